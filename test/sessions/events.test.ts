@@ -6,6 +6,7 @@ import { Fleet } from "../../src/index.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { answer, prompt, started } from "../fixtures/sessions/history.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
 const ALICE = { user: "alice" };
@@ -86,6 +87,21 @@ it("a reader that follows a session gets each event once while its server is kil
   expect(reader.ids).toEqual(await recordedIds("killed"));
   await reader.end();
 });
+
+it.each(["followEvents", "followTranscript"] as const)(
+  "%s ends at once when the caller returns while it waits for the next value",
+  async (name) => {
+    const opened = await openFleet();
+    const id = unused("idle");
+    await plant(id, started() + prompt() + answer());
+    const values = opened.sessions[name](id, { ...ALICE, follow: true });
+    for (let count = name === "followEvents" ? 3 : 2; count > 0; count--)
+      expect((await values.next()).done).toBe(false);
+    const waiting = values.next();
+    await values.return();
+    expect(await waiting).toEqual({ done: true, value: undefined });
+  },
+);
 
 it("a reader goes on after its last event when a line that was cut short is removed", async () => {
   const opened = await openFleet();

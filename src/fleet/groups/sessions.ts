@@ -6,9 +6,9 @@ import type { OnProgress } from "../../model/progress.js";
 import { filterSessions } from "../../peers/filters.js";
 import { evictDownTo, evictEverywhere, gatherGarbage, gatherSessions, viewSessionOf } from "../../peers/gather.js";
 import { deleteEverywhere } from "../../peers/sessions/delete.js";
-import { readEvents } from "../../peers/sessions/events.js";
+import { followEvents } from "../../peers/sessions/events.js";
 import { meantSessions, onlyMeant } from "../../peers/sessions/meant.js";
-import { readTranscript } from "../../peers/sessions/transcript.js";
+import { followTranscript, readTranscript } from "../../peers/sessions/transcript.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
 import { NEVER } from "../../runtime/clock.js";
 import type { TranscriptEntry } from "../../runtime/history/transcript.js";
@@ -217,11 +217,11 @@ export class SessionGroup extends ArchiveGroup {
    * Yields the entries of {@link transcript} one by one. With `follow`, also yields the entries that are added later, until
    * the signal aborts.
    */
-  async *followTranscript(
+  followTranscript(
     id: string,
     options: { user: string; turns?: number; follow?: boolean; signal?: AbortSignal },
   ): AsyncGenerator<TranscriptEntry, void, undefined> {
-    yield* readTranscript(this.parts, id, options);
+    return followTranscript(this.parts, id, options);
   }
 
   /**
@@ -236,7 +236,7 @@ export class SessionGroup extends ArchiveGroup {
     id: string,
     options: { user: string; after?: string; follow?: boolean; signal?: AbortSignal },
   ): AsyncGenerator<SessionEvent, void, undefined> {
-    return readEvents(this.parts, id, options);
+    return followEvents(this.parts, id, options);
   }
 
   /**

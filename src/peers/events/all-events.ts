@@ -4,6 +4,7 @@ import { compareText } from "../../config/values/text.js";
 import { type FleetError, isFleetError } from "../../errors.js";
 import type { EventFilter, EventPage } from "../../events/query.js";
 import type { EventType, FleetEvent } from "../../model/events/event.js";
+import { endingAtOnce } from "../../runtime/ending-at-once.js";
 import type { FleetHosts } from "../fleet-hosts.js";
 import type { Host } from "../host.js";
 
@@ -88,34 +89,21 @@ export function followEvents(
   filter: EventFilter,
   options: FollowOptions,
 ): AsyncGenerator<FleetEvent, void, undefined> {
-  const over = new AbortController();
-  const events = eventsUntil(over, hosts, filter, options);
-  const end = events.return.bind(events);
-  // A generator that waits for an event takes note of its end only after that event.
-  events.return = async (value) => {
-    over.abort();
-    return await end(value);
-  };
-  return events;
+  return endingAtOnce(options.signal, (signal) => eventsUntil(hosts, filter, { ...options, signal }));
 }
 
 async function* eventsUntil(
-  over: AbortController,
   hosts: FleetHosts,
   filter: EventFilter,
   { signal, warn, after = {} }: FollowOptions,
 ): AsyncGenerator<FleetEvent, void, undefined> {
-  try {
-    const follower = new Follower(filter, AbortSignal.any([signal, over.signal]), warn);
-    const begin = async (host: Host) => await readAll(host, filter, after[host.name ?? ""]);
-    const { answers } = await hosts.everywhere(begin);
-    for (const { host, answer } of answers) follower.begin(host, answer.next);
-    yield* inOrder(answers.flatMap(({ answer }) => answer.events));
-    void follower.lookForHosts(hosts, after);
-    yield* follower.events();
-  } finally {
-    over.abort();
-  }
+  const follower = new Follower(filter, signal, warn);
+  const begin = async (host: Host) => await readAll(host, filter, after[host.name ?? ""]);
+  const { answers } = await hosts.everywhere(begin);
+  for (const { host, answer } of answers) follower.begin(host, answer.next);
+  yield* inOrder(answers.flatMap(({ answer }) => answer.events));
+  void follower.lookForHosts(hosts, after);
+  yield* follower.events();
 }
 
 class Follower {

@@ -1,6 +1,7 @@
 import type { SessionEvent } from "@github/copilot-sdk";
 import { isObject } from "../../config/values/json.js";
 import { FleetError, quote } from "../../errors.js";
+import { endingAtOnce } from "../../runtime/ending-at-once.js";
 import { type Line, LineSplitter } from "../../runtime/history/line.js";
 import type { Histories } from "../../sessions/use/keyed/turn-journal.js";
 import { type HistoryContext, type HistoryPartsRequest, historyParts } from "./history-parts.js";
@@ -40,6 +41,15 @@ export async function* readEvents(
     if (reader.unreadable > unreadable) context.warn(damageOf(id, reader.unreadable - unreadable));
     unreadable = reader.unreadable;
   }
+}
+
+/** Like {@link readEvents}, and ends at once when the caller stops reading. */
+export function followEvents(
+  context: HistoryContext,
+  id: string,
+  request: EventsRequest,
+): AsyncGenerator<SessionEvent, void, undefined> {
+  return endingAtOnce(request.signal, (signal) => readEvents(context, id, { ...request, signal }));
 }
 
 /** Finds the events in the parts of a history. */

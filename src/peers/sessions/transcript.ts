@@ -1,4 +1,5 @@
 import { FleetError, quote } from "../../errors.js";
+import { endingAtOnce } from "../../runtime/ending-at-once.js";
 import { Transcriber, type TranscriptEntry } from "../../runtime/history/transcript.js";
 import { viewSessionOf } from "../gather.js";
 import { type HistoryContext, type HistoryPartsRequest, historyParts } from "./history-parts.js";
@@ -41,6 +42,15 @@ export async function* readTranscript(
     if (isFirstTime && transcriber.damage !== null) context.warn(damageOf(id, transcriber.damage));
     isFirstTime = false;
   }
+}
+
+/** Like {@link readTranscript}, and ends at once when the caller stops reading. */
+export function followTranscript(
+  context: HistoryContext,
+  id: string,
+  request: TranscriptRequest,
+): AsyncGenerator<TranscriptEntry, void, undefined> {
+  return endingAtOnce(request.signal, (signal) => readTranscript(context, id, { ...request, signal }));
 }
 
 async function mayBeLoaded(context: HistoryContext, id: string, user: string): Promise<boolean> {

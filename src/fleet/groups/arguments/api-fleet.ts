@@ -5,6 +5,7 @@ import { readCode, redeemCode } from "../../../identity/codes.js";
 import { relationTo } from "../../../identity/policy.js";
 import { tokenIdIn } from "../../../identity/tokens.js";
 import { withActivity } from "../../../peers/overview.js";
+import { readEvents } from "../../../peers/sessions/events.js";
 import { onRequests } from "../../../peers/sessions/requests.js";
 import { poolState } from "../../../pool/admission.js";
 import { ownHostName } from "../../../runtime/files/host-note.js";
@@ -64,7 +65,8 @@ export function apiFleet(parts: FleetParts, groups: ApiGroups): ApiFleet {
       answer: async (id, requestId, options) => await sessions.answer(id, requestId, options),
       onRequests: (whose, listener) => onRequests(parts, whose, listener),
       abort: async (id, options) => await sessions.abort(id, options),
-      followEvents: (id, options) => sessions.followEvents(id, options),
+      // The signal ends a stream at once. A controller of its own would cost memory for each of many streams.
+      followEvents: (id, options) => readEvents(parts, id, options),
       transcript: async (id, options) => await sessions.transcript(id, options),
       count: async (user) => await sessions.count(user),
       relation: async (identity, id) => {
