@@ -51,8 +51,8 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
 
   const { pid } = child;
   if (pid === undefined) throw cannotStart(launch, await exit.catch((cause: unknown) => cause));
-  const started = identify(pid);
   try {
+    const started = identify(pid);
     for (let poll = 0; ; poll++) {
       if (started === null || ended !== null) {
         await exit;

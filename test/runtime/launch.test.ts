@@ -1,0 +1,40 @@
+import { expect, it, vi } from "vitest";
+import { FleetError } from "../../src/errors.js";
+import { NO_SANDBOX } from "../../src/model/sandbox.js";
+import { createServerFolder, homeOf } from "../../src/runtime/files/server-folder.js";
+import { launchServer } from "../../src/runtime/launch/launch.js";
+import { ensureStateFolder } from "../../src/store/file/state-folder.js";
+import { system } from "../../src/system/system.js";
+import { fake } from "../fixtures/fleets/fault-fleet.js";
+import { processesWith } from "../fixtures/processes.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
+
+it("launchServer leaves no process when it cannot look at the process that it has started", async () => {
+  const stateRoot = await temporaryRoot();
+  ensureStateFolder(stateRoot);
+  const home = homeOf(stateRoot, "alice");
+  createServerFolder(home);
+  const unreadable = new FleetError("FLEET_PROCESSES_UNREADABLE", "The processes cannot be read.");
+  const look = vi.spyOn(system().processes, "find").mockImplementationOnce(() => {
+    throw unreadable;
+  });
+  const launch = {
+    server: { address: "127.0.0.1", home, cwd: home },
+    launchId: "launch",
+    runtimePath: fake("silent.mjs"),
+    port: 1,
+    connectionToken: "token",
+    githubToken: null,
+    settings: { path: null, args: [], env: [], idleTimeoutMs: null },
+    stateRoot,
+    sandbox: { ...NO_SANDBOX, wrap: (command: [string, ...string[]]) => command },
+    sessionState: null,
+    env: process.env,
+  };
+  try {
+    await expect(launchServer(launch, new AbortController().signal)).rejects.toBe(unreadable);
+  } finally {
+    look.mockRestore();
+  }
+  expect(processesWith(`COPILOT_HOME=${home}`)).toEqual([]);
+});
