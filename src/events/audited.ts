@@ -17,8 +17,14 @@ export async function audited<T>(
   try {
     return await action();
   } catch (error) {
-    const reason = isFleetError(error) ? error.code : "FLEET_INTERNAL";
-    for (const event of all) events.note({ ...event, outcome: "failed", reason });
+    const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
+    for (const event of all) events.note({ ...event, outcome: "failed", ...failure(event, code) });
     throw error;
   }
+}
+
+/** A reason that the event has stays, because it shows which action failed. */
+function failure({ reason = null, detail = null }: NewEvent, code: string): Pick<NewEvent, "reason" | "detail"> {
+  if (reason === null) return { reason: code };
+  return { detail: detail === null ? code : `${detail} (${code})` };
 }

@@ -1,8 +1,9 @@
-import { chmodSync, mkdirSync, symlinkSync } from "node:fs";
+import { chmodSync, mkdirSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { keysBelow, keyTree } from "../../src/config/keys.js";
 import { guardedKeys, KEY_CLASSES } from "../../src/config/load/guarded.js";
+import { trustRecordPath } from "../../src/config/load/trust.js";
 import { readEvents } from "../../src/events/query.js";
 import { Fleet } from "../../src/fleet/fleet.js";
 import { listTrusted, readProjectFile, revokeTrust, trustFile } from "../../src/fleet/trust.js";
@@ -176,6 +177,30 @@ describe("a project file that the user trusts", () => {
     expect(events.map(({ type, outcome }) => [type, outcome])).toEqual([
       ["config.trusted", "ok"],
       ["config.trusted", "failed"],
+    ]);
+  });
+
+  it("the event of a trust that could not be revoked keeps its reason, and has the code of the error in its detail", async () => {
+    await using folder = new Folder();
+    const where = hostile(folder);
+    const state = where.env.COPILOTFLEET_HOME;
+    await trustFile(readProjectFile(undefined, where), where);
+    const record = trustRecordPath(state, folder.projectFile);
+    // The revocation has found the record when it waits for the log. A folder in its place cannot be removed as a file.
+    const revoked = revokeTrust(folder.project, where);
+    rmSync(record);
+    mkdirSync(record);
+    await expect(revoked).rejects.toMatchObject({ code: "FLEET_STATE_UNWRITABLE" });
+    const { events } = await readEvents(state, { limit: 10 });
+    const { projectFile } = folder;
+    expect(events.slice(-2)).toMatchObject([
+      { type: "config.trusted", outcome: "ok", reason: "revoked", detail: projectFile },
+      {
+        type: "config.trusted",
+        outcome: "failed",
+        reason: "revoked",
+        detail: `${projectFile} (FLEET_STATE_UNWRITABLE)`,
+      },
     ]);
   });
 

@@ -4,7 +4,7 @@ import { type AcquireOptions, type HeldLease, LEASE_VARIABLES, Leases } from "..
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
-import { altered } from "../fixtures/store/altered-store.js";
+import { altered, meddling } from "../fixtures/store/altered-store.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const LOST = { code: "FLEET_LEASE_LOST", exit: 5 };
@@ -241,6 +241,18 @@ describe("waiting", () => {
     });
     await expect(new Leases(late).acquire(wants("bob", { signal: giveUp.signal }))).rejects.toThrow("enough");
     expect(await store.leases.read("s")).toBeNull();
+  });
+
+  it("acquire keeps a lease that was taken over for a caller who gave up during the request, because the other holder has lost it", async () => {
+    const { store, leases } = await setUpInRealTime();
+    const before = await leases.acquire(wants("alice"));
+    const giveUp = new AbortController();
+    const late = meddling(store, "leases", "acquire", () => giveUp.abort(new Error("enough")));
+    const steal = { steal: { reason: "mine" }, signal: giveUp.signal };
+    const lease = await new Leases(late).acquire(wants("bob", steal));
+    await expect(before.check()).rejects.toMatchObject(LOST);
+    await lease.check();
+    await lease.release();
   });
 
   it("a caller who may no longer use a session stops waiting for the session's lease, and never gets the lease", async () => {

@@ -89,7 +89,8 @@ export class Leases {
       for (let attempt = 0; ; attempt++) {
         const asked = this.#clock.now();
         const answer = await this.#store.leases.acquire(request);
-        signal?.throwIfAborted();
+        // A lease that was taken over is lost for its holder, so this cannot be given up any more.
+        if (steal === undefined || !answer.granted) signal?.throwIfAborted();
         if (answer.granted) {
           if (attempt > 0) await options.mayUse?.();
           return this.#held(token, answer.lease, { asked, adopted: false });
