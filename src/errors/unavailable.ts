@@ -63,7 +63,7 @@ export const EXHAUSTED_ERRORS = rows(6, NOTHING_DONE, {
     data: "The prompt was not sent, and the refusal does not count as a turn. Turns that run go on.",
     causes: [
       "The user has as many connections, sessions, requests or bytes as limits.default or limits.total allows.",
-      "The session has used as many AI credits as session.maxCredits allows. Its last prompt may be in the history, without an answer.",
+      "The session has used as many AI credits as session.maxCredits allows.",
       "The user has begun as many turns, runs as many at once, or has used as many model tokens as limits.default, limits.groups or limit set allows.",
     ],
     fixes: [

@@ -49,15 +49,27 @@ describe("a session with session.maxCredits", () => {
     },
   );
 
-  it("refuses each prompt when its AI credits are used up while it is open, although the runtime ends such turns without an error", async () => {
+  it("refuses each prompt when its AI credits are used up while it is open, and counts no turn", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30 } });
     const session = await at.fleet.sessions.create({ user: "ann" });
     for (const prompt of ["one", "two"]) await at.fleet.sessions.send(session, prompt);
-    // The runtime reports only the first of these turns.
     for (const prompt of ["three", "four"])
       await expect(at.fleet.sessions.send(session, prompt)).rejects.toMatchObject(usedUp(40, 30));
     expect(github.asked).toHaveLength(2);
+    expect((await at.fleet.usage.report()).total).toMatchObject({ turns: 2, credits: 40 });
+    await at.fleet.sessions.leave(session);
+  });
+
+  it("reports that the turn ended at the cap, between two requests to the model", async () => {
+    await using github = await FakeGitHub.start();
+    await using at = await fleetWith(github, { session: { maxCredits: 30, approve: "all" } });
+    github.credits = 31;
+    const tool = { name: "note", description: "Notes.", parameters: { type: "object" }, handler: () => "noted" };
+    const session = await at.fleet.sessions.create({ user: "ann", tools: [tool] as never });
+    await expect(at.fleet.sessions.send(session, "!tool note")).rejects.toMatchObject(usedUp(31, 30));
+    expect(github.asked).toHaveLength(1);
+    expect((await at.fleet.usage.report()).total).toMatchObject({ turns: 1, requests: 1, credits: 31 });
     await at.fleet.sessions.leave(session);
   });
 
@@ -104,20 +116,18 @@ describe("at the front door, the cap of session.maxCredits", () => {
     expect((await session.rpc.metadata.snapshot()).sessionLimits).toEqual({ maxAiCredits: 40 });
   });
 
-  it("ends the turns of a client that has the session open, and refuses the next one that opens it", async () => {
+  it("refuses the prompts of a client that has the session open, and the next client that opens it", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30 } });
     const client = await at.client("ann");
     const session = await client.createSession(REJECT);
-    const infos: string[] = [];
-    session.on("session.info", ({ data }) => void infos.push(data.message));
-    for (const prompt of ["one", "two", "three"]) await session.sendAndWait({ prompt });
+    for (const prompt of ["one", "two"]) await session.sendAndWait({ prompt });
+    const used = /has used 40 AI credits, and gets no more \(session\.maxCredits is 30\)/;
+    for (const prompt of ["three", "four"]) await expect(session.sendAndWait({ prompt })).rejects.toThrow(used);
     expect(github.asked).toHaveLength(2);
-    expect(infos.at(-1)).toMatch(/limit reached/);
+    expect((await session.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(2);
     await session.disconnect();
-    await expect((await at.client("ann")).resumeSession(session.sessionId, REJECT)).rejects.toThrow(
-      /has used 40 AI credits, and gets no more \(session\.maxCredits is 30\)/,
-    );
+    await expect((await at.client("ann")).resumeSession(session.sessionId, REJECT)).rejects.toThrow(used);
   });
 });
 

@@ -1,6 +1,7 @@
 import { isFleetError } from "../../errors.js";
 import { sessionMoved } from "../../hosts/problems.js";
 import type { SessionRecord } from "../../model/session.js";
+import { assertCredits } from "../../model/usage/credits.js";
 import { isRunning } from "../../pool/server.js";
 import { isInTurn } from "../../runtime/client/activity.js";
 import { deadline, pause } from "../../runtime/clock.js";
@@ -81,12 +82,13 @@ export async function follow(state: ClientState, router: Router, { server, recor
  * have moved while the prompt waited.
  *
  * @throws FleetError `FLEET_SESSION_MOVED`; `FLEET_HOST_AWAY` when other hosts may count this one as gone;
- * `FLEET_STORAGE_UNUSABLE`.
+ * `FLEET_STORAGE_UNUSABLE`; `FLEET_LIMIT_REACHED` when the session has used up its AI credits.
  */
 export async function prepare(state: ClientState, turn: Turn, link: ServerLink): Promise<void> {
   await provideModel(state, turn, link);
-  const { directory, store } = state.door;
+  const { config, directory, store } = state.door;
   const { id } = turn.record;
+  await assertCredits(config, id, async () => await askLoaded(link, "session.usage.getMetrics", { sessionId: id }));
   if (!directory.isShared) return;
   // Read the record again, right before the prompt is written.
   const now = await store.sessions.read(id);
@@ -95,10 +97,17 @@ export async function prepare(state: ClientState, turn: Turn, link: ServerLink):
 }
 
 /**
- * Gives the server what the model needs for a turn, unless the client brought credentials of its own. If the server does not
- * have the session in memory, does nothing, because the prompt gets the same answer and is then repeated.
+ * Asks a server about a session. Resolves with undefined if the server does not have the session in memory, because the prompt
+ * gets the same answer and is then repeated.
  */
-async function provideModel(state: ClientState, { use, record }: Turn, { upstream }: ServerLink) {
+async function askLoaded({ upstream }: ServerLink, method: string, params: object): Promise<unknown> {
+  return await upstream.ask(method, params).catch((error: unknown) => {
+    if (!(error instanceof RpcError) && !upstream.closed) throw error;
+  });
+}
+
+/** Gives the server what the model needs for a turn, unless the client brought credentials of its own. */
+async function provideModel(state: ClientState, { use, record }: Turn, link: ServerLink) {
   const { attachments, door, gone } = state;
   const sessionId = record.id;
   const { context } = door.sessions;
@@ -106,10 +115,7 @@ async function provideModel(state: ClientState, { use, record }: Turn, { upstrea
   const own = ownGitHubToken(state, record);
   const { provider, gitHubToken } =
     own === null ? await missingAccess(context, use, gone) : { provider: null, gitHubToken: own };
-  const ask = async (method: string, params: object) =>
-    await upstream.ask(method, { sessionId, ...params }).catch((error: unknown) => {
-      if (!(error instanceof RpcError) && !upstream.closed) throw error;
-    });
+  const ask = async (method: string, params: object) => await askLoaded(link, method, { sessionId, ...params });
   if (provider !== null) await ask("session.options.update", { provider });
   if (gitHubToken !== null)
     assertAccepted(context, use, await ask("session.gitHubAuth.setCredentials", credentialsOf(context, gitHubToken)));

@@ -1,3 +1,5 @@
+import { creditsUsedUp } from "../../config/limits.js";
+
 /** One AI credit in the unit in which the runtime counts. */
 const NANO = 1e9;
 
@@ -32,9 +34,27 @@ export function isWithin(limits: unknown, cap: number): limits is { maxAiCredits
   return typeof max === "number" && max <= cap;
 }
 
-/** Whether the runtime reports that it asks the model no more, because the session has used up its AI credits. */
-export function saysCapped(event: { type: string; data: unknown }): boolean {
-  // The SDK has no type for this event (1.0.14).
-  if (event.type !== "model.response_limits_status") return false;
-  return (event.data as { state?: unknown } | undefined)?.state === "blocked";
+/**
+ * Refuses if a session has used up its AI credits. The runtime would begin the turn, and end it without an answer. It
+ * reports the reason only in the first such turn (measured with 1.0.85).
+ *
+ * @param metrics asks the server for `session.usage.getMetrics`. Called only if there is a cap.
+ * @throws FleetError `FLEET_LIMIT_REACHED`
+ */
+export async function assertCredits(
+  config: CappedConfig,
+  sessionId: string,
+  metrics: () => Promise<unknown>,
+): Promise<void> {
+  const max = creditCap(config);
+  if (max === null) return;
+  const { totalNanoAiu } = ((await metrics()) ?? {}) as { totalNanoAiu?: unknown };
+  const used = creditsIn(totalNanoAiu) ?? 0;
+  if (used >= max) throw creditsUsedUp(sessionId, { used, max });
+}
+
+/** Whether the runtime has not run a tool because the session has used up its AI credits. The turn then ends. */
+export function saysCut(event: { type: string; data: object }): boolean {
+  if (event.type !== "tool.execution_complete") return false;
+  return (event.data as { error?: { code?: unknown } }).error?.code === "session_limits_exhausted";
 }

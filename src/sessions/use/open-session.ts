@@ -5,12 +5,11 @@ import type {
   SessionEvent,
   SessionEventHandler,
 } from "@github/copilot-sdk";
-import { creditsUsedUp } from "../../config/limits.js";
 import type { Config } from "../../config/schema.js";
 import { isFleetError } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { SessionRecord, SessionUser } from "../../model/session.js";
-import { creditCap, creditsIn, saysCapped } from "../../model/usage/credits.js";
+import { assertCredits, saysCut } from "../../model/usage/credits.js";
 import { runTurn, type TurnOptions, type TurnReply } from "../../runtime/client/turn.js";
 import { abortable, deadline, pause } from "../../runtime/clock.js";
 import type { RecordedPrompt } from "../../runtime/history/session-events.js";
@@ -95,30 +94,23 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
   /** As {@link runTurn}, with the requests of the agent. @param closed resolves when the connection has ended */
   protected async run(closed: Promise<void>, prompt: MessageOptions, options: SendOptions): Promise<TurnReply> {
     const asker = this.#asker;
-    const cap = creditCap(this.context.config);
-    if (asker === null && cap === null) return await runTurn(this.session, closed, prompt, options);
+    const { config } = this.context;
+    const assertMore = async () =>
+      await assertCredits(config, this.record.id, async () => await this.session.rpc.usage.getMetrics());
+    await assertMore();
     using _ = asker?.begin(options);
     let isCut = false;
     const onEvent = (event: SessionEvent) => {
       asker?.saw(event);
-      isCut ||= saysCapped(event);
+      isCut ||= saysCut(event);
       options.onEvent?.(event);
     };
-    const reply = await runTurn(this.session, closed, prompt, { ...options, onEvent });
-    if (cap !== null && (isCut || reply.event === undefined)) await this.#assertCredits(cap);
+    const reply = await runTurn(this.session, closed, prompt, { ...options, onEvent }).catch(async (error: unknown) => {
+      if (isCut && isFleetError(error, "FLEET_TURN_FAILED")) await assertMore();
+      throw error;
+    });
+    if (isCut) await assertMore();
     return reply;
-  }
-
-  /**
-   * Refuses if the session has used up its AI credits. The runtime then ends each turn without an answer, and says so only in
-   * the first of these turns (measured with 1.0.85).
-   *
-   * @throws FleetError `FLEET_LIMIT_REACHED`
-   */
-  async #assertCredits(max: number): Promise<void> {
-    const { totalNanoAiu } = await this.session.rpc.usage.getMetrics();
-    const used = creditsIn(totalNanoAiu) ?? 0;
-    if (used >= max) throw creditsUsedUp(this.record.id, { used, max });
   }
 
   /** The session's present state. @param isAnswered whether a turn has just ended */
