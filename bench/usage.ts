@@ -1,8 +1,8 @@
 /**
- * Measures `usage --since 24h` with a million lines, and turns with the ledger, the limits and the audit log beside turns
- * without them.
+ * Measures `usage --since 24h` with a million lines in files and in Redis, and turns with the ledger, the limits and the audit
+ * log beside turns without them.
  *
- * Run: npm run build && npx tsx bench/usage.ts [turns]
+ * Run: npm run build && npx tsx bench/usage.ts [files|redis|turns] (redis needs redis-server)
  */
 import { execFileSync } from "node:child_process";
 import { randomUUID } from "node:crypto";
@@ -10,27 +10,46 @@ import { openParts } from "../src/fleet/parts.js";
 import { Fleet } from "../src/index.js";
 import { type LedgerLine, UNREPORTED, USAGE_BY } from "../src/model/usage/usage.js";
 import { startEchoModel } from "../src/models/echo.js";
-import { openFileStore } from "../src/store/file/file-store.js";
+import { openStore } from "../src/store/open.js";
+import { RedisServer } from "../test/fixtures/store/redis-server.js";
 import { COMMAND, claim, median, printMachine, withState } from "./measure.js";
 
 const LINES = 1_000_000;
 const DAY_MS = 24 * 3_600_000;
 const LIMIT_MS = 300;
+const REDIS_LIMIT_MS = 3_000;
 const WARM_UP = 100;
 const PAIRS = 500;
 
 printMachine();
-if (process.argv[2] !== "turns") await withState(measureReport);
-await withState(measureTurns);
+const MEASURED = { files: measureFiles, redis: measureRedis, turns: measureTurns };
+for (const [name, measure] of Object.entries(MEASURED))
+  if ([undefined, name].includes(process.argv[2])) await withState(measure);
 
-async function measureReport(env: NodeJS.ProcessEnv): Promise<void> {
-  const usage = openFileStore(String(env.COPILOTFLEET_HOME)).usage;
+async function measureFiles(env: NodeJS.ProcessEnv): Promise<void> {
+  await measureReport("file", LIMIT_MS, env);
+}
+
+async function measureRedis(env: NodeJS.ProcessEnv): Promise<void> {
+  const redis = await RedisServer.start();
+  try {
+    await measureReport(redis.url(), REDIS_LIMIT_MS, env);
+  } finally {
+    await redis.end();
+  }
+}
+
+async function measureReport(url: string, limitMs: number, state: NodeJS.ProcessEnv): Promise<void> {
+  const env: NodeJS.ProcessEnv = { ...state, COPILOTFLEET_STORE: url };
+  const store = openStore(url, String(env.COPILOTFLEET_HOME));
+  const { usage } = store;
   const now = Date.now();
   for (let at = 0; at < LINES; at += 1_000) {
     usage.append(
       Array.from({ length: 500 }, (_, index) => linesOf(now - DAY_MS * 1.2 * (1 - (at + 2 * index) / LINES))).flat(),
     );
   }
+  await store.close(); // With Redis, it sends the lines first.
   const ask = (by: string) => {
     const begun = performance.now();
     execFileSync(process.execPath, [COMMAND, "usage", "--since", "24h", "--by", by, "--json"], {
@@ -39,10 +58,10 @@ async function measureReport(env: NodeJS.ProcessEnv): Promise<void> {
     });
     return performance.now() - begun;
   };
-  console.log(`first usage, which adds up the segments: ${ask("user").toFixed(0)} ms`);
+  console.log(`first usage, which adds up the segments of the file store: ${ask("user").toFixed(0)} ms`);
   for (const by of USAGE_BY) {
     const ms = median(Array.from({ length: 7 }, () => ask(by)));
-    claim(`usage --since 24h --by ${by} with ${LINES} lines, in ${LIMIT_MS} ms`, ms / LIMIT_MS, 1);
+    claim(`usage --since 24h --by ${by} with ${LINES} lines, ${store.kind}, in ${limitMs} ms`, ms / limitMs, 1);
   }
 }
 

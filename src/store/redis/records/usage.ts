@@ -8,8 +8,8 @@ import {
   hourStart,
   keyOf,
   type LedgerLine,
-  NO_USAGE,
-  type UsageCounts,
+  plus,
+  USAGE_COUNTS,
   type UsagePart,
   UsageParts,
   type UsageQuery,
@@ -35,15 +35,11 @@ const TOKENS_MS = 33 * 24 * HOUR_MS;
 const JOIN_MS = 50;
 const AT_ONCE = 1_000;
 
-/** The fields of a hash of sums begin with one of these letters. The rest is JSON: user, session, model and token id. */
-const LETTERS: readonly [string, keyof UsageCounts][] = [
-  ["t", "turns"],
-  ["r", "requests"],
-  ["i", "inputTokens"],
-  ["o", "outputTokens"],
-  ["h", "cacheReadTokens"],
-  ["c", "credits"],
-];
+/**
+ * The fields of a hash of sums begin with one of these letters, in the order of {@link USAGE_COUNTS}. The rest is JSON: user,
+ * session, model and token id.
+ */
+const LETTERS = ["t", "r", "i", "o", "h", "c"];
 
 type Cell = [user: string, sessionId: string, model: string | null, tokenId: string | null];
 
@@ -157,7 +153,7 @@ export class UsageSums implements UsageStore {
       for (const line of those) {
         const counts = countsOf(line);
         const cell = JSON.stringify([line.user, line.sessionId, line.model, line.tokenId] satisfies Cell);
-        for (const [letter, count] of LETTERS) add(sums, letter + cell, counts[count]);
+        for (const [index, count] of USAGE_COUNTS.entries()) add(sums, LETTERS[index] + cell, counts[count]);
         add(tokens, line.user, (counts.inputTokens ?? 0) + (counts.outputTokens ?? 0));
       }
       const day = dayOf(hourStart(hour));
@@ -179,6 +175,8 @@ export class UsageSums implements UsageStore {
     await this.settled();
     const parts = new UsageParts(query.user);
     const { from, to, by } = query;
+    // Most cells come again in each hour, and to parse their names takes longer than everything else.
+    const places = new Map<string, number | null>();
     for (const hour of await this.#hours(hourOf(from), hourOf(to))) {
       const isWhole = hourStart(hour) >= from && hourStart(hour + 1) <= to;
       const lines = isWhole ? [] : await this.#linesOf(hour);
@@ -187,10 +185,16 @@ export class UsageSums implements UsageStore {
         if (at >= from && at < to) parts.add(keyOf(line, by), line.user, line.model, countsOf(line));
       }
       if (lines.length > 0) continue;
-      for (const { cell, counts } of await this.#sumsOf(hour)) {
-        const [user, sessionId, model, tokenId] = cell;
-        const at = new Date(hourStart(hour)).toISOString();
-        parts.add(keyOf({ user, sessionId, model, tokenId, at }, by), user, model, counts);
+      const at = new Date(hourStart(hour)).toISOString();
+      const prefix = by === "day" ? dayOf(at) : "";
+      for (const [offset, cell, amount] of await this.#sumsOf(hour)) {
+        let place = places.get(prefix + cell);
+        if (place === undefined) {
+          const [user, sessionId, model, tokenId] = JSON.parse(cell) as Cell;
+          place = parts.placeOf(keyOf({ user, sessionId, model, tokenId, at }, by), user, model);
+          places.set(prefix + cell, place);
+        }
+        if (place !== null) parts.counts[place + offset] = plus(parts.counts[place + offset], amount);
       }
     }
     return parts.all;
@@ -206,15 +210,16 @@ export class UsageSums implements UsageStore {
     return lines.map(String);
   }
 
-  async #sumsOf(hour: number): Promise<{ cell: Cell; counts: UsageCounts }[]> {
+  /** The sums of an hour: the place of the count among {@link USAGE_COUNTS}, the text of the cell, and the amount. */
+  async #sumsOf(hour: number): Promise<[offset: number, cell: string, amount: number][]> {
     const [, ...sums] = await this.#connection.run(scripts.USAGE_SUMS, [this.#keys.usageSums(hour)], []);
-    return sums.flatMap((name, index) => {
-      const letter = String(name).slice(0, 1);
-      const count = LETTERS.find(([each]) => each === letter)?.[1];
-      if (index % 2 === 1 || count === undefined) return [];
-      const cell = JSON.parse(String(name).slice(1)) as Cell;
-      return [{ cell, counts: { ...NO_USAGE, [count]: Number(sums[index + 1]) } }];
-    });
+    const found: [number, string, number][] = [];
+    for (let index = 0; index < sums.length; index += 2) {
+      const name = String(sums[index]);
+      const offset = LETTERS.indexOf(name.charAt(0));
+      if (offset !== -1) found.push([offset, name.slice(1), Number(sums[index + 1])]);
+    }
+    return found;
   }
 
   async tokensSince(user: string, from: number): Promise<number> {
@@ -233,12 +238,11 @@ export class UsageSums implements UsageStore {
     await this.#send();
     await this.#dropSent();
     for (const hour of await this.#hours(0, hourOf(Date.now()) + 1)) {
-      const sums = (await this.#sumsOf(hour)).map(({ cell }) => cell);
-      const cells = sums.flatMap((cell) => {
-        const [user, sessionId, model, tokenId] = cell;
-        const other = [names.get(user) ?? user, names.get(sessionId) ?? sessionId, model, tokenId];
-        const [before, after] = [JSON.stringify(cell), JSON.stringify(other)];
-        return before === after ? [] : LETTERS.flatMap(([letter]) => [letter + before, letter + after]);
+      const sums = new Set((await this.#sumsOf(hour)).map(([, cell]) => cell));
+      const cells = [...sums].flatMap((before) => {
+        const [user, sessionId, model, tokenId] = JSON.parse(before) as Cell;
+        const after = JSON.stringify([names.get(user) ?? user, names.get(sessionId) ?? sessionId, model, tokenId]);
+        return before === after ? [] : LETTERS.flatMap((letter) => [letter + before, letter + after]);
       });
       await this.#runInParts(scripts.RENAME_USAGE, this.#keys.usageSums(hour), cells, 2);
       const lines = (await this.#linesOf(hour)).flatMap((text, index) => {
