@@ -34,6 +34,13 @@ it("a follower of requests ends with its signal, also before its first change", 
   expect(await changes.next()).toEqual({ done: true, value: undefined });
 });
 
+it("a follower of requests ends at once when the caller returns while it waits for a change", async () => {
+  const { changes } = following(new AbortController().signal);
+  const waiting = changes.next();
+  await changes.return();
+  expect(await waiting).toEqual({ done: true, value: undefined });
+});
+
 it("a follower of requests fails at its first change if the user may not use the session", async () => {
   const { changes } = following(new AbortController().signal, async () => {
     throw sessionNotFound("talk");

@@ -1,3 +1,4 @@
+import { endingAtOnce } from "../../runtime/ending-at-once.js";
 import type { SessionFinder } from "../../sessions/find.js";
 import type { AgentRequests } from "../../sessions/requests/agent-requests.js";
 import { requestNotFound } from "../../sessions/requests/problems.js";
@@ -58,13 +59,16 @@ export function onRequests(
   });
 }
 
-/** Yields the changes of a user's requests in a session from now on, at any host, until the signal aborts. */
+/**
+ * Yields the changes of a user's requests in a session from now on, at any host, until the signal aborts or the caller stops
+ * reading.
+ */
 export function followRequests(
   context: RequestsContext,
   id: string,
   { user, signal }: { user: string; signal: AbortSignal },
 ): AsyncGenerator<RequestChange, void, undefined> {
-  const changes = changesOf(context, { id, user }, signal);
+  const changes = endingAtOnce(signal, (signal) => changesOf(context, { id, user }, signal));
   // A generator does nothing before its first step. This one then listens, and yields its null.
   void changes.next();
   return changes as AsyncGenerator<RequestChange, void, undefined>;
