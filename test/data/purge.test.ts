@@ -1,15 +1,23 @@
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { InputHistory } from "../../src/cli/chat/input-history.js";
+import { eraseLeft } from "../../src/data/purge/left.js";
 import { PURGE_STEPS } from "../../src/data/purge/purge.js";
+import { Pseudonyms } from "../../src/events/pseudonyms.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { Fleet } from "../../src/fleet/fleet.js";
 import type { ExportedUser } from "../../src/fleet/groups/users/export-user.js";
+import { openParts } from "../../src/fleet/parts.js";
 import type { FleetEvent } from "../../src/model/events/event.js";
+import { serverIdOf } from "../../src/model/ids.js";
 import type { PurgeReceipt } from "../../src/peers/purge.js";
 import type { UserEntry } from "../../src/peers/users.js";
+import { NEVER } from "../../src/runtime/clock.js";
+import { isAlive } from "../../src/runtime/process/process-table.js";
+import { compact } from "../../src/store/file/events/compact.js";
+import { LogFiles } from "../../src/store/file/events/files.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { testFleet } from "../fixtures/commands/cli.js";
@@ -40,6 +48,39 @@ async function talk(user: string, prompt: string): Promise<string> {
   await fleet.sessions.leave(await fleet.sessions.create({ user, sessionId: id }));
   await fleet.sessions.use(id, prompt, { user });
   return id;
+}
+
+/** Removes the records of a user from the store and leaves a note, as a purge does for a host that is lost. */
+async function giveUp(user: string, ids: readonly string[]): Promise<string[]> {
+  const store = openFileStore(fleet.stateRoot);
+  const { of } = await Pseudonyms.open(fleet.stateRoot, store);
+  const left = [user, serverIdOf(user), ...ids].map(of);
+  await store.purges.begin({ user: unused("~mark"), begunAt: new Date().toISOString(), pending: [null], left });
+  await store.sessions.deleteMany(ids, () => true);
+  await store.registry.update(({ servers }) => void delete servers[serverIdOf(user)]);
+  await store.placements.delete(user);
+  await store.close();
+  return left;
+}
+
+/** Moves all events so far into one more segment of the audit log. */
+async function endSegment(): Promise<void> {
+  const files = new LogFiles(fleet.stateRoot);
+  // The newest batches stay as they are.
+  for (let count = 0; count < 10; count++) await fleet.tokens.issue("ann");
+  await compact(files, 1);
+}
+
+/** The files of a host that comes back which contain one of the words. The store itself is not its part. */
+function placesOf(words: readonly string[]): string[] {
+  return ["servers", "usage", "events"].flatMap((folder) => found(join(fleet.stateRoot, folder), words));
+}
+
+async function notesLeft(): Promise<number> {
+  const store = openFileStore(fleet.stateRoot);
+  const { length } = await store.purges.list();
+  await store.close();
+  return length;
 }
 
 describe("a purge", () => {
@@ -133,6 +174,39 @@ describe("a purge", () => {
     expect((await fleet.users.purge(user)).remains).toEqual([]);
     expect(found(fleet.stateRoot, words)).toEqual([]);
     expect(await fleet.events.verify()).toMatchObject({ ok: true, brokenAt: null });
+  });
+});
+
+describe("a host that a purge gave up and that comes back", () => {
+  it("erases its part in a log of several segments, also in the audit log and in the ids of sessions", async () => {
+    const { user, words, canary } = leaver();
+    const id = await talk(user, canary);
+    await endSegment();
+    await endSegment();
+    const { open, segments } = new LogFiles(fleet.stateRoot);
+    expect(readdirSync(segments).length).toBeGreaterThan(1);
+    expect(found(segments, words)).not.toEqual([]);
+    expect(found(open, words)).toEqual([]);
+    await giveUp(user, [id]);
+    await at.ok(["gc"]);
+    expect(await notesLeft()).toBe(0);
+    expect(placesOf(words)).toEqual([]);
+    expect(await fleet.events.verify()).toMatchObject({ ok: true, brokenAt: null });
+  });
+
+  it("ends a server of the user that still runs, and passes damaged lines of the ledger", async () => {
+    const { user, words, canary } = leaver();
+    const id = await talk(user, canary);
+    const server = await at.record(user);
+    const ledger = join(fleet.stateRoot, "usage");
+    const newest = readdirSync(ledger).findLast((name) => name.endsWith(".jsonl")) ?? "";
+    appendFileSync(join(ledger, newest), '\n{"user":"\0"}\n{"user":"\\q"}\n');
+    const left = await giveUp(user, [id]);
+    const { sessions, stateRoot, close } = openParts({ env: at.env, cwd: at.folder });
+    await eraseLeft({ sessions, stateRoot, signal: NEVER }, left);
+    await close();
+    expect(server.process !== null && isAlive(server.process)).toBe(false);
+    expect(placesOf(words)).toEqual([]);
   });
 });
 

@@ -1,18 +1,21 @@
-import { readdirSync, readFileSync, rmSync } from "node:fs";
+import { readdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { setImmediate } from "node:timers/promises";
 import { audited } from "../../events/audited.js";
 import { Pseudonyms } from "../../events/pseudonyms.js";
+import { readEvents } from "../../events/query.js";
 import { ifThere } from "../../runtime/files/if-there.js";
 import { chatHistoryPath } from "../../runtime/files/user-places.js";
 import { listSessionFolders } from "../../runtime/history/session-state.js";
 import { deleteSessionState } from "../../sessions/delete.js";
+import { killStrays } from "../../sessions/gc/broken-servers.js";
 import { removeOrphan } from "../../sessions/gc/unused-servers.js";
-import { LogFiles } from "../../store/file/events/files.js";
+import { Segments } from "../../store/usage/segments.js";
 import { pseudonymize } from "./here.js";
 import type { PurgeContext } from "./purge.js";
 
-/** The value of each field `user` in the lines of a log, as JSON. */
-const USERS = /"user":("(?:[^"\\\n]|\\.)*")/g;
+/** How many events to read at once. A page may begin in the middle of a segment, which is then read again. */
+const PAGE = 10_000;
 
 /**
  * Erases what this host still has of a user who was purged while it was lost. The store knows only pseudonyms, so this finds the
@@ -24,40 +27,52 @@ export async function eraseLeft({ sessions, stateRoot }: PurgeContext, left: rea
   const { store, events, config } = sessions.context;
   const pseudonyms = await Pseudonyms.open(stateRoot, store);
   const names = new Set(left);
-  const isLeft = (name: string) => names.has(pseudonyms.of(name));
+  // The pseudonym of a pseudonym is the same, and the logs have pseudonyms, too.
+  const isLeft = (name: string) => names.has(pseudonyms.of(name)) && !names.has(name);
   await audited(events, { type: "user.purged", user: left[0] ?? null, reason: "host-back" }, async () => {
     const { servers } = await store.registry.read();
-    const ids = new Set<string>();
     for (const server of Object.values(servers).filter(({ id, user }) => user === null || isLeft(id))) {
       for (const id of listSessionFolders(server.home).filter(isLeft)) {
         if ((await store.sessions.read(id)) !== null) continue;
         await deleteSessionState(server, id, config.health.timeoutMs);
         rmSync(join(dirname(server.home), "open", id), { force: true });
-        ids.add(id);
       }
     }
-    for (const id of ifThere(() => readdirSync(join(stateRoot, "servers"))) ?? []) {
-      if (servers[id] === undefined && isLeft(id)) await removeOrphan(store, stateRoot, id);
-    }
-    const user = userIn(stateRoot, (name) => pseudonyms.of(name) === left[0]);
+    const folders = ifThere(() => readdirSync(join(stateRoot, "servers"))) ?? [];
+    const orphans = folders.filter((id) => servers[id] === undefined && isLeft(id));
+    // The host may have been only cut off, and then the server still runs.
+    if (orphans.length > 0) await killStrays(store, stateRoot, false);
+    for (const id of orphans) await removeOrphan(store, stateRoot, id);
+    const logged = await namesInLogs(stateRoot, isLeft);
+    const user = logged.find((name) => pseudonyms.of(name) === left[0]);
     // A user who has begun again is named in the store, and has new lines in the logs.
-    if (user === null || (await store.placements.read(user)) !== null) return;
+    if (user === undefined || (await store.placements.read(user)) !== null) return;
     rmSync(chatHistoryPath(stateRoot, user), { force: true });
-    await pseudonymize({ store, user, stateRoot }, [...ids]);
+    const ids: string[] = [];
+    for (const id of logged) if (id !== user && (await store.sessions.read(id)) === null) ids.push(id);
+    await pseudonymize({ store, user, stateRoot }, ids);
   });
 }
 
-/** Finds a user in the logs of this host. */
-function userIn(stateRoot: string, isWanted: (name: string) => boolean): string | null {
-  const { open, segments } = new LogFiles(stateRoot);
-  for (const folder of [open, segments, join(stateRoot, "usage")]) {
-    for (const file of ifThere(() => readdirSync(folder)) ?? []) {
-      const text = ifThere(() => readFileSync(join(folder, file), "utf8")) ?? "";
-      for (const [, json = ""] of text.matchAll(USERS)) {
-        const name = JSON.parse(json) as string;
-        if (isWanted(name)) return name;
-      }
-    }
+/** The names of users and sessions in the ledger and in the audit log of this host. Leaves out lines that cannot be read. */
+async function namesInLogs(stateRoot: string, isWanted: (name: string) => boolean): Promise<string[]> {
+  const found = new Set<string>();
+  const add = (name: string | null) => {
+    if (name !== null && isWanted(name)) found.add(name);
+  };
+  for (let after = 0, hasMore = true; hasMore; ) {
+    const page = await readEvents(stateRoot, { after, limit: PAGE });
+    for (const { user, actor, sessionId } of page.events) for (const name of [user, actor.user, sessionId]) add(name);
+    ({ next: after, hasMore } = page);
   }
-  return null;
+  const ledger = new Segments(join(stateRoot, "usage"), () => undefined);
+  for (const number of ledger.numbers()) {
+    await ledger.using(number, async (segment) => {
+      for (const { lines } of segment.pieces()) {
+        for (const { user, sessionId } of lines) for (const name of [user, sessionId]) add(name);
+        await setImmediate(); // A supervisor has other work, too.
+      }
+    });
+  }
+  return [...found];
 }
