@@ -1,4 +1,5 @@
 import type { Purged } from "../data/purge/purge.js";
+import type { Purge } from "../model/placement.js";
 import type { QuotaPart } from "../model/usage/quota.js";
 import { NEVER } from "../runtime/clock.js";
 import type { Sessions } from "../sessions/sessions.js";
@@ -61,18 +62,32 @@ export abstract class LocalData {
     return purged;
   }
 
-  /** Finishes the purges that were interrupted, or that began while this host was away. */
+  /**
+   * Finishes the purges that were interrupted, or that began while this host was away. A failure does not stop the caller, and the
+   * next call tries again.
+   */
   protected async finishPurges(signal: AbortSignal): Promise<void> {
-    const { store, directory } = this.#sessions.context;
-    for (const { user, pending, left } of await store.purges.list()) {
-      if (!pending.includes(directory.own)) continue;
-      if (left === undefined) await this.purge({ user, dryRun: false }, { signal });
-      else {
-        const { eraseLeft } = await import("../data/purge/left.js");
-        await eraseLeft({ sessions: this.#sessions, stateRoot: this.#stateRoot, signal }, left);
-        await store.purges.done(user, directory.own);
+    const { store, directory, warn } = this.#sessions.context;
+    for (const purge of await store.purges.list()) {
+      if (!purge.pending.includes(directory.own)) continue;
+      try {
+        await this.#finish(purge, signal);
+      } catch (error) {
+        signal.throwIfAborted();
+        warn(`A purge could not be finished: ${error instanceof Error ? error.message : String(error)}`);
       }
     }
+  }
+
+  async #finish({ user, left }: Purge, signal: AbortSignal): Promise<void> {
+    if (left === undefined) {
+      await this.purge({ user, dryRun: false }, { signal });
+      return;
+    }
+    const { eraseLeft } = await import("../data/purge/left.js");
+    await eraseLeft({ sessions: this.#sessions, stateRoot: this.#stateRoot, signal }, left);
+    const { store, directory } = this.#sessions.context;
+    await store.purges.done(user, directory.own);
   }
 
   async quota({ user }: ParamsOf<"quota">, { signal = NEVER }: Call = {}): Promise<QuotaPart[] | null> {

@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { appendFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { InputHistory } from "../../src/cli/chat/input-history.js";
@@ -15,6 +15,7 @@ import { serverIdOf } from "../../src/model/ids.js";
 import type { PurgeReceipt } from "../../src/peers/purge.js";
 import type { UserEntry } from "../../src/peers/users.js";
 import { NEVER } from "../../src/runtime/clock.js";
+import { chatHistoryPath } from "../../src/runtime/files/user-places.js";
 import { isAlive } from "../../src/runtime/process/process-table.js";
 import { compact } from "../../src/store/file/events/compact.js";
 import { LogFiles } from "../../src/store/file/events/files.js";
@@ -207,6 +208,21 @@ describe("a host that a purge gave up and that comes back", () => {
     await close();
     expect(server.process !== null && isAlive(server.process)).toBe(false);
     expect(placesOf(words)).toEqual([]);
+  });
+
+  it("warns when a part cannot be erased, erases the others, and tries again", async () => {
+    const [kept, erased] = [leaver(), leaver()];
+    for (const { user, canary } of [kept, erased]) await giveUp(user, [await talk(user, canary)]);
+    const chat = chatHistoryPath(fleet.stateRoot, kept.user);
+    mkdirSync(chat, { recursive: true });
+    const ran = await at.run(["gc"]);
+    expect(ran).toMatchObject({ code: 0, stderr: expect.stringContaining("A purge could not be finished") });
+    expect(placesOf(kept.words)).not.toEqual([]);
+    expect(placesOf(erased.words)).toEqual([]);
+    rmdirSync(chat);
+    await at.ok(["gc"]);
+    expect(await notesLeft()).toBe(0);
+    expect(placesOf(kept.words)).toEqual([]);
   });
 });
 
