@@ -23,7 +23,7 @@ export async function audited<T>(
   }
 }
 
-/** A reason that the event has stays, because it shows which action failed. */
+/** Keeps the event's own reason, because it shows which action failed. */
 function failure({ reason = null, detail = null }: NewEvent, code: string): Pick<NewEvent, "reason" | "detail"> {
   if (reason === null) return { reason: code };
   return { detail: detail === null ? code : `${detail} (${code})` };

@@ -103,7 +103,7 @@ export class Segments {
     if (first !== undefined && dayOf(first.at) < dayOf(Date.now())) this.seal();
   }
 
-  /** Ends the last lines of sealed segments, which older versions may have left cut off. Readers do not pass such a line. */
+  /** Ends the last lines of sealed segments, which older versions may have left cut off. Readers stop at such a line. */
   endLines(): void {
     for (const number of this.numbers().slice(0, -1)) {
       const path = this.pathOf(number);
