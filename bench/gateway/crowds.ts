@@ -78,6 +78,7 @@ export async function withCrowds(
         sandbox: undefined,
         isolation: "shared" as const,
         member: false,
+        keepsLimits: false,
         home: "/",
         provider,
         gitHubToken: null,

@@ -163,15 +163,26 @@ export function limitReached(
   );
 }
 
-/** A session gets no more AI credits, because of the fleet's cap or because of a lower one of its client. */
+/**
+ * A session gets no more AI credits, because of the fleet's cap or because of a lower one of its client.
+ *
+ * @param used null if only the runtime knows it
+ * @param max the fleet's cap; null if there is none
+ */
 export function creditsUsedUp(
   sessionId: string,
-  { used, max, cause }: { used: number; max: number | null; cause?: unknown },
+  { used, max, cause }: { used: number | null; max: number | null; cause?: unknown },
 ): FleetError {
-  const by = max === null || used < max ? "the sessionLimits of its client" : `session.maxCredits is ${max}`;
+  const ofClient = "the sessionLimits of its client";
+  const isOfFleet = used !== null && max !== null && used >= max;
+  const by = isOfFleet
+    ? `session.maxCredits is ${max}`
+    : max === null
+      ? ofClient
+      : `session.maxCredits, or ${ofClient}`;
   return new FleetError(
     "FLEET_LIMIT_REACHED",
-    `Session ${sessionId} has used ${used} AI credits, and gets no more (${by}).`,
+    `Session ${sessionId} has used ${used ?? "up its"} AI credits, and gets no more (${by}).`,
     {
       cause,
       suggestions: [

@@ -200,6 +200,7 @@ describe.each([
         ["session.agent.select", { name: "mole" }],
         ["session.options.update", { excludedTools: ["secret"] }],
         ["session.options.update", { sessionLimits: { maxAiCredits: 30 } }],
+        ["session.options.update", { sessionLimits: null }],
       ] as const) {
         denied(await ben.request(method, { sessionId: id, ...params }));
       }

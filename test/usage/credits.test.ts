@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
 import { FakeGitHub } from "../fixtures/models/fake-github.js";
 import { DoorFleet } from "../gateway/harness.js";
+import { RawClient } from "../gateway/raw-client.js";
 
 const CONFIG = { provider: null, auth: { githubTokenEnv: "GITHUB_TOKEN_OF_ALL" }, session: { model: "gpt-5" } };
 const REJECT = { onPermissionRequest: () => ({ kind: "reject" as const }) };
@@ -25,11 +26,13 @@ async function newSession({ fleet }: DoorFleet): Promise<string> {
   return session.sessionId;
 }
 
-const usedUp = (used: number, max: number) => ({
+const usedUp = (used: number | "up its", max: number) => ({
   code: "FLEET_LIMIT_REACHED",
   limit: "session.maxCredits",
   message: expect.stringMatching(
-    new RegExp(`has used ${used} AI credits, and gets no more \\(session.maxCredits is ${max}\\)`),
+    new RegExp(
+      `has used ${used} AI credits, and gets no more \\(session.maxCredits${used === "up its" ? "" : ` is ${max}`}`,
+    ),
   ) as string,
 });
 
@@ -67,7 +70,7 @@ describe("a session with session.maxCredits", () => {
     github.credits = 31;
     const tool = { name: "note", description: "Notes.", parameters: { type: "object" }, handler: () => "noted" };
     const session = await at.fleet.sessions.create({ user: "ann", tools: [tool] as never });
-    await expect(at.fleet.sessions.send(session, "!tool note")).rejects.toMatchObject(usedUp(31, 30));
+    await expect(at.fleet.sessions.send(session, "!tool note")).rejects.toMatchObject(usedUp("up its", 30));
     expect(github.asked).toHaveLength(1);
     expect((await at.fleet.usage.report()).total).toMatchObject({ turns: 1, requests: 1, credits: 31 });
     await at.fleet.sessions.leave(session);
@@ -128,6 +131,63 @@ describe("at the front door, the cap of session.maxCredits", () => {
     expect((await session.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(2);
     await session.disconnect();
     await expect((await at.client("ann")).resumeSession(session.sessionId, REJECT)).rejects.toThrow(used);
+  });
+});
+
+describe("at the front door, a session with session.maxCredits", () => {
+  it("does not get credits back by a shorter history, and is not asked beside its turns", async () => {
+    await using github = await FakeGitHub.start();
+    await using at = await fleetWith(github, { session: { maxCredits: 30 } });
+    const client = await RawClient.as(at.url, await at.token("ann"));
+    await client.requestOk("session.create", { sessionId: "s" });
+    for (const prompt of ["one", "two"]) await client.turn("s", prompt);
+    const uncounted = "a session may use 30 AI credits (session.maxCredits), and it would not count them";
+    for (const [method, params] of [
+      ["session.history.truncate", { eventId: "e" }],
+      ["session.history.rewind", { eventId: "e", mode: "conversation" }],
+      ["session.history.clearContext", { prompt: "x" }],
+      ["session.history.summarizeForHandoff", {}],
+      ["session.ui.ephemeralQuery", { prompt: "x" }],
+    ] as const) {
+      const { error } = await client.request(method, { sessionId: "s", ...params });
+      expect(error).toMatchObject({
+        message: expect.stringContaining(uncounted),
+        data: { code: "FLEET_METHOD_DENIED" },
+      });
+    }
+    const { error } = await client.request("session.history.compact", { sessionId: "s" });
+    expect(error).toMatchObject({ data: { code: "FLEET_LIMIT_REACHED", limit: "session.maxCredits" } });
+    expect(github.asked).toHaveLength(2);
+  });
+
+  it("keeps the lower cap of its owner when a member opens it", async () => {
+    await using github = await FakeGitHub.start();
+    await using at = await fleetWith(github, { isolation: "shared", session: { maxCredits: 50 } });
+    const made = await at.fleet.sessions.create({ user: "ann", members: ["ben"] });
+    await at.fleet.sessions.leave(made);
+    const owner = await (await at.client("ann")).resumeSession(made.sessionId, {
+      ...REJECT,
+      sessionLimits: { maxAiCredits: 30 },
+    });
+    await (await at.client("ben")).resumeSession(made.sessionId, { ...REJECT, sessionLimits: { maxAiCredits: 40 } });
+    expect((await owner.rpc.metadata.snapshot()).sessionLimits).toEqual({ maxAiCredits: 30 });
+  });
+});
+
+describe("a prompt of the library in a session with session.maxCredits", () => {
+  it("ends at its timeout while the server does not answer", async () => {
+    await using github = await FakeGitHub.start();
+    await using at = await fleetWith(github, { session: { maxCredits: 50 } });
+    const session = await at.fleet.sessions.create({ user: "ann" });
+    const { pid } = await at.serverOf("ann");
+    process.kill(pid, "SIGSTOP");
+    try {
+      const sent = at.fleet.sessions.send(session, "one", { timeoutMs: 200 });
+      await expect(sent).rejects.toMatchObject({ code: "FLEET_SERVER_UNREACHABLE" });
+    } finally {
+      process.kill(pid, "SIGCONT");
+    }
+    await at.fleet.sessions.leave(session);
   });
 });
 

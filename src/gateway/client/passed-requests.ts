@@ -4,7 +4,7 @@ import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { toolSandboxOf } from "../../sandbox/tool-sandbox.js";
 import { recordFor } from "../../sessions/find.js";
 import { isStoreTrouble, sessionLocked } from "../../sessions/problems.js";
-import { checkCredits } from "../policy/credits.js";
+import { asksModel, checkCredits } from "../policy/credits.js";
 import type { SessionHandling } from "../policy/methods.js";
 import { checkReach, reachOf } from "../policy/reach.js";
 import { checkToolSandbox } from "../policy/tool-sandbox.js";
@@ -13,6 +13,7 @@ import type { ClientState } from "../state/client-state.js";
 import { failure } from "../state/door/report.js";
 import type { ServerLink } from "../state/links.js";
 import type { PromptQueue } from "../turns/prompt-queue.js";
+import { assertMoreCredits } from "../turns/turn-server.js";
 import type { ClientRequest } from "../wire/client-message.js";
 import { resultIn, saysUnloaded } from "../wire/events.js";
 import { methodDenied } from "../wire/refusals.js";
@@ -47,6 +48,7 @@ export class PassedRequests {
     }
     checkToolSandbox(method, params, toolSandboxOf(config, link.server));
     checkCredits(method, params, config);
+    if (asksModel(method)) await assertMoreCredits(config, link, record);
     checkReach(request, handling, reachOf(link, config));
     checkTools(this.#state, request, record);
     checkAnswer(this.#state, link, request, record);

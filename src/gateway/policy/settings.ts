@@ -15,6 +15,8 @@ import { checkToolSandbox } from "./tool-sandbox.js";
 export interface Surroundings extends Reach {
   /** Whether the session belongs to another user, who made this user a member. */
   member: boolean;
+  /** Whether to leave the session's limits as they are, because a member joins it. */
+  keepsLimits: boolean;
   isolation: Isolation;
   /** `COPILOT_HOME` of the server. */
   home: string;
@@ -141,7 +143,7 @@ export function sessionParams(
   }
   // A member would otherwise stop the owner's turns.
   if (surroundings.member) delete params.sessionLimits;
-  Object.assign(params, sessionLimitsOf(config, params.sessionLimits));
+  if (!surroundings.keepsLimits) Object.assign(params, sessionLimitsOf(config, params.sessionLimits));
   const allowed = toolsOf(record, config, surroundings.isolation);
   if (own && allowed !== null) params.availableTools = allowedTools(asked, allowed);
   return own ? params : { ...params, ...apart(asked, record, surroundings) };
@@ -165,8 +167,11 @@ export function checkOptions(
     throw methodDenied(method, '"availableTools" is set by the fleet (session.tools)');
   }
   if (reachesHost({ own, config, sandbox })) return;
-  const ofOwner = member ? ["excludedTools", "sessionLimits"].find((name) => !isAbsent(asked[name])) : undefined;
-  if (ofOwner !== undefined) throw methodDenied(method, `only the owner of a session sets "${ofOwner}"`);
+  if (member && !isAbsent(asked.excludedTools))
+    throw methodDenied(method, 'only the owner of a session sets "excludedTools"');
+  // Null would remove the owner's limits.
+  if (member && asked.sessionLimits !== undefined)
+    throw methodDenied(method, 'only the owner of a session sets "sessionLimits"');
   for (const [name, value] of Object.entries(asked)) {
     if (HARMLESS_OPTIONS.has(name)) continue;
     // The SDK sends the values of `APART_OPTIONS` by itself. They are harmless on a shared server, where each session

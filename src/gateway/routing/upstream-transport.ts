@@ -34,7 +34,7 @@ export function upstreamTransport(
   { asked, isOpen = false, onLink, onResult }: Opening,
 ): Transport<ServerLink> {
   const { door, user } = state;
-  const load = async ({ how, record, server, access }: Loading, signal: AbortSignal) => {
+  const load = async ({ how, record, server, access, isInMemory }: Loading, signal: AbortSignal) => {
     const link = await connector.to(server);
     onLink(link);
     const { protocol, upstream } = link;
@@ -45,7 +45,16 @@ export function upstreamTransport(
     // A user who signed on with a GitHub token uses GitHub's models with that token. A member uses the owner's access.
     const own = ownGitHubToken(state, record);
     const credentials = own === null ? access : { ...access, gitHubToken: own };
-    const surroundings = { ...reachOf(link, door.config), member, isolation, home, toolSandbox, ...credentials };
+    const keepsLimits = member && isInMemory();
+    const surroundings = {
+      ...reachOf(link, door.config),
+      member,
+      keepsLimits,
+      isolation,
+      home,
+      toolSandbox,
+      ...credentials,
+    };
     const params = protocol.sessionParams(method, asked, record, surroundings);
     const sessionId = record.id;
     try {

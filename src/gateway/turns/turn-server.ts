@@ -1,7 +1,7 @@
 import { isFleetError } from "../../errors.js";
 import { sessionMoved } from "../../hosts/problems.js";
 import type { SessionRecord } from "../../model/session.js";
-import { assertCredits } from "../../model/usage/credits.js";
+import { assertCredits, type CappedConfig } from "../../model/usage/credits.js";
 import { isRunning } from "../../pool/server.js";
 import { isInTurn } from "../../runtime/client/activity.js";
 import { deadline, pause } from "../../runtime/clock.js";
@@ -88,12 +88,17 @@ export async function prepare(state: ClientState, turn: Turn, link: ServerLink):
   await provideModel(state, turn, link);
   const { config, directory, store } = state.door;
   const { id } = turn.record;
-  await assertCredits(config, id, async () => await askLoaded(link, "session.usage.getMetrics", { sessionId: id }));
+  await assertMoreCredits(config, link, turn.record);
   if (!directory.isShared) return;
   // Read the record again, right before the prompt is written.
   const now = await store.sessions.read(id);
   if (now !== null && !(await directory.has(now))) throw sessionMoved(now, null);
   await directory.assertStorage();
+}
+
+/** Refuses if the session has used up its AI credits. @throws FleetError `FLEET_LIMIT_REACHED` */
+export async function assertMoreCredits(config: CappedConfig, link: ServerLink, { id }: SessionRecord): Promise<void> {
+  await assertCredits(config, id, async () => await askLoaded(link, "session.usage.getMetrics", { sessionId: id }));
 }
 
 /**

@@ -8,7 +8,7 @@ export function creditsIn(nano: unknown): number | null {
   return typeof nano === "number" && Number.isFinite(nano) && nano >= 0 ? nano / NANO : null;
 }
 
-interface CappedConfig {
+export interface CappedConfig {
   provider: object | null;
   session: { maxCredits: number | null };
 }

@@ -37,6 +37,8 @@ export interface Loading {
   record: SessionRecord;
   server: ServerRecord;
   access: ModelAccess;
+  /** Whether the server has the session in memory, with the limits that its owner gave it. */
+  isInMemory: () => boolean;
 }
 
 /** How a process opens a session on its server: with the SDK's client, or over a connection of the front door. */
@@ -73,7 +75,9 @@ export async function load<T>(
   const loadBy = async (how: Loading["how"]) => {
     noteOpened(server, record.id);
     const provider = how === "resume" && keepsProvider ? null : access.provider;
-    const opened = await transport.load({ how, record, server, access: { ...access, provider } }, signal);
+    const isInMemory = () => how === "resume" && isLoaded(record, server);
+    const loading = { how, record, server, access: { ...access, provider }, isInMemory };
+    const opened = await transport.load(loading, signal);
     model.given();
     return opened;
   };
@@ -197,6 +201,8 @@ interface Surroundings {
   own: boolean;
   /** Whether this client refuses tools now. All clients of a session get each request, also in the turns of others. */
   decides: () => boolean;
+  /** Whether to leave the session's limits as they are, because a member joins it. */
+  keepsLimits: boolean;
   /** Opens the requests of the agent. Null if nobody answers them. */
   asker: Asker | null;
   provider: ProviderConfig | null;
@@ -209,7 +215,7 @@ interface Surroundings {
  * and its key.
  */
 export function sessionConfig(
-  { config, isolation, own, decides, asker, provider, gitHubToken }: Surroundings,
+  { config, isolation, own, decides, keepsLimits, asker, provider, gitHubToken }: Surroundings,
   record: SessionRecord,
   given: SessionOptions = {},
 ): SessionOptions {
@@ -225,7 +231,7 @@ export function sessionConfig(
     ...(provider === null ? {} : { provider }),
     ...(gitHubToken === null ? {} : { gitHubToken }),
     ...overrides,
-    ...sessionLimitsOf(config, overrides.sessionLimits),
+    ...(keepsLimits ? {} : sessionLimitsOf(config, overrides.sessionLimits)),
     onPermissionRequest: asker?.guard(decide) ?? decide,
   };
 }

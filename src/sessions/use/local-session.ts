@@ -2,10 +2,11 @@ import type { SessionEvent } from "@github/copilot-sdk";
 import { FleetError, isFleetError, quote } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
+import { assertCredits } from "../../model/usage/credits.js";
 import { hasEnded } from "../../pool/server.js";
 import type { ConnectedClient } from "../../runtime/client/connect.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
-import { abortable, either, isTimeout } from "../../runtime/clock.js";
+import { abortable, deadline, either, isTimeout } from "../../runtime/clock.js";
 import { promptsSince } from "../../runtime/history/session-events.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { recordFor } from "../find.js";
@@ -121,7 +122,10 @@ export class LocalSession extends OpenSession<LocalAttached> {
     const take = async () => {
       const { connection, server } = this.attached;
       bytesBefore = historyBytes(server.home, id);
-      await this.#transport.provide(use, this.attached, stop.signal);
+      using limit = deadline(options.timeoutMs, stop.signal);
+      await this.#transport.provide(use, this.attached, limit.signal);
+      const metrics = async () => await answer(this.session.rpc.usage.getMetrics(), connection, limit.signal);
+      await assertCredits(this.context.config, id, metrics);
       await lease?.check();
       using watch = connection.watchPrompt(id);
       this.#transport.isInTurn = true;
@@ -236,7 +240,7 @@ class SdkTransport implements Transport<LocalAttached> {
     this.asker = asker;
   }
 
-  async load({ how, record, server, access }: Loading, signal: AbortSignal): Promise<LocalAttached> {
+  async load({ how, record, server, access, isInMemory }: Loading, signal: AbortSignal): Promise<LocalAttached> {
     const { clients, config } = this.#sessions.context;
     const { isolation } = server;
     const { user, session, isKept = false } = this.#options;
@@ -247,7 +251,7 @@ class SdkTransport implements Transport<LocalAttached> {
     const isMember = user !== record.owner;
     const decides = () => this.isInTurn || !(isMember || isKept);
     const surroundings = { config, isolation, own, decides, asker: this.asker, ...access };
-    const settings = sessionConfig(surroundings, record, session);
+    const settings = sessionConfig({ ...surroundings, keepsLimits: isMember && isInMemory() }, record, session);
     const request =
       how === "resume"
         ? connection.client.resumeSession(record.id, settings)

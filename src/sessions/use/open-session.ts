@@ -5,11 +5,12 @@ import type {
   SessionEvent,
   SessionEventHandler,
 } from "@github/copilot-sdk";
+import { creditsUsedUp } from "../../config/limits.js";
 import type { Config } from "../../config/schema.js";
 import { isFleetError } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { SessionRecord, SessionUser } from "../../model/session.js";
-import { assertCredits, saysCut } from "../../model/usage/credits.js";
+import { creditCap, saysCut } from "../../model/usage/credits.js";
 import { runTurn, type TurnOptions, type TurnReply } from "../../runtime/client/turn.js";
 import { abortable, deadline, pause } from "../../runtime/clock.js";
 import type { RecordedPrompt } from "../../runtime/history/session-events.js";
@@ -94,10 +95,6 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
   /** As {@link runTurn}, with the requests of the agent. @param closed resolves when the connection has ended */
   protected async run(closed: Promise<void>, prompt: MessageOptions, options: SendOptions): Promise<TurnReply> {
     const asker = this.#asker;
-    const { config } = this.context;
-    const assertMore = async () =>
-      await assertCredits(config, this.record.id, async () => await this.session.rpc.usage.getMetrics());
-    await assertMore();
     using _ = asker?.begin(options);
     let isCut = false;
     const onEvent = (event: SessionEvent) => {
@@ -105,11 +102,12 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
       isCut ||= saysCut(event);
       options.onEvent?.(event);
     };
-    const reply = await runTurn(this.session, closed, prompt, { ...options, onEvent }).catch(async (error: unknown) => {
-      if (isCut && isFleetError(error, "FLEET_TURN_FAILED")) await assertMore();
-      throw error;
+    const max = creditCap(this.context.config);
+    const cut = (cause?: unknown) => creditsUsedUp(this.record.id, { used: null, max, cause });
+    const reply = await runTurn(this.session, closed, prompt, { ...options, onEvent }).catch((error: unknown) => {
+      throw isCut && isFleetError(error, "FLEET_TURN_FAILED") ? cut(error) : error;
     });
-    if (isCut) await assertMore();
+    if (isCut) throw cut();
     return reply;
   }
 
