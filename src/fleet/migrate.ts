@@ -118,9 +118,16 @@ async function refusePurging({ purges }: Store): Promise<void> {
 }
 
 /** The part of the state that is not copied. */
-async function leftBehind({ kind, usage }: Store, name: string): Promise<string[]> {
-  if (kind === "file" || (await usage.read({ from: 0, to: Date.now() + 1, by: "day" })).length === 0) return [];
-  return [`The ledger stays in ${quote(name)}: in the other store, usage and the budgets of tokens begin again.`];
+async function leftBehind({ kind, usage, purges }: Store, name: string): Promise<string[]> {
+  const left: string[] = [];
+  if (kind !== "file" && (await usage.read({ from: 0, to: Date.now() + 1, by: "day" })).length > 0)
+    left.push(`The ledger stays in ${quote(name)}: in the other store, usage and the budgets of tokens begin again.`);
+  const lost = new Set((await purges.list()).flatMap(({ pending }) => pending.filter((host) => host !== null)));
+  if (lost.size > 0)
+    left.push(
+      `The notes for lost hosts (${[...lost].map(quote).join(", ")}) stay in ${quote(name)}: with the other store, a host that comes back does not erase what it has of purged users.`,
+    );
+  return left;
 }
 
 function refuseSupervised({ registry }: Contents): void {

@@ -99,10 +99,15 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     expect(occupied).toMatchObject({ code: "FLEET_STORE_OCCUPIED" });
     await promisify(execFile)("sh", ["-ec", occupied.suggestions[0] ?? "false"]);
 
+    const note = { user: "~alice-1", begunAt: new Date().toISOString(), pending: ["h2"], left: ["~alice"] };
+    await using_(url, async (store) => await store.purges.begin(note));
     const there = await contents(url);
     const back = ["store", "migrate", "--to-env", "TARGET"];
     const { stdout: text, stderr } = await fleet.run(back, { env: { ...env, TARGET: "file" } });
-    expect(stderr).toMatch(/^Warning: The ledger stays in "redis:.*budgets of tokens begin again\.\n$/);
+    expect(stderr.trimEnd().split("\n")).toEqual([
+      expect.stringMatching(/^Warning: The ledger stays in "redis:.*budgets of tokens begin again\.$/),
+      expect.stringMatching(/^Warning: The notes for lost hosts \("h2"\) stay in "redis:/),
+    ]);
     expect((await contents("file")).limits).toEqual(before.limits);
     expect(text).toMatch(/^Copied 1 server and 1 session from redis:.* to file\.\n/);
     expect(text).toContain('Set "store": "file"');
