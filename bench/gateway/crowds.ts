@@ -78,7 +78,6 @@ export async function withCrowds(
         sandbox: undefined,
         isolation: "shared" as const,
         member: false,
-        keepsLimits: false,
         home: "/",
         provider,
         gitHubToken: null,

@@ -174,12 +174,8 @@ export function creditsUsedUp(
   { used, max, cause }: { used: number | null; max: number | null; cause?: unknown },
 ): FleetError {
   const ofClient = "the sessionLimits of its client";
-  const isOfFleet = used !== null && max !== null && used >= max;
-  const by = isOfFleet
-    ? `session.maxCredits is ${max}`
-    : max === null
-      ? ofClient
-      : `session.maxCredits, or ${ofClient}`;
+  const ofFleet = max !== null && (used === null || used >= max) ? `session.maxCredits is ${max}` : null;
+  const by = ofFleet === null ? ofClient : used === null ? `${ofFleet}, or ${ofClient}` : ofFleet;
   return new FleetError(
     "FLEET_LIMIT_REACHED",
     `Session ${sessionId} has used ${used ?? "up its"} AI credits, and gets no more (${by}).`,

@@ -58,7 +58,7 @@ interface Rewrite {
   names: ReadonlySet<string>;
   /** Finds one of the names as a whole word. */
   asWord: RegExp;
-  /** The user, by name and by pseudonym. */
+  /** The user, first by name and then by pseudonyms. */
   of: readonly string[];
   /** The texts of which a line must contain one, to be changed. */
   traces: readonly string[];
@@ -98,12 +98,14 @@ function concealedLine(line: string, rewrite: Rewrite): string {
   const event = parsed as unknown as Line;
   const conceal: Conceal = pseudonyms.all.find((each) => hashHolds(event, each)) ?? pseudonyms.of;
   const hidden = (value: string | null) => (value !== null && names.has(value) ? conceal(value) : value);
+  // The user may have given a session the name of another user.
+  const hiddenUser = (name: string | null) => (name === of[0] ? conceal(name) : name);
   const isOfUser = includes(of, event.user);
   const hiddenId = (id: string | null) => (isOfUser && id !== null ? conceal(id) : hidden(id));
   return JSON.stringify({
     ...event,
-    actor: { ...event.actor, user: hidden(event.actor.user), os: hidden(event.actor.os) },
-    user: hidden(event.user),
+    actor: { ...event.actor, user: hiddenUser(event.actor.user), os: hiddenUser(event.actor.os) },
+    user: hiddenUser(event.user),
     sessionId: hiddenId(event.sessionId),
     serverId: hiddenId(event.serverId),
     detail: event.detail !== null && isTelling(event, event.detail, rewrite) ? conceal(event.detail) : event.detail,

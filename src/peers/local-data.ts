@@ -1,4 +1,5 @@
 import type { Purged } from "../data/purge/purge.js";
+import { systemCode } from "../errors.js";
 import type { Purge } from "../model/placement.js";
 import type { QuotaPart } from "../model/usage/quota.js";
 import { NEVER } from "../runtime/clock.js";
@@ -74,7 +75,10 @@ export abstract class LocalData {
         await this.#finish(purge, signal);
       } catch (error) {
         signal.throwIfAborted();
-        warn(`A purge could not be finished: ${error instanceof Error ? error.message : String(error)}`);
+        // The message could name what the store has forgotten.
+        const why =
+          purge.left === undefined && error instanceof Error ? error.message : (systemCode(error) ?? "FLEET_INTERNAL");
+        warn(`A purge could not be finished: ${why}`);
       }
     }
   }

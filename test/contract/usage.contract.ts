@@ -106,11 +106,17 @@ export function describeUsage(current: () => { store: Store; reopen: () => Promi
     expect(await read()).toEqual([{ ...ann, requests: 1, inputTokens: 0, outputTokens: null, credits: 0.25 }]);
   });
 
+  it("replaces the name of a session, and leaves a user of that name, and the other way round", async () => {
+    store.usage.append(requestLines("1", { user: "ann", sessionId: "ben" }));
+    store.usage.append(requestLines("2", { user: "ben", sessionId: "ann" }));
+    await store.usage.rename({ users: new Map([["ann", "~1"]]), sessions: new Map([["ben", "~2"]]) });
+    expect((await read()).map(({ key }) => key).sort()).toEqual(["ben", "~1"]);
+    expect((await read("session")).map(({ key }) => key).sort()).toEqual(["ann", "~2"]);
+    expect(await store.usage.tokensSince("ben", STARTED)).toBe(15);
+  });
+
   it("replaces the names of a user and of sessions everywhere, and keeps the numbers", async () => {
-    const names = new Map([
-      ["ann", "~1"],
-      ["s1", "~2"],
-    ]);
+    const names = { users: new Map([["ann", "~1"]]), sessions: new Map([["s1", "~2"]]) };
     store.usage.append(requestLines("1"));
     store.usage.append(requestLines("2", { user: 'x","user":"ann","', sessionId: "s2" }));
     await store.usage.rename(names);

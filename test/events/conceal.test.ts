@@ -59,6 +59,18 @@ async function all(stateRoot = root): Promise<FleetEvent[]> {
 }
 
 describe("pseudonyms in the audit log", () => {
+  it("leave the name of another user, which the user has given to a session", async () => {
+    await write([
+      { type: "session.created", user: "zoe", actor: { user: "zoe" }, sessionId: "ben" },
+      { type: "session.created", user: "ben", actor: { user: "ben" }, sessionId: "other" },
+    ]);
+    const pseudonyms = await Pseudonyms.open(root, fleetStore());
+    await concealInEvents(root, { user: "zoe", names: ["ben"] }, pseudonyms);
+    const [ofZoe, ofBen] = await all();
+    expect(ofZoe).toMatchObject({ user: pseudonyms.of("zoe"), sessionId: pseudonyms.of("ben") });
+    expect(ofBen).toMatchObject({ user: "ben", actor: { user: "ben" }, sessionId: "other" });
+  });
+
   it("are the same on all hosts of a fleet, also in lines that a host wrote before it entered the fleet", async () => {
     const [a, b] = [join(root, "a"), join(root, "b")];
     const about = { type: "token.issued", user: "zoe" } as const;

@@ -29,7 +29,6 @@ describe("the front door, in the parameters of a session,", () => {
     own: true,
     sandbox: undefined,
     member: false,
-    keepsLimits: false,
     isolation: "per-user" as const,
     home: "/",
     provider,

@@ -136,7 +136,9 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     expect(await store.usage.read(recent)).toMatchObject([{ key: "bob", requests: 1 }]);
     const damaged = { code: "FLEET_STATE_CORRUPT", message: expect.stringContaining(problem) };
     await expect(store.usage.read({ ...recent, from: 0 })).rejects.toMatchObject(damaged);
-    await expect(store.usage.rename(new Map([["ann", "~1"]]))).rejects.toMatchObject(damaged);
+    await expect(store.usage.rename({ users: new Map([["ann", "~1"]]), sessions: new Map() })).rejects.toMatchObject(
+      damaged,
+    );
     await redis.client.del(key);
     expect(await requests(store)).toEqual([1, 1]);
   });
@@ -146,7 +148,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     usage.append(requestLines("1"));
     const path = join(root, "usage", "00000001.jsonl");
     appendFileSync(path, '\n{"id":"torn","at":"2026-11');
-    await usage.rename(new Map());
+    await usage.rename({ users: new Map(), sessions: new Map() });
     expect(existsSync(path)).toBe(false);
   });
 
@@ -213,7 +215,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     writeFileSync(sums, "canary");
     // Seals the segment, counts it and drops it.
     const one = open();
-    await one.usage.rename(new Map());
+    await one.usage.rename({ users: new Map(), sessions: new Map() });
     release?.();
     await late;
     expect(await requests(one)).toEqual([1]);

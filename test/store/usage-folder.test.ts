@@ -27,6 +27,7 @@ const KINDS = ["user", "session", "model", "token", "day"] as const;
 /** So many requests need more than 1 MB. */
 const MANY = 3_000;
 
+const renaming = (users: [string, string][]) => ({ users: new Map(users), sessions: new Map<string, string>() });
 const asText = (part: UsagePart) => JSON.stringify(part);
 
 describe("the ledger on the disk of one host", () => {
@@ -146,7 +147,7 @@ describe("the ledger on the disk of one host", () => {
     usage.append(requestLines("1", { user: "canary" }));
     usage.segments.seal();
     await usage.upkeep(DAY_MS);
-    await usage.rename(new Map([["canary", "~x"]]));
+    await usage.rename(renaming([["canary", "~x"]]));
     const contents = files().map((name) => readFileSync(join(root, "usage", name), "utf8"));
     expect(contents.join("")).not.toContain("canary");
     expect(await requests()).toBe(1);
@@ -157,7 +158,7 @@ describe("the ledger on the disk of one host", () => {
     const other = openFileStore(root).usage;
     usage.append(requestLines("1"));
     expect(await usage.tokensSince("ann", STARTED)).toBe(15);
-    await other.rename(new Map([["ann", "~a-much-longer-name"]]));
+    await other.rename(renaming([["ann", "~a-much-longer-name"]]));
     usage.append(requestLines("2", { user: "bob" }));
     expect(await requests()).toBe(2);
     expect(await usage.tokensSince("bob", STARTED)).toBe(15);
@@ -210,7 +211,7 @@ describe("the ledger on the disk of one host", () => {
       writeFileSync(sumsPath(), bytes);
       expect(await requests()).toBe(2);
     }
-    await usage.rename(new Map([["canary", "~canary-of-another-length"]]));
+    await usage.rename(renaming([["canary", "~canary-of-another-length"]]));
     writeFileSync(sumsPath(), sums);
     expect((await usage.read(all)).map(({ user }) => user).sort()).toEqual(["ann", "~canary-of-another-length"]);
     // A power failure took the last lines.
@@ -251,8 +252,8 @@ describe("the ledger on the disk of one host", () => {
       usage.segments.seal();
     }
     await Promise.all([
-      usage.rename(new Map([["canary-a", "~a"]])),
-      openFileStore(root).usage.rename(new Map([["canary-b", "~b"]])),
+      usage.rename(renaming([["canary-a", "~a"]])),
+      openFileStore(root).usage.rename(renaming([["canary-b", "~b"]])),
     ]);
     const contents = files().map((name) => readFileSync(join(root, "usage", name), "utf8"));
     expect(contents.join("")).not.toContain("canary");
@@ -265,7 +266,7 @@ describe("the ledger on the disk of one host", () => {
   it("removes a name also from a line that a full disk has cut off", async () => {
     usage.append(requestLines("1"));
     appendFileSync(usage.segments.pathOf(1), '\n{"id":"torn","user":"canary","sess');
-    await usage.rename(new Map([["canary", "~x"]]));
+    await usage.rename(renaming([["canary", "~x"]]));
     expect(readFileSync(usage.segments.pathOf(1), "utf8")).not.toContain("canary");
     expect(await requests()).toBe(1);
   });
@@ -278,7 +279,7 @@ describe("the ledger on the disk of one host", () => {
         appendFileSync(usage.segments.pathOf(1), `\n${JSON.stringify(requestLines("2", { user: "canary" })[0])}\n`);
       isLate = false;
     });
-    await usage.rename(new Map([["canary", "~x"]]));
+    await usage.rename(renaming([["canary", "~x"]]));
     expect((await usage.read(all)).map(({ user, requests: count }) => [user, count])).toEqual([["~x", 2]]);
   });
 

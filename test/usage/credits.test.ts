@@ -141,7 +141,8 @@ describe("at the front door, a session with session.maxCredits", () => {
     const client = await RawClient.as(at.url, await at.token("ann"));
     await client.requestOk("session.create", { sessionId: "s" });
     for (const prompt of ["one", "two"]) await client.turn("s", prompt);
-    const uncounted = "a session may use 30 AI credits (session.maxCredits), and it would not count them";
+    const uncounted =
+      "a session may use 30 AI credits (session.maxCredits), and this would not count, or take off what has counted";
     for (const [method, params] of [
       ["session.history.truncate", { eventId: "e" }],
       ["session.history.rewind", { eventId: "e", mode: "conversation" }],
@@ -160,17 +161,27 @@ describe("at the front door, a session with session.maxCredits", () => {
     expect(github.asked).toHaveLength(2);
   });
 
-  it("keeps the lower cap of its owner when a member opens it", async () => {
+  it("gets the cap when a member opens it, keeps a lower one of its owner, and gets none from the member", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { isolation: "shared", session: { maxCredits: 50 } });
-    const made = await at.fleet.sessions.create({ user: "ann", members: ["ben"] });
-    await at.fleet.sessions.leave(made);
-    const owner = await (await at.client("ann")).resumeSession(made.sessionId, {
-      ...REJECT,
-      sessionLimits: { maxAiCredits: 30 },
-    });
-    await (await at.client("ben")).resumeSession(made.sessionId, { ...REJECT, sessionLimits: { maxAiCredits: 40 } });
-    expect((await owner.rpc.metadata.snapshot()).sessionLimits).toEqual({ maxAiCredits: 30 });
+    const config = { ...CONFIG, isolation: "shared" as const };
+    await using uncapped = await Fleet.open({ env: at.env, cwd: at.folder, config });
+    const made = await uncapped.sessions.create({ user: "ann", members: ["ben"] });
+    const id = made.sessionId;
+    await uncapped.sessions.send(made, "one");
+    await uncapped.sessions.leave(made);
+    const wishes = { ...REJECT, sessionLimits: { maxAiCredits: 40 } };
+    const ben = await at.client("ben");
+    const joined = await ben.resumeSession(id, wishes);
+    expect((await joined.rpc.metadata.snapshot()).sessionLimits).toEqual({ maxAiCredits: 50 });
+    const ann = await at.client("ann");
+    const owner = await ann.resumeSession(id, { ...REJECT, sessionLimits: { maxAiCredits: 30 } });
+    const limits = async () => (await owner.rpc.metadata.snapshot()).sessionLimits;
+    await ben.resumeSession(id, wishes);
+    expect(await limits()).toEqual({ maxAiCredits: 30 });
+    const ofLibrary = await at.fleet.sessions.resume(id, { user: "ben", sessionLimits: { maxAiCredits: 40 } });
+    expect(await limits()).toEqual({ maxAiCredits: 30 });
+    await at.fleet.sessions.leave(ofLibrary);
   });
 });
 

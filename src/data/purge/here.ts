@@ -150,10 +150,11 @@ export async function pseudonymize(
   ids: readonly string[],
 ): Promise<void> {
   const pseudonyms = await Pseudonyms.open(stateRoot, store);
-  const names = new Map([user, serverIdOf(user), ...ids].map((name) => [name, pseudonyms.of(name)]));
-  await store.usage.rename(names);
-  await concealInLogs(stateRoot, names);
-  await concealInEvents(stateRoot, { user, names: [...names.keys()] }, pseudonyms);
+  const withPseudonym = (names: readonly string[]) => new Map(names.map((name) => [name, pseudonyms.of(name)]));
+  await store.usage.rename({ users: withPseudonym([user]), sessions: withPseudonym(ids) });
+  const names = [serverIdOf(user), ...ids];
+  await concealInLogs(stateRoot, withPseudonym([user, ...names]));
+  await concealInEvents(stateRoot, { user, names }, pseudonyms);
 }
 
 async function forgetServers(erasing: Erasing): Promise<void> {

@@ -26,13 +26,17 @@ const PAGE = 10_000;
 export async function eraseLeft({ sessions, stateRoot }: PurgeContext, left: readonly string[]): Promise<void> {
   const { store, events, config } = sessions.context;
   const pseudonyms = await Pseudonyms.open(stateRoot, store);
-  const names = new Set(left);
+  const [ofUser, ...ofIds] = left;
   // The pseudonym of a pseudonym is the same, and the logs have pseudonyms, too.
-  const isLeft = (name: string) => names.has(pseudonyms.of(name)) && !names.has(name);
-  await audited(events, { type: "user.purged", user: left[0] ?? null, reason: "host-back" }, async () => {
+  const isIn = (names: readonly unknown[], name: string) =>
+    names.includes(pseudonyms.of(name)) && !names.includes(name);
+  const isLeft = (id: string) => isIn(ofIds, id);
+  await audited(events, { type: "user.purged", user: ofUser ?? null, reason: "host-back" }, async () => {
     const { servers } = await store.registry.read();
+    const ids = new Set<string>();
     for (const server of Object.values(servers).filter(({ id, user }) => user === null || isLeft(id))) {
       for (const id of listSessionFolders(server.home).filter(isLeft)) {
+        ids.add(id);
         if ((await store.sessions.read(id)) !== null) continue;
         await deleteSessionState(server, id, config.health.timeoutMs);
         rmSync(join(dirname(server.home), "open", id), { force: true });
@@ -43,36 +47,43 @@ export async function eraseLeft({ sessions, stateRoot }: PurgeContext, left: rea
     // The host may have been only cut off, and then the server still runs.
     if (orphans.length > 0) await killStrays(store, stateRoot, false);
     for (const id of orphans) await removeOrphan(store, stateRoot, id);
-    const logged = await namesInLogs(stateRoot, isLeft);
-    const user = logged.find((name) => pseudonyms.of(name) === left[0]);
+    const logged = await namesInLogs(stateRoot);
+    const [user] = [...logged.users].filter((name) => isIn([ofUser], name));
     // A user who has begun again is named in the store, and has new lines in the logs.
     if (user === undefined || (await store.placements.read(user)) !== null) return;
     rmSync(chatHistoryPath(stateRoot, user), { force: true });
-    const ids: string[] = [];
-    for (const id of logged) if (id !== user && (await store.sessions.read(id)) === null) ids.push(id);
-    await pseudonymize({ store, user, stateRoot }, ids);
+    for (const id of logged.sessions) if (isLeft(id)) ids.add(id);
+    for (const id of ids) if ((await store.sessions.read(id)) !== null) ids.delete(id);
+    await pseudonymize({ store, user, stateRoot }, [...ids]);
   });
 }
 
-/** The names of users and sessions in the ledger and in the audit log of this host. Leaves out lines that cannot be read. */
-async function namesInLogs(stateRoot: string, isWanted: (name: string) => boolean): Promise<string[]> {
-  const found = new Set<string>();
-  const add = (name: string | null) => {
-    if (name !== null && isWanted(name)) found.add(name);
+/** The names in the ledger and in the audit log of this host. Leaves out lines that cannot be read. */
+async function namesInLogs(stateRoot: string): Promise<{ users: Set<string>; sessions: Set<string> }> {
+  const found = { users: new Set<string>(), sessions: new Set<string>() };
+  const add = (to: Set<string>, name: unknown) => {
+    if (typeof name === "string") to.add(name);
   };
   for (let after = 0, hasMore = true; hasMore; ) {
     const page = await readEvents(stateRoot, { after, limit: PAGE });
-    for (const { user, actor, sessionId } of page.events) for (const name of [user, actor.user, sessionId]) add(name);
+    for (const { user, actor, sessionId } of page.events) {
+      add(found.users, user);
+      add(found.users, actor.user);
+      add(found.sessions, sessionId);
+    }
     ({ next: after, hasMore } = page);
   }
   const ledger = new Segments(join(stateRoot, "usage"), () => undefined);
   for (const number of ledger.numbers()) {
     await ledger.using(number, async (segment) => {
       for (const { lines } of segment.pieces()) {
-        for (const { user, sessionId } of lines) for (const name of [user, sessionId]) add(name);
+        for (const { user, sessionId } of lines) {
+          add(found.users, user);
+          add(found.sessions, sessionId);
+        }
         await setImmediate(); // A supervisor has other work, too.
       }
     });
   }
-  return [...found];
+  return found;
 }

@@ -7,7 +7,7 @@ const ASKING = new Set(
   `session.history.compact session.mcp.executeSampling session.fleet.start session.tasks.startAgent
   session.tasks.sendMessage session.commands.invoke session.commands.enqueue session.commands.execute
   session.factory.run session.factory.resume session.factory.agent session.workflow.run session.workflow.resume
-  session.workflow.agent`.split(/\s+/),
+  session.workflow.agent session.tools.execute session.sendSystemNotification`.split(/\s+/),
 );
 
 /**
@@ -32,7 +32,8 @@ export function checkCredits(method: string, asked: Params, config: CappedConfig
   const cap = creditCap(config);
   if (cap === null) return;
   const allowed = `a session may use ${cap} AI credits (session.maxCredits)`;
-  if (UNCOUNTED.has(method)) throw methodDenied(method, `${allowed}, and it would not count them`);
+  if (UNCOUNTED.has(method))
+    throw methodDenied(method, `${allowed}, and this would not count, or take off what has counted`);
   if (!keeps(method, asked, cap)) throw methodDenied(method, `${allowed}, and a client can only lower that`);
 }
 

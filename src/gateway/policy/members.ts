@@ -15,6 +15,8 @@ const OWNERS_METHODS = new Set(["session.agent.setPrompt", "session.agent.select
 /** Refuses a member's request that only the owner may make. */
 export function checkMember(method: string, params: Params): void {
   if (OWNERS_METHODS.has(method)) throw methodDenied(method, "only the owner of a session instructs its agents");
+  if (method === "session.ui.handlePendingSessionLimitsExhausted" && !isCancel(params))
+    throw methodDenied(method, "only the owner of a session sets its limits");
   if (method !== "session.resume" && method !== "session.tools.set") return;
   const setting = OWNERS_SETTINGS.find((name) => {
     const value = params[name];
@@ -28,6 +30,10 @@ export function checkMember(method: string, params: Params): void {
     if (overridesBuiltInTool !== true && !BUILTIN_TOOLS.has(String(name))) continue;
     throw methodDenied(method, `the tool ${JSON.stringify(name)} would take the place of a built-in one`);
   }
+}
+
+function isCancel({ response }: Params): boolean {
+  return (response as { action?: unknown } | null | undefined)?.action === "cancel";
 }
 
 export function toolsIn({ tools }: Params): { name?: unknown; overridesBuiltInTool?: unknown }[] {

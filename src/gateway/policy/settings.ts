@@ -15,8 +15,6 @@ import { checkToolSandbox } from "./tool-sandbox.js";
 export interface Surroundings extends Reach {
   /** Whether the session belongs to another user, who made this user a member. */
   member: boolean;
-  /** Whether to leave the session's limits as they are, because a member joins it. */
-  keepsLimits: boolean;
   isolation: Isolation;
   /** `COPILOT_HOME` of the server. */
   home: string;
@@ -141,9 +139,9 @@ export function sessionParams(
   if (isAbsent(params.infiniteSessions)) {
     params.infiniteSessions = record.persistence === "ephemeral" ? { enabled: false } : config.session.infinite;
   }
-  // A member would otherwise stop the owner's turns.
-  if (surroundings.member) delete params.sessionLimits;
-  if (!surroundings.keepsLimits) Object.assign(params, sessionLimitsOf(config, params.sessionLimits));
+  // With limits of their own, members could stop the owner's turns.
+  delete params.sessionLimits;
+  Object.assign(params, sessionLimitsOf(config, asked.sessionLimits, surroundings.member));
   const allowed = toolsOf(record, config, surroundings.isolation);
   if (own && allowed !== null) params.availableTools = allowedTools(asked, allowed);
   return own ? params : { ...params, ...apart(asked, record, surroundings) };

@@ -1,4 +1,5 @@
 import type { SessionRecord } from "../../model/session.js";
+import { keepCapped } from "../../model/usage/credits.js";
 import { toolSandboxOf } from "../../sandbox/tool-sandbox.js";
 import type { Loading, Transport } from "../../sessions/use/load.js";
 import { reachOf } from "../policy/reach.js";
@@ -27,6 +28,15 @@ export function ownGitHubToken({ door, user, identity }: ClientState, { owner }:
   return owner !== user || door.config.provider !== null ? null : door.signOn.gitHubTokenOf(identity);
 }
 
+function limitsRpc(upstream: ServerLink["upstream"], sessionId: string, signal: AbortSignal) {
+  const ask = async (method: string, params: object = {}) =>
+    await upstream.request(method, { ...params, sessionId }, undefined, signal);
+  return {
+    metadata: { snapshot: async () => ((await ask("session.metadata.snapshot")) ?? {}) as object },
+    options: { update: async (params: object) => await ask("session.options.update", params) },
+  };
+}
+
 /** Opens a session over the client's connection to the server, with the client's settings and those of the fleet. */
 export function upstreamTransport(
   state: ClientState,
@@ -34,7 +44,7 @@ export function upstreamTransport(
   { asked, isOpen = false, onLink, onResult }: Opening,
 ): Transport<ServerLink> {
   const { door, user } = state;
-  const load = async ({ how, record, server, access, isInMemory }: Loading, signal: AbortSignal) => {
+  const load = async ({ how, record, server, access }: Loading, signal: AbortSignal) => {
     const link = await connector.to(server);
     onLink(link);
     const { protocol, upstream } = link;
@@ -45,11 +55,9 @@ export function upstreamTransport(
     // A user who signed on with a GitHub token uses GitHub's models with that token. A member uses the owner's access.
     const own = ownGitHubToken(state, record);
     const credentials = own === null ? access : { ...access, gitHubToken: own };
-    const keepsLimits = member && isInMemory();
     const surroundings = {
       ...reachOf(link, door.config),
       member,
-      keepsLimits,
       isolation,
       home,
       toolSandbox,
@@ -61,6 +69,7 @@ export function upstreamTransport(
       await upstream.request(method, params, (result) => onResult(result, link), signal);
       if (isolation === "shared")
         await upstream.request("session.options.update", { ...protocol.apartOptions, sessionId }, undefined, signal);
+      if (member) await keepCapped(door.config, limitsRpc(upstream, sessionId, signal));
     } catch (error) {
       // The server may still open the session although nobody waits for it. So leave the session, without waiting for
       // the answer.

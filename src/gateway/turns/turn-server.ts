@@ -7,7 +7,7 @@ import { isInTurn } from "../../runtime/client/activity.js";
 import { deadline, pause } from "../../runtime/clock.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
-import { missingAccess } from "../../sessions/use/load.js";
+import { isUnloaded, missingAccess } from "../../sessions/use/load.js";
 import type { UseRequest } from "../../sessions/use/permit.js";
 import { assertAccepted, credentialsOf } from "../../sessions/use/session-token.js";
 import type { SessionUse } from "../../sessions/use/use-session.js";
@@ -98,7 +98,13 @@ export async function prepare(state: ClientState, turn: Turn, link: ServerLink):
 
 /** Refuses if the session has used up its AI credits. @throws FleetError `FLEET_LIMIT_REACHED` */
 export async function assertMoreCredits(config: CappedConfig, link: ServerLink, { id }: SessionRecord): Promise<void> {
-  await assertCredits(config, id, async () => await askLoaded(link, "session.usage.getMetrics", { sessionId: id }));
+  const { upstream } = link;
+  await assertCredits(config, id, async () => {
+    return await upstream.ask("session.usage.getMetrics", { sessionId: id }).catch((error: unknown) => {
+      // The prompt gets the same answer, and is then repeated.
+      if (!isUnloaded(error) && !upstream.closed) throw error;
+    });
+  });
 }
 
 /**

@@ -8,6 +8,16 @@ export function creditsIn(nano: unknown): number | null {
   return typeof nano === "number" && Number.isFinite(nano) && nano >= 0 ? nano / NANO : null;
 }
 
+/** The limits of a session in the form of the runtime. */
+export interface SessionLimits {
+  maxAiCredits?: number;
+}
+
+interface LimitsRpc {
+  metadata: { snapshot: () => Promise<{ sessionLimits?: unknown }> };
+  options: { update: (params: { sessionLimits: SessionLimits }) => Promise<unknown> };
+}
+
 export interface CappedConfig {
   provider: object | null;
   session: { maxCredits: number | null };
@@ -19,13 +29,42 @@ export function creditCap({ provider, session: { maxCredits } }: CappedConfig): 
 }
 
 /**
- * The limits of a session in the form of the runtime: the lower of the fleet's cap and what the client asks for. The runtime
- * forgets them when it unloads the session, so each opening sets them again.
+ * The limits with which a session is opened, in the form of the runtime: the lower of the fleet's cap and what the owner asks for.
+ * The runtime forgets them when it unloads the session, so each opening by its owner sets them again.
+ *
+ * @param member whether another user opens the session, whose wish does not count. See {@link keepCapped}.
  */
-export function sessionLimitsOf(config: CappedConfig, asked: unknown): { sessionLimits?: { maxAiCredits: number } } {
+export function sessionLimitsOf(
+  config: CappedConfig,
+  asked: unknown,
+  member: boolean,
+): { sessionLimits?: SessionLimits } {
+  if (member) return {};
   const cap = creditCap(config);
-  if (cap === null) return {};
-  return { sessionLimits: { maxAiCredits: isWithin(asked, cap) ? asked.maxAiCredits : cap } };
+  if (cap === null) return asked === undefined ? {} : { sessionLimits: asked as SessionLimits };
+  return { sessionLimits: isWithin(asked, cap) ? asked : { maxAiCredits: cap } };
+}
+
+/**
+ * Gives a session that a member has opened the fleet's cap, unless its owner's lower one is in force.
+ *
+ * @param rpc the requests about the session, in the form of the SDK
+ */
+export async function keepCapped(config: CappedConfig, rpc: LimitsRpc): Promise<void> {
+  const cap = creditCap(config);
+  if (cap === null) return;
+  const { sessionLimits } = await rpc.metadata.snapshot();
+  if (isWithin(sessionLimits, cap)) return;
+  await rpc.options.update({ sessionLimits: { maxAiCredits: cap } }).catch((error: unknown) => {
+    // The session has used up more. It gets no prompt then: see `assertCredits`.
+    if (creditsInRefusal(error) === null) throw error;
+  });
+}
+
+/** The AI credits of a session whose limits the runtime refused, because it has used more (as of 1.0.85). */
+export function creditsInRefusal(error: unknown): number | null {
+  const [, used] = (error instanceof Error && /has already used ([\d.]+) AI credits/.exec(error.message)) || [];
+  return used === undefined ? null : Number(used);
 }
 
 /** Whether these limits of a session are at most the cap. Absent ones are not. */

@@ -4,7 +4,7 @@ import type { Config } from "../../config/schema.js";
 import { sessionMoved } from "../../hosts/problems.js";
 import type { Isolation, ServerRecord } from "../../model/server.js";
 import { type SessionRecord, toolsOf } from "../../model/session.js";
-import { sessionLimitsOf } from "../../model/usage/credits.js";
+import { creditsInRefusal, keepCapped, sessionLimitsOf } from "../../model/usage/credits.js";
 import { tokenSourceFromConfig } from "../../models/github-token.js";
 import type { ModelUse } from "../../models/provider.js";
 import { isLoadedBy, readSessionFolder } from "../../runtime/history/session-state.js";
@@ -37,8 +37,6 @@ export interface Loading {
   record: SessionRecord;
   server: ServerRecord;
   access: ModelAccess;
-  /** Whether the server has the session in memory, with the limits that its owner gave it. */
-  isInMemory: () => boolean;
 }
 
 /** How a process opens a session on its server: with the SDK's client, or over a connection of the front door. */
@@ -75,15 +73,13 @@ export async function load<T>(
   const loadBy = async (how: Loading["how"]) => {
     noteOpened(server, record.id);
     const provider = how === "resume" && keepsProvider ? null : access.provider;
-    const isInMemory = () => how === "resume" && isLoaded(record, server);
-    const loading = { how, record, server, access: { ...access, provider }, isInMemory };
-    const opened = await transport.load(loading, signal);
+    const opened = await transport.load({ how, record, server, access: { ...access, provider } }, signal);
     model.given();
     return opened;
   };
   const refusal = (error: unknown) => {
     if (access.gitHubToken !== null && isTokenRefusal(error)) return tokenRefused(context, { record, server }, error);
-    const used = usedCredits(error);
+    const used = creditsInRefusal(error);
     if (used === null) return error;
     return creditsUsedUp(record.id, { used, max: context.config.session.maxCredits, cause: error });
   };
@@ -110,13 +106,15 @@ export async function missingAccess(
   return await modelAccess(context, record, server, signal);
 }
 
-/** Sets the sandbox of the tools in a session that is being opened. The SDK has no option for it. */
-export async function withToolSandbox(
+/** Makes the settings of a session that is being opened for which the SDK has no option. */
+export async function withSettings(
   opening: Promise<CopilotSession>,
-  config: Pick<Config, "sandbox">,
+  config: Pick<Config, "sandbox" | "provider" | "session">,
   server: ServerRecord,
+  member: boolean,
 ): Promise<CopilotSession> {
   const session = await opening;
+  if (member) await keepCapped(config, session.rpc);
   if (config.sandbox.tools === "none") return session;
   const { toolSandboxOf } = await import("../../sandbox/tool-sandbox.js");
   const sandboxConfig = toolSandboxOf(config, server);
@@ -134,12 +132,6 @@ function isTokenRefusal(error: unknown): boolean {
   return (
     error instanceof Error && /authentication failed: Failed to fetch Copilot user info: 40[134]/.test(error.message)
   );
-}
-
-/** The AI credits of a session that the runtime refused to open, because they are more than its cap (as of 1.0.85). */
-function usedCredits(error: unknown): number | null {
-  const [, used] = (error instanceof Error && /has already used ([\d.]+) AI credits/.exec(error.message)) || [];
-  return used === undefined ? null : Number(used);
 }
 
 function isLoaded({ id }: SessionRecord, { home, process }: ServerRecord): boolean {
@@ -201,8 +193,8 @@ interface Surroundings {
   own: boolean;
   /** Whether this client refuses tools now. All clients of a session get each request, also in the turns of others. */
   decides: () => boolean;
-  /** Whether to leave the session's limits as they are, because a member joins it. */
-  keepsLimits: boolean;
+  /** Whether the session belongs to another user. */
+  member: boolean;
   /** Opens the requests of the agent. Null if nobody answers them. */
   asker: Asker | null;
   provider: ProviderConfig | null;
@@ -215,7 +207,7 @@ interface Surroundings {
  * and its key.
  */
 export function sessionConfig(
-  { config, isolation, own, decides, keepsLimits, asker, provider, gitHubToken }: Surroundings,
+  { config, isolation, own, decides, member, asker, provider, gitHubToken }: Surroundings,
   record: SessionRecord,
   given: SessionOptions = {},
 ): SessionOptions {
@@ -223,6 +215,7 @@ export function sessionConfig(
   const model = record.model ?? config.session.model;
   const overrides = { ...asker?.handlersFor(config), ...given };
   const decide = permissions(config, own, overrides, decides);
+  const { sessionLimits, ...others } = overrides;
   return {
     ...(model === null ? {} : { model }),
     streaming: true,
@@ -230,8 +223,8 @@ export function sessionConfig(
     ...(tools === null ? {} : { availableTools: tools }),
     ...(provider === null ? {} : { provider }),
     ...(gitHubToken === null ? {} : { gitHubToken }),
-    ...overrides,
-    ...(keepsLimits ? {} : sessionLimitsOf(config, overrides.sessionLimits)),
+    ...others,
+    ...sessionLimitsOf(config, sessionLimits, member),
     onPermissionRequest: asker?.guard(decide) ?? decide,
   };
 }

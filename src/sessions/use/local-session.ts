@@ -22,7 +22,7 @@ import {
   type SessionOptions,
   sessionConfig,
   type Transport,
-  withToolSandbox,
+  withSettings,
 } from "./load.js";
 import { type AttachedSession, askerOf, OpenSession, type Prompt, type SendOptions } from "./open-session.js";
 import { isStopped } from "./server.js";
@@ -122,8 +122,8 @@ export class LocalSession extends OpenSession<LocalAttached> {
     const take = async () => {
       const { connection, server } = this.attached;
       bytesBefore = historyBytes(server.home, id);
+      await this.#transport.provide(use, this.attached, stop.signal);
       using limit = deadline(options.timeoutMs, stop.signal);
-      await this.#transport.provide(use, this.attached, limit.signal);
       const metrics = async () => await answer(this.session.rpc.usage.getMetrics(), connection, limit.signal);
       await assertCredits(this.context.config, id, metrics);
       await lease?.check();
@@ -240,7 +240,7 @@ class SdkTransport implements Transport<LocalAttached> {
     this.asker = asker;
   }
 
-  async load({ how, record, server, access, isInMemory }: Loading, signal: AbortSignal): Promise<LocalAttached> {
+  async load({ how, record, server, access }: Loading, signal: AbortSignal): Promise<LocalAttached> {
     const { clients, config } = this.#sessions.context;
     const { isolation } = server;
     const { user, session, isKept = false } = this.#options;
@@ -251,12 +251,12 @@ class SdkTransport implements Transport<LocalAttached> {
     const isMember = user !== record.owner;
     const decides = () => this.isInTurn || !(isMember || isKept);
     const surroundings = { config, isolation, own, decides, asker: this.asker, ...access };
-    const settings = sessionConfig({ ...surroundings, keepsLimits: isMember && isInMemory() }, record, session);
+    const settings = sessionConfig({ ...surroundings, member: isMember }, record, session);
     const request =
       how === "resume"
         ? connection.client.resumeSession(record.id, settings)
         : connection.client.createSession({ ...settings, sessionId: record.id });
-    const opened = await answer(withToolSandbox(request, config, server), connection, signal);
+    const opened = await answer(withSettings(request, config, server, isMember), connection, signal);
     return { session: opened, closed: connection.closed, connection, server };
   }
 

@@ -1,6 +1,15 @@
 import type { LedgerLine, UsagePart, UsageQuery } from "../../model/usage/usage.js";
 
 /**
+ * Names, each with the pseudonym that takes its place. A session may have the name of another user, whose name must stay where it
+ * stands for the user.
+ */
+export interface Renaming {
+  users: ReadonlyMap<string, string>;
+  sessions: ReadonlyMap<string, string>;
+}
+
+/**
  * The ledger. Each line is counted once. Lines are first on the disk of this host, also with a store for many hosts, so that
  * neither the end of a process nor an outage of the store loses one.
  */
@@ -29,10 +38,10 @@ export interface UsageStore {
   tokensSince(user: string, from: number): Promise<number>;
 
   /**
-   * Replaces names of users and sessions. If this is interrupted, the same call finishes it. In a fleet of several hosts, call
+   * Replaces the names of a user and of the user's sessions. If this is interrupted, the same call finishes it. In a fleet of several hosts, call
    * it on each host.
    */
-  rename(names: ReadonlyMap<string, string>): Promise<void>;
+  rename(names: Renaming): Promise<void>;
 
   /** Deletes lines that are older than this, in milliseconds, and what killed processes left. */
   upkeep(keepMs: number): Promise<void>;

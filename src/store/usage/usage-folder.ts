@@ -14,7 +14,7 @@ import { closeQuietly, scratchName, writeNewFile } from "../file/commit/durable.
 import { sweepFolder } from "../file/commit/sweep.js";
 import { mediumError } from "../file/failures.js";
 import { enterPolitely } from "../file/polite-lock.js";
-import type { UsageStore } from "./port.js";
+import type { Renaming, UsageStore } from "./port.js";
 import type { SegmentFile } from "./segment-file.js";
 import { Segments } from "./segments.js";
 import type { Sums } from "./sums.js";
@@ -93,7 +93,7 @@ export class UsageFolder implements UsageStore {
     return await this.#tally.tokensSince(user, dayOf(from));
   }
 
-  async rename(names: ReadonlyMap<string, string>): Promise<void> {
+  async rename(names: Renaming): Promise<void> {
     // Two purges at once would replace the same segments again and again.
     const leave = await enterPolitely(this.segments.folder, PURGE_WAIT_MS);
     try {
@@ -115,7 +115,7 @@ export class UsageFolder implements UsageStore {
    *
    * @returns false if another purge has replaced it first
    */
-  async #rename(number: number, segment: SegmentFile, names: ReadonlyMap<string, string>): Promise<boolean> {
+  async #rename(number: number, segment: SegmentFile, names: Renaming): Promise<boolean> {
     const after: string[] = [];
     let isChanged = false;
     let end = 0;
@@ -188,8 +188,8 @@ async function addLines(
 }
 
 /** @returns the same line if it has none of the names */
-export function renamed(line: LedgerLine, names: ReadonlyMap<string, string>): LedgerLine {
-  const [user, sessionId] = [names.get(line.user), names.get(line.sessionId)];
+export function renamed(line: LedgerLine, names: Renaming): LedgerLine {
+  const [user, sessionId] = [names.users.get(line.user), names.sessions.get(line.sessionId)];
   if (user === undefined && sessionId === undefined) return line;
   return { ...line, user: user ?? line.user, sessionId: sessionId ?? line.sessionId };
 }

@@ -18,7 +18,7 @@ import { isDamaged } from "../../failures.js";
 import { mediumError } from "../../file/failures.js";
 import { ensureStateFolder } from "../../file/state-folder.js";
 import { folderIdOf } from "../../usage/folder-id.js";
-import type { UsageStore } from "../../usage/port.js";
+import type { Renaming, UsageStore } from "../../usage/port.js";
 import { Segments } from "../../usage/segments.js";
 import { soundLines } from "../../usage/sound-lines.js";
 import { LATE_MS, renamed } from "../../usage/usage-folder.js";
@@ -231,7 +231,8 @@ export class UsageSums implements UsageStore {
     return Number(tokens);
   }
 
-  async rename(names: ReadonlyMap<string, string>): Promise<void> {
+  async rename(names: Renaming): Promise<void> {
+    const { users, sessions } = names;
     this.#segments.seal();
     this.#segments.endLines();
     await sleep(LATE_MS);
@@ -241,7 +242,7 @@ export class UsageSums implements UsageStore {
       const sums = new Set((await this.#sumsOf(hour)).map(([, cell]) => cell));
       const cells = [...sums].flatMap((before) => {
         const [user, sessionId, model, tokenId] = JSON.parse(before) as Cell;
-        const after = JSON.stringify([names.get(user) ?? user, names.get(sessionId) ?? sessionId, model, tokenId]);
+        const after = JSON.stringify([users.get(user) ?? user, sessions.get(sessionId) ?? sessionId, model, tokenId]);
         return before === after ? [] : LETTERS.flatMap((letter) => [letter + before, letter + after]);
       });
       await this.#runInParts(scripts.RENAME_USAGE, this.#keys.usageSums(hour), cells, 2);
@@ -252,9 +253,9 @@ export class UsageSums implements UsageStore {
       });
       await this.#runInParts(scripts.RENAME_LINES, this.#keys.usageLines(hour), lines, 3);
     }
-    const users = [...names].flat();
+    const pairs = [...users].flat();
     for (let at = Date.now() - TOKENS_MS; at < Date.now() + 24 * HOUR_MS; at += 24 * HOUR_MS)
-      await this.#runInParts(scripts.RENAME_USAGE, this.#keys.usageTokens(dayOf(at)), users, 2);
+      await this.#runInParts(scripts.RENAME_USAGE, this.#keys.usageTokens(dayOf(at)), pairs, 2);
   }
 
   async #runInParts(script: typeof scripts.RENAME_USAGE, key: string, args: readonly string[], unit: number) {
