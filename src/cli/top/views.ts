@@ -82,8 +82,10 @@ function table<Row>(
   layout: { width: number; without?: readonly string[] },
 ): ViewTable {
   const wanted = filter.toLowerCase();
+  // The other columns, such as paths, are never on the screen.
+  const columns = list.columns.filter(({ wide }) => wide === undefined);
   const matching = all.filter((row) =>
-    list.columns.some((column) =>
+    columns.some((column) =>
       String(valueIn(column, row) ?? "")
         .toLowerCase()
         .includes(wanted),
