@@ -164,10 +164,10 @@ export function limitReached(
 }
 
 /**
- * A session gets no more AI credits, because of the fleet's cap or because of a lower one of its client.
+ * A session gets no more AI credits, because of the fleet's credit limit or because of a lower one of its client.
  *
  * @param used null if only the runtime knows it
- * @param max the fleet's cap; null if there is none
+ * @param max the fleet's credit limit; null if there is none
  */
 export function creditsUsedUp(
   sessionId: string,

@@ -73,7 +73,10 @@ export interface UserDescription {
   /** The sessions that the user owns or is a member of. */
   sessions: SessionView[];
   tokens: TokenView[];
-  /** The quota of the user's Copilot plan, as GitHub reports it. Null with a provider, without a running server, and if GitHub does not answer. */
+  /**
+   * The quota of the user's Copilot plan, as GitHub reports it. Null with a provider, without a running server, and if GitHub
+   * does not answer.
+   */
   quota: QuotaPart[] | null;
 }
 
@@ -155,11 +158,8 @@ export async function describeUser(context: DescribeContext, user: string): Prom
   const own = recorded.filter(({ server }) => server.user === user);
   if (placement === null && own.length + sessions.length + tokens.length === 0) return null;
   const servers = await Promise.all(own.map(async (found) => (await viewRecorded(context, found)).view));
-  const quota = await quotaOf(
-    context,
-    user,
-    (own.find(({ hostName }) => hostName === placement?.host) ?? own[0])?.hostName ?? placement?.host ?? null,
-  );
+  const placed = own.find(({ hostName }) => hostName === placement?.host) ?? own[0];
+  const quota = await quotaOf(context, user, placed?.hostName ?? placement?.host ?? null);
   return { kind: "user", user, placement, servers, sessions, tokens, quota };
 }
 

@@ -201,7 +201,6 @@ describe.each([
         ["session.options.update", { excludedTools: ["secret"] }],
         ["session.options.update", { sessionLimits: { maxAiCredits: 30 } }],
         ["session.options.update", { sessionLimits: null }],
-        ["session.ui.handlePendingSessionLimitsExhausted", { requestId: "r", response: { action: "unset" } }],
       ] as const) {
         denied(await ben.request(method, { sessionId: id, ...params }));
       }

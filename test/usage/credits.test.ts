@@ -64,7 +64,7 @@ describe("a session with session.maxCredits", () => {
     await at.fleet.sessions.leave(session);
   });
 
-  it("reports that the turn ended at the cap, between two requests to the model", async () => {
+  it("reports that the turn ended at the limit, between two requests to the model", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30, approve: "all" } });
     github.credits = 31;
@@ -76,7 +76,7 @@ describe("a session with session.maxCredits", () => {
     await at.fleet.sessions.leave(session);
   });
 
-  it("goes on when the cap is raised", async () => {
+  it("goes on when the limit is raised", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30 } });
     const id = await newSession(at);
@@ -88,22 +88,22 @@ describe("a session with session.maxCredits", () => {
   });
 });
 
-describe("at the front door, the cap of session.maxCredits", () => {
+describe("at the front door, the credit limit of session.maxCredits", () => {
   it("applies to each session, and a client can lower it and not raise it", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 50 } });
     const client = await at.client("ann");
-    const capOf = async (limits?: { maxAiCredits: number }) => {
+    const limitsOf = async (limits?: { maxAiCredits: number }) => {
       const session = await client.createSession({
         ...REJECT,
         ...(limits === undefined ? {} : { sessionLimits: limits }),
       });
-      return { session, cap: (await session.rpc.metadata.snapshot()).sessionLimits };
+      return { session, limits: (await session.rpc.metadata.snapshot()).sessionLimits };
     };
-    expect((await capOf()).cap).toEqual({ maxAiCredits: 50 });
-    expect((await capOf({ maxAiCredits: 80 })).cap).toEqual({ maxAiCredits: 50 });
-    const { session, cap } = await capOf({ maxAiCredits: 30 });
-    expect(cap).toEqual({ maxAiCredits: 30 });
+    expect((await limitsOf()).limits).toEqual({ maxAiCredits: 50 });
+    expect((await limitsOf({ maxAiCredits: 80 })).limits).toEqual({ maxAiCredits: 50 });
+    const { session, limits } = await limitsOf({ maxAiCredits: 30 });
+    expect(limits).toEqual({ maxAiCredits: 30 });
     const denied = /a session may use 50 AI credits \(session\.maxCredits\), and a client can only lower that/;
     for (const sessionLimits of [null, {}, { maxAiCredits: 51 }])
       await expect(session.rpc.options.update({ sessionLimits })).rejects.toThrow(denied);
@@ -142,7 +142,7 @@ describe("at the front door, a session with session.maxCredits", () => {
     await client.requestOk("session.create", { sessionId: "s" });
     for (const prompt of ["one", "two"]) await client.turn("s", prompt);
     const uncounted =
-      "a session may use 30 AI credits (session.maxCredits), and this would not count, or take off what has counted";
+      "a session may use 30 AI credits (session.maxCredits), and this method would make the count too low";
     for (const [method, params] of [
       ["session.history.truncate", { eventId: "e" }],
       ["session.history.rewind", { eventId: "e", mode: "conversation" }],
@@ -161,19 +161,23 @@ describe("at the front door, a session with session.maxCredits", () => {
     expect(github.asked).toHaveLength(2);
   });
 
-  it("gets the cap when a member opens it, keeps a lower one of its owner, and gets none from the member", async () => {
+  it("gets the credit limit when a member opens it, keeps a lower one of its owner, and gets none from the member", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { isolation: "shared", session: { maxCredits: 50 } });
     const config = { ...CONFIG, isolation: "shared" as const };
-    await using uncapped = await Fleet.open({ env: at.env, cwd: at.folder, config });
-    const made = await uncapped.sessions.create({ user: "ann", members: ["ben"] });
+    await using unlimited = await Fleet.open({ env: at.env, cwd: at.folder, config });
+    const made = await unlimited.sessions.create({ user: "ann", members: ["ben"] });
     const id = made.sessionId;
-    await uncapped.sessions.send(made, "one");
-    await uncapped.sessions.leave(made);
+    await unlimited.sessions.send(made, "one");
+    await unlimited.sessions.leave(made);
     const wishes = { ...REJECT, sessionLimits: { maxAiCredits: 40 } };
     const ben = await at.client("ben");
     const joined = await ben.resumeSession(id, wishes);
     expect((await joined.rpc.metadata.snapshot()).sessionLimits).toEqual({ maxAiCredits: 50 });
+    const raise = { requestId: "r", response: { action: "set" as const, maxAiCredits: 40 } };
+    await expect(joined.rpc.ui.handlePendingSessionLimitsExhausted(raise)).rejects.toThrow(
+      "only the owner of a session sets its limits",
+    );
     const ann = await at.client("ann");
     const owner = await ann.resumeSession(id, { ...REJECT, sessionLimits: { maxAiCredits: 30 } });
     const limits = async () => (await owner.rpc.metadata.snapshot()).sessionLimits;

@@ -26,11 +26,11 @@ const PAGE = 10_000;
 export async function eraseLeft({ sessions, stateRoot }: PurgeContext, left: readonly string[]): Promise<void> {
   const { store, events, config } = sessions.context;
   const pseudonyms = await Pseudonyms.open(stateRoot, store);
-  const [ofUser, ...ofIds] = left;
-  // The pseudonym of a pseudonym is the same, and the logs have pseudonyms, too.
-  const isIn = (names: readonly unknown[], name: string) =>
-    names.includes(pseudonyms.of(name)) && !names.includes(name);
-  const isLeft = (id: string) => isIn(ofIds, id);
+  const [ofUser, ...others] = left;
+  const ofIds = new Set(others);
+  // The logs have pseudonyms, too, and the pseudonym of a pseudonym is the same.
+  const isUser = (name: string) => name !== ofUser && pseudonyms.of(name) === ofUser;
+  const isLeft = (id: string) => !ofIds.has(id) && ofIds.has(pseudonyms.of(id));
   await audited(events, { type: "user.purged", user: ofUser ?? null, reason: "host-back" }, async () => {
     const { servers } = await store.registry.read();
     const ids = new Set<string>();
@@ -48,7 +48,7 @@ export async function eraseLeft({ sessions, stateRoot }: PurgeContext, left: rea
     if (orphans.length > 0) await killStrays(store, stateRoot, false);
     for (const id of orphans) await removeOrphan(store, stateRoot, id);
     const logged = await namesInLogs(stateRoot);
-    const [user] = [...logged.users].filter((name) => isIn([ofUser], name));
+    const user = [...logged.users].find(isUser);
     // A user who has begun again is named in the store, and has new lines in the logs.
     if (user === undefined || (await store.placements.read(user)) !== null) return;
     rmSync(chatHistoryPath(stateRoot, user), { force: true });

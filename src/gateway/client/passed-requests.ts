@@ -1,6 +1,6 @@
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
-import { creditCap } from "../../model/usage/credits.js";
+import { creditLimit } from "../../model/usage/credits.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { toolSandboxOf } from "../../sandbox/tool-sandbox.js";
 import { recordFor } from "../../sessions/find.js";
@@ -49,13 +49,14 @@ export class PassedRequests {
     }
     checkToolSandbox(method, params, toolSandboxOf(config, link.server));
     checkCredits(method, params, config);
-    if (asksModel(method) && creditCap(config) !== null) {
-      await assertMoreCredits(config, link, record);
-      await this.#assertAllowedNow(handling, method, record); // again, because the server's answer may have taken long
-    }
     checkReach(request, handling, reachOf(link, config));
     checkTools(this.#state, request, record);
     checkAnswer(this.#state, link, request, record);
+    if (asksModel(method) && creditLimit(config) !== null) {
+      await assertMoreCredits(config, link, record);
+      // Check again, because the server's answer may have taken long.
+      await this.#assertAllowedNow(handling, method, record);
+    }
     const allowed = handling.permits === true ? permitted(this.#state, link, request, record) : params;
     // Only the client that provided the tool may approve it. Give this client the reply for an answer that comes too
     // late.

@@ -1,4 +1,4 @@
-import { type CappedConfig, creditCap, isWithin } from "../../model/usage/credits.js";
+import { type CreditConfig, creditLimit, isWithin } from "../../model/usage/credits.js";
 import type { Params } from "../wire/client-message.js";
 import { methodDenied } from "../wire/refusals.js";
 
@@ -11,8 +11,8 @@ const ASKING = new Set(
 );
 
 /**
- * Methods that ask the model in requests that the runtime does not add to the credits of the session, or that take off what the
- * session has used, with the part of the history in which it was used (1.0.85).
+ * Methods whose requests to the model the runtime does not add to the credits of the session, and methods that shorten the
+ * history, after which it forgets the credits of the removed turns (1.0.85).
  */
 const UNCOUNTED = new Set(
   `session.ui.ephemeralQuery session.history.summarizeForHandoff session.history.truncate session.history.rewind
@@ -25,21 +25,31 @@ export function asksModel(method: string): boolean {
 }
 
 /**
- * Refuses a request that would remove the cap on a session's AI credits, raise it above that of the fleet, or get round it. A
- * client raises it with an option, or with the answer to the runtime's question what to do at the cap.
+ * Refuses a request that would remove the credit limit of a session, raise it above that of the fleet, or get round it. A client
+ * raises it with an option, or with the answer to the runtime's question what to do at the limit.
  */
-export function checkCredits(method: string, asked: Params, config: CappedConfig): void {
-  const cap = creditCap(config);
-  if (cap === null) return;
-  const allowed = `a session may use ${cap} AI credits (session.maxCredits)`;
-  if (UNCOUNTED.has(method))
-    throw methodDenied(method, `${allowed}, and this would not count, or take off what has counted`);
-  if (!keeps(method, asked, cap)) throw methodDenied(method, `${allowed}, and a client can only lower that`);
+export function checkCredits(method: string, asked: Params, config: CreditConfig): void {
+  const most = creditLimit(config);
+  if (most === null) return;
+  const allowed = `a session may use ${most} AI credits (session.maxCredits)`;
+  if (UNCOUNTED.has(method)) throw methodDenied(method, `${allowed}, and this method would make the count too low`);
+  if (!keeps(method, asked, most)) throw methodDenied(method, `${allowed}, and a client can only lower that`);
 }
 
-function keeps(method: string, { sessionLimits, response }: Params, cap: number): boolean {
-  if (method !== "session.ui.handlePendingSessionLimitsExhausted")
-    return sessionLimits === undefined || isWithin(sessionLimits, cap);
-  const { action } = (response ?? {}) as { action?: unknown };
-  return action === "cancel" || (action === "set" && isWithin(response, cap));
+function keeps(method: string, params: Params, most: number): boolean {
+  const { sessionLimits, response } = params;
+  if (method !== LIMIT_ANSWER) return sessionLimits === undefined || isWithin(sessionLimits, most);
+  return !changesLimit(method, params) || (actionIn(params) === "set" && isWithin(response, most));
+}
+
+/** The answer to the runtime's question what to do when a session has used up its AI credits. */
+const LIMIT_ANSWER = "session.ui.handlePendingSessionLimitsExhausted";
+
+/** Whether a request answers that question with another limit. */
+export function changesLimit(method: string, params: Params): boolean {
+  return method === LIMIT_ANSWER && actionIn(params) !== "cancel";
+}
+
+function actionIn({ response }: Params): unknown {
+  return (response as { action?: unknown } | null | undefined)?.action;
 }

@@ -1,6 +1,7 @@
 import { BUILTIN_TOOLS } from "../../config/values/tool-names.js";
 import type { Params } from "../wire/client-message.js";
 import { methodDenied } from "../wire/refusals.js";
+import { changesLimit } from "./credits.js";
 
 /*
  * A member must neither set the instructions of the owner's session nor replace its tools, because the instructions and
@@ -15,8 +16,7 @@ const OWNERS_METHODS = new Set(["session.agent.setPrompt", "session.agent.select
 /** Refuses a member's request that only the owner may make. */
 export function checkMember(method: string, params: Params): void {
   if (OWNERS_METHODS.has(method)) throw methodDenied(method, "only the owner of a session instructs its agents");
-  if (method === "session.ui.handlePendingSessionLimitsExhausted" && !isCancel(params))
-    throw methodDenied(method, "only the owner of a session sets its limits");
+  if (changesLimit(method, params)) throw methodDenied(method, "only the owner of a session sets its limits");
   if (method !== "session.resume" && method !== "session.tools.set") return;
   const setting = OWNERS_SETTINGS.find((name) => {
     const value = params[name];
@@ -30,10 +30,6 @@ export function checkMember(method: string, params: Params): void {
     if (overridesBuiltInTool !== true && !BUILTIN_TOOLS.has(String(name))) continue;
     throw methodDenied(method, `the tool ${JSON.stringify(name)} would take the place of a built-in one`);
   }
-}
-
-function isCancel({ response }: Params): boolean {
-  return (response as { action?: unknown } | null | undefined)?.action === "cancel";
 }
 
 export function toolsIn({ tools }: Params): { name?: unknown; overridesBuiltInTool?: unknown }[] {

@@ -1,5 +1,5 @@
 import type { SessionRecord } from "../../model/session.js";
-import { keepCapped } from "../../model/usage/credits.js";
+import { keepLimited } from "../../model/usage/credits.js";
 import { toolSandboxOf } from "../../sandbox/tool-sandbox.js";
 import type { Loading, Transport } from "../../sessions/use/load.js";
 import { reachOf } from "../policy/reach.js";
@@ -28,6 +28,7 @@ export function ownGitHubToken({ door, user, identity }: ClientState, { owner }:
   return owner !== user || door.config.provider !== null ? null : door.signOn.gitHubTokenOf(identity);
 }
 
+/** The requests of {@link keepLimited}, over a connection of the front door. */
 function limitsRpc(upstream: ServerLink["upstream"], sessionId: string, signal: AbortSignal) {
   const ask = async (method: string, params: object = {}) =>
     await upstream.request(method, { ...params, sessionId }, undefined, signal);
@@ -55,21 +56,14 @@ export function upstreamTransport(
     // A user who signed on with a GitHub token uses GitHub's models with that token. A member uses the owner's access.
     const own = ownGitHubToken(state, record);
     const credentials = own === null ? access : { ...access, gitHubToken: own };
-    const surroundings = {
-      ...reachOf(link, door.config),
-      member,
-      isolation,
-      home,
-      toolSandbox,
-      ...credentials,
-    };
+    const surroundings = { ...reachOf(link, door.config), member, isolation, home, toolSandbox, ...credentials };
     const params = protocol.sessionParams(method, asked, record, surroundings);
     const sessionId = record.id;
     try {
       await upstream.request(method, params, (result) => onResult(result, link), signal);
       if (isolation === "shared")
         await upstream.request("session.options.update", { ...protocol.apartOptions, sessionId }, undefined, signal);
-      if (member) await keepCapped(door.config, limitsRpc(upstream, sessionId, signal));
+      if (member) await keepLimited(door.config, limitsRpc(upstream, sessionId, signal));
     } catch (error) {
       // The server may still open the session although nobody waits for it. So leave the session, without waiting for
       // the answer.

@@ -1,7 +1,7 @@
 import { isFleetError } from "../../errors.js";
 import { sessionMoved } from "../../hosts/problems.js";
 import type { SessionRecord } from "../../model/session.js";
-import { assertCredits, type CappedConfig } from "../../model/usage/credits.js";
+import { assertCredits, type CreditConfig } from "../../model/usage/credits.js";
 import { isRunning } from "../../pool/server.js";
 import { isInTurn } from "../../runtime/client/activity.js";
 import { deadline, pause } from "../../runtime/clock.js";
@@ -96,29 +96,29 @@ export async function prepare(state: ClientState, turn: Turn, link: ServerLink):
   await directory.assertStorage();
 }
 
-/** Refuses if the session has used up its AI credits. @throws FleetError `FLEET_LIMIT_REACHED` */
-export async function assertMoreCredits(config: CappedConfig, link: ServerLink, { id }: SessionRecord): Promise<void> {
-  const { upstream } = link;
-  await assertCredits(config, id, async () => {
-    return await upstream.ask("session.usage.getMetrics", { sessionId: id }).catch((error: unknown) => {
-      // The prompt gets the same answer, and is then repeated.
+/**
+ * Refuses if the session has used up its AI credits. If the server does not have the session in memory, does nothing, because
+ * the client's request gets the same answer and is then repeated.
+ *
+ * @throws FleetError `FLEET_LIMIT_REACHED`
+ */
+export async function assertMoreCredits(
+  config: CreditConfig,
+  { upstream }: ServerLink,
+  { id: sessionId }: SessionRecord,
+): Promise<void> {
+  const metrics = async () =>
+    await upstream.ask("session.usage.getMetrics", { sessionId }).catch((error: unknown) => {
       if (!isUnloaded(error) && !upstream.closed) throw error;
     });
-  });
+  await assertCredits(config, sessionId, metrics);
 }
 
 /**
- * Asks a server about a session. Resolves with undefined if the server does not have the session in memory, because the prompt
- * gets the same answer and is then repeated.
+ * Gives the server what the model needs for a turn, unless the client brought credentials of its own. If the server does not
+ * have the session in memory, does nothing, because the prompt gets the same answer and is then repeated.
  */
-async function askLoaded({ upstream }: ServerLink, method: string, params: object): Promise<unknown> {
-  return await upstream.ask(method, params).catch((error: unknown) => {
-    if (!(error instanceof RpcError) && !upstream.closed) throw error;
-  });
-}
-
-/** Gives the server what the model needs for a turn, unless the client brought credentials of its own. */
-async function provideModel(state: ClientState, { use, record }: Turn, link: ServerLink) {
+async function provideModel(state: ClientState, { use, record }: Turn, { upstream }: ServerLink) {
   const { attachments, door, gone } = state;
   const sessionId = record.id;
   const { context } = door.sessions;
@@ -126,7 +126,10 @@ async function provideModel(state: ClientState, { use, record }: Turn, link: Ser
   const own = ownGitHubToken(state, record);
   const { provider, gitHubToken } =
     own === null ? await missingAccess(context, use, gone) : { provider: null, gitHubToken: own };
-  const ask = async (method: string, params: object) => await askLoaded(link, method, { sessionId, ...params });
+  const ask = async (method: string, params: object) =>
+    await upstream.ask(method, { sessionId, ...params }).catch((error: unknown) => {
+      if (!(error instanceof RpcError) && !upstream.closed) throw error;
+    });
   if (provider !== null) await ask("session.options.update", { provider });
   if (gitHubToken !== null)
     assertAccepted(context, use, await ask("session.gitHubAuth.setCredentials", credentialsOf(context, gitHubToken)));

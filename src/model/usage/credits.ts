@@ -18,44 +18,45 @@ interface LimitsRpc {
   options: { update: (params: { sessionLimits: SessionLimits }) => Promise<unknown> };
 }
 
-export interface CappedConfig {
+export interface CreditConfig {
   provider: object | null;
   session: { maxCredits: number | null };
 }
 
-/** The cap on the AI credits of each session. Null without a cap, and with a provider, which counts no credits. */
-export function creditCap({ provider, session: { maxCredits } }: CappedConfig): number | null {
+/** How many AI credits each session may use. Null without a limit, and with a provider, which counts no credits. */
+export function creditLimit({ provider, session: { maxCredits } }: CreditConfig): number | null {
   return provider === null ? maxCredits : null;
 }
 
 /**
- * The limits with which a session is opened, in the form of the runtime: the lower of the fleet's cap and what the owner asks for.
- * The runtime forgets them when it unloads the session, so each opening by its owner sets them again.
+ * The limits with which a session is opened, in the form of the runtime: the lower of the fleet's credit limit and what the owner
+ * asks for.
+ The runtime forgets them when it unloads the session, so each opening by its owner sets them again.
  *
- * @param member whether another user opens the session, whose wish does not count. See {@link keepCapped}.
+ * @param member whether another user opens the session, whose wish does not count. See {@link keepLimited}.
  */
 export function sessionLimitsOf(
-  config: CappedConfig,
+  config: CreditConfig,
   asked: unknown,
   member: boolean,
 ): { sessionLimits?: SessionLimits } {
   if (member) return {};
-  const cap = creditCap(config);
-  if (cap === null) return asked === undefined ? {} : { sessionLimits: asked as SessionLimits };
-  return { sessionLimits: isWithin(asked, cap) ? asked : { maxAiCredits: cap } };
+  const most = creditLimit(config);
+  if (most === null) return asked === undefined ? {} : { sessionLimits: asked as SessionLimits };
+  return { sessionLimits: isWithin(asked, most) ? asked : { maxAiCredits: most } };
 }
 
 /**
- * Gives a session that a member has opened the fleet's cap, unless its owner's lower one is in force.
+ * Gives a session that a member has opened the fleet's credit limit, unless its owner's lower one is in force.
  *
  * @param rpc the requests about the session, in the form of the SDK
  */
-export async function keepCapped(config: CappedConfig, rpc: LimitsRpc): Promise<void> {
-  const cap = creditCap(config);
-  if (cap === null) return;
+export async function keepLimited(config: CreditConfig, rpc: LimitsRpc): Promise<void> {
+  const most = creditLimit(config);
+  if (most === null) return;
   const { sessionLimits } = await rpc.metadata.snapshot();
-  if (isWithin(sessionLimits, cap)) return;
-  await rpc.options.update({ sessionLimits: { maxAiCredits: cap } }).catch((error: unknown) => {
+  if (isWithin(sessionLimits, most)) return;
+  await rpc.options.update({ sessionLimits: { maxAiCredits: most } }).catch((error: unknown) => {
     // The session has used up more. It gets no prompt then: see `assertCredits`.
     if (creditsInRefusal(error) === null) throw error;
   });
@@ -67,25 +68,25 @@ export function creditsInRefusal(error: unknown): number | null {
   return used === undefined ? null : Number(used);
 }
 
-/** Whether these limits of a session are at most the cap. Absent ones are not. */
-export function isWithin(limits: unknown, cap: number): limits is { maxAiCredits: number } {
+/** Whether these limits of a session are at most so many credits. Absent ones are not. */
+export function isWithin(limits: unknown, most: number): limits is { maxAiCredits: number } {
   const max = (limits as { maxAiCredits?: unknown } | null | undefined)?.maxAiCredits;
-  return typeof max === "number" && max <= cap;
+  return typeof max === "number" && max <= most;
 }
 
 /**
  * Refuses if a session has used up its AI credits. The runtime would begin the turn, and end it without an answer. It
  * reports the reason only in the first such turn (measured with 1.0.85).
  *
- * @param metrics asks the server for `session.usage.getMetrics`. Called only if there is a cap.
+ * @param metrics asks the server for `session.usage.getMetrics`. Called only if there is a credit limit.
  * @throws FleetError `FLEET_LIMIT_REACHED`
  */
 export async function assertCredits(
-  config: CappedConfig,
+  config: CreditConfig,
   sessionId: string,
   metrics: () => Promise<unknown>,
 ): Promise<void> {
-  const max = creditCap(config);
+  const max = creditLimit(config);
   if (max === null) return;
   const { totalNanoAiu } = ((await metrics()) ?? {}) as { totalNanoAiu?: unknown };
   const used = creditsIn(totalNanoAiu) ?? 0;

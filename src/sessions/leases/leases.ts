@@ -89,7 +89,7 @@ export class Leases {
       for (let attempt = 0; ; attempt++) {
         const asked = this.#clock.now();
         const answer = await this.#store.leases.acquire(request);
-        // A lease that was taken over is lost for its holder, so this cannot be given up any more.
+        // After a takeover, the former holder has lost the lease, so do not give it up.
         if (steal === undefined || !answer.granted) signal?.throwIfAborted();
         if (answer.granted) {
           if (attempt > 0) await options.mayUse?.();

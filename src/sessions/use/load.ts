@@ -1,16 +1,19 @@
 import type { CopilotSession, ProviderConfig, SessionConfig } from "@github/copilot-sdk";
 import { creditsUsedUp } from "../../config/limits.js";
 import type { Config } from "../../config/schema.js";
+import { FleetError } from "../../errors.js";
 import { sessionMoved } from "../../hosts/problems.js";
 import type { Isolation, ServerRecord } from "../../model/server.js";
 import { type SessionRecord, toolsOf } from "../../model/session.js";
-import { creditsInRefusal, keepCapped, sessionLimitsOf } from "../../model/usage/credits.js";
+import { creditsInRefusal, keepLimited, sessionLimitsOf } from "../../model/usage/credits.js";
 import { tokenSourceFromConfig } from "../../models/github-token.js";
 import type { ModelUse } from "../../models/provider.js";
+import type { ConnectedClient } from "../../runtime/client/connect.js";
+import { abortable, isTimeout } from "../../runtime/clock.js";
 import { isLoadedBy, readSessionFolder } from "../../runtime/history/session-state.js";
 import type { SessionsContext } from "../context.js";
 import { noteOpened } from "../memory/eviction.js";
-import { modelUnconfigured, sessionLost } from "../problems.js";
+import { explained, modelUnconfigured, sessionLost } from "../problems.js";
 import type { Asker } from "../requests/asker.js";
 import { permissions } from "./open-session.js";
 import { sessionToken, tokenRefused } from "./session-token.js";
@@ -114,12 +117,36 @@ export async function withSettings(
   member: boolean,
 ): Promise<CopilotSession> {
   const session = await opening;
-  if (member) await keepCapped(config, session.rpc);
+  if (member) await keepLimited(config, session.rpc);
   if (config.sandbox.tools === "none") return session;
   const { toolSandboxOf } = await import("../../sandbox/tool-sandbox.js");
   const sandboxConfig = toolSandboxOf(config, server);
   if (sandboxConfig !== null) await session.rpc.options.update({ sandboxConfig });
   return session;
+}
+
+/**
+ * Waits for the server's answer to a request of the SDK. Only `signal` limits this wait.
+ *
+ * @throws FleetError `FLEET_SERVER_LOST` when the server ends first, `FLEET_SERVER_UNREACHABLE` when the deadline passes;
+ * the errors of {@link explained}; the signal's own reason when the caller gives up.
+ */
+export async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signal: AbortSignal): Promise<T> {
+  const lost = closed.then((): never => {
+    throw new FleetError("FLEET_SERVER_LOST", "The server ended before it answered.", {
+      suggestions: ["Run the command again. It restarts the server."],
+    });
+  });
+  try {
+    return await abortable(Promise.race([request, lost]), signal);
+  } catch (cause) {
+    if (!signal.aborted || cause !== signal.reason) return explained(cause);
+    if (!isTimeout(cause)) throw cause;
+    throw new FleetError("FLEET_SERVER_UNREACHABLE", "The server did not answer in time.", {
+      cause,
+      suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
+    });
+  }
 }
 
 /** Whether the runtime refused a request because it does not have the session in memory, or does not find the session. */

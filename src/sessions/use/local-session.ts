@@ -1,12 +1,12 @@
 import type { SessionEvent } from "@github/copilot-sdk";
-import { FleetError, isFleetError, quote } from "../../errors.js";
+import { isFleetError, quote } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { assertCredits } from "../../model/usage/credits.js";
 import { hasEnded } from "../../pool/server.js";
 import type { ConnectedClient } from "../../runtime/client/connect.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
-import { abortable, deadline, either, isTimeout } from "../../runtime/clock.js";
+import { deadline, either } from "../../runtime/clock.js";
 import { promptsSince } from "../../runtime/history/session-events.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { recordFor } from "../find.js";
@@ -16,6 +16,7 @@ import type { Asker, AskerOptions } from "../requests/asker.js";
 import type { Sessions } from "../sessions.js";
 import type { SessionView } from "../view.js";
 import {
+  answer,
   isUnloaded,
   type Loading,
   missingAccess,
@@ -123,9 +124,10 @@ export class LocalSession extends OpenSession<LocalAttached> {
       const { connection, server } = this.attached;
       bytesBefore = historyBytes(server.home, id);
       await this.#transport.provide(use, this.attached, stop.signal);
-      using limit = deadline(options.timeoutMs, stop.signal);
-      const metrics = async () => await answer(this.session.rpc.usage.getMetrics(), connection, limit.signal);
-      await assertCredits(this.context.config, id, metrics);
+      await assertCredits(this.context.config, id, async () => {
+        using limit = deadline(options.timeoutMs, stop.signal);
+        return await answer(this.session.rpc.usage.getMetrics(), connection, limit.signal);
+      });
       await lease?.check();
       using watch = connection.watchPrompt(id);
       this.#transport.isInTurn = true;
@@ -272,29 +274,5 @@ class SdkTransport implements Transport<LocalAttached> {
       assertAccepted(context, use, await answer(given, connection, signal));
     }
     use.model.given();
-  }
-}
-
-/**
- * Waits for the server's answer to a request of the SDK. Only `signal` limits this wait.
- *
- * @throws FleetError `FLEET_SERVER_LOST` when the server ends first, `FLEET_SERVER_UNREACHABLE` when the deadline passes;
- * the errors of {@link explained}; the signal's own reason when the caller gives up.
- */
-async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signal: AbortSignal): Promise<T> {
-  const lost = closed.then((): never => {
-    throw new FleetError("FLEET_SERVER_LOST", "The server ended before it answered.", {
-      suggestions: ["Run the command again. It restarts the server."],
-    });
-  });
-  try {
-    return await abortable(Promise.race([request, lost]), signal);
-  } catch (cause) {
-    if (!signal.aborted || cause !== signal.reason) return explained(cause);
-    if (!isTimeout(cause)) throw cause;
-    throw new FleetError("FLEET_SERVER_UNREACHABLE", "The server did not answer in time.", {
-      cause,
-      suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
-    });
   }
 }

@@ -10,7 +10,7 @@ import type { Config } from "../../config/schema.js";
 import { isFleetError } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { SessionRecord, SessionUser } from "../../model/session.js";
-import { creditCap, saysCut } from "../../model/usage/credits.js";
+import { creditLimit, saysCut } from "../../model/usage/credits.js";
 import { runTurn, type TurnOptions, type TurnReply } from "../../runtime/client/turn.js";
 import { abortable, deadline, pause } from "../../runtime/clock.js";
 import type { RecordedPrompt } from "../../runtime/history/session-events.js";
@@ -102,7 +102,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
       isCut ||= saysCut(event);
       options.onEvent?.(event);
     };
-    const max = creditCap(this.context.config);
+    const max = creditLimit(this.context.config);
     const cut = (cause?: unknown) => creditsUsedUp(this.record.id, { used: null, max, cause });
     const reply = await runTurn(this.session, closed, prompt, { ...options, onEvent }).catch((error: unknown) => {
       throw isCut && isFleetError(error, "FLEET_TURN_FAILED") ? cut(error) : error;

@@ -38,8 +38,8 @@ export interface UsageStore {
   tokensSince(user: string, from: number): Promise<number>;
 
   /**
-   * Replaces the names of a user and of the user's sessions. If this is interrupted, the same call finishes it. In a fleet of several hosts, call
-   * it on each host.
+   * Replaces the names of a user and of the user's sessions. If this is interrupted, the same call finishes it. In a fleet of
+   * several hosts, call it on each host.
    */
   rename(names: Renaming): Promise<void>;
 
