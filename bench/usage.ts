@@ -57,7 +57,7 @@ async function measureReport(url: string, state: NodeJS.ProcessEnv): Promise<voi
     });
     return performance.now() - begun;
   };
-  console.log(`first usage, which adds up the segments of the file store: ${ask("user").toFixed(0)} ms`);
+  console.log(`first usage, which adds up lines: ${ask("user").toFixed(0)} ms`);
   for (const by of USAGE_BY) {
     const ms = median(Array.from({ length: 7 }, () => ask(by)));
     claim(`usage --since 24h --by ${by} with ${LINES} lines, ${store.kind}, in ${LIMIT_MS} ms`, ms / LIMIT_MS, 1);

@@ -147,11 +147,21 @@ export class UsageParts {
   readonly #places = new Map<string, number>();
   readonly #parts: Pick<UsagePart, "key" | "user" | "model">[] = [];
   readonly #user: string | undefined;
+  readonly #byCells = new Map<readonly string[], Map<string, (number | null | undefined)[]>>();
   /** The counts of each part, in the order of {@link USAGE_COUNTS}. Objects would take most of the time of a large sum. */
   readonly counts: number[] = [];
 
   constructor(user?: string) {
     this.#user = user;
+  }
+
+  /** The known places of cells on a day. Sums that share cells share them, and add those that they find. */
+  placesOf(cells: readonly string[], day: string): (number | null | undefined)[] {
+    const byDay = this.#byCells.get(cells) ?? new Map<string, (number | null | undefined)[]>();
+    this.#byCells.set(cells, byDay);
+    const places = byDay.get(day) ?? new Array<number | null | undefined>(cells.length);
+    byDay.set(day, places);
+    return places;
   }
 
   /** Where the counts of a part begin. Null if its user is not wanted. */

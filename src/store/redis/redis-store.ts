@@ -15,7 +15,7 @@ import { PlacementDocuments } from "./records/placements.js";
 import { RegistryDocument } from "./records/registry.js";
 import { SessionDocuments } from "./records/sessions.js";
 import { TokenDocuments } from "./records/tokens.js";
-import { UsageSums } from "./records/usage.js";
+import { UsageSums } from "./records/usage/usage.js";
 import { WriterLock } from "./records/writer-lock.js";
 import { TELL_TIME } from "./scripts/scripts.js";
 import { Signatures } from "./signatures/signatures.js";

@@ -4,18 +4,21 @@ import { promisify } from "node:util";
 import { closeQuietly, scratchName, writeNewFile } from "../file/commit/durable.js";
 import type { SegmentFile } from "./segment-file.js";
 import type { Segments } from "./segments.js";
-import { ROW, Sums, SumsBuilder, type SumsTables } from "./sums.js";
+import { CellTable, ROW, Sums, SumsBuilder, type SumsTables } from "./sums.js";
 
 /** So many bytes of lines may be newer than the sums of the newest segment. Reading them takes some milliseconds. */
 const LAG_BYTES = 1024 * 1024;
 /** The first line of a file of sums is shorter than this, in bytes. */
 const HEAD_BYTES = 256;
+/** Sums of an earlier version have another one, and are made again. */
+const FORMAT = 2;
 const NUMBER_BYTES = Float64Array.BYTES_PER_ELEMENT;
 
 const syncToDisk = promisify(fsync);
 
 /** The first line of a file of sums. The tables follow as JSON, and the rows as numbers of 8 bytes in the order of this machine. */
 interface Head {
+  format: typeof FORMAT;
   /** The {@link SegmentFile.id} of the segment that was added up, and how far. */
   id: string;
   bytes: number;
@@ -58,7 +61,7 @@ export class SumsFiles {
       const rows = tables + head.tables;
       const { cells, buckets } = JSON.parse(file.toString("utf8", tables, rows)) as SumsTables;
       const numbers = new Float64Array(file.buffer, file.byteOffset + rows, (file.length - rows) / NUMBER_BYTES);
-      return numbers.length === head.rows * ROW ? new Sums({ bytes: head.bytes, cells, buckets, rows: numbers }) : null;
+      return numbers.length === head.rows * ROW ? new Sums({ end: head.bytes, cells, buckets, rows: numbers }) : null;
     } catch {
       return null;
     }
@@ -80,19 +83,27 @@ export class SumsFiles {
 
   async #extend(number: number, segment: SegmentFile): Promise<void> {
     const before = this.read(number, segment);
-    const builder = new SumsBuilder(before);
-    for (const piece of segment.pieces(before?.bytes)) {
+    const builder = new SumsBuilder(before, new CellTable(before?.cells ?? []));
+    for (const piece of segment.pieces(before?.end)) {
       builder.add(piece);
       // Many lines take seconds, in which this process must be able to do other work.
       await new Promise(setImmediate);
     }
     const sums = builder.build();
-    if (sums.bytes === before?.bytes || this.#isReplaced(number, segment.ino)) return;
+    if (sums.end === before?.end || this.#isReplaced(number, segment.ino)) return;
     // After a power failure, the sums must not have lines that the segment lacks.
     await syncToDisk(segment.fd);
     const tables = Buffer.from(JSON.stringify({ cells: sums.cells, buckets: sums.buckets } satisfies SumsTables));
-    const { bytes, first, last } = sums;
-    const head: Head = { id: segment.id, bytes, first, last, tables: tables.length, rows: sums.rows.length / ROW };
+    const { end, first, last } = sums;
+    const head: Head = {
+      format: FORMAT,
+      id: segment.id,
+      bytes: end,
+      first,
+      last,
+      tables: tables.length,
+      rows: sums.rows.length / ROW,
+    };
     const temp = join(this.#segments.folder, scratchName("tmp"));
     closeQuietly(await writeNewFile(temp, Buffer.concat([headLine(head), tables, Buffer.from(sums.rows.buffer)])));
     renameSync(temp, this.#segments.sumsPathOf(number));
@@ -129,5 +140,5 @@ function headLine(head: Head): Buffer {
 /** @returns null if the file does not belong to the segment. @throws if it is damaged */
 function headIn(file: Buffer, segment: SegmentFile): Head | null {
   const head = JSON.parse(file.toString("utf8", 0, file.indexOf(0x0a))) as Head;
-  return head.id === segment.id && head.bytes <= segment.size ? head : null;
+  return head.format === FORMAT && head.id === segment.id && head.bytes <= segment.size ? head : null;
 }

@@ -11,38 +11,41 @@ import {
 } from "../../model/usage/usage.js";
 import type { Piece } from "./segment-file.js";
 
-/** Lines are added up by these times, in milliseconds. */
+/** Lines are added up by these times, in milliseconds, if nobody wants others. */
 const BUCKET_MS = 10 * 60_000;
 
-type Cell = [user: string, sessionId: string, model: string | null, tokenId: string | null];
+export type Cell = [user: string, sessionId: string, model: string | null, tokenId: string | null];
 
-/** A time whose lines are added up. */
+/** A time whose lines are added up. It is within one day (UTC). */
 export interface Bucket {
+  /** Since the epoch. */
   number: number;
   /** The times of the first and of the last line, in milliseconds since the epoch. */
   first: number;
   last: number;
-  /** The parts of the segment that contain all of its lines. */
+  /** The parts of the segment or the list that contain all of its lines. */
   ranges: [from: number, to: number][];
 }
 
 export interface SumsTables {
-  cells: Cell[];
+  /** Each {@link Cell} as JSON. */
+  cells: string[];
   buckets: Bucket[];
 }
 
 /** The length of a row: the index of the bucket, the index of the cell, and the counts. A count that nobody reported is NaN. */
 export const ROW = 2 + USAGE_COUNTS.length;
 
-/** The sums of the first `bytes` bytes of a segment. Several rows may have the same bucket and the same cell. */
+/** The sums of the beginning of a segment or a list. Several rows may have the same bucket and the same cell. */
 export class Sums implements SumsTables {
-  readonly bytes: number;
-  readonly cells: Cell[];
+  /** How far the segment (in bytes) or the list (in lines) is added up. */
+  readonly end: number;
+  readonly cells: string[];
   readonly buckets: Bucket[];
   readonly rows: Float64Array;
 
-  constructor({ bytes, cells, buckets, rows }: SumsTables & { bytes: number; rows: Float64Array }) {
-    this.bytes = bytes;
+  constructor({ end, cells, buckets, rows }: SumsTables & { end: number; rows: Float64Array }) {
+    this.end = end;
     this.cells = cells;
     this.buckets = buckets;
     this.rows = rows;
@@ -56,48 +59,47 @@ export class Sums implements SumsTables {
     return this.buckets.length === 0 ? null : Math.max(...this.buckets.map(({ last }) => last));
   }
 
-  /**
-   * Adds the buckets of which the query wants all lines.
-   *
-   * @returns the buckets of which it wants only a part
-   */
-  addTo(parts: UsageParts, { by, from, to }: UsageQuery): Bucket[] {
-    const isWhole = this.buckets.map(({ first, last }) => first >= from && last < to);
-    const days = this.buckets.map(({ number }) => (by === "day" ? dayOf(number * BUCKET_MS) : ""));
-    const places = new Map(days.map((day) => [day, new Array<number | null | undefined>(this.cells.length)]));
-    const placesOf = days.map((day, bucket) => (isWhole[bucket] === true ? places.get(day) : undefined));
+  /** The buckets of which the query wants only a part of the lines. */
+  partly(query: UsageQuery): Bucket[] {
+    const { from, to } = query;
+    return this.buckets.filter((bucket) => bucket.last >= from && bucket.first < to && !isWhole(bucket, query));
+  }
+
+  /** Adds the buckets of which the query wants all lines. */
+  addTo(parts: UsageParts, query: UsageQuery): void {
+    const days = this.buckets.map(({ first }) => (query.by === "day" ? dayOf(first) : ""));
+    const placesOf = this.buckets.map((bucket, index) =>
+      isWhole(bucket, query) ? parts.placesOf(this.cells, days[index] ?? "") : undefined,
+    );
     const { counts } = parts;
     for (let at = 0; at < this.rows.length; at += ROW) {
-      const bucket = this.#at(at);
+      const [bucket, cell] = [this.#at(at), this.#at(at + 1)];
       const known = placesOf[bucket];
       if (known === undefined) continue;
-      const cell = this.#at(at + 1);
       let place = known[cell];
       if (place === undefined) {
-        place = this.#placeIn(parts, cell, { by, day: days[bucket] ?? "" });
+        place = this.#placeIn(parts, cell, { by: query.by, day: days[bucket] ?? "" });
         known[cell] = place;
       }
       if (place === null) continue;
       for (let index = 0; index < USAGE_COUNTS.length; index++)
         counts[place + index] = plus(counts[place + index], this.#at(at + 2 + index));
     }
-    return this.buckets.filter(({ first, last }, index) => isWhole[index] !== true && last >= from && first < to);
   }
 
   #placeIn(parts: UsageParts, index: number, { by, day }: { by: UsageBy; day: string }): number | null {
-    const cell = this.cells[index];
-    if (cell === undefined) return null;
-    const [user, sessionId, model, tokenId] = cell;
+    const [user, sessionId, model, tokenId] = JSON.parse(this.cells[index] ?? "") as Cell;
     return parts.placeOf(keyOf({ user, sessionId, model, tokenId, at: day }, by), user, model);
   }
 
   /** The input and output tokens of users, by day. */
   *tokens(): Generator<{ user: string; day: string; tokens: number }> {
-    const days = this.buckets.map(({ number }) => dayOf(number * BUCKET_MS));
+    const days = this.buckets.map(({ first }) => dayOf(first));
+    const users = this.cells.map((cell) => (JSON.parse(cell) as Cell)[0]);
     const input = 2 + USAGE_COUNTS.indexOf("inputTokens");
     const output = 2 + USAGE_COUNTS.indexOf("outputTokens");
     for (let at = 0; at < this.rows.length; at += ROW) {
-      const user = this.cells[this.#at(at + 1)]?.[0];
+      const user = users[this.#at(at + 1)];
       const day = days[this.#at(at)];
       const tokens = plus(this.#at(at + input), this.#at(at + output));
       if (user !== undefined && day !== undefined && tokens > 0) yield { user, day, tokens };
@@ -109,24 +111,54 @@ export class Sums implements SumsTables {
   }
 }
 
+/** The cells of sums, each of which has a number. Several sums may share them. */
+export class CellTable {
+  readonly cells: string[];
+  readonly #index = new Map<string, number>();
+
+  /** @param cells gets the new ones, too */
+  constructor(cells: string[]) {
+    this.cells = cells;
+    for (const [index, cell] of cells.entries()) this.#index.set(cell, index);
+  }
+
+  numberOf({ user, sessionId, model, tokenId }: LedgerLine): number {
+    const cell = JSON.stringify([user, sessionId, model, tokenId] satisfies Cell);
+    let number = this.#index.get(cell);
+    if (number === undefined) {
+      number = this.cells.push(cell) - 1;
+      this.#index.set(cell, number);
+    }
+    return number;
+  }
+}
+
 /** Adds lines to the sums of the lines before them. */
 export class SumsBuilder {
   readonly #before: Float64Array;
-  readonly #cells: Cell[];
-  readonly #cellIndex = new Map<string, number>();
+  readonly #table: CellTable;
   readonly #buckets: Bucket[];
   readonly #bucketIndex = new Map<number, number>();
   readonly #rowIndex = new Map<number, number>();
   readonly #rows: number[] = [];
-  #bytes: number;
+  readonly #bucketMs: number;
+  #end: number;
 
-  constructor(before: Sums | null) {
-    this.#before = before?.rows ?? new Float64Array();
-    this.#cells = before?.cells ?? [];
+  /**
+   * @param table has the cells of `before`
+   * @param bucketMs the length of a bucket, in milliseconds. A day must consist of whole buckets.
+   * @param merges whether lines are added to the rows of `before`, and not to new ones. The sums are smaller, but each row is
+   *   read again.
+   */
+  constructor(before: Sums | null, table: CellTable, { bucketMs = BUCKET_MS, merges = false } = {}) {
+    const rows = before?.rows ?? new Float64Array();
+    this.#before = merges ? new Float64Array() : rows;
+    this.#table = table;
     this.#buckets = before?.buckets ?? [];
-    this.#bytes = before?.bytes ?? 0;
-    for (const [index, cell] of this.#cells.entries()) this.#cellIndex.set(nameOf(cell), index);
+    this.#bucketMs = bucketMs;
+    this.#end = before?.end ?? 0;
     for (const [index, { number }] of this.#buckets.entries()) this.#bucketIndex.set(number, index);
+    if (merges) this.#takeRows(rows);
   }
 
   add({ lines, from, end }: Piece): void {
@@ -142,20 +174,27 @@ export class SumsBuilder {
       else range[1] = end;
       this.#addRow(bucket, line);
     }
-    this.#bytes = end;
+    this.#end = end;
   }
 
   build(): Sums {
     const rows = new Float64Array(this.#before.length + this.#rows.length);
     rows.set(this.#before);
     rows.set(this.#rows, this.#before.length);
-    return new Sums({ bytes: this.#bytes, cells: this.#cells, buckets: this.#buckets, rows });
+    return new Sums({ end: this.#end, cells: this.#table.cells, buckets: this.#buckets, rows });
+  }
+
+  #takeRows(rows: Float64Array): void {
+    for (let at = 0; at < rows.length; at += ROW) {
+      const row = rows.subarray(at, at + ROW);
+      const [bucket = 0, cell = 0] = row;
+      this.#rowIndex.set(rowName(bucket, cell), this.#rows.push(...row) - USAGE_COUNTS.length);
+    }
   }
 
   #addRow(bucket: number, line: LedgerLine): void {
-    const cell = this.#cellOf(line);
-    // Both are far below 2^26, so each pair has its own number.
-    const name = bucket * 2 ** 26 + cell;
+    const cell = this.#table.numberOf(line);
+    const name = rowName(bucket, cell);
     let at = this.#rowIndex.get(name);
     if (at === undefined) {
       at = this.#rows.push(bucket, cell, ...USAGE_COUNTS.map(() => Number.NaN)) - USAGE_COUNTS.length;
@@ -167,7 +206,7 @@ export class SumsBuilder {
   }
 
   #bucketAt(at: number): number {
-    const number = Math.floor(at / BUCKET_MS);
+    const number = Math.floor(at / this.#bucketMs);
     let index = this.#bucketIndex.get(number);
     if (index === undefined) {
       index = this.#buckets.push({ number, first: at, last: at, ranges: [] }) - 1;
@@ -175,19 +214,13 @@ export class SumsBuilder {
     }
     return index;
   }
-
-  #cellOf({ user, sessionId, model, tokenId }: LedgerLine): number {
-    const cell: Cell = [user, sessionId, model, tokenId];
-    const name = nameOf(cell);
-    let index = this.#cellIndex.get(name);
-    if (index === undefined) {
-      index = this.#cells.push(cell) - 1;
-      this.#cellIndex.set(name, index);
-    }
-    return index;
-  }
 }
 
-function nameOf([user, sessionId, model, tokenId]: Cell): string {
-  return `${user}\0${sessionId}\0${model ?? "\u0001"}\0${tokenId ?? "\u0001"}`;
+function isWhole({ first, last }: Bucket, { from, to }: UsageQuery): boolean {
+  return first >= from && last < to;
+}
+
+/** Both are far below 2^26, so each pair has its own number. */
+function rowName(bucket: number, cell: number): number {
+  return bucket * 2 ** 26 + cell;
 }

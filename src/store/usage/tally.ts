@@ -87,7 +87,7 @@ export class Tally {
     if (last !== null && last < Date.now() - LONGEST_MS) return null;
     const sums = this.#sums.read(number, segment);
     for (const { user, day, tokens } of sums?.tokens() ?? []) this.#addTokens(user, day, tokens);
-    return sums?.bytes ?? 0;
+    return sums?.end ?? 0;
   }
 
   #addTokens(user: string, day: string, tokens: number): void {

@@ -81,12 +81,13 @@ export class UsageFolder implements UsageStore {
       return;
     }
     const sums = this.#sums.read(number, segment);
-    for (const { first, last, ranges } of sums?.addTo(parts, query) ?? []) {
+    sums?.addTo(parts, query);
+    for (const { first, last, ranges } of sums?.partly(query) ?? []) {
       const { from, to } = query;
       const part = { ...query, from: Math.max(first, from), to: Math.min(last + 1, to) };
       for (const [begin, end] of ranges) await addLines(parts, segment, part, { from: begin, to: end });
     }
-    await addLines(parts, segment, query, { from: sums?.bytes ?? 0 });
+    await addLines(parts, segment, query, { from: sums?.end ?? 0 });
   }
 
   async tokensSince(user: string, from: number): Promise<number> {

@@ -51,8 +51,11 @@ export function keysOf(fleet: string, host: string | null) {
     pseudonymKey: key("pseudonym-key"),
     /** How far the ledger of each host has been counted: see usage-scripts.ts. */
     usageRead: key("usage-read"),
-    /** The hours that have sums. */
+    /** The hours of the ledger. */
     usageHours: key("usage-hours"),
+    /** Those of which there are lines. */
+    usageLined: key("usage-lined"),
+    usageCells: (day: string) => key(`usage-cells:${day}`),
     usageSums: (hour: number) => key(`usage-sums:${hour}`),
     usageLines: (hour: number) => key(`usage-lines:${hour}`),
     /** The tokens of each user on one day. */

@@ -1,9 +1,12 @@
 import { foundingScript, script } from "./scripts.js";
 
 /*
- * The ledger of all hosts: sums by hour, and the lines of the last hours. Each host sends its own lines in order. The hash
- * `usage-read` records how far each host's lines have been counted, in the same step, so a part that is sent twice counts
- * once.
+ * The ledger of all hosts. Each host sends its own lines in order. The hash `usage-read` records how far each host's lines have
+ * been counted, in the same step, so a part that is sent twice counts once.
+ *
+ * Each hour has a list of its lines, and a hash with what usage-hours.ts has made of them: `hour` and `minutes`, the sums of the
+ * first `lines` lines, and the number of `cells` to which they refer. The hash `usage-cells` has the cells of a day. Both hashes
+ * have a `version`, which is random, and replaced when they or any line change, so that nobody saves sums of old lines.
  */
 
 /** Finds a key of another type before a command fails because of it, so that the error names the key. */
@@ -16,45 +19,46 @@ end
 `;
 
 /**
- * KEYS[3] usage-read, [4] usage-hours, then for each hour of the part: sums, lines, and tokens of the day. ARGV[5] the
- * segment, [6] where the part begins, [7] where it ends, [8] its hours as JSON. Answers with the position up to which the
- * segment has been counted, and with the hashes that have a field which is not a number.
+ * KEYS[3] usage-read, [4] usage-hours, [5] usage-lined, then for each hour of the part: sums, lines, and tokens of the day.
+ * ARGV[5] the segment, [6] where the part begins, [7] where it ends, [8] its hours as JSON, [9] a number and [10] a share of lines, [11] the
+ * version of new hours. Answers with the position up to which the segment has been counted, the hashes that have a field which is not a number, and the hours of
+ * which more lines wait to be added up than this number, and than this share of those that are.
  *
  * A command that fails undoes nothing, and the part is sent again. So the script checks the types of the keys first, and
  * no command after its first write can fail.
  */
 export const COUNT_USAGE = foundingScript(`${CHECK_TYPE}
 local id, number = string.match(ARGV[5], '^(.*):(%d+)$')
-if tonumber(number) < tonumber(redis.call('HGET', KEYS[3], id) or '0') then return {'at', ARGV[7]} end
+if tonumber(number) < tonumber(redis.call('HGET', KEYS[3], id) or '0') then return {'at', ARGV[7], {}, {}} end
 local at = redis.call('HGET', KEYS[3], ARGV[5]) or '0'
-if at ~= ARGV[6] then return {'at', at} end
+if at ~= ARGV[6] then return {'at', at, {}, {}} end
 local parts = cjson.decode(ARGV[8])
 for index = 1, #parts do
   for offset, kind in ipairs({'hash', 'list', 'hash'}) do
-    local problem = wrong(KEYS[1 + 3 * index + offset], kind)
+    local problem = wrong(KEYS[2 + 3 * index + offset], kind)
     if problem then return problem end
   end
 end
-local answer = {'at', ARGV[7]}
-local function add(key, amounts)
+local damaged, behind = {}, {}
+for index, part in ipairs(parts) do
+  local sums, lines, tokens = KEYS[3 + 3 * index], KEYS[4 + 3 * index], KEYS[5 + 3 * index]
+  redis.call('ZADD', KEYS[4], part.hour, part.hour)
+  redis.call('ZADD', KEYS[5], part.hour, part.hour)
   local failed = false
-  for _, each in ipairs(amounts) do
-    local sum = redis.pcall('HINCRBYFLOAT', key, each[1], each[2])
+  for _, each in ipairs(part.tokens) do
+    local sum = redis.pcall('HINCRBYFLOAT', tokens, each[1], each[2])
     if type(sum) == 'table' then failed = true end
   end
-  if failed then table.insert(answer, key) end
-end
-for index, part in ipairs(parts) do
-  local sums, lines, tokens = KEYS[2 + 3 * index], KEYS[3 + 3 * index], KEYS[4 + 3 * index]
-  redis.call('ZADD', KEYS[4], part.hour, part.hour)
-  add(sums, part.sums)
-  add(tokens, part.tokens)
-  for _, line in ipairs(part.lines) do redis.call('RPUSH', lines, line) end
-  redis.call('PEXPIREAT', lines, part.linesUntil)
+  if failed then table.insert(damaged, tokens) end
   redis.call('PEXPIREAT', tokens, part.tokensUntil)
+  redis.call('HSETNX', sums, 'version', ARGV[11])
+  local length = 0
+  for _, line in ipairs(part.lines) do length = redis.call('RPUSH', lines, line) end
+  local added = tonumber(redis.call('HGET', sums, 'lines') or '0') or 0
+  if length - added > math.max(ARGV[9], added * ARGV[10]) then table.insert(behind, part.hour) end
 end
 redis.call('HSET', KEYS[3], ARGV[5], ARGV[7])
-return answer
+return {'at', ARGV[7], damaged, behind}
 `);
 
 /** KEYS[3] usage-read. ARGV[5] the segment. */
@@ -73,29 +77,75 @@ end
 return {'ok'}
 `);
 
-/** KEYS[3] usage-hours. ARGV[5] the first hour, [6] the last hour. */
+/** KEYS[3] usage-hours or usage-lined. ARGV[5] the first hour, [6] the last hour. */
 export const USAGE_HOURS = script(`
 local hours = redis.call('ZRANGEBYSCORE', KEYS[3], ARGV[5], ARGV[6])
 table.insert(hours, 1, 'hours')
 return hours
 `);
 
-/** KEYS[3] the sums of an hour. Answers with names and numbers by turns. */
-export const USAGE_SUMS = script(`${CHECK_TYPE}
-local problem = wrong(KEYS[3], 'hash')
+/**
+ * KEYS[3] the sums and [4] the lines of an hour. ARGV[5] and later: the wanted fields. Answers with the version, the number of
+ * lines that have been added up, that of cells, the fields, and the other lines.
+ */
+export const USAGE_HOUR = script(`${CHECK_TYPE}
+local problem = wrong(KEYS[3], 'hash') or wrong(KEYS[4], 'list')
 if problem then return problem end
-local sums = redis.call('HGETALL', KEYS[3])
-table.insert(sums, 1, 'sums')
-return sums
+local version = redis.call('HGET', KEYS[3], 'version') or ''
+local added = redis.call('HGET', KEYS[3], 'lines') or '0'
+local cells = redis.call('HGET', KEYS[3], 'cells') or '0'
+local fields = {}
+for index = 5, #ARGV do fields[index - 4] = redis.call('HGET', KEYS[3], ARGV[index]) or '' end
+return {'hour', version, added, cells, fields, redis.call('LRANGE', KEYS[4], added, -1)}
 `);
 
-/** KEYS[3] the lines of an hour. */
-export const USAGE_LINES = script(`${CHECK_TYPE}
-local problem = wrong(KEYS[3], 'list')
-if problem then return problem end
-local lines = redis.call('LRANGE', KEYS[3], 0, -1)
-table.insert(lines, 1, 'lines')
+/**
+ * KEYS[3] the sums and [4] the lines of an hour. ARGV[5] the version, [6], [7] and so on: the first and the last index of lines,
+ * by turns. Answers with these lines, or `changed` if there is another version.
+ */
+export const USAGE_LINES = script(`
+if (redis.call('HGET', KEYS[3], 'version') or '') ~= ARGV[5] then return {'changed'} end
+local lines = {'lines'}
+for index = 6, #ARGV, 2 do
+  for _, line in ipairs(redis.call('LRANGE', KEYS[4], ARGV[index], ARGV[index + 1])) do table.insert(lines, line) end
+end
 return lines
+`);
+
+/** KEYS[3] the cells of a day. Answers with the version and the cells. */
+export const USAGE_CELLS = script(`${CHECK_TYPE}
+local problem = wrong(KEYS[3], 'hash')
+if problem then return problem end
+return {'cells', redis.call('HGET', KEYS[3], 'version') or '', redis.call('HGET', KEYS[3], 'cells') or ''}
+`);
+
+/**
+ * KEYS[3] the sums of an hour and [4] the cells of its day. ARGV[5] and [6] their versions, [7] the next version, [8] a number
+ * of lines, [9] and [10] their sums, [11] the number of cells, [12] the cells that are new.
+ */
+export const SAVE_SUMS = script(`
+if redis.call('HGET', KEYS[3], 'version') ~= ARGV[5] then return {'changed'} end
+if (redis.call('HGET', KEYS[4], 'version') or '') ~= ARGV[6] then return {'changed'} end
+redis.call('HSET', KEYS[3], 'version', ARGV[7], 'lines', ARGV[8], 'hour', ARGV[9], 'minutes', ARGV[10], 'cells', ARGV[11])
+if ARGV[12] ~= '' then
+  redis.call('HSET', KEYS[4], 'version', ARGV[7], 'cells', (redis.call('HGET', KEYS[4], 'cells') or '') .. ARGV[12])
+end
+return {'saved'}
+`);
+
+/**
+ * KEYS[3] the sums and [4] the lines of an hour, [5] usage-lined. ARGV[5] the hour, [6] the next version. Deletes the lines if all
+ * have been added up.
+ */
+export const DROP_LINES = script(`
+local added = redis.call('HGET', KEYS[3], 'lines') or '0'
+if redis.call('LLEN', KEYS[4]) > tonumber(added) then return {'behind'} end
+if redis.call('EXISTS', KEYS[3]) == 1 then
+  redis.call('HSET', KEYS[3], 'version', ARGV[6], 'lines', 0, 'minutes', '')
+end
+redis.call('DEL', KEYS[4])
+redis.call('ZREM', KEYS[5], ARGV[5])
+return {'dropped'}
 `);
 
 /** KEYS[3] and later keys: the tokens of days. ARGV[5] the user. */
@@ -109,8 +159,8 @@ end
 return {'tokens', tokens}
 `);
 
-/** KEYS[3] a hash of sums. ARGV[5], [6] and so on: a name and the name that replaces it, by turns. */
-export const RENAME_USAGE = script(`
+/** KEYS[3] the tokens of a day. ARGV[5], [6] and so on: a name and the name that replaces it, by turns. */
+export const RENAME_TOKENS = script(`
 for index = 5, #ARGV, 2 do
   local amount = redis.call('HGET', KEYS[3], ARGV[index])
   if amount then
@@ -121,19 +171,35 @@ end
 return {'ok'}
 `);
 
-/** KEYS[3] the lines of an hour. ARGV[5], [6], [7] and so on: an index, the line there, and the line that replaces it. */
+/**
+ * KEYS[3] the sums and [4] the lines of an hour. ARGV[5] the next version, [6], [7], [8] and so on: an index, the line
+ * there, and the line that replaces it.
+ */
 export const RENAME_LINES = script(`
-for index = 5, #ARGV, 3 do
-  if redis.call('LINDEX', KEYS[3], ARGV[index]) == ARGV[index + 1] then
-    redis.call('LSET', KEYS[3], ARGV[index], ARGV[index + 2])
+for index = 6, #ARGV, 3 do
+  if redis.call('LINDEX', KEYS[4], ARGV[index]) == ARGV[index + 1] then
+    redis.call('LSET', KEYS[4], ARGV[index], ARGV[index + 2])
+    redis.call('HSET', KEYS[3], 'version', ARGV[5])
   end
 end
 return {'ok'}
 `);
 
-/** KEYS[3] usage-hours, [4] the sums, and [5] the lines of an hour. ARGV[5] the hour. */
+/** KEYS[3] the cells of a day. ARGV[5] the version, [6] the next one, [7] all cells. */
+export const RENAME_CELLS = script(`
+if redis.call('HGET', KEYS[3], 'version') ~= ARGV[5] then return {'changed'} end
+redis.call('HSET', KEYS[3], 'version', ARGV[6], 'cells', ARGV[7])
+return {'saved'}
+`);
+
+/**
+ * KEYS[3] usage-hours, [4] usage-lined, [5] the sums and [6] the lines of an hour, [7] the cells of its day. ARGV[5] the hour, [6]
+ * and [7] the first and the last hour of the day.
+ */
 export const DROP_USAGE = script(`
-redis.call('DEL', KEYS[4], KEYS[5])
+redis.call('DEL', KEYS[5], KEYS[6])
 redis.call('ZREM', KEYS[3], ARGV[5])
+redis.call('ZREM', KEYS[4], ARGV[5])
+if redis.call('ZCOUNT', KEYS[3], ARGV[6], ARGV[7]) == 0 then redis.call('DEL', KEYS[7]) end
 return {'ok'}
 `);
