@@ -43,7 +43,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const assertOpen = () => {
     if (closed) throw fleetClosed();
   };
-  // A set, because a process that serves for weeks may add a warning many times, and does not take the warnings.
+  // A set, because a process may add the same warning many times before somebody takes it.
   const warnings = new Set<string>();
   const warn = (message: string) => void warnings.add(message);
 

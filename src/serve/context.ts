@@ -40,6 +40,8 @@ export interface ServedFleet
     /** The samples of the host, which its HTTP API and the other hosts read. */
     readonly ring: SampleRing;
   };
+  /** The warnings since the last call. */
+  takeWarnings(): string[];
   /** All hosts of the fleet. */
   hosts: { learnTokenEnds(signal: AbortSignal): Promise<{ host: string; error: unknown }[]> };
 }

@@ -16,7 +16,7 @@ const NOTHING: GcResult = {
 };
 
 /** Scheduled gc, with the times at which it ran in minutes. */
-function schedule(gcIntervalMs: number, gc: () => Promise<GcResult>) {
+function schedule(gcIntervalMs: number, gc: () => Promise<GcResult>, warnings: string[] = []) {
   const clock = new TestClock();
   const ranAt: number[] = [];
   const failures: string[] = [];
@@ -31,6 +31,7 @@ function schedule(gcIntervalMs: number, gc: () => Promise<GcResult>) {
       },
     },
     metrics: { gcRan: () => undefined, gcFailed: () => void failures.push("counted"), failed: () => undefined },
+    takeWarnings: () => warnings.splice(0),
     log: (level: string, message: string) => void (level === "debug" || failures.push(message)),
   } as unknown as ServeContext;
   return { clock, ranAt, failures, stop, ended: collectPeriodically(context, stop.signal) };
@@ -62,6 +63,16 @@ it("serve reports each session that gc left alone, because its record cannot be 
   }));
   await clock.advance(MINUTE_MS);
   expect(failures).toEqual(["gc left session a alone: The state is damaged."]);
+  stop.abort();
+  await ended;
+});
+
+it("serve logs a warning of gc once", async () => {
+  const warnings = ["The folder cannot be read."];
+  const { clock, ranAt, failures, stop, ended } = schedule(10 * MINUTE_MS, async () => NOTHING, warnings);
+  await clock.advance(11 * MINUTE_MS);
+  expect(ranAt).toEqual([1, 11]);
+  expect(failures).toEqual(["The folder cannot be read."]);
   stop.abort();
   await ended;
 });

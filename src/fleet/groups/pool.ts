@@ -68,11 +68,23 @@ export class PoolGroup extends Group {
     // Import the supervisor only here, because every command except `serve` starts faster without it.
     const { Supervisor } = await import("../../serve/supervisor.js");
     const { store, pool, directory, clock, config, stateRoot, provider, requests, events } = this.parts;
-    const { ledger, own, hosts, endings } = this.parts;
+    const { ledger, own, hosts, endings, takeWarnings } = this.parts;
     const { log, listen: given = config.serve.listen, http: givenHttp = config.serve.http, signal = NEVER } = options;
     const listen = given === null ? null : arg.readListener(given, "listen");
     const http = givenHttp === null ? null : arg.readListener(givenHttp, "http");
-    const parts = { store, pool, directory, clock, config, stateRoot, provider, requests, events, ledger };
+    const parts = {
+      store,
+      pool,
+      directory,
+      clock,
+      config,
+      stateRoot,
+      provider,
+      requests,
+      events,
+      ledger,
+      takeWarnings,
+    };
     const fleet = { ...parts, log, listen, http, doors: this.#doors, host: own, hosts };
     const supervisor = await actingAs({ via: "fleet" }, async () => await Supervisor.start(fleet, signal));
     endings.unshift(async () => await supervisor.leave());

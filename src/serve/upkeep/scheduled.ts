@@ -14,7 +14,7 @@ import { HistoryTotals } from "./reconcile-usage.js";
 const FIRST_GC_MS = 60_000;
 const ROTATE_MS = 30_000;
 
-type GcContext = Pick<ServeContext, "clock" | "config" | "host" | "metrics" | "log">;
+type GcContext = Pick<ServeContext, "clock" | "config" | "host" | "metrics" | "log" | "takeWarnings">;
 
 /** Runs gc every `serve.gcInterval` until the signal aborts. */
 export async function collectPeriodically(context: GcContext, stopping: AbortSignal): Promise<void> {
@@ -40,6 +40,7 @@ export async function collectPeriodically(context: GcContext, stopping: AbortSig
       metrics.gcFailed();
       logFailure(context, "gc failed", error);
     }
+    for (const warning of context.takeWarnings()) log("warn", warning);
   }
 }
 
