@@ -1,12 +1,30 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { readRedisUrl } from "../../src/config/values/redis-url.js";
-import { dayOf, hourOf, hourStart, type LedgerLine, USAGE_BY, type UsagePart } from "../../src/model/usage/usage.js";
+import {
+  countsOf,
+  dayOf,
+  hourOf,
+  hourStart,
+  keyOf,
+  type LedgerLine,
+  USAGE_BY,
+  type UsagePart,
+  UsageParts,
+} from "../../src/model/usage/usage.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
 import { Connection } from "../../src/store/redis/link/connection.js";
 import { keysOf } from "../../src/store/redis/link/keys.js";
-import { DROP_LINES, SAVE_SUMS, USAGE_CELLS } from "../../src/store/redis/scripts/usage-scripts.js";
+import {
+  DROP_LINES,
+  RENAME_CELLS,
+  RENAME_LINES,
+  SAVE_SUMS,
+  USAGE_CELLS,
+  USAGE_HOUR,
+} from "../../src/store/redis/scripts/usage-scripts.js";
 import { requestLines } from "../contract/usage.contract.js";
+import { seededRandom } from "../fixtures/random.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
@@ -37,6 +55,11 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
   const sorted = (parts: UsagePart[]) => parts.map((part) => JSON.stringify(part)).sort();
   const requests = async (store: Store, query: { from: number; to: number } = all) =>
     (await store.usage.read({ ...query, by: "user" })).reduce((sum, part) => sum + part.requests, 0);
+  /** Redis refuses writes from now on. */
+  const fill = async () => {
+    await redis.client.config("SET", "maxmemory", "1");
+    onTestFinished(async () => void (await redis.client.config("SET", "maxmemory", "0")));
+  };
   const isAddedUp = async (hour: number) => {
     const [lines, added] = await Promise.all([
       redis.client.llen(keys.usageLines(hour)),
@@ -55,6 +78,17 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     if (kind === "list") return await redis.client.lrange(key, 0, -1);
     return kind === "string" ? await redis.client.get(key) : null;
   };
+  const dropKeys = (hour: number) => [
+    ...[keys.usageSums(hour), keys.usageMinutes(hour), keys.usageLines(hour)],
+    keys.usageLined,
+  ];
+  /** The number of runs of a script so far. */
+  const counted = (script: typeof SAVE_SUMS) => {
+    const spy = vi.spyOn(Connection.prototype, "run");
+    onTestFinished(() => spy.mockRestore());
+    return () => spy.mock.calls.filter(([each]) => each === script).length;
+  };
+  const past = (hours: number) => new Date(Date.now() - hours * HOUR_MS).toISOString();
   /** Calls back once, before the script runs. */
   const before = (script: typeof SAVE_SUMS, call: () => Promise<unknown>) => {
     const { run } = Connection.prototype;
@@ -113,6 +147,55 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await read(one)).toEqual(second);
   });
 
+  it("has the right sums after random appends, queries, renames and upkeep of several processes", async () => {
+    const random = seededRandom("usage hours");
+    const pick = <T>(...from: readonly T[]): T => from[Math.floor(random() * from.length)] as T;
+    const stores = [open(), open(), open()];
+    let lines: LedgerLine[] = [];
+    const now = Date.now();
+    const append = () => {
+      const count = pick(1, 3, 40, 700);
+      // Most lines are in a few hours. Some are so old that the upkeep deletes them.
+      const before = pick(0.1, 2, 30, 70) * HOUR_MS;
+      const added = Array.from({ length: count }, (_, index) => {
+        const at = new Date(Math.floor(now - before - random() * pick(1, 100) * 60_000)).toISOString();
+        const [user, sessionId] = [pick("u1", "u2", "u3"), pick("s1", "s2")];
+        const model = pick("gpt-5", null);
+        return requestLines(`${lines.length} ${index}`, { at, user, sessionId, model, tokenId: pick("k", null) });
+      }).flat();
+      for (const line of added) if (line.outcome === "ended" && random() < 0.5) line.credits = pick(0.25, 1.5);
+      lines.push(...added);
+      pick(...stores).usage.append(added);
+    };
+    const rename = async () => {
+      const [user, after] = [pick("u1", "u2", "u3"), `~${lines.length}`];
+      await Promise.all(stores.map(async (each) => await each.usage.settled()));
+      await pick(...stores).usage.rename({ users: new Map([[user, after]]), sessions: new Map() });
+      lines = lines.map((line) => (line.user === user ? { ...line, user: after } : line));
+      expect(JSON.stringify(await everything())).not.toContain(`"${user}`);
+    };
+    const check = async () => {
+      // The lines of these hours are never deleted, so each millisecond counts.
+      const from = Math.floor(now - random() * 30 * HOUR_MS);
+      const to = Math.floor(from + random() * (now - from));
+      const query = { ...pick({ from, to }, { from: 0, to: now + 1 }), by: pick(...USAGE_BY) };
+      const parts = new UsageParts();
+      for (const line of lines) {
+        const at = Date.parse(line.at);
+        if (at >= query.from && at < query.to) parts.add(keyOf(line, query.by), line.user, line.model, countsOf(line));
+      }
+      await Promise.all(stores.map(async (each) => await each.usage.settled()));
+      const answers = await Promise.all(stores.map(async (each) => sorted(await each.usage.read(query))));
+      for (const answer of answers) expect(answer).toEqual(sorted(parts.all));
+    };
+    for (let round = 0; round < 30; round++) {
+      for (let count = pick(0, 1, 3); count > 0; count--) append();
+      if (random() < 0.2) await pick(...stores).usage.upkeep(YEAR_MS);
+      if (random() < 0.1) await rename();
+      await check();
+    }
+  });
+
   it("adds up many lines without a query", async () => {
     const { usage } = open();
     const at = new Date().toISOString();
@@ -134,6 +217,10 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await requests(store, { from: hourStart(hour - 1), to: hourStart(hour) })).toBe(0);
     expect(await requests(store)).toBe(2);
     store.usage.append(requestLines("3", { at: at(5) }));
+    await store.usage.settled();
+    await fill();
+    expect(await requests(open(), second)).toBe(3);
+    await redis.client.config("SET", "maxmemory", "0");
     expect(await requests(store)).toBe(3);
     expect(await isAddedUp(hour)).toBe(true);
     expect(await requests(store, second)).toBe(3);
@@ -184,6 +271,43 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(wasCalled()).toBe(true);
   });
 
+  it("leaves no name in the hours of a host whose clock is wrong", async () => {
+    const store = open();
+    for (const hours of [-60, -30, -2, 24 * 40])
+      store.usage.append(requestLines(String(hours), { at: past(hours), user: "canary" }));
+    await store.usage.settled();
+    await store.usage.rename({ users: new Map([["canary", "~1"]]), sessions: new Map() });
+    expect(JSON.stringify(await everything())).not.toContain("canary");
+  });
+
+  it("keeps cells that another process adds during a rename", async () => {
+    const [one, other] = [open(), open()];
+    one.usage.append(requestLines("1", { at: past(2), user: "canary" }));
+    expect(await requests(one)).toBe(1);
+    const wasCalled = before(RENAME_CELLS, async () => {
+      other.usage.append(requestLines("2", { at: past(2), user: "bob" }));
+      expect(await requests(other)).toBe(2);
+    });
+    await one.usage.rename({ users: new Map([["canary", "~1"]]), sessions: new Map() });
+    expect(wasCalled()).toBe(true);
+    expect((await other.usage.read({ ...all, by: "user" })).map(({ key }) => key).sort()).toEqual(["bob", "~1"]);
+  });
+
+  it("leaves a line that is where a renamed one was before the upkeep", async () => {
+    const [one, other] = [open(), open()];
+    const at = past(60);
+    one.usage.append(requestLines("1", { at, user: "canary" }));
+    expect(await requests(one)).toBe(1);
+    const wasCalled = before(RENAME_LINES, async () => {
+      await other.usage.upkeep(YEAR_MS);
+      other.usage.append(requestLines("2", { at, user: "bob" }));
+      await other.usage.settled();
+    });
+    await one.usage.rename({ users: new Map([["canary", "~1"]]), sessions: new Map() });
+    expect(wasCalled()).toBe(true);
+    expect((await one.usage.read({ ...all, by: "user" })).map(({ key }) => key).sort()).toEqual(["bob", "~1"]);
+  });
+
   it("adds up lines once when two processes do so at the same time", async () => {
     const [one, other] = [open(), open()];
     const at = new Date(Date.now() - 2 * HOUR_MS).toISOString();
@@ -210,9 +334,9 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     let isDropped = false;
     const spy = vi.spyOn(Connection.prototype, "run").mockImplementation(async function (this: Connection, ...args) {
       const answer = await run.apply(this, args);
-      if (!isDropped && args[1].includes(keys.usageSums(hour)) && args[2].includes("minutes")) {
+      if (!isDropped && args[0] === USAGE_HOUR && args[1].includes(keys.usageSums(hour)) && args[2][1] === "true") {
         isDropped = true;
-        await run.call(this, DROP_LINES, [keys.usageSums(hour), keys.usageLines(hour), keys.usageLined], [hour, "v"]);
+        await run.call(this, DROP_LINES, dropKeys(hour), [hour, "v"]);
       }
       return answer;
     });
@@ -221,36 +345,152 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(isDropped).toBe(true);
   });
 
-  it("counts lines that cannot be added up because Redis is full", async () => {
+  it("counts lines that cannot be added up because Redis is full, and tries it with one hour", async () => {
     const store = open();
-    const at = new Date(Date.now() - 2 * HOUR_MS).toISOString();
-    store.usage.append(requestLines("1", { at }));
+    const hours = [2, 3, 4].map((hour) => past(hour));
+    store.usage.append(hours.flatMap((at) => requestLines(at, { at })));
     await store.usage.settled();
-    await redis.client.config("SET", "maxmemory", "1");
-    onTestFinished(async () => void (await redis.client.config("SET", "maxmemory", "0")));
-    expect(await requests(store)).toBe(1);
+    const saves = counted(SAVE_SUMS);
+    await fill();
+    expect(await requests(store)).toBe(3);
+    expect(saves()).toBe(1);
     await redis.client.config("SET", "maxmemory", "0");
-    expect(await isAddedUp(hourOf(at))).toBe(false);
-    expect(await requests(store)).toBe(1);
-    expect(await isAddedUp(hourOf(at))).toBe(true);
+    expect(await isAddedUp(hourOf(hours[0] ?? ""))).toBe(false);
+    expect(await requests(open())).toBe(3);
+    expect(await isAddedUp(hourOf(hours[0] ?? ""))).toBe(true);
   });
 
-  it.each([
-    ["sums that are cut off", "usageSums", "hour"],
-    ["cells that are gone", "usageCells", "cells"],
-  ] as const)("names the key of %s, and adds nothing to them", async (_, name, field) => {
+  it("deletes the lines of old hours also while Redis is full", async () => {
     const store = open();
-    const at = new Date(Date.now() - 2 * HOUR_MS).toISOString();
+    const at = past(60);
     store.usage.append(requestLines("1", { at }));
     expect(await requests(store)).toBe(1);
-    const key = name === "usageSums" ? keys.usageSums(hourOf(at)) : keys.usageCells(dayOf(at));
-    await redis.client.hset(key, field, "");
-    if (name === "usageSums") await redis.client.hset(key, field, '{"buckets":[');
+    await fill();
+    await store.usage.upkeep(YEAR_MS);
+    await redis.client.config("SET", "maxmemory", "0");
+    expect(await redis.client.exists(keys.usageLines(hourOf(at)))).toBe(0);
+    expect(await requests(store)).toBe(1);
+  });
+
+  it("keeps a line that arrives after its old hour was added up and before the lines are deleted", async () => {
+    const store = open();
+    const at = past(60);
+    store.usage.append(requestLines("1", { at }));
+    const wasCalled = before(DROP_LINES, async () => {
+      store.usage.append(requestLines("2", { at }));
+      await store.usage.settled();
+    });
+    await store.usage.upkeep(YEAR_MS);
+    expect(wasCalled()).toBe(true);
+    expect(await requests(store)).toBe(2);
+  });
+
+  it("reads many lines in parts", async () => {
+    const store = open();
+    const at = past(2);
+    await store.usage.settled();
+    store.usage.append(requestLines("0", { at }));
+    await store.usage.settled();
+    const texts = requestLines("1", { at }).map((line) => JSON.stringify(line));
+    await redis.client.rpush(keys.usageLines(hourOf(at)), ...Array.from({ length: 2_500 }, () => texts).flat());
+    let most = 0;
+    const { run } = Connection.prototype;
+    const spy = vi.spyOn(Connection.prototype, "run").mockImplementation(async function (this: Connection, ...args) {
+      const answer = await run.apply(this, args);
+      most = Math.max(most, ...answer.map((each) => (Array.isArray(each) ? each.length : 0)));
+      return answer;
+    });
+    onTestFinished(() => spy.mockRestore());
+    const names = { users: new Map([["ann", "canary"]]), sessions: new Map() };
+    await store.usage.rename(names);
+    expect(await requests(store, { from: Date.parse(at), to: Date.parse(at) + 1 })).toBe(2_501);
+    expect(most).toBeGreaterThan(1_000);
+    expect(most).toBeLessThanOrEqual(2_000);
+    expect((await store.usage.read({ ...all, by: "user" })).map(({ key }) => key)).toEqual(["canary"]);
+  });
+
+  it("adds up an hour once for queries at the same time, and ends with a query that fails", async () => {
+    const store = open();
+    const [bad, good] = [past(3), past(2)];
+    store.usage.append([...requestLines("1", { at: bad }), ...requestLines("2", { at: good })]);
+    await store.usage.settled();
+    const saves = counted(SAVE_SUMS);
+    expect(await Promise.all(Array.from({ length: 5 }, async () => await requests(store)))).toEqual([2, 2, 2, 2, 2]);
+    expect(saves()).toBe(2);
+    store.usage.append(requestLines("3", { at: good }));
+    await store.usage.settled();
+    await redis.client.hset(keys.usageSums(hourOf(bad)), "table", "of other cells");
+    await expect(requests(store)).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
+    const runs = vi.mocked(Connection.prototype.run).mock.calls.length;
+    await redis.client.ping();
+    expect(vi.mocked(Connection.prototype.run).mock.calls.length).toBe(runs);
+  });
+
+  const DAMAGED: [what: string, damage: (at: string) => Promise<[key: string, ...unknown[]]>][] = [
+    [
+      "sums that are cut off",
+      async (at) => {
+        const key = keys.usageSums(hourOf(at));
+        return [key, await redis.client.hset(key, "hour", '{"buckets":[')];
+      },
+    ],
+    [
+      "sums that are gone",
+      async (at) => [keys.usageSums(hourOf(at)), await redis.client.hdel(keys.usageSums(hourOf(at)), "hour")],
+    ],
+    [
+      "sums with a damaged number",
+      async (at) => [keys.usageSums(hourOf(at)), await redis.client.hset(keys.usageSums(hourOf(at)), "lines", "x")],
+    ],
+    [
+      "cells that are gone",
+      async (at) => [keys.usageCells(dayOf(at)), await redis.client.del(keys.usageCells(dayOf(at)))],
+    ],
+    [
+      "a line that is not JSON",
+      async (at) => [keys.usageLines(hourOf(at)), await redis.client.rpush(keys.usageLines(hourOf(at)), "{")],
+    ],
+  ];
+  it.each(DAMAGED)("names the key of %s, adds nothing to it, and adds up other hours", async (_, damage) => {
+    const store = open();
+    const [at, other] = [past(3), past(2)];
+    store.usage.append(requestLines("1", { at }));
+    expect(await requests(store)).toBe(1);
+    const [key] = await damage(at);
     const damaged = { code: "FLEET_STATE_CORRUPT", message: expect.stringContaining(key) };
     await expect(requests(store)).rejects.toMatchObject(damaged);
-    store.usage.append(requestLines("2", { at }));
+    store.usage.append([...requestLines("2", { at }), ...requestLines("3", { at: other, sessionId: "s2" })]);
     await store.usage.upkeep(YEAR_MS);
     expect(store.takeWarnings()).toEqual([expect.stringContaining(key)]);
     expect(await isAddedUp(hourOf(at))).toBe(false);
+    expect(await isAddedUp(hourOf(other))).toBe(true);
+    await expect(requests(store)).rejects.toMatchObject(damaged);
   });
+
+  it("names a cell that is not JSON, also in a rename", async () => {
+    const store = open();
+    store.usage.append(requestLines("1", { at: past(2) }));
+    expect(await requests(store)).toBe(1);
+    const key = keys.usageCells(dayOf(past(2)));
+    await redis.client.hset(key, "cells", "damaged\n");
+    const damaged = { code: "FLEET_STATE_CORRUPT", message: expect.stringContaining(key) };
+    await expect(requests(store)).rejects.toMatchObject(damaged);
+    const names = { users: new Map([["ann", "~1"]]), sessions: new Map() };
+    await expect(store.usage.rename(names)).rejects.toMatchObject(damaged);
+  });
+
+  it.each(["usageHours", "usageLined", "usageRead"] as const)(
+    "names the key %s if it has a wrong type",
+    async (name) => {
+      const store = open();
+      store.usage.append(requestLines("1"));
+      await store.usage.settled();
+      await redis.client.del(keys[name]);
+      await redis.client.set(keys[name], "in the way");
+      store.usage.append(requestLines("2"));
+      await store.usage.settled();
+      expect(store.takeWarnings()).toEqual([expect.stringContaining(`the key "${keys[name]}" is not a `)]);
+      await redis.client.del(keys[name]);
+    },
+  );
 });

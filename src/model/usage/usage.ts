@@ -147,7 +147,7 @@ export class UsageParts {
   readonly #places = new Map<string, number>();
   readonly #parts: Pick<UsagePart, "key" | "user" | "model">[] = [];
   readonly #user: string | undefined;
-  readonly #byCells = new Map<readonly string[], Map<string, (number | null | undefined)[]>>();
+  readonly #byCells = new WeakMap<readonly string[], Map<string, (number | null | undefined)[]>>();
   /** The counts of each part, in the order of {@link USAGE_COUNTS}. Objects would take most of the time of a large sum. */
   readonly counts: number[] = [];
 

@@ -57,6 +57,7 @@ export function keysOf(fleet: string, host: string | null) {
     usageLined: key("usage-lined"),
     usageCells: (day: string) => key(`usage-cells:${day}`),
     usageSums: (hour: number) => key(`usage-sums:${hour}`),
+    usageMinutes: (hour: number) => key(`usage-minutes:${hour}`),
     usageLines: (hour: number) => key(`usage-lines:${hour}`),
     /** The tokens of each user on one day. */
     usageTokens: (day: string) => key(`usage-tokens:${day}`),

@@ -4,9 +4,11 @@ import { foundingScript, script } from "./scripts.js";
  * The ledger of all hosts. Each host sends its own lines in order. The hash `usage-read` records how far each host's lines have
  * been counted, in the same step, so a part that is sent twice counts once.
  *
- * Each hour has a list of its lines, and a hash with what usage-hours.ts has made of them: `hour` and `minutes`, the sums of the
- * first `lines` lines, and the number of `cells` to which they refer. The hash `usage-cells` has the cells of a day. Both hashes
- * have a `version`, which is random, and replaced when they or any line change, so that nobody saves sums of old lines.
+ * Each hour has a list of its lines, a hash with what usage-hours.ts has made of the first `lines` lines (`hour`, and the number
+ * of `cells` of the day at that time), and a list with the sums of its minutes. The hash `usage-cells` has the cells of a day, and
+ * the random id of this `table`, so that sums of other cells are found. Both
+ * hashes have a `version`, which is random, and replaced when they or lines are changed or deleted, so that nobody saves sums of
+ * old lines.
  */
 
 /** Finds a key of another type before a command fails because of it, so that the error names the key. */
@@ -20,18 +22,22 @@ end
 
 /**
  * KEYS[3] usage-read, [4] usage-hours, [5] usage-lined, then for each hour of the part: sums, lines, and tokens of the day.
- * ARGV[5] the segment, [6] where the part begins, [7] where it ends, [8] its hours as JSON, [9] a number and [10] a share of lines, [11] the
- * version of new hours. Answers with the position up to which the segment has been counted, the hashes that have a field which is not a number, and the hours of
- * which more lines wait to be added up than this number, and than this share of those that are.
+ * ARGV[5] the segment, [6] where the part begins, [7] where it ends, [8] its hours as JSON, [9] a number of lines, [10] the
+ * version of new hours. Answers with the position up to which the segment has been counted, the hashes that have a field which is
+ * not a number, and the hours of which more lines than this number wait to be added up.
  *
  * A command that fails undoes nothing, and the part is sent again. So the script checks the types of the keys first, and
  * no command after its first write can fail.
  */
 export const COUNT_USAGE = foundingScript(`${CHECK_TYPE}
+local wrongRead = wrong(KEYS[3], 'hash')
+if wrongRead then return wrongRead end
 local id, number = string.match(ARGV[5], '^(.*):(%d+)$')
 if tonumber(number) < tonumber(redis.call('HGET', KEYS[3], id) or '0') then return {'at', ARGV[7], {}, {}} end
 local at = redis.call('HGET', KEYS[3], ARGV[5]) or '0'
 if at ~= ARGV[6] then return {'at', at, {}, {}} end
+local problem = wrong(KEYS[4], 'zset') or wrong(KEYS[5], 'zset')
+if problem then return problem end
 local parts = cjson.decode(ARGV[8])
 for index = 1, #parts do
   for offset, kind in ipairs({'hash', 'list', 'hash'}) do
@@ -51,18 +57,21 @@ for index, part in ipairs(parts) do
   end
   if failed then table.insert(damaged, tokens) end
   redis.call('PEXPIREAT', tokens, part.tokensUntil)
-  redis.call('HSETNX', sums, 'version', ARGV[11])
+  redis.call('HSETNX', sums, 'version', ARGV[10])
   local length = 0
   for _, line in ipairs(part.lines) do length = redis.call('RPUSH', lines, line) end
   local added = tonumber(redis.call('HGET', sums, 'lines') or '0') or 0
-  if length - added > math.max(ARGV[9], added * ARGV[10]) then table.insert(behind, part.hour) end
+  if length - added > tonumber(ARGV[9]) then table.insert(behind, part.hour) end
 end
 redis.call('HSET', KEYS[3], ARGV[5], ARGV[7])
 return {'at', ARGV[7], damaged, behind}
 `);
 
 /** KEYS[3] usage-read. ARGV[5] the segment. */
-export const USAGE_READ = script(`return {'at', redis.call('HGET', KEYS[3], ARGV[5]) or '0'}`);
+export const USAGE_READ = script(`${CHECK_TYPE}
+local problem = wrong(KEYS[3], 'hash')
+if problem then return problem end
+return {'at', redis.call('HGET', KEYS[3], ARGV[5]) or '0'}`);
 
 /**
  * KEYS[3] usage-read. ARGV[5] the segment, which was counted and deleted. Its number becomes the end of those of its folder
@@ -78,73 +87,77 @@ return {'ok'}
 `);
 
 /** KEYS[3] usage-hours or usage-lined. ARGV[5] the first hour, [6] the last hour. */
-export const USAGE_HOURS = script(`
+export const USAGE_HOURS = script(`${CHECK_TYPE}
+local problem = wrong(KEYS[3], 'zset')
+if problem then return problem end
 local hours = redis.call('ZRANGEBYSCORE', KEYS[3], ARGV[5], ARGV[6])
 table.insert(hours, 1, 'hours')
 return hours
 `);
 
 /**
- * KEYS[3] the sums and [4] the lines of an hour. ARGV[5] and later: the wanted fields. Answers with the version, the number of
- * lines that have been added up, that of cells, the fields, and the other lines.
+ * KEYS[3] the sums, [4] the minutes and [5] the lines of an hour. ARGV[5] and [6] whether the sums of the hour, and those of its
+ * minutes, are wanted. Answers with the version, the number of lines, the sums, and for these the number of lines, that of cells
+ * and the id of the table.
  */
 export const USAGE_HOUR = script(`${CHECK_TYPE}
-local problem = wrong(KEYS[3], 'hash') or wrong(KEYS[4], 'list')
+local problem = wrong(KEYS[3], 'hash') or wrong(KEYS[4], 'list') or wrong(KEYS[5], 'list')
 if problem then return problem end
-local version = redis.call('HGET', KEYS[3], 'version') or ''
-local added = redis.call('HGET', KEYS[3], 'lines') or '0'
-local cells = redis.call('HGET', KEYS[3], 'cells') or '0'
-local fields = {}
-for index = 5, #ARGV do fields[index - 4] = redis.call('HGET', KEYS[3], ARGV[index]) or '' end
-return {'hour', version, added, cells, fields, redis.call('LRANGE', KEYS[4], added, -1)}
+local version, added, cells, id = unpack(redis.call('HMGET', KEYS[3], 'version', 'lines', 'cells', 'table'))
+local hour = ARGV[5] == 'true' and redis.call('HGET', KEYS[3], 'hour') or ''
+local minutes = ARGV[6] == 'true' and redis.call('LRANGE', KEYS[4], 0, -1) or {}
+return {'hour', version or '', redis.call('LLEN', KEYS[5]), hour, minutes, {added or '0', cells or '0', id or ''}}
 `);
 
 /**
- * KEYS[3] the sums and [4] the lines of an hour. ARGV[5] the version, [6], [7] and so on: the first and the last index of lines,
- * by turns. Answers with these lines, or `changed` if there is another version.
+ * KEYS[3] the sums, [4] the minutes and [5] the lines of an hour. ARGV[5] "any" or "version", [6] the version, [7] and [8] the
+ * first and the last index of lines. Answers with these lines, or `changed` if there is another version.
  */
 export const USAGE_LINES = script(`
-if (redis.call('HGET', KEYS[3], 'version') or '') ~= ARGV[5] then return {'changed'} end
-local lines = {'lines'}
-for index = 6, #ARGV, 2 do
-  for _, line in ipairs(redis.call('LRANGE', KEYS[4], ARGV[index], ARGV[index + 1])) do table.insert(lines, line) end
-end
-return lines
+if ARGV[5] == 'version' and (redis.call('HGET', KEYS[3], 'version') or '') ~= ARGV[6] then return {'changed'} end
+return {'lines', redis.call('LRANGE', KEYS[5], ARGV[7], ARGV[8])}
 `);
 
-/** KEYS[3] the cells of a day. Answers with the version and the cells. */
+/** KEYS[3] the cells of a day. Answers with the version, the id of the table, and the cells. */
 export const USAGE_CELLS = script(`${CHECK_TYPE}
 local problem = wrong(KEYS[3], 'hash')
 if problem then return problem end
-return {'cells', redis.call('HGET', KEYS[3], 'version') or '', redis.call('HGET', KEYS[3], 'cells') or ''}
+local version, id, cells = unpack(redis.call('HMGET', KEYS[3], 'version', 'table', 'cells'))
+return {'cells', version or '', id or '', cells or ''}
 `);
 
 /**
- * KEYS[3] the sums of an hour and [4] the cells of its day. ARGV[5] and [6] their versions, [7] the next version, [8] a number
- * of lines, [9] and [10] their sums, [11] the number of cells, [12] the cells that are new.
+ * KEYS[3] the sums and [4] the minutes of an hour, [5] the cells of its day. ARGV[5] and [6] the versions of the sums and of the
+ * cells, [7] the next version, [8] the number of lines, [9] the sums of the hour, [10] those of the minutes of the lines that are
+ * new, [11] the number of cells, [12] the cells that are new.
+ *
+ * Once the lines are deleted, there are no minutes any more, because they would be those of late lines alone.
  */
 export const SAVE_SUMS = script(`
 if redis.call('HGET', KEYS[3], 'version') ~= ARGV[5] then return {'changed'} end
-if (redis.call('HGET', KEYS[4], 'version') or '') ~= ARGV[6] then return {'changed'} end
-redis.call('HSET', KEYS[3], 'version', ARGV[7], 'lines', ARGV[8], 'hour', ARGV[9], 'minutes', ARGV[10], 'cells', ARGV[11])
+if (redis.call('HGET', KEYS[5], 'version') or '') ~= ARGV[6] then return {'changed'} end
+if redis.call('HEXISTS', KEYS[3], 'hour') == 0 or redis.call('EXISTS', KEYS[4]) == 1 then
+  redis.call('RPUSH', KEYS[4], ARGV[10])
+end
+redis.call('HSETNX', KEYS[5], 'table', ARGV[7])
+local id = redis.call('HGET', KEYS[5], 'table')
+redis.call('HSET', KEYS[3], 'version', ARGV[7], 'lines', ARGV[8], 'hour', ARGV[9], 'cells', ARGV[11], 'table', id)
 if ARGV[12] ~= '' then
-  redis.call('HSET', KEYS[4], 'version', ARGV[7], 'cells', (redis.call('HGET', KEYS[4], 'cells') or '') .. ARGV[12])
+  redis.call('HSET', KEYS[5], 'version', ARGV[7], 'cells', (redis.call('HGET', KEYS[5], 'cells') or '') .. ARGV[12])
 end
 return {'saved'}
 `);
 
 /**
- * KEYS[3] the sums and [4] the lines of an hour, [5] usage-lined. ARGV[5] the hour, [6] the next version. Deletes the lines if all
- * have been added up.
+ * KEYS[3] the sums, [4] the minutes and [5] the lines of an hour, [6] usage-lined. ARGV[5] the hour, [6] the next version. Deletes
+ * the lines if all have been added up. The first command frees memory, so that a full Redis runs the script.
  */
 export const DROP_LINES = script(`
 local added = redis.call('HGET', KEYS[3], 'lines') or '0'
-if redis.call('LLEN', KEYS[4]) > tonumber(added) then return {'behind'} end
-if redis.call('EXISTS', KEYS[3]) == 1 then
-  redis.call('HSET', KEYS[3], 'version', ARGV[6], 'lines', 0, 'minutes', '')
-end
-redis.call('DEL', KEYS[4])
-redis.call('ZREM', KEYS[5], ARGV[5])
+if redis.call('LLEN', KEYS[5]) > tonumber(added) then return {'behind'} end
+redis.call('DEL', KEYS[4], KEYS[5])
+redis.call('ZREM', KEYS[6], ARGV[5])
+if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('HSET', KEYS[3], 'version', ARGV[6], 'lines', 0) end
 return {'dropped'}
 `);
 
@@ -160,7 +173,9 @@ return {'tokens', tokens}
 `);
 
 /** KEYS[3] the tokens of a day. ARGV[5], [6] and so on: a name and the name that replaces it, by turns. */
-export const RENAME_TOKENS = script(`
+export const RENAME_TOKENS = script(`${CHECK_TYPE}
+local problem = wrong(KEYS[3], 'hash')
+if problem then return problem end
 for index = 5, #ARGV, 2 do
   local amount = redis.call('HGET', KEYS[3], ARGV[index])
   if amount then
@@ -172,13 +187,13 @@ return {'ok'}
 `);
 
 /**
- * KEYS[3] the sums and [4] the lines of an hour. ARGV[5] the next version, [6], [7], [8] and so on: an index, the line
+ * KEYS[3] the sums, [4] the minutes and [5] the lines of an hour. ARGV[5] the next version, [6], [7], [8] and so on: an index, the line
  * there, and the line that replaces it.
  */
 export const RENAME_LINES = script(`
 for index = 6, #ARGV, 3 do
-  if redis.call('LINDEX', KEYS[4], ARGV[index]) == ARGV[index + 1] then
-    redis.call('LSET', KEYS[4], ARGV[index], ARGV[index + 2])
+  if redis.call('LINDEX', KEYS[5], ARGV[index]) == ARGV[index + 1] then
+    redis.call('LSET', KEYS[5], ARGV[index], ARGV[index + 2])
     redis.call('HSET', KEYS[3], 'version', ARGV[5])
   end
 end
@@ -187,19 +202,19 @@ return {'ok'}
 
 /** KEYS[3] the cells of a day. ARGV[5] the version, [6] the next one, [7] all cells. */
 export const RENAME_CELLS = script(`
-if redis.call('HGET', KEYS[3], 'version') ~= ARGV[5] then return {'changed'} end
+if (redis.call('HGET', KEYS[3], 'version') or '') ~= ARGV[5] then return {'changed'} end
 redis.call('HSET', KEYS[3], 'version', ARGV[6], 'cells', ARGV[7])
 return {'saved'}
 `);
 
 /**
- * KEYS[3] usage-hours, [4] usage-lined, [5] the sums and [6] the lines of an hour, [7] the cells of its day. ARGV[5] the hour, [6]
- * and [7] the first and the last hour of the day.
+ * KEYS[3] usage-hours, [4] usage-lined, [5] the sums, [6] the minutes and [7] the lines of an hour, [8] the cells of its day.
+ * ARGV[5] the hour, [6] and [7] the first and the last hour of the day.
  */
 export const DROP_USAGE = script(`
-redis.call('DEL', KEYS[5], KEYS[6])
+redis.call('DEL', KEYS[5], KEYS[6], KEYS[7])
 redis.call('ZREM', KEYS[3], ARGV[5])
 redis.call('ZREM', KEYS[4], ARGV[5])
-if redis.call('ZCOUNT', KEYS[3], ARGV[6], ARGV[7]) == 0 then redis.call('DEL', KEYS[7]) end
+if redis.call('ZCOUNT', KEYS[3], ARGV[6], ARGV[7]) == 0 then redis.call('DEL', KEYS[8]) end
 return {'ok'}
 `);

@@ -1,9 +1,12 @@
 import { dayOf, hourStart, type LedgerLine } from "../../../../model/usage/usage.js";
-import { type Bucket, ROW, type Sums } from "../../../usage/sums.js";
+import { ROW, type Sums } from "../../../usage/sums.js";
 import type { Connection } from "../../link/connection.js";
 import { corruptError } from "../../link/failures.js";
 import type { Keys } from "../../link/keys.js";
 import * as scripts from "../../scripts/usage-scripts.js";
+
+/** So many lines are read at once, in some milliseconds. A process serves others between two parts. */
+const LINES_AT_ONCE = 2_000;
 
 /** Sums without the cells. */
 export type Rows = Pick<Sums, "buckets" | "rows">;
@@ -11,20 +14,33 @@ export type Rows = Pick<Sums, "buckets" | "rows">;
 /** The cells of a day. */
 export interface DayCells {
   version: string;
+  /** Random. Tells the cells from those that were there before damage; empty if there are none. */
+  table: string;
   cells: string[];
 }
 
 /** An hour of the ledger, as it is at one moment. */
 export interface HourState {
   version: string;
-  /** How many of its lines are added up, and to how many cells of the day the sums refer. */
+  /** The number of its lines, and how many of them are added up. */
+  length: number;
   added: number;
+  /** The number of cells of the day when the lines were added up, and the id of their table. */
   cells: number;
-  /** The sums of the hour, and those of each minute. Null if there are none, or if they were not asked for. */
+  table: string;
+  /** The sums of the hour. Null if there are none, or if they were not asked for. */
   hour: Rows | null;
-  minutes: Rows | null;
-  /** The lines that are not added up. */
-  rest: LedgerLine[];
+  /** The sums of its minutes, in parts. Each part has some of the lines. */
+  minutes: Rows[];
+}
+
+/** Lines of an hour. */
+export interface LinesPart {
+  lines: LedgerLine[];
+  texts: string[];
+  /** The index of the first line, and of the line after the last one. */
+  from: number;
+  end: number;
 }
 
 /** Reads the hours of the ledger in Redis. */
@@ -37,14 +53,17 @@ export class HourRecords {
     this.#keys = keys;
   }
 
-  /** @param key the sorted set of hours */
-  async between(key: string, first: number, last: number): Promise<number[]> {
+  /**
+   * @param key the sorted set of hours
+   * @param first as in ZRANGEBYSCORE, like `last`
+   */
+  async between(key: string, first: number | "-inf", last: number | "+inf"): Promise<number[]> {
     const [, ...hours] = await this.#connection.run(scripts.USAGE_HOURS, [key], [first, last]);
     return hours.map(Number);
   }
 
-  keysOf(hour: number): [sums: string, lines: string] {
-    return [this.#keys.usageSums(hour), this.#keys.usageLines(hour)];
+  keysOf(hour: number): [sums: string, minutes: string, lines: string] {
+    return [this.#keys.usageSums(hour), this.#keys.usageMinutes(hour), this.#keys.usageLines(hour)];
   }
 
   /** The key of the cells of the day of an hour. */
@@ -54,54 +73,82 @@ export class HourRecords {
 
   /** @param wanted the sums that are read */
   async read(number: number, wanted: readonly ("hour" | "minutes")[]): Promise<HourState> {
-    const answer = await this.#connection.run(scripts.USAGE_HOUR, this.keysOf(number), wanted);
-    const [, version, added, cells, texts, rest] = answer as [string, string, string, string, string[], string[]];
-    const rowsOf = (name: "hour" | "minutes") => this.#rowsOf(number, texts[wanted.indexOf(name)] ?? "");
+    const [sums, minutesKey] = this.keysOf(number);
+    const answer = await this.#connection.run(scripts.USAGE_HOUR, this.keysOf(number), [
+      String(wanted.includes("hour")),
+      String(wanted.includes("minutes")),
+    ]);
+    const [, version, length, text, minutes, ...counts] = answer as [string, string, number, string, ...string[][]];
+    const [lines, cells, table = ""] = counts[0] ?? [];
+    const added = Number(lines);
+    if (!Number.isSafeInteger(added) || (added > 0 && text === "" && wanted.includes("hour")))
+      throw corruptError(sums, "it does not contain sums of the ledger");
     return {
       version,
-      added: Number(added),
+      length,
+      added,
       cells: Number(cells),
-      hour: rowsOf("hour"),
-      minutes: rowsOf("minutes"),
-      rest: parsed(rest),
+      table,
+      hour: text === "" ? null : rowsOf(text, sums),
+      minutes: (minutes ?? []).map((each) => rowsOf(each, minutesKey)),
     };
-  }
-
-  #rowsOf(number: number, text: string): Rows | null {
-    if (text === "") return null;
-    try {
-      const { buckets, rows } = JSON.parse(text) as Pick<Sums, "buckets"> & { rows: (number | null)[] };
-      if (rows.length % ROW !== 0) throw new RangeError("a row is incomplete");
-      const numbers = new Float64Array(rows.length);
-      for (let at = 0; at < rows.length; at++) numbers[at] = rows[at] ?? Number.NaN;
-      return { buckets, rows: numbers };
-    } catch (error) {
-      throw corruptError(this.#keys.usageSums(number), "it does not contain sums of the ledger", error);
-    }
   }
 
   /** The cells of the day of an hour. */
   async cellsOf(hour: number): Promise<DayCells> {
-    const [, version, text] = await this.#connection.run(scripts.USAGE_CELLS, [this.cellsKey(hour)], []);
-    return { version: String(version), cells: String(text).split("\n").slice(0, -1) };
+    const [, version, table, text] = await this.#connection.run(scripts.USAGE_CELLS, [this.cellsKey(hour)], []);
+    return { version: String(version), table: String(table), cells: String(text).split("\n").slice(0, -1) };
   }
 
   /**
-   * @param ranges those of each bucket, by index
-   * @returns the lines of each bucket; null if the hour has another version
+   * Reads lines in parts.
+   *
+   * @param version that of the hour; null for any
+   * @yields null as the last part if the hour has another version
    */
-  async linesOf(number: number, version: string, ranges: readonly Bucket["ranges"][]): Promise<string[][] | null> {
-    const found: string[][] = [];
-    for (const each of ranges) {
-      const ends = each.flatMap(([from, to]) => [from, Number.isFinite(to) ? to - 1 : -1]);
-      const [word, ...lines] = await this.#connection.run(scripts.USAGE_LINES, this.keysOf(number), [version, ...ends]);
-      if (word === "changed") return null;
-      found.push(lines.map(String));
+  async *lines(
+    number: number,
+    version: string | null,
+    { from, end }: { from: number; end: number },
+  ): AsyncGenerator<LinesPart | null> {
+    for (let at = from; at < end; at += LINES_AT_ONCE) {
+      const last = Math.min(at + LINES_AT_ONCE, end) - 1;
+      const [word, texts] = await this.#connection.run(scripts.USAGE_LINES, this.keysOf(number), [
+        ...(version === null ? ["any", ""] : ["version", version]),
+        ...[at, last],
+      ]);
+      if (word === "changed") {
+        yield null;
+        return;
+      }
+      const part = texts as string[];
+      const lines = part.map((text) => this.#lineOf(text, number));
+      if (lines.length > 0) yield { lines, texts: part, from: at, end: at + lines.length };
     }
-    return found;
+  }
+
+  #lineOf(text: string, hour: number): LedgerLine {
+    try {
+      return JSON.parse(text) as LedgerLine;
+    } catch (error) {
+      throw corruptError(this.#keys.usageLines(hour), "it has a line that is not JSON", error);
+    }
   }
 }
 
-export function parsed(lines: readonly string[]): LedgerLine[] {
-  return lines.map((text) => JSON.parse(text) as LedgerLine);
+function rowsOf(text: string, key: string): Rows {
+  try {
+    const { buckets, rows } = JSON.parse(text) as Pick<Sums, "buckets"> & { rows: (number | null)[] };
+    if (!Array.isArray(buckets) || rows.length % ROW !== 0) throw new RangeError("a row or the buckets are incomplete");
+    const numbers = new Float64Array(rows.length);
+    for (let at = 0; at < rows.length; at++) numbers[at] = rows[at] ?? Number.NaN;
+    return { buckets, rows: numbers };
+  } catch (error) {
+    throw corruptError(key, "it does not contain sums of the ledger", error);
+  }
+}
+
+/** The sums without the cells as JSON, in which null stands for a number that nobody reported. */
+export function textOf({ buckets, rows }: Rows): string {
+  return JSON.stringify({ buckets, rows: [...rows] });
 }

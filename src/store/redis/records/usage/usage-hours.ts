@@ -12,23 +12,31 @@ import {
 } from "../../../../model/usage/usage.js";
 import { isDamaged } from "../../../failures.js";
 import type { Renaming } from "../../../usage/port.js";
-import { type Cell, CellTable, Sums, SumsBuilder } from "../../../usage/sums.js";
+import { type Bucket, type Cell, CellTable, Sums, SumsBuilder } from "../../../usage/sums.js";
 import { renamed } from "../../../usage/usage-folder.js";
 import type { Connection } from "../../link/connection.js";
 import { corruptError } from "../../link/failures.js";
 import type { Keys } from "../../link/keys.js";
 import * as scripts from "../../scripts/usage-scripts.js";
-import { type DayCells, HourRecords, type HourState, parsed, type Rows } from "./hour-records.js";
+import { type DayCells, HourRecords, type HourState, textOf } from "./hour-records.js";
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 3_600_000;
 /** How long the lines of an hour are kept beside its sums. Afterwards, a query counts the whole hour or nothing of it. */
 const LINES_MS = 49 * HOUR_MS;
-/** So many lines of the running hour may wait to be added up, or a sixteenth of the others. Reading them takes milliseconds. */
-export const LAG = { lines: 1_000, share: 1 / 16 };
-/** A process can serve others after so many lines. */
-const PIECE_LINES = 500;
+/** So many lines of the running hour may wait to be added up. A query reads them in some milliseconds. */
+export const LAG_LINES = 1_000;
+/** How long this process adds nothing up after Redis has refused a write, in milliseconds. A refusal may take seconds. */
+const REFUSED_MS = 30_000;
 export const RENAMES_AT_ONCE = 1_000;
+
+/** A query that is under way. */
+interface Asked {
+  query: UsageQuery;
+  parts: UsageParts;
+  /** The cells of the day that is being read, by their key. */
+  known: Map<string, DayCells>;
+}
 
 /**
  * The lines of all hosts in Redis, by hours, and their sums. Any process adds up lines: the one that has sent many, a query, and
@@ -39,6 +47,9 @@ export class UsageHours {
   readonly #keys: Keys;
   readonly #records: HourRecords;
   readonly #warn: (message: string) => void;
+  readonly #extending = new Map<number, Promise<void>>();
+  /** By `performance.now()`. */
+  #refusedUntil = 0;
 
   /** @param warn reports damaged hours */
   constructor(connection: Connection, keys: Keys, warn: (message: string) => void) {
@@ -50,15 +61,18 @@ export class UsageHours {
 
   async addTo(parts: UsageParts, query: UsageQuery): Promise<void> {
     const hours = await this.#records.between(this.#keys.usageHours, hourOf(query.from), hourOf(query.to - 1));
-    const known = new Map<string, DayCells>();
+    const asked = { query, parts, known: new Map<string, DayCells>() };
     let next = this.#latest(hours[0], query);
-    for (const [index, hour] of hours.entries()) {
-      let state = await next;
-      // Redis answers while this process adds up the hour before.
-      next = this.#latest(hours[index + 1], query);
-      next.catch(() => undefined); // the next round throws it
-      while (state !== null && !(await this.#addHour(parts, query, { ...state, known, number: hour })))
-        state = await this.#latest(hour, query);
+    try {
+      for (const [index, hour] of hours.entries()) {
+        let state = await next;
+        // Redis answers while this process adds up the hour before.
+        next = this.#latest(hours[index + 1], query);
+        next.catch(() => undefined); // the next round throws it
+        while (state !== null && !(await this.#addHour(hour, state, asked))) state = await this.#latest(hour, query);
+      }
+    } finally {
+      await next.catch(() => undefined);
     }
   }
 
@@ -69,74 +83,84 @@ export class UsageHours {
       if (isWithin(number, query)) return await this.#records.read(number, ["hour"]);
       const state = await this.#records.read(number, ["minutes"]);
       // The lines of an old hour were deleted, and its sums of minutes with them.
-      return state.minutes === null ? await this.#records.read(number, ["hour", "minutes"]) : state;
+      return state.minutes.length === 0 ? await this.#records.read(number, ["hour", "minutes"]) : state;
     };
     const state = await read();
-    const lag = number < hourOf(Date.now()) ? 0 : Math.max(LAG.lines, state.added * LAG.share);
-    if (state.rest.length <= lag) return state;
+    const lag = number < hourOf(Date.now()) ? 0 : LAG_LINES;
+    if (state.length - state.added <= lag || this.#isRefused) return state;
     await this.extend(number);
     return await read();
   }
 
-  /**
-   * @param known gets the cells of the hour's day
-   * @returns false if the hour was changed in between, and nothing was added
-   */
-  async #addHour(
-    parts: UsageParts,
-    query: UsageQuery,
-    { number, known, ...state }: HourState & { number: number; known: Map<string, DayCells> },
-  ): Promise<boolean> {
+  /** @returns false if the hour was changed in between, and nothing was added */
+  async #addHour(number: number, state: HourState, { query, parts, known }: Asked): Promise<boolean> {
     const day = await this.#cellsFor(number, state, known);
     if (day === null) return false;
-    const rows = state.minutes ?? state.hour;
-    const isOld = rows === state.hour && !isWithin(number, query);
+    const isOld = state.hour !== null && state.minutes.length === 0 && !isWithin(number, query);
     const wanted = isOld ? { ...query, from: hourStart(number), to: hourStart(number + 1) } : query;
-    const sums = rows && new Sums({ ...rows, end: state.added, cells: day.cells });
-    const partly = sums?.partly(wanted) ?? [];
-    const ranges = partly.map((bucket) => bucket.ranges);
-    const lines = await this.#records.linesOf(number, state.version, ranges);
-    if (lines === null) return false;
-    sums?.addTo(parts, wanted);
-    for (const [index, { first, last }] of partly.entries()) {
-      const part = { ...query, from: Math.max(first, query.from), to: Math.min(last + 1, query.to) };
-      addLines(parts, parsed(lines[index] ?? []), part);
+    const rows = state.minutes.length === 0 && state.hour !== null ? [state.hour] : state.minutes;
+    const sums = rows.map((each) => new Sums({ ...each, end: state.added, cells: day.cells }));
+    const lines: LedgerLine[] = [];
+    for (const { query: part, from, end } of [
+      ...sums.flatMap((each) => each.partly(wanted).flatMap((bucket) => rangesOf(bucket, wanted))),
+      { query: wanted, from: state.added, end: state.length },
+    ]) {
+      for await (const piece of this.#records.lines(number, state.version, { from, end })) {
+        if (piece === null) return false;
+        lines.push(...piece.lines.filter((line) => isWanted(line, part)));
+      }
     }
-    addLines(parts, state.rest, query);
+    try {
+      for (const each of sums) each.addTo(parts, wanted);
+    } catch (error) {
+      if (!(error instanceof SyntaxError)) throw error;
+      throw corruptError(this.#records.cellsKey(number), "it has a cell that is not JSON", error);
+    }
+    for (const line of lines) parts.add(keyOf(line, query.by), line.user, line.model, countsOf(line));
     return true;
+  }
+
+  get #isRefused(): boolean {
+    return performance.now() < this.#refusedUntil;
   }
 
   /** Adds up the lines that wait. Does nothing if somebody else has just done so, or if Redis takes no writes. */
   async extend(number: number): Promise<void> {
-    const state = await this.#records.read(number, ["hour", "minutes"]);
-    const { version, added, hour, minutes, rest } = state;
-    const day = rest.length === 0 ? null : await this.#cellsFor(number, state);
+    let extending = this.#extending.get(number);
+    if (extending === undefined) {
+      extending = this.#extend(number).finally(() => this.#extending.delete(number));
+      this.#extending.set(number, extending);
+    }
+    await extending;
+  }
+
+  async #extend(number: number): Promise<void> {
+    const { length, added } = await this.#records.read(number, []);
+    if (length <= added || this.#isRefused) return;
+    const state = await this.#records.read(number, ["hour"]);
+    const day = await this.#cellsFor(number, state);
     if (day === null) return;
     const table = new CellTable([...day.cells]);
-    const builder = (rows: Rows | null, bucketMs: number) => {
-      const before = rows && new Sums({ ...rows, end: added, cells: table.cells });
-      return new SumsBuilder(before, table, { bucketMs, merges: true });
-    };
-    const ofHour = builder(hour, HOUR_MS);
-    // Without the deleted lines, sums of minutes would be those of the late lines alone.
-    const ofMinutes = hour !== null && minutes === null ? null : builder(minutes, MINUTE_MS);
-    for (const [index, lines] of partsOf(rest, PIECE_LINES).entries()) {
-      const from = added + index * PIECE_LINES;
-      const piece = { lines, from, end: from + lines.length, hasTorn: false };
-      ofHour.add(piece);
-      ofMinutes?.add(piece);
+    const before = state.hour && new Sums({ ...state.hour, end: state.added, cells: table.cells });
+    const hour = new SumsBuilder(before, table, { bucketMs: HOUR_MS, merges: true });
+    const minutes = new SumsBuilder(null, table, { bucketMs: MINUTE_MS });
+    const waiting = { from: state.added, end: state.length };
+    for await (const piece of this.#records.lines(number, state.version, waiting)) {
+      if (piece === null) return;
+      for (const builder of [hour, minutes]) builder.add({ ...piece, hasTorn: false });
       await turn();
     }
-    const sums = [ofHour, ofMinutes].map((each) => (each === null ? "" : textOf(each.build())));
-    const count = table.cells.length;
-    const more = table.cells.slice(day.cells.length).map((cell) => `${cell}\n`);
-    const keys = [this.#keys.usageSums(number), this.#records.cellsKey(number)];
-    const lines = added + rest.length;
+    const { cells } = table;
+    const more = cells.slice(day.cells.length).map((cell) => `${cell}\n`);
+    const sums = [textOf(hour.build()), textOf(minutes.build())];
+    const [sumsKey, minutesKey] = this.#records.keysOf(number);
+    const keys = [sumsKey, minutesKey, this.#records.cellsKey(number)];
+    const args = [state.version, day.version, randomUUID(), state.length, ...sums, cells.length, more.join("")];
     try {
-      const args = [version, day.version, randomUUID(), lines, ...sums, count, more.join("")];
       await this.#connection.run(scripts.SAVE_SUMS, keys, args);
     } catch (error) {
       if (!isFleetError(error, "FLEET_STATE_UNWRITABLE")) throw error;
+      this.#refusedUntil = performance.now() + REFUSED_MS;
     }
   }
 
@@ -149,42 +173,56 @@ export class UsageHours {
   }
 
   async rename(names: Renaming): Promise<void> {
-    const hours = await this.#records.between(this.#keys.usageHours, 0, hourOf(Date.now()) + 1);
-    for (const hour of hours) while (!(await this.#renameLines(hour, names)));
+    const hours = await this.hours();
+    for (const hour of hours) await this.#renameLines(hour, names);
     for (const first of new Set(hours.map(firstOfDay))) while (!(await this.#renameCells(first, names)));
   }
 
-  /** @returns false if the hour was changed by somebody else */
-  async #renameLines(number: number, names: Renaming): Promise<boolean> {
-    const { version } = await this.#records.read(number, []);
-    const [lines] = (await this.#records.linesOf(number, version, [[[0, Number.POSITIVE_INFINITY]]])) ?? [];
-    if (lines === undefined) return false;
-    const changed = lines.flatMap((text, index) => {
-      const line = JSON.parse(text) as LedgerLine;
-      const after = renamed(line, names);
-      return after === line ? [] : [[String(index), text, JSON.stringify(after)]];
-    });
-    for (const part of partsOf(changed, RENAMES_AT_ONCE))
-      await this.#connection.run(scripts.RENAME_LINES, this.#records.keysOf(number), [randomUUID(), ...part.flat()]);
-    return true;
+  /** All hours of the ledger. Some may be in the future, because the clock of a host may be wrong. */
+  async hours(): Promise<number[]> {
+    return await this.#records.between(this.#keys.usageHours, "-inf", "+inf");
+  }
+
+  async #renameLines(number: number, names: Renaming): Promise<void> {
+    const { length } = await this.#records.read(number, []);
+    for await (const piece of this.#records.lines(number, null, { from: 0, end: length })) {
+      const changed = (piece?.lines ?? []).flatMap((line, index) => {
+        const after = renamed(line, names);
+        return after === line ? [] : [[(piece?.from ?? 0) + index, piece?.texts[index] ?? "", JSON.stringify(after)]];
+      });
+      for (const part of partsOf(changed, RENAMES_AT_ONCE))
+        await this.#connection.run(scripts.RENAME_LINES, this.#records.keysOf(number), [randomUUID(), ...part.flat()]);
+    }
   }
 
   /** @returns false if the cells of the day were changed by somebody else */
   async #renameCells(hour: number, names: Renaming): Promise<boolean> {
     const { version, cells } = await this.#records.cellsOf(hour);
-    const after = cells.map((cell) => renamedCell(cell, names));
+    const after = cells.map((cell) => this.#renamedCell(cell, hour, names));
     if (after.every((cell, index) => cell === cells[index])) return true;
     const args = [version, randomUUID(), after.map((cell) => `${cell}\n`).join("")];
     const [word] = await this.#connection.run(scripts.RENAME_CELLS, [this.#records.cellsKey(hour)], args);
     return word === "saved";
   }
 
+  /** @returns the same cell if it has none of the names */
+  #renamedCell(cell: string, hour: number, { users, sessions }: Renaming): string {
+    try {
+      const [user, sessionId, model, tokenId] = JSON.parse(cell) as Cell;
+      if (!users.has(user) && !sessions.has(sessionId)) return cell;
+      const after: Cell = [users.get(user) ?? user, sessions.get(sessionId) ?? sessionId, model, tokenId];
+      return JSON.stringify(after);
+    } catch (error) {
+      throw corruptError(this.#records.cellsKey(hour), "it has a cell that is not JSON", error);
+    }
+  }
+
   /** Deletes hours that are older than this, and lines that no query needs. Adds up the others. */
   async upkeep(keepMs: number): Promise<void> {
     const { usageHours, usageLined } = this.#keys;
-    for (const hour of await this.#records.between(usageHours, 0, hourOf(Date.now() - keepMs) - 1))
+    for (const hour of await this.#records.between(usageHours, "-inf", hourOf(Date.now() - keepMs) - 1))
       await this.#drop(hour);
-    for (const hour of await this.#records.between(usageLined, 0, hourOf(Date.now()) - 1)) {
+    for (const hour of await this.#records.between(usageLined, "-inf", hourOf(Date.now()) - 1)) {
       await this.extendOrWarn(hour);
       if (hourStart(hour) + LINES_MS < Date.now()) await this.#dropLines(hour);
     }
@@ -210,18 +248,20 @@ export class UsageHours {
    */
   async #cellsFor(
     hour: number,
-    { version, cells }: HourState,
+    { version, cells, table }: HourState,
     known = new Map<string, DayCells>(),
   ): Promise<DayCells | null> {
     const key = this.#records.cellsKey(hour);
+    const isOf = (day: DayCells) => table === "" || (day.table === table && day.cells.length >= cells);
     const before = known.get(key);
-    if (before !== undefined && before.cells.length >= cells) return before;
+    if (before !== undefined && isOf(before)) return before;
     const now = await this.#records.cellsOf(hour);
+    known.clear(); // the hours of a query are in order, so nobody needs the cells of an earlier day
     known.set(key, now);
-    if (now.cells.length >= cells) return now;
+    if (isOf(now)) return now;
     // The upkeep deletes them with the last hour of the day.
     if ((await this.#records.read(hour, [])).version !== version) return null;
-    throw corruptError(key, "it lacks cells of the ledger");
+    throw corruptError(key, "it does not have the cells to which sums of the ledger refer");
   }
 }
 
@@ -235,24 +275,15 @@ function isWithin(hour: number, { from, to }: UsageQuery): boolean {
   return hourStart(hour) >= from && hourStart(hour + 1) <= to;
 }
 
-function addLines(parts: UsageParts, lines: readonly LedgerLine[], { by, from, to }: UsageQuery): void {
-  for (const line of lines) {
-    const at = Date.parse(line.at);
-    if (at >= from && at < to) parts.add(keyOf(line, by), line.user, line.model, countsOf(line));
-  }
+function isWanted(line: LedgerLine, { from, to }: UsageQuery): boolean {
+  const at = Date.parse(line.at);
+  return at >= from && at < to;
 }
 
-/** @returns the same cell if it has none of the names */
-function renamedCell(cell: string, { users, sessions }: Renaming): string {
-  const [user, sessionId, model, tokenId] = JSON.parse(cell) as Cell;
-  if (!users.has(user) && !sessions.has(sessionId)) return cell;
-  const after: Cell = [users.get(user) ?? user, sessions.get(sessionId) ?? sessionId, model, tokenId];
-  return JSON.stringify(after);
-}
-
-/** The sums without the cells as JSON, in which null stands for a number that nobody reported. */
-function textOf({ buckets, rows }: Sums): string {
-  return JSON.stringify({ buckets, rows: [...rows] });
+/** The parts of the list with the lines of a bucket of which the query wants only some. Other lines are in them, too. */
+function rangesOf({ first, last, ranges }: Bucket, query: UsageQuery) {
+  const part = { ...query, from: Math.max(first, query.from), to: Math.min(last + 1, query.to) };
+  return ranges.map(([from, end]) => ({ query: part, from, end }));
 }
 
 /** The list in parts of at most `size`. */

@@ -22,7 +22,7 @@ import { LATE_MS } from "../../../usage/usage-folder.js";
 import type { Connection } from "../../link/connection.js";
 import type { Keys } from "../../link/keys.js";
 import * as scripts from "../../scripts/usage-scripts.js";
-import { LAG, partsOf, RENAMES_AT_ONCE, UsageHours } from "./usage-hours.js";
+import { LAG_LINES, partsOf, RENAMES_AT_ONCE, UsageHours } from "./usage-hours.js";
 
 const HOUR_MS = 3_600_000;
 /** A limit counts at most a month. */
@@ -116,7 +116,7 @@ export class UsageSums implements UsageStore {
         const [, counted, damaged, behind] = await this.#connection.run(
           scripts.COUNT_USAGE,
           [usageRead, usageHours, usageLined, ...keys],
-          [name, piece.from, piece.end, JSON.stringify(hours), LAG.lines, LAG.share, randomUUID()],
+          [name, piece.from, piece.end, JSON.stringify(hours), LAG_LINES, randomUUID()],
         );
         this.#counted.set(name, Number(counted));
         for (const key of damaged as string[])
@@ -175,9 +175,12 @@ export class UsageSums implements UsageStore {
     await this.#dropSent();
     await this.#hours.rename(names);
     const pairs = [...names.users].flat();
-    for (let at = Date.now() - TOKENS_MS; at < Date.now() + 24 * HOUR_MS; at += 24 * HOUR_MS) {
+    // The tokens of a day may outlive its hours, or be in the future like them.
+    const days = new Set((await this.#hours.hours()).map((hour) => dayOf(hourStart(hour))));
+    for (let at = Date.now() - TOKENS_MS; at < Date.now() + 24 * HOUR_MS; at += 24 * HOUR_MS) days.add(dayOf(at));
+    for (const day of days) {
       for (const part of partsOf(pairs, RENAMES_AT_ONCE * 2))
-        await this.#connection.run(scripts.RENAME_TOKENS, [this.#keys.usageTokens(dayOf(at))], part);
+        await this.#connection.run(scripts.RENAME_TOKENS, [this.#keys.usageTokens(day)], part);
     }
   }
 
