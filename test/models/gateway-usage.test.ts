@@ -186,6 +186,12 @@ describe("the model gateway", () => {
     expect(at.lines[3]?.numbers?.inputTokens).toBeNull();
   });
 
+  it("passes on a request whose model is not a JSON text, and counts it under the model of the session", async () => {
+    const at = await gatewayTo((response) => response.writeHead(400).end("{}"));
+    expect((await at.ask(undefined, { body: '{"model":"\\q"}' })).status).toBe(400);
+    expect(at.lines[0]).toMatchObject({ ...at.ann, model: "default", outcome: "begun" });
+  });
+
   it("counts no request for the list of models or for the length of a text", async () => {
     const at = await gatewayTo((response) => response.end("{}"), "anthropic");
     await (await at.ask("/v1/models", { method: "GET", body: null })).text();

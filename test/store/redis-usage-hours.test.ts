@@ -469,9 +469,10 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
 
   it("names a cell that is not JSON, also in a rename", async () => {
     const store = open();
-    store.usage.append(requestLines("1", { at: past(2) }));
+    const at = past(2);
+    store.usage.append(requestLines("1", { at }));
     expect(await requests(store)).toBe(1);
-    const key = keys.usageCells(dayOf(past(2)));
+    const key = keys.usageCells(dayOf(at));
     await redis.client.hset(key, "cells", "damaged\n");
     const damaged = { code: "FLEET_STATE_CORRUPT", message: expect.stringContaining(key) };
     await expect(requests(store)).rejects.toMatchObject(damaged);

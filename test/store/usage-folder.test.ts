@@ -221,6 +221,15 @@ describe("the ledger on the disk of one host", () => {
     expect((await usage.read(all)).find(({ user }) => user === "ann")).toMatchObject({ inputTokens: null });
   });
 
+  it("reads lines after one that is longer than what is read at once", async () => {
+    usage.append(requestLines("1", { model: "x".repeat(500_000) }));
+    usage.append(requestLines("2"));
+    expect(await requests()).toBe(2);
+    usage.segments.seal();
+    expect(await requests()).toBe(2);
+    expect(await usage.tokensSince("ann", Date.now())).toBe(30);
+  });
+
   it("lets other work run between two pieces of lines, while it adds them up and while it reads them", async () => {
     appendMany();
     let turn = 0;

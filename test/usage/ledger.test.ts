@@ -65,3 +65,11 @@ it("does not try all waiting lines again with each new line while the disk is fu
   ledger.begin("request", ANN, "2000");
   expect(lines.map(({ id }) => id)).toEqual(Array.from({ length: 2_001 }, (_, index) => String(index)));
 });
+
+it("cuts the name of a model that is longer than 200 characters", () => {
+  const lines: LedgerLine[] = [];
+  const { ledger } = ledgerOn((more) => lines.push(...more) && more.length);
+  ledger.begin("request", { ...ANN, model: "x".repeat(1_000_000) }).end("ended");
+  ledger.begin("request", { ...ANN, model: null }).end("ended");
+  expect(lines.map(({ model }) => model?.length)).toEqual([200, 200, undefined, undefined]);
+});

@@ -1,3 +1,5 @@
+import { randomUUID } from "node:crypto";
+import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { sha256 } from "../../src/config/values/text.js";
@@ -8,6 +10,7 @@ import type { Store } from "../../src/store/ports.js";
 import { eventually } from "../fixtures/eventually.js";
 import { found } from "../fixtures/found.js";
 import { unused } from "../fixtures/sessions/unused.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 import { DoorFleet } from "../gateway/harness.js";
 
 const NOTHING = { inputTokens: null, outputTokens: null, cacheReadTokens: null, credits: null };
@@ -48,6 +51,25 @@ it("adds what the ledger lacks of a session's totals, and nothing if the ledger 
   expect(missingLines(SESSION, unloaded(2, 25), [known], about)).toHaveLength(1);
   // The session had turns before the ledger began, or in another fleet.
   expect(missingLines({ ...SESSION, turns: 4 }, unloaded(9, 90), [known], about)).toEqual([]);
+});
+
+it("adds a bounded number of lines for a history in which an agent has written absurd totals", async () => {
+  const home = await temporaryRoot();
+  const folder = join(home, "session-state", SESSION.id);
+  await mkdir(folder, { recursive: true });
+  const metrics = { requests: { count: Number.MAX_SAFE_INTEGER }, usage: {} };
+  const modelMetrics = Object.fromEntries(
+    Array.from({ length: 1_000 }, (_, index) => [`${index} ${"x".repeat(300)}`, metrics]),
+  );
+  const timestamp = new Date(1_000).toISOString();
+  const event = { type: "session.shutdown", id: randomUUID(), timestamp, parentId: null, data: { modelMetrics } };
+  await writeFile(join(folder, "events.jsonl"), `${JSON.stringify(event)}\n`);
+  const known: UsagePart = { ...NO_USAGE, key: SESSION.id, user: "ann", model: "gpt-5", turns: 3 };
+  const read = lastUnloaded(home, SESSION.id, 0);
+  expect(read).not.toBeNull();
+  const lines = missingLines(SESSION, read ?? unloaded(0, 0), [known], { host: null, digest: sha256 });
+  expect(lines.length).toBeGreaterThan(1_000);
+  expect(lines.length).toBeLessThan(20_000);
 });
 
 let at: DoorFleet;

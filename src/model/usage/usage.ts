@@ -22,6 +22,14 @@ export interface LedgerLine {
   outcome: "begun" | "ended" | "cut" | "failed";
 }
 
+/** In characters. Agents can send and record any name, and it is in each line of the ledger. */
+const LONGEST_MODEL = 200;
+
+/** The name of a model in the ledger. */
+export function ledgerModel(name: string): string {
+  return name.slice(0, LONGEST_MODEL);
+}
+
 /** The user of a session, with the model and the credential. */
 export type Consumer = Pick<LedgerLine, "user" | "sessionId" | "model" | "tokenId">;
 

@@ -128,7 +128,16 @@ export function modelIn(body: Buffer): string | null {
     // Quotes inside of a text are escaped, so a quote after one of these begins a key.
     if (!"{, \n".includes(String.fromCharCode(body[at - 1] ?? 0))) continue;
     const name = /^\s*("(?:[^"\\]|\\.)*")/.exec(body.toString("utf8", at + MODEL.length, at + MODEL.length + 300))?.[1];
-    if (name !== undefined) return JSON.parse(name) as string;
+    if (name !== undefined) return textIn(name);
   }
   return null;
+}
+
+/** Null for a text that is not JSON, because an agent may send anything. */
+function textIn(json: string): string | null {
+  try {
+    return JSON.parse(json) as string;
+  } catch {
+    return null;
+  }
 }

@@ -4,7 +4,13 @@ import { Pseudonyms } from "../../events/pseudonyms.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { creditsIn } from "../../model/usage/credits.js";
-import { type LedgerLine, UNREPORTED, type UsageNumbers, type UsagePart } from "../../model/usage/usage.js";
+import {
+  type LedgerLine,
+  ledgerModel,
+  UNREPORTED,
+  type UsageNumbers,
+  type UsagePart,
+} from "../../model/usage/usage.js";
 import { hasKey } from "../../models/provider.js";
 import { LineSplitter } from "../../runtime/history/line.js";
 import { SessionEvents } from "../../runtime/history/session-events.js";
@@ -13,6 +19,9 @@ import type { Store } from "../../store/ports.js";
 
 /** Longer histories are left out, because the whole history has to be read. In bytes. */
 const LONGEST_BYTES = 16 * 1024 * 1024;
+/** An agent can write any totals into the history of its session. So at most these models and requests of a session are added. */
+const MOST_MODELS = 100;
+const MOST_REQUESTS = 10_000;
 /** A session that has events from before its record was imported. In milliseconds. */
 const IMPORTED_MS = 1_000;
 
@@ -55,13 +64,15 @@ export function missingLines(
   { host, digest }: { host: string | null; digest: (text: string) => string },
 ): LedgerLine[] {
   if (!coversAll({ id, turns }, known)) return [];
+  let room = MOST_REQUESTS;
   return [...unloaded.models].flatMap(([model, totals]) => {
     const parts = known.filter((part) => part.key === id && part.model === model);
     const lack = (name: keyof Totals) => {
       const total = totals[name];
       return total === null ? null : Math.max(0, total - parts.reduce((sum, part) => sum + (part[name] ?? 0), 0));
     };
-    const requests = lack("requests") ?? 0;
+    const requests = Math.min(lack("requests") ?? 0, room);
+    room -= requests;
     const numbers: UsageNumbers = {
       inputTokens: lack("inputTokens"),
       outputTokens: lack("outputTokens"),
@@ -96,7 +107,8 @@ export function lastUnloaded(home: string, sessionId: string, sinceMs: number): 
   if (!atEnd || first === undefined || first.atMs < sinceMs) return null;
   const last = events.findLast(({ type, agentId }) => type === "session.shutdown" && agentId === null);
   if (last === undefined || !isObject(last.data.modelMetrics)) return null;
-  const models = Object.entries(last.data.modelMetrics).flatMap(([model, metrics]): [string, Totals][] => {
+  const metricsOf = Object.entries(last.data.modelMetrics).slice(0, MOST_MODELS);
+  const models = metricsOf.flatMap(([model, metrics]): [string, Totals][] => {
     if (!isObject(metrics) || !isObject(metrics.requests) || !isObject(metrics.usage)) return [];
     const { usage } = metrics;
     const credits = creditsIn(metrics.totalNanoAiu);
@@ -108,7 +120,7 @@ export function lastUnloaded(home: string, sessionId: string, sinceMs: number): 
       // Services other than GitHub's have none.
       credits: credits === 0 ? null : credits,
     };
-    return [[model, totals]];
+    return [[ledgerModel(model), totals]];
   });
   return { atMs: last.atMs, models: new Map(models) };
 }

@@ -43,10 +43,13 @@ export class SegmentFile {
 
   /** Reads a part, which begins after a line. */
   *pieces(from = 0, to = this.size): Generator<Piece> {
-    for (let at = from; at < to; ) {
-      const bytes = this.#read(at, Math.min(at + PIECE_BYTES, to));
+    for (let at = from, length = PIECE_BYTES; at < to; ) {
+      const bytes = this.#read(at, Math.min(at + length, to));
       const whole = bytes.subarray(0, bytes.lastIndexOf(0x0a) + 1);
-      if (whole.length === 0) return;
+      if (whole.length === 0 && at + length >= to) return;
+      // A line may be longer than a piece.
+      length = whole.length === 0 ? 2 * length : PIECE_BYTES;
+      if (whole.length === 0) continue;
       const end = at + whole.length;
       yield { ...parseLines(whole.toString("utf8")), from: at, end };
       at = end;
