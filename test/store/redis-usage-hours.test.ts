@@ -32,6 +32,8 @@ const HOUR_MS = 3_600_000;
 const YEAR_MS = 365 * 24 * HOUR_MS;
 const all = { from: 0, to: Date.now() + HOUR_MS };
 
+const { run } = Connection.prototype;
+
 describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis", () => {
   let redis: RedisServer;
   let root: string;
@@ -78,10 +80,6 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     if (kind === "list") return await redis.client.lrange(key, 0, -1);
     return kind === "string" ? await redis.client.get(key) : null;
   };
-  const dropKeys = (hour: number) => [
-    ...[keys.usageSums(hour), keys.usageMinutes(hour), keys.usageLines(hour)],
-    keys.usageLined,
-  ];
   /** The number of runs of a script so far. */
   const counted = (script: typeof SAVE_SUMS) => {
     const spy = vi.spyOn(Connection.prototype, "run");
@@ -91,7 +89,6 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
   const past = (hours: number) => new Date(Date.now() - hours * HOUR_MS).toISOString();
   /** Calls back once, before the script runs. */
   const before = (script: typeof SAVE_SUMS, call: () => Promise<unknown>) => {
-    const { run } = Connection.prototype;
     let isFirst = true;
     const spy = vi.spyOn(Connection.prototype, "run").mockImplementation(async function (this: Connection, ...args) {
       if (args[0] === script && isFirst) {
@@ -330,13 +327,12 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     const at = (second: number) => new Date(hourStart(hour) + second * 1_000).toISOString();
     store.usage.append([...requestLines("1", { at: at(1) }), ...requestLines("2", { at: at(50) })]);
     expect(await requests(store, { from: hourStart(hour) + 30_000, to: hourStart(hour + 1) })).toBe(1);
-    const { run } = Connection.prototype;
     let isDropped = false;
     const spy = vi.spyOn(Connection.prototype, "run").mockImplementation(async function (this: Connection, ...args) {
       const answer = await run.apply(this, args);
       if (!isDropped && args[0] === USAGE_HOUR && args[1].includes(keys.usageSums(hour)) && args[2][1] === "true") {
         isDropped = true;
-        await run.call(this, DROP_LINES, dropKeys(hour), [hour, "v"]);
+        await open().usage.upkeep(YEAR_MS);
       }
       return answer;
     });
@@ -394,7 +390,6 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     const texts = requestLines("1", { at }).map((line) => JSON.stringify(line));
     await redis.client.rpush(keys.usageLines(hourOf(at)), ...Array.from({ length: 2_500 }, () => texts).flat());
     let most = 0;
-    const { run } = Connection.prototype;
     const spy = vi.spyOn(Connection.prototype, "run").mockImplementation(async function (this: Connection, ...args) {
       const answer = await run.apply(this, args);
       most = Math.max(most, ...answer.map((each) => (Array.isArray(each) ? each.length : 0)));
@@ -420,51 +415,114 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     store.usage.append(requestLines("3", { at: good }));
     await store.usage.settled();
     await redis.client.hset(keys.usageSums(hourOf(bad)), "table", "of other cells");
+    let [begun, ended] = [0, 0];
+    vi.mocked(Connection.prototype.run).mockImplementation(async function (this: Connection, ...args) {
+      begun++;
+      const answer = await run.apply(this, args);
+      ended++;
+      return answer;
+    });
     await expect(requests(store)).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
-    const runs = vi.mocked(Connection.prototype.run).mock.calls.length;
-    await redis.client.ping();
-    expect(vi.mocked(Connection.prototype.run).mock.calls.length).toBe(runs);
+    expect(begun).toBe(ended);
   });
 
-  const DAMAGED: [what: string, damage: (at: string) => Promise<[key: string, ...unknown[]]>][] = [
+  it("keeps the cells that another process adds for another hour of the day", async () => {
+    const [one, other] = [open(), open()];
+    const hour = hourOf(Date.now()) - (hourOf(Date.now()) % 24) - 14;
+    const [ten, eleven] = [hour, hour + 1].map((each) => new Date(hourStart(each)).toISOString());
+    one.usage.append(requestLines("1", { at: ten ?? "", user: "ann" }));
+    await one.usage.settled();
+    const wasCalled = before(SAVE_SUMS, async () => {
+      other.usage.append(requestLines("2", { at: eleven ?? "", user: "bob" }));
+      const from = hourStart(hour + 1);
+      expect(await requests(other, { from, to: from + HOUR_MS })).toBe(1);
+    });
+    await requests(one);
+    expect(wasCalled()).toBe(true);
+    const parts = await open().usage.read({ ...all, by: "user" });
+    expect(parts.map(({ key, requests }) => [key, requests]).sort()).toEqual([
+      ["ann", 1],
+      ["bob", 1],
+    ]);
+  });
+
+  it("reads a few lines of the running hour again and again, and does not save sums each time", async () => {
+    const store = open();
+    store.usage.append(requestLines("1"));
+    const saves = counted(SAVE_SUMS);
+    expect(await requests(store)).toBe(1);
+    expect(saves()).toBe(0);
+  });
+
+  const DAMAGED: [what: string, key: (at: string) => string, damage: (key: string) => Promise<unknown>][] = [
     [
       "sums that are cut off",
-      async (at) => {
-        const key = keys.usageSums(hourOf(at));
-        return [key, await redis.client.hset(key, "hour", '{"buckets":[')];
-      },
+      (at) => keys.usageSums(hourOf(at)),
+      async (key) => await redis.client.hset(key, "hour", '{"buckets":['),
     ],
     [
       "sums that are gone",
-      async (at) => [keys.usageSums(hourOf(at)), await redis.client.hdel(keys.usageSums(hourOf(at)), "hour")],
+      (at) => keys.usageSums(hourOf(at)),
+      async (key) => await redis.client.hdel(key, "hour"), //
     ],
     [
       "sums with a damaged number",
-      async (at) => [keys.usageSums(hourOf(at)), await redis.client.hset(keys.usageSums(hourOf(at)), "lines", "x")],
+      (at) => keys.usageSums(hourOf(at)),
+      async (key) => await redis.client.hset(key, "lines", "x"),
+    ],
+    [
+      "a hash of sums that is gone",
+      (at) => keys.usageSums(hourOf(at)),
+      async (key) => await redis.client.del(key), //
+    ],
+    [
+      "sums of minutes that are gone",
+      (at) => keys.usageMinutes(hourOf(at)),
+      async (key) => await redis.client.del(key),
     ],
     [
       "cells that are gone",
-      async (at) => [keys.usageCells(dayOf(at)), await redis.client.del(keys.usageCells(dayOf(at)))],
+      (at) => keys.usageCells(dayOf(at)),
+      async (key) => await redis.client.del(key), //
+    ],
+    ["a line that is not JSON", (at) => keys.usageLines(hourOf(at)), async (key) => await redis.client.rpush(key, "{")],
+    [
+      "lines that are gone",
+      (at) => keys.usageLines(hourOf(at)),
+      async (key) => await redis.client.del(key), //
     ],
     [
-      "a line that is not JSON",
-      async (at) => [keys.usageLines(hourOf(at)), await redis.client.rpush(keys.usageLines(hourOf(at)), "{")],
+      "lines that are no list",
+      (at) => keys.usageLines(hourOf(at)),
+      async (key) => {
+        await redis.client.del(key);
+        await redis.client.set(key, "in the way");
+      },
     ],
   ];
-  it.each(DAMAGED)("names the key of %s, adds nothing to it, and adds up other hours", async (_, damage) => {
+  it.each(DAMAGED)("names the key of %s, keeps what is left, and adds up other hours", async (_, keyOfHour, damage) => {
     const store = open();
-    const [at, other] = [past(3), past(2)];
-    store.usage.append(requestLines("1", { at }));
-    expect(await requests(store)).toBe(1);
-    const [key] = await damage(at);
-    const damaged = { code: "FLEET_STATE_CORRUPT", message: expect.stringContaining(key) };
-    await expect(requests(store)).rejects.toMatchObject(damaged);
-    store.usage.append([...requestLines("2", { at }), ...requestLines("3", { at: other, sessionId: "s2" })]);
+    const [damaged, old, recent] = [past(100), past(60), past(2)];
+    store.usage.append([damaged, old].flatMap((at) => requestLines(at, { at })));
+    expect(await requests(store)).toBe(2);
+    const key = keyOfHour(damaged);
+    await damage(key);
+    const left = async () =>
+      await Promise.all([keys.usageLines(hourOf(damaged)), keys.usageMinutes(hourOf(damaged))].map(contentOf));
+    const before = await left();
+    const corrupt = { code: "FLEET_STATE_CORRUPT", message: expect.stringContaining(key) };
+    await expect(requests(store)).rejects.toMatchObject(corrupt);
+    const partly = { from: Date.parse(damaged), to: Date.parse(damaged) + 1 };
+    // A part of the hour may not need what is damaged.
+    const answer = await requests(store, partly).catch((error: unknown) => error);
+    expect([1, expect.objectContaining(corrupt)]).toContainEqual(answer);
+    store.usage.append(requestLines("3", { at: recent }));
     await store.usage.upkeep(YEAR_MS);
     expect(store.takeWarnings()).toEqual([expect.stringContaining(key)]);
-    expect(await isAddedUp(hourOf(at))).toBe(false);
-    expect(await isAddedUp(hourOf(other))).toBe(true);
-    await expect(requests(store)).rejects.toMatchObject(damaged);
+    expect(await left()).toEqual(before);
+    expect(await redis.client.exists(keys.usageLines(hourOf(old)))).toBe(0);
+    expect(await isAddedUp(hourOf(recent))).toBe(true);
+    expect(await requests(store, { from: Date.parse(old) - HOUR_MS, to: Date.now() })).toBe(2);
   });
 
   it("names a cell that is not JSON, also in a rename", async () => {

@@ -5,10 +5,10 @@ import { foundingScript, script } from "./scripts.js";
  * been counted, in the same step, so a part that is sent twice counts once.
  *
  * Each hour has a list of its lines, a hash with what usage-hours.ts has made of the first `lines` lines (`hour`, and the number
- * of `cells` of the day at that time), and a list with the sums of its minutes. The hash `usage-cells` has the cells of a day, and
- * the random id of this `table`, so that sums of other cells are found. Both
- * hashes have a `version`, which is random, and replaced when they or lines are changed or deleted, so that nobody saves sums of
- * old lines.
+ * of `cells` of the day at that time), and a list with the sums of its minutes. After two days, its lines and minutes are deleted, and
+ * the hash is `old`. The hash `usage-cells` has the cells of a day, and the random id of this `table`, so that sums of other cells
+ * are found. Both hashes have a `version`, which is random, and replaced when they or lines are changed or deleted, so that nobody
+ * saves sums of old lines.
  */
 
 /** Finds a key of another type before a command fails because of it, so that the error names the key. */
@@ -22,9 +22,10 @@ end
 
 /**
  * KEYS[3] usage-read, [4] usage-hours, [5] usage-lined, then for each hour of the part: sums, lines, and tokens of the day.
- * ARGV[5] the segment, [6] where the part begins, [7] where it ends, [8] its hours as JSON, [9] a number of lines, [10] the
- * version of new hours. Answers with the position up to which the segment has been counted, the hashes that have a field which is
- * not a number, and the hours of which more lines than this number wait to be added up.
+ * ARGV[5] the segment, [6] where the part begins, [7] where it ends, [8] its hours as JSON, [9] a number and [10] a share of
+ * lines, [11] the version of new hours. Answers with the position up to which the segment has been counted, the hashes that have a
+ * field which is not a number, and the hours of which more lines wait to be added up than this number, and than this share of those
+ * that are.
  *
  * A command that fails undoes nothing, and the part is sent again. So the script checks the types of the keys first, and
  * no command after its first write can fail.
@@ -57,11 +58,11 @@ for index, part in ipairs(parts) do
   end
   if failed then table.insert(damaged, tokens) end
   redis.call('PEXPIREAT', tokens, part.tokensUntil)
-  redis.call('HSETNX', sums, 'version', ARGV[10])
+  redis.call('HSETNX', sums, 'version', ARGV[11])
   local length = 0
   for _, line in ipairs(part.lines) do length = redis.call('RPUSH', lines, line) end
   local added = tonumber(redis.call('HGET', sums, 'lines') or '0') or 0
-  if length - added > tonumber(ARGV[9]) then table.insert(behind, part.hour) end
+  if length - added > math.max(ARGV[9], added * ARGV[10]) then table.insert(behind, part.hour) end
 end
 redis.call('HSET', KEYS[3], ARGV[5], ARGV[7])
 return {'at', ARGV[7], damaged, behind}
@@ -97,16 +98,17 @@ return hours
 
 /**
  * KEYS[3] the sums, [4] the minutes and [5] the lines of an hour. ARGV[5] and [6] whether the sums of the hour, and those of its
- * minutes, are wanted. Answers with the version, the number of lines, the sums, and for these the number of lines, that of cells
- * and the id of the table.
+ * minutes, are wanted. Answers with the version, the sums, the fields of these, and the numbers of lines and of minutes.
  */
 export const USAGE_HOUR = script(`${CHECK_TYPE}
 local problem = wrong(KEYS[3], 'hash') or wrong(KEYS[4], 'list') or wrong(KEYS[5], 'list')
 if problem then return problem end
-local version, added, cells, id = unpack(redis.call('HMGET', KEYS[3], 'version', 'lines', 'cells', 'table'))
+local fields = redis.call('HMGET', KEYS[3], 'version', 'lines', 'cells', 'table', 'old')
+for index = 1, 5 do fields[index] = fields[index] or '' end
+fields[6] = redis.call('HSTRLEN', KEYS[3], 'hour')
 local hour = ARGV[5] == 'true' and redis.call('HGET', KEYS[3], 'hour') or ''
 local minutes = ARGV[6] == 'true' and redis.call('LRANGE', KEYS[4], 0, -1) or {}
-return {'hour', version or '', redis.call('LLEN', KEYS[5]), hour, minutes, {added or '0', cells or '0', id or ''}}
+return {'hour', fields, hour, minutes, redis.call('LLEN', KEYS[4]), redis.call('LLEN', KEYS[5])}
 `);
 
 /**
@@ -129,16 +131,13 @@ return {'cells', version or '', id or '', cells or ''}
 /**
  * KEYS[3] the sums and [4] the minutes of an hour, [5] the cells of its day. ARGV[5] and [6] the versions of the sums and of the
  * cells, [7] the next version, [8] the number of lines, [9] the sums of the hour, [10] those of the minutes of the lines that are
- * new, [11] the number of cells, [12] the cells that are new.
- *
- * Once the lines are deleted, there are no minutes any more, because they would be those of late lines alone.
+ * new, [11] the number of cells, [12] the cells that are new. An old hour gets no minutes, because they would be those of late
+ * lines alone.
  */
 export const SAVE_SUMS = script(`
 if redis.call('HGET', KEYS[3], 'version') ~= ARGV[5] then return {'changed'} end
 if (redis.call('HGET', KEYS[5], 'version') or '') ~= ARGV[6] then return {'changed'} end
-if redis.call('HEXISTS', KEYS[3], 'hour') == 0 or redis.call('EXISTS', KEYS[4]) == 1 then
-  redis.call('RPUSH', KEYS[4], ARGV[10])
-end
+if redis.call('HEXISTS', KEYS[3], 'old') == 0 then redis.call('RPUSH', KEYS[4], ARGV[10]) end
 redis.call('HSETNX', KEYS[5], 'table', ARGV[7])
 local id = redis.call('HGET', KEYS[5], 'table')
 redis.call('HSET', KEYS[3], 'version', ARGV[7], 'lines', ARGV[8], 'hour', ARGV[9], 'cells', ARGV[11], 'table', id)
@@ -149,15 +148,15 @@ return {'saved'}
 `);
 
 /**
- * KEYS[3] the sums, [4] the minutes and [5] the lines of an hour, [6] usage-lined. ARGV[5] the hour, [6] the next version. Deletes
- * the lines if all have been added up. The first command frees memory, so that a full Redis runs the script.
+ * KEYS[3] the sums, [4] the minutes and [5] the lines of an hour, [6] usage-lined. ARGV[5] the hour, [6] the version, [7] the next
+ * one. Deletes the lines if all have been added up. The first command frees memory, so that a full Redis runs the script.
  */
 export const DROP_LINES = script(`
-local added = redis.call('HGET', KEYS[3], 'lines') or '0'
-if redis.call('LLEN', KEYS[5]) > tonumber(added) then return {'behind'} end
+if redis.call('HGET', KEYS[3], 'version') ~= ARGV[6] then return {'changed'} end
+if redis.call('LLEN', KEYS[5]) > tonumber(redis.call('HGET', KEYS[3], 'lines') or '0') then return {'behind'} end
 redis.call('DEL', KEYS[4], KEYS[5])
 redis.call('ZREM', KEYS[6], ARGV[5])
-if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('HSET', KEYS[3], 'version', ARGV[6], 'lines', 0) end
+redis.call('HSET', KEYS[3], 'version', ARGV[7], 'lines', 0, 'old', 1)
 return {'dropped'}
 `);
 

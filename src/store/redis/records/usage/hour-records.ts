@@ -25,6 +25,8 @@ export interface HourState {
   /** The number of its lines, and how many of them are added up. */
   length: number;
   added: number;
+  /** Its lines and its sums of minutes were deleted. Its lines now are late ones. */
+  isOld: boolean;
   /** The number of cells of the day when the lines were added up, and the id of their table. */
   cells: number;
   table: string;
@@ -73,24 +75,28 @@ export class HourRecords {
 
   /** @param wanted the sums that are read */
   async read(number: number, wanted: readonly ("hour" | "minutes")[]): Promise<HourState> {
-    const [sums, minutesKey] = this.keysOf(number);
+    const [sumsKey, minutesKey, linesKey] = this.keysOf(number);
     const answer = await this.#connection.run(scripts.USAGE_HOUR, this.keysOf(number), [
       String(wanted.includes("hour")),
       String(wanted.includes("minutes")),
     ]);
-    const [, version, length, text, minutes, ...counts] = answer as [string, string, number, string, ...string[][]];
-    const [lines, cells, table = ""] = counts[0] ?? [];
+    const [, fields, text, minutes, parts, length] = answer as [string, string[], string, string[], number, number];
+    const [version = "", lines, cells, table = "", old, hourLength] = fields;
     const added = Number(lines);
-    if (!Number.isSafeInteger(added) || (added > 0 && text === "" && wanted.includes("hour")))
-      throw corruptError(sums, "it does not contain sums of the ledger");
+    if (![added, Number(cells)].every(Number.isSafeInteger) || Number(hourLength) > 0 !== (table !== ""))
+      throw corruptError(sumsKey, "it does not contain sums of the ledger");
+    if (added > length) throw corruptError(linesKey, "it lacks lines of the ledger");
+    const hasMinutes = added > 0 && old === "";
+    if (parts > 0 !== hasMinutes) throw corruptError(hasMinutes ? minutesKey : sumsKey, "it lacks sums of the ledger");
     return {
       version,
       length,
       added,
+      isOld: old !== "",
       cells: Number(cells),
       table,
-      hour: text === "" ? null : rowsOf(text, sums),
-      minutes: (minutes ?? []).map((each) => rowsOf(each, minutesKey)),
+      hour: text === "" ? null : rowsOf(text, sumsKey),
+      minutes: minutes.map((each) => rowsOf(each, minutesKey)),
     };
   }
 

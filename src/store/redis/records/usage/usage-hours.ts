@@ -24,8 +24,8 @@ const MINUTE_MS = 60_000;
 const HOUR_MS = 3_600_000;
 /** How long the lines of an hour are kept beside its sums. Afterwards, a query counts the whole hour or nothing of it. */
 const LINES_MS = 49 * HOUR_MS;
-/** So many lines of the running hour may wait to be added up. A query reads them in some milliseconds. */
-export const LAG_LINES = 1_000;
+/** So many lines of the running hour may wait to be added up, or such a share of the others, because all sums are saved again. */
+export const LAG = { lines: 1_000, share: 1 / 16 };
 /** How long this process adds nothing up after Redis has refused a write, in milliseconds. A refusal may take seconds. */
 const REFUSED_MS = 30_000;
 export const RENAMES_AT_ONCE = 1_000;
@@ -82,11 +82,10 @@ export class UsageHours {
     const read = async () => {
       if (isWithin(number, query)) return await this.#records.read(number, ["hour"]);
       const state = await this.#records.read(number, ["minutes"]);
-      // The lines of an old hour were deleted, and its sums of minutes with them.
-      return state.minutes.length === 0 ? await this.#records.read(number, ["hour", "minutes"]) : state;
+      return state.isOld ? await this.#records.read(number, ["hour"]) : state;
     };
     const state = await read();
-    const lag = number < hourOf(Date.now()) ? 0 : LAG_LINES;
+    const lag = number < hourOf(Date.now()) ? 0 : Math.max(LAG.lines, state.added * LAG.share);
     if (state.length - state.added <= lag || this.#isRefused) return state;
     await this.extend(number);
     return await read();
@@ -96,9 +95,8 @@ export class UsageHours {
   async #addHour(number: number, state: HourState, { query, parts, known }: Asked): Promise<boolean> {
     const day = await this.#cellsFor(number, state, known);
     if (day === null) return false;
-    const isOld = state.hour !== null && state.minutes.length === 0 && !isWithin(number, query);
-    const wanted = isOld ? { ...query, from: hourStart(number), to: hourStart(number + 1) } : query;
-    const rows = state.minutes.length === 0 && state.hour !== null ? [state.hour] : state.minutes;
+    const wanted = state.isOld ? { ...query, from: hourStart(number), to: hourStart(number + 1) } : query;
+    const rows = state.hour === null ? state.minutes : [state.hour];
     const sums = rows.map((each) => new Sums({ ...each, end: state.added, cells: day.cells }));
     const lines: LedgerLine[] = [];
     for (const { query: part, from, end } of [
@@ -113,8 +111,7 @@ export class UsageHours {
     try {
       for (const each of sums) each.addTo(parts, wanted);
     } catch (error) {
-      if (!(error instanceof SyntaxError)) throw error;
-      throw corruptError(this.#records.cellsKey(number), "it has a cell that is not JSON", error);
+      throw corruptError(this.#records.cellsKey(number), "it has a cell that cannot be read", error);
     }
     for (const line of lines) parts.add(keyOf(line, query.by), line.user, line.model, countsOf(line));
     return true;
@@ -166,7 +163,11 @@ export class UsageHours {
 
   /** Like {@link extend}, but warns of a damaged hour, so that others are added up. */
   async extendOrWarn(number: number): Promise<void> {
-    await this.extend(number).catch((error: unknown) => {
+    await this.#orWarn(this.extend(number));
+  }
+
+  async #orWarn(work: Promise<void>): Promise<void> {
+    await work.catch((error: unknown) => {
       if (!isDamaged(error)) throw error;
       this.#warn(`Lines of the ledger are not added up. ${error.message}`);
     });
@@ -213,7 +214,7 @@ export class UsageHours {
       const after: Cell = [users.get(user) ?? user, sessions.get(sessionId) ?? sessionId, model, tokenId];
       return JSON.stringify(after);
     } catch (error) {
-      throw corruptError(this.#records.cellsKey(hour), "it has a cell that is not JSON", error);
+      throw corruptError(this.#records.cellsKey(hour), "it has a cell that cannot be read", error);
     }
   }
 
@@ -224,13 +225,16 @@ export class UsageHours {
       await this.#drop(hour);
     for (const hour of await this.#records.between(usageLined, "-inf", hourOf(Date.now()) - 1)) {
       await this.extendOrWarn(hour);
-      if (hourStart(hour) + LINES_MS < Date.now()) await this.#dropLines(hour);
+      if (hourStart(hour) + LINES_MS < Date.now()) await this.#orWarn(this.#dropLines(hour));
     }
   }
 
+  /** Deletes the lines of an hour if its sums can be read. */
   async #dropLines(hour: number): Promise<void> {
+    const state = await this.#records.read(hour, ["hour"]);
+    if ((await this.#cellsFor(hour, state)) === null) return;
     const keys = [...this.#records.keysOf(hour), this.#keys.usageLined];
-    await this.#connection.run(scripts.DROP_LINES, keys, [hour, randomUUID()]);
+    await this.#connection.run(scripts.DROP_LINES, keys, [hour, state.version, randomUUID()]);
   }
 
   async #drop(hour: number): Promise<void> {

@@ -22,7 +22,7 @@ import { LATE_MS } from "../../../usage/usage-folder.js";
 import type { Connection } from "../../link/connection.js";
 import type { Keys } from "../../link/keys.js";
 import * as scripts from "../../scripts/usage-scripts.js";
-import { LAG_LINES, partsOf, RENAMES_AT_ONCE, UsageHours } from "./usage-hours.js";
+import { LAG, partsOf, RENAMES_AT_ONCE, UsageHours } from "./usage-hours.js";
 
 const HOUR_MS = 3_600_000;
 /** A limit counts at most a month. */
@@ -116,7 +116,7 @@ export class UsageSums implements UsageStore {
         const [, counted, damaged, behind] = await this.#connection.run(
           scripts.COUNT_USAGE,
           [usageRead, usageHours, usageLined, ...keys],
-          [name, piece.from, piece.end, JSON.stringify(hours), LAG_LINES, randomUUID()],
+          [name, piece.from, piece.end, JSON.stringify(hours), LAG.lines, LAG.share, randomUUID()],
         );
         this.#counted.set(name, Number(counted));
         for (const key of damaged as string[])
