@@ -72,7 +72,8 @@ return {'at', ARGV[7], damaged, behind}
 export const USAGE_READ = script(`${CHECK_TYPE}
 local problem = wrong(KEYS[3], 'hash')
 if problem then return problem end
-return {'at', redis.call('HGET', KEYS[3], ARGV[5]) or '0'}`);
+return {'at', redis.call('HGET', KEYS[3], ARGV[5]) or '0'}
+`);
 
 /**
  * KEYS[3] usage-read. ARGV[5] the segment, which was counted and deleted. Its number becomes the end of those of its folder
@@ -98,7 +99,7 @@ return hours
 
 /**
  * KEYS[3] the sums, [4] the minutes and [5] the lines of an hour. ARGV[5] and [6] whether the sums of the hour, and those of its
- * minutes, are wanted. Answers with the version, the sums, the fields of these, and the numbers of lines and of minutes.
+ * minutes, are wanted. Answers with the fields that describe them, the sums, the number of parts of the minutes, and that of lines.
  */
 export const USAGE_HOUR = script(`${CHECK_TYPE}
 local problem = wrong(KEYS[3], 'hash') or wrong(KEYS[4], 'list') or wrong(KEYS[5], 'list')
