@@ -1,3 +1,5 @@
+import { EventEmitter, once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { readRedisUrl } from "../../src/config/values/redis-url.js";
 import {
@@ -193,12 +195,20 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     }
   });
 
-  it("adds up many lines without a query", async () => {
-    const { usage } = open();
+  it("adds up many lines without a query, for which only the close of the store waits", async () => {
+    const store = open();
     const at = new Date().toISOString();
-    usage.append(Array.from({ length: 1_200 }, (_, index) => requestLines(String(index), { at })).flat());
-    await usage.settled();
-    expect(Number(await redis.client.hget(keys.usageSums(hourOf(at)), "lines"))).toBeGreaterThan(1_000);
+    const gate = new EventEmitter();
+    before(SAVE_SUMS, async () => await once(gate, "open"));
+    store.usage.append(Array.from({ length: 1_200 }, (_, index) => requestLines(String(index), { at })).flat());
+    await store.usage.settled();
+    const added = async () => Number(await redis.client.hget(keys.usageSums(hourOf(at)), "lines"));
+    expect(await added()).toBe(0);
+    const closed = store.close();
+    expect(await Promise.race([closed, sleep(200, "waits")])).toBe("waits");
+    gate.emit("open");
+    await closed;
+    expect(await added()).toBeGreaterThan(1_000);
   });
 
   it("deletes the lines of old hours, counts such an hour as a whole, and adds late lines to it", async () => {
@@ -446,11 +456,11 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     ]);
   });
 
-  it("reads a few lines of the running hour again and again, and does not save sums each time", async () => {
+  it("reads a few lines of an hour that has not ended in each query, and saves no sums of them", async () => {
     const store = open();
-    store.usage.append(requestLines("1"));
+    store.usage.append(requestLines("1", { at: past(-0.5) }));
     const saves = counted(SAVE_SUMS);
-    expect(await requests(store)).toBe(1);
+    for (let query = 0; query < 2; query++) expect(await requests(store)).toBe(1);
     expect(saves()).toBe(0);
   });
 

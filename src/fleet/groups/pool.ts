@@ -72,20 +72,8 @@ export class PoolGroup extends Group {
     const { log, listen: given = config.serve.listen, http: givenHttp = config.serve.http, signal = NEVER } = options;
     const listen = given === null ? null : arg.readListener(given, "listen");
     const http = givenHttp === null ? null : arg.readListener(givenHttp, "http");
-    const parts = {
-      store,
-      pool,
-      directory,
-      clock,
-      config,
-      stateRoot,
-      provider,
-      requests,
-      events,
-      ledger,
-      takeWarnings,
-    };
-    const fleet = { ...parts, log, listen, http, doors: this.#doors, host: own, hosts };
+    const parts = { store, pool, directory, clock, config, stateRoot, provider, requests, events, ledger };
+    const fleet = { ...parts, takeWarnings, log, listen, http, doors: this.#doors, host: own, hosts };
     const supervisor = await actingAs({ via: "fleet" }, async () => await Supervisor.start(fleet, signal));
     endings.unshift(async () => await supervisor.leave());
     return supervisor;

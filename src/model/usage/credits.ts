@@ -30,8 +30,7 @@ export function creditLimit({ provider, session: { maxCredits } }: CreditConfig)
 
 /**
  * The limits with which a session is opened, in the form of the runtime: the lower of the fleet's credit limit and what the owner
- * asks for.
- The runtime forgets them when it unloads the session, so each opening by its owner sets them again.
+ * asks for. The runtime forgets them when it unloads the session, so each opening by its owner sets them again.
  *
  * @param member whether another user opens the session, whose wish does not count. See {@link keepLimited}.
  */

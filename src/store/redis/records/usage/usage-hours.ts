@@ -24,7 +24,10 @@ const MINUTE_MS = 60_000;
 const HOUR_MS = 3_600_000;
 /** How long the lines of an hour are kept beside its sums. Afterwards, a query counts the whole hour or nothing of it. */
 const LINES_MS = 49 * HOUR_MS;
-/** So many lines of the running hour may wait to be added up, or such a share of the others, because all sums are saved again. */
+/**
+ * So many lines of the running hour may wait to be added up, or such a share of those that are, because each time all sums of the
+ * hour are read and saved again.
+ */
 export const LAG = { lines: 1_000, share: 1 / 16 };
 /** How long this process adds nothing up after Redis has refused a write, in milliseconds. A refusal may take seconds. */
 const REFUSED_MS = 30_000;
@@ -39,8 +42,8 @@ interface Asked {
 }
 
 /**
- * The lines of all hosts in Redis, by hours, and their sums. Any process adds up lines: the one that has sent many, a query, and
- * the upkeep. If it is not saved, others add up the same lines.
+ * The lines of all hosts in Redis, by hours, and their sums. Any process adds lines up: after it has sent many, for a query, and in
+ * the upkeep. If it cannot save the sums, another process adds up the same lines.
  */
 export class UsageHours {
   readonly #connection: Connection;
@@ -173,23 +176,23 @@ export class UsageHours {
     });
   }
 
-  async rename(names: Renaming): Promise<void> {
-    const hours = await this.hours();
+  async rename(hours: readonly number[], names: Renaming): Promise<void> {
     for (const hour of hours) await this.#renameLines(hour, names);
     for (const first of new Set(hours.map(firstOfDay))) while (!(await this.#renameCells(first, names)));
   }
 
   /** All hours of the ledger. Some may be in the future, because the clock of a host may be wrong. */
-  async hours(): Promise<number[]> {
+  async all(): Promise<number[]> {
     return await this.#records.between(this.#keys.usageHours, "-inf", "+inf");
   }
 
   async #renameLines(number: number, names: Renaming): Promise<void> {
     const { length } = await this.#records.read(number, []);
     for await (const piece of this.#records.lines(number, null, { from: 0, end: length })) {
-      const changed = (piece?.lines ?? []).flatMap((line, index) => {
+      const { lines, texts, from } = piece ?? { lines: [], texts: [], from: 0 };
+      const changed = lines.flatMap((line, index) => {
         const after = renamed(line, names);
-        return after === line ? [] : [[(piece?.from ?? 0) + index, piece?.texts[index] ?? "", JSON.stringify(after)]];
+        return after === line ? [] : [[from + index, texts[index] ?? "", JSON.stringify(after)]];
       });
       for (const part of partsOf(changed, RENAMES_AT_ONCE))
         await this.#connection.run(scripts.RENAME_LINES, this.#records.keysOf(number), [randomUUID(), ...part.flat()]);

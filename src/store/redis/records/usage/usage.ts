@@ -42,6 +42,7 @@ export class UsageSums implements UsageStore {
   readonly #warn: (message: string) => void;
   /** How far each segment has been counted, as far as this process knows. */
   readonly #counted = new Map<string, number>();
+  readonly #addingUp = new Set<Promise<void>>();
   #running: Promise<void> = Promise.resolve();
   /** The run that has not begun. */
   #next: Promise<void> | undefined;
@@ -121,9 +122,18 @@ export class UsageSums implements UsageStore {
         this.#counted.set(name, Number(counted));
         for (const key of damaged as string[])
           this.#warn(`The ledger leaves out amounts, because ${quote(key)} in Redis is damaged.`);
-        for (const hour of behind as string[]) await this.#hours.extendOrWarn(Number(hour));
+        for (const hour of behind as string[]) this.#addUpLater(Number(hour));
       }
     });
+  }
+
+  /** The check of a budget waits until the lines count. It need not wait until they are added up. */
+  #addUpLater(hour: number): void {
+    const addingUp = this.#hours
+      .extendOrWarn(hour)
+      .catch(() => undefined) // a query or the upkeep does it
+      .finally(() => this.#addingUp.delete(addingUp));
+    this.#addingUp.add(addingUp);
   }
 
   /** The lines and tokens that the script adds. Numbers are texts, because Lua would round large ones. */
@@ -173,10 +183,11 @@ export class UsageSums implements UsageStore {
     await sleep(LATE_MS);
     await this.#send();
     await this.#dropSent();
-    await this.#hours.rename(names);
+    const hours = await this.#hours.all();
+    await this.#hours.rename(hours, names);
     const pairs = [...names.users].flat();
     // The tokens of a day may outlive its hours, or be in the future like them.
-    const days = new Set((await this.#hours.hours()).map((hour) => dayOf(hourStart(hour))));
+    const days = new Set(hours.map((hour) => dayOf(hourStart(hour))));
     for (let at = Date.now() - TOKENS_MS; at < Date.now() + 24 * HOUR_MS; at += 24 * HOUR_MS) days.add(dayOf(at));
     for (const day of days) {
       for (const part of partsOf(pairs, RENAMES_AT_ONCE * 2))
@@ -208,6 +219,7 @@ export class UsageSums implements UsageStore {
   async close(): Promise<void> {
     if (this.#soon !== undefined) await this.settled();
     await this.#running.catch(() => undefined);
+    await Promise.all(this.#addingUp);
     await this.#segments.close();
   }
 
