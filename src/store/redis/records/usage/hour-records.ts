@@ -158,3 +158,10 @@ function rowsOf(text: string, key: string): Rows {
 export function textOf({ buckets, rows }: Rows): string {
   return JSON.stringify({ buckets, rows: [...rows] });
 }
+
+/** The list in parts of at most `size`. */
+export function partsOf<T>(list: readonly T[], size: number): T[][] {
+  return Array.from({ length: Math.ceil(list.length / size) }, (_, index) =>
+    list.slice(index * size, (index + 1) * size),
+  );
+}

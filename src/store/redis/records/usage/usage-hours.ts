@@ -18,7 +18,7 @@ import type { Connection } from "../../link/connection.js";
 import { corruptError } from "../../link/failures.js";
 import type { Keys } from "../../link/keys.js";
 import * as scripts from "../../scripts/usage-scripts.js";
-import { type DayCells, HourRecords, type HourState, textOf } from "./hour-records.js";
+import { type DayCells, HourRecords, type HourState, partsOf, textOf } from "./hour-records.js";
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 3_600_000;
@@ -291,11 +291,4 @@ function isWanted(line: LedgerLine, { from, to }: UsageQuery): boolean {
 function rangesOf({ first, last, ranges }: Bucket, query: UsageQuery) {
   const part = { ...query, from: Math.max(first, query.from), to: Math.min(last + 1, query.to) };
   return ranges.map(([from, end]) => ({ query: part, from, end }));
-}
-
-/** The list in parts of at most `size`. */
-export function partsOf<T>(list: readonly T[], size: number): T[][] {
-  return Array.from({ length: Math.ceil(list.length / size) }, (_, index) =>
-    list.slice(index * size, (index + 1) * size),
-  );
 }

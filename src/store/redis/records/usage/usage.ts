@@ -22,7 +22,8 @@ import { LATE_MS } from "../../../usage/usage-folder.js";
 import type { Connection } from "../../link/connection.js";
 import type { Keys } from "../../link/keys.js";
 import * as scripts from "../../scripts/usage-scripts.js";
-import { LAG, partsOf, RENAMES_AT_ONCE, UsageHours } from "./usage-hours.js";
+import { partsOf } from "./hour-records.js";
+import { LAG, RENAMES_AT_ONCE, UsageHours } from "./usage-hours.js";
 
 const HOUR_MS = 3_600_000;
 /** A limit counts at most a month. */
