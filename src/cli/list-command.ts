@@ -17,6 +17,8 @@ export interface Listing<Row, Result> {
   without?: readonly string[];
   /** A warning for people. */
   notice?: string | null;
+  /** Lines before a table. */
+  above?: readonly string[];
   /** Makes lines that follow a table. */
   below?: (rows: readonly Row[]) => readonly string[];
 }
@@ -111,16 +113,16 @@ async function print<Row, Result>(shown: Shown<Row, Result>, before = ""): Promi
 
 /** Renders the list, with a line break at its end. */
 async function textOf<Row, Result>(shown: Shown<Row, Result>): Promise<string> {
-  const { list, rows, result, format, headless, without = [], none, below = () => [] } = shown;
+  const { list, rows, result, format, headless, without = [], none, above = [], below = () => [] } = shown;
   if (format === "json") return `${printableJson(result)}\n`;
   if (format === "yaml") {
     const { yamlStream } = await import("../deploy/yaml.js");
     return yamlStream([], [{ value: result as object }]);
   }
-  if (rows.length === 0 && format !== "csv") {
-    return isTable(format) && !headless ? `${none}\n` : "";
-  }
-  const text = renderList(list, rows, { format, headless, without });
-  const extra = format === "table" && !headless ? below(rows) : [];
-  return format === "csv" ? text : [text, ...extra, ""].join("\n");
+  if (format === "csv") return renderList(list, rows, { format, headless });
+  const isEmpty = rows.length === 0;
+  if (isEmpty && (headless || !isTable(format))) return "";
+  const text = isEmpty ? none : renderList(list, rows, { format, headless, without });
+  const isAlone = headless || format !== "table";
+  return isAlone ? `${text}\n` : [...above, text, ...below(rows), ""].join("\n");
 }

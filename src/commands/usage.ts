@@ -31,7 +31,7 @@ export default class Usage extends ListCommand {
         rows: report.usage,
         resultOf: (rows) => ({ ...report, usage: rows }),
         none: `No usage since ${report.from}.`,
-        below: () => renderTotal(report.total),
+        below: (rows) => (rows.length === 0 ? [] : renderTotal(report.total)),
       };
     });
   }

@@ -276,7 +276,7 @@ export interface SuperviseOptions {
 export interface OpenHttpDoorOptions extends DoorListeners {
   /**
    * An address such as "127.0.0.1:4380", port 0 for any free port, or an inherited descriptor. Default: `serve.http` of the
-   * configuration.
+   * configuration; if that is null, any free port of 127.0.0.1.
    */
   listen?: string | Address | InheritedListener;
   /** Answers `/healthz`, `/readyz` and `/metrics` in place of the door itself. */
@@ -288,7 +288,7 @@ export interface OpenHttpDoorOptions extends DoorListeners {
 export interface OpenDoorOptions extends DoorListeners {
   /**
    * An address such as "127.0.0.1:4300", port 0 for any free port, or an inherited descriptor. Default: `serve.listen`
-   * of the configuration.
+   * of the configuration; if that is null, any free port of 127.0.0.1.
    */
   listen?: string | Address | InheritedListener;
   /** Cancels the wait for the address. */

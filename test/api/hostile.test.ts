@@ -208,6 +208,7 @@ describe("paths, queries and bodies", () => {
     ["no prompt", "{}"],
     ["a prototype", '{"prompt":"x","__proto__":{"timeout":"1s"}}'],
     ["a timeout that is not a duration", '{"prompt":"x","timeout":"5 parsecs"}'],
+    ["a timeout of more than an hour", '{"prompt":"x","timeout":"61m"}'],
     ["bytes that are not UTF-8", Buffer.from([0x7b, 0xff, 0x7d])],
     ["deep nesting", `{"prompt":${"[".repeat(5_000)}`],
     ["many values", `{"prompt":[${"{},".repeat(20_000)}{}]}`],

@@ -37,7 +37,7 @@ beforeAll(async () => {
 });
 
 describe("the format of a list", () => {
-  it.each([[["ps"]], [["list"]], [["token", "list"]]])(
+  it.each([[["ps"]], [["list"]], [["token", "list"]], [["top"]]])(
     "%j prints the same with -o json as with --json",
     async (args) => {
       const json = await fleet.ok([...args, "--json"]);
@@ -75,6 +75,25 @@ describe("the format of a list", () => {
     expect(await fleet.ok(["list", "-q", "--sort", "session"])).toBe("mid\nnew\nold\n");
     expect(await fleet.ok(["list", "-q", "--sort", "age:desc", "--limit", "2"])).toBe("old\nmid\n");
     expect(await fleet.json(["ps", "--sort", "user", "--limit", "1"])).toMatchObject({ servers: [{ id: "alice-1" }] });
+  });
+
+  it("top prints its servers in each format, and with --sort and --limit also in its own", async () => {
+    expect(await fleet.ok(["top", "-q", "--sort", "user"])).toBe("alice-1\nbob-1\n");
+    expect(await fleet.ok(["top", "-o", "name", "--limit", "1"])).toBe("server/bob-1\n");
+    expect(await fleet.ok(["top", "--no-headers"])).toMatch(/^bob-1 .*\nalice-1 .*\n$/);
+    expect(await fleet.ok(["top", "-o", "csv"])).toMatch(
+      /^id,hostName,user,url,pid,state,turns,latencyMs,.*\r\nbob-1,/,
+    );
+    expect(await fleet.ok(["status", "--sort", "user", "--limit", "1"])).toMatch(
+      /^HOST .*\n\nSERVER .*\nalice-1 .*\n\nSessions: 0 active, 3 idle .*\nUsers: 3 {3}Servers: 0 of 2 running .*\n$/s,
+    );
+    expect(await fleet.json(["top", "--sort", "user", "--limit", "1"])).toMatchObject({
+      servers: [{ id: "alice-1" }],
+      users: [{ user: "+eve" }, { user: "alice" }, { user: "bob" }],
+    });
+    expect(await fleet.refusal(2, ["status", "--watch"])).toMatchObject({
+      message: "--once and --watch cannot be used together.",
+    });
   });
 
   it("a list in CSV has the exact times and sizes, and cannot run a formula in a spreadsheet", async () => {

@@ -201,7 +201,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     try {
       for (const [args, line] of [
         [["ps"], /Reading the list \(\d+ s\)/],
-        [["top", "--once"], /Asking all hosts \(\d+ s\)/],
+        [["top", "--once"], /Reading the list \(\d+ s\)/],
         [["describe", "notes"], /Looking it up \(\d+ s\)/],
         [["unlock", "notes", "--token", "0"], /Releasing the lease \(\d+ s\)/],
         [["token", "issue", "--user", "alice"], /Issuing the token \(\d+ s\)/],

@@ -19,8 +19,8 @@ beforeAll(async () => {
 
 /** `top` on a terminal, with what its screen shows. */
 class TopScreen extends Terminal {
-  constructor(options: TerminalOptions = {}) {
-    super(fleet, ["top"], { columns: 80, rows: 24, ...options });
+  constructor(options: TerminalOptions = {}, flags: readonly string[] = []) {
+    super(fleet, ["top", ...flags], { columns: 80, rows: 24, ...options });
   }
 
   /** Waits until the last frame matches. Resolves with its lines. */
@@ -75,6 +75,18 @@ describe("top on a terminal", () => {
     // The home of each server is in a folder of this name, and no column on the screen has it.
     top.type("/servers");
     await top.until(/None of 3 servers contains "servers"/);
+  });
+
+  it("top begins with the order of --sort, and keys change it", async () => {
+    await using top = new TopScreen({}, ["--sort", "user:desc"]);
+    const frame = await top.until(/sort: user descending[\s\S]*alice-/);
+    expect(frame.flatMap((line) => /^[> ] \S+-[0-9a-f]{12} +(\S+)/.exec(line)?.[1] ?? [])).toEqual([
+      "王小明",
+      "bob",
+      "alice",
+    ]);
+    top.type("S");
+    await top.until(/sort: user {2,}|sort: user$/m);
   });
 
   it("top keeps the selected row selected when the order changes", async () => {

@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import { readDuration } from "../../config/values/duration.js";
 
 /* The parts of the schemas of requests. */
 
@@ -39,5 +40,16 @@ export const tools = v.pipe(
   v.maxLength(100, ALLOWED_TOOLS),
   v.description(
     "The tools that the session has, such as `builtin:view`. Default: those of the configuration, which also limit this list.",
+  ),
+);
+
+/** The longest turn, in milliseconds. */
+export const TURN_MS = 3_600_000;
+const ALLOWED_TIMEOUT = 'a duration of at most an hour, such as "10m"';
+export const turnTimeout = v.optional(
+  v.pipe(
+    text(ALLOWED_TIMEOUT, LONGEST_TEXT),
+    v.check((given) => readDuration(given, TURN_MS) !== null, ALLOWED_TIMEOUT),
+    v.description("How long the turn may take before it is aborted. Default, and the most: an hour."),
   ),
 );

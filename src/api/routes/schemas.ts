@@ -2,7 +2,7 @@ import * as v from "valibot";
 import { SCOPES } from "../../identity/identity.js";
 import { SERVER_STATES } from "../../model/server.js";
 import { SESSION_STATES } from "../../model/session.js";
-import { attachments, LONGEST_TEXT, label, object, text, tools } from "./fields.js";
+import { attachments, LONGEST_TEXT, label, object, text, tools, turnTimeout } from "./fields.js";
 import { interactive } from "./requests/schemas.js";
 
 export { label, object };
@@ -104,9 +104,7 @@ export const prompt = object({
   ),
   interactive,
   attachments: v.optional(attachments),
-  timeout: v.optional(
-    v.pipe(duration, v.description("How long the turn may take before it is aborted. Default: an hour.")),
-  ),
+  timeout: turnTimeout,
 });
 
 export const eventsQuery = object({

@@ -1,12 +1,11 @@
 import type { ApiFleet, SessionEvent } from "../fleet.js";
 import { type AnyRoute, route } from "../route.js";
 import type { EventStream, StreamEvent } from "../streams/sse.js";
+import { TURN_MS } from "./fields.js";
 import { given } from "./given.js";
 import * as s from "./schemas.js";
 import { streamTurn, type TurnListeners, turnOf } from "./turn-stream.js";
 
-/** The longest turn, in milliseconds. */
-const TURN_MS = 3_600_000;
 const LOOK_MS = 30_000;
 
 export const TURN_ROUTES: readonly AnyRoute[] = [

@@ -1,23 +1,22 @@
-import type { Overview } from "../../peers/overview.js";
+import type { BusyServer, Overview } from "../../peers/overview.js";
+import type { Listing } from "../list-command.js";
 import { renderList } from "./lists/list.js";
-import { BUSY_SERVERS, HOSTS } from "./lists/overview.js";
-import { describeFailures, withoutHost } from "./lists/servers.js";
+import { HOSTS } from "./lists/overview.js";
+import { describeClosedPool, describeFailures, withoutHost } from "./lists/servers.js";
 import { renderBytes } from "./table.js";
 
-/** Renders the fleet once: hosts, servers and sums. */
-export function renderOverview(overview: Overview): string {
-  const { hosts, servers } = overview;
-  const without = withoutHost(hosts.map(({ name }) => name));
-  const table =
-    servers.length === 0 ? ["No servers."] : [renderList(BUSY_SERVERS, servers, { format: "table", without })];
-  return [
-    renderList(HOSTS, hosts, { format: "table" }),
-    "",
-    ...table,
-    ...describeFailures(servers),
-    "",
-    ...sumsOf(overview),
-  ].join("\n");
+/** The fleet as a list of its servers. A table has the hosts above it, and sums below it. */
+export function listingOf(overview: Overview): Listing<BusyServer, Overview> {
+  const { hosts, servers, pool } = overview;
+  return {
+    rows: servers,
+    resultOf: (shown) => ({ ...overview, servers: shown }),
+    none: "No servers.",
+    without: withoutHost(hosts.map(({ name }) => name)),
+    notice: describeClosedPool(pool),
+    above: [renderList(HOSTS, hosts, { format: "table" }), ""],
+    below: (shown) => [...describeFailures(shown), "", ...sumsOf(overview)],
+  };
 }
 
 /** Two lines about the whole fleet. */

@@ -35,6 +35,11 @@ export class TopModel {
   message: string | null = null;
   readonly #views = Object.fromEntries(VIEWS.map((view) => [view, newState()])) as Record<ViewName, ViewState>;
 
+  /** @param sort the first order of the servers */
+  constructor(sort: SortKey | null = null) {
+    this.#views.servers.sort = sort;
+  }
+
   get current(): ViewState {
     return this.#views[this.view];
   }

@@ -2,6 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { Overview } from "../../peers/overview.js";
 import { either } from "../../runtime/clock.js";
+import type { SortKey } from "../render/lists/list.js";
 import { REFRESH_MS } from "../run/live.js";
 import { FullScreen, type Key } from "../run/screen.js";
 import { perform } from "./actions.js";
@@ -12,15 +13,17 @@ import type { Snapshot, ViewName } from "./views.js";
 /**
  * Shows the fleet on the whole terminal until q, the signal, or an error. Resolves with what it showed last. An action that
  * still runs then is cancelled: a drain leaves its server running.
+ *
+ * @param sort the first order of the servers
  */
-export async function showTop(fleet: Fleet, signal: AbortSignal): Promise<Overview> {
-  await using top = new Top(fleet, signal);
+export async function showTop(fleet: Fleet, signal: AbortSignal, sort?: SortKey): Promise<Overview> {
+  await using top = new Top(fleet, signal, sort);
   return await top.run();
 }
 
 class Top implements AsyncDisposable {
   readonly #fleet: Fleet;
-  readonly #model = new TopModel();
+  readonly #model: TopModel;
   readonly #screen = new FullScreen();
   readonly #quit = new AbortController();
   readonly #end: ReturnType<typeof either>;
@@ -31,8 +34,9 @@ class Top implements AsyncDisposable {
   /** The content of the screen; undefined before the first reading. */
   #shown: Screenful | undefined;
 
-  constructor(fleet: Fleet, signal: AbortSignal) {
+  constructor(fleet: Fleet, signal: AbortSignal, sort?: SortKey) {
     this.#fleet = fleet;
+    this.#model = new TopModel(sort);
     this.#end = either(this.#quit.signal, signal);
     this.#screen.on("resize", () => this.#draw()).on("key", (key) => this.#press(key));
   }

@@ -27,7 +27,8 @@ export const SECTIONS: SectionTexts = {
   serve: { meaning: "The supervisor, the front door and the HTTP API." },
   http: { meaning: "The [HTTP API](http.md), whose address is `serve.http`." },
   "serve.tls": {
-    meaning: "TLS at the front door. The files may be replaced while `serve` runs. See [TLS](front-door.md#tls).",
+    meaning:
+      "TLS at the front door and at the HTTP API. The files may be replaced while `serve` runs. See [TLS](front-door.md#tls).",
   },
   usage: { meaning: "The [ledger](usage.md) of turns, model requests and tokens." },
   limits: { meaning: "How much users may have at once. `null` removes a limit." },

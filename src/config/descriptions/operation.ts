@@ -13,7 +13,7 @@ export const OF_OPERATION = {
     examples: ["https://api.github.com", null],
   },
   "identity.github.organizations": {
-    meaning: "The organizations of which a user must be an active member of one. Empty: every account may sign on.",
+    meaning: "Organizations. A user must be an active member of one of them. Empty: every account may sign on.",
     examples: [["acme"]],
   },
 
@@ -32,7 +32,7 @@ export const OF_OPERATION = {
   "health.session": { meaning: "Whether some probes also create and delete a session.", examples: [true] },
   "health.startup": { meaning: "How long a server may take to start.", examples: ["30s"] },
   "health.restarts": {
-    meaning: "The number of crashes in a row after which a server is abandoned.",
+    meaning: "How many times in a row a server that crashes is started again. The next crash abandons it.",
     examples: [5],
   },
   "health.backoff": {
@@ -71,7 +71,7 @@ export const OF_OPERATION = {
     examples: ["127.0.0.1:4380", null],
   },
   "serve.accessLog": {
-    meaning: "Whether the log has a line for each request at the front door, without its content.",
+    meaning: "Whether the log has a line for each request at the front door and at the HTTP API, without its content.",
     examples: [true],
   },
   "serve.metrics": { meaning: "The address of metrics and health checks.", examples: ["127.0.0.1:9464"] },
@@ -98,7 +98,8 @@ export const OF_OPERATION = {
     examples: ["/etc/copilotfleet/ca.crt", null],
   },
   "serve.insecure": {
-    meaning: "Whether the front door may listen without TLS at an address that other machines can reach.",
+    meaning:
+      "Whether the front door and the HTTP API may listen without TLS at an address that other machines can reach.",
     examples: [true],
   },
   "serve.turnWait": {
@@ -121,7 +122,10 @@ export const OF_OPERATION = {
     examples: [["10.0.0.0/8"]],
   },
 
-  "limits.default.connections": { meaning: "The number of open connections to the front door.", examples: [16, null] },
+  "limits.default.connections": {
+    meaning: "The number of open connections to the front door, and of HTTP requests.",
+    examples: [16, null],
+  },
   "limits.default.sessions": { meaning: "The number of sessions in all states.", examples: [1000, null] },
   "limits.default.requestsInFlight": {
     meaning: "The number of unanswered requests at the front door.",
@@ -146,7 +150,10 @@ export const OF_OPERATION = {
       "The limits of the members of groups, by the name of the group. They replace those of `limits.default`. In a variable, this is JSON. See [Limits](limits.md).",
     examples: [{ interns: { tokensPerDay: 100_000 } }],
   },
-  "limits.total.connections": { meaning: "The number of open connections to the front door.", examples: [1024, null] },
+  "limits.total.connections": {
+    meaning: "The number of open connections to the front door, and of HTTP requests.",
+    examples: [1024, null],
+  },
   "limits.total.sessions": { meaning: "The number of sessions in all states.", examples: [100_000, null] },
   "limits.total.requestsInFlight": {
     meaning: "The number of unanswered requests at the front door.",

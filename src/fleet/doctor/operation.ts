@@ -160,16 +160,16 @@ function portOf(address: string): number {
   return Number(address.slice(address.lastIndexOf(":") + 1));
 }
 
-/**
- * Warns of tokens that never expire, because nobody notices when they are stolen, of tokens that nobody has used for a long
- * time, and of expired tokens.
- */
 /** Reads the ledger, and with a Redis store also sends the lines of this host that wait. */
 async function usage({ fleet }: RecordsContext): Promise<Finding> {
   const { total } = await fleet.usage.report();
   return ok(`in 24 hours: ${countOf(total.turns, "turn")}, ${countOf(total.requests, "model request")}`);
 }
 
+/**
+ * Warns of tokens that never expire, because nobody notices when they are stolen, of tokens that nobody has used for a long
+ * time, and of expired tokens.
+ */
 async function tokens({ fleet, fix }: RecordsContext): Promise<Finding> {
   const all = await fleet.tokens.list();
   const expired = all.filter((token) => token.expired);

@@ -90,7 +90,7 @@ export class SessionGroup extends ArchiveGroup {
    * one turn, at any host and also after a crash. The later calls get its reply from the history. A cut turn does not run again.
    *
    * @throws FleetError like {@link resume} and {@link send}; `FLEET_SESSION_LOCKED` when the lease is not free in time;
-   * `FLEET_IDEMPOTENCY_KEY_REUSED` when the key belongs to a call with another session, prompt or timeout.
+   * `FLEET_IDEMPOTENCY_KEY_REUSED` when the key belongs to a call with another session, prompt, timeout or attachments.
    */
   use(id: string, prompt: string, options: UseOptions): PendingReply<SessionReply> {
     return new PendingReply(async (onDelta) => {

@@ -21,7 +21,8 @@ const ANSWER_MS = 30_000;
 
 /**
  * Connects one client to the front doors of other hosts. In its `connect`, it names this host as the host that relays the
- * client. It never sends the client's own token, but a token that is valid for this connection alone.
+ * client. It sends a token that is valid for this connection alone, and not the client's own one. See `#credential` for the
+ * only exception.
  */
 export class PeerDialer {
   readonly #own: string;

@@ -23,9 +23,9 @@ end
 /**
  * KEYS[3] usage-read, [4] usage-hours, [5] usage-lined, then for each hour of the part: sums, lines, and tokens of the day.
  * ARGV[5] the segment, [6] where the part begins, [7] where it ends, [8] its hours as JSON, [9] a number and [10] a share of
- * lines, [11] the version of new hours. Answers with the position up to which the segment has been counted, the hashes that have a
- * field which is not a number, and the hours of which more lines wait to be added up than this number, and than this share of those
- * that are.
+ * lines, [11] the version of new hours. Answers with three things: the position up to which the segment has been counted; the
+ * hashes that have a field which is not a number; and the hours that are too far behind. An hour is too far behind if more of its
+ * lines wait to be added up than the number, and than the share of those that are added up.
  *
  * A command that fails undoes nothing, and the part is sent again. So the script checks the types of the keys first, and
  * no command after its first write can fail.
