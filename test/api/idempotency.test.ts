@@ -109,10 +109,10 @@ describe("requests with the same Idempotency-Key", () => {
   it("get the same error if the turn failed, and may run if the prompt was never sent", async () => {
     const id = await session();
     const prompt = `!hold ${id}`;
-    const first = await send(id, prompt, id, { timeout: "1s" } as object);
+    const first = await send(id, prompt, id, { timeout: "4s" } as object);
     expect(first).toMatchObject({ status: 504, json: { code: "FLEET_TURN_TIMEOUT" } });
     const { requestId: _, suggestions: __, ...problem } = first.json;
-    expect((await send(id, prompt, id, { timeout: "1s" } as object)).json).toMatchObject(problem);
+    expect((await send(id, prompt, id, { timeout: "4s" } as object)).json).toMatchObject(problem);
     expect(model.shown(prompt)).toBe(1);
     const key = `${id}-2`;
     expect((await send(`${id}-absent`, "hello.", key)).status).toBe(404);

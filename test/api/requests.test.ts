@@ -197,7 +197,7 @@ describe("streams", () => {
 
 describe("a request that nobody answers", () => {
   it("expires after session.answerTimeout: the permission is denied, the question unanswered, and the turn goes on", async () => {
-    await using other = await TestApi.open({ env: { ...ASK, COPILOTFLEET_SESSION_ANSWER_TIMEOUT: "1s" } });
+    await using other = await TestApi.open({ env: { ...ASK, COPILOTFLEET_SESSION_ANSWER_TIMEOUT: "4s" } });
     const by = await other.token("alice");
     const id = await session(undefined, other, by);
     const running = turn(id, SHELL, { by, api: other });

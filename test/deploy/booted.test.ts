@@ -5,10 +5,9 @@ import { expect, it, onTestFinished } from "vitest";
 import { renderSystemd } from "../../src/deploy/systemd/render.js";
 import type { ServerView } from "../../src/pool/server.js";
 import { eventually } from "../fixtures/eventually.js";
-import { singlePort } from "../fixtures/fleets/ports.js";
 import { BootedMachine, bootProblem } from "../fixtures/hosts/booted-machine.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
-import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { freePorts, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { RawClient } from "../gateway/raw-client.js";
 import { configured } from "./render.js";
 
@@ -33,7 +32,7 @@ it.skipIf(problem !== undefined)(
     await redis.client.config("SET", "requirepass", "canary-redis");
     onTestFinished(() => redis.end());
     await using model = await startToolModel();
-    const [door, http, metrics] = [await singlePort(), await singlePort(), await singlePort()];
+    const [door, http, metrics] = await freePorts(3);
     const { files, notices } = renderSystemd(
       configured({
         COPILOTFLEET_STORE: `redis://:x@127.0.0.1:${redis.port}/0`,

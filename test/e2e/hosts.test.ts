@@ -45,9 +45,7 @@ describe.skipIf(problem !== undefined).each([
   let h2: TestHost;
   beforeAll(async () => {
     redis = await RedisServer.start();
-    // This time is long enough for a busy machine. A host whose heartbeat is late would count as gone.
-    const env = { COPILOTFLEET_HOST_TTL: "5s" };
-    hosts = new TestHosts({ redis, names: ["h1", "h2"], storage, env });
+    hosts = new TestHosts({ redis, names: ["h1", "h2"], storage });
     [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     await hosts.serve();
     await hosts.place("alice", "h1");

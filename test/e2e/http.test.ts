@@ -4,10 +4,10 @@ import { describe, expect, it } from "vitest";
 import { ask } from "../api/harness.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
-import { singlePort } from "../fixtures/fleets/ports.js";
 import { type Serving, serve, startServe } from "../fixtures/fleets/serve.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
 import { unused } from "../fixtures/sessions/unused.js";
+import { freePort } from "../fixtures/store/redis-server.js";
 
 const model = await startHeldModel();
 const fleet = testFleet({ ...model.env });
@@ -67,7 +67,7 @@ describe("serve with an HTTP API", () => {
   });
 
   it("answers probes and metrics at the same address if both keys name it", async () => {
-    const address = `127.0.0.1:${singlePort()}`;
+    const address = `127.0.0.1:${await freePort()}`;
     const serving = await serve(fleet, { args: ["--http", address, "--metrics", address] });
     expect(serving.address).toBe(address);
     expect((await serving.readyz()).ok).toBe(true);

@@ -279,10 +279,10 @@ describe("lock -- COMMAND", () => {
   it("lock -- COMMAND keeps the lease longer than its TTL, and a waiting lock does not get it", async () => {
     const gate = join(fleet.folder, unused("gate"));
     const script = 'until [ -e "$1" ]; do sleep 0.05; done';
-    const running = fleet.start(["lock", "s", "--user", "alice", "--ttl", "2s", "--", "sh", "-c", script, "sh", gate]);
+    const running = fleet.start(["lock", "s", "--user", "alice", "--ttl", "4s", "--", "sh", "-c", script, "sh", gate]);
     await eventually("the lease", async () => (await openFileStore(fleet.root).leases.read("s")) !== null);
     const fence = (await openFileStore(fleet.root).leases.read("s"))?.fence;
-    await fleet.refusal(5, ["lock", "s", "--user", "bob", "--wait", "3s"]);
+    await fleet.refusal(5, ["lock", "s", "--user", "bob", "--wait", "5s"]);
     expect(await openFileStore(fleet.root).leases.read("s")).toMatchObject({ fence });
     writeFileSync(gate, "");
     expect(await running.done).toMatchObject({ code: 0, stderr: "" });

@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { expect, it } from "vitest";
+import { eventually } from "../fixtures/eventually.js";
 import { Pods, podsProblem } from "../fixtures/hosts/pods.js";
 import { isRunning } from "../fixtures/processes.js";
 import { RawClient } from "../gateway/raw-client.js";
@@ -25,8 +26,10 @@ it.skipIf(problem !== undefined)(
       expect(readFileSync("/proc/sys/kernel/hostname", "utf8").trim()).toBe(hostname());
       // The pod reaps orphaned processes.
       await a.exec(["sh", "-c", "(sleep 0.1 &) ; sleep 0.3"]).done;
-      const zombies = await a.exec(["sh", "-c", "grep -l 'State:.Z' /proc/[0-9]*/status"]).done;
-      expect(zombies.stdout).toBe("");
+      await eventually("the end of the orphan", async () => {
+        const zombies = await a.exec(["sh", "-c", "grep -l 'State:.Z' /proc/[0-9]*/status"]).done;
+        return zombies.stdout === "";
+      });
 
       const serving = [await a.serve(), await b.serve()];
       const { token } = await a.json<{ token: string }>(["token", "issue", "--user", "alice"]);

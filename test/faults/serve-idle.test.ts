@@ -17,7 +17,7 @@ const WARM = {
   COPILOTFLEET_POOL_SERVERS: "3",
   COPILOTFLEET_POOL_WARM: "2",
 };
-const SLEEPY = { ...FAST_HEALTH, COPILOTFLEET_POOL_IDLE_TIMEOUT: "2s" };
+const SLEEPY = { ...FAST_HEALTH, COPILOTFLEET_POOL_IDLE_TIMEOUT: "4s" };
 
 /** The PIDs of the running shared servers, by server id. */
 async function warm(fleet: FaultFleet): Promise<Record<string, number>> {
@@ -98,7 +98,7 @@ it("serve stops the servers of idle users, but no server with a client, and a st
   expect(await serving.logged(/was idle and was stopped/)).toMatchObject({ server: before.id, outcome: "drained" });
   expect(isRunning(before.process?.pid ?? 0)).toBe(false);
   // Wait longer than it took until the server of "away" was stopped.
-  const until = performance.now() + 3_500;
+  const until = performance.now() + 5_500;
   await eventually("some more time", async () => {
     expect(await asleep(fleet, "connected")).toBe(false);
     expect(await asleep(fleet, "talking")).toBe(false);
@@ -128,7 +128,7 @@ it("serve does not stop an idle server during a turn, however long the turn take
   const fleet = await faultFleet(FAST_HEALTH);
   await fleet.json(["create", "--id", "talk", "--user", "alice"]);
   const { process: before } = await fleet.record("alice");
-  const turn = fleet.json<{ reply: string }>(["send", "talk", "!delay 4000 done", "--user", "alice"]);
+  const turn = fleet.json<{ reply: string }>(["send", "talk", "!delay 6000 done", "--user", "alice"]);
   const serving = await serve(fleet, { env: SLEEPY });
   expect(await turn).toMatchObject({ reply: "[turn 1] done" });
   expect((await fleet.record("alice")).process).toEqual(before);
@@ -173,7 +173,7 @@ it("with health.session, a server that cannot write its home becomes unhealthy a
   const possible = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"];
   if (spawnSync(possible[0] ?? "", possible.slice(1)).status !== 0)
     return ctx.skip("needs root and the right to mount");
-  const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_HEALTH_TIMEOUT: "900ms" });
+  const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_HEALTH_TIMEOUT: "10s" });
   // Mount it before the server starts, because a server in bwrap keeps the mounts of its start.
   const state = join(homeOf(fleet.root, serverIdOf("alice")), "session-state");
   mkdirSync(state, { recursive: true, mode: 0o700 });

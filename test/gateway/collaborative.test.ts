@@ -85,14 +85,19 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     });
 
     it("lets a member take back a waiting prompt without ending the other member's turn", async () => {
-      const id = await team();
-      const [ann, ben] = [await join("ann", id), await join("ben", id)];
+      // This fleet has the default turn wait, so that the prompt waits until the member takes it back.
+      await using patient = await DoorFleet.open({ config: { isolation } });
+      const id = await team(patient);
+      const [ann, ben] = [
+        await join("ann", id, patient.url, await patient.token("ann")),
+        await join("ben", id, patient.url, await patient.token("ben")),
+      ];
       await ann.requestOk("session.send", { sessionId: id, prompt: `!hold ${id}` });
       const waiting = ben.request("session.send", { sessionId: id, prompt: "never mind" });
       await ben.requestOk("ping");
       expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({ result: { success: true } });
       expect(await waiting).toMatchObject({ error: { data: { code: "FLEET_TURN_FAILED" } } });
-      at.model.letGo(id);
+      patient.model.letGo(id);
       await eventually("ann's turn ends", () => ann.events(id).includes("session.idle"));
       expect(ann.events(id)).not.toContain("abort");
     });

@@ -6,11 +6,10 @@ import { issueHostToken, issueRelayToken, issueToken } from "../../src/identity/
 import { issueVisitToken } from "../../src/identity/visit-token.js";
 import { keysOf } from "../../src/store/redis/link/keys.js";
 import { eventually } from "../fixtures/eventually.js";
-import { singlePort } from "../fixtures/fleets/ports.js";
 import type { TestHosts } from "../fixtures/hosts/hosts.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
-import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { freePort, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { configure, HostDoors } from "./hosts-harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -52,7 +51,7 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
 
   beforeAll(async () => {
     [redis, issuer, github] = [await RedisServer.start(), await Issuer.open(), await GitHubAccounts.open()];
-    const door = singlePort();
+    const door = await freePort();
     way = await recorder(door);
     const identity = {
       jwt: [{ issuer: issuer.url, audience: "copilotfleet" }],
@@ -165,7 +164,7 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     expect(await at.session(sessionId)).toMatchObject({ owner: "frank", host: "h2" });
     for (const part of token.split(".")) expect(way.seen.text).not.toContain(part);
     const before = new Set(way.seen.connections);
-    const endsMs = Date.now() + 6_000;
+    const endsMs = Date.now() + 10_000;
     const short = await RawClient.as(at.url("h1"), await issuer.token({ sub: "frank", exp: endsMs / 1_000 }));
     await short.requestOk("session.resume", { sessionId });
     const [leg] = [...way.seen.connections].filter((socket) => !before.has(socket));

@@ -2,6 +2,7 @@ import { type AddressInfo, createServer } from "node:net";
 import { afterEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { Attempts } from "../../src/gateway/entry/attempts.js";
 import { eventually } from "../fixtures/eventually.js";
+import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
@@ -37,7 +38,8 @@ describe("a good token", () => {
   });
 
   it("is accepted within a second despite 2,048 silent connections, of which the oldest are closed", async () => {
-    await using at = await DoorFleet.open();
+    // The clock stands still, so that no connection ends because of its time.
+    await using at = await DoorFleet.open({ clock: new TestClock() });
     const token = await at.token("alice");
     const first = await RawClient.as(at.url, token);
     const strangers: RawClient[] = [];
@@ -53,8 +55,13 @@ describe("a good token", () => {
     for (let login = 0; login < 5; login++)
       expect((await (await RawClient.as(at.url, token)).request("ping")).error).toBeUndefined();
     expect(watch.ms).toBeLessThan(1_000);
-    await eventually("the end of the oldest", () => strangers.filter(({ closed }) => closed).length >= 5);
-    expect(strangers.findIndex(({ closed }) => !closed)).toBe(strangers.filter(({ closed }) => closed).length);
+    // The door has hung up on `last`, so there is room for one more.
+    await RawClient.open(at.url);
+    for (let closed = 2; closed <= 4; closed++) {
+      await RawClient.open(at.url);
+      await eventually("the end of the oldest", () => strangers.filter((each) => each.closed).length === closed);
+      expect(strangers.findIndex((each) => !each.closed)).toBe(closed);
+    }
     // The very first connection stays, because it has shown its token.
     expect((await first.request("ping")).error).toBeUndefined();
   });

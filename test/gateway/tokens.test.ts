@@ -169,7 +169,7 @@ describe("the fleet, with a token,", () => {
     expect(await signOn.identify(own.token)).toMatchObject({ user: "alice" });
     expect(await store.tokens.lastUses([id, own.id])).toEqual([null, null]);
     expect(await signOn.identify(token)).toMatchObject({ user: "alice" });
-    await vi.waitFor(async () => expect((await store.tokens.lastUses([id]))[0]).not.toBeNull());
+    await expect.poll(async () => (await store.tokens.lastUses([id]))[0]).not.toBeNull();
     const used = (await listTokens(store)).find((each) => each.id === id)?.lastUsedAt;
     expect(Math.abs(Date.parse(used ?? "") - Date.now())).toBeLessThan(60_000);
   });

@@ -57,7 +57,8 @@ export class Connection {
   readonly #attempts: Attempts;
   readonly #calls: HostCalls;
   readonly #report: Reporter;
-  readonly #hello: NodeJS.Timeout;
+  /** Ends the time for `connect`. */
+  readonly #greeted: () => void;
   /** The messages that arrived after `connect` and before its answer. */
   readonly #early: ClientMessage[] = [];
   #state: "new" | "authenticating" | "open" | "closed" = "new";
@@ -92,8 +93,7 @@ export class Connection {
         },
       });
     });
-    this.#hello = setTimeout(() => this.socket.destroy(), secured?.restMs ?? HELLO_MS);
-    this.#hello.unref();
+    this.#greeted = door.clock.after(secured?.restMs ?? HELLO_MS, () => this.socket.destroy());
   }
 
   /** Undefined until the other side has shown a user's token. */
@@ -195,7 +195,7 @@ export class Connection {
       const logged = signOns.accepted(identity, this.socket.address);
       logged.catch(() => undefined); // awaited below
       this.#client = actingFor(identity, "door", () => new Client(this.#door, this.socket, origin, hello, peers));
-      clearTimeout(this.#hello);
+      this.#greeted();
       this.#report.user = identity.user;
       this.#expiry = atExpiry(identity, signOn, () => this.#expired());
       const client = this.#client;
@@ -242,7 +242,7 @@ export class Connection {
     const greeting = await ControlConnection.greet(this.#door, host, protocol);
     await this.#door.signOns.accepted(host, this.socket.address);
     if (this.#state === "closed") return;
-    clearTimeout(this.#hello);
+    this.#greeted();
     this.#control = new ControlConnection(this.socket, this.#calls, this.#report, host.host, this.#door.directory);
     const { challenge } = this.#control;
     this.#open(id, { ...greeting, challenge }, { event: "host-connected", detail: host.host });
@@ -283,7 +283,7 @@ export class Connection {
   }
 
   #close(): void {
-    clearTimeout(this.#hello);
+    this.#greeted();
     this.#expiry?.[Symbol.dispose]();
     this.#state = "closed";
     (this.#control ?? this.#client)?.close();

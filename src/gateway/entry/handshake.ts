@@ -1,5 +1,6 @@
 import type { Socket } from "node:net";
 import type { Server, TLSSocket } from "node:tls";
+import type { Clock } from "../../runtime/clock.js";
 import type { ProtocolError } from "../../runtime/wire/frames.js";
 import type { DoorState } from "../state/door/door-state.js";
 import { Reporter } from "../state/door/report.js";
@@ -25,15 +26,18 @@ export class Handshake {
   readonly #server: Server;
   readonly #report: Reporter;
   readonly #areClientsChecked: boolean;
-  readonly #since = performance.now();
-  readonly #timer: NodeJS.Timeout;
+  readonly #clock: Clock;
+  readonly #since: number;
+  /** Ends the time for the handshake. */
+  readonly #cancel: () => void;
   #settle: (socket: Socket | null) => void = () => undefined;
   /** The bytes that have arrived before the handshake. */
   #early: Buffer = Buffer.alloc(0);
   #owesHeader: boolean;
   #state: "early" | "shaking" | "over" = "early";
 
-  constructor(raw: Socket, server: Server, { config, listeners }: DoorState, options: { areClientsChecked: boolean }) {
+  constructor(raw: Socket, server: Server, door: DoorState, options: { areClientsChecked: boolean }) {
+    const { config, listeners, clock } = door;
     this.#raw = raw;
     this.#server = server;
     this.#owesHeader = config.serve.proxyProtocol;
@@ -43,8 +47,9 @@ export class Handshake {
     this.secured = new Promise((resolve) => {
       this.#settle = resolve;
     });
-    this.#timer = setTimeout(() => this.fail(new Error("it took too long")), HELLO_MS);
-    this.#timer.unref();
+    this.#clock = clock;
+    this.#since = clock.now();
+    this.#cancel = clock.after(HELLO_MS, () => this.fail(new Error("it took too long")));
     raw.on("error", () => undefined); // `close` follows
     raw.on("data", this.#onData);
     raw.once("close", () => this.#onClose());
@@ -52,7 +57,7 @@ export class Handshake {
 
   /** How long the client may still take to show a token, in milliseconds. */
   get restMs(): number {
-    return Math.max(0, HELLO_MS - (performance.now() - this.#since));
+    return Math.max(0, HELLO_MS - (this.#clock.now() - this.#since));
   }
 
   complete(socket: TLSSocket): void {
@@ -123,7 +128,7 @@ export class Handshake {
   }
 
   #over(socket: Socket | null): void {
-    clearTimeout(this.#timer);
+    this.#cancel();
     this.#state = "over";
     this.#settle(socket);
   }

@@ -120,7 +120,7 @@ describe("CONNECT", () => {
     connection.socket.end(text);
     expect((await connection.all()).length).toBe(ESTABLISHED.length + text.length);
     expect(trial.proxy.counts).toMatchObject({ allowed: 1, refused: 0 });
-    await vi.waitFor(() => expect(trial.proxy.open.size).toBe(0));
+    await vi.waitFor(() => expect(trial.proxy.open.size).toBe(0), 10_000);
   });
 
   it("passes on bytes that the client sends before the answer, in one packet with the first line or byte by byte", async () => {
@@ -378,7 +378,7 @@ describe("a client that misbehaves", () => {
     expect(await ask(trial, `127.0.0.1:${port}`)).toMatch(/^HTTP\/1\.1 503 [\s\S]*has 2 connections/);
     expect(trial.proxy.counts).toMatchObject({ limited: 1 });
     connections[0]?.socket.destroy();
-    await vi.waitFor(() => expect(trial.proxy.open.size).toBe(1));
+    await vi.waitFor(() => expect(trial.proxy.open.size).toBe(1), 10_000);
     await new Connection(trial.path).send(CONNECT(`127.0.0.1:${port}`)).until("established");
   });
 
@@ -413,7 +413,7 @@ describe("a client that misbehaves", () => {
   it("loses its oldest connection without a first line when there are too many", async () => {
     const trial = await proxyWith([], { limits: { unnamed: 2 } });
     const silent = [1, 2, 3].map(() => new Connection(trial.path, null));
-    await vi.waitFor(() => expect(silent.map(({ ended }) => ended).filter(Boolean)).toHaveLength(1));
+    await vi.waitFor(() => expect(silent.map(({ ended }) => ended).filter(Boolean)).toHaveLength(1), 10_000);
     await new Connection(trial.path, "status\n").until("counts");
   });
 
@@ -429,7 +429,7 @@ describe("a client that misbehaves", () => {
     const connection = new Connection(trial.path).send(CONNECT(`127.0.0.1:${port}`));
     await connection.until("established");
     connection.socket.destroy();
-    await vi.waitFor(() => expect(ended).toBe(true));
+    await vi.waitFor(() => expect(ended).toBe(true), 10_000);
   });
 
   it("that does not read slows down only its own host", async () => {
@@ -448,7 +448,7 @@ describe("a client that misbehaves", () => {
     const trial = await proxyWith([`127.0.0.1:${port}`, `127.0.0.1:${other}`]);
     const connection = new Connection(trial.path).send(CONNECT(`127.0.0.1:${port}`));
     connection.socket.pause();
-    await vi.waitFor(() => expect(sent).toBeGreaterThan(0));
+    await vi.waitFor(() => expect(sent).toBeGreaterThan(0), 10_000);
     let before = -1;
     await vi.waitFor(
       () => {
@@ -478,7 +478,7 @@ describe("the look-ups of a server", () => {
     ending.abort();
     for (const end of ends) end();
     expect((await Promise.all(running)).flat()).toEqual(["a", "b", "c", "d", "d"]);
-    await vi.waitFor(() => expect(ends).toHaveLength(5));
+    await vi.waitFor(() => expect(ends).toHaveLength(5), 10_000);
     expect(onIdle).not.toHaveBeenCalled();
     ends[4]?.();
     expect(await last).toEqual(["last"]);
