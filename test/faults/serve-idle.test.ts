@@ -173,7 +173,7 @@ it("with health.session, a server that cannot write its home becomes unhealthy a
   const possible = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"];
   if (spawnSync(possible[0] ?? "", possible.slice(1)).status !== 0)
     return ctx.skip("needs root and the right to mount");
-  const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_HEALTH_TIMEOUT: "10s" });
+  const fleet = await faultFleet({ COPILOTFLEET_HEALTH_INTERVAL: "1s", COPILOTFLEET_HEALTH_TIMEOUT: "3s" });
   // Mount it before the server starts, because a server in bwrap keeps the mounts of its start.
   const state = join(homeOf(fleet.root, serverIdOf("alice")), "session-state");
   mkdirSync(state, { recursive: true, mode: 0o700 });
