@@ -8,9 +8,10 @@ import { type MigrateResult, migrateStore } from "../../fleet/migrate.js";
 export default class StoreMigrate extends FleetCommand {
   static override summary = "Copy the recorded state to another store: from files to Redis, or back.";
   static override description = [
-    "Copies servers, sessions, tokens, the limits of users and the numbering of leases from the store in use to an empty one,",
-    "and verifies the copy. The store in use does not change. It stays in use until the configuration names the other. Run",
-    "this while nobody uses the fleet; servers may keep running. The files of sessions and servers stay where they are.",
+    "Copies servers, sessions, tokens, the limits of users, idempotency keys and the numbering of leases from the store in use to",
+    "an empty one, and verifies the copy. Users are placed again. The store in use does not change. It stays in use until the",
+    "configuration names the other. Run this while nobody uses the fleet; servers may keep running. The files of sessions and",
+    "servers stay where they are.",
   ].join(" ");
   static override examples = [
     "<%= config.bin %> store migrate --to redis://127.0.0.1:6379/0",
