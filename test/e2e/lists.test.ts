@@ -91,8 +91,9 @@ describe("the format of a list", () => {
       servers: [{ id: "alice-1" }],
       users: [{ user: "+eve" }, { user: "alice" }, { user: "bob" }],
     });
-    expect(await fleet.refusal(2, ["status", "--watch"])).toMatchObject({
-      message: "--once and --watch cannot be used together.",
+    expect(await fleet.run(["status", "--watch"])).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/^Error: --once and --watch cannot be used together\. \[FLEET_USAGE_INVALID\]\n/),
     });
   });
 
