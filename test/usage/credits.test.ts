@@ -76,6 +76,19 @@ describe("a session with session.maxCredits", () => {
     await at.fleet.sessions.leave(session);
   });
 
+  it("reports the limit for a turn that failed at it, even if no event has said so", async () => {
+    await using github = await FakeGitHub.start();
+    await using at = await fleetWith(github, { session: { maxCredits: 30 } });
+    const session = await at.fleet.sessions.create({ user: "ann" });
+    const send = async () => await at.fleet.sessions.send(session, "!nothing");
+    await expect(send()).rejects.toMatchObject({
+      code: "FLEET_TURN_FAILED",
+      message: expect.stringMatching(/No response/),
+    });
+    await expect(send()).rejects.toMatchObject(usedUp("up its", 30));
+    await at.fleet.sessions.leave(session);
+  });
+
   it("goes on when the limit is raised", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30 } });

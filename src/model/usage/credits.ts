@@ -87,9 +87,14 @@ export async function assertCredits(
 ): Promise<void> {
   const max = creditLimit(config);
   if (max === null) return;
-  const { totalNanoAiu } = ((await metrics()) ?? {}) as { totalNanoAiu?: unknown };
-  const used = creditsIn(totalNanoAiu) ?? 0;
+  const used = creditsUsed(await metrics());
   if (used >= max) throw creditsUsedUp(sessionId, { used, max });
+}
+
+/** The AI credits that a session has used, in the server's answer to `session.usage.getMetrics`. */
+export function creditsUsed(metrics: unknown): number {
+  const { totalNanoAiu } = (metrics ?? {}) as { totalNanoAiu?: unknown };
+  return creditsIn(totalNanoAiu) ?? 0;
 }
 
 /** Whether the runtime has not run a tool because the session has used up its AI credits. The turn then ends. */

@@ -10,7 +10,7 @@ import type { Config } from "../../config/schema.js";
 import { isFleetError } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { SessionRecord, SessionUser } from "../../model/session.js";
-import { creditLimit, saysCut } from "../../model/usage/credits.js";
+import { creditLimit, creditsUsed, saysCut } from "../../model/usage/credits.js";
 import { runTurn, type TurnOptions, type TurnReply } from "../../runtime/client/turn.js";
 import { abortable, deadline, pause } from "../../runtime/clock.js";
 import type { RecordedPrompt } from "../../runtime/history/session-events.js";
@@ -53,6 +53,8 @@ export interface PromptHistory {
 }
 
 const GOODBYE_MS = 2_000;
+/** How long the server may take to say how many AI credits a session has used, in milliseconds. */
+const METRICS_MS = 5_000;
 /** The pause between two questions whether a session is in a turn, in milliseconds. */
 const ASK_MS = 250;
 
@@ -104,11 +106,24 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     };
     const max = creditLimit(this.context.config);
     const cut = (cause?: unknown) => creditsUsedUp(this.record.id, { used: null, max, cause });
-    const reply = await runTurn(this.session, closed, prompt, { ...options, onEvent }).catch((error: unknown) => {
-      throw isCut && isFleetError(error, "FLEET_TURN_FAILED") ? cut(error) : error;
+    const reply = await runTurn(this.session, closed, prompt, { ...options, onEvent }).catch(async (error: unknown) => {
+      if (!isFleetError(error, "FLEET_TURN_FAILED")) throw error;
+      // The event with the reason may be missing (seen once on a busy machine, with 1.0.85).
+      isCut ||= max !== null && (await this.#hasUsed(max));
+      throw isCut ? cut(error) : error;
     });
     if (isCut) throw cut();
     return reply;
+  }
+
+  /** Whether the session has used so many AI credits. False if its server does not answer. */
+  async #hasUsed(credits: number): Promise<boolean> {
+    using limit = deadline(METRICS_MS);
+    const asked = abortable(this.session.rpc.usage.getMetrics(), limit.signal);
+    return await asked.then(
+      (metrics) => creditsUsed(metrics) >= credits,
+      () => false,
+    );
   }
 
   /** The session's present state. @param isAnswered whether a turn has just ended */
