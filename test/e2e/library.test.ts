@@ -73,7 +73,7 @@ describe("clientForUser", () => {
     }
     // Without TCP_NODELAY and the acknowledgements, each ping takes 40 ms or more. With them, only some pings on a busy
     // machine do.
-    expect(Math.min(...times)).toBeLessThan(20);
+    expect(times.sort((a, b) => a - b)[5]).toBeLessThan(20);
   });
 
   it("clientForUser passes a GitHub token to the server's process, and records it nowhere", async () => {

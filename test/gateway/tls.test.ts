@@ -138,6 +138,9 @@ describe("a handshake", () => {
     expect([silent.closed, shaken.closed]).toEqual([false, false]);
     await clock.advance(1, 0);
     await Promise.all([silent.end(), shaken.end()]);
+    const ends = () => at.events.map(({ event }) => event).toSorted();
+    await eventually("both events", () => ends().length === 3);
+    expect(ends()).toEqual(["closed", "connected", "tls-refused"]);
     await client.requestOk("ping");
   });
 });

@@ -50,6 +50,6 @@ export const turnTimeout = v.optional(
   v.pipe(
     text(ALLOWED_TIMEOUT, LONGEST_TEXT),
     v.check((given) => readDuration(given, TURN_MS) !== null, ALLOWED_TIMEOUT),
-    v.description("How long the turn may take before it is aborted. Default, and the most: an hour."),
+    v.description("How long the turn may take before it is aborted. Default and maximum: an hour."),
   ),
 );
