@@ -1,5 +1,6 @@
 /**
- * Compares the completion of an id, among 1,000 sessions of 1,000 users, with starting Node without a script.
+ * Compares the time to complete an id, among 1,000 sessions of 1,000 users, with the time to start Node without a
+ * script.
  *
  * Run: npm run build && npx tsx bench/autocomplete.ts [sessions]
  */
@@ -11,7 +12,7 @@ import { claim, compare, fleetCommand, printMachine, ratio, withState } from "./
 
 const run = promisify(execFile);
 const count = Number(process.argv[2] ?? 1000);
-/** The lines to complete: with servers, sessions and users of the whole fleet, and with the sessions of one user. */
+/** The lines to complete. The first takes any server, session or user, and the second a session of one user. */
 const LINES = ["copilotfleet describe ", "copilotfleet send --user user-7 "];
 
 printMachine();

@@ -5,11 +5,11 @@ import { Fleet } from "../src/fleet/fleet.js";
 import { median } from "./measure.js";
 
 /*
- * The wait of 100 users for their turns at the cap of a shared server (`session.maxActive`), with and without a user who has
- * 100 prompts waiting. Run: npx tsx bench/fairness.ts
+ * Measures how long 100 users wait for their turns at the cap of a shared server (`session.maxActive`), with and
+ * without another user who has 100 prompts waiting. Run: npx tsx bench/fairness.ts
  *
- * Both sides run in one process, one after the other, several times. Required: the median of the others is at most 1.5 times
- * as long with that user as without.
+ * Both measurements run several times in one process, one after the other. Required: with the other user, the median
+ * wait of the 100 users is at most 1.5 times as long as without.
  */
 
 const USERS = Number(process.env.USERS ?? 100);

@@ -1,6 +1,6 @@
 /**
- * Measures the first minute of a user with nothing but Node.js and npm: `npx copilotfleet smoke` from a packed tarball, in an
- * empty folder and with an empty cache. Needs a registry.
+ * Measures the first minute of a user who has only Node.js and npm: `npx copilotfleet smoke` from a packed tarball, in
+ * an empty folder and with an empty cache. Needs a registry.
  *
  * Run: npx tsx bench/first-run.ts
  */
@@ -14,7 +14,7 @@ import { claim, printMachine } from "./measure.js";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const LARGEST_BYTES = 2_000_000;
-/** The limit on installed packages: 110, and the packages of the SDK, of which there are five or six. */
+/** The limit on installed packages: 110, plus the five or six packages of the SDK. */
 const MOST_PACKAGES = 110 + 6;
 const LIMIT_MS = 10 * 60 * 1000;
 const run = promisify(execFile);

@@ -1,8 +1,8 @@
 /**
- * Runs one part of `bench/gateway.ts` in a separate process, so that its time and memory can be measured. The part is
- * the `model`, or a `relay` to an address. A relay only holds two sockets for each connection. The process
- * prints its address, answers each line of its input with its memory after a garbage collection, and exits when its
- * input ends.
+ * Runs one part of `bench/gateway.ts` in a separate process, so that the part's time and memory can be measured. The
+ * part is the `model`, or a `relay` to an address, which only connects two sockets for each client. The process prints
+ * its address, answers each line of its input with its memory after a garbage collection, and exits when its input
+ * ends.
  */
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
@@ -30,7 +30,7 @@ async function start(): Promise<Part> {
   return { url: model.baseUrl, [Symbol.asyncDispose]: async () => await model.close() };
 }
 
-/** Starts a relay, which does the minimum that any front door in Node needs. */
+/** Starts a relay, which does only the work that any front door in Node needs. */
 async function startRelay(): Promise<Part> {
   const [host = "", port = ""] = target.split(":");
   const server = createServer((client) => {

@@ -1,8 +1,7 @@
 /**
  * Compares `gc` on 5,000 expired sessions with other ways to delete them: the loop of GitHub's guide, which lists the
  * sessions and deletes them one by one with the unmodified SDK (on a sample of 200, scaled up), and the runtime's bulk
- * delete. The time of `gc` is that of the whole command, including the start of Node. It also deletes the fleet's
- * records.
+ * delete. The time of `gc` is that of the whole command, which also starts Node and deletes the fleet's records.
  *
  * Run: npm run build && npx tsx bench/gc.ts [sessions] [sample]
  */
@@ -90,7 +89,7 @@ await withState(async (env, folder) => {
   await plain.stop();
 });
 
-/** Copies a session that had a real turn to a folder that its server does not reach. */
+/** Runs a real turn in a session, and copies the session to a folder outside of its server's home. */
 async function makeTemplate(fleet: Fleet, folder: string): Promise<Template> {
   const session = await fleet.createSession({ user: "template", sessionId: "template" });
   await fleet.send(session, "hello");

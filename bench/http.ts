@@ -1,8 +1,8 @@
 /**
- * Measures the HTTP API. It compares the turns of one client, and the streams of turns to many clients at the same time, with those
- * through the front door. It measures the time until a follower has an event, and the memory and the processor time of 1,000
- * idle streams. The API, the front door and the model run as separate processes. The API and the front
- * door are those of the built library (`npm run build`).
+ * Measures the HTTP API. It compares the turns of one client, and streams of turns to many clients at the same time,
+ * with those through the front door. It measures how long an event takes to reach a follower, and the memory and the
+ * processor time of 1,000 idle streams. The API, the front door and the model run as separate processes. The API and
+ * the front door are those of the built library (`npm run build`).
  *
  * Run: npx tsx bench/http.ts [all|turns|streaming|events|idle] [clients words rounds]
  */

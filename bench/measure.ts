@@ -17,7 +17,7 @@ const TICKS_PER_SECOND = 100;
 
 export interface Contender {
   name: string;
-  /** Runs one round. Resolves with the milliseconds that count; undefined stands for the wall time of the round. */
+  /** Runs one round. Resolves with the milliseconds that count, or with undefined if the round's wall time counts. */
   round: () => Promise<number | undefined>;
 }
 
@@ -50,7 +50,7 @@ export function median(values: readonly number[]): number {
   return ((sorted[Math.floor(middle)] ?? Number.NaN) + (sorted[Math.ceil(middle)] ?? Number.NaN)) / 2;
 }
 
-/** Prints a ratio with its limit. Makes the run fail if the ratio is above the limit. */
+/** Prints a ratio with its limit. If the ratio is above the limit, the process exits with 1. */
 export function claim(what: string, ratio: number, limit: number): void {
   const ok = ratio <= limit;
   console.log(`${ok ? "ok  " : "FAIL"} ${what}: ${ratio.toFixed(3)} (limit ${Number(limit.toFixed(3))})`);
@@ -80,9 +80,9 @@ export interface StateOptions {
 }
 
 /**
- * Runs `use` with a temporary folder, and an environment that has its state folder in it. Stops the servers and removes
- * the folder in any case: after a normal end, an error, a signal or the time limit. A server that is left alone would
- * continue its turns.
+ * Runs `use` with a temporary folder, and with an environment whose state folder is in that folder. In any case, stops
+ * the servers and removes the folder: after a normal end, an error, a signal or the time limit. Otherwise, servers
+ * would continue their turns.
  */
 export async function withState(
   use: (env: NodeJS.ProcessEnv, folder: string) => Promise<void>,
@@ -120,7 +120,7 @@ export async function withState(
 }
 
 /**
- * Kills all processes that have this run's folder in their environment, whether they are recorded or not.
+ * Kills all processes that have this run's folder in their environment, even those that the fleet has not recorded.
  *
  * @returns the number of killed processes
  */

@@ -1,6 +1,6 @@
 /**
- * Compares servers with `sandbox.network: "none"` with servers without a sandbox: the time of `spawn`, the private memory of all
- * processes of an idle server with one session, and the time of a turn, whose model requests pass through the bridge.
+ * Compares servers with `sandbox.network: "none"` with servers without a sandbox: the time of `spawn`, the private
+ * memory of the processes beside an idle server, and the time of a turn, whose model requests pass through the bridge.
  *
  * Run: npm run build && npx tsx bench/network.ts [rounds]
  */
@@ -67,7 +67,7 @@ await withState(async (env, folder) => {
       opened.map(({ setting, fleet }) => ({
         name: `${TURNS} turns, ${setting}`,
         round: async () => {
-          // A new session, because each turn sends the whole history.
+          // Each round has a new session, because each turn sends the whole history.
           const session = await fleet.createSession({ user: userOf(setting), purpose: "bench" });
           await fleet.send(session, "hello");
           const start = performance.now();

@@ -1,5 +1,5 @@
 /**
- * Shows how 10,000 users are placed: how evenly the hosts are filled, and how many users move when a host is added or
+ * Shows how 10,000 users are placed on hosts: how even the loads are, and how many users move when a host is added or
  * removed. The results are counts and not times, so one run is enough.
  *
  * Run: node --import tsx bench/placement.ts [users]

@@ -1,6 +1,6 @@
 /**
- * Measures the Redis store with 50 clients that have a connection each: the time of a registry operation, and the time
- * of an operation with 100,000 sessions compared to 1,000.
+ * Measures the Redis store with 50 clients, each with its own connection: the time of a registry operation, and the
+ * time of other operations with 100,000 sessions compared to 1,000.
  *
  * Run: npx tsx bench/redis.ts (needs redis-server)
  */
@@ -20,7 +20,7 @@ const CLIENTS = 50;
 const SERVERS = 50;
 const LIMIT_MS = 10;
 /**
- * The average time that a client is busy with other work between two changes, in milliseconds. Starting a server takes
+ * The average pause of a client between two rounds, in milliseconds. It stands for other work: starting a server takes
  * tens of milliseconds, and a turn takes longer.
  */
 const CLAIMED_PAUSE_MS = 100;
@@ -46,7 +46,7 @@ try {
 
 /**
  * Each client behaves like a command: it reads the registry, changes the record of its server, and then does other work
- * for a while. A bare PING at the same pace shows how much time is due to the load of the machine.
+ * for a while. A PING by the client library alone, at the same pace, shows how much time is due to the machine's load.
  */
 async function registryOperations(): Promise<void> {
   const url = redis.url();

@@ -1,9 +1,9 @@
 /**
- * Compares servers in the sandbox that `sandbox.mode: "auto"` chooses with servers without one: the time of `spawn` (also with
- * `landlock`), the private memory of an idle server, and the time of a turn. Turns in the sandbox also pass through the model gateway,
- * and turns without it do not. The model answers at once, so everything else has the largest share that it can have. The limits
- * of a turn are for a process that has run for a while, such as `serve`: Node.js compiles the way through the gateway only after
- * some hundred turns, so the first turns of a process are also shown.
+ * Compares servers in the sandbox that `sandbox.mode: "auto"` chooses with servers without a sandbox: the time of
+ * `spawn` (also with `landlock`), the private memory of an idle server, and the time of a turn. Only turns in the
+ * sandbox pass through the model gateway. The model answers at once, so all other work has the largest share that it
+ * can have. The limits of a turn are for a process that has run for a while, such as `serve`, because Node.js compiles
+ * the gateway's code only after some hundred turns. So the benchmark also shows the first turns of a process.
  *
  * Run: npm run build && npx tsx bench/sandbox.ts [rounds]
  */
@@ -14,7 +14,7 @@ import { claim, compare, fleetCommand, median, printMachine, ratio, withState } 
 const rounds = Number(process.argv[2] ?? 21);
 const MODES = ["none", "auto"] as const;
 const TURNS = 20;
-/** Enough for Node.js to have compiled what a turn runs. */
+/** After so many rounds, Node.js has compiled the code that a turn runs. */
 const WARM_UP_ROUNDS = 50;
 const KB = 1024;
 
@@ -77,7 +77,8 @@ await withState(async (env, folder) => {
     name,
     firstTokenMs: [] as number[],
     async round() {
-      // Each turn sends the whole history, so a session that all rounds use would make the turns of later rounds longer.
+      // Use a new session, because each turn sends the whole history, so in a shared session later rounds would be
+      // slower.
       const session = await fleet.createSession({ user, purpose: "bench" });
       await fleet.send(session, "hello");
       const began = performance.now();

@@ -12,7 +12,7 @@ import { COMMAND, claim, compare, fleetCommand, printMachine, processorSeconds, 
 
 const count = Number(process.argv[2] ?? 50);
 const idleSeconds = Number(process.argv[3] ?? 120);
-/** The final part of the idle time, in which the processor time is measured. */
+/** The length of the final part of the idle time, in which the processor time is measured. */
 const countedSeconds = Math.min(60, idleSeconds / 2);
 const MB = 1024 * 1024;
 

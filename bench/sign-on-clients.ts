@@ -1,10 +1,10 @@
 /**
- * The clients of `bench/sign-on.ts`, in a process of their own. Receives a front door's port and tokens, signs on once with each
- * token, some at a time, and sends back how long all of them took, in milliseconds.
+ * The clients of `bench/sign-on.ts`, in a separate process. It receives a front door's port and tokens, signs on once
+ * with each token, several at a time, and sends back how many milliseconds all sign-ons took together.
  */
 import { connect } from "node:net";
 
-/** A runtime looks for new connections every 20 ms (seen with 1.0.85), so 1,000 sign-ons a second need more than 20 at once. */
+/** A runtime accepts connections every 20 ms (seen with 1.0.85), so 1,000 sign-ons a second need over 20 at once. */
 const AT_ONCE = 64;
 
 export interface SignOns {

@@ -1,10 +1,10 @@
 /**
- * How long the check of a JSON Web Token takes with cached keys, and how many users can sign on in a second: with the check
- * alone, and through an open front door with a running server. Each token is shown once. Door and issuer are one process, and
- * the clients another.
+ * Measures how long the check of a JSON Web Token takes with cached keys, and how many users can sign on in a second:
+ * with the check alone, and through an open front door with a running server. Each token is presented once. The door
+ * and the issuer run in one process, and the clients in another.
  *
- * The limit for a check is one of wall time. On a machine that is busy with other work, it shows how long the check waited for
- * a processor.
+ * The limit for a check is a limit on wall time. On a machine that is busy with other work, the result also includes
+ * the time for which the check waited for a processor.
  *
  * Run: npx tsx bench/sign-on.ts [checks] [connections]
  */
@@ -26,7 +26,7 @@ import type { SignOns } from "./sign-on-clients.js";
 const checks = Number(process.argv[2] ?? 5_000);
 const connections = Number(process.argv[3] ?? 5_000);
 const AT_ONCE = 16;
-/** How many checks and sign-ons do not count, because the code is not compiled by then. */
+/** How many checks and sign-ons at the start do not count, because Node.js has not compiled the code. */
 const WARM_UP = 1_000;
 
 const folder = await mkdtemp(join(tmpdir(), "copilotfleet-sign-on-"));
@@ -44,7 +44,7 @@ async function tokensOf(alg: string, count: number): Promise<string[]> {
   return tokens;
 }
 
-/** The processor time of this process since `since`, in milliseconds for each of `count` things. */
+/** Describes the processor time of this process since `since`, in milliseconds per item, for `count` items. */
 function processorMs(since: NodeJS.CpuUsage, count: number): string {
   const { user, system } = process.cpuUsage(since);
   return `${((user + system) / 1000 / count).toFixed(3)} ms of processor time each`;

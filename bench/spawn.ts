@@ -1,6 +1,6 @@
 /**
- * Compares `spawn --count N` with starting N bare runtimes one after another, each until it answers an authenticated
- * ping.
+ * Compares `spawn --count N` with starting N bare runtimes one after another, each once the one before it answers an
+ * authenticated ping.
  *
  * Run: npm run build && npx tsx bench/spawn.ts [servers]
  */
@@ -37,7 +37,7 @@ await withState(async (env, folder) => {
   claim("spawn / bare runtimes", ratio(medians, fleet, bare), 1.5);
 });
 
-/** Starts the runtimes and ends them again. Resolves with the milliseconds until all of them answered. */
+/** Starts the runtimes, and ends them afterwards. Resolves with the milliseconds until the last one answered. */
 async function startBare(folder: string): Promise<number> {
   const started = performance.now();
   const running = [];

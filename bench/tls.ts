@@ -1,6 +1,7 @@
 /**
- * Measures the cost of TLS at the front door. Two front doors of one fleet run as separate processes, one of them with TLS. The
- * same clients use both in one run: one client for the turns, and many that stream at the same time.
+ * Measures the cost of TLS at the front door. Two front doors of one fleet run as separate processes, and one of them
+ * uses TLS. The same process measures both in one run: turns of one client, and many clients that stream at the same
+ * time.
  *
  * Run: npm run build && npx tsx bench/tls.ts [turns clients sessions words rounds]
  */
@@ -18,7 +19,7 @@ const [turns = 60, clients = 20, sessions = 5, words = 100, rounds = 10] = proce
 
 type Connect = () => Promise<RawClient>;
 
-/** A client with a session. */
+/** Connects a client and creates a session for it. */
 async function openOne(connect: Connect, sessionId: string): Promise<RawClient> {
   const client = await connect();
   await client.request("session.create", { sessionId, streaming: true });

@@ -1,6 +1,6 @@
 /**
- * Measures `usage --since 24h` with a million lines in files and in Redis, and turns with the ledger, the limits and the audit
- * log beside turns without them.
+ * Measures `usage --since 24h` with a million lines in files and in Redis. Compares turns with the ledger, the limits
+ * and the audit log with turns without them.
  *
  * Run: npm run build && npx tsx bench/usage.ts [files|redis|turns] (redis needs redis-server)
  */
@@ -48,7 +48,7 @@ async function measureReport(url: string, state: NodeJS.ProcessEnv): Promise<voi
       Array.from({ length: 500 }, (_, index) => linesOf(now - DAY_MS * 1.2 * (1 - (at + 2 * index) / LINES))).flat(),
     );
   }
-  await store.close(); // With Redis, it sends the lines first.
+  await store.close(); // With Redis, this sends the lines first.
   const ask = (by: string) => {
     const begun = performance.now();
     execFileSync(process.execPath, [COMMAND, "usage", "--since", "24h", "--by", by, "--json"], {
@@ -64,7 +64,7 @@ async function measureReport(url: string, state: NodeJS.ProcessEnv): Promise<voi
   }
 }
 
-/** Turns of one session, of which every second one is metered, limited and logged, so that both kinds share everything else. */
+/** Runs turns in one session. Every second one is metered, limited and logged, so all else is the same for both. */
 async function measureTurns(env: NodeJS.ProcessEnv): Promise<void> {
   const model = await startEchoModel();
   const config = {
@@ -119,14 +119,14 @@ async function measureTurns(env: NodeJS.ProcessEnv): Promise<void> {
   await model.close();
 }
 
-/** Lets `other` take the place of a method while `isOn` returns false. */
+/** Replaces a method with `other` while `isOn` returns false. */
 function switchMethod<T extends object, K extends keyof T>(on: T, name: K, isOn: () => boolean, other: T[K]): void {
   const own = on[name] as (...args: unknown[]) => unknown;
   const off = other as (...args: unknown[]) => unknown;
   Object.assign(on, { [name]: (...args: unknown[]) => (isOn() ? own.apply(on, args) : off(...args)) });
 }
 
-/** The two lines of a request, of one of 500 users and 5,000 sessions. */
+/** Returns the two lines of a request. It belongs to one of 500 users and one of 5,000 sessions. */
 function linesOf(at: number): LedgerLine[] {
   const one = Math.floor(Math.random() * 5_000);
   const user = `user-${one % 500}`;

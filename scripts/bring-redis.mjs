@@ -1,5 +1,6 @@
-// Provides redis-server for the tests of the Redis store; runs before the tests. As root with apt-get, installs
-// Debian's package without asking. Otherwise prints that these tests will be skipped. vitest counts the skipped tests.
+// Provides redis-server for the tests of the Redis store. It runs before the tests. As root with apt-get, it installs
+// Debian's package without asking. Otherwise, it warns that these tests will be skipped, and vitest counts them as
+// such.
 import { spawnSync } from "node:child_process";
 
 const TIMEOUT_MS = 180_000;

@@ -1,5 +1,5 @@
-// Builds dist/console/, the pages that the HTTP API serves: modules with hashed names, so that browsers may keep them for
-// ever, and a page that names them. Each file is compressed once, here.
+// Builds dist/console/, the files that the HTTP API serves: modules with hashed names, which browsers may cache for
+// ever, and a page that refers to the modules. Each file is compressed here, so that the API need not compress it.
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -11,7 +11,7 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const out = join(root, "dist", "console");
 const compress = promisify(brotliCompress);
 
-/** Only the compressed form is kept: `dist/console/NAME.br`. */
+/** Writes only the compressed form, as `dist/console/NAME.br`. */
 async function write(name, content) {
   const params = { [constants.BROTLI_PARAM_QUALITY]: constants.BROTLI_MAX_QUALITY };
   await writeFile(join(out, `${name}.br`), await compress(content, { params }));

@@ -1,6 +1,6 @@
-// Builds dist/: the command line as one script with a code cache for a fast start, the library as one ESM module with
-// type declarations, the program of the proxy, the console, and the oclif manifest, with which a command starts without
-// reading the other commands.
+// Builds dist/: the command line as one script with a code cache for a fast start, the library as an ESM module with
+// type declarations, the program of the proxy, the console, and the oclif manifest. With the manifest, a command starts
+// without reading the other commands.
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
@@ -18,12 +18,11 @@ const run = promisify(execFile);
 /**
  * These packages are imported at run time, when a command needs them. The SDK has to be resolved next to its native
  * runtime. Only `serve` needs metrics and the log. Only fleets with a Redis store need the Redis client. Only a chat
- * needs the parser of Markdown.
- * Only front doors that accept JSON Web Tokens need "jose".
+ * needs the parser of Markdown. Only front doors that accept JSON Web Tokens need "jose".
  */
 const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino", "ioredis", "marked", "jose"];
 
-/** The parts of the script that only `deploy` or the HTTP API loads require these packages. */
+/** Only the parts of the script that `deploy` or the HTTP API load require these packages. */
 const REQUIRED_BY_PARTS = ["yaml", "hono", "@hono/node-server"];
 
 /**
@@ -84,7 +83,8 @@ const shared = {
 async function buildLibrary() {
   await build({
     ...shared,
-    // The names stay, so that stack traces are readable. The package has no sources that a map could name.
+    // Keep the names, so that stack traces are readable. A source map would not help, because the package has no
+    // sources.
     minifyWhitespace: true,
     sourcemap: false,
     entryPoints: ["src/index.ts"],
@@ -95,7 +95,7 @@ async function buildLibrary() {
   });
 }
 
-/** The program of the proxy of servers, which runs as a process of its own. */
+/** Builds the program of the servers' proxy, which runs as a separate process. */
 async function buildProxy() {
   await build({
     ...shared,
@@ -133,11 +133,10 @@ async function buildCommandLine() {
   });
   // Dynamic import does not work in a script from the code cache, so the loader passes an import function to it.
   let source = await readFile(`${root}/dist/cli.cjs`, "utf8");
-  // To import this package takes 16 ms longer than to require it.
+  // Importing this package takes 16 ms longer than requiring it.
   source = source.replaceAll('import("ioredis")', 'Promise.resolve(require("ioredis"))');
   for (const name of AT_RUN_TIME) source = source.replaceAll(`import("${name}")`, `__import("${name}")`);
-  // The loader reads ASCII. The bundler escapes all other characters, except in regular expressions, so escape those
-  // here.
+  // The loader reads ASCII. The bundler escapes all other characters, except in regular expressions. Escape those here.
   source = source.replace(/[^\0-\x7f]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
   await writeFile(`${root}/dist/cli.cjs`, source);
   const digest = createHash("sha256").update(source).digest("hex").slice(0, 8);
@@ -154,7 +153,7 @@ async function writeManifest() {
   await writeFile(`${root}/oclif.manifest.json`, `${JSON.stringify(plugin.manifest, null, 2)}\n`);
 }
 
-/** Runs short commands in a separate process, after which the loader writes the code cache with the code that they use. */
+/** Runs short commands in a separate process. At its end, the loader writes the code that they use to the cache. */
 async function writeCodeCache() {
   const state = await mkdtemp(join(tmpdir(), "copilotfleet-build-"));
   const warm = `
@@ -167,7 +166,7 @@ async function writeCodeCache() {
   await rm(state, { recursive: true });
 }
 
-/** Removes the type declarations that no public one refers to. They are a twelfth of the package. */
+/** Removes type declarations that no public declaration refers to. They are a twelfth of the package. */
 async function pruneDeclarations() {
   const reached = new Set();
   const visit = async (file) => {

@@ -1,6 +1,7 @@
 /**
- * Checks the prose of the project: comments, documents and the names of tests. It finds sentence openings and words that
- * make a reader stop, and prints each with its place and the reason. CONTRIBUTING.md has the rules behind it.
+ * Checks the prose of the project: comments, documents and the names of tests. It finds sentence openings and words
+ * that make a sentence hard to read, and prints each with its place and advice. CONTRIBUTING.md has the rules behind
+ * it.
  *
  * Run: node scripts/check-language.mjs [file or folder...]
  */
@@ -99,7 +100,7 @@ function* ofComments(source, text) {
   if (block !== undefined) yield* sentences(block.lines, block.line);
 }
 
-/** The names that a test file gives to `describe`, `it` and `test`, also behind `.each(...)` and the like. */
+/** The names that a test file passes to `describe`, `it` and `test`, and to calls such as `it.each(...)(name)`. */
 function* testNames(source) {
   const isTest = (node) => {
     if (ts.isIdentifier(node)) return ["describe", "it", "test"].includes(node.text);

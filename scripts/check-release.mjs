@@ -1,13 +1,14 @@
 /**
- * Checks whether the checkout can be released, and lists each reason why not: a placeholder that nobody has filled in,
- * places that name different versions, or a base image without a digest. The release workflow passes the tag, such as v0.2.0.
+ * Checks whether the checkout can be released, and lists each reason against it: a placeholder that nobody has filled
+ * in, places that name different versions, or a base image without a digest. The release workflow passes the tag, such
+ * as v0.2.0.
  *
  * Run: node scripts/check-release.mjs [TAG]
  */
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 
-/** Stands for an account or an address that does not exist yet. In two parts, so that this file does not contain it. */
+/** Stands for an account or an address that is still unknown. Two parts, so that this file does not contain it. */
 const PLACEHOLDER = ["REPLACE", "ME"].join("-");
 /** These files describe the placeholder. */
 const ABOUT_PLACEHOLDERS = new Set(["CONTRIBUTING.md", "test/release.test.ts"]);

@@ -1,6 +1,7 @@
-// Becomes dist/cli.js. Loads the command line, which is one script, with V8's code cache. Node 22 and later can do this
-// with module.enableCompileCache. The build makes a cache for its own version of Node. On another version, the first command
-// adds one if it may write to this folder. V8 rejects a cache that does not fit, and compiles the source.
+// Becomes dist/cli.js. Loads the command line, which is one script, with V8's code cache. Node 22 and later have
+// module.enableCompileCache for this. The build writes a cache for its own version of Node. On another version, the
+// first command writes one if it may write to this folder. V8 rejects a cache that does not fit, and compiles the
+// source.
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 
@@ -19,10 +20,10 @@ const { dirname } = require("node:path");
 const { Script } = require("node:vm");
 
 const filename = fileURLToPath(new URL("cli.cjs", import.meta.url));
-// The build replaces this name by a digest of the script, because V8 compares only the length of the source.
+// The build replaces BUILD with a digest of the script, because V8 compares only the length of the source.
 const cache = `${filename}.BUILD-${process.version}-${process.arch}.cache`;
 const parameters = "exports, require, module, __filename, __dirname, __import, __importMetaUrl";
-// The bundler writes ASCII alone, which is read faster as Latin-1 than as UTF-8.
+// The bundler writes only ASCII, which Node reads faster as Latin-1 than as UTF-8.
 const source = `(function (${parameters}) {${readFileSync(filename, "latin1")}\n})`;
 
 const script = new Script(source, { filename, cachedData: readCache() });
@@ -40,7 +41,7 @@ script.runInThisContext()(
 export const { COMMANDS } = module.exports;
 
 export async function main(args) {
-  // After help, the version or a completion, the cache would lack most of the code that other commands use.
+  // A cache written after help, the version or a completion would lack most of the code that other commands use.
   const [first = "help"] = args;
   const isHelp =
     ["help", "autocomplete", "completion"].includes(first) ||
@@ -58,7 +59,7 @@ function readCache() {
   }
 }
 
-/** Writes the code that has been compiled so far, if there is no cache. Other processes may do so at the same time. */
+/** Writes the code that V8 has compiled so far, if there is no cache. Other processes may do so at the same time. */
 function addCache() {
   const draft = `${cache}.${process.pid}`;
   if (existsSync(cache) || !isWritable(dirname(cache))) return;

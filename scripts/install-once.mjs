@@ -7,8 +7,9 @@ const TIMEOUT_MS = 10 * 60_000;
 const CACHE = join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "copilotfleet");
 
 /**
- * Installs one version of a package into a folder of the cache, unless it is already there. For packages that are too
- * large for a dependency. Ends this process if the installation fails. Returns the package's own folder.
+ * Installs one version of a package into a folder of the cache, unless it is already there. Use it for packages that
+ * are too large for a dependency. Ends this process if the installation fails. Returns the folder of the package
+ * itself.
  */
 export function installOnce(name, version, folderName) {
   const folder = join(CACHE, `${folderName}-${version}`);
@@ -37,7 +38,7 @@ export function installOnce(name, version, folderName) {
   return installed;
 }
 
-/** Runs a command with additional variables. Sets the exit code of this process to that of the command. */
+/** Runs a command with additional variables. Gives this process the exit code of the command. */
 export function runWith(variables, [command = "", ...args]) {
   const { status, error } = spawnSync(command, args, { stdio: "inherit", env: { ...process.env, ...variables } });
   if (error !== undefined) console.error(`${command} could not be started: ${error.message}.`);

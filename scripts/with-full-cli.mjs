@@ -1,5 +1,5 @@
 // Runs a command with COPILOT_CLI_PATH set to the native program of the full CLI: node scripts/with-full-cli.mjs
-// COMMAND… The program has 190 MB, so it is not a dependency. npm installs it once into a cache folder.
+// COMMAND… npm installs the program once into a cache folder. It is not a dependency, because it has 190 MB.
 import { join } from "node:path";
 import { installOnce, runWith } from "./install-once.mjs";
 

@@ -1,10 +1,10 @@
 // Runs a command on another version of Node.js: node scripts/with-node.mjs 22 COMMAND… Without a command, or with one
-// that begins with a hyphen, runs `vitest run COMMAND…`. npm installs each version once into a cache folder. Every
-// `node` and every `process.execPath` of the command is that version.
+// that begins with a hyphen, runs `vitest run COMMAND…`. npm installs each version once into a cache folder. The
+// command uses that version for `node` and for `process.execPath`.
 import { delimiter, join } from "node:path";
 import { installOnce, runWith } from "./install-once.mjs";
 
-/** The versions that a major number stands for. npm has each as a version of the package `node-<platform>-<arch>`. */
+/** The full version for each major number. npm has them as versions of the package `node-<platform>-<arch>`. */
 const VERSIONS = { 20: "20.20.2", 22: "22.23.3", 24: "24.21.0" };
 
 const [wanted = "", ...rest] = process.argv.slice(2);

@@ -10,7 +10,7 @@ export interface FleetErrorOptions {
   suggestions?: readonly Suggestion[];
   /** The underlying error, kept for logs. */
   cause?: unknown;
-  /** Work that was done although the call failed, under the names that it would have in the result. */
+  /** The work that was done before the call failed, under the names that it would have in the result. */
   outcome?: Readonly<Record<string, unknown>>;
   /** The limit that was reached: `connections` for the limit of one user, `total.connections` for that of all users. */
   limit?: string;
@@ -22,7 +22,7 @@ export interface FleetErrorOptions {
 const MARK = "\u0001";
 const SEPARATOR = "\u0002";
 
-/** Names an option of the failed call in a message. `value` is an example value, or empty. */
+/** Returns the text that names an option of the failed call in a message. `value` is an example value, or empty. */
 export type OptionNaming = (name: string, value: string) => string;
 
 /**
@@ -56,7 +56,7 @@ export class FleetError extends Error {
   readonly code: FleetErrorCode;
   readonly suggestions: readonly Suggestion[];
   readonly #text: ErrorText;
-  /** Work that was done although the call failed, such as `{ deleted: ["a"] }`; empty if no work was done. */
+  /** The work that was done before the call failed, such as `{ deleted: ["a"] }`; empty if no work was done. */
   readonly outcome: Readonly<Record<string, unknown>>;
   /** The limit that was reached; undefined for other errors. */
   readonly limit: string | undefined;
@@ -100,7 +100,7 @@ export class FleetError extends Error {
     return ERRORS[this.code].exit;
   }
 
-  /** Whether the same call may succeed soon, although the caller changes nothing. */
+  /** Whether the same call, unchanged, may succeed soon. */
   get retryable(): boolean {
     return ERRORS[this.code].retryable === true;
   }
@@ -131,8 +131,8 @@ const SECRET = /(?<=cft_[a-z0-9]{16}_|cfp_)[\w-]{43}/g;
 
 /**
  * Quotes a value from outside for a message. Escapes control, zero-width and bidirectional characters, so that the
- * value cannot forge a log line or reorder the text on a terminal. Shortens long values. Hides tokens of the fleet, because
- * a user may give one in place of an id.
+ * value cannot forge a log line or reorder the text on a terminal. Shortens long values. Hides tokens of the fleet,
+ * because a user may give one in place of an id.
  */
 export function quote(value: unknown): string {
   const given = typeof value === "string" ? value : (JSON.stringify(value) ?? String(value));

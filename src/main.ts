@@ -18,7 +18,8 @@ export async function main(given: string[]): Promise<void> {
   });
   nameShell();
   const root = fileURLToPath(new URL("..", import.meta.url));
-  // Users cannot add plug-ins. The search for them would print a warning if the home folder cannot be read.
+  // Users cannot add plug-ins, so do not search for them. The search would print a warning if the home folder cannot be
+  // read.
   const config = await Config.load({ root, userPlugins: false }).catch((error: unknown) => {
     process.exitCode = reportError(error, { args: given, config: null });
     return null;
@@ -28,13 +29,13 @@ export async function main(given: string[]): Promise<void> {
   const report = (error: unknown) => {
     process.exitCode = reportError(error, { args, config });
   };
-  // Node.js exits silently with code 0 when nothing is left to wait for. If that happens before the command has finished,
-  // report it as an error.
+  // Node.js exits silently with code 0 when nothing is left to wait for. If that happens before the command has
+  // finished, report it as an error.
   const onIdle = () => report(new Error("The command waits for something that never happens"));
   process.once("beforeExit", onIdle);
   try {
     await dispatch(args, config);
-    // A terminal that is gone never takes the output. It reports an error instead.
+    // If the terminal is gone, the flush never ends, but the stream reports an error.
     await Promise.race([flush(), once(process.stdout, "error")]);
   } catch (error) {
     report(error);
@@ -44,8 +45,8 @@ export async function main(given: string[]): Promise<void> {
 }
 
 /**
- * Sets `SHELL` if necessary. Without it, oclif looks up the user's shell and ends with a stack trace if the user has no
- * entry in the list of accounts. This happens in a container under an arbitrary user id, as in Kubernetes and
+ * Sets `SHELL` if necessary. Without it, oclif looks up the user's shell, and crashes with a stack trace if the user
+ * has no entry in the list of accounts. This happens in a container under an arbitrary user id, as in Kubernetes and
  * OpenShift.
  */
 function nameShell(): void {
@@ -63,7 +64,7 @@ async function dispatch(args: string[], config: Config): Promise<void> {
     process.stdout.write(`${config.userAgent}\n`);
     return;
   }
-  // Do not use oclif's `run`, because it first loads its code for help and version, which takes time.
+  // Do not use oclif's `run`, because it first loads its own code for help and version, which takes time.
   const command = standard ?? commandOf(args, config);
   if (command === undefined) throw unknownCommand(args, config);
   await config.runCommand(command.id, command.rest);

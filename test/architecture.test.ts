@@ -189,7 +189,7 @@ describe("the source", () => {
     }
   });
 
-  it("only the protocols of clients and servers import the tables of methods and settings", () => {
+  it("only gateway/policy imports the front door's tables of methods and settings", () => {
     for (const table of [/^gateway\/policy\/methods\.ts$/, /^gateway\/policy\/settings\.ts$/])
       expect(importers(table, { types: false })).toEqual(["gateway/policy/protocols.ts"]);
     expect(importers(/^gateway\/policy\/refused-methods\.ts$/, { types: false })).toEqual([
@@ -198,7 +198,7 @@ describe("the source", () => {
     ]);
   });
 
-  it("only the build of the console reaches its pages, and the pages reach nothing else", () => {
+  it("no other source imports the pages in console/, and the pages import no other source", () => {
     const inside = imports.filter(({ from }) => from.startsWith("console/"));
     expect(inside.length).toBeGreaterThan(30);
     for (const { from, to } of inside)
@@ -221,7 +221,7 @@ describe("the source", () => {
     expect(importers(/^ioredis$/, { types: false })).toEqual(["store/redis/link/link.ts"]);
     for (const file of importers(/^jose$/, { types: true })) expect(file).toMatch(/^identity\/jwt\//);
     expect(importers(/^jose$/, { types: false, lazy: false })).toEqual([]);
-    // A front door loads what verifies JSON Web Tokens when a client first shows one.
+    // A front door loads the code for GitHub tokens and JSON Web Tokens only when a client first presents one.
     expect(importers(/^identity\/github\/github-sign-on\.ts$/, { types: false, lazy: false })).toEqual([]);
     expect(importers(/^identity\/jwt\/jwt-sign-on\.ts$/, { types: false, lazy: false })).toEqual([]);
     for (const file of importers(/^(kubernetes-models\/|yaml$)/, { types: true })) expect(file).toMatch(/^deploy\//);

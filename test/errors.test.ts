@@ -78,7 +78,7 @@ function errorsDocument(): string {
 }
 
 describe("the table of errors", () => {
-  it("the table of errors names each code FLEET_<NOUN>_<STATE>, with an exit code of the contract", () => {
+  it("each error code has the form FLEET_<NOUN>_<STATE>, and an exit code from 1 to 8", () => {
     for (const [code, { exit }] of Object.entries(ERRORS)) {
       expect(code).toMatch(/^FLEET_[A-Z]+(_[A-Z]+)*$/);
       expect([1, 2, 3, 4, 5, 6, 7, 8], code).toContain(exit);
@@ -106,7 +106,7 @@ describe("the table of errors", () => {
     }
   });
 
-  it("the table of errors advises only commands and flags that exist, or whole sentences", () => {
+  it("the table of errors advises only commands and flags that exist, or complete sentences", () => {
     const fixes = Object.entries<ErrorEntry>(ERRORS).flatMap(([code, entry]) =>
       entry.fixes.map((fix) => ({ code, fix })),
     );
@@ -119,7 +119,7 @@ describe("the table of errors", () => {
     }
   });
 
-  it("an advised command counts as wrong if the command or a flag does not exist, or a required flag is missing", () => {
+  it("advice counts as wrong if its command or a flag does not exist, or a required flag is missing", () => {
     expect(faultsOf("copilotfleet pss")).toEqual(['there is no command "pss"']);
     expect(faultsOf("Then: copilotfleet gc --dry --ttl 1h")).toEqual(["gc has no flag --dry"]);
     expect(faultsOf("ls; copilotfleet token issue --ttl 30d # --nothing")).toEqual(["token issue needs --user"]);
@@ -130,7 +130,7 @@ describe("the table of errors", () => {
     await expect(errorsDocument()).toMatchFileSnapshot("../docs/errors.md");
   });
 
-  it("a FleetError names an option as the library does (ttl), and describe() names it as its caller asks (--ttl)", () => {
+  it("a FleetError names an option as the library does (ttl), and describe() as its caller asks (--ttl)", () => {
     const suggestions: Suggestion[] = [`Wait with ${option("wait", "5m")}.`];
     const error = new FleetError("FLEET_USAGE_INVALID", `${option("ttl")} is ${quote("x")}`, { suggestions });
     expect(error).toMatchObject({ message: 'ttl is "x"', suggestions: ['Wait with wait: "5m".'] });
@@ -204,7 +204,7 @@ describe("the table of errors", () => {
 });
 
 describe("quote", () => {
-  it("quote lets nothing through that a terminal or a log would act on, and stays short", () => {
+  it("quote escapes everything that a terminal or a log would interpret, and shortens long text", () => {
     fc.assert(
       fc.property(fc.string({ unit: "binary", maxLength: 200 }), (value) => {
         const quoted = quote(value);

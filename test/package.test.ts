@@ -41,7 +41,7 @@ function pack(): Tarball {
   return packed;
 }
 
-/** The paths of the packages that npm installs for these names on Linux x64, with all that they need. */
+/** The paths of the packages that npm installs for these names on Linux x64, with all their dependencies. */
 function installed(names: Iterable<string>, from = "", found = new Set<string>()): Set<string> {
   for (const name of names) {
     // npm looks in the folder of the package, and then in the folders above it.
@@ -62,7 +62,7 @@ describe("the published package", () => {
     expect(pack().size).toBeLessThanOrEqual(LARGEST_BYTES);
   });
 
-  it("the published package holds the command, and no code cache, which would fit only one version of Node.js", () => {
+  it("the published package contains the command, but no code cache, which fits only one version of Node.js", () => {
     const paths = pack().files.map(({ path }) => path);
     expect(paths).toContain("dist/cli.cjs");
     expect(paths.filter((path) => path.endsWith(".cache"))).toEqual([]);
@@ -77,7 +77,7 @@ describe("the published package", () => {
     expect([...all].filter((path) => !own.has(path))).toContain(`node_modules/${SDK}-linux-x64`);
   });
 
-  it("the published package holds every file that its README and its docs link to", () => {
+  it("the published package contains every file that its README and its docs link to", () => {
     const { files } = pack();
     const paths = files.map(({ path }) => path);
     const pages = paths.filter((path) => /^(README|CONTRIBUTING|docs\/.*)\.?(md)$/.test(path));
@@ -92,7 +92,7 @@ describe("the published package", () => {
     expect(missing).toEqual([]);
   });
 
-  it("the published package has type declarations only of what the library exports, and of what that refers to", () => {
+  it("the published package has type declarations only for the library's exports and the types that they name", () => {
     const declarations = pack().files.filter(({ path }) => path.endsWith(".d.ts"));
     const paths = declarations.map(({ path }) => path);
     expect(paths).toContain("dist/index.d.ts");
@@ -110,7 +110,7 @@ describe("the published package", () => {
 });
 
 describe("the lock file", () => {
-  it("the lock file has each optional package of every platform, with the platform that it is for", () => {
+  it("the lock file has the optional packages of every platform, each with its platform", () => {
     const optional = Object.values(locked).flatMap(({ optionalDependencies = {} }) =>
       Object.entries(optionalDependencies),
     );

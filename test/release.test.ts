@@ -10,7 +10,7 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string };
 const NAMES_THE_VERSION = ["package.json", "package-lock.json", "CHANGELOG.md", "Dockerfile", "docs/deploy.md"];
 
-/** A repository with the files that name the version, as they stand when everything is filled in. */
+/** A repository with the files that name the version, in which all placeholders are filled in. */
 function readyToRelease(): string {
   const folder = mkdtempSync(join(tmpdir(), "copilotfleet-release-"));
   onTestFinished(() => rmSync(folder, { recursive: true }));
@@ -94,7 +94,7 @@ describe("the workflows", () => {
     expect(jobs.check.strategy.matrix.node).toEqual([20, 22, 24]);
   });
 
-  it.each(["ci", "release"])("the workflow %s gives its token no right that a job does not ask for", (name) => {
+  it.each(["ci", "release"])("the workflow %s gives its token only read rights, unless a job asks for more", (name) => {
     const workflow = parse(readFileSync(join(root, `.github/workflows/${name}.yml`), "utf8")) as {
       permissions: unknown;
     };

@@ -62,7 +62,7 @@ describe("the list of promises", () => {
       ({ list }) => (list.flags.user = { type: "option", required: true }),
       "list requires nothing",
     ],
-  ])("loses a line when a change breaks %s", (_, change, line) => {
+  ])("the list of promises loses a line when a change breaks %s", (_, change, line) => {
     expect(effectOf(change).removed).toContain(line);
   });
 
@@ -75,7 +75,7 @@ describe("the list of promises", () => {
       ({ list }) => (list.aliases = [...(list.aliases ?? []), "catalogue"]),
       "list is also catalogue",
     ],
-  ])("keeps all lines when a change adds a %s", (_, change, line) => {
+  ])("the list of promises keeps all lines when a change adds a %s", (_, change, line) => {
     expect(effectOf(change)).toEqual({ removed: [], added: expect.arrayContaining([line]) });
   });
 });
@@ -171,7 +171,7 @@ describe("the check of the HTTP API for breaking changes", () => {
       (paths) => (bodyOf(paths["/v1/sessions/{id}"].patch).properties.ttl = { type: "string" }),
       "PATCH /v1/sessions/{id} accepts ttl as null",
     ],
-  ])("finds the loss of %s", (_, change, line) => {
+  ])("the check of the HTTP API finds the loss of %s", (_, change, line) => {
     expect(breaksWhen(change)).toContain(line);
   });
 
@@ -203,7 +203,7 @@ describe("the check of the HTTP API for breaking changes", () => {
       (paths) => (newSession(paths).properties.members.items.maxLength = 5),
       "limits members[] to maxLength 5",
     ],
-  ])("finds a request that %s", (_, change, line) => {
+  ])("the check of the HTTP API finds that a request now %s", (_, change, line) => {
     expect(breaksWhen(change)).toContain(`POST /v1/sessions ${line}`);
   });
 
@@ -228,17 +228,17 @@ describe("the check of the HTTP API for breaking changes", () => {
     ["any text in place of some", (paths) => (listed(paths, "state").schema = { type: "string" })],
     ["a field of an answer", (_, { schemas }) => (schemas.Session.properties.colour = { type: "string" })],
     ["a status", (paths) => (paths["/v1/me"].get.responses[418] = { description: "It is a teapot." })],
-  ])("accepts an addition: %s", (_, change) => {
+  ])("the check of the HTTP API accepts an addition: %s", (_, change) => {
     expect(breaksWhen(change)).toEqual([]);
   });
 });
 
 describe("the linter of the description of the HTTP API", () => {
-  it("finds nothing in the committed document", async () => {
+  it("the linter finds nothing in the committed openapi.json", async () => {
     expect(await lint(read<object>("openapi.json"))).toEqual([]);
   });
 
-  it("names the place and the rule of what it finds", async () => {
+  it("the linter names the place and the rule of each finding", async () => {
     const document = read<Changed>("openapi.json");
     delete document.paths["/v1/me"].get.operationId;
     expect(await lint(document)).toEqual([

@@ -14,7 +14,7 @@ const SERVERS = 4;
 
 export interface Member {
   client: RawClient;
-  /** Its sessions. */
+  /** The ids of the client's sessions. */
   ids: string[];
 }
 

@@ -13,7 +13,7 @@ const KB = 1024;
 /**
  * Measures the memory that an idle client with an accepted token costs the door's process: heap and external buffers
  * after a garbage collection. The result is the slope from the first step to the last, so the base memory of the
- * process does not count. A relay that only holds two sockets for each connection shows how much of the memory Node
+ * process does not count. A relay, which only connects two sockets for each client, shows how much of the memory Node
  * itself needs.
  */
 export async function measureMemory(env: NodeJS.ProcessEnv, folder: string): Promise<void> {

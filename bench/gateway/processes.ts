@@ -7,17 +7,17 @@ const BUILT_SCRIPT = fileURLToPath(new URL("../http/door-process.mjs", import.me
 
 /** A part of the benchmark in a separate process; see `gateway-process.ts`. */
 export interface PartProcess extends Disposable {
-  /** The address that it listens on. */
+  /** The address on which the part listens. */
   url: string;
   pid: number;
-  /** Returns its memory after a garbage collection. */
+  /** Returns the memory of the part after a garbage collection. */
   memory(): Promise<NodeJS.MemoryUsage>;
 }
 
 /**
  * Starts a part of the benchmark.
  *
- * @param env the environment; for a door, that of its fleet
+ * @param env the environment of the part; for a door, it sets up the fleet
  */
 export async function startPart(args: readonly string[], env: NodeJS.ProcessEnv = process.env): Promise<PartProcess> {
   return await partOf(["--import", "tsx", SCRIPT, ...args], env);

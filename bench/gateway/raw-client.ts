@@ -14,7 +14,7 @@ interface Waiting {
   reject(error: Error): void;
 }
 
-/** A client with minimal costs, so that the benchmark measures the other parts. */
+/** A client that does as little work as possible, so that the benchmark measures the other parts. */
 export class RawClient {
   /** The number of received pieces of answers. */
   deltas = 0;

@@ -38,7 +38,7 @@ export async function measureStreaming(
   });
 }
 
-/** Takes a turn in each session of a crowd at the same time. Returns the time in milliseconds, and the number of pieces. */
+/** Runs a turn in each session of a crowd at the same time. Returns the milliseconds and the number of deltas. */
 export async function stream(crowd: Crowd, words: number): Promise<{ ms: number; deltas: number }> {
   const prompt = Array.from({ length: words }, (_, index) => `w${index}`).join(" ");
   const before = count(crowd);

@@ -2,7 +2,7 @@ import { claim, compare, median } from "../measure.js";
 import { type Crowd, withCrowds } from "./crowds.js";
 import type { PartProcess } from "./processes.js";
 
-/** How many clients send at the same time, and how many turns each of them takes one after another in a round. */
+/** How many clients send at the same time, and how many turns each of them takes, one after another, in a round. */
 const LOADS = [
   { clients: 1, turns: 60 },
   { clients: 8, turns: 20 },
@@ -10,7 +10,7 @@ const LOADS = [
   { clients: 100, turns: 4 },
 ];
 const ROUNDS = 6;
-/** The limits hold for this number of clients. */
+/** The limits below apply to this number of clients. */
 const JUDGED = 32;
 const MIN_THROUGHPUT = 0.92;
 const MAX_DOOR_MS = 0.9;

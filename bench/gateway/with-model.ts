@@ -1,7 +1,7 @@
 import { withState } from "../measure.js";
 import { type PartProcess, startPart } from "./processes.js";
 
-/** Runs one part of a benchmark with a fleet and a model of its own, so that the next part starts without its servers. */
+/** Runs one part of a benchmark with a new fleet and model, so that it starts without servers of other parts. */
 export async function withModel(
   limitMs: number,
   use: (env: NodeJS.ProcessEnv, folder: string, model: PartProcess) => Promise<void>,

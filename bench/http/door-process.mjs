@@ -1,5 +1,5 @@
-// Opens the HTTP API (`http`) or the front door (`door`) of the built library in a process of its own, like the parts in
-// `bench/gateway-process.ts`. The sources are not used here, because `tsx` gives each function a name in a way that costs memory.
+// Opens the HTTP API (`http`) or the front door (`door`) of the built library in a separate process, like the parts in
+// `bench/gateway-process.ts`. It does not run the sources, because `tsx` names functions in a way that costs memory.
 import { createInterface } from "node:readline";
 import { Fleet } from "../../dist/index.js";
 

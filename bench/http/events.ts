@@ -6,7 +6,7 @@ import { openStream } from "./raw-stream.js";
 
 const ROUNDS = 30;
 
-/** Measures how long after the end of a turn a follower of the session has its last message. */
+/** Measures how long after the end of a turn a follower of the session receives the turn's last message. */
 export async function measureEvents(env: NodeJS.ProcessEnv, folder: string, _model: PartProcess): Promise<void> {
   await using fleet = await Fleet.open({ env, cwd: folder });
   const session = await fleet.sessions.create({ user: "follower", sessionId: "followed" });

@@ -7,15 +7,15 @@ import { startBuilt } from "../gateway/processes.js";
 import { claim, processorSeconds } from "../measure.js";
 import { openStream, type RawStream } from "./raw-stream.js";
 
-/** Streams that come and go before the measurement, so that compiled code and other lasting memory do not count. */
+/** So many streams open and close first, so that compiled code and other lasting memory do not count. */
 const WARM = 300;
 const STEPS = [0, 100, 500, 1_000] as const;
 const IDLE_SECONDS = 10;
 const MB = 1024 * 1024;
 
 /**
- * Measures the memory and the processor time of idle streams in the process of the HTTP API: each stream follows another
- * session. The memory is the heap and external buffers after a garbage collection, and the resident memory.
+ * Measures the memory and the processor time of idle streams in the process of the HTTP API. Each stream follows its
+ * own session. The memory is the heap and external buffers after a garbage collection, and the resident memory.
  */
 export async function measureIdleStreams(env: NodeJS.ProcessEnv, folder: string): Promise<void> {
   await using fleet = await Fleet.open({ env, cwd: folder });
@@ -52,7 +52,7 @@ export async function measureIdleStreams(env: NodeJS.ProcessEnv, folder: string)
   for (const { socket } of streams) socket.destroy();
 }
 
-/** Makes sessions that are copies of a real one, because real ones would take a turn each. */
+/** Creates sessions by copying a real one, because each real session would take a turn to create. */
 export async function plantSessions(fleet: Fleet, env: NodeJS.ProcessEnv, count: number): Promise<string[]> {
   const first = await fleet.sessions.create({ user: "idler", sessionId: "first" });
   await fleet.sessions.send(first, "hello");

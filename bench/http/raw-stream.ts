@@ -1,10 +1,10 @@
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 
-/** A stream of events with minimal costs, so that the benchmark measures the other parts. Counts events in the raw bytes. */
+/** A stream of events that only counts the events in the raw bytes, so that the benchmark measures the other parts. */
 export class RawStream {
   readonly socket: Socket;
-  /** The number of events of each wanted name. */
+  /** The number of events received so far, by their name. */
   readonly counts = new Map<string, number>();
   readonly #onEvent: ((name: string) => void) | undefined;
   #rest = "";
@@ -45,7 +45,7 @@ export interface StreamRequest {
   onEvent?: (name: string) => void;
 }
 
-/** Opens a connection and sends one request, whose answer is a stream. */
+/** Opens a connection and sends one request, which the server answers with a stream. */
 export async function openStream(url: string, { method = "GET", path, token, body, onEvent }: StreamRequest) {
   const { hostname, port, host } = new URL(url);
   const socket = connect({ host: hostname, port: Number(port) }).setNoDelay(true);

@@ -5,7 +5,7 @@ import { withModel } from "../gateway/with-model.js";
 import { claim, compare, processorSeconds } from "../measure.js";
 import { openStream } from "./raw-stream.js";
 
-/** The servers of each side. A server accepts 128 connections at a time (runtime 1.0.85). */
+/** The number of servers on each side. A server accepts 128 connections at a time (measured with runtime 1.0.85). */
 const SERVERS = 2;
 
 export interface StreamingSize {
@@ -17,9 +17,9 @@ export interface StreamingSize {
 }
 
 /**
- * Compares turns whose deltas are streamed to many clients at the same time, through the front door and over HTTP. Each side has
- * servers and a model of its own, because a server reports each turn to all of its connections. The turns over HTTP would
- * otherwise also pay for the idle clients of the front door.
+ * Compares streams of turns to many clients at the same time, through the front door and over HTTP. Each side has its
+ * own servers and model. With shared servers, the turns over HTTP would also pay for the idle clients of the front
+ * door, because a server reports each turn to all of its connections.
  */
 export async function measureStreaming(limitMs: number, size: StreamingSize): Promise<void> {
   await withModel(limitMs, async (ofDoor, atDoor) => {
@@ -29,7 +29,7 @@ export async function measureStreaming(limitMs: number, size: StreamingSize): Pr
   });
 }
 
-/** The environment of a fleet, and its folder. */
+/** The environment and the folder of a fleet. */
 type Side = readonly [env: NodeJS.ProcessEnv, folder: string];
 
 async function compareStreams(ofDoor: Side, ofHttp: Side, { clients, words, rounds }: StreamingSize): Promise<void> {

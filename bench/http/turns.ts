@@ -7,10 +7,10 @@ import { RawClient } from "../gateway/raw-client.js";
 import { claim, compare, ratio } from "../measure.js";
 
 const TURNS = 60;
-/** Enough words that the first delta comes long before the end. */
+/** It has enough words that the first delta comes long before the end. */
 const PROMPT = "hello there, how are you today?";
 
-/** A connection to the HTTP API that stays open, with minimal costs. It has one request at a time. */
+/** A connection to the HTTP API that stays open and does as little work as possible. It sends one request at a time. */
 class RawHttp {
   readonly #socket: Socket;
   readonly #head: string;
@@ -33,7 +33,7 @@ class RawHttp {
     return new RawHttp(socket, `Host: ${host}\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\n`);
   }
 
-  /** Resolves when the answer contains this text. */
+  /** Resolves when the answer received so far contains `text`. */
   async #until(text: string): Promise<void> {
     while (!this.#received.includes(text))
       await new Promise<void>((resolve) => {

@@ -11,7 +11,7 @@ export interface CommandSnapshot {
   hidden?: boolean;
   /** False if the command accepts more arguments than `args` lists. */
   strict: boolean;
-  /** In the order in which a user types them. */
+  /** The arguments in the order in which a user types them. */
   args: { name: string; required?: boolean; options?: string[] }[];
   flags: Record<string, FlagSnapshot>;
 }
@@ -53,12 +53,12 @@ function snapshotOf({ aliases, hiddenAliases, hidden, strict = true, args, flags
   };
 }
 
-/** oclif separates the words of a command's id with colons. */
+/** The name of a command as a user types it. oclif separates the words of a command's id with colons. */
 function spoken(id: string): string {
   return id.replaceAll(":", " ");
 }
 
-/** Leaves out what is not set: false and empty lists. */
+/** Returns the properties in `keys`, without those that are not set: undefined, false and empty lists. */
 function pick(from: object, keys: readonly string[]): Record<string, unknown> {
   const isSet = (value: unknown) =>
     value !== undefined && value !== false && !(Array.isArray(value) && value.length === 0);

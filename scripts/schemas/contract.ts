@@ -2,8 +2,9 @@ import type { CommandSnapshot, FlagSnapshot } from "./commands.js";
 import type { JsonSchema } from "./json-schema.js";
 
 /**
- * Lists what scripts rely on, one promise per line. An addition to the commands or to their output adds lines and keeps
- * all others. A removal, another name or another type removes a line. So each break shows as a missing line.
+ * Lists everything that scripts rely on, one promise per line. An addition to the commands or to their output adds
+ * lines and keeps all others. A removal, another name or another type removes a line. So each break shows as a missing
+ * line.
  */
 export function promisesOf(
   commands: Readonly<Record<string, CommandSnapshot>>,
@@ -18,7 +19,7 @@ export function promisesOf(
   return [...new Set(lines)].sort();
 }
 
-/** Lists what a user may type. */
+/** Lists the arguments and flags of a command. */
 function inputOf(name: string, { aliases = [], args, strict, flags }: CommandSnapshot): string[] {
   const required = [
     ...args.filter((arg) => arg.required).map((arg) => arg.name.toUpperCase()),

@@ -16,7 +16,7 @@ export async function lint(document: object): Promise<string[]> {
 
 /** The types of a TypeScript client for `openapi-fetch`. */
 export async function clientTypes(document: object): Promise<string> {
-  // The generator changes what it gets.
+  // Pass a copy, because the generator changes the document.
   const copy = JSON.parse(JSON.stringify(document)) as object;
   return `${HEADING}${astToString(await openapiTS(copy as Parameters<typeof openapiTS>[0]))}`;
 }

@@ -39,12 +39,13 @@ export interface OpenApi {
   components: { schemas: Record<string, JsonSchema & Input>; responses: Record<string, Response> };
 }
 
-/** The limits of an input, as JSON Schema names them. A larger number allows more for those with `max`, and less for the others. */
+/** The limits of an input, as JSON Schema names them. A larger number allows more for `max…`, and less for `min…`. */
 const LIMITS = ["maxLength", "maxItems", "maximum", "minLength", "minItems", "minimum", "pattern"] as const;
 
 /**
- * Lists what clients of the HTTP API rely on, one promise per line, as `promisesOf()` does for the commands. A line with
- * `requires` or `limits` restricts what clients may send, so that {@link breaksOf} looks for such lines that appear.
+ * Lists everything that clients of the HTTP API rely on, one promise per line, as `promisesOf()` does for the commands.
+ * A line with `requires` or `limits` restricts what clients may send, so {@link breaksOf} looks for new lines of this
+ * kind.
  */
 export function httpPromises({ paths, components }: OpenApi): string[] {
   const root: JsonSchema = { $defs: components.schemas };
@@ -96,7 +97,7 @@ function fieldsOf(name: string, path: string, { properties = {}, required = [] }
   });
 }
 
-/** Lists each type and each value of an input on a line of its own, so that a wider type only adds lines. */
+/** Lists each type and each value of an input on a separate line, so that a wider type only adds lines. */
 function inputOf(name: string, field: string, unresolved: Input, root: JsonSchema): string[] {
   const schema = resolved(unresolved, root);
   const { anyOf, oneOf, enum: literals, const: literal, type, items } = schema;
@@ -117,10 +118,10 @@ const RESTRICTION =
   /^(?<name>\S+ \S+) (?<kind>requires|limits) (?<field>(?:the header )?\S+|a body)(?: to (?<limit>.*))?$/;
 
 /**
- * Finds what a change breaks.
+ * Finds the promises that a change breaks.
  *
  * @param committed the promises so far, one per line
- * @returns the promises that `promises` does not contain, and the lines that refuse what clients may send so far
+ * @returns the committed lines that `promises` no longer contains, and the new lines that refuse inputs accepted so far
  */
 export function breaksOf(
   committed: readonly string[],
@@ -137,14 +138,14 @@ export function breaksOf(
 function isRefusal(line: string, committed: readonly string[]): boolean {
   const { name = "", kind, field = "", limit = "" } = RESTRICTION.exec(line)?.groups ?? {};
   if (kind === undefined) return false;
-  // Nobody could send a field that is new with all that is in it.
+  // A field is new if its place accepts nothing so far. Then no client sends it, so a restriction of it breaks nobody.
   const place = kind === "requires" ? field.replace(/\.?[^.]*$/, "") : field;
   const start = place === "" ? `${name} is the operation ` : `${name} accepts ${place} as `;
   if (!committed.some((each) => each.startsWith(start))) return false;
   return kind === "requires" || !committed.some((each) => isWithin(each, `${name} limits ${field} to `, limit));
 }
 
-/** Whether the committed limit in a line is of the same kind as the new one, and not wider. */
+/** Whether a committed line limits the same field in the same way, and the new limit allows at least as much. */
 function isWithin(line: string, start: string, limit: string): boolean {
   if (!line.startsWith(start)) return false;
   const [kind = "", now] = limit.split(" ");
@@ -153,7 +154,7 @@ function isWithin(line: string, start: string, limit: string): boolean {
   return kind.startsWith("max") ? Number(now) >= Number(old) : Number(now) <= Number(old);
 }
 
-/** Whether a value that is no longer named is accepted all the same, because now all texts are. */
+/** Whether a line about one accepted text was removed only because the input now accepts any text. */
 function isWidened(line: string, promises: ReadonlySet<string>): boolean {
   const start = /^\S+ \S+ accepts (?:the header )?\S+ as (?=")/.exec(line)?.[0];
   return start !== undefined && promises.has(`${start}string`);

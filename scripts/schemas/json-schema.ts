@@ -101,13 +101,13 @@ class Deriver {
   }
 }
 
-/** Whether a property of this type is always in the JSON, which leaves out a property that is undefined. */
+/** Whether a property of this type is always in the JSON. JSON leaves out a property that is undefined. */
 function isPresent(type: ts.Type): boolean {
   const parts = type.isUnion() ? type.types : [type];
   return parts.every(({ flags }) => !(flags & ts.TypeFlags.Undefined));
 }
 
-/** The name of an object type of this repository. An instance of a generic type has none. */
+/** The name of an object type that this repository declares. Undefined for others, and for generic types. */
 function nameOf(type: ts.Type): string | undefined {
   const symbol = type.aliasSymbol ?? type.symbol;
   const isOurs = symbol?.declarations?.some((at) => !at.getSourceFile().isDeclarationFile) === true;

@@ -1,6 +1,7 @@
-// Derives schemas/ from the source: the JSON Schema of each command's --json output and of the configuration, the commands
-// with their flags, the description of the HTTP API, and the list of all promises. Also writes the page of all configuration
-// keys, and the types of the client in the tests. With --check, it only compares. Run: npm run schemas
+// Derives schemas/ from the source: the JSON Schema of each command's --json output and of the configuration, the
+// commands with their flags, the description of the HTTP API, and the list of all promises. Also writes the page of all
+// configuration keys, and the types of the API client for the tests. With --check, it only compares.
+// Run: npm run schemas
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -22,7 +23,7 @@ const API_VERSION = "1";
 const LINE = 100;
 const HEADING = `# Scripts rely on every line. "npm run schemas" adds lines. Remove a line only to break what it promises on purpose.`;
 
-/** The promises, and the text of each file by its path below the root. */
+/** Returns the promises, the text of each file by its path below the root, and the linter's findings. */
 async function generate(): Promise<{ promises: string[]; files: Map<string, string>; findings: string[] }> {
   const commands = snapshot(JSON.parse(readFileSync(join(ROOT, "oclif.manifest.json"), "utf8")) as Manifest);
   const { schemas, exitCodes } = readOutputs(ROOT, Object.keys(commands));
@@ -90,7 +91,7 @@ if (refused.length > 0) {
 }
 if (findings.length > 0) fail("The linter objects to the description of the HTTP API:", findings, "Mend the routes.");
 if (process.exitCode === 1) {
-  // The files stay as they are, so that the promises of the past are not lost.
+  // Do not write the files, so that the committed promises are not lost.
 } else if (!process.argv.includes("--check")) {
   for (const name of outdated) {
     const file = join(ROOT, name);

@@ -152,7 +152,7 @@ function operation(route: AnyRoute): Json {
   };
 }
 
-/** States an action of the policy in the words of docs/identity.md. */
+/** Describes the scope that an action needs, in the words of docs/identity.md. */
 function permission(action: Action): string {
   const allows = (scope: Scope, sessionId?: string) =>
     decide({ user: "alice", scopes: [scope], ...(sessionId === undefined ? {} : { sessionId }) }, action, "none") ===
@@ -212,7 +212,7 @@ function parametersIn(place: "path" | "query", schema: GenericSchema | null): Js
   const { properties = {} } = convert(schema, "output") as { properties?: Record<string, Json> };
   const { entries } = schema as unknown as ReturnType<typeof s.object>;
   return Object.entries(properties).map(([name, { description, default: _, ...property }]) => {
-    // A number in a query is a text, but the clients' programs have a number.
+    // In a query, a number is sent as text, but the programs of clients have a number.
     const numbers = entries[name] === undefined ? {} : getMetadata(entries[name]);
     return {
       name,
@@ -226,13 +226,13 @@ function parametersIn(place: "path" | "query", schema: GenericSchema | null): Js
 
 const input = (schema: GenericSchema) => convert(schema, "input");
 
-/** Checks that JSON Schema cannot express are left out. The descriptions name them where they matter. */
+/** Converts a schema, without checks that JSON Schema cannot express. The descriptions name them where they matter. */
 function convert(schema: GenericSchema, typeMode: "input" | "output"): Json {
   const { $schema: _, $defs: __, ...rest } = converted(schema, typeMode);
   return JSON.parse(JSON.stringify(rest).replaceAll("#/$defs/", "#/components/schemas/")) as Json;
 }
 
-/** The content of a named schema. A schema alone would be a reference to itself. */
+/** The content of a named schema. Converting the schema alone would give a reference to itself. */
 function named(name: string, schema: GenericSchema): Json {
   const { $defs } = converted(schema, "output") as { $defs?: Record<string, Json> };
   return JSON.parse(JSON.stringify($defs?.[name]).replaceAll("#/$defs/", "#/components/schemas/")) as Json;

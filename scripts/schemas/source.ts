@@ -6,7 +6,7 @@ const REPORT = "src/cli/report.ts";
 const TABLE = "src/errors/table.ts";
 
 export interface Outputs {
-  /** The schema of the `--json` output of each command, and under `error` that of a command that fails. */
+  /** The schema of each command's `--json` output by the command's name, and under `error` that of a failure. */
   schemas: Record<string, JsonSchema>;
   /** The exit code of each error code. */
   exitCodes: Record<string, number>;
@@ -16,7 +16,7 @@ export interface Outputs {
  * Reads the types of the outputs from the source: the return type of each command's `run`, the type of a reported
  * error, and the table of errors.
  *
- * @param commands their names as a user types them, such as `token list`
+ * @param commands the names of the commands as a user types them, such as `token list`
  */
 export function readOutputs(root: string, commands: readonly string[]): Outputs {
   const program = programOf(root, [REPORT, TABLE, ...commands.map(fileOf)]);
@@ -54,8 +54,8 @@ export function readOutputs(root: string, commands: readonly string[]): Outputs 
 }
 
 /**
- * Resolves only our own imports, and valibot, from which the types of the configuration come. No output contains a type
- * of another package, and reading all of them would take twice as long.
+ * Resolves only imports of our own files and of valibot, from which the types of the configuration come. No output
+ * contains a type of another package, and reading all packages would take twice as long.
  */
 function programOf(root: string, files: readonly string[]): ts.Program {
   const { config } = ts.readConfigFile(join(root, "tsconfig.json"), ts.sys.readFile);

@@ -30,8 +30,8 @@ const JSON_TYPE = "application/json";
 const SMALL_BODY = 64 * 1024;
 
 /**
- * The HTTP API. Each request passes these steps, in this order: the host and the origin; the route; the drain; who makes it;
- * the limits of that user; the policy; the input; the handler.
+ * Creates the HTTP API. Each request passes these steps, in this order: check of host and origin; route; drain;
+ * sign-on; limits of the user; policy; input; handler.
  */
 export function createApp(door: DoorState): Hono<Env> {
   const app = new Hono<Env>();
@@ -116,7 +116,8 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
     // A member's turn runs on the owner's server, which must not get the member's token.
     gitHubToken: relation === "member" ? null : door.gitHubTokenOf(identity),
     limits: { default: door.config.limits.default, connections: door.shares.connectionsOf(identity.user) },
-    // A stream without an end ends with its client. It costs no further controller, because many may be open.
+    // A request without a time limit streams until its client leaves. It uses the signal of its work and no further
+    // controller, because many such streams may be open.
     signal: route.limitMs === null ? work.endingWithClient() : work.keep(new Departure(outgoing, lasting)).signal,
     lasting,
     draining: door.draining,
@@ -124,7 +125,10 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
   return await actingFor(identity, "http", async () => await route.handle(given));
 }
 
-/** The cookie of the console, which counts only with the console's own header, or the header of a program. */
+/**
+ * The credential of a request: the token in the console's cookie, which counts only with the console's own header, or
+ * else the header Authorization, as programs send it.
+ */
 function authorizationOf({ req, env }: Request): string | undefined {
   const header = (name: string) => req.header(name);
   const token = credentialIn({ header, isSecure: "encrypted" in env.incoming.socket })?.token;
@@ -142,17 +146,17 @@ function respond(
   if (stream !== undefined) return sendStream(door, c, answer.status, stream, headers);
   if (body === undefined) return empty(c, status ?? 204, headers);
   const text = JSON.stringify(body);
-  // The answer of work is always sent, because the work is done.
+  // If the request did work, its answer is always sent, because the work is already done.
   work.unread(Buffer.byteLength(text), { orRefuse: !isWork });
   return answerWith(c, answer.status, JSON_TYPE, text, headers);
 }
 
-/** Sends a stream, past the adapter. */
+/** Writes a stream to the response of Node.js, and not through the adapter. */
 function sendStream(door: DoorState, c: Request, status: number, stream: EventStream, headers: Headers): Response {
   const { outgoing, incoming } = c.env;
   const visit = c.get("visit");
   visit.ended(status);
-  // Some proxies keep an answer until it is complete, unless a header says otherwise.
+  // Some proxies buffer an answer until it is complete, unless this header forbids it.
   const ours = { "Content-Type": STREAM_TYPE, "X-Accel-Buffering": "no" };
   outgoing.writeHead(status, { ...visit.headers, ...headers, ...ours });
   if (incoming.method === "HEAD") outgoing.end();
@@ -164,7 +168,7 @@ function sendStream(door: DoorState, c: Request, status: number, stream: EventSt
   return RESPONSE_ALREADY_SENT;
 }
 
-/** The last event of a stream that fails. */
+/** Reports the failure of a stream, and returns the last event of the stream. */
 function problemIn(door: DoorState, visit: Visit, error: unknown): StreamEvent {
   const { status, body } = problemOf(error, visit.id);
   if (isTooSlow(error)) door.slowClients++;
@@ -181,7 +185,7 @@ async function serveProbe(door: DoorState, path: string, c: Request): Promise<Re
 function problem(c: Request, error: unknown): Response {
   const visit = c.get("visit");
   const { status, headers, body } = problemOf(error, visit.id);
-  // The error of a request whose client has gone only reports that the work was given up.
+  // After the client has gone, the error only reports that the work was abandoned.
   if (c.req.raw.signal.aborted) visit.abandoned();
   else visit.failed(fleetErrorOf(error), status, error);
   return answerWith(c, status, PROBLEM_TYPE, JSON.stringify(body), headers);

@@ -6,11 +6,11 @@ import { tokenIdIn } from "../identity/tokens.js";
 import { invalid, unauthenticated } from "./problem.js";
 
 const BEARER = /^Bearer +([\x21-\x7e]{1,16384})$/i;
-/** A token of the fleet, of an identity provider or of GitHub, or a parameter that usually has a token. */
+/** A token of the fleet, of an identity provider or of GitHub, or a parameter that usually contains a token. */
 const TOKEN_IN_URL =
   /cft_[a-z0-9]{16}_|\beyJ[\w-]+\.[\w-]+\.|\b(?:gh[a-z]_|github_pat_)\w{16}|[?&](?:access_token|token|authorization|bearer)=/i;
 
-/** Refuses a token in a URL, because logs and browsers keep URLs. */
+/** Refuses a token in a URL, because logs and browsers store URLs. */
 export function refuseTokenIn(url: string): void {
   const decoded = url.replace(/%[2-7][0-9a-f]/gi, (code) => String.fromCharCode(Number.parseInt(code.slice(1), 16)));
   if (!TOKEN_IN_URL.test(decoded)) return;
@@ -30,8 +30,8 @@ export class Authenticator {
   }
 
   /**
-   * @param address the client's address, so that nobody who tries many credentials keeps others waiting
-   * @param onRefused gets the reason for the log
+   * @param address the client's address, so that a client that tries many credentials does not keep others waiting
+   * @param onRefused gets the reason of a refusal, for the log
    * @throws FleetError `FLEET_TOKEN_REFUSED`, always with the same text
    */
   async identify(header: string | undefined, address: string, onRefused: (reason: string) => void): Promise<Identity> {

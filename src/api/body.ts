@@ -8,16 +8,20 @@ import { type ScanLimits, scanWithin } from "../runtime/wire/scan.js";
 import type { Env } from "./app.js";
 import { invalid } from "./problem.js";
 
-/** As for messages at the front door: many small values take long to parse, and the door serves nobody else in that time. */
+/**
+ * The front door has limits of this kind, too: many small values take long to parse, and the door serves nobody else in
+ * that time.
+ */
 const LIMITS: ScanLimits = { depth: 32, values: 50_000 };
 const JSON_TYPE = /^application\/(?:[\w.-]+\+)?json\s*(?:;\s*charset="?utf-8"?\s*)?$/i;
 
-/** The account of the user who sends a body. */
+/** The part of the user's {@link Share} that counts the bytes of a body. */
 type Counted = Pick<Share, "buffers" | "overBytes">;
 
 /**
- * Reads the body of a request as a JSON object. Null if there is no body. A byte counts against the user's limits from its
- * arrival on. Reads the request of Node.js, because making the adapter's `Request` takes longer than reading the body.
+ * Reads the body of a request as a JSON object. Null if there is no body. Each byte counts against the user's limits as
+ * soon as it arrives. Reads the request of Node.js, because creating the adapter's `Request` takes longer than reading
+ * the body.
  *
  * @throws FleetError `FLEET_CONTENT_TOO_LARGE`, `FLEET_USAGE_INVALID`, `FLEET_LIMIT_REACHED`.
  */
@@ -40,8 +44,8 @@ export async function readBody({ req, env }: Context<Env>, maxBytes: number, sha
 }
 
 /**
- * The body, piece by piece. The iterator of Node.js loses a body that is complete when its client leaves, and destroys the
- * request when we read no further.
+ * The body in chunks. Does not use the iterator of Node.js, which loses a complete body if the client has left, and
+ * which destroys the request when the caller stops reading.
  */
 async function* chunksOf(incoming: IncomingMessage): AsyncGenerator<Buffer, void, undefined> {
   for (;;) {
@@ -60,7 +64,7 @@ function parse(body: Buffer): unknown {
   if (scan.over !== null)
     throw invalid(`The body has more than ${LIMITS[scan.over]} ${scan.over === "depth" ? "levels" : "values"}.`);
   const fields = parseJson(body);
-  // Compare the keys as JSON reads them, because a key may be written with escapes.
+  // Count the fields after parsing: the parser merges equal names, even if one of them is written with escapes.
   if (Object.keys(fields).length < scan.members.length) throw invalid("The body has a field twice.");
   return fields;
 }

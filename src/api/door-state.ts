@@ -28,11 +28,11 @@ export interface HttpContext {
   events: EventLog;
 }
 
-/** One request, from its admission until its answer is sent or its client has gone, and its turn is over. */
+/** One request, from its admission until its turn is over and its answer is sent (or its client has gone). */
 export class Work implements Disposable {
   /** Null until the user is known. */
   identity: Identity | null = null;
-  /** The part of the user's limits that the request takes up. */
+  /** The part of the user's limits that the request uses. */
   share: Share | null = null;
   readonly #cut = new AbortController();
   readonly #kept: Disposable[] = [];
@@ -48,16 +48,16 @@ export class Work implements Disposable {
     return this.#cut.signal;
   }
 
-  /** Keeps a thing until the work ends. */
+  /** Disposes a thing when the work ends. Returns the thing. */
   keep<T extends Disposable>(thing: T): T {
     this.#kept.push(thing);
     return thing;
   }
 
   /**
-   * Counts the bytes of the answer until the client has received all of it, in place of the body of the request.
+   * Counts the bytes of the answer until the client has received all of it, and no longer those of the request's body.
    *
-   * @throws FleetError `FLEET_LIMIT_REACHED` when the user already has too many bytes that no client reads.
+   * @throws FleetError `FLEET_LIMIT_REACHED` with `orRefuse` when clients of the user leave too many bytes unread.
    */
   unread(bytes: number, { orRefuse }: { orRefuse: boolean }): void {
     this.share?.buffers(0);
@@ -66,7 +66,7 @@ export class Work implements Disposable {
     this.share?.buffers(bytes);
   }
 
-  /** The signal, which from now on also aborts when the work ends: once the client has gone. */
+  /** Returns {@link signal}. From now on, it also aborts when the work ends, which is when the client has gone. */
   endingWithClient(): AbortSignal {
     this.#isOverWithClient = true;
     return this.signal;
@@ -142,7 +142,7 @@ export class DoorState {
     for (const work of this.#endingWithDrain) work.cut(this.refusal());
   }
 
-  /** Cuts the work when the door begins to drain, because it has no end of its own. */
+  /** Aborts the work when the door begins to drain, because this work would not end by itself. */
   endWithDrain(work: Work): void {
     this.#endingWithDrain.add(work);
     if (this.isDraining) work.cut(this.refusal());
@@ -183,7 +183,10 @@ export class DoorState {
     }
   }
 
-  /** The token with which the sessions of a user run who signed on with it. Null if the configuration names a provider. */
+  /**
+   * The GitHub token with which the user signed on, for the user's sessions. Null if the user signed on with something
+   * else, or if the configuration names a provider.
+   */
   gitHubTokenOf(identity: Identity): string | null {
     return this.config.provider === null ? this.signOn.gitHubTokenOf(identity) : null;
   }

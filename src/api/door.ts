@@ -24,13 +24,14 @@ import { asBytes, asResponse, malformed } from "./problem.js";
 const HEAD_MS = 10_000;
 const REQUEST_MS = 60_000;
 /**
- * How long a connection without a request stays open, in milliseconds. Proxies such as nginx use a connection again for up to
- * a minute. If it closed before, a request could meet its end and fail.
+ * How long a connection without a request stays open, in milliseconds. Proxies such as nginx reuse a connection for up
+ * to a minute. If the door closed it earlier, it could do so just when the proxy sends a request, and the request would
+ * fail.
  */
 const IDLE_MS = 65_000;
 /** How often to look for connections that are too slow, in milliseconds. */
 const CHECK_MS = 1_000;
-/** How long the answers to requests that were cut may take, in milliseconds. */
+/** How long the door waits for the answers to requests that it has cut, in milliseconds. */
 const GRACE_MS = 2_000;
 /** How often to look for requests whose tokens are no longer valid, in milliseconds. */
 const RECHECK_MS = 2_000;
@@ -39,7 +40,7 @@ const LONGEST_HEAD = 32 * 1024;
 export interface HttpDoorOptions extends DoorListeners {
   /** An address, or an inherited descriptor that already listens. Port 0 means any free port. */
   listen: Address | InheritedListener;
-  /** If this signal aborts before the door listens, the opening fails. */
+  /** If this signal aborts before the door listens, `openHttpDoor` fails. */
   signal?: AbortSignal | undefined;
   /** Answers probes and metrics in place of the door itself. */
   probes?: Probes | undefined;
@@ -48,8 +49,9 @@ export interface HttpDoorOptions extends DoorListeners {
 /**
  * Opens the HTTP API.
  *
- * @throws FleetError `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE`; `FLEET_CONFIG_INVALID` when the files of `serve.tls`
- * cannot be used, or when other machines can reach the address and there is no TLS; the signal's reason when it aborts first.
+ * @throws FleetError `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE`; `FLEET_CONFIG_INVALID` when the files of
+ * `serve.tls` cannot be used, or when other machines can reach the address and there is no TLS; the signal's reason
+ * when it aborts first.
  */
 export async function openHttpDoor(context: HttpContext, options: HttpDoorOptions): Promise<HttpDoor> {
   const { listen, signal = NEVER, probes = null, ...listeners } = options;
@@ -88,7 +90,7 @@ export class HttpDoor implements AsyncDisposable {
     this.#certificates = certificates;
     const app = createApp(state);
     const handle = getRequestListener(async (request, env) => await app.fetch(request, env), {
-      // The library must not replace the Request and the Response of the program that uses it.
+      // Do not replace the global Request and Response, which belong to the program that uses this library.
       overrideGlobalObjects: false,
       // Only a malformed request gets here. The app answers all other errors.
       errorHandler: () => asResponse(malformed(undefined)),
@@ -103,10 +105,10 @@ export class HttpDoor implements AsyncDisposable {
       void handle(request, response);
     };
     this.#server = createHttpServer(certificates, answer);
-    // The API expects nothing of a client before it reads the body, so an unknown expectation changes nothing.
+    // Treat a request with an unknown `Expect` header like any other, because the API ignores this header.
     this.#server.on("checkExpectation", answer);
     this.#server.on("clientError", ({ code }: NodeJS.ErrnoException, socket) => {
-      // The answer to an earlier request of the connection must not be mixed with this one.
+      // This answer must not end up inside the answer to an earlier request on the connection.
       const isAnswering = [...(open.get(socket) ?? [])].some(({ headersSent }) => headersSent);
       if (socket.writable && !isAnswering) socket.end(asBytes(malformed(code)), () => socket.destroy());
       else socket.destroy();
@@ -121,7 +123,7 @@ export class HttpDoor implements AsyncDisposable {
     return this.#address;
   }
 
-  /** The open streams, and how many events and slow clients there were so far. */
+  /** The number of open streams, and of events and slow clients so far. */
   get streams(): StreamCounts {
     const { heartbeats, slowClients } = this.#state;
     return { open: heartbeats.size, events: heartbeats.events, slow: slowClients };
@@ -157,8 +159,8 @@ export class HttpDoor implements AsyncDisposable {
   }
 
   /**
-   * Begins no new work from now on, and waits for the requests that are being handled. Requests that begin no work, such as
-   * probes, are still answered.
+   * Begins no new work from now on, and waits for the requests that are being handled. Requests that begin no work,
+   * such as probes, are still answered.
    *
    * @returns how many requests were not done when the time was up
    */
@@ -208,14 +210,14 @@ function createHttpServer(certificates: DoorCertificates | null, handle: Request
   const options: ServerOptions = {
     connectionsCheckingInterval: CHECK_MS,
     maxHeaderSize: LONGEST_HEAD,
-    // The listener refuses a request without a host, with a problem. Node.js would refuse it without a body.
+    // The listener answers a request without a host with a problem. Node.js would answer without a body.
     requireHostHeader: false,
   };
   if (certificates === null) return createServer(options, handle);
   return createSecureServer({ ...options, ...certificates.options }, handle);
 }
 
-/** Ends the answers that wait for an earlier one on a connection that has closed. Node.js does not do that. */
+/** Closes the answers that wait for an earlier answer on a connection that has closed. Node.js does not close them. */
 function closeWaiting(responses: Iterable<ServerResponse>): void {
   for (const response of responses)
     if (response.socket === null && !response.writableFinished) response.destroy().emit("close");

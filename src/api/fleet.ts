@@ -31,10 +31,13 @@ import type { LimitValue, LimitView } from "../usage/limits/limits.js";
 
 export type SessionEvent = Parameters<NonNullable<SendOptions["onEvent"]>>[0];
 
-/** The functions of the library that the routes of the HTTP API call. They contain all rules. */
+/**
+ * The methods of the library that the routes of the HTTP API call. These methods, and not the routes, contain all
+ * rules.
+ */
 export interface ApiFleet {
   readonly sessions: {
-    /** Creates a session, and leaves it. The user's calls with the same key create one session. */
+    /** Creates a session, and does not keep it open. Calls of a user with the same `key` create one session. */
     create(options: CreateSessionOptions & { key?: string }): Promise<SessionView>;
     list(filter: SessionFilter): Promise<SessionView[]>;
     get(id: string, options: { user: string }): Promise<SessionView>;
@@ -47,10 +50,10 @@ export interface ApiFleet {
       id: string,
       options: { user: string; after?: string; follow?: boolean; signal?: AbortSignal },
     ): AsyncGenerator<SessionEvent, void, undefined>;
-    /** The agent's requests that wait for this user. */
+    /** The agent requests that wait for an answer of this user. */
     requests(id: string, options: { user: string }): Promise<AgentRequest[]>;
     answer(id: string, requestId: string, options: AnswerOptions): Promise<AgentRequest>;
-    /** Calls the listener at each change of the user's requests. Returns a function that removes it. */
+    /** Calls the listener at each change of the user's agent requests. Returns a function that removes the listener. */
     onRequests(whose: { id: string; user: string }, listener: (change: RequestChange) => void): () => void;
     transcript(id: string, options: { user: string; turns?: number; signal?: AbortSignal }): Promise<Transcript>;
     count(user: string): Promise<number>;
@@ -64,7 +67,7 @@ export interface ApiFleet {
   };
   readonly events: {
     list(filter: EventsFilter): Promise<FleetEvent[]>;
-    /** The events that the filter selects, and those that follow. */
+    /** The events that the filter selects: those that are recorded, and then new ones as they come. */
     follow(
       filter: EventsFilter & { after: EventPositions; signal: AbortSignal },
     ): AsyncGenerator<FleetEvent, void, undefined>;
@@ -72,7 +75,9 @@ export interface ApiFleet {
   readonly pool: { state(): Promise<PoolState> };
   readonly hosts: {
     list(): Promise<HostView[]>;
-    /** The samples after a time, of each host that answers. Without a time, all that the hosts have. */
+    /**
+     * The samples after the given time, from each host that answers. Without a time, all samples that the hosts have.
+     */
     samples(after: string | undefined): Promise<{ host: string; samples: Sample[] }[]>;
   };
   readonly limits: {
@@ -83,9 +88,9 @@ export interface ApiFleet {
     list(filter: { user?: string | undefined }): Promise<TokenView[]>;
     issue(user: string, options: { ttl?: string; scopes?: readonly Scope[]; sessionId?: string }): Promise<IssuedToken>;
     revoke(which: { ids: readonly string[] }): Promise<{ revoked: string[] }>;
-    /** The user of a one-time code, which stays good. Null if the code is not valid. */
+    /** The user of a one-time code. Does not use the code up. Null if the code is not valid. */
     ownerOf(code: string): Promise<string | null>;
-    /** Gives a token for a one-time code. Null if the code is not valid, or not this user's. */
+    /** Exchanges a one-time code for a token. Null if the code is not valid, or does not belong to this user. */
     redeem(code: string, user: string): Promise<IssuedToken | null>;
   };
   readonly users: {

@@ -12,7 +12,7 @@ interface Given {
   body: unknown;
 }
 
-/** Checks the input of a request by the schemas of its route. @throws FleetError `FLEET_USAGE_INVALID`. */
+/** Checks the input of a request against the schemas of its route. @throws FleetError `FLEET_USAGE_INVALID`. */
 export function readInput(route: Inputs, { params, query, body }: Given) {
   const given = body ?? (route.isBodyOptional === true ? {} : body);
   if (route.body !== null && given === null) throw invalid("The request needs a body: a JSON object.");
@@ -24,7 +24,8 @@ export function readInput(route: Inputs, { params, query, body }: Given) {
 }
 
 /**
- * The key may be quoted, because the draft of the standard defines the header as a structured field.
+ * The key in the header `Idempotency-Key`. It may be quoted, because the draft of the standard defines the header as a
+ * structured field.
  *
  * @throws FleetError `FLEET_USAGE_INVALID`.
  */
@@ -43,7 +44,7 @@ function read(schema: v.GenericSchema | null, given: unknown, where: string): un
   throw invalid(problemOf(result.issues, where));
 }
 
-/** Each parameter of a query once, because a list of values for one name means something else to each program. */
+/** Refuses a query that contains a parameter more than once, because programs disagree on what that means. */
 function single(query: Record<string, string[]>): Record<string, string> {
   return Object.fromEntries(
     Object.entries(query).map(([name, values]) => {

@@ -5,13 +5,13 @@ import { FleetError, quote } from "../errors.js";
 /** The headers that a page may send, and those that it may read. */
 const SENT = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, X-Request-Id";
 const READ = "ETag, Location, Retry-After, X-Request-Id";
-/** How long a browser may remember the answer to its question, in seconds. */
+/** How long a browser may cache the answer to a preflight request, in seconds. */
 const REMEMBERED_S = 600;
 
 export interface OriginRules {
   /** `http.origins` of the configuration. */
   origins: readonly string[];
-  /** The name in the configured address. Null if another program has opened the socket. */
+  /** The host in the configured address. Null if another program has opened the socket. */
   listen: string | null;
   isSecure: boolean;
   /** Whether the certificate of the door is for this name. */
@@ -19,8 +19,9 @@ export interface OriginRules {
 }
 
 /**
- * Refuses requests that a page of another site makes a browser send, and those whose `Host` is a stranger's name: with
- * such a name, a page can reach addresses that only the browser's machine can reach (DNS rebinding).
+ * Refuses requests that a page of another site makes a browser send, and requests with a foreign name in `Host`: a page
+ * can point its own name at this address, and so reach an address that only the browser's machine can reach (DNS
+ * rebinding).
  */
 export class Origins {
   readonly #rules: OriginRules;
@@ -38,14 +39,14 @@ export class Origins {
   }
 
   /**
-   * @returns the headers for the page that made the request; none if no page did
+   * @returns the headers with which the page that made the request may read the answer; none if no page made it
    * @throws FleetError `FLEET_ORIGIN_REFUSED`.
    */
   check({ hosts, origin }: { hosts: readonly string[]; origin: string | undefined }): Record<string, string> {
     const [host, ...others] = hosts;
     const own = readHost(host);
     if (own === null || !this.#isOwnName(own.name)) throw refused("Host", host);
-    // To a proxy in front of the API, another of the names may count.
+    // If the names differ, a proxy in front of the API may use another one of them.
     const other = others.find((each) => each.toLowerCase() !== own.host);
     if (other !== undefined) throw refused("Host", other);
     if (origin === undefined) return {};
@@ -54,7 +55,10 @@ export class Origins {
     return { "Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": READ, Vary: "Origin" };
   }
 
-  /** The further headers for a browser that asks whether a page may send a request. */
+  /**
+   * The additional headers of the answer to a preflight request, in which a browser asks whether a page may send a
+   * request.
+   */
   preflight(methods: readonly string[]): Record<string, string> {
     return {
       "Access-Control-Allow-Methods": methods.join(", "),
@@ -64,13 +68,13 @@ export class Origins {
   }
 
   #isOwnName(name: string): boolean {
-    // An address in place of a name shows that the client did not look up a stranger's name.
+    // An IP address shows that the client did not look up a foreign name.
     if (isIP(name.replace(/^\[|\]$/g, "")) !== 0) return true;
     return this.#names.has(name) || this.#rules.isCertified(name);
   }
 }
 
-/** Finds the addresses of clients, also behind the proxies of `http.proxies`. */
+/** Finds the addresses of clients, even behind the proxies of `http.proxies`. */
 export class ClientAddresses {
   readonly #proxies = new BlockList();
 
@@ -82,11 +86,15 @@ export class ClientAddresses {
     }
   }
 
-  /** The address of the connection. If it is a proxy's: the last one in `X-Forwarded-For` that none of the proxies has. */
+  /**
+   * The client's address: that of the connection or, if a proxy made the connection, the last address in
+   * `X-Forwarded-For` that does not belong to a proxy.
+   */
   of({ socket, rawHeaders }: Pick<IncomingMessage, "socket" | "rawHeaders">): string {
     let address = plainAddress(socket.remoteAddress ?? "");
     const noted = this.#isProxy(address) ? headerValues(rawHeaders, "x-forwarded-for").join().split(",") : [];
-    // Each proxy adds the address of its own client at the end. A client can write only what stands before that.
+    // Each proxy appends the address of its client. A client can only forge the entries before that, so read from the
+    // end.
     while (this.#isProxy(address)) {
       const before = plainAddress(noted.pop()?.trim() ?? "");
       if (isIP(before) === 0) break;
@@ -100,7 +108,9 @@ export class ClientAddresses {
   }
 }
 
-/** An address without its port and its brackets. An IPv4 address that is written as one of IPv6 becomes one of IPv4. */
+/**
+ * An address without its port and its brackets. Turns an IPv4-mapped IPv6 address (`::ffff:1.2.3.4`) into plain IPv4.
+ */
 function plainAddress(text: string): string {
   const withoutPort = /^\[([^\]]*)\](?::\d+)?$/.exec(text)?.[1] ?? /^([\d.]+):\d+$/.exec(text)?.[1] ?? text;
   return withoutPort.replace(/^::ffff:(?=[\d.]+$)/i, "");
@@ -110,7 +120,10 @@ function familyOf(address: string): "ipv4" | "ipv6" {
   return isIP(address) === 6 ? "ipv6" : "ipv4";
 }
 
-/** Each name of the host in a request: those in headers, and the one in a request line that has a whole URL. */
+/**
+ * All host names in a request: those in `Host` headers, and the one in the request line if that contains a complete
+ * URL.
+ */
 export function hostsOf({ rawHeaders, url = "" }: Pick<IncomingMessage, "rawHeaders" | "url">): string[] {
   const inLine = url.startsWith("/") ? undefined : /^https?:\/\/([^/?#]*)/i.exec(url)?.[1];
   return [...headerValues(rawHeaders, "host"), ...(inLine === undefined ? [] : [inLine])];
@@ -118,7 +131,7 @@ export function hostsOf({ rawHeaders, url = "" }: Pick<IncomingMessage, "rawHead
 
 /** @param name in lower case */
 function headerValues(rawHeaders: readonly string[], name: string): string[] {
-  // Names and values alternate. Node.js would keep its own map of all headers in memory, for each stream.
+  // Names and values alternate in `rawHeaders`. The map `headers` of Node.js would stay in memory for each stream.
   return rawHeaders.filter((_, at) => at % 2 === 1 && rawHeaders[at - 1]?.toLowerCase() === name);
 }
 

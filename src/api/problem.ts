@@ -12,7 +12,10 @@ export interface Problem {
 
 export const PROBLEM_TYPE = "application/problem+json";
 
-/** The headers of every answer. Nobody may keep it, or guess its type. The page of the console replaces some of them. */
+/**
+ * The headers of every answer. They forbid caching and guessing the type. The page of the console replaces some of
+ * them.
+ */
 export const HEADERS = {
   "Cache-Control": "no-store",
   "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -21,7 +24,7 @@ export const HEADERS = {
   "X-Content-Type-Options": "nosniff",
 };
 
-/** How long a client waits before it repeats a request, in seconds, if nobody knows more. */
+/** How long a client waits before it repeats a request, in seconds, if the error does not set a time. */
 const RETRY_S = 1;
 const IN_LOG = "The log of serve has the reason, with the id of the request.";
 
@@ -39,17 +42,19 @@ export class HttpError extends Error {
   }
 }
 
-/** The errors of the machine on which the fleet runs. Their texts contain paths and addresses there. */
+/** The errors of the machine on which the fleet runs. Their texts contain paths and addresses of that machine. */
 const OF_THE_MACHINE = /^FLEET_(?:STATE|STORE|STORAGE|FILES|PROCESSES)_/;
 
-/** Whether only the log may have the details of an error: it is a bug, or a fault that only the operator can mend. */
+/**
+ * Whether only the log may contain the details of an error: it is a bug, or a fault that only the operator can repair.
+ */
 export function isForLog({ code }: Pick<FleetError, "code">): boolean {
   const { httpStatus }: ErrorEntry = ERRORS[code];
   return httpStatus === 500 || OF_THE_MACHINE.test(code);
 }
 
 /**
- * The error that the client gets to see, without details that only the log may have.
+ * The error as the client sees it, without details that only the log may contain.
  *
  * @param requestId with which an operator finds the request in the log
  */
@@ -80,7 +85,7 @@ export function problemOf(thrown: unknown, requestId: string): Problem {
   };
 }
 
-/** The next steps of a client that has no shell on the host, and does not know the files there. */
+/** The next steps for a client, which has no shell on the host and does not know the files there. */
 function stepsAfter({ code, suggestions, retryable }: FleetError): string[] {
   const { httpFix }: ErrorEntry = ERRORS[code];
   const steps = suggestions.filter((step) => !isCommand(step) && !/\bcopilotfleet [a-z]/.test(step));
@@ -89,7 +94,7 @@ function stepsAfter({ code, suggestions, retryable }: FleetError): string[] {
   return [retryable ? "Try again in a moment." : "Ask an operator of the fleet."];
 }
 
-/** The reports of Node.js about requests that it cannot read. */
+/** The answers to requests that Node.js cannot read, by the error code of Node.js. */
 const MALFORMED: Readonly<Record<string, { status: number; code: FleetError["code"]; message: string }>> = {
   HPE_HEADER_OVERFLOW: {
     status: 431,
@@ -136,7 +141,7 @@ export function asBytes(problem: Problem): string {
   return [`HTTP/1.1 ${status} ${STATUS_CODES[status]}`, ...lines, "", text].join("\r\n");
 }
 
-/** The error of the fleet that stands for anything that was thrown. */
+/** Turns anything that was thrown into an error of the fleet. */
 export function fleetErrorOf(thrown: unknown): FleetError {
   if (thrown instanceof HttpError) return thrown.error;
   if (isFleetError(thrown)) return thrown;
@@ -150,7 +155,10 @@ function retrySeconds(ms: number | undefined): number {
   return ms === undefined ? RETRY_S : Math.max(1, Math.ceil(ms / 1_000));
 }
 
-/** Says the same to everybody without a good token, so that a stranger does not learn what is wrong with a token. */
+/**
+ * The error for every request without a valid token. It is always the same, so that a stranger does not learn what is
+ * wrong with a token.
+ */
 export function unauthenticated(): FleetError {
   return new FleetError("FLEET_TOKEN_REFUSED", "The request has no valid token in its header Authorization.", {
     suggestions: ["Send the header Authorization with the text Bearer TOKEN."],

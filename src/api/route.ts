@@ -7,7 +7,7 @@ import type { EventStream } from "./streams/sse.js";
 
 export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 
-/** A request that the door has admitted, with its input as the schemas of its route return it. */
+/** A request that the door has admitted. The schemas of its route have validated its input. */
 export interface Call<Params, Query, Body> {
   fleet: ApiFleet;
   identity: Identity;
@@ -24,13 +24,16 @@ export interface Call<Params, Query, Body> {
   idempotencyKey: string | undefined;
   /** Whether the client accepts a stream of events. */
   acceptsStream: boolean;
-  /** The user's own GitHub token, if the user signed on with it and sessions run with it. */
+  /** The user's own GitHub token, if the user signed on with it and sessions run with it; otherwise null. */
   gitHubToken: string | null;
-  /** The limits of one user, and what the user has open at this door. */
+  /** The default limits of a user, and the number of connections and requests that this user has open. */
   limits: { default: Limits; connections: number };
-  /** Aborts when the client disconnects, or when the time of the request is up. */
+  /** Aborts when the client disconnects, or when {@link lasting} aborts. */
   signal: AbortSignal;
-  /** Aborts when the time of the request is up, or when the door closes. The client may disconnect before that. */
+  /**
+   * Aborts when the time of the request is up, when the token is no longer valid, or when the door closes. With a time
+   * limit, it does not abort when the client disconnects.
+   */
   lasting: AbortSignal;
   /** Aborts when the door is about to close. */
   draining: AbortSignal;
@@ -60,7 +63,7 @@ export interface Route<Params = unknown, Query = unknown, Body = unknown, Result
   action: Action;
   /** The action of a request whose query asks for more than the path says. Default: `action`. */
   actionOf?(query: Query, identity: Identity): Action;
-  /** Whether `{id}` in the path is a session, about which the policy decides. */
+  /** Whether `{id}` in the path is a session, so that the policy decides about this session. */
   about: "session" | "none";
   /** Whether a door that is about to close refuses the request. */
   isWork: boolean;
@@ -85,7 +88,7 @@ export interface Route<Params = unknown, Query = unknown, Body = unknown, Result
     /** The description of the events, if the route can answer with a stream. */
     stream?: string;
   };
-  /** The codes of the errors that are special to this route, for its description. */
+  /** The status codes of the errors that are special to this route, for its description. */
   errors: readonly (404 | 409 | 412 | 413 | 429 | 502 | 504)[];
   /** How long the request may take, in milliseconds. Null: no limit. */
   limitMs: number | null;

@@ -1,22 +1,27 @@
 import type { Socket } from "node:net";
 
-/** How many connections without a request of a known user may be open. When another one arrives, the oldest is closed. */
+/**
+ * How many connections without a request of a known user may be open. When another one arrives, the oldest is closed.
+ */
 const MOST = 2_048;
 
-/** A connection with requests of a known user, and how many of them are not answered. */
+/** A connection with requests of a known user, and how many of these requests are not answered. */
 interface Known {
   socket: Socket;
   requests: number;
 }
 
 /**
- * The connections that have shown no good token, and those that are idle: otherwise one user could keep any number of them
- * open. By the ends of their connections, because Node.js does not connect a TLS socket with the socket below it.
+ * The connections that have shown no good token. Idle connections count, too, because one user could otherwise keep any
+ * number of them open. Identifies a connection by its remote address and port, because Node.js does not link a TLS
+ * socket to the socket below it.
  */
 export class Strangers {
   readonly #sockets = new Map<string, Socket>();
   readonly #known = new Map<string, Known>();
-  /** The connections whose tokens are being looked up. They may be let in at any moment. */
+  /**
+   * The connections whose tokens are being looked up. They are not closed, because they may be admitted at any moment.
+   */
   readonly #held = new Set<string>();
   readonly #most: number;
 
@@ -34,14 +39,17 @@ export class Strangers {
     });
   }
 
-  /** Spares a connection until the returned object is disposed. */
+  /** Keeps a connection from being closed until the returned object is disposed. */
   hold(socket: Socket): Disposable {
     const name = nameOf(socket);
     this.#held.add(name);
     return { [Symbol.dispose]: () => void this.#held.delete(name) };
   }
 
-  /** Spares a connection, and does not count it, until the returned object is disposed: the request of a user is answered. */
+  /**
+   * Neither counts nor closes a connection until the returned object is disposed, which is when the user's request is
+   * answered.
+   */
   admit(socket: Socket): Disposable {
     const name = nameOf(socket);
     const stranger = this.#sockets.get(name);

@@ -8,7 +8,7 @@ import { HEADERS, isForLog } from "./problem.js";
 
 /** A request id that a client or a proxy chose. */
 const REQUEST_ID = /^[A-Za-z0-9_-]{1,64}$/;
-/** The name of requests that match no route, so that a client cannot make up labels of metrics. */
+/** The route name of requests that match no route, so that a client cannot make up labels of metrics. */
 const UNKNOWN = "unknown";
 const DENIED: ReadonlySet<number> = new Set([401, 403, 404, 429]);
 
@@ -33,7 +33,10 @@ export class Visit {
     this.headers = { ...HEADERS, "X-Request-Id": this.id };
   }
 
-  /** Finds out who makes the request, and gives the work its identity. Called once. @throws FleetError `FLEET_TOKEN_REFUSED`. */
+  /**
+   * Finds out who makes the request, and sets the identity of `work`. Called once. @throws FleetError
+   * `FLEET_TOKEN_REFUSED`.
+   */
   async signOn(header: string | undefined, work: Work): Promise<Identity> {
     const { authenticator, strangers, listeners } = this.#door;
     const { socket } = this.#request;
@@ -47,7 +50,7 @@ export class Visit {
     return identity;
   }
 
-  /** Reports a failure. @param thrown the error behind it, for the log */
+  /** Reports a failure. @param thrown the original error, for the log */
   failed({ code, message, limit }: FleetError, status: number, thrown: unknown): void {
     this.#code = code;
     // GitHub may have revoked the token with which the user signed on.
@@ -61,7 +64,7 @@ export class Visit {
     else if (status === 403) onEvent?.({ event: "denied", ...about, detail: message });
   }
 
-  /** The client has gone before its request was answered. */
+  /** Records that the client has gone before its request was answered. */
   abandoned(): void {
     this.#isAbandoned = true;
   }

@@ -15,7 +15,7 @@ export const FLAGS_WITHOUT_CONFIG: Interfaces.FlagInput = {
   "no-color": Flags.boolean({ description: "print without colours", helpGroup: "GLOBAL" }),
 };
 
-/** The commands that only show the state of the fleet. The audit log does not name them, because scripts repeat them. */
+/** Commands that only show the state of the fleet. They add no event to the audit log, because scripts repeat them. */
 const LOOKS: ReadonlySet<string> = new Set(
   `describe doctor events events:verify host:key limit:show list logs ps route smoke token:list top user:list usage`.split(
     " ",
@@ -59,11 +59,11 @@ export abstract class FleetCommand extends Command {
     }
   }
 
-  /** Notes in the audit log that this command ran. */
+  /** Records in the audit log that this command ran, with the error if it failed. */
   async #noteRun(fleet: Fleet, error: unknown): Promise<void> {
     const id = this.ctor.id;
     if (LOOKS.has(id) || this.#isDryRun) return;
-    // A command that was refused for its input has done nothing.
+    // Exit codes 2 to 5 mean that the fleet refused the request, so the command changed nothing.
     if (isFleetError(error) && error.exit >= 2 && error.exit <= 5) return;
     const user = this.#user === undefined ? {} : { user: this.#user };
     await fleet.events.ran(spoken(id), error === undefined ? user : { ...user, error });
@@ -85,7 +85,7 @@ export abstract class FleetCommand extends Command {
 
   /**
    * Returns a signal that the first SIGINT or SIGTERM aborts, so that the command can finish what it began. The second
-   * SIGINT or SIGTERM ends the process at once. Without a call of this method, the first one ends the process at once.
+   * SIGINT or SIGTERM ends the process at once. Without a call of this method, the first signal does so.
    *
    * @param cleansUp whether the command must clean up before it ends. If so, a closed output pipe aborts the signal. If
    * not, a closed output pipe ends the process at once.
@@ -104,8 +104,8 @@ export abstract class FleetCommand extends Command {
   }
 
   /**
-   * Shows a line on a terminal if the operation `what` takes more than a second. The line disappears when it is
-   * disposed, or when the command prints its result. Pass the line's `report` to the operation.
+   * Shows a line on a terminal if the operation `what` takes more than a second. The line disappears when the returned
+   * object is disposed, or when the command prints its result. Pass the object's `report` to the operation.
    *
    * @param signal the signal that Ctrl-C aborts. Without it, Ctrl-C ends the process at once.
    */
@@ -132,7 +132,7 @@ export abstract class FleetCommand extends Command {
     throw isFleetError(error) ? this.#withHelp(withGiven(error, this.given)) : error;
   }
 
-  /** Suggests the help of this command if an error about its input suggests nothing else. */
+  /** Adds a suggestion to an error of wrong usage that has none: the help of this command. */
   #withHelp(error: FleetError): FleetError {
     if (error.exit !== 2 || error.suggestions.length > 0) return error;
     return error.reworded(() => ({ suggestions: [`copilotfleet ${spoken(this.ctor.id)} --help`] }));

@@ -10,7 +10,7 @@ export function spoken(id: string): string {
   return id.replaceAll(":", " ");
 }
 
-/** The id of the command that the first words name, and the remaining words. Undefined if they do not name a command. */
+/** The id of the command that the first words name, and the remaining words. Undefined if the words name no command. */
 export function commandOf(args: readonly string[], config: Config): { id: string; rest: string[] } | undefined {
   for (let words = MOST_WORDS; words > 0; words--) {
     const name = args.slice(0, words).join(":");
@@ -24,7 +24,7 @@ export function commandOf(args: readonly string[], config: Config): { id: string
   return undefined;
 }
 
-/** All commands under their own names. oclif also lists each of them under its aliases. */
+/** All commands, each only once. `config.commands` contains a command again under each of its aliases. */
 export function ownCommands(config: Config): Command.Loadable[] {
   return config.commands.filter((command) => !isAlias(command));
 }
@@ -33,7 +33,7 @@ function isAlias({ id, aliases }: Command.Loadable): boolean {
   return aliases.includes(id);
 }
 
-/** The topic with this name, such as `token`. The names of its commands have two words, such as `token issue`. */
+/** The topic with this name, such as `token`, with commands such as `token issue`; undefined if there is none. */
 export function topicOf(name: string, config: Config): { name: string; description?: string | undefined } | undefined {
   return name.includes(":") ? undefined : config.findTopic(name);
 }

@@ -42,8 +42,8 @@ const undrain: Suggestion = "copilotfleet drain --undo # accepts new work again"
 const version: Suggestion = "copilotfleet version # shows the versions of the command, the SDK and the runtime";
 
 /**
- * The commands that users of docker, kubectl, PM2, JupyterHub and gh type by habit, each with what to type here. An entry
- * of two words wins over the entry of its first word.
+ * The commands that users of docker, kubectl, PM2, JupyterHub and gh type by habit, each with the commands to type here
+ * instead. An entry of two words wins over the entry of its first word.
  */
 export const FOREIGN_COMMANDS: ReadonlyMap<string, Advice> = new Map(
   Object.entries({
@@ -194,12 +194,12 @@ export const FOREIGN_COMMANDS: ReadonlyMap<string, Advice> = new Map(
   } satisfies Record<string, Advice>),
 );
 
-/** Finds the command to type here instead of these words. An empty list means that no command matches. */
+/** Returns the commands to suggest for these words; empty if there is no entry for them. */
 export function adviceOn(first: string, second = ""): Advice {
   return FOREIGN_COMMANDS.get(`${first} ${second}`) ?? FOREIGN_COMMANDS.get(first) ?? [];
 }
 
-/** The flags that users of these tools type by habit, with our flags for each. The first that the command has counts. */
+/** The flags that users of these tools type by habit, with our flags. The first that the command has is suggested. */
 export const FOREIGN_FLAGS: ReadonlyMap<string, readonly string[]> = new Map(
   Object.entries({
     "-f": ["yes", "force", "follow"],

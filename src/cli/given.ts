@@ -7,7 +7,7 @@ export type Given = Readonly<Partial<Record<Placeholder, string>>>;
 interface Parsed {
   flags: object;
   args: object;
-  /** All arguments. `args` has only those with a name. */
+  /** All positional arguments. `args` has only those that the command declares by name. */
   argv: readonly unknown[];
 }
 

@@ -4,8 +4,8 @@ import { commandOf } from "./command-id.js";
 const SHORT = /^(?:-o=?|--output=)json$/;
 
 /**
- * Replaces `--output json` by `--json` if the command prints a list. So the two flags do exactly the same, and the rest
- * of the command line has to know only `--json`.
+ * Replaces `--output json` with `--json` if the command's `--output` accepts `json`. So both have exactly the same
+ * effect, and all other code has to know only `--json`.
  */
 export function withJsonFlag(args: readonly string[], config: Config): string[] {
   const command = commandOf(args, config);

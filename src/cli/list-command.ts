@@ -9,13 +9,13 @@ import { arrange, type Format, type List, renderList } from "./render/lists/list
 /** The current content of a list. */
 export interface Listing<Row, Result> {
   rows: readonly Row[];
-  /** Makes the `--json` output from the rows that `--limit` leaves, in the order of `--sort`. */
+  /** Makes the `--json` output from the rows after `--sort` and `--limit`. */
   resultOf: (rows: Row[]) => Result;
   /** The text of a table without rows. */
   none: string;
   /** The names of columns that a table does not need. */
   without?: readonly string[];
-  /** A warning for people. */
+  /** A warning for people, on standard error or above a live view. */
   notice?: string | null;
   /** Lines before a table. */
   above?: readonly string[];
@@ -33,7 +33,7 @@ interface Shown<Row, Result> extends Listing<Row, Result> {
 
 /** The base of the commands that print a list and take the flags of `listFlags`. */
 export abstract class ListCommand extends FleetCommand {
-  /** Reads the list and prints it, with `--watch` repeatedly. Resolves with the `--json` output. */
+  /** Reads the list and prints it; with `--watch`, again and again. Resolves with the `--json` output. */
   protected async printList<Row, Result>(
     list: List<Row>,
     flags: ListFlags,
@@ -76,7 +76,7 @@ export abstract class ListCommand extends FleetCommand {
   }
 
   async #watch<Row, Result>(fleet: Fleet, look: () => Promise<Shown<Row, Result>>, format: string): Promise<Result> {
-    // Import the live view only here, because lists that are not watched start faster without it.
+    // Import the live view only here, so that a list without `--watch` starts faster.
     const { REFRESH_MS, showLive } = await import("./run/live.js");
     const signal = this.interruptSignal();
     let shown = await this.#first(look);
@@ -104,7 +104,7 @@ function isTable(format: string): boolean {
   return format === "table" || format === "wide";
 }
 
-/** Prints the list and waits until it is written. Otherwise, the text would pile up in memory if the reader is slow. */
+/** Prints the list and waits until it is written. Otherwise, it would pile up in memory if the reader is slow. */
 async function print<Row, Result>(shown: Shown<Row, Result>, before = ""): Promise<void> {
   if (shown.notice != null && shown.format !== "json") process.stderr.write(`${shown.notice}\n`);
   const text = before + (await textOf(shown));

@@ -11,7 +11,7 @@ export interface Typed {
   isMissing: boolean;
 }
 
-/** Reads the words from an error of oclif. */
+/** Reads the typed words from an error that oclif threw. */
 export function typedIn(error: Error): Pick<Typed, "args" | "flags"> {
   const { raw = [] } = (error as { parse?: { output?: { raw?: readonly Token[] } } }).parse?.output ?? {};
   const ofType = (type: Token["type"]) => raw.filter((token) => token.type === type);
@@ -27,7 +27,7 @@ interface Token {
   input: string;
 }
 
-/** Suggests a command line with the same words at the right places. `command` is the name of the command. */
+/** Suggests command lines of `command` with the typed words in the right places; empty if there is no advice. */
 export function meantArguments(command: string, typed: Typed): Suggestion[] {
   const advice = ADVICE[command]?.(typed) ?? [];
   // Leave out lines that may contain a secret, because redact() changes them. Leave out very long lines, too.
@@ -63,7 +63,7 @@ const KINDS: Readonly<Partial<Record<string, string>>> = {
   user: "user",
 };
 
-/** The kind of thing that a word names in another tool, such as `pods` in kubectl. */
+/** Returns our kind for the word of another tool, such as "server" for `pods`; undefined for an unknown word. */
 export function kindNamed(kind: string): string | undefined {
   return KINDS[kind.toLowerCase().replace(/s$/, "")];
 }

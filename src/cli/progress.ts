@@ -3,26 +3,26 @@ import { type Report, renderProgress } from "./render/progress.js";
 import { shorten } from "./render/table.js";
 import { Spinner } from "./spinner.js";
 
-/** Commands that take less time report nothing. */
+/** How long an operation runs before the line appears, in milliseconds. */
 const AFTER_MS = 1_000;
 /** How often the line is rendered again to update its times, in milliseconds. */
 const EVERY_MS = 500;
 /**
- * The columns for the spinner with its space, and for the `^C` that a terminal adds to the line. If the line wrapped, a part
- * of it would stay on the screen.
+ * The columns for the spinner, the space after it, and the `^C` that a terminal adds to the line. If the line wrapped,
+ * a part of it would stay on the screen.
  */
 const RESERVED_WIDTH = 4;
 
 export interface ProgressOptions {
-  /** With `--json`, a command reports nothing. */
+  /** Whether the command has `--json`. Then the line is never shown. */
   json: boolean;
   /** The signal that Ctrl-C aborts. Without it, Ctrl-C ends the process at once. */
   signal?: AbortSignal | undefined;
 }
 
 /**
- * Shows on standard error that an operation takes more than a second, and how far it is. The line disappears when the
- * operation ends. Shows nothing if standard error is not a terminal.
+ * A line on standard error that shows how far an operation is. It appears if the operation takes more than a second,
+ * but only if standard error is a terminal. Disposing this object removes the line.
  */
 export class ProgressLine implements Disposable {
   readonly #what: string;
@@ -41,14 +41,14 @@ export class ProgressLine implements Disposable {
     else this.#timers.push(setTimeout(() => this.#show(), AFTER_MS).unref());
   }
 
-  /** A listener for the reports of an operation. The line shows the last one. */
+  /** Receives the reports of the operation. The line shows the last report. */
   readonly report = (report: Report): void => {
     this.#reported = { report, at: performance.now() };
     if (this.#spinner !== undefined) this.#spinner.text = this.#text();
   };
 
   /**
-   * Removes the line. Call it before other output, unless that is `this.log` of the command.
+   * Removes the line. Call this before any other output. The command's `log` already does so.
    *
    * @returns whether there was a line
    */
@@ -56,7 +56,7 @@ export class ProgressLine implements Disposable {
     this.#isOver = true;
     for (const timer of this.#timers) clearTimeout(timer);
     for (const cleanUp of this.#cleanups.splice(0)) cleanUp();
-    // Stop a spinner only once. Otherwise, the cursor would move to the beginning of a line that the command has written.
+    // Stop a spinner only once. Otherwise, the cursor would move to the start of a line that the command has written.
     const spinner = this.#spinner;
     this.#spinner = undefined;
     spinner?.stop();

@@ -11,7 +11,7 @@ import { unknownCommand } from "./usage-error.js";
 
 interface Invocation {
   args: readonly string[];
-  /** Null if it could not be loaded. */
+  /** oclif's configuration; null if it could not be loaded. */
   config: Config | null;
 }
 
@@ -22,11 +22,11 @@ export interface Failure {
     message: string;
     /** The next steps. Each is a command that can be typed, or a sentence that can be followed as it stands. */
     suggestions: string[];
-    /** Whether the same call may succeed in a moment, with nothing done by the caller. */
+    /** Whether the same call may succeed in a moment even if the caller changes nothing. */
     retryable: boolean;
     /** The time after which the same call may succeed, if it is known. */
     retryAfterMs?: number | undefined;
-    /** The limit that was reached: `connections` for the limit of one user, `total.connections` for that of all users. */
+    /** The limit that was reached: `connections` for one user's limit, `total.connections` for that of all users. */
     limit?: string | undefined;
   };
   /** The session that `create` created; null if it created none. */
@@ -42,8 +42,8 @@ export interface Failure {
 }
 
 /**
- * Reports an error to the user. No other place does this. Writes text to standard error, or with `--json` only JSON to
- * standard output. Returns the documented exit code.
+ * Reports the error that ended the command. Writes text to standard error, or with `--json` only JSON to standard
+ * output. Returns the documented exit code.
  */
 export function reportError(error: unknown, invocation: Invocation): number {
   if (error instanceof Errors.ExitError) return error.oclif.exit ?? 0;
@@ -81,18 +81,18 @@ function isJson({ args }: Invocation): boolean {
   return (end === -1 ? args : args.slice(0, end)).includes("--json");
 }
 
-/** Reports an error of a command that did the rest of its work and prints its result. */
+/** Reports an error that did not end the command: it finished the rest of its work and printed its result. */
 export function reportBesides(error: FleetError): void {
   process.stderr.write(`Error: ${errorText(error)}\n`);
 }
 
-/** The message, the code and the next steps. */
+/** The message, the code and the next steps of an error, as text for people. */
 export function errorText(error: FleetError): string {
   const { message, suggestions } = error.describe(asFlag);
   return [`${sentence(message)} [${error.code}]`, ...suggestions.map(asAdvice)].join("\n");
 }
 
-/** The text of an error that does not end a chat. Does not advise `send` or `resume`: the next prompt has that effect. */
+/** The text of an error in a chat. Leaves out `send` and `resume`, because the next prompt has their effect. */
 export function inChat(error: FleetError, given: Given): { message: string; advice: string[] } {
   const { message, suggestions } = withGiven(error, given).describe(asFlag);
   const others = suggestions.filter((suggestion) => !/copilotfleet (?:send|resume) /.test(suggestion));
@@ -118,7 +118,7 @@ function toFleetError(error: unknown, invocation: Invocation): FleetError {
   return new FleetError("FLEET_INTERNAL", `${message} (this is a bug in copilotfleet)`, { cause: error });
 }
 
-/** Options of the library whose flag or argument has a different name. */
+/** The options of the library whose flag or argument has a different name, each with that name. */
 const FLAGS: Readonly<Record<string, string>> = {
   lostHosts: "--lost-host",
   members: "--member",

@@ -15,8 +15,9 @@ const FLAGS: Readonly<Record<string, "help" | "version" | "json">> = {
 };
 
 /**
- * Finds the command that answers `--help` or `--version`, which work with every command. An empty command line, too, shows
- * the help. Returns "one line" for a version without `--json`, and undefined for any other command line.
+ * Finds the command that answers `--help` or `--version`, which work with every command. An empty command line means
+ * `--help`. Returns "one line" for `--version` without `--json`: the caller then prints one line and needs no command.
+ * Returns undefined for any other command line.
  */
 export function standardCommand(args: readonly string[], config: Config): Words | "one line" | undefined {
   const command = commandOf(args, config);

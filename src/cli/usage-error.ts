@@ -13,7 +13,7 @@ import { unmarked } from "./prompt/prompt.js";
 export async function usageError(error: Error, command: typeof Command): Promise<FleetError> {
   const unknown = "flags" in error ? flagNames(error.flags) : [];
   const known = { ...command.baseFlags, ...command.flags };
-  // The flags of every command come last.
+  // Put the flags that every command has at the end.
   const names = [...Object.keys(command.flags ?? {}), ...Object.keys(command.baseFlags ?? {}), "json", "help"];
   const flags = [...new Set(names)].map((name) => `--${name}`);
   const [word, ...words] = unexpectedOf(error);
@@ -53,7 +53,7 @@ export async function usageError(error: Error, command: typeof Command): Promise
   });
 }
 
-/** The error about a command line that does not begin with a command. */
+/** Returns the error for a command line that does not begin with the name of a command. */
 export function unknownCommand(args: readonly string[], config: Config): FleetError {
   const [topic = "", word] = args;
   // If the first word is a topic, such as `token`, the second word is the unknown one.
@@ -137,7 +137,7 @@ function describe(error: Error, known: Readonly<Record<string, object>>, { args 
   return printable(redact(lines.join(" ").replace(/\s+/g, " ").trim()));
 }
 
-/** The first allowed value of a flag or an argument that takes one of a few values. */
+/** Suggests the first allowed value, if the error is about a flag or an argument with a fixed list of values. */
 function exampleOf({ message }: Error, { id }: typeof Command): Suggestion[] {
   const [, flag, example] = /^Expected (--\S+?=)?.* to be one of: ([^,\n]+)/s.exec(message) ?? [];
   if (example === undefined) return [];
@@ -187,8 +187,8 @@ function textsOf(value: unknown): string[] {
 }
 
 /**
- * Suggests the flag that the user probably meant. If the name comes from another tool, suggests what does the same here.
- * If not, suggests the flag with the most similar name.
+ * Suggests the flag that the user probably meant. If the flag comes from another tool, suggests our command or flag
+ * with the same effect. Otherwise, suggests the flag with the most similar name.
  */
 function meant(flag: string, command: typeof Command, known: readonly string[]): readonly Suggestion[] {
   const advice = FOREIGN_COMMANDS.get(`${spoken(command.id)} ${flag}`);
@@ -199,14 +199,15 @@ function meant(flag: string, command: typeof Command, known: readonly string[]):
 }
 
 /**
- * Whether the command deletes what no other command can bring back. Such a command is never suggested for a mistyped name.
- * It is not suggested with `--user` either: somebody who typed "gc alice" may not want to delete alice's sessions.
+ * Whether the command deletes something that no other command can restore. Such a command is never suggested for a
+ * mistyped name. It is not suggested with `--user` either: a user who typed "gc alice" may not want to delete alice's
+ * sessions.
  */
 function deletes(name: string): boolean {
   return /^(?:rm|delete|gc|token revoke)$/.test(name);
 }
 
-/** Suggests the most similar name, unless even that is too different. */
+/** Suggests the most similar name or, if all differ too much, a name that begins with `written` and a hyphen. */
 function nearest(written: string, known: readonly string[], phrase: (name: string) => Suggestion): Suggestion[] {
   const harmless = known.filter((name) => !deletes(name));
   const [near = harmless.find((name) => name.startsWith(`${written}-`))] = nearestOf(written, harmless, (name) => name);

@@ -11,9 +11,9 @@ interface Script {
 
 /** The result if words follow `--`. */
 interface Candidates {
-  /** The words that may stand at the cursor. */
+  /** The words that the user may type at the cursor. */
   candidates: Found["candidates"];
-  /** Whether names of files may stand there. */
+  /** Whether the user may type the name of a file there. */
   files: boolean;
 }
 
@@ -29,7 +29,7 @@ export default class Autocomplete extends FleetCommand {
     "source <(<%= config.bin %> autocomplete zsh)",
     "<%= config.bin %> autocomplete fish | source",
   ];
-  // This command does not take `--config` itself, because it finds that flag among the words after `--`.
+  // This command does not take `--config` before `--`, because it reads that flag from the words after `--`.
   static override baseFlags = FLAGS_WITHOUT_CONFIG;
   static override args = {
     shell: Args.custom<Shell>({ options: [...SHELLS] })({
@@ -41,7 +41,7 @@ export default class Autocomplete extends FleetCommand {
 
   async run(): Promise<Script | Candidates> {
     const end = this.argv.indexOf("--");
-    // Keep the words, because oclif removes from `this.argv` what it does not parse.
+    // Read these words before parsing, because `parse` sets `this.argv` to the words that it parses.
     const given = end === -1 ? undefined : this.argv.slice(end + 1);
     const { args } = await this.parse(Autocomplete, end === -1 ? this.argv : this.argv.slice(0, end));
     const { shell } = args;

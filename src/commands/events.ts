@@ -7,7 +7,7 @@ import { printableJson } from "../config/values/text.js";
 import { EVENT_TYPES, type EventType, type FleetEvent } from "../model/events/event.js";
 
 interface Listed {
-  /** With `--follow`, each event is an object on a line of its own instead. */
+  /** Not used with `--follow`, which prints each event as a separate JSON object on one line. */
   events: FleetEvent[];
 }
 

@@ -11,7 +11,7 @@ import { settingsOf } from "../fleet/init/answers.js";
 import { initTarget, schemaAddress, tryPrompt, type Written, withoutFile, writeSettings } from "../fleet/init/init.js";
 
 interface Initialized extends Written {
-  /** The reply to the trial prompt; null if none was tried, or if it failed and the person wanted the file anyway. */
+  /** The reply to the trial prompt; null if there was none, or if it failed and the user wanted the file anyway. */
   reply: string | null;
 }
 
@@ -52,7 +52,7 @@ export default class Init extends FleetCommand {
     return settingsOf(await answersFor(flags, process.env, interview));
   }
 
-  /** Tries one prompt. If it fails, a person may want the file nevertheless. */
+  /** Tries one prompt. If it fails and the user may be asked, resolves with null if the user wants the file anyway. */
   async #try(settings: PartialConfig, asks: boolean): Promise<string | null> {
     const signal = this.interruptSignal({ cleansUp: true });
     try {

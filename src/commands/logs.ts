@@ -54,7 +54,7 @@ export default class Logs extends FleetCommand {
     return await this.withFleet(async (fleet) => {
       using progress = this.progress("Reading the log");
       const references = await logReferences(fleet, { server: args.server, user, all });
-      // Ask for the signal before printing the first line, because a user may interrupt from then on.
+      // Start to handle signals before printing the first line, because a user may interrupt from then on.
       const signal = flags.follow && !this.jsonEnabled() ? this.interruptSignal() : undefined;
       const width = Math.max(0, ...references.map((reference) => reference.length));
       const render = (name: string, line: string) =>

@@ -12,11 +12,11 @@ export interface OpenedConsole {
   url: string;
   user: string;
   scopes: Scope[];
-  /** The only session that the console shows. Null: all sessions of the user. */
+  /** The only session that the console shows; null if it shows all sessions of the user. */
   sessionId: string | null;
   /** When the code expires. */
   expiresAt: string | null;
-  /** Whether a browser was told to open the address. */
+  /** Whether the command asked a browser to open the address. */
   opened: boolean;
 }
 

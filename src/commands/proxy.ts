@@ -6,7 +6,7 @@ import { given, usage } from "../cli/flags/flags.js";
 export interface ProxyView {
   url: string;
   to: string;
-  /** The token that clients show to the proxy. Null if they show their own tokens for the front door. */
+  /** The token that clients show to the proxy; null if they show their own tokens for the front door. */
   token: string | null;
 }
 
@@ -54,7 +54,7 @@ export default class OpenProxy extends FleetCommand {
     return view;
   }
 
-  /** The result is printed once, when the proxy listens, because it is needed before the command ends. */
+  /** Prints the result only once: when the proxy listens, because the user needs it before the command ends. */
   protected override logJson(json: unknown): void {
     if (this.#isPrinted) return;
     this.#isPrinted = true;

@@ -48,7 +48,7 @@ export default class Transcript extends FleetCommand {
   }
 }
 
-/** Waits while the reader of the output is slower than we are, so that a long conversation does not fill the memory. */
+/** Waits for a slow reader of the output, so that a long conversation does not pile up in memory. */
 async function print(text: string, signal: AbortSignal): Promise<void> {
   if (!process.stdout.write(text)) await once(process.stdout, "drain", { signal });
 }

@@ -6,7 +6,7 @@ import { printable, redact, shellQuote } from "../config/values/text.js";
 import { listTrusted, readProjectFile, revokeTrust, type TrustView, trustFile } from "../fleet/trust.js";
 
 interface Trusted {
-  /** The file that you trust now, the list with `--list`, or null if the file needs no trust. */
+  /** The file that is now trusted; with `--list`, all trusted files; null if the file needs no trust. */
   trusted: TrustView | TrustView[] | null;
 }
 

@@ -5,11 +5,11 @@ import { ALLOWED_SAFE_URL, isSafeUrl } from "./safe-url.js";
 
 /* How users prove to the front door who they are. */
 
-/** Only asymmetric algorithms, because with a symmetric one everybody who can check a token could make one. */
+/** Only asymmetric algorithms. With a symmetric algorithm, everybody who can verify a token could also make one. */
 const ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"] as const;
 const FIELDS = "issuer, audience, jwks, algorithms, user, groups, scopes, claims and clockSkew";
 
-/** A text that has to be equal to a text in the token, so nothing in it is changed. */
+/** A text that has to be equal to a text in the token, so it is used exactly as it was given. */
 const exact = (allowed: string) =>
   v.pipe(
     v.string(allowed),
@@ -19,7 +19,7 @@ const exact = (allowed: string) =>
   );
 const claim = () => exact('the name of a claim, such as "sub"');
 
-/** An address whose owner has proven it with a certificate, or an address of this machine. */
+/** An https:// URL, whose host proves its identity with a certificate, or an http:// URL of this machine. */
 const safeUrl = () => v.pipe(v.string(ALLOWED_SAFE_URL), v.check(isSafeUrl, ALLOWED_SAFE_URL));
 
 const ALLOWED_JWKS = `${ALLOWED_SAFE_URL}, or the absolute path of a file with a JSON Web Key Set`;
@@ -51,7 +51,8 @@ const issuer = v.pipe(
       user: v.optional(claim(), "sub"),
       groups: v.optional(v.nullable(claim()), "groups"),
       scopes: v.optional(v.nullable(claim()), "scope"),
-      // Claims that a token must have. An issuer for everybody, such as GitHub Actions, needs this.
+      // Claims that a token must have. They are necessary for an issuer that gives tokens to everybody, such as GitHub
+      // Actions.
       claims: v.optional(v.record(v.string(), exact(ALLOWED_CLAIMS), ALLOWED_CLAIMS), {}),
       clockSkew: v.optional(rules.clockSkew(), "30s"),
     },
@@ -73,7 +74,7 @@ const ALLOWED_ISSUERS =
 
 export const identity = v.pipe(
   v.strictObject({
-    // How long a token of the fleet is valid, unless whoever issues it chooses another time.
+    // How long a token of the fleet is valid, unless another time is given when it is issued.
     tokenTtl: v.optional(rules.age(), "90d"),
     jwt: v.optional(
       v.pipe(

@@ -28,7 +28,7 @@ const KINDS: Record<string, Key["kind"]> = {
 
 let root: Key | undefined;
 
-/** The whole tree, as a section without a name. Built on first use. */
+/** The tree of all keys, as a section without a name. Built on first use. */
 export function keyTree(): Key {
   root ??= describe("", ConfigSchema);
   return root;

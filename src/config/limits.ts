@@ -60,7 +60,7 @@ const ofGroup = v.strictObject(
   ({ expected }) => (expected === "never" ? `the keys ${USER_LIMITS.join(", ")}` : ALLOWED_GROUPS),
 );
 
-/** A number of processors. The kernel holds no limit below a hundredth of one. */
+/** A number of processors. The kernel cannot enforce a limit below 0.01. */
 export const processors = () => {
   const allowed = "a number of processors from 0.01 to 1024, such as 0.5";
   return v.pipe(v.number(allowed), v.minValue(0.01, allowed), v.maxValue(1024, allowed));
@@ -81,7 +81,7 @@ export const limits = v.strictObject({
     }),
     {},
   ),
-  // For the users of groups. They replace those of `default`.
+  // For the members of groups. These limits replace those of `default`.
   groups: v.optional(
     v.pipe(
       v.record(v.string(), ofGroup, ALLOWED_GROUPS),
@@ -164,7 +164,8 @@ export function limitReached(
 }
 
 /**
- * A session gets no more AI credits, because of the fleet's credit limit or because of a lower one of its client.
+ * The error for a session that gets no more AI credits, because of the fleet's credit limit or a lower limit of its
+ * client.
  *
  * @param used null if only the runtime knows it
  * @param max the fleet's credit limit; null if there is none

@@ -13,7 +13,7 @@ export interface Origin {
   line?: number | undefined;
 }
 
-/** Receives a problem with the configuration. Throws it, or returns if the caller goes on without the value. */
+/** Receives a problem with the configuration. Throws it, or returns if the caller continues without the value. */
 export type Report = (problem: FleetError) => void;
 
 export const throwProblem: Report = (problem) => {
@@ -40,7 +40,7 @@ export function attempt<T>(run: () => T, report: Report): T | undefined {
 export function invalidValue(name: string, value: unknown, allowed: string, origin: Origin | undefined): FleetError {
   const what = name === "" ? "The configuration" : name;
   const key = findKey(name.replace(/\[.*/, ""));
-  // Otherwise, the value follows the rule of the key, but fails a check together with other values.
+  // Whether the value breaks the rule of its key. If not, it fails a check together with other values.
   const isOfRule = key?.rule.allowed === allowed || key?.rule.allowed === undefined;
   const isInObject = name.includes("].");
   const isConcealed = key?.rule.concealed === true && typeof value === "string";
@@ -161,7 +161,7 @@ export function unknownKey(name: string, origin: Origin): FleetError {
   return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions });
 }
 
-/** The error for a key of an object in a list that does not exist. `allowed` names the keys that do. */
+/** The error for a key that does not exist, in an object in a list. `allowed` names the keys that exist. */
 export function unknownItemKey(name: string, allowed: string, origin: Origin): FleetError {
   const message = `${quote(name)} is not a key of the configuration (${whence(origin)}). Allowed: ${allowed}`;
   return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, {
@@ -177,7 +177,7 @@ function siblingsOf(name: string): string {
   return `. Allowed ${section === "" ? "at the top level" : `in ${section}`}: ${[...children.keys()].join(", ")}`;
 }
 
-/** The name of a setting that would contain a secret. */
+/** Matches the names of settings that would contain a secret. */
 const SECRET = /(?:key|token|secret|password|bearer)$/i;
 
 /** The error for a secret in the configuration, which may only name the variable that contains the secret. */

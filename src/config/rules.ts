@@ -18,7 +18,7 @@ export interface Rule {
   concealed?: boolean;
   /** The value is a path. A relative path is resolved against the folder of the file that sets it. */
   path?: "always" | "with-slash";
-  /** States why a value, or an item of a list, is refused: "which has no unit". Null if it knows no reason. */
+  /** States why a value, or an item of a list, is refused: "which has no unit". Null if it finds no reason. */
   fault?: (given: string) => string | null;
   /** An allowed value, for a key whose default depends on other keys. */
   example?: string | number;
@@ -30,7 +30,9 @@ export interface Rule {
   pattern?: string;
   /** A variable contains the value as JSON, because the items of the list are objects. */
   json?: boolean;
-  /** Values of this key are never secret, so `config` and messages also show long ones, which they hide for other keys. */
+  /**
+   * Values of this key are never secret. So `config` and messages show even long ones, which they hide for other keys.
+   */
   harmless?: boolean;
 }
 
@@ -209,8 +211,8 @@ export const hostName = () =>
   });
 
 /**
- * The shortest TTL of a host, in milliseconds. With a shorter one, other hosts would take a short stall for the death
- * of the host.
+ * The shortest TTL of a host, in milliseconds. With a shorter TTL, other hosts would mistake a short stall of the host
+ * for its death.
  */
 const SHORTEST_HOST_TTL_MS = 3_000;
 const LONGEST_HOST_TTL_MS = 600_000;
@@ -222,7 +224,7 @@ export const hostTtl = () =>
     LONGEST_HOST_TTL_MS,
   );
 
-/** How far another clock may be ahead of this machine's. */
+/** How far an issuer's clock may differ from this machine's clock. */
 export const clockSkew = () => {
   const allowed = 'a duration with a unit (s, m), such as "30s", from 1s to 5m';
   return measure(

@@ -41,7 +41,10 @@ const runtime = v.pipe(
 export interface RemoteProvider {
   type: "openai" | "azure" | "anthropic";
   baseUrl: string;
-  /** The variable, the file or the command with the key. At most one is set, and none for services that do not need one. */
+  /**
+   * The variable, the file or the command with the key. At most one is set; none is set for a service that needs no
+   * key.
+   */
   apiKeyEnv: string | null;
   apiKeyFile: string | null;
   apiKeyCommand: string | null;
@@ -123,7 +126,8 @@ const sandbox = v.pipe(
     allow: v.optional(lists.networkRules(), []),
     // The sandbox that the runtime puts around each tool of an agent.
     tools: v.optional(rules.choice(["none", "bwrap"]), "none"),
-    // The limits of each server, with everything that it starts. Null: unlimited. With less, no server would start.
+    // The limits of each server, together with everything that it starts. Null: unlimited. Below the lowest allowed
+    // values, no server would start.
     memory: v.optional(v.nullable(rules.sizeFrom("64mb", "1gb")), null),
     processes: v.optional(v.nullable(rules.count({ example: 200 }, 32)), null),
     openFiles: v.optional(v.nullable(rules.count({ example: 1024 }, 64)), null),
@@ -199,7 +203,8 @@ const serve = v.pipe(
     gcInterval: v.optional(rules.wait(), "1h"),
     // The largest message that a client may send to the front door.
     maxFrame: v.optional(rules.frameSize(), "8mb"),
-    // Whether each connection to the front door begins with a proxy's header that names the client (PROXY protocol v2).
+    // Whether each connection to the front door begins with a header (PROXY protocol v2) in which a proxy names the
+    // client.
     proxyProtocol: v.optional(rules.flag(), false),
     // With a certificate, the front door speaks TLS only. With `clientCa`, clients need a certificate, too.
     tls: v.optional(doorTls, {}),
@@ -220,7 +225,10 @@ const serve = v.pipe(
   })),
 );
 
-/** The origins whose pages may use the HTTP API and whose names requests may give as their host; the proxies in front of it. */
+/**
+ * `origins`: the origins whose pages may use the HTTP API, and whose hosts requests may name as their `Host`.
+ * `proxies`: the proxies in front of the HTTP API.
+ */
 const http = v.strictObject({ origins: v.optional(lists.origins(), []), proxies: v.optional(lists.proxies(), []) });
 
 const keys = v.strictObject({

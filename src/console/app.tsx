@@ -8,7 +8,7 @@ import { ConfirmCode, SignIn } from "./pages/sign-in.js";
 import { Loading } from "./parts/notice.js";
 import { Shell } from "./shell.js";
 
-/** How often the page proves that its token is still valid, in milliseconds. */
+/** How often the page checks whether its token is still valid, in milliseconds. */
 const CHECK_MS = 3_000;
 
 type State =
@@ -24,7 +24,7 @@ async function start(): Promise<State> {
     const caller = await signedIn();
     if (code !== null) {
       const user = await ownerOf(code);
-      // The link may come from a stranger, who then sees what the person writes.
+      // Ask first, because the link may come from a stranger, who would then see what the user writes.
       if (caller !== null && caller.user !== user) return { is: "asking", code, user };
       return { is: "signed in", caller: await signIn({ code, user }) };
     }

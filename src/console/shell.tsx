@@ -51,11 +51,11 @@ export function Shell({ caller }: { caller: Caller }) {
   const [, name = "", ...rest] = route.split("/");
   const id = decode(rest.join("/"));
   useEffect(() => {
-    // A screen reader goes on with the new page.
+    // Move the focus, so that a screen reader continues with the new page.
     if (!isFirst.current) main.current?.focus();
     isFirst.current = false;
   }, [route]);
-  // Leads to the first page before the user can go to another one.
+  // Go to the first page before the user can open another one.
   useLayoutEffect(() => {
     if (caller.sessionId !== null) go(`/sessions/${encodeURIComponent(caller.sessionId)}`);
     else if (name === "") location.replace("#/sessions");
@@ -109,7 +109,10 @@ function PageFor({ pages, name, id, caller }: PageProps & { pages: readonly Page
   return <loaded.Content caller={caller} id={id} />;
 }
 
-/** The code of a page is not there: the fleet does not answer, or it has a newer console than this tab. */
+/**
+ * Reports that the code of a page could not be loaded: the fleet does not answer, or it has a newer console than this
+ * tab.
+ */
 function NotLoaded() {
   return (
     <div class="page">

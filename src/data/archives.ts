@@ -4,9 +4,9 @@ import { join } from "node:path";
 import { FleetError, quote } from "../errors.js";
 import { ifThereLater } from "../runtime/files/if-there.js";
 
-/** How many bytes of an archive one call between hosts moves. */
+/** How many bytes of an archive one call between hosts transfers. */
 export const PART_BYTES = 1024 ** 2;
-/** An archive that is on its way to or from another host is left over after this time, in milliseconds. */
+/** An archive that nobody has written to for this long, in milliseconds, counts as left by a killed process. */
 const LEFT_MS = 3_600_000;
 const NAME = /^[0-9a-f]{32}$/;
 
@@ -18,7 +18,7 @@ export class ArchivesUnderWay {
     this.#folder = join(stateRoot, "archives");
   }
 
-  /** A name for a new archive. Also removes what killed processes left. */
+  /** A name for a new archive. Also removes archives that killed processes left. */
   async newName(): Promise<string> {
     await mkdir(this.#folder, { mode: 0o700, recursive: true });
     for (const name of await readdir(this.#folder)) {
@@ -29,13 +29,13 @@ export class ArchivesUnderWay {
     return randomBytes(16).toString("hex");
   }
 
-  /** @throws FleetError `FLEET_USAGE_INVALID` when the name is not one that this class gave */
+  /** @throws FleetError `FLEET_USAGE_INVALID` when the name does not have the form of those from {@link newName} */
   pathOf(name: string): string {
     if (NAME.test(name)) return join(this.#folder, name);
     throw new FleetError("FLEET_USAGE_INVALID", `${quote(name)} is not the name of an archive.`);
   }
 
-  /** At most {@link PART_BYTES} bytes; none at the end. */
+  /** Returns at most {@link PART_BYTES} bytes; an empty buffer at the end of the archive. */
   async read(name: string, offset: number): Promise<Buffer> {
     const file = await open(this.pathOf(name), "r");
     try {

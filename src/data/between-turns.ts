@@ -8,10 +8,11 @@ import { heldPermit, type PermitRequest, WAIT_MS } from "../sessions/use/permit.
 const POLL_MS = 5;
 
 /**
- * Does some work while no turn runs in a session. Waits for the turn that runs, and makes later turns wait, as a turn does.
+ * Runs `work` while no turn runs in a session. Like a turn, waits for the turn in progress, and makes later turns wait.
  * Starts no server.
  *
- * @throws FleetError `FLEET_SESSION_LOCKED` or `FLEET_SESSION_BUSY` when others keep the session until `waitMs` is over.
+ * @throws FleetError `FLEET_SESSION_LOCKED` or `FLEET_SESSION_BUSY` when other uses keep the session until `waitMs` is
+ * over.
  */
 export async function betweenTurns<T>(
   context: SessionsContext,
@@ -24,7 +25,8 @@ export async function betweenTurns<T>(
   const server = (await context.store.registry.read()).servers[record.serverId];
   const { waitMs = WAIT_MS, signal } = request;
   const until = performance.now() + waitMs;
-  // Turns without a lease are seen by their use markers. They see this marker, and then wait for the lease.
+  // A turn without a lease can be noticed only by its use marker. Later turns find the marker that is set here, and
+  // then wait for the lease.
   using marker: UseMarker | null | undefined = server && (await setUseMarker(server, record.id, { waitMs, signal }));
   if (marker === null) throw sessionBusy(record.id);
   while (marker?.isShared() === true) {

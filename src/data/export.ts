@@ -42,12 +42,12 @@ export async function exportHere(
   await takeover.settle(found, signal);
   await directory.assertStorage();
   return await betweenTurns(context, found, { user, waitMs, signal }, async () => {
-    // Read the record again on purpose: a turn may have ended during the wait, or the session may have moved.
+    // Read the record again, because a turn may have ended during the wait, or the session may have moved.
     const record = await takeover.settle(await recordFor(context, id, user), signal);
     using folder = await folderOf(context, record);
     if (record.turns > 0 && folder?.lstat(HISTORY) === undefined) throw sessionLost(record);
     if (folder !== null) await awaitLine(folder, signal);
-    // The log must name each conversation that leaves the fleet.
+    // The audit log must name each conversation that leaves the fleet.
     const about = { type: "session.exported", user, sessionId: id, serverId: record.serverId } as const;
     return await audited(context.events, about, async () => await writeArchive(path, record, folder));
   });
@@ -65,7 +65,7 @@ async function folderOf({ store, directory }: SessionsContext, record: SessionRe
   return state?.folder(record.id) ?? null;
 }
 
-/** The server may still write the last line of the history when the turn has ended. */
+/** Waits for the end of the history's last line, which the server may still be writing when the turn has ended. */
 async function awaitLine(folder: HeldFolder, signal: AbortSignal): Promise<void> {
   const until = performance.now() + LINE_MS;
   while (!endsWithLine(folder) && performance.now() < until) await pause(LINE_POLL_MS, signal);

@@ -17,7 +17,7 @@ import { invalidArchive, type Manifest } from "./archive/manifest.js";
 import { readArchive, sessionOfLine } from "./archive/read.js";
 import { Unpacker } from "./archive/unpack.js";
 
-/** Describes a session's folder, for the runtime. */
+/** The file in which the runtime describes a session's folder. */
 const WORKSPACE = "workspace.yaml";
 
 export interface ImportRequest {
@@ -28,7 +28,7 @@ export interface ImportRequest {
   signal: AbortSignal;
 }
 
-/** Checks a whole archive and writes nothing. @throws FleetError `FLEET_ARCHIVE_INVALID` */
+/** Checks an entire archive without writing anything. @throws FleetError `FLEET_ARCHIVE_INVALID` */
 export async function checkArchive(path: string): Promise<Manifest> {
   await using archive = await openArchive(path);
   return await readArchive(archive);
@@ -38,7 +38,7 @@ export async function checkArchive(path: string): Promise<Manifest> {
  * Creates a session on this host from an archive. Checks the whole archive before it writes anything, and checks it again while
  * it unpacks.
  *
- * @throws FleetError `FLEET_ARCHIVE_INVALID`, `FLEET_SESSION_EXISTS`; `FLEET_EVENTS_UNWRITABLE`; as
+ * @throws FleetError `FLEET_ARCHIVE_INVALID`, `FLEET_SESSION_EXISTS`; `FLEET_EVENTS_UNWRITABLE`; the errors of
  * `Sessions.recordNew`.
  */
 export async function importHere(sessions: Sessions, path: string, request: ImportRequest): Promise<SessionRecord> {
@@ -54,7 +54,7 @@ export async function importHere(sessions: Sessions, path: string, request: Impo
     model,
     tools: tools ?? undefined,
     ttlMs: ttlMs ?? undefined,
-    // Before the files are in their place, nobody can use a session that had turns. So nobody sees an empty one.
+    // A session whose record has turns cannot be used without a history, so nobody uses it before its files are there.
     turns: hasHistory ? Math.max(turns, 1) : 0,
   };
   const record = await sessions.recordNew(wanted, { signal: request.signal });
@@ -82,7 +82,7 @@ async function openArchive(path: string): Promise<FileHandle> {
   }
 }
 
-/** Unpacks the archive beside the server's sessions, and then moves it to its place by one rename. */
+/** Unpacks the archive beside the server's sessions, and then moves the session to its place with one rename. */
 async function place(archive: FileHandle, server: ServerRecord, id: string, signal: AbortSignal): Promise<void> {
   const { home } = server;
   await makeStateFolder(home);
@@ -111,8 +111,8 @@ async function makeStateFolder(home: string): Promise<void> {
 }
 
 /**
- * A new folder on the disk of the sessions, where no agent may write. gc removes it if this process is killed. In a home,
- * the agent could change the files.
+ * The path for a new folder on the disk of the sessions. It is outside of the home, where the user's agent could change
+ * the files. gc removes the folder if this process is killed.
  */
 function stagingFor(statePath: string): string {
   const group = dirname(statePath);
@@ -122,8 +122,8 @@ function stagingFor(statePath: string): string {
 }
 
 /**
- * Replaces what the runtime compares with the session's place: the id in the first line of the history and in the
- * description of the workspace, and the folder there. Leaves everything else as it was, byte for byte.
+ * Replaces the values that the runtime compares with the session's id and place: the id in the first line of the
+ * history and in `workspace.yaml`, and the folder in `workspace.yaml`. Leaves everything else as it was, byte for byte.
  */
 async function adapt(folder: string, { session, files }: Manifest, { id, home }: { id: string; home: string }) {
   if (id !== session.id) {

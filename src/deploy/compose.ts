@@ -16,20 +16,23 @@ import { yamlStream } from "./yaml.js";
 const OWN_REDIS = "redis://redis:6379/0";
 const REDIS_IMAGE = "redis:7-bookworm";
 
-/** The health check: Node exits with 1 if the promise rejects. Has no blanks, because Podman 5.4 would split it there. */
+/**
+ * The script of the health check. Node.js exits with 1 if the promise rejects. The script has no blanks, because Podman
+ * 5.4 would split it there.
+ */
 const READY = `fetch("http://127.0.0.1:${layout.METRICS_PORT}/readyz").then((r)=>{if(!r.ok)throw(r.status)})`;
 
-/** The folder beside the Compose file with a file for each secret. Another folder: `COPILOTFLEET_SECRETS=DIR`. */
+/** The folder with a file for each secret, beside the Compose file. `COPILOTFLEET_SECRETS=DIR` names another folder. */
 // biome-ignore lint/suspicious/noTemplateCurlyInString: filled in by docker compose
 const SECRETS = "${COPILOTFLEET_SECRETS:-./secrets}";
 const OF_USERS = "users";
 
 /**
- * Renders the fleet as a Compose file. Each host is a separate service, because each has its own name and volume. The file
- * includes a Redis if the hosts need one and the configuration does not name one that they can reach.
+ * Renders the fleet as a Compose file. Each host is a separate service, because each has its own name and volume. The
+ * file includes a Redis if the hosts need one and the configuration does not name one that they can reach.
  *
- * Settings are variables, and secrets are mounted files: Compose can copy neither a configuration file nor a secret that
- * is in a variable into a container whose file system is read-only (https://github.com/docker/compose/issues/12031).
+ * Settings are variables, and secrets are mounted files. If a container's file system is read-only, Compose can copy
+ * neither a configuration file nor a secret from a variable into it (https://github.com/docker/compose/issues/12031).
  */
 export function renderCompose(
   loaded: { config: Config; given: Layer },
@@ -64,7 +67,7 @@ export function renderCompose(
 interface HostPlan {
   host: string;
   index: number;
-  /** The address on this machine of the first host's HTTP API. Null without the API. */
+  /** The address at which this machine publishes the first host's HTTP API. Null without the API. */
   httpAt: Address | null;
   ownRedis: boolean;
 }
@@ -77,7 +80,7 @@ function hostService(deployment: Deployment, { host, index, httpAt, ownRedis }: 
     image,
     hostname: host,
     restart: "unless-stopped",
-    // PID 1 has to reap orphaned processes. `entrypoint` leaves out the image's init, so use Docker's.
+    // PID 1 has to reap orphaned processes. `entrypoint` replaces the image's init, so use Docker's.
     init: true,
     entrypoint: [layout.COMMAND],
     command: ["serve"],
@@ -122,7 +125,7 @@ function hostService(deployment: Deployment, { host, index, httpAt, ownRedis }: 
       start_period: "60s",
     },
     stop_grace_period: `${deployment.stopGraceSeconds}s`,
-    // Threads count, too. A server that starts programs without end harms only this host.
+    // This limit counts threads, too. With it, a server that starts programs without end harms only this host.
     pids_limit: processLimit(capacity),
     deploy: { resources: { reservations: { memory: `${memoryBytes(capacity) / (1024 * 1024)}M` } } },
     ...(ownRedis ? { depends_on: { redis: { condition: "service_healthy" } } } : {}),
@@ -130,9 +133,11 @@ function hostService(deployment: Deployment, { host, index, httpAt, ownRedis }: 
 }
 
 /**
- * The address on this machine at which the first host serves the HTTP API. The next host has the next port.
+ * The address at which this machine publishes the first host's HTTP API. The next host has the next port. Null without
+ * `serve.http`.
  *
- * @throws FleetError `FLEET_CONFIG_INVALID` when `serve.http` is not an address that Compose can publish.
+ * @throws FleetError `FLEET_CONFIG_INVALID` when `serve.http` is not an IP address, when its ports are not free, or
+ * when other machines can reach it without TLS.
  */
 function publishedAt({ serve }: Config, replicas: number): Address | null {
   if (serve.http === null) return null;
@@ -154,7 +159,10 @@ function publishedAt({ serve }: Config, replicas: number): Address | null {
   return { host, port };
 }
 
-/** The first parts of a published port. Without a port in the address, Docker chooses one. */
+/**
+ * The first parts of a published port: an address and a port of this machine. Leaves out port 0, so that Docker chooses
+ * a port.
+ */
 function showAddress({ host, port }: Address, index: number): string {
   return `${isIP(host) === 6 ? `[${host}]` : host}:${port === 0 ? "" : port + index}`;
 }
@@ -165,7 +173,7 @@ function redisService() {
     restart: "unless-stopped",
     // docs/redis.md explains why the fleet needs these settings of Redis.
     command: ["redis-server", "--appendonly", "yes", "--maxmemory-policy", "noeviction"],
-    // The image's own account, so that Redis needs no right to change the account.
+    // The image's own account, so that Redis needs no right to switch to it.
     user: "999:999",
     read_only: true,
     tmpfs: [`${layout.SCRATCH}:mode=1777,size=${SCRATCH_MIB}m`],
@@ -178,7 +186,7 @@ function redisService() {
   };
 }
 
-/** The settings as variables. */
+/** The settings as environment variables. */
 function settingVariables({ values }: Deployment["settings"]): [variable: string, text: string][] {
   return [...values].map(([key, { value }]) => {
     const found = findKey(key);

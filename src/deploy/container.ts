@@ -1,9 +1,12 @@
 /* How a host runs in a container. The `Dockerfile` uses the same paths and the same user, and a test compares them. */
 
-/** Neither the image nor a usual host has this uid, so files on a volume belong to nobody outside of the container. */
+/**
+ * The uid of the fleet's account in the image. A usual host has no account with this uid, so outside of the container,
+ * files on a volume belong to nobody.
+ */
 export const UID = 10_001;
 
-/** The ports inside the container, at which it listens on all its addresses. */
+/** The ports inside the container. A host listens on them at all addresses of its container. */
 export const DOOR_PORT = 4300;
 export const HTTP_PORT = 4380;
 export const METRICS_PORT = 9464;
@@ -16,12 +19,14 @@ export const COMMAND = "copilotfleet";
 export const VOLUME = "/var/lib/copilotfleet";
 
 /**
- * The host's state (`COPILOTFLEET_HOME`). The fleet refuses a state folder that others may write, and `fsGroup` makes
- * the root of a volume writable for the group. Therefore the fleet creates its own folder inside.
+ * The host's state (`COPILOTFLEET_HOME`). It cannot be the root of the volume: `fsGroup` makes that writable for the
+ * group, and the fleet refuses a state folder that others may write to. So the fleet creates its own folder there.
  */
 export const STATE_FOLDER = `${VOLUME}/state`;
 
-/** The mount point of the folder that all hosts share, and the fleet's own folder in it (as for {@link STATE_FOLDER}). */
+/**
+ * The mount point of the folder that all hosts share, and the fleet's own folder in it (as for {@link STATE_FOLDER}).
+ */
 export const SHARED_VOLUME = "/var/lib/copilotfleet-shared";
 export const SHARED_FOLDER = `${SHARED_VOLUME}/fleet`;
 
@@ -30,7 +35,7 @@ export const CONFIG_HOME = "/etc";
 export const CONFIG_FOLDER = `${CONFIG_HOME}/copilotfleet`;
 export const CONFIG_FILE = "config.json";
 
-/** The mount points of the files with secrets: those of the fleet, and those with one file for each user. */
+/** The mount points of the folders with secrets: the fleet's own, and those with one file for each user. */
 export const SECRETS_FOLDER = "/run/secrets/copilotfleet";
 export const USER_SECRETS_FOLDER = "/run/secrets/copilotfleet-users";
 
@@ -40,8 +45,9 @@ export function secretPath({ name, perUser }: { name: string; perUser: boolean }
 }
 
 /**
- * Besides the volumes, the only folder to which the container writes (checked with strace on `serve`, servers and commands,
- * runtime 1.0.85). `HOME` is here for files that oclif and tools may write. Servers have their own homes.
+ * The only folder to which the container writes, besides the volumes (checked with strace on `serve`, servers and
+ * commands, runtime 1.0.85). `HOME` is this folder, because oclif and tools may write files there. Servers have their
+ * own homes.
  */
 export const SCRATCH = "/tmp";
 
@@ -54,7 +60,7 @@ export const ENVIRONMENT: Readonly<Record<string, string>> = {
   COPILOTFLEET_SERVE_METRICS: `0.0.0.0:${METRICS_PORT}`,
 };
 
-/** The variables of a container that serves the HTTP API. @param origins the names in the `Host` of requests, as origins */
+/** The variables of a container that serves the HTTP API. @param origins the origins at which clients reach the API */
 export function httpEnvironment(origins: readonly string[]): Record<string, string> {
   return {
     COPILOTFLEET_SERVE_HTTP: `0.0.0.0:${HTTP_PORT}`,

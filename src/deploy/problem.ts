@@ -14,12 +14,18 @@ export function unfit(message: string, suggestions: Suggestion[]): FleetError {
   return new FleetError("FLEET_CONFIG_INVALID", message, { suggestions });
 }
 
-/** Refuses an address at which `serve` would not start. Other machines can reach it, and nothing encrypts the connections. */
+/**
+ * Refuses an address at which `serve` would not start, because other machines can reach it and nothing encrypts the
+ * connections.
+ */
 export function checkListen({ serve }: Pick<Config, "serve">): void {
   for (const key of ["listen", "http"] as const) checkExposed(key, serve, "so serve would not start");
 }
 
-/** Refuses an address that other machines can reach if nothing encrypts the connections. @param harm what would follow */
+/**
+ * Refuses an address that other machines can reach if nothing encrypts the connections. @param harm the consequence,
+ * for the message
+ */
 export function checkExposed(key: "listen" | "http", serve: Config["serve"], harm: string): void {
   const address = serve[key];
   if (address === null || isLoopback(address) || serve.tls.cert !== null || serve.insecure) return;
@@ -31,9 +37,9 @@ export function checkExposed(key: "listen" | "http", serve: Config["serve"], har
 }
 
 /**
- * Refuses a sandbox that needs namespaces where they are forbidden. The fleet would not start a server there.
+ * Refuses a sandbox that needs namespaces where they are forbidden, because the fleet would not start a server there.
  *
- * @param where the thing that forbids them
+ * @param where the thing that forbids namespaces, for the message
  */
 export function checkSandbox(
   { sandbox: { mode, network } }: { sandbox: Record<"mode" | "network", string> },

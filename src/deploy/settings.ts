@@ -10,19 +10,19 @@ import { secretPath } from "./container.js";
 export interface SecretFile {
   /** The name of the file, without a folder. It contains "{user}" if there is a file for each user. */
   name: string;
-  /** The variable that contains the path of the file on a host. Null if the configuration contains it. */
+  /** The variable that contains the path of the file on a host. Null if the configuration contains the path. */
   variable: string | null;
   /** The path of the file on the machine that renders the manifests; null if the secret is in a variable there. */
   source: string | null;
   perUser: boolean;
 }
 
-/** The configuration in force, split by the places where its parts belong. */
+/** The configuration in force, split by where its parts belong. */
 export interface Settings {
   /** The configuration of every host by dotted key. It contains the given values, unresolved, and no secrets. */
   values: ReadonlyMap<string, { value: unknown }>;
   secrets: SecretFile[];
-  /** The variables that servers get (`runtime.env`). They may contain secrets, and none of them has to be set. */
+  /** The names of the variables that servers get (`runtime.env`). Each may contain a secret, and each may be unset. */
   passedOn: string[];
 }
 
@@ -33,14 +33,14 @@ export interface SettingsOptions {
   with?: Readonly<Record<string, unknown>>;
   /** Whether the store's URL comes from a secret, which overrides the configuration. */
   secretStore: boolean;
-  /** Whether the hosts need one key for the records in Redis, from a secret. */
+  /** Whether all hosts need the same key for the records in Redis. It comes from a secret. */
   secretStoreKey?: boolean;
-  /** Whether the files that the configuration names are moved to where the secrets are. */
+  /** Whether to turn the files that the configuration names into secrets. */
   moveFiles: boolean;
 }
 
 const variableOf = (key: string) => findKey(key)?.variable ?? key;
-/** The name of the secret for a key that does not exist yet. */
+/** The name of the secret with the store's key if the configuration names no file for it. */
 export const NEW_STORE_KEY = "COPILOTFLEET_STORE_KEY";
 const STORE_KEY = "storeOptions.keyFile";
 export const STORE_VARIABLE = variableOf("store");
@@ -51,13 +51,13 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
   // The default user belongs to the person who renders the manifests, not to the fleet.
   values.delete("user");
   const secrets: SecretFile[] = [];
-  /** Takes the value of a key out of the settings. */
+  /** Moves the value of a key from the settings to a secret. */
   const conceal = (key: string) => {
     values.delete(key);
     const variable = variableOf(key);
     secrets.push({ name: variable, variable: `${variable}_FILE`, source: null, perUser: false });
   };
-  /** Replaces a key that names a variable by the key that names a file. */
+  /** Replaces a key that names a variable with the key that names a file. */
   const moveVariable = (key: string, name: string | null, fileKey: string) => {
     if (name === null) return;
     values.delete(key);
@@ -68,7 +68,7 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
     values.delete(key);
     secrets.push({ ...fileOf(source), variable: variableOf(key), source });
   };
-  /** Moves the file with the keys of an identity provider. */
+  /** Turns the file with the keys of an identity provider into a secret. */
   const moveKeys = (issuer: { jwks?: unknown }, at: number): object => {
     const { jwks } = issuer;
     if (typeof jwks !== "string" || !isFile(jwks)) return issuer;
@@ -89,7 +89,7 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
     moveVariable("provider.apiKeyEnv", provider.apiKeyEnv, "provider.apiKeyFile");
     moveFile("provider.apiKeyFile", provider.apiKeyFile);
     if (mayBeSecret(provider.apiKeyCommand)) conceal("provider.apiKeyCommand");
-    // Some services expect the key in the query of the URL.
+    // Some services expect the key in the query of the URL, so the URL may be a secret.
     if (new URL(provider.baseUrl).search !== "") conceal("provider.baseUrl");
   }
   for (const [part, path] of Object.entries(config.serve.tls)) moveFile(`serve.tls.${part}`, path);
@@ -114,7 +114,7 @@ export function inVariables(secrets: readonly SecretFile[]): (SecretFile & { var
   return secrets.flatMap((secret) => (secret.variable === null ? [] : [{ ...secret, variable: secret.variable }]));
 }
 
-/** The configuration file with these values. */
+/** The content of a configuration file with these values. */
 export function configText(values: Settings["values"]): string {
   return `${JSON.stringify(unflatten(values), null, 2)}\n`;
 }

@@ -6,7 +6,9 @@
 
 const MB = 1024 * 1024;
 
-/** Resident memory of `serve` and its front door. `bench/serve.ts` checks that it stays below this with 50 idle servers. */
+/**
+ * Resident memory of `serve` and its front door. `bench/serve.ts` checks that it stays below this with 50 idle servers.
+ */
 export const SERVE_MEMORY = 80 * MB;
 /** Private memory of one server after its first turn. */
 export const SERVER_MEMORY = 64 * MB;
@@ -23,11 +25,11 @@ export interface Capacity {
   sessions: number;
 }
 
-/** The size of the folder for temporary files of commands, in MiB. Servers have temporary folders of their own. */
+/** The size of the folder for temporary files of commands, in MiB. Servers have their own temporary folders. */
 export const SCRATCH_MIB = 256;
 /**
- * The disk space of the node that a pod may use, in MiB: for temporary files of commands and the logs of the container. Kubernetes
- * evicts a pod that uses more. Servers write only to the volume of the state.
+ * How much disk space of the node a pod may use, in MiB: for temporary files of commands, and for the logs of the
+ * container. Kubernetes evicts a pod that uses more. Servers write only to the volume of the state.
  */
 export const EPHEMERAL_MIB = 1024;
 /** Threads of one server and of the programs that its agent starts, such as compilers. */
@@ -46,7 +48,7 @@ export function memoryBytes({ servers, sessions }: Capacity): number {
 }
 
 /**
- * The processor time that a host needs, in thousandths of a core. An idle host with 50 servers uses 16 of them
+ * The processor time that a host needs, in thousandths of a core. An idle host with 50 servers uses 16 thousandths
  * (`bench/serve.ts`). The rest lets servers answer their health probes while many users have turns at once.
  */
 export function processorMillis({ servers }: Capacity): number {

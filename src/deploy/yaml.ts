@@ -12,9 +12,9 @@ export function yamlStream(heading: readonly string[], manifests: readonly Comme
 }
 
 function yamlDocument({ value, comment: above }: CommentedManifest): string {
-  // Quote a bare `yes` or `on`, because YAML 1.1, which kubectl still reads, has them as booleans.
+  // Quote a bare `yes` or `on`, because kubectl still reads YAML 1.1, where these are booleans.
   const document = new Document(value, { aliasDuplicateObjects: false, compat: "yaml-1.1" });
-  // Do not fold long lines, because the breaks would look significant.
+  // Do not fold long lines, because the line breaks would look significant.
   const text = document.toString({ lineWidth: 0 });
   return above === undefined ? text : `${comment(above)}\n${text}`;
 }

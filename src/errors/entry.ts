@@ -6,7 +6,7 @@ export interface ErrorEntry {
   exit: 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8;
   /** The HTTP status with which an API reports this error. */
   httpStatus: number;
-  /** True if the same call may succeed in a moment, with nothing done by the caller. */
+  /** True if the same call may succeed in a moment, without any action by the caller. */
   retryable?: true;
   /** The meaning of the error, as a short sentence. The message of an error names the values of the call that failed. */
   title: string;

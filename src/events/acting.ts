@@ -4,14 +4,16 @@ import type { Actor } from "../model/events/event.js";
 const current = new AsyncLocalStorage<Partial<Actor>>();
 
 /**
- * Runs work for somebody. The events of this work, and of everything that it starts, name that actor. Only the differences from
- * the actor of the process are given.
+ * Runs `work` on behalf of an actor. The events of this work, and of everything that it starts, name this actor.
+ * `actor` contains only the fields that differ from the actor of the process.
  */
 export function actingAs<T>(actor: Partial<Actor>, work: () => T): T {
   return current.run(actor, work);
 }
 
-/** The actor for whom the calling code works; undefined if it is the actor of the process. */
+/**
+ * The fields that the calling code's actor has in place of those of the process; undefined outside of {@link actingAs}.
+ */
 export function currentActor(): Partial<Actor> | undefined {
   return current.getStore();
 }

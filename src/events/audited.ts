@@ -2,10 +2,11 @@ import { isFleetError } from "../errors.js";
 import type { EventLog, NewEvent } from "../model/events/event.js";
 
 /**
- * Records what is about to happen, and then does it. So it never happens without its event. If it fails, another event shows
- * that.
+ * Records the events of an action, and then runs the action. So the action never happens without its events. If it
+ * fails, further events with the outcome `failed` follow.
  *
- * @throws FleetError `FLEET_EVENTS_UNWRITABLE` before anything was done; the error of the action.
+ * @throws FleetError `FLEET_EVENTS_UNWRITABLE` when the events cannot be written, and then the action does not run;
+ * otherwise the error of the action.
  */
 export async function audited<T>(
   events: EventLog,
@@ -23,7 +24,10 @@ export async function audited<T>(
   }
 }
 
-/** Keeps the event's own reason, because it shows which action failed. */
+/**
+ * Puts the error code into the reason of the event. If the event already has a reason, puts the code into the detail,
+ * because that reason shows which action failed.
+ */
 function failure({ reason = null, detail = null }: NewEvent, code: string): Pick<NewEvent, "reason" | "detail"> {
   if (reason === null) return { reason: code };
   return { detail: detail === null ? code : `${detail} (${code})` };

@@ -12,35 +12,37 @@ import type { Pseudonyms } from "./pseudonyms.js";
 const DEADLINE_MS = 30_000;
 const MOST_PAUSE_MS = 50;
 
-/** Whose events to conceal: a user, and the names that the user gave to sessions and servers. */
+/** The names to conceal: a user, and the names that the user gave to sessions and servers. */
 export interface Concealed {
   user: string;
   names: readonly string[];
 }
 
 /**
- * Puts pseudonyms in place of names into the events of this host. The chain stays whole, because the hashes cover names only by
- * their pseudonyms. Events that concern the user lose all of their names, also names that are not listed: the end of a session
- * may be noted after its record is gone.
+ * Replaces names with pseudonyms in the events of this host. The hash chain stays intact, because the hashes cover
+ * pseudonyms in place of names. In events that concern the user, replaces every session id and server id, even one that
+ * is not listed in `concealed`: the end of a session may be recorded after the session's record is gone.
  *
- * @throws FleetError `FLEET_STATE_BUSY` when other processes change the log all the time
+ * @throws FleetError `FLEET_STATE_BUSY` when other processes keep changing the log for 30 s
  */
 export async function concealInEvents(stateRoot: string, concealed: Concealed, pseudonyms: Pseudonyms): Promise<void> {
   const files = new LogFiles(stateRoot);
   const rewrite = rewriteOf(concealed, pseudonyms);
   for (const until = performance.now() + DEADLINE_MS; ; ) {
-    // Whatever another process read before this moment, it cannot put it back into the log.
+    // After this call, no process can write anything back into the log that it read before the call.
     dropDerived(files);
     await sweepFolder(files.open);
     if (!(await concealOnce(files, rewrite))) return;
     if (performance.now() > until) throw busyError(files.open, "could not be rewritten");
-    await sleep(Math.random() * MOST_PAUSE_MS); // Two purges must not stop each other forever.
+    // The time is random, so that two purges do not block each other forever.
+    await sleep(Math.random() * MOST_PAUSE_MS);
   }
 }
 
-/** @returns whether a file contained a name, or is gone */
+/** @returns whether a file contained a name or has disappeared, so that the caller must check the log again */
 async function concealOnce(files: LogFiles, rewrite: Rewrite): Promise<boolean> {
-  // In this order, because batches become part of segments, and never the other way.
+  // Read the list of batches first: a batch may become part of a segment in between, but a segment never becomes a
+  // batch.
   const batches = files.listBatches().map((first) => files.batchPath(first));
   const paths = [...batches, ...files.listAllSegments().map(({ path }) => path)];
   let isChanged = false;
@@ -58,9 +60,9 @@ interface Rewrite {
   names: ReadonlySet<string>;
   /** Finds one of the names as a whole word. */
   asWord: RegExp;
-  /** The user, first by name and then by pseudonyms. */
+  /** The user's name, and then the user's pseudonyms. */
   of: readonly string[];
-  /** The texts of which a line must contain one, to be changed. */
+  /** A line needs a change only if it contains at least one of these texts. */
   traces: readonly string[];
   pseudonyms: Pseudonyms;
 }
@@ -75,7 +77,7 @@ function rewriteOf(concealed: Concealed, pseudonyms: Pseudonyms): Rewrite {
   return { names, asWord, of, traces, pseudonyms };
 }
 
-/** The file with pseudonyms. Null if it has no names, and undefined if it is gone. */
+/** The file with pseudonyms in place of names. Null if nothing has to change, and undefined if the file is gone. */
 function rewritten(path: string, rewrite: Rewrite): Derived | null | undefined {
   const before = readIfThere(path, () => readFileSync(path, "utf8"));
   if (before === undefined) return undefined;
@@ -86,7 +88,10 @@ function rewritten(path: string, rewrite: Rewrite): Derived | null | undefined {
   return text === before ? null : { path, text };
 }
 
-/** A file that was deleted since it was read must not come back. `removeSegments` prevents it from this moment on. */
+/**
+ * Replaces a file, but does not bring back one that was deleted since it was read. If the deletion comes after this
+ * check, `removeSegments` makes sure of that.
+ */
 function replaceIfThere(scratch: string, path: string): void {
   if (existsSync(path)) renameSync(scratch, path);
 }
@@ -98,7 +103,7 @@ function concealedLine(line: string, rewrite: Rewrite): string {
   const event = parsed as unknown as Line;
   const conceal: Conceal = pseudonyms.all.find((each) => hashHolds(event, each)) ?? pseudonyms.of;
   const hidden = (value: string | null) => (value !== null && names.has(value) ? conceal(value) : value);
-  // The user may have given a session the name of another user.
+  // Only the user's own name counts here, because a listed session name may also be the name of another user.
   const hiddenUser = (name: string | null) => (name === of[0] ? conceal(name) : name);
   const isOfUser = includes(of, event.user);
   const hiddenId = (id: string | null) => (isOfUser && id !== null ? conceal(id) : hidden(id));
@@ -112,13 +117,13 @@ function concealedLine(line: string, rewrite: Rewrite): string {
   });
 }
 
-/** Whether the detail of an event contains a name, or a text of the user. */
+/** Whether the detail of an event contains a name, or a text that the user wrote. */
 function isTelling({ type, actor, user }: Line, detail: string, { names, asWord, of }: Rewrite): boolean {
-  // The details of the fleet's own events name no user, and the heads of chains must stay legible.
+  // The fleet writes these details. They name no user, and the verification of the log must be able to read the heads.
   if (type === "host.head" || type === "events.shortened") return false;
-  // The user wrote the reason.
+  // The detail contains the reason, which the user wrote.
   if (type === "session.stolen" && includes(of, actor.user)) return true;
-  // In an event that concerns the user, a longer word may be a name that the user chose.
+  // In an event that concerns the user, a word that contains one of the names may be another name that the user chose.
   return includes(of, user) ? [...names].some((name) => detail.includes(name)) : asWord.test(detail);
 }
 

@@ -8,21 +8,27 @@ import type { Store } from "../store/ports.js";
 import { currentActor } from "./acting.js";
 import type { EventWriter } from "./writer.js";
 
-/** How long a noted event may wait for others, in milliseconds. */
+/** How long a noted event may wait so that later events share its write, in milliseconds. */
 const DELAY_MS = 200;
-/** How many noted events wait while the log cannot be written. More are lost, and counted. */
+/**
+ * How many events may wait while writes fail. Events that are noted beyond this number are lost, and their number is
+ * recorded.
+ */
 const MOST_WAITING = 10_000;
 const MOST_CHARACTERS = 1_000;
-/** After so many writes, the log is tidied. */
+/** The log is tidied after this many writes. */
 const TIDY_EACH = 16;
 
 export type Unnumbered = Omit<FleetEvent, "seq">;
 
 interface Waiting {
   readonly event: Unnumbered;
-  /** Whether an action waits for the event. Such an event is written or refused, and is never dropped or tried again. */
+  /**
+   * Whether an action waits for the event. Such an event never counts as lost. If its write fails, the action is
+   * refused, and the write is not tried again.
+   */
   readonly isRecorded: boolean;
-  /** The error of the write, if it failed. */
+  /** The error of the write; undefined if it succeeded. */
   failure?: unknown;
 }
 
@@ -36,10 +42,10 @@ export interface EventsContext {
 }
 
 /**
- * The log of what people and the fleet do. The first event loads the code that writes it.
+ * The audit log: what people and the fleet do. The code that writes the log is loaded with the first event.
  *
- * The events of this process share writes. {@link note} only adds an event to a list, and {@link record} waits until the
- * list is on disk.
+ * The events of this process share writes. {@link note} only adds an event to a list, and {@link record} waits until
+ * the list is on disk.
  */
 export class Events implements EventLog {
   readonly #counts = { written: 0, lost: 0 };
@@ -51,7 +57,7 @@ export class Events implements EventLog {
   #writer: Promise<EventWriter> | undefined;
   #sinceTidy = 0;
   #isTidying = false;
-  /** How many events were lost since the last write. */
+  /** How many events were lost since the last successful write. */
   #lost = 0;
 
   constructor(context: EventsContext) {
@@ -75,7 +81,7 @@ export class Events implements EventLog {
       this.#counts.lost += 1;
     }
     this.#timer ??= setTimeout(() => {
-      // A failure has been reported, and the events wait for the next write.
+      // `#write` has reported the failure, and the events stay in the list for the next write.
       this.#writeNow().catch(() => undefined);
     }, DELAY_MS).unref();
   }
@@ -83,12 +89,12 @@ export class Events implements EventLog {
   async record(event: NewEvent): Promise<void> {
     const entry: Waiting = { event: this.#built(event), isRecorded: true };
     this.#waiting.push(entry);
-    // Another write may take the event, so the entry shows the result.
+    // An earlier write may include the event, so the entry, and not this write, shows the result.
     await this.#writeNow().catch(() => undefined);
     if (entry.failure !== undefined) throw unwritable(event, entry.failure);
   }
 
-  /** Writes all events that wait. Does not fail, because nobody waits for them. */
+  /** Writes all waiting events, and tidies the log. Never rejects, because nobody waits for these events. */
   async close(): Promise<void> {
     await this.flush();
     if (this.#sinceTidy > 0) await this.#tidy();
@@ -116,7 +122,7 @@ export class Events implements EventLog {
     };
   }
 
-  /** Writes the events that wait, after the write under way. */
+  /** Writes the waiting events, after the write that is under way. */
   async #writeNow(): Promise<void> {
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -128,7 +134,7 @@ export class Events implements EventLog {
 
   async #write(): Promise<void> {
     const taken = this.#waiting;
-    if (taken.length === 0) return; // the write before took them
+    if (taken.length === 0) return; // the write before included them
     const lost = this.#lost;
     this.#waiting = [];
     this.#lost = 0;
@@ -159,7 +165,7 @@ export class Events implements EventLog {
     if (this.#sinceTidy >= TIDY_EACH) void this.#tidy();
   }
 
-  /** Moves batches into segments, and keeps the log within its size. Never rejects. */
+  /** Moves batches into segments, and deletes the oldest events if the log is too long. Never rejects. */
   async #tidy(): Promise<void> {
     this.#sinceTidy = 0;
     const writer = await this.#writer?.catch(() => undefined);
@@ -173,7 +179,7 @@ export class Events implements EventLog {
         await trimEvents({ config, stateRoot, events: this });
       }
     } catch {
-      // The log has warned, and the next time tries again.
+      // The next time tries again.
     } finally {
       this.#isTidying = false;
     }
@@ -194,7 +200,7 @@ export class Events implements EventLog {
   }
 }
 
-/** A text that does not look like a pseudonym. */
+/** Shortens a text, and makes sure that it does not look like a pseudonym. */
 function plain(text: string): string {
   const short = text.slice(0, MOST_CHARACTERS);
   return short.startsWith("~") ? ` ${short}` : short;
@@ -202,7 +208,7 @@ function plain(text: string): string {
 
 let known: string | undefined;
 
-/** The name of the operating-system user; the number of the user if the system has no name for it. */
+/** The name of the operating-system user; `uid` and the user's number if the system has no name for the user. */
 function osUser(): string {
   if (known !== undefined) return known;
   try {

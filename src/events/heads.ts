@@ -1,12 +1,12 @@
 import type { Head } from "../store/file/events/files.js";
 import { readEvents } from "./query.js";
 
-/** The newest line of a host's log, as another host noted it. */
+/** The newest line of a host's log, as another host recorded it. */
 export interface NotedHead extends Head {
   host: string;
 }
 
-/** The detail of an event `host.head`. */
+/** The detail of a `host.head` event. */
 export function describeHead({ host, seq, hash }: NotedHead): string {
   return `${host} ${seq} ${hash}`;
 }
@@ -15,7 +15,7 @@ const DETAIL = /^(\S+) (\d{1,15}) (\S+)$/;
 
 const PAGE = 1_000;
 
-/** The heads of other hosts' logs that this host has noted in its own log. */
+/** The heads of other hosts' logs that this host has recorded in its own log. */
 export async function notedHeads(stateRoot: string): Promise<NotedHead[]> {
   const found: NotedHead[] = [];
   for (let after = 0; ; ) {

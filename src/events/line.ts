@@ -2,18 +2,18 @@ import { createHash } from "node:crypto";
 import type { FleetEvent } from "../model/events/event.js";
 import type { Head } from "../store/file/events/chain.js";
 
-/** A line of the log: an event, with the hash of the line before it and its own. */
+/** A line of the log: an event, its own hash (`hash`), and the hash of the line before it (`prev`). */
 export interface Line extends FleetEvent {
   prev: string;
   hash: string;
 }
 
-/** Replaces a name by its pseudonym. A pseudonym stays as it is. */
+/** Returns the pseudonym of a name. Returns a pseudonym unchanged. */
 export type Conceal = (name: string) => string;
 
 /**
- * The hash of a line covers all of its fields and the hash of the line before it. It covers names only by their pseudonyms, so
- * that a purge can put the pseudonyms into the line, and the chain stays whole.
+ * The hash of a line covers all of its fields and the hash of the line before it. In place of names, it covers their
+ * pseudonyms, so a purge can replace the names in the line without breaking the chain.
  */
 function hashOf(event: FleetEvent, prev: string, conceal: Conceal): string {
   const { actor, id, seq, at, type, host, outcome, reason } = event;
@@ -36,12 +36,12 @@ function hashOf(event: FleetEvent, prev: string, conceal: Conceal): string {
   return createHash("sha256").update(JSON.stringify(fields)).digest("base64url");
 }
 
-/** Whether a line has the hash that belongs to its fields, with this key of pseudonyms. */
+/** Whether the hash of a line matches its fields, with the pseudonyms that `conceal` returns. */
 export function hashHolds(line: Line, conceal: Conceal): boolean {
   return hashOf(line, line.prev, conceal) === line.hash;
 }
 
-/** Chains events to the head of the log. @returns the lines as text, and the new head */
+/** Numbers events, and chains them to the head of the log. @returns the lines as text, and the new head */
 export function chain(events: readonly Omit<FleetEvent, "seq">[], head: Head, conceal: Conceal): Chained {
   let { seq, hash } = head;
   let text = "";

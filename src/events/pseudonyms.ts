@@ -10,23 +10,26 @@ import type { Conceal } from "./line.js";
 
 const FILE = "pseudonym-key";
 const KEY = /^[0-9a-f]{64}$/;
-/** All pseudonyms begin with this character, with which no name begins. */
+/** All pseudonyms begin with this character, and no name does. */
 const SIGN = "~";
 const LENGTH = 26;
 const MOST_REMEMBERED = 10_000;
 
-/** Without a store, as when the user trusts a project file, the key of the state folder counts. */
+/** Without a store, for example when the user trusts a project file, the key in the state folder is used. */
 type KeyStore = Partial<Pick<Store, "pseudonymKey">>;
 
 /**
- * The pseudonyms of names: keyed digests, so that nobody without the key can find out whose pseudonym one is by trying names.
- * In the whole fleet, a name has one pseudonym.
+ * The pseudonyms of names. A pseudonym is a keyed digest, so that nobody without the key can find its name by trying
+ * names. A name has the same pseudonym in the whole fleet.
  *
- * The state folder of each host has the key of the fleet in its first line, so that the log can be written and verified without
- * the store. The other lines are keys that the host used before it entered this fleet.
+ * The key file in the state folder of each host has the fleet's key in its first line, so that the log can be written
+ * and verified without the store. The other lines are keys that the host used before it joined this fleet.
  */
 export class Pseudonyms {
-  /** The first one belongs to the key of the fleet. The hashes of older lines may use another one. */
+  /**
+   * The first function uses the fleet's key. The others use older keys, because the hashes of older lines may depend on
+   * them.
+   */
   readonly all: readonly [Conceal, ...Conceal[]];
 
   private constructor([first = "", ...older]: readonly string[]) {
@@ -43,12 +46,12 @@ export class Pseudonyms {
     return new Pseudonyms(keys);
   }
 
-  /** For reading only: without a key, there are no pseudonyms so far. */
+  /** Reads the keys without creating one. Without a key, no line contains pseudonyms so far. */
   static ofExisting(stateRoot: string): Pseudonyms {
     return new Pseudonyms(readKeys(stateRoot) ?? []);
   }
 
-  /** The pseudonym of a name. The pseudonym of a pseudonym is the same. */
+  /** Returns the pseudonym of a name, made with the fleet's key. Returns a pseudonym unchanged. */
   get of(): Conceal {
     return this.all[0];
   }
@@ -98,7 +101,7 @@ async function replaceKeys(stateRoot: string, keys: readonly string[]): Promise<
   await writeKeys(stateRoot, keys, renameSync);
 }
 
-/** @param place puts the written file into its place */
+/** @param place moves or links the written file to its path */
 async function writeKeys(
   stateRoot: string,
   keys: readonly string[],

@@ -8,7 +8,7 @@ import { readLine } from "./verify.js";
 
 /** Selects events. An event must match every field that is given. */
 export interface EventFilter {
-  /** The user who did it, or whom it concerns. */
+  /** Only events that this user caused, or that concern this user. */
   user?: string | undefined;
   types?: EventType[] | undefined;
   /** Only events from this time on, in milliseconds since the epoch. */
@@ -26,14 +26,14 @@ export interface EventPage {
   events: FleetEvent[];
   /** The `after` of the next page. */
   next: number;
-  /** Whether the log has more events now, or may have more. */
+  /** Whether the log has, or may have, more events after this page. */
   hasMore: boolean;
 }
 
-/** How many bytes at the end of a file surely contain its last line. */
+/** The last line of a file is never longer than this many bytes. */
 const TAIL_BYTES = 16 * 1024;
 
-/** Reads a part of this host's log. A line that is damaged is left out. */
+/** Reads one page of this host's log. Leaves out damaged lines. */
 export async function readEvents(stateRoot: string, query: EventQuery): Promise<EventPage> {
   const files = new LogFiles(stateRoot);
   const after = query.after ?? 0;
@@ -44,7 +44,7 @@ export async function readEvents(stateRoot: string, query: EventQuery): Promise<
   let next = Math.max(after, skipped === undefined ? 0 : (readLine(lastLine(skipped.path))?.seq ?? 0));
   for (const file of all.slice(first)) {
     const lines = countingLines(file);
-    if (lines === undefined) return { events, next, hasMore: true }; // it has become part of a segment
+    if (lines === undefined) return { events, next, hasMore: true }; // the file has become part of a segment
     for (const text of lines) {
       const line = readLine(text);
       if (line === null || line.seq <= next) continue;
@@ -52,7 +52,7 @@ export async function readEvents(stateRoot: string, query: EventQuery): Promise<
       next = line.seq;
       if (matches(line, query)) events.push(withoutHashes(line));
     }
-    await setImmediate(); // A supervisor has other work, too.
+    await setImmediate(); // Let a supervisor do other work in between.
   }
   return { events, next, hasMore: false };
 }
@@ -62,7 +62,7 @@ export function newestEvent(stateRoot: string): number {
   return readHead(new LogFiles(stateRoot)).seq;
 }
 
-/** The newest line of this host's log. */
+/** The number and the hash of the newest line of this host's log. */
 export function headOf(stateRoot: string): Head {
   return readHead(new LogFiles(stateRoot));
 }
@@ -77,7 +77,7 @@ function withoutHashes({ prev: _, hash: __, ...event }: FleetEvent & { prev: str
   return event;
 }
 
-/** How many of the first files to leave out, because they end before a time. */
+/** The number of files at the beginning of the list that contain only events before `sinceMs`. */
 function firstEndingAfter(files: readonly LogFile[], sinceMs: number | undefined): number {
   if (sinceMs === undefined) return 0;
   let first = files.length;
@@ -101,7 +101,7 @@ function lastLine(path: string): string {
   try {
     fd = openSync(path, "r");
   } catch {
-    return ""; // it has become part of another file
+    return ""; // the file has become part of a segment
   }
   try {
     const { size } = fstatSync(fd);

@@ -15,8 +15,8 @@ interface UpkeepContext {
 }
 
 /**
- * Keeps the log of this host within its bounds. An event names the last line that was deleted, so that the verification does
- * not miss the deleted lines.
+ * Deletes the oldest lines of this host's log that exceed `events.retention` or `events.maxSize`. First records the
+ * number of the last line to delete, so that the verification does not report the deleted lines as missing.
  */
 export async function trimEvents({ config, events, stateRoot }: UpkeepContext, nowMs = Date.now()): Promise<void> {
   await events.flush();
@@ -30,7 +30,10 @@ export async function trimEvents({ config, events, stateRoot }: UpkeepContext, n
   removeSegments(files, segments);
 }
 
-/** Notes the newest lines of other hosts' logs, so that nobody can remove the ends of their logs unnoticed. */
+/**
+ * Records the newest line of each other host's log in this host's log, so that nobody can cut off the end of such a log
+ * unnoticed.
+ */
 export function noteHeads(events: EventLog, records: readonly HostRecord[], own: string | null): void {
   for (const { name, events: head } of records) {
     if (name === own || head == null) continue;

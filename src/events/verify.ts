@@ -6,13 +6,15 @@ import { countingLines, filesOf } from "../store/file/events/read.js";
 import { type Conceal, hashHolds, type Line } from "./line.js";
 import { Pseudonyms } from "./pseudonyms.js";
 
-/** The first place at which the log is not as it was written. */
+/** The first place at which the log differs from what was written. */
 export interface EventsBreak {
-  /** The number of the line there, or of the first missing line. */
+  /** The number of the wrong line, or of the first missing line. */
   seq: number;
-  /** The file, below the state folder's `events`; null if it is missing. */
+  /**
+   * The name of the file with the problem, below the state folder's `events`; null if the problem is not in one file.
+   */
   file: string | null;
-  /** States what is wrong: `line 7 was changed`. */
+  /** A description of the problem, such as `line 7 was changed`. */
   problem: string;
 }
 
@@ -23,10 +25,10 @@ export interface Verified {
 }
 
 /**
- * Verifies the log of a host: the hash of each line, its place after the line before it, and the heads that were noted
- * elsewhere.
+ * Verifies the log of this host: the hash of each line, the order of the lines, and whether the log still has the heads
+ * that were recorded elsewhere.
  *
- * @param noted heads that this log had at some time, by the notes of other hosts
+ * @param noted earlier heads of this log, as other hosts recorded them
  */
 export async function verifyLog(stateRoot: string, noted: readonly Head[] = []): Promise<Verified> {
   const files = new LogFiles(stateRoot);
@@ -46,18 +48,18 @@ async function readAll(files: LogFiles, verifier: Verifier): Promise<boolean> {
     const lines = countingLines(file);
     if (lines === undefined) return false;
     for (const text of lines) verifier.line(text, basename(file.path));
-    await setImmediate(); // A supervisor has other work, too.
+    await setImmediate(); // Let a supervisor do other work in between.
   }
   return true;
 }
 
 class Verifier {
   readonly #conceals: readonly Conceal[];
-  /** The hashes that lines must have, by their numbers. */
+  /** The hashes that lines must have, by line number. */
   readonly #heads: ReadonlyMap<number, ReadonlySet<string>>;
   #last: Head | null = null;
   #first = 1;
-  /** The hashes of the lines that have heads, by their numbers. */
+  /** The hashes that the lines in `#heads` have in the log, by line number. */
   #hashes = new Map<number, string>();
   #shortenedTo = 0;
   #events = 0;
@@ -107,7 +109,7 @@ class Verifier {
       this.#break = { seq: 1, file: null, problem };
     }
     for (const [seq, hashes] of this.#heads) {
-      if (seq < this.#first) continue; // deleted since then, and the log was whole until there
+      if (seq < this.#first) continue; // the line is deleted, and the check above has looked for an event about that
       const found = this.#hashes.get(seq);
       if (seq > last.seq) {
         this.#break ??= {
@@ -127,7 +129,7 @@ function linesBetween(from: number, to: number): string {
   return from === to ? `line ${from} is` : `lines ${from} to ${to} are`;
 }
 
-/** A line of the log; null if it is not one. */
+/** Parses a line of the log; null if the text is not such a line. */
 export function readLine(text: string): Line | null {
   const line = parseObject(text);
   if (line === undefined || typeof line.seq !== "number" || typeof line.hash !== "string") return null;

@@ -4,12 +4,15 @@ import type { EventsContext, Unnumbered } from "./events.js";
 import { chain } from "./line.js";
 import { Pseudonyms } from "./pseudonyms.js";
 
-/** A segment has about this many bytes, unless the whole log may have only a few times as many. */
+/**
+ * The usual size of a segment, in bytes. Segments are smaller if `events.maxSize` has no room for at least 8 of this
+ * size.
+ */
 const SEGMENT_BYTES = 1024 * 1024;
 const LEAST_SEGMENTS = 8;
 /**
- * How long to leave a store alone that did not give the key of pseudonyms, in milliseconds. Otherwise a short command would wait for it
- * again at its end.
+ * If the store did not return the key of pseudonyms, how long to wait before asking it again, in milliseconds. Without
+ * this pause, a short command would wait for the store a second time when it ends.
  */
 const RETRY_MS = 10_000;
 
@@ -23,7 +26,7 @@ export class EventWriter {
   readonly #chain: ChainWriter;
   readonly #context: EventsContext;
   #pseudonyms: Pseudonyms;
-  /** When to read the key of the fleet, by `performance.now()`. Null if this writer has it. */
+  /** When to try again to read the fleet's key, by `performance.now()`. Null if this writer has the key. */
   #readsKeyAt: number | null;
 
   private constructor(context: EventsContext, pseudonyms: Pseudonyms, hasKeyOfFleet: boolean) {
@@ -38,7 +41,8 @@ export class EventWriter {
     try {
       return new EventWriter(context, await Pseudonyms.open(stateRoot, store), true);
     } catch (error) {
-      // If the store is away, the key that this host has is as good, because the log can be verified with each of its keys.
+      // If the store cannot be reached, this host's key will do, because the log can be verified with any of the host's
+      // keys.
       const reason = error instanceof Error ? error.message : String(error);
       warn(`The audit log uses the key of pseudonyms of this host, because the fleet's key cannot be read: ${reason}`);
       return new EventWriter(context, await Pseudonyms.open(stateRoot, {}), false);
@@ -47,7 +51,7 @@ export class EventWriter {
 
   async append(events: readonly Unnumbered[], options: { durable: boolean }): Promise<void> {
     await this.#chain.append((head) => chain(events, head, this.#pseudonyms.of), options);
-    // The events do not wait for a store that is away.
+    // Do not await this, because events must not wait for a store that cannot be reached.
     if (this.#readsKeyAt !== null && performance.now() >= this.#readsKeyAt) void this.#readKeyOfFleet();
   }
 

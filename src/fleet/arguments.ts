@@ -6,9 +6,9 @@ import { IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_ALLOWED, validateSessionId, validateUs
 import type { InheritedListener } from "../runtime/launch/listen.js";
 
 /*
- * The checks of arguments at run time, for callers in JavaScript. They get a usage error before anything changes. Each
- * group of `Fleet` has a table of its methods' arguments, which `groups/group.ts` applies. A check returns the value
- * that the method reads. For example, `wait: "30s"` becomes `waitMs: 30000`.
+ * The checks of arguments at run time, for callers in JavaScript. A wrong argument is a usage error, before anything
+ * changes. Each group of `Fleet` has a table of its methods' arguments, which `groups/group.ts` applies. A check
+ * returns the value that the method reads. For example, `wait: "30s"` becomes `waitMs: 30000`.
  */
 
 type Check = (value: unknown, name: string) => unknown;

@@ -50,8 +50,8 @@ export interface Groups {
  * After that, every method fails with `FLEET_CLOSED`.
  *
  * A duration is a text such as "30s" or a number of milliseconds. An argument that is not allowed is a usage error. A
- * method that lists returns an array. A method that changes something returns an object with named fields, as the
- * command prints it with `--json`.
+ * method that lists something returns an array. A method that changes something returns an object with named fields, as
+ * the command prints it with `--json`.
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: `defineDeprecated` defines all names of the interface
 export class Fleet implements Groups, AsyncDisposable {
@@ -110,8 +110,8 @@ export class Fleet implements Groups, AsyncDisposable {
   }
 
   /**
-   * Returns the problems that the fleet has worked around since the last call: damaged records, hosts that did not
-   * answer, and turns that were answered but could not be recorded.
+   * Returns the warnings since the last call, such as a damaged record, a host that did not answer, or a turn that was
+   * answered but could not be recorded.
    */
   takeWarnings(): string[] {
     return this.#parts.takeWarnings();
@@ -123,8 +123,8 @@ export class Fleet implements Groups, AsyncDisposable {
   }
 
   /**
-   * Ends all connections of this process. Closes front doors at once, which cuts their turns, and makes a supervisor
-   * leave. Deletes the ephemeral sessions that this fleet has open. Servers and other sessions stay.
+   * Ends all connections of this process. Closes its front doors at once, which cuts their turns, and ends its
+   * supervision of servers. Deletes the ephemeral sessions that this fleet has open. Servers and other sessions stay.
    */
   async close(): Promise<void> {
     await this.#parts.close();

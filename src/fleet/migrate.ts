@@ -17,7 +17,7 @@ import type { Store } from "../store/ports.js";
 import { refuseErased } from "../store/purging.js";
 import { checkState, openState, storeUrl } from "./state.js";
 
-/** The names of everything that a copy writes in the state folder. */
+/** The files and folders that a copy to the file store writes in the state folder. */
 const RECORDS = ["registry", "registry.json", "sessions", "leases", "tokens", "limits", "limit-groups", "keyed-turns"];
 
 export interface MigrateOptions {
@@ -48,8 +48,8 @@ export interface MigrateResult {
 
 /**
  * Copies the recorded state from the configured store to another store, which must be empty, and verifies the copy. The
- * configured store does not change, and the fleet uses it until the configuration names the other one. After a failure,
- * removes the copied records from the other store.
+ * configured store does not change, and the fleet uses it until the configuration names the other store. After a
+ * failure, removes the copied records from the other store.
  */
 export async function migrateStore(options: MigrateOptions): Promise<MigrateResult> {
   const { config, stateRoot } = loadConfig(options);
@@ -95,7 +95,7 @@ function assertTarget({ to, origin }: MigrateOptions, config: Config): void {
   if (target === null) {
     const error = invalidValue("store", to, `"file", or ${ALLOWED_REDIS_URL}`, origin);
     if (origin.from !== "flag") throw error;
-    // The store in use is not a target.
+    // Suggest the other kind of store, because the store in use cannot be the target.
     const example = config.store.kind === "file" ? "redis://127.0.0.1:6379/0" : "file";
     throw error.reworded(() => ({ suggestions: [`For example, write ${origin.name} ${example}.`] }));
   }
@@ -112,12 +112,14 @@ function show(url: string): string {
   return target === null ? url : showRedisUrl(target);
 }
 
-/** The new store would not know of the erasure, so that the user's data would come to life again. */
+/**
+ * Refuses while a purge is unfinished. The other store would not record the purge, so the user's data would come back.
+ */
 async function refusePurging({ purges }: Store): Promise<void> {
   for (const { user, left } of await purges.list()) if (left === undefined) await refuseErased({ purges }, user);
 }
 
-/** The part of the state that is not copied. */
+/** Returns warnings about the parts of the state that are not copied. */
 async function leftBehind({ kind, usage, purges }: Store, name: string): Promise<string[]> {
   const left: string[] = [];
   if (kind !== "file" && (await usage.read({ from: 0, to: Date.now() + 1, by: "day" })).length > 0)
@@ -162,7 +164,10 @@ function refuseMoving({ registry }: Contents): void {
   });
 }
 
-/** Whether a process is working on the server. A process with another boot id is on another machine and may be alive. */
+/**
+ * Whether a process may be working on the server. A process with another boot id counts, because it may be alive on
+ * another machine.
+ */
 function isMoving({ claim }: ServerRecord): boolean {
   return claim !== null && (claim.bootId !== ownIdentity().bootId || isAlive(claim));
 }

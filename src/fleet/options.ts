@@ -25,7 +25,7 @@ import type { SessionOptions } from "../sessions/use/load.js";
 import type { SessionView } from "../sessions/view.js";
 
 export interface FleetOptions {
-  /** Settings in the form of a configuration file. They win over the environment and the files. */
+  /** Settings in the form of a configuration file. They take precedence over the environment and the files. */
   config?: PartialConfig;
   /** The environment to take settings and tokens from, and to pass on to servers. Default: `process.env`. */
   env?: NodeJS.ProcessEnv;
@@ -102,17 +102,17 @@ export interface CreateSessionOptions extends ResumeSessionOptions {
   /** How long gc keeps the session after its last use, such as `24h`. Default: `session.ttl` of the configuration. */
   ttl?: Duration;
   /**
-   * Other users who may use the session. It is then collaborative, even if the list is empty, and each turn needs the
-   * lease. Default: the session is private.
+   * Other users who may use the session. A list, even an empty one, makes the session collaborative: each turn needs
+   * the lease. Default: the session is private.
    */
   members?: readonly string[];
-  /** The tools that the session has from now on. Default: `session.tools`, which also limits this list. */
+  /** The tools that the session has, now and later. Default: `session.tools`, which also limits this list. */
   availableTools?: string[];
   /** Whether to delete the session when it is left or the fleet is closed. After a crash, gc deletes it. */
   ephemeral?: boolean;
   /**
-   * Whether to refuse with `FLEET_MODEL_UNCONFIGURED`, before anything is created, if neither a model provider nor a GitHub
-   * token is configured. Default: false. The first prompt then fails, and the session stays.
+   * Whether to refuse with `FLEET_MODEL_UNCONFIGURED`, before anything is created, if neither a model provider nor a
+   * GitHub token is configured. Default: false, so the session is created, and its first prompt fails.
    */
   needsModel?: boolean;
 }
@@ -128,7 +128,7 @@ export interface SendOptions {
   wait?: Duration;
   /** @deprecated The same as `wait`, in milliseconds. */
   waitMs?: number;
-  /** A lease on the session that the caller holds. The fleet checks it right before it sends the prompt. */
+  /** A lease that the caller holds on the session. The fleet checks it right before it sends the prompt. */
   lease?: TurnLease;
   /** Called if the wait takes longer than a second, and again when the lease or the number of earlier waiters changes. */
   onWait?: (wait: LeaseWait) => void;
@@ -144,21 +144,21 @@ export interface UseOptions extends SendOptions {
   user: string;
   /** The attachments of the prompt, in the form of the SDK's `send`. The server reads the files that they name. */
   attachments?: MessageOptions["attachments"];
-  /** The idempotency key: 1 to 255 visible ASCII characters. For 24 hours, the user's calls with this key are one turn. */
+  /** Idempotency key: 1 to 255 visible ASCII characters. For 24 hours, the user's calls with this key run one turn. */
   key?: string;
   /** Further settings for the SDK's `resumeSession`. */
   session?: SessionOptions;
   /**
-   * Whether the user answers the agent's permissions and questions, with `sessions.answer` or over HTTP. Default: false, so only
-   * handlers in `session` are asked. Without "ask" as `session.approve`, and on other servers than the user's own, nobody is
-   * asked for permissions.
+   * Whether the user answers the agent's permission requests and questions, with `sessions.answer` or over HTTP.
+   * Default: false, so the agent asks only the handlers in `session`. The user is asked for permissions only if
+   * `session.approve` is "ask", and only on the user's own server.
    */
   interactive?: boolean;
-  /** The id of the token that the client of this program showed. `usage --by token` groups by it. */
+  /** The id of the token that this program's own client presented. `usage --by token` groups by it. */
   tokenId?: string;
-  /** Called when the agent of an interactive turn asks, and when the request is answered or has ended otherwise. */
+  /** Called when the agent of an interactive turn asks, and when its request is answered or ends without an answer. */
   onRequest?: (change: RequestChange) => void;
-  /** From its abort on, nobody is asked: the requests that wait expire, and so does each new one. */
+  /** When this signal aborts, the agent's waiting requests expire. Each later request expires at once. */
   askUntil?: AbortSignal;
 }
 
@@ -169,7 +169,7 @@ export type AnswerOptions = RequestAnswer & { user: string };
 export interface TurnResult extends TurnReply {
   /** The id of the turn: that of its prompt in the session's history. */
   turn: string;
-  /** The usage of the turn, as the model's service reported it. Null if the process that ran the turn died (see `key`). */
+  /** The turn's usage, as the model service reported it. Null if another process ran the turn (see `key`) and died. */
   usage: TurnUsage | null;
 }
 
@@ -204,7 +204,7 @@ export interface SpawnRequest {
 }
 
 export interface SpawnManyRequest extends SpawnRequest {
-  /** Called whenever another server has started on this host, and when all servers have started on another host. */
+  /** Called after each start of a server on this host, and once for each other host, after all starts there. */
   onProgress?: OnProgress;
 }
 
@@ -216,8 +216,8 @@ export interface StopRequest {
   /** Whether to kill the servers at once, even during a turn. */
   force?: boolean;
   /**
-   * Called when a server has stopped, and when the list of the awaited turns changes. Other hosts report only the end of
-   * their work.
+   * Called when a server has stopped, and when the turns that the stop waits for change. Another host reports only that
+   * it has finished.
    */
   onProgress?: OnProgress;
   signal?: AbortSignal;
@@ -228,7 +228,7 @@ export interface LogEndOptions {
   lines: number;
   /** Leaves out lines from before this time: a `Date`, a time in ISO 8601, or how long ago, such as `10m`. */
   since?: Moment;
-  /** Whether to return lines of the launch before the last one. */
+  /** Whether to return lines of the launch before the latest one. */
   previous?: boolean;
 }
 
@@ -249,7 +249,7 @@ export interface MovedUser extends Released {
   user: string;
   from: string;
   to: string;
-  /** Why the previous host could not release any session, or null. `kept` has the reasons for single sessions. */
+  /** Why the previous host could not release any session; null if it could. `kept` has reasons for single sessions. */
   failure: string | null;
 }
 

@@ -71,8 +71,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const histories = new RecordedEvents({ ...base, hosts, finder, feeds, ttlMs, warn });
   const open = new OpenSessions(sessions, finder, elsewhere, histories);
   /**
-   * Functions that close the supervisors and front doors of this process. The function of a supervisor comes before the
-   * function of its door.
+   * Functions that close the supervisors and front doors of this process, in this order: a supervisor before its door.
    */
   const endings: (() => Promise<unknown>)[] = [];
 

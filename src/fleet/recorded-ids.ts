@@ -14,8 +14,8 @@ export interface RecordedIdsOptions {
 }
 
 /**
- * Lists ids for shell completion. Starts nothing, takes no lock, and reads no record of a session, because there may be
- * thousands. So a session whose deletion was interrupted may be listed.
+ * Lists ids for shell completion. Starts nothing and takes no lock. Does not read the records of sessions, because
+ * there may be thousands. So it may list a session whose deletion was interrupted.
  */
 export async function recordedIds(kinds: readonly IdKind[], options: RecordedIdsOptions): Promise<string[]> {
   const { env, cwd, configFile } = options;

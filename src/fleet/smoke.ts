@@ -22,12 +22,14 @@ export interface SmokeResult {
 
 const USER = "smoke";
 const SESSION = "smoke-session";
-/** Long, because a busy machine takes several times as long as an idle one. */
+/**
+ * How long a restart may take, in milliseconds: long, because a busy machine is several times slower than an idle one.
+ */
 const RESTART_MS = 30_000;
 
 export interface SmokeOptions {
   env: NodeJS.ProcessEnv;
-  /** Ends the trial: within a step that waits, or before the next step. */
+  /** When it aborts, a step that waits ends at once. Otherwise the trial ends before the next step. */
   signal: AbortSignal;
 }
 

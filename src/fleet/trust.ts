@@ -33,7 +33,10 @@ export interface ProjectFile {
   digest: string;
 }
 
-/** `trusted`: the file is as the user trusted it. `changed`: it has other content. `missing`: it does not exist. */
+/**
+ * `trusted`: the file has not changed since the user trusted it. `changed`: it has other content. `missing`: it does
+ * not exist.
+ */
 export type TrustState = "trusted" | "changed" | "missing";
 
 export interface TrustView {
@@ -43,7 +46,7 @@ export interface TrustView {
 }
 
 /**
- * Reads a project file for the user to trust.
+ * Reads a project file, so that the user can see its guarded keys and decide whether to trust it.
  *
  * @param given the file or its folder; if left out, the nearest file upward from the working folder
  */
@@ -106,7 +109,10 @@ export async function revokeTrust(given: string, { env, cwd }: TrustOptions): Pr
   return [name];
 }
 
-/** Records a decision about trust, and then acts. The command reads no configuration, so the log has its default bounds. */
+/**
+ * Records a decision about trust, and then acts. The command reads no configuration, so it applies no bounds to the
+ * log.
+ */
 async function recordTrust(
   root: string,
   about: { detail: string; reason?: string },

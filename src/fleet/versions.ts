@@ -39,8 +39,8 @@ export interface VersionsOptions {
 }
 
 /**
- * Finds out the versions. Does not fail, because people need the versions to report a problem. `problems` explains why a
- * version is missing.
+ * Finds out the versions. If a version cannot be found, `problems` has the reason, but the call does not fail, because
+ * people need the other versions to report a problem.
  */
 export async function findVersions(options: VersionsOptions): Promise<{ versions: Versions; problems: FleetError[] }> {
   const problems: FleetError[] = [];
@@ -87,7 +87,7 @@ async function versionOfServe(options: VersionsOptions): Promise<string | null> 
   return supervisor === null ? null : (supervisor.version ?? "unknown");
 }
 
-/** Set all keys, because a configuration file may set them. */
+/** Contains every key as null, because a configuration file could set a key that is left out. */
 const NO_APP = { appId: null, installationId: null, privateKeyFile: null };
 
 /**

@@ -21,14 +21,14 @@ import { doorDraining } from "./wire/refusals.js";
 
 /** How many connections without a good token may be open. When another one arrives, the door closes the oldest of them. */
 const MAX_STRANGERS = 2_048;
-/** How long a connection outlives its token, in milliseconds. */
+/** How often the door checks whether the tokens of connected clients are still valid, in milliseconds. */
 const RECHECK_MS = 2_000;
 
 export interface DoorOptions extends DoorListeners {
   /**
    * An address, or the number of an inherited descriptor that already listens. Port 0 means any free port. The process
-   * that passes the descriptor (systemd, or a parent) can pass it to the next front door too, so that the change of front
-   * doors refuses no connection.
+   * that passes the descriptor (systemd, or a parent) can pass it to the next front door too, so that no connection is
+   * refused during the change.
    */
   listen: Address | InheritedListener;
   /** If this signal aborts before the door listens, for example during the lookup of a host name, the opening fails. */
@@ -77,7 +77,10 @@ export class FrontDoor implements AsyncDisposable {
   readonly #calls: HostCalls;
   readonly #server: Server;
   readonly #connections = new Set<Connection>();
-  /** The connections that had shown no good token when `#makeRoom` last checked, the oldest first. */
+  /**
+   * The connections that have shown no good token, the oldest first. `#makeRoom` removes those that have since shown
+   * one.
+   */
   readonly #strangers = new Set<Connection | Handshake>();
   readonly #attempts = new Attempts();
   readonly #revival: Revival;
@@ -129,8 +132,8 @@ export class FrontDoor implements AsyncDisposable {
 
   /**
    * Closes the door. It takes no new connections or turns, refuses the prompts that wait, lets running turns end, and
-   * disconnects the clients. Sessions and servers stay. Only a server whose model requests are answered by one of the
-   * clients (`requestHandler`) ends, because without this client no turn there can end.
+   * disconnects the clients. Sessions and servers stay, with one exception: if a client answers a server's model
+   * requests (`requestHandler`), that server ends, because without the client no turn there can end.
    *
    * @returns how many turns were cut because the time was up
    * @throws FleetError `FLEET_DURATION_INVALID` when `timeout` is not a duration.
@@ -214,8 +217,8 @@ export class FrontDoor implements AsyncDisposable {
     if (this.#strangers.size < MAX_STRANGERS) return;
     const strangers = [...this.#strangers];
     const silent = strangers.filter(({ isAuthenticating }) => !isAuthenticating);
-    // Spare a connection whose token is being looked up, because it may be let in at any moment. But these connections take
-    // up at most half of the room, because strangers can make many look-ups last.
+    // Spare a connection whose token is being looked up, because it may be let in at any moment. But such connections
+    // may take up at most half of the room, because strangers could start many slow look-ups.
     const isSilentOver = silent.length > MAX_STRANGERS / 2;
     (isSilentOver ? silent[0] : strangers.find(({ isAuthenticating }) => isAuthenticating))?.destroy();
   }

@@ -34,7 +34,7 @@ export class Revival {
     if (!this.#hasLeft) void this.#awaitTerm();
   }
 
-  /** Never rejects. */
+  /** Reopens the clients' sessions once this host may have sessions again. Never rejects. */
   async #awaitTerm(): Promise<void> {
     const { closed, directory, clients } = this.#state;
     this.#hasLeft = true;
@@ -68,7 +68,8 @@ export class Revival {
     const { closed, clients } = this.#state;
     while (!closed.aborted) {
       await this.#pause(UNLOADS_POLL_MS);
-      // After a suspension of this process, read the events that have arrived before concluding that none came.
+      // If this process was suspended, let it first read the events that arrived in that time. Otherwise
+      // `noticeUnloads` would treat them as missing.
       await immediate();
       for (const client of clients) client.noticeUnloads();
     }

@@ -64,7 +64,7 @@ export async function missingBeacons(shared: string, hosts: readonly HostRecord[
 }
 
 export async function hasOwnBeacon(shared: string, { name, beacon }: HostRecord): Promise<boolean> {
-  // Read only once, because a host sees its own files at once.
+  // Read only once, because a host sees its own files without delay.
   return beacon == null || (await readBeacon(shared, name)) === beacon;
 }
 

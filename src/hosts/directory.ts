@@ -20,13 +20,13 @@ export interface DirectoryContext {
 
 const HERE: Whereabouts = { here: true };
 
-/** How long a read of the hosts stays valid, in milliseconds. It is short, because any host, even this one, may leave. */
+/** How long a read list of hosts stays valid, in milliseconds. Short, because any host, even this one, may leave. */
 export const SEEN_MS = 1_000;
 /** This host stops relying on its term this many milliseconds before the term may end. */
 const MARGIN_MS = 200;
 
 /**
- * Knows which host has which session and which user, in a fleet on several hosts. A host with its own storage keeps its
+ * Finds the host that has a session or a user, in a fleet on several hosts. A host with its own storage keeps its
  * sessions even while it is down. With shared storage, a host has its sessions only during its current term. Any host
  * may take over the sessions of an earlier term.
  */
@@ -233,7 +233,10 @@ export class HostDirectory {
     return { host: rendezvousChoice(user, names), reason };
   }
 
-  /** Whether users should leave the host. With shared storage, they need not wait for a host that is draining. */
+  /**
+   * Whether users should move away from the host. With shared storage, they move once it drains, because another host
+   * can take over their sessions.
+   */
   #leaves({ state }: HostRecord): boolean {
     return this.isShared && state === "draining";
   }

@@ -3,7 +3,9 @@ import type { HostRecord } from "../model/host.js";
 import { showAddress } from "../runtime/launch/listen.js";
 import { hostAway } from "./problems.js";
 
-/** The beginning of the recorded address of a front door with TLS. An earlier version cannot connect to such an address. */
+/**
+ * The prefix of a recorded front-door address with TLS. Earlier versions cannot connect to an address with this prefix.
+ */
 const TLS = "tls://";
 
 export interface Door {

@@ -2,7 +2,7 @@ import { FleetError, quote } from "../errors.js";
 import type { HostRecord } from "../model/host.js";
 import type { SessionRecord } from "../model/session.js";
 
-/** The error when this host does not serve. It must not open sessions then, because other hosts may take them over. */
+/** The error when this host does not serve. Other hosts may then take over its sessions, so it must not open them. */
 export function ownHostAway(own: string, cause?: unknown): FleetError {
   const message = `This host, ${quote(own)}, does not serve, so other hosts may take over its sessions in the shared storage.`;
   return new FleetError("FLEET_HOST_AWAY", message, {

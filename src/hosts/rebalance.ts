@@ -5,8 +5,9 @@ import type { SessionRecord } from "../model/session.js";
 import { rendezvousChoice } from "../pool/placement.js";
 
 /**
- * Moves a user and the user's sessions to another host. If the user is already there, moves only the sessions that an
- * earlier move left behind, because they were in use or because the process that moved the user was killed.
+ * The move of a user and the user's sessions to another host. If the user is already placed there, the move covers only
+ * the sessions that an earlier move left behind, because they were in use or because the process that moved the user
+ * was killed.
  */
 export interface Move {
   user: string;
@@ -33,8 +34,8 @@ export interface PlanInput {
 }
 
 /**
- * Plans which users move. A user moves only if another host has the highest score for the user now. So if one host
- * joins n - 1 others, it gets 1 in n users, evenly from all of them, and no other user moves.
+ * Plans which users move. A user moves only if another host has the highest score for the user now. So if a host joins
+ * n - 1 other hosts, it gets 1 in n users, evenly from all other hosts, and no other user moves.
  */
 export function planRebalance({ hosts, placements, sessions, isShared }: PlanInput): RebalancePlan {
   const targets = admitting(hosts).map(({ name }) => name);
@@ -75,7 +76,8 @@ export function planRebalance({ hosts, placements, sessions, isShared }: PlanInp
 }
 
 /**
- * The moves for sessions that are still on other live hosts. Sessions of hosts that are gone move when somebody uses them.
+ * Returns the moves for the user's sessions that are still on other live hosts. Sessions of hosts that are gone move
+ * when somebody uses them.
  */
 function leftBehind(
   user: string,

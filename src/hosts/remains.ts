@@ -39,8 +39,8 @@ const YOUNG_MS = 3_600_000;
  * Deletes the left-overs of takeovers in this host's folder of the shared storage, unless a record refers to them.
  * Keeps everything that may be the only copy of a session, and the block of a session that still exists on any host.
  *
- * It is safe to run this twice at once, and during takeovers. A takeover records its id (`mark`) before it moves
- * anything under that id, and a record never gets the same id twice.
+ * Two processes may do this at the same time, and also during takeovers. A takeover records its id (`mark`) before it
+ * moves anything under that id, and a record never gets the same id twice.
  */
 export async function clearRemains(
   { store, config }: { store: Store; config: Config },

@@ -84,7 +84,10 @@ function isSame(name: keyof Settings, one: string | null, other: string | null):
   return name === "storage.shared" && isSameFolder(one, other);
 }
 
-/** Whether two URLs name the same database. They may differ in the user, the encryption, or the name of this machine. */
+/**
+ * Whether two URLs name the same database, even if they differ in the user, the encryption, or the name of this
+ * machine.
+ */
 function isSameStore(one: string, other: string): boolean {
   const [a, b] = [readRedisUrl(one), readRedisUrl(other)];
   if (a === null || b === null) return false;

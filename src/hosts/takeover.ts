@@ -37,7 +37,7 @@ export class Takeover {
   }
 
   /**
-   * Takes a session over if this host does not have it already. Resolves with the session's record.
+   * Takes a session over, unless this host already has it. Resolves with the session's record.
    *
    * @throws FleetError `FLEET_SESSION_MOVED` when another host has it; the errors of `HostDirectory.whereIs`.
    */
@@ -65,7 +65,7 @@ export class Takeover {
     const { store, directory } = this.#context;
     // A host that does not serve has no sessions and must not take any.
     if (!directory.isShared || !(await directory.isThere())) return;
-    // gc reports the records that cannot be read.
+    // Skip records that cannot be read, because gc reports them.
     for (const record of await store.sessions.list(() => undefined)) {
       if (Date.parse(record.lastUsedAt) >= dueMs(record) || (await directory.has(record))) continue;
       signal.throwIfAborted();

@@ -5,17 +5,17 @@ import { type IssuedToken, isExpired, issueToken, tokenIdIn } from "./tokens.js"
 
 /** How long a one-time code is valid, in milliseconds. */
 const CODE_MS = 5 * 60_000;
-/** How long the token is valid that is given for a code, in milliseconds. */
+/** How long the token that replaces a code is valid, in milliseconds. */
 const SIGNED_IN_MS = 8 * 3_600_000;
 
 type Kind = Pick<TokenRecord, "sessionId"> & { scopes: readonly Scope[] };
 
-/** Makes a code with which a browser signs in to the console as the user, once, at any host. */
+/** Issues a code with which a browser can sign in to the console as the user, once, at any host. */
 export async function issueCode(store: Store, user: string, kind: Kind): Promise<IssuedToken> {
   return await issueToken(store, user, CODE_MS, { ...kind, role: "code", passing: true });
 }
 
-/** Returns the record of a code, which stays good. Null if the code is not valid. */
+/** Returns the record of a code, without using the code up. Null if the code is not valid. */
 export async function readCode(store: Store, code: unknown): Promise<TokenRecord | null> {
   const id = tokenIdIn(code);
   const record = id === undefined ? null : await store.tokens.read(id);
@@ -23,13 +23,16 @@ export async function readCode(store: Store, code: unknown): Promise<TokenRecord
   return (await isExpired(store, record)) ? null : record;
 }
 
-/** Gives a token with the user, the scopes and the session of the code. Null if the code is not valid, or not this user's. */
+/**
+ * Exchanges a code for a token with the user, the scopes and the session of the code. Null if the code is not valid, or
+ * does not belong to `owner`.
+ */
 export async function redeemCode(store: Store, code: unknown, owner: string): Promise<IssuedToken | null> {
   const record = await readCode(store, code);
   if (record?.user !== owner) return null;
-  // If several hosts are shown the code, only one of them deletes the record.
+  // If the code is presented to several hosts at once, only one of them deletes the record.
   if (!(await store.tokens.delete(record.id))) return null;
-  // Nobody who may write to Redis can bring the record back here.
+  // This host then refuses the code even if somebody with write access to Redis restores the record.
   await store.tokens.noteEnd({ id: record.id, at: null, until: record.expiresAt });
   const { user, scopes = [], sessionId } = record;
   return await issueToken(store, user, SIGNED_IN_MS, { scopes, ...(sessionId === undefined ? {} : { sessionId }) });

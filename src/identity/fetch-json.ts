@@ -5,7 +5,10 @@ import { deadline, isTimeout } from "../runtime/clock.js";
 const ANSWER_MS = 5_000;
 const LONGEST_ANSWER_BYTES = 512 * 1024;
 
-/** A service did not give a usable answer. The message is for the operator's log, and contains nothing that was sent. */
+/**
+ * A service did not give a usable answer. The message is for the operator's log, and contains nothing that the fleet
+ * sent.
+ */
 export class NoAnswer extends Error {}
 
 export interface JsonAnswer {
@@ -16,10 +19,10 @@ export interface JsonAnswer {
 }
 
 /**
- * Gets a JSON object from a service outside of the fleet, within 5 s and 512 kB. Follows no redirect, because the
- * configuration names the only address that is trusted.
+ * Gets a JSON object from a service outside of the fleet. The answer may take up to 5 s and have up to 512 KiB. Follows
+ * no redirect, because the configuration names the only address that is trusted.
  *
- * @throws NoAnswer when the service cannot be reached, is too slow, or answers too much.
+ * @throws NoAnswer when the service cannot be reached, is too slow, or sends too much.
  */
 export async function fetchJson(url: string, headers: Readonly<Record<string, string>> = {}): Promise<JsonAnswer> {
   using limit = deadline(ANSWER_MS);
@@ -60,7 +63,10 @@ function reasonOf(error: unknown): string {
   return `it cannot be reached: ${systemCode(cause) ?? systemCode(error) ?? "the connection failed"}`;
 }
 
-/** Node.js ignores the variables of proxies, unless it is told to use them. https://nodejs.org/api/cli.html#node_use_env_proxy1 */
+/**
+ * A hint for a failed request. Node.js ignores HTTPS_PROXY unless NODE_USE_ENV_PROXY is 1:
+ * https://nodejs.org/api/cli.html#node_use_env_proxy1
+ */
 function proxyHint({ HTTPS_PROXY, https_proxy = HTTPS_PROXY, NODE_USE_ENV_PROXY } = process.env): string {
   const usesProxy = NODE_USE_ENV_PROXY === "1" && process.allowedNodeEnvironmentFlags.has("--use-env-proxy");
   if ((https_proxy ?? "") === "" || usesProxy) return "";

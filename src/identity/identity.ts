@@ -3,8 +3,8 @@ export const SCOPES = ["use", "read", "admin"] as const;
 export type Scope = (typeof SCOPES)[number];
 
 /**
- * The user behind a client, and the actions that the client may take. An entry point creates this value once, when a connection or a request comes in, and
- * passes it along.
+ * The user behind a client, and the actions that the client may take. An entry point creates this value once, when a
+ * connection or a request comes in, and passes it along.
  */
 export interface Identity {
   user: string;
@@ -13,17 +13,22 @@ export interface Identity {
   /** Identifies the credential in logs, and for its revocation. It is not a secret. */
   tokenId: string;
   /**
-   * The id of the credential that the user showed to another process of the fleet, which now acts for the user; null if the user
-   * showed none there. Undefined: `tokenId`.
+   * If another process of the fleet acts for the user: the id of the credential that the user showed to that process,
+   * or null if the user showed none. Undefined if the user showed `tokenId`.
    */
   shownTokenId?: string | null | undefined;
-  /** When the credential ends, in ISO 8601 and UTC; null: when it is revoked. */
+  /** When the credential expires, in ISO 8601 and UTC; null: it is valid until it is revoked. */
   expiresAt: string | null;
-  /** Where the identity comes from: a token of the fleet, a JSON Web Token of an identity provider, or a GitHub token. */
+  /**
+   * Where the identity comes from: a token of the fleet, a JSON Web Token of an identity provider, or a GitHub token.
+   */
   via: "token" | "jwt" | "github";
   /** The only session that the client may use. Undefined: all sessions of the user. */
   sessionId?: string | undefined;
-  /** The lease that covers the user's turns in a session. The process that made the credential has shown the lease's token. */
+  /**
+   * The lease that covers the user's turns in a session. The process that issued the credential has shown the lease's
+   * token to the store.
+   */
   lease?: { sessionId: string; fence: number } | undefined;
 }
 

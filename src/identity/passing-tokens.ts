@@ -1,11 +1,12 @@
 import type { TokenRecord } from "../model/token.js";
 
-/** How long after it was made a passing token may be shown, in milliseconds. */
+/** How long a passing token can be shown after it was made, in milliseconds. */
 export const PASSING_MS = 60_000;
 
 /**
- * The passing tokens that were shown to this process. Each is admitted once, even if somebody who may write to Redis puts its
- * record back. A token that is older than this process may have been shown to the one before it, so it is refused.
+ * The passing tokens that were shown to this process. Each is admitted once, even if somebody with write access to
+ * Redis restores its record. A token that is older than this process is refused, because it may have been shown to the
+ * process that ran here before.
  */
 export class PassingTokens {
   readonly #shownAt = new Map<string, number>();
@@ -16,7 +17,10 @@ export class PassingTokens {
     this.#uptimeMs = uptimeMs;
   }
 
-  /** @param now by the clock of the store, which dated the record */
+  /**
+   * Whether the token is admitted. @param now the time by the store's clock, which also dated the record; in
+   * milliseconds
+   */
   admit({ id, createdAt }: Pick<TokenRecord, "id" | "createdAt">, now: number): boolean {
     for (const [known, at] of this.#shownAt) {
       if (now - at <= PASSING_MS) break;

@@ -3,12 +3,12 @@ import { relationOf, type SessionRecord } from "../model/session.js";
 import type { Identity, Scope } from "./identity.js";
 
 /**
- * The kinds of actions, by what they change and how far they reach. Each method of the front door and each command is one
- * of them.
+ * The kinds of actions, by what they change and how far they reach. Each method of the front door, each
+ * route of the HTTP API and each command belongs to one kind.
  *
  * | action    | meaning                                                                                              |
  * | --------- | ---------------------------------------------------------------------------------------------------- |
- * | `read`    | changes nothing and begins no turn; concerns one session, or nothing of the user                     |
+ * | `read`    | changes nothing and begins no turn; concerns one session, or no data of the user                     |
  * | `use`     | everything else in one session                                                                       |
  * | `readAll` | changes nothing and begins no turn, but shows all sessions, or the home of the user's server         |
  * | `useAll`  | creates a session, changes several, or reaches the files, programs or settings of the user's server  |
@@ -24,7 +24,7 @@ const ACTIONS = {
   manage: { scope: "admin", reachesAll: true },
 } as const satisfies Record<string, { scope: Scope; reachesAll: boolean }>;
 
-/** The scopes that allow what a scope allows. */
+/** For each scope, the scopes that include it. */
 const GRANTED_BY: Readonly<Record<Scope, readonly Scope[]>> = {
   read: ["read", "use", "admin"],
   use: ["use", "admin"],
@@ -32,17 +32,23 @@ const GRANTED_BY: Readonly<Record<Scope, readonly Scope[]>> = {
 };
 
 /**
- * How a user relates to the session that an action is about. `foreign`: the session belongs to others, or does not exist.
- * `none`: the action names no session.
+ * How a user relates to the session that an action is about. `foreign`: the user may not use the session, or it does
+ * not exist. `none`: the action names no session.
  */
 export type Relation = "own" | "member" | "foreign" | "none";
 
-/** `hidden`: to this identity, the session does not exist. `scope`: the identity lacks a scope. `session`: it is bound to one session. */
+/**
+ * `hidden`: the session must look as if it did not exist. `scope`: the identity lacks a scope. `session`: the identity
+ * may use only one session, and the action reaches more.
+ */
 export type Decision = "allowed" | "hidden" | "scope" | "session";
 
 type Holder = Pick<Identity, "user" | "scopes" | "sessionId">;
 
-/** Decides about each action at every entry point. No scope opens another user's conversation. */
+/**
+ * Whether an identity may take an action. Every entry point uses this decision. No scope gives access to another user's
+ * conversation.
+ */
 export function decide(holder: Holder, action: Action, relation: Relation): Decision {
   const { scope, reachesAll } = ACTIONS[action];
   // Check the scope first, so that the answer to a missing scope does not show whether a session exists.
@@ -51,14 +57,16 @@ export function decide(holder: Holder, action: Action, relation: Relation): Deci
   return relation === "foreign" && action !== "manage" ? "hidden" : "allowed";
 }
 
-/** How an identity relates to a session. To an identity that is bound to one session, every other session is foreign. */
+/**
+ * How an identity relates to a session. To an identity that is bound to one session, every other session is foreign.
+ */
 export function relationTo({ user, sessionId }: Holder, record: SessionRecord | null): Exclude<Relation, "none"> {
   if (record === null || (sessionId !== undefined && record.id !== sessionId)) return "foreign";
   return relationOf(record, user);
 }
 
 /**
- * Asks {@link decide}.
+ * Whether {@link decide} allows an action.
  *
  * @param name the method or route, for the error
  * @returns false if the session must look as if it did not exist

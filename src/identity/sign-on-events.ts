@@ -2,12 +2,15 @@ import { actingAs } from "../events/acting.js";
 import type { EventLog } from "../model/events/event.js";
 import { type HostIdentity, type Identity, isHost } from "./identity.js";
 
-/** How many refusals in a minute get an event of their own. */
+/** How many refusals per minute get their own event. */
 const ALONE = 20;
 const MINUTE_MS = 60_000;
-/** Further refusals share one event in this time, and their answers wait for it. In milliseconds. */
+/**
+ * How long to collect further refusals into one event, in milliseconds. Their clients get no answer before that event
+ * is written.
+ */
 const TOGETHER_MS = 2_000;
-/** At an entry point where every request shows the credential, it is noted once in this time. In milliseconds. */
+/** If each request shows the credential: how often to record its sign-on from one address, in milliseconds. */
 const AGAIN_MS = 3_600_000;
 const MOST_REMEMBERED = 10_000;
 const MOST_ADDRESSES = 5;
@@ -20,12 +23,13 @@ interface Together {
 
 /**
  * The events of sign-ons at one entry point. Each is on disk before the client gets its answer. Somebody who tries many
- * credentials cannot fill the disk, because refusals share events beyond a few in a minute.
+ * credentials cannot fill the disk, because only a few refusals per minute get their own event, and further ones share
+ * events.
  */
 export class SignOnEvents {
   readonly #events: EventLog;
   readonly #via: "door" | "http";
-  /** When each credential was noted last, by `performance.now()`. */
+  /** When the sign-on of each credential and address was last recorded, by `performance.now()`. */
   readonly #noted = new Map<string, number>();
   #minute = { sinceMs: Number.NEGATIVE_INFINITY, count: 0 };
   #together: Together | undefined;
@@ -35,7 +39,7 @@ export class SignOnEvents {
     this.#via = via;
   }
 
-  /** Records a connection. @throws FleetError `FLEET_EVENTS_UNWRITABLE`: the client must not be admitted. */
+  /** Records an accepted sign-on. @throws FleetError `FLEET_EVENTS_UNWRITABLE`: the client must not be admitted. */
   async accepted(identity: Identity | HostIdentity, address: string): Promise<void> {
     const { tokenId } = identity;
     const user = isHost(identity) ? null : identity.user;
@@ -48,7 +52,10 @@ export class SignOnEvents {
     });
   }
 
-  /** The same for a request that shows the credential again and again. */
+  /**
+   * Like {@link accepted}, but for an entry point where each request shows the credential. Records one sign-on per hour
+   * for each credential and address.
+   */
   async acceptedAgain(identity: Identity, address: string): Promise<void> {
     const key = `${identity.tokenId} ${address}`;
     const now = performance.now();
@@ -63,7 +70,7 @@ export class SignOnEvents {
   /**
    * Records a refusal. Never rejects, because the client is refused in any case.
    *
-   * @param tokenId the id in the refused credential, if it has the form of a token
+   * @param tokenId the id in the refused credential, if it looks like a token of the fleet
    */
   async refused(tokenId: string | undefined, address: string): Promise<void> {
     const now = performance.now();

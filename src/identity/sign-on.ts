@@ -14,13 +14,13 @@ const GITHUB = /^(?:gh[a-z]_|github_pat_)/;
 /** Why a credential was refused. This is for the operator's log, and never for the client. */
 export interface Refusal {
   refused: string;
-  /** Whether the credential may be good: it could not be checked now. */
+  /** Set if the credential could not be checked now, so it may be good. */
   isUnchecked?: true;
 }
 
 /** The kinds of credentials: a token of the fleet, a JSON Web Token, a GitHub token, and the token of another host. */
 export const WAYS = ["token", "jwt", "github", "host"] as const;
-/** `unchecked`: nobody could know, for example because the identity provider did not answer. */
+/** `unchecked`: the credential could not be checked, for example because the identity provider did not answer. */
 export const SIGN_ON_RESULTS = ["accepted", "refused", "unchecked"] as const;
 
 /** One check of a credential, for metrics. It contains nothing about the user. */
@@ -39,15 +39,15 @@ export interface SignOnContext {
   onSignOn?: ((report: SignOnReport) => void) | undefined;
 }
 
-/** The parts that know the credentials that were presented so far. */
+/** The parts that remember the credentials that were presented so far. */
 interface Known {
   seen: Seen;
-  /** Loaded when somebody first presents such a credential. */
+  /** `jwt` and `github` are loaded when somebody first presents such a credential. */
   jwt?: JwtSignOn;
   github?: GitHubSignOn;
 }
 
-/** Finds out who presents a credential. Every entry point asks it. */
+/** Finds out who presents a credential. Every entry point uses it. */
 export class SignOn {
   readonly #context: SignOnContext;
   readonly #known: Known;
@@ -60,7 +60,7 @@ export class SignOn {
     this.#known = known;
   }
 
-  /** The same knowledge, with another listener for the checks at one entry point. */
+  /** Returns a sign-on with the same memory, which reports its checks to another listener. */
   reportingTo(onSignOn: SignOnContext["onSignOn"]): SignOn {
     return new SignOn({ ...this.#context, onSignOn }, this.#known);
   }
@@ -68,7 +68,7 @@ export class SignOn {
   /**
    * The user or the host that presents the credential, or the reason why the credential is not valid.
    *
-   * @param address the address that presents it, so that nobody who tries many credentials keeps others waiting
+   * @param address the client's address, so that a client that tries many credentials does not keep others waiting
    */
   async identify(credential: unknown, address?: string): Promise<Identity | HostIdentity | Refusal> {
     const start = performance.now();
@@ -87,7 +87,10 @@ export class SignOn {
     }
   }
 
-  /** Records the groups of the user that have limits, so that these limits hold wherever the user comes from. */
+  /**
+   * Records which groups with limits the user belongs to, so that these limits also apply when the user shows a
+   * credential that names no groups.
+   */
   async #noteGroups({ user, groups }: Identity): Promise<void> {
     const { store, config } = this.#context;
     const named = Object.keys(config.limits.groups);
@@ -113,13 +116,19 @@ export class SignOn {
     return (await verifyToken(store, credential, this.#known.seen)) ?? { refused: unknown };
   }
 
-  /** A purge revokes the user's tokens. Credentials of others stay valid, so refuse them until it is complete. */
+  /**
+   * A purge revokes the user's tokens of the fleet. The fleet cannot revoke credentials that others issued, so it
+   * refuses them until the purge is complete.
+   */
   async #unlessErased(found: Identity | Refusal): Promise<Identity | Refusal> {
     if ("refused" in found || (await this.#context.store.purges.read(found.user)) === null) return found;
     return { refused: "The data of this user is being erased." };
   }
 
-  /** Whether the credential of an identity is still valid: it was not revoked, and has not expired. */
+  /**
+   * Whether the credential of an identity is still valid: it was not revoked, it has not expired, and no purge erases
+   * the user.
+   */
   async isStillGood(identity: Identity): Promise<boolean> {
     if ((await this.#context.store.purges.read(identity.user)) !== null) return false;
     if (identity.via === "jwt") return await (await this.#loadJwt()).isStillGood(identity);
@@ -127,12 +136,12 @@ export class SignOn {
     return await isTokenGood(this.#context.store, identity, this.#known.seen.uses);
   }
 
-  /** Makes the next check ask again, because a turn with the credential of this identity was refused. */
+  /** Makes the next check ask GitHub again, because a turn with the credential of this identity was refused. */
   recheck(identity: Identity): void {
     this.#known.github?.recheck(identity);
   }
 
-  /** Problems that the operator should know, each once. */
+  /** The problems that the operator should know. Returns each only once. */
   takeWarnings(): string[] {
     return this.#known.jwt?.takeWarnings() ?? [];
   }
@@ -160,7 +169,7 @@ export class SignOn {
 
 function kindOf(credential: unknown): Identity["via"] {
   if (typeof credential !== "string") return "token";
-  // A JSON Web Token begins with "{" in base64url.
+  // In base64url, the "{" at the beginning of a JSON Web Token becomes "ey".
   if (credential.startsWith("ey")) return "jwt";
   return GITHUB.test(credential) ? "github" : "token";
 }

@@ -1,8 +1,8 @@
 import type { TokenStore } from "../store/ports.js";
 
-/** The shortest time between two records of uses of a token, in milliseconds. */
+/** The shortest time between two recorded uses of a token, in milliseconds. */
 const EVERY_MS = 60_000;
-/** How many tokens are remembered. For one more, the oldest is forgotten, and its next use is recorded early. */
+/** How many tokens are remembered. One more token evicts the oldest, whose next use is then recorded early. */
 const MAX_TOKENS = 10_000;
 
 interface Context {
@@ -10,7 +10,7 @@ interface Context {
   now(): Promise<number>;
 }
 
-/** Records when tokens were last used. Nobody waits for it, and a failure does not matter. */
+/** Records when tokens were last used. Callers do not wait for the write, and ignore its failure. */
 export class TokenUses {
   readonly #store: Context;
   readonly #clock: { now(): number };
@@ -22,7 +22,7 @@ export class TokenUses {
     this.#clock = clock;
   }
 
-  /** @param everyMs the shortest time between two records of this token, in milliseconds */
+  /** @param everyMs the shortest time between two recorded uses of this token, in milliseconds */
   note(id: string, everyMs = EVERY_MS): void {
     const now = this.#clock.now();
     const before = this.#recordedAt.get(id);

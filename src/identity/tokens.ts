@@ -14,22 +14,24 @@ const TOKEN = /^cft_([a-z0-9]{16})_[A-Za-z0-9_-]{43}$/;
 const ID_BYTES = 8;
 const SECRET_BYTES = 32;
 /**
- * If a token does not exist, `verifyToken` compares with this hash, so that the time of a check does not show whether the
- * token exists.
+ * If a token does not exist, `verifyToken` compares with this hash, so that the time of a check does not show whether
+ * the token exists.
  */
 const NO_HASH = "0".repeat(64);
 
-/** How often a connection counts as a use of its token, in milliseconds. */
+/** How often an open connection is recorded as a use of its token, in milliseconds. */
 const CONNECTED_MS = 3_600_000;
 
-/** A token without its secret, which only `tokens.issue` returns. Times are ISO 8601 in UTC. */
+/** A token without its secret, which only `tokens.issue` and `tokens.rotate` return. Times are ISO 8601 in UTC. */
 export interface TokenView {
   id: string;
   user: string;
   createdAt: string;
   expiresAt: string | null;
   expired: boolean;
-  /** When a client last connected with the token, or was connected, up to an hour earlier. Null if never. */
+  /**
+   * When a client last connected with the token, or was still connected. May be up to an hour too early. Null if never.
+   */
   lastUsedAt: string | null;
   scopes: Scope[];
   /** The only session that the token is valid for; null: all sessions of the user. */
@@ -47,7 +49,7 @@ export interface IssuedToken {
   sessionId: string | null;
 }
 
-/** A host cannot pass for a user, because a user id cannot contain a colon. */
+/** The prefix of a host's name in place of a user id. It cannot begin a user id, which has no colons. */
 const HOST_PREFIX = "host:";
 
 type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease" | "shown" | "scopes" | "sessionId" | "relayed">;
@@ -83,8 +85,8 @@ export async function issueRelayToken(store: Store, identity: Identity, to: stri
 }
 
 /**
- * Deletes expired tokens that the fleet made for its own connections and did not delete, for example after a crash, and expired
- * codes. Also deletes revocations of credentials that have expired by now.
+ * Deletes expired one-time codes, and expired tokens that the fleet made for its own connections and did not delete,
+ * for example after a crash. Also deletes revocations of credentials that have expired by now.
  */
 export async function sweepTokens(store: Store): Promise<void> {
   for (const record of await store.tokens.list()) {
@@ -93,7 +95,7 @@ export async function sweepTokens(store: Store): Promise<void> {
   }
 }
 
-/** The memory of an entry point that accepts tokens. */
+/** The memory that an entry point has of the tokens that were shown there. */
 export interface Seen {
   uses: TokenUses;
   passing: PassingTokens;
@@ -126,7 +128,7 @@ export async function verifyToken(store: Store, token: unknown, seen?: Seen): Pr
   };
 }
 
-/** Recognizes a token that is presented again. Keeps only a hash of the token. */
+/** Returns a function that recognizes the token when it is presented again. Keeps only a hash of the token. */
 export function recognizer(token: string): (shown: unknown) => boolean {
   const hash = hashToken(token);
   return (shown) => typeof shown === "string" && isSameHash(hashToken(shown), hash);
@@ -149,7 +151,7 @@ export async function isTokenGood(
   return isGood;
 }
 
-/** The tokens of one user or of all users, the newest first. Tokens for connections between hosts are left out. */
+/** The tokens of one user or of all users, the newest first. Leaves out the tokens of hosts and of relayed clients. */
 export async function listTokens(store: Store, user?: string): Promise<TokenView[]> {
   const records = (await store.tokens.list())
     .filter(({ role, relayed, user: owner }) => (role ?? relayed) === undefined && owner === (user ?? owner))
@@ -173,15 +175,15 @@ type TellHosts = (ends: TokenEnd[]) => Promise<void>;
 export interface RotatedToken extends IssuedToken {
   /** The id of the old token. */
   replaces: string;
-  /** When the old token ends. Both tokens are valid until then. */
+  /** When the old token expires. Both tokens are valid until then. */
   oldExpiresAt: string | null;
 }
 
 /**
- * Issues a token with the user, the scopes, the session and the lifetime of another one, and makes the other one expire after
- * `overlapMs` (milliseconds), unless it expires earlier anyway.
+ * Issues a new token with the user, the scopes, the session and the lifetime of the old token `id`. Makes the old token
+ * expire after `overlapMs` (milliseconds), unless it expires earlier anyway.
  *
- * @throws FleetError `FLEET_TOKEN_NOT_FOUND` when the other one does not exist or has expired.
+ * @throws FleetError `FLEET_TOKEN_NOT_FOUND` when no token of a user has this id, or when the token has expired.
  */
 export async function rotateToken(
   store: Store,
@@ -198,7 +200,7 @@ export async function rotateToken(
   const issued = await issueToken(store, user, ttlMs, kind);
   const old = await store.tokens.endBy(id, new Date((await store.now()) + overlapMs).toISOString());
   if (old === null) {
-    // The old token was revoked just now. Nothing may replace it.
+    // The old token has just been revoked, so no other token may replace it.
     await store.tokens.delete(issued.id);
     throw noSuchToken(id);
   }
@@ -214,7 +216,7 @@ function noSuchToken(id: string): FleetError {
 /**
  * Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds.
  *
- * @param tellHosts makes each host remember the ends by {@link Store.tokens}, before the records are deleted
+ * @param tellHosts makes each host remember the revocations in its {@link Store.tokens}, before the records are deleted
  */
 export async function revokeTokens(
   store: Store,
@@ -226,7 +228,7 @@ export async function revokeTokens(
     return [...which.ids];
   }
   const revoked = new Set<string>();
-  // List them again, because a token may have been replaced just before it was revoked.
+  // List the tokens again, because a token may have been replaced just before it was revoked.
   for (;;) {
     const left = (await idsOf(store, which.user)).filter((id) => !revoked.has(id));
     if (left.length === 0) return [...revoked];
@@ -251,7 +253,7 @@ async function revokeEach(store: Store, ids: readonly string[], tellHosts?: Tell
 
 async function revocationOf(store: Store, id: string): Promise<TokenEnd> {
   if (isForeignId(id)) return await foreignEnd(store, id);
-  // If the record cannot be read, the hosts remember the revocation without an end.
+  // If the record is damaged, nobody knows when the token would expire, so the hosts remember its revocation forever.
   const record = await store.tokens.read(id).catch((error: unknown) => {
     if (!isDamaged(error)) throw error;
     return null;
@@ -273,13 +275,16 @@ export function validateTokenId(value: string): string {
   throw new FleetError("FLEET_USAGE_INVALID", message, { suggestions: ["copilotfleet token list"] });
 }
 
-/** Redis does not protect the times of uses, so anything may be there. */
+/**
+ * Reads the time of a use. Nothing protects these times in Redis, so the text may be anything. Null if it is not a
+ * time.
+ */
 function timeIn(text: string | null | undefined): string | null {
   const time = Date.parse(text ?? "");
   return Number.isNaN(time) ? null : new Date(time).toISOString();
 }
 
-/** The scopes of a token that this version knows. Tokens had no scopes in earlier versions, and allowed what `use` allows. */
+/** The scopes of a token that this version knows. A token of an earlier version has no scopes, and gets `use`. */
 function scopesOf({ scopes = ["use"] }: Pick<TokenRecord, "scopes">): Scope[] {
   return SCOPES.filter((scope) => scopes.includes(scope));
 }

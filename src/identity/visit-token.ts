@@ -2,11 +2,14 @@ import type { TokenRecord } from "../model/token.js";
 import type { Store } from "../store/ports.js";
 import { issueToken } from "./tokens.js";
 
-/** The longest connection of a process to another front door, in milliseconds. */
+/** The longest connection of a process to another host's front door, in milliseconds. */
 const VISIT_MS = 24 * 3_600_000;
 
 export interface Visit {
-  /** The lease that covers the user's turns in a session. The process holds it, or the process that started that one. */
+  /**
+   * The lease that covers the user's turns in a session. This process has the lease, or the process that started it
+   * does.
+   */
   lease?: TokenRecord["lease"];
   /** The id of the credential that the user showed to the process. */
   tokenId?: string | null | undefined;
@@ -14,7 +17,8 @@ export interface Visit {
 
 /**
  * Makes a token with which a process of this host can connect to the front door of host `to` as the user, once within a
- * minute. The connection may last until the token expires, which is after a day in case the process is killed.
+ * minute. The connection may last until the token expires, which is after a day. So the token of a killed process does
+ * not stay valid forever.
  */
 export async function issueVisitToken(store: Store, user: string, to: string, { lease, tokenId = null }: Visit) {
   const covered = lease === undefined ? {} : { lease };

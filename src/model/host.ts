@@ -3,7 +3,7 @@ export interface HostProof {
   /** The host's public key (Ed25519) in base64url. */
   key: string;
   signature: string;
-  /** The signature of the key by the fleet's key, if it has one. */
+  /** The fleet CA's signature of the host's name and this key. Absent if the host has no certificate. */
   certificate?: string;
 }
 
@@ -11,7 +11,7 @@ export interface HostProof {
 export interface HostEntry {
   /** `host:port` at which other hosts reach the host's front door, with `tls://` before it if it has TLS; null without one. */
   door: string | null;
-  /** `draining`: the fleet places no more users on the host. */
+  /** `draining`: the fleet no longer places users on the host. */
   state: "serving" | "draining";
   /** When its `serve` started (ISO 8601, UTC). */
   startedAt: string;
@@ -27,8 +27,8 @@ export interface HostEntry {
   /** The newest line of the host's audit log. Absent in entries of earlier versions, and if the log is empty. */
   events?: { seq: number; hash: string };
   /**
-   * The end of the time for which the host signed this entry, in milliseconds since the epoch by the store's clock. Each
-   * heartbeat sets it, so that nobody can put an earlier entry back.
+   * The time until which the host's signature of this entry is valid, in milliseconds since the epoch by the store's
+   * clock. Each heartbeat sets a later time, so that nobody can put an earlier entry back.
    */
   until?: number;
   /** The host's signature of `door` and `until`. Absent if the configuration names no keys of hosts. */

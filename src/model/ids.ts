@@ -25,7 +25,10 @@ export function validateUser(value: string, name = option("user")): string {
   );
 }
 
-/** A digest of a user id for names of files. With it, two users whose ids differ only in case have two files on any disk. */
+/**
+ * A digest of a user id for names of files. Because of it, two users whose ids differ only in case have different files
+ * on any disk.
+ */
 export function userDigest(user: string): string {
   return sha256(user).slice(0, 32);
 }
@@ -34,7 +37,7 @@ export function userDigest(user: string): string {
 export const IDEMPOTENCY_KEY = /^[\x21-\x7e]{1,255}$/;
 export const IDEMPOTENCY_KEY_ALLOWED = "1 to 255 visible ASCII characters";
 
-/** Names the record of an idempotency key. */
+/** The name of the record of an idempotency key. */
 export function keyDigest(key: string): string {
   return sha256(key).slice(0, 32);
 }

@@ -18,8 +18,8 @@ export interface Lease {
   /** Why the lease was taken from the previous holder; null if nobody held it. */
   stealReason: string | null;
   /**
-   * Set if `lock` took the lease without a command to run. No process holds the lease, so it lasts until `unlock` or its
-   * end.
+   * Set if `lock` took the lease without a command to run. No process renews the lease, so it lasts until `unlock` or
+   * until it expires.
    */
   detached?: true;
 }

@@ -11,7 +11,10 @@ export interface UserPlacement {
   placement: Placement;
 }
 
-/** An erasure of a user's data that is under way. The only record that names the user until the erasure is complete. */
+/**
+ * An erasure of a user's data that is under way. This is the last record that names the user. It exists until the
+ * erasure is complete.
+ */
 export interface Purge {
   user: string;
   /** ISO 8601, UTC. */
@@ -19,8 +22,9 @@ export interface Purge {
   /** The hosts that may still have data of the user. Null stands for the only host of a fleet. */
   pending: (string | null)[];
   /**
-   * The names that a lost host may still have, if the purge ended without it: pseudonyms of the user, of the user's server and
-   * of the sessions. `user` is then a random mark, so that no key of the store names the user.
+   * Set if the purge ended without a lost host, which may still have names of the user. These are the pseudonyms of
+   * those names: of the user, of the user's server and of the sessions. `user` is then a random mark, so that no key of
+   * the store names the user.
    */
   left?: string[];
 }

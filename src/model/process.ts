@@ -15,10 +15,10 @@ export interface ProcessIdentity {
   bridge?: Pick<ProcessIdentity, "pid" | "startTicks">;
 }
 
-/** A process as it knows itself. */
+/** The PID of a process, and its PID in its own PID namespace if the two differ. */
 export type OwnView = Pick<ProcessIdentity, "pid" | "innerPid">;
 
-/** A process, and the operation for which it made the claim. */
+/** The process that is changing the state of a server. `move` names that change. */
 export interface Claim extends ProcessIdentity {
   /** Absent in records of earlier versions. */
   move?: string;

@@ -10,7 +10,7 @@ export interface Registry {
   placed?: number;
   /** The supervisors of the hosts. An entry whose process has died counts as absent. */
   supervisors?: SupervisorRecord[];
-  /** Since when `drain` keeps the pool closed (ISO 8601, UTC). Absent: the pool is open. */
+  /** When `drain` closed the pool (ISO 8601, UTC). Absent if the pool is open. */
   drainedAt?: string;
 }
 

@@ -1,6 +1,9 @@
 import { writeSize } from "../config/values/size.js";
 
-/** Everything that a sandbox may restrict. A server without a sandbox lacks all of it. */
+/**
+ * The protections that a sandbox may give, each with what an agent can do without it. A server without a sandbox lacks
+ * them all.
+ */
 export const PROTECTIONS = {
   files: "read and write files of the fleet, of other users and of the machine, as far as the fleet's account can",
   processes: "read the memory and the environment of other processes of the fleet's account",
@@ -45,11 +48,11 @@ export type Resource = (typeof RESOURCES)[number];
  * unlimited.
  */
 export interface LimitsReport extends Readonly<Record<Resource, number | null>> {
-  /** The part of the kernel that holds the limits: control groups, or else the resource limits of each process. */
+  /** The part of the kernel that enforces the limits: control groups, or else the resource limits of each process. */
   by: "cgroup-v2" | "cgroup-v1" | "rlimits";
-  /** The limits that hold for each process of the server, and not for all of them together. */
+  /** The limits that apply to each process of the server alone, and not to all of them together. */
   perProcess: readonly ("memory" | "openFiles")[];
-  /** The limits that nothing on this machine holds. */
+  /** The limits that nothing on this machine enforces. */
   notHeld: readonly ("processes" | "cpu")[];
   /** The folders of the server's control groups. */
   cgroups: readonly string[];
@@ -66,12 +69,12 @@ export interface LimitsReached {
   cpu: number;
 }
 
-/** The report alone, without the other parts of an object that has it. */
+/** The fields of the report alone, from an object that may have other fields. */
 export function sandboxReport({ mode, not, network, limits }: SandboxReport): SandboxReport {
   return { mode, not, ...(network === undefined ? {} : { network }), ...(limits === undefined ? {} : { limits }) };
 }
 
-/** Whether one server with everything that it starts is limited in all that it could use up. */
+/** Whether there is a limit on all that one server, together with everything that it starts, could use up. */
 export function limitsResources({ memory, processes, cpu, disk, perProcess, notHeld }: LimitsReport): boolean {
   const isComplete = [memory, processes, cpu, disk].every((limit) => limit !== null);
   return isComplete && !perProcess.includes("memory") && notHeld.length === 0;
@@ -103,21 +106,21 @@ export function separates({ not }: SandboxReport): boolean {
 }
 
 /**
- * The port of the addresses in the network namespace of a server. The bridge (`native/network.c`) passes connections to them on
- * to Unix sockets in the network folder.
+ * The port of the addresses below in a server's network namespace. The bridge (`native/network.c`) passes connections
+ * to them on to Unix sockets in the network folder.
  */
 export const WAY_OUT_PORT = 3128;
 
-/** The proxy for the allowed hosts. */
+/** The address of the proxy for the allowed hosts. */
 export const EGRESS_ADDRESS = "127.0.0.1";
 
 /**
- * Model gateways have addresses with this end, such as 127.20.30.0. The runtime (1.0.85) sends even requests to loopback to a
- * proxy. Its list of exceptions knows ends of names and of addresses, and no ranges.
+ * The end of the addresses of all model gateways, such as 127.20.30.0. The runtime (1.0.85) uses its proxy even for
+ * loopback, except for addresses in a list. That list can contain the end of addresses, but not a range.
  */
 export const GATEWAY_END = ".0";
 
-/** The address of a model gateway, for the name of its Unix socket. */
+/** The address of a model gateway, made from the name of its Unix socket. */
 export function gatewayAddress(socketName: string): string {
   return `127.${socketName}`;
 }

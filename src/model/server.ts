@@ -45,12 +45,12 @@ export interface ServerRecord {
   port: number | null;
   /** The port that the server listened on last. `restart` uses this port again if it is free. */
   lastPort: number | null;
-  /** The id of one launch. The process has it in its environment (`COPILOTFLEET_LAUNCH_ID`). */
+  /** The id of the current launch. The process has it in its environment (`COPILOTFLEET_LAUNCH_ID`). */
   launchId: string | null;
   process: ProcessIdentity | null;
   /**
-   * The process that a command was about to end when it set `process` to null. If that command dies, the one that finishes
-   * its work still knows the process. Absent in records of earlier versions.
+   * The process that a command was about to end when it set `process` to null. If that command dies, the command that
+   * finishes its work finds the process here. Absent in records of earlier versions.
    */
   ending?: ProcessIdentity;
   /** The size of the server's log in bytes when the launch began. Absent if it is not known. */
@@ -85,8 +85,8 @@ export interface Replacement {
   /** Null until the process has answered. */
   process: ProcessIdentity | null;
   /**
-   * The process of the command that makes the replacement. If that command died too early, the next repair makes the new
-   * process the server, or ends it.
+   * The process of the command that makes the replacement. If that command died before it finished, the next repair
+   * either makes the new process the server, or ends it.
    */
   claim: Claim;
   startedAt: string;

@@ -26,7 +26,7 @@ export interface SessionRecord {
   /** The place from which `host` has to fetch the session's state. Absent once the state is on `host`. */
   from?: { host: string; group: string; mark: string; taker: Claim | null };
   model: string | null;
-  /** The names or patterns of the tools that the session has. Absent: those of the configuration. */
+  /** The names or patterns of the session's tools. Absent: the tools of the configuration. */
   tools?: string[];
   /** ISO 8601, UTC. */
   createdAt: string;
@@ -39,7 +39,7 @@ export interface SessionRecord {
   turns: number;
 }
 
-/** The usage of a turn, as the model's service reported it. */
+/** The usage of a turn, as the model service reported it. */
 export interface TurnUsage {
   /** Requests to the model. */
   requests: number;
@@ -80,7 +80,7 @@ export interface NewSession {
   model?: string | null | undefined;
   tools?: readonly string[] | undefined;
   ttlMs?: number | undefined;
-  /** The turns that the session had elsewhere before. */
+  /** The number of turns that an imported session had before. */
   turns?: number | undefined;
   /** The process that uses the session. Set if the session is deleted when that use ends. */
   ephemeralUse?: SessionUser | undefined;

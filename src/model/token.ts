@@ -5,9 +5,9 @@ import { FleetError, quote } from "../errors.js";
 /** The record of a token that a client presents at the front door. It never contains the token itself. */
 export interface TokenRecord {
   /**
-   * `host`: the token identifies another host of the fleet and is valid for one connection. `revoked`: not a token, but the
-   * revocation of a credential that the fleet did not make. `code`: not a token, but a one-time code, for which the console gets
-   * one. Absent: the token identifies a user.
+   * `host`: the token identifies another host of the fleet and is valid for one connection. `revoked`: not a token, but
+   * the revocation of a credential that the fleet did not make. `code`: not a token, but a one-time code, which the
+   * console exchanges for a token. Absent: the token identifies a user.
    */
   role?: "host" | "revoked" | "code";
   /** For a passing token: the only host whose front door accepts it. */
@@ -18,13 +18,13 @@ export interface TokenRecord {
    */
   passing?: true;
   /**
-   * For a passing token: the user's turns in this session run under the lease with this fence. The process that made this
-   * token has shown the lease's token to the store.
+   * For a passing token: the user's turns in this session run under the lease with this fence. The process that made
+   * this token has proved to the store that it has the lease's token.
    */
   lease?: { sessionId: string; fence: number };
   /**
-   * For a passing token: the id of the credential that the client of the process which made this token has shown. Null if that
-   * process has no such client.
+   * For a passing token: the id of the credential that a client showed to the process that made this token. Null if
+   * that process acts for no client.
    */
   shown?: string | null;
   /** The actions that the token allows. Absent in records of earlier versions: `use`. */
@@ -32,7 +32,7 @@ export interface TokenRecord {
   /** The only session that the token is valid for. Absent: all sessions of the user. */
   sessionId?: string;
   /**
-   * The identity of a client that a front door relays, as that front door found it out. The token is valid once, at the
+   * The identity of a client that a front door relays, as that front door verified it. The token is valid once, at the
    * front door `door`. So the client's own credential is never sent to another host.
    */
   relayed?: object;
@@ -46,11 +46,14 @@ export interface TokenRecord {
   createdAt: string;
   /** When the token expires; null: it is valid until it is revoked. */
   expiresAt: string | null;
-  /** Set if somebody made the token expire earlier: when it would have expired. */
+  /** The original expiry (null: never) of a token that somebody made expire earlier. Absent for all other tokens. */
   issuedUntil?: string | null;
 }
 
-/** The end of a token or of another credential, which a host remembers by itself. Times are ISO 8601 in UTC. */
+/**
+ * The expiry or revocation of a token or another credential. Besides the store, each host remembers it. Times are ISO
+ * 8601 in UTC.
+ */
 export interface TokenEnd {
   /** The id of the record. */
   id: string;
@@ -60,7 +63,7 @@ export interface TokenEnd {
   until: string | null;
 }
 
-/** The record of a token that expires at `at`, or earlier if it would do so anyway. Returns the same record if nothing changes. */
+/** Returns the record with the expiry `at`. If the token expires at or before `at` anyway, returns the same record. */
 export function endedBy(record: TokenRecord, at: string): TokenRecord {
   const isEarlier = record.expiresAt === null || !(Date.parse(record.expiresAt) <= Date.parse(at));
   const { issuedUntil = record.expiresAt } = record;

@@ -7,7 +7,7 @@ export interface Detected {
   tokenVariable: string | null;
   /** Whether `gh`, the command of GitHub, is logged in. */
   hasGhLogin: boolean;
-  /** The variables with keys of model services that are set. */
+  /** The variables that are set and contain keys of model services. */
   keyVariables: string[];
   /** The Ollama on this machine, or the one that OLLAMA_HOST names; null if it does not answer. */
   ollama: { baseUrl: string; models: string[] } | null;
@@ -67,8 +67,8 @@ async function findOllama(env: Environment): Promise<Detected["ollama"]> {
 }
 
 /**
- * Returns the address of Ollama, for a value of OLLAMA_HOST as Ollama itself reads it: scheme and port may be missing, and
- * an address for all interfaces, such as 0.0.0.0, stands for this machine.
+ * Returns the address of Ollama, for a value of OLLAMA_HOST as Ollama itself reads it: scheme and port may be missing,
+ * and an address for all interfaces, such as 0.0.0.0, means this machine. Null if the value is not an address.
  */
 export function ollamaAddress(host: string): string | null {
   const hasScheme = /^https?:\/\//.test(host);

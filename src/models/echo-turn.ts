@@ -6,7 +6,7 @@ export interface EchoTurn {
   model: string;
   /** The whole answer, such as `[turn 2] again`. Empty if the answer calls a tool. */
   reply: string;
-  /** The call of a `!tool` directive; null without one, and when the tool has run. */
+  /** The tool call that a `!tool` directive asks for; null without a directive, and once the tool has run. */
   toolCall: ToolCall | null;
   /** The duration from a `!delay` directive, in milliseconds; null without one. */
   delayMs: number | null;
@@ -59,7 +59,7 @@ function toolCallIn(text: string): ToolCall | null {
   return name === undefined || parseObject(given) === undefined ? null : { name, arguments: given };
 }
 
-/** Estimates one token for every four characters. The counts only have to add up. */
+/** Estimates one token for every four characters. The counts need not be exact, but they have to add up. */
 function countTokens(text: string): number {
   return Math.ceil(text.length / 4);
 }
@@ -102,7 +102,10 @@ export function completion(turn: EchoTurn): unknown {
   };
 }
 
-/** The server-sent events of a streamed answer: one for each word, the finish reason, the usage if requested, `[DONE]`. */
+/**
+ * The server-sent events of a streamed answer: one for each word or for the tool call, then the finish reason, the
+ * usage if requested, and `[DONE]`.
+ */
 export function completionChunks(turn: EchoTurn): string[] {
   const base = head(turn, "chat.completion.chunk");
   const delta = (content: object, finish: string | null) =>

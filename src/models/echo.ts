@@ -22,7 +22,7 @@ export interface EchoModel extends AsyncDisposable {
   /** The `baseUrl` for a provider: `http://127.0.0.1:PORT/v1`. */
   readonly baseUrl: string;
   readonly requests: number;
-  /** Serves a connection that did not come to its own port. */
+  /** Serves a connection that arrived elsewhere, such as at a Unix socket. */
   accept(connection: Socket): void;
   /** Stops listening and closes all connections. May be called twice. */
   close(): Promise<void>;

@@ -15,12 +15,18 @@ export interface Minted {
   lifetimeMs: number;
 }
 
-/** GitHub accepts an App's proof for at most 10 minutes. The clocks may differ by a minute. */
+/**
+ * How far before and after now an App's proof is valid, in seconds. GitHub accepts at most 10 minutes, and its clock
+ * may differ from this machine's by a minute.
+ */
 const [PROOF_BEFORE_S, PROOF_AFTER_S] = [60, 8 * 60];
 const LARGEST_ANSWER_BYTES = 256 * 1024;
 const USUAL_LIFETIME_MS = 60 * 60 * 1000;
 
-/** The address of GitHub's API: that of the runtime (for tests) or of GitHub Actions, if the environment has one. */
+/**
+ * The address of GitHub's API: the one that the environment names for the runtime (in tests) or for GitHub Actions, or
+ * else the public one.
+ */
 export function gitHubApi(env: Environment): string {
   return env.COPILOT_DEBUG_GITHUB_API_URL ?? env.GITHUB_API_URL ?? "https://api.github.com";
 }
@@ -69,7 +75,7 @@ async function readKey(path: string): Promise<KeyObject> {
     const key = createPrivateKey(pem);
     if (key.asymmetricKeyType === "rsa") return key;
   } catch {
-    // Not the cause, because it may quote the file.
+    // Do not keep this error as the cause, because it may quote the file.
   }
   throw new FleetError(
     "FLEET_TOKEN_INVALID",

@@ -11,7 +11,7 @@ export function tokenSourceFromConfig(auth: Config["auth"], user: string | null)
   return source === null || source.from === "app" ? source : fillIn(source, user);
 }
 
-/** A source that needs nothing else from the configuration. */
+/** A source that needs nothing else from the configuration: any source but the GitHub App. */
 export type PlainSource = Exclude<TokenSource, { from: "app" }>;
 
 /** Reads a token, such as a user's GitHub token or one for a front door. No message quotes the token. */

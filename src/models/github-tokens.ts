@@ -5,17 +5,26 @@ import type { TokenSource } from "../model/server.js";
 import { resolveToken } from "./github-token.js";
 import { NoAnswer } from "./token-command.js";
 
-/** How long a token that a command printed counts as the present one, in milliseconds. */
+/** How long a token that a command printed is used before the command runs again, in milliseconds. */
 const COMMAND_FRESH_MS = 5_000;
-/** A file may be missing or empty for a moment while another program replaces it. */
+/**
+ * How many times to try to read a file, and the pause between two tries in milliseconds. A file may be missing or empty
+ * for a moment while another program replaces it.
+ */
 const [FILE_TRIES, FILE_PAUSE_MS] = [3, 100];
-/** The commands' tokens that are kept for the case that the command does not answer. */
+/** How many tokens are kept. If a command does not answer, its last token is used. */
 const MAX_KEPT = 1_000;
 /** How long GitHub may take to answer, in milliseconds. */
 const MINT_MS = 10_000;
-/** The part of its lifetime after which an App's token is renewed. A turn keeps the token with which it began. */
+/**
+ * The part of its lifetime after which an App's token is renewed. This is early, because a turn keeps the token with
+ * which it began.
+ */
 const RENEWED_AFTER = 0.5;
-/** The pauses after failures, in milliseconds. The longest one while the last token is still good, and otherwise. */
+/**
+ * The pauses after failures, in milliseconds: the first, the longest while the last token is still valid, and the
+ * longest without a valid token.
+ */
 const [FIRST_PAUSE_MS, LONGEST_PAUSE_MS, LONGEST_WITHOUT_MS] = [1_000, 60_000, 5_000];
 
 export interface TokenRequest {
@@ -82,7 +91,7 @@ export class GitHubTokens {
     }
   }
 
-  /** If a command does not answer, takes its last token. If it fails, the token counts as revoked. */
+  /** If the command does not answer, returns its last token. If the command fails, its last token counts as revoked. */
   async #ofCommand(source: TokenSource & { from: "command" }, user: string | null): Promise<string> {
     const key = keyOf(source, user);
     const known = this.#read.get(key);
@@ -101,7 +110,7 @@ export class GitHubTokens {
         this.#read.delete(key);
         throw error;
       }
-      // Each turn would otherwise wait for the command's time limit.
+      // Keep the last token as a fresh one. Otherwise, each turn would wait for the command's time limit.
       this.#keep(key, known.token);
       return known.token;
     }
@@ -131,7 +140,10 @@ export class GitHubTokens {
 
 const instances = new WeakMap<Config["auth"], GitHubTokens>();
 
-/** The tokens of the fleet with this configuration. One instance for each, so that each token is renewed once per process. */
+/**
+ * The tokens of the fleet with this configuration. Each configuration has one instance, so each process renews a token
+ * only once.
+ */
 export function tokensOf({ auth }: Pick<Config, "auth">, env: Environment): GitHubTokens {
   const known = instances.get(auth) ?? new GitHubTokens(auth, env);
   instances.set(auth, known);
@@ -140,7 +152,7 @@ export function tokensOf({ auth }: Pick<Config, "auth">, env: Environment): GitH
 
 type Mint = (signal: AbortSignal) => Promise<{ token: string; lifetimeMs: number }>;
 
-/** The token of an App. Renews it before its end, once for all callers. */
+/** The token of an App. Renews the token before it expires, once for all callers. */
 export class AppToken {
   readonly #mint: Mint;
   readonly #now: () => number;
@@ -148,7 +160,7 @@ export class AppToken {
   #renewing: Promise<string> | undefined;
   #failure: { error: unknown; since: number; pauseMs: number } | undefined;
 
-  /** @param now milliseconds that go on while the machine sleeps. Only tests set it. */
+  /** @param now a clock in milliseconds that does not stop while the machine sleeps. Only tests set it. */
   constructor(mint: Mint, now: () => number = Date.now) {
     this.#mint = mint;
     this.#now = now;
@@ -207,7 +219,10 @@ function keyOf(source: TokenSource, user: string | null): string {
   return JSON.stringify([source, user]);
 }
 
-/** The work goes on, because other callers may wait for it, too. */
+/**
+ * Waits for `work`, or throws the signal's reason when it aborts. The work continues, because other callers may wait
+ * for it, too.
+ */
 async function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return await work;
   let onAbort = (): void => undefined;

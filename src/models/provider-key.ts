@@ -9,9 +9,9 @@ import { readTokenCommand } from "./token-command.js";
 
 export type KeySource = Exclude<TokenSource, { from: "caller" | "app" }>;
 
-/** How long a key that was read counts as the present one, in milliseconds. */
+/** How long a key is used before its source is read again, in milliseconds. */
 const FRESH_MS = { env: 0, file: 1_000, command: 5 * 60_000 };
-/** How often refusals of the service may make the fleet read a key again, in milliseconds. */
+/** The shortest time between two readings of the key because of refusals by the service, in milliseconds. */
 const REFUSAL_PAUSE_MS = 5_000;
 
 /** The configured source of the key of the model service. Null if the service needs none. */
@@ -52,10 +52,10 @@ export class ProviderKey {
   }
 
   /**
-   * The present key. If a command cannot print a new key, this is the last one, because the command may only be out of
-   * order for a moment.
+   * The current key. If a command fails to print a key, this is the last key, because the command may fail only for a
+   * moment.
    *
-   * @throws FleetError `FLEET_MODEL_UNCONFIGURED`. No message contains the key.
+   * @throws FleetError `FLEET_MODEL_UNCONFIGURED` when the key cannot be read. No message contains the key.
    */
   async get(): Promise<string> {
     const known = this.#known;
@@ -70,7 +70,9 @@ export class ProviderKey {
     if (this.#known !== undefined) this.#known.readMs = Number.NEGATIVE_INFINITY;
   }
 
-  /** The key to use after the service has refused one: a newer key, or the same one if there is no other. */
+  /**
+   * The key to use after the service has refused the key `refused`: a newer key, or `refused` if there is no newer one.
+   */
   async getAfterRefusal(refused: string): Promise<string> {
     if (this.#known !== undefined && this.#known.key !== refused) return this.#known.key;
     // A service that refuses every key must not make the fleet run a command for each request.
@@ -126,7 +128,10 @@ export function describeProvider({ type, baseUrl, wireApi }: RemoteProvider): Pr
   return { type, baseUrl, ...(type === "anthropic" ? {} : { wireApi }) };
 }
 
-/** The runtime sends the one in `Authorization: Bearer`, and the other in the header of the provider's type. */
+/**
+ * Adds the key. The runtime sends `bearerToken` in `Authorization: Bearer`, and `apiKey` in the header of the
+ * provider's type.
+ */
 export function withKey(config: ProviderConfig, { bearer }: RemoteProvider, key: string): ProviderConfig {
   return bearer ? { ...config, bearerToken: key } : { ...config, apiKey: key };
 }

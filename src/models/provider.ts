@@ -71,16 +71,18 @@ export class ModelProvider implements AsyncDisposable {
 
   /** Call it when the service has refused the credential of a session. The next turn then reads the key again. */
   forgetKey(): void {
-    // The model gateway does this itself, and at once.
+    // With `on`, the model gateway itself reads the key again, as soon as the service refuses it.
     if (this.#settings.modelGateway === "off") this.#key?.forget();
   }
 
   /**
-   * The provider as `session.create` and `session.resume` take it, for one session. Null for GitHub's own models. With the
-   * model gateway or the echo model, it works until the last {@link keep} of the session ends, or this process.
+   * The provider as `session.create` and `session.resume` take it, for one session. Null for GitHub's own models. With
+   * the model gateway, it works until the last {@link keep} of the session is disposed. With the echo model, it works
+   * until this object is disposed.
    *
-   * @param server the server of the session. If its network is restricted, every provider needs the model gateway. If it has
-   * an allow-list, this starts its proxy again if that has died.
+   * @param server the server of the session. If its network is restricted, a model service is always reached through
+   * the model gateway, even if it needs no key. If the network has an allow-list, this restarts the proxy if the proxy
+   * has died.
    * @throws FleetError as {@link check}.
    */
   async of(sessionId: string, server: ModelUser): Promise<ProviderConfig | null> {
@@ -129,7 +131,10 @@ export class ModelProvider implements AsyncDisposable {
     return this.#gateway;
   }
 
-  /** Notes that a part of this process uses a session, until the disposal. The session's token is good as long as that. */
+  /**
+   * Records that a part of this process uses a session, until the result is disposed. The session's token at the model
+   * gateway is valid while at least one part uses the session.
+   */
   keep(sessionId: string): Disposable {
     this.#users.set(sessionId, (this.#users.get(sessionId) ?? 0) + 1);
     let isKept = true;
@@ -152,7 +157,7 @@ export class ModelProvider implements AsyncDisposable {
   /**
    * From now on, the model requests of the session count for this consumer. Call it after {@link keep}.
    *
-   * @param isTurn otherwise, a consumer that is known stays
+   * @param isTurn whether a turn begins. If not, a consumer that the session already has stays.
    */
   attribute(consumer: Consumer, isTurn: boolean): void {
     const { sessionId } = consumer;
@@ -165,14 +170,14 @@ export class ModelProvider implements AsyncDisposable {
   }
 
   /**
-   * Lets the model requests of a session wait for `work`, which never rejects, until the disposal. Does nothing if no gateway
-   * of this process passes them on.
+   * Makes the model requests of a session wait for `work`, until the result is disposed. `work` must never reject. Does
+   * nothing if this process has no model gateway.
    */
   beforeRequests(sessionId: string, work: () => Promise<void>): Disposable {
     return this.#gateway?.before(sessionId, work) ?? { [Symbol.dispose]: () => undefined };
   }
 
-  /** Stops what this has started. Afterwards, no session that uses it can take a turn. */
+  /** Stops the echo model and the model gateway. Afterwards, no session that uses them can take a turn. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isClosed = true;
     await (await this.#socket)?.close();
@@ -186,15 +191,16 @@ export class ModelUse implements Disposable {
   readonly #kept: Disposable;
   #isGiven = false;
 
-  /** @param isTurn whether the use takes a turn, so that the model requests count for this consumer */
+  /** @param isTurn whether the use takes a turn. Its model requests then count for this consumer. */
   constructor(provider: Pick<ModelProvider, "keep" | "attribute">, consumer: Consumer, isTurn: boolean) {
     this.#kept = provider.keep(consumer.sessionId);
     provider.attribute(consumer, isTurn);
   }
 
   /**
-   * Whether the server has got the provider and the token during this use. Another process may have taken the last turn. Its
-   * model gateway ends with that process, and it may have given the session another token.
+   * Whether the server got the provider and the token during this use. Each use has to give them again, because another
+   * process may have taken the last turn. The model gateway of that process ends with it, and that process may have
+   * given the session another token.
    */
   get isGiven(): boolean {
     return this.#isGiven;
@@ -204,7 +210,10 @@ export class ModelUse implements Disposable {
     this.#isGiven = true;
   }
 
-  /** The credential was refused. Another prompt of the same turn may follow, and the server has to get another one for it. */
+  /**
+   * Call it when the service has refused the credential. Another prompt of the same turn may follow, and the server
+   * needs a new credential for it.
+   */
   refused(): void {
     this.#isGiven = false;
   }

@@ -22,7 +22,7 @@ export const KEY = {
 export const PRIVATE_KEY = { ...TOKEN, word: "private key" } as const;
 export type SecretKind = typeof TOKEN | typeof KEY | typeof PRIVATE_KEY;
 
-/** The fault of a secret, as the end of a sentence; null if it has none. Never quotes the secret. */
+/** The fault of a secret, as the end of a sentence; null if the secret has no fault. Never quotes the secret. */
 export function secretFault(secret: string, { word }: SecretKind): string | null {
   if (secret === "") return "is empty";
   if (secret.length > LONGEST_SECRET) return `has ${secret.length} characters. Allowed: at most ${LONGEST_SECRET}`;
@@ -30,7 +30,11 @@ export function secretFault(secret: string, { word }: SecretKind): string | null
   return `contains spaces, line breaks or other characters that no ${word} has`;
 }
 
-/** Reads a file that only its owner can use. */
+/**
+ * Reads a secret from a file that only its owner can use.
+ *
+ * @throws FleetError if the file cannot be read, is not a regular file, is too large, or can be used by others
+ */
 export async function readSecretFile(path: string, { word, unavailable, invalid }: SecretKind): Promise<string> {
   const name = printable(path);
   let file: FileHandle;

@@ -62,7 +62,7 @@ export async function readTokenCommand(
   }
 }
 
-/** Whether a command has exited by itself. A shell reports a command that a signal ended with a code above 128. */
+/** Whether a command has exited by itself. If a signal ends the command, its shell exits with a code above 128. */
 function isExit(exitCode: number | undefined): boolean {
   return exitCode !== undefined && exitCode <= 128;
 }
@@ -86,7 +86,10 @@ function killGroup(pid: number): void {
   }
 }
 
-/** The cause of an error about a command that did not exit by itself. So it did not refuse the secret. */
+/**
+ * The cause of an error about a command that did not exit by itself. Such an error does not mean that the source
+ * refused the secret.
+ */
 export class NoAnswer extends Error {}
 
 function failed(

@@ -36,8 +36,9 @@ export interface ServerFacts {
   launchId: string | null;
   runtimePath: string;
   /**
-   * The kind of source of the server's GitHub token, if the source was given at the server's start. The name is null,
-   * except in records of earlier versions. Null if the source is `auth` of the configuration, or if the server has no token.
+   * The kind of source from which the server gets its GitHub token, if that source was given at the server's start.
+   * Null if the source is `auth` of the configuration, or if the server has no token. `name` is set only in records of
+   * earlier versions.
    */
   gitHubToken: { from: TokenSource["from"]; name: string | null } | null;
   /** Whether a new process is about to replace the server's present process. */
@@ -74,8 +75,8 @@ export interface UserDescription {
   sessions: SessionView[];
   tokens: TokenView[];
   /**
-   * The quota of the user's Copilot plan, as GitHub reports it. Null with a provider, without a running server, and if GitHub
-   * does not answer.
+   * The quota of the user's Copilot plan, as GitHub reports it. Null if a model provider is configured, if no server of
+   * the user runs, if the user has no GitHub token, or if GitHub does not answer.
    */
   quota: QuotaPart[] | null;
 }
@@ -120,8 +121,8 @@ export async function describeRecorded(context: DescribeContext, id: string): Pr
 }
 
 /**
- * Describes the sessions with this id that users' clients created without the fleet. Reads the list of all sessions for
- * that.
+ * Describes the sessions with this id that users' clients created without the fleet. To find them, reads the list of
+ * all sessions.
  */
 export async function describeUnrecorded(context: DescribeContext, id: string): Promise<SessionDescription[]> {
   const sessions = (await gatherSessions(context, undefined)).filter((session) => session.id === id);
@@ -163,7 +164,7 @@ export async function describeUser(context: DescribeContext, user: string): Prom
   return { kind: "user", user, placement, servers, sessions, tokens, quota };
 }
 
-/** The quota of a user's Copilot plan, as GitHub reports it. Null, with a warning, if it does not. */
+/** Returns the quota as in {@link UserDescription}. Warns if GitHub does not answer. */
 async function quotaOf({ config, hosts, warn }: DescribeContext, user: string, hostName: string | null) {
   if (config.provider !== null) return null;
   try {

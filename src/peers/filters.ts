@@ -24,9 +24,7 @@ export async function filterServers(
   );
 }
 
-/**
- * The filter `user` is missing here, because the caller lists only that user's sessions. @throws as {@link filterServers}.
- */
+/** Does not filter by `user`, because the caller lists only that user's sessions. @throws as {@link filterServers}. */
 export async function filterSessions(
   context: FilterContext,
   sessions: readonly SessionView[],
@@ -46,7 +44,7 @@ function isWanted(wanted: string | undefined, value: string | null): boolean {
   return wanted === undefined || wanted === value;
 }
 
-/** Returns a function that checks the name of a session's host. In a fleet on one host, that name is null. */
+/** Returns a function that checks the host name of a server or a session. In a fleet on one host, that name is null. */
 async function placeFilter({ hosts, config, stateRoot }: FilterContext, wanted: string | undefined) {
   if (wanted === undefined) return () => true;
   const own = hosts.own.name ?? ownHostName(config, stateRoot);

@@ -15,7 +15,7 @@ import type { Host } from "./host.js";
 import type { LocalHost } from "./local-host.js";
 import { RemoteHost, type RemoteHostContext } from "./remote-host.js";
 
-/** How long `serve` waits at its start for the ends of tokens, in milliseconds. */
+/** How long `serve` waits at its start until other hosts report the ends of tokens, in milliseconds. */
 const LEARN_MS = 5_000;
 
 export interface FleetHostsContext extends RemoteHostContext {
@@ -169,8 +169,8 @@ export class FleetHosts {
   }
 
   /**
-   * Makes this host remember the ends of tokens that the other live hosts know, because it may have been away at the time.
-   * Resolves with the failure of each host that does not answer.
+   * Copies the ends of tokens that other live hosts remember to this host, which may have been away when the tokens
+   * ended. Resolves with the failure of each host that does not answer.
    */
   async learnTokenEnds(signal: AbortSignal): Promise<{ host: string; error: unknown }[]> {
     const { there } = await this.#others();

@@ -53,7 +53,7 @@ export interface GatherSessionsContext extends SessionPlaces {
   ttlMs: number;
 }
 
-/** The sessions of all hosts, the most recently used first. If no host lists a recorded session, shows it by its record. */
+/** The sessions of all hosts, most recently used first. For a recorded session that no host lists, shows its record. */
 export async function gatherSessions(
   { store, directory, hosts, ttlMs, warn }: GatherSessionsContext,
   user: string | undefined,
@@ -106,8 +106,8 @@ export async function gatherGarbage(
 /**
  * Unloads these sessions on the hosts that have them in memory.
  *
- * @throws FleetError when a host does not answer and may have one of the sessions in memory. Other sessions may be unloaded
- * by then.
+ * @throws FleetError when a host does not answer and may have one of the sessions in memory. Other hosts may already
+ * have unloaded their sessions.
  */
 export async function evictEverywhere(
   context: SessionPlaces,
@@ -133,13 +133,13 @@ export async function evictEverywhere(
   return { evicted, skipped: [...kept, ...absent.map((id) => ({ id, reason: reasonOf(id) }))] };
 }
 
-/** @returns the ids that belong to no session of any user on any host */
+/** @returns the ids that do not belong to any session, of any user or on any host */
 export async function unknownOf(context: SessionPlaces, ids: readonly string[]): Promise<string[]> {
   const { store } = context;
   const records = await Promise.all(ids.map(async (id) => await store.sessions.read(id)));
   const unrecorded = ids.filter((_, at) => records[at] === null);
   if (unrecorded.length === 0) return [];
-  // A client that connects to its server directly makes sessions without a record.
+  // A session without a record may still exist, because clients that connect to a server directly create such sessions.
   const { own } = context.hosts;
   const known = new Set(
     own.name === null

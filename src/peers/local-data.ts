@@ -6,7 +6,7 @@ import { NEVER } from "../runtime/clock.js";
 import type { Sessions } from "../sessions/sessions.js";
 import type { AnswerOf, Call, ParamsOf } from "./calls/rpc-table.js";
 
-/** The part of {@link LocalHost} whose code is loaded only when somebody asks for it. */
+/** The methods of {@link LocalHost} whose code is loaded only when somebody calls them. */
 export abstract class LocalData {
   readonly #sessions: Sessions;
   readonly #stateRoot: string;
@@ -64,8 +64,8 @@ export abstract class LocalData {
   }
 
   /**
-   * Finishes the purges that were interrupted, or that began while this host was away. A failure does not stop the caller, and the
-   * next call tries again.
+   * Finishes this host's part of the purges that were interrupted, or that began while this host was away. A failure
+   * does not stop the caller, and the next call tries again.
    */
   protected async finishPurges(signal: AbortSignal): Promise<void> {
     const { store, directory, warn } = this.#sessions.context;
@@ -75,7 +75,8 @@ export abstract class LocalData {
         await this.#finish(purge, signal);
       } catch (error) {
         signal.throwIfAborted();
-        // The message could name what the store has forgotten.
+        // If `left` is set, the fleet has replaced the user's names with pseudonyms. The message could contain the real
+        // names, so report only a code.
         const why =
           purge.left === undefined && error instanceof Error ? error.message : (systemCode(error) ?? "FLEET_INTERNAL");
         warn(`A purge could not be finished: ${why}`);

@@ -33,7 +33,7 @@ import { LocalData } from "./local-data.js";
 /** How long a host waits for new bytes in a log before it answers without bytes, in milliseconds. */
 export const MORE_LOG_MS = 5_000;
 
-/** This host of the fleet. Performs the operations itself. Another host's call gets here through `answerCall`. */
+/** This host of the fleet. Performs the operations itself. Calls from other hosts arrive through `answerCall`. */
 export class LocalHost extends LocalData implements Host {
   readonly ring = new SampleRing();
   readonly #sessions: Sessions;
@@ -134,7 +134,7 @@ export class LocalHost extends LocalData implements Host {
     const { pool } = this.#context;
     const server = await pool.find(id);
     if (server.process !== null && isBroken(server)) {
-      // The repair notes in the log how the server ended. If the repair fails, show the log without that note.
+      // The repair writes into the log how the server ended. If the repair fails, show the log without that note.
       await pool.repair(signal, id).catch((error: unknown) => {
         if (!isFleetError(error)) throw error;
       });

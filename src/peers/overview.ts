@@ -39,7 +39,7 @@ export interface BusyServer extends ServerView {
   latencyMs: number | null;
 }
 
-/** One user with everything that belongs to the user in the whole fleet. */
+/** One user, with everything that belongs to the user on all hosts. */
 export interface UserView {
   user: string;
   /**

@@ -24,7 +24,7 @@ export interface PurgeReceipt {
 
 interface PurgeRequest {
   dryRun: boolean;
-  /** The hosts that never come back, by an operator's word. */
+  /** The hosts that never come back, as an operator has stated. */
   lostHosts: readonly string[];
   signal: AbortSignal;
 }
@@ -32,8 +32,9 @@ interface PurgeRequest {
 type Context = Pick<SessionsContext, "store" | "directory" | "events"> & { hosts: FleetHosts; stateRoot: string };
 
 /**
- * Erases all data of a user on all hosts. First records that this is under way, so that nothing new of the user begins, and so that
- * the next purge, gc or `serve` of each host finishes it if this process is killed or a host is away.
+ * Erases all data of a user on all hosts. First records that the purge is under way. From then on, the user cannot
+ * begin anything new. If this process is killed or a host is away, the next purge, gc or `serve` on each host finishes
+ * the purge there.
  */
 export async function purgeUser(context: Context, user: string, request: PurgeRequest): Promise<PurgeReceipt> {
   const { store, hosts } = context;
@@ -54,7 +55,9 @@ export async function purgeUser(context: Context, user: string, request: PurgeRe
   return { user, ...total, tokens, remains: [...total.remains, ...remains], dryRun };
 }
 
-/** Refuses a host that can erase its part itself, and a host of which the purge knows nothing. */
+/**
+ * Refuses a lost host that is alive, because it erases its part itself, and a host that the purge does not wait for.
+ */
 async function assertLost(
   { hosts, directory }: Context,
   lostHosts: readonly string[],
@@ -92,7 +95,7 @@ interface Away extends PurgeRequest {
   missing: readonly Missing[];
 }
 
-/** The hosts that have not erased their part. Stops waiting for those that are lost. */
+/** Returns the parts that hosts have not erased, with the reasons. Stops waiting for the lost hosts. */
 async function away(context: Context, user: string, { pending, missing, ...request }: Away): Promise<Remain[]> {
   const { store, hosts, directory } = context;
   const records = (await store.sessions.list(() => undefined)).filter(({ owner }) => owner === user);
@@ -106,7 +109,8 @@ async function away(context: Context, user: string, { pending, missing, ...reque
       const what = `the files of the user on that host (sessions recorded there: ${sessions.length}, servers: ${count})`;
       const failed = missing.find((each) => each.host === host && !each.isGone);
       const isLost = host !== null && failed === undefined && request.lostHosts.includes(host) && !back.includes(host);
-      // Another host takes over a session in the shared storage, and erases it.
+      // Do not give up a host that has sessions in the shared storage. Another host takes over these sessions, and
+      // erases them.
       if (isLost && !sessions.some((record) => isTakenOver(context, record))) {
         if (!request.dryRun) await giveUp(context, user, { host, sessions });
         return { host, what, why: LOST };
@@ -129,7 +133,10 @@ function isTakenOver({ directory }: Context, { term }: SessionRecord): boolean {
   return directory.isShared && term !== undefined;
 }
 
-/** Removes the records of what a lost host has of a user, leaves a note for it, and counts its part of the purge as done. */
+/**
+ * Removes the records of a user's sessions and servers on a lost host, leaves a note in case the host comes back, and
+ * marks the host's part of the purge as done.
+ */
 async function giveUp(
   { store, events, stateRoot }: Context,
   user: string,

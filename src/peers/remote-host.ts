@@ -93,7 +93,7 @@ export class RemoteHost implements Host {
   }
 }
 
-/** Refuses a request that names a variable or a file of another host, because no host accepts that from others. */
+/** Refuses a request with a token source, because no host lets another host name its variables and files. */
 function refuseTokenSource(params: object, host: string): void {
   const { request } = params as { request?: { token?: unknown } };
   if (request?.token === undefined) return;

@@ -5,7 +5,7 @@ import type { SessionPlaces } from "./gather.js";
 
 export interface UserEntry {
   user: string;
-  /** How many sessions the user owns, with a record. */
+  /** How many recorded sessions the user owns. */
   sessions: number;
   /** How many servers belong to the user, running or not, on all hosts. */
   servers: number;
@@ -13,7 +13,7 @@ export interface UserEntry {
   tokens: number;
 }
 
-/** The users who have a session, a server or a token, by name. */
+/** Returns the users who have a session, a server or a token, sorted by name. */
 export async function listUsers({ store, hosts, warn }: SessionPlaces): Promise<UserEntry[]> {
   const [records, servers, tokens] = await Promise.all([
     store.sessions.list(warnOfUnreadable(warn)),

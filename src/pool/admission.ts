@@ -39,8 +39,8 @@ export function poolState(registry: Registry): PoolState {
 }
 
 /**
- * Whether sessions may be used on this launch of the server. Checks the process, too, because the record still names a
- * process that was just killed.
+ * Whether sessions may be used on this launch of the server. Checks the process, too, because after a kill the record
+ * still names the killed process for a moment.
  */
 export function admits(registry: Registry, { id, launchId }: ServerRecord): boolean {
   const server = registry.servers[id];

@@ -10,7 +10,7 @@ export type ClientOptions = Omit<CopilotClientOptions, "connection">;
 
 const CONNECT_MS = 10_000;
 const GOODBYE_MS = 2_000;
-/** After this time without a session, a connection is closed, so that an idle server can be stopped. In milliseconds. */
+/** A connection without a session is closed after this time, in milliseconds, so that an idle server can be stopped. */
 const UNUSED_MS = 60_000;
 
 interface Known {
@@ -23,7 +23,7 @@ export class Clients {
   readonly #clients = new Map<string, Known>();
   /** How many sessions use each connection, by server id. */
   readonly #uses = new Map<string, number>();
-  /** The connections that the caller has got, so that they stay. By server id. */
+  /** The ids of the servers whose client the caller of the library has received. These connections stay open. */
   readonly #pinned = new Set<string>();
   #closed = false;
 
@@ -36,7 +36,7 @@ export class Clients {
     this.assertOpen();
     const key = server.id;
     const known = this.#clients.get(key);
-    // Do not use a connection to an earlier launch, which has ended or soon will.
+    // Do not use a connection to an earlier launch. That launch has ended or soon will.
     if (known?.launchId === server.launchId) return await known.connecting;
     const connecting = this.#connect(server, options, signal);
     this.#clients.set(key, { launchId: server.launchId, connecting });
@@ -52,7 +52,7 @@ export class Clients {
     this.#pinned.add(serverId);
   }
 
-  /** Notes that a session uses the connection to a server, until the disposal. */
+  /** Records that a session uses the connection to a server, until the result is disposed. */
   using(serverId: string): Disposable {
     this.#uses.set(serverId, (this.#uses.get(serverId) ?? 0) + 1);
     return {

@@ -6,18 +6,21 @@ import type { ServerRecord } from "../model/server.js";
 import { temporaryFolder } from "../runtime/launch/environment.js";
 import { type PoolContext, sessionStateOf } from "./start/surroundings.js";
 
-/** How long a result is used, in milliseconds, and how many times longer than the look took. */
+/**
+ * A result is used again for this many milliseconds, or for this many times as long as its measurement took, whichever
+ * is longer.
+ */
 const FRESH_MS = 2_000;
 const FRESH_TIMES = 10;
-/** The longest look, in milliseconds. After it, the files that were not seen do not count. */
+/** How long a measurement may take, in milliseconds. Files that it has not reached by then do not count. */
 const LONGEST_LOOK_MS = 10_000;
 const AT_ONCE = 32;
-/** Each entry takes this much at least, because a file system has room for a limited number of them. */
+/** Each entry counts as at least this many bytes, because a file system has room for a limited number of entries. */
 const ENTRY_BYTES = 4096;
 
 /**
- * Measures how much disk space the files of servers take. The kernel has limits for this only on some file systems and
- * only for accounts, so the fleet measures where it can still refuse something.
+ * Measures how much disk space the files of servers take. The kernel can limit this only on some file systems, and only
+ * for a whole account. So the fleet measures before it begins something that it can still refuse, such as a turn.
  */
 export class DiskMeter {
   readonly #context: PoolContext;
@@ -29,7 +32,7 @@ export class DiskMeter {
   }
 
   /**
-   * The size of the home with its sessions and the temporary folder, in bytes, from a look in the last seconds. Infinity if
+   * The size of the home with its sessions and the temporary folder, in bytes, from a recent measurement. Infinity if
    * the server's agent hides files in a folder that cannot be read.
    */
   async bytesOf(server: ServerRecord): Promise<number> {
@@ -76,7 +79,7 @@ export function describeBytes(bytes: number): string {
 /** Never follows links, because the agent may have made them. */
 async function bytesIn(folders: readonly string[]): Promise<number> {
   const until = performance.now() + LONGEST_LOOK_MS;
-  /** Files with several names, which count once. */
+  /** The files with several hard links that were already counted, because each file counts once. */
   const linked = new Set<string>();
   const left = [...folders];
   let bytes = 0;
@@ -101,7 +104,10 @@ async function bytesIn(folders: readonly string[]): Promise<number> {
   return bytes;
 }
 
-/** Empty for a folder that is gone. Null for one that cannot be read. */
+/**
+ * Null for a folder that this process may not read. Empty after any other system error, for example if the folder is
+ * gone.
+ */
 async function namesIn(folder: string): Promise<string[] | null> {
   return await readdir(folder).catch((error: unknown) => {
     const code = systemCode(error);

@@ -12,8 +12,8 @@ import { changeClaimed, countCrash, isServing, recordEnd } from "./claims/transi
 const CRASH_LOOP = "crash loop: ";
 
 /**
- * Records why this launch of the server does not answer. With null, records that it answers again. Does nothing while a
- * command has a claim on the server.
+ * Records why this launch of the server does not answer. With null, records that it answers again. Does nothing if the
+ * launch does not run, or while a command has a claim on the server.
  */
 export async function recordHealth(store: Store, { id, launchId }: ServerRecord, reason: string | null): Promise<void> {
   await store.registry.update((registry) => {
@@ -25,7 +25,7 @@ export async function recordHealth(store: Store, { id, launchId }: ServerRecord,
   });
 }
 
-/** Kills a server that hangs. This counts as a crash. Resolves with true if this call ended the server. */
+/** Kills a server that hangs, and counts this as a crash. Resolves with true if this call ended the server. */
 export async function endHung(
   { store, config, events }: { store: Store; config: Config; events: EventLog },
   { id, launchId }: ServerRecord,

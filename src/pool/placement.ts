@@ -13,7 +13,7 @@ export interface Route {
   serverId: string;
   /** Null with isolation `per-user`, because no strategy is needed then. */
   strategy: Strategy | null;
-  /** The reason for the choice, for people: the end of a sentence after "because". */
+  /** Why this server was chosen, for people: the end of a sentence after "because". */
   reason: string;
 }
 
@@ -92,7 +92,7 @@ export class ServerPlacer {
     }
   }
 
-  /** The server that a placement names on a host. Default: on this host. */
+  /** The server that a placement names, if the placement is for `host` (default: this host). Null otherwise. */
   #serverOn(placement: Placement | null, host?: string): string | null {
     return this.#isOn(placement, host) ? (placement?.serverId ?? null) : null;
   }

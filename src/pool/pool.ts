@@ -38,8 +38,8 @@ export class Pool {
   }
 
   /**
-   * The own servers of many users. Starts those that do not run, several at a time. If some cannot be started, the others
-   * still run.
+   * The users' own servers. Starts the servers that do not run, several at a time. If some cannot be started, throws an
+   * error that names them, and the other servers run.
    */
   async serversOf(
     users: readonly string[],
@@ -89,7 +89,7 @@ export class Pool {
     return await this.#start({ ...options, id, user: null, isolation: "shared" });
   }
 
-  /** The source of a server's GitHub token; null if it has none. @throws FleetError as `tokenSourceOf` */
+  /** The source of a server's GitHub token; null if the server has none. @throws FleetError as `tokenSourceOf` */
   tokenSourceOf(server: ServerRecord): TokenSource | null {
     return tokenSourceOf(this.#context, server);
   }
@@ -110,7 +110,10 @@ export class Pool {
     return await this.#startOnce(request, sharedUntil);
   }
 
-  /** Starts the server, or waits for the shared start of another caller. The caller's signal ends only its own wait. */
+  /**
+   * Starts the server, or waits for the shared start of another caller. The caller's signal ends only the caller's
+   * wait.
+   */
   async #startOnce(request: StartRequest, until: AbortSignal): Promise<StartResult> {
     const { id, signal } = request;
     signal.throwIfAborted();
@@ -130,7 +133,11 @@ export class Pool {
     }
   }
 
-  /** The server if it runs, otherwise null. Most servers run, so most calls cost only this one read. */
+  /**
+   * The server if it runs and the start can simply return it. Null if it does not run, if another command has a claim
+   * on it, if the pool is closed, or if the request has a token or a `cwd`. Most servers run, so most calls cost only
+   * this one read.
+   */
   async #running({ id, token, cwd }: StartRequest): Promise<ServerRecord | null> {
     // Leave these settings to `startServer`, which compares them with those of the running server.
     if (token !== undefined || cwd !== undefined) return null;
@@ -168,7 +175,7 @@ export class Pool {
     return found;
   }
 
-  /** Replaces a running server by a new process on the same home. */
+  /** Replaces a running server with a new process on the same home. */
   async recycle(id: string, options: RecycleOptions): Promise<Recycled> {
     return await recycleServer(this.#context, id, options);
   }

@@ -27,8 +27,8 @@ export interface ServerView {
   /** The address on which the server listens. */
   host: string;
   /**
-   * Null if the server has no process. `url` and `pid` are then null, too. A starting server has a port, but no `url` and no
-   * `pid`.
+   * Null unless the server runs or is starting. While the server is starting, it has a port, but `url` and `pid` are
+   * null.
    */
   port: number | null;
   /** `host:port`, as the SDK's `RuntimeConnection.forUri` takes it. */
@@ -88,14 +88,14 @@ export async function hasEnded({ process }: ServerRecord): Promise<boolean> {
   return process === null || (await allGone([process], ENDING_MS));
 }
 
-/** Whether the server should run, regardless of its present state. */
+/** Whether the server should run. If the record has no `desired`, its state decides. */
 export function isDesired({ desired, state }: ServerRecord): boolean {
   return desired === undefined ? state !== "stopped" && state !== "failed" : desired === "running";
 }
 
 /**
- * Whether the record needs repair: the server's process is gone, or the command that was moving the server to another state
- * died.
+ * Whether the record needs repair: the server's process is gone, or the command died that was replacing the server or
+ * moving it to another state.
  */
 export function isBroken(server: ServerRecord): boolean {
   if (server.replacement != null && !isHeld(server.replacement.claim)) return true;
@@ -152,8 +152,8 @@ function sandboxOf({ process, sandbox = NO_SANDBOX }: ServerRecord, running: boo
 }
 
 /**
- * The view of a server on a host that does not answer, from the last record of that host. Nobody knows whether the server's
- * process runs.
+ * The view of a server on a host that does not answer, made from the host's last record of the server. Nobody knows
+ * whether the server's process runs.
  */
 export function viewServerOf(hostName: string, server: ServerRecord): ServerView {
   const view = viewServer({ ...server, process: null, port: null });

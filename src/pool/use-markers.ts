@@ -7,9 +7,10 @@ import { pause } from "../runtime/clock.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 
 /*
- * A marker is an empty file in a server's folder. It names a session, and a process of this host that uses or evicts the
- * session. A process first sets its marker, and then looks for others. So of two processes that come at the same time, at
- * least one sees the other, and no lock is needed. A marker whose process died does not count.
+ * A marker is an empty file in a server's folder. It names a session, and a process of this host that uses or evicts
+ * the session. A process first sets its own marker, and then looks for other markers. So if two processes do this at
+ * the same time, at least one of them sees the other's marker, and no lock is needed. A marker whose process died does
+ * not count.
  */
 type Kind = "use" | "evict";
 
@@ -18,10 +19,10 @@ const EVICTION_POLL_MS = 2;
 let sequence = 0;
 
 /**
- * The kind of a process's source, which is a file that stays in the folder. From its second marker on, a process makes its
- * markers as hard links to its source. If it created and deleted a file for each marker, ext4 would take many times as
- * long, because ext4 does not use an inode again within five seconds of its deletion, and looks for another one. The name
- * of a source has no session, so `usedSessions` removes the sources of dead processes.
+ * The kind in the name of a source: an empty file that a process leaves in the folder. From its second marker on, the
+ * process makes its markers as hard links to its source. Creating and deleting a file for each marker would take many
+ * times as long on ext4, because ext4 does not reuse an inode within five seconds of its deletion, and searches for
+ * another one. The name of a source contains no session. `usedSessions` removes the sources of dead processes.
  */
 const SOURCE = "source";
 /** The folders in which this process has set a marker. */
@@ -39,8 +40,8 @@ export interface UseMarker extends Disposable {
 }
 
 /**
- * Sets a use marker, which stays until it is disposed. If the session is being evicted, waits for the end of the eviction.
- * Resolves with null if the eviction takes longer than `waitMs` milliseconds.
+ * Sets a use marker, which stays until it is disposed. If a process is evicting the session, waits for the end of the
+ * eviction. Resolves with null if the eviction takes longer than `waitMs` milliseconds.
  */
 export async function setUseMarker(
   server: ServerRecord,
@@ -90,14 +91,14 @@ export function isUsed(server: ServerRecord, sessionId: string): boolean {
 
 /** The sessions that have a use marker, because they are being opened or are in a turn. */
 export function usedSessions(server: ServerRecord): Set<string> {
-  // Look at all markers, because `liveMarkers` then removes the markers of all dead processes.
+  // Ask for all markers, so that `liveMarkers` removes the markers and sources of all dead processes.
   const markers = [...liveMarkers(server, () => true)];
   return new Set(markers.filter(({ kind }) => kind === "use").map(({ sessionId }) => sessionId));
 }
 
 /**
- * Whether the session has a marker of this kind from a live process. Does not check the processes of other sessions'
- * markers.
+ * Whether the session has a marker of this kind from a live process. Skips the markers of other sessions without
+ * checking their processes.
  */
 function hasMarker(server: ServerRecord, sessionId: string, wanted: Kind, except?: string): boolean {
   const markers = liveMarkers(server, (id, kind, name) => id === sessionId && kind === wanted && name !== except);

@@ -1,9 +1,9 @@
 import { setMaxListeners } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 
-/** Measures time and waits. Tests replace it by a clock that they move on. */
+/** Measures time and waits. Tests replace it with a clock that they advance. */
 export interface Clock {
-  /** Milliseconds that never go back. They count from a moment that differs between processes. */
+  /** Milliseconds from a starting point that differs between processes. Never decreases. */
   now(): number;
   /**
    * Waits `ms` milliseconds.
@@ -48,11 +48,11 @@ export interface Deadline extends Disposable {
 }
 
 /**
- * Aborts after `ms` milliseconds, or when one of the `others` aborts. The timer keeps the process alive, because otherwise a
- * process whose connection has closed would end silently during the wait.
+ * Returns a signal that aborts after `ms` milliseconds, or when one of the `others` aborts. The timer keeps the process
+ * alive, because otherwise a process whose connection has closed would end silently during the wait.
  *
- * Do not use `AbortSignal.any([outer, AbortSignal.timeout(ms)])`: on Node 20, such a signal may never abort after a garbage
- * collection (measured with 20.20: `test/runtime/deadline.test.ts`).
+ * Do not use `AbortSignal.any([outer, AbortSignal.timeout(ms)])`: on Node 20, a garbage collection can prevent such a
+ * signal from ever aborting (measured with 20.20: `test/runtime/deadline.test.ts`).
  */
 export function deadline(ms: number | undefined, ...others: (AbortSignal | undefined)[]): Deadline {
   return deadlineOn(systemClock, ms, ...others);
@@ -73,7 +73,7 @@ export function deadlineOn(clock: Clock, ms: number | undefined, ...others: (Abo
   };
 }
 
-/** Aborts when the first of the two signals aborts. Dispose it to remove its listeners. */
+/** Returns a signal that aborts when the first of the two signals aborts. Dispose it to remove its listeners. */
 export function either(first: AbortSignal | undefined, second: AbortSignal | undefined): Deadline {
   return deadline(undefined, first, second);
 }

@@ -1,10 +1,11 @@
 import { either } from "./clock.js";
 
 /**
- * A generator that ends at once when the caller stops reading, also while it waits for a value. A plain generator takes note of
- * its end only after that value.
+ * A generator that ends at once when the caller stops reading, even while it waits for a value. A plain generator would
+ * end only after it has received that value.
  *
- * @param begin yields the values until the signal aborts: when `signal` does, and when the caller stops reading
+ * @param begin yields the values until the signal that it receives aborts. That happens when `signal` aborts, and when
+ * the caller stops reading.
  */
 export function endingAtOnce<T>(
   signal: AbortSignal | undefined,

@@ -8,19 +8,20 @@ import { machineProgram } from "./programs.js";
 import type { Attempt, Command, Mechanism } from "./sandbox.js";
 
 /*
- * bwrap gives a server namespaces of its own, and so a view of the machine that contains nothing of others. Our launcher then
- * restricts the server within them.
+ * bwrap gives a server its own namespaces, so that the server sees nothing of other users and their processes. Inside
+ * these namespaces, our launcher restricts the server further.
  *
- * A server has two PIDs: one outside, and one in its own PID namespace. The runtime names its locks by the inner one. There,
- * most PIDs would be 2, and the locks of several servers could not be told apart. So we choose the inner PID: it is the PID
- * that the process of bwrap has outside, which no other server has.
+ * A server has two PIDs: one outside, and one in its own PID namespace. The runtime names its locks after the inner
+ * PID. Without our choice, this PID would be 2 in most servers, so the locks of several servers could not be told
+ * apart. So we set the inner PID to the PID that the bwrap process has outside, because no other server has that PID.
  */
 
 const OUTSIDE = 'export COPILOTFLEET_SANDBOX_PID=$$; exec "$@"';
 const LAST_PID = "/proc/sys/kernel/ns_last_pid";
 /**
- * Process 1 of the namespace. It passes on how the runtime ended, and all other processes in the namespace end with it. A
- * shell reports on standard error that a signal ended a program; the log of the server is not the place for that.
+ * The script of process 1 in the namespace. It exits with the exit code of the runtime, and all other processes in the
+ * namespace end with it. It discards the shell's own errors, because a shell reports when a signal ends a program, and
+ * the server's log is not the place for that.
  */
 const INSIDE = `echo $((COPILOTFLEET_SANDBOX_PID - 1)) > ${LAST_PID} || exit 126
 unset COPILOTFLEET_SANDBOX_PID
@@ -29,13 +30,15 @@ exec 3>&2 2>/dev/null
 exit $?`;
 
 /**
- * Root gets no user namespace, because in it, root could not use files of other accounts. It keeps the capabilities that it
- * keeps under Landlock: those to work with its own files.
+ * Root gets no user namespace, because inside one, root could not use the files of other accounts. Root keeps the same
+ * capabilities as under Landlock: those that it needs to work with files.
  */
 const isRoot = process.getuid?.() === 0;
 const KEPT = isRoot ? ROOT_CAPABILITIES : [];
 
-/** Process 1 needs the first one to choose a PID. With the second one, the runtime can lose both. */
+/**
+ * Process 1 needs `checkpoint_restore` to choose a PID. `setpcap` lets setpriv remove both before the runtime starts.
+ */
 const OF_PROCESS_1 = ["checkpoint_restore", "setpcap"];
 const CAPABILITIES = [...OF_PROCESS_1, ...KEPT].flatMap((name) => ["--cap-add", `CAP_${name.toUpperCase()}`]);
 const FEWER_CAPABILITIES = [
@@ -48,7 +51,7 @@ const OPTIONS = [
   ...["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--as-pid-1", "--cap-drop", "ALL", ...CAPABILITIES],
 ];
 
-/** bwrap (bubblewrap), with our launcher inside. */
+/** Tries bwrap (bubblewrap) with our launcher inside. If the launcher does not work, returns the launcher's reason. */
 export async function tryBwrapAround(launcher: Attempt): Promise<Attempt> {
   return "wrap" in launcher ? await tryWith(launcher) : launcher;
 }
@@ -76,7 +79,7 @@ async function tryWith(launcher: Mechanism | null): Promise<Attempt> {
 /** The paths of the programs that make the sandbox. */
 type Programs = Readonly<Record<"bwrap" | "setpriv" | "stat", string>>;
 
-/** Returns the name of a program that is missing. */
+/** Finds these programs. If one is missing, returns its name. */
 function findPrograms(): Programs | string {
   const [bwrap, setpriv, stat] = [machineProgram("bwrap"), machineProgram("setpriv"), machineProgram("stat")];
   if (bwrap === null) return "bwrap";
@@ -85,8 +88,9 @@ function findPrograms(): Programs | string {
 }
 
 /**
- * The protections that only the launcher gives, as far as it does not give them. Abstract Unix sockets belong to the network,
- * which servers share with the machine. Landlock restricts them from the same version on as signals.
+ * The missing protections among those that only the launcher can give. bwrap cannot give `unix-sockets`, because
+ * abstract Unix sockets belong to the network, which servers share with the machine. Landlock restricts these sockets
+ * from the same version on as signals, so a launcher that lacks `signals` lacks `unix-sockets`, too.
  */
 function leftBy(launcher: Mechanism | null): Protection[] {
   if (launcher === null) return ["system-calls", "unix-sockets"];
@@ -106,14 +110,18 @@ function within(
   return [
     ...(["/bin/sh", "-c", OUTSIDE, "sh", bwrap, ...OPTIONS] as const),
     ...mountOptions(launcher === null ? paths : { ...paths, read: [...paths.read.map(inFewMounts), inner[0]] }),
-    // The settings of the kernel in /proc are files of root, who could write to them without any capability.
+    // Root owns the kernel's settings in /proc and could write to them without any capability. So /proc becomes
+    // read-only, except for the file that process 1 writes to.
     ...["--bind", LAST_PID, LAST_PID, "--remount-ro", "/proc"],
     ...["--", "/bin/sh", "-c", `${mountCheck(paths, stat)}${INSIDE}`, "sh"],
     ...[setpriv, ...FEWER_CAPABILITIES, ...inner],
   ];
 }
 
-/** Each mount takes up to a millisecond, and half of the paths are in `/etc`. There, the launcher restricts the server. */
+/**
+ * Replaces each path in `/etc` with `/etc`, because a mount takes up to a millisecond and half of the paths are in
+ * `/etc`. The launcher still restricts the server to the paths themselves.
+ */
 function inFewMounts(path: string): string {
   return contains("/etc", path) ? "/etc" : path;
 }

@@ -25,7 +25,10 @@ export interface Secrets {
 }
 
 const READ_ONLY = ":ro";
-/** The variables that name a file with the certificates that a server trusts. Servers get them from the caller. */
+/**
+ * Each of these variables names a file with certificates that a server trusts. Servers get the variables from the
+ * caller.
+ */
 const CERTIFICATES = ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"];
 
 /**
@@ -71,11 +74,14 @@ function isFile(path: string): boolean {
   try {
     return isAbsolute(path) && statSync(path).isFile();
   } catch {
-    return false; // the runtime reports it
+    return false; // the runtime reports the problem
   }
 }
 
-/** The fleet's state and configuration, the shared storage, the provider's key, and the folder with the users' token files. */
+/**
+ * The paths with secrets: the fleet's state and configuration, the shared storage, the folder with the users' token
+ * files, the key of the GitHub App, and the provider's key.
+ */
 function hiddenFolders({ stateRoot, config: { auth, provider, storage }, env }: Secrets): string[] {
   const tokens = auth.githubTokenFile?.replace(/[^/]*\{user\}.*$/s, "");
   const key = provider === null || provider.type === "echo" ? null : provider.apiKeyFile;
@@ -85,14 +91,19 @@ function hiddenFolders({ stateRoot, config: { auth, provider, storage }, env }: 
     .map((path) => resolve(path));
 }
 
-/** Folders without links in their paths. */
+/** Paths of folders, with all links resolved. */
 interface Folders {
   hidden: readonly string[];
   /** The folders that the server can change. The first is its home. */
   own: readonly string[];
 }
 
-/** The path without links, if it exposes nothing. */
+/**
+ * The path with all links resolved.
+ *
+ * @throws FLEET_SANDBOX_UNSAFE if the path would expose a hidden folder, or leads through a folder of the server to a
+ * place outside
+ */
 function checkedPath(path: string, setting: string, { hidden, own }: Folders): string {
   const real = realPath(path);
   if (contains(own[0] ?? "", real)) return real;
@@ -107,7 +118,8 @@ function checkedPath(path: string, setting: string, { hidden, own }: Folders): s
       },
     );
   }
-  // The agent can replace everything in these folders, so a path through them may be its own link to anywhere.
+  // The agent can change everything in these folders. So if the path leads through one of them to a place outside, the
+  // agent may have made the link that leads out.
   const through = own.find((folder) => isThrough(path, folder) && !contains(folder, real));
   if (through === undefined) return real;
   throw new FleetError(
@@ -126,7 +138,7 @@ function refusePrograms(real: string, { folders, paths }: Programs, named: { pat
   });
 }
 
-/** Whether the way along a path enters a folder. */
+/** Whether any parent of the path, with all links resolved, is the folder or below it. */
 function isThrough(path: string, folder: string): boolean {
   const parent = dirname(path);
   return parent !== path && (contains(folder, realPath(parent)) || isThrough(parent, folder));

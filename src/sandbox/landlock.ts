@@ -8,17 +8,21 @@ import { machineProgram, packageFolder } from "./programs.js";
 import type { Attempt } from "./sandbox.js";
 
 /*
- * Landlock restricts the process that asks for it, and all processes that it starts. The process keeps its PID, so the rest
- * of the fleet sees a server as it is without a sandbox. Source: the kernel's Documentation/userspace-api/landlock.rst.
+ * Landlock restricts the process that asks for it, and all processes that it starts. The process keeps its PID, so to
+ * the rest of the fleet, a server looks the same as without a sandbox. Source: the kernel's
+ * Documentation/userspace-api/landlock.rst.
  */
 
-/** The time for a trial, in milliseconds. It takes a few milliseconds. */
+/** The deadline of a trial, in milliseconds. A trial usually takes a few milliseconds. */
 const TRIAL_MS = 10_000;
 
-/** Landlock never restricts these here. It closes Unix sockets only if they are abstract, that is, without a path. */
+/**
+ * The protections that Landlock never gives here. `unix-sockets` is one of them, because Landlock restricts only
+ * abstract Unix sockets, which have no path.
+ */
 const NEVER: readonly Protection[] = ["metadata", "process-list", "ipc", "unix-sockets", "network", "resources"];
 
-/** Our own launcher (`native/launcher.c`). */
+/** Tries our own launcher (`native/launcher.c`). */
 export async function tryLauncher(): Promise<Attempt> {
   const launcher = launcherPath();
   if (launcher === null) return { why: "the launcher of the sandbox is not beside this copy of the code" };
@@ -49,13 +53,13 @@ export async function tryLauncher(): Promise<Attempt> {
   };
 }
 
-/** Null if another package contains a copy of this code. */
+/** The path of the launcher. Null if this code is a copy inside another package. */
 function launcherPath(): string | null {
   const root = packageFolder();
   return root === null ? null : join(root, "native", `linux-${process.arch}`, "copilotfleet-sandbox");
 }
 
-/** The program of util-linux (2.41 or later), for a machine on which the launcher cannot run. */
+/** Tries `setpriv` of util-linux (2.41 or later), for a machine on which the launcher cannot run. */
 export async function trySetpriv(): Promise<Attempt> {
   const setpriv = machineProgram("setpriv");
   if (setpriv === null) return { why: "no folder of the machine in PATH has the program setpriv" };
@@ -76,7 +80,7 @@ export async function trySetpriv(): Promise<Attempt> {
   };
 }
 
-// The kernel refuses a rule that allows accesses to folders for a file.
+// For a file, the kernel refuses a rule with access rights that only folders have.
 const READ_FILE = "execute,read-file";
 const READ_FOLDER = `${READ_FILE},read-dir`;
 const WRITE_FILE = `${READ_FILE},write-file,truncate`;
@@ -84,7 +88,7 @@ const ALL = "";
 const isFolder = (path: string) => statSync(path).isDirectory();
 const rule = (access: string, path: string) => ["--landlock-rule", `path-beneath:${access}:${path}`];
 
-/** The capabilities that root keeps in the sandbox, as in the launcher: those to work with its own files. */
+/** The capabilities that root keeps in the sandbox, to work with files. The launcher keeps the same ones. */
 export const ROOT_CAPABILITIES = ["chown", "dac_override", "fowner", "fsetid"];
 const CAPABILITIES = [
   ...["--bounding-set", ["-all", ...ROOT_CAPABILITIES.map((name) => `+${name}`)].join(",")],
@@ -92,15 +96,18 @@ const CAPABILITIES = [
 ];
 
 const SHORTAGES = ["EAGAIN", "EMFILE", "ENFILE", "ENOMEM"];
-/** Shortages as programs report them: the C library, dash, and our launcher (with the numbers of the codes above). */
+/**
+ * How programs report a shortage: the C library and dash in words, our launcher with the numbers of the codes above.
+ */
 const SHORTAGE_TEXT =
   /Resource temporarily unavailable|Too many open files|Cannot (allocate memory|fork)|error (11|12|23|24)$/im;
 
 /**
- * Runs a program to its end. `failure` tells what went wrong; null if nothing did.
+ * Runs a program to its end. `failure` describes what went wrong, and is null on success.
  *
- * @throws FLEET_RUNTIME_UNUSABLE if it could not run or end, because the machine has no processes, files, memory or time left.
- * Such a trial shows nothing about the sandbox, and an agent who uses up the machine must not get a weaker one.
+ * @throws FLEET_RUNTIME_UNUSABLE if the program could not run to its end because the machine lacks processes, files,
+ * memory or time. Such a trial shows nothing about the sandbox. It must not lead to a weaker sandbox, because then an
+ * agent could weaken the sandbox by using up the machine.
  */
 export async function run(
   program: string,
@@ -120,7 +127,10 @@ export async function run(
   });
 }
 
-/** Also where a program was killed, perhaps for lack of memory, or could not even say why it failed. */
+/**
+ * Whether the machine lacked something, so that the trial shows nothing. True also if the program was killed, perhaps
+ * for lack of memory, or failed without a message.
+ */
 function isShortage(error: ExecFileException, said: string): boolean {
   const isSilent = typeof error.code === "number" && said.trim() === "";
   return (

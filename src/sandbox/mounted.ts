@@ -6,19 +6,19 @@ import { contains, type Paths } from "./paths.js";
 import { OF_THE_MACHINE } from "./programs.js";
 
 /*
- * bwrap follows links when it mounts a folder. An agent that can change a folder above it, for example with the binds of an
- * earlier configuration, could put a link there between the fleet's check and the mount. So process 1 of the sandbox
- * compares what bwrap mounted with what the fleet had checked.
+ * bwrap follows links when it mounts a folder. An agent may be able to change a parent of that folder, for example
+ * because of the binds of an earlier configuration. The agent could then put a link there between the fleet's check and
+ * the mount. So process 1 of the sandbox compares what bwrap mounted with what the fleet had checked.
  */
 
-/** From fcntl.h, for all processors that the runtime supports. Node.js does not name it. */
+/** The value in fcntl.h, for all processors that the runtime supports. Node.js has no constant for it. */
 const O_PATH = 0o10000000;
 
 /**
- * Lines of shell that end with code 126 unless everything that bwrap mounted is what is at these paths now. Leaves out the
- * folders of the machine, which only root can change.
+ * Shell lines that exit with code 126 unless bwrap mounted exactly the files and folders that are at these paths now.
+ * They do not check the machine's own folders, which only root can change.
  *
- * @param stat the path of the program
+ * @param stat the path of the program `stat`
  * @throws FLEET_SANDBOX_UNSAFE if a path now leads through a link
  */
 export function mountCheck({ read, write }: Paths, stat: string): string {
@@ -33,7 +33,9 @@ export function mountCheck({ read, write }: Paths, stat: string): string {
 `;
 }
 
-/** The numbers of the device and of the inode. */
+/**
+ * The device and inode numbers of a path. @throws FLEET_SANDBOX_UNSAFE if the path is missing or leads through a link
+ */
 function identityOf(path: string): string {
   const descriptor = open(path);
   try {
@@ -46,7 +48,7 @@ function identityOf(path: string): string {
   }
 }
 
-/** As stat(1) prints it, without signs. Node.js reads the numbers as signed ones. */
+/** The device and inode numbers as stat(1) prints them: unsigned. Node.js reads them as signed numbers. */
 export function identityText({ dev, ino }: { dev: bigint; ino: bigint }): string {
   return `${BigInt.asUintN(64, dev)} ${BigInt.asUintN(64, ino)}`;
 }

@@ -10,16 +10,17 @@ const MOST_LINKS = 40;
 const BESIDE_DEVICES = ["/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr"];
 
 /**
- * The options of bwrap that build the file system of a sandbox. It starts empty, and everything in it is at the same place as
- * outside. So a path through a link needs that link, too.
+ * The bwrap options that build the file system of a sandbox. It starts empty, and everything in it has the same path as
+ * outside. So if a path leads through a link, the sandbox needs that link, too.
  */
 export function mountOptions(paths: Paths): string[] {
   const mounts = mountsOf(paths);
   const places = ["/proc", ...mounts.keys()];
   const isMounted = (path: string) => places.some((place) => contains(place, path));
   const links = linksAlong([...paths.named, ...BESIDE_DEVICES]).filter(([link]) => !isMounted(link));
-  // Files in /tmp must not use up memory, so it is the server's temporary folder. But bwrap would have to make the places of
-  // further mounts in that folder, where the agent could have put links.
+  // Mount the server's temporary folder at /tmp, because otherwise files in /tmp would use up memory. But not if
+  // something else is mounted below /tmp: bwrap would have to make its mount point in the temporary folder, where the
+  // agent could have put links.
   const isTmpFree = ![...places, ...links.map(([link]) => link)].some((place) => contains("/tmp", place));
   return [
     ...[...mounts].flatMap(([path, option]) => [option, path, path]),
@@ -29,7 +30,7 @@ export function mountOptions(paths: Paths): string[] {
   ];
 }
 
-/** The option for each path. A folder comes before everything below it. */
+/** The mount option for each path. A folder comes before everything below it. */
 function mountsOf({ read, write, devices }: Paths): Map<string, string> {
   const below = (path: string, folders: readonly string[]) =>
     folders.some((folder) => folder !== path && contains(folder, path));
@@ -37,14 +38,14 @@ function mountsOf({ read, write, devices }: Paths): Map<string, string> {
     ...read
       .filter((path) => !contains("/proc", path) && !below(path, [...read, ...write]))
       .map((path) => [path, "--ro-bind-try"] as const),
-    // All of a folder in which the server can change everything is there already.
+    // A path below another writable folder is mounted with that folder.
     ...write.filter((path) => !below(path, write)).map((path) => [path, "--bind-try"] as const),
     ...devices.map((path) => [path, "--dev-bind-try"] as const),
   ]);
   return new Map([...options].sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-/** Every link on the way along the paths, with its text. */
+/** Every link that the paths lead through, with its target. */
 function linksAlong(paths: readonly string[]): [link: string, target: string][] {
   const links = new Map<string, string>();
   for (const path of paths) {
@@ -66,7 +67,7 @@ function linksAlong(paths: readonly string[]): [link: string, target: string][] 
   return [...links];
 }
 
-/** The text of a link. Null if there is no link at this path. */
+/** The target of a link. Null if there is no link at this path, or if this process cannot reach the path. */
 function targetOf(path: string): string | null {
   try {
     return readlinkSync(path);

@@ -7,10 +7,10 @@ import { systemCode } from "../errors.js";
 export interface Paths {
   /** Files and folders that the program can read and execute. */
   read: readonly string[];
-  /** Folders in which it can change everything. */
+  /** Folders in which the program can change everything. */
   write: readonly string[];
   devices: readonly string[];
-  /** The paths as programs know them. Some lead through links. */
+  /** The paths under which programs look for these files and folders. Some lead through links. */
   named: readonly string[];
   /** The folder for temporary files, or null. */
   temporary: string | null;
@@ -20,8 +20,8 @@ export interface Paths {
 export const TRIAL_PATHS: Paths = { read: ["/"], write: [], devices: ["/dev/null"], named: [], temporary: null };
 
 /**
- * The parts of the system that programs need: programs, libraries, certificates, and the facts about the machine
- * below `/proc` and `/sys`. `/etc` is not there as a whole, because it contains secrets, such as keys of other services.
+ * The parts of the system that programs need: programs, libraries, certificates, and the facts about the machine below
+ * `/proc` and `/sys`. Only parts of `/etc` are listed, because it contains secrets, such as keys of other services.
  */
 const SYSTEM = `
   /usr /bin /sbin /lib /lib32 /lib64 /libx32 /opt /nix/store /gnu/store
@@ -36,7 +36,7 @@ const SYSTEM = `
   .trim()
   .split(/\s+/);
 
-/** Without terminals: all terminals of the account are in `/dev/pts`. */
+/** The devices. `/dev/pts` is left out, because it has all terminals of the account. */
 const DEVICES = "null zero full random urandom tty".split(" ").map((name) => `/dev/${name}`);
 
 export interface PathsOptions {
@@ -45,22 +45,25 @@ export interface PathsOptions {
   runtimePath: string;
   /** The folders of the server itself. */
   own: readonly string[];
-  /** The one of them for temporary files. */
+  /** The folder in `own` for temporary files. */
   temporary?: string;
   /** Further paths as they were given, perhaps through links. */
   named?: readonly string[];
-  /** Further paths, without links. They are not resolved again, because an agent may have replaced one by a link since. */
+  /**
+   * Further paths, without links. They are not resolved again, because an agent may have replaced one with a link
+   * since.
+   */
   read: readonly string[];
   write: readonly string[];
 }
 
 /**
- * The paths that a server can reach. A folder of the system that contains a hidden folder is replaced by its other entries,
- * because a sandbox can only add what is below a folder and not leave anything out.
+ * The paths that a server can reach. If a folder of the system contains a hidden folder, its other entries take its
+ * place, because a sandbox can only allow all of a folder, without exceptions.
  */
 export function serverPaths({ hidden, runtimePath, own, read, write, ...options }: PathsOptions): Paths {
-  // The runtime loads further files from its own folder. One of them, runtime.node, may be a link to another folder. A
-  // program that is directly in somebody's home has no folder of its own.
+  // The runtime loads further files from the folder of its program. One of them, runtime.node, may be a link to another
+  // folder. If that folder is somebody's home, the server can reach only the program and runtime.node.
   const folder = dirname(runtimePath);
   const isHome = contains(folder, homedir());
   const programs = [...(isHome ? [] : [folder]), runtimePath, join(folder, "runtime.node")];
@@ -74,7 +77,10 @@ export function serverPaths({ hidden, runtimePath, own, read, write, ...options 
   };
 }
 
-/** The entries of a folder that contain no hidden folder, or the path itself if it contains none. */
+/**
+ * The path itself if it contains no hidden folder. Otherwise, the entries below it that contain none; empty if the path
+ * is in a hidden folder.
+ */
 function without(path: string, hidden: readonly string[]): string[] {
   if (hidden.some((secret) => contains(secret, path))) return [];
   if (!hidden.some((secret) => contains(path, secret))) return [path];
@@ -95,7 +101,7 @@ export function contains(folder: string, path: string): boolean {
   return path === folder || path.startsWith(folder.endsWith(sep) ? folder : `${folder}${sep}`);
 }
 
-/** The path without links, as far as it exists. */
+/** The path with all links resolved, as far as it exists. */
 export function realPath(path: string): string {
   const [real] = reals([path]);
   if (real !== undefined) return real;
@@ -103,7 +109,7 @@ export function realPath(path: string): string {
   return parent === path ? path : join(realPath(parent), basename(path));
 }
 
-/** The paths without links. Leaves out those that do not exist or that this process cannot reach. */
+/** The paths with all links resolved. Leaves out paths that do not exist or that this process cannot reach. */
 export function reals(paths: readonly string[]): string[] {
   const found = paths.map((path) => {
     try {

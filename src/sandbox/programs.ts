@@ -16,14 +16,16 @@ export function packageFolder(): string | null {
 /** Programs, libraries and settings of the machine. No server may change anything in these folders. */
 export const OF_THE_MACHINE =
   "/bin /boot /dev /etc /gnu /lib /lib32 /lib64 /libx32 /nix /proc /sbin /sys /usr /var/spool".split(" ");
-/** Those of them in which only root installs programs. */
+/** The folders of {@link OF_THE_MACHINE} in which only root installs programs. */
 const OF_PROGRAMS = "/bin /gnu /nix /sbin /usr".split(" ");
-/** These contain folders of many programs. A server may change one folder in them, but not the whole. */
+/**
+ * Folders that contain the folders of many programs. A server may change a folder in one of them, but not all of it.
+ */
 const OF_MANY = ["/opt", "/run", "/var"];
 
 /**
- * The path of a program that makes a sandbox. Looks only in those folders of PATH that belong to the machine, because an agent
- * may have put a program into the others, such as the `node_modules/.bin` of a project. Null if there is none.
+ * The path of a program that makes a sandbox; null if it is not found. Looks only in folders of PATH that belong to the
+ * machine, because an agent may have put a program into another folder, such as a project's `node_modules/.bin`.
  */
 export function machineProgram(name: string): string | null {
   const named = (process.env.PATH ?? "/usr/bin:/bin").split(delimiter).filter(isAbsolute).map(realPath);
@@ -41,11 +43,11 @@ function isExecutable(path: string): boolean {
   }
 }
 
-/** Programs that run outside of the sandbox, so that no server must be able to change them. The paths have no links. */
+/** Programs that run outside of the sandbox. No server may change them. The paths have no links. */
 export interface Programs {
-  /** Neither these folders nor anything in them. */
+  /** A server may change neither these folders nor anything in them. */
   folders: readonly string[];
-  /** These files and folders, and every folder above them. */
+  /** A server may change neither these files and folders, nor any folder above them. */
   paths: readonly string[];
 }
 

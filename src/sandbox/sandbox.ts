@@ -55,8 +55,9 @@ export type Attempt = Mechanism | { why: string };
 type Mode = Exclude<Config["sandbox"]["mode"], "none">;
 
 /**
- * The mechanisms of each mode, from the strongest to the weakest. Each one leaves open less than the next one, except that
- * bwrap alone and the launcher close different things. Both can be had only where bwrap works around the launcher, too.
+ * The mechanisms of each mode, from the strongest to the weakest. Each restricts more than the next one, except that
+ * bwrap alone and the launcher alone restrict different things. The order of these two does not matter: where both
+ * work, bwrap around the launcher works, too.
  */
 const MECHANISMS: Readonly<Record<Mode, readonly ((launcher: Attempt) => Attempt | Promise<Attempt>)[]>> = {
   auto: [tryBwrapAround, (launcher) => launcher, tryBwrapAlone, trySetpriv],
@@ -67,10 +68,10 @@ const MECHANISMS: Readonly<Record<Mode, readonly ((launcher: Attempt) => Attempt
 const trials = new Trials<Mode, readonly Attempt[]>();
 
 /**
- * The results of the trials on this machine, from the strongest mechanism to the first one that works. Each process tries
- * them, because only a trial shows whether the kernel and its policies allow a mechanism.
+ * The results of the trials on this machine, from the strongest mechanism to the first one that works. Each process
+ * tries them itself, because only a trial shows whether the kernel and its policies allow a mechanism.
  *
- * @throws FLEET_RUNTIME_UNUSABLE if the machine has nothing left with which to try them
+ * @throws FLEET_RUNTIME_UNUSABLE if the machine lacks the processes, files, memory or time for a trial
  */
 export async function tryMechanisms(mode: Mode): Promise<readonly Attempt[]> {
   return await trials.of(mode, async () => await tryInOrder(mode));
@@ -87,7 +88,7 @@ async function tryInOrder(mode: Mode): Promise<Attempt[]> {
   return tried;
 }
 
-/** Why mechanisms do not work. Two of them need the launcher, so its reason may be there twice. */
+/** Why mechanisms do not work, each reason once. Mechanisms that need the launcher fail with the same reason. */
 export function reasonsOf(tried: readonly Attempt[]): string[] {
   return [...new Set(tried.flatMap((attempt) => ("why" in attempt ? [attempt.why] : [])))];
 }
@@ -95,8 +96,10 @@ export function reasonsOf(tried: readonly Attempt[]): string[] {
 /**
  * Chooses the sandbox of a server, and checks the folders that the server is to reach.
  *
- * @throws FLEET_SANDBOX_UNUSABLE if `sandbox.mode` or `sandbox.tools` names a sandbox that does not work on this machine
- * @throws FLEET_SANDBOX_UNSAFE if a folder would expose the fleet's state or the secrets of its users
+ * @throws FLEET_SANDBOX_UNUSABLE if `sandbox.mode`, `sandbox.tools` or `sandbox.network` names something that does not
+ * work on this machine
+ * @throws FLEET_SANDBOX_UNSAFE if a folder would expose the fleet's state or the secrets of its users, or let the
+ * server change programs of the fleet or of the machine
  */
 export async function chooseSandbox(
   settings: Config["sandbox"],
@@ -160,7 +163,10 @@ function limited(
   return [launcher, ...launcherOptions(joined), ...args];
 }
 
-/** The sandbox of a server that starts now with this configuration, as far as this machine allows it. */
+/**
+ * The sandbox that a server would get if it started now with this configuration. Leaves out everything that does not
+ * work on this machine.
+ */
 export async function sandboxNow(config: Pick<Config, "sandbox" | "modelGateway">): Promise<SandboxReport> {
   const { mode, limits } = config.sandbox;
   const tried = mode === "none" ? [] : await tryMechanisms(mode);
@@ -190,7 +196,7 @@ async function chooseNetwork(
   });
 }
 
-/** Without the model gateway, the provider's key comes into the server's memory. */
+/** Adds `provider-key` if there is no model gateway, because the key is then in the server's memory. */
 function withKey(not: readonly Protection[], { modelGateway }: Pick<Config, "modelGateway">): readonly Protection[] {
   return modelGateway === "on" || not.includes("provider-key") ? not : [...not, "provider-key"];
 }

@@ -5,10 +5,10 @@ import type { ServerRecord } from "../model/server.js";
 import { run } from "./landlock.js";
 
 /*
- * The runtime can run each tool of an agent in a sandbox of its own, which it makes with bwrap (bubblewrap). A session has
- * the settings of that sandbox in its `sandboxConfig`. It covers built-in tools, MCP servers and language servers, but
- * not `session.shell.exec`. In our own sandbox it cannot work, because Landlock forbids mounts, so that every command of
- * the agent fails. All of this was measured with 1.0.85.
+ * The runtime can run each tool of an agent in a separate sandbox, which the runtime makes with bwrap (bubblewrap). The
+ * `sandboxConfig` of a session has the settings of that sandbox. It covers built-in tools, MCP servers and language
+ * servers, but not `session.shell.exec`. It cannot work inside our own sandbox: Landlock forbids mounts, so every
+ * command of the agent would fail. All of this was measured with runtime 1.0.85.
  */
 
 /** The `sandboxConfig` of a session, for the runtime. */
@@ -29,7 +29,7 @@ export function toolSandboxOf(
   { sandbox }: Pick<Config, "sandbox">,
   server: Pick<ServerRecord, "sandbox" | "home" | "cwd">,
 ): ToolSandbox | null {
-  // A server that started with an earlier configuration may have a sandbox, in which that of the tools cannot work.
+  // A server that started with an earlier configuration may have a sandbox. The tools' sandbox cannot work inside it.
   if (sandbox.tools === "none" || (server.sandbox ?? NO_SANDBOX).mode !== "none") return null;
   return {
     enabled: true,
@@ -55,7 +55,7 @@ export async function assertToolSandbox({ tools }: Config["sandbox"], env: NodeJ
   });
 }
 
-/** Null if bwrap works on this machine. */
+/** Why bwrap does not work on this machine. Null if it works. */
 export async function failureOfBwrap({ PATH }: NodeJS.ProcessEnv): Promise<string | null> {
   const args = ["--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/", "true"];
   return (await run("bwrap", args, { PATH })).failure;

@@ -1,4 +1,7 @@
-/** How long a trial counts, in milliseconds. While `serve` runs, somebody may install or remove a program. */
+/**
+ * How long the result of a trial counts, in milliseconds. Then it is tried again, because somebody may install or
+ * remove a program while `serve` runs.
+ */
 const COUNTS_MS = 60_000;
 
 /** The results of the trials of this process. A trial that throws does not count. */

@@ -13,7 +13,7 @@ import type { SampleRing } from "./report/samples.js";
 
 export type LogLevel = "debug" | "info" | "warn" | "error";
 
-/** Logs one event of the supervisor. The fields may hold ids, but never the content of a conversation. */
+/** Logs one event of the supervisor. The fields may contain ids, but never the content of a conversation. */
 export type ServeLog = (level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>) => void;
 
 /** The parts of the fleet that its supervisor works with. */
@@ -32,7 +32,7 @@ export interface ServedFleet
   };
   /** The address on which to open the front door. Null if this host has no front door. */
   listen: Address | InheritedListener | null;
-  /** The address on which to open the HTTP API. Null if this host has none. */
+  /** The address on which to open the HTTP API. Null if this host has no HTTP API. */
   http: Address | InheritedListener | null;
   /** The host itself, which runs gc on its own sessions. */
   host: {
@@ -40,7 +40,7 @@ export interface ServedFleet
     /** The samples of the host, which its HTTP API and the other hosts read. */
     readonly ring: SampleRing;
   };
-  /** The warnings since the last call. */
+  /** Returns the warnings since the last call. */
   takeWarnings(): string[];
   /** All hosts of the fleet. */
   hosts: { learnTokenEnds(signal: AbortSignal): Promise<{ host: string; error: unknown }[]> };
@@ -63,12 +63,12 @@ export interface ServedHttp {
   readonly address: Address;
   readonly url: string;
   readonly streams: StreamCounts;
-  /** Begins no new work, and waits up to `timeoutMs` for the requests that are being handled. */
+  /** Begins no new work, and waits up to `timeoutMs` milliseconds for the requests that are being handled. */
   drain(request: { timeoutMs: number }): Promise<unknown>;
   close(): Promise<unknown>;
 }
 
-/** The streams of the HTTP API: those that are open, and how many events and slow clients there were so far. */
+/** The streams of the HTTP API: how many are open, and how many events and slow clients there have been so far. */
 export interface StreamCounts {
   open: number;
   events: number;

@@ -14,7 +14,7 @@ function countFailure({ metrics }: Reports, error: unknown): FleetErrorCode {
   return code;
 }
 
-/** Logs and counts a failure that the supervisor survives. */
+/** Logs and counts a failure that does not end the supervisor. */
 export function logFailure(
   reports: Reports,
   what: string,
@@ -26,7 +26,7 @@ export function logFailure(
   reports.log("error", `${what}: ${messageOf(error)}`, { ...fields, code, ...stack });
 }
 
-/** Does work whose failure the supervisor survives. Logs and counts the failure. */
+/** Does work whose failure does not end the supervisor. Logs and counts the failure. */
 export async function attempt(reports: Reports, failure: string, work: () => unknown): Promise<void> {
   try {
     await work();

@@ -15,7 +15,7 @@ import type { ServeContext } from "./context.js";
 import { attempt, logFailure } from "./failures.js";
 import type { Terms } from "./upkeep/terms.js";
 
-/** How many heartbeats a host sends within `host.ttl`. That is how long one heartbeat keeps the host alive. */
+/** How many heartbeats a host sends within `host.ttl`, the time for which one heartbeat keeps the host alive. */
 const BEATS = 3;
 /** The shortest wait after a heartbeat that failed, in milliseconds. */
 const RETRY_MS = 500;
@@ -25,7 +25,9 @@ type HeartbeatContext = Pick<
   "clock" | "config" | "directory" | "log" | "metrics" | "stateRoot" | "store"
 >;
 
-/** Shows the other hosts that this host is alive. This host never notices the end of its term later than the other hosts. */
+/**
+ * Shows the other hosts that this host is alive. This host notices the end of its term no later than the other hosts.
+ */
 export class Heartbeat {
   readonly #context: HeartbeatContext;
   readonly #hosts: Hosts;
@@ -33,12 +35,12 @@ export class Heartbeat {
   readonly #terms: Terms;
   #entry: HostEntry;
   #term = 0;
-  /** When the term may be over, by the clock. For the other hosts, it is over at this time or later. */
+  /** When the term may be over, by the clock. For the other hosts, it is not over before this time. */
   #end = 0;
   #cancelBeat = (): void => undefined;
   #cancelExpiry = (): void => undefined;
   #beat: Promise<unknown> = Promise.resolve();
-  /** The number of the last heartbeat that we sent. `#answered` is the number of the latest heartbeat that was answered. */
+  /** The number of the last heartbeat that we sent. `#answered` is the highest number of an answered heartbeat. */
   #sent = 0;
   #answered = 0;
   #isOver = false;
@@ -68,12 +70,13 @@ export class Heartbeat {
     const { instance } = ensureNote(stateRoot, hosts.own);
     const heartbeat = new Heartbeat(context, hosts, instance, terms);
     try {
-      // Send a heartbeat first. It fails if another host has this name, and the beacon of that host must not change.
+      // Send a heartbeat before writing the beacon. It fails if another host has this name. That host's beacon must not
+      // change.
       await heartbeat.#send();
       if (shared !== null) heartbeat.#entry = { ...heartbeat.#entry, beacon: await writeBeacon(shared, hosts.own) };
       await heartbeat.#send();
       heartbeat.#next();
-      // Check again. If another host has registered at the same moment, it is visible only now.
+      // Check again, because a host that has registered at the same moment is visible only now.
       await refuseUnlike(hosts, shared);
     } catch (error) {
       const failure = "the registration of this host could not be undone";
@@ -88,8 +91,8 @@ export class Heartbeat {
   async #withdraw(before: HostRecord | undefined): Promise<void> {
     if (this.#term === 0) return;
     const { shared } = this.#context.config.storage;
-    // If the host was alive before, let it count as alive. An earlier `serve` on this host may have died a moment ago,
-    // and the next one adopts its servers.
+    // If the host was alive before, let it still count as alive. An earlier `serve` on this host may have died a moment
+    // ago, and the next `serve` adopts its servers.
     await this.leave({ gone: before === undefined || before.gone });
     if (before !== undefined) return;
     await this.#hosts.forget(this.#hosts.own);
@@ -135,8 +138,8 @@ export class Heartbeat {
   /**
    * Ends the heartbeat.
    *
-   * @param how.gone true: this host has no servers left, so it counts as gone at once. false: the servers of this host keep
-   * running. The next `serve` on this host adopts them. If it starts in time, the term continues.
+   * @param how.gone true: this host has no servers left, so it counts as gone at once. false: the servers of this host
+   * keep running. The next `serve` on this host adopts them. If that `serve` starts in time, the term continues.
    */
   async leave({ gone }: { gone: boolean }): Promise<void> {
     this.#left = true;
@@ -197,7 +200,7 @@ export class Heartbeat {
   }
 }
 
-/** The address that other machines can connect to. Replaces `0.0.0.0` and `::` by this host's name. */
+/** The address to which other machines can connect. Replaces `0.0.0.0` and `::` with this host's name. */
 function reachable({ host, port }: Address): Address {
   return host === "0.0.0.0" || host === "::" ? { host: hostname(), port } : { host, port };
 }

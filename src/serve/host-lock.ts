@@ -5,8 +5,8 @@ import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import type { Store } from "../store/ports.js";
 
 /**
- * The lock that allows one supervisor on this host. The registry records the process identity of its holder. So the lock is
- * free once its holder has died, even if another process now has the same PID.
+ * The lock that allows one supervisor on this host. The registry records the process identity of the lock's holder. So
+ * the lock is free once its holder has died, even if another process now has the same PID.
  */
 export class HostLock {
   readonly #store: Store;
@@ -15,7 +15,10 @@ export class HostLock {
     this.#store = store;
   }
 
-  /** Takes the lock, and opens the pool again if it was drained. */
+  /**
+   * Takes the lock, and opens the pool again if it was drained. Throws `FLEET_SUPERVISOR_RUNNING` if another supervisor
+   * is alive.
+   */
   static async take(store: Store): Promise<HostLock> {
     const own = ownIdentity();
     await store.registry.update((registry) => {

@@ -1,6 +1,6 @@
 import type { Clock } from "../runtime/clock.js";
 
-/** Times the rounds of the supervisor's loop. A change of a server begins the next round early. */
+/** Times the rounds of the supervisor's loop. A change of a server starts the next round early. */
 export class LoopTimer {
   readonly #clock: Clock;
   #wakeNow: () => void = () => undefined;
@@ -10,13 +10,13 @@ export class LoopTimer {
     this.#clock = clock;
   }
 
-  /** Begins the next round at once. */
+  /** Starts the next round at once. */
   wake(): void {
     this.#isDue = true;
     this.#wakeNow();
   }
 
-  /** Begins the next round after `ms` milliseconds at the latest. */
+  /** Starts the next round after `ms` milliseconds at the latest. */
   wakeAfter(ms: number): void {
     this.#clock.after(ms, () => this.wake());
   }

@@ -27,7 +27,7 @@ const TICK_MS = 1_000;
 /** If the last check of the servers is older than this, in milliseconds, the supervisor counts as unhealthy. */
 const STUCK_MS = 30_000;
 
-/** Does the regular work of a supervisor: every second, every health interval, and on a schedule. */
+/** Does a supervisor's regular work: every second, at every health interval, and on a schedule. */
 export class SupervisorLoop {
   readonly #context: ServeContext;
   readonly #hostLock: HostLock;
@@ -146,7 +146,7 @@ export class SupervisorLoop {
     return registry;
   }
 
-  /** Measures how the servers are used. Recycles, stops or cleans up the servers for which that is due. */
+  /** Measures how the servers are used. Recycles, stops or cleans up each server that needs it. */
   async #survey(registry: Registry): Promise<void> {
     const running = Object.values(registry.servers).filter((server) => isUp(server) && isRunning(server));
     const ownPorts = new Set(this.#reconciler.monitors.flatMap(({ localPort }) => localPort ?? []));

@@ -22,7 +22,7 @@ export class Operations {
   /**
    * Begins `work` on a server, unless another operation on that server is in progress.
    *
-   * @param failure logged behind the server's id if `work` fails, such as "it could not be stopped"
+   * @param failure the text to log after the server's id if `work` fails, such as "it could not be stopped"
    */
   begin(failure: string, server: string, work: () => Promise<void>): void {
     if (this.#running.has(server)) return;
@@ -37,7 +37,7 @@ export class Operations {
 
   #report(failure: string, server: string, error: unknown): void {
     const message = `server ${server}: ${failure}`;
-    // An operation that was cancelled by the end of `serve` has not failed.
+    // An operation that the end of `serve` cancelled has not failed.
     if (this.#stopping.aborted)
       this.#context.log("info", `${message}, because serve is ending`, { server, error: String(error) });
     else logFailure(this.#context, message, error, { server });

@@ -27,7 +27,7 @@ export interface DrainRequest {
   drainTimeout?: Duration;
   /** @deprecated The same as `drainTimeout`, in milliseconds. */
   drainTimeoutMs?: number;
-  /** When it aborts, the supervisor kills all remaining servers at once. */
+  /** When this signal aborts, the supervisor kills all remaining servers at once. */
   hurry: AbortSignal;
 }
 
@@ -60,7 +60,7 @@ export class Supervisor {
   #endpoint: HealthEndpoint | undefined;
   /** Set if the HTTP API serves the metrics, too. */
   #metricsAddress: Address | undefined;
-  /** Ends the counting of the agents' requests, because the fleet may outlive this supervisor. */
+  /** Stops counting the agents' requests, because the fleet may outlive this supervisor. */
   #stopCounting = (): void => undefined;
   /** Set only in a fleet on several hosts. */
   #heartbeat: Heartbeat | undefined;
@@ -77,7 +77,7 @@ export class Supervisor {
    * server.
    */
   static async start(fleet: ServedFleet, signal: AbortSignal): Promise<Supervisor> {
-    // Check this before the host lock, so that a wrong setting changes nothing.
+    // Check the settings before taking the host lock, so that a wrong setting changes nothing.
     const { config, listen, http } = fleet;
     if (listen !== null) checkExposure(config, listen, { hasPeers: fleet.store.hosts !== null });
     if (http !== null) checkExposure(config, http, { key: "serve.http", hasPeers: false });
@@ -85,7 +85,8 @@ export class Supervisor {
     const hostLock = await HostLock.take(fleet.store);
     const context = { ...fleet, metrics, state: new ServeState() };
     const supervisor = new Supervisor(context, hostLock);
-    // The note only guards against mistakes. On a full disk, `serve` must start without it, because its gc frees space.
+    // This record only guards against mistakes. On a full disk, `serve` must start without it, because its gc frees
+    // space.
     await attempt(context, "the settings of this serve could not be recorded", () =>
       noteServing(fleet.config, fleet.stateRoot),
     );
@@ -141,7 +142,7 @@ export class Supervisor {
     if (this.#context.config.storage.shared !== null) await terms.claimSessions(hosts.own, this.#heartbeat.term);
   }
 
-  /** Asks the other hosts before the front door accepts a token that ended while this host was away. */
+  /** Asks the other hosts which tokens ended while this host was away, so that the front door does not accept them. */
   async #learnTokenEnds(signal: AbortSignal): Promise<void> {
     const { store, hosts, log } = this.#context;
     if (store.hosts === null) return;
@@ -177,10 +178,10 @@ export class Supervisor {
   }
 
   /**
-   * Admits no new servers and turns, waits for turns in flight, unloads sessions, stops every server, and leaves. The next
-   * supervisor starts the servers that should run again.
+   * Admits no new servers and turns, waits for turns in flight, unloads sessions, stops every server, and leaves. The
+   * next supervisor starts the servers again that should run.
    *
-   * @throws FleetError when the store fails. The next supervisor then takes care of what is still running.
+   * @throws FleetError when the store fails. The next supervisor then takes care of the servers that still run.
    */
   async drain(request: DrainRequest): Promise<Drained> {
     try {
@@ -195,10 +196,10 @@ export class Supervisor {
   /**
    * Drains in five steps. The command `drain` takes only steps 1 and 4, because another process may supervise the host.
    *
-   * 1. Close the pool. From here on, nobody on this host starts a server or begins a turn.
-   * 2. Close the front door. It refuses the prompts that wait, lets running turns end, and hangs up. The HTTP API does the
-   *    same, but its address stays open until step 5 for probes.
-   * 3. End the regular work, so that nothing starts a server again.
+   * 1. Close the pool. From then on, nobody on this host can start a server or begin a turn.
+   * 2. Close the front door. It refuses the prompts that wait, lets running turns end, and closes the connections. The
+   *    HTTP API does the same, but its address stays open for probes until step 5.
+   * 3. End the regular work, so that it does not start servers again.
    * 4. Drain each server: wait for its turns, save and unload its sessions, and stop it.
    * 5. Leave: give up the term and the host lock, and close the endpoints.
    */
@@ -248,8 +249,8 @@ export class Supervisor {
   }
 
   /**
-   * Ends the supervisor. The servers keep running for the next supervisor. Turns that came through the front door may end
-   * first, because they depend on this process.
+   * Ends the supervisor. The servers keep running for the next supervisor. First, turns that came through the front
+   * door have the `doorTimeout` to end, because they depend on this process.
    */
   async leave({ doorTimeout, doorTimeoutMs = 0 }: LeaveRequest = {}): Promise<void> {
     const timeoutMs = readTimeout({ drainTimeout: doorTimeout, drainTimeoutMs: doorTimeoutMs }, 0);
@@ -280,7 +281,7 @@ export class Supervisor {
   }
 }
 
-/** Whether two listeners are meant to be one. Port 0 is another port for each. */
+/** Whether both addresses mean the same listener. With port 0, each listener gets a port of its own. */
 function isSameAddress(a: Address, b: Address): boolean {
   return a.host === b.host && a.port === b.port && a.port !== 0;
 }

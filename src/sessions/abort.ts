@@ -8,11 +8,12 @@ import { recordFor } from "./find.js";
 import { sessionLocked } from "./problems.js";
 
 /**
- * Aborts the turn that runs in a session of this host, whoever began it. In a collaborative session, nobody aborts a turn
- * under the lease of another user.
+ * Aborts the turn that runs in a session of this host, whichever process began it. In a collaborative session, a user
+ * cannot abort a turn that runs under another user's lease.
  *
  * @returns whether a turn was running
- * @throws FleetError `FLEET_SESSION_NOT_FOUND`; `FLEET_SESSION_LOCKED`; `FLEET_SERVER_UNREACHABLE`.
+ * @throws FleetError `FLEET_SESSION_NOT_FOUND`; `FLEET_SESSION_LOCKED` when another user has the lease;
+ * `FLEET_SERVER_UNREACHABLE`.
  */
 export async function abortTurnIn(
   { store, directory, config }: Pick<SessionsContext, "store" | "directory" | "config">,

@@ -20,7 +20,7 @@ export interface SessionsContext {
   directory: HostDirectory;
   takeover: Takeover;
   requests: AgentRequests;
-  /** Counts turns, and the model requests that no gateway passes on. */
+  /** Records turns, and the model requests that no model gateway of this process passes on. */
   ledger: UsageRecorder;
   provider: Pick<ModelProvider, "check" | "of" | "keep" | "attribute" | "hasPassed" | "forgetKey" | "beforeRequests">;
   events: EventLog;

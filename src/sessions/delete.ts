@@ -11,8 +11,8 @@ import { isAlive } from "../runtime/process/process-table.js";
 import { sessionBusy } from "./problems.js";
 
 /**
- * Deletes a session's state from a server's home. While the server runs, the server has to do this, because otherwise it
- * may write into a folder that is half removed. Succeeds if there is no state.
+ * Deletes a session's state from a server's home. If the server runs, asks it to delete the session first, because it
+ * might otherwise write into a half-removed folder. Succeeds if there is no state.
  *
  * @param answerMs how long the server may take, in milliseconds
  * @throws FleetError `FLEET_SESSION_BUSY` while the session is in a turn; `FLEET_STATE_UNWRITABLE` when the disk refuses
@@ -27,7 +27,7 @@ export async function deleteSessionState(server: ServerRecord, id: string, answe
     if (isLoaded && (await isInTurn(connection, id)) === true) throw sessionBusy(id);
     await connection.request("session.delete", { sessionId: id });
   }
-  // The server is gone or has unloaded the session, but the user's agent may still write into its folder.
+  // The server has ended or has unloaded the session, but the user's agent may still write into the session's folder.
   using state = openSessionState(server.home);
   if (state === null) return;
   try {

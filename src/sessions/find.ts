@@ -18,7 +18,7 @@ interface FindContext {
 /** Finds sessions that clients created on other hosts without the fleet. `peers/` implements this. */
 interface UnrecordedSessions {
   /**
-   * Makes the host that has the user's unrecorded session record it. Resolves with false if no other host has the session.
+   * Asks the host that has the user's unrecorded session to record it. Resolves with false if no other host has it.
    */
   record(id: string, user: string): Promise<boolean>;
 }
@@ -42,8 +42,8 @@ export class SessionFinder {
   }
 
   /**
-   * The session's record, if the user may use the session. Records a session that the user's client has created on any host
-   * without the fleet.
+   * The session's record, if the user may use the session. If a client of the user created the session without the
+   * fleet, on any host, records it first.
    *
    * @throws FleetError `FLEET_SESSION_NOT_FOUND`; and the error of a host that could not be asked.
    */
@@ -113,9 +113,9 @@ export async function recordFor(context: FindContext, id: string, user: string):
 }
 
 /**
- * The present record of a session for which the caller has set a use marker. If the record is missing but the session's
- * folder exists, waits for the record, because gc deletes a record before it looks for markers, and restores the record if
- * it finds a marker.
+ * The current record of a session for which the caller has set a use marker. gc deletes a record before it looks for
+ * markers, and restores the record if it finds a marker. So if the record is missing but the session's folder exists,
+ * waits up to 5 s for the record. Null if the record is still missing then, or if there is no folder.
  *
  * @throws the signal's own reason when it aborts.
  */
@@ -133,8 +133,8 @@ export async function markedRecord(
 
 /**
  * The record of a session in the home of its user's own server, or null if there is none. If gc has just deleted the
- * record, waits until gc restores it or deletes the session. If the fleet recorded the session again at that time, the
- * session would begin with a new, empty history.
+ * record, waits until gc restores it or deletes the session. If the fleet recorded the session again before gc has
+ * decided, the session would start over with an empty history.
  *
  * @throws FleetError `FLEET_STATE_BUSY` when gc takes longer than 5 s to decide.
  */
@@ -145,8 +145,8 @@ export async function restoredRecord(
 ): Promise<SessionRecord | null> {
   for (const until = performance.now() + PUT_BACK_MS; ; await pause(PUT_BACK_POLL_MS, undefined)) {
     const isDecided = !isBeingDeleted(home, id);
-    // Read the record after the check for gc. A gc restores the record before it ends. So if there is no gc and then no
-    // record, the session was deleted.
+    // Read the record after the check for gc, because gc restores a record before it ends. So if gc is not at work on
+    // the session and the record is missing after that, the session was deleted.
     const record = await store.sessions.read(id);
     if (record !== null || isDecided) return record;
     if (performance.now() > until) throw gcUndecided(id);
@@ -159,7 +159,9 @@ function gcUndecided(id: string): FleetError {
   });
 }
 
-/** The record for a session that a client made directly on a user's own server. It belongs to that user. */
+/**
+ * The record for a session that a client created on a user's own server without the fleet. That user owns the session.
+ */
 export function foundRecord(server: ServerRecord, id: string): SessionRecord {
   const folder = readSessionFolder(server.home, id);
   return {

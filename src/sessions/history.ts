@@ -54,7 +54,10 @@ export async function readHistory(
 /** A session, and the server that should have it. */
 export type SessionPlace = Pick<SessionRecord, "id" | "serverId" | "owner">;
 
-/** The folders of these sessions on this host, in the same order. Null for a session that has none. */
+/**
+ * The paths of these sessions' folders on this host, in the same order. A folder may be missing. Null for a session
+ * whose server is not known on this host.
+ */
 export async function historyFolders(
   { store, directory }: Pick<SessionsContext, "store" | "directory">,
   sessions: readonly SessionPlace[],
@@ -70,7 +73,7 @@ export async function historyFolders(
   });
 }
 
-/** For each session, a text that differs when its history has changed. Costs two system calls for each. */
+/** For each session, a text that changes whenever the session's history changes. Costs two system calls per session. */
 export async function historyStates(
   context: Pick<SessionsContext, "store" | "directory">,
   sessions: readonly SessionPlace[],

@@ -29,7 +29,7 @@ export interface CreateOptions extends ResumeOptions {
   id?: string | undefined;
   purpose?: string | undefined;
   model?: string | undefined;
-  /** The names or patterns of the tools that the session has, now and later. Default: those of the configuration. */
+  /** Names or patterns of the session's tools, also for later openings. Default: the tools in the configuration. */
   tools?: readonly string[] | undefined;
   /**
    * How long after its last use gc may delete the session, in milliseconds. Default: the TTL that is configured when gc
@@ -43,12 +43,12 @@ export interface CreateOptions extends ResumeOptions {
   members?: readonly string[] | undefined;
   /** Whether to delete the session when its use ends. */
   ephemeral?: boolean | undefined;
-  /** Whether to refuse, before anything is started, if no model can answer. Only this host checks this. */
+  /** Whether to fail, before anything is started, if no model can answer. Other hosts ignore this option. */
   needsModel?: boolean | undefined;
 }
 
 export interface UseSessionOptions extends ResumeOptions, SendOptions {
-  /** The idempotency key: calls of the user with the same key are one turn. */
+  /** The idempotency key: all calls of this user with the same key share one turn. */
   key?: string | undefined;
   /** The attachments of the prompt, in the form of the SDK's `send`. */
   attachments?: MessageOptions["attachments"];
@@ -59,9 +59,9 @@ export interface UseSessionOptions extends ResumeOptions, SendOptions {
 
 export interface TurnResult {
   reply: TurnReply;
-  /** The id of the turn: that of its prompt in the session's history. */
+  /** The turn's id, which is the id of its prompt in the session's history. */
   turn: string;
-  /** Null if another process ran the turn and died. */
+  /** Null if another process ran the turn and died before it recorded the usage. */
   usage: TurnUsage | null;
   /** The session after the turn. Null if another call ran the turn, or if the session is kept open. */
   session: SessionView | null;
@@ -109,7 +109,7 @@ export class OpenSessions {
   /**
    * Creates a session on the host that its user is placed on.
    *
-   * @throws FleetError `FLEET_SESSIONS_EXHAUSTED`, `FLEET_MODEL_UNCONFIGURED`; as `Sessions.recordNew`.
+   * @throws FleetError `FLEET_SESSIONS_EXHAUSTED`, `FLEET_MODEL_UNCONFIGURED`; the errors of `Sessions.recordNew`.
    */
   async create(options: CreateOptions): Promise<CopilotSession> {
     const where = await this.#context.directory.place(options.user);
@@ -150,20 +150,20 @@ export class OpenSessions {
   async #openHere(record: SessionRecord, options: ResumeOptions, isNew = false): Promise<LocalSession> {
     // Before anything is started, refuse a model that cannot be used.
     await this.#context.provider.check();
-    // The SDK gives the events of a session to one session object of a connection.
+    // Close it first, because the SDK delivers a session's events to only one session object per connection.
     await this.#kept?.close(record.id);
     await using use = await useSession(this.#context, { ...options, record, isTurn: false });
     return await LocalSession.open(this.#sessions, use, options, isNew);
   }
 
-  /** Takes a turn in a session that this process has open. @throws FleetError as `OpenSession.send`. */
+  /** Runs a turn in a session that this process has open. @throws FleetError as `OpenSession.send`. */
   async send(sessionId: string, prompt: string, options: SendOptions): Promise<TurnReply> {
     return await this.#opened(sessionId).send(prompt, options);
   }
 
   /**
-   * Opens a session for a single prompt, leaves it, and resolves with the reply. A collaborative session is under a lease
-   * from the opening to the end, so each member gets the answer to their own prompt. With a key, as {@link KeyedTurns}.
+   * Opens a session, sends a prompt and leaves the session. Resolves with the reply. A collaborative session is leased
+   * all the time, so each member gets the answer to their own prompt. With a key, works as {@link KeyedTurns}.
    */
   async use(id: string, prompt: string, options: UseSessionOptions): Promise<TurnResult> {
     const watch = new TurnWatch();
@@ -201,7 +201,7 @@ export class OpenSessions {
     journal: TurnJournal | undefined,
   ): Promise<Used | null> {
     await this.#context.provider.check();
-    // A session that stays open has no settings of its own, such as the user's own GitHub token.
+    // A call with its own settings, such as a GitHub token, neither takes a session that is kept open nor keeps one.
     const isPlain = options.session === undefined;
     const at = isPlain ? this.#kept?.peek(record, options)?.server : undefined;
     await using use = await useSession(this.#context, { ...options, record, isTurn: true, mayMove: true, at });
@@ -217,7 +217,7 @@ export class OpenSessions {
     return used;
   }
 
-  /** Takes a turn, and keeps the session open if the turn succeeds. */
+  /** Runs a turn, and keeps the session open if the turn succeeds. */
   async #keeping(open: LocalSession, options: UseSessionOptions, run: () => Promise<TurnReply>): Promise<Used> {
     try {
       const reply = await run();
@@ -230,7 +230,7 @@ export class OpenSessions {
     }
   }
 
-  /** Closes a session that stays open between turns. Call it before the session is deleted, or its members change. */
+  /** Closes each of these sessions that is kept open. Call it before sessions are deleted or their members change. */
   async closeKept(ids: readonly string[]): Promise<void> {
     for (const id of ids) await this.#kept?.close(id);
   }
@@ -242,7 +242,7 @@ export class OpenSessions {
     options: UseSessionOptions,
     journal: TurnJournal | undefined,
   ): Promise<Used | null> {
-    // The other host keeps turns apart only from the sending of the prompt on. The journal needs that earlier.
+    // The other host excludes other turns only once the prompt is sent, which is too late for the journal.
     await using permit = journal === undefined ? null : await heldPermit(this.#context, record, options);
     if ((await journal?.isOver(permit?.record ?? record)) === true) return null;
     const under = permit === null ? options : { ...options, lease: permit.lease };
@@ -288,7 +288,7 @@ function messageOf(prompt: string, { attachments }: UseSessionOptions): Prompt {
   return attachments === undefined ? prompt : { prompt, attachments };
 }
 
-/** Takes a turn, through the journal if there is one. */
+/** Runs a turn, through the journal if there is one. */
 async function taking(
   take: (options: SendOptions) => Promise<TurnReply>,
   open: OpenSession,

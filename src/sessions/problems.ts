@@ -51,7 +51,8 @@ export function sessionLost(record: SessionRecord): FleetError {
 }
 
 /**
- * Replaces an error of the runtime by one of the fleet if its message does not show how to fix the problem in a fleet.
+ * Throws a fleet error in place of a runtime error whose message does not show how to fix the problem in a fleet.
+ * Throws any other error unchanged.
  *
  * @throws FleetError `FLEET_SESSION_ID_INVALID`, `FLEET_MODEL_UNCONFIGURED`; or `error` itself.
  */
@@ -73,7 +74,7 @@ export function explained(error: unknown): never {
   throw error;
 }
 
-/** @param cause the refusal of a server, if a server was asked */
+/** @param cause the error with which a server refused. Undefined if no server was asked. */
 export function modelUnconfigured(cause?: unknown): FleetError {
   const message =
     cause === undefined
@@ -145,14 +146,14 @@ export function turnWasCut(id: string): FleetError {
   });
 }
 
-/** @param reason the error that the history has */
+/** @param reason the error message in the session's history */
 export function recordedFailure(id: string, reason: string): FleetError {
   return new FleetError("FLEET_TURN_FAILED", `The turn failed: ${reason}`, {
     suggestions: [`copilotfleet send ${id} TEXT --user USER`],
   });
 }
 
-/** The error of a turn that ended earlier, from its record. */
+/** Rebuilds the error of an earlier turn from the turn's record. */
 export function storedEnd({ code, message }: { code: string; message: string }): FleetError {
   const known = Object.hasOwn(ERRORS, code) ? (code as FleetErrorCode) : "FLEET_TURN_FAILED";
   return new FleetError(known, message, { suggestions: ["Send the prompt again with another key."] });
@@ -178,7 +179,7 @@ export function sessionBusy(id: string): FleetError {
   });
 }
 
-/** The error for a server that is about to end or to be replaced. The user can try again. */
+/** The error for a server that is about to be stopped or replaced. The user can try again. */
 export function serverDraining(id: string): FleetError {
   return new FleetError("FLEET_SERVER_DRAINING", `Server ${id} is being drained and takes no new turns.`, {
     suggestions: ["Try again in a moment.", "copilotfleet ps"],
@@ -194,7 +195,7 @@ export function leaseLost(
   return new FleetError("FLEET_LEASE_LOST", message, { cause, suggestions: [`copilotfleet lock ${sessionId} --show`] });
 }
 
-/** @param successor the lease that is in force now, or null */
+/** @param successor the lease that is in force now; null if there is none */
 export function leaseOver(
   lease: Pick<Lease, "sessionId" | "holder">,
   successor: Lease | null,

@@ -7,7 +7,7 @@ import type { SessionRecord } from "../model/session.js";
 import type { Slot } from "../model/usage/user-limits.js";
 import type { Store } from "../store/ports.js";
 
-/** A limit on new sessions of `owner`. `user` is null for that of all users together. */
+/** A limit on new sessions of `owner`. `user` is null in the limit for all users together. */
 interface Limit {
   owner: string;
   user: string | null;
@@ -36,10 +36,10 @@ export class SessionLimits {
   }
 
   /**
-   * Records a new session. While it is recorded, a slot counts for it, so that sessions that are created at the same moment
-   * see each other.
+   * Records a new session. Until that is done, a slot counts as the session, so that sessions that are created at the
+   * same moment count each other.
    *
-   * @throws FleetError `FLEET_LIMIT_REACHED`; as `SessionStore.create`.
+   * @throws FleetError `FLEET_LIMIT_REACHED`; the errors of `SessionStore.create`.
    */
   async add(record: SessionRecord): Promise<void> {
     const { limits } = this.#store;

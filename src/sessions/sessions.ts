@@ -55,7 +55,7 @@ export class Sessions {
    * Records a new session on a server of this host, and starts that server if it does not run. The record reserves the id,
    * so call this before anything else uses the id.
    *
-   * @throws FleetError `FLEET_SESSION_EXISTS` when any user has the id; `FLEET_LIMIT_REACHED`; as `Pool.serverOf`.
+   * @throws FleetError `FLEET_SESSION_EXISTS` if any user has the id; `FLEET_LIMIT_REACHED`; errors of `Pool.serverOf`.
    */
   async recordNew(wanted: NewSession, start: Omit<Start, "user">): Promise<SessionRecord> {
     const { store, directory, takeover } = this.context;
@@ -89,7 +89,7 @@ export class Sessions {
     noteCreated(this.context.events, record);
   }
 
-  /** Records the model that a client chose when it opened a session, so that the session keeps it for later openings. */
+  /** Records the model that a client chose when it opened a session, so that later openings use this model. */
   async recordModel({ id, createdAt, model }: SessionRecord, chosen: unknown): Promise<void> {
     if (typeof chosen !== "string" || chosen === model) return;
     await this.context.store.sessions.update(id, (draft) => {
@@ -98,8 +98,8 @@ export class Sessions {
   }
 
   /**
-   * Frees the id of a session whose creation failed. Also deletes what the server has left on disk, because that would block
-   * the next session with this id.
+   * Frees the id of a session whose creation failed. Also deletes the session's folder, because it would block the next
+   * session with this id, but leaves a folder with a history.
    */
   async discard({ id, serverId }: SessionRecord): Promise<void> {
     const { store, config } = this.context;
@@ -154,8 +154,8 @@ export class Sessions {
   }
 
   /**
-   * The ids of the sessions in {@link list} for which `isWanted` returns true. Reads only their records, so it costs little
-   * if these are few.
+   * The ids for which `isWanted` returns true, among the sessions in {@link list} and the recorded sessions of other
+   * hosts. Reads only the records of these sessions, so it costs little if they are few.
    */
   async idsThat(isWanted: (id: string) => boolean, user: string | undefined): Promise<string[]> {
     const { store, directory, warn } = this.context;
@@ -188,7 +188,7 @@ export class Sessions {
     } catch (error) {
       const code = systemCode(error);
       if (code === undefined) throw error;
-      // Another home may be unreadable for the same reason, so a warning about this one would hide the rest.
+      // This process is at one of its limits, so other homes may be unreadable, too. Fail rather than warn.
       if (isOwnLimit(error)) throw lacksFiles(error) ? filesExhausted(error) : error;
       this.context.warn(`The sessions in the home of ${whose} cannot be read (${code}).`);
       return [];
@@ -222,8 +222,9 @@ export class Sessions {
    * Deletes sessions for good, one after the other, on disk and in the store. Resolves with the ids of the sessions that
    * existed. With `user`, only that owner's sessions count as existing.
    *
-   * @throws FleetError `FLEET_SESSION_BUSY` when a session is in a turn, `FLEET_SESSION_LOCKED` when it is under a lease,
-   * `FLEET_SESSION_AMBIGUOUS` when several users have an unrecorded session with its id. The sessions before it are deleted.
+   * @throws FleetError `FLEET_SESSION_BUSY` when a session is in a turn, `FLEET_SESSION_LOCKED` when it is under a
+   * lease, `FLEET_SESSION_AMBIGUOUS` when several users have an unrecorded session with its id. The sessions before it
+   * in `ids` are already deleted then.
    */
   async delete(ids: readonly string[], user?: string): Promise<string[]> {
     const { store } = this.context;
@@ -270,7 +271,7 @@ export class Sessions {
     return placed.server;
   }
 
-  /** Deletes a session whose use has ended. `reason` stands in the audit log. */
+  /** Deletes a session whose use has ended. The audit log contains `reason`. */
   async end(id: string, reason: "ephemeral" | "purge" = "ephemeral"): Promise<void> {
     // Do not check for a lease: if there is one, it belongs to this use.
     await this.#deleteOne(id, undefined, (await this.context.store.registry.read()).servers, reason);

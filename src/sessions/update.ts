@@ -13,9 +13,9 @@ export interface UpdateSessionOptions {
   user: string;
   /** Null: the session has no purpose. */
   purpose?: string | null | undefined;
-  /** How long gc keeps the session after its last use. Null: `session.ttl` of the configuration counts. */
+  /** How long gc keeps the session after its last use. Null: `session.ttl` of the configuration applies. */
   ttl?: Duration | null | undefined;
-  /** Other users who may use the session. A member who is removed can begin no more turns. */
+  /** Other users who may use the session. A member who is removed cannot begin any more turns. */
   members?: readonly string[] | undefined;
   /** The session as `get` or `list` returned it. If its purpose, TTL or members have changed since, nothing is changed. */
   expected?: Pick<SessionView, "purpose" | "ttlMs" | "members"> | undefined;
@@ -23,13 +23,15 @@ export interface UpdateSessionOptions {
 
 /** A field that is undefined stays as it is. */
 export interface SessionUpdate {
-  /** Null: none. */
+  /** Null: the session has no purpose. */
   purpose?: string | null | undefined;
   /** Milliseconds after the last use until gc may delete the session; null: the fleet's configuration decides. */
   ttlMs?: number | null | undefined;
-  /** The session is then collaborative, even if the list is empty. A member who is removed can begin no more turns. */
+  /** The session is then collaborative, even if the list is empty. A removed member cannot begin any more turns. */
   members?: readonly string[] | undefined;
-  /** The session as the caller has read it. Undefined: it may have changed since. */
+  /**
+   * The session as the caller read it. If it has changed since, the update fails. Undefined: there is no such check.
+   */
   expected?: Pick<SessionView, "purpose" | "ttlMs" | "members"> | undefined;
 }
 
@@ -46,7 +48,7 @@ export async function updateSession(
   { purpose, ttlMs, members, expected }: SessionUpdate,
 ): Promise<SessionRecord> {
   const record = await store.sessions.update(id, (draft) => {
-    // A member may use the session, but it is not the member's to change.
+    // A member may use the session, but only its owner may change it.
     if (draft.owner !== owner) throw sessionNotFound(id);
     if (expected !== undefined && !isAsExpected(draft, expected, config.session.ttlMs)) throw sessionChanged(id);
     if (purpose !== undefined) draft.purpose = purpose;

@@ -30,10 +30,10 @@ export interface SessionView {
 
 export interface SessionSurroundings {
   server: ServerRecord | undefined;
-  /** The process of the server, if it runs. */
+  /** The server's process; null if the server does not run. */
   process: ProcessIdentity | null;
   lease: Lease | null;
-  /** The configured TTL, in milliseconds. It counts for a session without its own TTL. */
+  /** The configured TTL, in milliseconds. It applies to a session without its own TTL. */
   ttlMs: number;
   /** The name of this host; null in a fleet on one host. */
   own: string | null;

@@ -13,8 +13,8 @@ const AT_ONCE = 50;
 
 /**
  * Everything that is copied from one store to another. Leases are not copied, because nobody may hold a lease during the
- * copy. Placements are not copied, because the fleet places users again. Neither is the ledger: a host sends its own lines to
- * a new store in Redis.
+ * copy. Placements are not copied, because the fleet places users again. The ledger is not copied, because each host
+ * sends its own lines to a new store in Redis.
  */
 export interface Contents {
   registry: Registry;
@@ -26,7 +26,7 @@ export interface Contents {
 }
 
 /**
- * @param leftOut gets a text for each prompt with an idempotency key whose record cannot be read
+ * @param leftOut receives a message for each idempotency key whose record cannot be read
  * @throws FleetError that names all sessions whose records cannot be read, because a copy without them would lose them
  */
 export async function readContents(store: Store, leftOut?: (message: string) => void): Promise<Contents> {
@@ -178,7 +178,7 @@ async function takeBack(
   }
   for (const record of written.limits) {
     const written = await to.limits.read(record.user);
-    // The groups are written after the limits.
+    // The groups are written after the limits, so an interrupted copy may have the limits without the groups.
     const isOurs = [record, { ...record, groups: [] }].some((each) => isDeepStrictEqual(written, each));
     if (isOurs) await to.limits.forget(record.user);
   }

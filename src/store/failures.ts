@@ -2,7 +2,7 @@ import { FleetError, isFleetError, quote, type Suggestion } from "../errors.js";
 import { SCHEMA } from "../model/registry.js";
 import { isOwnLimit } from "../system/unreadable.js";
 
-/** @param where a path, a key or a database. The same for `where` in the other functions of this file. */
+/** @param where a path, a Redis key or a database, here and in the other functions of this file */
 export function newerError(where: string, schema: number): FleetError {
   const message = `${quote(where)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was changed.`;
   return new FleetError("FLEET_STATE_NEWER", message, { suggestions: ["npm install --global copilotfleet@latest"] });
@@ -25,7 +25,7 @@ export type UnreadableError = FleetError & {
   readonly code: "FLEET_STATE_CORRUPT" | "FLEET_STATE_UNSIGNED" | "FLEET_STATE_UNWRITABLE";
 };
 
-/** Whether a read failed because its one record is damaged, or because it does not carry the fleet's signature. */
+/** Whether a read failed because the record is damaged, or does not carry the fleet's signature. */
 export function isDamaged(
   error: unknown,
 ): error is FleetError & { readonly code: "FLEET_STATE_CORRUPT" | "FLEET_STATE_UNSIGNED" } {
@@ -33,15 +33,16 @@ export function isDamaged(
 }
 
 /**
- * Whether a read failed because of its one record: the record is damaged, or its disk or mode forbids the read. A limit of
- * this process or machine does not count, because it may keep this process from reading any record.
+ * Whether a read failed because of the record itself: the record is damaged or unsigned, or its disk or file mode
+ * prevents the read. A limit of this process or machine, such as too many open files, does not count, because it may
+ * affect every record.
  */
 export function isUnreadable(error: unknown): error is UnreadableError {
   if (isFleetError(error, "FLEET_STATE_UNWRITABLE")) return !isOwnLimit(error.cause);
   return isDamaged(error);
 }
 
-/** @param what the rest of a sentence about the state: `could not be changed …` */
+/** @param what completes the message `The state in "PATH" …`, such as `could not be changed` */
 export function busyError(where: string, what: string): FleetError {
   return new FleetError("FLEET_STATE_BUSY", `The state in ${quote(where)} ${what}.`, {
     suggestions: ["Run the command again when fewer other commands are running."],

@@ -9,8 +9,8 @@ import type { LimitStore } from "./usage/limits-port.js";
 import type { UsageStore } from "./usage/port.js";
 
 /**
- * The contract between the fleet and the adapters that keep its state. `file/` is the embedded default. `redis/` serves
- * many hosts. Every adapter must pass `test/contract/store.contract.ts`.
+ * The contract between the fleet and the adapters that store its state. `file/` is the embedded default. `redis/`
+ * serves many hosts. Every adapter must pass `test/contract/store.contract.ts`.
  *
  * Every adapter guarantees:
  * - A write whose promise has resolved is stored exactly once, no matter which process dies.
@@ -39,19 +39,19 @@ export interface Store {
   readonly usage: UsageStore;
   readonly limits: LimitStore;
 
-  /** The key of the pseudonyms of all hosts, of 64 hexadecimal digits. If the fleet has none, `offered` becomes it. */
+  /** The key for the pseudonyms on all hosts: 64 hexadecimal digits. If there is none, `offered` becomes the key. */
   pseudonymKey(offered: string): Promise<string>;
 
   /** The clock for the expiry of tokens, in milliseconds since the epoch. All processes that use the store share it. */
   now(): Promise<number>;
 
-  /** Measures one small use of the store, for `doctor`. Leaves nothing behind. @throws like every other method */
+  /** Measures one small operation on the store, for `doctor`. Leaves nothing behind. @throws like every other method */
   probe(): Promise<StoreProbe>;
 
   /** Removes the scratch files of killed writers everywhere in the store. A write removes only those in its folder. */
   sweep(): Promise<void>;
 
-  /** Removes earlier states of records, and copies of damaged records, that contain one of the texts. Present states stay. */
+  /** Removes old revisions of records, and copies of damaged records, if they contain one of the texts. */
   forgetOlder(texts: readonly string[]): Promise<void>;
 
   /**
@@ -65,8 +65,8 @@ export interface Store {
 
 export interface StoreProbe {
   /**
-   * How long the use took, in milliseconds. In the file store, the use is a write that is synced to disk. Null if nothing
-   * was stored so far.
+   * How long the operation took, in milliseconds. In the file store, it is a write that is synced to disk. Null if
+   * nothing has been stored so far.
    */
   durationMs: number | null;
   /** How far the store's clock is ahead of this machine's, in milliseconds; 0 if they are the same clock. */
@@ -84,7 +84,7 @@ export interface RegistryStore {
    * value of the last run.
    *
    * @throws FleetError `FLEET_STATE_BUSY` when no commit succeeded within the deadline, `FLEET_STATE_UNWRITABLE` when
-   * the medium cannot be written (full disk, read-only, I/O error). The old state is then intact.
+   * the medium cannot be written to (full disk, read-only, I/O error). The old state is then intact.
    */
   update<T>(change: (draft: Registry) => T): Promise<T>;
 }
@@ -117,11 +117,11 @@ export interface SessionStore {
 
   /**
    * Counts the sessions of a user, or of all users if `owner` is null. The cost does not depend on the sessions of other
-   * users. A session counts only after its next change if an earlier version of copilotfleet recorded it, or if its process
-   * was killed right after it recorded the session.
+   * users. A session is not counted until its next change if an earlier version of copilotfleet recorded it, or if the
+   * process that recorded it was killed right afterwards.
    *
-   * @param limit If a process was killed while it deleted a session, the count may be too high: for at most 5 s if it is at
-   * least this number, and without an end if it is smaller.
+   * @param limit After a process was killed while it deleted a session, the count may be too high. If it is at least
+   * `limit`, the store corrects it after at most 5 s. If it is smaller, it may stay too high.
    */
   count(owner: string | null, limit: number): Promise<number>;
 
@@ -129,15 +129,15 @@ export interface SessionStore {
   ids(owner: string | null): Promise<string[]>;
 
   /**
-   * @param onUnreadable receives each record that cannot be read, and the list leaves it out. Without it, such a record
-   * makes the call fail.
+   * @param onUnreadable receives each record that cannot be read, and the list omits that record. Without
+   * `onUnreadable`, such a record makes the call fail.
    */
   list(onUnreadable?: OnUnreadable): Promise<SessionRecord[]>;
 }
 
 export interface LeaseStore {
   /**
-   * Takes the lease on a session, or a place in the queue for it. To keep the place, the waiter must call again with
+   * Acquires the lease on a session, or a place in the queue for it. To keep the place, the waiter must call again with
    * the same token within `placeMs`. Waiters get the lease in the order of their first calls. Once a token has the
    * lease, another call with it returns the same lease.
    */
@@ -185,8 +185,8 @@ export interface TokenStore {
   read(id: string): Promise<TokenRecord | null>;
 
   /**
-   * Makes a token expire at a time (ISO 8601), unless it expires earlier anyway. Resolves with the record as it is then, or
-   * null if there is no such token. Never brings a revoked token back.
+   * Makes a token expire at a time (ISO 8601), unless it expires earlier anyway. Resolves with the resulting record, or
+   * with null if there is no such token. Never brings a revoked token back.
    */
   endBy(id: string, at: string): Promise<TokenRecord | null>;
 
@@ -205,15 +205,15 @@ export interface TokenStore {
   list(): Promise<TokenRecord[]>;
 
   /**
-   * Makes this host remember the end of a token, so that nobody who may write to the store can undo it here. From then on,
-   * this host finds a revoked token no more. If nobody else may write to the store, this does nothing.
+   * Makes this host remember when a token ends, so that nobody with write access to the store can undo that here. From
+   * then on, this host no longer finds a revoked token. If nobody else can write to the store, this does nothing.
    */
   noteEnd(end: TokenEnd): Promise<void>;
 
-  /** The ends that this host remembers by {@link noteEnd}. */
+  /** The ends that {@link noteEnd} has recorded on this host. */
   notedEnds(): Promise<TokenEnd[]>;
 
-  /** Whether this host remembers by {@link noteEnd} that the token, or another credential, was revoked. */
+  /** Whether {@link noteEnd} has recorded on this host that the token, or another credential, was revoked. */
   isNotedRevoked(id: string): Promise<boolean>;
 }
 
@@ -234,15 +234,15 @@ export interface PlacementStore {
   list(): Promise<UserPlacement[]>;
 }
 
-/** The purges under way. While a user has one, nothing new of the user begins. */
+/** The purges under way. During a purge, nothing new may begin for its user. */
 export interface PurgeStore {
   /** Costs one read. */
   read(user: string): Promise<Purge | null>;
 
-  /** Records that a purge has begun. Resolves with the earlier one, if it has not ended. */
+  /** Records that a purge has begun. If the user already has a purge under way, resolves with that purge instead. */
   begin(purge: Purge): Promise<Purge>;
 
-  /** Records that a host has erased its part. The purge ends with its last host. */
+  /** Records that a host has erased its part of the data. The call for the last host ends the purge. */
   done(user: string, host: string | null): Promise<void>;
 
   list(): Promise<Purge[]>;
@@ -250,10 +250,10 @@ export interface PurgeStore {
 
 /** The prompts that were sent with an idempotency key. */
 export interface KeyedTurnStore {
-  /** Costs one read, however many there are. An expired record counts, too. */
+  /** Costs one read, however many records there are. Returns expired records, too. */
   read(user: string, key: string): Promise<KeyedTurn | null>;
 
-  /** Resolves with false, and writes nothing, if the user's key has a record. */
+  /** Resolves with false, and writes nothing, if there is already a record for the user and key. */
   create(record: KeyedTurn): Promise<boolean>;
 
   /** Replaces the record of the same user and key. If two processes replace it at the same time, one of them wins. */
@@ -262,10 +262,10 @@ export interface KeyedTurnStore {
   /** Succeeds even if there is no such record. */
   delete(user: string, key: string): Promise<void>;
 
-  /** The number of the user's records. The cost does not depend on those of other users. */
+  /** The number of the user's records. The cost does not depend on the records of other users. */
   count(user: string): Promise<number>;
 
-  /** The records of a user, or of all users if `user` is null. Leaves out those that cannot be read, and reports their names. */
+  /** The records of a user, or of all users if `user` is null. Omits and reports records that cannot be read. */
   list(user: string | null, onUnreadable?: OnUnreadable): Promise<KeyedTurn[]>;
 }
 

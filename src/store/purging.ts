@@ -1,7 +1,7 @@
 import { FleetError, quote } from "../errors.js";
 import type { Store } from "./ports.js";
 
-/** Refuses to begin anything for a user whose data is being erased. @throws FleetError `FLEET_PURGE_UNDER_WAY` */
+/** Call this before anything begins for a user. @throws FleetError `FLEET_PURGE_UNDER_WAY` during the user's purge */
 export async function refuseErased({ purges }: Pick<Store, "purges">, user: string): Promise<void> {
   if ((await purges.read(user)) === null) return;
   throw new FleetError("FLEET_PURGE_UNDER_WAY", `The data of user ${quote(user)} is being erased.`, {

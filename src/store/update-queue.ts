@@ -126,7 +126,7 @@ export class UpdateQueue<T, B extends Base = Base> {
   }
 
   /**
-   * Runs the changes in order. If one throws, discards its draft.
+   * Runs the changes in order. If a change throws, discards its draft.
    *
    * @returns the new data, and a function that settles the promises of the callers
    */

@@ -3,7 +3,7 @@ import { FleetError, systemCode } from "../errors.js";
 /** A process that may open fewer files than this may fail even to load the command. */
 const FEW = 64;
 
-/** The error of a process that may open no more files. */
+/** The error for a process that has reached its limit of open files. */
 export function filesExhausted(cause: unknown): FleetError {
   const message = `This process may open only ${openFiles() ?? "a few"} files at once, which is too few.`;
   return new FleetError("FLEET_FILES_EXHAUSTED", message, {
@@ -15,7 +15,7 @@ export function filesExhausted(cause: unknown): FleetError {
   });
 }
 
-/** Whether the error shows that this process may open no more files. */
+/** Whether the error shows that this process has reached its limit of open files. */
 export function lacksFiles(error: unknown): boolean {
   return systemCode(error) === "EMFILE";
 }

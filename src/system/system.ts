@@ -46,28 +46,29 @@ export interface ProcessTable {
   /** The PID of the process in its own PID namespace, or null if it is gone or if the system does not show this PID. */
   innerPid(pid: number): number | null;
   /**
-   * How a zombie ended that started at this time, or also before it. A zombie is a process whose parent has not yet asked for
-   * its exit status. Null for any other process.
+   * How a zombie ended. A zombie is a dead process whose parent has not asked for its exit status so far. With `then`,
+   * the zombie must have started exactly at `started`; with `then or before`, at that time or earlier. Null for any
+   * other process.
    */
   exitOfZombie(pid: number, started: string, when?: "then" | "then or before"): ProcessExit | null;
   /** The members of the process session with this leader. */
   inSession(leader: number): SeenProcess[];
   withVariable(name: string, value: string): SeenProcess[];
-  /** All processes, each with those of the named variables that it has. Another user's process may show none. */
+  /** All processes, each with the named variables that are in its environment. Another user's process may show none. */
   withEnvironment(names: readonly string[]): ProcessVariables[];
   /**
-   * The descriptors beyond standard error that this process would pass on to a child. Its own are none of them, so a starter of this
-   * process left them open. Leaves out those above the limit of open files, because no process can use their numbers. Empty if
-   * the system does not show them.
+   * The descriptors beyond standard error that a child of this process would inherit. Node.js does not let children
+   * inherit its own descriptors, so the program that started this process left these open. Leaves out those above the
+   * limit of open files, because no process can use their numbers. Empty if the system does not show them.
    */
   inheritedDescriptors(): number[];
-  /** Whether new namespaces are allowed at all. Otherwise an error about too many of them does not show a shortage. */
+  /** Whether new namespaces are allowed at all. If not, an error about too many of them does not show a shortage. */
   allowsNamespaces(): boolean;
   /** The processes that have the file open for writing. */
   writersOf(path: string): SeenProcess[];
   /**
-   * Whether the process itself holds a TCP socket that listens on the port. Looks in the network namespace of the process
-   * `seenFrom`, which is the process itself if it is left out.
+   * Whether the process itself has a TCP socket that listens on the port. Looks in the network namespace of the process
+   * `seenFrom`. Default: the process itself.
    */
   listensOn(pid: number, port: number, seenFrom?: number): boolean;
   /** Returns the ports to which a client is connected. Ignores clients whose own port is in `except`. */
@@ -75,8 +76,8 @@ export interface ProcessTable {
   /** Memory that is freed when the process ends. Null when the process is gone. */
   privateMemoryBytes(pid: number): number | null;
   /**
-   * The control groups that a process is in, one for each hierarchy. Without a PID: those of this process. Empty if the system
-   * has none or does not show them.
+   * The control groups that a process is in, one for each hierarchy. Without `pid`: the groups of this process. Empty
+   * if the system has none or does not show them.
    */
   controlGroups(pid?: number): ControlGroup[];
 }
@@ -103,7 +104,7 @@ export interface FileSystem {
 export interface FileSystems {
   /** The file system that a path is on. */
   of(path: string): FileSystem;
-  /** Why the folder's file system cannot hold the state. Null if it can, or is unknown. @throws a system error. */
+  /** Why the folder's file system cannot contain the state. Null if it can, or is unknown. @throws a system error. */
   unfit(folder: string): UnfitFileSystem | null;
   /**
    * The path of an open folder or file. An entry below it belongs to that very folder, even if somebody has replaced the

@@ -4,7 +4,10 @@ export type Subject = "processes" | "file systems";
 
 const OWN_LIMITS = new Set(["EMFILE", "ENFILE", "ENOMEM", "EAGAIN"]);
 
-/** Whether the error shows a limit of this process. Then the system gave no answer to our question. */
+/**
+ * Whether the error shows that this process or the machine reached a limit. In that case, the system did not answer our
+ * question.
+ */
 export function isOwnLimit(error: unknown): boolean {
   return OWN_LIMITS.has(systemCode(error) ?? "");
 }

@@ -20,15 +20,15 @@ it.each([
   ["with a port, without it", "10.1.2.3", ["203.0.113.5:1234"], "203.0.113.5"],
   ["that is no address, the proxy's", "10.1.2.3", ["203.0.113.5, unknown"], "10.1.2.3"],
   ["that is missing, the proxy's", "10.1.2.3", [], "10.1.2.3"],
-] as const)("the address of a client is, %s", (_, remote, noted, address) => {
+] as const)("the address that counts as the client's: %s", (_, remote, noted, address) => {
   expect(addressOf(remote, noted)).toBe(address);
 });
 
-it("without http.proxies, nobody can choose an address", () => {
+it("without http.proxies, the header X-Forwarded-For does not change the client's address", () => {
   expect(addressOf("127.0.0.1", ["203.0.113.5"], [])).toBe("127.0.0.1");
 });
 
-it("a refused token is reported with the address that a proxy of http.proxies has noted", async () => {
+it("the report of a refused token has the address that a proxy in http.proxies wrote to X-Forwarded-For", async () => {
   await using at = await TestApi.open({ config: { http: { proxies: ["127.0.0.1"] } } });
   await ask(at.door.url, "GET", "/v1/me", { token: "wrong", headers: { "X-Forwarded-For": "1.1.1.1, 203.0.113.5" } });
   expect(at.events).toMatchObject([{ event: "token-refused", address: "203.0.113.5" }]);

@@ -45,13 +45,13 @@ describe("a request with several names of its host", () => {
   it.each([
     ["a second header", "GET /v1/me HTTP/1.1", ["Host: localhost", "Host: evil.example"]],
     ["a whole URL", "GET http://evil.example/v1/me HTTP/1.1", ["Host: localhost"]],
-  ])("is refused if %s names another one, because a proxy may use that one", async (_, line, headers) => {
+  ])("a request is refused if %s names another host, because a proxy may use that host", async (_, line, headers) => {
     const reply = await raw(line, headers);
     expect(reply).toMatch(/^HTTP\/1\.1 403 /);
     expect(reply).not.toContain("alice");
   });
 
-  it("is answered if a whole URL names the same host, as RFC 9112 demands", async () => {
+  it("a request whose whole URL names the same host as its Host header is answered, as RFC 9112 requires", async () => {
     expect(await raw("GET http://LOCALHOST:1/v1/me HTTP/1.1", ["Host: localhost:1"])).toMatch(/^HTTP\/1\.1 200 /);
   });
 });
@@ -63,20 +63,20 @@ it.each([
   "?x=eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln",
   `?x=gho_${"a".repeat(36)}`,
   `?x=github_pat_${"a".repeat(36)}`,
-])("a URL with a token of any kind is refused, also in percent encoding: %s", async (rest) => {
+])("a URL with a token of any kind is refused, even if it is percent-encoded: %s", async (rest) => {
   const reply = await at.ask("GET", `/v1/me${rest}`, { token: alice });
   expect(codeOf(reply)).toBe("422 FLEET_USAGE_INVALID");
   expect(reply.json.detail).toContain("Revoke that token");
 });
 
-it("a body with a field twice is refused, also if one of them is written with an escape", async () => {
+it("a body that has a field twice is refused, even if one of the two names contains an escape", async () => {
   const body = '{"purpose":"x","\\u0070urpose":"y"}';
   const reply = await at.ask("POST", "/v1/sessions", { token: alice, body });
   expect(reply.json.detail).toBe("The body has a field twice.");
 });
 
 describe("a request that runs when its token ends", () => {
-  it.each(["is revoked", "expires"])("is cut with 401 within seconds when the token %s, with its turn", async (how) => {
+  it.each(["is revoked", "expires"])("a running turn is cut and answered with 401 when its token %s", async (how) => {
     const ttl = how === "expires" ? "10s" : "1h";
     const before = at.events.length;
     const { id } = (await at.ok("POST", "/v1/sessions", { token: alice })).json.session;
@@ -94,7 +94,7 @@ describe("a request that runs when its token ends", () => {
   });
 });
 
-it("an answer that its client does not read counts as a connection of the user until the client has gone", async () => {
+it("an answer that the client does not read counts as a connection of the user until the client leaves", async () => {
   const { id } = (await at.ok("POST", "/v1/sessions", { token: alice })).json.session;
   const large = { entries: ["x".repeat(20_000_000)] };
   const sockets: Socket[] = [];
@@ -117,7 +117,7 @@ it("an answer that its client does not read counts as a connection of the user u
 });
 
 it.each(["me", "sessions/ID/events"])(
-  "an answer to GET /v1/%s that waits for a stream on its connection ends when the client has gone",
+  "an answer to GET /v1/%s that waits behind a stream on the same connection ends when the client disconnects",
   async (name) => {
     const { id } = (await at.ok("POST", "/v1/sessions", { token: alice })).json.session;
     const before = at.door.streams.open;
@@ -138,7 +138,7 @@ it.each(["me", "sessions/ID/events"])(
   },
 );
 
-it("the bytes of answers that no client reads count against the user, and a further answer is refused until they are gone", async () => {
+it("unread bytes of answers count against unreadBytes, and requests get 429 until the clients disconnect", async () => {
   const few = { limits: { default: { unreadBytes: "30mb" } } };
   await using other = await TestApi.open({ env: { ...model.env }, config: few });
   const token = await other.token("alice");
@@ -161,7 +161,7 @@ it("the bytes of answers that no client reads count against the user, and a furt
   await eventually("room", async () => (await other.ask("GET", "/v1/me", { token })).status === 200);
 });
 
-it("a client that reads the stream of a turn too slowly gets a problem, and the metrics count it", async () => {
+it("a turn's stream ends with a problem if the client reads too slowly, and the metrics count it as slow", async () => {
   const { id } = (await at.ok("POST", "/v1/sessions", { token: alice })).json.session;
   const event = { type: "assistant.message_delta", ephemeral: true, data: { deltaContent: "x".repeat(100_000) } };
   const before = at.door.streams;
@@ -185,7 +185,7 @@ it("a client that reads the stream of a turn too slowly gets a problem, and the 
   expect(at.door.streams.slow).toBe(before.slow + 1);
 });
 
-it("a connection at the front door counts against the limits of its user at the API, too, and the other way round", async () => {
+it("connections to the front door and to the API count against the same limit of a user", async () => {
   await using few = await TestApi.open({ env: { ...model.env }, config: { limits: { default: { connections: 1 } } } });
   await using door = await few.fleet.openFrontDoor({ listen: "127.0.0.1:0" });
   const token = await few.token("alice");
@@ -202,7 +202,7 @@ it("a connection at the front door counts against the limits of its user at the 
   expect((await turn).status).toBe(200);
 });
 
-it("an idle connection of a user counts among the strangers again, but not while one of its requests runs", async () => {
+it("a user's connection counts as a stranger's again once it is idle, but not while a request on it runs", async () => {
   const strangers = new Strangers(1);
   const sockets = await doorEnds(at.door, 3);
   const [first, second, third] = sockets as [Socket, Socket, Socket];
@@ -220,7 +220,7 @@ it("an idle connection of a user counts among the strangers again, but not while
   third.destroy();
 });
 
-it("an error of the machine shows the client no path, address or command, and the log has them", async () => {
+it("the answer to an error of the machine has no path, address or command; the log has them", async () => {
   const error = new FleetError("FLEET_STATE_UNWRITABLE", 'The state in "/srv/secret" cannot be written.', {
     suggestions: ["df -h /srv/secret"],
   });
@@ -233,7 +233,7 @@ it("an error of the machine shows the client no path, address or command, and th
   expect(logged?.detail).toContain("/srv/secret");
 });
 
-it("the lists of one user are made one after another, also after one that failed, and those of another user beside them", async () => {
+it("one user's session lists are made one after another, even if one fails; other users' do not wait", async () => {
   const begun: string[] = [];
   const waiting: (() => void)[] = [];
   using _ = replaced(at.fleet.sessions, "list", async ({ user }: { user: string }) => {
@@ -255,7 +255,7 @@ it("the lists of one user are made one after another, also after one that failed
   expect((await second)?.status).toBe(200);
 });
 
-it("a member's GitHub token reaches only sessions that the member owns", async () => {
+it("a turn gets the caller's GitHub token only in a session that the caller owns", async () => {
   await using github = await GitHubAccounts.open();
   const identity = { github: { api: github.url } };
   await using own = await TestApi.open({ config: { provider: null, identity } });

@@ -4,7 +4,7 @@ import { type AddressInfo, connect } from "node:net";
 import { expect, it, onTestFinished } from "vitest";
 import { readBody } from "../../src/api/body.js";
 
-/** A request whose client has left after these bytes of its body of 7 bytes. */
+/** A request that announces a body of 7 bytes, and whose client disconnects after it has sent `body`. */
 async function abandonedAfter(body: string): Promise<IncomingMessage> {
   const server = createServer().listen(0, "127.0.0.1");
   onTestFinished(() => void server.close());
@@ -23,10 +23,10 @@ async function read(incoming: IncomingMessage): Promise<unknown> {
   return await readBody(context as never, 1_000, { buffers: () => undefined, overBytes: null });
 }
 
-it("readBody reads a body that is complete, although its client has left, because the client's turn has to run", async () => {
+it("readBody reads a complete body even if the client has disconnected, because its turn has to run", async () => {
   expect(await read(await abandonedAfter('{"a":1}'))).toEqual({ a: 1 });
 });
 
-it("readBody fails when the client has left before the end of the body", async () => {
+it("readBody rejects if the client disconnects before the end of the body", async () => {
   await expect(read(await abandonedAfter('{"a"'))).rejects.toThrow("The client has gone.");
 });

@@ -9,7 +9,7 @@ beforeAll(async () => {
 });
 afterAll(async () => await at[Symbol.asyncDispose]());
 
-/** The data of an answer that must be a success. */
+/** The data of an answer. Throws if the answer is an error. */
 async function dataOf<Data>(answer: Promise<{ data?: Data; error?: { code: string; detail: string } }>): Promise<Data> {
   const { data, error } = await answer;
   if (data === undefined || error !== undefined) throw new Error(JSON.stringify(error));
@@ -53,7 +53,7 @@ it("a generated client creates, uses, shares, streams and deletes a session", as
   expect((await client.DELETE("/v1/sessions/{id}", { params: { path } })).response.status).toBe(204);
 });
 
-it("a generated client of an operator sees servers and hosts, stops servers, and issues and revokes tokens", async () => {
+it("an operator's generated client lists servers and hosts, stops servers, and issues and revokes tokens", async () => {
   const client = at.client(await at.token("root", ["admin"]));
   const { server } = await at.fleet.servers.spawn("carol");
   const path = { id: server.id };

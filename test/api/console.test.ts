@@ -28,12 +28,12 @@ async function signIn(body: object, headers: Ask["headers"] = FROM_PAGE): Promis
   return { cookie, key: reply.json.key, reply };
 }
 
-/** The headers of a request of the console. */
+/** The headers that the console sends with a request. */
 const by = ({ cookie, key }: SignedIn) => ({ ...FROM_PAGE, Cookie: cookie, "X-Copilotfleet-Console": key });
 const me = async (headers: Ask["headers"]) => await at.ask("GET", "/v1/me", { headers: { ...headers } });
 
 describe("the page of the console", () => {
-  it("comes with a policy that allows only its own files, and a browser asks again whether it has changed", async () => {
+  it("the console's page has a CSP that allows only its own files, and browsers revalidate it each time", async () => {
     const { status, headers, text } = await at.ask("GET", "/");
     expect(status).toBe(200);
     expect(headers).toMatchObject({
@@ -57,7 +57,7 @@ describe("the page of the console", () => {
     expect(text).not.toMatch(/<script(?![^>]* src=)|<style| style=| on\w+=/);
   });
 
-  it("names files with a hash, which a browser keeps for ever and gets compressed if it can read that", async () => {
+  it("the console's files have hashed names, are cached for ever, and are compressed if accepted", async () => {
     const { text } = await at.ask("GET", "/");
     const files = [...text.matchAll(/"(\/console\/main-[A-Z0-9]{8}\.(?:js|css))"/g)].map(([, file = ""]) => file);
     expect(files).toHaveLength(2);
@@ -73,7 +73,7 @@ describe("the page of the console", () => {
     }
   });
 
-  it("has all files that it needs, and a file that is missing is found", async () => {
+  it("missingFiles returns nothing for the built console, and otherwise the names of the missing files", async () => {
     expect(await missingFiles()).toEqual([]);
     const texts: Record<string, string> = {
       "index.html": '<script src="/console/main-1.js"></script><link href="/console/main-1.css">',
@@ -88,13 +88,13 @@ describe("the page of the console", () => {
   });
 
   it.each(["/console/nothing-12345678.js", "/console/..%2f..%2fpackage.json", "/console/index.html.br", "/console/"])(
-    "there is no file %s",
+    "a path that is not a file of the console gets 404: %s",
     async (path) => expect((await at.ask("GET", path)).status).toBe(404),
   );
 });
 
 describe("the sign-in", () => {
-  it("answers with a cookie that no script can read and that no other site sends, and that does not contain the token", async () => {
+  it("the sign-in's cookie has no token in it, and no script can read it and no other site can send it", async () => {
     const token = await at.token("alice", ["use"]);
     const { cookie, key, reply } = await signIn({ token });
     expect(reply.headers["set-cookie"]).toHaveLength(1);
@@ -107,7 +107,7 @@ describe("the sign-in", () => {
     expect((await me(by({ cookie, key, reply }))).json).toMatchObject({ user: "alice", scopes: ["use"], via: "token" });
   });
 
-  it("gives no more than the token does: the scope, the session and the end are those of the token", async () => {
+  it("a sign-in has the scope, the session and the expiry of its token, and gives no other access", async () => {
     await at.fleet.sessions.create({ user: "alice", sessionId: "only" });
     const { token } = await at.fleet.tokens.issue("alice", { ttl: "1h", scopes: ["read"], sessionId: "only" });
     const signedIn = await signIn({ token });
@@ -117,7 +117,7 @@ describe("the sign-in", () => {
     expect(codeOf(refused)).toBe("403 FLEET_SCOPE_MISSING");
   });
 
-  it("refuses a wrong token with the same answer as the API, and reports it", async () => {
+  it("the sign-in refuses a wrong token with the same error as the API, and reports the refusal", async () => {
     const { reply } = await signIn({ token: `cft_${"a".repeat(16)}_${"b".repeat(43)}` });
     expect(codeOf(reply)).toBe("401 FLEET_TOKEN_REFUSED");
     expect(reply.headers["set-cookie"]).toBeUndefined();
@@ -129,13 +129,13 @@ describe("the sign-in", () => {
     ["another site", { "Sec-Fetch-Site": "cross-site" }],
     ["a page of another port", { "Sec-Fetch-Site": "same-site" }],
     ["a page of another origin in a browser without Sec-Fetch-Site", { Origin: "http://127.0.0.1:1" }],
-  ])("refuses %s", async (_, headers) => {
+  ])("the sign-in refuses a request from %s", async (_, headers) => {
     const { reply } = await signIn({ token: await at.token("alice") }, headers);
     expect(codeOf(reply)).toBe("403 FLEET_ORIGIN_REFUSED");
     expect(reply.headers["set-cookie"]).toBeUndefined();
   });
 
-  it("refuses a body that is too large, has another form, or is not JSON", async () => {
+  it("the sign-in refuses a body that is too large, has both a token and a code, or is not JSON", async () => {
     expect(codeOf((await signIn({ token: "x".repeat(30_000) })).reply)).toBe("413 FLEET_CONTENT_TOO_LARGE");
     expect(codeOf((await signIn({ token: "x", code: "y" })).reply)).toBe("422 FLEET_USAGE_INVALID");
     const headers = { ...FROM_PAGE, "Content-Type": "application/x-www-form-urlencoded" };
@@ -155,27 +155,27 @@ describe("the cookie", () => {
       (signedIn: SignedIn) => ({ ...by(signedIn), Cookie: `${signedIn.cookie.slice(0, -3)}AAA` }),
     ],
     ["when the key is there alone", ({ key }: SignedIn) => ({ ...FROM_PAGE, "X-Copilotfleet-Console": key })],
-  ])("is not a credential %s", async (_, headersOf) => {
+  ])("the console's cookie is not a credential %s", async (_, headersOf) => {
     const signedIn = await signIn({ token: await at.token("alice") });
     expect((await me(by(signedIn))).status).toBe(200);
     expect(codeOf(await me(headersOf(signedIn)))).toBe("401 FLEET_TOKEN_REFUSED");
   });
 
-  it("ends with its token", async () => {
+  it("the console's cookie is refused after its token was revoked", async () => {
     const { id, token } = await at.fleet.tokens.issue("alice", { ttl: "1h", scopes: ["use"] });
     const signedIn = await signIn({ token });
     await at.fleet.tokens.revoke({ ids: [id] });
     expect(codeOf(await me(by(signedIn)))).toBe("401 FLEET_TOKEN_REFUSED");
   });
 
-  it("a page at another origin may not ask for the header of the key", async () => {
+  it("a preflight request allows neither the header of the console's key nor credentials", async () => {
     const headers = { Origin: at.door.url, "Access-Control-Request-Headers": "x-copilotfleet-console" };
     const { headers: allowed } = await at.ask("OPTIONS", "/v1/me", { headers });
     expect(String(allowed["access-control-allow-headers"]).toLowerCase()).not.toContain("console");
     expect(allowed["access-control-allow-credentials"]).toBeUndefined();
   });
 
-  it("behind a proxy that speaks HTTPS, the cookie has the name and the attribute of a secure one", async () => {
+  it("behind an HTTPS proxy, the cookie has the prefix __Host- and the attribute Secure", async () => {
     await using own = await TestApi.open({ config: { http: { origins: ["https://fleet.example"] } } });
     const proxied = { ...FROM_PAGE, Host: "fleet.example", Origin: "https://fleet.example" };
     const body = { token: await own.token("alice") };
@@ -189,13 +189,13 @@ describe("the cookie", () => {
 });
 
 describe("a one-time code", () => {
-  it("is never a token, because a link with a code signs in whoever opens it", async () => {
+  it("a token is refused as a one-time code, because a link with a code signs in whoever opens it", async () => {
     const token = await at.token("alice");
     expect(codeOf((await signIn({ code: token, user: "alice" })).reply)).toBe("401 FLEET_TOKEN_REFUSED");
     expect((await signIn({ token })).reply.status).toBe(200);
   });
 
-  it("signs in once, with a token of eight hours and the scopes of the code, which ends when the user signs out", async () => {
+  it("a one-time code signs in once, with its scopes, for eight hours or until the user signs out", async () => {
     const { token: code } = await at.fleet.tokens.issueCode("carol", { scopes: ["admin"] });
     expect(await at.fleet.tokens.list({ user: "carol" })).toEqual([]);
     const signedIn = await signIn({ code, user: "carol" });
@@ -212,7 +212,7 @@ describe("a one-time code", () => {
     expect((await me(by(signedIn))).status).toBe(401);
   });
 
-  it("is not used before the page has shown its user, and only for this user", async () => {
+  it("a one-time code alone only shows its user; it signs in when the request also names this user", async () => {
     const { token: code } = await at.fleet.tokens.issueCode("frank");
     const shown = await signIn({ code });
     expect([shown.reply.status, shown.reply.json, shown.cookie]).toEqual([200, { user: "frank" }, ""]);
@@ -228,7 +228,7 @@ describe("a one-time code", () => {
     ]);
   });
 
-  it("signs in only one of many requests that come at once", async () => {
+  it("a one-time code signs in only one of five simultaneous requests", async () => {
     const { token: code } = await at.fleet.tokens.issueCode("dave");
     const replies = await Promise.all(
       Array.from({ length: 5 }, async () => (await signIn({ code, user: "dave" })).reply.status),
@@ -237,20 +237,20 @@ describe("a one-time code", () => {
     expect(await at.fleet.tokens.list({ user: "dave" })).toHaveLength(1);
   });
 
-  it("ends with the tokens of its user", async () => {
+  it("a one-time code is refused after all tokens of its user were revoked", async () => {
     const { token: code } = await at.fleet.tokens.issueCode("heidi");
     await at.fleet.tokens.revoke({ user: "heidi" });
     expect(codeOf((await signIn({ code, user: "heidi" })).reply)).toBe("401 FLEET_TOKEN_REFUSED");
     expect(await at.fleet.tokens.list({ user: "heidi" })).toEqual([]);
   });
 
-  it("is not a token: the API refuses it, and it stays good", async () => {
+  it("the API refuses a one-time code as a token, and the code can still sign in", async () => {
     const { token: code } = await at.fleet.tokens.issueCode("erin");
     expect((await at.ask("GET", "/v1/me", { token: code })).status).toBe(401);
     expect((await signIn({ code, user: "erin" })).reply.status).toBe(200);
   });
 
-  it("expires after five minutes", async () => {
+  it("a one-time code expires after five minutes", async () => {
     const records = new Map<string, TokenRecord>();
     let now = Date.now();
     const store = {
@@ -273,7 +273,7 @@ describe("a one-time code", () => {
   });
 });
 
-it("signing out leaves the user's own token as it is, and works without a cookie, too", async () => {
+it("signing out does not revoke a token that the user entered, and also succeeds without a cookie", async () => {
   const { id, token } = await at.fleet.tokens.issue("gina", { scopes: ["use"] });
   const signedIn = await signIn({ token });
   expect((await at.ask("DELETE", "/console/session", { headers: by(signedIn) })).status).toBe(204);

@@ -17,7 +17,7 @@ interface OpenApi {
 
 const document = JSON.parse(read("schemas/openapi.json")) as OpenApi & object;
 
-it("the document describes every route of the API, and no other", () => {
+it("the OpenAPI document describes exactly the routes of the API, with unique operation ids", () => {
   expect(document.openapi).toBe("3.1.0");
   const described = Object.entries(document.paths).flatMap(([path, item]) =>
     Object.keys(item).map((method) => `${method.toUpperCase()} ${path}`),
@@ -29,7 +29,7 @@ it("the document describes every route of the API, and no other", () => {
   expect(new Set(ids).size).toBe(ids.length);
 });
 
-it("every reference in the document leads to something, and every schema is valid JSON Schema", () => {
+it("every $ref in the OpenAPI document resolves, and every response schema is valid JSON Schema", () => {
   const references = [...JSON.stringify(document).matchAll(/"\$ref":"#\/([^"]+)"/g)].map(([, path = ""]) => path);
   expect(references.length).toBeGreaterThan(20);
   for (const path of references) {
@@ -52,7 +52,7 @@ it("every reference in the document leads to something, and every schema is vali
   }
 });
 
-it("docs/http.md has a command for each route", () => {
+it("docs/http.md has a curl command for each route", () => {
   const commands = read("docs/http.md")
     .replaceAll("\\\n", " ")
     .split("\n")

@@ -15,7 +15,7 @@ const folder = mkdtempSync(join(tmpdir(), "copilotfleet-http-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 describe("the address of the API", () => {
-  it("beyond this machine is refused without TLS, unless serve.insecure allows it", async () => {
+  it("an address that other machines can reach is refused without TLS, unless serve.insecure is set", async () => {
     await using at = await TestApi.open();
     await expect(at.fleet.openHttpDoor({ listen: "0.0.0.0:0" })).rejects.toMatchObject({
       code: "FLEET_CONFIG_INVALID",
@@ -28,20 +28,20 @@ describe("the address of the API", () => {
     expect((await ask(door.url, "GET", "/healthz")).status).toBe(200);
   });
 
-  it("that is taken, or that is not an address, is refused", async () => {
+  it("openHttpDoor refuses an address that is taken, and a text that is not an address", async () => {
     await using at = await TestApi.open();
     const listen = `127.0.0.1:${at.door.address.port}`;
     await expect(at.fleet.openHttpDoor({ listen })).rejects.toMatchObject({ code: "FLEET_ADDRESS_TAKEN" });
     await expect(at.fleet.openHttpDoor({ listen: "nowhere" })).rejects.toMatchObject({ code: "FLEET_USAGE_INVALID" });
   });
 
-  it("keeps idle connections longer than a proxy does, so that no request meets the end of its connection", async () => {
+  it("the API keeps idle connections longer than proxies do, so no request reaches a closing connection", async () => {
     await using at = await TestApi.open();
     const { headers } = await fetch(`${at.door.url}/healthz`);
     expect(headers.get("keep-alive")).toBe("timeout=65");
   });
 
-  it("with serve.tls speaks TLS alone, serves the names in the certificate, and uses a new certificate at once", async () => {
+  it("with serve.tls, the API accepts only TLS and its certificate's hosts, and reloads the certificate", async () => {
     const files = new CertificateFiles(folder, authority.issue({ names: ["localhost", "127.0.0.1", "fleet.example"] }));
     const tls = { cert: files.cert, key: files.key };
     await using at = await TestApi.open({ config: { serve: { tls } } });
@@ -69,7 +69,7 @@ describe("the address of the API", () => {
 });
 
 describe("a door that closes", () => {
-  it("lets the turns that run end, refuses new work with 503 and Retry-After, and still answers probes", async () => {
+  it("a closing door lets running turns end, refuses new turns with Retry-After, and answers probes", async () => {
     await using model = await startHeldModel();
     await using at = await TestApi.open({ env: { ...model.env } });
     const token = await at.token("alice");
@@ -91,7 +91,7 @@ describe("a door that closes", () => {
     await expect(at.ask("GET", "/healthz")).rejects.toThrow(/ECONNREFUSED/);
   });
 
-  it("cuts the turns that are left when its time is up, and reports how many", async () => {
+  it("a closing door cuts the turns that still run at its timeout, and reports how many it cut", async () => {
     await using model = await startHeldModel();
     await using at = await TestApi.open({ env: { ...model.env } });
     const token = await at.token("alice");
@@ -106,7 +106,7 @@ describe("a door that closes", () => {
   });
 });
 
-it("the reports of requests name routes and users, and never a path that a client made up", async () => {
+it("reports of requests name the route and the user, but never a path that is not a route", async () => {
   await using at = await TestApi.open();
   const token = await at.token("alice");
   await at.ok("GET", "/v1/me", { token });

@@ -33,7 +33,7 @@ it("GET /v1/events lists the caller's own events, and with the scope admin those
   expect([...first.events, ...second.events]).toEqual(all.events.slice(0, 4));
 });
 
-it("the pages have the events of each host in the order of its log, also those of one moment and after its clock was set back", async () => {
+it("pages list a host's events in the order of its log, even if times are equal or the clock went back", async () => {
   const minutes: Readonly<Record<string, readonly number[]>> = { a: [10, 10, 10, 5], b: [7, 12, 12] };
   const events = Object.entries(minutes).flatMap(([host, times]) =>
     times.map((minute, index) => {
@@ -54,7 +54,7 @@ it("the pages have the events of each host in the order of its log, also those o
   expect(seen).toEqual(["b3", "b2", "a4", "a3", "a2", "a1", "b1"]);
 });
 
-it("a refused token is in the log, and a second request with a token is not", async () => {
+it("the log records every refused token, but an accepted token only at its first request", async () => {
   const admin = await at.token("root", ["admin"]);
   const token = await at.token("carol");
   for (let request = 0; request < 3; request++) expect((await at.ask("GET", "/v1/me", { token })).status).toBe(200);
@@ -66,7 +66,7 @@ it("a refused token is in the log, and a second request with a token is not", as
   expect(JSON.stringify(refused.events)).not.toContain(token.slice(-20, -1));
 });
 
-/** Opens the stream of events, does something, and resolves with the id and the user of the next event. */
+/** Opens the stream of events, calls `act`, and resolves with the id and the user of the first event that arrives. */
 async function streamed(token: string, query: string, headers: Record<string, string>, act: () => Promise<unknown>) {
   const end = new AbortController();
   onTestFinished(() => end.abort());
@@ -87,7 +87,7 @@ async function streamed(token: string, query: string, headers: Record<string, st
   throw new Error("the stream ended");
 }
 
-it("a stream goes on after the last event that the client has, although the clock of the host was set back", async () => {
+it("a stream continues after Last-Event-ID, even if the host's clock was set back", async () => {
   const admin = await at.token("root", ["admin"]);
   const issued = "?type=token.issued";
   const first = await streamed(admin, issued, {}, async () => await at.fleet.tokens.issue("dora"));
@@ -102,7 +102,7 @@ it("a stream goes on after the last event that the client has, although the cloc
   expect(second.user).toBe("erik");
 });
 
-it("a stream shows all events of a log that ends before the number that the client has, because the log is a new one", async () => {
+it("a stream sends the whole log if Last-Event-ID is beyond its end, because the log must be new", async () => {
   const admin = await at.token("root", ["admin"]);
   const { id } = await streamed(admin, "", {}, async () => await at.fleet.tokens.issue("fred"));
   const beyond = `${id.replace(/\d+$/, "")}999999`;
@@ -110,7 +110,7 @@ it("a stream shows all events of a log that ends before the number that the clie
   expect(user).toBeTypeOf("string");
 });
 
-it("a stream begins a minute before the client's last event on a host of which the client has no position", async () => {
+it("for a host that Last-Event-ID does not name, a stream begins a minute before the time of that id", async () => {
   const admin = await at.token("root", ["admin"]);
   const query = "?type=token.issued&user=gina";
   const issue = async () => await at.fleet.tokens.issue("gina");

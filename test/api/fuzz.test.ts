@@ -38,7 +38,7 @@ afterAll(async () => await at[Symbol.asyncDispose]());
 /** Finds what is wrong with the answer to a request. Null: nothing. */
 function faultOf({ method, path }: Made, received: string): string | null {
   const reply = parseReply(received);
-  // Node.js closes the connection of a request whose head it cannot read to its end.
+  // Node.js closes the connection without an answer if the head of the request never ends.
   if (reply === null)
     return /^(?:HTTP\/1\.1 100 Continue\s+)?$/.test(received) ? null : `these bytes: ${received.slice(0, 200)}`;
   const { status, headers, text } = reply;
@@ -68,7 +68,7 @@ async function fuzz(count: number): Promise<Map<number, number>> {
   return statuses;
 }
 
-it(`answers ${REQUESTS} requests that are made from the document as it describes, without 5xx other than 503, and grows no memory`, async () => {
+it(`the API answers ${REQUESTS} random requests as documented, with no 5xx but 503, and leaks no memory`, async () => {
   await fuzz(REQUESTS / 5);
   collectGarbage();
   const before = process.memoryUsage().heapUsed;
@@ -76,7 +76,7 @@ it(`answers ${REQUESTS} requests that are made from the document as it describes
   collectGarbage();
   const growth = process.memoryUsage().heapUsed - before;
   console.log(`statuses: ${JSON.stringify(Object.fromEntries([...statuses].sort()))}; growth: ${growth} bytes`);
-  // The requests reach the handlers, and are not all refused at the entrance.
+  // Many requests pass all earlier checks, and reach the handlers.
   expect(statuses.get(200)).toBeGreaterThan(REQUESTS / 20);
   expect(statuses.get(422)).toBeGreaterThan(REQUESTS / 50);
   expect(growth).toBeLessThan(MOST_GROWTH);

@@ -18,7 +18,7 @@ export type { Reply };
 export interface Ask {
   /** Undefined: no token. */
   token?: string | undefined;
-  /** An object becomes JSON. */
+  /** An object is sent as JSON. */
   body?: unknown;
   headers?: Readonly<Record<string, string>>;
   /** The authority that signed the certificate of the door. */
@@ -62,17 +62,17 @@ export class TestApi implements AsyncDisposable {
     return (await this.fleet.tokens.issue(user, { scopes, ...bound })).token;
   }
 
-  /** The client that is generated from the document. */
+  /** The client that is generated from the OpenAPI document. */
   client(token?: string): ApiClient {
     return apiClient(this.door.url, { token, onReply: checkAnswer });
   }
 
-  /** Makes a request over a connection of its own. The path goes over the wire as it is. */
+  /** Makes a request on a new connection. The path is sent unchanged. */
   async ask(method: string, path: string, options: Ask = {}): Promise<Reply> {
     return await ask(this.door.url, method, path, options);
   }
 
-  /** Makes a request that must succeed. */
+  /** Makes a request. Throws if the answer is not a success. */
   async ok(method: string, path: string, options: Ask = {}): Promise<Reply> {
     const reply = await this.ask(method, path, options);
     if (reply.status >= 300) throw new Error(`${method} ${path}: ${reply.status} ${reply.text}`);
@@ -85,23 +85,23 @@ export class TestApi implements AsyncDisposable {
   }
 }
 
-/** Connections to a door, as the door sees its ends of them. */
+/** Connects `count` clients to a door. Each socket has the `remotePort` that the door's end of it has. */
 export async function doorEnds({ address }: HttpDoor, count: number): Promise<Socket[]> {
   const connected = async () => {
     const socket = connect(address.port, "127.0.0.1");
     await once(socket, "connect");
-    // For the door, the port of the client is the remote one.
+    // The client's local port is the remote port for the door.
     return Object.defineProperty(socket, "remotePort", { value: socket.localPort });
   };
   return await Promise.all(Array.from({ length: count }, connected));
 }
 
-/** The operations of the document that the client has been used for with success. */
+/** The ids of the document's operations that the generated client has called with success. */
 export const used = new Set<string>();
 
 /**
- * Makes a request with the client that is generated from the document, if the document describes such a request. The bytes of
- * any other request go over the wire as they are. The answer has to be as the document describes it.
+ * Makes a request with the generated client if the document describes such a request, and otherwise sends it unchanged.
+ * Checks the answer against the document.
  */
 export async function ask(url: string, method: string, path: string, options: Ask = {}): Promise<Reply> {
   const reply = (await askThroughClient(url, method, path, options)) ?? (await askAsGiven(url, method, path, options));
@@ -120,7 +120,7 @@ async function askAsGiven(url: string, method: string, path: string, { token, bo
   return await send(url, method, path, { ...how, body: content, headers });
 }
 
-/** @returns null if no client would make this request */
+/** @returns null if the generated client cannot make this request */
 async function askThroughClient(url: string, method: string, path: string, options: Ask): Promise<Reply | null> {
   const { token, body, headers = {}, ca, signal } = options;
   const found = operationAt(method, path);
@@ -168,7 +168,7 @@ export interface Received {
   data: any;
 }
 
-/** The events in the text of a stream, without those that are cut short. */
+/** The complete events in the text of a stream. */
 export function eventsIn(text: string): Received[] {
   return text
     .split("\n\n")
@@ -182,7 +182,7 @@ export function eventsIn(text: string): Received[] {
     });
 }
 
-/** An open stream. Its `text` grows. */
+/** Opens a stream. The returned `text` grows as data arrives. */
 export function openStream(url: string, path: string, { token, signal }: { token: string; signal: AbortSignal }) {
   const stream = { text: "" };
   const sent = request(`${url}${path}`, { headers: { Authorization: `Bearer ${token}` }, agent: false, signal });

@@ -34,7 +34,7 @@ async function raw(bytes: string | Buffer): Promise<string> {
 
 describe("the hosts and origins of requests", () => {
   it.each(["evil.example", "evil.example:80", "localhost.evil.example", "app.example.evil.example", "a b", "[::1", ""])(
-    "a request for the host %j is refused, so that no page reaches this address under a name of its own",
+    "a request for the host %j is refused, so that no web page reaches this address through its own domain name",
     async (host) => {
       const reply = await raw(
         `GET /v1/me HTTP/1.1\r\nHost: ${host}\r\nAuthorization: Bearer ${alice}\r\nConnection: close\r\n\r\n`,
@@ -52,7 +52,7 @@ describe("the hosts and origins of requests", () => {
   );
 
   it.each(["https://evil.example", "http://app.example", "https://app.example.evil.example", "null", "file://", ""])(
-    "a request of a page from %j is refused, also before a session is made",
+    "a request from a web page at %j is refused, whatever its method",
     async (origin) => {
       const headers = { Origin: origin };
       for (const method of ["GET", "POST", "OPTIONS"]) {
@@ -63,7 +63,7 @@ describe("the hosts and origins of requests", () => {
     },
   );
 
-  it("a page from http.origins and one from the address itself may send requests and read the answers", async () => {
+  it("pages at http.origins and pages at the API's own address may send requests and read the answers", async () => {
     for (const origin of [PAGE, at.door.url]) {
       const asked = await at.ask("OPTIONS", "/v1/sessions", { headers: { Origin: origin } });
       expect(asked.status).toBe(204);
@@ -85,7 +85,7 @@ describe("the hosts and origins of requests", () => {
 });
 
 describe("tokens", () => {
-  it("every request without a good token gets the same answer, and the log gets the reason", async () => {
+  it("every request without a valid token gets the same answer, and the log has the reason", async () => {
     const own = openFileStore(at.commands.root);
     const { token: hosts } = await issueHostToken(own, "other", "this");
     const revoked = await at.fleet.tokens.issue("alice");
@@ -113,7 +113,7 @@ describe("tokens", () => {
     );
   });
 
-  it("a token counts only in the header Authorization, once, as a bearer token", async () => {
+  it("a token is accepted only as the single bearer token in the header Authorization", async () => {
     const headers = [
       { Cookie: `token=${alice}` },
       { Authorization: `Basic ${Buffer.from(`alice:${alice}`).toString("base64")}` },
@@ -125,7 +125,7 @@ describe("tokens", () => {
   });
 
   it.each(["?access_token=x", "?token=x", "?a=1&Token=x", `?x=cft_${"a".repeat(16)}_y`])(
-    "a URL with a token is refused even with a good token in the header: %s",
+    "a URL with a token is refused, even if the header has a valid token: %s",
     async (query) => {
       const reply = await at.ask("GET", `/v1/me${query}`, { token: alice });
       expect(codeOf(reply)).toBe("422 FLEET_USAGE_INVALID");
@@ -133,7 +133,7 @@ describe("tokens", () => {
     },
   );
 
-  it("a stranger cannot make the API read a body, or find out which routes need which scope", async () => {
+  it("every route answers a wrong token with 401, so a stranger does not learn which scope it needs", async () => {
     for (const { method, path } of ROUTES) {
       const body = method === "GET" ? {} : { body: "x".repeat(60_000) };
       const reply = await at.ask(method, path.replace("{id}", id), { token: "wrong", ...body });
@@ -157,7 +157,7 @@ describe("paths, queries and bodies", () => {
     "-x",
     "%20",
     "%ff",
-  ])("the session %s is refused like one that does not exist, or as an id that is not allowed", async (name) => {
+  ])("a request for the session %s is refused as not found or as an invalid id", async (name) => {
     for (const path of [`/v1/sessions/${name}`, `/v1/sessions/${name}/transcript`]) {
       const reply = await at.ask("GET", path, { token: alice });
       expect([404, 422]).toContain(reply.status);
@@ -178,7 +178,7 @@ describe("paths, queries and bodies", () => {
     "?user=",
     "?all=yes",
     "?purpose=%0a",
-  ])("the query %s is refused with its name and what is allowed", async (query) => {
+  ])("GET /v1/sessions refuses the query %s", async (query) => {
     expect(codeOf(await at.ask("GET", `/v1/sessions${query}`, { token: alice }))).toBe("422 FLEET_USAGE_INVALID");
   });
 
@@ -213,14 +213,14 @@ describe("paths, queries and bodies", () => {
     ["deep nesting", `{"prompt":${"[".repeat(5_000)}`],
     ["many values", `{"prompt":[${"{},".repeat(20_000)}{}]}`],
     ["only spaces", "   "],
-  ])("a body with %s is refused, and begins no turn", async (_, body) => {
+  ])("a turn with this body is refused and does not begin: %s", async (_, body) => {
     const reply = await at.ask("POST", `/v1/sessions/${id}/turns`, { token: alice, body });
     expect(reply.status, reply.text).toBe(422);
     expect(reply.json).toMatchObject({ title: expect.any(String), detail: expect.any(String), retryable: false });
     expect((await at.ok("GET", `/v1/sessions/${id}/transcript`, { token: alice })).json.entries).toEqual([]);
   });
 
-  it("a body that is not plain JSON is refused", async () => {
+  it("a body is refused if it is compressed or its Content-Type is not JSON in UTF-8", async () => {
     const path = `/v1/sessions/${id}/turns`;
     const headers = [
       { "Content-Type": "text/plain" },
@@ -235,7 +235,7 @@ describe("paths, queries and bodies", () => {
     expect((await at.ask("POST", path, { token: alice, ...packed })).status).toBe(422);
   });
 
-  it("a body over the limit is refused by its announced length, and also if it comes in pieces", async () => {
+  it("a body over the limit is refused, whether its length is announced or it comes in chunks", async () => {
     const body = { prompt: "x".repeat(70_000) };
     const reply = await at.ask("POST", `/v1/sessions/${id}/turns`, { token: alice, body });
     expect(codeOf(reply)).toBe("413 FLEET_CONTENT_TOO_LARGE");
@@ -247,7 +247,7 @@ describe("paths, queries and bodies", () => {
     expect(small.status).toBe(413);
   });
 
-  it("an unknown path is not found, and an unknown method of a path names the known ones", async () => {
+  it("an unknown path gets 404, and an unknown method gets 405 with the methods of the path", async () => {
     expect(codeOf(await at.ask("GET", "/v1/nothing", { token: alice }))).toBe("404 FLEET_METHOD_UNKNOWN");
     const reply = await at.ask("PUT", "/v1/sessions", { token: alice });
     expect({ code: codeOf(reply), allow: reply.headers.allow }).toEqual({
@@ -268,7 +268,7 @@ describe("paths, queries and bodies", () => {
       "POST /v1/sessions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
       400,
     ],
-  ])("malformed HTTP ends with a problem, and the door serves others: %s", async (_, bytes, status) => {
+  ])("malformed HTTP is answered with a problem, and the door goes on serving: %s", async (_, bytes, status) => {
     const reply = await raw(bytes);
     expect(reply).toContain(`HTTP/1.1 ${status} `);
     const [head = "", body = ""] = reply.slice(reply.lastIndexOf("HTTP/1.1")).split("\r\n\r\n");
@@ -282,7 +282,7 @@ describe("paths, queries and bodies", () => {
     expect((await at.ok("GET", "/v1/me", { token: alice })).status).toBe(200);
   });
 
-  it("a request without a host is refused, in HTTP/1.1 and 1.0", async () => {
+  it("a request without a Host header is refused in HTTP/1.1 and HTTP/1.0", async () => {
     for (const version of ["1.1", "1.0"]) {
       const reply = await raw(
         `GET /v1/me HTTP/${version}\r\nAuthorization: Bearer ${alice}\r\nConnection: close\r\n\r\n`,
@@ -293,7 +293,7 @@ describe("paths, queries and bodies", () => {
 });
 
 describe("every answer", () => {
-  it("has an id, may not be kept or guessed, and never shows a stack trace", async () => {
+  it("every answer has an id, forbids caching and type sniffing, and never shows a stack trace", async () => {
     const replies = [
       await at.ok("GET", "/v1/me", { token: alice, headers: { "X-Request-Id": "mine-1" } }),
       await at.ask("GET", "/v1/me"),
@@ -315,7 +315,7 @@ describe("every answer", () => {
     expect(replies[0]?.headers["x-request-id"]).toBe("mine-1");
   });
 
-  it("for a bug, the answer has no details, and the log has them with the id of the request", async () => {
+  it("the answer to an unexpected error has no details; the log has them with the id of the request", async () => {
     const { fleet } = at;
     const token = await at.token("alice");
     const { list } = fleet.sessions;
@@ -338,7 +338,7 @@ describe("every answer", () => {
 });
 
 describe("the limits of one user", () => {
-  it("too many requests at once are refused with 429 and Retry-After, and other users are served", async () => {
+  it("a user with too many requests at once gets 429 with Retry-After, and other users are served", async () => {
     await using model = await startHeldModel();
     await using few = await TestApi.open({
       env: { ...model.env },
@@ -358,7 +358,7 @@ describe("the limits of one user", () => {
     expect((await few.ok("GET", "/v1/me", { token })).status).toBe(200);
   });
 
-  it("a session over the limit is refused with 429", async () => {
+  it("a new session over the user's limit is refused with 429", async () => {
     await using few = await TestApi.open({ config: { limits: { default: { sessions: 1 } } } });
     const token = await few.token("alice");
     await few.ok("POST", "/v1/sessions", { token });
@@ -366,7 +366,7 @@ describe("the limits of one user", () => {
   });
 });
 
-it("a good client is served although strangers hold 2,100 connections open", async () => {
+it("a client with a valid token is served even if strangers hold 2,100 connections open", async () => {
   const sockets = Array.from({ length: 2_100 }, () =>
     connect(at.door.address.port, "127.0.0.1").on("error", () => undefined),
   );
@@ -378,7 +378,7 @@ it("a good client is served although strangers hold 2,100 connections open", asy
   }
 });
 
-it("when strangers hold all connections, the oldest of them is closed, but none whose token is being looked up", async () => {
+it("a stranger's connection over the limit closes the oldest one whose token is not being looked up", async () => {
   const strangers = new Strangers(2);
   const sockets = await doorEnds(at.door, 3);
   const [first, second, third] = sockets as [Socket, Socket, Socket];

@@ -47,7 +47,7 @@ async function prompts(id: string): Promise<string[]> {
 const namesIn = (text: string) => [...text.matchAll(/^event: (.*)$/gm)].map(([, name]) => name);
 
 describe("requests with the same Idempotency-Key", () => {
-  it("are one turn with one reply, one after the other and at the same time", async () => {
+  it("requests with the same Idempotency-Key run one turn and get its reply, even if simultaneous", async () => {
     const id = await session();
     const prompt = `${id}.`;
     const first = await send(id, prompt, id);
@@ -61,7 +61,7 @@ describe("requests with the same Idempotency-Key", () => {
     expect(await prompts(id)).toEqual([prompt, again]);
   });
 
-  it("get the recorded events of the turn as a stream, during the turn and after it", async () => {
+  it("a repeated Idempotency-Key gets the turn's recorded events as a stream, during and after the turn", async () => {
     const id = await session();
     const prompt = `!hold ${id}`;
     const first = send(id, prompt, id);
@@ -80,7 +80,7 @@ describe("requests with the same Idempotency-Key", () => {
     expect(model.shown(prompt)).toBe(1);
   });
 
-  it("are refused with another prompt, another timeout or another session, and of another user they are another turn", async () => {
+  it("a used Idempotency-Key is refused for another prompt, timeout or session, but not for another user", async () => {
     const [id, other] = [await session(), await session()];
     await send(id, `${id}.`, id);
     const reused = { status: 422, json: { code: "FLEET_IDEMPOTENCY_KEY_REUSED" } };
@@ -96,7 +96,7 @@ describe("requests with the same Idempotency-Key", () => {
     });
   });
 
-  it("are refused with 422 if the key is empty, too long, or has other characters than visible ASCII", async () => {
+  it("an Idempotency-Key is refused with 422 if it is empty, too long, or not visible ASCII", async () => {
     const id = await session();
     for (const key of ["", '""', "two words", "a".repeat(256), "ä"]) {
       const { status, json } = await send(id, "hello.", key);
@@ -106,7 +106,7 @@ describe("requests with the same Idempotency-Key", () => {
     expect((await send(id, "hello.", "a".repeat(255))).status).toBe(200);
   });
 
-  it("get the same error if the turn failed, and may run if the prompt was never sent", async () => {
+  it("a repeated Idempotency-Key gets the error of a failed turn, but runs if the prompt was never sent", async () => {
     const id = await session();
     const prompt = `!hold ${id}`;
     const first = await send(id, prompt, id, { timeout: "4s" } as object);
@@ -127,7 +127,7 @@ describe("new sessions with an Idempotency-Key", () => {
   };
   const idsOf = async (user: string) => (await at.fleet.sessions.list({ user })).map(({ id }) => id);
 
-  it("are one session, one request after the other and all at the same time", async () => {
+  it("creations with the same Idempotency-Key make one session, even if simultaneous", async () => {
     const by = await at.token("carol");
     const replies = await Promise.all([1, 2, 3].map(async () => await create("one", { purpose: "review" }, by)));
     replies.push(await create("one", { purpose: "review" }, by));
@@ -144,7 +144,7 @@ describe("new sessions with an Idempotency-Key", () => {
     expect(await create("one", { purpose: "review" }, by)).toMatchObject({ status: 404 });
   });
 
-  it("do not take over a session that was there before, and a refused request does not use its key up", async () => {
+  it("an Idempotency-Key does not return a session that existed before, and a refusal does not use it up", async () => {
     const id = await session();
     const key = unused("taken");
     for (let time = 0; time < 2; time++)
@@ -152,7 +152,7 @@ describe("new sessions with an Idempotency-Key", () => {
     expect((await create(key, { id: unused("free") })).status).toBe(201);
   });
 
-  it("are created after a crash between the record of the key and the session", async () => {
+  it("a repeated Idempotency-Key creates the session if a first request crashed after recording the key", async () => {
     const parts = { user: "dora", key: "cut", content: {} };
     const store = openFileStore(at.fleet.stateRoot);
     const crash = createKeyed(store.keyedTurns, {

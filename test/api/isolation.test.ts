@@ -5,7 +5,7 @@ import { eventually } from "../fixtures/eventually.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { TestApi } from "./harness.js";
 
-/** The session and the word of another user. Neither may appear in anything that a stranger gets. */
+/** A session of another user, and words from it. They may not appear in anything that a stranger gets. */
 const SECRET = "a-secret-session";
 const CANARIES = ["xyzzy", "canary-purpose"];
 
@@ -22,7 +22,7 @@ beforeAll(async () => {
 });
 afterAll(async () => await at[Symbol.asyncDispose]());
 
-/** Everything that comes back, with all headers, and without what differs for each request. */
+/** The complete answer, without the parts that differ for each request: date, request id and length. */
 async function everything(token: string, line: string, headers: readonly string[], body = ""): Promise<string> {
   const head = [line, "Host: localhost", `Authorization: Bearer ${token}`, "Connection: close", ...headers];
   if (body !== "") head.push("Content-Type: application/json", `Content-Length: ${body.length}`);
@@ -47,7 +47,7 @@ describe("a session of another user", () => {
   const routes = OPERATIONS.filter(({ template }) => template.startsWith("/v1/sessions/{id}"));
 
   it.each(routes.map(({ operation, method, template }) => [operation.operationId, method, template] as const))(
-    "looks to %s like one that does not exist, in every byte and with every condition, and stays as it is",
+    "%s sends a stranger the same bytes for an existing session as for a missing one, and changes nothing",
     async (operation, method, template) => {
       const before = await at.ok("GET", `/v1/sessions/${SECRET}/transcript`, { token: alice });
       for (const condition of CONDITIONS) {
@@ -67,7 +67,7 @@ describe("a session of another user", () => {
     },
   );
 
-  it("appears in no list, no error, no report and no event of the log that a stranger causes", async () => {
+  it("another user's session appears in no list, error, report or event that a stranger's requests cause", async () => {
     for (const path of ["/v1/me", "/v1/sessions", "/v1/sessions?purpose=canary-purpose", "/v1/sessions?limit=200"]) {
       const { text } = await at.ok("GET", path, { token: mallory });
       for (const canary of [...CANARIES, SECRET, "alice"]) expect(text, path).not.toContain(canary);
@@ -79,7 +79,7 @@ describe("a session of another user", () => {
     for (const canary of [...CANARIES, alice, mallory, at.commands.folder]) expect(log).not.toContain(canary);
   });
 
-  it("shows no conversation and no token to an operator", async () => {
+  it("an operator sees neither the conversations nor the tokens of users", async () => {
     const token = await at.token("root", ["admin", "use", "read"]);
     const reads = OPERATIONS.filter(({ method, template }) => method === "GET" && !template.includes("{"));
     for (const path of [...reads.map(({ template }) => template), "/v1/sessions?all=true"]) {
@@ -91,7 +91,7 @@ describe("a session of another user", () => {
   });
 });
 
-it("a member who is removed gets nothing more, on a stream that was open before", async () => {
+it("a removed member gets no more events, even on a stream that was already open", async () => {
   const id = unused("shared-for-a-while");
   await at.ok("POST", "/v1/sessions", { token: alice, body: { id, members: ["carol"] } });
   const turn = async (prompt: string) =>
@@ -114,7 +114,7 @@ it("a member who is removed gets nothing more, on a stream that was open before"
   expect(seen).not.toContain("plugh");
 });
 
-it("many users at once get each their own sessions, replies and streams, and nothing of the others", async () => {
+it("many users at once each get only their own sessions, replies and streams", async () => {
   const users = ["u1", "u2", "u3", "u4"];
   await Promise.all(
     users.map(async (user) => {

@@ -31,7 +31,7 @@ async function loads(id: string): Promise<number> {
 }
 
 describe("a session after a turn over HTTP", () => {
-  it("stays open, so that its next turns do not load it again", async () => {
+  it("a session stays open after a turn over HTTP, so that its next turns do not load it again", async () => {
     const id = await session();
     expect(await say(id, "one")).toBe("[turn 1] one");
     const before = await loads(id);
@@ -40,7 +40,7 @@ describe("a session after a turn over HTTP", () => {
     expect(await loads(id)).toBe(before);
   });
 
-  it("is opened again for a turn with settings of its own, such as a GitHub token", async () => {
+  it("an open session is loaded again for a turn with settings of its own, such as a GitHub token", async () => {
     const id = await session();
     await say(id, "one");
     const before = await loads(id);
@@ -49,7 +49,7 @@ describe("a session after a turn over HTTP", () => {
     expect(await say(id, "three")).toBe("[turn 3] three");
   });
 
-  it("may be evicted, and makes room for other sessions within session.maxActive", async () => {
+  it("an open session can be evicted, and makes room for other sessions within session.maxActive", async () => {
     const ids = [await session(), await session(), await session()];
     for (const id of ids) await say(id, "one");
     for (const id of ids) expect(await say(id, "two"), id).toBe("[turn 2] two");
@@ -60,7 +60,7 @@ describe("a session after a turn over HTTP", () => {
     expect(await say(id, "three")).toBe("[turn 3] three");
   });
 
-  it("keeps its server from neither a stop nor a restart, and goes on afterwards", async () => {
+  it("an open session does not prevent a stop or restart of its server, and continues afterwards", async () => {
     const id = await session();
     await say(id, "one");
     const { id: server } = await at.fleet.servers.ofUser("alice");
@@ -71,7 +71,7 @@ describe("a session after a turn over HTTP", () => {
     expect(await say(id, "three")).toBe("[turn 3] three");
   });
 
-  it("goes on after the end of its server", async () => {
+  it("an open session continues after its server was killed", async () => {
     const id = await session();
     await say(id, "one");
     const { pid } = await at.fleet.servers.ofUser("alice");
@@ -79,7 +79,7 @@ describe("a session after a turn over HTTP", () => {
     expect(await say(id, "two")).toBe("[turn 2] two");
   });
 
-  it("can be deleted, and a new session with its id begins with an empty history", async () => {
+  it("an open session can be deleted, and a new session with its id begins with an empty history", async () => {
     const id = await session();
     await say(id, "one");
     await at.ok("DELETE", `/v1/sessions/${id}`, { token });
@@ -88,14 +88,14 @@ describe("a session after a turn over HTTP", () => {
     });
     await at.ok("POST", "/v1/sessions", { token, body: { id } });
     expect(await say(id, "new")).toBe("[turn 1] new");
-    // Another process deletes it.
+    // Another fleet deletes the session, as another process would.
     await using other = await Fleet.open({ env: at.commands.env, cwd: at.commands.folder });
     await other.sessions.delete([id]);
     await at.ok("POST", "/v1/sessions", { token, body: { id } });
     expect(await say(id, "newer")).toBe("[turn 1] newer");
   });
 
-  it("gives each member their own replies, and no more to a member who was removed", async () => {
+  it("an open session replies to each member, and refuses a member who was removed", async () => {
     const bob = await at.token("bob");
     const id = await session({ members: ["bob"] });
     expect(await say(id, "of alice")).toBe("[turn 1] of alice");
@@ -109,7 +109,7 @@ describe("a session after a turn over HTTP", () => {
     expect(await say(id, "alone")).toBe("[turn 6] alone");
   });
 
-  it("takes turns with other processes and with the library in this one", async () => {
+  it("HTTP, another process and this process's library can use an open session alternately", async () => {
     const id = await session();
     await say(id, "one");
     await using other = await Fleet.open({ env: at.commands.env, cwd: at.commands.folder });

@@ -24,7 +24,7 @@ afterAll(async () => {
 
 const turn = async (id: string, body: object) => await at.ask("POST", `/v1/sessions/${id}/turns`, { token, body });
 
-it("a prompt may have attachments with their content, which the history keeps", async () => {
+it("a prompt may have attachments with their content, and the history records their names", async () => {
   const id = unused("attached");
   await at.ok("POST", "/v1/sessions", { token, body: { id } });
   const attachments = [
@@ -35,7 +35,7 @@ it("a prompt may have attachments with their content, which the history keeps", 
   expect(json.entries[0]).toMatchObject({ text: "read it.", attachments: ["note.txt"] });
 });
 
-it("a prompt may not have attachments that the server would read from its disk, and no others that are wrong", async () => {
+it("a prompt is refused if an attachment is malformed or the server would read it from its disk", async () => {
   const id = unused("attached");
   await at.ok("POST", "/v1/sessions", { token, body: { id } });
   const blob = { type: "blob", data: "aGk=", mimeType: "text/plain" };
@@ -55,7 +55,7 @@ it("a prompt may not have attachments that the server would read from its disk, 
     });
 });
 
-it("a session has only the tools of its creation, whoever opens it later", async () => {
+it("a session has only the tools that its creation named, whoever opens it later", async () => {
   const id = unused("tools");
   await at.ok("POST", "/v1/sessions", { token, body: { id, tools: ["builtin:view"], members: ["bob"] } });
   await turn(id, { prompt: "first." });

@@ -34,7 +34,7 @@ describe("request smuggling: a request that two programs could read as different
     ["a folded header", ["X-A: b\r\n Transfer-Encoding: chunked"], ""],
     ["a line feed alone", ["X-A: b\nContent-Length: 60"], ""],
     ["a length with a sign", ["Content-Length: +2"], "{}"],
-  ])("is refused with %s, and the request behind it is never answered", async (_, headers, body) => {
+  ])("an ambiguous request (%s) is refused, and the request behind it is never answered", async (_, headers, body) => {
     const received = await sent(
       "POST /v1/sessions HTTP/1.1",
       [JSON_TYPE, ...headers],
@@ -53,7 +53,7 @@ it("pipelined requests are each answered once, in their order", async () => {
   expect(received.match(/x-request-id: \w+/gi)?.map((each) => each.slice(14))).toEqual(["first", "second", "third"]);
 });
 
-it("HTTP/1.0, an upgrade, an unknown expectation and a range are answered as if they were plain requests", async () => {
+it("a request with HTTP/1.0, an upgrade, an unknown expectation or a range is answered like a plain one", async () => {
   for (const headers of [
     ["Upgrade: websocket", "Connection: Upgrade, close", "Sec-WebSocket-Key: x"],
     ["Upgrade: h2c", "HTTP2-Settings: AAMAAABk", CLOSE],
@@ -67,7 +67,7 @@ it("HTTP/1.0, an upgrade, an unknown expectation and a range are answered as if 
   expect(parseReply(await sent("GET /v1/me HTTP/1.0"))?.json.user).toBe("alice");
 });
 
-it("a body in pieces is read to its end, and is sent only after the API has asked for it if the client waits for that", async () => {
+it("the API sends 100 Continue to a client that expects it, and reads a body in chunks to its end", async () => {
   const socket = connect(at.door.address.port, "127.0.0.1");
   const head = ["POST /v1/sessions HTTP/1.1", "Host: localhost", `Authorization: Bearer ${alice}`, JSON_TYPE, CLOSE];
   let received = "";
@@ -80,7 +80,7 @@ it("a body in pieces is read to its end, and is sent only after the API has aske
   expect(parseReply(received)).toMatchObject({ status: 201, json: { session: { purpose: "pieces" } } });
 });
 
-it("TRACE and CONNECT never send the token back, and HEAD has no body", async () => {
+it("answers to TRACE and CONNECT do not contain the token, and an answer to HEAD has no body", async () => {
   for (const line of ["TRACE /v1/me HTTP/1.1", "CONNECT evil.example:443 HTTP/1.1"]) {
     const received = await sent(line, [CLOSE]);
     expect(received).not.toMatch(/^HTTP\/1\.1 2/);
@@ -91,7 +91,7 @@ it("TRACE and CONNECT never send the token back, and HEAD has no body", async ()
   expect(head.split("\r\n\r\n")[1]).toBe("");
 });
 
-it("a forged method, host or address in a header of a proxy changes nothing, and no answer repeats it", async () => {
+it("a method, host or address that a client forges in proxy headers has no effect and is not repeated", async () => {
   const forged = ["X-HTTP-Method-Override: DELETE", "X-Forwarded-Host: evil.example", "X-Forwarded-For: 203.0.113.9"];
   const received = await sent("GET /v1/me HTTP/1.1", [...forged, "Forwarded: host=evil.example", CLOSE]);
   expect(parseReply(received)?.status).toBe(200);
@@ -99,7 +99,7 @@ it("a forged method, host or address in a header of a proxy changes nothing, and
   expect(JSON.stringify(at.events)).not.toContain("203.0.113.9");
 });
 
-it("log injection and split headers: no line of a client reaches the log or the headers of an answer", async () => {
+it("line breaks and control characters from a client reach neither the log nor the headers of an answer", async () => {
   for (const path of ["/v1/sessions/a%0d%0aSet-Cookie:%20x=1", "/v1/%1b[31mred", "/v1/sessions/%e2%80%aeevil"]) {
     const reply = await at.ask("GET", path, { token: alice, headers: { "X-Request-Id": "a%0ab" } });
     expect([404, 422]).toContain(reply.status);

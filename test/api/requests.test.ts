@@ -27,7 +27,7 @@ async function session(members?: string[], api = at, by = token): Promise<string
   return id;
 }
 
-/** Begins a turn. Resolves with the promise of its answer inside of an object, because the turn waits for its requests. */
+/** Begins a turn. @returns its answer, which arrives only after all agent requests of the turn are closed */
 function turn(id: string, prompt: string, more: { by?: string; api?: TestApi; body?: object; headers?: object } = {}) {
   const { by = token, api = at, body = {}, headers = {} } = more;
   const path = `/v1/sessions/${id}/turns`;
@@ -38,7 +38,7 @@ async function requestsOf(id: string, by = token, api = at): Promise<AgentReques
   return (await api.ok("GET", `/v1/sessions/${id}/requests`, { token: by })).json.requests;
 }
 
-/** The first request that waits. */
+/** Waits until the agent has asked, and returns the first open request. */
 async function asked(id: string, by = token, api = at): Promise<AgentRequest> {
   let found: AgentRequest | undefined;
   await eventually("a request", async () => {
@@ -53,7 +53,7 @@ async function answer(id: string, requestId: string, body: object, by = token, a
 }
 
 describe("a permission over HTTP", () => {
-  it("waits, runs the tool once it is approved, and refuses a second answer", async () => {
+  it("a permission request waits, runs the tool once it is approved, and refuses a second answer", async () => {
     const id = await session();
     const running = turn(id, SHELL);
     const request = await asked(id);
@@ -78,7 +78,7 @@ describe("a permission over HTTP", () => {
     });
   });
 
-  it("is denied with the reason, which the model reads", async () => {
+  it("the model receives the reason for a denied permission", async () => {
     const id = await session();
     const running = turn(id, SHELL);
     const { id: requestId } = await asked(id);
@@ -89,7 +89,7 @@ describe("a permission over HTTP", () => {
 });
 
 describe("a question over HTTP", () => {
-  it("takes one of its choices, or another text", async () => {
+  it("a question accepts one of its choices or any other text", async () => {
     const id = await session();
     const running = turn(id, CHOICE);
     const request = await asked(id);
@@ -105,7 +105,7 @@ describe("a question over HTTP", () => {
     expect((await next).json.reply).toContain("green, if possible");
   });
 
-  it("takes any text if it has no choices", async () => {
+  it("a question without choices accepts any text", async () => {
     const id = await session();
     const running = turn(id, QUESTION);
     const request = await asked(id);
@@ -116,7 +116,7 @@ describe("a question over HTTP", () => {
 });
 
 describe("a question that another client of the user answers", () => {
-  it("is closed, and the turn goes on with that answer", async () => {
+  it("a question that another client answers is closed, and the turn continues with that answer", async () => {
     const door = await at.fleet.openFrontDoor({ listen: "127.0.0.1:0" });
     const uri = `127.0.0.1:${door.address.port}`;
     const client = new CopilotClient({ connection: RuntimeConnection.forUri(uri, { connectionToken: token }) });
@@ -148,7 +148,7 @@ describe("a question that another client of the user answers", () => {
 });
 
 describe("answers that do not fit", () => {
-  it("are refused with a reason, and the request still waits", async () => {
+  it("an answer that does not fit is refused with a reason, and the request still waits", async () => {
     const id = await session();
     const running = turn(id, SHELL);
     const request = await asked(id);
@@ -176,7 +176,7 @@ describe("answers that do not fit", () => {
 });
 
 describe("streams", () => {
-  it("the streams of the turn and of the session have the request when it opens and when it closes, without an id", async () => {
+  it("the streams of a turn and of its session report opened and closed requests, without an event id", async () => {
     const id = await session();
     await turn(id, "hello");
     const stop = new AbortController();
@@ -196,7 +196,7 @@ describe("streams", () => {
 });
 
 describe("a request that nobody answers", () => {
-  it("expires after session.answerTimeout: the permission is denied, the question unanswered, and the turn goes on", async () => {
+  it("a request without an answer expires after session.answerTimeout, and the turn continues", async () => {
     await using other = await TestApi.open({ env: { ...ASK, COPILOTFLEET_SESSION_ANSWER_TIMEOUT: "4s" } });
     const by = await other.token("alice");
     const id = await session(undefined, other, by);
@@ -208,7 +208,7 @@ describe("a request that nobody answers", () => {
     expect((await turn(id, QUESTION, { by, api: other })).json.reply).toContain("Nobody answered");
   });
 
-  it("is cancelled when the turn is aborted", async () => {
+  it("a request is cancelled when its turn is aborted", async () => {
     const id = await session();
     const running = turn(id, SHELL);
     const request = await asked(id);
@@ -220,7 +220,7 @@ describe("a request that nobody answers", () => {
     expect((await turn(id, "and now")).json.reply).toContain("and now");
   });
 
-  it("is cancelled when the client leaves a turn with abort=disconnect", async () => {
+  it("a request is cancelled when the client of a turn with abort=disconnect disconnects", async () => {
     const id = await session();
     const leave = new AbortController();
     const path = `/v1/sessions/${id}/turns?abort=disconnect`;
@@ -233,7 +233,7 @@ describe("a request that nobody answers", () => {
     expect((await turn(id, "and now")).json.reply).toContain("and now");
   });
 
-  it("expires when its door drains, so that the turn ends in time", async () => {
+  it("a request expires when its door drains, so that the turn ends in time", async () => {
     const id = await session();
     const door = await at.fleet.openHttpDoor({ listen: "127.0.0.1:0" });
     const running = ask(door.url, "POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: SHELL } });
@@ -242,7 +242,7 @@ describe("a request that nobody answers", () => {
     expect((await running).json.reply).toContain("Permission denied");
   });
 
-  it("expires when its server is restarted, so that the restart cuts no turn", async () => {
+  it("a request expires when its server is restarted, so that the restart cuts no turn", async () => {
     const id = await session();
     const running = turn(id, SHELL);
     await asked(id);
@@ -254,7 +254,7 @@ describe("a request that nobody answers", () => {
 });
 
 describe("turns that nobody answers", () => {
-  it("with interactive false, tools are refused at once, and the agent has no tool to ask", async () => {
+  it("with interactive: false, tools are refused at once, and the agent has no tool to ask questions", async () => {
     const id = await session();
     const refused = await turn(id, SHELL, { body: { interactive: false } });
     expect(refused.json.reply).toContain("Tools are not allowed here");
@@ -265,7 +265,7 @@ describe("turns that nobody answers", () => {
     ["none", "Tools are not allowed here"],
     ["all", "made"],
   ])(
-    "with session.approve %s, the configuration decides at once, and questions wait only if the client wants it",
+    "with session.approve %s, permissions never wait, and questions wait only in turns with interactive: true",
     async (approve, reply) => {
       await using other = await TestApi.open({ env: { COPILOTFLEET_SESSION_APPROVE: approve } });
       const by = await other.token("alice");
@@ -282,7 +282,7 @@ describe("turns that nobody answers", () => {
 });
 
 describe("a collaborative session", () => {
-  it("shows and takes the requests of each member's own turns only, and a member cannot approve tools", async () => {
+  it("users see and answer only the requests of their own turns, and a member's turn may not use tools", async () => {
     const bob = await at.token("bob");
     const id = await session(["bob"]);
     const ofAlice = turn(id, QUESTION);

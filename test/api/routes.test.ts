@@ -8,13 +8,19 @@ import { OPERATIONS } from "../fixtures/api/document.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { TestApi, used } from "./harness.js";
 
-/** Every route × every scope × the caller's own session, one of which the caller is a member, and one of somebody else. */
+/**
+ * Asks every route with every scope, each for three sessions: the caller's own, one of which the caller is a member,
+ * and one of somebody else.
+ */
 
 const SCOPES = ["none", "read", "use", "admin"] as const;
 const RELATIONS = ["own", "member", "foreign"] as const;
 type Relation = (typeof RELATIONS)[number];
 
-/** For each action, the answers for {@link RELATIONS}: o(k), h(idden, 404), s(cope is missing, 403), n(obody, 401). */
+/**
+ * The answers for each action and scope, one letter for each of {@link RELATIONS}: o = OK, h = hidden (404), s = scope
+ * missing (403), n = no token (401).
+ */
 const EXPECTED: Readonly<Record<Action, Readonly<Record<(typeof SCOPES)[number], string>>>> = {
   read: { none: "nnn", read: "ooh", use: "ooh", admin: "ooh" },
   use: { none: "nnn", read: "sss", use: "ooh", admin: "ooh" },
@@ -30,7 +36,7 @@ interface Row {
   /** Default: no query. */
   query?: string;
   body?: () => object;
-  /** Only the owner of the session may do it. To a member, the session then looks as if it did not exist. */
+  /** Only the owner of the session may do it. A member gets 404, as if the session did not exist. */
   isOwners?: true;
   /** The action answers a question, which the agent asks in a turn of the caller. */
   isAsked?: true;
@@ -114,7 +120,7 @@ beforeAll(async () => {
 afterAll(async () => await at[Symbol.asyncDispose]());
 
 describe("the routes of the API", () => {
-  it("the test has a row for every route, and no other", () => {
+  it("this test has a row for each route of the API, and no other rows", () => {
     expect(Object.keys(ROWS).sort()).toEqual(ROUTES.map(nameOf).sort());
   });
 
@@ -147,7 +153,7 @@ describe("the routes of the API", () => {
     },
   );
 
-  it("the client that is generated from the document has made each of its operations", () => {
+  it("the generated client has called each operation of the OpenAPI document", () => {
     expect([...used].sort()).toEqual(OPERATIONS.map(({ operation }) => operation.operationId).sort());
   });
 
@@ -166,7 +172,7 @@ describe("the routes of the API", () => {
     }
   });
 
-  it("a token for one session opens that session alone", async () => {
+  it("a token for one session gives access to that session only", async () => {
     const [own = "", other = await sessionOf("own")] = [fixed.own];
     const token = await at.token("alice", ["use"] satisfies Scope[], own);
     const statusOf = async (method: string, path: string, body?: object) =>
@@ -179,7 +185,7 @@ describe("the routes of the API", () => {
     expect((await at.ok("GET", "/v1/me", { token })).json).toMatchObject({ user: "alice", sessionId: own });
   });
 
-  it("lists show the caller's sessions alone, unless a token with the scope admin asks for those of others", async () => {
+  it("lists show only the caller's sessions, unless a token with the scope admin asks for others", async () => {
     const idsOf = async (scope: Scope, query: string) => {
       const { status, json } = await at.ask("GET", `/v1/sessions?limit=200${query}`, {
         token: await at.token("alice", [scope]),

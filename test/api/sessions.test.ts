@@ -48,7 +48,7 @@ function requestOf(id: string, body: string): string {
 }
 
 describe("a session over HTTP", () => {
-  it("is created with what the request asks for, and found under the path in Location", async () => {
+  it("a session is created with the fields of the request, and found at the path in Location", async () => {
     const body = { purpose: "review", model: "gpt-5", ttl: "2h", members: ["bob"] };
     const { status, headers, json } = await at.ask("POST", "/v1/sessions", { token: alice, body });
     expect(status).toBe(201);
@@ -58,7 +58,7 @@ describe("a session over HTTP", () => {
     expect(found.json.session).toMatchObject({ id: json.session.id, kind: "collaborative", model: "gpt-5" });
   });
 
-  it("may be created without a body, and refuses an id that is taken, even by somebody else", async () => {
+  it("a session can be created without a body, and an id that is taken is refused, even to another user", async () => {
     await at.ok("POST", "/v1/sessions", { token: alice });
     const id = await created();
     const bob = await at.token("bob");
@@ -69,7 +69,7 @@ describe("a session over HTTP", () => {
     }
   });
 
-  it("answers 304 to its own ETag until it changes", async () => {
+  it("a GET with If-None-Match and the session's ETag gets 304 until the session changes", async () => {
     const id = await created();
     const path = `/v1/sessions/${id}`;
     const etag = (await at.ok("GET", path, { token: alice })).headers.etag ?? "";
@@ -85,7 +85,7 @@ describe("a session over HTTP", () => {
     expect((await at.ask("GET", path, { token: alice, headers })).status).toBe(200);
   });
 
-  it("is changed and deleted with If-Match only as long as the client knows its state", async () => {
+  it("a PATCH or DELETE with If-Match is refused with 412 if the session has changed since", async () => {
     const id = await created({ ttl: "2h" });
     const path = `/v1/sessions/${id}`;
     const ask = async (method: string, etag: string, body?: object) =>
@@ -110,7 +110,7 @@ describe("a session over HTTP", () => {
     expect((await ask("DELETE", "*")).status).toBe(404);
   });
 
-  it("is changed by one of two requests with the same If-Match, even if both come at once", async () => {
+  it("only one of two simultaneous PATCH requests with the same If-Match changes the session", async () => {
     const id = await created();
     const path = `/v1/sessions/${id}`;
     const headers = { "If-Match": (await at.ok("GET", path, { token: alice })).headers.etag ?? "" };
@@ -121,7 +121,7 @@ describe("a session over HTTP", () => {
     expect(statuses.toSorted()).toEqual([200, 412]);
   });
 
-  it("is not changed by a caller who read a TTL that was set to its default since", async () => {
+  it("an update is refused if the TTL was reset to its default after the caller read the session", async () => {
     const id = await created({ ttl: "2h" });
     const { sessions } = at.fleet;
     const expected = await sessions.get(id, { user: "alice" });
@@ -134,7 +134,7 @@ describe("a session over HTTP", () => {
     });
   });
 
-  it("changes only the fields that a PATCH names, and gets defaults back with null", async () => {
+  it("a PATCH changes only the fields that it names, and null resets a field to its default", async () => {
     const id = await created({ purpose: "review", ttl: "2h" });
     const patch = async (body: object) =>
       (await at.ok("PATCH", `/v1/sessions/${id}`, { token: alice, body })).json.session;
@@ -149,7 +149,7 @@ describe("a session over HTTP", () => {
     expect({ status: refused.status, code: refused.json.code }).toEqual({ status: 422, code: "FLEET_USAGE_INVALID" });
   });
 
-  it("appears once in a list that is read page by page, although sessions are used, made and deleted in between", async () => {
+  it("pages of a list have each session once, even if sessions are used, made and deleted in between", async () => {
     const token = await at.token("pat");
     const ids: string[] = [];
     for (let n = 0; n < 5; n++) ids.push(await created({}, token));
@@ -174,7 +174,7 @@ describe("a session over HTTP", () => {
 });
 
 describe("a turn over HTTP", () => {
-  it("answers with the reply, the id of the turn and the usage, and appears in the transcript", async () => {
+  it("a turn is answered with its reply, id and usage, and appears in the transcript", async () => {
     const id = await created();
     const { json } = await at.ok("POST", `/v1/sessions/${id}/turns`, { token: alice, body: { prompt: "hello" } });
     expect(json).toEqual({
@@ -200,14 +200,14 @@ describe("a turn over HTTP", () => {
     expect(last.entries.map(({ turn }: { turn: number }) => turn)).toEqual([2, 2]);
   });
 
-  it("continues when the client disconnects", async () => {
+  it("a turn continues when the client disconnects", async () => {
     const [id, other] = [await created(), await created()];
     const [leaving, aborting] = [new AbortController(), new AbortController()];
     const { word } = await heldTurn(id, { signal: leaving.signal });
     const aborted = await heldTurn(other, { signal: aborting.signal, query: "?abort=disconnect" });
     leaving.abort();
     aborting.abort();
-    // An abort of the first turn would reach the same server before the abort of the second one, which left later.
+    // The first client left first, so an abort of its turn would have reached the server before this abort.
     await eventually("the abort of the other turn", () => model.held(aborted.word) === 0);
     await at.ok("POST", `/v1/sessions/${other}/turns`, { token: alice, body: { prompt: "hello" } });
     expect(model.held(word)).toBe(1);
@@ -216,7 +216,7 @@ describe("a turn over HTTP", () => {
     await eventually("the reply", async () => (await transcript()).includes(`[turn 1] ${word}`));
   });
 
-  it("does not begin when the client leaves in the middle of the request, and the API reports no failure", async () => {
+  it("a turn does not begin if the client leaves in the middle of the request; no failure is reported", async () => {
     const id = await created();
     const client = await connected();
     const begun = at.requests.length;
@@ -228,7 +228,7 @@ describe("a turn over HTTP", () => {
     client.destroy();
   });
 
-  it("is aborted when the client disconnects, if the client asked for that", async () => {
+  it("a turn with abort=disconnect is aborted when the client disconnects", async () => {
     const id = await created();
     const leaving = new AbortController();
     const { word } = await heldTurn(id, { signal: leaving.signal, query: "?abort=disconnect" });
@@ -238,14 +238,14 @@ describe("a turn over HTTP", () => {
     expect(at.events.filter(({ event }) => event === "failed")).toEqual([]);
   });
 
-  it("is aborted after its timeout, with the status 504", async () => {
+  it("a turn is aborted after its timeout, and answered with 504", async () => {
     const id = await created();
     const body = { prompt: "!hold on", timeout: "300ms" };
     const { status, json } = await at.ask("POST", `/v1/sessions/${id}/turns`, { token: alice, body });
     expect({ status, code: json.code }).toEqual({ status: 504, code: "FLEET_TURN_TIMEOUT" });
   });
 
-  it("ends when somebody aborts it, and the abort reports whether a turn was running", async () => {
+  it("an abort ends the turn, and reports whether a turn was running", async () => {
     const id = await created();
     const { reply } = await heldTurn(id);
     expect((await at.ok("POST", `/v1/sessions/${id}/abort`, { token: alice })).json).toEqual({ aborted: true });
@@ -253,7 +253,7 @@ describe("a turn over HTTP", () => {
     expect((await at.ok("POST", `/v1/sessions/${id}/abort`, { token: alice })).json).toEqual({ aborted: false });
   });
 
-  it("cannot be aborted by another member of the session, and keeps the session from being deleted", async () => {
+  it("the owner can neither abort a member's turn nor delete the session during it", async () => {
     const id = await created({ members: ["bob"] });
     const bob = await at.token("bob");
     const { reply, word } = await heldTurn(id, { token: bob });
@@ -264,7 +264,7 @@ describe("a turn over HTTP", () => {
     expect((await reply).json.reply).toBe(`[turn 1] ${word}`);
   });
 
-  it("takes its turn after another one in the same session, and each client gets its own answer", async () => {
+  it("two turns in the same session run one after the other, and each client gets its own reply", async () => {
     const id = await created();
     const first = await heldTurn(id);
     const second = at.ask("POST", `/v1/sessions/${id}/turns`, { token: alice, body: { prompt: "the second" } });
@@ -275,7 +275,7 @@ describe("a turn over HTTP", () => {
 });
 
 describe("GET /v1/me", () => {
-  it("shows who the caller is, the limits, and what is used of them", async () => {
+  it("GET /v1/me shows the caller, the caller's limits, and how much of them is used", async () => {
     const token = await at.token("mia", ["read"]);
     const { json } = await at.ok("GET", "/v1/me", { token });
     expect(json).toMatchObject({

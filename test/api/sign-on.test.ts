@@ -4,7 +4,7 @@ import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
 import { TestApi } from "./harness.js";
 
-describe("the API, for a user of an identity provider,", () => {
+describe("the API for users of an identity provider", () => {
   let issuer: Issuer;
   let github: GitHubAccounts;
   let at: TestApi;
@@ -20,7 +20,7 @@ describe("the API, for a user of an identity provider,", () => {
     await github[Symbol.asyncDispose]();
   });
 
-  it("accepts a JSON Web Token with its scopes and groups, and refuses one that has ended", async () => {
+  it("the API accepts a JSON Web Token with its scopes and groups, and refuses an expired one", async () => {
     const token = await issuer.token({ sub: "zoë", scope: "openid read", groups: ["interns"] });
     const { json } = await at.ok("GET", "/v1/me", { token });
     expect(json).toMatchObject({ user: "zoë", via: "jwt", scopes: ["read"], groups: ["interns"] });
@@ -34,7 +34,7 @@ describe("the API, for a user of an identity provider,", () => {
     ]);
   });
 
-  it("runs a turn for a user who shows a GitHub token, with the provider of the configuration", async () => {
+  it("a user who signs on with a GitHub token can run a turn with the provider of the configuration", async () => {
     github.accounts.set("gho_ofAlice", { login: "alice" });
     const token = "gho_ofAlice";
     expect((await at.ok("GET", "/v1/me", { token })).json).toMatchObject({ user: "alice", via: "github" });
@@ -44,7 +44,7 @@ describe("the API, for a user of an identity provider,", () => {
     expect(JSON.stringify(at.events)).not.toContain("gho_");
   });
 
-  it("asks GitHub again about a token after a turn with it was refused", async () => {
+  it("the API asks GitHub about a token again after the model service refused it in a turn", async () => {
     const token = "gho_ofCarol";
     github.accounts.set(token, { login: "carol" });
     const { id } = (await at.ok("POST", "/v1/sessions", { token })).json.session;

@@ -9,7 +9,7 @@ import { TestClock } from "../fixtures/fleets/test-clock.js";
 
 type Events = EventStream["events"];
 
-/** A client that reads a stream of these events. */
+/** Serves a stream of these events, and connects a client, which does not read before {@link read}. */
 async function reading(events: Events, clock = new TestClock(), between?: EventStream["between"]) {
   const heartbeats = new Heartbeats(clock);
   let response: ServerResponse | undefined;
@@ -42,7 +42,7 @@ function read(client: Client): Client {
   return client;
 }
 
-it("an event has its id, its name and its data in one line each", async () => {
+it("an event is written with one line each for its id, its name and its data", async () => {
   const client = read(
     await reading(
       (async function* () {
@@ -67,7 +67,7 @@ it("an event has its id, its name and its data in one line each", async () => {
   expect(client.heartbeats.size).toBe(0);
 });
 
-it("a comment comes within 15 s of silence, and no event is lost by it", async () => {
+it("a comment is sent within 15 s of silence, and the event after it is not lost", async () => {
   const clock = new TestClock();
   let release = (_: StreamEvent): void => undefined;
   const event = new Promise<StreamEvent>((resolve) => (release = resolve));
@@ -89,7 +89,7 @@ it("a comment comes within 15 s of silence, and no event is lost by it", async (
   await client.done;
 });
 
-it("a client that does not read makes the stream take only a few events, and gets no comments", async () => {
+it("a stream whose client does not read takes only a few events from its source, and sends no comments", async () => {
   const clock = new TestClock();
   let taken = 0;
   const client = await reading(
@@ -137,7 +137,7 @@ it("the events of one turn of the event loop are written together", async () => 
   expect(pieces).toBeLessThan(5);
 });
 
-/** A source of events between those of a stream, and the stream's `send` while the stream listens. */
+/** A source for `between`. It has the stream's `send` while the stream listens, and undefined otherwise. */
 function source() {
   const between: EventStream["between"] = (send) => {
     made.send = send;
@@ -149,7 +149,7 @@ function source() {
   return made;
 }
 
-it("an event between the others is sent at once, and the stream listens until its end", async () => {
+it("an event from `between` is sent at once, and the stream listens to `between` until its end", async () => {
   let go = (): void => undefined;
   const open = new Promise<void>((resolve) => (go = resolve));
   const aside = source();
@@ -166,7 +166,7 @@ it("an event between the others is sent at once, and the stream listens until it
   expect(aside.send).toBeUndefined();
 });
 
-it("a client that does not read is cut off before the events between the others fill the memory", async () => {
+it("a client that does not read is cut off before events from `between` fill the memory", async () => {
   const aside = source();
   let end = (): void => undefined;
   const gone = new Promise<void>((resolve) => (end = resolve));
@@ -186,7 +186,7 @@ it("a client that does not read is cut off before the events between the others 
   expect(aside.send).toBeUndefined();
 });
 
-it("an id or a name with line breaks adds no field and no event", async () => {
+it("line breaks in an id or a name add no field and no event", async () => {
   const client = read(
     await reading(
       (async function* () {
@@ -200,7 +200,7 @@ it("an id or a name with line breaks adds no field and no event", async () => {
   );
 });
 
-it("the first delta of a turn is sent at once, those of the next 50 ms come together, and the end does not wait", async () => {
+it("a turn's first delta is sent at once, those of the next 50 ms together, and its end without delay", async () => {
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
   onTestFinished(() => void vi.useRealTimers());
   const event = (type: string) => ({ type, id: type, ephemeral: true, data: {} }) as never;

@@ -67,7 +67,7 @@ class Follower {
 }
 
 describe("the stream of a turn", () => {
-  it("has the events of the turn in their order, those with an id are recorded, and the last one is turn.end", async () => {
+  it("a turn's stream has its events in order, ends with turn.end, and gives ids only to recorded events", async () => {
     const id = await session();
     const { status, headers, text } = await send(id, "hello", STREAM);
     expect(status).toBe(200);
@@ -91,7 +91,7 @@ describe("the stream of a turn", () => {
     });
   });
 
-  it("gives an id only to events after which a client can go on, also in later turns and with tools", async () => {
+  it("a turn's stream gives ids only to events after which a client can resume, also with tools", async () => {
     await using model = await startScriptedModel();
     const env = {
       COPILOTFLEET_PROVIDER_TYPE: "openai",
@@ -114,7 +114,7 @@ describe("the stream of a turn", () => {
     expect(ids.filter((id) => !recorded.includes(id))).toEqual([]);
   });
 
-  it("ends with a problem when the turn fails, and begins with one that comes before the turn", async () => {
+  it("a turn that fails ends its stream with a problem; a prompt that is refused gets no stream", async () => {
     const id = await session();
     const failed = await send(id, "!fail no such luck", STREAM);
     expect(failed.status).toBe(200);
@@ -125,7 +125,7 @@ describe("the stream of a turn", () => {
 });
 
 describe("the events of a session", () => {
-  it("a client that goes on after any event gets exactly the rest", async () => {
+  it("a client that resumes after an event of a session gets exactly the events after it", async () => {
     const id = await session();
     await send(id, "one");
     await send(id, "two");
@@ -171,7 +171,7 @@ describe("the events of a session", () => {
     expect(refused).toMatchObject({ status: 422, json: { detail: expect.stringContaining('no event "nothing"') } });
   });
 
-  it("a door that is about to close ends the stream, and does not wait for it", async () => {
+  it("a closing door ends a session's stream with a problem, and does not wait for the client", async () => {
     const id = await session();
     await send(id, "one");
     const door = await at.fleet.openHttpDoor({ listen: "127.0.0.1:0" });
@@ -191,7 +191,7 @@ describe("the events of a session", () => {
     expect(eventsIn(text).at(-1)).toMatchObject({ event: "problem", data: { code: "FLEET_DOOR_DRAINING" } });
   });
 
-  it("the stream ends when its token is revoked", async () => {
+  it("a session's stream ends when its token is revoked", async () => {
     const id = await session();
     await send(id, "one");
     const follower = await Follower.open(id);
@@ -204,7 +204,7 @@ describe("the events of a session", () => {
   });
 });
 
-it("the stream of a session passes nothing on that its agent forged in the history", async () => {
+it("a session's stream does not pass on events that the agent forged in the history", async () => {
   const id = await session();
   await send(id, "hello");
   const before = await recordedIds(id);

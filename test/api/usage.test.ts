@@ -25,7 +25,7 @@ afterAll(async () => await at[Symbol.asyncDispose]());
 const usage = async (token: string, query = "") =>
   (await at.ok("GET", `/v1/usage${query}`, { token })).json as UsageReport;
 
-it("shows users only their own usage, by everything, also if they name another user", async () => {
+it("GET /v1/usage shows users only their own usage, for each `by`, and refuses that of another user", async () => {
   const { by, usage: rows, total, from, to } = await usage(alice);
   expect({ by, rows }).toEqual({
     by: "user",
@@ -44,21 +44,21 @@ it("shows users only their own usage, by everything, also if they name another u
     ["model", "gpt-5"],
   ])
     expect((await usage(alice, `?by=${kind}&user=alice`)).usage.map((row) => row.key)).toEqual([key]);
-  // The day may have ended since the turn.
+  // Midnight may have passed since the turn.
   const [day] = (await usage(alice, "?by=day")).usage;
   expect([begun.slice(0, 10), to.slice(0, 10)]).toContain(day?.key);
   const foreign = await at.ask("GET", "/v1/usage?user=bob", { token: alice });
   expect([foreign.status, foreign.json.code]).toEqual([403, "FLEET_SCOPE_MISSING"]);
 });
 
-it("shows all users to operators, or the one whom they name", async () => {
+it("GET /v1/usage shows an operator all users, or the one that the query names", async () => {
   const keys = async (query?: string) => (await usage(root, query)).usage.map(({ key }) => key).sort();
   expect(await keys()).toEqual(["alice", "bob"]);
   expect(await keys("?user=bob")).toEqual(["bob"]);
   expect(await keys(`?since=${new Date(Date.now() + 60_000).toISOString()}`)).toEqual([]);
 });
 
-it("shows the same in the library and the command, and refuses what they do not know", async () => {
+it("the library and the command report the same usage, and unknown options are refused", async () => {
   const { usage: rows } = await at.fleet.usage.report({ by: "session", since: "1h" });
   const printed = await at.commands.json<UsageReport>(["usage", "--by", "session"]);
   expect(printed.usage).toEqual(rows);

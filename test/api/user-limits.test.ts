@@ -12,13 +12,16 @@ import { unused } from "../fixtures/sessions/unused.js";
 import { RawClient } from "../gateway/raw-client.js";
 import { TestApi } from "./harness.js";
 
-/** Every entry point × every limit on turns: the same refusal, which names the limit, and a turn once there is room. */
+/**
+ * Tests each limit on turns at each entry point. The refusal is the same everywhere and names the limit. A turn runs
+ * once there is room.
+ */
 
 let at: TestApi;
 let door: FrontDoor;
 let store: Store;
 beforeAll(async () => {
-  // One server for all users, because each test has a user of its own.
+  // One server for all users: each test has its own user, which would otherwise start its own server.
   at = await TestApi.open({ env: { COPILOTFLEET_ISOLATION: "shared" } });
   door = await at.fleet.doors.open({ listen: "127.0.0.1:0" });
   store = openStore("file", at.fleet.stateRoot);
@@ -68,7 +71,7 @@ const ENTRY_POINTS: Readonly<Record<string, (user: string, id: string) => Promis
   },
 };
 
-/** Uses a limit of 1 up. @returns what makes room again */
+/** Uses up a limit of 1. @returns a function that makes room again */
 const LIMITS: Readonly<Record<string, (user: string) => Promise<() => Promise<unknown>>>> = {
   turnsPerMinute: async (user) => {
     const slot = { user, kind: "turn", id: randomUUID() } as const;
@@ -106,7 +109,7 @@ async function consume(user: string, limit: string): Promise<() => Promise<unkno
 }
 
 describe.each(Object.keys(ENTRY_POINTS))("a prompt by the %s", (entry) => {
-  it.each(Object.keys(LIMITS))("is refused when %s is used up, and is not charged", async (limit) => {
+  it.each(Object.keys(LIMITS))("a prompt is refused when %s is used up, and is not charged", async (limit) => {
     const user = unused("u");
     const id = unused("s");
     await at.fleet.sessions.leave(await at.fleet.sessions.create({ user, sessionId: id }));
@@ -118,14 +121,14 @@ describe.each(Object.keys(ENTRY_POINTS))("a prompt by the %s", (entry) => {
       retryAfterMs: expect.any(Number),
     });
     await makeRoom?.();
-    // The refusal took nothing up, so one turn is left.
+    // The refused prompt was not charged, so one turn is left.
     expect(await send()).toBeNull();
   });
 });
 
-// At the front door, such a prompt waits.
+// Without the front door, where such a prompt waits.
 it.each(Object.keys(ENTRY_POINTS).filter((entry) => entry !== "door"))(
-  "a prompt by the %s is not charged when its session is locked, so that its turn never begins",
+  "a prompt by the %s is not charged if its turn never begins, here because the session is locked",
   async (entry) => {
     const user = unused("u");
     const id = unused("s");
@@ -137,7 +140,7 @@ it.each(Object.keys(ENTRY_POINTS).filter((entry) => entry !== "door"))(
   },
 );
 
-it("a prompt that waits at the door counts as a concurrent turn, and is not charged when the client cancels it", async () => {
+it("a prompt that waits at the door counts as a concurrent turn, and is not charged if it is cancelled", async () => {
   const user = unused("u");
   const id = unused("s");
   await at.fleet.sessions.leave(await at.fleet.sessions.create({ user, sessionId: id }));
@@ -155,7 +158,7 @@ it("a prompt that waits at the door counts as a concurrent turn, and is not char
   client.socket.destroy();
 });
 
-it("a prompt that waits at the door is refused if the budget is used up when its turn comes, and is not charged", async () => {
+it("a prompt that waits at the door is refused and not charged if the budget is used up before its turn", async () => {
   const user = unused("u");
   const id = unused("s");
   await at.fleet.sessions.leave(await at.fleet.sessions.create({ user, sessionId: id }));
@@ -167,7 +170,7 @@ it("a prompt that waits at the door is refused if the budget is used up when its
   const waiting = client.request("session.send", { sessionId: id, prompt: "hi" });
   await eventually("it waits", async () => (await used()).concurrentTurns === 1);
   await consume(user, "tokensPerDay");
-  // The budget is checked again after a wait of more than 50 ms. A longer one changes nothing.
+  // The door checks the budget again only if the prompt has waited for more than 50 ms.
   await delay(100);
   await at.commands.ok(["unlock", id, "--token", lease.token]);
   expect((await waiting).error?.data).toMatchObject({ code: "FLEET_LIMIT_REACHED", limit: "tokensPerDay" });
@@ -176,7 +179,7 @@ it("a prompt that waits at the door is refused if the budget is used up when its
   client.socket.destroy();
 });
 
-/** Opens a session. @returns what sends a prompt to it, and resolves with the error */
+/** Opens a session. @returns a function that sends a prompt to it and resolves with the error */
 const OPEN: Readonly<Record<string, (user: string, id: string) => Promise<() => Promise<unknown>>>> = {
   library: async (user, id) => {
     const session = await at.fleet.sessions.resume(id, { user });
@@ -190,7 +193,7 @@ const OPEN: Readonly<Record<string, (user: string, id: string) => Promise<() => 
 };
 
 it.each(Object.keys(OPEN))(
-  "a prompt that the server refuses is not charged, here because the session was lost while it was open by the %s",
+  "a prompt by the %s that the server refuses is not charged, here because the open session was lost",
   async (entry) => {
     const user = unused("u");
     const id = unused("s");
@@ -206,7 +209,7 @@ it.each(Object.keys(OPEN))(
   },
 );
 
-it("a turn in a session that does not exist is not charged, and one that ends is", async () => {
+it("a turn in a missing session is not charged; a completed turn counts against turnsPerMinute only", async () => {
   const user = unused("u");
   const id = unused("s");
   await at.fleet.sessions.leave(await at.fleet.sessions.create({ user, sessionId: id }));
@@ -224,7 +227,7 @@ it("a turn in a session that does not exist is not charged, and one that ends is
   });
 });
 
-it("further prompts of a client in one turn count, too", async () => {
+it("each prompt that a client sends during its running turn counts against turnsPerMinute", async () => {
   const user = unused("u");
   const id = unused("s");
   await at.fleet.sessions.leave(await at.fleet.sessions.create({ user, sessionId: id }));
@@ -238,7 +241,7 @@ it("further prompts of a client in one turn count, too", async () => {
   client.socket.destroy();
 });
 
-/** Creates a session, or makes a request at an entry point that has connections. */
+/** Tries to create a session at an entry point. */
 const NEW_SESSION: Readonly<Record<string, (user: string) => Promise<unknown>>> = {
   library: async (user) => await at.fleet.sessions.create({ user }).catch((error: unknown) => error),
   command: async (user) => await at.commands.run(["create", "--user", user]),
@@ -249,6 +252,7 @@ const NEW_SESSION: Readonly<Record<string, (user: string) => Promise<unknown>>> 
     client.socket.destroy();
   },
 };
+/** Makes a request on a new connection to an entry point. */
 const NEW_CONNECTION: Readonly<Record<string, (user: string) => Promise<unknown>>> = {
   http: async (user) => await at.ask("GET", "/v1/me", { token: await at.token(user) }),
   door: async (user) => {
@@ -261,13 +265,13 @@ const NEW_CONNECTION: Readonly<Record<string, (user: string) => Promise<unknown>
 const refusalsOf = async (user: string) => await at.fleet.events.list({ user, type: "limit.reached" });
 
 it.each(Object.keys(NEW_SESSION))(
-  "a session over the limit, created by the %s, is noted in the audit log",
+  "the audit log records the refusal when the %s creates a session over the limit",
   async (entry) => {
     const user = unused("u");
     await at.fleet.sessions.leave(await at.fleet.sessions.create({ user }));
     await at.fleet.limits.set(user, { sessions: 1 });
     for (let count = 0; count < 2; count++) await NEW_SESSION[entry]?.(user);
-    // Each command is a process of its own, which does not know what earlier ones noted.
+    // Each command is a new process. It does not know that an earlier one recorded this refusal, and records it again.
     const expected = { outcome: "refused", reason: "sessions", detail: "at most 1" };
     await eventually("the event", async () => (await refusalsOf(user)).length > 0);
     expect(await refusalsOf(user)).toEqual(
@@ -277,7 +281,7 @@ it.each(Object.keys(NEW_SESSION))(
 );
 
 it.each(Object.keys(NEW_CONNECTION))(
-  "connections over the limit, by the %s, share an event of the audit log",
+  "the audit log has one event for several refused connections by the %s",
   async (entry) => {
     const user = unused("u");
     await at.fleet.limits.set(user, { connections: 1 });
@@ -285,7 +289,7 @@ it.each(Object.keys(NEW_CONNECTION))(
     for (let count = 0; count < 2; count++) await NEW_CONNECTION[entry]?.(user);
     client.socket.destroy();
     await eventually("the event", async () => (await refusalsOf(user)).length > 0);
-    await at.token(user); // its event comes after a second one of the limit
+    await at.token(user); // a second event of the limit would come before the event of this token
     const actor = expect.objectContaining({ user, tokenId: expect.any(String), via: entry });
     expect(await refusalsOf(user)).toEqual([
       expect.objectContaining({ actor, outcome: "refused", reason: "connections", detail: "at most 1" }),

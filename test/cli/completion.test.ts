@@ -19,7 +19,7 @@ describe("splitLine", () => {
     ["a --user=al", ["a", "--user=al"]],
     ["a $(b) `c`", ["a", "$(b)", "`c`"]],
     ["a b\\", ["a", "b"]],
-  ])("splits %j as a shell does, and expands nothing", (line, words) => {
+  ])("splitLine splits %j as a shell does, and expands nothing", (line, words) => {
     expect(splitLine(line)).toEqual(words);
   });
 });
@@ -62,7 +62,7 @@ describe("placeAt", () => {
     ["send s --", {}],
     ["deploy systemd --run-as", {}],
     ["nonsense", {}],
-  ])("after %j, it offers what that command accepts there", (line, expected) => {
+  ])("placeAt returns what the command accepts after %j", (line, expected) => {
     const { fixed, ids, files, prefix, user, configFile } = placeAt([...line.split(" "), ""], config);
     expect(fixed).toEqual([]);
     expect({ ids, files, prefix, user, configFile }).toEqual({

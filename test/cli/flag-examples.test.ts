@@ -15,7 +15,7 @@ const COMMANDS = fileURLToPath(new URL("../../src/commands/", import.meta.url));
 const FILES = readdirSync(COMMANDS, { recursive: true, encoding: "utf8" }).filter((file) => file.endsWith(".ts"));
 const OPTIONS = (await Promise.all(FILES.map(optionsIn))).flat();
 
-/** The flags with a value of the command in this file. */
+/** The flags of the command in this file that take a value. */
 async function optionsIn(file: string): Promise<{ command: string; name: string; definition: Option }[]> {
   const { default: command } = (await import(join(COMMANDS, file))) as { default: typeof Command };
   return Object.entries({ ...command.baseFlags, ...command.flags } as Record<string, Option>)
@@ -23,7 +23,7 @@ async function optionsIn(file: string): Promise<{ command: string; name: string;
     .map(([name, definition]) => ({ command: file.replace(".ts", ""), name, definition }));
 }
 
-/** The rules for flags that are checked only after the command line is parsed, by the word for the value. */
+/** The rules that are checked only after the command line is parsed. Each key is the `helpValue` of the flags. */
 const RULES: Readonly<Record<string, (text: string) => boolean>> = {
   MODEL: (text) => modelFault(text) === null,
   STORE: (text) => readRedisUrl(text) !== null,
@@ -43,7 +43,7 @@ describe("the example for a flag", () => {
     const { name, definition } = option;
     const { message, advice } = await missingValue(`--${name}`, definition);
     const [, example] = new RegExp(`^For example, write --${name} (\\S+)\\.$`).exec(advice[0] ?? "") ?? [];
-    // Nobody can write the token of a lease without having one.
+    // There is no example for --token, because only the holder of a lease has its token.
     expect(example === undefined, message).toBe(name === "token");
     if (example !== undefined) expect(await accepts(definition, example)).toBe(true);
   });

@@ -20,7 +20,7 @@ beforeAll(async () => {
 });
 
 describe("a word that users of other tools type", () => {
-  it.each([...FOREIGN_COMMANDS])("%j ends in a message with commands that exist", (words, advice) => {
+  it.each([...FOREIGN_COMMANDS])("the foreign command %j gets an error with commands that exist", (words, advice) => {
     const [command = "", second = ""] = words.split(" ");
     const isFlag = second.startsWith("-");
     expect(commandOf(words.split(" "), config)?.id, "a command of ours").toBe(isFlag ? command : undefined);
@@ -57,24 +57,24 @@ describe("a word that users of other tools type", () => {
     [["stop", "-f", "alice"], "Did you mean --force?"],
     [["ps", "--format", "json"], "copilotfleet ps -o json"],
     [["explain", "FLEET_NOPE"], "copilotfleet explain"],
-  ])("the command line %j is refused, and the error suggests first what does the same here", async (args, expected) => {
+  ])("the command line %j is refused, and the first suggestion does the same here", async (args, expected) => {
     const { suggestions } = await fleet.refusal(2, args);
     expect(suggestions[0]).toContain(expected);
   });
 
-  it("explain with an exit code lists the codes that have it", async () => {
+  it("explain with an exit code lists the error codes that have this exit code", async () => {
     const { groups } = await fleet.json<{ groups: { exit: number; errors: { code: string }[] }[] }>(["explain", "5"]);
     expect(groups.map(({ exit }) => exit)).toEqual([5]);
     expect(groups[0]?.errors.map(({ code }) => code)).toContain("FLEET_SESSION_LOCKED");
     expect(await fleet.ok(["explain", "5"])).toMatch(/^A conflict \(exit code 5\):\n/);
   });
 
-  it("logs takes --tail for --lines", async () => {
+  it("logs accepts --tail in place of --lines", async () => {
     expect(await fleet.refusal(4, ["logs", "nobody", "--tail", "3"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
   });
 
   it.each(["rn", "rmm", "gx", "gcc", "delte", "deleet", "gc2"])(
-    "%j does not lead to a command that deletes, although only that command is near",
+    "the error for %j does not suggest a command that deletes, even if only that command is similar",
     async (word) => {
       const { suggestions } = await fleet.refusal(2, [word]);
       expect(suggestions.join("\n")).not.toMatch(/copilotfleet (rm|delete|gc)\b/);
@@ -90,7 +90,7 @@ describe("a word that users of other tools type", () => {
     expect((await fleet.refusal(2, args)).suggestions).toEqual(expected);
   });
 
-  it("each flag of another tool stands for a flag that exists", () => {
+  it("each flag of another tool is mapped to flags that exist", () => {
     for (const [flag, names] of FOREIGN_FLAGS) for (const name of names) expect(FLAGS, flag).toContain(name);
   });
 });

@@ -31,7 +31,7 @@ function csv(rows: readonly Row[]): string {
   return renderList(LIST, rows, { format: "csv", headless: true });
 }
 
-/** The CSV line of a thing whose note has this text, without the other fields. */
+/** The CSV field of a note with this text. */
 function noteAsCsv(note: string): string {
   return csv([row("a", { note })])
     .replace(/^a,2026-01-01T00:00:00\.000Z,0,/, "")
@@ -52,7 +52,7 @@ function readCsv(text: string): string[][] {
 }
 
 describe("a list in CSV", () => {
-  it("a list in CSV has all columns, the field names of the JSON output as headings, and a line break after each record", () => {
+  it("a list in CSV has all columns, the JSON field names as headings, and a line break after each record", () => {
     expect(renderList(LIST, [row("a", { size: null }), row("b", { note: "x" })], { format: "csv" })).toBe(
       "id,bornAt,size,note\r\na,2026-01-01T00:00:00.000Z,,\r\nb,2026-01-01T00:00:00.000Z,0,x\r\n",
     );
@@ -106,7 +106,7 @@ describe("a list in CSV", () => {
 describe("a list in other formats", () => {
   const rows = [row("a"), row("b", { note: "line\nbreak" })];
 
-  it("the format table leaves out the columns that only wide shows, and the format wide has all columns", () => {
+  it("the format `table` leaves out columns that are wide or unwanted, and the format `wide` shows all columns", () => {
     expect(renderList(LIST, rows, { format: "table" }).split("\n")[0]).toBe("THING   AGE   SIZE ON DISK");
     expect(renderList(LIST, rows, { format: "table", without: ["size-on-disk"] }).split("\n")[0]).toBe("THING   AGE");
     expect(renderList(LIST, rows, { format: "wide", without: ["size-on-disk"] }).split("\n")).toEqual([
@@ -117,7 +117,7 @@ describe("a list in other formats", () => {
     expect(renderList(LIST, [row("x")], { format: "table", headless: true })).toBe("x       1h    0");
   });
 
-  it("the format name prints the kind before each id, and the format id prints only the ids", () => {
+  it("the format `name` prints each id with its kind, and the format `id` prints only the ids", () => {
     expect(renderList(LIST, rows, { format: "name" })).toBe("thing/a\nthing/b");
     expect(renderList(LIST, rows, { format: "id" })).toBe("a\nb");
   });
@@ -141,7 +141,7 @@ describe("a sorted list", () => {
   const ids = (column: string | undefined, descending = false, limit?: number) =>
     arrange(LIST, rows, { sort: column === undefined ? undefined : { column, descending }, limit }).map(({ id }) => id);
 
-  it("a sorted list has texts in order of their characters, numbers in order of size, and rows without a value last", () => {
+  it("a sorted list has texts in alphabetical order, numbers by size, and rows without a value last", () => {
     expect(ids("thing")).toEqual(["a", "b", "c"]);
     expect(ids("thing", true)).toEqual(["c", "b", "a"]);
     expect(ids("size-on-disk")).toEqual(["a", "b", "c"]);

@@ -19,7 +19,7 @@ const entry = (over: Partial<TranscriptEntry>): TranscriptEntry => ({
   ...over,
 });
 
-/** A transcript of one turn whose prompt and reply are this text, and of a second turn. */
+/** A transcript of two turns. The prompt, the tool call and the reply of the first turn consist of this text. */
 function documentOf(text: string): string {
   const render = new MarkdownTranscript();
   const entries = [
@@ -32,7 +32,7 @@ function documentOf(text: string): string {
   return entries.map((each) => render.entry(each)).join("");
 }
 
-/** The blocks of the document itself, and the HTML that is not in code. */
+/** The top-level blocks of a document, and its HTML outside of code. */
 function outline(text: string): { blocks: string[]; html: string[] } {
   const tokens = markdown.parse(text, {});
   const flat = tokens.flatMap((token) => [token, ...(token.children ?? [])]);
@@ -64,13 +64,13 @@ describe("a transcript in Markdown", () => {
     ["lists, quotes and rules", "- a\n  - b\n\n> c\n\n---\n\n***"],
     ["a fence that is indented", "  ```\ncode\n  ```\n  <!-- x"],
     ["only blank lines", "\n\n  \n"],
-  ])("keeps its outline when prompt and reply have %s", (_, text) => {
+  ])("a Markdown transcript keeps its outline when prompt and reply contain %s", (_, text) => {
     const { blocks, html } = outline(documentOf(text));
     expect(blocks).toEqual(OUTLINE);
     expect(html).toEqual([]);
   });
 
-  it("keeps its outline, and has no open comment, whatever the prompt and the reply are", () => {
+  it("a Markdown transcript keeps its outline, and has no comment, whatever the prompt and the reply are", () => {
     const piece = fc.constantFrom(
       ...'`,``,```,````,~~~,\n,\n\n,\n  ,\n    ,\n   - ,- ,1. ,> ,# ,<!--,-->,<div>,</ul>,<b x=",<?php,<![CDATA[,\\,|,---,x,word, ,\t'.split(
         ",",
@@ -86,7 +86,7 @@ describe("a transcript in Markdown", () => {
     );
   });
 
-  it("shows code as it is, and tags outside of code as text", () => {
+  it("foreignMarkdown shows code unchanged, and tags outside of code as text", () => {
     const text =
       "Use `Map<K, V>`:\n\n```ts\nlet a: Map<K, V>; // <!-- -->\n```\n\n1. x\n   ```\n   <div>\n   ```\n\nNot <b>bold</b>.";
     const html = markdown.render(foreignMarkdown(text).join("\n"));
@@ -96,21 +96,21 @@ describe("a transcript in Markdown", () => {
     expect(html).toContain("Not &lt;b&gt;bold&lt;/b&gt;.");
   });
 
-  it("keeps the line breaks of a prompt, but not the line breaks of a reply", () => {
+  it("foreignMarkdown keeps the line breaks of a prompt (keepBreaks), but not those of a reply", () => {
     expect(markdown.render(foreignMarkdown("a\nb\n\nc", { keepBreaks: true }).join("\n"))).toBe(
       "<p>a<br>\nb</p>\n<p>c</p>\n",
     );
     expect(markdown.render(foreignMarkdown("a\nb").join("\n"))).toBe("<p>a\nb</p>\n");
   });
 
-  it("shows names and tool calls literally", () => {
+  it("codeSpan and plainMarkdown show a text literally", () => {
     for (const text of ["a_b_c", "`x` ``y``", "`", "*a* [b](c) <d> | e"]) {
       expect(markdown.renderInline(codeSpan(text))).toBe(`<code>${markdown.utils.escapeHtml(text)}</code>`);
       expect(markdown.renderInline(plainMarkdown(text))).toBe(markdown.utils.escapeHtml(text));
     }
   });
 
-  it("has no control characters", () => {
+  it("a Markdown transcript has no control characters", () => {
     expect(documentOf("a\x1b[2J\x07b\u202ec\u009bd")).not.toMatch(/(?![\n\t])\p{Cc}|\u202e/u);
   });
 });

@@ -16,7 +16,7 @@ function headings(width: number): string[] {
 }
 
 describe("a table", () => {
-  it("a table that fits keeps all columns whole, and a wider one cuts ids before it leaves out a column", () => {
+  it("a table that fits shows all texts in full, and a wider table cuts ids before it leaves out a column", () => {
     expect(renderTable(COLUMNS, [ROW], 55)).toContain("a".repeat(30));
     expect(headings(54)).toEqual(["ID", "FIRST", "LAST", "STATE"]);
     expect(renderTable(COLUMNS, [ROW], 54)).toContain(`${"a".repeat(14)}…${"a".repeat(14)}`);
@@ -74,7 +74,7 @@ describe("a live view", () => {
   };
   const screen = { rows: 10, columns: 60 };
 
-  it("a live view shows as many lines as the screen has, and below them the keys to press and the scroll position", () => {
+  it("a live view fills the screen with lines, and shows the keys and the scroll position in the last row", () => {
     const { lines } = layOut(view, 0, screen);
     expect(lines).toEqual([
       ...["closed", "HOST", "h1", "", "SERVER", "s0", "s1", "s2", "sum"],

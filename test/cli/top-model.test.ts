@@ -39,7 +39,7 @@ describe("the selected row in top", () => {
     expect(model.scroll(reversed, ROWS)).toBe(5);
   });
 
-  it("the first row is selected when the selected one is gone, and the screen leaves no line empty", () => {
+  it("when the selected row is gone, the first row is selected, and the screen scrolls to the top", () => {
     const model = pressed(TEN, "end");
     expect(model.scroll(TEN, ROWS)).toBe(6);
     const fewer = tableWith("a", "b");
@@ -68,7 +68,7 @@ describe("a page in top", () => {
     expect(firstOf(page(first), ROWS, steps)).toBe(expected);
   });
 
-  it("a page that fits begins with its first line", () => {
+  it("a page that fits on the screen begins with its first line", () => {
     expect(firstOf(page(Number.MAX_SAFE_INTEGER), 20)).toBe(0);
   });
 });

@@ -9,12 +9,12 @@ async function suggestionsOf(id: string): Promise<readonly string[]> {
   return (await usageError(error, command)).suggestions;
 }
 
-it("a command that shows something suggests --user when it is given an argument instead", async () => {
+it("the error for an unexpected argument suggests --user if the command only shows data", async () => {
   expect(await suggestionsOf("ps")).toContain('Did you mean --user "alice"?');
 });
 
 it.each(["gc", "delete", "rm", "token:revoke"])(
-  "the command %s, which deletes, never suggests --user when it is given an argument by mistake",
+  "the error for an unexpected argument of %s does not suggest --user, because the command deletes",
   async (id) => {
     expect((await suggestionsOf(id)).join("\n")).not.toContain("alice");
   },

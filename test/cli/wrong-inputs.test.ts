@@ -9,7 +9,7 @@ import { testFleet } from "../fixtures/commands/cli.js";
 import { runInProcess } from "../fixtures/commands/in-process.js";
 import { faultsOf } from "../fixtures/commands/typed-commands.js";
 
-/** To read all messages, set this variable to the file that they are added to. */
+/** To read all messages, set this variable to the path of a file. The test appends them to it. */
 const OUTPUT = process.env.WRONG_INPUTS_OUTPUT;
 /** The most lines that an error may have: its message and the next steps. */
 const MOST_LINES = 8;
@@ -52,7 +52,7 @@ beforeAll(() => {
   before = tree();
 });
 
-/** Everything below the folder of this fleet, with the times of the last changes. */
+/** All files and folders of this fleet, with the times of their last changes. */
 function tree(): string {
   const entries = readdirSync(fleet.folder, { recursive: true, encoding: "utf8" }).toSorted();
   return entries.map((entry) => `${entry} ${statSync(join(fleet.folder, entry)).mtimeMs}`).join("\n");
@@ -262,7 +262,7 @@ const WRONG: Readonly<Record<string, readonly Wrong[]>> = {
   ],
 };
 
-/** The words with which an error states what is allowed, or what is wrong if no other value would help. */
+/** Matches an error that states what is allowed, or what is wrong if no other value would help. */
 const STATES =
   /Allowed: |There is no |\bGive |\bSay |\bneeds |missing|cannot be |needs a value|Unexpected argument|nearest is|not found|no server|not (an existing|set|the id|found|JSON|exist)|does not exist|must|empty|already|only|is not a|counts|takes no arguments/;
 
@@ -298,7 +298,7 @@ describe.each(Object.entries(WRONG))("wrong input: %s", (group, inputs) => {
   );
 });
 
-it("the table has at least 200 wrong inputs, and no two use the same files and words", () => {
+it("this test has at least 200 wrong inputs, and no two have the same command line and variables", () => {
   const lines = Object.values(WRONG).flat().map(describeInput);
   expect(lines.length).toBeGreaterThanOrEqual(200);
   expect(lines.filter((line, at) => lines.indexOf(line) !== at)).toEqual([]);

@@ -79,7 +79,7 @@ describe("unknown keys", () => {
     for (const known of nearest) expect(error.suggestions[0]).toContain(known);
   });
 
-  it("the error for the unknown key provider.apiKey suggests naming the variable with the API key, and does not show the API key", async () => {
+  it("the error for the unknown key provider.apiKey suggests provider.apiKeyEnv, and hides the API key", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, { provider: { type: "openai", apiKey: "sk-canary" } });
     const error = folder.refusal();

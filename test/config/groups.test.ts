@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { Folder } from "./folder.js";
 
 describe("limits.groups", () => {
-  it("has the limits of each group, from a file and as JSON from a variable", async () => {
+  it("limits.groups can be set in a file, and as JSON in a variable", async () => {
     await using folder = new Folder();
     const groups = { interns: { tokensPerDay: 100_000, sessions: null }, "lab 1": {} };
     folder.write(folder.userFile, { limits: { groups } });
@@ -18,7 +18,7 @@ describe("limits.groups", () => {
     ["limits.groups.interns.sessions", { interns: { sessions: 0 } }, "a whole number from 1"],
     ["limits.groups.interns", { interns: 5 }, "an object with the names of groups"],
     ["limits.groups", 5, "an object with the names of groups"],
-  ])("refuses a wrong value, and names %s", async (name, groups, allowed) => {
+  ])("a wrong value in limits.groups is refused, and the error names %s", async (name, groups, allowed) => {
     await using folder = new Folder();
     folder.write(folder.userFile, { limits: { groups } });
     const { code, message } = folder.refusal();
@@ -27,7 +27,7 @@ describe("limits.groups", () => {
     expect(message).toContain(allowed);
   });
 
-  it("refuses an unknown limit of a group, and names the known ones", async () => {
+  it("an unknown limit of a group is refused, and the error names the known limits", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { limits: { groups: { interns: { tokens: 5 } } } });
     const { code, message } = folder.refusal();

@@ -20,7 +20,7 @@ function inspect(folder: Folder, { env, ...options }: LoadOptions = {}): ConfigV
 const messages = ({ problems }: ConfigView) => problems.map(({ message }) => message);
 
 describe("the values in force", () => {
-  it("inspectConfig hides the query of an issuer's address of keys, which may contain a secret", async () => {
+  it("inspectConfig hides the query of an issuer's URL in jwks, which may contain a secret", async () => {
     await using folder = new Folder();
     const issuer = { issuer: "https://login.example", audience: "fleet", claims: { org: "acme?" } };
     const jwt = [{ ...issuer, jwks: "https://login.example/keys?code=canary" }];
@@ -156,7 +156,7 @@ describe("a configuration with problems", () => {
     expect(messages(view).map((message) => message.replace(/\. Allowed.*|; the nearest.*/, ""))).toEqual([
       `"ports" in ${folder.projectFile}, line 2, is 3`,
       `"sesion" is not a key of the configuration (in ${folder.userFile}, line 2)`,
-      // pool.servers of the user's file has no effect, because the variable takes precedence.
+      // The variable takes precedence over this value, but the wrong value is still reported.
       `pool.servers in ${folder.userFile}, line 4, is 0, which is less than 1`,
       `lock.ttl in ${folder.userFile}, line 3, is 5, which has no unit`,
       `session.ttl in ${folder.projectFile}, line 3, is 3600, which has no unit`,
@@ -186,7 +186,7 @@ describe("a configuration with problems", () => {
     ]);
   });
 
-  it("inspectConfig reports one problem for a URL that is not allowed, and does not also report a missing URL", async () => {
+  it("inspectConfig reports a URL that is not allowed once, and does not also report a missing URL", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { provider: { baseUrl: "ftp://a.example" } });
     expect(messages(inspect(folder))).toEqual([
@@ -194,7 +194,7 @@ describe("a configuration with problems", () => {
     ]);
   });
 
-  it("inspectConfig goes on after a file that is not JSON, and after a file that does not exist", async () => {
+  it("inspectConfig reports a file that is not JSON or does not exist, and still shows the other values", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, "{\n,}");
     folder.write(folder.userFile, { session: { model: "m" } });
@@ -210,7 +210,7 @@ describe("a configuration with problems", () => {
     expect(named.files[0]).toEqual({ path: join(folder.cwd, "missing.json"), kind: "named", state: "missing" });
   });
 
-  it("inspectConfig does not apply the guarded keys of a file that the user does not trust, and reports the file", async () => {
+  it("inspectConfig reports a file that the user does not trust, and does not apply its guarded keys", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, { store: "redis://127.0.0.1", session: { model: "m" } });
     const view = inspect(folder);
@@ -233,7 +233,7 @@ describe("a configuration with problems", () => {
     expect(view.values.provider?.value).toBeNull();
   });
 
-  it("inspectConfig goes on with an empty COPILOTFLEET_HOME", async () => {
+  it("inspectConfig reports an empty COPILOTFLEET_HOME, and still shows the values", async () => {
     await using folder = new Folder();
     const view = inspect(folder, { env: { COPILOTFLEET_HOME: "" } });
     expect(messages(view)).toEqual([expect.stringContaining('COPILOTFLEET_HOME is ""')]);

@@ -6,7 +6,7 @@ import { Folder } from "./folder.js";
 const GOOD = { issuer: "https://login.example", audience: "copilotfleet" };
 
 describe("identity.jwt", () => {
-  it("fills in the defaults of an issuer", async () => {
+  it("an issuer in identity.jwt has defaults for all keys except issuer and audience", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { identity: { jwt: [GOOD] } });
     expect(folder.load().config.identity.jwt).toEqual([
@@ -37,7 +37,7 @@ describe("identity.jwt", () => {
     ["identity.jwt[0].claims.org", { ...GOOD, claims: { org: 5 } }, "an object with the names of claims"],
     ["identity.jwt[0].clockSkew", { ...GOOD, clockSkew: "6m" }, "a duration"],
     ["identity.jwt[0]", "https://login.example", "an object with the keys issuer"],
-  ])("refuses a wrong value, and names %s", async (name, item, allowed) => {
+  ])("a wrong value in identity.jwt is refused, and the error names %s", async (name, item, allowed) => {
     await using folder = new Folder();
     folder.write(folder.userFile, { identity: { jwt: [item] } });
     const { code, message } = folder.refusal();
@@ -53,7 +53,7 @@ describe("identity.jwt", () => {
     expect(message).not.toContain("secret@");
   });
 
-  it("refuses an unknown key of an issuer, two entries for one issuer, and an object in place of the list", async () => {
+  it("identity.jwt must be a list with known keys only and at most one entry for each issuer", async () => {
     await using folder = new Folder();
     const refusal = (jwt: unknown) => {
       folder.write(folder.userFile, { identity: { jwt } });
@@ -66,14 +66,14 @@ describe("identity.jwt", () => {
     expect(refusal(GOOD).message).toContain("identity.jwt in");
   });
 
-  it("allows http:// for addresses of this machine", async () => {
+  it("an issuer in identity.jwt may use http:// for addresses of this machine", async () => {
     await using folder = new Folder();
     const local = { ...GOOD, issuer: "http://127.0.0.1:8080/realm", jwks: "http://[::1]:8080/keys" };
     const flags: PartialConfig = { identity: { jwt: [local] } };
     expect(folder.load({ flags }).config.identity.jwt[0]).toMatchObject(local);
   });
 
-  it("reads a variable as JSON", async () => {
+  it("the variable for identity.jwt is read as JSON", async () => {
     await using folder = new Folder();
     const load = (text: string) => ({ env: { COPILOTFLEET_IDENTITY_JWT: text } });
     expect(folder.load(load(JSON.stringify([GOOD]))).config.identity.jwt).toHaveLength(1);
@@ -83,7 +83,7 @@ describe("identity.jwt", () => {
     expect(wrong.suggestions).toEqual(["Correct or unset COPILOTFLEET_IDENTITY_JWT."]);
   });
 
-  it("refuses a second source of GitHub tokens beside the sign-on with GitHub", async () => {
+  it("identity.github.api is refused together with auth.githubTokenEnv, and with an http:// URL", async () => {
     await using folder = new Folder();
     const identity = { github: { api: "https://api.github.com" } };
     const refusal = folder.refusal({ flags: { identity, auth: { githubTokenEnv: "GH_TOKEN" } } });
@@ -93,7 +93,7 @@ describe("identity.jwt", () => {
     );
   });
 
-  it("a project's file may set it only if the user trusts the file", async () => {
+  it("a project file may set identity.jwt only if the user trusts the file", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, { identity: { jwt: [GOOD] } });
     expect(folder.refusal().message).toContain("identity.jwt");

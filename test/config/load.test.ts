@@ -11,7 +11,7 @@ import { Folder } from "./folder.js";
 const EXAMPLE = fileURLToPath(new URL("../../.copilotfleet.example.json", import.meta.url));
 
 describe("defaults", () => {
-  it("the defaults of the configuration are those of the public contract", async () => {
+  it("the configuration has exactly these defaults if nothing is configured", async () => {
     await using folder = new Folder();
     expect(folder.load()).toEqual({
       given: new Map(),
@@ -106,7 +106,7 @@ describe("defaults", () => {
     const text = readFileSync(EXAMPLE, "utf8");
     const defaults = folder.load().config;
     const { provider, ...rest } = folder.load({ configFile: EXAMPLE }).config;
-    // The provider of the example brings a default model.
+    // The example sets a provider, so the default model is gpt-5 and not null.
     expect({ ...rest, provider: null }).toEqual({ ...defaults, session: { ...defaults.session, model: "gpt-5" } });
     expect(provider).toEqual({
       type: "openai",
@@ -143,7 +143,7 @@ describe("defaults", () => {
 });
 
 describe("precedence", () => {
-  it("flags take precedence over variables, the project file, the user's file and defaults, in this order", async () => {
+  it("the order of precedence is flags, variables, the project file, the user's file, defaults", async () => {
     await using folder = new Folder();
     const sources = {
       user: (value: string) => folder.write(folder.userFile, { session: { model: value } }),
@@ -200,7 +200,7 @@ describe("precedence", () => {
     expect(folder.load().config.session).toMatchObject({ model: "near", maxActive: 50 });
   });
 
-  it("a provider of another type replaces the earlier provider, and a provider of the same type is merged into it", async () => {
+  it("a provider replaces a lower-precedence one of another type, but is merged with one of its own type", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, {
       provider: { type: "openai", baseUrl: "https://a.example/v1", apiKeyEnv: "A_KEY" },
@@ -234,7 +234,7 @@ describe("precedence", () => {
     });
   });
 
-  it("the keys of an App may come from different sources, and they replace every other source of tokens", async () => {
+  it("the keys of auth.githubApp may come from different sources, and replace other settings for tokens", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { auth: { githubApp: { appId: 1, installationId: 2 } } });
     const env = { COPILOTFLEET_AUTH_GITHUB_APP_PRIVATE_KEY_FILE: "/key" };
@@ -246,7 +246,7 @@ describe("precedence", () => {
     expect(auth).toMatchObject({ githubTokenEnv: null, githubApp: app });
   });
 
-  it("relative paths in a file start at the folder of that file, and those in a variable at the working folder", async () => {
+  it("relative paths start at the file's folder if a file sets them, and at the working folder otherwise", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, { runtime: { path: "./bin/copilot" }, auth: { githubTokenFile: "~/t" } });
     const { runtime, auth } = folder.load({ configFile: folder.projectFile }).config;
@@ -290,7 +290,7 @@ describe("environment", () => {
     });
   });
 
-  it("variables of a Kubernetes Service called copilotfleet are ignored, and a misspelled variable is reported", async () => {
+  it("variables of a Kubernetes Service copilotfleet are ignored; misspelled variables are reported", async () => {
     await using folder = new Folder();
     const env = {
       COPILOTFLEET_SERVICE_HOST: "10.0.0.1",
@@ -309,7 +309,7 @@ describe("environment", () => {
     expect(unknownVariables(env)).toEqual([{ name: "COPILOTFLEET_SESION_TTL", nearest: "COPILOTFLEET_SESSION_TTL" }]);
   });
 
-  it("the variable of each key counts when it is the only variable of the fleet in the environment", async () => {
+  it("the variable of each key takes effect even if it is the only variable of the fleet", async () => {
     await using folder = new Folder();
     for (const variable of keyVariables()) {
       const layer = environmentLayer({ [variable]: "null" }, { folder: folder.cwd, home: folder.home });
@@ -319,7 +319,7 @@ describe("environment", () => {
     expect(folder.refusal({ env: { COPILOTFLEET_USER: "a b" } }).message).toContain("COPILOTFLEET_USER (user) is");
   });
 
-  it("unknownVariables reports a variable that names only a section, and suggests the variable of a key in that section", () => {
+  it("unknownVariables reports a variable that names a section, and suggests a variable in that section", () => {
     expect(unknownVariables({ COPILOTFLEET_AUTH: "x", COPILOTFLEET_PROVIDER: "null" })).toEqual([
       { name: "COPILOTFLEET_AUTH", nearest: "COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV" },
     ]);

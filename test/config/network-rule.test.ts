@@ -17,7 +17,7 @@ describe("an entry of sandbox.allow", () => {
     ["2001:db8::/32", { address: "2001:db8::", prefix: 32, port: 443 }],
     ["[2001:db8::/32]:8080", { address: "2001:db8::", prefix: 32, port: 8080 }],
     ["[::1]", { address: "::1", prefix: 128, port: 443 }],
-  ])("%s is understood", (text, rule) => {
+  ])("readNetworkRule accepts %s", (text, rule) => {
     expect(readNetworkRule(text)).toEqual(rule);
     expect(networkRuleFault(text)).toBeNull();
   });
@@ -33,7 +33,7 @@ describe("an entry of sandbox.allow", () => {
       ["10.0.0.0/33", "10.0.0.0/", "10.0.0.0/08", "::/129", "fe80::1%eth0", "[example.com]:443", "[::1", "a.com/8"],
       ["a%2eb.com", "a\\b", `${"a".repeat(64)}.com`, `${"a.".repeat(130)}com`],
     ].flatMap((texts) => texts.map((text): [string, string] => [text, "which is neither a name nor an address"])),
-  ])("%j is refused: %s", (text, fault) => {
+  ])("readNetworkRule refuses %j, %s", (text, fault) => {
     expect(readNetworkRule(text)).toBeNull();
     expect(networkRuleFault(text)).toBe(fault);
   });
@@ -51,13 +51,13 @@ describe("an entry of sandbox.allow", () => {
     ["*", "anything.example", 443, true],
     ["*", "anything.example", 80, false],
     ["0.0.0.0/0:*", "example.com", 443, false],
-  ])("%s decides about %s:%i: %s", (text, name, port, isAllowed) => {
+  ])("the entry %s allows the name %s at port %i: %s", (text, name, port, isAllowed) => {
     const rule = readNetworkRule(text);
     expect(rule !== null && allowsName(rule, name, port)).toBe(isAllowed);
   });
 });
 
-it("a name has one form: in lower case, as punycode, without a dot at its end", () => {
+it("asciiName returns the same form for equal names: lower case, punycode, no dot at the end", () => {
   expect(["EXAMPLE.com.", "bücher.example", "BÜCHER.example", "xn--bcher-kva.example"].map(asciiName)).toEqual([
     "example.com",
     "xn--bcher-kva.example",

@@ -9,7 +9,7 @@ import { Fleet } from "../../src/fleet/fleet.js";
 import { listTrusted, readProjectFile, revokeTrust, trustFile } from "../../src/fleet/trust.js";
 import { Folder } from "./folder.js";
 
-/** Allowed values of those guarded keys that do not allow the text "x". */
+/** Allowed values of the guarded keys that do not accept the text "x". */
 const VALUES: Record<string, unknown> = {
   isolation: "shared",
   "runtime.args": ["--x"],
@@ -78,7 +78,7 @@ describe("the keys of the configuration", () => {
     expect(folder.load().sources).toEqual([folder.projectFile]);
   });
 
-  it("keys that need trust in a project file need none in the user's own file, a variable, a flag or a file that the user names", async () => {
+  it("guarded keys need no trust in the user's own file, a variable, a flag or a file named by the user", async () => {
     await using folder = new Folder();
     const pathOf = (options = {}) => folder.load(options).config.runtime.path;
     folder.write(folder.userFile, { runtime: { path: "/user" } });
@@ -125,7 +125,7 @@ describe("a project file that the user trusts", () => {
     expect(listTrusted(where)).toMatchObject([{ state: "changed" }]);
   });
 
-  it("a project file is trusted with the content that was read, not with the content when trust is recorded", async () => {
+  it("a project file is trusted with the content that was read, even if it changes before the record", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     const file = readProjectFile(undefined, where);
@@ -144,7 +144,7 @@ describe("a project file that the user trusts", () => {
     expect(folder.refusal({ ...where, cwd: clone }).code).toBe("FLEET_CONFIG_UNTRUSTED");
   });
 
-  it("a trusted project file is trusted through a link to its folder, and its relative paths then start at the link", async () => {
+  it("trust in a project file also applies through a link to its folder, where relative paths then start", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     const link = join(folder.root, "link");
@@ -165,7 +165,7 @@ describe("a project file that the user trusts", () => {
     expect(folder.refusal(where).code).toBe("FLEET_CONFIG_UNTRUSTED");
   });
 
-  it("a second event shows that a project file could not be trusted after the first one announced it", async () => {
+  it("if trust cannot be recorded, a second event with the outcome failed follows the event of the trust", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     const state = where.env.COPILOTFLEET_HOME;
@@ -180,13 +180,13 @@ describe("a project file that the user trusts", () => {
     ]);
   });
 
-  it("the event of a trust that could not be revoked keeps its reason, and has the code of the error in its detail", async () => {
+  it("the event of a failed revocation has the reason revoked, and the code of the error in its detail", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     const state = where.env.COPILOTFLEET_HOME;
     await trustFile(readProjectFile(undefined, where), where);
     const record = trustRecordPath(state, folder.projectFile);
-    // The revocation has found the record when it waits for the log. A folder in its place cannot be removed as a file.
+    // The revocation finds the record, and then waits for the log. A folder in its place cannot be removed as a file.
     const revoked = revokeTrust(folder.project, where);
     rmSync(record);
     mkdirSync(record);

@@ -17,7 +17,7 @@ function secret(folder: Folder, content: string, mode = 0o600): string {
 }
 
 describe("a variable that ends with _FILE", () => {
-  it("a variable that ends with _FILE names a file with the value of a key, without its last line break", async () => {
+  it("a variable that ends with _FILE sets a key to the content of a file without its last line break", async () => {
     await using folder = new Folder();
     const path = secret(folder, `${URL}\n`);
     const { config, given } = folder.load({ env: { COPILOTFLEET_STORE_FILE: path } });
@@ -28,7 +28,7 @@ describe("a variable that ends with _FILE", () => {
     ]);
   });
 
-  it("a variable that ends with _FILE exists for each key, and is not the variable of another key", async () => {
+  it("each key has a variable that ends with _FILE, and this is not the variable of another key", async () => {
     await using folder = new Folder();
     const path = secret(folder, "null");
     const variables = keyVariables();
@@ -39,7 +39,7 @@ describe("a variable that ends with _FILE", () => {
     }
   });
 
-  it("a variable that ends with _FILE is refused beside the variable with the value, and names the file in other problems", async () => {
+  it("a _FILE variable is refused beside the variable itself, and errors about its file name the file", async () => {
     await using folder = new Folder();
     const path = secret(folder, URL);
     const refused = (env: Record<string, string>) => {
@@ -75,6 +75,6 @@ it.each([
   ["0460 of root, which the group can change", 0o460, 0, 1000, true],
   ["0444 of root", 0o444, 0, 1000, true],
   ["0440 of root, if the account is root", 0o440, 0, 0, true],
-])("a secret in a file of mode %s is or is not exposed", (_, mode, uid, euid, exposed) => {
+])("isExposed decides whether a secret is exposed in a file with mode %s", (_, mode, uid, euid, exposed) => {
   expect(isExposed({ mode, uid }, euid)).toBe(exposed);
 });

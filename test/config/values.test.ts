@@ -155,7 +155,7 @@ describe("a value that is not allowed", () => {
       const { name, variable, kind } = key;
       await using folder = new Folder();
       const tls = { cert: "/a", key: "/b" };
-      // Settings without which the key is not allowed, or not used.
+      // For each key, the settings that it needs to be allowed and used.
       const others: Record<string, object> = {
         "auth.githubApp.appId": { auth: { githubApp: { installationId: 2, privateKeyFile: "/key" } } },
         "auth.githubApp.installationId": { auth: { githubApp: { appId: 1, privateKeyFile: "/key" } } },
@@ -208,7 +208,7 @@ describe("a value that is not allowed", () => {
     ["COPILOTFLEET_USER", "a b", ', such as "alice", or the word null for no default user'],
     ["COPILOTFLEET_RUNTIME_ENV", "A,a/b", ", separated by commas, such as HTTPS_PROXY,NO_PROXY, without COPILOT_HOME"],
   ])(
-    "the error for the variable %s=%j describes what is allowed as one writes it in a variable",
+    "the error for the variable %s=%j states what is allowed in the syntax of variables",
     async (name, text, allowed) => {
       await using folder = new Folder();
       expect(folder.refusal({ env: { [name]: text } }).message).toContain(allowed);
@@ -222,7 +222,7 @@ describe("a value that is not allowed", () => {
     );
   });
 
-  it("the error for a value that may be a secret is about the value, not about its variable, which is the name of a variable", async () => {
+  it("the error for a variable with a possible secret starts with “The value of”, and hides the value", async () => {
     await using folder = new Folder();
     const { message } = folder.refusal({ env: { COPILOTFLEET_PROVIDER_API_KEY_ENV: "sk-canary" } });
     expect(message).toMatch(
@@ -282,7 +282,7 @@ describe("a value that is not allowed", () => {
     expect(error.message).toMatch(new RegExp(`^"?${name}"? in .*\\. Allowed: an object`));
   });
 
-  it("the error for a file that is not an object shows how to write one, and the error for an unknown key lists the keys of its section", async () => {
+  it("the error for a non-object file shows an example; the error for an unknown key lists known keys", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, []);
     expect(folder.refusal().suggestions).toEqual([
@@ -324,7 +324,7 @@ describe("the folder that hosts share", () => {
   });
 });
 
-describe("arguments and variables that the fleet keeps to itself", () => {
+describe("arguments and variables that only the fleet may set", () => {
   it.each(["--headless", "--port", "--port=1", "--host=0.0.0.0", "--stdio", "--auth-token-env", "--no-auto-login", ""])(
     "runtime.args with %j is refused",
     async (arg) => {
@@ -378,7 +378,7 @@ describe("secrets", () => {
     );
   });
 
-  it("a message shows a long value of a key that is never secret, and hides such a value of other keys and a token", async () => {
+  it("an error shows a long value of a key that is never secret, but hides tokens and other long values", async () => {
     await using folder = new Folder();
     const long = "claude-sonnet-4-20250514";
     const token = `ghp_canary${"0".repeat(30)}`;
@@ -579,7 +579,7 @@ describe("values that do not go together", () => {
     expect(folder.load({ env }).config.sandbox.allow).toEqual(allow);
   });
 
-  it("the error for two values that do not fit together names the source of each, and blames the flag", async () => {
+  it("the error for two values that do not fit together names both sources, and has the flag's code", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { ports: { to: 4500 } });
     const error = folder.refusal({ flags: { ports: { from: 4600 } }, flagNames: { "ports.from": "--port-from" } });
@@ -595,7 +595,7 @@ describe("values that do not go together", () => {
     "ftp://a",
     "*",
     "null",
-  ])("%s is refused as an origin, because no browser sends it as one", async (origin) => {
+  ])("%s is refused in http.origins, because no browser sends it as an origin", async (origin) => {
     await using folder = new Folder();
     folder.write(folder.userFile, at("http.origins", [origin]));
     expect(folder.refusal().message).toContain(`is ${quote(origin)}, which is not an origin. Allowed: `);

@@ -54,7 +54,7 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
     await page.getByRole("heading", { name, level: 1 }).waitFor();
   }
 
-  it("a page whose code cannot be loaded offers to load the console again", async () => {
+  it("a page whose code cannot be loaded offers to reload the console", async () => {
     const page = await operator();
     await page.route("**/console/*.js", async (route) => await route.abort());
     await page.getByRole("link", { name: "Servers", exact: true }).click();
@@ -64,7 +64,7 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
     await page.getByRole("heading", { name: "Servers", level: 1 }).waitFor();
   });
 
-  it("a user without the scope admin sees none of them, and does not load their code", async () => {
+  it("a user without the scope admin sees no operator pages, and does not load their code", async () => {
     const page = await browser.person();
     const loaded: string[] = [];
     page.on("request", (request) => loaded.push(new URL(request.url()).pathname));
@@ -77,7 +77,7 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
     expect(loaded.filter((path) => /pages|charts/.test(path))).toEqual([]);
   });
 
-  it("restarts a server, whose process id then changes, after a confirmation that lists the effects", async () => {
+  it("an operator restarts a server after a confirmation that lists the effects; it gets a new process", async () => {
     const page = await operator();
     await open(page, "Servers");
     const { id, pid } = await serverOf("alice");
@@ -100,7 +100,7 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
       .waitFor();
   });
 
-  it("drains a server, starts it again, and stops it at once", async () => {
+  it("an operator drains a server, starts it again, and stops it without waiting for turns", async () => {
     const page = await operator();
     await open(page, "Servers");
     const { id } = await serverOf("alice");
@@ -122,7 +122,7 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
     expect(await serverOf("alice")).toMatchObject({ pid: null, state: "stopped" });
   });
 
-  it("shows the sessions of all users by owner, and no way into another user's conversation", async () => {
+  it("an operator sees the sessions of all users by owner, but cannot open another user's conversation", async () => {
     const page = await operator();
     await open(page, "All sessions");
     const row = page.getByRole("row", { name: /first/ });
@@ -137,7 +137,7 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
       .waitFor();
   });
 
-  it("issues a token, shows its secret once, and revokes it, after which the API refuses it", async () => {
+  it("an operator issues a token, sees its secret once, and revokes it, after which the API refuses it", async () => {
     const page = await operator();
     await open(page, "Tokens");
     await page.getByRole("button", { name: "Issue a token" }).click();
@@ -159,7 +159,7 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
     expect((await api(token, "GET", "/v1/me")).status).toBe(401);
   });
 
-  it("keeps the order of a table and the focus while the page refreshes itself", async () => {
+  it("a table keeps its order and the focus when the page refreshes itself", async () => {
     const page = await operator();
     await open(page, "Tokens");
     await page.getByRole("button", { name: "Scope" }).click();
@@ -170,7 +170,7 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
     expect(await page.evaluate("document.activeElement.textContent")).toBe("Scope");
   });
 
-  it("draws charts from the samples of serve, with the present values as text and all values as tables", async () => {
+  it("the page Charts draws the samples of serve, with current values as text and all values as tables", async () => {
     const page = await operator();
     await open(page, "Charts");
     const chart = page.getByRole("region", { name: "Turns per minute" });
@@ -187,7 +187,7 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
     expect(drawn).toEqual(Array.from({ length: 6 }, () => true));
   });
 
-  it("have no serious barriers, light and dark, and fit into 390 pixels", async () => {
+  it("the operator pages have no serious accessibility barriers, and fit into 390 pixels", async () => {
     const wide = await operator();
     const narrow = await operator({ viewport: { width: 390, height: 800 }, colorScheme: "dark" });
     for (const page of [wide, narrow]) {

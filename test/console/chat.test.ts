@@ -37,7 +37,7 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     expect(browser.offences.splice(0)).toEqual([]);
   });
 
-  /** A page of the user with a conversation. */
+  /** A page on which this user has signed in and opened this session. */
   async function chatOf(user: string, id: string, options: Parameters<TestBrowser["person"]>[0] = {}): Promise<Page> {
     const page = await browser.person(options);
     await signIn(page, await at.token(user));
@@ -62,7 +62,7 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
   }
 
   const replies = (page: Page) => page.getByRole("article", { name: "Reply" });
-  it("shows the reply as the model writes it, and moves nothing for a person who asked for less motion", async () => {
+  it("the chat shows a reply as the model writes it, without animation if the user wants less motion", async () => {
     const page = await chatOf("alice", await session());
     await ask(page, "!pause half one two three four");
     await replies(page).getByText("two three").waitFor();
@@ -74,7 +74,7 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     await page.getByRole("button", { name: "Send" }).waitFor();
   });
 
-  it("shows a tool call in one line, and its result in more", async () => {
+  it("the chat shows a tool call in one line, and its result once the user opens that line", async () => {
     const page = await chatOf("alice", await session(), { viewport: { width: 1100, height: 720 } });
     await ask(page, GREETING);
     await replies(page).getByText("I can run commands").waitFor();
@@ -89,7 +89,7 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     await picture(page, "console-dark");
   });
 
-  it("shows scripts, HTML and images in a reply as text and links, and text in the direction of its language", async () => {
+  it("the chat shows HTML in a reply as text, images as links, and each text in its writing direction", async () => {
     const page = await chatOf("alice", await session());
     const reply = [
       "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>",
@@ -123,7 +123,7 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     expect([await barriers(page), await overflow(page)]).toEqual([[], 0]);
   });
 
-  it("in a shared session, each of two browsers shows its own answer as it comes, and the turn of the other", async () => {
+  it("in a shared session, each browser shows its own reply as it comes, and the other's once complete", async () => {
     const id = await session(["bob"]);
     const [alice, bob] = [await chatOf("alice", id), await chatOf("bob", id)];
     await ask(alice, "!pause for-alice question of alice");
@@ -139,7 +139,7 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     expect(await alice.getByRole("article", { name: "Your prompt" }).count()).toBe(1);
   });
 
-  it("after a reload in the middle of a turn, shows that the turn runs, and then its reply, once", async () => {
+  it("after a reload during a turn, the chat shows that the turn runs, and then its reply exactly once", async () => {
     const page = await chatOf("alice", await session());
     await ask(page, "first");
     await replies(page).getByText("you said: first").waitFor();
@@ -154,7 +154,7 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     await page.getByRole("button", { name: "Send" }).waitFor();
   });
 
-  it("Esc twice stops a turn, and Esc once does not", async () => {
+  it("pressing Esc twice stops a turn, and pressing Esc once does not", async () => {
     const page = await chatOf("alice", await session());
     await ask(page, "!hold for-ever wait");
     await eventually("the model", () => model.shown("!hold for-ever") > 0);
@@ -167,7 +167,7 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     model.letGo("for-ever");
   });
 
-  it("shows an error in plain words, and keeps the prompt that was not accepted", async () => {
+  it("the chat shows an error in plain words, and keeps a prompt that was not accepted", async () => {
     const id = await session();
     const page = await chatOf("alice", id);
     await at.fleet.pool.drain({ timeout: "1s" });
@@ -180,7 +180,7 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     }
   });
 
-  it("sends a prompt whose connection was lost again under the same key, so that it is one turn", async () => {
+  it("a prompt that is sent again after a lost connection has the same key, so that it runs only once", async () => {
     const id = await session();
     const page = await chatOf("alice", id);
     const keys: (string | undefined)[] = [];
@@ -202,12 +202,12 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     await expect.poll(() => keys.length).toBe(3);
     expect([keys[0] === keys[1], keys[1] === keys[2]]).toEqual([true, false]);
     await expect.poll(() => model.shown(`${id}, once`)).toBeGreaterThan(1);
-    // The runtime writes the prompt after the model has it.
+    // The runtime writes the prompt to the history after it has sent the prompt to the model.
     const prompts = async () => (await at.fleet.sessions.transcript(id, { user: "alice" })).entries.filter(isPrompt);
     await expect.poll(async () => (await prompts()).length).toBe(2);
   });
 
-  it("a link to a session whose id is a step in a path leads to no other route", async () => {
+  it("a link to a session with an id such as “..” requests no other route of the API", async () => {
     const page = await browser.person();
     await signIn(page, await at.token("alice"));
     const paths: string[] = [];
@@ -224,7 +224,7 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     expect(paths).toContain("/v1/sessions/..%20");
   });
 
-  it("creates, shares and deletes a session, each with the keyboard, and asks before it deletes", async () => {
+  it("a user creates, shares and deletes a session with the keyboard, and confirms the deletion", async () => {
     const id = unused("made");
     const page = await browser.person();
     await signIn(page, await at.token("alice"));
@@ -254,7 +254,7 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     await page.getByText("No session matches.").waitFor();
   });
 
-  it("a token with the scope read shows the conversation without a field to write", async () => {
+  it("a user with the scope read sees the conversation, but no field for prompts", async () => {
     const id = await session();
     const page = await browser.person();
     await signIn(page, await at.token("alice", ["read"]));

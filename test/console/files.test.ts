@@ -9,17 +9,17 @@ const LARGEST_BYTES = 150_000;
 const files = readdirSync(FOLDER).map((name) => ({ name, compressed: readFileSync(FOLDER + name) }));
 
 describe("the files of the console", () => {
-  it("have at most 150 kB, compressed", () => {
+  it("the files of the console have at most 150 kB in total, compressed", () => {
     const bytes = files.reduce((sum, { compressed }) => sum + compressed.length, 0);
     expect(bytes).toBeGreaterThan(20_000);
     expect(bytes).toBeLessThanOrEqual(LARGEST_BYTES);
   });
 
-  it("all have names with a hash, except for the page", () => {
+  it("all files of the console except the page have a hash in their names", () => {
     for (const { name } of files) expect(name).toMatch(/^(index\.html|[\w-]+-[A-Z0-9]{8}\.(js|css))\.br$/);
   });
 
-  it("name no address that a browser would load something from", () => {
+  it("the files of the console contain no address from which a browser would load something", () => {
     const loading = /(?:src|href|url|import|fetch)\s*[=(:]\s*["'`]?\s*(?:https?:)?\/\/[^\s"'`)]+/gi;
     for (const { name, compressed } of files) {
       const text = brotliDecompressSync(compressed).toString("utf8");

@@ -3,7 +3,7 @@ import { fileURLToPath } from "node:url";
 import axe, { type AxeResults } from "axe-core";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
 
-/** The shell is Chromium without the windows of a browser, and takes half the processor time. */
+/** chromium-headless-shell is Chromium without windows. It takes half the processor time. */
 const CHROMIUM = ["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"]
   .map((name) => `/usr/bin/${name}`)
   .find((path) => existsSync(path));
@@ -15,13 +15,13 @@ const PATIENCE_MS = 60_000;
 export const noChromium =
   CHROMIUM === undefined ? "Chromium is not installed (apt-get install chromium-headless-shell)" : null;
 
-/** Everything that a page of the console may not do. */
+/** Something that a page of the console must not do. */
 export interface Offence {
   kind: "console" | "error" | "foreign request" | "policy";
   text: string;
 }
 
-/** A browser, whose pages report what they must not do: errors, violations of the policy, requests to other addresses. */
+/** A browser that records what its pages must not do: errors, policy violations, requests to other addresses. */
 export class TestBrowser implements AsyncDisposable {
   readonly offences: Offence[] = [];
   readonly #browser: Browser;
@@ -38,9 +38,9 @@ export class TestBrowser implements AsyncDisposable {
     return new TestBrowser(await chromium.launch({ executablePath: CHROMIUM ?? "", args }), origin);
   }
 
-  /** A page with cookies of its own, as another person's browser would have them. */
+  /** A page with its own cookies, as in another person's browser. */
   async person(options: Parameters<Browser["newContext"]>[0] = {}): Promise<Page> {
-    // Drawing an animation takes as much processor time as the rest of a page.
+    // Animations would double the processor time of a page.
     const settings = { baseURL: this.#origin, reducedMotion: "reduce", ...options } as const;
     return await this.page(await this.#browser.newContext(settings));
   }
@@ -60,7 +60,7 @@ export class TestBrowser implements AsyncDisposable {
     return page;
   }
 
-  /** Closes the pages of all persons, also after a test that failed, so that they leave nothing open at the fleet. */
+  /** Closes the pages of all persons, even after a failed test, so that none of them still uses the fleet. */
   async closePages(): Promise<void> {
     await Promise.all(this.#browser.contexts().map(async (context) => await context.close()));
   }
@@ -70,7 +70,7 @@ export class TestBrowser implements AsyncDisposable {
   }
 }
 
-/** The findings of axe-core that keep people from using the page, each with its place. */
+/** The serious and critical accessibility findings of axe-core, each with its HTML element. */
 export async function barriers(page: Page): Promise<string[]> {
   if (!(await page.evaluate("'axe' in window"))) await page.evaluate(axe.source);
   const { violations } = (await page.evaluate("axe.run({ resultTypes: ['violations'] })")) as AxeResults;
@@ -78,7 +78,7 @@ export async function barriers(page: Page): Promise<string[]> {
   return serious.flatMap(({ id, nodes }) => nodes.map(({ html }) => `${id}: ${html}`));
 }
 
-/** How far the page is wider than its window, in pixels. */
+/** By how many pixels the page is wider than its window. */
 export async function overflow(page: Page): Promise<number> {
   return Number(await page.evaluate("document.documentElement.scrollWidth - innerWidth"));
 }

@@ -54,7 +54,7 @@ describe.skipIf(noChromium !== null)("a permission or a question in the console"
   }
 
   const permission = (page: Page) => page.getByRole("region", { name: "Permission" });
-  it("shows the command, waits, and goes on when the user approves it", async () => {
+  it("a permission shows the command, and the turn waits until the user approves it", async () => {
     const { page } = await chat();
     await ask(page, command("echo approved-$((20 + 3))"));
     await permission(page).getByText("echo approved-$((20 + 3))").waitFor();
@@ -66,7 +66,7 @@ describe.skipIf(noChromium !== null)("a permission or a question in the console"
     expect(await permission(page).count()).toBe(0);
   });
 
-  it("asks in the middle of a conversation", async () => {
+  it("a permission also appears in a later turn of a conversation", async () => {
     const { page } = await chat();
     await ask(page, GREETING);
     await page.getByRole("article", { name: "Reply" }).getByText("I ask before I change").waitFor();
@@ -78,7 +78,7 @@ describe.skipIf(noChromium !== null)("a permission or a question in the console"
     await page.locator("details.tool-completed summary").click();
   });
 
-  it("passes the reason of a refusal on to the model, and runs nothing", async () => {
+  it("a command that the user denies with a reason does not run, and is shown as refused", async () => {
     const { page } = await chat();
     await ask(page, command("echo refused-$((20 + 3))"));
     await permission(page).getByRole("textbox").fill("not on this machine");
@@ -88,7 +88,7 @@ describe.skipIf(noChromium !== null)("a permission or a question in the console"
     expect(await page.getByText("refused-23").count()).toBe(0);
   });
 
-  it("still shows the permission after a reload, and in another tab, which may answer it", async () => {
+  it("a permission is still shown after a reload, and can be answered in another tab", async () => {
     const { id, page } = await chat();
     await ask(page, command("echo reloaded-$((20 + 3))"));
     await permission(page).waitFor();
@@ -103,7 +103,7 @@ describe.skipIf(noChromium !== null)("a permission or a question in the console"
     }
   });
 
-  it("offers the choices of a question, and takes another answer, too", async () => {
+  it("a question with choices offers them, and a question without choices accepts text", async () => {
     const { page } = await chat();
     await ask(page, '!tool ask_user {"question": "Which colour?", "choices": ["red", "green"]}');
     const question = page.getByRole("region", { name: "Question" });

@@ -20,7 +20,7 @@ describe.skipIf(noChromium !== null)("the console", () => {
     expect(browser.offences.splice(0)).toEqual([]);
   });
 
-  it("signs in with a token, which no script and no storage of the page has, and keeps the sign-in over a reload", async () => {
+  it("a sign-in with a token survives a reload, and neither scripts nor storage contain the token", async () => {
     const token = await at.token("alice");
     const page = await browser.person();
     await signIn(page, token);
@@ -40,7 +40,7 @@ describe.skipIf(noChromium !== null)("the console", () => {
     await other.getByRole("link", { name: /first/ }).waitFor();
   });
 
-  it("refuses a wrong token in plain words, and takes the right one after that", async () => {
+  it("the console refuses a wrong token in plain words, and then accepts the right one", async () => {
     const page = await browser.person();
     await page.goto("/");
     await page.getByLabel("Token").fill("wrong");
@@ -51,7 +51,7 @@ describe.skipIf(noChromium !== null)("the console", () => {
     await page.getByRole("link", { name: /first/ }).waitFor();
   });
 
-  it("signs in with a one-time code, which leaves the address at once, and refuses the same code a second time", async () => {
+  it("a one-time code signs in only once, and is removed from the page's address at once", async () => {
     const { token: code } = await at.fleet.tokens.issueCode("alice");
     const page = await browser.person();
     await page.goto(`/#code=${code}`);
@@ -63,7 +63,7 @@ describe.skipIf(noChromium !== null)("the console", () => {
     expect(other.url()).not.toContain(code);
   });
 
-  it("asks before another user's code takes the place of a sign-in, and a refusal leaves the sign-in as it was, and the code unused", async () => {
+  it("the console asks before another user's code replaces a sign-in; Cancel keeps sign-in and code", async () => {
     const page = await browser.person();
     await signIn(page, await at.token("alice"));
     const { token: code } = await at.fleet.tokens.issueCode("mallory");
@@ -80,7 +80,7 @@ describe.skipIf(noChromium !== null)("the console", () => {
     await page.locator("summary", { hasText: "mallory" }).waitFor();
   });
 
-  it("ends within seconds when the token is revoked, also if nobody touches the page", async () => {
+  it("a page ends the sign-in within seconds after its token is revoked, even if nobody touches the page", async () => {
     const { id, token } = await at.fleet.tokens.issue("alice", { scopes: ["use"] });
     const page = await browser.person();
     await signIn(page, token);
@@ -88,7 +88,7 @@ describe.skipIf(noChromium !== null)("the console", () => {
     await page.getByText("your token has expired or was revoked").waitFor();
   });
 
-  it("signs out in all tabs", async () => {
+  it("signing out in one tab signs out all tabs", async () => {
     const page = await browser.person();
     await signIn(page, await at.token("alice"));
     const other = await browser.page(page.context());
@@ -100,7 +100,7 @@ describe.skipIf(noChromium !== null)("the console", () => {
     expect(await page.context().cookies()).toEqual([]);
   });
 
-  it("the pages have no serious barriers, light and dark, and fit into 390 pixels", async () => {
+  it("the sign-in and session pages have no serious accessibility barriers, and fit into 390 pixels", async () => {
     const page = await browser.person({ viewport: { width: 390, height: 800 } });
     await page.goto("/");
     await page.getByLabel("Token").waitFor();

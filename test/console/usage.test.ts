@@ -74,7 +74,7 @@ describe.skipIf(noChromium !== null)("the pages about usage and events", () => {
   const choice = (page: Page, name: string) => page.getByRole("combobox", { name, exact: true });
   const meter = (page: Page, name: string) => page.getByRole("meter", { name });
 
-  it("show users their own usage and limits, and nothing of others", async () => {
+  it("the page Usage shows users their own usage and limits, and nothing of other users", async () => {
     const page = await person(await at.token(CHINESE), "Usage");
     expect(await cellsOf(page, `s-${CHINESE}`)).toEqual([
       `s-${CHINESE}`,
@@ -90,7 +90,7 @@ describe.skipIf(noChromium !== null)("the pages about usage and events", () => {
     expect(await page.getByText("s-alice").count()).toBe(0);
   });
 
-  it("show operators the usage of all users, by each way and time, and as a chart by day", async () => {
+  it("the page Usage shows operators all users' usage in each grouping and period, and as a chart by day", async () => {
     const page = await person(admin, "Usage");
     expect((await cellsOf(page, "alice")).slice(0, 5)).toEqual(["alice", "1", "1", "1,200", "300"]);
     expect((await cellsOf(page, ARABIC)).slice(3, 5)).toEqual(["10", "5"]);
@@ -120,7 +120,7 @@ describe.skipIf(noChromium !== null)("the pages about usage and events", () => {
     await page.getByRole("heading", { name: "Usage of all users", level: 1 }).waitFor();
   });
 
-  it("let operators set the limits of a user, which shows what changes, and clear them after a confirmation", async () => {
+  it("operators set a user's limits in a form that shows changes, and clear them after a confirmation", async () => {
     const page = await person(admin, "Usage");
     await page.getByLabel("User", { exact: true }).fill("alice");
     await page.keyboard.press("Enter");
@@ -154,7 +154,7 @@ describe.skipIf(noChromium !== null)("the pages about usage and events", () => {
     expect((await at.fleet.limits.get("alice")).sources).toMatchObject({ turnsPerMinute: "default" });
   });
 
-  it("show operators the events of all users as they come, by type and user, and stop while they are paused", async () => {
+  it("the page Events shows operators new events as they come, by type and user, and stops while paused", async () => {
     const page = await person(admin, "Events");
     const rows = page.getByRole("table", { name: "Events" }).getByRole("row");
     const type = choice(page, "Type");
@@ -181,7 +181,7 @@ describe.skipIf(noChromium !== null)("the pages about usage and events", () => {
     expect(await rows.filter({ hasText: ARABIC }).count()).toBe(0);
   });
 
-  it("show users only the events that concern them", async () => {
+  it("the page Events shows users only the events that concern them", async () => {
     const page = await person(await at.token("dave"), "Events");
     const rows = page.getByRole("table", { name: "Events" }).getByRole("row");
     await rows.filter({ hasText: "signon.accepted" }).first().waitFor();
@@ -192,7 +192,7 @@ describe.skipIf(noChromium !== null)("the pages about usage and events", () => {
     expect(await page.getByLabel("User", { exact: true }).count()).toBe(0);
   });
 
-  it("have no serious barriers, light and dark, and fit into 390 pixels", async () => {
+  it("the pages Usage and Events have no serious accessibility barriers, and fit into 390 pixels", async () => {
     await at.token("alice");
     await at.fleet.limits.set("alice", { tokensPerDay: 1_600, turnsPerMinute: 1 });
     const wide = await person(admin, "Usage");

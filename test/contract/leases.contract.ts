@@ -46,7 +46,7 @@ async function waited(store: Store, token: string, over: Partial<LeaseRequest> =
 export function describeLeases(stores: () => Stores): void {
   const store = () => stores().store;
 
-  it("grants a lease to the first caller that asks, and shows it to every instance without its token", async () => {
+  it("the store grants a lease to the first caller, and shows it to every instance without its token", async () => {
     expect(await store().leases.read("a")).toBeNull();
     const before = Date.now();
     const lease = await granted(store(), "t1");
@@ -77,7 +77,7 @@ export function describeLeases(stores: () => Stores): void {
     await other.close();
   });
 
-  it("shows a lease as detached until it ends, and does not show the next lease as detached", async () => {
+  it("the store shows a lease as detached until it ends, and does not show the next lease as detached", async () => {
     expect(await granted(store(), "t1", { detached: true })).toMatchObject({ detached: true });
     expect(await store().leases.renew("a", "t1", LONG_MS)).toMatchObject({ detached: true });
     expect(await store().leases.read("a")).toMatchObject({ detached: true });
@@ -88,7 +88,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.read("a")).not.toHaveProperty("detached");
   });
 
-  it("answers a repeated lease request of the holder or of a waiter in the same way as the first request", async () => {
+  it("the store answers a repeated lease request of the holder or of a waiter like the first request", async () => {
     const lease = await granted(store(), "t1");
     expect(await granted(store(), "t1")).toMatchObject({ fence: lease.fence, acquiredAt: lease.acquiredAt });
     await store().leases.acquire(request("t2"));
@@ -97,7 +97,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.acquire(request("t3"))).toMatchObject(second);
   });
 
-  it("shows each waiter the lease in force and the number of waiters ahead of this one", async () => {
+  it("the store shows each waiter the lease in force and the number of waiters ahead of this one", async () => {
     const lease = await granted(store(), "t1");
     for (const [ahead, token] of ["t2", "t3", "t4"].entries()) {
       expect(await store().leases.acquire(request(token))).toEqual({
@@ -108,7 +108,7 @@ export function describeLeases(stores: () => Stores): void {
     }
   });
 
-  it("grants a lease to waiters in the order of their first request, no matter who asks first after a release", async () => {
+  it("the store grants a lease to waiters in the order of their first requests, whoever asks next", async () => {
     const other = await stores().reopen();
     await granted(store(), "t1");
     const tokens = ["t2", "t3", "t4", "t5"];
@@ -130,7 +130,7 @@ export function describeLeases(stores: () => Stores): void {
     await other.close();
   });
 
-  it("forgets a waiter that leaves the lease queue, and ignores a token that is not in the queue", async () => {
+  it("the store removes a waiter that leaves the lease queue, and ignores a token that is not in it", async () => {
     await granted(store(), "t1");
     await store().leases.acquire(request("t2"));
     await store().leases.leave("a", "t2");
@@ -141,13 +141,13 @@ export function describeLeases(stores: () => Stores): void {
     await granted(store(), "t3");
   });
 
-  it("keeps the lease of a holder that leaves the queue", async () => {
+  it("leave(), which is for waiters, does not end the lease of its holder", async () => {
     await granted(store(), "t1");
     await store().leases.leave("a", "t1");
     expect(await store().leases.check("a", "t1")).toMatchObject({ holder: "holder of t1" });
   });
 
-  it("removes a waiter that stops asking from the lease queue, and keeps a waiter that goes on asking", async () => {
+  it("the store removes a waiter that stops asking from the lease queue, and keeps other waiters", async () => {
     await granted(store(), "t1");
     await store().leases.acquire(request("silent", { placeMs: SHORT_MS }));
     await store().leases.acquire(request("asking", { placeMs: 4 * SHORT_MS }));
@@ -156,7 +156,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.acquire(request("silent"))).toMatchObject({ granted: false, ahead: 0 });
   });
 
-  it("ends a lease at its TTL, even for its holder, and grants the lease to the next waiter", async () => {
+  it("the store ends a lease at its TTL, even for its holder, and grants the lease to the next waiter", async () => {
     const first = await granted(store(), "t1", { ttlMs: SHORT_MS });
     const second = await waited(store(), "t2");
     expect(second.fence).toBeGreaterThan(first.fence);
@@ -166,7 +166,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.read("a")).toMatchObject({ holder: "holder of t2" });
   });
 
-  it("ends a lease at its TTL even if nobody else asks for it", async () => {
+  it("the store ends a lease at its TTL even if nobody else asks for it", async () => {
     const first = await granted(store(), "t1", { ttlMs: SHORT_MS });
     await expect.poll(() => store().leases.read("a"), { timeout: 10_000, interval: 20 }).toBeNull();
     await expect(store().leases.check("a", "t1")).rejects.toMatchObject(LOST);
@@ -176,7 +176,7 @@ export function describeLeases(stores: () => Stores): void {
     expect((await granted(store(), "t1")).fence).toBeGreaterThan(first.fence);
   });
 
-  it("keeps a lease past its first TTL with the same fence when the holder renews it", async () => {
+  it("the store keeps a lease past its first TTL with the same fence when the holder renews it", async () => {
     // The TTL is far longer than a renewal takes, and ends before the test does. Only the renewal can keep the lease.
     const first = await granted(store(), "t1", { ttlMs: 4_000 });
     const renewed = await store().leases.renew("a", "t1", LONG_MS);
@@ -187,7 +187,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.check("a", "t1")).toMatchObject({ fence: first.fence });
   });
 
-  it("refuses to check, renew or release a lease with any token but the holder's", async () => {
+  it("the store refuses to check, renew or release a lease with any token but the holder's", async () => {
     const lease = await granted(store(), "t1");
     for (const wrong of ["t2", "", "t11", "T1", lease.holder, String(lease.fence)]) {
       await expect(store().leases.check("a", wrong)).rejects.toMatchObject(LOST);
@@ -197,14 +197,14 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.check("a", "t1")).toMatchObject({ fence: lease.fence, ttlMs: LONG_MS });
   });
 
-  it("refuses to check, renew or release a lease on a session that never had one", async () => {
+  it("the store refuses to check, renew or release a lease on a session that never had one", async () => {
     await expect(store().leases.check("a", "t1")).rejects.toMatchObject(LOST);
     await expect(store().leases.renew("a", "t1", LONG_MS)).rejects.toMatchObject(LOST);
     await expect(store().leases.release("a", "t1")).rejects.toMatchObject(LOST);
     expect(await store().leases.read("a")).toBeNull();
   });
 
-  it("gives a lease at once to a caller that steals it from the holder, and keeps the waiters in their order", async () => {
+  it("the store gives a lease at once to a caller that steals it, and keeps the waiters in their order", async () => {
     const first = await granted(store(), "t1");
     await store().leases.acquire(request("t2"));
     const steal = { reason: "the holder went home" };
@@ -219,11 +219,11 @@ export function describeLeases(stores: () => Stores): void {
     expect(await granted(store(), "t2")).toMatchObject({ stealReason: null });
   });
 
-  it("records no steal reason when a caller steals a lease that nobody holds", async () => {
+  it("the store records no steal reason when a caller steals a lease that nobody holds", async () => {
     expect(await granted(store(), "t1", { steal: { reason: "to be sure" } })).toMatchObject({ stealReason: null });
   });
 
-  it("grants a lease to exactly one of many callers that ask at once in several instances", async () => {
+  it("the store grants a lease to exactly one of many callers that ask at once in several instances", async () => {
     const all = [store(), await stores().reopen(), await stores().reopen()];
     const tokens = Array.from({ length: 24 }, (_, index) => `t${index}`);
     const answers = await Promise.all(
@@ -235,7 +235,7 @@ export function describeLeases(stores: () => Stores): void {
     await Promise.all(all.slice(1).map((one) => one.close()));
   });
 
-  it("does not affect the lease on one session when the lease on another session changes hands", async () => {
+  it("a lease on one session that changes hands does not affect the lease on another session", async () => {
     await granted(store(), "t1");
     await granted(store(), "t1", { sessionId: "b" });
     await store().leases.release("b", "t1");
@@ -243,7 +243,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.check("a", "t1")).toMatchObject({ sessionId: "a" });
   });
 
-  it("ends a lease when its session is deleted, and gives every later lease on the same id a higher fence", async () => {
+  it("the store ends a lease when its session is deleted, and gives later leases on the id higher fences", async () => {
     let fence = 0;
     for (let round = 0; round < 6; round++) {
       await store().sessions.create(sessionRecord("a"));
@@ -263,7 +263,7 @@ export function describeLeases(stores: () => Stores): void {
     }
   });
 
-  it("returns the highest fence so far, and gives out only fences above the one passed to raiseFences()", async () => {
+  it("highestFence() returns the highest fence so far; after raiseFences(n), leases get fences above n", async () => {
     expect(await store().leases.highestFence()).toBe(0);
     const { fence } = await granted(store(), "t1");
     const later = await granted(store(), "t1", { sessionId: "b" });
@@ -277,7 +277,7 @@ export function describeLeases(stores: () => Stores): void {
     }
   });
 
-  it.each(["", "..", "../x", "a/b", "a\0"])("refuses every lease operation on the session id %j", async (sessionId) => {
+  it.each(["", "..", "../x", "a/b", "a\0"])("each lease call refuses the session id %j", async (sessionId) => {
     const refusal = { code: "FLEET_SESSION_ID_INVALID" };
     await expect(store().leases.acquire(request("t1", { sessionId }))).rejects.toMatchObject(refusal);
     await expect(store().leases.read(sessionId)).rejects.toMatchObject(refusal);
@@ -288,7 +288,7 @@ export function describeLeases(stores: () => Stores): void {
   });
 
   it.each([".hidden", ".tmp-1-ab", ".trash-1-ab", "constructor", "-", "x".repeat(128)])(
-    "grants a lease on a session with the id %s",
+    "the store grants a lease on a session with the id %s",
     async (sessionId) => {
       await granted(store(), "t1", { sessionId });
       await store().registry.update((draft) => void Object.assign(draft, { servers: {} }));

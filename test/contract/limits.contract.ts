@@ -3,9 +3,9 @@ import { USER_LIMITS } from "../../src/config/limits.js";
 import type { Store } from "../../src/store/ports.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
-/** The tests of the limits of single users. */
+/** The tests of the limits that are set for single users. */
 export function describeLimits(opened: () => { store: Store; reopen: () => Promise<Store> }): void {
-  it("keeps a user's own limits and groups apart, and shows them to other instances", async () => {
+  it("the store records a user's limits and groups independently, and shows both to other instances", async () => {
     const { store, reopen } = opened();
     expect(await store.limits.read("alice")).toBeNull();
     await store.limits.set("alice", (before) => ({ ...before, sessions: 5 }));
@@ -24,7 +24,7 @@ export function describeLimits(opened: () => { store: Store; reopen: () => Promi
     await other.close();
   });
 
-  it("loses none of the changes that several instances make to a user's limits at the same time", async () => {
+  it("the store loses no change when several instances change a user's limits at the same time", async () => {
     const { store, reopen } = opened();
     const other = await reopen();
     const set = async (name: string, at: Store) => await at.limits.set("alice", (before) => ({ ...before, [name]: 5 }));
@@ -35,7 +35,7 @@ export function describeLimits(opened: () => { store: Store; reopen: () => Promi
     for (const each of [other, fresh]) await each.close();
   });
 
-  it("clears a user's own limits and leaves the groups, and forgets users with neither", async () => {
+  it("the store clears a user's limits but not the groups, and deletes records that have neither", async () => {
     const { store } = opened();
     expect(await store.limits.clear("alice")).toBe(false);
     await store.limits.set("alice", () => ({ sessions: 5 }));
@@ -55,9 +55,9 @@ export function describeLimits(opened: () => { store: Store; reopen: () => Promi
 const MINUTE = { perMinute: null, kind: "turn" } as const;
 const ids = (count: number) => Array.from({ length: count }, (_, at) => `slot-${at}`);
 
-/** The tests of what users have in use. */
+/** The tests of the slots that users have in use. */
 export function describeSlots(opened: () => { store: Store; reopen: () => Promise<Store> }): void {
-  it("never grants more slots than allowed to instances that ask at once, and exactly as many", async () => {
+  it("the store grants exactly the allowed number of slots when two instances ask for more at once", async () => {
     const { store, reopen } = opened();
     const other = await reopen();
     const ask = async (id: string, at: number) =>
@@ -72,7 +72,7 @@ export function describeSlots(opened: () => { store: Store; reopen: () => Promis
     await other.close();
   });
 
-  it("grants a slot again that was given back, at any instance", async () => {
+  it("the store grants a slot again after it was given back, even by another instance", async () => {
     const { store, reopen } = opened();
     const other = await reopen();
     for (const id of ids(200)) {
@@ -83,7 +83,7 @@ export function describeSlots(opened: () => { store: Store; reopen: () => Promis
     await other.close();
   });
 
-  it("counts the turns of the last minute, and not those that never began", async () => {
+  it("the store counts turns and prompts of the last minute, but not turns that never began", async () => {
     const { store } = opened();
     const ask = async (id: string, kind: "turn" | "prompt" = "turn") =>
       await store.limits.take({ user: "alice", kind, id, most: null, perMinute: 3 });
@@ -101,7 +101,7 @@ export function describeSlots(opened: () => { store: Store; reopen: () => Promis
     expect(await store.limits.used("alice")).toMatchObject({ turnsPerMinute: 3, concurrentTurns: 1 });
   });
 
-  it("counts sessions that are recorded and those that are being recorded, each once", async () => {
+  it("the store counts each session once, whether it is already recorded or still being recorded", async () => {
     const { store, reopen } = opened();
     const other = await reopen();
     await store.sessions.create(sessionRecord("s0"));
@@ -119,7 +119,7 @@ export function describeSlots(opened: () => { store: Store; reopen: () => Promis
     await other.close();
   });
 
-  it("answers only the first call about a budget with true, and forgets a user completely", async () => {
+  it("isFirst() returns true for only one of several equal calls, and forget() deletes a user's data", async () => {
     const { store, reopen } = opened();
     const other = await reopen();
     const answers = [store, other, store].map(async (at) => await at.limits.isFirst("alice", "tokensPerDay", 5));

@@ -30,14 +30,14 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     });
 
     describe("registry", () => {
-      it("returns an empty registry and no warnings before the first write", async () => {
+      it("the store returns an empty registry and no warnings before the first write", async () => {
         expect(await store.registry.read()).toEqual({ servers: {} });
         expect(store.takeWarnings()).toEqual([]);
       });
 
-      it("measures one use of the store in probe(), and leaves nothing behind", async () => {
+      it("probe() measures one use of the store, and leaves nothing behind", async () => {
         const before = { registry: await store.registry.read(), tokens: await store.tokens.list() };
-        await store.probe(); // nothing may be stored so far
+        await store.probe(); // works even if nothing is stored so far
         await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
         const { durationMs, clockAheadMs } = await store.probe();
         expect(durationMs).toBeGreaterThan(0);
@@ -49,7 +49,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await after.close();
       });
 
-      it("shows the registry that an update wrote to this instance and to others", async () => {
+      it("the store shows the registry that an update wrote to this instance and to others", async () => {
         const record = serverRecord("s1");
         await store.registry.update((draft) => void Object.assign(draft.servers, { s1: record }));
         expect(await store.registry.read()).toEqual({ servers: { s1: record } });
@@ -58,12 +58,12 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("returns from a registry update the value that the change function returned", async () => {
+      it("the store returns from a registry update the value that the change function returned", async () => {
         expect(await store.registry.update(() => 42)).toBe(42);
         expect(await store.registry.update(() => undefined)).toBeUndefined();
       });
 
-      it("writes nothing to the registry when the change throws, and rejects with the same error", async () => {
+      it("the store writes nothing to the registry when the change throws, and rejects with its error", async () => {
         await addServer(store, "s1");
         const refusal = new Error("no");
         const update = store.registry.update((draft) => {
@@ -74,7 +74,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1"]);
       });
 
-      it("refuses an asynchronous change to the registry and writes nothing", async () => {
+      it("the store refuses an asynchronous change to the registry and writes nothing", async () => {
         const update = store.registry.update(async (draft) => {
           draft.servers.s1 = serverRecord("s1");
         });
@@ -82,7 +82,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.registry.read()).toEqual({ servers: {} });
       });
 
-      it("returns copies of the registry, so that a caller that edits one does not change the store", async () => {
+      it("the store returns copies of the registry, so a caller that edits a copy changes nothing", async () => {
         await addServer(store, "s1");
         const kept = await store.registry.update((draft) => draft);
         delete kept.servers.s1;
@@ -91,7 +91,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1"]);
       });
 
-      it("runs concurrent registry updates one after another, in one instance and in several", async () => {
+      it("the store runs concurrent registry updates one after another, in one instance and in several", async () => {
         const others = await Promise.all([opened.reopen(), opened.reopen()]);
         const stores = [store, ...others];
         const counts = await Promise.all(
@@ -107,7 +107,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await Promise.all(others.map((other) => other.close()));
       });
 
-      it("commits the registry updates that run at the same time as a failing update, but not the failing update", async () => {
+      it("the store commits the registry updates that run at the same time as a failing update", async () => {
         const results = await Promise.allSettled([
           addServer(store, "s1"),
           store.registry.update((draft) => {
@@ -120,7 +120,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(Object.keys((await store.registry.read()).servers).toSorted()).toEqual(["s1", "s2"]);
       });
 
-      it("keeps servers whose ids are names of object properties, such as __proto__", async () => {
+      it("the store keeps servers whose ids are names of object properties, such as __proto__", async () => {
         expect((await store.registry.read()).servers.constructor).toBeUndefined();
         for (const id of ["__proto__", "constructor", "toString"]) {
           await store.registry.update((draft) => {
@@ -135,12 +135,12 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     });
 
     describe("sessions", () => {
-      it("lists no sessions before the first one is created", async () => {
+      it("the store lists no sessions before the first one is created", async () => {
         expect(await store.sessions.list()).toEqual([]);
         expect(await store.sessions.read("nobody")).toBeNull();
       });
 
-      it("returns a session record to every instance exactly as it was created", async () => {
+      it("the store returns a session record to every instance exactly as it was created", async () => {
         const record = sessionRecord("a", { purpose: "ünïcode \u2028 \u0000", ttlMs: 1 });
         await store.sessions.create(record);
         const other = await opened.reopen();
@@ -149,7 +149,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("creates exactly one session, and keeps its record, when several owners create the same id at once", async () => {
+      it("the store creates exactly one session when several owners create the same id at the same time", async () => {
         const owners = Array.from({ length: 8 }, (_, index) => `user${index}`);
         const results = await Promise.allSettled(
           owners.map((owner) => store.sessions.create(sessionRecord("a", { owner }))),
@@ -162,7 +162,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect((await store.sessions.read("a"))?.owner).toBe(winners[0]);
       });
 
-      it("updates one session record and leaves the others unchanged", async () => {
+      it("the store updates one session record and leaves the others unchanged", async () => {
         await store.sessions.create(sessionRecord("a"));
         await store.sessions.create(sessionRecord("b"));
         expect(await store.sessions.update("a", (draft) => ++draft.turns)).toBe(1);
@@ -170,7 +170,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect((await store.sessions.read("b"))?.turns).toBe(0);
       });
 
-      it("loses no update when two instances update one session record concurrently", async () => {
+      it("the store loses no update when two instances update one session record concurrently", async () => {
         await store.sessions.create(sessionRecord("a"));
         const other = await opened.reopen();
         const stores = [store, other];
@@ -183,7 +183,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("writes nothing to a session record when the change throws", async () => {
+      it("the store writes nothing to a session record when the change throws", async () => {
         await store.sessions.create(sessionRecord("a"));
         const update = store.sessions.update("a", (draft) => {
           draft.turns = 7;
@@ -193,12 +193,12 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect((await store.sessions.read("a"))?.turns).toBe(0);
       });
 
-      it("rejects with FLEET_SESSION_NOT_FOUND when the session of an update does not exist", async () => {
+      it("the store rejects with FLEET_SESSION_NOT_FOUND when the session of an update does not exist", async () => {
         const update = store.sessions.update("nobody", (draft) => void draft.turns++);
         await expect(update).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
       });
 
-      it("returns true for exactly one of several deletions of the same session", async () => {
+      it("the store returns true for exactly one of several deletions of the same session", async () => {
         await store.sessions.create(sessionRecord("a"));
         const results = await Promise.all([store.sessions.delete("a"), store.sessions.delete("a")]);
         expect(results.toSorted()).toEqual([false, true]);
@@ -207,7 +207,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.sessions.delete("a")).toBe(false);
       });
 
-      it("creates a deleted session id again without any data of the old record", async () => {
+      it("the store creates a deleted session id again without any data of the old record", async () => {
         await store.sessions.create(sessionRecord("a", { turns: 9 }));
         await store.sessions.delete("a");
         await store.sessions.create(sessionRecord("a", { owner: "bob" }));
@@ -215,7 +215,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.sessions.update("a", (draft) => ++draft.turns)).toBe(1);
       });
 
-      it("deletes only those of many sessions that the caller's check accepts, and returns their ids", async () => {
+      it("deleteMany() deletes only the sessions that the caller's check accepts, and returns their ids", async () => {
         for (const [id, turns] of [
           ["a", 1],
           ["b", 2],
@@ -233,7 +233,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.sessions.deleteMany([], () => true)).toEqual([]);
       });
 
-      it("deletes each of many sessions exactly once when two instances delete them at the same time", async () => {
+      it("the store deletes each session exactly once when two instances delete many at the same time", async () => {
         const other = await opened.reopen();
         const ids = Array.from({ length: 30 }, (_, index) => `s${index}`);
         for (const id of ids) await store.sessions.create(sessionRecord(id));
@@ -243,7 +243,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("either deletes or updates each session when one instance deletes and another one updates them", async () => {
+      it("the store either deletes or updates each session when two instances do both at the same time", async () => {
         const other = await opened.reopen();
         const ids = Array.from({ length: 30 }, (_, index) => `s${index}`);
         for (const id of ids) await store.sessions.create(sessionRecord(id));
@@ -262,7 +262,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("deletes no session when the caller's check throws, and rejects with the same error", async () => {
+      it("the store deletes no session when the caller's check throws, and rejects with the same error", async () => {
         await store.sessions.create(sessionRecord("a"));
         const look = () => {
           throw new Error("no");
@@ -271,7 +271,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.sessions.read("a")).toEqual(sessionRecord("a"));
       });
 
-      it("counts the sessions of each owner and of all owners correctly while sessions are created and deleted", async () => {
+      it("the store counts the sessions of each owner and of all owners after creations and deletions", async () => {
         const other = await opened.reopen();
         const count = async () =>
           await Promise.all(["alice", "bob", "carol", null].map((user) => other.sessions.count(user, 2)));
@@ -291,7 +291,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("lists the session ids of each owner and of all owners correctly while sessions are created and deleted", async () => {
+      it("the store lists the session ids of each owner and of all owners after creations and deletions", async () => {
         const ids = async (owner: string | null) => (await store.sessions.ids(owner)).toSorted();
         expect(await ids(null)).toEqual([]);
         for (const id of ["a", "b", "c"]) await store.sessions.create(sessionRecord(id));
@@ -306,7 +306,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         ]);
       });
 
-      it("treats session ids that differ only in case as different, or refuses the second one", async () => {
+      it("the store treats session ids that differ only in case as different, or refuses the second one", async () => {
         await store.sessions.create(sessionRecord("Abc"));
         const second = await store.sessions.create(sessionRecord("abc", { owner: "bob" })).then(
           () => "created",
@@ -318,10 +318,10 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
       });
 
       it.each([".hidden", "..x", ".tmp-1-ab", ".trash-1-ab", "a.b_c-d", "constructor", "-", "x".repeat(128)])(
-        "creates, updates and deletes a session with the id %s",
+        "the store creates, updates and deletes a session with the id %s",
         async (id) => {
           await store.sessions.create(sessionRecord(id));
-          // A write to the registry may delete left-overs. It must not take a session with such an id for one.
+          // A registry write may delete leftovers. It must not mistake a session with such an id for a leftover.
           await addServer(store, "s1");
           expect(await store.sessions.update(id, (draft) => ++draft.turns)).toBe(1);
           expect(await store.sessions.list()).toEqual([sessionRecord(id, { turns: 1 })]);
@@ -330,7 +330,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
       );
 
       it.each(["", ".", "..", "../x", "a/b", "a\\b", "a b", "a\0", "ä", "x".repeat(129), "%2e"])(
-        "refuses the session id %j in every operation",
+        "the store refuses the session id %j in every operation",
         async (id) => {
           const refusal = { code: "FLEET_SESSION_ID_INVALID", exit: 2 };
           await expect(store.sessions.create(sessionRecord(id))).rejects.toMatchObject(refusal);
@@ -341,7 +341,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         },
       );
 
-      it("refuses an update that changes the id of a session", async () => {
+      it("the store refuses an update that changes the id of a session", async () => {
         await store.sessions.create(sessionRecord("a"));
         const update = store.sessions.update("a", (draft) => {
           draft.id = "b";
@@ -362,7 +362,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     describe("usage", () => describeUsage(() => ({ store, reopen: opened.reopen })));
 
     describe("placements", () => {
-      it("shows every instance each user's last placement, and ignores a move that expects an older placement", async () => {
+      it("the store shows each user's last placement, and ignores a move from an older placement", async () => {
         expect(await store.placements.read("alice")).toBeNull();
         expect(await store.placements.record("alice", null, { serverId: "shared-1" })).toEqual({
           serverId: "shared-1",
@@ -392,7 +392,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     });
 
     describe("purges", () => {
-      it("a purge keeps its beginning, and ends when its last host is done", async () => {
+      it("a purge that begins again keeps its start time, and a purge ends when its last host is done", async () => {
         const purge = { user: "alice", begunAt: "2026-01-01T00:00:00.000Z", pending: [null] };
         expect(await store.purges.read("alice")).toBeNull();
         expect(await store.purges.begin(purge)).toEqual(purge);
@@ -409,7 +409,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     });
 
     describe("keyed turns", () => {
-      it("records each key of each user once, and shows every instance the last replacement", async () => {
+      it("the store records each Idempotency-Key of a user once, and shows its latest record", async () => {
         const record = keyedTurn("alice", "k1");
         expect(await store.keyedTurns.read("alice", "k1")).toBeNull();
         expect(await store.keyedTurns.create(record)).toBe(true);
@@ -424,7 +424,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("counts and lists the keys of each user, and deletes them", async () => {
+      it("the store counts, lists and deletes the Idempotency-Keys of each user", async () => {
         for (const [user, key] of [
           ["alice", "k1"],
           ["alice", "k2"],
@@ -443,7 +443,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
       });
     });
 
-    it("does not return from close() before all running writes are finished", async () => {
+    it("close() waits until all running writes are finished", async () => {
       const writes = [addServer(store, "s1"), addServer(store, "s2")];
       await store.close();
       const other = await opened.reopen();

@@ -64,7 +64,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
   const { processes, files, clock } = system;
 
   describe(`the processes (${name})`, () => {
-    it("finds a live process with its parent, and with the same start time at each look", () => {
+    it("the system finds a live process with its parent, and with the same start time in each call", () => {
       const pid = sleeper();
       const found = processes.find(pid);
       expect(found).toEqual({ pid, parent: process.pid, started: expect.stringMatching(/\S/) });
@@ -72,12 +72,12 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(processes.find(process.pid)).toMatchObject({ pid: process.pid, parent: process.ppid });
     });
 
-    it("finds no process for a PID that no process has", () => {
+    it("the system finds no process for a PID that no process has", () => {
       for (const pid of [-1, 0, 0.5, Number.NaN, 2 ** 22 + 1, 2 ** 40])
         expect(processes.find(pid), String(pid)).toBeNull();
     });
 
-    it("knows the PID that a process has in its own PID namespace, if it is exact", async () => {
+    it("innerPid returns the PID of a process in its own PID namespace, or null if `exact` is false", async () => {
       expect(processes.innerPid(process.pid)).toBe(exact ? process.pid : null);
       expect(processes.innerPid(2 ** 22 + 1)).toBeNull();
       if (process.getuid?.() !== 0) return;
@@ -89,7 +89,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(processes.innerPid(inner)).toBe(exact ? 1 : null);
     });
 
-    it("does not find a process that has ended", async () => {
+    it("the system does not find a process that has ended", async () => {
       const pid = sleeper();
       await killed(pid);
       expect(processes.find(pid)).toBeNull();
@@ -97,7 +97,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(processes.listensOn(pid, 80)).toBe(false);
     });
 
-    it("does not find a zombie, alone or in a list", async () => {
+    it("the system finds a zombie neither by its PID nor in a list", async () => {
       // The shell becomes a program that never asks for the exit status of its child.
       const { pid } = shell("sleep 1000 & exec sleep 1000", { [VARIABLE]: "zombie" });
       const child = await eventually("the child", () => statusOf(pid).state !== undefined && childrenOf(pid)[0]);
@@ -118,7 +118,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(processes.exitOfZombie(pid, processes.find(pid)?.started ?? "")).toBeNull();
     });
 
-    it("finds the members of a process session in every process group, and no stranger", async () => {
+    it("the system finds the members of a process session in every process group, and no other process", async () => {
       const stranger = sleeper();
       // Job control gives the second sleep its own group.
       const { pid } = shell("sleep 1000 & set -m; (sleep 1000; true) & wait");
@@ -130,7 +130,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(pidsOf(processes.inSession(stranger))).not.toContain(pid);
     });
 
-    it("finds a process by a variable of its environment, and not by the same text in its command line", async () => {
+    it("the system finds a process by its environment, and not by the same text in its command line", async () => {
       const value = "launch-1";
       const sleeping = sleeper({ [VARIABLE]: value, ANOTHER: "x" });
       const others = [
@@ -144,7 +144,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(pidsOf(processes.withVariable(VARIABLE, value))).toEqual([sleeping]);
     });
 
-    it("returns variables with blanks and Chinese characters, whatever the command line contains", async () => {
+    it("the system returns variables with any characters, whatever the command line contains", async () => {
       const variables = { [VARIABLE]: "/状态 文件夹/器", OTHER: "second" };
       const lines = `\n    1     0     0 S Thu Nov 26 14:32:39 2026 ${VARIABLE}=forged`;
       // On the one line of `ps`, the end of TEXT would look like the variable. So only an exact implementation gets TEXT.
@@ -157,7 +157,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(pidsOf(all)).not.toContain(process.pid);
     });
 
-    it("finds each of many processes", async () => {
+    it("the system finds each of many processes", async () => {
       const { pid } = shell("for _ in $(seq 150); do sleep 1000 & done; wait", { [VARIABLE]: "many" });
       const all = await eventually("the processes", () => {
         const children = childrenOf(pid);
@@ -168,7 +168,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(pidsOf(processes.inSession(pid))).toEqual(sorted(all));
     });
 
-    it("finds a process that stays, without an error, while other processes start and end all the time", async () => {
+    it("the system finds a long-lived process even if others start and end all the time", async () => {
       const folder = temporaryFolder();
       const log = join(folder, "log");
       const held = openSync(log, "a");
@@ -187,7 +187,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       }
     });
 
-    it("finds a process that is being killed, with its start time, until the process is gone", async () => {
+    it("the system finds a process that is being killed, with its start time, until the process is gone", async () => {
       for (let round = 0; round < 5; round++) {
         const pid = sleeper({ [VARIABLE]: "killed" });
         const started = processes.find(pid)?.started;
@@ -203,7 +203,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       }
     });
 
-    it("finds the processes that have a file open for writing, but no process that only reads the file", async () => {
+    it("the system finds processes that have a file open for writing, but not those that only read it", async () => {
       const folder = temporaryFolder();
       const [log, link] = [join(folder, "日志 log"), join(folder, "link")];
       writeFileSync(log, "");
@@ -225,7 +225,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(processes.writersOf(join(folder, "none"))).toEqual([]);
     });
 
-    it.each(["127.0.0.1", "::1"])("knows which process listens on a port of %s", async (host) => {
+    it.each(["127.0.0.1", "::1"])("listensOn returns whether a process listens on a port of %s", async (host) => {
       const { port } = await listening(host);
       expect(processes.listensOn(process.pid, port)).toBe(true);
       expect(processes.listensOn(process.pid, port === 65_535 ? port - 1 : port + 1)).toBe(false);
@@ -234,7 +234,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(processes.listensOn(1, port)).toBe(false);
     });
 
-    it("knows the ports to which a client is connected, and ignores the clients that the caller names", async () => {
+    it("connectedPorts returns the ports with clients, except clients that the caller names", async () => {
       const [quiet, busy] = [await listening("127.0.0.1"), await listening("127.0.0.1")];
       const accepted = new Promise<Socket>((resolve) => busy.server.once("connection", resolve));
       const client = connect(busy.port, "127.0.0.1");
@@ -249,7 +249,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(processes.connectedPorts(new Set(), new Set())).toEqual(new Set());
     });
 
-    it("measures the memory of a process", async () => {
+    it("the system measures the memory of a process", async () => {
       const script = "const held = Buffer.alloc(64e6, 1); console.log(held.length); setInterval(() => held, 1e6)";
       const child = spawn(process.execPath, ["-e", script], { stdio: ["ignore", "pipe", "ignore"] });
       onTestFinished(() => void child.kill("SIGKILL"));
@@ -261,7 +261,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
   });
 
   describe(`the file systems (${name})`, () => {
-    it("knows the file system of a folder, and which kinds cannot hold the state", () => {
+    it("the system returns the file system of a folder, and whether its kind is unfit for the state", () => {
       const folder = temporaryFolder();
       const [source, type, mountPoint] = spawnSync("findmnt", ["-no", "SOURCE,FSTYPE,TARGET", "--target", folder], {
         encoding: "utf8",
@@ -276,7 +276,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(() => files.unfit(join(folder, "none"))).toThrow(expect.objectContaining({ code: "ENOENT" }));
     });
 
-    it.skipIf(!isRoot)("knows a file system whose mount point has blanks and brackets in its name", () => {
+    it.skipIf(!isRoot)("the system reads mount points with blanks and brackets in their names", () => {
       const folder = join(temporaryFolder(), "on a (b) type c");
       mkdirSync(folder);
       expect(spawnSync("mount", ["-t", "tmpfs", "fleet", folder]).status).toBe(0);
@@ -287,7 +287,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       }
     });
 
-    it("reaches the entries of an open folder after somebody has replaced the folder by a link", () => {
+    it("the system reaches the entries of an open folder after somebody has replaced the folder with a link", () => {
       const folder = temporaryFolder();
       for (const name of ["held", "other"]) {
         mkdirSync(join(folder, name));
@@ -306,7 +306,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
   });
 
   describe(`the clock of the machine (${name})`, () => {
-    it("is one clock for all processes, and does not go back", () => {
+    it("the clock is the same in all processes, and does not go back", () => {
       const before = clock.nowMs();
       const script = "const [s, n] = process.hrtime(); console.log(s * 1000 + n / 1e6)";
       const other = Number(spawnSync(process.execPath, ["-e", script], { encoding: "utf8" }).stdout);
@@ -315,7 +315,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(other).toBeLessThan(after);
     });
 
-    it("returns the kernel's id for the current boot of the machine", () => {
+    it("the system returns the kernel's id for the current boot of the machine", () => {
       expect(clock.bootId()).toBe(readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim());
     });
   });

@@ -23,13 +23,13 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     ({ store, reopen } = current());
   });
 
-  it("has no tokens before the first one is created", async () => {
+  it("the store has no tokens before the first one is created", async () => {
     expect(await store.tokens.read("abc")).toBeNull();
     expect(await store.tokens.list()).toEqual([]);
     expect(await store.tokens.delete("abc")).toBe(false);
   });
 
-  it("returns each token to every instance with all its fields", async () => {
+  it("the store returns each token to every instance with all its fields", async () => {
     const limited = tokenRecord("b2", { user: "zoë", expiresAt: "2030-01-01T00:00:00.000Z" });
     await store.tokens.create(tokenRecord("a1"));
     await store.tokens.create(limited);
@@ -40,7 +40,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
-  it("gives every instance the same clock for the expiry of tokens", async () => {
+  it("the store gives every instance the same clock for the expiry of tokens", async () => {
     const before = await store.now();
     const other = await reopen();
     const after = await other.now();
@@ -50,7 +50,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
-  it("gives one token for a one-time code, to whichever instance asks first", async () => {
+  it("the store gives one token for a one-time code, to whichever instance asks first", async () => {
     const { token: code } = await issueCode(store, "alice", { scopes: ["read"] });
     const other = await reopen();
     const given = await Promise.all([store, other, other].map(async (each) => await redeemCode(each, code, "alice")));
@@ -61,7 +61,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
-  it("deletes a revoked token for every instance, and no other token", async () => {
+  it("the store deletes a revoked token for every instance, and no other token", async () => {
     await store.tokens.create(tokenRecord("a1"));
     await store.tokens.create(tokenRecord("a2"));
     const other = await reopen();
@@ -72,7 +72,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
-  it("creates exactly one token when several are created with the same id at once", async () => {
+  it("the store creates exactly one token when several are created with the same id at once", async () => {
     const users = ["ann", "ben", "cid", "dan"];
     const attempts = users.map((user) => store.tokens.create(tokenRecord("same", { user })));
     const outcomes = await Promise.allSettled(attempts);
@@ -81,7 +81,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     expect(await store.tokens.read("same")).toMatchObject({ user: winner });
   });
 
-  it("ends a token early for every instance, remembers its first end, and never lengthens its life", async () => {
+  it("endBy() ends a token early for every instance, records its original end, and never delays an end", async () => {
     const [soon, late] = ["2027-01-01T00:00:00.000Z", "2030-01-01T00:00:00.000Z"];
     await store.tokens.create(tokenRecord("a1"));
     await store.tokens.create(tokenRecord("b2", { expiresAt: late }));
@@ -98,7 +98,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
-  it("returns the last use of each token to every instance", async () => {
+  it("the store returns the last use of each token to every instance", async () => {
     const at = "2026-02-01T00:00:00.000Z";
     await store.tokens.create(tokenRecord("a1"));
     await store.tokens.create(tokenRecord("b2"));
@@ -111,7 +111,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
-  it("keeps a token revoked although others use and end it at the same moment", async () => {
+  it("the store keeps a token revoked even if another instance uses or ends it at the same moment", async () => {
     const at = "2027-01-01T00:00:00.000Z";
     const other = await reopen();
     for (let round = 0; round < 20; round++) {
@@ -132,7 +132,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
-  it("finds and deletes no token under an invalid id, and refuses to create a token with it", async () => {
+  it("the store finds and deletes no token under an invalid id, and refuses to create a token with it", async () => {
     for (const id of ["", "../registry", "A", "a/b", "a.b", "__proto__", "*", "x".repeat(65)]) {
       expect(await store.tokens.read(id), id).toBeNull();
       expect(await store.tokens.delete(id), id).toBe(false);

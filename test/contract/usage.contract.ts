@@ -3,10 +3,10 @@ import type { LedgerLine, UsageBy, UsagePart } from "../../src/model/usage/usage
 import type { Store } from "../../src/store/ports.js";
 
 const HOUR_MS = 3_600_000;
-/** Tokens are counted from the beginning of a day, which may end during a test. */
+/** Tests count tokens from this moment, not from the beginning of a day, because a day may end during a test. */
 const STARTED = Date.now();
 
-/** The two lines of a request of 10 input and 5 output tokens. */
+/** The two ledger lines of a request with 10 input tokens and 5 output tokens. */
 export function requestLines(id: string, changes: Partial<LedgerLine> = {}): [LedgerLine, LedgerLine] {
   const begun: LedgerLine = {
     id,
@@ -42,14 +42,14 @@ export function describeUsage(current: () => { store: Store; reopen: () => Promi
     (await store.usage.read({ ...all, by, ...changes })).sort((a, b) => String(a.key).localeCompare(String(b.key)));
   const ann = { key: "ann", user: "ann", model: "gpt-5", turns: 0, cacheReadTokens: null, credits: null };
 
-  it("has no usage before the first line", async () => {
+  it("the store has no usage before the first line", async () => {
     expect(await read()).toEqual([]);
     expect(await store.usage.tokensSince("ann", STARTED)).toBe(0);
     await store.usage.upkeep(HOUR_MS);
     await store.usage.settled();
   });
 
-  it("adds up the lines of all instances, and counts a request whose end nobody wrote, with its tokens unknown", async () => {
+  it("the store adds up the lines of all instances, and counts an unfinished request with unknown tokens", async () => {
     const other = await reopen();
     const [cut] = requestLines("3", { user: "bob" });
     expect(store.usage.append(requestLines("1"))).toBe(2);
@@ -64,7 +64,7 @@ export function describeUsage(current: () => { store: Store; reopen: () => Promi
     await other.close();
   });
 
-  it("groups by session, model, token and day, and counts one user alone", async () => {
+  it("the store groups usage by session, model, token and day, and can count a single user", async () => {
     const [turn] = requestLines("t", { kind: "turn", at: "2026-11-01T23:59:59.999Z" });
     store.usage.append([turn, ...requestLines("1", { tokenId: "k1", at: "2026-11-02T00:00:00.000Z" })]);
     store.usage.append(
@@ -92,7 +92,7 @@ export function describeUsage(current: () => { store: Store; reopen: () => Promi
     expect((await read("session", { user: "bob" })).map(({ key }) => key)).toEqual(["s2"]);
   });
 
-  it("counts only lines of the wanted time, to the millisecond", async () => {
+  it("the store counts only lines of the requested period, exact to the millisecond", async () => {
     const now = Math.floor(Date.now() / HOUR_MS) * HOUR_MS - 90 * 60_000;
     for (const [index, ms] of [-1, 0, HOUR_MS, 2 * HOUR_MS - 1, 2 * HOUR_MS].entries())
       store.usage.append(requestLines(String(index), { at: new Date(now + ms).toISOString() }));
@@ -100,13 +100,13 @@ export function describeUsage(current: () => { store: Store; reopen: () => Promi
     expect(part?.requests).toBe(3);
   });
 
-  it("keeps what a request reported as 0 apart from what nobody reported", async () => {
+  it("the store distinguishes a reported 0 from a number that was not reported", async () => {
     const [begun, ended] = requestLines("1");
     store.usage.append([begun, { ...ended, inputTokens: 0, outputTokens: null, credits: 0.25 }]);
     expect(await read()).toEqual([{ ...ann, requests: 1, inputTokens: 0, outputTokens: null, credits: 0.25 }]);
   });
 
-  it("replaces the name of a session, and leaves a user of that name, and the other way round", async () => {
+  it("rename() replaces a session's name but not a user with the same name, and the other way round", async () => {
     store.usage.append(requestLines("1", { user: "ann", sessionId: "ben" }));
     store.usage.append(requestLines("2", { user: "ben", sessionId: "ann" }));
     await store.usage.rename({ users: new Map([["ann", "~1"]]), sessions: new Map([["ben", "~2"]]) });
@@ -115,7 +115,7 @@ export function describeUsage(current: () => { store: Store; reopen: () => Promi
     expect(await store.usage.tokensSince("ben", STARTED)).toBe(15);
   });
 
-  it("replaces the names of a user and of sessions everywhere, and keeps the numbers", async () => {
+  it("rename() replaces the names of a user and of sessions everywhere, and keeps the numbers", async () => {
     const names = { users: new Map([["ann", "~1"]]), sessions: new Map([["s1", "~2"]]) };
     store.usage.append(requestLines("1"));
     store.usage.append(requestLines("2", { user: 'x","user":"ann","', sessionId: "s2" }));
@@ -134,7 +134,7 @@ export function describeUsage(current: () => { store: Store; reopen: () => Promi
     expect(await store.usage.tokensSince("~1", STARTED)).toBe(15);
   });
 
-  it("counts each line once when several instances write and count at the same time", async () => {
+  it("the store counts each line once when several instances write and count at the same time", async () => {
     const others = await Promise.all([reopen(), reopen()]);
     const write = async (each: Store, name: string) => {
       for (let index = 0; index < 200; index++) {

@@ -78,7 +78,7 @@ describe("archives of sessions", () => {
     expect((await source.sessions.use(id, "two", { user: "ann" })).text).toBe("[turn 2] two");
   });
 
-  it("an export during a turn waits for its end, and the archive has the whole turn", async () => {
+  it("an export during a turn waits for the turn's end, and the archive contains the complete turn", async () => {
     const id = unused("busy");
     await source.sessions.create({ user: "ann", sessionId: id });
     const turn = source.sessions.use(id, "!hold me", { user: "ann" });
@@ -144,7 +144,7 @@ describe("archives of sessions", () => {
     await expect(target.sessions.import(to.folder, { user: "ann" })).rejects.toMatchObject(invalid);
   });
 
-  it.each(Object.entries(HOSTILE_ARCHIVES))("refuses %s, and writes nothing", async (_, [archive, refusal]) => {
+  it.each(Object.entries(HOSTILE_ARCHIVES))("import refuses %s, and writes nothing", async (_, [archive, refusal]) => {
     const file = archivePath();
     writeFileSync(file, archive);
     const before = tree(target);

@@ -67,12 +67,12 @@ async function giveUp(user: string, ids: readonly string[]): Promise<string[]> {
 /** Moves all events so far into one more segment of the audit log. */
 async function endSegment(): Promise<void> {
   const files = new LogFiles(fleet.stateRoot);
-  // The newest batches stay as they are.
+  // The compaction leaves the newest batches alone, so add some.
   for (let count = 0; count < 10; count++) await fleet.tokens.issue("ann");
   await compact(files, 1);
 }
 
-/** The files of a host that comes back which contain one of the words. The store itself is not its part. */
+/** The files of the returning host, outside of its store, that contain one of the words. */
 function placesOf(words: readonly string[]): string[] {
   return ["servers", "usage", "events"].flatMap((folder) => found(join(fleet.stateRoot, folder), words));
 }
@@ -85,7 +85,7 @@ async function notesLeft(): Promise<number> {
 }
 
 describe("a purge", () => {
-  it("erases everything of a user and nothing of others, and its receipt counts it", async () => {
+  it("a purge erases everything of a user and nothing of others, and its receipt counts what it erased", async () => {
     const { user, words, canary } = leaver();
     await talk(user, `${canary} one`);
     const keyed = unused("keyed");
@@ -130,7 +130,7 @@ describe("a purge", () => {
     await fleet.users.purge(user);
   });
 
-  it("that nobody finished keeps the user out, doctor reports it, and gc finishes it", async () => {
+  it("a purge that nobody finished keeps the user out, doctor reports it, and gc finishes it", async () => {
     const { user, words } = leaver();
     await talk(user, "hello");
     const store = openFileStore(fleet.stateRoot);
@@ -150,7 +150,7 @@ describe("a purge", () => {
     await fleet.users.purge(user);
   });
 
-  it("that is not complete shows in the metrics of serve, with the time when it began", async () => {
+  it("a purge that is not complete appears in the metrics of serve, with the time when it began", async () => {
     const { user } = leaver();
     const begunAt = new Date(Date.now() - 3_600_000).toISOString();
     const store = openFileStore(fleet.stateRoot);
@@ -165,7 +165,7 @@ describe("a purge", () => {
     await serving.end();
   });
 
-  it.each([...PURGE_STEPS, "done"])("that was killed before the step %s is finished by the next one", async (step) => {
+  it.each([...PURGE_STEPS, "done"])("a purge killed before the step %s is finished by the next one", async (step) => {
     const { user, words, canary } = leaver();
     await talk(user, canary);
     await fleet.tokens.issue(user);
@@ -178,8 +178,8 @@ describe("a purge", () => {
   });
 });
 
-describe("a host that a purge gave up and that comes back", () => {
-  it("erases its part in a log of several segments, also in the audit log and in the ids of sessions", async () => {
+describe("a host that a purge gave up on, when it comes back", () => {
+  it("a host that a purge gave up on erases its part when it returns, even in several log segments", async () => {
     const { user, words, canary } = leaver();
     const id = await talk(user, canary);
     await endSegment();
@@ -195,7 +195,7 @@ describe("a host that a purge gave up and that comes back", () => {
     expect(await fleet.events.verify()).toMatchObject({ ok: true, brokenAt: null });
   });
 
-  it("ends a server of the user that still runs, and passes damaged lines of the ledger", async () => {
+  it("a returning host ends a purged user's running server, and skips damaged lines of the ledger", async () => {
     const { user, words, canary } = leaver();
     const id = await talk(user, canary);
     const server = await at.record(user);
@@ -210,7 +210,7 @@ describe("a host that a purge gave up and that comes back", () => {
     expect(placesOf(words)).toEqual([]);
   });
 
-  it("warns when a part cannot be erased, erases the others, and tries again", async () => {
+  it("a returning host warns when a part cannot be erased, erases the others, and tries again", async () => {
     const [kept, erased] = [leaver(), leaver()];
     for (const { user, canary } of [kept, erased]) await giveUp(user, [await talk(user, canary)]);
     const chat = chatHistoryPath(fleet.stateRoot, kept.user);
@@ -227,7 +227,7 @@ describe("a host that a purge gave up and that comes back", () => {
 });
 
 describe("the export of a user", () => {
-  it("has every session as an archive that can be imported, and the rest as JSON without tokens", async () => {
+  it("a user's export has every session as an importable archive, and the rest as JSON without tokens", async () => {
     const { user, canary } = leaver();
     const id = await talk(user, canary);
     const { token, id: tokenId } = await fleet.tokens.issue(user);
@@ -247,7 +247,7 @@ describe("the export of a user", () => {
     expect(await fleet.events.list({ user: "heir", type: "session.imported" })).toMatchObject([{ sessionId: id }]);
   });
 
-  it("refuses a folder that is not empty, and a user whom the fleet does not know", async () => {
+  it("a user's export refuses a folder that is not empty, and a user whom the fleet does not know", async () => {
     const folder = join(at.folder, unused("full"));
     mkdirSync(folder);
     writeFileSync(join(folder, "mine"), "mine");

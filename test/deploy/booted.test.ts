@@ -54,7 +54,7 @@ it.skipIf(problem !== undefined)(
       ...files,
       secret("COPILOTFLEET_STORE", `redis://:canary-redis@127.0.0.1:${redis.port}/0\n`),
       secret("MODEL_KEY", "canary-key\n"),
-      // There is no journal on the machine.
+      // The machine has no journal, so let the units append to a file.
       {
         path: "/etc/systemd/system/copilotfleet.service.d/log.conf",
         mode: "0644",
@@ -67,7 +67,7 @@ it.skipIf(problem !== undefined)(
       expect(ran, `${command}\n${ran.stderr}${machine.messages}\n${log}`).toMatchObject({ code: 0 });
       return ran.stdout;
     };
-    // Do what the notices say.
+    // Follow the notices.
     const [install = ""] = notices.flatMap((notice) => /^Once the files are in place: (.*)$/.exec(notice)?.[1] ?? []);
     await ok(install);
     const [asUser = ""] = notices.flatMap(

@@ -12,7 +12,7 @@ type Port = { port?: number; containerPort?: number };
 
 const portsOf = (manifests: Manifests, service: string) =>
   (find(manifests, "Service", service).spec as unknown as { ports: Port[] }).ports;
-/** The configuration from the variables of a host, whose name Kubernetes fills in. */
+/** The configuration from a host's variables, without those into which Kubernetes fills the host's name. */
 const configOf = (manifests: Manifests) => {
   const { env } = hostContainer(manifests);
   const variables = env.flatMap(({ name, value }) =>
@@ -34,7 +34,7 @@ describe("the HTTP API in Kubernetes", () => {
     expect(yaml).not.toMatch(/4380|name: http|COPILOTFLEET_HTTP_ORIGINS|kind: Ingress\n/);
   });
 
-  it("deploy kubernetes exposes the HTTP API in the cluster if serve.http is set, and the probes stay where they are", () => {
+  it("deploy kubernetes exposes the HTTP API in the cluster if serve.http is set, and leaves the probes alone", () => {
     const { manifests, notices } = kubernetes(HTTP);
     expect(portsOf(manifests, "fleet")).toContainEqual({
       name: "http",
@@ -48,7 +48,7 @@ describe("the HTTP API in Kubernetes", () => {
       readinessProbe: { httpGet: { path: "/readyz", port: "metrics" } },
       livenessProbe: { httpGet: { path: "/healthz", port: "metrics" } },
     });
-    // The configuration of this machine has another address.
+    // serve.http has an address of this machine, which does not apply to the pods.
     expect(JSON.stringify(find(manifests, "ConfigMap"))).not.toContain("4380");
     const { serve, http } = configOf(manifests);
     expect(serve.http).toEqual({ host: "0.0.0.0", port: 4380 });
@@ -65,7 +65,7 @@ describe("the HTTP API in Kubernetes", () => {
     );
   });
 
-  it("deploy kubernetes --ingress-host turns the HTTP API on, and leads the public name to it without buffers", () => {
+  it("deploy kubernetes --ingress-host turns the HTTP API on, and routes the public name to it unbuffered", () => {
     const { manifests, notices } = kubernetes({ ...ECHO, COPILOTFLEET_SERVE_MAX_FRAME: "2mb" }, PUBLIC);
     const { metadata, spec } = find(manifests, "Ingress");
     expect(metadata?.annotations).toEqual({

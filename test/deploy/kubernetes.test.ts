@@ -305,7 +305,7 @@ describe("secrets", () => {
       ["COPILOTFLEET_PROVIDER_BASE_URL_FILE", "/run/secrets/copilotfleet/COPILOTFLEET_PROVIDER_BASE_URL"],
       ["COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE", "/run/secrets/copilotfleet/TEAM_TOKEN"],
     ]);
-    // Only variables that servers get are variables of the host, too.
+    // A secret becomes a variable of the host only if servers get that variable, too.
     expect(env.filter(({ valueFrom }) => valueFrom?.secretKeyRef !== undefined)).toEqual([
       { name: "HTTPS_PROXY", valueFrom: { secretKeyRef: { name: "keys", key: "HTTPS_PROXY", optional: true } } },
     ]);

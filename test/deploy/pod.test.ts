@@ -68,7 +68,7 @@ it.skipIf(!POSSIBLE)(
     expect(streamed).toMatch(/\[turn 1\] hello[\s\S]*event: turn\.end/);
     expect(await curl("evil.example", "/v1/me")).toContain("FLEET_ORIGIN_REFUSED");
 
-    // The server has its user's token from the file of the Secret. No environment of a process outside its launch has it.
+    // The user's server has the token from the file of the Secret. No process outside that server's launch has it.
     const launchOf = 'tr "\\0" "\\n" <$p/environ | grep "^COPILOTFLEET_LAUNCH_ID=" || echo other';
     const holders = `for p in /proc/[0-9]*; do if grep -q gho_canary $p/environ; then ${launchOf}; fi; done | sort -u`;
     expect((await pod.exec(["sh", "-c", holders])).stdout).toMatch(/^COPILOTFLEET_LAUNCH_ID=\S+\n$/);

@@ -25,7 +25,7 @@ function scratch(): string {
   return folder;
 }
 
-/** The overall exposure that systemd sees in a service, from 0 to 10. */
+/** The exposure of a service as systemd-analyze rates it, from 0 to 10. */
 function exposure(path: string): number {
   const { stdout } = spawnSync("systemd-analyze", ["security", "--offline=true", "--no-pager", path], {
     encoding: "utf8",
@@ -133,7 +133,7 @@ describe("the systemd units", () => {
       expect(services).toHaveLength(2);
       const written = await writeFiles(root, services);
       for (const path of written) expect(exposure(path)).toBeLessThanOrEqual(1.5);
-      // Show that the measure does notice what a unit allows.
+      // Show that the rating gets worse when a unit allows more.
       const [service = ""] = written;
       writeFileSync(service, readFileSync(service, "utf8").replace(/^SystemCallFilter=.*$/gm, ""));
       expect(exposure(service)).toBeGreaterThan(1.5);
@@ -207,7 +207,7 @@ describe("the systemd units", () => {
       const complaints = (text: string) => text.split("\n").filter((line) => line.includes("copilotfleet"));
       const good = verify();
       expect({ status: good.status, complaints: complaints(good.stderr) }).toEqual({ status: 0, complaints: [] });
-      // Show that the verification does complain about faults.
+      // Show that the verification reports faults.
       const [service = ""] = written;
       writeFileSync(service, readFileSync(service, "utf8").replace("KillMode=mixed", "KillMod=mixed"));
       expect(complaints(verify().stderr).join()).toContain("KillMod");

@@ -17,7 +17,7 @@ const BLOCKS = pages().flatMap(blocksOf);
 const ofLanguage = (...languages: string[]) => BLOCKS.filter(({ language }) => languages.includes(language));
 const titled = (blocks: readonly Block[]) => blocks.map((block) => [`${block.page}:${block.line}`, block] as const);
 
-/** Programs that the tests do not start. A stand-in checks what it can about their arguments. */
+/** Scripts that replace programs in the tests. Where possible, a stand-in checks its arguments. */
 const STAND_INS: Record<string, string> = {
   // Accepts a script that package.json has, and npm's own commands.
   npm: `const { scripts } = require("${ROOT}package.json");
@@ -37,7 +37,7 @@ const STAND_INS: Record<string, string> = {
   sudo: "",
 };
 
-/** The commands in CONTRIBUTING.md would build while other tests use the build. */
+/** Replaces `node` for CONTRIBUTING.md, whose commands would otherwise rebuild while other tests use the build. */
 const NODE_STAND_IN = `process.exitCode = require("fs").existsSync("${ROOT}" + process.argv[2]) ? 0 : 1;`;
 
 /** A fleet whose PATH has the built command as `copilotfleet`, and the stand-ins. */
@@ -69,7 +69,7 @@ function commandsOf(block: Block): { command: string; prints: string | undefined
     .map((line) => ({ command: line, prints: /#.*\bprints\b[^:]*: (.*)$/.exec(line)?.[1]?.trim() }));
 }
 
-/** Runs the commands in one shell, and ends what they left in the background. */
+/** Runs the commands in one shell, and then ends their background jobs. */
 async function runInShell(fleet: TestFleet, cwd: string, commands: readonly { command: string }[]) {
   const marker = (index: number) => `<<< ${index} >>>`;
   const script = [
@@ -91,7 +91,7 @@ async function runInShell(fleet: TestFleet, cwd: string, commands: readonly { co
 describe("the index of the documents", () => {
   const inDocs = pages().filter((page) => /^docs\/[^/]+\.md$/.test(page) && page !== "docs/README.md");
 
-  it.each(inDocs)("docs/README.md and the menu of the site lead to %s", (page) => {
+  it.each(inDocs)("docs/README.md and the menu of the site link to %s", (page) => {
     const name = page.slice("docs/".length, -".md".length);
     expect(readFileSync(join(ROOT, "docs/README.md"), "utf8")).toContain(`](${name}.md)`);
     expect(readFileSync(join(ROOT, "docs/.vitepress/config.ts"), "utf8")).toContain(`"/${name}"`);
@@ -166,7 +166,7 @@ describe("the code blocks of the documents", () => {
       writeFileSync(file, `${source}\nexport {};\n`);
       return file;
     });
-    // docs/http.md generates this file.
+    // A command in docs/http.md generates this file.
     copyFileSync(join(ROOT, "test/fixtures/api/openapi.ts"), join(folder, "openapi.ts"));
     const { options } = ts.parseJsonConfigFileContent(
       ts.readConfigFile(join(ROOT, "tsconfig.json"), (path) => readFileSync(path, "utf8")).config,

@@ -14,7 +14,7 @@ const rows = [...text.matchAll(/^\| `(bwrap|landlock|none)`\s*\|([^|]*)\|([^|]*)
   }),
 );
 
-it("the table of sandboxes in docs/security.md says what each one restricts on this machine", async () => {
+it("the table of sandboxes in docs/security.md lists what each sandbox does not restrict on this machine", async () => {
   const launcher = await tryLauncher();
   const attempts: [start: string, attempt: Attempt][] = [
     ["bwrap around our launcher", await tryBwrapAround(launcher)],
@@ -34,6 +34,6 @@ it("the table of sandboxes in docs/security.md says what each one restricts on t
   expect(found.map(({ mode, still }) => ({ mode, not: still }))).toEqual(found.map(({ expected }) => expected));
 });
 
-it("docs/security.md explains each word of the table", () => {
+it("docs/security.md explains each protection that the table of sandboxes names", () => {
   for (const [name, meaning] of Object.entries(PROTECTIONS)) expect(text).toContain(`- \`${name}\`: ${meaning}`);
 });

@@ -5,7 +5,7 @@ const ROOT = new URL("../../", import.meta.url);
 const read = (path: string) => readFileSync(new URL(path, ROOT), "utf8");
 const model = read("docs/threat-model.md");
 
-/** The first cells of the rows of the table below a heading, and their last cells. */
+/** The first and the last cell of each row of the table below a heading. */
 function rowsOf(heading: string): { first: string; last: string }[] {
   const section = model.split(`\n## ${heading}\n`)[1]?.split("\n## ")[0] ?? "";
   const rows = [...section.matchAll(/^\|(.*)\|$/gm)].map(([, row = ""]) => row.split("|").map((cell) => cell.trim()));

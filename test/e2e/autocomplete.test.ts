@@ -38,7 +38,7 @@ beforeAll(async () => {
 });
 afterAll(async () => await fleet.end());
 
-/** The candidates for the last word. */
+/** The words that the completion offers in place of the last of `words`, without their descriptions. */
 async function candidates(
   words: readonly string[],
   env: NodeJS.ProcessEnv = {},
@@ -111,11 +111,11 @@ describe("autocomplete", () => {
     [["create", "--id", ""], []],
     [["ps", "--config", ""], [":files"]],
     [[""], expect.arrayContaining(["ps", "ls", "token", "completion"])],
-  ])("offers for %j the words that the command accepts there", async (words, expected) => {
+  ])("autocomplete completes the last word of %j with the words that the command accepts", async (words, expected) => {
     expect((await candidates(words)).toSorted()).toEqual(expected);
   });
 
-  it("describes commands and flags to zsh and fish, and not to bash", async () => {
+  it("autocomplete adds descriptions of commands and flags for zsh and fish, but not for bash", async () => {
     const help = "show flags and examples";
     for (const shell of ["zsh", "fish"])
       expect(await fleet.ok(["autocomplete", shell, "--", "ps", "--he"])).toBe(`--help\t${help}\n`);
@@ -124,7 +124,7 @@ describe("autocomplete", () => {
     expect(found.json()).toEqual({ candidates: [{ value: "--help", description: help }], files: false });
   });
 
-  it("changes nothing on the disk and starts no server", async () => {
+  it("autocomplete changes nothing on the disk and starts no server", async () => {
     const look = () =>
       readdirSync(fleet.root, { recursive: true, encoding: "utf8" })
         .toSorted()
@@ -144,7 +144,7 @@ describe("autocomplete", () => {
     expect(readdirSync(fleet.folder)).not.toContain("nothing-yet");
   });
 
-  it("offers nothing that a shell would interpret", async () => {
+  it("autocomplete offers no value that a shell would interpret", async () => {
     for (const model of ["$(touch<made)", "--x;touch<made"]) {
       expect(await candidates(["create", "--model", ""], { COPILOTFLEET_SESSION_MODEL: model })).toEqual([]);
     }
@@ -159,20 +159,20 @@ describe("autocomplete", () => {
     ["the configuration is wrong", { COPILOTFLEET_SESSION_TTL: "soon" }],
     ["Redis is not there", { COPILOTFLEET_STORE: "redis://127.0.0.1:1/0" }],
     ["the state folder is not safe", { COPILOTFLEET_HOME: "/dev/null/state" }],
-  ])("offers no ids and prints no error if %s", async (_, env) => {
-    // The command ends its process if the fleet does not answer in time.
+  ])("autocomplete offers no ids and prints no error if %s", async (_, env) => {
+    // Run the command in its own process, because it exits if the fleet does not answer in time.
     expect(await candidates(["describe", ""], env, true)).toEqual([]);
     expect(await candidates(["ps", "--state", "re"], env)).toEqual(["ready"]);
   });
 
-  it("offers ids of the fleet that --config on the line names", async () => {
+  it("autocomplete offers the model of the file that --config names, and nothing if that file is missing", async () => {
     const words = ["create", "--config", "models.json", "--model", ""];
     writeFileSync(join(fleet.folder, "models.json"), '{ "session": { "model": "mine" } }');
     expect(await candidates(words)).toEqual(["mine"]);
     expect(await candidates(words.with(2, "missing.json"))).toEqual([]);
   });
 
-  it("refuses another shell and a missing one", async () => {
+  it("autocomplete refuses an unknown SHELL and a missing SHELL", async () => {
     expect((await fleet.refusal(2, ["autocomplete", "tcsh"])).message).toContain("bash, zsh or fish");
     expect((await fleet.refusal(2, ["autocomplete"])).message).toBe("SHELL is missing.");
   });
@@ -209,7 +209,7 @@ describe.each(Object.entries(SHELLS))("on a terminal, %s", (program, { args, on 
     return terminal;
   }
 
-  /** Types a line, presses Tab, and prints the line that results, which must be this one. */
+  /** Types `line`, presses Tab, lets the shell print the resulting line, and checks that it is `completed`. */
   async function expectCompletion(terminal: Terminal, line: string, completed: string): Promise<void> {
     const from = terminal.text.length;
     terminal.type(`${line}\t\x01echo ---\x05---\r`);
@@ -228,12 +228,12 @@ describe.each(Object.entries(SHELLS))("on a terminal, %s", (program, { args, on 
     ["copilotfleet ps --config settings-of", "copilotfleet ps --config settings-of-tests.json"],
     ["copilotfleet logs nobody", "copilotfleet logs nobody"],
     ["X=1 copilotfleet tok", "X=1 copilotfleet token"],
-  ])("completes %j to %j with Tab", async (line, completed) => {
+  ])("Tab completes %j to %j", async (line, completed) => {
     shell ??= await open();
     await expectCompletion(shell, line, completed);
   });
 
-  it.skipIf(!has(program))("completes states, and shows no error, if the configuration is wrong", async () => {
+  it.skipIf(!has(program))("with a wrong configuration, Tab completes only states and shows no error", async () => {
     await using terminal = await open({ COPILOTFLEET_SESSION_TTL: "soon" });
     await expectCompletion(terminal, "copilotfleet ps --state re", "copilotfleet ps --state ready");
     await expectCompletion(terminal, "copilotfleet logs al", "copilotfleet logs al");

@@ -97,7 +97,7 @@ describe("a chat through a front door", () => {
     }
   });
 
-  it("chat --to reports a token that is refused, and a front door that is not there", async () => {
+  it("chat --to exits with 5 if the front door refuses its token, and with 7 if there is no front door", async () => {
     const env = { FLEET_TOKEN: `${token.slice(0, -3)}abc` };
     const refused = new Terminal(laptop, arguments_(), { columns: 200, env });
     expect(await refused.done).toBe(5);
@@ -151,7 +151,7 @@ describe("a chat through a front door", () => {
       await using _other = await chat([id]);
       const isEarly = when.startsWith("before");
       const begun = async () => await eventually("the turn", () => model.shown(prompt) > 0);
-      // The front door drops a prompt whose client leaves before the turn begins.
+      // The front door drops a prompt whose client leaves before the turn begins. So cut the connection later.
       if (isEarly) proxy.loseAnswerTo(/session\.send/, begun());
       terminal.type(`${prompt}\r`);
       await begun();
@@ -164,7 +164,7 @@ describe("a chat through a front door", () => {
       await isAsked;
       expect(await fleet.inTurn("alice", id)).toBe(true);
       terminal.type(CTRL_C);
-      // The prompt does not come back, because it is in the session.
+      // The prompt does not come back into the input, because the session already contains it.
       await terminal.waits(/The turn was cancelled\.|Nobody knows/);
       await eventually("the end of the turn", async () => !(await fleet.inTurn("alice", id)));
       await proxy.end();
@@ -185,7 +185,7 @@ describe("a chat through a front door", () => {
     expect(model.shown("later")).toBe(1);
   });
 
-  it("Ctrl-C ends a chat that waits for the connection to its front door with 130", async () => {
+  it("if a chat waits for its connection to the front door, Ctrl-C ends the chat with exit code 130", async () => {
     const proxy = await CuttingProxy.start(Number(door.split(":")[1]));
     const open = proxy.hold();
     const args = ["chat", "--to", `127.0.0.1:${proxy.port}`, "--token-env", "FLEET_TOKEN"];
@@ -197,7 +197,7 @@ describe("a chat through a front door", () => {
     await proxy.end();
   });
 
-  it("all tokens of a front door share one history of prompts, and its file has nothing of a token", async () => {
+  it("tokens of one front door share one prompt history, whose file contains no token or token digest", async () => {
     await using first = await chat();
     await first.send("the same history", /you said: the same history/);
     const next = await fleet.json<{ token: string }>(["token", "issue", "--user", "alice", "--ttl", "1h"]);

@@ -20,7 +20,7 @@ let door: string;
 let token: string;
 /** A state folder as on a user's own machine, where no fleet runs. */
 let laptop: TestFleet;
-/** The file with the authority of the front door, and those with the client's own certificate and key. */
+/** The file with the front door's certificate authority, and the files with the client's own certificate and key. */
 let ca: string;
 let own: CertificateFiles;
 
@@ -90,7 +90,7 @@ describe("a chat at a front door with TLS", () => {
     await again.waits(/> hello\n\nyou said: hello/);
   });
 
-  it("chat --to tls:// goes on, and a new chat begins, after the certificate of the front door was replaced", async () => {
+  it("after the front door's certificate is replaced, an open chat goes on, and a new chat can connect", async () => {
     await using terminal = await ChatTerminal.open(laptop, arguments_(door, certificates()), options());
     await terminal.send("one", /you said: one/);
     new CertificateFiles(fleet.folder, authority.issue(), "door");
@@ -100,7 +100,7 @@ describe("a chat at a front door with TLS", () => {
     await next.send("three", /you said: three/);
   });
 
-  it("chat --to sends no token to a front door whose certificate is not good, or that has no TLS, and names the reason", async () => {
+  it("chat --to tls:// reports a front door's bad certificate or missing TLS, and sends no token", async () => {
     const others = join(laptop.folder, "others.crt");
     writeFileSync(others, new TestAuthority("others").cert);
     const seen: Buffer[] = [];
@@ -140,13 +140,13 @@ describe("a chat at a front door with TLS", () => {
     ).toEqual([]);
   });
 
-  it("chat --to without a client certificate is refused, although the token is good", async () => {
+  it("chat --to without a client certificate is refused, even though its token is valid", async () => {
     const refused = new Terminal(laptop, arguments_(door, ["--ca", ca]), options());
     expect(await refused.done).toBe(7);
     expect(refused.text).toMatch(/The front door at \S+ cannot be used: .*\[FLEET_SERVER_UNREACHABLE\]/s);
   });
 
-  it("chat --to without tls:// warns that the token can be read on the network, unless the front door is on this machine", async () => {
+  it("chat --to without TLS warns that others can read its token, unless the front door is local", async () => {
     const ends = async (to: string, files: readonly string[] = []) => {
       const terminal = new Terminal(laptop, arguments_(to, files), options());
       expect(await terminal.done, to).toBe(7);
@@ -159,7 +159,7 @@ describe("a chat at a front door with TLS", () => {
     expect(await ends("fleet.invalid:4300", ["--ca", ca])).not.toContain("Warning");
   });
 
-  it("leaves nothing of the token and of the key on the user's machine", () => {
+  it("the chat's files on the user's machine contain nothing of the token or of the private key", () => {
     const digest = createHash("sha256").update(token).digest("hex").slice(0, 16);
     const secret = readFileSync(own.key, "utf8").split("\n")[1] ?? "";
     for (const name of readdirSync(join(laptop.root, "chat"))) {

@@ -42,7 +42,7 @@ describe("tool calls in a chat", () => {
     await chat.send("/tools", /⏺ bash echo a; echo b ok\ncommand: echo a; echo b\ndescription: does something\n→ a\n/);
   });
 
-  it("a tool that the user does not allow does not run, and the model learns why", async () => {
+  it("if the user refuses a tool call, the tool does not run, and the model gets the reason", async () => {
     const file = join(fleet.folder, "denied");
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 140 });
     chat.type(`${bash(`touch ${file}; exit 3`)}\r`);
@@ -58,7 +58,7 @@ describe("tool calls in a chat", () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100 });
     chat.type(`${bash(`touch ${file}; exit 3`)}\r`);
     await chat.screenShows(/n {2}no$/);
-    // No choice has the key "c". So the keys that follow soon after it belong to the prompt, too.
+    // No choice has the key "c", so this key and the keys that follow soon after it belong to the prompt.
     for (const key of "can you also") chat.type(key);
     await chat.screenShows(/n {2}no\nKeys go to the prompt until you stop typing\.$/);
     await chat.screenShows(/n {2}no$/);
@@ -91,7 +91,7 @@ describe("tool calls in a chat", () => {
     await chat.waits(/⏺ view \/etc\/hostname refused/, from);
   });
 
-  it("a long command is shown whole above the question", async () => {
+  it("a long command is shown completely above the question", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100 });
     const lines = Array.from({ length: 40 }, (_, index) => `echo line-${index}`).join("\n");
     chat.type(`${bash(lines)}\r`);
@@ -112,7 +112,7 @@ describe("tool calls in a chat", () => {
     expect(existsSync(file)).toBe(false);
   });
 
-  it("a command that fails shows its exit code", async () => {
+  it("a chat shows the exit code of a shell command that fails", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT);
     chat.type(`${bash("exit 3")}\r`);
     await chat.screenShows(/n {2}no$/);
@@ -123,7 +123,7 @@ describe("tool calls in a chat", () => {
   it.each([
     ["all", / ok\n\ntool said: hi/],
     ["none", / refused\n\ntool said: .*Tools are not allowed here \(session\.approve is "none"\)/],
-  ])("with session.approve %j a chat asks nothing", async (approve, outcome) => {
+  ])("with session.approve %j, a chat does not ask about tool calls", async (approve, outcome) => {
     await using chat = await ChatTerminal.open(fleet, CHAT, {
       env: { COPILOTFLEET_SESSION_APPROVE: approve },
       columns: 140,
@@ -138,7 +138,7 @@ describe("questions of the agent in a chat", () => {
     ["the number of a choice", "2", "User selected: blue"],
     ["a choice", "blue", "User selected: blue"],
     ["an answer of the user's own", "green", "green"],
-  ])("a chat asks the agent's question and takes %s", async (_, typed, answer) => {
+  ])("a chat shows the agent's question and accepts %s as the answer", async (_, typed, answer) => {
     await using chat = await ChatTerminal.open(fleet, CHAT);
     chat.type(`${tool("ask_user", { question: "Which colour?", choices: ["red", "blue"] })}\r`);
     await chat.screenShows(/Which colour\?\n1\. red\n2\. blue\nA number or your own answer:\n\?$/);
@@ -150,7 +150,7 @@ describe("questions of the agent in a chat", () => {
 });
 
 describe("two chats in one session", () => {
-  it("only the chat whose turn it is shows the questions of the turn, and its answers count", async () => {
+  it("only the chat that sent the prompt shows the questions of its turn, and its answers count", async () => {
     const id = "two-chats";
     await fleet.create("alice", id);
     const open = async () => await ChatTerminal.open(fleet, ["chat", id, "--user", "alice"], { columns: 100 });
@@ -190,7 +190,7 @@ describe("two chats in one session", () => {
   });
 });
 
-describe("output of a model that means harm", () => {
+describe("output of a malicious model", () => {
   it("escape sequences in a reply, a tool's name and its arguments are shown as text, and change nothing", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100, rows: 40 });
     const evil = "\x1b]52;c;ZXZpbA==\x07 \x1b[2J\x1b[H \x9b31m \x1b]0;title\x07 \x1b[?1049h a\u202eb";
@@ -209,7 +209,7 @@ describe("output of a model that means harm", () => {
     }
   });
 
-  it("a reply of 1 MB is shown whole, and the chat goes on", async () => {
+  it("a reply of 1 MB is shown completely, and the chat goes on", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100 });
     const words = 110_000;
     const shown = await chat.send(`!words ${words}`, new RegExp(`word${words - 1}\\n`));
@@ -220,7 +220,7 @@ describe("output of a model that means harm", () => {
     expect(await chat.done).toBe(0);
   });
 
-  it("Ctrl-C works while a long reply arrives", async () => {
+  it("Ctrl-C cancels the turn while a long reply arrives", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100 });
     chat.type("!words 200000\r");
     await chat.screenShows(/word100\b/);

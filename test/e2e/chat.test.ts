@@ -18,7 +18,7 @@ async function sessionsOf(user: string): Promise<string[]> {
   return (await fleet.json<{ sessions: SessionView[] }>(["list", "--user", user])).sessions.map(({ id }) => id);
 }
 
-/** The number of turns that a session has had. Takes one more turn, because its reply has the number. */
+/** Returns how many turns a session has had. Runs one more turn to find out, because its reply contains the number. */
 async function turnsOf(session: string): Promise<number> {
   const reply = await fleet.send("alice", session, "count");
   return Number(/^\[turn (\d+)\]/.exec(reply)?.[1]) - 1;
@@ -66,7 +66,7 @@ describe("a chat on a terminal", () => {
   it.each([
     ["as a bracketed paste", [pasted("one\n\n\ttwo(3);\nthree"), "\r"]],
     ["at once without paste markers", ["one\r\r\ttwo(3);\rthree\r"]],
-  ])("a chat takes several lines that arrive %s as one prompt, and keeps the blank lines", async (how, pieces) => {
+  ])("a chat makes one prompt of several lines that arrive %s, and keeps their blank lines", async (how, pieces) => {
     const id = how.replaceAll(/\W+/g, "-");
     await fleet.create("alice", id);
     await using chat = await ChatTerminal.open(fleet, ["chat", id, "--user", "alice"]);
@@ -89,7 +89,7 @@ describe("a chat on a terminal", () => {
     for (const keys of ["one", "\x1b\r", "two", "\n", "three\\", "\r", "four"]) {
       chat.type(keys);
       text = keys === "\r" ? text.replace("\\", "\n  ") : `${text}${/^\w/.test(keys) ? keys : "\n  "}`;
-      // Wait for each key, because a program could type all of them at once.
+      // Wait until the chat shows each key, because keys that arrive together count as pasted text.
       await chat.screenShows(new RegExp(`> ${text.trimEnd().replace("\\", "\\\\")}$`));
     }
     await chat.screenShows(/> one\n {2}two\n {2}three\n {2}four$/);
@@ -144,7 +144,7 @@ describe("a chat on a terminal", () => {
     await chat.waits(/\[turn 1\].*slow.*\[turn 2\] early/);
   });
 
-  it("SIGTERM ends a chat in a turn with 143, and leaves the terminal as it was", async () => {
+  it("SIGTERM during a turn ends the chat with exit code 143, and restores the terminal", async () => {
     await fleet.create("alice", "terminated");
     await using chat = await ChatTerminal.open(fleet, ["chat", "terminated", "--user", "alice"]);
     chat.type("!delay 60000 never\r");
@@ -193,7 +193,7 @@ describe("Ctrl-C while a chat works on something other than a turn", () => {
 });
 
 describe("a chat that is starting", () => {
-  it("sends a prompt that was typed with Enter before the chat read any key", async () => {
+  it("a chat sends a prompt that the user typed and entered before the chat read any key", async () => {
     await using chat = new ScreenTerminal(fleet, CHAT);
     chat.type("early\r");
     await chat.screenShows(/> early\n.*\[turn 1\] early/s);
@@ -218,8 +218,8 @@ describe("a chat whose terminal is stopped or gone", () => {
     chat.type(CTRL_Z);
     await chat.screenShows(/the shell/);
     chat.type("\r");
-    // One status line is from before the stop, and one is from after it. Wait for it, because until then the terminal makes
-    // a newline of the Enter key.
+    // One status line is from before the stop, and the other from after it. Wait for the second one, because until then
+    // the terminal turns the Enter key into a newline.
     await eventually("the prompt after fg", async () => (await chat.statusLines()) === 2);
     await chat.send("back again", /\[turn 1\] back again/);
     expect((await chat.rows()).join("\n")).toContain("the shell");
@@ -240,7 +240,7 @@ describe("a chat whose terminal is stopped or gone", () => {
     expect(await turnsOf("closed")).toBe(1);
   });
 
-  it("a chat whose terminal is closed ends by SIGHUP without a report of an error", async () => {
+  it("a chat whose terminal is closed exits with 129, as after SIGHUP, and prints no error", async () => {
     const [errors, code] = ["errors", "code"].map((name) => join(fleet.folder, name));
     // The shell has its own handler of SIGHUP, so that it outlives its terminal.
     const script = `trap : HUP; "$0" "$@" 2>'${errors}'; echo $? >'${code}'`;
@@ -356,7 +356,7 @@ describe("the status line of a chat", () => {
 });
 
 describe("the history of prompts", () => {
-  it("Up shows prompts of earlier chats, including a chat that is still running", async () => {
+  it("Up shows the user's prompts of other chats, even of running ones, but no prompts of other users", async () => {
     await using first = await ChatTerminal.open(fleet, ["chat", "--user", "hanna"]);
     await first.send("first chat", /\[turn 1\]/);
     await using second = await ChatTerminal.open(fleet, ["chat", "--user", "hanna"]);
@@ -379,7 +379,7 @@ describe("the history of prompts", () => {
 
 describe("the screen of a chat", () => {
   it.each([60, 80, 140])(
-    "a chat with text in several scripts on %i columns shows whole words and the cursor in its place",
+    "a chat with text in several scripts on %i columns keeps words whole and the cursor in its place",
     async (columns) => {
       await using chat = await ChatTerminal.open(fleet, CHAT, { columns, rows: 30 });
       await chat.send(pasted("你好世界 — مرحبا بالعالم — 😀 e\u0301"), /\[turn 1\] 你好世界/);
@@ -396,7 +396,7 @@ describe("the screen of a chat", () => {
     },
   );
 
-  it("after a resize during a turn, the prompt and the sign of life are on the screen once", async () => {
+  it("after a resize during a turn, the prompt and the progress line are each on the screen once", async () => {
     const id = randomUUID(); // a long id makes the status line as wide as the terminal
     await fleet.create("alice", id);
     await using chat = await ChatTerminal.open(fleet, ["chat", id, "--user", "alice"], { columns: 100 });
@@ -408,12 +408,12 @@ describe("the screen of a chat", () => {
       chat.resize(columns, 24);
       const words = columns === 120 ? 15 : Math.floor(columns / 10);
       const input = new RegExp(`Waiting for the model \\([^\\n]*\\n> typed( word){${words}}`);
-      // Before the chat draws again, the rows are as the terminal broke them. A row that is left behind stays.
+      // Until the chat draws again, the rows are as the terminal wrapped them. A row that it does not erase stays.
       await chat.screenShowsOnce(input, [/> !delay 600000 never/g, /Waiting for the model/g, /> typed/g]);
     }
   });
 
-  it("NO_COLOR leaves out colours, and keeps the marks of Markdown as the only sign of emphasis", async () => {
+  it("with NO_COLOR, a chat shows no colours, and keeps the Markdown marks as the only sign of emphasis", async () => {
     // biome-ignore lint/suspicious/noControlCharactersInRegex: colours are control sequences
     const COLOUR = /\x1b\[[\d;]*m/;
     await using plain = await ChatTerminal.open(fleet, CHAT, { env: { NO_COLOR: "1" } });
@@ -493,7 +493,7 @@ describe("a chat without a terminal", () => {
 describe("send on a terminal", () => {
   const EVIL = "a \x1b]0;title\x07 \x1b[2J \x9b31m b\u202ec";
 
-  it("send shows what a terminal would act on as text, and prints the reply to a pipe as it is", async () => {
+  it("send escapes control characters of a reply on a terminal, and prints the reply unchanged to a pipe", async () => {
     await fleet.create("alice", "evil");
     const send = ["send", "evil", EVIL, "--user", "alice"];
     await using terminal = new Terminal(fleet, send, { columns: 200 });
@@ -504,7 +504,7 @@ describe("send on a terminal", () => {
     expect(await fleet.json(send)).toMatchObject({ reply: `[turn 3] ${EVIL}` });
   });
 
-  it("send shows lines, tabs, emoji and accents as they are, even if a piece of the reply ends inside of a character", async () => {
+  it("send prints lines, tabs, emoji and accents unchanged, even if a reply is split inside a character", async () => {
     await fleet.create("alice", "kind");
     const text = "one\r\n\ttwo 👩‍💻 e\u0301 می\u200cخواهم";
     await using terminal = new Terminal(fleet, ["send", "kind", text, "--user", "alice"], { columns: 200 });
@@ -514,7 +514,7 @@ describe("send on a terminal", () => {
 });
 
 describe("an error after half a reply", () => {
-  it("an error of send after half a reply starts on a new line", async () => {
+  it("if the server ends after half a reply, send prints the error on a new line", async () => {
     await fleet.create("alice", "half");
     await using terminal = new Terminal(fleet, ["send", "half", "!delay 8000 a b c d e f g h", "--user", "alice"]);
     await terminal.shows(/\[turn 1\]/);
@@ -529,7 +529,7 @@ describe("an error after half a reply", () => {
     await eventually("the turn", async () => await fleet.inTurn("alice", "interrupted"));
     terminal.type(CTRL_C);
     expect(await terminal.done).toBe(130);
-    // The progress line appears after a second. Without it, the terminal's echo of Ctrl-C is not erased.
+    // Only the progress line, which appears after a second, erases the terminal's echo of Ctrl-C. So ignore that echo.
     expect(terminal.screen.lines.join("\n").replace(/^\^C\n/, "")).toBe(
       'Interrupted: the turn was cancelled. The session "interrupted" still exists.',
     );

@@ -46,7 +46,7 @@ it("a command writes a code cache for a Node.js version that has none, but --ver
   expect(spawnSync(process.execPath, args, { encoding: "utf8" })).toMatchObject({ stdout: "false", stderr: "" });
 });
 
-it("a command runs without a message when its code cache is damaged", () => {
+it("a command runs and prints no warning when its code cache is damaged", () => {
   const { dist, caches, run } = installation();
   expect(run("ps")).toMatchObject(NO_SERVERS);
   const [cache = ""] = caches();

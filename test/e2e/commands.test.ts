@@ -217,7 +217,7 @@ describe("servers", () => {
     expect(await fleet.server("alice")).toMatchObject({
       pid: null,
       port: null,
-      // The reason may be unknown: the command that started it has ended, and the init process may have reaped it.
+      // The reason may be unknown: the command that started the server has ended, so init may have reaped the server.
       failure: expect.stringMatching(/^(killed by SIGKILL|its process ended in an unknown way)/),
     });
     expect(await fleet.ok(["ps"])).toMatch(/^alice-\w+ +alice +- +- +failed +- +- +0 +0$/m);
@@ -356,7 +356,7 @@ describe("doctor and smoke", () => {
       "user limits",
       "ports",
     ]);
-    // The results of these depend on the machine, and on what other tests of this file have done.
+    // The results of these checks depend on the machine, and on what other tests of this file have done.
     const others = ["node", "disk space", "sandbox", "store", "servers", "serve", "front door", "tokens"];
     for (const check of shown.checks.filter(({ name }) => !others.includes(name))) {
       const { name } = check;
@@ -413,7 +413,7 @@ describe("output", () => {
     }
   });
 
-  it("explain shows the row of an error code, lists all codes without one, and suggests codes for another word", async () => {
+  it("explain describes an error code, lists all codes by default, and suggests codes for other words", async () => {
     const text = await fleet.ok(["explain", "FLEET_SESSION_LOCKED"]);
     expect(text).toMatch(/^FLEET_SESSION_LOCKED: Somebody else holds the lease/);
     expect(text).toContain("copilotfleet lock SESSION --show");
@@ -448,7 +448,7 @@ describe("output", () => {
     }
   });
 
-  it("logs exits with 0 and without a message when the reader of its pipe has gone", async () => {
+  it("logs exits with 0 and prints no error when the reader closes the pipe", async () => {
     const { pid, log } = await fleet.spawn("alice");
     expect(pid).not.toBeNull();
     const following = fleet.start(["logs", "alice", "-n", "1000000"]);
@@ -457,7 +457,7 @@ describe("output", () => {
     expect(existsSync(log)).toBe(true);
   });
 
-  it("send reports a bug when it waits for something that never happens, and does not end with exit code 0", async () => {
+  it("send that waits for something that never happens reports a bug and exits with 1, not with 0", async () => {
     // Standard input that never ends, and that does not keep the process alive.
     const script = `import { Readable } from "node:stream";
       Object.defineProperty(process, "stdin", { value: new Readable({ read() {} }) });`;

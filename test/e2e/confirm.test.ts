@@ -37,7 +37,7 @@ describe("delete on a terminal", () => {
     ["another word", "yep\r", "yep", ["Nothing was changed."]],
     ["Ctrl-D", CTRL_D, "", ["Nothing was changed."]],
     ["Ctrl-C", CTRL_C, "^C", []],
-  ])("delete on a terminal deletes nothing and exits with 130 on %s", async (_, keys, echo, after) => {
+  ])("delete on a terminal deletes nothing, and exits with 130, if the answer is %s", async (_, keys, echo, after) => {
     await using terminal = await answered(["delete", "kept"], keys);
     expect(await terminal.done).toBe(130);
     const question = `Delete the session kept of alice with its history? [y/N] ${echo}`.trimEnd();

@@ -18,7 +18,7 @@ async function kill(user: string): Promise<void> {
   await eventually("the server's death", () => !isRunning(pid));
 }
 
-describe("a session that one command creates and the next one continues", () => {
+describe("a session that one command creates and later commands continue", () => {
   it("a session that was created without a turn takes its first prompt from a later send", async () => {
     await fleet.create("alice", "fresh");
     expect(await fleet.send("alice", "fresh", "hello")).toBe("[turn 1] hello");
@@ -109,7 +109,7 @@ describe("send", () => {
     ["SIGINT", 130],
     ["SIGTERM", 143],
   ] as const)(
-    "send exits on %s with %i and reports the end of the turn, and the session takes the next prompt at once",
+    "on %s, send exits with %i and reports that it cancelled the turn, and the session takes the next prompt at once",
     async (signal, exit) => {
       const turn = await fleet.turn("alice", "talk", "!delay 60000 x");
       turn.child.kill(signal);
@@ -125,7 +125,7 @@ describe("send", () => {
   it("send fails at once with exit code 7 when the server is killed during the turn", async () => {
     const prompt = `!delay 60000 ${unused("x")}`;
     const turn = await fleet.turn("alice", "talk", prompt, ["--json"]);
-    // A prompt that is not in the history of a dead server has not begun, so it would be sent again.
+    // If the prompt were not in the history, its turn would not have begun, and send would send the prompt again.
     const history = historyPath((await fleet.record("alice")).home, "talk");
     await eventually("the prompt", () => existsSync(history) && readFileSync(history, "utf8").includes(prompt));
     await kill("alice");
@@ -147,7 +147,7 @@ describe("send", () => {
 });
 
 describe("create", () => {
-  it("create keeps its session when the first prompt fails, and gives the id in text and in JSON", async () => {
+  it("create keeps its session when the first prompt fails, and reports the session's id as text or JSON", async () => {
     const text = await fleet.run(["create", ...ALICE, "--id", "half", "--prompt", "!fail nope"]);
     expect(text).toMatchObject({ code: 7, stdout: "half\n", stderr: expect.stringContaining("nope") });
     const error = await fleet.refusal(7, ["create", ...ALICE, "--purpose", "half", "--prompt", "!fail nope"]);

@@ -17,7 +17,7 @@ beforeAll(async () => {
 });
 
 describe("the default user", () => {
-  it("the default user is the user of each command that cannot work without one", async () => {
+  it("each command that needs a user takes the default user", async () => {
     const id = unused("new");
     const created = await fleet.json<{ session: SessionView }>(["create", "--id", id], ALICE);
     expect(created.session.owner).toBe("alice");
@@ -34,7 +34,7 @@ describe("the default user", () => {
     await fleet.ok(["unlock", id, "--token", lease.token]);
   });
 
-  it("the default user counts when its variable is the only setting in the environment", async () => {
+  it("the default user has effect even if COPILOTFLEET_USER is the only setting in the environment", async () => {
     const alone = { PATH: process.env.PATH, HOME: fleet.env.HOME, COPILOTFLEET_HOME: fleet.root };
     const place = (user: string) => ({ env: { ...alone, COPILOTFLEET_USER: user }, cwd: fleet.folder });
     const ran = await runCommand(["lock", "nosuch", "--json"], place("alice"));
@@ -50,7 +50,7 @@ describe("the default user", () => {
     expect(await fleet.json(["route", "--user=bob"], ALICE)).toMatchObject({ user: "bob" });
   });
 
-  it("the default user does not narrow what a command shows", async () => {
+  it("the default user does not restrict what a command shows", async () => {
     const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list"], ALICE);
     expect(sessions.map(({ owner }) => owner)).toEqual(expect.arrayContaining(["alice", "bob"]));
     const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"], ALICE);
@@ -78,7 +78,7 @@ describe("the default user", () => {
     ).toMatchObject({ server: { user: null } });
   });
 
-  it("a command without any user suggests --help and the variable for the default", async () => {
+  it("a command that needs a user but has none suggests COPILOTFLEET_USER and --help", async () => {
     for (const args of [["create"], ["send", "hers", "hi"], ["lock", "hers"], ["token", "issue"], ["connect"]]) {
       const { message, suggestions } = await fleet.refusal(2, args);
       expect(message).toBe("--user is missing.");

@@ -152,7 +152,7 @@ describe("describe user", () => {
 });
 
 describe("the name that describe takes", () => {
-  it("a name that is a user and a session is refused, and the suggestions name each of them", async () => {
+  it("describe refuses a name that is both a user and a session, and suggests a command for each", async () => {
     await fleet.create("alice", "alice");
     const suggestions = ["copilotfleet describe session/alice", "copilotfleet describe user/alice"];
     expect(await fleet.refusal(2, ["describe", "alice"])).toMatchObject({
@@ -165,7 +165,7 @@ describe("the name that describe takes", () => {
     await fleet.ok(["delete", "alice"]);
   });
 
-  it("the beginning of a server's id names the server, and inspect is another name of describe", async () => {
+  it("describe accepts the beginning of a server's id, and inspect is an alias of describe", async () => {
     const prefix = server.id.slice(0, 9);
     expect(await fleet.json(["describe", prefix])).toMatchObject({ kind: "server", server: { id: server.id } });
     expect(await fleet.ok(["inspect", "bob"])).toMatch(/^User bob\n/);
@@ -177,7 +177,7 @@ describe("the name that describe takes", () => {
     ["server/secretive-2", "FLEET_SERVER_NOT_FOUND", 'There is no server "secretive-2".', "server/secretive-1"],
     ["user/bop", "FLEET_USER_NOT_FOUND", 'There is no user "bop".', "user/bob"],
   ])(
-    "the unknown name %s exits with 4, and the error suggests the nearest known name",
+    "describe exits with 4 for the unknown name %s, and suggests the nearest known name",
     async (name, code, message, near) => {
       const error = await fleet.refusal(4, ["describe", name]);
       expect(error).toMatchObject({ code, message });
@@ -185,7 +185,7 @@ describe("the name that describe takes", () => {
     },
   );
 
-  it("a name that nothing resembles exits with 4, and the error suggests the lists", async () => {
+  it("describe exits with 4 for a name that resembles no known name, and suggests ps and list", async () => {
     for (const name of ["zzzzzzzz", "no such thing", "user/", "server/", "session/a b"]) {
       const error = await fleet.refusal(4, ["describe", name]);
       expect(error.suggestions).toEqual(["copilotfleet ps", "copilotfleet list"]);

@@ -43,7 +43,7 @@ beforeEach(() => {
   seen = [];
 });
 
-/** The header with the key, and its value. */
+/** The name and the value of the header that contains the key. */
 function keyIn(headers: IncomingHttpHeaders): string | undefined {
   const name = ["authorization", "api-key", "x-api-key"].find((header) => headers[header] !== undefined);
   return name === undefined ? undefined : `${name}: ${String(headers[name])}`;

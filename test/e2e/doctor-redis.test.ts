@@ -59,7 +59,7 @@ describe.skipIf(problem !== undefined)("doctor on Redis", () => {
   });
 
   it("doctor warns when the clock of Redis differs from the clock of this machine", async () => {
-    // The proxy sets the clock of Redis: it changes each time of today that Redis answers.
+    // The proxy fakes a wrong clock: it adds 90 s to each number in an answer that looks like a current time in ms.
     const ahead = await altered((answer) =>
       Buffer.from(
         answer.toString("latin1").replace(/\b1\d{12}\b/g, (ms) => String(Number(ms) + 90_000)),

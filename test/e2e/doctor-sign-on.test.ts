@@ -23,7 +23,7 @@ const look = async (env: NodeJS.ProcessEnv) => {
 const issuers = () => JSON.stringify([{ issuer: issuer.url, audience: "copilotfleet" }]);
 
 describe("doctor", () => {
-  it("gets the keys of each issuer, and reports one that cannot be reached", async () => {
+  it("doctor fetches the keys of each issuer, and fails if an issuer answers with status 503", async () => {
     const env = { COPILOTFLEET_IDENTITY_JWT: issuers() };
     expect(await look(env)).toMatchObject({ level: "ok", detail: `${issuer.url}: 1 key` });
     issuer.mode = "down";
@@ -35,7 +35,7 @@ describe("doctor", () => {
     expect(await look({})).toBeUndefined();
   });
 
-  it("asks GitHub whether it is there, and warns if every account may sign on", async () => {
+  it("doctor checks that GitHub answers, and warns if every GitHub account may sign on", async () => {
     github.trouble = { status: 200 };
     const env = { COPILOTFLEET_IDENTITY_GITHUB_API: github.url };
     const detail = `${github.url} answers with status 200`;

@@ -160,7 +160,7 @@ describe("sessions", () => {
 });
 
 describe("tokens", () => {
-  it("doctor warns of expired tokens and of tokens that never expire, and --fix deletes only the expired ones", async () => {
+  it("doctor warns of tokens that are expired, endless or unused, and --fix deletes only expired tokens", async () => {
     const store = openFileStore(fleet.root).tokens;
     onTestFinished(async () => {
       for (const { id } of await store.list()) await store.delete(id);

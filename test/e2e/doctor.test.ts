@@ -181,11 +181,11 @@ describe("doctor", () => {
     });
     expect(connections).toEqual([]);
     model.close();
-    // The other checks are made, so damage to the configuration is still found.
+    // Doctor still makes the other checks, so it finds an error in the configuration.
     expect((await fleet.run(["doctor", "--quick"], { env: { COPILOTFLEET_PORTS_FROM: "abc" } })).code).toBe(3);
   });
 
-  it("doctor gets a token of the GitHub App, reports why GitHub refuses one, and asks nothing with --quick", async () => {
+  it("doctor gets a GitHub App token, reports why GitHub refuses it, and asks nothing with --quick", async () => {
     await using github = await FakeGitHub.start();
     const file = join(fleet.folder, "github-app.pem");
     writeFileSync(file, github.key, { mode: 0o600 });
@@ -267,7 +267,7 @@ describe("doctor", () => {
     expect((await serving.end()).code).toBe(0);
   });
 
-  it("doctor checks the HTTP API of a running serve, and warns if serve runs without the one in the configuration", async () => {
+  it("doctor checks the HTTP API of serve, and warns if serve runs without the configured HTTP API", async () => {
     const wanted = { COPILOTFLEET_SERVE_HTTP: "127.0.0.1:4380" };
     expect((await findings()).get("HTTP API")).toMatchObject({ level: "ok", detail: "off" });
     expect((await findings(wanted)).get("HTTP API")).toMatchObject({
@@ -393,7 +393,7 @@ describe("doctor", () => {
     });
   });
 
-  it("doctor prints warnings with their fixes, and lists the checks that it skips because another one failed", async () => {
+  it("doctor prints warnings with fixes, and lists checks that it skips because another check failed", async () => {
     const warned = await fleet.ok(["doctor"]);
     expect(warned).toMatch(/^WARN {3}serve {12}not running: [^\n]+\n {24}Try: copilotfleet serve$/m);
     const env = { COPILOTFLEET_PORTS_FROM: "abc" };
@@ -418,7 +418,7 @@ describe("doctor", () => {
     expect(names).toEqual(["store", "registry", ...STATE_CHECKS]);
   });
 
-  it("doctor warns of a user who has more sessions than a limit that was lowered allows", async () => {
+  it("doctor warns of a user who already has more sessions than a new limit allows", async () => {
     const user = unused("many");
     for (let count = 0; count < 2; count++) await fleet.create(user, unused("s"));
     await fleet.ok(["limit", "set", "--user", user, "--sessions", "1"]);

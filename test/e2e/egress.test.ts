@@ -46,7 +46,7 @@ function newFleet() {
   return { stateRoot, folder };
 }
 
-/** A process with a launch id, as a server has it. */
+/** Starts a process with a launch id in its environment, like the process of a server. */
 function serverProcess(launchId: string, variables: NodeJS.ProcessEnv = {}): ChildProcess {
   const env = { ...process.env, ...variables, [LAUNCH_VARIABLE]: launchId };
   const child = spawn("sleep", ["600"], { env });
@@ -56,7 +56,7 @@ function serverProcess(launchId: string, variables: NodeJS.ProcessEnv = {}): Chi
 
 async function answerOf(folder: string, launchId: string, target: string): Promise<string> {
   const held = openSync(folder, "r");
-  // Through the descriptor, the path is short enough.
+  // The path through the descriptor is short enough for a Unix socket.
   const socket = connect(`/proc/self/fd/${held}/egress`, () => closeSync(held));
   let answer = "";
   socket.on("data", (chunk) => (answer += chunk.toString()));
@@ -66,7 +66,7 @@ async function answerOf(folder: string, launchId: string, target: string): Promi
   return answer;
 }
 
-/** The proxy that answers. */
+/** The status of the proxy in this folder. Fails if no proxy answers. */
 async function proxyIn(folder: string): Promise<EgressStatus> {
   const status = await askProxy(folder);
   if (status === null) throw new Error("no proxy answers");
@@ -76,7 +76,7 @@ async function proxyIn(folder: string): Promise<EgressStatus> {
 const old = (path: string) => utimesSync(path, new Date(Date.now() - 120_000), new Date(Date.now() - 120_000));
 const rulesPath = (folder: string, launchId: string) => join(folder, "servers", rulesName(launchId));
 
-it("the proxy applies the rules of each server, and logs refusals with the user", async () => {
+it("the egress proxy applies each server's own rules, and logs each refusal with the server's user", async () => {
   const { stateRoot, folder } = newFleet();
   const host = createServer((socket) => socket.end());
   host.listen(0, "127.0.0.1");
@@ -105,7 +105,7 @@ it("the proxy applies the rules of each server, and logs refusals with the user"
   expect(readFileSync(`/proc/${status.pid}/environ`, "utf8")).not.toContain("canary");
 });
 
-it("after many starts at the same time, one proxy is left, and every starter finds it", async () => {
+it("if four processes start the egress proxy at the same time, all succeed, and one proxy is left", async () => {
   const { stateRoot, folder } = newFleet();
   await openEgress(stateRoot, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
   const first = await proxyIn(folder);
@@ -143,7 +143,7 @@ function proxiesIn(folder: string): number[] {
     .map(Number);
 }
 
-it("after kill -9, the proxy is started again, and knows the servers that run", async () => {
+it("an egress proxy that replaces a killed proxy has the rules of the servers that already run", async () => {
   const { stateRoot, folder } = newFleet();
   const launchId = randomUUID();
   await openEgress(stateRoot, launchId, { user: "alice", server: "alice-1", allow: [] });
@@ -156,7 +156,7 @@ it("after kill -9, the proxy is started again, and knows the servers that run", 
   expect(await answerOf(folder, launchId, "a.example:443")).toContain("allows no connection to a.example");
 });
 
-it("a proxy that hangs is replaced, and ends when it runs again", async () => {
+it("an egress proxy that hangs is replaced, and exits when it runs again", async () => {
   const { stateRoot, folder } = newFleet();
   await openEgress(stateRoot, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
   const first = (await proxyIn(folder)).pid;
@@ -171,7 +171,7 @@ it("a proxy that hangs is replaced, and ends when it runs again", async () => {
   expect((await proxyIn(folder)).pid).toBe(second.pid);
 });
 
-it("the proxy ends when no server lives, and leaves no socket and no rules", async () => {
+it("the egress proxy exits after its last server has ended, and leaves no socket and no rules", async () => {
   const { stateRoot, folder } = newFleet();
   const [live, dead] = [randomUUID(), randomUUID()];
   const server = serverProcess(live);
@@ -189,7 +189,7 @@ it("the proxy ends when no server lives, and leaves no socket and no rules", asy
   expect(readdirSync(join(folder, "servers"))).toEqual([]);
 });
 
-it("no file name shows a launch id, with which a server could use the rules of another", async () => {
+it("no file name contains a launch id, because with it a server could use the rules of another server", async () => {
   const { stateRoot, folder } = newFleet();
   const launchId = randomUUID();
   const names: string[] = [];
@@ -205,7 +205,7 @@ it("no file name shows a launch id, with which a server could use the rules of a
   expect(await answerOf(folder, rulesName(launchId).replace(".json", ""), "a.example:443")).toContain("not know");
 });
 
-it("an agent that changes the times of the socket does not end the proxy", async () => {
+it("the egress proxy keeps running if an agent sets old times on its socket", async () => {
   const { stateRoot, folder } = newFleet();
   await openEgress(stateRoot, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
   const first = await proxyIn(folder);
@@ -214,7 +214,7 @@ it("an agent that changes the times of the socket does not end the proxy", async
   expect((await proxyIn(folder)).id).toBe(first.id);
 });
 
-it("1,000 connections may wait while the proxy is busy", async () => {
+it("1,000 connections can wait while the egress proxy is busy", async () => {
   const { stateRoot, folder } = newFleet();
   const launchId = randomUUID();
   await openEgress(stateRoot, launchId, { user: "alice", server: "alice-1", allow: [] });
@@ -235,7 +235,7 @@ it("1,000 connections may wait while the proxy is busy", async () => {
   expect(results.filter((result) => result !== null)).toEqual([]);
 });
 
-it("the proxy reads no environments as long as the servers that it knows live", async () => {
+it("the egress proxy reads no process environments while all server processes that it knows are alive", async () => {
   const { stateRoot, folder } = newFleet();
   const launchId = randomUUID();
   serverProcess(launchId);
@@ -252,7 +252,7 @@ it("the proxy reads no environments as long as the servers that it knows live", 
   expect(readBytes() - before).toBeLessThan(1_000_000);
 });
 
-it("the proxy ends when its folder is deleted", async () => {
+it("the egress proxy exits when its folder is deleted", async () => {
   const { stateRoot, folder } = newFleet();
   await openEgress(stateRoot, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
   const pid = (await proxyIn(folder)).pid;
@@ -261,7 +261,7 @@ it("the proxy ends when its folder is deleted", async () => {
   expect(existsSync(folder)).toBe(false);
 });
 
-it("serve starts the proxy again, and counts the requests of both proxies", async () => {
+it("serve replaces a killed egress proxy if a server needs it, and counts the requests of both proxies", async () => {
   const { stateRoot, folder } = newFleet();
   const launchId = randomUUID();
   await openEgress(stateRoot, launchId, { user: "alice", server: "alice-1", allow: [] });

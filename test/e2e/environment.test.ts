@@ -100,7 +100,7 @@ describe("the configuration", () => {
     await fleet.ok(["ps"], { env: { HOME: "/dev/null" }, ownProcess: true });
   });
 
-  it("the error for a Redis store that cannot be reached does not show its password", async () => {
+  it("the error for a Redis store that cannot be reached does not contain the store's password", async () => {
     const env = { COPILOTFLEET_STORE: "redis://user:hunter2@127.0.0.1:1/0" };
     const error = await fleet.refusal(7, ["ps"], { env });
     expect(error).toMatchObject({ code: "FLEET_STORE_UNAVAILABLE", message: expect.stringContaining("127.0.0.1:1") });
@@ -247,7 +247,7 @@ describe("a GitHub token", () => {
     expect(servers.map(({ user }) => user)).not.toContain("tokens");
   });
 
-  it("spawn with another token source than that of the running server is a conflict", async () => {
+  it("spawn exits with 5 if its token source differs from that of the running server", async () => {
     const env = { ONE: "gho_one", TWO: "gho_two" };
     await fleet.ok(["spawn", "--user", "conflict", "--token-env", "ONE"], { env });
     expect(await fleet.refusal(5, ["spawn", "--user", "conflict", "--token-env", "TWO"], { env })).toMatchObject({
@@ -259,7 +259,7 @@ describe("a GitHub token", () => {
 });
 
 describe("ports", () => {
-  it("spawn skips a port that another program holds, and sends nothing to it", async () => {
+  it("spawn skips a port on which another program listens, and sends nothing to that program", async () => {
     const server = await fleet.spawn("neighbour");
     const next = (server.port ?? 0) + 1;
     const stranger = createServer();

@@ -30,7 +30,7 @@ describe("an ephemeral session", () => {
     const { session } = await fleet.json<Shown>(["create", "--user", "ema", "--ephemeral", "--id", "once"]);
     expect(session).toMatchObject({ id: "once", persistence: "ephemeral", state: "idle" });
     expect(await sessionsOf("ema")).toEqual(["once"]);
-    // gc does not delete it, although the process that created it has ended.
+    // gc does not delete the session, even though the process that created it has ended.
     expect(await fleet.json(["gc", "--ttl", "24h"])).toMatchObject({ deleted: [] });
     const shown = await fleet.json<Shown>(["send", "once", "hi", "--user", "ema"]);
     expect(shown).toMatchObject({ reply: "[turn 1] hi", session: { state: "gone" } });
@@ -38,7 +38,7 @@ describe("an ephemeral session", () => {
     expect((await fleet.refusal(4, ["send", "once", "again", "--user", "ema"])).code).toBe("FLEET_SESSION_NOT_FOUND");
   });
 
-  it("an ephemeral session is deleted when the library leaves it and when the fleet is closed", async () => {
+  it("an ephemeral session is deleted when a program leaves it or closes its fleet", async () => {
     const library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
     const left = await library.createSession({ user: "eve", ephemeral: true });
     const open = await library.createSession({ user: "eve", ephemeral: true });

@@ -13,7 +13,7 @@ afterAll(async () => await fleet.end());
 const events = async (...flags: string[]): Promise<FleetEvent[]> =>
   ((await fleet.json(["events", ...flags])) as { events: FleetEvent[] }).events;
 
-it("the audit log shows who did what: a token, a session, its turn, its server, and the commands", async () => {
+it("the audit log has token, session, turn, server and command events with their actors, but no prompts", async () => {
   await fleet.run(["token", "issue", "--user", "alice"]);
   await fleet.run(["create", "--user", "alice", "--id", "demo", "--prompt", "hello"]);
   await fleet.run(["delete", "demo", "--yes"]);
@@ -48,7 +48,7 @@ it("the audit log shows who did what: a token, a session, its turn, its server, 
   expect(await fleet.json(["events", "verify"])).toMatchObject({ ok: true, events: found.length, brokenAt: null });
 });
 
-it("the audit log shows that a lock was taken over before that happens, and whether it failed", async () => {
+it("the audit log records a lease takeover before it happens, and again if the takeover fails", async () => {
   const library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
   onTestFinished(async () => await library.close());
   await library.sessions.leave(await library.sessions.create({ user: "alice", sessionId: "locked" }));

@@ -88,7 +88,7 @@ describe("the cap on loaded sessions", () => {
 });
 
 describe("evict", () => {
-  it("evict unloads the idle sessions of another process, and reports why it leaves the others", async () => {
+  it("evict unloads idle sessions of another process, and reports why it keeps leased and busy sessions", async () => {
     await using model = await startHeldModel();
     await using library = await Fleet.open({ env: { ...fleet.env, ...model.env }, cwd: fleet.folder });
     const user = unused("eve");

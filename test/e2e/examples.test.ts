@@ -39,7 +39,7 @@ async function openFleet(home = "state", config: FleetConfig = { provider: { typ
   return fleet;
 }
 
-/** A server whose address is known before its application is made. */
+/** Starts a server that has an address, but no application, because the application needs the address. */
 async function listen(): Promise<{ server: Server; url: string }> {
   const server = createServer();
   servers.push(server);
@@ -114,7 +114,7 @@ describe("the web application", () => {
   const tokenFor = async (cookie: string) =>
     await fetch(`${origin}/token`, { method: "POST", headers: { Cookie: cookie } });
 
-  it("the web application gives a token only to a user who has signed on, and the fleet takes that user from it", async () => {
+  it("the web application gives a token only to a user who has signed on, and the token names that user", async () => {
     const cookie = (await signOn("alice", "correct")).headers.get("set-cookie") ?? "";
     expect(cookie).toMatch(/; HttpOnly; SameSite=Strict$/);
     const { token } = (await (await tokenFor(cookie)).json()) as { token: string };
@@ -131,7 +131,7 @@ describe("the web application", () => {
     expect((await tokenFor(cookie)).status).toBe(401);
   });
 
-  it("the web application shows only the public part of its key", async () => {
+  it("the web application publishes only the public part of its key", async () => {
     const { keys } = (await (await fetch(`${origin}/jwks.json`)).json()) as { keys: object[] };
     expect(keys).toEqual([expect.objectContaining({ kty: "EC", alg: "ES256" })]);
     expect(keys[0]).not.toHaveProperty("d");
@@ -156,7 +156,7 @@ describe("the web application", () => {
         return page;
       };
 
-      it("the page keeps one conversation for each user, through a reload and a crash of the server, until the user ends it", async () => {
+      it("the web page keeps each user's conversation through a server crash and a reload until its end", async () => {
         const [alice, bob] = [unused("alice"), unused("bob")];
         const page = await openAs(alice);
         await send(page, "one", "[turn 1] one");
@@ -182,7 +182,7 @@ describe("the web application", () => {
         expect(await barriers(page)).toEqual([]);
       });
 
-      it("the page asks for a permission and a question of the agent, and the agent goes on with the answers", async () => {
+      it("the web page shows the agent's permission request and question, and the agent gets the answers", async () => {
         const page = await openAs(unused("alice"));
         const say = async (message: string) => {
           await page.getByLabel("Message").fill(message);
@@ -199,7 +199,7 @@ describe("the web application", () => {
         await page.getByText(/\] .*blue/).waitFor();
       });
 
-      it("the page stops a reply, and then takes the next message", async () => {
+      it("the web page stops a reply on request, and then accepts the next message", async () => {
         const page = await openAs(unused("alice"));
         await page.getByLabel("Message").fill("!delay 60000 late");
         await page.getByRole("button", { name: "Send" }).click();
@@ -264,14 +264,14 @@ describe("the service", () => {
     expect(await raw(`${url}${path}`, plain)).toMatchObject({ status: 400 });
   });
 
-  it("the service answers in JSON to a path that it does not have and to a body that is too large", async () => {
+  it("the example service answers in JSON with 404 to an unknown path and 413 to an oversized body", async () => {
     const url = await start(serviceApp(await openFleet(), SERVICE));
     expect(await raw(`${url}/nothing`, { headers: alice })).toMatchObject({ status: 404, ...json });
     const large = JSON.stringify({ message: "x".repeat(200_000) });
     expect(await raw(`${url}/team-chat`, { headers: alice, body: large })).toMatchObject({ status: 413, ...json });
   });
 
-  it("the service answers 500 in JSON when it fails, and logs the reason without sending it", async () => {
+  it("the example service answers 500 in JSON when it fails, and logs the reason without sending it", async () => {
     const fleet = await openFleet();
     vi.spyOn(fleet.sessions, "create").mockRejectedValue(new Error("secret"));
     const url = await start(serviceApp(fleet, SERVICE));

@@ -29,7 +29,7 @@ async function statePath(user: string): Promise<string> {
   return join((await fleet.server(user)).home, "session-state");
 }
 
-/** Makes a session look unused for `ageMs`: its folder, and its record if it has one. */
+/** Makes a session look unused for `ageMs`: changes the times of its folder and, if there is one, of its record. */
 async function age(user: string, id: string, ageMs = OLD_MS): Promise<void> {
   makeOld(join(await statePath(user), id), ageMs);
   if ((await store.sessions.read(id)) === null) return;
@@ -107,7 +107,7 @@ describe("deletions by gc", () => {
     for (const id of ["short", "long", "usual"]) await age("tom", id, 2 * 3_600_000);
     expect(idsOf((await gc()).deleted)).toEqual(["short"]);
     expect(idsOf((await fleet.json<GcResult>(["gc", "--ttl", "1h", "--user", "tom"])).deleted)).toEqual(["usual"]);
-    // Without the flag, gc uses the configured TTL.
+    // Without --ttl, gc uses the configured TTL.
     await createOld("tom", "configured");
     expect(idsOf((await fleet.json<GcResult>(["gc", "--user", "tom"])).deleted)).toEqual(["configured"]);
     expect(readdirSync(await statePath("tom"))).toEqual(["long"]);
@@ -121,7 +121,7 @@ describe("deletions by gc", () => {
     expect((await gc("--user", "nobody")).deleted).toEqual([]);
   });
 
-  it("gc deletes the sessions of a killed server, records it as failed, and later removes it", async () => {
+  it("gc deletes the old sessions of a killed server, records the server as failed, and later removes it", async () => {
     await createOld("kim", "before", "--prompt", "hi");
     const library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
     await library.createSession({ user: "kim", sessionId: "loaded" });
@@ -161,7 +161,7 @@ describe("deletions by gc", () => {
 
 describe("sessions that gc keeps", () => {
   it("gc keeps old sessions that are loaded, in a turn or leased, and reports why", async () => {
-    // Closed at the end of this test, because it records turns two seconds late, and the next test expects no writes.
+    // Close this fleet with the test. It records turns two seconds late, and the next test expects no writes.
     await using library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
     const user = unused("uma");
     const ids = { active: unused("active"), busy: unused("busy"), leased: unused("leased") };
@@ -212,7 +212,7 @@ describe("the command gc", () => {
     );
   });
 
-  it("gc deletes the sessions of all others when a record is unreadable, names the record and its repair, and exits with 7", async () => {
+  it("gc with one unreadable record deletes other old sessions, suggests a repair, and exits with 7", async () => {
     const [user, other] = [unused("dora"), unused("otto")];
     const [damaged, old] = [unused("damaged"), unused("old")];
     await createOld(user, damaged, "--prompt", "hi");

@@ -28,7 +28,7 @@ function wordsOf(text: string): string[] {
 }
 
 describe("help", () => {
-  it("help describes each topic by a text of its own, and not by the text of its first command", () => {
+  it("help describes each topic with a separate text, not with the summary of the topic's first command", () => {
     const topics = [...new Set(COMMANDS.filter((name) => name.includes(" ")).map((name) => name.split(" ")[0] ?? ""))];
     expect(topics.length).toBeGreaterThan(4);
     const summaries = new Set(config.commands.map(({ summary }) => summary));
@@ -69,7 +69,7 @@ describe("help", () => {
     expect(await fleet.json(first)).toEqual({ help: help.trimEnd() });
   });
 
-  it("--help does not count where it is the value of another flag or follows --", async () => {
+  it("--help prints no help where it is the value of another flag or follows --", async () => {
     expect(await fleet.ok(["create", "--user", "a", "--purpose=-h"])).toMatch(/^h-/);
     expect((await fleet.run(["lock", "s", "--user", "a", "--", "echo", "--help"])).stdout).not.toContain("USAGE");
     expect((await fleet.refusal(2, ["create", "--user", "--help"])).message).toContain("--user");
@@ -81,7 +81,7 @@ describe("help", () => {
     expect(error.suggestions).toContain("copilotfleet spawn");
   });
 
-  it("help lists each command once, in one of the groups of the contract, with the exit codes", async () => {
+  it("help lists each command once, in one of its groups, and lists the exit codes", async () => {
     const help = await fleet.ok(["help"]);
     expect(help.match(/^[A-Z].*$/gm)?.slice(1)).toEqual([
       "USAGE",
@@ -141,7 +141,7 @@ describe("help", () => {
     }
   });
 
-  it("help fits a narrow terminal", async () => {
+  it("help fits a terminal of 60 columns", async () => {
     await using terminal = new Terminal(fleet, ["help", "create"], { columns: 60 });
     expect(await terminal.done).toBe(0);
     for (const line of terminal.text.split("\n")) expect(stringWidth(line)).toBeLessThanOrEqual(60);
@@ -150,7 +150,7 @@ describe("help", () => {
 });
 
 describe("aliases", () => {
-  it("the aliases of the contract exist", () => {
+  it("ls, sessions, rm, servers, inspect, start and status are aliases of their commands", () => {
     expect(Object.fromEntries(ALIASES)).toMatchObject({
       ls: "list",
       sessions: "list",
@@ -162,7 +162,7 @@ describe("aliases", () => {
     });
   });
 
-  it("an alias runs its command, also with --json and in errors", async () => {
+  it("an alias runs its command, with and without --json, and its errors name the command", async () => {
     const started = await fleet.json<{ server: { id: string } }>(["start", "--user", "alice"]);
     await fleet.create("alice", "one");
     expect(await fleet.json(["servers", "--user", "alice"])).toMatchObject({ servers: [{ id: started.server.id }] });

@@ -37,7 +37,7 @@ describe.skipIf(problem !== undefined).each([
   ["with separate storage", { storage: "local" }],
   ["with shared storage", { storage: "shared" }],
 ] as const)("two hosts %s", (_, { storage }) => {
-  /** For a test that the storage of sessions does not concern. It runs with one of them, and in the soak with both. */
+  /** For tests that do not depend on the storage. They run with separate storage, and in the soak with both kinds. */
   const anyStorage = it.skipIf(storage === "shared" && process.env.SOAK === undefined);
   let redis: RedisServer;
   let hosts: TestHosts;
@@ -68,7 +68,7 @@ describe.skipIf(problem !== undefined).each([
   });
 
   anyStorage(
-    "spawn starts a server on the host of the server's user, and ps and logs show the server on the other host, too",
+    "spawn starts a server on the host of the server's user, and ps and logs on the other host show it, too",
     async () => {
       const [ann, ben] = [fresh("ann"), fresh("ben")];
       await hosts.place(ann, "h1");
@@ -125,7 +125,7 @@ describe.skipIf(problem !== undefined).each([
     },
   );
 
-  anyStorage("spawn --count starts the server of each user on the host of that user", async () => {
+  anyStorage("spawn --count starts each user's server on that user's host", async () => {
     // The first of these users belongs on h1, and the second on h2.
     const isMeant = (name: string) =>
       ["h1", "h2"].every((host, index) => rendezvousChoice(`${name}-${index + 1}`, ["h1", "h2"]) === host);
@@ -141,7 +141,7 @@ describe.skipIf(problem !== undefined).each([
     }
   });
 
-  anyStorage("logs -f follows the log of a server on another host over a restart, until Ctrl-C", async () => {
+  anyStorage("logs -f follows the log of a server on another host through a restart, until Ctrl-C", async () => {
     await h1.json(["spawn", "--user", "bob"]);
     const following = h1.start(["logs", "bob", "-f", "-n", "1"]);
     let seen = "";
@@ -186,7 +186,7 @@ describe.skipIf(problem !== undefined).each([
     expect((await h1.ok(["list"])).split("\n")[0]).toMatch(/^SESSION +OWNER +HOST +SERVER/);
   });
 
-  it("one host prints the transcript and the events of a session of the other host in several parts, and refuses other users", async () => {
+  it("a host prints the transcript and events of a long session of another host, but not to other users", async () => {
     const talk = fresh("talk");
     await h1.json(["create", "--user", "bob", "--id", talk, "--prompt", "one"]);
     const { home } = await h2.record("bob");
@@ -358,7 +358,7 @@ describe.skipIf(problem !== undefined).each([
     const heard: string[] = [];
     session.on("assistant.message", ({ data }) => void heard.push(data.content));
     await fleet.sessions.send(session, "one");
-    // Only the front door can check a lease, so the program has to connect again to name it.
+    // Only the front door can check a lease, so the program has to connect again and name the lease.
     const lease = await fleet.leases.acquire(sessionId, { user: "bob" });
     await fleet.sessions.send(session, "two", { lease });
     await lease.release();
@@ -399,7 +399,7 @@ describe.skipIf(problem !== undefined).each([
     });
   });
 
-  /** Creates a session on each host, and deletes both with one gc. @param isOver whether nothing is left to delete */
+  /** Creates a session on each host, and deletes both with one gc. @param isOver whether serve may have deleted them */
   async function deletedByGc(name: string, isOver: () => boolean): Promise<void> {
     const [first, second] = [`${name}-a`, `${name}-b`];
     await h1.json(["create", "--user", "bob", "--id", second, "--ttl", "1ms", "--prompt", "x"]);
@@ -429,8 +429,8 @@ describe.skipIf(problem !== undefined).each([
 
   it("gc and delete on one host delete sessions on both hosts", async () => {
     const doomed = fresh("doomed");
-    // Each serve runs its first gc a minute after its start. On a busy machine, that may be now, and then the sessions are
-    // gone before the gc of this test. It happens once for each serve.
+    // Each serve runs its first gc a minute after its start. On a busy machine, that gc may delete the sessions before
+    // the gc of this test. This happens at most once for each serve, so try again up to twice.
     const gcOfServe = () => (h1.printed + h2.printed).match(/gc deleted [1-9]/g)?.length ?? 0;
     const others = async () =>
       (await hosts.store.sessions.list()).map(({ id }) => id).filter((id) => !id.startsWith("old-"));
@@ -488,7 +488,7 @@ describe.skipIf(problem !== undefined).each([
     },
   );
 
-  anyStorage("stop refuses an id that exists on two hosts, names both servers, and takes ID@HOST", async () => {
+  anyStorage("stop refuses an id that exists on two hosts, names both servers, and accepts ID@HOST", async () => {
     const carol = fresh("carol");
     await hosts.place(carol, "h1");
     await h1.json(["spawn", "--user", carol]);

@@ -21,7 +21,7 @@ async function tokenOf(user: string): Promise<string> {
   return (await fleet.json<{ token: string }>(["token", "issue", "--user", user])).token;
 }
 
-/** Starts `serve`, which writes at its end which modules it has loaded, and ends it. */
+/** Starts and stops `serve`, and returns the modules that it loaded. A hook writes their names when `serve` exits. */
 async function modulesOf(args: readonly string[]): Promise<string[]> {
   const [hook, list] = [join(fleet.folder, "modules.cjs"), join(fleet.folder, unused("modules"))];
   const write = `require("fs").writeFileSync(${JSON.stringify(list)}, Object.keys(require.cache).join("\\n"))`;
@@ -32,7 +32,7 @@ async function modulesOf(args: readonly string[]): Promise<string[]> {
 }
 
 describe("serve with an HTTP API", () => {
-  it("prints its address, records it, and serves it until SIGTERM, after which running turns still end", async () => {
+  it("serve prints its HTTP API's address, and on SIGTERM refuses new turns and finishes running turns", async () => {
     const serving = await serve(fleet, { args: ["--http", "127.0.0.1:0"] });
     const url = await urlOf(serving);
     const token = await tokenOf("alice");
@@ -53,7 +53,7 @@ describe("serve with an HTTP API", () => {
     expect(await fleet.send("alice", id, "over the command")).toBe("[turn 3] over the command");
   });
 
-  it("answers probes at both addresses, and metrics only at serve.metrics", async () => {
+  it("serve answers probes at serve.http and serve.metrics, but metrics only at serve.metrics", async () => {
     const serving = await serve(fleet, { args: ["--http", "127.0.0.1:0"] });
     const url = await urlOf(serving);
     for (const path of ["/healthz", "/readyz"]) {
@@ -66,7 +66,7 @@ describe("serve with an HTTP API", () => {
     await serving.end();
   });
 
-  it("answers probes and metrics at the same address if both keys name it", async () => {
+  it("serve answers the HTTP API and metrics at one address if serve.http and serve.metrics both name it", async () => {
     const address = `127.0.0.1:${await freePort()}`;
     const serving = await serve(fleet, { args: ["--http", address, "--metrics", address] });
     expect(serving.address).toBe(address);
@@ -76,14 +76,14 @@ describe("serve with an HTTP API", () => {
     expect((await serving.end()).code).toBe(0);
   });
 
-  it("refuses an address beyond this machine without TLS before it takes the host lock", async () => {
+  it("serve without TLS refuses an HTTP address that other machines can reach, and takes no host lock", async () => {
     const refused = await startServe(fleet, { args: ["--http", "0.0.0.0:0"] }).done;
     expect(refused.code).toBe(3);
     expect(refused.stderr).toContain("serve.http");
     expect((await fleet.registry()).supervisors ?? []).toEqual([]);
   });
 
-  it("loads the packages of the HTTP API, and a serve without it loads none of them", async () => {
+  it("serve loads the packages of the HTTP API only if serve.http is set", async () => {
     const isOfApi = (path: string) => path.includes("/node_modules/hono/") || path.includes("/@hono/");
     expect((await modulesOf(["--http", "127.0.0.1:0"])).some(isOfApi)).toBe(true);
     expect((await modulesOf([])).filter(isOfApi)).toEqual([]);

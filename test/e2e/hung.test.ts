@@ -14,7 +14,7 @@ it("commands end in time when the server does not answer, and restart --force re
   const turn = await fleet.turn(user, id, "!delay 60000 x", ["--timeout", "5s"]);
   process.kill(pid, "SIGSTOP");
   using took = new Stopwatch();
-  // The turn's own deadline, then two seconds each for aborting the turn, leaving the session and disconnecting.
+  // This takes until the turn's deadline, plus two seconds each to abort the turn, leave the session and disconnect.
   const timedOut = turn.done.then((ran) => ({ ...ran, ms: took.ms }));
   const deleting = fleet.refusal(7, ["delete", id]).then((error) => ({ ...error, ms: took.ms }));
   const creating = fleet.refusal(7, ["create", "--user", user]).then((error) => ({ ...error, ms: took.ms }));

@@ -103,7 +103,7 @@ describe("init with flags", () => {
     expect(readdirSync(cwd)).toEqual([]);
   });
 
-  it("init --no-try writes the file without a prompt", async () => {
+  it("init --no-try writes the file without trying a prompt", async () => {
     const cwd = project();
     expect(await fleet.json(["init", ...ourOwn(), "--no-try"], { cwd })).toMatchObject({ reply: null });
     expect(contentOf(cwd)).toMatchObject({ session: { model: "m-1" } });
@@ -128,7 +128,7 @@ describe("init with flags", () => {
     expect(readdirSync(cwd)).toEqual([".copilotfleet.json"]);
   });
 
-  it("init in a folder that it cannot write exits with 3 and names the folder", async () => {
+  it("init in a folder that it cannot write to exits with 3 and names the folder", async () => {
     const cwd = join(project(), "gone");
     mkdirSync(cwd);
     chmodSync(cwd, 0o555);
@@ -211,14 +211,14 @@ describe("init with flags", () => {
 });
 
 describe("init --yes", () => {
-  it("init --yes takes the echo model and says so when it finds nothing else", async () => {
+  it("init --yes chooses the echo model, and reports this, when it finds no key and no login", async () => {
     const cwd = project();
     const shown = await fleet.ok(["init", "--yes", "--no-try"], { cwd });
     expect(shown).toMatch(/^No key or login was found, so this is the built-in echo model\.\nWrote /);
     expect(contentOf(cwd).provider).toEqual({ type: "echo" });
   });
 
-  it("init --yes takes the login of gh, and writes no token", async () => {
+  it("init --yes uses the login of gh or the variable GH_TOKEN, and writes no token", async () => {
     const cwd = project();
     const env = { PATH: `${programs}:${fleet.env.PATH}` };
     await fleet.ok(["init", "--yes", "--no-try"], { cwd, env });
@@ -230,7 +230,7 @@ describe("init --yes", () => {
     expect(readFileSync(fileIn(token), "utf8")).not.toContain("canary");
   });
 
-  it("init --yes takes the key of OpenAI only for OpenAI's own address", async () => {
+  it("init --yes uses the key in OPENAI_API_KEY only for OpenAI's own address", async () => {
     const cwd = project();
     const env = { OPENAI_API_KEY: "canary" };
     await fleet.ok(["init", "--yes", "--no-try"], { cwd, env });
@@ -244,7 +244,7 @@ describe("init --yes", () => {
     expect(contentOf(other).provider).toEqual({ type: "openai", baseUrl: "http://a.example/v1" });
   });
 
-  it("init --yes takes an Ollama that answers, and tries its first model", async () => {
+  it("init --yes chooses an Ollama that answers, and tries its first model", async () => {
     const cwd = project();
     const ollama = createServer((request, response) => {
       if (request.url === "/api/tags") response.end('{"models": [{"name": "llama3.2:latest"}]}');
@@ -304,7 +304,7 @@ describe("init on a terminal", () => {
     });
   });
 
-  it("init offers first what it found, and writes the file after a failed prompt only if the user agrees", async () => {
+  it("init lists a found provider first, and after a failed prompt asks before it writes the file", async () => {
     const [no, yes] = [project(), project()];
     const env = { ANTHROPIC_API_KEY: "canary" };
     for (const [cwd, answer] of [
@@ -330,7 +330,7 @@ describe("init on a terminal", () => {
     expect(contentOf(yes).provider).toEqual({ type: "anthropic", baseUrl: `http://${addressOf(refusing)}` });
   });
 
-  it("init warns at once about a variable that is not set, names no flag for a wrong answer, and shows the usual model", async () => {
+  it("init warns at once about an unset variable, and names no flag when it rejects a typed answer", async () => {
     const cwd = project();
     await using terminal = new Terminal(fleet, ["init", "--provider", "github", "--no-try"], { cwd });
     let at = await terminal.shows(/variable that contains your GitHub token: /);
@@ -352,7 +352,7 @@ describe("init on a terminal", () => {
     ["--base-url", "nowhere", []],
     ["--token-env", "a b", []],
     ["--model", "a b", ["--provider", "github"]],
-  ])("init %s %j on a terminal is refused before the first question, with %j", async (flag, value, others) => {
+  ])("init %s %j with the other flags %j is refused on a terminal before any question", async (flag, value, others) => {
     const cwd = project();
     await using terminal = new Terminal(fleet, ["init", flag, value, ...others], { cwd });
     expect(await terminal.done).toBe(2);
@@ -361,7 +361,7 @@ describe("init on a terminal", () => {
     expect(readdirSync(cwd)).toEqual([]);
   });
 
-  it("Ctrl-C at a question and Ctrl-D end init, and nothing is written", async () => {
+  it("Ctrl-C or Ctrl-D at a question ends init, and init writes nothing", async () => {
     const cwd = project();
     await using first = new Terminal(fleet, ["init"], { cwd });
     await first.shows(/Number or name/);
@@ -375,7 +375,7 @@ describe("init on a terminal", () => {
     expect(readdirSync(cwd)).toEqual([]);
   });
 
-  it("Ctrl-C during the prompt ends init, its server and its temporary folder", async () => {
+  it("Ctrl-C during the prompt ends init and its server, and deletes its temporary folder", async () => {
     const cwd = project();
     const temporary = join(cwd, "temporary");
     mkdirSync(temporary);

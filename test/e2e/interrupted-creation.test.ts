@@ -17,7 +17,7 @@ const sessionsOf = async (user: string) =>
   (await fleet.json<{ sessions: { id: string }[] }>(["list", "--user", user])).sessions.map(({ id }) => id);
 
 describe("Ctrl-C while create works", () => {
-  it("Ctrl-C while the server opens the session leaves no session, and its id is free", async () => {
+  it("Ctrl-C while the server opens the session leaves no session, and a later create can use the id", async () => {
     const id = unused("held");
     const { pid } = await fleet.spawn("alice");
     process.kill(pid ?? 0, "SIGSTOP");
@@ -49,7 +49,7 @@ describe("Ctrl-C while create works", () => {
 });
 
 describe("the note of an interrupted creation", () => {
-  /** The note of a creation that Ctrl-C interrupts at the end of `work`. */
+  /** The note that `create` prints if Ctrl-C interrupts it at the end of `work`. */
   async function noteAfter(user: string, work: (fleet: Fleet) => ReturnType<Fleet["sessions"]["create"]>) {
     await using own = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
     const ctrlC = new AbortController();
@@ -61,14 +61,14 @@ describe("the note of an interrupted creation", () => {
     return interrupted.note;
   }
 
-  it("a session that the server had opened before Ctrl-C is deleted", async () => {
+  it("create deletes a session that the server had opened before Ctrl-C", async () => {
     await fleet.spawn("carol");
     const id = unused("late");
     expect(await noteAfter("carol", (own) => own.sessions.create({ user: "carol", sessionId: id }))).toBe(NONE);
     expect(await sessionsOf("carol")).toEqual([]);
   });
 
-  it("the note names a server that was started for the session, and the command that stops it", async () => {
+  it("after Ctrl-C, create names the server that it started and the command that stops the server", async () => {
     const user = unused("dave");
     const note = await noteAfter(user, (own) => own.sessions.create({ user }));
     const { id } = await fleet.server(user);
@@ -77,7 +77,7 @@ describe("the note of an interrupted creation", () => {
     expect((await fleet.server(user)).pid).toBeNull();
   });
 
-  it("if the store fails, the note names the command that shows whether there is a session", async () => {
+  it("after Ctrl-C and a store error, create names the command that shows whether the session exists", async () => {
     const note = await noteAfter("erin", async () => {
       throw new FleetError("FLEET_STATE_UNWRITABLE", "no space left on device");
     });

@@ -82,7 +82,7 @@ describe("clientForUser", () => {
     const { stdout } = await command.run(["ps", "--json"]);
     expect(stdout).not.toContain(gitHubToken);
     await killServer("tokened");
-    // A caller without the token cannot start that server as that user.
+    // Without the token, a caller cannot start this user's server again.
     expect(await refusal(fleet.spawn("tokened"))).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
     await expect(fleet.clientForUser("tokened", { gitHubToken })).resolves.toBeDefined();
   });
@@ -137,7 +137,7 @@ describe("sessions", () => {
     ] as const;
     for (const [name, run] of turns) {
       const session = await fleet.resumeSession(sessionId, { user: "alice" });
-      // Kill the server only after the turn began, because the fleet sends a prompt again whose turn had not begun.
+      // Kill the server only after the turn began. Otherwise, the fleet would send the prompt again.
       let begun = false;
       session.on("user.message", () => {
         begun = true;
@@ -204,7 +204,7 @@ describe("sessions", () => {
       expect(error).toBeInstanceOf(FleetError);
       expect(error).toMatchObject({ code, exit });
     }
-    // The session id that the runtime would not accept is free, and no session with it is listed.
+    // The fleet lists no session with the id "no.dots", which the runtime would reject.
     expect((await fleet.sessions()).map(({ id }) => id)).not.toContain("no.dots");
   });
 

@@ -77,7 +77,7 @@ describe("the format of a list", () => {
     expect(await fleet.json(["ps", "--sort", "user", "--limit", "1"])).toMatchObject({ servers: [{ id: "alice-1" }] });
   });
 
-  it("top prints its servers in each format, and with --sort and --limit also in its own", async () => {
+  it("top prints its servers in every list format, and applies --sort and --limit to its own screen, too", async () => {
     expect(await fleet.ok(["top", "-q", "--sort", "user"])).toBe("alice-1\nbob-1\n");
     expect(await fleet.ok(["top", "-o", "name", "--limit", "1"])).toBe("server/bob-1\n");
     expect(await fleet.ok(["top", "--no-headers"])).toMatch(/^bob-1 .*\nalice-1 .*\n$/);
@@ -97,7 +97,7 @@ describe("the format of a list", () => {
     });
   });
 
-  it("a list in CSV has the exact times and sizes, and cannot run a formula in a spreadsheet", async () => {
+  it("a list in CSV has exact times and sizes, and no text that a spreadsheet would run as a formula", async () => {
     const [heading, ...rows] = (await fleet.ok(["list", "-o", "csv"])).split("\r\n");
     expect(heading).toBe(
       "id,owner,host,serverId,state,createdAt,lastUsedAt,sizeBytes,leaseHolder,kind,members,persistence,model,expiresAt,purpose",
@@ -217,7 +217,7 @@ describe("the filters of a list", () => {
     [["list", "--state", "ready"], /^--state "ready" is not a state\. Allowed: active, idle, draining or gone\.$/],
     [["ps", "--host", "h9"], /^--host "h9" is not a host of this fleet\. Use \S+\.$/],
     [["list", "--host", "h9"], /^--host "h9" is not a host of this fleet\. Use \S+\.$/],
-  ])("%j is refused with the values that are allowed", async (args, message) => {
+  ])("%j is refused, and the error names the allowed values", async (args, message) => {
     expect(await fleet.refusal(2, args)).toMatchObject({
       code: "FLEET_USAGE_INVALID",
       message: expect.stringMatching(message),

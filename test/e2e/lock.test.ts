@@ -67,7 +67,7 @@ describe("lock and unlock", () => {
     expect(await fleet.json(["unlock", "s", "--token", locked.lease?.token ?? ""])).toEqual({ unlocked: "s" });
   });
 
-  it("lock on a terminal also prints how to release the lease, also if the token is lost", async () => {
+  it("lock on a terminal also prints how to release the lease, with and without its token", async () => {
     await using terminal = new Terminal(fleet, ["lock", "s", "--user", "alice"], { columns: 120 });
     expect(await terminal.done).toBe(0);
     expect(terminal.screen.lines).toEqual([TOKEN, ...WAYS_TO_END]);
@@ -171,7 +171,7 @@ describe("waiting", () => {
   it.each([
     ["SIGINT", 130],
     ["SIGTERM", 143],
-  ] as const)("a waiting lock exits on %s with %i, leaves the queue and runs no command", async (signal, code) => {
+  ] as const)("on %s, a waiting lock exits with %i, leaves the queue and runs no command", async (signal, code) => {
     const locked = await lock();
     const never = join(fleet.folder, `never-${signal}`);
     for (const args of [[], ["--", "touch", never]]) {
@@ -189,7 +189,7 @@ describe("waiting", () => {
 });
 
 describe("taking over", () => {
-  it("lock --steal needs a reason, and lock --show shows it", async () => {
+  it("lock --steal needs a reason, and lock --show shows that reason", async () => {
     const locked = await lock();
     for (const args of [
       ["--steal"],
@@ -213,7 +213,7 @@ describe("taking over", () => {
 });
 
 describe("lock -- COMMAND", () => {
-  it("lock -- COMMAND runs the command under the lease with all its flags, and passes on its exit code", async () => {
+  it("lock -- COMMAND runs COMMAND with all its flags under the lease, and exits with its exit code", async () => {
     const script = 'printf "%s|" "$COPILOTFLEET_LEASE_SESSION" "$COPILOTFLEET_LEASE_FENCE" "$@"; exit 7';
     const { code, stdout, stderr } = await fleet.run(
       ["lock", "s", "--user", "alice", "--", "sh", "-c", script, "sh", "--json", "--user", "x y", "--"],
@@ -276,7 +276,7 @@ describe("lock -- COMMAND", () => {
     expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
   });
 
-  it("lock -- COMMAND keeps the lease longer than its TTL, and a waiting lock does not get it", async () => {
+  it("lock -- COMMAND renews the lease while the command runs, so a waiting lock does not get it", async () => {
     const gate = join(fleet.folder, unused("gate"));
     const script = 'until [ -e "$1" ]; do sleep 0.05; done';
     const running = fleet.start(["lock", "s", "--user", "alice", "--ttl", "4s", "--", "sh", "-c", script, "sh", gate]);

@@ -12,7 +12,7 @@ import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
 
-/** A line of a log without what differs from run to run. */
+/** Replaces the parts of a log line that differ from run to run. */
 function plain(line: string): string {
   return line
     .replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, "TIME")
@@ -37,7 +37,7 @@ async function kill({ pid }: ServerView): Promise<void> {
 }
 
 describe("the log of a server", () => {
-  it("has a line with the time for each launch and each end, and logs --previous shows the launch before the last one", async () => {
+  it("a server's log times each launch and end, and --previous shows the launch before the last one", async () => {
     const user = unused("ann");
     const server = await fleet.spawn(user);
     await fleet.ok(["stop", "--user", user]);
@@ -64,7 +64,7 @@ describe("the log of a server", () => {
     expect(await linesOf(user, "-p", "-n", "1")).toEqual(lines.slice(10, 11));
   });
 
-  it("has one line for the kill of a server, which the next run of logs shows", async () => {
+  it("logs adds one line about the end of a killed server, and later commands do not add it again", async () => {
     const user = unused("bea");
     const server = await fleet.spawn(user);
     await kill(server);
@@ -78,7 +78,7 @@ describe("the log of a server", () => {
     expect((await linesOf(user)).slice(0, 4)).toEqual(lines);
   });
 
-  it("shows a launch that failed, and has each line of the fleet on its own line", async () => {
+  it("a server's log shows a failed launch, and lines of the fleet start on a new line after half a line", async () => {
     const user = unused("cat");
     const server = await fleet.spawn(user);
     await fleet.ok(["stop", "--user", user]);
@@ -129,7 +129,7 @@ describe("the log of a server", () => {
     await fleet.refusal(2, ["logs", user, "--previous", "-f"]);
   });
 
-  it("logs mark a line that a server forged, and neither --previous nor --since nor -t take it for a line of the fleet", async () => {
+  it("logs marks a server's forged line, and --previous, --since and -t do not treat it as the fleet's", async () => {
     const user = unused("gil");
     const server = await fleet.spawn(user);
     const [signed = ""] = readFileSync(server.log, "utf8").split("\n");
@@ -186,7 +186,7 @@ describe("the log of a server", () => {
     await fleet.refusal(2, ["logs", eve.id, "--all"]);
   });
 
-  it("is printed with its control characters to a pipe, and with escaped ones to a terminal", async () => {
+  it("logs prints control characters unchanged to a pipe, and escaped on a terminal", async () => {
     const server = await fleet.spawn("gil");
     appendFileSync(server.log, "a\x1b[2Jb\x9b\n");
     expect(await fleet.ok(["logs", "gil", "-n", "1"])).toBe("a\x1b[2Jb\x9b\n");
@@ -205,7 +205,7 @@ describe("the argument of logs and stop", () => {
     expect(await logged(hal2.id)).toBe(hal2.id);
     expect(await logged(hal2.id.slice(0, -1))).toBe(hal2.id);
     await fleet.refusal(4, ["logs", "ha"]);
-    // The id of a server is a possible id of a user, too. The server that has it wins.
+    // A user id may be equal to the id of a server. Then the id means that server.
     const tricky = await fleet.spawn(hal.id);
     expect(await logged(hal.id)).toBe(hal.id);
     expect(await logged(tricky.id)).toBe(tricky.id);

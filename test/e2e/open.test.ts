@@ -9,7 +9,7 @@ import { serve } from "../fixtures/fleets/serve.js";
 const fleet = testFleet();
 const FROM_PAGE = { "Sec-Fetch-Site": "same-origin" };
 
-/** A program in place of `xdg-open`, which notes what it is told to open. */
+/** Creates a program in place of `xdg-open` that writes its arguments to the file `opened`. */
 function fakeBrowser(exit = 0): { env: NodeJS.ProcessEnv; opened: string } {
   const opened = join(fleet.folder, "opened");
   const program = join(fleet.folder, "xdg-open");
@@ -19,7 +19,7 @@ function fakeBrowser(exit = 0): { env: NodeJS.ProcessEnv; opened: string } {
 }
 
 describe("open", () => {
-  it("names the next step if serve does not run, or runs without an HTTP API", async () => {
+  it("open exits with 7 and names the next step if serve does not run, or runs without an HTTP API", async () => {
     const nobody = await fleet.run(["open", "--user", "alice"]);
     expect({ code: nobody.code, stdout: nobody.stdout }).toEqual({ code: 7, stdout: "" });
     expect(nobody.stderr).toContain("serve does not run on this host");
@@ -31,7 +31,7 @@ describe("open", () => {
     await serving.end();
   });
 
-  it("prints the address with a code, which signs in to the console of serve once", async () => {
+  it("open prints the console's address with a code that signs in once, or opens it in the browser", async () => {
     const serving = await serve(fleet, { args: ["--http", "127.0.0.1:0"] });
     const { http } = await serving.logged("serving");
     const { stdout, stderr } = await fleet.run(["open", "--user", "alice", "--scope", "read"]);

@@ -79,7 +79,7 @@ describe("a wait for a session", () => {
       'Interrupted: the turn was cancelled, if it had begun. The session "team" still exists.',
     ],
     ["lock", ["lock", "team", "--user", "bob"], ""],
-  ])("%s on a terminal reports who holds the session and for how long, and ends with Ctrl-C", async (_, args, left) => {
+  ])("%s on a terminal reports who holds the session and for how long, and Ctrl-C ends it", async (_, args, left) => {
     const lease = await lock("team");
     await using terminal = new Terminal(command, args);
     await terminal.line(/^\S Waiting for "team": alice locked it for (2\d\d|300) s more\. Ctrl-C stops waiting\.$/);
@@ -116,7 +116,7 @@ describe("withSessionLock", () => {
   const ALICE_AT_ONCE = { user: "alice", waitMs: 0 };
   const LOCKED = { code: "FLEET_SESSION_LOCKED" };
 
-  it.each(["notes", "team"])("withSessionLock runs the turns of its work in session %s under its lease", async (id) => {
+  it.each(["notes", "team"])("withSessionLock runs turns of its callback in session %s under its lease", async (id) => {
     const session = await fleet.resumeSession(id, alice);
     await fleet.withSessionLock(id, alice, async ({ fence }) => {
       expect((await fleet.exchange(id, "one", ALICE_AT_ONCE)).reply.text).toMatch(/one$/);
@@ -127,7 +127,7 @@ describe("withSessionLock", () => {
     expect(await fleet.leaseOf(id)).toBeNull();
   });
 
-  it("withSessionLock runs turns one after another, even if its work begins them at the same time", async () => {
+  it("withSessionLock runs turns one after another, even if its callback starts them at the same time", async () => {
     const prompts = ["a", "b", "c", "d"];
     const replies = await fleet.withSessionLock("notes", alice, async () => {
       return await Promise.all(prompts.map(async (prompt) => await fleet.exchange("notes", prompt, alice)));
@@ -137,7 +137,7 @@ describe("withSessionLock", () => {
     expect(turns).toEqual(turns.map((_, index) => (turns[0] ?? 0) + index));
   });
 
-  it("withSessionLock does not let other users, callers outside of its work, or later turns use its lease", async () => {
+  it("withSessionLock does not let other users, outside callers or later turns use its lease", async () => {
     const [entered, enter] = gate();
     const [checked, check] = gate();
     const [released, release] = gate();

@@ -9,7 +9,7 @@ import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
 
-/** The exit code and output of a command, with the session id replaced by `ID`. */
+/** The exit code and output of a command, with the session id replaced with `ID`. */
 function without(id: string, { code, stdout, stderr }: Ran) {
   return { code, stdout: stdout.replaceAll(id, "ID"), stderr: stderr.replaceAll(id, "ID") };
 }
@@ -97,7 +97,7 @@ describe("names that look alike", () => {
     });
   });
 
-  it("users whose ids differ only in case, or in characters that folder names lose, have separate folders", async () => {
+  it("users whose ids differ only in case or in characters that folder names omit have separate folders", async () => {
     const users = ["dana", "Dana", "DANA", "da.na", "da-na", "da+na", "дана"];
     const servers = await Promise.all(users.map((user) => fleet.spawn(user)));
     const homes = new Set(servers.map(({ home }) => home.toLowerCase()));

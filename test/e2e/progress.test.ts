@@ -13,7 +13,7 @@ import { startHeldModel } from "../fixtures/models/held-model.js";
 import { stepInHistory } from "../fixtures/sessions/session-history.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
-/** Tests that commands report on a terminal that they take more than a second. Gates decide how long they take. */
+/** Tests the progress that commands show on a terminal after a second. Gates control how long a command takes. */
 
 const gate = mkdtempSync(join(tmpdir(), "copilotfleet-gate-"));
 const GATED_STARTS = lateServers(gate);
@@ -44,7 +44,7 @@ afterAll(async () => {
 /** Begins a turn that lasts until the model releases it. */
 async function heldTurn(session = "notes"): Promise<Running> {
   const running = await fleet.turn("alice", session, "!hold reply");
-  // A test that fails does not wait for the turn. An end that nobody waits for would then count as an error of the whole run.
+  // A failed test does not wait for the turn. Without this line, its rejection would count as an error of the run.
   running.done.catch(() => undefined);
   await eventually("the model", () => model.held() > 0);
   return running;
@@ -118,7 +118,7 @@ describe("a command that waits for a turn", () => {
   });
 });
 
-it("the methods of the library report how many servers they have done and which turns they wait for", async () => {
+it("servers.spawnMany and servers.stop report how many servers are done and which turns they wait for", async () => {
   await using library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
   const seen: Progress[] = [];
   const onProgress = (progress: Progress) => void seen.push(progress);

@@ -14,7 +14,7 @@ import { unused } from "../fixtures/sessions/unused.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
-/** A command must have ended by then: 5 s by the contract, plus its start and the delay of a busy machine. */
+/** The time within which a command must end: 5 s as promised, plus its start and the delay of a busy machine. */
 const BOUND_MS = 6_900;
 /** The checks that doctor cannot make without the store. */
 const SKIPPED =
@@ -196,7 +196,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     expect(await lost.spawn("alice")).toMatchObject({ state: "ready" });
   });
 
-  it("commands on a terminal report that they take more than a second while Redis does not answer", async () => {
+  it("commands on a terminal show their progress while Redis does not answer", async () => {
     process.kill(redis.pid, "SIGSTOP");
     try {
       for (const [args, line] of [

@@ -39,7 +39,7 @@ interface Scenario {
   value: (scrape: Scrape) => number;
   /**
    * When the condition holds. `gauge`, the default: while the value is above 0. `counter`: once `cause` has made the
-   * value grow. `past`: at once, because the value grew before `cause`. Only time ends the last two.
+   * value grow. `past`: at once, because the value grew before `cause`. The last two end only as time passes.
    */
   kind?: "gauge" | "counter" | "past";
   /** Whether the condition has ended. Default: a gauge has ended at 0, and the other kinds need only time. */
@@ -274,7 +274,7 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
       before = await operator.scrape();
       const turn = fleet.start(["send", "cut", "!hold", "--user", "third"]);
       await eventually("a held turn", () => model.held.held() > 0);
-      // serve must have seen the turn, or it cannot know that it was cut.
+      // serve must have seen the turn. Otherwise, serve does not know later that the turn was cut.
       await operator.scrapeThat("the turn", (scrape) => metric(scrape, "turns_in_flight") > 0);
       await Promise.all([crashes("first", 3), crashes("second", 3), crashes("third", 2)]);
       await turn.done;
@@ -284,7 +284,7 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
       );
     });
 
-    /** Kills the server of a user this many times. Waits each time until serve has started it again. */
+    /** Kills the server of a user `times` times, each time after serve has started it again. */
     async function crashes(user: string, times: number): Promise<void> {
       let last: number | null = null;
       for (let count = 0; count < times; count++) {
@@ -415,7 +415,7 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
     };
     const value = (scrape: Scrape) => Math.max(0, metric(scrape, "servers_memory_bytes") - 400e6);
     const each = (scrape: Scrape) => metric(scrape, "servers_memory_bytes") / metric(scrape, "servers", "ready");
-    // Replace the limit by one between the memory without the tool and the memory with it.
+    // Replace the limit with one between the memory without the tool and the memory with it.
     const scale = (before: Scrape, during: Scrape) =>
       [["> 1024 * 1024 * 1024", `> ${Math.round((each(before) + each(during)) / 2)}`]] as const;
     await attempt("CopilotfleetServerMemoryHigh", { cause, value, scale });
@@ -507,7 +507,7 @@ describe.skipIf(noPromtool || !canMount || !SOAK)("the runbooks, followed on a d
   });
 });
 
-/** As many of the items as `count`, at equal distances, beginning with the first one. Repeats items if there are fewer. */
+/** Returns `count` of the items at equal distances, from the first one on. Repeats items if there are fewer. */
 function spread<T>(items: readonly T[], count: number): T[] {
   return Array.from({ length: count }, (_, index) => items[Math.floor((index * items.length) / count)] as T);
 }

@@ -18,12 +18,12 @@ const SEEN: { setting: string; mode: string; not: string[] }[] = [
     mode: "landlock",
     not: ["metadata", "process-list", "ipc", "unix-sockets", "network", "resources"],
   },
-  // On a machine where bwrap does not work, test/faults/sandbox-fallback.test.ts has the rest.
+  // Where bwrap does not work, test/faults/sandbox-fallback.test.ts tests what `auto` chooses instead.
   ...(bwrapProblem === undefined ? [{ setting: "auto", mode: "bwrap", not: ["network", "resources"] }] : []),
 ];
 
 it.each(SEEN)(
-  "with sandbox.mode $setting, ps names the sandbox $mode, and the log of the server what it does not restrict",
+  "with sandbox.mode $setting, ps shows the sandbox $mode, and the server's log names what it does not restrict",
   async ({ setting, mode, not }) => {
     const user = `seen-${setting}`;
     const { sandbox, log } = await fleet.spawn(user, { env: { COPILOTFLEET_SANDBOX_MODE: setting } });
@@ -34,7 +34,7 @@ it.each(SEEN)(
 );
 
 it.each(SEEN.flatMap(({ mode }) => ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"].map((variable) => ({ mode, variable }))))(
-  "a server in the sandbox $mode reaches a model service whose authority is in $variable",
+  "a server in the sandbox $mode trusts the model service's certificate authority, which $variable names",
   async ({ mode, variable }) => {
     const folder = mkdtempSync(join(tmpdir(), "copilotfleet-authority-"));
     onTestFinished(() => removeFolder(folder));
@@ -59,7 +59,7 @@ it.each(SEEN.flatMap(({ mode }) => ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"].map(
   },
 );
 
-it("--cwd does not lead out of a bind by a link that the server may have made", async () => {
+it("spawn refuses a server's earlier --cwd if it has become a link that leads out of its bind", async () => {
   const work = join(fleet.folder, "work of linked");
   mkdirSync(join(work, "inside"), { recursive: true });
   const env = { COPILOTFLEET_SANDBOX_BINDS: join(fleet.folder, "work of {user}") };
@@ -137,7 +137,7 @@ it.each(["/etc", "/usr/local", CODE])(
   },
 );
 
-it("without a sandbox, --cwd may be any folder, because it protects nothing", async () => {
+it("without a sandbox, spawn accepts any folder as --cwd, because a refusal would protect nothing", async () => {
   const env = { COPILOTFLEET_SANDBOX_MODE: "none" };
   await fleet.ok(["spawn", "--user", "freer", "--cwd", fleet.folder], { env });
 });

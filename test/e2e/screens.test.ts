@@ -21,7 +21,7 @@ function ago(hours: number): string {
   return new Date(Date.now() - hours * HOUR_MS).toISOString();
 }
 
-/** Every part of the record is stable. The server does not run, so it needs no process. */
+/** A record whose values are the same in every run. The server does not run, so the record needs no process. */
 function recorded(user: string, index: number): ServerRecord {
   const id = `${/^\w+/.exec(user)?.[0].slice(0, 24) ?? "user"}-${index}bd806c97f0e`;
   const ended =

@@ -7,7 +7,7 @@ import type { ServerView } from "../../src/pool/server.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import type { Ran } from "../fixtures/commands/command.js";
 
-/** Plants a secret in every place from which a fleet takes secrets, runs the commands, and searches all traces for them. */
+/** Plants a secret wherever a fleet reads secrets, runs commands, and searches all their traces for each secret. */
 
 const canary = (kind: string) => `canary${kind}${randomBytes(12).toString("hex")}`;
 const secrets = {
@@ -114,7 +114,7 @@ function planted(): [string, string][] {
 }
 
 describe("secrets", () => {
-  it("secrets reach the servers that they are for (otherwise, the tests below could not find a leak)", async () => {
+  it("secrets reach the servers that use them (otherwise, the tests below could not find a leak)", async () => {
     expect(environmentOf(await fleet.pidOf("var"))).toContain(`COPILOT_GITHUB_TOKEN=${secrets.fromVariable}`);
     expect(environmentOf(await fleet.pidOf("file"))).toContain(`COPILOT_GITHUB_TOKEN=${secrets.fromFile}`);
     expect(environmentOf(await fleet.pidOf("cmd"))).toContain(`COPILOT_GITHUB_TOKEN=${secrets.fromCommand}`);
@@ -123,7 +123,7 @@ describe("secrets", () => {
     for (const token of connectionTokens) expect(token).toMatch(/^[\w-]{43}$/);
   });
 
-  it("secrets do not reach the environment of a server that they are not for", async () => {
+  it("a server's environment has no other server's GitHub token, no model key and no unlisted variable", async () => {
     const [theirs, others] = [environmentOf(await fleet.pidOf("var")), environmentOf(await fleet.pidOf("file"))];
     expect(others.join("\n")).not.toContain(secrets.fromVariable);
     expect(theirs.join("\n")).not.toContain(secrets.fromFile);
@@ -168,7 +168,7 @@ describe("secrets", () => {
     expect(kept).toBe(3);
   });
 
-  it("a server gets a new connection token with every start", async () => {
+  it("a server gets a new connection token at every start", async () => {
     await fleet.ok(["restart", "--user", "file"]);
     const { token } = await fleet.json<{ token: string }>(["connect", "--user", "file"]);
     expect(connectionTokens).not.toContain(token);

@@ -3,7 +3,7 @@ import { ERRORS } from "../../src/errors.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 
-/** Tests that a person can name a session by a part of its id, and that no command then takes another session. */
+/** Tests that a person can name a session by a part of its id, and that no command then uses a different session. */
 
 const fleet = testFleet();
 const ID = "605decd7-aa91-4c1e-8f27-9a42a5f35dae";
@@ -28,7 +28,7 @@ describe("the beginning of a session's id", () => {
     [["send", START, "hello", ...ALICE], /hello\n$/],
     [["resume", START, "--prompt", "again", ...ALICE], /again\n$/],
     [["evict", START], new RegExp(`\\n${ID} +(evicted|skipped: not active)\\n`)],
-  ])("%j on a terminal takes the session whose id begins so, and names it", async (args, shown) => {
+  ])("%j on a terminal uses the session whose id begins with that text, and prints the id", async (args, shown) => {
     const text = await onTerminal(args);
     expect(text).toContain(`Session: ${ID}\n`);
     expect(text).toMatch(shown);
@@ -37,7 +37,7 @@ describe("the beginning of a session's id", () => {
   it.each<[args: string[], stdout: RegExp]>([
     [["transcript", START, ...ALICE], /hello/],
     [["lock", START, "--show"], /./],
-  ])("%j takes the session whose id begins so, and names it on standard error", async (args, stdout) => {
+  ])("%j uses the session whose id begins with that text, and prints its id on stderr", async (args, stdout) => {
     const ran = await fleet.run(args);
     expect(ran).toMatchObject({ code: 0, stderr: `Session: ${ID}\n`, stdout: expect.stringMatching(stdout) });
   });
@@ -52,26 +52,26 @@ describe("the beginning of a session's id", () => {
     expect(await fleet.ok(["transcript", ID, ...ALICE])).not.toContain("to nobody");
   });
 
-  it("lock and unlock on a terminal take the beginning of an id", async () => {
+  it("lock and unlock on a terminal accept the beginning of a session's id", async () => {
     const token = /^[\w-]{20,}$/m.exec(await onTerminal(["lock", START, ...ALICE]))?.[0] ?? "";
     expect(await fleet.json(["lock", ID, "--show"])).toMatchObject({ lease: { sessionId: ID } });
     expect(await onTerminal(["unlock", START, "--token", token])).toBe(`Session: ${ID}\n${ID}\n`);
   });
 
-  it("describe takes the beginning of a session's id, with and without session/", async () => {
+  it("describe accepts the beginning of a session's id, with and without session/", async () => {
     const described = { kind: "session", session: { id: ID } };
     expect(await fleet.json(["describe", START])).toMatchObject(described);
     expect(await fleet.json(["describe", `session/${START}`])).toMatchObject(described);
   });
 
-  it("does not match a session that the user may not use", async () => {
+  it("the beginning of an id does not match a session that the user may not use", async () => {
     const args = ["transcript", "605d", "--user", "bob"];
     expect(await fleet.refusal(4, args)).toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
     const own = await fleet.run(["transcript", "605", "--user", "bob"]);
     expect(own).toMatchObject({ code: 0, stderr: expect.stringContaining("Session: 605-of-bob\n") });
   });
 
-  it("takes the user's own session when the text is also the whole id of another user's session", async () => {
+  it("the beginning of a user's own session id wins over the whole id of another user's session", async () => {
     await fleet.create("alice", "plan-of-alice");
     await fleet.create("bob", "plan");
     const own = await fleet.run(["transcript", "plan", ...ALICE]);
@@ -82,12 +82,12 @@ describe("the beginning of a session's id", () => {
     });
   });
 
-  it("does not win over a whole id", async () => {
+  it("a whole session id names its session, even if other ids begin with it", async () => {
     expect(await fleet.send("alice", "ab", "to ab")).toContain("to ab");
     expect(await fleet.json(["transcript", "ab", ...ALICE])).toMatchObject({ session: { id: "ab" } });
   });
 
-  it("is refused with the ids of all sessions that match when there are several", async () => {
+  it("the beginning of several session ids is refused, and the error lists all matching ids", async () => {
     const error = await fleet.refusal(5, ["transcript", "abc", ...ALICE]);
     expect(error).toMatchObject({
       code: "FLEET_SESSION_AMBIGUOUS",
@@ -99,7 +99,7 @@ describe("the beginning of a session's id", () => {
 });
 
 describe("an id that a table has cut", () => {
-  it("names the session when it is pasted from the table of list at 80 columns", async () => {
+  it("an id that list cuts at 80 columns names the session in other commands", async () => {
     await using terminal = new Terminal(fleet, ["list", ...ALICE], { columns: 80 });
     await terminal.done;
     const [cut = ""] = /605\S*…\S*/.exec(terminal.screen.lines.join("\n")) ?? [];
@@ -108,7 +108,7 @@ describe("an id that a table has cut", () => {
     expect(await fleet.json(["describe", cut])).toMatchObject({ session: { id: ID } });
   });
 
-  it("is refused with exit code 4 and a hint to list whole ids when no session matches", async () => {
+  it("a cut id that matches no session is refused with exit code 4 and a hint to list whole ids", async () => {
     const error = await fleet.refusal(4, ["send", "605…zzz", "hello", ...ALICE]);
     expect(error.code).toBe("FLEET_SESSION_NOT_FOUND");
     expect(error.suggestions).toContainEqual(expect.stringContaining("copilotfleet list -q"));
@@ -145,7 +145,7 @@ describe("delete with the beginning of an id", () => {
     },
   );
 
-  it("delete on a terminal asks with the whole id, and deletes that session after a yes", async () => {
+  it("delete on a terminal shows the whole id in its question, and deletes that session after a yes", async () => {
     await fleet.create("alice", "victim-of-delete");
     await using terminal = new Terminal(fleet, ["delete", "victim"], { columns: 120 });
     await terminal.line(/ \[y\/N\]$/);
@@ -158,7 +158,7 @@ describe("delete with the beginning of an id", () => {
     expect(fleet.sessionIds()).not.toContain("victim-of-delete");
   });
 
-  it("delete pod NAME suggests to stop the server", async () => {
+  it("delete pod NAME suggests stopping the server", async () => {
     const { suggestions } = await fleet.refusal(4, ["delete", "pod", "x"]);
     expect(suggestions[0]).toContain("copilotfleet stop x");
   });

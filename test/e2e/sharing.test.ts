@@ -23,7 +23,7 @@ interface Created {
 const servers = async () => (await fleet.json<{ servers: ServerView[] }>(["ps"])).servers;
 
 describe("shared isolation", () => {
-  it("shared isolation puts five users on two servers, each user always on one, and keeps sessions apart", async () => {
+  it("shared isolation keeps each of five users on one of two servers, and keeps their sessions apart", async () => {
     const users = ["ann", "ben", "cid", "dan", "eve"];
     for (const user of users) {
       const args = ["create", "--user", user, "--id", `${user}-notes`, "--prompt", "hello"];

@@ -29,7 +29,7 @@ describe("a prompt that begins with a hyphen", () => {
     expect(await fleet.ok([...create, "--prompt", "- one"])).toBe("hyphens-2\n[turn 1] - one\n");
   });
 
-  it("send reports a flag that does not exist, although a prompt may begin with a hyphen", async () => {
+  it("send reports a flag that does not exist, even though a prompt may begin with a hyphen", async () => {
     const { error } = await failed(2, ["send", "s", "- fix the bug", "--usr", "a"]);
     expect(error.message).toBe('There is no flag "--usr".');
     expect(error.suggestions).toContain("Did you mean --user?");
@@ -151,7 +151,7 @@ describe("a server", () => {
     expect(await fleet.json(spawn(two))).toMatchObject({ created: true, server: { cwd: two } });
   });
 
-  it("a server is found by the exact id of its user before the beginning of another server's id", async () => {
+  it("logs and stop prefer the exact id of a server's user to the beginning of another server's id", async () => {
     for (const user of ["ann", "Ann", "ann2", "日本", "ann@example.com"]) await fleet.spawn(user);
     const idOf = async (user: string) => (await fleet.server(user)).id;
     for (const user of ["ann", "Ann", "日本", "ann@example.com"]) {
@@ -164,7 +164,7 @@ describe("a server", () => {
     await failed(2, ["logs", "ann", "--user", "ann"]);
   });
 
-  it("spawn --count 1 starts the user's own server, and --count 2 starts numbered ones", async () => {
+  it("spawn --count 1 starts the user's own server, and --count 2 starts servers for numbered users", async () => {
     const one = await fleet.json<{ servers: ServerView[] }>(["spawn", "--user", "solo", "--count", "1"]);
     expect(one.servers.map(({ user }) => user)).toEqual(["solo"]);
     const two = await fleet.json<{ servers: ServerView[] }>(["spawn", "--user", "solo", "--count", "2"]);

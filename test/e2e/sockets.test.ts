@@ -26,7 +26,7 @@ function descriptorOf(server: Server): number {
   return (server as unknown as { _handle: { fd: number } })._handle.fd;
 }
 
-/** Runs `serve` as systemd does, with these sockets as the descriptors 3 and so on. The test then accepts at none of them. */
+/** Runs `serve` as systemd does, with these sockets as descriptors 3 and up. Closes them in the test's process. */
 function serveWith(sockets: readonly Server[], names: string): ChildProcess {
   const handed = { LISTEN_FDS: String(sockets.length), LISTEN_FDNAMES: names };
   const child = spawn("sh", ["-c", 'LISTEN_PID=$$ exec "$@"', "sh", process.execPath, COMMAND, "serve"], {
@@ -40,7 +40,7 @@ function serveWith(sockets: readonly Server[], names: string): ChildProcess {
 }
 
 describe("serve with the sockets of systemd", () => {
-  it("serve opens the HTTP API on the socket with its name, and the front door on the other one", async () => {
+  it("serve opens the HTTP API on the socket named http, and the front door on the other socket", async () => {
     const [http, door] = [await listening("127.0.0.1"), await listening("127.0.0.1")];
     const [httpPort, doorPort] = [portOf(http), portOf(door)];
     const child = serveWith([http, door], "http:copilotfleet.socket");

@@ -89,7 +89,7 @@ describe("stop during a turn", () => {
     const { pid } = await fleet.server("alice");
     const stopping = await waitingStop();
     const creating = fleet.create("alice", "meanwhile");
-    // Run another command first: by the time that it ends, the create has met the drain.
+    // Run another command first: by the time that it ends, create has found the server draining.
     expect(await fleet.server("alice")).toMatchObject({ state: "draining", pid });
     model.release();
     await creating;
@@ -102,11 +102,11 @@ describe("stop during a turn", () => {
   });
 });
 
-describe("a stop that is given up", () => {
+describe("a stop that is interrupted", () => {
   it.each([
     ["SIGINT", 130],
     ["SIGTERM", 143],
-  ] as const)("stop exits on %s with %i and cuts no turn, and the server stays ready", async (signal, exit) => {
+  ] as const)("on %s, stop exits with %i and cuts no turn, and the server stays ready", async (signal, exit) => {
     // An earlier version took the signal for the end of the drain deadline, and cut the turns that it waited for.
     const sending = await turn();
     const { pid } = await fleet.server("alice");

@@ -30,7 +30,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
   beforeEach(() => {
     fleet = new TestFleet({ COPILOTFLEET_HOST_NAME: HOST });
   });
-  // end() stops only the servers that the file store records. A migration back has recorded the server there again.
+  // end() stops only servers in the file store. The test that moves a server to Redis also moves it back to the files.
   afterEach(() => fleet.end());
 
   async function contents(url: string) {
@@ -138,7 +138,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     expect(await contents(url)).toEqual(before);
   });
 
-  it("store migrate on a terminal reports that it takes more than a second", async () => {
+  it("store migrate on a terminal shows its progress when it takes more than a second", async () => {
     const url = redis.url();
     await using_(url, (store) => store.sessions.create(sessionRecord("somebody")));
     process.kill(redis.pid, "SIGSTOP");

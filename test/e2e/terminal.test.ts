@@ -92,7 +92,7 @@ describe("a table on a terminal", () => {
 });
 
 describe("the output of top", () => {
-  it("top --once shows the hosts, the servers with their turns, and the sums", async () => {
+  it("top --once shows the hosts, the servers with their turns, and the totals", async () => {
     const output = await fleet.ok(["top", "--once"]);
     expect(output).toMatch(/^HOST +STATE/);
     expect(output).toMatch(/^SERVER +USER +URL +PID +STATE +TURNS +LATENCY/m);

@@ -38,7 +38,7 @@ describe.skipIf(problem !== undefined)("the source of a server's GitHub token", 
   const tokenOf = async (user: string) =>
     /\0COPILOT_GITHUB_TOKEN=([^\0]*)/.exec(readFileSync(`/proc/${await fleet.pidOf(user)}/environ`, "utf8"))?.[1];
 
-  it("stays in the state folder if it was given at the start, and a restart uses it", async () => {
+  it("a GitHub token source that spawn was given stays in the state folder, and a restart uses it", async () => {
     await fleet.spawn("alice");
     await fleet.ok(["stop", "alice"]);
     await fleet.ok(["spawn", "--user", "alice", "--token-env", "GIVEN"]);
@@ -51,7 +51,7 @@ describe.skipIf(problem !== undefined)("the source of a server's GitHub token", 
     ["program", (folder) => ({ from: "command", command: `touch ${join(folder, "ran")}; echo gho_x` })],
     ["variable", () => ({ from: "env", name: "OF_SERVE" })],
     ["path", () => ({ from: "file", path: "/proc/self/environ" })],
-  ])("is never a %s that the server's record names", async (_, forged) => {
+  ])("restart never gets a GitHub token from a %s that the server's record names", async (_, forged) => {
     await rewrite(forged(fleet.folder));
     const refusal = await fleet.refusal(3, ["restart", "alice"]);
     expect(refusal).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE" });

@@ -35,7 +35,7 @@ class TopScreen extends Terminal {
 
 describe("top on a terminal", () => {
   it.each([60, 80, 140])(
-    "top fits a terminal of %i columns in each view, with sums above and keys below",
+    "top fits a terminal of %i columns in each view, with totals above and keys below",
     async (columns) => {
       await using top = new TopScreen({ columns });
       for (const [key, heading] of [
@@ -59,7 +59,7 @@ describe("top on a terminal", () => {
     },
   );
 
-  it("top sorts by one column after the other, in both orders, and filters by any column", async () => {
+  it("top reverses its order with S, and filters rows by any column on the screen with /", async () => {
     await using top = new TopScreen();
     await top.until(/> alice-/);
     top.type("S");
@@ -77,7 +77,7 @@ describe("top on a terminal", () => {
     await top.until(/None of 3 servers contains "servers"/);
   });
 
-  it("top begins with the order of --sort, and keys change it", async () => {
+  it("top starts in the order of --sort, and keys change that order", async () => {
     await using top = new TopScreen({}, ["--sort", "user:desc"]);
     const frame = await top.until(/sort: user descending[\s\S]*alice-/);
     expect(frame.flatMap((line) => /^[> ] \S+-[0-9a-f]{12} +(\S+)/.exec(line)?.[1] ?? [])).toEqual([
@@ -142,7 +142,7 @@ describe("top on a terminal", () => {
     expect(await fleet.send("bob", "plans", "again")).toMatch(/again$/);
   });
 
-  it("top shows a turn in flight, and evicts the session only after that turn", async () => {
+  it("top shows a turn in flight, and does not evict the session during the turn", async () => {
     const turn = await fleet.turn("alice", "notes", "!delay 60000 x");
     await using top = new TopScreen();
     await top.until(/Turns: 1/);
@@ -189,7 +189,7 @@ describe("top on a terminal", () => {
     await top.until(/> alice-/);
     top.type("2");
     await top.until(/^ {2}SESSION .{84} LEASE$/m);
-    // After the last column, the cursor stays on the last character, and xterm would erase that.
+    // In a full row, the cursor stays on the last character, so an erase sequence would remove that character in xterm.
     // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what a terminal interprets
     expect(top.raw).not.toMatch(/LEASE(?:\x1b\[\d+m)*\x1b\[[JK]/);
   });
@@ -209,7 +209,7 @@ describe("top on a terminal", () => {
     await fleet.ok(["delete", id]);
   });
 
-  it("Ctrl-C ends top with 130 and gives the terminal back", async () => {
+  it("Ctrl-C ends top with exit code 130 and restores the terminal", async () => {
     await using top = new TopScreen();
     await top.until(/> alice-/);
     top.type("\x03");

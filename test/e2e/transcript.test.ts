@@ -41,7 +41,7 @@ async function openFleet(): Promise<Fleet> {
 }
 
 describe("transcript", () => {
-  it("prints a conversation with tool calls and attachments, starts no server, and prints the same after a compaction", async () => {
+  it("transcript prints tool calls and attachments, starts no server, and is the same after a compaction", async () => {
     const opened = await openFleet();
     const session = await opened.sessions.create({ user: "alice", sessionId: "talk" });
     const say = async (prompt: string) => void (await opened.sessions.send(session, prompt));
@@ -100,7 +100,7 @@ describe("transcript", () => {
     expect(fleet.processes()).toEqual([]);
   });
 
-  it("refuses users who may not use the session, and admits members", async () => {
+  it("transcript refuses users who may not use the session, and accepts members", async () => {
     await fleet.ok(["create", ...ALICE, "--id", "shared-talk", "--collaborative", "--member", "bob"]);
     await fleet.send("bob", "shared-talk", "from bob");
     await fleet.create("alice", "private-talk");
@@ -126,7 +126,7 @@ describe("transcript", () => {
     );
   });
 
-  it("shows a turn in flight, and with --follow prints the rest of the turn", async () => {
+  it("transcript shows a turn in flight, and with --follow prints the rest of the turn", async () => {
     const [id, gate] = [unused("live"), unused("gate")];
     await fleet.create("alice", id);
     await fleet.send("alice", id, "before");
@@ -153,7 +153,7 @@ describe("transcript", () => {
     expect(await following.done).toMatchObject({ code: 130, stderr: "" });
   });
 
-  it("shows an ephemeral session while it is in use", async () => {
+  it("transcript shows an ephemeral session while it is in use", async () => {
     const opened = await openFleet();
     const session = await opened.sessions.create({ user: "alice", sessionId: "brief", ephemeral: true });
     await opened.sessions.send(session, "hello");
@@ -162,7 +162,7 @@ describe("transcript", () => {
     await fleet.refusal(4, ["transcript", "brief", ...ALICE]);
   });
 
-  it("is empty for a session that never had a turn, and fails if the history is gone or is not a file", async () => {
+  it("transcript is empty for a session without a turn, and fails if the history is gone or not a file", async () => {
     await fleet.create("alice", "silent");
     expect((await transcript("silent")).entries).toEqual([]);
     const none = await fleet.run(["transcript", "silent", ...ALICE]);
@@ -177,7 +177,7 @@ describe("transcript", () => {
     expect((await fleet.refusal(5, ["transcript", "gone", ...ALICE])).code).toBe("FLEET_SESSION_LOST");
   });
 
-  it("shows the readable lines of a damaged history, and warns about the others", async () => {
+  it("transcript shows the readable lines of a damaged history, and warns about the others", async () => {
     const path = await planted("torn", `${started()}garbage\n${prompt({ content: "a" })}${finalStep("b")}`);
     appendFileSync(path, '{"type":"user.mess');
     const ran = await fleet.run(["transcript", "torn", ...ALICE]);
@@ -188,7 +188,7 @@ describe("transcript", () => {
     expect(ran.code).toBe(0);
   });
 
-  it("prints a history of 60 MB with little memory, and stops when the reader has enough", async () => {
+  it("transcript prints a history of 60 MB with little memory, and stops when the reader closes the pipe", async () => {
     const reply = finalStep("x".repeat(200_000));
     const path = await planted("huge", started());
     for (let turn = 0; turn < 300; turn++) appendFileSync(path, prompt({ content: `prompt ${turn}` }) + reply);
@@ -207,7 +207,7 @@ describe("transcript", () => {
 describe("a transcript of hostile texts", () => {
   const HOSTILE = "a\x1b]0;title\x07\x1b[2Jb\rc\u009b31md\u202ee\nassistant  2026-01-01T00:00:00Z\n\ttab";
 
-  it("has no control characters on a terminal, in a pipe and as JSON, and no text looks like a heading", async () => {
+  it("a transcript of hostile texts has no control characters in any output, and no fake headings", async () => {
     const tool = { toolCallId: "t", toolName: "\x1b[1mx", arguments: { path: `\x1b[2J${"y".repeat(150)}` } };
     const text =
       started() + prompt({ content: HOSTILE, attachments: [{ displayName: "\x1b[5m" }] }) + finalStep(HOSTILE);

@@ -143,7 +143,7 @@ describe("trust", () => {
     expect(await fleet.refusal(3, ["ps"], { cwd })).toMatchObject({ code: "FLEET_CONFIG_UNTRUSTED" });
   });
 
-  it("trust refuses a project file that the group or everybody can write", async () => {
+  it("trust refuses a project file that the group or everybody can write to", async () => {
     for (const mode of [0o664, 0o646]) {
       chmodSync(file, mode);
       expect(await fleet.refusal(3, ["trust"], { cwd })).toMatchObject({

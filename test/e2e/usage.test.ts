@@ -161,7 +161,7 @@ describe("a command line with a mistake", () => {
       ["create", "--user", "a", "--model", "gpt\u001b[31m"],
       /--model is "gpt\\u\{1b\}\[31m", which contains "\\u\{1b\}"\. Allowed: /,
     ],
-  ])("the command line %j is refused with the reason", async (args, message) => {
+  ])("the command line %j is refused, and the error states the reason", async (args, message) => {
     expect(await refused(2, args)).toMatchObject({
       code: "FLEET_USAGE_INVALID",
       message: expect.stringMatching(message),
@@ -251,7 +251,7 @@ describe("a command line with a mistake", () => {
     ],
     [["spawn", "--user", "a", "--count", "2000"], /which is more than 1000\./, "For example, write --count 2."],
   ])(
-    "the error for the command line %j lists what is allowed, if that is short, and gives the line to type",
+    "the error for the command line %j lists what is allowed, if the list is short, and suggests a next step",
     async (args, message, advice) => {
       const end = args.indexOf("--");
       const ran = await fleet.run(

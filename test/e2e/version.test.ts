@@ -31,7 +31,7 @@ it.each([[["-v"]], [["--version"]], [["ps", "-v"]], [["token", "issue", "--versi
   },
 );
 
-it("version shows the versions of everything, and changes nothing", async () => {
+it("version shows the versions of the command and all that it uses, and changes nothing", async () => {
   expect(await fleet.json(["version"])).toEqual(VERSIONS);
   expect(await fleet.json(["--version"])).toEqual(VERSIONS);
   const text = await fleet.ok(["version"]);
@@ -41,7 +41,7 @@ it("version shows the versions of everything, and changes nothing", async () => 
   expect(existsSync(fleet.root)).toBe(false);
 });
 
-it.each(["version", "doctor"])("Ctrl-C ends %s, its trial server and its temporary folder", async (command) => {
+it.each(["version", "doctor"])("on Ctrl-C, %s ends its trial server and deletes its folder", async (command) => {
   const temporary = join(fleet.folder, `temporary-of-${command}`);
   mkdirSync(temporary);
   const trialServers = () =>
@@ -71,7 +71,7 @@ it("version shows the version of a serve that runs", async () => {
   await done;
 });
 
-it("version shows the bundled runtime when the configuration is wrong, shows what it can of a wrong runtime, and warns", async () => {
+it("version warns about a wrong configuration or runtime, and still shows the versions that it can find", async () => {
   const file = join(fleet.folder, "wrong.json");
   writeFileSync(file, '{"sesion": {}}');
   const wrong = await fleet.run(["version", "--json", "--config", file]);

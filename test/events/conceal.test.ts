@@ -59,7 +59,7 @@ async function all(stateRoot = root): Promise<FleetEvent[]> {
 }
 
 describe("pseudonyms in the audit log", () => {
-  it("leave the name of another user, which the user has given to a session", async () => {
+  it("pseudonyms replace the id of a purged user's session, but not another user who has the same name", async () => {
     await write([
       { type: "session.created", user: "zoe", actor: { user: "zoe" }, sessionId: "ben" },
       { type: "session.created", user: "ben", actor: { user: "ben" }, sessionId: "other" },
@@ -71,7 +71,7 @@ describe("pseudonyms in the audit log", () => {
     expect(ofBen).toMatchObject({ user: "ben", actor: { user: "ben" }, sessionId: "other" });
   });
 
-  it("are the same on all hosts of a fleet, also in lines that a host wrote before it entered the fleet", async () => {
+  it("pseudonyms are the same on all hosts of a fleet, even in lines from before a host joined the fleet", async () => {
     const [a, b] = [join(root, "a"), join(root, "b")];
     const about = { type: "token.issued", user: "zoe" } as const;
     await write([about, { ...about, detail: "for zoe" }], b);
@@ -87,7 +87,7 @@ describe("pseudonyms in the audit log", () => {
     }
   });
 
-  it("replace a name in a detail as a word, and also within words if the event concerns the user", async () => {
+  it("a pseudonym replaces a whole detail with the name as a word, and each detail in the user's events", async () => {
     await write([
       { type: "session.shared", user: "ann", detail: "initial al-2 al.b" },
       { type: "session.stolen", user: "ann", detail: "from al: done" },
@@ -104,7 +104,7 @@ describe("pseudonyms in the audit log", () => {
     expect((await verifyLog(root)).brokenAt).toBeNull();
   });
 
-  it("stay although another process was about to write lines that it read before, and killed processes left files", async () => {
+  it("a concealed name does not come back from a process that read it before, or from leftover files", async () => {
     const events = Array.from({ length: 12 }, () => ({ type: "turn.begun", user: "zoe" }) as const);
     await write(events);
     await compact(files, 1e6);
@@ -114,14 +114,14 @@ describe("pseudonyms in the audit log", () => {
     const path = files.segmentPath(12, 12);
     const late = derive(files, { make: () => ({ path, text: before }), place: linkSync });
     await conceal("zoe");
-    // The other process was in time, and the purge has seen its file, or it was too late.
+    // Either the other process was in time, so the purge saw its file, or it was too late and wrote nothing.
     expect(await late).toBe(existsSync(path));
     expect(left.filter((each) => existsSync(each))).toEqual([]);
     expect(found(root, ["zoe"])).toEqual([]);
     expect((await verifyLog(root)).brokenAt).toBeNull();
   });
 
-  it("do not bring back a segment that was deleted while they were written", async () => {
+  it("derive does not bring back a segment that was deleted while its replacement was written", async () => {
     await write(Array.from({ length: 12 }, () => ({ type: "turn.begun", user: "zoe" }) as const));
     await compact(files, 1e6);
     const segments = files.listAllSegments();
@@ -134,7 +134,7 @@ describe("pseudonyms in the audit log", () => {
     expect(existsSync(path)).toBe(false);
   });
 
-  it("use the key of the fleet from the moment when the store answers", async () => {
+  it("events use the fleet's pseudonym key once the store has answered", async () => {
     const key = "0".repeat(64);
     let isAway = true;
     let asked = 0;
@@ -167,10 +167,10 @@ describe("pseudonyms in the audit log", () => {
     expect((await verifyLog(root)).brokenAt).toBeNull();
   });
 
-  it("are not promised if other processes change the log all the time", async () => {
+  it("concealing fails with FLEET_STATE_BUSY if other processes change the log all the time", async () => {
     await write([{ type: "turn.begun", user: "zoe" }]);
     mkdirSync(files.segments);
-    symlinkSync("nowhere", files.segmentPath(1, 1)); // It is listed, and gone.
+    symlinkSync("nowhere", files.segmentPath(1, 1)); // It is listed, but cannot be read.
     let now = 0;
     vi.spyOn(performance, "now").mockImplementation(() => (now += 20_000));
     await expect(conceal("zoe")).rejects.toMatchObject({ code: "FLEET_STATE_BUSY" });

@@ -36,7 +36,7 @@ async function write(host: string, ms: number, user: string): Promise<void> {
   await events.close();
 }
 
-/** Hosts whose calls read these logs. @param onCall gets the signal of each call that may wait */
+/** Hosts whose calls read these logs. @param onCall is called with the signal of each call that may wait */
 function hostsOf(names: readonly string[], onCall: (signal: AbortSignal) => void = () => undefined): FleetHosts {
   const hosts = names.map((name) => ({
     name,
@@ -62,7 +62,7 @@ async function next(events: AsyncGenerator<FleetEvent>): Promise<string | null> 
 }
 
 describe("the events of several hosts", () => {
-  it("are in one order by time in which each host keeps its own, although the clock of a host was set back", async () => {
+  it("gatherEvents sorts events by time, but keeps each host's own order, even if a clock was set back", async () => {
     await write("a", START + 10, "a1");
     await write("a", START + 5, "a2");
     await write("b", START + 7, "b1");
@@ -70,7 +70,7 @@ describe("the events of several hosts", () => {
     expect(events.map(({ user }) => user)).toEqual(["b1", "a1", "a2"]);
   });
 
-  it("are followed although the clock of a host is set back, and those before the given time are left out", async () => {
+  it("followEvents omits events before the given time, but reports new ones even if a clock is set back", async () => {
     for (const user of ["old", "older"]) await write("a", START - 5 * DAY_MS, user);
     const following = follow(hostsOf(["a"]), { sinceMs: START });
     const first = next(following);
@@ -80,14 +80,14 @@ describe("the events of several hosts", () => {
     expect(await next(following)).toBe("newer");
   });
 
-  it("are followed after the events that the caller has, whatever their time", async () => {
+  it("followEvents continues after the caller's positions, whatever the times of the events", async () => {
     for (const user of ["a1", "a2", "a3"]) await write("a", START, user);
     for (const user of ["b1", "b2"]) await write("b", START + DAY_MS, user);
     const following = follow(hostsOf(["a", "b"]), { sinceMs: START + DAY_MS }, { a: 2 });
     expect([await next(following), await next(following), await next(following)]).toEqual(["a3", "b1", "b2"]);
   });
 
-  it("are no longer read when the caller stops following", async () => {
+  it("followEvents aborts its calls to the hosts when the caller stops following", async () => {
     await write("a", START, "ann");
     const signals: AbortSignal[] = [];
     for await (const { user } of follow(
@@ -100,7 +100,7 @@ describe("the events of several hosts", () => {
     expect(signals.map(({ aborted }) => aborted)).toEqual([true]);
   });
 
-  it("end at once when the caller returns while it waits for the next one", async () => {
+  it("followEvents ends at once when the caller returns during a wait for the next event", async () => {
     await write("a", START, "ann");
     const signals: AbortSignal[] = [];
     const following = follow(

@@ -37,7 +37,7 @@ function read(): Line[] {
 }
 
 describe("the audit log", () => {
-  it("writes a recorded event before the record resolves, with its time, actor and place in the chain", async () => {
+  it("record() writes the event before it resolves, with its time, actor and place in the chain", async () => {
     await openEvents().record(issued("ann"));
     const [line] = read();
     expect(line).toMatchObject({
@@ -53,7 +53,7 @@ describe("the audit log", () => {
     expect(await verifyLog(root)).toEqual({ events: 1, brokenAt: null });
   });
 
-  it("writes noted events together, before a later recorded one", async () => {
+  it("noted events are written together, before an event that is recorded later", async () => {
     const events = openEvents();
     for (const type of ["turn.begun", "turn.ended"] as const) events.note({ type, user: "ann" });
     expect(read()).toEqual([]);
@@ -62,7 +62,7 @@ describe("the audit log", () => {
     expect(files.listBatches()).toHaveLength(1);
   });
 
-  it("writes noted events when it is closed, and soon without that", async () => {
+  it("noted events are written soon after, and at the latest when the log is closed", async () => {
     const events = openEvents();
     events.note({ type: "turn.begun" });
     await expect.poll(() => read().length).toBe(1);
@@ -71,7 +71,7 @@ describe("the audit log", () => {
     expect(read()).toHaveLength(2);
   });
 
-  it("is one chain although several writers append at the same time, also across segments", async () => {
+  it("the audit log is one chain across segments, even if several writers append at the same time", async () => {
     const config = { events: { retentionMs: 1_000_000, maxBytes: 8 * 4_096 } };
     const writers = Array.from({ length: 4 }, () => openEvents(config));
     for (let round = 0; round < 25; round++) {
@@ -94,7 +94,7 @@ describe("an audit log that cannot be written", () => {
   const block = () => writeFileSync(join(root, "events"), "in the way");
   const unblock = () => rmSync(join(root, "events"));
 
-  it("drops noted events beyond 10,000 and counts them, and never drops a recorded one", async () => {
+  it("an unwritable log drops and counts noted events beyond 10,000, and rejects recorded events", async () => {
     const events = openEvents();
     block();
     for (let at = 0; at < 10_002; at++) events.note({ type: "turn.begun" });
@@ -107,7 +107,7 @@ describe("an audit log that cannot be written", () => {
     expect(events.counts).toMatchObject({ lost: 2, waiting: 0 });
   });
 
-  it("has each event once after a sync failed, and shows that the action was refused", async () => {
+  it("after a failed sync, the log has each event once, and a failed event for the refused action", async () => {
     const events = openEvents();
     for (let at = 0; at < 2; at++) {
       events.note({ type: "turn.begun" });
@@ -143,29 +143,29 @@ describe("the verification of the audit log", () => {
     writeFileSync(path, edit(readFileSync(path, "utf8")));
   };
 
-  it("finds a changed line", async () => {
+  it("verifyLog finds a changed line", async () => {
     change(3, (text) => text.replace("user3", "mallory"));
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3, problem: "line 3 was changed" });
   });
 
-  it("finds a line whose hash was changed with it", async () => {
+  it("verifyLog finds a line whose hash was changed", async () => {
     change(3, (text) => text.replace(/"hash":"./, '"hash":"!'));
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3 });
   });
 
-  it("finds a removed line", async () => {
+  it("verifyLog finds a removed line", async () => {
     rmSync(files.batchPath(3));
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3, problem: "line 3 is missing before line 4" });
   });
 
-  it("finds lines that changed places", async () => {
+  it("verifyLog finds two lines that changed places", async () => {
     const [third, fourth] = [3, 4].map((seq) => readFileSync(files.batchPath(seq), "utf8"));
     change(3, () => fourth ?? "");
     change(4, () => third ?? "");
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3 });
   });
 
-  it("finds removed lines at the end, even after later lines were written", async () => {
+  it("verifyLog finds removed lines at the end, even after later lines were written", async () => {
     for (const seq of [4, 5]) rmSync(files.batchPath(seq));
     const broken = { events: 3, brokenAt: { seq: 4, file: null, problem: "lines 4 to 5 are missing at the end" } };
     expect(await verifyLog(root)).toEqual(broken);
@@ -173,30 +173,30 @@ describe("the verification of the audit log", () => {
     expect((await verifyLog(root)).brokenAt).toMatchObject({ problem: "lines 4 to 5 are missing before line 6" });
   });
 
-  it("finds removed lines at the beginning", async () => {
+  it("verifyLog finds removed lines at the beginning", async () => {
     for (const seq of [1, 2]) rmSync(files.batchPath(seq));
     expect((await verifyLog(root)).brokenAt).toMatchObject({ problem: "lines 1 to 2 are missing at the beginning" });
   });
 
-  it("finds that the whole log was removed", async () => {
+  it("verifyLog finds that the whole log was removed", async () => {
     rmSync(join(root, "events"), { recursive: true });
     expect(await verifyLog(root)).toMatchObject({ events: 0, brokenAt: { seq: 1 } });
   });
 
-  it("finds a torn line, and the log continues after it", async () => {
+  it("verifyLog finds a line that was cut short, and the log continues after it", async () => {
     change(5, (text) => text.slice(0, 40));
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 5 });
     await openEvents().record(issued("ann"));
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 5 });
   });
 
-  it("finds that a head that another host noted is not in the log", async () => {
+  it("verifyLog finds that the log lacks a head that another host recorded", async () => {
     const hash = "another";
     expect((await verifyLog(root, [{ seq: 9, hash }])).brokenAt).toMatchObject({ seq: 6 });
     expect((await verifyLog(root, [{ seq: 2, hash }])).brokenAt).toMatchObject({ seq: 2 });
   });
 
-  it("is not disturbed by pseudonyms in place of names", async () => {
+  it("verifyLog accepts a name's pseudonym in place of the name, but not the pseudonym of another name", async () => {
     const { Pseudonyms } = await import("../../src/events/pseudonyms.js");
     const { of } = await Pseudonyms.open(root, {});
     change(3, (text) => text.replace("user3", of("user3")));

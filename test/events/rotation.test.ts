@@ -46,7 +46,7 @@ async function write(events: Events, count: number): Promise<void> {
 }
 
 describe("the rotation of the audit log", () => {
-  it("a writer that was suspended while its number became free again gets another place", async () => {
+  it("a suspended writer appends at the end of the log, not at a number that a compaction has freed", async () => {
     const suspended = openEvents();
     await write(suspended, 1);
     await write(openEvents(), 20);
@@ -58,7 +58,7 @@ describe("the rotation of the audit log", () => {
     expect(await verifyLog(root)).toEqual({ events: 22, brokenAt: null });
   });
 
-  it("a batch whose temporary file was swept before it had its place is written again", async () => {
+  it("a batch is written again if its temporary file was deleted before the batch had its place", async () => {
     let sweeps = 0;
     const swept = {
       // Runs after the file was opened, as a sweep in another PID namespace may.
@@ -72,7 +72,7 @@ describe("the rotation of the audit log", () => {
     expect([sweeps, files.listBatches()]).toEqual([2, [1]]);
   });
 
-  it("a line that two processes have put into two segments counts once", async () => {
+  it("a line that two processes have put into different segments counts once", async () => {
     const events = openEvents();
     await write(events, 30);
     const lines = [...files.listBatches()].map((first) => readFileSync(files.batchPath(first), "utf8"));
@@ -95,7 +95,7 @@ describe("the rotation of the audit log", () => {
     expect(await verifyLog(root)).toEqual({ events: 30, brokenAt: null });
   });
 
-  it("a shortened log is whole, and one whose beginning somebody else removed is not", async () => {
+  it("verifyLog accepts a log that the fleet shortened, but not one whose first segment was removed", async () => {
     const config = { events: { retentionMs: 90 * DAY_MS, maxBytes: 6_000 } };
     const events = openEvents(root, config.events);
     for (let round = 0; round < 4; round++) {
@@ -111,7 +111,7 @@ describe("the rotation of the audit log", () => {
     expect((await verifyLog(root)).brokenAt).toMatchObject({ problem: expect.stringContaining("at the beginning") });
   });
 
-  it("the age limit deletes old events, and a clock that jumps ahead for a moment deletes none", async () => {
+  it("the age limit deletes old events, but none because of a clock that jumps ahead for a moment", async () => {
     const config = { events: { retentionMs: 90 * DAY_MS, maxBytes: 1024 * 1024 } };
     const events = openEvents(root, config.events);
     const start = Date.now();
@@ -133,7 +133,7 @@ describe("the rotation of the audit log", () => {
     expect((await verifyLog(root)).brokenAt).toBeNull();
   });
 
-  it("a segment whose end was damaged does not keep later segments that are too old", async () => {
+  it("a segment with a damaged end does not keep the age limit from deleting later segments", async () => {
     const config = { events: { retentionMs: 90 * DAY_MS, maxBytes: 1024 * 1024 } };
     const events = openEvents(root, config.events);
     const start = Date.now();
@@ -149,7 +149,7 @@ describe("the rotation of the audit log", () => {
     expect(files.listSegments()[0]?.first).toBeGreaterThan(after?.last ?? 0);
   });
 
-  it("a shorter segment that a killed process has left does not come back when the longer one is deleted", async () => {
+  it("a shorter segment that a killed process left does not reappear when the longer one is deleted", async () => {
     const events = openEvents();
     await write(events, 30);
     await compact(files, 100);
@@ -165,14 +165,14 @@ describe("the rotation of the audit log", () => {
     expect((await verifyLog(root)).brokenAt).toBeNull();
   });
 
-  it("a reader misses no line although files that it is about to read become part of a segment", async () => {
+  it("a reader misses no line even if batches that it is about to read become part of a segment", async () => {
     const events = openEvents();
     await write(events, 10);
     noteHeads(events, [{ name: "b", events: { seq: 7, hash: "h" } } as unknown as HostRecord], "a");
     await events.flush();
     await write(events, 9);
     mkdirSync(files.segments);
-    /** Does at once what `compact` does. */
+    /** Moves batches into a segment as `compact` does, but synchronously. */
     const move = (first: number, last: number) => {
       const paths = files.listBatches().flatMap((at) => (at < first || at > last ? [] : files.batchPath(at)));
       writeFileSync(files.segmentPath(first, last), paths.map((path) => readFileSync(path, "utf8")).join(""));
@@ -191,14 +191,14 @@ describe("the rotation of the audit log", () => {
     expect(await heads).toEqual([{ host: "b", seq: 7, hash: "h" }]);
   });
 
-  it("no scratch file stays behind", async () => {
+  it("writing and compacting the log leaves no scratch files", async () => {
     await write(openEvents(), 12);
     await compact(files, 1024 * 1024);
     const names = [...readdirSync(files.open), ...readdirSync(files.segments), ...readdirSync(root)];
     expect(names.filter((name) => name.startsWith("."))).toEqual([]);
   });
 
-  it("a writer that fails has written nothing", async () => {
+  it("a writer whose line cannot be built writes nothing", async () => {
     const writer = new ChainWriter(root, { segmentBytes: 1_000 });
     const fail = () => {
       throw new Error("no line");
@@ -224,7 +224,7 @@ describe("the verification over several hosts", () => {
     return { everywhere } as unknown as FleetHosts;
   }
 
-  it("finds that a host's log was removed, or its end together with the note of it, because another host has noted the head", async () => {
+  it("verification finds that a log or its end was removed, because another host has recorded its head", async () => {
     const [a, b] = [join(root, "a"), join(root, "b")];
     const [ofA, ofB] = [openEvents(a, { host: "a" }), openEvents(b, { host: "b" })];
     await write(ofA, 5);
@@ -244,7 +244,7 @@ describe("the verification over several hosts", () => {
     expect(await verifyEverywhere(hostsOf({ a: b, b }), [beat])).toMatchObject({ ok: false });
   });
 
-  it("reads a log in pages, and waits for the next event", async () => {
+  it("ownEvents reads a log in pages, and waits for the next event", async () => {
     const events = openEvents();
     await write(events, 5);
     const own = log(root);

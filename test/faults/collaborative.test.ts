@@ -26,7 +26,7 @@ beforeAll(async () => {
     COPILOTFLEET_HOME: join(folder, "state"),
     COPILOTFLEET_ISOLATION: "shared",
     COPILOTFLEET_POOL_SERVERS: "2",
-    // Round-robin places each turn again, so the session moves between two servers that share one state folder.
+    // Round-robin picks a server for each turn, so the session moves between two servers that share one state folder.
     COPILOTFLEET_POOL_STRATEGY: "round-robin",
     COPILOTFLEET_PROVIDER_TYPE: "echo",
     ...portVariables(testPorts()),
@@ -83,7 +83,7 @@ function misdirected(exchanges: Exchange[]): Exchange[] {
   return exchanges.filter(({ prompt, reply }) => reply.replace(/^\[turn \d+\] /, "") !== prompt);
 }
 
-/** Makes a session of alice and bob. Resolves with its id. */
+/** Creates a session of alice with the member bob, and runs its first turn. Resolves with the session's id. */
 async function sharedSession(): Promise<string> {
   const session = await fleet.createSession({ user: "alice", members: ["bob"] });
   await fleet.send(session, "first");
@@ -101,17 +101,17 @@ describe("a session whose members work in separate processes on two servers that
     expect(forks(events)).toBe(0);
     const prompts = events.filter(({ type }) => type === "user.message").map(({ data }) => data.content);
     expect(prompts.toSorted()).toEqual(["first", ...exchanges.map(({ prompt }) => prompt)].toSorted());
-    // The turn numbers show that the model received the whole history in each turn.
+    // The turn numbers show that the model received the complete history in each turn.
     const turns = exchanges.map(({ reply }) => Number(/\d+/.exec(reply)?.[0]));
     expect(turns.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 2 * COUNT }, (_, index) => index + 2));
   });
 
-  it("without the lease, two members of one session damage its history (so the test above, with the lease, proves something)", async () => {
+  it("without the lease, two members who send prompts at the same time damage their session's history", async () => {
     const id = await sharedSession();
     const { servers } = await openStore("file", join(folder, "state")).registry.read();
     const [one, two] = Object.values(servers).filter(({ process: running }) => running !== null);
     if (one === undefined || two === undefined) throw new Error("two servers should run");
-    // The members wait for each other in this folder, so that both servers load the session before one continues it.
+    // The members wait for each other in this folder, so both servers load the session before either gets a prompt.
     const meet = join(folder, `meet-${id}`);
     await mkdir(meet);
     const direct = (server: typeof one) => {

@@ -10,7 +10,7 @@ import { seededRandom } from "../fixtures/random.js";
 import { historyFiles, readHistory } from "../fixtures/sessions/session-history.js";
 
 const DOOR = "127.0.0.1:28190";
-/** A call counts as hung after this time. A turn takes a second at most, and a prompt waits 30 s at most. */
+/** A call counts as hung after this time. A turn takes at most 1 s, and a prompt waits at most 60 s for its turn. */
 const HANGS_MS = 90_000;
 
 /** Two SDK clients and a command of one user share each private session. Three users share the collaborative one. */
@@ -20,7 +20,7 @@ const TEAM = ["alice", "bob", "carol"];
 interface Sent {
   sessionId: string;
   prompt: string;
-  /** Undefined while the outcome is unknown because the client lost its connection to the front door. */
+  /** Undefined until the client gets the outcome, and forever if the front door closed before that. */
   outcome: "answered" | "refused" | undefined;
   /** The error of a prompt that was refused or whose turn was cut. */
   reason?: string;
@@ -44,7 +44,7 @@ class Door {
     return new Door(fleet, await start(fleet));
   }
 
-  /** Aborts when the current front door closes, because the SDK never settles the calls that were pending there. */
+  /** Aborts when the current front door closes. Callers need this because the SDK never settles the pending calls. */
   get closed(): AbortSignal {
     return this.#closed.signal;
   }
@@ -103,10 +103,10 @@ class Sender {
   readonly #sent: Sent[];
   #client: CopilotClient | undefined;
   #session: CopilotSession | undefined;
-  /** Aborts when the front door at which the session is open closes. */
+  /** The `closed` signal of the front door at which the session was opened. */
   #openUntil: AbortSignal | undefined;
   #count = 0;
-  /** The last events that the client got, to explain an answer that belongs to another prompt. */
+  /** The last events that the client received. They explain an answer that belongs to another prompt. */
   readonly #seen: string[] = [];
 
   constructor(caller: Caller, door: Door, sent: Sent[]) {
@@ -148,7 +148,7 @@ class Sender {
     }
   }
 
-  /** Explains a wrong answer by the events at the client, the log of the front door, and the last turns in the history. */
+  /** Explains a wrong answer: the client's last events, the last turns in the history, and the front door's log. */
   #explain(prompt: string): string {
     const { name, sessionId } = this.#caller;
     const [history = ""] = historyFiles(this.#door.root, sessionId);
@@ -220,7 +220,7 @@ async function commandOn(fleet: FaultFleet, user: string, sent: Sent[], until: A
     entry.outcome = code === 0 ? "answered" : "refused";
     if (code !== 0) entry.reason = errorOf({ stdout }).message;
     if (code === 0) expect((JSON.parse(stdout) as { reply: string }).reply).toBe(replyTo(prompt));
-    // The session may be locked, the time may be over, and the server may be lost. All other errors are bugs.
+    // Allowed: the session is locked, a time limit ends, the server is lost, or the turn is cut. Other errors are bugs.
     else expect([5, 6, 7, 8], stdout).toContain(code);
     await delay(200);
   }
@@ -231,8 +231,9 @@ function accidents(fleet: FaultFleet, door: Door, random: () => number): (() => 
   const someone = () => TEAM[Math.floor(random() * TEAM.length)] ?? "alice";
   const command = async (...args: string[]) => {
     const { code, stdout, stderr } = await fleet.start(args).done;
-    // 4: before the first accident, the user may not have a server. 5 and 6: two commands want the same server at once,
-    // and one of them is refused or waits too long. 8: a drain finds a cut turn in the history, whoever cut it.
+    // 4: the user never had a server, which is possible before the first accident.
+    // 5 and 6: two commands want the same server at once, and one of them is refused or waits too long.
+    // 8: a drain finds a cut turn in the history. The drain itself need not have cut it.
     const allowed = stderr.includes("There is no server of user") ? [4] : [0, 5, 6, 8];
     expect(allowed, `${args.join(" ")}: ${stderr}${stdout}`).toContain(code);
   };
@@ -258,7 +259,7 @@ function accidents(fleet: FaultFleet, door: Door, random: () => number): (() => 
   ];
 }
 
-/** Waits for all of the work. If one part fails, stops the others and throws its error only after they have ended. */
+/** Waits for all parts of the work. If a part fails, stops the others, waits until they end, and throws the error. */
 async function stopTogether(stop: AbortController, work: readonly Promise<void>[]): Promise<void> {
   for (const part of work) part.catch(() => stop.abort());
   const failed = (await Promise.allSettled(work)).find(({ status }) => status === "rejected");
@@ -267,7 +268,7 @@ async function stopTogether(stop: AbortController, work: readonly Promise<void>[
 
 /**
  * The SDK's JSON-RPC library leaves a rejection unhandled when it writes to a connection that was just reset
- * (vscode-jsonrpc 8.2, `sendRequest`). Its caller gets the same error, so the unhandled rejection adds nothing.
+ * (vscode-jsonrpc 8.2). The caller of `sendRequest` gets the same error, so the unhandled rejection adds nothing.
  */
 function ignoreResets(): void {
   const before = process.listeners("unhandledRejection");
@@ -283,7 +284,7 @@ function ignoreResets(): void {
   });
 }
 
-it("no client gets another's answer and no history forks while servers and the front door are killed", async () => {
+it("no client gets a wrong answer and no history forks while servers and the front door are killed", async () => {
   ignoreResets();
   const random = seededRandom("chaos at the front door");
   const model = await startScriptedModel();

@@ -22,7 +22,7 @@ async function webServer(): Promise<number> {
 it
   .skipIf(networkProblem !== undefined)
   .each(["landlock", "bwrap"].filter((mode) => mode !== "bwrap" || bwrapProblem === undefined))(
-  "in %s, an agent's curl reaches the allowed hosts and no others, also after the proxy was killed",
+  "in sandbox mode %s, an agent's curl reaches only the allowed hosts, even after the proxy was killed",
   async (mode) => {
     await using model = await startToolModel();
     const [allowed, other] = [await webServer(), await webServer()];
@@ -36,7 +36,7 @@ it
     });
     await fleet.ok(["create", "--user", "alice", "--id", "one"]);
     const home = homeOf(fleet.root, serverIdOf("alice"));
-    // The servers' own exceptions name localhost, so curl would not ask the proxy.
+    // The server's no_proxy names localhost. Without `--noproxy ''`, curl would bypass the proxy.
     const curl = (url: string) => `curl -sS --noproxy '' --max-time 20 ${url} 2>&1`;
     const script = [
       `{ ${curl(`http://localhost:${allowed}/`)}`,

@@ -15,7 +15,7 @@ describe("judgeHistory", () => {
   const whole = `${begin}${event("3", "2", "assistant.message", "[turn 1] one")}${event("4", "3", "user.message", "two")}`;
   const sound = { forks: [], orphans: [], jumps: [], torn: 0, lost: [] };
 
-  it("judgeHistory finds no fault in a whole history or in older copies of it", () => {
+  it("judgeHistory finds no fault in a complete history, with or without an older copy of it", () => {
     const turns = [
       { prompt: "one", reply: "[turn 1] one" },
       { prompt: "two", reply: null },
@@ -44,13 +44,13 @@ describe("judgeHistory", () => {
     expect(judgeHistory(whole, event("8", null, "session.start"))).toMatchObject({ forks: ["the beginning"] });
   });
 
-  it("judgeHistory counts the lines of a history that were cut off", () => {
+  it("judgeHistory counts the truncated lines of a history", () => {
     expect(judgeHistory(`${begin}{"id":"3","par`)).toMatchObject({ ...sound, torn: 1 });
   });
 });
 
 it.skipIf(problem !== undefined)(
-  "two bare runtimes on two hosts fork the histories of sessions in their common home",
+  "without the fleet, two runtimes on two hosts with a common home fork the histories of their sessions",
   async () => {
     const count = rounds(5, 100);
     await using pods = await Pods.start({ count: 2 });
@@ -74,7 +74,7 @@ it.skipIf(problem !== undefined)(
     const forked = reports.filter(({ forks }) => forks.length > 0);
     console.log(`bare runtimes: ${forked.length} of ${count} histories forked`);
     expect(forked.length).toBeGreaterThan(0);
-    // Each fork loses one user's turn from the surviving branch, although that turn was answered.
+    // In each fork, the surviving branch lacks one user's turn, even though that turn was answered.
     expect(forked.every(({ lost }) => lost.length > 0)).toBe(true);
     await Promise.all(clients.map((client) => client.forceStop()));
   },

@@ -28,7 +28,7 @@ const TURN_MS = 400;
 type Planted = "recorded" | "unrecorded" | "record only" | "own TTL" | "abandoned";
 const PLANTED: readonly Planted[] = ["recorded", "unrecorded", "record only", "own TTL", "abandoned"];
 
-/** One user's running server. This process uses some of its sessions. */
+/** A fleet with one running server, alice's. The test's process uses some sessions of this server. */
 class Scene {
   readonly fleet: FaultFleet;
   readonly library: Fleet;
@@ -101,8 +101,8 @@ async function scene(): Promise<Scene> {
 }
 
 /**
- * Runs gc, and kills it after so many milliseconds, or as soon as it removes something from a folder. Resolves with null if gc
- * was killed.
+ * Runs gc. Kills it after `kill` milliseconds or as soon as the folder `kill.atChangeOf` changes; null lets it end.
+ * Resolves with null if gc was killed.
  */
 async function gc(fleet: FaultFleet, kill: number | { atChangeOf: string } | null): Promise<GcResult | null> {
   const { child, done } = fleet.start(["gc", "--ttl", "24h", "--json"]);
@@ -165,7 +165,7 @@ it("gc deletes every expired session and none in use, even if gc is killed at an
   await at.turn(await library.resumeSession("leased", { user }), "last");
 });
 
-it("gc either deletes an expired session or leaves it whole for a user who returns to it at the same time", async () => {
+it("gc either deletes an expired session or leaves it intact if its user returns to it at the same time", async () => {
   const random = seededRandom("gc beside those who come back");
   const at = await scene();
   const { fleet } = at;

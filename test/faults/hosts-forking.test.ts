@@ -14,18 +14,19 @@ const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
 
 /*
- * The promise: a session has one history, whatever happens to its hosts. It contains every turn that a client saw answered
- * and ended, because the runtime writes a turn to disk before it reports the end. This holds for a host that is killed or
- * cut off. A host that is paused for longer than its term may resume between the write and the report. Until it notices
- * that its term is over, it may report a turn that another host does not know. This test demands that even that does not
- * happen. A turn that was not answered may be in the history or not.
+ * The promise: a session has one history, whatever happens to its hosts. It contains every turn that a client saw
+ * answered and ended, because the runtime writes a turn to disk before it reports the end. This holds for a host that
+ * is killed or cut off. It does not hold for a host that is paused between the write and the report, for longer than
+ * its term. After it resumes, and until it notices that its term is over, it may report a turn that another host does
+ * not know. This test is stricter than the promise, and fails in that case, too. A turn that was not answered may be in
+ * the history or not.
  */
 
 const USERS = ["ann", "ben", "cid"];
 const HOST_TTL = "3s";
 /**
- * The longest that an answer may take: the rest of the host's term, the start of a server, and a busy machine, on which a
- * host loses its short term several times.
+ * The longest time that an answer may take, in milliseconds. It covers the rest of the failed host's term and the start
+ * of a server, and has a margin for a busy machine, on which a host can lose its short term several times.
  */
 const WITHIN_MS = 120_000;
 
@@ -87,7 +88,7 @@ function sessionOf(user: string): string {
   return `of-${user}`;
 }
 
-/** Every second round of the long form is calm. The short form has each fault once, and with shared servers only the first. */
+/** The long form (`SOAK`) injects a fault in every second round. The short form injects one of `FAULTS` a round. */
 function faultOf(round: number, random: () => number): Fault | undefined {
   if (process.env.SOAK === undefined) return FAULTS[round];
   return round % 2 === 1 ? FAULTS[Math.floor(random() * FAULTS.length)] : undefined;
@@ -110,7 +111,7 @@ async function heal({ pods, servings }: Place, index: number, fault: Fault): Pro
   if (fault === "cut") await host.mend();
 }
 
-/** A client on each host sends a prompt in every session at the same time, and each tries until it gets an answer. */
+/** In every session at the same time, one client on each host sends a prompt, and retries until it gets an answer. */
 async function askEverywhere({ pods, tokens }: Place, round: number): Promise<Map<string, Answer[]>> {
   const doors = await Promise.all(pods.hosts.map(async (host) => await host.reach()));
   const asked = USERS.map(async (user) => {
@@ -140,7 +141,7 @@ async function surviving({ pods, tokens }: Place, user: string, round: number): 
   const [first, ...more] = files.filter((file) => readHistory(file).turns.at(-1)?.prompt === answer.prompt);
   if (first === undefined || more.length > 0) throw new Error(`${sessionId}: not one history: ${files.join(", ")}`);
   const report = readHistory(first, ...files.filter((file) => file !== first));
-  // The turn number shows that the model received the whole history.
+  // The turn number shows that the model received the complete history.
   expect(answer.reply).toBe(`[turn ${report.turns.length}] ${answer.prompt}`);
   return report;
 }

@@ -19,7 +19,7 @@ const BEYOND_MS = 5_000;
 /** How long an answer may take on a busy machine before the test counts it as missing, in milliseconds. */
 const WITHIN_MS = 90_000;
 const TIMEOUT_MS = rounds(240_000, 30 * 60_000);
-/** How many users begin at the same time. The number is small, because each of them starts a server. */
+/** How many users are set up at the same time. The number is small, because each user's first turn starts a server. */
 const AT_ONCE = 4;
 
 interface User {
@@ -77,7 +77,7 @@ const CASES = [
 ];
 
 it.skipIf(problem !== undefined).each(CASES)(
-  "every user gets an answer with the whole history after one of $hosts hosts is killed ($isolation servers)",
+  "after one of $hosts hosts is killed, every user gets an answer based on the full history ($isolation servers)",
   async ({ isolation, hosts }) => {
     const env = { COPILOTFLEET_ISOLATION: isolation, COPILOTFLEET_HOST_TTL: `${HOST_TTL_MS}ms` };
     await using pods = await Pods.start({ count: hosts, env });

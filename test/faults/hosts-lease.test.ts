@@ -8,7 +8,7 @@ const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
 
 it.skipIf(problem !== undefined)(
-  "a prompt that waited on a host when it was killed does not delay later prompts to the session on another host",
+  "a prompt that was queued on a killed host does not delay later prompts to the same session on another host",
   async () => {
     const env = { COPILOTFLEET_HOST_TTL: "8s" };
     await using pods = await Pods.start({ count: 2, env });
@@ -28,7 +28,7 @@ it.skipIf(problem !== undefined)(
     await pods.host(0).kill();
     const prompt = (attempt: number) => `after, try ${attempt}`;
     const doors = [other];
-    // This is far less than lock.ttl. An earlier version kept the lease of the waiting prompt for lock.ttl.
+    // The limit of 60 s is far below lock.ttl. An earlier version kept the queued prompt's lease for all of lock.ttl.
     const answer = await askUntilAnswered({ doors, token, sessionId: "queued", prompt, withinMs: 60_000 });
     expect(answer.reply).toMatch(/^\[turn \d\] after/);
   },

@@ -5,14 +5,14 @@ const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
 
 it.skipIf(problem !== undefined)(
-  "every command is refused on a machine that has another host's name, and changes nothing on that host",
+  "on a machine with another host's name, every command is refused and changes nothing on that host",
   async () => {
     await using pods = await Pods.start({ count: 2 });
     const [one, two] = [pods.host(0), pods.host(1)];
     const serving = await one.serve();
     await one.json(["create", "--user", "ann", "--id", "notes", "--prompt", "one"]);
     const before = await one.json<{ servers: { pid: number }[] }>(["ps"]);
-    // This happens when somebody copies a configuration and an image.
+    // A second machine gets the same name if somebody copies a host's configuration and image.
     const env = { COPILOTFLEET_HOST_NAME: one.name };
     await two.exec(["sh", "-c", `echo ${one.name} > /proc/sys/kernel/hostname`]).done;
     const commands = [

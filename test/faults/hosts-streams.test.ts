@@ -17,16 +17,16 @@ const NAMES = ["h1", "h2"];
 /** How many streams are open at the same time. */
 const CLIENTS = rounds(6, 1_000);
 const CUTS = rounds(40, 5_000);
-/** For each user, who is on the host with the same number. */
+/** How many sessions each user has. Each host has one user. */
 const SESSIONS = rounds(1, 4);
-/** How often a host's `serve` and a server are killed. */
+/** How often each host's `serve` is killed, in most cases with one of the host's servers. */
 const KILLS = rounds(1, 8);
 const LONGEST_MS = rounds(800, 20_000);
 const TURN_MS = 60_000;
-/** How often a prompt is sent under its key, with half a second in between. */
+/** How often a prompt is sent at most under its idempotency key, with 500 ms between the tries. */
 const MOST_TRIES = 120;
 
-/** The address of the HTTP API of the last `serve` of a host, also if it was killed. */
+/** The HTTP API address that the host's latest `serve` logged, even if that `serve` was killed since. */
 const urlOf = (host: TestHost) => [...host.output.matchAll(/"http":"([^"]+)"/g)].at(-1)?.[1];
 
 interface Prompt {
@@ -46,8 +46,8 @@ const AGAIN = new Set([
 ]);
 
 /**
- * Sends prompts to a session until the test is over. Sends a prompt again under its idempotency key until a host answers it, at
- * the next host each time.
+ * Sends prompts to a session until the test is over. Repeats a prompt under its idempotency key, each time at the next
+ * host, until a host answers it or `MOST_TRIES` is reached.
  */
 async function sendPrompts(session: string, token: string, hosts: readonly TestHost[], isOver: () => boolean) {
   const prompts: Prompt[] = [];
@@ -68,7 +68,10 @@ async function sendPrompts(session: string, token: string, hosts: readonly TestH
   return prompts;
 }
 
-/** How often each prompt was recorded, and how often the model got it. Each may be once at most, and an answered one must be. */
+/**
+ * Lists the prompts with a wrong count. Each prompt may be recorded at most once, and may reach the model at most once.
+ * An answered prompt must be recorded once, and must reach the model once.
+ */
 async function checkTurns(fleet: Fleet, user: string, prompts: readonly Prompt[], model: HeldModel): Promise<string[]> {
   const [{ session = "" } = {}] = prompts;
   const recorded: string[] = [];
@@ -84,7 +87,7 @@ async function checkTurns(fleet: Fleet, user: string, prompts: readonly Prompt[]
 }
 
 it.skipIf(problem !== undefined)(
-  "streams that are cut at random instants and go on at another host miss no event and get none twice, while serve and servers are killed",
+  "streams that are cut at random and resume at another host get each event once, while serve and servers are killed",
   async () => {
     const random = seededRandom("streams");
     await using model = await startHeldModel();

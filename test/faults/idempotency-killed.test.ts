@@ -12,12 +12,12 @@ import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 const LANES = rounds(2, 8);
 const KILLS = rounds(3, 25);
 const KEYS = LANES * KILLS;
-/** The kill comes within this time after a request, in milliseconds. A request takes about 400 ms. */
+/** The longest time between a request and the kill after it, in milliseconds. A request takes about 400 ms. */
 const AROUND_MS = 450;
-/** How long a request may be repeated until it is answered, in milliseconds. */
+/** How long a request is repeated at most until it is answered, in milliseconds. */
 const ANSWER_MS = 120_000;
 const SESSIONS = Array.from({ length: LANES }, (_, lane) => `keyed-${lane}`);
-/** Codes that ask the client to try again, and leave the key free or the turn as it is. */
+/** Codes that ask the client to try again. Such a refusal neither uses up the key nor changes a running turn. */
 const AGAIN = new Set(["FLEET_DOOR_DRAINING", "FLEET_SESSION_BUSY", "FLEET_SESSION_LOCKED", "FLEET_POOL_DRAINING"]);
 
 /** A `serve` with the HTTP API that a test kills and starts again. */
@@ -48,7 +48,7 @@ class Api {
     await (await this.#serving).end();
   }
 
-  /** Sends the request until something answers it. */
+  /** Repeats the request until the answer is not one that asks the client to try again. */
   async turn(session: string, prompt: string, key: string): Promise<Reply> {
     let last: Reply | null = null;
     for (const end = performance.now() + ANSWER_MS; performance.now() < end; ) {
@@ -64,7 +64,10 @@ class Api {
   }
 }
 
-/** Sends one prompt with a key twice, around a kill. @returns the code of its end, or "answered" */
+/**
+ * Sends one prompt twice under the same key: before the kill, and after it.
+ * @returns the code of the error, "answered", or "answered again" if only the second request was answered
+ */
 async function keyed(
   { api, model, killed }: { api: Api; model: ScriptedModel; killed: Promise<void> },
   { session, prompt, key, afterMs }: { session: string; prompt: string; key: string; afterMs: number },
@@ -74,7 +77,7 @@ async function keyed(
   await killed;
   const again = await api.turn(session, prompt, key);
   const about = `${prompt} ${first.text} ${again.text}`;
-  // If the server died before it began the prompt, the first request failed without a turn, and the second one runs it.
+  // If the server died before it began the prompt, the first request failed without a turn, and the second runs it.
   if (again.status === 200) {
     expect(again.json.reply, about).toBe(`you said: ${prompt}`);
     expect(model.shown(prompt), about).toBe(1);
@@ -135,11 +138,11 @@ async function modelled(more: NodeJS.ProcessEnv = {}): Promise<void> {
   await retried(fleet, model);
 }
 
-it(`each of ${KEYS} keys is one turn while serve and servers are killed`, async () => {
+it(`each of ${KEYS} idempotency keys begins at most one turn while serve and servers are killed`, async () => {
   await modelled();
 });
 
-it.skipIf(redisProblem() !== undefined)(`each of ${KEYS} keys is one turn with Redis, too`, async () => {
+it.skipIf(redisProblem() !== undefined)(`with Redis, ${KEYS} idempotency keys begin at most 1 turn each`, async () => {
   const redis = await RedisServer.start();
   onTestFinished(async () => await redis.end());
   await modelled({ COPILOTFLEET_STORE: redis.url() });

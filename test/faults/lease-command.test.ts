@@ -20,7 +20,7 @@ const leases = new Leases(openFileStore(fleet.root));
  */
 async function lockRunning(script: string, flags: string[] = []) {
   const session = unused("notes");
-  // The session has no server, because a lease needs none.
+  // The session has no server, because a lease does not need one.
   await openFileStore(fleet.root).sessions.create(sessionRecord(session));
   const pids = join(fleet.folder, `${session}.pids`);
   onTestFinished(() => {
@@ -43,7 +43,7 @@ function next(sessionId: string) {
 }
 
 describe("a command whose lease is lost", () => {
-  it("a lock that was suspended past its TTL ends its command with all children, and exits with 5", async () => {
+  it("after a suspension past the TTL, lock ends its command with all children and exits with 5", async () => {
     const lock = await lockRunning(WAITS, ["--ttl", "5s"]);
     lock.child.kill("SIGSTOP");
     const lease = await next(lock.session);
@@ -59,7 +59,7 @@ describe("a command whose lease is lost", () => {
     await lease.release();
   });
 
-  it("stealing a lease ends the command and its children, and the error of lock names the thief and the reason", async () => {
+  it("stealing a lease ends the command under lock, and lock's error names the thief and the reason", async () => {
     const lock = await lockRunning(WAITS, ["--json"]);
     const token = await fleet.ok(["lock", lock.session, "--user", "alice", "--steal", "--reason", "it hangs"]);
     const { code, json } = await lock.done;
@@ -82,7 +82,7 @@ describe("a command whose lease is lost", () => {
   });
 });
 
-it("a killed lock leaves its command running, and its lease ends when the TTL is over", async () => {
+it("when lock is killed, its command keeps running, and its lease ends with the TTL", async () => {
   const lock = await lockRunning(WAITS, ["--ttl", "5s"]);
   const exited = once(lock.child, "exit");
   lock.child.kill("SIGKILL");

@@ -15,12 +15,12 @@ import { temporaryRoot } from "../fixtures/store/store-root.js";
 const ROUNDS = process.env.SOAK === undefined ? 2 : 40;
 /** How many holders are suspended one after another, each for longer than the TTL of its lease. */
 const SUSPENDED = process.env.SOAK === undefined ? 2 : 4;
-/** So long that a holder does not lose its lease on a busy machine before the test suspends it. */
+/** Long enough that, even on a busy machine, a holder does not lose its lease before the test suspends it. */
 const TTL_MS = 3_000;
 
 const program = bundleFixture("lease-waiter");
 
-/** A resource that a lease protects. It knows only fences, and refuses each that is older than one that it has seen. */
+/** A resource that a lease protects. It refuses each fence that is lower than the highest fence that it has seen. */
 class FencedResource {
   #newest = 0;
 
@@ -75,7 +75,8 @@ describe("lease holders that stall", () => {
       expect(holder.stderr()).toMatch(/FLEET_LEASE_LOST/);
       const after = log.read().filter(({ fence, at }) => fence === holder.fence && at > since);
       expect(after.map(({ what }) => what)).toEqual(expect.arrayContaining(["told", "refused"]));
-      // The holder may have been suspended between its check and its write. The fence refuses that one write.
+      // The holder may have been suspended between its check and its write. The resource refuses that write by its
+      // fence.
       const late = after.filter(({ what }) => what === "write");
       expect(late.length).toBeLessThanOrEqual(1);
       expect(late.filter(({ fence }) => resource.accepts(fence))).toEqual([]);
@@ -119,7 +120,7 @@ describe("lease holders that stall", () => {
     await expect.poll(() => log.read().at(-1)?.at, { timeout: 20_000 }).toBeGreaterThan(now);
   });
 
-  it("only the last of several suspended lease holders still has the lease after all of them resume", async () => {
+  it("several suspended lease holders lose the lease when they resume, and the newest holder keeps it", async () => {
     const { root, log } = await setUp();
     const holders = [await startHolder(root, log)];
     for (let round = 0; round < SUSPENDED; round++) {

@@ -11,7 +11,7 @@ import { startToolModel } from "../fixtures/models/tool-model.js";
 import { isRunning, killed } from "../fixtures/processes.js";
 import { grouped } from "../fixtures/programs/cgroups.js";
 
-/** The control groups of servers with limits, when the fleet's processes or the servers end without notice. */
+/** These tests check the control groups of servers with limits after a server or a process of the fleet was killed. */
 
 const LIMITS = {
   COPILOTFLEET_SANDBOX_MEMORY: "400mb",
@@ -34,7 +34,7 @@ const toolPrompt = (command: string) => `!tool bash ${JSON.stringify({ command, 
 
 const groupsOf = ({ sandbox }: Pick<ServerView, "sandbox">) => [...(sandbox.limits?.cgroups ?? [])];
 
-/** The groups of alice's server, after a check that the server is in them. */
+/** The control groups of alice's server. Fails if the server is not in all of them. */
 async function heldGroups(fleet: FaultFleet): Promise<string[]> {
   const server = await fleet.server("alice");
   const groups = groupsOf(server);
@@ -44,7 +44,7 @@ async function heldGroups(fleet: FaultFleet): Promise<string[]> {
 }
 
 it.skipIf(!grouped)(
-  "when serve was killed, the next one reports a limit that the server reaches then, and a stop removes its control groups",
+  "after serve is killed, the next serve reports a limit that a server reaches, and stop removes its control groups",
   async () => {
     await using model = await startToolModel();
     const fleet = await toolFleet(model);
@@ -65,7 +65,7 @@ it.skipIf(!grouped)(
   },
 );
 
-it.skipIf(!grouped)("a recycled server has new control groups, and the old ones are gone", async () => {
+it.skipIf(!grouped)("a recycled server gets new control groups, and its old groups are removed", async () => {
   const fleet = await faultFleet({ ...FAST_HEALTH, ...LIMITS });
   await fleet.create("alice", "talk");
   await fleet.send("alice", "talk", "hello");
@@ -94,7 +94,7 @@ it.skipIf(!grouped).each([
 });
 
 it.skipIf(!grouped)(
-  "serve removes the control groups of a server that was killed, and starts it with new ones",
+  "serve removes the control groups of a server that was killed, and restarts the server with new groups",
   async () => {
     const fleet = await faultFleet({ ...FAST_HEALTH, ...LIMITS });
     await fleet.spawn("alice");
@@ -112,7 +112,7 @@ it.skipIf(!grouped)(
   },
 );
 
-it.skipIf(!grouped)("ps removes the control groups of a start whose command was killed", async () => {
+it.skipIf(!grouped)("ps removes the control groups of a server whose spawn was killed during the start", async () => {
   const gate = (await faultFleet()).folder;
   const fleet = await faultFleet({ ...lateServers(gate), ...LIMITS });
   const starting = fleet.start(["spawn", "--user", "alice"]);
@@ -128,9 +128,9 @@ it.skipIf(!grouped)("ps removes the control groups of a start whose command was 
 });
 
 /**
- * Makes groups for a service in each hierarchy of version 1 with our controllers.
+ * Makes a group for a service in each cgroup v1 hierarchy that has one of the controllers memory, pids and cpu.
  *
- * @returns the groups, and the start of a command that runs in them and in a cgroup namespace, in which they are at the top
+ * @returns the groups, and a command prefix that runs a command in a cgroup namespace whose roots are these groups
  */
 function privateGroups(): { groups: string[]; under: string[] } {
   const own = system()
@@ -139,7 +139,7 @@ function privateGroups(): { groups: string[]; under: string[] } {
   const groups = own.map(({ folder }) => join(folder, `fleet-service-${process.pid}`));
   for (const group of groups) {
     mkdirSync(group);
-    // Fails if a group of a server is left in it.
+    // rmdir fails if a server's group is left in this group.
     onTestFinished(() => rmdirSync(group));
   }
   const mounts = own.map(({ controllers, mountPoint }) => `mount -t cgroup -o ${controllers} none ${mountPoint}`);
@@ -151,7 +151,7 @@ function privateGroups(): { groups: string[]; under: string[] } {
 }
 
 it.skipIf(!grouped)(
-  "a command outside of the cgroup namespace of a service sees the limits of its servers, and a stop there ends hidden processes",
+  "outside a service's cgroup namespace, ps sees its servers' limits, and stop ends processes that hide in its groups",
   async () => {
     await using model = await startToolModel();
     const { groups, under } = privateGroups();

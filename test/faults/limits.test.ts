@@ -25,8 +25,9 @@ const LIMITS = {
 };
 
 /**
- * Attempts of alice's agent to use up the machine: scripts in Python with an amount. They must succeed with the moderate amount,
- * so that a failure with the excess shows a limit and not a missing program. The amounts are small enough for every machine.
+ * Python scripts with which alice's agent tries to use up the machine. Each takes an amount. A script must succeed with
+ * the `moderate` amount, so that its failure with the `excess` shows a limit and not a missing program. The amounts are
+ * small enough for every machine.
  */
 const EXCESSES = {
   memory: { moderate: 10, excess: 400, script: "len(b'x' * (amount << 20))" },
@@ -44,7 +45,7 @@ finally:
   for pid in children: os.kill(pid, 9); os.waitpid(pid, 0)`,
   },
   openFiles: { moderate: 10, excess: 300, script: "files = [open('/dev/null') for _ in range(amount)]" },
-  // The amount is the share of one processor, in percent. Without a limit, the attempt is over as soon as it has had enough.
+  // The amount is the share of one processor, in percent. Without a limit, the script ends once it has used that share.
   cpu: {
     moderate: 1,
     excess: 30,
@@ -65,7 +66,7 @@ assert used.ru_utime + used.ru_stime > amount / 100 * (time.monotonic() - begun)
 type Excess = keyof typeof EXCESSES;
 const ALL = Object.keys(EXCESSES) as Excess[];
 
-/** Runs each script in alice's agent, and returns those that succeeded. */
+/** Runs each script in alice's agent with both amounts. Returns the names of those that succeeded with the excess. */
 async function succeeding(fleet: FaultFleet, run: RunOptions): Promise<string[]> {
   const home = homeOf(fleet.root, serverIdOf("alice"));
   const tries = ALL.flatMap((name) => {
@@ -77,12 +78,12 @@ async function succeeding(fleet: FaultFleet, run: RunOptions): Promise<string[]>
       `${run(excess)} && echo ${name} >> "$HOME/result"`,
     ];
   });
-  // The model calls the tool twice. The second call must not begin again.
+  // The model calls the tool twice. The second call must not run the scripts again.
   const lines = ['[ -e "$HOME/result" ] && exit 0', ': > "$HOME/result"', ...tries, 'echo over >> "$HOME/result"'];
   writeFileSync(join(home, "attack.sh"), lines.join("\n"));
   const call = { command: `bash '${join(home, "attack.sh")}'`, description: "works" };
   await fleet.ok(["send", "of-alice", `!tool bash ${JSON.stringify(call)}`, "--user", "alice"], run);
-  // The tool does not wait for a command that takes long.
+  // The tool returns before a long command ends.
   const words = await eventually("the attack is over", () => {
     const words = readFileSync(join(home, "result"), "utf8").split("\n").filter(Boolean);
     return words.at(-1) === "over" && words;
@@ -107,7 +108,7 @@ async function toolFleet(model: { baseUrl: string }, env: NodeJS.ProcessEnv, as:
 const ROOT = process.getuid?.() === 0;
 
 it.skipIf(!grouped).each(["landlock", ...(bwrapProblem === undefined ? ["bwrap"] : []), "none"])(
-  "with limits and sandbox.mode %s, an agent that takes too much harms neither its own server nor another user's",
+  "with limits and sandbox.mode %s, an agent that exceeds them harms neither its own nor another user's server",
   async (mode) => {
     await using model = await startToolModel();
     const { fleet, run } = await toolFleet(model, { ...LIMITS, COPILOTFLEET_SANDBOX_MODE: mode }, "root");
@@ -122,7 +123,7 @@ it.skipIf(!grouped).each(["landlock", ...(bwrapProblem === undefined ? ["bwrap"]
   },
 );
 
-it.skipIf(!ROOT)("without limits, an agent takes as much as it likes", async () => {
+it.skipIf(!ROOT)("without limits, an agent can use as much of the machine as it likes", async () => {
   await using model = await startToolModel();
   const { fleet, run } = await toolFleet(model, {}, "root");
   await fleet.create("alice", "of-alice");
@@ -131,7 +132,7 @@ it.skipIf(!ROOT)("without limits, an agent takes as much as it likes", async () 
 });
 
 it.skipIf(!ROOT)(
-  "an ordinary user without control groups limits memory and files, and the report names the rest",
+  "without control groups, an ordinary user's server has limits on memory and files, and ps names the missing limits",
   async () => {
     await using model = await startToolModel();
     const { fleet, run } = await toolFleet(model, LIMITS, "an ordinary user");
@@ -170,7 +171,7 @@ it.skipIf(!grouped)("a stop ends a process that hides from the fleet, and remove
 });
 
 it.skipIf(!grouped)(
-  "after a server was killed, its next start has new control groups, and the old ones are gone",
+  "after a kill and after a restart, a server has new control groups, and its old groups are removed",
   async () => {
     const fleet = await faultFleet(LIMITS);
     const { server } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"]);
@@ -195,7 +196,7 @@ it.skipIf(!grouped)("a server that does not start leaves no control groups behin
   expect(groups.filter(existsSync)).toEqual([]);
 });
 
-/** Alice's agent runs a command. The model calls the tool twice, so the command must not harm when it runs again. */
+/** Makes alice's agent run a command. The model calls the tool twice, so running it again must do no harm. */
 async function work(fleet: FaultFleet, command: string): Promise<string> {
   return await fleet.send("alice", "of-alice", `!tool bash ${JSON.stringify({ command, description: "works" })}`);
 }
@@ -224,7 +225,7 @@ it.skipIf(!ROOT)(
   },
 );
 
-it.skipIf(!ROOT)("deleting a session whose files exceed sandbox.disk lets the user go on", async () => {
+it.skipIf(!ROOT)("deleting a session whose files exceed sandbox.disk lets its user run turns again", async () => {
   await using model = await startToolModel();
   const { fleet } = await toolFleet(model, { COPILOTFLEET_SANDBOX_DISK: "20mb" }, "root");
   await fleet.create("alice", "of-alice");
@@ -237,7 +238,7 @@ it.skipIf(!ROOT)("deleting a session whose files exceed sandbox.disk lets the us
   expect(await fleet.send("alice", "another", "hello")).toBe("done");
 });
 
-it.skipIf(!ROOT)("serve stops a server that goes on writing beyond sandbox.disk, and no other", async () => {
+it.skipIf(!ROOT)("serve stops a server that keeps writing beyond sandbox.disk, and no other server", async () => {
   await using model = await startToolModel();
   const { fleet } = await toolFleet(model, { ...FAST_HEALTH, COPILOTFLEET_SANDBOX_DISK: "20mb" }, "root");
   for (const user of ["alice", "bob"]) await fleet.create(user, `of-${user}`);
@@ -276,7 +277,7 @@ it.skipIf(!ROOT)("an agent cannot hide files from sandbox.disk in a folder that 
   });
 });
 
-it.skipIf(!ROOT)("without sandbox.disk, an agent fills the disk, and its turns go on", async () => {
+it.skipIf(!ROOT)("without sandbox.disk, an agent can write any amount of data, and its turns go on", async () => {
   await using model = await startToolModel();
   const { fleet } = await toolFleet(model, {}, "root");
   await fleet.create("alice", "of-alice");
@@ -305,7 +306,7 @@ it.skipIf(!grouped)("describe, the metrics and the log of serve show that an age
   );
 });
 
-it.skipIf(!grouped)("the record of a server that the kernel killed at its memory limit says so", async () => {
+it.skipIf(!grouped)("if the kernel kills a server at its memory limit, the server's log names the limit", async () => {
   await using model = await startToolModel();
   const { fleet } = await toolFleet(model, { ...LIMITS, COPILOTFLEET_SANDBOX_CPU: "2" }, "root");
   await fleet.create("alice", "of-alice");

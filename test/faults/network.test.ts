@@ -82,7 +82,7 @@ async function openWays(fleet: FaultFleet, variables: Record<string, number>, ru
 }
 
 it.skipIf(!isPossible).each(CASES)(
-  "with sandbox.network $network in the sandbox $mode of $as, an agent reaches only what the network allows",
+  "with sandbox.network $network, in sandbox mode $mode as $as, an agent reaches only what that network allows",
   async ({ mode, as, network }) => {
     await using model = await startToolModel();
     const env: NodeJS.ProcessEnv = {
@@ -111,7 +111,7 @@ it.skipIf(!isPossible).each(CASES)(
   },
 );
 
-it.skipIf(!isPossible)("a provider with a key serves turns of a server without a network", async () => {
+it.skipIf(!isPossible)("a server without a network can use a model provider that needs a key", async () => {
   await using model = await startWireModel("the-key");
   const fleet = await faultFleet({
     ...RESTRICTED,
@@ -160,12 +160,12 @@ it.skipIf(!isPossible)("a stranger who takes the port of a dead bridge gets no c
   expect(connections).toBe(0);
 });
 
-it.skipIf(!isPossible)("serve leaves the bridge of a server without sessions alone", async () => {
+it.skipIf(!isPossible)("serve does not end the bridge of a server without sessions", async () => {
   const fleet = await faultFleet({ ...RESTRICTED, ...FAST_HEALTH });
   await fleet.spawn("alice");
   const pair = await pairOf(fleet);
   const serving = await serve(fleet);
-  // Processes without a session would be ended after 12 intervals.
+  // After 12 health intervals, serve would end a process that belongs to no loaded session.
   await eventually("probes", async () => (await serving.metric("probes_total")) > 20);
   expect(await pairOf(fleet)).toEqual(pair);
   expect(isRunning(pair.bridge)).toBe(true);
@@ -187,7 +187,7 @@ it.skipIf(!isPossible)("serve restarts a server whose bridge has died", async ()
 });
 
 it.skipIf(!isPossible).each(["landlock", "bwrap"])(
-  "in %s, a server whose starter died is adopted with its bridge, and stop ends both",
+  "in sandbox mode %s, a server whose starter died is adopted with its bridge, and stop ends both processes",
   async (mode) => {
     if (mode === "bwrap" && bwrapProblem !== undefined) return;
     const fleet = await faultFleet({ ...RESTRICTED, COPILOTFLEET_SANDBOX_MODE: mode });
@@ -204,7 +204,7 @@ it.skipIf(!isPossible).each(["landlock", "bwrap"])(
   },
 );
 
-it.skipIf(!isPossible)("a server without a network can be recycled, and the bridge of the old one ends", async () => {
+it.skipIf(!isPossible)("when a server without a network is restarted, its old bridge ends", async () => {
   const fleet = await faultFleet(RESTRICTED);
   await fleet.ok(["create", "--user", "alice", "--id", "one", "--prompt", "hello"]);
   const first = await pairOf(fleet);
@@ -215,7 +215,7 @@ it.skipIf(!isPossible)("a server without a network can be recycled, and the brid
   expect(await fleet.ok(["send", "one", "again", "--user", "alice"])).toContain("[turn 2] again");
 });
 
-it.skipIf(!isPossible)("a process that died leaves its socket, and a later one removes it", async () => {
+it.skipIf(!isPossible)("a later command removes the model gateway socket that a killed command left", async () => {
   const fleet = await faultFleet(RESTRICTED);
   await fleet.ok(["create", "--user", "alice", "--id", "one", "--prompt", "hello"]);
   const folder = join(fleet.root, "network");
@@ -229,7 +229,7 @@ it.skipIf(!isPossible)("a process that died leaves its socket, and a later one r
   expect(existsSync(join(folder, socket))).toBe(false);
 });
 
-it.skipIf(!IS_ROOT)("where network namespaces do not work, the fleet starts no server", async () => {
+it.skipIf(!IS_ROOT)("with sandbox.network none, no server starts where network namespaces do not work", async () => {
   const fleet = await faultFleet({ ...RESTRICTED, COPILOTFLEET_SANDBOX_MODE: "auto" });
   const under = without(["unshare"], fleet.folder);
   const result = await fleet.run(["spawn", "--user", "alice", "--json"], { under });

@@ -15,11 +15,13 @@ import { DoorFleet } from "../gateway/harness.js";
 import { HostDoors } from "../gateway/hosts-harness.js";
 
 const CLIENTS = rounds(3, 8);
-/** Each prompt sends the whole history to the model, so a large number of prompts is split into several conversations. */
+/**
+ * Each prompt sends the whole history to the model, so a large number of prompts is split into several conversations.
+ */
 const CONVERSATIONS = rounds(1, 10);
 const PROMPTS = rounds(3, 20);
 const COMMANDS = rounds(2, 50);
-/** With pauses, the prompts of one client arrive while the turns of the others end. */
+/** With pauses, a client's prompt arrives while another client's turn ends. */
 const CASES = [
   { streaming: true, pauseMs: 30 },
   { streaming: false, pauseMs: 0 },
@@ -31,7 +33,7 @@ async function open(client: CopilotClient, sessionId: string, streaming: boolean
   return await client.resumeSession(sessionId, { onPermissionRequest: approveAll, streaming });
 }
 
-/** All prompts and replies of all speakers, in any order. */
+/** Lets all speakers send their prompts at the same time. Resolves with all prompts and replies, in any order. */
 async function converseAll(speakers: readonly Speaker[], pauseMs: number): Promise<Said[]> {
   return (await Promise.all(speakers.map(async (each) => await converse(each, PROMPTS, pauseMs)))).flat();
 }

@@ -8,14 +8,14 @@ import { eventually } from "../fixtures/eventually.js";
 import { errorOf, expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { childrenOf, isRunning, killed, sleeper, statusOf } from "../fixtures/processes.js";
 
-/** How a record can name a process that is not the server, and why that process is not the server. */
+/** Reasons why the process in a record is not the server, each with a change that makes a record fit the reason. */
 const OTHERS: [string, (found: ProcessIdentity) => ProcessIdentity][] = [
   ["its PID was reused", (found) => ({ ...found, startTicks: String(Number(found.startTicks) - 1) })],
   ["the machine was booted again", (found) => ({ ...found, bootId: "00000000-0000-4000-8000-000000000000" })],
   ["the process is in another PID namespace", (found) => ({ ...found, pidNamespace: "pid:[1]" })],
 ];
 
-/** Kills a server and makes its record, which still says ready, name a process that does not belong to the fleet. */
+/** Kills a server, and makes its record, whose state is still `ready`, name a process outside the fleet. */
 async function mistaken(fleet: FaultFleet, change: (found: ProcessIdentity) => ProcessIdentity): Promise<number> {
   const server = await fleet.spawn("alice");
   await killed(server.pid);
@@ -45,7 +45,7 @@ it.each(OTHERS)("a command treats a recorded server as dead, and signals no proc
   }
 });
 
-it("connect sends no token when the process in the server's record lives but does not hold the server's port", async () => {
+it("connect sends no token when the server's recorded process is alive but does not own the port", async () => {
   const fleet = await faultFleet();
   await killed((await fleet.spawn("alice")).pid);
   const other = sleeper();
@@ -158,7 +158,7 @@ it("ps, spawn and stop spare a process that got the PID of a dead server", async
   expect(output).toContain("spared by stop");
 });
 
-it("a process counts as alive when only its first thread has ended", async (ctx) => {
+it("a process counts as alive even if its first thread has ended", async (ctx) => {
   const program = `
 import ctypes, threading, time
 threading.Thread(target=time.sleep, args=(1000,)).start()

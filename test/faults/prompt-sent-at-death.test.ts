@@ -19,7 +19,7 @@ afterAll(async () => {
 });
 
 /**
- * Sends a prompt while its server is killed.
+ * Sends a prompt at about the moment at which ann's server is killed.
  * @returns the reply, or the error
  */
 async function around(say: () => Promise<string | undefined>): Promise<{ reply?: string | undefined; error?: Error }> {
@@ -35,7 +35,7 @@ async function around(say: () => Promise<string | undefined>): Promise<{ reply?:
   return outcome;
 }
 
-/** Expects that the prompt did not run twice, was not lost silently, and was refused only if its turn had begun. */
+/** Expects that the prompt ran once and was answered, or that it failed with its server and ran at most once. */
 function expectOnce(prompt: string, { reply, error }: { reply?: string | undefined; error?: Error }): void {
   const shown = at.model.shown(prompt);
   if (error === undefined) {
@@ -80,7 +80,7 @@ it(`a prompt sent by the library while the server dies begins at most one turn (
   await at.fleet.leaveSession(session);
 });
 
-it("a prompt at the front door is answered although its server dies before it reads the prompt", async () => {
+it("a prompt at the front door is answered even if its server dies before the server reads the prompt", async () => {
   const [user, sessionId] = [unused("ben"), unused("unread")];
   const client = await at.client(user);
   const prompt = `${sessionId}.`;

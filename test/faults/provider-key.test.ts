@@ -18,7 +18,7 @@ function isInMemory(pid: number, text: string): boolean {
   }
 }
 
-/** The parts of the memory that the process can change. */
+/** The address ranges of the process's writable memory. */
 function regionsOf(pid: number): [from: number, to: number][] {
   const lines = readFileSync(`/proc/${pid}/maps`, "utf8").split("\n");
   return lines.flatMap((line) => {
@@ -34,7 +34,7 @@ function isInRegion(memory: number, from: number, to: number, text: string): boo
     try {
       bytes = readSync(memory, piece, 0, Math.min(piece.length, to - at), at);
     } catch {
-      return false; // the process has given the region back
+      return false; // the process has unmapped the region
     }
     if (piece.subarray(0, bytes).includes(text)) return true;
   }
@@ -69,7 +69,7 @@ it.skipIf(process.getuid?.() !== 0).each([
   expect(isInMemory(pid, session.sessionId)).toBe(true);
   expect(isInMemory(pid, key)).toBe(given.isFound);
   expect(readFileSync(`/proc/${pid}/environ`, "utf8")).not.toContain(key);
-  // The folder also has the server's log, which is its output.
+  // The folder also contains the server's log, which has the server's output.
   expect(filesWith(dirname(server?.home ?? ""), key)).toEqual([]);
   expect(server?.sandbox.not.includes("provider-key")).toBe(given.isFound);
 });

@@ -23,12 +23,12 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
   });
   afterAll(() => redis.end());
 
-  /** Two stores on one database. The first is behind the proxy. Redis already knows every script that they need. */
+  /** Two stores on one database. Only `store` connects through the proxy. Redis has already loaded their scripts. */
   async function stores(): Promise<{ store: Store; direct: Store; proxy: CuttingProxy }> {
     const proxy = await CuttingProxy.start(redis.port);
     const url = redis.url();
     const through = parsed(url.replace(String(redis.port), String(proxy.port)));
-    // A test may hold an operation for as long as a slow machine needs.
+    // The limit is high, because a test delays operations, and a slow machine can make the delay long.
     const store = openRedisStore(through, await keyedRoot(), { operationMs: 60_000 });
     const direct = openStore(url, await keyedRoot());
     onTestFinished(async () => {
@@ -107,7 +107,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     expect(await direct.sessions.list()).toEqual([]);
   });
 
-  it("a deletion that Redis answered too late does not delete a session created later under the same id", async () => {
+  it("a deletion that is sent again after a lost answer does not delete a new session with the same id", async () => {
     const { store, direct, proxy } = await stores();
     await store.sessions.create(sessionRecord("a"));
     proxy.loseAnswerTo(/:commit:/);
@@ -166,7 +166,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     if (hosts === null || watcher === null) throw new Error("the store knows no hosts");
     const entry: HostEntry = { door: null, state: "serving", startedAt: "2026-01-01T00:00:00.000Z", storage: null };
     const { term } = await hosts.beat("i1", entry, 60_000);
-    // With this number, an operation that was cut off waits half a second before it is sent again. Others do not wait.
+    // With this random number, an operation that was cut off waits 500 ms until it is sent again. Others do not wait.
     const random = vi.spyOn(Math, "random").mockReturnValue(50);
     onTestFinished(() => random.mockRestore());
 

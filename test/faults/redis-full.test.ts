@@ -13,7 +13,7 @@ const problem = redisProblem();
 if (problem !== undefined) console.warn(`replies beside a full Redis are not tested: ${problem}`);
 
 /** Replies cost money and time, so a store that cannot record a turn must not keep the reply from the user. */
-describe.skipIf(problem !== undefined)("a Redis that is full by the time that a turn is answered", () => {
+describe.skipIf(problem !== undefined)("a Redis that is full when a turn ends", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();
@@ -87,7 +87,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
     expect((await hosts.store.hosts.list()).filter(({ gone }) => !gone).map(({ name }) => name)).toEqual(["h1", "h2"]);
   });
 
-  it("a client at the front door gets its reply and can fork its session when Redis is full, and the log has the failures", async () => {
+  it("a client at the front door gets replies and can fork its session when Redis is full", async () => {
     const fleet = await open();
     const serving = await serve(fleet);
     const { token } = await fleet.json<{ token: string }>(["token", "issue", "--user", "alice"]);
@@ -122,7 +122,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
   });
 });
 
-describe.skipIf(problem !== undefined)("a Redis that is gone by the time that a turn is answered", () => {
+describe.skipIf(problem !== undefined)("a Redis that is killed during a turn", () => {
   it("the library returns the reply and leaves the ephemeral session when Redis is killed during the turn", async () => {
     const redis = await RedisServer.start();
     onTestFinished(() => redis.end());

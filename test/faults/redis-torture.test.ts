@@ -19,13 +19,13 @@ const WORKERS = SOAK ? 8 : 4;
 /** Increments per worker: half of them in the registry, and half in one session record that all workers share. */
 const QUOTA = SOAK ? 2_000 : 60;
 const PAUSE_MS = SOAK ? 60 : 40;
-/** How many increments lie between two accidents at least. Without them, a slow machine would make no progress. */
+/** The minimum number of increments between two accidents. Without a minimum, a slow machine would make no progress. */
 const STEPS = 2;
 
 const program = problem === undefined ? bundleFixture("store-counter") : "";
 
 it.skipIf(problem !== undefined)(
-  `${WORKERS * QUOTA} increments in Redis count exactly once through cut connections, kills and suspensions`,
+  `${WORKERS * QUOTA} increments in Redis count exactly once despite cut connections, kills and suspensions`,
   async () => {
     const random = seededRandom("redis torture");
     const redis = await RedisServer.start(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
@@ -40,7 +40,7 @@ it.skipIf(problem !== undefined)(
     onTestFinished(() => store.close());
     await store.sessions.create(sessionRecord("shared"));
 
-    // A host keeps a note for each address of a database. So the workers behind the proxy and `store` use two notes.
+    // A host keeps a note for each database address. The workers use the proxy's address, so `store` has another note.
     const url = direct.replace(String(redis.port), String(proxy.port));
     const options = { program, url, root, ackFolder, quota: QUOTA / 2 };
     const workers = Array.from({ length: WORKERS }, (_, index) => new Worker(options, index));

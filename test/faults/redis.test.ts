@@ -17,16 +17,16 @@ import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js"
 import { keyedRoot } from "../fixtures/store/store-root.js";
 
 /*
- * Faults of a real Redis: it stalls, dies, loses its data or is full. Each time, a call fails with a clear error within a
- * bounded time, no lease has two holders, and no fence goes back.
+ * Faults of a real Redis: it stalls, dies, loses its data or is full. Each time, a call fails with a clear error within
+ * a bounded time, no lease has two holders, and fences never decrease.
  */
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`fault tests of the Redis store are skipped: ${problem}`);
 
-/** The limit that the store promises, plus a margin for a busy machine. */
+/** The time limit that the store promises for a call, plus a margin for a busy machine, in milliseconds. */
 const BOUND_MS = 5_000 + 2_500;
-/** A short limit for tests that are not about the wait. */
+/** A short time limit for a call, in milliseconds, for tests that do not measure the wait. */
 const SHORT_MS = 700;
 
 const program = problem === undefined ? bundleFixture("redis-idle") : "";
@@ -36,8 +36,8 @@ function request(token: string, over: Partial<LeaseRequest> = {}): LeaseRequest 
 }
 
 /**
- * Calls every method. The fleet must have the sessions, the server and the leases that `populate` creates. Each call works
- * in whatever order Redis gets them.
+ * Calls every method. The fleet must have the sessions, the server and the leases that `populate` creates. Redis may
+ * receive the calls in any order.
  */
 function everything(store: Store): Record<string, Promise<unknown>> {
   return {
@@ -71,7 +71,9 @@ async function codes(calls: Record<string, Promise<unknown>>): Promise<Record<st
   return Object.fromEntries(await Promise.all(entries));
 }
 
-/** Creates three sessions, a server, and leases of "t0" on "released" and "t1" on "a". Resolves with the fence of "t1". */
+/**
+ * Creates three sessions, a server, and leases of "t0" on "released" and "t1" on "a". Resolves with the fence of "t1".
+ */
 async function populate(store: Store): Promise<number> {
   await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
   for (const id of ["a", "b", "c"]) await store.sessions.create(sessionRecord(id));
@@ -224,7 +226,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     });
 
     it.each([
-      // Whatever the fleet did not write has no signature.
+      // The fleet did not write these texts, so they have no signature.
       ["a newer schema", "2 7-ab\n{}", "FLEET_STATE_UNSIGNED"],
       ["a text that is not JSON", "1 7-ab\n{", "FLEET_STATE_UNSIGNED"],
       ["JSON that is not an object", "1 7-ab\n[]", "FLEET_STATE_UNSIGNED"],
@@ -258,7 +260,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       expect(new Set(Object.values(refused))).toEqual(new Set(["FLEET_STATE_NEWER"]));
     });
 
-    it("an unreadable session record in Redis can be deleted but not read or changed, and a list fails unless its caller asks for the readable ones", async () => {
+    it("an unreadable session record in Redis can only be deleted, and list fails unless told to skip it", async () => {
       const url = redis.url();
       const store = await open(url);
       await populate(store);
@@ -278,7 +280,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       expect((await store.sessions.list()).map(({ id }) => id).sort()).toEqual(["b", "c"]);
     });
 
-    it("a full Redis refuses writes with a clear error and no partial effect, but still frees memory", async () => {
+    it("a full Redis refuses writes without partial effect, but allows renewals, releases and deletions", async () => {
       const url = redis.url();
       const fleet = parsed(url).fleet;
       const store = await open(url);
@@ -329,7 +331,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     });
 
     it.each(["allkeys-lru", "volatile-ttl"])(
-      "a Redis that evicts (%s) is refused, and the error has the command that fixes it",
+      "a Redis that evicts keys (%s) is refused, and the error contains the command that fixes it",
       async (policy) => {
         await redis.client.config("SET", "maxmemory-policy", policy);
         const store = await open(redis.url());
@@ -395,7 +397,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       expect(JSON.stringify(log)).not.toContain('"limited"');
     });
 
-    it("a database number that Redis does not have is refused instead of using another database", async () => {
+    it("the store refuses a database number that Redis does not have, and does not use another database", async () => {
       const store = await open(redis.url("nowhere").replace("/0?", "/999?"));
       using took = new Stopwatch();
       await expect(store.sessions.create(sessionRecord("a"))).rejects.toMatchObject({
@@ -418,7 +420,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       onTestFinished(() => void child.kill("SIGKILL"));
       child.stdout.resume();
       const code = await new Promise((resolve) => child.once("close", resolve));
-      expect(code).toBe(0); // a connection that kept the process alive would keep it from ending at all
+      expect(code).toBe(0); // a connection that kept the process alive would prevent this exit
     });
   });
 
@@ -460,7 +462,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       expect([...store.takeWarnings(), ...other.takeWarnings()]).toEqual([]);
     });
 
-    it("open stores and new ones detect that Redis was killed and came back without its data", async () => {
+    it("open and new stores detect that Redis was killed and came back without its data", async () => {
       const redis = await started(["--appendonly", "no", "--save", ""]);
       const root = await keyedRoot();
       const store = openStore(redis.url("f"), root);
@@ -480,7 +482,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       expect(answer.lease?.fence).toBeGreaterThan(fence);
     });
 
-    it("the store warns when Redis comes back with old data, and gives no fence a second time", async () => {
+    it("the store warns when Redis comes back with old data, and reuses no fence", async () => {
       const redis = await started(["--appendonly", "no", "--save", "3600 1"]);
       const store = openStore(redis.url("f"), await keyedRoot());
       onTestFinished(() => store.close());
@@ -517,7 +519,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     });
   });
 
-  it("the store warns when Redis has a replica or is one, and refuses to write to the replica", async () => {
+  it("the store warns when Redis has a replica or is a replica, and refuses to write to a replica", async () => {
     const primary = await RedisServer.start();
     onTestFinished(() => primary.end());
     const replica = await RedisServer.start(["--replicaof", "127.0.0.1", String(primary.port), "--appendonly", "yes"]);
@@ -622,7 +624,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     },
   );
 
-  it("a Redis in protected mode that turns other machines away is refused at once, with Redis's own words", async () => {
+  it("when Redis in protected mode rejects a connection, the store fails at once with Redis's message", async () => {
     // Redis 8 sends this text and closes. We imitate it because Redis accepts every connection from its own machine.
     const denial =
       "-DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the " +

@@ -7,8 +7,9 @@ import { startWireModel } from "../fixtures/models/wire-model.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { DoorFleet } from "../gateway/harness.js";
 
-/** How long tokens and keys last, in real time, and for how many lifetimes the sessions take turns. */
+/** How long tokens and keys are valid, in milliseconds of real time. */
 const LIFETIME_MS = 5_000;
+/** For how many lifetimes the sessions run turns. */
 const LIFETIMES = process.env.SOAK === undefined ? 1 : 3;
 
 function temporaryFolder(): string {
@@ -17,7 +18,7 @@ function temporaryFolder(): string {
   return folder;
 }
 
-/** Takes turns with all of them while the credentials last, and until the end. No turn may fail. */
+/** Runs all turns again and again, for `LIFETIMES` lifetimes and until `isOver`. No turn may fail. */
 async function takeTurns(turns: (() => Promise<unknown>)[], isOver = (): boolean => true): Promise<void> {
   const end = performance.now() + LIFETIMES * LIFETIME_MS + 1_000;
   while (performance.now() < end || !isOver()) {
@@ -26,7 +27,7 @@ async function takeTurns(turns: (() => Promise<unknown>)[], isOver = (): boolean
   }
 }
 
-/** Checks that a turn is refused, and in a long run within 5 s, as the fleet promises on a machine that is not busy. */
+/** Expects a refusal. The long form expects it within 5 s, as the fleet promises on a machine that is not busy. */
 async function expectRefusal(turn: () => Promise<unknown>): Promise<void> {
   const begun = performance.now();
   await expect(turn()).rejects.toThrow();
@@ -35,8 +36,8 @@ async function expectRefusal(turn: () => Promise<unknown>): Promise<void> {
 
 const OPTIONS = { streaming: true, onPermissionRequest: () => ({ kind: "reject" as const }) };
 
-describe("in real time, sessions of the library and of the front door", () => {
-  it("take turns while the tokens of a GitHub App end every 5 s, until the App is suspended", async () => {
+describe("sessions of the library and of the front door whose credentials expire in real time", () => {
+  it("sessions run turns while GitHub App tokens expire every 5 s, and fail once the App is suspended", async () => {
     await using github = await FakeGitHub.start({ lifetimeMs: LIFETIME_MS });
     const privateKeyFile = join(temporaryFolder(), "key");
     writeFileSync(privateKeyFile, github.key, { mode: 0o600 });
@@ -62,7 +63,7 @@ describe("in real time, sessions of the library and of the front door", () => {
   });
 
   it.each(["on", "off"] as const)(
-    "take turns while the key from a command changes every 5 s, until the service refuses it (modelGateway %s)",
+    "sessions run turns while the provider key changes every 5 s, and fail once it is refused (modelGateway %s)",
     async (modelGateway) => {
       const file = join(temporaryFolder(), "key");
       let keys = 0;
@@ -81,12 +82,12 @@ describe("in real time, sessions of the library and of the front door", () => {
       const byDoor = async () => await other.sendAndWait({ prompt: "hello" });
       let usedMs: number | undefined = performance.now();
       const change = async () => {
-        // Count from the turns that used the key, because the fleet reads it at most each 5 s when keys are refused.
+        // A key's time starts at its first turns. The fleet may read a new key only 5 s after it read a refused key.
         usedMs ??= performance.now();
         if (performance.now() - usedMs < LIFETIME_MS) return;
         usedMs = undefined;
         next();
-        // A key from a file is read once a second. The model gateway also reads it when the service has refused it.
+        // The fleet reads a key file once a second. The model gateway also reads a key again that was refused.
         if (modelGateway === "off") await new Promise((resolve) => setTimeout(resolve, 1_100));
       };
       await takeTurns([change, byLibrary, byDoor], () => keys > LIFETIMES);
@@ -100,7 +101,7 @@ describe("in real time, sessions of the library and of the front door", () => {
   );
 
   it.each(["file", "command"] as const)(
-    "are refused at most 5 s after the %s has no token any more, and at once after GitHub has revoked the token",
+    "turns are refused at most 5 s after the %s yields no token, and at once after GitHub revokes the token",
     async (kind) => {
       await using github = await FakeGitHub.start();
       const file = join(temporaryFolder(), "token");

@@ -12,13 +12,13 @@ import { directSession, echoModel } from "../fixtures/fleets/turns.js";
 import { childrenOf, isRunning, killed } from "../fixtures/processes.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 
-/** The life of servers in the sandbox bwrap, where the runtime has another PID inside than outside. */
+/** Tests of servers in the sandbox bwrap, where the runtime's PID inside the sandbox differs from its PID outside. */
 
 const BWRAP = { COPILOTFLEET_SANDBOX_MODE: "bwrap" };
 
 interface Processes {
   runtime: number;
-  /** The process of bwrap outside. The runtime has its PID inside. */
+  /** The PID of bwrap outside the sandbox. The runtime has the same PID inside the sandbox. */
   bwrap: number;
 }
 
@@ -33,7 +33,7 @@ async function stateOf(fleet: FaultFleet, id: string): Promise<string | undefine
   return sessions.find((session) => session.id === id)?.state;
 }
 
-/** Kills the runtime, and waits for the server that serve starts instead. */
+/** Kills the runtime, and waits for the server that serve starts instead. Resolves with the new server's processes. */
 async function replacementOf(fleet: FaultFleet, { runtime }: Processes): Promise<Processes> {
   process.kill(runtime, "SIGKILL");
   return await eventually("the new server", async () => {
@@ -43,7 +43,7 @@ async function replacementOf(fleet: FaultFleet, { runtime }: Processes): Promise
 }
 
 it.skipIf(bwrapProblem !== undefined)(
-  "list, ps, evict and gc see which sessions a server has loaded, also after another server left its lock",
+  "list, ps, evict and gc detect which sessions a server has loaded, even if a killed server left its lock file",
   async () => {
     const fleet = await faultFleet(BWRAP);
     const { home } = await fleet.spawn("alice");
@@ -78,7 +78,7 @@ it.skipIf(bwrapProblem !== undefined)(
 );
 
 it.skipIf(bwrapProblem !== undefined)(
-  "when the runtime alone is killed, its sandbox ends with it, and serve starts a new server and logs the signal",
+  "when only the runtime is killed, its sandbox ends too, and serve starts a new server and logs the signal",
   async () => {
     const fleet = await faultFleet({ ...BWRAP, ...FAST_HEALTH });
     const serving = await serve(fleet);
@@ -89,7 +89,7 @@ it.skipIf(bwrapProblem !== undefined)(
     expect(isRunning(first.bwrap)).toBe(false);
     expect(fleet.processes()).toEqual(expect.arrayContaining([second.bwrap, second.runtime]));
     expect(fleet.processes().length, "bwrap, process 1 and the runtime").toBe(3);
-    // serve started this one, so it learns how it ended.
+    // serve started the second server, so serve learns how this server ended.
     await replacementOf(fleet, second);
     expect(readFileSync(log, "utf8")).toContain(`Process ${second.runtime} ended: killed by SIGKILL`);
     expect(await fleet.send("alice", "talk", "hello")).toBe("[turn 1] hello");
@@ -98,7 +98,7 @@ it.skipIf(bwrapProblem !== undefined)(
 );
 
 it.skipIf(bwrapProblem !== undefined)(
-  "when bwrap alone is killed, the server goes on, and stop leaves no process of it",
+  "when only bwrap is killed, the server keeps running, and stop leaves no process of the server",
   async () => {
     const fleet = await faultFleet(BWRAP);
     await fleet.create("alice", "talk");
@@ -112,7 +112,7 @@ it.skipIf(bwrapProblem !== undefined)(
 );
 
 it.skipIf(bwrapProblem !== undefined)(
-  "a server outlives its starter and serve, and the next command adopts a start that was not recorded",
+  "a server outlives its starter and serve, and doctor --fix adopts the server if its start was not recorded",
   async () => {
     const fleet = await faultFleet(BWRAP);
     await fleet.create("alice", "talk");
@@ -148,7 +148,7 @@ it.skipIf(bwrapProblem !== undefined)(
   },
 );
 
-it.skipIf(bwrapProblem !== undefined)("a suspended server is stopped, and nothing of its sandbox stays", async () => {
+it.skipIf(bwrapProblem !== undefined)("stop ends a suspended server and all processes of its sandbox", async () => {
   const fleet = await faultFleet(BWRAP);
   await fleet.spawn("alice");
   const { runtime } = await processesOf(fleet);
@@ -158,11 +158,11 @@ it.skipIf(bwrapProblem !== undefined)("a suspended server is stopped, and nothin
 });
 
 it.skipIf(bwrapProblem !== undefined)(
-  "ps names the exit code of a server that ended after its starter had exited, where nobody reaps bwrap",
+  "ps names the exit code of a server that ended after its starter exited, even if no process reaps bwrap",
   async (ctx) => {
     if (spawnSync("unshare", ["-pf", "--mount-proc", "true"]).status !== 0) return ctx.skip("needs root and unshare");
     const fleet = await faultFleet(BWRAP);
-    // The first process of this namespace becomes the parent of orphans and never reaps.
+    // The first process of this namespace becomes the parent of orphans and never reaps them.
     const init = spawn("unshare", ["-pf", "--mount-proc", "--kill-child", "sleep", "1000"], { stdio: "ignore" });
     onTestFinished(() => void init.kill("SIGKILL"));
     const first = await eventually("the namespace", () => childrenOf(init.pid ?? 0)[0]);

@@ -7,7 +7,7 @@ import { errorOf, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 import { without } from "../fixtures/programs/seccomp.js";
 
-/** The fallbacks of `sandbox.mode`, with filters of system calls that make the machine look like a weaker one. */
+/** Tests of the fallbacks of `sandbox.mode`. Filters of system calls make the machine look like a weaker machine. */
 
 const isRoot = process.getuid?.() === 0 && process.arch === "x64";
 
@@ -15,7 +15,7 @@ interface Doctor {
   checks: { name: string; level: string; detail: string; items: string[] }[];
 }
 
-/** Weaker machines: the mode that `auto` takes there, and some words that `not` contains or lacks. */
+/** Weaker machines: the mode that `auto` chooses there, and words that `not` contains (`open`) or lacks (`closed`). */
 const FALLBACKS: {
   machine: string;
   forbidden: Parameters<typeof without>[0];
@@ -62,7 +62,7 @@ const FALLBACKS: {
 ];
 
 it.skipIf(!isRoot || bwrapProblem !== undefined).each(FALLBACKS)(
-  "$machine, auto takes $mode, and the record of the server and doctor name what is left open",
+  "$machine, auto chooses $mode, and the server's record and doctor name the missing protections",
   async ({ forbidden, namespaces, mode, open, closed, failures }) => {
     const fleet = await faultFleet();
     const under = without(forbidden, fleet.folder, { namespaces });
@@ -86,7 +86,7 @@ it.skipIf(!isRoot || bwrapProblem !== undefined).each(FALLBACKS)(
 );
 
 it.skipIf(!isRoot).each(["openat2", "close_range"] as const)(
-  "where %s does not exist, landlock is made by setpriv, and doctor names the call",
+  "without the system call %s, setpriv sets up Landlock, and doctor names the call",
   async (name) => {
     const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: "landlock" });
     const under = without([name], fleet.folder, { by: "ENOSYS" });
@@ -101,7 +101,7 @@ it.skipIf(!isRoot).each(["openat2", "close_range"] as const)(
 );
 
 it.skipIf(bwrapProblem !== undefined)(
-  "without the program bwrap, auto takes landlock, and doctor names the reason",
+  "without the program bwrap, auto chooses landlock, and doctor names the reason",
   async () => {
     const fleet = await faultFleet();
     const programs = join(fleet.folder, "programs");
@@ -117,7 +117,7 @@ it.skipIf(bwrapProblem !== undefined)(
 );
 
 it.skipIf(!isRoot || bwrapProblem !== undefined)(
-  "a server whose bwrap works without our launcher has only the capabilities of a root under Landlock",
+  "a server in bwrap without our launcher has only the capabilities that root has under Landlock",
   async () => {
     const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: "bwrap" });
     const under = without(["landlock_create_ruleset"], fleet.folder);
@@ -126,7 +126,7 @@ it.skipIf(!isRoot || bwrapProblem !== undefined)(
       mode: "bwrap",
       not: ["system-calls", "unix-sockets", "network", "resources"],
     });
-    // chown, dac_override, fowner and fsetid
+    // 0x1b: chown, dac_override, fowner and fsetid
     expect(readFileSync(`/proc/${server.pid}/status`, "utf8")).toMatch(
       /^CapPrm:\t0+1b\nCapEff:\t0+1b\nCapBnd:\t0+1b$/m,
     );
@@ -167,7 +167,7 @@ it("without the program bwrap, the fleet refuses to start a server if sandbox.mo
 });
 
 it.skipIf(!isRoot)(
-  "on a kernel without Landlock, the fleet refuses to start a server if sandbox.mode names it",
+  "on a kernel without Landlock, the fleet refuses to start a server if sandbox.mode is landlock",
   async () => {
     const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: "landlock" });
     const under = without(["landlock_create_ruleset"], fleet.folder);

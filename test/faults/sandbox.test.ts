@@ -33,7 +33,7 @@ const NEEDS = {
 
 type Script = Pick<Attack, "script"> & { arguments: string };
 
-/** Runs each script in alice's agent, and returns those that succeeded. */
+/** Runs each script in alice's agent, and returns the names of those that succeeded. */
 async function succeeding(
   fleet: FaultFleet,
   scripts: Record<string, Script>,
@@ -46,7 +46,7 @@ async function succeeding(
     ({ script, ...given }, index) =>
       `( set -- ${given.arguments}; ${script} ) >/dev/null 2>&1 && echo ${index} >> "$HOME/result"`,
   );
-  // The model calls the tool twice. The second call must not begin again.
+  // The model calls the tool twice. The second call must not run the scripts again.
   const begin = '[ -e "$HOME/result" ] && exit 0; : > "$HOME/result"';
   writeFileSync(
     join(home, "attack.sh"),
@@ -55,7 +55,7 @@ async function succeeding(
   rmSync(join(home, "result"), { force: true });
   const call = { command: `bash '${join(home, "attack.sh")}'`, description: "works" };
   await fleet.ok(["send", "of-alice", `!tool bash ${JSON.stringify(call)}`, "--user", "alice"], run);
-  // The tool does not wait for a command that takes long.
+  // The tool returns before a long command ends.
   const words = await eventually("the attacks are over", () => {
     const words = readFileSync(join(home, "result"), "utf8").split("\n").filter(Boolean);
     return words.at(-1) === "over" && words;
@@ -63,7 +63,7 @@ async function succeeding(
   return Object.keys(scripts).filter((_, index) => words.includes(String(index)));
 }
 
-/** A program that listens on a Unix socket. @returns the path of the socket */
+/** Listens on a Unix socket, which belongs to `uid` unless that is null. @returns the path of the socket */
 async function listen(path: string, uid: number | null): Promise<string> {
   const server = createServer().listen(path);
   onTestFinished(() => void server.close());
@@ -72,7 +72,7 @@ async function listen(path: string, uid: number | null): Promise<string> {
   return path;
 }
 
-/** Objects of the kernel that all processes of the account share. */
+/** Kernel objects that all processes of an operating-system account share. */
 interface Objects {
   memory: string;
   queue: string;
@@ -104,7 +104,7 @@ function makeObjects({ under = [] }: RunOptions): Objects {
 interface Case {
   mode: SandboxMode;
   as: "root" | "an ordinary user";
-  /** A system call that the machine does not have, so that a weaker sandbox takes the place of the strongest. */
+  /** A system call that the machine lacks, so that the fleet falls back to a weaker sandbox. */
   lacking?: "seccomp" | "landlock_create_ruleset";
 }
 
@@ -126,7 +126,7 @@ const CASES: Case[] = [
 ];
 
 it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
-  "an agent with a shell in the sandbox $name does no damage, and without a sandbox all of it",
+  "in sandbox $name, an agent with a shell does only the damage that the server's record reports as possible",
   async ({ mode, as, lacking }) => {
     await using model = await startToolModel();
     const env: NodeJS.ProcessEnv = {
@@ -158,8 +158,8 @@ it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
     mkdirSync(fleet.env.HOME ?? "", { recursive: true });
     await fleet.ok(["spawn", "--user", "bob"], run);
     await fleet.ok(["create", "--user", "bob", "--id", "of-bob", "--prompt", "a word of bob"], run);
-    // In a PID namespace, the PIDs that alice's own processes get are above the one of her bwrap. So serve starts first:
-    // otherwise one of them could have the PID that serve has outside.
+    // serve starts before alice's server. In a PID namespace, alice's processes get PIDs above the PID of her bwrap, so
+    // none of them can have the PID that serve has outside.
     const serving = await serve(fleet, run);
     await fleet.ok(["spawn", "--user", "alice", "--cwd", work], run);
     await fleet.ok(["create", "--user", "alice", "--id", "of-alice", "--prompt", "a word of alice"], run);
@@ -170,7 +170,7 @@ it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
     expect(sandbox.mode).toBe(mode);
     const socket = await listen(join(fleet.folder, "socket"), user?.uid ?? 0);
     await listen(join(bound, "socket"), user?.uid ?? 0);
-    // Node.js 20 fills shorter names up with zeros.
+    // Node.js 20 pads shorter names with zero bytes.
     const abstractSocket = await listen(`\0copilotfleet-${process.pid}`.padEnd(108, "-"), null);
     const bobHome = bob?.home ?? "";
     const variables = {

@@ -15,9 +15,9 @@ import { startToolModel } from "../fixtures/models/tool-model.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 
 /**
- * A program of alice's agent that searches everything for secrets, and prints where it found which: in its own environment,
- * in the environment, the command line or the memory of a process, or in a file. It gets the secrets written backwards, so
- * that it does not find them in what it was given.
+ * A program with which alice's agent searches for secrets. It prints each secret that it finds, with the kind of place:
+ * its own environment; the environment, command line or memory of another process; or a file. It gets the secrets
+ * spelled backwards, so that it does not find them in its own input.
  */
 const SEARCH = `
 use File::Find;
@@ -70,7 +70,7 @@ const CASES: Case[] = [
   { mode: "none", as: "root" },
 ];
 
-/** The secrets that are meant for alice's server, and a file in its home, which shows that the search works. */
+/** Where the search finds the secrets of alice's own server. A known file in its home shows that the search works. */
 const OWN = [
   "alice's-connection-token environment",
   "alice's-connection-token memory",
@@ -80,7 +80,7 @@ const OWN = [
 ];
 
 it.skipIf(!ROOT).each(CASES)(
-  "in the sandbox $mode of $as, an agent finds no secret but the two of its own server, and without a sandbox all of them",
+  "in sandbox mode $mode as $as, an agent finds only its own server's two secrets (in mode none, every secret)",
   async ({ mode, as }) => {
     await using model = await startToolModel();
     const key = canary("sk");
@@ -91,7 +91,7 @@ it.skipIf(!ROOT).each(CASES)(
       MODEL_KEY: key,
       COPILOTFLEET_SESSION_APPROVE: "all",
       COPILOTFLEET_SANDBOX_MODE: mode,
-      // Without this address, at which no server listens, a runtime with a token would connect to GitHub.
+      // No server listens at this address. Without the setting, a runtime with a token would connect to GitHub.
       COPILOT_API_URL: "http://127.0.0.1:9",
       COPILOT_DEBUG_GITHUB_API_URL: "http://127.0.0.1:9",
     };
@@ -126,7 +126,7 @@ it.skipIf(!ROOT).each(CASES)(
     const backwards = Object.entries(secrets).map(([name, text]) => `${name} ${[...text].reverse().join("")}`);
     writeFileSync(join(home, "search.pl"), SEARCH.replace("@SECRETS@", backwards.join("\n")));
     writeFileSync(join(home, "known"), secrets.known ?? "");
-    // Without a sandbox, the search would also find them in the memory of this test.
+    // Without a sandbox, the search would also find the secrets in this test's memory, so it gets the PIDs to search.
     const pids = mode === "none" ? [of("alice")?.pid, of("bob")?.pid, serving.pid].join(" ") : "";
     const search = `pids='${pids}' perl "$HOME/search.pl" "$HOME" "$TMPDIR" '${fleet.folder}' /dev/shm`;
     const command = `[ -e "$HOME/result" ] || { : > "$HOME/result"; ${search} > "$HOME/result" 2>&1; }`;
@@ -142,7 +142,7 @@ it.skipIf(!ROOT).each(CASES)(
       return;
     }
     expect(found).toEqual(OWN);
-    // The folder of a server also has its log, which is its output.
+    // A server's folder also contains its log, which has the server's output.
     const filesOf = (name: string) => filesWith(dirname(of(name)?.home ?? ""), Object.values(secrets));
     expect(filesOf("alice")).toEqual(["connection-token", "home/known"]);
     expect(filesOf("bob")).toEqual(["connection-token"]);

@@ -60,7 +60,7 @@ it("drain closes the pool until --undo or the next serve, which starts only the 
   await next.end();
 });
 
-it("drain stops every server of a running serve until --undo, and /readyz gives the drain as reason", async () => {
+it("drain stops every server of a running serve until --undo, and /readyz names the drain as the reason", async () => {
   const fleet = await faultFleet({ COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
   const model = await heldModel();
   await fleet.json(["spawn", "--user", "u", "--count", "2"]);

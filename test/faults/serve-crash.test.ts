@@ -51,7 +51,7 @@ describe("a serve with the default settings", () => {
   });
   afterAll(() => fleet.end());
 
-  /** A user with a server that serve watches, and a session with one turn on it. */
+  /** Makes a user with a server that serve watches, and runs one turn in a new session on that server. */
   async function watched(name: string) {
     const user = unused(name);
     const server = await fleet.spawn(user);
@@ -156,7 +156,7 @@ it("serve backs off from a server that ends at each start, then gives up, and ha
   expect(shown.failure).not.toContain("\u001b");
   const starts = await startsOf(fleet, "alice", serving);
   expect(starts).toHaveLength(4);
-  // The first start is immediate. The next waits are half to all of 100, 200 and 400 ms, plus the time of the start.
+  // The first start is immediate. Each next wait is at least half of 100, 200 or 400 ms, plus the time of the start.
   const waits = starts.slice(1).map((time, index) => time - (starts[index] ?? 0));
   for (const [index, leastMs] of [50, 100, 200].entries()) expect(waits[index]).toBeGreaterThanOrEqual(leastMs);
   expect(await serving.metric("server_crash_loops_total")).toBe(1);
@@ -193,7 +193,8 @@ it("serve applies the startup deadline, and not the liveness deadline, to a serv
   });
   process.kill(pid ?? 0, "SIGKILL");
   await eventually("the start", async () => (await fleet.record("alice")).state === "starting");
-  // The liveness deadline would end this start after about a second. The startup deadline ends it, and the next one begins.
+  // The liveness deadline would end the first start after about 1 s. The startup deadline of 3 s ends it instead, and
+  // serve begins the second start.
   const [first = 0, second = 0] = await eventually("the second start", async () => {
     const starts = await startsOf(fleet, "alice", serving);
     return starts.length === 2 && starts;

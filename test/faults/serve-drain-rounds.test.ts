@@ -50,7 +50,9 @@ async function commandOn(fleet: FaultFleet, sessionId: string, user: string, ans
   }
 }
 
-/** Runs one turn of a client that bypasses the fleet. Resolves during the turn, with a function that waits for its end. */
+/**
+ * Runs one turn of a client that bypasses the fleet. Resolves during the turn, with a function that waits for its end.
+ */
 async function directly(session: CopilotSession, model: EchoModel, ms: number, answered: Answered) {
   const before = answered.get(session.sessionId) ?? 0;
   const requests = model.requests;

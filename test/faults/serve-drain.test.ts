@@ -16,7 +16,7 @@ import {
 import { killed } from "../fixtures/processes.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
-/** The outcome of a turn that the fleet may refuse or cut. */
+/** Resolves with "answered", or with the error's code if the fleet refuses or cuts the turn. */
 async function outcome(turn: Promise<unknown>): Promise<string> {
   return await turn.then(
     () => "answered",
@@ -73,7 +73,7 @@ it("a draining serve lets the turns of commands, library and clients end, and ad
   expect(serving.log().at(-1)).toMatchObject({ msg: "drained", servers: 2, cut: [] });
   expect(fleet.processes()).toEqual([]);
 
-  // The next serve starts the servers that ran before, and the histories are whole.
+  // The next serve starts the servers that ran before, and the histories are complete.
   const next = await serve(fleet);
   await eventually("the servers", async () => (await fleet.ps()).every(({ state }) => state === "ready"));
   for (const id of ["by-command", "by-library", "direct"]) {

@@ -169,12 +169,12 @@ it("health.session creates a session on each new probe connection and leaves no 
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("with health.session, a server that cannot write its home becomes unhealthy and is not ended", async (ctx) => {
+it("with health.session, a server that cannot write to its home becomes unhealthy but is not killed", async (ctx) => {
   const possible = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"];
   if (spawnSync(possible[0] ?? "", possible.slice(1)).status !== 0)
     return ctx.skip("needs root and the right to mount");
   const fleet = await faultFleet({ COPILOTFLEET_HEALTH_INTERVAL: "1s", COPILOTFLEET_HEALTH_TIMEOUT: "3s" });
-  // Mount it before the server starts, because a server in bwrap keeps the mounts of its start.
+  // Mount the folder before the server starts, because a server in bwrap sees only the mounts that exist at its start.
   const state = join(homeOf(fleet.root, serverIdOf("alice")), "session-state");
   mkdirSync(state, { recursive: true, mode: 0o700 });
   expect(spawnSync("mount", ["-t", "tmpfs", "none", state]).status).toBe(0);
@@ -192,7 +192,7 @@ it("with health.session, a server that cannot write its home becomes unhealthy a
   });
   expect(seen.failure).toMatch(/read-only file system/i);
   expect(seen.state).toBe("unhealthy");
-  // The server still answers pings and may be in a turn, so nobody kills it.
+  // The server still answers pings and may be in a turn, so serve does not kill it.
   await eventually("more probes", async () => (await serving.metric("probes_total", { outcome: "failed" })) >= 6);
   expect(await fleet.ps()).toMatchObject([{ state: "unhealthy", pid, failure: expect.stringContaining("3 of 3") }]);
   remount("rw");

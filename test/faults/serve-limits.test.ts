@@ -83,7 +83,7 @@ it("serve keeps a server whose log is on a full disk, and logs a warning", async
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("serve leaves healthy servers alone while the state's disk is full, and repairs the others once there is room", async (ctx) => {
+it("serve leaves healthy servers alone while the state's disk is full, and repairs dead servers once there is room", async (ctx) => {
   if (noMounts !== undefined) return ctx.skip(noMounts);
   const folder = await openFolder();
   mount("-t tmpfs -o size=24m", "none", folder);
@@ -132,7 +132,8 @@ it("no server keeps a stale claim when the disk fills up while serve restarts th
   for (let round = 0; round < rounds(3, 40); round++) {
     const pid = (await fleet.record("alice")).process?.pid ?? 0;
     const from = serving.log().length;
-    // The disk fills up during the restart. serve has then recorded its claim, but cannot always record the claim's end.
+    // The disk fills up during the restart. serve has then recorded its claim, but cannot always record the claim's
+    // end.
     await killed(pid);
     const stages = ["failed", "starting", "ready"];
     const stage = stages[round % stages.length] ?? "failed";
@@ -217,7 +218,7 @@ it("serve leaves healthy servers alone while it cannot open more files, and work
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-/** Expects `look` to hold for the whole time, checking it again and again. */
+/** Calls `look` again and again for `forMs` milliseconds, and expects that it always resolves with true. */
 async function stays(look: () => Promise<boolean>, forMs: number): Promise<void> {
   const until = performance.now() + forMs;
   await eventually(
@@ -244,7 +245,7 @@ it("serve reports that no more processes can be created, and retries with backof
   await killed(server.pid);
   const first = await serving.logged(/could not be started: .*no processes.*left \(EAGAIN\)/);
   expect(first).toMatchObject({ level: "error", code: "FLEET_RUNTIME_UNUSABLE" });
-  // Wait for so many tries that they would be a crash loop if the server were to blame.
+  // Wait for 5 tries, which would count as a crash loop if the server were to blame.
   const tries = await eventually(
     "more tries",
     () => {

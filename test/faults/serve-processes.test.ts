@@ -21,7 +21,7 @@ function identityOf(pid: number): ProcessIdentity {
   return found;
 }
 
-/** Does something while `serve` is suspended, so that serve sees all of it at once afterwards. */
+/** Runs `work` while `serve` is suspended, so that serve then sees all changes at once. */
 async function behindItsBack(serving: Serving, work: () => Promise<void>): Promise<void> {
   serving.kill("SIGSTOP");
   await eventually("the pause of serve", () => statusOf(serving.pid).state === "T");
@@ -65,7 +65,7 @@ it("serve restarts a dead server whose recorded PID belongs to another process, 
   expect(isRunning(other)).toBe(true);
 });
 
-it("serve spares a process that really got the PID of a dead server", async (ctx) => {
+it("serve spares a process to which the kernel gave the PID of a dead server", async (ctx) => {
   const reuse = `
     set -e
     "$@" spawn --user alice > /dev/null
@@ -118,7 +118,7 @@ it("serve spares a process that really got the PID of a dead server", async (ctx
 });
 
 it("serve treats a zombie server as dead and starts it again", async (ctx) => {
-  // The first process of this namespace becomes the parent of orphans and never reaps.
+  // The first process of this namespace becomes the parent of orphans and never reaps them.
   if (spawnSync("unshare", ["-pf", "--mount-proc", "true"]).status !== 0) return ctx.skip("needs root and unshare");
   // In bwrap, no server becomes a zombie, because process 1 of its namespace reaps it.
   const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_SANDBOX_MODE: "landlock" });
@@ -244,7 +244,7 @@ it.each(["hang", "drain"] as const)("serve leaves no grandchild of a server behi
   expect(processesWith(mark)).toEqual([]);
 });
 
-/** All processes of the process session of a server, whatever their environment contains. */
+/** The PIDs of all processes in a server's POSIX session, whatever their environment contains. */
 function sessionOf(pid: number): number[] {
   const ps = (args: readonly string[]) => spawnSync("ps", args, { encoding: "utf8" }).stdout.trim();
   const session = ps(["-o", "sid=", "-p", String(pid)]);

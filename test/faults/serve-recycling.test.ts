@@ -7,7 +7,9 @@ import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
 import { heldModel } from "../fixtures/fleets/turns.js";
 import { isRunning } from "../fixtures/processes.js";
 
-/** Every server exceeds this at once, but is recycled only once in a test, because a new process rests for a minute. */
+/**
+ * Every server exceeds this age at once. A test sees only one recycle, because recycle.pause is longer than the test.
+ */
 const OLD = { COPILOTFLEET_RECYCLE_MAX_AGE: "1s" };
 
 async function withTalks(fleet: FaultFleet): Promise<ServerRecord> {

@@ -14,8 +14,8 @@ import { isRunning } from "../fixtures/processes.js";
 const FAST = { ...FAST_HEALTH, COPILOTFLEET_HEALTH_INTERVAL: "200ms", COPILOTFLEET_HEALTH_FAILURES: "10" };
 const HOLD_BYTES = 150_000_000;
 /**
- * A script that holds memory until somebody ends it. It is for perl, because a process in the sandbox can run the
- * programs of the machine, but not a Node.js in somebody's home folder.
+ * A script that keeps memory allocated until it is killed. It is in Perl, because a process in the sandbox can run the
+ * machine's programs, but not a Node.js that is installed in a home folder.
  */
 const HOG = `$b = "x" x ${HOLD_BYTES}; sleep`;
 
@@ -49,7 +49,7 @@ function commandLine(pid: number): string | null {
 }
 
 it.each(["auto", "bwrap"])(
-  "serve ends processes of an unloaded session, but not those of a session that is still loaded or loaded again, nor those of the sandbox %s",
+  "serve ends the processes of an unloaded session, but none of a loaded or reloaded session or of the sandbox %s",
   async (mode) => {
     const fleet = await faultFleet({ ...FAST, COPILOTFLEET_SANDBOX_MODE: mode });
     const model = await toolModel();
@@ -80,7 +80,7 @@ it.each(["auto", "bwrap"])(
     await Promise.all([stays.disconnect(), back.disconnect()]);
     await eventually("the end of the others", () => ![...ofStays, ...ofReturns, ofNone ?? 0].some(isRunning));
     expect((await fleet.ps())[0]).toMatchObject({ pid, state: "ready" });
-    // The PID of the runtime inside is that of bwrap outside.
+    // In bwrap, the runtime's PID inside the sandbox equals bwrap's PID outside.
     const { process: identity } = await fleet.record("alice");
     expect(isRunning(identity?.innerPid ?? pid ?? 0), "bwrap").toBe(true);
     await serving.end();

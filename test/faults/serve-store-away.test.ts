@@ -7,7 +7,7 @@ import { Stopwatch } from "../fixtures/stopwatch.js";
 import { CuttingProxy } from "../fixtures/store/cutting-proxy.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
-/** The time for a few operations in a row that each wait for Redis until their deadline, in milliseconds. */
+/** Enough time for a few consecutive operations that each wait for Redis until their deadline, in milliseconds. */
 const BOUND_MS = 60_000;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`the end of serve without its store is not tested: ${problem}`);
@@ -19,7 +19,7 @@ describe.skipIf(problem !== undefined)("a Redis that goes away while serve drain
     return redis;
   }
 
-  it("serve exits with 7 and leaves its servers to the next one when Redis goes away early in a drain", async () => {
+  it("serve exits with 7 and leaves its servers to the next serve when Redis goes away early in a drain", async () => {
     const redis = await startRedis();
     const url = redis.url();
     const fleet = await faultFleet({ COPILOTFLEET_STORE: url });

@@ -8,7 +8,7 @@ import { signalAll, statusOf } from "../fixtures/processes.js";
 /** Longer than all deadlines of the settings below. */
 const AWAY_MS = 4_500;
 const USERS = ["alice", "bob"];
-/** With these settings, one failed probe ends a server. The times are long enough that a busy machine fails no probe. */
+/** With these settings, one failed probe ends a server. The times are so long that no probe fails on a busy machine. */
 const STRICT = {
   COPILOTFLEET_HEALTH_INTERVAL: "3s",
   COPILOTFLEET_HEALTH_TIMEOUT: "3s",
@@ -28,7 +28,7 @@ function stop(pids: readonly number[]): Promise<unknown> {
   return eventually("the pause", () => pids.every((pid) => statusOf(pid).state === "T"));
 }
 
-/** Waits for the whole time, because nothing but the clock shows that the suspension may end. */
+/** Waits for the full time, because only the clock shows when the suspension may end. */
 async function away(forMs = AWAY_MS): Promise<void> {
   const until = performance.now() + forMs;
   await eventually("the end of the pause", () => performance.now() > until);
@@ -42,7 +42,7 @@ describe("a serve that ends a server after one failed probe", () => {
   });
   afterAll(() => fleet.end());
 
-  /** Suspends `serve` or the machine by `work`. Expects that all servers answer again and are the same processes as before. */
+  /** Runs `work`, which suspends processes. Expects that then all servers answer, in the same processes as before. */
   async function expectSameAfter(work: (pids: readonly number[]) => Promise<void>): Promise<void> {
     const pids = await servers(fleet);
     const isWatched = (pid: number) =>
@@ -110,7 +110,7 @@ async function probed(serving: Serving): Promise<void> {
   await eventually("more probes", async () => (await good()) >= before + 2 * USERS.length, 40_000);
 }
 
-it("serve ends a server that hangs even after serve itself was suspended", async () => {
+it("after serve itself was suspended, it still ends a server that hangs", async () => {
   const fleet = await faultFleet(FAST_HEALTH);
   const pids = await servers(fleet);
   const serving = await serve(fleet);

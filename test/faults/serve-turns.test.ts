@@ -32,8 +32,8 @@ async function commandOn(fleet: FaultFleet, user: string, until: AbortSignal): P
 }
 
 /**
- * Runs `work` while clients send all the time: two library sessions per user, with pauses of up to `pauseMs` milliseconds,
- * and commands of one user.
+ * Runs `work` while clients send all the time: two library sessions per user, with pauses of up to `pauseMs`
+ * milliseconds, and commands of one user.
  */
 async function underLoad(fleet: FaultFleet, pauseMs: number, work: () => Promise<void>): Promise<void> {
   const library = await openLibrary(fleet);
@@ -63,7 +63,7 @@ async function recycled(serving: Serving, reason: string, times: number): Promis
   );
 }
 
-it("serve loses no turn and fails none when it recycles servers under load", async () => {
+it("no turn is lost and none fails when serve recycles servers under load", async () => {
   const fleet = await faultFleet({
     COPILOTFLEET_HEALTH_INTERVAL: "300ms",
     COPILOTFLEET_HEALTH_TIMEOUT: "2s", // answers are slow under this load
@@ -82,7 +82,7 @@ it("serve loses no turn and fails none when it recycles servers under load", asy
   expect((await serving.end()).code).toBe(0);
 });
 
-it("a rolling restart under load loses no turn and fails none", async () => {
+it("no turn is lost and none fails during a rolling restart under load", async () => {
   const fleet = await faultFleet();
   const serving = await serve(fleet);
   // In the long form, the clients send without pauses, so that each server always has a turn.
@@ -100,7 +100,7 @@ it("a rolling restart under load loses no turn and fails none", async () => {
   await serving.end();
 });
 
-it("serve counts the turn of a killed server once, soon after the kill, and the next serve does not count it", async () => {
+it("serve counts a turn of a killed server as cut once, but not a turn that was cut before serve started", async () => {
   const model = await heldModel();
   const fleet = await faultFleet({ ...FAST_HEALTH, ...model.env });
   let serving = await serve(fleet);
@@ -109,7 +109,8 @@ it("serve counts the turn of a killed server once, soon after the kill, and the 
   const cutTurn = async (prompt: string, end: () => Promise<unknown>) => {
     const turn = fleet.run(["send", "s", `!hold ${prompt}`, "--user", "alice"]);
     await eventually("the turn", () => model.held(prompt) === 1);
-    // Until the prompt is in the history, the metric may be about the turn before, and nothing would show the cut.
+    // Wait until the prompt is in the history. Until then, the metric may still count the previous turn, and a kill
+    // would leave no sign of a cut turn.
     await stepInHistory((await fleet.record("alice")).home, "s");
     await eventually("the turn is seen", async () => (await inFlight()) === 1);
     await end();
@@ -148,7 +149,7 @@ it("serve counts the turn of a killed server once, soon after the kill, and the 
   await serving.end();
 });
 
-it("an open session works on after its server was recycled, restarted, stopped or killed between turns", async () => {
+it("an open session works even after its server was recycled, restarted, stopped or killed between turns", async () => {
   const fleet = await faultFleet(FAST_HEALTH);
   const library = await openLibrary(fleet);
   const session = await library.createSession({ user: "alice", sessionId: "s" });

@@ -22,7 +22,7 @@ async function pidOf(fleet: FaultFleet, user: string): Promise<number> {
   return identity.pid;
 }
 
-/** Suspends the server's process: it still exists but does nothing. */
+/** Suspends the server's process, which then still exists but does nothing. Resolves with its PID. */
 async function suspend(fleet: FaultFleet, user: string): Promise<number> {
   const pid = await pidOf(fleet, user);
   process.kill(pid, "SIGSTOP");
@@ -37,7 +37,7 @@ it("ps shows a killed server as failed, and the next user's server gets the port
   expect(await fleet.ps()).toMatchObject([{ user: "alice", state: "failed", pid: null, port: null, url: null }]);
   expect(await fleet.record("alice")).toMatchObject({ port: null, process: null, launchId: null, claim: null });
   expect(await fleet.spawn("bob")).toMatchObject({ port: fleet.ports.from });
-  // Bob's server has alice's old port, so hers gets another one.
+  // Bob's server has alice's old port, so alice's server gets another port.
   expect(await fleet.spawn("alice")).toMatchObject({ state: "ready", port: fleet.ports.from + 1, failure: null });
   await expectConsistent(fleet);
 });
@@ -46,7 +46,7 @@ it.each([
   [["spawn", "--user", "alice"]],
   [["send", "talk", "hi", "--user", "alice"]],
   [["restart", "--user", "alice"]],
-])("a command brings a killed server back on its home and port: %j", async (command) => {
+])("the command %j starts a killed server again with its home and port", async (command) => {
   const fleet = await faultFleet();
   const { home } = await fleet.spawn("alice");
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
@@ -79,7 +79,7 @@ it("send exits at once and reports the server as lost when the server is killed 
   expect(watch.ms).toBeLessThan(15_000);
   expect(result.code).toBe(7);
   expect(errorOf(result)).toMatchObject({ code: "FLEET_SERVER_LOST" });
-  // The history keeps every finished turn and may keep the prompt of the cut one.
+  // The history contains every finished turn, and may contain the prompt of the cut turn.
   expect(await fleet.json(["send", "talk", "again", "--user", "alice"])).toMatchObject({
     reply: expect.stringMatching(/^\[turn [23]\] again$/),
   });

@@ -20,7 +20,7 @@ it("stop waits for a turn that a client began without the fleet", async () => {
   expect(await reply()).toBe("[turn 1] done");
   expect(await stopping).toMatchObject({ stopped: [{ outcome: "drained", cut: [] }] });
   expect(fleet.processes()).toEqual([]);
-  // The history is whole, because the next server knows the turn.
+  // The next server knows the turn, which shows that the history is complete.
   expect(await fleet.json(["send", "own", "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
 });
 
@@ -70,7 +70,7 @@ it("spawn and ps do not cut a turn when the stop that waited for the turn was ki
   await expectConsistent(fleet);
 });
 
-it("a spawn during the drain of a stop waits for the end of the stop, and then starts the server again", async () => {
+it("a spawn while stop drains the server waits for the end of the stop, and then starts the server again", async () => {
   const fleet = await faultFleet();
   const model = await heldModel();
   const { pid, port } = await fleet.spawn("alice");

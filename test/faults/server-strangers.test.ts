@@ -161,7 +161,7 @@ it("only the owner can read the files and folders of the state, whatever the uma
   const modes = new Map<string, string>();
   for (const entry of await readdir(fleet.root, { recursive: true, withFileTypes: true })) {
     const path = join(entry.parentPath, entry.name);
-    // Skip the content of the home. The runtime sets its modes, and others cannot open the home itself.
+    // Skip the contents of the home. The runtime sets their modes, and other users cannot open the home itself.
     if (path.startsWith(`${server.home}/`)) continue;
     modes.set(relative(fleet.root, path), ((await stat(path)).mode & 0o777).toString(8));
   }

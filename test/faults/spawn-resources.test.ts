@@ -129,12 +129,12 @@ it("a server that cannot write its log because its disk is full keeps serving an
   expect(statSync(logPath(home)).mode & 0o777).toBe(0o600);
 });
 
-it("a command that may open too few files reports the limit in one line, and what to type", async (ctx) => {
+it("a command that may open too few files reports the limit in one line, and how to raise it", async (ctx) => {
   if (spawnSync("prlimit", ["--nofile=64", "true"]).status !== 0) return ctx.skip("needs prlimit");
   const fleet = await faultFleet();
   const refused: number[] = [];
-  // Each version of Node.js opens another number of files before it runs any of our code. So the limit is the same in
-  // each try, and a script takes up the files that the try must not have.
+  // Versions of Node.js differ in how many files they open before they run any of our code. So the limit is the same in
+  // each try, and a preloaded script opens files until only `left` more can be opened.
   for (let left = 0; ; left++) {
     const env = { NODE_OPTIONS: `--require ${holdFiles}`, FILES_LEFT: String(left) };
     const { code, stderr } = await fleet.run(["ps"], { env, under: ["prlimit", "--nofile=48"] });

@@ -83,7 +83,7 @@ it("stop ends all processes that a server started", async () => {
 });
 
 it("ps ends the processes that a killed server left behind, except a process that cannot be identified as the server's", async () => {
-  // In bwrap, the kernel ends all processes of the server's PID namespace.
+  // In bwrap, the kernel ends all processes of the server's PID namespace, so ps would find none of them.
   const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("forks.mjs"), COPILOTFLEET_SANDBOX_MODE: "landlock" });
   const { pid } = await fleet.spawn("alice");
   await eventually("children", () => fleet.processes().length > 20);
@@ -141,7 +141,7 @@ function groupNumberOf(pid: string): number | undefined {
 }
 
 it.each(["auto", "none"])(
-  "a server in the sandbox %j does not hold the lock of the script that started it, which left a descriptor open",
+  "a server in sandbox mode %j does not hold the file lock of the script that started it, which left the file open",
   async (mode) => {
     const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: mode });
     const lock = join(fleet.folder, "lock");

@@ -10,8 +10,8 @@ import { seededRandom } from "../fixtures/random.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
 /**
- * Suspends a spawn as soon as `when` holds, between the commit of its intent and the moment when its server is ready.
- * Resolves with undefined if the spawn was too fast.
+ * Starts a spawn, and suspends it as soon as `when` resolves with true, while its server is recorded as starting.
+ * Resolves with undefined if the spawn was too fast for that.
  */
 async function suspendedSpawn(fleet: FaultFleet, when: () => boolean | Promise<boolean>): Promise<Running | undefined> {
   const started = fleet.start(["spawn", "--user", "alice", "--json"]);
@@ -99,7 +99,7 @@ it("a suspended spawn whose claim was taken over harms nothing when it resumes",
   const { created, server } = await fleet.json<{ created: boolean; server: ServerView }>(["spawn", "--user", "alice"]);
   expect(created).toBe(false);
   const { process: found } = await fleet.record("alice");
-  // In bwrap, the server has inside the PID of the first process outside.
+  // In bwrap, the server's PID inside the sandbox equals the PID of the first process outside.
   expect(found === null ? null : ownPid(found)).toBe(first);
   stuck.child.kill("SIGCONT");
   const result = await stuck.done;

@@ -15,8 +15,8 @@ import { straceProblem } from "../fixtures/store/store-strace.js";
 const problem = straceProblem();
 
 /**
- * The calls of `execve` in a server's process. Each runs a program in place of the one before. In bwrap, the processes of a
- * server have several calls with the same number, so each takes less time.
+ * The calls of `execve` in a server's process. Each replaces the running program with the next. In bwrap, several
+ * processes of a server make a call with the same number, so each call is delayed for less time.
  */
 const EXECS = [
   { mode: "landlock", when: 1, ms: 2_000, programs: "the launcher of the sandbox" },
@@ -124,7 +124,7 @@ it.for(EXECS)("ps finds a server whose spawn was killed before $programs run in 
     return servers[0]?.state === "ready";
   });
   const { process: found } = await fleet.record("alice");
-  // In bwrap, the server has inside the PID of the first process outside.
+  // In bwrap, the server's PID inside the sandbox equals the PID of the first process outside.
   expect(found === null ? null : ownPid(found)).toBe(first);
   traced.child.kill("SIGKILL");
   await traced.done;
@@ -145,7 +145,10 @@ it.for(EXECS)("stop ends a server whose spawn was killed before $programs run in
   expect(await fleet.record("alice")).toMatchObject({ state: "stopped", port: null });
 });
 
-/** The first process of the server that a command is starting. Before it records the start, it tries the sandbox in another process. */
+/**
+ * The first process of the server that a command is starting. The start must be recorded first, because the command's
+ * earlier child process only tries the sandbox.
+ */
 async function startingUnder(fleet: FaultFleet, command: number): Promise<number> {
   const isRecorded = () => existsSync(join(fleet.root, "registry.json"));
   const [server] = await eventually(

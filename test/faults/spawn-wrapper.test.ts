@@ -7,7 +7,9 @@ import { errorOf, expectConsistent, faultFleet, openFolder } from "../fixtures/f
 const PLATFORM = `@github/copilot-${process.platform}-${process.arch}`;
 const TRAP = "#!/usr/bin/env node\nthrow new Error('the wrapper was started');\n";
 
-/** Makes a folder as npm does: the package with the wrapper, the command as a link to it, and the native package. */
+/**
+ * Makes a folder like npm's: the wrapper's package, a link to it as the command, and, if `native`, the native package.
+ */
 async function installed(native: boolean): Promise<{ wrapper: string; command: string; program: string }> {
   const modules = join(await openFolder(), "node_modules");
   const wrapper = join(modules, "@github", "copilot", "npm-loader.js");
@@ -20,8 +22,8 @@ async function installed(native: boolean): Promise<{ wrapper: string; command: s
   symlinkSync("../@github/copilot/npm-loader.js", command);
   if (native) {
     writeFileSync(join(dirname(program), "package.json"), JSON.stringify({ name: PLATFORM, version: "1.0.0" }));
-    // A copy of the bundled runtime can be the native program, because only the path matters. It needs runtime.node in
-    // its folder.
+    // A copy of the bundled runtime can be the native program, because only the path matters. The runtime needs
+    // runtime.node in its own folder.
     const bundled = findRuntime(null, {}).path;
     copyFileSync(bundled, program);
     symlinkSync(join(dirname(bundled), "runtime.node"), join(dirname(program), "runtime.node"));

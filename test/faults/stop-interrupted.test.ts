@@ -10,10 +10,10 @@ import { isRunning } from "../fixtures/processes.js";
 /** Tests that a server's log is right when the command that was stopping the server was killed. */
 
 const USER = ["--user", "alice"];
-/** This runtime still serves after SIGTERM, until the next one. */
+/** This runtime still serves after the first SIGTERM, and ends at the second. */
 const TWICE = { COPILOT_CLI_PATH: fake("twice.mjs") };
 
-/** The last line of the fleet in the log of alice's server, without its time and the id of the process that wrote it. */
+/** The fleet's last line in the log of alice's server, without the time, and with N for the stopping process's PID. */
 async function lastLine(fleet: FaultFleet): Promise<string> {
   const { home } = await fleet.record("alice");
   const lines = readFileSync(logPath(home), "utf8").split("\n");
@@ -39,7 +39,7 @@ it.each([
   [["ps"], `, ${UNFINISHED}: ended after SIGTERM.`],
   [["stop", ...USER], ": ended after SIGTERM."],
   [["stop", "--force", ...USER], ": killed by SIGKILL."],
-])("%j finishes a stop that was killed, and notes in the log how the server ended", async (command, how) => {
+])("%j finishes a stop that was killed, and records in the log how the server ended", async (command, how) => {
   const fleet = await faultFleet(TWICE);
   const pid = await interrupted(fleet, ["stop", ...USER]);
   await fleet.ok(command);
@@ -48,7 +48,7 @@ it.each([
   await expectConsistent(fleet);
 });
 
-it("serve finishes a stop that was killed, and notes in the log how the server ended", async () => {
+it("serve finishes a stop that was killed, and records in the log how the server ended", async () => {
   const fleet = await faultFleet({ ...TWICE, ...FAST_HEALTH });
   const pid = await interrupted(fleet, ["stop", ...USER]);
   const serving = await serve(fleet);
@@ -57,7 +57,7 @@ it("serve finishes a stop that was killed, and notes in the log how the server e
   await serving.end();
 });
 
-it("spawn after a stop that was killed notes the end of the old process before it starts a new one", async () => {
+it("after a stop was killed, spawn logs the end of the old process before it starts a new process", async () => {
   const fleet = await faultFleet(TWICE);
   const pid = await interrupted(fleet, ["stop", ...USER]);
   const server = await fleet.spawn("alice");
@@ -67,7 +67,7 @@ it("spawn after a stop that was killed notes the end of the old process before i
   await expectConsistent(fleet);
 });
 
-it("ps after a stop that was killed notes that a command was stopping the server if the server has ended since", async () => {
+it("after a stop was killed and its server ended, ps logs that a command was stopping the server", async () => {
   const fleet = await faultFleet(TWICE);
   const pid = await interrupted(fleet, ["stop", ...USER]);
   process.kill(pid, "SIGTERM");
@@ -79,7 +79,7 @@ it("ps after a stop that was killed notes that a command was stopping the server
   expect(await fleet.record("alice")).toMatchObject({ state: "stopped" });
 });
 
-it("ps after a rolling restart that was killed notes that the new process replaces the old one", async () => {
+it("after a rolling restart was killed, ps logs that the new process replaces the old one", async () => {
   const fleet = await faultFleet(TWICE);
   const pid = await interrupted(fleet, ["restart", "--rolling", ...USER]);
   await fleet.ok(["ps"]);

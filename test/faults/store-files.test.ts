@@ -13,7 +13,7 @@ const RECORDS = 120;
 const hasLimit = spawnSync("prlimit", ["--nofile=64", "true"]).status === 0;
 
 it.skipIf(!hasLimit)(
-  "a list of sessions fails with FLEET_FILES_EXHAUSTED when the process runs out of files, and leaves out nothing",
+  "listing sessions fails with FLEET_FILES_EXHAUSTED, and skips no record, when the process runs out of files",
   async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
@@ -31,11 +31,11 @@ it.skipIf(!hasLimit)(
 describe("isUnreadable", () => {
   const failed = (code: string) => mediumError("read", "/state/sessions/a", Object.assign(new Error(code), { code }));
 
-  it.each(["EACCES", "EIO"])("a record that the disk refuses with %s is unreadable", (code) => {
+  it.each(["EACCES", "EIO"])("a record whose read fails with %s counts as unreadable", (code) => {
     expect(isUnreadable(failed(code))).toBe(true);
   });
 
-  it.each(["EMFILE", "ENFILE", "ENOMEM"])("a record that is not read because of %s is not unreadable", (code) => {
+  it.each(["EMFILE", "ENFILE", "ENOMEM"])("a record whose read fails with %s does not count as unreadable", (code) => {
     expect(isUnreadable(failed(code))).toBe(false);
   });
 });

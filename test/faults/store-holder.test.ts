@@ -69,7 +69,7 @@ describe("the lock of the file store", () => {
     child.kill("SIGKILL");
     await exited;
     const store = openFileStore(root);
-    // The lock's time may be up to a second ahead, because its library rounds up to measure the file system's precision.
+    // The lock's time may be up to 1 s ahead, because its library rounds it up to measure the disk's time precision.
     await expect
       .poll(
         async () => {

@@ -91,8 +91,9 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
   }
 
   /**
-   * Lets the victim make one update under `injection`, while another writer makes updates without a pause. The victim
-   * makes another update alone if it did not make the call, because the other writer had done that work.
+   * Lets the victim make one update under `injection`, while another writer makes updates without a pause. If the
+   * victim did not make the call, because the other writer had already done that work, the victim makes another update
+   * alone.
    */
   async function tamper(committer: Committer, call: string, injection: string, hit: string) {
     const crowded = await tamperOnce(committer, call, injection, true);
@@ -149,7 +150,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
   it("a commit reports the error of each system call that it needs, and leaves no temp file", async () => {
     const outcomes: Record<string, number> = {};
     const committer = await start();
-    // The code does not distinguish the errors. The test below injects both of them into the calls that matter.
+    // The code handles both errors alike, so one is enough here. The next test injects both into the calls that matter.
     for (const error of SOAK ? ERRORS : ["EIO"]) {
       for (const [call, when] of occurrences()) {
         const { answer, times } = await tamper(committer, call, `error=${error}:when=${when}`, "(INJECTED)");
@@ -184,7 +185,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
     },
   );
 
-  it("a commit whose folder cannot be synced is reported as failed, although it has taken effect", async () => {
+  it("a commit whose folder cannot be synced is reported as failed, even though it has taken effect", async () => {
     const committer = await start();
     const { answer, times } = await tamperOnce(committer, "fsync", "error=EIO:when=2", false);
     expect({ answer, times }).toEqual({ answer: "failed FLEET_STATE_UNWRITABLE", times: 1 });
@@ -225,7 +226,7 @@ async function addTo(store: FileStore, id: string): Promise<void> {
   );
 }
 
-/** Counts up under `key`, one update after another. @returns the number of acknowledged updates. */
+/** Increments the count of `key`, one update after another, until `finished`. @returns the number of updates. */
 async function countUntil(store: FileStore, key: string, finished: () => boolean): Promise<number> {
   let acked = 0;
   while (!finished()) {

@@ -16,12 +16,12 @@ const QUOTA = SOAK ? 626 : 30;
 /** Proper-lockfile treats a lock as stale after 2 to 3 s. In a soak run, some suspensions last longer than that. */
 const LONG_STOP_MS = 4_000;
 const PAUSE_MS = SOAK ? 150 : 100;
-/** How many increments lie between two accidents at least. Without them, a slow machine would make no progress. */
+/** The minimum number of increments between two accidents. Without a minimum, a slow machine would make no progress. */
 const STEPS = 2;
 
 const program = bundleFixture("store-counter");
 
-it(`${WORKERS * QUOTA} increments in the file store count exactly once although workers are killed and suspended`, async () => {
+it(`${WORKERS * QUOTA} increments in the file store count exactly once if workers die or stall`, async () => {
   const random = seededRandom("store torture");
   const root = await temporaryRoot();
   const ackFolder = join(root, "..", "acks");

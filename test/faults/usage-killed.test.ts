@@ -19,7 +19,7 @@ const KILLS = rounds(2, 60);
 /** How many users have a turn at the same time. */
 const LANES = rounds(4, 8);
 const TIMEOUT_MS = rounds(240_000, 3 * 60 * 60_000);
-/** How long a turn may be repeated until it is answered, in milliseconds. */
+/** How long a turn is repeated at most until it is answered, in milliseconds. */
 const ANSWER_MS = 180_000;
 const SERVE_ENV = { COPILOTFLEET_SERVE_HTTP: "127.0.0.1:0", COPILOTFLEET_SERVE_LISTEN: "127.0.0.1:0" };
 
@@ -58,7 +58,7 @@ class Killed {
   }
 }
 
-/** The lines in the folders of all hosts. */
+/** The ledger's lines from the state folders of all hosts. */
 function linesOf(fleets: readonly TestFleet[]): LedgerLine[] {
   return fleets.flatMap(({ root }) => {
     const folder = join(root, "usage");
@@ -68,13 +68,15 @@ function linesOf(fleets: readonly TestFleet[]): LedgerLine[] {
   });
 }
 
-/** Sends prompts of many users while `serve` and servers are killed, and compares the ledger with the model's own count. */
+/**
+ * Sends prompts of many users while `serve` and servers are killed, and compares the ledger with the model's own count.
+ */
 async function compared(fleets: readonly TestFleet[], model: CountingModel, random: () => number): Promise<void> {
   const [first] = fleets;
   if (first === undefined) throw new Error("there is no host");
   const hosts = fleets.map((fleet) => new Killed(fleet));
   const users = Array.from({ length: USERS }, (_, index) => `user-${index}0`);
-  // Users are placed on hosts that serve, and by their names. These are on both hosts.
+  // The fleet places users only on hosts that serve, and by their names. These users are spread over both hosts.
   for (const host of hosts) await host.address();
   const tokens = new Map<string, string>();
   for (const user of users) {
@@ -87,7 +89,7 @@ async function compared(fleets: readonly TestFleet[], model: CountingModel, rand
       const url = (await host?.address()) ?? "";
       const token = tokens.get(user) ?? "";
       const reply = await ask(url, "POST", path, { token, body }).catch(() => null);
-      // A turn that was cut is over. Everything else is tried again.
+      // The answer 502 means that the turn was cut, so it is over. Any other failure is tried again.
       if (reply !== null && (reply.status < 300 || reply.status === 502)) return;
       if (reply?.json?.code === "FLEET_SESSION_EXISTS") return;
     }
@@ -119,12 +121,12 @@ async function compared(fleets: readonly TestFleet[], model: CountingModel, rand
   const lines = linesOf(fleets).filter(({ kind }) => kind === "request");
   const begun = lines.filter(({ outcome }) => outcome === "begun");
   const ended = new Map(lines.filter(({ outcome }) => outcome !== "begun").map((line) => [line.id, line]));
-  // No line twice, and none lost: each request that the model has seen has begun once in the ledger.
+  // No line is duplicated or lost: each request that the model has seen has one `begun` line in the ledger.
   expect(new Set(begun.map(({ id }) => id)).size).toBe(begun.length);
   expect(ended.size).toBe(lines.length - begun.length);
   const known = new Set(begun.map(({ id }) => id));
   expect([...model.requests.keys()].filter((id) => !known.has(id))).toEqual([]);
-  // A process may be killed between the line and the request, with a turn in each lane.
+  // A process may be killed after it wrote the line and before it sent the request. Each kill can do this to all lanes.
   const unsent = begun.filter(({ id }) => !model.requests.has(id));
   expect(unsent.filter(({ id }) => ended.has(id))).toEqual([]);
   expect(unsent.length).toBeLessThanOrEqual(KILLS * LANES);
@@ -135,7 +137,7 @@ async function compared(fleets: readonly TestFleet[], model: CountingModel, rand
     if (line?.outcome === "ended") expect(line, id).toMatchObject({ user, inputTokens, outputTokens });
     else if (line?.inputTokens == null && isWhole) unknown++;
   }
-  // The last bytes of an answer may be on their way to a process that is killed. No process has then read the tokens.
+  // A process may be killed while the last bytes of an answer are on their way to it, so nobody reads the tokens.
   expect(unknown).toBeLessThanOrEqual(KILLS * LANES);
   console.log(
     `${begun.length} requests, ${unsent.length} of them never sent, ${unknown} whole answers to killed processes`,

@@ -23,7 +23,7 @@ async function opened(ids: readonly string[]) {
   return { fleet, lists: () => list.mock.calls.length };
 }
 
-it("evict, delete and locks refuse unknown ids without the list of all sessions", async () => {
+it("evict, delete and locks refuse unknown ids without reading the list of all sessions", async () => {
   const { fleet, lists } = await opened(["notes"]);
   const { skipped } = await fleet.sessions.evict({ ids: ["a", "b", "notes"] });
   expect(skipped).toEqual([
@@ -36,7 +36,7 @@ it("evict, delete and locks refuse unknown ids without the list of all sessions"
   expect(lists()).toBe(0);
 });
 
-it("the beginnings of several ids are completed without the list of all sessions, and only for users of the sessions", async () => {
+it("beginnings of ids are completed without reading all sessions, and only for users of the sessions", async () => {
   const { fleet, lists } = await opened(["notes-1", "notes-2", "novel"]);
   expect(await fleet.sessions.matching(["nov", "notes", "novel", "zzz"])).toEqual([
     ["novel"],

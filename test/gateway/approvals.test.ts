@@ -204,7 +204,7 @@ describe("the fleet", () => {
     await other.resumeSession(session.sessionId, {
       onPermissionRequest: ({ kind }) => {
         heard.push(kind);
-        // Approve the other tools, because a rejection without feedback would end the turn if neither client has the tool.
+        // Approve the rest. The turn would end if this client, without feedback, rejected a tool that no client has.
         return kind === "custom-tool" ? { kind: "reject" } : APPROVE;
       },
     });

@@ -37,7 +37,7 @@ describe("the front door, when a server breaks the protocol,", () => {
       '{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"SESSION","event":{"type":"session.idle",+}}}',
     ],
   ])(
-    "closes only the server connection that delivered %s, fails the prompt that was sent on it, and keeps the clients",
+    "closes only the server connection that delivered %s, fails its prompt, and keeps all clients connected",
     async (_, name, frame) => {
       const sessionId = unused(name);
       const user = `of-${sessionId}`;
@@ -48,8 +48,8 @@ describe("the front door, when a server breaks the protocol,", () => {
         await client.request("session.send", { sessionId, prompt: `!${frame.replace("SESSION", sessionId)}` }),
       ).toMatchObject(lost);
       const told = at.events.slice(before).filter(({ event }) => event !== "closed");
-      // Check only the first two events. The front door refuses the prompt only once it knows that the server is alive,
-      // and it may have opened the session again by then.
+      // Check only the first two events. The front door fails the prompt only after a check that the server is alive.
+      // By then, it may already have reopened the session, which adds an event.
       expect(told.slice(0, 2)).toMatchObject([
         { event: "protocol-error", user, detail: expect.stringMatching(/^from of-[^:]+: A frame is not JSON\.$/) },
         { event: "server-lost", user },
@@ -61,14 +61,14 @@ describe("the front door, when a server breaks the protocol,", () => {
     },
   );
 
-  it("opens a client's sessions again after it closed the connection to the faulty server", async () => {
+  it("reopens a client's other sessions after it closes the connection that delivered invalid JSON", async () => {
     const [faulty, heard] = [unused("faulty"), unused("heard")];
     const client = await session("listens", faulty);
     await client.requestOk("session.create", { sessionId: heard });
     const other = await RawClient.as(at.url, await at.token("listens"));
     await other.requestOk("session.resume", { sessionId: heard });
     expect(await client.request("session.send", { sessionId: faulty, prompt: "!no JSON" })).toMatchObject(lost);
-    // The front door opens the session again without a request of the client.
+    // The front door reopens the session without a request from the client.
     await eventually("that it is open again", () =>
       at.events.some(({ event, sessionId }) => event === "session-reopened" && sessionId === heard),
     );
@@ -87,7 +87,7 @@ describe("the front door, when a server breaks the protocol,", () => {
     expect(client.events(id)).toEqual(ended);
   });
 
-  it("logs the stack of an exception that a server's frame causes", async () => {
+  it("logs the stack of an exception that is thrown while it handles a server's frame", async () => {
     const id = unused("stacked");
     const client = await session("stacked", id);
     const frame = `{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"${id}","event":{"type":"session.idle"}},"params":null}`;
@@ -124,7 +124,7 @@ describe("the front door, when a server is slow,", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  it("sends a client no events of a session that the client left while the front door was opening the session again", async () => {
+  it("sends a client no events of a session that the client left while the front door was reopening it", async () => {
     const id = unused("left");
     const token = await at.token("ann");
     const client = await RawClient.as(at.url, token);
@@ -144,7 +144,7 @@ describe("the front door, when a server is slow,", () => {
     expect(client.events(id).slice(before)).toEqual([]);
   });
 
-  it("gives the client its prompt's id and the end of its turn when the server dies before it answers a prompt that it began", async () => {
+  it("gives the client its prompt's id and the turn's end if the server dies before answering the prompt", async () => {
     const id = unused("begun");
     const client = await RawClient.as(at.url, await at.token("dora"));
     await client.requestOk("session.create", { sessionId: id });
@@ -157,7 +157,7 @@ describe("the front door, when a server is slow,", () => {
     expect(await client.turn(id, "next")).toMatchObject({ result: {} });
   });
 
-  it("frees the id of a session when the server dies while it creates the session", async () => {
+  it("frees a session's id if the server dies while it is creating the session", async () => {
     const id = unused("again");
     const client = await RawClient.as(at.url, await at.token("cid"));
     const { pid, home } = await at.serverOf("cid");
@@ -188,19 +188,19 @@ describe("the front door, when a server does not answer,", () => {
     return Object.values(servers).some((server) => usedSessions(server).has(sessionId));
   };
 
-  /** Resolves when the server has got a question about the session that it never answers. */
+  /** Resolves when the server has received a request about the session. The server never answers that request. */
   const unanswered = async (user: string, sessionId: string) => {
     const { home } = await at.serverOf(user);
     await eventually("the question", () => existsSync(join(home, `unanswered-${sessionId}`)));
   };
 
-  /** Moves the door's clock on by one second, and lets the door and the client's server handle what they have. */
+  /** Advances the door's clock by one second, and lets the door and the client's server finish their pending work. */
   const second = async (client: RawClient) => {
     await clock.advance(1_000, 0);
     await client.requestOk("ping");
   };
 
-  it("keeps a client's session open when the server does not answer the client's second resume", async () => {
+  it("keeps a client's session open when the server does not answer the client's request to resume it", async () => {
     const id = unused("kept");
     const client = await RawClient.as(at.url, await at.token("eve"));
     await client.requestOk("session.create", { sessionId: id });
@@ -227,7 +227,7 @@ describe("the front door, when a server does not answer,", () => {
     expect(await client.request("session.create", { sessionId })).toMatchObject({ result: {} });
   });
 
-  it("keeps a session and answers FLEET_SERVER_UNREACHABLE when the server does not delete it", async () => {
+  it("keeps a session and answers FLEET_SERVER_UNREACHABLE if the server does not delete it within 30 s", async () => {
     const [lasting, other] = [unused("lasting"), unused("other")];
     const client = await RawClient.as(at.url, await at.token("fay"));
     await client.requestOk("session.create", { sessionId: lasting });
@@ -240,12 +240,12 @@ describe("the front door, when a server does not answer,", () => {
     expect(await client.answerTo(1)).toMatchObject({
       error: { message: expect.stringContaining('"session.delete"'), data: { code: "FLEET_SERVER_UNREACHABLE" } },
     });
-    // The session still exists, and the request behind the deletion is answered.
+    // The session still exists, and the request that waited behind the deletion gets its answer.
     expect(await client.answerTo(2)).toMatchObject({ result: {} });
     expect(await client.turn(lasting, "next")).toMatchObject({ result: {} });
   });
 
-  it("does not end a turn when the server sends the session.idle of the turn before it", async () => {
+  it("does not end a turn when the server sends a late session.idle of the previous turn", async () => {
     const id = unused("behind");
     const client = await RawClient.as(at.url, await at.token("gil"));
     await client.requestOk("session.create", { sessionId: id });
@@ -263,7 +263,7 @@ describe("the front door, when a server does not answer,", () => {
     expect(client.events(id)).toEqual(["user.message", "session.idle"]);
   });
 
-  it("ends a turn with an error when the server is idle and never begins the prompt that it took", async () => {
+  it("ends a turn with an error if the server accepts the prompt, but stays idle and never starts it", async () => {
     const id = unused("forgotten");
     const client = await RawClient.as(at.url, await at.token("ida"));
     await client.requestOk("session.create", { sessionId: id });
@@ -298,7 +298,7 @@ describe("the front door, when a server does not answer,", () => {
     expect(client.events(id)).toEqual(["session.idle"]);
   });
 
-  it("lets a stop leave alone a session that the server no longer has although its unloading hangs", async () => {
+  it("lets a stop ignore a session that the server no longer has, even if its unloading would hang", async () => {
     const id = unused("unloading");
     const client = await RawClient.as(at.url, await at.token("una"));
     await client.requestOk("session.create", { sessionId: id });

@@ -44,7 +44,7 @@ describe("the front door, with its time limit for a whole frame,", () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] });
   });
 
-  /** Sends a piece. Resolves when the front door has it, because it acknowledges each piece of an unfinished frame. */
+  /** Sends a piece, and waits for the acknowledgement that the door sends for each piece of an unfinished frame. */
   async function arrive(client: Socket, piece: string | Buffer): Promise<void> {
     const acknowledged = once(client, "data");
     client.write(piece);
@@ -75,7 +75,7 @@ describe("the front door, with its time limit for a whole frame,", () => {
     expect(socket.destroyed).toBe(true);
   });
 
-  it("gives a client enough time for a frame of 8 MB at 64 kB/s, and restarts the time with each frame", async () => {
+  it("gives a client enough time for 8 MB at 64 kB/s, and restarts the time limit with each frame", async () => {
     const { client, socket, heard } = await pair();
     const header = `Content-Length: ${8 * MB}\r\n\r\n`;
     for (let frame = 0; frame < 2; frame++) {
@@ -97,7 +97,7 @@ describe("the front door, with its time limit for a whole frame,", () => {
     expect(socket.destroyed).toBe(false);
   });
 
-  it("stops the clock of a client's frame while the front door does not read from the client", async () => {
+  it("pauses the time limit of a client's frame while the front door does not read from the client", async () => {
     const { door, client, socket } = await pair();
     await arrive(client, "Content-Length: 10\r\n\r\n{");
     vi.advanceTimersByTime(20_000);
@@ -150,7 +150,7 @@ it.each([
   await eventually("the door knows", () => at.door.clients === 0);
 });
 
-/** Returns a check of whether the front door has answered no request for half a second. */
+/** Returns a function that checks whether the front door has answered no request for half a second. */
 function standstill(at: DoorFleet): () => boolean {
   let answered = -1;
   let since = 0;
@@ -161,14 +161,14 @@ function standstill(at: DoorFleet): () => boolean {
   };
 }
 
-it("the front door closes promptly although a client reads nothing", async () => {
+it("the front door closes promptly even if a client reads nothing", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.requestOk("session.create", { sessionId: "s" });
   await client.turnOk("s", `${"x ".repeat(100_000)}`);
   client.socket.pause();
   for (let id = 0; id < 100; id++) client.send({ id, method: "session.getMessages", params: { sessionId: "s" } });
-  // The front door takes requests until the buffers in between are full.
+  // The front door accepts requests until the socket buffers are full.
   await eventually("a standstill", standstill(at));
   expect(at.requests.length).toBeLessThan(100);
   using watch = new Stopwatch();

@@ -38,7 +38,7 @@ function tokenOf(client: CopilotClient): string | undefined {
 export const OPEN_TO_CLIENTS = { approve: "ask", host: "owner" } as const;
 
 export interface SuiteOptions {
-  /** Whether something passes on the bytes unread. Then only tests of what it could break run, and in the soak all. */
+  /** Whether a proxy passes the bytes on unread. If so, only tests that it could break run; in a soak, all run. */
   isPassedOn?: boolean;
 }
 
@@ -48,7 +48,7 @@ export function describeClient(
   open: () => Promise<Connected & AsyncDisposable>,
   { isPassedOn = false }: SuiteOptions = {},
 ): void {
-  /** For a test of what only something that reads the messages could break. */
+  /** For a test that can fail only if a program between the client and the server reads the messages. */
   const atReader = it.skipIf(isPassedOn && process.env.SOAK === undefined);
   describe(`the fleet, for a client connected ${name},`, () => {
     let at: Connected & AsyncDisposable;
@@ -159,7 +159,7 @@ export function describeClient(
       expect((await again.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(2);
     });
 
-    atReader("keeps a session in another folder of the user's home, and resumes it from there", async () => {
+    atReader("stores a session in another folder of the user's home, and resumes it from there", async () => {
       const { workspacePath } = await create();
       const configDirectory = resolve(workspacePath ?? "", "../../apart");
       const settings = { onPermissionRequest: approveAll, ...at.settings, configDirectory };
@@ -184,7 +184,7 @@ export function describeClient(
     });
 
     atReader("accepts a client's tool whose schema is as deep as the runtime allows", async () => {
-      // Together with the levels around it in `session.create`, these are 127 levels.
+      // With the four levels around the schema in `session.create`, the message has 127 levels.
       const levels = 123;
       const parameters = JSON.parse(`${'{"properties":'.repeat(levels)}1${"}".repeat(levels)}`) as Record<
         string,
@@ -387,7 +387,7 @@ export function describeClient(
         ...at.settings,
       });
       watching.on("assistant.message", ({ data }) => void seen.push(data.content));
-      // sendAndWait takes the next session.idle for the end of its own turn. So each client waits for the end of the
+      // sendAndWait treats the next session.idle as the end of its own turn. So each client waits for the end of the
       // other client's turn before it sends a prompt.
       const over = new Promise((resolve) => watching.on("session.idle", resolve));
       expect(await say(session, "second")).toBe("you said: second");
@@ -422,7 +422,7 @@ export function describeClient(
       expect(await say(session, "!tool first {}")).toBe("tool said: from first");
     });
 
-    atReader("passes a form's questions to the client, and its answers back", async () => {
+    atReader("passes a form's questions to the client, and the client's answers back", async () => {
       const session = await create({
         onElicitationRequest: async ({ message }) => ({ action: "accept", content: { name: `re: ${message}` } }),
       });
@@ -563,7 +563,7 @@ interface AskedOfHandler {
   key: string | null;
 }
 
-/** Answers the model's requests. For a prompt with "please wait", it waits until the runtime cancels the request. */
+/** Answers the runtime's model requests. If a prompt has "please wait", waits until the runtime cancels the request. */
 class Handler extends CopilotRequestHandler {
   readonly asked: AskedOfHandler[] = [];
   calledOff = 0;
@@ -608,7 +608,7 @@ function citing(): Response {
   return new Response(body, { headers: { "content-type": "text/event-stream" } });
 }
 
-/** Tests a client whose `requestHandler` answers requests to the model, at a server without credentials. */
+/** Tests a client whose `requestHandler` answers model requests, on a server without model credentials. */
 export function describeRequestHandler(
   name: string,
   open: () => Promise<{ connect: (options: CopilotClientOptions) => Promise<CopilotClient> } & AsyncDisposable>,

@@ -20,7 +20,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       await at[Symbol.asyncDispose]();
     });
 
-    /** Creates a session of ann's with ben as a member, leaves it, and returns its id. */
+    /** Creates a collaborative session of ann's with ben as a member, leaves it, and returns its id. */
     const team = async ({ fleet } = at) => {
       const sessionId = unused("team");
       const session = await fleet.createSession({ user: "ann", members: ["ben"], sessionId });
@@ -61,7 +61,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       );
     });
 
-    it("holds a member's lease until its turn ends, and refuses another member's prompt after the turn wait", async () => {
+    it("keeps a member's lease until the turn ends, and refuses another member after the turn wait", async () => {
       const id = await team();
       const [ann, ben] = [await join("ann", id), await join("ben", id)];
       await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 60000 long" });
@@ -84,8 +84,8 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       expect(await ben.turn(id, "now")).toMatchObject({ result: {} });
     });
 
-    it("lets a member take back a waiting prompt without ending the other member's turn", async () => {
-      // This fleet has the default turn wait, so that the prompt waits until the member takes it back.
+    it("lets a member cancel a waiting prompt with session.abort without ending another member's turn", async () => {
+      // This fleet has the default turn wait, so that the prompt waits until the member cancels it.
       await using patient = await DoorFleet.open({ config: { isolation } });
       const id = await team(patient);
       const [ann, ben] = [
@@ -147,7 +147,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       await next.release();
     });
 
-    it("ends a member's turn when its lease is stolen, and refuses that member's late prompts", async () => {
+    it("ends a member's turn when the lease is stolen, and refuses that member until the new lease ends", async () => {
       const id = await team();
       const ann = await join("ann", id);
       await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 20000 x" });

@@ -130,7 +130,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     }
   });
 
-  it("validates the parameters of another host's calls as strictly as those of a stranger", async () => {
+  it("rejects another host's calls with missing or invalid parameters, and starts no server for them", async () => {
     const { token } = await issueHostToken(store, "h2", "h1");
     const raw = await RawClient.as(url(), token);
     const refused = async (method: string, params: object) =>
@@ -184,7 +184,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     await revokeTokens(store, { ids: [id, hosts.id] });
   });
 
-  it("rejects a call with the error code and the suggestions of the other host", async () => {
+  it("rejects a failed call with the error code and the suggestions of the called host", async () => {
     await beat();
     await using link = await ControlLink.open({ store, directory, config }, host());
     await expect(link.call("logEnd", { id: "nobody", lines: 1 }, { limitMs: 5_000 })).rejects.toMatchObject({

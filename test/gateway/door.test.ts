@@ -129,7 +129,7 @@ describe("the front door, while a client is connected,", () => {
     expect(at.door.clients).toBe(0);
   });
 
-  it("stops reading from a server while the server's client does not read, so that the memory does not grow much", async () => {
+  it("stops reading from a user's server while the user's client does not read, to limit memory use", async () => {
     await using at = await DoorFleet.open();
     const client = await RawClient.as(at.url, await at.token("alice"));
     await client.requestOk("session.create", { sessionId: "s", streaming: true });

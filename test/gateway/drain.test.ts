@@ -64,7 +64,7 @@ it("a front door that closes refuses a waiting prompt, and does not wait for the
   await lease.release();
 });
 
-it("a new front door opens on the port of a closed one, with the same sessions", async () => {
+it("after a front door closes, a new front door opens on its port and resumes its sessions", async () => {
   await using at = await DoorFleet.open();
   const token = await at.token("ann");
   const client = await RawClient.as(at.url, token);

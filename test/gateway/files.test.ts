@@ -12,7 +12,7 @@ it("a turn through the front door runs the code of at most 60 source files", asy
   await client.requestOk("session.create", { sessionId: "s" });
   await client.turnOk("s", "first");
   await eventually("the end of the turn", () => at.door.turns === 0);
-  // Keep only the files that all turns use, because the door's regular work may run during some of them.
+  // Keep only the files that all turns use, because the door's periodic work may run during some of them.
   let files: string[] | undefined;
   for (const prompt of PROMPTS) {
     const used = await filesUsed(async () => {

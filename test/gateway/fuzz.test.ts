@@ -55,7 +55,7 @@ const bytes = fc.oneof(
 );
 const stream = fc.array(bytes, { minLength: 1, maxLength: rounds(20, 400), size: "max" });
 
-/** How many frames to send in total, in many streams. Between the streams, the test checks a good client. */
+/** How many frames to send in total. Between the streams, the test checks that a good client still gets answers. */
 const FRAMES = rounds(3_000, 1_000_000);
 const BATCH = 100;
 
@@ -69,7 +69,7 @@ describe("a front door that receives random frames", () => {
   });
 
   it(
-    "closes connections that send broken frames, goes on serving a good client, and does not need more memory",
+    "closes connections that send broken frames, keeps serving a good client, and keeps its memory bounded",
     async () => {
       const alices = unused("alices");
       const token = await at.token("mallory");

@@ -8,7 +8,7 @@ import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
 describe("the front door, for a user with a GitHub token,", () => {
-  it("admits a member, refuses others with the usual answer, and reveals no token, with the configuration of docs/identity.md", async () => {
+  it("admits only organization members, and reveals no token, with the configuration in docs/identity.md", async () => {
     await using github = await GitHubAccounts.open();
     const page = readFileSync(new URL("../../docs/identity.md", import.meta.url), "utf8");
     const address = "https://api.github.com";
@@ -36,7 +36,7 @@ describe("the front door, for a user with a GitHub token,", () => {
     expect(JSON.stringify(at.events)).not.toContain("canary");
   });
 
-  it("admits the user from one address while a stranger shows hundreds of made-up tokens from another", async () => {
+  it("admits a user while a stranger presents hundreds of invented tokens from another address", async () => {
     await using github = await GitHubAccounts.open();
     github.accounts.set("gho_ofAlice", { login: "alice" });
     await using at = await DoorFleet.open({ config: { identity: { github: { api: github.url } } } });
@@ -48,7 +48,7 @@ describe("the front door, for a user with a GitHub token,", () => {
     for (const [index, stranger] of (await Promise.all(open)).entries()) {
       stranger.send({ id: 1, method: "connect", params: { token: `gho_made${index}` } });
     }
-    // When the door refuses this one, it has read the requests before it.
+    // When the door has refused this connection, it has read all requests before it.
     await expect(RawClient.as(at.url, "made up")).rejects.toThrow("AUTHENTICATION_FAILED");
     expect(github.asked).toHaveLength(64);
     const alice = await RawClient.open(at.url);
@@ -59,7 +59,7 @@ describe("the front door, for a user with a GitHub token,", () => {
   });
 
   it.each(["per-user", "shared"] as const)(
-    "opens the user's sessions on a %s server with that token",
+    "opens a user's sessions on a %s server with the user's GitHub token",
     async (isolation) => {
       await using github = await GitHubAccounts.open();
       github.accounts.set("gho_ofAlice", { login: "alice" });
@@ -80,7 +80,7 @@ describe("a user with a GitHub token, with an SDK at the front door,", () => {
   const OPTIONS = { onPermissionRequest: () => ({ kind: "reject" as const }) };
 
   it.each(["per-user", "shared"] as const)(
-    "takes whole turns with that token on a %s server, is refused once GitHub has revoked it, is disconnected soon, and goes on with a new one",
+    "a user runs turns on a %s server until GitHub revokes the token, and continues on a connection with a new token",
     async (isolation) => {
       await using github = await FakeGitHub.start();
       const clock = new TestClock();
@@ -111,7 +111,7 @@ describe("a user with a GitHub token, with an SDK at the front door,", () => {
       expect(await answerTo(resumed, "four")).toBe("by gho_new: four");
       const ended = () => at.events.filter(({ event }) => event === "token-refused");
       expect(ended()).toEqual([]);
-      // GitHub's answer would count for five minutes.
+      // The door caches GitHub's answer for five minutes, but must end the connection sooner.
       let leftMs = 60_000;
       await eventually("the end of the connection with the old token", async () => {
         if (leftMs > 0) await clock.advance(2_000);
@@ -124,7 +124,7 @@ describe("a user with a GitHub token, with an SDK at the front door,", () => {
 });
 
 describe("the front door without a sign-on", () => {
-  it("refuses JSON Web Tokens and GitHub tokens, and names the missing key", async () => {
+  it("refuses JSON Web Tokens and GitHub tokens, and logs which configuration key is missing", async () => {
     await using at = await DoorFleet.open();
     for (const token of ["eyJhbGciOiJub25lIn0.e30.", "gho_x"]) {
       await expect(RawClient.as(at.url, token)).rejects.toThrow("AUTHENTICATION_FAILED");

@@ -22,7 +22,7 @@ import { removeFolder } from "../fixtures/remove-folder.js";
 export const MODEL_KEY = "canary-model-key-8f2a";
 
 const PROGRAMS = fileURLToPath(new URL("../fixtures/sessions", import.meta.url));
-/** `sandbox.binds` with which the plugins of tests can run their programs. */
+/** Values for `sandbox.binds` that let the plugins of tests run their programs. */
 export const READABLE = [dirname(process.execPath), PROGRAMS].map((folder) => `${folder}:ro`);
 
 export interface DoorFleetOptions {
@@ -67,12 +67,12 @@ export class DoorFleet implements AsyncDisposable {
     // A busy machine may pause for seconds. The fleet must not take a server for hung because of that.
     const health = { timeout: "10s" };
     const sandbox = { binds: READABLE };
-    // The sandbox of this machine decides about "auto", so a test that needs files or programs asks for them.
+    // With "auto", the result would depend on this machine's sandbox. Tests that need files or programs override it.
     const given: { provider?: unknown; session?: object } = options.config ?? {};
     const session = given.provider === undefined ? { session: { host: "none", ...given.session } } : {};
     const config = { ports, provider, health, sandbox, ...given, ...session } as NonNullable<FleetOptions["config"]>;
     const fleetOptions = { env, cwd: folder, config };
-    // The constructor is private, because a program has no parts of a fleet.
+    // Use Reflect, because the constructor is private: programs do not make a fleet from parts.
     const parts = openParts(fleetOptions, options.clock);
     const fleet = Reflect.construct(Fleet, [parts]) as Fleet;
     const events: DoorEvent[] = [];
@@ -98,7 +98,7 @@ export class DoorFleet implements AsyncDisposable {
     return (await this.fleet.issueToken(user)).token;
   }
 
-  /** An unmodified SDK client of this user at the front door, stopped at the end. */
+  /** Returns an unmodified SDK client of this user at the front door. The disposal of this fleet stops the client. */
   async client(user: string): Promise<CopilotClient> {
     return await this.connect(this.url, await this.token(user));
   }

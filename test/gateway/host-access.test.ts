@@ -91,7 +91,7 @@ describe("the front door, for a client on its user's own server with session.hos
     expect(names.filter((name) => !BUILTIN_TOOLS.has(name))).toEqual([]);
   });
 
-  it("refuses a client's attachments that are read from the disk, and accepts blobs", async () => {
+  it("refuses a client's attachments that the server would read from the disk, and accepts blobs", async () => {
     const file = { type: "file", path: "/etc/hostname", displayName: "hostname" };
     for (const params of [
       { prompt: "look", attachments: [file] },
@@ -159,7 +159,7 @@ describe("the front door, for a client on its user's own server with session.hos
     await at[Symbol.asyncDispose]();
   });
 
-  it("runs the client's shell command", async () => {
+  it("runs the client's shell command if session.host is owner", async () => {
     const out = join(homes.alice, unused("out"));
     const asked = await client.request("session.shell.exec", { sessionId: "mine", command: `echo run > ${out}` });
     expect(asked.error).toBeUndefined();
@@ -232,7 +232,7 @@ describe("the front door, for a client on its user's own server with session.hos
   ] as const;
 
   it.each(CASES)(
-    "with the sandbox $sandbox, the key $key and the model gateway $gateway, lets it run a command: $reaches ($why)",
+    "with sandbox $sandbox, key $key and model gateway $gateway, allows shell commands: $reaches, because $why",
     async (given) => {
       const provider = { type: "openai" as const, baseUrl: "http://127.0.0.1:9/v1", apiKeyEnv: given.key };
       await using at = await DoorFleet.open({

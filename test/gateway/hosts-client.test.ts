@@ -6,7 +6,7 @@ import { HostDoors } from "./hosts-harness.js";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`clients at another host's front door are not tested: ${problem}`);
 
-/** A client must be able to do the same as at a bare server, even at the front door of a host without its user's server. */
+/** At the front door of a host without the user's server, a client must be able to do the same as at that server. */
 const env = {
   COPILOTFLEET_SESSION_APPROVE: OPEN_TO_CLIENTS.approve,
   COPILOTFLEET_SESSION_HOST: OPEN_TO_CLIENTS.host,
@@ -29,7 +29,7 @@ describe.skipIf(problem !== undefined)("through the front door of another host",
         [Symbol.asyncDispose]: async () => await doors[Symbol.asyncDispose](),
       };
     };
-    // The storage decides where histories are. The same code relays the messages with both.
+    // The same code relays messages with both kinds of storage, so shared storage runs only a part of the suite.
     describeClient(`through-the-wrong-door-with-${storage}-storage`, open, { isPassedOn: storage === "shared" });
   }
 });

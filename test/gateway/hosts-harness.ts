@@ -29,7 +29,7 @@ export function configure(hosts: TestHosts, names: readonly string[], config: ob
   }
 }
 
-/** Hosts with a `serve` each, on the scripted model, and clients at their front doors. */
+/** Several hosts, each with its own `serve`, on the scripted model, and clients at their front doors. */
 export class HostDoors implements AsyncDisposable {
   readonly #clients = new Set<CopilotClient>();
   readonly #doors = new Map<string, string>();
@@ -71,7 +71,7 @@ export class HostDoors implements AsyncDisposable {
     return this.hosts.store;
   }
 
-  /** Starts `serve` on each host on which it does not run. */
+  /** Starts `serve` on each host where it is not running. */
   async serve(): Promise<void> {
     await this.hosts.serve();
     for (const { name, door } of await this.store.hosts.list()) if (door !== null) this.#doors.set(name, door);
@@ -109,7 +109,7 @@ export class HostDoors implements AsyncDisposable {
     return await RawClient.as(this.url(host), await this.token(user));
   }
 
-  /** An unmodified SDK client at the front door of a host, stopped at the end. */
+  /** Returns an unmodified SDK client at a host's front door. The disposal of this object stops the client. */
   async client(user: string, host: string): Promise<CopilotClient> {
     const connectionToken = await this.token(user);
     const client = new CopilotClient({ connection: RuntimeConnection.forUri(this.url(host), { connectionToken }) });

@@ -15,8 +15,8 @@ import { RawClient } from "./raw-client.js";
 const problem = redisProblem();
 const CALL = { method: "servers", params: {} };
 
-/** The attacker has the key of the records, but not the key of any host, as one compromised host of the fleet would. */
-describe.skipIf(problem !== undefined)("hosts whose keys the fleet's key signed", () => {
+/** The attacker is like one compromised host: it has the fleet's key for records, but no other host's key. */
+describe.skipIf(problem !== undefined)("with host keys that the fleet's CA has signed,", () => {
   let redis: RedisServer;
   let at: HostDoors;
   let h1: HostKeys;
@@ -53,13 +53,13 @@ describe.skipIf(problem !== undefined)("hosts whose keys the fleet's key signed"
     return await RawClient.as(at.url("h2"), (await issueHostToken(at.store, from, "h2")).token);
   }
 
-  /** A call on this connection to h2. */
+  /** The call that h1 signs for this connection to h2, changed by `change`. */
   const callOn = (raw: RawClient, change: Partial<SignedCall> = {}): SignedCall => {
     const greeting = raw.received.find(({ result }) => result !== undefined)?.result as { challenge: string };
     return { challenge: greeting.challenge, from: "h1", to: "h2", ...CALL, ...change };
   };
 
-  it("call each other, and accept each signed call once and only as it was signed", async () => {
+  it("a host accepts a signed call only once, unchanged, from its signer, and on its own connection", async () => {
     expect(await at.hosts.host("h1").json(["ps"])).toMatchObject({ servers: [] });
     const raw = await asHost("h1");
     const ask = async (proof: unknown, params = CALL) =>
@@ -85,7 +85,7 @@ describe.skipIf(problem !== undefined)("hosts whose keys the fleet's key signed"
     expect(await h3.request("fleet.call", { ...CALL, limitMs: 5_000, proof })).toMatchObject(refused);
   });
 
-  it("accept no call that was signed before a restart, although serve forgets which calls it accepted", async () => {
+  it("a host refuses calls signed before its restart, even though its list of accepted calls is lost", async () => {
     const raw = await asHost("h1");
     const call = { ...CALL, limitMs: 5_000, proof: h1.signCall(callOn(raw)) };
     expect(await raw.request("fleet.call", call)).toMatchObject({ result: [] });
@@ -97,7 +97,7 @@ describe.skipIf(problem !== undefined)("hosts whose keys the fleet's key signed"
     expect(await again.request("fleet.call", fresh)).toMatchObject({ result: [] });
   });
 
-  it("connect to no front door whose address its host did not sign", async () => {
+  it("a host ignores the address of a front door that the named host did not sign", async () => {
     const [record] = (await at.store.hosts.list()).filter(({ name }) => name === "h2");
     if (record === undefined) throw new Error("there is no h2");
     const { door, instance, until, proof } = record;

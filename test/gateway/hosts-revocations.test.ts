@@ -13,8 +13,8 @@ import { RawClient } from "./raw-client.js";
 const problem = redisProblem();
 const NAMES = ["h1", "h2"] as const;
 
-/** The attacker may read and write everything in Redis, and has no key. */
-describe.skipIf(problem !== undefined)("a revocation on hosts that share a Redis", () => {
+/** The attacker can read and write everything in Redis, but has no key. */
+describe.skipIf(problem !== undefined)("on hosts that share a Redis,", () => {
   let redis: RedisServer;
   let issuer: Issuer;
   let at: HostDoors;
@@ -35,7 +35,7 @@ describe.skipIf(problem !== undefined)("a revocation on hosts that share a Redis
 
   const idOf = (token: string) => token.split("_")[1] ?? "";
 
-  /** @returns a function that puts a token's record back as it is now */
+  /** @returns a function that restores a token's record to its present state */
   async function copyOf(id: string): Promise<() => Promise<void>> {
     const text = (await redis.client.get(keys.token(id))) ?? "";
     expect(text).toContain(id);
@@ -50,7 +50,7 @@ describe.skipIf(problem !== undefined)("a revocation on hosts that share a Redis
       await expect(RawClient.as(at.url(name), token), name).rejects.toThrow("AUTHENTICATION_FAILED");
   }
 
-  it("counts on both hosts and ends their connections, although somebody puts the record of the token back", async () => {
+  it("a revoked token is refused on both hosts and disconnected, even if somebody restores its record", async () => {
     const token = await at.token("alice");
     const clients = await Promise.all(NAMES.map(async (name) => await RawClient.as(at.url(name), token)));
     const putBack = await copyOf(idOf(token));
@@ -68,7 +68,7 @@ describe.skipIf(problem !== undefined)("a revocation on hosts that share a Redis
     await isRefusedEverywhere(token);
   });
 
-  it("at the end of a rotation counts on both hosts, although somebody puts the earlier record back", async () => {
+  it("a rotated token is refused on both hosts after its overlap, even if somebody restores its record", async () => {
     const token = await at.token("bob");
     const putBack = await copyOf(idOf(token));
     const rotated = await at.hosts.host("h2").run(["token", "rotate", idOf(token), "--overlap", "0"]);
@@ -78,7 +78,7 @@ describe.skipIf(problem !== undefined)("a revocation on hosts that share a Redis
     for (const name of NAMES) await RawClient.as(at.url(name), rotated.stdout.trim());
   });
 
-  it("that is for a JSON Web Token counts on both hosts, although somebody deletes its record", async () => {
+  it("a revoked JSON Web Token is refused on both hosts, even if its revocation record is deleted", async () => {
     const token = await issuer.token({ sub: "carol", jti: "t-1" });
     for (const name of NAMES) await RawClient.as(at.url(name), token);
     expect(await at.hosts.host("h1").run(["token", "revoke", "jwt:t-1", "--yes"])).toMatchObject({ code: 0 });
@@ -87,7 +87,7 @@ describe.skipIf(problem !== undefined)("a revocation on hosts that share a Redis
     await isRefusedEverywhere(token);
   });
 
-  it("names a host that could not be told, and counts there after its start, although somebody puts the record back", async () => {
+  it("token revoke names a host that is down, and that host refuses the token after its next start", async () => {
     const token = await at.token("dave");
     const putBack = await copyOf(idOf(token));
     await at.hosts.host("h2").die();
@@ -103,7 +103,7 @@ describe.skipIf(problem !== undefined)("a revocation on hosts that share a Redis
     await isRefusedEverywhere(token);
   });
 
-  it("is forgotten by a host once the token would have expired", async () => {
+  it("gc deletes a host's note of a revoked token only after the token would have expired", async () => {
     const { root } = at.hosts.host("h1");
     const run = async (args: string[]) => await at.hosts.host("h1").run(args);
     const issued = async (ttl: string) => (await run(["token", "issue", "--user", "erin", "--ttl", ttl])).stdout.trim();

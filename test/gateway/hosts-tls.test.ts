@@ -14,7 +14,7 @@ import { RawClient } from "./raw-client.js";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`TLS between hosts is not tested: ${problem}`);
 
-/** Disposes what a test has opened, the last one first. Node.js 20 has no `AsyncDisposableStack`. */
+/** Disposes of everything that a test has opened, in reverse order. Node.js 20 has no `AsyncDisposableStack`. */
 class Stack implements AsyncDisposable {
   readonly #ends: (() => Promise<void>)[] = [];
 
@@ -35,15 +35,15 @@ class Stack implements AsyncDisposable {
 const NAMES = ["h1", "h2"] as const;
 const PROMPT = "canary-prompt-71c4";
 
-describe.skipIf(problem !== undefined)("the traffic of a fleet on two hosts", () => {
+describe.skipIf(problem !== undefined)("between two hosts of a fleet,", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();
   });
   afterAll(() => redis.end());
 
-  // The case without TLS shows that the test finds what it looks for.
-  it.each([true, false])("contains no tokens, prompts and replies only with TLS (%s)", async (hasTls) => {
+  // The case without TLS shows that the test would find the secrets.
+  it.each([true, false])("tokens and prompts are readable on the wire only without TLS (TLS: %s)", async (hasTls) => {
     await using stack = new Stack();
     const folder = await mkdtemp(join(tmpdir(), "copilotfleet-tls-"));
     stack.defer(async () => await rm(folder, { recursive: true }));
@@ -94,7 +94,7 @@ describe.skipIf(problem !== undefined)("the traffic of a fleet on two hosts", ()
     await hosts.serve();
     expect((await hosts.store.hosts.list()).map(({ door }) => door?.startsWith("tls://"))).toEqual([hasTls, hasTls]);
 
-    // A client of h1 whose session is on h2, and a command on h1 for a session on h2.
+    // Check a client at h1 whose session is on h2, and a command on h1 for that session.
     await hosts.place("alice", "h2");
     const { token } = await issueToken(hosts.store, "alice", null);
     const h1 = doors.get("h1") ?? "";
@@ -114,12 +114,12 @@ describe.skipIf(problem !== undefined)("the traffic of a fleet on two hosts", ()
     expect(recorded.length).toBeGreaterThan(10_000);
     const canaries = { token, prompt: PROMPT, host: '"fleet.call"', connect: '"connect"' };
     for (const [what, canary] of Object.entries(canaries)) expect(recorded.includes(canary), what).toBe(!hasTls);
-    // The token of another host is `cft_` with an id and a secret. Redis gets only the hash of the secret.
+    // The token of another host consists of `cft_`, an id and a secret. Redis receives only the secret's hash.
     expect(/cft_[0-9a-z]{16}_/.test(recorded)).toBe(!hasTls);
     expect(recorded).not.toContain("canary-model-key");
   });
 
-  it("goes only to hosts with TLS when host.tls is set, and only to hosts whose certificate is good", async () => {
+  it("a host with host.tls sends nothing to a host without TLS or without a trusted certificate", async () => {
     await using stack = new Stack();
     const folder = await mkdtemp(join(tmpdir(), "copilotfleet-tls-"));
     stack.defer(async () => await rm(folder, { recursive: true }));

@@ -42,7 +42,7 @@ async function recorder(door: number) {
   return { port: address.port, seen, close: () => server.close() };
 }
 
-describe.skipIf(problem !== undefined)("a client that is relayed to another host", () => {
+describe.skipIf(problem !== undefined)("when a host relays a client to another host,", () => {
   let redis: RedisServer;
   let issuer: Issuer;
   let github: GitHubAccounts;
@@ -79,7 +79,7 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     return keysOf(fleet, null).token(tokenId);
   }
 
-  it("is relayed with a token for this connection alone, which is worth nothing to others, and never with its own", async () => {
+  it("the other host receives a token that only this connection can use, never the client's own token", async () => {
     await at.place("alice", "h2");
     const own = await at.token("alice");
     const client = await RawClient.as(at.url("h1"), own);
@@ -96,7 +96,7 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     expect((await at.store.tokens.list()).filter(({ relayed }) => relayed !== undefined)).toEqual([]);
   });
 
-  it("is not let in at the front door of another host than the one that its token is for, and only once there", async () => {
+  it("a relay token is accepted only once, and only at the front door of the host that it is for", async () => {
     const { id: tokenId } = await issueToken(at.store, "carol", null);
     const identity = { user: "carol", scopes: ["use"], groups: [], tokenId, expiresAt: null, via: "token" } as const;
     const { token } = await issueRelayToken(at.store, identity, "h1");
@@ -105,7 +105,7 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     await expect(RawClient.as(at.url("h1"), token)).rejects.toThrow("AUTHENTICATION_FAILED");
   });
 
-  it("is not let in a second time, although somebody puts the record of the token back into Redis, even after a restart", async () => {
+  it("a used relay, visit or host token stays refused if its Redis record is restored and h1 restarts", async () => {
     const { id: tokenId } = await issueToken(at.store, "dave", null);
     const identity = { user: "dave", scopes: ["use"], groups: [], tokenId, expiresAt: null, via: "token" } as const;
     const issued = [
@@ -126,7 +126,7 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     await tryAgain();
   });
 
-  it("and a command on another host show a token that no other connection can use while they are connected", async () => {
+  it("a command sends the other host a token that no second connection can use at the same time", async () => {
     const erin = `s-${Date.now()}`;
     await at.place("erin", "h2");
     await (await RawClient.as(at.url("h2"), await at.token("erin"))).requestOk("session.create", { sessionId: erin });
@@ -141,7 +141,7 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     expect(JSON.stringify(await fleet.sessions.send(session, "still here"))).toContain("still here");
   });
 
-  it("loses the connection there when its own token is revoked", async () => {
+  it("the connection to the other host ends when the client's own token is revoked", async () => {
     await at.place("bob", "h2");
     const own = await at.token("bob");
     const before = new Set(way.seen.connections);
@@ -154,7 +154,7 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     await eventually("the end of the relayed connection", () => leg !== undefined && !way.seen.connections.has(leg));
   });
 
-  it("stays the user of its JSON Web Token, which never reaches the other host, and ends with it", async () => {
+  it("a client's JSON Web Token never reaches the other host, and its expiry ends the connection there", async () => {
     await at.place("frank", "h2");
     const token = await issuer.token({ sub: "frank", jti: "of-frank" });
     const client = await RawClient.as(at.url("h1"), token);
@@ -177,7 +177,7 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     await client.end();
   });
 
-  it("shows its GitHub token to the other host only if the sessions there run with it", async () => {
+  it("a client's GitHub token does not reach the other host if the sessions there do not run with it", async () => {
     await at.place("grace", "h2");
     github.accounts.set("gho_canaryGrace", { login: "grace" });
     const before = new Set(way.seen.connections);
@@ -194,7 +194,7 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     await client.turnOk(sessionId, "two");
   });
 
-  it("reaches only the session that its token is bound to, also on the other host", async () => {
+  it("a client whose token is bound to one session reaches only that session, also on the other host", async () => {
     await at.place("heidi", "h2");
     const owner = await RawClient.as(at.url("h1"), await at.token("heidi"));
     const [bound, other] = [`bound-${Date.now()}`, `other-${Date.now()}`];
@@ -218,7 +218,7 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     expect(await at.session(other)).toMatchObject({ owner: "heidi" });
   });
 
-  it("may only read with a token that may only read, also on the other host", async () => {
+  it("a client whose token has only the scope read can only read, also on the other host", async () => {
     await at.place("ivan", "h2");
     const owner = await RawClient.as(at.url("h1"), await at.token("ivan"));
     const sessionId = `read-${Date.now()}`;

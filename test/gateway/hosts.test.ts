@@ -13,11 +13,11 @@ if (problem !== undefined) console.warn(`front doors of several hosts are not te
 const SOAK = process.env.SOAK !== undefined;
 const ROUNDS = SOAK ? 10 : 4;
 
-/** The number of tests that have begun, including repetitions of a failed test. */
+/** How many tests have started, including retries of a failed test. */
 let tries = 0;
-/** A name for a user or session that no earlier test and no earlier try of this test has used. */
+/** A name for a user or session that no earlier test and no earlier attempt of this test has used. */
 const fresh = (name: string) => `${name}-${tries}`;
-/** A user who belongs on the first of these hosts when only these hosts are there. */
+/** A user whom rendezvous hashing assigns to `host` when only these hosts are alive. */
 function freshUser(host: string, ...others: string[]): string {
   for (let index = 0; ; index++) {
     const user = fresh(`user-${index}`);
@@ -40,7 +40,7 @@ async function insist(what: string, ask: () => Promise<RawMessage>): Promise<Raw
     },
     45_000,
   );
-  // Until then, the client may get only errors that are worth another try.
+  // Until the request succeeds, the client may get only errors that are worth a retry.
   for (const code of refusals) expect(["FLEET_HOST_AWAY", "FLEET_SESSION_MOVED", "FLEET_SERVER_LOST"]).toContain(code);
   return answer;
 }
@@ -56,7 +56,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
   });
 
   describe.each([{ storage: "local" }, { storage: "shared" }] as const)("with $storage storage", ({ storage }) => {
-    /** For a test that the storage of sessions does not concern. It runs with one of them, and in the soak with both. */
+    /** For a test that does not depend on the storage. It runs with local storage only, and in the soak with both. */
     const anyStorage = it.skipIf(storage === "shared" && !SOAK);
     let at: HostDoors;
     beforeAll(async () => {
@@ -67,7 +67,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
     afterAll(async () => {
       await at[Symbol.asyncDispose]();
     });
-    // A test before this one may have killed a host.
+    // An earlier test may have killed a host.
     beforeEach(() => at.serve());
 
     it("relays a client to the host where its user is placed, if the client connects to another host", async () => {
@@ -201,7 +201,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       }
     });
 
-    it("gives up on a session when each of two hosts finds the other one in the session's record", async () => {
+    it("stops relaying a request after three searches if a session's record keeps switching hosts", async () => {
       const ball = fresh("ball");
       await at.place(fresh("ivo"), "h1");
       const ivo = await at.raw(fresh("ivo"), "h1");
@@ -216,7 +216,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         });
       const ask = async () => {
         const { error } = await ivo.request("session.name.get", { sessionId: ball });
-        // The host that the request reaches may not have the session.
+        // The host that the request reaches might not have the session.
         if (error !== undefined) expect(error.data?.code).toMatch(/^FLEET_(SESSION_MOVED|SESSION_LOST|HOST_AWAY)$/);
       };
       const requests = (name: string) =>
@@ -237,8 +237,8 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       for (let round = 1; round < ROUNDS; round++) await ask();
       throwing = false;
       await thrower;
-      // h1 relays a request to h2 once for each of at most three searches, and opens the session there first. h2 never
-      // relays a request back.
+      // For each request, h1 searches at most three times. For each search, it opens the session at h2 and relays the
+      // request, which makes two requests to h2. h2 never relays a request back.
       await eventually("the access log of h1", () => asked("h1") >= ROUNDS);
       expect(asked("h1")).toBe(ROUNDS);
       expect(requests("h2").length).toBeLessThanOrEqual(2 * 3 * ROUNDS);
@@ -335,7 +335,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
           await raw.turnOk(notes, "y");
           return heard.includes("you said: y");
         });
-        // `sendAndWait` takes the next `session.idle` for the end of its own turn. So wait until the turn before it has ended.
+        // `sendAndWait` treats the next `session.idle` as the end of its turn. So wait until the previous turn ends.
         await eventually("the end of that turn", () =>
           heard.slice(heard.lastIndexOf("you said: y")).includes("session.idle"),
         );
@@ -457,14 +457,14 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
     });
   });
 
-  it("ends the turn of a relayed prompt that another host had taken but not begun when it died", async () => {
+  it("ends the turn of a relayed prompt if the other host dies before it begins the accepted prompt", async () => {
     const notes = fresh("notes");
     const env = { COPILOTFLEET_RUNTIME_PATH: fake("obedient.mjs") };
     await using at = await HostDoors.open({ redis, storage: "local", names: ["h1", "h2"], env });
     await at.place(fresh("ann"), "h2");
     const client = await at.raw(fresh("ann"), "h1");
     await client.requestOk("session.create", { sessionId: notes });
-    // The fake server takes this prompt, counts as busy, and does not begin it.
+    // The fake server accepts this prompt, reports that it is busy, and does not begin the turn.
     const { result } = await client.request("session.send", { sessionId: notes, prompt: "behind" });
     expect(result).toMatchObject({ messageId: expect.any(String) });
     expect(client.events(notes)).toEqual([]);

@@ -7,7 +7,7 @@ import { sessionRecord } from "../fixtures/store/store-records.js";
 import { DoorFleet, MODEL_KEY } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-/** The server answers these only after the client has answered something itself. */
+/** The server answers these methods only after the client has answered a request from the server. */
 const WAITS_FOR_CLIENT = ["session.tasks.waitForPending", "session.ui.elicitation"];
 
 describe("the front door, in the parameters of a session,", () => {
@@ -110,7 +110,7 @@ describe.each(["per-user", "shared"] as const)("the front door, with the model's
     await at[Symbol.asyncDispose]();
   });
 
-  it("uses the model's key, and reveals it to a client through no method", async () => {
+  it("uses the model's key, but reveals it to a client through no method", async () => {
     const sessionId = unused("s");
     const client = await RawClient.as(at.url, await at.token("alice"));
     const create = { sessionId, streaming: true, requestPermission: true };
@@ -148,7 +148,7 @@ describe.each(["per-user", "shared"] as const)("the front door, with the model's
   });
 });
 
-it("the front door uses the client's own provider and key for a session whose client brings them", async () => {
+it("the front door uses a client's own provider and key for a session if the client provides them", async () => {
   await using at = await DoorFleet.open();
   const client = await at.client("alice");
   const provider = {

@@ -7,7 +7,7 @@ import { unused } from "../fixtures/sessions/unused.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-/** Methods that concern a session, except those that answer without an error about a session that does not exist. */
+/** Methods about a session, except those that answer without an error if the session does not exist. */
 const ABOUT_A_SESSION = knownMethods().filter((method) => {
   const handling = handlingOf(method);
   return handling.about === "session" && handling.missing === undefined;
@@ -25,7 +25,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
 
     beforeAll(async () => {
       at = await DoorFleet.open({ config: { isolation } });
-      // No scope opens another user's session.
+      // mallory has all scopes, because no scope may give access to another user's session.
       const { token: mallorys } = await at.fleet.tokens.issue("mallory", { scopes: ["read", "use", "admin"] });
       tokens = { alice: await at.token("alice"), mallory: mallorys };
       alice = await RawClient.as(at.url, tokens.alice, true);
@@ -55,7 +55,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       };
     };
 
-    it("refuses every method on another user's session, reveals nothing of it, and changes nothing", async () => {
+    it("refuses every method on another user's session, reveals nothing about it, and changes nothing", async () => {
       const before = await state();
       expect(before.history).toContain("xyzzy");
       expect(ABOUT_A_SESSION.length).toBeGreaterThan(200);
@@ -118,7 +118,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       expect((await alice.request("session.getLastId")).result).toMatchObject({ sessionId: secret });
       expect(await mallory.request("session.create", { sessionId: mallorys })).toMatchObject({ result: {} });
       await Promise.all([alice.turnOk(secret, "more of it"), mallory.turnOk(mallorys, "hello")]);
-      // Wait for this change, so that the later tests that look for changes do not see it.
+      // Wait until the turn is recorded, so that later tests do not see this change.
       await eventually(
         "the record of the turn",
         async () => ((await at.store.sessions.read(secret))?.turns ?? 0) > before.turns,
@@ -300,7 +300,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
         "a fractional request id",
         `{"jsonrpc":"2.0","id":1.5,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
       ],
-    ])("keeps a frame that is forged with %s away from another user's session", async (_, text) => {
+    ])("gives a frame forged with %s no access to another user's session", async (_, text) => {
       const before = await state();
       const forger = await RawClient.as(at.url, tokens.mallory);
       const seen = at.events.length;
@@ -319,7 +319,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       expect((await alice.request("ping", { message: "x" })).error).toBeUndefined();
     });
 
-    it("does not answer a request whose id belongs to an unanswered request, and answers the first request once", async () => {
+    it("ignores a request with the id of an unanswered request, and answers the earlier request once", async () => {
       const sessionId = unused("busy");
       const client = await RawClient.as(at.url, tokens.alice);
       const seen = at.events.length;

@@ -34,7 +34,7 @@ describe("the front door, for a user of an identity provider,", () => {
   const token = async (claims: object = {}, header: object = {}) =>
     await issuer.token({ org: "acme", ...claims }, header);
 
-  it("admits the user whom the token names, exactly as it names the user", async () => {
+  it("admits a client as the user that its token names, with exactly the same characters", async () => {
     for (const user of ["alice", "Alice", "zoë", "a.b+c@example.com", "李雷"]) {
       const client = await RawClient.as(at.url, await token({ sub: user }));
       expect(await client.request("ping", { message: "x" })).toMatchObject({ result: { message: "pong: x" } });
@@ -46,7 +46,7 @@ describe("the front door, for a user of an identity provider,", () => {
     client.socket.destroy();
   });
 
-  it("runs a turn in a session of the user", async () => {
+  it("lets a user with a JSON Web Token run a turn, and records the user as the session's owner", async () => {
     const client = await at.connect(at.url, await token({ sub: "carol" }));
     const session = await client.createSession({ onPermissionRequest: () => ({ kind: "reject" as const }) });
     expect((await session.sendAndWait({ prompt: "hello" }))?.data.content).toContain("hello");
@@ -55,7 +55,7 @@ describe("the front door, for a user of an identity provider,", () => {
     });
   });
 
-  it("refuses hostile tokens with one answer, and names the reason of each in an event", async () => {
+  it("refuses all hostile tokens with the same answer, and reports the reason of each in an event", async () => {
     const now = Math.floor(Date.now() / 1000);
     const stranger = await generateKeyPair("ES256", { extractable: true });
     const rsa = await generateKeyPair("RS256", { extractable: true });
@@ -203,15 +203,15 @@ describe("the front door, for a user of an identity provider,", () => {
     return { answer: error, events };
   }
 
-  it("closes the connection when the token expires", async () => {
-    await at.fleet.spawn("dave"); // so that the sign-on does not wait for it
+  it("closes a client's connection when its JSON Web Token expires", async () => {
+    await at.fleet.spawn("dave"); // so that the sign-on does not wait for the start of the server
     const client = await RawClient.as(at.url, await token({ sub: "dave", exp: Math.floor(Date.now() / 1000) + 5 }));
     await client.end();
     const event = { event: "token-refused", address: "127.0.0.1", user: "dave", detail: "The token has expired." };
     expect(at.events).toContainEqual(event);
   });
 
-  it("closes the connection of a token that is revoked by its id, and does not admit the token again", async () => {
+  it("closes a client's connection when its token is revoked by id, and does not admit the token again", async () => {
     const revoked = await token({ sub: "erin", jti: "token-7" });
     const client = await RawClient.as(at.url, revoked);
     const connected = { event: "connected", address: "127.0.0.1", user: "erin", detail: "jwt:token-7" };
@@ -231,7 +231,7 @@ describe("docs/identity.md", () => {
   it.each([
     ["https://login.example", { email: "alice@login.example" }, "alice@login.example"],
     ["https://token.actions.githubusercontent.com", { repository_owner: "acme", actor: "octocat" }, "octocat"],
-  ])("has a configuration for %s that works", async (address, claims, user) => {
+  ])("the configuration for %s in docs/identity.md admits its user and no other", async (address, claims, user) => {
     await using issuer = await Issuer.open();
     const page = readFileSync(new URL("../../docs/identity.md", import.meta.url), "utf8");
     const block = [...page.matchAll(/```json\n(.*?)```/gs)]
@@ -246,7 +246,7 @@ describe("docs/identity.md", () => {
 });
 
 describe("the front door, with the keys of an issuer,", () => {
-  it("admits users with known keys while the issuer is away, and reports once that it is", async () => {
+  it("admits tokens with known keys while the issuer's keys cannot be read, and reports the failure once", async () => {
     await using issuer = await Issuer.open();
     const folder = await mkdtemp(join(tmpdir(), "copilotfleet-keys-"));
     onTestFinished(async () => await rm(folder, { recursive: true }));

@@ -3,7 +3,7 @@ import { Fleet } from "../../src/fleet/fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-it("the front door has recorded every turn of its clients when it is closed", async () => {
+it("a closed front door has recorded every turn of its clients", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.requestOk("session.create", { sessionId: "s" });
@@ -17,7 +17,7 @@ it("the front door has recorded every turn of its clients when it is closed", as
   expect(Date.parse(record?.lastUsedAt ?? "")).toBeGreaterThanOrEqual(beforeLastMs);
 });
 
-it("a fleet of the library has recorded every turn when it is closed", async () => {
+it("a closed fleet of the library has recorded every turn", async () => {
   await using at = await DoorFleet.open();
   const config = { ports: at.ports, provider: { type: "echo" as const } };
   const library = await Fleet.open({ env: at.env, cwd: at.folder, config });

@@ -42,7 +42,7 @@ describe("the front door, with one user's connections,", () => {
     await eventually("room for bob", async () => (await tryToConnect(at, bob)).answer.error === undefined);
   });
 
-  it("counts a user's connections separately from the total, and from those that other hosts relay", () => {
+  it("limits a user's direct and relayed connections separately, and the connections of all users together", () => {
     const most = { connections: 2, sessions: null, requestsInFlight: null, unreadBytes: null };
     const shares = new Shares({ default: most, total: { ...most, connections: 5 } });
     const bobs = [shares.admit("bob", false), shares.admit("bob", false)];
@@ -140,7 +140,7 @@ it("the front door reports a prompt that a limit on turns refuses, so that the m
 });
 
 describe("the fleet, with one user's sessions,", () => {
-  it("limits a user's sessions at the front door and in the library, and makes room when one is deleted", async () => {
+  it("limits a user's sessions at the front door and in the library, and allows another after a deletion", async () => {
     const limits = { default: { sessions: 3 }, total: { sessions: 5 } };
     await using at = await DoorFleet.open({ config: { limits } });
     const client = await RawClient.as(at.url, await at.token("alice"), true);

@@ -28,7 +28,7 @@ describe("LostHosts", () => {
   };
 
   it.each([true, false])(
-    "waits one TTL for a lost host that counts as alive (other hosts take over: %s)",
+    "returns the clients of a lost host after one TTL if the host counts as alive (other hosts take over: %s)",
     (takenOver) => {
       const { clock, back, lost } = make(takenOver);
       expect(back([HOST])).toEqual([]);
@@ -50,7 +50,7 @@ describe("LostHosts", () => {
     expect(make(true).back([])).toEqual(["ann", "ben"]);
   });
 
-  it("waits for a lost host that nobody takes over, and forgets its clients after a minute", () => {
+  it("waits for a dead host if no other host takes over, and drops its clients after a minute", () => {
     const { clock, back, lost } = make(false);
     clock.ms = 59_000;
     expect(back([{ ...HOST, gone: true }])).toEqual([]);
@@ -79,7 +79,7 @@ describe("LostServers", () => {
     expect(lost.any).toBe(false);
   });
 
-  it("returns the clients of a lost server that has the same launch once it still runs a second after the loss", () => {
+  it("returns a lost server's clients a second after the loss if the same launch still runs", () => {
     const { back, clock } = make();
     expect(back({})).toEqual([]);
     clock.ms = 1_001;
@@ -87,7 +87,7 @@ describe("LostServers", () => {
     expect(make({ ...ownIdentity(), startTicks: "1" }).back({ launchId: "next" })).toEqual([]);
   });
 
-  it("waits for a lost server while the registry cannot be read, and forgets its clients after a minute", () => {
+  it("waits for a lost server while the registry cannot be read, and drops its clients after a minute", () => {
     const { back, clock, lost } = make();
     clock.ms = 59_000;
     expect(back(null)).toEqual([]);

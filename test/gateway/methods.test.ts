@@ -18,12 +18,12 @@ describe("the table of methods", () => {
     (_, methods) => expect([...methods].filter((method) => !isKnownMethod(method))).toEqual([]),
   );
 
-  it("the table of methods has only methods that one of the SDKs sends", () => {
+  it("the table of methods has only methods that at least one of the SDKs sends", () => {
     const sent = new Set([...versions.values(), methodsSentBy(INSTALLED_SDK)].flatMap((methods) => [...methods]));
     expect(knownMethods().filter((method) => !sent.has(method))).toEqual([]);
   });
 
-  it("refuses, for every client, exactly the methods that the documentation lists as refused", () => {
+  it("refuses every client exactly the methods that docs/front-door.md lists as refused", () => {
     const page = readFileSync(new URL("../../docs/front-door.md", import.meta.url), "utf8");
     const section = page.slice(page.indexOf("\n## Refused methods\n"));
     const listed = [...section.matchAll(/^- `([^`]+)`$/gm)];
@@ -32,7 +32,7 @@ describe("the table of methods", () => {
     expect(listed.map(([, method]) => method).sort()).toEqual(refused.sort());
   });
 
-  it("names the SDK's option sessionFs when it refuses a method that the option needs", () => {
+  it("names the SDK's option sessionFs when it refuses the method sessionFs.setProvider", () => {
     expect(whyRefused("sessionFs.setProvider")).toContain(`the SDK's option "sessionFs"`);
   });
 
@@ -55,7 +55,7 @@ describe("the table of methods", () => {
     }
   });
 
-  it("counts every method that can approve tools as approving, so that session.approve limits it", () => {
+  it("marks every method that can approve tools as approving, so that session.approve limits it", () => {
     const approving = /^session\.permissions\.(set|configure|modifyRules|paths\.add|folderTrust\.add|urls)/;
     const found = knownMethods().filter((name) => approving.test(name));
     expect(found.length).toBeGreaterThan(7);

@@ -25,7 +25,7 @@ it("the front door names the default model to the runtime when a provider is con
   expect((await session.rpc.model.getCurrent()).modelId).toBe("gpt-5");
 });
 
-it("the front door passes the runtime's questions for a bearer token on to the client that brought the provider", async () => {
+it("the front door forwards the runtime's requests for bearer tokens to the client that set the provider", async () => {
   await using model = await startWireModel("entra-1");
   await using at = await DoorFleet.open({ config: { provider: null } });
   const client = await at.client("alice");
@@ -61,7 +61,7 @@ it("a client's turn works after another process has taken a turn in the session 
   expect(at.model.shown("three")).toBe(1);
 });
 
-it("the front door takes the token of a session back when the client leaves the session", async () => {
+it("the front door invalidates a session's model gateway token when the client leaves the session", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"));
   await client.requestOk("session.create", { sessionId: "left" });

@@ -41,7 +41,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
       return (await serverIdOf(sessionId)) !== before;
     });
   };
-  /** The number of requests that wait for the lease. A further request learns how many are ahead of it. */
+  /** Returns how many requests wait for the lease: an extra request learns how many are ahead of it. */
   const waiters = async (sessionId: string): Promise<number> => {
     const asked = { sessionId, holder: "ann", token: "who asks", ttlMs: 1_000, placeMs: 1_000 };
     const answer = await at.store.leases.acquire(asked);
@@ -57,7 +57,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
     return turns.map(({ prompt }) => prompt);
   };
 
-  it("runs the waiting prompt of another member on that server", async () => {
+  it("runs another member's waiting prompt on the session's new server", async () => {
     const id = await team();
     const before = await serverIdOf(id);
     const lease = await at.fleet.lockSession(id, { user: "ann" });
@@ -79,7 +79,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
     const lease = await at.fleet.lockSession(id, { user: "ann" });
     {
       using _used = await setUseMarker(before, id, NO_WAIT);
-      // A refused turn must not ask for a placement. With round-robin, that would change the placement of others.
+      // A refused turn must not ask for a placement, because round-robin would then place the next user differently.
       const next = (await at.fleet.route("cid")).serverId;
       // Try twice, because the placement alternates, and one of two turns would go to the other server.
       const waits = { user: "ann", lease, waitMs: 300 };
@@ -115,7 +115,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
     const lease = await at.fleet.lockSession(id, { user: "ann" });
     const turn = client.turn(id, "mine");
     await eventually("ben waits", async () => (await waiters(id)) === 1);
-    // Unload the session as a server does by itself after a while, without regard to leases.
+    // Unload the session regardless of the lease, as the server does with an idle session.
     await unloadAtOnce(await serverOf(id), [id], 20_000);
     await move(id, lease);
     await lease.release();

@@ -19,7 +19,7 @@ describe("the front door, for a client of a shared server whose session was dele
     );
 
   it.each(["loaded", "evicted"])(
-    "sends the client no event of another user's session that now has the old session's id (%s)",
+    "sends the client no event of another user's new session with the same id (old session: %s)",
     async (how) => {
       const id = unused("namesake");
       const listener = await RawClient.as(at.url, await at.token("ann"));
@@ -30,20 +30,20 @@ describe("the front door, for a client of a shared server whose session was dele
       }
       await at.fleet.deleteSessions([id]);
       await eventually("it is told", () => lives(listener, id).includes("session.deleted"));
-      // Everything else about the deletion has arrived when this is answered.
+      // All other events about the deletion arrive before the answer to this ping.
       await listener.requestOk("ping");
       const before = listener.received.length;
       const other = await RawClient.as(at.url, await at.token("bob"));
       expect(await other.request("session.create", { sessionId: id })).toMatchObject({ result: { sessionId: id } });
       await other.turnOk(id, "a secret");
-      // Everything that the server sends to all clients has arrived when this is answered.
+      // All events that the server sends to all clients arrive before the answer to this ping.
       await listener.requestOk("ping");
       expect(listener.received.slice(before).filter(({ params }) => params?.sessionId === id)).toEqual([]);
       expect(lives(other, id)).toContain("session.created");
     },
   );
 
-  it("sends the client new lifecycle events of its evicted session once the client has opened it again", async () => {
+  it("sends the client lifecycle events of its evicted session again after a turn has reloaded it", async () => {
     const id = unused("own");
     const client = await RawClient.as(at.url, await at.token("ann"));
     await client.requestOk("session.create", { sessionId: id });

@@ -20,7 +20,7 @@ function eventsOf({ received }: RawClient, sessionId: string): Event[] {
   );
 }
 
-/** The id of a server's question, from the client's events. */
+/** The id of the server's latest request of this type, from the client's events. */
 async function asked(client: RawClient, sessionId: string, type: string): Promise<string> {
   const found = () => eventsOf(client, sessionId).findLast((event) => event.type === type);
   return (await eventually(`the event ${type}`, found)).data.requestId;
@@ -28,7 +28,7 @@ async function asked(client: RawClient, sessionId: string, type: string): Promis
 
 async function reply(client: RawClient, sessionId: string): Promise<string | undefined> {
   const last = (wanted: string) => eventsOf(client, sessionId).findLastIndex(({ type }) => type === wanted);
-  // session.idle need not be the last event, because others may follow, such as that of a new title.
+  // session.idle is not always the last event. Others may follow it, such as the event about a new title.
   await eventually("the end of the turn", () => last("session.idle") > last("assistant.message"));
   return eventsOf(client, sessionId).findLast(({ type }) => type === "assistant.message")?.data.content;
 }
@@ -58,7 +58,7 @@ describe("the front door, with the questions of a shared server in one session,"
     return client;
   };
 
-  it("refuses an answer to a tool call that comes from another session", async () => {
+  it("refuses a client's answer to a tool call of another session", async () => {
     const [alices, bobs] = [unused("a-tool"), unused("b-tool")];
     const alice = await open("alice", alices, { tools: [SECRET] });
     const bob = await open("bob", bobs);
@@ -71,7 +71,7 @@ describe("the front door, with the questions of a shared server in one session,"
     expect(await reply(alice, alices)).toBe("tool said: from alice");
   });
 
-  it("refuses an answer to a question that its session did not ask, for every method that answers", async () => {
+  it("refuses an answer to a question that the session did not ask, for every method that answers", async () => {
     const sessionId = unused("b-ask");
     const bob = await open("bob", sessionId);
     for (const method of [

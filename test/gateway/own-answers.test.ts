@@ -9,7 +9,7 @@ import { RawClient } from "./raw-client.js";
 
 const WAIT_MS = 60_000;
 
-/** Makes a session id that no other try of a test uses, so that a second try finds no turns of the first. */
+/** Makes a session id that is new for each attempt of a test, so that a retry finds no earlier turns. */
 function fresh(at: DoorFleet, name: string): string {
   const id = `${name}-${randomUUID()}`;
   onTestFinished(async () => {
@@ -55,7 +55,7 @@ describe.each([
   };
 
   it.each([{ streaming: true }, { streaming: false }])(
-    "gives two clients of a session each their own answer, and all messages (streaming $streaming)",
+    "gives each of two clients of a session its own answer, and all messages (streaming: $streaming)",
     async ({ streaming }) => {
       const id = fresh(at, `own-${streaming}`);
       const [first, second] = await opened(id, { streaming });
@@ -73,7 +73,7 @@ describe.each([
     },
   );
 
-  it("gives two clients of a session each their own answer while the library also has a turn in the session", async () => {
+  it("gives each of two clients of a session its own answer while the library also runs a turn in it", async () => {
     const id = fresh(at, "library");
     const [first, second] = await opened(id);
     const { answer: one, reply } = await hold(first, id);
@@ -96,7 +96,7 @@ describe.each([
     expect(idles.count).toBe(3);
   });
 
-  it("answers a waiting prompt when the server dies during another client's turn", async () => {
+  it("runs a client's waiting prompt after the server dies during another client's turn", async () => {
     const id = fresh(at, "killed");
     const [first, second] = await opened(id);
     await say(first, "zero");
@@ -132,7 +132,7 @@ describe("the front door, with a client whose prompt waits,", () => {
   const question = /^fleet-read-/;
   const questions = ({ received }: RawClient) =>
     received.filter(({ id, method }) => method && question.test(String(id)));
-  /** Answers the questions of the front door, as every SDK does. This proves that the client has read all before them. */
+  /** Answers the front door's questions, as every SDK does, to show that the client has read everything before them. */
   const read = (client: RawClient) => {
     for (const { id } of questions(client)) client.send({ id, error: { code: -32601, message: "unknown" } });
   };
@@ -142,7 +142,7 @@ describe("the front door, with a client whose prompt waits,", () => {
   const order = ({ received }: RawClient, answerTo: number) =>
     received.flatMap((message) => (isIdle(message) ? ["idle"] : message.id === answerTo ? ["answer"] : []));
 
-  it("sends a client the end of another client's turn before it refuses the waiting prompt", async () => {
+  it("sends a client the end of another client's turn before it refuses the client's own waiting prompt", async () => {
     const id = fresh(at, "refused");
     const [ann, ben] = await pair(id);
     read(ben);
@@ -154,8 +154,8 @@ describe("the front door, with a client whose prompt waits,", () => {
     await eventually("the second prompt", () => at.door.turns === 2);
     at.model.letGo(id);
     await eventually("the end of the first turn", () => ann.events(id).includes("session.idle"));
-    // The server has sent that end on the connection of each client. On ben's connection, the answer to this ping comes
-    // after the end, so the door has received the end and held it back.
+    // The server has sent the end of that turn on the connection of each client. On ben's connection, the answer to
+    // this ping comes later, so the door has received the end of the turn and held it back.
     await ben.requestOk("ping");
     expect(order(ben, 1)).toEqual([]);
     expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({ result: { success: true } });

@@ -91,7 +91,7 @@ it("the front door refuses to connect a client to a server that speaks another s
   await closed;
 });
 
-it("the front door names the SDK of version 4 to a client of version 3 whose server speaks version 4", () => {
+it("the front door names SDK 2.x to a client of protocol version 3 whose server speaks version 4", () => {
   expect(() => checkSameProtocol(three, four)).toThrow(
     expect.objectContaining({
       code: "FLEET_PROTOCOL_UNSUPPORTED",

@@ -41,7 +41,7 @@ describe("readProxyHeader", () => {
       null,
     ],
     ["the proxy's own connection with addresses", header({ version: V2_LOCAL }), null],
-  ])("reads the client's address from a PROXY header for %s when its last byte has arrived", (_, bytes, address) => {
+  ])("readProxyHeader returns the client's address once a PROXY header for %s is complete", (_, bytes, address) => {
     const behind = Buffer.from("Content-Length: 2\r\n\r\n{}");
     for (let end = 0; end < bytes.length; end++) expect(readProxyHeader(bytes.subarray(0, end))).toBeNull();
     expect(readProxyHeader(bytes)).toEqual({ length: bytes.length, address });
@@ -58,7 +58,7 @@ describe("readProxyHeader", () => {
     ["a header with an unspecified address family", header({ family: UNSPECIFIED })],
     ["a header that is too short for its addresses", header({ family: TCP6 })],
     ["a header of more than 4 kB", header({ extra: Buffer.alloc(4_096) })],
-  ])("refuses %s in place of a valid PROXY header", (_, bytes) => {
+  ])("readProxyHeader throws a ProtocolError for %s in place of a valid PROXY header", (_, bytes) => {
     expect(() => readProxyHeader(bytes)).toThrow(ProtocolError);
   });
 });
@@ -74,7 +74,7 @@ describe("a front door with serve.proxyProtocol", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  it("takes a client's address from the PROXY header, no matter in which pieces it arrives", async () => {
+  it("reports the client's address from the PROXY header, no matter how the header is split", async () => {
     for (const [bytes, address] of [
       [header({ extra: EXTRA }), "203.0.113.7"],
       [header({ family: TCP6, addresses: ADDRESSES_6 }), "2001:db8::42"],

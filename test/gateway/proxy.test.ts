@@ -27,7 +27,7 @@ async function open(options: ProxyOptions) {
   return { proxy, events };
 }
 
-describe("a proxy to a front door with TLS", () => {
+describe("for a front door with TLS,", () => {
   let at: DoorFleet;
   let token: string;
   beforeAll(async () => {
@@ -39,7 +39,7 @@ describe("a proxy to a front door with TLS", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  it("shows its token at the front door only for clients that show the token of the proxy", async () => {
+  it("a proxy presents its own token only for clients that present the token of the proxy", async () => {
     const { proxy, events } = await open({ to: at.url, token });
     expect(proxy.token).toMatch(/^cfp_/);
     const client = await RawClient.as(proxy.url, String(proxy.token));
@@ -61,7 +61,7 @@ describe("a proxy to a front door with TLS", () => {
     expect(events.filter(({ event }) => event === "refused")).toHaveLength(6);
   });
 
-  it("disconnects a refused client that does not leave by itself", async () => {
+  it("a proxy resets the connection of a refused client that keeps sending", async () => {
     const { proxy } = await open({ to: at.url, token });
     const [host, port] = proxy.url.split(":");
     const client = connect({ host, port: Number(port), allowHalfOpen: true });
@@ -78,7 +78,7 @@ describe("a proxy to a front door with TLS", () => {
     ]);
   });
 
-  it("sends nothing to a front door whose certificate is not good, and reports the reason", async () => {
+  it("a proxy sends nothing to a front door whose certificate it does not trust, and reports the reason", async () => {
     const { proxy, events } = await open({ to: at.url, ca: join(folder, "other.crt") }).catch(() => {
       writeFileSync(join(folder, "other.crt"), new TestAuthority("others").cert);
       return open({ to: at.url, ca: join(folder, "other.crt") });
@@ -95,11 +95,11 @@ describe("a proxy to a front door with TLS", () => {
     [{ to: "fleet.example" }, /to is "fleet\.example"/],
     [{ to: "fleet.example:0" }, /which has the port 0/],
     [{ ca: "/none" }, /ca names the file \/none, which does not exist/],
-  ])("is not opened with %j", async (options, message) => {
+  ])("openProxy rejects the options %j", async (options, message) => {
     await expect(openProxy({ to: at.url, ...options })).rejects.toThrow(message);
   });
 
-  it("disconnects its clients when it closes", async () => {
+  it("a closing proxy disconnects its clients, and accepts no new ones", async () => {
     const { proxy } = await open({ to: at.url });
     const client = await RawClient.as(proxy.url, token);
     await proxy.close();
@@ -107,7 +107,7 @@ describe("a proxy to a front door with TLS", () => {
     await expect(RawClient.open(proxy.url)).rejects.toThrow();
   });
 
-  it("is not needed by the fleet's own clients, which check the certificate before they send the token", async () => {
+  it("the fleet's own clients need no proxy: they verify the certificate before they send the token", async () => {
     const [address = "", port = ""] = at.url.split(":");
     const endpoint = { address, port: Number(port), token, tls: { ca: authority.cert } };
     const { client, destroy } = await connectClient(endpoint, {}, soon());
@@ -127,7 +127,7 @@ describe("a proxy to a front door with TLS", () => {
     expect(at.events.slice(from).map(({ event }) => event)).not.toContain("connected");
   });
 
-  it("never gets a token of the fleet's own clients in plain text when it has no TLS", async () => {
+  it("the fleet's own clients that expect TLS send no token to a server without TLS", async () => {
     const seen: Buffer[] = [];
     const plain = createServer(
       (socket) => void socket.on("data", (bytes) => seen.push(bytes)).on("error", () => undefined),
@@ -144,7 +144,7 @@ describe("a proxy to a front door with TLS", () => {
   });
 });
 
-describe("the bytes that pass through a proxy", () => {
+describe("between a client and a server with TLS,", () => {
   /** Both ends of a connection through a proxy. */
   async function pair(): Promise<[client: Socket, far: Socket]> {
     const server = createTlsServer({ ...authority.issue(), allowHalfOpen: true });
@@ -161,7 +161,7 @@ describe("the bytes that pass through a proxy", () => {
     return [client, far];
   }
 
-  it("keep the end of one direction apart from the other direction", async () => {
+  it("a proxy passes on the end of one direction, and keeps the other direction open", async () => {
     const [client, far] = await pair();
     let got = "";
     far.on("data", (bytes: Buffer) => {
@@ -176,7 +176,7 @@ describe("the bytes that pass through a proxy", () => {
     await once(client, "end");
   });
 
-  it("do not fill the memory when one side does not read", async () => {
+  it("a proxy does not fill the memory when one side sends and the other side does not read", async () => {
     const [client, far] = await pair();
     client.pause();
     const chunk = Buffer.alloc(1024 * 1024, 1);
@@ -199,7 +199,7 @@ describe("the bytes that pass through a proxy", () => {
     expect(got).toBeGreaterThanOrEqual(taken * chunk.length);
   });
 
-  it("end on one side when the other side ends or is cut off", async () => {
+  it("a proxy ends the connection on one side when the other side ends or is cut off", async () => {
     const [client, far] = await pair();
     const ended = once(client.resume(), "end");
     far.destroy();

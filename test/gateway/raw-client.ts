@@ -118,12 +118,12 @@ export class RawClient {
     );
   }
 
-  /** Sends a prompt, and waits for the end of its turn. */
+  /** Sends a prompt, and waits for the end of its turn, unless the prompt is refused. */
   async turn(sessionId: string, prompt: string): Promise<RawMessage> {
     const before = this.#events(sessionId).length;
     const answer = await this.request("session.send", { sessionId, prompt });
     if (answer.error !== undefined) return answer;
-    // Count only an idle event that follows our prompt. Any earlier one is the end of something else.
+    // Count only an idle event that follows our prompt. An earlier one belongs to another turn.
     await eventually("the end of the turn", () => {
       const since = this.#events(sessionId).slice(before);
       const begun = since.findIndex(({ type, data }) => type === "user.message" && data?.content === prompt);

@@ -41,7 +41,7 @@ it.each([
   },
 );
 
-it("with the model gateway, a client reaches the host unless the server started without it and may have the key", () => {
+it("with the model gateway, a client reaches the host unless its server may have started with the provider key", () => {
   const provider = { type: "openai", apiKeyEnv: "KEY" };
   const config = { session: { host: "auto" }, store: FILE, provider, modelGateway: "on" } as unknown as Config;
   expect(reachesHost({ own: true, config, sandbox: without("network") })).toBe(true);

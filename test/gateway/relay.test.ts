@@ -39,7 +39,7 @@ it.each([
   ["an earlier turn is still running", true, true, true],
   ["an earlier turn has just ended", true, false, false],
 ])(
-  "while %s, the front door records no turn for a relayed prompt that another host refuses",
+  "when %s, the front door records no turn for a relayed prompt that another host refuses",
   async (_, before, inTurnNow, after) => {
     const attachment = { ...newAttachment("s", "host:h2", {}), attached: true, inTurn: before };
     const { answer } = await relayed(attachment);

@@ -69,7 +69,7 @@ describe("the front door, with the scopes of tokens,", () => {
     );
   });
 
-  it("lets a token with the scope read read the user's sessions and those of which the user is a member", async () => {
+  it("lets a token with the scope read read all sessions that the user owns or is a member of", async () => {
     const reader = await as(["read"]);
     for (const [sessionId, word] of [
       [own, "xyzzy"],
@@ -119,7 +119,7 @@ describe("the front door, with the scopes of tokens,", () => {
     expect(JSON.stringify(result)).not.toContain("readers_tool");
   });
 
-  it("opens another user's session to no scope", async () => {
+  it("gives a token no access to another user's session, whatever scopes the token has", async () => {
     for (const scopes of [["read"], ["use"], ["admin"], ["read", "use", "admin"]] as const) {
       const client = await as(scopes);
       for (const method of ["session.resume", "session.getMessages"])
@@ -131,7 +131,7 @@ describe("the front door, with the scopes of tokens,", () => {
     }
   });
 
-  it("lets tokens with the scopes use and admin work in the user's sessions and in those of which the user is a member", async () => {
+  it("lets tokens with the scope use or admin run turns in sessions that the user owns or is a member of", async () => {
     for (const scope of ["use", "admin"] as const) {
       const client = await as([scope]);
       const sessionId = unused("made");
@@ -144,7 +144,7 @@ describe("the front door, with the scopes of tokens,", () => {
     }
   });
 
-  it("limits a token that is bound to a session to this session", async () => {
+  it("limits a token that is bound to one session to that session", async () => {
     const other = unused("other");
     await alice.requestOk("session.create", { sessionId: other });
     await alice.turnOk(other, "the word is frotz");

@@ -21,7 +21,7 @@ describe("the front door, with sessions on several shared servers,", () => {
 
   const serverIdOf = async (sessionId: string) => (await at.store.sessions.read(sessionId))?.serverId;
 
-  it("lists sessions although the record of another user's session cannot be read, and warns", async () => {
+  it("lists a client's sessions even if another user's session record cannot be read, and warns", async () => {
     const { store } = at;
     await store.sessions.create(sessionRecord("damaged", { owner: "bob" }));
     await store.close();

@@ -9,8 +9,8 @@ import { RawClient } from "./raw-client.js";
 
 const REFUSED = { code: -32002, message: "AUTHENTICATION_FAILED" };
 
-describe("a good token", () => {
-  it("is accepted while other clients at the same address try wrong tokens, with the same token id and with other ids", async () => {
+describe("the front door, for a good token,", () => {
+  it("accepts a good token while clients at the same address try wrong tokens with this and other ids", async () => {
     await using at = await DoorFleet.open();
     const token = await at.token("alice");
     (await RawClient.as(at.url, token)).socket.destroy();
@@ -37,8 +37,8 @@ describe("a good token", () => {
     for (const guesser of guessers.slice(0, 6)) expect((await guesser.answerTo(1)).error).toEqual(REFUSED);
   });
 
-  it("is accepted within a second despite 2,048 silent connections, of which the oldest are closed", async () => {
-    // The clock stands still, so that no connection ends because of its time.
+  it("accepts a good token within a second despite 2,048 silent connections, and closes the oldest ones", async () => {
+    // The clock stands still, so that no connection reaches its time limit.
     await using at = await DoorFleet.open({ clock: new TestClock() });
     const token = await at.token("alice");
     const first = await RawClient.as(at.url, token);
@@ -67,8 +67,8 @@ describe("a good token", () => {
   });
 });
 
-describe("a connection that has not shown its token", () => {
-  it("stays open although strangers fill the front door with tokens that take long to check", async () => {
+describe("the front door, for a connection that has not shown its token so far,", () => {
+  it("lets a new client sign on while strangers fill the front door with tokens that take long to check", async () => {
     const silent = createServer((socket) => void socket.on("error", () => undefined));
     await new Promise<void>((resolve) => silent.listen(0, "127.0.0.1", resolve));
     onTestFinished(() => void silent.close());
@@ -108,7 +108,7 @@ describe("the front door, for a wrong token,", () => {
   };
   const ON_TIME = { early: false, late: false };
 
-  it("delays the answer to a wrong token longer with each failure of the same token id, up to 8 s, and less after a while", async () => {
+  it("delays each further wrong token with the same id for longer, up to 8 s, and for less after a pause", async () => {
     vi.useFakeTimers();
     const attempts = new Attempts({ now: () => 0 });
     for (const ms of [250, 500, 1_000, 2_000, 4_000, 8_000, 8_000])
@@ -122,7 +122,7 @@ describe("the front door, for a wrong token,", () => {
     expect(await answered(forgiving, "a", 500)).toEqual(ON_TIME);
   });
 
-  it("answers the longest-waiting wrong token at once when 256 wrong tokens wait", async () => {
+  it("answers the wrong token that has waited longest at once when more than 256 of them wait", async () => {
     const attempts = new Attempts({ now: () => 0 });
     const given: number[] = [];
     const failed = (index: number) => void attempts.failed("a").then(() => given.push(index));

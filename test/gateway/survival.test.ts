@@ -74,7 +74,7 @@ describe("the front door, when a session's server ends,", () => {
     );
   });
 
-  it("reopens a session for a listener when another client's prompt has restarted its server", async () => {
+  it("reopens a session for a listener when another client's prompt has restarted the session's server", async () => {
     const id = unused("heard");
     const token = await at.token("dan");
     const [talker, listener] = [await RawClient.as(at.url, token), await RawClient.as(at.url, token)];
@@ -171,7 +171,7 @@ describe("the front door, when a session's server ends,", () => {
     expect(await client.turn(id, "two")).toMatchObject({ result: {} });
   });
 
-  // The runtime loses the event of some unloads on a busy machine. These tests make a loaded session look like that.
+  // On a busy machine, the runtime sometimes unloads a session without an event. These tests imitate that.
   const lockOf = async (user: string, sessionId: string) => {
     const { home, pid } = await at.serverOf(user);
     return join(sessionFolderPath(home, sessionId), `inuse.${innerPidOf(pid)}.lock`);
@@ -192,7 +192,7 @@ describe("the front door, when a session's server ends,", () => {
     expect(await client.turn(id, "two")).toMatchObject({ result: {} });
   });
 
-  it("sends a listener the events again when its server sent no session.shutdown and has loaded the session again", async () => {
+  it("reattaches a listener when the server reloads a session without having sent session.shutdown", async () => {
     const [token, id] = [await at.token("lou"), unused("again")];
     const [talker, listener] = [await RawClient.as(at.url, token), await RawClient.as(at.url, token)];
     await talker.requestOk("session.create", { sessionId: id });
@@ -243,7 +243,7 @@ describe("the front door, when a session's server ends,", () => {
 describe("the front door, when a server with many clients is killed,", () => {
   const clients = rounds(12, 100);
 
-  it("serves every client's next prompt when a server dies between turns, and ends all turns within 2 s", async () => {
+  it("ends all turns within 2 s if their server dies, and runs all next prompts if it dies between turns", async () => {
     await using at = await DoorFleet.open({ config: { isolation: "shared", session: { maxActive: 200 } } });
     const connected = await Promise.all(
       Array.from({ length: clients }, async (_, index) => {

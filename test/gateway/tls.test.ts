@@ -40,7 +40,7 @@ describe("a front door with serve.tls", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  it("serves clients over TLS 1.2 and TLS 1.3, and names their addresses", async () => {
+  it("serves clients over TLS 1.2 and TLS 1.3, and reports their addresses", async () => {
     for (const version of ["TLSv1.2", "TLSv1.3"] as const) {
       const options = { ...trusted, minVersion: version, maxVersion: version };
       const client = await (await RawClient.openTls(at.url, options)).signedOn(token);
@@ -60,7 +60,7 @@ describe("a front door with serve.tls", () => {
     for (const answer of answers) expect((await answer).result).toMatchObject({ message: `pong: ${message}` });
   });
 
-  it("refuses a client that does not trust the certificate, one with an old version of TLS, and one for another name", async () => {
+  it("logs failed handshakes of clients that reject its certificate or its name, or have only old TLS", async () => {
     const old = { ...trusted, maxVersion: "TLSv1.1", minVersion: "TLSv1" } as const;
     for (const options of [{}, old, { ...trusted, servername: "other.example" }])
       await expect(RawClient.openTls(at.url, options)).rejects.toThrow();
@@ -68,7 +68,7 @@ describe("a front door with serve.tls", () => {
     await eventually("the log", () => refused() === 3);
   });
 
-  it("refuses a client without TLS at once, with the reason for the client and for the log", async () => {
+  it("refuses a client without TLS at once, and gives the reason in its answer and in an event", async () => {
     const from = at.events.length;
     const plain = await RawClient.open(at.url);
     using watch = new Stopwatch();
@@ -97,7 +97,7 @@ describe("a front door with serve.tls", () => {
 
   it("lets no more than 2,048 handshakes wait, and closes the oldest of them first", async () => {
     const { cert, key } = certificate();
-    // The clock stands still, so that no handshake ends because of its time.
+    // The clock stands still, so that no handshake reaches its time limit.
     await using at = await DoorFleet.open({ config: { serve: { tls: { cert, key } } }, clock: new TestClock() });
     const token = await at.token("alice");
     const first = await (await RawClient.openTls(at.url, trusted)).signedOn(token);
@@ -113,7 +113,7 @@ describe("a front door with serve.tls", () => {
     for (const { socket } of strangers) socket.destroy();
   });
 
-  it("disconnects clients and handshakes when it closes, and lets turns end first", async () => {
+  it("disconnects clients and unfinished handshakes when it closes", async () => {
     const door = await at.fleet.openFrontDoor({ listen: { host: "127.0.0.1", port: 0 } });
     const url = `127.0.0.1:${door.address.port}`;
     const [client, silent] = [await RawClient.openTls(url, trusted), await RawClient.open(url)];
@@ -123,8 +123,8 @@ describe("a front door with serve.tls", () => {
   });
 });
 
-describe("a handshake", () => {
-  it("has 10 seconds, together with the token", async () => {
+describe("the front door, with its time limit for a TLS handshake,", () => {
+  it("closes a connection 10 s after it opened if its TLS handshake or its sign-on is incomplete", async () => {
     const { cert, key } = certificate();
     const clock = new TestClock();
     await using at = await DoorFleet.open({ config: { serve: { tls: { cert, key } } }, clock });
@@ -164,7 +164,7 @@ describe("a front door with serve.tls.clientCa", () => {
   });
 
   it.each(["TLSv1.2", "TLSv1.3"] as const)(
-    "admits only clients with a certificate of that authority, with %s",
+    "admits only clients with a certificate from the authority of serve.tls.clientCa, with %s",
     async (version) => {
       const versions = { ...trusted, minVersion: version, maxVersion: version };
       const client = await (await RawClient.openTls(at.url, { ...versions, ...good })).signedOn(token);
@@ -184,7 +184,7 @@ describe("a front door with serve.tls.clientCa", () => {
 });
 
 describe("a front door with serve.tls and serve.proxyProtocol", () => {
-  it("reads the PROXY header before the handshake, in pieces and together with it", async () => {
+  it("reads the PROXY header before the TLS handshake, in pieces and together with the handshake", async () => {
     const { cert, key } = certificate();
     await using at = await DoorFleet.open({ config: { serve: { tls: { cert, key }, proxyProtocol: true } } });
     const token = await at.token("alice");
@@ -210,10 +210,10 @@ describe("a front door with serve.tls and serve.proxyProtocol", () => {
 /** How often the test replaces the certificates. */
 const ROUNDS = process.env.SOAK === undefined ? 20 : 100;
 
-describe("certificates that are replaced", () => {
+describe("when the files of serve.tls are replaced,", () => {
   const serialOf = ({ socket }: RawClient) => (socket as TLSSocket).getPeerX509Certificate()?.serialNumber;
 
-  it("apply to new connections, many times while 50 clients are connected, and no client loses its connection", async () => {
+  it("the front door uses the new certificate for new connections, and keeps 50 connected clients", async () => {
     const files = certificate();
     const clock = new TestClock();
     await using at = await DoorFleet.open({
@@ -238,7 +238,7 @@ describe("certificates that are replaced", () => {
     expect(at.events.filter(({ event }) => event === "certificate-replaced")).toHaveLength(ROUNDS);
   });
 
-  it("stay as they were when the new ones do not fit, and the log names the file", async () => {
+  it("the front door keeps its certificate if the new key does not fit, and names the file in an event", async () => {
     const files = certificate();
     const clock = new TestClock();
     await using at = await DoorFleet.open({ clock, config: { serve: { tls: { cert: files.cert, key: files.key } } } });

@@ -67,7 +67,7 @@ describe("the fleet, with a token,", () => {
     expect(await listTokens(store)).toEqual([]);
   });
 
-  it("revokes also a token that replaces another one of the user at the same time", async () => {
+  it("revokes, with all tokens of a user, a token that a concurrent rotation has just issued", async () => {
     const { id } = await issueToken(store, "alice", null);
     const { id: kept } = await issueToken(store, "bob", null);
     const remove = store.tokens.delete.bind(store.tokens);
@@ -138,7 +138,7 @@ describe("the fleet, with a token,", () => {
     expect(await verifyToken(store, odd.token)).toMatchObject({ scopes: [] });
   });
 
-  it("gives a rotated token the user, the scopes, the session and the lifetime of the old one, and ends that one after the overlap", async () => {
+  it("rotation keeps user, scopes, session and lifetime, and ends the old token after the overlap", async () => {
     const old = await issueToken(store, "alice", 7_200_000, { scopes: ["read"], sessionId: "s1" });
     const first = await rotateToken(store, old.id, 3_600_000);
     expect(first).toMatchObject({ user: "alice", scopes: ["read"], sessionId: "s1", replaces: old.id });
@@ -211,8 +211,8 @@ describe("the fleet, with a token,", () => {
 describe("the token commands", () => {
   const fleet = testFleet();
 
-  it("issue, list and revoke tokens", async () => {
-    // The tokens of a try that fails must not be in the list of the next try.
+  it("token issue, token list and token revoke work together, and the list shows no secret", async () => {
+    // Use a separate fleet, so that a retry does not find the tokens of a failed attempt.
     const own = new TestFleet();
     onTestFinished(async () => await own.end());
     const issued = await own.json<{ token: string; id: string }>(["token", "issue", "--user", "alice", "--ttl", "30d"]);
@@ -237,7 +237,7 @@ describe("the token commands", () => {
     expect(await own.json(["token", "list"])).toEqual({ tokens: [] });
   });
 
-  it("issue a token that ends after identity.tokenTtl, and warn of one that never ends", async () => {
+  it("token issue applies identity.tokenTtl by default, and warns of a token that never expires", async () => {
     const own = new TestFleet();
     onTestFinished(async () => await own.end());
     const usual = await own.json<{ expiresAt: string }>(["token", "issue", "--user", "alice"]);
@@ -256,7 +256,7 @@ describe("the token commands", () => {
     );
   });
 
-  it("issue a token with scopes, bound to a session that the user owns or is a member of", async () => {
+  it("token issue accepts scopes, and a session that the user owns or is a member of", async () => {
     const own = new TestFleet();
     onTestFinished(async () => await own.end());
     await own.ok(["create", "--user", "alice", "--id", "hers"]);
@@ -277,7 +277,7 @@ describe("the token commands", () => {
     ]);
   });
 
-  it("rotate a token, with an overlap of a day by default", async () => {
+  it("token rotate replaces a token, with an overlap of a day by default", async () => {
     const own = new TestFleet();
     onTestFinished(async () => await own.end());
     const { id } = await own.json<{ id: string }>(["token", "issue", "--user", "alice", "--scope", "read"]);
@@ -318,12 +318,12 @@ describe("the token commands", () => {
     [["token", "revoke", "x", "--user", "a"], "Ids of tokens and --user cannot be used together."],
     [["token", "revoke", "A B"], '"A B" is not the id of a token'],
     [["token", "bogus"], 'There is no command "token bogus"'],
-  ])("refuse the command %j with exit code 2, and issue no token", async (args, message) => {
+  ])("the command %j is refused with exit code 2, and issues no token", async (args, message) => {
     expect((await fleet.refusal(2, args)).message).toContain(message);
     expect(await fleet.json(["token", "list"])).toEqual({ tokens: [] });
   });
 
-  it("do not repeat a token that is given to token revoke in place of its id", async () => {
+  it("token revoke does not repeat a token that is given in place of its id", async () => {
     const refused = await fleet.refusal(2, ["token", "revoke", "cft_0123_secretsecret"]);
     expect(JSON.stringify(refused)).not.toContain("secretsecret");
   });
@@ -337,7 +337,7 @@ describe("the token commands", () => {
     [4, ["token", "issue", "--user", "a", "--session", token]],
     [4, ["send", token, "hello", "--user", "a"]],
     [2, ["explain", `cfp_${secret}`]],
-  ])("do not repeat a token that is given in place of something else: exit code %i, %j", async (exit, args) => {
+  ])("a command does not repeat a token that is in the wrong place: exit code %i, %j", async (exit, args) => {
     expect(JSON.stringify(await fleet.refusal(exit, args))).not.toContain(secret);
   });
 });

@@ -31,7 +31,7 @@ function probe(pid: number, url: string): string {
   return `!tool bash ${JSON.stringify({ command: tries.join("; "), description: "looks around" })}`;
 }
 
-describe.skipIf(problem !== null)("with sandbox.tools bwrap, the front door", () => {
+describe.skipIf(problem !== null)("with sandbox.tools bwrap,", () => {
   let at: DoorFleet;
   let client: RawClient;
   let pid: number;
@@ -62,11 +62,11 @@ describe.skipIf(problem !== null)("with sandbox.tools bwrap, the front door", ()
     return resultOf(client, before);
   };
 
-  it("keeps the tools of a new session from other processes, from the network and from files elsewhere", async () => {
+  it("the front door keeps the tools of a session from other processes, the network and files elsewhere", async () => {
     expect(await seen(await create())).toEqual(["end"]);
   });
 
-  it("refuses a client each request that would change the sandbox of the tools", async () => {
+  it("the front door refuses each client request that would change the sandbox of the tools", async () => {
     const sessionId = await create();
     for (const [method, params] of [
       ["session.create", { sessionId: "never", sandboxConfig: OFF }],
@@ -84,7 +84,7 @@ describe.skipIf(problem !== null)("with sandbox.tools bwrap, the front door", ()
     expect(await seen(sessionId)).toEqual(["end"]);
   });
 
-  it("keeps the sandbox of the tools after the command /sandbox disable, other options, other folders and a new load", async () => {
+  it("the sandbox of the tools stays on after /sandbox disable, other options, other folders and reloads", async () => {
     const sessionId = await create({ workingDirectory: "/" });
     await client.request("session.commands.invoke", { sessionId, name: "sandbox", input: "disable" });
     await client.request("user.settings.set", { settings: { sandbox: OFF } });
@@ -96,7 +96,7 @@ describe.skipIf(problem !== null)("with sandbox.tools bwrap, the front door", ()
     expect(await seen(await create())).toEqual(["end"]);
   });
 
-  it("is not needed for the sandbox of the tools: a session of a program that uses the library has it, too", async () => {
+  it("a session of a program that uses the library has the sandbox of the tools, too", async () => {
     const session = await at.fleet.createSession({ user: "alice", onPermissionRequest: () => APPROVE });
     const { text } = await at.fleet.send(session, probe(pid, at.url));
     expect(text.match(/sees-server|has-network|reads-secret|end/g)).toEqual(["end"]);
@@ -116,7 +116,7 @@ it("without sandbox.tools, the same command sees the server, has a network, and 
   expect(existsSync(join(outside, "attack"))).toBe(true);
 });
 
-it("in the fleet's own sandbox, the sandbox of the tools cannot work, so a command of an agent fails that a client gave one", async () => {
+it("in the fleet's own sandbox, an agent's command fails if its client asked for a sandbox of the tools", async () => {
   await using at = await DoorFleet.open({ config: { session: SESSION, sandbox: { mode: "landlock" } } });
   const client = await RawClient.as(at.url, await at.token("alice"));
   const answering = approveAll(client);

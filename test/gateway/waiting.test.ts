@@ -47,7 +47,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
       return type === "session.idle" ? ["idle"] : [];
     });
 
-  it("gives a waiting prompt its own turn, and does not send its client the end of the turn before it", async () => {
+  it("gives a waiting prompt its own turn, and does not send its client the end of the previous turn", async () => {
     const [id, ann, ben] = await team();
     const listener = await join("ann", id);
     await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 500 a" });
@@ -78,7 +78,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     expect(course(ben, id).slice(-2)).toEqual([`!hold ${id} b`, "idle"]);
   });
 
-  it("runs a prompt that comes right after its client has taken back a waiting prompt", async () => {
+  it("runs a prompt that a client sends right after it has cancelled a waiting prompt", async () => {
     const [id, ann, ben] = await team();
     await ann.requestOk("session.send", { sessionId: id, prompt: `!hold ${id} a` });
     ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "b" } });
@@ -260,7 +260,7 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
     expect(said(client)).toEqual(prompts);
   });
 
-  it("delivers in order, in another turn, the prompts that a lost server did not get", async () => {
+  it("delivers the prompts that a lost server did not get, in order and in another turn", async () => {
     const [client, sessionId] = await session();
     const lease = await at.fleet.lockSession(sessionId, { user: "ann" });
     const prompts = Array.from({ length: 200 }, (_, index) => (index === 0 ? "!no JSON" : `prompt ${index}`));

@@ -109,7 +109,7 @@ describe("readClientFrame", () => {
     },
   );
 
-  it("answers a client's request or response with an error when it is nested deeper than the runtime allows", () => {
+  it("classifies a request of more than 127 levels as unfit, and turns such a response into an error", () => {
     const request = (levels: number) =>
       `{"jsonrpc":"2.0","id":"a","method":"ping","params":{"a":${nested(levels - 2)}}}`;
     expect(read(request(127))).toMatchObject({ kind: "request" });

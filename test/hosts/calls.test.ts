@@ -203,8 +203,8 @@ function noting() {
   return { own, asked };
 }
 
-describe("a call from another host", () => {
-  it("runs this host's method of the same name, for each method in the table of calls", async () => {
+describe("calls from other hosts", () => {
+  it("answerCall runs this host's method of the same name for each method in the table of calls", async () => {
     expect([...CALL_NAMES].sort()).toEqual([...METHODS].sort());
     const { own, asked } = noting();
     for (const method of METHODS) {
@@ -213,7 +213,7 @@ describe("a call from another host", () => {
     expect(asked).toEqual(SENT);
   });
 
-  it("is answered even if it has fields that this version does not know, and a null field counts as left out", async () => {
+  it("answerCall ignores fields that this version does not know, and treats a null field as left out", async () => {
     const { own, asked } = noting();
     await answerCall(own, "stop", { ids: ["a-1"], request: { force: null, drainTimeoutMs: null, x: 1 }, y: {} }, never);
     await answerCall(own, "sessions", { user: null }, never);
@@ -248,7 +248,7 @@ describe("a call from another host", () => {
       { user: "alice", request: { token } },
       '"token" in a call from another host is not allowed, because only this host names its token sources.',
     ]),
-  ])("to the method %s is refused when its parameters are %j", async (method, params, message) => {
+  ])("answerCall refuses a call of the method %s with the parameters %j", async (method, params, message) => {
     const { own, asked } = noting();
     await expect(answerCall(own, method, params, never)).rejects.toMatchObject({
       code: "FLEET_USAGE_INVALID",
@@ -259,15 +259,15 @@ describe("a call from another host", () => {
   });
 });
 
-describe("the answer of another host", () => {
-  it("is accepted for each method in the table of calls, and loses fields that this version does not know", () => {
+describe("answers of other hosts", () => {
+  it("readAnswer accepts an answer to each method in the table of calls, and drops unknown fields", () => {
     for (const method of METHODS) expect(readAnswer(method, ANSWERED[method], "h1"), method).toEqual(ANSWERED[method]);
     expect(readAnswer("servers", [{ ...SERVER, later: 1, state: "a-later-state" }], "h1")).toEqual([
       { ...SERVER, state: "a-later-state" },
     ]);
   });
 
-  it("is accepted without the fields that earlier versions do not send", () => {
+  it("readAnswer accepts answers without the fields that earlier versions do not send", () => {
     const { remains, unreadable, ...gc } = ANSWERED.gc as { remains: []; unreadable: [] };
     expect(readAnswer("gc", gc, "h1")).toEqual({ ...gc, remains, unreadable });
     const { hostName: _, ...stopped } = STOPPED;
@@ -281,7 +281,7 @@ describe("the answer of another host", () => {
     ["servers", [{ ...SERVER, id: 5 }], '"id" is not a text'],
     ["sessionOf", {}, '"id" is missing'],
     ["moreLog", { bytes: "", at: { offset: -1 } }, '"offset" is not a whole number from 0 to 9007199254740991'],
-  ] as const)("to the call %s is refused when it is %j", (method, answer, why) => {
+  ] as const)("readAnswer refuses, for the call %s, the answer %j", (method, answer, why) => {
     expect(() => readAnswer(method, answer, "h1")).toThrow(
       expect.objectContaining({
         code: "FLEET_PROTOCOL_UNSUPPORTED",
@@ -292,7 +292,7 @@ describe("the answer of another host", () => {
 });
 
 describe("a remote host", () => {
-  /** A front door that notes the calls and answers them. */
+  /** A front door that records the calls and answers them. */
   async function door() {
     const calls: { method: keyof Calls; params: unknown; limitMs: number }[] = [];
     const sockets = new Set<Socket>();

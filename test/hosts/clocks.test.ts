@@ -8,9 +8,9 @@ if (problem !== undefined) console.warn(`hosts whose clocks differ are not teste
 const skewedBy = (ms: number) =>
   `--import=data:text/javascript,const%20now=Date.now;Date.now=()=>now()+(${ms})`.replaceAll("+", "%2B");
 
-/** The number of tests that have begun, including repetitions of a failed test. */
+/** How many tests have started, including retries of a failed test. */
 let tries = 0;
-/** A name for a user or session that no earlier test and no earlier try of this test has used. */
+/** A name for a user or session that no earlier test and no earlier attempt of this test has used. */
 const fresh = (name: string) => `${name}-${tries}`;
 
 describe.skipIf(problem !== undefined)("a host whose clock differs from the others'", () => {
@@ -42,7 +42,7 @@ describe.skipIf(problem !== undefined)("a host whose clock differs from the othe
         [fresh("bob"), right],
         [fresh("ann"), skewed],
       ] as const) {
-        // A command in this process would have the clock of this process.
+        // Commands of the skewed host need their own process, because this process has the right clock.
         const options = { ownProcess: from === skewed };
         const made = await from.json(["create", "--user", user, "--id", `of-${user}`, "--prompt", "one"], options);
         expect(made).toMatchObject({ reply: "[turn 1] one" });

@@ -15,7 +15,7 @@ const CLIENTS = process.env.SOAK === undefined ? 64 : 256;
 /** Turns in one session wait for each other, so several sessions are needed for turns at once. */
 const SESSIONS = 8;
 
-describe.skipIf(problem !== undefined)("the limits of a user whose clients use two hosts at once", () => {
+describe.skipIf(problem !== undefined)("for a user whose clients use two hosts at once,", () => {
   let redis: RedisServer;
   let model: HeldModel;
   let issuer: Issuer;
@@ -42,7 +42,7 @@ describe.skipIf(problem !== undefined)("the limits of a user whose clients use t
   });
   const at = (index: number) => fleets[index % fleets.length] as Fleet;
 
-  /** A new user. A process may use a record that it has read for another second, and none has read this one. */
+  /** Makes a new user. Each process caches a user's record for a second, but no process has read this one. */
   async function userWith(limits: Parameters<Fleet["limits"]["set"]>[1]): Promise<string> {
     const user = unused("u");
     await at(0).limits.set(user, { ...limits, connections: "unlimited" });
@@ -75,7 +75,7 @@ describe.skipIf(problem !== undefined)("the limits of a user whose clients use t
     });
   }
 
-  it("let exactly as many turns run at once, and in a minute, as they allow", async () => {
+  it("exactly as many turns run at once, and in one minute, as the user's limits allow", async () => {
     const user = await userWith({ concurrentTurns: 5 });
     await hosts.place(user, "h2");
     const ids = await sessionsOf(user);
@@ -83,7 +83,7 @@ describe.skipIf(problem !== undefined)("the limits of a user whose clients use t
     const all = prompts(user, ids, "!hold on").map(async (turn) => void ends.push(await turn));
     await eventually("the refusals", () => ends.length === CLIENTS - 5, 120_000);
     expect(new Set(ends)).toEqual(new Set(["concurrentTurns"]));
-    // Some of the five may wait for another one in the same session.
+    // Some of the five may wait for another turn in the same session.
     await eventually("the turns at once", () => model.held() > 0);
     expect(model.held()).toBeLessThanOrEqual(5);
     await eventually("the turns", () => {
@@ -102,11 +102,11 @@ describe.skipIf(problem !== undefined)("the limits of a user whose clients use t
     expect(results.filter((end) => end === "turnsPerMinute")).toHaveLength(CLIENTS - 7);
   });
 
-  it("let turns exceed a budget only by those that run when it is used up, and refuse the prompts that wait", async () => {
+  it("only turns that run when a budget is used up can exceed it, and waiting prompts are refused", async () => {
     const first = await userWith({});
     const [id = ""] = await sessionsOf(first);
     await at(0).sessions.use(id, "hello", { user: first, wait: "120s" });
-    // The other host may have run the turn, and sends its lines of the ledger a moment later.
+    // The other host may have run the turn, and sends its ledger lines a moment later.
     const used = async () => (await at(0).limits.get(first)).used.tokensPerDay || null;
     const ofOne = await eventually("the tokens of a turn", used);
     const user = await userWith({ tokensPerDay: Math.round(10.5 * ofOne) });
@@ -119,7 +119,7 @@ describe.skipIf(problem !== undefined)("the limits of a user whose clients use t
     expect(begun).toBeLessThanOrEqual(10 + SESSIONS);
   });
 
-  it("let exactly as many sessions exist as they allow", async () => {
+  it("a user can create exactly as many sessions as the limit allows", async () => {
     const user = await userWith({ sessions: 4 });
     const results = await Promise.all(
       Array.from({ length: CLIENTS }, async (_, index) => {
@@ -136,7 +136,7 @@ describe.skipIf(problem !== undefined)("the limits of a user whose clients use t
     expect(await at(1).sessions.count(user)).toBe(4);
   });
 
-  it("count connections at all front doors, with the limit of the group that the sign-on named, and free them", async () => {
+  it("connections at all front doors count towards the limit of the user's group until they end", async () => {
     const user = unused("u");
     const token = await issuer.token({ sub: user, groups: ["interns", "staff"] });
     const doors = (await hosts.store.hosts.list()).map(({ door }) => door ?? "");

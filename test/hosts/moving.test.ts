@@ -14,9 +14,9 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`moving users between hosts is not tested: ${problem}`);
 
-/** The number of tests that have begun, including repetitions of a failed test. */
+/** How many tests have started, including retries of a failed test. */
 let tries = 0;
-/** A name for a user or session that no earlier test and no earlier try of this test has used. */
+/** A name for a user or session that no earlier test and no earlier attempt of this test has used. */
 const fresh = (name: string) => `${name}-${tries}`;
 
 /** Users who belong on this host when both h1 and h2 are alive. */
@@ -106,10 +106,10 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
     afterAll(async () => {
       await hosts[Symbol.asyncDispose]();
     });
-    // The test before this one may have ended a host.
+    // An earlier test may have ended a host.
     beforeEach(async () => {
       await hosts.serve();
-      // The directory does not forget a host while a session is on it.
+      // The directory keeps a host as long as a session is on it.
       const left = (await hosts.store.sessions.list()).map(({ id }) => id);
       if (left.length > 0) await hosts.host("h1").ok(["delete", ...left]);
     });
@@ -127,7 +127,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
       expect(h1.processes()).toEqual([]);
     });
 
-    it("after a host has left, serves its users on another host, deletes their old sessions with gc, and forgets the host", async () => {
+    it("after a host left, another one serves its users, and gc deletes old sessions and the host entry", async () => {
       const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
       const [user = ""] = usersOf("h2", 1);
       const ids = [fresh("notes"), fresh("old"), fresh("unwanted"), fresh("young")] as const;
@@ -162,7 +162,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
         unwanted: { record: null, isOnDisk: false },
       });
 
-      // gc does not forget a host that is gone while a session is still on it.
+      // gc does not remove a host that is gone while a session is still on it.
       expect(await hosts.store.hosts.list()).toMatchObject(withGone);
       expect(await h1.send(user, young, "two")).toBe("[turn 2] two");
       await h1.run(["gc", "--ttl", "24h"]);

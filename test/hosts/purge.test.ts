@@ -35,7 +35,7 @@ async function dump({ client }: RedisServer): Promise<string> {
   return texts.join("\n");
 }
 
-describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage", () => {
+describe.skipIf(problem !== undefined)("on two hosts with shared storage,", () => {
   let redis: RedisServer;
   let hosts: TestHosts;
   beforeAll(async () => {
@@ -51,7 +51,7 @@ describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage
   const tracesOf = (words: readonly string[]) =>
     [hosts.host("h1").root, hosts.host("h2").root, hosts.shared].flatMap((folder) => found(folder, words));
 
-  it("leaves no file and no key with the user's name or text, and keeps those of others", async () => {
+  it("a purge leaves no file and no key with the user's name or text, and keeps other users' data", async () => {
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     const [user, other] = [userOf("h1", "zoe.quux"), userOf("h1", "stays")];
     const words = [user, user.replace(".", "-"), "plover-of-zoe"];
@@ -68,12 +68,12 @@ describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage
     const receipt = await actingAs(admin, async () => await library.users.purge(user));
     await library.close();
     expect(receipt).toMatchObject({ user, sessions: 1, servers: 1, tokens: 1, remains: [] });
-    // The session began on one host, and the token on the other.
+    // The session was created on one host, and the token was issued on the other.
     const { events } = await h1.json<{ events: FleetEvent[] }>(["events"]);
     const about = events.filter(({ type }) => ["session.created", "token.issued", "user.purged"].includes(type));
     const names = about.filter(({ user: whom }) => whom?.startsWith("~")).map((event) => `${event.host} ${event.user}`);
     expect(new Set(names).size).toBe(2);
-    // The request came to one host. The log of the other names whoever sent it, too.
+    // Only one host received the request, but the log of the other host names its sender, too.
     const purged = about.filter(({ type }) => type === "user.purged");
     expect(purged.map(({ host }) => host).sort()).toEqual(["h1", "h2"]);
     for (const { actor } of purged) expect(actor).toMatchObject(admin);
@@ -84,7 +84,7 @@ describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage
     expect(await h1.send(other, "of-other", "two")).toBe("[turn 2] two");
   });
 
-  it("names the host that is away, whose next gc erases the rest", async () => {
+  it("a purge names a host that is away, and that host's next gc erases the rest", async () => {
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     const user = userOf("h1", "yan.quux");
     const words = [user, user.replace(".", "-"), "plover-of-yan"];
@@ -104,7 +104,7 @@ describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage
     await hosts.serve();
   });
 
-  it("does not wait for a host that an operator reports as lost, whose next gc erases the rest without the name in the store", async () => {
+  it("a purge does not wait for a host reported as lost, whose next gc erases the rest without a name", async () => {
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     const user = userOf("h1", "xia.quux");
     const words = [user, user.replace(".", "-"), "plover-of-xia"];
@@ -117,7 +117,7 @@ describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage
     await h1.create(again, "of-wes");
     await h1.send(again, "of-wes", "plover-of-wes one");
     await hosts.lose("h1");
-    // As before the hosts shared storage: no other host can take the sessions over.
+    // Without a term, as before the storage was shared, no other host can take the sessions over.
     for (const id of ["of-xia", user.replace(".", "-"), "of-wes"])
       await hosts.store.sessions.update(id, (draft) => void delete draft.term);
     const purge = async (host: string) => await h2.run(["user", "purge", user, "--yes", "--json", "--lost-host", host]);
@@ -150,7 +150,7 @@ describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage
     expect(events.at(-1)).toMatchObject({ reason: "host-lost", detail: "without host h1", outcome: "ok" });
     expect(events.at(-1)?.user).toMatch(/^~/);
 
-    // The same over HTTP, for a user who then begins again.
+    // The same over HTTP, for a user who later creates a session again.
     const library = await h2.library();
     const { url } = await library.openHttpDoor({ listen: "127.0.0.1:0" });
     const { token } = await library.tokens.issue("root", { scopes: ["admin"] });

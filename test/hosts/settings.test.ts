@@ -8,7 +8,7 @@ import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`settings that a host does not have are not tested: ${problem}`);
 
-/** The exit code of doctor and its check of the state folder. */
+/** The exit code of doctor, and the result of its check of the state folder. */
 async function ofStateFolder(host: TestHost, env: NodeJS.ProcessEnv) {
   const ran = await host.run(["doctor", "--json"], { env });
   return { code: ran.code, ...ran.json<DoctorResult>().checks.find(({ name }) => name === "state folder") };
@@ -64,7 +64,7 @@ describe.skipIf(problem !== undefined)("the fleet, on the state folder of a host
     expect((await h1.run(["ps"], { env: { COPILOTFLEET_STORE: store.replace("//", "//:secret@") } })).code).not.toBe(3);
     expect(readFileSync(join(h1.root, "serving.json"), "utf8")).not.toContain("secret");
 
-    // A serve that was killed locks nobody out. A serve that ended normally leaves no note.
+    // After serve was killed, its note does not refuse commands with other settings. A normal end removes the note.
     await h1.stopServing("SIGKILL");
     expect(existsSync(join(h1.root, "serving.json"))).toBe(true);
     expect((await h1.run(["ps"], { env: { COPILOTFLEET_STORE: redis.url("else") } })).code).toBe(0);

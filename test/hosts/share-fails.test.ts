@@ -16,17 +16,17 @@ const UNUSABLE = "FLEET_STORAGE_UNUSABLE";
 const AWAY = "the shared storage is not available";
 
 /**
- * A gc to which each idle session is due. The sessions themselves have no short TTL, because the gc of `serve`, which runs a minute
- * after its start, would delete them on a slow machine.
+ * A gc for which every idle session is due. The sessions have no short TTL of their own, because serve's gc, which runs
+ * a minute after its start, would delete them on a slow machine.
  */
 const EAGER_GC = ["gc", "--ttl", "1ms"];
 
-/** The number of tests that have begun, including repetitions of a failed test. */
+/** How many tests have started, including retries of a failed test. */
 let tries = 0;
-/** A name for a user or session that no earlier test and no earlier try of this test has used. */
+/** A name for a user or session that no earlier test and no earlier attempt of this test has used. */
 const fresh = (name: string) => `${name}-${tries}`;
 
-/** Moves a folder away, and leaves an empty folder or nothing in its place, until `back` is called. */
+/** Moves a folder away. Until `back` is called, an empty folder or nothing is in its place. */
 function takeAway(folder: string, leavesEmpty: boolean): Disposable & { back(): void } {
   const away = `${folder}-away`;
   renameSync(folder, away);
@@ -68,7 +68,7 @@ describe.skipIf(problem !== undefined)("the fleet, with shared storage that fail
   });
   beforeEach(async () => {
     tries++;
-    await doors.serve(); // the test before this one may have stopped it
+    await doors.serve(); // an earlier test may have stopped it
   });
 
   it.each([
@@ -186,7 +186,7 @@ describe.skipIf(problem !== undefined)("the fleet, with shared storage that fail
         const all = [due, idle, opened, stopped];
         return (await store.sessions.list()).map(({ id }) => id).filter((id) => all.includes(id));
       };
-      // The mount below does not reach servers in bwrap, which have mounts of their own. A failing file system would.
+      // Servers in bwrap have their own mounts, so the mount below would not affect them. A failing file system would.
       const env = { COPILOTFLEET_SANDBOX_MODE: "landlock" };
       for (const id of [due, idle, opened]) {
         await h1.ok(["create", "--user", ann, "--id", id, "--prompt", "one"], { env });

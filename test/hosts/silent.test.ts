@@ -9,7 +9,7 @@ import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`a host that does not answer is not tested: ${problem}`);
 
-describe.skipIf(problem !== undefined)("a command that needs an answer from another host", () => {
+describe.skipIf(problem !== undefined)("commands that need an answer from another host", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();
@@ -20,7 +20,7 @@ describe.skipIf(problem !== undefined)("a command that needs an answer from anot
   const pair = () =>
     new TestHosts({ redis, names: ["h1", "h2"], storage: "local", env: { COPILOTFLEET_HOST_TTL: "60s" } });
 
-  it("gets the other host's answer in route and evict, and fails when that host is silent or gone", async () => {
+  it("route and evict return the other host's answer, and fail when that host is silent or gone", async () => {
     await using hosts = pair();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     await hosts.serve();
@@ -62,7 +62,7 @@ describe.skipIf(problem !== undefined)("a command that needs an answer from anot
     expect(await refused(["evict", "notes"])).toMatchObject({ exit: 7, code: "FLEET_SESSION_STRANDED" });
   });
 
-  it("logs --all -f names a host that falls silent, and goes on with the logs of the other host", async () => {
+  it("logs --all -f names a host that falls silent, and continues with the logs of the other host", async () => {
     await using hosts = pair();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     await hosts.serve();

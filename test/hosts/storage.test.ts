@@ -22,13 +22,13 @@ describe("the check of a folder's file system", () => {
   let folder: string;
   afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
-  it("finds no problem on a good file system, and leaves no test file behind", async () => {
+  it("problemsOf finds no problem on a good file system, and leaves no test file behind", async () => {
     folder = mkdtempSync(join(tmpdir(), "copilotfleet-fs-"));
     expect(await problemsOf(folder)).toEqual([]);
     expect(readdirSync(folder)).toEqual([]);
   });
 
-  it.skipIf(!isRoot)("reports a file system that does not support symbolic links", async () => {
+  it.skipIf(!isRoot)("problemsOf reports a file system that does not support symbolic links", async () => {
     folder = mkdtempSync(join(tmpdir(), "copilotfleet-fs-"));
     execFileSync("mount", ["-t", "tmpfs", "-o", "nosymfollow", "fleet", folder]);
     try {
@@ -46,7 +46,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the folder that hosts sh
   });
   afterAll(() => redis.end());
 
-  it("detects with doctor and serve whether a host's folder is the one that the other hosts share", async () => {
+  it("doctor and serve detect whether a host's folder is the one that the other hosts share", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2", "h3"], storage: "shared" });
     const [h1, h2, h3] = ["h1", "h2", "h3"].map((name) => hosts.host(name));
     if (h1 === undefined || h2 === undefined || h3 === undefined) throw new Error("there are three hosts");
@@ -90,14 +90,14 @@ describe.skipIf(problem !== undefined)("the fleet, with the folder that hosts sh
     expect((await h3.run(["serve"])).stderr).toContain("Set storage.shared on all hosts");
   });
 
-  it("records no host whose serve cannot write its test file to the shared folder", async () => {
+  it("serve records no host in the directory if it cannot write its test file to the shared folder", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     await h1.serve(hosts.store);
     const listed = async () => (await hosts.store.hosts.list()).map(({ name, gone }) => [name, gone]);
     const folder = join(hosts.shared, "hosts", "h2");
     const fail = async () => {
-      // The beacon file cannot replace a folder that is not empty.
+      // serve cannot replace this folder, which is not empty, with its beacon file.
       mkdirSync(join(folder, "beacon", "x"), { recursive: true });
       const refused = await h2.run(["serve", "--json"]);
       expect({ code: refused.code, stdout: refused.stdout }).toMatchObject({
@@ -112,7 +112,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the folder that hosts sh
     expect(await listed()).toEqual([["h1", false]]);
     expect(existsSync(join(h2.root, "host.json"))).toBe(false);
     await h1.ok(["ps"]);
-    // The entry that the host had before does not change.
+    // A failure does not change the entry that the host already has.
     await h2.serve(hosts.store);
     await h2.stopServing("SIGTERM");
     rmSync(join(folder, "beacon"));

@@ -5,7 +5,7 @@ const STRANGER = "203.0.113.9";
 
 let queue: CheckQueue;
 let clock: { ms: number; now: () => number };
-/** The names of the checks in the order in which they began, and what ends each of them. */
+/** The names of the checks, in the order in which they began, and functions that end the running checks. */
 let begun: string[];
 let ends: (() => void)[];
 
@@ -24,12 +24,12 @@ async function check(name: string, address: string | null): Promise<string | nul
   });
 }
 
-/** A stranger shows tokens. */
+/** Starts `count` checks of tokens of a stranger. */
 function flood(count: number): { checks: Promise<string | null>[] } {
   return { checks: Array.from({ length: count }, async () => await check("stranger", STRANGER)) };
 }
 
-/** Ends running checks, one after the other, and lets others begin. */
+/** Ends `count` running checks, one after the other. After each, waiting checks may begin. */
 async function end(count: number): Promise<void> {
   for (let at = 0; at < count; at++) {
     ends.shift()?.();
@@ -38,7 +38,7 @@ async function end(count: number): Promise<void> {
 }
 
 describe("the queue of checks", () => {
-  it("runs a bounded number of checks at the same time", async () => {
+  it("the queue runs a bounded number of checks at the same time", async () => {
     flood(MOST_CHECKS + 10);
     await end(0);
     expect(begun).toHaveLength(MOST_CHECKS);
@@ -50,7 +50,7 @@ describe("the queue of checks", () => {
     expect(begun).toHaveLength(2 * MOST_CHECKS + 10);
   });
 
-  it("gives a client the next turn but one, however many checks of a stranger with another address wait", async () => {
+  it("a client's check waits for at most one check of a stranger, however many of those wait", async () => {
     flood(MOST_CHECKS + 500);
     void check("alice", "198.51.100.7");
     void check("bob", "198.51.100.8");
@@ -58,14 +58,14 @@ describe("the queue of checks", () => {
     expect(begun.slice(MOST_CHECKS)).toEqual(["stranger", "alice", "bob"]);
   });
 
-  it("lets the checks of tokens that were good go first, also from the stranger's address", async () => {
+  it("the checks of tokens that were good before begin first, whatever their address", async () => {
     flood(MOST_CHECKS + 500);
     void check("alice", null);
     await end(2);
     expect(begun.slice(MOST_CHECKS)).toEqual(["alice", "stranger"]);
   });
 
-  it("refuses the newest check of the address with the most of them when too many wait", async () => {
+  it("when too many checks wait, the queue refuses the newest check of the address with the most checks", async () => {
     const { checks: strangers } = flood(MOST_CHECKS + MOST_WAITING);
     const alice = check("alice", "198.51.100.7");
     const good = check("good", null);
@@ -83,14 +83,14 @@ describe("the queue of checks", () => {
     ["2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "2001:db8:1:3::1"],
     ["2001:db8::1", "2001:db8::ff", "2001:db8:0:1::"],
     ["::1", "::2", "::ffff:192.0.2.1"],
-  ])("counts %s and %s as one address, because a stranger has a whole network, and %s as another", async (a, b, c) => {
+  ])("the queue counts %s and %s as one address, because they share a network, and %s as another", async (a, b, c) => {
     flood(MOST_CHECKS);
     for (const [at, address] of [a, a, b, c].entries()) void check(`${at}`, address);
     await end(4);
     expect(begun.slice(MOST_CHECKS)).toEqual(["0", "3", "1", "2"]);
   });
 
-  it("gives no turn to checks that have waited longer than their connections live", async () => {
+  it("the queue refuses checks that have waited longer than their connections live", async () => {
     flood(MOST_CHECKS);
     const { checks: old } = flood(3);
     clock.ms += 10_000;

@@ -29,7 +29,7 @@ async function identityOf(sign: GitHubSignOn, token = TOKEN): Promise<Identity> 
 }
 
 describe("a GitHub token", () => {
-  it("stands for the account as GitHub names it, and is checked once in five minutes", async () => {
+  it("a GitHub token stands for the account that GitHub names, and is checked once in five minutes", async () => {
     const sign = signOn();
     const found = await Promise.all(Array.from({ length: 20 }, async () => await identityOf(sign)));
     expect(found[0]).toEqual({
@@ -49,7 +49,7 @@ describe("a GitHub token", () => {
     expect(sign.tokenOf(await identityOf(sign))).toBe(TOKEN);
   });
 
-  it("ends when GitHub names an end", async () => {
+  it("a GitHub token expires at the time that GitHub reports", async () => {
     github.accounts.set(TOKEN, { login: "Alice", expires: "2099-12-01 10:00:00 UTC" });
     expect((await identityOf(signOn())).expiresAt).toBe("2099-12-01T10:00:00.000Z");
   });
@@ -76,7 +76,7 @@ describe("a GitHub token", () => {
     ["an account without a login", TOKEN, { account: { login: 5 } }, "it names no account"],
     ["no token", `${TOKEN} x`, {}, "This is not a GitHub token"],
   ])(
-    "is refused with the reason: %s",
+    "a GitHub token is refused with the reason: %s",
     async (_, token, { trouble, account }: { trouble?: { status: number }; account?: { login: unknown } }, reason) => {
       github.trouble = trouble;
       if (account !== undefined) github.accounts.set(TOKEN, account);
@@ -87,7 +87,7 @@ describe("a GitHub token", () => {
     },
   );
 
-  it("is checked again at once after a failure on the way, and after 30 s when GitHub refused it", async () => {
+  it("a token is checked again at once after a failed request, and only after 30 s if GitHub refused it", async () => {
     github.trouble = { status: 503, times: 1 };
     const sign = signOn();
     await identityOf(sign);
@@ -99,7 +99,7 @@ describe("a GitHub token", () => {
     expect((await identityOf(sign, "gho_wrong")).user).toBe("bob");
   });
 
-  it("counts for an hour while GitHub cannot be asked, and then no longer", async () => {
+  it("a checked GitHub token counts for an hour while GitHub cannot be asked, and then no longer", async () => {
     const sign = signOn();
     const alice = await identityOf(sign);
     github.trouble = { status: 500 };
@@ -116,7 +116,7 @@ describe("a GitHub token", () => {
     { status: 403, message: "You have exceeded a secondary rate limit." },
     { status: 429 },
   ])(
-    "counts for an hour while GitHub refuses everybody, as after the wrong tokens of strangers: %o",
+    "a checked GitHub token counts for an hour while GitHub refuses everybody, as after strangers' wrong tokens: %o",
     async (trouble) => {
       const sign = signOn();
       const alice = await identityOf(sign);
@@ -127,7 +127,7 @@ describe("a GitHub token", () => {
     },
   );
 
-  it("stays known, however many wrong tokens strangers show", async () => {
+  it("a checked GitHub token stays known, however many wrong tokens strangers present", async () => {
     const sign = signOn();
     const alice = await identityOf(sign);
     const unknown = { status: 401, headers: new Headers(), body: null } as Response;
@@ -140,7 +140,7 @@ describe("a GitHub token", () => {
     expect(sign.isStillGood(alice)).toBe(true);
   });
 
-  it("is accepted while strangers make GitHub check many tokens, and an unknown one waits for its turn", async () => {
+  it("a known GitHub token is accepted while strangers' tokens use up all checks, and a new one waits", async () => {
     const sign = signOn();
     const alice = await identityOf(sign);
     github.accounts.set("gho_bob", { login: "bob" });
@@ -163,7 +163,7 @@ describe("a GitHub token", () => {
     await Promise.all(strangers);
   });
 
-  it("no longer counts within minutes after GitHub has revoked it, or gives it to another account", async () => {
+  it("within minutes, a GitHub token that GitHub revoked or gave to another account no longer counts", async () => {
     const sign = signOn();
     const alice = await identityOf(sign);
     github.accounts.delete(TOKEN);
@@ -176,7 +176,7 @@ describe("a GitHub token", () => {
     expect(sign.isStillGood(alice)).toBe(false);
   });
 
-  it("is checked again at once after a turn with it was refused", async () => {
+  it("a GitHub token is checked again at once after a turn with it was refused", async () => {
     const sign = signOn();
     const alice = await identityOf(sign);
     sign.recheck(alice);
@@ -188,7 +188,7 @@ describe("a GitHub token", () => {
     await eventually("the end", () => !sign.isStillGood(alice));
   });
 
-  it("is checked among the next ones, however many made-up tokens a stranger shows at the same time", async () => {
+  it("a GitHub token is checked among the next ones, however many made-up tokens a stranger presents", async () => {
     const sign = signOn();
     let answer: (() => void) | undefined;
     github.held = new Promise<void>((resolve) => {
@@ -203,7 +203,7 @@ describe("a GitHub token", () => {
     expect(github.asked.findIndex(({ token }) => token === TOKEN)).toBeLessThan(70);
   });
 
-  it("admits only active members of the configured organizations", async () => {
+  it("a GitHub token is accepted only from active members of the configured organizations", async () => {
     const set = (memberships: Record<string, string>, readsMemberships = true) =>
       github.accounts.set(TOKEN, { login: "Alice", memberships, readsMemberships });
     const organizations = ["acme", "umbrella"];

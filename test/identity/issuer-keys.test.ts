@@ -38,7 +38,7 @@ function verifier(config: Partial<IssuerConfig> = {}): JwtVerifier {
 }
 
 describe("the keys of an issuer", () => {
-  it("are fetched once for many tokens that arrive together", async () => {
+  it("an issuer's keys are fetched once for many tokens that arrive together", async () => {
     const checked = verifier();
     const token = await issuer.token();
     const found = await Promise.all(Array.from({ length: 50 }, async () => await checked.verify(token)));
@@ -46,7 +46,7 @@ describe("the keys of an issuer", () => {
     expect(issuer.fetches).toBe(1);
   });
 
-  it("are fetched again at once when the issuer has a new key, and the old key then no longer counts", async () => {
+  it("an issuer's keys are fetched again at once for a new key, and the old key no longer counts", async () => {
     const checked = verifier();
     const old = await issuer.token();
     await checked.verify(old);
@@ -57,7 +57,7 @@ describe("the keys of an issuer", () => {
     expect(issuer.fetches).toBe(2);
   });
 
-  it("are not fetched more often than every 30 s, however many key ids strangers make up", async () => {
+  it("an issuer's keys are fetched at most every 30 s, however many key ids strangers make up", async () => {
     const checked = verifier();
     await checked.verify(await issuer.token());
     clock.ms += MINUTE_MS;
@@ -69,7 +69,7 @@ describe("the keys of an issuer", () => {
     expect(issuer.fetches).toBe(3);
   });
 
-  it("include a new key after at most 30 s, also while strangers make up key ids", async () => {
+  it("an issuer's new key counts after at most 30 s, even while strangers make up key ids", async () => {
     const checked = verifier();
     await checked.verify(await issuer.token());
     clock.ms += MINUTE_MS;
@@ -85,7 +85,7 @@ describe("the keys of an issuer", () => {
     expect(issuer.fetches).toBe(3);
   });
 
-  it("work for a day while the issuer is away, and no longer", async () => {
+  it("an issuer's keys work for a day while the issuer provides no keys, and no longer", async () => {
     const checked = verifier();
     const token = await issuer.token({ exp: Math.floor(Date.now() / 1000) + 48 * 3600 });
     await checked.verify(token);
@@ -102,7 +102,7 @@ describe("the keys of an issuer", () => {
     await expect(checked.verify(token)).resolves.toMatchObject({ user: "alice" });
   });
 
-  it("keep working without a long wait when the issuer accepts connections and does not answer", async () => {
+  it("tokens are verified without a long wait while the issuer accepts connections but does not answer", async () => {
     const checked = verifier();
     const token = await issuer.token();
     await checked.verify(token);
@@ -113,7 +113,7 @@ describe("the keys of an issuer", () => {
     expect([issuer.fetches, checked.takeWarnings()]).toEqual([2, []]);
   });
 
-  it("are not fetched from this machine for an issuer elsewhere", async () => {
+  it("an issuer on another machine cannot make the fleet fetch keys from this machine", async () => {
     const elsewhere = "https://login.example";
     const described = { issuer: elsewhere, jwks_uri: `${issuer.url}/keys` };
     const { fetch } = globalThis;
@@ -126,7 +126,7 @@ describe("the keys of an issuer", () => {
     expect(issuer.fetches).toBe(0);
   });
 
-  it("are fetched again in the background after five minutes", async () => {
+  it("an issuer's keys are fetched again in the background after five minutes", async () => {
     const checked = verifier();
     const token = await issuer.token();
     await checked.verify(token);
@@ -142,7 +142,7 @@ describe("the keys of an issuer", () => {
     expect(issuer.fetches).toBe(2);
   });
 
-  it("that never could be fetched refuse all tokens, with the reason", async () => {
+  it("all tokens of an issuer whose keys could never be fetched are refused, with the reason", async () => {
     const reasons = {
       down: "answers with status 503",
       redirect: "it redirects to another address",
@@ -166,7 +166,7 @@ describe("the keys of an issuer", () => {
     await expect(alone.verify(await issuer.token())).rejects.toThrow("it cannot be reached: ECONNREFUSED");
   });
 
-  it("that are damaged or too short refuse their tokens, with the reason", async () => {
+  it("tokens of an issuer's key that is damaged or too short are refused, with the reason", async () => {
     const short = generateKeyPairSync("rsa", { modulusLength: 1024 });
     issuer.publish({ ...short.publicKey.export({ format: "jwk" }), kid: "short" } as JWK);
     issuer.publish({ kty: "EC", crv: "P-256", x: "AAAA", y: "AAAA", kid: "damaged" });
@@ -187,7 +187,7 @@ describe("the keys of an issuer", () => {
     await expect(verifier().verify(await issuer.token())).resolves.toMatchObject({ user: "alice" });
   });
 
-  it.each(["RS256", "EdDSA"])("verify tokens with the algorithm %s", async (alg) => {
+  it.each(["RS256", "EdDSA"])("JwtVerifier verifies tokens with the algorithm %s", async (alg) => {
     await issuer.rotate(alg);
     await expect(verifier().verify(await issuer.token({}, { alg }))).resolves.toMatchObject({ user: "alice" });
   });
@@ -197,7 +197,7 @@ describe("the claims of a token", () => {
   const check = async (claims: object, config: Partial<IssuerConfig> = {}) =>
     await verifier(config).verify(await issuer.token(claims));
 
-  it("become the identity of the user", async () => {
+  it("the claims of a token become the identity of the user", async () => {
     const exp = Math.floor(Date.now() / 1000) + 600;
     const claims = { sub: "alice", jti: "t-1", groups: ["dev", "ops"], scope: "openid copilotfleet:read admin", exp };
     expect(await check(claims)).toEqual({
@@ -210,7 +210,7 @@ describe("the claims of a token", () => {
     });
   });
 
-  it("are refused when the token was issued for more than 30 days, although it ends earlier", async () => {
+  it("a token that was issued for more than 30 days is refused, even if fewer days are left", async () => {
     const now = Math.floor(Date.now() / 1000);
     const days = (count: number) => count * 24 * 3600;
     await expect(check({ iat: now - days(20), exp: now + days(11) })).rejects.toThrow("valid for more than 30 days");
@@ -218,7 +218,7 @@ describe("the claims of a token", () => {
     await expect(check({ iat: now - days(20), exp: now + days(9) })).resolves.toMatchObject({ user: "alice" });
   });
 
-  it("name the groups and the scopes in the claims that the configuration names", async () => {
+  it("the configuration names the claims that contain the user, the groups and the scopes", async () => {
     const claims = { "https://acme.example/roles": "dev", roles: ["use"], email: "a@b.example" };
     const config = { user: "email", groups: "https://acme.example/roles", scopes: "roles" };
     expect(await check(claims, config)).toMatchObject({ user: "a@b.example", groups: ["dev"], scopes: ["use"] });
@@ -226,7 +226,7 @@ describe("the claims of a token", () => {
     await expect(check({}, { user: "__proto__" })).rejects.toThrow('the claim "__proto__" is missing');
   });
 
-  it("without an id get a digest that does not depend on the spelling of the signature", async () => {
+  it("a token without a usable id gets a digest as its id", async () => {
     const token = await issuer.token({ jti: undefined });
     const { tokenId } = await verifier().verify(token);
     expect(tokenId).toMatch(/^jwt:[0-9a-f]{32}$/);

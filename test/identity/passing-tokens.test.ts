@@ -8,7 +8,7 @@ function token(id: string, ageMs: number) {
 }
 
 describe("a token for one connection", () => {
-  it("is admitted once, within a minute", () => {
+  it("a token for one connection is admitted once, within a minute", () => {
     const tokens = new PassingTokens(() => 3_600_000);
     expect(tokens.admit(token("a", 60_000), NOW)).toBe(true);
     expect(tokens.admit(token("a", 60_000), NOW)).toBe(false);
@@ -18,7 +18,7 @@ describe("a token for one connection", () => {
     expect(tokens.admit(token("d", 0), NOW)).toBe(true);
   });
 
-  it("is not admitted by a process that is younger, because the process before it may have admitted the token", () => {
+  it("a token for one connection is refused by a younger process, because an earlier one may have admitted it", () => {
     const tokens = new PassingTokens(() => 500);
     expect(tokens.admit(token("a", 501), NOW)).toBe(false);
     expect(tokens.admit(token("a", 499), NOW)).toBe(true);

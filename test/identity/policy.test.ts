@@ -18,7 +18,7 @@ const EXPECTED: Readonly<Record<Action, Readonly<Record<Scope, string>>>> = {
   manage: { read: "ssss", use: "ssss", admin: "aaaa" },
 };
 
-/** The commands, by the action that they are. Those in `local` touch neither users nor servers. */
+/** The commands, grouped by their action. Those in `local` touch neither users nor servers. */
 const COMMANDS = {
   read: "transcript",
   use: "send resume lock unlock export",
@@ -56,7 +56,7 @@ describe("the policy", () => {
     expect([...LISTED.keys()].sort()).toEqual(methods.sort());
   });
 
-  it("decides about every method of the front door, for each scope and each kind of session", () => {
+  it("the policy decides about every method of the front door, for each scope and relation to a session", () => {
     for (const method of methods) {
       const kind = actionOf(handlingOf(method));
       expect(kind, method).toBe(LISTED.get(method));
@@ -64,7 +64,7 @@ describe("the policy", () => {
     }
   });
 
-  it("decides about every command, and the account of the fleet has all scopes", () => {
+  it("the policy decides about every command, and the account of the fleet has all scopes", () => {
     const folder = new URL("../../src/commands/", import.meta.url);
     const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
     expect(words(Object.values(COMMANDS).join(" ")).sort()).toEqual(files.map((name) => name.slice(0, -3)).sort());
@@ -75,7 +75,7 @@ describe("the policy", () => {
     }
   });
 
-  it("decides about every route of the HTTP API, and only routes about a session depend on the session", () => {
+  it("the policy decides about every HTTP route, and only routes about a session depend on the session", () => {
     expect(ROUTES.length).toBeGreaterThan(10);
     for (const route of ROUTES) {
       expectCells(route.action, nameOf(route));
@@ -85,12 +85,12 @@ describe("the policy", () => {
     }
   });
 
-  it("allows nothing without a scope", () => {
+  it("the policy allows nothing without a scope", () => {
     for (const kind of Object.keys(EXPECTED) as Action[])
       for (const relation of RELATIONS) expect(decide({ user: "a", scopes: [] }, kind, relation)).toBe("scope");
   });
 
-  it("limits an identity that is bound to a session to this session, even with the scope admin", () => {
+  it("the policy limits an identity that is bound to a session to that session, even with the scope admin", () => {
     const bound = { user: "alice", scopes: SCOPES, sessionId: "one" };
     const decisions = (kind: Action): Decision[] => RELATIONS.map((relation) => decide(bound, kind, relation));
     for (const kind of ["read", "use"] as const)
@@ -106,7 +106,7 @@ describe("the policy", () => {
     expect(relationTo(bound, null)).toBe("foreign");
   });
 
-  it("names the missing scope in the error, and the session of an identity that is bound to one", () => {
+  it("the policy's error names the missing scope, and the session of an identity that is bound to one", () => {
     const reader = { user: "alice", scopes: ["read"] } as const;
     expect(() => permit(reader, "use", "foreign", "session.send")).toThrow(
       expect.objectContaining({

@@ -12,17 +12,20 @@ function check(config: PartialConfig, listen?: Address | { fd: number }): void {
 }
 
 describe("a front door without TLS", () => {
-  it.each(["127.0.0.1:4300", "127.8.9.1:0", "[::1]:4300", "localhost:4300"])("may listen on %s", (listen) => {
-    expect(() => check({ serve: { listen } })).not.toThrow();
-  });
+  it.each(["127.0.0.1:4300", "127.8.9.1:0", "[::1]:4300", "localhost:4300"])(
+    "a front door without TLS may listen on %s",
+    (listen) => {
+      expect(() => check({ serve: { listen } })).not.toThrow();
+    },
+  );
 
-  it("may listen anywhere with serve.insecure, and on an inherited descriptor, whose address is checked later", () => {
+  it("without TLS, a front door may use any address with serve.insecure, and an inherited descriptor", () => {
     expect(() => check({}, { fd: 3 })).not.toThrow();
     expect(() => check({ serve: { listen: "0.0.0.0:4300", insecure: true } })).not.toThrow();
   });
 
   it.each(["0.0.0.0:4300", "[::]:4300", "10.0.0.1:0", "fleet.example:4300"])(
-    "may not listen on %s, and the error names serve.listen, serve.tls and serve.insecure",
+    "a front door without TLS may not listen on %s, and the error names serve.listen, serve.tls and serve.insecure",
     (listen) => {
       expect(() => check({ serve: { listen }, host: { insecure: true } })).toThrow(
         expect.objectContaining({
@@ -34,7 +37,7 @@ describe("a front door without TLS", () => {
     },
   );
 
-  it("may be announced to other hosts at an address beyond this machine only with host.insecure", () => {
+  it("without TLS, an address beyond this machine may be announced to other hosts only with host.insecure", () => {
     const serve = { listen: "0.0.0.0:4300", insecure: true };
     const advertise = "10.0.0.1:4300";
     expect(() => check({ ...REDIS, serve, host: { advertise } })).toThrow(/^host\.advertise is .* or host\.insecure/);
@@ -43,7 +46,7 @@ describe("a front door without TLS", () => {
   });
 });
 
-it("a front door with serve.tls is checked for usable files before anything else", () => {
+it("the check of a front door with serve.tls first reports files that cannot be used", () => {
   const serve = { listen: "0.0.0.0:4300", tls: { cert: "/none/a", key: "/none/b" } };
   expect(() => check({ serve })).toThrow(/^serve\.tls\.cert names the file \/none\/a, which does not exist/);
 });

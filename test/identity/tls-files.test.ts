@@ -50,7 +50,7 @@ describe("the files of serve.tls", () => {
     ["key", put("other", authority.issue().key), `which does not fit the certificate in ${good.cert}`],
     ["key", put("open", authority.issue().key, 0o644), "which has mode 644, so that others can use it"],
     ...(isRoot ? [] : [["key", put("closed", "", 0o000), "which cannot be read: EACCES"] as const]),
-  ] as const)("names the key serve.tls.%s, the file %s, and why it cannot be used", (key, path, problem) => {
+  ] as const)("the error about serve.tls.%s names the file %s and why it cannot be used", (key, path, problem) => {
     expect(() => read({ [key]: path })).toThrow(
       expect.objectContaining({
         code: "FLEET_CONFIG_INVALID",
@@ -60,12 +60,12 @@ describe("the files of serve.tls", () => {
     );
   });
 
-  it("are a certificate with its key, and the authorities of the clients if clientCa is set", () => {
+  it("serve.tls uses a certificate and its key, and asks clients for certificates only if clientCa is set", () => {
     expect(read({}).options).toMatchObject({ requestCert: false, minVersion: "TLSv1.2" });
     expect(read({ clientCa: ca }).options).toMatchObject({ requestCert: true, rejectUnauthorized: true });
   });
 
-  it("are read again when a link changes, and stay as they were when the new ones cannot be used", () => {
+  it("the files of serve.tls are read again when a link changes, and unusable new files are not used", () => {
     const [first, second] = [authority.issue(), authority.issue()].map((issued, at) => {
       return new CertificateFiles(folder, issued, `version-${at}`);
     });
@@ -91,7 +91,7 @@ describe("the files of serve.tls", () => {
     expect(certificates.refresh()).toBe(false);
   });
 
-  it("report a certificate that has expired, and one that is not valid yet", () => {
+  it("validityFault reports a certificate that has expired, and one that is not valid until later", () => {
     const at = (years: number) => new Date(Date.now() + years * 365 * 24 * 3_600_000);
     const fault = (from: Date, to: Date) => {
       const files = new CertificateFiles(folder, authority.issue({ from, to }), "dated");

@@ -29,7 +29,7 @@ it("a token's uses are written at most once a minute, with the time of the store
     .toEqual(["a 1970-01-01T00:00:00.000Z", "b 1970-01-01T00:00:30.000Z", "a 1970-01-01T00:01:00.000Z"]);
 });
 
-it("a connection counts as a use of its token less often, and a failed write is ignored", async () => {
+it("a use that is noted with an interval of an hour is written once an hour, even if the write fails", async () => {
   const { written, uses: tokens, later } = uses();
   tokens.note("bad", 3_600_000);
   later(3_599_000);

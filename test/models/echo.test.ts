@@ -98,7 +98,7 @@ describe("the echo model", () => {
     await expect.poll(() => echo.requests).toBe(2);
     await echo.close();
     await echo.close();
-    await ended; // rather than with the reply, which is due in a minute
+    await ended; // with this error at once; the reply would take a minute
     await expect(fetch(`${echo.baseUrl}/models`)).rejects.toThrow();
   });
 

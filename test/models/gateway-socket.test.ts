@@ -9,7 +9,7 @@ import { GatewaySocket } from "../../src/models/gateway/gateway-socket.js";
 import { ModelProvider } from "../../src/models/provider.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
-/** A folder whose path is longer than that of a Unix socket can be. */
+/** Makes a folder whose path is too long for the address of a Unix socket. */
 function networkFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), "copilotfleet-network-"));
   onTestFinished(() => removeFolder(folder));
@@ -20,7 +20,7 @@ function networkFolder(): string {
 
 const socketsIn = (folder: string) => readdirSync(folder).filter((name) => name.endsWith(".0"));
 
-it("a gateway's socket serves the same HTTP server as its port, and is gone after its end", async () => {
+it("a gateway's socket leads to the same HTTP server as its port, and is deleted when it is closed", async () => {
   const folder = networkFolder();
   const model = await startEchoModel();
   const socket = await GatewaySocket.open(folder, (connection) => model.accept(connection));
@@ -41,7 +41,7 @@ it("a gateway's socket serves the same HTTP server as its port, and is gone afte
   expect(socketsIn(folder)).toEqual([]);
 });
 
-it("a new gateway leaves an old socket whose process lives", async () => {
+it("a new gateway keeps an old socket whose process is still alive", async () => {
   const folder = networkFolder();
   const living = await GatewaySocket.open(folder, () => undefined);
   const [name = ""] = socketsIn(folder);

@@ -50,7 +50,7 @@ describe("the usage in an answer", () => {
     ["completions", COMPLETIONS],
     ["responses", RESPONSES],
     ["messages", MESSAGES],
-  ])("is the same wherever the pieces of a stream of %s begin and end", (_, stream) => {
+  ])("the usage in a streamed answer of %s is the same wherever the stream is cut into pieces", (_, stream) => {
     const text = stream.join("");
     for (let at = 1; at < text.length; at++) {
       const found = read(STREAM, [text.slice(0, at), text.slice(at)]);
@@ -66,12 +66,12 @@ describe("the usage in an answer", () => {
     ],
     ["responses", { usage: { input_tokens: 100, input_tokens_details: { cached_tokens: 40 }, output_tokens: 7 } }],
     ["messages", { usage: { input_tokens: 60, cache_read_input_tokens: 40, output_tokens: 7 } }],
-  ])("is found in the JSON of %s, also over several lines", (_, answer) => {
+  ])("the usage in a JSON answer of %s is found, even if the JSON has several lines", (_, answer) => {
     const text = JSON.stringify(answer, null, 2);
     expect(read("application/json", [text.slice(0, 30), text.slice(30)]).numbers).toEqual(REPORTED);
   });
 
-  it("is null where the service reported nothing, or no number", () => {
+  it("the usage in an answer is null if the service reported nothing, or no number", () => {
     const nothing = { inputTokens: null, outputTokens: null, cacheReadTokens: null, credits: null };
     expect(read(STREAM, [DONE])).toEqual({ numbers: nothing, hasLast: true });
     expect(read("application/json", ['{"usage":{"prompt_tokens":"12","completion_tokens":-1}}']).numbers).toEqual(
@@ -81,13 +81,13 @@ describe("the usage in an answer", () => {
     expect(read(STREAM, events({ usage: { prompt_tokens: 3 } })).numbers).toEqual({ ...nothing, inputTokens: 3 });
   });
 
-  it("takes the last numbers of a service that reports them with each piece", () => {
+  it("the usage in an answer has the last numbers of a service that reports numbers with each piece", () => {
     const pieces = [1, 2, 3].map((n) => ({ usage: { prompt_tokens: 10, completion_tokens: n } }));
     expect(read(STREAM, events(...pieces)).numbers).toMatchObject({ inputTokens: 10, outputTokens: 3 });
   });
 });
 
-it("finds the model in the body of a request, and not in a text of it", () => {
+it("modelIn finds the model in the body of a request, and ignores a model inside a message or a tool", () => {
   expect(modelIn(Buffer.from('{"model":"gpt-5","messages":[]}'))).toBe("gpt-5");
   expect(modelIn(Buffer.from('{"messages":[{"content":"{\\"model\\":\\"x\\"}"}], "model": "a\\"b"}'))).toBe('a"b');
   expect(modelIn(Buffer.from('{"tools":[{"parameters":{"model":{"type":"string"}}}]}'))).toBeNull();
@@ -99,7 +99,7 @@ describe("the model gateway", () => {
     for (const close of opened.splice(0).reverse()) await close();
   });
 
-  /** A gateway in front of a service, with the lines that it writes. */
+  /** Starts a gateway in front of a service. `lines` has the lines that the gateway adds to the ledger. */
   async function gatewayTo(
     answer: (response: ServerResponse, headers: IncomingHttpHeaders) => void,
     type: RemoteProvider["type"] = "openai",
@@ -144,7 +144,7 @@ describe("the model gateway", () => {
     return { lines, seen, ask, stop, ann: { ...ann, model: "gpt-5" } };
   }
 
-  it("counts a request before the service has it, and its tokens before the server has the end of the answer", async () => {
+  it("the gateway counts requests before passing them on, and tokens before passing on an answer's end", async () => {
     let before: number | undefined;
     const at = await gatewayTo((response) => {
       before = at.lines.length;
@@ -165,13 +165,13 @@ describe("the model gateway", () => {
     await reader?.cancel();
   });
 
-  it("asks for an answer that is not compressed, because it could not read its usage", async () => {
+  it("the gateway asks for uncompressed answers, because it cannot read the usage in compressed ones", async () => {
     const at = await gatewayTo((response) => response.end("{}"));
     await (await at.ask()).text();
     expect(at.seen[0]?.["accept-encoding"]).toBe("identity");
   });
 
-  it("counts a refused request and one that is cut, with unknown tokens, but none that never reached the service", async () => {
+  it("refused and cut requests count, with unknown tokens, but not one that never reached the service", async () => {
     let isBroken = false;
     const at = await gatewayTo((response) => {
       if (isBroken) response.write("data: {}\n\n", () => response.destroy());
@@ -186,13 +186,13 @@ describe("the model gateway", () => {
     expect(at.lines[3]?.numbers?.inputTokens).toBeNull();
   });
 
-  it("passes on a request whose model is not a JSON text, and counts it under the model of the session", async () => {
+  it("the gateway passes on a request whose model is not JSON, and counts it for the session's model", async () => {
     const at = await gatewayTo((response) => response.writeHead(400).end("{}"));
     expect((await at.ask(undefined, { body: '{"model":"\\q"}' })).status).toBe(400);
     expect(at.lines[0]).toMatchObject({ ...at.ann, model: "default", outcome: "begun" });
   });
 
-  it("counts no request for the list of models or for the length of a text", async () => {
+  it("the gateway counts no request for the list of models or for the token count of a text", async () => {
     const at = await gatewayTo((response) => response.end("{}"), "anthropic");
     await (await at.ask("/v1/models", { method: "GET", body: null })).text();
     await (await at.ask("/v1/messages/count_tokens")).text();

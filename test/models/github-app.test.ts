@@ -33,14 +33,14 @@ async function refusal(work: Promise<unknown>): Promise<FleetError> {
 }
 
 describe("mintInstallationToken", () => {
-  it("gets a token for a proof that the App's key signed, and its lifetime by GitHub's clock", async () => {
+  it("mintInstallationToken signs a proof with the App's key, and takes the lifetime by GitHub's clock", async () => {
     const minted = await mintInstallationToken(app(github.key), github.env, NEVER);
     expect(minted.token).toMatch(/^ghs_minted\d+$/);
     expect(minted.lifetimeMs).toBeGreaterThan(59 * 60_000);
     expect(minted.lifetimeMs).toBeLessThanOrEqual(60 * 60_000 + 1_000);
   });
 
-  it.each([401, 403, 404, 422])("counts the status %s as a refusal, and names the App", async (status) => {
+  it.each([401, 403, 404, 422])("mintInstallationToken reports %s as a refusal, and names the App", async (status) => {
     github.mintStatus = status;
     onTestFinished(() => {
       github.mintStatus = undefined;
@@ -50,7 +50,7 @@ describe("mintInstallationToken", () => {
     expect(error.message).toContain(`installation 42 of App 4711 (${status}: "This installation has been suspended")`);
   });
 
-  it.each([429, 500, 503])("counts the status %s as an outage", async (status) => {
+  it.each([429, 500, 503])("mintInstallationToken reports %s as an outage", async (status) => {
     github.mintStatus = status;
     onTestFinished(() => {
       github.mintStatus = undefined;
@@ -78,13 +78,13 @@ describe("mintInstallationToken", () => {
     expect(github.mints).toBe(mints);
   });
 
-  it("the proof is never sent to an address without encryption, other than this machine", async () => {
+  it("the signed proof of an App is never sent without encryption to another machine", async () => {
     const env = { COPILOT_DEBUG_GITHUB_API_URL: "http://192.0.2.1" };
     const error = await refusal(mintInstallationToken(app(github.key), env, NEVER));
     expect(error.message).toContain("is not an https:// address");
   });
 
-  it("GITHUB_API_URL leads to a server of GitHub Enterprise", async () => {
+  it("GITHUB_API_URL makes mintInstallationToken ask a GitHub Enterprise server", async () => {
     const error = await refusal(
       mintInstallationToken(app(github.key), { GITHUB_API_URL: "https://127.0.0.1:9/api/v3" }, NEVER),
     );
@@ -108,7 +108,7 @@ class Source {
 }
 
 describe("AppToken", () => {
-  it("renews the token after half of its lifetime, once for all callers", async () => {
+  it("AppToken renews its token after half of the token's lifetime, once for all callers", async () => {
     const source = new Source();
     const get = async () => await source.token.get();
     expect(await Promise.all([get(), get(), get()])).toEqual(["ghs_1", "ghs_1", "ghs_1"]);
@@ -119,7 +119,7 @@ describe("AppToken", () => {
     expect(source.mints).toBe(2);
   });
 
-  it("keeps a good token through an outage, and asks again after growing pauses", async () => {
+  it("AppToken keeps a valid token during an outage, and asks for the next one after growing pauses", async () => {
     const source = new Source();
     await source.token.get();
     source.failure = new FleetError("FLEET_TOKEN_UNAVAILABLE", "GitHub is away");
@@ -135,7 +135,7 @@ describe("AppToken", () => {
     expect(await source.token.get()).toBe("ghs_9");
   });
 
-  it("drops a good token when GitHub refuses the next one", async () => {
+  it("AppToken drops a valid token when GitHub refuses to issue the next one", async () => {
     const source = new Source();
     await source.token.get();
     source.failure = new FleetError("FLEET_CREDENTIAL_REFUSED", "suspended");
@@ -145,7 +145,7 @@ describe("AppToken", () => {
     expect(source.mints).toBe(2);
   });
 
-  it("asks for a new token when the last one was refused, or when the clock was set back", async () => {
+  it("AppToken asks for a new token after the last one was refused, and after the clock was set back", async () => {
     const source = new Source();
     await source.token.get();
     source.token.forget();

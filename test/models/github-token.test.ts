@@ -62,7 +62,7 @@ describe("tokenSourceFromConfig", () => {
     expect(error.message).toContain('"GH_ann@x" cannot be an environment variable. Allowed: letters');
   });
 
-  it("tokenSourceFromConfig refuses a source with {user} for a shared server, because it has no user", () => {
+  it("tokenSourceFromConfig refuses a source with {user} for a shared server, which has no user", () => {
     const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenCommand: "pass {user}" }, null));
     expect(error.message).toContain('no user to fill into "pass {user}"');
   });
@@ -150,7 +150,7 @@ describe("a token from a command", () => {
     expect(await run('cat; echo "[$COPILOTFLEET_USER]"', null)).toBe("[]");
   });
 
-  it("the error for a failed token command quotes its message, but nothing in it that looks like a token", async () => {
+  it("the error for a failed token command quotes its stderr, but hides text that looks like a token", async () => {
     const error = await refusal({
       from: "command",
       command: "echo gho_canary; echo 'no ghp_canary123 here\n\u001b[31mred' >&2; exit 3",
@@ -169,7 +169,7 @@ describe("a token from a command", () => {
     expect((await refusal({ from: "command", command })).message).toContain(fault);
   });
 
-  it("the error for a token command shows at most 300 characters of its message", async () => {
+  it("the error for a failed token command shows at most 300 characters of the command's stderr", async () => {
     const error = await refusal({ from: "command", command: "printf 'word %.0s' $(seq 500) >&2; exit 1" });
     expect(error.message.length).toBeLessThan(450);
   });
@@ -199,7 +199,7 @@ describe("a token from a command", () => {
     },
   );
 
-  it("a token command ends when the caller gives up, with the caller's reason", async () => {
+  it("a token command ends with the caller's reason when the caller's signal aborts", async () => {
     const abort = new AbortController();
     const reading = resolveToken({ from: "command", command: "sleep 300" }, { user: null, env, signal: abort.signal });
     const ended = expect(reading).rejects.toThrow("enough");

@@ -62,7 +62,7 @@ async function gatewayTo(baseUrl: string, { type = "openai", key, silenceMs }: G
   return { gateway, session, ask };
 }
 
-it("the model gateway adds the key, and passes on everything but the session's token and the headers of the connection", async () => {
+it("the model gateway replaces credentials with the key, and passes on all else but connection headers", async () => {
   let seen: { url: string | undefined; headers: IncomingMessage["headers"]; body: string } | undefined;
   const model = await service(({ url, headers }, response, body) => {
     seen = { url, headers, body };
@@ -96,7 +96,7 @@ it.each([
   ["azure", "/v1/openai/v1/responses", "api-key", KEY],
   ["anthropic", "/v1/v1/messages", "x-api-key", KEY],
 ] as const)(
-  "the model gateway puts the key of %s into the header of that format",
+  "the model gateway puts the key of a provider of the type %s into the header of that type's format",
   async (type, path, header, value) => {
     const model = await service((request, response) => response.end(String(request.headers[header])));
     const { gateway } = await gatewayTo(`${model.url}/v1`, { type });
@@ -107,7 +107,7 @@ it.each([
   },
 );
 
-it("the model gateway refuses wrong and ended tokens with the error of the wire format", async () => {
+it("the model gateway refuses wrong and ended tokens with an error in the provider's wire format", async () => {
   const model = await service((_, response) => response.end("reached"));
   const { gateway, ask } = await gatewayTo(`${model.url}/v1`);
   for (const authorization of ["", "Bearer ", "Bearer wrong", `Bearer ${KEY}`]) {
@@ -142,7 +142,7 @@ it.each([
   const { session } = await gatewayTo(`${model.url}/v1`);
   const { port } = new URL(session.baseUrl);
   const status = await new Promise((resolve, reject) => {
-    // Not `fetch`, which would resolve the dots.
+    // Use `request`, because `fetch` would resolve the dots.
     const headers = { authorization: `Bearer ${session.apiKey}` };
     const sent = request({ port, host: "127.0.0.1", method, path, headers }, (answer) => resolve(answer.statusCode));
     sent.once("error", reject).end();
@@ -283,7 +283,7 @@ it("a refusal of the only key reaches the server unchanged", async () => {
   expect([answer.status, await answer.text(), requests]).toEqual([401, "no", 1]);
 });
 
-it("a key that can no longer be read is reported without the key", async () => {
+it("when the key can no longer be read, the server gets an error without the key", async () => {
   const path = join(folder, "gone");
   const model = await service((_, response) => response.end("reached"));
   const { ask } = await gatewayTo(`${model.url}/v1`, { key: new ProviderKey({ from: "file", path }, {}) });
@@ -292,13 +292,13 @@ it("a key that can no longer be read is reported without the key", async () => {
   expect(await answer.text()).toContain(`The key file ${path} does not exist.`);
 });
 
-it("a body of more than 1 MB passes through as it arrives", async () => {
+it("the model gateway passes on a body of more than 1 MB as it arrives", async () => {
   const model = await service((_, response, body) => response.end(String(body.length)));
   const { ask } = await gatewayTo(`${model.url}/v1`);
   expect(await (await ask("/chat/completions", { body: "x".repeat(3_000_000) })).text()).toBe("3000000");
 });
 
-it("requests share a connection to the service, and a connection that the service has closed is replaced", async () => {
+it("requests share a connection to the model service, and one that the service has closed is replaced", async () => {
   const model = await service((_, response) => response.end("ok"));
   const { ask } = await gatewayTo(`${model.url}/v1`);
   for (let turn = 0; turn < 3; turn++) expect(await (await ask("/chat/completions")).text()).toBe("ok");

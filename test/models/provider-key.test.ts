@@ -13,7 +13,7 @@ const env = { PATH: process.env.PATH };
 const command = `echo run >> ${runs}; cat ${file}`;
 
 afterAll(async () => await removeFolder(folder));
-// Only the clock, because reading a file and running a command need real timers.
+// Fake only the clock, because reading a file and running a command need real timers.
 beforeEach(() => void vi.useFakeTimers({ toFake: ["performance"] }));
 afterEach(() => void vi.useRealTimers());
 
@@ -96,7 +96,7 @@ describe("a key from a file", () => {
 describe("a key from a command", () => {
   beforeEach(() => writeFileSync(runs, ""));
 
-  it("the command of provider.apiKeyCommand runs once for all requests of five minutes", async () => {
+  it("the command of provider.apiKeyCommand runs once in five minutes for all requests", async () => {
     const key = new ProviderKey({ from: "command", command }, env);
     put("first");
     expect(await Promise.all([key.get(), key.get()])).toEqual(["first", "first"]);
@@ -109,7 +109,7 @@ describe("a key from a command", () => {
     expect(countRuns()).toBe(2);
   });
 
-  it("the command runs again when a server's key was refused", async () => {
+  it("the command of provider.apiKeyCommand runs again after a server's key was refused", async () => {
     const key = new ProviderKey({ from: "command", command }, env);
     put("first");
     await key.get();
@@ -119,7 +119,7 @@ describe("a key from a command", () => {
     expect(countRuns()).toBe(2);
   });
 
-  it("the last key stays in use while its command fails", async () => {
+  it("the last key stays in use while the command of provider.apiKeyCommand fails", async () => {
     const key = new ProviderKey({ from: "command", command }, env);
     put("first");
     await key.get();
@@ -130,7 +130,7 @@ describe("a key from a command", () => {
     expect(await key.get()).toBe("second");
   });
 
-  it("after a refusal, the command runs again, but not for each further refusal", async () => {
+  it("the key command runs again after a refusal, but not at once after each further refusal", async () => {
     const key = new ProviderKey({ from: "command", command }, env);
     put("bad");
     await key.get();
@@ -144,7 +144,7 @@ describe("a key from a command", () => {
     expect(countRuns()).toBe(3);
   });
 
-  it("the error for a failed key command quotes its message, but not what it printed", async () => {
+  it("the error for a failed key command quotes the command's stderr, but not its stdout", async () => {
     const failing = new ProviderKey({ from: "command", command: "echo canary; echo locked >&2; exit 3" }, env);
     const error = await refusal(failing.get());
     expect(error).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED" });

@@ -79,7 +79,7 @@ describe("ModelProvider", () => {
     await expect(model.of("one", {})).rejects.toMatchObject({ code: "FLEET_CLOSED" });
   });
 
-  it("ModelProvider starts nothing without the gateway, for a provider without a key, or without a provider", async () => {
+  it("ModelProvider starts no gateway if it is off, if the provider has no key, or without a provider", async () => {
     await using other = new ModelProvider(settings(remote), { env: { A_KEY: "k" }, networkFolder: "/nowhere" });
     expect(await other.of("session", {})).toMatchObject({ apiKey: "k" });
     await using keyless = new ModelProvider(settings({ ...remote, apiKeyEnv: null }, "on"), {
@@ -91,7 +91,7 @@ describe("ModelProvider", () => {
     expect(await none.of("session", {})).toBeNull();
   });
 
-  it("with the model gateway, each session gets a token of its own until its last user ends, and never the key", async () => {
+  it("with the model gateway, a session has its own token until its last use ends, but never the key", async () => {
     const model = new ModelProvider(settings(remote, "on"), { env: { A_KEY: "canary" }, networkFolder: "/nowhere" });
     const first = model.keep("a");
     const second = model.keep("a");
@@ -110,7 +110,7 @@ describe("ModelProvider", () => {
     await expect(fetch(`${a?.baseUrl}/responses`)).rejects.toThrow();
   });
 
-  it("after a socket for servers with a restricted network could not be made, the next use tries again", async () => {
+  it("after the socket for servers with a restricted network could not be made, the next use makes it", async () => {
     const folder = mkdtempSync(join(tmpdir(), "fleet-provider-"));
     onTestFinished(() => rmSync(folder, { recursive: true }));
     const networkFolder = join(folder, "network");

@@ -127,12 +127,12 @@ describe.skipIf(spawnSync("openssl", ["version"]).status !== 0)("the way to the 
     await expect(ask(secureUrl, { HTTPS_PROXY: proxyUrl })).rejects.toThrow(/self-signed/);
   });
 
-  it("the refusal of a proxy is reported with its status", async () => {
+  it("a refusal by the proxy is reported with the proxy's status", async () => {
     const bare = proxyUrl.replace(/\/\/.*@/, "//");
     await expect(ask(secureUrl, { HTTPS_PROXY: bare })).rejects.toThrow("the proxy refused with status 407");
   });
 
-  it("an http service is reached through the proxy by the whole URL", async () => {
+  it("an http service is reached by sending the service's absolute URL to the proxy", async () => {
     seen.length = 0;
     expect(await ask("http://models.example/v1", { HTTP_PROXY: proxyUrl })).toBe("answer of the proxy");
     expect(seen[0]).toMatch(/^POST http:\/\/models\.example\/v1\/responses Basic /);

@@ -13,13 +13,13 @@ import { sessionRecord } from "../fixtures/store/store-records.js";
 
 const NEVER = new AbortController().signal;
 
-/** Histories in a temporary folder, and a host that counts the looks at them. */
+/** Histories in a temporary folder, and a host that records each look at them. */
 class Histories {
   readonly root = mkdtempSync(join(tmpdir(), "copilotfleet-feeds-"));
   readonly clock = new TestClock();
   /** The ids of each look. */
   readonly looks: string[][] = [];
-  /** Where the kernel watches in place of the sessions' own folders, as if another machine wrote into shared storage. */
+  /** The folder that the kernel watches instead of the sessions' folders, as if another machine wrote the histories. */
   readonly watched: string | undefined;
   readonly feeds: HistoryFeeds;
   fails = false;
@@ -54,7 +54,7 @@ class Histories {
     appendFileSync(join(this.folder(id), "events.jsonl"), "{}\n");
   }
 
-  /** A follower that waits for the next change. Its `wakes` are counted. */
+  /** Starts a follower that waits for each change. `wakes` counts how often it was woken. */
   follow(id: string) {
     const following = this.feeds.follow(id);
     const abort = new AbortController();
@@ -86,7 +86,7 @@ async function settled(): Promise<void> {
   for (let turn = 0; turn < 5; turn++) await new Promise(setImmediate);
 }
 
-/** Begins to follow, and lets the first look pass, after which the followers always read once more. */
+/** Starts followers, and waits for the first look, after which each follower always reads once more. */
 async function followed(at: Histories, ids: readonly string[]) {
   const followers = ids.map((id) => at.follow(id));
   await settled();
@@ -97,7 +97,7 @@ async function followed(at: Histories, ids: readonly string[]) {
   return followers;
 }
 
-it("a follower learns of an event from the kernel, while no timer runs", async () => {
+it("a follower wakes when the kernel reports a change, without a timer", async () => {
   const at = new Histories();
   at.make("a");
   const [follower] = await followed(at, ["a"]);
@@ -106,7 +106,7 @@ it("a follower learns of an event from the kernel, while no timer runs", async (
   expect(at.looks).toEqual([]);
 });
 
-it("idle sessions cost one look in two seconds, together, however many followers they have", async () => {
+it("all idle sessions together cost one look every two seconds, however many followers they have", async () => {
   const at = new Histories();
   const ids = ["a", "b", "c"];
   for (const id of ids) at.make(id);
@@ -128,7 +128,7 @@ it("idle sessions cost one look in two seconds, together, however many followers
   expect(at.looks).toEqual([]);
 });
 
-it("an event that the kernel does not report is found by a look, and the next one four times a second", async () => {
+it("a look finds an event that the kernel does not report, and the next looks come every 250 ms", async () => {
   const at = new Histories({ isReported: false });
   at.make("a");
   const [follower] = await followed(at, ["a"]);
@@ -140,7 +140,7 @@ it("an event that the kernel does not report is found by a look, and the next on
   expect(follower?.wakes).toBe(2);
 });
 
-it("very many writes wake a follower once, and once more when the next wake-up may come", async () => {
+it("many writes wake a follower once at first, and once more after the pause between wake-ups", async () => {
   const at = new Histories();
   at.make("a");
   const [follower] = await followed(at, ["a"]);
@@ -158,7 +158,7 @@ it("very many writes wake a follower once, and once more when the next wake-up m
   expect(follower?.wakes).toBe(2);
 });
 
-it("a follower goes on with the new folder when the folder of its session is replaced", async () => {
+it("a follower continues with the new folder when the folder of its session is replaced", async () => {
   const at = new Histories();
   at.make("a");
   const [follower] = await followed(at, ["a"]);
@@ -185,7 +185,7 @@ it("a follower reads again at each look when the host of its session does not an
   expect(follower?.wakes).toBeGreaterThan(wakes);
 });
 
-it("a change between the reading and the wait is not lost", async () => {
+it("a follower does not miss a change that comes between its reading and its wait", async () => {
   const at = new Histories();
   at.make("a");
   using following = at.feeds.follow("a");

@@ -4,7 +4,7 @@ import { purgeUser } from "../../src/peers/purge.js";
 import { openStore } from "../../src/store/open.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
-it("a purge goes on waiting for a host that was reported as lost and comes back while the others erase their part", async () => {
+it("a purge still waits for a host that was reported as lost if the host comes back during the purge", async () => {
   const stateRoot = await temporaryRoot();
   const store = openStore("file", stateRoot);
   onTestFinished(async () => await store.close());

@@ -14,7 +14,7 @@ function following(signal: AbortSignal, find: () => Promise<unknown> = async () 
   return { requests, changes: followRequests(context, "talk", { user: "alice", signal }) };
 }
 
-it("a follower of requests gets those that open before it takes its first change", async () => {
+it("a follower of requests also gets the requests that open before it reads its first change", async () => {
   const { requests, changes } = following(new AbortController().signal);
   const mine = requests.open("talk", "alice", QUESTION).request;
   requests.open("talk", "bob", QUESTION);
@@ -26,7 +26,7 @@ it("a follower of requests gets those that open before it takes its first change
   expect(await changes.next()).toEqual({ done: true, value: undefined });
 });
 
-it("a follower of requests ends with its signal, also before its first change", async () => {
+it("a follower of requests ends when its signal aborts, even before its first change", async () => {
   const stop = new AbortController();
   const { requests, changes } = following(stop.signal);
   stop.abort();

@@ -9,7 +9,7 @@ const event = (type: string, data: object = {}) =>
   `${JSON.stringify({ id: type, parentId: null, type, timestamp: new Date().toISOString(), data })}\n`;
 const PROMPT = event("user.message", { messageId: "m", content: "hi" });
 
-/** Follows the transcript of a session with these lines. Counts the readings of its history. */
+/** Follows the transcript of a session with these lines. Returns how often the follower reads the history in 5 s. */
 async function following(...lines: string[]) {
   const clock = new TestClock();
   const record = sessionRecord("talk");
@@ -56,7 +56,7 @@ it("a follower of a transcript reads an idle history only after changes", async 
   expect(await following(PROMPT)).toBe(0);
 });
 
-it("a follower of a transcript reads on while a turn may be over without a last event", async () => {
+it("a follower of a transcript keeps reading the history while the last turn has no final event", async () => {
   const call = event("assistant.message", { content: "", toolRequests: [{ toolCallId: "t" }] });
   const unfinished = [event("assistant.turn_start"), call, event("assistant.turn_end")];
   expect(await following(PROMPT, ...unfinished)).toBeGreaterThan(5);

@@ -65,7 +65,7 @@ describe("claimStart", () => {
     expect(claimStart(registry, "s", intent)).toMatchObject({ kind: "start", server: { port: 5001 } });
   });
 
-  it("claimStart chooses another port at its second try if the writer that was first has recorded the same port", () => {
+  it("claimStart chooses another port in its second try if another writer has recorded the same port first", () => {
     expect(claimStart({ servers: {} }, "s", intent)).toMatchObject({ kind: "start", server: { port: 5000 } });
     // The store runs the same change again, on the registry that the other writer has committed.
     const other = { ...serverRecord("other"), port: 5000 };
@@ -89,7 +89,7 @@ describe("claimStop", () => {
     expect(claimStop(registry, "s", { stays: false, claim: alive }).kind).toBe(kind);
   });
 
-  it("claimStop does nothing about a server that is not recorded", () => {
+  it("claimStop reports a server that is not recorded as absent", () => {
     expect(claimStop({ servers: {} }, "s", { stays: false, claim: alive })).toEqual({ kind: "absent" });
   });
 });

@@ -35,7 +35,7 @@ describe("use markers", () => {
     expect(setEvictionMarker(on, "held")).toBeNull();
   });
 
-  it("waiting for a use marker ends at its limit and leaves no marker", async () => {
+  it("waiting for a use marker ends after waitMs and leaves no marker", async () => {
     const on = await server();
     using _evicted = setEvictionMarker(on, "held");
     const before = markers(on);
@@ -55,7 +55,7 @@ describe("use markers", () => {
     expect(markers(on)).toEqual(before);
   });
 
-  it("a process makes its later markers in a folder as links to one file, also after the folder was deleted", async () => {
+  it("a process makes its later markers in a folder as links to one file, even if the folder was deleted", async () => {
     const on = await server();
     const folder = join(dirname(on.home), "uses");
     const inodeOfNext = async () => {

@@ -56,7 +56,7 @@ it("connectClient leaves no unhandled rejection behind when the server resets th
   expect(unhandled).toEqual([]);
 });
 
-it("a watch for a prompt reads the connection only until the prompt has begun, also if the event comes in two pieces", () => {
+it("watchPrompt stops reading the connection once its prompt has begun, even if the event comes in two pieces", () => {
   const socket = new Socket();
   onTestFinished(() => void socket.destroy());
   const [first, second] = [watchPrompt(socket, "a"), watchPrompt(socket, "b")];

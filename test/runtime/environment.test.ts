@@ -57,7 +57,7 @@ describe("the environment of a server", () => {
     expect(Object.fromEntries(lists)).toEqual(expected);
   });
 
-  it("a server with a restricted network uses the proxy for allowed hosts or none, and never the operator's", () => {
+  it("a server with a restricted network uses the fleet's proxy or none, but never the operator's proxy", () => {
     const pass = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "NO_PROXY"];
     const own = Object.fromEntries(pass.map((name) => [name, "http://operator"]));
     const proxies = (network: RestrictedNetwork) =>

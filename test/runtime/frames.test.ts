@@ -7,7 +7,7 @@ const frame = (text: string) => encodeBody(Buffer.from(text));
 const bodies = (frames: readonly { body: Buffer }[]) => frames.map(({ body }) => body.toString());
 
 describe("the frame splitter", () => {
-  it("splits a stream into the same frames with the same bytes, no matter how the stream is cut", () => {
+  it("FrameSplitter returns the same frames with the same bytes, no matter how the stream is cut", () => {
     const texts = fc.array(fc.string({ unit: "binary", maxLength: 100 }), { maxLength: 10 });
     fc.assert(
       fc.property(texts, fc.infiniteStream(fc.integer({ min: 1, max: 50 })), (sent, sizes) => {
@@ -26,7 +26,7 @@ describe("the frame splitter", () => {
     );
   });
 
-  it("splits a stream back into its messages, whether all messages arrive in one chunk or byte by byte", () => {
+  it("FrameSplitter splits a stream into its messages, whether they arrive in one chunk or byte by byte", () => {
     const message = { jsonrpc: "2.0", text: "h\u00e9llo \u{1f600} \u043c\u0438\u0440" };
     const encoded = encodeMessage({ text: message.text });
     const text = JSON.stringify(message);
@@ -35,7 +35,7 @@ describe("the frame splitter", () => {
     expect([...encoded].flatMap((byte) => bodies(splitter.push(Buffer.from([byte]))))).toEqual([text]);
   });
 
-  it("reports a frame as incomplete from its first byte to its last", () => {
+  it("FrameSplitter reports a frame as incomplete from the frame's first byte until its last", () => {
     const splitter = new FrameSplitter(LIMIT);
     const stream = frame("{}");
     expect(splitter.incomplete).toBe(false);
@@ -52,7 +52,7 @@ describe("the frame splitter", () => {
     ["upper case without a blank", "CONTENT-LENGTH:2"],
     ["a type before the length", "Content-Type: application/json; charset=utf-8\r\nContent-Length: 2"],
     ["a type after the length", "Content-Length: 2\r\nContent-Type: x"],
-  ])("accepts a frame whose header has %s", (_, head) => {
+  ])("FrameSplitter accepts a frame whose header has %s", (_, head) => {
     expect(bodies(new FrameSplitter(LIMIT).push(Buffer.from(`${head}\r\n\r\n{}`)))).toEqual(["{}"]);
   });
 
@@ -77,18 +77,18 @@ describe("the frame splitter", () => {
     ["a huge length", "Content-Length: 99999999999999999999\r\n\r\n"],
     ["a header without an end", `Content-Type: ${"x".repeat(2_000)}`],
     ["an HTTP request line", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"],
-  ])("refuses a frame with %s", (_, text) => {
+  ])("FrameSplitter refuses a frame with %s", (_, text) => {
     expect(() => new FrameSplitter(LIMIT).push(Buffer.from(text))).toThrow(ProtocolError);
   });
 
-  it("refuses a header that arrives in many chunks and never ends, before it fills the memory", () => {
+  it("FrameSplitter refuses a header that arrives in many chunks and never ends, before it fills the memory", () => {
     const splitter = new FrameSplitter(LIMIT);
     expect(() => {
       for (let index = 0; index < 100; index++) splitter.push(Buffer.alloc(100, "x"));
     }).toThrow("does not end");
   });
 
-  it("returns a frame of the maximum length as soon as its last byte has arrived", () => {
+  it("FrameSplitter returns a frame of the maximum length as soon as its last byte has arrived", () => {
     const splitter = new FrameSplitter(LIMIT);
     expect(splitter.push(Buffer.from("Content-Length: 1000\r\n\r\n"))).toEqual([]);
     expect(splitter.push(Buffer.alloc(999, 0x20))).toEqual([]);

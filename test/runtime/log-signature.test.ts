@@ -63,7 +63,7 @@ it("a line with no signature, another signature, another text or another log's k
   expect(readableLine("CLI server listening on port 5000", key)).toBe("CLI server listening on port 5000");
 });
 
-it("a log that only an earlier version wrote has lines without signatures", () => {
+it("in a log without a key, which an earlier version wrote, the lines of the fleet need no signatures", () => {
   expect(lineOfFleet(LINE, null)).toBe(LINE);
   expect(lineOfFleet("2026-01-02T03:04:05.678Z something else", null)).toBeNull();
 });

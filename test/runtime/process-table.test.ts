@@ -27,12 +27,12 @@ it.skipIf(!has("prlimit")).each([["/proc", ""], ...(has("ps") ? [["ps and lsof",
   },
 );
 
-it("the processes of a server never belong to a process session in which the server is not", async () => {
+it("processesOfSession ignores a process session to which the server itself does not belong", async () => {
   const stranger = spawn("sleep", ["600"], { detached: true });
   onTestFinished(() => void stranger.kill("SIGKILL"));
   const leader = identify(stranger.pid ?? 0);
   if (leader === null) throw new Error("sleep did not start");
   expect(processesOfSession(leader).map(({ pid }) => pid)).toEqual([leader.pid]);
-  // An agent may have chosen this PID as the one that the server has inside.
+  // An agent may have chosen this PID as the server's PID in the server's own PID namespace.
   expect(processesOfSession({ ...ownIdentity(), innerPid: leader.pid })).toEqual([]);
 });

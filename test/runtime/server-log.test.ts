@@ -57,7 +57,7 @@ describe("a line of the fleet in the log of a server", () => {
     expect(statSync(log).mtime).toEqual(later);
   });
 
-  it("a text for a log that is missing, a link, a folder or on a full disk is left out without an error", () => {
+  it("a text is dropped without an error if its log is missing, a link, a folder or on a full disk", () => {
     appendToLog(home, "x");
     expect(() => statSync(log)).toThrow("ENOENT");
     const other = `${log}.other`;
@@ -75,7 +75,7 @@ describe("a line of the fleet in the log of a server", () => {
 });
 
 describe("the end of a log as the reason of a failure", () => {
-  it("the end of a log, as the reason of a failure, has no lines of the fleet and no announcement of a launch", () => {
+  it("endOfLog, the reason of a failure, leaves out the fleet's lines and the announcement of a launch", () => {
     appendFileSync(log, "earlier\n");
     const logStart = statSync(log).size;
     appendToLog(home, launchText(LAUNCH));

@@ -65,7 +65,7 @@ describe("the turns of a transcript", () => {
     for (const chunkBytes of [1, 2, 7, 100]) expect(read(text, { chunkBytes })).toEqual(whole);
   });
 
-  it("turns are numbered, and a prompt that steers a turn belongs to that turn", () => {
+  it("a transcript numbers its turns, and a prompt that steers a turn belongs to that turn", () => {
     const text =
       started() + prompt({ content: "a" }) + stepStart() + prompt({ content: "b", delivery: "steering" }) + answer("c");
     expect(told(text + stepEnd() + prompt({ content: "d", delivery: "queued" }) + finalStep("e"))).toEqual([
@@ -77,14 +77,14 @@ describe("the turns of a transcript", () => {
     ]);
   });
 
-  it("a compaction leaves the transcript as it was, and adds nothing to it", () => {
+  it("a compaction neither changes the transcript nor adds to it", () => {
     const compaction =
       line("session.compaction_start", {}) + line("session.compaction_complete", { summaryContent: "s" });
     const text = started() + prompt({ content: "a" }) + finalStep("b") + compaction + prompt({ content: "c" });
     expect(told(text + finalStep("d"))).toEqual(["1 user a", "1 assistant b", "2 user c", "2 assistant d"]);
   });
 
-  it("the messages of sub-agents, skills and autopilot are left out", () => {
+  it("a transcript leaves out the messages of sub-agents, skills and autopilot", () => {
     const ofAgent = line("user.message", { content: "x" }, "a1") + line("assistant.message", { content: "x" }, "a1");
     const ofRuntime = prompt({ content: "x", source: "skill-pdf", delivery: "steering" });
     const ofAutopilot = prompt({ content: "x", isAutopilotContinuation: true, delivery: "steering" });
@@ -92,7 +92,7 @@ describe("the turns of a transcript", () => {
     expect(told(text + stepEnd())).toEqual(["1 user a", "1 assistant b"]);
   });
 
-  it("a prompt shows the names of its attachments", () => {
+  it("a prompt in a transcript has the names of its attachments", () => {
     const attachments = [
       { type: "file", displayName: "notes.txt", path: "/x/notes.txt" },
       { type: "file", displayName: "", path: "/x/y" },
@@ -126,7 +126,7 @@ describe("the end of a turn in a transcript", () => {
     ]);
   });
 
-  it("a turn without an end is reported as such, once the whole history is read", () => {
+  it("a turn without an end is reported as unfinished once the whole history is read", () => {
     const text = started() + prompt({ content: "a" }) + stepStart() + answer("", "t1") + toolStart("t1", "bash", {});
     expect(told(text)).toEqual([
       "1 user a",
@@ -137,7 +137,7 @@ describe("the end of a turn in a transcript", () => {
     expect(told(text, { isLoaded: false }).at(-1), "not loaded").toBe(cut);
   });
 
-  it("a reader that follows a history gets no end of a running turn, and gets the rest once it is written", () => {
+  it("a transcript that follows a history reports no end of a running turn, and adds the rest once written", () => {
     const transcriber = new Transcriber(null);
     const text = Buffer.from(started() + prompt({ content: "a" }) + finalStep("b"));
     const first = [...transcriber.push(text.subarray(0, -300)), ...transcriber.pause(at() + LATER_MS)];
@@ -223,7 +223,7 @@ describe("a damaged history", () => {
     ]);
   });
 
-  it("a transcript has a reply of 5 MB whole, and leaves out a reply of more than 16 MB without filling the memory", () => {
+  it("a transcript contains a reply of 5 MB, and leaves out one of more than 16 MB without filling the memory", () => {
     const long = "x".repeat(5 * 1024 * 1024);
     const longer = "y".repeat(17 * 1024 * 1024);
     const text = started() + prompt({ content: "a" }) + finalStep(long) + prompt({ content: "b" }) + finalStep(longer);

@@ -100,7 +100,7 @@ it("runTurn fails instead of returning another turn's answer when the server is 
   expect(clock.now()).toBeGreaterThanOrEqual(7_000); // a busy server may begin a prompt late
 });
 
-it("runTurn aborts a prompt again that begins after the abort, because the server forgets an abort before the turn", async () => {
+it("runTurn aborts again when its prompt begins after the abort, because the server drops an early abort", async () => {
   const session = new FakeSession();
   const stop = new AbortController();
   const turn = run(session, undefined, undefined, stop.signal);

@@ -25,7 +25,7 @@ const hasOwnTmp = !fileURLToPath(import.meta.url).startsWith("/tmp/");
 
 const isRoot = process.getuid?.() === 0;
 
-/** Not in `/tmp`, because servers in `/tmp` have no `/tmp` of their own. */
+/** Makes a folder with these subfolders, outside `/tmp`, because servers in `/tmp` have no `/tmp` of their own. */
 function folderOf(...names: string[]): string {
   const folder = realpathSync(mkdtempSync("/var/tmp/copilotfleet-bwrap-"));
   onTestFinished(() => removeFolder(folder));
@@ -78,7 +78,7 @@ it.skipIf(bwrapProblem !== undefined)(
 );
 
 it.skipIf(bwrapProblem !== undefined)(
-  "in bwrap, a program sees neither names nor processes beside its own, and has no capabilities but those for files of root",
+  "in bwrap, a program sees no other files or processes, and has no capabilities but root's for files",
   async () => {
     const folder = folderOf("home", "tmp", "secret");
     writeFileSync(join(folder, "secret", "file"), "");
@@ -93,7 +93,7 @@ it.skipIf(bwrapProblem !== undefined)(
 );
 
 it.skipIf(bwrapProblem !== undefined)(
-  "in bwrap, a program has the PID of the process of bwrap outside, and bwrap passes on how the program ends",
+  "in bwrap, a program has the same PID as bwrap's process outside, and bwrap passes on its exit status",
   async () => {
     const folder = folderOf("home", "tmp");
     const run = await shell({ home: join(folder, "home"), temporary: join(folder, "tmp") });
@@ -115,7 +115,7 @@ it.skipIf(bwrapProblem !== undefined)(
 );
 
 it.skipIf(bwrapProblem !== undefined).each(["before", "after"])(
-  "bwrap does not give a folder that was replaced by a link %s the fleet had made the command",
+  "bwrap refuses a folder that was replaced with a link %s the fleet made the bwrap command",
   async (moment) => {
     const folder = folderOf("home", "tmp", "work/of alice", "secret");
     writeFileSync(join(folder, "secret", "file"), "a secret");

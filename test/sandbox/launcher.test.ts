@@ -13,7 +13,7 @@ const PROGRAMS = ["copilotfleet-sandbox", "copilotfleet-network"];
 const programOf = (folder: string, processor: string, program = "copilotfleet-sandbox") =>
   join(folder, `linux-${processor}`, program);
 
-/** The compilers of Debian 13, which made the programs in the package. */
+/** Whether this machine has the compilers of Debian 13, which built the programs in the package. */
 const hasCompilers = ["x86_64", "aarch64"].every((processor) => {
   try {
     return execFileSync(`${processor}-linux-gnu-gcc-14`, ["-dumpfullversion"], { encoding: "utf8" }).startsWith(
@@ -24,7 +24,7 @@ const hasCompilers = ["x86_64", "aarch64"].every((processor) => {
   }
 });
 
-it.skipIf(!hasCompilers)("the programs in the package are what their source and native/build.sh make", () => {
+it.skipIf(!hasCompilers)("the programs in the package are identical to what native/build.sh makes from source", () => {
   const folder = mkdtempSync(join(tmpdir(), "copilotfleet-launcher-"));
   onTestFinished(() => removeFolder(folder));
   execFileSync(join(NATIVE, "build.sh"), [folder]);
@@ -51,13 +51,13 @@ it.each([
   [["--read", "/"], /no program/, 126],
   [["--limit", "x=1", "--try"], /not a number: x=1/, 126],
   [["--read", "/", "--", "/nowhere"], /cannot run \/nowhere: error 2/, 126],
-])("the launcher with the arguments %j says what is wrong, and runs nothing", (args, said, code) => {
+])("the launcher with the arguments %j prints the right message, and runs no program", (args, said, code) => {
   const [status, output] = launch(args);
   expect(output).toMatch(said);
   expect(status).toBe(code);
 });
 
-it("the launcher closes the caller's other descriptors", () => {
+it("the launcher does not pass the caller's other file descriptors on to the program", () => {
   const secret = openSync("/etc/hostname", "r");
   const run = (program: string, args: readonly string[]) =>
     spawnSync(program, args, { stdio: ["ignore", "pipe", "pipe", secret], encoding: "utf8" });
@@ -73,7 +73,7 @@ it("the launcher sets a resource limit", () => {
   expect(output).toBe("64\n64\n");
 });
 
-it("the launcher leaves only the listed ports to connect to and to listen on", async () => {
+it("the launcher lets the program connect to and listen on only the listed ports", async () => {
   const listening = createServer().listen(0, "127.0.0.1");
   await once(listening, "listening");
   const { port } = listening.address() as AddressInfo;

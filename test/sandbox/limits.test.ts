@@ -19,7 +19,7 @@ type Settings = Config["sandbox"]["limits"];
 const NONE: Settings = { memory: null, processes: null, openFiles: null, cpu: null, disk: null };
 const ALL: Settings = { memory: 256 * 1024 ** 2, processes: 64, openFiles: 128, cpu: 0.5, disk: 1024 ** 3 };
 
-/** A folder that looks like a hierarchy of version 2 to a process that may only write below it. */
+/** A folder that looks like a hierarchy of version 2, in which the group of this process is `unit`. */
 function fakeV2(files: Record<string, string>): ControlGroup {
   const mountPoint = mkdtempSync(join(tmpdir(), "copilotfleet-cgroup-"));
   onTestFinished(() => rmSync(mountPoint, { recursive: true }));
@@ -35,7 +35,7 @@ it("without limits in the configuration, a server has none", () => {
   expect(chooseLimits(NONE, "s")).toBeNull();
 });
 
-it("without control groups, the limits of memory and files hold for each process, and the report names the others", () => {
+it("without control groups, memory and open-file limits apply per process, and the report lists the others", () => {
   const chosen = chooseLimits(ALL, "s", () => new Map());
   expect(chosen?.report).toEqual({
     ...ALL,
@@ -54,7 +54,7 @@ it("without control groups, the limits of memory and files hold for each process
   expect(chosen?.report && limitsResources(chosen.report)).toBe(false);
 });
 
-it("control groups of version 2 are made in the own group where all controllers are delegated", () => {
+it("control groups of version 2 are made in this process's group if all controllers are delegated to it", () => {
   const enabled = "cpuset cpu io memory pids";
   const own = fakeV2({ "cgroup.controllers": enabled, "cgroup.subtree_control": enabled, "cgroup.procs": "" });
   const base = { by: "cgroup-v2", folder: own.folder };
@@ -63,7 +63,7 @@ it("control groups of version 2 are made in the own group where all controllers 
   expect(bases([supervisor])).toEqual({ memory: base, processes: base, cpu: base });
 });
 
-it("control groups of version 2 limit only with the controllers that are delegated", () => {
+it("with control groups of version 2, only the limits whose controllers are delegated are held", () => {
   const own = fakeV2({
     "cgroup.controllers": "memory pids",
     "cgroup.subtree_control": "memory pids",
@@ -79,7 +79,7 @@ it("control groups of version 2 limit only with the controllers that are delegat
   });
 });
 
-it("a process alone in its group of version 2 moves into a group of its own, and enables the controllers", () => {
+it("a process that is alone in its group of version 2 moves into a subgroup, and enables the controllers", () => {
   const files = { "cgroup.controllers": "pids", "cgroup.subtree_control": "", "cgroup.procs": `${process.pid}\n` };
   const own = fakeV2(files);
   mkdirSync(join(own.folder, "copilotfleet-supervisor"));
@@ -100,7 +100,7 @@ it("a process does not leave its group of version 2 while other processes are in
   expect(existsSync(join(own.folder, "copilotfleet-supervisor"))).toBe(false);
 });
 
-it("the files of a group of version 2 have the limits", () => {
+it("makeGroups writes the limits to the files of a group of version 2", () => {
   const own = fakeV2({
     "cgroup.controllers": "cpu memory pids",
     "cgroup.subtree_control": "cpu memory pids",
@@ -121,7 +121,7 @@ it("the files of a group of version 2 have the limits", () => {
 });
 
 it.skipIf(!grouped)(
-  "root makes control groups of version 1 below its own groups, and the kernel takes all limits",
+  "root makes control groups of version 1 below its own groups, and the kernel accepts all limits",
   () => {
     const chosen = chooseLimits(ALL, "s");
     expect(chosen?.report).toMatchObject({ by: "cgroup-v1", perProcess: ["openFiles"], notHeld: [] });
@@ -138,7 +138,7 @@ it.skipIf(!grouped)(
 );
 
 it.skipIf(!grouped).each(["the launcher", "a shell"])(
-  "a program under %s is in its groups before it runs, with its resource limits",
+  "a program under %s runs in its control groups and with its resource limits from the start",
   async (by) => {
     const chosen = chooseLimits(ALL, "s");
     if (chosen === null) throw new Error("no limits");
@@ -180,7 +180,7 @@ it("this process finds its own control groups, and each of them exists", () => {
 });
 
 it.skipIf(!grouped)(
-  "a process outside of the top of its cgroup namespace does not take a foreign folder for its group",
+  "a process outside its cgroup namespace's root group does not mistake a foreign folder for its group",
   () => {
     const pids = system()
       .processes.controlGroups()

@@ -19,7 +19,7 @@ const LAUNCH = "d2a45f5c-1b0e-4d3c-9a55-6c0f6f0a1234";
 const env = { PATH: process.env.PATH, COPILOTFLEET_LAUNCH_ID: LAUNCH };
 /** The port in the namespace for connections to the outside. */
 const WAY_OUT = 3128;
-/** How many connections the bridge passes on at once in each way. */
+/** How many connections the bridge passes on at once in each direction. */
 const MOST = 512;
 
 type Account = "root" | "an ordinary user";
@@ -46,7 +46,7 @@ afterAll(async () => {
   if (copied !== undefined) await removeFolder(copied);
 });
 
-/** Node.js where the account can run it. */
+/** The path of a Node.js that the account can run. */
 function nodeOf(account: Account): string {
   if (under(account).length === 0) return process.execPath;
   if (copied === undefined) {
@@ -120,7 +120,7 @@ function ticksOf(pid: number): number {
 
 const portOf = (server: Server) => (server.address() as AddressInfo).port;
 
-it("the program for the network names what is wrong, and runs nothing", async () => {
+it("copilotfleet-network reports what is wrong with its arguments, and runs nothing", async () => {
   const run = (...args: string[]) => {
     const { status, stderr } = spawnSync(PROGRAM, args, { encoding: "utf8", env: {} });
     return [status, stderr];
@@ -134,7 +134,7 @@ it("the program for the network names what is wrong, and runs nothing", async ()
   expect(run(...complete, "--egress", "e".repeat(200), "--", "/bin/true")[1]).toContain("too long a name");
 });
 
-it.each(ACCOUNTS)("as %s, the program says which part fails", async (account) => {
+it.each(ACCOUNTS)("as %s, copilotfleet-network reports which step fails", async (account) => {
   const taken = await listen(0, () => undefined);
   const run = (...args: string[]) => {
     const [program = "", ...rest] = [...under(account), PROGRAM, ...args];
@@ -155,7 +155,7 @@ it.each(ACCOUNTS)("as %s, the program says which part fails", async (account) =>
   ]);
 });
 
-it.each(ACCOUNTS)("as %s, a connection from the machine reaches the program in both directions", async (account) => {
+it.each(ACCOUNTS)("as %s, data passes both ways between the machine and the program inside", async (account) => {
   const { ask } = await enter(account);
   const data = Buffer.alloc(20 * 1024 * 1024, "0123456789abcdef");
   const socket = await ask("echo");
@@ -164,7 +164,7 @@ it.each(ACCOUNTS)("as %s, a connection from the machine reaches the program in b
 });
 
 it.each(ACCOUNTS)(
-  "as %s, the program reaches the Unix socket that an address names, and no other program",
+  "as %s, the program in the namespace reaches only the Unix sockets that its addresses stand for",
   async (account) => {
     const { ask, sockets } = await enter(account, ["--egress", "egress"]);
     const outside = await listen(0, (client) => client.end("reached"));
@@ -191,7 +191,7 @@ it.each(ACCOUNTS)(
   },
 );
 
-it("without --egress, the address 127.0.0.1 leads nowhere", async () => {
+it("without --egress, a connection from the namespace to 127.0.0.1 reaches nothing", async () => {
   const { ask, sockets } = await enter("root");
   let clients = 0;
   await listen(join(sockets, "egress"), () => clients++);
@@ -199,7 +199,7 @@ it("without --egress, the address 127.0.0.1 leads nowhere", async () => {
   expect(clients).toBe(0);
 });
 
-it.each(ACCOUNTS)("as %s, the program has no sockets that lead around its namespace", async (account) => {
+it.each(ACCOUNTS)("as %s, the program can open no socket that bypasses its network namespace", async (account) => {
   const name = `copilotfleet-test-${process.pid}`;
   await listen(`\0${name}`, () => undefined);
   const script = `use Socket;
@@ -218,7 +218,7 @@ it.each(ACCOUNTS)("as %s, the program has no sockets that lead around its namesp
   expect(run([])).not.toContain("abstract");
 });
 
-it("a program in the launcher can neither signal the bridge nor look into it", async () => {
+it("a program under the launcher can neither signal the bridge nor read its memory or files", async () => {
   const { child, bridge } = await enter("root", [], [LAUNCHER, "--read", "/", "--"]);
   const attack = `kill -0 ${bridge} && echo signal; kill -0 -- -${bridge} && echo group; exec 3</proc/${bridge}/mem && echo memory
     ls /proc/${bridge}/fd >/dev/null && echo files; grep -a COPILOT /proc/${bridge}/environ >/dev/null && echo environment`;
@@ -245,7 +245,7 @@ it.each(ACCOUNTS)("as %s, the bridge has no privileges, and holds only its own d
   ]);
 });
 
-it("a connection whose target reads nothing takes only so much data, and does not stop others", async () => {
+it("a connection whose target reads nothing accepts limited data, and does not block other connections", async () => {
   const { ask, bridge } = await enter("root");
   const silent = await ask("silent");
   const chunk = Buffer.alloc(1024 * 1024);
@@ -270,7 +270,7 @@ it("a connection whose target reads nothing takes only so much data, and does no
   expect(Number(/^RssAnon:\s+(\d+)/m.exec(readFileSync(`/proc/${bridge}/status`, "utf8"))?.[1])).toBeLessThan(512);
 });
 
-it("a client that has gone does not keep the bridge busy, and its target learns of it", async () => {
+it("when a client disconnects, the bridge closes the connection to the target, and does not stay busy", async () => {
   const { ask, sockets, bridge } = await enter("root");
   let closed = 0;
   await listen(join(sockets, "1.2.0"), (client) => {
@@ -288,7 +288,7 @@ it("a client that has gone does not keep the bridge busy, and its target learns 
   expect(ticksOf(bridge) - before).toBeLessThan(10);
 });
 
-it("a further connection waits while all places are taken", async () => {
+it("a new connection waits while the bridge has its maximum of connections", async () => {
   const { ask } = await enter("root");
   const clients = await Promise.all(Array.from({ length: MOST }, async () => await ask("echo")));
   const late = await ask("echo");
@@ -300,7 +300,7 @@ it("a further connection waits while all places are taken", async () => {
   expect(await answer).toBe("late");
 });
 
-it("a silent connection gives up its place when all are taken, and one that was used keeps it", async () => {
+it("when the bridge is full, it closes the oldest silent connections, and keeps one that was used", async () => {
   const { ask, port } = await enter("root");
   const used = await ask("echo");
   used.write("one ");
@@ -319,8 +319,8 @@ it("a silent connection gives up its place when all are taken, and one that was 
 });
 
 /**
- * Listens on a Unix socket, but accepts nothing until `accept` is called. That resolves with the length of the queue. Then
- * every connection gets the answer `reached`.
+ * Listens on a Unix socket, but accepts no connection until `accept` is called. `accept` resolves with the number of
+ * connections that were in the queue. From then on, every connection gets the answer `reached`.
  */
 async function listenLate(path: string, backlog: number): Promise<{ accept: () => Promise<number> }> {
   const script = `use Socket; $| = 1; socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, pack_sockaddr_un("${path}")) or die;
@@ -337,13 +337,13 @@ async function listenLate(path: string, backlog: number): Promise<{ accept: () =
   return { accept };
 }
 
-/** How many connections that the bridge has made wait in the queue of a Unix socket. They have no inode of their own yet. */
+/** How many of the bridge's connections wait in the queue of a Unix socket. Each of them still lacks an inode. */
 function queueOf(bridge: number, path: string): number {
   const sockets = readFileSync(`/proc/${bridge}/net/unix`, "utf8").split("\n");
   return sockets.filter((line) => line.endsWith(path) && line.split(" ").filter(Boolean)[6] === "0").length;
 }
 
-it("a connection waits while the queue of its target is full", async () => {
+it("a connection to a Unix socket waits while the queue of the socket is full", async () => {
   const { ask, sockets, bridge } = await enter("root");
   const target = await listenLate(join(sockets, "1.2.0"), 2);
   const clients = await Promise.all(Array.from({ length: 10 }, async () => await ask(`connect 127.1.2.0 ${WAY_OUT}`)));
@@ -357,7 +357,7 @@ it("a connection waits while the queue of its target is full", async () => {
   expect(await answers).toEqual(clients.map(() => "reached"));
 });
 
-it("connections that were reset fill the queue of their target only up to the number of places", async () => {
+it("connections that clients reset fill their target's queue only up to the bridge's maximum", async () => {
   const { ask, sockets, bridge } = await enter("root");
   const target = await listenLate(join(sockets, "1.2.0"), 2 * MOST);
   expect(await text(await ask(`reset 127.1.2.0 ${WAY_OUT} ${MOST + 100}`))).toBe("done");
@@ -366,7 +366,7 @@ it("connections that were reset fill the queue of their target only up to the nu
   expect(await text(await ask(`connect 127.1.2.0 ${WAY_OUT}`))).toBe("reached");
 });
 
-it("the bridge ends with the program, whatever ends it", async () => {
+it("the bridge ends when its program ends, even if SIGKILL ends the program", async () => {
   const { child, bridge, port } = await enter("root", [], [LAUNCHER, "--read", "/", "--"]);
   child.kill("SIGKILL");
   await eventually("the bridge is gone", () => !isRunning(bridge));

@@ -14,7 +14,7 @@ function installation(): string {
   return folder;
 }
 
-it("a runtime's folder that contains the state is readable except for the state", () => {
+it("if the runtime's folder contains the fleet's state, a server can read everything else in that folder", () => {
   const folder = installation();
   symlinkSync(join(folder, "state"), join(folder, "link"));
   const home = join(folder, "state", "home");
@@ -53,7 +53,7 @@ it("a server reads neither the secrets of the machine in /etc nor the homes of p
   }
 });
 
-it("a path that does not exist is left out", () => {
+it("serverPaths leaves out a path that does not exist", () => {
   const { write } = serverPaths({
     hidden: [],
     runtimePath: "/usr/bin/true",

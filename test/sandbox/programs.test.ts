@@ -72,7 +72,7 @@ it.each([
   dirname(PACKAGE),
   dirname(process.execPath),
 ])(
-  "a server cannot get %s as a folder that it may change, because its programs run outside of the sandbox",
+  "a server cannot get %s as a folder that it may change, because the folder's programs run outside the sandbox",
   (folder) => {
     for (const [setting, given] of [
       ["--cwd", { cwd: folder }],
@@ -88,7 +88,7 @@ it.each([
   },
 );
 
-it("a server cannot get the folder of the Copilot program, also not by a link, and can get the folder beside it", () => {
+it("a server cannot get the Copilot program's folder, a link to it or its parent, but can get a sibling", () => {
   const folder = temporaryFolder();
   for (const name of ["copilot", "work"]) mkdirSync(join(folder, name));
   symlinkSync(join(folder, "copilot"), join(folder, "link"));
@@ -104,7 +104,7 @@ it("a server may read folders with programs, and change a folder of its user bel
     expect(grant({ bind: folder.replace("alice", "{user}") }).write).toEqual([folder]);
 });
 
-it("grantsOf refuses a bind with the file of provider.apiKeyFile in it, even if servers may only read it", () => {
+it("grantsOf refuses a bind that contains the file of provider.apiKeyFile, even a read-only bind", () => {
   const bind = temporaryFolder();
   expect(() => grant({ bind: `${bind}:ro` })).not.toThrow();
   expect(() => grant({ bind: `${bind}:ro`, apiKeyFile: join(bind, "key") })).toThrow(
@@ -122,7 +122,7 @@ it.each(["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"])("a server can read the file in
   expect(grant({ env: { [name]: join(folder, "missing.pem") } }).read).toEqual([]);
 });
 
-it("a file with certificates may neither be in the fleet's state nor behind a link that the server may have made", () => {
+it("a certificate file may be neither in the fleet's state nor behind a link that the server may have made", () => {
   const state = temporaryFolder();
   const [cwd, secret] = [temporaryFolder(), join(state, "secret")];
   writeFileSync(secret, "");

@@ -26,7 +26,7 @@ it.each([
   ["copilotfleet-sandbox: cannot open /usr: error 24", true],
   ["bwrap: No permissions to create new namespace", false],
   ["copilotfleet-sandbox: Landlock refuses the rules: error 1", false],
-])("a trial that ends with “%s” shows that the machine has nothing left: %s", async (message, isShortage) => {
+])("a trial that fails with “%s” shows that the machine lacks resources: %s", async (message, isShortage) => {
   const trial = run(join(failing("program", message), "program"), []);
   if (isShortage)
     await expect(trial).rejects.toMatchObject({
@@ -37,7 +37,7 @@ it.each([
 });
 
 it.each(["kill -KILL $$", "exit 2"])(
-  "a trial that ends without a word, as “%s” does, shows nothing about the sandbox",
+  "a trial that ends without a message, as “%s” does, is an error and shows nothing about the sandbox",
   async (script) => {
     await expect(run("/bin/sh", ["-c", script])).rejects.toMatchObject({ code: "FLEET_RUNTIME_UNUSABLE" });
   },
@@ -65,7 +65,7 @@ it.skipIf(bwrapProblem !== undefined || process.getuid?.() !== 0)(
       vi.unstubAllEnvs();
       vi.restoreAllMocks();
     });
-    // A trial of another test file in this process may still count.
+    // The result of a trial in another test file may still count in this process, so let it expire.
     const now = performance.now();
     vi.spyOn(performance, "now").mockReturnValue(now + 61_000);
     vi.stubEnv("PATH", `${failing("bwrap", SHORTAGE, "/usr/local/lib")}${delimiter}${PATH}`);

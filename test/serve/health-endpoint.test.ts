@@ -296,7 +296,7 @@ describe("the address", () => {
     expect(error.suggestions).toContain("COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve");
   });
 
-  it.each(["0.0.0.0", "192.0.2.1", "::"])("listenOn refuses the name localhost where it is %s", async (address) => {
+  it.each(["0.0.0.0", "192.0.2.1", "::"])("listenOn refuses the name localhost if it means %s", async (address) => {
     const family = address.includes(":") ? 6 : 4;
     vi.spyOn(dns.promises, "lookup").mockResolvedValue({ address, family } as never);
     vi.spyOn(dns, "lookup").mockImplementation(((...given: unknown[]) => {
@@ -311,7 +311,7 @@ describe("the address", () => {
     expect(server.listening).toBe(false);
   });
 
-  it("listenOn takes the loopback address that the name localhost stands for", async () => {
+  it("listenOn listens on the loopback address to which the name localhost resolves", async () => {
     const server = createServer();
     onTestFinished(() => void server.close());
     const { host } = await listenOn(server, "serve.listen", { host: "localhost", port: 0 }, NEVER);
@@ -323,7 +323,7 @@ describe("the address", () => {
     const events: string[] = [];
     for (const event of ["listening", "close"]) server.on(event, () => events.push(event));
     const controller = new AbortController();
-    // Node.js looks this spelling of 127.0.0.1 up like a name.
+    // Node.js resolves this spelling of 127.0.0.1 like a name.
     const opening = listenOn(server, "serve.metrics", { host: "127.1", port: 36003 }, controller.signal);
     controller.abort(new Error("enough"));
     await expect(opening).rejects.toThrow("enough");

@@ -287,7 +287,7 @@ describe.skipIf(traceProblem !== undefined)("system calls of a rotation", () => 
     expect(kills).toBeGreaterThan(15);
   });
 
-  it("a log rotation never opens the log for writing, because a writer of the log counts as its server", async () => {
+  it("a log rotation never opens the log for writing, because a log's writer counts as its server", async () => {
     write();
     const rotator = await startRotator();
     const detach = await attach(rotator.pid, join(tmpdir(), `${basename(folder)}.trace`), ["trace=openat"]);

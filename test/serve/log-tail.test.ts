@@ -99,7 +99,7 @@ describe("lastLogLines by launch and time", () => {
     await write(first, second.slice(0, 2), [...second.slice(2), ...third]);
     const since = (minute: number) => read({ sinceMs: Date.parse(time(minute)) });
     expect(since(0)).toEqual([...first, ...second, ...third]);
-    // The panic came between the launch and the end, so it may have come after minute 2.
+    // The panic was logged between the launch (minute 1) and the end (minute 3), so it may have come after minute 2.
     expect(since(2)).toEqual([...first.slice(1), ...second, ...third]);
     expect(since(4)).toEqual([...second, ...third]);
     expect(since(10)).toEqual(["second says", ...third]);

@@ -24,7 +24,7 @@ const SNAPSHOT: MetricsSnapshot = {
 
 const open = () => FleetMetrics.open({ version: "1.2.3" });
 
-/** The value of each sample by its name and labels, as they stand in the text. */
+/** The value of each sample in the text of the metrics, by its name and labels. */
 async function samples(metrics: FleetMetrics): Promise<Map<string, number>> {
   const lines = (await metrics.text()).split("\n").filter((line) => line !== "" && !line.startsWith("#"));
   return new Map(

@@ -11,7 +11,7 @@ function started(): SampleRing {
 }
 
 describe("the samples of a host", () => {
-  it("a sample counts what happened since the sample before, and shows the gauges of its moment", () => {
+  it("a sample counts what happened since the previous sample, and has the gauges of its own time", () => {
     const ring = started();
     ring.turnEnded("completed", 100, 1_000);
     ring.turnEnded("cut", 300, 1_000);
@@ -37,7 +37,7 @@ describe("the samples of a host", () => {
     ]);
   });
 
-  it("the percentiles are about the turns of the last minute alone", () => {
+  it("the percentiles of a sample cover only the turns of the last minute", () => {
     const ring = started();
     for (let ms = 1; ms <= 100; ms += 1) ring.turnEnded("completed", ms, 0);
     ring.turnEnded("completed", 7, 30_000);
@@ -51,7 +51,7 @@ describe("the samples of a host", () => {
     ]);
   });
 
-  it("the ring keeps the last 720 samples, and gives those after a time", () => {
+  it("a sample ring keeps the last 720 samples, and returns those after a given time", () => {
     const ring = started();
     for (let second = 1; second <= 721; second += 1) ring.take(GAUGES, second * 1_000);
     const all = ring.after();
@@ -59,7 +59,7 @@ describe("the samples of a host", () => {
     expect(ring.after("1970-01-01T00:12:00.000Z").map(({ at }) => at)).toEqual(["1970-01-01T00:12:01.000Z"]);
   });
 
-  it("a ring that was not started keeps nothing", () => {
+  it("a sample ring that was not started keeps nothing", () => {
     const ring = new SampleRing();
     ring.turnEnded("completed", 1, 0);
     ring.evicted(1);

@@ -15,7 +15,7 @@ const NOTHING: GcResult = {
   freedBytes: 0,
 };
 
-/** Scheduled gc, with the times at which it ran in minutes. */
+/** Starts the scheduled gc. `ranAt` has the time of each of its runs, in minutes. */
 function schedule(gcIntervalMs: number, gc: () => Promise<GcResult>, warnings: string[] = []) {
   const clock = new TestClock();
   const ranAt: number[] = [];
@@ -55,7 +55,7 @@ it("serve runs the first gc at its interval if that is shorter than a minute", a
   await ended;
 });
 
-it("serve reports each session that gc left alone, because its record cannot be read", async () => {
+it("serve reports each session that gc left alone because the session's record cannot be read", async () => {
   const damaged = { id: "a", code: "FLEET_STATE_CORRUPT" as const, message: "The state is damaged.", suggestions: [] };
   const { clock, failures, stop, ended } = schedule(10 * MINUTE_MS, async () => ({
     ...NOTHING,

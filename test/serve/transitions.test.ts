@@ -19,9 +19,9 @@ import { sleeper } from "../fixtures/processes.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
 
 /**
- * Runs random histories of a few servers. Commands begin something and then finish it, give it up or die. Server
- * processes die. Repairs fix the records that they find. No process of a command really dies: its claim is disposed of,
- * or names a process that does not exist.
+ * Runs random histories of a few servers. Commands begin to start or stop a server, and then finish, give up or die.
+ * Server processes die. Repairs fix the records that they find. No command is a real process: to make a command die,
+ * the test disposes of its claim, or makes the claim name a process that does not exist.
  */
 
 const IDS = ["s1", "s2", "s3"] as const;
@@ -166,7 +166,7 @@ function expectSound({ servers }: Histories): void {
   }
 }
 
-it("a stop that is given up does not record a server as ready if its start and an earlier stop had died", async () => {
+it("a stop that gives up does not record a server as ready if its start and an earlier stop had died", async () => {
   const histories = new Histories(ownIdentity());
   const dead = { id: "s1", stays: false, end: "dead" } as const;
   await histories.run({ kind: "start", ...dead });
@@ -199,7 +199,7 @@ it("after any commands and crashes, a repair leaves each server ready, unhealthy
         expect(isRunning(server), server.id).toBe(alive.includes(server.id));
       }
       expect(identify(pid)).toEqual(running);
-      // Nothing that is left blocks the next commands.
+      // After the repair, each server can be started and stopped again.
       for (const server of IDS) {
         await histories.run({ kind: "start", id: server, stays: false, end: "done" });
         expect(histories.registry.servers[server]).toMatchObject({ state: expect.stringMatching(/ready|unhealthy/) });
@@ -214,8 +214,9 @@ it("after any commands and crashes, a repair leaves each server ready, unhealthy
 it("a claim of this process stays in force until the operation that made the claim is over", () => {
   const held = new HeldClaim();
   expect(isHeld(held.claim)).toBe(true);
-  // The registry returns a copy of the claim. Earlier versions wrote claims without `move`.
+  // The registry returns copies of claims, so a copy counts as held, too.
   expect(isHeld(structuredClone(held.claim))).toBe(true);
+  // Earlier versions wrote claims without `move`.
   expect(isHeld(ownIdentity())).toBe(true);
   // We know nothing about other threads of this process, so their claims count as held.
   expect(isHeld({ ...held.claim, move: "7:of-another-thread" })).toBe(true);

@@ -162,7 +162,7 @@ describe("the turn watch", () => {
     expect(summary(watch.look([{ ...a, launchedAtMs }], at()))).toEqual(["a completed"]);
   });
 
-  it("TurnWatch.look counts a turn once that began and was cut between two looks", () => {
+  it("TurnWatch.look counts a turn that began and was cut between two looks exactly once", () => {
     const watch = new TurnWatch();
     watch.look([], at() + 500);
     const a = session("a", started() + prompt());
@@ -186,7 +186,7 @@ describe("the turn watch", () => {
     expect(summary(watch.look([a, b], at()))).toEqual(["b completed"]);
   });
 
-  it("TurnWatch.look does not count a cut turn again when the same server loads the session whose shutdown is not recorded", () => {
+  it("TurnWatch.look counts a cut turn once, even if its session is loaded again without a recorded shutdown", () => {
     const watch = new TurnWatch();
     const a = session("a", prompt());
     watch.look([a], at());
@@ -221,7 +221,7 @@ describe("the turn watch", () => {
     expect(watch.look(loaded, at()).ended).toMatchObject([{ serverId: "s1" }]);
   });
 
-  it("TurnWatch.look finds in a replaced history how the turn in flight ended", () => {
+  it("TurnWatch.look reports a turn in flight as cut when its history is replaced, truncated or deleted", () => {
     const watch = new TurnWatch();
     const [a, b, c] = [session("a", prompt()), session("b", prompt()), session("c", prompt() + stepStart())];
     watch.look([a, b, c], at());

@@ -31,7 +31,7 @@ async function server(id: string, over: Partial<ServerRecord> = {}): Promise<Ser
   const home = join(await temporaryRoot(), "servers", id, "home");
   await mkdir(home, { recursive: true });
   const startedAt = new Date(Date.now() - 3_600_000).toISOString();
-  // The digits of the launch id decide how far this server may exceed the maximum age. Zeros stand for not at all.
+  // The launch id decides by how much this server may exceed the maximum age: with zeros, by nothing.
   return serverRecord(id, { home, startedAt, launchId: `0000-${id}`, ...over });
 }
 
@@ -40,7 +40,7 @@ function replaced(old: ServerRecord): ServerRecord {
   return { ...old, launchId: `${old.launchId}-next` };
 }
 
-/** The collaborators of the upkeep. Their pool recycles and stops no real server. `done` lists the calls to them. */
+/** Fakes of the objects that the upkeep uses. `done` lists the calls to their pool and metrics, and their errors. */
 function upkeep(recycle: Partial<Config["recycle"]> = {}) {
   const clock = new TestClock();
   const done: string[] = [];
@@ -291,7 +291,7 @@ describe("the process cleanup", () => {
     await eventually("their end", () => ![own, unknown].some(isRunning));
   });
 
-  it("the runtime of a server is not a process that its sessions left behind", async () => {
+  it("the process cleanup spares a server's own runtime, even though the runtime belongs to no session", async () => {
     const { clock, look, child, started } = make();
     const pid = child(null);
     const on = await server("s1", { process: started[0]?.identity ?? null });

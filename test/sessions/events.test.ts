@@ -21,7 +21,7 @@ async function pathOf(id: string): Promise<string> {
   return join((await fleet.record("alice")).home, "session-state", id, "events.jsonl");
 }
 
-/** The ids of the events in the file, of which the last line may be cut short. */
+/** The ids of the events in the file. A last line without a line break is left out. */
 async function recordedIds(id: string): Promise<string[]> {
   const lines = readFileSync(await pathOf(id), "utf8")
     .split("\n")
@@ -36,7 +36,7 @@ async function idsOf(opened: Fleet, id: string, after?: string): Promise<string[
   return ids;
 }
 
-/** Follows the events of a session. Its `ids` grow until the signal of the test aborts. */
+/** Follows the events of a session, and adds their ids to `ids` until `end` is called. */
 function follow(opened: Fleet, id: string) {
   const abort = new AbortController();
   const ids: string[] = [];
@@ -54,7 +54,7 @@ function follow(opened: Fleet, id: string) {
   };
 }
 
-/** Replaces the history of a session by these lines. */
+/** Creates a session, and replaces its history with this text. */
 async function plant(id: string, text: string): Promise<string> {
   await fleet.ok(["create", "--user", "alice", "--id", id, "--prompt", "hello"]);
   const path = await pathOf(id);
@@ -62,7 +62,7 @@ async function plant(id: string, text: string): Promise<string> {
   return path;
 }
 
-it("a reader that goes on after any event gets exactly the rest, also from another process and after the server was stopped", async () => {
+it("a reader that continues after any event gets exactly the rest, also in a new process or after a stop", async () => {
   await fleet.ok(["create", "--user", "alice", "--id", "talk", "--prompt", "one"]);
   const before = await idsOf(await openFleet(), "talk");
   await fleet.ok(["stop", "--all"]);
@@ -103,7 +103,7 @@ it.each(["followEvents", "followTranscript"] as const)(
   },
 );
 
-it("a reader goes on after its last event when a line that was cut short is removed", async () => {
+it("a reader continues after its last event when a line that was cut short is removed", async () => {
   const opened = await openFleet();
   const path = await plant("torn", started() + prompt());
   const whole = readFileSync(path).length;
@@ -119,7 +119,7 @@ it("a reader goes on after its last event when a line that was cut short is remo
   await reader.end();
 });
 
-it("names an event that the history does not have, and ends with this error when the history loses the last event that was read", async () => {
+it("followEvents rejects an unknown event id, and a follower fails when the history loses its last event", async () => {
   const opened = await openFleet();
   const path = await plant("rewound", started() + prompt() + answer());
   const missing = { code: "FLEET_USAGE_INVALID", message: 'The history of session "rewound" has no event "x".' };
@@ -130,7 +130,7 @@ it("names an event that the history does not have, and ends with this error when
   await expect(reader.done).rejects.toMatchObject({ code: "FLEET_USAGE_INVALID" });
 });
 
-it("leaves out lines that cannot be read, and warns once", async () => {
+it("followEvents leaves out lines that cannot be read, and warns once", async () => {
   const opened = await openFleet();
   await plant("damaged", `${started()}{"type":\nnull\n${prompt()}`);
   expect(await idsOf(opened, "damaged")).toHaveLength(2);
@@ -139,7 +139,7 @@ it("leaves out lines that cannot be read, and warns once", async () => {
   ]);
 });
 
-it("refuses another user as if the session did not exist", async () => {
+it("followEvents refuses another user as if the session did not exist", async () => {
   const opened = await openFleet();
   await plant("private", started());
   const others = opened.sessions.followEvents("private", { user: "bob" });

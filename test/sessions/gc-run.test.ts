@@ -119,7 +119,7 @@ describe("a gc that was killed", () => {
     expect(await state.store.sessions.read("open")).toEqual(record);
   });
 
-  it("a gc that is killed while it lists more sessions leaves its first list whole", async () => {
+  it("a gc that is killed while it lists more sessions leaves its first list intact", async () => {
     const state = await gcState();
     await state.server("s1");
     const run = new Run(state.statePath("s1"));

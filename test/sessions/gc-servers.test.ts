@@ -57,7 +57,7 @@ describe("servers that gc removes", () => {
     expect(folders(state)).toEqual(["something-else"]);
   });
 
-  it("gc removes a shared server, but not the sessions folder that it shares with others", async () => {
+  it("gc removes a shared server, but not the sessions folder that it shares with other servers", async () => {
     const state = await gcState();
     const common = join(state.root, "servers", "shared", "session-state");
     mkdirSync(common, { recursive: true });
@@ -74,7 +74,7 @@ describe("servers that gc removes", () => {
     expect(readdirSync(common)).toEqual(["young"]);
   });
 
-  it.each([1, 3])("gc removes an old server although its log was rotated lately, with %i logs kept", async (keep) => {
+  it.each([1, 3])("gc removes an old server even if its log was rotated recently, with %i logs kept", async (keep) => {
     const state = await gcState();
     await state.server("s1", old);
     const log = join(state.root, "servers", "s1", "server.log");

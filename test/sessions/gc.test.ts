@@ -44,7 +44,7 @@ describe("sessions that gc finds", () => {
     expect(await recorded(state)).toEqual(["young"]);
   });
 
-  it("gc does not take the full CLI's folder of locks, which is beside the sessions, for a session", async () => {
+  it("gc does not mistake the full CLI's lock folder, which is beside the sessions, for a session", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "young", {}, HOUR_MS);
@@ -200,7 +200,7 @@ describe("sessions that gc skips with a reason", () => {
     const folder = state.plant("s1", "held");
     writeFileSync(join(folder, lock), "");
     state.plant("s1", "held", OLD_MS);
-    // A lock counts only if its PID is that of the recorded server. PID 1 also runs, but is not that server.
+    // A lock counts only if its PID belongs to the recorded server. PID 1 also runs, but is not that server.
     const { skipped, deleted } = await state.gc();
     expect(skipped).toEqual(reason === null ? [] : [{ id: "held", reason }]);
     expect(idsOf(deleted)).toEqual(reason === null ? ["held"] : []);

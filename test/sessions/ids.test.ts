@@ -98,7 +98,7 @@ describe("a session id", () => {
     ["constructor", "a reserved word"],
     ["__proto__", "a reserved word"],
     ["..", "stands for a folder"],
-  ])("the error for %j states why, and its rule does not admit this id", (id, why) => {
+  ])("the error for the session id %j states the reason, and asks for another id", (id, why) => {
     const { refused } = outcome(validateSessionId, id);
     expect(refused).toContain(why);
     expect(refused).toContain("Allowed: another id of ");

@@ -10,7 +10,7 @@ const opened = (id: string) => ({ record: sessionRecord(id), close: vi.fn(async 
 const asSession = (open: ReturnType<typeof opened>) => open as unknown as LocalSession;
 const alice = { user: "alice" };
 
-it("closes a session that nobody has used for a minute", async () => {
+it("KeptSessions closes a session that nobody has used for a minute", async () => {
   const kept = new KeptSessions();
   const open = opened("a");
   await kept.keep(asSession(open), alice);
@@ -23,7 +23,7 @@ it("closes a session that nobody has used for a minute", async () => {
   expect([kept.size, open.close.mock.calls.length]).toEqual([0, 1]);
 });
 
-it("gives a session only to the user who used it, and only if it was not created again", async () => {
+it("KeptSessions returns a session only for the same user and options, and only if it was not recreated", async () => {
   const kept = new KeptSessions();
   for (const [record, keeper] of [
     [sessionRecord("a"), { user: "bob" }],
@@ -38,7 +38,7 @@ it("gives a session only to the user who used it, and only if it was not created
   }
 });
 
-it("keeps at most 200 sessions, and closes the one that was used least recently", async () => {
+it("KeptSessions keeps at most 200 sessions, and closes the session that was used least recently", async () => {
   const kept = new KeptSessions();
   const all = Array.from({ length: 201 }, (_, index) => opened(`s${index}`));
   for (const open of all) await kept.keep(asSession(open), alice);
@@ -48,7 +48,7 @@ it("keeps at most 200 sessions, and closes the one that was used least recently"
   expect(kept.size).toBe(0);
 });
 
-it("gives a session to the next use only after it has closed it, because the connection knows one object of a session", async () => {
+it("KeptSessions.take waits while the session is being closed, and then returns null", async () => {
   const kept = new KeptSessions();
   const open = opened("a");
   let closed = (): void => undefined;
@@ -69,7 +69,7 @@ it("gives a session to the next use only after it has closed it, because the con
   expect(await taking).toBeNull();
 });
 
-it("keeps nothing after its end", async () => {
+it("KeptSessions closes each session that it gets after closeAll", async () => {
   const kept = new KeptSessions();
   await kept.closeAll();
   const open = opened("a");

@@ -24,8 +24,8 @@ afterEach(async () => {
   await removeFolder(root);
 });
 
-describe("the records of idempotency keys", () => {
-  it("are deleted by gc when they have expired", async () => {
+describe("records of idempotency keys", () => {
+  it("gc deletes the records of idempotency keys that have expired", async () => {
     const past = new Date(Date.now() - 1).toISOString();
     await store.keyedTurns.create(keyedTurn("alice", "old", { expiresAt: past, outcome: "answered" }));
     await store.keyedTurns.create(keyedTurn("alice", "cut", { expiresAt: past }));
@@ -34,7 +34,7 @@ describe("the records of idempotency keys", () => {
     expect((await store.keyedTurns.list(null)).map(({ key }) => key)).toEqual(["new"]);
   });
 
-  it("make room for more when a user has 1,000 of them, the oldest that are over first", async () => {
+  it("makeRoom deletes a user's 100 oldest ended records of 1,000, and fails if none of them has ended", async () => {
     const { keyedTurns } = store;
     // In memory, because a thousand writes to a disk take long.
     const records = new Map(
@@ -62,7 +62,7 @@ describe("the records of idempotency keys", () => {
   });
 });
 
-describe("a prompt with a key that fails before it begins", () => {
+describe("a failed prompt with an idempotency key", () => {
   const failed = new FleetError("FLEET_TURN_FAILED", "The prompt was not accepted.");
 
   /** Sends a prompt that fails without an event, in a session whose history then has these prompts. */
@@ -80,12 +80,12 @@ describe("a prompt with a key that fails before it begins", () => {
     await expect(journal.run(open, async () => await Promise.reject(failed))).rejects.toBe(failed);
   }
 
-  it("leaves the key free", async () => {
+  it("a prompt that fails before it begins leaves its idempotency key free", async () => {
     await send(async () => []);
     expect(await store.keyedTurns.read("alice", "k")).toBeNull();
   });
 
-  it("keeps the key if the history has the prompt, or cannot be read", async () => {
+  it("a failed prompt keeps its idempotency key if the history has the prompt, or cannot be read", async () => {
     await send(async () => [{ content: "hi", messageId: "m" }]);
     expect(await store.keyedTurns.read("alice", "k")).toMatchObject({ outcome: null });
     await store.keyedTurns.delete("alice", "k");
@@ -111,7 +111,7 @@ describe("a turn in the history", () => {
     return { own, end: () => turn.end() };
   };
 
-  it("has its own events, and the last text as its reply", () => {
+  it("RecordedTurn accepts only its own events, and returns the last text as the reply", () => {
     const before = [event("session.start"), prompt("m0"), ...step("before")];
     const turn = [prompt("m1"), ...step("reply")];
     const { own, end } = read([...before, ...turn, prompt("m2"), ...step("after")]);
@@ -119,7 +119,7 @@ describe("a turn in the history", () => {
     expect(end().text).toBe("reply");
   });
 
-  it("that was cut gives FLEET_SERVER_LOST, also if other turns follow", () => {
+  it("RecordedTurn throws FLEET_SERVER_LOST for a turn that was cut, even if other turns follow", () => {
     const cut = [prompt("m1"), event("assistant.turn_start")];
     const lost = expect.objectContaining({ code: "FLEET_SERVER_LOST" });
     expect(read(cut).end).toThrow(lost);
@@ -129,7 +129,7 @@ describe("a turn in the history", () => {
     expect(end).toThrow(lost);
   });
 
-  it("that was aborted gives the text so far, and one that failed gives the error", () => {
+  it("RecordedTurn returns the text so far of an aborted turn, and throws the error of a failed turn", () => {
     const aborted = [prompt("m1"), event("assistant.turn_start"), event("assistant.message", { content: "so far" })];
     expect(read([...aborted, event("abort"), event("assistant.turn_end")]).end().text).toBe("so far");
     const failed = [prompt("m1"), event("assistant.turn_start"), event("assistant.turn_end")];
@@ -137,7 +137,7 @@ describe("a turn in the history", () => {
     expect(end).toThrow(expect.objectContaining({ code: "FLEET_TURN_FAILED", message: "The turn failed: no quota" }));
   });
 
-  it("that the history does not have gives FLEET_SESSION_LOST", () => {
+  it("RecordedTurn throws FLEET_SESSION_LOST for a turn that the history does not have", () => {
     expect(read([prompt("m2"), ...step("other")]).end).toThrow(expect.objectContaining({ code: "FLEET_SESSION_LOST" }));
   });
 });

@@ -9,7 +9,7 @@ const NOW = Date.UTC(2026, 0, 1, 12);
 const at = (sinceMs: number) => new Date(NOW + sinceMs).toISOString();
 const recent = (id: string) => sessionRecord(id, { turns: 1, lastUsedAt: at(-1_000) });
 
-/** Sessions in memory. A test may replace the outcome of the next writes. */
+/** Sessions in memory. A test can make the next writes fail. */
 class Sessions {
   readonly records = new Map<string, SessionRecord>();
   /** The ids that were written, in order. */
@@ -46,7 +46,7 @@ describe("LastUses", () => {
     return record;
   };
 
-  it("writes the turns of two seconds together, with their number and the time of the last one", async () => {
+  it("records the turns of two seconds in one write, with their number and the time of the last turn", async () => {
     const a = add(recent("a"));
     const first = uses.note(a);
     await vi.advanceTimersByTimeAsync(1_900);
@@ -96,7 +96,7 @@ describe("LastUses", () => {
     expect(sessions.writes).toEqual(["a", "b"]);
   });
 
-  it("waits in a flush for a write that has already begun", async () => {
+  it("a flush waits for a write that has already begun", async () => {
     void uses.note(add(sessionRecord("a", { lastUsedAt: at(0) })));
     await uses.flush();
     expect(sessions.records.get("a")).toMatchObject({ turns: 1 });

@@ -11,7 +11,7 @@ const LOST = { code: "FLEET_LEASE_LOST", exit: 5 };
 const LONG_MS = 600_000;
 const TTL_MS = 1_000;
 
-/** Leases whose store and holders share a clock that the test moves on. */
+/** Leases whose store and holders share a clock that the test advances. */
 async function setUp(): Promise<{ store: FileStore; leases: Leases; clock: TestClock }> {
   const clock = new TestClock();
   const store = openFileStore(await temporaryRoot(), { leaseNow: clock.leaseNow });

@@ -26,7 +26,7 @@ afterAll(async () => {
 
 type Provider = NonNullable<NonNullable<Parameters<typeof Fleet.open>[0]>["config"]>["provider"];
 
-/** Opens a fleet like another process would: with its own model gateway. All have the same state. */
+/** Opens a fleet with its own model gateway, as another process would. All these fleets share one state folder. */
 async function openFleet(provider: Provider, modelGateway: "on" | "off" = "on", variables: NodeJS.ProcessEnv = {}) {
   const env = { PATH: process.env.PATH, HOME: process.env.HOME, COPILOT_OFFLINE: "true", MODEL_KEY: KEY, ...variables };
   const config = { ports: testPorts(), provider, modelGateway };
@@ -41,7 +41,7 @@ describe("the model gateway behind the real runtime", () => {
     ["azure", "responses", "/openai/v1", "/openai/v1/responses", "api-key"],
     ["anthropic", undefined, "", "/v1/messages", "x-api-key"],
   ] as const)(
-    "a turn with a provider of type %s (%s) at %j has the key at the service",
+    "a turn with a provider of type %s (%s) at %j sends the key to the service",
     async (type, wireApi, base, path, header) => {
       await using model = await startWireModel(KEY);
       const baseUrl = `${model.origin}${base}`;
@@ -59,7 +59,7 @@ describe("the model gateway behind the real runtime", () => {
       (["on", "off"] as const).map((gateway) => [type, gateway] as const),
     ),
   )(
-    "the service of type %s gets a bearer token in Authorization alone, and the next one in the same session (modelGateway %s)",
+    "a service of type %s gets bearer tokens only in Authorization, also a new one in a session (modelGateway %s)",
     async (type, modelGateway) => {
       await using model = await startWireModel("entra-one");
       const apiKeyFile = join(folder, unused("bearer"));
@@ -86,7 +86,7 @@ describe("the model gateway behind the real runtime", () => {
     await expect(fleet.sessions.send(session, "ping")).rejects.toThrow(/401/);
   });
 
-  it("servers reach the model gateway although their environment names a proxy", async () => {
+  it("servers reach the model gateway even if their environment names a proxy", async () => {
     await using model = await startWireModel(KEY);
     const proxied = { HTTPS_PROXY: "http://127.0.0.1:1" };
     await using fleet = await openFleet({ type: "echo" }, "on", proxied);
@@ -119,7 +119,7 @@ describe.each(["on", "off", "echo"] as const)("two processes in one session (%s)
       const id = unused("opened");
       await using first = await openFleet(remote, kind as "on" | "off");
       const session = await first.sessions.create({ user: "ann", sessionId: id });
-      // The runtime (1.0.85) fixes the provider of a turn at its beginning, but not that of the sub-agents that the turn starts.
+      // The runtime (1.0.85) fixes a turn's provider when the turn begins, but not the provider of its sub-agents.
       const task = { description: "d", name: "n", prompt: "say hi", agent_type: "general-purpose", mode: "sync" };
       const turn = first.sessions.send(session, `!hold ${id} !tool task ${JSON.stringify(task)}`);
       await expect.poll(() => model.shown("!hold")).toBe(1);

@@ -58,7 +58,7 @@ afterEach(() => void vi.useRealTimers());
 
 describe("the tokens of a GitHub App", () => {
   it.each(["per-user", "shared"] as const)(
-    "a session of a %s server takes its turns over three lifetimes of its token",
+    "a session on a %s server runs turns over three lifetimes of its token, always with a good token",
     async (isolation) => {
       vi.useFakeTimers({ toFake: ["Date"] });
       await using github = await FakeGitHub.start({ lifetimeMs: LIFETIME_MS });
@@ -82,7 +82,7 @@ describe("the tokens of a GitHub App", () => {
     },
   );
 
-  it("after GitHub suspended the App, the next turn is refused, by the command as at the front door, and runs with no token", async () => {
+  it("after GitHub suspended the App, library and front-door turns fail before any model request", async () => {
     vi.useFakeTimers({ toFake: ["Date"] });
     await using github = await FakeGitHub.start({ lifetimeMs: LIFETIME_MS });
     await using secrets = new Secrets();
@@ -106,7 +106,7 @@ describe("the tokens of a GitHub App", () => {
     expect((await other.sendAndWait({ prompt: "three" }))?.data.content).toContain("three");
   });
 
-  it("after GitHub revoked a token before its end, one turn is refused, and the next one gets a new token", async () => {
+  it("after GitHub revoked a token before its expiry, one turn fails, and the next turn gets a new token", async () => {
     await using github = await FakeGitHub.start();
     await using secrets = new Secrets();
     await using at = await openFleet(github, appOf(github, secrets));
@@ -124,7 +124,7 @@ describe("the tokens of a GitHub App", () => {
 });
 
 describe("a user's token", () => {
-  it("a new token in the file is used by the next turn of an open session, on the same server", async () => {
+  it("the next turn of an open session uses a new token from the user's file, on the same server", async () => {
     await using github = await FakeGitHub.start();
     await using secrets = new Secrets();
     const path = secrets.put("ann", github.accept("gho_one"));
@@ -142,7 +142,7 @@ describe("a user's token", () => {
     expect((await at.serverOf("ann")).pid).toBe(pid);
   });
 
-  it("when the file is gone or its token is refused, the turn is refused and no other token is used", async () => {
+  it("when a user's token file is gone or its token is refused, the turn fails without another token", async () => {
     await using github = await FakeGitHub.start();
     await using secrets = new Secrets();
     const path = secrets.put("ann", github.accept("gho_one"));
@@ -181,7 +181,7 @@ describe("a user's token", () => {
     expect(github.asked.map(({ token }) => token)).toEqual(["gho_own", "gho_own"]);
   });
 
-  it("a command runs at most once in 5 s, and at once after GitHub refused its token", async () => {
+  it("githubTokenCommand runs at most once in 5 s, but again at once after GitHub refused its token", async () => {
     await using github = await FakeGitHub.start();
     await using secrets = new Secrets();
     const runs = secrets.put("runs", "");
@@ -204,7 +204,7 @@ describe("a user's token", () => {
     expect(timesRun()).toBe(before + 2);
   });
 
-  it("a command that fails refuses the turn, and one that does not answer leaves the last token", async () => {
+  it("a turn fails if githubTokenCommand fails, and uses the last token if the command was killed", async () => {
     await using github = await FakeGitHub.start();
     await using secrets = new Secrets();
     const script = secrets.put("script", `echo ${github.accept("gho_one")}`);

@@ -25,14 +25,14 @@ const waiters = (user: string, count: number) =>
   });
 const waiting = () => readdirSync(join(folder, "waits")).filter((name) => !name.startsWith("served"));
 
-it("anybody may look for room while nobody waits, and leaves nothing behind", () => {
+it("while nobody waits for room, any use may look for room, and leaves no file behind", () => {
   const queue = new RoomQueue("alice");
   expect(queue.mayEnter(server)).toBe(true);
   queue.enter();
   expect(readdirSync(folder)).toEqual([]);
 });
 
-it("only the head of the queue may look for room: the first use of the user who got room the longest ago", () => {
+it("only one use may look for room: the first one of the user who got room the longest ago", () => {
   const alices = waiters("alice", 100);
   const [bob] = waiters("bob", 1);
   const mayEnter = (...queues: (RoomQueue | undefined)[]) => queues.filter((each) => each?.mayEnter(server));
@@ -40,7 +40,7 @@ it("only the head of the queue may look for room: the first use of the user who 
   alices[0]?.enter();
   expect(mayEnter(...alices.slice(1), bob)).toEqual([bob]);
   bob?.enter();
-  // A use that comes later waits, too. Alice got room before Bob.
+  // A later use waits, too. Alice's last room came before Bob's, so it is her turn.
   const late = new RoomQueue("bob");
   expect(mayEnter(late, ...alices.slice(1))).toEqual([alices[1]]);
   const [carol] = waiters("carol", 1);
@@ -49,7 +49,7 @@ it("only the head of the queue may look for room: the first use of the user who 
   expect(waiting()).toEqual([]);
 });
 
-it("a use that waits for room ends its wait when it becomes the head, when its time is over or when it is aborted", async () => {
+it("a use stops waiting for room when it becomes first in the queue, at its time limit, or on abort", async () => {
   const [first, second] = waiters("alice", 2);
   const waited = async (ms: number, signal?: AbortSignal) => await second?.untilHead(server, ms, signal);
   await waited(30);
@@ -62,7 +62,7 @@ it("a use that waits for room ends its wait when it becomes the head, when its t
   second?.leave();
 });
 
-it("the queue forgets whom it served once nobody has waited for a minute", () => {
+it("once nobody waits, the queue deletes its records of who got room more than a minute ago", () => {
   const served = () => readdirSync(join(folder, "waits"));
   const [first, second] = waiters("alice", 2);
   first?.enter();
@@ -75,14 +75,14 @@ it("the queue forgets whom it served once nobody has waited for a minute", () =>
   expect(served()).toEqual([]);
 });
 
-it("a use that gives up, whose process has ended, or that hangs, holds nobody up", () => {
+it("a waiting use does not block others if it gives up, if its process has ended, or if it hangs", () => {
   const { bootId, startTicks } = ownIdentity();
   const [first, second] = waiters("alice", 2);
   const [name = ""] = waiting().sort();
   first?.leave();
   const gone = ["alice", 1, 4_194_303, startTicks, bootId, 0].join("~");
   writeFileSync(join(folder, "waits", gone), "");
-  // It lives, but was silent for too long.
+  // The process of this waiter is alive, but has not refreshed its file for too long.
   const silent = join(folder, "waits", name.replace(/^\w+~\d+/, "zoe~2"));
   writeFileSync(silent, "");
   utimesSync(silent, new Date(0), new Date(0));
@@ -92,9 +92,9 @@ it("a use that gives up, whose process has ended, or that hangs, holds nobody up
   for (const each of [second, third]) each?.leave();
 });
 
-it("a use that cannot get enough room does not ask the server to unload a session", async () => {
+it("makeRoom does not ask the server to unload a session if that would not make enough room", async () => {
   const process = ownIdentity();
-  // No server listens, so a question would fail.
+  // No server listens, so a request to it would fail.
   const busy: ServerRecord = { ...server, process, startedAt: new Date().toISOString() };
   mkdirSync(join(busy.home, "session-state", "idle"), { recursive: true });
   writeFileSync(join(busy.home, "session-state", "idle", `inuse.${process.pid}.lock`), "");

@@ -14,7 +14,7 @@ const STEPS: [string, CommitStep][] = [
   ["writing a temporary file", "written"],
   ["linking its own revision", "linked"],
 ];
-/** More commits than the registry keeps: a suspended writer's number is then taken and pruned before it resumes. */
+/** More commits than the registry keeps revisions. They use a suspended writer's revision number and prune it again. */
 const MANY = 40;
 
 /** A store whose next commit is suspended after `step` until `work` has run. */
@@ -62,7 +62,7 @@ async function serverIds(root: string): Promise<string[]> {
 
 describe("the registry, when a writer is suspended in its commit", () => {
   describe.each([1, 2, 15, 16, 17, MANY])("while others commit %d times", (commits) => {
-    it.each(STEPS)("applies a registry update exactly once when its writer is suspended after %s", async (_, step) => {
+    it.each(STEPS)("a registry update applies exactly once when its writer is suspended after %s", async (_, step) => {
       const root = await temporaryRoot();
       const others = openFileStore(root);
       const ids = await addServers(others, "before", 1);
@@ -80,7 +80,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
     });
   });
 
-  it("never builds on a revision that was linked after another writer's newer revision, even if both writers were suspended", async () => {
+  it("a resumed writer never builds on a revision that another resumed writer linked too late", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     const ids = await addServers(others, "before", 1);
@@ -95,8 +95,8 @@ describe("the registry, when a writer is suspended in its commit", () => {
     });
     const reader = openFileStore(root, { onStep: async (step) => void (step === "read" && (await read.wait())) });
 
-    // Two writers make a revision 2. `late` has written its own, and is suspended before it links it. `reader` has read the
-    // one of `others`. Many later commits prune that one, so the number 2 is free again.
+    // `late` has written its revision 2, and is suspended before it links it. Then `others` link another revision 2,
+    // and `reader` reads that one. Many later commits prune it, so the number 2 is free again.
     const lateUpdate = addServers(late, "late", 1);
     await written.reached;
     ids.push(...(await addServers(others, "first", 1)));
@@ -105,7 +105,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
     await rm(join(root, "registry.lock"), { recursive: true, force: true });
     ids.push(...(await addServers(others, "meanwhile", MANY)));
 
-    // Now the late writer's file has the number on which the reader wants to build.
+    // Now `late` links its revision 2. This is the number on which `reader` wants to build.
     written.open();
     await linked.reached;
     read.open();
@@ -115,7 +115,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
     expect(await serverIds(root)).toEqual(ids.toSorted());
   });
 
-  it("keeps the update of a writer that was suspended in the very first registry commit while others commit", async () => {
+  it("the registry keeps the update of a writer that was suspended in the very first commit", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     const late = sleeper(root, "written", async () => void (await addServers(others, "other", MANY)));
@@ -124,7 +124,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
     expect(await serverIds(root)).toContain("late0");
   });
 
-  it("deletes the outdated revision and the temporary file of a suspended registry writer when it resumes", async () => {
+  it("a suspended registry writer deletes its outdated revision and its temporary file when it resumes", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await addServers(others, "before", 1);
@@ -136,18 +136,18 @@ describe("the registry, when a writer is suspended in its commit", () => {
     expect(names.at(-1)).toBe("0000000000000042.json");
   });
 
-  it("writes the newest registry to registry.json even if a suspended writer has put an older one there", async () => {
+  it("registry.json gets the newest registry even if a suspended writer has put an older one there", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await addServers(others, "before", 1);
-    // The suspended writer has linked its revision. It publishes its older copy after all those of the others.
+    // The suspended writer has linked its revision. It writes this older revision to registry.json after all others.
     const late = sleeper(root, "linked", async () => void (await addServers(others, "meanwhile", 3)));
     await addServers(late, "late", 1);
     const { publishedPath, readPublished } = await import("../../src/store/file/commit/published.js");
     expect(readPublished(publishedPath(root))).toMatchObject({ kind: "good", rev: 5 });
   });
 
-  it("rejects a registry update with FLEET_STATE_BUSY when other writers keep committing first", async () => {
+  it("a registry update rejects with FLEET_STATE_BUSY when other writers keep committing first", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await addServers(others, "before", 1);
@@ -167,7 +167,7 @@ describe("a session record, when a writer is suspended in its commit", () => {
   const touch = (store: FileStore) => store.sessions.update("a", (draft) => ++draft.turns);
 
   describe.each([1, 2, 3, MANY])("while others commit %d times", (commits) => {
-    it.each(STEPS)("applies every update of a session once when a writer is suspended after %s", async (_, step) => {
+    it.each(STEPS)("every update of a session applies once when a writer is suspended after %s", async (_, step) => {
       const root = await temporaryRoot();
       const others = openFileStore(root);
       await others.sessions.create(sessionRecord("a"));
@@ -180,7 +180,7 @@ describe("a session record, when a writer is suspended in its commit", () => {
   });
 
   it.each(STEPS)(
-    "does not bring a deleted session back when a writer of its record was suspended after %s",
+    "a deleted session does not come back when a writer of its record was suspended after %s",
     async (_, step) => {
       const root = await temporaryRoot();
       const others = openFileStore(root);
@@ -193,7 +193,7 @@ describe("a session record, when a writer is suspended in its commit", () => {
   );
 
   it.each(STEPS)(
-    "keeps a re-created session free of old data when a writer of the old record was suspended after %s",
+    "a re-created session contains no old data when a writer of the old record was suspended after %s",
     async (_, step) => {
       const root = await temporaryRoot();
       const others = openFileStore(root);
@@ -210,7 +210,7 @@ describe("a session record, when a writer is suspended in its commit", () => {
 });
 
 describe("the file store, with concurrent updates of one instance,", () => {
-  it("writes 50 concurrent registry updates of one instance in a few commits", async () => {
+  it("one file store writes 50 concurrent registry updates in a few commits", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await addServers(store, "before", 1);
@@ -220,7 +220,7 @@ describe("the file store, with concurrent updates of one instance,", () => {
     expect(Number.parseInt(revisions.at(-1) ?? "", 10)).toBeLessThanOrEqual(4);
   });
 
-  it("writes no new revision when a registry update changes nothing", async () => {
+  it("a registry update that changes nothing writes no new revision", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await addServers(store, "s", 1);
@@ -232,7 +232,7 @@ describe("the file store, with concurrent updates of one instance,", () => {
 describe("deleteMany() of sessions, when it is suspended", () => {
   const unchanged = ({ turns }: { turns: number }) => turns === 0;
 
-  it("does not delete a session that changed while deleteMany() was suspended after it read the record", async () => {
+  it("deleteMany() keeps a session that changed after deleteMany() read its record and was suspended", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));
@@ -241,7 +241,7 @@ describe("deleteMany() of sessions, when it is suspended", () => {
     expect(await others.sessions.read("a")).toMatchObject({ turns: 1 });
   });
 
-  it("rejects a session update after deleteMany() has linked a tombstone for the session", async () => {
+  it("a session update is rejected after deleteMany() has linked a tombstone for the session", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));
@@ -256,7 +256,7 @@ describe("deleteMany() of sessions, when it is suspended", () => {
     expect(await readdir(join(root, "sessions"))).toEqual([]);
   });
 
-  it("does not delete a session that changed so often that the revision number of its tombstone was used and removed", async () => {
+  it("deleteMany() keeps a session whose later updates used and pruned the number of the tombstone", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));
@@ -271,7 +271,7 @@ describe("deleteMany() of sessions, when it is suspended", () => {
   it.each<[string, CommitStep]>([
     ["reading the record", "read"],
     ["linking its tombstone", "linked"],
-  ])("keeps a session that was created again while deleteMany() was suspended after %s", async (_, step) => {
+  ])("deleteMany() keeps a session that was created again while the call was suspended after %s", async (_, step) => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));
@@ -283,7 +283,7 @@ describe("deleteMany() of sessions, when it is suspended", () => {
     expect(await others.sessions.read("a")).toEqual(sessionRecord("a", { turns: 5 }));
   });
 
-  it("creates a session id again after deleteMany() was killed right after linking the tombstone", async () => {
+  it("a session id can be used again after deleteMany() was killed right after linking the tombstone", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));
@@ -297,7 +297,7 @@ describe("deleteMany() of sessions, when it is suspended", () => {
   });
 });
 
-it("a commit gives Node's thread pool only the two syncs to disk, because other calls cost more there than they take", async () => {
+it("a commit uses Node's thread pool only for two disk syncs, because other calls are faster without it", async () => {
   const store = openFileStore(await temporaryRoot());
   await store.sessions.create(sessionRecord("a"));
   const addTurn = async () =>

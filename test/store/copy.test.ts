@@ -11,7 +11,7 @@ import { keyedTurn, serverRecord, sessionRecord } from "../fixtures/store/store-
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const NEVER = new AbortController().signal;
-/** More than are copied at once. */
+/** More sessions than are copied at once. */
 const SESSIONS = 60;
 
 const KEYED = ["k1", "k2"].map((key) => keyedTurn("ann", key));
@@ -30,7 +30,7 @@ async function filled(): Promise<Store> {
   return store;
 }
 
-it("copyContents copies everything from one store to another, reports how far it is, and changes nothing in the source", async () => {
+it("copyContents copies a whole store, reports its progress, and leaves the source unchanged", async () => {
   const [from, to] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(from);
   expect([isEmpty(contents), isEmpty(await readContents(to))]).toEqual([false, true]);
@@ -46,7 +46,7 @@ it("copyContents copies everything from one store to another, reports how far it
   expect(await readContents(from)).toEqual(contents);
 });
 
-it("readContents names the damaged records of idempotency keys, and leaves out no other", async () => {
+it("readContents reports a damaged record of an idempotency key, and still reads all others", async () => {
   const root = await temporaryRoot();
   const store = openFileStore(root);
   for (const turn of KEYED) await store.keyedTurns.create(turn);
@@ -130,7 +130,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
   expect(sessions.map(({ id }) => id).filter((id) => id !== "others")).toEqual([]);
 });
 
-it("copyContents refuses to copy when both stores have a session with the same id, and leaves the one in the target alone", async () => {
+it("copyContents refuses to copy if the target has a session with the same id, and keeps that session", async () => {
   const [from, to] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(from);
   const theirs = sessionRecord("a30", { owner: "bob" });

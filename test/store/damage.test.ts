@@ -14,7 +14,7 @@ const DAMAGES: [string, Damage][] = [
   ["short of its last byte", async (path) => truncate(path, (await stat(path)).size - 1)],
   ["all zero bytes", async (path) => writeFile(path, Buffer.alloc((await stat(path)).size))],
   ["one bit off in the data", async (path) => flipBit(path, Math.floor((await stat(path)).size * 0.7))],
-  // Not in the number of the schema, because a larger number stands for a newer version.
+  // The bit is not in the schema number, because a larger number would stand for a newer version.
   ["one bit off in the header", (path) => flipBit(path, '{"schema":1,"'.length)],
   ["replaced by other JSON", (path) => writeFile(path, "[]\n[]\n")],
 ];
@@ -59,7 +59,7 @@ async function contents(folder: string): Promise<Record<string, string>> {
 }
 
 describe.each(DAMAGES)("the file store, with a registry whose head revision is %s,", (_, damage) => {
-  it("recovers a registry with a damaged head revision from registry.json, warns once, and loses nothing", async () => {
+  it("a damaged head revision is recovered from registry.json, with one warning and without a loss", async () => {
     const root = await filled(3);
     await damage(join(root, "registry", "0000000000000003.json"));
     const store = openFileStore(root);
@@ -74,7 +74,7 @@ describe.each(DAMAGES)("the file store, with a registry whose head revision is %
     expect(await serverIds(root)).toEqual(["s1", "s2", "s3", "s4"]);
   });
 
-  it("goes back one revision when registry.json is missing, warns, and neither deletes the damaged file nor reuses its number", async () => {
+  it("without registry.json, a damaged registry goes back one revision, and keeps the damaged file", async () => {
     const root = await filled(3);
     const damaged = join(root, "registry", "0000000000000003.json");
     await damage(damaged);
@@ -94,8 +94,8 @@ describe.each(DAMAGES)("the file store, with a registry whose head revision is %
   });
 });
 
-describe.each(DAMAGES)("the file store, with a registry that has only revisions that are %s,", (_, damage) => {
-  it("recovers a registry from registry.json when all its revisions are damaged", async () => {
+describe.each(DAMAGES)("the file store, with a registry whose revisions are all %s,", (_, damage) => {
+  it("a registry is recovered from registry.json when all its revisions are damaged", async () => {
     const root = await filled(3);
     await Promise.all((await revisions(root)).map(damage));
     const store = openFileStore(root);
@@ -109,7 +109,7 @@ describe.each(DAMAGES)("the file store, with a registry that has only revisions 
   });
 
   it.each(["missing", "damaged too"])(
-    "refuses a registry instead of treating it as empty when all its revisions are damaged and registry.json is %s",
+    "a registry is refused, and not treated as empty, when all its revisions are damaged and registry.json is %s",
     async (copy) => {
       const root = await filled(3);
       await Promise.all((await revisions(root)).map(damage));
@@ -135,7 +135,7 @@ it("the file store never uses a registry revision that was linked too late to co
   await expect(openFileStore(root).registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
 });
 
-it("the file store repairs a damaged registry in an update that changes nothing, and writes nothing when there is no damage", async () => {
+it("an update that changes nothing repairs a damaged registry, and writes nothing to an intact one", async () => {
   const root = await filled(3);
   await truncate(join(root, "registry", "0000000000000003.json"), 0);
   for (let update = 1; update <= 2; update++) await openFileStore(root).registry.update(() => undefined);
@@ -153,14 +153,14 @@ it("the file store repairs a damaged registry in an update that changes nothing,
 });
 
 describe("the file store, with its registry.json,", () => {
-  // Leave out "short of its last byte": that byte is only a line break, and registry.json is whole without it. Leave
-  // out the wrong bits, too, because registry.json has no checksum that reveals them.
+  // Leave out "short of its last byte": that byte is only a line break, so registry.json is complete without it. Leave
+  // out the flipped bits, too, because registry.json has no checksum that would reveal them.
   const shaped: [string, Damage] = [
     "replaced by an object without servers",
     (path) => writeFile(path, '{"schema":1}\n'),
   ];
   it.each([...DAMAGES.filter(([how]) => !/^short of|^one bit/.test(how)), shaped])(
-    "ignores a registry.json that is %s, and with the next commit renames it and writes another one",
+    "the store ignores a registry.json that is %s, and the next commit renames that file and writes a new one",
     async (_, damage) => {
       const root = await filled(2);
       const path = join(root, "registry.json");
@@ -177,7 +177,7 @@ describe("the file store, with its registry.json,", () => {
     },
   );
 
-  it("writes a missing registry.json again with the next commit", async () => {
+  it("the next commit writes a missing registry.json again", async () => {
     const root = await filled(2);
     await rm(join(root, "registry.json"));
     expect(await serverIds(root)).toEqual(["s1", "s2"]);
@@ -185,7 +185,7 @@ describe("the file store, with its registry.json,", () => {
     expect(JSON.parse(await readFile(join(root, "registry.json"), "utf8"))).toMatchObject({ schema: 1, rev: 3 });
   });
 
-  it("recovers the registry from registry.json when all revisions are missing, and never reuses their numbers", async () => {
+  it("a registry without revisions is recovered from registry.json, and reuses no revision number", async () => {
     const root = await filled(3);
     await rm(join(root, "registry"), { recursive: true });
     const store = openFileStore(root);
@@ -196,14 +196,14 @@ describe("the file store, with its registry.json,", () => {
     expect(await serverIds(root)).toEqual(["s1", "s2", "s3", "s4"]);
   });
 
-  it("refuses a store in which only a kept copy of a damaged registry.json is left, instead of treating it as empty", async () => {
+  it("a store that has only a kept copy of a damaged registry.json is refused, and not treated as empty", async () => {
     const root = await filled(1);
     await rm(join(root, "registry"), { recursive: true });
     await rename(join(root, "registry.json"), join(root, "registry.json.corrupt-2026-01-01T00-00-00-000Z"));
     await expect(openFileStore(root).registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
   });
 
-  it("stops rewriting registry.json after a few attempts when faster writers always have a newer revision", async () => {
+  it("publish stops rewriting registry.json after a few attempts if others always have a newer revision", async () => {
     const root = await filled(1);
     let written = 0;
     await publish(root, { rev: 1, data: '{"servers":{}}' }, (rev) => {
@@ -213,7 +213,7 @@ describe("the file store, with its registry.json,", () => {
     expect(written).toBeLessThan(10);
   });
 
-  it("refuses to recover from a registry.json that does not have the shape of a registry", async () => {
+  it("the store refuses to recover from a registry.json that does not have the shape of a registry", async () => {
     const root = await filled(1);
     await rm(join(root, "registry"), { recursive: true });
     for (const servers of [null, [], { s1: null }, { s1: { id: "other" } }]) {
@@ -237,7 +237,7 @@ describe("the file store, after an interrupted first commit,", () => {
         await writeFile(join(root, "registry", ".tmp-1-abcdef012345"), '{"schema":1');
       },
     ],
-  ])("opens as an empty store, and commits, when an interrupted first commit left %s", async (_, leave) => {
+  ])("the file store is empty and accepts commits when an interrupted first commit left %s", async (_, leave) => {
     const root = await temporaryRoot();
     await leave(root);
     await chmod(root, 0o700);
@@ -249,7 +249,7 @@ describe("the file store, after an interrupted first commit,", () => {
 
 describe("the file store, with a newer schema,", () => {
   it.each(["registry.json", "registry/0000000000000002.json"])(
-    "refuses a registry with a newer schema in %s, and changes no file",
+    "the store refuses a registry with a newer schema in %s, and changes no file",
     async (name) => {
       const root = await filled(2);
       const path = join(root, name);
@@ -262,7 +262,7 @@ describe("the file store, with a newer schema,", () => {
     },
   );
 
-  it("refuses a session record with a newer schema in every operation, and changes no file", async () => {
+  it("the store refuses a session record with a newer schema in every operation, and changes no file", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await store.sessions.create(sessionRecord("a"));
@@ -280,7 +280,7 @@ describe("the file store, with a newer schema,", () => {
 });
 
 describe.each(DAMAGES)("the file store, with a session record that is %s,", (_, damage) => {
-  it("goes back to the previous revision of a session record when the newest revision is damaged, and warns", async () => {
+  it("a session record with a damaged newest revision goes back to the previous revision, with a warning", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await store.sessions.create(sessionRecord("a"));
@@ -297,7 +297,7 @@ describe.each(DAMAGES)("the file store, with a session record that is %s,", (_, 
     expect(await store.sessions.read("a")).toMatchObject({ turns: 3 });
   });
 
-  it("refuses a session record whose revisions are all damaged, and allows only its deletion", async () => {
+  it("a session record whose revisions are all damaged is refused, and can only be deleted", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await store.sessions.create(sessionRecord("a"));

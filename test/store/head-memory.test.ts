@@ -59,7 +59,7 @@ it("HeadMemory reads a remembered document again after a commit, and after the d
   expect(at.read()).toBeUndefined();
 });
 
-it("HeadMemory reads a remembered document again after a commit that left the time of its folder unchanged", async () => {
+it("HeadMemory reads a remembered document again after a commit that left its folder's time unchanged", async () => {
   const at = await document(() => "unchanged");
   at.commit(1, "first");
   await remembered(at);

@@ -27,13 +27,13 @@ describe("the file store, with leases,", () => {
   const folder = () => join(root, "leases", "a");
   const newest = () => join(folder(), readdirSync(folder()).toSorted().at(-1) ?? "none");
 
-  /** The lease folders that a sweep leaves. */
+  /** Sweeps, and returns the names of the lease folders that remain. */
   async function swept(): Promise<string[]> {
     await store.sweep();
     return (await readdir(join(root, "leases"))).toSorted();
   }
 
-  it("stores no token of a lease's holder or waiter in its files", async () => {
+  it("the lease files contain neither the holder's token nor a waiter's token", async () => {
     await store.leases.acquire(request("holder's secret"));
     await store.leases.acquire(request("waiter's secret"));
     const names = await readdir(folder());
@@ -41,7 +41,7 @@ describe("the file store, with leases,", () => {
     for (const name of names) expect(readFileSync(join(folder(), name), "utf8")).not.toMatch(/secret/);
   });
 
-  it("writes no lease file when a holder or a waiter only asks again", async () => {
+  it("a lease's holder or waiter that only repeats its request causes no new lease file", async () => {
     await store.leases.acquire(request("holder"));
     await store.leases.acquire(request("waiter"));
     const before = newest();
@@ -54,7 +54,7 @@ describe("the file store, with leases,", () => {
     expect(newest()).toBe(before);
   });
 
-  it("keeps a session's lease in one small folder, no matter how often it changes hands", async () => {
+  it("a session's lease stays in one small folder, no matter how often it changes hands", async () => {
     for (let round = 0; round < 20; round++) {
       await store.leases.acquire(request(`t${round}`));
       await store.leases.release("a", `t${round}`);
@@ -62,14 +62,14 @@ describe("the file store, with leases,", () => {
     expect(await readdir(folder())).toHaveLength(2);
   });
 
-  it("creates no folder when nobody has taken a lease", async () => {
+  it("a lease that is only read, checked or left gets no folder", async () => {
     await store.leases.read("a");
     await store.leases.leave("a", "t");
     await store.leases.check("a", "t").catch(() => "refused");
     expect(await readdir(join(root, ".."))).toEqual([]);
   });
 
-  it("deletes a lease's files together with its session", async () => {
+  it("a lease's files are deleted together with its session", async () => {
     await store.sessions.create(sessionRecord("a"));
     await store.leases.acquire(request("t"));
     await store.sessions.delete("a");
@@ -79,7 +79,7 @@ describe("the file store, with leases,", () => {
     await expect.poll(swept).toEqual([]);
   });
 
-  it("deletes the lease files of a session without a record, unless somebody holds that lease", async () => {
+  it("sweep() deletes the lease files of a session without a record, unless somebody holds that lease", async () => {
     for (const sessionId of ["held", "free", "recorded"]) await store.leases.acquire(request("t", { sessionId }));
     for (const sessionId of ["free", "recorded"]) await store.leases.release(sessionId, "t");
     await store.sessions.create(sessionRecord("recorded"));
@@ -91,7 +91,7 @@ describe("the file store, with leases,", () => {
   it.each([
     ["back", -365],
     ["ahead", 365],
-  ])("keeps a lease for its TTL, no more and no less, when the wall clock is set %s", async (_, days) => {
+  ])("a lease ends exactly after its TTL when the wall clock is set %s by a year", async (_, days) => {
     await store.leases.acquire(request("short", { ttlMs: 300 }));
     await store.leases.acquire(request("long", { sessionId: "b" }));
     vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + days * 86_400_000 });
@@ -100,7 +100,7 @@ describe("the file store, with leases,", () => {
     await expect.poll(() => store.leases.read("a")).toBeNull();
   });
 
-  it("remembers the fence of a deleted session's lease until the wall clock has passed that fence", async () => {
+  it("the store remembers the fence of a deleted session's lease until the wall clock has passed it", async () => {
     await store.sessions.create(sessionRecord("a"));
     const first = await store.leases.acquire(request("t1"));
     await store.leases.acquire(request("waiter"));
@@ -117,7 +117,7 @@ describe("the file store, with leases,", () => {
     await expect.poll(swept).toEqual([]);
   });
 
-  it("measures the TTL of a lease with a monotonic clock that all processes share", async () => {
+  it("the TTL of a lease is measured with a monotonic clock that all processes share", async () => {
     const other = execFileSync(process.execPath, ["-e", "console.log(process.hrtime().join())"], { encoding: "utf8" });
     const [seconds = 0, nanoseconds = 0] = other.split(",").map(Number);
     const there = seconds * 1_000 + nanoseconds / 1e6;
@@ -125,7 +125,7 @@ describe("the file store, with leases,", () => {
     expect(now().monotonicMs).toBeLessThan(there + 30_000);
   });
 
-  it("goes back to the previous revision when a lease's newest revision is damaged, and never gives out an old fence again", async () => {
+  it("a lease with a damaged newest revision goes back to the previous one, and reuses no fence", async () => {
     await store.leases.acquire(request("t1"));
     const before = await store.leases.read("a");
     await store.leases.release("a", "t1");
@@ -142,7 +142,7 @@ describe("the file store, with leases,", () => {
     expect(third.lease.fence).toBeGreaterThan(second.lease.fence);
   });
 
-  it("refuses a lease that cannot be read instead of treating it as free, until its session is deleted", async () => {
+  it("a lease that cannot be read is refused, and not treated as free, until its session is deleted", async () => {
     await mkdir(folder(), { recursive: true, mode: 0o700 });
     await openFileStore(root).sessions.create(sessionRecord("a"));
     const corrupt = { code: "FLEET_STATE_CORRUPT" };

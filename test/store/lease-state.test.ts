@@ -27,7 +27,7 @@ function asks(state: LeaseState, token: string, now: Instant, stealReason: strin
 }
 
 describe("the lease state", () => {
-  it("ends a lease at its TTL, to the millisecond", () => {
+  it("a lease ends at its TTL, to the millisecond", () => {
     const state = emptyState("s", BORN);
     asks(state, "a", at(0));
     expect(inForce(state, at(TTL_MS - 1))).toMatchObject({ holder: "a" });
@@ -37,7 +37,7 @@ describe("the lease state", () => {
   it.each([
     ["back one year", -365 * 86_400_000],
     ["ahead one year", 365 * 86_400_000],
-  ])("ends a lease after its TTL even if the wall clock is set %s", (_, jumpMs) => {
+  ])("a lease ends after its TTL even if the wall clock is set %s", (_, jumpMs) => {
     const state = emptyState("s", BORN);
     const first = asks(state, "a", at(0));
     const jumped = (ms: number) => at(ms, { wallMs: BORN + ms + jumpMs });
@@ -47,7 +47,7 @@ describe("the lease state", () => {
     expect(second.granted?.fence).toBeGreaterThan(first.granted?.fence ?? Number.POSITIVE_INFINITY);
   });
 
-  it("ends a lease and drops its waiters when the machine restarts, no matter what its monotonic clock shows then", () => {
+  it("a lease ends and loses its waiters when the machine restarts, whatever the monotonic clock shows then", () => {
     for (const ms of [0, 5, TTL_MS * 9]) {
       const state = emptyState("s", BORN);
       asks(state, "a", at(5));
@@ -62,7 +62,7 @@ describe("the lease state", () => {
 });
 
 describe("the lease state, with its queue,", () => {
-  it("renews a waiter's place in the queue only after a third of the place's time (placeMs) has passed", () => {
+  it("a waiter's place in the lease queue is renewed only after a third of the place's time (placeMs)", () => {
     const state = emptyState("s", BORN);
     asks(state, "a", at(0));
     asks(state, "b", at(0));
@@ -76,7 +76,7 @@ describe("the lease state, with its queue,", () => {
     expect(changes).toBeGreaterThanOrEqual(6);
   });
 
-  it("removes a waiter from the lease queue when it gets the lease", () => {
+  it("a waiter leaves the lease queue when it gets the lease", () => {
     const state = emptyState("s", BORN);
     asks(state, "a", at(0));
     asks(state, "b", at(0));
@@ -85,7 +85,7 @@ describe("the lease state, with its queue,", () => {
     expect(state.queue).toEqual([]);
   });
 
-  it("removes a waiter from the lease queue when it steals the lease", () => {
+  it("a waiter leaves the lease queue when it steals the lease", () => {
     const state = emptyState("s", BORN);
     asks(state, "a", at(0));
     asks(state, "b", at(0));

@@ -8,7 +8,7 @@ import { temporaryRoot } from "../fixtures/store/store-root.js";
 beforeEach(() => void vi.useFakeTimers({ toFake: ["performance"] }));
 afterEach(() => void vi.useRealTimers());
 
-/** A store with the sessions a and b of alice. `crash` leaves the file of a session whose record is deleted. */
+/** A store with alice's sessions a and b. `crash` leaves the file of a session without a record, as a crash does. */
 async function setUp() {
   const root = await temporaryRoot();
   const { sessions } = openFileStore(root);
@@ -18,7 +18,7 @@ async function setUp() {
   return { sessions, crash };
 }
 
-it("count leaves out a session whose deletion was interrupted if the count reaches the limit, and not below the limit", async () => {
+it("count looks for half-deleted sessions, and leaves them out, only once it reaches the limit", async () => {
   const { sessions, crash } = await setUp();
   crash("half-deleted");
   expect(await sessions.count("alice", 4)).toBe(3);

@@ -36,7 +36,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     return store as Store & { hosts: Hosts };
   }
 
-  it("lists each host from its first heartbeat on, sorted by name", async () => {
+  it("hosts are listed from their first heartbeat on, sorted by name", async () => {
     const url = redis.url();
     const [b, a] = [await open(url, "b"), await open(url, "a")];
     expect(await a.hosts.list()).toEqual([]);
@@ -53,7 +53,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     }
   });
 
-  it("keeps a host's term while its heartbeats are in time, and gives it a higher term after a late one", async () => {
+  it("a host keeps its term while its heartbeats are in time, and gets a higher term after a late one", async () => {
     const store = await open(redis.url(), "a");
     const first = await store.hosts.beat("one", ENTRY, TTL_MS);
     expect((await store.hosts.beat("one", { ...ENTRY, state: "draining" }, 80)).term).toBe(first.term);
@@ -64,7 +64,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     expect((await store.hosts.beat("one", ENTRY, TTL_MS)).term).toBeGreaterThan(first.term);
   });
 
-  it("gives a host a higher term when another instance takes its name, and when its entry was lost", async () => {
+  it("a host gets a higher term when another instance takes its name, and when its entry was lost", async () => {
     const fleet = unused("terms");
     const store = await open(redis.url(fleet), "a");
     const terms: number[] = [(await store.hosts.beat("one", ENTRY, TTL_MS)).term];
@@ -75,7 +75,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     expect(terms).toEqual([...new Set(terms)].sort((x, y) => x - y));
   });
 
-  it("refuses a second instance under a host's name until the first has left", async () => {
+  it("a second instance under a host's name is refused until the first has left", async () => {
     const store = await open(redis.url(), "a");
     const { term } = await store.hosts.beat("one", ENTRY, TTL_MS);
     const refusal = { code: "FLEET_HOST_TAKEN", message: expect.stringContaining("10.0.0.1:4300") };
@@ -87,7 +87,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     expect(await store.hosts.beat("two", ENTRY, TTL_MS)).toMatchObject({ instance: "two", gone: false });
   });
 
-  it("forgets a host only after it has left", async () => {
+  it("forget removes a host only after the host has left", async () => {
     const store = await open(redis.url(), "a");
     await store.hosts.beat("one", ENTRY, TTL_MS);
     expect(await store.hosts.forget("a")).toBe(false);
@@ -98,7 +98,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     expect(await store.hosts.list()).toEqual([]);
   });
 
-  it("gives each host its own registry, which the other hosts can read", async () => {
+  it("each host has its own registry, which the other hosts can read", async () => {
     const url = redis.url();
     const [a, b] = [await open(url, "a"), await open(url, "b")];
     await a.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));

@@ -3,7 +3,7 @@ import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { expect, it, onTestFinished } from "vitest";
 import { within } from "../../src/store/redis/link/link.js";
 
-it("an answer that arrived in time counts, even if the process could only run again after the time limit", async () => {
+it("within accepts an answer that arrived in time, even if the process was blocked beyond the time limit", async () => {
   const server = createServer().listen(0, "127.0.0.1");
   onTestFinished(() => void server.close());
   await once(server, "listening");

@@ -7,7 +7,7 @@ import { temporaryRoot } from "../fixtures/store/store-root.js";
 const problem = redisProblem();
 const ENTRY = { door: null, state: "serving", startedAt: "2026-01-01T00:00:00.000Z", storage: null } as const;
 
-/** The values come from somebody who may write to Redis. */
+/** Somebody who may write to Redis has put these values there. */
 describe.skipIf(problem !== undefined)("values in Redis that the fleet never writes", () => {
   let redis: RedisServer;
   let fleets = 0;
@@ -26,7 +26,7 @@ describe.skipIf(problem !== undefined)("values in Redis that the fleet never wri
 
   const key = (name: string) => `copilotfleet:{${fleet}}:${name}`;
 
-  it("in a lease name the record, and its texts cannot control a terminal", async () => {
+  it("an error about an invalid lease names its Redis key, and texts of leases lose control characters", async () => {
     const request = { sessionId: "s", holder: "alice", token: "t", ttlMs: 60_000, placeMs: 1_000 };
     await store.leases.acquire(request);
     await redis.client.hset(key("lease:s"), { holder: "a\u001b[2J", steal: "b\u001b[2J" });
@@ -44,7 +44,7 @@ describe.skipIf(problem !== undefined)("values in Redis that the fleet never wri
     }
   });
 
-  it("in the entry of a host do not break the heartbeat of that host", async () => {
+  it("a heartbeat fails with FLEET_HOST_TAKEN even if the other instance's entry in Redis is damaged", async () => {
     await store.hosts?.beat("i-h1", ENTRY, 60_000);
     const taken = { instance: "other", until: Date.now() + 60_000 };
     for (const entry of ["no JSON", "[]", '{"door":"\\u001b[2J"}']) {
@@ -55,7 +55,7 @@ describe.skipIf(problem !== undefined)("values in Redis that the fleet never wri
     }
   });
 
-  it("in the set of sessions and among the tokens keep no others out of lists", async () => {
+  it("invalid ids and tokens in Redis are left out of the lists, which still contain valid tokens", async () => {
     const { id } = await issueToken(store, "alice", null);
     await redis.client.sadd(key("sessions"), "../../etc", "a\u001b[2J");
     expect(await store.sessions.list()).toEqual([]);

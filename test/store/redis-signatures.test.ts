@@ -50,7 +50,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     await redis.client.set(key(name), `1 1-abc\n${JSON.stringify(record)}`);
   }
 
-  /** A token that somebody made who may write to Redis, but does not have the key. */
+  /** Forges a token in Redis, as somebody can who may write to Redis but does not have the fleet's key. */
   async function forgedToken(extra: object): Promise<string> {
     const id = "attacker00000001";
     const token = `cft_${id}_${"A".repeat(43)}`;
@@ -60,7 +60,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     return token;
   }
 
-  it("refuse a user's token and a host's token that somebody else wrote, and a warning names the record", async () => {
+  it("a user's or host's token that an attacker wrote to Redis is refused, and a warning names it", async () => {
     await issueToken(store, "alice", null);
     expect(await verifyToken(store, await forgedToken({}))).toBeNull();
     expect(store.takeWarnings().join("\n")).toMatch(/token:attacker00000001.* does not come from this fleet/);
@@ -68,7 +68,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect((await store.tokens.list()).map(({ user }) => user)).toEqual(["alice"]);
   });
 
-  it("refuse a registry, a session and a host's address that somebody else changed", async () => {
+  it("a registry or a host's address that an attacker changed in Redis is refused", async () => {
     await store.registry.update(({ servers }) => Object.assign(servers, { "a-1": serverRecord("a-1") }));
     await store.hosts?.beat("i-h1", ENTRY, 60_000);
     expect((await store.hosts?.list())?.map(({ door }) => door)).toEqual([ENTRY.door]);
@@ -80,7 +80,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     await expect(open({ host: "h2" }).hosts?.registryOf("h1")).rejects.toMatchObject({ code: "FLEET_STATE_UNSIGNED" });
   });
 
-  it("are necessary also for a record with the text of the empty registry that a new database gets", async () => {
+  it("the unsigned text of a new database's empty registry is refused in any other record", async () => {
     await issueToken(store, "alice", null);
     const text = String(await redis.client.get(key("registry")));
     const names = ["registry:h1", "session:s", "token:attacker00000001", "placement:alice"];
@@ -92,7 +92,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await store.tokens.read("attacker00000001")).toBeNull();
   });
 
-  it("let an earlier entry of a host count as gone, although somebody puts it back and makes it count as alive", async () => {
+  it("a host's old entry that an attacker restores in Redis counts as gone, and a changed one is ignored", async () => {
     const before = { ...ENTRY, door: "192.0.2.1:1", until: Date.now() - 20_000 };
     await store.hosts?.beat("i-h1", before, 60_000);
     const earlier = await redis.client.hgetall(key("host:h1"));
@@ -105,7 +105,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await store.hosts?.list()).toEqual([]);
   });
 
-  it("keep a record that somebody else wrote with a newer schema from blocking the list and the revocation of tokens", async () => {
+  it("a forged token with a newer schema blocks neither the list nor the revocation of other tokens", async () => {
     const { id } = await issueToken(store, "alice", null);
     await redis.client.set(key("token:attacker00000001"), `99 1-abc\n{}`);
     await redis.client.sadd(key("tokens"), "attacker00000001");
@@ -118,7 +118,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await store.tokens.delete("attacker00000001")).toBe(true);
   });
 
-  it("let a record of a newer version count as one, which nobody changes or deletes", async () => {
+  it("a signed record of a newer version is refused as newer, and is neither changed nor deleted", async () => {
     await issueToken(store, "alice", null);
     const content = "99 1-abc\n{}";
     const text = content.replace("\n", ` ${new Signer(root, null, "").sign(key("token:newer"), content)}\n`);
@@ -129,7 +129,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await redis.client.get(key("token:newer"))).toBe(text);
   });
 
-  it("refuse a record that was moved to another name", async () => {
+  it("a signed record that was copied to another name in Redis is refused", async () => {
     const { id, token } = await issueToken(store, "alice", null);
     const moved = `cft_attacker00000001_${token.slice(-43)}`;
     const text = String(await redis.client.get(key(`token:${id}`)));
@@ -141,7 +141,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect((await store.hosts?.list())?.map(({ name }) => name)).toEqual(["h1"]);
   });
 
-  it("let a host without the fleet's key in only after the key was copied", async () => {
+  it("a host without the fleet's key is refused until it uses a copy of the key", async () => {
     await issueToken(store, "alice", null);
     const second = await temporaryRoot();
     const refused = open({ root: second, host: "h2" });
@@ -150,7 +150,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await open({ root: second, host: "h2", keyFile: join(root, "store-key") }).tokens.list()).toHaveLength(1);
   });
 
-  it("stay good while the key is replaced, and the last step needs no record with the old key", async () => {
+  it("signed records stay valid during a key replacement, and none needs the old key in the last step", async () => {
     const { token } = await issueToken(store, "alice", null);
     const { token: ofHost } = await issueHostToken(store, "h2", "h1");
     const purge = { user: "zoe", begunAt: "2026-01-01T00:00:00.000Z", pending: ["h1"] };
@@ -178,7 +178,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await fresh.signatures.find()).toEqual([]);
   });
 
-  it("are missing from the records of an earlier version until store sign adds them, and store sign blesses no token of another host", async () => {
+  it("store sign adds the signatures that an earlier version did not write, but signs no token of a host", async () => {
     await store.registry.update(({ servers }) => Object.assign(servers, { "a-1": serverRecord("a-1") }));
     const { id, token } = await issueToken(store, "alice", null);
     await store.hosts?.beat("i-h1", ENTRY, 60_000);
@@ -216,7 +216,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await sign()).toEqual({ signed: [], refused: [] });
   });
 
-  it("are not added to a record that somebody puts in another one's place after store sign has listed it", async () => {
+  it("store sign does not sign a record that was replaced with another one after store sign listed it", async () => {
     const { id } = await issueToken(store, "alice", null);
     const file = join(root, "store-key");
     writeFileSync(file, `${OTHER_KEY}\n${readFileSync(file, "utf8")}`);
@@ -230,7 +230,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await verifyToken(store, token)).toBeNull();
   });
 
-  it("made with another host's key are not replaced by store sign on a host without the key", async () => {
+  it("store sign on a host without the fleet's key replaces none of the signatures made with that key", async () => {
     await issueToken(store, "alice", null);
     const env = { COPILOTFLEET_HOME: await temporaryRoot(), COPILOTFLEET_STORE: redis.url(fleet) };
     const signing = signRecords({ env, cwd: tmpdir(), all: false, confirm: async () => undefined });

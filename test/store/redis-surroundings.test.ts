@@ -19,7 +19,7 @@ function surroundings(facts: Record<string, string>, over: Partial<Surroundings>
 }
 
 describe("the check of a Redis server's settings", () => {
-  it("accepts a Redis of version 6.2 or later that has persistence or hides its settings", () => {
+  it("the check accepts a Redis of version 6.2 or later that has persistence or hides its settings", () => {
     expect(judge(surroundings({}), WHERE)).toEqual([]);
     expect(judge(surroundings({}, { save: "3600 1", appendOnly: "no" }), WHERE)).toEqual([]);
     expect(judge(surroundings({}, { save: null, appendOnly: null }), WHERE)).toEqual([]);
@@ -33,7 +33,7 @@ describe("the check of a Redis server's settings", () => {
     ["a Redis that is part of a cluster", surroundings({ cluster_enabled: "1" }), "part of a cluster"],
     ["a Redis without persistence", surroundings({}, { appendOnly: "no" }), "keeps nothing on disk"],
     ["a Redis that forbids the command INFO", surroundings({}, { info: null }), "INFO is forbidden"],
-  ])("warns about %s", (_, given, words) => {
+  ])("the check warns about %s", (_, given, words) => {
     expect(judge(given, WHERE)).toEqual([expect.stringContaining(words)]);
     expect(judge(given, WHERE)[0]).toContain(WHERE);
   });
@@ -41,13 +41,13 @@ describe("the check of a Redis server's settings", () => {
   it.each([
     ["5.0.14", "is version 5.0.14"],
     ["6.0.20", "6.2 or later"],
-  ])("refuses Redis version %s as too old", (version, words) => {
+  ])("the check refuses Redis version %s as too old", (version, words) => {
     const refusal = expect.objectContaining({ code: "FLEET_STORE_UNSAFE", message: expect.stringContaining(words) });
     expect(() => judge(surroundings({ redis_version: version }), WHERE)).toThrow(refusal);
   });
 
   it.each(["allkeys-lru", "allkeys-random", "volatile-lru", "volatile-ttl"])(
-    "refuses a Redis that may evict records under the policy %s",
+    "the check refuses a Redis that may evict records under the policy %s",
     (policy) => {
       const refusal = expect.objectContaining({
         code: "FLEET_STORE_UNSAFE",
@@ -59,7 +59,7 @@ describe("the check of a Redis server's settings", () => {
     },
   );
 
-  it("treats a Redis that is still loading its data as an interruption", () => {
+  it("the check treats a Redis that is still loading its data as an interruption", () => {
     expect(() => judge(surroundings({ loading: "1" }), WHERE)).toThrow(Interruption);
   });
 });
@@ -84,7 +84,7 @@ describe("the explanation of a Redis error", () => {
     ["CLUSTERDOWN The cluster is down", "FLEET_STORE_UNSAFE"],
     ["WRONGTYPE Operation against a key holding the wrong kind of value", "FLEET_STATE_CORRUPT"],
     ["ERR something else", "FLEET_INTERNAL"],
-  ])("maps the Redis reply “%s” to %s", (message, code) => {
+  ])("explain maps the Redis reply “%s” to %s", (message, code) => {
     const error = explain(reply(message), WHERE);
     expect(error).toMatchObject({ code, cause: expect.any(Error) });
     // ioredis attaches the failed command to its errors, and the command's arguments may include a password.
@@ -95,7 +95,7 @@ describe("the explanation of a Redis error", () => {
     "READONLY You can't write against a read only replica.",
     "ERR Error running script: @user_script: 3: -READONLY You can't write against a read only replica.",
   ])(
-    "treats the Redis reply “%s” as an interruption that becomes FLEET_STATE_UNWRITABLE if trying again does not help",
+    "explain treats the Redis reply “%s” as an interruption that becomes FLEET_STATE_UNWRITABLE if retries fail",
     (message) => {
       const error = explain(reply(message), WHERE);
       if (!(error instanceof Demotion)) throw error;
@@ -108,7 +108,7 @@ describe("the explanation of a Redis error", () => {
     "LOADING Redis is loading the dataset in memory",
     "BUSY Redis is busy running a script",
     "ERR max number of clients reached",
-  ])("treats the Redis reply “%s” as an interruption, so that the store tries again", (message) => {
+  ])("explain treats the Redis reply “%s” as an interruption, so that the store tries again", (message) => {
     expect(explain(reply(message), WHERE)).toBeInstanceOf(Interruption);
     expect(explain(reply(message), WHERE)).toMatchObject({ nobody: false });
   });
@@ -118,7 +118,7 @@ describe("the explanation of a Redis error", () => {
     ["ENOTFOUND", true],
     ["ECONNRESET", false],
     ["EPIPE", false],
-  ])("for the connection error %s, nobody is %s (whether no Redis seems to be at the address)", (code, nobody) => {
+  ])("the connection error %s sets nobody (no Redis seems to be at the address) to %s", (code, nobody) => {
     expect(explain(Object.assign(new Error(`connect ${code}`), { code }), WHERE)).toMatchObject({ nobody });
     expect(explain(new Error("Connection is closed."), WHERE)).toMatchObject({ nobody: false });
   });

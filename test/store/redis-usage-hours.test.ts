@@ -59,7 +59,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
   const sorted = (parts: UsagePart[]) => parts.map((part) => JSON.stringify(part)).sort();
   const requests = async (store: Store, query: { from: number; to: number } = all) =>
     (await store.usage.read({ ...query, by: "user" })).reduce((sum, part) => sum + part.requests, 0);
-  /** Redis refuses writes from now on. */
+  /** Makes Redis refuse writes, as a full Redis does. */
   const fill = async () => {
     await redis.client.config("SET", "maxmemory", "1");
     onTestFinished(async () => void (await redis.client.config("SET", "maxmemory", "0")));
@@ -82,14 +82,14 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     if (kind === "list") return await redis.client.lrange(key, 0, -1);
     return kind === "string" ? await redis.client.get(key) : null;
   };
-  /** The number of runs of a script so far. */
+  /** Returns a function that counts the runs of a script from now on. */
   const counted = (script: typeof SAVE_SUMS) => {
     const spy = vi.spyOn(Connection.prototype, "run");
     onTestFinished(() => spy.mockRestore());
     return () => spy.mock.calls.filter(([each]) => each === script).length;
   };
   const past = (hours: number) => new Date(Date.now() - hours * HOUR_MS).toISOString();
-  /** Calls back once, before the script runs. */
+  /** Calls `call` before the next run of the script. The returned function returns whether that has happened. */
   const before = (script: typeof SAVE_SUMS, call: () => Promise<unknown>) => {
     let isFirst = true;
     const spy = vi.spyOn(Connection.prototype, "run").mockImplementation(async function (this: Connection, ...args) {
@@ -103,7 +103,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     return () => !isFirst;
   };
 
-  it("answers the same from lines and from sums, also after more lines and in other processes", async () => {
+  it("a query answers the same from lines and from sums, even after more lines and in other processes", async () => {
     const hour = hourStart(hourOf(Date.now()));
     const lines: LedgerLine[] = [];
     const write = (store: Store, first: number, last: number) => {
@@ -146,7 +146,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await read(one)).toEqual(second);
   });
 
-  it("has the right sums after random appends, queries, renames and upkeep of several processes", async () => {
+  it("usage sums are right after random appends, queries, renames and upkeep of several processes", async () => {
     const random = seededRandom("usage hours");
     const pick = <T>(...from: readonly T[]): T => from[Math.floor(random() * from.length)] as T;
     const stores = [open(), open(), open()];
@@ -174,7 +174,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
       expect(JSON.stringify(await everything())).not.toContain(`"${user}`);
     };
     const check = async () => {
-      // The lines of these hours are never deleted, so each millisecond counts.
+      // The upkeep never deletes the lines of these hours, so a query may begin and end at any millisecond.
       const from = Math.floor(now - random() * 30 * HOUR_MS);
       const to = Math.floor(from + random() * (now - from));
       const query = { ...pick({ from, to }, { from: 0, to: now + 1 }), by: pick(...USAGE_BY) };
@@ -195,7 +195,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     }
   });
 
-  it("adds up many lines without a query, for which only the close of the store waits", async () => {
+  it("many lines are added up even without a query, and only the close of the store waits for that", async () => {
     const store = open();
     const at = new Date().toISOString();
     const gate = new EventEmitter();
@@ -211,7 +211,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await added()).toBeGreaterThan(1_000);
   });
 
-  it("deletes the lines of old hours, counts such an hour as a whole, and adds late lines to it", async () => {
+  it("an old hour counts only as a whole after upkeep deletes its lines, and late lines are added to it", async () => {
     const store = open();
     const hour = hourOf(Date.now()) - 60;
     const at = (minute: number) => new Date(hourStart(hour) + minute * 60_000).toISOString();
@@ -236,7 +236,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await requests(open())).toBe(3);
   });
 
-  it("deletes everything of hours that are too old, and the cells of a day with its last hour", async () => {
+  it("upkeep deletes everything of hours that are too old, and a day's cells with the day's last hour", async () => {
     const store = open();
     const day = hourOf(Date.now()) - (hourOf(Date.now()) % 24) - 48;
     const at = (hour: number) => new Date(hourStart(day + hour)).toISOString();
@@ -251,7 +251,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(left.sort()).toEqual([keys.usageRead, keys.usageTokens(dayOf(at(0)))]);
   });
 
-  it("leaves no name when another process adds up lines that it has read before a rename", async () => {
+  it("a rename leaves no old name when another process adds up lines that it read before the rename", async () => {
     const one = open();
     const other = open();
     const at = new Date(Date.now() - 2 * HOUR_MS).toISOString();
@@ -268,7 +268,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(JSON.stringify(await everything())).not.toContain("canary");
   });
 
-  it("reads an hour again when the upkeep deletes its day while a query reads it", async () => {
+  it("a query reads an hour again when the upkeep deletes the hour's day during the query", async () => {
     const store = open();
     const at = new Date(Date.now() - 100 * HOUR_MS).toISOString();
     store.usage.append([...requestLines("1", { at }), ...requestLines("2")]);
@@ -278,7 +278,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(wasCalled()).toBe(true);
   });
 
-  it("leaves no name in the hours of a host whose clock is wrong", async () => {
+  it("a rename leaves no old name in the hours of a host whose clock is wrong", async () => {
     const store = open();
     for (const hours of [-60, -30, -2, 24 * 40])
       store.usage.append(requestLines(String(hours), { at: past(hours), user: "canary" }));
@@ -287,7 +287,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(JSON.stringify(await everything())).not.toContain("canary");
   });
 
-  it("keeps cells that another process adds during a rename", async () => {
+  it("a rename keeps the cells that another process adds during the rename", async () => {
     const [one, other] = [open(), open()];
     one.usage.append(requestLines("1", { at: past(2), user: "canary" }));
     expect(await requests(one)).toBe(1);
@@ -300,7 +300,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect((await other.usage.read({ ...all, by: "user" })).map(({ key }) => key).sort()).toEqual(["bob", "~1"]);
   });
 
-  it("leaves a line that is where a renamed one was before the upkeep", async () => {
+  it("a rename keeps a new line that took the place of a line which upkeep deleted during the rename", async () => {
     const [one, other] = [open(), open()];
     const at = past(60);
     one.usage.append(requestLines("1", { at, user: "canary" }));
@@ -315,7 +315,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect((await one.usage.read({ ...all, by: "user" })).map(({ key }) => key).sort()).toEqual(["bob", "~1"]);
   });
 
-  it("adds up lines once when two processes do so at the same time", async () => {
+  it("lines count once when two processes add them up at the same time", async () => {
     const [one, other] = [open(), open()];
     const at = new Date(Date.now() - 2 * HOUR_MS).toISOString();
     one.usage.append(requestLines("1", { at }));
@@ -331,7 +331,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await requests(open())).toBe(2);
   });
 
-  it("counts the hour again when its lines are deleted while a query reads some of them", async () => {
+  it("a query counts an hour again when upkeep deletes the hour's lines during the query", async () => {
     const store = open();
     const hour = hourOf(Date.now()) - 60;
     const at = (second: number) => new Date(hourStart(hour) + second * 1_000).toISOString();
@@ -351,7 +351,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(isDropped).toBe(true);
   });
 
-  it("counts lines that cannot be added up because Redis is full, and tries it with one hour", async () => {
+  it("a query counts all lines while Redis is full, and tries to save the sums of only one hour", async () => {
     const store = open();
     const hours = [2, 3, 4].map((hour) => past(hour));
     store.usage.append(hours.flatMap((at) => requestLines(at, { at })));
@@ -366,7 +366,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await isAddedUp(hourOf(hours[0] ?? ""))).toBe(true);
   });
 
-  it("deletes the lines of old hours also while Redis is full", async () => {
+  it("upkeep deletes the lines of old hours even while Redis is full", async () => {
     const store = open();
     const at = past(60);
     store.usage.append(requestLines("1", { at }));
@@ -378,7 +378,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await requests(store)).toBe(1);
   });
 
-  it("keeps a line that arrives after its old hour was added up and before the lines are deleted", async () => {
+  it("upkeep keeps a line that arrives between adding up its old hour and deleting the hour's lines", async () => {
     const store = open();
     const at = past(60);
     store.usage.append(requestLines("1", { at }));
@@ -391,7 +391,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await requests(store)).toBe(2);
   });
 
-  it("reads many lines in parts", async () => {
+  it("a query and a rename read many lines in parts of at most 2,000", async () => {
     const store = open();
     const at = past(2);
     await store.usage.settled();
@@ -414,7 +414,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect((await store.usage.read({ ...all, by: "user" })).map(({ key }) => key)).toEqual(["canary"]);
   });
 
-  it("adds up an hour once for queries at the same time, and ends with a query that fails", async () => {
+  it("queries at the same time add up each hour once, and a query that fails leaves no command running", async () => {
     const store = open();
     const [bad, good] = [past(3), past(2)];
     store.usage.append([...requestLines("1", { at: bad }), ...requestLines("2", { at: good })]);
@@ -436,7 +436,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(begun).toBe(ended);
   });
 
-  it("keeps the cells that another process adds for another hour of the day", async () => {
+  it("adding up an hour keeps the cells that another process adds for another hour of the day", async () => {
     const [one, other] = [open(), open()];
     const hour = hourOf(Date.now()) - (hourOf(Date.now()) % 24) - 14;
     const [ten, eleven] = [hour, hour + 1].map((each) => new Date(hourStart(each)).toISOString());
@@ -456,7 +456,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     ]);
   });
 
-  it("reads a few lines of an hour that has not ended in each query, and saves no sums of them", async () => {
+  it("each query reads the few lines of an hour that has not ended, and saves no sums of them", async () => {
     const store = open();
     store.usage.append(requestLines("1", { at: past(-0.5) }));
     const saves = counted(SAVE_SUMS);
@@ -510,7 +510,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
       },
     ],
   ];
-  it.each(DAMAGED)("names the key of %s, keeps what is left, and adds up other hours", async (_, keyOfHour, damage) => {
+  it.each(DAMAGED)("a query names the key of %s; other hours are still added up", async (_, keyOfHour, damage) => {
     const store = open();
     const [damaged, old, recent] = [past(100), past(60), past(2)];
     store.usage.append([damaged, old].flatMap((at) => requestLines(at, { at })));
@@ -523,7 +523,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     const corrupt = { code: "FLEET_STATE_CORRUPT", message: expect.stringContaining(key) };
     await expect(requests(store)).rejects.toMatchObject(corrupt);
     const partly = { from: Date.parse(damaged), to: Date.parse(damaged) + 1 };
-    // A part of the hour may not need what is damaged.
+    // A query for a part of the hour does not always need the damaged data.
     const answer = await requests(store, partly).catch((error: unknown) => error);
     expect([1, expect.objectContaining(corrupt)]).toContainEqual(answer);
     store.usage.append(requestLines("3", { at: recent }));
@@ -535,7 +535,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await requests(store, { from: Date.parse(old) - HOUR_MS, to: Date.now() })).toBe(2);
   });
 
-  it("names a cell that is not JSON, also in a rename", async () => {
+  it("a query and a rename name the key of a cell that is not JSON", async () => {
     const store = open();
     const at = past(2);
     store.usage.append(requestLines("1", { at }));
@@ -549,7 +549,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
   });
 
   it.each(["usageHours", "usageLined", "usageRead"] as const)(
-    "names the key %s if it has a wrong type",
+    "the ledger warns with the name of the key %s if that key has the wrong type",
     async (name) => {
       const store = open();
       store.usage.append(requestLines("1"));

@@ -34,7 +34,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
   const requests = async (store: Store) =>
     (await store.usage.read({ from: 0, to: Date.now() + 1_000, by: "user" })).map((part) => part.requests);
 
-  /** Calls back before each part of a segment is counted. */
+  /** Calls `call` before each part of a segment is counted. */
   const onCount = (call: () => void | Promise<void>) => {
     const { run } = Connection.prototype;
     const spy = vi.spyOn(Connection.prototype, "run").mockImplementation(async function (this: Connection, ...args) {
@@ -44,7 +44,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     onTestFinished(() => spy.mockRestore());
   };
 
-  it("is settled after at most two runs, however often others write and ask", async () => {
+  it("settled() ends after at most two runs, however often others append lines and call it", async () => {
     const { usage } = open();
     let counts = 0;
     onCount(() => {
@@ -57,7 +57,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     expect(counts).toBeLessThanOrEqual(3);
   });
 
-  it("counts the lines of a ledger folder that was deleted and began again, also if it has as many bytes", async () => {
+  it("the lines of a ledger folder that replaces a deleted one count, even if both have the same size", async () => {
     const { usage } = open();
     usage.append(requestLines("1"));
     await usage.settled();
@@ -68,7 +68,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     expect(part?.requests).toBe(2);
   });
 
-  it("counts each line once after a count that failed in Redis", async () => {
+  it("each ledger line counts once after earlier attempts to count it failed in Redis", async () => {
     const store = open();
     const { fleet = "" } = readRedisUrl(url) ?? {};
     const [line] = requestLines("1");
@@ -81,7 +81,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     expect(await store.usage.tokensSince("ann", Date.parse(line?.at ?? ""))).toBe(15);
   });
 
-  it("leaves out amounts that Redis cannot add, names them, and counts all others", async () => {
+  it("the ledger leaves out amounts that Redis cannot add, names them in warnings, and counts all others", async () => {
     const store = open();
     store.usage.append(requestLines("1"));
     const path = join(root, "usage", "00000001.jsonl");
@@ -106,7 +106,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     ]);
   });
 
-  it("counts each line once although a sum in Redis is not a number, and names the key", async () => {
+  it("each ledger line counts once even if a sum in Redis is not a number, and a warning names its key", async () => {
     const store = open();
     const [line] = requestLines("1");
     const { fleet = "" } = readRedisUrl(url) ?? {};
@@ -118,7 +118,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     expect(store.takeWarnings()).toEqual([`The ledger leaves out amounts, because "${key}" in Redis is damaged.`]);
   });
 
-  it("counts later segments although the key of an hour is damaged, names the key, and counts the others once it is deleted", async () => {
+  it("while an hour's key is damaged, later segments count, and its lines count once the key is deleted", async () => {
     const store = open();
     const { fleet = "" } = readRedisUrl(url) ?? {};
     const at = new Date(Date.now() - 3 * 3_600_000).toISOString();
@@ -146,7 +146,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     expect(await requests(store)).toEqual([2, 1]);
   });
 
-  it("drops a sealed segment that ends in a line which a full disk has cut off", async () => {
+  it("a sealed segment is deleted once it is counted, even if a full disk has cut off its last line", async () => {
     const { usage } = open();
     usage.append(requestLines("1"));
     const path = join(root, "usage", "00000001.jsonl");
@@ -155,7 +155,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     expect(existsSync(path)).toBe(false);
   });
 
-  it("drops sealed segments after one that an older version has left with a line that was cut off", async () => {
+  it("counted segments are deleted even if an older version left one with a line that was cut off", async () => {
     const { usage } = open();
     usage.append(requestLines("1"));
     const [torn, whole, newest] = [1, 2, 3].map((number) => join(root, "usage", `0000000${number}.jsonl`));
@@ -173,7 +173,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     expect(part?.requests).toBe(3);
   });
 
-  it("has the id of a ledger folder on the disk before Redis counts a line under it", async () => {
+  it("the id of a ledger folder is synced to disk before Redis counts a line under that id", async () => {
     const synced: number[] = [];
     const { fsyncSync } = fs;
     vi.spyOn(fs, "fsyncSync").mockImplementation((fd) => {
@@ -196,7 +196,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     expect(before).toEqual(expect.arrayContaining([folder, join(folder, "id")].map((path) => statSync(path).ino)));
   });
 
-  it("counts the lines of a dropped segment once, when another process has read them before and counts them afterwards", async () => {
+  it("a deleted segment's lines count once, even if another process had read them and counts them later", async () => {
     const other = open();
     other.usage.append(requestLines("1"));
     let release: (() => void) | undefined;
@@ -213,10 +213,10 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     });
     const late = other.usage.settled();
     await held;
-    // A fleet that came from the file store also has sums, with the names of users.
+    // A fleet that moved from the file store also has files of sums, which contain the names of users.
     const sums = join(root, "usage", "00000001.sums");
     writeFileSync(sums, "canary");
-    // Seals the segment, counts it and drops it.
+    // The rename seals the segment, counts it and deletes it.
     const one = open();
     await one.usage.rename({ users: new Map(), sessions: new Map() });
     release?.();

@@ -17,7 +17,7 @@ describe.skipIf(problem !== undefined)("on a real Redis", () => {
   });
   afterAll(() => redis.end());
 
-  it("writes nothing more about a user whom it has forgotten, although a slot of the user is still held", async () => {
+  it("after limits.forget, the store writes nothing more about the user, even if a slot is still held", async () => {
     const root = await mkdtemp(join(tmpdir(), "copilotfleet-store-"));
     vi.useFakeTimers({ toFake: ["setInterval", "clearInterval"] });
     const store = openStore(redis.url(), root);
@@ -30,7 +30,7 @@ describe.skipIf(problem !== undefined)("on a real Redis", () => {
     expect(await store.limits.take(held)).toEqual({ granted: true });
     await store.limits.isFirst("forgotten", "tokensPerDay", 1);
     await store.limits.forget("forgotten");
-    // The time at which the process renews its slots. The next answer comes after that of the renewal.
+    // At this time, the process renews its slots. The answer to `used` comes after the answer to that renewal.
     vi.advanceTimersByTime(60_000);
     await store.limits.used("forgotten");
     expect(await redis.client.keys("*forgotten*")).toEqual([]);
@@ -46,7 +46,7 @@ describe.skipIf(problem !== undefined)("on a real Redis", () => {
     };
   });
 
-  it("gives all hosts the same key of pseudonyms, although each offers its own at the same time", async () => {
+  it("all hosts get the same key of pseudonyms, even if each offers another key at the same time", async () => {
     const root = await mkdtemp(join(tmpdir(), "copilotfleet-store-"));
     const url = redis.url();
     const hosts = ["a", "b", "c", "d"].map((offered) => ({ store: openStore(url, root), offered: offered.repeat(64) }));

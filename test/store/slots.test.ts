@@ -17,11 +17,11 @@ beforeEach(() => {
 afterEach(async () => await removeFolder(root));
 
 const turn = (id: string, most: number | null) => ({ user: "alice", kind: "turn", id, most, perMinute: null }) as const;
-/** A process with this PID would be another one. */
+/** A holder that has ended: a process that had its PID now would have another start time. */
 const DEAD = ownHolder().replace(/\.\d+\.[^.]+$/, ".4194303.1");
 const logs = () => readdirSync(folder).filter((name) => name.endsWith(".log"));
 
-it("a holder is known by its boot, PID namespace, PID and start", () => {
+it("hasGone is false for a live holder, true for a dead one, and null if the holder's boot or name is unknown", () => {
   expect(hasGone(ownHolder())).toBe(false);
   expect(hasGone(DEAD)).toBe(true);
   expect(hasGone(ownHolder().replace(/\.[^.]+$/, ".1"))).toBe(true);
@@ -29,7 +29,7 @@ it("a holder is known by its boot, PID namespace, PID and start", () => {
   expect(hasGone("")).toBeNull();
 });
 
-it("frees the slots of a process that was killed as soon as somebody needs them", async () => {
+it("the slots of a killed process become free as soon as another turn needs them", async () => {
   const store = openFileStore(root);
   expect(await store.limits.take(turn("own", 2))).toEqual({ granted: true });
   new SlotLog(folder, bootName()).append(["take", "dead", "turn", DEAD, 1, null, null]);
@@ -39,7 +39,7 @@ it("frees the slots of a process that was killed as soon as somebody needs them"
   await store.close();
 });
 
-it("frees the slots of a process in another PID namespace, because it was in an earlier container of this host", async () => {
+it("a process in another PID namespace loses its slots, because its container on this host has ended", async () => {
   const store = openFileStore(root);
   const before = DEAD.replace(/^(\w+)\.\d+/, "$1.1");
   new SlotLog(folder, bootName()).append(["take", "before", "turn", before, 1, null, null]);
@@ -47,7 +47,7 @@ it("frees the slots of a process in another PID namespace, because it was in an 
   await store.close();
 });
 
-it("keeps a user's log short, and goes on with its state at every process", async () => {
+it("a user's slot log stays short, and every process continues from the state in it", async () => {
   const [one, other] = [openFileStore(root), openFileStore(root)];
   await one.limits.take(turn("lasting", null));
   for (let count = 0; count < 1_500; count++) {
@@ -63,7 +63,7 @@ it("keeps a user's log short, and goes on with its state at every process", asyn
   for (const store of [one, other, fresh]) await store.close();
 });
 
-it("does not write a user's log again and again while most of its entries still count", async () => {
+it("a user's slot log is not rewritten while most of its entries still count", async () => {
   const store = openFileStore(root);
   for (let count = 0; count < 1_500; count++) {
     await store.limits.take(turn(`slot-${count}`, null));
@@ -75,7 +75,7 @@ it("does not write a user's log again and again while most of its entries still 
   await store.close();
 });
 
-it("goes on after a line that a full disk has cut off", async () => {
+it("slots are still counted after a line of the slot log that a full disk has cut off", async () => {
   const store = openFileStore(root);
   await store.limits.take(turn("first", 2));
   appendFileSync(join(folder, logs()[0] ?? ""), '\n["take","torn","tu');
@@ -84,7 +84,7 @@ it("goes on after a line that a full disk has cut off", async () => {
   await store.close();
 });
 
-it("forgets what was in use before the machine was started again", async () => {
+it("slots that were in use before the machine restarted no longer count", async () => {
   new SlotLog(folder, "00000000").append(["take", "old", "turn", ownHolder(), 1, null, null]);
   const store = openFileStore(root);
   expect(await store.limits.take(turn("new", 1))).toEqual({ granted: true });

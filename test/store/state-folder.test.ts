@@ -33,7 +33,7 @@ async function makeWithMode(path: string, mode: number): Promise<void> {
 
 describe("the check of the state folder", () => {
   it.each(UNSAFE)(
-    "refuses a state folder that is %s, for reading and for writing",
+    "a state folder that is %s is refused, both for reading and for writing",
     async (_, make, message, wayOut) => {
       const root = await temporaryRoot();
       await make(root);
@@ -58,14 +58,14 @@ describe("the check of the state folder", () => {
     },
   );
 
-  it.runIf(IS_ROOT)("refuses a state folder that belongs to another user, even for root", async () => {
+  it.runIf(IS_ROOT)("a state folder that belongs to another user is refused, even if the caller is root", async () => {
     const root = await temporaryRoot();
     await mkdir(root, { mode: 0o700 });
     await chown(root, 12_345, 12_345);
     expect(() => checkStateFolder(root)).toThrow(/belongs to uid 12345/);
   });
 
-  it("refuses a state folder below a path that is not a folder", async () => {
+  it("a state folder below a path that is not a folder is refused", async () => {
     const root = await temporaryRoot();
     await writeFile(root, "");
     expect(() => checkStateFolder(join(root, "below"))).toThrow(
@@ -73,13 +73,13 @@ describe("the check of the state folder", () => {
     );
   });
 
-  describe("and of the folders above it", () => {
+  describe("the check of the folders above the state folder", () => {
     const isRefused = (root: string, env: NodeJS.ProcessEnv = {}) => {
       for (const check of [checkStateFolder, ensureStateFolder])
         expect(() => check(root, { env })).toThrow(expect.objectContaining({ code: "FLEET_STATE_UNSAFE", exit: 3 }));
     };
 
-    it("refuses a state folder below a folder that everybody can write, and names that folder and its mode", async () => {
+    it("a state folder below a world-writable folder is refused with that folder's name and mode", async () => {
       const parent = await temporaryRoot();
       await makeWithMode(parent, 0o777);
       const root = join(parent, "a", "state");
@@ -96,13 +96,13 @@ describe("the check of the state folder", () => {
       isRefused(root, { COPILOTFLEET_ALLOW_UNSAFE_PARENTS: "0" });
     });
 
-    it("accepts a state folder below a sticky folder that everybody can write, such as /tmp", async () => {
+    it("a state folder below a sticky world-writable folder, such as /tmp, is accepted", async () => {
       const parent = await temporaryRoot();
       await makeWithMode(parent, 0o1777);
       ensureStateFolder(join(parent, "state"));
     });
 
-    it("refuses a state folder when a link in its path leads to a folder that everybody can write", async () => {
+    it("a state folder is refused when a link in its path leads to a world-writable folder", async () => {
       const parent = await temporaryRoot();
       await makeWithMode(parent, 0o777);
       await mkdir(join(parent, "real"));
@@ -110,7 +110,7 @@ describe("the check of the state folder", () => {
       isRefused(join(`${parent}-link`, "state"));
     });
 
-    it("accepts a state folder when our own link in its path leads to a safe folder", async () => {
+    it("a state folder is accepted when our own link in its path leads to a safe folder", async () => {
       const parent = await temporaryRoot();
       await makeWithMode(parent, 0o755);
       await symlink("state/.", `${parent}-link`);
@@ -118,7 +118,7 @@ describe("the check of the state folder", () => {
       expect(await readdir(parent)).toEqual(["deep"]);
     });
 
-    it("refuses a state folder when the links in its path form a loop", async () => {
+    it("a state folder is refused when the links in its path form a loop", async () => {
       const root = await temporaryRoot();
       await symlink(`${root}-2`, `${root}-1`);
       await symlink(`${root}-1`, `${root}-2`);
@@ -127,7 +127,7 @@ describe("the check of the state folder", () => {
       );
     });
 
-    it.runIf(IS_ROOT)("refuses a state folder below another user's folder or behind another user's link", async () => {
+    it.runIf(IS_ROOT)("a state folder below a folder or behind a link of another user is refused", async () => {
       const parent = await temporaryRoot();
       await makeWithMode(parent, 0o755);
       await symlink(parent, `${parent}-link`);
@@ -139,7 +139,7 @@ describe("the check of the state folder", () => {
     });
 
     it.runIf(IS_ROOT)(
-      "refuses a state folder below a group-writable folder, unless only root and we are in that group",
+      "a state folder below a group-writable folder is refused, unless only root and we are in that group",
       async () => {
         const parent = await temporaryRoot();
         await makeWithMode(parent, 0o775);
@@ -152,7 +152,7 @@ describe("the check of the state folder", () => {
 
   describe.runIf(process.platform === "linux")("the state folder on a file system of the kernel", () => {
     it.each(["/proc/state", "/proc/self/deep/state", "/sys/state"])(
-      "refuses the state folder %s, because the kernel provides its file system",
+      "the state folder %s is refused, because the kernel provides its file system",
       (root) => {
         for (const check of [checkStateFolder, ensureStateFolder])
           expect(() => check(root)).toThrow(
@@ -162,7 +162,7 @@ describe("the check of the state folder", () => {
     );
   });
 
-  it("creates a missing state folder and the missing folders above it with mode 0700", async () => {
+  it("a missing state folder and the missing folders above it are created with mode 0700", async () => {
     const root = join(await temporaryRoot(), "deep", "er");
     checkStateFolder(root);
     ensureStateFolder(root);
@@ -171,13 +171,13 @@ describe("the check of the state folder", () => {
     ensureStateFolder(root);
   });
 
-  it("accepts a state folder that others can read", async () => {
+  it("a state folder that others can read is accepted", async () => {
     const root = await temporaryRoot();
     await makeWithMode(root, 0o755);
     ensureStateFolder(root);
   });
 
-  it("quotes the state folder's name for the shell in the command that repairs it", async () => {
+  it("the command that repairs a state folder quotes the folder's name for the shell", async () => {
     const root = `${await temporaryRoot()} it's`;
     await makeWithMode(root, 0o777);
     expect(() => checkStateFolder(root)).toThrow(
@@ -190,9 +190,9 @@ describe("the check of the state folder", () => {
       ["NFS", 0x6969],
       ["SMB", 0x517b],
       ["CIFS", 0xff534d42],
-      // A 32-bit system returns the number as a signed one.
+      // A 32-bit system returns the number as a signed integer.
       ["SMB2", 0xfe534d42 | 0],
-    ])("refuses a state folder on %s unless COPILOTFLEET_ALLOW_NETWORK_FS is 1", async (name, type) => {
+    ])("a state folder on %s is refused unless COPILOTFLEET_ALLOW_NETWORK_FS is 1", async (name, type) => {
       const root = await temporaryRoot();
       ensureStateFolder(root);
       const check = (env: NodeJS.ProcessEnv) => () =>
@@ -203,14 +203,14 @@ describe("the check of the state folder", () => {
       expect(check({ COPILOTFLEET_ALLOW_NETWORK_FS: "1" })).not.toThrow();
     });
 
-    it("accepts a state folder on this machine's local file system", async () => {
+    it("a state folder on this machine's local file system is accepted", async () => {
       const root = await temporaryRoot();
       ensureStateFolder(root);
       expect(() => checkStateFolder(root, { env: {} })).not.toThrow();
     });
   });
 
-  it("creates every file and folder in the state folder for its owner alone, no matter what the umask is", async () => {
+  it("every file and folder in the state folder is created for its owner alone, whatever the umask is", async () => {
     const root = await temporaryRoot();
     const umask = process.umask(0o000);
     try {
@@ -229,7 +229,7 @@ describe("the check of the state folder", () => {
     }
   });
 
-  it("refuses a state folder as soon as others can write to it, and a moment after others can write to a folder above it", async () => {
+  it("a state folder is refused once others can write to it, and soon after they can to its parent", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await store.sessions.create(sessionRecord("a"));
@@ -244,7 +244,7 @@ describe("the check of the state folder", () => {
       .toBe("FLEET_STATE_UNSAFE");
   });
 
-  it("finds the same state after the state folder has been moved", async () => {
+  it("the same state is found after the state folder has been moved", async () => {
     const root = await temporaryRoot();
     await openFileStore(root).registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
     await rename(root, `${root}-moved`);

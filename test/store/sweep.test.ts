@@ -39,7 +39,7 @@ describe("the left-overs of killed writers", () => {
     return (await readdir(folder)).filter((name) => name.startsWith(".")).toSorted();
   }
 
-  it("are deleted with the next write to their folder if they are old or their writer is dead, and kept otherwise", async () => {
+  it("a write to a folder deletes temporary files that are old or have a dead writer, and no others", async () => {
     await store.registry.update((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
     expect(await leftIn(root)).toEqual([living, foreign]);
     expect(await leftIn(join(root, "registry"))).toEqual([living, foreign]);
@@ -47,7 +47,7 @@ describe("the left-overs of killed writers", () => {
     expect(await leftIn(join(root, "sessions", "a"))).toEqual([living, foreign]);
   });
 
-  it("are deleted by sweep() in every folder if they are old or their writer is dead, and nothing else changes", async () => {
+  it("sweep() deletes temporary files that are old or have a dead writer everywhere, and nothing else", async () => {
     await store.sweep();
     for (const folder of [root, join(root, "registry"), join(root, "sessions", "a")]) {
       expect(await leftIn(folder)).toEqual([living, foreign]);
@@ -56,7 +56,7 @@ describe("the left-overs of killed writers", () => {
     expect(await store.sessions.list()).toEqual([sessionRecord("a")]);
   });
 
-  it("do not include a live writer's temporary file, and a writer whose file was deleted commits in a second attempt", async () => {
+  it("a writer whose temporary file was deleted during its commit commits in a second attempt", async () => {
     const swept = openFileStore(root, {
       onStep: async (step) => {
         if (step !== "written" || attempts++ > 0) return;

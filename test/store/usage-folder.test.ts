@@ -21,10 +21,10 @@ import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
-/** Tokens are counted from the beginning of a day, which may end during a test. */
+/** The start of the tests. `tokensSince` counts from the beginning of this day, which may end during a test. */
 const STARTED = Date.now();
 const KINDS = ["user", "session", "model", "token", "day"] as const;
-/** So many requests need more than 1 MB. */
+/** The lines of this many requests take more than 1 MB. */
 const MANY = 3_000;
 
 const renaming = (users: [string, string][]) => ({ users: new Map(users), sessions: new Map<string, string>() });
@@ -43,7 +43,7 @@ describe("the ledger on the disk of one host", () => {
     usage = openFileStore(root).usage;
   });
 
-  it("answers the same from the lines and from the sums of a sealed segment", async () => {
+  it("a usage query gives the same answers from the lines and from the sums of a sealed segment", async () => {
     const hour = Math.floor(Date.now() / HOUR_MS) * HOUR_MS;
     for (let index = 0; index < 300; index++) {
       const at = new Date(hour - (index % 100) * 10 * 60_000 - index).toISOString();
@@ -67,13 +67,13 @@ describe("the ledger on the disk of one host", () => {
       return parts;
     };
     const sums = await whole();
-    // Without its lines, the segment has only its sums.
+    // Blank the lines, so that only the sums can answer.
     const lines = readFileSync(usage.segments.pathOf(1));
     writeFileSync(usage.segments.pathOf(1), Buffer.alloc(lines.length, "\n"));
     expect(await whole()).toEqual(sums);
     expect(await requests({ from: hour - 7.3 * HOUR_MS, to: hour })).toBeGreaterThan(0);
     writeFileSync(usage.segments.pathOf(1), lines);
-    // A process that was just writing adds a line to the sealed segment.
+    // A process that was already writing adds a line to the sealed segment.
     appendFileSync(
       usage.segments.pathOf(1),
       `\n${requestLines("late", { user: "u1" })
@@ -84,7 +84,7 @@ describe("the ledger on the disk of one host", () => {
     expect(await usage.tokensSince("u1", hour - 30 * DAY_MS)).toBe(101 * 15);
   });
 
-  it("skips a line that a full disk has cut off, and loses none of the lines after it", async () => {
+  it("the ledger skips a line that a full disk has cut off, and loses none of the lines after it", async () => {
     usage.append(requestLines("1"));
     appendFileSync(usage.segments.pathOf(1), '\n{"id":"torn","at":"2026-11');
     expect(await requests()).toBe(1);
@@ -93,14 +93,14 @@ describe("the ledger on the disk of one host", () => {
     expect(await usage.tokensSince("ann", STARTED)).toBe(30);
   });
 
-  it("keeps a line that lacks only its newline on a full disk when the segment is sealed", async () => {
+  it("a line that lacks only its newline after the disk was full still counts once its segment is sealed", async () => {
     usage.append(requestLines("1"));
     appendFileSync(usage.segments.pathOf(1), `\n${JSON.stringify(requestLines("2")[0])}`);
     usage.segments.seal();
     expect(await requests()).toBe(2);
   });
 
-  it("counts the tokens of a ledger that began again, although its file has the inode of the deleted one", async () => {
+  it("tokens are counted after a ledger began again, even if its file has the inode of the deleted file", async () => {
     const [before, after] = [openFileStore(root).usage, openFileStore(root).usage];
     before.append(requestLines("1"));
     await before.close();
@@ -111,7 +111,7 @@ describe("the ledger on the disk of one host", () => {
     expect([await usage.tokensSince("ann", STARTED), await usage.tokensSince("bob", STARTED)]).toEqual([0, 15]);
   });
 
-  it("counts the tokens of the segments before one that has no whole line", async () => {
+  it("the tokens of earlier segments count even if the newest sealed segment has no complete line", async () => {
     usage.append(requestLines("1"));
     usage.segments.seal();
     appendFileSync(usage.segments.pathOf(2), '\n{"id":"torn","at":"2026-11\n');
@@ -120,7 +120,7 @@ describe("the ledger on the disk of one host", () => {
     expect(await openFileStore(root).usage.tokensSince("ann", STARTED)).toBe(15);
   });
 
-  it("deletes segments whose lines are all older than the retention, and no newer ones", async () => {
+  it("upkeep deletes segments whose lines are all older than the retention, and no newer segments", async () => {
     usage.append(requestLines("1", { at: new Date(Date.now() - 3 * DAY_MS).toISOString() }));
     usage.segments.seal();
     usage.append(requestLines("2", { at: new Date(Date.now() - DAY_MS).toISOString() }));
@@ -131,7 +131,7 @@ describe("the ledger on the disk of one host", () => {
     expect(await requests()).toBe(2);
   });
 
-  it("deletes an old segment without lines, and those that follow it", async () => {
+  it("upkeep deletes an old segment without lines, and the old segments that follow it", async () => {
     const [empty, old] = [1, 2].map((number) => {
       usage.append(requestLines(String(number), { at: new Date(Date.now() - 3 * DAY_MS).toISOString() }));
       usage.segments.seal();
@@ -143,7 +143,7 @@ describe("the ledger on the disk of one host", () => {
     expect([empty, old].filter((path) => existsSync(path ?? ""))).toEqual([]);
   });
 
-  it("leaves no name on the disk after a rename, also in the sums, and keeps the files private", async () => {
+  it("a rename leaves the old name in neither the lines nor the sums, and keeps the files private", async () => {
     usage.append(requestLines("1", { user: "canary" }));
     usage.segments.seal();
     await usage.upkeep(DAY_MS);
@@ -154,7 +154,7 @@ describe("the ledger on the disk of one host", () => {
     for (const name of files()) expect(statSync(join(root, "usage", name)).mode & 0o077).toBe(0);
   });
 
-  it("gives a process that wrote before the segment was replaced the right counts, and its lines a new segment", async () => {
+  it("a process that wrote to a segment before a rename replaced it still counts and appends correctly", async () => {
     const other = openFileStore(root).usage;
     usage.append(requestLines("1"));
     expect(await usage.tokensSince("ann", STARTED)).toBe(15);
@@ -169,7 +169,7 @@ describe("the ledger on the disk of one host", () => {
     for (let index = 0; index < MANY; index += 500)
       usage.append(Array.from({ length: 500 }, (_, each) => requestLines(String(index + each))).flat());
   };
-  /** Calls back after each piece of a segment has been read. */
+  /** Calls `call` after each piece of a segment has been read. */
   const onPiece = (call: () => void) => {
     const { pieces } = SegmentFile.prototype;
     const spy = vi.spyOn(SegmentFile.prototype, "pieces").mockImplementation(function* (this: SegmentFile, ...part) {
@@ -182,14 +182,14 @@ describe("the ledger on the disk of one host", () => {
   };
   const sumsPath = () => usage.segments.pathOf(1).replace("jsonl", "sums");
 
-  it("adds new lines to the sums of the segment that is being written, and not each line alone", async () => {
+  it("the sums of the newest segment are extended after many new lines, and not after each line", async () => {
     appendMany();
     expect(await requests()).toBe(MANY);
     const first = readFileSync(sumsPath());
     usage.append(requestLines("one"));
     expect(await requests()).toBe(MANY + 1);
     expect(readFileSync(sumsPath())).toEqual(first);
-    // The sums have the first lines, also when these are gone.
+    // The sums include the first lines, even if these are blanked.
     writeFileSync(usage.segments.pathOf(1), Buffer.alloc(statSync(usage.segments.pathOf(1)).size, "\n"));
     appendMany();
     expect(await requests()).toBe(2 * MANY);
@@ -197,7 +197,7 @@ describe("the ledger on the disk of one host", () => {
     expect(await openFileStore(root).usage.tokensSince("ann", STARTED)).toBe(2 * MANY * 15);
   });
 
-  it("reads the lines where sums are damaged, belong to a replaced segment, or go further than the segment", async () => {
+  it("a query reads the lines if the sums are damaged, outdated, or cover more than the segment", async () => {
     usage.append([...requestLines("1", { user: "canary" }), ...requestLines("2")]);
     usage.segments.seal();
     expect(await requests()).toBe(2);
@@ -221,7 +221,7 @@ describe("the ledger on the disk of one host", () => {
     expect((await usage.read(all)).find(({ user }) => user === "ann")).toMatchObject({ inputTokens: null });
   });
 
-  it("reads lines after one that is longer than what is read at once", async () => {
+  it("a query reads the lines after a line that is longer than one read", async () => {
     usage.append(requestLines("1", { model: "x".repeat(500_000) }));
     usage.append(requestLines("2"));
     expect(await requests()).toBe(2);
@@ -230,7 +230,7 @@ describe("the ledger on the disk of one host", () => {
     expect(await usage.tokensSince("ann", Date.now())).toBe(30);
   });
 
-  it("lets other work run between two pieces of lines, while it adds them up and while it reads them", async () => {
+  it("other work of the process runs between two pieces of lines that the ledger adds up or reads", async () => {
     appendMany();
     let turn = 0;
     let isOver = false;
@@ -245,7 +245,7 @@ describe("the ledger on the disk of one host", () => {
     onPiece(() => turns.push(turn));
     count();
     await usage.settled();
-    // Without sums, a query reads the lines.
+    // A folder in place of the sums makes a query read the lines.
     rmSync(sumsPath());
     mkdirSync(sumsPath());
     await usage.read({ ...all, from: 1 });
@@ -255,7 +255,7 @@ describe("the ledger on the disk of one host", () => {
     expect(new Set(turns).size).toBe(turns.length);
   });
 
-  it("loses neither of two renames at the same time", async () => {
+  it("two renames at the same time both take effect", async () => {
     for (let segment = 0; segment < 5; segment++) {
       usage.append([...requestLines("1", { user: "canary-a" }), ...requestLines("2", { user: "canary-b" })]);
       usage.segments.seal();
@@ -272,7 +272,7 @@ describe("the ledger on the disk of one host", () => {
     ]);
   });
 
-  it("removes a name also from a line that a full disk has cut off", async () => {
+  it("a rename also removes the old name from a line that a full disk has cut off", async () => {
     usage.append(requestLines("1"));
     appendFileSync(usage.segments.pathOf(1), '\n{"id":"torn","user":"canary","sess');
     await usage.rename(renaming([["canary", "~x"]]));
@@ -280,7 +280,7 @@ describe("the ledger on the disk of one host", () => {
     expect(await requests()).toBe(1);
   });
 
-  it("keeps a line that a process writes to a segment while a rename replaces it", async () => {
+  it("a rename keeps a line that another process appends to the segment while the rename replaces it", async () => {
     usage.append(requestLines("1", { user: "canary" }));
     let isLate = true;
     onPiece(() => {
@@ -292,7 +292,7 @@ describe("the ledger on the disk of one host", () => {
     expect((await usage.read(all)).map(({ user, requests: count }) => [user, count])).toEqual([["~x", 2]]);
   });
 
-  it("also deletes old lines of the newest segment, after a later day has begun", async () => {
+  it("upkeep also deletes old lines of the newest segment once a later day has begun", async () => {
     usage.append(requestLines("1", { at: new Date(Date.now() - 3 * DAY_MS).toISOString() }));
     await usage.upkeep(2 * DAY_MS);
     expect(readFileSync(usage.segments.pathOf(2), "utf8")).toBe("");

@@ -5,7 +5,7 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { system } from "../../src/system/system.js";
 
 describe("the search for the process behind a port", () => {
-  it("looks at no more of its descriptors when it has found the socket, because a server has one for each client", async () => {
+  it("listensOn reads no more descriptors once it finds the socket, because a server has one per client", async () => {
     const server = createServer();
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     const { port } = server.address() as AddressInfo;

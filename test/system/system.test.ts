@@ -87,7 +87,7 @@ it("a process counts as unreadable, with the advice to install the program, when
   const folder = mkdtempSync(join(tmpdir(), "copilotfleet-nothing-"));
   onTestFinished(() => rmSync(folder, { recursive: true }));
   writeFileSync(join(folder, "node"), "");
-  // The fleet always looks in /usr/bin, too. So give the program a namespace in which only Node.js is there.
+  // The fleet always looks in /usr/bin, too. So run the program in a namespace where /usr/bin has only Node.js.
   const script = 'mount --bind "$1" "$0/node" && mount --rbind "$0" /usr/bin && exec /usr/bin/node "$2"';
   const args = ["-m", "sh", "-c", script, folder, process.execPath, without];
   const isElsewhere = ["/bin", "/usr/sbin", "/sbin"].some(

@@ -7,7 +7,7 @@ import { RawClient } from "../gateway/raw-client.js";
 const CONFIG = { provider: null, auth: { githubTokenEnv: "GITHUB_TOKEN_OF_ALL" }, session: { model: "gpt-5" } };
 const REJECT = { onPermissionRequest: () => ({ kind: "reject" as const }) };
 
-/** A fleet with GitHub's models, each answer of which costs 20 AI credits. */
+/** A fleet that uses GitHub's models. Each answer costs 20 AI credits. */
 async function fleetWith(
   github: FakeGitHub,
   { session = {}, ...more }: { isolation?: "per-user" | "shared"; session?: object } = {},
@@ -38,7 +38,7 @@ const usedUp = (used: number | "up its", max: number) => ({
 
 describe("a session with session.maxCredits", () => {
   it.each(["per-user", "shared"] as const)(
-    "is not opened again on a %s server when its AI credits are used up, and its model is not asked",
+    "a session whose AI credits are used up is not opened again on a %s server, and its model is not asked",
     async (isolation) => {
       await using github = await FakeGitHub.start();
       await using at = await fleetWith(github, { isolation, session: { maxCredits: 30 } });
@@ -52,7 +52,7 @@ describe("a session with session.maxCredits", () => {
     },
   );
 
-  it("refuses each prompt when its AI credits are used up while it is open, and counts no turn", async () => {
+  it("an open session whose AI credits are used up refuses each prompt, and counts no turn", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30 } });
     const session = await at.fleet.sessions.create({ user: "ann" });
@@ -64,7 +64,7 @@ describe("a session with session.maxCredits", () => {
     await at.fleet.sessions.leave(session);
   });
 
-  it("reports that the turn ended at the limit, between two requests to the model", async () => {
+  it("a turn that reaches session.maxCredits between two model requests ends with that reason", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30, approve: "all" } });
     github.credits = 31;
@@ -76,7 +76,7 @@ describe("a session with session.maxCredits", () => {
     await at.fleet.sessions.leave(session);
   });
 
-  it("reports the limit for a turn that failed at it, even if no event has said so", async () => {
+  it("a turn that failed at session.maxCredits is reported with the limit, even if no event names it", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30 } });
     const session = await at.fleet.sessions.create({ user: "ann" });
@@ -89,7 +89,7 @@ describe("a session with session.maxCredits", () => {
     await at.fleet.sessions.leave(session);
   });
 
-  it("goes on when the limit is raised", async () => {
+  it("a session whose AI credits are used up continues when session.maxCredits is raised", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30 } });
     const id = await newSession(at);
@@ -102,7 +102,7 @@ describe("a session with session.maxCredits", () => {
 });
 
 describe("at the front door, the credit limit of session.maxCredits", () => {
-  it("applies to each session, and a client can lower it and not raise it", async () => {
+  it("at the front door, session.maxCredits applies to each session, and a client can only lower it", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 50 } });
     const client = await at.client("ann");
@@ -132,7 +132,7 @@ describe("at the front door, the credit limit of session.maxCredits", () => {
     expect((await session.rpc.metadata.snapshot()).sessionLimits).toEqual({ maxAiCredits: 40 });
   });
 
-  it("refuses the prompts of a client that has the session open, and the next client that opens it", async () => {
+  it("the front door refuses prompts to a session with used-up credits, and clients that open it again", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30 } });
     const client = await at.client("ann");
@@ -148,7 +148,7 @@ describe("at the front door, the credit limit of session.maxCredits", () => {
 });
 
 describe("at the front door, a session with session.maxCredits", () => {
-  it("does not get credits back by a shorter history, and is not asked beside its turns", async () => {
+  it("with session.maxCredits, the front door denies methods that would make the credit count too low", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30 } });
     const client = await RawClient.as(at.url, await at.token("ann"));
@@ -174,7 +174,7 @@ describe("at the front door, a session with session.maxCredits", () => {
     expect(github.asked).toHaveLength(2);
   });
 
-  it("gets the credit limit when a member opens it, keeps a lower one of its owner, and gets none from the member", async () => {
+  it("a session that a member opens gets session.maxCredits, and only its owner can set a lower limit", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { isolation: "shared", session: { maxCredits: 50 } });
     const config = { ...CONFIG, isolation: "shared" as const };
@@ -203,7 +203,7 @@ describe("at the front door, a session with session.maxCredits", () => {
 });
 
 describe("a prompt of the library in a session with session.maxCredits", () => {
-  it("ends at its timeout while the server does not answer", async () => {
+  it("with session.maxCredits, a library prompt ends at its timeout while the server does not answer", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 50 } });
     const session = await at.fleet.sessions.create({ user: "ann" });
@@ -220,7 +220,7 @@ describe("a prompt of the library in a session with session.maxCredits", () => {
 });
 
 describe("describe USER", () => {
-  it.each(["per-user", "shared"] as const)("shows the Copilot plan of a user with a %s server", async (isolation) => {
+  it.each(["per-user", "shared"] as const)("describe shows a user's quota on a %s server", async (isolation) => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { isolation });
     const { fleet } = at;
@@ -232,7 +232,7 @@ describe("describe USER", () => {
     expect(fleet.takeWarnings()).toEqual([]);
   });
 
-  it("shows the rest, with a warning, when GitHub does not answer", async () => {
+  it("describe warns that a user's quota is unknown when GitHub does not answer, and shows the rest", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github);
     github.revokeAll();

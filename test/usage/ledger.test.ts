@@ -12,7 +12,7 @@ function ledgerOn(append: (lines: readonly LedgerLine[]) => number) {
   return { ledger: new Ledger({ usage, host: "a", warn: (message) => warnings.push(message) }), warnings };
 }
 
-it("writes a line when a turn begins and one when it ends, both with its id and its beginning, and only these", () => {
+it("the ledger writes a line when a turn begins and one when it ends, both with its id and start time", () => {
   const lines: LedgerLine[] = [];
   const { ledger } = ledgerOn((more) => lines.push(...more) && more.length);
   const entry = ledger.begin("turn", ANN, "turn-1");
@@ -26,7 +26,7 @@ it("writes a line when a turn begins and one when it ends, both with its id and 
   expect(lines[1]?.ms).toEqual(expect.any(Number));
 });
 
-it("keeps lines that a full disk does not take, and writes each once when there is room, without failing the turn", () => {
+it("the ledger keeps lines that a full disk does not take, and writes each once when there is room", () => {
   const lines: LedgerLine[] = [];
   let room = 0;
   const { ledger, warnings } = ledgerOn((more) => {
@@ -50,7 +50,7 @@ it("keeps lines that a full disk does not take, and writes each once when there 
   ]);
 });
 
-it("does not try all waiting lines again with each new line while the disk is full", () => {
+it("the ledger does not retry all waiting lines with each new line while the disk is full", () => {
   let room = 0;
   let tried = 0;
   const lines: LedgerLine[] = [];
@@ -66,7 +66,7 @@ it("does not try all waiting lines again with each new line while the disk is fu
   expect(lines.map(({ id }) => id)).toEqual(Array.from({ length: 2_001 }, (_, index) => String(index)));
 });
 
-it("cuts the name of a model that is longer than 200 characters", () => {
+it("the ledger cuts a model's name after 200 characters", () => {
   const lines: LedgerLine[] = [];
   const { ledger } = ledgerOn((more) => lines.push(...more) && more.length);
   ledger.begin("request", { ...ANN, model: "x".repeat(1_000_000) }).end("ended");

@@ -20,7 +20,7 @@ const unloaded = (requests: number, inputTokens: number) => ({
   models: new Map([["gpt-5", { ...NOTHING, requests, inputTokens }]]),
 });
 
-it("adds what the ledger lacks of a session's totals, and nothing if the ledger has as much or more", () => {
+it("missingLines adds what the ledger lacks of a session's totals, and nothing if it has as much or more", () => {
   const known: UsagePart = {
     ...NO_USAGE,
     key: SESSION.id,
@@ -44,7 +44,7 @@ it("adds what the ledger lacks of a session's totals, and nothing if the ledger 
     ["ended", "ann", 30, null],
   ]);
   expect(new Set(lines.map(({ id }) => id)).size).toBe(2);
-  // A purge replaces the session only in its own field.
+  // The ids must not contain the session's id, because a purge replaces that only in the field `sessionId`.
   expect(lines.map(({ id }) => id).join()).not.toContain(SESSION.id);
   expect(missingLines(SESSION, unloaded(2, 20), [known], about)).toEqual([]);
   expect(missingLines(SESSION, unloaded(1, 10), [known], about)).toEqual([]);
@@ -53,7 +53,7 @@ it("adds what the ledger lacks of a session's totals, and nothing if the ledger 
   expect(missingLines({ ...SESSION, turns: 4 }, unloaded(9, 90), [known], about)).toEqual([]);
 });
 
-it("adds a bounded number of lines for a history in which an agent has written absurd totals", async () => {
+it("missingLines adds a bounded number of lines for a history in which an agent wrote absurd totals", async () => {
   const home = await temporaryRoot();
   const folder = join(home, "session-state", SESSION.id);
   await mkdir(folder, { recursive: true });
@@ -84,7 +84,7 @@ const reconcile = async (totals = new HistoryTotals(), store: Store = at.store) 
   return await totals.reconcile(about, Object.values(servers));
 };
 
-it("finds requests that no process of the fleet saw in the totals of the runtime, which go on over several loads", async () => {
+it("reconcile adds requests that bypassed the fleet, from the runtime's totals over several loads", async () => {
   const user = unused("ann");
   const id = unused("totals");
   const session = await at.fleet.sessions.create({ user, sessionId: id });
@@ -96,7 +96,7 @@ it("finds requests that no process of the fleet saw in the totals of the runtime
   await eventually("the totals of both turns", () => requestsIn() === 2);
   expect(await reconcile()).toBe(0);
 
-  // A client that connects to the server directly passes the fleet.
+  // A client that connects to the server directly bypasses the fleet.
   const client = await at.fleet.clients.connect(user);
   const direct = await client.resumeSession(id, {
     onPermissionRequest: () => ({ kind: "reject" }),
@@ -111,7 +111,7 @@ it("finds requests that no process of the fleet saw in the totals of the runtime
   const away = { ...at.store, usage: { ...at.store.usage, read } };
   await expect(reconcile(totals, away)).rejects.toThrow("no answer");
   expect(await reconcile(totals), "after a failure").toBe(1);
-  // Nobody can find out by trying names whether a session had this name, also after its user was purged.
+  // The added line's id is a pseudonym, so that nobody can find the session's name by guessing, even after a purge.
   const { of } = Pseudonyms.ofExisting(at.fleet.stateRoot);
   const atMs = lastUnloaded(home, id, 0)?.atMs;
   expect(found(join(at.fleet.stateRoot, "usage"), [of(JSON.stringify([id, atMs, "gpt-5", 0]))])).not.toEqual([]);

@@ -9,7 +9,7 @@ function part(changes: Partial<UsagePart>): UsagePart {
   return { ...NO_USAGE, requests: 1, ...tokens, key: "ann", user: "ann", model: "gpt-5", ...changes };
 }
 
-it("adds up the parts of each key, with the largest number of tokens first", () => {
+it("a usage report adds up the parts of each key, and lists the key with the most tokens first", () => {
   const parts = [part({ key: "small", inputTokens: 1 }), part({ key: "large" }), part({ key: "small", turns: 2 })];
   const { usage, total } = reportOf(
     [...parts, part({ key: null, inputTokens: null, outputTokens: null })],
@@ -27,12 +27,12 @@ it("adds up the parts of each key, with the largest number of tokens first", () 
   });
 });
 
-it("lists days in their order", () => {
+it("a usage report lists days in chronological order", () => {
   const days = ["2026-11-30", "2026-11-29"].map((key, index) => part({ key, inputTokens: 10 * (index + 1) }));
   expect(reportOf(days, "day", null).usage.map(({ key }) => key)).toEqual(["2026-11-29", "2026-11-30"]);
 });
 
-it("gives the cost by the prices of each model, with cached tokens at their own price", () => {
+it("a usage report has costs by the prices of each model, with cached tokens at their own price", () => {
   const { usage, total } = reportOf([part({}), part({ model: "free" })], "user", PRICES);
   expect(usage[0]?.cost).toBe((600 * 1 + 400 * 0.1 + 100 * 10) / 1e6);
   expect(total.cost).toBe(usage[0]?.cost);
@@ -42,7 +42,7 @@ it.each<[string, Partial<UsagePart>]>([
   ["a model has no price", { model: "other" }],
   ["the model is not known", { model: null }],
   ["the tokens of a request are not known", { inputTokens: null, outputTokens: null }],
-])("gives no cost if %s, even beside known ones", (_, changes) => {
+])("a usage report has no cost for a key if %s, even if other costs are known", (_, changes) => {
   const { usage, total } = reportOf([part({}), part(changes), part({ key: "bob" })], "user", PRICES);
   expect(usage.map(({ key, cost }) => [key, cost === null])).toEqual([
     ["ann", true],
@@ -51,7 +51,7 @@ it.each<[string, Partial<UsagePart>]>([
   expect(total.cost).toBeNull();
 });
 
-it("counts turns without requests for nothing", () => {
+it("a turn without requests costs nothing, and does not make the cost of other requests unknown", () => {
   const turn = part({ requests: 0, turns: 1, inputTokens: null, outputTokens: null, cacheReadTokens: null });
   expect(reportOf([turn, part({})], "user", PRICES).total.cost).toBeGreaterThan(0);
   expect(reportOf([turn], "user", PRICES).total.cost).toBeNull();

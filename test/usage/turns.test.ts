@@ -6,7 +6,7 @@ import { unused } from "../fixtures/sessions/unused.js";
 import { DoorFleet } from "../gateway/harness.js";
 import { RawClient } from "../gateway/raw-client.js";
 
-/** The numbers of one user, by a key. */
+/** The usage of one user, grouped by `by`. */
 async function usageOf(at: DoorFleet, user: string, by: UsageBy = "user") {
   const parts = await at.store.usage.read({ from: 0, to: Date.now() + 60_000, by, user });
   return parts.map(({ key, model, turns, requests, inputTokens, outputTokens }) => ({
@@ -30,7 +30,7 @@ describe.each([
   });
   afterAll(async () => await at[Symbol.asyncDispose]());
 
-  it("counts a turn through the front door once, for the user and the token of the client", async () => {
+  it("a turn through the front door counts once, for the user and the token of the client", async () => {
     const user = unused("door");
     const token = await at.token(user);
     const client = await RawClient.as(at.url, token);
@@ -43,7 +43,7 @@ describe.each([
     expect(await usageOf(at, user, "session")).toEqual([{ key: user, ...both }]);
   });
 
-  it("counts a turn of the library once, also if the agent asks the model several times", async () => {
+  it("a turn of the library counts once, even if the agent asks the model several times", async () => {
     const user = unused("library");
     const id = unused("tool");
     const session = await at.fleet.sessions.create({ user, sessionId: id });
@@ -54,7 +54,7 @@ describe.each([
     expect(await usageOf(at, user, "token")).toEqual([{ key: null, ...all }]);
   });
 
-  it("counts a turn of a member for the member, and nothing for a prompt that was refused", async () => {
+  it("a member's turn counts for the member, and a refused prompt counts for nobody", async () => {
     const [owner, member] = [unused("owner"), unused("member")];
     const session = await at.fleet.sessions.create({ user: owner, members: [member] });
     await at.fleet.sessions.leave(session);
@@ -71,7 +71,7 @@ describe.each([
   });
 });
 
-it("counts a turn that was aborted during the answer of the model, with unknown tokens", async () => {
+it("a turn that was aborted during the model's answer counts, with unknown tokens", async () => {
   await using at = await DoorFleet.open();
   const stop = new AbortController();
   const session = await at.fleet.sessions.create({ user: "ann" });

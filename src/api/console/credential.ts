@@ -1,17 +1,19 @@
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 
-/** The header of each request of the console, with the key of its cookie. A page of another origin cannot send it. */
+/**
+ * The header in which each request of the console sends the key of its cookie. A page of another origin cannot send it.
+ */
 export const KEY_HEADER = "X-Copilotfleet-Console";
 
 /** How long a browser keeps the cookie, in milliseconds, unless the token expires earlier. */
 const LONGEST_MS = 8 * 3_600_000;
-/** Browsers refuse a cookie of more than 4,096 bytes. */
+/** The longest token that fits into the cookie, because browsers refuse a cookie of more than 4,096 bytes. */
 export const LONGEST_TOKEN = 2_900;
 
-/** Browsers accept a cookie with this beginning only over HTTPS and for this host alone. */
+/** A prefix for the cookie's name. Browsers accept a cookie with this prefix only over HTTPS and only for this host. */
 const SECURE = "__Host-";
 
-/** Stands before a token that the fleet issued for a code. No token begins with it. */
+/** Marks a token that the fleet issued for a one-time code. No token begins with this text. */
 const ISSUED = "issued ";
 
 const CIPHER = "aes-256-gcm";
@@ -21,7 +23,7 @@ const TAG_BYTES = 16;
 
 export interface Credential {
   token: string;
-  /** Whether the fleet issued the token for a one-time code, so that it ends when the user signs out. */
+  /** Whether the fleet issued the token for a one-time code. Such a token is revoked when the user signs out. */
   isIssued: boolean;
 }
 
@@ -32,8 +34,9 @@ export interface Asking {
 }
 
 /**
- * Encrypts a token for a cookie. The page keeps the key. So neither the cookie nor the page alone has the token: browsers send
- * cookies to all ports of a host, and programs of other users may listen there.
+ * Encrypts a token for a cookie. Only the page keeps the key, so neither the cookie nor the page alone contains the
+ * token. A cookie with a plain token would be unsafe: browsers send cookies to all ports of a host, and programs of
+ * other users may listen there.
  */
 export function seal({ token, isIssued }: Credential): { sealed: string; key: string } {
   const key = randomBytes(KEY_BYTES);
@@ -43,7 +46,7 @@ export function seal({ token, isIssued }: Credential): { sealed: string; key: st
   return { sealed: Buffer.concat(parts).toString("base64url"), key: key.toString("base64url") };
 }
 
-/** @returns undefined if the key is not that of the cookie */
+/** Decrypts a cookie. @returns undefined if the key does not belong to the cookie */
 export function unseal(sealed: string, key: string): Credential | undefined {
   const [bytes, secret] = [Buffer.from(sealed, "base64url"), Buffer.from(key, "base64url")];
   if (secret.length !== KEY_BYTES || bytes.length <= IV_BYTES + TAG_BYTES) return undefined;
@@ -60,7 +63,8 @@ export function unseal(sealed: string, key: string): Credential | undefined {
 }
 
 /**
- * The token in the cookie of a request. Undefined if the console did not make the request. The cookie counts only with the header of the key, which proves that our own page makes the request, and only if the browser names no other origin.
+ * The credential in the cookie of a request; undefined if the console did not make the request. The cookie counts only
+ * with its key, which proves that our own page makes the request, and only if the browser names no other origin.
  */
 export function credentialIn(asking: Asking): Credential | undefined {
   const key = asking.header(KEY_HEADER);
@@ -69,7 +73,7 @@ export function credentialIn(asking: Asking): Credential | undefined {
   return sealed === undefined ? undefined : unseal(sealed, key);
 }
 
-/** Whether the page of this address makes the request, as far as the browser reports it. */
+/** Whether the page at this address makes the request, as far as the headers of the browser show. */
 export function isOwnPage({ header }: Pick<Asking, "header">): boolean {
   const [site, origin, host] = [header("Sec-Fetch-Site"), header("Origin"), header("Host")];
   // Browsers send this header only to addresses that they trust: those with HTTPS, and loopback addresses.
@@ -97,11 +101,12 @@ function cookieOf(asking: Asking): string | undefined {
   const cookies = new Map(
     (asking.header("Cookie") ?? "").split(/; */).map((pair) => pair.split("=", 2) as [string, string]),
   );
-  // The name shows that the browser got the cookie over HTTPS, which a proxy in front of the API may speak.
+  // A name with the prefix shows that the browser got the cookie over HTTPS, possibly through a proxy in front of the
+  // API.
   return cookies.get(`${SECURE}${name}`) ?? (asking.isSecure ? undefined : cookies.get(name));
 }
 
-/** Browsers keep one jar for all ports of a host, so the name has the port. */
+/** Browsers share cookies between all ports of a host, so the name contains the port. */
 function nameOf({ header }: Asking): string {
   const port = /:(\d+)$/.exec(header("Host") ?? "")?.[1];
   return port === undefined ? "copilotfleet" : `copilotfleet-${port}`;

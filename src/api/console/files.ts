@@ -34,7 +34,7 @@ export class ConsoleFiles {
     const known = this.#read.get(name);
     if (known !== undefined) return await known;
     const reading = read(name, type);
-    // A name that does not exist is not kept, so that nobody can fill the memory.
+    // Forget a name that does not exist, so that nobody can fill the memory with made-up names.
     this.#read.set(name, reading);
     const found = await reading.catch(() => null);
     if (found === null) this.#read.delete(name);
@@ -42,7 +42,7 @@ export class ConsoleFiles {
   }
 }
 
-/** The files that the page needs, and that are not there. */
+/** The names of the files that the page needs and that do not exist. */
 export async function missingFiles(files: Pick<ConsoleFiles, "find"> = new ConsoleFiles()): Promise<string[]> {
   const missing: string[] = [];
   const needed = new Set([PAGE]);

@@ -24,13 +24,16 @@ const body = v.union(
 );
 type Given = v.InferOutput<typeof body>;
 
-/** Nobody is known so far who could have a limit. The body is small. */
+/** Counts nothing, because the user is not known so far. The body is small. */
 const UNCOUNTED = { buffers: () => undefined, overBytes: null };
 
 /**
- * Signs a browser in: checks the token as for every other request, and answers with a cookie that contains it, encrypted, and
- * with the key of the cookie. For a code without its user, only answers with that user, and the code stays good. So the page
- * asks before it uses a code, because a link with a stranger's code would let people write into that stranger's account.
+ * Signs a browser in: checks the token as for every other request, and answers with a cookie that contains the
+ * encrypted token, and with the key of the cookie.
+ *
+ * For a code without a user, only answers with the code's user, and does not use the code up. The page then asks
+ * whether to sign in as this user. Otherwise, a link with a stranger's code would let people write into the stranger's
+ * account.
  */
 export async function signIn(door: DoorState, c: Request): Promise<Response> {
   const visit = c.get("visit");
@@ -71,7 +74,7 @@ export async function signOut(door: DoorState, c: Request): Promise<Response> {
   const credential = credentialIn(asking);
   if (credential?.isIssued === true) {
     using work = door.begin();
-    // The token may have ended by itself.
+    // The token may have expired, or may have been revoked.
     const identity = await visit.signOn(`Bearer ${credential.token}`, work).catch((error: unknown) => {
       if (isFleetError(error, "FLEET_TOKEN_REFUSED")) return null;
       throw error;
@@ -83,8 +86,9 @@ export async function signOut(door: DoorState, c: Request): Promise<Response> {
 }
 
 /**
- * The browser's own token, or the one that the fleet issues for a code. A code that is not valid is refused like a token. A token
- * never counts as a code, because a link with a code signs in whoever opens it.
+ * The token that the browser sent, or a new token for its one-time code. An invalid code becomes a text that the
+ * sign-on refuses like an invalid token. A token never counts as a code: the page takes codes from links, and a link
+ * must never contain a token.
  */
 async function tokenFor({ fleet }: DoorState, given: Given) {
   if ("token" in given) return { token: given.token.trim(), isIssued: false };

@@ -11,7 +11,7 @@ const LOOK_MS = 30_000;
 /** A drain takes up to `drain.timeout`, and a start up to half a minute. */
 const STOP_MS = 3_600_000;
 
-/** The columns of a route about one server that waits for the turns of the server. */
+/** The fields that routes share if they wait for the turns of one server. */
 const WAITS = {
   method: "POST",
   action: "manage",
@@ -25,7 +25,7 @@ const WAITS = {
   limitMs: STOP_MS,
 } as const;
 
-/** The columns of a route that only reads. */
+/** The fields that routes share if they only read. */
 const READS = {
   method: "GET",
   action: "manage",
@@ -170,7 +170,7 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
   }),
 ];
 
-/** Leaves out the paths of the machine, which mean nothing to a client. */
+/** Keeps only the fields of the schema, without the paths of the machine, which mean nothing to a client. */
 function shown<T>(schema: v.GenericSchema<unknown, T>, servers: readonly ServerView[]): T[] {
   return servers.map((server) => v.parse(schema, server));
 }

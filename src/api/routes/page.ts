@@ -6,12 +6,12 @@ interface Entry {
   createdAt: string;
 }
 
-/** Where a page ended: with the entry that was created at this time and has this id. */
+/** The last entry of a page: when it was created, and its id. */
 type Place = readonly [createdAt: string, id: string];
 
 /**
- * One page of a list, the newest entries first. The order depends only on the creation, which never changes. So a client
- * that reads all pages sees each entry once, even if entries are used, added or deleted in between.
+ * One page of a list, the newest entries first. The order depends only on the creation time and the id, which never
+ * change. So a client that reads all pages sees each entry once, even if entries are used, added or deleted in between.
  */
 export function pageOf<T extends Entry>(
   entries: readonly T[],
@@ -33,7 +33,7 @@ function writeCursor(place: Place): string {
   return Buffer.from(JSON.stringify(place)).toString("base64url");
 }
 
-/** A cursor gives no right to anything, so it needs no signature. */
+/** A cursor gives access to nothing, so it needs no signature. */
 function readCursor(cursor: string): Place {
   try {
     const place: unknown = JSON.parse(Buffer.from(cursor, "base64url").toString("utf8"));

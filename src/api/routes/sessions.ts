@@ -142,7 +142,10 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
   }),
 ];
 
-/** The session that a request with `If-Match` expects. Undefined if it expects none. @throws FleetError `FLEET_SESSION_CHANGED`. */
+/**
+ * The session, if it matches the header `If-Match`; undefined without the header. @throws FleetError
+ * `FLEET_SESSION_CHANGED`.
+ */
 async function expectedBy(
   ifMatch: string | undefined,
   get: () => Promise<SessionView>,
@@ -154,10 +157,10 @@ async function expectedBy(
   return session;
 }
 
-/** Changes whenever anything in the answer changes, such as the size or the last use. */
+/** The ETag of a session. It changes whenever anything in the answer changes, such as the size or the last use. */
 function etagOf(session: SessionView): string {
   const { lease, ...rest } = session;
-  // The rest of a lease's time changes with every look.
+  // Leave out the remaining time of the lease, because it is different in each answer.
   const { remainingMs: _, ...held } = lease ?? { remainingMs: 0 };
   return `"${sha256(JSON.stringify([rest, held])).slice(0, 32)}"`;
 }

@@ -3,7 +3,7 @@ import type { RequestChange } from "../../sessions/requests/request.js";
 import type { SessionEvent } from "../fleet.js";
 import { type EventStream, MOST_WAITING_BYTES, type StreamEvent, tooSlow } from "../streams/sse.js";
 
-/** The stream of a turn, and the turn itself, which goes on if the client leaves. */
+/** The stream of a turn. `done` settles when the turn is over. The turn continues if the client leaves. */
 export interface TurnStream {
   stream: EventStream;
   done: Promise<void>;
@@ -15,7 +15,8 @@ export interface TurnListeners {
 }
 
 /**
- * Begins a turn, and resolves with the stream of its events at its first one. The last event is `turn.end`.
+ * Begins a turn, and resolves with the stream of its events once the first event is there. If the turn succeeds, the
+ * last event is `turn.end`.
  *
  * @throws the error of a turn that fails before its first event
  */
@@ -43,8 +44,8 @@ export function turnOf({ turn, text, usage }: TurnResult) {
 }
 
 /**
- * A turn's event as an event of a stream. Only recorded events have an id. The runtime (1.0.85) records the system prompt only
- * once, although it sends it with each turn and does not mark it as ephemeral.
+ * A turn's event as an event of a stream. Only recorded events have an id. `system.message` has none: the runtime
+ * (1.0.85) sends it with each turn without marking it as ephemeral, but records it only once.
  */
 function eventOf(event: SessionEvent): StreamEvent {
   const isRecorded = event.ephemeral !== true && event.type !== "system.message";
@@ -52,13 +53,13 @@ function eventOf(event: SessionEvent): StreamEvent {
 }
 
 /**
- * How long the deltas of a turn wait for the next ones after a batch, in milliseconds. A text that grows twenty times a second
- * still looks fluent. The first delta does not wait, and neither does the end.
+ * After a batch with a delta, how long to collect events for the next batch, in milliseconds. A text that grows twenty
+ * times a second still looks fluent. Neither the first delta nor the end of the turn waits.
  */
 const GATHER_MS = 50;
 const DELTA = "assistant.message_delta";
 
-/** Keeps the events that the client has not read. */
+/** Buffers the events that the client has not read. */
 class WaitingEvents {
   #events: StreamEvent[] = [];
   #bytes = 0;
@@ -86,7 +87,7 @@ class WaitingEvents {
     this.#wake();
   }
 
-  /** Resolves after a moment, in which events come together, or at the end of the turn. */
+  /** Waits a moment, in which more events may be added, or until the turn ends. */
   async #gathered(): Promise<void> {
     if (this.#isOver) return;
     await new Promise<void>((resolve) => {
@@ -98,7 +99,7 @@ class WaitingEvents {
     });
   }
 
-  /** Resolves when there is an event. @throws the failure if it comes before */
+  /** Resolves when there is an event, or when the turn is over. @throws the turn's error if there is no event */
   async ready(): Promise<void> {
     while (this.#events.length === 0 && !this.#isOver) await new Promise<void>((resolve) => (this.#wake = resolve));
     if (this.#events.length === 0 && this.#failure !== undefined) throw this.#failure;

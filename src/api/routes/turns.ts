@@ -79,7 +79,8 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     limitMs: null,
     handle: async ({ fleet, identity: { user }, params: { id }, query, lastEventId, signal }) => {
       const options = { user, ...given({ after: lastEventId }) };
-      // A client that asks for an unknown event gets an error in place of a stream, because it would ask again and again.
+      // Report an unknown `Last-Event-ID` as an error in place of a stream, because the client would ask for it again
+      // and again.
       for await (const _ of fleet.sessions.followEvents(id, { ...options, signal })) break;
       const follow = query.follow !== "false";
       const events = recorded(fleet.sessions.followEvents(id, { ...options, follow, signal }), signal);
@@ -131,7 +132,10 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
   }),
 ];
 
-/** The events that only the API itself sends. The agent of a session can write to its history, and must not forge them. */
+/**
+ * The events that only the API itself may send. The agent of a session can write to the session's history, so it could
+ * otherwise forge them.
+ */
 const OWN_EVENTS = /^(?:request\.|turn\.end$|problem$)/;
 
 async function* recorded(
@@ -141,7 +145,7 @@ async function* recorded(
   for await (const each of events) {
     if (!OWN_EVENTS.test(each.type)) yield [{ id: each.id, event: each.type, data: each }];
   }
-  // The client learns why its stream ends.
+  // Throw the reason of the abort, so that the client learns why its stream ends.
   signal.throwIfAborted();
 }
 

@@ -6,7 +6,7 @@ const SILENCE_MS = 15_000;
 /** How often to look for silent streams, in milliseconds. */
 const LOOK_MS = 3_000;
 
-/** Writes comments to the streams that are silent. One timer serves all streams. */
+/** Writes comments to silent streams, so that proxies do not close them. One timer serves all streams. */
 export class Heartbeats {
   readonly #clock: Clock;
   /** When each stream was last written to. */
@@ -24,13 +24,13 @@ export class Heartbeats {
     return this.#writtenMs.size;
   }
 
-  /** Counts a stream from now on. */
+  /** Watches and counts a stream from now on. */
   begin(response: ServerResponse): void {
     this.#touch(response);
     this.#cancel ??= this.#lookLater();
   }
 
-  /** Events were written to the stream. */
+  /** Records that events were written to the stream. */
   written(response: ServerResponse, events: number): void {
     this.events += events;
     this.#touch(response);
@@ -54,7 +54,7 @@ export class Heartbeats {
       for (const [response, writtenMs] of this.#writtenMs) {
         if (nowMs - writtenMs < SILENCE_MS - LOOK_MS) continue;
         this.#writtenMs.set(response, nowMs);
-        // A client that does not read has received no comment that it could miss.
+        // Skip a client that still has bytes to read: another comment would only add to them.
         if (response.writableLength === 0) response.write(":\n\n");
       }
     });

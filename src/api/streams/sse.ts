@@ -5,27 +5,32 @@ import type { Heartbeats } from "./heartbeats.js";
 
 /** A server-sent event. */
 export interface StreamEvent {
-  /** With this id, a client goes on after the event. Undefined for an event that nobody can ask for again. */
+  /**
+   * The id with which a client resumes the stream after this event. Undefined if no stream can resume after this event.
+   */
   id?: string | undefined;
   event: string;
   data: unknown;
-  /** The data as JSON, if it was written before. */
+  /** `data` as JSON, if it was already serialized. */
   json?: string;
 }
 
 /** The events of one stream. */
 export interface EventStream {
-  /** Taken batch by batch, when the client has read most of those before. */
+  /** Batches of events. The next batch is requested only when the client has read most of the batches before it. */
   events: AsyncGenerator<readonly StreamEvent[], void, undefined>;
-  /** Events that are sent as they come, between the others. Calls `send` for each. Returns a function that ends the calls. */
+  /**
+   * Provides events that are sent at once, between those of `events`: calls `send` for each. Returns a function that
+   * ends the calls.
+   */
   between?: (send: (event: StreamEvent) => void) => () => void;
 }
 
 export const STREAM_TYPE = "text/event-stream";
 
-/** How much is made ready for a client that does not read, in bytes. */
+/** If more bytes than this wait for the client to read them, no further batch is requested. */
 const READY_BYTES = 64 * 1024;
-/** How many bytes of events wait for a client that reads slowly. */
+/** How many bytes of events may wait for a client that reads slowly. A stream with more bytes is ended. */
 export const MOST_WAITING_BYTES = 8 * 1024 * 1024;
 /** How long a client waits before it connects again, in milliseconds. */
 const RETRY_MS = 1_000;
@@ -37,13 +42,13 @@ interface Surroundings {
 }
 
 /**
- * Writes events as a stream of server-sent events (WHATWG HTML, section 9.2), with comments in long silences. Takes the next
- * batch only when the client has read most of those before. Ends the response. Never rejects.
+ * Writes events as a stream of server-sent events (WHATWG HTML, section 9.2), with comments in long silences. Requests
+ * the next batch only when the client has read most of the batches before it. Ends the response. Never rejects.
  *
- * The events between the others need no generator, which would cost memory in each idle stream.
+ * `between` is a callback, because a second generator would cost memory in each idle stream.
  *
- * This writes to the response of Node.js directly, because a stream of the web platform costs about 10 kB of memory for each
- * client. It writes a batch at once, because each write costs more than making all of its text.
+ * This writes to the response of Node.js directly, because a stream of the web platform costs about 10 kB of memory for
+ * each client. It writes each batch with one call, because a call takes longer than making the text of a batch.
  */
 export async function writeStream(
   response: ServerResponse,
@@ -92,7 +97,7 @@ function written({ id, event, data, json = JSON.stringify(data) }: StreamEvent):
   return `${id === undefined ? "" : `id: ${inOneLine(id)}\n`}event: ${inOneLine(event)}\ndata: ${json}\n\n`;
 }
 
-/** Keeps a text from ending its field, and so from adding fields and events of its own. */
+/** Keeps a text from ending its field, because it could then add its own fields and events. */
 function inOneLine(text: string): string {
   return /[\r\n\0]/.test(text) ? text.replace(/[\r\n\0]/g, " ") : text;
 }

@@ -26,11 +26,11 @@ export interface ChatParts extends Workplace {
   conversations: Conversations;
   history: InputHistory;
   markdown: MarkdownStream;
-  /** The command that continues a session. */
+  /** Returns the command that continues a session. */
   resumeWith: (id: string) => string;
 }
 
-/** A chat on a terminal: reads prompts and commands until the user ends it. A failed turn does not end it. */
+/** A chat on a terminal: reads prompts and commands until the user ends the chat. A failed turn does not end it. */
 export class Chat {
   readonly #parts: ChatParts;
   readonly #usage = new ChatUsage();
@@ -55,7 +55,7 @@ export class Chat {
     );
     const opened = await opening.catch((error: unknown) => {
       if (!(error instanceof Cancelled)) throw error;
-      // There is no session to go on in.
+      // Without an open session, the chat cannot go on.
       const interrupted = new Interrupted("SIGINT");
       if (sessionId === null) interrupted.note = "Interrupted: no session was created.";
       throw interrupted;
@@ -89,7 +89,7 @@ export class Chat {
       } catch (error) {
         if (this.#parts.signal.aborted) return;
         this.#report(error);
-        // The prompts behind a command may be meant for another session or model.
+        // The prompts that wait may be meant for the session or model that the failed command would have chosen.
         if (entered.kind !== "prompt") window.giveBack();
       }
       for (const warning of this.#parts.conversations.takeWarnings()) window.say(`Warning: ${warning}`, colour.yellow);
@@ -112,7 +112,7 @@ export class Chat {
     const view = new TurnView(window, markdown);
     this.#lastTurn = view;
     let hasBegun = false;
-    // A prompt may be in the session even if sending it fails, and then the session must not be deleted.
+    // Do not delete the session as unused, because it may contain the prompt even if sending fails.
     this.#isUnused = false;
     try {
       await window.during(view, async (turn) => {
@@ -126,7 +126,8 @@ export class Chat {
               this.#usage.push(event);
               if (event.type === "tool.execution_complete") {
                 turn.endCall(event.data.toolCallId);
-                // The runtime may end the call of an open question as refused before it ends a cancelled turn. Nobody refused it.
+                // In a cancelled turn, the runtime may report a call with an open question as refused. Do not show it,
+                // because nobody refused it.
                 if (turn.signal.aborted && !event.data.success) return;
               }
               if (!("agentId" in event) || event.agentId === undefined) view.push(event);
@@ -143,7 +144,7 @@ export class Chat {
         }
       });
     } catch (error) {
-      // Nothing shows that the session has the prompt, so let the user decide whether to send it again.
+      // Nothing shows that the prompt reached the session, so let the user decide whether to send it again.
       if (!hasBegun) window.giveBack(prompt);
       throw error;
     }
@@ -217,7 +218,7 @@ export class Chat {
     await this.#switch(await work(this.#parts, OPENING, opening), false);
   }
 
-  /** Leaves the present session only after the next one is open. */
+  /** Leaves the present session and continues in `next`, which is already open. */
   async #switch(next: Conversation, isUnused: boolean): Promise<void> {
     await this.#leave().catch((error: unknown) => this.#report(error));
     this.#conversation = next;

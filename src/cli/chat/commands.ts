@@ -29,12 +29,12 @@ export type Entered =
   | { kind: "command"; name: CommandName; argument: string }
   | { kind: "unknown"; word: string; nearest: CommandName | undefined };
 
-/** A line that begins with a slash is a command. Two slashes begin a prompt that begins with one slash. */
+/** A single line that begins with a slash is a command. Begin it with `//` to send a prompt that begins with `/`. */
 export function parseEntered(text: string): Entered {
   const trimmed = text.trim();
   if (trimmed.includes("\n")) return { kind: "prompt", text };
   if (trimmed.startsWith("//")) return { kind: "prompt", text: trimmed.slice(1) };
-  // A user of a shell types this to leave. No one sends it to a model on purpose.
+  // Users of a shell type this to leave, and nobody sends it to a model on purpose.
   if (trimmed === "exit") return { kind: "command", name: "exit", argument: "" };
   if (!trimmed.startsWith("/")) return { kind: "prompt", text };
   const [, word = "", argument = ""] = /^\/(\S*)\s*(.*)$/s.exec(trimmed) ?? [];

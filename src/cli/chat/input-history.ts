@@ -16,11 +16,11 @@ import { chatHistoryPath } from "../../runtime/files/user-places.js";
 import { ensureStateFolder } from "../../store/file/state-folder.js";
 
 const MOST_PROMPTS = 1_000;
-/** The file is made shorter when it is longer than this, in bytes. */
+/** The size above which the file is shortened, in bytes. */
 const LARGEST = 1_048_576;
-/** The longest prompt that is kept, in characters. */
+/** The longest prompt that is recorded, in characters. */
 const LONGEST_PROMPT = 32_768;
-/** If a process has been making the file shorter for longer than this, in milliseconds, it must have died. */
+/** If the lock is older than this, in milliseconds, the process that was shortening the file must have died. */
 const STALE_MS = 60_000;
 
 /**
@@ -49,9 +49,9 @@ export class InputHistory {
   /** @throws a system error. */
   add(prompt: string): void {
     if (prompt.length > LONGEST_PROMPT) return;
-    // The line break in front keeps this line whole, even if another process died in the middle of its line.
+    // The first line break separates this prompt from a line that another process left unfinished when it died.
     const line = `\n${JSON.stringify(prompt)}\n`;
-    // Another chat may have replaced the file by a shorter one. Then add the line to the new file, too.
+    // If another chat has replaced the file with a shorter one, add the line to the new file, too.
     for (let tries = 0; tries < 3; tries++) {
       const file = openSync(this.#path, "a", 0o600);
       try {
@@ -63,7 +63,7 @@ export class InputHistory {
     }
   }
 
-  /** Keeps the newest prompts. One chat at a time does this. */
+  /** Replaces the file with one that has only the newest prompts. Does nothing while another chat does this. */
   #shorten(): void {
     const lock = `${this.#path}.lock`;
     try {

@@ -4,10 +4,10 @@ import type { ChatParts } from "./chat.js";
 import type { Conversation } from "./conversation/conversation.js";
 import { WorkView } from "./work.js";
 
-/** How long the chat tries to delete an empty session, in milliseconds. */
+/** How long checking and deleting an unused session may take, in milliseconds. */
 const LEAVE_MS = 10_000;
 
-/** Leaves the session, and deletes it if it is unused and empty. The signal that ends the chat does not cancel this. */
+/** Leaves the session, and deletes it if it is unused and has no turn. The end of the chat does not abort this. */
 export async function leaveSession(
   { window, conversations, resumeWith }: Pick<ChatParts, "window" | "conversations" | "resumeWith">,
   conversation: Conversation,
@@ -31,11 +31,11 @@ export async function leaveSession(
   else window.sayCommand(`Continue this session: ${resumeWith(id)}`);
 }
 
-/** Asks the server, because another client may have used the session. */
+/** Whether the session has no turn. Reads the history, because another client may have used the session. */
 async function hasNoTurn(conversation: Conversation, signal: AbortSignal): Promise<boolean> {
   try {
     return (await conversation.past(signal, 1)).length === 0;
   } catch {
-    return false; // a session that cannot be read is not deleted
+    return false; // do not delete a session whose history cannot be read
   }
 }

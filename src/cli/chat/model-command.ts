@@ -4,10 +4,10 @@ import { colour } from "../render/colour.js";
 import type { Conversation, Conversations } from "./conversation/conversation.js";
 import { type Workplace, work } from "./work.js";
 
-/** How many models the refusal of another model names. */
+/** How many of the offered models the error about an unknown model names. */
 const MOST_MODELS = 12;
 
-/** Shows the model, or changes it. Resolves with its name; null if the server does not name it. */
+/** Changes the model unless `wanted` is empty, and shows it. Resolves with its name; null if the name is not known. */
 export async function chooseModel(
   place: Workplace & { conversations: Conversations },
   conversation: Conversation,
@@ -26,7 +26,7 @@ export async function chooseModel(
   return name;
 }
 
-/** Refuses a model that the provider does not offer. If the provider does not list its models, the server decides. */
+/** Changes the model. Refuses one that the provider does not offer. If it lists no models, the server decides. */
 async function change(conversation: Conversation, wanted: string, signal: AbortSignal): Promise<void> {
   const offered = await conversation.models(signal).catch((error: unknown): string[] => {
     if (signal.aborted) throw error;

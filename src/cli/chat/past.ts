@@ -13,11 +13,11 @@ const LONGEST = 4_000;
 
 interface Shown {
   conversation: Conversation;
-  /** Ends the reading and the rendering. */
+  /** Aborts the reading and the rendering. */
   signal: AbortSignal;
 }
 
-/** Shows the last turns of a session that is opened again. */
+/** Shows the last turns of a resumed session. */
 export async function showLastTurns(window: Window, markdown: MarkdownStream, { conversation, signal }: Shown) {
   const entries = await conversation.past(signal, LAST_TURNS);
   if (entries.length > 0) window.print([""]);

@@ -4,7 +4,7 @@ import { shorten } from "../render/table.js";
 
 const FRAMES = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 
-/** The row that shows that something is still going on, and for how long. */
+/** The row that shows that an operation is still running, and for how long. */
 export class SignOfLife {
   readonly #begunAt = performance.now();
   #reported: { report: Report; at: number } | null = null;
@@ -13,7 +13,7 @@ export class SignOfLife {
     return performance.now() - this.#begunAt;
   }
 
-  /** Shows the reason for a wait, until it is null. */
+  /** The reason for a wait, which the row shows; null if nothing waits. */
   set reason(report: Report | null) {
     this.#reported = report === null ? null : { report, at: performance.now() };
   }

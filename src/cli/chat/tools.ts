@@ -11,12 +11,12 @@ type Completed = Extract<SessionEvent, { type: "tool.execution_complete" }>["dat
 /** The result of a call. "runs" until the call has a result, and null if the turn ended without a result. */
 type Result = Completed | "runs" | null;
 
-/** A row shows at most this much of an argument, in characters, because longer texts take long to measure. */
+/** A row shows at most this much of an argument or outcome, in characters, because long texts take long to measure. */
 const LONGEST_ROW = 1_000;
 /** `/tools` shows at most this much of a result, in characters. */
 const LONGEST_RESULT = 20_000;
 
-/** A tool call of a turn. */
+/** A tool call of a turn, as the chat shows it. */
 export class ShownCall {
   readonly #started: Started;
   readonly #call: ToolCall;
@@ -31,7 +31,7 @@ export class ShownCall {
     this.#result = result;
   }
 
-  /** The name, the main argument in short, and the outcome. */
+  /** One row with the name, the shortened main argument, and the outcome. */
   row(columns: number): string {
     const name = shorten(onOneLine(this.#call.name), Math.min(40, Math.floor(columns / 2)), "end");
     const { remark, isOk } = this.#remark();
@@ -47,7 +47,7 @@ export class ShownCall {
     return [style("⏺"), colour.bold(name), ...(argument === "" ? [] : [argument]), style(end)].join(" ");
   }
 
-  /** The whole call, for a user who asks for it. */
+  /** The rows for `/tools`: all arguments and the result. */
   details(columns: number): string[] {
     const { arguments: args } = this.#started;
     const result = this.#result === "runs" || this.#result === null ? undefined : this.#result;

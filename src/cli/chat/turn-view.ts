@@ -7,7 +7,7 @@ import type { LivePart, Window } from "./terminal/window.js";
 import { ShownCall } from "./tools.js";
 
 const WAITING = "Waiting for the model";
-/** How long one drawing may render text, in milliseconds. Keys that the user presses wait for it. */
+/** How long one drawing may render text, in milliseconds. Keys that the user presses have to wait that long. */
 const RENDER_MS = 25;
 
 /** A part of the turn that has arrived and is not rendered yet. */
@@ -24,7 +24,7 @@ export class TurnView implements LivePart {
   readonly #arrived: Arrived[] = [];
   #activity = WAITING;
   readonly #calls: ShownCall[] = [];
-  /** The kind of the last finished row. */
+  /** The kind of the last finished row; null at the beginning and after the end of a message. */
   #last: "text" | "tool" | null = null;
 
   constructor(window: Window, markdown: MarkdownStream) {

@@ -7,7 +7,7 @@ interface Sum {
   cached: number;
 }
 
-/** Counts what the turns of this chat used, as the model's service reported it. */
+/** Counts the model requests and tokens of this chat's turns, as the model service reported them. */
 export class ChatUsage {
   readonly #models = new Map<string, Sum>();
 

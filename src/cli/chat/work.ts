@@ -2,7 +2,7 @@ import { either } from "../../runtime/clock.js";
 import { SignOfLife } from "./sign-of-life.js";
 import type { LivePart, Window } from "./terminal/window.js";
 
-/** Work that takes less time shows nothing, in milliseconds. */
+/** How long work runs before it is shown, in milliseconds. */
 const AFTER_MS = 1_000;
 
 /** Shows that the chat works on something other than a turn, and for how long. */
@@ -23,7 +23,7 @@ export class WorkView implements LivePart {
   }
 }
 
-/** Where the chat works: the user can cancel the work in the window, and the signal ends the chat. */
+/** The environment of work in the chat: the user can cancel it in the window, and the signal ends the chat. */
 export interface Workplace {
   window: Window;
   signal: AbortSignal;
@@ -41,7 +41,7 @@ export async function work<T>(
       stop.signal.throwIfAborted();
       return await run(stop.signal);
     } catch (error) {
-      // An operation that is cancelled may fail with an error of its own.
+      // A cancelled operation may fail with any error, so throw the reason of the cancellation instead.
       throw stop.signal.aborted ? stop.signal.reason : error;
     }
   });

@@ -4,12 +4,12 @@ import { printable } from "../../config/values/text.js";
 import { recordedIds } from "../../fleet/recorded-ids.js";
 import { type Candidate, type Place, placeAt } from "./place.js";
 
-/** How long the fleet may take to answer. A user waits for the prompt during this time. */
+/** How long the fleet may take to answer, in milliseconds. The shell is blocked during this time. */
 const ANSWER_MS = 1_000;
 
 /**
- * Text that no shell interprets. All ids are such texts, but a project's configuration file may name a model `$(command)`,
- * and each user chooses the names of variables.
+ * Matches text in which no shell interprets anything. All ids match. Other candidates might not: a project's
+ * configuration file may name a model `$(command)`, and the environment may contain variables with any name.
  */
 const HARMLESS = /^(?:--)?[\p{L}\p{M}\p{N}_.@+:/][\p{L}\p{M}\p{N}_.@+:/-]*$/u;
 
@@ -21,7 +21,7 @@ export interface Found {
   isLate: boolean;
 }
 
-/** Finds the candidates for the last of the words. Never fails, because an error would disturb the user's prompt. */
+/** Finds the candidates for the last word. Never rejects, because an error would disturb the user's prompt. */
 export async function findCandidates(words: readonly string[], config: Config): Promise<Found> {
   const place = placeAt(words, config);
   const ids = await idsAt(place);
@@ -38,14 +38,14 @@ export async function findCandidates(words: readonly string[], config: Config): 
   return { candidates, files: place.files, isLate: ids === null };
 }
 
-/** The ids that may stand at this place, or null if the fleet does not answer in time. */
+/** The ids that the user may type at this place; null if the fleet does not answer in time, empty if it fails. */
 async function idsAt({ ids, user, configFile }: Place): Promise<string[] | null> {
   if (ids.length === 0) return [];
   try {
     const options = { env: process.env, cwd: process.cwd(), user, configFile };
     return await Promise.race([recordedIds(ids, options), delay(ANSWER_MS, null, { ref: false })]);
   } catch {
-    // For example, the configuration is wrong, or Redis is away. The command that the user is about to run reports this.
+    // For example, the configuration is wrong, or Redis cannot be reached. The completed command will report it.
     return [];
   }
 }

@@ -9,15 +9,15 @@ export interface Candidate {
   description: string | null;
 }
 
-/** The place of the cursor: the words that a user may write there. */
+/** The kinds of words that a user may type at the cursor. */
 export interface Place {
   /** Candidates that do not depend on the fleet. */
   fixed: Candidate[];
-  /** The kinds of ids that may stand here. */
+  /** The kinds of ids that may be typed here. */
   ids: readonly IdKind[];
-  /** Whether the name of a file or folder may stand here. */
+  /** Whether the name of a file or folder may be typed here. */
   files: boolean;
-  /** The part of the word before the value, such as `--user=`. */
+  /** The part of the word before the value, such as `--user=`; empty if the word is only the value. */
   prefix: string;
   /** The value of `--user` on the line. */
   user?: string | undefined;
@@ -43,7 +43,7 @@ const ARGUMENT_IDS: Readonly<Record<string, readonly IdKind[]>> = {
   name: ["server", "session", "user"],
 };
 
-/** Finds out what may stand at the cursor. The last of the words ends at the cursor. */
+/** Finds the kinds of words that may be typed at the cursor, which is at the end of the last word. */
 export function placeAt(words: readonly string[], config: Config): Place {
   const before = words.slice(0, -1);
   const current = words.at(-1) ?? "";
@@ -70,13 +70,13 @@ function placeOf({ fixed = [], ids = [], files = false }: Values, rest: Partial<
   return { fixed, ids, files, prefix: "", ...rest };
 }
 
-/** The meaning of the words after a command. */
+/** The words between the name of the command and the word at the cursor, parsed. */
 interface Typed {
   used: Set<string>;
   values: Map<string, string>;
-  /** The number of arguments. */
+  /** The number of positional arguments. */
   count: number;
-  /** The flag whose value comes next. */
+  /** The flag whose value comes next; undefined if the last word needs no value. */
   open: Flag | undefined;
   /** Whether there was a `--`, after which nothing is a flag. */
   isClosed: boolean;

@@ -1,15 +1,15 @@
 export const SHELLS = ["bash", "zsh", "fish"] as const;
 export type Shell = (typeof SHELLS)[number];
 
-/** The answer that makes a script offer the shell's own completion of file names. No id begins with a colon. */
+/** If `autocomplete` prints this, the script lets the shell complete file names. No id begins with a colon. */
 export const FILES = ":files";
 
 /**
- * The scripts ask `autocomplete` for candidates at each press of Tab. They discard its error messages, so that nothing else
- * appears at the prompt, and insert its answer as text, which the shell never evaluates.
+ * The scripts ask `autocomplete` for candidates at each press of Tab. They discard its error messages, so that only
+ * candidates appear at the prompt. They insert its answer as text, which the shell never evaluates.
  */
 export const SCRIPTS: Readonly<Record<Shell, string>> = {
-  // bash splits words at characters such as = and @, too, and replaces only the part after the last of them, which is $2.
+  // bash also splits words at characters such as = and @. It replaces only the part after the last of these ($2).
   bash: String.raw`# Completion of copilotfleet for bash. To turn it on, add this line to ~/.bashrc:
 #   source <(copilotfleet autocomplete bash)
 _copilotfleet() {

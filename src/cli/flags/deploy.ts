@@ -26,10 +26,10 @@ const ALPHANUMERIC = /[a-z0-9]/;
 /** The rule for the value of a flag. */
 interface ValueRule {
   pattern: RegExp;
-  /** The text after "Allowed:". */
+  /** The text after "Allowed:" in the error message. */
   allowed: string;
   example: string;
-  /** For a reason in the message; the pattern decides. */
+  /** Used only to explain in the message why a value is wrong. `pattern` decides whether it is. */
   text?: TextRule;
 }
 
@@ -58,7 +58,7 @@ const label = (name: string, description: string, example: string) =>
     example,
     text: { characters: /[a-z0-9-]/, first: ALPHANUMERIC, last: ALPHANUMERIC, longest: 63 },
   });
-/** @param thing the thing with this name, such as "a Kubernetes Secret" */
+/** @param thing the thing that the value names, such as "a Kubernetes Secret" */
 const subdomain = (name: string, description: string, thing: string, example: string) =>
   checked(name, description, "NAME", {
     pattern: SUBDOMAIN,

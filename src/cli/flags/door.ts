@@ -17,12 +17,12 @@ export interface Door {
   tls: PeerTls | undefined;
   /** The address as the user wrote it. */
   name: string;
-  /** The flags that name this front door and its token. */
+  /** The flags that connect to this front door again, for suggestions. */
   flags: string;
 }
 
 const TOKEN_VARIABLE = "FLEET_TOKEN";
-/** Before the address of a front door with TLS. */
+/** The prefix of the address of a front door with TLS. */
 const TLS = "tls://";
 
 export const doorFlags = {
@@ -52,7 +52,7 @@ interface DoorFlags {
   key?: string | undefined;
 }
 
-/** The token for the front door from its source; undefined if the user named no source. */
+/** Reads the token for the front door from the variable or file that the user named; undefined without either. */
 export async function tokenOfDoor(given: DoorFlags): Promise<string | undefined> {
   const { "token-env": variable, "token-file": file } = given;
   const source = tokenSourceFromFlags(variable, file, TOKEN_VARIABLE);
@@ -63,7 +63,7 @@ export async function tokenOfDoor(given: DoorFlags): Promise<string | undefined>
   });
 }
 
-/** Reads the files for TLS. `tls://` before the address, or one of the files, asks for TLS. */
+/** Reads the files for TLS. Undefined for plain TCP: the address has no `tls://`, and no file for TLS is given. */
 async function tlsOfDoor({ to = "", ca, cert, key }: DoorFlags): Promise<PeerTls | undefined> {
   if (!to.startsWith(TLS) && ca === undefined && cert === undefined) return undefined;
   const { readPeerTls } = await import("../../identity/tls/peer.js");
@@ -71,7 +71,7 @@ async function tlsOfDoor({ to = "", ca, cert, key }: DoorFlags): Promise<PeerTls
   return readPeerTls({ ca: named("ca", ca), cert: named("cert", cert), key: named("key", key) });
 }
 
-/** Reads the token from its source. Returns undefined if the user named no front door. */
+/** Reads the token and the files for TLS. Undefined if the user named no front door. */
 export async function doorFromFlags(given: DoorFlags): Promise<Door | undefined> {
   const { to, "token-env": variable, "token-file": file, ca, cert, key } = given;
   const source = tokenSourceFromFlags(variable, file, TOKEN_VARIABLE);

@@ -195,7 +195,7 @@ export function readVariable(
   });
 }
 
-/** Returns the options that the user gave. oclif leaves a flag undefined if it was not given. */
+/** Removes the options that are undefined: those of the flags that the user did not give. */
 export function given<Options extends object>(
   options: Options,
 ): { [Name in keyof Options]?: Exclude<Options[Name], undefined> } {

@@ -21,7 +21,7 @@ export function splitCommand(argv: string[]): { own: string[]; command: string[]
   return { own: argv.slice(0, end), command: argv.slice(end + 1) };
 }
 
-/** Called after the command line is parsed, so that the suggestion names the session and the user that were given. */
+/** Refuses `--` without a COMMAND. Call this after parsing, so that the suggestions name the given session and user. */
 export function refuseNoCommand(command: readonly string[] | undefined): void {
   if (command?.length === 0)
     throw usage("COMMAND is missing after --. Give a program that runs while you hold the lease.", [
@@ -68,7 +68,7 @@ export const unlockFlags = {
   "token-env": variableFlag("environment variable that holds the lease token", "LEASE_TOKEN"),
 };
 
-/** A token is a secret while its lease lasts, so no message shows it. */
+/** Reads the token from one of the two flags. No message shows it, because it is a secret while its lease lasts. */
 export function leaseToken({ token, "token-env": variable }: Interfaces.InferredFlags<typeof unlockFlags>): string {
   if ((token === undefined) === (variable === undefined)) {
     throw usage(

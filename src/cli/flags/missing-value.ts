@@ -8,7 +8,7 @@ type Definition = Partial<Pick<Interfaces.OptionFlag<unknown>, "helpValue" | "op
   example?: string;
 };
 
-/** The allowed values of flags that take any text, by the word for the value in the help. */
+/** The allowed values of flags that accept any text, by the `helpValue` of the flag. */
 const KINDS: Readonly<Record<string, string>> = {
   DIR: "the path of a folder, such as ./deploy",
   FILE: "the path of a new file, such as ./session.tar.gz",
@@ -23,7 +23,7 @@ const KINDS: Readonly<Record<string, string>> = {
   VAR: "the name of an environment variable",
 };
 
-/** The files that flags take. */
+/** The allowed values of single flags, which take precedence over {@link KINDS}. */
 const FILES: Readonly<Record<string, string>> = {
   "--config": "the path of a configuration file, such as ./.copilotfleet.json",
   "--token-file": "the path of a file that only you can read, such as ./token",
@@ -36,7 +36,7 @@ const FILES: Readonly<Record<string, string>> = {
   "--metrics": "an address of this machine, such as 127.0.0.1:9464",
 };
 
-/** The message and advice for a flag without its value. Names the allowed values as the error for a wrong value does. */
+/** The message and advice for a flag without its value. They name the same values as the error for a wrong value. */
 export async function missingValue(
   flag: string,
   definition: Definition = {},
@@ -55,7 +55,7 @@ export async function missingValue(
   };
 }
 
-/** Lets the flag refuse an empty value, because that error states what is allowed. */
+/** Reads the allowed values from the error with which the flag refuses an empty value. */
 async function refusedBy(
   flag: string,
   { parse, helpValue = "" }: Definition,
@@ -71,7 +71,7 @@ async function refusedBy(
   return { allowed: FILES[flag] ?? KINDS[String(helpValue)] ?? "", advice: "" };
 }
 
-/** A value that the text after "Allowed:" names. */
+/** An allowed value that the text after "Allowed:" names; undefined if there is none. */
 function exampleIn(allowed: string): string | undefined {
   const [, named] = /such as "?([^\s",]+)/.exec(allowed) ?? [];
   if (named !== undefined) return named.replace(/[.)]+$/, "");

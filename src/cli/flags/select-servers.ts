@@ -60,7 +60,7 @@ export async function selectServers(
 
 const LIST = "copilotfleet ps # lists servers";
 
-/** Refuses a command line that selects servers in several ways, or not at all. `logs` takes only one server. */
+/** Refuses a command line that selects servers in several ways, or not at all. `logs` accepts only one server id. */
 export function checkSelection(
   servers: readonly string[],
   { user, all = false }: { user: string | undefined; all: boolean | undefined },
@@ -101,7 +101,7 @@ export function leftOut(away: readonly string[]): { away?: string[] } {
   return { away: [...away] };
 }
 
-/** Refuses a `spawn` unless it is for one user, for a number of users, or for a shared server. */
+/** Refuses a `spawn` unless it starts the server of one user, the servers of `count` users, or one shared server. */
 export function checkSpawn({
   user,
   count,

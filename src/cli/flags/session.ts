@@ -8,7 +8,7 @@ import { kindNamed } from "../meant-arguments.js";
 import { isAsked } from "../prompt/confirm.js";
 import { given } from "./flags.js";
 
-// Without `ignoreStdin`, oclif reads a missing argument from standard input. A loop in a shell would lose its input.
+// Without `ignoreStdin`, oclif reads a missing argument from standard input. That would consume a shell loop's input.
 
 export const optionalSessionArg = Args.string({
   description: "ids of the sessions, or unambiguous beginnings of ids",
@@ -22,18 +22,18 @@ export const sessionArg = Args.string({
   parse: async (value) => sessionReference(value),
 });
 
-/** Checks the id of a session, or a part of one, before the fleet does, so that the error message names the argument. */
+/** Checks a full or partial session id before the fleet does, so that the error message names the argument. */
 export function sessionReference(value: string): string {
   const isCut = value !== withoutCut(value) && isSessionId(withoutCut(value));
   return isCut ? value : validateSessionId(value, "SESSION");
 }
 
 /**
- * The whole id of the session that the user means. If the user did not give the whole id, names the session on standard
- * error, because the user may mean another one. Without `user`, looks among the sessions of all users.
+ * Returns the full id of the session that the user means. If the user gave only a part of it, prints the full id on
+ * standard error, because the user may mean another session. Without `user`, searches the sessions of all users.
  *
- * @param reads whether the command changes nothing. Other commands take the beginning of an id only from a person at a
- * terminal, because in a script the beginning of a deleted id could name another session.
+ * @param reads whether the command changes nothing. Other commands accept the beginning of an id only from a person at
+ * a terminal. In a script, once the session is deleted, the same beginning could match another session.
  */
 export async function wholeId(
   fleet: Fleet,
@@ -47,8 +47,8 @@ export async function wholeId(
 }
 
 /**
- * Like {@link wholeId} for a command that changes sessions of all users. `unknown` are the texts that match no session, as far
- * as this had to look.
+ * Like {@link wholeId}, for a command that changes sessions of all users. `unknown` contains the texts that match no
+ * session. In a script, only texts with `…` are looked up, and all others are taken as full ids.
  */
 export async function wholeIds(
   fleet: Fleet,
@@ -72,16 +72,17 @@ export async function wholeIds(
   return { ids, unknown };
 }
 
-/** Replaces each text by the whole id of the session that it means. A text that means no session stays as it is. */
+/** Replaces each text with the full id of the session that it means. A text that matches no session stays unchanged. */
 export function meantAmong(sessions: readonly { id: string }[], texts: readonly string[]): string[] {
   const ids = sessions.map(({ id }) => id);
   return texts.map((text) => onlyMeant(text, meantIds(text, ids)) ?? text);
 }
 
 /**
- * Completes the error of `delete`, which needs whole ids, by the whole ids that the user may have meant.
+ * Adds to an error of `delete` the full ids that the user may have meant, because `delete` needs full ids. If the user
+ * typed `delete server ID`, suggests `stop` instead.
  *
- * @param isWhole whether the caller has already looked for whole ids
+ * @param isWhole whether the caller has already replaced the texts with full ids
  */
 export async function withWholeIds(
   error: FleetError,

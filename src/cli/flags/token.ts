@@ -7,7 +7,7 @@ import { readVariable, usage, variableName } from "./flags.js";
 const TOKEN = /^(gh[pousr]_|github_pat_|cft_)/;
 
 /**
- * Waits for `work`, which reads a token. If it failed because the variable is not set, throws an error that names the flag.
+ * Waits for `work`, which reads a token. If it fails because the variable is not set, the error names the flag.
  *
  * @param variable the value of `--token-env`
  */
@@ -25,7 +25,7 @@ export async function namingTokenFlag<Result>(
   }
 }
 
-/** The flags never contain the token itself, because every user of the machine can read a command line. */
+/** The source that the flags name. Refuses the token itself, because every user of the machine sees command lines. */
 export function tokenSourceFromFlags(
   variable: string | undefined,
   file: string | undefined,

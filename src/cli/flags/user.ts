@@ -5,11 +5,11 @@ import { validateUser } from "../../model/ids.js";
 import { usage } from "./flags.js";
 
 /*
- * The rule for the default user (the configuration key `user`, the variable COPILOTFLEET_USER): it only decides as which
- * user a command acts. A command that cannot work without a user takes it: create, send, chat, resume, transcript, export,
- * import, lock, connect, spawn, route, open and token issue. The default never chooses what a command shows, stops, revokes
- * or deletes, because nobody sees a variable on the command line: without --user, list shows all sessions, and stop needs
- * a server.
+ * The rule for the default user (the configuration key `user`, the variable COPILOTFLEET_USER): it only decides which
+ * user a command acts as. The commands that cannot work without a user apply it: create, send, chat, resume,
+ * transcript, export, import, lock, connect, spawn, route, open and token issue. The default never chooses what a
+ * command shows, stops, revokes or deletes, because the command line does not show it: without --user, list shows all
+ * sessions, and stop needs a server.
  */
 
 const user = {
@@ -18,7 +18,7 @@ const user = {
   parse: async (value: string) => validateUser(value, "--user"),
 } as const;
 
-/** The user about whom a command is. The default user has no influence. */
+/** The user whom the command is about, as an argument. The default user does not apply. */
 export const userArg = Args.string({
   description: "id of the user",
   required: true,
@@ -26,29 +26,29 @@ export const userArg = Args.string({
   parse: async (value) => validateUser(value, "USER"),
 });
 
-/** A user to whom the command limits itself. The default user has no influence. */
+/** A flag that limits the command to one user. The default user does not apply. */
 export function userFilter(description: string) {
   return Flags.string({ ...user, description });
 }
 
-/** The user whom the command is about. The default user has no influence. */
+/** The user whom the command is about, as a flag. The default user does not apply. */
 export const namedUserFlag = Flags.string({ ...user, description: "id of the user", required: true });
 
 const acting = {
   ...user,
   description: "id of the user (default: user)",
-  // The value depends on the person who runs the command, so the manifest must not contain it.
+  // The default depends on the person who runs the command, so oclif's manifest must not contain it.
   noCacheDefault: true,
 };
 
-/** The user as whom the command acts. */
+/** The user that the command acts as. */
 export const actingUserFlag = Flags.string({
   ...acting,
   required: true,
   default: async ({ flags }) => defaultUser(flags),
 });
 
-/** As {@link actingUserFlag}, but not required. Has no default if one of the flags `unless` is given. */
+/** Like {@link actingUserFlag}, but not required. Has no default if one of the flags `unless` is given. */
 export function actingUserFlagUnless(unless: readonly string[]) {
   return Flags.string({
     ...acting,
@@ -58,7 +58,7 @@ export function actingUserFlagUnless(unless: readonly string[]) {
 
 export const DEFAULT_USER: Suggestion = "export COPILOTFLEET_USER=USER # the default for --user";
 
-/** The error of a command that needs a user and has none. `help` shows the command's flags. */
+/** The error of a command that needs a user and has none. `help` is the command that shows its flags. */
 export function missingUser(help: `copilotfleet ${string}`): FleetError {
   return usage("--user is missing.", [DEFAULT_USER, help]);
 }

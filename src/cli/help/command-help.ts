@@ -5,7 +5,7 @@ import { renderShellLine, renderTerms, renderUsage, type Term, wrap } from "./la
 
 type Flag = Command.Flag.Cached;
 
-/** Flags of all commands. They are listed last, and USAGE leaves them out. */
+/** The flags that all commands share. Help lists them last, and leaves them out of USAGE. */
 const EVERYWHERE = ["config", "json", "no-color", "help", "version"];
 
 /** The description of `--json`. It replaces oclif's own description. */

@@ -1,4 +1,4 @@
-/** The commands in the order in which help lists them. A topic stands for its commands. */
+/** The commands in the order in which help lists them. The name of a topic stands for all its commands. */
 export const GROUPS: readonly { title: string; commands: readonly string[] }[] = [
   { title: "SERVERS", commands: ["spawn", "ps", "logs", "stop", "restart", "drain", "route", "connect"] },
   {

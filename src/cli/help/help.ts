@@ -8,7 +8,7 @@ import { renderCommandHelp } from "./command-help.js";
 import { GROUPS } from "./groups.js";
 import { renderTerms, type Term, wrap } from "./layout.js";
 
-/** The width of help that is not read on a terminal. */
+/** The width of help that is not printed on a terminal. */
 const PLAIN_WIDTH = 80;
 /** The greatest width of help, because longer lines are hard to read. */
 const WIDEST = 120;

@@ -1,9 +1,9 @@
 import stringWidth from "string-width";
 
-/** Stands for a space at which a line must not break. */
+/** Takes the place of a space at which a line must not break. */
 const FIXED_SPACE = "\u00a0";
 
-/** Wraps text at spaces. A word that is longer than a line stays whole, because a reader may want to copy it. */
+/** Wraps text at spaces. Never breaks a word, even if it is longer than a line, because a user may want to copy it. */
 export function wrap(text: string, width: number): string[] {
   return text.split("\n").flatMap((paragraph) => {
     const lines: string[] = [];

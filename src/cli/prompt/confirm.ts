@@ -3,8 +3,8 @@ import { createInterface } from "node:readline";
 import { Interrupted, onSignals } from "./interrupted.js";
 
 /**
- * Whether a command may ask questions: not with `--yes`, and not in a script, where nobody may be there to answer. Commands
- * ask before they delete what no other command can bring back: histories of sessions, and tokens.
+ * Whether a command may ask questions: not with `--yes`, and not in a script, where perhaps nobody can answer. Commands
+ * ask before they delete something that no other command can restore: histories of sessions, and tokens.
  */
 export function isAsked({ json, yes = false }: { json: boolean; yes?: boolean | undefined }): boolean {
   const { stdin, stdout, env } = process;
@@ -13,7 +13,7 @@ export function isAsked({ json, yes = false }: { json: boolean; yes?: boolean | 
 }
 
 /**
- * Asks a question on the terminal. Only `y` and `yes` agree.
+ * Asks a question on the terminal. Resolves if the answer is `y` or `yes`.
  *
  * @throws Interrupted on every other answer, at the end of the input, and on a signal. The exit code of "no" is that of
  * Ctrl-C, because both stop the command before it changes anything.
@@ -25,7 +25,7 @@ export async function confirm(question: string): Promise<void> {
   throw new Interrupted("SIGINT");
 }
 
-/** Reads one line from the terminal. The line is empty at the end of the input. */
+/** Reads one line from the terminal. At the end of the input, resolves with an empty text. */
 async function readAnswer(prompt: string): Promise<string> {
   const { stdin, stdout } = process;
   const lines = createInterface({ input: stdin, output: stdout, terminal: false });
@@ -41,7 +41,7 @@ async function readAnswer(prompt: string): Promise<string> {
     throw stopped.signal.reason ?? error;
   } finally {
     lines.close();
-    // Ctrl-C and Ctrl-D leave the cursor behind the question.
+    // Ctrl-C and Ctrl-D leave the cursor on the line of the question.
     if (answer === undefined) stdout.write("\n");
   }
 }

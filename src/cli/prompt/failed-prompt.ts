@@ -37,7 +37,7 @@ export function afterPrompt(error: FleetError, session: SessionView | null): Fle
   return error.reworded(change, { session });
 }
 
-/** Rethrows the error of a failed `create --prompt`. Adds that there is no session and that the prompt was not sent. */
+/** Rethrows the error of a `create --prompt` that created no session. Adds this fact, and that no prompt was sent. */
 export function withoutSession(error: unknown): never {
   // If the store failed, nobody knows whether it recorded the session, so add nothing.
   const isUnknown: boolean = isStoreTrouble(error);

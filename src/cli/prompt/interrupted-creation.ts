@@ -9,7 +9,7 @@ interface Interruptible {
   signal: AbortSignal;
 }
 
-/** Creates a session with `create`. If the user interrupts this, no session is left, and a note names what is. */
+/** Creates a session with `create`. If the user interrupts this, deletes the session, and notes what may remain. */
 export async function createInterruptibly(
   fleet: Fleet,
   { user, signal }: Interruptible,
@@ -18,7 +18,7 @@ export async function createInterruptibly(
   const begunMs = Date.now();
   try {
     const session = await create();
-    // The user may have pressed Ctrl-C after the server had opened the session.
+    // The user may have pressed Ctrl-C when it was too late to cancel the creation.
     if (signal.aborted) await fleet.sessions.delete([session.sessionId], { user });
     signal.throwIfAborted();
     return session;
@@ -34,7 +34,7 @@ export async function createInterruptibly(
   }
 }
 
-/** The user's own server, if it was started since this time and still runs. */
+/** A sentence about the user's server if it was started since `sinceMs` and still runs; otherwise empty. */
 async function serverNote(fleet: Fleet, user: string, sinceMs: number): Promise<string> {
   const servers = await fleet.servers.list({ user });
   const started = servers.find(({ startedAt }) => startedAt !== null && Date.parse(startedAt) >= sinceMs);

@@ -15,12 +15,12 @@ export class Interrupted extends Error {
 
 let onOutputClosed: (() => void) | undefined;
 
-/** Sets a handler for the case that the reader of the output, such as `head`, has closed the pipe. */
+/** Sets the handler to call when the reader of the output, such as `head`, closes the pipe. */
 export function handleClosedOutput(handle: () => void): void {
   onOutputClosed = handle;
 }
 
-/** Handles a closed output. Calls the handler of {@link handleClosedOutput}. Without a handler, exits with 0. */
+/** Handles closed output: calls the handler from {@link handleClosedOutput}. If there is none, exits with 0. */
 export function outputClosed(): void {
   if (onOutputClosed === undefined) process.exit(0);
   onOutputClosed();

@@ -4,14 +4,14 @@ import { Interrupted } from "./interrupted.js";
 
 export interface Choice {
   value: string;
-  /** The text after the value. */
+  /** The explanation that is shown after the value. */
   title: string;
 }
 
 /** Asks a person questions on the terminal. */
 export class Interview implements Disposable {
   readonly #lines: Interface;
-  /** Lines that were typed before their question. */
+  /** Lines that the person typed before the next question was asked. */
   readonly #early: string[] = [];
   #waiting: { answer: (line: string) => void; fail: (reason: Error) => void } | undefined;
   #end: Error | undefined;

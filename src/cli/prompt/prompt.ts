@@ -5,9 +5,9 @@ import { FleetError, quote } from "../../errors.js";
 const MARK = "\0";
 
 /**
- * Prefixes the words of a command line that are a prompt, so that oclif does not take "- fix the bug" for a flag. A
- * word that looks like a flag ("--usr") stays a flag, because it may be a typing error. Words after `--` are text
- * anyway. {@link unmarked} removes the prefix.
+ * Prefixes words that begin with a hyphen but are a prompt, so that oclif does not take "- fix the bug" for a flag. A
+ * word that looks like a flag ("--usr") stays a flag, because it may be a typing error. Words after `--` need no
+ * prefix, because oclif never takes them for flags. {@link unmarked} removes the prefix.
  */
 export function markPrompts(argv: readonly string[]): string[] {
   const end = argv.indexOf("--");
@@ -15,7 +15,7 @@ export function markPrompts(argv: readonly string[]): string[] {
   return [...own.map(marked), ...argv.slice(own.length)];
 }
 
-/** Returns the text as it was typed. */
+/** Returns the text without the prefix, as the user typed it. */
 export function unmarked(text: string): string {
   return text.startsWith(MARK) ? text.slice(MARK.length) : text;
 }
@@ -27,7 +27,7 @@ function marked(word: string): string {
   return word.length > 1 && word.startsWith("-") && !/^--?\p{L}[^\s=]*(?:=|$)/u.test(word) ? `${MARK}${word}` : word;
 }
 
-/** Returns the given text, or standard input if the text is "-". */
+/** Returns the given text, or standard input if the text is "-". @throws FleetError if the prompt is blank. */
 export async function readPrompt(given: string): Promise<string> {
   const prompt = given === "-" ? await readStandardInput() : unmarked(given);
   const fault = blankFault(prompt);

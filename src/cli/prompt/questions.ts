@@ -6,18 +6,18 @@ interface Owned {
   owner: string | null;
 }
 
-/** Asks about exactly the sessions that are about to be deleted. */
+/** The question before a deletion. Names exactly the sessions that would be deleted. */
 export function askToDelete(sessions: readonly Owned[]): string {
   return `Delete ${named("session", sessions, ["with its history", "with their history"])}?`;
 }
 
-/** Asks about exactly the tokens that are about to be revoked. */
+/** The question before a revocation. Names exactly the tokens that would be revoked. */
 export function askToRevoke(tokens: readonly { id: string; user: string }[]): string {
   const owned = tokens.map(({ id, user }) => ({ id, owner: user }));
   return `Revoke ${named("token", owned, ["and disconnect its clients", "and disconnect their clients"])}?`;
 }
 
-/** Asks about everything that a purge would erase. */
+/** The question before a purge. Counts everything that the purge would erase. */
 export function askToPurge({
   user,
   sessions,
@@ -28,7 +28,7 @@ export function askToPurge({
   return `Erase all data of ${printable(user)} (${counts})? Nothing brings it back.`;
 }
 
-/** Names one or more things, their owners and what else is lost. */
+/** Names one or more things, their owners, and the other losses (`ofOne` for one thing, `ofMany` for several). */
 function named(noun: string, things: readonly Owned[], [ofOne, ofMany]: readonly [string, string]): string {
   const byOwner = new Map<string, string[]>();
   for (const { id, owner } of things) {

@@ -17,8 +17,8 @@ export interface TurnOutput {
 }
 
 /**
- * Runs one turn with `take`. Streams the reply to a terminal, or prints it whole to a pipe. If the user interrupts the turn,
- * notes what became of it.
+ * Runs one turn with `take`. Streams the reply to a terminal, or prints it to a pipe once it is complete. If the user
+ * interrupts the turn, sets a note about the turn and its session.
  */
 export async function printTurn<Taken extends { text: string }>(
   output: TurnOutput,
@@ -47,7 +47,7 @@ export async function printTurn<Taken extends { text: string }>(
   }).catch((error: unknown) => {
     const isLineRemoved = progress.end();
     shown.end();
-    // Start the error on a new line, because the cursor may be behind half a reply or behind the terminal's ^C.
+    // Start the error on a new line, because the cursor may be after half a reply or after the terminal's ^C.
     const isLineOpen = shown.isEmpty ? output.signal.aborted && !isLineRemoved : shown.isLineOpen;
     if (stream && isLineOpen) process.stdout.write("\n");
     const { reason } = output.signal;
@@ -65,7 +65,7 @@ export async function printTurn<Taken extends { text: string }>(
   return taken;
 }
 
-/** @param hasWaited whether the prompt waited for other users of the session. Nobody reports the end of that wait. */
+/** @param hasWaited whether the prompt had to wait. If so, nobody knows whether the turn has begun. */
 function noteOf(sessionId: string, { isEphemeral = false }: TurnOutput, hasWaited: boolean): string {
   const session = isEphemeral
     ? `The ephemeral session ${quote(sessionId)} was deleted.`
@@ -73,7 +73,7 @@ function noteOf(sessionId: string, { isEphemeral = false }: TurnOutput, hasWaite
   return `Interrupted: the turn was cancelled${hasWaited ? ", if it had begun" : ""}. ${session}`;
 }
 
-/** A reply on a terminal. It is made printable, because the text of a model must not act on the terminal. */
+/** A reply on a terminal. It is made printable, because text from a model must not control the terminal. */
 class ShownReply {
   #last = "";
   /** The end of a piece that the next piece may continue: half a line break or half a character. */
@@ -96,7 +96,7 @@ class ShownReply {
     return this.#last === "" && this.#held === "";
   }
 
-  /** Whether the cursor is behind the last line of the reply, and not below it. */
+  /** Whether the text so far does not end with a line break. */
   get isLineOpen(): boolean {
     return this.#last !== "\n";
   }

@@ -6,7 +6,7 @@ import { errorText } from "../report.js";
 import { colour } from "./colour.js";
 import { renderTable } from "./table.js";
 
-/** A problem with the configuration in `--json` output. */
+/** A problem of the configuration, as the `--json` output contains it. */
 export interface ConfigProblem {
   code: string;
   message: string;
@@ -17,7 +17,7 @@ export function problemView({ code, message, suggestions }: FleetError): ConfigP
   return { code, message, suggestions: [...suggestions] };
 }
 
-/** Sets exit code 3 if the configuration has problems. Reports them on standard error; with `--json`, the result has them. */
+/** Sets exit code 3 if the configuration has problems. Prints them on standard error, but not with `--json`. */
 export function reportProblems({ problems }: ConfigView, isJson: boolean): void {
   if (problems.length === 0) return;
   process.exitCode = 3;

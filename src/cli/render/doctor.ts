@@ -14,7 +14,7 @@ const INDENT = 24;
 /** How many items of a check are shown. `--json` lists all items. */
 const MOST_ITEMS = 20;
 
-/** Renders a check: its result, a line for each thing that it found, and the repair. */
+/** Renders a check: its result, a line for each thing that it found, and the suggested repair. */
 export function renderCheck({ name, level, detail, items, fix, fixed }: Check): string {
   const mark = fixed ? colour.yellow("mended") : MARKS[level];
   const more = items.length - MOST_ITEMS;

@@ -10,7 +10,7 @@ const COLUMNS: Column[] = [
   { heading: "SIZE", yields: 2 },
 ];
 
-/** Renders one line, so that a mail from cron is short. A dry run first lists the sessions that would be deleted. */
+/** Renders one line, so that a mail from cron is short. For a dry run, a table of the sessions precedes it. */
 export function renderGc(result: GcResult): string {
   const { deleted, dryRun } = result;
   if (!dryRun || deleted.length === 0) return summarize(result);
@@ -48,7 +48,7 @@ export function unreadableErrors({ unreadable }: GcResult): FleetError[] {
   );
 }
 
-/** The exit code shows that a record was unreadable or a deletion failed, because cron may run `gc` without any reader. */
+/** The exit code reports unreadable records and failed deletions, because nobody may read the output of a cron job. */
 export function exitCodeOfGc({ skipped, unreadable }: GcResult): number {
   const [first] = unreadable;
   if (first !== undefined) return ERRORS[first.code].exit;

@@ -2,7 +2,7 @@ import { printable } from "../../config/values/text.js";
 import type { Lease } from "../../model/lease.js";
 import { renderAge, renderTable, SESSION } from "./table.js";
 
-/** How to end a lease that no process renews. The token is a secret, and the fleet does not keep it. */
+/** Explains how to end a detached lease. The user has to fill in the token, which the fleet does not store. */
 export function waysToEnd(sessionId: string): string {
   return (
     `Release the lease: copilotfleet unlock ${sessionId} --token TOKEN (the token that lock printed)\n` +

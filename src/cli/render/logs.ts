@@ -5,9 +5,9 @@ import { colour } from "./colour.js";
 const UNKNOWN_TIME = "-".padEnd("2026-01-01T00:00:00.000Z".length);
 
 export interface LogStyle {
-  /** Begins each line with the name of its server, padded to this width. */
+  /** Begin each line with this name of its server, padded to this width. */
   prefix?: { name: string; width: number } | undefined;
-  /** Begins each line with its time, or with `-` if the time is not known. */
+  /** Begin each line with its time, or with `-` if the time is not known. */
   timestamps: boolean;
 }
 
@@ -18,7 +18,7 @@ export function renderLogLine(line: string, { prefix, timestamps }: LogStyle): s
   return prefix === undefined ? timed : `${colour.cyan(`${prefix.name.padEnd(prefix.width)} |`)} ${timed}`;
 }
 
-/** Splits the bytes of a log into lines. Holds the last line back until it is complete. */
+/** Splits the bytes of a log into lines. Yields an incomplete line only when the bytes end. */
 export async function* linesOf(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<string> {
   const decoder = new TextDecoder();
   let rest = "";

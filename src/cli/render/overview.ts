@@ -5,7 +5,7 @@ import { HOSTS } from "./lists/overview.js";
 import { describeClosedPool, describeFailures, withoutHost } from "./lists/servers.js";
 import { renderBytes } from "./table.js";
 
-/** The fleet as a list of its servers. A table has the hosts above it, and sums below it. */
+/** The fleet as a list of its servers. In a table, the hosts come above the servers, and totals below them. */
 export function listingOf(overview: Overview): Listing<BusyServer, Overview> {
   const { hosts, servers, pool } = overview;
   return {
@@ -19,7 +19,7 @@ export function listingOf(overview: Overview): Listing<BusyServer, Overview> {
   };
 }
 
-/** Two lines about the whole fleet. */
+/** Two lines with totals of the whole fleet. */
 export function sumsOf({ hosts, servers, sessions, users, turns }: Overview): [string, string] {
   const running = servers.filter(({ pid }) => pid !== null).length;
   const memory = hosts.reduce((sum, { memoryBytes }) => sum + memoryBytes, 0);

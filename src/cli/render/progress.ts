@@ -2,7 +2,7 @@ import { quote } from "../../errors.js";
 import type { AwaitedTurns, Progress } from "../../model/progress.js";
 import type { LeaseWait } from "../../sessions/leases/leases.js";
 
-/** Something that an operation reports while it runs. A text names its present step. */
+/** Something that an operation reports while it runs. A string names its present step. */
 export type Report = Progress | LeaseWait | string;
 
 /** How long ago the operation began, and how long ago the report came, in milliseconds. */

@@ -16,7 +16,7 @@ export function renderStopped(stopped: readonly Stopped[]): string {
   );
 }
 
-/** A cut turn decides the exit code, even with `--force`. If no turn was cut, a host that could not be reached decides. */
+/** The exit code of a cut turn, even with `--force`; otherwise that of an unreachable host; otherwise 0. */
 export function exitCodeOf(stopped: readonly Stopped[], away: readonly string[] = []): number {
   if (stopped.some(({ cut }) => cut.length > 0)) return ERRORS.FLEET_TURN_CUT.exit;
   return away.length > 0 ? ERRORS.FLEET_HOST_AWAY.exit : 0;

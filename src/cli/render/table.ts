@@ -32,7 +32,7 @@ const NARROWEST = 8;
  * Renders a table like `docker ps`. A missing value is shown as `-`. A column that is null is left out.
  *
  * On a terminal, each row fits on one line. First, cells of columns with `cut` are shortened to 20 characters. Then the
- * columns with the highest `yields` are left out. Then cells are shortened further. A pipe gets all columns with whole
+ * columns with the highest `yields` are left out. Then cells are shortened further. A pipe gets all columns with uncut
  * cells.
  */
 export function renderTable(
@@ -98,7 +98,7 @@ function fitColumns(columns: FittedColumn[], width: number): FittedColumn[] {
   }));
 }
 
-/** Returns the index of the widest column that can still be cut. Cells keep at least `than` characters. */
+/** The index of the widest column that can be cut and still be `than` columns wide; undefined if there is none. */
 function widestThatYields(columns: readonly FittedColumn[], widths: readonly number[], than: number) {
   let widest: number | undefined;
   for (const [index, column] of columns.entries()) {
@@ -108,7 +108,7 @@ function widestThatYields(columns: readonly FittedColumn[], widths: readonly num
   return widest;
 }
 
-/** The smallest width of the column. The heading stays whole. */
+/** The least width to which the column may be cut. Its heading is never cut. */
 function lowest(column: FittedColumn, limit: number): number {
   const width = widthOf(column);
   return column.cut === undefined ? width : Math.min(width, Math.max(limit, column.heading.length));
@@ -122,7 +122,7 @@ function totalOf(widths: readonly number[]): number {
   return widths.reduce((sum, width) => sum + width, 0) + GAP.length * Math.max(0, widths.length - 1);
 }
 
-/** Cuts the text to a width, with `…` in the middle or at the end. Counts a Chinese character, for example, as two columns. */
+/** Cuts the text to a width, with `…` in the middle or at the end. Chinese characters, for example, count as two. */
 export function shorten(text: string, width: number, cut: "middle" | "end" | undefined): string {
   if (cut === undefined || stringWidth(text) <= width) return text;
   const characters = Array.from(new Intl.Segmenter().segment(text), ({ segment }) => segment);

@@ -9,7 +9,7 @@ const ANSWER_MS = 2_000;
 /** How long the program that opens browsers may take, in milliseconds. */
 const OPEN_MS = 5_000;
 
-/** The address of the console on this host. @throws FleetError `FLEET_CONSOLE_CLOSED` when nobody serves it. */
+/** The address of the console on this host. @throws FleetError `FLEET_CONSOLE_CLOSED` if it cannot be reached. */
 export async function consoleAddress(fleet: Fleet): Promise<string> {
   const supervisor = await fleet.pool.supervisor();
   const start = "copilotfleet serve --http 127.0.0.1:4380" as const;
@@ -25,16 +25,16 @@ export async function consoleAddress(fleet: Fleet): Promise<string> {
   throw closed(`The console at ${supervisor.http} cannot be reached: ${problem}.`, ["copilotfleet doctor"]);
 }
 
-/** Whether somebody can see a browser that this process opens. */
+/** Whether this process has a display on which a browser can appear. */
 export function hasDisplay({ DISPLAY, WAYLAND_DISPLAY } = process.env): boolean {
   return [DISPLAY, WAYLAND_DISPLAY].some((display) => display !== undefined && display !== "");
 }
 
 /**
- * Opens the address in the user's browser, by a file that only this user can read and that leads there. Everybody on this
- * machine can read the command line of a program, and could use the code before the browser does.
+ * Opens the address in the user's browser. Passes the address in a file that only this user can read and that redirects
+ * to it. On a command line, every user of this machine could read the code, and use it before the browser does.
  *
- * @returns false if this machine has no program that does it
+ * @returns false if `xdg-open` does not exist or fails
  */
 export async function openInBrowser(stateFolder: string, url: string): Promise<boolean> {
   const file = join(stateFolder, "console.html");

@@ -26,7 +26,7 @@ export interface InitFlags {
   yes: boolean;
 }
 
-/** Completes the answers of the flags by questions, or without a terminal by the usual answers. */
+/** Completes the answers that the flags give: asks for the rest, or takes the usual answers if `interview` is null. */
 export async function answersFor(
   flags: InitFlags,
   env: NodeJS.ProcessEnv,
@@ -78,10 +78,10 @@ function sourceQuestion(detected: Detected): Parameters<typeof Interview.prototy
   return ["Which models do you want to use?", choices];
 }
 
-/** Stands for the URL of the service while nobody has given one. */
+/** Takes the place of the URL of the service as long as none is given. */
 const SOME_URL = "https://models.example/v1";
 
-/** Refuses wrong values of flags before the first question. Otherwise each answer would be refused because of them. */
+/** Refuses wrong values of flags before the first question. Otherwise, they would make init refuse each answer. */
 function refuseWrong({ source, fields: { tokenEnv, ...service } }: InitFlags): void {
   const isolation = "per-user";
   if (tokenEnv !== undefined) checkSettings(settingsOf({ source: "github", isolation, tokenEnv }));
@@ -111,7 +111,7 @@ async function ask({ field, text, initial }: Question, { answers, env, interview
   return answer === "" ? null : answer;
 }
 
-/** Whether the answer names a variable that is not set. A name with `{user}` stands for many variables. */
+/** Whether the answer names a variable that is not set. A name with `{user}` stands for many, and is not checked. */
 function isUnsetVariable(field: Field, answer: string, env: NodeJS.ProcessEnv): boolean {
   if (field !== "apiKeyEnv" && field !== "tokenEnv") return false;
   return answer !== "" && !answer.includes("{user}") && (env[answer] ?? "") === "";

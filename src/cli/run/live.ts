@@ -4,10 +4,10 @@ import { either } from "../../runtime/clock.js";
 import { shorten } from "../render/table.js";
 import { FullScreen, type ScreenSize } from "./screen.js";
 
-/** How often a live view shows the current state, in milliseconds. */
+/** How often a live view reads and shows the current state, in milliseconds. */
 export const REFRESH_MS = 2_000;
 
-/** Shows the result of `look` on the terminal, repeatedly, until q, Ctrl-C, the signal, or an error of `look`. */
+/** Shows the result of `look` again and again, until the user presses q, the signal aborts, or `look` rejects. */
 export async function showLive(look: () => Promise<LiveView>, everyMs: number, signal: AbortSignal): Promise<void> {
   const stop = new AbortController();
   using screen = new FullScreen();
@@ -52,7 +52,7 @@ interface Line {
   heading: string | null;
 }
 
-/** Chooses the lines that fit on the screen. Returns a smaller offset if `offset` is beyond the last lines. */
+/** Chooses the lines that fit on the screen, from `offset` on. Returns a smaller offset if `offset` is too large. */
 export function layOut(
   view: LiveView,
   offset: number,
@@ -74,7 +74,7 @@ export function layOut(
   return { lines: lines.slice(0, rows).map((line) => clip(line, columns)), offset: first };
 }
 
-/** Shortens a line that is too long, and removes its colours. The lines of tables already fit. */
+/** Shortens a line that is too long, and removes its colours. A line that fits keeps them. */
 export function clip(line: string, columns: number): string {
   const text = stripVTControlCharacters(line);
   const short = shorten(text, columns, "end");

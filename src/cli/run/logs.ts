@@ -5,12 +5,12 @@ import type { LogEndOptions } from "../../fleet/options.js";
 import type { LogEnd } from "../../serve/logs/log-tail.js";
 import { linesOf } from "../render/logs.js";
 
-/** The end of a log, and the reference that the command has used for its server. */
+/** The end of a log, and the reference by which the command found its server. */
 interface ReadLog extends LogEnd {
   reference: string;
 }
 
-/** Reads and follows the logs of servers. With `all`, a host that fails does not end the logs of the other hosts. */
+/** Reads and follows the logs of servers. With `all`, a log that cannot be read does not affect the other logs. */
 export class LogReader {
   readonly #fleet: Fleet;
   readonly #all: boolean;
@@ -22,7 +22,7 @@ export class LogReader {
     this.#all = all;
   }
 
-  /** The ends of the logs. With `all`, leaves out those that cannot be read. @throws the first failure if no log is left */
+  /** Reads the ends of the logs. With `all`, leaves out logs that fail. @throws the first failure if all logs fail */
   async ends(references: readonly string[], options: LogEndOptions): Promise<ReadLog[]> {
     const found = await Promise.all(
       references.map(async (reference) => {
@@ -36,7 +36,7 @@ export class LogReader {
     return ends;
   }
 
-  /** Prints each line that is added to the logs. @throws the signal's reason; the first failure once no log is left */
+  /** Prints each line that is added to the logs. @throws the signal's reason; if all logs ended, the first failure */
   async follow(ends: readonly ReadLog[], signal: AbortSignal, print: (log: ReadLog, line: string) => void) {
     const follow = async (log: ReadLog) => {
       const added = this.#fleet.servers.followLog(log.reference, { at: log.at, signal });
@@ -47,7 +47,7 @@ export class LogReader {
     this.#throwFailure();
   }
 
-  /** Resolves with null if `read` fails, and warns. Warns of a host only once. */
+  /** With `all`, resolves with null and warns if `read` fails with a FleetError. Warns about each host only once. */
   async #attempt<T>(reference: string, read: () => Promise<T>): Promise<T | null> {
     try {
       return await read();

@@ -21,7 +21,7 @@ export interface ScreenSize {
   columns: number;
 }
 
-/** The whole terminal. Emits `key` and `resize`. Dispose it to give the terminal back as it was. */
+/** Takes over the whole terminal, and emits `key` and `resize`. Disposing it restores the terminal. */
 export class FullScreen extends EventEmitter<{ key: [Key]; resize: [] }> implements Disposable {
   readonly #onKeypress = (text: string | undefined, { name, ctrl }: { name?: string; ctrl?: boolean }) => {
     // In raw mode, Ctrl-C arrives as a key and not as a signal.
@@ -38,7 +38,7 @@ export class FullScreen extends EventEmitter<{ key: [Key]; resize: [] }> impleme
     process.stdout.on("resize", this.#onResize);
     process.stdin.setRawMode(true);
     process.stdin.resume();
-    // A second Ctrl-C ends the process at once, so restore the terminal at its exit, too.
+    // A second Ctrl-C ends the process without disposing this object, so also restore the terminal at the exit.
     process.once("exit", this.#leave);
     process.stdout.write(ENTER);
   }
@@ -50,8 +50,8 @@ export class FullScreen extends EventEmitter<{ key: [Key]; resize: [] }> impleme
   }
 
   draw(lines: readonly string[]): void {
-    // Clear each line before its text. After a text as wide as the terminal, the cursor is on the last character, and
-    // clearing would remove that character.
+    // Clear each line before writing its text, not after. After a text as wide as the terminal, the cursor is on the
+    // last character, and clearing would remove that character.
     const below = lines.length < this.size.rows ? `${NEXT_LINE}${CLEAR_BELOW}` : "";
     process.stdout.write(`${HOME}${lines.map((line) => `${CLEAR_LINE}${line}`).join("\r\n")}${below}`);
   }

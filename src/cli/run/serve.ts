@@ -98,7 +98,7 @@ export function inheritedListeners(
   };
 }
 
-/** A cut turn decides the exit code. If no turn was cut, a server that could not be stopped decides. */
+/** The exit code of a cut turn; otherwise that of a server that could not be stopped; otherwise 0. */
 export function exitCodeOfServe({ stopped, failed }: Served): number {
   const cut = exitCodeOf(stopped);
   return cut === 0 && failed.length > 0 ? ERRORS.FLEET_SERVER_LOST.exit : cut;
@@ -109,7 +109,7 @@ async function aborted(signal: AbortSignal): Promise<void> {
   await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
 }
 
-/** The signals that end `serve`. The first one drains, and a second one cuts the drain short. */
+/** The signals that end `serve`. The first signal ends the supervision, and a second signal cuts the drain short. */
 class ServeSignals implements Disposable {
   name: NodeJS.Signals | undefined;
   readonly #first = new AbortController();

@@ -4,14 +4,14 @@ import { type HeldLease, LEASE_VARIABLES } from "../../sessions/leases/leases.js
 import { Interrupted, onSignals } from "../prompt/interrupted.js";
 
 const FORWARDED = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
-/** When its lease is lost, a command may take this long to end after SIGTERM, in milliseconds. */
+/** How long the command may take to end after SIGTERM when the lease is lost, in milliseconds. */
 const GRACE_MS = 5_000;
 
 /**
  * Runs a command while the lease is held. Resolves with the command's exit code. If the lease is lost, ends the command
- * and all processes that it started.
+ * and all processes that it started, and rejects.
  *
- * If this process is killed, the command keeps running, and its lease expires after its TTL. A resource that must be
+ * If this process is killed, the command keeps running, but the lease expires after its TTL. A resource that must be
  * protected even then has to check the fence (`COPILOTFLEET_LEASE_FENCE`).
  */
 export async function runUnderLease(
@@ -42,7 +42,8 @@ export async function runUnderLease(
 }
 
 /**
- * Until COMMAND runs, a signal ends the wait for the lease. From then on, COMMAND gets the signal and decides how to react.
+ * Handles the signals that `lock` receives. Until COMMAND runs, a signal ends the wait for the lease. From then on,
+ * signals are forwarded to COMMAND, which decides how to react.
  */
 export class LeaseSignals implements Disposable {
   readonly #interrupt = new AbortController();

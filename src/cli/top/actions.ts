@@ -31,7 +31,7 @@ interface Act {
   columns: number;
 }
 
-/** Performs an action, and shows its progress and its outcome in the model. An error is an outcome, too. */
+/** Performs an action. Writes its progress, and then its outcome or its error, to `model.message`. Never rejects. */
 export async function perform(fleet: Fleet, model: TopModel, act: Act, signal: AbortSignal): Promise<void> {
   model.message = `${PROGRESS[act.action]} ${act.target} …`;
   try {
@@ -51,7 +51,7 @@ function logLines(lines: readonly string[], columns: number): string[] {
   return lines.length === 0 ? ["The log is empty."] : lines.flatMap((line) => wrap(printable(line), columns));
 }
 
-/** Resolves with the outcome; null if a page shows it. */
+/** Resolves with the text of the outcome; null if the action opened a page instead. */
 async function run(
   { servers, sessions, config }: Fleet,
   model: TopModel,

@@ -1,12 +1,12 @@
 import type { Key } from "../run/screen.js";
 import type { ViewName } from "./views.js";
 
-/** Something that `top` does for a row. */
+/** An action on the selected row. */
 export type Action = "drain" | "restart" | "evict" | "logs" | "transcript";
 
 interface ActionKey {
   action: Action;
-  /** The views in whose rows the action is possible. */
+  /** The views in which the action is possible. */
   views: readonly ViewName[];
   label: string;
   /** The question before an action that interrupts somebody; undefined for an action that only reads. */
@@ -41,7 +41,7 @@ export function actionOf({ text = "" }: Key, view: ViewName): ActionKey | undefi
   return found?.views.includes(view) === true ? found : undefined;
 }
 
-/** All keys, for a page. */
+/** The lines of the page with all keys. */
 export function keyLines(): string[] {
   const actions = Object.entries(ACTIONS).map(([key, { views, label }]) => [key, `${label} (in ${views.join(", ")})`]);
   const keys = [
@@ -57,7 +57,7 @@ export function keyLines(): string[] {
   return keys.map(([key = "", effect = ""]) => `${key.padEnd(8)}${effect}`);
 }
 
-/** The last line of the screen. */
+/** The last line of the screen: the keys of the view. */
 export function hintsOf(view: ViewName): string {
   const actions = Object.entries(ACTIONS).filter(([, { views }]) => views.includes(view));
   return [

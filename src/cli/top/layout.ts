@@ -6,7 +6,7 @@ import { hintsOf } from "./keys.js";
 import { firstOf, type Page, type TopModel } from "./model.js";
 import { noticesOf, type Snapshot, tableOf, VIEWS, type ViewTable } from "./views.js";
 
-/** Stands before the selected row, because colours may be off. */
+/** Marks the selected row. Bold type is not enough, because colours may be off. */
 const MARK = "> ";
 const NO_MARK = "  ";
 
@@ -51,7 +51,7 @@ function pageOf(page: Page, room: number): string[] {
   return [colour.bold(`Lines ${first + 1} to ${first + shown.length} of ${lines.length}`), ...shown];
 }
 
-/** The name of the view among the others, or the title of the page. */
+/** The title of the open page. Without a page, the names of all views, and the present view's filter and order. */
 function titleOf({ view, current, page }: TopModel, { ids, total }: ViewTable): string {
   if (page !== null) return page.title;
   const names = VIEWS.map((name, index) => `${index + 1} ${name === view ? colour.bold(`[${name}]`) : name}`);

@@ -5,28 +5,28 @@ import type { Key } from "../run/screen.js";
 import { type Action, actionOf, keyLines } from "./keys.js";
 import { columnsOf, type Selection, VIEWS, type ViewName, type ViewTable } from "./views.js";
 
-/** The effect of a key beyond the screen: end, read the fleet again, or perform an action. */
+/** The part of a key's effect that the caller performs: end `top`, read the fleet again, or run an action. */
 export type Request = { kind: "quit" } | { kind: "look" } | { kind: "act"; action: Action; target: string };
 
 /** A text that covers the view until Esc, such as a log. */
 export interface Page {
   title: string;
   lines: readonly string[];
-  /** The first line that is shown. */
+  /** The index of the first line on the screen. */
   first: number;
 }
 
-/** The present input of the user: a filter, or the answer to a question. */
+/** The input for which `top` is waiting: a filter, or the answer to a question. */
 export type Input = { kind: "filter" } | { kind: "confirm"; question: string; action: Action; target: string };
 
 interface ViewState extends Selection {
   /** The id of the selected row. The selection follows the row when the order changes. */
   selected: string | null;
-  /** The index of the first row that is shown. */
+  /** The index of the first row on the screen. */
   first: number;
 }
 
-/** The state of the screen of `top`, and how keys change it. It reads and writes nothing itself. */
+/** The state of the screen of `top`, and how keys change it. It does no input or output itself. */
 export class TopModel {
   view: ViewName = "servers";
   page: Page | null = null;
@@ -35,7 +35,7 @@ export class TopModel {
   message: string | null = null;
   readonly #views = Object.fromEntries(VIEWS.map((view) => [view, newState()])) as Record<ViewName, ViewState>;
 
-  /** @param sort the first order of the servers */
+  /** @param sort the initial order of the servers */
   constructor(sort: SortKey | null = null) {
     this.#views.servers.sort = sort;
   }
@@ -56,13 +56,13 @@ export class TopModel {
     return this.#command(key, table);
   }
 
-  /** The index of the selected row. The first row is selected if the selected one is gone. */
+  /** The index of the selected row; 0 if nothing is selected or the selected row has disappeared. */
   selectedIn({ ids }: ViewTable): number {
     const { selected } = this.current;
     return selected === null ? 0 : Math.max(0, ids.indexOf(selected));
   }
 
-  /** Shows a printable text on a page. The page begins at the end of the text, because the newest lines matter most. */
+  /** Shows printable lines on a page. The page is scrolled to its end, because the newest lines matter most. */
   open(title: string, lines: readonly string[]): void {
     this.page = { title, lines, first: Number.MAX_SAFE_INTEGER };
   }
@@ -159,7 +159,7 @@ function reversed(view: ViewName, sort: SortKey | null): SortKey | null {
   return column === undefined ? null : { column, descending: sort?.descending !== true };
 }
 
-/** The number of rows that a key moves down. */
+/** How many rows a key moves down; negative for up, 0 for a key that does not move. */
 function stepsOf({ name = "" }: Key, pageRows: number, all: number): number {
   const ends: Record<string, number> = { home: -all, end: all };
   return ends[name] ?? scrollSteps(name, pageRows);

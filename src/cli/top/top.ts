@@ -11,10 +11,10 @@ import { TopModel } from "./model.js";
 import type { Snapshot, ViewName } from "./views.js";
 
 /**
- * Shows the fleet on the whole terminal until q, the signal, or an error. Resolves with what it showed last. An action that
- * still runs then is cancelled: a drain leaves its server running.
+ * Shows the fleet on the whole terminal until the user presses q, the signal aborts, or an error occurs. Resolves with
+ * the overview that it showed last. Cancels an action that still runs; a cancelled drain leaves its server running.
  *
- * @param sort the first order of the servers
+ * @param sort the initial order of the servers
  */
 export async function showTop(fleet: Fleet, signal: AbortSignal, sort?: SortKey): Promise<Overview> {
   await using top = new Top(fleet, signal, sort);
@@ -28,10 +28,10 @@ class Top implements AsyncDisposable {
   readonly #quit = new AbortController();
   readonly #end: ReturnType<typeof either>;
   readonly #actions = new Set<Promise<void>>();
-  /** Aborts when a key or an action makes the content of the screen old. */
+  /** Aborts when a key or an action makes the content of the screen outdated. */
   #changed = new AbortController();
   #snapshot: Snapshot | undefined;
-  /** The content of the screen; undefined before the first reading. */
+  /** The content of the screen; undefined until the fleet was read for the first time. */
   #shown: Screenful | undefined;
 
   constructor(fleet: Fleet, signal: AbortSignal, sort?: SortKey) {
@@ -90,6 +90,6 @@ async function look(fleet: Fleet, view: ViewName): Promise<Snapshot> {
     fleet.hosts.overview(),
     view === "sessions" ? fleet.sessions.list() : [],
   ]);
-  // Standard error would overwrite the screen, so the warnings are part of it.
+  // Show the warnings on the screen, because text on standard error would overwrite it.
   return { overview, sessions, warnings: fleet.takeWarnings() };
 }

@@ -82,7 +82,7 @@ function table<Row>(
   layout: { width: number; without?: readonly string[] },
 ): ViewTable {
   const wanted = filter.toLowerCase();
-  // The other columns, such as paths, are never on the screen.
+  // Do not search the wide columns, such as paths, because the screen never shows them.
   const columns = list.columns.filter(({ wide }) => wide === undefined);
   const matching = all.filter((row) =>
     columns.some((column) =>

@@ -9,7 +9,7 @@ import { quote } from "../../errors.js";
 
 interface Got {
   key: string;
-  /** The value as a file contains it. For a section, an object with the values in it. */
+  /** The value, in the form that a configuration file has. For a section, an object with its values. */
   value: unknown;
   /** Null for a section, and for a value that is not allowed. */
   origin: ValueOrigin | null;

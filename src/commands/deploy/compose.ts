@@ -15,7 +15,7 @@ export default class DeployCompose extends FleetCommand {
 
   async run(): Promise<{ compose: Record<string, unknown>; notices: string[] }> {
     const { flags } = await this.parse(DeployCompose);
-    // Only this command needs the renderer and its libraries.
+    // Import the renderer only here, so that other commands start without its libraries.
     const { renderCompose } = await import("../../deploy/compose.js");
     const { compose, notices, yaml } = renderCompose(loadConfig(this.configSource), {
       ...flags,

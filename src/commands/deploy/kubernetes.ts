@@ -16,7 +16,7 @@ export default class DeployKubernetes extends FleetCommand {
 
   async run(): Promise<{ manifests: object[]; notices: string[] }> {
     const { flags } = await this.parse(DeployKubernetes);
-    // Only this command needs the renderer and its libraries.
+    // Import the renderer only here, so that other commands start without its libraries.
     const { renderKubernetes } = await import("../../deploy/kubernetes/render.js");
     const { manifests, notices, yaml } = renderKubernetes(loadConfig(this.configSource), {
       ...flags,

@@ -17,7 +17,7 @@ export default class DeploySystemd extends FleetCommand {
 
   async run(): Promise<{ files: UnitFile[]; notices: string[]; written: string[] }> {
     const { flags } = await this.parse(DeploySystemd);
-    // Only this command needs the renderer and its libraries.
+    // Import the renderer only here, so that other commands start without its libraries.
     const { renderSystemd, writeFiles } = await import("../../deploy/systemd/render.js");
     const options = { command: flags.command, user: flags["run-as"] };
     const { files, notices, text } = renderSystemd(loadConfig(this.configSource), options);

@@ -23,14 +23,14 @@ const OTHER_VARIABLES = new Set([
 
 /**
  * Reads the configuration from the environment. Each key has one variable: `session.maxActive` is
- * `COPILOTFLEET_SESSION_MAX_ACTIVE`. Commas separate the items of a list of texts; a list of objects is JSON. "null" means
- * null if the key allows it. With `_FILE` at its end, the variable names a file with the value, so that a secret is in no
- * environment.
+ * `COPILOTFLEET_SESSION_MAX_ACTIVE`. Commas separate the items of a list of texts; a list of objects is JSON. "null"
+ * means null if the key allows it. With `_FILE` at the end of its name, a variable names a file with the value, so that
+ * a secret need not be in the environment.
  *
  * Unlike unknown keys in a file, other `COPILOTFLEET_*` variables are ignored on purpose. Kubernetes adds
  * `COPILOTFLEET_SERVICE_HOST`, `COPILOTFLEET_PORT` and more to every pod in the namespace of a Service named
- * "copilotfleet", and commands would not start there. `doctor` and `serve` report variables that look like typing
- * errors: {@link ignoredVariables}.
+ * "copilotfleet". If these were errors, no command would start there. `doctor` and `serve` report variables that look
+ * like typing errors: {@link ignoredVariables}.
  */
 export function environmentLayer(
   env: Environment,
@@ -56,7 +56,7 @@ export function environmentLayer(
   return layer;
 }
 
-/** The value of a key as text: that of its variable, or the content of the file that its second variable names. */
+/** The value of a key as text: from its variable, or from the file that its `_FILE` variable names. */
 function textOf({ variable }: Key, env: Environment): string | undefined {
   const file = variable + FILE;
   const path = env[file];
@@ -67,7 +67,10 @@ function textOf({ variable }: Key, env: Environment): string | undefined {
   });
 }
 
-/** Removes the settings, except those for the runtime and the ports, which any fleet on this machine may need. */
+/**
+ * Removes the fleet's variables from an environment, except the settings for the runtime and the ports, which any fleet
+ * on this machine may need.
+ */
 export function withoutSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   const kept = /^COPILOTFLEET_(RUNTIME|PORTS)_/;
   return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith(PREFIX) || kept.test(name)));

@@ -18,8 +18,8 @@ export function findProjectFile(folder: string): string | null {
 
 /**
  * Reads a configuration file. Refuses a file that another user could have written, because the file names programs to
- * run, and anybody could put one into a shared folder above the working folder, such as /tmp. This is synchronous
- * because every command waits for it first.
+ * run, and anybody could put such a file into a shared folder above the working folder, such as /tmp. This is
+ * synchronous because every command waits for it first.
  */
 export function readConfigFile(path: string, uid: number | undefined): { text: string; content: unknown } | undefined {
   if (!exists(path)) return undefined;
@@ -74,7 +74,7 @@ function checkFile(path: string, stats: Stats, uid: number | undefined): void {
     ]);
   }
   if (!stats.isFile()) {
-    // Do not suggest to move a folder or a device away, because the system may need it there.
+    // Do not suggest moving a device or the like away, because the system may need it there.
     throw unusableFile(path, "is not a regular file. Allowed: a file that contains JSON", [
       "copilotfleet config path # lists the configuration files that are read",
     ]);

@@ -36,8 +36,8 @@ export interface ConfigView {
 }
 
 /**
- * Reads the whole configuration for a person. Goes on after a problem, and also finds problems in values that a higher
- * source hides.
+ * Reads the whole configuration for a person. Continues after a problem, and also finds problems in values that a
+ * higher source hides.
  */
 export function inspectConfig(options: LoadOptions = {}): ConfigView {
   const found: FleetError[] = [];
@@ -107,7 +107,7 @@ function withoutSecrets(value: unknown, key: Key): unknown {
   return isName ? redactTokens(value) : withoutSecret(value, key.rule);
 }
 
-/** An item of a list, such as an issuer. The query of an address may contain a secret. */
+/** Removes secrets from an object, such as an issuer in a list. The query of an address may contain one. */
 function withoutQueries(item: Record<string, unknown>): Record<string, unknown> {
   const shown = (value: unknown) =>
     typeof value === "string" ? redactTokens(value).replace(/^(https?:\/\/[^?]*)\?.+/, "$1?***") : value;

@@ -90,9 +90,9 @@ export function merge(layers: readonly Layer[]): Layer {
 }
 
 /**
- * Drops values that a higher layer replaces as a group. A provider of another type replaces the whole lower provider,
- * because the old URL and key must not be used for a different service. Only one way to get a token may be set, so a
- * layer that sets one drops those of lower layers.
+ * Drops values that a higher layer replaces as a group. A provider of another type replaces the complete lower
+ * provider, because the old URL and key must not be used for a different service. Only one source of the token may be
+ * set, so a layer that sets one drops the sources of lower layers.
  */
 function dropReplaced(merged: Map<string, Given>, layer: Layer): void {
   const type = layer.get("provider.type")?.value;

@@ -161,7 +161,9 @@ function resolveConfig(given: Layer): Config {
   throw problemOf(result.issues[0], given).problem;
 }
 
-/** Whether the dotted name is that of a key with a value, so that what is below it has no key of its own. */
+/**
+ * Whether the dotted name is that of a key with a value. Anything below it is then a part of the value, and not a key.
+ */
 const isValue = (name: string) => name !== "" && findKey(name)?.kind !== "section";
 
 /** The key that an issue is about, and the error. */

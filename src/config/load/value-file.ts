@@ -5,8 +5,8 @@ import { printable, shellQuote } from "../values/text.js";
 const LARGEST_BYTES = 64 * 1024;
 
 /**
- * Whether a file with a secret can be used by others than its owner. root may let a group read a file, because root decides
- * who is in the group. systemd (`LoadCredential=`) and Kubernetes (Secrets with `fsGroup`) hand out secrets in this way.
+ * Whether anybody but its owner can use a file with a secret. A group may read a file of root, because root decides who
+ * is in the group. systemd (`LoadCredential=`) and Kubernetes (Secrets with `fsGroup`) provide secrets in this way.
  */
 export function isExposed({ mode, uid }: Pick<Stats, "mode" | "uid">, euid = process.geteuid?.()): boolean {
   const isGivenByRoot = uid === 0 && euid !== 0;

@@ -17,12 +17,12 @@ export const host = v.pipe(
     name: v.optional(v.nullable(rules.hostName()), null),
     // The address at which other hosts reach the front door of this host. If null, the address at which the door listens.
     advertise: v.optional(v.nullable(rules.advertised()), null),
-    // How this host proves itself to other front doors with TLS, and by which authority it checks them. If `ca` is null, by
-    // those of the system.
+    // How this host proves itself to other front doors with TLS, and the authorities by which it checks those doors. If
+    // `ca` is null, the authorities that Node.js trusts.
     tls: v.optional(hostTls, {}),
     // Allows plain text between this host and others beyond this machine.
     insecure: v.optional(rules.flag(), false),
-    // The time from this host's last heartbeat until the other hosts consider it dead, and take over its users and sessions.
+    // How long after this host's last heartbeat the other hosts consider it dead, and take over its users and sessions.
     ttl: v.optional(rules.hostTtl(), "15s"),
     // The file with the fleet's public key, which signs the keys of hosts.
     ca: v.optional(v.nullable(rules.file()), null),

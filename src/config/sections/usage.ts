@@ -28,7 +28,7 @@ const price = v.pipe(
   v.strictObject({ input: amount(), cached: v.optional(amount()), output: amount() }, ({ expected }) =>
     expected === "never" ? "the keys input, cached and output" : ALLOWED,
   ),
-  // Without a price of their own, cached tokens cost as much as the others.
+  // Without a price of their own, cached tokens cost as much as other input tokens.
   v.transform(({ cached, ...rest }): Price => ({ ...rest, cached: cached ?? rest.input })),
 );
 

@@ -10,7 +10,7 @@ export const LONGEST_MS = 3650 * DAY_MS;
 /** `setTimeout` takes at most 2^31-1 ms and turns anything above into 1 ms, so an interval of "30d" would spin. */
 export const LONGEST_TIMER_MS = 24 * DAY_MS;
 
-/** A shorter lease could not be renewed reliably, because a busy machine can delay a process by much of a second. */
+/** A shorter lease could not be renewed reliably, because a busy machine can delay a process by most of a second. */
 export const SHORTEST_LEASE_MS = 1_000;
 
 /** The text after "Allowed:" in a message about the TTL of a lease. */
@@ -85,12 +85,12 @@ export function parseDuration(
   throw invalidDuration(given, name, `${allowedDuration(maxMs)}${also}`, maxMs);
 }
 
-/** The error for a value that is not a duration, or not in the range. */
 /** Returns the milliseconds of a lifetime; null for `never`. */
 export function parseLifetime(given: Duration, name: string): number | null {
   return given === "never" ? null : parseDuration(given, { name, also: ", or never" });
 }
 
+/** The error for a value that is not a duration, or not in the range. */
 export function invalidDuration(given: Duration, name: string, allowed: string, maxMs: number): FleetError {
   const { problem, advice } = durationFault(given, maxMs);
   return new FleetError("FLEET_DURATION_INVALID", `${name} is ${quote(given)}, ${problem}. Allowed: ${allowed}`, {

@@ -42,12 +42,12 @@ function readName(text: string): string | null {
   return name === null ? null : `${isBelow ? "*." : ""}${name}`;
 }
 
-/** All other characters would be decoded, or taken for the end of the name. */
+/** The characters of a name. `domainToASCII` would decode any other character, or take it for the end of the name. */
 const OF_NAMES = /^[\w.\-\u0080-\uffff]+$/;
 
 /**
- * A name in lower case, as punycode and without a dot at its end, so that names can be compared. Null for another text, and
- * for all forms of an address, such as `0x7f.1`.
+ * A name in lower case, as punycode and without a dot at its end, so that names can be compared. Null for a text that
+ * is not a name, and for all forms of an address, such as `0x7f.1`.
  */
 export function asciiName(text: string): string | null {
   const name = OF_NAMES.test(text) ? domainToASCII(text.replace(/\.$/, "")) : "";

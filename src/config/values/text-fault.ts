@@ -2,7 +2,7 @@ import { quote } from "../../errors.js";
 
 /*
  * Each function states why a text is refused, as a part of a sentence: "which contains a space". It returns null if it
- * knows no reason.
+ * finds no reason.
  */
 
 /** The rule for a text: the characters that it may have at each place, and its length. */
@@ -36,7 +36,7 @@ export function blankFault(text: string): string | null {
   return `which contains only ${/^ +$/.test(text) ? "spaces" : "white space"}`;
 }
 
-/** About a value where the name of a variable belongs. The value may be the secret itself. */
+/** The end of a message about a value that should be the name of a variable. The value may be the secret itself. */
 export const NOT_A_VARIABLE = "is not the name of a variable, and is not shown, because it may be a secret";
 
 export function wholeNumberFault(text: string, [min, max]: readonly [number, number]): string | null {

@@ -64,7 +64,7 @@ export function compareText(a: string, b: string): number {
 const TOKENS = [
   // GitHub's own prefixes: https://github.blog/engineering/behind-githubs-new-authentication-token-formats/
   /\b(?:gh[a-z]_|github_pat_)\w+/g,
-  // The fleet's own tokens, and those of its proxies.
+  // Tokens that the fleet makes.
   /\bcf[tp]_[\w-]{43,}/g,
   // Model vendors' keys and JSON web tokens.
   /\b(?:sk-|eyJ)[\w.+/=-]{8,}/g,

@@ -7,7 +7,10 @@ const RESERVED = new Set(Object.getOwnPropertyNames(Object.prototype).concat("pr
 export const ALLOWED_USER =
   'an id of letters, digits and . _ @ + - (at most 128 bytes), not starting with . or -, such as "alice"';
 
-/** The text after "Allowed:" in a message about an id. `rule` alone would admit a text that is refused as a whole. */
+/**
+ * The text after "Allowed:" in a message about an id. For a reserved word or a folder, it asks for another id, because
+ * such a text may follow `rule` and is still refused.
+ */
 export function allowedId(text: string, rule: string): string {
   return isReserved(text) || isFolder(text) ? rule.replace(/^an id/, "another id") : rule;
 }

@@ -6,7 +6,7 @@ import { referenceOf, type Server, type Stopped } from "./types.js";
 
 export type Verb = "restart" | "drain" | "stop";
 
-/** An action on a server, which goes on while the operator looks at other pages. */
+/** An action on a server. It continues while the operator looks at other pages. */
 export interface Operation {
   key: number;
   server: string;
@@ -21,7 +21,7 @@ const operations = new Map<number, Operation>();
 const listeners = new Set<() => void>();
 let last = 0;
 
-/** Begins an action. Its end is a message on the pages for operators. */
+/** Begins an action on a server. When it ends, the pages for operators show a message. */
 export function begin(server: Server, verb: Verb, body: object): void {
   const reference = referenceOf(server);
   last += 1;
@@ -49,7 +49,7 @@ export function dismiss({ key }: Operation): void {
   for (const listener of listeners) listener();
 }
 
-/** The actions that run, and those whose end was not dismissed, the newest first. */
+/** The running actions, and the ended ones whose message was not dismissed, the newest first. */
 export function useOperations(): readonly Operation[] {
   const [, look] = useState(0);
   useEffect(() => {

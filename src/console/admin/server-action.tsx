@@ -11,7 +11,7 @@ const ENDS = {
   stop: "Then the server stops. The next use of one of its sessions starts it again.",
 } as const;
 
-/** Asks before an action on a server, and states what will happen to turns and sessions. */
+/** Asks for confirmation before an action on a server, and states what will happen to turns and sessions. */
 export function ServerAction({ server, verb, close }: { server: Server; verb: Verb; close(): void }) {
   const [isForced, setForced] = useState(false);
   const [drainTimeout, setDrainTimeout] = useState("");

@@ -13,7 +13,7 @@ import type { IssuedToken, Token } from "./types.js";
 const EVERY_MS = 5_000;
 const PAGE = 200;
 const DAY_MS = 86_400_000;
-/** A token that ends sooner than this gets a warning, in milliseconds. */
+/** A token that expires sooner than this is shown as a warning. In milliseconds. */
 const SOON_MS = 7 * DAY_MS;
 
 interface TokenPage {
@@ -21,7 +21,7 @@ interface TokenPage {
   next: string | null;
 }
 
-/** The tokens of all users: issue, look, revoke. */
+/** The page with the tokens of all users, where an operator issues and revokes tokens. */
 export function Tokens({ caller }: PageProps) {
   const [search, setSearch] = useState("");
   const [isNew, setNew] = useState(false);
@@ -168,7 +168,7 @@ function Warnings({ tokens }: { tokens: readonly Token[] }) {
 
 interface RevocationProps {
   token: Token;
-  /** Whether the token belongs to the operator, and may be the one that this page uses. */
+  /** Whether the token belongs to the operator, so that it may be the token that this page uses. */
   isOwn: boolean;
   close(): void;
   done(): Promise<void>;

@@ -72,7 +72,7 @@ export interface Stopped {
   cut: readonly string[];
 }
 
-/** How the API names a server, also if several hosts have one with this id. */
+/** The name of a server in the API, which is unique even if several hosts have a server with this id. */
 export function referenceOf({ id, hostName }: Pick<Server, "id" | "hostName">): string {
   return hostName === null ? id : `${id}@${hostName}`;
 }

@@ -41,12 +41,15 @@ export async function ask<T>(method: string, path: string, options?: Ask): Promi
   return (response.status === 204 ? undefined : await response.json()) as T;
 }
 
-/** The path of a session, and of what belongs to it. */
+/** The path of a session, or of a part of it if `rest` names one. */
 export function sessionPath(id: string, rest = ""): string {
   return `/v1/sessions/${segment(id)}${rest}`;
 }
 
-/** A part of a path. A browser would leave out the parts "." and "..", also in their encoded forms, and ask for another path. */
+/**
+ * Encodes a part of a path. Browsers remove the parts "." and "..", even if they are encoded, and would request another
+ * path. An added blank prevents this.
+ */
 export function segment(text: string): string {
   return /^\.{1,2}$/.test(text) ? `${text}%20` : encodeURIComponent(text);
 }

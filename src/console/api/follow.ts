@@ -4,27 +4,27 @@ import { eventsOf, type StreamEvent } from "./stream.js";
 
 const FIRST_WAIT_MS = 1_000;
 const LONGEST_WAIT_MS = 15_000;
-/** Errors after which the same request fails again. */
+/** The statuses of errors after which the same request would fail again. */
 const FINAL = new Set([401, 403, 404]);
 
 export interface Source {
   path: string;
   /**
-   * Runs before the first request, again until it succeeds. Resolves with the id of the event after which the stream begins.
-   * Null: the route decides.
+   * Runs before the first request, and again until it succeeds. Resolves with the id of the event after which the
+   * stream begins; null: the route decides.
    */
   begin?(signal: AbortSignal): Promise<string | null>;
 }
 
 export interface Listener {
   event(event: StreamEvent): void;
-  /** The connection was lost, and is made again. Undefined: it is there. */
+  /** Reports that the connection was lost and is being made again. Undefined: the connection is there. */
   trouble(problem: Problem | undefined): void;
-  /** The stream does not come back. */
+  /** Reports that the stream will not come back. */
   failed(problem: Problem): void;
 }
 
-/** Follows a stream of events. After a lost connection, goes on after the last event, at whichever host answers. */
+/** Follows a stream of events. If the connection is lost, resumes after the last event, at whichever host answers. */
 export async function follow({ path, begin }: Source, listener: Listener, signal: AbortSignal): Promise<void> {
   let lastId: string | null | undefined;
   let waitMs = FIRST_WAIT_MS;
@@ -66,8 +66,8 @@ async function visible(signal: AbortSignal): Promise<void> {
 }
 
 /**
- * Aborts when the signal does, or when the user no longer sees the page: a browser has only six connections to an address
- * for all of its tabs.
+ * A signal that aborts when `signal` does, or when the user no longer sees the page. A hidden page must not occupy a
+ * connection, because a browser has only six connections to an address for all of its tabs.
  */
 function hiddenOr(signal: AbortSignal): { signal: AbortSignal; end(): void } {
   const controller = new AbortController();

@@ -1,6 +1,6 @@
 /*
- * The key of the cookie. The cookie holds the token, encrypted, and no script can read it. The key alone is worth nothing. It
- * lives as long as this tab. A new tab asks the other tabs for it.
+ * The key of the cookie. The cookie contains the encrypted token, and no script can read the cookie, so the key alone
+ * is worth nothing. The key lives as long as this tab. A new tab asks the other tabs for the key.
  */
 
 const NAME = "copilotfleet.key";
@@ -26,7 +26,7 @@ export function keepKey(key: string): void {
   sessionStorage.setItem(NAME, key);
 }
 
-/** The key of this tab, or else that of another tab. */
+/** The key of this tab, or else that of another tab; null if no tab has a key. */
 export async function findKey(): Promise<string | null> {
   const own = keyOf();
   if (own !== null) return own;
@@ -45,18 +45,18 @@ export async function findKey(): Promise<string | null> {
   return given;
 }
 
-/** Calls the function when the sign-in of this tab is over. @returns the function that ends this */
+/** Calls the function when this tab is signed out. @returns a function that removes the listener */
 export function onSignedOut(listener: () => void): () => void {
   listeners.add(listener);
   return () => void listeners.delete(listener);
 }
 
-/** The API no longer accepts the cookie. */
+/** Signs this tab out, because the API no longer accepts the cookie. */
 export function signedOut(): void {
   forget();
 }
 
-/** The user has signed out, which holds for all tabs. */
+/** Signs all tabs out, because the user has signed out. */
 export function signedOutEverywhere(): void {
   channel.postMessage({ signedOut: true } satisfies Message);
   forget();

@@ -22,7 +22,7 @@ export interface ProblemFields {
   requestId?: string;
 }
 
-/** Makes a problem of anything that was thrown. */
+/** Turns anything that was thrown into a problem. */
 export function problemFrom(thrown: unknown): Problem {
   if (thrown instanceof Problem) return thrown;
   return new Problem({

@@ -3,7 +3,7 @@ import { findKey, keepKey, signedOutEverywhere } from "./key.js";
 import { Problem } from "./problem.js";
 import type { Caller } from "./types.js";
 
-/** The user of a one-time code, which stays good. */
+/** The user of a one-time code. Does not use the code up. */
 export async function ownerOf(code: string): Promise<string> {
   return (await ask<{ user: string }>("POST", "/console/session", { body: { code } })).user;
 }
@@ -27,7 +27,7 @@ export async function whoAmI(): Promise<Caller> {
   return await ask<Caller>("GET", "/v1/me");
 }
 
-/** The user of an earlier sign-in in this browser. Null if there is none, or if it is over. */
+/** The user who is still signed in from an earlier visit in this browser; null if nobody is. */
 export async function signedIn(): Promise<Caller | null> {
   if ((await findKey()) === null) return null;
   try {
@@ -38,7 +38,7 @@ export async function signedIn(): Promise<Caller | null> {
   }
 }
 
-/** Takes the one-time code from the address, so that it stays neither there nor in the history. */
+/** Returns the one-time code in the address, and removes it from the address and the history. Null if there is none. */
 export function takeCode(): string | null {
   const code = /^#code=([\w-]+)$/.exec(location.hash)?.[1] ?? null;
   if (code !== null) history.replaceState(null, "", "/");

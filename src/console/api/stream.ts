@@ -6,7 +6,10 @@ export interface StreamEvent {
   data: any;
 }
 
-/** Reads the server-sent events of an answer (WHATWG HTML, section 9.2). `EventSource` cannot send our headers. */
+/**
+ * Reads the server-sent events of an answer (WHATWG HTML, section 9.2). `EventSource` would not do, because it cannot
+ * send our headers.
+ */
 export async function* eventsOf(response: Response): AsyncGenerator<StreamEvent, void, undefined> {
   if (response.body === null) return;
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

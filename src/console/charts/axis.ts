@@ -1,21 +1,21 @@
-/** The times of a chart. All times are in seconds. */
+/** The time axis of a chart. All times are in seconds. */
 export interface TimeAxis {
-  /** Follows the title of a chart, such as `in the last hour`. */
+  /** The text after the title of a chart, such as `in the last hour`. */
   span: string;
-  /** Names the newest values. Null: their time. */
+  /** The label of the newest values. Null: their time is the label. */
   newest: string | null;
-  /** The distance of values that are drawn as bars. */
+  /** The time that one bar covers, in a chart with bars. */
   unitS: number;
   /** The axis is at least this long, so that a few values are not stretched over its width. */
   shortestS: number;
-  /** The steps between labels. */
+  /** The distances between labels from which the chart may choose, in seconds. */
   steps: number[];
-  /** Whether labels are at full minutes and hours of the user's time zone. Otherwise at those of UTC. */
+  /** Whether labels are at full minutes and hours of the user's time zone, and not at those of UTC. */
   isLocal: boolean;
-  /** In pixels. */
+  /** The width of the widest bar, in pixels. */
   widestBar: number;
   label(seconds: number): string;
-  /** The time in a table. */
+  /** The text for a time in a table. */
   full(seconds: number): string;
 }
 

@@ -15,11 +15,11 @@ interface ChartProps {
   lines: readonly ChartLine[];
   data: Data;
   show: (value: number) => string;
-  /** The label of a value beside the chart. Default: `show`. */
+  /** The label of a value on the vertical axis. Default: `show`. */
   tick?: (value: number) => string;
   /** Default: the last hour. */
   axis?: TimeAxis;
-  /** Stands for a value of null. */
+  /** The text for a value that is null. */
   missing?: string;
   isBars?: boolean;
   /** Whether the values are whole numbers. */
@@ -27,12 +27,12 @@ interface ChartProps {
 }
 
 const HEIGHT = 180;
-/** The steps between the labels of counts. */
+/** The distances between labels from which a chart of counts may choose. */
 const COUNT_STEPS = Array.from({ length: 13 }, (_, power) => 10 ** power).flatMap((one) => [one, 2 * one, 5 * one]);
-/** At most this many rows in the table of a chart. */
+/** The most rows in the table of a chart. */
 const MOST_ROWS = 60;
 
-/** A chart, with the present values as text, and all values as a table. */
+/** A chart, with the newest values or those under the pointer as text, and with a table of values. */
 export function Chart({
   title,
   lines,
@@ -205,7 +205,7 @@ function optionsOf(
   };
 }
 
-/** Changes when the colours change. */
+/** A text that changes when the colours change. */
 function useTheme(): string {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const read = () => `${document.documentElement.dataset.theme} ${dark.matches}`;
@@ -223,7 +223,7 @@ function useTheme(): string {
   return theme;
 }
 
-/** The newest values, evenly spread over all. */
+/** The indexes of the values in the table: the newest value, and others evenly spread over the rest. */
 function rowsOf({ times }: Data): number[] {
   const step = Math.max(1, Math.ceil(times.length / MOST_ROWS));
   const rows: number[] = [];

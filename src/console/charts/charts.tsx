@@ -102,7 +102,9 @@ function ChartsOf({ samples }: { samples: readonly Sample[] }) {
   );
 }
 
-/** Ticks between whole numbers have no label. */
+/**
+ * Shows a whole number. Returns an empty text for any other number, so that ticks between whole numbers have no label.
+ */
 function whole(value: number): string {
   return Number.isInteger(value) ? value.toLocaleString("en") : "";
 }

@@ -1,4 +1,4 @@
-/** A sample of one host, as `/v1/samples` gives it. */
+/** A sample of one host, as `/v1/samples` returns it. */
 export interface Sample {
   at: string;
   turns: { completed: number; failed: number; aborted: number; cut: number };
@@ -18,7 +18,7 @@ export interface HostSamples {
 const HOUR_MS = 3_600_000;
 const MINUTE_S = 60;
 
-/** Adds new samples to those that the page has, and forgets those that are older than an hour. */
+/** Adds new samples to those that the page has, and drops those that are more than an hour older than the newest. */
 export function merge(known: readonly HostSamples[], added: readonly HostSamples[]): HostSamples[] {
   const names = [...new Set([...known, ...added].map(({ host }) => host))].sort();
   const of = (list: readonly HostSamples[], name: string) => list.find(({ host }) => host === name)?.samples ?? [];
@@ -31,7 +31,10 @@ export function merge(known: readonly HostSamples[], added: readonly HostSamples
   });
 }
 
-/** The time after which to ask for samples: every host has given its samples up to then. Undefined: ask for all. */
+/**
+ * The time after which to ask for samples: the page has the samples of every host up to this time. Undefined: ask for
+ * all.
+ */
 export function newestOfAll(hosts: readonly HostSamples[]): string | undefined {
   const ends = hosts.map(({ samples }) => samples.at(-1)?.at ?? "").sort();
   return ends[0] === "" ? undefined : ends[0];
@@ -52,7 +55,7 @@ export function linesOf(samples: readonly Sample[], ...values: ((sample: Sample)
   };
 }
 
-/** Sums of counts for each full minute, and for the present one. */
+/** The sums of counts for each minute, including the last one, which may be incomplete. */
 export function perMinute(samples: readonly Sample[], ...values: ((sample: Sample) => number)[]): Data {
   const minuteOf = ({ at }: Sample) => Math.floor(Date.parse(at) / 1_000 / MINUTE_S);
   const [first, last] = [samples[0], samples.at(-1)];

@@ -11,7 +11,7 @@ import { Members } from "./members.js";
 import { RequestCard } from "./request-card.js";
 import { useConversation } from "./use-conversation.js";
 
-/** How far from the end the user may have scrolled so that new text still scrolls the page, in pixels. */
+/** New text scrolls the page only if the user has scrolled no farther than this from the end, in pixels. */
 const NEAR_PX = 120;
 
 export function Chat({ caller, id }: { caller: Caller; id: string }) {
@@ -150,7 +150,7 @@ function Working({ isOwn }: { isOwn: boolean }) {
   );
 }
 
-/** Reads complete replies to a screen reader, and not each piece of them. */
+/** Announces complete replies to a screen reader, but not each piece of a reply. */
 function Announcer({
   items,
   isRunning,

@@ -32,7 +32,7 @@ export function Composer({ isRunning, isOwnTurn, send, stop }: ComposerProps) {
   const submit = async () => {
     if (isBlank || isOwnTurn) return;
     setText("");
-    // The user may correct a prompt that was refused, unless the next one is already begun.
+    // Put a refused prompt back so that the user can correct it, unless the user has begun to write another one.
     if (!(await send(text))) setText((now) => (now === "" ? text : now));
   };
   const press = (event: KeyboardEvent) => {

@@ -58,8 +58,8 @@ export const EMPTY: Conversation = { items: [], requests: [], isRunning: false, 
 const REFUSED = new Set<unknown>(["rejected", "denied"]);
 
 /**
- * Adds the events of a stream. Recorded events have an id, and may come from two streams: that of the turn and that of the
- * session. Each counts once.
+ * Adds events of a stream. A recorded event has an id, and may arrive in two streams: that of the turn and that of the
+ * session. It counts only once.
  */
 export function withEvents(before: Conversation, events: readonly Arrived[]): Conversation {
   const seen = new Set(before.seen);
@@ -87,7 +87,7 @@ function apply(state: Conversation, event: SessionEvent, isOwn: boolean): Conver
   const { type, data, timestamp: at, agentId } = event;
   if (type === "request.opened") return { ...state, requests: [...without(state.requests, data.id), data] };
   if (type === "request.closed") return { ...state, requests: without(state.requests, data.id) };
-  // Sub-agents have conversations of their own.
+  // Skip the events of sub-agents, which have their own conversations.
   if (agentId !== undefined) return state;
   switch (type) {
     case "user.message":
@@ -131,13 +131,13 @@ function apply(state: Conversation, event: SessionEvent, isOwn: boolean): Conver
   }
 }
 
-/** The stream of the session may bring the prompt of this page before the stream of its turn does. */
+/** Marks a prompt as this page's own, if the stream of the session delivered it before the stream of the turn did. */
 function owned(state: Conversation, id: string): Conversation {
   const item = state.items.findLast((each) => each.id === id);
   return item?.kind === "prompt" ? put(state, { ...item, isOwn: true }) : state;
 }
 
-/** The turn of the session is over, for example because its server ended. */
+/** Ends the turn of a conversation, for example because the server ended. */
 export function ended(state: Conversation): Conversation {
   const items = state.items.map((item): Item => {
     if (item.kind === "tool" && item.call.outcome === "running")
@@ -165,7 +165,7 @@ function drop(state: Conversation, id: string): Conversation {
   return { ...state, items: state.items.filter((item) => item.kind !== "reply" || item.id !== id) };
 }
 
-/** A delta that comes after the whole message adds nothing. */
+/** Adds a delta to its reply. Ignores a delta that arrives after the complete message. */
 function withDelta(state: Conversation, delta: { messageId: string; deltaContent: string }, at: string): Conversation {
   const { messageId: id, deltaContent } = delta;
   const before = state.items.findLast((each) => each.kind === "reply" && each.id === id);

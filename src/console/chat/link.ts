@@ -3,21 +3,21 @@ import type { Listener } from "../api/follow.js";
 import { Problem } from "../api/problem.js";
 import { eventsOf } from "../api/stream.js";
 
-/** A prompt with its idempotency key, under which it runs only once, however often it is sent. */
+/** A prompt with its idempotency key. With this key, the prompt runs only once, however often it is sent. */
 export interface Keyed {
   prompt: string;
   key: string;
 }
 
 /**
- * The prompt with the key of the last one, if that was the same prompt and its connection was lost, because nobody knows whether
- * the fleet has it. Otherwise with a new key.
+ * The prompt with its key. If the connection was lost when the same prompt was sent before, this is the key of that
+ * attempt, because the fleet may have received it. Otherwise, the key is new.
  */
 export function keyFor(prompt: string, lost: Keyed | null): Keyed {
   return lost?.prompt === prompt ? lost : { prompt, key: crypto.getRandomValues(new BigUint64Array(2)).join("-") };
 }
 
-/** Runs a turn, and passes its events on. Resolves when it is over. @throws Problem */
+/** Runs a turn, and passes its events to `event`. Resolves when it is over. @throws Problem */
 export async function runTurn(
   id: string,
   { prompt, key }: Keyed,

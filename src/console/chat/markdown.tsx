@@ -6,9 +6,9 @@ const marked = new Marked({
   gfm: true,
   breaks: true,
   renderer: {
-    // An image would make the browser ask another address, so only its link is shown.
+    // Show only the link of an image, because the image would make the browser send a request to another address.
     image: ({ href, text }) => `<a href="${escaped(href)}">${escaped(text === "" ? href : text)}</a>`,
-    // HTML in a reply is shown as the text that it is.
+    // Show HTML in a reply as text.
     html: ({ text }) => escaped(text),
   },
 });
@@ -23,7 +23,7 @@ const CONFIG = {
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
 };
 
-/** Shows Markdown. A script in it is text, and nothing in it makes the browser load something. */
+/** Shows Markdown. A script in it becomes text, and nothing in it makes the browser load anything. */
 export function Markdown({ text }: { text: string }) {
   const place = useRef<HTMLDivElement>(null);
   useLayoutEffect(() => {
@@ -38,7 +38,7 @@ function rendered(text: string): DocumentFragment {
     link.target = "_blank";
     link.rel = "noopener noreferrer";
   }
-  // Each paragraph has the direction of its own text. Code is read from the left.
+  // Each paragraph has the direction of its own text. Code always runs from left to right.
   for (const block of fragment.querySelectorAll("p, li, h1, h2, h3, h4, h5, h6, blockquote, td, th"))
     block.setAttribute("dir", "auto");
   for (const block of fragment.querySelectorAll("pre")) {

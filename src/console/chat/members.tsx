@@ -11,7 +11,7 @@ interface MembersProps {
   changed(): Promise<void>;
 }
 
-/** Shows who may use the session. The owner can change it. */
+/** Shows the members of a session. The owner can change them. */
 export function Members({ session, isOwner, close, changed }: MembersProps) {
   const { id, owner, members } = session;
   const [names, setNames] = useState(members.join(", "));

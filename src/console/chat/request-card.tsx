@@ -67,7 +67,9 @@ const SHOWN = [
   "args",
 ];
 
-/** Shows the characters that change the direction of text, because they can make a command look like another one. */
+/**
+ * Makes characters visible that change the direction of text, because they can make a command look like another one.
+ */
 function withoutHidden(text: string): string {
   return text.replace(/[\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (found) => `\\u${found.charCodeAt(0).toString(16)}`);
 }
@@ -83,7 +85,7 @@ function Permission({
     if (value === undefined || value === null || value === "") return [];
     return [[name, typeof value === "string" ? value : JSON.stringify(value, null, 2)] as const];
   });
-  // Nobody may approve what the page does not show.
+  // Nobody may approve anything that the page does not show, so show the whole permission.
   if (fields.length === 0) fields.push(["permission", JSON.stringify(permission, null, 2)]);
   return (
     <>

@@ -7,7 +7,7 @@ import type { AgentRequest, Session } from "../api/types.js";
 import { type Arrived, type Conversation, EMPTY, ended, running, withEvents } from "./conversation.js";
 import { type Keyed, keyFor, runTurn } from "./link.js";
 
-/** How long events wait for others, so that many deltas are shown at once, in milliseconds. */
+/** How long to collect events, so that the page shows many deltas at once, in milliseconds. */
 const GATHER_MS = 30;
 const LOOK_MS = 2_500;
 
@@ -15,11 +15,11 @@ export interface Chatting {
   conversation: Conversation;
   /** Null until it is loaded. */
   session: Session | null;
-  /** A turn of this page runs. */
+  /** Whether a turn that this page began is running. */
   isOwnTurn: boolean;
-  /** The session cannot be shown. */
+  /** Why the session cannot be shown; undefined if it can. */
   failure: Problem | undefined;
-  /** The connection is lost for the moment. */
+  /** Why the connection is lost at the moment; undefined if it is not. */
   trouble: Problem | undefined;
   /** Runs a turn. Never rejects. */
   send(prompt: string): Promise<{ isAccepted: boolean; problem: Problem | undefined }>;
@@ -28,7 +28,7 @@ export interface Chatting {
   answered(requestId: string): void;
 }
 
-/** The conversation of a session, which follows its events, also those of turns that others begin. */
+/** The conversation of a session. Follows the events of the session, including those of turns that others begin. */
 export function useConversation(id: string): Chatting {
   const [conversation, setConversation] = useState<Conversation>(EMPTY);
   const [session, setSession] = useState<Session | null>(null);
@@ -81,7 +81,8 @@ export function useConversation(id: string): Chatting {
     };
   }, [id, push, reload]);
 
-  // The history does not always show how a turn ended, for example when its server was killed.
+  // The history does not always show that a turn has ended, for example when its server was killed. So ask for the
+  // state of the session.
   const { isRunning } = conversation;
   useEffect(() => {
     if (!isRunning || isOwnTurn) return;

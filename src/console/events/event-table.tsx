@@ -23,7 +23,7 @@ const WAYS: Readonly<Record<string, string>> = {
   fleet: "by itself",
 };
 
-/** The events, the newest first. `linksUsers`: the name of a user leads to the events of this user. */
+/** The events, the newest first. With `linksUsers`, the name of a user links to the events of this user. */
 export function EventTable({ events, linksUsers }: { events: readonly FleetEvent[]; linksUsers: boolean }) {
   const name = (user: string) =>
     linksUsers ? (

@@ -9,7 +9,10 @@ import { MOST } from "./feed.js";
 import { EVENT_TYPES } from "./types.js";
 import { useFeed } from "./use-feed.js";
 
-/** The events of the caller, or of the user that the address names, or of everybody, as they come. */
+/**
+ * The page with events as they come: those of the caller or, for an operator, of the user in the address or of all
+ * users.
+ */
 export function Events({ caller, id }: PageProps) {
   const isAdmin = caller.scopes.includes("admin");
   const user = isAdmin ? id : "";

@@ -1,21 +1,21 @@
 import type { FleetEvent } from "./types.js";
 
-/** At most this many events are kept. */
+/** The most events that the page keeps. */
 export const MOST = 500;
 
 /** The events that the page has, the newest first. */
 export interface Feed {
   /** Undefined until they are loaded. */
   shown: readonly FleetEvent[] | undefined;
-  /** Those that have come since the user paused. */
+  /** The events that have come since the user paused. */
   waiting: readonly FleetEvent[];
-  /** Where the events before the oldest one begin. Null if there are none, or if the page can hold no more. */
+  /** The cursor for the events before the oldest one. Null if there are none, or if the page has no room for more. */
   older: string | null;
 }
 
 export const NO_FEED: Feed = { shown: undefined, waiting: [], older: null };
 
-/** Adds events that have just come, the oldest first. */
+/** Adds new events, which are sorted from the oldest to the newest. */
 export function withNew(feed: Feed, events: readonly FleetEvent[], isPaused: boolean): Feed {
   const { shown = [], waiting } = feed;
   const unknown = unknownTo([...shown, ...waiting], events).reverse();
@@ -34,7 +34,10 @@ export function withOlder(feed: Feed, events: readonly FleetEvent[], older: stri
   return bounded({ ...feed, shown: [...shown, ...unknownTo(shown, events)], older });
 }
 
-/** A page that dropped its oldest events cannot go on from its last page without a gap. */
+/**
+ * Drops the oldest events if there are too many. Older events can then no longer be loaded, because the cursor would
+ * leave a gap.
+ */
 function bounded(feed: Feed): Feed {
   const { shown = [] } = feed;
   if (shown.length < MOST) return feed;
@@ -42,8 +45,8 @@ function bounded(feed: Feed): Feed {
 }
 
 /**
- * The events that are not known. New events keep the order in which they come. They are not sorted by time, because the clock of a
- * host may be set back.
+ * The events that are not known. New events keep the order in which they come. They are not sorted by time, because the
+ * clock of a host may be set back.
  */
 function unknownTo(known: readonly FleetEvent[], events: readonly FleetEvent[]): FleetEvent[] {
   const ids = new Set(known.map(({ id }) => id));

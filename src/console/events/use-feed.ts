@@ -7,7 +7,7 @@ import { type Feed, NO_FEED, resumed, withNew, withOlder } from "./feed.js";
 import type { EventPage, FleetEvent } from "./types.js";
 
 const PAGE = 100;
-/** How long events wait for others, so that many are shown at once, in milliseconds. */
+/** How long to collect events, so that the page shows many at once, in milliseconds. */
 const GATHER_MS = 150;
 
 export interface Followed extends Feed {
@@ -19,7 +19,7 @@ export interface Followed extends Feed {
   loadOlder(): Promise<void>;
 }
 
-/** The events of the last day, and those that follow. `filter` is a query of the API. */
+/** The events of the last day, and new ones as they come. `filter` is added to the query of the API. */
 export function useFeed(filter: string): Followed {
   const [feed, setFeed] = useState<Feed>(NO_FEED);
   const [problem, setProblem] = useState<Problem>();

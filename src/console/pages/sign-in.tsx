@@ -73,7 +73,7 @@ interface ConfirmCodeProps {
   close(): void;
 }
 
-/** Asks whether another user takes the place of the one who is signed in, because the link may come from a stranger. */
+/** Asks whether to sign in as another user in place of the current one, because the link may come from a stranger. */
 export function ConfirmCode({ code, user, close }: ConfirmCodeProps) {
   useTitle("Sign in");
   return (

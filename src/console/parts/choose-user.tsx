@@ -5,7 +5,7 @@ import { go } from "./hooks.js";
 /** How many names to propose. */
 const MOST = 200;
 
-/** Lets an operator choose the user that a page is about, which then is a part of the page's address. */
+/** Lets an operator choose the user that a page is about. The user then becomes a part of the page's address. */
 export function ChooseUser({ page, user }: { page: string; user: string }) {
   const [name, setName] = useState(user);
   const [known, setKnown] = useState<readonly string[]>([]);
@@ -47,7 +47,7 @@ export function ChooseUser({ page, user }: { page: string; user: string }) {
   );
 }
 
-/** None if they cannot be found out, because any name can be typed. */
+/** The users to propose. None if the API does not return them, because the operator can type any name. */
 async function knownUsers(): Promise<string[]> {
   const { users } = await ask<{ users: { user: string }[] }>("GET", "/v1/users").catch(() => ({ users: [] }));
   return users.map(({ user }) => user).slice(0, MOST);

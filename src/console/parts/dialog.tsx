@@ -5,18 +5,18 @@ import { ProblemNotice } from "./notice.js";
 
 interface DialogProps {
   title: string;
-  /** The text of the button that acts. */
+  /** The text of the button for the action. */
   action: string;
   isDangerous?: boolean;
   /** Whether the dialog only shows something, so that there is nothing to cancel. */
   isNotice?: boolean;
   children?: ComponentChildren;
-  /** Closes the dialog when it resolves. */
+  /** Runs the action. The dialog closes when this resolves. */
   act(): Promise<void>;
   close(): void;
 }
 
-/** A modal dialog with one action, which also serves as the confirmation of a dangerous one. */
+/** A modal dialog with one action. It is also the confirmation of a dangerous action. */
 export function Dialog({ title, action, isDangerous = false, isNotice = false, children, act, close }: DialogProps) {
   const dialog = useRef<HTMLDialogElement>(null);
   const [problem, setProblem] = useState<Problem>();

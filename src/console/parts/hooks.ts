@@ -4,7 +4,7 @@ import { type Problem, problemFrom } from "../api/problem.js";
 /** The part of the address after `#`, such as `/sessions/demo`. */
 export function useRoute(): string {
   const [route, setRoute] = useState(routeOf());
-  // Listens as soon as the page shows, so that no change is lost.
+  // Listen before the page is shown, so that no change is missed.
   useLayoutEffect(() => {
     const follow = () => setRoute(routeOf());
     addEventListener("hashchange", follow);
@@ -65,9 +65,9 @@ export function usePolled<T>(load: (signal: AbortSignal) => Promise<T>, everyMs:
   return { value, problem, reload };
 }
 
-/** Calls the function when the user presses the key outside of fields. */
+/** Calls the function when the user presses the key outside of fields and dialogs. */
 export function useKey(key: string, act: () => void): void {
-  // Listens as soon as the page shows, so that no key is lost.
+  // Listen before the page is shown, so that no key is missed.
   useLayoutEffect(() => {
     const listen = (event: KeyboardEvent) => {
       const isTyping =

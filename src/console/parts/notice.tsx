@@ -44,7 +44,7 @@ const TONES: Readonly<Record<string, Tone>> = {
   stranded: "bad",
 };
 
-/** The place of a list that has nothing. */
+/** Takes the place of an empty list. */
 export function Empty({ title, children }: { title: string; children?: ComponentChildren }) {
   return (
     <div class="empty">

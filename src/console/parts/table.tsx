@@ -4,7 +4,7 @@ import { useState } from "preact/hooks";
 export interface Column<T> {
   title: string;
   isNumber?: boolean;
-  /** What to sort by. Without it, the column cannot be sorted. Null comes last. */
+  /** The value to sort by. Without it, the column cannot be sorted. Null comes last. */
   by?: (row: T) => string | number | null;
   cell: (row: T) => ComponentChildren;
 }
@@ -14,13 +14,13 @@ interface TableProps<T> {
   columns: readonly Column<T>[];
   rows: readonly T[];
   idOf: (row: T) => string;
-  /** The title of the column by which the table is sorted at first. Without it, the rows have the order in which they come. */
+  /** The title of the column by which the table is sorted at first. Without it, the rows keep their order. */
   sortedBy?: string;
 }
 
 /**
- * On a phone, the style sheet makes each row a card, and the browser then forgets that this is a table. Roles keep it one for
- * screen readers.
+ * On a phone, the style sheet turns each row into a card, and the browser then no longer presents a table to screen
+ * readers. These roles make it a table again.
  */
 const TABLE = { role: "table" } as const;
 const GROUP = { role: "rowgroup" } as const;
@@ -33,7 +33,7 @@ interface Sort {
   isDown: boolean;
 }
 
-/** The order of each table, so that a page keeps it when the user comes back. */
+/** The order that the user chose for each table. It stays when the user leaves the page and comes back. */
 const kept = new Map<string, Sort>();
 
 /** A table that the user can sort. On a phone, each row is a card. */

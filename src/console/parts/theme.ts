@@ -8,7 +8,7 @@ export function themeOf(): Theme {
   return THEMES.find((theme) => theme === kept) ?? "auto";
 }
 
-/** `auto` follows the setting of the system. */
+/** Stores and applies a theme. `auto` follows the setting of the system. */
 export function keepTheme(theme: Theme): void {
   if (theme === "auto") localStorage.removeItem(NAME);
   else localStorage.setItem(NAME, theme);

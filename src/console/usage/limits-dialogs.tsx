@@ -14,7 +14,7 @@ interface LimitsDialogProps {
   done(): Promise<void>;
 }
 
-/** Sets the limits of a user, after it has shown what changes. */
+/** Sets the limits of a user, after the dialog has shown the changes. */
 export function SetLimits({ limits: { user, limits, sources }, close, done }: LimitsDialogProps) {
   const before = (name: LimitName) => (sources[name] === "user" ? (limits[name]?.toString() ?? UNLIMITED) : "");
   const [texts, setTexts] = useState<Partial<Record<LimitName, string>>>({});
@@ -60,7 +60,7 @@ export function SetLimits({ limits: { user, limits, sources }, close, done }: Li
   );
 }
 
-/** Removes all limits of a user alone, after a confirmation. */
+/** Removes the limits that were set for this user alone, after a confirmation. */
 export function ClearLimits({ limits: { user, limits, sources }, close, done }: LimitsDialogProps) {
   const act = async () => {
     await ask("PUT", limitsPath(user), { body: {} });

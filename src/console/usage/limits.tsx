@@ -8,7 +8,7 @@ import { ClearLimits, SetLimits } from "./limits-dialogs.js";
 import { LIMITS, type Limits, limitsPath, type UserLimits } from "./types.js";
 
 const EVERY_MS = 5_000;
-/** The part of a limit from which on the fleet warns. */
+/** The fraction of a limit from which on the fleet warns. */
 const NEAR = 0.8;
 
 /** The limits of a user. Operators may set them. */
@@ -54,7 +54,7 @@ export function LimitsOf({ user, isAdmin }: { user: string; isAdmin: boolean }) 
   );
 }
 
-/** How much of a limit is used: as a bar for the eye, and in words. */
+/** How much of a limit is used, as a bar and in words. */
 function Bar({ name, title, limits, used, sources }: Limits & { name: LimitName; title: string }) {
   const [most, has] = [limits[name], used[name]];
   const { words, tone } = stateOf(most, has);

@@ -30,7 +30,7 @@ export interface Report {
 export interface Limits {
   limits: LimitNumbers;
   used: LimitNumbers;
-  /** `default`, `group:` and its name, or `user`. Only operators see them. */
+  /** Where each limit comes from: `default`, `group:` and the name of the group, or `user`. Only operators see this. */
   sources?: Readonly<Record<LimitName, string>>;
 }
 

@@ -2,9 +2,9 @@ import { amount } from "../parts/show.js";
 import { type Column, Table } from "../parts/table.js";
 import type { Counts, Report, Row, UsageBy } from "./types.js";
 
-/** Stands for a number that nobody has reported. */
+/** The text for a number that nobody has reported. */
 export const UNREPORTED = "not reported";
-/** How many rows to show. The report begins with the largest. */
+/** How many rows to show. The report begins with the largest rows. */
 const MOST = 200;
 
 const TITLES: Readonly<Record<UsageBy, string>> = {
@@ -14,7 +14,7 @@ const TITLES: Readonly<Record<UsageBy, string>> = {
   token: "Token",
   day: "Day",
 };
-/** Stands for the key of what has none. */
+/** The text for a row without a key. */
 const NO_KEY: Readonly<Record<UsageBy, string>> = {
   user: "no user",
   session: "no session",
@@ -23,7 +23,7 @@ const NO_KEY: Readonly<Record<UsageBy, string>> = {
   day: "no day",
 };
 
-/** The rows of a report. `linksUsers`: the name of a user leads to the usage of this user. */
+/** The rows of a report. With `linksUsers`, the name of a user links to the usage of this user. */
 export function UsageTable({ report: { by, usage }, linksUsers }: { report: Report; linksUsers: boolean }) {
   const rows = by === "day" ? usage.toReversed() : usage.slice(0, MOST);
   const hasCost = rows.some(({ cost }) => cost !== null);

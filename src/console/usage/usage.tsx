@@ -21,7 +21,10 @@ const PERIODS = [
 ] as const;
 type Period = (typeof PERIODS)[number][0];
 
-/** What the caller has used, or the user that the address names, or everybody, with the limits of the user. */
+/**
+ * The page with the usage of the caller or, for an operator, of the user in the address or of all users. For one user,
+ * it also shows the limits.
+ */
 export function Usage({ caller, id }: PageProps) {
   const isAdmin = caller.scopes.includes("admin");
   const user = isAdmin ? id : caller.user;

@@ -6,13 +6,13 @@ import { DEEPEST } from "../../runtime/files/held-folder.js";
 import { isInUseMark } from "../../runtime/history/session-state.js";
 
 /*
- * The first entry of an archive of a session. It lists everything else in the archive, so that a reader can refuse an archive
- * before it writes anything. It does not name the owner: an import decides that.
+ * The manifest is the first entry of a session's archive. It lists everything else in the archive, so that a reader can
+ * refuse an archive before it writes anything. It does not name the owner, because the import decides that.
  */
 
 export const FORMAT = "copilotfleet-session";
 export const VERSION = 1;
-/** The limits of an archive. An export keeps to them, too, so that every exported archive can be imported. */
+/** The limits of an archive. Exports obey them, too, so that every exported archive can be imported. */
 export const MOST_BYTES = 2 * 1024 ** 3;
 export const MOST_ENTRIES = 100_000;
 export const MOST_MANIFEST_BYTES = 32 * 1024 ** 2;
@@ -27,7 +27,7 @@ export interface ArchivedFile {
   sha256: string;
 }
 
-/** The part of a session's record that an archive keeps. */
+/** The part of a session's record that an archive contains. */
 export type ArchivedSession = Pick<
   SessionRecord,
   "id" | "purpose" | "model" | "ttlMs" | "createdAt" | "lastUsedAt" | "turns"

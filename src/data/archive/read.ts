@@ -8,7 +8,7 @@ import { HISTORY } from "../../runtime/history/session-state.js";
 import { invalidArchive, type Manifest, MOST_BYTES, MOST_MANIFEST_BYTES, readManifest } from "./manifest.js";
 import { BLOCK, checkHeader, END, entryName, MANIFEST_NAME, padding, sizeIn } from "./tar.js";
 
-/** Takes the files of an archive as they are read. */
+/** Receives the files of an archive as they are read. */
 export interface Receiver {
   begin(manifest: Manifest): Promise<void>;
   file(path: string, content: AsyncIterable<Buffer>): Promise<void>;
@@ -112,7 +112,7 @@ class Beginning {
   }
 }
 
-/** The session that the first line of a history names, or null. */
+/** The id of the session that the first line of a history names. Null if the line does not name a session. */
 export function sessionOfLine(line: string): string | null {
   const { type, data } = parseObject(line) ?? {};
   if (type !== "session.start") return null;
@@ -120,7 +120,10 @@ export function sessionOfLine(line: string): string | null {
   return typeof sessionId === "string" ? sessionId : null;
 }
 
-/** Unpacked bytes, read in pieces. Holds one piece in memory, so an archive that grows without end costs nothing. */
+/**
+ * The unpacked bytes, read in pieces. Only one piece is in memory, so an archive that unpacks endlessly does not fill
+ * up the memory.
+ */
 class Input {
   readonly #source: AsyncIterator<Buffer>;
   #held: Buffer = Buffer.alloc(0);

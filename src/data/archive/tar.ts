@@ -25,7 +25,10 @@ const TYPES: Readonly<Record<string, string>> = {
   "6": "a pipe",
 };
 
-/** The name of a file's entry. `index` is its place in the manifest, for paths that are too long for a header. */
+/**
+ * The name of a file's entry. If the path is too long for a header, the name contains `index`, the file's place in the
+ * manifest.
+ */
 export function entryName(path: string, index: number): string {
   const name = `session/${path}`;
   return Buffer.byteLength(name) <= NAME_BYTES ? name : `long/${index}`;
@@ -52,7 +55,7 @@ export function padding(bytes: number): number {
   return (BLOCK - (bytes % BLOCK)) % BLOCK;
 }
 
-/** The size that a header names. The caller then compares the whole header with {@link headerOf}. */
+/** The size in a header, or NaN. The caller then compares the whole header with {@link headerOf}. */
 export function sizeIn(header: Buffer): number {
   const digits = header.toString("latin1", SIZE.at, SIZE.at + SIZE.length - 1);
   return /^[0-7]{11}$/.test(digits) ? Number.parseInt(digits, 8) : Number.NaN;

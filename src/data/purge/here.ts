@@ -24,7 +24,7 @@ const TURN_MS = 10_000;
 const TURN_POLL_MS = 50;
 /** How long an event may wait in a process before it is written, in milliseconds. */
 const LATE_EVENTS_MS = 300;
-/** Takes over leases of the user. It is not a user id, so no session can belong to it. */
+/** The holder that takes over the user's leases. It is not a valid user id, so no session can belong to it. */
 const ERASED = "~";
 const PLACE_MS = 3_000;
 
@@ -35,14 +35,14 @@ const STEPS: Readonly<Record<PurgeStep, (erasing: Erasing) => Promise<void>>> = 
   folders: removeFolders,
   members: leaveSessionsOfOthers,
   records: deleteRecords,
-  // The turns that were cut have noted their ends by now.
+  // By now, the turns that were cut have written their ends to the logs.
   logs: pseudonymizeLogs,
   older: forgetOlder,
 };
 
 /**
- * Erases what this host has of a user's data. The purge must be recorded, so that nothing new of the user begins. Can be
- * repeated at any time, also after it was killed.
+ * Erases the user's data on this host. The purge must already be recorded, so that the user cannot start anything new.
+ * Can be repeated at any time, even after it was killed.
  */
 export async function purgeHere(context: PurgeContext, user: string): Promise<Purged> {
   const { sessions, onStep, signal } = context;
@@ -59,7 +59,7 @@ export async function purgeHere(context: PurgeContext, user: string): Promise<Pu
   return total;
 }
 
-/** Counts the data that {@link purgeHere} would erase. */
+/** Counts the sessions, servers and bytes that {@link purgeHere} would erase. Does not count tokens. */
 export async function foreseePurge({ sessions, stateRoot }: PurgeContext, user: string): Promise<Purged> {
   const { store, directory } = sessions.context;
   const { servers } = await store.registry.read();
@@ -92,7 +92,8 @@ async function eraseSessions(erasing: Erasing): Promise<void> {
   const records = (await store.sessions.list(() => undefined)).filter(({ owner }) => owner === user);
   const own = servers[serverIdOf(user)];
   const found = own === undefined ? [] : listSessionFolders(own.home);
-  // A user may have put anything into the id of a session. The ids are known only as long as the sessions exist.
+  // Users may put personal data into session ids, so replace the ids in the logs, too. Do that before the sessions are
+  // deleted, because the ids cannot be found after that.
   erasing.ids = [...new Set([...records.map(({ id }) => id), ...found])];
   await pseudonymize(erasing, erasing.ids);
   for (const record of records) {
@@ -134,17 +135,17 @@ async function eraseSession({ sessions, user, signal }: Erasing, { id }: Session
   }
 }
 
-/** Replaces the name of the user in the ledger and in the events. */
+/** Records the purge as an event, and replaces names in the ledger and in the logs. */
 async function pseudonymizeLogs(erasing: Erasing): Promise<void> {
   const { sessions, store, user, stateRoot, signal } = erasing;
   const pseudonyms = await Pseudonyms.open(stateRoot, store);
   await sessions.context.events.record({ type: "user.purged", user: pseudonyms.of(user) });
-  // Other processes of this host write the events of the last moment now.
+  // Wait until other processes of this host have written their last events.
   await pause(LATE_EVENTS_MS, signal);
   await pseudonymize(erasing, erasing.ids);
 }
 
-/** Replaces names in the ledger and in the logs of this host. */
+/** Replaces the names of the user, of the user's server and of these sessions in the ledger and in this host's logs. */
 export async function pseudonymize(
   { store, user, stateRoot }: Pick<Erasing, "store" | "user" | "stateRoot">,
   ids: readonly string[],
@@ -184,13 +185,16 @@ async function removeFolders(erasing: Erasing): Promise<void> {
   }
 }
 
-/** This host, and the hosts that are gone. The other hosts clear their own folders of the shared storage. */
+/**
+ * The hosts whose folders in the shared storage this host clears: itself, and the hosts that are gone. The hosts that
+ * are alive clear their own folders.
+ */
 async function hostsToClear({ sessions }: Erasing, own: string): Promise<string[]> {
   const gone = (await sessions.context.directory.list()).filter((host) => host.gone && host.name !== own);
   return [own, ...gone.map(({ name }) => name)];
 }
 
-/** Ends the user's membership in sessions of others, and the user's leases there. */
+/** Ends the user's memberships in sessions of other users, and the user's leases. */
 async function leaveSessionsOfOthers({ store, user }: Erasing): Promise<void> {
   for (const { id, members } of await store.sessions.list(() => undefined)) {
     if (members.includes(user)) {

@@ -18,8 +18,9 @@ import type { PurgeContext } from "./purge.js";
 const PAGE = 10_000;
 
 /**
- * Erases what this host still has of a user who was purged while it was lost. The store knows only pseudonyms, so this finds the
- * names on the disk of this host. Leaves alone what was recorded since then. Can be repeated.
+ * Erases the data that this host still has of a user who was purged while this host was lost. The store contains only
+ * pseudonyms, so this finds the names on the disk of this host. Leaves alone data that was recorded after the purge.
+ * Can be repeated.
  *
  * @param left the pseudonyms of the user, of the user's server, and of the sessions on this host, in this order
  */
@@ -28,7 +29,8 @@ export async function eraseLeft({ sessions, stateRoot }: PurgeContext, left: rea
   const pseudonyms = await Pseudonyms.open(stateRoot, store);
   const [ofUser, ...others] = left;
   const ofIds = new Set(others);
-  // The logs have pseudonyms, too, and the pseudonym of a pseudonym is the same.
+  // The logs also contain pseudonyms, which `of` returns unchanged. Exclude them, because only names need a
+  // replacement.
   const isUser = (name: string) => name !== ofUser && pseudonyms.of(name) === ofUser;
   const isLeft = (id: string) => !ofIds.has(id) && ofIds.has(pseudonyms.of(id));
   await audited(events, { type: "user.purged", user: ofUser ?? null, reason: "host-back" }, async () => {
@@ -44,12 +46,12 @@ export async function eraseLeft({ sessions, stateRoot }: PurgeContext, left: rea
     }
     const folders = ifThere(() => readdirSync(join(stateRoot, "servers"))) ?? [];
     const orphans = folders.filter((id) => servers[id] === undefined && isLeft(id));
-    // The host may have been only cut off, and then the server still runs.
+    // If this host was only cut off, these servers may still run.
     if (orphans.length > 0) await killStrays(store, stateRoot, false);
     for (const id of orphans) await removeOrphan(store, stateRoot, id);
     const logged = await namesInLogs(stateRoot);
     const user = [...logged.users].find(isUser);
-    // A user who has begun again is named in the store, and has new lines in the logs.
+    // A user with a placement has come back since the purge. Leave the logs alone, because they contain new lines.
     if (user === undefined || (await store.placements.read(user)) !== null) return;
     rmSync(chatHistoryPath(stateRoot, user), { force: true });
     for (const id of logged.sessions) if (isLeft(id)) ids.add(id);

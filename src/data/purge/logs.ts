@@ -4,10 +4,10 @@ import { ifThere } from "../../runtime/files/if-there.js";
 import { networkFolder, SERVERS_FOLDER } from "../../sandbox/network/folder.js";
 import { scratchName } from "../../store/file/commit/durable.js";
 
-/** The refused requests of servers with a restricted network. */
+/** The logs in which the proxy of restricted networks lists the requests that it refused. */
 const EGRESS_LOGS = ["egress.log", "egress.log.1"];
 
-/** Replaces names in the logs of the proxy for servers, and removes the rules of servers that no longer exist. */
+/** Replaces names in the logs of the servers' proxy. Removes the proxy's rule files that contain one of the names. */
 export async function concealInLogs(stateRoot: string, names: ReadonlyMap<string, string>): Promise<void> {
   const folder = networkFolder(stateRoot);
   for (const log of EGRESS_LOGS) conceal(folder, log, names);
@@ -19,7 +19,7 @@ export async function concealInLogs(stateRoot: string, names: ReadonlyMap<string
   }
 }
 
-/** The proxy opens its log for each line. A line that it adds at this moment may be lost. */
+/** The proxy opens its log for each line. A line that it adds during the replacement may be lost. */
 function conceal(folder: string, log: string, names: ReadonlyMap<string, string>): void {
   const path = join(folder, log);
   const before = ifThere(() => readFileSync(path, "utf8"));

@@ -9,7 +9,7 @@ export interface Remain {
   why: string;
 }
 
-/** The work of a purge at one host. */
+/** The data that a purge erased on one host. */
 export interface Purged {
   sessions: number;
   servers: number;
@@ -19,7 +19,7 @@ export interface Purged {
   remains: Remain[];
 }
 
-/** The steps of a purge at one host, in their order. Each can be repeated. */
+/** The steps of a purge on one host, in their order. Each step can be repeated. */
 export const PURGE_STEPS = ["servers", "sessions", "homes", "folders", "members", "records", "logs", "older"] as const;
 export type PurgeStep = (typeof PURGE_STEPS)[number];
 
@@ -35,7 +35,7 @@ export interface Erasing extends PurgeContext {
   user: string;
   store: SessionsContext["store"];
   total: Purged;
-  /** The ids of the user's sessions. Others who used them may note events about them at the end. */
+  /** The ids of the user's sessions. Processes that used them may still write events about them during the purge. */
   ids: readonly string[];
   /** The folder of the user's own server, after it was moved away. */
   moved: string | null;

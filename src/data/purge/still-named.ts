@@ -7,10 +7,10 @@ import type { Remain } from "./purge.js";
 
 const MOST_FILES = 20_000;
 const LARGEST = 16 * 1024 ** 2;
-/** The purge itself, which ends with its last host, and the homes of other users, which belong to them. */
+/** Not searched: the record of the purge, which stays until the last host is done, and the homes of other users. */
 const SKIPPED = new Set(["purges", HOME]);
 
-/** The files of the state folder that still name the user, for the receipt. */
+/** The files in the state folder that still name the user, for the result of the purge. */
 export function stillNamed(stateRoot: string, host: string | null, user: string): Remain[] {
   const texts = [JSON.stringify(user), serverIdOf(user)];
   const found: string[] = [];

@@ -2,7 +2,10 @@ import type { IIngress } from "kubernetes-models/networking.k8s.io/v1/Ingress";
 import { HTTP_PORT } from "../container.js";
 import { metadata, type Plan } from "./options.js";
 
-/** The default limit of a turn is an hour. Its answer comes at the end, unless the client reads the turn as a stream. */
+/**
+ * How long a proxy should wait for an answer, in seconds. A turn may take an hour by default, and its answer comes at
+ * its end, unless the client reads the turn as a stream.
+ */
 const LONGEST_ANSWER_S = 3_660;
 
 /** The port of the HTTP API in the Service. */
@@ -12,7 +15,10 @@ export function httpPorts({ deployment: { http } }: Plan) {
     : [{ name: "http", port: HTTP_PORT, targetPort: "http" as const, appProtocol: http.scheme }];
 }
 
-/** The origins under which clients reach the HTTP API: those that are configured, the public one, and those of the Service. */
+/**
+ * The origins under which clients reach the HTTP API: those that are configured, the public one, and those of the
+ * Service.
+ */
 export function httpOrigins({ deployment: { http }, names, options }: Plan): string[] {
   if (http === null) return [];
   const service = `${names.main}.${options.namespace}`;
@@ -24,7 +30,7 @@ export function httpOrigins({ deployment: { http }, names, options }: Plan): str
   ];
 }
 
-/** Renders the Ingress that leads from the public name to the HTTP API. Its controller ends the TLS connections. */
+/** Renders the Ingress that routes requests for the public name to the HTTP API. Its controller terminates TLS. */
 export function ingress(plan: Plan, host: string): IIngress {
   const { names, options } = plan;
   const backend = { service: { name: names.main, port: { name: "http" } } };

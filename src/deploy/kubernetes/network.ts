@@ -5,15 +5,17 @@ import type { Service } from "../deployment.js";
 import { HOST, metadata, type Plan, selector } from "./options.js";
 
 const DNS_PORT = 53;
-/** The address at which each node answers for the DNS of the cluster, if it caches (NodeLocal DNSCache). */
+/** The address of the DNS cache on each node, in clusters that have one (NodeLocal DNSCache). */
 const NODE_DNS = "169.254.20.10/32";
 /** The label that Kubernetes adds to each namespace. */
 const NAMESPACE_LABEL = "kubernetes.io/metadata.name";
 
-/** Addresses at which clouds give away the keys of a machine. The first range contains those of most clouds. */
+/**
+ * The addresses at which clouds give out the credentials of a machine. The first range contains those of most clouds.
+ */
 const METADATA = ["169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32"];
 const METADATA_6 = ["fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128"];
-/** Addresses that are not on the Internet: private networks, and with them the nodes and the API of Kubernetes. */
+/** Addresses outside of the public Internet: private networks, which include the nodes and the API of Kubernetes. */
 const PRIVATE = `
   0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 168.63.129.16/32 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24
   192.168.0.0/16 198.18.0.0/15 224.0.0.0/4 240.0.0.0/4`;
@@ -32,10 +34,13 @@ const ofNamespace = (name: string) => ({ namespaceSelector: { matchLabels: { [NA
 const ofAddress = (address: string) => ({ ipBlock: { cidr: `${address}/${isIP(address) === 6 ? 128 : 32}` } });
 
 /**
- * Hosts reach the DNS of the cluster, each other, and the services that the configuration names. A policy cannot contain
- * host names. So a service with a name outside of the cluster may have any address of the Internet, and private addresses
- * are open only to Redis, at its port, and where `--egress-cidr` names them. A policy never blocks the kubelet's probes,
- * which come from the node.
+ * Renders the policy that lets hosts reach the DNS of the cluster, each other, and the services that the configuration
+ * names.
+ *
+ * A policy cannot contain host names, so for a service whose name is outside of the cluster, it allows every address of
+ * the Internet. It allows private addresses only for Redis (at its port), for services that the configuration names by
+ * address, and for the networks of `--egress-cidr`. A policy never blocks the kubelet's probes, which come from the
+ * node.
  */
 export function networkPolicy(plan: Plan): INetworkPolicy {
   const { deployment, options, labels } = plan;
@@ -74,14 +79,17 @@ export function networkPolicy(plan: Plan): INetworkPolicy {
   };
 }
 
-/** Redis may be at a private address with a name that does not show this. It has a password of its own. */
+/**
+ * The addresses at which hosts may reach Redis. A name outside of the cluster does not show whether its address is
+ * private, so for such a name, private addresses are allowed, too. Redis has its own password.
+ */
 function redisPeers({ host }: Service) {
   return host === null
     ? ALL_BUT_METADATA
     : (inCluster(host) ?? (isIP(host) === 0 ? ALL_BUT_METADATA : [ofAddress(host)]));
 }
 
-/** The rules for the model, for GitHub, for identity providers, and for what the options name. */
+/** The rules for the model, GitHub, identity providers, and the ports and networks in the options. */
 function modelRules({ deployment, options: { egressPorts, egressCidrs } }: Plan) {
   const networks = egressCidrs.map((cidr) => ({ ipBlock: { cidr } }));
   const outside = new Set(egressPorts);
@@ -96,7 +104,9 @@ function modelRules({ deployment, options: { egressPorts, egressCidrs } }: Plan)
   return [...rules, { to: [...INTERNET, ...networks], ports: [...outside].sort((a, b) => a - b).map(tcp) }];
 }
 
-/** The pods behind the name of a Service of the cluster; null for another name. */
+/**
+ * The pods that may be behind the name of a Service of the cluster: those of its namespace. Null for any other name.
+ */
 function inCluster(host: string) {
   if (!host.includes(".")) return [{ podSelector: {} }];
   const [, namespace] = /^[^.]+\.([^.]+)\.svc(?:\.|$)/.exec(host) ?? [];

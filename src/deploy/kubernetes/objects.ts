@@ -26,7 +26,7 @@ function object<Version extends string, Kind extends string, Spec>(
   return { apiVersion, kind, metadata: metadata(plan, name), spec };
 }
 
-/** Renders the namespace. Kubernetes refuses pods in it that ask for more rights than the pods of the fleet. */
+/** Renders the namespace. In it, Kubernetes refuses pods that ask for more rights than the pods of the fleet have. */
 export function namespace({ options, labels }: Plan): INamespace {
   return {
     apiVersion: "v1",
@@ -80,7 +80,8 @@ export function sharedClaim(plan: Plan): IPersistentVolumeClaim {
 }
 
 /**
- * The size of the shared volume. It is enough for the sessions when the autoscaler has started the highest number of hosts.
+ * The size of the shared volume. It is enough for the sessions of the highest number of hosts that the autoscaler may
+ * start.
  */
 function sharedSize({ deployment }: Plan): string {
   return `${deployment.maxReplicas * diskGib({ servers: 0, sessions: deployment.capacity.sessions }, true)}Gi`;
@@ -108,7 +109,8 @@ export function statefulSet(plan: Plan): IStatefulSet {
     : claim("ReadWriteOnce", size, undefined);
   return object(plan, "apps/v1", "StatefulSet", names.main, {
     serviceName: names.hosts,
-    // If an autoscaler sets the number of replicas, leave it out, because applying the manifest again would reset it.
+    // If an autoscaler sets the number of replicas, leave the number out, because applying the manifest again would
+    // reset it.
     ...(maxReplicas > replicas ? {} : { replicas }),
     // Hosts start and end independently of each other.
     podManagementPolicy: "Parallel",
@@ -117,7 +119,8 @@ export function statefulSet(plan: Plan): IStatefulSet {
     template: {
       metadata: {
         labels: selector(plan, HOST),
-        // A host reads the configuration only at its start. A change of this template makes Kubernetes restart the hosts.
+        // A host reads the configuration only when it starts. The hash changes this template when the configuration
+        // changes, so that Kubernetes restarts the hosts.
         annotations: {
           "copilotfleet/config-sha256": sha256(configText(deployment.settings.values)),
         },
@@ -130,8 +133,8 @@ export function statefulSet(plan: Plan): IStatefulSet {
 }
 
 /**
- * Renders the budget by which Kubernetes evicts one host at a time from its nodes. A host that is not ready can always be
- * evicted.
+ * Renders the budget with which Kubernetes evicts hosts from their nodes one at a time. A host that is not ready can
+ * always be evicted.
  */
 export function disruptionBudget(plan: Plan): IPodDisruptionBudget {
   return object(plan, "policy/v1", "PodDisruptionBudget", plan.names.main, {
@@ -186,7 +189,7 @@ export function autoscaler(plan: Plan): IHorizontalPodAutoscaler {
     ],
     behavior: {
       scaleUp: { stabilizationWindowSeconds: 60, policies: [{ type: "Pods", value: 2, periodSeconds: 60 }] },
-      // With local storage, other hosts cannot reach the sessions of a host that ends.
+      // With local storage, other hosts cannot reach the sessions of a host that has ended.
       scaleDown: storage === "local" ? { selectPolicy: "Disabled" } : SLOWLY,
     },
   });

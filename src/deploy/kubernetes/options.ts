@@ -16,21 +16,24 @@ export interface KubernetesOptions extends DeployOptions {
   clientNamespaces: readonly string[];
   /** Additional TCP ports that hosts may reach. */
   egressPorts: readonly number[];
-  /** Private networks that hosts may reach, at the ports of the model, of GitHub and in `egressPorts`. */
+  /**
+   * Private networks that hosts may reach, at the ports in `egressPorts` and those of the model, GitHub and identity
+   * providers.
+   */
   egressCidrs: readonly string[];
-  /** The public name of the HTTP API. If it is set, an Ingress leads there. */
+  /** The public name of the HTTP API. If it is set, an Ingress routes requests for this name to the API. */
   ingressHost?: string | undefined;
   /** The IngressClass. Default: the cluster's. */
   ingressClass?: string | undefined;
   /** The Secret with the certificate for `ingressHost`. Default: the deployment's name with "-http-tls". */
   ingressSecret?: string | undefined;
-  /** The namespace whose pods pass on the requests of the Ingress. */
+  /** The namespace of the Ingress controller, whose pods forward the requests. */
   ingressNamespace: string;
   /** The RuntimeClass of all pods. Default: the cluster's. */
   runtimeClass?: string | undefined;
 }
 
-/** The input for every object. */
+/** The input from which all objects are rendered. */
 export type Plan = ReturnType<typeof planOf>;
 
 export function planOf(deployment: Deployment, options: KubernetesOptions) {

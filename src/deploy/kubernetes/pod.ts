@@ -11,10 +11,10 @@ import { httpOrigins } from "./http.js";
 import type { Plan } from "./options.js";
 
 const MIB = 1024 * 1024;
-/** The mode of a file in a mounted Secret. `fsGroup` lets the group read it, whatever mode we ask for. */
+/** The mode of a file in a mounted Secret. Because of `fsGroup`, the group can read it in any mode. */
 const GROUP_READABLE = 0o440;
 
-/** Renders the pod of a host. It runs `serve`. The StatefulSet claims its volume at {@link VOLUME}. */
+/** Renders the pod of a host, which runs `serve`. The StatefulSet provides the volume at {@link VOLUME}. */
 export function hostPod(plan: Plan): IIoK8sApiCoreV1PodSpec {
   const { deployment } = plan;
   return {
@@ -32,7 +32,10 @@ export function hostPod(plan: Plan): IIoK8sApiCoreV1PodSpec {
   };
 }
 
-/** Renders the pod for one run of gc. Like a host, the pod has a name in the fleet. Its state folder ends with the pod. */
+/**
+ * Renders the pod for one run of gc. Like a host, the pod has a name in the fleet. Its state folder is deleted with the
+ * pod.
+ */
 export function gcPod(plan: Plan): IIoK8sApiCoreV1PodSpec {
   const gc = container(plan, "gc", ["gc"]);
   const spec = pod(plan, {
@@ -118,10 +121,11 @@ function hostContainer(plan: Plan): Partial<IIoK8sApiCoreV1Container> {
       },
       limits: { "ephemeral-storage": `${EPHEMERAL_MIB}Mi` },
     },
-    // A host may take long to adopt many servers. Kubernetes runs no other probe until the startup probe succeeds.
+    // A host may need a long time to adopt many servers. Kubernetes runs no other probe until the startup probe
+    // succeeds.
     startupProbe: { ...probe("/healthz"), periodSeconds: 2, failureThreshold: 60 },
     readinessProbe: { ...probe("/readyz"), periodSeconds: 5, failureThreshold: 2 },
-    // A restart of the container ends all its servers, so only a failure of one minute causes it.
+    // A restart of the container ends all its servers, so Kubernetes restarts it only after a full minute of failures.
     livenessProbe: { ...probe("/healthz"), periodSeconds: 10, failureThreshold: 6 },
     lifecycle: { preStop: { exec: { command: ["sleep", String(LEAVE_ENDPOINTS_SECONDS)] } } },
   };
@@ -133,7 +137,7 @@ function environment({ deployment, names }: Plan): IIoK8sApiCoreV1EnvVar[] {
     deployment.storage === "shared" ? [{ name: "COPILOTFLEET_STORAGE_SHARED", value: layout.SHARED_FOLDER }] : [];
   const { secrets, passedOn } = deployment.settings;
   const files = inVariables(secrets).map((secret) => ({ name: secret.variable, value: layout.secretPath(secret) }));
-  // Servers get these variables, so they have to be variables here, too.
+  // The fleet passes these variables on to servers, so they must be variables here, not files.
   const given = passedOn.map((name) => ({
     name,
     valueFrom: { secretKeyRef: { name: names.secret, key: name, optional: true } },

@@ -29,12 +29,14 @@ In addition, each serve runs gc every serve.gcInterval.`;
 const GC_LOCAL = `There is no CronJob for gc. The sessions are on the pods' own volumes, and another pod must not mount these,
 because it cannot see the processes that use them. Each serve runs gc on its own sessions every serve.gcInterval.`;
 
-/** Renders the fleet as Kubernetes objects. The tests validate each against the schemas of the Kubernetes API. */
+/**
+ * Renders the fleet as Kubernetes objects. The tests validate each object against the schemas of the Kubernetes API.
+ */
 export function renderKubernetes(
   loaded: { config: Config; given: Layer },
   options: KubernetesOptions,
 ): { manifests: Manifest[]; notices: string[]; yaml: string } {
-  // Another runtime may have its own kernel, and allow more.
+  // The runtime of another RuntimeClass may have its own kernel, and allow namespaces.
   if (options.runtimeClass === undefined) checkSandbox(loaded.config, "the runtime's filter of system calls");
   const http = options.ingressHost !== undefined;
   const plan = planOf(describe(loaded, { ...options, http }), options);

@@ -37,7 +37,10 @@ export function noticesOf(
   ].flat();
 }
 
-/** The beginning of a command line that is typed by hand. It sets the unit's settings, and finds its secrets. */
+/**
+ * The beginning of a command line for use by hand. It sets the same variables as the unit, with the paths of the unit's
+ * secrets.
+ */
 function byHand(user: string, { secrets }: Settings): string {
   const settings = [
     `COPILOTFLEET_HOME=/var/lib/${NAME}/state`,

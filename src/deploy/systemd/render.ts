@@ -130,8 +130,8 @@ function socketsOf({ serve }: Config): { name: string; lines: string[] }[] {
 }
 
 /**
- * The address for a socket unit. Null if there is no such address. Also null if the address has a host name or any free port,
- * because a socket unit needs an IP address and a port. Then `serve` listens itself.
+ * The address for a socket unit. Null if `listen` is not set. A socket unit needs an IP address and a port, so this is
+ * also null if `listen` has another host name than `localhost`, or port 0. Then `serve` listens itself.
  */
 function streamOf(listen: Config["serve"]["listen"]): string | null {
   if (listen === null || listen.port === 0) return null;
@@ -141,8 +141,8 @@ function streamOf(listen: Config["serve"]["listen"]): string | null {
 }
 
 /**
- * Renders a socket unit. systemd keeps the listening socket open, so the connections of clients wait in it while `serve`
- * restarts.
+ * Renders a socket unit. systemd keeps the listening socket open, so the connections of clients wait in it while
+ * `serve` restarts.
  */
 function socket(title: string, stream: string, more: readonly string[] = []): string[] {
   return [

@@ -8,18 +8,21 @@ export interface SystemdOptions {
 }
 
 export const NAME = "copilotfleet";
-/** The name of the HTTP API's socket among those that systemd hands to `serve`. Any other socket is for the front door. */
+/**
+ * The name of the HTTP API's socket among those that systemd hands to `serve`. Any other socket is for the front door.
+ */
 export const HTTP_SOCKET = "http";
 /** The folder with a file for each secret. Only root can read it; systemd gives the services copies. */
 export const SECRETS = `/etc/${NAME}/secrets`;
 /** The file with the variables that servers get. */
 export const VARIABLES_FILE = `/etc/${NAME}/secrets.env`;
-/** The credential with the files of all users. systemd adds the name of each file after a "_". */
+/** The name of the credential with the files of all users. systemd appends "_" and the name of a file. */
 export const OF_USERS = "users";
 
 /**
- * System calls. The first group contains what a service needs; Landlock and seccomp are added by name, because systemd
- * before version 256 does not know their group. prlimit64 was among the resources before version 252.
+ * The allowed system calls. `@system-service` contains the calls that a service needs. Landlock and seccomp are listed
+ * by name, because systemd before version 256 does not know their group. prlimit64 is listed because it belonged to
+ * `@resources` before version 252.
  */
 const SYSTEM_CALLS = [
   "SystemCallArchitectures=native",
@@ -30,7 +33,9 @@ const SYSTEM_CALLS = [
   "SystemCallErrorNumber=EPERM",
 ];
 
-/** The restrictions that all services share. `systemd-analyze security` gives them at most 1.5; a test checks that. */
+/**
+ * The restrictions that all services share. `systemd-analyze security` rates them 1.5 or better; a test checks that.
+ */
 const RESTRICTIONS = [
   "# The sandbox of each server (Landlock) works inside these restrictions, and bubblewrap does not, because it needs",
   "# namespaces. MemoryDenyWriteExecute is missing, because V8 compiles at run time. A PID namespace, PrivateUsers and",
@@ -91,7 +96,7 @@ export function surroundings({ storage }: Config, { secrets }: Settings, { user 
   ];
 }
 
-/** Gives the service a copy of each secret that is not in an environment, and tells it the path ("%d" is the folder). */
+/** Gives the service a copy of each secret, and variables with the paths of the copies ("%d" is their folder). */
 function secretsOf(secrets: readonly SecretFile[]): string[] {
   const sources = new Map(
     secrets.map(({ name, perUser }) => (perUser ? [OF_USERS, `${SECRETS}/${OF_USERS}`] : [name, `${SECRETS}/${name}`])),
@@ -102,7 +107,7 @@ function secretsOf(secrets: readonly SecretFile[]): string[] {
   ];
 }
 
-/** The name of the file with a secret in the folder of the service's credentials. */
+/** The name of a secret's file in the folder with the service's credentials. */
 export function credentialOf({ name, perUser }: SecretFile): string {
   return perUser ? `${OF_USERS}_${name}` : name;
 }

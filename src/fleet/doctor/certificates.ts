@@ -5,7 +5,7 @@ import { hostFiles } from "../../identity/tls/peer.js";
 import { type Finding, failed, ok, type Row, warning } from "./checks.js";
 
 const DAY_MS = 24 * 3_600_000;
-/** A certificate that ends sooner should have been renewed, in days. */
+/** A certificate that expires in fewer days than this should have been renewed by now. */
 const SOON_DAYS = 14;
 
 /** Checks the files of `serve.tls` and `host.tls`. Only for a configuration that has them. */

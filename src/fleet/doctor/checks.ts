@@ -39,7 +39,10 @@ export interface Row<Context> {
   look: (context: Context) => Finding | Promise<Finding>;
   /** Whether the check starts a server or uses the network, so that `--quick` skips it. */
   isSlow?: true;
-  /** Whether the check starts something that it ends when the signal aborts. */
+  /**
+   * Whether the check ends what it started when the signal aborts. If so, {@link Checks} waits until the check has
+   * ended.
+   */
   cleansUp?: true;
 }
 
@@ -104,7 +107,10 @@ export class Checks {
   }
 }
 
-/** Returns the first suggestion that is neither `doctor` again nor a look at a file with `cat`. */
+/**
+ * Returns the first suggestion that neither runs `doctor` again nor shows a file with `cat`; undefined if there is
+ * none.
+ */
 export function adviceOf(suggestions: readonly Suggestion[]): Suggestion | undefined {
   return suggestions.find((suggestion) => !/^cat |copilotfleet doctor/.test(suggestion));
 }

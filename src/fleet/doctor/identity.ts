@@ -5,14 +5,14 @@ import { systemClock } from "../../runtime/clock.js";
 import { type Finding, failed, ok, type Row, warning } from "./checks.js";
 import type { SettingsContext } from "./settings.js";
 
-/** Whether users sign on with credentials of others than the fleet. */
+/** Whether users can sign on with credentials that an identity provider or GitHub issued. */
 export function hasSignOn({ identity }: Pick<Config, "identity">): boolean {
   return identity.jwt.length > 0 || identity.github.api !== null;
 }
 
 export const SIGN_ON: Row<SettingsContext> = { name: "sign-on", look: signOnWorks, isSlow: true };
 
-/** Gets the keys of each issuer, and asks GitHub whether it is there. */
+/** Fetches the keys of each issuer, and checks that GitHub answers. */
 async function signOnWorks({ config: { identity } }: SettingsContext): Promise<Finding> {
   const issuers = identity.jwt.map(async (issuer) => {
     const { issuer: name } = issuer;

@@ -6,7 +6,7 @@ import { askRuntime } from "../versions.js";
 import { type Finding, failed, ok, type Row, warning } from "./checks.js";
 import type { SettingsContext } from "./settings.js";
 
-/** The last day on which each version of Node.js gets security fixes: https://github.com/nodejs/Release. */
+/** The last day of security fixes for each version of Node.js: https://github.com/nodejs/Release. */
 const END_OF_LIFE: Readonly<Record<number, string>> = {
   20: "2026-04-30",
   22: "2027-04-30",

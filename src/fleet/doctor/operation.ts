@@ -13,18 +13,23 @@ import type { RecordsContext } from "./records.js";
 
 /** The check warns if fewer ports than this are free. In a small range, it warns only below a tenth of the range. */
 const FEW_PORTS = 10;
-/** A store is slow if a small operation takes longer, in milliseconds. A change of the state takes several operations. */
+/**
+ * A store is slow if one small operation takes longer than this, in milliseconds. A change of the state takes several.
+ */
 const SLOW_STORE_MS = { file: 500, redis: 50 };
-/** Tokens and leases expire by the store's clock, and sessions by this machine's. A difference below this does not matter. */
+/**
+ * Tokens and leases expire by the store's clock, and sessions by this machine's. A difference below this, in
+ * milliseconds, does not matter.
+ */
 const CLOCK_DIFFERENCE_MS = 5_000;
 const ANSWER_MS = 2_000;
-/** The check warns of a token that was not used for longer than this, in milliseconds. */
+/** The check warns of a token that nobody has used for longer than this, in milliseconds. */
 const UNUSED_MS = 90 * 24 * 3_600_000;
 
 /** The store must answer before anything in it can be checked. */
 export const STORE: Row<RecordsContext> = { name: "store", look: storeAnswers };
 
-/** The checks of the fleet's operation, as far as the state shows it. */
+/** The checks of the running fleet: its supervisor, addresses, tokens, limits and ports. */
 export const OPERATION: readonly Row<RecordsContext>[] = [
   { name: "pool", look: poolAdmits },
   { name: "serve", look: supervision },
@@ -68,7 +73,7 @@ async function poolAdmits({ fleet }: RecordsContext): Promise<Finding> {
   return warning(`${reason}: it takes no new servers or turns`, fix);
 }
 
-/** Checks that `serve` runs, has our version, and finds itself healthy and ready. */
+/** Checks that `serve` runs, has the version of this command, and reports that it is healthy and ready. */
 async function supervision({ fleet, quick }: RecordsContext): Promise<Finding> {
   const supervisor = await fleet.pool.supervisor();
   if (supervisor === null) {
@@ -106,7 +111,10 @@ async function problemOf({ metrics, pid }: SupervisorView): Promise<Finding | nu
   return null;
 }
 
-/** Warns of sessions that stay beyond a limit that was lowered. Time alone frees the other limits. */
+/**
+ * Warns of users who have more sessions than their limit allows, because somebody lowered it. The other limits need no
+ * check, because what counts toward them ends or expires by itself.
+ */
 async function userLimits({ fleet }: RecordsContext): Promise<Finding> {
   const { users, exceeded } = await fleet.records.userLimits();
   const [first] = exceeded;
@@ -126,7 +134,10 @@ async function frontDoor({ fleet }: RecordsContext): Promise<Finding> {
   return failed(`${door} accepts no connections: ${problem}`, `ss -ltnp 'sport = :${portOf(door)}'`);
 }
 
-/** Also compares with the configuration, because a running `serve` does not notice that `serve.http` was set. */
+/**
+ * Also compares the running `serve` with the configuration, because `serve` does not notice that `serve.http` was set
+ * after its start.
+ */
 async function httpApi({ fleet }: RecordsContext): Promise<Finding> {
   const wanted = fleet.config.serve.http;
   const supervisor = await fleet.pool.supervisor();
@@ -143,7 +154,10 @@ async function httpApi({ fleet }: RecordsContext): Promise<Finding> {
   return failed(`${http} accepts no connections: ${problem}`, `ss -ltnp 'sport = :${portOf(address)}'`);
 }
 
-/** An installation that was interrupted, or packed without its build, has no console. */
+/**
+ * Reports missing files of the console. They are missing if an installation was interrupted, or was packed without a
+ * build.
+ */
 async function consoleProblem(): Promise<Finding | null> {
   const { missingFiles } = await import("../../api/console/files.js");
   const missing = await missingFiles();
@@ -160,15 +174,18 @@ function portOf(address: string): number {
   return Number(address.slice(address.lastIndexOf(":") + 1));
 }
 
-/** Reads the ledger, and with a Redis store also sends the lines of this host that wait. */
+/**
+ * Checks that the ledger can be read. With a Redis store, this first sends the ledger lines that still wait on this
+ * host.
+ */
 async function usage({ fleet }: RecordsContext): Promise<Finding> {
   const { total } = await fleet.usage.report();
   return ok(`in 24 hours: ${countOf(total.turns, "turn")}, ${countOf(total.requests, "model request")}`);
 }
 
 /**
- * Warns of tokens that never expire, because nobody notices when they are stolen, of tokens that nobody has used for a long
- * time, and of expired tokens.
+ * Warns of expired tokens, of tokens that nobody has used for a long time, and of tokens that never expire, because a
+ * thief could use them forever.
  */
 async function tokens({ fleet, fix }: RecordsContext): Promise<Finding> {
   const all = await fleet.tokens.list();
@@ -222,7 +239,7 @@ async function freePorts({ fleet }: RecordsContext): Promise<Finding> {
   );
 }
 
-/** Checks that every host serves, has our version, and accepts connections. */
+/** Checks that every host serves, has the version of this command, and accepts connections. */
 async function hosts({ fleet, quick }: RecordsContext): Promise<Finding> {
   const all = await fleet.hosts.list();
   const found = await Promise.all(all.map(async (host) => await troubleOf(host, quick)));

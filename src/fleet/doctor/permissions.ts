@@ -9,7 +9,7 @@ export interface StateContext extends SettingsContext {
   fix: boolean;
 }
 
-/** How many files to check. More would take long, and usually the first ones already show a mistake. */
+/** How many files to check. More would take long, and the first files usually show a mistake already. */
 const MOST_FILES = 20_000;
 /** Agents write below these folders. The check does not enter them, because the fleet reads as little there as it can. */
 const OF_AGENTS = new Set(["home", "session-state"]);

@@ -27,7 +27,7 @@ export const RECORDS: readonly Row<RecordsContext>[] = [
   { name: "stray processes", look: strayProcesses },
 ];
 
-/** Reports damaged records that the fleet replaced by older revisions, each with the changes that were lost. */
+/** Reports damaged records that the fleet replaced with older revisions, each with the changes that were lost. */
 async function damage({ fleet, fix }: RecordsContext): Promise<Finding> {
   await fleet.tokens.list();
   await fleet.records.readRest();
@@ -75,7 +75,10 @@ async function sessionsAreUsable({ fleet }: RecordsContext): Promise<Finding> {
   return { ...warning(detail, CLOCK_ADVICE), items: future };
 }
 
-/** A purge stays until each host has erased its part. Only a host that serves, or runs gc, can do that. */
+/**
+ * Reports unfinished purges. A purge is finished when each host has erased its part, which a host does while it runs
+ * `serve` or gc.
+ */
 async function purgesAreComplete({ fleet }: RecordsContext): Promise<Finding> {
   const purges = await fleet.records.purges();
   if (purges.length === 0) return ok("no erasure of a user's data is unfinished");

@@ -20,7 +20,7 @@ export interface ServiceRequest {
 
 const CONNECT_MS = 2_000;
 const ANSWER_MS = 5_000;
-/** The largest list of models that is read, in bytes. */
+/** The size of the largest list of models to read, in bytes. */
 const LARGEST_LIST = 4 * 1024 * 1024;
 
 /**

@@ -74,7 +74,7 @@ async function sandboxWorks({ config, env, stateRoot }: SettingsContext): Promis
   return { level, detail: `${what} on this machine`, items: failures, fix };
 }
 
-/** Reports the limits of each server, and those that nothing on this machine holds. */
+/** Reports the limits of each server, and warns of those that nothing on this machine can enforce. */
 function limitsHold({ config }: LoadedConfig): Finding {
   const limits = chooseLimits(config.sandbox.limits, "doctor")?.report;
   if (limits === undefined) return ok("none: a server may use as much as the machine has");

@@ -25,7 +25,7 @@ export const STATE_FOLDER: Row<LoadedConfig> = {
 
 export const DISK_SPACE: Row<LoadedConfig> = { name: "disk space", look: diskSpace };
 
-/** The check of the folder that all hosts share, if the configuration names one. */
+/** The check of the folder that all hosts share. Only for a configuration with such a folder. */
 export function sharedStorage(shared: string): Row<RecordsContext> {
   return {
     name: "shared storage",
@@ -53,7 +53,7 @@ async function diskSpace({ config, stateRoot }: LoadedConfig): Promise<Finding> 
 interface Space {
   path: string;
   bytes: number;
-  /** How many more files the disk can hold. Infinite if it has no fixed number. */
+  /** How many more files the disk can hold. Infinity if the file system has no fixed number of files. */
   files: number;
 }
 

@@ -15,8 +15,8 @@ const START_WAIT_MS = 30_000;
 export class ClientGroup extends Group {
   /**
    * Returns an SDK client that is connected to the user's own server, and starts the server if necessary. Further calls
-   * return the same client while it is connected. Only the server's process gets `gitHubToken`; the fleet does not
-   * record it. If the user is placed on another host, connects through the front door of that host.
+   * return the same client for as long as it is connected. Only the server's process gets `gitHubToken`; the fleet does
+   * not record it. If the user is placed on another host, connects through the front door of that host.
    *
    * @throws FleetError `FLEET_USAGE_INVALID` when `gitHubToken` would have to be sent to another host.
    */

@@ -29,12 +29,12 @@ const CODES = {
 /** Detailed descriptions of single servers, sessions and users, for people who operate the fleet. */
 export class DescriptionGroup extends Group {
   /**
-   * Describes one server, session or user of any host. If several have the same id, `server/ID`, `session/ID` or
-   * `user/ID` names one of them.
+   * Describes one server, session or user of any host. If several of them have the same id, `server/ID`, `session/ID`
+   * or `user/ID` selects one.
    *
    * @param name an id; for a server or a session also a unique prefix of its id; for a server also `ID@HOST`
-   * @throws FleetError `FLEET_NAME_NOT_FOUND` when nothing has this id, and `FLEET_SERVER_NOT_FOUND`,
-   * `FLEET_SESSION_NOT_FOUND` or `FLEET_USER_NOT_FOUND` when `name` begins with a kind; `FLEET_USAGE_INVALID` when
+   * @throws FleetError `FLEET_NAME_NOT_FOUND` when nothing has this id; instead `FLEET_SERVER_NOT_FOUND`,
+   * `FLEET_SESSION_NOT_FOUND` or `FLEET_USER_NOT_FOUND` if `name` begins with a kind; `FLEET_USAGE_INVALID` when
    * several kinds have this id.
    */
   async get(name: string): Promise<Description> {
@@ -68,7 +68,7 @@ export class DescriptionGroup extends Group {
     return isSessionId(id) ? await describeRecorded(this.parts, id) : null;
   }
 
-  /** Describes the only session whose id begins with the text, with or without a record. */
+  /** Describes the only session whose id begins with the text, even if it has no record. Null if no session matches. */
   async #session(text: string): Promise<SessionDescription | null> {
     const [ids = []] = await meantSessions(this.parts, [text], undefined);
     const id = onlyMeant(text, ids);

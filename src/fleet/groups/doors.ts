@@ -30,7 +30,7 @@ export interface ApiGroups {
   events: EventGroup;
 }
 
-/** The front doors of this process, and its addresses of the HTTP API. */
+/** The front doors of this process, and the addresses at which it serves the HTTP API. */
 export class DoorGroup extends Group {
   readonly #groups: ApiGroups;
   #common: Promise<Pick<HttpContext, "signOn" | "shares">> | undefined;
@@ -90,7 +90,10 @@ export class DoorGroup extends Group {
     return door;
   }
 
-  /** The state that all addresses of this process share, so that the limits of a user count once, and GitHub is asked once. */
+  /**
+   * The state that all addresses of this process share, so that a user's limits apply to all addresses together, and
+   * all addresses use the same answers from GitHub.
+   */
   async #sharedState(): Promise<Pick<HttpContext, "signOn" | "shares">> {
     this.#common ??= (async () => {
       const { Shares } = await import("../../gateway/state/door/shares.js");

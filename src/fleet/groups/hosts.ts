@@ -6,19 +6,19 @@ import * as arg from "../arguments.js";
 import type { Rebalanced, RebalanceRequest } from "../options.js";
 import { Group } from "./group.js";
 
-/** The hosts of the fleet, and the users' places on them. */
+/** The hosts of the fleet, and the placement of users on them. */
 export class HostGroup extends Group {
   /** Lists the hosts of the fleet, including those that are gone; empty if the store supports only one host. */
   async list(): Promise<HostRecord[]> {
     return await this.parts.directory.list();
   }
 
-  /** Lists the names of the hosts of the fleet; empty if the fleet has only one host. */
+  /** Lists the names of the hosts of the fleet; empty if the store supports only one host. */
   async names(): Promise<string[]> {
     return await this.parts.hosts.names();
   }
 
-  /** Returns all hosts, their servers, and the number of sessions. */
+  /** Returns all hosts, servers and users of the fleet, and the number of sessions. */
   async overview(): Promise<Overview> {
     return await lookAtAll(this.parts);
   }

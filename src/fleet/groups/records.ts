@@ -38,17 +38,25 @@ export interface WeakServer {
   lacks: Protection[];
 }
 
-/** A last use may be this far in the future, in milliseconds, because a clock may have been set back since then. */
+/** How far in the future a last use may be before it is reported, in milliseconds. A clock may have been set back. */
 const CLOCK_TOLERANCE_MS = 60_000;
 
-/** The recorded state, for the checks and repairs of `doctor`. Except for sessions, only the state of this host. */
+/**
+ * The recorded state, for the checks and repairs of `doctor`. The methods about servers and ports cover only this host.
+ */
 export class RecordGroup extends Group {
-  /** Returns the purges that are not complete: of which user, since when, and the hosts that still have to erase their part. */
+  /**
+   * Returns the unfinished purges, each with its user, its beginning, and the hosts that still have to erase their
+   * part. Leaves out purges that only a lost host still has to finish.
+   */
   async purges(): Promise<Purge[]> {
     return (await this.parts.store.purges.list()).filter(({ left }) => left === undefined);
   }
 
-  /** The number of users with limits of their own or groups, and those of them who have more sessions than they may have. */
+  /**
+   * Returns the number of users with their own limits or with groups, and those among them with more sessions than
+   * allowed.
+   */
   async userLimits(): Promise<{ users: number; exceeded: { user: string; used: number; max: number }[] }> {
     const { store, config } = this.parts;
     const records = await store.limits.list();
@@ -83,7 +91,10 @@ export class RecordGroup extends Group {
     for (const { id } of await store.sessions.list()) await store.leases.read(id);
   }
 
-  /** Finds sessions that their users cannot use. @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
+  /**
+   * Finds sessions that users cannot use, or that were last used in the future. @throws FleetError
+   * `FLEET_STORAGE_UNUSABLE` when the shared storage is not mounted.
+   */
   async sessionTroubles(): Promise<SessionTroubles> {
     const { store, directory } = this.parts;
     await directory.assertStorage(); // while the shared storage is missing, all histories look deleted

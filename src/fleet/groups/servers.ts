@@ -50,7 +50,7 @@ export class ServerGroup extends Group {
   /**
    * Starts the servers of many users in parallel.
    *
-   * @throws FleetError when some servers cannot be started, with a reason for each of them. The other servers run.
+   * @throws FleetError when some servers cannot be started. The message has the reason for each. The other servers run.
    */
   async spawnMany(users: readonly string[], options: SpawnManyRequest = {}): Promise<{ servers: ServerView[] }> {
     return { servers: await spawnEverywhere(this.parts.hosts, users, options) };
@@ -63,7 +63,7 @@ export class ServerGroup extends Group {
 
   /**
    * Lists the recorded servers of all hosts. Repairs records that a crash left wrong. If a host does not answer, adds a
-   * warning (`fleet.takeWarnings`) and shows its servers as it last recorded them (`away`).
+   * warning (`fleet.takeWarnings`) and shows its servers as it last recorded them, with `away` set to true.
    *
    * @throws FleetError `FLEET_USAGE_INVALID` when the fleet does not have the host of the filter.
    */
@@ -156,7 +156,7 @@ export class ServerGroup extends Group {
    * only after its new process answers.
    *
    * @throws FleetError when a new process does not start. The old process and all remaining servers keep running. The
-   * message contains the number of servers that were replaced before.
+   * message contains the number of servers that were replaced before that.
    */
   async restartRolling(ids: readonly string[], options: RollingRequest = {}): Promise<RollingResult> {
     const { signal, onProgress, ...request } = options;
@@ -174,9 +174,9 @@ export class ServerGroup extends Group {
   }
 
   /**
-   * Returns the last lines of a server's log, and the position from which {@link followLog} continues. Lines of the fleet
-   * begin with their time. The runtime prints no times, so with `since` the result has every line that may have been written
-   * since then.
+   * Returns the last lines of a server's log, and the position from which {@link followLog} continues. Lines from the
+   * fleet begin with their time, but lines from the runtime have no time. So with `since`, the result has every line
+   * that might have been written since then.
    */
   async logEnd(id: string, { lines, since, previous }: LogEndOptions): Promise<LogEnd> {
     const { host, server } = await this.parts.hosts.find(id);

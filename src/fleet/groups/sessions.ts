@@ -38,8 +38,8 @@ const START_WAIT_MS = 30_000;
 /**
  * The sessions of all users on all hosts.
  *
- * A method that takes an id throws `FLEET_SESSION_NOT_FOUND` when the session does not exist, and in the same way when
- * the user may not use it.
+ * A method that takes an id throws `FLEET_SESSION_NOT_FOUND` when the session does not exist, and also when the user
+ * may not use it.
  */
 export class SessionGroup extends ArchiveGroup {
   /**
@@ -85,9 +85,9 @@ export class SessionGroup extends ArchiveGroup {
   }
 
   /**
-   * Opens a session, runs one turn in it, and leaves it. In a collaborative session, holds the lease from the opening to the
-   * end, so that members on different servers do not disturb each other. With `key`, all calls of the user with this key run
-   * one turn, at any host and also after a crash. The later calls get its reply from the history. A cut turn does not run again.
+   * Opens a session, runs one turn in it, and leaves it. In a collaborative session, holds the lease throughout, so
+   * that members on different servers do not disturb each other. All calls of the user with the same `key` run one
+   * turn, on any host and even after a crash. Later calls return its reply from the history. A cut turn is not rerun.
    *
    * @throws FleetError like {@link resume} and {@link send}; `FLEET_SESSION_LOCKED` when the lease is not free in time;
    * `FLEET_IDEMPOTENCY_KEY_REUSED` when the key belongs to a call with another session, prompt, timeout or attachments.
@@ -101,7 +101,8 @@ export class SessionGroup extends ArchiveGroup {
   }
 
   /**
-   * Like {@link use}, and keeps the session open for a minute. Leaves an ephemeral session, or one with settings of its own.
+   * Like {@link use}, but keeps the session open for a minute, for its next turn. Still leaves a session that is
+   * ephemeral, is on another host, or was opened with `options.session`.
    */
   turn(id: string, prompt: string, options: UseOptions): PendingReply<TurnResult> {
     return new PendingReply(async (onDelta) => {
@@ -131,11 +132,10 @@ export class SessionGroup extends ArchiveGroup {
   }
 
   /**
-   * Returns the id of the session that a person means by a text: the session with this id, or else the only one whose id
-   * begins with the text. An id with its middle replaced by `…` matches, too, because tables on a terminal cut ids in this
-   * way. Returns the text unchanged if no session matches. Without `user`, looks among the sessions of all users.
-   *
-   * No other method does this, because an id in a program is always whole.
+   * Returns the id of the session that a person means by a text: the session with this id, or else the only one whose
+   * id begins with the text. An id with its middle replaced with `…` matches, too, because tables on a terminal cut ids
+   * in this way. Returns the text unchanged if no session matches. Without `user`, considers the sessions of all users.
+   * The other methods need the complete id of a session, because programs always have it.
    *
    * @throws FleetError `FLEET_SESSION_AMBIGUOUS` when several sessions match; `FLEET_SESSION_NOT_FOUND` when no session
    * matches and the text cannot be an id.
@@ -147,9 +147,7 @@ export class SessionGroup extends ArchiveGroup {
     return id ?? text;
   }
 
-  /**
-   * Returns for each text the ids of all sessions from which {@link find} chooses. Reads the list of sessions at most once.
-   */
+  /** For each text, returns the ids of the sessions that it may mean: the candidates from which {@link find} picks. */
   async matching(texts: readonly string[], { user }: { user?: string | undefined } = {}): Promise<string[][]> {
     return await meantSessions(this.parts, texts, user);
   }
@@ -160,10 +158,11 @@ export class SessionGroup extends ArchiveGroup {
   }
 
   /**
-   * Changes the purpose, the TTL or the members of a session. Only its owner may do that. With members, even with an empty
-   * list, the session is collaborative from then on.
+   * Changes the purpose, the TTL or the members of a session. Only its owner may do that. A list of `members`, even an
+   * empty one, makes the session collaborative.
    *
-   * @param options a field that is left out stays as it is. `purpose` null: none. `ttl` null: `session.ttl` counts
+   * @param options a field that is left out stays as it is. Null removes the purpose, or makes `session.ttl` apply
+   * @throws FleetError `FLEET_SESSION_CHANGED` when the session is not as `expected`.
    */
   async update(id: string, options: UpdateSessionOptions): Promise<SessionView> {
     const { user, ttl, members } = options;
@@ -178,8 +177,8 @@ export class SessionGroup extends ArchiveGroup {
   }
 
   /**
-   * Aborts the turn that runs in a session, whichever client began it. Resolves when the server has been told so, with
-   * whether a turn was running.
+   * Aborts the running turn of a session, no matter which client began it. Resolves once the server has accepted the
+   * abort. `aborted` is false if no turn was running.
    *
    * @throws FleetError `FLEET_SESSION_LOCKED` when another member of a collaborative session is in a turn.
    */
@@ -200,7 +199,6 @@ export class SessionGroup extends ArchiveGroup {
   /**
    * Returns the conversation so far, from the history on disk. Starts no server. Also works during a turn. Only the owner
    * and the members may read it. A warning (`fleet.takeWarnings`) reports lines of the history that cannot be read.
-   *
    * For a long conversation, {@link followTranscript} needs less memory.
    *
    * @param options.turns how many of the last turns to return; by default all
@@ -229,7 +227,7 @@ export class SessionGroup extends ArchiveGroup {
    * server. Only the owner and the members may read them. The runtime does not record deltas.
    *
    * @param options.after the id of the last event that the caller has. It may come from another process or host.
-   * @param options.follow whether to go on with the events that are added later, until the signal aborts
+   * @param options.follow whether to also yield the events that are added later, until the signal aborts
    * @throws FleetError like {@link transcript}; `FLEET_USAGE_INVALID` when the history does not have the event `after`.
    */
   followEvents(
@@ -241,7 +239,7 @@ export class SessionGroup extends ArchiveGroup {
 
   /**
    * Unloads idle sessions of all users from the memory of their servers, and keeps their state. Skips a session that is
-   * in a turn, under a lease, just being opened or not found, and reports the reason.
+   * in a turn, under a lease, being opened or not found, and reports the reason.
    *
    * @param what `ids`: these sessions. `max`: the least recently used ones, until at most `max` are in memory
    */
@@ -259,7 +257,8 @@ export class SessionGroup extends ArchiveGroup {
    *
    * @param options.ignoreNotFound whether to ignore sessions that are not found
    * @throws FleetError `FLEET_SESSION_NOT_FOUND` after all other sessions were deleted; `FLEET_SESSION_BUSY` or
-   * `FLEET_SESSION_LOCKED` when a session is in use. The error's `outcome` has the ids: `{ deleted, notFound }`.
+   * `FLEET_SESSION_LOCKED` when a session is in use. If other ids came before it, the error's `outcome` lists them:
+   * `{ deleted, notFound }`.
    */
   async delete(
     ids: readonly string[],
@@ -272,8 +271,8 @@ export class SessionGroup extends ArchiveGroup {
   }
 
   /**
-   * Makes each reachable host delete its sessions that are past their TTL and not in use, and its dead servers with
-   * their folders. Can run at any time, even beside another gc. If it is killed, the next run completes its work.
+   * Makes each reachable host delete its unused sessions that are past their TTL, and its dead servers with their
+   * folders. Can run at any time, even in parallel with another gc. If it is killed, the next run completes its work.
    *
    * @throws FleetError `FLEET_DURATION_INVALID` or `FLEET_USER_INVALID` when an option is not allowed.
    */

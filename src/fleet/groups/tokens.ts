@@ -23,7 +23,7 @@ export class TokenGroup extends Group {
    * Issues a token that lets clients of the user connect to the front door. Only the result contains the token. The
    * fleet stores a hash of it.
    *
-   * @param options.ttl how long the token is valid, such as `30d`, or `never`: until it is revoked. Default:
+   * @param options.ttl how long the token is valid, such as `30d`; with `never`, until it is revoked. Default:
    * `identity.tokenTtl`
    * @param options.scopes the actions that the token allows. Default: `use`
    * @param options.sessionId the only session that the token is valid for. The user owns it or is a member
@@ -45,8 +45,8 @@ export class TokenGroup extends Group {
   }
 
   /**
-   * Issues a code with which a browser signs in to the console as the user, once within five minutes. The console then has a
-   * token with these scopes for eight hours.
+   * Issues a one-time code, with which a browser can sign in to the console as the user within five minutes. The
+   * console then gets a token that has these scopes and is valid for eight hours.
    *
    * @param options.scopes the actions that the code allows. Default: `use`
    * @param options.sessionId the only session that the code is valid for. The user owns it or is a member
@@ -62,10 +62,10 @@ export class TokenGroup extends Group {
   }
 
   /**
-   * Issues a token that replaces another one: with the same user, scopes, session and lifetime. Both are valid for a while, so
-   * that clients can change from one to the other.
+   * Issues a token that replaces the token `id` and has the same user, scopes, session and lifetime. Both tokens are
+   * valid for a while, so that clients can change from the old token to the new one.
    *
-   * @param options.overlap how long the old token stays valid, at most until its own end. Default: `24h`
+   * @param options.overlap how long the old token stays valid, but never longer than before. Default: `24h`
    * @throws FleetError `FLEET_TOKEN_NOT_FOUND` when the old token does not exist or has expired.
    */
   async rotate(id: string, { overlap = "24h" }: { overlap?: Duration } = {}): Promise<RotatedToken> {
@@ -93,8 +93,9 @@ export class TokenGroup extends Group {
   }
 
   /**
-   * Revokes tokens by their ids, or all tokens of a user. Each host remembers it, so that nobody who may write to Redis can
-   * undo it. A warning names the hosts that could not be told. Resolves with all ids, even of tokens that did not exist.
+   * Revokes tokens by their ids, or all tokens of a user. Each host remembers the revocation, so that a person who can
+   * write to Redis cannot undo it. A warning names the hosts that could not be told. With `ids`, resolves with all of
+   * them, even if no such token existed.
    */
   async revoke(which: { ids: readonly string[] } | { user: string }): Promise<{ revoked: string[] }> {
     const { store, events } = this.parts;
@@ -137,7 +138,9 @@ export class TokenGroup extends Group {
   }
 }
 
-/** Records that a token was issued. If that fails, deletes it, because nobody has it so far. */
+/**
+ * Records in the audit log that a token was issued. If that fails, deletes the token, which nobody has received so far.
+ */
 export async function recordIssue(
   { events, store }: Pick<FleetParts, "events" | "store">,
   { id, user, scopes, sessionId }: IssuedToken,

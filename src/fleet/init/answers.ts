@@ -9,7 +9,10 @@ export type Source = (typeof SOURCES)[number];
 /** The answers that depend on the source. */
 export type Field = "baseUrl" | "apiKeyEnv" | "model" | "tokenEnv";
 
-/** The answers of a person, or the values of flags. A `tokenEnv` of null stands for the login of `gh`. */
+/**
+ * The answers that a person gave, or the values of flags. If `tokenEnv` is null, the token comes from the login of
+ * `gh`.
+ */
 export interface Answers extends Partial<Record<Field, string | null | undefined>> {
   source: Source;
   isolation: "per-user" | "shared";
@@ -20,7 +23,7 @@ export interface Question {
   /** The name of the flag that answers the question. */
   flag: string;
   text: string;
-  /** The usual answer. Null if no answer is needed. Undefined if the person has to give an answer. */
+  /** The default answer. Null: the person may leave the question open. Undefined: the person has to answer. */
   initial: string | null | undefined;
 }
 
@@ -34,7 +37,7 @@ export const FIELD_FLAGS: Readonly<Record<Field, string>> = {
   tokenEnv: "--token-env",
 };
 
-/** The answers that each source needs or takes, in the order of the questions. */
+/** The answers that each source needs or accepts, in the order of the questions. */
 export const FIELDS: Readonly<Record<Source, readonly Field[]>> = {
   github: ["tokenEnv", "model"],
   openai: ["baseUrl", "apiKeyEnv", "model"],
@@ -95,7 +98,7 @@ export interface SourceOffer {
   found: string | null;
 }
 
-/** The sources. Those that were found on this machine come first. */
+/** Returns all sources, with those that were found on this machine first. */
 export function offers({ tokenVariable, hasGhLogin, keyVariables, ollama }: Detected): SourceOffer[] {
   const key = (name: string) => (keyVariables.includes(name) ? `${name} is set` : null);
   const login = hasGhLogin ? "gh is logged in" : null;
@@ -118,7 +121,7 @@ export function offers({ tokenVariable, hasGhLogin, keyVariables, ollama }: Dete
   return [...all.filter(({ found }) => found !== null), ...all.filter(({ found }) => found === null)];
 }
 
-/** The source that `--yes` takes. */
+/** The source that `--yes` chooses: the first one that was found on this machine, or else the echo model. */
 export function usualSource(detected: Detected): Source {
   const [first] = offers(detected);
   return first === undefined || first.found === null ? "echo" : first.source;

@@ -33,7 +33,10 @@ export interface Written {
   trusted: TrustView | null;
   /** Variables that take precedence over a value in the file. */
   overriddenBy: string[];
-  /** The project file in a folder above, which the new file replaces in this folder; null if no such file exists. */
+  /**
+   * The project file in a folder above that no longer applies in this folder because of the new file; null if there is
+   * none.
+   */
   replaces: string | null;
 }
 
@@ -74,7 +77,7 @@ export async function tryPrompt(settings: PartialConfig, env: NodeJS.ProcessEnv,
   });
 }
 
-/** Writes the file as a whole, and trusts it if it is a project's file with guarded keys. */
+/** Writes the complete file or nothing, and trusts it if it is a project file with guarded keys. */
 export async function writeSettings(
   target: InitTarget,
   settings: PartialConfig,
@@ -96,7 +99,7 @@ export async function writeSettings(
   };
 }
 
-/** Whether the settings have a value under this dotted name, or null for a section that contains it. */
+/** Whether the settings have a value for this dotted name. If a section is null, every name in it has a value. */
 function isSet(settings: PartialConfig, name: string): boolean {
   let value: unknown = settings;
   for (const part of name.split(".")) {
@@ -113,8 +116,8 @@ async function trust(path: string, options: InitOptions): Promise<TrustView | nu
 }
 
 /**
- * Writes a new file under another name and then gives it its name, so that no reader sees half of it. A user's own file may
- * later contain a store's password, so only the user can read it.
+ * Writes the file under a temporary name and then moves it into place, so that nobody can read half of it. A user's own
+ * file may later contain a store's password, so only the user can read it.
  */
 function writeWhole(target: InitTarget, text: string): void {
   const { path, kind, force } = target;
@@ -135,7 +138,9 @@ function writeWhole(target: InitTarget, text: string): void {
   }
 }
 
-/** Adds to the error of a failed prompt that no file was written. Leaves out advice about the temporary fleet. */
+/**
+ * Rewords the error of a failed prompt: adds that no file was written, and removes advice about the temporary fleet.
+ */
 export function withoutFile(error: FleetError): FleetError {
   return error.reworded(({ message, suggestions }) => ({
     message: `${asSentence(message)} No file was written.`,

@@ -17,14 +17,16 @@ export interface HostCertificate {
   certificate: string;
 }
 
-/** The public key of this host. Makes the key if there is none. */
+/** Returns the public key of this host. Creates the key if this host has none. */
 export function showHostKey(options: Pick<FleetOptions, "env" | "cwd" | "configFile">): HostKeyResult {
   const { config, stateRoot } = loadConfig({ env: process.env, cwd: process.cwd(), ...options });
   checkState(config, stateRoot);
   return { host: ownHostName(config, stateRoot), key: ensureHostKey(stateRoot).x };
 }
 
-/** @param hostKey `NAME=KEY` @param caKey the path of the fleet's private key */
+/**
+ * Signs a host's name and key with the fleet's key. @param hostKey `NAME=KEY` @param caKey the path of the private key
+ */
 export function signHostKey(hostKey: string, caKey: string): HostCertificate {
   const [, host, key] = /^([a-z0-9][a-z0-9.-]{0,62})=([A-Za-z0-9_-]{43})$/.exec(hostKey) ?? [];
   if (host === undefined || key === undefined) {

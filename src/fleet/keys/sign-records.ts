@@ -6,9 +6,12 @@ import type { FleetOptions } from "../options.js";
 import { checkState, openState } from "../state.js";
 
 export interface SignOptions extends Pick<FleetOptions, "env" | "cwd" | "configFile"> {
-  /** Whether to sign also records whose signature is wrong or comes from a key that this host does not have. */
+  /** Whether to also sign records whose signature is wrong or comes from a key that this host does not have. */
   all: boolean;
-  /** Receives the records before anything is signed. It may throw to prevent that. */
+  /**
+   * Called with the records before any is signed, unless earlier keys of this host signed all of them. May throw to
+   * prevent the signing.
+   */
   confirm: (records: readonly SignatureFinding[]) => Promise<void>;
 }
 
@@ -33,7 +36,8 @@ export async function signRecords({ all, confirm, ...options }: SignOptions): Pr
     signatures.allowNewKey();
     const found = await signatures.find();
     const isForeign = ({ verdict }: SignatureFinding) => verdict === "unknown-key" || verdict === "wrong";
-    // Without this, a host that lacks the key of the others would make one, and lock the others out.
+    // Otherwise, a host that lacks the key of the other hosts would create its own, which would lock the other hosts
+    // out.
     if (!all && signatures.keyId === null && found.some(isForeign)) throw signatures.missingKey();
     const wanted = found.filter((finding) => all || !isForeign(finding));
     if (wanted.some(({ verdict }) => verdict !== "outdated")) await confirm(wanted);

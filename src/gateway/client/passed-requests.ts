@@ -58,8 +58,8 @@ export class PassedRequests {
       await this.#assertAllowedNow(handling, method, record);
     }
     const allowed = handling.permits === true ? permitted(this.#state, link, request, record) : params;
-    // Only the client that provided the tool may approve it. Give this client the reply for an answer that comes too
-    // late.
+    // Only the client that provided the tool may approve it. Reply to this client as the runtime replies to an answer
+    // that comes too late.
     if (allowed === null) requests.reply(request, { success: false });
     else this.#forward(handling, link, { ...request, params: allowed }, record);
   }

@@ -75,7 +75,9 @@ export class SessionCalls {
    * Deletes a session that is on this host.
    *
    * @returns the server's answer
-   * @throws RpcError when the server refuses.
+   * @throws FleetError `FLEET_METHOD_DENIED` for a member; `FLEET_SESSION_LOCKED` while somebody has the lease;
+   * `FLEET_STATE_UNWRITABLE` when the server could not delete the session; `RpcError` when the server refuses; and the
+   * errors of `Opener.linkFor`.
    */
   async deleteHere(method: string, record: SessionRecord): Promise<unknown> {
     const { door, user, attachments } = this.#state;
@@ -89,8 +91,8 @@ export class SessionCalls {
     await directory.assertStorage();
     const link = await this.#opener.linkFor(record);
     const result = (await link.upstream.ask(method, { sessionId: id })) as { success?: unknown };
-    // If the client chose the session's folder, the runtime may not find the session. Then it deletes nothing. Keep the
-    // record, because the session still exists.
+    // If the client chose the session's folder, the runtime may fail to find the session, and then deletes nothing. In
+    // that case, keep the record, because the session still exists.
     const goesOn = result.success !== true && hasOwnFolder(attachments.get(id)?.asked ?? {});
     if (!goesOn) {
       if (readSessionFolder(link.server.home, id) === null) await store.sessions.delete(id);

@@ -7,7 +7,7 @@ import type { ServerLink } from "../state/links.js";
 import type { ClientRequest, Params } from "../wire/client-message.js";
 import { methodDenied } from "../wire/refusals.js";
 
-/** Refuses a member's request that would replace a tool of another user. */
+/** Refuses a member's request that only the owner may make, or that would replace another user's tool. */
 export function checkTools(state: ClientState, { method, params }: ClientRequest, record: SessionRecord): void {
   const { user, door } = state;
   if (record.owner === user) return;

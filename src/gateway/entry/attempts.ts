@@ -6,11 +6,14 @@ import type { Clock } from "../../runtime/clock.js";
  */
 const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 8_000;
-/** The count of an id's failures falls by one in this time, in milliseconds. */
+/** How long it takes until an id's count of failures falls by one, in milliseconds. */
 const FORGIVEN_MS = 10_000;
-/** How many ids the door remembers. For one more id, it forgets the oldest, so that nobody can fill the memory. */
+/**
+ * How many ids the door remembers. When another id comes, the door forgets the oldest, so that nobody can fill the
+ * memory.
+ */
 const MAX_IDS = 10_000;
-/** How many answers the door delays at the same time. For one more, it sends the oldest of them at once. */
+/** How many answers the door delays at the same time. To delay another one, it sends the oldest at once. */
 const MAX_DELAYED = 256;
 
 interface Failures {

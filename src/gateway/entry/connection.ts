@@ -19,7 +19,7 @@ import { atExpiry } from "./expiry.js";
 
 /** The longest frame that a connection may send before it has shown a token, in bytes. That is enough for `connect`. */
 const HELLO_BYTES = 16 * 1024;
-/** The same where clients may show JSON Web Tokens, which may be long. */
+/** The same limit, if clients may show JSON Web Tokens, which may be long. */
 const LONG_HELLO_BYTES = 24 * 1024;
 /** The limit on unread bytes ends a connection only if its unfinished frame already has more bytes than this. */
 const SMALL_BYTES = 64 * 1024;
@@ -57,7 +57,7 @@ export class Connection {
   readonly #attempts: Attempts;
   readonly #calls: HostCalls;
   readonly #report: Reporter;
-  /** Ends the time for `connect`. */
+  /** Cancels the time limit for showing a token. */
   readonly #greeted: () => void;
   /** The messages that arrived after `connect` and before its answer. */
   readonly #early: ClientMessage[] = [];
@@ -215,7 +215,7 @@ export class Connection {
     }
   }
 
-  /** Answers `connect`, and takes the messages that arrived after it. */
+  /** Answers `connect`, and then handles the messages that arrived after it. */
   #open(id: ClientRequest["id"], greeting: Params, event: ConnectionEvent): void {
     this.#state = "open";
     this.socket.limitBytes = this.#door.config.serve.maxFrameBytes;
@@ -225,9 +225,7 @@ export class Connection {
     this.socket.letGo(this);
   }
 
-  /**
-   * Answers a second `connect` like a bare server. Does not look another token up, so that nobody can try tokens this way.
-   */
+  /** Answers a second `connect` like a bare server. Looks up no other token, so that nobody can try tokens this way. */
   #greetAgain({ id, params }: ClientRequest, { isSameToken, greeting }: Admission): void {
     if (isSameToken(params.token)) {
       this.socket.send(encodeMessage({ id, result: greeting }));

@@ -14,7 +14,9 @@ import type { ClientMessage, ClientRequest, Params } from "../wire/client-messag
 import type { ClientSocket } from "../wire/client-socket.js";
 import { errorFrame, methodDenied, REFUSED } from "../wire/refusals.js";
 
-/** How many calls of another host may be unanswered. A host makes one call at a time, so this only stops a faulty one. */
+/**
+ * How many calls of another host may be unanswered. A host makes one call at a time, so this only stops a faulty host.
+ */
 const MAX_OPEN_CALLS = 100;
 
 export interface HostCalls {
@@ -27,7 +29,10 @@ export interface HostCalls {
  * When the other host disconnects, its unfinished calls are aborted.
  */
 export class ControlConnection {
-  /** The other host signs it with each call. So nobody can repeat a call on another connection, or after a restart. */
+  /**
+   * A random text that the other host signs with each call, so that nobody can replay a call on another connection, or
+   * after a restart.
+   */
   readonly challenge = randomBytes(16).toString("base64url");
   readonly #socket: ClientSocket;
   readonly #calls: HostCalls;
@@ -130,8 +135,8 @@ interface Call {
 }
 
 /**
- * The error for a call that takes too long here. It has the same code as a call without an answer, because in both cases the
- * work may be done.
+ * The error for a call that takes too long here. It has the same code as a call without an answer, because in both
+ * cases the work may have been done.
  */
 function tooSlow({ method, limitMs }: Call, cause: unknown): FleetError {
   return new FleetError("FLEET_HOST_AWAY", `The other host did not finish ${quote(method)} within ${limitMs} ms.`, {

@@ -2,7 +2,10 @@ import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
 import type { Identity } from "../../identity/identity.js";
 import type { SignOn } from "../../identity/sign-on.js";
 
-/** The next look at a credential that is over by this machine's clock, but not by that of the store, in milliseconds. */
+/**
+ * If a credential has expired by this machine's clock but not by the store's clock, the door checks it again after this
+ * time, in milliseconds.
+ */
 const AGAIN_MS = 1_000;
 
 /** Calls `end` when the credential of an identity expires. Dispose the result when the connection ends. */

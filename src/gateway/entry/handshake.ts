@@ -14,13 +14,15 @@ const HANDSHAKE_RECORD = 0x16;
 const END_MS = 1_000;
 const TLS_ONLY = "This front door accepts only TLS.";
 
-/** One connection until its TLS handshake is complete. Before the handshake, it may owe a proxy's header. */
+/** One connection until its TLS handshake is complete. Before the handshake, a proxy may have to send its header. */
 export class Handshake {
   readonly isStranger = true;
   readonly isAuthenticating = false;
-  /** The client's address, without its port. Until a proxy's header has named it, it is the proxy's address. */
+  /**
+   * The client's address, without its port. Until a proxy's header has named the client, this is the proxy's address.
+   */
   address: string;
-  /** Resolves with the connection for the client's frames, or with null if there will be none. Never rejects. */
+  /** Resolves with the TLS connection; with null if the handshake fails or the connection ends first. Never rejects. */
   readonly secured: Promise<Socket | null>;
   readonly #raw: Socket;
   readonly #server: Server;
@@ -28,7 +30,7 @@ export class Handshake {
   readonly #areClientsChecked: boolean;
   readonly #clock: Clock;
   readonly #since: number;
-  /** Ends the time for the handshake. */
+  /** Cancels the time limit for the handshake. */
   readonly #cancel: () => void;
   #settle: (socket: Socket | null) => void = () => undefined;
   /** The bytes that have arrived before the handshake. */
@@ -64,7 +66,7 @@ export class Handshake {
     this.#over(socket);
   }
 
-  /** @param error an error of OpenSSL has the text for people in `reason` */
+  /** @param error an OpenSSL error has its readable text in `reason` */
   fail(error: Error & { reason?: string }): void {
     if (this.#state === "over") return;
     const detail = `The TLS handshake failed: ${error.reason ?? error.message}.`;

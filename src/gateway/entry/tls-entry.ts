@@ -12,7 +12,10 @@ export class TlsEntry {
   readonly #certificates: DoorCertificates;
   /** Does not listen. It gets the connections that the front door has accepted. */
   readonly #server: Server;
-  /** By the ends of their connections, because Node.js does not connect a TLS socket with the socket below it. */
+  /**
+   * The handshakes in progress, by the addresses of both ends of the connection, because Node.js does not reveal which
+   * socket is below a TLS socket.
+   */
   readonly #open = new Map<string, Handshake>();
 
   /** @throws FleetError `FLEET_CONFIG_INVALID` when the files cannot be used. */
@@ -42,7 +45,10 @@ export class TlsEntry {
     return this.#open.values();
   }
 
-  /** Uses new certificates for new connections when the files change. Connections stay as they are. Never rejects. */
+  /**
+   * Uses new certificates for new connections when the files change. Existing connections stay as they are. Never
+   * rejects.
+   */
   async watch(): Promise<void> {
     const { clock, closed, listeners } = this.#door;
     await watchCertificates(this.#certificates, {

@@ -2,8 +2,8 @@ import { lstatSync, realpathSync } from "node:fs";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 
 /**
- * Whether a path that a client named lies in the server's home after all links are resolved. All servers run as the same
- * user of the operating system, so only this check keeps a server out of the homes of other servers.
+ * Whether a path that a client named lies in the server's home after all links are resolved. All servers run as the
+ * same user of the operating system, so without a sandbox, only this check keeps a server out of other servers' homes.
  */
 export function isBelowHome(path: unknown, home: string): boolean {
   // Refuse "..": if a link comes before it, the runtime follows the link first and ends up in another folder.

@@ -3,7 +3,7 @@ import type { Params } from "../wire/client-message.js";
 /** Parameters that name a model service, or credentials for one. */
 const CREDENTIALS = ["provider", "providers", "gitHubToken", "gitHubTokenProviderRegistrationId"];
 
-/** Whether a client opens its session with a model service or a token of its own. */
+/** Whether the client names its own model service or token when it opens a session. */
 export function bringsCredentials(asked: Params): boolean {
   return CREDENTIALS.some((name) => asked[name] !== undefined && asked[name] !== null);
 }

@@ -2,7 +2,10 @@ import { type CreditConfig, creditLimit, isWithin } from "../../model/usage/cred
 import type { Params } from "../wire/client-message.js";
 import { methodDenied } from "../wire/refusals.js";
 
-/** Methods that ask the model outside a turn, in requests that the runtime adds to the credits of the session (1.0.85). */
+/**
+ * Methods that ask the model outside a turn. The runtime counts these model requests in the session's AI credits
+ * (1.0.85).
+ */
 const ASKING = new Set(
   `session.history.compact session.mcp.executeSampling session.fleet.start session.tasks.startAgent
   session.tasks.sendMessage session.commands.invoke session.commands.enqueue session.commands.execute
@@ -11,8 +14,8 @@ const ASKING = new Set(
 );
 
 /**
- * Methods whose requests to the model the runtime does not add to the credits of the session, and methods that shorten the
- * history, after which it forgets the credits of the removed turns (1.0.85).
+ * Methods that make a session's count of AI credits too low (1.0.85). The runtime does not count the model requests of
+ * some. The others shorten the history, after which the runtime no longer counts the credits of the removed turns.
  */
 const UNCOUNTED = new Set(
   `session.ui.ephemeralQuery session.history.summarizeForHandoff session.history.truncate session.history.rewind
@@ -25,8 +28,9 @@ export function asksModel(method: string): boolean {
 }
 
 /**
- * Refuses a request that would remove the credit limit of a session, raise it above that of the fleet, or get round it. A client
- * raises it with an option, or with the answer to the runtime's question what to do at the limit.
+ * Refuses a request that would remove a session's credit limit, raise it above the fleet's limit, or bypass it. A
+ * client can change the limit with the option `sessionLimits`, or with its answer when the runtime asks what to do at
+ * the limit.
  */
 export function checkCredits(method: string, asked: Params, config: CreditConfig): void {
   const most = creditLimit(config);
@@ -42,10 +46,10 @@ function keeps(method: string, params: Params, most: number): boolean {
   return !changesLimit(method, params) || (actionIn(params) === "set" && isWithin(response, most));
 }
 
-/** The answer to the runtime's question what to do when a session has used up its AI credits. */
+/** The method by which a client answers the runtime's question what to do when a session has used up its AI credits. */
 const LIMIT_ANSWER = "session.ui.handlePendingSessionLimitsExhausted";
 
-/** Whether a request answers that question with another limit. */
+/** Whether a request answers that question with anything but `cancel`, which would change the limit. */
 export function changesLimit(method: string, params: Params): boolean {
   return method === LIMIT_ANSWER && actionIn(params) !== "cancel";
 }

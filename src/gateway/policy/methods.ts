@@ -65,7 +65,7 @@ export interface SessionHandling extends Columns {
    *   a private session.
    * - `own turn`: only during the client's own turn, because the method queues prompts, and these begin a turn when no
    *   turn is running
-   * - `never`: the method makes the model work, or changes the history, outside a turn
+   * - `never`: not at all, because the method makes the model work, or changes the history, outside a turn
    */
   readonly collaborative?: "free" | "steer" | "own turn" | "never";
   /** Cancels the client's waiting prompts. A user who has reached a limit may still use the method. */
@@ -76,16 +76,14 @@ export interface SessionHandling extends Columns {
   readonly permits?: true;
   /** The work that the door still has to do when the server has answered: see `passed-requests.ts`. */
   readonly finish?: "unload" | "keepTools" | "recordFork";
-  /**
-   * The answer for a session that does not exist. Set only for methods for which a bare server does not answer with an
-   * error.
-   */
+  /** The answer for a session that does not exist. Set only if a bare server does not answer with an error. */
   readonly missing?: (sessionId: string) => object;
 }
 
 /**
- * Every method that the SDKs 1.0.5 to 1.0.15-preview.4 send, because each client brings its own SDK. The front door refuses
- * all other methods. `test/gateway/methods.test.ts` fails when one of these SDKs, or the installed one, sends another.
+ * Every method that the SDKs 1.0.5 to 1.0.15-preview.4 send, because each client brings its own SDK. The front door
+ * refuses all other methods. `test/gateway/methods.test.ts` fails when one of these SDKs, or the installed one, sends
+ * another method.
  */
 const TABLE: readonly (readonly [Handling, string])[] = [
   [{ about: "nothing", handler: "refuse" }, `connect ${REFUSED_METHODS.join(" ")}`],
@@ -129,7 +127,7 @@ const TABLE: readonly (readonly [Handling, string])[] = [
   ],
   [{ about: "user", handler: "deleteMany", own: true }, "sessions.bulkDelete"],
   [{ about: "user", handler: "prune", own: true }, "sessions.pruneOld"],
-  // With scope `read`, the door leaves out all settings: see `viewer.ts`.
+  // If a client has only the scope `read`, the door removes all settings: see `viewer.ts`.
   [{ about: "session", handler: "open", paced: true, scope: "read" }, "session.resume"],
   [{ about: "session", handler: "send", paced: true }, "session.send session.sendMessages"],
   [
@@ -273,11 +271,11 @@ const METHODS = new Map(TABLE.flatMap(([handling, names]) => names.split(/\s+/).
 
 const UNKNOWN: Handling = { about: "nothing", handler: "refuse" };
 
-/** The kind of action that a method is, for the policy. */
+/** The action that the policy checks for a method: an `…All` action if the method reaches beyond one session. */
 export function actionOf(handling: Handling): Action {
   if (handling.about === "nothing") return "read";
   const { about, handler, own, scope = "use" } = handling;
-  // The door narrows the lists itself.
+  // The door itself removes from the answers of `list` and `last` the sessions that the client must not see.
   const reachesAll =
     about === "user"
       ? own === true || !["pass", "list", "last"].includes(handler)

@@ -31,9 +31,9 @@ export function reachOf(
 }
 
 /**
- * Whether the client may use files and programs on the server's machine. The setting "auto" allows that where the server's
- * sandbox keeps everything else out of reach. A Redis without a password is in reach, because sandboxes leave the network
- * open.
+ * Whether the client may use files and programs on the server's machine. The setting "auto" allows that if the server's
+ * sandbox keeps everything else out of reach. A Redis without a password counts as in reach, because a sandbox may
+ * leave the network open. So does a provider's key in the server's memory.
  */
 export function reachesHost({ own, config, sandbox }: Reach): boolean {
   const { host } = config.session;
@@ -45,7 +45,10 @@ function hasOpenStore({ store }: Config): boolean {
   return store.kind === "redis" && readRedisUrl(store.url)?.password == null;
 }
 
-/** Whether the provider's key may be in the memory of the server, which may have started before the model gateway was on. */
+/**
+ * Whether the server's memory may contain the provider's key. A server that started before the model gateway was turned
+ * on may still have it.
+ */
 function mayHaveKey(config: Config, sandbox: SandboxReport): boolean {
   return givesKeyToServers(config) || (hasKey(config.provider) && sandbox.not.includes("provider-key"));
 }
@@ -141,8 +144,8 @@ export function decide(
 }
 
 /**
- * Removes approvals from a client's answer to a hook, so that a client that may not approve tools cannot approve them by a
- * hook.
+ * Removes approvals from a client's answer to a hook, so that a client that may not approve tools cannot do so in this
+ * way.
  */
 export function withoutApproval(result: unknown): unknown {
   if (Array.isArray(result)) return result.map(withoutApproval);

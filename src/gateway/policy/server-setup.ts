@@ -6,7 +6,7 @@ import { hostDenied, methodDenied } from "../wire/refusals.js";
 import { reachesHost, reachOf } from "./reach.js";
 
 /*
- * Settings of a whole server that a client may make before its first session.
+ * Settings of a whole server that a client may change before its first session.
  *
  * - When the server ends, the runtime forgets the settings, and the client cannot repeat them while sessions are loaded.
  *   So the client's connection ends with the server, as it does on a bare server.

@@ -11,18 +11,24 @@ import { decidesOnTools, type Reach, reachesHost } from "./reach.js";
 import { hasCredentials } from "./server-setup.js";
 import { checkToolSandbox } from "./tool-sandbox.js";
 
-/** The facts that decide which settings a client may make on its session, and which settings the fleet adds. */
+/** The facts that decide which settings a client may choose for its session, and which settings the fleet adds. */
 export interface Surroundings extends Reach {
   /** Whether the session belongs to another user, who made this user a member. */
   member: boolean;
   isolation: Isolation;
   /** `COPILOT_HOME` of the server. */
   home: string;
-  /** The sandbox that the fleet sets for the tools of each session. */
+  /** The sandbox that the fleet sets for the tools of each session. Null if it sets none. */
   toolSandbox: ToolSandbox | null;
-  /** The fleet's model provider with its key. */
+  /**
+   * The session's model provider. By default, its key is a token that the model gateway accepts for this session. Null
+   * without a provider.
+   */
   provider: object | null;
-  /** The user's own GitHub token, on a server that is not the user's own. */
+  /**
+   * The GitHub token of the session's owner. Null if the server has it for all of its sessions, or if there is a
+   * provider.
+   */
   gitHubToken: string | null;
 }
 
@@ -56,7 +62,7 @@ const APPROVING = ["managedSettings", "enableManagedSettings"];
 
 /**
  * The fleet's settings for every session on a shared server. They keep the session away from the host and from other
- * sessions, so the client cannot change them. The SDK's `mode: "empty"` makes the same settings (client.js,
+ * sessions, so the client cannot change them. The SDK's `mode: "empty"` sets the same values (client.js,
  * configDefaultsForMode).
  */
 const APART = {
@@ -195,7 +201,10 @@ function apart(asked: Params, record: SessionRecord, { config, isolation, member
   return { ...APART, hooks, availableTools: allowedTools(asked, allowed) };
 }
 
-/** The allowed tools that the client chose, and all of the client's own tools, because those run in the client. */
+/**
+ * The allowed tools that the client chose, and the client's own tools (`custom:`), because those run in the client. If
+ * the client sends `availableTools`, only tools in that list pass.
+ */
 function allowedTools({ availableTools }: Params, allowed: readonly string[]): string[] {
   if (!Array.isArray(availableTools)) return [...allowed, "custom:*"];
   const names = availableTools.filter((name) => typeof name === "string");

@@ -3,8 +3,8 @@ import type { Params } from "../wire/client-message.js";
 import { methodDenied } from "../wire/refusals.js";
 
 /**
- * Refuses a request that would change the sandbox of the tools in a session, if the fleet has set it. The value null, too,
- * because the runtime then turns that sandbox off (measured with 1.0.85).
+ * If the fleet has set the sandbox for the tools of a session, refuses a request that would change it. This includes
+ * `sandboxConfig: null`, because the runtime then turns the sandbox off (measured with 1.0.85).
  */
 export function checkToolSandbox(method: string, asked: Params, toolSandbox: ToolSandbox | null): void {
   if (toolSandbox === null) return;

@@ -3,9 +3,10 @@ import { decide } from "../../identity/policy.js";
 import type { ClientRequest } from "../wire/client-message.js";
 
 /**
- * The `session.resume` of a client that may only read. It opens a session without any settings, because tools, hooks, instructions
- * and the model of a client affect the session's turns. It does not add an event to the session's history either. It asks for
- * streaming, because the runtime (1.0.85) would otherwise end the streaming to the session's other clients.
+ * Replaces the `session.resume` of a client that may only read. The new request has no settings, because a client's
+ * tools, hooks, instructions and model affect the session's turns. It adds no event to the session's history
+ * (`disableResume`). It asks for streaming, because otherwise the runtime (1.0.85) stops streaming to the session's
+ * other clients.
  */
 export function asViewer(request: ClientRequest, identity: Identity): ClientRequest {
   if (decide(identity, "use", "none") === "allowed") return request;

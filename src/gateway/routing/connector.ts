@@ -12,7 +12,7 @@ import { Incoming } from "./incoming.js";
 import type { PeerDialer } from "./peer-dialer.js";
 import { openUpstream } from "./upstream.js";
 
-/** How long a server may take to accept a connection, in milliseconds. */
+/** How long a server may take to accept a connection and answer `connect`, in milliseconds. */
 const CONNECT_MS = 30_000;
 
 /** Connects one client to servers of this host and to the front doors of other hosts. */
@@ -60,7 +60,7 @@ export class Connector {
     const { links } = this.#state;
     const id = peerLinkId(host);
     const live = links.peer(id);
-    // A host that was started again may listen on another address.
+    // A restarted host may listen on another address.
     if (live?.host.door === host.door) return live;
     live?.upstream.destroy();
     const open = async (opening: AbortSignal) => await this.#toHost(id, host, opening);

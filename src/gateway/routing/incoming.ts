@@ -12,7 +12,7 @@ import { endsTurn, eventIn, promptIn } from "../wire/events.js";
 
 const UNAUTHORIZED = 401;
 
-/** Takes the messages that arrive over one link, and passes on those that the client may see. */
+/** Handles the messages that arrive over one link, and forwards to the client those that it may see. */
 export class Incoming implements RpcListener {
   /** Set once the other end has answered `connect`. The other end sends nothing before that. */
   link: Link | undefined;
@@ -58,8 +58,8 @@ export class Incoming implements RpcListener {
     // If the client now has the session open on another link, drop the messages that this link still sends about the
     // session. Keep `session.lifecycle`, which the runtime sends to every client.
     const isLeft = attachment !== undefined && here === undefined && method !== "session.lifecycle";
-    // On a server that others use too, the client must see only sessions that it opened. The same applies if its identity is
-    // valid for only one of the sessions there.
+    // On a server that is not the user's own, the client must see only sessions that it opened. The same applies on the
+    // user's own server if the client's identity is valid for only one session.
     const isNarrow = !link.own || identity.sessionId !== undefined;
     const isOthers = isNarrow && (here === undefined || isOfAnother(message, here));
     if (isOthers || isLeft) {
@@ -143,8 +143,8 @@ export class Incoming implements RpcListener {
 
 /**
  * Whether a `session.lifecycle` event may be about another user's session with the same id. While `heard` is false, the
- * client's session may be deleted without notice, and another user may reuse its id. A `session.deleted` is harmless,
- * so it passes.
+ * client's session may have been deleted unnoticed, and another user may have reused its id. A `session.deleted` is
+ * harmless, so it passes.
  */
 function isOfAnother(message: ServerMessage & { kind: "request" | "notification" }, { heard }: Attachment): boolean {
   if (heard || message.kind === "request" || message.method !== "session.lifecycle") return false;

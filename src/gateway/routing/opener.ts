@@ -16,8 +16,8 @@ import { type Opening, upstreamTransport } from "./upstream-transport.js";
 export const OPEN_MS = 30_000;
 
 /**
- * Finds or starts the servers of one client on this host, and opens its sessions there. {@link Router} shows the order of
- * the steps.
+ * Finds or starts the servers of one client on this host, and opens the client's sessions there. {@link Router} shows
+ * the order of the steps.
  */
 export class Opener {
   readonly #state: ClientState;
@@ -71,7 +71,7 @@ export class Opener {
     const request = { record, user, isTurn: false, waitMs: OPEN_MS, signal: limit.signal, sharedUntil: door.closed };
     return await translated(record.id, async () => {
       await using use = await useSession(door.sessions.context, request);
-      // Do not repeat a creation that failed: the id is free again, and the client may create the session itself.
+      // Do not retry a failed creation, because `SessionCalls.create` then frees the id, and the client may retry.
       const transport = upstreamTransport(this.#state, this.#connector, opening);
       const link = await use.open(transport, { isNew, isOnce: isNew });
       await door.sessions.recordModel(record, opening.asked.model);
@@ -86,7 +86,10 @@ export class Opener {
   }
 }
 
-/** Turns errors into those that clients of a bare server know, and a timeout into `FLEET_SERVER_UNREACHABLE`. */
+/**
+ * Replaces `FLEET_SESSION_NOT_FOUND` with {@link noSuchSession}, whose text clients check for, and a timeout with
+ * `FLEET_SERVER_UNREACHABLE`.
+ */
 async function translated<T>(sessionId: string, open: () => Promise<T>): Promise<T> {
   try {
     return await open();

@@ -20,9 +20,9 @@ const CONNECT_MS = 2_000;
 const ANSWER_MS = 30_000;
 
 /**
- * Connects one client to the front doors of other hosts. In its `connect`, it names this host as the host that relays the
- * client. It sends a token that is valid for this connection alone, and not the client's own one. See `#credential` for the
- * only exception.
+ * Connects one client to the front doors of other hosts. Its `connect` names this host as the relaying host, and shows
+ * a token that is valid only for this connection, not the client's own token. `#credential` describes the only
+ * exception.
  */
 export class PeerDialer {
   readonly #own: string;
@@ -35,7 +35,7 @@ export class PeerDialer {
 
   /**
    * @param own the name of this host
-   * @param settings those of this host, for TLS
+   * @param settings this host's settings for connections to other hosts
    * @param hello the client's own parameters of `connect`, without its token
    */
   constructor(
@@ -55,13 +55,14 @@ export class PeerDialer {
   }
 
   /**
-   * @throws FleetError `FLEET_HOST_AWAY`, `FLEET_TOKEN_REFUSED`; `RpcError` when the other front door refuses the client.
+   * @throws FleetError `FLEET_HOST_AWAY`, `FLEET_TOKEN_REFUSED`; `FLEET_CONFIG_INVALID` when the files of `host.tls`
+   * cannot be used; `RpcError` when the other front door refuses the client.
    */
   async open(host: HostRecord, listener: RpcListener, signal: AbortSignal): Promise<OpenUpstream> {
-    // Check the token again, because it may have expired or been revoked since the client connected. The other front
-    // door would count it as a wrong token from this host, and delay its answer.
+    // Check the token again, because it may have expired or been revoked since the client connected. Otherwise the
+    // other front door would count a wrong token of this host, and delay its answer.
     if (!(await this.#signOn.isStillGood(this.#identity))) throw tokenEnded();
-    peerEndpoint(host, this.#settings, ""); // refuses a host that cannot be reached before a token is made
+    peerEndpoint(host, this.#settings, ""); // if the host cannot be reached, throws before a token is issued
     const { id, token } = await this.#credential(host);
     const endpoint = peerEndpoint(host, this.#settings, token);
     const hello = { ...this.#hello, fleet: { via: this.#own, hops: 1 } };
@@ -69,7 +70,7 @@ export class PeerDialer {
     try {
       return await openUpstream(endpoint, { hello, listener, connectMs: CONNECT_MS }, limit.signal);
     } catch (error) {
-      // The other front door has not accepted the token. If this deletion fails, the token expires after a minute.
+      // The token may be unused, so delete it. If the deletion fails, the token expires after a minute.
       if (id !== null) await this.#store.tokens.delete(id).catch(() => "the error below explains more");
       const refusal = error instanceof Error ? error.cause : undefined;
       if (refusal instanceof RpcError && refusal.rpcCode === AUTHENTICATION_FAILED) throw tokenEnded();
@@ -78,8 +79,8 @@ export class PeerDialer {
   }
 
   /**
-   * The token to show at another front door. Without `provider`, that is a user's own GitHub token, because the servers there
-   * run the user's sessions with it, so that host has to have it.
+   * The token to show at another front door. If the user signed on with a GitHub token and no `provider` is set, this
+   * is that GitHub token, because the other host's servers run the user's sessions with it. Its `id` is then null.
    */
   async #credential(host: HostRecord): Promise<{ id: string | null; token: string }> {
     const token = this.#provider === null ? this.#signOn.gitHubTokenOf(this.#identity) : null;
@@ -91,7 +92,8 @@ export class PeerDialer {
  * Reads the `fleet` parameter of `connect`. In it, a front door that relays a client names its own host. Any client may send
  * this parameter without proof, because a relayed client has fewer rights.
  *
- * @returns the name of that host, for the log; undefined if the client is not relayed.
+ * @returns the name of that host, for the log (`unknown` if the name is not valid); undefined if the client is not
+ * relayed.
  */
 export function relayedFrom(fleet: unknown): string | undefined {
   if (fleet === undefined) return undefined;

@@ -110,8 +110,8 @@ export class Router {
 
   /**
    * The link to the session's server on this host. If the client opened the session and lost it, opens it again there:
-   * during a turn as a part of the turn's use, otherwise in a use of its own. If the client never opened the session, only
-   * connects.
+   * during a turn as a part of the turn's use, otherwise in a separate use. If the client never opened the session,
+   * only connects.
    *
    * @throws FleetError `FLEET_SESSION_MOVED` when another host has the session; and the errors of `Opener.open`.
    */
@@ -130,7 +130,8 @@ export class Router {
   /**
    * The link to the front door of the session's host. If the client opened the session and lost it, opens it again there.
    *
-   * @throws the errors of {@link peer}; `RpcError` when that front door refuses the client.
+   * @throws FleetError `FLEET_SESSION_MOVED` when another request opened the session elsewhere at the same time; the
+   * errors of {@link peer}; `RpcError` when that front door refuses the client.
    */
   async linkThere(record: SessionRecord, host: HostRecord): Promise<PeerLink> {
     const { links, attachments } = this.#state;
@@ -154,7 +155,10 @@ export class Router {
     else await this.linkThere(record, host);
   }
 
-  /** Detaches the client from the session, on the link on which the client opened it last. */
+  /**
+   * Detaches the client from the session, on the link on which it was last opened, and sends the client the end of a
+   * running turn.
+   */
   leave(attachment: Attachment): void {
     const link = this.#state.links.live(attachment.linkId);
     this.#state.cut(attachment, MOVED);
@@ -170,7 +174,7 @@ export class Router {
     attachment.linkId = linkId;
   }
 
-  /** The first caller opens the session, and the others wait for it. */
+  /** The first caller opens the session. Later callers wait for the same opening. */
   async #reopened(attachment: Attachment, open: () => Promise<Link>): Promise<Link> {
     attachment.reopening ??= open().finally(() => {
       attachment.reopening = null;

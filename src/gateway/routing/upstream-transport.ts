@@ -12,7 +12,7 @@ import type { Connector } from "./connector.js";
 export interface Opening {
   /** The parameters of the client's request. */
   asked: Params;
-  /** Whether the client already has the session open. If this opening fails, the session then stays open. */
+  /** Whether the client already has the session open. If so, the session stays open even if this opening fails. */
   isOpen?: boolean;
   /** Called before the request to the server is sent, because events may arrive before the answer. */
   onLink: (link: ServerLink) => void;
@@ -23,12 +23,15 @@ export interface Opening {
   onResult: (result: unknown, link: ServerLink) => void;
 }
 
-/** The token with which the user signed on, if the user's own sessions run with it. */
+/**
+ * The GitHub token with which this user signed on. Null if the user signed on otherwise, if the session belongs to
+ * another user, or if a model provider is configured.
+ */
 export function ownGitHubToken({ door, user, identity }: ClientState, { owner }: SessionRecord): string | null {
   return owner !== user || door.config.provider !== null ? null : door.signOn.gitHubTokenOf(identity);
 }
 
-/** The requests of {@link keepLimited}, over a connection of the front door. */
+/** The requests that {@link keepLimited} makes, sent over the client's connection to the server. */
 function limitsRpc(upstream: ServerLink["upstream"], sessionId: string, signal: AbortSignal) {
   const ask = async (method: string, params: object = {}) =>
     await upstream.request(method, { ...params, sessionId }, undefined, signal);
@@ -65,8 +68,8 @@ export function upstreamTransport(
         await upstream.request("session.options.update", { ...protocol.apartOptions, sessionId }, undefined, signal);
       if (member) await keepLimited(door.config, limitsRpc(upstream, sessionId, signal));
     } catch (error) {
-      // The server may still open the session although nobody waits for it. So leave the session, without waiting for
-      // the answer.
+      // The server may still open the session, even though nobody waits for it any longer. So detach from it, without
+      // waiting for the answer.
       if (signal.aborted && !isOpen) upstream.request("session.detach", { sessionId }).catch(() => "it has gone");
       throw error;
     }

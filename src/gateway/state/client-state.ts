@@ -35,7 +35,7 @@ export interface Attachment {
   attached: boolean;
   /** Identifies the server's load of the session that the client is attached to. Null if unknown. */
   load: string | null;
-  /** The load that had already ended when {@link ClientState.noticeUnloads} last looked. Null if it had not ended. */
+  /** The value of `load` that an earlier {@link ClientState.noticeUnloads} found to have ended. Null if none has. */
   endedLoad: string | null;
   /**
    * Whether `session.lifecycle` events with this session id are about this session. False once the session is unloaded,
@@ -110,7 +110,10 @@ export class ClientState implements Fellow {
   /** The server whose model requests this client answers. The server ends with the client. */
   needing: ServerRecord | undefined;
   readonly #gone = new AbortController();
-  /** Keeps the model providers of the sessions that servers of this host have open for the client. */
+  /**
+   * For each session that the client has open on a server of this host: keeps the session's model-gateway token valid
+   * until it is disposed.
+   */
   readonly #kept = new Map<string, Disposable>();
 
   constructor(door: DoorState, socket: ClientSocket, { identity, protocol, share, report, isRelayed }: ClientOrigin) {
@@ -153,7 +156,7 @@ export class ClientState implements Fellow {
     this.unopened.put([...this.attachments.values()].filter(isLost));
   }
 
-  /** A link now has the session open for this client. */
+  /** Records that a link has the session open for this client now. */
   attach(attachment: Attachment, link: Link): void {
     attachment.attached = true;
     attachment.load = link.kind === "server" ? this.#loadNow(attachment, link) : null;
@@ -162,7 +165,7 @@ export class ClientState implements Fellow {
     this.#kept.set(sessionId, this.door.sessions.context.provider.keep(sessionId));
   }
 
-  /** Takes their tokens for the model gateway from the sessions that the client has left. */
+  /** Disposes the entries of `#kept` for the sessions that the client no longer has open. */
   #releaseLeft(): void {
     for (const [id, kept] of this.#kept) {
       if (this.attachments.get(id)?.attached === true) continue;
@@ -175,7 +178,7 @@ export class ClientState implements Fellow {
     return server.process && loadIdentity(this.homeOf(sessionId, server), sessionId, server.process);
   }
 
-  /** The session is no longer in its server's memory. */
+  /** Records that the session is no longer in its server's memory. */
   unloaded(sessionId: string): void {
     const attachment = this.attachments.get(sessionId);
     if (attachment === undefined) return;
@@ -184,9 +187,10 @@ export class ClientState implements Fellow {
   }
 
   /**
-   * Notices the sessions that a server has unloaded without `session.shutdown`, and sends the event in its place. Otherwise
-   * the client would wait for the end of its turn for ever, or miss the session's later turns. When runtime 1.0.85 unloaded
-   * 180 sessions on a busy machine, it did not send 5 of these events, although it wrote all of them to the histories.
+   * Finds the sessions that a server has unloaded without sending `session.shutdown`, and sends this event to the
+   * client instead. Otherwise the client would wait for ever for the end of its turn, or miss the session's later
+   * turns. When runtime 1.0.85 unloaded 180 sessions on a busy machine, it did not send 5 of these events, although it
+   * wrote all of them to the histories.
    */
   noticeUnloads(): void {
     this.#releaseLeft();
@@ -203,14 +207,15 @@ export class ClientState implements Fellow {
       this.report.event({ event: "session-unloaded", sessionId, detail: "The server sent no event." });
       this.shutDown(attachment);
       this.socket.send(shutdownFrame(sessionId));
-      // Another client uses the session. This client gets the events once its link has opened the session again.
+      // The server has the session in memory again, for another client. Reopen it for this client, too.
       if (now !== null) this.follow(sessionId);
     }
   }
 
   /**
-   * The server has unloaded the session. It then sends no end of the running turn, so this sends one. If the server took the
-   * prompt (`accepted`), the turn may have begun although no event of it has arrived.
+   * Call this when the server has unloaded the session. The server will not send the end of a running turn, so this
+   * method sends it. If the server took the prompt (`accepted`), the turn may have begun even though none of its events
+   * has arrived.
    */
   shutDown(attachment: Attachment): void {
     const { sessionId, inTurn } = attachment;
@@ -222,7 +227,10 @@ export class ClientState implements Fellow {
     turn?.interrupted("unloaded");
   }
 
-  /** The client has left the session and gets no more of its events. The client's own turn may still run there. */
+  /**
+   * Call this when the client has left the session, and so gets no more of its events. The client's own turn may still
+   * run there.
+   */
   left(sessionId: string): void {
     this.attachments.delete(sessionId);
     this.ends.over(sessionId);

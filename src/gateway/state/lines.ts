@@ -133,7 +133,7 @@ export class RequestLines {
   /**
    * Puts a request back in its line because its session or user has moved to another host.
    *
-   * @returns false after the last attempt; the client then gets the error
+   * @returns false after the last attempt, or if another host relays the client; the client then gets the error
    */
   lookAgain(request: ClientRequest): boolean {
     const visit = this.#visits.get(request);

@@ -64,8 +64,8 @@ export class Links {
   }
 
   /**
-   * The connection to this server, if there is one and the server is alive. Checks the server's process, too. The kernel may
-   * know about its exit before our socket does, and we would lose anything that we send in between.
+   * The connection to this server, if there is one and the server is alive. Checks the server's process, too, because
+   * the process may have exited before our socket shows it, and anything that we send in between would be lost.
    */
   server(serverId: string): ServerLink | undefined {
     const link = this.connected(serverId);

@@ -37,7 +37,11 @@ export function loseLink(state: ClientState, link: Link): void {
   if (lost && link.kind === "peer") door.lostHosts.await(link.host, state);
 }
 
-/** The sessions whose turns continue after the end of the link, because the door can send their prompts again. */
+/**
+ * Returns the ids of the sessions whose turns continue after the end of the link. These are the turns without a prompt
+ * on this link, and the turns with a prompt that the server might not have begun. Such prompts are in doubt from now
+ * on: the door may send them again.
+ */
 function turnsThatGoOn({ turns, ends }: ClientState, link: Link): ReadonlySet<string> {
   const goOn = new Set<string>();
   for (const [id, turn] of turns) {
@@ -52,7 +56,7 @@ function turnsThatGoOn({ turns, ends }: ClientState, link: Link): ReadonlySet<st
   return goOn;
 }
 
-/** Whether the client has an answer to the prompt, and needs only the end of its turn. */
+/** Whether the server has answered and begun the prompt, so that the client needs only the end of its turn. */
 function isAnsweredAndBegun(ends: TurnEnds, sessionId: string, { sent }: Prompt): boolean {
   const messageIds = sent?.messageIds ?? null;
   return messageIds !== null && !messageIds.some((id) => ends.waitsFor(sessionId, id));

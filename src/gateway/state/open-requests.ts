@@ -174,7 +174,9 @@ export class OpenRequests {
     return true;
   }
 
-  /** Answers the requests that wait for a link that has ended, and forgets the requests that came over it. */
+  /**
+   * Answers the client's requests that wait for this link, which has ended, and forgets the server's requests on it.
+   */
   drop(link: Link): void {
     this.#client.socket.letGo(link);
     for (const [id, asked] of this.#asked) if (asked.link === link) this.#asked.delete(id);

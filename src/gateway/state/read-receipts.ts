@@ -42,8 +42,8 @@ export class ReadReceipts {
   }
 
   /**
-   * Whether the client may not have read the end of a turn that {@link askBehind} asked about last. False for a client
-   * that has never answered a question.
+   * Whether the client might not have read the end of a turn that {@link askBehind} last asked about in this session.
+   * False for a client that has never answered a question.
    */
   isUnread(sessionId: string): boolean {
     return this.#answered > 0 && (this.#unread.get(sessionId) ?? 0) > this.#answered;

@@ -23,7 +23,8 @@ interface HeldEnd {
 }
 
 /**
- * The client's own prompts in one session, and what happens to an end of a turn now. An empty cell means any value.
+ * The client's own prompts in one session, and what happens to an end of a turn that arrives now. An empty cell means
+ * any value.
  *
  * | a prompt of the client                | `open` | `taken` | `begun` | an end of a turn that arrives now       |
  * | ------------------------------------- | ------ | ------- | ------- | --------------------------------------- |
@@ -107,7 +108,7 @@ export class TurnEnds {
     return this.#own.has(sessionId);
   }
 
-  /** The server has begun a prompt of this client or of another one. */
+  /** Records that the server has begun a prompt of this client or of another client. */
   began(sessionId: string, messageId: string | undefined): void {
     const own = this.#own.get(sessionId);
     const isOwn = own !== undefined && messageId !== undefined && own.taken.delete(messageId);
@@ -132,7 +133,7 @@ export class TurnEnds {
     return this.#own.get(sessionId)?.taken.has(messageId) === true;
   }
 
-  /** A prompt that was answered is sent again, because the server ended before it began the prompt. */
+  /** Call this when an answered prompt is sent again, because the server ended before it began the prompt. */
   sentAgain(sessionId: string, messageIds: readonly string[]): void {
     const own = this.#own.get(sessionId) ?? newOwn();
     this.#own.set(sessionId, own);
@@ -140,7 +141,7 @@ export class TurnEnds {
     own.open++;
   }
 
-  /** The server took a prompt that was sent again, or refused it (null). The client already has the first answer. */
+  /** Like {@link answer} for a prompt that was sent again. Sends no answer, because the client has the first one. */
   takenAgain(sessionId: string, messageIds: readonly string[] | null): void {
     const own = this.#own.get(sessionId);
     if (own === undefined) return;
@@ -154,7 +155,7 @@ export class TurnEnds {
     return (this.#own.get(sessionId)?.taken.size ?? 0) === 0;
   }
 
-  /** Whether a `session.error` is held back. Such an error may keep a prompt that the server took from beginning. */
+  /** Whether a `session.error` is held back. It may be the reason why a prompt that the server took does not begin. */
   holdsError(sessionId: string): boolean {
     return this.#own.get(sessionId)?.held.some(({ isError }) => isError) === true;
   }
@@ -206,7 +207,7 @@ export class TurnEnds {
 
   /**
    * Sends the client the end of a turn, because the server or its host is gone for this client. The prompts that the
-   * server took will not begin. A prompt without an answer may not have reached that server and may still run
+   * server took will not begin. A prompt without an answer might not have reached that server, and may still run
    * elsewhere. If there is such a prompt, holds the end back until that prompt is answered.
    */
   lost(sessionId: string, message: string): void {
@@ -225,7 +226,7 @@ export class TurnEnds {
     }
   }
 
-  /** The client's own turn is over, or the client has left the session. */
+  /** Sends what was held back, because the client's own turn is over or the client has left the session. */
   over(sessionId: string): void {
     const own = this.#own.get(sessionId);
     if (own === undefined) return;

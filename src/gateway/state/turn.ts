@@ -40,7 +40,7 @@ export interface Prompt {
   /** Whether the door has sent the prompt again because its server ended. It does so only once. */
   isRepeated: boolean;
   isAnswered: boolean;
-  /** Its part of the user's limits, once it is about to be sent. */
+  /** Set right before the prompt is sent, if the prompt counts for the user's limits; otherwise null. */
   charge: Charge | null;
 }
 
@@ -125,7 +125,7 @@ export class Turn {
   #wake: (() => void) | undefined;
   /** This turn's use of the session. Undefined while the turn waits for others. */
   use: SessionUse | undefined;
-  /** Notes its end. Undefined until the turn starts. */
+  /** Records the turn's end in the audit log. Undefined until the turn starts. */
   events: TurnEvents | undefined;
 
   constructor(record: SessionRecord, clock = systemClock) {
@@ -146,7 +146,7 @@ export class Turn {
     return this.#accepted > 0;
   }
 
-  /** The turn got its use of the session, so nobody else has a turn in the session now. */
+  /** Gives the turn its use of the session. Nobody else has a turn in the session now. */
   enter(use: SessionUse): void {
     this.use = use;
     this.record = use.record;
@@ -169,13 +169,16 @@ export class Turn {
     return this.#doubtful.length > 0;
   }
 
-  /** A prompt of this turn will be sent. Each call needs one call of {@link answered} later. */
+  /** Counts a prompt that this turn is going to send. Each call needs a later call of {@link answered}. */
   sends(): void {
     this.#unanswered++;
     this.#sentAt = this.#clock.now();
   }
 
-  /** A prompt that the server took is sent again, because the server ended before it began the prompt. */
+  /**
+   * Counts an accepted prompt as unanswered again. The door sends it again, because the server ended before it began
+   * the prompt.
+   */
   sendsAgain(): void {
     this.#accepted--;
     this.sends();
@@ -194,7 +197,7 @@ export class Turn {
     this.#doubtful = this.#doubtful.filter((prompt) => !prompts.includes(prompt));
   }
 
-  /** The server has answered a prompt. @param taken false if it refused the prompt */
+  /** Records that a prompt has its answer. @param taken false if the server or the door refused the prompt */
   answered(taken: boolean): void {
     this.#unanswered--;
     if (taken) this.#accepted++;
@@ -219,7 +222,10 @@ export class Turn {
     if (this.#unanswered === 0) this.#wake?.();
   }
 
-  /** The client no longer gets the session's events. */
+  /**
+   * Call this when the client no longer gets the session's events. The door then asks the server whether the turn is
+   * over.
+   */
   unheard(): void {
     this.#wake?.();
   }
@@ -229,7 +235,9 @@ export class Turn {
     this.#wake?.();
   }
 
-  /** The session is no longer in its server's memory. This does not affect a turn that has not started. */
+  /**
+   * Ends the turn, because the session is no longer in its server's memory. Does nothing if the turn has not started.
+   */
   interrupted(how: "lost" | "unloaded"): void {
     if (this.#started) this.end(how);
   }
@@ -239,9 +247,9 @@ export class Turn {
    *
    * @param isIdle asks the server whether the session is idle
    * @param isBlind whether this client does not get the session's events at the moment
-   * @param patienceMs how long the server must stay idle before the turn counts as over, in milliseconds. If the server has
-   * begun all prompts that it took, this is 0, and two idle answers (or one after a `session.idle`) are enough. If it has
-   * not, the time must be long, because a busy server begins a prompt late.
+   * @param patienceMs how long the server must stay idle before the turn counts as over, in milliseconds. If the server
+   * has begun all prompts that it took, this is 0, and two idle answers (or one after a `session.idle`) are enough. If
+   * it has not, the time must be long, because a busy server may take long to begin a prompt.
    * @returns true if the door found the end by asking and not by an event
    */
   async ended(isIdle: () => Promise<boolean>, isBlind: () => boolean, patienceMs: () => number): Promise<boolean> {

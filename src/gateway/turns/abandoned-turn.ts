@@ -13,8 +13,9 @@ import type { DoorState } from "../state/door/door-state.js";
 const ASK_MS = 250;
 
 /**
- * Resolves when a turn whose client has disconnected is over. The turn continues if other clients have the session open. The
- * door asks about it over a new connection, because the client's connections are closed.
+ * Resolves when a turn whose client has disconnected is over, or when the door drains. The turn continues if other
+ * clients have the session open. The door asks about it over a new connection, because the client's connections are
+ * closed.
  *
  * Aborts the turn when its lease is lost, or after `lock.ttl`, because the turn may be waiting for an answer of the client
  * that has gone.
@@ -45,7 +46,7 @@ async function ask(door: DoorState, server: ServerRecord, sessionId: string, isG
     using limit = deadline(answerMs);
     return await connection.request(method, params, limit.signal);
   };
-  // Ask twice, because the prompt may still be on its way to the server.
+  // Require two idle answers, because the prompt may still be on its way to the server.
   for (let idle = 0; idle < 2; ) {
     if (door.draining) return;
     if (isGivenUp()) {

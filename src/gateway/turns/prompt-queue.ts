@@ -106,7 +106,7 @@ export class PromptQueue {
     });
   }
 
-  /** Never rejects. The prompts that wait get an error as their answer. */
+  /** Never rejects. After a failure, the prompts that still wait get the error as their answer. */
   async #run(turn: Turn): Promise<void> {
     const { door, report } = this.#state;
     const { record, waiting, abort } = turn;

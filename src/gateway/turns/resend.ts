@@ -89,8 +89,8 @@ function begunPrompts(state: ClientState, turn: Turn, { prompts, link }: Doubt):
 }
 
 /**
- * Returns the prompts without an answer whose `user.message` the door has seen although the history does not have them, each
- * with its message id. The server may send this event before its answer, and write the prompt to the history later.
+ * Returns the unanswered prompts that are not in the history but whose `user.message` the door has seen, each with its
+ * message id. The server may send this event before its answer, and write the prompt to the history later.
  *
  * @param seen the message ids in the events
  * @param recorded the prompts that the history has

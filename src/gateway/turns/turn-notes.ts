@@ -3,13 +3,13 @@ import type { SessionUse } from "../../sessions/use/use-session.js";
 import type { ClientState } from "../state/client-state.js";
 import type { Turn } from "../state/turn.js";
 
-/** Starts a turn, and notes that in the audit log. */
+/** Starts a turn, and records that in the audit log. */
 export function startTurn({ door, user }: ClientState, turn: Turn, use: SessionUse): void {
   turn.start();
   turn.events = new TurnEvents(door.sessions.context.events, user, use);
 }
 
-/** Notes the end of a turn in the audit log. Call it once the turn takes no more prompts. */
+/** Records the end of a turn in the audit log. Call it once the turn accepts no more prompts. */
 export function turnOver({ accepted, doubts, events, over }: Turn): void {
   doubts.close();
   if (over === "lost" || over === "unloaded" || over === null) events?.cut(over ?? "failed");

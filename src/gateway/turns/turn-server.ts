@@ -97,8 +97,8 @@ export async function prepare(state: ClientState, turn: Turn, link: ServerLink):
 }
 
 /**
- * Refuses if the session has used up its AI credits. If the server does not have the session in memory, does nothing, because
- * the client's request gets the same answer and is then repeated.
+ * Refuses if the session has used up its AI credits. If the server does not have the session in memory, does nothing,
+ * because the client's request then fails in the same way, and the door reopens the session and repeats the request.
  *
  * @throws FleetError `FLEET_LIMIT_REACHED`
  */
@@ -115,8 +115,9 @@ export async function assertMoreCredits(
 }
 
 /**
- * Gives the server what the model needs for a turn, unless the client brought credentials of its own. If the server does not
- * have the session in memory, does nothing, because the prompt gets the same answer and is then repeated.
+ * Gives the server the provider or the GitHub token for the turn's model requests, unless the client brought its own
+ * credentials. If the server does not have the session in memory, does nothing, because the prompt then fails in the
+ * same way, and the door reopens the session and repeats the prompt.
  */
 async function provideModel(state: ClientState, { use, record }: Turn, { upstream }: ServerLink) {
   const { attachments, door, gone } = state;
@@ -154,10 +155,10 @@ export function noteSent(state: ClientState, { sent, record: { id } }: Turn, pro
   sent.add(prompt);
 }
 
-/** Begins to record that a turn has ended. Does not wait until the store has it. */
+/** Records that a turn has ended. Does not wait until the store has written it. */
 export function noteUse({ door, report }: ClientState, { record, accepted, over, use }: Turn): void {
   if (accepted && over === "idle") use?.turn.ended();
-  // Count only complete turns. A session with turns must have a history, and a turn that was cut may not have written it.
+  // Count only complete turns. A session with turns must have a history, and a cut turn might not have written one.
   if (!accepted || over !== "idle") return;
   void door.sessions.lastUses.note(record).catch((error: unknown) => {
     report.event({ event: "failed", sessionId: record.id, ...failure(error, "The turn could not be recorded") });
@@ -165,7 +166,7 @@ export function noteUse({ door, report }: ClientState, { record, accepted, over,
 }
 
 /**
- * Asks the server whether the turn is over. Never rejects.
+ * Asks the server whether the turn is over. Also true for an error that proves it. Never rejects.
  *
  * @param answerMs how long the server may take to answer, in milliseconds
  */

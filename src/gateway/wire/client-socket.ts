@@ -14,8 +14,8 @@ const KEEP_ALIVE_MS = 30_000;
 /** How long a client may take to read the last frame before the door cuts it off, in milliseconds. */
 const END_MS = 1_000;
 /**
- * While a client has not read more bytes than this, the door does not read from the client, because each answer would add
- * unread bytes.
+ * While more bytes than this wait for a client to read them, the door does not read from the client, because each
+ * answer would add to them.
  */
 const MAX_UNREAD_BYTES = 8 * 1024 * 1024;
 
@@ -51,7 +51,9 @@ export interface ClientSocketListener {
  * TCP keep-alive finds a client whose machine has gone.
  */
 export class ClientSocket {
-  /** The client's address, without its port. Until a proxy's header has named it, it is the proxy's address. */
+  /**
+   * The client's address, without its port. Until a proxy's header has named the client, this is the proxy's address.
+   */
   address: string;
   readonly #socket: Socket;
   readonly #splitter: FrameSplitter;
@@ -256,7 +258,7 @@ interface ArrivingFrame {
   bytes: number | null;
   /** How long the door read the frame before it last stopped reading, in milliseconds. */
   readMs: number;
-  /** When the door began to read again, by `performance.now()`. */
+  /** When the door last began to read the frame, by `performance.now()`. */
   since: number;
 }
 

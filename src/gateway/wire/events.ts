@@ -45,7 +45,10 @@ export function endsTurn(body: Buffer): boolean {
   return agentId === undefined && data?.mode !== "autopilot";
 }
 
-/** The message id of the prompt that a `user.message` begins; undefined for a sub-agent's message within a turn. */
+/**
+ * The message id in a `user.message`, by which the server reports that it has begun a prompt; undefined for a
+ * sub-agent's message within a turn, or without an id.
+ */
 export function promptIn(body: Buffer): string | undefined {
   const { agentId, data } = eventIn(body);
   return agentId === undefined && typeof data?.messageId === "string" ? data.messageId : undefined;

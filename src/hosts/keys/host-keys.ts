@@ -9,14 +9,17 @@ import type { HostProof } from "../../model/host.js";
 import { readIfThere } from "../../store/file/failures.js";
 import { ensureHostKey } from "./key-file.js";
 
-/** How far the time of a signed call may be from the time here, in milliseconds. */
+/** How far the time in a signed call may differ from this host's time, in milliseconds. */
 const WINDOW_MS = 30_000;
-/** How many calls to remember. A host makes far fewer calls within the window. */
+/** How many calls to remember. The hosts make far fewer calls within the window. */
 const MOST_NONCES = 100_000;
 
-/** A call to another host, as its signature covers it. */
+/** The parts of a call to another host that the call's signature covers. */
 export interface SignedCall {
-  /** The random text that the receiver has chosen for this connection, so that a call is good on no other one. */
+  /**
+   * The random text that the receiver chose for this connection, so that the signature is not valid on any other
+   * connection.
+   */
   challenge: string;
   from: string;
   to: string;
@@ -30,8 +33,8 @@ export interface CallProof extends HostProof {
 }
 
 /**
- * The keys of the hosts (Ed25519). A host proves with its own key that an address or a call is from it. The others know its
- * key from the configuration (`host.peers`), or accept it because the fleet's key signed it (`host.ca`).
+ * The keys of the hosts (Ed25519). A host signs its address and its calls with its own key. Other hosts know this key
+ * from the configuration (`host.peers`), or accept it because the fleet's key signed it (`host.ca`).
  */
 export class HostKeys {
   readonly #stateRoot: string;
@@ -76,7 +79,10 @@ export class HostKeys {
     return { ...this.sign(callText(call, at, nonce)), at, nonce };
   }
 
-  /** Accepts a call once. @throws FleetError `FLEET_TOKEN_REFUSED` when the call is not signed, too old, or a repetition */
+  /**
+   * Verifies a call, and accepts it only once. @throws FleetError `FLEET_TOKEN_REFUSED` when the call is not signed,
+   * too old, or a repetition
+   */
   acceptCall(call: SignedCall, proof: unknown): void {
     const { at, nonce } = (isObject(proof) ? proof : {}) as { at?: unknown; nonce?: unknown };
     if (typeof at !== "number" || typeof nonce !== "string" || nonce.length > 64) throw refused(call, "is not signed");
@@ -104,12 +110,12 @@ export function certificatePath(stateRoot: string): string {
   return join(stateRoot, "host-certificate");
 }
 
-/** The text with which the fleet's key confirms the key of a host. */
+/** The text that the fleet's key signs to confirm that a key belongs to the host with this name. */
 export function certificateText(name: string, key: string): string {
   return JSON.stringify(["copilotfleet host", name, key]);
 }
 
-/** The text with which a host confirms the address of its front door, for a time: see `HostEntry.until`. */
+/** The text that a host signs to confirm the address of its front door until a certain time: see `HostEntry.until`. */
 export function doorText(name: string, instance: string, door: string | null, until: number | undefined): string {
   return JSON.stringify(["copilotfleet door", name, instance, door, until ?? null]);
 }
@@ -140,7 +146,7 @@ function readCa(path: string): KeyObject {
   throw badKey("host.ca", path, undefined);
 }
 
-/** Signs the keys of hosts with the fleet's private key. @param path a PEM file with an Ed25519 key */
+/** Signs a host's name and key with the fleet's private key. @param path a PEM file with an Ed25519 key */
 export function certify(path: string, name: string, key: string): string {
   let ca: KeyObject;
   try {

@@ -10,7 +10,7 @@ export function hostKeyPath(stateRoot: string): string {
   return join(stateRoot, "host-key");
 }
 
-/** The key of this host, which is made on first use. `x` is the public key in base64url. */
+/** Returns the key of this host, and creates it on first use. `x` is the public key in base64url. */
 export function ensureHostKey(stateRoot: string): { key: KeyObject; x: string } {
   const path = hostKeyPath(stateRoot);
   if (readIfThere(path, () => readFileSync(path)) === undefined) make(stateRoot, path);
@@ -33,7 +33,7 @@ function make(stateRoot: string, path: string): void {
     writeFileSync(temp, privateKey.export({ type: "pkcs8", format: "pem" }), { mode: 0o600, flag: "wx" });
     linkSync(temp, path);
   } catch (error) {
-    // If another process made the key first, use that one.
+    // If another process created the key first, use that key.
     if (systemCode(error) !== "EEXIST") throw mediumError("write", path, error);
   } finally {
     rmSync(temp, { force: true });

@@ -2,26 +2,33 @@ import type { Clock } from "../../runtime/clock.js";
 
 /** How many tokens may be checked at the same time, so that strangers cannot make the fleet flood GitHub. */
 export const MOST_CHECKS = 64;
-/** How many checks may wait. Their connections fit into the half of a front door's room that is left to them. */
+/**
+ * How many checks may wait. Connections under check may take up half of the places that a front door has for strangers.
+ * The connections of all running and waiting checks fit into that half.
+ */
 export const MOST_WAITING = 512;
-/** Nobody waits longer for a check, because the front door ends a connection without a good token after this time. */
+/**
+ * How long a check may wait, in milliseconds. After this time, the front door closes a connection without a good token
+ * anyway.
+ */
 const LONGEST_WAIT_MS = 10_000;
 
 interface Waiting {
   sinceMs: number;
-  /** Called once. False: the check never runs. */
+  /** Called once. With false, the check never runs. */
   settle(mayRun: boolean): void;
 }
 
 /**
- * Lets a bounded number of checks run, and others wait. Networks take turns, so that strangers with many made-up tokens wait
- * for each other and hardly delay anybody else. If too many checks wait, the network with the most of them loses its newest.
+ * Runs a bounded number of checks at once, and lets further checks wait. Networks take turns, so that strangers with
+ * many made-up tokens wait for each other and hardly delay anybody else. If too many checks wait, the newest one of the
+ * network with the most waiting checks is dropped.
  */
 export class CheckQueue {
   readonly #clock: Pick<Clock, "now">;
-  /** The checks with the next turns. */
+  /** The checks that run before all others, because their tokens were good before. */
   readonly #first: Waiting[] = [];
-  /** The other checks, by network. The first network has the next turn, and then goes to the end. */
+  /** The other waiting checks, by network. The first network has the next turn, and then moves to the end. */
   readonly #networks = new Map<string, Waiting[]>();
   #waiting = 0;
   #running = 0;
@@ -36,9 +43,10 @@ export class CheckQueue {
   }
 
   /**
-   * Runs a check when it has its turn. Resolves with null if too many others wait.
+   * Runs a check when it is its turn. Resolves with null if too many checks wait, or if this check has waited too long.
    *
-   * @param address the address of the client that shows the token; null: the token was good before, so it has the next turn
+   * @param address the address of the client that shows the token; null if the token was good before, so that its check
+   * is next
    */
   async run<T>(address: string | null, check: () => Promise<T>): Promise<T | null> {
     if (!this.isFull) this.#running++;
@@ -73,7 +81,7 @@ export class CheckQueue {
     return lane;
   }
 
-  /** Lets the next check run. */
+  /** Lets the next check run, and drops the checks that have waited too long. */
   #passOn(): void {
     for (let next = this.#take(); next !== undefined; next = this.#take()) {
       const isInTime = this.#clock.now() - next.sinceMs < LONGEST_WAIT_MS;
@@ -96,7 +104,9 @@ export class CheckQueue {
   }
 }
 
-/** The addresses that one stranger usually has: one of IPv4, or the 64 bits of a network of IPv6. */
+/**
+ * The network that one stranger usually controls: a single IPv4 address, or an IPv6 network with a prefix of 64 bits.
+ */
 function networkOf(address: string): string {
   const [head = "", tail] = address.split("::");
   const groups = head === "" ? [] : head.split(":");

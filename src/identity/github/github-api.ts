@@ -2,19 +2,19 @@ import { readUser, userFault } from "../../config/values/user-id.js";
 import { quote } from "../../errors.js";
 import { fetchJson, type JsonAnswer, NoAnswer } from "../fetch-json.js";
 
-/** A GitHub account that has shown its token. */
+/** The GitHub account to which a token belongs. */
 export interface Account {
   login: string;
   /** The configured organizations that have the account as an active member. */
   organizations: string[];
-  /** When the token expires, in ISO 8601; null if GitHub names no end. */
+  /** When the token expires, in ISO 8601; null if GitHub reports no such time. */
   expiresAt: string | null;
 }
 
 /** GitHub, or the configuration, does not admit the account. The message is for the operator's log. */
 export class NotAdmitted extends Error {}
 
-/** Asks GitHub whose token this is. */
+/** Asks GitHub to which account a token belongs. */
 export class GitHubApi {
   readonly #url: string;
   readonly #organizations: readonly string[];
@@ -24,7 +24,9 @@ export class GitHubApi {
     this.#organizations = organizations;
   }
 
-  /** @throws NotAdmitted when GitHub refuses; NoAnswer when GitHub cannot be asked now. */
+  /**
+   * @throws NotAdmitted when GitHub or the configuration refuses the account; NoAnswer when GitHub gives no answer now.
+   */
   async accountOf(token: string): Promise<Account> {
     const { body, headers } = await this.#ask("/user", token);
     const login = body?.login;
@@ -63,7 +65,7 @@ export class GitHubApi {
     throw new NoAnswer(`${this.#url}${path} answers with status ${status}`);
   }
 
-  /** Tries twice, because most failures on the way are short. */
+  /** Tries twice, because most failures of the network and of GitHub are short. */
   async #get(path: string, token: string): Promise<JsonAnswer> {
     const headers = {
       authorization: `Bearer ${token}`,
@@ -81,8 +83,9 @@ export class GitHubApi {
 }
 
 /**
- * Whether GitHub refuses all requests for a while. It also does so after several wrong tokens from one address, so strangers
- * can cause it: https://docs.github.com/en/rest/authentication/authenticating-to-the-rest-api#failed-login-limit and
+ * Whether GitHub refuses all requests for a while. It also does so after several wrong tokens from one address, so
+ * strangers can cause it:
+ * https://docs.github.com/en/rest/authentication/authenticating-to-the-rest-api#failed-login-limit and
  * https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api#exceeding-the-rate-limit
  */
 function isRateLimited({ status, headers, body }: JsonAnswer): boolean {

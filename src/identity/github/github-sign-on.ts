@@ -7,30 +7,30 @@ import type { Refusal } from "../sign-on.js";
 import { CheckQueue } from "./check-queue.js";
 import { type Account, GitHubApi, NotAdmitted } from "./github-api.js";
 
-/** How long an answer of GitHub counts, in milliseconds. */
+/** How long to use GitHub's answer before asking again, in milliseconds: for an account, and for a refusal. */
 const GOOD_MS = 5 * 60_000;
 const REFUSED_MS = 30_000;
-/** While GitHub cannot be asked, its last answer counts for this time, in milliseconds. */
+/** How long to use the last account that GitHub named while GitHub does not answer, in milliseconds. */
 const LAST_MS = 60 * 60_000;
-/** The shortest time between two attempts while GitHub cannot be asked, in milliseconds. */
+/** The shortest time between two attempts while GitHub does not answer, in milliseconds. */
 const AGAIN_MS = 2_000;
 /** How many accounts, and how many refusals, are remembered. */
 const MOST_ANSWERS = 10_000;
 
 interface Answer {
   account: Account | null;
-  /** When GitHub gave the account. */
+  /** When GitHub named the account. */
   sinceMs: number;
   /** When to ask again. */
   untilMs: number;
   refused: string;
-  /** Whether GitHub refused the token. Without it, GitHub could not be asked. */
+  /** Set if the token was refused. If it is absent and `account` is null, the token could not be checked. */
   isFinal?: true;
 }
 
 const BUSY: Answer = { account: null, sinceMs: 0, untilMs: 0, refused: "Too many GitHub tokens wait for a check." };
 
-/** Finds out whose GitHub token a client shows. Keeps GitHub's answers by a hash of the token. */
+/** Finds out whose GitHub token a client shows. Caches GitHub's answers under a hash of the token. */
 export class GitHubSignOn {
   readonly #api: GitHubApi;
   readonly #clock: Pick<Clock, "now">;
@@ -61,8 +61,11 @@ export class GitHubSignOn {
   }
 
   /**
-   * Answers at once by what GitHub answered last, and asks GitHub again in the background when that is old. A client that
-   * another front door relays may have shown its token only there, and that front door ends its connection.
+   * Whether an identity is still valid by GitHub's last answer. If that answer is old, asks GitHub again in the
+   * background.
+   *
+   * If another front door relays the client, this process may not have the client's token. The result is then true,
+   * because the other front door checks the token, and closes the connection if necessary.
    */
   isStillGood(identity: Identity): boolean {
     if (Date.now() >= Date.parse(identity.expiresAt ?? "9999-01-01")) return false;
@@ -81,7 +84,7 @@ export class GitHubSignOn {
     if (known !== undefined) known.untilMs = this.#clock.now();
   }
 
-  /** The token of a client that is connected, for the client's own sessions. */
+  /** The token of a connected client, for the client's own sessions; null if this process does not have the token. */
   tokenOf(identity: Identity): string | null {
     return this.#tokens.get(identity) ?? null;
   }
@@ -92,11 +95,11 @@ export class GitHubSignOn {
     if (known !== undefined && nowMs < known.untilMs) return known;
     if (!lasts(known, nowMs)) return await this.#check(hash, token, address);
     const check = this.#check(hash, token, null);
-    // Strangers can cause many checks. A user whom GitHub has named does not wait behind them.
+    // Strangers can fill the queue. A user whom GitHub has named before does not wait behind them.
     return this.#queue.isFull ? known : await check;
   }
 
-  /** Never rejects. @param address null if the token was good before, so that its check is the next one */
+  /** Never rejects. @param address null if the token was good before, so that its check is next */
   async #check(hash: string, token: string, address: string | null): Promise<Answer> {
     const running = this.#checks.get(hash);
     if (running !== undefined) return await running;
@@ -111,7 +114,9 @@ export class GitHubSignOn {
     return await check;
   }
 
-  /** Keeps refusals apart from accounts, because strangers can cause any number of refusals. */
+  /**
+   * Stores refusals separately, because strangers can cause any number of them, and would otherwise evict the accounts.
+   */
   #remember(hash: string, answer: Answer): void {
     const [place, other] =
       answer.account === null ? [this.#refusals, this.#accounts] : [this.#accounts, this.#refusals];
@@ -143,7 +148,7 @@ export class GitHubSignOn {
   }
 }
 
-/** Whether the last answer still counts while GitHub cannot be asked. */
+/** Whether the last answer may still be used while GitHub does not answer. */
 function lasts(known: Answer | undefined, nowMs: number): known is Answer {
   return known !== undefined && known.account !== null && nowMs - known.sinceMs < LAST_MS;
 }

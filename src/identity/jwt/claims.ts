@@ -7,17 +7,17 @@ import { type Identity, SCOPES, type Scope } from "../identity.js";
 /** The claims of a token whose signature is good. */
 export type Claims = Readonly<Record<string, unknown>>;
 
-/** A token that is refused. The message states why, for the operator's log. */
+/** The error for a token that is refused. The message states why, for the operator's log. */
 export class Refused extends Error {}
 
-/** How long an accepted token may be valid. A revocation is remembered for this time. */
+/** The longest lifetime of an accepted token, in milliseconds. A revocation is remembered for this time. */
 export const LONGEST_LIFE_MS = 30 * 24 * 60 * 60_000;
-/** Before the names of scopes in tokens that are also for other services. */
+/** The prefix of the names of scopes in tokens that are also for other services. */
 const PREFIX = "copilotfleet:";
 const MOST_GROUPS = 1_000;
 
 /**
- * The identity that a good token stands for. Takes the texts of claims exactly as they are.
+ * The identity of the user whom a verified token names. Uses the texts of claims unchanged.
  *
  * @param signed the part of the token that the signature covers
  * @throws Refused
@@ -38,7 +38,7 @@ export function identityOf(claims: Claims, issuer: IssuerConfig, signed: string,
 }
 
 function claimOf(claims: Claims, name: string): unknown {
-  // A claim such as "__proto__" would otherwise be a property of every object.
+  // Otherwise, a name such as "__proto__" would find a property that every object has.
   return Object.hasOwn(claims, name) ? claims[name] : undefined;
 }
 
@@ -61,7 +61,8 @@ function userOf(claims: Claims, name: string): string {
 function endOf({ exp, iat }: Claims, nowMs: number): string {
   const endMs = typeof exp === "number" ? exp * 1000 : Number.NaN;
   if (!(endMs > nowMs)) throw new Refused(`it expired at ${quote(exp)}`);
-  // Count from the issue of the token, because a revocation is forgotten after this time.
+  // Count from when the token was issued. A revocation is remembered only for this time, so no token may be valid for
+  // longer.
   const sinceMs = Math.min(nowMs, typeof iat === "number" ? iat * 1000 : nowMs);
   if (endMs > sinceMs + LONGEST_LIFE_MS) throw new Refused("it is valid for more than 30 days");
   return new Date(endMs).toISOString();
@@ -76,7 +77,7 @@ function groupsOf(claims: Claims, name: string | null): readonly string[] {
   return groups as string[];
 }
 
-/** A token without the claim may do what a user may do. A token with the claim may only do what the claim names. */
+/** A token without the claim has the scope `use`. A token with the claim has only the scopes that the claim names. */
 function scopesOf(claims: Claims, name: string | null): readonly Scope[] {
   const value = name === null ? undefined : claimOf(claims, name);
   if (value === undefined) return ["use"];
@@ -87,8 +88,8 @@ function scopesOf(claims: Claims, name: string | null): readonly Scope[] {
 }
 
 /**
- * Without an id in the token, this is a digest of the signed part, because a signature may have several spellings. Ids that
- * could confuse a reader of a log are replaced by a digest, too.
+ * The token's own id. If the token has none, this is a digest of the part that is signed, because the signature itself
+ * may have several spellings. An id that could confuse a reader of a log is also replaced with a digest.
  */
 function tokenIdOf({ jti }: Claims, signed: string): string {
   if (typeof jti === "string" && /^[\x21-\x7e]{1,128}$/.test(jti)) return `jwt:${jti}`;

@@ -8,19 +8,25 @@ import { systemCode } from "../../errors.js";
 import type { Clock } from "../../runtime/clock.js";
 import { fetchJson, NoAnswer } from "../fetch-json.js";
 
-/** Keys that are older are fetched again in the background, in milliseconds. */
+/** Keys that are older than this are fetched again in the background. In milliseconds. */
 const FRESH_MS = 5 * 60_000;
-/** Keys that are older are fetched again before they are used. If that fails or takes too long, they still count. */
+/**
+ * Keys that are older than this are fetched again before they are used. If that fails or takes too long, they are used
+ * anyway. In milliseconds.
+ */
 const STALE_MS = 60 * 60_000;
-/** How long known keys wait for newer ones, in milliseconds. */
+/** How long to wait for newer keys before using the known ones, in milliseconds. */
 const PATIENCE_MS = 1_000;
-/** The fleet accepts older keys no longer, so it works for a day without the issuer, in milliseconds. */
+/** Keys that are older than this are not used, so the fleet works for a day without the issuer. In milliseconds. */
 export const LAST_MS = 24 * 60 * 60_000;
-/** The shortest time between two attempts to fetch keys, so that tokens with made-up key ids cause no flood. */
+/**
+ * The shortest time between two attempts to fetch keys, in milliseconds. It keeps tokens with made-up key ids from
+ * causing a flood of requests.
+ */
 export const COOLDOWN_MS = 30_000;
 const LARGEST_FILE_BYTES = 512 * 1024;
 
-/** The keys of an issuer cannot be had. The message is for the operator's log. */
+/** There are no usable keys of an issuer. The message is for the operator's log. */
 export class NoKeys extends Error {}
 
 interface Keys {
@@ -49,8 +55,9 @@ export class IssuerKeys {
   /**
    * The keys for a token.
    *
-   * @param seen the keys that do not have the token's key. If the issuer may have others by now, this gets them.
-   * @throws NoKeys when there are none, or none that are younger than a day.
+   * @param seen the keys that do not contain the token's key. If they are the newest known keys, asks the issuer for
+   * newer ones.
+   * @throws NoKeys when there are no keys that are younger than a day.
    */
   async current(seen?: LocalJWKSet): Promise<LocalJWKSet> {
     const { jwks } = this.#issuer;
@@ -63,13 +70,13 @@ export class IssuerKeys {
     throw new NoKeys(`no keys of ${this.#issuer.issuer}: ${this.#problem ?? "they are older than a day"}`);
   }
 
-  /** Gets the keys at once. @returns their number, for `doctor`. @throws NoKeys */
+  /** Gets the keys now. @returns their number, for `doctor`. @throws NoKeys */
   async count(): Promise<number> {
     await this.current();
     return this.#keys?.count ?? 0;
   }
 
-  /** A problem that nobody has been told about, although the known keys still work. */
+  /** An unreported problem with getting the keys; undefined if there is none. Known keys may still work. */
   takeWarning(): string | undefined {
     if (this.#problem === undefined || this.#isReported) return undefined;
     this.#isReported = true;
@@ -81,7 +88,7 @@ export class IssuerKeys {
     return this.#clock.now() - (this.#keys?.atMs ?? Number.NEGATIVE_INFINITY);
   }
 
-  /** Fetches the keys, unless that was tried a moment ago. Never rejects. */
+  /** Fetches the keys, unless the last attempt was a moment ago. Never rejects. */
   async #refresh(): Promise<void> {
     if (this.#fetching === undefined && this.#clock.now() - this.#triedMs < COOLDOWN_MS) return;
     this.#fetching ??= this.#fetch().finally(() => {
@@ -121,7 +128,7 @@ export class IssuerKeys {
     const { keys } = content;
     if (!Array.isArray(keys) || keys.length === 0) throw new NoAnswer("the answer has no keys");
     const { createLocalJWKSet } = await import("jose");
-    // Throws for keys that are not an object.
+    // Throws if a key is not an object.
     const set = createLocalJWKSet(content as unknown as Parameters<typeof createLocalJWKSet>[0]);
     this.#keys = { set, count: keys.length, atMs: this.#clock.now() };
     this.#problem = undefined;
@@ -135,12 +142,15 @@ export class IssuerKeys {
   }
 }
 
-/** The address of an issuer's keys, as the issuer's own description names it (OpenID Connect Discovery 1.0, section 4). */
+/**
+ * The address of an issuer's keys, from the issuer's description of itself (OpenID Connect Discovery 1.0, section 4).
+ */
 async function discover(issuer: string): Promise<string> {
   const description = await getObject(`${issuer.replace(/\/$/, "")}/.well-known/openid-configuration`);
   if (description.issuer !== issuer) throw new NoAnswer("its description names another issuer");
   const { jwks_uri: address } = description;
-  // A remote issuer must not make the fleet ask this machine, so only an issuer on this machine may name an http:// address.
+  // A remote issuer must not make the fleet send requests to this machine, so only an issuer on this machine may name
+  // an http:// address.
   const isPlain = !issuer.startsWith("https:");
   if (typeof address === "string" && isSafeUrl(address) && (isPlain || address.startsWith("https:"))) return address;
   throw new NoAnswer("its description names no https:// address of keys");

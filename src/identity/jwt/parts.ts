@@ -7,7 +7,7 @@ import { Refused } from "./claims.js";
 const LONGEST_BYTES = 16 * 1024;
 const FORM = /^([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]*$/;
 
-/** The parts of a token that nobody has verified. */
+/** The parts of a token that has not been verified. */
 export interface TokenParts {
   header: Readonly<Record<string, unknown>>;
   claims: Readonly<Record<string, unknown>>;
@@ -32,7 +32,8 @@ function decode(part: string, what: string): Record<string, unknown> {
   const bytes = Buffer.from(part, "base64url");
   const object = isUtf8(bytes) ? parseObject(bytes.toString("utf8")) : undefined;
   if (object === undefined) throw new Refused(`its ${what} is not a JSON object`);
-  // Another reader of the same token may take the first of two values. A name may be written with escapes.
+  // Refuse a name that occurs twice, because another program that reads the token may use the first of the two values.
+  // Compare names without escapes, because JSON can spell a name in several ways.
   const names = (scanObject(bytes) ?? []).map(({ key }) => JSON.parse(`"${key}"`) as string);
   const twice = names.find((name, at) => names.indexOf(name) !== at);
   if (twice !== undefined) throw new Refused(`its ${what} has a name twice`);

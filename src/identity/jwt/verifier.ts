@@ -13,7 +13,9 @@ interface Issuer {
 }
 
 const MOST_KEY_ID_CHARACTERS = 512;
-/** The types of tokens that stand for a user: https://www.rfc-editor.org/rfc/rfc9068#section-2.1. */
+/**
+ * The accepted values of the header `typ`, which identify a user: https://www.rfc-editor.org/rfc/rfc9068#section-2.1.
+ */
 const TYPES = /^(?:application\/)?(?:at\+)?jwt$/i;
 /** Headers with which a token could bring its own key. */
 const BRINGS_KEY = ["jku", "x5u", "jwk"];
@@ -32,8 +34,8 @@ export class JwtVerifier {
   /**
    * The user who presents the token.
    *
-   * @throws Refused when the token is not good; NoKeys when nobody can know, because the issuer's keys cannot be had. The
-   * messages are for the operator's log.
+   * @throws Refused when the token is not valid; NoKeys when it cannot be checked, because there are no usable keys of
+   * the issuer. The messages are for the operator's log.
    */
   async verify(token: string): Promise<Identity> {
     const parts = readParts(token);
@@ -42,7 +44,7 @@ export class JwtVerifier {
     return identityOf(await verified(token, issuer), issuer.config, parts.signed, Date.now());
   }
 
-  /** The problems with issuers that nobody has been told about. */
+  /** The unreported problems with getting the keys of issuers. */
   takeWarnings(): string[] {
     return [...this.#issuers.values()].flatMap(({ keys }) => keys.takeWarning() ?? []);
   }
@@ -80,7 +82,7 @@ async function verified(token: string, { config, keys }: Issuer): Promise<Claims
       return await set(header, input);
     } catch (error) {
       if (!(error instanceof known.JWKSNoMatchingKey)) throw error;
-      // The issuer may have a new key.
+      // The issuer may have published a new key.
       return await (await keys.current(set))(header, input);
     }
   };
@@ -91,7 +93,7 @@ async function verified(token: string, { config, keys }: Issuer): Promise<Claims
   } catch (error) {
     if (error instanceof NoKeys) throw error;
     if (error instanceof known.JOSEError) throw new Refused(reasonOf(error, config));
-    // Node.js does not take the key, for example because it is damaged, or because an RSA key is too short.
+    // Node.js rejects the key, for example because it is damaged, or because an RSA key is too short.
     const { message } = error instanceof Error ? error : new Error(String(error));
     throw new Refused(`${issuer} has published a key that cannot be used: ${message}`);
   }

@@ -3,7 +3,7 @@ import type { TlsOptions } from "node:tls";
 import type { Config } from "../../config/schema.js";
 import { readTls, stampOf, type TlsFiles, type TlsMaterial, validityFault } from "./files.js";
 
-/** The files of the front door. Null without `serve.tls`. */
+/** The certificate files of the front door. Null without `serve.tls`. */
 export function doorFiles({ cert, key, clientCa }: Config["serve"]["tls"]): TlsFiles | null {
   if (cert === null || key === null) return null;
   return {
@@ -13,7 +13,10 @@ export function doorFiles({ cert, key, clientCa }: Config["serve"]["tls"]): TlsF
   };
 }
 
-/** The certificate of a front door, with its key and the authorities of its clients. Reads the files again when they change. */
+/**
+ * The certificate of a front door, its key, and the authorities of its clients. {@link refresh} reads changed files
+ * again.
+ */
 export class DoorCertificates {
   readonly #files: TlsFiles;
   #stamp: string;
@@ -39,7 +42,8 @@ export class DoorCertificates {
       minVersion: "TLSv1.2",
       requestCert: areClientsChecked,
       rejectUnauthorized: areClientsChecked,
-      // A resumed session would not be checked against authorities that have changed in between.
+      // Issue no session tickets, because a resumed TLS session is not checked against authorities that have changed
+      // since.
       secureOptions: constants.SSL_OP_NO_TICKET,
     };
   }
@@ -49,7 +53,7 @@ export class DoorCertificates {
     return this.#material.own?.checkHost(name) !== undefined;
   }
 
-  /** Why the certificate is not valid at this time, as a sentence. Null if it is. */
+  /** Why the certificate is not valid at this time, as a sentence. Null if it is valid. */
   validityFault(now: Date): string | null {
     const { own } = this.#material;
     const { cert } = this.#files;
@@ -57,10 +61,11 @@ export class DoorCertificates {
   }
 
   /**
-   * Reads the files again if one of them has changed. Files that cannot be used are read again only after their next change.
+   * Reads the files again if one of them has changed. Files that cannot be used are read again only after their next
+   * change.
    *
    * @returns whether there are new certificates
-   * @throws FleetError `FLEET_CONFIG_INVALID` when the new files cannot be used. The old certificates then stay.
+   * @throws FleetError `FLEET_CONFIG_INVALID` when the new files cannot be used. The old certificates then stay in use.
    */
   refresh(): boolean {
     const stamp = stampOf(this.#files);

@@ -6,12 +6,12 @@ import { type InheritedListener, showAddress } from "../../runtime/launch/listen
 import { doorFiles } from "./certificates.js";
 import { readTls } from "./files.js";
 
-/** The keys of addresses at which clients reach this host. */
+/** The configuration keys with the addresses at which clients reach this host. */
 type DoorKey = "serve.listen" | "serve.http";
 
 /**
- * Refuses a front door or an HTTP API that other machines can reach without TLS, unless the configuration allows it. Only
- * {@link checkInherited} knows the address of an inherited descriptor.
+ * Refuses a front door or an HTTP API that other machines can reach without TLS, unless the configuration allows it.
+ * Does not check the address of an inherited descriptor, which {@link checkInherited} does.
  *
  * @throws FleetError `FLEET_CONFIG_INVALID`, also when the files of `serve.tls` cannot be used.
  */
@@ -32,7 +32,7 @@ export function checkExposure(
 }
 
 /**
- * The same for an inherited descriptor, such as that of a socket unit of systemd, once its address is known.
+ * The same check for an inherited descriptor, such as that of a systemd socket unit, once its address is known.
  *
  * @throws FleetError `FLEET_CONFIG_INVALID`.
  */

@@ -5,7 +5,7 @@ import { isExposed } from "../../config/load/value-file.js";
 import { printable, shellQuote } from "../../config/values/text.js";
 import { FleetError, type Suggestion, systemCode } from "../../errors.js";
 
-/** Larger than any list of authorities. */
+/** The largest file to read, in bytes. No list of authorities is that large. */
 const LARGEST_BYTES = 4 * 1024 * 1024;
 const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
 
@@ -32,7 +32,7 @@ export interface TlsMaterial {
 }
 
 /**
- * Reads the files of one side, and checks that they fit together.
+ * Reads the files of one side, and checks that the key belongs to the certificate.
  *
  * @throws FleetError `FLEET_CONFIG_INVALID`, which names the key and the file.
  */
@@ -55,7 +55,7 @@ export function readTls(files: TlsFiles): TlsMaterial {
   return { ...material, own };
 }
 
-/** The state of the files, which changes when one of them is replaced. Follows links, because Kubernetes replaces these. */
+/** A text that changes when one of the files is replaced. Follows links, because Kubernetes replaces links. */
 export function stampOf(files: TlsFiles): string {
   return [files.cert, files.key, files.ca]
     .map((file) => {
@@ -70,7 +70,7 @@ export function stampOf(files: TlsFiles): string {
     .join(";");
 }
 
-/** Why a certificate is not valid at this time, as a sentence. Null if it is. */
+/** Why a certificate is not valid at this time, as a sentence. Null if it is valid. */
 export function validityFault(certificate: X509Certificate, { name, path }: NamedFile, now: Date): string | null {
   const where = `The certificate in ${printable(path)} (${name})`;
   if (new Date(certificate.validTo) < now) return `${where} expired on ${certificate.validTo}.`;

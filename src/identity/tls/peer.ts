@@ -12,8 +12,8 @@ export type PeerSettings = Pick<Config["host"], "tls" | "insecure">;
 /**
  * The front door of another host, with the token to show there.
  *
- * @throws FleetError `FLEET_HOST_AWAY` when the host is gone or has no front door, or has one without TLS although `host.tls`
- * is set; `FLEET_CONFIG_INVALID` when the files of `host.tls` cannot be used.
+ * @throws FleetError `FLEET_HOST_AWAY` when the host is gone or has no front door, or when `host.tls` is set without
+ * `host.insecure` and the front door has no TLS; `FLEET_CONFIG_INVALID` when the files of `host.tls` cannot be used.
  */
 export function peerEndpoint(host: HostRecord, own: PeerSettings, token: string): Endpoint {
   const { hasTls, ...door } = doorOf(host);
@@ -33,7 +33,7 @@ export function readPeerTls(files: TlsFiles): PeerTls {
   return material;
 }
 
-/** The files of this host for front doors with TLS. */
+/** The files with which this host connects to front doors with TLS. */
 export function hostFiles({ cert, key, ca }: PeerSettings["tls"]): TlsFiles {
   const named = (part: string, path: string | null) => (path === null ? null : { name: `host.tls.${part}`, path });
   return { cert: named("cert", cert), key: named("key", key), ca: named("ca", ca) };

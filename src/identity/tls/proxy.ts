@@ -13,7 +13,7 @@ import { swapToken, type TokenSwap } from "../../runtime/wire/swap-token.js";
 import type { TlsFiles } from "./files.js";
 import { readPeerTls } from "./peer.js";
 
-/** How long the front door may take for the TLS handshake, in milliseconds. */
+/** How long it may take to connect to the front door, with the TLS handshake, in milliseconds. */
 const CONNECT_MS = 10_000;
 
 /** Something that happened at a proxy, for a log. */
@@ -28,13 +28,13 @@ export interface ProxyOptions {
   /** A loopback address. Default: any free port of 127.0.0.1. */
   listen?: string;
   /**
-   * A token for the front door. Clients then show the proxy's own `token` instead, so that this token stays with the proxy.
-   * Without it, clients show their own tokens for the front door.
+   * A token for the front door, which clients need not know: they show the proxy's own `token` instead. Without it,
+   * clients show their own tokens for the front door.
    */
   token?: string;
   /** The file with the authorities of the front door. Default: those that Node.js trusts. */
   ca?: string;
-  /** The files with the certificate to show at the front door, and with its key. */
+  /** The file with the certificate to show at the front door. `key` is the file with its key. */
   cert?: string;
   key?: string;
   /** Must not throw. */
@@ -42,11 +42,11 @@ export interface ProxyOptions {
 }
 
 /**
- * Opens a loopback address for SDKs, which cannot speak TLS, and passes their connections on to a front door with TLS. The
- * files are read again for each connection.
+ * Opens a loopback address for SDKs, which cannot speak TLS, and passes their connections on to a front door with TLS.
+ * The files are read again for each connection.
  *
- * @throws FleetError `FLEET_USAGE_INVALID` when an address is not allowed; `FLEET_CONFIG_INVALID` when a file cannot be used;
- * `FLEET_ADDRESS_TAKEN` or `FLEET_ADDRESS_UNUSABLE` when the proxy cannot listen.
+ * @throws FleetError `FLEET_USAGE_INVALID` when an address is not allowed; `FLEET_CONFIG_INVALID` when a file cannot be
+ * used; `FLEET_ADDRESS_TAKEN` or `FLEET_ADDRESS_UNUSABLE` when the proxy cannot listen.
  */
 export async function openProxy(options: ProxyOptions): Promise<DoorProxy> {
   const to = readAddress("to", options.to, "fleet.example:4300");
@@ -87,7 +87,7 @@ export class DoorProxy implements AsyncDisposable {
     this.#server = createServer({ allowHalfOpen: true, noDelay: true }, (client) => void this.#serve(client));
   }
 
-  /** `host:port`, as the SDK's `RuntimeConnection.forUri` takes it. */
+  /** The address of this proxy as `host:port`, for the SDK's `RuntimeConnection.forUri`. */
   get url(): string {
     return this.#url;
   }

@@ -9,7 +9,7 @@ export interface CertificateWatch {
   clock: Pick<Clock, "wait">;
   /** Ends the watch. */
   closed: AbortSignal;
-  /** Uses new certificates for new connections. Connections stay as they are. */
+  /** Uses new certificates for new connections. Open connections stay as they are. */
   use(options: TlsOptions): void;
   report(event: "certificate-problem" | "certificate-replaced", detail: string): void;
 }

@@ -35,7 +35,7 @@ export const EVENT_TYPES = [
 
 export type EventType = (typeof EVENT_TYPES)[number];
 
-/** The entry point through which somebody acted. `fleet`: the fleet did it by itself. */
+/** The entry point through which somebody acted. `fleet`: nobody asked; the fleet itself acted. */
 export type Via = "command" | "library" | "door" | "http" | "fleet";
 
 /** The person or program that caused an event. */
@@ -72,11 +72,11 @@ export interface FleetEvent {
   detail: string | null;
 }
 
-/** An event as its cause reports it. The log adds the rest. */
+/** An event as the code that causes it reports it. The log adds the other fields. */
 export interface NewEvent
   extends Partial<Pick<FleetEvent, "user" | "sessionId" | "serverId" | "outcome" | "reason" | "detail">> {
   type: EventType;
-  /** Whatever differs from the actor of the process. */
+  /** The fields that differ from the actor of the process. */
   actor?: Partial<Actor>;
 }
 
@@ -85,15 +85,15 @@ export interface EventCounts {
   written: number;
   /** Events that could not be written, and were dropped because too many waited. */
   lost: number;
-  /** Events that were noted and are not written so far. They grow while the log cannot be written. */
+  /** Events that were noted but are not written so far. Their number grows while the log cannot be written. */
   waiting: number;
 }
 
-/** The log as the parts of the fleet use it. */
+/** The part of the audit log that the code of the fleet uses. */
 export interface EventLog {
   readonly counts: Readonly<EventCounts>;
 
-  /** The actor of an event that the calling code would note now. */
+  /** The actor that an event would get if the calling code noted it now. */
   readonly actor: Actor;
 
   /**

@@ -23,16 +23,20 @@ export interface CreditConfig {
   session: { maxCredits: number | null };
 }
 
-/** How many AI credits each session may use. Null without a limit, and with a provider, which counts no credits. */
+/**
+ * How many AI credits each session may use. Null without a limit, and with a provider, because only GitHub's models use
+ * credits.
+ */
 export function creditLimit({ provider, session: { maxCredits } }: CreditConfig): number | null {
   return provider === null ? maxCredits : null;
 }
 
 /**
- * The limits with which a session is opened, in the form of the runtime: the lower of the fleet's credit limit and what the owner
- * asks for. The runtime forgets them when it unloads the session, so each opening by its owner sets them again.
+ * The limits with which a session is opened, in the form of the runtime: the lower of the fleet's credit limit and the
+ * limit that the owner asks for. The runtime forgets them when it unloads the session, so each opening by its owner
+ * sets them again.
  *
- * @param member whether another user opens the session, whose wish does not count. See {@link keepLimited}.
+ * @param member whether a member opens the session. Only the owner can ask for a limit. See {@link keepLimited}.
  */
 export function sessionLimitsOf(
   config: CreditConfig,
@@ -46,7 +50,7 @@ export function sessionLimitsOf(
 }
 
 /**
- * Gives a session that a member has opened the fleet's credit limit, unless its owner's lower one is in force.
+ * Sets the fleet's credit limit on a session that a member has opened, unless a limit that is not higher is in force.
  *
  * @param rpc the requests about the session, in the form of the SDK
  */
@@ -56,26 +60,29 @@ export async function keepLimited(config: CreditConfig, rpc: LimitsRpc): Promise
   const { sessionLimits } = await rpc.metadata.snapshot();
   if (isWithin(sessionLimits, most)) return;
   await rpc.options.update({ sessionLimits: { maxAiCredits: most } }).catch((error: unknown) => {
-    // The session has used up more. It gets no prompt then: see `assertCredits`.
+    // The runtime refuses a limit below the credits that the session has used. `assertCredits` refuses its next prompt.
     if (creditsInRefusal(error) === null) throw error;
   });
 }
 
-/** The AI credits of a session whose limits the runtime refused, because it has used more (as of 1.0.85). */
+/**
+ * The AI credits that a session has used, from the error with which the runtime refuses a limit below them (as of
+ * 1.0.85). Null for any other error.
+ */
 export function creditsInRefusal(error: unknown): number | null {
   const [, used] = (error instanceof Error && /has already used ([\d.]+) AI credits/.exec(error.message)) || [];
   return used === undefined ? null : Number(used);
 }
 
-/** Whether these limits of a session are at most so many credits. Absent ones are not. */
+/** Whether these limits of a session allow at most `most` credits. False if there is no limit. */
 export function isWithin(limits: unknown, most: number): limits is { maxAiCredits: number } {
   const max = (limits as { maxAiCredits?: unknown } | null | undefined)?.maxAiCredits;
   return typeof max === "number" && max <= most;
 }
 
 /**
- * Refuses if a session has used up its AI credits. The runtime would begin the turn, and end it without an answer. It
- * reports the reason only in the first such turn (measured with 1.0.85).
+ * Refuses the turn if a session has used up its AI credits. Otherwise, the runtime would begin the turn and end it
+ * without an answer. It reports the reason only in the first such turn (measured with 1.0.85).
  *
  * @param metrics asks the server for `session.usage.getMetrics`. Called only if there is a credit limit.
  * @throws FleetError `FLEET_LIMIT_REACHED`
@@ -91,13 +98,16 @@ export async function assertCredits(
   if (used >= max) throw creditsUsedUp(sessionId, { used, max });
 }
 
-/** The AI credits that a session has used, in the server's answer to `session.usage.getMetrics`. */
+/** The AI credits that a session has used, from the server's answer to `session.usage.getMetrics`. */
 export function creditsUsed(metrics: unknown): number {
   const { totalNanoAiu } = (metrics ?? {}) as { totalNanoAiu?: unknown };
   return creditsIn(totalNanoAiu) ?? 0;
 }
 
-/** Whether the runtime has not run a tool because the session has used up its AI credits. The turn then ends. */
+/**
+ * Whether the event reports that the runtime did not run a tool, because the session has used up its AI credits. The
+ * turn then ends.
+ */
 export function saysCut(event: { type: string; data: object }): boolean {
   if (event.type !== "tool.execution_complete") return false;
   return (event.data as { error?: { code?: unknown } }).error?.code === "session_limits_exhausted";

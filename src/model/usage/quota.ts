@@ -8,6 +8,6 @@ export interface QuotaPart {
   included: number | null;
   /** Requests beyond those that the plan includes. */
   overage: number;
-  /** When the next period begins, in ISO 8601. Null if GitHub does not say. */
+  /** When the next period begins, in ISO 8601. Null if GitHub does not report it. */
   resetsAt: string | null;
 }

@@ -1,6 +1,6 @@
 /** A line of the ledger. A number is null if nobody has reported it. */
 export interface LedgerLine {
-  /** The id of the turn or the model request. Its two lines, `begun` and another one, have the same id. */
+  /** The id of the turn or the model request. Its two lines, `begun` and the line about its end, have the same id. */
   id: string;
   /** When the turn or the request began (ISO 8601, UTC), in both lines. */
   at: string;
@@ -22,7 +22,10 @@ export interface LedgerLine {
   outcome: "begun" | "ended" | "cut" | "failed";
 }
 
-/** In characters. Agents can send and record any name, and it is in each line of the ledger. */
+/**
+ * The longest name of a model in the ledger, in characters. Agents can send any name, and each line of the ledger
+ * contains it.
+ */
 const LONGEST_MODEL = 200;
 
 /** The name of a model in the ledger. */
@@ -52,9 +55,9 @@ export interface BegunUse {
 /** Records turns and model requests. */
 export interface UsageRecorder {
   /**
-   * Records that a turn or a request begins. It then counts even if this process dies.
+   * Records that a turn or a request begins. The turn or the request then counts even if this process dies.
    *
-   * @param id random, if the turn or the request has none
+   * @param id the id of the turn or the request. Default: a random one.
    */
   begin(kind: LedgerLine["kind"], consumer: Consumer, id?: string): BegunUse;
 }
@@ -144,26 +147,32 @@ export const USAGE_COUNTS = [
   "credits",
 ] as const satisfies (keyof UsageCounts)[];
 
-/** Adds numbers of which NaN stands for one that nobody reported. */
+/** Adds two numbers. NaN stands for a number that nobody reported. */
 export function plus(a = Number.NaN, b = Number.NaN): number {
   if (Number.isNaN(a)) return b;
   return Number.isNaN(b) ? a : a + b;
 }
 
-/** Adds up lines and sums, by user, model and key. */
+/** Adds up the counts of lines, and of sums of lines, by user, model and key. */
 export class UsageParts {
   readonly #places = new Map<string, number>();
   readonly #parts: Pick<UsagePart, "key" | "user" | "model">[] = [];
   readonly #user: string | undefined;
   readonly #byCells = new WeakMap<readonly string[], Map<string, (number | null | undefined)[]>>();
-  /** The counts of each part, in the order of {@link USAGE_COUNTS}. Objects would take most of the time of a large sum. */
+  /**
+   * The counts of all parts, each in the order of {@link USAGE_COUNTS}. With objects instead, a large sum would spend
+   * most of its time on them.
+   */
   readonly counts: number[] = [];
 
   constructor(user?: string) {
     this.#user = user;
   }
 
-  /** The known places of cells on a day. Sums that share cells share them, and add those that they find. */
+  /**
+   * For each of these cells on a day, what {@link placeOf} returned for it; undefined if that is not known. Sums with
+   * the same `cells` share this array and fill it in.
+   */
   placesOf(cells: readonly string[], day: string): (number | null | undefined)[] {
     const byDay = this.#byCells.get(cells) ?? new Map<string, (number | null | undefined)[]>();
     this.#byCells.set(cells, byDay);
@@ -172,7 +181,7 @@ export class UsageParts {
     return places;
   }
 
-  /** Where the counts of a part begin. Null if its user is not wanted. */
+  /** The index in {@link counts} at which the counts of a part begin. Null for a user who is not wanted. */
   placeOf(key: string | null, user: string, model: string | null): number | null {
     if (this.#user !== undefined && user !== this.#user) return null;
     const name = `${key ?? "\u0001"}\0${user}\0${model ?? "\u0001"}`;

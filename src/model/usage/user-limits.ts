@@ -3,9 +3,12 @@ import type { UserLimits } from "../../config/limits.js";
 /** The record about the limits of one user. */
 export interface UserLimitRecord {
   user: string;
-  /** The limits of this user alone. A limit that is absent is that of a group or of everybody. Null: unlimited. */
+  /**
+   * The limits that apply to this user alone; null: unlimited. If a limit is absent, that of a group or of everybody
+   * applies.
+   */
   limits: Partial<UserLimits>;
-  /** The groups of `limits.groups` of which the user was a member at the last sign-on that named groups. */
+  /** Those groups in `limits.groups` that had the user as a member at the last sign-on that named groups. */
   groups: readonly string[];
 }
 
@@ -13,16 +16,17 @@ export interface UserLimitRecord {
 export const MINUTE_MS = 60_000;
 
 /**
- * A turn with its first prompt, a session that is being created, and a connection to a front door take up a limit while they
- * last. A further prompt of a turn only counts for the minute.
+ * The use of a slot. `turn`, `session` and `connection` take up a limit while they last: a turn with its first prompt,
+ * a session that is being created, and a connection to a front door. `prompt`, a further prompt of a turn, only counts
+ * for the minute.
  */
 export type SlotKind = "turn" | "prompt" | "session" | "connection";
 
 export interface Slot {
-  /** Null for what all users have together. */
+  /** Null for a slot that counts for all users together. */
   user: string | null;
   kind: SlotKind;
-  /** Random, and unique for the user. That of a session begins with the id of the session and `~`. */
+  /** Random, and unique for the user. The id of a session's slot begins with the id of the session and `~`. */
   id: string;
 }
 
@@ -45,7 +49,7 @@ export type SlotAnswer =
       retryAfterMs: number | null;
     };
 
-/** How much of some limits a user takes up. */
+/** How much of these limits a user takes up now. */
 export interface SlotsUsed {
   turnsPerMinute: number;
   concurrentTurns: number;

@@ -10,8 +10,8 @@ const USAGE = /"usage"\s*:\s*\{/;
 const LAST = /^data:\s*(?:\[DONE\]|\{[^{]*"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed)|message_stop)")/;
 
 /**
- * Reads the usage out of an answer of a model service, piece by piece as it passes. Keeps only the line that has not ended,
- * and an answer in JSON.
+ * Reads the usage from a model service's answer, piece by piece as the answer passes. Keeps only the unfinished line of
+ * a stream, or a complete answer in JSON.
  */
 export class AnswerUsage {
   readonly #isStream: boolean;
@@ -25,7 +25,7 @@ export class AnswerUsage {
     this.#isStream = contentType?.startsWith("text/event-stream") === true;
   }
 
-  /** Null, where the service has reported nothing. */
+  /** A number is null if the service has not reported it. */
   get numbers(): UsageNumbers {
     return this.#numbers;
   }
@@ -48,7 +48,7 @@ export class AnswerUsage {
     if (end < piece.length) this.#keep(piece.subarray(end));
   }
 
-  /** Reads what has come after the last line. */
+  /** Reads what came after the last complete line. */
   end(): void {
     if (this.#restBytes > 0) this.#read(Buffer.concat(this.#rest));
     this.#rest = [];
@@ -84,7 +84,7 @@ export class AnswerUsage {
     const usage = usageIn(value);
     if (usage === null) return;
     const known = this.#numbers;
-    // Anthropic reports the input first and the output last.
+    // Keep known numbers, because Anthropic reports the input first and the output last.
     this.#numbers = {
       inputTokens: usage.inputTokens ?? known.inputTokens,
       outputTokens: usage.outputTokens ?? known.outputTokens,
@@ -95,9 +95,9 @@ export class AnswerUsage {
 }
 
 /**
- * The usage in an answer or an event: of completions, inside of `response` (responses), or inside of `message` (messages).
- * Anthropic counts tokens that its cache served or took beside the other input tokens. The runtime (1.0.85) adds them up, and
- * so does this.
+ * The usage in an answer or an event: at the top level (completions), in `response` (responses), or in `message`
+ * (Anthropic's messages). Null if there is none. Anthropic's `input_tokens` do not include the tokens that its cache
+ * served or stored. The runtime (1.0.85) adds them, and so does this function.
  */
 function usageIn(value: unknown): Omit<UsageNumbers, "credits"> | null {
   if (!isObject(value)) return null;
@@ -125,7 +125,7 @@ const MODEL = Buffer.from('"model":');
 /** The model in the body of a request; null if it is not found. Searches the text, because a body may be large. */
 export function modelIn(body: Buffer): string | null {
   for (let at = body.indexOf(MODEL); at !== -1; at = body.indexOf(MODEL, at + 1)) {
-    // Quotes inside of a text are escaped, so a quote after one of these begins a key.
+    // Quotes inside a string are escaped. So a quote after one of these characters begins a key.
     if (!"{, \n".includes(String.fromCharCode(body[at - 1] ?? 0))) continue;
     const name = /^\s*("(?:[^"\\]|\\.)*")/.exec(body.toString("utf8", at + MODEL.length, at + MODEL.length + 300))?.[1];
     if (name !== undefined) return textIn(name);
@@ -133,7 +133,7 @@ export function modelIn(body: Buffer): string | null {
   return null;
 }
 
-/** Null for a text that is not JSON, because an agent may send anything. */
+/** The string that a JSON text contains. Null if the text is not JSON, because an agent may send anything. */
 function textIn(json: string): string | null {
   try {
     return JSON.parse(json) as string;

@@ -8,10 +8,13 @@ import { type MeteredConsumer, RequestMeter } from "./request-meter.js";
 import type { Upstream } from "./upstream.js";
 import { endToEnd, type WireFormat } from "./wire.js";
 
-/** The largest body that is kept so that its request can be sent again, in bytes. Larger ones pass through. */
+/** The largest body that is kept, in bytes, so that its request can be sent again. Larger bodies pass through. */
 const LARGEST_KEPT_BYTES = 1024 * 1024;
 
-/** The model requests of a gateway. Those have failed that the service did not answer, or answered with 401 or 5xx. */
+/**
+ * Counts the model requests of a gateway. A request has failed if the service did not answer it completely, or answered
+ * with 401 or 5xx.
+ */
 export interface ModelRequests {
   inFlight: number;
   failed: number;
@@ -33,7 +36,7 @@ export class Exchange {
   readonly #request: IncomingMessage;
   readonly #response: ServerResponse;
   #meter: RequestMeter | null = null;
-  /** The request to the model service. It ends when the server hangs up. */
+  /** The request to the model service. It is destroyed when the server disconnects. */
   #sent: ClientRequest | undefined;
 
   constructor(context: ExchangeContext, request: IncomingMessage, response: ServerResponse) {
@@ -44,10 +47,10 @@ export class Exchange {
   }
 
   /**
-   * Never rejects.
+   * Answers the request. Never rejects.
    *
    * @param isKnown whether the request has the token of a session that this process uses
-   * @param consumer undefined if nobody counts the request
+   * @param consumer the user for whom the request counts; undefined if it does not count
    */
   async run(isKnown: boolean, consumer: MeteredConsumer | undefined): Promise<void> {
     const { wire, requests, ledger } = this.#context;
@@ -62,7 +65,7 @@ export class Exchange {
     try {
       if (!(await this.#pass(method, path))) requests.failed += 1;
     } catch (error) {
-      // Without a server that waits for the answer, nothing has failed.
+      // If the server no longer waits for the answer, the request does not count as failed.
       if (this.#response.destroyed) return;
       requests.failed += 1;
       const [status, message] = this.#describe(error);
@@ -91,7 +94,7 @@ export class Exchange {
     return !isCut && statusCode !== 401 && statusCode < 500;
   }
 
-  /** The body, if it is small enough; null if it has to pass through. */
+  /** The complete body, if it is small enough; null if it passes through. */
   async #keep(): Promise<Buffer | null> {
     const bytes = Number(this.#request.headers["content-length"] ?? Number.NaN);
     if (!(bytes <= LARGEST_KEPT_BYTES)) return null;
@@ -104,7 +107,7 @@ export class Exchange {
     });
   }
 
-  /** Asks the service, and once more if it refused the key and there is a newer one. */
+  /** Asks the service. If it refuses the key, the body was kept and there is a newer key, asks again with that key. */
   async #ask(method: string, path: string, body: Buffer | null): Promise<IncomingMessage> {
     const { key } = this.#context;
     const known = key === null ? null : await key.get();
@@ -116,7 +119,10 @@ export class Exchange {
     return await this.#try(method, path, newer, body);
   }
 
-  /** A service may close an unused connection at the moment when it is used again. So tries again on another connection. */
+  /**
+   * Sends the request. A service may close an unused connection just when it is used again. If so, sends the request
+   * again on another connection.
+   */
   async #try(method: string, path: string, key: string | null, body: Buffer | null): Promise<IncomingMessage> {
     try {
       return await this.#send(method, path, key, body);
@@ -140,7 +146,7 @@ export class Exchange {
       sent.on("error", reject);
       if (this.#response.destroyed) sent.destroy();
       else if (this.#meter === null) this.#sendBody(sent, body, reject);
-      // A request counts only if it can reach the service, and then before it does.
+      // Count a request only once it can reach the service, but before it reaches the service.
       else whenConnected(sent, () => this.#sendBody(sent, body, reject));
     });
   }
@@ -152,7 +158,8 @@ export class Exchange {
   }
 
   #describe(error: unknown): [status: number, message: string] {
-    // The runtime does not repeat a request that gets 401, and waiting would not give the fleet a key.
+    // The fleet has no key, and waiting would not change that. So answer 401, because the runtime does not repeat such
+    // a request.
     if (isFleetError(error)) return [401, error.message];
     const { host } = this.#context.upstream;
     if (error instanceof Silence) return [504, `The model service at ${host} has not answered in time.`];

@@ -7,7 +7,10 @@ import { systemCode } from "../../errors.js";
 import { GATEWAY_END, gatewayAddress, WAY_OUT_PORT } from "../../model/sandbox.js";
 import { system } from "../../system/system.js";
 
-/** A socket that nobody serves may be one that is just being made, or else its process has died. */
+/**
+ * The age in milliseconds above which a socket that nobody serves belongs to a dead process. A younger socket may
+ * belong to a process that is about to serve it.
+ */
 const LEFT_BEHIND_MS = 60_000;
 const ATTEMPTS = 16;
 
@@ -31,12 +34,12 @@ export class GatewaySocket {
   /** @param accept takes over each connection */
   static async open(folder: string, accept: (connection: Socket) => void): Promise<GatewaySocket> {
     await removeLeftBehind(folder);
-    // The path of a Unix socket has at most 107 bytes, and the folder's own path may be longer. The descriptor stays open as
-    // long as the server, which removes the socket by this path.
+    // The path of a Unix socket has at most 107 bytes, and the folder's own path may be longer, so use the path of a
+    // descriptor. The descriptor stays open as long as the server, because the server removes the socket by this path.
     const fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
     for (let attempt = 1; ; attempt++) {
       const name = `${randomInt(1, 255)}.${randomInt(256)}${GATEWAY_END}`;
-      // As in an HTTP server: the connection stays open for the answer when the other side has sent everything.
+      // As in an HTTP server, the connection stays open for the answer after the other side has ended its request.
       const server = createServer({ allowHalfOpen: true });
       try {
         server.listen(join(system().files.pathOf(fd), name));

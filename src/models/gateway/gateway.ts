@@ -24,13 +24,13 @@ const SILENCE_MS = 11 * 60 * 1000;
 export interface GatewayOptions {
   /** How long the model service may be silent, in milliseconds. Only tests set it. */
   silenceMs?: number | undefined;
-  /** The requests of sessions without a consumer do not count. */
+  /** Counts the requests of sessions that have a consumer. Other requests do not count. */
   metering?: { ledger: UsageRecorder; consumers: Consumers } | undefined;
 }
 
 /**
- * Stands between servers and the model service, so that the provider's key does not have to be in the servers. Each session
- * gets a token, which is good only here and only as long as this process uses the session.
+ * Stands between servers and the model service, so that servers do not need the provider's key. Each session gets a
+ * token, which is valid only at this gateway, and only while this process uses the session.
  */
 export class ModelGateway {
   readonly requests: ModelRequests = { inFlight: 0, failed: 0 };
@@ -39,9 +39,12 @@ export class ModelGateway {
   readonly #provider: RemoteProvider;
   readonly #upstream: Upstream;
   readonly #tokens = new Map<string, string>();
-  /** The sessions by the digests of their tokens. A look-up by digest takes the same time for every wrong token. */
+  /**
+   * The sessions, by the digests of their tokens. A look-up by digest does not reveal how much of a wrong token is
+   * right.
+   */
   readonly #sessions = new Map<string, string>();
-  /** The work that has to be done before a request of a session passes. */
+  /** The work for which all requests of a session wait, by session id. */
   readonly #before = new Map<string, () => Promise<void>>();
 
   private constructor(server: Server, provider: RemoteProvider, upstream: Upstream) {
@@ -49,13 +52,11 @@ export class ModelGateway {
     this.#server = server;
     this.#provider = provider;
     this.#upstream = upstream;
-    // The path stays, because the runtime makes the paths of its requests from it.
+    // Keep the path of the provider's URL, because the runtime makes the paths of its requests from it.
     this.baseUrl = `http://127.0.0.1:${port}${new URL(provider.baseUrl).pathname.replace(/\/+$/, "")}`;
   }
 
-  /**
-   * @param env the variables that servers get, for the way to the model service
-   */
+  /** @param env the variables that servers get. They name the proxy and the certificates for the model service. */
   static async start(
     provider: RemoteProvider,
     key: ProviderKey | null,
@@ -83,7 +84,7 @@ export class ModelGateway {
     return gateway;
   }
 
-  /** Serves a connection that did not come to its own port. */
+  /** Serves a connection that arrived elsewhere, such as at a Unix socket. */
   accept(connection: Socket): void {
     this.#server.emit("connection", connection);
   }
@@ -107,7 +108,7 @@ export class ModelGateway {
     return token;
   }
 
-  /** Lets each request of the session wait for `work`, which never rejects, until the disposal. */
+  /** Makes each request of the session wait for `work`, until the result is disposed. `work` must never reject. */
   before(sessionId: string, work: () => Promise<void>): Disposable {
     this.#before.set(sessionId, work);
     return {

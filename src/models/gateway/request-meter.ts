@@ -3,17 +3,23 @@ import type { IncomingMessage } from "node:http";
 import type { BegunUse, Consumer, UsageRecorder } from "../../model/usage/usage.js";
 import { AnswerUsage, modelIn } from "./answer-usage.js";
 
-/** The user of a session's model requests, and how many of these have passed the gateway during the present turn. */
+/**
+ * The user for whom a session's model requests count, and how many of these requests have passed the gateway during the
+ * current turn.
+ */
 export interface MeteredConsumer extends Consumer {
   passed: number;
 }
 
-/** The consumer of each session, by its id. */
+/** The consumers of sessions, by session id. */
 export type Consumers = ReadonlyMap<string, MeteredConsumer>;
 
 /** Records one model request in the ledger, once, however often it has to be sent. */
 export class RequestMeter {
-  /** The model service gets it in a header, so that its own records can be compared with the ledger. */
+  /**
+   * The id of the request. The model service gets it in a header, so that the service's records can be compared with
+   * the ledger.
+   */
   readonly id = randomUUID();
   readonly #ledger: UsageRecorder;
   readonly #consumer: MeteredConsumer;
@@ -35,8 +41,8 @@ export class RequestMeter {
   }
 
   /**
-   * Reads the answer as it passes. Records the end when the last event of a stream is here, and before the server gets it. So
-   * a turn is over only after everything that it consumed counts.
+   * Reads the answer as it passes. Records the end of a stream when its last event arrives, before the server gets that
+   * event. So everything that a turn consumed counts before the turn is over.
    */
   read(answer: IncomingMessage): void {
     const usage = new AnswerUsage(answer.headers["content-type"]);
@@ -47,7 +53,7 @@ export class RequestMeter {
     });
   }
 
-  /** Does nothing after the first call, or if the request never left. */
+  /** Records the end. Does nothing after the first call, or if the request never left. */
   end(outcome: "ended" | "cut" | "failed"): void {
     this.#usage?.end();
     this.#begun?.end(outcome, this.#usage?.numbers);

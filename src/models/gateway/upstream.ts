@@ -20,10 +20,10 @@ export interface Upstream extends Disposable {
 }
 
 /**
- * Reaches the model service as the runtime would: through the proxy that the environment names, and with the certificates
- * that it trusts.
+ * Reaches the model service as the runtime would: through the proxy that the environment names, and with the
+ * certificates that the runtime trusts.
  *
- * @param env the variables that servers get, because the runtime would look there
+ * @param env the variables that servers get, because the runtime reads these
  */
 export function openUpstream(baseUrl: string, env: Environment): Upstream {
   const url = new URL(baseUrl);
@@ -38,7 +38,7 @@ export function openUpstream(baseUrl: string, env: Environment): Upstream {
   const agent = new HttpAgent(pool);
   if (proxy === null)
     return upstream(url, agent, (method, path, headers) => httpRequest({ ...origin, agent, method, path, headers }));
-  // A proxy gets the whole URL of a request that is not encrypted.
+  // If a request is not encrypted, the proxy needs its complete URL.
   const target = { host: proxy.hostname, port: proxy.port === "" ? 80 : proxy.port };
   return upstream(url, agent, (method, path, headers) => {
     const all = { ...headers, host: url.host, ...authorization(proxy) };
@@ -131,6 +131,6 @@ function contentOf(path: string): string[] {
   try {
     return [readFileSync(path, "utf8")];
   } catch {
-    return []; // as the runtime, which ignores a file that it cannot read
+    return []; // like the runtime, ignore a file that cannot be read
   }
 }

@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { RemoteProvider } from "../../config/schema.js";
 
-/** The differences between the wire formats of model services. Paths and headers as runtime 1.0.85 sends them. */
+/** The differences between the wire formats of model services. Paths and headers are as runtime 1.0.85 sends them. */
 interface Wire {
   /** The header that contains the key, and the text before the key in it. */
   readonly keyHeader: string;
@@ -64,11 +64,12 @@ export class WireFormat {
   }
 
   /**
-   * The path and query of a request at the model service, or null if a model does not need this request. Compares whole
-   * paths, so no path leads out of the base URL.
+   * The path and query with which a request is sent to the model service; null if a model does not need this request.
+   * Compares complete paths, so no path leads out of the base URL.
    *
-   * The runtime makes the path from the base URL that it knows. For Azure, it replaces the end of the path. So the path in
-   * front of the known end is the path of the base URL, or its beginning.
+   * The runtime appends a path such as `/chat/completions` to the path of the base URL. For Azure, it first cuts off
+   * the end of the base URL's path. So the part in front of the appended path must be the path of the base URL or, for
+   * Azure, its beginning.
    */
   pathFor(method: string | undefined, url: string | undefined): string | null {
     const [path = "", query = ""] = (url ?? "").split("?", 2);
@@ -85,7 +86,7 @@ export class WireFormat {
     return null;
   }
 
-  /** Whether the model works for the request. The others list models or count the tokens of a text. */
+  /** Whether the request consumes tokens of the model. The others list models or count the tokens of a text. */
   consumes(method: string, path: string): boolean {
     return method === "POST" && !path.includes("/count_tokens");
   }
@@ -98,8 +99,10 @@ export class WireFormat {
   }
 
   /**
-   * The headers of the request at the model service: those of the server, with the provider's key in place of its token.
-   * @param key null: the service needs none
+   * The headers of the request to the model service: those of the server, with the provider's key in place of the
+   * session's token.
+   *
+   * @param key null if the service needs none
    */
   headersWith(key: string | null, headers: IncomingHttpHeaders): IncomingHttpHeaders {
     const { keyHeader, keyPrefix } = this.#wire;

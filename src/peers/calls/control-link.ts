@@ -40,7 +40,7 @@ export class ControlLink implements AsyncDisposable {
     this.#host = host;
   }
 
-  /** @throws FleetError `FLEET_HOST_AWAY`, at once if the host counts as gone. */
+  /** @throws FleetError `FLEET_HOST_AWAY` when the host cannot be reached; at once if it counts as gone. */
   static async open(context: LinkContext, host: HostRecord, signal?: AbortSignal): Promise<ControlLink> {
     const { store, directory, config } = context;
     // Check the address first, so that no token is made for a host that cannot be reached.
@@ -93,7 +93,7 @@ export function whenGone(directory: HostDirectory, name: string): { promise: Pro
   return { promise: watch(directory, name, over.signal), [Symbol.dispose]: () => over.abort() };
 }
 
-/** Never rejects. */
+/** Resolves when the host counts as gone. Never rejects, and never resolves once the signal has aborted. */
 async function watch(directory: HostDirectory, name: string, signal: AbortSignal): Promise<void> {
   for (;;) {
     try {
@@ -112,7 +112,7 @@ function fromThere(error: unknown, host: string): unknown {
   return isFleetError(error, "FLEET_SERVER_UNREACHABLE") ? hostAway(host, error) : error;
 }
 
-/** @returns the fleet's own error in the answer of a front door, or null if the answer has none */
+/** @returns the FleetError that an error response of a front door contains; null if it contains none */
 export function errorOfDoor(error: unknown): FleetError | null {
   if (!(error instanceof Error) || !("data" in error)) return null;
   const { code, suggestions, retryAfterMs, limit } = (error.data ?? {}) as Record<string, unknown>;

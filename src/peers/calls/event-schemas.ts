@@ -13,7 +13,7 @@ const string = v.string("a text");
 const number = v.number("a number");
 const flag = v.boolean("true or false");
 const orNull = v.nullable(string);
-/** A word whose values grow with the versions of copilotfleet. */
+/** Accepts any text, because a newer version may use words that this version does not know. */
 const word = <T extends string>() => v.custom<T>((value) => typeof value === "string", "a word");
 const whole = (max: number) => {
   const allowed = `a whole number from 0 to ${max}`;

@@ -65,15 +65,15 @@ const calls = {
     toLook,
   ),
   /**
-   * The bytes behind a position in a log, in base64. If the log has no more bytes, the other host waits a few seconds for
-   * them.
+   * The bytes after a position in a log, in base64. If the log has no more bytes, the other host waits a few seconds
+   * for them.
    */
   moreLog: call({ id: s.text, at: s.logPosition }, s.moreLog, () => MORE_LOG_MS + LOOK_MS),
   quota: call({ user: s.user }, s.quota, toLook),
   sessions: call({ user: v.optional(s.user) }, s.list(s.sessionView), toLook),
   sessionOf: call({ id: s.sessionId, user: s.user }, s.sessionView, toLook),
   history: call({ id: s.sessionId, user: s.user, from: v.optional(s.historyPosition) }, s.historyPart, toLook),
-  /** For each session, a text that differs when its history has changed. */
+  /** For each session, a text that changes whenever the session's history changes. */
   histories: call({ sessions: s.sessionPlaces }, s.list(s.string), toLook),
   prompts: call(
     { id: s.sessionId, user: s.user, fromBytes: v.optional(s.whole(Number.MAX_SAFE_INTEGER)) },
@@ -82,11 +82,11 @@ const calls = {
   ),
   loaded: call({}, s.list(s.loadedSession), toLook),
   activity: call({}, s.list(s.serverActivity), toLook),
-  /** The samples of a host after a time, or all of them. */
+  /** The host's samples from after the time `after`; without it, all samples. */
   samples: call({ after: v.optional(s.time) }, s.list(s.sample), toLook),
   evict: call({ ids: s.sessionIds }, s.evictionResult, toWork),
   abort: call({ id: s.sessionId, user: s.user }, s.flag, toLook),
-  /** The agent's requests that wait at this host for this user's answer, and the last that ended. */
+  /** The agent requests on the host that wait for this user's answer, and the requests that ended last. */
   requests: call({ id: s.sessionId, user: s.user }, s.list(r.agentRequest), toLook),
   answerRequest: call(
     { id: s.sessionId, user: s.user, request: s.text, answer: r.requestAnswer },
@@ -102,13 +102,13 @@ const calls = {
    * their TTL.
    */
   gcSome: call({ ...garbage, user: v.optional(s.user), sessionIds: s.sessionIds }, s.gcResult, () => GC_MS),
-  /** Makes the host remember the ends of tokens. Answers with their number. */
+  /** Makes the host remember the ends of tokens. The answer is their number. */
   endTokens: call({ ends: s.tokenEnds }, v.number("a number"), toLook),
   /** The ends of tokens that the host remembers. */
   tokenEnds: call({}, s.tokenEnds, toLook),
-  /** A part of the host's audit log. If there is none, the host waits up to `waitMs` for an event. */
+  /** A part of the host's audit log. If it is empty, the host first waits up to `waitMs` for an event. */
   events: call(e.eventQuery, e.eventPage, ({ waitMs = 0 }) => waitMs + LOOK_MS),
-  /** The newest lines of other hosts' logs, as the host has noted them. */
+  /** The newest lines of other hosts' logs, as the host has recorded them. */
   eventHeads: call({}, s.list(e.notedHead), toLook),
   verifyEvents: call({ heads: v.array(e.head) }, e.verified, () => VERIFY_MS),
   /** Releases a user's sessions, each between its turns, so that another host with the same storage may take them. */
@@ -176,8 +176,8 @@ export function readAnswer<M extends Method>(method: M, given: unknown, host: st
 }
 
 /**
- * Checks a call from another host and performs it on this host. Its events name the actor of the other host. An earlier version
- * sends no actor.
+ * Checks a call from another host and performs it on this host. The events of the call name the actor that the other
+ * host sent. Earlier versions do not send an actor.
  */
 export async function answerCall(own: Calls, method: string, given: object, signal: AbortSignal): Promise<unknown> {
   if (Object.hasOwn(CALLS, method)) {
@@ -210,7 +210,10 @@ function withoutNulls(value: unknown): unknown {
   return Object.fromEntries(given.map(([name, each]) => [name, withoutNulls(each)]));
 }
 
-/** @returns the first problem, as a sentence without its full stop. @param whole the name of the whole value */
+/**
+ * @returns the first problem, as a sentence without its full stop. @param whole the name of the complete value, for a
+ * problem outside its fields
+ */
 function problemOf([issue]: [v.BaseIssue<unknown>, ...unknown[]], whole: string, where = ""): string {
   const name = issue.path?.map(({ key }) => key).findLast((key) => typeof key === "string");
   const subject = name === undefined ? whole : quote(name);

@@ -36,7 +36,7 @@ const record = v.custom<object>(isObject, "an object");
 
 export const object = <Entries extends v.ObjectEntries>(entries: Entries) => v.pipe(record, v.object(entries));
 
-// The parameters of calls. We do not trust them, although the caller is another host of the fleet.
+// The parameters of calls. We do not trust them, even though the caller is another host of the fleet.
 
 const isText = (value: unknown) => typeof value === "string" && value !== "";
 
@@ -62,7 +62,7 @@ export const users: Schema<readonly string[]> = v.pipe(texts, v.mapItems(toUser)
 export const sessionId = v.pipe(text, v.transform(toSessionId));
 export const sessionIds: Schema<readonly string[]> = v.pipe(texts, v.mapItems(toSessionId));
 
-/** A call names no variable, file or program of this host, because only this host's operator may do that. */
+/** Refuses all sources, because only this host's operator may name its variables, files and programs. */
 const tokenSource: Schema<TokenSource> = v.custom<TokenSource>(
   () => false,
   "allowed, because only this host names its token sources",
@@ -175,7 +175,7 @@ export const serverView: Schema<ServerView> = object({
   sessions: v.nullable(number),
   activeSessions: number,
   version: v.nullable(string),
-  // Earlier versions, which do not send it, had no sandbox.
+  // Earlier versions had no sandbox, so they do not send this field.
   sandbox: v.optional(sandboxReport, NO_SANDBOX),
 });
 

@@ -8,7 +8,7 @@ import { endingAtOnce } from "../../runtime/ending-at-once.js";
 import type { FleetHosts } from "../fleet-hosts.js";
 import type { Host } from "../host.js";
 
-/** How many events to ask a host for at once. */
+/** How many events to request from a host at once. */
 const PAGE = 1_000;
 /** How long a host waits for a new event before it answers that there is none, in milliseconds. */
 const WAIT_MS = 5_000;
@@ -17,7 +17,7 @@ const LOOK_MS = 5_000;
 
 /** Selects events. An event must match every field that is given. */
 export interface EventsFilter {
-  /** The user who did it, or whom it concerns. */
+  /** The user who caused the event, or whom it concerns. */
   user?: string | undefined;
   /** The kind of event. */
   type?: EventType | undefined;
@@ -25,13 +25,13 @@ export interface EventsFilter {
   since?: Moment | undefined;
 }
 
-/** The events of all hosts that answer, by their time. */
+/** The events of all hosts that answer, sorted by time. */
 export async function gatherEvents(hosts: FleetHosts, filter: EventFilter): Promise<FleetEvent[]> {
   const { answers } = await hosts.everywhere(async (host) => (await readAll(host, filter)).events);
   return inOrder(answers.flatMap(({ answer }) => answer));
 }
 
-/** @param from the number of the event after which to begin. Then the time of the events does not count. */
+/** @param from the number of the event after which to begin. If it is given, the filter's time does not apply. */
 async function readAll(host: Host, filter: EventFilter, from?: number): Promise<Pick<EventPage, "events" | "next">> {
   const events: FleetEvent[] = [];
   const selected = from === undefined ? filter : ofAnyTime(filter);
@@ -52,9 +52,10 @@ function inOrder(events: readonly FleetEvent[]): FleetEvent[] {
 }
 
 /**
- * Events of several hosts by their time, and those of one host in the order of its log, also if its clock jumped back.
+ * Sorts the events of several hosts by time. The events of each host stay in the order of its log, even if its clock
+ * jumped back.
  *
- * @returns each event with the time that gives it its place
+ * @returns each event with the time by which it was sorted
  */
 export function timedInOrder(events: readonly FleetEvent[]): { event: FleetEvent; time: string }[] {
   const latest = new Map<string | null, string>();
@@ -70,7 +71,10 @@ export function timedInOrder(events: readonly FleetEvent[]): { event: FleetEvent
   return timed.sort((a, b) => compareText(a.time, b.time) || byHost(a.event, b.event));
 }
 
-/** The number of the last event that the caller has of each host. `""` stands for the only host of a fleet on one host. */
+/**
+ * For each host, by name, the number (`seq`) of the last event that the caller has. The name is `""` in a fleet on one
+ * host.
+ */
 export type EventPositions = Readonly<Record<string, number>>;
 
 interface FollowOptions {
@@ -80,9 +84,9 @@ interface FollowOptions {
 }
 
 /**
- * Yields the events of all hosts, and then those that follow, until the signal aborts or the caller stops reading. A host that
- * does not answer is asked again, and its events follow when it is back. The filter's time selects only from the events that are
- * there at the beginning, because the clock of a host may be set back.
+ * Yields the events of all hosts, and then those that follow, until the signal aborts or the caller stops reading.
+ * Keeps asking a host that does not answer, and yields its events when it is back. The filter's time applies only to
+ * events that exist at the beginning, because a host's clock may be set back later.
  */
 export function followEvents(
   hosts: FleetHosts,
@@ -136,7 +140,9 @@ class Follower {
     }
   }
 
-  /** @param after the number of the last event that was read; null: begins with what the filter selects */
+  /**
+   * @param after the number of the last event that was read; null: begins with the first event that the filter selects
+   */
   begin(host: Host, after: number | null): void {
     this.#followed.add(host.name ?? "");
     this.#follow(host, after).catch((error: unknown) => {
@@ -145,7 +151,10 @@ class Follower {
     });
   }
 
-  /** Follows hosts that are new, from the beginning of what the filter selects. */
+  /**
+   * Also follows hosts that appear later: from the caller's position, or else from the first event that the filter
+   * selects.
+   */
   async lookForHosts(hosts: FleetHosts, positions: EventPositions): Promise<void> {
     while (await this.#pause(LOOK_MS)) {
       const others = await hosts.others().catch(() => []);

@@ -17,7 +17,7 @@ interface OwnLog {
 /**
  * A page of this host's log.
  *
- * @param query.waitMs how long to wait for an event if there is none
+ * @param query.waitMs how long to wait for an event if there is none, in milliseconds
  */
 export async function ownEvents(
   { events, stateRoot }: OwnLog,
@@ -39,18 +39,18 @@ export async function ownEvents(
   }
 }
 
-/** Verifies this host's log. @param heads the heads that it had, by the notes of other hosts */
+/** Verifies this host's log. @param heads heads that this log had at some time, as other hosts recorded them */
 export async function verifyOwnLog({ events, stateRoot }: OwnLog, heads: readonly Head[]): Promise<Verified> {
   await events.flush();
   return await verifyLog(stateRoot, heads);
 }
 
-/** The heads of other hosts' logs that this host has noted. */
+/** The heads of other hosts' logs, as this host has recorded them. */
 export async function headsNotedHere({ stateRoot }: Pick<OwnLog, "stateRoot">): Promise<NotedHead[]> {
   return await notedHeads(stateRoot);
 }
 
-/** Shortens the audit log, and notes the heads of the other hosts' logs. A failure does not stop the caller. */
+/** Shortens the audit log, and records the heads of the other hosts' logs. A failure does not stop the caller. */
 export async function keepOwnLog(
   { config, events, directory, warn }: Pick<SessionsContext, "config" | "events" | "directory" | "warn">,
   stateRoot: string,

@@ -10,19 +10,22 @@ export interface BrokenAt extends EventsBreak {
 }
 
 export interface EventsVerified {
-  /** Whether the logs of all hosts that are there were verified, and none of them is broken. */
+  /** Whether the logs of all live hosts were verified, and none of them is broken. */
   ok: boolean;
   /** How many events there are. */
   events: number;
   /** The first break of the first broken log, or null. */
   brokenAt: BrokenAt | null;
-  /** The breaks of all logs, one for each. */
+  /** The first break of each broken log. */
   breaks: BrokenAt[];
   /** The hosts that did not answer. Their logs were not verified. */
   missing: string[];
 }
 
-/** Verifies the logs of all hosts, also against the heads that other hosts and the heartbeats have noted. */
+/**
+ * Verifies the logs of all hosts. Also compares each log with its heads in other hosts' logs and in its host's
+ * heartbeat.
+ */
 export async function verifyEverywhere(hosts: FleetHosts, records: readonly HostRecord[]): Promise<EventsVerified> {
   const beaten = records.flatMap(({ name, events }): NotedHead[] =>
     events == null ? [] : [{ host: name, ...events }],

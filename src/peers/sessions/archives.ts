@@ -101,7 +101,8 @@ export async function importSession(
 ): Promise<SessionView> {
   const { user, id, signal } = request;
   const { checkArchive, importHere } = await import("../../data/import.js");
-  // Before anything else, so that this host neither places the user nor sends anything for an archive that is refused.
+  // Check the archive first, so that this host neither places the user nor sends anything for an archive that is
+  // refused.
   const archived = await checkArchive(path);
   const host = await context.hosts.ofUser(user);
   if (host.name === context.hosts.own.name) await importHere(context.sessions, path, request);

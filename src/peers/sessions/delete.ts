@@ -6,8 +6,8 @@ import type { Host } from "../host.js";
  * Deletes sessions permanently, one after another, each on the host that has it. Continues after a session that is missing
  * or belongs to another user.
  *
- * @throws the FleetError of the first session that could not be deleted. Its `outcome` is the result for the sessions before
- * that one.
+ * @throws the FleetError of the first session that could not be deleted. If other sessions came before it, the error's
+ * `outcome` is their result.
  */
 export async function deleteEverywhere(
   context: SessionPlaces,

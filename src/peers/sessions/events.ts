@@ -11,15 +11,18 @@ export interface EventsRequest extends HistoryPartsRequest {
   after?: string | undefined;
 }
 
-/** A longer line is left out, so that it does not fill the memory. The front door passes prompts of up to 8 MB. */
+/**
+ * The longest line that is read, in bytes. Leaves out longer lines, so that they do not fill the memory. The front door
+ * passes prompts of up to 8 MB.
+ */
 const LONGEST_BYTES = 16 * 1024 * 1024;
 
 /**
- * Yields the events in the history of a session on any host, each once and in their order. Its ids are the runtime's own, so
- * a caller can go on after any event: in another process, at another host, and after a crash of the server. Deltas and other
- * events that the runtime does not record are not included.
+ * Yields the events in the history of a session on any host, each once and in their order. The ids are the runtime's
+ * own, so a caller can continue after any event: in another process, on another host, and after a crash of the server.
+ * Deltas and other events that the runtime does not record are not included.
  *
- * A runtime that loads a session may replace its history. Reading then goes on after the last event that was yielded.
+ * A runtime that loads a session may replace its history. Reading then continues after the last event that was yielded.
  *
  * @throws FleetError like {@link historyParts}; `FLEET_USAGE_INVALID` when the history does not have the event `after`.
  */
@@ -66,18 +69,20 @@ class EventReader {
     this.#isSearching = after !== undefined;
   }
 
-  /** The event that was not found so far, and after which the reading begins. */
+  /** The id of the event after which to begin, if it was not found so far. */
   get missing(): string | undefined {
     return this.#isSearching ? this.#last : undefined;
   }
 
-  /** The next part begins another history. Goes on after the last event. */
+  /** Call this when the next part begins another history. Continues after the last event that was yielded. */
   beginAgain(): void {
     this.#splitter = new LineSplitter({ wholeBytes: LONGEST_BYTES });
     this.#isSearching = this.#last !== undefined;
   }
 
-  /** A generator of its own, so that no idle reader keeps a part in memory. */
+  /**
+   * Yields the events in a part. This is a separate generator, so that an idle reader does not keep a part in memory.
+   */
   *push(bytes: Buffer): Generator<SessionEvent> {
     for (const line of this.#splitter.push(bytes)) {
       if (this.#isSearching) {
@@ -105,7 +110,10 @@ export class RecordedEvents implements Histories {
   }
 }
 
-/** The agent of the session can write to its history. Ids and types go into headers and streams, where a line ends a field. */
+/**
+ * Whether the value is safe as an id or a type. The session's agent can write anything into the history, and ids and
+ * types are sent in headers and streams, where a line break would end the field.
+ */
 function isName(value: unknown): boolean {
   return typeof value === "string" && /^[\w.:-]{1,200}$/.test(value);
 }

@@ -9,13 +9,15 @@ import { HISTORY } from "../../runtime/history/session-state.js";
 import type { SessionPlace } from "../../sessions/history.js";
 import type { LocalHost } from "../local-host.js";
 
-/** How often to look at a history without reports of the kernel, in milliseconds. */
+/** How often to look at a history whose changes the kernel does not report, in milliseconds. */
 export const LOOK_MS = 250;
 /** How often to look at a history whose changes the kernel reports: another machine may write into shared storage, too. */
 export const LOOK_REPORTED_MS = 2_000;
 /** How often to ask another host for the state of a history there, in milliseconds. */
 const LOOK_ELSEWHERE_MS = 1_000;
-/** How often the followers read without a change, because the user may no longer use the session. In milliseconds. */
+/**
+ * How often followers read even without a change, to notice if the user may no longer use the session, in milliseconds.
+ */
 export const CHECK_MS = 30_000;
 /** The shortest time between two wake-ups, in milliseconds, because an agent may write into its history all the time. */
 const SPACING_MS = 20;
@@ -59,7 +61,7 @@ export class Feed {
   /**
    * Begins to watch the session where it is now. Call this before each reading of its history.
    *
-   * @returns the version that the reading has at least
+   * @returns the present version. A reading that begins now contains all changes up to this version.
    */
   async aim({ id, serverId, owner }: SessionRecord, host: HostRecord | null): Promise<number> {
     if (this.#place?.serverId !== serverId || this.#host?.name !== host?.name) {
@@ -99,18 +101,18 @@ export class Feed {
     return this.#place !== null && nowMs >= this.#nextLookMs;
   }
 
-  /** A look has begun. */
+  /** Call this when a look begins. */
   looking(): void {
     this.#nextLookMs = Number.POSITIVE_INFINITY;
   }
 
-  /** A look has found this state; undefined if the host did not answer. */
+  /** Call this with the state that a look has found; undefined if the host did not answer. */
   found(state: string | undefined): void {
     const nowMs = this.#clock.now();
     const isChanged = state === undefined || state !== this.#state;
     if (isChanged && this.#state !== undefined && this.#version === this.#versionAtLook) this.#isReported = false;
     this.#state = state;
-    // The first look may find changes since the first reading.
+    // The first look counts as a change, because the history may have changed since the first reading.
     if (isChanged || nowMs >= this.#nextCheckMs) this.wake();
     this.#versionAtLook = this.#version;
     const hereMs = this.#watcher !== null && this.#isReported ? LOOK_REPORTED_MS : LOOK_MS;
@@ -133,7 +135,7 @@ export class Feed {
 
   #watch(path: string): void {
     try {
-      // The user's agent may replace the folder by a link. The kernel watches the folder, not its path.
+      // The user's agent may replace the folder with a link. The kernel watches the folder, not its path.
       using folder = HeldFolder.open(path);
       if (folder === null) return;
       const held = folder.at("");

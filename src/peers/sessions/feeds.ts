@@ -3,7 +3,7 @@ import type { Clock } from "../../runtime/clock.js";
 import type { FleetHosts } from "../fleet-hosts.js";
 import { Feed, LOOK_MS } from "./feed.js";
 
-/** A follower's part in a feed. Disposing it leaves the feed. */
+/** One follower's subscription to a feed. Disposing it ends the subscription. */
 export interface Following extends Disposable {
   readonly feed: Feed;
 }
@@ -46,7 +46,7 @@ export class HistoryFeeds {
     };
   }
 
-  /** Keeps the process alive while somebody follows a session. */
+  /** Schedules the next look. The timer keeps the process alive for as long as somebody follows a session. */
   #lookLater(): () => void {
     return this.#clock.after(
       LOOK_MS,
@@ -71,7 +71,9 @@ export class HistoryFeeds {
     for (const feeds of due.values()) void this.#lookAt(feeds, feeds[0]?.host ?? null);
   }
 
-  /** Looks at the histories of one host. If it does not answer, the followers find out by their next reading. */
+  /**
+   * Looks at the histories of one host. If the host does not answer, the followers notice that at their next reading.
+   */
   async #lookAt(feeds: readonly Feed[], host: HostRecord | null): Promise<void> {
     for (const feed of feeds) feed.looking();
     const there = this.#hosts.at(host === null ? { here: true } : { here: false, host });

@@ -14,7 +14,9 @@ export interface HistoryPartsRequest {
   user: string;
   /** Also yields what is added later, until the signal aborts. */
   follow?: boolean | undefined;
-  /** When to yield a part even without a change, in milliseconds. Undefined, and default: only when something was added. */
+  /**
+   * After how many milliseconds to yield a part even without a change. Default, and for undefined: only after a change.
+   */
   atLeastMs?: () => number | undefined;
   signal?: AbortSignal | undefined;
 }

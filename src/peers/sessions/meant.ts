@@ -8,9 +8,9 @@ import { type GatherSessionsContext, gatherSessions } from "../gather.js";
 const MOST_SHOWN = 5;
 
 /**
- * For each text, the ids of the sessions that a person may mean by it, among those that the user may use. Without `user`,
- * among all. A whole id costs one read of a record. For other texts, this looks at the ids of all sessions. A fleet on
- * several hosts must read the list of all sessions for that, but only once for all texts.
+ * For each text, the ids of the sessions that a person may mean by it, among those that the user may use. Without
+ * `user`, among all sessions. A complete id costs one read of a record. For other texts, this reads the ids of all
+ * sessions. A fleet on several hosts must read the list of all sessions instead, but only once for all texts.
  */
 export async function meantSessions(
   context: GatherSessionsContext,

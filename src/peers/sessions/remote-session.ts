@@ -46,7 +46,9 @@ const REOPEN_MS = 30_000;
 /** A session that this process uses through the front door of another host. */
 export class RemoteSession extends OpenSession<RemoteAttached> {
   readonly #options: OpenOptions;
-  /** The lease under which this process runs, if the process that started it holds one on this session. */
+  /**
+   * The lease on this session under which this process was started (`copilotfleet lock SESSION -- COMMAND`), or null.
+   */
   readonly #outer: HeldLease | null;
   readonly #asker: Asker | null;
 

@@ -11,7 +11,7 @@ interface RequestsContext {
   requests: AgentRequests;
 }
 
-/** The requests of a user's turns in a session that wait at any host, the oldest first. */
+/** The agent requests that wait, on any host, in a user's turns of a session, oldest first. */
 export async function listRequests(
   { finder, hosts }: RequestsContext,
   id: string,
@@ -23,7 +23,7 @@ export async function listRequests(
   return waiting.sort((one, other) => one.openedAt.localeCompare(other.openedAt));
 }
 
-/** Answers a request at the host whose turn asks. @throws FleetError as `AgentRequests.answer`. */
+/** Answers a request on the host that runs the turn. @throws FleetError as `AgentRequests.answer`. */
 export async function answerRequest(
   { finder, hosts }: RequestsContext,
   { id, user, request, answer }: { id: string; user: string; request: string; answer: RequestAnswer },
@@ -35,7 +35,7 @@ export async function answerRequest(
   return await asking.host.answerRequest({ id, user, request, answer });
 }
 
-/** How many changes wait for a follower that reads slowly. */
+/** How many changes to keep for a follower that reads slowly. It misses further changes. */
 const MOST_CHANGES = 1_000;
 
 interface Whose {
@@ -44,8 +44,8 @@ interface Whose {
 }
 
 /**
- * Calls the listener at each change of a user's requests in a session, at any host. The caller has found out that the user may
- * use the session.
+ * Calls the listener at each change of a user's requests in a session, at any host. The caller must have checked that
+ * the user may use the session.
  *
  * @returns a function that removes the listener
  */
@@ -69,7 +69,7 @@ export function followRequests(
   { user, signal }: { user: string; signal: AbortSignal },
 ): AsyncGenerator<RequestChange, void, undefined> {
   const changes = endingAtOnce(signal, (signal) => changesOf(context, { id, user }, signal));
-  // A generator does nothing before its first step. This one then listens, and yields its null.
+  // A generator does nothing before its first step. Take this step now: it adds the listener, and yields null.
   void changes.next();
   return changes as AsyncGenerator<RequestChange, void, undefined>;
 }
@@ -110,7 +110,7 @@ export function shareRequests({ hosts, requests }: Pick<RequestsContext, "hosts"
   if (hosts.own.name === null) return;
   requests.onOwn((change) => {
     const tell = hosts.everywhere(async (host) => host === hosts.own || (await host.noteRequest({ change })));
-    // A follower that learns nothing finds the request in the list.
+    // Ignore a failure, because a follower there can still find the request in the list.
     tell.catch(() => undefined);
   });
 }

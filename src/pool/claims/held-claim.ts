@@ -7,9 +7,9 @@ import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
 import type { Store } from "../../store/ports.js";
 
 /**
- * The moves of this thread. A move is a change of a server's state that has begun and not ended. The set is global, because
- * a program may load this package twice. A thread cannot see the set of another thread. So each entry names its thread, and
- * no thread takes another thread's move for ended.
+ * The moves of this thread. A move is a change of a server's state that has begun and not ended. The set is global,
+ * because a program may load this package twice. A thread cannot see the set of another thread. So each entry names its
+ * thread, and no thread mistakes another thread's move for one that has ended.
  */
 const KEY = Symbol.for("copilotfleet.moves");
 const shared = globalThis as { [KEY]?: Set<string> };
@@ -25,7 +25,10 @@ export class HeldClaim implements Disposable {
   readonly claim: Claim;
   readonly #move = `${threadId}:${randomUUID()}`;
 
-  /** Adds the move before the claim is recorded, because a recorded claim whose move is not in the set does not count. */
+  /**
+   * Adds the move here, before anybody can record the claim, because a recorded claim whose move is not in the set does
+   * not count.
+   */
   constructor() {
     moves.add(this.#move);
     this.claim = { ...ownIdentity(), move: this.#move };
@@ -36,7 +39,9 @@ export class HeldClaim implements Disposable {
   }
 }
 
-/** Whether a claim counts: its process is alive and, if this thread took it, its move has not ended. */
+/**
+ * Whether a claim counts: its process is alive. If this thread made the claim, its move must also still be in progress.
+ */
 export function isHeld(claim: Claim | null): claim is Claim {
   if (claim === null || !isAlive(claim)) return false;
   const { pid, move } = claim;

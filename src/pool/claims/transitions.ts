@@ -13,9 +13,9 @@ import { choosePort } from "../start/ports.js";
 import { isHeld } from "./held-claim.js";
 
 /*
- * A command takes a claim on a server's record before it moves the server to another state, so that two commands never do
- * this at once. The claim ends with that transition or with the process (`HeldClaim`). The synchronous functions here run
- * inside a registry update, so they only read and change the record.
+ * A command takes a claim on a server's record before it moves the server to another state, so that two commands never
+ * do this at the same time. The claim ends with that transition or with the process (`HeldClaim`). The synchronous
+ * functions here run inside a registry update, so they only read and change the record.
  */
 
 export type StartDecision =
@@ -24,7 +24,9 @@ export type StartDecision =
   | { kind: "running"; server: ServerRecord }
   /** Another command holds the claim: try again in a moment. */
   | { kind: "busy"; server: ServerRecord }
-  /** The caller starts the server. First it ends all processes that the earlier launch `leftover` has left. */
+  /**
+   * The caller starts the server. Before that, it ends all processes that are left of the earlier launch `leftover`.
+   */
   | { kind: "start"; server: ServerRecord; leftover: Leftover }
   /** The command that was starting the server died. The caller adopts the server's process, or ends what is left of it. */
   | { kind: "adopt"; server: ServerRecord };
@@ -61,7 +63,8 @@ export function claimStart(registry: Registry, id: string, intent: StartIntent):
     found.claim = intent.claim;
     return { kind: "adopt", server: found };
   }
-  // A copy, because the store runs this again if another writer commits first, and that writer may have taken the same port.
+  // Copy `fresh`, because the store runs this function again if another writer commits first, and that writer may have
+  // taken the port.
   const server = found ?? { ...intent.fresh };
   const stopping = server.state === "draining";
   const leftover = { launchId: server.launchId, process: endingProcess(server), sandbox: server.sandbox, stopping };
@@ -129,8 +132,8 @@ export function endingProcess({ process, ending }: Pick<ServerRecord, "process" 
 }
 
 /**
- * Undoes a stop that a signal cancelled, or whose command died during its wait for turns. The server keeps running, because
- * the end of the server would cut those turns. @param from the state before the stop
+ * Undoes a stop that a signal cancelled, or whose command died while it waited for turns. The server keeps running,
+ * because ending it would cut those turns. @param from the state before the stop
  */
 export function giveUpStop(server: ServerRecord, from: ServerState): void {
   server.process = endingProcess(server);
@@ -140,15 +143,17 @@ export function giveUpStop(server: ServerRecord, from: ServerState): void {
   if (isRunning(server) && server.desired === "stopped") server.desired = "running";
   if (from !== "draining") server.state = from;
   else if (isRunning(server)) server.state = "ready";
-  // Without a process, the server was never ready, so the next command treats it as an interrupted start. A process that has
-  // ended was stopped, so the state stays, and the next command records the end.
+  // Without a recorded process, the server was never ready, so the next command treats it as an interrupted start. If
+  // the recorded process has ended, the earlier stop ended it, so the state stays `draining` and the next command
+  // records the end.
   else if (server.process === null) server.state = "starting";
 }
 
 /**
  * Changes the record of a server on which this process holds the claim.
  *
- * @throws FleetError `FLEET_SERVER_CONFLICT` when another process has taken the claim while this one was suspended.
+ * @throws FleetError `FLEET_SERVER_CONFLICT` when this process no longer holds the claim, for example because another
+ * process took it while this one was suspended.
  */
 export async function changeClaimed<T>(
   store: Store,

@@ -27,9 +27,9 @@ import { type Stopped, TERMINATE_GRACE_MS } from "../stop/stop.js";
 export interface RecycleOptions {
   /** How long turns in flight may take to end, in milliseconds. */
   drainTimeoutMs: number;
-  /** The handling of turns that take longer: `cut` them, or `leave` the server as it was. */
+  /** How to handle turns that take longer: `cut` them, or `leave` the server as it was. */
   late: "cut" | "leave";
-  /** If it aborts before the old process is stopped, the server stays as it was. */
+  /** If this signal aborts before the old process is stopped, the server stays as it was. */
   signal: AbortSignal;
   onProgress?: OnProgress | undefined;
 }
@@ -42,8 +42,8 @@ export type Recycled =
   | { kind: "unavailable" };
 
 /**
- * Replaces a running server by a new process on the same home. Starts the new process on another port. Once the new process
- * answers, drains and stops the old one. If the new process does not answer, the old one keeps running. No session is open
+ * Replaces a running server with a new process on the same home. Starts the new process on another port. Once it
+ * answers, drains and stops the old process. If it does not answer, the old process keeps running. No session is open
  * in both processes, because the fleet connects no client to the new process before the old one has stopped.
  */
 export async function recycleServer(context: PoolContext, id: string, options: RecycleOptions): Promise<Recycled> {
@@ -68,7 +68,7 @@ export async function recycleServer(context: PoolContext, id: string, options: R
         runtimePath,
         launchId,
         port: old.replacement.port,
-        // Both processes have the same connection token, so that clients of the old one can connect to the new one.
+        // Both processes have the same connection token, so that clients of the old process can connect to the new one.
         connectionToken: readConnectionToken(old.home),
         githubToken: token,
         sandbox,
@@ -144,7 +144,7 @@ function claimSwap(registry: Registry, id: string, launchId: string | null, clai
 
 type Abandoned = Pick<Replacement, "launchId" | "process" | "sandbox">;
 
-/** Ends the process that should have replaced the running one. */
+/** Ends the new process, because it does not replace the running one after all. */
 async function abandon<T>(
   { store }: PoolContext,
   { id, home }: Pick<ServerRecord, "id" | "home">,

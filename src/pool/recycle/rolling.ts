@@ -18,8 +18,8 @@ export interface RollingResult {
 }
 
 /**
- * Replaces running servers: first a single one (the canary), then at most `maxUnavailable` at once. Begins no replacement
- * after one has failed. Skips servers that do not run.
+ * Replaces running servers: first a single server (the canary), then at most `maxUnavailable` servers at once. After a
+ * failure, begins no further replacement. Skips servers that do not run.
  */
 export async function restartRolling(
   pool: Pool,

@@ -29,13 +29,14 @@ export async function adoptServer(
   const { launchId, port, sandbox } = server;
   using limit = deadline(ADOPT_WAIT_MS, signal);
   for (;;) {
-    // Look for writers of the log first. Until a child calls exec, processesOfLaunch does not find it, because it still has
-    // its parent's environment. But it already has the log open.
+    // Look for writers of the log first. `processesOfLaunch` does not find a child before it calls exec, because the
+    // child still has its parent's environment. But the child already has the log open.
     const writers = writersOf(logPath(server.home));
     const processes = launchId === null ? [] : processesOfLaunch(launchId);
     const listener = port === null ? undefined : processes.find(({ pid }) => system().processes.listensOn(pid, port));
     const found = listener === undefined ? null : asServer(listener);
-    // The other PID of a server in bwrap is that of its bwrap. Otherwise the PID inside was chosen by somebody else.
+    // The PID of a server inside bwrap equals its bwrap's PID outside. If no process of the launch has that PID, the
+    // listener is in a PID namespace that somebody else made.
     const isOwn = found?.innerPid === undefined || processes.some(({ pid }) => pid === found.innerPid);
     const identity = found === null || port === null || !isOwn ? null : withBridge(found, { port, sandbox });
     if (identity !== null && port !== null) {
@@ -59,7 +60,7 @@ export async function adoptServer(
   return null;
 }
 
-/** Ends all processes of an earlier launch, and notes its end in the log. The caller holds the claim. */
+/** Ends all processes of an earlier launch, and writes to the log how the launch ended. The caller holds the claim. */
 export async function endLeftover(home: string, { launchId, process, sandbox, stopping }: Leftover): Promise<void> {
   if (launchId === null) return;
   const outcome = process !== null && isAlive(process) ? "killed" : "already-stopped";

@@ -44,7 +44,10 @@ async function repair(context: PoolContext, server: ServerRecord, signal: AbortS
   } else await reap(context, server, server.state === "draining" ? "stopped" : "failed");
 }
 
-/** Names the limit of memory as the likely cause of a server's end, as the second half of a sentence. */
+/**
+ * The second half of a sentence that names the memory limit as the likely cause of a server's end. Empty if the kernel
+ * killed no process of the server at that limit.
+ */
 function describeKills({ sandbox }: ServerRecord): string {
   const { limits } = sandbox ?? {};
   if (limits === undefined) return "";
@@ -53,7 +56,7 @@ function describeKills({ sandbox }: ServerRecord): string {
   return `, after the kernel had killed ${kills === 1 ? "1 process" : `${kills} processes`} of the server at sandbox.memory (${writeSize(limits.memory)})`;
 }
 
-/** Ends the processes that a dead server has left, and records the server's end. */
+/** Ends the processes that are left of a dead server, and records the server's end. */
 async function reap(
   { store, config, events }: PoolContext,
   server: ServerRecord,

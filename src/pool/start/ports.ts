@@ -4,8 +4,9 @@ import { FleetError, systemCode } from "../../errors.js";
 import type { Registry } from "../../model/registry.js";
 
 /**
- * The preferred port if it is free, or else the lowest free port of the range. A port is free if no recorded server holds it
- * and `skip` does not contain it. The caller reserves the port by recording it in the same registry update.
+ * The preferred port if it is in the range and free, or else the lowest free port of the range. A port is free if no
+ * recorded server has it and `skip` does not contain it. The caller reserves the port by recording it in the same
+ * registry update.
  */
 export function choosePort(
   registry: Registry,
@@ -42,8 +43,8 @@ export function heldPorts(registry: Registry): Set<number> {
 }
 
 /**
- * Whether this process can listen on the port now. A later attempt may still fail, because another program may take the port
- * in between.
+ * Whether this process can listen on the port now. A later attempt may still fail, because another program may take the
+ * port first.
  */
 export function isBindable(address: string, port: number): Promise<boolean> {
   return new Promise((resolve, reject) => {

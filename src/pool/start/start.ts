@@ -35,12 +35,12 @@ import { kindOf, noteTokenSource, tokenSourceOf } from "./token-source.js";
 export interface SpawnOptions {
   /** The source of the server's GitHub token. Default: the source of the last start, or else the configured one. */
   token?: TokenSource | undefined;
-  /** The token itself, passed in memory with `token: {from: "caller"}`. Never recorded. */
+  /** The token itself, if `token` is `{from: "caller"}`. It stays in memory and is never recorded. */
   tokenValue?: string | undefined;
   cwd?: string | undefined;
   /**
-   * Aborts, together with `signal`, when the caller no longer needs the server. A start that ends for this reason does not
-   * count as a crash.
+   * Aborts, together with `signal`, when the caller no longer needs the server. A start that fails because of this does
+   * not count as a crash.
    */
   calledOff?: AbortSignal | undefined;
   /**
@@ -72,7 +72,7 @@ export async function startServer(context: PoolContext, request: StartRequest): 
   const { store, config, env } = context;
   const { signal } = request;
   const known = (await store.registry.read()).servers[request.id];
-  // Refuse everything that can be refused before recording anything.
+  // Make every check that can refuse the start before recording anything.
   if (request.user !== null) await refuseErased(store, request.user);
   const runtime = findRuntime(config.runtime.path, env);
   const fresh = newRecord(context.stateRoot, request);
@@ -189,7 +189,7 @@ async function launchClaimed(
     const { identity, version } = launched;
     return await store.registry.update((registry) => {
       const adopted = registry.servers[id];
-      // Another process may have taken this one for dead and adopted the server.
+      // Another process may have mistaken this process for dead, and adopted the server.
       if (adopted?.launchId === launchId && adopted.process?.pid === identity.pid) return adopted;
       const server = ownClaim(registry, id, launchId);
       recordReady(server, { process: identity, version });
@@ -219,7 +219,7 @@ async function launchClaimed(
 
 const PORT_ATTEMPTS = 64;
 
-/** Launches on the reserved port. If a program outside the fleet holds that port, reserves the next free one. */
+/** Launches on the reserved port. If a program outside the fleet has that port, reserves the next free port. */
 export async function launchOnFreePort(
   context: PoolContext,
   launch: Omit<Launch, "settings" | "env" | "stateRoot" | "sessionState"> & { server: ServerRecord },

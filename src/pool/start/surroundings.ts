@@ -16,7 +16,8 @@ export interface PoolContext {
 }
 
 /**
- * If the sessions of the server are on shared storage or in the folder of all shared servers, links the home to that folder.
+ * Links the home of a server to the folder with its sessions, if that folder is on shared storage or belongs to all
+ * shared servers. Otherwise does nothing, because the sessions are in the home.
  */
 export async function keepSessions({ store, config, stateRoot }: PoolContext, server: ServerRecord): Promise<void> {
   const { shared } = config.storage;
@@ -25,7 +26,7 @@ export async function keepSessions({ store, config, stateRoot }: PoolContext, se
   } else if (server.isolation === "shared") shareSessionState(stateRoot, server.home);
 }
 
-/** The folder outside of its home in which a server keeps its sessions; null if it keeps them in its home. */
+/** The folder outside the home in which a server keeps its sessions; null if it keeps them in its home. */
 export function sessionStateOf({ store, config, stateRoot }: PoolContext, server: ServerRecord): string | null {
   const { shared } = config.storage;
   if (shared !== null && store.hosts !== null) {

@@ -16,8 +16,9 @@ import { readIfThere } from "../../store/file/failures.js";
 import type { PoolContext } from "./surroundings.js";
 
 /*
- * A server's record names at most the kind of its token's source, because others may be able to write records. The source
- * itself is in the configuration, or, if it was given at the server's start, in a file beside the server's home.
+ * A server's record names at most the kind of its token's source, because others may be able to write records. The
+ * source itself is in the configuration. If it was given at the server's start instead, it is in a file beside the
+ * server's home.
  */
 
 type Known = Pick<ServerRecord, "id" | "user" | "isolation" | "token">;
@@ -31,7 +32,9 @@ export function kindOf({ from }: TokenSource): RecordedSource {
   return { from };
 }
 
-/** Notes the source that was given at the start of a server. The caller must hold the claim on the server. */
+/**
+ * Writes the source that was given at the start of a server to a file. The caller must hold the claim on the server.
+ */
 export function noteTokenSource(home: string, source: TokenSource): void {
   const path = pathOf(home);
   try {
@@ -42,10 +45,10 @@ export function noteTokenSource(home: string, source: TokenSource): void {
 }
 
 /**
- * The source of a server's GitHub token; null if it has none.
+ * The source of a server's GitHub token; null if the server has none.
  *
- * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when the record names a source that neither the configuration nor this host
- * knows. The fleet then reads no variable and no file, and runs no program.
+ * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when the record names a source that neither the configuration nor this
+ * host knows. The fleet then reads no variable and no file, and runs no program.
  */
 export function tokenSourceOf({ config, stateRoot, store }: PoolContext, server: Known): TokenSource | null {
   const { id, user, isolation, token } = server;

@@ -17,24 +17,23 @@ const POLL_MS = 50;
 /** How many times in a row a server may fail to answer before it counts as hung. */
 const FAILURES = 3;
 /**
- * When the time for turns is up, the server may take this long to report the turns that are about to be cut. In
- * milliseconds.
+ * When the time for turns is up, the server has this many milliseconds to report the turns that are about to be cut.
  */
 const LAST_ANSWER_MS = 500;
 
 export interface DrainOptions {
   timeoutMs: number;
   answerMs: number;
-  /** If it aborts, the drain is cancelled. */
+  /** If this signal aborts, the drain is cancelled. */
   signal: AbortSignal;
-  /** If it aborts, the time for turns is up at once. */
+  /** If this signal aborts, the time for turns is up at once. */
   hurry: AbortSignal;
   /** Called whenever the set of awaited turns changes. */
   onProgress?: OnProgress | undefined;
 }
 
 export interface LastDrainOptions extends Omit<DrainOptions, "answerMs"> {
-  /** Turns that outlast the deadline: `cut` them, or `leave` the server running and record nothing. */
+  /** How to handle turns that outlast the deadline: `cut` them, or `leave` the server running and record nothing. */
   late: "cut" | "leave";
   /** Whether the server will be started again after the drain, because it should still run. */
   stays: boolean;
@@ -43,17 +42,18 @@ export interface LastDrainOptions extends Omit<DrainOptions, "answerMs"> {
 export interface DrainResult {
   /** Sessions that were still in a turn when the time was up. */
   cut: string[];
-  /** Sessions that were unloaded. {@link allCut} finds the sessions among them in which a turn had begun after all. */
+  /** Sessions that were unloaded. In some of them, a turn may have begun after all: see {@link allCut}. */
   unloaded: string[];
 }
 
 /**
- * Waits until no session of the server is in a turn or being loaded, because the runtime drops turns in flight on SIGTERM.
- * Then saves and unloads each session, so that a client that comes too late gets an error instead of a cut turn. If the
- * server does not answer, every session that it has loaded counts as cut.
+ * Waits until no session of the server is in a turn or being loaded, because the runtime drops turns in flight on
+ * SIGTERM. Then saves and unloads each session, so that a client that comes too late gets an error instead of a cut
+ * turn. If the server does not answer, every session that it has loaded counts as cut.
  *
- * While the record is `draining`, no user of the fleet begins a turn unnoticed (see `use-markers.ts`). A client that
- * connects to the server directly may still begin a turn right after the server has answered that the session is idle.
+ * While the record is `draining`, no client of the fleet can begin a turn that the drain does not see (see
+ * `use-markers.ts`). A client that connects to the server directly may still begin a turn right after the server has
+ * answered that the session is idle.
  */
 async function drainServer(server: ServerRecord, options: DrainOptions): Promise<DrainResult> {
   const until = performance.now() + options.timeoutMs;
@@ -98,14 +98,14 @@ function turnReporter({ id: serverId }: ServerRecord, onProgress: OnProgress | u
 }
 
 /**
- * Drains a server that this process has claimed, and records that the server is ending. The caller must then stop the server
- * at once. If this process dies first, the record shows the next command that the server was to end.
+ * Drains a server that this process has claimed, and records that the server is ending. The caller must then stop the
+ * server at once. If this process dies first, the next command finds in the record that the server was about to end.
  *
  * If the drain is cancelled, or if turns outlast it and `late` is `leave`, the server returns to the state that it had
  * before the claim (`from`).
  *
- * The write of the record takes milliseconds. If a client that connects to the server directly has begun a turn in this
- * time, restores the record and drains again while there is time.
+ * Writing the record takes milliseconds. If a client that connects to the server directly begins a turn in these
+ * milliseconds, restores the record, and drains again if there is time left.
  */
 export async function drainForGood(
   { store, config }: Pick<PoolContext, "store" | "config">,
@@ -144,7 +144,7 @@ async function drainAndRecord(
       if (!stays) record.desired = "stopped";
     });
     if (drained.cut.length > 0 || options.hurry.aborted || performance.now() >= until) return result;
-    // Do not look at use markers again. The drain found none, and the fleet refuses every use that began later.
+    // Do not look at use markers again. The drain found none, and the fleet refuses every later use.
     await using asked = new AskedServer(server);
     const underWay = (await asked.turnsUnderWay(options.answerMs)) ?? loadedSessions(server);
     if (underWay.length === 0) return result;
@@ -157,7 +157,7 @@ async function drainAndRecord(
   }
 }
 
-/** All sessions whose turn was cut by the end of a drained server. Call this after the server's process has exited. */
+/** All sessions whose turn was cut when a drained server ended. Call this after the server's process has exited. */
 export function allCut({ home, startedAt }: ServerRecord, { cut, unloaded }: DrainResult): string[] {
   const sinceMs = Date.parse(startedAt ?? "");
   const behind = unloaded.filter((id) => endsInsideTurn(home, id, Number.isNaN(sinceMs) ? 0 : sinceMs));
@@ -194,15 +194,19 @@ class AskedServer implements AsyncDisposable {
     });
   }
 
-  /** Saves and unloads idle sessions. Resolves with those in a turn after all; null if the server does not answer. */
+  /**
+   * Saves and unloads idle sessions. Resolves with the sessions that are in a turn after all; null if the server does
+   * not answer.
+   */
   async unloadIdle(unloaded: Set<string>, answerMs: number, hurry: AbortSignal): Promise<string[] | null> {
     const loaded = loadedSessions(this.#server);
     if (loaded.length === 0) return [];
     return await this.#ask(answerMs, hurry, async (connection, signal) => {
       const late: string[] = [];
       for (const sessionId of loaded) {
-        // If the client leaves at the beginning of a turn, the runtime may hang while it unloads the session (seen with
-        // 1.0.85). It then has the session no more, keeps its lock, and answers neither of the requests below.
+        // If a client disconnects at the beginning of a turn, the runtime may hang while it unloads the session (seen
+        // with 1.0.85). The session is then no longer in memory, but its lock file stays, and the requests below get no
+        // answer. So skip such a session.
         if ((await isInTurn(connection, sessionId, signal)) === null) continue;
         await unlessRefused(connection.request("sessions.save", { sessionId }, signal));
         if (await isBusy(connection, sessionId, signal)) late.push(sessionId);
@@ -250,12 +254,12 @@ export async function unloadAtOnce(server: ServerRecord, ids: readonly string[],
   if (ids.length === 0) return;
   await using connection = await RawConnection.open(provenEndpoint(server), AbortSignal.timeout(answerMs));
   for (const sessionId of ids) {
-    // The server refuses this if the session is not in its memory.
+    // The server refuses this request if the session is not in its memory.
     await unlessRefused(connection.request("sessions.close", { sessionId }));
   }
 }
 
-/** The sessions that the recorded process has in memory. The process has a lock in the folder of each of them. */
+/** The sessions that the recorded process has in memory. The process has a lock file in the folder of each session. */
 export function loadedSessions(server: ServerRecord): string[] {
   return server.process === null ? [] : listLoaded(server.home, server.process);
 }

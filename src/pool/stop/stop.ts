@@ -13,9 +13,9 @@ import { allCut, drainForGood } from "./drain.js";
 export interface StopOptions {
   /** How long turns in flight may take to end, in milliseconds. */
   drainTimeoutMs: number;
-  /** Do not wait for turns, and skip SIGTERM. */
+  /** Whether to stop without waiting for turns and without SIGTERM. */
   force: boolean;
-  /** If it aborts during the wait for turns, the server keeps running. */
+  /** If this signal aborts during the wait for turns, the server keeps running. */
   signal: AbortSignal;
   /** Once this signal aborts, the stop continues as with `force`. */
   hurry?: AbortSignal;
@@ -35,12 +35,13 @@ export interface Stopped {
 
 export const TERMINATE_GRACE_MS = 5_000;
 /**
- * The grace period if turns outlasted the drain, in milliseconds. It is shorter, because the caller has already waited for a
- * long time.
+ * The grace period after a drain that turns outlasted, in milliseconds. It is shorter, because the caller has already
+ * waited for a long time.
  */
 const LATE_GRACE_MS = 2_000;
 /**
- * How much longer than the drain timeout to wait until another command, such as a start, ends its claim. In milliseconds.
+ * While another command, such as a start, has a claim, a stop waits this much longer than the drain timeout, in
+ * milliseconds.
  */
 const OTHERS_MS = 2 * TERMINATE_GRACE_MS;
 
@@ -87,7 +88,7 @@ export async function stopRecorded(
   }
 }
 
-/** Notes the drain of a server, unless it was forced, and its stop. */
+/** Records an event for the drain of a server, unless it was forced, and one for its stop. */
 function noteStop(
   events: EventLog,
   { id, user }: ServerRecord,

@@ -11,9 +11,11 @@ export interface ConnectedClient {
   client: CopilotClient;
   /** Resolves when either side closes the connection. Never rejects. Stays pending if the SDK hides its socket. */
   closed: Promise<void>;
-  /** Watches whether a prompt begins. Reads the socket, because the SDK drops events when the connection closes. */
+  /**
+   * Watches whether a prompt begins. Reads the socket itself, because the SDK drops events when the connection closes.
+   */
   watchPrompt(sessionId: string): PromptWatch;
-  /** Cuts the connection at once. The SDK's own `stop` waits until the other side hangs up, too. */
+  /** Closes the connection at once. The SDK's own `stop` waits until the other side closes it, too. */
   destroy(): void;
 }
 
@@ -39,24 +41,25 @@ export async function connectClient(
   // `start()` makes the socket before its first await. Tune it now, so that the handshake is fast, too.
   const socket = socketOf(client);
   if (socket !== undefined) acknowledgePromptly(socket);
-  // `quietWriteErrors` needs the client's writer. The SDK's own "connect" listener makes it, and runs before this one.
+  // `quietWriteErrors` needs the client's writer. The SDK's own "connect" listener makes the writer, and runs before
+  // this listener.
   socket?.once("connect", () => quietWriteErrors(client));
   const closed = endOf(socket);
   try {
-    // The SDK does not notice when the connection closes during the handshake.
+    // The SDK does not notice if the connection closes during the handshake.
     await abortable(Promise.race([started, closed.then(refuseClosed)]), signal);
   } catch (cause) {
-    started.catch(() => undefined); // its outcome no longer matters, because we throw the client away
+    started.catch(() => undefined); // its outcome no longer matters, because we discard the client
     await client.forceStop();
     throw unusable(where, cause);
   }
   quietWriteErrors(client); // again, in case the SDK hides its socket
-  // When the connection closes, the SDK does not settle requests that have no answer. Stopping the client rejects them.
+  // When the connection closes, the SDK does not settle unanswered requests. Stopping the client rejects them.
   closed.then(() => client.forceStop()).catch(() => undefined);
   return { client, closed, watchPrompt: (id) => watchPrompt(socket, id), destroy: () => void socket?.destroy() };
 }
 
-/** The address to which the SDK can connect. It cannot speak TLS. */
+/** An endpoint to which the SDK can connect, because the SDK does not support TLS. */
 async function plainEndpoint(endpoint: Endpoint, signal: AbortSignal): Promise<Endpoint> {
   if (endpoint.tls === undefined) return endpoint;
   const { secureEndpoint } = await import("./secure-endpoint.js");
@@ -76,7 +79,7 @@ export interface PromptWatch extends Disposable {
 }
 
 /**
- * Watches for the prompt's `user.message` event in the bytes of the socket, and no longer than that, because many turns may
+ * Watches the bytes of the socket for the prompt's `user.message` event. Stops at that event, because many turns may
  * stream over one connection. Depends on the order in which the runtime writes the event's fields (as of 1.0.85).
  */
 export function watchPrompt(socket: Socket | undefined, sessionId: string): PromptWatch {
@@ -114,8 +117,8 @@ async function refuseClosed(): Promise<never> {
 }
 
 /**
- * Prevents a crash of this process. After a server's death, vscode-jsonrpc 8 rejects a second promise for each request, and
- * nobody can catch that rejection. The SDK prevents this only for servers that it started itself.
+ * Prevents a crash of this process. After a server's death, vscode-jsonrpc 8 rejects a second promise for each request,
+ * and nobody can catch that rejection. The SDK prevents such rejections only for servers that it started itself.
  */
 function quietWriteErrors(client: CopilotClient): void {
   const { messageWriter } = client as unknown as { messageWriter?: unknown };

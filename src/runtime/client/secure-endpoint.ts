@@ -7,8 +7,8 @@ import { splice } from "../wire/splice.js";
 import { swapToken } from "../wire/swap-token.js";
 
 /**
- * Connects to a front door with TLS, and returns a loopback address of this process that leads to that connection, because
- * the SDK cannot speak TLS. The address accepts one client, with a random token that only this process knows.
+ * Connects to a front door with TLS. Returns a loopback address of this process that leads to that connection, because
+ * the SDK does not support TLS. The address accepts one client, with a random token that only this process knows.
  */
 export async function secureEndpoint(endpoint: Endpoint, tls: PeerTls, signal: AbortSignal): Promise<Endpoint> {
   const secure = await connectSecurely(endpoint, tls, signal);

@@ -22,10 +22,13 @@ export interface TurnReply {
 
 type Outcome = { kind: "idle" } | { kind: "failed"; error: FleetError };
 
-/** The message of the error when the server is idle although it has not begun a prompt that it took. */
+/** The error message if the server accepted a prompt, but is idle without having begun it. */
 export const NEVER_BEGAN =
   "The server took the prompt, but reported no turn for it. Check the session's history before you send the prompt again.";
-/** How long to wait for the end of an aborted turn, and for the beginning of a prompt that has to be aborted. */
+/**
+ * How long to wait for the end of an aborted turn, and for the beginning of a prompt that has to be aborted, in
+ * milliseconds.
+ */
 const [ABORT_WAIT_MS, BEGIN_WAIT_MS] = [2_000, 10_000];
 /**
  * The pauses before we ask again whether the server is at work on a prompt, in milliseconds. A busy server begins a prompt
@@ -37,10 +40,10 @@ const ASKED_AFTER_ABORT_MS = [0, 250, 500, 1_000];
 const ASKED_MS = [0, 250, 500, 1_000, 2_000, 4_000];
 
 /**
- * Runs one turn: sends the prompt and waits for `session.idle`, the end of everything that the prompt started. Events that
- * arrive before the prompt has begun belong to another turn. When the connection ends, the wait ends at once, unlike the
- * wait of the SDK's `sendAndWait` (measured with SDK 1.0.14). At the timeout, and when the signal aborts, this function
- * aborts the turn, so that the session is free for the next turn.
+ * Runs one turn: sends the prompt and waits for `session.idle`, which arrives when everything that the prompt started
+ * has ended. Events that arrive before the prompt has begun belong to another turn. If the connection ends, this
+ * function rejects at once, unlike the SDK's `sendAndWait` (measured with SDK 1.0.14). At the timeout, and when the
+ * signal aborts, this function aborts the turn, so that the session is free for the next turn.
  *
  * @param clock replaced in tests
  */
@@ -112,8 +115,8 @@ class SentPrompt {
   }
 
   /**
-   * Aborts the turn and waits until it has ended. Otherwise, the next turn would count the `session.idle` of this turn as its
-   * own end. Ignores failures, because the turn may already be over.
+   * Aborts the turn and waits until it has ended. Otherwise, the caller's next turn would take the `session.idle` of
+   * this turn for its own end. Ignores failures, because the turn may already be over.
    */
   async abort(closed: Promise<void>): Promise<void> {
     const within = async (ms: number, work: Promise<unknown>) => {
@@ -125,9 +128,10 @@ class SentPrompt {
       const hadBegun = this.#begun;
       await within(ABORT_WAIT_MS, this.#session.abort());
       if (!hadBegun) {
-        // The server forgets an abort that arrives after the prompt and before the turn begins (measured with 1.0.85).
+        // The server drops an abort that arrives between the prompt and the beginning of its turn (measured with
+        // 1.0.85).
         await within(BEGIN_WAIT_MS, this.#beginsOrEnds);
-        // The next turn may be another client's.
+        // If this turn is over, do not abort again, because the session may be in another client's turn.
         if (!this.#isOver) await within(ABORT_WAIT_MS, this.#session.abort());
       }
       await within(ABORT_WAIT_MS, this.ended);
@@ -141,7 +145,7 @@ class SentPrompt {
     else this.#early.push(event);
   }
 
-  /** The server took the prompt. @param messageId undefined if the server's answer contains no id */
+  /** The server accepted the prompt. @param messageId undefined if the server's answer contains no id */
   taken(messageId: string | undefined): void {
     const early = this.#early ?? [];
     this.#early = null;
@@ -154,7 +158,7 @@ class SentPrompt {
     const isOwn = event.type === "user.message" && event.data.messageId === this.#messageId;
     if (!this.#begun && isOwn) this.#begin();
     if (this.#begun) this.#listeners.onEvent?.(event);
-    // The work of sub-agents is inside of a turn, and does not end it.
+    // Sub-agents work inside a turn, so their events do not end it.
     if ("agentId" in event && event.agentId !== undefined) return;
     switch (event.type) {
       case "assistant.message_delta":
@@ -212,7 +216,10 @@ class SentPrompt {
   }
 }
 
-/** The error to throw for a failed turn. If the connection broke, any error of the send means that the server is lost. */
+/**
+ * The error to throw for a failed turn. If the connection broke, any error but a `FleetError` means that the server is
+ * lost.
+ */
 async function asTurnError(error: unknown, sessionId: string, closed: Promise<void>): Promise<unknown> {
   if (error instanceof FleetError) return error;
   const gone = await Promise.race([closed.then(() => true), delay(50).then(() => false)]);

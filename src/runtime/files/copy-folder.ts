@@ -6,7 +6,7 @@ import { system } from "../../system/system.js";
 import { isInUseMark } from "../history/session-state.js";
 import { type Budget, DEEPEST, HeldFolder, walk } from "./held-folder.js";
 
-/** A session with more entries is not copied, because its user's agent has filled it on purpose. */
+/** A session with more entries is not copied, because only an agent that fills it on purpose makes so many. */
 const MOST_COPIED = 100_000;
 
 export function incomingPath(group: string): string {

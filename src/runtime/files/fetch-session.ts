@@ -4,7 +4,7 @@ import { systemCode } from "../../errors.js";
 import { assertCopyable, copyBeside, sync } from "./copy-folder.js";
 import { placePath, removeIfThere, type StatePlace, statOf, takenPath, usable } from "./shared-storage.js";
 
-/** How many times to try to make a block, because a runtime may keep making the session's folder in its place. */
+/** How many times to try to make a block, because a runtime may keep recreating the session's folder in its place. */
 const BLOCK_TRIES = 20;
 
 export interface Fetch {
@@ -20,12 +20,12 @@ export interface Fetch {
 }
 
 /**
- * Moves a session's state from one folder to another. If a runtime still has the session loaded at `from`, its next write
- * fails. A call after a crash continues where the last call stopped. The last step replaces any state of the session in
- * `to`.
+ * Moves a session's state from one folder to another. If a runtime still has the session loaded at `from`, its next
+ * write fails. A call after a crash continues where the last call stopped. The last step replaces any state of the
+ * session in `to`.
  *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails. Also when a session with a history has no files at
- * `from`, because then the storage may not be mounted.
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails, or when the session has too many files to copy.
+ * Also when a session with a history has no files at `from`, because then the storage may not be mounted.
  */
 export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fetch): Promise<void> {
   await usable(to.shared, async () => {
@@ -80,8 +80,8 @@ async function block(path: string, taken: string): Promise<void> {
 }
 
 /**
- * Moves the session's folder from `path` to `taken`. If `taken` exists, an earlier call has moved the session and a runtime
- * has then made the folder again. In that case, removes the folder.
+ * Moves the session's folder from `path` to `taken`. If `taken` exists, an earlier call moved the session, and a
+ * runtime then made the folder at `path` again. In that case, removes that folder.
  */
 async function setAside(path: string, taken: string): Promise<void> {
   await mkdir(dirname(taken), { recursive: true, mode: 0o700 });

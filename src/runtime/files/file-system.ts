@@ -13,9 +13,9 @@ export function isLocal({ type }: FileSystem): boolean {
 }
 
 /**
- * Tests in a temporary folder the properties of a file system that session state depends on.
+ * Tests the properties of a file system that session state depends on. Does so in a temporary folder below `folder`.
  *
- * @returns the properties that do not hold, as ends of the sentence "this file system …"; empty if all of them hold
+ * @returns the problems, as ends of the sentence "this file system …"; empty if there are none
  */
 export async function problemsOf(folder: string): Promise<string[]> {
   const trial = join(folder, `.copilotfleet-trial-${randomBytes(6).toString("hex")}`);
@@ -23,7 +23,7 @@ export async function problemsOf(folder: string): Promise<string[]> {
   try {
     const problems: string[] = [];
     for (const [problem, holds] of Object.entries(TRIALS)) {
-      // A trial that throws has failed, too: the file system refused the operation.
+      // A trial that throws has failed, too, because the file system refused the operation.
       const code = await holds(trial).then(
         (held) => (held ? null : ""),
         (error: unknown) => systemCode(error) ?? String(error),
@@ -36,7 +36,7 @@ export async function problemsOf(folder: string): Promise<string[]> {
   }
 }
 
-/** The problem that each trial shows if it fails. The later trials use the files of the earlier ones. */
+/** Each key is the problem that its trial shows if it fails. Later trials use the files of earlier trials. */
 const TRIALS: Readonly<Record<string, (folder: string) => Promise<boolean>>> = {
   "does not replace a file by a rename": async (folder) => {
     const [old, fresh] = [join(folder, "old"), join(folder, "fresh")];

@@ -22,7 +22,7 @@ import { system } from "../../system/system.js";
 
 const NOT_THERE = new Set(["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"]);
 const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
-/** The greatest depth of a walk, because a walk holds a descriptor for each level. */
+/** The greatest depth of a walk, because a walk has one descriptor open for each level. */
 export const DEEPEST = 64;
 const READ_AT_ONCE = 1_000;
 
@@ -83,8 +83,8 @@ export class HeldFolder implements Disposable {
   }
 
   /**
-   * Opens a regular file and returns its descriptor. Returns null if the file does not exist. Fails with EINVAL for anything
-   * but a regular file.
+   * Opens a regular file and returns its descriptor. Returns null if the file does not exist. Throws a system error for
+   * anything else, such as `ELOOP` for a link and `EINVAL` for a pipe.
    */
   file(name: string): number | null {
     let fd: number;
@@ -128,7 +128,10 @@ export class HeldFolder implements Disposable {
   }
 }
 
-/** Visits files, then subfolders, until `visit` returns false. `cut`: the budget ran out, or a folder was too deep. */
+/**
+ * Visits all entries except folders, then subfolders, until `visit` returns false. `cut`: the budget ran out, or a
+ * folder was too deep.
+ */
 export function walk(
   folder: HeldFolder,
   budget: Budget,
@@ -155,8 +158,8 @@ export function walk(
 }
 
 /**
- * Removes a folder without following links. Only the fleet may write in the folder above it. Returns false if the budget ran
- * out first.
+ * Removes a folder without following links. Only the fleet may have write access to the folder above it. Returns false
+ * if the budget ran out first.
  */
 export async function removeTree(path: string, budget: Budget): Promise<boolean> {
   const top = await open(path, FOLDER);
@@ -171,7 +174,7 @@ export async function removeTree(path: string, budget: Budget): Promise<boolean>
 
 async function empty(folder: FileHandle, top: FileHandle, budget: Budget, depth: number): Promise<boolean> {
   const at = (name: string) => through(folder.fd, name);
-  // Repeat until the folder is empty, because a list may lack entries if the folder changes at that time.
+  // Repeat until the folder is empty, because a list may lack entries if the folder changes while we read it.
   for (;;) {
     const entries = await readSome(at(""));
     if (entries.length === 0) return true;

@@ -75,7 +75,7 @@ export function instanceOf(stateRoot: string): string | null {
   return readNote(stateRoot)?.instance ?? null;
 }
 
-/** Returns the note of this state folder, and writes it if it is missing or names the host differently. */
+/** Returns the note of this state folder. Writes it first if it is missing or names the host differently. */
 export function ensureNote(stateRoot: string, name: string): HostNote {
   const before = readNote(stateRoot);
   if (before?.name === name) return before;
@@ -88,7 +88,7 @@ export function ensureNote(stateRoot: string, name: string): HostNote {
     if (before === null) linkSync(temp, path);
     else renameSync(temp, path);
   } catch (error) {
-    // If another process of this host wrote the note first, use that one.
+    // If another process of this host wrote the note first, use its note.
     const others = systemCode(error) === "EEXIST" ? readNote(stateRoot) : null;
     if (others?.name !== name) throw unwritable(path, error);
     return others;

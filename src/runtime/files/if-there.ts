@@ -2,7 +2,7 @@ import { mkdirSync, readSync } from "node:fs";
 import { systemCode } from "../../errors.js";
 
 /**
- * The codes of system errors that mean that nothing exists at a path. ENAMETOOLONG is one of them, because an agent can make
+ * The codes of system errors for a path at which nothing exists. They include ENAMETOOLONG, because an agent can make
  * paths that are too long.
  */
 const MISSING = new Set(["ENOENT", "ENOTDIR", "ENAMETOOLONG"]);
@@ -25,7 +25,7 @@ function nullIfMissing(error: unknown): null {
   throw error;
 }
 
-/** Reads `length` bytes of a file from an offset. The result is shorter if the file ends before. */
+/** Reads `length` bytes of a file from an offset. The result is shorter if the file ends earlier. */
 export function readAt(fd: number, position: number, length: number): Buffer {
   const buffer = Buffer.allocUnsafe(length);
   let filled = 0;
@@ -38,8 +38,8 @@ export function readAt(fd: number, position: number, length: number): Buffer {
 }
 
 /**
- * Makes one folder with mode 0700, unless it exists. Does not use `recursive`, because on a read-only disk Node 20 then
- * reports ENOENT.
+ * Makes one folder with mode 0700, unless it exists. Does not use `recursive`, because Node 20 would then report ENOENT
+ * on a read-only disk.
  */
 export function makeFolder(path: string): void {
   try {

@@ -11,10 +11,10 @@ import { replaceServerFile, unwritable } from "./server-folder.js";
 
 const KEY_BYTES = 32;
 const SIGNATURE_BYTES = 12;
-/** A line of the fleet: its time, its mark, its text and its signature. Earlier versions did not sign. */
+/** A line of the fleet: its time, its mark, its text and its signature. Earlier versions wrote no signature. */
 const LINE = /^([\d-]+T[\d:.]+Z \[copilotfleet\] .*?)(?: #([\w-]{16}))?$/s;
 const MARK = /\[copilotfleet\]/i;
-/** The beginning of a line that looks like one of the fleet, but has no valid signature. */
+/** Precedes a line that looks like a line of the fleet, but has no valid signature. */
 const NOT_OF_FLEET = "[server] ";
 
 export type LogKey = Buffer;
@@ -33,12 +33,12 @@ export function makeLogKey(log: string): void {
   }
 }
 
-/** The key of a log; null if only earlier versions wrote the log. */
+/** The key of a log; null if only earlier versions wrote to the log, so that no line is signed. */
 export function readLogKey(log: string): LogKey | null {
   return ifThere(() => Buffer.from(readFileSync(keyPath(log), "utf8"), "base64url"));
 }
 
-/** A line of the fleet, as it is written to the log. */
+/** A line of the fleet with its signature, as the log contains it. Without a key, the line stays unsigned. */
 export function signedLine(line: string, key: LogKey | null): string {
   return key === null ? line : `${line} #${signatureOf(line, key).toString("base64url")}`;
 }

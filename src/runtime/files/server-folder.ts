@@ -11,7 +11,7 @@ export const HOME = "home";
 /** The name of the folder that all shared servers use. It is not the id of any server. */
 const SHARED_STATE = "shared";
 
-/** The folder for everything that the fleet keeps for one server outside the registry. */
+/** The folder for everything that the fleet stores for one server outside the registry. */
 export function serverFolder(stateRoot: string, serverId: string): string {
   return join(stateRoot, "servers", serverId);
 }
@@ -38,7 +38,7 @@ export function createServerFolder(home: string): void {
   }
 }
 
-/** The folder of all shared servers for their session state. */
+/** The folder in which all shared servers keep their session state. */
 export function sharedStatePath(stateRoot: string): string {
   return join(stateRoot, "servers", SHARED_STATE, "session-state");
 }
@@ -58,8 +58,8 @@ export function shareSessionState(stateRoot: string, home: string): void {
 }
 
 /**
- * Replaces the connection token and returns the new one. Does not sync it to disk, because after a crash of the machine
- * nobody needs it.
+ * Replaces the connection token and returns the new one. Does not sync it to disk, because nobody needs the token after
+ * a crash of the machine.
  */
 export function writeConnectionToken(home: string): string {
   const token = randomBytes(32).toString("base64url");
@@ -72,10 +72,10 @@ export function writeConnectionToken(home: string): string {
   return token;
 }
 
-/** Replaces a file of a server as a whole. The caller must be the only process that writes it. */
+/** Replaces a server's file atomically. The caller must be the only process that writes it. */
 export function replaceServerFile(path: string, text: string): void {
   const temporary = `${path}.tmp`;
-  rmSync(temporary, { force: true }); // a killed process left it
+  rmSync(temporary, { force: true }); // a killed process may have left it
   // "wx" refuses a link that somebody has put there.
   writeFileSync(temporary, text, { mode: 0o600, flag: "wx" });
   renameSync(temporary, path);

@@ -11,14 +11,14 @@ const LAST_WORDS_BYTES = 2_000;
 const NEWLINE = 10;
 const { O_APPEND, O_NOFOLLOW, O_NONBLOCK, O_RDWR } = constants;
 
-/** A line that begins with its time. The runtime (1.0.85) prints no times, but other versions may print them. */
+/** A line that begins with its time. The runtime (1.0.85) prints no times, but other versions may do so. */
 const TIMED_LINE = /^\[?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)\]? /;
 /** The first line of a launch. */
 const LAUNCH_LINE = /^[\d-]+T[\d:.]+Z \[copilotfleet\] Launch /;
-/** Every healthy launch of the runtime prints this, so it explains nothing. */
+/** Every healthy runtime prints this line when it starts, so the line does not help to explain a failure. */
 const ANNOUNCEMENT = /^CLI server listening on port \d+$/;
 
-/** The size of a server's log in bytes; 0 without a log. The output of the next launch begins there. */
+/** The size of a server's log in bytes; 0 if it has no log. The output of the next launch begins at this offset. */
 export function logSize(home: string): number {
   return statSync(logPath(home), { throwIfNoEntry: false })?.size ?? 0;
 }
@@ -94,14 +94,14 @@ export function isLaunchLine(line: string): boolean {
 }
 
 /**
- * The end of a server's output after the first `from` bytes, as one line. If the log is shorter than that, it was rotated,
- * and all of it counts.
+ * The end of the output that a server wrote after the first `from` bytes of its log, as one line. If the log is now
+ * shorter than that, it was rotated, and all of it counts.
  */
 export function lastWords(home: string, from = 0): string {
   return inOneLine(lastLines(home, from));
 }
 
-/** The end of the present launch's output, as the second half of a message. Empty if it explains nothing. */
+/** The end of the current launch's output, as the second half of a message. Empty if that output explains nothing. */
 export function endOfLog({ home, logStart }: Pick<ServerRecord, "home" | "logStart">): string {
   const words = inOneLine(lastLines(home, logStart ?? 0).filter((line) => !ANNOUNCEMENT.test(line)));
   return words === "" ? "" : `; the end of its log: ${words}`;
@@ -109,7 +109,7 @@ export function endOfLog({ home, logStart }: Pick<ServerRecord, "home" | "logSta
 
 function lastLines(home: string, from: number): string[] {
   const fd = ifThere(() => openSync(logPath(home), "r"));
-  if (fd === null) return []; // the server never wrote one
+  if (fd === null) return []; // the server has no log
   try {
     const { size } = fstatSync(fd);
     const begin = from > size ? 0 : from;
@@ -117,7 +117,7 @@ function lastLines(home: string, from: number): string[] {
     const lines = readAt(fd, start, Math.max(0, size - start))
       .toString("utf8")
       .split("\n");
-    // The first line may be the rest of a line of the fleet.
+    // The first line may be the second part of a line of the fleet, which `lineOfFleet` would not recognize.
     const whole = start > begin && lines.length > 1 ? lines.slice(1) : lines;
     const key = readLogKey(logPath(home));
     return whole.filter((line) => lineOfFleet(line, key) === null);

@@ -14,17 +14,18 @@ import { ifThereLater } from "./if-there.js";
  *
  * ```
  * <shared>/hosts/<host>/<group>/session-state/<session id>/   sessions of servers on that host; their homes link here
- * <shared>/hosts/<host>/<group>/taken/<session id>~<mark>/    a session that another host took, until that host has a copy
+ * <shared>/hosts/<host>/<group>/taken/<session id>~<mark>/    a session that another host took and still has to copy
  * ```
  *
  * Each host's servers write only below that host's name, so two runtimes never share a folder.
  *
- * A session moves to another host by a copy. A runtime may have opened a history before the move and write to it afterwards.
- * After a copy, it writes to the old file. After a rename, it would write to the new one (measured with runtime 1.0.85).
+ * A session moves to another host by a copy, not by a rename, because a runtime may still have the history open and
+ * write to it after the move. After a copy, it writes to the old file. After a rename, it would write to the moved file
+ * (measured with runtime 1.0.85).
  *
- * A plain file, the block, stays where the session was. A runtime that still has the session loaded then cannot make the
- * session's folder again, and its turns fail. Without a block, these turns would be answered and then lost (measured:
- * `session.error` of type `persistence`).
+ * A plain file, the block, stays where the session was. It prevents a runtime that still has the session loaded from
+ * making the session's folder again, so turns there fail. Without a block, these turns would be answered and then lost
+ * (measured: `session.error` of type `persistence`).
  */
 export interface StatePlace {
   shared: string;
@@ -62,9 +63,9 @@ export async function makeHostFolder(shared: string, host: string): Promise<stri
 }
 
 /**
- * Links a home to its folder in the shared storage, before the home's server starts. Moves the home's sessions from this
- * host's own disk to that folder. If the home already has the link, the folder must exist. A new folder would hide that the
- * storage is not mounted.
+ * Links a home to its folder in the shared storage, before the home's server starts. Moves the home's sessions from
+ * this host's own disk to that folder. If the home already has the link, its target must exist. Otherwise this function
+ * fails, because a new folder would hide that the storage is not mounted.
  */
 export async function linkToPlace(home: string, place: StatePlace): Promise<void> {
   const target = placePath(place);
@@ -75,8 +76,8 @@ export async function linkToPlace(home: string, place: StatePlace): Promise<void
     if (old === target) return await assertThere(target);
     await makePlace(place);
     if (old !== null) {
-      // Move only the sessions in this host's common folder. Takeovers move those in other folders of the storage, and
-      // the agent may have made a link to any other folder.
+      // Move only sessions in this host's common folder. Takeovers move the sessions in other folders of the storage,
+      // and any other link may come from the agent.
       const common = join(dirname(dirname(home)), SHARED_GROUP, "session-state");
       if (place.group === SHARED_GROUP && old === common && (await statOf(old)) !== null) await moveInto(old, target);
       await rm(link);
@@ -85,7 +86,7 @@ export async function linkToPlace(home: string, place: StatePlace): Promise<void
       await rename(link, `${link}.before-${randomBytes(4).toString("hex")}`);
     }
     await symlink(target, link).catch((error: unknown) => {
-      if (systemCode(error) !== "EEXIST") throw error; // another start of a server in this home made it
+      if (systemCode(error) !== "EEXIST") throw error; // another start in this home made the link
     });
   });
 }
@@ -133,7 +134,7 @@ export async function removeState(id: string, place: StatePlace): Promise<void> 
   });
 }
 
-/** The host's folders by group, including groups without a recorded server. */
+/** The session folders of a host by group, including groups without a recorded server. */
 export async function placesOf(shared: string, host: string): Promise<Map<string, string>> {
   return await usable(shared, async () => {
     const groups = await ifThereLater(async () => await readdir(join(shared, "hosts", host)));
@@ -150,7 +151,7 @@ export async function statOf(path: string): Promise<Stats | null> {
   return await ifThereLater(async () => await lstat(path));
 }
 
-/** Every failure of the storage becomes the FleetError `FLEET_STORAGE_UNUSABLE`. */
+/** Runs `work`. Turns each failure of the storage into the FleetError `FLEET_STORAGE_UNUSABLE`. */
 export async function usable<T>(shared: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();

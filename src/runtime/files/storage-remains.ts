@@ -31,7 +31,7 @@ export interface Remain {
   changedMs: number;
 }
 
-/** How many entries of one remain we measure. An agent may have made very many. */
+/** How many entries of one remain to measure. An agent may have made very many. */
 const MOST_MEASURED = 10_000;
 /** Session ids do not contain a tilde. */
 const TAKEN = /^([^~]+)~([0-9a-f]+)$/;
@@ -90,7 +90,7 @@ export async function removeRemain(shared: string, { kind, path }: Remain): Prom
   });
 }
 
-/** Puts back a block that should have stayed, unless a session or another block is there by now. */
+/** Puts back a block that should not have been removed, unless a session or another block is already in its place. */
 export async function putBlockBack(shared: string, { path }: Remain): Promise<void> {
   await usable(shared, async () => {
     await writeFile(path, "", { flag: "wx", mode: 0o600 }).catch((error: unknown) => {

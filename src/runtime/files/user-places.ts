@@ -5,9 +5,9 @@ import { HeldFolder, walk } from "./held-folder.js";
 import { ifThereLater } from "./if-there.js";
 import { removeIfThere, TAKEN_FOLDER, usable } from "./shared-storage.js";
 
-/* The places outside of a home that belong to a user, or to a session. */
+/* The places outside a home where data of a user or of a session is stored. */
 
-/** The prompts that a user typed in chats. @param owner the user, or the front door */
+/** The path of the file with the prompts that a user typed in chats. @param owner the user, or the front door */
 export function chatHistoryPath(stateRoot: string, owner: string): string {
   return join(stateRoot, "chat", `${userDigest(owner)}.jsonl`);
 }
@@ -15,8 +15,8 @@ export function chatHistoryPath(stateRoot: string, owner: string): string {
 /**
  * Removes the folders of a user's own server from the shared storage.
  *
- * @param hosts the hosts whose folders to look into
- * @returns the number of bytes of their files
+ * @param hosts the hosts whose folders to search
+ * @returns the size of the removed files, in bytes
  */
 export async function removePlacesOf(shared: string, hosts: readonly string[], serverId: string): Promise<number> {
   let bytes = 0;
@@ -35,7 +35,10 @@ export async function removePlacesOf(shared: string, hosts: readonly string[], s
   return bytes;
 }
 
-/** Removes the copies of a session that takeovers left with the shared servers of these hosts, and the blocks in its place. */
+/**
+ * Removes the originals of a session that takeovers have left in the `taken` folders of these hosts. Does not remove
+ * blocks.
+ */
 export async function removeTakenOf(shared: string, hosts: readonly string[], id: string): Promise<void> {
   await usable(shared, async () => {
     for (const host of hosts) {

@@ -10,7 +10,9 @@ export interface HistoryEvent {
   data: Record<string, unknown>;
 }
 
-/** The events whose data we need. We do not parse long events of other types, such as a system prompt of 20 KB. */
+/**
+ * The types of events whose data we need. We do not parse long events of other types, such as a system prompt of 20 KB.
+ */
 const TELLING = new Set([
   "user.message",
   "assistant.message",
@@ -45,7 +47,7 @@ export function readEvent(line: Line): HistoryEvent | null {
 }
 
 /**
- * Reads an event from the beginning and the end of its line. Depends on the order in which the runtime of SDK 1.0.14
+ * Reads an event from the first and the last bytes of its line. Depends on the order in which the runtime of SDK 1.0.14
  * writes the fields: type, data, agentId, id, timestamp, parentId.
  */
 function abridged(head: Buffer, tail: Buffer): HistoryEvent | null {

@@ -12,7 +12,7 @@ export interface HistoryPosition {
   mark: string;
 }
 
-/** `replaced`: the path now has another file, or the file was cut short, so nobody can read on. */
+/** `replaced`: the path now has another file, or the file was cut short, so reading cannot continue. */
 export type HistoryFate = "there" | "gone" | "replaced";
 
 export interface HistoryPart {
@@ -34,7 +34,7 @@ export function isContinued(fd: number, { ino, offset, mark }: HistoryPosition, 
   return before.length <= offset && readAt(fd, offset - before.length, before.length).equals(before);
 }
 
-/** Reads at most `maxBytes`, and moves the position behind them. */
+/** Reads at most `maxBytes`, and advances the position by the bytes read. */
 export function readNext(fd: number, position: HistoryPosition, maxBytes: number): Buffer {
   const bytes = readAt(fd, position.offset, maxBytes);
   position.offset += bytes.length;

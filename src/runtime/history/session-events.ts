@@ -9,8 +9,8 @@ import { TurnTracker } from "./turn-tracker.js";
 
 const CHUNK_BYTES = 256 * 1024;
 /**
- * How much of the end of a history we read, in bytes. If one size does not show whether the session is in a turn, we read
- * the next size.
+ * How many bytes to read from the end of a history. If they do not show whether the session is in a turn, we try the
+ * next size.
  */
 const WINDOWS_BYTES = [4 * 1024, 64 * 1024, 1024 * 1024];
 const LONGEST_END_BYTES = 4 * 1024 * 1024;
@@ -83,8 +83,9 @@ export class SessionEvents {
 }
 
 /**
- * Reads the end of a session's history: as much as shows whether the session is in a turn and since when, but at most
- * `maxBytes`. If a turn began before the part that was read, it counts from the first event in that part.
+ * Reads the end of a session's history, at most `maxBytes`. Reads only until it is certain whether the session is in a
+ * turn, and when that turn began. If the turn began before the part that was read, it counts from the first event in
+ * that part.
  */
 export function openHistory(home: string, sessionId: string, maxBytes: number) {
   const fd = openHistoryFile(home, sessionId);
@@ -113,10 +114,11 @@ export function openHistory(home: string, sessionId: string, maxBytes: number) {
 
 /**
  * Whether the history ends inside a turn. After a server was stopped, this shows whether the stop cut a turn. Until the
- * session is loaded again, a turn that its client left or that `sessions.close` cut also counts.
+ * session is loaded again, this is also true for a turn that was cut because its client left or called
+ * `sessions.close`.
  *
- * @param sinceMs ignores turns that began earlier (Unix time in milliseconds). Pass the start of the stopped server, because
- *   a turn that an earlier server left never gets an end.
+ * @param sinceMs ignores turns that began earlier (Unix time in milliseconds). Pass the time when the stopped server
+ * started, because a turn that an earlier server left never gets an end.
  * @throws a system error when the file cannot be read. A missing file has no turns.
  */
 export function endsInsideTurn(home: string, sessionId: string, sinceMs = 0): boolean {
@@ -134,8 +136,9 @@ export interface RecordedPrompt {
  * The prompts after the first `fromBytes` bytes of the history. Ignores a line that is cut short, because the runtime
  * removes such a line when it loads the session (measured with 1.0.85).
  *
- * The runtime writes a prompt up to 0.1 s after it has sent it to the model (measured with 1.0.85). So if the server was
- * killed, a prompt may have begun although it is missing here. Its `user.message` event shows this.
+ * The runtime writes a prompt to the history up to 0.1 s after it has sent the prompt to the model (measured with
+ * 1.0.85). So if the server was killed, a prompt that is missing here may have begun. Its `user.message` event shows
+ * this.
  */
 export function promptsSince(home: string, sessionId: string, fromBytes: number): RecordedPrompt[] {
   const fd = openHistoryFile(home, sessionId);
@@ -180,8 +183,8 @@ function readEnd(fd: number, size: number, bytes: number): ReadEnd {
 }
 
 /**
- * If no turn begins in the longest end that we may read, all of that end belongs to one turn, because nothing else is so
- * long.
+ * If the longest end that we may read contains no beginning of a turn, all of it belongs to one turn, because nothing
+ * else is that long.
  */
 function certain({ history, read }: ReadEnd, stat: Stats): ReadEnd["history"] {
   if (history.tracker.open !== null || history.tracker.isCertain) return history;

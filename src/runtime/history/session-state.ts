@@ -14,7 +14,10 @@ const IN_USE = /^inuse\.(\d+)\.lock$/;
 
 export const HISTORY = "events.jsonl";
 
-/** The user's agent may replace a folder by something else, make it unreadable, or make its path too long. */
+/**
+ * The codes of the errors that occur if the user's agent has replaced a folder with something else, made it unreadable,
+ * or made its path too long.
+ */
 const UNREADABLE = new Set(["EACCES", "ELOOP", "ENAMETOOLONG", "ENOTDIR"]);
 
 export interface SessionFolder {
@@ -22,8 +25,8 @@ export interface SessionFolder {
   /** False before the first turn. The runtime can then only create the session, not resume it. */
   hasHistory: boolean;
   /**
-   * The PIDs of the servers that have the session loaded, each as the server knows it (`ownPid`). A PID may be stale,
-   * because a killed server leaves its lock file behind.
+   * The PIDs of the servers that have the session loaded, each as the server itself sees it (`ownPid`). A PID may be
+   * stale, because a killed server leaves its lock file behind.
    */
   loadedBy: number[];
   createdAt: Date;
@@ -48,9 +51,9 @@ const MOST_ENTRIES = 10_000;
 const SHARED_SERVER = /^shared-\d{1,9}$/;
 
 /**
- * Opens the folder of a home's sessions. Null if it does not exist. The folder may be a link that the fleet made: to the
- * common folder of this host's shared servers, or to this home's folder in the shared storage. We do not follow any other
- * link, because the user may have made it.
+ * Opens the folder of a home's sessions. Null if it does not exist, or if it is a link that the fleet did not make,
+ * because the user may have made that link. The fleet links the folder to the common folder of this host's shared
+ * servers, or to this home's folder in the shared storage.
  */
 export function openSessionState(home: string): HeldFolder | null {
   const folder = HeldFolder.follow(sessionStatePath(home));
@@ -118,8 +121,8 @@ function loadedBy(entries: readonly Dirent[]): number[] {
 }
 
 /**
- * The PIDs (`ownPid`) of the servers that have loaded the session whose folder is `folder`. The folder need not be in a home, because
- * gc moves a session before it deletes it.
+ * The PIDs (`ownPid`) of the servers that have loaded the session whose folder is `folder`. The folder need not be in a
+ * home, because gc moves a session out of its home before deleting it.
  */
 export function claimedBy(folder: string): number[] {
   using held = HeldFolder.open(folder);
@@ -135,7 +138,10 @@ export function listSessionFolders(home: string): string[] {
   return namesIn(home, (entry) => entry.isDirectory() && !isRuntimeFolder(entry.name));
 }
 
-/** The sessions that other hosts have taken from a home. A plain file is in place of each (see `fetch-session.ts`). */
+/**
+ * The sessions that other hosts have taken from a home. In the place of each session is a plain file (see
+ * `fetch-session.ts`).
+ */
 export function listTakenSessions(home: string): string[] {
   return namesIn(home, (entry) => entry.isFile());
 }
@@ -152,7 +158,7 @@ export function isLoadedBy(home: string, sessionId: string, process: OwnView): b
   return state !== null && isLoadedIn(state, sessionId, process);
 }
 
-/** The PID that the process itself uses, as in the names of its lock files. */
+/** The PID as the process itself sees it. Its lock files have this PID in their names. */
 export function ownPid({ pid, innerPid = pid }: OwnView): number {
   return innerPid;
 }
@@ -162,7 +168,8 @@ function lockName(process: OwnView): string {
 }
 
 /**
- * Identifies the load of a session by the process of a server: it creates the file each time that it loads the session. Null if the server does not have the session loaded. One system call, because the front door asks this often.
+ * Identifies one load of a session by a server's process, because the process creates its lock file again at each load.
+ * Null if the server does not have the session loaded. Costs one system call, because the front door calls this often.
  */
 export function loadIdentity(home: string, sessionId: string, process: OwnView): string | null {
   try {
@@ -190,7 +197,10 @@ export function historyPath(home: string, sessionId: string): string {
   return join(sessionFolderPath(home, sessionId), HISTORY);
 }
 
-/** Opens a session's history, if it is a regular file. Returns a descriptor, which the caller closes, or null. */
+/**
+ * Opens a session's history. Returns a descriptor, which the caller closes, or null if the session has no history.
+ * Throws a system error if the history is not a regular file.
+ */
 export function openHistoryFile(home: string, sessionId: string): number | null {
   using folder = openSession(home, sessionId);
   return folder?.file(HISTORY) ?? null;
@@ -207,8 +217,8 @@ export function openHistoryIn(sessionState: string, sessionId: string): number |
 }
 
 /**
- * A text that differs when a history was appended to, replaced or moved away. `folder` is the folder of the session. Like
- * {@link historyBytes}, does not check the path, because many followers make this call all the time.
+ * A text that changes when a history is appended to, replaced or moved away. `folder` is the folder of the session.
+ * Like {@link historyBytes}, does not check the path, because many followers call this all the time.
  */
 export function historyState(folder: string): string {
   try {
@@ -229,9 +239,10 @@ export function lastWrite(home: string, sessionId: string): number {
 }
 
 /**
- * The length of a session's history, in bytes. Other reads of a home open each folder in the path. This function does not,
- * because every turn calls it. So the agent could replace the session's folder by a link between the two checks. That would
- * only falsify the length, and the agent can also falsify it by writing to the history.
+ * The length of a session's history, in bytes. Other functions that read a home open each folder in the path, so that
+ * they never follow a link. This function does not, because every turn calls it. So the agent could replace the
+ * session's folder with a link between the two checks. That would only falsify the length, and the agent can also
+ * falsify it by writing to the history.
  */
 export function historyBytes(home: string, sessionId: string): number {
   try {

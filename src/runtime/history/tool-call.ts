@@ -5,12 +5,12 @@ export type ToolOutcome = "completed" | "failed" | "refused" | "unfinished";
 
 export interface ToolCall {
   name: string;
-  /** The first argument that is a text, such as a command, a path or a pattern. Empty if no argument is a text. */
+  /** The first argument that is a string, such as a command, a path or a pattern. Empty if no argument is a string. */
   argument: string;
   startedAtMs: number;
 }
 
-/** Longer arguments and messages are cut, because a tool call is one line of a transcript. */
+/** Longer names, arguments and messages are truncated, because a tool call is one line of a transcript. */
 const MOST_CHARACTERS = 200;
 const REFUSED = new Set<unknown>(["rejected", "denied"]);
 
@@ -48,7 +48,7 @@ function remarkOn(outcome: ToolOutcome, { error, shellExecution, abridged }: Rec
   return message === "" || outcome === "completed" || outcome === "unfinished" ? outcome : `${outcome}: ${message}`;
 }
 
-/** The text in one line, cut after {@link MOST_CHARACTERS} characters. */
+/** The text in one line, truncated to {@link MOST_CHARACTERS} characters. */
 function folded(text: string): string {
   const line = text
     .slice(0, 4 * MOST_CHARACTERS)

@@ -24,7 +24,7 @@ export interface TranscriptEntry {
   failure: string | null;
 }
 
-/** The lines of a history that cannot be read. */
+/** The unreadable lines of a history. */
 export interface Damage {
   lines: number;
   /** The number of the first such line, from 1. */
@@ -38,9 +38,9 @@ const NO_END = "The history has no end of this turn: it still runs, or its serve
 const CUT = "The server ended, or unloaded the session, during the turn.";
 
 /**
- * Makes a transcript from the bytes of a session's history. Leaves out what is not part of the conversation: the system
- * prompt, sub-agents, and prompts that the runtime made itself. A compaction changes only what the model is shown, so the
- * transcript continues over it.
+ * Makes a transcript from the bytes of a session's history. Leaves out everything that is not part of the conversation:
+ * the system prompt, sub-agents, and prompts that the runtime made itself. A compaction changes only what the runtime
+ * sends to the model, so the transcript continues across it.
  */
 export class Transcriber {
   readonly #user: string | null;
@@ -74,13 +74,14 @@ export class Transcriber {
     return this.#tracker.isFading;
   }
 
-  /** Takes the next bytes of the history. */
+  /** Reads the next bytes of the history. */
   *push(bytes: Buffer): Generator<TranscriptEntry> {
     for (const line of this.#splitter.push(bytes)) yield* this.#takeLine(line);
   }
 
   /**
-   * Call this when the history was read to its end and may continue later. Yields the end of a turn that seems to be over.
+   * Call this after reading the history to its end, if more may be added later. Yields the end of a turn that seems to
+   * be over.
    */
   *pause(nowMs: number): Generator<TranscriptEntry> {
     const ended = this.#tracker.endIfQuiet(nowMs);
@@ -88,7 +89,7 @@ export class Transcriber {
   }
 
   /**
-   * Call this when the history was read to its end and nobody reads on. Yields the last entries.
+   * Call this after reading the history to its end, if nobody will read further. Yields the last entries.
    *
    * @param isLoaded whether a server has the session in its memory. If not, no turn can be in flight.
    */

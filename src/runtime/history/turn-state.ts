@@ -33,7 +33,9 @@ export interface Turn extends OpenTurn {
   failed: boolean;
   /** When the model answered while sub-agents still worked in the background. Null otherwise. */
   answeredAtMs: number | null;
-  /** How the turn ended if no more events of this turn follow. */
+  /**
+   * How and when the turn ended, if no more events of this turn follow. Null while the turn does not seem to be over.
+   */
   presumed: { outcome: TurnOutcome; endedAtMs: number } | null;
 }
 
@@ -55,7 +57,10 @@ export function newStep(): Step {
   return { answered: null, wantsTools: false, pending: new Set(), refused: false };
 }
 
-/** Whether a message of the user or of the runtime (a skill's text) is part of this turn, and not a new prompt. */
+/**
+ * Whether a message is part of this turn, and not a new prompt. The message comes from the user, or from the runtime (a
+ * skill's text).
+ */
 export function belongsTo(turn: Turn, { delivery, interactionId }: Record<string, unknown>): boolean {
   if (delivery === "idle" || delivery === "queued") return false;
   return (

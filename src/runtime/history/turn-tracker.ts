@@ -71,7 +71,7 @@ export class TurnTracker {
     return this.#anchored && (this.#turn === null || this.#turn.fromPrompt);
   }
 
-  /** The last turn, if the session was unloaded during it and nothing followed. Otherwise null. */
+  /** The last turn, if the session was unloaded during it and neither a load nor a turn followed. Otherwise null. */
   get lastCut(): EndedTurn | null {
     return this.#last?.outcome === "cut" ? this.#last : null;
   }
@@ -113,19 +113,22 @@ export class TurnTracker {
     }
   }
 
-  /** Whether a turn seems to be over, and ends if no more events come. */
+  /** Whether the turn in flight seems to be over, so that {@link endIfQuiet} ends it if no more events come. */
   get isFading(): boolean {
     return this.#turn !== null && this.#turn.presumed !== null;
   }
 
-  /** Ends a turn that seems to be over, after two seconds without events. Call this once the history was read to its end. */
+  /**
+   * Ends a turn that seems to be over, after two seconds without events. Call this after reading the history to its
+   * end. @returns the turn that ended, or null
+   */
   endIfQuiet(nowMs: number): EndedTurn | null {
     const turn = this.#turn;
     if (turn === null || turn.presumed === null || nowMs - turn.lastEventAtMs < QUIET_MS) return null;
     return this.#end(turn.presumed.outcome, turn.presumed.endedAtMs);
   }
 
-  /** Call this when the session was unloaded. @returns the turn that the unloading ended, or null */
+  /** Call this when the session has been unloaded. @returns the turn that was in flight until then, or null */
   close(atMs: number): EndedTurn | null {
     this.#agents.clear();
     const turn = this.#turn;

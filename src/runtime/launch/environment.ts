@@ -13,13 +13,13 @@ import { FLEET_VARIABLE } from "../process/launches.js";
  */
 export const GITHUB_TOKEN_VARIABLE = "COPILOT_GITHUB_TOKEN";
 
-/** The caller's variables that every server gets: where programs are, the language, and trusted certificates. */
+/** The variables that every server gets from the caller's environment. Some of them are replaced or removed below. */
 const ALLOWED = `PATH LANG LANGUAGE LC_ALL LC_CTYPE LC_MESSAGES TZ TMPDIR SHELL USER LOGNAME SSL_CERT_FILE SSL_CERT_DIR
   NODE_EXTRA_CA_CERTS COPILOT_OFFLINE COPILOT_API_URL COPILOT_DEBUG_GITHUB_API_URL`.split(/\s+/);
 
 /**
- * Offline, the full CLI (1.0.102) exits unless the environment names a provider and a model. The CLI never uses these two
- * values, because the fleet sends the real provider with each session.
+ * With `COPILOT_OFFLINE` set, the full CLI (1.0.102) exits unless its environment also names a provider and a model. It
+ * never uses these two values, because the fleet sends the real provider with each session.
  */
 const OFFLINE_PROVIDER = { COPILOT_PROVIDER_BASE_URL: "http://127.0.0.1:9/v1", COPILOT_MODEL: "none" };
 
@@ -34,15 +34,15 @@ export interface Launch {
   settings: Config["runtime"];
   stateRoot: string;
   sandbox: Sandbox;
-  /** The folder outside of its home in which the server keeps its sessions, or null. */
+  /** The folder outside the server's home that contains its sessions; null if they are in the home. */
   sessionState: string | null;
-  /** The caller's environment, of which a server gets only a part. */
+  /** The caller's environment. A server gets only a part of it. */
   env: NodeJS.ProcessEnv;
 }
 
 /**
- * The folder for temporary files of a server that cannot use the one of all users. It is beside the home, so that the server
- * cannot remove it.
+ * The folder for the temporary files of a server in a sandbox, because such a server cannot use the system's shared
+ * folder. It is beside the home, so that the server cannot remove it.
  */
 export function temporaryFolder(home: string): string {
   return join(dirname(home), "tmp");
@@ -74,8 +74,9 @@ export function serverEnvironment(launch: Launch): Record<string, string> {
 }
 
 /**
- * Keeps requests to this machine away from proxies, because the fleet's own models are there. The runtime (1.0.85) sends even
- * these to a proxy, and unencrypted ones to the proxy for HTTPS. It reads only `no_proxy` if both variables are set.
+ * Keeps requests to this machine away from proxies, because the echo model and the model gateway listen on this
+ * machine. Otherwise the runtime (1.0.85) would send even these requests to a proxy, and unencrypted ones to the proxy
+ * for HTTPS. If both `no_proxy` and `NO_PROXY` are set, the runtime reads only `no_proxy`.
  */
 function excludeLoopback(environment: Record<string, string>): void {
   if (!Object.keys(environment).some((name) => /^https?_proxy$/i.test(name))) return;
@@ -86,7 +87,10 @@ function excludeLoopback(environment: Record<string, string>): void {
 
 const LOOPBACK = "127.0.0.1";
 
-/** In a network namespace, the proxy for the allowed hosts is the only one. The caller's own proxies are out of reach. */
+/**
+ * Removes the caller's proxies, because a server in a network namespace cannot reach them. Sets the fleet's proxy for
+ * the allowed hosts instead, unless the network is `none`.
+ */
 function restrictProxies(environment: Record<string, string>, network: RestrictedNetwork): void {
   for (const name of Object.keys(environment)) if (/^(https?|all|no)_proxy$/i.test(name)) delete environment[name];
   if (network === "none") return;

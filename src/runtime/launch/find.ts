@@ -10,9 +10,9 @@ export interface Runtime {
 }
 
 /**
- * Finds the native runtime: the configured path, or else `COPILOT_CLI_PATH`, or else the program that `@github/copilot-sdk`
- * brings. Instead of the npm wrapper of the full CLI (`npm-loader.js`), returns the program that it runs, because a signal
- * to the wrapper does not reach that program.
+ * Finds the native runtime: the configured path, or else `COPILOT_CLI_PATH`, or else the program that
+ * `@github/copilot-sdk` includes. If the path names the npm wrapper of the full CLI (`npm-loader.js`), returns the
+ * program that the wrapper runs, because a signal to the wrapper does not reach that program.
  */
 export function findRuntime(configuredPath: string | null, env: NodeJS.ProcessEnv): Runtime {
   if (configuredPath !== null) return { path: usable(configuredPath, "runtime.path"), origin: "config" };
@@ -60,8 +60,8 @@ function unusable(message: string, suggestions: Suggestion[], cause?: unknown): 
 }
 
 /**
- * The native program that the npm wrapper runs. It is in the package for this platform, which `@github/copilot` installs
- * beside itself.
+ * The native program that the npm wrapper runs; null if it is not installed. It is in the package for this platform,
+ * which `@github/copilot` installs beside itself.
  */
 function nativeBesideWrapper(wrapper: string): string | null {
   const require = createRequire(wrapper);
@@ -90,7 +90,7 @@ function bundledRuntime(): string {
 }
 
 /**
- * The names of this platform in packages. On Linux there are two, and npm installs only the package that fits the machine's
+ * The names of this platform in package names. Linux has two, and npm installs only the package that fits the machine's
  * C library.
  */
 function platforms(): string[] {

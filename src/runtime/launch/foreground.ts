@@ -6,7 +6,8 @@ import { allGone, sendSignal } from "../process/stop.js";
 
 export interface Ended {
   /**
-   * 128 plus the signal's number if a signal ended the command; 127 if the command does not exist, 126 if it cannot be run.
+   * The command's exit code. 128 plus the signal's number if a signal ended the command; 127 if the command does not
+   * exist; 126 if it cannot be run.
    */
   exitCode: number;
   problem: string | null;
@@ -17,8 +18,8 @@ const NOT_EXECUTABLE = 126;
 const KILL_WAIT_MS = 5_000;
 
 /**
- * A command that shares this process's input and output. It has its own process group, so that a signal reaches all of the
- * command and nothing else. The terminal's signals reach only this process, which has to pass them on.
+ * A command that shares this process's input and output. It has its own process group, so that a signal reaches the
+ * whole command and nothing else. The terminal's signals reach only this process, which has to forward them.
  */
 export class ForegroundCommand {
   /** Never rejects. */
@@ -34,7 +35,10 @@ export class ForegroundCommand {
     this.ended = endOf(this.#child, file);
   }
 
-  /** Signals the command's group. Until Node has seen the child's end, no other process can have its PID or its group. */
+  /**
+   * Signals the command's group. Until Node has seen the end of the command, no other process can get the command's PID
+   * or group.
+   */
   signal(name: NodeJS.Signals): void {
     const { pid, exitCode, signalCode } = this.#child;
     if (pid !== undefined && exitCode === null && signalCode === null) sendSignal(-pid, name);
@@ -46,7 +50,8 @@ export class ForegroundCommand {
   async end(graceMs: number): Promise<void> {
     const leader = this.#child.pid === undefined ? null : identify(this.#child.pid);
     if (leader === null) return;
-    // List the processes before the first signal, because nobody can find the children of a leader that has ended.
+    // List the processes before the first signal, because nobody can find the children of a leader that has already
+    // ended.
     const members = processesOfSession(leader);
     this.signal("SIGTERM");
     // A stopped process handles SIGTERM only when it continues.

@@ -29,16 +29,16 @@ export class PortTakenError extends Error {
 
 const POLL_MS = 4;
 /**
- * A look at the kernel's table of sockets takes a millisecond, so we wait until the runtime announces that it listens. For a
- * runtime without an announcement, we look once in this many polls.
+ * Looking at the kernel's table of sockets takes a millisecond, so we wait until the runtime announces that it listens.
+ * For a runtime that announces nothing, we look at the table once in this many polls.
  */
 const UNANNOUNCED_POLLS = 25;
 const ANNOUNCEMENT = /listening on port/i;
 
 /**
- * Starts one server, detached so that it outlives this process. Waits until the server answers an authenticated ping. Fails
- * if the server exits or the signal aborts. In both cases, no process of the server keeps running. Sends the token only
- * after the kernel has shown that the new process itself has the listening socket.
+ * Starts one server, detached so that it outlives this process. Resolves when the server answers an authenticated ping.
+ * Rejects if the server cannot be started, if it exits, or if the signal aborts. No process of the server then keeps
+ * running. Sends the token only after the kernel has shown that the new process itself has the listening socket.
  */
 export async function launchServer(launch: Launch, signal: AbortSignal): Promise<LaunchedServer> {
   const { child, logStart } = start(launch);
@@ -71,7 +71,7 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
           // Unref the child only now, because this process must stay alive while it waits for a failed start to end.
           child.unref();
           void exit.then((end) => {
-            // If somebody ends bwrap alone, the runtime goes on, and nobody learns how it ends.
+            // If somebody kills only bwrap, the runtime keeps running, and nobody learns how it ends.
             if (end !== null && !isAlive(identity)) noteEnd(launch.server.home, launch.launchId, end);
           });
           return { identity, version };
@@ -90,13 +90,17 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
   }
 }
 
-/** The process that listens on the port of the launch: the one that was started, or the runtime in its sandbox. */
+/**
+ * The process that listens on the port of the launch: the one that was started, or the runtime in its sandbox. Null if
+ * neither listens so far.
+ */
 function listenerOf(started: ProcessIdentity, { port, sandbox }: Launch): ProcessIdentity | null {
   const candidates = sandbox.mode === "bwrap" ? processesOfSession(started) : [started];
   const listener = candidates.find(({ pid }) => system().processes.listensOn(pid, port));
   if (listener === undefined) return null;
   const server = asServer(listener);
-  // In bwrap, the runtime has inside the PID that bwrap has outside. Another process there may listen, too.
+  // The runtime's PID inside bwrap equals bwrap's PID outside. Any other PID belongs to another process inside that
+  // listens, too.
   if (sandbox.mode === "bwrap" && server.innerPid !== started.pid) return null;
   return withBridge(server, { port, sandbox });
 }
@@ -138,9 +142,9 @@ function spawnServer(launch: Launch, stdio: StdioOptions): ChildProcess {
 let inherited: number[] | undefined;
 
 /**
- * Gives the server its own output in place of the descriptors that this process got from its starter, such as that of
- * `exec 200>lock; flock 200`. Otherwise it would hold the lock as long as it runs, and its agent could use them. Node.js closes only
- * the lowest ones.
+ * Replaces the descriptors that the server would inherit from the starter of this process with the server's own output.
+ * An example is the lock of `exec 200>lock; flock 200`: otherwise the server would hold it as long as it runs, and its
+ * agent could use the descriptor. Node.js itself closes only the lowest of these descriptors.
  */
 function insteadOfInherited(output: number): (number | "ignore")[] {
   inherited ??= system().processes.inheritedDescriptors();

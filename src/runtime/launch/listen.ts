@@ -13,7 +13,10 @@ export interface InheritedListener {
   fd: number;
 }
 
-/** Makes `server` listen on the value of `key`. Resolves with the real address: port 0 has become the chosen port. */
+/**
+ * Makes `server` listen on the address that `key` configures. Resolves with the real address: port 0 has become the
+ * chosen port.
+ */
 export async function listenOn(
   server: Server,
   key: AddressKey,
@@ -37,9 +40,10 @@ export async function listenOn(
 }
 
 /**
- * The host on which to listen. The name `localhost` counts as a loopback address, so look up what it stands for on this machine.
+ * The host on which to listen. The name `localhost` counts as a loopback address, so look up its address on this
+ * machine.
  *
- * @throws FleetError `FLEET_ADDRESS_UNUSABLE` when it stands for an address that other machines may reach.
+ * @throws FleetError `FLEET_ADDRESS_UNUSABLE` when `localhost` has no address, or one that other machines may reach.
  */
 async function hostOf(key: AddressKey, address: Address, signal: AbortSignal): Promise<string> {
   if (address.host !== "localhost") return address.host;

@@ -4,26 +4,31 @@ import { system } from "../../system/system.js";
 import { identify, processesOfSession } from "./process-table.js";
 
 /*
- * A server with a restricted network listens in a network namespace of its own. Its bridge listens on the same port of the
- * machine, and passes connections on. So two processes together show that a connection reaches the server.
+ * A server with a restricted network listens in its own network namespace. Its bridge listens on the same port of the
+ * machine, and forwards connections to the server. So only a check of both processes proves that a connection reaches
+ * the server.
  */
 
 /**
- * The identity of a server with its bridge. Null if nothing listens on the port of the machine that belongs to the server's
- * process session, which no process can join from outside. A server with an open network needs no bridge.
+ * The identity of a server, together with that of its bridge. A server with an open network needs no bridge. The bridge
+ * is the process of the server's process session that listens on the port of this machine. No process can join that
+ * session from outside. Null if no bridge listens so far.
  */
 export function withBridge(
   server: ProcessIdentity,
   { port, sandbox }: { port: number; sandbox: SandboxReport | undefined },
 ): ProcessIdentity | null {
   if (sandbox?.network === undefined) return server;
-  // Before its program makes the namespace, a process holds the listening socket of its later bridge.
+  // Until its program has made the namespace, the server's own process has the listening socket of its later bridge.
   if (listensHere(server.pid, port)) return null;
   const bridge = processesOfSession(server).find(({ pid }) => pid !== server.pid && listensHere(pid, port));
   return bridge === undefined ? null : { ...server, bridge: { pid: bridge.pid, startTicks: bridge.startTicks } };
 }
 
-/** Whether the kernel shows that connections to a port of this machine reach the recorded process of a server, and nobody else. */
+/**
+ * Whether the kernel shows that connections to a port of this machine reach the recorded process of a server, and no
+ * other process.
+ */
 export function hasPort(
   { pid, bridge }: ProcessIdentity,
   { port, sandbox }: { port: number; sandbox?: SandboxReport | undefined },

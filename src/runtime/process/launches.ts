@@ -26,7 +26,9 @@ export interface LaunchedProcess {
   parent: number;
 }
 
-/** The live processes of this fleet, by launch id. Includes processes that no longer have the variables above. */
+/**
+ * The live processes of this fleet, by launch id. Includes descendants whose own environment lacks the variables above.
+ */
 export function processesByLaunch(stateRoot: string): Map<string, LaunchedProcess[]> {
   const names = [LAUNCH_VARIABLE, FLEET_VARIABLE, SESSION_VARIABLE];
   const known = new Map(
@@ -58,8 +60,8 @@ function attribute(
   let launch: ProcessVariables | undefined;
   let sessionId: string | undefined;
   let at: ProcessVariables | undefined = found;
-  // While we read the table, a parent may end and a new process may get its PID. So the chain of parents may be a circle,
-  // and the number of steps has a limit.
+  // A parent may end while we read the table, and a new process may get its PID. The chain of parents may then be a
+  // circle, so limit the number of steps.
   for (let steps = 0; at !== undefined && steps <= known.size; steps++) {
     const launchId = at.variables[LAUNCH_VARIABLE];
     launch ??= launchId === undefined ? undefined : at;

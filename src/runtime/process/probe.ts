@@ -28,7 +28,10 @@ export function provenEndpoint(server: ServerRecord): Endpoint {
   return { address: server.address, port, token: readConnectionToken(server.home) };
 }
 
-/** Pings a server, because even a stopped process still accepts connections. Resolves with the server's version. */
+/**
+ * Pings a server. A connection alone proves nothing, because even a stopped process still accepts connections. Resolves
+ * with the server's version.
+ */
 export async function probe(endpoint: Endpoint, signal: AbortSignal): Promise<string> {
   await using connection = await RawConnection.open(endpoint, signal);
   await connection.request("ping", { message: "probe" });

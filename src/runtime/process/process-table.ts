@@ -23,27 +23,28 @@ export function identify(pid: number): ProcessIdentity | null {
   return found === null ? null : identityOf(found);
 }
 
-/** The process of a server, which may have a PID namespace of its own. */
+/** The identity of a server's process. Includes `innerPid` if the process has its own PID namespace. */
 export function asServer(identity: ProcessIdentity): ProcessIdentity {
   const innerPid = system().processes.innerPid(identity.pid) ?? identity.pid;
   return innerPid === identity.pid ? identity : { ...identity, innerPid };
 }
 
 /**
- * How a server ended, if it is a zombie: a process whose parent has not yet asked for its exit status. With bwrap, the zombie
- * is bwrap, which ended as the server did. Null if there is no zombie.
+ * How a server ended, if it is a zombie: a process whose parent has not yet asked for its exit status. With bwrap, the
+ * zombie is bwrap, which ended as the server did. Null if there is no such zombie, or if bwrap itself was killed.
  */
 export function exitOfZombie({ pid, startTicks, innerPid }: ProcessIdentity): ProcessExit | null {
   const { processes } = system();
   if (innerPid === undefined) return processes.exitOfZombie(pid, startTicks);
-  // bwrap has this PID outside, and started before the server. A later process with the same PID started after it.
+  // `innerPid` is also the PID of bwrap outside. bwrap started before the server, and any process that reuses its PID
+  // starts after the server.
   const end = processes.exitOfZombie(innerPid, startTicks, "then or before");
   return end === null ? null : endInBwrap(end);
 }
 
 /**
- * How a server ended whose bwrap ended in this way. bwrap ends like a shell: if a signal ended the server, with 128 and the
- * number of the signal. Null if bwrap itself was killed.
+ * How a server ended, derived from how its bwrap ended. Like a shell, bwrap exits with 128 plus the signal's number if
+ * a signal ended the server. Null if a signal killed bwrap itself.
  */
 export function endInBwrap(end: ProcessExit): ProcessExit | null {
   if (end.code === null) return null;
@@ -78,8 +79,9 @@ export function isAlive(identity: ProcessIdentity): boolean {
 }
 
 /**
- * All live processes of the process session of a server. The server leads it, or else bwrap does, which has outside the PID that
- * the server has inside. Empty if the server is dead or not in that process session, because another process may have the PID.
+ * All live processes in the process session of a server. The leader of that session is the server, or else its bwrap,
+ * whose PID outside equals the server's PID inside. Empty if the server is dead or not in that session, because another
+ * process may then have the leader's PID.
  */
 export function processesOfSession(server: ProcessIdentity): ProcessIdentity[] {
   const members = system()
@@ -89,8 +91,8 @@ export function processesOfSession(server: ProcessIdentity): ProcessIdentity[] {
 }
 
 /**
- * All live processes that have the file open for writing. With the path of its log, this finds a server even between fork
- * and exec, when it still has the environment of its parent.
+ * All live processes that have the file open for writing. With the path of a server's log, this finds the server even
+ * between fork and exec, when its process still has the environment of its parent.
  */
 export function writersOf(path: string): ProcessIdentity[] {
   return system().processes.writersOf(path).map(identityOf);

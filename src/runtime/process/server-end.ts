@@ -35,8 +35,9 @@ export function noteEnd(home: string, launchId: string, exit: ProcessExit): void
 type Ended = Pick<ServerRecord, "home" | "launchId" | "process">;
 
 /**
- * How a launch ended. The answer comes from the note of the process that started it, or from the kernel if the server's
- * process is a zombie, or from a restart of the machine. `how` is null if the end is not known.
+ * How a launch ended. The answer comes from the note of the process that started the launch, or else from the kernel if
+ * the server's process is a zombie. If neither knows, but the machine was restarted since the launch, that was the end.
+ * Otherwise `how` is null.
  */
 function endOf({ home, launchId, process }: Ended): { how: string | null; at: string | null } {
   const note = readNote(home);
@@ -59,13 +60,13 @@ export function describeEnd(ended: Ended): string {
 }
 
 interface EndOptions {
-  /** Whether a command was stopping the server, and died before it could note the end. */
+  /** Whether a command was stopping the server, and died before it could record the end. */
   stopping?: boolean;
 }
 
 /**
- * Notes in the log of a server that its process had ended before this process could stop it. The caller holds the claim on
- * the server.
+ * Writes to the log of a server that its process had ended before this process could stop it. The caller holds the
+ * claim on the server.
  */
 export function logEnd(ended: Ended, { stopping = false }: EndOptions = {}): void {
   const { how, at } = endOf(ended);
@@ -85,10 +86,10 @@ interface StopNote extends EndOptions {
   because?: string;
 }
 
-/** Because of this, a command ends a server that another command had begun to stop. */
+/** Why a command ends a server that another command had begun to stop, as the second half of a sentence. */
 export const UNFINISHED = "the command that was stopping it had ended";
 
-/** Notes in the log of a server that this process stopped it. The caller holds the claim on the server. */
+/** Writes to the log of a server that this process stopped it. The caller holds the claim on the server. */
 export function logStop(ended: Ended, outcome: StopOutcome, { because, stopping = false }: StopNote = {}): void {
   if (ended.process === null || outcome === "already-stopped") {
     logEnd(ended, { stopping });

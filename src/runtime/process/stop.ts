@@ -9,14 +9,20 @@ import { identify, isAlive, processesOfSession, writersOf } from "./process-tabl
 
 export type StopOutcome = "terminated" | "killed" | "already-stopped";
 
-/** Identifies a server to stop. Each part may be unknown. */
+/** Identifies a server to stop. Each part may be null if it is not known. */
 export interface StopTarget {
-  /** Null if the process is dead or was never ready. The other two parts then find the processes that are left. */
+  /** Null if the process is dead or was never ready. `launchId` and `home` then find the processes that are left. */
   process: ProcessIdentity | null;
   launchId: string | null;
-  /** With it, the stop finds a child between fork and exec by its open log. Null if such a child cannot exist. */
+  /**
+   * The server's home, which leads to its log. A child between fork and exec has the log open, so the stop finds the
+   * child. Null if such a child cannot exist.
+   */
   home: string | null;
-  /** The sandbox of the launch. A stop also ends what is left in its control groups, and removes them. */
+  /**
+   * The sandbox of the launch. A stop also ends the processes that are left in its control groups, and removes the
+   * groups.
+   */
   sandbox?: SandboxReport | undefined;
 }
 
@@ -24,7 +30,7 @@ export interface StopOptions {
   /** How long the server may take to end after SIGTERM, before SIGKILL, in milliseconds. */
   graceMs: number;
   force?: boolean;
-  /** When it aborts, the grace period ends at once. */
+  /** When this signal aborts, the grace period ends at once. */
   hurry?: AbortSignal;
 }
 
@@ -67,7 +73,10 @@ export async function stopServer(
   return outcome;
 }
 
-/** Kills the processes in a control group, which may have left their launch's environment behind, and removes the group. */
+/**
+ * Kills the processes in a control group, and removes the group. Finds even processes that `killLaunch` misses, because
+ * they changed their environment.
+ */
 async function endGroup(folder: string): Promise<void> {
   const deadline = performance.now() + KILL_WAIT_MS;
   while (!removeGroup(folder)) {
@@ -76,7 +85,8 @@ async function endGroup(folder: string): Promise<void> {
       if (left.length > 0) throw stillThere(left);
       return;
     }
-    // Look again: a PID that is still in the group belongs to the identified process and not to a later one.
+    // Read the group again. If a PID is still in the group, it belongs to the process that we identified, and not to a
+    // later one.
     const members = new Set(processesInGroup(folder));
     await kill(left.filter(({ pid }) => members.has(pid)));
     await delay(POLL_MS);

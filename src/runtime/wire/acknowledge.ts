@@ -6,11 +6,13 @@ export const ACKNOWLEDGE = "$/ack";
 export const ACKNOWLEDGEMENT = encodeMessage({ method: ACKNOWLEDGE });
 
 /**
- * Avoids the Nagle delays on a connection to a server. The SDK's client and the runtime write header and body separately and
- * do not set TCP_NODELAY. So the body waits for the other side's acknowledgement, which the kernel delays by about 40 ms.
+ * Avoids the Nagle delays on a connection to a server. The SDK's client and the runtime write header and body
+ * separately and do not set TCP_NODELAY. So the body waits until the other side's kernel acknowledges the header, which
+ * that kernel delays by about 40 ms.
  *
- * For our direction, this sets TCP_NODELAY. For the server's direction, it sends a notification for each chunk that arrives,
- * because the notification's packet carries the acknowledgement at once. It sends none while the send buffer is not empty.
+ * For our direction, this function sets TCP_NODELAY. For the server's direction, it answers each chunk that arrives
+ * with a notification, because the packet of the notification carries the TCP acknowledgement at once. It sends no
+ * notification while the send buffer is not empty.
  *
  * @param isWanted whether to acknowledge the chunk that has just arrived. Default: always.
  */

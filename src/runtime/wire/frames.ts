@@ -6,7 +6,7 @@ export interface Frame {
   body: Buffer;
 }
 
-/** The bytes that arrived break the protocol, so the connection has to be closed. */
+/** The received bytes break the protocol, so the connection has to be closed. */
 export class ProtocolError extends Error {
   override readonly name = "ProtocolError";
   readonly rpcCode: number;
@@ -44,7 +44,10 @@ export class FrameSplitter {
   limitBytes: number;
   #pending: Buffer[] = [];
   #pendingBytes = 0;
-  /** The lengths of the arriving frame's header, and of header and body. Known once the header is complete. */
+  /**
+   * The length of the arriving frame's header, and of header and body together, in bytes. Known once the header is
+   * complete.
+   */
   #headerBytes = 0;
   #frameBytes: number | null = null;
   #arrived = 0;
@@ -91,15 +94,16 @@ export class FrameSplitter {
     return frames;
   }
 
-  /** @returns the length in bytes of the frame that begins at `from`, header and body; null until its header is complete. */
+  /** @returns the length of the frame at `from`, header and body, in bytes; null until its header is complete */
   #readHeader(joined: Buffer, from: number): number | null {
     if (from === joined.length) return null;
     return this.#readUsualHeader(joined, from) ?? this.#readAnyHeader(joined, from);
   }
 
   /**
-   * Nearly every header is only the line with the length. A turn has dozens of frames, and reading this line byte by byte is
-   * many times as fast as the general case. Returns null for any other header.
+   * Nearly every header is only the line with the length. A turn has dozens of frames, and reading this line byte by
+   * byte is many times as fast as the general case. Returns null for any other header, and for one that is not
+   * complete.
    */
   #readUsualHeader(joined: Buffer, from: number): number | null {
     for (let at = 0; at < USUAL.length; at++) if (joined[from + at] !== USUAL[at]) return null;

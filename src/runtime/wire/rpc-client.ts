@@ -11,7 +11,7 @@ export interface Endpoint {
   address: string;
   port: number;
   token: string;
-  /** Only of front doors with TLS. Without it, the connection is plain TCP. */
+  /** Set only for front doors with TLS. If it is absent, the connection is plain TCP. */
   tls?: PeerTls | undefined;
 }
 
@@ -23,30 +23,30 @@ const KEEP_ALIVE_MS = 30_000;
 /** How long a server may take to answer a request that holds up other requests, in milliseconds. */
 const ASK_MS = 30_000;
 
-/** Receives everything of a connection except the answers to our own requests. */
+/** Receives everything from a connection except the answers to our own requests. */
 export interface RpcListener {
   /**
-   * True while nobody waits for data of this connection. Its chunks are then not acknowledged, and may arrive 40 ms later:
-   * see `acknowledge.ts`. A shared server sends the lifecycle events of all its sessions to every connection, and most
-   * clients are idle.
+   * True while nobody waits for data from this connection. We then do not acknowledge each chunk, so later chunks may
+   * arrive up to 40 ms late: see `acknowledge.ts`. A shared server sends the lifecycle events of all its sessions to
+   * every connection, and most clients are idle.
    */
   readonly isIdle: boolean;
   onFrame(message: ServerMessage, frame: Frame): void;
-  /** The server accepts more data again after `send` returned false. */
+  /** Called when the server accepts more data again after `send` returned false. */
   onDrain(): void;
-  /** This side closes the connection because of a `ProtocolError` or a bug of ours. `onClosed` follows. */
+  /** Called when this side closes the connection because of a `ProtocolError` or a bug of ours. `onClosed` follows. */
   onFault(error: unknown): void;
   onClosed(): void;
 }
 
 export interface RpcDial {
-  /** The parameters of `connect`, without the token. */
+  /** The parameters of `connect`, except the token. */
   hello: object;
   /** Without a listener, everything but the answers to requests is ignored. */
   listener?: RpcListener;
   /** How long the other end may take to accept the connection, in milliseconds. */
   connectMs?: number | undefined;
-  /** For the time limit of {@link RpcClient.ask}. Default: the system's clock. */
+  /** The clock for the time limit of {@link RpcClient.ask}. Default: the system's clock. */
   clock?: Clock;
 }
 
@@ -56,7 +56,7 @@ interface Waiting {
   reject(error: Error): void;
 }
 
-/** One connection to a server or a front door, for requests of our own and for frames that we only pass on. */
+/** One connection to a server or a front door, for our own requests and for frames that we only forward. */
 export class RpcClient {
   readonly ended: Promise<void>;
   readonly #socket: Socket;
@@ -64,8 +64,8 @@ export class RpcClient {
   readonly #listener: RpcListener | undefined;
   readonly #clock: Clock;
   /**
-   * The beginning of the ids of our own requests. It is random, so that a client of the front door cannot guess it and use
-   * one of these ids.
+   * The prefix of the ids of our own requests. It is random, so that a client of the front door cannot guess such an id
+   * and use it.
    */
   readonly #prefix = `fleet-${randomBytes(9).toString("base64url")}-`;
   readonly #waiting = new Map<RpcId, Waiting>();
@@ -94,7 +94,7 @@ export class RpcClient {
     });
   }
 
-  /** Connects, shows the token, and resolves with the answer to `connect`. The signal ends only this attempt. */
+  /** Connects, presents the token, and resolves with the answer to `connect`. The signal ends only this attempt. */
   static async dial(
     endpoint: Endpoint,
     { hello, listener, connectMs, clock = systemClock }: RpcDial,
@@ -131,13 +131,13 @@ export class RpcClient {
     return this.#socket.localPort;
   }
 
-  /** @returns false when the server reads more slowly than data is sent. The caller should then wait for `onDrain`. */
+  /** @returns false if the server reads more slowly than we send. The caller should then wait for `onDrain`. */
   send(frame: Buffer): boolean {
     return this.#closed || this.#socket.write(frame);
   }
 
   /**
-   * Makes a request of our own. Fails with {@link RpcError}, or with `FLEET_SERVER_LOST` if the connection ends.
+   * Makes one of our own requests. Rejects with {@link RpcError}, or with `FLEET_SERVER_LOST` if the connection ends.
    *
    * @param onResult called with the result before the next frame is handled
    * @param signal ends the wait. A later answer is dropped, and the connection stays open.
@@ -164,8 +164,9 @@ export class RpcClient {
   }
 
   /**
-   * Like {@link request}, but fails with `FLEET_SERVER_UNREACHABLE` after 30 s, because other requests wait behind this one.
-   * The runtime may never answer one of many simultaneous requests about a session (seen with 1.0.85).
+   * Like {@link request}, but rejects with `FLEET_SERVER_UNREACHABLE` after 30 s, because other requests wait behind
+   * this one. If a client sends many requests about a session at once, the runtime may never answer one of them (seen
+   * with 1.0.85).
    */
   async ask(method: string, params: unknown): Promise<unknown> {
     using limit = deadlineOn(this.#clock, ASK_MS);

@@ -25,16 +25,18 @@ export interface ScanLimits {
 const UNLIMITED: ScanLimits = { depth: Number.POSITIVE_INFINITY, values: Number.POSITIVE_INFINITY };
 
 /**
- * Finds the members of the object that begins at `from`, without parsing their values. The result is exact only for valid
- * JSON. A caller that passes an unchecked text on must parse it first, or rely on the receiver to refuse it.
+ * Finds the members of the object that begins at `from`, without parsing their values. Null if no object begins there,
+ * or if it is malformed. The result is exact only for valid JSON. A caller that forwards unchecked text must parse it
+ * first, or rely on the receiver to reject it.
  */
 export function scanObject(text: Buffer, from = 0): Member[] | null {
   return scanWithin(text, UNLIMITED, from)?.members ?? null;
 }
 
 /**
- * Like {@link scanObject}, but stops at the first value over a limit, so a hostile text costs no more than a legal one.
- * `over` names that limit. The last member is then the member that exceeds the limit, and its `end` is wrong.
+ * Like {@link scanObject}, but stops at the first value over a limit, so that hostile text costs no more than legal
+ * text. `over` names that limit. The last member is then the one with that value, and its `end` is only the end of the
+ * text.
  */
 export function scanWithin(
   text: Buffer,
@@ -46,7 +48,10 @@ export function scanWithin(
   return members === null ? null : { members, over: scan.over };
 }
 
-/** Every `skip…` takes the offset where a value begins, and returns the offset after its end, or -1. */
+/**
+ * Each `skip…` method takes the offset at which a value begins. It returns the offset after the value, or -1 if the
+ * value is malformed or exceeds a limit.
+ */
 class Scanner {
   over: keyof ScanLimits | null = null;
   readonly #text: Buffer;

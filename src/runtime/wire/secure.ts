@@ -3,11 +3,12 @@ import type { Socket } from "node:net";
 import { type ConnectionOptions, connect } from "node:tls";
 import { abortable } from "../clock.js";
 
-/** The authorities by which to check the other end of a TLS connection, and the certificate to show there. */
+/** The authorities that may have signed the certificate of the other end, and the certificate that we present there. */
 export type PeerTls = Pick<ConnectionOptions, "ca" | "cert" | "key">;
 
 /**
- * Connects with TLS, and checks the certificate and its name. Nothing can be written before both are good.
+ * Connects with TLS, and checks the other end's certificate and the name in it. The caller gets the socket only after
+ * both checks have succeeded.
  *
  * @throws the error of the connection or of the check; the signal's reason when the signal aborts.
  */

@@ -4,7 +4,10 @@ import { type Member, plainString, scanObject } from "./scan.js";
 /** JSON-RPC 2.0 also allows null but discourages it. Fractions and huge numbers do not identify a request reliably. */
 export type RpcId = string | number;
 
-/** The parts of a server's message that the front door needs. The frame itself passes on unchanged. */
+/**
+ * The parts of a server's message that the front door needs. The door forwards the frame itself, and replaces at most
+ * the id.
+ */
 export type ServerMessage =
   | { kind: "response"; id: RpcId; failed: boolean; idAt: Member }
   | { kind: "request"; id: RpcId; method: string; sessionId: string | undefined; idAt: Member }
@@ -12,14 +15,15 @@ export type ServerMessage =
   | { kind: "notification"; method: string; sessionId: string | undefined; eventType: string | undefined };
 
 /**
- * The beginning of most frames of the runtime, and the names that follow. The names have no escapes, and only characters that
- * are the same in every encoding. The rest of such a frame does not have to be read.
+ * How most of the runtime's frames begin, and a pattern for the two names that follow. The pattern accepts only names
+ * in printable ASCII without escapes, so that their bytes can be used as they are. The rest of such a frame need not be
+ * read.
  */
 const EVENT = Buffer.from('{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"');
 const EVENT_NAMES = /^([\x20\x21\x23-\x5b\x5d-\x7e]*)","event":\{"type":"([\x20\x21\x23-\x5b\x5d-\x7e]*)"/;
 /**
- * The beginning of a lifecycle notification. On a server with several users, these are most of the frames, because every
- * client gets the lifecycle events of every session.
+ * How a lifecycle notification begins. On a server with several users, most frames are such notifications, because
+ * every client gets the lifecycle events of every session.
  */
 const LIFECYCLE = Buffer.from('{"jsonrpc":"2.0","method":"session.lifecycle","params":{"type":"');
 const LIFECYCLE_NAMES = /^([\x20\x21\x23-\x5b\x5d-\x7e]*)","sessionId":"([\x20\x21\x23-\x5b\x5d-\x7e]*)"/;
@@ -29,11 +33,11 @@ const LONGEST_NAME = 200;
 const MAX_ID_LENGTH = 256;
 
 /**
- * Reads the parts that the front door needs. Null if the body is not a JSON-RPC message, or has an id that no message of
- * ours could have.
+ * Reads the parts that the front door needs. Null if the body is not a JSON-RPC message, or has an id that no message
+ * of ours could have. Throws `ProtocolError` for a body that it recognizes as invalid JSON.
  */
 export function readServerFrame(body: Buffer): ServerMessage | null {
-  // JSON writers do not write a key twice, so the beginning is enough to know the message.
+  // JSON writers do not write a key twice, so the beginning is enough to identify the message.
   if (body[DIFFERS_AT] === EVENT[DIFFERS_AT]) {
     const names = readNames(body, EVENT, EVENT_NAMES);
     if (names !== null) {

@@ -1,8 +1,8 @@
 import type { Socket } from "node:net";
 
 /**
- * Passes bytes between two sockets in both directions, and the end of each direction. A side that reads slowly slows the
- * other one down. Resolves when both have closed. Never rejects.
+ * Forwards bytes between two sockets in both directions. Also forwards the end of each direction. If one side reads
+ * slowly, the other side has to send slowly. Resolves when both sockets have closed. Never rejects.
  */
 export async function splice(one: Socket, other: Socket): Promise<void> {
   const ends = [joined(one, other), joined(other, one)];
@@ -14,7 +14,7 @@ async function joined(from: Socket, to: Socket): Promise<void> {
   from.pipe(to);
   await new Promise<void>((resolve) => {
     const onClose = () => {
-      // After an orderly end, the other side still gets what is on its way.
+      // After an orderly end, `to` still sends what it has buffered.
       if (from.readableEnded) to.destroySoon();
       else to.destroy();
       resolve();

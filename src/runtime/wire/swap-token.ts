@@ -11,16 +11,17 @@ const END_MS = 1_000;
 const AUTHENTICATION_FAILED = -32002;
 
 export interface TokenSwap {
-  /** The token that the client has to show. */
+  /** The token that the client must present. */
   local: string;
-  /** The token that replaces it. */
+  /** The token that replaces `local`. */
   remote: string;
 }
 
 /**
  * Reads a client's first request, and replaces its token. Refuses the client if the token is wrong.
  *
- * @returns everything that the client has sent so far, with the other token; null if the client was refused or has gone
+ * @returns everything that the client has sent so far, with the token replaced; null if the client was refused,
+ * disconnected, or sent no complete request in time
  */
 export async function swapToken(client: Socket, swap: TokenSwap): Promise<Buffer | null> {
   const splitter = new FrameSplitter(HELLO_BYTES);
@@ -34,7 +35,7 @@ export async function swapToken(client: Socket, swap: TokenSwap): Promise<Buffer
     };
     const refuse = (id: unknown) => {
       client.end(encodeMessage({ id, error: { code: AUTHENTICATION_FAILED, message: "AUTHENTICATION_FAILED" } }));
-      setTimeout(() => client.destroy(), END_MS).unref(); // otherwise a client that stays would keep the socket open
+      setTimeout(() => client.destroy(), END_MS).unref(); // a client that stays connected would keep the socket open
       settle(null);
     };
     const onData = (chunk: Buffer) => {

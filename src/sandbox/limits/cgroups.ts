@@ -14,9 +14,9 @@ import {
 } from "./group-files.js";
 
 /*
- * A control group limits a set of processes together. The fleet makes a group for each start of a server with limits. The
- * server joins it before its program runs, so that nothing that it starts is outside. Sources: the kernel's
- * Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/.
+ * A control group limits a set of processes together. The fleet makes a group for each start of a server with limits.
+ * The server joins the group before its program runs, so everything that the server starts is in the group, too.
+ * Sources: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/.
  */
 
 /** A folder in which this process can make groups that limit a resource. */
@@ -26,18 +26,27 @@ export interface GroupBase {
 }
 
 const PREFIX = "copilotfleet-";
-/** Version 2 allows no processes in a group whose subgroups have limits, so the fleet's own process moves into this one. */
+/**
+ * Version 2 allows no processes in a group whose subgroups have limits. So the fleet's own process moves into this
+ * subgroup.
+ */
 const OWN_GROUP = `${PREFIX}supervisor`;
 
 let found: ReadonlyMap<GroupedResource, GroupBase> | undefined;
 
-/** Where this process can make groups. Each process tries once, because only a trial shows what the kernel allows. */
+/**
+ * The folder in which this process can make groups, for each resource. Each process tries this once, because only a
+ * trial shows what the kernel allows.
+ */
 export function groupBases(): ReadonlyMap<GroupedResource, GroupBase> {
   found ??= findBases(system().processes.controlGroups(), process.getuid?.() === 0);
   return found;
 }
 
-/** @param isRoot whether this process may make groups at the top of version 2, beside those of the system */
+/**
+ * @param isRoot whether this process may make groups at the top of version 2's hierarchy, beside the system's own
+ * groups
+ */
 export function findBases(own: readonly ControlGroup[], isRoot: boolean): Map<GroupedResource, GroupBase> {
   const bases = new Map<GroupedResource, GroupBase>();
   for (const { version, folder, mountPoint, controllers } of own) {
@@ -56,7 +65,10 @@ export function findBases(own: readonly ControlGroup[], isRoot: boolean): Map<Gr
   return bases;
 }
 
-/** The controllers of ours with which groups in this folder of version 2 can limit, after an attempt to enable them. */
+/**
+ * Tries to enable our controllers for the groups in this folder of version 2. Returns those that are enabled
+ * afterwards.
+ */
 function delegated(folder: string): string[] {
   const words = (file: string) => (read(join(folder, file)) ?? "").trim().split(/\s+/);
   const ours = words("cgroup.controllers").filter((name) => Object.values<string>(CONTROLLERS).includes(name));
@@ -80,7 +92,7 @@ function canMakeGroup(base: string): boolean {
   return true;
 }
 
-/** A limit of a group that is to be made. Several limits may be of the same group. */
+/** A limit for a group that the fleet will make. A group may have several limits. */
 export interface GroupLimit {
   folder: string;
   by: GroupVersion;
@@ -93,7 +105,7 @@ export function groupFolder({ folder }: GroupBase, name: string): string {
   return join(folder, `${PREFIX}${name}`);
 }
 
-/** @throws FLEET_SANDBOX_UNUSABLE if the kernel refuses a limit, although its trial worked */
+/** @throws FLEET_SANDBOX_UNUSABLE if the kernel refuses a group or a limit, even though the trial worked */
 export function makeGroups(limits: readonly GroupLimit[]): void {
   for (const { folder, by, resource, max } of limits) {
     const files = limitFiles(by, resource, max);
@@ -117,7 +129,7 @@ export function processesInGroup(folder: string): number[] {
   return [...own.map(Number), ...groupsIn(folder).flatMap(processesInGroup)];
 }
 
-/** Removes a group without processes, with the groups below it. @returns whether it is gone */
+/** Removes a group that has no processes, and the groups below it. @returns whether the group no longer exists */
 export function removeGroup(folder: string): boolean {
   for (const group of groupsIn(folder)) removeGroup(group);
   try {
@@ -129,10 +141,9 @@ export function removeGroup(folder: string): boolean {
 }
 
 /**
- * The control groups of a server at the paths at which this process sees them. The report has those of the process that made
- * them, which may be in a cgroup namespace of its own, like a service with `ProtectControlGroups=private`.
- *
- * @param pid the server's process; null if it has ended
+ * The control groups of a server, at their paths as this process sees them. The report has the paths as the process
+ * that made the groups saw them. That process may have had its own cgroup namespace, like a service with
+ * `ProtectControlGroups=private`. If this process finds no such group, returns the paths of the report.
  */
 export function groupsOf({ cgroups }: LimitsReport, pid: number | null): string[] {
   const ours = cgroups.filter(isServerGroup);
@@ -167,7 +178,10 @@ export function limitsReached(limits: LimitsReport, pid: number | null): LimitsR
   return reached;
 }
 
-/** Whether a path from a record can be a group that this fleet made. A wrong path would end foreign processes. */
+/**
+ * Whether a path from a record may be that of a server's group that a fleet made. With a wrong path, the fleet would
+ * end processes that are not its own.
+ */
 function isServerGroup(folder: string): boolean {
   const name = basename(folder);
   return name.startsWith(PREFIX) && name !== OWN_GROUP;
@@ -204,7 +218,7 @@ function attempt(work: () => void): string | null {
   }
 }
 
-// Without O_CREAT: a missing file is an optional one of the kernel's.
+// Do not create a file: only the kernel makes these files, and some kernels lack the optional ones.
 const write = (path: string, text: string) => attempt(() => writeFileSync(path, text, { flag: "r+" }));
 
 function make(folder: string): string | null {

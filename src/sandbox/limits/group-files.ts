@@ -9,7 +9,7 @@ export const CONTROLLERS = { memory: "memory", processes: "pids", cpu: "cpu" } a
 
 export type GroupVersion = Exclude<LimitsReport["by"], "rlimits">;
 
-/** The time in which the kernel measures `cpu`, in microseconds. */
+/** The period for which the kernel applies the limit `cpu`, in microseconds. */
 const PERIOD_US = 100_000;
 
 /** A kernel without swap lacks these files. */
@@ -46,8 +46,9 @@ export function limitFiles(
 }
 
 /**
- * The file and the word that count how often a limit was reached: processes that the kernel killed, processes that it did
- * not start, and tenths of a second in which it made processes wait.
+ * The file that counts how often a limit was reached, and the word before the count in it. The count is the number of
+ * processes that the kernel killed (memory), of processes that it did not start (processes), or of tenths of a second
+ * in which it made processes wait (cpu).
  */
 export function countOf(version: GroupVersion, resource: GroupedResource): readonly [file: string, word: string] {
   switch (resource) {

@@ -14,20 +14,23 @@ export interface ChosenLimits {
   rlimits: readonly Rlimit[];
 }
 
-/** A resource limit of each process of the server, soft and hard. */
+/** A resource limit that each process of the server gets, both as its soft and as its hard limit. */
 interface Rlimit {
   name: keyof typeof RLIMITS;
   max: number;
 }
 
-/** The kernel's number (asm-generic/resource.h), and how `ulimit` of a POSIX shell sets it. */
+/**
+ * For each resource limit: the kernel's number (asm-generic/resource.h), and the option and the unit of a shell's
+ * `ulimit`.
+ */
 const RLIMITS = {
   fileSize: { number: 1, option: "-f", unit: 512 },
   data: { number: 2, option: "-d", unit: 1024 },
   openFiles: { number: 7, option: "-n", unit: 1 },
 } as const;
 
-/** Chooses how to hold the limits of a server. Null if the configuration sets none. */
+/** Chooses how to enforce the limits of a server. Null if the configuration sets none. */
 export function chooseLimits(
   settings: Config["sandbox"]["limits"],
   serverId: string,
@@ -45,12 +48,13 @@ export function chooseLimits(
   const rlimits: Rlimit[] = [
     ...(memory === null || isGrouped("memory") ? [] : [{ name: "data", max: memory } as const]),
     ...(openFiles === null ? [] : [{ name: "openFiles", max: openFiles } as const]),
-    // The size of the home is only measured, but the kernel can hold this much of it at any time.
+    // The fleet only measures the size of the home from time to time. But the kernel can keep each single file below
+    // this size at any time.
     ...(disk === null ? [] : [{ name: "fileSize", max: disk } as const]),
   ];
   const perProcess = (["memory", "openFiles"] as const).filter((part) => settings[part] !== null && !isGrouped(part));
-  // Resource limits have no rate of processor time. They count the processes of all servers of the account together, so one
-  // user could stop all others with them.
+  // Resource limits cannot replace control groups here. They have no rate of processor time, and they count the
+  // processes of all servers of the account together, so one user could use up the limit for all others.
   const notHeld = (["processes", "cpu"] as const).filter((part) => settings[part] !== null && !isGrouped(part));
   const by = groups[0]?.by ?? "rlimits";
   const cgroups = [...new Set(groups.map(({ folder }) => folder))];
@@ -65,11 +69,14 @@ export function launcherOptions({ report, rlimits }: ChosenLimits): string[] {
   ];
 }
 
-/** The command under limits, where our launcher does not run. The shell joins the groups and then becomes the program. */
+/**
+ * Wraps a command in a shell that applies the limits, for a command that does not begin with our launcher. The shell
+ * joins the groups, and then the program replaces the shell.
+ */
 export function underShell({ report, rlimits }: ChosenLimits, command: Command): Command {
   const script = [
     ...report.cgroups.map((folder) => `echo 0 > ${shellQuote(join(folder, "cgroup.procs"))} || exit 126`),
-    // The shell refuses to raise a limit. Then a lower one holds already.
+    // If the shell refuses to set a limit, a lower one is already in force, because only raising a limit is refused.
     ...rlimits.map(({ name, max }) => {
       const { option, unit } = RLIMITS[name];
       return `ulimit ${option} ${Math.max(1, Math.floor(max / unit))} 2>/dev/null`;

@@ -3,9 +3,10 @@ import { networkInterfaces } from "node:os";
 import { allowsName, type NetworkRule, readNetworkRule } from "../../config/values/network-rule.js";
 
 /**
- * Addresses that no name may lead to: this machine, private networks, link-local, shared (CGNAT), multicast, reserved and
- * documentation addresses, and IPv6 that contains an IPv4 address (mapped, NAT64, Teredo, 6to4). Only
- * `2000::/3` of IPv6 is public. Source: the special-purpose address registries of IANA.
+ * Addresses that a name must not lead to unless an entry of `sandbox.allow` has the address: this machine, private
+ * networks, link-local, shared (CGNAT), multicast, reserved and documentation addresses, and IPv6 that contains an IPv4
+ * address (mapped, NAT64, Teredo, 6to4). Only `2000::/3` of IPv6 is public. Source: the special-purpose address
+ * registries of IANA.
  */
 const BLOCKED = `0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24
   192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/3
@@ -16,10 +17,13 @@ const BLOCKED = `0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 1
     return { address, prefix: Number(prefix) };
   });
 
-/** Where clouds give credentials to every process of a machine. Azure's is a public address. */
+/** The addresses at which clouds give credentials to every process of a machine. Azure's is a public address. */
 const METADATA = "169.254.169.254 169.254.170.2 100.100.100.200 168.63.129.16 192.0.0.192 fd00:ec2::254 fd20:ce::254";
 
-/** Both versions apart, because a `BlockList` takes an IPv4 address for the IPv6 address that contains it. */
+/**
+ * A set of addresses. IPv4 and IPv6 have separate lists, because a `BlockList` treats an IPv4 address and the IPv6
+ * address that contains it as the same address.
+ */
 class AddressSet {
   readonly #v4 = new BlockList();
   readonly #v6 = new BlockList();
@@ -32,7 +36,7 @@ class AddressSet {
 
   has(address: string): boolean {
     const version = isIP(address);
-    // An address with a zone ("%eth0") is link-local.
+    // An address with a zone ("%eth0") is link-local, and is in no set.
     if (version === 0 || address.includes("%")) return false;
     return version === 6 ? this.#v6.check(address, "ipv6") : this.#v4.check(address, "ipv4");
   }
@@ -47,7 +51,10 @@ const blockedRanges = BLOCKED.map(({ address, prefix }) => ({ prefix, set: new A
 const OWN_VALID_MS = 5_000;
 let own = { set: new AddressSet(), untilMs: 0 };
 
-/** Whether this machine has the address, without those of its loopback. Its services may trust what comes from there. */
+/**
+ * Whether this is an address of this machine. The usual loopback addresses do not count, because they are blocked
+ * anyway. The machine's services may trust connections that come from such an address.
+ */
 function isOwn(address: string): boolean {
   if (performance.now() >= own.untilMs) {
     own = { set: new AddressSet(), untilMs: performance.now() + OWN_VALID_MS };
@@ -57,7 +64,10 @@ function isOwn(address: string): boolean {
   return own.set.has(address);
 }
 
-/** Also true for a text that is not the usual form of an address. */
+/**
+ * Whether only an entry for addresses in `sandbox.allow` can allow the address. Also true for a text that is not an
+ * address in its usual form.
+ */
 export function isBlocked(address: string): boolean {
   return isIP(address) === 0 || address.includes("%") || blocked.has(address) || needsOwnEntry(address);
 }
@@ -87,8 +97,9 @@ export class ServerRules {
   }
 
   /**
-   * A range that is wider than a blocked one allows only the public addresses in it. Only an entry with exactly that
-   * address allows a metadata address, or one of this machine.
+   * Whether an entry for addresses allows this address. An entry that is wider than a blocked range allows only the
+   * public addresses in it. Only an entry for exactly this address allows a metadata address, or an address of this
+   * machine.
    */
   allowsAddress(address: string, port: number): boolean {
     const isPublic = !isBlocked(address);

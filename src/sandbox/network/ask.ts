@@ -6,7 +6,7 @@ import { EGRESS_SOCKET } from "./folder.js";
 import type { EgressResult } from "./outbound.js";
 import { STATUS_REQUEST } from "./proxy.js";
 
-/** The file with the rules of a server, as the launch writes it and the proxy reads it. */
+/** The content of a server's rules file. The launch writes the file, and the proxy reads it. */
 export interface ServerEntry {
   user: string | null;
   server: string;
@@ -24,7 +24,7 @@ export interface EgressStatus {
 
 const ANSWER_MS = 2_000;
 
-/** Asks the proxy for its state. Null if none answers in time. @param folder the network folder */
+/** Asks the proxy for its status. Null if no proxy answers in time. @param folder the network folder */
 export async function askProxy(folder: string): Promise<EgressStatus | null> {
   let held: number;
   try {
@@ -33,7 +33,7 @@ export async function askProxy(folder: string): Promise<EgressStatus | null> {
     return null;
   }
   try {
-    // The path of the folder may be too long for a Unix socket.
+    // Connect through the descriptor, because the folder's path may be too long for a Unix socket.
     const text = await answerOf(join(system().files.pathOf(held), EGRESS_SOCKET));
     return JSON.parse(text) as EgressStatus;
   } catch {

@@ -12,13 +12,17 @@ import { makeNetworkFolder, rulesName, SERVERS_FOLDER } from "./folder.js";
 const START_MS = 15_000;
 const POLL_MS = 10;
 
-/** The variables that the proxy gets. The others may be secrets, and the proxy may live for a long time. */
+/**
+ * The variables that the proxy gets. It does not get any others, because they may be secrets, and the proxy may live
+ * for a long time.
+ */
 const VARIABLES = "PATH TZ LANG RES_OPTIONS LOCALDOMAIN COPILOTFLEET_SYSTEM".split(" ");
-/** Each look-up of a name takes one of these. */
+/** The size of the proxy's thread pool. Each look-up of a name occupies one thread. */
 const THREADS = "64";
 
 /**
- * Lets a server that is about to start reach the hosts in `allow` through the proxy, and starts the proxy if necessary.
+ * Lets a server that is about to start reach the hosts in `entry.allow` through the proxy, and starts the proxy if
+ * necessary.
  *
  * @throws FLEET_SANDBOX_UNUSABLE if the proxy does not start
  */
@@ -26,7 +30,7 @@ export async function openEgress(stateRoot: string, launchId: string, entry: Ser
   const folder = makeNetworkFolder(stateRoot);
   replaceStateFile(stateRoot, join(folder, SERVERS_FOLDER, rulesName(launchId)), entry);
   const running = await askProxy(folder);
-  // A proxy of another version is replaced here, and not by each process that uses a server.
+  // Only the start of a server replaces a proxy of another version. Processes that only use a server do not.
   if (running === null || running.version !== program().version) await startOnce(folder);
 }
 
@@ -54,7 +58,7 @@ async function start(folder: string): Promise<EgressStatus> {
       env: { ...given, UV_THREADPOOL_SIZE: THREADS },
       stdio: ["ignore", output, output],
     })
-      .on("error", () => undefined) // nothing answers then
+      .on("error", () => undefined) // no proxy answers below, and this function throws
       .unref();
   } finally {
     closeSync(output);
@@ -69,7 +73,7 @@ async function start(folder: string): Promise<EgressStatus> {
 
 let known: { path: string; version: string } | undefined;
 
-/** The program of the proxy. */
+/** The path and the version of the proxy's program. */
 function program(): { path: string; version: string } {
   if (known !== undefined) return known;
   const folder = packageFolder();

@@ -4,12 +4,13 @@ import { join } from "node:path";
 
 /** The Unix socket of the proxy, in the network folder. */
 export const EGRESS_SOCKET = "egress";
-/** The folder in the network folder that has a file with the rules of each server: {@link rulesName}. */
+/** The folder in the network folder with one file of rules for each server, named by {@link rulesName}. */
 export const SERVERS_FOLDER = "servers";
 
 /**
- * A launch id opens the rules of its server to everyone who knows it, and Landlock does not hide the names of files: inotify
- * shows them. So the name has only the hash of the launch id.
+ * The name of the file with a server's rules. It contains only a hash of the launch id, because everyone who knows a
+ * launch id can use the proxy with that server's rules, and Landlock does not hide the names of files: inotify shows
+ * them.
  */
 export function rulesName(launchId: string): string {
   return `${createHash("sha256").update(launchId).digest("hex")}.json`;
@@ -23,7 +24,7 @@ export function networkFolder(stateRoot: string): string {
   return join(stateRoot, "network");
 }
 
-/** Makes the folder of the sockets, and the one of the rules in it. */
+/** Makes the network folder, and the folder for rules in it. @returns the network folder */
 export function makeNetworkFolder(stateRoot: string): string {
   const folder = networkFolder(stateRoot);
   mkdirSync(join(folder, SERVERS_FOLDER), { recursive: true, mode: 0o700 });

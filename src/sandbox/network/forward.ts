@@ -1,20 +1,26 @@
 import { type IncomingMessage, request, type ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 
-/** Headers about one connection, which are not for the next one (RFC 9110, 7.6.1). */
+/** Headers that concern only one connection, so a proxy must not forward them (RFC 9110, 7.6.1). */
 const OF_CONNECTION = new Set(
   "connection expect keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split(
     " ",
   ),
 );
 
-/** The URL of a request to a proxy without encryption. Null for any other request. */
+/**
+ * The `http://` URL of a request that a client sent to the proxy without encryption. Null for any other request, and if
+ * the URL contains credentials.
+ */
 export function plainUrl({ url = "" }: IncomingMessage): URL | null {
   const parsed = /^http:\/\//i.test(url) && URL.canParse(url) ? new URL(url) : null;
   return parsed === null || parsed.username !== "" || parsed.password !== "" ? null : parsed;
 }
 
-/** Sends a request on an open connection, and passes the answer back. */
+/**
+ * Sends the client's request over the open connection `upstream`, and passes the answer back. Answers 502 if that
+ * fails.
+ */
 export function forward(message: IncomingMessage, response: ServerResponse, url: URL, upstream: Socket): void {
   const { method, headers } = message;
   const fail = () => {
@@ -47,11 +53,11 @@ export function forward(message: IncomingMessage, response: ServerResponse, url:
     });
     message.pipe(sent);
   } catch {
-    fail(); // likewise
+    fail(); // a header that Node.js refuses to send
   }
 }
 
-/** Without the headers of the connection, and without those that its header `Connection` names. */
+/** The headers to pass on: all except those of the connection, and those that the header `Connection` names. */
 function passedOn(headers: IncomingMessage["headers"]): IncomingMessage["headers"] {
   const named = new Set((headers.connection ?? "").split(",").map((name) => name.trim().toLowerCase()));
   return Object.fromEntries(Object.entries(headers).filter(([name]) => !OF_CONNECTION.has(name) && !named.has(name)));

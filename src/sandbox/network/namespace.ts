@@ -5,12 +5,15 @@ import type { Command } from "../sandbox.js";
 import { EGRESS_SOCKET, makeNetworkFolder } from "./folder.js";
 
 /*
- * A server with a restricted network has a network namespace of its own, with nothing but a loopback. `native/network.c` makes
- * it, and a bridge that passes connections on: from the server's port on the machine to the server, and from the server to the
- * Unix sockets in the network folder.
+ * A server with a restricted network has its own network namespace, with nothing but a loopback. `native/network.c`
+ * makes the namespace and starts a bridge. The bridge passes connections on: from the server's port on the machine to
+ * the server, and from the server to the Unix sockets in the network folder.
  */
 
-/** Folders with sockets of the machine's name service, through which an agent could send data as names. */
+/**
+ * Folders with sockets of the machine's name service. An agent could send data out through them in the names that it
+ * looks up.
+ */
 export const NAME_SERVICE = ["/run/systemd/resolve", "/run/resolvconf"];
 
 interface Namespace {
@@ -22,7 +25,7 @@ interface Namespace {
   cgroups: readonly string[];
 }
 
-/** The command in a network namespace of its own. Its program has to be an absolute path. */
+/** Wraps a command so that it runs in its own network namespace. The command's program has to be an absolute path. */
 export function inNamespace(command: Command, { network, port, stateRoot, cgroups }: Namespace): Command {
   return [
     programPath(),
@@ -34,12 +37,15 @@ export function inNamespace(command: Command, { network, port, stateRoot, cgroup
   ];
 }
 
-/** The command in such a namespace, to try whether that works here. No connection reaches it. */
+/** Wraps a command like {@link inNamespace}, to find out whether that works here. No connection reaches the command. */
 export function inTrialNamespace(command: Command): Command {
   return [programPath(), "--port", "0", "--sockets", "/", "--", ...command];
 }
 
-/** Beside the launcher, without which the network is not restricted. */
+/**
+ * The path of the program beside the launcher. Without a package folder, there is no launcher, and the network is not
+ * restricted.
+ */
 function programPath(): string {
   return join(packageFolder() ?? "/", "native", `linux-${process.arch}`, "copilotfleet-network");
 }

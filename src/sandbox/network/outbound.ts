@@ -4,11 +4,14 @@ import { connect, isIP, type Socket } from "node:net";
 import { asciiName } from "../../config/values/network-rule.js";
 import type { ServerRules } from "./addresses.js";
 
-/** How a request for a connection ended. `refused`: no entry allows it. `blocked`: its name leads to a blocked address. */
+/**
+ * How a request for a connection ended. `refused`: no entry allows it. `blocked`: its name leads to a blocked address.
+ * `limited`: the server already has too many connections or look-ups. `failed`: any other reason.
+ */
 export const EGRESS_RESULTS = ["allowed", "refused", "blocked", "failed", "limited"] as const;
 export type EgressResult = (typeof EGRESS_RESULTS)[number];
 
-/** A request that gets no connection. `message` is for the agent, and `detail` for the operator. */
+/** The refusal of a request for a connection. `message` is for the agent, and `detail` for the operator. */
 export class Refusal extends Error {
   override readonly name = "Refusal";
 
@@ -28,7 +31,7 @@ export interface Target {
   port: number;
 }
 
-/** Reads `host:port`. Other forms of an address, such as `0x7f.1`, are refused. */
+/** Reads `host:port`. @throws Refusal for any other text, such as an address in the form `0x7f.1` */
 export function readTarget(text: string): Target {
   const [, bracketed, plain = "", digits] = /^(?:\[([^\]]*)\]|([^:[\]]+)):([1-9]\d{0,4})$/.exec(text) ?? [];
   const port = Number(digits);
@@ -44,10 +47,13 @@ export type Lookup = (name: string) => Promise<readonly string[]>;
 
 const lookUp: Lookup = async (name) => (await lookup(name, { all: true })).map(({ address }) => address);
 
-/** A look-up may take a thread of the process for many seconds, and a server must not take all threads. */
+/**
+ * How many look-ups of one server may run at once. A look-up may occupy a thread of the process for many seconds, and
+ * one server must not occupy all threads.
+ */
 const MOST_LOOKUPS = 4;
 
-/** Others wait, and so many names may wait. */
+/** How many names one server may look up at once, including those that wait for a running look-up to end. */
 const MOST_NAMES = 256;
 
 interface Search {
@@ -74,7 +80,7 @@ export class Lookups {
     return this.#searches.size === 0;
   }
 
-  /** @param signal aborts when nobody waits for the answer. The promise may then never settle. */
+  /** @param signal aborts when the caller no longer waits. The promise might then never settle. */
   async find(name: string, signal: AbortSignal): Promise<readonly string[]> {
     const search = this.#searches.get(name) ?? this.#add(name);
     search.requests++;
@@ -125,8 +131,8 @@ export class Lookups {
 }
 
 /**
- * Opens a connection for a server. Looks a name up once, and connects only to addresses of that answer, because another
- * look-up may have another answer.
+ * Opens a connection for a server. Looks a name up only once, and connects only to allowed addresses from that look-up,
+ * because a second look-up may return other addresses.
  *
  * @param signal aborts with a {@link Refusal} when nobody waits for the connection any more
  * @throws Refusal

@@ -12,18 +12,22 @@ import { EgressProxy, type EgressServer } from "./proxy.js";
 import { RefusalLog } from "./refusal-log.js";
 
 /*
- * The process of the proxy. Several may start at the same time, so each one listens on a socket of its own and then renames it
- * to `egress`. The last one wins. The others notice that `egress` is not theirs, and end with their last connection. So
- * nobody waits for a lock, and a dead or hanging proxy is simply replaced.
+ * The process of the proxy. Several such processes may start at the same time, so each listens on its own socket and
+ * then renames that socket to `egress`. The last process to rename wins. The others notice that `egress` is no longer
+ * their socket, accept no more connections, and end with their last connection. So no process waits for a lock, and a
+ * new process simply replaces a dead or hanging one.
  *
- * The process ends by itself when no server needs it any more. Its working folder is the network folder, because the path of
- * a Unix socket must be short.
+ * The process ends by itself when no server needs it any more. Its working folder is the network folder, because the
+ * path of a Unix socket must be short.
  */
 
 const SURVEY_MS = 5_000;
-/** As many connections may wait as Linux allows. */
+/** How many connections may wait to be accepted. Linux allows no more by default. */
 const BACKLOG = 4_096;
-/** The rules of a server exist before its process. */
+/**
+ * The age in milliseconds below which no file is removed. A server's rules exist before its process, so new rules may
+ * belong to a server that is about to start.
+ */
 const LAUNCH_MS = 60_000;
 
 const [version = ""] = process.argv.slice(2);
@@ -32,7 +36,7 @@ const own = `${EGRESS_SOCKET}.${randomBytes(6).toString("hex")}`;
 const log = new RefusalLog("egress.log");
 const proxy = new EgressProxy({ serverOf, report: (refused) => log.write(refused) });
 const server = createServer({ allowHalfOpen: true }, (socket) => proxy.accept(socket, status));
-/** Identifies our socket among files of any name. Null until it exists. */
+/** The identity of our socket's file, which does not depend on its name. Null until the file exists. */
 let ownFile: string | null = null;
 let wasEmpty = false;
 let timer: NodeJS.Timeout | undefined;
@@ -41,7 +45,7 @@ function status(): EgressStatus {
   return { pid: process.pid, id: own, version, counts: proxy.counts };
 }
 
-/** By file. To read the rules takes long if there are many. */
+/** The servers by the identity of their rules file. Reading many rules takes long, so each file is read only once. */
 const known = new Map<string, EgressServer>();
 
 function serverOf(launchId: string): EgressServer | null {
@@ -66,7 +70,8 @@ function survey(): void {
   removeOldServers();
   const isEmpty = () => readdirSync(SERVERS_FOLDER).length === 0;
   if (isEmpty() && wasEmpty) {
-    // A command that starts a server first writes its rules, and then looks for a proxy. So it finds none, or we find the rules.
+    // A command that starts a server first writes the server's rules, and then looks for a proxy. So after this
+    // renaming, either the command finds no proxy, or we find its rules.
     renameSync(EGRESS_SOCKET, own);
     if (isEmpty()) end();
     else renameSync(own, EGRESS_SOCKET);
@@ -76,14 +81,18 @@ function survey(): void {
 
 function fileAt(path: string): string | null {
   const found = statSync(path, { throwIfNoEntry: false });
-  // A later file may have the same number. A server can change the other times of a file, but not its time of birth.
+  // A later file may get the same inode number, so use the birth time, too. A server can change every other time of a
+  // file.
   return found === undefined ? null : `${found.ino} ${found.birthtimeMs}`;
 }
 
-/** By file name: the oldest process of a launch. */
+/** The oldest process of each launch, by the name of the launch's rules file. */
 let processes: Readonly<Record<string, Pick<SeenProcess, "pid" | "started">>> = {};
 let nextLookMs = 0;
-/** Looking takes at most a twentieth of the time, however many processes there are. */
+/**
+ * The pause after a look at all processes, as a multiple of the look's duration. So looking takes at most a twentieth
+ * of the time, however many processes there are.
+ */
 const REST = 20;
 
 /** Removes the rules of servers that have no process any more. */
@@ -92,7 +101,7 @@ function removeOldServers(): void {
   const startMs = performance.now();
   if (lost.length === 0 || startMs < nextLookMs) return;
   nextLookMs = Infinity;
-  // In a thread of its own, because servers can have many processes with large environments.
+  // Use a worker thread, because servers can have many processes with large environments.
   new Worker(new URL(import.meta.url), { resourceLimits: { maxOldGenerationSizeMb: 256 } })
     .on("message", (found: typeof processes) => {
       processes = found;
@@ -112,7 +121,7 @@ function isLive(file: string): boolean {
   return oldest !== undefined && system().processes.find(oldest.pid)?.started === oldest.started;
 }
 
-/** The oldest process of each launch, which is none that the agent has started. */
+/** Finds the oldest process of each launch. It is not one that the agent has started. */
 function lookForProcesses(): typeof processes {
   const all = system()
     .processes.withEnvironment([LAUNCH_VARIABLE])
@@ -135,7 +144,7 @@ const isSocket = (file: string) => statSync(file, { throwIfNoEntry: false })?.is
 const isOld = (file: string) =>
   Date.now() - (statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? Infinity) > LAUNCH_MS;
 
-/** Accepts no connection any more, and ends with the last one. */
+/** Accepts no more connections. The process ends with its last connection. */
 function retire(): void {
   clearInterval(timer);
   server.close();
@@ -157,7 +166,7 @@ function surveySafely(): void {
 }
 
 if (!isMainThread) parentPort?.postMessage(lookForProcesses());
-// If several start at the same time, most find the first one here.
+// If several proxies start at the same time, most of them find the first one here, and end.
 else if ((await askProxy("."))?.version !== version) {
   removeOldSockets();
   server.listen({ path: own, backlog: BACKLOG }, () => {

@@ -32,7 +32,7 @@ export interface RefusedRequest extends Omit<EgressServer, "rules"> {
 }
 
 export interface ProxyOptions {
-  /** Null: there is no such server. */
+  /** Returns null if there is no such server. */
   serverOf: (launchId: string) => EgressServer | null;
   report: (refused: RefusedRequest) => void;
   /** Only tests set these. */
@@ -50,9 +50,15 @@ const LIMITS = {
   connectMs: 15_000,
   /** How long a connection may be silent. */
   idleMs: 30 * 60_000,
-  /** How long the answer to a refused request waits, so that a server cannot keep the proxy busy with such requests. */
+  /**
+   * How long the answer to a refused request is delayed, so that a server cannot keep the proxy busy with such
+   * requests.
+   */
   refusalMs: 100,
-  /** How long a connection stays open after an answer that ends it, and how many of them may, of all servers together. */
+  /**
+   * How long a connection may stay open after an answer that ends it. `answered`: how many such connections may be
+   * open, of all servers together.
+   */
   answeredMs: 1_000,
   answered: 256,
 };
@@ -68,8 +74,8 @@ interface Client extends EgressServer {
 }
 
 /**
- * The HTTP proxy through which servers with an allow-list reach other hosts. It trusts the first line of a connection, which
- * the relay of the server's sandbox writes, and nothing after it.
+ * The HTTP proxy through which servers with an allow-list reach other hosts. It trusts only the first line of a
+ * connection, because the bridge of the server's sandbox writes this line.
  */
 export class EgressProxy {
   readonly counts = Object.fromEntries(EGRESS_RESULTS.map((result) => [result, 0])) as Record<EgressResult, number>;
@@ -78,11 +84,11 @@ export class EgressProxy {
   readonly #limits: typeof LIMITS;
   readonly #http: Server;
   readonly #unnamed = new Set<Socket>();
-  /** Connections that got an answer without belonging to a client. */
+  /** Connections that got an answer but were never assigned to a client. */
   readonly #answered = new Set<Socket>();
-  /** They end connections without a complete header. */
+  /** The timers that end connections whose header is not complete in time. */
   readonly #deadlines = new WeakMap<Socket, NodeJS.Timeout>();
-  /** By launch id, as long as the server has connections or look-ups. */
+  /** The servers that have connections or look-ups, by launch id. */
   readonly #clients = new Map<string, Client>();
   readonly #clientOf = new WeakMap<Socket, Client>();
 
@@ -94,7 +100,7 @@ export class EgressProxy {
       noDelay: true,
     });
     this.#http.setTimeout(this.#limits.idleMs);
-    // The deadline of a header holds for the first one only.
+    // Allow only one request for each connection, because the deadline covers only the first header.
     this.#http.maxRequestsPerSocket = 1;
     this.#http.on("connect", (message: IncomingMessage, socket: Socket, head: Buffer) => {
       clearTimeout(this.#deadlines.get(socket));
@@ -194,7 +200,7 @@ export class EgressProxy {
       [socket, upstream],
       [upstream, socket],
     ] as const) {
-      // A side that ended properly may have sent something that the other side still has to get.
+      // If a side ended properly, the other side must still get everything that was sent. Otherwise, cut both at once.
       from.once("close", () => (from.readableEnded ? to.destroySoon() : to.destroy()));
       from.pipe(to);
     }
@@ -255,7 +261,7 @@ function answer({ status, message }: Refusal): string {
 
 function endWith(socket: Socket, text: string, afterMs: number): void {
   socket.end(text);
-  // Read the rest, because otherwise the connection could end before the client has the answer.
+  // Read and discard further input, because otherwise the connection could end before the client has the answer.
   socket.resume();
   const timer = setTimeout(() => socket.destroy(), afterMs).unref();
   socket.once("close", () => clearTimeout(timer));

@@ -4,14 +4,14 @@ import type { RefusedRequest } from "./proxy.js";
 const MINUTE_MS = 60_000;
 
 /**
- * The log of refused requests, with one JSON object in each line. Servers cause its lines, so each server has a limited number
- * of them in a minute, and the log has two files of limited size.
+ * The log of refused requests, with one JSON object in each line. Servers cause its lines. So it has a limited number
+ * of lines for each server and minute, and at most two files of limited size.
  */
 export class RefusalLog {
   readonly #path: string;
   readonly #limits: { perMinute: number; bytes: number };
   #minute = 0;
-  /** By server: how many requests were refused in this minute. */
+  /** How many requests of each server were refused in this minute. */
   #refused = new Map<string, number>();
 
   constructor(path: string, limits = { perMinute: 60, bytes: 4 * 1024 * 1024 }) {
@@ -27,7 +27,7 @@ export class RefusalLog {
     this.#append({ time: new Date(nowMs).toISOString(), result, user, server, ...target, detail });
   }
 
-  /** Reports how many lines of the last minute were left out. */
+  /** Begins a minute if it differs from the last one. Logs how many lines of each server the last minute left out. */
   #beginMinute(minute: number, nowMs: number): void {
     if (minute === this.#minute) return;
     const left = [...this.#refused].filter(([, count]) => count > this.#limits.perMinute);

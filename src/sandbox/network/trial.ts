@@ -9,7 +9,7 @@ type Settings = Pick<Config["sandbox"], "network">;
 /**
  * Why the configured network cannot be restricted on this machine. Null if it can be, or if it is open.
  *
- * @param mechanism null: no sandbox
+ * @param mechanism the sandbox that works on this machine; null if none does
  */
 export async function failureOfNetwork(settings: Settings, mechanism: Mechanism | null): Promise<string | null> {
   if (settings.network === "open") return null;
@@ -23,7 +23,7 @@ export async function failureOfNetwork(settings: Settings, mechanism: Mechanism 
 
 const trials = new Trials<"namespace", string | null>();
 
-/** Why this machine gives no network namespace. Null if it does, or if none is needed. */
+/** Why this machine cannot make a network namespace. Null if it can, or if the network is open. */
 export async function tryNamespace({ network }: Settings): Promise<string | null> {
   if (network === "open") return null;
   return await trials.of("namespace", async () => {

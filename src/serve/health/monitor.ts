@@ -13,9 +13,9 @@ import type { LoopTimer } from "../loop-timer.js";
 import type { Operations } from "../operations.js";
 import type { Restarts } from "./restarts.js";
 
-/** After this many pings we open a new connection, to check that the server still accepts connections. */
+/** After this many pings, we open a new connection, to check that the server still accepts connections. */
 const PINGS_PER_CONNECTION = 12;
-/** If we notice a deadline more than this many milliseconds too late, this process was suspended for a while. */
+/** If a probe ends more than this many milliseconds after its deadline, this process was suspended for a while. */
 const LATE_MS = 500;
 /** The longest wait after a failed probe, in milliseconds. It is short, because we probe a server in trouble more often. */
 const RETRY_MS = 1_000;
@@ -24,7 +24,10 @@ const STILL_ENDING_MS = [20, 60, 200];
 
 type Probed =
   | { kind: "ok"; seconds: number }
-  /** The server gave no answer or a wrong answer. `hangs`: it did not answer the ping, so it cannot report turns either. */
+  /**
+   * The server gave no answer or a wrong answer. `hangs`: it did not answer the ping, so it cannot report its turns
+   * either.
+   */
   | { kind: "failed"; reason: string; seconds: number; hangs: boolean }
   | { kind: "gone" }
   /** We learned nothing about the server: this process was suspended during the probe, or has reached a limit. */
@@ -77,7 +80,7 @@ export class ServerMonitor {
     const { signal } = this.#closed;
     const { intervalMs } = this.#context.config.health;
     await this.first;
-    // Spread the probes over the interval, so that those of many servers do not come at the same time.
+    // Spread the probes over the interval, so that the probes of many servers do not come at the same time.
     for (let pauseMs = Math.random() * intervalMs; !signal.aborted; pauseMs = intervalMs) {
       const waitMs = this.#failures > 0 ? Math.min(intervalMs, RETRY_MS) : pauseMs;
       await delay(waitMs, undefined, { signal }).catch(() => undefined); // after close(), the condition ends the loop
@@ -118,7 +121,7 @@ export class ServerMonitor {
     const most = this.#context.config.health.failures;
     if (this.#failures >= most && hangs) this.#endHung(reason);
     // Log each failure up to the limit, and then nothing more. Do not end a server that still answers pings, because it
-    // may have running turns.
+    // may have turns in flight.
     else if (this.#failures <= most) {
       const { id } = this.server;
       const count = `${this.#failures} of ${most}`;
@@ -150,7 +153,7 @@ export class ServerMonitor {
   }
 }
 
-/** Checks the servers at once and a few times soon after, because a process closes its connections before it is dead. */
+/** Checks all servers now, and a few times soon after, because a process closes its connections before it is dead. */
 function wakeUntilEnded(timer: LoopTimer): void {
   timer.wake();
   for (const ms of STILL_ENDING_MS) timer.wakeAfter(ms);
@@ -186,7 +189,7 @@ class Prober {
       try {
         return this.#explain(error, seconds());
       } catch (own) {
-        // This process could not look at the server's process, so it does not know whether that process lives.
+        // This process could not check the server's process, so it does not know whether that process is alive.
         return { kind: "unknown", reason: own instanceof Error ? own.message : String(own) };
       }
     }
@@ -241,12 +244,13 @@ class NoSessionError extends Error {
 }
 
 /**
- * Creates a session and deletes it again, to prove that the server can do so and can write its home. The request names a
- * provider, because the runtime refuses a session that has neither a provider nor a GitHub token. Nothing calls this
- * provider.
+ * Creates a session and deletes it again, to prove that the server can do so and can write to its home. The request
+ * names a provider, because the runtime refuses a session that has neither a provider nor a GitHub token. Nothing calls
+ * this provider.
  */
 async function tryASession(connection: RawConnection, server: ServerRecord, signal: AbortSignal): Promise<void> {
-  // The same in each probe of a launch. The launch id is a secret of the proxy, and agents may see the names of files.
+  // A hash of the launch id, so the session has the same id in each probe of a launch. The launch id itself is a secret
+  // between the server and the proxy, and agents may see the names of session folders.
   const launch = createHash("sha256")
     .update(server.launchId ?? server.id)
     .digest("hex")

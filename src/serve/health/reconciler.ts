@@ -16,7 +16,7 @@ import { Restarts } from "./restarts.js";
 
 /**
  * Compares what should run with what is running. Starts servers that should run, watches each running server with a
- * monitor, and ends servers that hang. Trouble with one server never delays another.
+ * monitor, and ends servers that hang. Trouble with one server never delays the work on another.
  */
 export class Reconciler {
   readonly #context: ServeContext;
@@ -41,7 +41,7 @@ export class Reconciler {
     return [...this.#monitors.values()];
   }
 
-  /** Compares once. Slow work continues in the background, one operation per server. */
+  /** Makes one comparison. Slow work continues in the background, one operation per server. */
   async reconcile(): Promise<Registry> {
     const registry = await this.#context.store.registry.read();
     const servers = Object.values(registry.servers);
@@ -91,7 +91,8 @@ export class Reconciler {
     }
     for (const [launchId, server] of running) {
       const known = this.#monitors.get(launchId);
-      // An earlier supervisor recorded "unhealthy", or this one could not record that the server answers again.
+      // The record is wrong: an earlier supervisor wrote "unhealthy", or this one could not record that the server
+      // answers again.
       if (known?.answers === true && server.state === "unhealthy") known.record(null);
       if (known !== undefined) continue;
       const monitor = new ServerMonitor(server, this.#context, this.#operations, this.#restarts, this.#timer);
@@ -105,7 +106,8 @@ export class Reconciler {
     const isDown = server.state === "failed" || server.state === "stopped";
     if (!isDown || !isDesired(server) || isClaimed(server)) {
       this.#restarts.cancel(id);
-      // Somebody has started the server by hand, so its earlier failures no longer count.
+      // A start by hand removes the crashes from the record. So the failures that are counted here no longer count
+      // either.
       if (!isDown && (server.crashes ?? 0) === 0) this.#restarts.forgive(id);
     } else if (this.#restarts.isHopeless(server)) {
       this.#restarts.cancel(id);
@@ -148,14 +150,15 @@ export class Reconciler {
     });
   }
 
-  /** Keeps `pool.warm` of the shared servers running before anybody asks for them. */
+  /** Keeps the first `pool.warm` shared servers running, even before anybody asks for them. */
   #keepWarm({ servers }: Registry): void {
     const { config, pool } = this.#context;
     if (config.isolation !== "shared") return;
     for (let index = 1; index <= Math.min(config.pool.warm, config.pool.servers); index++) {
       const id = sharedServerId(index);
       const known = servers[id];
-      // Nobody recorded that this server should run, because it never came up. Start it again like one that has ended.
+      // No record shows that this server should run, because it never came up. Start it again like a server that has
+      // ended.
       if (known?.state === "failed" && known.desired === undefined) this.#bringUp({ ...known, desired: "running" });
       if (known !== undefined) continue;
       this.#operations.begin("it could not be started", id, async () => {

@@ -5,21 +5,22 @@ import type { ServeContext } from "../context.js";
 import type { LoopTimer } from "../loop-timer.js";
 import type { RestartReason } from "../report/metrics.js";
 
-/** Decides when to start a server again that has ended, and when to give it up. The keys of all maps are server ids. */
+/** Decides when to restart a server that has ended, and when to give up on it. The keys of all maps are server ids. */
 export class Restarts {
   readonly #clock: Clock;
   readonly #health: Config["health"];
   readonly #timer: LoopTimer;
-  /** When to start a server again, by the clock. */
+  /** When to restart a server, by the clock. */
   readonly #due = new Map<string, number>();
-  /** Why a server that we are about to start again has ended, for the metrics. */
+  /** Why a server ended that we are about to restart, for the metrics. */
   readonly #reasons = new Map<string, RestartReason>();
   /**
    * How many starts in a row failed. The server's record does not count a start that failed before anything was recorded.
    */
   readonly #refused = new Map<string, number>();
   /**
-   * How many starts in a row failed because of a limit of this machine. Such starts are not a reason to give a server up.
+   * How many starts in a row failed because of a limit of this machine. Such starts are not a reason to give up on a
+   * server.
    */
   readonly #starved = new Map<string, number>();
   readonly #givenUp = new Set<string>();
@@ -41,7 +42,7 @@ export class Restarts {
     this.#givenUp.delete(id);
   }
 
-  /** Cancels the next start of a server, because it runs or should not run. */
+  /** Cancels the next start of a server, because it already runs or should not run. */
   cancel(id: string): void {
     this.#due.delete(id);
   }
@@ -50,7 +51,7 @@ export class Restarts {
     return server.state === "failed" && this.#inARow(server) > this.#health.restarts;
   }
 
-  /** @returns false if the server was given up before */
+  /** @returns false if we had already given up on the server */
   giveUp(id: string): boolean {
     if (this.#givenUp.has(id)) return false;
     this.#givenUp.add(id);
@@ -79,7 +80,9 @@ export class Restarts {
     this.#starved.delete(id);
   }
 
-  /** Schedules the next start after a failed one. @param isStarved whether a limit of this machine was the reason */
+  /**
+   * Schedules the next start after a failed start. @param isStarved whether a limit of this machine made the start fail
+   */
   failed({ id, crashes }: ServerRecord, isStarved: boolean): void {
     const count = isStarved ? (this.#starved.get(id) ?? 0) + 1 : (this.#refused.get(id) ?? crashes ?? 0) + 1;
     (isStarved ? this.#starved : this.#refused).set(id, count);
@@ -99,8 +102,8 @@ export class Restarts {
 const LONGEST_MS = 60_000;
 
 /**
- * How long to wait, in milliseconds, before we start a server again that ended `crashes` times in a row. A random
- * factor between 0.5 and 1 keeps servers that ended together from coming back together ("equal jitter",
+ * How long to wait, in milliseconds, before we restart a server that ended `crashes` times in a row. A random factor
+ * between 0.5 and 1 prevents servers that ended together from starting again together ("equal jitter",
  * https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
  */
 export function backoffMs(crashes: number, baseMs: number, random: () => number = Math.random): number {

@@ -9,19 +9,21 @@ const NEWLINE = 10;
 export interface LogWish {
   /** How many lines to return at most. */
   lines: number;
-  /** Leaves out what was written before this time, in milliseconds since the epoch. */
+  /** If set, leaves out lines that were written before this time, in milliseconds since the epoch. */
   sinceMs?: number | undefined;
-  /** Returns lines of the launch before the last one. */
+  /** Whether to return lines of the launch before the last one. */
   previous?: boolean | undefined;
 }
 
 /**
  * The last lines of a log and of its rotated files, and the position after them. A missing log has no lines.
  *
- * The lines of the fleet have no signature here, and a line that only looks like one of them is marked.
+ * The lines of the fleet are returned without their signature. A line that only looks like a line of the fleet is
+ * marked.
  *
- * Only the times in lines of the fleet count. Every other line was written before the next line of the fleet. The last lines
- * were written before the modification time of the log. So with `sinceMs`, the result has every line that may have been written since then.
+ * Only the fleet's lines have a reliable time. Every other line counts as written at the time of the fleet's next line,
+ * or if there is none, at the modification time of the log. That is at or after the real time, so with `sinceMs` the
+ * result contains every line that may have been written since then.
  */
 export function lastLogLines(
   path: string,
@@ -65,11 +67,12 @@ function* linesOf(file: OpenFile, size: number): Generator<string> {
     start = from;
     let end = bytes.length;
     for (let at = lastNewline(bytes, end); at !== -1; at = lastNewline(bytes, end)) {
-      // The newline at the end of the file begins no line.
+      // No line begins after the newline at the end of the file.
       if (at + 1 < size - start) yield bytes.toString("utf8", at + 1, end);
       end = at;
     }
-    // While no newline is found, double the block, because each round copies the part of the line that was read so far.
+    // As long as we find no newline, double the block, because each round copies the part of the line that was read so
+    // far.
     block = end === bytes.length ? 2 * block : BLOCK_BYTES;
     // Copy the rest, because a slice would keep the whole block in memory.
     rest = Buffer.from(bytes.subarray(0, end));

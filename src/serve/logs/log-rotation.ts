@@ -27,21 +27,23 @@ export interface RotationOptions {
   maxBytes: number;
   /** How many rotated files to keep at most: 1 or more. */
   keep: number;
-  /** When it aborts while the log is copied, the rotation stops and the log stays as it was. */
+  /** When this signal aborts while the log is copied, the rotation stops and the log stays as it was. */
   signal?: AbortSignal;
 }
 
 /**
- * Once a log is too large, moves its contents to `LOG.1`, the contents of `LOG.1` to `LOG.2`, and so on. Servers keep their
- * log open for appending, so we copy it and then empty it. We lose the bytes that a server writes between our last read of
- * the log and the emptying, two system calls later. Run only one rotation of a log at a time.
+ * If a log is too large, moves its contents to `LOG.1`, the contents of `LOG.1` to `LOG.2`, and so on. Servers have
+ * their log open for appending, so we copy it and then empty it. We lose the bytes that a server writes between our
+ * last read of the log and the emptying, two system calls later. Run only one rotation of a log at a time.
  *
- * If this process is killed, each rotated file is still whole. If the log was not emptied by then, the next rotation copies
- * the same contents again. Do not rotate the log of a server that is starting, because the start reads that log.
+ * If this process is killed, each rotated file is still complete. If the log was not emptied by then, the next rotation
+ * copies the same contents again. Do not rotate the log of a server that is starting, because the start reads that log.
  *
- * @returns how many bytes were moved: 0 when the log is small enough or does not exist
- * @throws FleetError `FLEET_STATE_UNWRITABLE` when the disk is full even without the oldest rotated file. The log then stays
- * as it was.
+ * @returns how many bytes were moved: 0 if the log is small enough or missing, or if another process emptied or
+ * replaced it
+ * @throws FleetError `FLEET_STATE_UNSAFE` when the log is not a regular file; `FLEET_STATE_UNWRITABLE` when the file
+ * system fails, for example because the disk is full even without the oldest rotated file; the signal's reason when the
+ * signal aborts. The log then stays as it was.
  */
 export async function rotateLog(path: string, options: RotationOptions): Promise<number> {
   const log = openLog(path);
@@ -78,7 +80,8 @@ async function rotate(log: number, path: string, { keep, signal }: RotationOptio
       bytes = copyPiece(log, copy, copied, buffer);
     }
     await promisify(fsync)(copy);
-    // From here on, use only synchronous calls. The server may write during each pause, and we would lose those bytes.
+    // From here on, use only synchronous calls. During an asynchronous call, the server could write, and we would lose
+    // those bytes.
     const { size, ino, atime, mtime } = fstatSync(log);
     if (size < copied || lstatSync(path, { throwIfNoEntry: false })?.ino !== ino) {
       return 0; // another process emptied or replaced the log during the copy
@@ -102,7 +105,7 @@ async function rotate(log: number, path: string, { keep, signal }: RotationOptio
 function openLog(path: string): number | null {
   let log: number;
   try {
-    // Open it for reading only. A process that has a log open for writing counts as its server and may be killed.
+    // Open the log only for reading. A process that has a log open for writing counts as its server and may be killed.
     log = openSync(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
   } catch (error) {
     const code = systemCode(error);
@@ -115,8 +118,8 @@ function openLog(path: string): number | null {
 }
 
 /**
- * Empties a log without opening it for writing, because a process that has a log open for writing counts as its server. On
- * Linux, `O_TRUNC` alone empties a file.
+ * Empties a log without opening it for writing, because a process that has a log open for writing counts as its server.
+ * On Linux, `O_TRUNC` alone is enough to empty a file.
  */
 function empty(path: string): void {
   closeSync(openSync(path, O_RDONLY | O_TRUNC | O_NOFOLLOW | O_NONBLOCK));
@@ -159,8 +162,8 @@ function removeLeftOvers(log: string): void {
 }
 
 /**
- * Frees the number 1: gives each file below the first unused number the next number. Removes old files, so that at most
- * `keep` files exist once the new one is there.
+ * Frees the number 1: gives the next higher number to each file below the first unused number. Removes old files, so
+ * that at most `keep` files exist once the new file is there.
  */
 function makeRoom(log: string, keep: number): void {
   const numbers = new Set(rotatedNumbers(log));

@@ -7,7 +7,7 @@ import { rotatedPath } from "./log-rotation.js";
 
 const FOLLOW_POLL_MS = 200;
 const COMPARED_BYTES = 4096;
-/** A longer line is passed on before it is complete. */
+/** A longer line is returned before it is complete. */
 const LONGEST_LINE_BYTES = 1024 * 1024;
 
 /** How far a reader has read a log. The reader can continue from here even after the log was rotated. */
@@ -28,19 +28,20 @@ export interface LogEnd {
 }
 
 /**
- * Reads the lines behind a position in a log. If the log was rotated since then, first reads the rest of the rotated
- * file. If the log was cut short in another way, reads it from its beginning.
+ * Reads the lines after a position in a log. If the log has been rotated since then, first reads the rest of the
+ * rotated file. If the log was cut short in another way, reads it from its beginning.
  */
 function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogPosition } {
   using log = openFile(path);
   if (log === null) return { bytes: Buffer.alloc(0), at };
   const newestRotated = rotatedPath(path, 1);
-  // Read the size before you look for a new rotated file. If the log is already empty now, its rotated file exists.
+  // Read the size before looking for a new rotated file. A rotation makes that file first and then empties the log. So
+  // if we already see the emptied log, we also see the file.
   const { size } = log;
   const isNew = inodeOf(newestRotated) !== at.rotated;
   using file = isNew ? openFile(newestRotated) : null;
-  // A new rotated file may be a copy of a log that is not emptied yet. The rotation is complete once the log is shorter
-  // than at the last read, or begins differently from that file.
+  // A new rotated file may be a copy of a log that has not been emptied so far. The rotation is complete once the log
+  // is shorter than at the last read, or begins differently from that file.
   const isRotated = isNew && (size < at.offset || (file !== null && !beginsAlike(log, size, file)));
   const rest = isRotated && file !== null ? file.read(at.offset, file.size) : Buffer.alloc(0);
   const from = isRotated || size < at.offset ? 0 : at.offset;
@@ -50,8 +51,8 @@ function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogPosition
 }
 
 /**
- * Leaves out the last line if it is not complete, because only a whole line shows whether the fleet wrote it. Leaves it in if
- * it is very long.
+ * Leaves out the last line if it is not complete, because only a complete line shows whether the fleet wrote it. Leaves
+ * it in if it is very long.
  */
 function wholeLines(bytes: Buffer): Buffer {
   const end = bytes.lastIndexOf("\n") + 1;
@@ -70,8 +71,8 @@ export async function* followLog(path: string, at: LogPosition, signal: AbortSig
 }
 
 /**
- * Waits until the log has whole lines behind a position, and returns them as people read them. The result has no bytes if the
- * signal aborts first.
+ * Waits until the log has complete lines after a position, and returns them in their readable form (see
+ * `readableLine`). The result has no bytes if the signal aborts first.
  */
 export async function awaitMore(
   path: string,
@@ -82,7 +83,7 @@ export async function awaitMore(
     const read = readOn(path, at);
     if (read.bytes.length > 0) return { bytes: readable(read.bytes, path), at: read.at };
     if (signal.aborted) return read;
-    await pause(FOLLOW_POLL_MS, signal).catch(() => undefined); // aborted: read one last time
+    await pause(FOLLOW_POLL_MS, signal).catch(() => undefined); // if aborted, read one last time
   }
 }
 
@@ -92,7 +93,10 @@ function readable(bytes: Buffer, log: string): Buffer {
   return Buffer.from(lines.map((line) => readableLine(line, key)).join("\n"));
 }
 
-/** Whether the log begins like its rotated file. Then it was copied to that file and is not emptied yet. */
+/**
+ * Whether the log begins like its rotated file. If so, the log was copied to that file, but has not been emptied so
+ * far.
+ */
 function beginsAlike(log: OpenFile, size: number, rotated: OpenFile): boolean {
   const bytes = Math.min(size, rotated.size, COMPARED_BYTES);
   return bytes > 0 && log.read(0, bytes).equals(rotated.read(0, bytes));

@@ -9,7 +9,7 @@ import { logFailure } from "../failures.js";
 /** A disk is almost full when its free space is below both limits: this many bytes, and this share of its size. */
 const LOW_DISK_BYTES = 64 * 1024 * 1024;
 const LOW_DISK_SHARE = 0.02;
-/** A disk with less free space is full, because not even the registry of a small fleet can be written to it. */
+/** A disk with less free space counts as full, because not even the registry of a small fleet can be written to it. */
 const FULL_DISK_BYTES = 16 * 1024;
 
 /** Checks the disk that holds the state, and the disks of the servers' logs. Logs each problem once. */
@@ -25,7 +25,8 @@ export class Disks {
   }
 
   /**
-   * Why the last check found that nothing can be written to the disk that holds the state. Null if the disk can be written.
+   * Why nothing can be written to the disk that holds the state, as of the last check. Null if the disk can be written
+   * to.
    */
   get problem(): string | null {
     return this.#problem;
@@ -49,8 +50,8 @@ export class Disks {
   }
 
   /**
-   * Checks the disks of those logs that are not on the same disk as the state. If a server cannot write its log, it
-   * keeps running and its log has a gap. The log of `serve` then gives the reason for the gap.
+   * Checks the disks of the logs that are not on the same disk as the state. A server that cannot write to its log
+   * keeps running, and its log has a gap. The log of `serve` then gives the reason for the gap.
    */
   async checkLogs(servers: readonly ServerRecord[]): Promise<void> {
     const { stateRoot, log } = this.#context;
@@ -78,7 +79,9 @@ function diskIdOf(path: string): number | undefined {
   return statSync(path, { throwIfNoEntry: false })?.dev;
 }
 
-/** @returns `problem`: why the disk cannot be written, in words that follow "the disk"; null if it can be written */
+/**
+ * @returns `problem`: why the disk cannot be written to, in words that follow "the disk"; null if it can be written to
+ */
 async function diskOf(path: string): Promise<{ freeBytes: number; low: boolean; problem: string | null }> {
   const { bsize, bavail, blocks, files, ffree } = await statfs(path);
   const freeBytes = bsize * bavail;
@@ -92,8 +95,8 @@ async function diskOf(path: string): Promise<{ freeBytes: number; low: boolean; 
 }
 
 /**
- * Why the path cannot be written, in words that follow "the disk"; null if it can be written. For example, the kernel makes
- * a disk read-only after an error.
+ * Why the path cannot be written to, in words that follow "the disk"; null if it can be written to. For example, the
+ * kernel makes a disk read-only after an error.
  */
 async function unwritable(path: string): Promise<string | null> {
   try {

@@ -8,7 +8,7 @@ export interface HealthEndpointOptions extends ProbesContext {
   address: Address;
   /** How long a client may take to send its request, read the answer, or ask again, in milliseconds. Default: 5,000. */
   clientMs?: number;
-  /** Ends the wait for the address, such as a name lookup. It does not close the endpoint. */
+  /** Aborts the opening, for example during a name lookup. After the opening, it has no effect. */
   signal: AbortSignal;
 }
 
@@ -16,9 +16,9 @@ interface Answer extends ProbeAnswer {
   headers?: Record<string, string>;
 }
 
-/** The limit on open connections, because the supervisor needs file descriptors for other work, too. */
+/** The maximum number of open connections, because the supervisor needs file descriptors for other work, too. */
 const MAX_CONNECTIONS = 512;
-/** How long answers in progress may take when the endpoint closes, in milliseconds. */
+/** How long answers in progress may still take when the endpoint closes, in milliseconds. */
 const CLOSE_GRACE_MS = 500;
 
 /** Serves `GET` and `HEAD` of `/metrics`, `/healthz` and `/readyz`, for Prometheus, Kubernetes and load balancers. */
@@ -33,7 +33,7 @@ export class HealthEndpoint {
     const probes = new HealthProbes(options);
     const answering = new Set<ServerResponse>();
     const server = createServer(
-      // Only this regular check finds a client that sends nothing, or only a byte now and then.
+      // Only this regular check finds a client that sends nothing, or only a byte from time to time.
       { connectionsCheckingInterval: Math.min(1000, clientMs / 2), maxHeaderSize: 8192 },
       (request, response) => {
         answering.add(response);
@@ -75,7 +75,8 @@ export class HealthEndpoint {
     const answers = [...this.#answering].map((response) => new Promise((resolve) => response.once("close", resolve)));
     using limit = deadline(CLOSE_GRACE_MS);
     await abortable(Promise.all(answers), limit.signal).catch(() => undefined); // late answers are cut
-    // Clients that keep the connection for later, or have sent nothing yet, would keep the server open.
+    // Clients that keep their connection for a later request, or have sent no request so far, would keep the server
+    // open.
     this.#server.closeAllConnections();
     await closed;
   }

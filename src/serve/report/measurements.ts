@@ -10,7 +10,7 @@ import { TurnWatch } from "./turn-watch.js";
 
 const NO_STREAMS = { open: 0, events: 0, slow: 0 };
 
-/** Takes the measurements that the metrics show as present values, once per health interval. */
+/** Makes the measurements that the metrics show as current values, once per health interval. */
 export class Measurements {
   readonly #context: ServeContext;
   readonly #processes: ServerProcesses;

@@ -12,7 +12,7 @@ import type { MetricsSnapshot } from "./snapshot.js";
 
 export type { MetricsSnapshot } from "./snapshot.js";
 
-/** Why a server was started again. `start`: it ended before its first answer. */
+/** Why a server was started again. `start`: its previous start failed. */
 const RESTART_REASONS = ["crash", "hang", "start"] as const;
 const RECYCLE_REASONS = ["memory", "age", "sessions"] as const;
 const TURN_OUTCOMES = ["completed", "failed", "aborted", "cut"] as const;
@@ -32,21 +32,20 @@ const TOKENS = { input: "inputTokens", cached: "cacheReadTokens", output: "outpu
 const TOKEN_KINDS = Object.keys(TOKENS) as (keyof typeof TOKENS)[];
 
 /**
- * The metrics of one supervisor, in the text format of Prometheus. `docs/monitoring.md` explains each of them.
+ * The metrics of one supervisor, in the text format of Prometheus. `docs/monitoring.md` explains each metric.
  *
- * Every series exists from the start, so that an alert on an increase also sees the first increase. So all values of labels
- * are known in advance. Ids of users, sessions or servers are never labels, because everybody who reads the metrics would
- * see who works here, and the number of series would grow without end.
+ * Every series exists from the start, so that an alert on an increase also sees the first increase. So all values of
+ * labels must be known in advance. Ids of users, sessions or servers are never labels, because everybody who reads the
+ * metrics would see who works here, and the number of series would grow without end.
  */
 export class FleetMetrics {
   readonly contentType: string;
   readonly #registry: Registry;
   readonly #series: ReturnType<typeof seriesOf>;
+  /** The four totals that the counters already contain. {@link observe} adds only the increase. */
   #modelFailures = 0;
-  /** The failures, events, slow clients and usage that the series count. */
   #streams = { events: 0, slow: 0 };
   #usage: UsageCounts = NO_USAGE;
-  /** The events that the series count. */
   #events = { written: 0, lost: 0 };
 
   static async open(options: { version: string }): Promise<FleetMetrics> {
@@ -60,12 +59,12 @@ export class FleetMetrics {
     this.contentType = this.#registry.contentType;
     this.#series = seriesOf(library, this.#registry, version);
     for (const state of SERVER_STATES) this.#series.servers.set({ state }, 0);
-    // A zero would cause a false alarm, so these series exist only from their first measurement on.
+    // A zero would cause a false alarm, so these series exist only after their first measurement.
     const { diskFreeBytes, healthy, ready } = this.#series;
     for (const unknown of [diskFreeBytes, healthy, ready]) unknown.remove();
   }
 
-  /** Sets the gauges. Except for the first six values, each value has the name of its series. */
+  /** Sets the gauges, and adds the increases to the counters. Each value in `gauges` has the name of its series. */
   observe({ serversByState, diskFreeBytes, modelRequests, streams, usage, events, ...gauges }: MetricsSnapshot): void {
     this.#series.modelInFlight.set(modelRequests.inFlight);
     this.#series.modelFailures.inc(modelRequests.failed - this.#modelFailures);
@@ -88,12 +87,12 @@ export class FleetMetrics {
     for (const [name, value] of Object.entries(gauges)) this.#series[name as keyof typeof gauges].set(value);
   }
 
-  /** Shows that the supervisor drains. */
+  /** Records that the supervisor is draining. */
   drains(): void {
     this.#series.draining.set(1);
   }
 
-  /** Sets the result of the health endpoint's checks. */
+  /** Records the results of `/healthz` and `/readyz`. */
   judged(verdict: { healthy: boolean; ready: boolean }): void {
     this.#series.healthy.set(verdict.healthy ? 1 : 0);
     this.#series.ready.set(verdict.ready ? 1 : 0);
@@ -111,7 +110,10 @@ export class FleetMetrics {
     this.#series.signOnSeconds.observe({ via }, seconds);
   }
 
-  /** Counts a permission or question of the agent. @param waiting how many wait now */
+  /**
+   * Records a change of a permission or question of the agent, and counts it once it has ended. @param waiting how many
+   * wait now
+   */
   asked({ request: { kind, outcome } }: RequestChange, waiting: number): void {
     this.#series.agentRequestsWaiting.set(waiting);
     if (outcome !== null) this.#series.agentRequests.inc({ kind, outcome });
@@ -122,17 +124,17 @@ export class FleetMetrics {
     this.#series.limitsReached.inc({ limit });
   }
 
-  /** Counts a limit that a server reached. The kernel counts the first two. */
+  /** Counts a limit that a server reached. The kernel counts `memory` and `processes`. */
   limitReached(limit: (typeof SERVER_LIMITS)[number], count = 1): void {
     this.#series.serverLimits.inc({ limit }, count);
   }
 
-  /** Counts requests of servers to the proxy. */
+  /** Counts requests that servers made to the proxy. */
   egressRequested(result: EgressResult, count: number): void {
     this.#series.egress.inc({ result }, count);
   }
 
-  /** Sets the number of running servers that take no turns, because their files take more than `sandbox.disk`. */
+  /** Sets the number of running servers that accept no turns, because their files take more than `sandbox.disk`. */
   overDisk(servers: number): void {
     this.#series.overDisk.set(servers);
   }
@@ -145,7 +147,7 @@ export class FleetMetrics {
     this.#series.recycles.inc({ reason });
   }
 
-  /** Counts a server that has crashed so often that it is now `failed`. */
+  /** Counts a server that has crashed so often that it is not started again. */
   crashLooped(): void {
     this.#series.crashLoops.inc();
   }
@@ -164,7 +166,7 @@ export class FleetMetrics {
     this.#series.evictions.inc(count);
   }
 
-  /** Counts a run of gc that has ended. A run with unreadable sessions counts as failed, so that somebody repairs them. */
+  /** Counts a completed run of gc. A run with unreadable sessions counts as failed, so that somebody repairs them. */
   gcRan({ deleted, freedBytes, unreadable }: Pick<GcResult, "deleted" | "freedBytes" | "unreadable">): void {
     this.#series.gcDeleted.inc(deleted.length);
     this.#series.gcFreedBytes.inc(freedBytes);

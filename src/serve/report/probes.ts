@@ -6,7 +6,7 @@ import type { FleetMetrics } from "./metrics.js";
 /** Each reason is a sentence for people. An empty list means that all is well. */
 type Reasons = readonly string[] | Promise<readonly string[]>;
 
-/** The questions of the endpoint to the supervisor: whether to replace it, and whether to send it work. */
+/** The checks that the endpoint asks for: whether to replace the supervisor, and whether to send work to its host. */
 export interface Health {
   /** Reasons to replace this process (`/healthz`). Trouble with a single server is not such a reason. */
   unhealthy(): Reasons;
@@ -18,7 +18,7 @@ export interface ProbesContext {
   health: Health;
   metrics: Pick<FleetMetrics, "text" | "contentType" | "judged" | "failed">;
   log: ServeLog;
-  /** How long a check of the health may take before it counts as failed, in milliseconds. Default: 1,000. */
+  /** How long a health check may take before it counts as failed, in milliseconds. Default: 1,000. */
   checkMs?: number;
 }
 
@@ -30,7 +30,7 @@ export interface ProbeAnswer {
 
 /** Answers `/healthz`, `/readyz` and `/metrics`, or some of them. */
 export interface Probes {
-  /** Null if there is no such probe here. */
+  /** Null if this object does not answer a probe at `path`. */
   answer(path: string): Promise<ProbeAnswer | null>;
 }
 
@@ -78,8 +78,8 @@ function verdict(reasons: readonly string[]): ProbeAnswer {
 }
 
 /**
- * The reasons that a check gives. If the check itself fails or hangs, that is the only reason. Its error is only logged,
- * because the error may name users.
+ * The reasons that a check returns. If the check itself fails or hangs, that is the only reason. Its error is only
+ * logged, because the error may name users.
  */
 async function reasonsOf(check: keyof Health, options: ProbesContext): Promise<readonly string[]> {
   using limit = deadline(options.checkMs ?? 1000);

@@ -1,19 +1,19 @@
 import type { TurnOutcome } from "../../runtime/history/turn-state.js";
 
-/** How a host is used at one moment, and what happened on it since the sample before. */
+/** How a host is used at one moment, and what has happened on it since the previous sample. */
 export interface Sample {
   /** ISO 8601, UTC. */
   at: string;
-  /** The turns that ended since the sample before. */
+  /** The turns that ended since the previous sample. */
   turns: Record<TurnOutcome, number>;
-  /** How long the turns of the last minute took, in milliseconds: half of them at most `p50`. Null if none ended. */
+  /** Percentiles of how long the turns took that ended in the last minute, in milliseconds. Null if none ended. */
   turnMs: { p50: number | null; p95: number | null };
   turnsInFlight: number;
   /** Servers that run. */
   servers: number;
   /** Sessions in the memory of these servers. */
   activeSessions: number;
-  /** Sessions that were unloaded since the sample before, because a server had too many. */
+  /** Sessions that were unloaded since the previous sample, because a server had too many sessions in memory. */
   evictions: number;
   /** The private memory of the servers and of everything that their sessions started, in bytes. */
   memoryBytes: number;
@@ -21,9 +21,9 @@ export interface Sample {
 
 export type Gauges = Pick<Sample, "turnsInFlight" | "servers" | "activeSessions" | "memoryBytes">;
 
-/** An hour of samples at the default interval of the health checks. */
+/** How many samples are kept: an hour of them at the default interval of the health checks. */
 const MOST = 720;
-/** The turns that the percentiles are about. */
+/** The percentiles cover the turns that ended within this time, but at most `MOST_TURNS` turns. */
 const WINDOW_MS = 60_000;
 const MOST_TURNS = 10_000;
 
@@ -76,7 +76,7 @@ function noTurns(): Record<TurnOutcome, number> {
   return { completed: 0, failed: 0, aborted: 0, cut: 0 };
 }
 
-/** The smallest value that is not exceeded by this share of the values. */
+/** The smallest value that at least this share of the values does not exceed. Null if there are no values. */
 function percentile(sorted: readonly number[], share: number): number | null {
   return sorted[Math.max(0, Math.ceil(sorted.length * share) - 1)] ?? null;
 }

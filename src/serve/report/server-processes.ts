@@ -3,8 +3,8 @@ import { type LaunchedProcess, processesByLaunch } from "../../runtime/process/l
 import { system } from "../../system/system.js";
 
 /**
- * All processes of the servers: the runtimes, and everything that their sessions started. To find them, this class reads two
- * files of every process on this machine. So it uses each result for `intervalMs` milliseconds.
+ * All processes of the servers: the runtimes, and everything that their sessions started. Finding them takes two file
+ * reads for every process on this machine, so this class uses each result for `intervalMs` milliseconds.
  */
 export class ServerProcesses {
   readonly #stateRoot: string;

@@ -17,7 +17,7 @@ export interface MetricsSnapshot {
   leases: number;
   /** Purges in the whole fleet that are not complete. */
   purges: number;
-  /** When the oldest of them began, in seconds since 1970; 0 if there is none. */
+  /** When the oldest of these purges began, in seconds since 1970; 0 if there is none. */
   oldestPurge: number;
   memoryBytes: number;
   /** The free space that this process may use on the disk that holds the state, in bytes. Null if it is not known. */
@@ -28,6 +28,6 @@ export interface MetricsSnapshot {
   modelRequests: Readonly<ModelRequests>;
   usage: Readonly<UsageCounts>;
   streams: Readonly<StreamCounts>;
-  /** The events of this process. */
+  /** The audit events of this process. */
   events: Readonly<EventCounts>;
 }

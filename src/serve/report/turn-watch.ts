@@ -6,9 +6,12 @@ export interface LoadedSession {
   serverId: string;
   sessionId: string;
   home: string;
-  /** Whether the server has the session in its memory. If not, the session has no turn that began before the look. */
+  /** Whether the server has the session in its memory. If not, every turn that began before the look has ended. */
   isLoaded: boolean;
-  /** When the server's process was launched (Unix time in milliseconds). Turns that began earlier ended with another process. */
+  /**
+   * When the server's process was launched (Unix time in milliseconds). Turns that began earlier ended with an earlier
+   * process.
+   */
   launchedAtMs: number;
 }
 
@@ -16,7 +19,7 @@ type SessionName = Pick<LoadedSession, "serverId" | "sessionId">;
 
 export interface WatchedTurn extends SessionName {
   outcome: TurnOutcome;
-  /** From the prompt to the end of the last step, in milliseconds. A cut turn counts at most until we notice the cut. */
+  /** From the prompt to the end of the last step, in milliseconds. For a cut turn, at most until we noticed the cut. */
   durationMs: number;
 }
 
@@ -25,11 +28,14 @@ export interface Look {
   inFlight: (SessionName & OpenTurn)[];
   /** Sessions whose history we could not read, so that we know nothing about their turns. */
   unreadable: (SessionName & { error: unknown })[];
-  /** Whether there was more to read than one look reads. The next looks continue. */
+  /** Whether there was more to read than one look may read. The next looks continue there. */
   isBehind: boolean;
 }
 
-/** How much one look reads at most, in total and per session. Parsing a megabyte of short events takes about 20 ms. */
+/**
+ * How many bytes one look reads at most, in total and per session. Parsing a megabyte of short events takes about 20
+ * ms.
+ */
 const LOOK_BYTES = 2 * 1024 * 1024;
 const SESSION_BYTES = 1024 * 1024;
 
@@ -40,15 +46,15 @@ interface Watched {
 }
 
 /**
- * Watches the turns of sessions, no matter who sends the prompts, by reading the histories that the runtime writes. {@link
- * TurnTracker} has the rules. When a session is seen for the first time, its turns count only if they ended after the
- * previous look.
+ * Watches the turns of sessions, no matter who sends the prompts, by reading the histories that the runtime writes.
+ * {@link TurnTracker} has the rules. When this class sees a session for the first time, the session's turns count only
+ * if they ended after the previous look.
  */
 export class TurnWatch {
   readonly #watched = new Map<string, Watched>();
   /**
-   * When the last turn began that was cut in a session that we no longer watch. The runtime sometimes loses the event
-   * `session.shutdown`, and the turn then looks open when the session is loaded again.
+   * For each session that we no longer watch and whose last turn was cut: when that turn began. The runtime sometimes
+   * loses the event `session.shutdown`, and the turn then looks open when the session is loaded again.
    */
   readonly #cut = new Map<string, number>();
   readonly #lookBytes: number;
@@ -62,10 +68,10 @@ export class TurnWatch {
   }
 
   /**
-   * @param sessions the sessions that are loaded now, or were loaded since the last look. If a watched session is missing
-   * here, its history is read one last time. If a turn is then still in flight, it was cut.
-   * @param nowMs milliseconds since the epoch, by the clock of the machine that the servers run on. Read this clock before
-   * you find out which sessions are loaded.
+   * @param sessions the sessions that are loaded now, or were loaded since the last look. If a watched session is
+   * missing here, its history is read one last time, and a turn that is still in flight then was cut.
+   * @param nowMs milliseconds since the epoch, by the clock of the machine that the servers run on. Read this clock
+   * before you find out which sessions are loaded.
    */
   look(sessions: Iterable<LoadedSession>, nowMs: number): Look {
     const loaded = new Map([...sessions].map((session) => [`${session.serverId}/${session.sessionId}`, session]));
@@ -108,13 +114,13 @@ export class TurnWatch {
 
   #open(key: string, session: LoadedSession, look: Look, nowMs: number): { bytes: number; atEnd: boolean } {
     const { events, tracker, ended, bytes } = openHistory(session.home, session.sessionId, SESSION_BYTES);
-    // Count only turns that ended since the last look. The session may have been loaded since then, too.
+    // Count only turns that ended since the last look. The session may have been loaded only after that look.
     for (const turn of ended) if (turn.endedAtMs >= this.#lookedAtMs) noteEnd(look, session, turn);
     const { startedAtMs, lastEventAtMs } = tracker.open ?? {};
     const isCounted = startedAtMs !== undefined && startedAtMs === this.#cut.get(key);
     this.#cut.delete(key);
     const cut = isCounted ? tracker.close(nowMs) : closeIfCut(tracker, session, nowMs);
-    // The watch counted an older turn when it was cut, or the turn was cut while no supervisor ran.
+    // Do not count an older turn. We counted it when it was cut, or it was cut while no supervisor ran.
     if (!isCounted && lastEventAtMs !== undefined && lastEventAtMs >= this.#lookedAtMs) noteEnd(look, session, cut);
     this.#watched.set(key, { session, events, tracker });
     return { bytes, atEnd: true };
@@ -131,7 +137,7 @@ export class TurnWatch {
     return { bytes, atEnd };
   }
 
-  /** Reads a history that has replaced the earlier one. It may show how the turn that was in flight has ended. */
+  /** Reads a history that has replaced the earlier one. The new history may show how the turn in flight ended. */
   #startOver(watched: Watched, look: Look, nowMs: number): { bytes: number; atEnd: boolean } {
     const { session, tracker } = watched;
     const before = tracker.open;
@@ -157,12 +163,14 @@ export class TurnWatch {
   }
 }
 
-/** Ends the turn in flight if its server process has ended or has unloaded the session. The history may have no sign of this. */
+/**
+ * Ends the turn in flight if its server process has ended or has unloaded the session. The history may not show this.
+ */
 function closeIfCut(tracker: TurnTracker, { isLoaded, launchedAtMs }: LoadedSession, nowMs: number): EndedTurn | null {
   if (tracker.open === null) return null;
   const { startedAtMs } = tracker.open;
   if (startedAtMs < launchedAtMs) return tracker.close(Math.min(launchedAtMs, nowMs));
-  // The server may have loaded the session, and begun this turn, after we looked whether the session is loaded.
+  // The server may have loaded the session and begun this turn after we checked whether the session is loaded.
   return isLoaded || startedAtMs >= nowMs ? null : tracker.close(nowMs);
 }
 

@@ -4,7 +4,7 @@ import { networkFolder } from "../../sandbox/network/folder.js";
 import { EGRESS_RESULTS } from "../../sandbox/network/outbound.js";
 import type { ServeContext } from "../context.js";
 
-/** Starts the proxy of servers with an allow-list again if it has died, and counts their requests. */
+/** Restarts the proxy of the servers with an allow-list if the proxy has died, and counts the requests to it. */
 export class EgressWatch {
   readonly #context: Pick<ServeContext, "stateRoot" | "metrics">;
   #last: EgressStatus | null = null;
@@ -17,7 +17,8 @@ export class EgressWatch {
     if (!servers.some(({ sandbox }) => sandbox?.network === "allow-list")) return;
     const { ensureProxy } = await import("../../sandbox/network/egress.js");
     const now = await ensureProxy(networkFolder(this.#context.stateRoot));
-    // Requests from before this process count for nobody, and a new proxy has begun with zero.
+    // Do not count requests from before this process's first look. A new proxy has counted from zero, so count all its
+    // requests.
     const before = this.#last === null ? now.counts : this.#last.id === now.id ? this.#last.counts : null;
     this.#last = now;
     for (const result of EGRESS_RESULTS) {

@@ -14,7 +14,7 @@ export class IdleStopper {
   readonly #context: ServeContext;
   readonly #operations: Operations;
   readonly #stopping: AbortSignal;
-  /** By launch id, the clock's time when the launch was last seen in use. */
+  /** By launch id: when the launch was last seen in use, by the clock. */
   readonly #used = new Map<string, number>();
 
   constructor(context: ServeContext, operations: Operations, stopping: AbortSignal) {
@@ -38,7 +38,7 @@ export class IdleStopper {
       return now - (this.#used.get(launch) ?? now) > idleTimeoutMs;
     });
     if (due.length === 0) return;
-    // Look at connections only if a server is due, because reading the kernel's table takes milliseconds.
+    // Look at connections only if a server is due, because reading the kernel's table of sockets takes milliseconds.
     const connections = system().processes.connectedPorts(new Set(due.map(({ port }) => port ?? 0)), ownPorts);
     for (const server of due) {
       if (connections.has(server.port ?? 0)) this.#used.set(server.launchId ?? "", now);

@@ -37,7 +37,7 @@ export async function placeSessions({ store, config }: Pick<ServeContext, "store
   }
 }
 
-/** Refuses a home that links to this host's folder if the folder is missing, because then the storage is not mounted. */
+/** Throws if a home links to this host's folder and that folder is missing, because then the storage is not mounted. */
 function refuseUnmounted(home: string, hostFolder: string): void {
   const state = sessionStatePath(home);
   if (lstatSync(state, { throwIfNoEntry: false })?.isSymbolicLink() !== true || existsSync(hostFolder)) return;

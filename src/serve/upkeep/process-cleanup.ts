@@ -10,7 +10,10 @@ import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 import type { ServerProcesses } from "../report/server-processes.js";
 
-/** How many health intervals the processes of an unloaded session stay. A client can then reconnect and find them. */
+/**
+ * For how many health intervals the processes of an unloaded session stay, so that a client that reconnects still finds
+ * them.
+ */
 const INTERVALS = 12;
 /** How long a process may take to end after SIGTERM, in milliseconds. */
 const GRACE_MS = 2_000;
@@ -20,7 +23,7 @@ export class ProcessCleanup {
   readonly #context: ServeContext;
   readonly #operations: Operations;
   readonly #processes: ServerProcesses;
-  /** By process, the clock's time when the process was first seen without a loaded session. */
+  /** By process: when the process was first seen without a loaded session, by the clock. */
   readonly #since = new Map<string, number>();
   #lookedAt = Number.NEGATIVE_INFINITY;
 
@@ -75,7 +78,7 @@ export class ProcessCleanup {
   }
 }
 
-/** The PIDs of a server and of the processes of its sandbox, which are its bridge and its ancestors. */
+/** The PIDs of a server and of its sandbox's processes: the server's bridge, and its ancestors in the launch. */
 function ownProcesses({ process }: ServerRecord, processes: readonly LaunchedProcess[]): ReadonlySet<number> {
   const found = new Set(process?.bridge === undefined ? [] : [process.bridge.pid]);
   for (let at = process?.pid; at !== undefined && !found.has(at); ) {
@@ -91,7 +94,8 @@ function withoutOwner(server: ServerRecord, children: readonly LaunchedProcess[]
   const used = usedSessions(server);
   let isEmpty: boolean | undefined;
   return children.filter(({ sessionId }) => {
-    // The process may change the environment that this id comes from. So validate it before it becomes part of a path.
+    // The process can change its environment, which contains this id. So validate the id before it becomes part of a
+    // path.
     if (sessionId !== null && isSessionId(sessionId)) {
       const isLoaded = server.process !== null && isLoadedBy(server.home, sessionId, server.process);
       return !used.has(sessionId) && !isLoaded;

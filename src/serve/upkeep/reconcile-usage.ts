@@ -17,20 +17,23 @@ import { SessionEvents } from "../../runtime/history/session-events.js";
 import { lastWrite } from "../../runtime/history/session-state.js";
 import type { Store } from "../../store/ports.js";
 
-/** Longer histories are left out, because the whole history has to be read. In bytes. */
+/** Longer histories are skipped, because each history has to be read completely. In bytes. */
 const LONGEST_BYTES = 16 * 1024 * 1024;
-/** An agent can write any totals into the history of its session. So at most these models and requests of a session are added. */
+/**
+ * An agent can write any totals into the history of its session. So at most this many models and requests of one
+ * session are added.
+ */
 const MOST_MODELS = 100;
 const MOST_REQUESTS = 10_000;
-/** A session that has events from before its record was imported. In milliseconds. */
+/** A session was imported if its first event is more than this many milliseconds older than its record. */
 const IMPORTED_MS = 1_000;
 
-/** The usage of one model, as the runtime adds it up over the life of a session. */
+/** The usage of one model, as the runtime totals it over the life of a session. */
 interface Totals extends UsageNumbers {
   requests: number;
 }
 
-/** The totals of a session when it was unloaded last. */
+/** The totals of a session when it was last unloaded. */
 export interface Unloaded {
   atMs: number;
   models: Map<string, Totals>;
@@ -42,8 +45,9 @@ export function countsAtGateway(config: Pick<Config, "provider" | "modelGateway"
 }
 
 /**
- * Whether the ledger has every turn of the session. It lacks those from before the ledger, and those of an imported session.
- * Their usage belongs to another time or another fleet.
+ * Whether the ledger has every turn of the session. It lacks turns from before the ledger existed, and turns that an
+ * imported session brought along. Nothing is added for such a session, because that usage belongs to another time or
+ * another fleet.
  */
 function coversAll({ id, turns }: Pick<SessionRecord, "id" | "turns">, known: readonly UsagePart[]): boolean {
   const begun = known.reduce((sum, part) => (part.key === id ? sum + part.turns : sum), 0);
@@ -51,11 +55,12 @@ function coversAll({ id, turns }: Pick<SessionRecord, "id" | "turns">, known: re
 }
 
 /**
- * The lines that the ledger lacks. The runtime also counts requests that no process of the fleet saw, for example because the
- * process of the turn was killed. It writes its totals when a session is unloaded, and they go on after the next load.
+ * The lines that the ledger lacks. The runtime also counts requests that no process of the fleet saw, for example
+ * because the process of the turn was killed. It writes its totals when a session is unloaded, and continues them after
+ * the next load.
  *
  * @param known the parts of the ledger by session, from its beginning
- * @param digest makes ids, of which nobody without its key can find out what they stand for
+ * @param digest hashes a text with a key, so that nobody without the key can find out the text
  */
 export function missingLines(
   { id, owner, turns }: Pick<SessionRecord, "id" | "owner" | "turns">,
@@ -82,7 +87,7 @@ export function missingLines(
     if (requests === 0 && Object.values(numbers).every((number) => number === null || number === 0)) return [];
     const at = new Date(unloaded.atMs).toISOString();
     const line = (index: number): LedgerLine => ({
-      // A digest, because a purge replaces the session id only in its own field.
+      // The id is a digest, because a purge replaces the session id only in the field `sessionId`.
       id: digest(JSON.stringify([id, unloaded.atMs, model, index])),
       at,
       kind: "request",
@@ -100,7 +105,10 @@ export function missingLines(
   });
 }
 
-/** The totals that the runtime wrote last. Null if the session was never unloaded, or began before `sinceMs`. */
+/**
+ * The totals that the runtime wrote last. Null if the session was never unloaded, if it began before `sinceMs`, or if
+ * its history is too long.
+ */
 export function lastUnloaded(home: string, sessionId: string, sinceMs: number): Unloaded | null {
   const { events, atEnd } = new SessionEvents(home, sessionId, null, new LineSplitter()).read(LONGEST_BYTES);
   const first = events[0];
@@ -117,7 +125,7 @@ export function lastUnloaded(home: string, sessionId: string, sinceMs: number): 
       inputTokens: numberOf(usage.inputTokens),
       outputTokens: numberOf(usage.outputTokens),
       cacheReadTokens: numberOf(usage.cacheReadTokens),
-      // Services other than GitHub's have none.
+      // Only GitHub's model service reports credits.
       credits: credits === 0 ? null : credits,
     };
     return [[ledgerModel(model), totals]];
@@ -136,11 +144,14 @@ export interface ReconcileContext {
   stateRoot: string;
 }
 
-/** The sessions whose histories have changed since the last look. */
+/** Finds the sessions whose histories have changed since the last look, and adds their usage to the ledger. */
 export class HistoryTotals {
   readonly #seen = new Map<string, number>();
 
-  /** Compares the histories of the servers of this host with the ledger, and adds the lines that it lacks. */
+  /**
+   * Compares the histories of this host's servers with the ledger, and adds the lines that the ledger lacks. @returns
+   * for how many model requests
+   */
   async reconcile(
     { store, config, host, stateRoot }: ReconcileContext,
     servers: readonly ServerRecord[],
@@ -150,7 +161,8 @@ export class HistoryTotals {
     const changed: { record: SessionRecord; unloaded: Unloaded }[] = [];
     const looked = new Map<string, number>();
     for (const record of await store.sessions.list(() => undefined)) {
-      // Reading a history takes milliseconds, in which this process does nothing else.
+      // Reading a history takes milliseconds, in which this process does nothing else. So let other work run in
+      // between.
       await new Promise(setImmediate);
       const home = homes.get(record.serverId);
       const at = home === undefined ? 0 : lastWrite(home, record.id);

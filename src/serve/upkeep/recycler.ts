@@ -16,8 +16,9 @@ interface Overdue {
 }
 
 /**
- * Replaces servers that are too big, too old, or have had too many sessions, because the runtime never gives memory back. It
- * replaces one server at a time, in a moment without turns if such a moment comes in time. It never cuts a turn.
+ * Replaces servers that are too big, too old, or have had too many sessions, because the runtime never gives memory
+ * back. It replaces one server at a time, in a moment without turns if such a moment comes soon enough. It never cuts a
+ * turn.
  */
 export class Recycler {
   readonly #context: ServeContext;
@@ -26,7 +27,7 @@ export class Recycler {
   readonly #stopping: AbortSignal;
   readonly #seen = new Map<string, Set<string>>();
   readonly #overdue = new Map<string, Overdue>();
-  /** By server id: the time until which a replaced server is not replaced again, by the clock. */
+  /** By server id: when a server that was replaced may be replaced again, by the clock. */
   readonly #resting = new Map<string, number>();
   #current: string | undefined;
 
@@ -45,7 +46,8 @@ export class Recycler {
       const reason = this.#reasonFor(server);
       return reason === null || isClaimed(server) ? [] : [{ server, reason, overdue: this.#overdueOf(server) }];
     });
-    // Begin with the server that was tried longest ago, because one that always has turns must not block the others.
+    // Begin with the server that was tried longest ago, because a server that always has turns must not block the
+    // others.
     due.sort((a, b) => a.overdue.notBefore - b.overdue.notBefore);
     for (const { server, reason, overdue } of due) this.#consider(server, reason, overdue);
   }
@@ -69,7 +71,7 @@ export class Recycler {
     const launch = server.launchId ?? "";
     const seen = this.#seen.get(launch) ?? new Set<string>();
     this.#seen.set(launch, seen);
-    // Count the notes, too. A session that a command opened is often unloaded again before we look, but its note stays.
+    // Count the sessions that commands noted, too. Such a session is often unloaded before we look, but its note stays.
     for (const id of [...notedSessions(server), ...knownLoaded(server)]) seen.add(id);
     return seen.size;
   }
@@ -108,7 +110,9 @@ export class Recycler {
   }
 }
 
-/** A factor between 1 and 1.1, constant for a launch, so that servers of the same age are not all replaced at once. */
+/**
+ * A factor between 1 and 1.1, constant for one launch, so that servers of the same age are not all replaced at once.
+ */
 function spread({ launchId }: ServerRecord): number {
   return 1 + Number.parseInt((launchId ?? "0").slice(0, 4), 16) / 0xffff / 10;
 }

@@ -44,7 +44,9 @@ export async function collectPeriodically(context: GcContext, stopping: AbortSig
   }
 }
 
-/** Unloads sessions above `session.maxActive`, because clients that connect directly load sessions without limit. */
+/**
+ * Unloads the sessions beyond `session.maxActive`, because clients that connect directly load sessions without limit.
+ */
 export async function enforceCap(context: ServeContext, server: ServerRecord): Promise<void> {
   const { store, config, metrics, host, log, events } = context;
   const { id } = server;
@@ -65,15 +67,15 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
 }
 
 /**
- * Adds up the lines of the ledger, and sends those that processes of this host could not send to the store, for example because
- * they were killed, until the signal aborts.
+ * Until the signal aborts, regularly adds up the lines of the ledger, and sends the lines that processes of this host
+ * could not send to the store, for example because they were killed.
  */
 export async function sendUsage({ clock, store }: ServeContext, stopping: AbortSignal): Promise<void> {
   do await store.usage.settled();
   while (await pause(clock, ROTATE_MS, stopping));
 }
 
-/** Adds the usage that only the histories have, every `serve.gcInterval`, until the signal aborts. */
+/** Every `serve.gcInterval`, adds to the ledger the usage that only the histories contain, until the signal aborts. */
 export async function reconcilePeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
   const { clock, store, config, directory, stateRoot } = context;
   const totals = new HistoryTotals();

@@ -9,13 +9,13 @@ import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 
 /**
- * Reports when servers reach their limits. Stops a server whose files take more than `sandbox.disk` and still grow, because
- * the kernel limits only single files. The fleet refuses new turns of that server until there is room again.
+ * Reports when servers reach their limits. Stops a server whose files take more than `sandbox.disk` and still grow,
+ * because the kernel limits only single files. The fleet refuses new turns on that server until there is room again.
  */
 export class ServerLimits {
   readonly #context: ServeContext;
   readonly #operations: Operations;
-  /** By launch id: the size in bytes of servers above their limits. */
+  /** By launch id: the size of the files of each server that is over its disk limit, in bytes. */
   readonly #over = new Map<string, number>();
   /** By launch id: how often each limit of the kernel was reached at the last look. */
   readonly #reached = new Map<string, LimitsReached>();
@@ -38,7 +38,7 @@ export class ServerLimits {
     this.#context.metrics.overDisk(this.#over.size);
   }
 
-  /** Counts the processes that the kernel killed or did not start since the last look. */
+  /** Counts and logs how often the kernel killed a process, or refused to start one, since the last look. */
   #count(server: ServerRecord): void {
     const { limits } = server.sandbox ?? {};
     if (limits === undefined || limits.cgroups.length === 0) return;

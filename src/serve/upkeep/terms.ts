@@ -11,7 +11,7 @@ import { attempt } from "../failures.js";
 /** How many sessions to unload over one connection, because a connection has a time limit. */
 const AT_ONCE = 100;
 
-/** Does the work that the beginning and the end of a term of this host require. */
+/** Does the work that is due when a term of this host begins or ends. */
 export class Terms {
   readonly #context: ServeContext;
 
@@ -40,9 +40,9 @@ export class Terms {
   }
 
   /**
-   * Acts when the host has a new term after a gap: unloads the sessions that are still in the memory of its servers although
-   * another host has taken them. Unloads them even while somebody uses them, because nothing that a server writes to this
-   * host's copy is kept. Never rejects.
+   * Call this when the host has a new term after a gap. Unloads the sessions that another host has taken, but that are
+   * still in the memory of this host's servers. Unloads them even while somebody uses them, because nothing that a
+   * server writes to this host's copy is kept. Never rejects.
    */
   async begun(): Promise<void> {
     await attempt(this.#context, "the sessions that other hosts took over could not be unloaded", async () => {
@@ -55,7 +55,8 @@ export class Terms {
 async function unloadTaken(server: ServerRecord, context: ServeContext): Promise<void> {
   const { store, config, directory, log } = context;
   const taken: string[] = [];
-  // Once another host has copied a session, nothing on this host shows whether the session is loaded. So include taken sessions.
+  // Nothing on this host shows whether a session is still loaded that another host has copied. So include all taken
+  // sessions.
   for (const id of new Set([...loadedSessions(server), ...listTakenSessions(server.home)])) {
     const record = isSessionId(id) ? await store.sessions.read(id) : null;
     if (record?.host !== undefined && record.host !== directory.own) taken.push(id);

@@ -7,7 +7,7 @@ import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
 
 /**
- * The action of gc for a server:
+ * The action that gc took on a server:
  * - `failed`: its main process had ended. gc ended its other processes and recorded it as failed.
  * - `stopped`: the command that was stopping it had died. gc stopped it.
  * - `adopted`: the command that was starting it had died. It runs, and gc recorded it as running.

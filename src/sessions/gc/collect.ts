@@ -42,7 +42,7 @@ export interface GcRequest {
   sessionIds?: readonly string[];
   /** Called as this host deletes its sessions. */
   onProgress?: OnProgress;
-  /** If it aborts, gc ends after the present step and leaves nothing half done. */
+  /** If it aborts, gc ends after the current step and leaves nothing half done. */
   signal?: AbortSignal;
 }
 
@@ -68,7 +68,9 @@ export interface GcResult {
   unreadable: UnreadableRecord[];
 }
 
-/** How many sessions are deleted together. A user who comes back at this moment waits until all of them are deleted. */
+/**
+ * How many sessions are deleted together. A user who resumes one of them during the deletion waits for the end of it.
+ */
 const SESSIONS_AT_ONCE = 200;
 
 /**
@@ -81,7 +83,7 @@ export async function collectGarbage(context: GcContext, options: GcOptions): Pr
   const servers = await repairServers(store, pool, { dryRun, signal });
   if (user === undefined) servers.push(...(await killStrays(store, stateRoot, dryRun)));
   if (!dryRun) await context.takeover.settleDue((record) => Date.now() - ttlOf(record, ttlMs), signal);
-  // Look before anything is deleted, because a deletion looks like a use of the server.
+  // Find the unused servers before any session is deleted, because a deletion looks like a use of the server.
   const unused = await findUnused(store, stateRoot, { ttlMs, user, nowMs: Date.now() });
   const hosts = await seeHosts(directory);
   const isOwn = await directory.holds();

@@ -28,8 +28,8 @@ export interface Outcome {
 }
 
 /**
- * How long to wait, after a session's folder was moved, for the lock of a runtime that is just opening the session. In
- * milliseconds. A runtime makes its lock 3 to 10 ms after its first look at the folder (measured).
+ * How long to wait, after a session's folder was moved, for the lock of a runtime that is opening the session at that
+ * moment, in milliseconds. A runtime creates its lock 3 to 10 ms after its first look at the folder (measured).
  */
 const OPENING_MS = 25;
 /**
@@ -38,7 +38,7 @@ const OPENING_MS = 25;
  */
 const REMOVED_AT_ONCE = 4;
 
-/** The PIDs in the names of the locks of running servers. */
+/** The PIDs that running servers put into the names of their session locks. */
 export function runningPids({ servers }: Registry): Set<number> {
   const running = Object.values(servers).filter(isRunning);
   return new Set(running.flatMap(({ process }) => (process === null ? [] : ownPid(process))));
@@ -57,7 +57,7 @@ export async function findUse(
 }
 
 /**
- * Deletes the given sessions together, except those that are in use. Their folders are in one session-state folder. The
+ * Deletes the given sessions together, except those that are in use. All of them are in one session-state folder. The
  * outcomes do not contain sessions that another process deleted first. Decision 5
  * (docs/decisions/0005-gc-moves-folders.md) gives the reasons for the order of the steps.
  *
@@ -105,8 +105,8 @@ function markedIn(sessions: readonly Candidate[]): (session: Candidate) => boole
 }
 
 /**
- * Deletes the records, before the folders (see `markedRecord`). Resolves with the sessions that may now be deleted from
- * disk.
+ * Deletes the records. gc does this before it deletes the folders, and `markedRecord` relies on this order. Resolves
+ * with the sessions that may now be deleted from disk.
  */
 async function deleteRecords(
   store: Store,

@@ -25,7 +25,7 @@ export interface Note {
   notedAtMs: number;
 }
 
-/** The folder of a gc that is running or was killed. `moved` has the sessions that were moved there and still exist. */
+/** The folder of a gc that is running or was killed. `moved` contains the ids of the sessions that are still in it. */
 interface FoundRun {
   path: string;
   alive: boolean;
@@ -63,8 +63,8 @@ export function unfinishedBusiness(statePath: string): Business {
 }
 
 /**
- * Whether a running gc has noted the session and has not decided whether to delete it. Gc notes a session before it deletes
- * the record. The session is deleted once its folder is neither in the home nor in gc's folder.
+ * Whether a running gc may still restore the session: the gc's journal lists the session, and the session's folder
+ * still exists, in the home or in the gc's folder. gc writes its journal before it deletes a record.
  */
 export function isBeingDeleted(home: string, sessionId: string): boolean {
   using state = openSessionState(home);
@@ -110,8 +110,8 @@ export function readRun(path: string): Pick<FoundRun, "notes" | "moved"> {
 }
 
 /**
- * The notes in a journal. Gc writes a whole journal before it changes any of the sessions in it. So a missing journal
- * counts as empty, and so does an incomplete one, which an earlier version of copilotfleet may have left.
+ * The notes in a journal. gc completes a journal before it changes any of the sessions in it. So a missing journal
+ * counts as empty, and so does an incomplete journal, which an earlier version of copilotfleet may have left.
  */
 function readJournal(path: string): Note[] {
   try {

@@ -20,8 +20,8 @@ import { ownIdentity } from "../../runtime/process/process-table.js";
 import { gcFolder, JOURNAL, type Leftover, leftover, MOVED, type Note, readRun, runsBeside } from "./journal.js";
 
 /**
- * Stands in a folder's name in place of a process, and means that the next gc may take the folder over. No process has the
- * PID 0.
+ * Replaces the process in the name of a run's folder. Because no process has the PID 0, the next gc takes over the
+ * folder.
  */
 const NOBODY = "0-0";
 /** How many files and folders one gc removes from a session-state folder at most. */
@@ -113,9 +113,9 @@ export class Run {
   }
 
   /**
-   * Whether a server opened the session just as it was moved. The runtime then creates the folder again, with its lock.
-   * But if that folder has a description (`workspace.yaml`), it belongs to a new session with this id, which does not
-   * count.
+   * Whether a server opened the session just as it was moved. The runtime then creates the session's folder again, with
+   * a lock in it. But if the new folder has a description (`workspace.yaml`), it belongs to a new session with this id,
+   * and its lock does not count.
    */
   isOpened(id: string, moved: string, pids: ReadonlySet<number>): boolean {
     const original = join(this.#statePath, id);
@@ -152,7 +152,8 @@ export class Run {
     try {
       rmdirSync(dirname(this.#path));
     } catch (error) {
-      if (!["ENOENT", "ENOTEMPTY", "EEXIST"].includes(systemCode(error) ?? "")) throw error; // another gc uses it
+      // These codes show that another gc uses the folder or has removed it.
+      if (!["ENOENT", "ENOTEMPTY", "EEXIST"].includes(systemCode(error) ?? "")) throw error;
     }
   }
 }
@@ -174,7 +175,9 @@ function makeRunFolder(path: string): void {
   }
 }
 
-/** Replaces a file by a rename, so that a kill leaves either the old or the new content. Syncs the new content to the disk. */
+/**
+ * Replaces a file with a rename, so that a kill leaves the old or the new content. Syncs the new content to the disk.
+ */
 function replaceFile(path: string, text: string): void {
   const next = `${path}.next`;
   writeFileSync(next, text, { mode: 0o600 });

@@ -80,8 +80,8 @@ export interface SurveyOptions extends UnusedOptions {
 const LOOKS_AT_ONCE = 50;
 
 /**
- * Finds every session past its TTL in the records and on the disk. Does not ask the runtime, because its list hides sessions
- * that never had a turn. Changes nothing.
+ * Finds every session past its TTL in the records and on the disk. Does not ask the runtime, because the runtime's list
+ * omits sessions that never had a turn. Changes nothing.
  */
 export async function survey(store: Store, stateRoot: string, options: SurveyOptions): Promise<Survey> {
   // A session that is created after these reads looks unrecorded below, but it is too young to be due.
@@ -110,7 +110,7 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
       if (!folders.has(record.id)) found.push(recordOnly(record, state, registry));
     for (const id of folders) {
       if (unjudged.has(id)) continue;
-      // Leave this folder. It may be on its way to the host that the record names, or a copy that the move left here.
+      // Skip this folder: it may be on its way to the host that the record names, or a copy that the move left here.
       const elsewhere = foreign.get(id);
       if (elsewhere !== undefined && (state.owner === null || state.owner === elsewhere.owner)) continue;
       const record = recorded.get(id) ?? null;
@@ -132,7 +132,7 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
     if (candidate.record === null) {
       const before = unrecorded.get(candidate.state) ?? 0;
       unrecorded.set(candidate.state, before + 1);
-      // One user's agent must not keep gc so busy that the sessions of all others wait.
+      // One user's agent must not keep gc so busy that the sessions of all other users wait.
       if (before >= MOST_UNRECORDED) continue;
     }
     candidates.push(candidate);
@@ -236,8 +236,8 @@ function stateFolders(
     const { name } = entry;
     if (!entry.isDirectory() || servers[name] !== undefined || name.startsWith(".")) continue;
     add(stateOfHome(join(folder, name, "home"), stateRoot, known), name, undefined);
-    // The shared servers have one session-state folder together. It is directly in the folder of their group, which has
-    // no home.
+    // All shared servers use the same session-state folder. It is directly in the folder of their group, which has no
+    // home.
     using common = HeldFolder.open(sessionStatePath(join(folder, name)));
     add(common?.realPath ?? null, name, undefined);
   }

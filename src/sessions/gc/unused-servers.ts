@@ -22,8 +22,8 @@ export interface UnusedOptions {
 }
 
 /**
- * Each start of the server, each use through the fleet, and each new or deleted session changes the time of one of these
- * files and folders.
+ * Each start of the server, each use through the fleet, and each new or deleted session changes the modification time
+ * of one of these files and folders.
  */
 const SIGNS_OF_USE = ["server.log", "connection-token", "uses", "open", "home", join("home", "session-state")];
 /** Folders of removed servers, and of sessions that are being imported. */
@@ -124,8 +124,8 @@ class UnusedServers {
   }
 
   /**
-   * The records that can be read. A session whose record cannot be read still keeps its user's own server, by its
-   * folder. gc reports such records.
+   * The records that can be read. If a record cannot be read, gc reports it. The session's folder still keeps gc from
+   * removing the user's own server.
    */
   async #readableRecords(): Promise<SessionRecord[]> {
     return await sessionsOfThisHost(this.#store, () => undefined);

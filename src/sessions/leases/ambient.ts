@@ -12,7 +12,8 @@ interface Ambient {
 }
 
 /**
- * Finds the lease under which the calling code runs, by Node's `AsyncLocalStorage`. `Leases.hold` runs work under a lease.
+ * Uses Node's `AsyncLocalStorage` to find the lease under which the calling code runs. `Leases.hold` runs work under a
+ * lease.
  */
 export class AmbientLeases {
   readonly #current = new AsyncLocalStorage<Ambient | undefined>();

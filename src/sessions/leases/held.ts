@@ -87,7 +87,7 @@ export class HeldLease implements TurnLease {
       try {
         await this.check();
       } finally {
-        await this.detach(); // always, because renewals from here would keep the lease after its taker has died
+        await this.detach(); // always, because otherwise the lease would outlive the process that took it
       }
       return;
     }
@@ -121,8 +121,8 @@ export class HeldLease implements TurnLease {
   }
 
   /**
-   * Checks or renews the lease. @returns false if the store did not answer. The next call may succeed. If no call succeeds,
-   * the timer ends the lease.
+   * Checks or renews the lease. @returns false if that failed. Unless the lease is lost, a later call may succeed. If
+   * no call succeeds, the timer ends the lease.
    */
   async #look(renew: boolean): Promise<boolean> {
     const { sessionId, ttlMs } = this.#lease;
@@ -176,7 +176,7 @@ export class HeldLease implements TurnLease {
   }
 
   /**
-   * If the store refused the token, aborts `signal` with an error that names the present holder and the reason, and
+   * If the store refused the token, aborts `signal` with an error that names the current holder and the reason, and
    * returns this error. Returns any other error unchanged.
    */
   async #explained(error: unknown): Promise<unknown> {

@@ -34,7 +34,7 @@ export interface AcquireOptions {
   mayUse?: () => Promise<unknown>;
   /** How long the lease outlives a holder that died, in milliseconds: 1 second to 24 days. */
   ttlMs: number;
-  /** How long to wait for others, in milliseconds; 0 tries once. */
+  /** How long to wait for other holders and waiters, in milliseconds; 0 tries once. */
   waitMs: number;
   signal?: AbortSignal;
   /** Take the lease at once, even if others hold it or wait for it. Everybody can see the reason. */
@@ -89,7 +89,7 @@ export class Leases {
       for (let attempt = 0; ; attempt++) {
         const asked = this.#clock.now();
         const answer = await this.#store.leases.acquire(request);
-        // After a takeover, the former holder has lost the lease, so do not give it up.
+        // If the lease was stolen, keep it despite an abort, because the former holder has already lost it.
         if (steal === undefined || !answer.granted) signal?.throwIfAborted();
         if (answer.granted) {
           if (attempt > 0) await options.mayUse?.();
@@ -114,8 +114,8 @@ export class Leases {
   }
 
   /**
-   * Continues under a lease that another process took, by its token. A release here does not release the lease for that
-   * process.
+   * Continues under a lease that another process took, with the token of that lease. The release of the result ends
+   * only the renewals by this process. The other process keeps the lease.
    *
    * @param holder the user who must hold the lease. Default: any user.
    * @throws FleetError `FLEET_LEASE_LOST` for a wrong or expired token, or when another user holds the lease.
@@ -166,7 +166,7 @@ export class Leases {
     return await this.under(lease, work);
   }
 
-  /** Runs `work` as {@link hold}, under a lease that the caller has taken. */
+  /** Like {@link hold}, but runs `work` under a lease that the caller has already taken. */
   async under<T>(lease: HeldLease, work: (lease: HeldLease) => Promise<T>): Promise<T> {
     let result: T;
     try {

@@ -18,7 +18,9 @@ export interface LockOptions {
   user: string;
   /** How long the lease outlives a holder that died: 1s to 24d, such as `300s`, or in milliseconds. Default: `lock.ttl`. */
   ttl?: Duration;
-  /** How long to wait for others, such as `30s`, or in milliseconds. `0` tries once. Default: `30s`. */
+  /**
+   * How long to wait for other holders and waiters, such as `30s`, or in milliseconds. `0` tries once. Default: `30s`.
+   */
   wait?: Duration;
   /** Take the lease at once, even if somebody else holds it. The reason must not be empty. Everybody can see it. */
   steal?: { reason: string };

@@ -49,8 +49,8 @@ export async function makeRoom(
   const idle = knownLoaded(server).filter((loaded) => !used.has(loaded));
   const excess = idle.length + used.size - maxActive;
   if (excess <= 0) return true;
-  // Many callers may come at once. A server takes at most 128 connections (measured with runtime 1.0.85), so those who cannot get
-  // room do not ask it.
+  // Many callers may come at once, and a server accepts at most 128 connections (measured with runtime 1.0.85). So do
+  // not connect if there cannot be enough room.
   if (idle.length < excess) return false;
   const { evicted } = await unloadOldest(server, excess, used, context);
   return evicted.length === excess;
@@ -143,8 +143,8 @@ async function unloadOne(
 }
 
 /**
- * Unloads a session unless it is in a turn. The caller holds its eviction marker. @returns why the session stays, or null if
- * it was unloaded
+ * Unloads a session unless it is in a turn. The caller has set the session's eviction marker. @returns why the session
+ * was not unloaded; null if it was
  */
 export async function unloadIdle(
   id: string,
@@ -173,17 +173,17 @@ export function exhausted(server: ServerRecord, maxActive: number): FleetError {
 }
 
 /*
- * `knownLoaded` finds the sessions in a server's memory without a look at every session that the server ever had. The fleet
- * makes an empty file, a note, for each session that it loads. It deletes the note when it finds the session unloaded. A
- * full scan, at most once a minute, finds the sessions that clients loaded without the fleet.
+ * `knownLoaded` finds the sessions in a server's memory without looking at every session that the server ever had. The
+ * fleet makes an empty file, a note, for each session that it loads. It deletes the note when it finds the session
+ * unloaded. A full scan, at most once a minute, finds the sessions that clients loaded without the fleet.
  */
 const SCAN_EVERY_MS = 60_000;
 /**
- * A note younger than this, in milliseconds, stays although its session is not loaded, because the server may be loading the
- * session just now.
+ * A note younger than this, in milliseconds, stays even if its session is not loaded, because the server may be loading
+ * the session at that moment.
  */
 const LOADING_MS = 60_000;
-/** The name of the file whose time is the time of the last scan. Session ids cannot contain a tilde. */
+/** The name of the file whose modification time is the time of the last scan. Session ids cannot contain a tilde. */
 const SCANNED = "~scanned";
 
 function notesFolder(server: ServerRecord): string {
@@ -224,7 +224,7 @@ export function lately(server: ServerRecord): { sessionId: string; isLoaded: boo
 }
 
 /**
- * The sessions that were noted since this launch of the server. Some of them may have been unloaded within the last minute.
+ * The sessions with a note from this launch of the server. Some of them may have been unloaded within the last minute.
  */
 export function notedSessions(server: ServerRecord): string[] {
   const folder = notesFolder(server);

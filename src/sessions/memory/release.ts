@@ -11,7 +11,7 @@ import type { Store } from "../../store/ports.js";
 import { type EvictionContext, type KeptReason, unloadIdle } from "./eviction.js";
 
 export interface ReleaseContext extends EvictionContext {
-  /** If it aborts, the wait for sessions in use ends. */
+  /** If it aborts, the wait for sessions in use ends, and the call rejects. */
   signal?: AbortSignal | undefined;
 }
 
@@ -75,8 +75,8 @@ async function unload({ id }: SessionRecord, server: ServerRecord, answerMs: num
 }
 
 /**
- * Records that the session is released, unless it is on its way between hosts. @returns why the session stays on this host,
- * or null
+ * Records that the session is released, unless it has moved or is on its way between hosts. @returns why the session
+ * was not released; null if it was
  */
 async function letGo(record: SessionRecord, store: Store): Promise<KeptReason | null> {
   return await store.sessions.update(record.id, (draft) => {

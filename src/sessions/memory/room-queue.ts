@@ -6,26 +6,29 @@ import type { ServerRecord } from "../../model/server.js";
 import { pause } from "../../runtime/clock.js";
 import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
 
-/** A waiter shows this often that it still waits, and counts no more if it was silent for longer than the second time. */
+/** How often a waiter refreshes its file, in milliseconds. */
 const RENEW_MS = 300;
+/** A waiter that has not refreshed its file for this long, in milliseconds, no longer counts. */
 const SILENT_MS = 2_000;
-/** How long a process relies on its last look at the queue, and how often a waiter looks, in milliseconds. */
+/** How long a process relies on its last look at the queue, in milliseconds. */
 const LOOK_MS = 10;
+/** How often a waiter looks at the queue, in milliseconds. */
 const POLL_MS = 25;
-/** How long the queue remembers when it last served a user, once nobody waits, in milliseconds. */
+/** After this time, in milliseconds, a queue without waiters forgets that a user got room. */
 const REMEMBERED_MS = 60_000;
 const SEPARATOR = "~";
 const SERVED = "served";
 
 let sequence = 0;
 
-/** The last look at each queue, by its folder. All waiters of this process share it. */
+/** The result of the last look at each queue, by the queue's folder. All waiters of this process share it. */
 const looks = new Map<string, { atMs: number; head: string | undefined }>();
 
 /**
- * The place of one use in the queue for room in a server's memory (`session.maxActive`). Each waiter is an empty file in a
- * folder of the server, which all processes see. The next place belongs to the user who got one the longest ago, and among the
- * uses of one user to the one that came first. So a user with many waiting prompts does not hold up the others.
+ * The place of one use in the queue for room in a server's memory (`session.maxActive`). Each waiter is an empty file
+ * in a folder of the server, which all processes see. The next room is for the user who last got room the longest ago.
+ * Among the uses of one user, the earliest comes first. So a user with many waiting prompts does not hold up other
+ * users.
  */
 export class RoomQueue implements Disposable {
   readonly #user: string;
@@ -36,8 +39,9 @@ export class RoomQueue implements Disposable {
   }
 
   /**
-   * Whether this use may look for room now: nobody waits, or it is the head of the queue. If not, it waits from now on. Only
-   * the head may look, because two uses that look at once count each other, and neither finds room.
+   * Whether this use may look for room now, because nobody waits or because this use is the head of the queue.
+   * Otherwise, adds this use to the queue. Only the head may look, because two uses that look at once count each other,
+   * and neither finds room.
    */
   mayEnter({ home }: ServerRecord): boolean {
     const folder = join(dirname(home), "waits");
@@ -54,7 +58,7 @@ export class RoomQueue implements Disposable {
     while (!this.mayEnter(server) && performance.now() < untilMs && signal?.aborted !== true);
   }
 
-  /** Waits for room, if this use does not wait yet. */
+  /** Adds this use to the queue, or refreshes its file there. Returns at once. */
   waitAt({ home }: ServerRecord): void {
     this.#wait(join(dirname(home), "waits"));
   }
@@ -74,7 +78,7 @@ export class RoomQueue implements Disposable {
     }
   }
 
-  /** This use got room. */
+  /** Records that this use got room, and leaves the queue. */
   enter(): void {
     if (this.#place === undefined) return;
     const { folder } = this.#place;
@@ -138,7 +142,9 @@ function servedName(user: string): string {
   return `${SERVED}${SEPARATOR}${user}`;
 }
 
-/** Whether the waiter still waits. Removes it if its process has ended. */
+/**
+ * Whether a waiter's process is alive and has refreshed the waiter's file. Removes the file if the process has ended.
+ */
 function waits(folder: string, name: string): boolean {
   const path = join(folder, name);
   const [, , pid, startTicks = "", bootId = ""] = name.split(SEPARATOR);

@@ -4,12 +4,12 @@ import { abortable, deadlineOn } from "../../runtime/clock.js";
 import { requestClosed, requestNotFound, verdictOf } from "./problems.js";
 import type { AgentRequest, Asked, RequestAnswer, RequestChange, Verdict } from "./request.js";
 
-/** How many closed requests stay known, so that a late answer gets a clear error. */
+/** How many closed requests to remember, so that a late answer gets a clear error. */
 const MOST_CLOSED = 1_000;
-/** How often to look whether the server of a waiting request is about to end, in milliseconds. */
+/** How often to check whether the server of a waiting request is about to end, in milliseconds. */
 const LOOK_MS = 1_000;
 
-/** A request that waits. `close` ends it, once. */
+/** A request that waits for an answer. The first call of `close` ends it, and later calls do nothing. */
 export interface WaitingRequest {
   readonly request: AgentRequest;
   /** Resolves at the end of the request. Never rejects. */
@@ -28,8 +28,8 @@ export interface AgentRequestsContext {
 }
 
 /**
- * The permissions and questions that the turns of this process ask. They live in memory, because they end with the process:
- * when its connection to a server ends, the runtime ends the turn (measured with 1.0.85).
+ * The permission requests and questions of the agents in this process's turns. They are only in memory, because they
+ * end with the process: when its connection to a server ends, the runtime ends the turn (measured with 1.0.85).
  */
 export class AgentRequests {
   readonly #waiting = new Map<string, WaitingRequest>();
@@ -92,7 +92,10 @@ export class AgentRequests {
     await abortable(verdict, limit.signal).catch(() => close({ outcome: "expired" }));
   }
 
-  /** Expires the requests whose servers are about to end, because a drain waits for their turns. Never rejects. */
+  /**
+   * Expires each request whose server is about to end, because the drain of that server waits for the turn. Never
+   * rejects.
+   */
   async #lookForEnds(): Promise<void> {
     const { clock, isEnding } = this.#context;
     this.#isLooking = true;
@@ -121,7 +124,7 @@ export class AgentRequests {
     for (const listener of [...this.#ownListeners]) listener(change);
   }
 
-  /** The requests of one user in a session, those that wait and the last that have ended. */
+  /** A user's requests in a session: those that wait, and the most recently closed ones. */
   list(session: string, user: string): AgentRequest[] {
     const known = [...[...this.#waiting.values()].map(({ request }) => request), ...this.#closed.values()];
     return known.filter((each) => each.session === session && each.user === user);
@@ -130,8 +133,9 @@ export class AgentRequests {
   /**
    * Answers a request.
    *
-   * @throws FleetError `FLEET_REQUEST_NOT_FOUND` when this process knows no such request of the user; `FLEET_REQUEST_CLOSED` when
-   * it no longer waits; `FLEET_USAGE_INVALID` when the answer does not fit it.
+   * @throws FleetError `FLEET_REQUEST_NOT_FOUND` when this process does not have such a request of the user;
+   * `FLEET_REQUEST_CLOSED` when the request no longer waits; `FLEET_USAGE_INVALID` when the answer does not fit the
+   * request.
    */
   answer(session: string, user: string, id: string, answer: RequestAnswer): AgentRequest {
     const request = this.list(session, user).find((each) => each.id === id);
@@ -142,19 +146,21 @@ export class AgentRequests {
     return { ...request, outcome: verdict.outcome };
   }
 
-  /** Calls the listener at each change of this process alone. @returns a function that removes it */
+  /** Calls the listener when a request of this process changes. @returns a function that removes the listener */
   onOwn(listener: Listener): () => void {
     this.#ownListeners.add(listener);
     return () => void this.#ownListeners.delete(listener);
   }
 
-  /** Calls the listener at each change, of this process and of other hosts. @returns a function that removes it */
+  /**
+   * Calls the listener when a request of this process or of another host changes. @returns a function that removes it
+   */
   on(listener: Listener): () => void {
     this.#listeners.add(listener);
     return () => void this.#listeners.delete(listener);
   }
 
-  /** Reports a change, which may be another host's, to the listeners of this process. */
+  /** Reports a change, perhaps from another host, to the listeners that {@link on} added. */
   announce(change: RequestChange): void {
     for (const listener of [...this.#listeners]) listener(change);
   }

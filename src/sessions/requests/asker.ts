@@ -4,17 +4,17 @@ import { isObject } from "../../config/values/json.js";
 import type { AgentRequests, WaitingRequest } from "./agent-requests.js";
 import type { Asked, AskedPermission, RequestChange, RequestOutcome, Verdict } from "./request.js";
 
-/** The options of a turn about the requests of its agent. */
+/** The options of a turn that concern the agent's requests. */
 export interface AskOptions {
   /** Called when a request is opened, and when it is closed. */
   onRequest?: ((change: RequestChange) => void) | undefined;
-  /** From its abort on, nobody is asked: the requests that wait expire, and so does each new one. */
+  /** Once this signal aborts, nobody is asked: waiting requests expire, and each new request expires at once. */
   askUntil?: AbortSignal | undefined;
 }
 
 export interface AskerOptions {
   user: string;
-  /** Whether the user answers the agent's requests somewhere else. */
+  /** Whether the user answers the agent's requests through {@link AgentRequests}, for example over HTTP. */
   interactive?: boolean | undefined;
 }
 
@@ -22,13 +22,14 @@ type Handlers = Required<Pick<SessionConfig, "onPermissionRequest" | "onUserInpu
 
 interface Turn extends AskOptions {
   waiting: Set<WaitingRequest>;
-  /** The texts of the questions that the runtime has asked, by its own ids. */
+  /** The texts of the runtime's questions, by the runtime's request ids. */
   questions: Map<string, string>;
 }
 
 /**
- * Opens the requests of the agent for the turns of one open session, so that the user answers them somewhere else. All clients of
- * a session get each request of the runtime, so outside of its own turns it leaves them to the others.
+ * Puts the permission requests and questions of the runtime into {@link AgentRequests}, where the user answers them,
+ * for example over HTTP. Each open session object has its own Asker. The runtime sends each request to all clients of a
+ * session, so outside of the turns of its session object, an Asker leaves the requests to the other clients.
  */
 export class Asker {
   readonly #requests: AgentRequests;
@@ -42,7 +43,9 @@ export class Asker {
     this.#user = user;
   }
 
-  /** The handlers for the settings of the session. Without `session.approve` "ask", nobody is asked for permissions. */
+  /**
+   * The handlers for the settings of the session. Unless `session.approve` is "ask", nobody is asked for permissions.
+   */
   handlersFor({ session: { approve } }: Pick<Config, "session">): Partial<Handlers> {
     const { onPermissionRequest, onUserInputRequest } = this.#handlers;
     return approve === "ask" ? { onPermissionRequest, onUserInputRequest } : { onUserInputRequest };
@@ -68,19 +71,19 @@ export class Asker {
       const isOpen = choices.length === 0;
       const asked = { question, choices: isOpen ? null : choices, freeform: allowFreeform || isOpen };
       const { outcome, answer = "", isKnown = false } = await this.#ask({ permission: null, question: asked });
-      // The SDK sends any result, and any error, as the answer, but the client that runs the turn has to answer.
+      // Stay pending, because the SDK would send any result or error as an answer, and this client must not answer.
       if (outcome === "cancelled" || isKnown) return await new Promise<never>(() => undefined);
       if (outcome === "answered") return { answer, wasFreeform: !choices.includes(answer) };
       return { answer: "Nobody answered. Continue without an answer.", wasFreeform: true };
     },
   };
 
-  /** Applies a handler only in the turns of this session object. */
+  /** Wraps a handler so that it decides only in turns of this session object. */
   guard(handler: PermissionHandler): PermissionHandler {
     return (request, invocation) => (this.#turn === null ? { kind: "no-result" } : handler(request, invocation));
   }
 
-  /** Begins a turn. At its end, the requests that still wait are cancelled. */
+  /** Begins a turn. The disposal ends it, and cancels the requests that still wait. */
   begin({ onRequest, askUntil }: AskOptions): Disposable {
     const turn: Turn = { onRequest, askUntil, waiting: new Set(), questions: new Map() };
     this.#turn = turn;
@@ -92,7 +95,7 @@ export class Asker {
     };
   }
 
-  /** Closes a request that another client of the user has answered. */
+  /** Receives each event of a turn. Closes a request when an event shows that another client has answered it. */
   saw(event: SessionEvent): void {
     const questions = this.#turn?.questions;
     if (event.type === "user_input.requested") questions?.set(event.data.requestId, event.data.question);
@@ -129,10 +132,10 @@ export class Asker {
   }
 }
 
-/** The longest text in a permission, in characters. A permission to write has the whole change. */
+/** The longest text in a permission, in characters. A permission to write contains the whole change. */
 const LONGEST_TEXT = 100_000;
 
-/** Cuts long texts, and says so in them. */
+/** Truncates long texts, and appends to each how many characters are missing. */
 function shortened(value: unknown): unknown {
   if (typeof value === "string") {
     const more = value.length - LONGEST_TEXT;

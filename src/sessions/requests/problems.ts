@@ -21,7 +21,9 @@ export function requestClosed(id: string, outcome: RequestOutcome): FleetError {
   return new FleetError("FLEET_REQUEST_CLOSED", message, { suggestions: [LIST] });
 }
 
-/** The meaning of an answer to a request. @throws FleetError `FLEET_USAGE_INVALID` when the answer does not fit the request. */
+/**
+ * Converts an answer into a verdict. @throws FleetError `FLEET_USAGE_INVALID` when the answer does not fit the request.
+ */
 export function verdictOf({ kind, question }: AgentRequest, { decision, reason, answer }: RequestAnswer): Verdict {
   if (kind === "permission") {
     if (answer !== undefined) throw invalid(`${option("answer")} answers a question, and this is a permission.`);

@@ -1,4 +1,6 @@
-/** The permission that the agent asks for, with the fields of the runtime, such as `fullCommandText` of the kind `shell`. */
+/**
+ * The permission that the agent asks for, with the runtime's fields, such as `fullCommandText` for the kind `shell`.
+ */
 export type AskedPermission = Readonly<{ kind: string } & Record<string, unknown>>;
 
 export interface AskedQuestion {
@@ -26,7 +28,7 @@ export type RequestOutcome = (typeof REQUEST_OUTCOMES)[number];
 export const REQUEST_OUTCOMES = ["approved", "denied", "answered", "expired", "cancelled"] as const;
 export const REQUEST_KINDS = ["permission", "question"] as const;
 
-/** A permission or a question of the agent, which waits for an answer of the user whose turn runs. */
+/** A permission or a question of the agent, which waits for an answer from the user whose turn runs. */
 export interface AgentRequest {
   id: string;
   /** The id of the session. */
@@ -35,7 +37,7 @@ export interface AgentRequest {
   user: string;
   kind: (typeof REQUEST_KINDS)[number];
   openedAt: string;
-  /** Without an answer until then, a permission is denied, and a question gets no answer. */
+  /** If nobody has answered by then, a permission is denied, and the agent has to continue without an answer. */
   expiresAt: string;
   /** Null in a question. */
   permission: AskedPermission | null;
@@ -58,9 +60,9 @@ export interface RequestChange {
   request: AgentRequest;
 }
 
-/** The end of a request, for the agent. */
+/** How a request ended, with the reason or the answer for the agent. */
 export interface Verdict extends Pick<RequestAnswer, "reason" | "answer"> {
   outcome: RequestOutcome;
-  /** Whether the runtime knows the end already, because another client answered. */
+  /** Whether the runtime already has an answer, because another client answered. */
   isKnown?: boolean;
 }

@@ -6,7 +6,7 @@ const IDLE_MS = 60_000;
 /** How many sessions this process keeps open at most. Each costs as much as an open session of the library. */
 const MOST = 200;
 
-/** The use for which a session was opened. Another use needs to open it again. */
+/** The use for which a session was opened. A use with other values has to open the session again. */
 export interface KeptFor {
   user: string;
   /** Whether the user answers the requests of the agent. */
@@ -24,12 +24,14 @@ interface Kept {
  * sessions with a client, like those of a program that uses the library: no marker and no lease protects them. So anybody may
  * unload, move or delete them, and may stop their servers. The next turn notices that, and loads the session again.
  *
- * A session is kept at most once, because the SDK gives its events to one session object of a connection.
+ * A session is kept at most once, because the SDK delivers its events to only one session object per connection.
  */
 export class KeptSessions {
-  /** By session id. The first one was used least recently. */
+  /** By session id, the least recently used session first. */
   readonly #kept = new Map<string, Kept>();
-  /** By session id. Until its end, the connection still gives the session's events to the object that is closed. */
+  /**
+   * By session id, the closings in progress. Until a closing ends, the SDK still delivers events to the closed object.
+   */
   readonly #closing = new Map<string, Promise<void>>();
   #isClosed = false;
 
@@ -37,14 +39,14 @@ export class KeptSessions {
     return this.#kept.size;
   }
 
-  /** The session, if it is kept for this use. Leaves it where it is. */
+  /** Returns the session if it is kept for this use, otherwise null. The session stays kept. */
   peek(record: SessionRecord, keptFor: KeptFor): LocalSession | null {
     const kept = this.#kept.get(record.id);
     // The session may have been deleted, and another one may have its id.
     return kept !== undefined && isFor(kept, record, keptFor) ? kept.open : null;
   }
 
-  /** Gives the session to a use that has begun. Closes it if it was kept for another one. */
+  /** Gives a kept session to a use that has begun; null if there is none. Closes a session kept for a different use. */
   async take(record: SessionRecord, keptFor: KeptFor): Promise<LocalSession | null> {
     await this.#closing.get(record.id);
     const kept = this.#kept.get(record.id);
@@ -57,7 +59,7 @@ export class KeptSessions {
     return kept.open;
   }
 
-  /** Keeps a session after its turn. The use must not have ended, so that no other use of this process comes in between. */
+  /** Keeps a session open after its turn. Call it before the use ends, so that no other use begins in between. */
   async keep(open: LocalSession, keptFor: KeptFor): Promise<void> {
     const { id } = open.record;
     if (this.#isClosed) return await this.#close(open);

@@ -19,9 +19,10 @@ interface Batch {
 }
 
 /**
- * Records the turns that end in this process. A write costs the front door as much as the rest of a turn. So the turns of a
- * session that end within two seconds share one write. If the process is killed before the write, the count of these turns
- * is lost. Gc still sees their time, because it also looks when the session's history was written.
+ * Records the turns that end in this process. A write costs the front door as much as the rest of a turn. So the turns
+ * of a session that end within two seconds share one write. If the process is killed before the write, the count of
+ * these turns is lost. gc still notices these turns, because it also checks when the session's history was last
+ * written.
  *
  * Two kinds of turns are written at once. One is the first turn of a session, because its record decides whether the session
  * is created or resumed. The other is a turn after a longer pause, because gc cannot see the history of a session whose
@@ -39,8 +40,8 @@ export class LastUses {
   }
 
   /**
-   * Notes that a turn has just ended. Resolves with the new record once the turn is recorded; with null if the session was
-   * deleted first.
+   * Counts a turn that has just ended. Resolves with the new record once the turn is recorded; with null if the session
+   * was deleted first.
    *
    * @param record the session's record, as this process read it last
    */

@@ -54,7 +54,7 @@ export interface Transport<Opened> {
  * Makes a server load a session, and attaches to it. This is the only place that decides whether to create or to resume the
  * session. The caller has set the use marker, made room, and read the record under the marker.
  *
- * @param isNew whether the session was recorded a moment ago. No disk can then have it.
+ * @param isNew whether the session was recorded a moment ago, so that no disk can have its state
  * @param isAlone whether no other use of the session has begun. Otherwise, a turn may be running in it.
  * @throws FleetError `FLEET_SESSION_MOVED`, `FLEET_SESSION_LOST`, `FLEET_STORAGE_UNUSABLE`, `FLEET_MODEL_UNCONFIGURED`; the
  * errors of the transport.
@@ -66,12 +66,12 @@ export async function load<T>(
   { isNew, isAlone, signal }: { isNew: boolean; isAlone: boolean; signal: AbortSignal },
 ): Promise<T> {
   const { directory } = context;
-  // Check the host again, because the wait for others may have outlasted the term of this host.
+  // Check the host again, because the wait for other turns may have outlasted the term of this host.
   if (record.serverId !== server.id || !(await directory.has(record))) throw sessionMoved(record, null);
   await directory.assertStorage();
   const how = isNew ? "create" : howToLoad(record, server, transport);
   const access = await modelAccess(context, record, server, signal);
-  // If a turn is running, its model requests must not get the address of this process, which may end earlier.
+  // If a turn is running, its model requests must not go through this process, which may end before that turn.
   const keepsProvider = !isAlone && isLoaded(record, server);
   const loadBy = async (how: Loading["how"]) => {
     noteOpened(server, record.id);
@@ -99,7 +99,7 @@ export async function load<T>(
   }
 }
 
-/** The credentials that the server has to get before the prompt of a turn. Null if it has got them in this use. */
+/** The credentials that the server needs before the prompt of a turn, without those that it already got in this use. */
 export async function missingAccess(
   context: LoadContext,
   { record, server, model }: Pick<SessionUse, "record" | "server" | "model">,
@@ -109,7 +109,7 @@ export async function missingAccess(
   return await modelAccess(context, record, server, signal);
 }
 
-/** Makes the settings of a session that is being opened for which the SDK has no option. */
+/** Waits until a session is open, and then applies the settings for which the SDK has no option. */
 export async function withSettings(
   opening: Promise<CopilotSession>,
   config: Pick<Config, "sandbox" | "provider" | "session">,
@@ -181,8 +181,8 @@ function howToLoad(record: SessionRecord, server: ServerRecord, { hasOwnFolder }
 const OWN_ACCESS = /^(COPILOT|GH|GITHUB)_/;
 
 /**
- * Refuses if no model can answer, because there is neither a provider nor a token in the configuration or on a server of
- * this user. Flags and variables that the configuration gives to the runtime might provide a model as well.
+ * Throws if no model can answer, because neither the configuration nor a server of this user has a provider or a token.
+ * Does not throw if the configuration gives the runtime flags or variables that might provide a model.
  *
  * @throws FleetError `FLEET_MODEL_UNCONFIGURED`
  */
@@ -218,14 +218,14 @@ interface Surroundings {
   isolation: Isolation;
   /** Whether the server is the user's own. */
   own: boolean;
-  /** Whether this client refuses tools now. All clients of a session get each request, also in the turns of others. */
+  /** Whether this client refuses tools now. All clients of a session get each request, even in other clients' turns. */
   decides: () => boolean;
   /** Whether the session belongs to another user. */
   member: boolean;
-  /** Opens the requests of the agent. Null if nobody answers them. */
+  /** Puts the agent's requests to the user. Null if nobody answers them. */
   asker: Asker | null;
   provider: ProviderConfig | null;
-  /** The user's own GitHub token, on a server that is not the user's own. */
+  /** The GitHub token of the session's owner; null if the server has it for all of its sessions. */
   gitHubToken: string | null;
 }
 

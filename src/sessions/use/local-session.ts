@@ -37,7 +37,7 @@ interface LocalAttached extends AttachedSession {
 }
 
 export interface OpenOptions extends AskerOptions {
-  /** Whether the session stays open between its turns. Its requests outside of its own turns are then left to other clients. */
+  /** Whether the session stays open between its turns. It then leaves requests between its turns to other clients. */
   isKept?: boolean | undefined;
   /** Further settings for the SDK's `createSession` or `resumeSession`. */
   session?: SessionOptions | undefined;
@@ -103,7 +103,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
     // Read the record again if the session is not open here, because others may have moved it.
     const record = isLost ? await recordFor(context, this.record.id, user) : this.record;
     const at = isLost ? undefined : this.attached.server;
-    // A session object may outlive its fleet. Do not start anything for it then.
+    // A program may still have a session object when it has closed the fleet. Do not start anything for that object.
     context.clients.assertOpen();
     await using use = await useSession(context, { ...options, record, user, isTurn: true, at, openMs: REOPEN_MS });
     const reply = await this.turn(use, message, options);
@@ -171,7 +171,10 @@ export class LocalSession extends OpenSession<LocalAttached> {
     return reply;
   }
 
-  /** The error of a turn. A server that a command stops only closes its connections. */
+  /**
+   * The error to report for a failed turn. A server that a command stops only closes its connections, so this checks
+   * whether a command stopped the server. If the server refused a credential, forgets the credential.
+   */
   async #reasonFor(error: unknown): Promise<unknown> {
     if (isFleetError(error, "FLEET_CREDENTIAL_REFUSED")) {
       forgetCredential(this.context, { record: this.record, server: this.attached.server });
@@ -262,7 +265,9 @@ class SdkTransport implements Transport<LocalAttached> {
     return { session: opened, closed: connection.closed, connection, server };
   }
 
-  /** Gives the server what the model needs for a turn, unless the caller brought a provider or a token of its own. */
+  /**
+   * Gives the server the provider or the GitHub token for a turn, unless the caller has set one for the session.
+   */
   async provide(use: SessionUse, { session, connection }: LocalAttached, signal: AbortSignal): Promise<void> {
     const { provider, providers, gitHubToken } = this.#options.session ?? {};
     if ((provider ?? providers ?? gitHubToken) !== undefined) return;

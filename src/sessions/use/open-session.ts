@@ -28,7 +28,7 @@ interface Listener {
   stop: () => void;
 }
 
-/** A session of the SDK's client, and the end of its connection. */
+/** A session object of the SDK's client, and a promise for the end of its connection. */
 export interface AttachedSession {
   session: CopilotSession;
   /** Resolves when the connection has ended. Never rejects. */
@@ -46,16 +46,16 @@ export interface Used {
   session: SessionView | null;
 }
 
-/** The length of a session's history in bytes, and the prompts after a part of it. */
+/** The length of a session's history in bytes, and the prompts after a given position in it. */
 export interface PromptHistory {
   bytes: number;
   prompts: RecordedPrompt[];
 }
 
 const GOODBYE_MS = 2_000;
-/** How long the server may take to say how many AI credits a session has used, in milliseconds. */
+/** How long the server may take to report how many AI credits a session has used, in milliseconds. */
 const METRICS_MS = 5_000;
-/** The pause between two questions whether a session is in a turn, in milliseconds. */
+/** The pause between two checks whether a session is in a turn, in milliseconds. */
 const ASK_MS = 250;
 
 /** A session that this process has open: on a server of this host, or at the front door of another host. */
@@ -63,13 +63,13 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
   readonly record: SessionRecord;
   protected readonly context: SessionsContext;
   readonly #listeners = new Set<Listener>();
-  /** Adds a listener to the SDK's present session object. */
+  /** Adds a listener to the SDK's current session object. */
   #listen!: (listener: SessionEventHandler) => () => void;
   #attached: A;
   #isLost = false;
   readonly #asker: Asker | null;
 
-  /** @param asker opens the requests of the agent in the turns of this session; null if nobody answers them */
+  /** @param asker puts the agent's requests to the user during turns of this session; null if nobody answers them */
   protected constructor(context: SessionsContext, record: SessionRecord, attached: A, asker: Asker | null) {
     this.context = context;
     this.record = record;
@@ -91,10 +91,10 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     return this.#isLost;
   }
 
-  /** Takes a turn, after the turns that other users or processes have begun. */
+  /** Runs a turn, after the turns that other users or processes have begun. */
   abstract send(message: Prompt, options?: SendOptions): Promise<TurnReply>;
 
-  /** As {@link runTurn}, with the requests of the agent. @param closed resolves when the connection has ended */
+  /** Like {@link runTurn}, with agent requests and the credit limit. @param closed resolves when the connection ends */
   protected async run(closed: Promise<void>, prompt: MessageOptions, options: SendOptions): Promise<TurnReply> {
     const asker = this.#asker;
     using _ = asker?.begin(options);
@@ -116,7 +116,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     return reply;
   }
 
-  /** Whether the session has used so many AI credits. False if its server does not answer. */
+  /** Whether the session has used at least `credits` AI credits. False if its server does not answer. */
   async #hasUsed(credits: number): Promise<boolean> {
     using limit = deadline(METRICS_MS);
     const asked = abortable(this.session.rpc.usage.getMetrics(), limit.signal);
@@ -126,7 +126,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     );
   }
 
-  /** The session's present state. @param isAnswered whether a turn has just ended */
+  /** The session's current state. @param isAnswered whether a turn has just ended */
   protected abstract view(isAnswered: boolean): Promise<SessionView>;
 
   /** The view that this process can make when the store or the other host does not answer. */
@@ -135,10 +135,10 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
   /** Deletes an ephemeral session after its use has ended. */
   protected abstract delete(): Promise<void>;
 
-  /** @param fromBytes the length of the part without the wanted prompts. Default: no prompts are read */
+  /** @param fromBytes the position in the history, in bytes, after which to read prompts. Default: reads no prompts. */
   abstract history(fromBytes?: number): Promise<PromptHistory>;
 
-  /** Waits until the session is not in a turn, and until no prompt of a client that has gone is on its way to the server. */
+  /** Waits until no turn runs in the session, and no prompt of a disconnected client is on its way to the server. */
   async settled(signal: AbortSignal): Promise<void> {
     // Ask twice, because the prompt may still be on its way. The pause also lets the server write its history.
     for (let idle = 0; idle < 2; ) {
@@ -148,7 +148,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     }
   }
 
-  /** Lets the model requests of a turn wait for `work`, if they pass through this process. */
+  /** Makes the session's model requests that pass through this process wait for `work`, until the disposal. */
   beforeRequests(work: () => Promise<void>): Disposable {
     return this.context.provider.beforeRequests(this.record.id, work);
   }
@@ -265,7 +265,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
   }
 }
 
-/** Opens the requests of the agent in a session that somebody opens. Null if nobody answers them. */
+/** The asker for a session that is being opened. Null if nobody answers the agent's requests. */
 export function askerOf({ requests }: SessionsContext, id: string, { interactive, user }: AskerOptions): Asker | null {
   return interactive === true ? new Asker(requests, id, user) : null;
 }
@@ -276,10 +276,10 @@ export function ownUse({ own }: HostDirectory): SessionUser {
 }
 
 /**
- * The handler for a session's requests to use a tool. Calls the caller's own handler where `session.approve` permits
- * this, and always for the tools that the caller brings, because those run in the caller's process.
+ * Returns the handler for a session's permission requests. It calls the caller's own handler if `session.approve`
+ * permits this, and always for the caller's own tools, because those run in the caller's process.
  *
- * @param decides whether this client decides now. A member leaves the requests of other turns to the owner.
+ * @param decides whether this client refuses requests now. Otherwise it leaves them to the session's other clients.
  */
 export function permissions(
   { session: { approve } }: Pick<Config, "session">,

@@ -20,7 +20,7 @@ export interface PermitRequest {
   /** The fence of a lease that a process on another host holds. That host has already checked the lease's token. */
   fence?: number | undefined;
   /**
-   * How long to wait for others, in milliseconds. Without it, the call waits for 30 seconds, but fails at once if the same
+   * How long to wait for other turns and leases, in milliseconds. Default: 30 seconds, but fails at once if the same
    * user has locked the session for longer than that with `copilotfleet lock`.
    */
   waitMs?: number | undefined;
@@ -77,7 +77,9 @@ export async function permitFor(
   return isFree ? null : await takeLease(context, record, request);
 }
 
-/** Takes the lease for a turn, as {@link permitFor} always does it. The disposal gives it back. */
+/**
+ * Gets a permit like {@link permitFor}, but always with a lease. The disposal gives back a lease that was taken here.
+ */
 export async function heldPermit(
   context: SessionsContext,
   record: SessionRecord,
@@ -154,10 +156,10 @@ export async function untilAlone(
 let allowances: Promise<typeof import("../../usage/limits/turn-allowance.js")> | undefined;
 
 /**
- * Takes up the limits of a user for one turn. Null if none applies, which costs no more than a look for the record of the
- * user's own limits.
+ * Reserves a turn within the limits of a user. Null if no limit applies, which costs only one read of the user's own
+ * limits.
  *
- * @throws as `TurnAllowance.take`
+ * @throws the errors of `TurnAllowance.take`
  */
 export async function allowanceFor(context: SessionsContext, user: string): Promise<TurnAllowance | null> {
   const { store, config } = context;
@@ -165,7 +167,7 @@ export async function allowanceFor(context: SessionsContext, user: string): Prom
   const record = await store.limits.read(user);
   const isFree = [turnsPerMinute, concurrentTurns, tokensPerDay, tokensPerMonth].every((max) => max === null);
   if (record === null && isFree) return null;
-  // Every turn of a user with limits passes here, and an import takes time although the module is loaded.
+  // Keep the promise. Every turn of a user with limits needs it, and an `import` takes time even for a loaded module.
   allowances ??= import("../../usage/limits/turn-allowance.js").catch((error: unknown) => {
     allowances = undefined; // the next turn tries again
     throw error;

@@ -7,10 +7,10 @@ import type { SessionsContext } from "../context.js";
 import { sessionToken } from "./session-token.js";
 
 /**
- * Asks GitHub for the Copilot quota of a user, through a server of this host on which the user's sessions run. Null if no
- * such server runs, if the user has no GitHub token, or if a provider answers. Starts nothing.
+ * Asks GitHub for the Copilot quota of a user, through a server of this host on which the user's sessions run. Null if
+ * no such server runs, if the user has no GitHub token, or if a model provider is configured. Starts nothing.
  *
- * @throws FleetError `FLEET_SERVER_UNREACHABLE`; as `sessionToken`; the error of the runtime when GitHub refuses.
+ * @throws FleetError `FLEET_SERVER_UNREACHABLE`; the errors of `sessionToken`; the runtime's error when GitHub refuses.
  */
 export async function quotaOf(
   context: Pick<SessionsContext, "config" | "env" | "pool" | "store">,

@@ -76,7 +76,7 @@ class Pieces {
   }
 }
 
-/** Notes the id of a turn, and its usage as the model's service reported it. */
+/** Collects the id of a turn, and the turn's usage as the model service reports it. */
 export class TurnWatch {
   /** Null until the turn has begun. */
   turn: string | null = null;

@@ -46,7 +46,7 @@ export interface Chooser extends Pick<SpawnOptions, "sharedUntil"> {
  * | `Pool.shared`           | the shared server with the given id                            |                                    |
  * | `Pool.sharedServerFor`  | the shared server for the user, by `pool.strategy`             | the user's placement               |
  *
- * @param asked the present record, because an earlier one may name a server that no longer has the session
+ * @param asked the current record, because an earlier one may name a server that no longer has the session
  */
 export async function serverFor(
   { pool, store, takeover, directory }: Pick<SessionsContext, "pool" | "store" | "takeover" | "directory">,
@@ -81,7 +81,7 @@ export interface Move {
  *
  * @param record if somebody has moved the session since the caller read the record, the result may be wrong. The caller
  * notices the move, because it reads the record again under its use marker.
- * @throws FleetError `FLEET_LEASE_LOST`, and as `Pool.shared`.
+ * @throws FleetError `FLEET_LEASE_LOST`, and the errors of `Pool.shared`.
  */
 export async function serverUnderLease(
   record: SessionRecord,
@@ -94,7 +94,7 @@ export async function serverUnderLease(
   // Stay on the server that the record names if it has the session in memory. Also stay if `last` and `holder` are both
   // undefined: the registry no longer has that server, and no server has the session. Then start that server again.
   if (last === holder) return await pool.shared(record.serverId, { signal });
-  // Check this first, because the choice of another server starts that server.
+  // Check for a use first, because choosing another server also starts that server.
   if (holder === undefined && last !== undefined && isUsed(last, id))
     return await pool.shared(record.serverId, { signal });
   const target = holder ?? (await pool.sharedServerFor(user, { signal })).server;
@@ -157,11 +157,11 @@ export class UseCheck implements Disposable {
   }
 
   /**
-   * Returns the session's present record, and the reason why the session cannot be used on the server, or null. A drain, a
-   * move, a release and gc first change a record or set an eviction marker, and then look for use markers. So either this
-   * call notices the other process, or the other process notices the use marker.
+   * Returns the session's current record, and the reason why the session cannot be used on the server now; null if it
+   * can. A drain, a move, a release and gc first change a record or set an eviction marker, and then look for use
+   * markers. So either this call notices the other process, or the other process notices the use marker.
    *
-   * @param isOpen whether the caller has the session open on the server. It then needs no more room in the server's memory.
+   * @param isOpen whether the caller has the session open on the server. It then needs no further room in memory.
    */
   async check(
     { record, server }: SessionAt,
@@ -186,8 +186,8 @@ export class UseCheck implements Disposable {
   }
 
   /**
-   * Reads the record again on purpose, now that the use marker is set. After the caller's first read, the session may have
-   * been moved or deleted, and another user may have its id.
+   * Reads the record again, now that the use marker is set, because the session may have been moved or deleted after
+   * the caller's first read, and another user may have its id.
    */
   async recordOn({ record: { id }, server }: SessionAt, signal: AbortSignal | undefined): Promise<SessionRecord> {
     const record = await markedRecord(this.#context.store, server, id, signal);
@@ -196,8 +196,8 @@ export class UseCheck implements Disposable {
   }
 
   /**
-   * Whether to wait on, without a use marker, after a refusal: until the drain of the server ends, or until this use may look
-   * for room. False if the pool is closed, because the server then does not come back.
+   * Whether to continue waiting after a refusal, without a use marker: until the drain of the server ends, or until
+   * this use may look for room. False if the pool is closed, because the server then does not come back.
    */
   async mustWait(refusal: Refusal, { record, server }: SessionAt): Promise<boolean> {
     if (refusal !== "draining" && refusal !== "full") return false;

@@ -6,9 +6,9 @@ import { tokensOf } from "../../models/github-tokens.js";
 import type { SessionsContext } from "../context.js";
 
 /*
- * The GitHub tokens of sessions. A running server cannot get another token of its own, and a turn keeps the token with which
- * it began. Opening a session without a token gives it the server's (all measured with 1.0.85 and 1.0.102). So each session
- * gets its token when it is opened, and again before each turn.
+ * The GitHub tokens of sessions. A running server cannot change its own token, and a turn keeps the token with which it
+ * began. A session that is opened without a token gets the server's token (all measured with 1.0.85 and 1.0.102). So
+ * the fleet gives each session its token when it opens the session, and again before each turn.
  */
 
 type TokenContext = Pick<SessionsContext, "config" | "env"> & { pool: Pick<SessionsContext["pool"], "tokenSourceOf"> };
@@ -20,8 +20,8 @@ interface TokenUser {
 }
 
 /**
- * The GitHub token with which a session's next turn has to run. Null if a provider answers, or if the server's own token does
- * not change while it runs.
+ * The GitHub token with which a session's next turn has to run. Null if a model provider is configured, if there is no
+ * source of tokens, or if the source of the server's own token cannot give a new token to a running server.
  *
  * @throws FleetError as `GitHubTokens.get`. The turn must then not run, because the server may have another token.
  */
@@ -42,7 +42,9 @@ function sourceOf({ config, pool }: TokenContext, { record, server }: TokenUser)
   return source === null || source.from === "env" || source.from === "caller" ? null : source;
 }
 
-/** Call it when a session's token or key was refused. The next turn then reads its source again. */
+/**
+ * Call it when a session's token or key was refused. The next turn then reads the token or key from its source again.
+ */
 export function forgetCredential(
   context: TokenContext & { provider: Pick<SessionsContext["provider"], "forgetKey"> },
   user: TokenUser,
@@ -56,7 +58,9 @@ function forgetToken(context: TokenContext, user: TokenUser): void {
   if (source !== null) tokensOf(context.config, context.env).forget(source, user.record.owner);
 }
 
-/** @param cause the refusal of the server, if it is not an answer */
+/**
+ * @param cause the error with which the server refused the token. Undefined if a regular answer reported the refusal.
+ */
 export function tokenRefused(context: TokenContext, user: TokenUser, cause?: unknown): FleetError {
   forgetToken(context, user);
   const message = `GitHub did not accept the token of ${quote(user.record.owner)} for the use of Copilot.`;
@@ -67,8 +71,8 @@ export function tokenRefused(context: TokenContext, user: TokenUser, cause?: unk
 }
 
 /**
- * Checks the server's answer to `session.gitHubAuth.setCredentials`. The server takes any token, and reports whether GitHub
- * knows it.
+ * Checks the server's answer to `session.gitHubAuth.setCredentials`. The server accepts any token, and reports whether
+ * GitHub knows it.
  *
  * @throws FleetError `FLEET_CREDENTIAL_REFUSED`
  */

@@ -26,8 +26,8 @@ interface UsageData {
 }
 
 /**
- * The turn of one use of a session, in the ledger. It counts from the moment at which the server has begun its prompt. Without
- * a model gateway, the model requests of the turn are counted by the runtime's events.
+ * Records the turn of one use of a session in the ledger. The turn counts once the server has begun its prompt. Also
+ * counts the turn's model requests, by the runtime's events, if no model gateway of this process passes them on.
  */
 export class MeteredTurn implements Disposable {
   readonly consumer: Consumer;
@@ -43,18 +43,18 @@ export class MeteredTurn implements Disposable {
     this.#isTurn = isTurn;
   }
 
-  /** The server has begun the turn's prompt. @param id the prompt's message id, if it is known */
+  /** Records that the server has begun the turn's prompt. @param id the prompt's message id, if it is known */
   began(id?: string): void {
     if (this.#isTurn && !this.#isOver) this.#begun ??= this.#context.ledger.begin("turn", this.consumer, id);
   }
 
-  /** The turn has ended by itself. A client that did not get the events may not have seen its beginning. */
+  /** Records that the turn has ended by itself. Also records its beginning, if that is missing. */
   ended(): void {
     this.began();
     this.#begun?.end("ended");
   }
 
-  /** An event of this turn. */
+  /** Receives each event of this turn. */
   saw(event: SessionEvent): void {
     if (event.type === "user.message" && event.agentId === undefined) this.began(event.data.messageId ?? event.id);
     if (event.type === "assistant.usage") this.consumed(event.data);
@@ -68,7 +68,7 @@ export class MeteredTurn implements Disposable {
     ledger.begin("request", { ...this.consumer, model }).end("ended", numbersOf(data));
   }
 
-  /** The use is over, so a turn that has not ended was cut. */
+  /** Ends the use. A turn that has not ended by itself was cut. */
   [Symbol.dispose](): void {
     this.#isOver = true;
     this.#begun?.end("cut");
@@ -96,12 +96,12 @@ interface Where {
   server: Pick<ServerRecord, "id">;
 }
 
-/** Notes the begin of one turn, and its end, without its content. */
+/** Adds the beginning and the end of one turn to the audit log, without the turn's content. */
 export class TurnEvents {
   readonly #events: EventLog;
   readonly #about: Pick<NewEvent, "actor" | "user" | "sessionId" | "serverId">;
 
-  /** Notes that the user's turn begins. */
+  /** Adds to the audit log that the user's turn begins. */
   constructor(events: EventLog, user: string, { record, server }: Where) {
     this.#events = events;
     this.#about = { actor: { user }, user, sessionId: record.id, serverId: server.id };
@@ -112,7 +112,7 @@ export class TurnEvents {
     this.#events.note({ type: "turn.ended", ...this.#about, ...how });
   }
 
-  /** The turn did not end by itself. */
+  /** Adds to the audit log that the turn did not end by itself. */
   cut(reason: string): void {
     this.#events.note({ type: "turn.cut", ...this.#about, outcome: "failed", reason });
   }

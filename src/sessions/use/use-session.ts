@@ -19,12 +19,13 @@ import { MeteredTurn } from "./turn-records.js";
  * Begins to use a session: gets the permit for a turn, finds the server, sets the use marker there, and checks that the
  * session may be used there. The command, the library and the front door open sessions and take turns only through here.
  *
- * Two turns must not run in a session at once, because both would take the later one's answer. A turn that finds a private
- * session unused needs no lease. A turn that finds the session in use takes its lease, and so waits in the queue for the
- * lease.
+ * Two turns must not run in a session at once, because both would take the later one's answer. A turn that finds a
+ * private session unused needs no lease. A turn that finds the session in use takes the session's lease, for which it
+ * waits in a queue.
  *
- * @throws FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_SESSIONS_EXHAUSTED`, `FLEET_SESSION_NOT_FOUND`,
- * `FLEET_SESSION_MOVED`, `FLEET_LIMIT_REACHED`, `FLEET_SERVER_DRAINING`, `FLEET_POOL_DRAINING`, `FLEET_DISK_LIMIT_REACHED`; as `Pool.serverOf`; the signal's own reason when it
+ * @throws FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_SESSIONS_EXHAUSTED`,
+ * `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_MOVED`, `FLEET_LIMIT_REACHED`, `FLEET_SERVER_DRAINING`,
+ * `FLEET_POOL_DRAINING`, `FLEET_DISK_LIMIT_REACHED`; the errors of `Pool.serverOf`; the signal's own reason when it
  * aborts.
  */
 export async function useSession(context: SessionsContext, request: UseRequest): Promise<SessionUse> {
@@ -83,7 +84,7 @@ export class SessionUse implements AsyncDisposable {
   }
 
   /**
-   * Counts a prompt for the limits of the user, right before it is sent. Null if none applies.
+   * Counts a prompt toward the user's limits. Call it right before the prompt is sent. Null if no limit applies.
    *
    * @throws FleetError `FLEET_LIMIT_REACHED`.
    */
@@ -107,7 +108,7 @@ export class SessionUse implements AsyncDisposable {
    * Loads the session into the server's memory, and attaches to it. If the server ends before it answers, tries once more on
    * the server that takes its place. That is safe, because the first load ended with its server.
    *
-   * @param options.isNew whether the session was recorded a moment ago. No disk can then have it.
+   * @param options.isNew whether the session was recorded a moment ago, so that no disk can have its state
    * @param options.isOnce whether to try only once, because the caller discards the session after a failure
    */
   async open<T>(transport: Transport<T>, { isNew = false, isOnce = false } = {}): Promise<T> {
@@ -230,10 +231,10 @@ export class SessionUse implements AsyncDisposable {
    *   `serverFor` finds the server by the record. The one exception: if `at` was drained and the record still names it, the
    *   next try uses `at` again.
    * - A use has at most one marker. It is kept only if it is already on the right server. It is removed during each pause,
-   *   because others must not wait for this use while it waits itself.
+   *   because other uses must not wait for this use while it waits itself.
    * - After a refusal at `at`, the next try follows at once, except after `draining`.
    *
-   * @throws FleetError `FLEET_SESSION_BUSY` when an eviction keeps the session until `waitMs` is over; as
+   * @throws FleetError `FLEET_SESSION_BUSY` when an eviction keeps the session until `waitMs` is over; the errors of
    * `UseCheck.pauseAfter`.
    */
   async #mark(at: ServerRecord | undefined): Promise<UseMarker> {
@@ -252,7 +253,7 @@ export class SessionUse implements AsyncDisposable {
       const { record, refusal } = await this.#check.check(this, { isOpen: known !== undefined, signal });
       this.#record = record;
       if (refusal === null) return marker;
-      // Remove the marker, because others must not wait for this use while this use waits.
+      // Remove the marker, because other uses must not wait for this use while it waits itself.
       this.#unmark();
       const hurries = known !== undefined && refusal !== "draining";
       do await this.#check.pauseAfter(refusal, this, { untilMs, signal, hurries });

@@ -5,7 +5,7 @@ import { filesExhausted, lacksFiles } from "../../system/few-files.js";
 
 /**
  * Converts a system error of a read or a write into `FLEET_STATE_UNWRITABLE`, or into `FLEET_FILES_EXHAUSTED` if this process
- * may open no more files. Returns other errors, such as errors from bugs, unchanged.
+ * cannot open any more files. Returns other errors, such as errors from bugs, unchanged.
  */
 export function mediumError(action: "read" | "write", path: string, error: unknown): unknown {
   const code = systemCode(error);

@@ -75,7 +75,7 @@ export class FileStore implements Store {
     this.limits = new LimitRecords(this.#context, this.sessions);
   }
 
-  /** This store serves one host, whose state folder has the key. */
+  /** Returns `offered`, because this store serves one host, whose state folder already has that key. */
   async pseudonymKey(offered: string): Promise<string> {
     return offered;
   }

@@ -7,8 +7,8 @@ import { revisionName } from "./commit/revision.js";
 import { readIfThere } from "./failures.js";
 
 /**
- * Removes what is kept of earlier states if it contains one of the texts: older revisions of documents, and copies of damaged
- * ones. The newest revision of each document stays.
+ * Removes files of earlier states that contain one of the texts: older revisions of documents, scratch files, and
+ * copies of damaged files. The newest revision of each document stays.
  *
  * @param folders the folders of the documents
  */

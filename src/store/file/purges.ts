@@ -4,7 +4,7 @@ import type { PurgeStore } from "../ports.js";
 import type { StoreContext } from "./context.js";
 import { RecordFiles } from "./records/record-files.js";
 
-/** The purges under way, in one file for each. */
+/** The purges under way, in one file per purge. */
 export class PurgeRecords implements PurgeStore {
   readonly #files: RecordFiles<Purge>;
 

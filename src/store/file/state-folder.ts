@@ -140,7 +140,7 @@ function isPrivateGroup(gid: number): boolean {
   const isOurs = (user: { uid: number } | undefined) => user?.uid === 0 || user?.uid === uid;
   if (!users.filter((user) => user.gid === gid).every(isOurs)) return false;
   const entry = entriesOf("/etc/group").find(([, , id]) => id === String(gid));
-  // In a container or with a directory service, the file may not list the group. A user's own group usually has the
+  // In a container or with a directory service, the file might not list the group. A user's own group usually has the
   // user's number.
   if (entry === undefined) return gid === uid;
   const members = (entry[3] ?? "").split(",").filter((name) => name !== "");

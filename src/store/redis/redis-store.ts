@@ -27,7 +27,7 @@ const MOST_WARNINGS = 1_000;
 export interface RedisStoreOptions {
   /** The name of this host among the hosts that share the fleet. Without it, the fleet serves a single host. */
   host?: string | undefined;
-  /** Reads the random id of this host's state folder. With it, the store refuses another host of the same name. */
+  /** Reads the random id of this host's state folder. With it, the store fails if another host has the same name. */
   instance?: (() => string | null) | undefined;
   /** The file with the key that signs the records. Null: the file `store-key` in the state folder. */
   keyFile?: string | null | undefined;
@@ -38,12 +38,12 @@ export interface RedisStoreOptions {
 }
 
 /**
- * Opens the store in a Redis, for one host or many. The first operation connects.
+ * Opens the store in a Redis database, for one host or many. The first operation connects.
  *
  * Besides the errors in the contract, every method may throw FleetError `FLEET_STORE_UNAVAILABLE` (within 5 seconds),
  * `FLEET_STORE_UNSAFE`, `FLEET_STORE_DENIED`, and `FLEET_STATE_LOST` when the database has lost its data.
  *
- * @param root the state folder of this host, which keeps a note about the database
+ * @param root the state folder of this host, which contains a note about the database
  */
 export function openRedisStore(target: RedisUrl, root: string, options: RedisStoreOptions = {}): RedisStore {
   return new RedisStore(target, root, options);
@@ -127,7 +127,7 @@ export class RedisStore implements Store {
   }
 
   async forgetOlder(): Promise<void> {
-    // Redis keeps only the present state of records.
+    // There is nothing to remove, because Redis stores only the current state of records.
   }
 
   takeWarnings(): string[] {
@@ -144,7 +144,7 @@ export class RedisStore implements Store {
   }
 
   #warn(message: string): void {
-    // Somebody who may write to Redis could cause any number of different warnings.
+    // Somebody with write access to Redis could cause any number of different warnings.
     if (this.#warned.has(message) || this.#warned.size >= MOST_WARNINGS) return;
     this.#warned.add(message);
     this.#warnings.add(message);

@@ -5,7 +5,7 @@ import { systemCode } from "../../errors.js";
 import { scratchName, syncNow } from "../file/commit/durable.js";
 import { mediumError, readIfThere } from "../file/failures.js";
 
-/** The random id of a folder of the ledger. All processes get the same id, because only one of them can link its file. */
+/** The random id of a ledger folder. All processes get the same id, because only the first `link()` succeeds. */
 export function folderIdOf(folder: string): string {
   const path = join(folder, "id");
   const read = () => readIfThere(path, () => readFileSync(path, "utf8"));
@@ -16,7 +16,7 @@ export function folderIdOf(folder: string): string {
     writeFileSync(temp, randomBytes(12).toString("hex"), { mode: 0o600, flag: "wx" });
     syncNow(temp);
     linkSync(temp, path);
-    // With another id after a power failure, the lines that Redis has would count again.
+    // If a power failure lost the id, the folder would get a new id, and the lines that Redis has would count again.
     syncNow(folder);
   } catch (error) {
     if (systemCode(error) !== "EEXIST") throw mediumError("write", folder, error);

@@ -1,10 +1,10 @@
 import { system } from "../../system/system.js";
 
-/* The process that holds a slot, as a text without spaces: boot, PID namespace, PID and start. */
+/* A holder is the process that has a slot. Its text joins the boot, PID namespace, PID and start with dots. */
 
 let own: string | undefined;
 
-/** The boot of this machine as 8 letters and digits. */
+/** Identifies the current boot of this machine by 8 letters and digits. */
 export function bootName(): string {
   return system()
     .clock.bootId()
@@ -24,7 +24,7 @@ function holderOf(pid: number, started: string): string {
   return [bootName(), namespace, pid, started.replace(/\W/g, "_")].join(".");
 }
 
-/** Whether the holder has ended. Null if this process cannot know, because it is in another namespace or on another host. */
+/** Whether the holder has ended. Null if this process cannot check that, because the boot or PID namespace differs. */
 export function hasGone(holder: string): boolean | null {
   const [boot, namespace, pid = ""] = holder.split(".");
   const [ownBoot, ownNamespace] = ownHolder().split(".");

@@ -1,8 +1,8 @@
 import type { LedgerLine, UsagePart, UsageQuery } from "../../model/usage/usage.js";
 
 /**
- * Names, each with the pseudonym that takes its place. A session may have the name of another user, whose name must stay where it
- * stands for the user.
+ * The names to replace, each with its pseudonym. Users and sessions have separate maps, because a session may have the
+ * same name as another user, and that user's name must stay.
  */
 export interface Renaming {
   users: ReadonlyMap<string, string>;
@@ -10,39 +10,39 @@ export interface Renaming {
 }
 
 /**
- * The ledger. Each line is counted once. Lines are first on the disk of this host, also with a store for many hosts, so that
- * neither the end of a process nor an outage of the store loses one.
+ * The ledger. Each line is counted once. Lines are written to this host's disk first, even if the store serves many
+ * hosts, so that neither the end of a process nor an outage of the store loses a line.
  */
 export interface UsageStore {
   /**
-   * Appends lines. They outlive this process as soon as the call returns.
+   * Appends lines. Once the call returns, they survive the end of this process.
    *
-   * @returns how many of the lines were appended. On a full disk, these may be the first few.
-   * @throws FleetError `FLEET_STATE_UNWRITABLE` if no line was
+   * @returns how many of the lines were appended. On a full disk, these may be only the first few.
+   * @throws FleetError `FLEET_STATE_UNWRITABLE` if no line was appended
    */
   append(lines: readonly LedgerLine[]): number;
 
   /**
-   * Resolves when the lines of this host count for all hosts and are added up as far as that saves time, or when the store does
-   * not answer. Never rejects.
+   * Resolves when all hosts can count the lines of this host, and the lines are added up as far as that saves time.
+   * Also resolves if the store does not answer. Never rejects.
    */
   settled(): Promise<void>;
 
-  /** Adds up the lines of a time by user, model and the key of the query. */
+  /** Adds up the lines in the query's period by user, by model and by the query's `by`. */
   read(query: UsageQuery): Promise<UsagePart[]>;
 
   /**
-   * The input and output tokens of a user, on all hosts, since the beginning of a day (UTC).
-   * @param from a time of this day, in milliseconds since the epoch, at most 31 days ago
+   * The input and output tokens of a user, on all hosts, since the start of a day (UTC).
+   * @param from a time on this day, in milliseconds since the epoch, at most 31 days ago
    */
   tokensSince(user: string, from: number): Promise<number>;
 
   /**
-   * Replaces the names of a user and of the user's sessions. If this is interrupted, the same call finishes it. In a fleet of
-   * several hosts, call it on each host.
+   * Replaces the names of a user and of the user's sessions in all lines. If this is interrupted, the same call
+   * finishes it. In a fleet of several hosts, call it on each host.
    */
   rename(names: Renaming): Promise<void>;
 
-  /** Deletes lines that are older than this, in milliseconds, and what killed processes left. */
+  /** Deletes lines that are older than `keepMs` milliseconds, and files that killed processes left. */
   upkeep(keepMs: number): Promise<void>;
 }

@@ -2,27 +2,27 @@ import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import type { LedgerLine } from "../../model/usage/usage.js";
 import { readIfThere } from "../file/failures.js";
 
-/** How much is read at once, in bytes. A piece is so small that a process can serve others between two pieces. */
+/** How much is read at once, in bytes. This is little, so that the process can do other work between two pieces. */
 const PIECE_BYTES = 128 * 1024;
 
-/** Complete lines of a segment, and their part of the segment. */
+/** Complete lines of a segment, and the part of the segment (`from` to `end`, in bytes) that contains them. */
 export interface Piece {
   lines: LedgerLine[];
-  /** Whether the part also has lines that a full disk has cut off. These are left out. */
+  /** Whether the part also contains lines that a full disk has cut off. `lines` omits them. */
   hasTorn: boolean;
   from: number;
   end: number;
 }
 
 /**
- * A segment that is open for reading. It stays the same file with the same lines when a purge replaces the segment. Lines that
- * are appended after it was opened are not in it.
+ * A segment that is open for reading. If a purge replaces the segment, this object still reads the old file.
+ * {@link pieces} ignores lines that are appended after the file was opened; {@link late} reads them.
  */
 export class SegmentFile {
   readonly fd: number;
-  /** The number of the file in the file system. A purge changes it, because it replaces the segment. */
+  /** The inode number. A purge changes it, because it replaces the file. */
   readonly ino: number;
-  /** Tells the file from an earlier one that had the same number, also after that file was closed. */
+  /** Distinguishes the file from an earlier, deleted file with the same inode number, if the file system allows it. */
   readonly id: string;
   readonly size: number;
 
@@ -37,17 +37,17 @@ export class SegmentFile {
     const { ino, size, birthtimeMs, ctimeMs } = fstatSync(fd);
     this.ino = ino;
     this.size = size;
-    // Some file systems know no time of birth. Node then gives the time of the last change.
+    // Some file systems do not record a time of birth. Node.js then returns the time of the last change, which varies.
     this.id = birthtimeMs === ctimeMs ? String(ino) : `${ino} ${birthtimeMs}`;
   }
 
-  /** Reads a part, which begins after a line. */
+  /** Reads the complete lines of a part. `from` must be the start of a line. */
   *pieces(from = 0, to = this.size): Generator<Piece> {
     for (let at = from, length = PIECE_BYTES; at < to; ) {
       const bytes = this.#read(at, Math.min(at + length, to));
       const whole = bytes.subarray(0, bytes.lastIndexOf(0x0a) + 1);
       if (whole.length === 0 && at + length >= to) return;
-      // A line may be longer than a piece.
+      // A line may be longer than a piece. Then read more at once.
       length = whole.length === 0 ? 2 * length : PIECE_BYTES;
       if (whole.length === 0) continue;
       const end = at + whole.length;
@@ -67,7 +67,7 @@ export class SegmentFile {
     return bytes.subarray(0, done);
   }
 
-  /** Lines that were appended after the file was opened, from the end of the last piece. */
+  /** Reads the lines that were appended after the file was opened. @param end the end of the last piece */
   late(end: number): LedgerLine[] {
     return [...this.pieces(end, fstatSync(this.fd).size)].flatMap(({ lines }) => lines);
   }
@@ -80,7 +80,7 @@ export class SegmentFile {
 function parseLines(text: string): Pick<Piece, "lines" | "hasTorn"> {
   const texts = text.split("\n").filter((line) => line !== "");
   try {
-    // One call takes a fraction of the time that one call for each line takes.
+    // One call for all lines takes a fraction of the time of one call per line.
     return { lines: JSON.parse(`[${texts.join(",")}]`) as LedgerLine[], hasTorn: false };
   } catch {
     const lines = texts.flatMap((line) => {

@@ -19,18 +19,18 @@ import { makeFolder } from "../file/commit/durable.js";
 import { readIfThere } from "../file/failures.js";
 import { SegmentFile } from "./segment-file.js";
 
-/** A segment that has reached this size is sealed: lines go to the next one. In bytes. */
+/** When a segment has reached this size, in bytes, it is sealed: later lines go to the next segment. */
 const SEGMENT_BYTES = 64 * 1024 * 1024;
 /** How long written lines may wait until they are synced to disk, in milliseconds. */
 const SYNC_MS = 1_000;
 const NAME = /^(\d{8})\.jsonl$/;
 
 /**
- * The lines of the ledger on the disk of this host: files with a number, of which the highest receives the lines of all
- * processes. Each batch is one write to the end of the file, so that lines of different processes do not mix. A process that
- * is killed after the write loses nothing; a power failure may lose the last second.
+ * The lines of the ledger on the disk of this host, in numbered files. All processes append to the file with the
+ * highest number. Each batch is one write to the end of the file, so that lines of different processes do not mix. If a
+ * process is killed after the write, nothing is lost. A power failure may lose the last second.
  *
- * A batch begins with an empty line, so that it does not continue a line which a full disk has cut off.
+ * A batch begins with an empty line, so that it does not continue a line that a full disk has cut off.
  */
 export class Segments {
   readonly folder: string;
@@ -66,8 +66,8 @@ export class Segments {
   }
 
   /**
-   * @returns how many of the lines are in a segment now. On a full disk, these may be the first few.
-   * @throws a system error if no line is
+   * @returns how many of the lines were appended. On a full disk, these may be only the first few.
+   * @throws a system error if no line was appended
    */
   append(lines: readonly LedgerLine[]): number {
     const texts = lines.map((line) => Buffer.from(JSON.stringify(line)));
@@ -89,13 +89,13 @@ export class Segments {
     if (this.#open !== undefined) fsync(this.#open.fd, () => undefined);
   }
 
-  /** Lets later lines go to a new segment. A process that is just writing may add a line to the old one shortly after. */
+  /** Makes later lines go to a new segment. A process that has already chosen the old one may still append to it. */
   seal(): void {
     const open = this.#current();
     if (fstatSync(open.fd).size > 0) this.#next(open);
   }
 
-  /** Seals the newest segment if it began on an earlier day, so that lines can be deleted when they are too old. */
+  /** Seals the newest segment if it began on an earlier day, because only sealed segments are deleted as too old. */
   async sealOld(): Promise<void> {
     const newest = this.numbers().at(-1);
     if (newest === undefined) return;
@@ -103,12 +103,12 @@ export class Segments {
     if (first !== undefined && dayOf(first.at) < dayOf(Date.now())) this.seal();
   }
 
-  /** Ends the last lines of sealed segments, which older versions may have left cut off. Readers stop at such a line. */
+  /** Ends cut-off last lines, which older versions left in sealed segments, because readers stop at such a line. */
   endLines(): void {
     for (const number of this.numbers().slice(0, -1)) {
       const path = this.pathOf(number);
       const fd = readIfThere(path, () => openSync(path, constants.O_RDWR | constants.O_APPEND));
-      if (fd === undefined) continue; // another process has dropped it
+      if (fd === undefined) continue; // another process has removed it
       try {
         if (!endsLine(fd)) writeSync(fd, NEWLINE);
       } finally {
@@ -117,7 +117,7 @@ export class Segments {
     }
   }
 
-  /** Syncs what was written. */
+  /** Syncs the written lines to disk. */
   async close(): Promise<void> {
     clearTimeout(this.#syncing);
     this.#syncing = undefined;
@@ -134,7 +134,7 @@ export class Segments {
     return fstatSync(open.fd).size < SEGMENT_BYTES ? open : this.#next(open);
   }
 
-  /** Ends the last line first, because no later batch of this segment does that. */
+  /** Opens the next segment. Ends the last line of the old one first, because no later batch will do that. */
   #next({ number, fd }: { number: number; fd: number }): { number: number; fd: number } {
     if (!endsLine(fd)) writeSync(fd, NEWLINE);
     return this.#openNumber(number + 1);
@@ -156,7 +156,10 @@ export class Segments {
     return this.#open;
   }
 
-  /** The size of a segment in bytes, its number in the file system, and when it was last written; 0 if it does not exist. */
+  /**
+   * The size of a segment in bytes, its inode number, and the time of its last write in milliseconds since the epoch.
+   * All are 0 if it does not exist.
+   */
   stateOf(number: number): { size: number; ino: number; writtenMs: number } {
     const { size = 0, ino = 0, mtimeMs = 0 } = statSync(this.pathOf(number), { throwIfNoEntry: false }) ?? {};
     return { size, ino, writtenMs: mtimeMs };
@@ -175,7 +178,7 @@ export class Segments {
 }
 
 async function syncAndClose(fd: number): Promise<void> {
-  // A failure concerns only a power failure, and the next write to the disk reports it, too.
+  // A failed sync matters only after a power failure, and the next write to the disk reports the problem, too.
   await promisify(fsync)(fd).catch(() => undefined);
   closeSync(fd);
 }
@@ -189,12 +192,12 @@ function endsLine(fd: number): boolean {
   return size === 0 || readSync(fd, last, 0, 1, size - 1) === 0 || last.equals(NEWLINE);
 }
 
-/** @returns how many of the lines are in the file. On a full disk, one write may take only a part. */
+/** @returns how many of the lines are in the file afterwards. On a full disk, a write may write only a part. */
 function writeLines(fd: number, texts: readonly Buffer[]): number {
   const bytes = Buffer.concat([NEWLINE, ...texts.flatMap((text) => [text, NEWLINE])]);
   const written = writeSync(fd, bytes);
   if (written === bytes.length) return texts.length;
-  // The next batch begins with a newline, so a line that lacks only its newline is there.
+  // The next batch begins with a newline, so a line that lacks only its newline counts as written.
   let end = NEWLINE.length;
   const missing = texts.findIndex((text) => {
     const isThere = end + text.length <= written;

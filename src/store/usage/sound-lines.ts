@@ -4,10 +4,10 @@ import { hourOf, type LedgerLine, UNREPORTED } from "../../model/usage/usage.js"
 const AMOUNTS = Object.keys(UNREPORTED) as (keyof typeof UNREPORTED)[];
 
 /**
- * The lines without what cannot be added up, such as an amount that is not finite. Redis would refuse it each time, and all later
- * lines would wait for it.
+ * Leaves out amounts and lines that cannot be added up, such as an amount that is not finite. Redis would refuse such a
+ * line at every attempt, and all later lines would wait behind it.
  *
- * @param warn gets a text for each amount or line that is left out
+ * @param warn receives a message for each amount or line that is left out
  */
 export function soundLines(lines: readonly LedgerLine[], warn: (message: string) => void): LedgerLine[] {
   return lines.flatMap((line) => {
@@ -23,7 +23,7 @@ export function soundLines(lines: readonly LedgerLine[], warn: (message: string)
   });
 }
 
-/** Sums of larger numbers might not be finite. */
+/** Refuses larger numbers, because their sums might not be finite. */
 function isAmount(value: unknown): boolean {
   return typeof value === "number" && Math.abs(value) <= Number.MAX_SAFE_INTEGER;
 }

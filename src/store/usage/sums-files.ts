@@ -6,21 +6,22 @@ import type { SegmentFile } from "./segment-file.js";
 import type { Segments } from "./segments.js";
 import { CellTable, ROW, Sums, SumsBuilder, type SumsTables } from "./sums.js";
 
-/** So many bytes of lines may be newer than the sums of the newest segment. Reading them takes some milliseconds. */
+/** The sums of the newest segment may lack this many bytes of its last lines, which a reader reads in milliseconds. */
 const LAG_BYTES = 1024 * 1024;
-/** The first line of a file of sums is shorter than this, in bytes. */
+/** The first line of a sums file is shorter than this, in bytes. */
 const HEAD_BYTES = 256;
-/** Sums of an earlier version have another one, and are made again. */
+/** The format of sums files. Files of an earlier version have another format, and are made again. */
 const FORMAT = 2;
 const NUMBER_BYTES = Float64Array.BYTES_PER_ELEMENT;
 
 const syncToDisk = promisify(fsync);
 
-/** The first line of a file of sums. The tables follow as JSON, and the rows as numbers of 8 bytes in the order of this machine. */
+/** The first line of a sums file. The tables follow as JSON, then the rows as 8-byte numbers in native byte order. */
 interface Head {
   format: typeof FORMAT;
-  /** The {@link SegmentFile.id} of the segment that was added up, and how far. */
+  /** The {@link SegmentFile.id} of the segment that was added up. */
   id: string;
+  /** How many bytes of the segment were added up. */
   bytes: number;
   /** The times of the first and of the last line, in milliseconds since the epoch; null if there are no lines. */
   first: number | null;
@@ -31,8 +32,8 @@ interface Head {
 }
 
 /**
- * The sums beside each segment, which save reading its lines. They can be made again from the lines at any time: readers use
- * the lines where a file is missing or damaged, or belongs to a segment that a purge has replaced.
+ * A file of sums beside each segment, so that readers need not read all lines. It can be made again from the lines at
+ * any time. If it is missing or damaged, or belongs to a segment that a purge has replaced, readers use the lines.
  */
 export class SumsFiles {
   readonly #segments: Segments;
@@ -67,7 +68,7 @@ export class SumsFiles {
     }
   }
 
-  /** Adds up the new lines of a segment, if there are so many that this saves time. If the disk is full, readers read the lines. */
+  /** Adds up a segment's new lines if they are many. Ignores failures, because readers can use the lines instead. */
   async extend(number: number, segment: SegmentFile, { isNewest }: { isNewest: boolean }): Promise<void> {
     const lag = isNewest ? LAG_BYTES : 0;
     const isBehind = () => segment.size - (this.head(number, segment)?.bytes ?? 0) > lag;
@@ -91,7 +92,7 @@ export class SumsFiles {
     }
     const sums = builder.build();
     if (sums.end === before?.end || this.#isReplaced(number, segment.ino)) return;
-    // After a power failure, the sums must not have lines that the segment lacks.
+    // Sync the segment first. Otherwise, after a power failure, the sums could include lines that the segment lacks.
     await syncToDisk(segment.fd);
     const tables = Buffer.from(JSON.stringify({ cells: sums.cells, buckets: sums.buckets } satisfies SumsTables));
     const { end, first, last } = sums;
@@ -130,14 +131,14 @@ function readStart(path: string): Buffer {
   }
 }
 
-/** The head with so many spaces that the rows begin where numbers may. */
+/** The head, padded with spaces so that the rows begin at a multiple of 8 bytes. */
 function headLine(head: Head): Buffer {
   const text = JSON.stringify(head);
   const end = text.length + 1 + head.tables;
   return Buffer.from(`${text}${" ".repeat((NUMBER_BYTES - (end % NUMBER_BYTES)) % NUMBER_BYTES)}\n`);
 }
 
-/** @returns null if the file does not belong to the segment. @throws if it is damaged */
+/** @returns null if the file has another format, or does not belong to the segment. @throws if it is damaged */
 function headIn(file: Buffer, segment: SegmentFile): Head | null {
   const head = JSON.parse(file.toString("utf8", 0, file.indexOf(0x0a))) as Head;
   return head.format === FORMAT && head.id === segment.id && head.bytes <= segment.size ? head : null;

@@ -11,19 +11,19 @@ import {
 } from "../../model/usage/usage.js";
 import type { Piece } from "./segment-file.js";
 
-/** Lines are added up by these times, in milliseconds, if nobody wants others. */
+/** The default length of a bucket, in milliseconds. */
 const BUCKET_MS = 10 * 60_000;
 
 export type Cell = [user: string, sessionId: string, model: string | null, tokenId: string | null];
 
-/** A time whose lines are added up. It is within one day (UTC). */
+/** A period whose lines are added up together. It lies within one day (UTC). */
 export interface Bucket {
-  /** Since the epoch. */
+  /** The number of the period, counted from the epoch. */
   number: number;
   /** The times of the first and of the last line, in milliseconds since the epoch. */
   first: number;
   last: number;
-  /** The parts of the segment or the list that contain all of its lines. */
+  /** The parts of the segment (in bytes) or of the list (in lines) that contain all lines of the bucket. */
   ranges: [from: number, to: number][];
 }
 
@@ -36,7 +36,7 @@ export interface SumsTables {
 /** The length of a row: the index of the bucket, the index of the cell, and the counts. A count that nobody reported is NaN. */
 export const ROW = 2 + USAGE_COUNTS.length;
 
-/** The sums of the beginning of a segment or a list. Several rows may have the same bucket and the same cell. */
+/** The sums of the first part of a segment or a list. Several rows may have the same bucket and the same cell. */
 export class Sums implements SumsTables {
   /** How far the segment (in bytes) or the list (in lines) is added up. */
   readonly end: number;
@@ -59,13 +59,13 @@ export class Sums implements SumsTables {
     return this.buckets.length === 0 ? null : Math.max(...this.buckets.map(({ last }) => last));
   }
 
-  /** The buckets of which the query wants only a part of the lines. */
+  /** The buckets that the query covers only partly. */
   partly(query: UsageQuery): Bucket[] {
     const { from, to } = query;
     return this.buckets.filter((bucket) => bucket.last >= from && bucket.first < to && !isWhole(bucket, query));
   }
 
-  /** Adds the buckets of which the query wants all lines. */
+  /** Adds the buckets that the query covers completely. */
   addTo(parts: UsageParts, query: UsageQuery): void {
     const days = this.buckets.map(({ first }) => (query.by === "day" ? dayOf(first) : ""));
     const placesOf = this.buckets.map((bucket, index) =>
@@ -111,12 +111,12 @@ export class Sums implements SumsTables {
   }
 }
 
-/** The cells of sums, each of which has a number. Several sums may share them. */
+/** Numbers the cells of sums. Several sums may share one table. */
 export class CellTable {
   readonly cells: string[];
   readonly #index = new Map<string, number>();
 
-  /** @param cells gets the new ones, too */
+  /** @param cells the cells so far. {@link numberOf} appends new cells to this array. */
   constructor(cells: string[]) {
     this.cells = cells;
     for (const [index, cell] of cells.entries()) this.#index.set(cell, index);
@@ -145,10 +145,10 @@ export class SumsBuilder {
   #end: number;
 
   /**
-   * @param table has the cells of `before`
+   * @param table contains the cells of `before`
    * @param bucketMs the length of a bucket, in milliseconds. A day must consist of whole buckets.
-   * @param merges whether lines are added to the rows of `before`, and not to new ones. The sums are smaller, but each row is
-   *   read again.
+   * @param merges whether to add lines to the rows of `before` instead of to new rows. This makes the sums smaller, but
+   *   the builder then reads every row of `before`.
    */
   constructor(before: Sums | null, table: CellTable, { bucketMs = BUCKET_MS, merges = false } = {}) {
     const rows = before?.rows ?? new Float64Array();
@@ -220,7 +220,7 @@ function isWhole({ first, last }: Bucket, { from, to }: UsageQuery): boolean {
   return first >= from && last < to;
 }
 
-/** Both are far below 2^26, so each pair has its own number. */
+/** Both arguments are far below 2^26, so each pair has a different result. */
 function rowName(bucket: number, cell: number): number {
   return bucket * 2 ** 26 + cell;
 }

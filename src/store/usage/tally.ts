@@ -3,7 +3,7 @@ import type { SegmentFile } from "./segment-file.js";
 import type { Segments } from "./segments.js";
 import type { SumsFiles } from "./sums-files.js";
 
-/** Limits count at most a month. */
+/** No limit counts tokens for longer than this, in milliseconds: at most a month. */
 const LONGEST_MS = 32 * 24 * 3_600_000;
 
 /** The tokens of each user on each day, kept up to date by reading only what is new in the segments. */
@@ -11,7 +11,7 @@ export class Tally {
   readonly #segments: Segments;
   readonly #sums: SumsFiles;
   readonly #users = new Map<string, Map<string, number>>();
-  /** How far each segment has been read. */
+  /** How far each segment has been read, in bytes. */
   readonly #read = new Map<number, { end: number; id: string }>();
   #refreshed: Promise<void> = Promise.resolve();
 
@@ -33,7 +33,7 @@ export class Tally {
     try {
       await this.#readNew();
     } catch (error) {
-      // The next refresh must not take the segments before the failure for read.
+      // Otherwise the next refresh might stop at a segment that was read, and skip older segments that were not.
       this.#forget();
       throw error;
     }
@@ -50,7 +50,7 @@ export class Tally {
       const isNewest = number === numbers.at(-1);
       const step = await this.#segments.using(number, async (file) => await this.#add(number, file, isNewest));
       if (step === "replaced") {
-        // The offset of the next line in the new segment is not known.
+        // Start over, because it is not known where the first unread line is in the new file.
         this.#forget();
         await this.#readNew();
         return;
@@ -59,14 +59,14 @@ export class Tally {
     }
   }
 
-  /** @returns `last` if the segments before this one have nothing to add */
+  /** @returns `last` if the earlier segments have nothing to add; `replaced` if a purge has replaced this segment */
   async #add(number: number, segment: SegmentFile, isNewest: boolean): Promise<"next" | "last" | "replaced"> {
     const known = this.#read.get(number);
     if (known !== undefined && known.id !== segment.id) return "replaced";
-    // A sealed segment that has been read to its end, and those before it, get no more lines.
+    // A sealed segment that has been read to its end gets no more lines, and neither do the segments before it.
     if (known?.end === segment.size && !isNewest) return "last";
     const at = known?.end ?? (await this.#addSums(number, segment, isNewest));
-    // Segments before one that is too old are even older.
+    // This segment is too old for any limit, so the segments before it are, too.
     if (at === null) return "last";
     const { id } = segment;
     this.#read.set(number, { end: at, id });
@@ -79,7 +79,7 @@ export class Tally {
     return "next";
   }
 
-  /** @returns how far the sums go; null if the segment is too old for any limit */
+  /** @returns how many bytes of the segment the sums cover; null if the segment is too old for any limit */
   async #addSums(number: number, segment: SegmentFile, isNewest: boolean): Promise<number | null> {
     await this.#sums.extend(number, segment, { isNewest });
     const head = this.#sums.head(number, segment);

@@ -21,9 +21,9 @@ import type { Sums } from "./sums.js";
 import { SumsFiles } from "./sums-files.js";
 import { Tally } from "./tally.js";
 
-/** A process writes a line within a moment after it has chosen the segment. In milliseconds. */
+/** A process writes a line at most this long after it has chosen the segment, in milliseconds. */
 export const LATE_MS = 50;
-/** How long a purge waits for another one, in milliseconds. */
+/** How long a purge waits for another purge, in milliseconds. */
 const PURGE_WAIT_MS = 60_000;
 
 /** The ledger of a fleet on one host: lines in segments, with sums beside them. */
@@ -47,7 +47,7 @@ export class UsageFolder implements UsageStore {
   }
 
   async settled(): Promise<void> {
-    // `append` has written everything. The sums make the next query fast.
+    // `append` has already written the lines. Adding them up makes the next query fast.
     await this.#eachSegment(async () => undefined).catch(() => undefined);
   }
 
@@ -69,7 +69,7 @@ export class UsageFolder implements UsageStore {
     }
   }
 
-  /** Adds the sums of the times that are wanted as a whole. Reads the lines of the others, and those after the sums. */
+  /** Adds the sums of the buckets that the query covers completely. For the rest, reads the lines. */
   async #addSegment(
     parts: UsageParts,
     { number, segment }: { number: number; segment: SegmentFile },
@@ -112,7 +112,7 @@ export class UsageFolder implements UsageStore {
   }
 
   /**
-   * Replaces a sealed segment. If this is interrupted, the next call finds the names again.
+   * Replaces the names in a sealed segment. If this is interrupted, the next call finds the names again.
    *
    * @returns false if another purge has replaced it first
    */
@@ -122,7 +122,7 @@ export class UsageFolder implements UsageStore {
     let end = 0;
     for (const piece of segment.pieces()) {
       const lines = piece.lines.map((line) => renamed(line, names));
-      // A line that was cut off may have a name, too, and nobody reads it.
+      // A cut-off line may contain a name. Drop it, because nobody reads it.
       isChanged ||= piece.hasTorn || lines.some((line, index) => line !== piece.lines[index]);
       after.push(...lines.map((line) => `${JSON.stringify(line)}\n`));
       end = piece.end;
@@ -141,7 +141,7 @@ export class UsageFolder implements UsageStore {
     } finally {
       rmSync(temp, { force: true });
     }
-    // Readers may have made the sums in between.
+    // A reader may have made sums with the old names since they were removed above.
     this.#sums.remove(number);
     const late = segment.late(end);
     if (late.length > 0) this.segments.append(late.map((line) => renamed(line, names)));
@@ -155,9 +155,9 @@ export class UsageFolder implements UsageStore {
     const from = Date.now() - keepMs;
     for (const number of this.segments.numbers().slice(0, -1)) {
       const sums = await this.segments.using(number, async (segment) => this.#sums.head(number, segment));
-      // A segment without lines, or on a full disk, may have no sums. No line is newer than the last write.
+      // If the segment has no lines, or the disk is full, there may be no sums. No line is newer than the last write.
       const last = sums?.last ?? this.segments.stateOf(number).writtenMs;
-      // Lines are in order except for some, so the segments after this one are not older.
+      // Lines are nearly in the order of their times, so the segments after this one are not older.
       if (last >= from) break;
       this.segments.remove(number);
     }
@@ -188,7 +188,7 @@ async function addLines(
   }
 }
 
-/** @returns the same line if it has none of the names */
+/** @returns `line` itself if it contains none of the names */
 export function renamed(line: LedgerLine, names: Renaming): LedgerLine {
   const [user, sessionId] = [names.users.get(line.user), names.sessions.get(line.sessionId)];
   if (user === undefined && sessionId === undefined) return line;

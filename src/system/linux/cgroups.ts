@@ -34,8 +34,8 @@ function readMembership(line: string) {
 }
 
 /**
- * The path of a group below the folder that is mounted. Null if the group is not there, as in some containers. Outside of the
- * namespace, paths begin with "/..".
+ * The path of a group below the mounted folder. Null if the group is not below it, as in some containers. The path of a
+ * group outside of the cgroup namespace begins with "/..".
  */
 function pathBelow(root: string, path: string): string | null {
   const folder = root.endsWith("/") ? root : `${root}/`;

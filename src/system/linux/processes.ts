@@ -135,7 +135,7 @@ function flagsOf(pid: number, fd: string): number | null {
   return flags === undefined ? null : Number.parseInt(flags, 8);
 }
 
-/** A kernel without such a limit has no file for it. */
+/** Whether each kind of namespace may be made. A kernel without a limit on a kind has no file for it. */
 function allowsNamespaces(): boolean {
   return ["user", "pid", "mnt", "ipc", "uts", "net"].every((kind) => {
     const limit = seen(() => readFileSync(`/proc/sys/user/max_${kind}_namespaces`, "utf8"));
@@ -154,7 +154,10 @@ function inheritedDescriptors(): number[] {
     .map(Number);
 }
 
-/** The last value of `NSpid` in `/proc/<pid>/status`, which has the PID in each namespace from ours to its own. */
+/**
+ * The last value of `NSpid` in `/proc/<pid>/status`, which has the PID in each namespace from ours to that of the
+ * process.
+ */
 function innerPid(pid: number): number | null {
   const status = seen(() => readFileSync(`/proc/${pid}/status`, "utf8")) ?? "";
   const inner = /^NSpid:.*\s(\d+)$/m.exec(status)?.[1];

@@ -3,7 +3,7 @@ import { seen } from "./proc.js";
 
 export function listensOn(pid: number, port: number, seenFrom = pid): boolean {
   return ["tcp", "tcp6"].some((table) => {
-    // Stop at the first one that is found, because the kernel needs milliseconds after the last one.
+    // Stop at the first match, because the kernel needs milliseconds to get past the last listening socket.
     for (const listener of listeners(`/proc/${seenFrom}/net/${table}`))
       if (listener.port === port && holdsSocket(pid, listener.inode)) return true;
     return false;
@@ -11,8 +11,8 @@ export function listensOn(pid: number, port: number, seenFrom = pid): boolean {
 }
 
 /**
- * Whether a process has the socket open. Stops at it, because a server opens its listening socket early, and later has a
- * descriptor for each client. False when the process is gone or belongs to another user.
+ * Whether a process has the socket open. Stops at the first match: a server opens its listening socket early, so its
+ * descriptors for clients come later. False if the process is gone or belongs to another user.
  */
 function holdsSocket(pid: number, inode: string): boolean {
   return openFiles(pid).some((fd) => seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) === `socket:[${inode}]`);
@@ -56,7 +56,7 @@ function* listeners(table: string): Generator<{ port: number; inode: string }> {
   }
 }
 
-/** The ports with connected clients. Reads the kernel's whole table of sockets, which takes milliseconds. */
+/** Those of `ports` with connected clients. Reads the kernel's whole table of sockets, which takes milliseconds. */
 export function connectedPorts(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number> {
   const found = new Set<number>();
   for (const table of ["tcp", "tcp6"]) {

@@ -9,7 +9,7 @@ const LOOKS = 3;
 
 interface Row extends SeenProcess {
   group: number;
-  /** The command line, or nothing. */
+  /** The command line, perhaps with the environment. Empty if neither was asked for. */
   text: string;
 }
 
@@ -19,7 +19,7 @@ interface Row extends SeenProcess {
  * - A start time has whole seconds, so a PID that is reused within a second goes unnoticed.
  * - There is one namespace. A zombie does not show how it ended. On Linux, a process counts as gone once its first thread
  *   has ended.
- * - The members of a process session are the leader's group, and all descendants of its members.
+ * - The leader's group, and all descendants of its members, count as the members of a process session.
  * - `ps` prints an environment as one line, so a value ends before the next word that looks like a variable. On macOS,
  *   Apple's own programs, such as `/bin/sh`, show no environment.
  * - The memory includes pages that other processes share.
@@ -123,7 +123,7 @@ function isGone(state: string): boolean {
   return state.startsWith("Z") || state.startsWith("X");
 }
 
-/** The row of a line. Empty for a zombie. */
+/** The row of a line. Empty for a process that has ended or is just ending. */
 function rowOf(line: string): Row[] {
   const found = /^ *(\d+) +(\d+) +(\d+) +(\S+) +(\w+ +\w+ +\d+ +[\d:]+ +\d+) ?(.*)$/.exec(line);
   if (found === null) throw new Error(`ps printed a line of an unknown form: ${JSON.stringify(line)}`);

@@ -14,7 +14,7 @@ import {
 } from "../../model/usage/usage.js";
 import type { UsageStore } from "../../store/usage/port.js";
 
-/** How many lines wait at most while the disk is full. */
+/** How many lines to keep in memory at most while the disk is full. */
 const MOST_WAITING = 100_000;
 const AT_ONCE = 100;
 
@@ -30,7 +30,7 @@ export class Ledger implements UsageRecorder {
   readonly #context: LedgerContext;
   /** The usage that this process has counted since it opened the ledger. */
   readonly counted: UsageCounts = { ...NO_USAGE };
-  /** Lines that the disk did not take. */
+  /** Lines that could not be written to the disk. */
   readonly #waiting: LedgerLine[] = [];
 
   constructor(context: LedgerContext) {
@@ -58,12 +58,14 @@ export class Ledger implements UsageRecorder {
     return new LedgerEntry(begun, (line) => this.#write(line));
   }
 
-  /** Appends a line. If the disk is full, keeps it for the next call, because nothing that is counted may stop a turn. */
+  /**
+   * Appends a line. If the disk is full, keeps the line for the next call, because a failed count must not stop a turn.
+   */
   #write(line: LedgerLine): void {
     addUsage(this.counted, countsOf(line));
     this.#waiting.push(line);
     try {
-      // While the disk is full, each new line tries again. So a try takes only a few of the lines that wait.
+      // While the disk is full, each new line tries again. So try only a few of the waiting lines at a time.
       while (this.#waiting.length > 0) {
         const taken = this.#context.usage.append(this.#waiting.slice(0, AT_ONCE));
         this.#waiting.splice(0, taken);

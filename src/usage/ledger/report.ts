@@ -5,8 +5,9 @@ import { addUsage, NO_USAGE, type UsageBy, type UsageCounts, type UsagePart } fr
 /** Usage of turns. A number is null if nobody has reported it. */
 export interface UsageTotal extends UsageCounts {
   /**
-   * By `provider.prices`, in the currency of these. Null if one of the models has no price, or if nobody reported the tokens of any
-   * of its requests. Other requests whose tokens nobody reported add nothing.
+   * The cost by `provider.prices`, in their currency. Null if a model has no price, if a model has requests but none of
+   * them reported its tokens, or if there were no requests. If only some of a model's requests reported tokens, the
+   * rest add nothing.
    */
   cost: number | null;
 }
@@ -25,7 +26,7 @@ export interface UsageReport {
   total: UsageTotal;
 }
 
-/** Adds up the parts of each key. Days are in order; of everything else, the largest number of tokens comes first. */
+/** Adds up the parts of each key. Sorts days by date, and all other keys by their tokens, the largest number first. */
 export function reportOf(parts: readonly UsagePart[], by: UsageBy, prices: Prices | null) {
   const rows = new Map<string | null, UsageRow>();
   const total = new Sum(prices);

@@ -8,10 +8,10 @@ export const BUDGETS = [
   { limit: "tokensPerMonth", period: "month" },
 ] as const satisfies readonly { limit: UserLimit; period: Period }[];
 
-/** The share of a budget from which on the fleet warns. */
+/** The fleet warns once this share of a budget is used. */
 export const SOFT_SHARE = 0.8;
 
-/** The day or the month of UTC with this time: its beginning, and that of the next one, in milliseconds since the epoch. */
+/** The UTC day or month that contains `now`: its beginning and its end, in milliseconds since the epoch. */
 export function periodOf(period: Period, now: number): { from: number; to: number } {
   const date = new Date(now);
   const [year, month, day] = [date.getUTCFullYear(), date.getUTCMonth(), date.getUTCDate()];

@@ -1,7 +1,9 @@
 import type { LimitName, UserLimit } from "../../config/limits.js";
 import type { Store } from "../../store/ports.js";
 
-/** How long further refusals for the same limit are only counted, in milliseconds. */
+/**
+ * For this long after an event about a reached limit, in milliseconds, further refusals for the limit are only counted.
+ */
 const AGGREGATED_MS = 60_000;
 
 interface Near {
@@ -30,11 +32,11 @@ export interface LimitEventsContext {
 
 const OF_STORES = new WeakMap<object, LimitEvents>();
 
-/** Notes in the audit log that users come near their budgets, and reach their limits. */
+/** Writes to the audit log when users come near their budgets or reach their limits. */
 export class LimitEvents {
   readonly #events: EventNotes | undefined;
   readonly #store: Pick<Store, "limits">;
-  /** The budgets that are noted, by user and limit, each with its period. */
+  /** The budgets that already have an event, by user and limit, each with the beginning of its period. */
   readonly #near = new Map<string, number>();
   readonly #reached = new Map<string, { atMs: number; more: number }>();
 
@@ -43,7 +45,7 @@ export class LimitEvents {
     this.#store = store;
   }
 
-  /** Those of one fleet. All of its turns share what was noted. */
+  /** The object for the fleet with this store. All turns of the fleet share it, so that no event is repeated. */
   static of({ events, store }: LimitEventsContext): LimitEvents {
     let found = OF_STORES.get(store);
     if (found === undefined) {
@@ -54,8 +56,8 @@ export class LimitEvents {
   }
 
   /**
-   * Notes once per period, whichever process and host comes first, that a budget is nearly used up. Never rejects, because a
-   * turn must not fail for want of a warning.
+   * Writes an event that a budget is nearly used up. In each period, only the first process of all hosts writes it.
+   * Never rejects, because a failed warning must not make a turn fail.
    */
   async near(user: string, { limit, max, used, from }: Near): Promise<void> {
     const key = `${user} ${limit}`;
@@ -71,7 +73,7 @@ export class LimitEvents {
     this.#events?.note({ type: "limit.near", user, reason: limit, detail });
   }
 
-  /** Notes that a limit was reached. Further refusals within a minute are only counted. */
+  /** Writes an event that a limit was reached. Further refusals within a minute are only counted. */
   reached(user: string, limit: LimitName, max: number): void {
     const key = `${user} ${limit}`;
     const now = performance.now();

@@ -8,24 +8,28 @@ export interface EffectiveLimits {
   sources: Readonly<Record<UserLimit, LimitSource>>;
 }
 
-/** A limit to set. `unlimited` or null removes it for this user. `default` restores that of the group or of everybody. */
+/**
+ * A limit to set. `unlimited` or null removes it for this user. `default` restores the limit of the groups or of all
+ * users.
+ */
 export type LimitValue = number | null | "unlimited" | "default";
 
-/** The limits of one user, what is used of them, and where each comes from. */
+/** The limits of one user, how much of each is used, and where each comes from. */
 export interface LimitView {
   user: string;
   /** The groups in `limits.groups` of which the user was a member at the last sign-on that named groups. */
   groups: readonly string[];
   /** Null: unlimited. */
   limits: UserLimits;
-  /** Null if nobody counts it. */
+  /** Null if the use of this limit is not counted. */
   used: Readonly<Record<UserLimit, number | null>>;
   sources: Readonly<Record<UserLimit, LimitSource>>;
 }
 
 /**
- * The limits of a user: those of the configuration for everybody, replaced by those of the user's groups, replaced by the
- * user's own. If several groups have a limit, the highest one counts.
+ * The limits that apply to a user. For each limit, the user's own value takes precedence over the values of the user's
+ * groups, and these take precedence over the configured value for all users. If several groups have a value, the
+ * highest one applies.
  */
 export function effectiveLimits(
   { default: everybody, groups }: Config["limits"],

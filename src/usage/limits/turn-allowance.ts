@@ -12,15 +12,15 @@ export interface AllowanceContext extends LimitEventsContext {
   config: Pick<Config, "limits">;
 }
 
-/** One prompt that counts for the limits of its user. */
+/** One prompt that counts toward the limits of its user. */
 export interface Charge {
-  /** The prompt was refused or never began, so it must not count. */
+  /** Call it if the prompt was refused or never began, so that it does not count. */
   refund(): void;
 }
 
 /**
- * The part of a user's limits that one turn takes up: a place among the turns that run at once, and one among those of the
- * minute. A turn of the front door may have further prompts, each of which counts for the minute, too.
+ * The part of a user's limits that one turn takes up: one of the concurrent turns, and one of the turns per minute. A
+ * turn of the front door may have further prompts, each of which also counts toward the turns per minute.
  */
 export class TurnAllowance {
   readonly #context: AllowanceContext;
@@ -28,7 +28,7 @@ export class TurnAllowance {
   readonly #limits: EffectiveLimits;
   /** The id of the slot. */
   readonly #id: string;
-  /** Whether no prompt has used the turn's own place in the minute. */
+  /** Whether no prompt has used the turn's own place among the turns per minute. */
   #isSpare = true;
   #isOver = false;
   /** When the budgets were checked last, by `performance.now()`. */
@@ -42,9 +42,9 @@ export class TurnAllowance {
   }
 
   /**
-   * Takes up the user's limits for one turn.
+   * Takes one turn from the user's limits. Null if no limit on turns or tokens applies.
    *
-   * @throws FleetError `FLEET_LIMIT_REACHED` when the user has used up one of them; as the store.
+   * @throws FleetError `FLEET_LIMIT_REACHED` when one of the limits is used up; the errors of the store.
    */
   static async take(
     context: AllowanceContext,
@@ -62,7 +62,7 @@ export class TurnAllowance {
 
   /** Counts a prompt, right before it is sent. @throws like {@link take} */
   async charge(): Promise<Charge> {
-    // While this turn waited for others, they may have used the budgets up.
+    // If this turn had to wait for other turns, those may have used up the budgets.
     if (performance.now() - this.#checkedMs > FRESH_MS) await this.#checkBudgets();
     if (this.#isSpare) {
       this.#isSpare = false;
@@ -92,7 +92,7 @@ export class TurnAllowance {
   #giveBack(kind: SlotKind, id: string, hasBegun: boolean): void {
     const { concurrentTurns, turnsPerMinute } = this.#limits.limits;
     if (concurrentTurns === null && turnsPerMinute === null) return;
-    // The store has a process repeat this, or the slot ends by itself.
+    // Do not wait. If this fails, the store ends the slot later.
     void this.#context.store.limits.giveBack({ user: this.#user, kind, id }, hasBegun).catch(() => "it expires");
   }
 
@@ -132,10 +132,12 @@ export class TurnAllowance {
   }
 }
 
-/** How long a check of the budgets counts, in milliseconds. A turn that need not wait begins within this time. */
+/** How long a check of the budgets is valid, in milliseconds. A turn that need not wait begins within this time. */
 const FRESH_MS = 50;
 
-/** When a turn that found no place may try again, in milliseconds. Nobody knows when another turn ends. */
+/**
+ * After how long to try again when too many turns run, in milliseconds. It is a guess: nobody knows when a turn ends.
+ */
 const AGAIN_MS = 1_000;
 
 function newId(): string {

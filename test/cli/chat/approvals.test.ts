@@ -43,16 +43,16 @@ describe("a permission request in words", () => {
     ],
     ["nothing, if a hook asks", { kind: "hook", toolName: "bash" }, null],
     ["nothing for a fact to remember", { kind: "memory", fact: "f" }, null],
-  ])("an answer for the session covers %s", (_, request, label) => {
+  ])("an approval for the whole session covers %s", (_, request, label) => {
     expect(describeRequest(request).scope?.label ?? null).toBe(label);
   });
 
-  it("a command that would leave the sandbox carries the reason as a warning", () => {
+  it("a request for a command that would leave the sandbox has the reason as a warning", () => {
     const request = { ...shell, requestSandboxBypass: true, requestSandboxBypassReason: "It needs the network." };
     expect(describeRequest(request).notes).toContain("It asks to act outside of the sandbox. It needs the network.");
   });
 
-  it("the approvals of reading files in two folders have different keys", () => {
+  it("approvals for reading files have the same key within a folder, and different keys for two folders", () => {
     const keys = (path: string) => describeRequest({ kind: "read", path, intention: "" }).scope?.keys;
     expect(keys("/etc/hosts")).toEqual(keys("/etc/passwd"));
     expect(keys("/etc/hosts")).not.toEqual(keys("/etc/ssh/key"));

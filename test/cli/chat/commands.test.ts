@@ -13,7 +13,7 @@ describe("an entry of a user in a chat", () => {
     ["/usr/bin/env", { kind: "unknown", word: "usr/bin/env", nearest: undefined }],
     ["//help", { kind: "prompt", text: "/help" }],
     ["/* a comment */\nint x;", { kind: "prompt", text: "/* a comment */\nint x;" }],
-  ])("%j is understood as %j", (text, entered) => {
+  ])("parseEntered reads %j as %j", (text, entered) => {
     expect(parseEntered(text)).toEqual(entered);
   });
 });

@@ -17,7 +17,7 @@ function begun(): OwnTurn {
 
 type Form = NonNullable<Parameters<Questions["onElicitation"]>[0]["requestedSchema"]>;
 
-/** A window in which the questions of the chat wait, without a terminal. */
+/** Replaces the chat's window: queues the questions of the chat, and needs no terminal. */
 class WindowDouble {
   turn: OwnTurn | null = begun();
   readonly asked: string[] = [];
@@ -27,7 +27,7 @@ class WindowDouble {
     return await this.queue.ask(dialog);
   };
 
-  /** Answers the question on the screen as soon as there is one. */
+  /** Presses this key as soon as a question is on the screen. */
   async answer(key: string): Promise<void> {
     const dialog = await eventually("a question", () => this.queue.first ?? undefined);
     await eventually("the end of the pause", () => !shown(dialog).at(-1)?.includes("stop typing"));
@@ -55,14 +55,14 @@ const shell = (command: string, intention = "", toolCallId = "call_1"): Permissi
 const SESSION = { sessionId: "one", managedSettingsEnabled: false };
 
 describe("a permission request", () => {
-  it("a request that arrives between two turns of this chat is left to the other clients", async () => {
+  it("a permission request that arrives between two turns of this chat is left to the other clients", async () => {
     const window = new WindowDouble();
     window.turn = null;
     expect(await new Approvals(window).handler(shell("ls"), SESSION)).toEqual({ kind: "no-result" });
     expect(window.asked).toEqual([]);
   });
 
-  it("a request that arrives before the server has begun this chat's prompt belongs to another client's turn", async () => {
+  it("a permission request that arrives before this chat's turn has begun is left to the other clients", async () => {
     const window = new WindowDouble();
     const turn = new OwnTurn();
     window.turn = turn;
@@ -72,7 +72,7 @@ describe("a permission request", () => {
     expect(window.asked).toEqual([]);
   });
 
-  it("a request that arrives before the chat finds its own turn after a reconnection is asked", async () => {
+  it("after a reconnection, a permission request is shown even if the chat finds its turn only later", async () => {
     const window = new WindowDouble();
     const turn = new OwnTurn();
     window.turn = turn;
@@ -82,7 +82,7 @@ describe("a permission request", () => {
     expect(await answer).toEqual({ kind: "approve-once" });
   });
 
-  it("a request that cannot be shown is refused, and the next request is asked", async () => {
+  it("a permission request that cannot be shown is refused, and the next one is shown", async () => {
     const window = new WindowDouble();
     const { handler } = new Approvals(window);
     const broken = { kind: "shell", fullCommandText: "ls" } as unknown as PermissionRequest;
@@ -92,7 +92,7 @@ describe("a permission request", () => {
     expect(await next).toEqual({ kind: "approve-once" });
   });
 
-  it("an answer for the session covers a request that waits behind the question", async () => {
+  it("an approval for the whole session also answers a request that waits behind the question", async () => {
     const window = new WindowDouble();
     const { handler } = new Approvals(window);
     const both = [handler(shell("ls"), SESSION), handler(shell("ls", "", "call_2"), SESSION)];
@@ -101,7 +101,7 @@ describe("a permission request", () => {
     expect(window.asked).toHaveLength(1);
   });
 
-  it('the answer "yes, once" covers a second request about the same call, but no later call with the same id', async () => {
+  it('the answer "yes, once" covers a second request about the same call, but no later call with its id', async () => {
     const window = new WindowDouble();
     const { handler } = new Approvals(window);
     const push = async () => await handler(shell("git push"), SESSION);
@@ -185,12 +185,12 @@ describe("the fields of a form", () => {
     return { answer, shownLines };
   }
 
-  it("an empty answer is not the number 0", async () => {
+  it("an empty answer to a number field does not count as 0", async () => {
     const { answer } = await fill({ count: { type: "number" } }, ["", " ", "7"]);
     expect(answer).toEqual({ action: "accept", content: { count: 7 } });
   });
 
-  it("the value that an empty answer sends is shown", async () => {
+  it("a field with a default shows the value that an empty answer sends", async () => {
     const colour = { type: "string" as const, enum: ["r", "b"], enumNames: ["red", "blue"], default: "b" };
     const { answer, shownLines } = await fill({ colour }, [""]);
     expect(answer).toEqual({ action: "accept", content: { colour: "b" } });
@@ -199,7 +199,7 @@ describe("the fields of a form", () => {
 });
 
 describe("a question of the agent", () => {
-  it("a question that arrives between two turns of this chat, or before its turn begins, is left to the other clients", async () => {
+  it("a question that arrives outside of this chat's turns is left to the other clients", async () => {
     for (const turn of [null, new OwnTurn()]) {
       const window = new WindowDouble();
       window.turn = turn;
@@ -218,7 +218,7 @@ describe("the questions of a chat", () => {
     { key: "n", label: "no" },
   ];
 
-  it("two questions at once are shown one after the other, and the end of the turn ends both", async () => {
+  it("simultaneous questions are shown one after another, and the end of the turn ends the open ones", async () => {
     const queue = new DialogQueue();
     let now = 0;
     const [first, second, third] = ["one", "two", "three"].map((text) => new TextDialog([{ text }], () => now));
@@ -236,7 +236,7 @@ describe("the questions of a chat", () => {
     expect(queue.first).toBeNull();
   });
 
-  it("a key answers a question only after half a second without a key, and all keys before that are left to the prompt", () => {
+  it("a key answers a question only after half a second without keys; earlier keys are typed into the prompt", () => {
     let now = 0;
     const dialog = new ChoiceDialog([{ text: "Run it?" }], choices, () => now);
     const press = (text: string) => dialog.key({ text, name: text });
@@ -251,7 +251,7 @@ describe("the questions of a chat", () => {
     expect(press("y")).toBe(true);
   });
 
-  it("a question that is too long for the terminal is printed above once, and its beginning and its choices stay", () => {
+  it("a question too long for the terminal is printed above once, and its beginning and choices stay visible", () => {
     const lines = Array.from({ length: 9 }, (_, index) => ({ text: `line ${index}` }));
     const dialog = new ChoiceDialog(lines, choices);
     const printed = dialog.take(COLUMNS, 8);
@@ -270,7 +270,7 @@ describe("the questions of a chat", () => {
     expect(rows).toHaveLength(8);
   });
 
-  it("a question with a text as its answer shows its beginning and the answer on a small terminal", () => {
+  it("a question that expects text shows its beginning and the answer on a small terminal", () => {
     const lines = Array.from({ length: 20 }, (_, index) => ({ text: `line ${index}` }));
     let now = 0;
     const dialog = new TextDialog(lines, () => now);
@@ -283,7 +283,7 @@ describe("the questions of a chat", () => {
     expect(rows).toHaveLength(6);
   });
 
-  it("text that the user types for the next prompt does not answer a question that a text answers", () => {
+  it("keys that are typed for the next prompt do not answer a question that expects text", () => {
     let now = 0;
     const dialog = new TextDialog([{ text: "Which database do you want to delete?" }], () => now);
     const press = (text: string, name = text) => dialog.key({ text, name });
@@ -302,7 +302,7 @@ describe("the questions of a chat", () => {
     return expect(dialog.answered).resolves.toBe("test");
   });
 
-  it("a question that has no room at all on a tiny terminal is printed above", () => {
+  it("a question that does not fit on a tiny terminal is printed above", () => {
     const lines = ["Run this command?", "rm -rf /"].map((text) => ({ text }));
     for (const height of [1, 2, 3, 4, 5]) {
       const dialog = new ChoiceDialog(lines, choices);

@@ -5,7 +5,7 @@ beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());
 
 describe("the terminal's report of the cursor after a resize", () => {
-  it("the chat waits longer for a slow terminal that has reported a position before", async () => {
+  it("after a report that came too late, the chat waits longer for the terminal's next report", async () => {
     using report = new CursorReport();
     const first = report.next();
     vi.advanceTimersByTime(1_000);
@@ -18,7 +18,7 @@ describe("the terminal's report of the cursor after a resize", () => {
     expect(report.isAwaited).toBe(false);
   });
 
-  it("a second resize before the report replaces the first one", async () => {
+  it("a second resize before the report replaces the first, whose wait never ends", async () => {
     using report = new CursorReport();
     let ended = 0;
     void report.next().then(() => ended++);

@@ -53,7 +53,7 @@ describe("the editor of a prompt", () => {
     expect(new Typist().type(keys).shown).toBe(shown);
   });
 
-  it("an arrow key moves over a character of several code points or columns in one step, and Backspace deletes all of it", () => {
+  it("a character of several code points or columns is one step for arrow keys and for Backspace", () => {
     for (const character of ["é", "e\u0301", "你", "👩‍💻", "🇬🇧", "مَ"]) {
       const typist = new Typist();
       typist.input.paste(`a${character}b`);
@@ -62,7 +62,7 @@ describe("the editor of a prompt", () => {
     }
   });
 
-  it("the cursor stands behind wide characters", () => {
+  it("each wide character moves the cursor by two columns", () => {
     const typist = new Typist();
     typist.input.paste("你好");
     expect(typist.input.view(40, 10).cursor).toEqual({ row: 0, column: 6 });
@@ -97,7 +97,7 @@ describe("the history of prompts", () => {
     expect(seen.at(-1)).toBe("new");
   });
 
-  it("Ctrl-R finds the newest prompt with a text, and a second Ctrl-R finds the next older one", () => {
+  it("Ctrl-R finds the newest prompt that contains the typed text, and a second Ctrl-R the next older one", () => {
     const typist = new Typist(HISTORY).type("new<ctrl-r>prompt");
     expect(typist.input.text).toBe("third prompt");
     typist.type("<ctrl-r>");

@@ -4,7 +4,7 @@ import { FleetError } from "../../../src/errors.js";
 import type { Fleet } from "../../../src/fleet/fleet.js";
 import { NEVER } from "../../../src/runtime/clock.js";
 
-/** The sessions of a fleet that refuses to open any while it drains. It knows which session is open, as a fleet does. */
+/** Replaces `fleet.sessions`. Opens no session while it drains, and requires an open session, as a fleet does. */
 class DrainingSessions {
   isDraining = false;
   /** The calls so far, in order: the model of each `resume`, and the prompt of each `send`. */
@@ -62,7 +62,7 @@ describe("a session of a chat that could not be opened again with another model"
 });
 
 describe("a question of a chat to its server", () => {
-  /** A fleet whose server answers the questions about the model in this way, one after the other. */
+  /** A conversation whose server answers questions about the model with `answers`, in this order. */
   async function asking(...answers: (Error | string)[]) {
     let openings = 0;
     const getCurrent = async () => {
@@ -83,7 +83,7 @@ describe("a question of a chat to its server", () => {
   }
   const rpcError = (code: number, message: string) => Object.assign(new Error(message), { code });
 
-  it("an error with which the server answers is reported, and the session is not opened again", async () => {
+  it("a chat reports an error that its server answers, and does not open the session again", async () => {
     const { conversation, openings } = await asking(rpcError(-32_603, "The model service is down."), "small");
     await expect(conversation.model(NEVER)).rejects.toThrow("The model service is down.");
     expect(openings()).toBe(1);
@@ -93,13 +93,13 @@ describe("a question of a chat to its server", () => {
     ["the connection ended before the answer", rpcError(-32_097, "Pending response rejected")],
     ["the connection had ended before", rpcError(2, "Connection is disposed.")],
     ["the server had unloaded the session", rpcError(-32_603, "Session not found: one")],
-  ])("the session is opened again and the server asked again if %s", async (_, error) => {
+  ])("a chat opens the session again and asks the server again if %s", async (_, error) => {
     const { conversation, openings } = await asking(error, "small");
     expect(await conversation.model(NEVER)).toBe("small");
     expect(openings()).toBe(2);
   });
 
-  it("the session is not opened again after the user has cancelled the question", async () => {
+  it("a chat does not open the session again after the user has cancelled the question", async () => {
     const { conversation, openings } = await asking("small");
     await expect(conversation.model(AbortSignal.abort(new Error("cancelled")))).rejects.toThrow("cancelled");
     expect(openings()).toBe(1);

@@ -9,8 +9,8 @@ const asked = (content: string) => event("user.message", { content });
 const answered = (content: string) => event("assistant.message", { messageId: content, content, toolRequests: [] });
 const called = (content: string) => event("assistant.message", { messageId: content, content, toolRequests: [{}] });
 
-describe("FollowedTurn, after its connection ended,", () => {
-  it("reports each missed event once, in the order of the history", () => {
+describe("FollowedTurn after a reconnection", () => {
+  it("FollowedTurn reports each missed event once, in the order of the history", () => {
     const seen: SessionEvent[] = [];
     const [prompt, call, answer] = [asked("go"), called("step"), answered("done")];
     const before = [asked("go"), answered("earlier")];
@@ -22,7 +22,7 @@ describe("FollowedTurn, after its connection ended,", () => {
     expect(turn.lastId).toBe(answer.id);
   });
 
-  it("finds its prompt in the history by the prompt's text if it saw no event, and ignores an earlier prompt with the same text", () => {
+  it("FollowedTurn finds its prompt by the text if it saw no event, and ignores an earlier equal prompt", () => {
     const seen: SessionEvent[] = [];
     const before = [asked("go"), answered("earlier")];
     const later = [asked("go"), answered("later")];
@@ -30,7 +30,7 @@ describe("FollowedTurn, after its connection ended,", () => {
     expect(seen).toEqual(later);
   });
 
-  it("does not take the next turn of another client for its own", () => {
+  it("FollowedTurn does not report the turn of another client that follows its own", () => {
     const seen: SessionEvent[] = [];
     const prompt = asked("mine");
     const turn = new FollowedTurn("mine", undefined, (each) => seen.push(each));
@@ -40,7 +40,7 @@ describe("FollowedTurn, after its connection ended,", () => {
     expect(seen).toEqual([prompt]);
   });
 
-  it("shows the answer that follows a skill's text and the messages of a sub-agent", () => {
+  it("FollowedTurn reports the answer that follows a skill's text and the messages of a sub-agent", () => {
     const seen: SessionEvent[] = [];
     const ofAgent = (each: SessionEvent) => ({ ...each, agentId: "agent" }) as SessionEvent;
     const history = [
@@ -64,7 +64,7 @@ describe("FollowedTurn, after its connection ended,", () => {
     expect(seen).toEqual(history);
   });
 
-  it("does not take a sub-agent's message for the answer, and reports the error that ended the turn", () => {
+  it("FollowedTurn does not accept a sub-agent's message as the answer, and throws the error of a failed turn", () => {
     const start = [asked("go"), event("assistant.turn_start", {})];
     const agent = { ...answered("its result"), agentId: "agent" } as SessionEvent;
     const turn = () => new FollowedTurn("go", undefined, () => undefined);
@@ -74,7 +74,7 @@ describe("FollowedTurn, after its connection ended,", () => {
     expect(() => turn().catchUp(history)).toThrow("The turn failed: quota");
   });
 
-  it("reports that its prompt never arrived, even if an earlier turn had the same prompt", () => {
+  it("FollowedTurn throws if its prompt never arrived, even if an earlier turn had the same prompt", () => {
     const before = [asked("go"), answered("earlier")];
     const turn = new FollowedTurn("go", before[1]?.id, () => undefined);
     expect(() => turn.catchUp(before)).toThrow("The history does not contain the prompt.");

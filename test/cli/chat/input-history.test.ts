@@ -23,7 +23,7 @@ describe("the prompts of earlier chats", () => {
     expect(new InputHistory(root, "Alice").load()).toEqual([]);
   });
 
-  it("only the user of the state folder can read the file, whatever the umask is", () => {
+  it("only the owner of the state folder can read the file of prompts, whatever the umask is", () => {
     const before = process.umask(0);
     try {
       const history = new InputHistory(root, "alice");
@@ -61,7 +61,7 @@ describe("the prompts of earlier chats", () => {
     const history = new InputHistory(root, "alice");
     history.load();
     history.add("before");
-    // Imitate another chat that shortens the file. Its copy, made before "during" is added, replaces the file.
+    // Imitate another chat that shortens the file: a copy replaces the file after `added` was created.
     const path = file();
     writeFileSync(`${path}.new`, readFileSync(path));
     const added = new InputHistory(root, "alice");
@@ -70,7 +70,7 @@ describe("the prompts of earlier chats", () => {
     expect(new InputHistory(root, "alice").load()).toEqual(["before", "during"]);
   });
 
-  it("the history keeps all other prompts when a dying process has left half a line in the file", () => {
+  it("the history keeps all complete prompts when a dying process has left half a line in the file", () => {
     const history = new InputHistory(root, "alice");
     history.load();
     history.add("one");
@@ -79,7 +79,7 @@ describe("the prompts of earlier chats", () => {
     expect(new InputHistory(root, "alice").load()).toEqual(["one", "two"]);
   });
 
-  it("a prompt of more than 32 kB is not kept", () => {
+  it("the history does not record a prompt of more than 32 kB", () => {
     const history = new InputHistory(root, "alice");
     history.load();
     history.add("x".repeat(40_000));

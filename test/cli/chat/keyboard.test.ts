@@ -27,11 +27,11 @@ async function keysOf(text: string): Promise<string[]> {
 }
 
 describe("a line that was typed outside raw mode ends with a newline, which counts as Enter", () => {
-  it("before the keyboard is read", async () => {
+  it("the newline of a line that was typed before the keyboard is read counts as Enter", async () => {
     expect(await keysOf("a\n")).toEqual(["a", "return"]);
   });
 
-  it("while the chat was stopped", async () => {
+  it("the newline of a line that was typed while the chat was stopped counts as Enter", async () => {
     await nextRound();
     await nextRound();
     expect(await keysOf("a\n")).toEqual(["a", "enter"]);

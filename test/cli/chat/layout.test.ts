@@ -19,7 +19,7 @@ describe("text in rows", () => {
     expect(wrap([{ text: "abcdefghijklmnop" }], 10, "  ")).toEqual(["abcdefghij", "  klmnop"]);
   });
 
-  it("wrap keeps line breaks and the spaces at the beginning of a line, but drops the spaces at the breaks that it adds", () => {
+  it("wrap keeps line breaks and leading spaces, but drops the spaces at the breaks that it adds", () => {
     expect(wrap([{ text: "a\n\n  b\tc\n" }], 20)).toEqual(["a", "", "  b    c", ""]);
     expect(wrap([{ text: "12345   67890" }], 7)).toEqual(["12345", "67890"]);
   });

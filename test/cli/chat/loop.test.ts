@@ -93,7 +93,7 @@ describe("the loop of a chat", () => {
     expect(said).not.toContain("interrupted");
   });
 
-  it("a chat deletes its new session if the user sent no prompt, and keeps it if a sent prompt may not have arrived", async () => {
+  it("a chat deletes a new session without prompts, but keeps one in which a prompt may have arrived", async () => {
     expect((await chatOf([], {})).deleted).toEqual(["session"]);
     const lost = new FleetError("FLEET_SERVER_LOST", "Nobody knows whether the prompt arrived.");
     const { said, deleted } = await chatOf(["one"], { send: () => Promise.reject(lost) });
@@ -101,7 +101,7 @@ describe("the loop of a chat", () => {
     expect(deleted).toEqual([]);
   });
 
-  it("a command that fails gives back the prompts behind it, because they may be meant for another session", async () => {
+  it("a failed chat command gives the waiting prompts back, because they may be for another session", async () => {
     const resume = () => Promise.reject(new FleetError("FLEET_SESSION_NOT_FOUND", "There is no such session."));
     for (const command of ["/resume other", "/nwe", "/model huge"]) {
       const models = async () => ["large", "small"];
@@ -110,7 +110,7 @@ describe("the loop of a chat", () => {
     }
   });
 
-  it("a chat whose first session the user does not wait for ends like a command that SIGINT ends", async () => {
+  it("a chat exits with 130, as after SIGINT, if the user cancels the creation of its first session", async () => {
     const create = () => Promise.reject(new Cancelled("The command was cancelled."));
     await expect(chatOf([], {}, NEVER, { create })).rejects.toMatchObject({ exitCode: 130 });
   });
@@ -124,7 +124,7 @@ describe("the command /model of a chat", () => {
     return { said: said.join("\n"), used };
   };
 
-  it("refuses a model that the provider does not offer, and names some that it offers", async () => {
+  it("/model refuses a model that the provider does not offer, and names some that it offers", async () => {
     const offered = Array.from({ length: 20 }, (_, index) => `model-${index}`);
     const { said, used } = await withModels("modl-1", { models: async () => offered });
     expect(used).toEqual([]);
@@ -135,7 +135,7 @@ describe("the command /model of a chat", () => {
     expect((await withModels("model-19", { models: async () => offered })).used).toEqual(["model-19"]);
   });
 
-  it("takes any model if the provider does not list its models, and shows the error of a server that refuses it", async () => {
+  it("/model accepts any model if the provider lists none, and shows the error if the server refuses it", async () => {
     const fails = () => Promise.reject(new Error("no list"));
     for (const models of [async () => [], fails]) {
       expect((await withModels("any", { models })).used).toEqual(["any"]);

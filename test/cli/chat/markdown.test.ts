@@ -123,7 +123,7 @@ describe("Markdown that arrives in pieces", () => {
   });
 });
 
-describe("Markdown of a model that means harm", () => {
+describe("Markdown of a malicious model", () => {
   const CONTROL = /(?![\n\t])\p{Cc}/u;
 
   it.each([

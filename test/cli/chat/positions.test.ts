@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { Positions } from "../../../src/cli/chat/terminal/positions.js";
 
 describe("the terminal's answers about the cursor", () => {
-  it("two answers leave no text behind, whether they come together or one by one, and only the last one counts", () => {
+  it("two cursor reports are removed from the keys, whether they arrive together or apart; the last counts", () => {
     for (const chunks of [["a\x1b[24;80Rb\x1b[24;40Rc"], ["a\x1b[24;80Rb", "\x1b[24;40Rc"]]) {
       const positions = new Positions();
       positions.expect();
@@ -14,7 +14,7 @@ describe("the terminal's answers about the cursor", () => {
     }
   });
 
-  it("an answer that is cut in two leaves no text behind, and other keys come through", () => {
+  it("a cursor report that arrives in two parts is removed from the keys, and other keys pass", () => {
     for (const cut of [2, 3, 5, 6, 7]) {
       const positions = new Positions();
       positions.expect();
@@ -24,7 +24,7 @@ describe("the terminal's answers about the cursor", () => {
     }
   });
 
-  it("a key that looks like an answer comes through if the chat has not asked", () => {
+  it("a key that looks like a cursor report passes if the chat has not asked for a report", () => {
     expect(new Positions().read("\x1b[1;2R\x1b[")).toEqual({ keys: "\x1b[1;2R\x1b[", column: undefined });
   });
 });

@@ -3,7 +3,7 @@ import { PromptInput } from "../../../src/cli/chat/terminal/prompt-input.js";
 import { Window } from "../../../src/cli/chat/terminal/window.js";
 import { abortable } from "../../../src/runtime/clock.js";
 
-/** A window on a terminal that nobody sees. */
+/** A window on a fake terminal, which discards the output. */
 function testWindow(): Window {
   Object.assign(process.stdin, { setRawMode: () => process.stdin });
   vi.spyOn(process.stdout, "write").mockReturnValue(true);
@@ -20,7 +20,7 @@ afterEach(() => {
 });
 
 describe("the window of a chat", () => {
-  it("a prompt that is given back to the input takes along the prompts that wait behind it, in their order", async () => {
+  it("a prompt that returns to the input is followed there by the waiting prompts, in their order", async () => {
     using window = testWindow();
     type(window, "first");
     expect(await window.next()).toBe("first");
@@ -32,7 +32,7 @@ describe("the window of a chat", () => {
     expect(await window.next()).toBe("first\nsecond\nthird\nhalf");
   });
 
-  it("Ctrl-C cancels what the chat works on, and gives back the prompts that wait", async () => {
+  it("Ctrl-C cancels the chat's current work, and returns the waiting prompts to the input", async () => {
     using window = testWindow();
     const part = { take: () => [], live: () => [] };
     const work = window.working(part, async (signal) => await abortable(new Promise(() => undefined), signal));
@@ -44,7 +44,7 @@ describe("the window of a chat", () => {
     expect(await window.next()).toBe("second time");
   });
 
-  it("a terminal that is gone cancels the work of that moment, and not the leaving after it", async () => {
+  it("the loss of the terminal cancels the chat's current work, but not later work, such as leaving", async () => {
     using window = testWindow();
     const part = { take: () => [], live: () => [] };
     const work = window.working(part, async (signal) => await abortable(new Promise(() => undefined), signal));

@@ -28,7 +28,7 @@ vi.mocked(networkInterfaces).mockImplementation(() => ({
   eth0: addressesOf(["5.6.7.8", "10.9.0.1", "2a00:1450::99", "fe80::1"], false),
 }));
 
-describe("the addresses that no name may lead to", () => {
+describe("isBlocked", () => {
   it.each(
     `0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.127.255.255 127.0.0.1 127.255.255.254 169.254.169.254 172.16.0.1
      172.31.255.255 192.0.0.192 192.0.2.1 192.88.99.1 192.168.1.1 198.18.0.1 198.51.100.1 203.0.113.1 224.0.0.1
@@ -81,7 +81,7 @@ describe("the rules of a server", () => {
     ["168.63.129.0/24", "168.63.129.16", 443, false],
     ["169.254.169.254:80", "169.254.169.254", 80, true],
     ["fd00::/8", "fd00:ec2::254", 443, false],
-    // So do those of this machine.
+    // The addresses of this machine need an entry of their own, too.
     ["0.0.0.0/0", "5.6.7.8", 443, false],
     ["0.0.0.0/0", "1.2.3.9", 443, false],
     ["::/0", "2a00:1450:0:0::99", 443, false],
@@ -91,11 +91,11 @@ describe("the rules of a server", () => {
     ["127.0.0.0/8", "127.0.0.1", 443, true],
     ["*:*", "8.8.8.8", 443, false],
     ["example.com", "8.8.8.8", 443, false],
-  ])("%s decides about the address %s at port %i: %s", (entry, address, port, isAllowed) => {
+  ])("the entry %s allows the address %s at port %i: %s", (entry, address, port, isAllowed) => {
     expect(new ServerRules([entry]).allowsAddress(address, port)).toBe(isAllowed);
   });
 
-  it("let a name lead to public addresses, and to private ones only with an entry for the address", () => {
+  it("ServerRules let a name lead to public addresses, and to private ones only with an entry for the address", () => {
     const rules = new ServerRules(["db.example:*", "10.0.0.0/8:5432"]);
     const addresses = ["1.2.3.4", "10.0.0.1", "127.0.0.1", "169.254.169.254"];
     expect(addresses.filter((address) => rules.mayLeadTo(address, 5432))).toEqual(["1.2.3.4", "10.0.0.1"]);
@@ -104,19 +104,19 @@ describe("the rules of a server", () => {
     expect(rules.allowsName("10.0.0.1", 5432)).toBe(false);
   });
 
-  it("read the addresses of this machine at most every few seconds", () => {
+  it("isBlocked reads the addresses of this machine at most every few seconds", () => {
     vi.mocked(networkInterfaces).mockClear();
     for (let count = 0; count < 100; count++) expect(isBlocked("5.6.7.8")).toBe(true);
     expect(vi.mocked(networkInterfaces).mock.calls.length).toBeLessThan(2);
   });
 
-  it("are made quickly, with two sets for each range and none for the blocked addresses", () => {
+  it("ServerRules are made quickly, with two BlockLists for each range and none for the blocked addresses", () => {
     made.sets = 0;
     new ServerRules(Array.from({ length: 100 }, (_, n) => `10.${n}.0.0/16`));
     expect(made.sets).toBe(200);
   });
 
-  it("allow nothing if there are none", () => {
+  it("ServerRules without entries allow nothing", () => {
     const rules = new ServerRules([]);
     expect(rules.allowsName("example.com", 443) || rules.allowsAddress("8.8.8.8", 443)).toBe(false);
   });

@@ -107,11 +107,11 @@ class Connection {
 const CONNECT = (target: string) => `CONNECT ${target} HTTP/1.1\r\nHost: ${target}\r\n\r\n`;
 const ESTABLISHED = "HTTP/1.1 200 Connection established\r\n\r\n";
 
-/** Answer to one CONNECT. */
+/** Sends one CONNECT, and returns the whole answer. */
 const ask = async ({ path }: Trial, target: string) => await new Connection(path).send(CONNECT(target)).all();
 
 describe("CONNECT", () => {
-  it("to an allowed address connects, and copies both ways, with an end in each direction", async () => {
+  it("CONNECT to an allowed address copies data both ways, and passes on the end of each direction", async () => {
     const port = await echoing();
     const trial = await proxyWith([`127.0.0.1:${port}`]);
     const connection = new Connection(trial.path).send(CONNECT(`127.0.0.1:${port}`));
@@ -123,7 +123,7 @@ describe("CONNECT", () => {
     await vi.waitFor(() => expect(trial.proxy.open.size).toBe(0), 10_000);
   });
 
-  it("passes on bytes that the client sends before the answer, in one packet with the first line or byte by byte", async () => {
+  it("CONNECT passes on bytes that the client sends before the answer, in one packet or byte by byte", async () => {
     const port = await echoing();
     const trial = await proxyWith([`127.0.0.1:${port}`]);
     const request = `${LAUNCH}\n${CONNECT(`127.0.0.1:${port}`)}early`;
@@ -138,7 +138,7 @@ describe("CONNECT", () => {
     expect(await slowly.until("late")).toBe(`${ESTABLISHED}early late`);
   });
 
-  it("to an allowed name looks it up once, and connects to that answer although the next one differs", async () => {
+  it("CONNECT looks an allowed name up once, and connects to the address in that answer", async () => {
     const port = await echoing();
     const names: Record<string, readonly string[]> = { "a.example": ["127.0.0.1"] };
     const trial = await proxyWith([`a.example:${port}`, `127.0.0.1:${port}`], { names });
@@ -149,7 +149,7 @@ describe("CONNECT", () => {
     expect(trial.refused).toMatchObject([{ result: "blocked", detail: "a.example leads to 10.0.0.1" }]);
   });
 
-  it("to a name with several addresses uses only those that are not blocked", async () => {
+  it("CONNECT to a name with several addresses uses only those that are not blocked", async () => {
     const port = await echoing();
     const names = { "a.example": ["127.0.0.2", "::1", "169.254.169.254", "127.0.0.1"] };
     const trial = await proxyWith([`a.example:${port}`, `127.0.0.1:${port}`], { names });
@@ -166,7 +166,7 @@ describe("CONNECT", () => {
     "64:ff9b::7f00:1",
     "2002:7f00:1::",
     "not an address",
-  ])("to an allowed name that leads to %s is refused", async (address) => {
+  ])("CONNECT to an allowed name that leads to %s is refused", async (address) => {
     const trial = await proxyWith(["*:*"], { names: { "a.example": [address] } });
     const answer = await ask(trial, "a.example:443");
     expect(answer).toMatch(/^HTTP\/1\.1 403 Forbidden by sandbox\.allow\r\n/);
@@ -184,7 +184,7 @@ describe("CONNECT", () => {
     ["8.8.8.8:53", '"8.8.8.8:53"'],
     ["[2606:4700::1111]:53", '"[2606:4700::1111]:53"'],
     ["[::ffff:127.0.0.1]:443", '"::ffff:127.0.0.1"'],
-  ])("to %s, which no entry allows, is refused with the entry that would allow it", async (target, advice) => {
+  ])("CONNECT to %s, which no entry allows, is refused with the entry that would allow it", async (target, advice) => {
     const trial = await proxyWith(["a.example"], { names: { "a.example": ["8.8.8.8"] } });
     expect(await ask(trial, target)).toContain(`The operator can allow it with ${advice}`);
     expect(trial.lookUp).not.toHaveBeenCalled();
@@ -209,13 +209,13 @@ describe("CONNECT", () => {
     "a.example@b.example:443",
     ":443",
     "/",
-  ])("to %s, which is neither a name nor an address with a port, is refused", async (target) => {
+  ])("CONNECT to %s, which is neither a name nor an address with a port, is refused", async (target) => {
     const trial = await proxyWith(["*:*", "0.0.0.0/0:*", "127.0.0.1:*"], { names: { "a.example": ["127.0.0.1"] } });
     expect(await ask(trial, target)).toMatch(/^HTTP\/1\.1 40[03] /);
     expect(trial.proxy.counts.allowed).toBe(0);
   });
 
-  it("to a host that refuses the connection, or to a name that does not exist, fails with the reason", async () => {
+  it("CONNECT fails with the reason if the host refuses the connection or the name does not exist", async () => {
     const server = createServer();
     const port = await listening(server);
     server.close();
@@ -225,7 +225,7 @@ describe("CONNECT", () => {
     expect(trial.proxy.counts).toMatchObject({ failed: 2 });
   });
 
-  it("fails when the look-up takes too long, and serves other names of the same server until then", async () => {
+  it("CONNECT fails when its look-up takes too long, and until then the server's other names are served", async () => {
     const port = await echoing();
     const trial = await proxyWith(["*:*", `127.0.0.1:${port}`], { limits: { connectMs: 1_000 } });
     trial.lookUp.mockImplementation(async (name) => {
@@ -239,7 +239,7 @@ describe("CONNECT", () => {
 });
 
 describe("a request without encryption", () => {
-  it("to an allowed host is passed on with its body, and without the headers of the connection", async () => {
+  it("a request without encryption is passed on with its body, but without the headers of its connection", async () => {
     let got: object = {};
     const port = await serving((request, response) => {
       const { method, url, headers } = request;
@@ -268,7 +268,7 @@ describe("a request without encryption", () => {
     );
   });
 
-  it("is the only one of its connection", async () => {
+  it("a connection serves only its first request without encryption", async () => {
     const urls: string[] = [];
     const port = await serving((request, response) => {
       urls.push(request.url ?? "");
@@ -280,7 +280,7 @@ describe("a request without encryption", () => {
     expect(urls).toEqual(["/1"]);
   });
 
-  it("hides no second request in its body", async () => {
+  it("a request without encryption cannot hide a second request in its body", async () => {
     const urls: string[] = [];
     const port = await serving((request, response) => {
       urls.push(request.url ?? "");
@@ -303,20 +303,20 @@ describe("a request without encryption", () => {
     "ftp://127.0.0.1/",
     "http://[::1",
     "http://",
-  ])("for %s is refused, because it names no host to connect to", async (url) => {
+  ])("a request without encryption for %s is refused, because it names no host to connect to", async (url) => {
     const trial = await proxyWith(["127.0.0.1:*", "*:*"]);
     const connection = new Connection(trial.path).send(`GET ${url} HTTP/1.1\r\nHost: a.example\r\n\r\n`);
     expect(await connection.all()).toMatch(/^HTTP\/1\.1 400 /);
     expect(trial.proxy.counts.allowed).toBe(0);
   });
 
-  it("needs an entry with port 80", async () => {
+  it("a request without encryption needs an entry with port 80", async () => {
     const trial = await proxyWith(["a.example"]);
     const connection = new Connection(trial.path).send("GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n");
     expect(await connection.all()).toContain('"a.example:80" in sandbox.allow');
   });
 
-  it("to an address in another notation counts as one for that address", async () => {
+  it("a request to an address in another notation counts as a request to that address", async () => {
     const trial = await proxyWith(["*:*"]);
     for (const host of ["0x7f.1", "2130706433", "127.1", "[::ffff:7f00:1]", "%31%32%37.0.0.1"]) {
       const connection = new Connection(trial.path).send(`GET http://${host}/ HTTP/1.1\r\nHost: x\r\n\r\n`);
@@ -328,7 +328,7 @@ describe("a request without encryption", () => {
     expect(trial.lookUp).not.toHaveBeenCalled();
   });
 
-  it("whose host sends an answer that is not HTTP, or none, fails alone", async () => {
+  it("a request gets 502 if its host answers with something other than HTTP, and the proxy keeps serving", async () => {
     const port = await listening(createServer((socket) => socket.on("error", () => undefined).end("garbage\r\n\r\n")));
     const trial = await proxyWith([`127.0.0.1:${port}`]);
     const get = `GET http://127.0.0.1:${port}/ HTTP/1.1\r\nHost: x\r\n\r\n`;
@@ -342,7 +342,7 @@ describe("a client that misbehaves", () => {
     ["sends no first line in time", null, ""],
     ["sends a first line that is too long", "x".repeat(1_000), ""],
     ["sends no header in time", `${LAUNCH}\n`, "CONNECT a.example:443 HTTP/1.1\r\nX: "],
-  ])("that %s loses its connection", async (_, first, rest) => {
+  ])("a client that %s loses its connection", async (_, first, rest) => {
     const trial = await proxyWith([], { limits: { headerMs: 1_000 } });
     const connection = new Connection(trial.path, first);
     if (rest !== "") connection.send(rest);
@@ -363,14 +363,14 @@ describe("a client that misbehaves", () => {
       `${LAUNCH}\nPOST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n`,
       "400",
     ],
-  ])("that sends %s gets an error, and the next client is served", async (_, text, status) => {
+  ])("a client that sends %s gets an error, and the next client is served", async (_, text, status) => {
     const port = await echoing();
     const trial = await proxyWith([`127.0.0.1:${port}`]);
     expect(await new Connection(trial.path, text).all()).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
     await new Connection(trial.path).send(CONNECT(`127.0.0.1:${port}`)).until("established");
   });
 
-  it("has a limited number of connections, and others keep theirs", async () => {
+  it("a server at its limit of connections gets 503 for a new one, and can connect again once one closes", async () => {
     const port = await echoing();
     const trial = await proxyWith([`127.0.0.1:${port}`], { limits: { connections: 2 } });
     const connections = [1, 2].map(() => new Connection(trial.path).send(CONNECT(`127.0.0.1:${port}`)));
@@ -383,7 +383,7 @@ describe("a client that misbehaves", () => {
   });
 
   it.each(["nobody\n", "status\n", `${LAUNCH}\n${CONNECT("127.0.0.1:1")}`])(
-    "that got an answer to %j and does not end its connection loses it",
+    "a client that got an answer to %j but does not end its connection loses that connection",
     async (text) => {
       const trial = await proxyWith([], { limits: { answeredMs: 100, headerMs: 60_000 } });
       await new Connection(trial.path, text).until("\n");
@@ -391,14 +391,14 @@ describe("a client that misbehaves", () => {
     },
   );
 
-  it("keeps few connections after an answer", async () => {
+  it("the proxy keeps only a few of the connections that clients leave open after an answer", async () => {
     const trial = await proxyWith([], { limits: { answered: 2, answeredMs: 60_000 } });
     const connections = [1, 2, 3, 4, 5].map(() => new Connection(trial.path, "nobody\n"));
     for (const connection of connections) await connection.until("403");
     await vi.waitFor(() => expect(trial.proxy.open.size).toBe(2), 5_000);
   });
 
-  it("runs no more look-ups by ending its connections", async () => {
+  it("a client cannot run more look-ups than allowed by ending its connections", async () => {
     const trial = await proxyWith(["*:*"], { limits: { connectMs: 300 } });
     trial.lookUp.mockImplementation(async () => await new Promise(() => undefined));
     for (let round = 0; round < 3; round++) {
@@ -410,14 +410,14 @@ describe("a client that misbehaves", () => {
     expect(trial.lookUp).toHaveBeenCalledTimes(4);
   });
 
-  it("loses its oldest connection without a first line when there are too many", async () => {
+  it("the oldest connection without a first line is closed when there are too many of them", async () => {
     const trial = await proxyWith([], { limits: { unnamed: 2 } });
     const silent = [1, 2, 3].map(() => new Connection(trial.path, null));
     await vi.waitFor(() => expect(silent.map(({ ended }) => ended).filter(Boolean)).toHaveLength(1), 10_000);
     await new Connection(trial.path, "status\n").until("counts");
   });
 
-  it("that ends during a connection also ends the connection to the host", async () => {
+  it("when a client ends its connection, the proxy also ends the connection to the host", async () => {
     let ended = false;
     const port = await listening(
       createServer((socket) => {
@@ -432,7 +432,7 @@ describe("a client that misbehaves", () => {
     await vi.waitFor(() => expect(ended).toBe(true), 10_000);
   });
 
-  it("that does not read slows down only its own host", async () => {
+  it("a client that does not read slows down only its own host", async () => {
     let sent = 0;
     const port = await listening(
       createServer((socket) => {
@@ -466,7 +466,7 @@ describe("a client that misbehaves", () => {
 describe("the look-ups of a server", () => {
   const never = new AbortController().signal;
 
-  it("drop a name for which nobody waits any more, and share the answer for a name", async () => {
+  it("Lookups drops a name for which nobody waits any longer, and looks a name up once for all waiters", async () => {
     const ends: (() => void)[] = [];
     const lookUp = vi.fn<Lookup>(async (name) => await new Promise((resolve) => ends.push(() => resolve([name]))));
     const onIdle = vi.fn();
@@ -486,7 +486,7 @@ describe("the look-ups of a server", () => {
     expect(onIdle).toHaveBeenCalledOnce();
   });
 
-  it("are limited, also those that wait", async () => {
+  it("Lookups refuses a new name when 256 look-ups run or wait", async () => {
     const lookups = new Lookups(async () => await new Promise(() => undefined));
     for (let n = 0; n < 256; n++) void lookups.find(`name${n}`, never);
     await expect(lookups.find("one more", never)).rejects.toMatchObject({ result: "limited", status: 503 });

@@ -24,7 +24,7 @@ function newLog(limits?: { perMinute: number; bytes: number }) {
   return { log: new RefusalLog(path, limits), folder, path, read };
 }
 
-it("each refused request is one line that only the fleet's account can read", () => {
+it("the refusal log has one line for each refused request, and only the fleet's account can read it", () => {
   const { log, path, read } = newLog();
   log.write(REFUSED, 0);
   expect(read()).toEqual([
@@ -33,7 +33,7 @@ it("each refused request is one line that only the fleet's account can read", ()
   expect(statSync(path).mode & 0o777).toBe(0o600);
 });
 
-it("a server with many refused requests leaves room for the lines of others", () => {
+it("a server with many refused requests leaves room in the refusal log for the lines of other servers", () => {
   const { log, read } = newLog({ perMinute: 2, bytes: 1_000_000 });
   for (let count = 0; count < 50; count++) log.write(REFUSED, 0);
   log.write({ ...REFUSED, server: "bob-1" }, 1_000);
@@ -47,14 +47,14 @@ it("a server with many refused requests leaves room for the lines of others", ()
   ]);
 });
 
-it("the log takes a limited size", () => {
+it("the size of the refusal log is limited, because the log is rotated", () => {
   const { log, folder, path } = newLog({ perMinute: 1_000, bytes: 1_000 });
   for (let count = 0; count < 200; count++) log.write(REFUSED, 0);
   expect(readdirSync(folder).sort()).toEqual(["egress.log", "egress.log.1"]);
   expect(statSync(path).size + statSync(`${path}.1`).size).toBeLessThan(3_000);
 });
 
-it("a log that cannot be written stops nothing", () => {
+it("a refusal log that cannot be written causes no error", () => {
   const { folder } = newLog();
   expect(() => new RefusalLog(join(folder, "none", "egress.log")).write(REFUSED)).not.toThrow();
 });

@@ -17,7 +17,7 @@ describe("the requests of the agent", () => {
     expect(requests.answer("s", "alice", id, { answer: "blue" }).outcome).toBe("answered");
   });
 
-  it("expires when its time is up, at once when nobody is asked any longer, and only once", async () => {
+  it("a request expires only once: after its time limit, or at once when nobody is asked any longer", async () => {
     const clock = new TestClock();
     const requests = requestsOn(clock);
     const changes: RequestChange[] = [];
@@ -37,7 +37,7 @@ describe("the requests of the agent", () => {
     expect(requests.size).toBe(0);
   });
 
-  it("expires when the session's server is about to end", async () => {
+  it("a request expires when the session's server is about to end", async () => {
     const clock = new TestClock();
     let isEnding = false;
     const requests = requestsOn(clock, async () => await Promise.resolve(isEnding));
@@ -49,7 +49,7 @@ describe("the requests of the agent", () => {
     expect(await waiting.verdict).toEqual({ outcome: "expired" });
   });
 
-  it("remembers only the last thousand that have ended", () => {
+  it("AgentRequests remembers only the last 1,000 requests that have ended", () => {
     const requests = requestsOn();
     for (let count = 0; count < 1_100; count++) requests.open("s", "alice", PERMISSION).close({ outcome: "denied" });
     expect(requests.list("s", "alice")).toHaveLength(1_000);

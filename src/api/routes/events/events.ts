@@ -7,7 +7,7 @@ import { pageOf } from "../page.js";
 import * as s from "./schemas.js";
 
 const DAY = "24h";
-/** An id begins with the time of its event, in milliseconds since the epoch and to the base of 36. */
+/** An event's id begins with this many digits: the event's time in milliseconds since the epoch, in base 36. */
 const TIME_DIGITS = 9;
 const POSITION = /^([^:]{0,63}):(\d{1,15})$/;
 /** How much later than events of other hosts an event may arrive, in milliseconds. */
@@ -63,12 +63,15 @@ export const EVENT_ROUTES: readonly AnyRoute[] = [
   }),
 ];
 
-/** The place of an event among those of the same time: on each host, the newest first. All numbers have 16 digits. */
+/**
+ * The place of an event among those of the same time: by host, and on each host the newest first. Each number has 16
+ * digits, so the places sort as texts.
+ */
 function placeAt({ host, seq }: FleetEvent): string {
   return `${host ?? ""} ${Number.MAX_SAFE_INTEGER - seq}`;
 }
 
-/** @param last the id of the event that the client has */
+/** @param last the id of the last event that the client has */
 async function* streamed(
   events: AsyncGenerator<FleetEvent, void, undefined>,
   last: string,
@@ -81,12 +84,15 @@ async function* streamed(
   }
 }
 
-/** Names an event, and what a client has of each host after this event: `ID@HOST:SEQ,HOST:SEQ`. */
+/** Names an event, and for each host the last event that the client then has: `ID@HOST:SEQ,HOST:SEQ`. */
 function idAt(id: string, seqs: ReadonlyMap<string, number>): string {
   return `${id}@${[...seqs].map(([host, seq]) => `${host}:${seq}`).join(",")}`;
 }
 
-/** Reads what {@link idAt} wrote. Ignores what it does not understand, because the header may contain any text. */
+/**
+ * Reads a text that {@link idAt} wrote. Ignores parts that it does not understand, because the header may contain any
+ * text.
+ */
 function placeOf(text: string): { id: string; after: EventPositions } {
   const [id = "", positions = ""] = text.split("@");
   const pairs = positions.split(",").flatMap((text) => {
@@ -96,10 +102,10 @@ function placeOf(text: string): { id: string; after: EventPositions } {
   return { id, after: Object.fromEntries(pairs) };
 }
 
-/** When the stream begins on hosts of which the client has no position. */
+/** The time from which the stream begins on hosts for which the client has no position. */
 function beginningOf(id: string, after: EventPositions): Date {
   const time = timeOf(id) ?? new Date();
-  // An event of another host may be older than the last one, and come later.
+  // An event of another host may be older than the client's last event, and still arrive later.
   return Object.keys(after).length === 0 ? time : new Date(time.getTime() - LATE_MS);
 }
 

@@ -14,25 +14,25 @@ interface Asked {
   request: PermissionRequest;
   sessionId: string;
   turn: OwnTurn;
-  /** How many calls with the same id had ended when the request arrived. */
+  /** How many tool calls with the same id had ended when the request arrived. */
   endedCalls: number;
 }
 
-/** The most rows of a reason. The model may have written a long one, which must not push the command off the screen. */
+/** The most rows of a note. The model may have written a long note, which must not push the command off the screen. */
 const MOST_NOTE_ROWS = 2;
 
-/** Asks the user about the tool calls of a turn, and remembers the answers that are given for a whole session. */
+/** Asks the user about the tool calls of a turn, and remembers what the user has allowed for the rest of a session. */
 export class Approvals {
   readonly #window: Pick<Window, "ask" | "turn">;
-  /** The kinds of calls that the user has allowed in each session of this chat. */
+  /** The keys (of {@link Described.scope}) that the user has allowed, by session id. */
   readonly #allowed = new Map<string, Set<string>>();
   /**
-   * The answers about calls of the present turn that the runtime may ask about again: it asks twice about some calls, both
-   * times before the call ends (measured with 1.0.85).
+   * The answers about calls of the present turn, for a second request about the same call. The runtime asks twice about
+   * some calls, both times before the call ends (measured with 1.0.85).
    */
   readonly #answered = new Map<string, { decision: Decision; endedCalls: number }>();
   #turn: OwnTurn | null = null;
-  /** Resolves when the requests so far have their answers, because an answer may cover the next request. */
+  /** Resolves when all requests so far are answered. The next request waits, because an answer may cover it. */
   #free: Promise<Decision> = Promise.resolve(null);
 
   constructor(window: Pick<Window, "ask" | "turn">) {
@@ -45,7 +45,7 @@ export class Approvals {
     // All clients of the session get the request. Let the client that runs the turn answer.
     if (turn === null || !(await turn.asks())) return { kind: "no-result" };
     const asked = { request, sessionId, turn, endedCalls };
-    // Give up a request that cannot be shown, so that later requests still reach the user.
+    // Leave a request without an answer if it cannot be shown, so that later requests still reach the user.
     this.#free = this.#free.then(async () => await this.#decide(asked)).catch(() => null);
     switch (await this.#free) {
       case "once":

@@ -11,7 +11,7 @@ type Form = NonNullable<Parameters<ElicitationHandler>[0]["requestedSchema"]>;
 type Field = Form["properties"][string];
 type Value = string | number | boolean | string[];
 
-/** Asks the user the questions of the agent. */
+/** Puts the agent's questions to the user. */
 export class Questions {
   readonly #window: Pick<Window, "ask" | "turn">;
 
@@ -51,8 +51,8 @@ export class Questions {
   };
 
   /**
-   * Resolves if the question belongs to a turn of this chat. Otherwise, never resolves. The SDK sends any result, and any
-   * error, as the answer, but the client that runs the turn has to answer.
+   * Resolves if the question belongs to a turn of this chat. Otherwise, never settles, because the SDK would send any
+   * result or error as the answer. The client that runs the turn has to answer.
    */
   async #ownQuestion(): Promise<void> {
     if ((await this.#window.turn?.asks()) !== true) await new Promise<never>(() => undefined);
@@ -121,7 +121,7 @@ function optionsOf(field: Field): Option[] {
   return titled.map(({ const: value, title }) => ({ value, title }));
 }
 
-/** Names the value that an empty answer sends, because the user must know it. */
+/** A line with the default value, because an empty answer sends it. No line if there is no default. */
 function defaultOf({ default: value }: Field, options: readonly Option[]): string[] {
   if (value === undefined) return [];
   const titles = [value].flat().map((each) => options.find((option) => option.value === each)?.title ?? String(each));

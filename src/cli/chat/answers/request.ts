@@ -10,12 +10,12 @@ export interface Described {
   body: string;
   /** Reasons and warnings. */
   notes: string[];
-  /** The requests that an answer for the rest of the session covers; null if each request needs its own answer. */
+  /** The requests that a "yes" for the rest of the session covers; null if the user must answer each request. */
   scope: Scope | null;
 }
 
 export interface Scope {
-  /** A request needs no question if the user has allowed all of its keys. */
+  /** The chat does not ask about a request if the user has already allowed all of its keys. */
   keys: string[];
   label: string;
 }
@@ -88,8 +88,8 @@ function describeKind(request: PermissionRequest): Described {
 type Shell = Extract<PermissionRequest, { kind: "shell" }>;
 
 /**
- * The runtime decides whether names of programs describe the command well enough. If not, or if the command writes to a
- * file by redirection, only this command is allowed.
+ * A "yes" for the session covers all commands that run the same programs, if the runtime offers this for the command.
+ * Otherwise, or if the command redirects output to a file, the "yes" covers only exactly this command.
  */
 function scopeOfShell(request: Shell): Scope {
   const { canOfferSessionApproval, commands, fullCommandText, hasWriteFileRedirection } = request;

@@ -3,32 +3,32 @@ import type { TranscriptEntry } from "../../../runtime/history/transcript.js";
 import type { LeaseWait } from "../../../sessions/leases/leases.js";
 import { isUnloaded } from "../../../sessions/use/load.js";
 
-/** The functions that answer the questions of the agent. */
+/** The functions that answer the permission requests and questions of the agent. */
 export type Answers = Pick<SessionConfig, "onPermissionRequest" | "onUserInputRequest" | "onElicitationRequest">;
 
 export interface PromptOptions {
   /** Aborts the turn. */
   signal: AbortSignal;
   onEvent: (event: SessionEvent) => void;
-  /** Called once if the wait for a lease takes longer than a second. */
+  /** Called if the wait for a lease takes longer than a second, and again when the lease or its queue changes. */
   onWait: (wait: LeaseWait) => void;
-  /** Called when the connection has ended before or during the turn and the chat connects again. */
+  /** Called when the chat has lost the connection, before or during the turn, and is about to connect again. */
   onLost: () => void;
-  /** Called when the turn began while the chat had no connection. */
+  /** Called when the chat has connected again and found the prompt in the history, so the turn has begun. */
   onFound: () => void;
 }
 
 /**
- * A session that the chat has open. If its server or its connection has ended, it is opened again automatically. If a signal
- * aborts, the call rejects with the signal's reason, and the session can still be used.
+ * A session that the chat has open. If the server or the connection has ended, the next call opens the session again.
+ * If a signal aborts, the call rejects with the signal's reason, and the session can still be used.
  */
 export interface Conversation {
   readonly id: string;
   /** Runs one turn. @throws the errors of `fleet.sessions.send`. */
   send(prompt: string, options: PromptOptions): Promise<void>;
-  /** The id of the server that has the session; null if only the front door knows it. */
+  /** The id of the server that has the session; null in a chat at a front door, which does not report the id. */
   server(): Promise<string | null>;
-  /** The model of the next turn; null if the server does not name it. */
+  /** The model of the next turn; null if the server does not report it. */
   model(signal: AbortSignal): Promise<string | null>;
   /** The models that the user may choose from; empty if the provider does not list them. */
   models(signal: AbortSignal): Promise<string[]>;
@@ -46,8 +46,8 @@ export interface SessionSummary {
 }
 
 /**
- * The sessions of one user, through the user's own fleet or through a front door. If a signal aborts, the call rejects with
- * the signal's reason, and leaves no new session behind.
+ * The sessions of one user, reached through the local fleet or through a front door. If a signal aborts, the call
+ * rejects with the signal's reason, and leaves no new session behind.
  */
 export interface Conversations {
   /** The fleet's user or the front door, as the chat shows it: `user alice`. */
@@ -57,12 +57,12 @@ export interface Conversations {
   /** Whether the echo model answers. False if the chat cannot find out which model answers. */
   readonly isEcho: boolean;
   create(model: string | undefined, signal: AbortSignal): Promise<Conversation>;
-  /** @throws FleetError `FLEET_SESSION_NOT_FOUND` and as `fleet.sessions.resume`. */
+  /** @throws FleetError `FLEET_SESSION_NOT_FOUND`, and the other errors of `fleet.sessions.resume`. */
   resume(id: string, model: string | undefined, signal: AbortSignal): Promise<Conversation>;
   /** The sessions, the most recently used first. */
   list(signal: AbortSignal): Promise<SessionSummary[]>;
   delete(id: string, signal: AbortSignal): Promise<void>;
-  /** Returns the problems that were worked around since the last call. */
+  /** Returns the warnings since the last call: problems that the fleet worked around. */
   takeWarnings(): string[];
   close(): Promise<void>;
 }
@@ -78,12 +78,12 @@ export async function modelsOf(session: CopilotSession): Promise<string[]> {
   return list.flatMap((each) => (typeof each === "object" && each !== null && "id" in each ? [String(each.id)] : []));
 }
 
-/** The errors with which vscode-jsonrpc rejects a request whose connection has ended. */
+/** The codes of the errors with which vscode-jsonrpc rejects a request whose connection has ended. */
 const UNANSWERED: ReadonlySet<unknown> = new Set([-32_099, -32_098, -32_097, -32_096]);
 
 /**
- * Whether the server has refused a request of the SDK. Asking again cannot help then. It can help if the connection has
- * ended, or if the server does not have the session in memory.
+ * Whether the error means that the server refused a request of the SDK, so that repeating the request cannot help. It
+ * can help if the connection has ended, or if the server does not have the session in memory.
  */
 export function isRefusal(error: unknown): boolean {
   if (!(error instanceof Error) || !("code" in error) || isUnloaded(error)) return false;

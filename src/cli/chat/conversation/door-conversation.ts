@@ -9,7 +9,7 @@ import { type Attached, answered, type DoorLink } from "./door-link.js";
 import { FollowedTurn } from "./followed-turn.js";
 
 const GOODBYE_MS = 2_000;
-/** The pause between two questions whether a turn has ended, in milliseconds. */
+/** How long to wait before asking again whether a turn has ended, in milliseconds. */
 const RETRY_MS = 500;
 
 export class DoorConversation implements Conversation {
@@ -17,10 +17,10 @@ export class DoorConversation implements Conversation {
   #settings: ResumeSessionConfig;
   #attached: Attached;
   #isLost = false;
-  /** The id of the last event that this chat knows from the history. */
+  /** The id of the last recorded event that this chat has received; undefined if it has received none. */
   #lastKnown: string | undefined;
 
-  /** @param settings with which the session is opened again */
+  /** @param settings the settings for opening the session again */
   constructor(door: DoorLink, settings: ResumeSessionConfig, attached: Attached) {
     this.#door = door;
     this.#settings = settings;
@@ -80,13 +80,13 @@ export class DoorConversation implements Conversation {
     await this.#briefly(this.#attached.session.disconnect());
   }
 
-  /** Waits for a last request until it ends, the connection ends, or `GOODBYE_MS` is over. Never rejects. */
+  /** Waits for a request until it ends, the connection ends, or `GOODBYE_MS` have passed. Never rejects. */
   async #briefly(request: Promise<void>): Promise<void> {
     using limit = deadline(GOODBYE_MS);
     await abortable(Promise.race([request, this.#attached.closed]), limit.signal).catch(() => undefined);
   }
 
-  /** Waits for the end of a turn that may go on without this chat's connection. Reports the events that the chat missed. */
+  /** Connects again, waits for the end of the turn, which may still run, and reports the events that were missed. */
   async #recover(turn: FollowedTurn, { signal, onLost, onFound }: PromptOptions): Promise<void> {
     onLost();
     let events: SessionEvent[];
@@ -98,7 +98,7 @@ export class DoorConversation implements Conversation {
       while (await isAtWork()) await pause(RETRY_MS, signal);
       events = await abortable(session.getEvents(), signal);
     } catch (cause) {
-      // Without a connection, the chat cannot cancel the turn, so it must not report that it did.
+      // Cancel the turn only if there is a connection. Otherwise, do not report it as cancelled, because it may go on.
       if (signal.aborted && !this.#isLost) {
         await this.#briefly(this.#attached.session.abort());
         throw signal.reason;
@@ -133,7 +133,7 @@ export class DoorConversation implements Conversation {
   }
 }
 
-/** Reads the events as the fleet reads them from a history on its disk. */
+/** Turns events into entries of a transcript, with the code that reads a history on disk. */
 function transcribed(events: readonly SessionEvent[]): TranscriptEntry[] {
   const transcriber = new Transcriber(null);
   const entries = events.flatMap((event) => [...transcriber.push(Buffer.from(`${JSON.stringify(event)}\n`))]);

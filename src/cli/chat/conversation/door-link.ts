@@ -16,11 +16,11 @@ export interface Attached {
   closed: Promise<void>;
 }
 
-/** A connection to a front door, made again when it has ended. */
+/** A connection to a front door. If it has ended, the next request connects again. */
 export class DoorLink {
   readonly #door: Door;
   #connection: ConnectedClient | null = null;
-  /** The sessions that the front door may still open although nobody waits for them. Each promise ends with the session. */
+  /** One promise for each session that the front door may open too late. It settles once that session was dropped. */
   readonly #unwanted = new Set<Promise<unknown>>();
 
   constructor(door: Door) {
@@ -50,7 +50,7 @@ export class DoorLink {
     }
   }
 
-  /** Connects again, and tries for a while, because a front door that is replaced is back in a moment. */
+  /** Like {@link connected}, but retries for a while, because a front door that is replaced is back in a moment. */
   async reconnected(signal: AbortSignal): Promise<ConnectedClient> {
     const until = performance.now() + RECONNECT_MS;
     for (;;) {
@@ -75,7 +75,7 @@ export class DoorLink {
     return { session: await this.#open(client.resumeSession(id, settings), drop, { closed, signal }), closed };
   }
 
-  /** @param drop ends a session that is opened too late */
+  /** @param drop deletes or leaves the session if the front door opens it after the time limit or the abort */
   async #open(
     request: Promise<CopilotSession>,
     drop: (session: CopilotSession) => Promise<void>,
@@ -125,7 +125,7 @@ export class DoorLink {
   }
 }
 
-/** Waits for the answer of a front door. @throws FleetError as the front door reports it, or if the connection ends. */
+/** Waits for the answer of a front door. @throws the error that it reports; `FLEET_SERVER_LOST` if it disconnects */
 export async function answered<T>(request: Promise<T>, closed: Promise<void>, signal: AbortSignal): Promise<T> {
   const lost = closed.then((): never => {
     throw new FleetError("FLEET_SERVER_LOST", "The front door closed the connection before it answered.");

@@ -4,11 +4,11 @@ import type { Answers, Conversation, Conversations, SessionSummary } from "./con
 import { DoorConversation } from "./door-conversation.js";
 import { answered, DoorLink } from "./door-link.js";
 
-/** The sessions that the holder of a token has at a front door. */
+/** The sessions that a token gives access to at a front door. */
 export class DoorConversations implements Conversations {
   readonly place: string;
   readonly user = undefined;
-  /** The front door does not name the provider. */
+  /** Always false, because a front door does not report the provider. */
   readonly isEcho = false;
   readonly #door: DoorLink;
   readonly #answers: Answers;

@@ -18,7 +18,7 @@ import {
 /** How long a server may take to start and to open a session, in milliseconds. */
 const OPEN_MS = 30_000;
 
-/** The sessions of a user of this fleet. */
+/** The sessions of a user, reached through the local fleet. */
 export class FleetConversations implements Conversations {
   readonly place: string;
   readonly #fleet: Fleet;
@@ -31,7 +31,7 @@ export class FleetConversations implements Conversations {
     this.user = user;
     this.place = `user ${user}`;
     this.isEcho = fleet.config.provider?.type === "echo";
-    // With the values "all" and "none" of session.approve, nobody is asked.
+    // If session.approve is "all" or "none", the user is not asked.
     const asks = fleet.config.session.approve === "ask" && onPermissionRequest !== undefined;
     this.#answers = asks ? { ...answers, onPermissionRequest } : answers;
   }
@@ -72,10 +72,10 @@ class FleetConversation implements Conversation {
   readonly #fleet: Fleet;
   #options: ResumeSessionOptions;
   #session: CopilotSession;
-  /** False after the session was left and could not be opened again. */
+  /** False from leaving the session until it is open again. */
   #isOpen = true;
 
-  /** @param options with which the session is opened again */
+  /** @param options the options for opening the session again */
   constructor(fleet: Fleet, options: ResumeSessionOptions, session: CopilotSession) {
     this.#fleet = fleet;
     this.#options = options;
@@ -102,7 +102,7 @@ class FleetConversation implements Conversation {
     return await this.#asked(modelsOf, signal);
   }
 
-  /** Opens the session again with the model, so that the model stays when its server is replaced. */
+  /** Opens the session again with the model. Keeps it in `#options`, so that it stays if the server is replaced. */
   async useModel(model: string, signal: AbortSignal): Promise<void> {
     const before = this.#options;
     this.#options = { ...before, model };
@@ -126,7 +126,7 @@ class FleetConversation implements Conversation {
     await this.#fleet.sessions.leave(this.#session, { park: true });
   }
 
-  /** Asks the server. Opens the session again if the server could not answer, because it has ended since the last turn. */
+  /** Asks the server. If it has ended since the last turn, opens the session again and repeats the question. */
   async #asked<T>(ask: (session: CopilotSession) => Promise<T>, signal: AbortSignal): Promise<T> {
     const session = await this.#opened(signal);
     try {

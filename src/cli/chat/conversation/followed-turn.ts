@@ -3,24 +3,24 @@ import { FleetError } from "../../../errors.js";
 import type { HistoryEvent } from "../../../runtime/history/event.js";
 import { TurnTracker } from "../../../runtime/history/turn-tracker.js";
 
-/** A turn whose connection may end before the turn does. The rest of it then comes from the session's history. */
+/** A turn that may outlive the connection. The events that the chat misses then come from the session's history. */
 export class FollowedTurn {
   readonly #prompt: string;
   readonly #known: string | undefined;
   readonly #onEvent: (event: SessionEvent) => void;
   readonly #seen = new Set<string>();
-  /** The id of the event with the prompt. */
+  /** The id of the event with the prompt; undefined until it arrives. */
   #own: string | undefined;
   #lastId: string | undefined;
 
-  /** @param known the id of the last known event before the turn; undefined if no event is known */
+  /** @param known the id of the last event that the chat received before the turn; undefined if it received none */
   constructor(prompt: string, known: string | undefined, onEvent: (event: SessionEvent) => void) {
     this.#prompt = prompt;
     this.#known = known;
     this.#onEvent = onEvent;
   }
 
-  /** The id of the turn's last event so far, without events that the history does not keep. */
+  /** The id of the turn's last event so far. Ephemeral events do not count, because the history omits them. */
   get lastId(): string | undefined {
     return this.#lastId;
   }
@@ -35,9 +35,10 @@ export class FollowedTurn {
   }
 
   /**
-   * Reports the events of the turn that are only in the history.
+   * Reports the events of the turn that are in the history but have not been reported.
    *
-   * @throws FleetError `FLEET_SERVER_LOST` when the history does not have the prompt, or not the end of the turn.
+   * @throws FleetError `FLEET_TURN_FAILED` if the history has an error instead of an answer; `FLEET_SERVER_LOST` if it
+   * has neither, or does not contain the prompt.
    */
   catchUp(history: readonly SessionEvent[]): void {
     const at = this.#placeIn(history);
@@ -72,7 +73,7 @@ export class FollowedTurn {
   }
 }
 
-/** The events of the turn whose prompt is at this place of the history. */
+/** The events of the turn whose prompt is at the index `at` of the history. */
 function turnAt(history: readonly SessionEvent[], at: number): SessionEvent[] {
   const tracker = new TurnTracker();
   const turn: SessionEvent[] = [];
@@ -85,7 +86,7 @@ function turnAt(history: readonly SessionEvent[], at: number): SessionEvent[] {
   return turn;
 }
 
-/** Whether the event is the last message of a turn. Earlier messages call tools. */
+/** Whether the event is the last message of a turn, which calls no tools. Earlier messages do. */
 function isAnswer(event: SessionEvent): boolean {
   return event.type === "assistant.message" && isOfMainAgent(event) && (event.data.toolRequests ?? []).length === 0;
 }
@@ -94,7 +95,7 @@ function isOfMainAgent(event: SessionEvent): boolean {
   return !("agentId" in event) || event.agentId === undefined;
 }
 
-/** The event as the fleet reads it from a history on its disk. */
+/** The event in the form that the fleet reads from a history on disk. */
 function historyEvent(event: SessionEvent): HistoryEvent {
   const agentId = "agentId" in event && event.agentId !== undefined ? event.agentId : null;
   return { type: event.type, agentId, data: { ...event.data }, atMs: Date.parse(event.timestamp) };

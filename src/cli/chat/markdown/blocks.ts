@@ -66,7 +66,7 @@ export function codeRow(line: string): string {
 function codeRows({ raw, text, lang }: Tokens.Code): string[] {
   const [, indent = "", fence] = /^( {0,3})(`{3,}|~{3,})/.exec(raw) ?? [];
   if (fence === undefined) return [fenceRow("```"), ...text.split("\n").map(codeRow), fenceRow("```")];
-  // Use raw. If the code ends with an empty line, the parser (the package marked, version 18) adds another line to text.
+  // Use `raw`, because the parser (marked 18) adds a line to `text` if the code ends with an empty line.
   const lines = raw.trimEnd().split("\n").slice(1);
   if (lines.at(-1)?.trim() === fence) lines.pop();
   const margin = new RegExp(`^ {0,${indent.length}}`);

@@ -3,7 +3,7 @@ import { printableLines } from "../../../config/values/text.js";
 import { colour } from "../../render/colour.js";
 import type { Span, Style } from "../terminal/layout.js";
 
-/** Without colours, the marks of Markdown stay in the text, because they are then the only sign of emphasis. */
+/** Without colours, the text keeps the marks of Markdown, because nothing else shows the emphasis. */
 const isPlain = colour.level === 0;
 
 const plain: Style = (text) => text;
@@ -23,7 +23,7 @@ export function inlineSpans(tokens: readonly Token[] | undefined, style: Style =
   return (tokens ?? []).flatMap((token) => spansOf(token as Tokens.Generic, style));
 }
 
-/** Text as it is, without Markdown. */
+/** Turns a text into spans without interpreting Markdown in it. */
 export function plainSpans(text: string, style: Style = plain): Span[] {
   return [{ text: printableLines(text), style }];
 }
@@ -58,11 +58,11 @@ function spansOf(token: Tokens.Generic, style: Style): Span[] {
     case "escape":
       return plainSpans(token.text, style);
     default:
-      return plainSpans(token.raw, style); // HTML, and elements that only a later version of the parser knows
+      return plainSpans(token.raw, style); // HTML, and elements that a later version of the parser may add
   }
 }
 
-/** The address of a link, unless the link's text shows it. A terminal's own links would hide where they lead. */
+/** The address of a link, written out because a clickable link would hide it. Nothing if the link's text shows it. */
 function address({ href, text }: Tokens.Link, style: Style): Span[] {
   if (href === text || href === `mailto:${text}` || href === "") return [];
   return plainSpans(` (${href})`, (address) => colour.dim(style(address)));

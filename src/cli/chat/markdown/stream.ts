@@ -3,10 +3,11 @@ import { wrap } from "../terminal/layout.js";
 import { blockRows, codeRow, fenceRow } from "./blocks.js";
 import { plainSpans } from "./inline.js";
 
-/** The parser takes quadratic or cubic time for some texts. So it gets little text at once, and few marks in one block. */
+/** The most characters to parse at once, because the parser takes quadratic or cubic time for some texts. */
 const MOST_AT_ONCE = 4_096;
+/** The most marks of Markdown in a block that is parsed, for the same reason. Other blocks are shown as plain text. */
 const MOST_MARKS = 300;
-/** A line with 30 nested quotation and list marks. It is not parsed, because the parser calls itself for each mark. */
+/** A line with 30 nested quotation and list marks. Do not parse it, because the parser recurses for each mark. */
 const TOO_DEEP = /^(?:[ \t]*(?:>|[*+-][ \t]|\d{1,9}[.)][ \t])){30}/m;
 const FENCE = /^( {0,3})(`{3,}|~{3,})([^\n`]*)\n/;
 
@@ -24,12 +25,12 @@ export class MarkdownStream {
   readonly #lexer: typeof Lexer;
   #text = "";
   #fence: Fence | null = null;
-  /** Whether something is rendered already, so that a blank row comes before the next block. */
+  /** Whether rows of this text were already returned, so that a blank row must come before the next block. */
   #hasBefore = false;
-  /** Whether the next block continues the last one, such as the further items of a list. */
+  /** Whether the next block continues the last one, as further items of a list do. Then no blank row separates them. */
   #continues = false;
 
-  /** Loads the parser only now, because nothing else needs it. */
+  /** Loads the parser only here, because nothing else needs it. */
   static async create(): Promise<MarkdownStream> {
     const { Lexer } = await import("marked");
     return new MarkdownStream(Lexer);
@@ -48,7 +49,7 @@ export class MarkdownStream {
     this.#text = text.includes("\n") ? joined.replaceAll("\r\n", "\n") : joined;
   }
 
-  /** Returns the rows of the blocks that are finished. Takes a bounded time; `more` is true if it should be called again. */
+  /** Returns rows of finished blocks. Takes a bounded time. If `more` is true, call this again for further rows. */
   take(width: number): { rows: string[]; more: boolean } {
     if (this.#fence !== null) return { rows: this.#takeCode(this.#fence), more: this.#text.includes("\n") };
     const start = FENCE.exec(this.#text);
@@ -65,7 +66,7 @@ export class MarkdownStream {
     return { rows, more: isLong || FENCE.test(this.#text) };
   }
 
-  /** Returns the rows of the open block so far; of code, and of a very long block, only the end and as plain text. */
+  /** Returns the rows of the open block so far. Shows only the end of code or of a very long block, as plain text. */
   open(width: number): string[] {
     if (this.#text === "") return [];
     if (this.#fence !== null || this.#text.length > MOST_AT_ONCE) {
@@ -75,7 +76,7 @@ export class MarkdownStream {
     return this.#hasBefore && !this.#continues && rows.length > 0 ? ["", ...rows] : rows;
   }
 
-  /** Ends the text. Returns its remaining rows. After that, the stream takes a new text. */
+  /** Ends the text, and returns its remaining rows. The next `add` begins a new text. */
   end(width: number): string[] {
     const rows: string[] = [];
     for (let more = true; more; ) {
@@ -115,7 +116,7 @@ export class MarkdownStream {
     return rows;
   }
 
-  /** Takes a part of a block that is too long, up to the last line break or space. */
+  /** Renders the part of a very long block up to the last line break or space in `part`. */
   #takeCut(part: string, width: number): string[] {
     const at = Math.max(part.lastIndexOf("\n"), part.lastIndexOf(" "));
     const cut = part.slice(0, at > 0 ? at + 1 : part.length);

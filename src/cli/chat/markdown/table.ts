@@ -35,7 +35,7 @@ function naturalWidths(rows: readonly (readonly Span[][])[]): number[] {
   return widths;
 }
 
-/** Takes room from the widest columns first. Returns null if the columns would be too narrow to read. */
+/** Shrinks the widest columns until all fit into `width`. Returns null if they would be too narrow to read. */
 function fitted(widths: readonly number[], width: number): number[] | null {
   const room = width - GAP * (widths.length - 1);
   const total = (limit: number) => widths.reduce((sum, column) => sum + Math.min(column, limit), 0);

@@ -1,9 +1,9 @@
 /** How long a terminal may take to report the position of the cursor, in milliseconds. Some terminals never report it. */
 const FIRST_MS = 1_000;
-/** The same for a terminal that has reported a position before, because it may only be slow. */
+/** The longer limit for a terminal that has reported a position before, because it may only be slow. */
 const LATER_MS = 5_000;
 
-/** The terminal's report of the cursor's position, which the chat waits for after a resize. */
+/** Waits for the terminal's report of the cursor's position, which the chat needs after a resize. */
 export class CursorReport implements Disposable {
   #timer: NodeJS.Timeout | null = null;
   #resolve: (column: number | undefined) => void = () => undefined;
@@ -14,8 +14,8 @@ export class CursorReport implements Disposable {
   }
 
   /**
-   * Resolves with the column of the cursor; with undefined if the terminal does not report it. Never resolves if this is
-   * called again before, or cancelled.
+   * Resolves with the column of the cursor; with undefined if the terminal does not report it in time. Never resolves
+   * if `next` or `cancel` is called before that.
    */
   async next(): Promise<number | undefined> {
     this.cancel();

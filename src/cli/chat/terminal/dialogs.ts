@@ -6,7 +6,7 @@ import type { Key } from "./keyboard.js";
 import { type Span, wrap } from "./layout.js";
 import type { LiveRows } from "./screen.js";
 
-/** A text of a question. */
+/** One of the texts that a question consists of. */
 export interface Line extends Span {
   /** The most rows that the text takes in the question. */
   most?: number;
@@ -16,14 +16,14 @@ export interface Line extends Span {
 export interface Dialog {
   /** Resolves with the answer; null if the question ends without one. Never rejects. */
   readonly answered: Promise<string | null>;
-  /** Returns whether the question takes the key. Otherwise, the key belongs to the prompt. */
+  /** Handles a key. Returns false if the key belongs to the prompt instead. */
   key(key: Key): boolean;
-  /** As {@link key}, for a pasted text. */
+  /** Like {@link key}, for a pasted text. */
   paste(text: string): boolean;
-  /** Returns the whole question if `view` cannot show all of it, but only once. Call this before each `view`. */
+  /** Returns all rows of the question once if `view` cannot show all of them. Call this before each `view`. */
   take(columns: number, height: number): string[];
   view(columns: number, height: number): LiveRows;
-  /** The rows above the question were cleared. */
+  /** Call this when the rows above the question were cleared, so that `take` returns them again. */
   clear(): void;
   /** Ends the question without an answer. */
   dismiss(): void;
@@ -59,16 +59,16 @@ const MOST_CHOICE_ROWS = 2;
 const QUIET_MS = 500;
 const NOT_QUIET = "Keys go to the prompt until you stop typing.";
 
-/** A question that takes keys only after a pause, because the user may be typing the next prompt when it appears. */
+/** A question that accepts keys only after a pause, because the user may be typing the next prompt when it appears. */
 abstract class Answerable {
   readonly answered: Promise<string | null>;
   protected answer!: (value: string | null) => void;
   readonly #lines: readonly Line[];
   readonly #now: () => number;
-  /** The time of the last key that the question did not take, or when the question appeared. */
+  /** The time of the last key that the question did not accept, or the time when the question appeared. */
   #quietSince = Number.POSITIVE_INFINITY;
   #columns = 0;
-  /** The rows of each line. They are kept, because a line may be a long file and the question is drawn often. */
+  /** A cache of the rows of each line, because a line may be a long file and the question is drawn often. */
   #wrapped: string[][] = [];
   #isPrinted = false;
 
@@ -81,7 +81,7 @@ abstract class Answerable {
     });
   }
 
-  /** The user has typed something that may belong to the prompt. */
+  /** Call this when the user has typed something that may belong to the prompt. The pause begins again. */
   protected stir(): void {
     this.#quietSince = this.#now();
   }
@@ -90,7 +90,7 @@ abstract class Answerable {
     return this.#now() - this.#quietSince >= QUIET_MS;
   }
 
-  /** The reason why the question takes no key; no rows if it does. */
+  /** The rows with the reason why the question accepts no keys; empty if it accepts them. */
   protected hint(columns: number): string[] {
     return this.isQuiet ? [] : wrap([{ text: NOT_QUIET, style: colour.dim }], columns);
   }
@@ -103,12 +103,12 @@ abstract class Answerable {
     this.answer(null);
   }
 
-  /** All rows of each text below the question. */
+  /** All rows of each text below the question, such as a choice. */
   protected below(_columns: number): string[][] {
     return [];
   }
 
-  /** How many rows of the question fit. May be negative. */
+  /** How many rows are left for the texts of the question. May be negative. */
   protected abstract room(columns: number, height: number): number;
 
   take(columns: number, height: number): string[] {
@@ -192,7 +192,7 @@ export class ChoiceDialog extends Answerable implements Dialog {
   }
 }
 
-/** A question that a line of text answers. The first key of the answer comes after a pause. */
+/** A question that the user answers with a text. Only the first key of the answer needs a pause before it. */
 export class TextDialog extends Answerable implements Dialog {
   readonly #editor = new Editor();
   #isAnswering = false;

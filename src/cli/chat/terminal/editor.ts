@@ -115,7 +115,7 @@ export class Editor {
     this.insert(this.#killed);
   }
 
-  /** The rows of the text behind its prompt, at most `height` around the cursor. */
+  /** The rows of the text, with `prompt` before the first row. At most `height` rows, around the cursor. */
   view(prompt: string, { columns, height }: { columns: number; height: number }): LiveRows {
     const indent = widthOf(prompt);
     const room = Math.max(2, columns - indent - 1);
@@ -198,7 +198,7 @@ function lastOf(text: string): string {
   return graphemes(text.slice(-100)).at(-1) ?? "";
 }
 
-/** Breaks a line into rows, after any character. `at` is the position of the cursor; -1 if it is in another line. */
+/** Breaks a line into rows at any character. `at` is the position of the cursor; -1 if it is in another line. */
 function cells(line: string, at: number, room: number): { rows: string[]; cursor: LiveRows["cursor"] | null } {
   const rows: string[] = [];
   let row = "";

@@ -13,7 +13,7 @@ export interface Key {
 export interface KeyListener {
   onKey(key: Key): void;
   onPaste(text: string): void;
-  /** The answer of the terminal to the last {@link Keyboard.expectPosition}: the column of the cursor, from 0. */
+  /** The terminal has answered the last {@link Keyboard.expectPosition} with the column of the cursor, from 0. */
   onPosition(column: number): void;
   /** The terminal is gone. May be called more than once. */
   onGone(): void;
@@ -31,7 +31,7 @@ export class Keyboard implements Disposable {
   readonly #listener: KeyListener;
   readonly #pasted = new PastedText();
   readonly #positions = new Positions();
-  /** Whether the input may contain text that was typed outside raw mode: before the chat began, or while it was stopped. */
+  /** Whether the input may have been typed outside raw mode: before the chat began, or while the chat was stopped. */
   #isCooked = true;
   /** node:readline reads the keys from this stream and decodes them. */
   readonly #keys = new Readable({ read: () => undefined });
@@ -52,24 +52,24 @@ export class Keyboard implements Disposable {
     input.setEncoding("utf8");
     input.on("data", this.#onData);
     input.once("end", this.#onGone);
-    // Never remove this listener, because leaving the raw mode of a terminal that is gone also causes an error.
+    // Never remove this listener, because turning raw mode off also causes an error if the terminal is gone.
     input.on("error", this.#onGone);
     process.on("SIGHUP", this.#onGone);
-    // The listeners of oclif and of the command line throw the error of a terminal that is gone, which would end the chat.
+    // Replace the listeners of oclif and main.ts, which would throw the error of a vanished terminal and end the chat.
     output.removeAllListeners("error").on("error", this.#onGone);
     process.on("SIGCONT", this.#onContinue);
     process.once("exit", this.#onExit);
     this.#open();
   }
 
-  /** Announces an answer about the position of the cursor. Without this, the answer would look like keys. */
+  /** Announces that the terminal will report the position of the cursor. Otherwise, the report would look like keys. */
   expectPosition(): void {
     this.#positions.expect();
   }
 
   /**
-   * Stops the whole process group, as Ctrl-Z does in a shell. Returns when the shell continues it, or at once if there is
-   * no shell that could continue it.
+   * Stops the whole process group, as Ctrl-Z does in a shell. Returns when the shell continues the group, or at once if
+   * there is no shell that could do so.
    */
   suspend(): void {
     this.#restore();
@@ -80,12 +80,12 @@ export class Keyboard implements Disposable {
   }
 
   #open(): void {
-    // Leave the raw mode first. Node.js does nothing if it believes that the mode is on, but the shell may have left it.
+    // Turn raw mode off first. The shell may have done so, but Node.js does nothing if it believes that the mode is on.
     this.#input.setRawMode(false);
     this.#input.setRawMode(true);
     this.#input.resume();
     this.#isCooked = true;
-    // Node.js reads what waits in the terminal in its next round, and then calls the second of these.
+    // In the next round of its event loop, Node.js reads the input that waits. After that, it calls the inner function.
     setImmediate(() => setImmediate(() => (this.#isCooked = false)));
     this.#output.write(ON);
     this.#listener.onKey({ text: "", name: "continue" });
@@ -97,7 +97,7 @@ export class Keyboard implements Disposable {
   }
 
   #receive(given: string): void {
-    // Outside raw mode, the terminal makes a newline of each Enter.
+    // Outside raw mode, the terminal turns each Enter into a newline.
     const typed = this.#isCooked ? given.replaceAll("\n", "\r") : given;
     const { keys, column } = this.#positions.read(typed);
     for (const { isPasted, text } of this.#pasted.read(keys)) {
@@ -119,8 +119,8 @@ export class Keyboard implements Disposable {
 }
 
 /**
- * At its exit, Node.js 20 tries to restore the terminal, and aborts with a core dump if the terminal is gone. So end the
- * process by SIGHUP before that.
+ * At the exit of the process, Node.js 20 tries to restore the terminal, and aborts with a core dump if the terminal is
+ * gone. So end the process by SIGHUP before that.
  */
 function endBySignal(): void {
   process.removeAllListeners("SIGHUP"); // with a listener, the signal would not end the process

@@ -18,9 +18,9 @@ export function onOneLine(text: string): string {
 
 const segmenter = new Intl.Segmenter(undefined, { granularity: "grapheme" });
 
-/** Characters that join their neighbours. Text without them has one character for each code point. */
+/** Code points that join their neighbours. In a text without them, each code point is one character. */
 const JOINING = /[\p{M}\p{Cf}\p{Emoji_Modifier}\p{Regional_Indicator}\u1100-\u11ff]/u;
-/** Cuts a text into short pieces, between characters, because the segmenter of Node.js 20 takes quadratic time. */
+/** Matches short pieces that end between characters, because the segmenter of Node.js 20 takes quadratic time. */
 const PIECES =
   /.{1,100}(?<![\u200d\p{Regional_Indicator}])(?![\p{M}\p{Cf}\p{Emoji_Modifier}\p{Regional_Indicator}\u1100-\u11ff])|.{1,100}/gsu;
 
@@ -39,14 +39,14 @@ export function widthOf(text: string): number {
   return graphemes(text).reduce((total, grapheme) => total + widthOfGrapheme(grapheme), 0);
 }
 
-/** The widths of the graphemes seen so far, because string-width takes microseconds for each. */
+/** A cache of the widths of graphemes, because string-width takes microseconds for each. */
 const widths = new Map<string, number>();
 
 function widthOfGrapheme(grapheme: string): number {
   const known = widths.get(grapheme);
   if (known !== undefined) return known;
   const isEmoji = /\p{Extended_Pictographic}|\p{Regional_Indicator}/u.test(grapheme);
-  // A terminal draws the marks of a letter in the column of the letter. string-width 4 knows only Latin marks.
+  // Remove combining marks, which a terminal draws on their letter. string-width 4 does so only for Latin marks.
   const width = stringWidth(isEmoji ? grapheme : grapheme.replace(/[\p{Mn}\p{Me}\p{Cf}]/gu, ""));
   if (widths.size < 20_000) widths.set(grapheme, width);
   return width;
@@ -62,7 +62,7 @@ type Word = { text: string; width: number; style: Style | undefined }[];
 const UNITS = /\n|[ \t]+|[\x21-\x7e]+|\P{ASCII}+/gu;
 
 /**
- * Breaks text into rows of at most `width` columns: between words, beside wide characters, and inside of a word that is
+ * Breaks text into rows of at most `width` columns: between words, beside wide characters, and inside a word that is
  * longer than a row. Keeps line breaks and the spaces at the beginning of a line. `indent` begins each row but the first.
  */
 export function wrap(spans: readonly Span[], width: number, indent = ""): string[] {

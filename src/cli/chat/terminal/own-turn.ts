@@ -1,6 +1,6 @@
 /**
- * A turn of this chat. The server asks all clients of a session its questions, and each client answers only those of its own
- * turns. The turn of another client may still run while this chat's prompt waits.
+ * A turn of this chat. The server sends the agent's questions to all clients of the session, and each client answers
+ * only those of its own turns. While this chat's prompt waits, the turn of another client may still run.
  */
 export class OwnTurn {
   readonly #cancelled = new AbortController();
@@ -8,7 +8,7 @@ export class OwnTurn {
   readonly #endedCalls = new Map<string, number>();
   #state: "waits" | "runs" | "is over" = "waits";
   #decide: (isOwn: boolean) => void = () => undefined;
-  /** Resolves when it is known whether the questions that arrive before the turn begins belong to it. */
+  /** Resolves once it is known whether questions that arrived before `begin` or `find` belong to this turn. */
   readonly #early = new Promise<boolean>((resolve) => {
     this.#decide = resolve;
   });
@@ -27,12 +27,12 @@ export class OwnTurn {
     this.#cancelled.abort(reason);
   }
 
-  /** The server has begun the prompt. Questions that arrived earlier belong to another turn. */
+  /** Call this when the server has begun the turn. Questions that arrived earlier belong to another turn. */
   begin(): void {
     this.#run(false);
   }
 
-  /** The turn has begun while the chat had no connection. Questions may have arrived before the chat knew this. */
+  /** Call this if the turn began without a connection. Questions that arrived before the call belong to this turn. */
   find(): void {
     this.#run(true);
   }
@@ -51,7 +51,7 @@ export class OwnTurn {
     return this.#endedCalls.get(id) ?? 0;
   }
 
-  /** Resolves with true if a question that arrives now belongs to this turn. */
+  /** Whether a question that arrives now belongs to this turn. Before the turn, resolves once it begins or ends. */
   async asks(): Promise<boolean> {
     return this.#state === "runs" || (await this.#early);
   }

@@ -11,7 +11,7 @@ export interface Typed {
 
 /**
  * Separates pasted text from keys in the input of a terminal in raw mode. Terminals put markers around pasted text if
- * asked to (`\x1b[?2004h`). Some programs that type for the user send several lines at once without markers, and these
+ * asked to (`\x1b[?2004h`). Some programs that type for the user send several lines at once without markers. Such lines
  * count as pasted, too, except for the Enter key at their end.
  */
 export class PastedText {

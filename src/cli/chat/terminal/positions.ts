@@ -4,7 +4,7 @@ const ANSWER = /\x1b\[\d+;(\d+)R/;
 const BEGUN = /\x1b\[[\d;]*$/;
 
 /**
- * Takes the terminal's answers about the position of the cursor out of its input. Otherwise, they would look like keys.
+ * Removes the terminal's answers about the position of the cursor from the input. Otherwise, they would look like keys.
  * An answer may come late, or in two pieces, and several answers may come at once.
  */
 export class Positions {

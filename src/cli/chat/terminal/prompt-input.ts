@@ -10,13 +10,13 @@ const PROMPT = "> ";
 
 interface Search {
   query: string;
-  /** The position of the match in the history; the length of the history before the first match. */
+  /** The position of the match in the history; the length of the history if there is no match. */
   at: number;
   /** The editor's text before the search began. */
   before: string;
 }
 
-/** The place where a person types prompts: an editor with a history and a search in it. */
+/** The place where a person types prompts: an editor with a history that can be searched. */
 export class PromptInput {
   readonly #editor = new Editor();
   /** Earlier prompts, the oldest first. */
@@ -24,7 +24,7 @@ export class PromptInput {
   readonly #words: readonly string[];
   /** The position in the history that the editor shows; the length of the history for a new prompt. */
   #at: number;
-  /** The new prompt while the editor shows an earlier one. */
+  /** The text of the new prompt while the editor shows an earlier prompt. */
   #draft = "";
   #search: Search | null = null;
 
@@ -68,7 +68,7 @@ export class PromptInput {
     return false;
   }
 
-  /** Returns the prompt, and begins an empty one. */
+  /** Returns the prompt, adds it to the history, and empties the editor. */
   take(): string {
     const { text } = this;
     if (text.trim() !== "" && text !== this.#history.at(-1)) this.#history.push(text);
@@ -85,7 +85,7 @@ export class PromptInput {
     return { rows: [colour.dim(shorten(head, columns, "end")), ...rows], cursor: { ...cursor, row: cursor.row + 1 } };
   }
 
-  /** Returns true if the Enter key sends the prompt. After a backslash, it replaces the backslash by a line break. */
+  /** Returns true if the Enter key sends the prompt. After a backslash, it turns the backslash into a line break. */
   #enter(): boolean {
     if (!this.#editor.isAtEnd || !this.text.endsWith("\\")) return true;
     this.#editor.backspace();
@@ -128,7 +128,7 @@ export class PromptInput {
     return true;
   }
 
-  /** Finds the newest prompt with the query at or before a position. */
+  /** Finds the newest prompt that contains the query, at the position `from` or before it. */
   #find(search: Search, query: string, from: number): void {
     const start = Math.min(from, this.#history.length - 1);
     const at = this.#history.findLastIndex((text, index) => index <= start && text.includes(query));

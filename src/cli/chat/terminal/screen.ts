@@ -1,7 +1,7 @@
 import { stripVTControlCharacters } from "node:util";
 import { widthOf } from "./layout.js";
 
-/** Terminals that know these two sequences show everything between them at once. Other terminals ignore them. */
+/** Terminals that support these two sequences show everything between them at once. Other terminals ignore them. */
 const BEGIN = "\x1b[?2026h\x1b[?25l";
 const END = "\x1b[?25h\x1b[?2026l";
 const CLEAR_BELOW = "\x1b[J";
@@ -22,12 +22,12 @@ export interface LiveRows {
 const NOTHING: { widths: number[]; cursor: Cursor } = { widths: [0], cursor: { row: 0, column: 0 } };
 
 /**
- * The end of a terminal's text. The rows above scroll away and are never touched again. The live rows below them are drawn
- * again with each change.
+ * The end of the text on a terminal. Finished rows scroll away and are never drawn again. The live rows below them are
+ * drawn again with each change.
  */
 export class Screen {
   readonly #out: NodeJS.WriteStream;
-  /** The widths of the live rows, and the cursor in them, as they were drawn. */
+  /** The widths of the live rows, and the position of the cursor in them, as they were last drawn. */
   #drawn = NOTHING;
   /** How many rows the terminal moved the cursor down when it became narrower. */
   #moved = 0;
@@ -92,12 +92,12 @@ export class Screen {
     this.restart();
   }
 
-  /** Lets the next `draw` begin at the cursor, because another program may have used the terminal. */
+  /** Makes the next `draw` begin at the cursor, because another program may have used the terminal. */
   restart(): void {
     this.#drawn = NOTHING;
   }
 
-  /** Moves to the first live row. A terminal that became narrower may show one of them as several rows. */
+  /** Moves the cursor to the first live row. A terminal that became narrower may show one live row as several rows. */
   #toTop(): string {
     const { widths, cursor } = this.#drawn;
     const columns = this.columns;
@@ -107,7 +107,7 @@ export class Screen {
   }
 }
 
-/** If there are too many live rows for the terminal, only the last ones are shown, but always the one with the cursor. */
+/** If not all live rows fit on the terminal, keeps only the last ones, but always the row with the cursor. */
 function fitted({ rows, cursor }: LiveRows, height: number): LiveRows {
   const most = Math.max(1, height - 1);
   if (rows.length <= most) return { rows, cursor };

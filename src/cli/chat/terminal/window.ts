@@ -11,7 +11,7 @@ import { type LiveRows, Screen } from "./screen.js";
 
 /** Something that changes above the prompt while the chat works. */
 export interface LivePart {
-  /** Rows that will not change any more. */
+  /** Returns the rows that will not change any more, each only once. */
   take(columns: number): string[];
   /** At most `height` rows that may still change. @param isAsked whether the turn waits for an answer of the user */
   live(columns: number, height: number, isAsked: boolean): string[];
@@ -19,7 +19,7 @@ export interface LivePart {
 
 /** The least time between two drawings while text arrives, in milliseconds. */
 const DRAW_MS = 40;
-/** The longest time between two drawings while a turn runs, so that the user sees that it is alive, in milliseconds. */
+/** The longest time between two drawings while the chat works, so that the user sees progress, in milliseconds. */
 const TICK_MS = 120;
 const LEAVING = "Ctrl-C again, or Ctrl-D, ends the chat.";
 
@@ -29,13 +29,13 @@ export class Window implements KeyListener, Disposable {
   readonly #input: PromptInput;
   readonly #keyboard: Keyboard;
   readonly #signal: AbortSignal;
-  /** Prompts that the user has sent and the chat has not taken yet. */
+  /** Prompts that the user has sent and that wait until the chat is idle. */
   readonly #sent: string[] = [];
   #above: string[] = [];
   #status = "";
   #part: LivePart | null = null;
   #turn: OwnTurn | null = null;
-  /** Cancels what the chat works on. */
+  /** Cancels what the chat works on; null while the chat is idle. */
   #cancel: (() => void) | null = null;
   readonly #dialogs = new DialogQueue();
   #isLeaving = false;
@@ -95,7 +95,7 @@ export class Window implements KeyListener, Disposable {
     this.print(wrap(spans, this.columns, "  "));
   }
 
-  /** Waits for the next prompt. Resolves with null when the user ends the chat. */
+  /** Waits for the next prompt. Resolves with null when the chat ends. */
   async next(): Promise<string | null> {
     for (;;) {
       const prompt = this.#sent.shift();
@@ -110,7 +110,7 @@ export class Window implements KeyListener, Disposable {
     }
   }
 
-  /** Puts a prompt and all that wait behind it back into the input, where the user can change them and send them again. */
+  /** Puts `prompt` and all waiting prompts back into the input, where the user can change them and send them again. */
   giveBack(...prompt: [] | [string]): void {
     const texts = [...prompt, ...this.#sent.splice(0), this.#input.text];
     this.#input.text = texts.filter((text) => text !== "").join("\n");
@@ -153,8 +153,8 @@ export class Window implements KeyListener, Disposable {
   }
 
   /**
-   * Asks a question in place of the prompt, after the questions before it. Resolves with null if nobody answers it before
-   * the turn ends.
+   * Shows a question in place of the prompt, once all earlier questions are answered. Resolves with null if nobody
+   * answers it before the turn ends.
    */
   async ask(dialog: Dialog): Promise<string | null> {
     if (this.#turn?.takesAnswers !== true) return null;
@@ -165,7 +165,7 @@ export class Window implements KeyListener, Disposable {
     return await answer;
   }
 
-  /** Shows changes of the part, but not more often than a person can see them. */
+  /** Call this when the part has changed. Draws soon, but not more often than a person can see changes. */
   changed(): void {
     this.#drawSoon();
   }
@@ -193,7 +193,7 @@ export class Window implements KeyListener, Disposable {
     this.#cursor.arrived(column);
   }
 
-  /** The user ends the chat. A turn that runs, and prompts that wait, still get their replies. */
+  /** Ends the chat. A turn that runs, and prompts that wait, still get their replies. */
   onEnd(): void {
     this.#hasEnded = true;
     this.#wake();
@@ -247,7 +247,7 @@ export class Window implements KeyListener, Disposable {
     this.#drawing ??= setTimeout(() => this.#drawNext(), DRAW_MS);
   }
 
-  /** Draws after Node.js has handled the signals that have arrived, because one may report a new size of the terminal. */
+  /** Draws after Node.js has handled pending signals, because a signal may report a new size of the terminal. */
   #drawNext(): void {
     this.#next ??= setImmediate(() => this.#draw());
   }
@@ -280,7 +280,7 @@ export class Window implements KeyListener, Disposable {
     return { rows: [...before, ...rows, ...hint], cursor: { ...cursor, row: before.length + cursor.row } };
   }
 
-  /** Draws what is left and leaves the cursor below it. */
+  /** Draws the remaining rows, and leaves the cursor below them. */
   [Symbol.dispose](): void {
     this.#signal.removeEventListener("abort", this.#onAbort);
     process.stdout.off("resize", this.#onResize);
@@ -292,5 +292,5 @@ export class Window implements KeyListener, Disposable {
   }
 }
 
-/** The user pressed Ctrl-C, or the terminal is gone. */
+/** Work was cancelled, because the user pressed Ctrl-C or the terminal is gone. */
 export class Cancelled extends Error {}

@@ -5,8 +5,8 @@ import type { Value } from "./list.js";
 const FORMULA = "=+\\-@\uff1d\uff0b\uff0d\uff20";
 
 /**
- * The places in a text where a spreadsheet may read a formula: at the beginning of a cell, and after each character that
- * separates cells in some spreadsheet or country (https://owasp.org/www-community/attacks/CSV_Injection).
+ * Matches the places before a possible formula: at the beginning of a cell, and after each character that separates
+ * cells in some spreadsheet or country (https://owasp.org/www-community/attacks/CSV_Injection).
  */
 const BEFORE_FORMULA = new RegExp(`(^|[,;|])(?=\\s*[${FORMULA}])`, "g");
 
@@ -15,7 +15,7 @@ export function renderCsv(records: readonly (readonly Value[])[]): string {
   return records.map((record) => `${record.map(renderField).join(",")}\r\n`).join("");
 }
 
-/** Puts an apostrophe before everything that a spreadsheet could take for a formula. `--json` has the exact text. */
+/** Puts an apostrophe before everything that a spreadsheet could take for a formula. `--json` shows the exact text. */
 function renderField(value: Value): string {
   if (typeof value !== "string") return value === null ? "" : String(value);
   const text = printable(value).replace(BEFORE_FORMULA, "$1'");

@@ -16,7 +16,7 @@ import { SERVERS, withoutHost } from "./servers.js";
 import { SESSIONS, shownState } from "./sessions.js";
 import { TOKENS } from "./tokens.js";
 
-/** A line with a label. A line without a value is left out. */
+/** A line with a label. It is left out if its value is null or empty. */
 type Fact = readonly [label: string, value: Cell];
 
 interface Section {
@@ -42,7 +42,7 @@ interface Parts {
   title: string;
   facts: Fact[];
   sections: Section[];
-  /** The arguments of commands that the reader may want to type. */
+  /** Commands that the user may want to type next, without "copilotfleet". */
   next: string[];
 }
 

@@ -8,18 +8,18 @@ export type Format = (typeof FORMATS)[number];
 
 export type Value = string | number | null;
 
-/** Describes a list that a command prints: how to name its rows, and its columns. */
+/** Describes a list that a command prints: its columns, and how to name its rows. */
 export interface List<Row> {
   /** The kind of a row, as in `server/alice-2bd806c97f0e`. */
   kind: string;
-  /** Returns the text by which other commands know the row. */
+  /** Returns the id that other commands accept for the row. */
   idOf: (row: Row) => string;
   columns: readonly ListColumn<Row>[];
 }
 
 export type ListColumn<Row> = FittingColumn & ValueOf<Row> & ColumnOptions<Row>;
 
-/** A column shows the field of the row that `field` names, or the result of `value`. */
+/** A column shows the result of `value`; without `value`, the field of the row that `field` names. */
 type ValueOf<Row> = { field: PlainField<Row>; value?: undefined } | { field: string; value: (row: Row) => Value };
 
 type PlainField<Row> = { [Name in keyof Row & string]: Row[Name] extends Value ? Name : never }[keyof Row & string];
@@ -29,7 +29,7 @@ interface ColumnOptions<Row> {
   cell?: (row: Row) => Cell;
   /** The column is in `wide`, but not in `table`. */
   wide?: true;
-  /** The value is a time, and the table shows the time since then. So `--sort` puts the newest first. */
+  /** The value is a date, but the table shows an age. So ascending order puts the newest date first. */
   isAge?: true;
 }
 
@@ -58,7 +58,7 @@ export function valueIn<Row>(column: ListColumn<Row>, row: Row): Value {
   return column.value === undefined ? (row[column.field as keyof Row] as Value) : column.value(row);
 }
 
-/** Sorts the rows, and then keeps the first `limit`. Rows without a value come last. */
+/** Sorts the rows, and returns the first `limit` of them. Rows without a value come last. */
 export function arrange<Row>(
   list: List<Row>,
   rows: readonly Row[],

@@ -4,14 +4,14 @@ import type { List } from "./list.js";
 import { SERVERS } from "./servers.js";
 
 /**
- * If the table is too wide, the columns with the highest numbers are left out first. Here, memory matters more than in
- * `ps`, and the number of sessions less.
+ * If a table is too wide, it first leaves out the columns with the highest `yields`. These two differ from those of
+ * `ps`, because memory matters more here, and the number of sessions less.
  */
 const YIELDS: Readonly<Record<string, number>> = { memoryBytes: 1, sessions: 5 };
 const columns = SERVERS.columns.map((column) => ({ ...column, yields: YIELDS[column.field] ?? column.yields ?? 0 }));
 const afterState = columns.findIndex(({ field }) => field === "state") + 1;
 
-/** The servers as `ps` shows them, with what they do at the moment. */
+/** The list of `ps`, with two more columns: the current turns of a server and its latency. */
 export const BUSY_SERVERS: List<BusyServer> = {
   ...SERVERS,
   columns: [

@@ -35,12 +35,12 @@ export function renderServers(servers: readonly ServerView[], hosts: readonly st
   return [renderList(SERVERS, servers, { format: "table", without }), ...describeFailures(servers)].join("\n");
 }
 
-/** Returns the column that a table does not need if the fleet is on one host. */
+/** The columns that a table leaves out: `host` if the fleet has only one host, otherwise none. */
 export function withoutHost(hosts: readonly unknown[]): string[] {
   return hosts.length > 1 ? [] : ["host"];
 }
 
-/** One line for each server with a failure. If the server has the state `failed`, the line has the command for its log. */
+/** One line for each server with a failure. If its state is `failed`, the line also names the command for its log. */
 export function describeFailures(servers: readonly ServerView[]): string[] {
   return servers.flatMap((server) => {
     const { id, user, hostName, state, failure } = server;

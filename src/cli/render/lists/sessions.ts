@@ -33,7 +33,7 @@ export const SESSIONS: List<SessionView> = {
   ],
 };
 
-/** A session is `stranded` while its host is away. */
+/** The state to show: `stranded` while the host of the session is away. */
 export function shownState({ state, stranded }: SessionView): string {
   return stranded ? "stranded" : state;
 }

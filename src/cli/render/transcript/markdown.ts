@@ -1,14 +1,14 @@
 /*
  * Puts Markdown that somebody else wrote into a document of ours. The caller indents the lines, so that they are in a list
  * item. Everything that a line opens, such as a code block, then ends with the item. Only HTML could reach beyond the item,
- * because an HTML comment without an end hides all that follows. So we turn HTML into visible text. In code, HTML is text
- * already.
+ * because an HTML comment without an end hides everything after it. So we turn HTML into visible text. In code, HTML is
+ * already text.
  *
  * In doubt, treat a line as text outside of code. An escape in code is only ugly, but HTML outside of code is harmful.
  */
 
 /**
- * Lines of Markdown that do no harm in a list item. Headings become two levels lower.
+ * Turns a text into lines of Markdown that are harmless in a list item. Headings become two levels lower.
  *
  * @param options.keepBreaks whether a line break in a paragraph stays a line break
  */
@@ -95,7 +95,7 @@ function withoutHtml(line: string, knowsCode: boolean): { line: string; knowsCod
     const [mark] = open;
     const inside = open.index + mark.length;
     const length = new RegExp(`(?<!\`)${mark}(?!\`)`).exec(rest.slice(inside))?.index;
-    // The line may be in a table. Then a bar ends the cell, and with the cell the code.
+    // The line may be in a table. Then a bar ends the cell, and the code ends with the cell.
     if (length === undefined || rest.slice(inside, inside + length).includes("|")) {
       return { line: [...parts, asText(rest)].join(""), knowsCode: false };
     }

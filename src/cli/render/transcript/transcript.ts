@@ -12,8 +12,8 @@ export interface TranscriptText {
 }
 
 /**
- * For people. The text of an entry is indented, so that no text can pass for the heading of another entry. On a terminal, a
- * tool call is shortened to one line. In a pipe, it is whole.
+ * The format for people. The text of an entry is indented, so that it cannot look like the heading of another entry. On
+ * a terminal, a tool call is shortened to one line. A pipe gets the complete tool call.
  */
 export class PlainTranscript implements TranscriptText {
   #before: TranscriptEntry["role"] | null = null;
@@ -40,7 +40,7 @@ export class PlainTranscript implements TranscriptText {
   }
 }
 
-/** For a file. Each entry is a list item, so that Markdown in the entry ends with the entry. */
+/** The format for a file. Each entry is a list item, which also ends all Markdown that the entry opens. */
 export class MarkdownTranscript implements TranscriptText {
   #turn = 0;
 

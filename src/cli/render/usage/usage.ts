@@ -17,7 +17,7 @@ const COUNTS: readonly ListColumn<UsageRow>[] = [
   { heading: "COST", field: "cost", yields: 1, cell: ({ cost }) => renderCount(cost) },
 ];
 
-/** The list of `usage`. Its first column is what the usage is grouped by. */
+/** The list of `usage`. Its first column contains the user, day, model or other key of each group. */
 export const USAGE: List<UsageRow> = {
   kind: "usage",
   idOf: ({ key }) => key ?? "",

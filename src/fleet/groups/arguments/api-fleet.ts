@@ -14,8 +14,8 @@ import type { ApiGroups } from "../doors.js";
 import { recordIssue } from "../tokens.js";
 
 /**
- * Does the work for one key after the other. One list reads every record and waits for the disk thousands of times, so many
- * lists at once would make the requests of other users wait for seconds.
+ * Runs the work for each key one after the other. Listing sessions, for example, reads every record and waits for the
+ * disk thousands of times, so many lists at once would delay the requests of other users for seconds.
  */
 class Turns {
   readonly #last = new Map<string, Promise<unknown>>();
@@ -52,7 +52,8 @@ export function apiFleet(parts: FleetParts, groups: ApiGroups): ApiFleet {
         const { createKeyed } = await import("../../../sessions/use/keyed/keyed-creation.js");
         const get = async (id: string) => await sessions.get(id, { user });
         const asked = { user, key, content, get, create: async (sessionId: string) => await create({ sessionId }) };
-        // One process cannot create the same session twice at the same time.
+        // Calls with the same key run one after the other, because one process cannot create the same session twice at
+        // once.
         return await creations.run(JSON.stringify([user, key]), async () => await createKeyed(store.keyedTurns, asked));
       },
       list: async (filter) => await lists.run(filter.user ?? "", async () => await sessions.list(filter)),
@@ -65,7 +66,8 @@ export function apiFleet(parts: FleetParts, groups: ApiGroups): ApiFleet {
       answer: async (id, requestId, options) => await sessions.answer(id, requestId, options),
       onRequests: (whose, listener) => onRequests(parts, whose, listener),
       abort: async (id, options) => await sessions.abort(id, options),
-      // The signal ends a stream at once. A controller of its own would cost memory for each of many streams.
+      // Call `readEvents`, because the caller's signal already ends a stream at once. `sessions.followEvents` would add
+      // a controller to each of many streams, which costs memory.
       followEvents: (id, options) => readEvents(parts, id, options),
       transcript: async (id, options) => await sessions.transcript(id, options),
       count: async (user) => await sessions.count(user),

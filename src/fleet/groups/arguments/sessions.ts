@@ -111,7 +111,10 @@ export const SESSION_ARGUMENTS: { readonly [Name in keyof SessionGroup]: readonl
   delete: [["sessionIds", arg.sessionIds], arg.optional({ ...arg.USER, ignoreNotFound: { check: arg.flag } })],
 };
 
-/** Checks the tools of a new session. @throws FleetError `FLEET_USAGE_INVALID` when the configuration does not allow one. */
+/**
+ * Checks the tools of a new session. @throws FleetError `FLEET_USAGE_INVALID` when the configuration does not allow one
+ * of them.
+ */
 export function checkedTools(
   tools: readonly string[] | undefined,
   { session, isolation }: Pick<Config, "session" | "isolation">,

@@ -22,9 +22,11 @@ export interface FollowFilter extends EventsFilter {
 /** The audit log of all hosts: who did what, and why. */
 export class EventGroup extends Group {
   /**
-   * Lists the events of all hosts by their time. A warning (`fleet.takeWarnings`) names each host that does not answer.
+   * Lists the events of all hosts, sorted by time. A warning (`fleet.takeWarnings`) names each host that does not
+   * answer.
    *
-   * @throws FleetError `FLEET_USAGE_INVALID` when the filter names no kind of event, or no time.
+   * @throws FleetError `FLEET_USAGE_INVALID` when the filter's `type` is not a kind of event, or its `since` is not a
+   * time.
    */
   async list(filter: EventsFilter = {}): Promise<FleetEvent[]> {
     return await gatherEvents(this.parts.hosts, read(filter));
@@ -32,7 +34,7 @@ export class EventGroup extends Group {
 
   /**
    * Yields the events that {@link list} returns, and then each new event of any host, until the signal aborts or the caller stops
-   * reading. With `after`, yields the events of these hosts that come after those that the caller has.
+   * reading. For each host that `after` names, yields only the events after the given number.
    */
   follow(filter: FollowFilter = {}): AsyncGenerator<FleetEvent, void, undefined> {
     const { hosts, warn } = this.parts;
@@ -41,8 +43,9 @@ export class EventGroup extends Group {
   }
 
   /**
-   * Verifies the logs of all hosts: that no line was changed, removed or moved. Each host also compares its log with the heads
-   * that others have noted, so that a removed end, or a removed log, is found.
+   * Verifies that no line in the log of any host was changed, removed or moved. Each host also compares its log with
+   * the newest lines that other hosts have recorded from it. This shows whether the end of its log, or the complete
+   * log, was removed.
    */
   async verify(): Promise<EventsVerified> {
     const { hosts, directory } = this.parts;
@@ -50,10 +53,11 @@ export class EventGroup extends Group {
   }
 
   /**
-   * Notes in the log that a command of a program ran. Without a state folder, the command found no fleet and did nothing.
+   * Records in the log that a command ran. Records nothing if there is no state folder, because the command then found
+   * no fleet and did nothing.
    *
    * @param name the name of the command, without its arguments
-   * @param options.error the error with which it failed
+   * @param options.error the error with which the command failed
    */
   async ran(name: string, { user, error }: { user?: string | undefined; error?: unknown } = {}): Promise<void> {
     if (!existsSync(this.parts.stateRoot)) return;

@@ -8,24 +8,24 @@ export interface ExportSessionOptions {
   user: string;
   /** The path of the new file. */
   output: string;
-  /** How long to wait for a turn that runs, or for the holder of a lease, in milliseconds. Default: 30,000. */
+  /** How long to wait for the end of a running turn or of a lease, in milliseconds. Default: 30,000. */
   waitMs?: number;
   signal?: AbortSignal;
 }
 
 export interface ImportSessionOptions {
-  /** The owner of the new session. It need not be the user who had the session before. */
+  /** The owner of the new session. It need not be the user who owned the session before. */
   user: string;
   /** The id of the new session. Default: the id that the session had. */
   sessionId?: string;
   signal?: AbortSignal;
 }
 
-/** Archives of sessions. Its methods are those of `fleet.sessions`. */
+/** The methods of `fleet.sessions` for archives. */
 export abstract class ArchiveGroup extends RequestGroup {
   /**
    * Writes a session of any host, with its history and files, to one new file on this machine. Only the owner may do that.
-   * Waits until no turn runs, and keeps new turns waiting during the export. Starts no server.
+   * Waits until no turn runs, and makes new turns wait during the export. Starts no server.
    *
    * @throws FleetError `FLEET_SESSION_LOCKED` or `FLEET_SESSION_BUSY` when the session is not free in time;
    * `FLEET_SESSION_LOST` when the history is missing; `FLEET_ARCHIVE_TOO_LARGE`; `FLEET_USAGE_INVALID` when the file exists.
@@ -35,8 +35,8 @@ export abstract class ArchiveGroup extends RequestGroup {
   }
 
   /**
-   * Creates a session from a file that {@link export} wrote, in this fleet or in another one. The session belongs to `user`, and
-   * its next turn knows its history. Writes nothing if any part of the file is not as it must be.
+   * Creates a session from a file that {@link export} wrote, in this fleet or in another one. The session belongs to
+   * `user` and continues its history. Writes nothing if any part of the file is invalid.
    *
    * @throws FleetError `FLEET_ARCHIVE_INVALID`; `FLEET_SESSION_EXISTS` when a session has that id; `FLEET_LIMIT_REACHED`.
    */

@@ -4,12 +4,14 @@ import type { AgentRequest, RequestChange } from "../../../sessions/requests/req
 import type { AnswerOptions } from "../../options.js";
 import { Group } from "../group.js";
 
-/** The permissions and questions of the agent in the sessions of all users. Its methods are those of `fleet.sessions`. */
+/**
+ * The methods of `fleet.sessions` for agent requests: the permissions and questions for which the agent asks a user.
+ */
 export abstract class RequestGroup extends Group {
   /**
-   * Lists the permissions and questions that the agent asks in the user's turns of a session, on any host, the oldest first.
-   * Turns with `interactive` ask in this way. Only the user whose turn asks sees them. Those that a client of the front door,
-   * `chat` or the caller's own handler answers are not included.
+   * Lists the agent requests that wait for the user's answer in a session, on any host, oldest first. Only turns with
+   * `interactive` make such requests, and only the user of the turn sees them. Requests that a client of the front
+   * door, `chat` or the caller's own handler answers are not included.
    */
   async requests(id: string, { user }: { user: string }): Promise<AgentRequest[]> {
     return await listRequests(this.parts, id, user);
@@ -29,8 +31,8 @@ export abstract class RequestGroup extends Group {
   }
 
   /**
-   * Yields a change whenever one of {@link requests} is opened or closed, until the signal aborts. Begin to follow first, and
-   * then list the requests, so that you miss none.
+   * Yields a change whenever one of {@link requests} is opened or closed, until the signal aborts. To miss none, begin
+   * to follow before you list the requests.
    */
   followRequests(
     id: string,

@@ -21,13 +21,13 @@ export class UsageGroup extends Group {
   /**
    * Adds up the usage since a time. A number that nobody has reported is null.
    *
-   * With a store in Redis, a time that is more than two days ago counts from the beginning of its hour.
+   * With a Redis store, a `since` of more than two days ago counts from the beginning of its hour.
    */
   async report({ user, by = "user", since }: UsageOptions = {}): Promise<UsageReport> {
     const { store, config } = this.parts;
     const to = Date.now();
     const from = since === undefined ? to - DAY_MS : parseMoment(since, option("since"), to);
-    // A line that is written during the call has the time of this millisecond.
+    // `read` excludes its end, but a line that was written just now may have the time of this very millisecond.
     const parts = await store.usage.read({ from, to: to + 1, by, user });
     const prices = config.provider !== null && "prices" in config.provider ? (config.provider.prices ?? null) : null;
     return {

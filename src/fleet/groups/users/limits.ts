@@ -6,9 +6,9 @@ import { effectiveLimits, type LimitValue, type LimitView } from "../../../usage
 import * as arg from "../../arguments.js";
 import { Group } from "../group.js";
 
-/** How much each user may have. */
+/** The limits of users: how much each user may have. */
 export class LimitGroup extends Group {
-  /** Shows the limits of a user and what is used of them. */
+  /** Returns the limits that apply to a user, and how much of them the user has used. */
   async get(user: string): Promise<LimitView> {
     const { store, config } = this.parts;
     const record = await store.limits.read(user);
@@ -26,8 +26,8 @@ export class LimitGroup extends Group {
   }
 
   /**
-   * Sets limits of one user, which replace those of the configuration. Limits that are not given stay as they are. All hosts
-   * follow within a second. Turns that run go on.
+   * Sets limits for one user, which take precedence over those of the configuration. Limits that are not given stay as
+   * they are. All hosts apply the new limits within a second. Running turns continue.
    */
   async set(user: string, limits: Partial<Readonly<Record<UserLimit, LimitValue>>>): Promise<LimitView> {
     const { store, events } = this.parts;
@@ -47,7 +47,7 @@ export class LimitGroup extends Group {
     return await this.get(user);
   }
 
-  /** Removes all limits of this user alone. Those of the configuration then apply again. */
+  /** Removes all limits that were set for this user. The limits of the configuration then apply again. */
   async clear(user: string): Promise<LimitView> {
     const { store, events } = this.parts;
     await audited(events, { type: "limit.cleared", user }, async () => void (await store.limits.clear(user)));

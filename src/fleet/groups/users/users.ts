@@ -21,7 +21,7 @@ export interface ExportUserOptions {
   signal?: AbortSignal;
 }
 
-/** The users that the fleet knows, with their data. */
+/** The users of the fleet, and their data. */
 export class UserGroup extends Group {
   readonly #sessions: SessionGroup;
 
@@ -37,12 +37,14 @@ export class UserGroup extends Group {
 
   /**
    * Erases all data of a user on all hosts: sessions, histories, homes, tokens, placements, leases and logs. In the ledger and in
-   * the events, a pseudonym replaces the name. Stops the user's servers at once. Until it is complete, nothing new of the user
-   * begins. If it is interrupted, the next purge finishes it, or the next gc or `serve` of each host.
+   * the events, a pseudonym replaces the name. Stops the user's servers at once. Until the purge is complete, the user
+   * cannot begin anything new. If it is interrupted, the user's next purge, or the next gc or `serve` on each host,
+   * finishes it.
    *
    * The result lists what remains and why.
    *
-   * @throws FleetError `FLEET_USAGE_INVALID` when a lost host is alive, or the purge does not wait for it.
+   * @throws FleetError `FLEET_USAGE_INVALID` when one of `lostHosts` is alive, or is not a host that the purge waits
+   * for.
    */
   async purge(
     user: string,

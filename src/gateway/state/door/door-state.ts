@@ -34,7 +34,10 @@ export interface Fellow {
   readonly links: Links;
   /** Whether the client has the session open, and brought a tool with that name to it. */
   brings(sessionId: string, tool: string): boolean;
-  /** Another client has loaded the session. If this client had the session open, it gets the session's events again. */
+  /**
+   * Call this when another client has loaded the session. If this client has lost the session, reopens it, so that the
+   * client gets its events again.
+   */
   follow(sessionId: string): void;
   /**
    * Reopens the sessions that the client lost, so that the client gets their events again.
@@ -94,7 +97,10 @@ export class DoorState implements DoorContext {
     this.#closed.abort();
   }
 
-  /** Reattaches the other clients that had the session open before its eviction, because a client has opened it again. */
+  /**
+   * Call this when the client `by` has loaded the session. Reopens it for the other clients that had it open before its
+   * eviction.
+   */
   opened(sessionId: string, by: Fellow): void {
     for (const client of this.clients) if (client !== by) client.follow(sessionId);
   }

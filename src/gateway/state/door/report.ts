@@ -5,7 +5,7 @@ import { RpcError } from "../../../runtime/wire/rpc-client.js";
 /** One completed request of a client, for metrics and access logs. It contains nothing of the conversation. */
 export interface RequestReport {
   user: string;
-  /** A method of the table of methods, or `unknown`, so that a client cannot make up labels of metrics. */
+  /** A method in the table of methods, otherwise `unknown`, so that a client cannot create metric labels. */
   method: string;
   /** `lost`: the server ended before it answered; `abandoned`: the client disconnected before the answer. */
   outcome: "answered" | "failed" | "denied" | "lost" | "abandoned";
@@ -86,7 +86,9 @@ export function describe(error: unknown): string {
 }
 
 /**
- * The fields of an event that describe a failure. @param what a text to put before the error, for people who read the log
+ * The fields of an event that describe a failure.
+ *
+ * @param what a text to put before the error, for people who read the log
  */
 export function failure(error: unknown, what?: string): Pick<DoorEvent, "code" | "limit" | "detail"> {
   const detail = what === undefined ? describe(error) : `${what}: ${describe(error)}`;

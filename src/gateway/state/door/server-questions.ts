@@ -1,7 +1,7 @@
 import type { ServerQuestion } from "../../policy/reach.js";
 import { eventIn } from "../../wire/events.js";
 
-/** The events with which a server asks a question, and the methods by which a client answers it. */
+/** The events with which a server asks a question, each with the methods by which a client answers it. */
 const ANSWERED_BY = new Map(
   Object.entries({
     "external_tool.requested": ["session.tools.handlePendingToolCall"],

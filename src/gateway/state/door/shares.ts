@@ -12,19 +12,19 @@ import type { FleetError } from "../../../errors.js";
 import type { Store } from "../../../store/ports.js";
 import { LimitEvents, type LimitEventsContext } from "../../../usage/limits/limit-events.js";
 
-/** The limited quantities that a front door counts itself. The store counts sessions. */
+/** The limited quantities that this process counts itself. The store counts sessions. */
 type Counted = Exclude<Limited, "sessions">;
 type Use = Record<Counted, number>;
 /** The limits of each user, and those of all users together. */
 type AllLimits = { default: Limits; total: Limits };
 
-/** The limit on the connections of one user, if it is not that of everybody. */
+/** The connection limit of a user for whom the store has a record of limits. `max` is null without a limit. */
 interface OwnLimit {
   max: number | null;
   source: LimitSource;
 }
 
-/** A limit that more would exceed. */
+/** A limit that a user has exceeded, or would exceed with one more connection. */
 interface Exceeded extends Pick<Reached, "source" | "used"> {
   limit: LimitName;
   max: number;
@@ -37,24 +37,28 @@ export interface SharesContext extends LimitEventsContext {
 
 const NOTHING: Readonly<Use> = { connections: 0, requestsInFlight: 0, unreadBytes: 0 };
 
-/** Counts the load of each user, and of all users together, on one front door. */
+/** Counts the load of each user, and of all users together, on this process: its front door and its HTTP API. */
 export class Shares {
   readonly #limits: AllLimits;
   readonly #users = new Map<string, Account>();
   readonly #total: Use = { ...NOTHING };
   readonly #context: SharesContext | null;
 
-  /** @param context null: counts only the limits of everybody, at this front door */
+  /**
+   * @param context if null, the recorded limits of single users do not apply, and only connections of this process
+   * count
+   */
   constructor(limits: AllLimits, context: SharesContext | null = null) {
     this.#limits = limits;
     this.#context = context;
   }
 
   /**
-   * Counts one more connection of a user, within the limit of this user.
+   * Counts one more connection of a user, if this user's limit allows it.
    *
-   * @param everywhere whether the connections at all hosts count together. Those that another front door relays count there.
-   * @throws FleetError `FLEET_LIMIT_REACHED`; as the store.
+   * @param everywhere whether the user's connections at all hosts count together. A relayed connection counts at the
+   * host that relays it.
+   * @throws FleetError `FLEET_LIMIT_REACHED`, and the errors of the store.
    */
   async admitUser(user: string, { relayed, everywhere }: { relayed: boolean; everywhere: boolean }): Promise<Share> {
     if (this.#context === null) return this.admit(user, relayed);
@@ -110,7 +114,7 @@ export class Shares {
   }
 }
 
-/** The load that one user puts on a front door. */
+/** The load that one user puts on this process. A user's relayed connections have a separate account. */
 class Account {
   readonly #name: string;
   readonly #users: Map<string, Account>;

@@ -1,11 +1,11 @@
 import { FleetError } from "../../../errors.js";
 import type { Store } from "../../../store/ports.js";
 
-/** How long a key counts, in milliseconds. */
+/** How long a key is valid, in milliseconds. */
 export const TTL_MS = 24 * 3_600_000;
-/** How many keys of a user count. A newer one then takes the place of the oldest whose turn is over. */
+/** How many keys a user may have. Beyond that, a new key replaces the oldest keys whose turns are over. */
 const MOST_OF_USER = 1_000;
-/** How many are removed together, so that not every new key has to read all others. */
+/** How many old keys to remove at once, so that not every new key makes the fleet read all others. */
 const ROOM = 100;
 
 /**

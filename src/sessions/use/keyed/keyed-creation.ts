@@ -18,12 +18,12 @@ export interface Creation {
   get: (id: string) => Promise<SessionView>;
 }
 
-/** The errors after which there is certainly no new session, so that the key is free again. */
+/** After these errors, there is certainly no new session, so the key becomes free again. */
 const REFUSALS: readonly FleetError["code"][] = ["FLEET_SESSION_EXISTS", "FLEET_LIMIT_REACHED", "FLEET_USAGE_INVALID"];
 
 /**
- * Creates the session of a request with an idempotency key. The user's requests with the same key create one session, at any
- * host and after a crash, because its id is recorded before it is created.
+ * Creates the session of a request with an idempotency key. The user's requests with the same key create only one
+ * session, on any host and even after a crash, because its id is recorded before it is created.
  *
  * @throws FleetError `FLEET_IDEMPOTENCY_KEY_REUSED`; `FLEET_SESSION_NOT_FOUND` when the session was deleted; the error of `create`.
  */

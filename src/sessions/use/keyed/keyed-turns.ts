@@ -10,7 +10,7 @@ import { type JournalContext, type KeyedRequest, readKeyed, recall, TurnJournal 
 
 const POLL_MS = 250;
 
-/** The content of a request. Another request with the same key must have exactly the same. */
+/** A request with a key. Other requests with the key must have the same session, prompt, timeout and attachments. */
 export interface Asked {
   user: string;
   key: string;
@@ -31,9 +31,9 @@ interface Recalled {
 }
 
 /**
- * The turns of requests with idempotency keys. Requests of a user with the same key are one turn: the first one runs it, and
- * the others wait for its end and get the same reply. After a crash, the next request with the key looks into the session's
- * history. If the prompt is there, it does not run again.
+ * The turns of requests with idempotency keys. A user's requests with the same key share one turn: the first request
+ * runs it, and the other requests wait for its end and get the same reply. After a crash, the next request with the key
+ * looks into the session's history. If the prompt is there, it is not sent again.
  */
 export class KeyedTurns {
   readonly #context: JournalContext;
@@ -45,9 +45,9 @@ export class KeyedTurns {
   }
 
   /**
-   * @param take uses the session, and runs the turn through the journal. Resolves with null if the journal finds the turn
-   * over.
-   * @throws FleetError `FLEET_IDEMPOTENCY_KEY_REUSED`; the error of the turn, also if another request has run it.
+   * @param take uses the session, and runs the turn through the journal. Resolves with null if the journal finds that
+   * the turn is over.
+   * @throws FleetError `FLEET_IDEMPOTENCY_KEY_REUSED`; the error of the turn, even if another request has run it.
    */
   async use<T>(asked: Asked, take: (journal: TurnJournal) => Promise<T | null>): Promise<T | Recalled> {
     const request = requestOf(asked);
@@ -86,7 +86,7 @@ export class KeyedTurns {
     return { reply, turn: messageId ?? "", usage, session: null };
   }
 
-  /** Waits for a turn that another request has begun, and gives its recorded events to this one as they are written. */
+  /** Waits for a turn that another request has begun, and passes its recorded events to this request's listener. */
   async #following<T>(request: KeyedRequest, turn: Promise<T>): Promise<T> {
     const over = new AbortController();
     using end = either(over.signal, request.signal);
@@ -115,7 +115,7 @@ export class KeyedTurns {
   }
 }
 
-/** A request whose listener gets each event once, although the events may come from the turn and from the history. */
+/** A request whose listener gets each event only once, even if the event comes from both the turn and the history. */
 function requestOf({ user, key, sessionId, prompt, timeoutMs, attachments, onEvent, signal }: Asked): KeyedRequest {
   const seen = new Set<string>();
   return {

@@ -5,7 +5,7 @@ import type { TurnOutcome } from "../../../runtime/history/turn-state.js";
 import { TurnTracker } from "../../../runtime/history/turn-tracker.js";
 import { historyLacksTurn, recordedFailure, turnWasCut } from "../../problems.js";
 
-/** One turn in the recorded events of its session. */
+/** Finds one turn in the recorded events of its session, with its reply and its outcome. */
 export class RecordedTurn {
   readonly #sessionId: string;
   readonly #messageId: string;
@@ -25,7 +25,7 @@ export class RecordedTurn {
     return this.#outcome !== null;
   }
 
-  /** Takes the session's events in their order. @returns whether the event belongs to the turn */
+  /** Receives the session's events one by one, in their order. @returns whether the event belongs to the turn */
   push(event: SessionEvent): boolean {
     if (this.isOver) return false;
     const { type, data } = event;
@@ -49,8 +49,8 @@ export class RecordedTurn {
   }
 
   /**
-   * The reply. Call it after all events of the session, and when nothing is at work in the session. An aborted turn has what
-   * the model had written so far.
+   * Returns the reply. Call it after {@link push} has received all events of the session, and while nothing is at work
+   * in the session. The reply of an aborted turn is the text that the model had written until then.
    *
    * @throws FleetError `FLEET_TURN_FAILED`; `FLEET_SERVER_LOST` when the turn was cut; `FLEET_SESSION_LOST` when the history does not have the turn.
    */

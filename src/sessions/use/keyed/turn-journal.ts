@@ -35,7 +35,7 @@ export interface JournalContext {
 /** How long a model request waits for the record that the prompt has begun, in milliseconds. */
 const BEGIN_MS = 2_000;
 
-/** The errors that describe the end of a turn. After another error, the session's history decides. */
+/** The errors that show how a turn ended. After any other error, the next request looks into the session's history. */
 const ENDS = [
   "FLEET_TURN_FAILED",
   "FLEET_TURN_TIMEOUT",
@@ -45,8 +45,8 @@ const ENDS = [
 ] as const;
 
 /**
- * Records the turn of one request with an idempotency key, so that the prompt is sent only once. The use of the session is
- * what keeps two processes from running the turn at once. The record only shows the next one what has happened.
+ * Records the turn of one request with an idempotency key, so that the prompt is sent only once. The use of the session
+ * keeps two processes from running the turn at once. The record only shows the next process what has happened.
  */
 export class TurnJournal {
   readonly #context: JournalContext;
@@ -82,7 +82,7 @@ export class TurnJournal {
   /**
    * Runs the turn, or finds it in the session's history.
    *
-   * @param take sends the prompt, and gives its argument the events of the turn
+   * @param take sends the prompt, and calls its argument with each event of the turn
    */
   async run(
     open: OpenSession,
@@ -108,8 +108,9 @@ export class TurnJournal {
       }
       this.#request.onEvent(event);
     };
-    // The runtime (1.0.85) writes a prompt to the history up to 0.1 s after it has asked the model. If it is killed together
-    // with this process before that, only this record shows that the prompt has begun.
+    // Let the first model request wait for the record. The runtime (1.0.85) writes a prompt to the history up to 0.1 s
+    // after it has asked the model. If it is killed together with this process before that, only the record shows that
+    // the prompt has begun.
     using _ = open.beforeRequests(async () => await Promise.race([begun, delay(BEGIN_MS, undefined, { ref: false })]));
     try {
       const reply = await take(onEvent);
@@ -148,7 +149,7 @@ export class TurnJournal {
       return record;
     }
     await makeRoom(store, user);
-    // Only a request about another session can have been first, because nobody else uses this one now.
+    // Only a request for another session can have created the record first, because nobody else uses this session now.
     if (!(await store.create(record))) throw keyReused(key);
     return record;
   }
@@ -216,7 +217,7 @@ export async function readKeyed(
   return record;
 }
 
-/** Reads a turn that is over from its session's history. @throws FleetError as {@link RecordedTurn.end}. */
+/** Reads a finished turn from its session's history. @throws FleetError as {@link RecordedTurn.end}. */
 export async function recall(
   histories: Histories,
   { sessionId, messageId }: Pick<KeyedTurn, "sessionId" | "messageId">,

@@ -49,6 +49,6 @@ export async function keepCopy(path: string, stillDamaged: (copy: string) => boo
     // If another writer has just repaired the file, the copy is not damaged and not needed.
     if (!stillDamaged(copy)) await unlink(copy);
   } catch {
-    // As above, a failure must not prevent the repair.
+    // A failure must not prevent the repair.
   }
 }

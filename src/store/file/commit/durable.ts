@@ -55,7 +55,7 @@ export async function syncFolder(path: string): Promise<void> {
   }
 }
 
-/** Syncs a file or a folder, and lets nothing else run until then. */
+/** Syncs a file or a folder, and blocks this process until that is done. */
 export function syncNow(path: string): void {
   const fd = openSync(path, "r");
   try {

@@ -30,7 +30,7 @@ interface Known<T> {
 /**
  * Keeps the newest revisions of documents in memory, because every turn reads several. A remembered revision is still the
  * newest if the document's folder has not changed and does not contain the next revision. The check for the next revision
- * does not depend on a clock. A check of the revision's file finds out if somebody has damaged it.
+ * does not depend on a clock. A check of the revision's file detects whether somebody has damaged it.
  */
 export class HeadMemory<T extends Read> {
   readonly #stateOf: typeof stateOf;

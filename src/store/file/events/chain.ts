@@ -22,16 +22,16 @@ const MOST_BATCHES = 64;
 /**
  * Appends to the log of this host, to which any number of processes write. A commit links a complete file under the number
  * of its first line (as decision 1 does for records). If another process was first, `link` fails, and the commit chains its
- * lines to the new head. So a process that is killed at any instant leaves a whole batch, or nothing.
+ * lines to the new head. So a process that is killed at any moment leaves a complete batch, or nothing.
  *
  * Batches that have become part of a segment are deleted, so their numbers are free again. A process that was suspended
- * since then could link such a number. So each commit looks afterwards whether it counts: its batch is the newest one, or the
- * next batch is chained to it. The newest batch is never deleted.
+ * before the deletion could then link such a number. So each commit checks afterwards whether it counts: its batch is
+ * the newest batch, the next batch is chained to it, or a segment contains it. The newest batch is never deleted.
  */
 export class ChainWriter {
   readonly #files: LogFiles;
   readonly #segmentBytes: number;
-  /** The head after this process's last commit. Others may have written since. */
+  /** The head after this process's last commit. Other processes may have committed since then. */
   #head: Head | undefined;
   /** All batches up to this number are known to be on disk. */
   #synced = 0;
@@ -46,8 +46,8 @@ export class ChainWriter {
    *
    * @param build makes the lines that follow a head. Runs again if another process was first.
    * @param durable whether the lines, and all lines before them, must survive a loss of power
-   * @throws a system error, or FleetError `FLEET_STATE_BUSY`. Then none of the lines is in the log. UnsyncedError
-   * when they are.
+   * @throws a system error, or FleetError `FLEET_STATE_BUSY`, when none of the lines is in the log
+   * @throws UnsyncedError when the lines are in the log, but may not survive a loss of power
    */
   async append(build: (head: Head) => { text: string; head: Head }, { durable }: { durable: boolean }): Promise<void> {
     ensureStateFolder(this.#files.root);
@@ -85,7 +85,7 @@ export class ChainWriter {
       try {
         linkSync(temp, this.#files.batchPath(first));
       } catch (error) {
-        // ENOENT: a sweep in another PID namespace took the file for that of a killed process.
+        // ENOENT: a sweep in another PID namespace mistook the file for that of a killed process.
         if (["EEXIST", "ENOENT"].includes(systemCode(error) ?? "")) return false;
         throw error;
       }
@@ -102,7 +102,7 @@ export class ChainWriter {
       if (durable) await this.#sync(fd, first);
       return true;
     } catch (error) {
-      // Others may have read the lines, or chained lines to them, so they cannot be taken back.
+      // Other processes may have read these lines, or chained lines to them, so this process cannot withdraw them.
       throw new UnsyncedError(error);
     }
   }
@@ -131,7 +131,7 @@ export class ChainWriter {
     this.#synced = first;
   }
 
-  /** Notes the newest line. Without the note, only the loss of lines at the end would go unnoticed. */
+  /** Notes the newest line. Ignores failures: without the note, only a loss of the last lines would go unnoticed. */
   #note({ seq, hash }: Head): void {
     const temp = join(this.#files.root, scratchName("tmp"));
     try {
@@ -144,8 +144,8 @@ export class ChainWriter {
 }
 
 /**
- * The head of the log. If the note names a later line, lines are lost, and the log continues after that line. So the gap
- * remains to be found.
+ * The head of the log. If the note names a later line, lines were lost. The log then continues after the noted line, so
+ * that the gap stays detectable.
  */
 export function readHead(files: LogFiles): Head {
   const noted = files.readNote() ?? NO_LINES;
@@ -161,7 +161,7 @@ function newestLine(files: LogFiles): Head {
     const lines = linesIn(segment?.path ?? files.batchPath(batch ?? 0));
     if (lines === undefined) continue; // it has become part of a segment
     const last = placeOf(lines.at(-1) ?? "");
-    // If the end is damaged, continue after it with a hash that no line has, so that the break is found.
+    // If the last line is damaged, continue after it with a hash that no line has, so that the break is detected.
     return last ?? { seq: segment?.last ?? (batch ?? 0) + Math.max(lines.length - 1, 0), hash: "damaged" };
   }
 }

@@ -5,12 +5,12 @@ import { readIfThere } from "../failures.js";
 import { type Derived, derive } from "./derive.js";
 import { type LogFiles, placeOf, sizeOf } from "./files.js";
 
-/** So many of the newest batches stay as they are. */
+/** How many of the newest batches stay as they are. */
 const KEPT = 8;
 
 /**
- * Moves batches into segments: the newest segment grows until it has `segmentBytes`, and then a new one begins. Several
- * processes may do this at once, because a segment is never changed. A longer one replaces it.
+ * Moves batches into segments: the newest segment grows until it has `segmentBytes`, and then a new segment begins.
+ * Several processes may do this at once, because no process changes a segment. Instead, a longer segment replaces it.
  */
 export async function compact(files: LogFiles, segmentBytes: number): Promise<void> {
   const newest = files.listSegments().at(-1);
@@ -28,7 +28,7 @@ export async function compact(files: LogFiles, segmentBytes: number): Promise<vo
   removeMoved(files);
 }
 
-/** The lines of several files as one segment. Undefined if one of them is gone, because another process does the same. */
+/** The lines of several files as one segment. Undefined if another process also compacts, and has deleted a file. */
 function joined(
   files: LogFiles,
   paths: readonly string[],
@@ -40,7 +40,7 @@ function joined(
     if (text === undefined) return undefined;
     texts.push(text.endsWith("\n") ? text : `${text}\n`);
   }
-  // The next batch begins after the last line, unless lines are missing between them.
+  // If the last line is damaged, its number is not known. Then assume that the next batch follows it without a gap.
   const lastLine = placeOf(texts.at(-1)?.trimEnd().split("\n").at(-1) ?? "");
   return { path: files.segmentPath(first, lastLine?.seq ?? next - 1), text: texts.join("") };
 }
@@ -53,7 +53,7 @@ function linkUnlessThere(scratch: string, path: string): void {
   }
 }
 
-/** Deletes what became part of a segment, the oldest first. */
+/** Deletes the batches and the shorter segments that have become part of a segment, the oldest first. */
 function removeMoved(files: LogFiles): void {
   const kept = files.listSegments();
   for (const { path } of files.listAllSegments()) if (!kept.some((each) => each.path === path)) unlinkQuietly(path);

@@ -8,17 +8,17 @@ import type { LogFiles } from "./files.js";
 
 const syncToDisk = promisify(fsync);
 
-/** A file of the log that was made from others. */
+/** A file of the log that was made from other files of the log. */
 export interface Derived {
   path: string;
   text: string;
 }
 
 /**
- * Makes a file of the log from other files of the log. Its scratch file exists before `make` reads these. So once
- * {@link dropDerived} has deleted all scratch files, no process can put anything back into the log that it read before.
+ * Makes a file of the log from other files of the log. Its scratch file exists before `make` reads these files. So once
+ * {@link dropDerived} has deleted all scratch files, no process can put back into the log what it read before.
  *
- * @param make reads the other files; undefined if they are gone
+ * @param make reads the other files; returns undefined if they are gone
  * @param place links or renames the scratch file to its path
  * @returns whether the file is in its place
  */
@@ -46,7 +46,7 @@ export async function derive(
   }
 }
 
-/** Makes every {@link derive} fail that is under way in any process, and removes what killed processes left. */
+/** Makes every {@link derive} that is under way in any process fail. Also removes the scratch files of killed ones. */
 export function dropDerived({ segments }: LogFiles): void {
   for (const name of readIfThere(segments, () => readdirSync(segments)) ?? [])
     if (name.startsWith(".tmp-")) unlinkQuietly(join(segments, name));

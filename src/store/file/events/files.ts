@@ -29,9 +29,9 @@ export interface Segment {
  * The files of the log:
  *
  * - `events/open/FIRST.jsonl` is a batch, the lines of one commit. FIRST is the number of its first line.
- * - `events/segments/FIRST-LAST.jsonl` has the lines of many batches. Once it exists, these batches count no more. If two
- *   segments have the same first line, only the longer one counts, and a line that is in two segments counts once.
- * - `events-head.json` is a note of the newest line. It is outside of the folder, so that the loss of the folder is found.
+ * - `events/segments/FIRST-LAST.jsonl` has the lines of many batches. Once it exists, these batches no longer count. If
+ *   two segments have the same first line, only the longer one counts, and a line that is in two segments counts once.
+ * - `events-head.json` is a note of the newest line. It is outside of `events`, so that a loss of `events` is detected.
  */
 export class LogFiles {
   readonly root: string;
@@ -60,7 +60,7 @@ export class LogFiles {
 
   /**
    * The segments that count, in the order of their lines. Two processes that compact at the same time may put the same lines
-   * into two segments. Then `from` of the later one is behind these lines.
+   * into two segments. Then `from` of the later segment is the first line after these.
    */
   listSegments(): Segment[] {
     let upTo = 0;
@@ -99,7 +99,7 @@ export class LogFiles {
     return paths.reduce((sum, path) => sum + sizeOf(path), 0);
   }
 
-  /** The noted head; null if there is none, or it is not readable. */
+  /** The noted head; null if there is no note, or if the note is not readable. */
   readNote(): Head | null {
     const text = readIfThere(this.headNote, () => readFileSync(this.headNote, "utf8"));
     const { seq, hash } = (text === undefined ? undefined : parseObject(text)) ?? {};

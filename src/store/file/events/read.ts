@@ -6,9 +6,9 @@ export interface LogFile {
   from: number;
 }
 
-/** The files with the lines from `from` on, in their order. */
+/** The files that contain the lines from number `from` on, in the order of their lines. */
 export function filesOf(files: LogFiles, from = 1): LogFile[] {
-  // In this order, because batches become part of segments, and never the other way.
+  // List the batches first. A batch may become part of a segment between the two calls, but never the other way round.
   const batches = files.listBatches();
   const segments = files.listSegments();
   const upTo = segments.at(-1)?.last ?? 0;
@@ -19,7 +19,7 @@ export function filesOf(files: LogFiles, from = 1): LogFile[] {
   ];
 }
 
-/** The lines of a file that count, also those that are damaged; undefined if the file has become part of another one. */
+/** The lines of a file that count, including damaged lines; undefined if the file has become part of another file. */
 export function countingLines({ path, from }: LogFile): string[] | undefined {
   const lines = linesIn(path);
   const first = lines?.findIndex((line) => (placeOf(line)?.seq ?? from) >= from) ?? 0;

@@ -2,7 +2,7 @@ import { unlinkQuietly } from "../commit/durable.js";
 import { dropDerived } from "./derive.js";
 import { type LogFiles, type Segment, sizeOf } from "./files.js";
 
-/** A time only counts as past once the log has later lines that are this much older than now, in milliseconds. */
+/** The time of a line is trusted once it is at least this far in the past, in milliseconds. */
 const SETTLED_MS = 24 * 3_600_000;
 
 export interface Bounds {
@@ -11,10 +11,10 @@ export interface Bounds {
 }
 
 /**
- * The oldest segments that the bounds do not allow. The newest segment stays.
+ * Returns the oldest segments that exceed the bounds. The newest segment is never one of them.
  *
- * The clock may jump. So the age of a segment is measured from the newest line that is at least a day old, and not from now. If
- * the clock jumps ahead for less than a day, nothing is too old because of that.
+ * The clock may jump. So the age of a segment is measured from the newest time that is at least a day old, and not from
+ * now. If the clock jumps ahead for less than a day, the jump makes no segment too old.
  *
  * @param timeOf reads the time of the last line of a file, in milliseconds since the epoch; null if it is damaged
  */
@@ -30,7 +30,7 @@ export function excess(
   let bytes = files.bytes();
   const found: Segment[] = [];
   for (const [at, segment] of segments.entries()) {
-    // If the end of a segment is damaged, it is at least as old as the next one.
+    // If the last line of a segment is damaged, use the time of the next segment, because this one is at least as old.
     const time = times.slice(at).find((each) => each !== null) ?? null;
     const isOld = time !== null && time < reference - retentionMs;
     if (bytes <= maxBytes && !isOld) break;
@@ -41,13 +41,13 @@ export function excess(
 }
 
 /**
- * Deletes segments, the oldest first. Call it only once the log has a line about that. A purge that was about to replace one of
- * them cannot bring it back afterwards.
+ * Deletes segments, the oldest first. Call it only once the log has a line about the deletion. A purge that is
+ * replacing one of the segments at the same time cannot bring it back.
  */
 export function removeSegments(files: LogFiles, segments: readonly Segment[]): void {
   const upTo = segments.at(-1)?.last ?? 0;
   const unlink = () => {
-    // Also those that do not count, because they would count again once the longer ones are gone.
+    // Also delete segments that do not count, because they would count again once the longer segments are gone.
     for (const { path, last } of files.listAllSegments()) if (last <= upTo) unlinkQuietly(path);
   };
   unlink();

@@ -7,8 +7,8 @@ import type { StoreContext } from "../context.js";
 import { mediumError, readIfThere } from "../failures.js";
 
 /**
- * After the files were compared with the records, count only the files for this time, in milliseconds. This keeps a user at
- * the limit from making us read the records all the time.
+ * How long only the files are counted after they were compared with the records, in milliseconds. Otherwise, each
+ * request of a user at the limit would read all of that user's records.
  */
 const CHECKED_MS = 5_000;
 
@@ -65,7 +65,7 @@ export class OwnedSessions {
   }
 
   /**
-   * @param limit if the user has at least this many files, compares them with the records, at most once in `CHECKED_MS`
+   * @param limit if the user has at least this many files, compares them with the records (once per `CHECKED_MS`)
    * @param isOwned whether the record of a session names the user as its owner
    */
   count(owner: string, limit: number, isOwned: (id: string) => boolean): number {

@@ -35,7 +35,8 @@ export class RecordFiles<T> {
 
   #read(name: string): T | null {
     const path = this.#pathOf(name);
-    // A missing record is the usual answer to the question whether a credential was revoked, and an exception takes longer.
+    // Check first whether the file exists, because this is faster than an exception. Usually it does not exist, for
+    // example when the fleet checks whether a credential was revoked.
     const isThere = readIfThere(path, () => statSync(path, { throwIfNoEntry: false }) !== undefined);
     const bytes = isThere === true ? readIfThere(path, () => readFileSync(path)) : undefined;
     if (bytes === undefined) return null;

@@ -38,7 +38,7 @@ export interface RecordSpec<T> {
 }
 
 /**
- * One document for each session, in its own folder. So the cost of a record does not depend on the number of records.
+ * One document for each record, in its own folder. So the cost of a record does not depend on the number of records.
  *
  * The scratch folders of unfinished creations and deletions are in the state folder, not here. If they
  * were here, a session's id could look like the name of a scratch folder, and a sweep would have to list 10,000 names.
@@ -83,9 +83,9 @@ export class RecordFolder<T extends object> {
   }
 
   /**
-   * A process may have died after it deleted a record, and may have left the record's folder. Removes such a folder.
+   * Removes the folder of a deleted record, which a process leaves if it dies right after the deletion.
    *
-   * @returns whether it removed a folder
+   * @returns whether there was such a folder
    */
   async #makeRoom(id: string): Promise<boolean> {
     if (!isDeleted(this.#folderOf(id))) return false;
@@ -166,8 +166,8 @@ export class RecordFolder<T extends object> {
     const buried = join(trash, id);
     try {
       renameSync(folder, buried);
-      // If this process was suspended after the deletion, another one may have moved the old folder away and created
-      // the record again. Then this is the folder of the new record, so put it back.
+      // If this process was suspended after the deletion, another process may have moved the old folder away and
+      // created the record again. Then this is the folder of the new record, so put it back.
       if (!isDeleted(buried)) renameSync(buried, folder);
     } catch (error) {
       if (systemCode(error) !== "ENOENT") throw error; // another process moved it

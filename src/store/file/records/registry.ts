@@ -96,8 +96,8 @@ export class RegistryRecord implements RegistryStore {
    */
   #load(): Base {
     const { root, warn } = this.#context;
-    // Read the copy first, because each commit writes it last. Otherwise, a first commit between the two reads would
-    // look like a copy whose revisions were lost.
+    // Read the copy before the revisions, because each commit writes the copy last. In the other order, if the first
+    // commit happened between the two reads, we would find a copy without revisions, as if the revisions were lost.
     const published = readPublished(publishedPath(root));
     const head = readHead(this.folder, KEEP) ?? NO_HEAD;
     const damaged = head.damaged.map(({ rev }) => rev);

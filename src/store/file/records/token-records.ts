@@ -11,7 +11,7 @@ import type { StoreContext } from "../context.js";
 import { RecordFiles } from "./record-files.js";
 import { TokenNotes } from "./token-notes.js";
 
-/** The file of a token never changes. Files beside it have its last use, and its end if somebody made it earlier. */
+/** The record file of a token never changes. Notes beside it contain its last use and, if it was shortened, its end. */
 export class TokenRecords implements TokenStore {
   readonly #files: RecordFiles<TokenRecord>;
   readonly #notes: TokenNotes;

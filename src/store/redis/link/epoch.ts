@@ -13,7 +13,7 @@ const EPOCH = /^(\d{1,9}) \S+$/;
 
 /**
  * Detects whether a database has lost its data. The first write gives the database an epoch, which is a random id.
- * Every read and every script compares the epoch, so that no process takes a lost registry for an empty one.
+ * Every read and every script compares the epoch, so that no process mistakes a lost registry for an empty one.
  */
 export class Epoch {
   readonly fresh = `${SCHEMA} ${randomBytes(16).toString("hex")}`;
@@ -21,7 +21,7 @@ export class Epoch {
   readonly #root: string;
   readonly #warn: (message: string) => void;
   /**
-   * The path of a file with the epoch that this host found last. The next process compares the epoch with that of the
+   * The path of a file with the epoch that this host found last. The next process compares it with the epoch of the
    * database. The fleet also works without the file.
    */
   readonly #notePath: string;

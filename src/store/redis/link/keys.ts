@@ -36,14 +36,14 @@ export function keysOf(fleet: string, host: string | null) {
     token: (id: string) => key(`token:${id}`),
     /** The time of the token's last use. */
     tokenUsed: (id: string) => key(`token-used:${id}`),
-    /** The set of all users who were placed. */
+    /** The set of all users who have a placement. */
     placements: key("placements"),
     placement: (user: string) => key(`placement:${user}`),
     /** The set of all prompts that were sent with an idempotency key. */
     keyedTurns: key("keyed-turns"),
-    /** Those of one user. */
+    /** The set of one user's prompts that were sent with an idempotency key. */
     keyedTurnsOf: (user: string) => key(`keyed-turns:${user}`),
-    /** The name is a digest of the user and the key. */
+    /** The name consists of a digest of the user and a digest of the idempotency key. */
     keyedTurn: (name: string) => key(`keyed-turn:${name}`),
     /** The set of the purges under way, by digests of their users. */
     purges: key("purges"),
@@ -51,9 +51,9 @@ export function keysOf(fleet: string, host: string | null) {
     pseudonymKey: key("pseudonym-key"),
     /** How far the ledger of each host has been counted: see usage-scripts.ts. */
     usageRead: key("usage-read"),
-    /** The hours of the ledger. */
+    /** All hours of the ledger. */
     usageHours: key("usage-hours"),
-    /** Those of which there are lines. */
+    /** The hours whose lines have not been deleted. */
     usageLined: key("usage-lined"),
     usageCells: (day: string) => key(`usage-cells:${day}`),
     usageSums: (hour: number) => key(`usage-sums:${hour}`),

@@ -18,7 +18,7 @@ export class Link {
   readonly #target: RedisUrl;
   readonly #where: string;
   readonly #channels = new Set<string>();
-  /** The clock of Redis minus `performance.now()`, in milliseconds. It may be too low by the time of one answer. */
+  /** The clock of Redis minus `performance.now()`, in milliseconds. May be too low by the duration of one answer. */
   #clockMs = 0;
 
   private constructor(client: Redis, target: RedisUrl) {
@@ -42,7 +42,7 @@ export class Link {
     client.on("error", (error: unknown) => errors.push(error));
     const turnedAway = whetherTurnedAway(client);
     try {
-      // `connect()` rejects without the reason, or even resolves although Redis has no database of that number. The error
+      // If Redis has no database with that number, `connect()` rejects without the reason, or even resolves. The error
       // events have the reason.
       await within(client.connect(), until).catch((error: unknown) => Promise.reject(errors[0] ?? error));
       if (errors.length > 0) throw errors[0];

@@ -10,8 +10,8 @@ import type { Signer } from "../signatures/signer.js";
 import { HOLD_MS } from "./writer-lock.js";
 
 /**
- * How long a commit key lasts, in milliseconds. A repeated command always finds the key, because Redis refuses it if it
- * arrives more than a few seconds late.
+ * How long a commit key lasts, in milliseconds. A repeated command always finds the key, because a script does nothing
+ * if it arrives more than a few seconds late.
  */
 export const COMMIT_KEY_MS = 60_000;
 
@@ -36,12 +36,12 @@ export interface Listed {
 
 interface Parsed extends Stored {
   schema: number;
-  /** The signature covers it. */
+  /** The part of the document that the signature covers. */
   content: string;
   signature: string | undefined;
 }
 
-/** The parts of a document. Verifies neither the signature nor the schema. */
+/** Splits a document into its parts. Verifies neither the signature nor the schema. */
 export function parse(key: string, text: string): Parsed {
   const end = text.indexOf("\n");
   const head = text.slice(0, end + 1);
@@ -81,9 +81,10 @@ export class Documents {
   /** @throws FleetError `FLEET_STATE_UNSIGNED` when the document does not come from this fleet */
   decode(key: string, text: string): Stored {
     const { schema, content, signature, ...stored } = parse(key, text);
-    // The first script that writes to an empty database creates this registry. Nobody can gain anything by writing it.
+    // The first registry is not signed, because the first script that writes to an empty database creates it. An
+    // attacker who writes it gains nothing.
     if (key !== this.keys.founding || text !== FIRST_REGISTRY) this.signer.assert(key, content, signature);
-    // Check this after the signature, so that nobody else can make a record look like one of a newer version.
+    // Check this after the signature, so that nobody else can make a record look as if a newer version had written it.
     if (schema > SCHEMA) throw newerError(key, schema);
     return stored;
   }

@@ -13,7 +13,7 @@ import { forgetForeignServers, readForeignRegistry } from "./registry.js";
 
 /** How many values {@link LOOK_AT_HOSTS} returns for each host. */
 const FIELDS = 5;
-/** How long after `HostEntry.until` an entry may still count, in milliseconds. The heartbeat may arrive that late. */
+/** How long after `HostEntry.until` an entry still counts, in milliseconds, because its heartbeat may arrive late. */
 const LATE_MS = 15_000;
 /** How many names of hosts to read at once. A fleet has far fewer hosts. */
 const AT_ONCE = 1_000;
@@ -48,7 +48,7 @@ export class RedisHosts implements Hosts {
 
   /**
    * Verifies once that no other machine uses this host's name, for example because somebody copied the configuration.
-   * Otherwise this machine would take the other machine's registry for its own, and would count all servers in it as dead.
+   * Otherwise this machine would mistake the other machine's registry for its own, and count all servers in it as dead.
    */
   async assertOwn(): Promise<void> {
     if (this.#instance === undefined) return;
@@ -73,14 +73,14 @@ export class RedisHosts implements Hosts {
       [this.#keys.host(own), this.#keys.hosts, this.#keys.fence],
       [own, instance, text, ttlMs, this.#by, number, signature],
     );
-    // This entry is not verified, so anything may be there.
+    // The signature of this entry was not verified, so the entry may contain anything.
     if (word !== "ok") throw taken(own, (parseIfObject(String(term)) ?? {}) as Partial<HostEntry>);
-    // Count from the time of the request, because Redis ran it then or later. So the result is never too large.
+    // Count from the time of the request, because Redis ran the script later. So the result is never too large.
     const remainingMs = Math.max(0, Math.floor(ttlMs - (performance.now() - asked)));
     return { ...entry, name: own, instance, term: Number(term), gone: remainingMs === 0, remainingMs };
   }
 
-  /** Asks Redis, because what the connection knows of its clock is too low after a machine was suspended. */
+  /** Asks Redis, because the connection's estimate of Redis's clock is too low after this machine was suspended. */
   async #now(): Promise<number> {
     const [, now] = await this.#connection.run(TELL_TIME, [], []);
     return Number(now);
@@ -120,7 +120,8 @@ export class RedisHosts implements Hosts {
       if (typeof entry !== "string") return []; // another process removed it after the scan
       if (!this.#isSigned(keys[index] ?? "", contentOf(String(instance), entry), String(signature ?? ""))) return [];
       const published = parseObject<HostEntry>(keys[index] ?? "", entry);
-      // Only the entry is signed, so anybody who may write to Redis can put an earlier one back and make it count as alive.
+      // The signature covers only the entry. So anybody with write access to Redis can put an earlier entry back as
+      // alive, but cannot change its `until`.
       const isCurrent = Number(now) <= (published.until ?? 0) + LATE_MS;
       // Do not use `remainingMs` here. After a slow answer, it may be 0 for a host that is alive.
       const gone = !(Number(leftMs) > 0 && isCurrent);
@@ -129,7 +130,7 @@ export class RedisHosts implements Hosts {
     });
   }
 
-  /** Whether the host itself wrote the entry. The clock of Redis sets the term, so nobody signs it. */
+  /** Whether a host of this fleet wrote the entry. The signature does not cover the term, which Redis sets. */
   #isSigned(key: string, content: string, signature: string): boolean {
     try {
       this.#documents.signer.assert(key, content, signature);

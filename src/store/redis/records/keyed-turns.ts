@@ -4,7 +4,7 @@ import type { KeyedTurnStore, OnUnreadable } from "../../ports.js";
 import type { Documents } from "./documents.js";
 import { RecordSet } from "./record-set.js";
 
-/** The prompts with idempotency keys: a document for each, and besides the set of all of them a set for each user. */
+/** The prompts with idempotency keys: a document for each prompt, a set of all prompts, and a set for each user. */
 export class KeyedTurnDocuments implements KeyedTurnStore {
   readonly #documents: Documents;
   readonly #records: RecordSet<KeyedTurn>;

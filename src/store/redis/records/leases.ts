@@ -10,7 +10,7 @@ import type { Keys } from "../link/keys.js";
 import { ACQUIRE, LEAVE, LOOK, RAISE, RELEASE, RENEW } from "../scripts/lease-scripts.js";
 import { COMMIT_KEY_MS, newId } from "./documents.js";
 
-/** Leases by Redis's own clock. Each step is one script. */
+/** Leases that end by Redis's own clock. Each step is one script. */
 export class RedisLeases implements LeaseStore {
   readonly #connection: Connection;
   readonly #keys: Keys;
@@ -112,7 +112,7 @@ export class RedisLeases implements LeaseStore {
     // never lasts longer here than in Redis.
     const remainingMs = Math.max(0, Math.floor(Number(leftMs ?? 0) - (performance.now() - asked)));
     const [holder, fence, tokenHash, acquired, expires, ttlMs, steal, detached] = fields;
-    // Nobody signs a lease, so anything may be there.
+    // A lease is not signed, so its fields may contain anything.
     const isOdd = [fence, acquired, expires, ttlMs].some((field) => field !== null && !isCount(field));
     if (isOdd) throw corruptError(this.#keys.lease(sessionId), "a number in it is not valid");
     const lease = {
@@ -139,7 +139,7 @@ function bit(given: unknown): "0" | "1" {
   return given === undefined ? "0" : "1";
 }
 
-/** Whether the text is a number that a time or a fence can be. */
+/** Whether the field is absent, or is a number that can be a time or a fence. */
 function isCount(field: unknown): boolean {
   return field === undefined || /^\d{1,15}(?:\.\d+)?$/.test(String(field));
 }

@@ -18,7 +18,7 @@ export class RecordSet<T extends object> {
 
   /**
    * @param set the key of the set
-   * @param isName which of its members can be names. Nobody signs the set, so it may have others.
+   * @param isName whether a member of the set can be a name. The set is not signed, so it may have other members, too.
    */
   constructor(documents: Documents, set: string, keyOf: (name: string) => string, isName = (_: string) => true) {
     this.#isName = isName;

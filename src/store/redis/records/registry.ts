@@ -72,8 +72,8 @@ export class RegistryDocument implements RegistryStore {
   }
 
   /**
-   * For the first attempt, returns the registry that came with the writer lock, if one came. For later attempts, reads
-   * the registry from Redis.
+   * For the first attempt, returns the registry that came with the writer lock. For later attempts, and without the
+   * writer lock, reads the registry from Redis.
    */
   async #load(): Promise<Stored> {
     const { registry, highest = this.#highest } = this.#lock ?? {};
@@ -97,8 +97,8 @@ export class RegistryDocument implements RegistryStore {
   /** @param highest the highest revision that was seen before the request was sent */
   #found(text: string | null, highest: number): Stored {
     const { documents, warn } = this.#options;
-    // The registry of a fleet without named hosts (`founding`) is created together with the epoch, the random id of the
-    // data. The registry of a named host is created by its first write.
+    // If there is no registry, return the empty registry that the first commit will replace. In a fleet without named
+    // hosts, that is FIRST_REGISTRY, which the first script that writes to an empty database creates.
     const isFounding = this.#key === documents.keys.founding;
     const stored = text === null && !isFounding ? NONE : documents.decode(this.#key, text ?? FIRST_REGISTRY);
     const { revision } = stored;

@@ -16,8 +16,8 @@ import { ensureStateFolder } from "../../file/state-folder.js";
 type Noted = Pick<TokenEnd, "at" | "until">;
 
 /**
- * The ends of tokens that this host knows, each in a file of the state folder. Somebody who may write to Redis can put the
- * earlier record of a token back there, but cannot change these files.
+ * The ends of tokens that this host remembers, each in a file of the state folder. Somebody with write access to Redis
+ * can put the earlier record of a token back there, but cannot change these files.
  */
 export class TokenEnds {
   readonly #root: string;
@@ -28,7 +28,7 @@ export class TokenEnds {
     this.#folder = join(root, "token-ends");
   }
 
-  /** Undefined if this host knows no end of the token. A file that cannot be parsed counts as a revocation. */
+  /** Undefined if this host remembers no end of the token. A file that cannot be parsed counts as a revocation. */
   read(id: string): Noted | undefined {
     const path = this.#pathOf(id);
     const text = readIfThere(path, () => readFileSync(path, "utf8"));
@@ -44,7 +44,7 @@ export class TokenEnds {
     });
   }
 
-  /** Remembers the end durably. A token never ends later than this host has noted before. */
+  /** Remembers the end durably. Does nothing if this host already remembers an end that is not later. */
   async note({ id, at, until }: TokenEnd): Promise<void> {
     assertTokenId(id);
     const before = this.read(id);

@@ -14,8 +14,8 @@ import { RecordSet } from "./record-set.js";
 import { TokenEnds } from "./token-ends.js";
 
 /**
- * After a token is issued, only its end changes. A token that the fleet did not sign counts as absent, and so does one that
- * this host remembers as revoked.
+ * After a token is issued, only its end changes. A token that the fleet did not sign counts as absent, and so does a
+ * token that this host remembers as revoked.
  */
 export class TokenDocuments implements TokenStore {
   readonly #records: RecordSet<TokenRecord>;
@@ -98,7 +98,7 @@ export class TokenDocuments implements TokenStore {
   }
 
   async list(): Promise<TokenRecord[]> {
-    // One record that somebody damaged must not keep others from being revoked.
+    // One record that somebody damaged must not prevent the revocation of other tokens.
     const list = await this.#records.list((_, error) => this.#warn(error.message));
     return [...list.values()].flatMap((record) => this.#ended(record) ?? []);
   }

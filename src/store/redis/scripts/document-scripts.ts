@@ -14,7 +14,7 @@ import { foundingScript, script } from "./scripts.js";
  * ARGV[5] header line that the document must have, or empty if there must be no document, [6] new document, [7] lifetime of
  * the commit key (ms), [8] member to add to the set KEYS[5], or empty, [9] token of the writer that releases the writer
  * lock, or empty, [10] lifetime of the next writer's lock (ms). KEYS[6] to [8] are the keys of the writer lock, as in
- * writer-lock-scripts.ts. KEYS[9] is optional. It is a second set that gets the member.
+ * writer-lock-scripts.ts. KEYS[9] is optional. It is a second set to which the member is added.
  */
 export const COMMIT = foundingScript(`${PASS_ON}
 local done = redis.call('GET', KEYS[4])
@@ -35,7 +35,7 @@ return {'ok'}
 
 /**
  * ARGV[5] header line that the document must have, or `*` for any, [6] lifetime of the commit key (ms), [7] member to
- * remove from the set KEYS[5], [8] '1' if the last key is a second set that loses the member. All other keys from
+ * remove from the set KEYS[5], [8] '1' to remove it also from a second set, which is the last key. All other keys from
  * KEYS[6] on are deleted too, even if there is no document.
  *
  * The deletions come first, because a full Redis refuses a script whose first write needs memory.

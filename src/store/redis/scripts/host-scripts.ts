@@ -17,7 +17,8 @@ end
 
 /**
  * KEYS[3] entry, [4] set of all hosts, [5] fence. ARGV[5] name, [6] instance, [7] entry as JSON, [8] TTL (ms), [9] process
- * that writes, [10] number of its message, [11] signature of the entry. Answers `ok` with the term, or `taken` with the entry of the other instance.
+ * that writes, [10] number of its message, [11] signature of the entry. Answers `ok` with the term, or `taken` with the
+ * entry of the other instance.
  *
  * Terms come from the counter for fences, so they grow even if Redis loses all data. The script first deletes a field that
  * never exists, because a full Redis refuses a script whose first write needs memory. Without this deletion, all hosts would
@@ -77,7 +78,8 @@ return answer
 `);
 
 /**
- * KEYS[3] entry. ARGV[5] instance, [6] facts as JSON, [7] signature. Signs the entry of a host, if it is still the same.
+ * KEYS[3] entry. ARGV[5] instance, [6] facts as JSON, [7] signature. Sets the signature of a host's entry if the
+ * instance and the facts are still the same. Otherwise answers `conflict`.
  */
 export const SIGN_HOST = script(`
 local seen = redis.call('HMGET', KEYS[3], 'instance', 'entry')

@@ -2,7 +2,8 @@ import { QUEUE } from "./queue-lua.js";
 import { foundingScript, script } from "./scripts.js";
 
 /*
- * The rules of file/records/lease-state.ts, by the clock of Redis, which all hosts share. The key of a lease expires.
+ * These scripts apply the rules of file/records/lease-state.ts by the clock of Redis, which all hosts share. A lease
+ * ends when its key expires.
  *
  * A script without a commit key has the same effect whether it runs once or twice.
  */

@@ -1,17 +1,17 @@
 import { foundingScript, script } from "./scripts.js";
 
 /*
- * The slots that users have in use, by the clock of Redis. A slot ends with its expiry, which its process renews, so the slots of dead
- * processes and hosts end by themselves.
+ * The slots that users have in use, by the clock of Redis. A slot expires unless its process renews it, so the slots of
+ * dead processes and hosts end by themselves.
  *
  * Each script has the same effect whether it runs once or twice.
  */
 
 /**
- * KEYS[3] the slots of the kind: ids by the time at which each expires, [4] the turns of the last minute: ids by the time at
- * which each began, [5] the user's recorded sessions. ARGV[5] id, [6] most slots or '', [7] most turns per minute or '',
- * [8] TTL of the slot (ms) or '' for none, [9] '1' if it is a turn or a prompt, [10] '1' if recorded sessions count,
- * [11] the minute (ms).
+ * KEYS[3] the slots of the kind: ids, scored by the time at which each expires, [4] the turns of the last minute: ids,
+ * scored by the time at which each began, [5] the user's recorded sessions. ARGV[5] id, [6] most slots or '', [7] most
+ * turns per minute or '', [8] TTL of the slot (ms) or '' for none, [9] '1' if it is a turn or a prompt, [10] '1' if
+ * recorded sessions count, [11] the minute (ms).
  *
  * The id of the slot of a session begins with the id of the session and "~".
  */
@@ -66,7 +66,7 @@ end
 return {'ok'}
 `);
 
-/** KEYS[3] slots of several users and kinds, one for each id. ARGV[5] TTL (ms), [6] and so on: ids. */
+/** KEYS[3] and so on: for each id, the key of the slots to which it belongs. ARGV[5] TTL (ms), [6] and so on: ids. */
 export const KEEP = script(`
 for at = 6, #ARGV do
   local slots = KEYS[at - 3]
@@ -84,8 +84,8 @@ return answer
 `);
 
 /**
- * KEYS[3] a key. ARGV[5] the beginning of a period (ms), [6] a random text, [7] TTL of the key (ms). Answers `first` if nobody
- * else has written this period or a later one.
+ * KEYS[3] a key. ARGV[5] the start of a period (ms), [6] a random text, [7] TTL of the key (ms). Answers `first` if no
+ * other call has written this period or a later one, and otherwise `known`.
  */
 export const FIRST = script(`
 local own = ARGV[5] .. ' ' .. ARGV[6]

@@ -1,17 +1,24 @@
 import { foundingScript, script } from "./scripts.js";
 
 /*
- * The ledger of all hosts. Each host sends its own lines in order. The hash `usage-read` records how far each host's lines have
- * been counted, in the same step, so a part that is sent twice counts once.
+ * The ledger of all hosts. Each host sends its own lines in order. The script that counts lines also records in the
+ * hash `usage-read` how far each segment has been counted, so a part that is sent twice counts once.
  *
- * Each hour has a list of its lines, a hash with what usage-hours.ts has made of the first `lines` lines (`hour`, and the number
- * of `cells` of the day at that time), and a list with the sums of its minutes. After two days, its lines and minutes are deleted, and
- * the hash is `old`. The hash `usage-cells` has the cells of a day, and the random id of this `table`, so that sums of other cells
- * are found. Both hashes have a `version`, which is random, and replaced when they or lines are changed or deleted, so that nobody
- * saves sums of old lines.
+ * Each hour has three keys:
+ * - a list of its lines.
+ * - a list with the sums of its minutes.
+ * - a hash with the sums that usage-hours.ts has made of the first lines: the number of these `lines`, the sums
+ *   (`hour`), and the number and the id of the day's cells at that time (`cells`, `table`). After two days, the lines
+ *   and the minutes are deleted, and the hash gets the field `old`.
+ *
+ * Each day has a hash with its cells. Its field `table` is a random id. By this id, a reader detects sums that refer to
+ * other cells.
+ *
+ * The hashes of hours and days have a random `version`. It is replaced when the hash is changed, or when lines are
+ * changed or deleted, so that no process saves sums of old lines.
  */
 
-/** Finds a key of another type before a command fails because of it, so that the error names the key. */
+/** Checks the type of a key before a command would fail because of it, so that the error names the key. */
 const CHECK_TYPE = `
 local function wrong(key, kind)
   local found = redis.call('TYPE', key).ok
@@ -23,12 +30,12 @@ end
 /**
  * KEYS[3] usage-read, [4] usage-hours, [5] usage-lined, then for each hour of the part: sums, lines, and tokens of the day.
  * ARGV[5] the segment, [6] where the part begins, [7] where it ends, [8] its hours as JSON, [9] a number and [10] a share of
- * lines, [11] the version of new hours. Answers with three things: the position up to which the segment has been counted; the
- * hashes that have a field which is not a number; and the hours that are too far behind. An hour is too far behind if more of its
- * lines wait to be added up than the number, and than the share of those that are added up.
+ * lines, [11] the version of new hours. Answers with three values: the position up to which the segment has been
+ * counted; the hashes that have a field which is not a number; and the hours that are too far behind. An hour is too
+ * far behind if the number of its lines that are not added up exceeds both [9] and the share [10] of those that are.
  *
- * A command that fails undoes nothing, and the part is sent again. So the script checks the types of the keys first, and
- * no command after its first write can fail.
+ * If a command fails, Redis does not undo the earlier commands, and the host sends the part again. So the script checks
+ * the types of the keys first, and no command after its first write can fail.
  */
 export const COUNT_USAGE = foundingScript(`${CHECK_TYPE}
 local wrongRead = wrong(KEYS[3], 'hash')
@@ -76,8 +83,8 @@ return {'at', redis.call('HGET', KEYS[3], ARGV[5]) or '0'}
 `);
 
 /**
- * KEYS[3] usage-read. ARGV[5] the segment, which was counted and deleted. Its number becomes the end of those of its folder
- * that are counted no more, because another process may still have read lines of the segment.
+ * KEYS[3] usage-read. ARGV[5] the segment, which was counted and deleted. From then on, this segment and all earlier
+ * segments of its folder are no longer counted, because another process may still send lines that it read from them.
  */
 export const DROP_USAGE_READ = script(`
 local id, number = string.match(ARGV[5], '^(.*):(%d+)$')
@@ -98,8 +105,9 @@ return hours
 `);
 
 /**
- * KEYS[3] the sums, [4] the minutes and [5] the lines of an hour. ARGV[5] and [6] whether the sums of the hour, and those of its
- * minutes, are wanted. Answers with the fields that describe them, the sums, the number of parts of the minutes, and that of lines.
+ * KEYS[3] the sums, [4] the minutes and [5] the lines of an hour. ARGV[5] 'true' to read the sums of the hour, [6]
+ * 'true' to read the sums of its minutes. Answers with the fields that describe the sums, the sums of the hour, the
+ * sums of its minutes, the number of parts of the minutes, and the number of lines.
  */
 export const USAGE_HOUR = script(`${CHECK_TYPE}
 local problem = wrong(KEYS[3], 'hash') or wrong(KEYS[4], 'list') or wrong(KEYS[5], 'list')
@@ -114,7 +122,7 @@ return {'hour', fields, hour, minutes, redis.call('LLEN', KEYS[4]), redis.call('
 
 /**
  * KEYS[3] the sums, [4] the minutes and [5] the lines of an hour. ARGV[5] "any" or "version", [6] the version, [7] and [8] the
- * first and the last index of lines. Answers with these lines, or `changed` if there is another version.
+ * first and the last index of lines. Answers with these lines, or `changed` if the hour has another version.
  */
 export const USAGE_LINES = script(`
 if ARGV[5] == 'version' and (redis.call('HGET', KEYS[3], 'version') or '') ~= ARGV[6] then return {'changed'} end
@@ -131,9 +139,9 @@ return {'cells', version or '', id or '', cells or ''}
 
 /**
  * KEYS[3] the sums and [4] the minutes of an hour, [5] the cells of its day. ARGV[5] and [6] the versions of the sums and of the
- * cells, [7] the next version, [8] the number of lines, [9] the sums of the hour, [10] those of the minutes of the lines that are
- * new, [11] the number of cells, [12] the cells that are new. An old hour gets no minutes, because they would be those of late
- * lines alone.
+ * cells, [7] the next version, [8] the number of lines, [9] the sums of the hour, [10] the sums of the new lines by
+ * minutes, [11] the number of cells, [12] the new cells. An old hour gets no sums of minutes, because these would cover
+ * only its late lines.
  */
 export const SAVE_SUMS = script(`
 if redis.call('HGET', KEYS[3], 'version') ~= ARGV[5] then return {'changed'} end
@@ -150,7 +158,8 @@ return {'saved'}
 
 /**
  * KEYS[3] the sums, [4] the minutes and [5] the lines of an hour, [6] usage-lined. ARGV[5] the hour, [6] the version, [7] the next
- * one. Deletes the lines if all have been added up. The first command frees memory, so that a full Redis runs the script.
+ * version. Deletes the lines and the minutes if all lines have been added up. The first write frees memory, so that a
+ * full Redis runs the script.
  */
 export const DROP_LINES = script(`
 if redis.call('HGET', KEYS[3], 'version') ~= ARGV[6] then return {'changed'} end
@@ -172,7 +181,7 @@ end
 return {'tokens', tokens}
 `);
 
-/** KEYS[3] the tokens of a day. ARGV[5], [6] and so on: a name and the name that replaces it, by turns. */
+/** KEYS[3] the tokens of a day. ARGV[5], [6] and so on: alternately a name and the name that replaces it. */
 export const RENAME_TOKENS = script(`${CHECK_TYPE}
 local problem = wrong(KEYS[3], 'hash')
 if problem then return problem end
@@ -187,8 +196,8 @@ return {'ok'}
 `);
 
 /**
- * KEYS[3] the sums, [4] the minutes and [5] the lines of an hour. ARGV[5] the next version, [6], [7], [8] and so on: an index, the line
- * there, and the line that replaces it.
+ * KEYS[3] the sums, [4] the minutes and [5] the lines of an hour. ARGV[5] the next version, [6], [7], [8] and so on,
+ * for each line: its index, the line, and the line that replaces it.
  */
 export const RENAME_LINES = script(`
 for index = 6, #ARGV, 3 do
@@ -200,7 +209,7 @@ end
 return {'ok'}
 `);
 
-/** KEYS[3] the cells of a day. ARGV[5] the version, [6] the next one, [7] all cells. */
+/** KEYS[3] the cells of a day. ARGV[5] the version, [6] the next version, [7] all cells. */
 export const RENAME_CELLS = script(`
 if (redis.call('HGET', KEYS[3], 'version') or '') ~= ARGV[5] then return {'changed'} end
 redis.call('HSET', KEYS[3], 'version', ARGV[6], 'cells', ARGV[7])

@@ -24,7 +24,11 @@ type SignedKind =
 /** A record whose signature is missing, wrong or outdated. */
 export interface SignatureFinding {
   kind: SignedKind;
-  /** The id of the session or token, the user of the placement or the limits, digests of the user and the idempotency key, or the host. Empty: the fleet without named hosts, or the only record of its kind. */
+  /**
+   * The id of the session or token, the user of the placement or the limits, the digests of the user and the
+   * idempotency key, the digest of the purge's user, or the host. Empty for the registry of a fleet without named
+   * hosts, and for the pseudonym key.
+   */
   name: string;
   verdict: Exclude<Verdict, "good">;
 }
@@ -32,19 +36,19 @@ export interface SignatureFinding {
 /** Finds records that need a signature, and signs them. */
 export class Signatures {
   readonly #documents: Documents;
-  /** A digest of the record of each finding, so that nobody can put another one in its place before it is signed. */
+  /** A digest of each finding's record, so that {@link sign} does not sign a record that was changed since then. */
   readonly #found = new WeakMap<SignatureFinding, string>();
 
   constructor(documents: Documents) {
     this.#documents = documents;
   }
 
-  /** The id of the key with which this host signs; null if it has none. */
+  /** The id of the key with which this host signs; null if it has no key. */
   get keyId(): string | null {
     return this.#documents.signer.keyId;
   }
 
-  /** Lets {@link sign} make a key although the database has records. */
+  /** Lets {@link sign} make a key even though the database has records. */
   allowNewKey(): void {
     this.#documents.signer.mayMakeKey = true;
   }
@@ -65,8 +69,8 @@ export class Signatures {
   }
 
   /**
-   * Signs records that {@link find} has found. Leaves out records that somebody has changed since then. Resolves with those
-   * that were signed.
+   * Signs records that {@link find} has found. Leaves out records that somebody has changed since then. Resolves with
+   * the findings whose records were signed.
    */
   async sign(findings: readonly SignatureFinding[]): Promise<SignatureFinding[]> {
     this.#documents.signer.ensureKey();
@@ -129,12 +133,12 @@ export class Signatures {
     if (text === null || (key === keys.founding && text === FIRST_REGISTRY)) return null;
     const { schema, content, signature, ...stored } = parse(key, text);
     const isNewer = schema > SCHEMA;
-    // The token of another host is valid for a minute, so no earlier version can have left a good one.
+    // Leave out the tokens of hosts. They are valid for only a minute, so those of an earlier version have expired.
     if (kind === "tokens" && !isNewer && parseObject<TokenRecord>(key, stored.data).role === "host") return null;
     return { key, content, signature, stored, isNewer };
   }
 
-  /** @returns false if somebody else changed the record in between */
+  /** @returns false if somebody else has changed the record since it was found */
   async #sign(finding: SignatureFinding): Promise<boolean> {
     const record = await this.#read(finding.kind, finding.name);
     if (record === null || record.isNewer || digestOf(record) !== this.#found.get(finding)) return false;
@@ -152,7 +156,7 @@ interface SignedRecord {
   key: string;
   content: string;
   signature: string | undefined;
-  /** Null for a host. */
+  /** Null for the entry of a host, which is not a document. */
   stored: Stored | null;
   /** Whether its schema is newer than this version's, so that this version cannot write it. */
   isNewer: boolean;

@@ -17,13 +17,13 @@ interface SigningKey {
   secret: Buffer;
 }
 
-/** `outdated`: the signature is good, but another key than the first made it. */
+/** `outdated`: the signature is valid, but was made with a key other than the first. */
 export type Verdict = "good" | "outdated" | "unsigned" | "unknown-key" | "wrong";
 
 /**
- * Signs the records in Redis, and verifies their signatures (HMAC-SHA256). Everybody who may write to Redis can write
- * records, but only the fleet's hosts have the key. It is in a file: one key on each line, 64 hexadecimal digits. The first
- * key signs, and all of them verify, so that the key can be replaced while the fleet works.
+ * Signs the records in Redis, and verifies their signatures (HMAC-SHA256). Everybody with write access to Redis can
+ * write records, but only the fleet's hosts can sign them. The key file has one key of 64 hexadecimal digits on each
+ * line. The first key signs, and all keys verify, so that the key can be replaced while the fleet is running.
  */
 export class Signer {
   readonly path: string;
@@ -50,22 +50,33 @@ export class Signer {
     return this.#read()[0]?.id ?? null;
   }
 
-  /** Lets this process make a key for a database that has records already, such as those of an earlier version. */
+  /** Whether this process may make a key for a database that already has records, such as those of an old version. */
   mayMakeKey = false;
 
-  /** @throws FleetError `FLEET_STORE_KEY_UNUSABLE` when this host has no key, although the database has records. */
+  /**
+   * @throws FleetError `FLEET_STORE_KEY_UNUSABLE` when this host has no key and may not make one. It may make a key
+   * only in the state folder, and only if the database is empty or `mayMakeKey` is set.
+   */
   assertKey({ isEmpty }: { isEmpty: boolean }): void {
     if (this.#read().length === 0 && !((isEmpty || this.mayMakeKey) && this.#isOwn)) {
       throw this.missing();
     }
   }
 
-  /** Makes the key of a new fleet, if there is none. */
+  /**
+   * Makes a key if this host has none.
+   *
+   * @throws FleetError `FLEET_STORE_KEY_UNUSABLE` if the key belongs in `keyFile`
+   */
   ensureKey(): void {
     if (this.#read().length === 0) this.#make();
   }
 
-  /** The signature of a record. @param key the full name of the record's key in Redis, so that no record can be moved */
+  /**
+   * The signature of a record.
+   *
+   * @param key the record's Redis key. It is signed, too, so that nobody can move the record.
+   */
   sign(key: string, content: string): string {
     this.ensureKey();
     const [first] = this.#keys;
@@ -84,7 +95,7 @@ export class Signer {
     return found === 0 ? "good" : "outdated";
   }
 
-  /** Refuses a record without a good signature. @throws FleetError `FLEET_STATE_UNSIGNED` */
+  /** Refuses a record without a valid signature. @throws FleetError `FLEET_STATE_UNSIGNED` */
   assert(key: string, content: string, signature: string | undefined): void {
     const verdict = this.verify(key, content, signature);
     if (verdict === "good" || verdict === "outdated") return;
@@ -115,7 +126,7 @@ export class Signer {
       writeFileSync(temp, `${randomBytes(32).toString("hex")}\n`, { mode: 0o600, flag: "wx" });
       linkSync(temp, this.path);
     } catch (error) {
-      // If another process made the key first, use that one.
+      // If another process made the key first, use that key.
       if (systemCode(error) !== "EEXIST") throw mediumError("write", this.path, error);
     } finally {
       rmSync(temp, { force: true });

@@ -21,7 +21,7 @@ import { RecordFiles } from "../record-files.js";
 import { RecordFolder } from "../record-folder.js";
 import { SlotLog } from "./slot-log.js";
 
-/** How many logs a process remembers. */
+/** How many logs a process keeps in memory. */
 const MOST_LOGS = 10_000;
 
 interface OwnLimits {
@@ -29,7 +29,7 @@ interface OwnLimits {
   limits: Partial<UserLimits>;
 }
 
-/** The users' own limits, each as one document; their groups, in one file for each user; and logs of what is in use. */
+/** The users' own limits, in a document per user; their groups, in a file per user; and logs of the slots in use. */
 export class LimitRecords implements LimitStore {
   readonly #context: StoreContext;
   readonly #sessions: Pick<SessionStore, "ids" | "count">;
@@ -46,7 +46,7 @@ export class LimitRecords implements LimitStore {
       durable: true,
       ifDamaged: "The fleet uses the previous revision.",
     });
-    // The next sign-on writes a damaged record again.
+    // A damaged record counts as missing, because the user's next sign-on writes it again.
     this.#groups = new RecordFiles(context, "limit-groups", null);
   }
 
@@ -93,7 +93,7 @@ export class LimitRecords implements LimitStore {
     const log = this.#logOf(request.user);
     try {
       const answer = await this.#take(log, request);
-      // A slot of a process that was killed must not keep others out.
+      // Before a refusal, free the slots of processes that were killed, and try again if there were any.
       const isFinal = answer.granted || !freeGone(log);
       if (isFinal && log.isLong) {
         freeGone(log);
@@ -122,8 +122,8 @@ export class LimitRecords implements LimitStore {
   }
 
   /**
-   * How many sessions the user has: those that are recorded, and those whose slots are earlier than the caller's. Call it after
-   * the caller has its slot. A session whose slot has ended by then is recorded or was given up.
+   * How many sessions the user has: the recorded sessions, and the sessions whose slots are earlier than the caller's.
+   * Call it after the caller has its slot. A session whose slot has ended by then is recorded, or will not be created.
    */
   async #sessionsOf(user: string | null, earlier: readonly string[], most: number): Promise<number> {
     const count = async () => {
@@ -193,8 +193,10 @@ export class LimitRecords implements LimitStore {
 }
 
 /**
- * Frees the slots of processes that have ended. A state folder belongs to one host, so a process in another PID namespace was in
- * an earlier container of the host, and has ended with it. @returns whether there were any
+ * Frees the slots of processes that have ended. A state folder belongs to one host. So a process in another PID
+ * namespace was in an earlier container of this host, and ended with that container.
+ *
+ * @returns whether there were any such slots
  */
 function freeGone(log: SlotLog): boolean {
   const gone = [...log.read().slots].filter(([, { holder }]) => hasGone(holder) !== false);

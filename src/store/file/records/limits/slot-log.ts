@@ -16,31 +16,32 @@ import { systemCode } from "../../../../errors.js";
 import { scratchName, unlinkQuietly } from "../../commit/durable.js";
 import { type Answer, type Entry, readEntry, SlotState } from "./slot-state.js";
 
-/** A log that has reached this size is sealed. In bytes. */
+/** A log that is longer than this, in bytes, may be sealed: see {@link SlotLog.isLong}. */
 const LONGEST = 64 * 1024;
 const NAME = /^([a-z0-9]{8})-(\d{1,12})\.log$/;
 
 /**
- * A log of everything that one user has in use. Every process appends to it, with one write for each entry. The system puts the entries
- * in one order, and each process reads the log and so finds out by the same rules which entries were granted. So the limits
- * are exact without a lock, and a process that is killed at any point leaves nothing half done.
+ * A log of the slots that one user has in use. Every process appends to it, with one write for each entry. The
+ * operating system puts the entries in one order. Each process reads the log and applies the same rules, so all
+ * processes agree on which entries were granted. So the limits are exact without a lock, and a process that is killed
+ * at any point leaves nothing half done.
  *
- * The first entry that seals a log is its last: entries behind it count for nothing, and their writers append them to the next
- * log. Everybody computes the same beginning of the next log, so it does not matter who creates it.
+ * The first entry that seals a log is its last: later entries do not count, and their writers append them to the next
+ * log. Every process computes the same first entries for the next log, so it does not matter which process creates it.
  *
- * Nothing here is synced to disk, because what is in use ends with the boot of the machine. The name of a log has the boot.
+ * Nothing here is synced to disk, because no slot survives a restart of the machine. A log's name contains the boot.
  */
 export class SlotLog {
   readonly #folder: string;
   readonly #boot: string;
-  /** The log that was read last, how far, and what was in it. */
+  /** The log that was read last, how far it was read, and the state after its entries. */
   #number = -1;
   #inode = -1;
   #offset = 0;
   #state = new SlotState();
-  /** How many entries were read, of which the state needs only the newest. */
+  /** How many entries were read. Many of them may no longer affect the state. */
   #entries = 0;
-  /** Entries that a full disk did not take. They free slots, so they come first. */
+  /** Entries that could not be written, such as on a full disk. They free slots, so the next write puts them first. */
   #unwritten: Entry[] = [];
 
   /** @param boot 8 letters and digits that name the boot of the machine */
@@ -49,7 +50,7 @@ export class SlotLog {
     this.#boot = boot;
   }
 
-  /** The state now. */
+  /** The current state. */
   read(): SlotState {
     if (this.#numbers().length > 0) this.#use((fd) => this.#follow(fd));
     return this.#state;
@@ -78,7 +79,7 @@ export class SlotLog {
     }
   }
 
-  /** Whether the log should be sealed now. A log of which most entries still count would only be written once more. */
+  /** Whether the log should be sealed now. If most of its entries still count, sealing would only copy them. */
   get isLong(): boolean {
     return this.#offset > LONGEST && this.#entries > 2 * this.#state.size;
   }
@@ -90,7 +91,7 @@ export class SlotLog {
     });
   }
 
-  /** Works with the newest log that is not sealed, and creates it if necessary. */
+  /** Calls `work` with the newest log that is not sealed. Creates that log if necessary. */
   #use<T>(work: (fd: number) => T): T {
     for (;;) {
       const fd = this.#open();
@@ -112,7 +113,7 @@ export class SlotLog {
     }
   }
 
-  /** @returns undefined if the log disappeared, because others have sealed it and the next one */
+  /** @returns undefined if the log disappeared, because other processes have sealed it and the next log */
   #open(): number | undefined {
     if (this.#number < 0 || this.#state.isSealed) {
       const newest = this.#numbers().at(-1);
@@ -130,7 +131,7 @@ export class SlotLog {
     }
   }
 
-  /** Creates a log with its first entries, unless it exists. Removes those before the last one. */
+  /** Creates a log with its first entries, unless it exists. Removes older logs, but not the one before this log. */
   #create(number: number, entries: readonly Entry[]): void {
     mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
     const temp = join(this.#folder, scratchName("tmp"));

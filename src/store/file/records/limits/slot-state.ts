@@ -16,7 +16,7 @@ export type Entry =
   | readonly ["begun", id: string, atMs: number]
   | readonly ["seal"];
 
-/** The answer to an entry that takes something. Other entries are always granted. */
+/** The answer to an entry. Only a `take` can be refused. */
 export type Answer =
   | { granted: true; earlier: readonly string[] }
   | { granted: false; reached: "most" | "perMinute"; used: number; retryAfterMs: number | null };
@@ -38,7 +38,7 @@ export function readEntry(line: string): Entry | null {
 /** The state after some entries. It depends on the entries alone, so every process computes the same. */
 export class SlotState {
   readonly slots = new Map<string, Slot>();
-  /** When each turn of the last minute began, by the clock of the machine since its boot. */
+  /** When each turn of the last minute began, in milliseconds since the boot of the machine. */
   readonly begun = new Map<string, number>();
   isSealed = false;
   #lastMs = 0;
@@ -69,7 +69,7 @@ export class SlotState {
     for (const [old, begunMs] of this.begun) if (begunMs <= this.#lastMs - MINUTE_MS) this.begun.delete(old);
     const earlier = this.idsOf(kind);
     if (perMinute !== null && this.begun.size >= perMinute) {
-      // The turn that has to leave the minute before there is room.
+      // When the turn began that must be more than a minute old before another turn may begin.
       const leaving = [...this.begun.values()].sort((a, b) => a - b)[this.begun.size - perMinute] ?? atMs;
       const retryAfterMs = Math.max(1, Math.ceil(leaving + MINUTE_MS - atMs));
       return { granted: false, reached: "perMinute", used: this.begun.size, retryAfterMs };
@@ -95,7 +95,7 @@ export class SlotState {
     return this.slots.size + this.begun.size;
   }
 
-  /** The entries that a new log begins with, so that it has this state. */
+  /** The entries with which a new log begins, so that its state is the same as this one. */
   start(): Entry[] {
     const slots = [...this.slots].map(([id, { kind, holder }]) => ["slot", id, kind, holder] as const);
     return [...slots, ...[...this.begun].map(([id, atMs]) => ["begun", id, atMs] as const)];

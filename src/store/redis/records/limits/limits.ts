@@ -13,7 +13,7 @@ const MOST_KNOWN = 10_000;
 /** How long the store remembers that a budget is nearly used up, in milliseconds. Longer than a month. */
 const NEAR_MS = 32 * 24 * 3_600_000;
 
-/** The users' own limits and their groups, as one document for each user, and what they have in use. */
+/** The users' own limits and their groups, in one document for each user, and the slots that users have in use. */
 export class LimitDocuments implements LimitStore {
   readonly #documents: Documents;
   readonly #slots: RedisSlots;

@@ -15,15 +15,18 @@ import { CLEAR, GIVE_BACK, KEEP, TAKE, USED } from "../../scripts/slot-scripts.j
 /** How long a slot lasts without its process, and how often the process renews it, in milliseconds. */
 const TTL_MS = 30_000;
 const KEEP_MS = 10_000;
-/** How many slots one renewal contains. */
+/** How many slots one script renews. */
 const KEPT_AT_ONCE = 500;
 const KINDS = ["turn", "session", "connection"] as const satisfies SlotKind[];
 
-/** The slots that users have in use. The id of each slot ends with its process, so that processes of the same machine can free it. */
+/**
+ * The slots that users have in use. The id of each slot ends with its holder, so that other processes of the same
+ * machine can free the slot once the holder has ended.
+ */
 export class RedisSlots {
   readonly #connection: Connection;
   readonly #keys: Keys;
-  /** The slots that this process holds: keys of sets by id. */
+  /** The slots that this process renews: for each id, the key of the set that contains it. */
   readonly #held = new Map<string, string>();
   #timer: NodeJS.Timeout | undefined;
 
@@ -89,7 +92,7 @@ export class RedisSlots {
 
   async forget(user: string): Promise<void> {
     const slots = KINDS.map((kind) => this.#keys.slots(kind, user));
-    // Otherwise, the next renewal would write their keys again.
+    // Do not renew these slots any more, because a renewal would create their keys again.
     for (const [id, key] of this.#held) if (slots.includes(key)) this.#held.delete(id);
     const near = USER_LIMITS.map((name) => this.#keys.near(user, name));
     await this.#connection.run(CLEAR, [...slots, this.#keys.begun(user), ...near], []);

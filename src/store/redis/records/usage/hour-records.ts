@@ -5,7 +5,7 @@ import { corruptError } from "../../link/failures.js";
 import type { Keys } from "../../link/keys.js";
 import * as scripts from "../../scripts/usage-scripts.js";
 
-/** So many lines are read at once, in some milliseconds. A process serves others between two parts. */
+/** How many lines are read at once. This takes a few milliseconds. Between two parts, the process can do other work. */
 const LINES_AT_ONCE = 2_000;
 
 /** Sums without the cells. */
@@ -14,7 +14,7 @@ export type Rows = Pick<Sums, "buckets" | "rows">;
 /** The cells of a day. */
 export interface DayCells {
   version: string;
-  /** Random. Tells the cells from those that were there before damage; empty if there are none. */
+  /** A random id. It changes if the cells are lost and then written again. Empty if there are no cells. */
   table: string;
   cells: string[];
 }
@@ -22,17 +22,19 @@ export interface DayCells {
 /** An hour of the ledger, as it is at one moment. */
 export interface HourState {
   version: string;
-  /** The number of its lines, and how many of them are added up. */
+  /** How many lines the hour has. */
   length: number;
+  /** How many of these lines, from the first one on, are added up. */
   added: number;
-  /** Its lines and its sums of minutes were deleted. Its lines now are late ones. */
+  /** Whether the hour's lines and sums of minutes were deleted. Lines that it has now arrived after that. */
   isOld: boolean;
-  /** The number of cells of the day when the lines were added up, and the id of their table. */
+  /** How many cells the day's table had when this hour's lines were last added up. */
   cells: number;
+  /** The {@link DayCells.table} at that time. Empty if no lines have been added up. */
   table: string;
-  /** The sums of the hour. Null if there are none, or if they were not asked for. */
+  /** The sums of the hour. Null if there are none, or if they were not read. */
   hour: Rows | null;
-  /** The sums of its minutes, in parts. Each part has some of the lines. */
+  /** The sums of its minutes, in parts. Each part covers the lines that were added up at one time. */
   minutes: Rows[];
 }
 
@@ -40,8 +42,9 @@ export interface HourState {
 export interface LinesPart {
   lines: LedgerLine[];
   texts: string[];
-  /** The index of the first line, and of the line after the last one. */
+  /** The index of the first line in the hour's list. */
   from: number;
+  /** The index behind the last line. */
   end: number;
 }
 
@@ -56,8 +59,9 @@ export class HourRecords {
   }
 
   /**
+   * Reads the hours from `first` to `last`, which are both included.
+   *
    * @param key the sorted set of hours
-   * @param first as in ZRANGEBYSCORE, like `last`
    */
   async between(key: string, first: number | "-inf", last: number | "+inf"): Promise<number[]> {
     const [, ...hours] = await this.#connection.run(scripts.USAGE_HOURS, [key], [first, last]);
@@ -68,12 +72,12 @@ export class HourRecords {
     return [this.#keys.usageSums(hour), this.#keys.usageMinutes(hour), this.#keys.usageLines(hour)];
   }
 
-  /** The key of the cells of the day of an hour. */
+  /** The Redis key of the usage cells for the day that contains this hour. */
   cellsKey(hour: number): string {
     return this.#keys.usageCells(dayOf(hourStart(hour)));
   }
 
-  /** @param wanted the sums that are read */
+  /** @param wanted which sums to read */
   async read(number: number, wanted: readonly ("hour" | "minutes")[]): Promise<HourState> {
     const [sumsKey, minutesKey, linesKey] = this.keysOf(number);
     const answer = await this.#connection.run(scripts.USAGE_HOUR, this.keysOf(number), [
@@ -100,7 +104,7 @@ export class HourRecords {
     };
   }
 
-  /** The cells of the day of an hour. */
+  /** The cells of the day that contains this hour. */
   async cellsOf(hour: number): Promise<DayCells> {
     const [, version, table, text] = await this.#connection.run(scripts.USAGE_CELLS, [this.cellsKey(hour)], []);
     return { version: String(version), table: String(table), cells: String(text).split("\n").slice(0, -1) };
@@ -109,7 +113,7 @@ export class HourRecords {
   /**
    * Reads lines in parts.
    *
-   * @param version that of the hour; null for any
+   * @param version the version that the hour must have; null for any version
    * @yields null as the last part if the hour has another version
    */
   async *lines(
@@ -154,12 +158,12 @@ function rowsOf(text: string, key: string): Rows {
   }
 }
 
-/** The sums without the cells as JSON, in which null stands for a number that nobody reported. */
+/** Converts the sums to JSON without the cells. Null stands for a number that nobody reported. */
 export function textOf({ buckets, rows }: Rows): string {
   return JSON.stringify({ buckets, rows: [...rows] });
 }
 
-/** The list in parts of at most `size`. */
+/** Splits the list into parts of at most `size` items. */
 export function partsOf<T>(list: readonly T[], size: number): T[][] {
   return Array.from({ length: Math.ceil(list.length / size) }, (_, index) =>
     list.slice(index * size, (index + 1) * size),

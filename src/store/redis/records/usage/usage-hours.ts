@@ -22,11 +22,11 @@ import { type DayCells, HourRecords, type HourState, partsOf, textOf } from "./h
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 3_600_000;
-/** How long the lines of an hour are kept beside its sums. Afterwards, a query counts the whole hour or nothing of it. */
+/** How long the lines of an hour are kept beside its sums. Afterwards, a query counts the whole hour or none of it. */
 const LINES_MS = 49 * HOUR_MS;
 /**
- * So many lines of the running hour may wait to be added up, or such a share of those that are, because each time all sums of the
- * hour are read and saved again.
+ * Lines of the current hour may wait until they are more than `lines`, and more than this `share` of the lines that are
+ * added up. This saves work, because each addition reads and saves all sums of the hour again.
  */
 export const LAG = { lines: 1_000, share: 1 / 16 };
 /** How long this process adds nothing up after Redis has refused a write, in milliseconds. A refusal may take seconds. */
@@ -42,8 +42,8 @@ interface Asked {
 }
 
 /**
- * The lines of all hosts in Redis, by hours, and their sums. Any process adds lines up: after it has sent many, for a query, and in
- * the upkeep. If it cannot save the sums, another process adds up the same lines.
+ * The lines of all hosts in Redis, by hours, and their sums. A process adds lines up after it has sent many, for a
+ * query, and in the upkeep. If it cannot save the sums, another process adds up the same lines later.
  */
 export class UsageHours {
   readonly #connection: Connection;
@@ -51,7 +51,7 @@ export class UsageHours {
   readonly #records: HourRecords;
   readonly #warn: (message: string) => void;
   readonly #extending = new Map<number, Promise<void>>();
-  /** By `performance.now()`. */
+  /** Until this time, by `performance.now()`, this process adds nothing up. */
   #refusedUntil = 0;
 
   /** @param warn reports damaged hours */
@@ -69,7 +69,7 @@ export class UsageHours {
     try {
       for (const [index, hour] of hours.entries()) {
         let state = await next;
-        // Redis answers while this process adds up the hour before.
+        // Send the next request now, so that Redis answers it while this process adds the current hour to the result.
         next = this.#latest(hours[index + 1], query);
         next.catch(() => undefined); // the next round throws it
         while (state !== null && !(await this.#addHour(hour, state, asked))) state = await this.#latest(hour, query);
@@ -79,7 +79,7 @@ export class UsageHours {
     }
   }
 
-  /** @returns null without a number */
+  /** Reads an hour, and adds up its waiting lines first if that saves time. Null if there is no `number`. */
   async #latest(number: number | undefined, query: UsageQuery): Promise<HourState | null> {
     if (number === undefined) return null;
     const read = async () => {
@@ -94,7 +94,7 @@ export class UsageHours {
     return await read();
   }
 
-  /** @returns false if the hour was changed in between, and nothing was added */
+  /** Adds an hour to the result of a query. @returns false if the hour was changed in between, and nothing was added */
   async #addHour(number: number, state: HourState, { query, parts, known }: Asked): Promise<boolean> {
     const day = await this.#cellsFor(number, state, known);
     if (day === null) return false;
@@ -124,7 +124,7 @@ export class UsageHours {
     return performance.now() < this.#refusedUntil;
   }
 
-  /** Adds up the lines that wait. Does nothing if somebody else has just done so, or if Redis takes no writes. */
+  /** Adds up the lines that wait. Does nothing if another process has just done so, or if Redis refuses writes. */
   async extend(number: number): Promise<void> {
     let extending = this.#extending.get(number);
     if (extending === undefined) {
@@ -164,7 +164,7 @@ export class UsageHours {
     }
   }
 
-  /** Like {@link extend}, but warns of a damaged hour, so that others are added up. */
+  /** Like {@link extend}, but only warns if the hour is damaged, so that the caller can continue with other hours. */
   async extendOrWarn(number: number): Promise<void> {
     await this.#orWarn(this.extend(number));
   }
@@ -199,7 +199,7 @@ export class UsageHours {
     }
   }
 
-  /** @returns false if the cells of the day were changed by somebody else */
+  /** Renames the cells of the day that contains this hour. @returns false if another process changed them in between */
   async #renameCells(hour: number, names: Renaming): Promise<boolean> {
     const { version, cells } = await this.#records.cellsOf(hour);
     const after = cells.map((cell) => this.#renamedCell(cell, hour, names));
@@ -209,7 +209,7 @@ export class UsageHours {
     return word === "saved";
   }
 
-  /** @returns the same cell if it has none of the names */
+  /** @returns `cell` itself if it contains none of the names */
   #renamedCell(cell: string, hour: number, { users, sessions }: Renaming): string {
     try {
       const [user, sessionId, model, tokenId] = JSON.parse(cell) as Cell;
@@ -221,7 +221,7 @@ export class UsageHours {
     }
   }
 
-  /** Deletes hours that are older than this, and lines that no query needs. Adds up the others. */
+  /** Deletes hours older than `keepMs`. Adds up the lines of other past hours. Deletes lines that no query needs. */
   async upkeep(keepMs: number): Promise<void> {
     const { usageHours, usageLined } = this.#keys;
     for (const hour of await this.#records.between(usageHours, "-inf", hourOf(Date.now() - keepMs) - 1))
@@ -248,9 +248,9 @@ export class UsageHours {
   }
 
   /**
-   * The cells of the day of an hour.
+   * The cells of the day that contains this hour.
    *
-   * @param known earlier answers. They count if they have the cells of this hour, too.
+   * @param known earlier answers, which are used if they contain the cells of this hour
    * @returns null if the hour was changed in between
    */
   async #cellsFor(
@@ -266,7 +266,7 @@ export class UsageHours {
     known.clear(); // the hours of a query are in order, so nobody needs the cells of an earlier day
     known.set(key, now);
     if (isOf(now)) return now;
-    // The upkeep deletes them with the last hour of the day.
+    // The upkeep may have deleted the cells together with the last hour of the day. Then this hour has changed, too.
     if ((await this.#records.read(hour, [])).version !== version) return null;
     throw corruptError(key, "it does not have the cells to which sums of the ledger refer");
   }
@@ -277,7 +277,7 @@ function firstOfDay(hour: number): number {
   return Math.floor(hour / 24) * 24;
 }
 
-/** Whether the query wants all lines of the hour. */
+/** Whether the query covers the whole hour. */
 function isWithin(hour: number, { from, to }: UsageQuery): boolean {
   return hourStart(hour) >= from && hourStart(hour + 1) <= to;
 }
@@ -287,7 +287,7 @@ function isWanted(line: LedgerLine, { from, to }: UsageQuery): boolean {
   return at >= from && at < to;
 }
 
-/** The parts of the list with the lines of a bucket of which the query wants only some. Other lines are in them, too. */
+/** For a bucket that the query covers partly: the parts of the list with its lines. They may also have other lines. */
 function rangesOf({ first, last, ranges }: Bucket, query: UsageQuery) {
   const part = { ...query, from: Math.max(first, query.from), to: Math.min(last + 1, query.to) };
   return ranges.map(([from, end]) => ({ query: part, from, end }));

@@ -26,14 +26,14 @@ import { partsOf } from "./hour-records.js";
 import { LAG, RENAMES_AT_ONCE, UsageHours } from "./usage-hours.js";
 
 const HOUR_MS = 3_600_000;
-/** A limit counts at most a month. */
+/** How long the tokens of a day are kept, in milliseconds. No limit counts tokens for longer than a month. */
 const TOKENS_MS = 33 * 24 * HOUR_MS;
 /** How long a line may wait before it is sent, in milliseconds. */
 const JOIN_MS = 50;
 
 /**
- * The ledger of all hosts. The lines of this host are first in segments on its disk, and are then sent to Redis in order. Any
- * process of the host can do that, so a process that dies loses nothing.
+ * The ledger of all hosts. Each host first writes its lines to segments on its disk, and then sends them to Redis in
+ * order. Any process of the host can send them, so nothing is lost if a process dies.
  */
 export class UsageSums implements UsageStore {
   readonly #connection: Connection;
@@ -41,15 +41,15 @@ export class UsageSums implements UsageStore {
   readonly #segments: Segments;
   readonly #hours: UsageHours;
   readonly #warn: (message: string) => void;
-  /** How far each segment has been counted, as far as this process knows. */
+  /** How many bytes of each segment Redis has counted, as far as this process knows. */
   readonly #counted = new Map<string, number>();
   readonly #addingUp = new Set<Promise<void>>();
   #running: Promise<void> = Promise.resolve();
-  /** The run that has not begun. */
+  /** A run of `#sendAll` that has not begun, because it waits for the run before it. */
   #next: Promise<void> | undefined;
   #soon: NodeJS.Timeout | undefined;
 
-  /** @param warn reports lines that do not count */
+  /** @param warn receives a message when lines or amounts do not count */
   constructor(connection: Connection, keys: Keys, root: string, warn: (message: string) => void) {
     this.#connection = connection;
     this.#keys = keys;
@@ -64,20 +64,20 @@ export class UsageSums implements UsageStore {
     } catch (error) {
       throw mediumError("write", this.#segments.folder, error);
     } finally {
-      // A pause joins the lines of a turn.
+      // Wait a moment, so that the lines of one turn are sent together.
       this.#soon ??= setTimeout(() => void this.settled(), JOIN_MS).unref();
     }
   }
 
   async settled(): Promise<void> {
-    // If Redis does not take the lines, they stay on the disk, and a later call sends them.
+    // If Redis does not accept the lines, they stay on the disk, and a later call sends them.
     await this.#send().catch((error: unknown) => {
       const wait = `Lines of the ledger do not count, and wait in ${quote(this.#segments.folder)}.`;
       if (isDamaged(error)) this.#warn(`${wait} ${error.message}`);
     });
   }
 
-  /** Sends what is on the disk. Calls during a run share the next one, because that run may have passed their lines. */
+  /** Sends the lines on the disk. All calls during a run share the next run, because this run may miss their lines. */
   async #send(): Promise<void> {
     clearTimeout(this.#soon);
     this.#soon = undefined;
@@ -128,16 +128,16 @@ export class UsageSums implements UsageStore {
     });
   }
 
-  /** The check of a budget waits until the lines count. It need not wait until they are added up. */
+  /** Adds up an hour in the background. A budget check waits until lines are counted, not until they are added up. */
   #addUpLater(hour: number): void {
     const addingUp = this.#hours
       .extendOrWarn(hour)
-      .catch(() => undefined) // a query or the upkeep does it
+      .catch(() => undefined) // a query or the upkeep adds it up later
       .finally(() => this.#addingUp.delete(addingUp));
     this.#addingUp.add(addingUp);
   }
 
-  /** The lines and tokens that the script adds. Numbers are texts, because Lua would round large ones. */
+  /** The lines and tokens that `COUNT_USAGE` adds. Numbers are texts, because Lua would round large numbers. */
   #partOf(lines: readonly LedgerLine[]) {
     const byHour = new Map<number, LedgerLine[]>();
     for (const line of lines) {
@@ -187,7 +187,8 @@ export class UsageSums implements UsageStore {
     const hours = await this.#hours.all();
     await this.#hours.rename(hours, names);
     const pairs = [...names.users].flat();
-    // The tokens of a day may outlive its hours, or be in the future like them.
+    // Take the days of all hours, some of which may be in the future. Add the recent days, because their tokens may
+    // outlive their hours.
     const days = new Set(hours.map((hour) => dayOf(hourStart(hour))));
     for (let at = Date.now() - TOKENS_MS; at < Date.now() + 24 * HOUR_MS; at += 24 * HOUR_MS) days.add(dayOf(at));
     for (const day of days) {
@@ -205,12 +206,12 @@ export class UsageSums implements UsageStore {
     await this.#hours.upkeep(keepMs);
   }
 
-  /** Deletes the sealed segments of which Redis has all lines. */
+  /** Deletes sealed segments, the oldest first, up to the first segment that Redis has not counted completely. */
   async #dropSent(): Promise<void> {
     for (const number of this.#segments.numbers().slice(0, -1)) {
       const name = this.#nameOf(number);
       if (this.#counted.get(name) !== this.#segments.stateOf(number).size) return;
-      // A fleet that came from the file store also has sums.
+      // This also deletes the sums beside the segment, which a fleet has if it used the file store before.
       this.#segments.remove(number);
       this.#counted.delete(name);
       await this.#connection.run(scripts.DROP_USAGE_READ, [this.#keys.usageRead], [name]);
@@ -224,7 +225,7 @@ export class UsageSums implements UsageStore {
     await this.#segments.close();
   }
 
-  /** The name of a segment among those of all hosts. It contains a random id of the folder, which may be replaced. */
+  /** The name of a segment, unique among all hosts. It contains the random id of the folder, which may be replaced. */
   #nameOf(number: number): string {
     return `${folderIdOf(this.#segments.folder)}:${number}`;
   }
