@@ -12,8 +12,8 @@ export interface UserPlacement {
 }
 
 /**
- * An erasure of a user's data that is under way. This is the last record that names the user. It exists until the
- * erasure is complete.
+ * An erasure of a user's data that is under way. This is the last record that names the user and the user's sessions. It
+ * exists until the erasure is complete.
  */
 export interface Purge {
   user: string;
@@ -21,6 +21,11 @@ export interface Purge {
   begunAt: string;
   /** The hosts that may still have data of the user. Null stands for the only host of a fleet. */
   pending: (string | null)[];
+  /**
+   * The ids of the user's sessions when the purge began. Each host needs them, because it may have traces of a session
+   * that another host erases first. Missing in records of earlier versions.
+   */
+  sessions?: string[];
   /**
    * Set if the purge ended without a lost host, which may still have names of the user. These are the pseudonyms of
    * those names: of the user, of the user's server and of the sessions. `user` is then a random mark, so that no key of

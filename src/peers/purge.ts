@@ -43,7 +43,9 @@ export async function purgeUser(context: Context, user: string, request: PurgeRe
   await assertLost(context, lostHosts, (await store.purges.read(user))?.pending ?? names);
   const tokens = (await listTokens(store, user)).length;
   if (!dryRun) {
-    await store.purges.begin({ user, begunAt: new Date().toISOString(), pending: names.length === 0 ? [null] : names });
+    const pending = names.length === 0 ? [null] : names;
+    const sessions = (await recordsOf(context, user)).map(({ id }) => id);
+    await store.purges.begin({ user, begunAt: new Date().toISOString(), pending, sessions });
     await revokeTokens(store, { user }, async (ends) => await hosts.tellTokenEnds(ends));
   }
   const { answers, missing } = await hosts.everywhere(async (host) => await host.purge({ user, dryRun }, { signal }));
@@ -75,6 +77,11 @@ async function assertLost(
   }
 }
 
+/** Leaves out records that cannot be read. */
+async function recordsOf({ store }: Pick<Context, "store">, user: string): Promise<SessionRecord[]> {
+  return (await store.sessions.list(() => undefined)).filter(({ owner }) => owner === user);
+}
+
 async function alive(directory: Context["directory"]): Promise<string[]> {
   return (await directory.list()).filter(({ gone }) => !gone).map(({ name }) => name);
 }
@@ -97,8 +104,8 @@ interface Away extends PurgeRequest {
 
 /** Returns the parts that hosts have not erased, with the reasons. Stops waiting for the lost hosts. */
 async function away(context: Context, user: string, { pending, missing, ...request }: Away): Promise<Remain[]> {
-  const { store, hosts, directory } = context;
-  const records = (await store.sessions.list(() => undefined)).filter(({ owner }) => owner === user);
+  const { hosts, directory } = context;
+  const records = await recordsOf(context, user);
   // A host may have come back during the purge. It then erases its part itself.
   const back = await alive(directory);
   return await Promise.all(

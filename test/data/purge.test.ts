@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { InputHistory } from "../../src/cli/chat/input-history.js";
 import { eraseLeft } from "../../src/data/purge/left.js";
 import { PURGE_STEPS } from "../../src/data/purge/purge.js";
+import { Events } from "../../src/events/events.js";
 import { Pseudonyms } from "../../src/events/pseudonyms.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { Fleet } from "../../src/fleet/fleet.js";
@@ -148,6 +149,22 @@ describe("a purge", () => {
     expect(await fleet.events.verify()).toMatchObject({ ok: true, brokenAt: null });
     await talk(user, "hello");
     await fleet.users.purge(user);
+  });
+
+  it("a purge replaces the ids of sessions that another host has already erased", async () => {
+    const { user, words } = leaver();
+    const id = `${words[1]}-erased-elsewhere`;
+    await talk(user, "hello");
+    const config = { events: { retentionMs: 1e12, maxBytes: 1e9 } };
+    const [stateRoot, warn] = [fleet.stateRoot, () => undefined];
+    const events = new Events({ store: { hosts: null }, config, stateRoot, via: "library", warn });
+    await events.record({ type: "session.evicted", sessionId: id });
+    expect(found(join(fleet.stateRoot, "events"), [id])).not.toEqual([]);
+    const store = openFileStore(fleet.stateRoot);
+    await store.purges.begin({ user, begunAt: new Date().toISOString(), pending: [null], sessions: [id] });
+    await store.close();
+    await at.ok(["gc"]);
+    expect(found(fleet.stateRoot, [...words, id])).toEqual([]);
   });
 
   it("a purge that is not complete appears in the metrics of serve, with the time when it began", async () => {

@@ -1,3 +1,5 @@
+import { lstatSync } from "node:fs";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { actingAs } from "../../src/events/acting.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
@@ -102,6 +104,22 @@ describe.skipIf(problem !== undefined)("on two hosts with shared storage,", () =
     const left = await dump(redis);
     for (const word of words) expect(left).not.toContain(word);
     await hosts.serve();
+  });
+
+  it("a purge removes the block of a session that another host took over", async () => {
+    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    const user = userOf("h1", "uma.quux");
+    const id = user.replace(".", "-");
+    const shared = { env: { COPILOTFLEET_ISOLATION: "shared" } };
+    await h1.create(user, id, shared);
+    await h1.send(user, id, "one", shared);
+    await hosts.lose("h1");
+    expect(await h2.send(user, id, "two", shared)).toBe("[turn 2] two");
+    await hosts.serve();
+    const block = join(hosts.shared, "hosts", "h1", "shared", "session-state", id);
+    expect(lstatSync(block).isFile()).toBe(true);
+    await h2.ok(["user", "purge", user, "--yes"]);
+    expect(tracesOf([user, id])).toEqual([]);
   });
 
   it("a purge does not wait for a host reported as lost, whose next gc erases the rest without a name", async () => {

@@ -10,7 +10,7 @@ import type { SessionRecord } from "../../model/session.js";
 import { isRunning } from "../../pool/server.js";
 import { pause } from "../../runtime/clock.js";
 import { serverFolder } from "../../runtime/files/server-folder.js";
-import { chatHistoryPath, removePlacesOf, removeTakenOf } from "../../runtime/files/user-places.js";
+import { chatHistoryPath, removeBlocksOf, removePlacesOf, removeTakenOf } from "../../runtime/files/user-places.js";
 import { listSessionFolders, sessionBytes } from "../../runtime/history/session-state.js";
 import { abortTurnIn } from "../../sessions/abort.js";
 import { measureFolder } from "../../sessions/gc/age.js";
@@ -93,18 +93,23 @@ async function eraseSessions(erasing: Erasing): Promise<void> {
   const own = servers[serverIdOf(user)];
   const found = own === undefined ? [] : listSessionFolders(own.home);
   // Users may put personal data into session ids, so replace the ids in the logs, too. Do that before the sessions are
-  // deleted, because the ids cannot be found after that.
-  erasing.ids = [...new Set([...records.map(({ id }) => id), ...found])];
+  // deleted, because the ids cannot be found after that. Another host may already have erased sessions and their records,
+  // so use the ids in the purge, too.
+  const listed = (await store.purges.read(user))?.sessions ?? [];
+  erasing.ids = [...new Set([...listed, ...records.map(({ id }) => id), ...found])];
   await pseudonymize(erasing, erasing.ids);
   for (const record of records) {
     if (!(await isHere(erasing, record))) continue;
     total.bytes += bytesOf(servers[record.serverId]?.home, record.id);
     await eraseSession(erasing, record);
     total.sessions++;
-    for (const { home } of Object.values(servers)) rmSync(join(dirname(home), "open", record.id), { force: true });
     const { shared } = sessions.context.config.storage;
     const host = sessions.context.directory.own;
     if (shared !== null && host !== null) await removeTakenOf(shared, await hostsToClear(erasing, host), record.id);
+  }
+  // The notes of sessions that are probably loaded. Another host may have taken a session over since then.
+  for (const { home } of Object.values(servers).filter((server) => server.user === null || server.user === user)) {
+    for (const id of erasing.ids) rmSync(join(dirname(home), "open", id), { force: true });
   }
 }
 
@@ -173,7 +178,7 @@ async function forgetServers(erasing: Erasing): Promise<void> {
 }
 
 async function removeFolders(erasing: Erasing): Promise<void> {
-  const { sessions, stateRoot, user, total, moved } = erasing;
+  const { sessions, stateRoot, user, total, moved, ids } = erasing;
   const { config, directory } = sessions.context;
   if (moved !== null) rmSync(moved, { recursive: true, force: true });
   // An earlier purge may have been killed after it moved the folder.
@@ -181,7 +186,9 @@ async function removeFolders(erasing: Erasing): Promise<void> {
   rmSync(chatHistoryPath(stateRoot, user), { force: true });
   const { shared } = config.storage;
   if (shared !== null && directory.own !== null) {
-    total.bytes += await removePlacesOf(shared, await hostsToClear(erasing, directory.own), serverIdOf(user));
+    const hosts = await hostsToClear(erasing, directory.own);
+    total.bytes += await removePlacesOf(shared, hosts, serverIdOf(user));
+    await removeBlocksOf(shared, hosts, new Set(ids));
   }
 }
 
