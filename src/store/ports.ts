@@ -224,7 +224,8 @@ export interface PlacementStore {
 
   /**
    * Records `to` if the recorded placement is still `from`. Resolves with the placement that is recorded afterwards. If
-   * two processes place a user at the same time, both get the same result.
+   * two processes place a new user at the same time, both get the same result. If two processes of one host replace the same
+   * placement, each may get its own, and the later one stays recorded.
    */
   record(user: string, from: Placement | null, to: Placement): Promise<Placement>;
 

@@ -391,6 +391,22 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
       });
     });
 
+    describe("placements of one user by two processes", () => {
+      it("two instances that place a new user at the same time both get the recorded placement", async () => {
+        const other = await opened.reopen();
+        for (let round = 0; round < 20; round++) {
+          const user = `user-${round}`;
+          const [mine, theirs] = await Promise.all([
+            store.placements.record(user, null, { serverId: "shared-1" }),
+            other.placements.record(user, null, { serverId: "shared-2" }),
+          ]);
+          expect(mine).toEqual(theirs);
+          expect(await store.placements.read(user)).toEqual(mine);
+        }
+        await other.close();
+      });
+    });
+
     describe("purges", () => {
       it("a purge that begins again keeps its start time, and a purge ends when its last host is done", async () => {
         const purge = { user: "alice", begunAt: "2026-01-01T00:00:00.000Z", pending: [null] };

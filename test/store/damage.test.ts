@@ -94,6 +94,15 @@ describe.each(DAMAGES)("the file store, with a registry whose head revision is %
   });
 });
 
+it("forgetOlder keeps the newest intact revision of a registry whose head is damaged", async () => {
+  const root = await filled(4);
+  await writeFile(join(root, "registry", "0000000000000004.json"), "");
+  await rm(join(root, "registry.json"));
+  await openFileStore(root).forgetOlder(['"s1"']);
+  expect(await serverIds(root)).toEqual(["s1", "s2", "s3"]);
+  expect((await revisions(root)).length).toBe(2);
+});
+
 describe.each(DAMAGES)("the file store, with a registry whose revisions are all %s,", (_, damage) => {
   it("a registry is recovered from registry.json when all its revisions are damaged", async () => {
     const root = await filled(3);

@@ -1,25 +1,37 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { lstatSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { isQuarantined } from "./commit/damage.js";
 import { unlinkQuietly } from "./commit/durable.js";
 import { listFolder } from "./commit/head.js";
-import { revisionName } from "./commit/revision.js";
+import { decodeRevision, revisionName } from "./commit/revision.js";
 import { readIfThere } from "./failures.js";
 
 /**
  * Removes files of earlier states that contain one of the texts: older revisions of documents, scratch files, and
- * copies of damaged files. The newest revision of each document stays.
+ * copies of damaged files. The newest revision of each document stays. So does the newest intact one, because readers
+ * use it while the newest is damaged.
  *
  * @param folders the folders of the documents
  */
 export function forgetOlder(root: string, folders: readonly string[], texts: readonly string[]): void {
   for (const folder of folders) {
     const listing = listFolder(folder);
-    const older = listing?.revisions.slice(1).map(revisionName) ?? [];
-    forget(folder, [...older, ...(listing?.others ?? [])], texts);
+    const { revisions, others } = listing ?? { revisions: [], others: [] };
+    const [newest] = revisions;
+    const intact = revisions.find((rev) => isIntact(folder, rev));
+    const older = revisions.filter((rev) => rev !== newest && rev !== intact);
+    forget(folder, [...older.map(revisionName), ...others], texts);
   }
   const names = readIfThere(root, () => readdirSync(root)) ?? [];
   forget(root, names.filter(isQuarantined), texts);
+}
+
+function isIntact(folder: string, rev: number): boolean {
+  const path = join(folder, revisionName(rev));
+  // The tombstone of a deleted document is a link.
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true) return true;
+  const bytes = readIfThere(path, () => readFileSync(path));
+  return bytes !== undefined && decodeRevision(bytes, rev).kind !== "damaged";
 }
 
 function forget(folder: string, names: readonly string[], texts: readonly string[]): void {

@@ -18,7 +18,12 @@ export class PurgeRecords implements PurgeStore {
 
   async begin(purge: Purge): Promise<Purge> {
     const name = userDigest(purge.user);
-    return (await this.#files.create(name, purge)) ? purge : (this.#files.read(name) ?? purge);
+    for (;;) {
+      if (await this.#files.create(name, purge)) return purge;
+      const earlier = this.#files.read(name);
+      // An earlier purge may have ended since then.
+      if (earlier !== null) return earlier;
+    }
   }
 
   async done(user: string): Promise<void> {

@@ -27,9 +27,16 @@ export class PlacementRecords implements PlacementStore {
   }
 
   async record(user: string, from: Placement | null, to: Placement): Promise<Placement> {
+    const name = userDigest(user);
+    const record = { user, ...to };
     const current = await this.read(user);
     if (current !== null && !isDeepStrictEqual(current, from)) return current;
-    await this.#files.replace(userDigest(user), { user, ...to });
+    if (current === null) {
+      if (await this.#files.create(name, record)) return to;
+      const winner = await this.read(user);
+      if (winner !== null) return winner;
+    }
+    await this.#files.replace(name, record);
     return to;
   }
 }
