@@ -151,10 +151,13 @@ export async function isTokenGood(
   return isGood;
 }
 
-/** The tokens of one user or of all users, the newest first. Leaves out the tokens of hosts and of relayed clients. */
+/**
+ * The tokens that were issued to one user or to all users, the newest first. Leaves out the short-lived tokens with which
+ * hosts and processes connect to other hosts.
+ */
 export async function listTokens(store: Store, user?: string): Promise<TokenView[]> {
   const records = (await store.tokens.list())
-    .filter(({ role, relayed, user: owner }) => (role ?? relayed) === undefined && owner === (user ?? owner))
+    .filter(({ role, passing, user: owner }) => (role ?? passing) === undefined && owner === (user ?? owner))
     .sort((a, b) => compareText(b.createdAt, a.createdAt) || compareText(a.id, b.id));
   const uses = await store.tokens.lastUses(records.map(({ id }) => id));
   const now = await store.now();
@@ -237,10 +240,10 @@ export async function revokeTokens(
   }
 }
 
-/** The ids of a user's tokens, and of the one-time codes that could still become tokens. */
+/** The ids of a user's tokens, of one-time codes, and of tokens with which processes visit other hosts as the user. */
 async function idsOf(store: Store, user: string): Promise<string[]> {
-  const codes = (await store.tokens.list()).filter((record) => record.role === "code" && record.user === user);
-  return [...(await listTokens(store, user)), ...codes].map(({ id }) => id);
+  const isTheirs = ({ role, relayed }: TokenRecord) => role === "code" || (role ?? relayed) === undefined;
+  return (await store.tokens.list()).filter((each) => each.user === user && isTheirs(each)).map(({ id }) => id);
 }
 
 async function revokeEach(store: Store, ids: readonly string[], tellHosts?: TellHosts): Promise<void> {

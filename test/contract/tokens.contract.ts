@@ -1,5 +1,7 @@
 import { beforeEach, expect, it } from "vitest";
 import { issueCode, redeemCode } from "../../src/identity/codes.js";
+import { issueToken, listTokens, revokeTokens } from "../../src/identity/tokens.js";
+import { issueVisitToken } from "../../src/identity/visit-token.js";
 import type { TokenRecord } from "../../src/model/token.js";
 import type { Store } from "../../src/store/ports.js";
 
@@ -59,6 +61,14 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     ]);
     expect(await redeemCode(store, code, "alice")).toBeNull();
     await other.close();
+  });
+
+  it("a process's token for another host is not listed, but is revoked with the user's other tokens", async () => {
+    const own = await issueToken(store, "alice", null);
+    const visit = await issueVisitToken(store, "alice", "node-2", {});
+    expect((await listTokens(store, "alice")).map(({ id }) => id)).toEqual([own.id]);
+    expect(new Set(await revokeTokens(store, { user: "alice" }))).toEqual(new Set([own.id, visit.id]));
+    expect(await store.tokens.list()).toEqual([]);
   });
 
   it("the store deletes a revoked token for every instance, and no other token", async () => {

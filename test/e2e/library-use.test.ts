@@ -213,7 +213,7 @@ describe("durations", () => {
     const session = await fleet.createSession({ user: "time", waitMs: 60_000 });
     for (const options of [{ timeout: "50ms" }, { timeout: 50 }, { timeoutMs: 50 }]) {
       const error = await refusal(() => fleet.send(session, "!delay 60000 x", options));
-      expect(error).toMatchObject({ code: "FLEET_TURN_TIMEOUT", suggestions: expect.arrayContaining([]) });
+      expect(error).toMatchObject({ code: "FLEET_TURN_TIMEOUT" });
       expect(error.suggestions).toContain('Give it longer with timeout: "10m".');
     }
     await fleet.leaveSession(session);

@@ -60,8 +60,13 @@ export async function follow({ path, begin }: Source, listener: Listener, signal
 async function visible(signal: AbortSignal): Promise<void> {
   if (!document.hidden) return;
   await new Promise<void>((resolve) => {
-    document.addEventListener("visibilitychange", () => resolve(), { once: true, signal });
-    signal.addEventListener("abort", () => resolve(), { once: true });
+    document.addEventListener("visibilitychange", seen);
+    signal.addEventListener("abort", seen);
+    function seen() {
+      document.removeEventListener("visibilitychange", seen);
+      signal.removeEventListener("abort", seen);
+      resolve();
+    }
   });
 }
 
@@ -85,10 +90,12 @@ function hiddenOr(signal: AbortSignal): { signal: AbortSignal; end(): void } {
 
 async function pause(ms: number, signal: AbortSignal): Promise<void> {
   await new Promise<void>((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => {
+    const timer = setTimeout(end, ms);
+    signal.addEventListener("abort", end);
+    function end() {
       clearTimeout(timer);
+      signal.removeEventListener("abort", end);
       resolve();
-    });
+    }
   });
 }

@@ -71,7 +71,7 @@ export class Transcriber {
 
   /** Whether {@link pause} will end the last turn if nothing is added to the history. */
   get isFading(): boolean {
-    return this.#tracker.isFading;
+    return this.#tracker.isDoubtful;
   }
 
   /** Reads the next bytes of the history. */

@@ -113,11 +113,6 @@ export class TurnTracker {
     }
   }
 
-  /** Whether the turn in flight seems to be over, so that {@link endIfQuiet} ends it if no more events come. */
-  get isFading(): boolean {
-    return this.#turn !== null && this.#turn.presumed !== null;
-  }
-
   /**
    * Ends a turn that seems to be over, after two seconds without events. Call this after reading the history to its
    * end. @returns the turn that ended, or null
