@@ -151,10 +151,7 @@ export async function isTokenGood(
   return isGood;
 }
 
-/**
- * The tokens that were issued to one user or to all users, the newest first. Leaves out the short-lived tokens with which
- * hosts and processes connect to other hosts.
- */
+/** The tokens issued to one user or to all users, the newest first. Leaves out short-lived tokens for other hosts. */
 export async function listTokens(store: Store, user?: string): Promise<TokenView[]> {
   const records = (await store.tokens.list())
     .filter(({ role, passing, user: owner }) => (role ?? passing) === undefined && owner === (user ?? owner))

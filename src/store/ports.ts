@@ -223,9 +223,8 @@ export interface PlacementStore {
   read(user: string): Promise<Placement | null>;
 
   /**
-   * Records `to` if the recorded placement is still `from`. Resolves with the placement that is recorded afterwards. If
-   * two processes place a new user at the same time, both get the same result. If two processes of one host replace the same
-   * placement, each may get its own, and the later one stays recorded.
+   * Records `to` if the recorded placement is still `from`. Resolves with the placement that is recorded afterwards. Two
+   * processes that place a new user get the same result; of two that replace a file's placement, each may get its own.
    */
   record(user: string, from: Placement | null, to: Placement): Promise<Placement>;
 
