@@ -7,6 +7,7 @@ import { ROUTES } from "../../src/api/routes/table.js";
 import { Strangers } from "../../src/api/strangers.js";
 import { issueHostToken } from "../../src/identity/tokens.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
+import { rawReply } from "../fixtures/api/raw-reply.js";
 import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
 import { doorEnds, type Reply, TestApi } from "./harness.js";
@@ -111,6 +112,12 @@ describe("tokens", () => {
     expect(at.events).toContainEqual(
       expect.objectContaining({ event: "token-refused", detail: "It is the token of another host." }),
     );
+  });
+
+  it("a request without a valid token is answered before its body arrives", async () => {
+    const head = ["POST /v1/sessions HTTP/1.1", "Host: localhost", "Content-Type: application/json"];
+    const bytes = Buffer.from([...head, "Content-Length: 1000", "", ""].join("\r\n"));
+    expect(await rawReply(at.door.address.port, bytes)).toMatch(/^HTTP\/1\.1 401 /);
   });
 
   it("a token is accepted only as the single bearer token in the header Authorization", async () => {
