@@ -97,13 +97,7 @@ async function clear(
 ): Promise<boolean> {
   const { kind, session } = remain;
   if (kind !== "block" || session === null) return await removeRemain(shared, remain);
-  try {
-    // Unload the session first, because a server of this host that has it in memory would create its folder again.
-    await unloadFromGroup(remain.group, session, { store, config });
-  } catch (error) {
-    if (!isFleetError(error)) throw error;
-    return false;
-  }
+  if (!(await isUnloaded(session, remain.group, { store, config }))) return false;
   if ((await store.sessions.read(session)) !== null) return false;
   const isRemoved = await removeRemain(shared, remain);
   // The block is an empty file that keeps servers from creating the session's folder. If somebody has created the
@@ -111,4 +105,41 @@ async function clear(
   if ((await store.sessions.read(session)) === null) return isRemoved;
   await putBlockBack(shared, remain);
   return false;
+}
+
+/**
+ * Removes the blocks of sessions that are being erased from the folders of these hosts, because a block has the id of its
+ * session as its name. Leaves a block to gc if a server of this host may still have the session in memory.
+ *
+ * @param hosts this host, and hosts that are gone
+ */
+export async function removeBlocks(
+  { store, config }: { store: Store; config: Config },
+  hosts: readonly string[],
+  ids: ReadonlySet<string>,
+): Promise<void> {
+  const { shared } = config.storage;
+  if (shared === null) return;
+  for (const host of hosts) {
+    for (const remain of await findRemains(shared, host)) {
+      const { kind, session, group } = remain;
+      if (kind !== "block" || session === null || !ids.has(session)) continue;
+      const isOwn = host === store.hosts?.own;
+      if (!isOwn || (await isUnloaded(session, group, { store, config }))) await removeRemain(shared, remain);
+    }
+  }
+}
+
+/**
+ * Unloads a session, because a server of this host that has it in memory would create its folder again. Returns false if
+ * a server may still have the session in memory.
+ */
+async function isUnloaded(id: string, group: string, context: { store: Store; config: Config }): Promise<boolean> {
+  try {
+    await unloadFromGroup(group, id, context);
+    return true;
+  } catch (error) {
+    if (!isFleetError(error)) throw error;
+    return false;
+  }
 }

@@ -54,6 +54,8 @@ async function talk(user: string, prompt: string): Promise<string> {
 
 /** Removes the records of a user from the store and leaves a note, as a purge does for a host that is lost. */
 async function giveUp(user: string, ids: readonly string[]): Promise<string[]> {
+  // This writes the events of the turns so far.
+  await fleet.events.list({ limit: 1 });
   const store = openFileStore(fleet.stateRoot);
   const { of } = await Pseudonyms.open(fleet.stateRoot, store);
   const left = [user, serverIdOf(user), ...ids].map(of);

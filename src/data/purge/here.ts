@@ -4,13 +4,14 @@ import { dirname, join } from "node:path";
 import { isFleetError } from "../../errors.js";
 import { concealInEvents } from "../../events/conceal.js";
 import { Pseudonyms } from "../../events/pseudonyms.js";
+import { removeBlocks } from "../../hosts/remains.js";
 import { revokeTokens } from "../../identity/tokens.js";
 import { serverIdOf } from "../../model/ids.js";
 import type { SessionRecord } from "../../model/session.js";
 import { isRunning } from "../../pool/server.js";
 import { pause } from "../../runtime/clock.js";
 import { serverFolder } from "../../runtime/files/server-folder.js";
-import { chatHistoryPath, removeBlocksOf, removePlacesOf, removeTakenOf } from "../../runtime/files/user-places.js";
+import { chatHistoryPath, removePlacesOf, removeTakenOf } from "../../runtime/files/user-places.js";
 import { listSessionFolders, sessionBytes } from "../../runtime/history/session-state.js";
 import { abortTurnIn } from "../../sessions/abort.js";
 import { measureFolder } from "../../sessions/gc/age.js";
@@ -23,7 +24,7 @@ import { stillNamed } from "./still-named.js";
 const TURN_MS = 10_000;
 const TURN_POLL_MS = 50;
 /** How long an event may wait in a process before it is written, in milliseconds. */
-const LATE_EVENTS_MS = 300;
+export const LATE_EVENTS_MS = 300;
 /** The holder that takes over the user's leases. It is not a valid user id, so no session can belong to it. */
 const ERASED = "~";
 const PLACE_MS = 3_000;
@@ -188,7 +189,7 @@ async function removeFolders(erasing: Erasing): Promise<void> {
   if (shared !== null && directory.own !== null) {
     const hosts = await hostsToClear(erasing, directory.own);
     total.bytes += await removePlacesOf(shared, hosts, serverIdOf(user));
-    await removeBlocksOf(shared, hosts, new Set(ids));
+    await removeBlocks(sessions.context, hosts, new Set(ids));
   }
 }
 

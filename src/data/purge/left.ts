@@ -4,6 +4,7 @@ import { setImmediate } from "node:timers/promises";
 import { audited } from "../../events/audited.js";
 import { Pseudonyms } from "../../events/pseudonyms.js";
 import { readEvents } from "../../events/query.js";
+import { pause } from "../../runtime/clock.js";
 import { ifThere } from "../../runtime/files/if-there.js";
 import { chatHistoryPath } from "../../runtime/files/user-places.js";
 import { listSessionFolders } from "../../runtime/history/session-state.js";
@@ -11,7 +12,7 @@ import { deleteSessionState } from "../../sessions/delete.js";
 import { killStrays } from "../../sessions/gc/broken-servers.js";
 import { removeOrphan } from "../../sessions/gc/unused-servers.js";
 import { Segments } from "../../store/usage/segments.js";
-import { pseudonymize } from "./here.js";
+import { LATE_EVENTS_MS, pseudonymize } from "./here.js";
 import type { PurgeContext } from "./purge.js";
 
 /** How many events to read at once. A page may begin in the middle of a segment, which is then read again. */
@@ -24,7 +25,7 @@ const PAGE = 10_000;
  *
  * @param left the pseudonyms of the user, of the user's server, and of the sessions on this host, in this order
  */
-export async function eraseLeft({ sessions, stateRoot }: PurgeContext, left: readonly string[]): Promise<void> {
+export async function eraseLeft({ sessions, stateRoot, signal }: PurgeContext, left: readonly string[]): Promise<void> {
   const { store, events, config } = sessions.context;
   const pseudonyms = await Pseudonyms.open(stateRoot, store);
   const [ofUser, ...others] = left;
@@ -49,6 +50,8 @@ export async function eraseLeft({ sessions, stateRoot }: PurgeContext, left: rea
     // If this host was only cut off, these servers may still run.
     if (orphans.length > 0) await killStrays(store, stateRoot, false);
     for (const id of orphans) await removeOrphan(store, stateRoot, id);
+    // Wait until other processes of this host have written their last events.
+    await pause(LATE_EVENTS_MS, signal);
     const logged = await namesInLogs(stateRoot);
     const user = [...logged.users].find(isUser);
     // A user with a placement has come back since the purge. Leave the logs alone, because they contain new lines.

@@ -1,9 +1,9 @@
-import { readdir, rm } from "node:fs/promises";
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { userDigest } from "../../model/ids.js";
 import { HeldFolder, walk } from "./held-folder.js";
 import { ifThereLater } from "./if-there.js";
-import { placesOf, removeIfThere, TAKEN_FOLDER, usable } from "./shared-storage.js";
+import { removeIfThere, TAKEN_FOLDER, usable } from "./shared-storage.js";
 
 /* The places outside a home where data of a user or of a session is stored. */
 
@@ -44,23 +44,6 @@ export async function removeTakenOf(shared: string, hosts: readonly string[], id
         const folder = join(shared, "hosts", host, group, TAKEN_FOLDER);
         const names = (await ifThereLater(async () => await readdir(folder))) ?? [];
         for (const name of names) if (name.startsWith(`${id}~`)) await removeIfThere(join(folder, name));
-      }
-    }
-  });
-}
-
-/** Removes the blocks that takeovers left in the folders of these hosts, because their names are the ids of the sessions. */
-export async function removeBlocksOf(
-  shared: string,
-  hosts: readonly string[],
-  ids: ReadonlySet<string>,
-): Promise<void> {
-  await usable(shared, async () => {
-    for (const host of hosts) {
-      for (const path of (await placesOf(shared, host)).values()) {
-        const entries = (await ifThereLater(async () => await readdir(path, { withFileTypes: true }))) ?? [];
-        const blocks = entries.filter((entry) => entry.isFile() && ids.has(entry.name));
-        for (const { name } of blocks) await rm(join(path, name), { force: true });
       }
     }
   });
