@@ -14,7 +14,7 @@ import { claim, compare, fleetCommand, median, printMachine, ratio, withState } 
 const rounds = Number(process.argv[2] ?? 21);
 const MODES = ["none", "auto"] as const;
 const TURNS = 20;
-/** After so many rounds, Node.js has compiled the code that a turn runs. */
+/** After this many rounds, Node.js has compiled the code that a turn runs. */
 const WARM_UP_ROUNDS = 50;
 const KB = 1024;
 

@@ -1,6 +1,5 @@
 // Provides redis-server for the tests of the Redis store. It runs before the tests. As root with apt-get, it installs
-// Debian's package without asking. Otherwise, it warns that these tests will be skipped, and vitest counts them as
-// such.
+// Debian's package without asking. Otherwise, it warns that vitest will skip these tests.
 import { spawnSync } from "node:child_process";
 
 const TIMEOUT_MS = 180_000;

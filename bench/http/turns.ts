@@ -7,7 +7,7 @@ import { RawClient } from "../gateway/raw-client.js";
 import { claim, compare, ratio } from "../measure.js";
 
 const TURNS = 60;
-/** It has enough words that the first delta comes long before the end. */
+/** The reply repeats these words. There are enough of them that the first delta comes long before the end. */
 const PROMPT = "hello there, how are you today?";
 
 /** A connection to the HTTP API that stays open and does as little work as possible. It sends one request at a time. */
@@ -41,7 +41,11 @@ class RawHttp {
       });
   }
 
-  /** Runs a turn. @param accept the type of the answer @returns the milliseconds until the first delta, and until the end */
+  /**
+   * Runs a turn. Resolves with the milliseconds until the first delta, and until the end.
+   *
+   * @param accept the type of the answer
+   */
   async turn(id: string, accept: string): Promise<{ first: number; whole: number }> {
     const body = JSON.stringify({ prompt: PROMPT });
     this.#received = "";

@@ -138,7 +138,8 @@ export function breaksOf(
 function isRefusal(line: string, committed: readonly string[]): boolean {
   const { name = "", kind, field = "", limit = "" } = RESTRICTION.exec(line)?.groups ?? {};
   if (kind === undefined) return false;
-  // A field is new if its place accepts nothing so far. Then no client sends it, so a restriction of it breaks nobody.
+  // If no committed line accepts anything at the field's place, the field is new. No client sends it, so a restriction
+  // of it breaks nobody.
   const place = kind === "requires" ? field.replace(/\.?[^.]*$/, "") : field;
   const start = place === "" ? `${name} is the operation ` : `${name} accepts ${place} as `;
   if (!committed.some((each) => each.startsWith(start))) return false;

@@ -212,7 +212,7 @@ function parametersIn(place: "path" | "query", schema: GenericSchema | null): Js
   const { properties = {} } = convert(schema, "output") as { properties?: Record<string, Json> };
   const { entries } = schema as unknown as ReturnType<typeof s.object>;
   return Object.entries(properties).map(([name, { description, default: _, ...property }]) => {
-    // In a query, a number is sent as text, but the programs of clients have a number.
+    // A query contains numbers as text, but the types of generated clients should have numbers.
     const numbers = entries[name] === undefined ? {} : getMetadata(entries[name]);
     return {
       name,

@@ -30,8 +30,8 @@ const JSON_TYPE = "application/json";
 const SMALL_BODY = 64 * 1024;
 
 /**
- * Creates the HTTP API. Each request passes these steps, in this order: check of host and origin; route; drain;
- * sign-on; limits of the user; policy; input; handler.
+ * Creates the HTTP API. Each request passes these steps, in this order: check of host and origin; choice of the route;
+ * refusal during a drain; sign-on; limits of the user; policy; check of the input; handler.
  */
 export function createApp(door: DoorState): Hono<Env> {
   const app = new Hono<Env>();
@@ -126,8 +126,8 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
 }
 
 /**
- * The credential of a request: the token in the console's cookie, which counts only with the console's own header, or
- * else the header Authorization, as programs send it.
+ * The credential of a request, as a value of the header Authorization. If the request has the console's cookie and the
+ * console's own header, this is the token in the cookie. Otherwise, it is the request's header Authorization.
  */
 function authorizationOf({ req, env }: Request): string | undefined {
   const header = (name: string) => req.header(name);
@@ -146,12 +146,12 @@ function respond(
   if (stream !== undefined) return sendStream(door, c, answer.status, stream, headers);
   if (body === undefined) return empty(c, status ?? 204, headers);
   const text = JSON.stringify(body);
-  // If the request did work, its answer is always sent, because the work is already done.
+  // The answer of a route that does work is sent even over the user's byte limit, because the work is already done.
   work.unread(Buffer.byteLength(text), { orRefuse: !isWork });
   return answerWith(c, answer.status, JSON_TYPE, text, headers);
 }
 
-/** Writes a stream to the response of Node.js, and not through the adapter. */
+/** Writes a stream directly to the Node.js response, without Hono's adapter. */
 function sendStream(door: DoorState, c: Request, status: number, stream: EventStream, headers: Headers): Response {
   const { outgoing, incoming } = c.env;
   const visit = c.get("visit");
@@ -168,7 +168,7 @@ function sendStream(door: DoorState, c: Request, status: number, stream: EventSt
   return RESPONSE_ALREADY_SENT;
 }
 
-/** Reports the failure of a stream, and returns the last event of the stream. */
+/** Reports the failure of a stream, and returns the event `problem`, with which the stream ends. */
 function problemIn(door: DoorState, visit: Visit, error: unknown): StreamEvent {
   const { status, body } = problemOf(error, visit.id);
   if (isTooSlow(error)) door.slowClients++;

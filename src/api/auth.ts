@@ -17,7 +17,7 @@ export function refuseTokenIn(url: string): void {
   throw invalid("The URL contains a token. Revoke that token, and send a new one in the header Authorization.");
 }
 
-/** Finds out who makes a request, from its header alone. */
+/** Finds out who makes a request, from its header Authorization. */
 export class Authenticator {
   readonly #signOn: SignOn;
   readonly #attempts: Attempts;
@@ -30,8 +30,10 @@ export class Authenticator {
   }
 
   /**
-   * @param address the client's address, so that a client that tries many credentials does not keep others waiting
-   * @param onRefused gets the reason of a refusal, for the log
+   * Returns the user who makes a request.
+   *
+   * @param address the client's address, for events, and for the queue of GitHub checks, in which networks take turns
+   * @param onRefused is called with the reason of a refusal, for the log
    * @throws FleetError `FLEET_TOKEN_REFUSED`, always with the same text
    */
   async identify(header: string | undefined, address: string, onRefused: (reason: string) => void): Promise<Identity> {

@@ -9,8 +9,8 @@ import type { Env } from "./app.js";
 import { invalid } from "./problem.js";
 
 /**
- * The front door has limits of this kind, too: many small values take long to parse, and the door serves nobody else in
- * that time.
+ * The limits for the JSON in a body. Many small values take long to parse, and the process serves nobody else in that
+ * time. The front door has such limits, too.
  */
 const LIMITS: ScanLimits = { depth: 32, values: 50_000 };
 const JSON_TYPE = /^application\/(?:[\w.-]+\+)?json\s*(?:;\s*charset="?utf-8"?\s*)?$/i;
@@ -19,11 +19,12 @@ const JSON_TYPE = /^application\/(?:[\w.-]+\+)?json\s*(?:;\s*charset="?utf-8"?\s
 type Counted = Pick<Share, "buffers" | "overBytes">;
 
 /**
- * Reads the body of a request as a JSON object. Null if there is no body. Each byte counts against the user's limits as
- * soon as it arrives. Reads the request of Node.js, because creating the adapter's `Request` takes longer than reading
- * the body.
+ * Reads the body of a request as a JSON object, and returns null if the body is empty. Counts each byte against the
+ * user's limits as soon as it arrives. Reads from the Node.js request, because creating the adapter's `Request` takes
+ * longer than reading the body.
  *
- * @throws FleetError `FLEET_CONTENT_TOO_LARGE`, `FLEET_USAGE_INVALID`, `FLEET_LIMIT_REACHED`.
+ * @throws FleetError `FLEET_CONTENT_TOO_LARGE`, `FLEET_USAGE_INVALID`, `FLEET_LIMIT_REACHED`; another error when the
+ * client disconnects before the end of the body.
  */
 export async function readBody({ req, env }: Context<Env>, maxBytes: number, share: Counted): Promise<unknown> {
   if (Number(req.header("Content-Length") ?? 0) > maxBytes) throw tooLarge(maxBytes);
@@ -44,8 +45,8 @@ export async function readBody({ req, env }: Context<Env>, maxBytes: number, sha
 }
 
 /**
- * The body in chunks. Does not use the iterator of Node.js, which loses a complete body if the client has left, and
- * which destroys the request when the caller stops reading.
+ * Yields the body in chunks. Does not use the iterator of Node.js, because that iterator loses a complete body if the
+ * client has disconnected, and destroys the request when the caller stops reading.
  */
 async function* chunksOf(incoming: IncomingMessage): AsyncGenerator<Buffer, void, undefined> {
   for (;;) {

@@ -48,16 +48,17 @@ export class Work implements Disposable {
     return this.#cut.signal;
   }
 
-  /** Disposes a thing when the work ends. Returns the thing. */
+  /** Disposes `thing` when the work ends. Returns `thing`. */
   keep<T extends Disposable>(thing: T): T {
     this.#kept.push(thing);
     return thing;
   }
 
   /**
-   * Counts the bytes of the answer until the client has received all of it, and no longer those of the request's body.
+   * Counts the bytes of the answer against the user's limits, in place of the bytes of the request's body, until the
+   * client has received the answer or has disconnected.
    *
-   * @throws FleetError `FLEET_LIMIT_REACHED` with `orRefuse` when clients of the user leave too many bytes unread.
+   * @throws FleetError `FLEET_LIMIT_REACHED` if `orRefuse` is set and the user's clients leave too many bytes unread.
    */
   unread(bytes: number, { orRefuse }: { orRefuse: boolean }): void {
     this.share?.buffers(0);
@@ -66,7 +67,7 @@ export class Work implements Disposable {
     this.share?.buffers(bytes);
   }
 
-  /** Returns {@link signal}. From now on, it also aborts when the work ends, which is when the client has gone. */
+  /** Returns {@link signal}. From now on, the signal also aborts when the work ends because the client has gone. */
   endingWithClient(): AbortSignal {
     this.#isOverWithClient = true;
     return this.signal;

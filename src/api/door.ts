@@ -123,7 +123,7 @@ export class HttpDoor implements AsyncDisposable {
     return this.#address;
   }
 
-  /** The number of open streams, and of events and slow clients so far. */
+  /** How many streams are open, how many events were sent, and how many streams were ended because of slow clients. */
   get streams(): StreamCounts {
     const { heartbeats, slowClients } = this.#state;
     return { open: heartbeats.size, events: heartbeats.events, slow: slowClients };
@@ -195,7 +195,7 @@ export class HttpDoor implements AsyncDisposable {
     const drained = await this.drain(request);
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     this.#state.cut();
-    // Give the requests that were cut a moment to be answered. A client that does not read must not delay the end.
+    // Wait a moment for the answers to the requests that were cut. Wait no longer, because a client may not read them.
     using grace = deadline(GRACE_MS);
     await abortable(this.#state.idle(), grace.signal).catch(() => "the time is up");
     this.#closed.abort();
@@ -210,14 +210,15 @@ function createHttpServer(certificates: DoorCertificates | null, handle: Request
   const options: ServerOptions = {
     connectionsCheckingInterval: CHECK_MS,
     maxHeaderSize: LONGEST_HEAD,
-    // The listener answers a request without a host with a problem. Node.js would answer without a body.
+    // Accept a request without a Host header here, because the listener refuses it with a problem, and Node.js would
+    // refuse it without a body.
     requireHostHeader: false,
   };
   if (certificates === null) return createServer(options, handle);
   return createSecureServer({ ...options, ...certificates.options }, handle);
 }
 
-/** Closes the answers that wait for an earlier answer on a connection that has closed. Node.js does not close them. */
+/** Closes the answers that waited for an earlier answer on a closed connection, because Node.js does not close them. */
 function closeWaiting(responses: Iterable<ServerResponse>): void {
   for (const response of responses)
     if (response.socket === null && !response.writableFinished) response.destroy().emit("close");

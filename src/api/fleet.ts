@@ -37,7 +37,7 @@ export type SessionEvent = Parameters<NonNullable<SendOptions["onEvent"]>>[0];
  */
 export interface ApiFleet {
   readonly sessions: {
-    /** Creates a session, and does not keep it open. Calls of a user with the same `key` create one session. */
+    /** Creates a session, and does not keep it open. Several calls of a user with the same `key` create one session. */
     create(options: CreateSessionOptions & { key?: string }): Promise<SessionView>;
     list(filter: SessionFilter): Promise<SessionView[]>;
     get(id: string, options: { user: string }): Promise<SessionView>;
@@ -45,12 +45,12 @@ export interface ApiFleet {
     delete(ids: readonly string[], options: { user: string }): Promise<{ deleted: string[] }>;
     turn(id: string, prompt: string, options: UseOptions): Promise<TurnResult>;
     abort(id: string, options: { user: string }): Promise<{ aborted: boolean }>;
-    /** The recorded events of a session, and those that are added later. */
+    /** Yields the recorded events of a session and, with `follow`, also the events that are added later. */
     followEvents(
       id: string,
       options: { user: string; after?: string; follow?: boolean; signal?: AbortSignal },
     ): AsyncGenerator<SessionEvent, void, undefined>;
-    /** The agent requests that wait for an answer of this user. */
+    /** The agent requests that wait for an answer from this user. */
     requests(id: string, options: { user: string }): Promise<AgentRequest[]>;
     answer(id: string, requestId: string, options: AnswerOptions): Promise<AgentRequest>;
     /** Calls the listener at each change of the user's agent requests. Returns a function that removes the listener. */

@@ -24,8 +24,8 @@ export function readInput(route: Inputs, { params, query, body }: Given) {
 }
 
 /**
- * The key in the header `Idempotency-Key`. It may be quoted, because the draft of the standard defines the header as a
- * structured field.
+ * The key in the header `Idempotency-Key`; undefined without this header. Clients may quote the key, because the draft
+ * standard defines the header as a structured field.
  *
  * @throws FleetError `FLEET_USAGE_INVALID`.
  */

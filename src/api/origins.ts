@@ -19,9 +19,9 @@ export interface OriginRules {
 }
 
 /**
- * Refuses requests that a page of another site makes a browser send, and requests with a foreign name in `Host`: a page
- * can point its own name at this address, and so reach an address that only the browser's machine can reach (DNS
- * rebinding).
+ * Refuses requests that a browser sends for a page of another site, and requests with a foreign name in `Host`.
+ * Otherwise, a page could make its own domain name resolve to this address, and so use an address that only the
+ * browser's machine can reach (DNS rebinding).
  */
 export class Origins {
   readonly #rules: OriginRules;
@@ -39,14 +39,14 @@ export class Origins {
   }
 
   /**
-   * @returns the headers with which the page that made the request may read the answer; none if no page made it
+   * @returns the headers that allow the requesting page to read the answer; none if the request has no `Origin`
    * @throws FleetError `FLEET_ORIGIN_REFUSED`.
    */
   check({ hosts, origin }: { hosts: readonly string[]; origin: string | undefined }): Record<string, string> {
     const [host, ...others] = hosts;
     const own = readHost(host);
     if (own === null || !this.#isOwnName(own.name)) throw refused("Host", host);
-    // If the names differ, a proxy in front of the API may use another one of them.
+    // Refuse a request whose names differ, because a proxy in front of the API may use a different one of them.
     const other = others.find((each) => each.toLowerCase() !== own.host);
     if (other !== undefined) throw refused("Host", other);
     if (origin === undefined) return {};
@@ -93,8 +93,7 @@ export class ClientAddresses {
   of({ socket, rawHeaders }: Pick<IncomingMessage, "socket" | "rawHeaders">): string {
     let address = plainAddress(socket.remoteAddress ?? "");
     const noted = this.#isProxy(address) ? headerValues(rawHeaders, "x-forwarded-for").join().split(",") : [];
-    // Each proxy appends the address of its client. A client can only forge the entries before that, so read from the
-    // end.
+    // Each proxy appends the address of its client. A client can forge only the earlier entries, so read from the end.
     while (this.#isProxy(address)) {
       const before = plainAddress(noted.pop()?.trim() ?? "");
       if (isIP(before) === 0) break;
@@ -131,7 +130,8 @@ export function hostsOf({ rawHeaders, url = "" }: Pick<IncomingMessage, "rawHead
 
 /** @param name in lower case */
 function headerValues(rawHeaders: readonly string[], name: string): string[] {
-  // Names and values alternate in `rawHeaders`. The map `headers` of Node.js would stay in memory for each stream.
+  // Use `rawHeaders`, in which names and values alternate, because Node.js would keep its map `headers` in memory for
+  // each stream.
   return rawHeaders.filter((_, at) => at % 2 === 1 && rawHeaders[at - 1]?.toLowerCase() === name);
 }
 

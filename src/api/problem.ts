@@ -85,7 +85,7 @@ export function problemOf(thrown: unknown, requestId: string): Problem {
   };
 }
 
-/** The next steps for a client, which has no shell on the host and does not know the files there. */
+/** The next steps for a client. Leaves out commands, because a client has no shell on the host. */
 function stepsAfter({ code, suggestions, retryable }: FleetError): string[] {
   const { httpFix }: ErrorEntry = ERRORS[code];
   const steps = suggestions.filter((step) => !isCommand(step) && !/\bcopilotfleet [a-z]/.test(step));
@@ -132,7 +132,7 @@ export function asResponse(problem: Problem): Response {
   return new Response(JSON.stringify(problem.body), { status: problem.status, headers: headersOf(problem) });
 }
 
-/** The bytes of an answer, for a request that Node.js could not read. */
+/** The complete HTTP answer to a request that Node.js could not read. */
 export function asBytes(problem: Problem): string {
   const { status, body } = problem;
   const text = JSON.stringify(body);

@@ -20,22 +20,25 @@ export interface Call<Params, Query, Body> {
   ifNoneMatch: string | undefined;
   /** The text of the header `Last-Event-ID`. Undefined if the request has none. */
   lastEventId: string | undefined;
-  /** The text of the header `Idempotency-Key`. Undefined if the request has none. */
+  /** The key in the header `Idempotency-Key`. Undefined if the request has none, or if the route ignores the header. */
   idempotencyKey: string | undefined;
-  /** Whether the client accepts a stream of events. */
+  /** Whether the client accepts a stream of events, and the route can answer with a stream. */
   acceptsStream: boolean;
-  /** The user's own GitHub token, if the user signed on with it and sessions run with it; otherwise null. */
+  /**
+   * The GitHub token with which the user signed on. Null if the user signed on with something else, if the
+   * configuration names a provider, or if the session belongs to somebody else.
+   */
   gitHubToken: string | null;
   /** The default limits of a user, and the number of connections and requests that this user has open. */
   limits: { default: Limits; connections: number };
   /** Aborts when the client disconnects, or when {@link lasting} aborts. */
   signal: AbortSignal;
   /**
-   * Aborts when the time of the request is up, when the token is no longer valid, or when the door closes. With a time
-   * limit, it does not abort when the client disconnects.
+   * Aborts when the time of the request is up, when the token is no longer valid, or when the door closes. If the route
+   * has a time limit, this signal does not abort when the client disconnects.
    */
   lasting: AbortSignal;
-  /** Aborts when the door is about to close. */
+  /** Aborts when the door begins to drain. */
   draining: AbortSignal;
 }
 
@@ -58,14 +61,14 @@ export interface Route<Params = unknown, Query = unknown, Body = unknown, Result
   method: Method;
   /** The path with its parameters in braces, as OpenAPI writes it. */
   path: `/v1/${string}`;
-  /** The name of the operation, for clients that are generated from the document. */
+  /** The name of the operation, for clients that are generated from the OpenAPI document. */
   operation: string;
   action: Action;
-  /** The action of a request whose query asks for more than the path says. Default: `action`. */
+  /** The action that a request needs because of its query, which may ask for data of other users. Default: `action`. */
   actionOf?(query: Query, identity: Identity): Action;
-  /** Whether `{id}` in the path is a session, so that the policy decides about this session. */
+  /** `session`: the policy decides about the session whose id is `{id}` in the path. `none`: there is no session. */
   about: "session" | "none";
-  /** Whether a door that is about to close refuses the request. */
+  /** Whether a draining door refuses the request. */
   isWork: boolean;
   summary: string;
   description: string;

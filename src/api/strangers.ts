@@ -1,20 +1,21 @@
 import type { Socket } from "node:net";
 
 /**
- * How many connections without a request of a known user may be open. When another one arrives, the oldest is closed.
+ * How many connections may be open on which no request of a signed-on user runs. Another such connection closes the
+ * oldest.
  */
 const MOST = 2_048;
 
-/** A connection with requests of a known user, and how many of these requests are not answered. */
+/** A connection on which requests of a signed-on user run, and how many of them run. */
 interface Known {
   socket: Socket;
   requests: number;
 }
 
 /**
- * The connections that have shown no good token. Idle connections count, too, because one user could otherwise keep any
- * number of them open. Identifies a connection by its remote address and port, because Node.js does not link a TLS
- * socket to the socket below it.
+ * Limits the number of strangers: connections that have shown no valid token, and idle connections of users, because
+ * one user could otherwise keep any number of idle connections open. Identifies a connection by its remote address and
+ * port, because Node.js does not link a TLS socket to the socket below it.
  */
 export class Strangers {
   readonly #sockets = new Map<string, Socket>();
@@ -47,8 +48,8 @@ export class Strangers {
   }
 
   /**
-   * Neither counts nor closes a connection until the returned object is disposed, which is when the user's request is
-   * answered.
+   * Call this when a user has signed on with a request on this connection, and dispose the returned object when the
+   * request is answered. As long as such a request runs, the connection does not count as a stranger and is not closed.
    */
   admit(socket: Socket): Disposable {
     const name = nameOf(socket);

@@ -15,7 +15,7 @@ export const FLAGS_WITHOUT_CONFIG: Interfaces.FlagInput = {
   "no-color": Flags.boolean({ description: "print without colours", helpGroup: "GLOBAL" }),
 };
 
-/** Commands that only show the state of the fleet. They add no event to the audit log, because scripts repeat them. */
+/** Commands that only show state. They add no event to the audit log, because scripts call them again and again. */
 const LOOKS: ReadonlySet<string> = new Set(
   `describe doctor events events:verify host:key limit:show list logs ps route smoke token:list top user:list usage`.split(
     " ",
@@ -85,7 +85,7 @@ export abstract class FleetCommand extends Command {
 
   /**
    * Returns a signal that the first SIGINT or SIGTERM aborts, so that the command can finish what it began. The second
-   * SIGINT or SIGTERM ends the process at once. Without a call of this method, the first signal does so.
+   * SIGINT or SIGTERM ends the process at once. If nobody calls this method, the first signal does.
    *
    * @param cleansUp whether the command must clean up before it ends. If so, a closed output pipe aborts the signal. If
    * not, a closed output pipe ends the process at once.
@@ -125,14 +125,14 @@ export abstract class FleetCommand extends Command {
   }
 
   protected override async catch(error: Error): Promise<never> {
-    // If the user interrupted the command, report that, because the error is only a consequence.
+    // If the user interrupted the command, report the interruption, because the error is only its consequence.
     if (this.#interrupt?.signal.aborted === true) throw this.#interrupt.signal.reason;
     const isOfOclif = error instanceof Errors.CLIError && !(error instanceof Errors.ExitError);
     if (isOfOclif) throw await usageError(error, this.ctor);
     throw isFleetError(error) ? this.#withHelp(withGiven(error, this.given)) : error;
   }
 
-  /** Adds a suggestion to an error of wrong usage that has none: the help of this command. */
+  /** Suggests the help of this command if the error is about wrong usage and has no suggestion. */
   #withHelp(error: FleetError): FleetError {
     if (error.exit !== 2 || error.suggestions.length > 0) return error;
     return error.reworded(() => ({ suggestions: [`copilotfleet ${spoken(this.ctor.id)} --help`] }));

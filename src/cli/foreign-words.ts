@@ -199,7 +199,7 @@ export function adviceOn(first: string, second = ""): Advice {
   return FOREIGN_COMMANDS.get(`${first} ${second}`) ?? FOREIGN_COMMANDS.get(first) ?? [];
 }
 
-/** The flags that users of these tools type by habit, with our flags. The first that the command has is suggested. */
+/** Flags of other tools, each with our flags that it may mean. We suggest the first of these that the command has. */
 export const FOREIGN_FLAGS: ReadonlyMap<string, readonly string[]> = new Map(
   Object.entries({
     "-f": ["yes", "force", "follow"],

@@ -104,7 +104,7 @@ function isTable(format: string): boolean {
   return format === "table" || format === "wide";
 }
 
-/** Prints the list and waits until it is written. Otherwise, it would pile up in memory if the reader is slow. */
+/** Prints the list and waits until it is written. Otherwise, lists would pile up in memory if the reader is slow. */
 async function print<Row, Result>(shown: Shown<Row, Result>, before = ""): Promise<void> {
   if (shown.notice != null && shown.format !== "json") process.stderr.write(`${shown.notice}\n`);
   const text = before + (await textOf(shown));

@@ -14,15 +14,15 @@ const EVERY_MS = 500;
 const RESERVED_WIDTH = 4;
 
 export interface ProgressOptions {
-  /** Whether the command has `--json`. Then the line is never shown. */
+  /** Whether the command has `--json`. If so, the line is never shown. */
   json: boolean;
   /** The signal that Ctrl-C aborts. Without it, Ctrl-C ends the process at once. */
   signal?: AbortSignal | undefined;
 }
 
 /**
- * A line on standard error that shows how far an operation is. It appears if the operation takes more than a second,
- * but only if standard error is a terminal. Disposing this object removes the line.
+ * A line on standard error that shows the progress of an operation. It appears if the operation takes more than a
+ * second and standard error is a terminal. Disposing this object removes the line.
  */
 export class ProgressLine implements Disposable {
   readonly #what: string;

@@ -81,7 +81,7 @@ function isJson({ args }: Invocation): boolean {
   return (end === -1 ? args : args.slice(0, end)).includes("--json");
 }
 
-/** Reports an error that did not end the command: it finished the rest of its work and printed its result. */
+/** Reports an error after which the command still finished the rest of its work and printed its result. */
 export function reportBesides(error: FleetError): void {
   process.stderr.write(`Error: ${errorText(error)}\n`);
 }
@@ -92,7 +92,7 @@ export function errorText(error: FleetError): string {
   return [`${sentence(message)} [${error.code}]`, ...suggestions.map(asAdvice)].join("\n");
 }
 
-/** The text of an error in a chat. Leaves out `send` and `resume`, because the next prompt has their effect. */
+/** The text of an error in a chat. Does not suggest `send` and `resume`, because the next prompt has their effect. */
 export function inChat(error: FleetError, given: Given): { message: string; advice: string[] } {
   const { message, suggestions } = withGiven(error, given).describe(asFlag);
   const others = suggestions.filter((suggestion) => !/copilotfleet (?:send|resume) /.test(suggestion));
@@ -118,7 +118,7 @@ function toFleetError(error: unknown, invocation: Invocation): FleetError {
   return new FleetError("FLEET_INTERNAL", `${message} (this is a bug in copilotfleet)`, { cause: error });
 }
 
-/** The options of the library whose flag or argument has a different name, each with that name. */
+/** The options of the library that have another name on the command line, each with that flag or argument. */
 const FLAGS: Readonly<Record<string, string>> = {
   lostHosts: "--lost-host",
   members: "--member",

@@ -47,7 +47,8 @@ export default class Init extends FleetCommand {
   }
 
   async #ask(flags: InitFlags, asks: boolean): Promise<PartialConfig> {
-    // While the interview is open, the terminal sends no signal for Ctrl-C. So close the interview before trying the prompt.
+    // While the interview is open, the terminal sends no signal for Ctrl-C. So close the interview before trying the
+    // prompt.
     using interview = asks ? new Interview() : null;
     return settingsOf(await answersFor(flags, process.env, interview));
   }

@@ -48,7 +48,7 @@ export default class Transcript extends FleetCommand {
   }
 }
 
-/** Waits for a slow reader of the output, so that a long conversation does not pile up in memory. */
+/** Prints the text. Waits if the reader of the output is slow, so that a conversation does not pile up in memory. */
 async function print(text: string, signal: AbortSignal): Promise<void> {
   if (!process.stdout.write(text)) await once(process.stdout, "drain", { signal });
 }

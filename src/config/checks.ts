@@ -179,8 +179,8 @@ function isSamePort(a: Address, b: Address): boolean {
 }
 
 /**
- * Refuses a password in a flag, because every user of the machine can read flags in the process table, but not a private
- * file or a variable. Also refuses a Redis without TLS on another host.
+ * Refuses a password in a flag, because every user of the machine can read flags in the process table, but not a
+ * private file or a variable. Also refuses a Redis without TLS on another host.
  */
 function checkStore({ store, storeOptions }: Config, origins: Map<string, Origin>): void {
   const origin = origins.get("store");

@@ -21,7 +21,7 @@ const limitsOf = (defaults: {
     unreadBytes: v.optional(v.nullable(size()), defaults.bytes),
   }) as const;
 
-/** The limits that a group or a user can have of their own, each with its rule. */
+/** The limits that can be set for one group or one user, each with its rule. */
 const userLimits = {
   turnsPerMinute: count,
   concurrentTurns: count,
@@ -134,7 +134,7 @@ export type LimitSource = "default" | `group:${string}` | "user";
 export interface Reached {
   /** Default: the limit of every user. */
   source?: LimitSource;
-  /** How much the user has. */
+  /** How much of the limit is used. If undefined, the message states only that the limit is reached. */
   used?: number;
   /** When the same call may succeed, in milliseconds from now. */
   retryAfterMs?: number;

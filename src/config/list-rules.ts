@@ -6,7 +6,9 @@ import { textFault } from "./values/text-fault.js";
 
 /* The schemas of lists, with the metadata that `rules.ts` describes. */
 
-/** Flags that the fleet passes to every server. A second value would break the pool, or put a token on the command line. */
+/**
+ * Flags that the fleet passes to every server. A second value would break the pool, or put a token on the command line.
+ */
 const OWN_FLAGS = ["--headless", "--port", "--host", "--stdio", "--auth-token-env", "--no-auto-login"];
 const ALLOWED_ARGS = `a list of flags for the runtime, without tokens and without the flags that the fleet sets (${OWN_FLAGS.join(", ")}), such as ["--log-level", "debug"]`;
 

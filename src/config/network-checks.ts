@@ -5,7 +5,7 @@ import { allowsName, asciiName, readNetworkRule } from "./values/network-rule.js
 
 const HTTPS_PORT = 443;
 
-/** Refuses a network that nothing on any machine can restrict, and one in which no turn could reach a model. */
+/** Refuses network settings that contradict other settings, or with which no turn could reach a model. */
 export function checkNetwork(
   { sandbox, modelGateway, provider }: Pick<Config, "sandbox" | "modelGateway" | "provider">,
   origins: ReadonlyMap<string, Origin>,
@@ -42,7 +42,7 @@ export function checkNetwork(
   throw conflict(["sandbox.network", "sandbox.allow", "provider"], [problem, allowed], origins);
 }
 
-/** The hosts that the runtime needs for GitHub's models. The variables are those that every server gets. */
+/** The hosts that the runtime needs for GitHub's models. Every server gets the variables that this reads. */
 function gitHubHosts(env: Environment): { name: string; port: number }[] {
   const urls = [
     env.COPILOT_API_URL ?? "https://api.githubcopilot.com",
@@ -56,7 +56,7 @@ function gitHubHosts(env: Environment): { name: string; port: number }[] {
   });
 }
 
-/** Refuses a certificate without its key, and authorities of clients without a certificate of the front door. */
+/** Refuses a certificate or a key without the other one, and `serve.tls.clientCa` without `serve.tls.cert`. */
 export function checkTls({ serve, host }: Pick<Config, "serve" | "host">, origins: ReadonlyMap<string, Origin>): void {
   checkPair("serve", serve.tls, origins);
   checkPair("host", host.tls, origins);

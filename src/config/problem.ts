@@ -56,7 +56,7 @@ export function invalidValue(name: string, value: unknown, allowed: string, orig
   const orNull = mayBeNull && origin?.from !== "flag" ? orNullOf(name, origin) : "";
   const rule = origin?.from === "variable" ? asVariable(allowed) : allowed;
   return new FleetError(invalidCode([origin], key?.rule.flagCode), `${problem}. Allowed: ${rule}${orNull}`, {
-    // Outside of a file, the whole list has one name, and an example of a part of it would mislead.
+    // A flag or a variable contains the whole list, so an example of a part of the list would mislead.
     suggestions: [
       correction(what, origin, isInObject && origin?.from !== "file" ? undefined : exampleFor(name, allowed)),
     ],
@@ -240,7 +240,8 @@ function correction(name: string, origin: Origin | undefined, example: unknown):
   if (origin.from === "file" && name === "The configuration")
     return 'Put the settings between { and }, for example {"isolation": "per-user"}.';
   if (origin.from === "file") {
-    // The example of an object with free names is that of the whole object.
+    // In `limits.groups` and `provider.prices`, the user chooses the keys. The example shows the whole object, so give
+    // it the object's name.
     const key = isObject(example) ? name.replace(/(?<=^limits\.groups|^provider\.prices)\..*/, "") : name;
     const entry = example === undefined ? "" : `, for example ${quoteKey(key)}: ${json}`;
     return `Correct ${nameKey(name)} in ${place(origin)}${entry}.`;

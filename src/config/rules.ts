@@ -28,7 +28,7 @@ export interface Rule {
   kind?: string;
   /** A regular expression that all allowed values match, for editors. */
   pattern?: string;
-  /** A variable contains the value as JSON, because the items of the list are objects. */
+  /** Whether a variable contains the value as JSON, because the value is an object or a list of objects. */
   json?: boolean;
   /**
    * Values of this key are never secret. So `config` and messages show even long ones, which they hide for other keys.
@@ -198,7 +198,7 @@ export const userId = () =>
     harmless: true,
   });
 
-/** A host's name is part of the names of folders and keys, and in many installations it is a DNS label. */
+/** Whether a host may have this name, which becomes part of the names of folders and keys, and often is a DNS label. */
 export const isHostName = (name: string) =>
   /^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$/.test(name) && !name.includes("..");
 export const hostName = () =>

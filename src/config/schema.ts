@@ -226,7 +226,7 @@ const serve = v.pipe(
 );
 
 /**
- * `origins`: the origins whose pages may use the HTTP API, and whose hosts requests may name as their `Host`.
+ * `origins`: pages from these origins may use the HTTP API. The header `Host` of a request may name their hosts.
  * `proxies`: the proxies in front of the HTTP API.
  */
 const http = v.strictObject({ origins: v.optional(lists.origins(), []), proxies: v.optional(lists.proxies(), []) });

@@ -24,7 +24,8 @@ async function start(): Promise<State> {
     const caller = await signedIn();
     if (code !== null) {
       const user = await ownerOf(code);
-      // Ask first, because the link may come from a stranger, who would then see what the user writes.
+      // Ask first. A stranger may have sent this link to sign the user in to the stranger's account, and would then see
+      // what the user writes.
       if (caller !== null && caller.user !== user) return { is: "asking", code, user };
       return { is: "signed in", caller: await signIn({ code, user }) };
     }

@@ -29,7 +29,7 @@ export class ArchivesUnderWay {
     return randomBytes(16).toString("hex");
   }
 
-  /** @throws FleetError `FLEET_USAGE_INVALID` when the name does not have the form of those from {@link newName} */
+  /** @throws FleetError `FLEET_USAGE_INVALID` when the name does not have the form of the names from {@link newName} */
   pathOf(name: string): string {
     if (NAME.test(name)) return join(this.#folder, name);
     throw new FleetError("FLEET_USAGE_INVALID", `${quote(name)} is not the name of an archive.`);

@@ -11,8 +11,8 @@ const POLL_MS = 5;
  * Runs `work` while no turn runs in a session. Like a turn, waits for the turn in progress, and makes later turns wait.
  * Starts no server.
  *
- * @throws FleetError `FLEET_SESSION_LOCKED` or `FLEET_SESSION_BUSY` when other uses keep the session until `waitMs` is
- * over.
+ * @throws FleetError `FLEET_SESSION_LOCKED` or `FLEET_SESSION_BUSY` when other uses of the session do not end within
+ * `waitMs`.
  */
 export async function betweenTurns<T>(
   context: SessionsContext,
@@ -25,8 +25,8 @@ export async function betweenTurns<T>(
   const server = (await context.store.registry.read()).servers[record.serverId];
   const { waitMs = WAIT_MS, signal } = request;
   const until = performance.now() + waitMs;
-  // A turn without a lease can be noticed only by its use marker. Later turns find the marker that is set here, and
-  // then wait for the lease.
+  // A turn in a private session may run without a lease, so that only its use marker shows it. Set a marker, and wait
+  // until it is the only one. A later turn finds this marker, and waits for the lease.
   using marker: UseMarker | null | undefined = server && (await setUseMarker(server, record.id, { waitMs, signal }));
   if (marker === null) throw sessionBusy(record.id);
   while (marker?.isShared() === true) {

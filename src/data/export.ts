@@ -12,7 +12,7 @@ import { sessionLost, sessionNotFound } from "../sessions/problems.js";
 import { type Written, writeArchive } from "./archive/write.js";
 import { betweenTurns } from "./between-turns.js";
 
-/** How long to wait for the last line of a history, and how often to look, in milliseconds. */
+/** How long to wait for the last line of a history, and how often to check, in milliseconds. */
 const LINE_MS = 2_000;
 const LINE_POLL_MS = 20;
 
@@ -65,7 +65,10 @@ async function folderOf({ store, directory }: SessionsContext, record: SessionRe
   return state?.folder(record.id) ?? null;
 }
 
-/** Waits for the end of the history's last line, which the server may still be writing when the turn has ended. */
+/**
+ * Waits up to {@link LINE_MS} until the history ends with a complete line, because the server may still be writing the
+ * last line when the turn has ended.
+ */
 async function awaitLine(folder: HeldFolder, signal: AbortSignal): Promise<void> {
   const until = performance.now() + LINE_MS;
   while (!endsWithLine(folder) && performance.now() < until) await pause(LINE_POLL_MS, signal);

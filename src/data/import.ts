@@ -54,7 +54,8 @@ export async function importHere(sessions: Sessions, path: string, request: Impo
     model,
     tools: tools ?? undefined,
     ttlMs: ttlMs ?? undefined,
-    // A session whose record has turns cannot be used without a history, so nobody uses it before its files are there.
+    // Record at least one turn, because a session with turns cannot be used without its history. So nobody uses the
+    // session before its files are in place.
     turns: hasHistory ? Math.max(turns, 1) : 0,
   };
   const record = await sessions.recordNew(wanted, { signal: request.signal });
@@ -111,8 +112,8 @@ async function makeStateFolder(home: string): Promise<void> {
 }
 
 /**
- * The path for a new folder on the disk of the sessions. It is outside of the home, where the user's agent could change
- * the files. gc removes the folder if this process is killed.
+ * The path for a new folder on the same disk as the sessions. It is not in the home, because the user's agent could
+ * change the files there. gc removes the folder if this process is killed.
  */
 function stagingFor(statePath: string): string {
   const group = dirname(statePath);
@@ -122,7 +123,7 @@ function stagingFor(statePath: string): string {
 }
 
 /**
- * Replaces the values that the runtime compares with the session's id and place: the id in the first line of the
+ * Replaces the values that the runtime compares with the session's id and folder: the id in the first line of the
  * history and in `workspace.yaml`, and the folder in `workspace.yaml`. Leaves everything else as it was, byte for byte.
  */
 async function adapt(folder: string, { session, files }: Manifest, { id, home }: { id: string; home: string }) {

@@ -133,11 +133,11 @@ function hostService(deployment: Deployment, { host, index, httpAt, ownRedis }: 
 }
 
 /**
- * The address at which this machine publishes the first host's HTTP API. The next host has the next port. Null without
- * `serve.http`.
+ * The address at which this machine publishes the first host's HTTP API. Each further host gets the next port. Null
+ * without `serve.http`.
  *
- * @throws FleetError `FLEET_CONFIG_INVALID` when `serve.http` is not an IP address, when its ports are not free, or
- * when other machines can reach it without TLS.
+ * @throws FleetError `FLEET_CONFIG_INVALID` when `serve.http` is not an IP address, when one of the ports is used by a
+ * front door or is above 65535, or when other machines can reach the address without TLS.
  */
 function publishedAt({ serve }: Config, replicas: number): Address | null {
   if (serve.http === null) return null;

@@ -19,8 +19,8 @@ export const COMMAND = "copilotfleet";
 export const VOLUME = "/var/lib/copilotfleet";
 
 /**
- * The host's state (`COPILOTFLEET_HOME`). It cannot be the root of the volume: `fsGroup` makes that writable for the
- * group, and the fleet refuses a state folder that others may write to. So the fleet creates its own folder there.
+ * The host's state (`COPILOTFLEET_HOME`). It cannot be the root of the volume, because `fsGroup` lets the group write
+ * there, and the fleet refuses a state folder that others may write to. So the fleet creates a folder below the root.
  */
 export const STATE_FOLDER = `${VOLUME}/state`;
 

@@ -1,5 +1,5 @@
 /**
- * The longest time that `serve` needs to end in addition to `drain.timeout`, in milliseconds: closing the pool (one
+ * The longest time that `serve` needs to stop, beyond `drain.timeout`, in milliseconds: closing the pool (one
  * store operation: 5 s), servers that another command is working on (10 s), asking a busy server one last time (0.5 s),
  * SIGTERM (5 s) and SIGKILL (5 s) of a server, and recording its end (one more store operation).
  */

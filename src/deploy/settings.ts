@@ -33,7 +33,7 @@ export interface SettingsOptions {
   with?: Readonly<Record<string, unknown>>;
   /** Whether the store's URL comes from a secret, which overrides the configuration. */
   secretStore: boolean;
-  /** Whether all hosts need the same key for the records in Redis. It comes from a secret. */
+  /** Whether all hosts need the same key for the records in Redis. If so, this key comes from a secret. */
   secretStoreKey?: boolean;
   /** Whether to turn the files that the configuration names into secrets. */
   moveFiles: boolean;

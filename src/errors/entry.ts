@@ -8,7 +8,9 @@ export interface ErrorEntry {
   httpStatus: number;
   /** True if the same call may succeed in a moment, without any action by the caller. */
   retryable?: true;
-  /** The meaning of the error, as a short sentence. The message of an error names the values of the call that failed. */
+  /**
+   * The meaning of the error, as a short sentence. The message of an error names the values of the call that failed.
+   */
   title: string;
   /** The consequence for users' sessions and histories, for somebody who must decide how urgent the error is. */
   data: string;

@@ -2,7 +2,7 @@ import { rows } from "./entry.js";
 
 const UNTOUCHED = { httpStatus: 503, data: "Sessions and histories are untouched." };
 
-/** The audit log cannot be written, or is not as it was written. */
+/** The audit log cannot be written to, or was changed after it was written. */
 export const EVENT_ERRORS = rows(7, UNTOUCHED, {
   FLEET_EVENTS_UNWRITABLE: {
     retryable: true,

@@ -1,7 +1,7 @@
 import type { ErrorEntry } from "./entry.js";
 import { ERRORS, type FleetErrorCode } from "./table.js";
 
-/** The row of one error, complete. */
+/** One error of the table, with its code. */
 export interface Explanation extends Omit<ErrorEntry, "retryable"> {
   code: string;
   retryable: boolean;

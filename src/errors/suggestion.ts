@@ -25,9 +25,9 @@ const PROGRAMS = [
 ] as const;
 
 /**
- * A line for the shell that the user can type as it is, or with words in capitals replaced: `copilotfleet stop SERVER`. A
- * comment may follow after `#`. {@link withoutComment} removes it before a user sees the command, because an interactive
- * zsh would pass it on as arguments.
+ * A line for the shell that the user can type as it is, or with words in capitals replaced: `copilotfleet stop SERVER`.
+ * A comment may follow after `#`. {@link withoutComment} removes it before a user sees the command, because an
+ * interactive zsh would pass it on as arguments.
  */
 type SuggestedCommand =
   `${"" | "DEBUG=1 " | `COPILOTFLEET_${string}=${string} `}${(typeof PROGRAMS)[number]} ${string}`;
@@ -40,7 +40,7 @@ export type Suggestion = SuggestedCommand | Hint;
 
 const COMMAND = new RegExp(`^(?:DEBUG=1 |COPILOTFLEET_\\w+=\\S* )*(?:${PROGRAMS.join("|")}) `);
 
-/** Whether a suggestion is a command. Suggestions arrive as plain text from other hosts, so the text decides. */
+/** Whether a suggestion is a command. Looks only at the text, because other hosts send suggestions as plain text. */
 export function isCommand(suggestion: string): boolean {
   return COMMAND.test(suggestion);
 }

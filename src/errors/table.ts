@@ -5,8 +5,8 @@ import { CONFLICT_ERRORS, NOT_FOUND_ERRORS } from "./refused.js";
 import { CUT_ERRORS, EXHAUSTED_ERRORS, INTERNAL_ERRORS, UNAVAILABLE_ERRORS } from "./unavailable.js";
 
 /**
- * Every error of the fleet. A code is part of the contract because scripts match on it: it is never renamed. docs/errors.md
- * and `copilotfleet explain` come from this table.
+ * Every error of the fleet. A code is part of the contract because scripts match on it: it is never renamed.
+ * docs/errors.md and `copilotfleet explain` come from this table.
  */
 export const ERRORS = {
   ...INTERNAL_ERRORS,

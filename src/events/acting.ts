@@ -12,7 +12,8 @@ export function actingAs<T>(actor: Partial<Actor>, work: () => T): T {
 }
 
 /**
- * The fields that the calling code's actor has in place of those of the process; undefined outside of {@link actingAs}.
+ * The fields in which the actor of the calling code differs from the actor of the process; undefined outside of
+ * {@link actingAs}.
  */
 export function currentActor(): Partial<Actor> | undefined {
   return current.getStore();

@@ -2,8 +2,8 @@ import { isFleetError } from "../errors.js";
 import type { EventLog, NewEvent } from "../model/events/event.js";
 
 /**
- * Records the events of an action, and then runs the action. So the action never happens without its events. If it
- * fails, further events with the outcome `failed` follow.
+ * Records the events of an action, and then runs the action. So the action never happens without its events. If the
+ * action fails, notes each event again, with the outcome `failed` and the error code.
  *
  * @throws FleetError `FLEET_EVENTS_UNWRITABLE` when the events cannot be written, and then the action does not run;
  * otherwise the error of the action.

@@ -21,7 +21,7 @@ export interface Concealed {
 /**
  * Replaces names with pseudonyms in the events of this host. The hash chain stays intact, because the hashes cover
  * pseudonyms in place of names. In events that concern the user, replaces every session id and server id, even one that
- * is not listed in `concealed`: the end of a session may be recorded after the session's record is gone.
+ * is not listed in `concealed`, because the end of a session may be recorded after the session's record is gone.
  *
  * @throws FleetError `FLEET_STATE_BUSY` when other processes keep changing the log for 30 s
  */
@@ -72,7 +72,7 @@ function rewriteOf(concealed: Concealed, pseudonyms: Pseudonyms): Rewrite {
   const of = [concealed.user, ...pseudonyms.all.map((conceal) => conceal(concealed.user))];
   const traces = [...names, ...of].map((name) => JSON.stringify(name).slice(1, -1));
   const escaped = [...names].map((name) => name.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
-  // A dot, a hyphen or an @ between letters is part of a longer name.
+  // Letters that a dot, a hyphen or an @ joins form one word, so `al` is not a word in `al.b`.
   const asWord = new RegExp(`(?<![\\p{L}\\p{N}_][.@-]?)(?:${escaped.join("|")})(?![.@-]?[\\p{L}\\p{N}_])`, "u");
   return { names, asWord, of, traces, pseudonyms };
 }
@@ -89,8 +89,8 @@ function rewritten(path: string, rewrite: Rewrite): Derived | null | undefined {
 }
 
 /**
- * Replaces a file, but does not bring back one that was deleted since it was read. If the deletion comes after this
- * check, `removeSegments` makes sure of that.
+ * Replaces a file, unless it was deleted after it was read. If another process deletes the file between this check and
+ * the replacement, `removeSegments` in that process also deletes the new file.
  */
 function replaceIfThere(scratch: string, path: string): void {
   if (existsSync(path)) renameSync(scratch, path);
@@ -119,7 +119,7 @@ function concealedLine(line: string, rewrite: Rewrite): string {
 
 /** Whether the detail of an event contains a name, or a text that the user wrote. */
 function isTelling({ type, actor, user }: Line, detail: string, { names, asWord, of }: Rewrite): boolean {
-  // The fleet writes these details. They name no user, and the verification of the log must be able to read the heads.
+  // The fleet writes the details of these events. They name no user, and the verification needs the heads in them.
   if (type === "host.head" || type === "events.shortened") return false;
   // The detail contains the reason, which the user wrote.
   if (type === "session.stolen" && includes(of, actor.user)) return true;

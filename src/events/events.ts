@@ -134,7 +134,7 @@ export class Events implements EventLog {
 
   async #write(): Promise<void> {
     const taken = this.#waiting;
-    if (taken.length === 0) return; // the write before included them
+    if (taken.length === 0) return; // an earlier write included the events
     const lost = this.#lost;
     this.#waiting = [];
     this.#lost = 0;
@@ -165,7 +165,10 @@ export class Events implements EventLog {
     if (this.#sinceTidy >= TIDY_EACH) void this.#tidy();
   }
 
-  /** Moves batches into segments, and deletes the oldest events if the log is too long. Never rejects. */
+  /**
+   * Moves the small files of single writes into segments, and deletes the oldest events if the log is too long. Never
+   * rejects.
+   */
   async #tidy(): Promise<void> {
     this.#sinceTidy = 0;
     const writer = await this.#writer?.catch(() => undefined);
@@ -179,7 +182,7 @@ export class Events implements EventLog {
         await trimEvents({ config, stateRoot, events: this });
       }
     } catch {
-      // The next time tries again.
+      // The next tidying tries again.
     } finally {
       this.#isTidying = false;
     }

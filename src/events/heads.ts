@@ -15,7 +15,7 @@ const DETAIL = /^(\S+) (\d{1,15}) (\S+)$/;
 
 const PAGE = 1_000;
 
-/** The heads of other hosts' logs that this host has recorded in its own log. */
+/** The heads (newest lines) of other hosts' logs, as this host has recorded them in its own log. */
 export async function notedHeads(stateRoot: string): Promise<NotedHead[]> {
   const found: NotedHead[] = [];
   for (let after = 0; ; ) {

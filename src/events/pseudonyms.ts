@@ -46,7 +46,7 @@ export class Pseudonyms {
     return new Pseudonyms(keys);
   }
 
-  /** Reads the keys without creating one. Without a key, no line contains pseudonyms so far. */
+  /** Reads the keys of this host without creating one. If there is none, this host has written no line so far. */
   static ofExisting(stateRoot: string): Pseudonyms {
     return new Pseudonyms(readKeys(stateRoot) ?? []);
   }

@@ -44,7 +44,7 @@ export async function readEvents(stateRoot: string, query: EventQuery): Promise<
   let next = Math.max(after, skipped === undefined ? 0 : (readLine(lastLine(skipped.path))?.seq ?? 0));
   for (const file of all.slice(first)) {
     const lines = countingLines(file);
-    if (lines === undefined) return { events, next, hasMore: true }; // the file has become part of a segment
+    if (lines === undefined) return { events, next, hasMore: true }; // a process has moved the lines into a segment
     for (const text of lines) {
       const line = readLine(text);
       if (line === null || line.seq <= next) continue;
@@ -101,7 +101,7 @@ function lastLine(path: string): string {
   try {
     fd = openSync(path, "r");
   } catch {
-    return ""; // the file has become part of a segment
+    return ""; // a process has moved the lines into a segment
   }
   try {
     const { size } = fstatSync(fd);

@@ -26,7 +26,7 @@ export interface Verified {
 
 /**
  * Verifies the log of this host: the hash of each line, the order of the lines, and whether the log still has the heads
- * that were recorded elsewhere.
+ * (newest lines) that were recorded outside the log.
  *
  * @param noted earlier heads of this log, as other hosts recorded them
  */
@@ -37,7 +37,7 @@ export async function verifyLog(stateRoot: string, noted: readonly Head[] = []):
   for (let tries = 0; ; tries++) {
     verifier.restart();
     if (await readAll(files, verifier)) break;
-    // A file has become part of a segment. Read again.
+    // Another process has moved lines into a segment. Read again.
     if (tries > 100) throw new Error("the audit log changed during every attempt to read it");
   }
   return verifier.end();
@@ -109,7 +109,7 @@ class Verifier {
       this.#break = { seq: 1, file: null, problem };
     }
     for (const [seq, hashes] of this.#heads) {
-      if (seq < this.#first) continue; // the line is deleted, and the check above has looked for an event about that
+      if (seq < this.#first) continue; // the line is deleted; the check above has looked for an event about it
       const found = this.#hashes.get(seq);
       if (seq > last.seq) {
         this.#break ??= {

@@ -5,8 +5,8 @@ import { chain } from "./line.js";
 import { Pseudonyms } from "./pseudonyms.js";
 
 /**
- * The usual size of a segment, in bytes. Segments are smaller if `events.maxSize` has no room for at least 8 of this
- * size.
+ * The usual size of a segment, in bytes. Segments are smaller if `events.maxSize` has no room for
+ * {@link LEAST_SEGMENTS} segments of this size.
  */
 const SEGMENT_BYTES = 1024 * 1024;
 const LEAST_SEGMENTS = 8;
@@ -41,7 +41,7 @@ export class EventWriter {
     try {
       return new EventWriter(context, await Pseudonyms.open(stateRoot, store), true);
     } catch (error) {
-      // If the store cannot be reached, this host's key will do, because the log can be verified with any of the host's
+      // If the store cannot be reached, use this host's own key, because the log can be verified with any of the host's
       // keys.
       const reason = error instanceof Error ? error.message : String(error);
       warn(`The audit log uses the key of pseudonyms of this host, because the fleet's key cannot be read: ${reason}`);

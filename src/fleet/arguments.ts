@@ -6,7 +6,7 @@ import { IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_ALLOWED, validateSessionId, validateUs
 import type { InheritedListener } from "../runtime/launch/listen.js";
 
 /*
- * The checks of arguments at run time, for callers in JavaScript. A wrong argument is a usage error, before anything
+ * The checks of arguments at run time, for callers in JavaScript. A wrong argument causes a usage error before anything
  * changes. Each group of `Fleet` has a table of its methods' arguments, which `groups/group.ts` applies. A check
  * returns the value that the method reads. For example, `wait: "30s"` becomes `waitMs: 30000`.
  */
@@ -49,7 +49,7 @@ export const flag = kind("true or false", (value): value is boolean => typeof va
 export function choice(values: readonly string[]): Check {
   return kind(`one of ${values.join(", ")}`, (value): value is string => values.includes(value as string));
 }
-/** A list of at least one of these values. */
+/** Checks a list that has at least one value, and only values from `values`. */
 export function someOf(values: readonly string[]): Check {
   return kind(`a list of at least one of ${values.join(", ")}`, (value): value is string[] => {
     return Array.isArray(value) && value.length > 0 && value.every((each) => values.includes(each as string));

@@ -26,7 +26,7 @@ export interface MigrateOptions {
   configFile?: string;
   /** "file", or a Redis URL. */
   to: string;
-  /** The source of `to`, for messages. */
+  /** The flag or the variable in which `to` was given, for messages. */
   origin: Origin;
   /** Called as session and token records are copied. */
   onProgress?: OnProgress;

@@ -43,7 +43,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const assertOpen = () => {
     if (closed) throw fleetClosed();
   };
-  // A set, because a process may add the same warning many times before somebody takes it.
+  // A set, because a process may add the same warning many times before somebody calls `takeWarnings`.
   const warnings = new Set<string>();
   const warn = (message: string) => void warnings.add(message);
 

@@ -29,7 +29,7 @@ const RESTART_MS = 30_000;
 
 export interface SmokeOptions {
   env: NodeJS.ProcessEnv;
-  /** When it aborts, a step that waits ends at once. Otherwise the trial ends before the next step. */
+  /** When it aborts, a waiting step ends at once. Any other step runs to its end, and no further step begins. */
   signal: AbortSignal;
 }
 

@@ -110,8 +110,8 @@ export async function revokeTrust(given: string, { env, cwd }: TrustOptions): Pr
 }
 
 /**
- * Records a decision about trust, and then acts. The command reads no configuration, so it applies no bounds to the
- * log.
+ * Records a decision about trust in the audit log, and then runs `action`. The command reads no configuration, so the
+ * configured limits of the log's age and size do not apply.
  */
 async function recordTrust(
   root: string,

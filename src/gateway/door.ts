@@ -27,11 +27,11 @@ const RECHECK_MS = 2_000;
 export interface DoorOptions extends DoorListeners {
   /**
    * An address, or the number of an inherited descriptor that already listens. Port 0 means any free port. The process
-   * that passes the descriptor (systemd, or a parent) can pass it to the next front door too, so that no connection is
-   * refused during the change.
+   * that passes the descriptor (systemd, or a parent) can pass it to the next front door too. Then no connection is
+   * refused while that door replaces this one.
    */
   listen: Address | InheritedListener;
-  /** If this signal aborts before the door listens, for example during the lookup of a host name, the opening fails. */
+  /** If this signal aborts before the door listens, for example during a DNS lookup, `openFrontDoor` rejects. */
   signal?: AbortSignal;
 }
 
@@ -48,7 +48,8 @@ export interface DoorDrain {
  *
  * @throws FleetError `FLEET_ADDRESS_TAKEN` when somebody already listens on the address; `FLEET_ADDRESS_UNUSABLE` when this
  * host does not have the address or this process may not use the port; `FLEET_CONFIG_INVALID` when the files of `serve.tls`
- * cannot be used, or when other machines can reach the address and there is no TLS; the signal's reason when it aborts first.
+ * cannot be used, or when other machines can reach the address and there is no TLS; the reason of `signal` when that
+ * aborts.
  */
 export async function openFrontDoor(
   context: DoorContext,
@@ -78,8 +79,8 @@ export class FrontDoor implements AsyncDisposable {
   readonly #server: Server;
   readonly #connections = new Set<Connection>();
   /**
-   * The connections that have shown no good token, the oldest first. `#makeRoom` removes those that have since shown
-   * one.
+   * The connections without a good token, the oldest first. A connection that shows a good token later stays in the set
+   * until `#makeRoom` removes it.
    */
   readonly #strangers = new Set<Connection | Handshake>();
   readonly #attempts = new Attempts();
@@ -101,8 +102,9 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   /**
-   * `host:port`, as the SDK's `RuntimeConnection.forUri` takes it. If the door listens on all addresses of this machine, the
-   * host is the loopback address. With `serve.tls`, an SDK needs a proxy in between.
+   * `host:port`, as the SDK's `RuntimeConnection.forUri` accepts it. If the door listens on all addresses of this
+   * machine, the host is the loopback address. With `serve.tls`, an SDK has to connect through a proxy, because it does
+   * not support TLS.
    */
   get url(): string {
     const { host, port } = this.#address;
@@ -168,8 +170,8 @@ export class FrontDoor implements AsyncDisposable {
 
   /**
    * Disconnects from the servers of this host, but not from the clients. Call this when other hosts may take over this
-   * host's sessions. Once this host may have sessions again, the door reopens the clients' sessions, each on the host that
-   * has the session by then.
+   * host's sessions. Once this host may have sessions again, the door finds out which host now has each of the clients'
+   * sessions, and reopens the session there.
    */
   leaveServers(): void {
     this.#revival.leaveServers();

@@ -10,7 +10,7 @@ const HOSTS_POLL_MS = 1_000;
 /** How often the door checks whether the servers still have its clients' sessions in memory, in milliseconds. */
 const UNLOADS_POLL_MS = 2_000;
 
-/** Opens the sessions of a door's clients again after servers and hosts have ended, or have unloaded sessions. */
+/** Reopens the sessions of a door's clients after a server or host has ended, or after a server has unloaded them. */
 export class Revival {
   readonly #state: DoorState;
   /**

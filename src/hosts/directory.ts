@@ -90,7 +90,10 @@ export class HostDirectory {
     return fresh.term;
   }
 
-  /** The host for which `isMeant` is true, from the last read of the hosts. Undefined if that read is too old. */
+  /**
+   * The host for which `isMeant` is true, from the last read of the hosts. Undefined if there is none, or if that read
+   * is too old.
+   */
   #recent(isMeant: (host: HostRecord) => boolean): { host: HostRecord; ageMs: number } | undefined {
     const ageMs = performance.now() - (this.#seen?.at ?? Number.NEGATIVE_INFINITY);
     const host = ageMs < SEEN_MS ? this.#seen?.hosts.find(isMeant) : undefined;
@@ -103,9 +106,9 @@ export class HostDirectory {
   }
 
   /**
-   * Verifies that the shared storage is mounted. Call this before you create files in the storage, and before you take a
-   * missing file for a deleted one. The check passes on a host that has never served, because it has no files in the
-   * storage.
+   * Verifies that the shared storage is mounted. Call this before you create files in the storage, and before you
+   * conclude from a missing file that it was deleted. The check passes on a host that has never served, because it has
+   * no files in the storage.
    */
   async assertStorage(): Promise<void> {
     const shared = this.#shared;
@@ -125,7 +128,10 @@ export class HostDirectory {
     return await placesOf(this.#shared, this.#hosts.own);
   }
 
-  /** Like {@link has}, for many records. While this host does not serve, it has no session in shared storage. */
+  /**
+   * Like {@link has}, but returns a check for many records. While this host does not serve, it has no session in shared
+   * storage.
+   */
   async holds(): Promise<(record: SessionRecord) => boolean> {
     const owns = await this.#ownershipIfThere();
     return (record) => owns !== null && isOwnedBy(record, owns);
@@ -192,8 +198,8 @@ export class HostDirectory {
   }
 
   /**
-   * The live host on which the user is placed. If the user has no placement on a live host, places the user on the host with
-   * the highest score.
+   * Returns the live host on which the user is placed. If there is none, places the user on the host with the highest
+   * score. With shared storage, a placement on a draining host does not count.
    */
   async place(user: string): Promise<Whereabouts> {
     if (this.#hosts === null) return HERE;

@@ -39,8 +39,8 @@ const YOUNG_MS = 3_600_000;
  * Deletes the left-overs of takeovers in this host's folder of the shared storage, unless a record refers to them.
  * Keeps everything that may be the only copy of a session, and the block of a session that still exists on any host.
  *
- * Two processes may do this at the same time, and also during takeovers. A takeover records its id (`mark`) before it
- * moves anything under that id, and a record never gets the same id twice.
+ * Two processes may do this at the same time, even during takeovers. This is safe, because a takeover records its id
+ * (`mark`) before it moves anything under that id, and no two takeovers have the same id.
  */
 export async function clearRemains(
   { store, config }: { store: Store; config: Config },
@@ -108,8 +108,8 @@ async function clear(
 }
 
 /**
- * Removes the blocks of sessions that are being erased from the folders of these hosts, because a block has the id of its
- * session as its name. Leaves a block to gc if a server of this host may still have the session in memory.
+ * In the folders of these hosts, removes the blocks of sessions that are being erased, because the name of a block is
+ * the id of its session. Leaves a block to gc if a server of this host may still have the session in memory.
  *
  * @param hosts this host, and hosts that are gone
  */
@@ -131,8 +131,8 @@ export async function removeBlocks(
 }
 
 /**
- * Unloads a session, because a server of this host that has it in memory would create its folder again. Returns false if
- * a server may still have the session in memory.
+ * Unloads a session from the servers of this host, because a server that has it in memory would create its folder
+ * again. Returns false if a server may still have the session in memory.
  */
 async function isUnloaded(id: string, group: string, context: { store: Store; config: Config }): Promise<boolean> {
   try {

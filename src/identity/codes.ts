@@ -32,7 +32,8 @@ export async function redeemCode(store: Store, code: unknown, owner: string): Pr
   if (record?.user !== owner) return null;
   // If the code is presented to several hosts at once, only one of them deletes the record.
   if (!(await store.tokens.delete(record.id))) return null;
-  // This host then refuses the code even if somebody with write access to Redis restores the record.
+  // Record the end of the code, so that this host refuses the code even if somebody with write access to Redis restores
+  // the record.
   await store.tokens.noteEnd({ id: record.id, at: null, until: record.expiresAt });
   const { user, scopes = [], sessionId } = record;
   return await issueToken(store, user, SIGNED_IN_MS, { scopes, ...(sessionId === undefined ? {} : { sessionId }) });

@@ -1,12 +1,11 @@
 import type { TokenRecord } from "../model/token.js";
 
-/** How long a passing token can be shown after it was made, in milliseconds. */
+/** How long after its creation a passing token (a token for one connection) can be shown, in milliseconds. */
 export const PASSING_MS = 60_000;
 
 /**
- * The passing tokens that were shown to this process. Each is admitted once, even if somebody with write access to
- * Redis restores its record. A token that is older than this process is refused, because it may have been shown to the
- * process that ran here before.
+ * Admits each passing token once, even if somebody with write access to Redis restores its record. Refuses a token that
+ * is older than this process, because it may have been shown to the process that ran here before.
  */
 export class PassingTokens {
   readonly #shownAt = new Map<string, number>();
@@ -18,7 +17,7 @@ export class PassingTokens {
   }
 
   /**
-   * Whether the token is admitted. @param now the time by the store's clock, which also dated the record; in
+   * Whether the token is admitted. @param now the time by the store's clock, which also set `createdAt`; in
    * milliseconds
    */
   admit({ id, createdAt }: Pick<TokenRecord, "id" | "createdAt">, now: number): boolean {

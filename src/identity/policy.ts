@@ -46,8 +46,8 @@ export type Decision = "allowed" | "hidden" | "scope" | "session";
 type Holder = Pick<Identity, "user" | "scopes" | "sessionId">;
 
 /**
- * Whether an identity may take an action. Every entry point uses this decision. No scope gives access to another user's
- * conversation.
+ * Decides whether an identity may take an action. Every entry point uses this function. No scope gives access to
+ * another user's conversation.
  */
 export function decide(holder: Holder, action: Action, relation: Relation): Decision {
   const { scope, reachesAll } = ACTIONS[action];

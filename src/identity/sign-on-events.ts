@@ -10,7 +10,10 @@ const MINUTE_MS = 60_000;
  * is written.
  */
 const TOGETHER_MS = 2_000;
-/** If each request shows the credential: how often to record its sign-on from one address, in milliseconds. */
+/**
+ * At an entry point where each request shows its credential: how often to record the same credential from the same
+ * address, in milliseconds.
+ */
 const AGAIN_MS = 3_600_000;
 const MOST_REMEMBERED = 10_000;
 const MOST_ADDRESSES = 5;
@@ -22,9 +25,9 @@ interface Together {
 }
 
 /**
- * The events of sign-ons at one entry point. Each is on disk before the client gets its answer. Somebody who tries many
- * credentials cannot fill the disk, because only a few refusals per minute get their own event, and further ones share
- * events.
+ * Records the sign-ons at one entry point as events. Each event is on disk before the client gets its answer. Somebody
+ * who tries many credentials cannot fill the disk, because only a few refusals per minute get their own event, and
+ * further refusals share events.
  */
 export class SignOnEvents {
   readonly #events: EventLog;

@@ -68,7 +68,7 @@ export class SignOn {
   /**
    * The user or the host that presents the credential, or the reason why the credential is not valid.
    *
-   * @param address the client's address, so that a client that tries many credentials does not keep others waiting
+   * @param address the client's address, for the queue of GitHub checks, in which networks take turns
    */
   async identify(credential: unknown, address?: string): Promise<Identity | HostIdentity | Refusal> {
     const start = performance.now();
@@ -136,12 +136,12 @@ export class SignOn {
     return await isTokenGood(this.#context.store, identity, this.#known.seen.uses);
   }
 
-  /** Makes the next check ask GitHub again, because a turn with the credential of this identity was refused. */
+  /** Call this after a turn with the user's GitHub token was refused. The next check then asks GitHub again. */
   recheck(identity: Identity): void {
     this.#known.github?.recheck(identity);
   }
 
-  /** The problems that the operator should know. Returns each only once. */
+  /** The problems that the operator should know about. Returns each only once. */
   takeWarnings(): string[] {
     return this.#known.jwt?.takeWarnings() ?? [];
   }

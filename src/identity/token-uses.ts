@@ -2,7 +2,7 @@ import type { TokenStore } from "../store/ports.js";
 
 /** The shortest time between two recorded uses of a token, in milliseconds. */
 const EVERY_MS = 60_000;
-/** How many tokens are remembered. One more token evicts the oldest, whose next use is then recorded early. */
+/** How many tokens are remembered. A further token evicts the oldest, whose next use is then recorded at once. */
 const MAX_TOKENS = 10_000;
 
 interface Context {
@@ -22,7 +22,7 @@ export class TokenUses {
     this.#clock = clock;
   }
 
-  /** @param everyMs the shortest time between two recorded uses of this token, in milliseconds */
+  /** Records a use. @param everyMs the shortest time between two recorded uses of this token, in milliseconds */
   note(id: string, everyMs = EVERY_MS): void {
     const now = this.#clock.now();
     const before = this.#recordedAt.get(id);

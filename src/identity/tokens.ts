@@ -49,7 +49,7 @@ export interface IssuedToken {
   sessionId: string | null;
 }
 
-/** The prefix of a host's name in place of a user id. It cannot begin a user id, which has no colons. */
+/** Precedes a host's name in the field `user` of a host's token. User ids have no colons, so none begins with it. */
 const HOST_PREFIX = "host:";
 
 type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease" | "shown" | "scopes" | "sessionId" | "relayed">;
@@ -74,7 +74,7 @@ export async function issueToken(
   return { token, id, user, expiresAt, scopes: scopesOf(record), sessionId: kind.sessionId ?? null };
 }
 
-/** Makes a token with which host `from` can connect to the front door of host `to` within a minute. */
+/** Makes a token with which host `from` can connect to the front door of host `to`, once within a minute. */
 export async function issueHostToken(store: Store, from: string, to: string): Promise<IssuedToken> {
   return await issueToken(store, `${HOST_PREFIX}${from}`, PASSING_MS, { role: "host", door: to, passing: true });
 }
@@ -200,7 +200,7 @@ export async function rotateToken(
   const issued = await issueToken(store, user, ttlMs, kind);
   const old = await store.tokens.endBy(id, new Date((await store.now()) + overlapMs).toISOString());
   if (old === null) {
-    // The old token has just been revoked, so no other token may replace it.
+    // The old token has just been revoked, so its replacement must not be valid either.
     await store.tokens.delete(issued.id);
     throw noSuchToken(id);
   }
@@ -237,7 +237,7 @@ export async function revokeTokens(
   }
 }
 
-/** The ids of a user's tokens, of one-time codes, and of tokens with which processes visit other hosts as the user. */
+/** The ids of a user's tokens and codes, and of tokens with which processes connect to other hosts as the user. */
 async function idsOf(store: Store, user: string): Promise<string[]> {
   const isTheirs = ({ role, relayed }: TokenRecord) => role === "code" || (role ?? relayed) === undefined;
   return (await store.tokens.list()).filter((each) => each.user === user && isTheirs(each)).map(({ id }) => id);

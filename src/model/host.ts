@@ -9,7 +9,10 @@ export interface HostProof {
 
 /** The facts that a host publishes about itself. */
 export interface HostEntry {
-  /** `host:port` at which other hosts reach the host's front door, with `tls://` before it if it has TLS; null without one. */
+  /**
+   * The `host:port` at which other hosts reach the host's front door, with `tls://` before it if the door has TLS. Null
+   * if the host has no front door.
+   */
   door: string | null;
   /** `draining`: the fleet no longer places users on the host. */
   state: "serving" | "draining";
@@ -45,7 +48,7 @@ export interface HostRecord extends HostEntry {
   remainingMs: number;
 }
 
-/** The hosts on which users can be placed. Other hosts cannot reach a host without a front door. */
+/** The hosts on which users can be placed. A host needs a front door for this, so that other hosts can reach it. */
 export function admitting(hosts: readonly HostRecord[]): HostRecord[] {
   return hosts.filter(({ gone, state, door }) => !gone && state === "serving" && door !== null);
 }

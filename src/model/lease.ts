@@ -45,7 +45,7 @@ export type LeaseAnswer =
 
 /**
  * The error for a token that does not hold the lease. It is the same for a wrong token, an expired lease and a session that
- * does not exist, so that a stranger learns nothing from the error.
+ * does not exist, so that it does not reveal which of these is the case.
  */
 export function notHeld(sessionId: string, cause?: unknown): FleetError {
   return new FleetError(

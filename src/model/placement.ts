@@ -27,9 +27,9 @@ export interface Purge {
    */
   sessions?: string[];
   /**
-   * Set if the purge ended without a lost host, which may still have names of the user. These are the pseudonyms of
-   * those names: of the user, of the user's server and of the sessions. `user` is then a random mark, so that no key of
-   * the store names the user.
+   * Set in the record that a purge leaves for a lost host, so that this host can erase its part if it comes back: the
+   * pseudonyms of the user, of the user's server and of the sessions. In such a record, `user` is a random mark, so
+   * that no key of the store names the user.
    */
   left?: string[];
 }

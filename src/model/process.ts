@@ -11,7 +11,7 @@ export interface ProcessIdentity {
   startTicks: string;
   /** Its PID in its own PID namespace. Absent if this process shares that namespace. */
   innerPid?: number;
-  /** The process that passes connections to this one, which has a network namespace of its own. Absent otherwise. */
+  /** The process that passes connections to this process. Absent unless this process has its own network namespace. */
   bridge?: Pick<ProcessIdentity, "pid" | "startTicks">;
 }
 

@@ -74,7 +74,7 @@ export function sandboxReport({ mode, not, network, limits }: SandboxReport): Sa
   return { mode, not, ...(network === undefined ? {} : { network }), ...(limits === undefined ? {} : { limits }) };
 }
 
-/** Whether there is a limit on all that one server, together with everything that it starts, could use up. */
+/** Whether memory, processes, processor time and disk of a server, with everything that it starts, are all limited. */
 export function limitsResources({ memory, processes, cpu, disk, perProcess, notHeld }: LimitsReport): boolean {
   const isComplete = [memory, processes, cpu, disk].every((limit) => limit !== null);
   return isComplete && !perProcess.includes("memory") && notHeld.length === 0;
@@ -115,8 +115,8 @@ export const WAY_OUT_PORT = 3128;
 export const EGRESS_ADDRESS = "127.0.0.1";
 
 /**
- * The end of the addresses of all model gateways, such as 127.20.30.0. The runtime (1.0.85) uses its proxy even for
- * loopback, except for addresses in a list. That list can contain the end of addresses, but not a range.
+ * The text with which the address of every model gateway ends, such as 127.20.30.0. The runtime (1.0.85) uses its proxy
+ * even for loopback, except for addresses in a list. That list can contain the end of an address, but not a range.
  */
 export const GATEWAY_END = ".0";
 

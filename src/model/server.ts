@@ -61,7 +61,7 @@ export interface ServerRecord {
   home: string;
   /** Absolute path of its working folder. */
   cwd: string;
-  /** The kind of the source that was given at the server's start. Null: the source is `auth` of the configuration, if any. */
+  /** The kind of the token source that was given at the server's start. Null: `auth` of the configuration, if set. */
   token: RecordedSource | null;
   runtimePath: string;
   /** The sandbox of the last start. Absent in records of earlier versions, which had none. */

@@ -10,7 +10,7 @@ export interface TokenRecord {
    * console exchanges for a token. Absent: the token identifies a user.
    */
   role?: "host" | "revoked" | "code";
-  /** For a passing token: the only host whose front door accepts it. */
+  /** For a token with `passing`: the only host whose front door accepts it. */
   door?: string;
   /**
    * Set if the fleet made the token for one connection, for which it can be shown once within a minute. The fleet deletes
@@ -18,13 +18,13 @@ export interface TokenRecord {
    */
   passing?: true;
   /**
-   * For a passing token: the user's turns in this session run under the lease with this fence. The process that made
-   * this token has proved to the store that it has the lease's token.
+   * For a token with `passing`: the user's turns in this session run under the lease with this fence. The process that
+   * made this token has proved to the store that it has the lease's token.
    */
   lease?: { sessionId: string; fence: number };
   /**
-   * For a passing token: the id of the credential that a client showed to the process that made this token. Null if
-   * that process acts for no client.
+   * For a token with `passing`: the id of the credential that a client showed to the process that made this token. Null
+   * if that process acts for no client.
    */
   shown?: string | null;
   /** The actions that the token allows. Absent in records of earlier versions: `use`. */
@@ -33,7 +33,7 @@ export interface TokenRecord {
   sessionId?: string;
   /**
    * The identity of a client that a front door relays, as that front door verified it. The token is valid once, at the
-   * front door `door`. So the client's own credential is never sent to another host.
+   * front door of host `door`. So the client's own credential is never sent to another host.
    */
   relayed?: object;
   /** 1 to 64 lower-case letters and digits. It is part of the token, so that one read finds the record. */
@@ -51,8 +51,8 @@ export interface TokenRecord {
 }
 
 /**
- * The expiry or revocation of a token or another credential. Besides the store, each host remembers it. Times are ISO
- * 8601 in UTC.
+ * The expiry or revocation of a token or another credential. Each host also remembers it outside of the store. Times
+ * are ISO 8601 in UTC.
  */
 export interface TokenEnd {
   /** The id of the record. */
@@ -74,7 +74,7 @@ export function isTokenId(text: string): boolean {
   return /^[a-z0-9]{1,64}$/.test(text);
 }
 
-/** @throws FleetError `FLEET_INTERNAL` when the text is not a token id. That is a bug, because callers make the ids. */
+/** Checks a token id. @throws FleetError `FLEET_INTERNAL` for any other text, which only a bug can pass here */
 export function assertTokenId(id: string): void {
   if (!isTokenId(id)) throw new FleetError("FLEET_INTERNAL", `${quote(id)} is not the id of a token.`);
 }

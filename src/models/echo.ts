@@ -7,8 +7,8 @@ import { completion, completionChunks, type EchoTurn, readTurn } from "./echo-tu
 const LARGEST_BODY_BYTES = 32 * 1024 * 1024;
 
 /**
- * How long an unused connection stays open, in milliseconds. It is longer than usual pauses between turns, because a request
- * on a connection that is just being closed fails.
+ * How long an unused connection stays open, in milliseconds. It is longer than usual pauses between turns, because a
+ * request on a connection that is just being closed fails.
  */
 const KEEP_ALIVE_MS = 10 * 60 * 1000;
 
@@ -29,8 +29,9 @@ export interface EchoModel extends AsyncDisposable {
 }
 
 /**
- * Starts a model that needs no network: an OpenAI-compatible server on loopback. It answers `[turn N] TEXT`: TEXT is the
- * user's last message, and N the number of the user's messages. So each reply shows whether the whole history arrived.
+ * Starts a model that needs no network: an OpenAI-compatible server on loopback. It answers `[turn N] TEXT`: TEXT is
+ * the user's last message, and N the number of the user's messages. So each reply shows whether the whole history
+ * arrived.
  *
  * These prompts are directives:
  * - `!delay MS TEXT` is answered with `[turn N] TEXT` after MS milliseconds (at most 10 minutes).

@@ -16,16 +16,16 @@ export interface Minted {
 }
 
 /**
- * How far before and after now an App's proof is valid, in seconds. GitHub accepts at most 10 minutes, and its clock
- * may differ from this machine's by a minute.
+ * How long before and after its creation an App's proof is valid, in seconds. GitHub accepts at most 10 minutes, and
+ * its clock may differ from this machine's by a minute.
  */
 const [PROOF_BEFORE_S, PROOF_AFTER_S] = [60, 8 * 60];
 const LARGEST_ANSWER_BYTES = 256 * 1024;
 const USUAL_LIFETIME_MS = 60 * 60 * 1000;
 
 /**
- * The address of GitHub's API: the one that the environment names for the runtime (in tests) or for GitHub Actions, or
- * else the public one.
+ * The address of GitHub's API: from the variable of the runtime (which tests set), or else from the variable of GitHub
+ * Actions, or else the public address.
  */
 export function gitHubApi(env: Environment): string {
   return env.COPILOT_DEBUG_GITHUB_API_URL ?? env.GITHUB_API_URL ?? "https://api.github.com";
@@ -34,8 +34,9 @@ export function gitHubApi(env: Environment): string {
 /**
  * Asks GitHub for a token of the App's installation. No message contains the key, the proof or the token.
  *
- * @throws FleetError `FLEET_CREDENTIAL_REFUSED` when GitHub refuses the App or its installation; `FLEET_TOKEN_UNAVAILABLE`
- * when the key cannot be read or GitHub cannot be asked; `FLEET_TOKEN_INVALID` when the file contains no RSA key.
+ * @throws FleetError `FLEET_CREDENTIAL_REFUSED` when GitHub refuses the App or its installation;
+ * `FLEET_TOKEN_UNAVAILABLE` when the key cannot be read or GitHub cannot be asked; `FLEET_TOKEN_INVALID` when the file
+ * contains no RSA key.
  */
 export async function mintInstallationToken(
   app: GitHubAppSettings,

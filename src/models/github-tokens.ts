@@ -12,13 +12,13 @@ const COMMAND_FRESH_MS = 5_000;
  * for a moment while another program replaces it.
  */
 const [FILE_TRIES, FILE_PAUSE_MS] = [3, 100];
-/** How many tokens are kept. If a command does not answer, its last token is used. */
+/** How many tokens of files and commands stay in memory. If a command does not answer, its last token is used. */
 const MAX_KEPT = 1_000;
 /** How long GitHub may take to answer, in milliseconds. */
 const MINT_MS = 10_000;
 /**
- * The part of its lifetime after which an App's token is renewed. This is early, because a turn keeps the token with
- * which it began.
+ * An App's token is renewed after this part of its lifetime. This is early, because a turn keeps the token with which
+ * it began.
  */
 const RENEWED_AFTER = 0.5;
 /**
@@ -49,8 +49,8 @@ export class GitHubTokens {
   /**
    * The present token of a source.
    *
-   * @throws FleetError `FLEET_TOKEN_UNAVAILABLE`, `FLEET_TOKEN_INVALID`; `FLEET_CREDENTIAL_REFUSED` when GitHub refuses an App;
-   * the signal's reason when it aborts. No message contains the token.
+   * @throws FleetError `FLEET_TOKEN_UNAVAILABLE`, `FLEET_TOKEN_INVALID`; `FLEET_CREDENTIAL_REFUSED` when GitHub refuses
+   * an App; the signal's reason when it aborts. No message contains the token.
    */
   async get(source: TokenSource, { user, signal }: TokenRequest): Promise<string> {
     signal?.throwIfAborted();
@@ -67,7 +67,9 @@ export class GitHubTokens {
     }
   }
 
-  /** Call it when GitHub has refused the token of a source. The next call of {@link get} then reads the source again. */
+  /**
+   * Call it when GitHub has refused the token of a source. The next call of {@link get} then reads the source again.
+   */
   forget(source: TokenSource, user: string | null): void {
     if (source.from === "app") this.#app?.forget();
     else this.#read.delete(keyOf(source, user));
@@ -91,7 +93,7 @@ export class GitHubTokens {
     }
   }
 
-  /** If the command does not answer, returns its last token. If the command fails, its last token counts as revoked. */
+  /** If the command does not answer, returns its last token. If it fails, throws: the last token may be revoked. */
   async #ofCommand(source: TokenSource & { from: "command" }, user: string | null): Promise<string> {
     const key = keyOf(source, user);
     const known = this.#read.get(key);

@@ -11,7 +11,7 @@ export type KeySource = Exclude<TokenSource, { from: "caller" | "app" }>;
 
 /** How long a key is used before its source is read again, in milliseconds. */
 const FRESH_MS = { env: 0, file: 1_000, command: 5 * 60_000 };
-/** The shortest time between two readings of the key because of refusals by the service, in milliseconds. */
+/** If the service keeps refusing keys, the key is read again at most once in this time, in milliseconds. */
 const REFUSAL_PAUSE_MS = 5_000;
 
 /** The configured source of the key of the model service. Null if the service needs none. */

@@ -11,7 +11,9 @@ import type { GatewaySocket } from "./gateway/gateway-socket.js";
 import type { MeteredConsumer } from "./gateway/request-meter.js";
 import { describeProvider, keySourceOf, ProviderKey, withKey } from "./provider-key.js";
 
-/** Whether the provider's key reaches servers. Otherwise only the model gateway, in the fleet's own processes, has it. */
+/**
+ * Whether the provider's key reaches servers. Otherwise only the model gateway, in the fleet's own processes, has it.
+ */
 export function givesKeyToServers({ provider, modelGateway }: Pick<Config, "provider" | "modelGateway">): boolean {
   return modelGateway === "off" && hasKey(provider);
 }
@@ -24,8 +26,8 @@ export function hasKey(provider: Config["provider"]): boolean {
 type ModelUser = Pick<ServerRecord, "sandbox">;
 
 /**
- * The configured model provider of a fleet. Starts the echo model or the model gateway inside this process when a session
- * first needs it.
+ * The configured model provider of a fleet. Starts the echo model or the model gateway inside this process when a
+ * session first needs it.
  */
 export class ModelProvider implements AsyncDisposable {
   readonly #settings: Pick<Config, "provider" | "modelGateway">;
@@ -76,7 +78,7 @@ export class ModelProvider implements AsyncDisposable {
   }
 
   /**
-   * The provider as `session.create` and `session.resume` take it, for one session. Null for GitHub's own models. With
+   * Returns the provider of one session, for `session.create` and `session.resume`. Null for GitHub's own models. With
    * the model gateway, it works until the last {@link keep} of the session is disposed. With the echo model, it works
    * until this object is disposed.
    *
@@ -186,21 +188,21 @@ export class ModelProvider implements AsyncDisposable {
   }
 }
 
-/** The model provider during one use of a session. The model gateway serves the session until the disposal. */
+/** The model provider during one use of a session. The model gateway serves the session until this is disposed. */
 export class ModelUse implements Disposable {
   readonly #kept: Disposable;
   #isGiven = false;
 
-  /** @param isTurn whether the use takes a turn. Its model requests then count for this consumer. */
+  /** @param isTurn whether the use takes a turn, as for {@link ModelProvider.attribute} */
   constructor(provider: Pick<ModelProvider, "keep" | "attribute">, consumer: Consumer, isTurn: boolean) {
     this.#kept = provider.keep(consumer.sessionId);
     provider.attribute(consumer, isTurn);
   }
 
   /**
-   * Whether the server got the provider and the token during this use. Each use has to give them again, because another
-   * process may have taken the last turn. The model gateway of that process ends with it, and that process may have
-   * given the session another token.
+   * Whether this use has given the provider and the token to the server. Each use has to give them again, because
+   * another process may have run the last turn. That process may have given the session another token, and when it
+   * exits, its model gateway is gone.
    */
   get isGiven(): boolean {
     return this.#isGiven;

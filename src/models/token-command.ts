@@ -17,8 +17,8 @@ export interface TokenContext {
 }
 
 /**
- * Runs a command in a shell and returns the first line that it prints. The command gets no standard input, and finds the
- * user's id in `COPILOTFLEET_USER`. At the deadline, and when the signal aborts, its whole process group is killed.
+ * Runs a command in a shell and returns the first line that it prints. The command gets no standard input, and finds
+ * the user's id in `COPILOTFLEET_USER`. At the deadline, and when the signal aborts, its whole process group is killed.
  */
 export async function readTokenCommand(
   command: string,

@@ -12,7 +12,7 @@ export interface FilterContext {
   stateRoot: string;
 }
 
-/** @throws FleetError `FLEET_USAGE_INVALID` when the fleet does not have that host. */
+/** Returns the servers that match. @throws FleetError `FLEET_USAGE_INVALID` when the fleet does not have `host`. */
 export async function filterServers(
   context: FilterContext,
   servers: readonly ServerView[],
@@ -24,7 +24,11 @@ export async function filterServers(
   );
 }
 
-/** Does not filter by `user`, because the caller lists only that user's sessions. @throws as {@link filterServers}. */
+/**
+ * Returns the sessions that match. The caller has already filtered them by user.
+ *
+ * @throws FleetError as {@link filterServers}.
+ */
 export async function filterSessions(
   context: FilterContext,
   sessions: readonly SessionView[],

@@ -15,7 +15,7 @@ import type { Host } from "./host.js";
 import type { LocalHost } from "./local-host.js";
 import { RemoteHost, type RemoteHostContext } from "./remote-host.js";
 
-/** How long `serve` waits at its start until other hosts report the ends of tokens, in milliseconds. */
+/** How long `serve` waits at its start for the answers to `tokenEnds` from the other hosts, in milliseconds. */
 const LEARN_MS = 5_000;
 
 export interface FleetHostsContext extends RemoteHostContext {
@@ -169,8 +169,8 @@ export class FleetHosts {
   }
 
   /**
-   * Copies the ends of tokens that other live hosts remember to this host, which may have been away when the tokens
-   * ended. Resolves with the failure of each host that does not answer.
+   * Asks the other live hosts which tokens were revoked or got an earlier expiry, and records that on this host, because
+   * it may have been away at that time. Resolves with the failure of each host that does not answer.
    */
   async learnTokenEnds(signal: AbortSignal): Promise<{ host: string; error: unknown }[]> {
     const { there } = await this.#others();
@@ -188,7 +188,7 @@ export class FleetHosts {
     return (await Promise.all(failures)).flat();
   }
 
-  /** Makes each host remember the ends of tokens. A warning names the hosts that could not be told. */
+  /** Makes each host remember revocations and earlier expiries of tokens. Warns about hosts that do not answer. */
   async tellTokenEnds(ends: TokenEnd[]): Promise<void> {
     const { missing } = await this.everywhere(async (host) => await host.endTokens({ ends }));
     if (missing.length === 0) return;
@@ -238,7 +238,7 @@ export interface RecordedServer {
   server: ServerRecord;
 }
 
-/** @throws FleetError `FLEET_SERVER_NOT_FOUND` when no server matches the text, or several do. */
+/** Returns the only match. @throws FleetError `FLEET_SERVER_NOT_FOUND` when there is none, or more than one. */
 export function onlyServer(matching: readonly RecordedServer[], text: string): RecordedServer {
   const [found] = matching;
   if (found === undefined) throw serverNotFound(`server ${quote(text)}`);

@@ -93,7 +93,7 @@ export class LocalHost extends LocalData implements Host {
     return await this.stopAll(ids, this.#stopOptions(request, call));
   }
 
-  /** @param options.stays whether the next `serve` starts the servers again */
+  /** Stops servers. @param options.stays whether the next `serve` starts the servers again */
   async stopAll(ids: readonly string[], options: StopOptions): Promise<Stopped[]> {
     const { pool, clients } = this.#context;
     const stopped = await pool.stopAll(ids, options);
@@ -176,7 +176,7 @@ export class LocalHost extends LocalData implements Host {
     return { ...part, bytes: bytes.toString("base64") };
   }
 
-  /** For each session, a text that differs when its history has changed. */
+  /** For each session, a text that changes whenever the session's history changes. */
   async histories({ sessions }: ParamsOf<"histories">): Promise<string[]> {
     return await historyStates(this.#context, sessions);
   }

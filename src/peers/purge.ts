@@ -102,7 +102,7 @@ interface Away extends PurgeRequest {
   missing: readonly Missing[];
 }
 
-/** Returns the parts that hosts have not erased, with the reasons. Stops waiting for the lost hosts. */
+/** Returns the parts that hosts have not erased, with the reasons. Gives up on lost hosts, except in a dry run. */
 async function away(context: Context, user: string, { pending, missing, ...request }: Away): Promise<Remain[]> {
   const { hosts, directory } = context;
   const records = await recordsOf(context, user);
@@ -141,8 +141,8 @@ function isTakenOver({ directory }: Context, { term }: SessionRecord): boolean {
 }
 
 /**
- * Removes the records of a user's sessions and servers on a lost host, leaves a note in case the host comes back, and
- * marks the host's part of the purge as done.
+ * Removes the records of a user's sessions and servers on a lost host, and marks the host's part of the purge as done.
+ * Records a purge with pseudonyms in place of names, in case the host comes back.
  */
 async function giveUp(
   { store, events, stateRoot }: Context,

@@ -48,7 +48,10 @@ export function admits(registry: Registry, { id, launchId }: ServerRecord): bool
   return server.process !== null && isAlive(server.process);
 }
 
-/** The ids of all recorded launches. A process of this fleet with another launch id is a stray. */
+/**
+ * The ids of all recorded launches. A process of this fleet with any other launch id is left over from an earlier
+ * launch.
+ */
 export function launchesOf({ servers }: Registry): Set<string> {
   return new Set(
     Object.values(servers).flatMap(({ launchId, replacement }) =>

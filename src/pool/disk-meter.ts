@@ -7,12 +7,12 @@ import { temporaryFolder } from "../runtime/launch/environment.js";
 import { type PoolContext, sessionStateOf } from "./start/surroundings.js";
 
 /**
- * A result is used again for this many milliseconds, or for this many times as long as its measurement took, whichever
- * is longer.
+ * A measured size is used again for this many milliseconds, or for this many times as long as the measurement took,
+ * whichever is longer.
  */
 const FRESH_MS = 2_000;
 const FRESH_TIMES = 10;
-/** How long a measurement may take, in milliseconds. Files that it has not reached by then do not count. */
+/** How long a measurement may take, in milliseconds. Files that it does not reach in this time do not count. */
 const LONGEST_LOOK_MS = 10_000;
 const AT_ONCE = 32;
 /** Each entry counts as at least this many bytes, because a file system has room for a limited number of entries. */
@@ -20,7 +20,8 @@ const ENTRY_BYTES = 4096;
 
 /**
  * Measures how much disk space the files of servers take. The kernel can limit this only on some file systems, and only
- * for a whole account. So the fleet measures before it begins something that it can still refuse, such as a turn.
+ * for a whole system account. So the fleet measures before it begins something that it can still refuse, such as a
+ * turn.
  */
 export class DiskMeter {
   readonly #context: PoolContext;
@@ -32,8 +33,8 @@ export class DiskMeter {
   }
 
   /**
-   * The size of the home with its sessions and the temporary folder, in bytes, from a recent measurement. Infinity if
-   * the server's agent hides files in a folder that cannot be read.
+   * The size of the server's home, sessions and temporary folder, in bytes, from a recent measurement. Infinity if the
+   * server's agent hides files in a folder that cannot be read.
    */
   async bytesOf(server: ServerRecord): Promise<number> {
     const known = this.#looks.get(server.id);
@@ -76,7 +77,7 @@ export function describeBytes(bytes: number): string {
   return `${(bytes / Number(factor)).toFixed(1)}${unit}`;
 }
 
-/** Never follows links, because the agent may have made them. */
+/** The size of everything in these folders, in bytes. Does not follow links, because the agent may have made them. */
 async function bytesIn(folders: readonly string[]): Promise<number> {
   const until = performance.now() + LONGEST_LOOK_MS;
   /** The files with several hard links that were already counted, because each file counts once. */

@@ -11,7 +11,7 @@ export type Strategy = Config["pool"]["strategy"];
 
 export interface Route {
   serverId: string;
-  /** Null with isolation `per-user`, because no strategy is needed then. */
+  /** Null with isolation `per-user`, which needs no strategy. */
   strategy: Strategy | null;
   /** Why this server was chosen, for people: the end of a sentence after "because". */
   reason: string;

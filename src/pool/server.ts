@@ -94,8 +94,8 @@ export function isDesired({ desired, state }: ServerRecord): boolean {
 }
 
 /**
- * Whether the record needs repair: the server's process is gone, or the command died that was replacing the server or
- * moving it to another state.
+ * Whether the record needs repair: the server's process is gone, or a command died while it was starting, stopping or
+ * replacing the server.
  */
 export function isBroken(server: ServerRecord): boolean {
   if (server.replacement != null && !isHeld(server.replacement.claim)) return true;

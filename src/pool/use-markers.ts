@@ -19,10 +19,11 @@ const EVICTION_POLL_MS = 2;
 let sequence = 0;
 
 /**
- * The kind in the name of a source: an empty file that a process leaves in the folder. From its second marker on, the
- * process makes its markers as hard links to its source. Creating and deleting a file for each marker would take many
- * times as long on ext4, because ext4 does not reuse an inode within five seconds of its deletion, and searches for
- * another one. The name of a source contains no session. `usedSessions` removes the sources of dead processes.
+ * The part of a file's name that shows that the file is a source. A source is an empty file that a process leaves in
+ * the folder. From its second marker on, the process makes its markers as hard links to its source. On ext4, creating
+ * and deleting a file for each marker would take many times as long, because ext4 does not reuse an inode within five
+ * seconds of its deletion, and searches for another one. The name of a source contains no session. `usedSessions`
+ * removes the sources of dead processes.
  */
 const SOURCE = "source";
 /** The folders in which this process has set a marker. */
@@ -135,7 +136,7 @@ function create(folder: string, path: string): void {
   }
 }
 
-/** @returns false if `path` cannot become a link to `file`, for example because `file` does not exist yet */
+/** Makes `path` a hard link to `file`. @returns false if this fails, for example because `file` does not exist yet */
 function link(file: string, path: string): boolean {
   try {
     linkSync(file, path);

@@ -8,7 +8,7 @@ export interface Clock {
   /**
    * Waits `ms` milliseconds.
    *
-   * @throws the signal's reason when the signal aborts. (Node's timers throw an `AbortError`.)
+   * @throws the signal's reason if the signal aborts. (Node's own timers would throw an `AbortError`.)
    */
   wait(ms: number, options?: WaitOptions): Promise<void>;
   /** Calls `action` after `ms` milliseconds. @returns a function that cancels the call. */
@@ -48,8 +48,9 @@ export interface Deadline extends Disposable {
 }
 
 /**
- * Returns a signal that aborts after `ms` milliseconds, or when one of the `others` aborts. The timer keeps the process
- * alive, because otherwise a process whose connection has closed would end silently during the wait.
+ * Returns a signal that aborts after `ms` milliseconds (never if `ms` is undefined), or when one of the `others`
+ * aborts. The timer keeps the process alive, because otherwise a process whose connection has closed would end silently
+ * during the wait.
  *
  * Do not use `AbortSignal.any([outer, AbortSignal.timeout(ms)])`: on Node 20, a garbage collection can prevent such a
  * signal from ever aborting (measured with 20.20: `test/runtime/deadline.test.ts`).
@@ -91,7 +92,7 @@ export async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promi
   }
 }
 
-/** Waits by the clock of this machine. Rejects with the signal's reason when the signal aborts. */
+/** Waits `ms` milliseconds on the {@link systemClock}. Rejects with the signal's reason if the signal aborts. */
 export async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
   await systemClock.wait(ms, { signal });
 }

@@ -37,7 +37,8 @@ const isRoot = process.getuid?.() === 0;
 const KEPT = isRoot ? ROOT_CAPABILITIES : [];
 
 /**
- * Process 1 needs `checkpoint_restore` to choose a PID. `setpcap` lets setpriv remove both before the runtime starts.
+ * Process 1 needs `checkpoint_restore` to choose a PID. `setpcap` lets setpriv remove both capabilities before the
+ * runtime starts.
  */
 const OF_PROCESS_1 = ["checkpoint_restore", "setpcap"];
 const CAPABILITIES = [...OF_PROCESS_1, ...KEPT].flatMap((name) => ["--cap-add", `CAP_${name.toUpperCase()}`]);

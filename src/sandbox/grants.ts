@@ -32,7 +32,8 @@ const READ_ONLY = ":ro";
 const CERTIFICATES = ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"];
 
 /**
- * The paths outside of its home that a server can reach: its working folder, `sandbox.binds`, and files with certificates.
+ * The paths outside of its home that a server can reach: its working folder, `sandbox.binds`, and files with
+ * certificates.
  *
  * @throws FLEET_SANDBOX_UNSAFE if one of them would expose the fleet's state or the secrets of its users,
  * or if the server could change a program of the fleet or of the machine

@@ -34,7 +34,7 @@ export async function tryLauncher(): Promise<Attempt> {
   return {
     mode: "landlock",
     // Before ABI 3, Landlock does not restrict truncation, and before ABI 6, it does not restrict signals.
-    // A root that may not drop its capabilities keeps what they allow.
+    // If root may not drop its capabilities, it keeps the system calls that they allow.
     not: [
       ...(abi < 3 ? (["files"] as const) : []),
       ...(abi < 6 ? (["signals"] as const) : []),
@@ -107,7 +107,7 @@ const SHORTAGE_TEXT =
  *
  * @throws FLEET_RUNTIME_UNUSABLE if the program could not run to its end because the machine lacks processes, files,
  * memory or time. Such a trial shows nothing about the sandbox. It must not lead to a weaker sandbox, because then an
- * agent could weaken the sandbox by using up the machine.
+ * agent could weaken the sandbox by using up the machine's resources.
  */
 export async function run(
   program: string,
@@ -128,8 +128,8 @@ export async function run(
 }
 
 /**
- * Whether the machine lacked something, so that the trial shows nothing. True also if the program was killed, perhaps
- * for lack of memory, or failed without a message.
+ * Whether the program failed because the machine lacked resources. Also true if the program was killed, perhaps for
+ * lack of memory, or failed without a message.
  */
 function isShortage(error: ExecFileException, said: string): boolean {
   const isSilent = typeof error.code === "number" && said.trim() === "";

@@ -18,8 +18,8 @@ export function mountOptions(paths: Paths): string[] {
   const places = ["/proc", ...mounts.keys()];
   const isMounted = (path: string) => places.some((place) => contains(place, path));
   const links = linksAlong([...paths.named, ...BESIDE_DEVICES]).filter(([link]) => !isMounted(link));
-  // Mount the server's temporary folder at /tmp, because otherwise files in /tmp would use up memory. But not if
-  // something else is mounted below /tmp: bwrap would have to make its mount point in the temporary folder, where the
+  // Mount the server's temporary folder at /tmp, because otherwise files in /tmp would use up memory. Do not do this if
+  // something else is mounted below /tmp: bwrap would have to make that mount point in the temporary folder, where the
   // agent could have put links.
   const isTmpFree = ![...places, ...links.map(([link]) => link)].some((place) => contains("/tmp", place));
   return [

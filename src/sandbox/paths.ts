@@ -50,20 +50,20 @@ export interface PathsOptions {
   /** Further paths as they were given, perhaps through links. */
   named?: readonly string[];
   /**
-   * Further paths, without links. They are not resolved again, because an agent may have replaced one with a link
-   * since.
+   * Further paths, without links. They are not resolved again, because an agent may have replaced one with a link after
+   * the fleet had checked it.
    */
   read: readonly string[];
   write: readonly string[];
 }
 
 /**
- * The paths that a server can reach. If a folder of the system contains a hidden folder, its other entries take its
- * place, because a sandbox can only allow all of a folder, without exceptions.
+ * The paths that a server can reach. A sandbox can only allow all of a folder, without exceptions. So instead of a
+ * system folder that contains a hidden folder, the result has the other entries of the system folder.
  */
 export function serverPaths({ hidden, runtimePath, own, read, write, ...options }: PathsOptions): Paths {
   // The runtime loads further files from the folder of its program. One of them, runtime.node, may be a link to another
-  // folder. If that folder is somebody's home, the server can reach only the program and runtime.node.
+  // folder. If the program's folder contains the home of this account, the server can reach only these two files.
   const folder = dirname(runtimePath);
   const isHome = contains(folder, homedir());
   const programs = [...(isHome ? [] : [folder]), runtimePath, join(folder, "runtime.node")];

@@ -31,7 +31,7 @@ export interface Sandbox extends SandboxReport {
 export interface OwnFolders {
   home: string;
   temporary: string;
-  /** The folder outside of its home in which the server keeps its sessions, or null. */
+  /** The folder of the server's sessions, if it is outside of the server's home; otherwise null. */
   sessionState: string | null;
 }
 
@@ -147,7 +147,7 @@ function reportOf(
 /**
  * Makes the control groups of a server, and returns the command that starts it with its limits.
  *
- * @param cgroups the groups that the command itself joins
+ * @param cgroups the groups that the returned command joins; empty if a program around it joins them
  */
 function limited(
   command: Command,
@@ -183,7 +183,7 @@ function restrictedNetwork({ network }: Pick<Config["sandbox"], "network">): Res
 /**
  * The restricted network of a server; undefined if it is open.
  *
- * @throws FLEET_SANDBOX_UNUSABLE if the configuration restricts it, and that does not work on this machine
+ * @throws FLEET_SANDBOX_UNUSABLE if the configuration restricts the network, but this machine cannot do that
  */
 async function chooseNetwork(
   settings: Config["sandbox"],

@@ -1,14 +1,14 @@
 /**
- * How long the result of a trial counts, in milliseconds. Then it is tried again, because somebody may install or
- * remove a program while `serve` runs.
+ * How long the result of a trial is valid, in milliseconds. After that, the trial runs again, because somebody may
+ * install or remove a program while `serve` runs.
  */
 const COUNTS_MS = 60_000;
 
-/** The results of the trials of this process. A trial that throws does not count. */
+/** Caches the results of trials in this process, but not those of trials that throw. */
 export class Trials<Key, Result> {
   readonly #known = new Map<Key, { begun: number; result: Promise<Result> }>();
 
-  /** The result of a trial that still counts, or else of a new one. */
+  /** Returns the cached result while it is valid. Otherwise, runs `attempt`. */
   async of(key: Key, attempt: () => Promise<Result>): Promise<Result> {
     const now = performance.now();
     const known = this.#known.get(key);

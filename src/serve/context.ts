@@ -25,7 +25,7 @@ export interface ServedFleet
   stateRoot: string;
   clock: Clock;
   log: ServeLog;
-  /** Opens the front door and the HTTP API. `fleet/` provides this object, because `fleet/` is above `serve/`. */
+  /** Opens the front door and the HTTP API. `fleet/` provides this object, because `serve/` may not import `fleet/`. */
   doors: {
     open(options: DoorOptions): Promise<FrontDoor>;
     openHttp(options: ServedHttpOptions): Promise<ServedHttp>;
@@ -58,7 +58,7 @@ export interface ServedHttpOptions extends DoorListeners {
   signal: AbortSignal;
 }
 
-/** An open address of the HTTP API. `HttpDoor` in `api/` implements it, because `api/` is above `serve/`. */
+/** An open address of the HTTP API. `HttpDoor` in `api/` implements it, because `serve/` may not import `api/`. */
 export interface ServedHttp {
   readonly address: Address;
   readonly url: string;

@@ -26,7 +26,8 @@ type HeartbeatContext = Pick<
 >;
 
 /**
- * Shows the other hosts that this host is alive. This host notices the end of its term no later than the other hosts.
+ * Shows the other hosts that this host is alive. A term is a period in which they consider it alive without
+ * interruption. This host notices the end of its term no later than the other hosts.
  */
 export class Heartbeat {
   readonly #context: HeartbeatContext;
@@ -35,7 +36,7 @@ export class Heartbeat {
   readonly #terms: Terms;
   #entry: HostEntry;
   #term = 0;
-  /** When the term may be over, by the clock. For the other hosts, it is not over before this time. */
+  /** The time at which the term may be over, by the clock. The other hosts do not consider it over before this time. */
   #end = 0;
   #cancelBeat = (): void => undefined;
   #cancelExpiry = (): void => undefined;
@@ -70,8 +71,8 @@ export class Heartbeat {
     const { instance } = ensureNote(stateRoot, hosts.own);
     const heartbeat = new Heartbeat(context, hosts, instance, terms);
     try {
-      // Send a heartbeat before writing the beacon. It fails if another host has this name. That host's beacon must not
-      // change.
+      // Send a heartbeat before writing the beacon, a file in the shared storage. The heartbeat fails if another host
+      // has this name. That host's beacon must not change.
       await heartbeat.#send();
       if (shared !== null) heartbeat.#entry = { ...heartbeat.#entry, beacon: await writeBeacon(shared, hosts.own) };
       await heartbeat.#send();
@@ -157,7 +158,7 @@ export class Heartbeat {
     });
   }
 
-  /** Never rejects. */
+  /** Sends a heartbeat and schedules the next. Never rejects. */
   async #regular(): Promise<void> {
     try {
       await this.#send();

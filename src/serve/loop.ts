@@ -22,7 +22,7 @@ import {
 } from "./upkeep/scheduled.js";
 import { ServerLimits } from "./upkeep/server-limits.js";
 
-/** How often we look at the registry and the process table when nothing happens, in milliseconds. */
+/** The interval between two checks of the registry and the process table when nothing happens, in milliseconds. */
 const TICK_MS = 1_000;
 /** If the last check of the servers is older than this, in milliseconds, the supervisor counts as unhealthy. */
 const STUCK_MS = 30_000;
@@ -102,14 +102,14 @@ export class SupervisorLoop {
     await this.#reconciler.close();
   }
 
-  /** Reasons to replace this process. */
+  /** The reasons to replace this process. Empty if it is healthy. */
   unhealthy(): string[] {
     const lateMs = this.#context.clock.now() - this.#checkedAt;
     if (this.#context.state.phase !== "serving" || lateMs < STUCK_MS) return [];
     return [`the servers were last checked ${Math.round(lateMs / 1000)} s ago`];
   }
 
-  /** Reasons to send no new work to this host. */
+  /** The reasons to send no new work to this host. Empty if it is ready. */
   unready(): string[] {
     const { phase } = this.#context.state;
     const { diskProblem } = this.#measurements;

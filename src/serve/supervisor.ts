@@ -51,14 +51,15 @@ export interface Drained {
 
 /**
  * Keeps the servers of this host healthy: adopts servers that run, starts servers that should run, and replaces servers
- * that hang or are too big. It may die at any moment. Servers keep running until the next supervisor adopts them.
+ * that hang or are too big. The supervisor may die at any moment. The servers keep running, and the next supervisor
+ * adopts them.
  */
 export class Supervisor {
   readonly #context: ServeContext;
   readonly #hostLock: HostLock;
   readonly #loop: SupervisorLoop;
   #endpoint: HealthEndpoint | undefined;
-  /** Set if the HTTP API serves the metrics, too. */
+  /** The address of the HTTP API if it serves the metrics, too. */
   #metricsAddress: Address | undefined;
   /** Stops counting the agents' requests, because the fleet may outlive this supervisor. */
   #stopCounting = (): void => undefined;
@@ -85,8 +86,8 @@ export class Supervisor {
     const hostLock = await HostLock.take(fleet.store);
     const context = { ...fleet, metrics, state: new ServeState() };
     const supervisor = new Supervisor(context, hostLock);
-    // This record only guards against mistakes. On a full disk, `serve` must start without it, because its gc frees
-    // space.
+    // By this record, later commands notice that their settings differ from those of this `serve`. On a full disk,
+    // `serve` must start without it, because its gc frees space.
     await attempt(context, "the settings of this serve could not be recorded", () =>
       noteServing(fleet.config, fleet.stateRoot),
     );
@@ -142,7 +143,10 @@ export class Supervisor {
     if (this.#context.config.storage.shared !== null) await terms.claimSessions(hosts.own, this.#heartbeat.term);
   }
 
-  /** Asks the other hosts which tokens ended while this host was away, so that the front door does not accept them. */
+  /**
+   * Asks the other hosts which tokens were revoked or got an earlier expiry while this host was away, so that the front
+   * door does not accept them.
+   */
   async #learnTokenEnds(signal: AbortSignal): Promise<void> {
     const { store, hosts, log } = this.#context;
     if (store.hosts === null) return;
@@ -179,9 +183,10 @@ export class Supervisor {
 
   /**
    * Admits no new servers and turns, waits for turns in flight, unloads sessions, stops every server, and leaves. The
-   * next supervisor starts the servers again that should run.
+   * next supervisor starts those servers again that should run.
    *
-   * @throws FleetError when the store fails. The next supervisor then takes care of the servers that still run.
+   * @throws FleetError when the store fails. In this case, the next supervisor takes care of the servers that still
+   * run.
    */
   async drain(request: DrainRequest): Promise<Drained> {
     try {
@@ -264,7 +269,7 @@ export class Supervisor {
     await this.#closing;
   }
 
-  /** @param how.gone whether this host has no servers left. Other hosts may then take over its sessions at once. */
+  /** @param how.gone whether this host has no servers left. If so, other hosts may take over its sessions at once. */
   async #closeOnce({ gone }: { gone: boolean }): Promise<void> {
     try {
       await this.#heartbeat?.leave({ gone });

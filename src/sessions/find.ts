@@ -133,8 +133,8 @@ export async function markedRecord(
 
 /**
  * The record of a session in the home of its user's own server, or null if there is none. If gc has just deleted the
- * record, waits until gc restores it or deletes the session. If the fleet recorded the session again before gc has
- * decided, the session would start over with an empty history.
+ * record, waits until gc restores it or deletes the session. The fleet must not record the session again before that:
+ * if gc then deleted the folder, the session would start over with an empty history.
  *
  * @throws FleetError `FLEET_STATE_BUSY` when gc takes longer than 5 s to decide.
  */

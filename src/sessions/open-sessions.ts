@@ -81,9 +81,9 @@ export interface SessionsElsewhere {
 }
 
 /**
- * The sessions that this process has open, on this host or on others. `SessionGroup` in `fleet/` creates and uses sessions
- * through this class. `SessionFinder` finds the host of a session. On this host, {@link useSession} and {@link LocalSession}
- * then do the work, and on another one {@link SessionsElsewhere}.
+ * The sessions that this process has open, on this host or on others. `SessionGroup` in `fleet/` creates and uses
+ * sessions through this class. `SessionFinder` finds the host of a session. On this host, {@link useSession} and
+ * {@link LocalSession} then do the work; on another host, {@link SessionsElsewhere}.
  */
 export class OpenSessions {
   readonly #sessions: Sessions;
@@ -150,7 +150,7 @@ export class OpenSessions {
   async #openHere(record: SessionRecord, options: ResumeOptions, isNew = false): Promise<LocalSession> {
     // Before anything is started, refuse a model that cannot be used.
     await this.#context.provider.check();
-    // Close it first, because the SDK delivers a session's events to only one session object per connection.
+    // Close a kept session first, because the SDK sends a session's events to only one object per connection.
     await this.#kept?.close(record.id);
     await using use = await useSession(this.#context, { ...options, record, isTurn: false });
     return await LocalSession.open(this.#sessions, use, options, isNew);
@@ -163,7 +163,7 @@ export class OpenSessions {
 
   /**
    * Opens a session, sends a prompt and leaves the session. Resolves with the reply. A collaborative session is leased
-   * all the time, so each member gets the answer to their own prompt. With a key, works as {@link KeyedTurns}.
+   * all the time, so each member gets the answer to their own prompt. A call with a key uses {@link KeyedTurns}.
    */
   async use(id: string, prompt: string, options: UseSessionOptions): Promise<TurnResult> {
     const watch = new TurnWatch();
@@ -185,7 +185,7 @@ export class OpenSessions {
     });
   }
 
-  /** Resolves with null if the journal finds that the turn is over. */
+  /** Runs the turn on the host that has the session. Resolves with null if the journal shows that the turn is over. */
   async #use(id: string, prompt: string, options: UseSessionOptions, journal?: TurnJournal): Promise<Used | null> {
     return await this.#finder.whereItIs(id, options.user, async (record, host) =>
       host === null
@@ -242,7 +242,7 @@ export class OpenSessions {
     options: UseSessionOptions,
     journal: TurnJournal | undefined,
   ): Promise<Used | null> {
-    // The other host excludes other turns only once the prompt is sent, which is too late for the journal.
+    // Hold a permit here: the other host excludes other turns only once the prompt is sent, too late for the journal.
     await using permit = journal === undefined ? null : await heldPermit(this.#context, record, options);
     if ((await journal?.isOver(permit?.record ?? record)) === true) return null;
     const under = permit === null ? options : { ...options, lease: permit.lease };

@@ -23,7 +23,7 @@ import { type SessionView, viewSession } from "./view.js";
 
 /** How many unrecorded sessions of one home `list` shows. */
 const MOST_UNRECORDED = 1_000;
-/** A view reads the folder of its session synchronously. After this many views, the rest of the process may run. */
+/** A view reads the folder of its session synchronously. After this many views, other work in the process may run. */
 const VIEWS_AT_ONCE = 50;
 /** How long to wait for an unfinished takeover, which has to end before the session can be deleted. In milliseconds. */
 const TAKEOVER_MS = 30_000;
@@ -260,8 +260,8 @@ export class Sessions {
   }
 
   /**
-   * The server of this host for a user's next session: the user's own one or a shared one, by `isolation`. Starts it if it
-   * does not run.
+   * The server of this host for a user's next session: the user's own server or a shared one, by `isolation`. Starts it
+   * if it does not run.
    */
   async serverForNew({ user, ...start }: Start): Promise<ServerRecord> {
     const { pool, config, directory } = this.context;

@@ -36,7 +36,7 @@ export interface SessionUpdate {
 }
 
 /**
- * Changes what the owner of a session chose when creating it.
+ * Changes the purpose, the TTL or the members of a session.
  *
  * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the session does not exist or belongs to another user;
  * `FLEET_SESSION_CHANGED` when it is not as expected.

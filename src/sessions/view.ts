@@ -15,7 +15,9 @@ export interface SessionView {
   serverId: string;
   /** The host that has the session, or had it last; null in a fleet on one host. */
   host: string | null;
-  /** Whether the session is on the disk of a host that is away. Nobody can use it until that host is back. */
+  /**
+   * Whether the session is on the disk of a host that does not serve. Nobody can use it until that host serves again.
+   */
   stranded: boolean;
   state: SessionState;
   model: string | null;

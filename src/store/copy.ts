@@ -12,9 +12,9 @@ import type { OnUnreadable, Store } from "./ports.js";
 const AT_ONCE = 50;
 
 /**
- * Everything that is copied from one store to another. Leases are not copied, because nobody may hold a lease during the
- * copy. Placements are not copied, because the fleet places users again. The ledger is not copied, because each host
- * sends its own lines to a new store in Redis.
+ * Everything that is copied from one store to another. Leases are not copied, because `store migrate` refuses to run if
+ * a session has a lease. Placements are not copied, because the fleet places users again. The ledger is not copied,
+ * because each host sends its own lines to a new store in Redis.
  */
 export interface Contents {
   registry: Registry;
@@ -26,6 +26,8 @@ export interface Contents {
 }
 
 /**
+ * Reads everything that {@link copyContents} copies.
+ *
  * @param leftOut receives a message for each idempotency key whose record cannot be read
  * @throws FleetError that names all sessions whose records cannot be read, because a copy without them would lose them
  */
@@ -153,7 +155,7 @@ async function verify(contents: Contents, from: Store, to: Store): Promise<void>
   }
 }
 
-/** The session's record for the target store. It names this host if the target has hosts. It never names a term. */
+/** The session's record for the target store. It names this host if the target has hosts, and never contains a term. */
 function adapted({ host: _, term: __, ...record }: SessionRecord, { hosts }: Store): SessionRecord {
   return hosts === null ? record : { ...record, host: hosts.own };
 }

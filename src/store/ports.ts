@@ -96,7 +96,7 @@ export type OnUnreadable = (id: string, error: UnreadableError) => void;
 export interface SessionStore {
   read(id: string): Promise<SessionRecord | null>;
 
-  /** @throws FleetError `FLEET_SESSION_EXISTS` when any user has a session with that id. */
+  /** Records a new session. @throws FleetError `FLEET_SESSION_EXISTS` when any user has a session with that id. */
   create(record: SessionRecord): Promise<void>;
 
   /**
@@ -205,12 +205,12 @@ export interface TokenStore {
   list(): Promise<TokenRecord[]>;
 
   /**
-   * Makes this host remember when a token ends, so that nobody with write access to the store can undo that here. From
-   * then on, this host no longer finds a revoked token. If nobody else can write to the store, this does nothing.
+   * Makes this host remember a token's expiry or revocation, so that nobody with write access to the store can undo it
+   * here. This host then no longer finds a revoked token. If nobody else can write to the store, this does nothing.
    */
   noteEnd(end: TokenEnd): Promise<void>;
 
-  /** The ends that {@link noteEnd} has recorded on this host. */
+  /** The expiries and revocations that {@link noteEnd} has recorded on this host. */
   notedEnds(): Promise<TokenEnd[]>;
 
   /** Whether {@link noteEnd} has recorded on this host that the token, or another credential, was revoked. */
@@ -224,7 +224,7 @@ export interface PlacementStore {
 
   /**
    * Records `to` if the recorded placement is still `from`. Resolves with the placement that is recorded afterwards. Two
-   * processes that place a new user get the same result; of two that replace a file's placement, each may get its own.
+   * processes that place a new user get the same result. In the file store, two that replace a placement may not.
    */
   record(user: string, from: Placement | null, to: Placement): Promise<Placement>;
 
@@ -236,7 +236,7 @@ export interface PlacementStore {
 
 /** The purges under way. During a purge, nothing new may begin for its user. */
 export interface PurgeStore {
-  /** Costs one read. */
+  /** The purge of a user, or null. Costs one read. */
   read(user: string): Promise<Purge | null>;
 
   /** Records that a purge has begun. If the user already has a purge under way, resolves with that purge instead. */
@@ -250,7 +250,7 @@ export interface PurgeStore {
 
 /** The prompts that were sent with an idempotency key. */
 export interface KeyedTurnStore {
-  /** Costs one read, however many records there are. Returns expired records, too. */
+  /** The record of a key, or null. Costs one read, however many records there are. Returns expired records, too. */
   read(user: string, key: string): Promise<KeyedTurn | null>;
 
   /** Resolves with false, and writes nothing, if there is already a record for the user and key. */

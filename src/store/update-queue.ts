@@ -27,7 +27,7 @@ export class Writes {
   }
 }
 
-/** The operations in which the stores differ. */
+/** The operations that differ between the stores. */
 export interface UpdateTries<T, B extends Base> {
   readonly where: string;
   /** How long an update competes with other writers before it fails with `FLEET_STATE_BUSY`, in milliseconds. */
@@ -96,7 +96,11 @@ export class UpdateQueue<T, B extends Base = Base> {
     this.#isWorking = false;
   }
 
-  /** @returns a function that settles the promises of the callers. Call it after the release function of `enter`. */
+  /**
+   * Commits a batch of updates.
+   *
+   * @returns a function that settles the promises of the callers. Call it after the release function of `enter`.
+   */
   async #commit(batch: Pending<T>[]): Promise<() => void> {
     let waiting = batch;
     try {

@@ -4,7 +4,7 @@ import { posix } from "./posix/posix.js";
 
 /*
  * The questions to the operating system that Node.js does not answer. `linux/` reads `/proc`. `posix/` runs `ps`, `lsof` and
- * similar programs, takes a hundred times as long, and knows less. `test/contract/system.contract.ts` tests both.
+ * similar programs, takes a hundred times as long, and finds out less. `test/contract/system.contract.ts` tests both.
  */
 
 export interface System {
@@ -62,7 +62,7 @@ export interface ProcessTable {
    * limit of open files, because no process can use their numbers. Empty if the system does not show them.
    */
   inheritedDescriptors(): number[];
-  /** Whether new namespaces are allowed at all. If not, an error about too many of them does not show a shortage. */
+  /** Whether new namespaces are allowed at all. If not, the kernel's error is the same as when there are too many. */
   allowsNamespaces(): boolean;
   /** The processes that have the file open for writing. */
   writersOf(path: string): SeenProcess[];
@@ -133,6 +133,8 @@ const VARIABLE = "COPILOTFLEET_SYSTEM";
 let chosen: System | undefined;
 
 /**
+ * Returns the implementation for this operating system, or the one that the variable selects.
+ *
  * @throws FleetError `FLEET_PLATFORM_UNSUPPORTED` on any system but Linux, unless the variable selects an implementation;
  *   `FLEET_CONFIG_INVALID` for another value of the variable
  */

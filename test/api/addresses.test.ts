@@ -11,16 +11,16 @@ function addressOf(remoteAddress: string, noted: readonly string[], proxies = PR
 }
 
 it.each([
-  ["without a proxy, the connection's", "203.0.113.5", ["198.51.100.1"], "203.0.113.5"],
-  ["behind a proxy, the one that the proxy noted", "10.1.2.3", ["203.0.113.5"], "203.0.113.5"],
-  ["behind two proxies, the one before both", "::ffff:10.1.2.3", ["203.0.113.5, 192.0.2.7"], "203.0.113.5"],
-  ["in several headers, that of the last one", "10.1.2.3", ["1.2.3.4", "203.0.113.5"], "203.0.113.5"],
-  ["of a client that writes the header itself, its own", "10.1.2.3", ["8.8.8.8, 10.9.9.9, 203.0.113.5"], "203.0.113.5"],
-  ["with a port or brackets, without them", "fd00::1", ["[2001:db8::5]:443"], "2001:db8::5"],
-  ["with a port, without it", "10.1.2.3", ["203.0.113.5:1234"], "203.0.113.5"],
-  ["that is no address, the proxy's", "10.1.2.3", ["203.0.113.5, unknown"], "10.1.2.3"],
-  ["that is missing, the proxy's", "10.1.2.3", [], "10.1.2.3"],
-] as const)("the address that counts as the client's: %s", (_, remote, noted, address) => {
+  ["the connection's if the connection does not come from a proxy", "203.0.113.5", ["198.51.100.1"], "203.0.113.5"],
+  ["the one that the proxy wrote to X-Forwarded-For", "10.1.2.3", ["203.0.113.5"], "203.0.113.5"],
+  ["the one before the second proxy's", "::ffff:10.1.2.3", ["203.0.113.5, 192.0.2.7"], "203.0.113.5"],
+  ["the last one in several X-Forwarded-For headers", "10.1.2.3", ["1.2.3.4", "203.0.113.5"], "203.0.113.5"],
+  ["the last one, even if earlier ones are forged", "10.1.2.3", ["8.8.8.8, 10.9.9.9, 203.0.113.5"], "203.0.113.5"],
+  ["the forwarded one without its port and brackets", "fd00::1", ["[2001:db8::5]:443"], "2001:db8::5"],
+  ["the forwarded one without its port", "10.1.2.3", ["203.0.113.5:1234"], "203.0.113.5"],
+  ["the proxy's if the forwarded text is not an address", "10.1.2.3", ["203.0.113.5, unknown"], "10.1.2.3"],
+  ["the proxy's if there is no X-Forwarded-For", "10.1.2.3", [], "10.1.2.3"],
+] as const)("the client's address is %s", (_, remote, noted, address) => {
   expect(addressOf(remote, noted)).toBe(address);
 });
 

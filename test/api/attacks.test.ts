@@ -202,7 +202,7 @@ it("connections to the front door and to the API count against the same limit of
   expect((await turn).status).toBe(200);
 });
 
-it("a user's connection counts as a stranger's again once it is idle, but not while a request on it runs", async () => {
+it("a user's connection counts as a stranger's again only after its last running request is answered", async () => {
   const strangers = new Strangers(1);
   const sockets = await doorEnds(at.door, 3);
   const [first, second, third] = sockets as [Socket, Socket, Socket];
@@ -220,7 +220,7 @@ it("a user's connection counts as a stranger's again once it is idle, but not wh
   third.destroy();
 });
 
-it("the answer to an error of the machine has no path, address or command; the log has them", async () => {
+it("an answer with FLEET_STATE_UNWRITABLE contains no path of the host, but the log contains the path", async () => {
   const error = new FleetError("FLEET_STATE_UNWRITABLE", 'The state in "/srv/secret" cannot be written.', {
     suggestions: ["df -h /srv/secret"],
   });
@@ -233,7 +233,7 @@ it("the answer to an error of the machine has no path, address or command; the l
   expect(logged?.detail).toContain("/srv/secret");
 });
 
-it("one user's session lists are made one after another, even if one fails; other users' do not wait", async () => {
+it("the session lists of one user are made one after another, even if one fails; other users do not wait", async () => {
   const begun: string[] = [];
   const waiting: (() => void)[] = [];
   using _ = replaced(at.fleet.sessions, "list", async ({ user }: { user: string }) => {

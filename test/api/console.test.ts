@@ -33,7 +33,7 @@ const by = ({ cookie, key }: SignedIn) => ({ ...FROM_PAGE, Cookie: cookie, "X-Co
 const me = async (headers: Ask["headers"]) => await at.ask("GET", "/v1/me", { headers: { ...headers } });
 
 describe("the page of the console", () => {
-  it("the console's page has a CSP that allows only its own files, and browsers revalidate it each time", async () => {
+  it("the console's page has a CSP that allows only the console's files, and Cache-Control: no-cache", async () => {
     const { status, headers, text } = await at.ask("GET", "/");
     expect(status).toBe(200);
     expect(headers).toMatchObject({
@@ -57,7 +57,7 @@ describe("the page of the console", () => {
     expect(text).not.toMatch(/<script(?![^>]* src=)|<style| style=| on\w+=/);
   });
 
-  it("the console's files have hashed names, are cached for ever, and are compressed if accepted", async () => {
+  it("the console's files have hashed names, may be cached for a year, and use brotli if accepted", async () => {
     const { text } = await at.ask("GET", "/");
     const files = [...text.matchAll(/"(\/console\/main-[A-Z0-9]{8}\.(?:js|css))"/g)].map(([, file = ""]) => file);
     expect(files).toHaveLength(2);
@@ -73,7 +73,7 @@ describe("the page of the console", () => {
     }
   });
 
-  it("missingFiles returns nothing for the built console, and otherwise the names of the missing files", async () => {
+  it("missingFiles returns the names of missing files, and no name for the built console", async () => {
     expect(await missingFiles()).toEqual([]);
     const texts: Record<string, string> = {
       "index.html": '<script src="/console/main-1.js"></script><link href="/console/main-1.css">',
@@ -94,7 +94,7 @@ describe("the page of the console", () => {
 });
 
 describe("the sign-in", () => {
-  it("the sign-in's cookie has no token in it, and no script can read it and no other site can send it", async () => {
+  it("the sign-in's cookie does not contain the token in plain text, and is HttpOnly and SameSite=Strict", async () => {
     const token = await at.token("alice", ["use"]);
     const { cookie, key, reply } = await signIn({ token });
     expect(reply.headers["set-cookie"]).toHaveLength(1);

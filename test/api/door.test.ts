@@ -41,7 +41,7 @@ describe("the address of the API", () => {
     expect(headers.get("keep-alive")).toBe("timeout=65");
   });
 
-  it("with serve.tls, the API accepts only TLS and its certificate's hosts, and reloads the certificate", async () => {
+  it("with serve.tls, the API refuses plain HTTP and foreign host names, and reloads its certificate", async () => {
     const files = new CertificateFiles(folder, authority.issue({ names: ["localhost", "127.0.0.1", "fleet.example"] }));
     const tls = { cert: files.cert, key: files.key };
     await using at = await TestApi.open({ config: { serve: { tls } } });

@@ -33,7 +33,7 @@ it("GET /v1/events lists the caller's own events, and with the scope admin those
   expect([...first.events, ...second.events]).toEqual(all.events.slice(0, 4));
 });
 
-it("pages list a host's events in the order of its log, even if times are equal or the clock went back", async () => {
+it("pages reverse the order of a host's log, even if times are equal or the host's clock went back", async () => {
   const minutes: Readonly<Record<string, readonly number[]>> = { a: [10, 10, 10, 5], b: [7, 12, 12] };
   const events = Object.entries(minutes).flatMap(([host, times]) =>
     times.map((minute, index) => {
@@ -102,7 +102,7 @@ it("a stream continues after Last-Event-ID, even if the host's clock was set bac
   expect(second.user).toBe("erik");
 });
 
-it("a stream sends the whole log if Last-Event-ID is beyond its end, because the log must be new", async () => {
+it("a stream sends the whole log if Last-Event-ID is beyond the log's end, because the log must be new", async () => {
   const admin = await at.token("root", ["admin"]);
   const { id } = await streamed(admin, "", {}, async () => await at.fleet.tokens.issue("fred"));
   const beyond = `${id.replace(/\d+$/, "")}999999`;
@@ -110,7 +110,7 @@ it("a stream sends the whole log if Last-Event-ID is beyond its end, because the
   expect(user).toBeTypeOf("string");
 });
 
-it("for a host that Last-Event-ID does not name, a stream begins a minute before the time of that id", async () => {
+it("for a host that Last-Event-ID does not name, a stream begins a minute before the event with that id", async () => {
   const admin = await at.token("root", ["admin"]);
   const query = "?type=token.issued&user=gina";
   const issue = async () => await at.fleet.tokens.issue("gina");

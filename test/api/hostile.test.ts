@@ -140,7 +140,7 @@ describe("tokens", () => {
     },
   );
 
-  it("every route answers a wrong token with 401, so a stranger does not learn which scope it needs", async () => {
+  it("every route answers a wrong token with 401, so a stranger does not learn the route's scope", async () => {
     for (const { method, path } of ROUTES) {
       const body = method === "GET" ? {} : { body: "x".repeat(60_000) };
       const reply = await at.ask(method, path.replace("{id}", id), { token: "wrong", ...body });
@@ -385,7 +385,7 @@ it("a client with a valid token is served even if strangers hold 2,100 connectio
   }
 });
 
-it("a stranger's connection over the limit closes the oldest one whose token is not being looked up", async () => {
+it("a stranger's connection over the limit closes the oldest stranger whose token is not being looked up", async () => {
   const strangers = new Strangers(2);
   const sockets = await doorEnds(at.door, 3);
   const [first, second, third] = sockets as [Socket, Socket, Socket];

@@ -106,7 +106,7 @@ describe("requests with the same Idempotency-Key", () => {
     expect((await send(id, "hello.", "a".repeat(255))).status).toBe(200);
   });
 
-  it("a repeated Idempotency-Key gets the error of a failed turn, but runs if the prompt was never sent", async () => {
+  it("a repeated Idempotency-Key gets the error of a failed turn, but runs a turn if none began before", async () => {
     const id = await session();
     const prompt = `!hold ${id}`;
     const first = await send(id, prompt, id, { timeout: "4s" } as object);
@@ -144,7 +144,7 @@ describe("new sessions with an Idempotency-Key", () => {
     expect(await create("one", { purpose: "review" }, by)).toMatchObject({ status: 404 });
   });
 
-  it("an Idempotency-Key does not return a session that existed before, and a refusal does not use it up", async () => {
+  it("a creation with a taken id is refused, and does not use up its Idempotency-Key", async () => {
     const id = await session();
     const key = unused("taken");
     for (let time = 0; time < 2; time++)
@@ -152,7 +152,7 @@ describe("new sessions with an Idempotency-Key", () => {
     expect((await create(key, { id: unused("free") })).status).toBe(201);
   });
 
-  it("a repeated Idempotency-Key creates the session if a first request crashed after recording the key", async () => {
+  it("a repeated Idempotency-Key creates the session if the first try crashed after recording the key", async () => {
     const parts = { user: "dora", key: "cut", content: {} };
     const store = openFileStore(at.fleet.stateRoot);
     const crash = createKeyed(store.keyedTurns, {

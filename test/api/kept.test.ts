@@ -40,7 +40,7 @@ describe("a session after a turn over HTTP", () => {
     expect(await loads(id)).toBe(before);
   });
 
-  it("an open session is loaded again for a turn with settings of its own, such as a GitHub token", async () => {
+  it("an open session is loaded again for a turn that brings its own settings, such as a GitHub token", async () => {
     const id = await session();
     await say(id, "one");
     const before = await loads(id);
@@ -109,7 +109,7 @@ describe("a session after a turn over HTTP", () => {
     expect(await say(id, "alone")).toBe("[turn 6] alone");
   });
 
-  it("HTTP, another process and this process's library can use an open session alternately", async () => {
+  it("HTTP, another process and the library can use an open session alternately", async () => {
     const id = await session();
     await say(id, "one");
     await using other = await Fleet.open({ env: at.commands.env, cwd: at.commands.folder });

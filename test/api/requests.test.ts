@@ -148,7 +148,7 @@ describe("a question that another client of the user answers", () => {
 });
 
 describe("answers that do not fit", () => {
-  it("an answer that does not fit is refused with a reason, and the request still waits", async () => {
+  it("an answer that does not fit is refused with a reason, and the agent's request stays open", async () => {
     const id = await session();
     const running = turn(id, SHELL);
     const request = await asked(id);
@@ -196,7 +196,7 @@ describe("streams", () => {
 });
 
 describe("a request that nobody answers", () => {
-  it("a request without an answer expires after session.answerTimeout, and the turn continues", async () => {
+  it("an agent request without an answer expires after session.answerTimeout, and the turn continues", async () => {
     await using other = await TestApi.open({ env: { ...ASK, COPILOTFLEET_SESSION_ANSWER_TIMEOUT: "4s" } });
     const by = await other.token("alice");
     const id = await session(undefined, other, by);
@@ -208,7 +208,7 @@ describe("a request that nobody answers", () => {
     expect((await turn(id, QUESTION, { by, api: other })).json.reply).toContain("Nobody answered");
   });
 
-  it("a request is cancelled when its turn is aborted", async () => {
+  it("an agent request is cancelled when its turn is aborted", async () => {
     const id = await session();
     const running = turn(id, SHELL);
     const request = await asked(id);
@@ -220,7 +220,7 @@ describe("a request that nobody answers", () => {
     expect((await turn(id, "and now")).json.reply).toContain("and now");
   });
 
-  it("a request is cancelled when the client of a turn with abort=disconnect disconnects", async () => {
+  it("an agent request is cancelled when the client of a turn with abort=disconnect disconnects", async () => {
     const id = await session();
     const leave = new AbortController();
     const path = `/v1/sessions/${id}/turns?abort=disconnect`;
@@ -233,7 +233,7 @@ describe("a request that nobody answers", () => {
     expect((await turn(id, "and now")).json.reply).toContain("and now");
   });
 
-  it("a request expires when its door drains, so that the turn ends in time", async () => {
+  it("an agent request expires when its door drains, so that the turn ends in time", async () => {
     const id = await session();
     const door = await at.fleet.openHttpDoor({ listen: "127.0.0.1:0" });
     const running = ask(door.url, "POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: SHELL } });
@@ -242,7 +242,7 @@ describe("a request that nobody answers", () => {
     expect((await running).json.reply).toContain("Permission denied");
   });
 
-  it("a request expires when its server is restarted, so that the restart cuts no turn", async () => {
+  it("an agent request expires when its server is restarted, so that the restart cuts no turn", async () => {
     const id = await session();
     const running = turn(id, SHELL);
     await asked(id);

@@ -120,7 +120,7 @@ beforeAll(async () => {
 afterAll(async () => await at[Symbol.asyncDispose]());
 
 describe("the routes of the API", () => {
-  it("this test has a row for each route of the API, and no other rows", () => {
+  it("ROWS has a row for each route of the API, and no other rows", () => {
     expect(Object.keys(ROWS).sort()).toEqual(ROUTES.map(nameOf).sort());
   });
 

@@ -58,7 +58,7 @@ describe("a session over HTTP", () => {
     expect(found.json.session).toMatchObject({ id: json.session.id, kind: "collaborative", model: "gpt-5" });
   });
 
-  it("a session can be created without a body, and an id that is taken is refused, even to another user", async () => {
+  it("a session can be created without a body, and a taken id is refused with 409 to any user", async () => {
     await at.ok("POST", "/v1/sessions", { token: alice });
     const id = await created();
     const bob = await at.token("bob");
@@ -216,7 +216,7 @@ describe("a turn over HTTP", () => {
     await eventually("the reply", async () => (await transcript()).includes(`[turn 1] ${word}`));
   });
 
-  it("a turn does not begin if the client leaves in the middle of the request; no failure is reported", async () => {
+  it("a turn does not begin, and no failure is reported, if the client disconnects during the request", async () => {
     const id = await created();
     const client = await connected();
     const begun = at.requests.length;

@@ -67,7 +67,7 @@ it("an event is written with one line each for its id, its name and its data", a
   expect(client.heartbeats.size).toBe(0);
 });
 
-it("a comment is sent within 15 s of silence, and the event after it is not lost", async () => {
+it("a silent stream gets a comment within 15 s, and the next event is still sent", async () => {
   const clock = new TestClock();
   let release = (_: StreamEvent): void => undefined;
   const event = new Promise<StreamEvent>((resolve) => (release = resolve));
@@ -117,7 +117,7 @@ it("a stream whose client does not read takes only a few events from its source,
   expect(client.heartbeats.size).toBe(0);
 });
 
-it("the events of one turn of the event loop are written together", async () => {
+it("50 events that the source yields without a pause reach the client in fewer than five pieces", async () => {
   let go = (): void => undefined;
   const begun = new Promise<void>((resolve) => (go = resolve));
   const client = read(
@@ -137,7 +137,7 @@ it("the events of one turn of the event loop are written together", async () => 
   expect(pieces).toBeLessThan(5);
 });
 
-/** A source for `between`. It has the stream's `send` while the stream listens, and undefined otherwise. */
+/** A source for `between`. Its `send` sends an event to the stream, and is undefined while no stream listens. */
 function source() {
   const between: EventStream["between"] = (send) => {
     made.send = send;
@@ -149,7 +149,7 @@ function source() {
   return made;
 }
 
-it("an event from `between` is sent at once, and the stream listens to `between` until its end", async () => {
+it("an event from `between` is sent at once, and `between` is stopped when the stream ends", async () => {
   let go = (): void => undefined;
   const open = new Promise<void>((resolve) => (go = resolve));
   const aside = source();
@@ -186,7 +186,7 @@ it("a client that does not read is cut off before events from `between` fill the
   expect(aside.send).toBeUndefined();
 });
 
-it("line breaks in an id or a name add no field and no event", async () => {
+it("line breaks in an event's id or name add no field and no event to the stream", async () => {
   const client = read(
     await reading(
       (async function* () {

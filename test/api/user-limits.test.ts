@@ -21,7 +21,7 @@ let at: TestApi;
 let door: FrontDoor;
 let store: Store;
 beforeAll(async () => {
-  // One server for all users: each test has its own user, which would otherwise start its own server.
+  // Use one server for all users, because each test has its own user, who would otherwise get a server.
   at = await TestApi.open({ env: { COPILOTFLEET_ISOLATION: "shared" } });
   door = await at.fleet.doors.open({ listen: "127.0.0.1:0" });
   store = openStore("file", at.fleet.stateRoot);
@@ -126,9 +126,9 @@ describe.each(Object.keys(ENTRY_POINTS))("a prompt by the %s", (entry) => {
   });
 });
 
-// Without the front door, where such a prompt waits.
+// Leave out the front door, because a prompt to a locked session waits there.
 it.each(Object.keys(ENTRY_POINTS).filter((entry) => entry !== "door"))(
-  "a prompt by the %s is not charged if its turn never begins, here because the session is locked",
+  "a prompt to a locked session at the entry point %s is not charged, because its turn never begins",
   async (entry) => {
     const user = unused("u");
     const id = unused("s");
@@ -193,7 +193,7 @@ const OPEN: Readonly<Record<string, (user: string, id: string) => Promise<() => 
 };
 
 it.each(Object.keys(OPEN))(
-  "a prompt by the %s that the server refuses is not charged, here because the open session was lost",
+  "a prompt at the entry point %s is not charged if the server refuses it because the session is lost",
   async (entry) => {
     const user = unused("u");
     const id = unused("s");
@@ -265,7 +265,7 @@ const NEW_CONNECTION: Readonly<Record<string, (user: string) => Promise<unknown>
 const refusalsOf = async (user: string) => await at.fleet.events.list({ user, type: "limit.reached" });
 
 it.each(Object.keys(NEW_SESSION))(
-  "the audit log records the refusal when the %s creates a session over the limit",
+  "the audit log records that a session over the limit was refused at the entry point %s",
   async (entry) => {
     const user = unused("u");
     await at.fleet.sessions.leave(await at.fleet.sessions.create({ user }));
@@ -281,7 +281,7 @@ it.each(Object.keys(NEW_SESSION))(
 );
 
 it.each(Object.keys(NEW_CONNECTION))(
-  "the audit log has one event for several refused connections by the %s",
+  "the audit log has one event for several refused connections to the entry point %s",
   async (entry) => {
     const user = unused("u");
     await at.fleet.limits.set(user, { connections: 1 });
@@ -289,7 +289,7 @@ it.each(Object.keys(NEW_CONNECTION))(
     for (let count = 0; count < 2; count++) await NEW_CONNECTION[entry]?.(user);
     client.socket.destroy();
     await eventually("the event", async () => (await refusalsOf(user)).length > 0);
-    await at.token(user); // a second event of the limit would come before the event of this token
+    await at.token(user); // recording this event also writes a second event of the limit, if there is one
     const actor = expect.objectContaining({ user, tokenId: expect.any(String), via: entry });
     expect(await refusalsOf(user)).toEqual([
       expect.objectContaining({ actor, outcome: "refused", reason: "connections", detail: "at most 1" }),

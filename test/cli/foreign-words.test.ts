@@ -20,7 +20,7 @@ beforeAll(async () => {
 });
 
 describe("a word that users of other tools type", () => {
-  it.each([...FOREIGN_COMMANDS])("the foreign command %j gets an error with commands that exist", (words, advice) => {
+  it.each([...FOREIGN_COMMANDS])("the error for the foreign command %j suggests existing commands", (words, advice) => {
     const [command = "", second = ""] = words.split(" ");
     const isFlag = second.startsWith("-");
     expect(commandOf(words.split(" "), config)?.id, "a command of ours").toBe(isFlag ? command : undefined);
@@ -57,7 +57,7 @@ describe("a word that users of other tools type", () => {
     [["stop", "-f", "alice"], "Did you mean --force?"],
     [["ps", "--format", "json"], "copilotfleet ps -o json"],
     [["explain", "FLEET_NOPE"], "copilotfleet explain"],
-  ])("the command line %j is refused, and the first suggestion does the same here", async (args, expected) => {
+  ])("the command line %j is refused, and the first suggestion is what the user meant", async (args, expected) => {
     const { suggestions } = await fleet.refusal(2, args);
     expect(suggestions[0]).toContain(expected);
   });

@@ -16,13 +16,13 @@ function headings(width: number): string[] {
 }
 
 describe("a table", () => {
-  it("a table that fits shows all texts in full, and a wider table cuts ids before it leaves out a column", () => {
+  it("a table that fits shows all texts in full, and one that does not fit cuts ids before it omits a column", () => {
     expect(renderTable(COLUMNS, [ROW], 55)).toContain("a".repeat(30));
     expect(headings(54)).toEqual(["ID", "FIRST", "LAST", "STATE"]);
     expect(renderTable(COLUMNS, [ROW], 54)).toContain(`${"a".repeat(14)}…${"a".repeat(14)}`);
   });
 
-  it("a very wide table leaves out the least important columns before it cuts ids to less than 20 characters", () => {
+  it("a table that does not fit omits the least important columns before it cuts ids to under 20 characters", () => {
     expect(headings(44)).toEqual(["ID", "FIRST", "STATE"]);
     expect(headings(36)).toEqual(["ID", "STATE"]);
     expect(renderTable(COLUMNS, [ROW], 18)).toBe("ID           STATE\naaaaa…aaaa   ready");

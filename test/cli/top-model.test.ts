@@ -22,7 +22,7 @@ describe("the selected row in top", () => {
   it.each([
     ["is the first one before any key", [], "a", 0],
     ["moves down by one without scrolling while it fits", ["down", "j"], "c", 0],
-    ["is the last line of the screen after it moved below it", ["down", "down", "down", "down"], "e", 1],
+    ["is the last line of the screen after it moved past the bottom", ["down", "down", "down", "down"], "e", 1],
     ["moves by a page", ["pagedown"], "e", 1],
     ["stops at the last row", ["end", "down"], "j", 6],
     ["stops at the first row", ["end", "home", "up"], "a", 0],
@@ -60,7 +60,7 @@ describe("a page in top", () => {
   const page = (first: number) => ({ title: "Log", lines: [..."abcdefghij"], first });
 
   it.each([
-    ["begins with its end", Number.MAX_SAFE_INTEGER, 0, 6],
+    ["first shows its last lines", Number.MAX_SAFE_INTEGER, 0, 6],
     ["scrolls up from its end", Number.MAX_SAFE_INTEGER, -2, 4],
     ["stops at its first line", 1, -4, 0],
     ["stops when its last line is at the bottom", 5, 4, 6],

@@ -200,7 +200,7 @@ describe("precedence", () => {
     expect(folder.load().config.session).toMatchObject({ model: "near", maxActive: 50 });
   });
 
-  it("a provider replaces a lower-precedence one of another type, but is merged with one of its own type", async () => {
+  it("a provider replaces one of another type from a lower source, and is merged with one of the same type", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, {
       provider: { type: "openai", baseUrl: "https://a.example/v1", apiKeyEnv: "A_KEY" },

@@ -125,7 +125,7 @@ describe("a project file that the user trusts", () => {
     expect(listTrusted(where)).toMatchObject([{ state: "changed" }]);
   });
 
-  it("a project file is trusted with the content that was read, even if it changes before the record", async () => {
+  it("trust applies to the content that was read, even if the project file changes before the trust is recorded", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     const file = readProjectFile(undefined, where);
@@ -144,7 +144,7 @@ describe("a project file that the user trusts", () => {
     expect(folder.refusal({ ...where, cwd: clone }).code).toBe("FLEET_CONFIG_UNTRUSTED");
   });
 
-  it("trust in a project file also applies through a link to its folder, where relative paths then start", async () => {
+  it("trust in a project file also applies through a link to its folder, and relative paths start at the link", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     const link = join(folder.root, "link");
@@ -165,7 +165,7 @@ describe("a project file that the user trusts", () => {
     expect(folder.refusal(where).code).toBe("FLEET_CONFIG_UNTRUSTED");
   });
 
-  it("if trust cannot be recorded, a second event with the outcome failed follows the event of the trust", async () => {
+  it("if trust cannot be recorded, the audit log gets a second event with the outcome failed", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     const state = where.env.COPILOTFLEET_HOME;
@@ -186,7 +186,7 @@ describe("a project file that the user trusts", () => {
     const state = where.env.COPILOTFLEET_HOME;
     await trustFile(readProjectFile(undefined, where), where);
     const record = trustRecordPath(state, folder.projectFile);
-    // The revocation finds the record, and then waits for the log. A folder in its place cannot be removed as a file.
+    // While the revocation waits for the audit log, replace the record with a folder, which it cannot remove as a file.
     const revoked = revokeTrust(folder.project, where);
     rmSync(record);
     mkdirSync(record);

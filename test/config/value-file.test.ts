@@ -39,7 +39,7 @@ describe("a variable that ends with _FILE", () => {
     }
   });
 
-  it("a _FILE variable is refused beside the variable itself, and errors about its file name the file", async () => {
+  it("a variable and its _FILE variable are refused together, and errors about the file contain its path", async () => {
     await using folder = new Folder();
     const path = secret(folder, URL);
     const refused = (env: Record<string, string>) => {

@@ -155,7 +155,7 @@ describe("a value that is not allowed", () => {
       const { name, variable, kind } = key;
       await using folder = new Folder();
       const tls = { cert: "/a", key: "/b" };
-      // For each key, the settings that it needs to be allowed and used.
+      // The settings without which a key would not be allowed, or would have no effect.
       const others: Record<string, object> = {
         "auth.githubApp.appId": { auth: { githubApp: { installationId: 2, privateKeyFile: "/key" } } },
         "auth.githubApp.installationId": { auth: { githubApp: { appId: 1, privateKeyFile: "/key" } } },
@@ -191,7 +191,7 @@ describe("a value that is not allowed", () => {
     },
   );
 
-  // The error for a wrong price is about the price, which must not be null.
+  // Leave out provider.prices: its error is about one of the prices, and a price must not be null.
   it.each(EXAMPLES.filter(({ nullable, name }) => nullable && name !== "provider.prices"))(
     "the error for a wrong $name states that null is allowed",
     async ({ name }) => {
@@ -595,7 +595,7 @@ describe("values that do not go together", () => {
     "ftp://a",
     "*",
     "null",
-  ])("%s is refused in http.origins, because no browser sends it as an origin", async (origin) => {
+  ])("http.origins refuses %s, which is not an origin", async (origin) => {
     await using folder = new Folder();
     folder.write(folder.userFile, at("http.origins", [origin]));
     expect(folder.refusal().message).toContain(`is ${quote(origin)}, which is not an origin. Allowed: `);

@@ -123,7 +123,7 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     expect([await barriers(page), await overflow(page)]).toEqual([[], 0]);
   });
 
-  it("in a shared session, each browser shows its own reply as it comes, and the other's once complete", async () => {
+  it("a browser shows replies to its user piece by piece, and replies to other members once complete", async () => {
     const id = await session(["bob"]);
     const [alice, bob] = [await chatOf("alice", id), await chatOf("bob", id)];
     await ask(alice, "!pause for-alice question of alice");

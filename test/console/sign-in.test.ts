@@ -63,7 +63,7 @@ describe.skipIf(noChromium !== null)("the console", () => {
     expect(other.url()).not.toContain(code);
   });
 
-  it("the console asks before another user's code replaces a sign-in; Cancel keeps sign-in and code", async () => {
+  it("the console asks before a code signs in another user, and Cancel keeps the sign-in and the code", async () => {
     const page = await browser.person();
     await signIn(page, await at.token("alice"));
     const { token: code } = await at.fleet.tokens.issueCode("mallory");

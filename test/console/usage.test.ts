@@ -7,7 +7,7 @@ import { TestApi } from "../api/harness.js";
 import { barriers, noChromium, overflow, signIn, TestBrowser } from "./harness.js";
 
 const DAY_MS = 86_400_000;
-/** When the usage was recorded. The day may end during the tests. */
+/** When the usage was recorded. It is read only once, because the day may end during the tests. */
 const STARTED = Date.now();
 const CHINESE = "李雷";
 const ARABIC = "ليلى";
@@ -154,7 +154,7 @@ describe.skipIf(noChromium !== null)("the pages about usage and events", () => {
     expect((await at.fleet.limits.get("alice")).sources).toMatchObject({ turnsPerMinute: "default" });
   });
 
-  it("the page Events shows operators new events as they come, by type and user, and stops while paused", async () => {
+  it("the page Events shows operators new events, filters them by type and user, and stops while paused", async () => {
     const page = await person(admin, "Events");
     const rows = page.getByRole("table", { name: "Events" }).getByRole("row");
     const type = choice(page, "Type");

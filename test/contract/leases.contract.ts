@@ -141,7 +141,7 @@ export function describeLeases(stores: () => Stores): void {
     await granted(store(), "t3");
   });
 
-  it("leave(), which is for waiters, does not end the lease of its holder", async () => {
+  it("leave() does not end a lease if the lease's holder calls it", async () => {
     await granted(store(), "t1");
     await store().leases.leave("a", "t1");
     expect(await store().leases.check("a", "t1")).toMatchObject({ holder: "holder of t1" });

@@ -125,6 +125,9 @@ export function describeSlots(opened: () => { store: Store; reopen: () => Promis
     const answers = [store, other, store].map(async (at) => await at.limits.isFirst("alice", "tokensPerDay", 5));
     expect((await Promise.all(answers)).filter(Boolean)).toHaveLength(1);
     expect(await other.limits.isFirst("alice", "tokensPerDay", 6)).toBe(true);
+    // A process that was late in the earlier period must not make the later one begin again.
+    expect(await store.limits.isFirst("alice", "tokensPerDay", 5)).toBe(false);
+    expect(await store.limits.isFirst("alice", "tokensPerDay", 6)).toBe(false);
     await store.limits.set("alice", () => ({ sessions: 5 }));
     await store.limits.take({ ...MINUTE, user: "alice", id: "a", most: 1 });
     await store.limits.forget("alice");

@@ -49,7 +49,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await after.close();
       });
 
-      it("the store shows the registry that an update wrote to this instance and to others", async () => {
+      it("every instance of the store reads the registry that an update in one instance wrote", async () => {
         const record = serverRecord("s1");
         await store.registry.update((draft) => void Object.assign(draft.servers, { s1: record }));
         expect(await store.registry.read()).toEqual({ servers: { s1: record } });
@@ -58,7 +58,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("the store returns from a registry update the value that the change function returned", async () => {
+      it("a registry update resolves with the value that its change function returned", async () => {
         expect(await store.registry.update(() => 42)).toBe(42);
         expect(await store.registry.update(() => undefined)).toBeUndefined();
       });
@@ -362,7 +362,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     describe("usage", () => describeUsage(() => ({ store, reopen: opened.reopen })));
 
     describe("placements", () => {
-      it("the store shows each user's last placement, and ignores a move from an older placement", async () => {
+      it("the store records each user's last placement, and ignores a change that expects an older one", async () => {
         expect(await store.placements.read("alice")).toBeNull();
         expect(await store.placements.record("alice", null, { serverId: "shared-1" })).toEqual({
           serverId: "shared-1",

@@ -77,7 +77,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
         expect(processes.find(pid), String(pid)).toBeNull();
     });
 
-    it("innerPid returns the PID of a process in its own PID namespace, or null if `exact` is false", async () => {
+    it("innerPid returns the PID of a process in its own PID namespace, or null without /proc", async () => {
       expect(processes.innerPid(process.pid)).toBe(exact ? process.pid : null);
       expect(processes.innerPid(2 ** 22 + 1)).toBeNull();
       if (process.getuid?.() !== 0) return;
@@ -234,7 +234,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(processes.listensOn(1, port)).toBe(false);
     });
 
-    it("connectedPorts returns the ports with clients, except clients that the caller names", async () => {
+    it("connectedPorts returns the ports with clients, and ignores clients whose ports the caller names", async () => {
       const [quiet, busy] = [await listening("127.0.0.1"), await listening("127.0.0.1")];
       const accepted = new Promise<Socket>((resolve) => busy.server.once("connection", resolve));
       const client = connect(busy.port, "127.0.0.1");

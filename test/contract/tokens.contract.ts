@@ -63,7 +63,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
-  it("a process's token for another host is not listed, but is revoked with the user's other tokens", async () => {
+  it("a token that a process made for another host is not listed, but is revoked with the user's tokens", async () => {
     const own = await issueToken(store, "alice", null);
     const visit = await issueVisitToken(store, "alice", "node-2", {});
     expect((await listTokens(store, "alice")).map(({ id }) => id)).toEqual([own.id]);
@@ -91,7 +91,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     expect(await store.tokens.read("same")).toMatchObject({ user: winner });
   });
 
-  it("endBy() ends a token early for every instance, records its original end, and never delays an end", async () => {
+  it("endBy() makes a token expire earlier, but never later, and records its original expiry", async () => {
     const [soon, late] = ["2027-01-01T00:00:00.000Z", "2030-01-01T00:00:00.000Z"];
     await store.tokens.create(tokenRecord("a1"));
     await store.tokens.create(tokenRecord("b2", { expiresAt: late }));
@@ -121,7 +121,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
-  it("the store keeps a token revoked even if another instance uses or ends it at the same moment", async () => {
+  it("a revoked token stays revoked even if another instance uses or shortens it at the same moment", async () => {
     const at = "2027-01-01T00:00:00.000Z";
     const other = await reopen();
     for (let round = 0; round < 20; round++) {

@@ -44,7 +44,7 @@ async function outcomes(fleet: Fleet, type: EventType, id: string): Promise<stri
 }
 
 describe("archives of sessions", () => {
-  it("a session that another fleet imports for another user has the same history, byte for byte, and the next turn knows it", async () => {
+  it("a session imported into another fleet for another user has the same history, and the next turn continues it", async () => {
     const id = unused("moved");
     await from.ok(["create", "--user", "ann", "--id", id, "--purpose", "review", "--prompt", "one"]);
     await from.ok(["send", id, "two", "--user", "ann"]);
@@ -122,7 +122,7 @@ describe("archives of sessions", () => {
     expect(await outcomes(source, "session.exported", id)).toEqual(["ok", "failed"]);
   });
 
-  it("an import whose files cannot be put in their place leaves no session", async () => {
+  it("an import leaves no session if a file of the agent is at the session's path", async () => {
     const file = archivePath();
     writeFileSync(file, GOOD_ARCHIVE);
     await target.sessions.import(file, { user: "fred", sessionId: unused("good") });
@@ -138,7 +138,7 @@ describe("archives of sessions", () => {
     expect(readdirSync(join(target.stateRoot, "servers")).filter((name) => name.startsWith("."))).toEqual([]);
   });
 
-  it("a file that does not exist, or is a folder, cannot be imported", async () => {
+  it("an import refuses a path that does not exist, and the path of a folder", async () => {
     const invalid = { code: "FLEET_ARCHIVE_INVALID" };
     await expect(target.sessions.import("/nonexistent", { user: "ann" })).rejects.toMatchObject(invalid);
     await expect(target.sessions.import(to.folder, { user: "ann" })).rejects.toMatchObject(invalid);

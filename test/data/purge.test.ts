@@ -37,7 +37,7 @@ beforeAll(async () => {
 afterAll(() => fleet.close());
 
 let tries = 0;
-/** A user whom nothing else in this file names, the words by which files name that user, and a word of the user's text. */
+/** A new user, a unique word for the user's prompts (`canary`), and all words that a purge of the user must remove. */
 function leaver() {
   const number = ++tries;
   const user = `zoe.quux${number}x`;
@@ -52,10 +52,10 @@ async function talk(user: string, prompt: string): Promise<string> {
   return id;
 }
 
-/** Removes the records of a user from the store and leaves a note, as a purge does for a host that is lost. */
+/** Removes the records of a user from the store and leaves a note, as a purge does when it gives up on a lost host. */
 async function giveUp(user: string, ids: readonly string[]): Promise<string[]> {
-  // This writes the events of the turns so far.
-  await fleet.events.list({ limit: 1 });
+  // List the events, because this first writes the events of the turns so far.
+  await fleet.events.list();
   const store = openFileStore(fleet.stateRoot);
   const { of } = await Pseudonyms.open(fleet.stateRoot, store);
   const left = [user, serverIdOf(user), ...ids].map(of);
@@ -88,7 +88,7 @@ async function notesLeft(): Promise<number> {
 }
 
 describe("a purge", () => {
-  it("a purge erases everything of a user and nothing of others, and its receipt counts what it erased", async () => {
+  it("a purge erases all data of a user and no data of others, and its receipt counts the erased items", async () => {
     const { user, words, canary } = leaver();
     await talk(user, `${canary} one`);
     const keyed = unused("keyed");
@@ -115,7 +115,7 @@ describe("a purge", () => {
 
     const receipt = await at.json<PurgeReceipt>(["user", "purge", user, "--yes"]);
     expect(receipt).toMatchObject({ ...expected, dryRun: false });
-    // The histories count, too.
+    // The bytes include the histories.
     expect(receipt.bytes).toBeGreaterThan(foreseen.bytes / 2);
     expect(found(fleet.stateRoot, words)).toEqual([]);
     // The ledger keeps the user's turns, under a pseudonym.
@@ -133,7 +133,7 @@ describe("a purge", () => {
     await fleet.users.purge(user);
   });
 
-  it("a purge that nobody finished keeps the user out, doctor reports it, and gc finishes it", async () => {
+  it("an unfinished purge keeps the user out and makes doctor fail until gc finishes it", async () => {
     const { user, words } = leaver();
     await talk(user, "hello");
     const store = openFileStore(fleet.stateRoot);
@@ -153,7 +153,7 @@ describe("a purge", () => {
     await fleet.users.purge(user);
   });
 
-  it("a purge replaces the ids of sessions that another host has already erased", async () => {
+  it("in the audit log, a purge also replaces the ids of sessions that another host has already erased", async () => {
     const { user, words } = leaver();
     const id = `${words[1]}-erased-elsewhere`;
     await talk(user, "hello");
@@ -184,7 +184,7 @@ describe("a purge", () => {
     await serving.end();
   });
 
-  it.each([...PURGE_STEPS, "done"])("a purge killed before the step %s is finished by the next one", async (step) => {
+  it.each([...PURGE_STEPS, "done"])("a purge killed before the step %s is finished by the next purge", async (step) => {
     const { user, words, canary } = leaver();
     await talk(user, canary);
     await fleet.tokens.issue(user);
@@ -198,7 +198,7 @@ describe("a purge", () => {
 });
 
 describe("a host that a purge gave up on, when it comes back", () => {
-  it("a host that a purge gave up on erases its part when it returns, even in several log segments", async () => {
+  it("a host that a purge gave up on erases the user's data when it returns, even from several segments of the audit log", async () => {
     const { user, words, canary } = leaver();
     const id = await talk(user, canary);
     await endSegment();
@@ -229,7 +229,7 @@ describe("a host that a purge gave up on, when it comes back", () => {
     expect(placesOf(words)).toEqual([]);
   });
 
-  it("a returning host warns when a part cannot be erased, erases the others, and tries again", async () => {
+  it("a returning host that cannot erase one purged user warns, erases the other one, and tries again at the next gc", async () => {
     const [kept, erased] = [leaver(), leaver()];
     for (const { user, canary } of [kept, erased]) await giveUp(user, [await talk(user, canary)]);
     const chat = chatHistoryPath(fleet.stateRoot, kept.user);

@@ -14,7 +14,7 @@ import { configured } from "./render.js";
 const problem = bootProblem() ?? redisProblem();
 if (problem !== undefined) console.warn(`the systemd units are not run: ${problem}`);
 
-/** Facts about the unit that the agent finds out with its shell. Each line of bash prints one. */
+/** Scripts for the shell of an agent, by the fact about the unit that each one prints. */
 const SEEN = {
   "the filter of system calls": "grep -c 'Seccomp:.2' /proc/self/status",
   "processes of root": "ls -d /proc/[0-9]* | while read p; do [ -O $p ] || [ ! -e $p ] || echo $p; done | wc -l",
@@ -102,7 +102,7 @@ it.skipIf(problem !== undefined)(
       "the credentials": "0",
       "ssh and git": "works",
     });
-    // No secret is in an environment.
+    // No process has a secret in its environment.
     const environments = await ok("cat /proc/[0-9]*/environ");
     expect(environments).toContain("COPILOTFLEET_STORE_FILE=/run/credentials/copilotfleet.service/COPILOTFLEET_STORE");
     expect(environments).not.toContain("canary");

@@ -170,7 +170,7 @@ describe("a Compose file", () => {
     expect(ofUsers.environment.COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE).toBe("/run/secrets/copilotfleet-users/T_{user}");
   });
 
-  it("a Compose file contains the settings as variables, and is refused if a variable cannot hold one", () => {
+  it("a Compose file contains the settings as variables, and is refused if one does not fit into a variable", () => {
     const lists = { COPILOTFLEET_RUNTIME_ARGS: "--log-level,debug", COPILOTFLEET_SESSION_TOOLS: "null" };
     const { environment } = compose({ ...ECHO, ...lists, COPILOTFLEET_SERVE_ACCESS_LOG: "true" });
     expect(environment).toMatchObject({ ...lists, COPILOTFLEET_SERVE_ACCESS_LOG: "true" });

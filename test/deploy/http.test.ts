@@ -65,7 +65,7 @@ describe("the HTTP API in Kubernetes", () => {
     );
   });
 
-  it("deploy kubernetes --ingress-host turns the HTTP API on, and routes the public name to it unbuffered", () => {
+  it("deploy kubernetes --ingress-host turns the HTTP API on, and routes requests for the public name to it", () => {
     const { manifests, notices } = kubernetes({ ...ECHO, COPILOTFLEET_SERVE_MAX_FRAME: "2mb" }, PUBLIC);
     const { metadata, spec } = find(manifests, "Ingress");
     expect(metadata?.annotations).toEqual({

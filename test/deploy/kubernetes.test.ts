@@ -136,7 +136,7 @@ describe("rendered manifests", () => {
     });
   });
 
-  it("the pods have the RuntimeClass of --runtime-class, and a limit for the disk of the node", () => {
+  it("the pods have the RuntimeClass of --runtime-class, and a limit for the disk space that they use on a node", () => {
     const { manifests } = kubernetes(REDIS, { storage: "shared", runtimeClass: "gvisor" });
     const { jobTemplate } = find(manifests, "CronJob").spec as unknown as {
       jobTemplate: { spec: { template: { spec: PodSpec } } };
@@ -195,7 +195,7 @@ describe("rendered manifests", () => {
       expect(isOpen(github, {}, "203.0.113.7", 443)).toBe(true);
     });
 
-    it("the files with the keys of identity providers and of the fleet's hosts come from the Secret", () => {
+    it("the files with the keys of identity providers and with the fleet's public key come from the Secret", () => {
       const issuer = { issuer: "https://login.example", audience: "fleet", jwks: "/etc/keys/jwks.json" };
       const elsewhere = { ...issuer, issuer: "https://other.example", jwks: "https://other.example/keys" };
       const { notices, yaml } = kubernetes({

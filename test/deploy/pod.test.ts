@@ -53,7 +53,7 @@ it.skipIf(!POSSIBLE)(
       stdout: expect.stringMatching(/alice.*ready/),
     });
 
-    // The HTTP API, as clients reach it through the Ingress and in the cluster.
+    // Call the HTTP API as clients do: through the Ingress, and from inside the cluster.
     const api = await pod.reach(HTTP_PORT);
     const curl = async (host: string, path: string, ...more: string[]) => {
       const headers = [`Host: ${host}`, `Authorization: Bearer ${token}`, "Content-Type: application/json"];

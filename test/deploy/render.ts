@@ -41,7 +41,7 @@ export function kubernetes(env: Record<string, string> = {}, options: Partial<Ku
   return rendered;
 }
 
-/** @throws Error that names the first part of the object that breaks the schema of its kind and version. */
+/** Validates an object. @throws Error that names the first part that breaks the schema of its kind and version */
 export function validate(manifest: Manifest): void {
   modelOf(manifest).validate();
 }
@@ -73,7 +73,7 @@ function modelOf(manifest: Manifest): { validate(): void } {
 
 export const REDIS = { COPILOTFLEET_STORE: "rediss://redis.example:6380/0", COPILOTFLEET_PROVIDER_TYPE: "echo" };
 
-/** A manifest for tests to read, with any path. A test that reads a path that does not exist fails. */
+/** A manifest whose type lets tests read any path. A test that reads a missing path fails. */
 export interface Parts {
   [key: string]: Parts;
 }

@@ -186,7 +186,7 @@ describe("the systemd units", () => {
       mkdirSync(dirname(command), { recursive: true });
       writeFileSync(command, "#!/bin/sh\n");
       chmodSync(command, 0o755);
-      // The units name targets and slices of the system.
+      // Copy the units of the system, because our units refer to its targets and slices.
       cpSync("/usr/lib/systemd/system", join(root, "usr/lib/systemd/system"), { recursive: true, dereference: false });
       const rendered = systemd({
         COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0",

@@ -70,7 +70,7 @@ describe("docs/runbooks.md", () => {
     for (const { alert, annotations } of RULES) expect(annotations.runbook_url).toBe(`${page}#${alert.toLowerCase()}`);
   });
 
-  it("a printed line counts as missing if it is not in the output, or not after the printed line before it", () => {
+  it("missingLine returns the first expected line that the output lacks, or has in another order", () => {
     const values = { SERVER: "alice-1" };
     const output = "SERVER   USER\nalice-1   alice   ready\n";
     expect(missingLine(output, ["SERVER …", "SERVER … ready …"], values)).toBeNull();

@@ -178,7 +178,7 @@ describe("autocomplete", () => {
   });
 });
 
-/** How to start each shell without anybody's settings, and the line that turns the completion on. */
+/** For each shell: the arguments that start it without any user's settings, and the line that turns completion on. */
 const SHELLS = {
   bash: { args: ["--norc", "--noprofile", "-i"], on: "source <(copilotfleet autocomplete bash)" },
   zsh: { args: ["-f", "-i"], on: "source <(copilotfleet autocomplete zsh)" },

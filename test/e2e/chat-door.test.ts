@@ -17,7 +17,7 @@ let fleet: TestFleet;
 let serving: Serving;
 let door: string;
 let token: string;
-/** A state folder as on a user's own machine, where no fleet runs. */
+/** A state folder like the one on a user's own machine, where no fleet runs. */
 let laptop: TestFleet;
 
 async function serveAgain(): Promise<void> {
@@ -139,7 +139,7 @@ describe("a chat through a front door", () => {
   });
 
   it.each(["after the first event of the turn", "before the first event of the turn"])(
-    "Ctrl-C cancels a turn that goes on after the connection to the front door was cut %s",
+    "if the connection to the front door is cut %s, Ctrl-C still cancels the turn",
     async (when) => {
       const prompt = `!hold ${unused("cut-in-turn")}`;
       const proxy = await CuttingProxy.start(Number(door.split(":")[1]));
@@ -151,7 +151,7 @@ describe("a chat through a front door", () => {
       await using _other = await chat([id]);
       const isEarly = when.startsWith("before");
       const begun = async () => await eventually("the turn", () => model.shown(prompt) > 0);
-      // The front door drops a prompt whose client leaves before the turn begins. So cut the connection later.
+      // The front door drops a prompt whose client leaves before the turn begins. So cut the connection after that.
       if (isEarly) proxy.loseAnswerTo(/session\.send/, begun());
       terminal.type(`${prompt}\r`);
       await begun();
@@ -197,7 +197,7 @@ describe("a chat through a front door", () => {
     await proxy.end();
   });
 
-  it("tokens of one front door share one prompt history, whose file contains no token or token digest", async () => {
+  it("chats with different tokens at one front door share one prompt history, and its file contains no token or token digest", async () => {
     await using first = await chat();
     await first.send("the same history", /you said: the same history/);
     const next = await fleet.json<{ token: string }>(["token", "issue", "--user", "alice", "--ttl", "1h"]);

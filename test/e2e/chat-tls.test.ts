@@ -18,7 +18,7 @@ let fleet: TestFleet;
 let serving: Serving;
 let door: string;
 let token: string;
-/** A state folder as on a user's own machine, where no fleet runs. */
+/** A state folder like the one on a user's own machine, where no fleet runs. */
 let laptop: TestFleet;
 /** The file with the front door's certificate authority, and the files with the client's own certificate and key. */
 let ca: string;

@@ -38,7 +38,7 @@ describe("tool calls in a chat", () => {
     chat.type("y");
     const shown = await chat.waits(/⏺ bash echo a; echo b ok\n\ntool said: a/);
     expect(shown).not.toContain("Run this command?");
-    // On a busy machine, the runtime loses the end of a shell's output (seen with 1.0.85).
+    // Expect only the first line of the output. On a busy machine, the runtime loses the rest (seen with 1.0.85).
     await chat.send("/tools", /⏺ bash echo a; echo b ok\ncommand: echo a; echo b\ndescription: does something\n→ a\n/);
   });
 
@@ -68,7 +68,7 @@ describe("tool calls in a chat", () => {
     expect(existsSync(file)).toBe(false);
   });
 
-  it("an answer for the session covers later calls of the same kind, but no calls of the next session", async () => {
+  it("an answer for the whole session covers later calls of the same kind, but not the calls of another session", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 120 });
     const view = tool("view", { path: "/etc/hostname" });
     chat.type(`${view}\r`);
@@ -150,7 +150,7 @@ describe("questions of the agent in a chat", () => {
 });
 
 describe("two chats in one session", () => {
-  it("only the chat that sent the prompt shows the questions of its turn, and its answers count", async () => {
+  it("when two chats use one session, only the chat that sent a prompt shows the questions of its turn", async () => {
     const id = "two-chats";
     await fleet.create("alice", id);
     const open = async () => await ChatTerminal.open(fleet, ["chat", id, "--user", "alice"], { columns: 100 });

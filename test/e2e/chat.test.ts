@@ -211,7 +211,7 @@ describe("a chat whose terminal is stopped or gone", () => {
     await chat.send("still here", /\[turn 1\] still here/);
   });
 
-  it("Ctrl-Z stops the chat, and the shell's fg shows the prompt again, once, below the shell's output", async () => {
+  it("after Ctrl-Z and fg, a chat shows its prompt exactly once, below the output of the shell", async () => {
     const script = `set -m; "$0" "$@"; echo the shell; read line; fg`;
     const args = ["-c", script, process.execPath, COMMAND, ...CHAT];
     await using chat = await ChatTerminal.open(fleet, args, { program: "bash" });
@@ -379,7 +379,7 @@ describe("the history of prompts", () => {
 
 describe("the screen of a chat", () => {
   it.each([60, 80, 140])(
-    "a chat with text in several scripts on %i columns keeps words whole and the cursor in its place",
+    "on a terminal of %i columns, a chat breaks no word in any script, and keeps the cursor at the right place",
     async (columns) => {
       await using chat = await ChatTerminal.open(fleet, CHAT, { columns, rows: 30 });
       await chat.send(pasted("你好世界 — مرحبا بالعالم — 😀 e\u0301"), /\[turn 1\] 你好世界/);
@@ -408,7 +408,8 @@ describe("the screen of a chat", () => {
       chat.resize(columns, 24);
       const words = columns === 120 ? 15 : Math.floor(columns / 10);
       const input = new RegExp(`Waiting for the model \\([^\\n]*\\n> typed( word){${words}}`);
-      // Until the chat draws again, the rows are as the terminal wrapped them. A row that it does not erase stays.
+      // Until the chat draws again, the screen shows the rows as the terminal wrapped them. It keeps each row that the
+      // chat does not erase.
       await chat.screenShowsOnce(input, [/> !delay 600000 never/g, /Waiting for the model/g, /> typed/g]);
     }
   });
@@ -529,7 +530,7 @@ describe("an error after half a reply", () => {
     await eventually("the turn", async () => await fleet.inTurn("alice", "interrupted"));
     terminal.type(CTRL_C);
     expect(await terminal.done).toBe(130);
-    // Only the progress line, which appears after a second, erases the terminal's echo of Ctrl-C. So ignore that echo.
+    // Ignore the terminal's echo of Ctrl-C. Only the progress line erases it, and that line appears after a second.
     expect(terminal.screen.lines.join("\n").replace(/^\^C\n/, "")).toBe(
       'Interrupted: the turn was cancelled. The session "interrupted" still exists.',
     );

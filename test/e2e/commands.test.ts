@@ -63,7 +63,7 @@ describe("servers", () => {
     server = first.server;
   });
 
-  it("spawn for a user whose server runs returns that server with created false", async () => {
+  it("spawn for a user whose server runs returns that server, with created set to false", async () => {
     const again = await fleet.json<{ server: ServerView; created: boolean }>(["spawn", "--user", "alice"]);
     expect(again).toMatchObject({ created: false, server: { id: server.id, pid: server.pid, port: server.port } });
     expect(server.port).toBeGreaterThanOrEqual(fleet.ports.from);
@@ -187,7 +187,7 @@ describe("servers", () => {
     expect(await fleet.refusal(4, ["stop", "--user", "nobody"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
   });
 
-  it("stop takes the beginnings of several ids, and refuses a beginning that fits several servers", async () => {
+  it("stop accepts the beginnings of several ids, and refuses a beginning that matches several servers", async () => {
     const spawned = await fleet.json<{ servers: ServerView[] }>(["spawn", "--user", "team", "--count", "3"]);
     expect(spawned.servers.map(({ user, state }) => [user, state])).toEqual([
       ["team-1", "ready"],
@@ -457,8 +457,8 @@ describe("output", () => {
     expect(existsSync(log)).toBe(true);
   });
 
-  it("send that waits for something that never happens reports a bug and exits with 1, not with 0", async () => {
-    // Standard input that never ends, and that does not keep the process alive.
+  it("if send waits for something that never happens, it reports a bug and exits with 1", async () => {
+    // This standard input never ends, but does not keep the process alive.
     const script = `import { Readable } from "node:stream";
       Object.defineProperty(process, "stdin", { value: new Readable({ read() {} }) });`;
     const env = { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(script)}` };

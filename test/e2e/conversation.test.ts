@@ -125,7 +125,8 @@ describe("send", () => {
   it("send fails at once with exit code 7 when the server is killed during the turn", async () => {
     const prompt = `!delay 60000 ${unused("x")}`;
     const turn = await fleet.turn("alice", "talk", prompt, ["--json"]);
-    // If the prompt were not in the history, its turn would not have begun, and send would send the prompt again.
+    // Kill the server only once the prompt is in the history. Before that, the turn has not begun, and send would send
+    // the prompt again.
     const history = historyPath((await fleet.record("alice")).home, "talk");
     await eventually("the prompt", () => existsSync(history) && readFileSync(history, "utf8").includes(prompt));
     await kill("alice");

@@ -8,7 +8,7 @@ import { testFleet } from "../fixtures/commands/cli.js";
 
 interface Seen {
   method: string | undefined;
-  /** The path without the last part: the address of the service. */
+  /** The request's path without its last part: the path in the configured address of the service. */
   base: string;
   last: string;
   key: string | undefined;
@@ -117,7 +117,7 @@ describe("the model check of doctor", () => {
     expect(seen).toHaveLength(1);
   });
 
-  it("the model check of Azure states that it did not check the model, because Azure lists models and not deployments", async () => {
+  it("for Azure, the model check states that it did not check the model, because Azure does not list deployments", async () => {
     answers(200, list("gpt-4", "llama3"));
     expect(await modelCheck(environment("azure", ""))).toMatchObject({
       level: "ok",

@@ -64,7 +64,7 @@ describe("permissions", () => {
 });
 
 describe("servers and processes", () => {
-  it("doctor fails for a dead server that is recorded as running, and after --fix warns until the server runs again", async () => {
+  it("doctor fails for a dead server that is recorded as running, and only warns about this server after --fix", async () => {
     const { id, pid } = await fleet.spawn("crashed");
     await killed(pid);
     expect(await check("servers")).toMatchObject({

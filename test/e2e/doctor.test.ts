@@ -319,7 +319,7 @@ describe("doctor", () => {
     await serving.done;
   });
 
-  it("doctor, ps, top and route report that the pool is closed and since when, until it is opened again", async () => {
+  it("doctor, ps, top and route report since when the pool is closed, until it is opened again", async () => {
     await fleet.ok(["drain"]);
     expect((await findings()).get("pool")).toMatchObject({
       level: "warning",

@@ -30,7 +30,7 @@ import { isRunning } from "../fixtures/processes.js";
 
 const PATIENCE = { timeout: 30_000, interval: 50 };
 
-/** A state folder whose path is longer than the path of a Unix socket may be. */
+/** Creates a state folder whose path is too long for the path of a Unix socket. */
 function newFleet() {
   const parent = mkdtempSync(join(tmpdir(), "fleet-egress-"));
   const stateRoot = join(parent, "x".repeat(120));
@@ -66,7 +66,7 @@ async function answerOf(folder: string, launchId: string, target: string): Promi
   return answer;
 }
 
-/** The status of the proxy in this folder. Fails if no proxy answers. */
+/** Returns the status of the proxy in this folder. Fails if no proxy answers. */
 async function proxyIn(folder: string): Promise<EgressStatus> {
   const status = await askProxy(folder);
   if (status === null) throw new Error("no proxy answers");
@@ -156,7 +156,7 @@ it("an egress proxy that replaces a killed proxy has the rules of the servers th
   expect(await answerOf(folder, launchId, "a.example:443")).toContain("allows no connection to a.example");
 });
 
-it("an egress proxy that hangs is replaced, and exits when it runs again", async () => {
+it("an egress proxy that hangs is replaced, and exits once it no longer hangs", async () => {
   const { stateRoot, folder } = newFleet();
   await openEgress(stateRoot, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
   const first = (await proxyIn(folder)).pid;
@@ -205,12 +205,12 @@ it("no file name contains a launch id, because with it a server could use the ru
   expect(await answerOf(folder, rulesName(launchId).replace(".json", ""), "a.example:443")).toContain("not know");
 });
 
-it("the egress proxy keeps running if an agent sets old times on its socket", async () => {
+it("the egress proxy keeps running even if an agent sets the times of the proxy's socket back", async () => {
   const { stateRoot, folder } = newFleet();
   await openEgress(stateRoot, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
   const first = await proxyIn(folder);
   old(join(folder, "egress"));
-  await delay(6_000); // longer than from one survey to the next
+  await delay(6_000); // longer than the time between two of the proxy's checks
   expect((await proxyIn(folder)).id).toBe(first.id);
 });
 
@@ -246,7 +246,7 @@ it("the egress proxy reads no process environments while all server processes th
   const { pid } = await proxyIn(folder);
   const readBytes = () => Number(/rchar: (\d+)/.exec(readFileSync(`/proc/${pid}/io`, "utf8"))?.[1]);
   await vi.waitFor(() => expect(readBytes()).toBeGreaterThan(30_000_000), PATIENCE);
-  await delay(1_000); // until the end of that survey
+  await delay(1_000); // until the end of that check
   const before = readBytes();
   await delay(6_000);
   expect(readBytes() - before).toBeLessThan(1_000_000);

@@ -42,7 +42,7 @@ describe("the cap on loaded sessions", () => {
     expect(await active(user)).toEqual([a, c]);
   });
 
-  it("at session.maxActive with all sessions in a turn, create waits for room, and its error after --wait names the limit", async () => {
+  it("when session.maxActive sessions are in a turn, create waits for room, and its error after --wait names the limit", async () => {
     await using model = await startHeldModel();
     await using library = await Fleet.open({ env: { ...fleet.env, ...CAP, ...model.env }, cwd: fleet.folder });
     const user = unused("busy");
@@ -53,7 +53,7 @@ describe("the cap on loaded sessions", () => {
     const refused = await fleet.refusal(6, ["create", "--user", user, "--wait", "100ms"], { env: CAP });
     expect(refused).toMatchObject({ code: "FLEET_SESSIONS_EXHAUSTED", message: expect.stringContaining("2 sessions") });
     const waited = fleet.ok(["create", "--user", user, "--id", z, "--prompt", "mine"], { env: CAP });
-    // Run another command first: by the time that it ends, the create is waiting.
+    // Run another command first. When it ends, the create is already waiting.
     expect(await active(user)).toEqual([x, y]);
     model.release();
     for (const turn of turns) expect((await turn).text).toBe("[turn 1] working");

@@ -39,7 +39,7 @@ async function openFleet(home = "state", config: FleetConfig = { provider: { typ
   return fleet;
 }
 
-/** Starts a server that has an address, but no application, because the application needs the address. */
+/** Starts a server without an application, because the application needs the server's address first. */
 async function listen(): Promise<{ server: Server; url: string }> {
   const server = createServer();
   servers.push(server);
@@ -156,7 +156,7 @@ describe("the web application", () => {
         return page;
       };
 
-      it("the web page keeps each user's conversation through a server crash and a reload until its end", async () => {
+      it("the web page keeps a conversation through a server crash and a reload, until the user ends it", async () => {
         const [alice, bob] = [unused("alice"), unused("bob")];
         const page = await openAs(alice);
         await send(page, "one", "[turn 1] one");
@@ -283,7 +283,7 @@ describe("the service", () => {
     logged.mockRestore();
   });
 
-  it("/team-chat answers each member's own message, keeps one history for all, and answers a stranger with 404", async () => {
+  it("/team-chat answers each member's own message, keeps one history for all, and answers 404 to a user who is not a member", async () => {
     const team = ["alice", "bob", "carol"];
     const home = unused("team");
     const urls = await Promise.all(

@@ -161,7 +161,7 @@ describe("deletions by gc", () => {
 
 describe("sessions that gc keeps", () => {
   it("gc keeps old sessions that are loaded, in a turn or leased, and reports why", async () => {
-    // Close this fleet with the test. It records turns two seconds late, and the next test expects no writes.
+    // Close this fleet in this test. It records turns two seconds late, and the next test expects no writes.
     await using library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
     const user = unused("uma");
     const ids = { active: unused("active"), busy: unused("busy"), leased: unused("leased") };

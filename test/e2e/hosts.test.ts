@@ -169,7 +169,7 @@ describe.skipIf(problem !== undefined).each([
       reply: "[turn 4] four",
       session: { state: "idle", host: "h2" },
     });
-    // This session is left without a turn, and the next send makes it again under the same id.
+    // create runs no turn in this session. So send creates the session again, under the same id.
     await h1.json(["create", "--user", "bob", "--id", later]);
     expect(await h1.json(["send", later, "x", "--user", "bob"])).toMatchObject({ reply: "[turn 1] x" });
     expect(await h1.refusal(5, ["create", "--user", "bob", "--id", notes])).toMatchObject({
@@ -280,7 +280,7 @@ describe.skipIf(problem !== undefined).each([
     expect((await fleet.send(session, "one")).text).toBe("[turn 1] one");
     await fleet.withSessionLock(held, { user: "bob", ttl: "30s" }, async (lease) => {
       expect((await fleet.send(session, "two", { lease })).text).toBe("[turn 2] two");
-      // The fleet finds the lease of the surrounding withSessionLock without being given it.
+      // Without the option `lease`, the fleet uses the lease of the surrounding withSessionLock.
       expect((await fleet.send(session, "three")).text).toBe("[turn 3] three");
       const { reply } = await fleet.exchange(held, "four", { user: "bob" });
       expect(reply.text).toBe("[turn 4] four");
@@ -328,8 +328,8 @@ describe.skipIf(problem !== undefined).each([
     expect((await send("four")).error).toMatchObject(LOST);
     // The lease does not matter in other sessions.
     expect((await client.request("session.create", { sessionId: other })).error).toBeUndefined();
-    // Wait for the end of the turn. If a client leaves at its beginning, the runtime may never finish unloading the session,
-    // and then its server does not end by itself.
+    // Wait for the end of a turn. If a client leaves when a turn begins, the runtime may never finish unloading the
+    // session, and then its server does not end by itself.
     await client.turnOk(other, "x");
     client.socket.destroy();
     await store.tokens.delete(id);
@@ -399,12 +399,13 @@ describe.skipIf(problem !== undefined).each([
     });
   });
 
-  /** Creates a session on each host, and deletes both with one gc. @param isOver whether serve may have deleted them */
+  /** Creates a session on each host, and deletes both with one gc. @param isOver whether a gc of serve may have run */
   async function deletedByGc(name: string, isOver: () => boolean): Promise<void> {
     const [first, second] = [`${name}-a`, `${name}-b`];
     await h1.json(["create", "--user", "bob", "--id", second, "--ttl", "1ms", "--prompt", "x"]);
     await h1.json(["create", "--user", "alice", "--id", first, "--ttl", "1ms", "--prompt", "x"]);
-    // A server unloads a session some time after its last client has left. Unload both now, because gc keeps them until then.
+    // gc keeps loaded sessions, and a server unloads a session only some time after its last client has left. So unload
+    // both now.
     await eventually("the sessions' absence from memory", async () => {
       const { evicted, skipped } = await h1.json<EvictionResult>(["evict", first, second]);
       return evicted.length === 0 && skipped.every(({ reason }) => reason === "not active");

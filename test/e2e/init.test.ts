@@ -119,7 +119,7 @@ describe("init with flags", () => {
     expect(contentOf(cwd)).toMatchObject({ provider: { type: "echo" } });
   });
 
-  it("init does not write through a link without --force", async () => {
+  it("init does not write through a symbolic link without --force", async () => {
     const cwd = project();
     symlinkSync(join(cwd, "elsewhere.json"), fileIn(cwd));
     expect(await fleet.refusal(5, ["init", "--provider", "echo", "--no-try"], { cwd })).toMatchObject({

@@ -48,8 +48,8 @@ describe("Ctrl-C while create works", () => {
   });
 });
 
-describe("the note of an interrupted creation", () => {
-  /** The note that `create` prints if Ctrl-C interrupts it at the end of `work`. */
+describe("the message of an interrupted create", () => {
+  /** Returns the message that `create` prints if Ctrl-C comes at the end of `work`. */
   async function noteAfter(user: string, work: (fleet: Fleet) => ReturnType<Fleet["sessions"]["create"]>) {
     await using own = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
     const ctrlC = new AbortController();

@@ -71,8 +71,8 @@ describe("clientForUser", () => {
       await client.ping("x");
       times.push(performance.now() - begun);
     }
-    // Without TCP_NODELAY and the acknowledgements, each ping takes 40 ms or more. With them, only some pings on a busy
-    // machine do.
+    // Without TCP_NODELAY and the acknowledgements, each ping takes 40 ms or more. With them, only a few pings do, on a
+    // busy machine.
     expect(times.sort((a, b) => a - b)[5]).toBeLessThan(20);
   });
 

@@ -151,7 +151,7 @@ describe("the format of a list", () => {
 describe("an unreadable session record", () => {
   const record = join(fleet.root, "sessions", "old");
 
-  it("ps, list, top, stop --all and describe leave out an unreadable record and warn, and store migrate copies nothing", async () => {
+  it("ps, list, top, stop --all and describe skip an unreadable record with a warning, but store migrate copies nothing", async () => {
     const intact = readdirSync(record).map((name) => [join(record, name), readFileSync(join(record, name))] as const);
     onTestFinished(() => {
       for (const [path, bytes] of intact) writeFileSync(path, bytes);

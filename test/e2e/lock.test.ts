@@ -75,7 +75,7 @@ describe("lock and unlock", () => {
     expect(await fleet.ok(["lock", "s", "--show"])).toBe("No lease.\n");
   });
 
-  it("lock --show and list show a lease to the owner and members, but never its token, which is in no file", async () => {
+  it("lock --show and list show a lease to the owner and members, but no command and no file shows its token", async () => {
     expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
     expect(await fleet.ok(["lock", "s", "--show"])).toBe("No lease.\n");
     const locked = await lock("--ttl", "1h");
@@ -224,7 +224,7 @@ describe("lock -- COMMAND", () => {
     expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
   });
 
-  it("lock -- COMMAND gives the command standard input, and a token that is valid only while the command runs", async () => {
+  it("lock -- COMMAND gives the command its standard input, and a token that is valid only while the command runs", async () => {
     const script = 'cat > "$1"; printf %s "$COPILOTFLEET_LEASE_TOKEN" > "$2"; grep -c . "$1"';
     const [input, token] = [join(fleet.folder, "input"), join(fleet.folder, "token")];
     const args = ["lock", "s", "--user", "alice", "--", "sh", "-c", script, "sh", input, token];

@@ -37,7 +37,7 @@ async function kill({ pid }: ServerView): Promise<void> {
 }
 
 describe("the log of a server", () => {
-  it("a server's log times each launch and end, and --previous shows the launch before the last one", async () => {
+  it("a server's log has the time of each launch and of each end, and --previous shows the launch before the last one", async () => {
     const user = unused("ann");
     const server = await fleet.spawn(user);
     await fleet.ok(["stop", "--user", user]);
@@ -78,7 +78,7 @@ describe("the log of a server", () => {
     expect((await linesOf(user)).slice(0, 4)).toEqual(lines);
   });
 
-  it("a server's log shows a failed launch, and lines of the fleet start on a new line after half a line", async () => {
+  it("the fleet logs a failed launch on a new line, even if the server's last line is incomplete", async () => {
     const user = unused("cat");
     const server = await fleet.spawn(user);
     await fleet.ok(["stop", "--user", user]);
@@ -91,7 +91,7 @@ describe("the log of a server", () => {
     ]);
   });
 
-  it("logs --since shows all lines that may be new enough, and -t shows the known times, also in rotated files", async () => {
+  it("logs --since and -t work for the lines of rotated files and for lines without a time of their own", async () => {
     const user = unused("dan");
     const server = await fleet.spawn(user);
     await fleet.ok(["stop", "--user", user]);
@@ -129,7 +129,7 @@ describe("the log of a server", () => {
     await fleet.refusal(2, ["logs", user, "--previous", "-f"]);
   });
 
-  it("logs marks a server's forged line, and --previous, --since and -t do not treat it as the fleet's", async () => {
+  it("logs marks a line that a server forged in the fleet's format, and never treats it as a line of the fleet", async () => {
     const user = unused("gil");
     const server = await fleet.spawn(user);
     const [signed = ""] = readFileSync(server.log, "utf8").split("\n");

@@ -79,7 +79,7 @@ describe("a wait for a session", () => {
       'Interrupted: the turn was cancelled, if it had begun. The session "team" still exists.',
     ],
     ["lock", ["lock", "team", "--user", "bob"], ""],
-  ])("%s on a terminal reports who holds the session and for how long, and Ctrl-C ends it", async (_, args, left) => {
+  ])("%s on a terminal shows who locked the session and how long, and Ctrl-C ends the wait", async (_, args, left) => {
     const lease = await lock("team");
     await using terminal = new Terminal(command, args);
     await terminal.line(/^\S Waiting for "team": alice locked it for (2\d\d|300) s more\. Ctrl-C stops waiting\.$/);

@@ -7,8 +7,8 @@ import { eventually } from "../fixtures/eventually.js";
 import { isRunning } from "../fixtures/processes.js";
 
 /**
- * Most tests run a command in the process of the test, because that is ten times as fast. Here each command runs as a user
- * runs it: in a new process, which has to print its result, set its exit code and end by itself.
+ * Most tests run a command in the process of the test, because that is ten times as fast. Here, each command runs
+ * as a user runs it: in a new process, which has to print its result, set its exit code and end by itself.
  */
 
 const fleet = testFleet();
@@ -24,7 +24,7 @@ interface Example {
   stdout: RegExp;
   stderr?: RegExp;
   code?: number;
-  /** Whether the command has another result when it runs again. Then the test has no second try. */
+  /** Set if the command has a different result when it runs again, so that the test must not be retried. */
   once?: true;
 }
 

@@ -129,7 +129,7 @@ describe("names that look alike", () => {
 
 describe("a session that a client made without the fleet", () => {
   it("a session that a client made without the fleet belongs only to the user whose server it is on", async () => {
-    // Like a client that uses `connect`: the session's folder is on mary-jane's server, and no record names it.
+    // This client creates the session directly on mary-jane's server, so the fleet has no record of the session.
     const { Fleet } = await import("../../src/index.js");
     await using library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
     const client = await library.clientForUser("mary-jane");

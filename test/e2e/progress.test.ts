@@ -89,7 +89,7 @@ describe("a command that waits for a turn", () => {
     expect((await sending.done).stdout).toMatch(/reply\n$/);
   });
 
-  it("Ctrl-C while stop waits for a turn leaves a clean line and a visible cursor, and the server keeps running", async () => {
+  it("while stop waits for a turn, Ctrl-C leaves a clean line, a visible cursor and a running server", async () => {
     const sending = await heldTurn();
     await using terminal = new Terminal(fleet, ["stop", "--user", "alice"]);
     await terminal.line(/^\S Stopping servers\. Waiting up to/);
@@ -212,7 +212,7 @@ describe("a command that waits for an answer of a server", () => {
     ["evict", ["evict", "notes", "team"], /^\S Unloading sessions: 0 of 2 \(\d+ s\)$/],
     ["gc", ["gc", "--ttl", "1s", "--user", "alice", "--yes"], /^\S Deleting unused sessions: 0 of \d \(\d+ s\)$/],
   ])("%s on a terminal shows how many sessions it has done", async (_, args, progress) => {
-    // gc asks the server about this session. An earlier try may have deleted the others.
+    // Create a session about which gc asks the server. An earlier try of this test may have deleted the others.
     await fleet.create("alice", unused("idle"));
     const sending = await heldTurn();
     const { pid, home } = await fleet.server("alice");

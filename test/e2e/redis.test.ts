@@ -27,7 +27,7 @@ const PASSWORD = "canary-of-redis";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`the command on Redis is not tested: ${problem}`);
 
-/** Runs the command on a Redis that needs a password. The last test searches all output and all files for the password. */
+/** Runs commands with a Redis that needs a password. The last test searches all output and files for the password. */
 describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
   let redis: RedisServer;
   let fleet: TestFleet;
@@ -169,7 +169,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     printed.push(JSON.stringify([nobody, stranger, unknown]));
   });
 
-  it("no command starts a second server on the same home after Redis lost its data, until an operator decides", async () => {
+  it("after Redis lost its data, no command starts a second server on a home until an operator decides what to do", async () => {
     const [server, lost] = await started();
     onTestFinished(() => ended(server, lost));
     const { pid } = await lost.spawn("alice");

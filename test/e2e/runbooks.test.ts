@@ -22,7 +22,7 @@ import {
 } from "../fixtures/monitoring/runbooks.js";
 import { RawClient } from "../gateway/raw-client.js";
 
-/** `npm test` tries two runbooks. `npm run soak` tries all, which takes about ten minutes. */
+/** `npm test` tries two runbooks. `npm run soak` tries all of them, in about ten minutes. */
 const SOAK = process.env.SOAK !== undefined;
 const long = it.skipIf(!SOAK);
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
@@ -32,19 +32,20 @@ const missing = (program: string) => spawnSync(program, ["--version"]).error !==
 const noPromtool = missing("promtool");
 if (noPromtool) console.log("the runbooks are not tried: promtool is not installed");
 
+/** How to try the runbook of one alert. "The condition" is the state of the fleet that the alert reports. */
 interface Scenario {
-  /** Brings the fleet into the condition. Resolves with the values for the placeholders of the page. */
+  /** Brings the fleet into the condition. Resolves with the values for the placeholders in the runbook's commands. */
   cause: () => Values | Promise<Values>;
-  /** Measures the condition: see `kind`. */
+  /** The number in a scrape that shows whether the condition holds, as `kind` describes. */
   value: (scrape: Scrape) => number;
   /**
    * When the condition holds. `gauge`, the default: while the value is above 0. `counter`: once `cause` has made the
-   * value grow. `past`: at once, because the value grew before `cause`. The last two end only as time passes.
+   * value grow. `past`: at once, because the value grew before `cause`. The last two conditions end only with time.
    */
   kind?: "gauge" | "counter" | "past";
-  /** Whether the condition has ended. Default: a gauge has ended at 0, and the other kinds need only time. */
+  /** Whether the condition has ended. Default: for a gauge, when the value is 0; for the other kinds, always. */
   isOver?: (after: Scrape, during: Scrape) => boolean;
-  /** Does what the page leaves to the reader before its last steps, such as typing a command that doctor printed. */
+  /** Does the steps that the runbook leaves to the operator, such as typing a command that doctor printed. */
   cure?: (printed: string) => void | Promise<void>;
   /** How long the condition lasts in the replay. Default: an hour. */
   minutes?: number;
@@ -53,7 +54,7 @@ interface Scenario {
   story?: () => Scene[];
 }
 
-/** Types the steps. Each must print what the page promises. Resolves with everything that they print. */
+/** Types the commands of the steps. Each must print what the runbook promises. Resolves with all of their output. */
 async function follow(
   operator: Operator,
   steps: readonly Step[],
@@ -65,7 +66,7 @@ async function follow(
     const command = filledIn(step.command, values);
     const { output, code } = await operator.type(command);
     expect(missingLine(output, step.output, values), `${command} printed:\n${output}`).toBeNull();
-    // Exit code 8 means that a restart with --force has cut a turn, as the page announces.
+    // Exit code 8 means that a restart with --force has cut a turn, as the runbook announces.
     if (mustSucceed)
       expect(command.endsWith("--force") ? [0, 8] : [0], `${command} printed:\n${output}`).toContain(code);
     printed += output;
@@ -73,7 +74,7 @@ async function follow(
   return printed;
 }
 
-/** Makes the condition of an alert, checks that the alert fires, follows its runbook, and checks that the alert ends. */
+/** Causes an alert's condition, checks that the alert fires, follows its runbook, and checks that the alert ends. */
 async function tried(operator: Operator, alert: string, scenario: Scenario): Promise<void> {
   const { cause, value, kind = "gauge", cure, minutes = 60, story } = scenario;
   const book = BOOKS.get(alert) as Runbook;

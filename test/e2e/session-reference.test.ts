@@ -123,7 +123,7 @@ it("logs and stop suggest describe when they are given the id of a session", asy
   }
 });
 
-it("drain prints the command that opens the pool again, and the error of a closed pool suggests only that command", async () => {
+it("drain and the error of a closed pool suggest only the command that opens the pool again", async () => {
   expect(await fleet.ok(["drain"])).toContain("Open it again: copilotfleet drain --undo\n");
   const { code, suggestions } = await fleet.refusal(ERRORS.FLEET_POOL_DRAINING.exit, ["send", "ab", "hello", ...ALICE]);
   expect(code).toBe("FLEET_POOL_DRAINING");

@@ -40,7 +40,7 @@ describe("a prompt that begins with a hyphen", () => {
 });
 
 describe("an error as text", () => {
-  it("an error ends with its code, and its next steps contain the user and the session that the command was given", async () => {
+  it("an error ends with its code, and its next steps name the user and the session of the command", async () => {
     await fleet.create("alice", "hers");
     const ran = await fleet.run(["send", "hers", "hi", "--user", "bob"]);
     expect(ran).toMatchObject({ code: 4, stdout: "" });

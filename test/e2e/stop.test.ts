@@ -89,7 +89,7 @@ describe("stop during a turn", () => {
     const { pid } = await fleet.server("alice");
     const stopping = await waitingStop();
     const creating = fleet.create("alice", "meanwhile");
-    // Run another command first: by the time that it ends, create has found the server draining.
+    // Run another command first. When it ends, create has already found the server draining.
     expect(await fleet.server("alice")).toMatchObject({ state: "draining", pid });
     model.release();
     await creating;

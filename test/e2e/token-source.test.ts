@@ -10,7 +10,7 @@ const problem = redisProblem();
 const GIVEN = "gho_canaryOfAlice";
 const OF_SERVE = "gho_canaryOfServe";
 
-/** The writer of these records has the fleet's own rights on Redis, as another host of the fleet would have. */
+/** The forged records have a valid signature, as if another host of the fleet had written them to Redis. */
 describe.skipIf(problem !== undefined)("the source of a server's GitHub token", () => {
   let redis: RedisServer;
   let fleet: TestFleet;

@@ -72,7 +72,7 @@ describe("top on a terminal", () => {
     expect((await top.until(/None of 3 servers contains "bobX"/)).join("\n")).not.toContain("bob-");
     top.type(ESCAPE);
     await top.until(/王小明/);
-    // The home of each server is in a folder of this name, and no column on the screen has it.
+    // The path of each server's home contains this name, but no column on the screen shows the home.
     top.type("/servers");
     await top.until(/None of 3 servers contains "servers"/);
   });

@@ -6,7 +6,7 @@ import { type ErrorShape, RAW, testFleet } from "../fixtures/commands/cli.js";
 const fleet = testFleet();
 const TOKEN = "ghp_0123456789abcdefghijABCDEFGHIJ012345";
 
-// Nothing that is refused here may leave a trace.
+// These tests run only commands that are refused, and such a command must not create the state folder.
 afterAll(() => {
   expect(existsSync(fleet.root), "the state folder was made").toBe(false);
 });

@@ -41,7 +41,7 @@ it("version shows the versions of the command and all that it uses, and changes 
   expect(existsSync(fleet.root)).toBe(false);
 });
 
-it.each(["version", "doctor"])("on Ctrl-C, %s ends its trial server and deletes its folder", async (command) => {
+it.each(["version", "doctor"])("on Ctrl-C, %s leaves neither a server nor a temporary folder", async (command) => {
   const temporary = join(fleet.folder, `temporary-of-${command}`);
   mkdirSync(temporary);
   const trialServers = () =>

@@ -59,7 +59,7 @@ async function all(stateRoot = root): Promise<FleetEvent[]> {
 }
 
 describe("pseudonyms in the audit log", () => {
-  it("pseudonyms replace the id of a purged user's session, but not another user who has the same name", async () => {
+  it("a purge replaces the id of the user's session, but not another user whose name equals that id", async () => {
     await write([
       { type: "session.created", user: "zoe", actor: { user: "zoe" }, sessionId: "ben" },
       { type: "session.created", user: "ben", actor: { user: "ben" }, sessionId: "other" },
@@ -71,7 +71,7 @@ describe("pseudonyms in the audit log", () => {
     expect(ofBen).toMatchObject({ user: "ben", actor: { user: "ben" }, sessionId: "other" });
   });
 
-  it("pseudonyms are the same on all hosts of a fleet, even in lines from before a host joined the fleet", async () => {
+  it("a name has one pseudonym on all hosts of a fleet, and lines from before a host joined stay valid", async () => {
     const [a, b] = [join(root, "a"), join(root, "b")];
     const about = { type: "token.issued", user: "zoe" } as const;
     await write([about, { ...about, detail: "for zoe" }], b);
@@ -87,7 +87,7 @@ describe("pseudonyms in the audit log", () => {
     }
   });
 
-  it("a pseudonym replaces a whole detail with the name as a word, and each detail in the user's events", async () => {
+  it("a pseudonym replaces a detail that has the name as a word, or that the user may have written", async () => {
     await write([
       { type: "session.shared", user: "ann", detail: "initial al-2 al.b" },
       { type: "session.stolen", user: "ann", detail: "from al: done" },

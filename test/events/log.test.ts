@@ -80,7 +80,7 @@ describe("the audit log", () => {
         await events.close();
       });
       await Promise.all(writes);
-      config.events.maxBytes = Number.MAX_SAFE_INTEGER; // The writers have small segments now, and delete none of them.
+      config.events.maxBytes = Number.MAX_SAFE_INTEGER; // The writers keep small segments, and delete none.
     }
     expect(read().map(({ seq }) => seq)).toEqual(Array.from({ length: 100 }, (_, at) => at + 1));
     expect(files.listSegments().length).toBeGreaterThan(0);
@@ -107,7 +107,7 @@ describe("an audit log that cannot be written", () => {
     expect(events.counts).toMatchObject({ lost: 2, waiting: 0 });
   });
 
-  it("after a failed sync, the log has each event once, and a failed event for the refused action", async () => {
+  it("after a failed sync, the log has each event once, and also a failed event for the refused action", async () => {
     const events = openEvents();
     for (let at = 0; at < 2; at++) {
       events.note({ type: "turn.begun" });
@@ -190,7 +190,7 @@ describe("the verification of the audit log", () => {
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 5 });
   });
 
-  it("verifyLog finds that the log lacks a head that another host recorded", async () => {
+  it("verifyLog finds that the log lacks the newest line that another host once recorded", async () => {
     const hash = "another";
     expect((await verifyLog(root, [{ seq: 9, hash }])).brokenAt).toMatchObject({ seq: 6 });
     expect((await verifyLog(root, [{ seq: 2, hash }])).brokenAt).toMatchObject({ seq: 2 });

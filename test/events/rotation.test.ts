@@ -58,7 +58,7 @@ describe("the rotation of the audit log", () => {
     expect(await verifyLog(root)).toEqual({ events: 22, brokenAt: null });
   });
 
-  it("a batch is written again if its temporary file was deleted before the batch had its place", async () => {
+  it("a batch is written again if its temporary file was deleted before the batch was moved into place", async () => {
     let sweeps = 0;
     const swept = {
       // Runs after the file was opened, as a sweep in another PID namespace may.
@@ -111,7 +111,7 @@ describe("the rotation of the audit log", () => {
     expect((await verifyLog(root)).brokenAt).toMatchObject({ problem: expect.stringContaining("at the beginning") });
   });
 
-  it("the age limit deletes old events, but none because of a clock that jumps ahead for a moment", async () => {
+  it("the age limit deletes old events, but deletes none because the clock briefly jumps ahead", async () => {
     const config = { events: { retentionMs: 90 * DAY_MS, maxBytes: 1024 * 1024 } };
     const events = openEvents(root, config.events);
     const start = Date.now();
@@ -224,7 +224,7 @@ describe("the verification over several hosts", () => {
     return { everywhere } as unknown as FleetHosts;
   }
 
-  it("verification finds that a log or its end was removed, because another host has recorded its head", async () => {
+  it("verification finds a removed log or log end by the newest line that another host recorded", async () => {
     const [a, b] = [join(root, "a"), join(root, "b")];
     const [ofA, ofB] = [openEvents(a, { host: "a" }), openEvents(b, { host: "b" })];
     await write(ofA, 5);

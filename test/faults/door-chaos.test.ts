@@ -13,14 +13,14 @@ const DOOR = "127.0.0.1:28190";
 /** A call counts as hung after this time. A turn takes at most 1 s, and a prompt waits at most 60 s for its turn. */
 const HANGS_MS = 90_000;
 
-/** Two SDK clients and a command of one user share each private session. Three users share the collaborative one. */
+/** Two SDK clients and a command of one user use each private session. Three users share a collaborative session. */
 const PRIVATE = ["alice", "bob"];
 const TEAM = ["alice", "bob", "carol"];
 
 interface Sent {
   sessionId: string;
   prompt: string;
-  /** Undefined until the client gets the outcome, and forever if the front door closed before that. */
+  /** Undefined until the client gets the outcome. Stays undefined if the front door closes before that. */
   outcome: "answered" | "refused" | undefined;
   /** The error of a prompt that was refused or whose turn was cut. */
   reason?: string;
@@ -78,7 +78,7 @@ async function start(fleet: FaultFleet): Promise<Serving> {
   });
 }
 
-/** Settles as the work does, or resolves with `gone` if the front door closes first. */
+/** Settles as `work` does, or resolves with "gone" if the front door closes first. */
 async function whileOpen<T>(closed: AbortSignal, work: Promise<T>): Promise<T | "gone"> {
   work.catch(() => undefined);
   return await new Promise((resolve, reject) => {
@@ -226,14 +226,14 @@ async function commandOn(fleet: FaultFleet, user: string, sent: Sent[], until: A
   }
 }
 
-/** The accidents. The test picks one of them at a time. */
+/** Returns functions that each cause one fault. The test calls one of them at a time. */
 function accidents(fleet: FaultFleet, door: Door, random: () => number): (() => Promise<unknown>)[] {
   const someone = () => TEAM[Math.floor(random() * TEAM.length)] ?? "alice";
   const command = async (...args: string[]) => {
     const { code, stdout, stderr } = await fleet.start(args).done;
-    // 4: the user never had a server, which is possible before the first accident.
-    // 5 and 6: two commands want the same server at once, and one of them is refused or waits too long.
-    // 8: a drain finds a cut turn in the history. The drain itself need not have cut it.
+    // Exit code 4 means that the user has not had a server so far.
+    // Codes 5 and 6 mean that another command works on the same server: this command was refused, or waited too long.
+    // Code 8 means that a drain found a cut turn in the history. An earlier kill may have cut that turn.
     const allowed = stderr.includes("There is no server of user") ? [4] : [0, 5, 6, 8];
     expect(allowed, `${args.join(" ")}: ${stderr}${stdout}`).toContain(code);
   };
@@ -335,7 +335,7 @@ it("no client gets a wrong answer and no history forks while servers and the fro
     ...PRIVATE.map(async (user) => await commandOn(fleet, user, sent, stop.signal)),
   ]);
 
-  // When the accidents have stopped, all clients send a prompt at the same time, and each gets an answer.
+  // After the last fault, all clients send prompts at the same time until each has an answer.
   await Promise.all(
     senders.map(async (sender, index) => {
       const before = sent.length;

@@ -91,7 +91,7 @@ it.skipIf(!canMount)(
     expect(seen.full.details).toEqual(seen.acked);
     expect(seen.full.verified).toEqual({ events: seen.acked.length, brokenAt: null });
     expect(seen.again).toBe("acked");
-    // The refused event is not written later. The event that was only noted while the disk was full is written.
+    // The refused event is never written. The event "noted" may wait for the disk, and is written once there is room.
     expect(seen.after.details).toEqual([...seen.acked, "noted", "again"]);
     expect(seen.after.verified.brokenAt).toBeNull();
   },

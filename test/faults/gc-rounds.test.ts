@@ -28,7 +28,7 @@ const TURN_MS = 400;
 type Planted = "recorded" | "unrecorded" | "record only" | "own TTL" | "abandoned";
 const PLANTED: readonly Planted[] = ["recorded", "unrecorded", "record only", "own TTL", "abandoned"];
 
-/** A fleet with one running server, alice's. The test's process uses some sessions of this server. */
+/** A fleet in which only alice's server runs. The test's process uses some sessions of this server. */
 class Scene {
   readonly fleet: FaultFleet;
   readonly library: Fleet;
@@ -101,7 +101,7 @@ async function scene(): Promise<Scene> {
 }
 
 /**
- * Runs gc. Kills it after `kill` milliseconds or as soon as the folder `kill.atChangeOf` changes; null lets it end.
+ * Runs gc. Kills it after `kill` milliseconds, as soon as the folder `kill.atChangeOf` changes, or (null) not at all.
  * Resolves with null if gc was killed.
  */
 async function gc(fleet: FaultFleet, kill: number | { atChangeOf: string } | null): Promise<GcResult | null> {
@@ -165,7 +165,7 @@ it("gc deletes every expired session and none in use, even if gc is killed at an
   await at.turn(await library.resumeSession("leased", { user }), "last");
 });
 
-it("gc either deletes an expired session or leaves it intact if its user returns to it at the same time", async () => {
+it("if a user returns to an expired session during gc, gc either deletes the session or leaves it intact", async () => {
   const random = seededRandom("gc beside those who come back");
   const at = await scene();
   const { fleet } = at;

@@ -14,12 +14,12 @@ const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
 
 /*
- * The promise: a session has one history, whatever happens to its hosts. It contains every turn that a client saw
- * answered and ended, because the runtime writes a turn to disk before it reports the end. This holds for a host that
- * is killed or cut off. It does not hold for a host that is paused between the write and the report, for longer than
- * its term. After it resumes, and until it notices that its term is over, it may report a turn that another host does
- * not know. This test is stricter than the promise, and fails in that case, too. A turn that was not answered may be in
- * the history or not.
+ * The promise: a session has one history, whatever happens to its hosts. The history contains every turn whose answer
+ * and end a client has received, because the runtime writes a turn to disk before it reports the end. A turn that was
+ * not answered may or may not be in the history. The promise holds for a host that is killed or cut off. It does not
+ * hold for a host that is paused between the write and the report for longer than its term: after it resumes, and until
+ * it notices that its term is over, it may report a turn that is not in another host's history. This test is stricter
+ * than the promise, and fails in that case, too.
  */
 
 const USERS = ["ann", "ben", "cid"];

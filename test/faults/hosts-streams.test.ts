@@ -19,11 +19,11 @@ const CLIENTS = rounds(6, 1_000);
 const CUTS = rounds(40, 5_000);
 /** How many sessions each user has. Each host has one user. */
 const SESSIONS = rounds(1, 4);
-/** How often each host's `serve` is killed, in most cases with one of the host's servers. */
+/** How often each host's `serve` is killed, in most cases together with one of the host's servers. */
 const KILLS = rounds(1, 8);
 const LONGEST_MS = rounds(800, 20_000);
 const TURN_MS = 60_000;
-/** How often a prompt is sent at most under its idempotency key, with 500 ms between the tries. */
+/** The maximum number of times that a prompt is sent under its idempotency key. The tries are 500 ms apart. */
 const MOST_TRIES = 120;
 
 /** The HTTP API address that the host's latest `serve` logged, even if that `serve` was killed since. */

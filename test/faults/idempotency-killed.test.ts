@@ -14,7 +14,7 @@ const KILLS = rounds(3, 25);
 const KEYS = LANES * KILLS;
 /** The longest time between a request and the kill after it, in milliseconds. A request takes about 400 ms. */
 const AROUND_MS = 450;
-/** How long a request is repeated at most until it is answered, in milliseconds. */
+/** The longest time for which a request is repeated until it is answered, in milliseconds. */
 const ANSWER_MS = 120_000;
 const SESSIONS = Array.from({ length: LANES }, (_, lane) => `keyed-${lane}`);
 /** Codes that ask the client to try again. Such a refusal neither uses up the key nor changes a running turn. */
@@ -48,7 +48,7 @@ class Api {
     await (await this.#serving).end();
   }
 
-  /** Repeats the request until the answer is not one that asks the client to try again. */
+  /** Repeats the request for as long as the answer asks the client to try again. */
   async turn(session: string, prompt: string, key: string): Promise<Reply> {
     let last: Reply | null = null;
     for (const end = performance.now() + ANSWER_MS; performance.now() < end; ) {

@@ -20,7 +20,7 @@ it("gc keeps a session whose last turn was not recorded because serve was killed
   await client.turnOk("notes", "two");
   serving.kill("SIGKILL");
   await serving.done;
-  // The record now names an old use, so gc has to find the last use in the history.
+  // Record an old time as the last use, so that gc has to find the real last use in the history.
   await sessions.update("notes", (draft) => {
     draft.lastUsedAt = new Date(Date.now() - DAY_MS).toISOString();
   });

@@ -43,7 +43,7 @@ function next(sessionId: string) {
 }
 
 describe("a command whose lease is lost", () => {
-  it("after a suspension past the TTL, lock ends its command with all children and exits with 5", async () => {
+  it("after lock was suspended past the TTL, it ends its command with all children and exits with 5", async () => {
     const lock = await lockRunning(WAITS, ["--ttl", "5s"]);
     lock.child.kill("SIGSTOP");
     const lease = await next(lock.session);
@@ -82,7 +82,7 @@ describe("a command whose lease is lost", () => {
   });
 });
 
-it("when lock is killed, its command keeps running, and its lease ends with the TTL", async () => {
+it("when lock is killed, its command keeps running, and its lease ends once the TTL is over", async () => {
   const lock = await lockRunning(WAITS, ["--ttl", "5s"]);
   const exited = once(lock.child, "exit");
   lock.child.kill("SIGKILL");

@@ -44,7 +44,7 @@ async function heldGroups(fleet: FaultFleet): Promise<string[]> {
 }
 
 it.skipIf(!grouped)(
-  "after serve is killed, the next serve reports a limit that a server reaches, and stop removes its control groups",
+  "after serve is killed, the next serve reports a limit that a server reaches, and stop removes the server's control groups",
   async () => {
     await using model = await startToolModel();
     const fleet = await toolFleet(model);
@@ -151,7 +151,7 @@ function privateGroups(): { groups: string[]; under: string[] } {
 }
 
 it.skipIf(!grouped)(
-  "outside a service's cgroup namespace, ps sees its servers' limits, and stop ends processes that hide in its groups",
+  "from outside a service's cgroup namespace, ps sees the limits of the service's servers, and stop ends processes that hide in their groups",
   async () => {
     await using model = await startToolModel();
     const { groups, under } = privateGroups();

@@ -83,7 +83,7 @@ async function succeeding(fleet: FaultFleet, run: RunOptions): Promise<string[]>
   writeFileSync(join(home, "attack.sh"), lines.join("\n"));
   const call = { command: `bash '${join(home, "attack.sh")}'`, description: "works" };
   await fleet.ok(["send", "of-alice", `!tool bash ${JSON.stringify(call)}`, "--user", "alice"], run);
-  // The tool returns before a long command ends.
+  // The tool may return before the command ends, so wait for the end of the results.
   const words = await eventually("the attack is over", () => {
     const words = readFileSync(join(home, "result"), "utf8").split("\n").filter(Boolean);
     return words.at(-1) === "over" && words;
@@ -196,13 +196,13 @@ it.skipIf(!grouped)("a server that does not start leaves no control groups behin
   expect(groups.filter(existsSync)).toEqual([]);
 });
 
-/** Makes alice's agent run a command. The model calls the tool twice, so running it again must do no harm. */
+/** Makes alice's agent run a command. The model calls the tool twice, so the command must be harmless when repeated. */
 async function work(fleet: FaultFleet, command: string): Promise<string> {
   return await fleet.send("alice", "of-alice", `!tool bash ${JSON.stringify({ command, description: "works" })}`);
 }
 
 it.skipIf(!ROOT)(
-  "a user whose files exceed sandbox.disk gets no more turns until there is room, and others are not affected",
+  "a user whose files exceed sandbox.disk gets no more turns until there is room, and other users are not affected",
   async () => {
     await using model = await startToolModel();
     const { fleet } = await toolFleet(model, { COPILOTFLEET_SANDBOX_DISK: "20mb" }, "root");

@@ -136,7 +136,7 @@ async function pairOf(fleet: FaultFleet): Promise<Pair> {
   return { runtime: identity.pid, bridge: identity.bridge.pid, port: port ?? 0 };
 }
 
-it.skipIf(!isPossible)("a stranger who takes the port of a dead bridge gets no connection from the fleet", async () => {
+it.skipIf(!isPossible)("a program that takes the port of a dead bridge gets no connection from the fleet", async () => {
   const fleet = await faultFleet(RESTRICTED);
   await fleet.ok(["create", "--user", "alice", "--id", "one", "--prompt", "hello"]);
   const { runtime, bridge, port } = await pairOf(fleet);

@@ -15,7 +15,7 @@ const OTHERS: [string, (found: ProcessIdentity) => ProcessIdentity][] = [
   ["the process is in another PID namespace", (found) => ({ ...found, pidNamespace: "pid:[1]" })],
 ];
 
-/** Kills a server, and makes its record, whose state is still `ready`, name a process outside the fleet. */
+/** Kills a server, and makes its `ready` record name a process outside the fleet. Resolves with that process's PID. */
 async function mistaken(fleet: FaultFleet, change: (found: ProcessIdentity) => ProcessIdentity): Promise<number> {
   const server = await fleet.spawn("alice");
   await killed(server.pid);
@@ -91,7 +91,7 @@ it("the fleet still recognises its servers after the machine was renamed", async
 });
 
 it("a server that is a zombie because its parent does not reap it counts as dead", async (ctx) => {
-  // The fleet runs in a PID namespace whose first process, the parent of all orphans, never reaps.
+  // The fleet runs in a PID namespace whose first process, the parent of all orphans, never reaps them.
   const sleep = ["unshare", "-pf", "--mount-proc", "--kill-child", "sleep", "1000"];
   if (spawnSync("unshare", ["-pf", "--mount-proc", "true"]).status !== 0) return ctx.skip("needs root and unshare");
   // In bwrap, no server becomes a zombie, because process 1 of its namespace reaps it.
@@ -118,7 +118,7 @@ it("a server that is a zombie because its parent does not reap it counts as dead
   expect(await fleet.json(["stop", "--all"], { under: inside })).toMatchObject({ stopped: [{ outcome: "drained" }] });
 });
 
-it("ps, spawn and stop spare a process that got the PID of a dead server", async (ctx) => {
+it("ps, spawn and stop do not signal a process that got the PID of a dead server", async (ctx) => {
   const reuse = `
     set -e
     "$@" spawn --user alice > /dev/null

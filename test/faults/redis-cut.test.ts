@@ -62,7 +62,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     expect((await direct.registry.read()).placed).toBe(1);
   });
 
-  it("a registry change is made once when its answer is lost and another writer commits before the first writer tries again", async () => {
+  it("a registry change is made once when its answer is lost and another writer commits before the change is sent again", async () => {
     const { store, direct, proxy } = await stores();
     const add = (draft: { placed?: number }) => {
       draft.placed = (draft.placed ?? 0) + 1;

@@ -12,7 +12,7 @@ import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`replies beside a full Redis are not tested: ${problem}`);
 
-/** Replies cost money and time, so a store that cannot record a turn must not keep the reply from the user. */
+/** Replies cost money and time, so the user must get the reply even if the store cannot record the turn. */
 describe.skipIf(problem !== undefined)("a Redis that is full when a turn ends", () => {
   let redis: RedisServer;
   beforeAll(async () => {
@@ -123,7 +123,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full when a turn ends", 
 });
 
 describe.skipIf(problem !== undefined)("a Redis that is killed during a turn", () => {
-  it("the library returns the reply and leaves the ephemeral session when Redis is killed during the turn", async () => {
+  it("when Redis is killed during a turn in an ephemeral session, the library returns the reply and unloads the session", async () => {
     const redis = await RedisServer.start();
     onTestFinished(() => redis.end());
     const model = await heldModel();

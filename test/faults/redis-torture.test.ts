@@ -19,7 +19,7 @@ const WORKERS = SOAK ? 8 : 4;
 /** Increments per worker: half of them in the registry, and half in one session record that all workers share. */
 const QUOTA = SOAK ? 2_000 : 60;
 const PAUSE_MS = SOAK ? 60 : 40;
-/** The minimum number of increments between two accidents. Without a minimum, a slow machine would make no progress. */
+/** The minimum number of increments between two faults. Without a minimum, a slow machine would make no progress. */
 const STEPS = 2;
 
 const program = problem === undefined ? bundleFixture("store-counter") : "";
@@ -40,7 +40,8 @@ it.skipIf(problem !== undefined)(
     onTestFinished(() => store.close());
     await store.sessions.create(sessionRecord("shared"));
 
-    // A host keeps a note for each database address. The workers use the proxy's address, so `store` has another note.
+    // The state folder has a file for each database address, with the epoch seen there. The workers use the proxy's
+    // address, so they do not share a file with `store`.
     const url = direct.replace(String(redis.port), String(proxy.port));
     const options = { program, url, root, ackFolder, quota: QUOTA / 2 };
     const workers = Array.from({ length: WORKERS }, (_, index) => new Worker(options, index));

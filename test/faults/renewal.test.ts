@@ -82,12 +82,12 @@ describe("sessions of the library and of the front door whose credentials expire
       const byDoor = async () => await other.sendAndWait({ prompt: "hello" });
       let usedMs: number | undefined = performance.now();
       const change = async () => {
-        // A key's time starts at its first turns. The fleet may read a new key only 5 s after it read a refused key.
+        // A key's lifetime starts with its first turns. The fleet may read a new key only 5 s after a refused key.
         usedMs ??= performance.now();
         if (performance.now() - usedMs < LIFETIME_MS) return;
         usedMs = undefined;
         next();
-        // The fleet reads a key file once a second. The model gateway also reads a key again that was refused.
+        // Wait, because the fleet reads a key file once a second. The model gateway also reads a refused key again.
         if (modelGateway === "off") await new Promise((resolve) => setTimeout(resolve, 1_100));
       };
       await takeTurns([change, byLibrary, byDoor], () => keys > LIFETIMES);
@@ -101,7 +101,7 @@ describe("sessions of the library and of the front door whose credentials expire
   );
 
   it.each(["file", "command"] as const)(
-    "turns are refused at most 5 s after the %s yields no token, and at once after GitHub revokes the token",
+    "turns are refused at most 5 s after the %s stops yielding a token, and at once after GitHub revokes the token",
     async (kind) => {
       await using github = await FakeGitHub.start();
       const file = join(temporaryFolder(), "token");

@@ -15,7 +15,10 @@ interface Doctor {
   checks: { name: string; level: string; detail: string; items: string[] }[];
 }
 
-/** Weaker machines: the mode that `auto` chooses there, and words that `not` contains (`open`) or lacks (`closed`). */
+/**
+ * Weaker machines, each with the mode that `auto` chooses there, and the protections that `not` in the server's record
+ * must contain (`open`) and must not contain (`closed`).
+ */
 const FALLBACKS: {
   machine: string;
   forbidden: Parameters<typeof without>[0];

@@ -55,7 +55,7 @@ async function succeeding(
   rmSync(join(home, "result"), { force: true });
   const call = { command: `bash '${join(home, "attack.sh")}'`, description: "works" };
   await fleet.ok(["send", "of-alice", `!tool bash ${JSON.stringify(call)}`, "--user", "alice"], run);
-  // The tool returns before a long command ends.
+  // The tool may return before the command ends, so wait for the end of the results.
   const words = await eventually("the attacks are over", () => {
     const words = readFileSync(join(home, "result"), "utf8").split("\n").filter(Boolean);
     return words.at(-1) === "over" && words;
@@ -158,7 +158,7 @@ it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
     mkdirSync(fleet.env.HOME ?? "", { recursive: true });
     await fleet.ok(["spawn", "--user", "bob"], run);
     await fleet.ok(["create", "--user", "bob", "--id", "of-bob", "--prompt", "a word of bob"], run);
-    // serve starts before alice's server. In a PID namespace, alice's processes get PIDs above the PID of her bwrap, so
+    // Start serve before alice's server. In her PID namespace, her processes get PIDs above the PID of her bwrap. So
     // none of them can have the PID that serve has outside.
     const serving = await serve(fleet, run);
     await fleet.ok(["spawn", "--user", "alice", "--cwd", work], run);

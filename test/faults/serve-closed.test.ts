@@ -37,7 +37,7 @@ async function expectClosed(fleet: FaultFleet): Promise<void> {
   expect(Object.values((await fleet.registry()).servers).map(({ user }) => user)).not.toContain("late");
 }
 
-it("drain closes the pool until --undo or the next serve, which starts only the servers that drain stopped", async () => {
+it("drain closes the pool until --undo or the next serve, and that serve starts only the servers that drain stopped", async () => {
   const fleet = await faultFleet();
   await fleet.json(["spawn", "--user", "u", "--count", "3"]);
   await fleet.json(["stop", "--user", "u-3"]);

@@ -123,7 +123,7 @@ it("ps and the metrics show a hung server as unhealthy, with the reason, until s
 });
 
 it.each([false, true])(
-  "serve spares a hung server that answers again in time (serve killed and started again: %s)",
+  "serve does not end a hung server that answers again in time (serve killed and started again: %s)",
   async (replaced) => {
     const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_HEALTH_FAILURES: "100" });
     const { pid } = await fleet.spawn("alice");
@@ -156,7 +156,7 @@ it("serve backs off from a server that ends at each start, then gives up, and ha
   expect(shown.failure).not.toContain("\u001b");
   const starts = await startsOf(fleet, "alice", serving);
   expect(starts).toHaveLength(4);
-  // The first start is immediate. Each next wait is at least half of 100, 200 or 400 ms, plus the time of the start.
+  // The first start is immediate. The next ones wait for at least half of 100, 200 and 400 ms, plus the time to start.
   const waits = starts.slice(1).map((time, index) => time - (starts[index] ?? 0));
   for (const [index, leastMs] of [50, 100, 200].entries()) expect(waits[index]).toBeGreaterThanOrEqual(leastMs);
   expect(await serving.metric("server_crash_loops_total")).toBe(1);

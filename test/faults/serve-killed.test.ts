@@ -9,7 +9,7 @@ import { directSession, directTurn, echoModel, openLibrary, turnsBefore } from "
 import { isRunning } from "../fixtures/processes.js";
 import { seededRandom } from "../fixtures/random.js";
 
-/** serve is killed at a random moment of about this time, in milliseconds. The start of serve takes about 300 ms. */
+/** serve is killed at a random moment within about this time, in milliseconds. Its start takes about 300 ms. */
 const LATEST_MS = 2_500;
 
 /** A disturbance while serve works: a server dies, serve gets the signal to drain, or nothing happens. */
@@ -26,7 +26,7 @@ async function disturb(fleet: FaultFleet, random: () => number, drain: () => voi
 it(
   "after serve is killed at any moment, the next serve adopts every server exactly once, and no turn is lost",
   async () => {
-    // Each crash counts as the first, because this test is not about crash loops.
+    // Let each crash count as the first, because this test is not about crash loops.
     const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_HEALTH_STABLE: "1ms" });
     const random = seededRandom("kill serve");
     const model = await echoModel();

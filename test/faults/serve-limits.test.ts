@@ -231,7 +231,7 @@ async function stays(look: () => Promise<boolean>, forMs: number): Promise<void>
   );
 }
 
-it("serve reports that no more processes can be created, and retries with backoff until they can", async (ctx) => {
+it("when no more processes can be created, serve reports this, and retries with backoff until it succeeds", async (ctx) => {
   if (process.getuid?.() !== 0) return ctx.skip("needs root, to become a user with few processes");
   const { fleet, uid, under } = await userFleet(FAST_HEALTH);
   const { server } = await fleet.json<{ server: { pid: number } }>(["spawn", "--user", "alice"], { under });

@@ -41,7 +41,7 @@ async function startedAgain(fleet: FaultFleet, user: string, before: number | nu
   );
 }
 
-it("serve restarts a dead server whose recorded PID belongs to another process, and spares that process", async () => {
+it("serve restarts a dead server whose recorded PID belongs to another process, and does not signal that process", async () => {
   const fleet = await faultFleet(FAST_HEALTH);
   const { pid, home } = await fleet.spawn("alice");
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
@@ -65,7 +65,7 @@ it("serve restarts a dead server whose recorded PID belongs to another process, 
   expect(isRunning(other)).toBe(true);
 });
 
-it("serve spares a process to which the kernel gave the PID of a dead server", async (ctx) => {
+it("serve does not end a process to which the kernel gave the PID of a dead server", async (ctx) => {
   const reuse = `
     set -e
     "$@" spawn --user alice > /dev/null
@@ -167,7 +167,7 @@ it("serve starts all servers again after a reboot, and signals no process that h
   expect(others.filter(isRunning)).toEqual(others);
 });
 
-it("serve restarts a server on another port when a stranger took its port, and sends the stranger nothing", async () => {
+it("when another program has taken a server's port, serve restarts the server on another port and sends the program nothing", async () => {
   const fleet = await faultFleet(FAST_HEALTH);
   const { pid, port, home } = await fleet.spawn("alice");
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);

@@ -111,7 +111,7 @@ it("a server has exactly one process, the old one or its replacement, after serv
       `the server, ${story}`,
       async () => {
         const { state, replacement, process: found } = await fleet.record("alice");
-        // If serve was killed before it began a replacement, the record has none.
+        // `replacement` is undefined if serve was killed before it began to replace the server.
         return state === "ready" && replacement == null && found !== null && isRunning(found.pid);
       },
       30_000,

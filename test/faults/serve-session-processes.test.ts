@@ -107,7 +107,7 @@ it("recycle.maxMemory and the memory metric include all processes that a server'
   expect(system().processes.privateMemoryBytes(pid ?? 0)).toBeLessThan(HOLD_BYTES);
   const watching = await serve(fleet);
   await eventually("the metric", async () => (await watching.metric("servers_memory_bytes")) > 2 * HOLD_BYTES);
-  watching.kill("SIGKILL"); // which leaves the server running
+  watching.kill("SIGKILL"); // the server keeps running
   await watching.done;
   const serving = await serve(fleet, { env: { COPILOTFLEET_RECYCLE_MAX_MEMORY: "200mb" } });
   expect(await serving.logged(/ was recycled$/, { withinMs: 20_000 })).toMatchObject({ reason: "memory" });

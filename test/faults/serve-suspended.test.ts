@@ -28,7 +28,7 @@ function stop(pids: readonly number[]): Promise<unknown> {
   return eventually("the pause", () => pids.every((pid) => statusOf(pid).state === "T"));
 }
 
-/** Waits for the full time, because only the clock shows when the suspension may end. */
+/** Waits for `forMs` milliseconds. No event shows that a suspension was long enough, only the clock. */
 async function away(forMs = AWAY_MS): Promise<void> {
   const until = performance.now() + forMs;
   await eventually("the end of the pause", () => performance.now() > until);

@@ -96,7 +96,7 @@ it("a zombie process shows which signal ended it", async () => {
   expect(describeEnd({ home: NO_HOME, launchId: "l1", process: identity })).toBe("killed by SIGKILL");
 });
 
-it("the reason of a failure names a restart of the machine, or is unknown if the server's starter had exited first", () => {
+it("describeEnd reports an unknown end if the server's starter had exited before, unless the machine was restarted", () => {
   const gone = { ...ownIdentity(), pid: 2 ** 22, startTicks: "1" };
   expect(describeEnd({ home: NO_HOME, launchId: "l1", process: gone })).toBe(
     "its process ended in an unknown way, because the process that started it had already exited",

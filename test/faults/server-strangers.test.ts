@@ -21,7 +21,7 @@ import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
 interface Stranger {
   port: number;
-  /** How many connections it accepted, and how many bytes came over them. */
+  /** How many connections the program accepted, and how many bytes came over them. */
   connections: number;
   bytes: number;
 }
@@ -43,7 +43,7 @@ async function stranger(port: number): Promise<Stranger> {
   return seen;
 }
 
-it("spawn skips ports on which strangers listen, and sends them nothing", async () => {
+it("spawn skips ports on which other programs listen, and sends these programs nothing", async () => {
   const fleet = await faultFleet();
   const { from } = fleet.ports;
   const strangers = await Promise.all([from, from + 1, from + 3].map(stranger));
@@ -53,7 +53,7 @@ it("spawn skips ports on which strangers listen, and sends them nothing", async 
   expect(strangers.map(({ connections }) => connections)).toEqual([0, 0, 0]);
 });
 
-it("spawn reports that strangers hold every port of the range", async () => {
+it("spawn reports that other programs use every port of the range", async () => {
   const fleet = await faultFleet({}, { portCount: 2 });
   const { from } = fleet.ports;
   const strangers = await Promise.all([from, from + 1].map(stranger));
@@ -67,7 +67,7 @@ it("spawn reports that strangers hold every port of the range", async () => {
   expect(await fleet.record("alice")).toMatchObject({ state: "failed", port: null, claim: null });
 });
 
-it("spawn takes the next port when a stranger takes the first one just before the runtime listens on it", async () => {
+it("spawn uses the next port when another program takes the first port just before the runtime listens on it", async () => {
   const gate = await openFolder();
   const fleet = await faultFleet(lateServers(gate));
   const { from } = fleet.ports;
@@ -85,7 +85,7 @@ it("spawn takes the next port when a stranger takes the first one just before th
   await expectConsistent(fleet);
 });
 
-it("connect and send exchange nothing with a stranger on the port of a dead server recorded as ready", async () => {
+it("connect and send do not connect to a program that took the port of a dead server, even if the server is recorded as ready", async () => {
   const fleet = await faultFleet();
   const killed = await killedServer(fleet);
   const thief = await stranger(fleet.ports.from);
@@ -103,7 +103,7 @@ it("connect and send exchange nothing with a stranger on the port of a dead serv
 });
 
 it.each([["ps"], ["stop"], ["restart"], ["spawn"], ["list"], ["delete"]])(
-  "%s sends nothing to a stranger on the port of a dead server",
+  "%s does not connect to a program that took the port of a dead server",
   async (command) => {
     const fleet = await faultFleet();
     await killedServer(fleet);

@@ -3,7 +3,7 @@ import { expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtur
 import { seededRandom } from "../fixtures/random.js";
 
 /**
- * A command is killed at a random moment of this time, in milliseconds. Node alone takes about 60 ms to start. The
+ * A command is killed at a random moment within this time, in milliseconds. Node alone needs about 60 ms to start. The
  * whole command usually ends before this time is over.
  */
 const LATEST_MS = 300;
@@ -56,7 +56,7 @@ it("a waiting spawn still gets its server when the spawn that was starting the s
   await expectConsistent(fleet);
 });
 
-it("ps clears away everything that a create, stop, restart or spawn leaves behind when it is killed at any moment", async () => {
+it("ps clears away everything that create, stop, restart and spawn leave behind when they are killed at any moment", async () => {
   const fleet = await faultFleet();
   const random = seededRandom("kill the others");
   await fleet.spawn("alice");

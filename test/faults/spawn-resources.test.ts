@@ -139,7 +139,7 @@ it("a command that may open too few files reports the limit in one line, and how
     const env = { NODE_OPTIONS: `--require ${holdFiles}`, FILES_LEFT: String(left) };
     const { code, stderr } = await fleet.run(["ps"], { env, under: ["prlimit", "--nofile=48"] });
     if (code === 0) break;
-    // Node.js could not read any of our code.
+    // With so few files, Node.js itself failed before it read any of our code.
     if (stderr.startsWith("node:")) continue;
     const [first, ...steps] = stderr.trimEnd().split("\n");
     expect(first).toBe("Error: This process may open only 48 files at once, which is too few. [FLEET_FILES_EXHAUSTED]");

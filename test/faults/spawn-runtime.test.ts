@@ -53,7 +53,7 @@ it.each([
   expect(await fleet.record("alice")).toMatchObject({ state: "failed", port: null, claim: null });
 });
 
-it("spawn waits for a slow start as long as --wait allows, which is longer than a probe may take", async () => {
+it("spawn waits up to --wait for a runtime whose start takes longer than a probe may take", async () => {
   const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("slow.mjs") });
   const { server } = await fleet.json<{ server: { state: string } }>(["spawn", "--user", "alice", "--wait", "20s"]);
   expect(server.state).toBe("ready");
@@ -141,7 +141,7 @@ function groupNumberOf(pid: string): number | undefined {
 }
 
 it.each(["auto", "none"])(
-  "a server in sandbox mode %j does not hold the file lock of the script that started it, which left the file open",
+  "a server in sandbox mode %j does not inherit the locked file of the script that started it",
   async (mode) => {
     const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: mode });
     const lock = join(fleet.folder, "lock");

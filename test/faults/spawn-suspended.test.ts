@@ -31,7 +31,7 @@ async function stuckSpawn(fleet: FaultFleet, when?: () => boolean): Promise<Runn
   return await eventually("a spawn that is suspended in the middle", suspended, 30_000);
 }
 
-it("the error of a second spawn names the suspended process of the first spawn, which succeeds once that process resumes", async () => {
+it("the error of a second spawn names the suspended process of the first spawn, and the first spawn succeeds once it resumes", async () => {
   const fleet = await faultFleet();
   const stuck = await stuckSpawn(fleet);
   using took = new Stopwatch();

@@ -15,8 +15,8 @@ import { straceProblem } from "../fixtures/store/store-strace.js";
 const problem = straceProblem();
 
 /**
- * The calls of `execve` in a server's process. Each replaces the running program with the next. In bwrap, several
- * processes of a server make a call with the same number, so each call is delayed for less time.
+ * The calls of `execve` in a server's process, each of which replaces the running program with the next. strace delays
+ * call number `when` by `ms` milliseconds. In bwrap, several processes make a call with this number, so `ms` is lower.
  */
 const EXECS = [
   { mode: "landlock", when: 1, ms: 2_000, programs: "the launcher of the sandbox" },
@@ -146,8 +146,8 @@ it.for(EXECS)("stop ends a server whose spawn was killed before $programs run in
 });
 
 /**
- * The first process of the server that a command is starting. The start must be recorded first, because the command's
- * earlier child process only tries the sandbox.
+ * Resolves with the PID of the first process of the server that a command is starting. Waits until the start is
+ * recorded, because an earlier child process of the command only tries the sandbox.
  */
 async function startingUnder(fleet: FaultFleet, command: number): Promise<number> {
   const isRecorded = () => existsSync(join(fleet.root, "registry.json"));

@@ -8,7 +8,8 @@ const PLATFORM = `@github/copilot-${process.platform}-${process.arch}`;
 const TRAP = "#!/usr/bin/env node\nthrow new Error('the wrapper was started');\n";
 
 /**
- * Makes a folder like npm's: the wrapper's package, a link to it as the command, and, if `native`, the native package.
+ * Creates the files that npm installs: the wrapper's package, the command (a link to the wrapper), and, if `native`,
+ * the native package.
  */
 async function installed(native: boolean): Promise<{ wrapper: string; command: string; program: string }> {
   const modules = join(await openFolder(), "node_modules");
@@ -22,8 +23,8 @@ async function installed(native: boolean): Promise<{ wrapper: string; command: s
   symlinkSync("../@github/copilot/npm-loader.js", command);
   if (native) {
     writeFileSync(join(dirname(program), "package.json"), JSON.stringify({ name: PLATFORM, version: "1.0.0" }));
-    // A copy of the bundled runtime can be the native program, because only the path matters. The runtime needs
-    // runtime.node in its own folder.
+    // Use a copy of the bundled runtime as the native program, because the test checks only which path is started. Link
+    // runtime.node, because the runtime needs this file in its own folder.
     const bundled = findRuntime(null, {}).path;
     copyFileSync(bundled, program);
     symlinkSync(join(dirname(bundled), "runtime.node"), join(dirname(program), "runtime.node"));

@@ -25,7 +25,7 @@ async function startHolder(root: string) {
 }
 
 describe("the lock of the file store", () => {
-  it("a killed holder of the lock delays the next writer by less than 200 ms, and that writer deletes the holder's temp file", async () => {
+  it("after the holder of the lock was killed, the next writer waits less than 200 ms and deletes the holder's temp file", async () => {
     const root = await temporaryRoot();
     const took: number[] = [];
     const usual: number[] = [];
@@ -69,7 +69,7 @@ describe("the lock of the file store", () => {
     child.kill("SIGKILL");
     await exited;
     const store = openFileStore(root);
-    // The lock's time may be up to 1 s ahead, because its library rounds it up to measure the disk's time precision.
+    // proper-lockfile rounds the lock's time up to a full second, so the lock may become stale up to 1 s late.
     await expect
       .poll(
         async () => {

@@ -91,9 +91,8 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
   }
 
   /**
-   * Lets the victim make one update under `injection`, while another writer makes updates without a pause. If the
-   * victim did not make the call, because the other writer had already done that work, the victim makes another update
-   * alone.
+   * Lets the committer make one update under `injection`, while another writer makes updates without a pause. If the
+   * other writer does the work for which the committer would make `call`, lets the committer make another update alone.
    */
   async function tamper(committer: Committer, call: string, injection: string, hit: string) {
     const crowded = await tamperOnce(committer, call, injection, true);
@@ -116,7 +115,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
     const acked = await others;
     const trace = await detach();
     const { servers } = await other.registry.read();
-    // All updates of the other writer are recorded, whether the victim's update succeeded or not.
+    // All updates of the other writer are recorded, whether the committer's update succeeded or not.
     if (crowded) expect(parseCounts(servers.other?.failure ?? null).next).toEqual({ [key]: acked });
     expect(other.takeWarnings()).toEqual([]);
     return { answer, trace, times: parseCounts(servers.victim?.failure ?? null).next[key] ?? 0 };

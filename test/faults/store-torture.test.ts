@@ -16,7 +16,7 @@ const QUOTA = SOAK ? 626 : 30;
 /** Proper-lockfile treats a lock as stale after 2 to 3 s. In a soak run, some suspensions last longer than that. */
 const LONG_STOP_MS = 4_000;
 const PAUSE_MS = SOAK ? 150 : 100;
-/** The minimum number of increments between two accidents. Without a minimum, a slow machine would make no progress. */
+/** The minimum number of increments between two faults. Without a minimum, a slow machine would make no progress. */
 const STEPS = 2;
 
 const program = bundleFixture("store-counter");

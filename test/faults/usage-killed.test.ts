@@ -19,7 +19,7 @@ const KILLS = rounds(2, 60);
 /** How many users have a turn at the same time. */
 const LANES = rounds(4, 8);
 const TIMEOUT_MS = rounds(240_000, 3 * 60 * 60_000);
-/** How long a turn is repeated at most until it is answered, in milliseconds. */
+/** The longest time for which a turn is repeated until it is answered, in milliseconds. */
 const ANSWER_MS = 180_000;
 const SERVE_ENV = { COPILOTFLEET_SERVE_HTTP: "127.0.0.1:0", COPILOTFLEET_SERVE_LISTEN: "127.0.0.1:0" };
 
@@ -76,7 +76,7 @@ async function compared(fleets: readonly TestFleet[], model: CountingModel, rand
   if (first === undefined) throw new Error("there is no host");
   const hosts = fleets.map((fleet) => new Killed(fleet));
   const users = Array.from({ length: USERS }, (_, index) => `user-${index}0`);
-  // The fleet places users only on hosts that serve, and by their names. These users are spread over both hosts.
+  // The fleet places a user by name on one of the hosts that serve. So wait for all hosts, to spread these users.
   for (const host of hosts) await host.address();
   const tokens = new Map<string, string>();
   for (const user of users) {
@@ -126,18 +126,18 @@ async function compared(fleets: readonly TestFleet[], model: CountingModel, rand
   expect(ended.size).toBe(lines.length - begun.length);
   const known = new Set(begun.map(({ id }) => id));
   expect([...model.requests.keys()].filter((id) => !known.has(id))).toEqual([]);
-  // A process may be killed after it wrote the line and before it sent the request. Each kill can do this to all lanes.
+  // A process may be killed after it wrote the line and before it sent the request. One kill can do this in every lane.
   const unsent = begun.filter(({ id }) => !model.requests.has(id));
   expect(unsent.filter(({ id }) => ended.has(id))).toEqual([]);
   expect(unsent.length).toBeLessThanOrEqual(KILLS * LANES);
-  // Tokens are those of the model, or unknown if the answer was cut.
+  // The ledger's tokens are those that the model counted, or unknown if the answer was cut.
   let unknown = 0;
   for (const [id, { user, inputTokens, outputTokens, isWhole }] of model.requests) {
     const line = ended.get(id);
     if (line?.outcome === "ended") expect(line, id).toMatchObject({ user, inputTokens, outputTokens });
     else if (line?.inputTokens == null && isWhole) unknown++;
   }
-  // A process may be killed while the last bytes of an answer are on their way to it, so nobody reads the tokens.
+  // A process may be killed before the last bytes of an answer reach it. Then nobody reads the tokens.
   expect(unknown).toBeLessThanOrEqual(KILLS * LANES);
   console.log(
     `${begun.length} requests, ${unsent.length} of them never sent, ${unknown} whole answers to killed processes`,

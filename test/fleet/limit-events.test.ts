@@ -21,7 +21,7 @@ function opened(): { store: Store; noted: Noted[]; events: LimitEvents } {
   return { store, noted, events: LimitEvents.of({ store, events: { note: (event) => void noted.push(event) } }) };
 }
 
-it("LimitEvents notes a nearly used-up budget once per period, even if several processes notice it", async () => {
+it("LimitEvents logs a nearly used-up budget once per period, even if several processes notice it", async () => {
   const [one, other] = [opened(), opened()];
   const near = { limit: "tokensPerDay", max: 100, used: 80, from: 1 } as const;
   for (const { events } of [one, other, one]) await events.near("alice", near);
@@ -34,7 +34,7 @@ it("LimitEvents notes a nearly used-up budget once per period, even if several p
   ]);
 });
 
-it("when the store fails, LimitEvents fails no turn, and notes a nearly used-up budget at the next turn", async () => {
+it("LimitEvents does not fail a turn when the store fails, and logs the nearly used-up budget at the next turn", async () => {
   const { store, events, noted } = opened();
   const near = { limit: "tokensPerDay", max: 100, used: 80, from: 1 } as const;
   vi.spyOn(store.limits, "isFirst").mockRejectedValueOnce(new Error("the disk is full"));
@@ -44,7 +44,7 @@ it("when the store fails, LimitEvents fails no turn, and notes a nearly used-up 
   expect(noted.map(({ type }) => type)).toEqual(["limit.near"]);
 });
 
-it("LimitEvents notes a minute's first refusal for each user and limit, and only counts the others", () => {
+it("LimitEvents logs the first refusal in a minute for each user and limit, and only counts further refusals", () => {
   const { events, noted } = opened();
   for (let count = 0; count < 50; count++) events.reached("alice", "turnsPerMinute", 5);
   events.reached("alice", "sessions", 5);

@@ -8,7 +8,7 @@ import { sessionRecord } from "../fixtures/store/store-records.js";
 
 const SESSIONS = 220;
 const AT_MOST = 50;
-/** The envelope and the record in it are parsed separately. */
+/** How often `JSON.parse` runs for one record: once for the envelope, and once for the record in it. */
 const PARSED_PER_RECORD = 2;
 
 it("a list of many sessions reads at most 50 records and 50 folders in one turn of the event loop", async () => {

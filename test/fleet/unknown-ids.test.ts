@@ -7,11 +7,11 @@ import { openParts } from "../../src/fleet/parts.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
-/** A fleet with the sessions of one user, and how often it has read the list of all sessions. */
+/** Opens a fleet with the sessions of one user. `lists` returns how often it has read the list of all sessions. */
 async function opened(ids: readonly string[]) {
   const folder = mkdtempSync(join(tmpdir(), "copilotfleet-unknown-"));
   const parts = openParts({ env: { HOME: folder, COPILOTFLEET_HOME: join(folder, "state") }, cwd: folder });
-  // The constructor is private, because a program has no parts of a fleet.
+  // Call the private constructor, because the test has to watch the parts of this fleet.
   const fleet = Reflect.construct(Fleet, [parts]) as Fleet;
   const list = vi.spyOn(parts.store.sessions, "list");
   onTestFinished(async () => {
@@ -36,7 +36,7 @@ it("evict, delete and locks refuse unknown ids without reading the list of all s
   expect(lists()).toBe(0);
 });
 
-it("beginnings of ids are completed without reading all sessions, and only for users of the sessions", async () => {
+it("sessions.matching completes beginnings of ids without reading all sessions, and only for users of the sessions", async () => {
   const { fleet, lists } = await opened(["notes-1", "notes-2", "novel"]);
   expect(await fleet.sessions.matching(["nov", "notes", "novel", "zzz"])).toEqual([
     ["novel"],

@@ -38,7 +38,10 @@ function tokenOf(client: CopilotClient): string | undefined {
 export const OPEN_TO_CLIENTS = { approve: "ask", host: "owner" } as const;
 
 export interface SuiteOptions {
-  /** Whether a proxy passes the bytes on unread. If so, only tests that it could break run; in a soak, all run. */
+  /**
+   * Whether the bytes only pass through a proxy that does not read them. If so, only the tests run that a proxy could
+   * break, except in a soak, which runs all tests.
+   */
   isPassedOn?: boolean;
 }
 
@@ -480,7 +483,7 @@ export function describeClient(
       expect(await client.getForegroundSessionId()).toBeUndefined();
     });
 
-    atReader("refuses the deletion of an unknown session in the runtime's own words", async () => {
+    atReader("refuses the deletion of an unknown session with the runtime's own error message", async () => {
       expect(await request(client, "session.delete", { sessionId: "never-was" })).toEqual({
         success: false,
         error: "Session file not found for never-was",
@@ -563,7 +566,7 @@ interface AskedOfHandler {
   key: string | null;
 }
 
-/** Answers the runtime's model requests. If a prompt has "please wait", waits until the runtime cancels the request. */
+/** Answers the runtime's model requests. If a prompt contains "please wait", waits until the runtime cancels it. */
 class Handler extends CopilotRequestHandler {
   readonly asked: AskedOfHandler[] = [];
   calledOff = 0;

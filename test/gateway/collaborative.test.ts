@@ -61,7 +61,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       );
     });
 
-    it("keeps a member's lease until the turn ends, and refuses another member after the turn wait", async () => {
+    it("keeps a member's lease until the turn ends, and refuses another member's prompt after serve.turnWait", async () => {
       const id = await team();
       const [ann, ben] = [await join("ann", id), await join("ben", id)];
       await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 60000 long" });

@@ -278,7 +278,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
       const link = await ControlLink.open({ store: failing, directory, config }, host({ door: `127.0.0.1:${port}` }));
       expect(await link.call("loaded", {}, { limitMs: 5_000 })).toEqual([]);
       await link[Symbol.asyncDispose]();
-      // An open connection would keep a command from ending.
+      // An open connection would keep a command from exiting.
       await eventually("the end of the connection", () => callers.every(({ readableEnded }) => readableEnded));
       expect(callers).toHaveLength(1);
       // The store's error does not hide that the host is away.

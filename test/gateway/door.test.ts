@@ -17,7 +17,7 @@ describe("the front door, when a client connects,", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  it("admits a client only with a user's token, and never reveals that token or the server's", async () => {
+  it("admits a client only with a user's token, and reveals neither this token nor the server's connection token", async () => {
     const client = await RawClient.as(at.url, token);
     expect(await client.request("ping", { message: "x" })).toMatchObject({ result: { message: "pong: x" } });
     expect(at.events).toContainEqual({ event: "connected", address: "127.0.0.1", user: "alice" });
@@ -29,7 +29,7 @@ describe("the front door, when a client connects,", () => {
     expect(await direct.request("connect", { token: info.token })).toMatchObject({ error: { code: -32002 } });
   });
 
-  it("refuses a client without a valid token in the runtime's own words, and closes its connection", async () => {
+  it("refuses a client without a valid token with the runtime's own error message, and closes the connection", async () => {
     for (const params of [{}, { token: "wrong" }, { token: null }, { token: [token] }]) {
       const client = await RawClient.open(at.url);
       const answer = await client.request("connect", params);

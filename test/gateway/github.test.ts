@@ -124,7 +124,7 @@ describe("a user with a GitHub token, with an SDK at the front door,", () => {
 });
 
 describe("the front door without a sign-on", () => {
-  it("refuses JSON Web Tokens and GitHub tokens, and logs which configuration key is missing", async () => {
+  it("refuses JSON Web Tokens and GitHub tokens if neither is configured, and logs the missing configuration key", async () => {
     await using at = await DoorFleet.open();
     for (const token of ["eyJhbGciOiJub25lIn0.e30.", "gho_x"]) {
       await expect(RawClient.as(at.url, token)).rejects.toThrow("AUTHENTICATION_FAILED");

@@ -62,7 +62,7 @@ it("a front door hands its port to its successor without a refused connection or
   let connected = 0;
   const knocking = (async () => {
     while (going) {
-      // The first door may accept a guest while it closes and then hang up, but no connection is refused.
+      // While the first door closes, it may accept a guest and then hang up. But it refuses no connection.
       const guest = await RawClient.open(url);
       const greeted = await guest.request("connect", { token, supportedTaskKinds: [] }).catch(() => null);
       guest.socket.destroy();

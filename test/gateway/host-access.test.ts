@@ -159,7 +159,7 @@ describe("the front door, for a client on its user's own server with session.hos
     await at[Symbol.asyncDispose]();
   });
 
-  it("runs the client's shell command if session.host is owner", async () => {
+  it("lets the client run a shell command on the user's own server if session.host is owner", async () => {
     const out = join(homes.alice, unused("out"));
     const asked = await client.request("session.shell.exec", { sessionId: "mine", command: `echo run > ${out}` });
     expect(asked.error).toBeUndefined();

@@ -66,7 +66,7 @@ function pinging(client: RawClient, pid: number): { end(): Promise<number> } {
   };
 }
 
-it("the front door refuses hostile frames of 8 MB and 60 MB cheaply, accepts a long text, and answers other clients promptly", async () => {
+it("the front door refuses hostile frames with little processor time, and answers other clients promptly", async () => {
   const fleet = await faultFleet();
   const serving = await serve(fleet);
   const [alice, mallory] = [await clientOf(fleet, serving, "alice"), await clientOf(fleet, serving, "mallory")];

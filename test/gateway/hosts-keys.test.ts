@@ -59,7 +59,7 @@ describe.skipIf(problem !== undefined)("with host keys that the fleet's CA has s
     return { challenge: greeting.challenge, from: "h1", to: "h2", ...CALL, ...change };
   };
 
-  it("a host accepts a signed call only once, unchanged, from its signer, and on its own connection", async () => {
+  it("a host accepts a signed call only once, and only unchanged on the connection for which the caller signed it", async () => {
     expect(await at.hosts.host("h1").json(["ps"])).toMatchObject({ servers: [] });
     const raw = await asHost("h1");
     const ask = async (proof: unknown, params = CALL) =>
@@ -97,7 +97,7 @@ describe.skipIf(problem !== undefined)("with host keys that the fleet's CA has s
     expect(await again.request("fleet.call", fresh)).toMatchObject({ result: [] });
   });
 
-  it("a host ignores the address of a front door that the named host did not sign", async () => {
+  it("a host ignores the address of another host's front door unless that host has signed the address", async () => {
     const [record] = (await at.store.hosts.list()).filter(({ name }) => name === "h2");
     if (record === undefined) throw new Error("there is no h2");
     const { door, instance, until, proof } = record;

@@ -50,7 +50,7 @@ describe.skipIf(problem !== undefined)("on hosts that share a Redis,", () => {
       await expect(RawClient.as(at.url(name), token), name).rejects.toThrow("AUTHENTICATION_FAILED");
   }
 
-  it("a revoked token is refused on both hosts and disconnected, even if somebody restores its record", async () => {
+  it("both hosts disconnect the clients of a revoked token and refuse the token, even if somebody restores its record", async () => {
     const token = await at.token("alice");
     const clients = await Promise.all(NAMES.map(async (name) => await RawClient.as(at.url(name), token)));
     const putBack = await copyOf(idOf(token));

@@ -96,7 +96,7 @@ describe.skipIf(problem !== undefined)("when a host relays a client to another h
     expect((await at.store.tokens.list()).filter(({ relayed }) => relayed !== undefined)).toEqual([]);
   });
 
-  it("a relay token is accepted only once, and only at the front door of the host that it is for", async () => {
+  it("a relay token is accepted only once, and only at the front door of the host for which it was issued", async () => {
     const { id: tokenId } = await issueToken(at.store, "carol", null);
     const identity = { user: "carol", scopes: ["use"], groups: [], tokenId, expiresAt: null, via: "token" } as const;
     const { token } = await issueRelayToken(at.store, identity, "h1");
@@ -126,7 +126,7 @@ describe.skipIf(problem !== undefined)("when a host relays a client to another h
     await tryAgain();
   });
 
-  it("a command sends the other host a token that no second connection can use at the same time", async () => {
+  it("the library sends the other host a token that no second connection can use at the same time", async () => {
     const erin = `s-${Date.now()}`;
     await at.place("erin", "h2");
     await (await RawClient.as(at.url("h2"), await at.token("erin"))).requestOk("session.create", { sessionId: erin });
@@ -194,7 +194,7 @@ describe.skipIf(problem !== undefined)("when a host relays a client to another h
     await client.turnOk(sessionId, "two");
   });
 
-  it("a client whose token is bound to one session reaches only that session, also on the other host", async () => {
+  it("a client whose token is bound to one session reaches only that session, on either host", async () => {
     await at.place("heidi", "h2");
     const owner = await RawClient.as(at.url("h1"), await at.token("heidi"));
     const [bound, other] = [`bound-${Date.now()}`, `other-${Date.now()}`];
@@ -218,7 +218,7 @@ describe.skipIf(problem !== undefined)("when a host relays a client to another h
     expect(await at.session(other)).toMatchObject({ owner: "heidi" });
   });
 
-  it("a client whose token has only the scope read can only read, also on the other host", async () => {
+  it("a client whose token has only the scope read can only read, on either host", async () => {
     await at.place("ivan", "h2");
     const owner = await RawClient.as(at.url("h1"), await at.token("ivan"));
     const sessionId = `read-${Date.now()}`;

@@ -93,7 +93,7 @@ describe("the front door, in the parameters of a session,", () => {
     expect(sessionParams("session.resume", asked, record, own)).toMatchObject(asked);
   });
 
-  it("passes the owner's credit limit to a server, but never a member's, which would end the owner's turns", () => {
+  it("passes the owner's credit limit to a server, but never a member's, because that could end the owner's turns", () => {
     const asked = { sessionLimits: { maxAiCredits: 30 } };
     const member = { ...own, own: false, member: true, isolation: "shared" as const };
     expect(sessionParams("session.resume", asked, record, member)).not.toHaveProperty("sessionLimits");

@@ -34,7 +34,7 @@ describe("the front door, for a user of an identity provider,", () => {
   const token = async (claims: object = {}, header: object = {}) =>
     await issuer.token({ org: "acme", ...claims }, header);
 
-  it("admits a client as the user that its token names, with exactly the same characters", async () => {
+  it("admits a client under the user id in its token, without changing any character of the id", async () => {
     for (const user of ["alice", "Alice", "zoë", "a.b+c@example.com", "李雷"]) {
       const client = await RawClient.as(at.url, await token({ sub: user }));
       expect(await client.request("ping", { message: "x" })).toMatchObject({ result: { message: "pong: x" } });
@@ -246,7 +246,7 @@ describe("docs/identity.md", () => {
 });
 
 describe("the front door, with the keys of an issuer,", () => {
-  it("admits tokens with known keys while the issuer's keys cannot be read, and reports the failure once", async () => {
+  it("admits tokens signed with known keys while the issuer's key file is missing, and reports that once", async () => {
     await using issuer = await Issuer.open();
     const folder = await mkdtemp(join(tmpdir(), "copilotfleet-keys-"));
     onTestFinished(async () => await rm(folder, { recursive: true }));

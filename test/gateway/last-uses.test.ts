@@ -3,7 +3,7 @@ import { Fleet } from "../../src/fleet/fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-it("a closed front door has recorded every turn of its clients", async () => {
+it("closing the front door records every turn of its clients", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.requestOk("session.create", { sessionId: "s" });
@@ -17,7 +17,7 @@ it("a closed front door has recorded every turn of its clients", async () => {
   expect(Date.parse(record?.lastUsedAt ?? "")).toBeGreaterThanOrEqual(beforeLastMs);
 });
 
-it("a closed fleet of the library has recorded every turn", async () => {
+it("closing a library's fleet records every turn that the program has run", async () => {
   await using at = await DoorFleet.open();
   const config = { ports: at.ports, provider: { type: "echo" as const } };
   const library = await Fleet.open({ env: at.env, cwd: at.folder, config });
@@ -27,7 +27,7 @@ it("a closed fleet of the library has recorded every turn", async () => {
   expect(await at.store.sessions.read("s")).toMatchObject({ turns: 3 });
 });
 
-it("a closed fleet of the library has recorded all turns of a session, even those after the program left the session", async () => {
+it("closing a library's fleet also records the turns that the program ran in a session after leaving it", async () => {
   await using at = await DoorFleet.open();
   const config = { ports: at.ports, provider: { type: "echo" as const } };
   const library = await Fleet.open({ env: at.env, cwd: at.folder, config });

@@ -140,7 +140,7 @@ it("the front door reports a prompt that a limit on turns refuses, so that the m
 });
 
 describe("the fleet, with one user's sessions,", () => {
-  it("limits a user's sessions at the front door and in the library, and allows another after a deletion", async () => {
+  it("limits a user's sessions at the front door and in the library, and allows a new one after a deletion", async () => {
     const limits = { default: { sessions: 3 }, total: { sessions: 5 } };
     await using at = await DoorFleet.open({ config: { limits } });
     const client = await RawClient.as(at.url, await at.token("alice"), true);

@@ -71,7 +71,7 @@ describe("the front door, with the questions of a shared server in one session,"
     expect(await reply(alice, alices)).toBe("tool said: from alice");
   });
 
-  it("refuses an answer to a question that the session did not ask, for every method that answers", async () => {
+  it("refuses each method that answers a question if the session did not ask that question", async () => {
     const sessionId = unused("b-ask");
     const bob = await open("bob", sessionId);
     for (const method of [

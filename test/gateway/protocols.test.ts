@@ -17,7 +17,7 @@ import type { Store } from "../../src/store/ports.js";
 import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
 const three = clientProtocol(3);
-/** A version in which another method asks for the foreground session. */
+/** An invented version 4, which has another name for the method `session.getForeground`. */
 const four: Protocol = {
   ...three,
   version: 4,

@@ -39,7 +39,7 @@ describe("for a front door with TLS,", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  it("a proxy presents its own token only for clients that present the token of the proxy", async () => {
+  it("a proxy presents its token for the front door only for clients that present the proxy's client token", async () => {
     const { proxy, events } = await open({ to: at.url, token });
     expect(proxy.token).toMatch(/^cfp_/);
     const client = await RawClient.as(proxy.url, String(proxy.token));
@@ -107,7 +107,7 @@ describe("for a front door with TLS,", () => {
     await expect(RawClient.open(proxy.url)).rejects.toThrow();
   });
 
-  it("the fleet's own clients need no proxy: they verify the certificate before they send the token", async () => {
+  it("the fleet's own clients connect without a proxy, and do not connect if they cannot verify the certificate", async () => {
     const [address = "", port = ""] = at.url.split(":");
     const endpoint = { address, port: Number(port), token, tls: { ca: authority.cert } };
     const { client, destroy } = await connectClient(endpoint, {}, soon());
@@ -187,7 +187,7 @@ describe("between a client and a server with TLS,", () => {
       await new Promise((resolve) => setTimeout(resolve, 50));
       while (taken < 200 && !far.writableNeedDrain && far.write(chunk)) taken++;
     }
-    // The buffers of the kernel and of both sockets take some megabytes.
+    // The buffers of the kernel and of both sockets hold some megabytes.
     expect(taken).toBeLessThan(100);
     let got = 0;
     far.end();

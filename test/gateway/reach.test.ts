@@ -19,7 +19,7 @@ it.each([
   ["auto", without("processes"), FILE, false],
   ["auto", HOLDS, { kind: "redis", url: "redis://127.0.0.1:6379/0" }, false],
   ["auto", HOLDS, { kind: "redis", url: "redis://:secret@127.0.0.1:6379/0" }, true],
-] as const)("with session.host %j, the sandbox %j and the store %j, a client reaches the host: %j", (...given) => {
+] as const)("with session.host %j, sandbox %j and store %j, a client may use files and programs: %j", (...given) => {
   const [host, sandbox, store, reaches] = given;
   const config = { session: { host }, store, provider: null } as unknown as Config;
   expect(reachesHost({ own: true, config, sandbox })).toBe(reaches);
@@ -34,14 +34,14 @@ it.each([
   [{ type: "openai", apiKeyEnv: null, apiKeyFile: "/key" }, false],
   [{ type: "openai", apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: "key" }, false],
 ])(
-  "with session.host auto, the provider %j and no model gateway, a client reaches the host: %j",
+  "with session.host auto, the provider %j and no model gateway, a client may use files and programs: %j",
   (provider, reaches) => {
     const config = { session: { host: "auto" }, store: FILE, provider, modelGateway: "off" } as unknown as Config;
     expect(reachesHost({ own: true, config, sandbox: HOLDS })).toBe(reaches);
   },
 );
 
-it("with the model gateway, a client reaches the host unless its server may have started with the provider key", () => {
+it("with the model gateway, a client may use files and programs unless its server may have the provider's key", () => {
   const provider = { type: "openai", apiKeyEnv: "KEY" };
   const config = { session: { host: "auto" }, store: FILE, provider, modelGateway: "on" } as unknown as Config;
   expect(reachesHost({ own: true, config, sandbox: without("network") })).toBe(true);

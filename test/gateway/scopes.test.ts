@@ -50,7 +50,7 @@ describe("the front door, with the scopes of tokens,", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  it("refuses every method that needs the scope use to a token with the scope read, and changes nothing", async () => {
+  it("refuses a client with only the scope read every method that needs the scope use, and changes nothing", async () => {
     const reader = await as(["read"]);
     const before = [await historyOf(own), await at.store.sessions.list()];
     const refused = usable.filter((method) => actionOf(handlingOf(method)).startsWith("use"));
@@ -69,7 +69,7 @@ describe("the front door, with the scopes of tokens,", () => {
     );
   });
 
-  it("lets a token with the scope read read all sessions that the user owns or is a member of", async () => {
+  it("lets a client with only the scope read open and read each session that the user owns or is a member of", async () => {
     const reader = await as(["read"]);
     for (const [sessionId, word] of [
       [own, "xyzzy"],
@@ -85,7 +85,7 @@ describe("the front door, with the scopes of tokens,", () => {
     expect(await codeOf(reader, "session.create", {})).toBe("FLEET_SCOPE_MISSING");
   });
 
-  it("changes neither the history nor the turns of a session when a token with the scope read opens it", async () => {
+  it("changes neither the history nor the turns of a session when a client with only the scope read opens it", async () => {
     const sessionId = unused("watched");
     await alice.requestOk("session.create", {
       sessionId,

@@ -17,7 +17,7 @@ const denied = (...texts: string[]) => ({
   },
 });
 
-it("the front door sends no model request to a client if it would contain the fleet's credentials", async () => {
+it("the front door sends a client no model requests that would contain the fleet's credentials", async () => {
   await using at = await DoorFleet.open({ config: { session: OPEN_TO_CLIENTS } });
   const client = await RawClient.as(at.url, await at.token("alice"));
   for (const method of MODEL)
@@ -82,7 +82,7 @@ it("when a server dies, the front door closes only the connections of clients th
   process.kill((await at.serverOf("alice")).pid, "SIGKILL");
   await setter.end();
   await plugger.end();
-  // The server's connection to this client may end a moment later than those to the others.
+  // The server's connection to this client may end a moment later than those to the other two clients.
   const pong = await eventually("the answer of the new server", async () => {
     const answer = await other.request("ping", { message: "on" });
     return answer.error?.data?.code === "FLEET_SERVER_LOST" ? undefined : answer;

@@ -108,7 +108,7 @@ describe("the front door, for a wrong token,", () => {
   };
   const ON_TIME = { early: false, late: false };
 
-  it("delays each further wrong token with the same id for longer, up to 8 s, and for less after a pause", async () => {
+  it("delays the answer to each further wrong token with the same id for longer, up to 8 s, and for less after a pause", async () => {
     vi.useFakeTimers();
     const attempts = new Attempts({ now: () => 0 });
     for (const ms of [250, 500, 1_000, 2_000, 4_000, 8_000, 8_000])
@@ -122,7 +122,7 @@ describe("the front door, for a wrong token,", () => {
     expect(await answered(forgiving, "a", 500)).toEqual(ON_TIME);
   });
 
-  it("answers the wrong token that has waited longest at once when more than 256 of them wait", async () => {
+  it("sends the oldest delayed answer at once when the answers to more than 256 wrong tokens are delayed", async () => {
     const attempts = new Attempts({ now: () => 0 });
     const given: number[] = [];
     const failed = (index: number) => void attempts.failed("a").then(() => given.push(index));

@@ -50,7 +50,7 @@ describe("a front door with serve.tls", () => {
     expect(at.events).toContainEqual({ event: "connected", address: "127.0.0.1", user: "alice" });
   });
 
-  it("passes large frames on unchanged, also to a client that reads slowly", async () => {
+  it("passes large frames on unchanged, even to a client that reads slowly", async () => {
     const client = await (await RawClient.openTls(at.url, trusted)).signedOn(token);
     const message = "x".repeat(3_000_000);
     const answers = [client.request("ping", { message }), client.request("ping", { message })];
@@ -85,7 +85,7 @@ describe("a front door with serve.tls", () => {
     ]);
   });
 
-  it("closes a connection with junk in place of a handshake, and logs the reason", async () => {
+  it("closes a connection that sends junk in place of a TLS handshake, and logs the reason", async () => {
     const from = at.events.length;
     const client = await RawClient.open(at.url);
     client.bytes(Buffer.concat([Buffer.from([0x16, 0x03, 0x01]), Buffer.alloc(200, 0xff)]));
@@ -184,7 +184,7 @@ describe("a front door with serve.tls.clientCa", () => {
 });
 
 describe("a front door with serve.tls and serve.proxyProtocol", () => {
-  it("reads the PROXY header before the TLS handshake, in pieces and together with the handshake", async () => {
+  it("reads the PROXY header before the TLS handshake, whether it arrives in pieces or all at once", async () => {
     const { cert, key } = certificate();
     await using at = await DoorFleet.open({ config: { serve: { tls: { cert, key }, proxyProtocol: true } } });
     const token = await at.token("alice");

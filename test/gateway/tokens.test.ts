@@ -80,7 +80,7 @@ describe("the fleet, with a token,", () => {
     expect((await listTokens(store)).map(({ id: left }) => left)).toEqual([kept]);
   });
 
-  it("remembers the revocation of a JSON Web Token for 30 days, and lists no token for it", async () => {
+  it("remembers the revocation of a JSON Web Token for 30 days, and does not list that token", async () => {
     const ids = ["jwt:token-7", "jwt:a/b?c=d"];
     expect(await revokeTokens(store, { ids })).toEqual(ids);
     expect(await revokeTokens(store, { ids })).toEqual(ids);
@@ -323,7 +323,7 @@ describe("the token commands", () => {
     expect(await fleet.json(["token", "list"])).toEqual({ tokens: [] });
   });
 
-  it("token revoke does not repeat a token that is given in place of its id", async () => {
+  it("the error of token revoke does not contain a token that was given in place of a token's id", async () => {
     const refused = await fleet.refusal(2, ["token", "revoke", "cft_0123_secretsecret"]);
     expect(JSON.stringify(refused)).not.toContain("secretsecret");
   });
@@ -337,7 +337,7 @@ describe("the token commands", () => {
     [4, ["token", "issue", "--user", "a", "--session", token]],
     [4, ["send", token, "hello", "--user", "a"]],
     [2, ["explain", `cfp_${secret}`]],
-  ])("a command does not repeat a token that is in the wrong place: exit code %i, %j", async (exit, args) => {
+  ])("a command's error does not contain a token in the wrong place: exit code %i, %j", async (exit, args) => {
     expect(JSON.stringify(await fleet.refusal(exit, args))).not.toContain(secret);
   });
 });

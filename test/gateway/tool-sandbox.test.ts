@@ -14,12 +14,12 @@ const SESSION = { host: "owner", approve: "ask" } as const;
 const OFF = { enabled: false };
 const APPROVE = { kind: "approve-once" as const };
 
-/** A folder that neither the fleet nor the Copilot program gives to tools. Temporary folders would not do. */
+/** A folder that neither the fleet nor the Copilot program gives to tools. It must not be in a temporary folder. */
 const outside = mkdtempSync(join(homedir(), ".copilotfleet-test-"));
 writeFileSync(join(outside, "secret"), "reads-secret\n");
 afterAll(() => rmSync(outside, { recursive: true, force: true }));
 
-/** A prompt for a command that looks for the server, for a network, and for a folder elsewhere. */
+/** A prompt for a command that tries to reach the server's process, the network, and the folder `outside`. */
 function probe(pid: number, url: string): string {
   const tries = [
     `test -e /proc/${pid} && echo sees-server`,
@@ -62,7 +62,7 @@ describe.skipIf(problem !== null)("with sandbox.tools bwrap,", () => {
     return resultOf(client, before);
   };
 
-  it("the front door keeps the tools of a session from other processes, the network and files elsewhere", async () => {
+  it("the front door opens sessions whose tools can reach no server process, no network and no files in other folders", async () => {
     expect(await seen(await create())).toEqual(["end"]);
   });
 
@@ -84,7 +84,7 @@ describe.skipIf(problem !== null)("with sandbox.tools bwrap,", () => {
     expect(await seen(sessionId)).toEqual(["end"]);
   });
 
-  it("the sandbox of the tools stays on after /sandbox disable, other options, other folders and reloads", async () => {
+  it("the sandbox of the tools stays on after /sandbox disable, changes of settings and a reload of the session", async () => {
     const sessionId = await create({ workingDirectory: "/" });
     await client.request("session.commands.invoke", { sessionId, name: "sandbox", input: "disable" });
     await client.request("user.settings.set", { settings: { sandbox: OFF } });
@@ -103,7 +103,7 @@ describe.skipIf(problem !== null)("with sandbox.tools bwrap,", () => {
   });
 });
 
-it("without sandbox.tools, the same command sees the server, has a network, and reads and writes files elsewhere", async () => {
+it("without sandbox.tools, an agent's command reaches the server process, the network and files in other folders", async () => {
   await using at = await DoorFleet.open({ config: { session: SESSION, sandbox: { mode: "none" } } });
   const session = await at.fleet.createSession({ user: "alice", onPermissionRequest: () => APPROVE });
   const { text } = await at.fleet.send(session, probe((await at.serverOf("alice")).pid, at.url));

@@ -62,11 +62,11 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     expect(course(listener, id)).toEqual(["!delay 500 a", "idle", `!hold ${id} b`, "idle", "c", "idle"]);
   });
 
-  it("gives a waiting prompt its own turn when the server dies during the turn before it", async () => {
+  it("gives a waiting prompt its own turn when the server dies during the previous turn", async () => {
     const [id, ann, ben] = await team();
     await ann.turnOk(id, "one");
     await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 60000 a" });
-    // The front door sends a prompt again if its server dies before it begins the prompt.
+    // Wait until the prompt has begun. Otherwise the front door would send it again after the server's death.
     await eventually("it has begun", () => course(ann, id).includes("!delay 60000 a"));
     const sent = ben.request("session.send", { sessionId: id, prompt: `!hold ${id} b` });
     await ben.requestOk("ping");
@@ -145,7 +145,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     await ann.requestOk("session.abort", { sessionId: id });
   });
 
-  it("lets a waiting prompt wait for the end of a turn whose client has hung up", async () => {
+  it("makes a waiting prompt wait for the end of the previous turn even if that turn's client has hung up", async () => {
     const [id, ann, ben] = await team();
     const listener = await join("ben", id);
     await ann.requestOk("session.send", { sessionId: id, prompt: `!hold ${id} a` });
@@ -260,7 +260,7 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
     expect(said(client)).toEqual(prompts);
   });
 
-  it("delivers the prompts that a lost server did not get, in order and in another turn", async () => {
+  it("sends the prompts that a lost server never received to its replacement, in their original order", async () => {
     const [client, sessionId] = await session();
     const lease = await at.fleet.lockSession(sessionId, { user: "ann" });
     const prompts = Array.from({ length: 200 }, (_, index) => (index === 0 ? "!no JSON" : `prompt ${index}`));
@@ -268,7 +268,7 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
     const sent = prompts.map(send);
     await eventually("they wait", () => at.door.turns === 1);
     await lease.release();
-    // The speed of the machine decides which prompts the server gets before it is lost. Send one more after that.
+    // The speed of the machine decides how many prompts the server gets before it is lost. Then send another prompt.
     await sent[0];
     prompts.push("the last one");
     sent.push(send("the last one"));

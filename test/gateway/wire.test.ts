@@ -269,7 +269,7 @@ describe("readServerFrame", () => {
           ["session.lifecycle", { type, sessionId }],
         ]) {
           const message = { jsonrpc: "2.0", method, params };
-          // An indented frame does not begin as the runtime's frames do.
+          // An indented frame does not begin like the runtime's frames, so readServerFrame reads all of it.
           expect(read(message)).toEqual(read(JSON.stringify(message, null, 1)));
         }
       }),

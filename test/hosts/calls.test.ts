@@ -27,7 +27,7 @@ const REQUEST = {
   outcome: null,
 };
 
-/** For each call, the parameters that the first version with this call sends. */
+/** For each call, the parameters that the first version of copilotfleet with this call sends. */
 const SENT: Record<keyof Calls, object> = {
   spawn: { user: "alice", request: { cwd: "/x", waitMs: 5 } },
   spawnMany: { users: ["alice", "bob"], request: {} },
@@ -332,7 +332,7 @@ describe("a remote host", () => {
     return { host, calls };
   }
 
-  it("sends each call with the same parameters as the first version that had the call, and returns the answer", async () => {
+  it("RemoteHost sends each call with the parameters of the first version that had the call, and returns the answer", async () => {
     const { host, calls } = await door();
     for (const method of METHODS) {
       const ask = host[method] as (params: object) => Promise<unknown>;

@@ -33,7 +33,7 @@ describe.skipIf(problem !== undefined)("a host whose clock differs from the othe
   });
 
   it.each(["ahead", "behind"])(
-    "serves another host's calls and makes its own calls when its clock is five minutes %s",
+    "a host whose clock is five minutes %s serves the calls of another host and makes its own calls",
     async (name) => {
       const [right, skewed] = [hosts.host("right"), hosts.host(name)];
       await hosts.place(fresh("ann"), "right");

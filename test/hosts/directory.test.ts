@@ -23,7 +23,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     await rm(folder, { recursive: true });
   });
 
-  it("reads a host's entry again when the cached entry is older than the host's front door", async () => {
+  it("HostDirectory reads a host's entry again when the cached entry is older than the host's front door", async () => {
     const url = redis.url();
     const [here, there] = ["h1", "h2"].map((name) => openStore(url, withStoreKey(join(folder, name)), name));
     if (here === undefined || there === undefined) throw new Error("no stores");

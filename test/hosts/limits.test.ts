@@ -102,7 +102,7 @@ describe.skipIf(problem !== undefined)("for a user whose clients use two hosts a
     expect(results.filter((end) => end === "turnsPerMinute")).toHaveLength(CLIENTS - 7);
   });
 
-  it("only turns that run when a budget is used up can exceed it, and waiting prompts are refused", async () => {
+  it("when a budget is used up, running turns may exceed it, but waiting prompts are refused", async () => {
     const first = await userWith({});
     const [id = ""] = await sessionsOf(first);
     await at(0).sessions.use(id, "hello", { user: first, wait: "120s" });

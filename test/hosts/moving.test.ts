@@ -35,7 +35,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
     tries++;
   });
 
-  it("moves users and their sessions to a new host with route --rebalance, but not sessions under a lease", async () => {
+  it("route --rebalance moves users and their sessions to a new host, but not sessions under a lease", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     const { store } = hosts;
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
@@ -114,7 +114,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
       if (left.length > 0) await hosts.host("h1").ok(["delete", ...left]);
     });
 
-    it("relays a program's prompt to another host when the program's host has left, and starts no server on the host that left", async () => {
+    it("a program on a host that has stopped serving has its prompts relayed to another host, and starts no server", async () => {
       const [h1, held] = [hosts.host("h1"), fresh("held")];
       const [user = ""] = usersOf("h1", 1);
       await using program = await h1.library();
@@ -127,7 +127,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
       expect(h1.processes()).toEqual([]);
     });
 
-    it("after a host left, another one serves its users, and gc deletes old sessions and the host entry", async () => {
+    it("after a host has left, another host serves its users, and gc deletes their old sessions and then the host's entry", async () => {
       const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
       const [user = ""] = usersOf("h2", 1);
       const ids = [fresh("notes"), fresh("old"), fresh("unwanted"), fresh("young")] as const;

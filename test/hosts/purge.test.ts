@@ -86,7 +86,7 @@ describe.skipIf(problem !== undefined)("on two hosts with shared storage,", () =
     expect(await h1.send(other, "of-other", "two")).toBe("[turn 2] two");
   });
 
-  it("a purge names a host that is away, and that host's next gc erases the rest", async () => {
+  it("a purge reports a host that is not alive, and that host's next gc erases the user's data there", async () => {
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     const user = userOf("h1", "yan.quux");
     const words = [user, user.replace(".", "-"), "plover-of-yan"];
@@ -122,7 +122,7 @@ describe.skipIf(problem !== undefined)("on two hosts with shared storage,", () =
     expect(tracesOf([user, id])).toEqual([]);
   });
 
-  it("a purge does not wait for a host reported as lost, whose next gc erases the rest without a name", async () => {
+  it("a purge does not wait for a host that --lost-host names, and that host's next gc erases the user's data there", async () => {
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     const user = userOf("h1", "xia.quux");
     const words = [user, user.replace(".", "-"), "plover-of-xia"];

@@ -19,7 +19,7 @@ function placed(names: readonly string[]): UserPlacement[] {
 
 const THREE = ["a", "b", "c"];
 
-it("planRebalance moves at most 26 % of users when a fourth host joins, all to the new host, and balances within 10 %", () => {
+it("when a fourth host joins, planRebalance moves at most 26 % of users, all to that host, and balances all hosts within 10 %", () => {
   const hosts = [...THREE, "d"].map((name) => host(name));
   const plan = planRebalance({ hosts, placements: placed(THREE), sessions: [], isShared: true });
   expect(plan.moves.length).toBeGreaterThan(0.2 * USERS.length);

@@ -82,7 +82,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeov
       return (await clearRemains({ store, config }, request)).sort((a, b) => a.kind.localeCompare(b.kind));
     };
 
-    it("deletes what a takeover left behind if it is old, no record refers to it, and it is not the only copy", async () => {
+    it("clearRemains deletes an old left-over of a takeover, unless a record refers to it or it is the only copy", async () => {
       const [deleted, elsewhere] = [block("deleted"), block("elsewhere")];
       await record("elsewhere");
       plant(join(placePath(h2()), "elsewhere"));
@@ -116,7 +116,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeov
       expect(await clear(9 * DAY_MS)).toEqual([]);
     });
 
-    it("deletes nothing that a running takeover needs, no matter which step the takeover has reached", async () => {
+    it("clearRemains deletes nothing that a running takeover needs, at any step of the takeover", async () => {
       for (let step = 0; step < 2; step++) {
         const [id, mark] = [`step-${step}`, `a${step}`];
         const from = { host: "h1", group: serverIdOf("alice"), mark, taker: null };
@@ -129,7 +129,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeov
         await fetchSession({ id, mark, from: h1(), to: h2(), hasHistory: true, check });
         expect(await clear(9 * DAY_MS)).toEqual([]);
         expect(readFileSync(join(placePath(h2()), id, "events.jsonl"), "utf8")).toBe("history");
-        // The takeover was killed before it cleaned up. The record shows that it is complete.
+        // Make the takeover look complete, but killed before it cleaned up.
         await store.sessions.update(id, (draft) => {
           delete draft.from;
         });
@@ -138,7 +138,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeov
     });
   });
 
-  it("lets gc delete the file that blocks a deleted session's folder, without letting the session's runtime restore the folder", async () => {
+  it("gc deletes the block of a deleted session, and the old host's runtime does not create the session's folder again", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     await hosts.serve();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];

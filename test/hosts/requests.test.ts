@@ -65,7 +65,7 @@ describe.skipIf(problem !== undefined)("the requests of the agent at two hosts",
   it.each([
     ["h1", "h2"],
     ["h2", "h1"],
-  ] as const)("a request of the agent in a turn at %s is listed, followed and answered at %s", async (here, there) => {
+  ] as const)("an agent's request in a turn at %s can be listed, followed and answered at %s", async (here, there) => {
     await turn(here, "hello");
     const stop = new AbortController();
     const path = `/v1/sessions/${user}/events`;
@@ -89,7 +89,7 @@ describe.skipIf(problem !== undefined)("the requests of the agent at two hosts",
     stop.abort();
   });
 
-  it("a request ends when the serve that asked is killed, and the session accepts the next turn", async () => {
+  it("a request ends when the serve that runs its turn is killed, and the session accepts the next turn", async () => {
     const running = turn("h1", SHELL).catch(() => null);
     await asked("h2");
     await hosts.host("h1").stopServing("SIGKILL");

@@ -14,14 +14,14 @@ async function ofStateFolder(host: TestHost, env: NodeJS.ProcessEnv) {
   return { code: ran.code, ...ran.json<DoctorResult>().checks.find(({ name }) => name === "state folder") };
 }
 
-describe.skipIf(problem !== undefined)("the fleet, on the state folder of a host,", () => {
+describe.skipIf(problem !== undefined)("the settings of a host", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();
   });
   afterAll(() => redis.end());
 
-  it("refuses a command whose store, host name or shared folder differs from that of the serve on the same state folder", async () => {
+  it("a command fails if its store, host name or shared folder differs from that of the serve on the same state folder", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1"], storage: "shared" });
     const h1 = hosts.host("h1");
     await h1.serve(hosts.store);
@@ -64,7 +64,8 @@ describe.skipIf(problem !== undefined)("the fleet, on the state folder of a host
     expect((await h1.run(["ps"], { env: { COPILOTFLEET_STORE: store.replace("//", "//:secret@") } })).code).not.toBe(3);
     expect(readFileSync(join(h1.root, "serving.json"), "utf8")).not.toContain("secret");
 
-    // After serve was killed, its note does not refuse commands with other settings. A normal end removes the note.
+    // After serve was killed, the serving.json that it left does not make commands with other settings fail. A normal
+    // end of serve removes the file.
     await h1.stopServing("SIGKILL");
     expect(existsSync(join(h1.root, "serving.json"))).toBe(true);
     expect((await h1.run(["ps"], { env: { COPILOTFLEET_STORE: redis.url("else") } })).code).toBe(0);
@@ -73,7 +74,7 @@ describe.skipIf(problem !== undefined)("the fleet, on the state folder of a host
     expect(existsSync(join(h1.root, "serving.json"))).toBe(false);
   });
 
-  it("ties a state folder to its host name as soon as the folder has a server, even if serve has never run there", async () => {
+  it("a state folder is tied to its host name as soon as it has a server, even if serve has never run there", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1"], storage: "local" });
     const h1 = hosts.host("h1");
     await h1.spawn("ann");
@@ -84,7 +85,7 @@ describe.skipIf(problem !== undefined)("the fleet, on the state folder of a host
     expect(await h1.spawn("ann")).toMatchObject({ state: "ready" });
   });
 
-  it("refuses another host name for a state folder that has servers, even while no serve runs on it", async () => {
+  it("commands refuse another host name for a state folder that has servers, even while no serve runs on it", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1"], storage: "local" });
     const h1 = hosts.host("h1");
     const env = { COPILOTFLEET_HOST_NAME: "h9" };

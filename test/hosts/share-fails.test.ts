@@ -132,7 +132,7 @@ describe.skipIf(problem !== undefined)("the fleet, with shared storage that fail
           empty ? /is not the folder that h1 shares/ : /^The shared storage .* cannot be used/,
         ),
       });
-      // Doctor does not take the histories for deleted.
+      // doctor does not report the histories as deleted.
       expect(examined.checks.find(({ name }) => name === "sessions")).toMatchObject({
         level: "failed",
         detail: expect.stringContaining(shared),
@@ -176,7 +176,7 @@ describe.skipIf(problem !== undefined)("the fleet, with shared storage that fail
   });
 
   it.skipIf(!isRoot)(
-    "refuses every deletion of a session while the shared storage is read-only, and deletes nothing",
+    "while the shared storage is read-only, every deletion of a session is refused, and nothing is deleted",
     async () => {
       const { hosts, store } = doors;
       const h1 = hosts.host("h1");

@@ -62,7 +62,7 @@ describe.skipIf(problem !== undefined)("commands that need an answer from anothe
     expect(await refused(["evict", "notes"])).toMatchObject({ exit: 7, code: "FLEET_SESSION_STRANDED" });
   });
 
-  it("logs --all -f names a host that falls silent, and continues with the logs of the other host", async () => {
+  it("logs --all -f names a host that stops answering, and continues with the logs of the other host", async () => {
     await using hosts = pair();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     await hosts.serve();

@@ -90,7 +90,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the folder that hosts sh
     expect((await h3.run(["serve"])).stderr).toContain("Set storage.shared on all hosts");
   });
 
-  it("serve records no host in the directory if it cannot write its test file to the shared folder", async () => {
+  it("serve does not add its host to the directory if it cannot write its beacon to the shared folder", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     await h1.serve(hosts.store);

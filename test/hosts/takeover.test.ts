@@ -8,7 +8,7 @@ import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`taking over from other hosts is not tested: ${problem}`);
 
-describe.skipIf(problem !== undefined)("the fleet, with shared storage,", () => {
+describe.skipIf(problem !== undefined)("with shared storage,", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();
@@ -16,7 +16,7 @@ describe.skipIf(problem !== undefined)("the fleet, with shared storage,", () => 
   afterAll(() => redis.end());
 
   it.each(["per-user", "shared"])(
-    "lets a host take over a dead host's sessions from shared storage (isolation %s)",
+    "a host takes over a dead host's sessions from shared storage (isolation %s)",
     async (isolation) => {
       await using hosts = new TestHosts({
         redis,
@@ -71,7 +71,7 @@ describe.skipIf(problem !== undefined)("the fleet, with shared storage,", () => 
   );
 
   it.each(["per-user", "shared"])(
-    "moves the sessions on a host's own disk to shared storage that is set later (isolation %s)",
+    "a host moves the sessions on its own disk to shared storage that is configured later (isolation %s)",
     async (isolation) => {
       await using hosts = new TestHosts({
         redis,

@@ -90,7 +90,7 @@ describe("the queue of checks", () => {
     expect(begun.slice(MOST_CHECKS)).toEqual(["0", "3", "1", "2"]);
   });
 
-  it("the queue refuses checks that have waited longer than their connections live", async () => {
+  it("the queue refuses checks that have waited for 10 s, after which the door closes their connections", async () => {
     flood(MOST_CHECKS);
     const { checks: old } = flood(3);
     clock.ms += 10_000;

@@ -99,7 +99,7 @@ describe("a GitHub token", () => {
     expect((await identityOf(sign, "gho_wrong")).user).toBe("bob");
   });
 
-  it("a checked GitHub token counts for an hour while GitHub cannot be asked, and then no longer", async () => {
+  it("a checked GitHub token is accepted for an hour if GitHub stops answering, and then refused", async () => {
     const sign = signOn();
     const alice = await identityOf(sign);
     github.trouble = { status: 500 };
@@ -116,7 +116,7 @@ describe("a GitHub token", () => {
     { status: 403, message: "You have exceeded a secondary rate limit." },
     { status: 429 },
   ])(
-    "a checked GitHub token counts for an hour while GitHub refuses everybody, as after strangers' wrong tokens: %o",
+    "a checked GitHub token is accepted for an hour if GitHub refuses all requests because of a rate limit: %o",
     async (trouble) => {
       const sign = signOn();
       const alice = await identityOf(sign);
@@ -163,7 +163,7 @@ describe("a GitHub token", () => {
     await Promise.all(strangers);
   });
 
-  it("within minutes, a GitHub token that GitHub revoked or gave to another account no longer counts", async () => {
+  it("a GitHub token becomes invalid minutes after GitHub revokes it or gives it to another account", async () => {
     const sign = signOn();
     const alice = await identityOf(sign);
     github.accounts.delete(TOKEN);
@@ -188,7 +188,7 @@ describe("a GitHub token", () => {
     await eventually("the end", () => !sign.isStillGood(alice));
   });
 
-  it("a GitHub token is checked among the next ones, however many made-up tokens a stranger presents", async () => {
+  it("a GitHub token is checked soon, however many made-up tokens a stranger presents at the same time", async () => {
     const sign = signOn();
     let answer: (() => void) | undefined;
     github.held = new Promise<void>((resolve) => {

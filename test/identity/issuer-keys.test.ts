@@ -46,7 +46,7 @@ describe("the keys of an issuer", () => {
     expect(issuer.fetches).toBe(1);
   });
 
-  it("an issuer's keys are fetched again at once for a new key, and the old key no longer counts", async () => {
+  it("an issuer's keys are fetched again when a token names an unknown key, and replace the old keys", async () => {
     const checked = verifier();
     const old = await issuer.token();
     await checked.verify(old);
@@ -85,7 +85,7 @@ describe("the keys of an issuer", () => {
     expect(issuer.fetches).toBe(3);
   });
 
-  it("an issuer's keys work for a day while the issuer provides no keys, and no longer", async () => {
+  it("an issuer's keys are used for one day after the last fetch that succeeded", async () => {
     const checked = verifier();
     const token = await issuer.token({ exp: Math.floor(Date.now() / 1000) + 48 * 3600 });
     await checked.verify(token);
@@ -166,7 +166,7 @@ describe("the keys of an issuer", () => {
     await expect(alone.verify(await issuer.token())).rejects.toThrow("it cannot be reached: ECONNREFUSED");
   });
 
-  it("tokens of an issuer's key that is damaged or too short are refused, with the reason", async () => {
+  it("a token that names a damaged or too short key of its issuer is refused, with the reason", async () => {
     const short = generateKeyPairSync("rsa", { modulusLength: 1024 });
     issuer.publish({ ...short.publicKey.export({ format: "jwk" }), kid: "short" } as JWK);
     issuer.publish({ kty: "EC", crv: "P-256", x: "AAAA", y: "AAAA", kid: "damaged" });
@@ -226,9 +226,9 @@ describe("the claims of a token", () => {
     await expect(check({}, { user: "__proto__" })).rejects.toThrow('the claim "__proto__" is missing');
   });
 
-  it("a token without an id has the same digest however its signature is spelled", async () => {
+  it("a token without an id gets the same digest as its id, however its signature is spelled", async () => {
     const token = await issuer.token({ jti: undefined });
-    // The last four bits of the text of a 64-byte signature have no meaning.
+    // In base64url, the last four bits of a 64-byte signature have no meaning.
     const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     const respelled = token.slice(0, -1) + digits[digits.indexOf(token.slice(-1)) ^ 1];
     const signatureOf = (text: string) => Buffer.from(text.split(".")[2] ?? "", "base64url");

@@ -64,7 +64,7 @@ describe("the policy", () => {
     }
   });
 
-  it("the policy decides about every command, and the account of the fleet has all scopes", () => {
+  it("every command has an action in the policy, and an identity with all scopes may do what an admin may", () => {
     const folder = new URL("../../src/commands/", import.meta.url);
     const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
     expect(words(Object.values(COMMANDS).join(" ")).sort()).toEqual(files.map((name) => name.slice(0, -3)).sort());

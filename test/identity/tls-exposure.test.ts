@@ -37,7 +37,7 @@ describe("a front door without TLS", () => {
     },
   );
 
-  it("without TLS, an address beyond this machine may be announced to other hosts only with host.insecure", () => {
+  it("without TLS, host.insecure is needed if host.advertise is not a loopback address", () => {
     const serve = { listen: "0.0.0.0:4300", insecure: true };
     const advertise = "10.0.0.1:4300";
     expect(() => check({ ...REDIS, serve, host: { advertise } })).toThrow(/^host\.advertise is .* or host\.insecure/);
@@ -46,7 +46,7 @@ describe("a front door without TLS", () => {
   });
 });
 
-it("the check of a front door with serve.tls first reports files that cannot be used", () => {
+it("checkExposure reports a file of serve.tls that cannot be used", () => {
   const serve = { listen: "0.0.0.0:4300", tls: { cert: "/none/a", key: "/none/b" } };
   expect(() => check({ serve })).toThrow(/^serve\.tls\.cert names the file \/none\/a, which does not exist/);
 });

@@ -65,7 +65,7 @@ describe("the files of serve.tls", () => {
     expect(read({ clientCa: ca }).options).toMatchObject({ requestCert: true, rejectUnauthorized: true });
   });
 
-  it("the files of serve.tls are read again when a link changes, and unusable new files are not used", () => {
+  it("the files of serve.tls are read again when a symlink changes, and unusable new files are not used", () => {
     const [first, second] = [authority.issue(), authority.issue()].map((issued, at) => {
       return new CertificateFiles(folder, issued, `version-${at}`);
     });
@@ -91,7 +91,7 @@ describe("the files of serve.tls", () => {
     expect(certificates.refresh()).toBe(false);
   });
 
-  it("validityFault reports a certificate that has expired, and one that is not valid until later", () => {
+  it("validityFault reports a certificate that has expired or whose validity has not begun", () => {
     const at = (years: number) => new Date(Date.now() + years * 365 * 24 * 3_600_000);
     const fault = (from: Date, to: Date) => {
       const files = new CertificateFiles(folder, authority.issue({ from, to }), "dated");

@@ -14,7 +14,7 @@ import { Stopwatch } from "../fixtures/stopwatch.js";
 const TOKEN = "echo-test-token";
 const TURN_MS = 20_000;
 
-/** Starts the bundled runtime on `home`. The caller ends it by its handle. */
+/** Starts the bundled runtime with the home folder `home`. The caller has to kill `child`. */
 async function startRuntime(home: string): Promise<{ port: number; child: ChildProcess }> {
   const platform = `${process.platform}-${process.arch}`;
   const sdk = createRequire(import.meta.url).resolve(`@github/copilot-sdk-${platform}/package.json`);

@@ -98,7 +98,7 @@ describe("the echo model", () => {
     await expect.poll(() => echo.requests).toBe(2);
     await echo.close();
     await echo.close();
-    await ended; // with this error at once; the reply would take a minute
+    await ended; // the request fails at once; its reply was due only after a minute
     await expect(fetch(`${echo.baseUrl}/models`)).rejects.toThrow();
   });
 
@@ -133,7 +133,7 @@ describe("the echo model", () => {
     sending.on("error", () => undefined).destroy();
   });
 
-  it("startEchoModel rejects with the number of a port that is taken", async () => {
+  it("startEchoModel rejects if its port is in use, and the error contains the port", async () => {
     await using echo = await startEchoModel();
     const port = Number(new URL(echo.baseUrl).port);
     await expect(startEchoModel({ port })).rejects.toMatchObject({ code: "EADDRINUSE", port });

@@ -20,7 +20,7 @@ function networkFolder(): string {
 
 const socketsIn = (folder: string) => readdirSync(folder).filter((name) => name.endsWith(".0"));
 
-it("a gateway's socket leads to the same HTTP server as its port, and is deleted when it is closed", async () => {
+it("GatewaySocket passes connections on to the model's HTTP server, and deletes its socket when it closes", async () => {
   const folder = networkFolder();
   const model = await startEchoModel();
   const socket = await GatewaySocket.open(folder, (connection) => model.accept(connection));

@@ -81,7 +81,7 @@ describe("the usage in an answer", () => {
     expect(read(STREAM, events({ usage: { prompt_tokens: 3 } })).numbers).toEqual({ ...nothing, inputTokens: 3 });
   });
 
-  it("the usage in an answer has the last numbers of a service that reports numbers with each piece", () => {
+  it("if a service reports the usage with each piece of an answer, the last numbers count", () => {
     const pieces = [1, 2, 3].map((n) => ({ usage: { prompt_tokens: 10, completion_tokens: n } }));
     expect(read(STREAM, events(...pieces)).numbers).toMatchObject({ inputTokens: 10, outputTokens: 3 });
   });
@@ -171,7 +171,7 @@ describe("the model gateway", () => {
     expect(at.seen[0]?.["accept-encoding"]).toBe("identity");
   });
 
-  it("refused and cut requests count, with unknown tokens, but not one that never reached the service", async () => {
+  it("the gateway counts refused and cut requests, but not a request that never reached the service", async () => {
     let isBroken = false;
     const at = await gatewayTo((response) => {
       if (isBroken) response.write("data: {}\n\n", () => response.destroy());
@@ -186,7 +186,7 @@ describe("the model gateway", () => {
     expect(at.lines[3]?.numbers?.inputTokens).toBeNull();
   });
 
-  it("the gateway passes on a request whose model is not JSON, and counts it for the session's model", async () => {
+  it("the gateway passes on a request whose model name is invalid, and counts it for the session's model", async () => {
     const at = await gatewayTo((response) => response.writeHead(400).end("{}"));
     expect((await at.ask(undefined, { body: '{"model":"\\q"}' })).status).toBe(400);
     expect(at.lines[0]).toMatchObject({ ...at.ann, model: "default", outcome: "begun" });

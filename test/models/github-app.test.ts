@@ -33,11 +33,21 @@ async function refusal(work: Promise<unknown>): Promise<FleetError> {
 }
 
 describe("mintInstallationToken", () => {
-  it("mintInstallationToken signs a proof with the App's key, and takes the lifetime by GitHub's clock", async () => {
+  it("mintInstallationToken signs a proof with the App's key, and returns the token with its lifetime", async () => {
     const minted = await mintInstallationToken(app(github.key), github.env, NEVER);
     expect(minted.token).toMatch(/^ghs_minted\d+$/);
     expect(minted.lifetimeMs).toBeGreaterThan(59 * 60_000);
     expect(minted.lifetimeMs).toBeLessThanOrEqual(60 * 60_000 + 1_000);
+  });
+
+  it.each([-50_000, 50_000])("a token's lifetime does not change if GitHub's clock is %i ms ahead", async (aheadMs) => {
+    github.aheadMs = aheadMs;
+    onTestFinished(() => {
+      github.aheadMs = 0;
+    });
+    const { lifetimeMs } = await mintInstallationToken(app(github.key), github.env, NEVER);
+    expect(lifetimeMs).toBeGreaterThan(59 * 60_000 + 50_000);
+    expect(lifetimeMs).toBeLessThanOrEqual(60 * 60_000 + 1_000);
   });
 
   it.each([401, 403, 404, 422])("mintInstallationToken reports %s as a refusal, and names the App", async (status) => {
@@ -92,7 +102,7 @@ describe("mintInstallationToken", () => {
   });
 });
 
-/** A source of tokens that the test controls, and a clock that it moves on. */
+/** An AppToken whose source of tokens and whose clock the test controls. */
 class Source {
   nowMs = 0;
   mints = 0;

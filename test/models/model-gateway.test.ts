@@ -62,7 +62,7 @@ async function gatewayTo(baseUrl: string, { type = "openai", key, silenceMs }: G
   return { gateway, session, ask };
 }
 
-it("the model gateway replaces credentials with the key, and passes on all else but connection headers", async () => {
+it("the model gateway replaces credentials with the key, and passes on all but connection headers", async () => {
   let seen: { url: string | undefined; headers: IncomingMessage["headers"]; body: string } | undefined;
   const model = await service(({ url, headers }, response, body) => {
     seen = { url, headers, body };
@@ -107,7 +107,7 @@ it.each([
   },
 );
 
-it("the model gateway refuses wrong and ended tokens with an error in the provider's wire format", async () => {
+it("the model gateway refuses unknown and revoked tokens with an error in the provider's wire format", async () => {
   const model = await service((_, response) => response.end("reached"));
   const { gateway, ask } = await gatewayTo(`${model.url}/v1`);
   for (const authorization of ["", "Bearer ", "Bearer wrong", `Bearer ${KEY}`]) {
@@ -210,7 +210,7 @@ it("the model gateway stops reading from the service while the server does not r
   answer.destroy();
 });
 
-it("a request to the model service ends when the server hangs up, before and during the answer", async () => {
+it("the model gateway ends its request to the service when the server hangs up before or during the answer", async () => {
   for (const hasBegun of [false, true]) {
     let isClosed = false;
     const arrivals = new EventEmitter();
@@ -235,7 +235,7 @@ it("a request to the model service ends when the server hangs up, before and dur
   }
 });
 
-it("an answer that the service cuts is cut for the server, too", async () => {
+it("when the model service cuts an answer, the model gateway cuts it for the server, too", async () => {
   const model = await service((request, response) => {
     response.writeHead(200).write("begun");
     setImmediate(() => request.socket.destroy());
@@ -283,7 +283,7 @@ it("a refusal of the only key reaches the server unchanged", async () => {
   expect([answer.status, await answer.text(), requests]).toEqual([401, "no", 1]);
 });
 
-it("when the key can no longer be read, the server gets an error without the key", async () => {
+it("if the provider's key cannot be read, the server gets an error that names the key's file", async () => {
   const path = join(folder, "gone");
   const model = await service((_, response) => response.end("reached"));
   const { ask } = await gatewayTo(`${model.url}/v1`, { key: new ProviderKey({ from: "file", path }, {}) });
@@ -298,7 +298,7 @@ it("the model gateway passes on a body of more than 1 MB as it arrives", async (
   expect(await (await ask("/chat/completions", { body: "x".repeat(3_000_000) })).text()).toBe("3000000");
 });
 
-it("requests share a connection to the model service, and one that the service has closed is replaced", async () => {
+it("requests share a connection to the model service, and a connection that breaks is replaced", async () => {
   const model = await service((_, response) => response.end("ok"));
   const { ask } = await gatewayTo(`${model.url}/v1`);
   for (let turn = 0; turn < 3; turn++) expect(await (await ask("/chat/completions")).text()).toBe("ok");

@@ -130,7 +130,7 @@ describe("a key from a command", () => {
     expect(await key.get()).toBe("second");
   });
 
-  it("the key command runs again after a refusal, but not at once after each further refusal", async () => {
+  it("when the service refuses the key, the key command runs again, but at most once in 5 s", async () => {
     const key = new ProviderKey({ from: "command", command }, env);
     put("bad");
     await key.get();

@@ -91,7 +91,7 @@ describe("ModelProvider", () => {
     expect(await none.of("session", {})).toBeNull();
   });
 
-  it("with the model gateway, a session has its own token until its last use ends, but never the key", async () => {
+  it("with the model gateway, each session gets its own token until its last use ends, and never the key", async () => {
     const model = new ModelProvider(settings(remote, "on"), { env: { A_KEY: "canary" }, networkFolder: "/nowhere" });
     const first = model.keep("a");
     const second = model.keep("a");
@@ -110,7 +110,7 @@ describe("ModelProvider", () => {
     await expect(fetch(`${a?.baseUrl}/responses`)).rejects.toThrow();
   });
 
-  it("after the socket for servers with a restricted network could not be made, the next use makes it", async () => {
+  it("if the socket for servers with a restricted network cannot be made, the next use tries again", async () => {
     const folder = mkdtempSync(join(tmpdir(), "fleet-provider-"));
     onTestFinished(() => rmSync(folder, { recursive: true }));
     const networkFolder = join(folder, "network");

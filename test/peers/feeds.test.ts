@@ -17,7 +17,7 @@ const NEVER = new AbortController().signal;
 class Histories {
   readonly root = mkdtempSync(join(tmpdir(), "copilotfleet-feeds-"));
   readonly clock = new TestClock();
-  /** The ids of each look. */
+  /** For each look at the histories, the ids of the sessions. */
   readonly looks: string[][] = [];
   /** The folder that the kernel watches instead of the sessions' folders, as if another machine wrote the histories. */
   readonly watched: string | undefined;
@@ -97,7 +97,7 @@ async function followed(at: Histories, ids: readonly string[]) {
   return followers;
 }
 
-it("a follower wakes when the kernel reports a change, without a timer", async () => {
+it("a follower wakes as soon as the kernel reports a change, without waiting for the timer", async () => {
   const at = new Histories();
   at.make("a");
   const [follower] = await followed(at, ["a"]);
@@ -106,7 +106,7 @@ it("a follower wakes when the kernel reports a change, without a timer", async (
   expect(at.looks).toEqual([]);
 });
 
-it("all idle sessions together cost one look every two seconds, however many followers they have", async () => {
+it("all idle sessions of a host are checked in one call every two seconds, however many followers they have", async () => {
   const at = new Histories();
   const ids = ["a", "b", "c"];
   for (const id of ids) at.make(id);
@@ -128,7 +128,7 @@ it("all idle sessions together cost one look every two seconds, however many fol
   expect(at.looks).toEqual([]);
 });
 
-it("a look finds an event that the kernel does not report, and the next looks come every 250 ms", async () => {
+it("a follower wakes within 2 s of the first change that the kernel does not report, and within 250 ms of later ones", async () => {
   const at = new Histories({ isReported: false });
   at.make("a");
   const [follower] = await followed(at, ["a"]);
@@ -173,7 +173,7 @@ it("a follower continues with the new folder when the folder of its session is r
   await expect.poll(() => follower?.wakes).toBeGreaterThan(wakes);
 });
 
-it("a follower reads again at each look when the host of its session does not answer", async () => {
+it("a follower reads again at each check while the host of its session does not answer", async () => {
   const at = new Histories();
   at.make("a");
   const [follower] = await followed(at, ["a"]);

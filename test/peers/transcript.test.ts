@@ -9,7 +9,7 @@ const event = (type: string, data: object = {}) =>
   `${JSON.stringify({ id: type, parentId: null, type, timestamp: new Date().toISOString(), data })}\n`;
 const PROMPT = event("user.message", { messageId: "m", content: "hi" });
 
-/** Follows the transcript of a session with these lines. Returns how often the follower reads the history in 5 s. */
+/** Follows the transcript of a session whose history has these lines. Returns how often it is read in 5 s. */
 async function following(...lines: string[]) {
   const clock = new TestClock();
   const record = sessionRecord("talk");

@@ -7,7 +7,7 @@ import { isBroken } from "../../src/pool/server.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
 
-/** This process stands for a live one. The same identity with another start time stands for a dead one. */
+/** This process is the live process of these tests. The same identity with another start time is a dead process. */
 const alive = ownIdentity();
 const dead: ProcessIdentity = { ...alive, startTicks: "1" };
 
@@ -89,13 +89,13 @@ describe("claimStop", () => {
     expect(claimStop(registry, "s", { stays: false, claim: alive }).kind).toBe(kind);
   });
 
-  it("claimStop reports a server that is not recorded as absent", () => {
+  it("claimStop returns the decision absent for a server that is not recorded", () => {
     expect(claimStop({ servers: {} }, "s", { stays: false, claim: alive })).toEqual({ kind: "absent" });
   });
 });
 
 describe("a claim", () => {
-  it("a stop that was given up records its server as running again", () => {
+  it("giveUpStop records the server as running again", () => {
     for (const from of ["ready", "unhealthy", "draining"] as const) {
       const { server } = registryOf({ state: "draining", process: alive, claim: alive });
       giveUpStop(server, from);
@@ -104,7 +104,7 @@ describe("a claim", () => {
     }
   });
 
-  it("a claim that another process took over causes a conflict", () => {
+  it("ownClaim throws FLEET_SERVER_CONFLICT when this process does not hold the claim on the launch", () => {
     for (const change of [{ claim: dead }, { claim: null }, { claim: alive, launchId: "another" }]) {
       const { registry } = registryOf(change);
       expect(() => ownClaim(registry, "s", "old")).toThrow(expect.objectContaining({ code: "FLEET_SERVER_CONFLICT" }));

@@ -2,7 +2,7 @@ import { expect, it, onTestFinished } from "vitest";
 import { Clients } from "../../src/pool/clients.js";
 import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
 
-it("Clients connects to the new process of a replaced server while the connection to the old one is open", async () => {
+it("Clients connects to the new process of a replaced server while its connection to the old process is open", async () => {
   const fleet = await faultFleet();
   await fleet.json(["spawn", "--user", "u", "--count", "2"]);
   const [earlier, other] = [await fleet.record("u-1"), await fleet.record("u-2")];

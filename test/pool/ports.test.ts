@@ -41,7 +41,7 @@ describe("choosePort", () => {
 });
 
 describe("isBindable", () => {
-  it("isBindable distinguishes a port that is in use from a free one", async () => {
+  it("isBindable returns false for a port that is in use, and true once the port is free", async () => {
     const holder = createServer();
     await new Promise<void>((resolve) => {
       holder.listen(0, "127.0.0.1", resolve);

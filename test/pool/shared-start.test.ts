@@ -21,7 +21,7 @@ async function openPool() {
   return parts.pool;
 }
 
-it("a shared start goes on for the other callers when the caller that began it gives up", async () => {
+it("a shared start continues for the other callers when the caller that began it gives up", async () => {
   const pool = await openPool();
   const impatient = new AbortController();
   const first = pool.serverOf("ann", { signal: impatient.signal, sharedUntil: NEVER });
@@ -32,7 +32,7 @@ it("a shared start goes on for the other callers when the caller that began it g
   expect((await second).server).toMatchObject({ user: "ann", state: "ready" });
 });
 
-it("a caller of a shared start gets FLEET_SERVER_START_TIMEOUT when its time is up, and the start goes on", async () => {
+it("a caller of a shared start gets FLEET_SERVER_START_TIMEOUT when its own time is up, and the start continues", async () => {
   const pool = await openPool();
   const hasty = pool.serverOf("ann", { signal: AbortSignal.timeout(1), sharedUntil: NEVER });
   await expect(hasty).rejects.toMatchObject({ code: "FLEET_SERVER_START_TIMEOUT" });

@@ -35,7 +35,7 @@ describe("use markers", () => {
     expect(setEvictionMarker(on, "held")).toBeNull();
   });
 
-  it("waiting for a use marker ends after waitMs and leaves no marker", async () => {
+  it("setUseMarker stops waiting for an eviction after waitMs, and leaves no marker", async () => {
     const on = await server();
     using _evicted = setEvictionMarker(on, "held");
     const before = markers(on);
@@ -43,7 +43,7 @@ describe("use markers", () => {
     expect(markers(on)).toEqual(before);
   });
 
-  it("waiting for a use marker ends with the caller's reason when its signal aborts, and leaves no marker", async () => {
+  it("setUseMarker rejects with the signal's reason when the signal aborts, and leaves no marker", async () => {
     const on = await server();
     using _evicted = setEvictionMarker(on, "held");
     const before = markers(on);
@@ -55,7 +55,7 @@ describe("use markers", () => {
     expect(markers(on)).toEqual(before);
   });
 
-  it("a process makes its later markers in a folder as links to one file, even if the folder was deleted", async () => {
+  it("a process makes each marker after its first as a link to one file, even after the folder was deleted", async () => {
     const on = await server();
     const folder = join(dirname(on.home), "uses");
     const inodeOfNext = async () => {
@@ -74,7 +74,7 @@ describe("use markers", () => {
     expect(filesIn(on)).toHaveLength(1);
   });
 
-  it("a search for used sessions removes what dead processes left in the folder", async () => {
+  it("usedSessions removes the files that dead processes left in the folder", async () => {
     const on = await server();
     using _use = await setUseMarker(on, "held", { waitMs: 0, signal: undefined });
     const folder = join(dirname(on.home), "uses");
@@ -83,7 +83,7 @@ describe("use markers", () => {
     expect(filesIn(on)).toHaveLength(1);
   });
 
-  it("an eviction that cannot check for uses fails and leaves no eviction marker", async () => {
+  it("setEvictionMarker throws and leaves no marker when it cannot check for use markers", async () => {
     const on = await server();
     using _use = await setUseMarker(on, "other", { waitMs: 0, signal: undefined });
     // This marker belongs to a dead process and cannot be deleted.

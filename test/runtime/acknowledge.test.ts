@@ -6,7 +6,7 @@ import { encodeMessage, FrameSplitter } from "../../src/runtime/wire/frames.js";
 import { RpcClient } from "../../src/runtime/wire/rpc-client.js";
 import { eventually } from "../fixtures/eventually.js";
 
-/** A server that answers every request, and collects the methods of all messages that it gets. */
+/** A server that answers every request, and collects the methods of all messages that it receives. */
 async function listening() {
   const methods: string[] = [];
   const sockets: Socket[] = [];
@@ -38,7 +38,7 @@ async function listening() {
 it.each([
   { isIdle: true, expected: ["ping"] },
   { isIdle: false, expected: ["$/ack", "ping"] },
-])("RpcClient acknowledges a frame that is not an answer unless the listener is idle (isIdle: $isIdle)", async (at) => {
+])("RpcClient acknowledges a notification, unless its listener is idle (isIdle: $isIdle)", async (at) => {
   await using server = await listening();
   let frames = 0;
   const listener = {

@@ -28,7 +28,7 @@ describe("the system's clock", () => {
         called.push("due");
         resolve();
       });
-      // Keep the process alive, because the waiting action does not.
+      // Keep the process alive, because the action's own timer does not.
       void delay(100);
     });
     expect(called).toEqual(["due"]);

@@ -7,7 +7,7 @@ import { connectClient, watchPrompt } from "../../src/runtime/client/connect.js"
 const hasIpv6 = Object.values(networkInterfaces()).some((own) => own?.some(({ address }) => address === "::1"));
 
 it.each([["127.0.0.1", "127.0.0.1"], ...(hasIpv6 ? [["::1", "[::1]"]] : [])])(
-  "connectClient refuses the connection to %s as soon as the server closes it during the handshake",
+  "connectClient rejects as soon as the server at %s closes the connection during the handshake",
   async (address, shown) => {
     const server = createServer((socket) => {
       socket.once("data", () => socket.destroy());
@@ -56,7 +56,7 @@ it("connectClient leaves no unhandled rejection behind when the server resets th
   expect(unhandled).toEqual([]);
 });
 
-it("watchPrompt stops reading the connection once its prompt has begun, even if the event comes in two pieces", () => {
+it("watchPrompt stops watching the connection once its prompt has begun, even if the prompt's event arrives in two pieces", () => {
   const socket = new Socket();
   onTestFinished(() => void socket.destroy());
   const [first, second] = [watchPrompt(socket, "a"), watchPrompt(socket, "b")];

@@ -15,8 +15,9 @@ import { removeFolder } from "../fixtures/remove-folder.js";
 import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
 /**
- * Tests what the fleet relies on although no documentation promises it: flags that `--help` does not show, and methods that
- * the SDK calls experimental. If a new version of the runtime drops one, this test fails before a user notices.
+ * Tests the parts of the runtime that the fleet relies on, even though no documentation promises them: flags that
+ * `--help` does not show, and methods that the SDK calls experimental. If a new version of the runtime drops one, this
+ * test fails before a user notices.
  */
 
 const { path: runtime } = findRuntime(null, {});
@@ -88,7 +89,7 @@ describe("the bundled runtime", () => {
     expect(child.exitCode).toBeNull();
   });
 
-  it("the runtime refuses an unknown flag, so we notice when a new version drops one of ours", () => {
+  it("the runtime refuses an unknown flag, so we notice when a new version drops one of our flags", () => {
     const { status, stderr, stdout } = spawnSync(runtime, ["--headless", "--no-such-flag"], { env, encoding: "utf8" });
     expect(status).not.toBe(0);
     expect(stdout + stderr).toMatch(/unsupported argument|unknown option|unexpected/i);
@@ -128,7 +129,7 @@ describe("the bundled runtime", () => {
     expect(existsSync(join(home, "session-state", "intruder"))).toBe(false);
   });
 
-  it("the runtime answers the methods that drain and delete use, even for sessions that are not loaded", async () => {
+  it("the runtime answers the methods that the drain and delete commands call, even for sessions that are not loaded", async () => {
     await using connection = await RawConnection.open({ address: "127.0.0.1", port, token }, signal());
     await connection.request("session.create", { sessionId: "idle", model: "gpt-5" });
     expect(await connection.request("session.metadata.activity", { sessionId: "idle" })).toMatchObject({
@@ -148,7 +149,7 @@ describe("the bundled runtime", () => {
 
   it("the runtime ignores notifications that begin with $/", async () => {
     await using connection = await RawConnection.open({ address: "127.0.0.1", port, token }, signal());
-    for (let index = 0; index < 3; index++) await connection.request("ping", { message: "x" }); // acknowledged in this way
+    for (let index = 0; index < 3; index++) await connection.request("ping", { message: "x" }); // sends `$/ack`
     expect(child.exitCode).toBeNull();
   });
 

@@ -9,7 +9,7 @@ import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { processesWith } from "../fixtures/processes.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
-it("launchServer leaves no process when it cannot look at the process that it has started", async () => {
+it("launchServer kills the process that it has started if it cannot read the process table", async () => {
   const stateRoot = await temporaryRoot();
   ensureStateFolder(stateRoot);
   const home = homeOf(stateRoot, "alice");

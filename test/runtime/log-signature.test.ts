@@ -33,7 +33,7 @@ it("a log gets its key once, and only its owner can read the key", () => {
   expect(statSync(join(dirname(log), "log-key")).mode & 0o777).toBe(0o600);
 });
 
-it("a signed line reads back without its signature", () => {
+it("a signed line of the fleet is shown without its signature", () => {
   const key = readLogKey(log);
   const signed = signedLine(LINE, key);
   expect(signed).toMatch(/^2026.*SIGTERM\. #[\w-]{16}$/);
@@ -41,7 +41,7 @@ it("a signed line reads back without its signature", () => {
   expect(readableLine(signed, key)).toBe(LINE);
 });
 
-it("a line with no signature, another signature, another text or another log's key is not a line of the fleet", () => {
+it("a line without a signature that fits its text and its log's key is not a line of the fleet", () => {
   const key = readLogKey(log);
   const signed = signedLine(LINE, key);
   const forged = [
@@ -68,7 +68,7 @@ it("in a log without a key, which an earlier version wrote, the lines of the fle
   expect(lineOfFleet("2026-01-02T03:04:05.678Z something else", null)).toBeNull();
 });
 
-it("the last words of a server include a line that the server forged, and no line of the fleet", () => {
+it("lastWords includes a line that the server forged, and leaves out the lines of the fleet", () => {
   writeFileSync(log, `panic\n${LINE}\n`);
   appendToLog(home, "Process 7 ended.");
   expect(readFileSync(log, "utf8")).toMatch(/ended\. #[\w-]{16}\n$/);

@@ -8,7 +8,7 @@ const looker = bundleFixture("process-looker");
 const has = (program: string) => spawnSync(program, ["--version"]).error === undefined;
 
 it.skipIf(!has("prlimit")).each([["/proc", ""], ...(has("ps") ? [["ps and lsof", "posix"]] : [])])(
-  "the process table from %s fails, and reports no process as dead, when no file descriptor is free",
+  "the process table from %s throws instead of reporting processes as dead when no file descriptor is free",
   (_, name) => {
     const env = { ...process.env, COPILOTFLEET_SYSTEM: name };
     const args = ["--nofile=64", process.execPath, looker];

@@ -29,7 +29,7 @@ it("a link at the temporary path of the connection token is replaced, and its ta
   expect(statSync(join(dirname(home), "connection-token")).mode & 0o777).toBe(0o600);
 });
 
-it("the connection token replaces the temporary file of a killed start, and only its owner can read it", async () => {
+it("writing the connection token replaces the temporary file of a killed start, and only the file's owner can read the token", async () => {
   const { home, temporary } = await serverFolder();
   writeFileSync(temporary, "half", { mode: 0o644 });
   const token = writeConnectionToken(home);

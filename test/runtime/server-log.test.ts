@@ -29,7 +29,7 @@ beforeEach(() => {
 const AT = new Date("2026-01-02T03:04:05.678Z");
 
 describe("a line of the fleet in the log of a server", () => {
-  it("a text that the fleet logs has its time, begins on a new line, and never becomes several lines", () => {
+  it("a text that the fleet logs becomes exactly one line, which begins with the time", () => {
     appendFileSync(log, "half");
     appendToLog(home, "one\ntwo\x1b[2J", AT);
     appendToLog(home, launchText(LAUNCH), AT);
@@ -75,7 +75,7 @@ describe("a line of the fleet in the log of a server", () => {
 });
 
 describe("the end of a log as the reason of a failure", () => {
-  it("endOfLog, the reason of a failure, leaves out the fleet's lines and the announcement of a launch", () => {
+  it("endOfLog leaves out the fleet's lines and the runtime's announcement of its port", () => {
     appendFileSync(log, "earlier\n");
     const logStart = statSync(log).size;
     appendToLog(home, launchText(LAUNCH));

@@ -164,7 +164,7 @@ describe("turns in a history", () => {
     expect(story(first + shutdown())).toEqual(["cut"]);
   });
 
-  it("the start and the end of a turn are the times of its events in the history", () => {
+  it("a turn starts at the time of its first event in the history, and ends at the time of its last event", () => {
     const text = prompt();
     const startedAtMs = at();
     const { ended } = turnsOf(text + toolStep("a") + finalStep());
@@ -235,7 +235,7 @@ describe("SessionEvents", () => {
     expect(events.read(ENOUGH)).toMatchObject({ events: [{ type: "user.message" }], bytes: more.length - 30 });
   });
 
-  it("SessionEvents notices that a history was cut, rewritten or replaced, and starts again with a new one", () => {
+  it("SessionEvents reports that a history was cut, rewritten, replaced or deleted, and reads a new history after a deletion", () => {
     const text = prompt() + finalStep();
     const open = () => {
       writeFileSync(path, text);

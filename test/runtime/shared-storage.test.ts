@@ -74,7 +74,7 @@ describe("taking over a session", () => {
     expect(existsSync(join(shared, "hosts", "a", "alice", "taken", "s~one"))).toBe(false);
   });
 
-  it("a takeover that crashed succeeds when it is called again, even if a runtime has created the session's folder since", async () => {
+  it("a takeover that crashed succeeds when it is called again, even if a runtime has created the session's folder in between", async () => {
     plant(placePath(a), "s", "history");
     await expect(take({ check: afterChecks(1) })).rejects.toThrow("not ours");
     expect(existsSync(join(placePath(b), "s"))).toBe(false);
@@ -166,7 +166,7 @@ describe("a home on shared storage", () => {
     expect(readFileSync(join(home, "session-state", "s", "events.jsonl"), "utf8")).toBe("history");
   });
 
-  it("a home under a new host name does not move the sessions below the old name, because takeovers move them one by one", async () => {
+  it("linking a home under a new host name does not move the sessions below the old name", async () => {
     plant(placePath(a), "s", "history");
     await linkToPlace(home, a);
     await makeHostFolder(shared, b.host);

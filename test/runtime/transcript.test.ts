@@ -42,7 +42,7 @@ const toolEnd = (toolCallId: string, over: Record<string, unknown>) =>
   line("tool.execution_complete", { toolCallId, ...over });
 
 describe("the turns of a transcript", () => {
-  it("a plain turn has the prompt with its sender and its time, and the reply", () => {
+  it("a transcript of a plain turn has the prompt, with its sender and time, and the reply", () => {
     const text = started() + prompt({ content: "a\nb" }) + finalStep("c");
     const { entries } = read(text, { user: "alice" });
     const rest = { turn: 1, attachments: [], tool: null, failure: null };
@@ -137,7 +137,7 @@ describe("the end of a turn in a transcript", () => {
     expect(told(text, { isLoaded: false }).at(-1), "not loaded").toBe(cut);
   });
 
-  it("a transcript that follows a history reports no end of a running turn, and adds the rest once written", () => {
+  it("a transcript that follows a history does not report a running turn as ended, and adds the turn's reply once it is written", () => {
     const transcriber = new Transcriber(null);
     const text = Buffer.from(started() + prompt({ content: "a" }) + finalStep("b"));
     const first = [...transcriber.push(text.subarray(0, -300)), ...transcriber.pause(at() + LATER_MS)];

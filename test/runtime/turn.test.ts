@@ -16,7 +16,7 @@ class FakeSession {
     return () => undefined;
   }
 
-  /** How often the turn was aborted. */
+  /** How many times the turn was aborted. */
   aborts = 0;
 
   async send(): Promise<string> {
@@ -68,7 +68,7 @@ it("runTurn returns an empty text for a prompt that got no answer, not the answe
   expect((await turn).text).toBe("");
 });
 
-it("runTurn ends with an error when the server is idle again although the prompt's turn never began", async () => {
+it("runTurn rejects with the server's error when the server becomes idle without having begun the prompt", async () => {
   const session = new FakeSession();
   const turn = run(session);
   await answered();
@@ -113,7 +113,7 @@ it("runTurn aborts again when its prompt begins after the abort, because the ser
   await expect(turn).rejects.toThrow("changed my mind");
 });
 
-it("runTurn aborts a prompt that has begun only once, because the next turn may be another client's", async () => {
+it("runTurn sends only one abort for a prompt that has begun, because the next turn may be another client's", async () => {
   const session = new FakeSession();
   const stop = new AbortController();
   const turn = run(session, undefined, undefined, stop.signal);

@@ -25,7 +25,7 @@ const hasOwnTmp = !fileURLToPath(import.meta.url).startsWith("/tmp/");
 
 const isRoot = process.getuid?.() === 0;
 
-/** Makes a folder with these subfolders, outside `/tmp`, because servers in `/tmp` have no `/tmp` of their own. */
+/** Makes a folder with these subfolders. It is outside of `/tmp`, so that servers can get their own `/tmp`. */
 function folderOf(...names: string[]): string {
   const folder = realpathSync(mkdtempSync("/var/tmp/copilotfleet-bwrap-"));
   onTestFinished(() => removeFolder(folder));
@@ -78,7 +78,7 @@ it.skipIf(bwrapProblem !== undefined)(
 );
 
 it.skipIf(bwrapProblem !== undefined)(
-  "in bwrap, a program sees no other files or processes, and has no capabilities but root's for files",
+  "in bwrap, a program sees no other files or processes, and has at most the capabilities of root for files",
   async () => {
     const folder = folderOf("home", "tmp", "secret");
     writeFileSync(join(folder, "secret", "file"), "");
@@ -93,7 +93,7 @@ it.skipIf(bwrapProblem !== undefined)(
 );
 
 it.skipIf(bwrapProblem !== undefined)(
-  "in bwrap, a program has the same PID as bwrap's process outside, and bwrap passes on its exit status",
+  "in bwrap, a program has the PID that the bwrap process has outside, and bwrap exits with the program's status",
   async () => {
     const folder = folderOf("home", "tmp");
     const run = await shell({ home: join(folder, "home"), temporary: join(folder, "tmp") });
@@ -115,7 +115,7 @@ it.skipIf(bwrapProblem !== undefined)(
 );
 
 it.skipIf(bwrapProblem !== undefined).each(["before", "after"])(
-  "bwrap refuses a folder that was replaced with a link %s the fleet made the bwrap command",
+  "a server does not start in bwrap if a folder was replaced with a link %s the fleet made the command",
   async (moment) => {
     const folder = folderOf("home", "tmp", "work/of alice", "secret");
     writeFileSync(join(folder, "secret", "file"), "a secret");

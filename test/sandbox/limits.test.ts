@@ -63,7 +63,7 @@ it("control groups of version 2 are made in this process's group if all controll
   expect(bases([supervisor])).toEqual({ memory: base, processes: base, cpu: base });
 });
 
-it("with control groups of version 2, only the limits whose controllers are delegated are held", () => {
+it("with control groups of version 2, only the limits whose controllers are delegated are enforced", () => {
   const own = fakeV2({
     "cgroup.controllers": "memory pids",
     "cgroup.subtree_control": "memory pids",
@@ -180,7 +180,7 @@ it("this process finds its own control groups, and each of them exists", () => {
 });
 
 it.skipIf(!grouped)(
-  "a process outside its cgroup namespace's root group does not mistake a foreign folder for its group",
+  "a process that left the root group of its cgroup namespace does not mistake another folder for its group",
   () => {
     const pids = system()
       .processes.controlGroups()
@@ -200,7 +200,7 @@ it.skipIf(!grouped)(
 );
 
 it.skipIf(!grouped)(
-  "with all limits held, doctor does not list resources among what the sandbox leaves open",
+  "with all limits enforced, sandboxNow does not report resources among the missing protections",
   async () => {
     const sandbox: Omit<Config["sandbox"], "limits"> = {
       mode: "auto",

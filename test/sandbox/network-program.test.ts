@@ -159,12 +159,12 @@ it.each(ACCOUNTS)("as %s, data passes both ways between the machine and the prog
   const { ask } = await enter(account);
   const data = Buffer.alloc(20 * 1024 * 1024, "0123456789abcdef");
   const socket = await ask("echo");
-  socket.end(data); // the program answers all of it after the end of our side
+  socket.end(data); // the program still sends everything back after our side has ended
   expect((await buffer(socket)).equals(data)).toBe(true);
 });
 
 it.each(ACCOUNTS)(
-  "as %s, the program in the namespace reaches only the Unix sockets that its addresses stand for",
+  "as %s, the program in the namespace reaches only the Unix sockets behind the addresses of its namespace",
   async (account) => {
     const { ask, sockets } = await enter(account, ["--egress", "egress"]);
     const outside = await listen(0, (client) => client.end("reached"));
@@ -230,7 +230,7 @@ it("a program under the launcher can neither signal the bridge nor read its memo
   expect(readlinkSync(`/proc/${bridge}/ns/net`)).toBe(readlinkSync(`/proc/${child.pid}/ns/net`));
 });
 
-it.each(ACCOUNTS)("as %s, the bridge has no privileges, and holds only its own descriptors", async (account) => {
+it.each(ACCOUNTS)("as %s, the bridge has no privileges, and only its own descriptors are open", async (account) => {
   const { bridge } = await enter(account);
   const status = readFileSync(`/proc/${bridge}/status`, "utf8");
   expect(status).toMatch(/^CapPrm:\t0+$/m);
@@ -270,7 +270,7 @@ it("a connection whose target reads nothing accepts limited data, and does not b
   expect(Number(/^RssAnon:\s+(\d+)/m.exec(readFileSync(`/proc/${bridge}/status`, "utf8"))?.[1])).toBeLessThan(512);
 });
 
-it("when a client disconnects, the bridge closes the connection to the target, and does not stay busy", async () => {
+it("when a client disconnects, the bridge closes the connection to the target, and then sleeps", async () => {
   const { ask, sockets, bridge } = await enter("root");
   let closed = 0;
   await listen(join(sockets, "1.2.0"), (client) => {
@@ -337,7 +337,7 @@ async function listenLate(path: string, backlog: number): Promise<{ accept: () =
   return { accept };
 }
 
-/** How many of the bridge's connections wait in the queue of a Unix socket. Each of them still lacks an inode. */
+/** How many of the bridge's connections wait in the queue of a Unix socket. The kernel lists them with the inode 0. */
 function queueOf(bridge: number, path: string): number {
   const sockets = readFileSync(`/proc/${bridge}/net/unix`, "utf8").split("\n");
   return sockets.filter((line) => line.endsWith(path) && line.split(" ").filter(Boolean)[6] === "0").length;
@@ -353,11 +353,11 @@ it("a connection to a Unix socket waits while the queue of the socket is full", 
   const before = ticksOf(bridge);
   await new Promise((resolve) => setTimeout(resolve, 500));
   expect(ticksOf(bridge) - before, "the bridge does not poll in a circle").toBeLessThan(10);
-  expect(await target.accept()).toBe(3); // the kernel lets one more in
+  expect(await target.accept()).toBe(3); // the kernel queues one connection more than the backlog
   expect(await answers).toEqual(clients.map(() => "reached"));
 });
 
-it("connections that clients reset fill their target's queue only up to the bridge's maximum", async () => {
+it("connections that clients reset count toward the bridge's maximum until their target accepts them", async () => {
   const { ask, sockets, bridge } = await enter("root");
   const target = await listenLate(join(sockets, "1.2.0"), 2 * MOST);
   expect(await text(await ask(`reset 127.1.2.0 ${WAY_OUT} ${MOST + 100}`))).toBe("done");

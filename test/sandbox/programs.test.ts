@@ -88,7 +88,7 @@ it.each([
   },
 );
 
-it("a server cannot get the Copilot program's folder, a link to it or its parent, but can get a sibling", () => {
+it("a server may not change the Copilot program's folder or its parent, but may change a folder beside it", () => {
   const folder = temporaryFolder();
   for (const name of ["copilot", "work"]) mkdirSync(join(folder, name));
   symlinkSync(join(folder, "copilot"), join(folder, "link"));

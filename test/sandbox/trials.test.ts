@@ -37,7 +37,7 @@ it.each([
 });
 
 it.each(["kill -KILL $$", "exit 2"])(
-  "a trial that ends without a message, as “%s” does, is an error and shows nothing about the sandbox",
+  "a trial that ends without a message, as “%s” does, throws instead of reporting that the sandbox fails",
   async (script) => {
     await expect(run("/bin/sh", ["-c", script])).rejects.toMatchObject({ code: "FLEET_RUNTIME_UNUSABLE" });
   },
@@ -56,16 +56,16 @@ it("programs that make a sandbox come only from the machine's own folders in PAT
   expect(found([folder, ".", ""].join(delimiter))).toBeNull();
 });
 
-// Only root can put a program where the fleet looks.
+// Only root can put a program into a folder where the fleet looks for programs.
 it.skipIf(bwrapProblem !== undefined || process.getuid?.() !== 0)(
-  "auto takes no weaker sandbox when the machine has no processes left, and tries again for the next server",
+  "the mode auto chooses no weaker sandbox when the machine has no processes left, and tries again for the next server",
   async () => {
     const { PATH = "" } = process.env;
     onTestFinished(() => {
       vi.unstubAllEnvs();
       vi.restoreAllMocks();
     });
-    // The result of a trial in another test file may still count in this process, so let it expire.
+    // A trial in another test file may have left a valid result in this process, so let it expire.
     const now = performance.now();
     vi.spyOn(performance, "now").mockReturnValue(now + 61_000);
     vi.stubEnv("PATH", `${failing("bwrap", SHORTAGE, "/usr/local/lib")}${delimiter}${PATH}`);

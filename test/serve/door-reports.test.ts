@@ -38,7 +38,7 @@ it("a refusal by a limit is counted under the name of the limit, and not as an e
   expect({ limits, levels }).toEqual({ limits: ["connections"], levels: ["warn"] });
 });
 
-it("a sign-on at the front door is counted, and a refused one does not count as accepted", async () => {
+it("an accepted sign-on at the front door is counted as accepted, and a refused sign-on as refused", async () => {
   const counted: string[] = [];
   const metrics = { signedOn: (...labels: string[]) => counted.push(labels.slice(0, 2).join(" ")) };
   const context = { config: { serve: {} }, metrics, log: () => undefined } as unknown;

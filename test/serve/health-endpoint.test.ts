@@ -142,7 +142,7 @@ describe("the health endpoint", () => {
     expect((await fetch(url("/healthz"))).status).toBe(200);
   });
 
-  it("the health endpoint answers 200 requests for metrics at once while other clients send nothing", async () => {
+  it("the health endpoint answers 200 concurrent requests for metrics while other clients send nothing", async () => {
     const { endpoint, url } = await opened();
     await Promise.all(Array.from({ length: 50 }, () => connected(endpoint.address)));
     const scrapes = await Promise.all(

@@ -75,7 +75,7 @@ it("a host ends its term one TTL after it sent the last heartbeat that was answe
   await heartbeat.leave({ gone: false });
 });
 
-it("a host begins another term when its next answered heartbeat comes after other hosts considered the host gone", async () => {
+it("a host begins a new term when a heartbeat is answered after the other hosts considered the host gone", async () => {
   const { clock, directory, heartbeat, said } = await enter();
   // The clock of a suspended process goes on, but its timers do not run.
   clock.jump(2 * TTL_MS);

@@ -47,7 +47,7 @@ describe("rotateLog", () => {
     expect(contents()).toEqual({ "server.log": "abc" });
   });
 
-  it("rotateLog moves the log to .1, and shifts up as many older files as it may keep", async () => {
+  it("rotateLog moves the log to .1, and gives the next higher number to as many older files as it may keep", async () => {
     for (const text of ["one", "two", "three", "four"]) {
       writeFileSync(log, text);
       expect(await rotateLog(log, { maxBytes: 2, keep: 3 })).toBe(text.length);
@@ -256,7 +256,7 @@ describe.skipIf(traceProblem !== undefined)("system calls of a rotation", () => 
     for (const [name, text] of Object.entries(texts)) writeFileSync(join(folder, name), text);
   };
 
-  it("a log rotation killed at any system call leaves whole files and loses no line, and the next rotation completes it", async () => {
+  it("a log rotation that is killed at any system call leaves complete files and loses no line", async () => {
     let kills = 0;
     for (const call of ["openat", "pread64", "pwrite64", "fsync", "rename", "unlink", "utimensat", "close"]) {
       for (let when = 1; ; when++) {

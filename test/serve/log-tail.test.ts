@@ -53,7 +53,7 @@ describe("lastLogLines", () => {
 });
 
 describe("lastLogLines over rotated files", () => {
-  it("lastLogLines reads rotated files as far back as needed, but not past a missing one", async () => {
+  it("lastLogLines reads as many rotated files as needed, but stops at the first missing file", async () => {
     await writeFile(path, "seven\n");
     await writeFile(`${path}.1`, "five\nsix\n");
     await writeFile(`${path}.2`, "four\n");
@@ -200,7 +200,7 @@ describe("followLog", () => {
 });
 
 describe("awaitMore", () => {
-  it("awaitMore returns a line only once it is complete, because only a whole line shows whether the fleet wrote it", async () => {
+  it("awaitMore returns a line only once the line is complete or very long", async () => {
     await writeFile(path, "one\ntwo, half of it");
     const first = await awaitMore(path, { offset: 0, rotated: null }, new AbortController().signal);
     expect(first).toEqual({ bytes: Buffer.from("one\n"), at: { offset: 4, rotated: null } });

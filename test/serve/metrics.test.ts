@@ -84,7 +84,7 @@ describe("the metrics", () => {
     expect(seen.get("supervisor_memory_bytes")).toBeGreaterThan(10_000_000);
   });
 
-  it("the metrics omit values that were not measured, because a zero there would raise an alarm", async () => {
+  it("the metrics omit values that were not measured, because a zero would raise a false alarm", async () => {
     const metrics = await open();
     for (const name of ["state_disk_free_bytes", "healthy", "ready"])
       expect((await samples(metrics)).has(name), name).toBe(false);
@@ -120,7 +120,7 @@ describe("the metrics", () => {
     expect(await changed(metrics, () => metrics.observe(next))).toEqual({ 'servers{state="ready"}': 0 });
   });
 
-  it("the metrics count checks of credentials by their kind and result, and in the bucket of their duration", async () => {
+  it("the metrics count a check of a credential by its kind and result, and in the buckets for its duration", async () => {
     const metrics = await open();
     expect(await changed(metrics, () => metrics.signedOn("jwt", "unchecked", 0.02))).toEqual({
       'sign_ons_total{via="jwt",result="unchecked"}': 1,
@@ -155,7 +155,7 @@ describe("the metrics", () => {
     expect(await changed(metrics, () => change(metrics))).toEqual(expected);
   });
 
-  it("the metrics count a gc run with what it deleted and when it succeeded", async () => {
+  it("after a gc run, the metrics count its deleted sessions and freed bytes, and show when it succeeded", async () => {
     const metrics = await open();
     const session = { id: "s", owner: "alice", ageMs: 1, bytes: 21 };
     const seen = await changed(metrics, () =>

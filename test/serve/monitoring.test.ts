@@ -275,7 +275,7 @@ interface JudgedRule {
  * The rules as Prometheus reports them, but only those that it has evaluated after `sinceMs`.
  *
  * Poll this. An evaluation uses only the samples up to its scheduled time. On a busy machine, it runs later, and misses
- * the samples of a scrape that ended in between. Then `absent` and `up == 0` make alerts pending for a moment.
+ * the samples of a scrape that ended in between. In this case, `absent` and `up == 0` make alerts pending for a moment.
  */
 async function judgedSince(server: Prometheus, sinceMs: number): Promise<JudgedRule[]> {
   const { groups } = await server.api<{ groups: { rules: (JudgedRule & { lastEvaluation: string })[] }[] }>("rules");

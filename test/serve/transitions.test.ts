@@ -166,7 +166,7 @@ function expectSound({ servers }: Histories): void {
   }
 }
 
-it("a stop that gives up does not record a server as ready if its start and an earlier stop had died", async () => {
+it("a cancelled stop does not record a server as ready if the commands of its start and of an earlier stop had died", async () => {
   const histories = new Histories(ownIdentity());
   const dead = { id: "s1", stays: false, end: "dead" } as const;
   await histories.run({ kind: "start", ...dead });

@@ -73,7 +73,7 @@ function summary({ ended, inFlight }: Look): string[] {
 }
 
 describe("the turn watch", () => {
-  it("TurnWatch.look reports the turns in flight, and those that ended since the last look with their durations", () => {
+  it("TurnWatch.look reports the turns in flight, and the turns that ended since the last look with their durations", () => {
     const watch = new TurnWatch();
     const a = session("a", started() + prompt() + finalStep());
     const b = session("b");
@@ -209,7 +209,7 @@ describe("the turn watch", () => {
     expect(summary(watch.look([before, brief], at() + 2_000))).toEqual([]);
   });
 
-  it("TurnWatch.look distinguishes sessions of the same id on two servers", () => {
+  it("TurnWatch.look distinguishes sessions with the same id on two servers", () => {
     const watch = new TurnWatch();
     const a = session("a", prompt());
     const other = join(home, "other");

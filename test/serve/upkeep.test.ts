@@ -95,20 +95,23 @@ describe("the recycler", () => {
     ["memory", { maxMemoryBytes: MEMORY_BYTES - 1 }],
     ["age", { maxAgeMs: 3_000_000 }],
     ["sessions", { maxSessions: 1 }],
-  ])("a server that exceeds its limit is recycled once, and again only after the pause: %s", async (reason, limit) => {
-    const { clock, done, look } = make(limit);
-    const old = await server("s1");
-    for (const id of ["one", "two"]) noteOpened(old, id);
-    await look(old);
-    expect(done).toEqual(["recycle s1", `count ${reason}`]);
-    const next = replaced(old);
-    clock.jump(PAUSE_MS - 1);
-    await look(next);
-    expect(done).toHaveLength(2);
-    clock.jump(1);
-    await look(next);
-    expect(done).toHaveLength(4);
-  });
+  ])(
+    "a server that still exceeds its limit after it was recycled is recycled again only after the pause: %s",
+    async (reason, limit) => {
+      const { clock, done, look } = make(limit);
+      const old = await server("s1");
+      for (const id of ["one", "two"]) noteOpened(old, id);
+      await look(old);
+      expect(done).toEqual(["recycle s1", `count ${reason}`]);
+      const next = replaced(old);
+      clock.jump(PAUSE_MS - 1);
+      await look(next);
+      expect(done).toHaveLength(2);
+      clock.jump(1);
+      await look(next);
+      expect(done).toHaveLength(4);
+    },
+  );
 
   it("a server that is at its limits, or that has no limits, is not recycled", async () => {
     const old = await server("s1");
@@ -219,7 +222,7 @@ describe("the idle stopper", () => {
     expect(done).toEqual(["stop s1"]);
   });
 
-  it("a new launch of a server has the whole idle timeout, and a shared server is never stopped", async () => {
+  it("the idle timeout of a server begins again with each launch, and an idle shared server is never stopped", async () => {
     const { clock, done, look } = make();
     const on = await server("s1");
     const shared = await server("shared-1", { user: null });

@@ -62,7 +62,7 @@ async function plant(id: string, text: string): Promise<string> {
   return path;
 }
 
-it("a reader that continues after any event gets exactly the rest, also in a new process or after a stop", async () => {
+it("a reader that continues after any event gets exactly the later events, even with a new Fleet after a stop", async () => {
   await fleet.ok(["create", "--user", "alice", "--id", "talk", "--prompt", "one"]);
   const before = await idsOf(await openFleet(), "talk");
   await fleet.ok(["stop", "--all"]);
@@ -89,7 +89,7 @@ it("a reader that follows a session gets each event once while its server is kil
 });
 
 it.each(["followEvents", "followTranscript"] as const)(
-  "%s ends at once when the caller returns while it waits for the next value",
+  "%s ends at once when the caller calls return() while the iterator waits for the next value",
   async (name) => {
     const opened = await openFleet();
     const id = unused("idle");
@@ -111,7 +111,7 @@ it("a reader continues after its last event when a line that was cut short is re
   await eventually("two events", () => reader.ids.length === 2);
   const cut = answer("cut short").slice(0, -20);
   appendFileSync(path, cut);
-  await new Promise((resolve) => setTimeout(resolve, 600)); // several looks of the reader
+  await new Promise((resolve) => setTimeout(resolve, 600)); // long enough for several polls of the reader
   truncateSync(path, whole);
   appendFileSync(path, answer("whole"));
   await eventually("the third event", () => reader.ids.length > 2);

@@ -89,7 +89,7 @@ describe("a gc that was killed", () => {
     expect(await state.store.sessions.read("open")).toEqual(record);
   });
 
-  it("gc restores the record and reports the owner of a session that a killed gc had moved before it listed more sessions", async () => {
+  it("a gc that lists more sessions keeps its notes about the sessions that it has moved, so the next gc can restore them", async () => {
     const state = await gcState();
     await state.server("s1", { running: true });
     const record = await state.session("s1", "open");

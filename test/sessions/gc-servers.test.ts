@@ -47,7 +47,7 @@ describe("servers that gc removes", () => {
     expect(folders(state)).toEqual([]);
   });
 
-  it("gc removes the old folder of a server without a record, and no folder of another kind", async () => {
+  it("gc removes the old folder of a server without a record, and leaves folders of other kinds", async () => {
     const state = await gcState();
     mkdirSync(join(state.home("orphan"), "session-state"), { recursive: true });
     expect((await state.gc()).servers).toEqual([]);

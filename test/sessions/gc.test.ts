@@ -67,7 +67,7 @@ describe("sessions that gc finds", () => {
     expect(await recorded(state)).toEqual(["used", "written"]);
   });
 
-  it("gc deletes all other sessions when a session's record is unreadable, and reports that record and keeps its history", async () => {
+  it("when a session's record is unreadable, gc reports it, keeps the session's history, and deletes all other due sessions", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.server("s2");
@@ -120,7 +120,7 @@ describe("sessions that gc finds", () => {
     expect(await recorded(state)).toEqual([]);
   });
 
-  it("gc attributes a session's folder without a record to the user of its home, and to nobody in the home of a shared server", async () => {
+  it("gc attributes an unrecorded session to the user of its home, and in the home of a shared server to nobody", async () => {
     const state = await gcState();
     await state.server("own", { user: "mary-jane" });
     await state.server("shared-1", { user: null, isolation: "shared" });

@@ -34,9 +34,9 @@ describe("records of idempotency keys", () => {
     expect((await store.keyedTurns.list(null)).map(({ key }) => key)).toEqual(["new"]);
   });
 
-  it("makeRoom deletes a user's 100 oldest ended records of 1,000, and fails if none of them has ended", async () => {
+  it("when a user has 1,000 records, makeRoom deletes the 100 oldest that have ended, and fails if none has ended", async () => {
     const { keyedTurns } = store;
-    // In memory, because a thousand writes to a disk take long.
+    // Keep the records in memory, because a thousand writes to a disk take long.
     const records = new Map(
       Array.from({ length: 1_000 }, (_, index) => {
         const expiresAt = new Date(Date.now() + 1_000 * (index + 1)).toISOString();

@@ -46,7 +46,7 @@ describe("LastUses", () => {
     return record;
   };
 
-  it("records the turns of two seconds in one write, with their number and the time of the last turn", async () => {
+  it("LastUses records the turns of two seconds in one write, with their number and the time of the last turn", async () => {
     const a = add(recent("a"));
     const first = uses.note(a);
     await vi.advanceTimersByTimeAsync(1_900);
@@ -58,7 +58,7 @@ describe("LastUses", () => {
     expect(await second).toMatchObject({ turns: 3, lastUsedAt: at(1_900) });
   });
 
-  it("when a turn ends after a write, records the turn with the next write, two seconds later", async () => {
+  it("LastUses records a turn that ends after a write with the next write, two seconds later", async () => {
     const a = add(recent("a"));
     void uses.note(a);
     await vi.advanceTimersByTimeAsync(2_000);
@@ -72,12 +72,12 @@ describe("LastUses", () => {
     ["the first turn of a session", { turns: 0, lastUsedAt: at(-1_000) }],
     ["a turn after a pause of more than a minute", { turns: 4, lastUsedAt: at(-60_001) }],
     ["a turn of a session with a damaged date", { turns: 4, lastUsedAt: "yesterday" }],
-  ])("writes %s at once", async (_, over) => {
+  ])("LastUses writes %s at once", async (_, over) => {
     const a = add(sessionRecord("a", over));
     expect(await uses.note(a)).toMatchObject({ turns: over.turns + 1, lastUsedAt: at(0) });
   });
 
-  it("does not replace a later time of use that another process has recorded", async () => {
+  it("LastUses does not replace a later time of use that another process has recorded", async () => {
     const a = add(recent("a"));
     void uses.note(a);
     add({ ...a, lastUsedAt: at(500), turns: 7 });
@@ -85,7 +85,7 @@ describe("LastUses", () => {
     expect(sessions.records.get("a")).toMatchObject({ turns: 8, lastUsedAt: at(500) });
   });
 
-  it("writes the waiting turns of one session at once when that session is flushed, and leaves other sessions waiting", async () => {
+  it("flush(id) writes the waiting turns of one session at once, and leaves other sessions waiting", async () => {
     void uses.note(add(recent("a")));
     void uses.note(add(recent("b")));
     await uses.flush("a");
@@ -102,7 +102,7 @@ describe("LastUses", () => {
     expect(sessions.records.get("a")).toMatchObject({ turns: 1 });
   });
 
-  it("reports a failed write to each turn that waited for the write, and not to the flush", async () => {
+  it("LastUses reports a failed write to each turn that waited for the write, and not to the flush", async () => {
     const a = add(recent("a"));
     sessions.failure = new FleetError("FLEET_STATE_UNWRITABLE", "The disk is full.");
     const turns = [uses.note(a), uses.note(a)];
@@ -112,13 +112,13 @@ describe("LastUses", () => {
     expect(await settled).toEqual([failed, failed]);
   });
 
-  it("writes nothing for a session that was deleted", async () => {
+  it("LastUses writes nothing for a session that was deleted", async () => {
     const noted = uses.note(recent("a"));
     await uses.flush();
     expect(await noted).toBeNull();
   });
 
-  it("does not count the turns of a deleted session for another session that has its id now", async () => {
+  it("LastUses does not count the turns of a deleted session for a new session with the same id", async () => {
     const before = uses.note(recent("a"));
     add(sessionRecord("a", { createdAt: at(1), lastUsedAt: at(1) }));
     await uses.flush();

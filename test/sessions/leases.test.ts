@@ -243,7 +243,7 @@ describe("waiting", () => {
     expect(await store.leases.read("s")).toBeNull();
   });
 
-  it("acquire keeps a lease that was taken over for a caller who gave up during the request, because the other holder has lost it", async () => {
+  it("acquire keeps a stolen lease even if the caller gave up during the request", async () => {
     const { store, leases } = await setUpInRealTime();
     const before = await leases.acquire(wants("alice"));
     const giveUp = new AbortController();
@@ -326,7 +326,7 @@ describe("work under a lease", () => {
     },
   );
 
-  it("hold rejects when the work outlives its lease, and another hold can steal the lease of the next holder", async () => {
+  it("hold rejects when its work outlives the lease, and a later hold can steal the lease from the next holder", async () => {
     const { store, leases, clock } = await setUp();
     const work = leases.hold(wants("alice", { ttlMs: TTL_MS }), async () => clock.jump(TTL_MS + 100));
     await expect(work).rejects.toMatchObject(LOST);
@@ -376,7 +376,7 @@ describe("a lease that was taken elsewhere", () => {
     const { leases, clock } = await setUp();
     const outer = await leases.acquire(wants("alice", { ttlMs: 9_000 }));
     await outer.detach();
-    // After that, less than a third of the TTL is left.
+    // Advance the clock until less than a third of the TTL is left.
     await clock.advance(6_100);
     const inner = await leases.adopt("s", outer.token);
     onTestFinished(() => inner.detach());

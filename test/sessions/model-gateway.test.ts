@@ -59,7 +59,7 @@ describe("the model gateway behind the real runtime", () => {
       (["on", "off"] as const).map((gateway) => [type, gateway] as const),
     ),
   )(
-    "a service of type %s gets bearer tokens only in Authorization, also a new one in a session (modelGateway %s)",
+    "a service of type %s gets bearer tokens only in Authorization, even when the token changes (modelGateway %s)",
     async (type, modelGateway) => {
       await using model = await startWireModel("entra-one");
       const apiKeyFile = join(folder, unused("bearer"));
@@ -71,7 +71,7 @@ describe("the model gateway behind the real runtime", () => {
       model.key = "entra-two";
       await put();
       const again = async () => (await fleet.sessions.send(session, "again").catch(() => null))?.text;
-      // Without the gateway, a file is read again after a second.
+      // Without the gateway, the fleet reads the key file again only after a second.
       if (modelGateway === "on") expect(await again()).toBe("pong");
       else await expect.poll(again).toBe("pong");
       expect(model.requests.at(-1)?.headers.authorization).toBe("Bearer entra-two");

@@ -56,7 +56,7 @@ it("a session object keeps its own options when another user opens the same sess
   expect(reply?.data.content).toContain("ann's");
 });
 
-it("listeners of a session object get the events of a turn for which the session was loaded again after its server was killed", async () => {
+it("after a session's server was killed, the listeners of the session object get the events of the next turn", async () => {
   const session = await fleet.sessions.create({ user: "cleo", sessionId: unused("listened") });
   const all: string[] = [];
   const replies: string[] = [];

@@ -119,7 +119,7 @@ it("a turn begins at once on a server that is recorded as draining when the proc
   await use.end();
 });
 
-it("a turn that waits for the end of a drain has no use marker, because the drain would wait for the turn", async () => {
+it("a turn that waits for the end of a drain has no use marker, because otherwise the drain would wait for the turn", async () => {
   const id = unused("patient");
   const before = await turnIn(id);
   const { record, server } = before;

@@ -62,7 +62,7 @@ it("a use stops waiting for room when it becomes first in the queue, at its time
   second?.leave();
 });
 
-it("once nobody waits, the queue deletes its records of who got room more than a minute ago", () => {
+it("once nobody waits, the queue deletes its records of users who got room more than a minute ago", () => {
   const served = () => readdirSync(join(folder, "waits"));
   const [first, second] = waiters("alice", 2);
   first?.enter();

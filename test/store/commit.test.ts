@@ -14,7 +14,7 @@ const STEPS: [string, CommitStep][] = [
   ["writing a temporary file", "written"],
   ["linking its own revision", "linked"],
 ];
-/** More commits than the registry keeps revisions. They use a suspended writer's revision number and prune it again. */
+/** More commits than the registry keeps revisions. So they use and prune the number that a suspended writer has. */
 const MANY = 40;
 
 /** A store whose next commit is suspended after `step` until `work` has run. */
@@ -232,7 +232,7 @@ describe("the file store, with concurrent updates of one instance,", () => {
 describe("deleteMany() of sessions, when it is suspended", () => {
   const unchanged = ({ turns }: { turns: number }) => turns === 0;
 
-  it("deleteMany() keeps a session that changed after deleteMany() read its record and was suspended", async () => {
+  it("deleteMany() keeps a session whose record another process changes after deleteMany() has read it", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));
@@ -256,7 +256,7 @@ describe("deleteMany() of sessions, when it is suspended", () => {
     expect(await readdir(join(root, "sessions"))).toEqual([]);
   });
 
-  it("deleteMany() keeps a session whose later updates used and pruned the number of the tombstone", async () => {
+  it("deleteMany() keeps a session if many updates in between used and pruned its tombstone's number", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));
@@ -297,7 +297,7 @@ describe("deleteMany() of sessions, when it is suspended", () => {
   });
 });
 
-it("a commit uses Node's thread pool only for two disk syncs, because other calls are faster without it", async () => {
+it("a commit uses Node's thread pool only for its two disk syncs", async () => {
   const store = openFileStore(await temporaryRoot());
   await store.sessions.create(sessionRecord("a"));
   const addTurn = async () =>

@@ -133,7 +133,7 @@ describe.each(DAMAGES)("the file store, with a registry whose revisions are all 
   );
 });
 
-it("the file store never uses a registry revision that was linked too late to count, even if all newer ones are damaged", async () => {
+it("the file store never uses a pruned registry revision that was linked again, even if all newer ones are damaged", async () => {
   const root = await filled(1);
   const late = join(root, "registry", "0000000000000001.json");
   const bytes = await readFile(late);

@@ -41,7 +41,7 @@ describe("the file store, with leases,", () => {
     for (const name of names) expect(readFileSync(join(folder(), name), "utf8")).not.toMatch(/secret/);
   });
 
-  it("a lease's holder or waiter that only repeats its request causes no new lease file", async () => {
+  it("repeated requests of a lease's holder and waiters write no new lease file", async () => {
     await store.leases.acquire(request("holder"));
     await store.leases.acquire(request("waiter"));
     const before = newest();
@@ -54,7 +54,7 @@ describe("the file store, with leases,", () => {
     expect(newest()).toBe(before);
   });
 
-  it("a session's lease stays in one small folder, no matter how often it changes hands", async () => {
+  it("a lease's folder contains at most two files, however often the lease changes hands", async () => {
     for (let round = 0; round < 20; round++) {
       await store.leases.acquire(request(`t${round}`));
       await store.leases.release("a", `t${round}`);
@@ -62,7 +62,7 @@ describe("the file store, with leases,", () => {
     expect(await readdir(folder())).toHaveLength(2);
   });
 
-  it("a lease that is only read, checked or left gets no folder", async () => {
+  it("a read, a check or a leave() of a lease that does not exist creates no folder", async () => {
     await store.leases.read("a");
     await store.leases.leave("a", "t");
     await store.leases.check("a", "t").catch(() => "refused");

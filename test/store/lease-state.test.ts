@@ -47,7 +47,7 @@ describe("the lease state", () => {
     expect(second.granted?.fence).toBeGreaterThan(first.granted?.fence ?? Number.POSITIVE_INFINITY);
   });
 
-  it("a lease ends and loses its waiters when the machine restarts, whatever the monotonic clock shows then", () => {
+  it("a lease ends and loses its waiters when the machine restarts, whatever the monotonic clock shows", () => {
     for (const ms of [0, 5, TTL_MS * 9]) {
       const state = emptyState("s", BORN);
       asks(state, "a", at(5));

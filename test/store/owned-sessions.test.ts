@@ -8,7 +8,7 @@ import { temporaryRoot } from "../fixtures/store/store-root.js";
 beforeEach(() => void vi.useFakeTimers({ toFake: ["performance"] }));
 afterEach(() => void vi.useRealTimers());
 
-/** A store with alice's sessions a and b. `crash` leaves the file of a session without a record, as a crash does. */
+/** A store with alice's sessions a and b. `crash` adds a session's file without a record, as a killed deletion does. */
 async function setUp() {
   const root = await temporaryRoot();
   const { sessions } = openFileStore(root);
@@ -18,7 +18,7 @@ async function setUp() {
   return { sessions, crash };
 }
 
-it("count looks for half-deleted sessions, and leaves them out, only once it reaches the limit", async () => {
+it("count leaves out half-deleted sessions only once the number of sessions reaches the limit", async () => {
   const { sessions, crash } = await setUp();
   crash("half-deleted");
   expect(await sessions.count("alice", 4)).toBe(3);
@@ -26,7 +26,7 @@ it("count looks for half-deleted sessions, and leaves them out, only once it rea
   expect(await sessions.count("alice", 4)).toBe(2);
 });
 
-it("count is too high for at most 5 s, and never too low, when a deletion is interrupted right after a count at the limit", async () => {
+it("count includes a half-deleted session for at most 5 s after it has compared sessions with their records", async () => {
   const { sessions, crash } = await setUp();
   expect(await sessions.count("alice", 2)).toBe(2);
   crash("half-deleted");

@@ -26,7 +26,7 @@ describe.skipIf(problem !== undefined)("values in Redis that the fleet never wri
 
   const key = (name: string) => `copilotfleet:{${fleet}}:${name}`;
 
-  it("an error about an invalid lease names its Redis key, and texts of leases lose control characters", async () => {
+  it("a read of a lease drops control characters, and rejects an invalid number with the lease's Redis key", async () => {
     const request = { sessionId: "s", holder: "alice", token: "t", ttlMs: 60_000, placeMs: 1_000 };
     await store.leases.acquire(request);
     await redis.client.hset(key("lease:s"), { holder: "a\u001b[2J", steal: "b\u001b[2J" });

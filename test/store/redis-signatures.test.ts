@@ -150,7 +150,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await open({ root: second, host: "h2", keyFile: join(root, "store-key") }).tokens.list()).toHaveLength(1);
   });
 
-  it("signed records stay valid during a key replacement, and none needs the old key in the last step", async () => {
+  it("signed records stay valid while a new key replaces the old one, and sign() makes the old key unnecessary", async () => {
     const { token } = await issueToken(store, "alice", null);
     const { token: ofHost } = await issueHostToken(store, "h2", "h1");
     const purge = { user: "zoe", begunAt: "2026-01-01T00:00:00.000Z", pending: ["h1"] };
@@ -230,7 +230,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await verifyToken(store, token)).toBeNull();
   });
 
-  it("store sign on a host without the fleet's key replaces none of the signatures made with that key", async () => {
+  it("store sign fails on a host without the fleet's key, and replaces no signature", async () => {
     await issueToken(store, "alice", null);
     const env = { COPILOTFLEET_HOME: await temporaryRoot(), COPILOTFLEET_STORE: redis.url(fleet) };
     const signing = signRecords({ env, cwd: tmpdir(), all: false, confirm: async () => undefined });

@@ -118,7 +118,7 @@ describe("the explanation of a Redis error", () => {
     ["ENOTFOUND", true],
     ["ECONNRESET", false],
     ["EPIPE", false],
-  ])("the connection error %s sets nobody (no Redis seems to be at the address) to %s", (code, nobody) => {
+  ])("explain maps the connection error %s to an interruption whose field nobody is %s", (code, nobody) => {
     expect(explain(Object.assign(new Error(`connect ${code}`), { code }), WHERE)).toMatchObject({ nobody });
     expect(explain(new Error("Connection is closed."), WHERE)).toMatchObject({ nobody: false });
   });

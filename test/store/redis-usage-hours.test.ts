@@ -103,7 +103,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     return () => !isFirst;
   };
 
-  it("a query answers the same from lines and from sums, even after more lines and in other processes", async () => {
+  it("a usage query gives the same answer from lines and from sums, in every process", async () => {
     const hour = hourStart(hourOf(Date.now()));
     const lines: LedgerLine[] = [];
     const write = (store: Store, first: number, last: number) => {
@@ -195,7 +195,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     }
   });
 
-  it("many lines are added up even without a query, and only the close of the store waits for that", async () => {
+  it("many lines are added up in the background even without a query, and close() waits for that", async () => {
     const store = open();
     const at = new Date().toISOString();
     const gate = new EventEmitter();
@@ -211,7 +211,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await added()).toBeGreaterThan(1_000);
   });
 
-  it("an old hour counts only as a whole after upkeep deletes its lines, and late lines are added to it", async () => {
+  it("an old hour counts only as a whole once upkeep has deleted its lines, and late lines still count", async () => {
     const store = open();
     const hour = hourOf(Date.now()) - 60;
     const at = (minute: number) => new Date(hourStart(hour) + minute * 60_000).toISOString();
@@ -236,7 +236,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await requests(open())).toBe(3);
   });
 
-  it("upkeep deletes everything of hours that are too old, and a day's cells with the day's last hour", async () => {
+  it("upkeep deletes all keys of hours that are too old, and a day's cells together with its last hour", async () => {
     const store = open();
     const day = hourOf(Date.now()) - (hourOf(Date.now()) % 24) - 48;
     const at = (hour: number) => new Date(hourStart(day + hour)).toISOString();
@@ -287,7 +287,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(JSON.stringify(await everything())).not.toContain("canary");
   });
 
-  it("a rename keeps the cells that another process adds during the rename", async () => {
+  it("renaming a user in the ledger keeps the usage that another process adds during the rename", async () => {
     const [one, other] = [open(), open()];
     one.usage.append(requestLines("1", { at: past(2), user: "canary" }));
     expect(await requests(one)).toBe(1);
@@ -300,7 +300,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect((await other.usage.read({ ...all, by: "user" })).map(({ key }) => key).sort()).toEqual(["bob", "~1"]);
   });
 
-  it("a rename keeps a new line that took the place of a line which upkeep deleted during the rename", async () => {
+  it("a rename does not overwrite a new line at the index of a line that upkeep deleted during the rename", async () => {
     const [one, other] = [open(), open()];
     const at = past(60);
     one.usage.append(requestLines("1", { at, user: "canary" }));
@@ -436,7 +436,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(begun).toBe(ended);
   });
 
-  it("adding up an hour keeps the cells that another process adds for another hour of the day", async () => {
+  it("adding up an hour keeps the usage that another process adds up for another hour of the same day", async () => {
     const [one, other] = [open(), open()];
     const hour = hourOf(Date.now()) - (hourOf(Date.now()) % 24) - 14;
     const [ten, eleven] = [hour, hour + 1].map((each) => new Date(hourStart(each)).toISOString());
@@ -510,7 +510,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
       },
     ],
   ];
-  it.each(DAMAGED)("a query names the key of %s; other hours are still added up", async (_, keyOfHour, damage) => {
+  it.each(DAMAGED)("a query names the key of %s, and other hours still count", async (_, keyOfHour, damage) => {
     const store = open();
     const [damaged, old, recent] = [past(100), past(60), past(2)];
     store.usage.append([damaged, old].flatMap((at) => requestLines(at, { at })));
@@ -535,7 +535,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await requests(store, { from: Date.parse(old) - HOUR_MS, to: Date.now() })).toBe(2);
   });
 
-  it("a query and a rename name the key of a cell that is not JSON", async () => {
+  it("a query and a rename fail with the Redis key of a cell that is not JSON", async () => {
     const store = open();
     const at = past(2);
     store.usage.append(requestLines("1", { at }));

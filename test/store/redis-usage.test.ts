@@ -118,7 +118,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     expect(store.takeWarnings()).toEqual([`The ledger leaves out amounts, because "${key}" in Redis is damaged.`]);
   });
 
-  it("while an hour's key is damaged, later segments count, and its lines count once the key is deleted", async () => {
+  it("lines for an hour with a damaged key wait until the key is deleted, and later segments still count", async () => {
     const store = open();
     const { fleet = "" } = readRedisUrl(url) ?? {};
     const at = new Date(Date.now() - 3 * 3_600_000).toISOString();

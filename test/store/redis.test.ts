@@ -30,7 +30,7 @@ describe.skipIf(problem !== undefined)("on a real Redis", () => {
     expect(await store.limits.take(held)).toEqual({ granted: true });
     await store.limits.isFirst("forgotten", "tokensPerDay", 1);
     await store.limits.forget("forgotten");
-    // At this time, the process renews its slots. The answer to `used` comes after the answer to that renewal.
+    // Run the timer by which a process renews its slots. Redis answers a renewal before it answers `used`.
     vi.advanceTimersByTime(60_000);
     await store.limits.used("forgotten");
     expect(await redis.client.keys("*forgotten*")).toEqual([]);
@@ -46,7 +46,7 @@ describe.skipIf(problem !== undefined)("on a real Redis", () => {
     };
   });
 
-  it("all hosts get the same key of pseudonyms, even if each offers another key at the same time", async () => {
+  it("all hosts get the same pseudonym key, even if each offers a different key at the same time", async () => {
     const root = await mkdtemp(join(tmpdir(), "copilotfleet-store-"));
     const url = redis.url();
     const hosts = ["a", "b", "c", "d"].map((offered) => ({ store: openStore(url, root), offered: offered.repeat(64) }));

@@ -17,11 +17,11 @@ beforeEach(() => {
 afterEach(async () => await removeFolder(root));
 
 const turn = (id: string, most: number | null) => ({ user: "alice", kind: "turn", id, most, perMinute: null }) as const;
-/** A holder that has ended: a process that had its PID now would have another start time. */
+/** A holder whose process has ended. If another process had its PID now, that process would have another start time. */
 const DEAD = ownHolder().replace(/\.\d+\.[^.]+$/, ".4194303.1");
 const logs = () => readdirSync(folder).filter((name) => name.endsWith(".log"));
 
-it("hasGone is false for a live holder, true for a dead one, and null if the holder's boot or name is unknown", () => {
+it("hasGone returns false for a live holder, true for a dead one, and null for another boot or an invalid text", () => {
   expect(hasGone(ownHolder())).toBe(false);
   expect(hasGone(DEAD)).toBe(true);
   expect(hasGone(ownHolder().replace(/\.[^.]+$/, ".1"))).toBe(true);
@@ -39,7 +39,7 @@ it("the slots of a killed process become free as soon as another turn needs them
   await store.close();
 });
 
-it("a process in another PID namespace loses its slots, because its container on this host has ended", async () => {
+it("the slots of a process in another PID namespace (an earlier container) are free for another turn", async () => {
   const store = openFileStore(root);
   const before = DEAD.replace(/^(\w+)\.\d+/, "$1.1");
   new SlotLog(folder, bootName()).append(["take", "before", "turn", before, 1, null, null]);
@@ -75,7 +75,7 @@ it("a user's slot log is not rewritten while most of its entries still count", a
   await store.close();
 });
 
-it("slots are still counted after a line of the slot log that a full disk has cut off", async () => {
+it("a slot log line that a full disk has cut off does not affect the slots before and after it", async () => {
   const store = openFileStore(root);
   await store.limits.take(turn("first", 2));
   appendFileSync(join(folder, logs()[0] ?? ""), '\n["take","torn","tu');

@@ -210,7 +210,7 @@ describe("the check of the state folder", () => {
     });
   });
 
-  it("every file and folder in the state folder is created for its owner alone, whatever the umask is", async () => {
+  it("every file and folder in the state folder is accessible only to its owner, whatever the umask is", async () => {
     const root = await temporaryRoot();
     const umask = process.umask(0o000);
     try {
@@ -229,7 +229,7 @@ describe("the check of the state folder", () => {
     }
   });
 
-  it("a state folder is refused once others can write to it, and soon after they can to its parent", async () => {
+  it("a state folder is refused at once if others can write to it, and soon if they can write to its parent", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await store.sessions.create(sessionRecord("a"));
@@ -253,7 +253,7 @@ describe("the check of the state folder", () => {
   });
 });
 
-it("the file store writes a revision with mode 0600 whatever the umask, because a missing write bit marks an accepted revision", async () => {
+it("the file store writes each revision with mode 0600, whatever the umask is", async () => {
   const root = await temporaryRoot();
   const store = openFileStore(root);
   await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));

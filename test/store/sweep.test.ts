@@ -56,7 +56,7 @@ describe("the left-overs of killed writers", () => {
     expect(await store.sessions.list()).toEqual([sessionRecord("a")]);
   });
 
-  it("a writer whose temporary file was deleted during its commit commits in a second attempt", async () => {
+  it("a registry update succeeds in a second attempt if its temporary file was deleted in the first one", async () => {
     const swept = openFileStore(root, {
       onStep: async (step) => {
         if (step !== "written" || attempts++ > 0) return;

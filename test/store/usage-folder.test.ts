@@ -100,7 +100,7 @@ describe("the ledger on the disk of one host", () => {
     expect(await requests()).toBe(2);
   });
 
-  it("tokens are counted after a ledger began again, even if its file has the inode of the deleted file", async () => {
+  it("the tokens in a new ledger file count, even if it has the inode number of a deleted ledger file", async () => {
     const [before, after] = [openFileStore(root).usage, openFileStore(root).usage];
     before.append(requestLines("1"));
     await before.close();
@@ -143,7 +143,7 @@ describe("the ledger on the disk of one host", () => {
     expect([empty, old].filter((path) => existsSync(path ?? ""))).toEqual([]);
   });
 
-  it("a rename leaves the old name in neither the lines nor the sums, and keeps the files private", async () => {
+  it("renaming a user in the ledger leaves the old name in no file, and keeps the files private", async () => {
     usage.append(requestLines("1", { user: "canary" }));
     usage.segments.seal();
     await usage.upkeep(DAY_MS);
@@ -189,7 +189,7 @@ describe("the ledger on the disk of one host", () => {
     usage.append(requestLines("one"));
     expect(await requests()).toBe(MANY + 1);
     expect(readFileSync(sumsPath())).toEqual(first);
-    // The sums include the first lines, even if these are blanked.
+    // Blank the first lines. They still count, because the sums include them.
     writeFileSync(usage.segments.pathOf(1), Buffer.alloc(statSync(usage.segments.pathOf(1)).size, "\n"));
     appendMany();
     expect(await requests()).toBe(2 * MANY);
@@ -221,7 +221,7 @@ describe("the ledger on the disk of one host", () => {
     expect((await usage.read(all)).find(({ user }) => user === "ann")).toMatchObject({ inputTokens: null });
   });
 
-  it("a query reads the lines after a line that is longer than one read", async () => {
+  it("a query also counts the lines after a line that is longer than one read", async () => {
     usage.append(requestLines("1", { model: "x".repeat(500_000) }));
     usage.append(requestLines("2"));
     expect(await requests()).toBe(2);
@@ -230,7 +230,7 @@ describe("the ledger on the disk of one host", () => {
     expect(await usage.tokensSince("ann", Date.now())).toBe(30);
   });
 
-  it("other work of the process runs between two pieces of lines that the ledger adds up or reads", async () => {
+  it("the process can do other work between any two pieces of lines that the ledger reads", async () => {
     appendMany();
     let turn = 0;
     let isOver = false;
@@ -255,7 +255,7 @@ describe("the ledger on the disk of one host", () => {
     expect(new Set(turns).size).toBe(turns.length);
   });
 
-  it("two renames at the same time both take effect", async () => {
+  it("two renames of users in the ledger at the same time both take effect", async () => {
     for (let segment = 0; segment < 5; segment++) {
       usage.append([...requestLines("1", { user: "canary-a" }), ...requestLines("2", { user: "canary-b" })]);
       usage.segments.seal();
@@ -272,7 +272,7 @@ describe("the ledger on the disk of one host", () => {
     ]);
   });
 
-  it("a rename also removes the old name from a line that a full disk has cut off", async () => {
+  it("renaming a user in the ledger also removes the name from a line that a full disk has cut off", async () => {
     usage.append(requestLines("1"));
     appendFileSync(usage.segments.pathOf(1), '\n{"id":"torn","user":"canary","sess');
     await usage.rename(renaming([["canary", "~x"]]));
@@ -280,7 +280,7 @@ describe("the ledger on the disk of one host", () => {
     expect(await requests()).toBe(1);
   });
 
-  it("a rename keeps a line that another process appends to the segment while the rename replaces it", async () => {
+  it("renaming a user in the ledger also renames the user in a line that is appended during the rename", async () => {
     usage.append(requestLines("1", { user: "canary" }));
     let isLate = true;
     onPiece(() => {

@@ -23,7 +23,7 @@ function watchSyncs(): number[] {
   return synced;
 }
 
-it("the ledger syncs a segment to disk when it begins the next one, and the last one when it is closed", async () => {
+it("the ledger syncs a segment to disk when it begins the next one, and the last segment in close()", async () => {
   const synced = watchSyncs();
   const { usage } = openFileStore(await temporaryRoot());
   const inoOf = (number: number) => statSync(usage.segments.pathOf(number)).ino;

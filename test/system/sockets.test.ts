@@ -5,7 +5,7 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { system } from "../../src/system/system.js";
 
 describe("the search for the process behind a port", () => {
-  it("listensOn reads no more descriptors once it finds the socket, because a server has one per client", async () => {
+  it("listensOn stops reading a server's descriptors once it has found the listening socket", async () => {
     const server = createServer();
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     const { port } = server.address() as AddressInfo;

@@ -37,7 +37,7 @@ it("a process that has the PID of an earlier process has another start time", (c
   }
 });
 
-it("a process of another user is alive, but shows no variable, file or socket", async (ctx) => {
+it("a process of another user is found, but without its variables, files and sockets", async (ctx) => {
   if (process.getuid?.() !== 0 || missing.length > 0) return ctx.skip("needs root");
   const folder = mkdtempSync(join(tmpdir(), "copilotfleet-stranger-"));
   onTestFinished(() => rmSync(folder, { recursive: true }));

@@ -64,7 +64,7 @@ describe("a session with session.maxCredits", () => {
     await at.fleet.sessions.leave(session);
   });
 
-  it("a turn that reaches session.maxCredits between two model requests ends with that reason", async () => {
+  it("a turn that reaches session.maxCredits between two model requests fails with an error about the limit", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30, approve: "all" } });
     github.credits = 31;
@@ -76,7 +76,7 @@ describe("a session with session.maxCredits", () => {
     await at.fleet.sessions.leave(session);
   });
 
-  it("a turn that failed at session.maxCredits is reported with the limit, even if no event names it", async () => {
+  it("the error of a turn that failed at session.maxCredits names the limit, even if no event does", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30 } });
     const session = await at.fleet.sessions.create({ user: "ann" });

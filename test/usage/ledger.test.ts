@@ -12,7 +12,7 @@ function ledgerOn(append: (lines: readonly LedgerLine[]) => number) {
   return { ledger: new Ledger({ usage, host: "a", warn: (message) => warnings.push(message) }), warnings };
 }
 
-it("the ledger writes a line when a turn begins and one when it ends, both with its id and start time", () => {
+it("the ledger writes a line when a turn begins and another when it ends, both with its id and start time", () => {
   const lines: LedgerLine[] = [];
   const { ledger } = ledgerOn((more) => lines.push(...more) && more.length);
   const entry = ledger.begin("turn", ANN, "turn-1");
@@ -26,7 +26,7 @@ it("the ledger writes a line when a turn begins and one when it ends, both with 
   expect(lines[1]?.ms).toEqual(expect.any(Number));
 });
 
-it("the ledger keeps lines that a full disk does not take, and writes each once when there is room", () => {
+it("the ledger keeps lines that it cannot write to a full disk, and writes each once when there is space", () => {
   const lines: LedgerLine[] = [];
   let room = 0;
   const { ledger, warnings } = ledgerOn((more) => {

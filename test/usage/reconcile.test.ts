@@ -20,7 +20,7 @@ const unloaded = (requests: number, inputTokens: number) => ({
   models: new Map([["gpt-5", { ...NOTHING, requests, inputTokens }]]),
 });
 
-it("missingLines adds what the ledger lacks of a session's totals, and nothing if it has as much or more", () => {
+it("missingLines returns the part of a session's totals that the ledger lacks, and nothing if the ledger lacks nothing", () => {
   const known: UsagePart = {
     ...NO_USAGE,
     key: SESSION.id,
@@ -44,16 +44,16 @@ it("missingLines adds what the ledger lacks of a session's totals, and nothing i
     ["ended", "ann", 30, null],
   ]);
   expect(new Set(lines.map(({ id }) => id)).size).toBe(2);
-  // The ids must not contain the session's id, because a purge replaces that only in the field `sessionId`.
+  // The ids must not contain the session's id, because a purge replaces a session's id only in the field `sessionId`.
   expect(lines.map(({ id }) => id).join()).not.toContain(SESSION.id);
   expect(missingLines(SESSION, unloaded(2, 20), [known], about)).toEqual([]);
   expect(missingLines(SESSION, unloaded(1, 10), [known], about)).toEqual([]);
   expect(missingLines(SESSION, unloaded(2, 25), [known], about)).toHaveLength(1);
-  // The session had turns before the ledger began, or in another fleet.
+  // With more turns than the ledger has, the session had turns before the ledger began, or in another fleet.
   expect(missingLines({ ...SESSION, turns: 4 }, unloaded(9, 90), [known], about)).toEqual([]);
 });
 
-it("missingLines adds a bounded number of lines for a history in which an agent wrote absurd totals", async () => {
+it("missingLines returns a bounded number of lines for a history in which an agent wrote absurd totals", async () => {
   const home = await temporaryRoot();
   const folder = join(home, "session-state", SESSION.id);
   await mkdir(folder, { recursive: true });
@@ -84,7 +84,7 @@ const reconcile = async (totals = new HistoryTotals(), store: Store = at.store) 
   return await totals.reconcile(about, Object.values(servers));
 };
 
-it("reconcile adds requests that bypassed the fleet, from the runtime's totals over several loads", async () => {
+it("reconcile adds to the ledger the requests that bypassed the fleet, by the runtime's totals over several loads", async () => {
   const user = unused("ann");
   const id = unused("totals");
   const session = await at.fleet.sessions.create({ user, sessionId: id });

@@ -1,7 +1,8 @@
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 
 /**
- * The header in which each request of the console sends the key of its cookie. A page of another origin cannot send it.
+ * The header in which each request of the console sends the key that decrypts its cookie. A page of another origin
+ * cannot send this header.
  */
 export const KEY_HEADER = "X-Copilotfleet-Console";
 
@@ -63,8 +64,8 @@ export function unseal(sealed: string, key: string): Credential | undefined {
 }
 
 /**
- * The credential in the cookie of a request; undefined if the console did not make the request. The cookie counts only
- * with its key, which proves that our own page makes the request, and only if the browser names no other origin.
+ * Returns the credential in the cookie of a request. Undefined without a cookie, without its key (which proves that our
+ * own page makes the request), and if the browser names another origin.
  */
 export function credentialIn(asking: Asking): Credential | undefined {
   const key = asking.header(KEY_HEADER);
@@ -73,7 +74,7 @@ export function credentialIn(asking: Asking): Credential | undefined {
   return sealed === undefined ? undefined : unseal(sealed, key);
 }
 
-/** Whether the page at this address makes the request, as far as the headers of the browser show. */
+/** Whether the request comes from the page at this address, as far as the headers of the browser show. */
 export function isOwnPage({ header }: Pick<Asking, "header">): boolean {
   const [site, origin, host] = [header("Sec-Fetch-Site"), header("Origin"), header("Host")];
   // Browsers send this header only to addresses that they trust: those with HTTPS, and loopback addresses.
@@ -81,7 +82,7 @@ export function isOwnPage({ header }: Pick<Asking, "header">): boolean {
   return origin === undefined || (URL.canParse(origin) && new URL(origin).host === host?.toLowerCase());
 }
 
-/** @param expiresAt when the token expires (ISO 8601); null: never */
+/** The value of `Set-Cookie` for a sealed token. @param expiresAt when the token expires (ISO 8601); null: never */
 export function cookieFor(asking: Asking, sealed: string, expiresAt: string | null, now: number): string {
   const leftMs = expiresAt === null ? LONGEST_MS : Math.min(LONGEST_MS, Date.parse(expiresAt) - now);
   return written(asking, sealed, Math.max(1, Math.floor(leftMs / 1_000)));

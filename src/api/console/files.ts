@@ -26,7 +26,7 @@ export interface ConsoleFile {
 export class ConsoleFiles {
   readonly #read = new Map<string, Promise<ConsoleFile | null>>();
 
-  /** Null if there is no such file. */
+  /** Returns the file with this name; null if it does not exist. */
   async find(name: string): Promise<ConsoleFile | null> {
     const ending = /^[\w-]+\.(css|html|js)$/.exec(name)?.[1];
     const type = ending === undefined ? undefined : TYPES[ending];
@@ -65,7 +65,7 @@ async function read(name: string, type: string): Promise<ConsoleFile | null> {
   }
 }
 
-/** The content for a client that does not accept brotli. */
+/** Returns the decompressed content, for a client that does not accept brotli. */
 export async function plain({ compressed }: ConsoleFile): Promise<Buffer> {
   return await decompress(compressed);
 }

@@ -24,7 +24,7 @@ const body = v.union(
 );
 type Given = v.InferOutput<typeof body>;
 
-/** Counts nothing, because the user is not known so far. The body is small. */
+/** Does not count the bytes of the body, because the user is not known so far, and the body is small. */
 const UNCOUNTED = { buffers: () => undefined, overBytes: null };
 
 /**
@@ -32,8 +32,8 @@ const UNCOUNTED = { buffers: () => undefined, overBytes: null };
  * encrypted token, and with the key of the cookie.
  *
  * For a code without a user, only answers with the code's user, and does not use the code up. The page then asks
- * whether to sign in as this user. Otherwise, a link with a stranger's code would let people write into the stranger's
- * account.
+ * whether to sign in as this user. Otherwise, a stranger could send a link that signs people in to the stranger's
+ * account, and read what they write there.
  */
 export async function signIn(door: DoorState, c: Request): Promise<Response> {
   const visit = c.get("visit");

@@ -170,7 +170,7 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
   }),
 ];
 
-/** Keeps only the fields of the schema, without the paths of the machine, which mean nothing to a client. */
+/** Keeps only the fields of the schema. The others are paths of the machine, which mean nothing to a client. */
 function shown<T>(schema: v.GenericSchema<unknown, T>, servers: readonly ServerView[]): T[] {
   return servers.map((server) => v.parse(schema, server));
 }

@@ -1,7 +1,7 @@
 import * as v from "valibot";
 import { readDuration } from "../../config/values/duration.js";
 
-/* The parts of the schemas of requests. */
+/* Parts that the schemas of several requests share. */
 
 export const LONGEST_TEXT = 200;
 const ALLOWED_LABEL = `a text of at most ${LONGEST_TEXT} characters without control characters`;

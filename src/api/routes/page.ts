@@ -6,7 +6,7 @@ interface Entry {
   createdAt: string;
 }
 
-/** The last entry of a page: when it was created, and its id. */
+/** The place of an entry in the list. */
 type Place = readonly [createdAt: string, id: string];
 
 /**
@@ -33,7 +33,7 @@ function writeCursor(place: Place): string {
   return Buffer.from(JSON.stringify(place)).toString("base64url");
 }
 
-/** A cursor gives access to nothing, so it needs no signature. */
+/** Reads the place in a cursor. A cursor needs no signature, because it gives access to nothing. */
 function readCursor(cursor: string): Place {
   try {
     const place: unknown = JSON.parse(Buffer.from(cursor, "base64url").toString("utf8"));

@@ -34,7 +34,7 @@ const flag = v.boolean("true or false");
 export const path = object({ id });
 export const nothing = object({});
 
-/** A number in a query, where it is a text. The API's description presents it to clients as a number. */
+/** A number in a query. It arrives as a text, but the API's description presents it to clients as a number. */
 const whole = (min: number, max: number, initial: number) => {
   const allowed = `a whole number from ${min} to ${max}`;
   const schema = v.pipe(

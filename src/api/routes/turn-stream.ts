@@ -87,7 +87,7 @@ class WaitingEvents {
     this.#wake();
   }
 
-  /** Waits a moment, in which more events may be added, or until the turn ends. */
+  /** Waits for {@link GATHER_MS}, so that more events can be added, or until the turn ends. */
   async #gathered(): Promise<void> {
     if (this.#isOver) return;
     await new Promise<void>((resolve) => {

@@ -20,8 +20,8 @@ export interface EventStream {
   /** Batches of events. The next batch is requested only when the client has read most of the batches before it. */
   events: AsyncGenerator<readonly StreamEvent[], void, undefined>;
   /**
-   * Provides events that are sent at once, between those of `events`: calls `send` for each. Returns a function that
-   * ends the calls.
+   * Starts a second source, whose events are sent at once, between those of `events`. The source calls `send` for each
+   * event. Returns a function that stops the source.
    */
   between?: (send: (event: StreamEvent) => void) => () => void;
 }
@@ -47,8 +47,8 @@ interface Surroundings {
  *
  * `between` is a callback, because a second generator would cost memory in each idle stream.
  *
- * This writes to the response of Node.js directly, because a stream of the web platform costs about 10 kB of memory for
- * each client. It writes each batch with one call, because a call takes longer than making the text of a batch.
+ * Writes to the Node.js response directly, because a stream of the web platform costs about 10 kB of memory for each
+ * client. Writes each batch with one call, because a call takes longer than making the text of a batch.
  */
 export async function writeStream(
   response: ServerResponse,
@@ -97,7 +97,7 @@ function written({ id, event, data, json = JSON.stringify(data) }: StreamEvent):
   return `${id === undefined ? "" : `id: ${inOneLine(id)}\n`}event: ${inOneLine(event)}\ndata: ${json}\n\n`;
 }
 
-/** Keeps a text from ending its field, because it could then add its own fields and events. */
+/** Replaces each line break with a space, because a line break would let the text add fields and events. */
 function inOneLine(text: string): string {
   return /[\r\n\0]/.test(text) ? text.replace(/[\r\n\0]/g, " ") : text;
 }

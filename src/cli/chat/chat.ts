@@ -89,7 +89,7 @@ export class Chat {
       } catch (error) {
         if (this.#parts.signal.aborted) return;
         this.#report(error);
-        // The prompts that wait may be meant for the session or model that the failed command would have chosen.
+        // Do not send waiting prompts. They may be meant for the session or model that the command failed to choose.
         if (entered.kind !== "prompt") window.giveBack();
       }
       for (const warning of this.#parts.conversations.takeWarnings()) window.say(`Warning: ${warning}`, colour.yellow);

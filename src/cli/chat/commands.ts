@@ -29,7 +29,7 @@ export type Entered =
   | { kind: "command"; name: CommandName; argument: string }
   | { kind: "unknown"; word: string; nearest: CommandName | undefined };
 
-/** A single line that begins with a slash is a command. Begin it with `//` to send a prompt that begins with `/`. */
+/** Tells commands from prompts: a single line that begins with `/` is a command. `//text` is the prompt `/text`. */
 export function parseEntered(text: string): Entered {
   const trimmed = text.trim();
   if (trimmed.includes("\n")) return { kind: "prompt", text };

@@ -24,8 +24,8 @@ const LONGEST_PROMPT = 32_768;
 const STALE_MS = 60_000;
 
 /**
- * The prompts that were typed in earlier chats, in one file for each user of this fleet and for each front door. Chats that
- * run at the same time add to the same file. Each line is a prompt as JSON.
+ * The prompts that were typed in earlier chats, in one file for each user of this fleet and for each front door. Chats
+ * that run at the same time add to the same file. Each line is a prompt as JSON.
  */
 export class InputHistory {
   readonly #root: string;
@@ -63,7 +63,7 @@ export class InputHistory {
     }
   }
 
-  /** Replaces the file with one that has only the newest prompts. Does nothing while another chat does this. */
+  /** Replaces the file with one that has only the newest prompts. Does nothing while another chat replaces the file. */
   #shorten(): void {
     const lock = `${this.#path}.lock`;
     try {

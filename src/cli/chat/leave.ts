@@ -7,7 +7,7 @@ import { WorkView } from "./work.js";
 /** How long checking and deleting an unused session may take, in milliseconds. */
 const LEAVE_MS = 10_000;
 
-/** Leaves the session, and deletes it if it is unused and has no turn. The end of the chat does not abort this. */
+/** Leaves the session, and deletes it if it is unused and has no turn. The chat's signal does not interrupt this. */
 export async function leaveSession(
   { window, conversations, resumeWith }: Pick<ChatParts, "window" | "conversations" | "resumeWith">,
   conversation: Conversation,

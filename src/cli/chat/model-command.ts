@@ -26,7 +26,7 @@ export async function chooseModel(
   return name;
 }
 
-/** Changes the model. Refuses one that the provider does not offer. If it lists no models, the server decides. */
+/** Changes the model. Refuses a model that the provider does not list. If it lists none, the server decides. */
 async function change(conversation: Conversation, wanted: string, signal: AbortSignal): Promise<void> {
   const offered = await conversation.models(signal).catch((error: unknown): string[] => {
     if (signal.aborted) throw error;

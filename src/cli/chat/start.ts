@@ -20,12 +20,12 @@ export interface ChatRequest {
   signal: AbortSignal;
 }
 
-/** Everything in which a chat through the fleet differs from a chat at a front door. */
+/** The parts of a chat that differ between the fleet and a front door. */
 interface Place {
   /** The user, or the front door. Each user and each front door has a separate input history. */
   owner: string;
   connect: (answers: Answers) => Conversations;
-  /** The flags with which the command `chat` continues a session there. */
+  /** The flags that `copilotfleet chat` needs to continue a session in the same way. */
   flags: string;
 }
 
@@ -38,7 +38,7 @@ export async function chatAs(user: string, fleet: Fleet, request: ChatRequest): 
 /** Runs a chat at a front door, as {@link chatAs}. */
 export async function chatAt(door: Door, fleet: Fleet, request: ChatRequest): Promise<void> {
   const connect = (answers: Answers) => new DoorConversations(door, answers);
-  // Only the front door knows the token's user. A user id has no space, so this name cannot be that of a user.
+  // Name the address, because only the front door knows the token's user. With its spaces, it cannot equal a user's id.
   const owner = `front door ${door.address.host}:${door.address.port}`;
   await start({ owner, connect, flags: door.flags }, fleet, request);
 }

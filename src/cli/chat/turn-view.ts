@@ -13,7 +13,7 @@ const RENDER_MS = 25;
 /** A part of the turn that has arrived and is not rendered yet. */
 type Arrived = { kind: "text"; text: string } | { kind: "end" } | { kind: "tool"; call: ShownCall };
 
-/** Shows one turn: the reply as Markdown, a row for each tool call, and a sign of life. */
+/** Shows one turn: the reply as Markdown, a row for each tool call, and a row that shows that the turn still runs. */
 export class TurnView implements LivePart {
   readonly #window: Window;
   readonly #markdown: MarkdownStream;
@@ -39,7 +39,7 @@ export class TurnView implements LivePart {
         this.#addPiece(event.data);
         break;
       case "assistant.message":
-        // Add the text that did not come in pieces. Some models send no pieces, and a lost connection may have lost some.
+        // Add the text that did not come in pieces: some models send none, and a broken connection may have lost some.
         this.#addText(event.data.content.slice(this.#streamed.get(event.data.messageId) ?? 0));
         this.#arrived.push({ kind: "end" });
         break;
@@ -125,7 +125,7 @@ export class TurnView implements LivePart {
     this.#arrived.push({ kind: "tool", call });
   }
 
-  /** Renders a bounded part of what arrived. Returns false if everything is rendered. */
+  /** Renders a bounded part of what arrived. Returns false only if there was nothing left to render. */
   #step(columns: number, rows: string[]): boolean {
     const { rows: text, more } = this.#markdown.take(columns);
     this.#addRows("text", text, rows);

@@ -23,13 +23,13 @@ export class WorkView implements LivePart {
   }
 }
 
-/** The environment of work in the chat: the user can cancel it in the window, and the signal ends the chat. */
+/** The window, in which the user can cancel work, and the signal that ends the chat. */
 export interface Workplace {
   window: Window;
   signal: AbortSignal;
 }
 
-/** Runs something other than a turn. @throws Cancelled if the user cancels it, and the signal's reason if the chat ends. */
+/** Runs something other than a turn. @throws Cancelled if the user cancels it, or the signal's reason if it aborts. */
 export async function work<T>(
   { window, signal }: Workplace,
   what: string,

@@ -1,15 +1,15 @@
 export const SHELLS = ["bash", "zsh", "fish"] as const;
 export type Shell = (typeof SHELLS)[number];
 
-/** If `autocomplete` prints this, the script lets the shell complete file names. No id begins with a colon. */
+/** If `autocomplete` prints this, the shell completes file names. Because of the colon, this cannot be an id. */
 export const FILES = ":files";
 
 /**
  * The scripts ask `autocomplete` for candidates at each press of Tab. They discard its error messages, so that only
- * candidates appear at the prompt. They insert its answer as text, which the shell never evaluates.
+ * candidates appear at the prompt. They insert the candidates as text, which the shell never evaluates.
  */
 export const SCRIPTS: Readonly<Record<Shell, string>> = {
-  // bash also splits words at characters such as = and @. It replaces only the part after the last of these ($2).
+  // bash also splits words at characters such as = and @. It replaces only the part after the last such character ($2).
   bash: String.raw`# Completion of copilotfleet for bash. To turn it on, add this line to ~/.bashrc:
 #   source <(copilotfleet autocomplete bash)
 _copilotfleet() {

@@ -1,6 +1,6 @@
 /**
- * Splits a command line up to the cursor into words, and removes their quotes, as bash does. Expands nothing. The last word
- * ends at the cursor, and is empty after a space.
+ * Splits a command line up to the cursor into words, and removes their quotes, as bash does. Expands nothing. The last
+ * word ends at the cursor, and is empty after a space.
  */
 export function splitLine(line: string): string[] {
   const words: string[] = [];

@@ -71,7 +71,7 @@ async function tlsOfDoor({ to = "", ca, cert, key }: DoorFlags): Promise<PeerTls
   return readPeerTls({ ca: named("ca", ca), cert: named("cert", cert), key: named("key", key) });
 }
 
-/** Reads the token and the files for TLS. Undefined if the user named no front door. */
+/** Returns the front door that the user named, with its token and TLS files read; undefined if the user named none. */
 export async function doorFromFlags(given: DoorFlags): Promise<Door | undefined> {
   const { to, "token-env": variable, "token-file": file, ca, cert, key } = given;
   const source = tokenSourceFromFlags(variable, file, TOKEN_VARIABLE);

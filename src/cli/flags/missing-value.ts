@@ -23,7 +23,7 @@ const KINDS: Readonly<Record<string, string>> = {
   VAR: "the name of an environment variable",
 };
 
-/** The allowed values of single flags, which take precedence over {@link KINDS}. */
+/** The allowed values of particular flags. They take precedence over {@link KINDS}. */
 const FILES: Readonly<Record<string, string>> = {
   "--config": "the path of a configuration file, such as ./.copilotfleet.json",
   "--token-file": "the path of a file that only you can read, such as ./token",
@@ -36,7 +36,10 @@ const FILES: Readonly<Record<string, string>> = {
   "--metrics": "an address of this machine, such as 127.0.0.1:9464",
 };
 
-/** The message and advice for a flag without its value. They name the same values as the error for a wrong value. */
+/**
+ * Returns the message and the advice for a flag that was given without a value. They name the same allowed values as
+ * the error for a wrong value.
+ */
 export async function missingValue(
   flag: string,
   definition: Definition = {},
@@ -55,7 +58,7 @@ export async function missingValue(
   };
 }
 
-/** Reads the allowed values from the error with which the flag refuses an empty value. */
+/** Reads the allowed values from the error with which the flag refuses an empty value, or else from FILES or KINDS. */
 async function refusedBy(
   flag: string,
   { parse, helpValue = "" }: Definition,

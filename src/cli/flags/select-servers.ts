@@ -82,7 +82,7 @@ export function checkSelection(
   ]);
 }
 
-/** Returns references of the servers whose logs are wanted. With `all`, leaves out servers on hosts that cannot be reached. */
+/** Returns references of the servers whose logs are wanted. With `all`, leaves out servers on unreachable hosts. */
 export async function logReferences(
   fleet: Fleet,
   { server, user, all }: { server: string | undefined; user: string | undefined; all: boolean },

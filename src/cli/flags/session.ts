@@ -47,8 +47,8 @@ export async function wholeId(
 }
 
 /**
- * Like {@link wholeId}, for a command that changes sessions of all users. `unknown` contains the texts that match no
- * session. In a script, only texts with `…` are looked up, and all others are taken as full ids.
+ * Like {@link wholeId}, for a command that may change sessions of any user. `unknown` contains the texts that match no
+ * session. A script looks up only texts with `…`, and takes all others as full ids.
  */
 export async function wholeIds(
   fleet: Fleet,

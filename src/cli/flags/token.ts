@@ -25,7 +25,10 @@ export async function namingTokenFlag<Result>(
   }
 }
 
-/** The source that the flags name. Refuses the token itself, because every user of the machine sees command lines. */
+/**
+ * Returns the token source that the flags name; undefined if they name none. Refuses the token itself as a value,
+ * because every user of the machine can read command lines.
+ */
 export function tokenSourceFromFlags(
   variable: string | undefined,
   file: string | undefined,

@@ -24,8 +24,8 @@ export interface Term {
 }
 
 /**
- * Renders terms with their explanations beside them. If a term is too long for its column, its explanation begins on the
- * next line.
+ * Renders terms with their explanations beside them. If a term is too long for its column, its explanation begins on
+ * the next line.
  */
 export function renderTerms(terms: readonly Term[], width: number): string[] {
   const most = Math.floor(width * 0.4);

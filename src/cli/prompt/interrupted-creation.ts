@@ -9,7 +9,7 @@ interface Interruptible {
   signal: AbortSignal;
 }
 
-/** Creates a session with `create`. If the user interrupts this, deletes the session, and notes what may remain. */
+/** Runs `create`. If the user interrupts it, deletes the session, and notes on the Interrupted error what remains. */
 export async function createInterruptibly(
   fleet: Fleet,
   { user, signal }: Interruptible,

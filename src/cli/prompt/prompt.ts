@@ -1,7 +1,7 @@
 import { blankFault } from "../../config/values/text-fault.js";
 import { FleetError, quote } from "../../errors.js";
 
-/** The prefix that marks a word as prompt text. No word can already contain it, because process arguments have no NUL. */
+/** The prefix that marks a word as prompt text. No word contains it already, because process arguments have no NUL. */
 const MARK = "\0";
 
 /**

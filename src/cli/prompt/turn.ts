@@ -18,7 +18,7 @@ export interface TurnOutput {
 
 /**
  * Runs one turn with `take`. Streams the reply to a terminal, or prints it to a pipe once it is complete. If the user
- * interrupts the turn, sets a note about the turn and its session.
+ * interrupts the turn, adds a note about the turn and its session to the {@link Interrupted} error.
  */
 export async function printTurn<Taken extends { text: string }>(
   output: TurnOutput,

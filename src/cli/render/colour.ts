@@ -3,7 +3,7 @@ import { Chalk, type ColorSupportLevel, default as detected } from "chalk";
 /** Colours, if the user wants them. chalk checks the terminal and FORCE_COLOR, and `level` checks NO_COLOR. */
 export const colour = new Chalk({ level: level(process.env, process.argv) });
 
-/** Follows https://no-color.org and https://bixense.com/clicolors. NO_COLOR and `--no-color` win over CLICOLOR_FORCE. */
+/** Follows https://no-color.org and https://bixense.com/clicolors. NO_COLOR and --no-color win over CLICOLOR_FORCE. */
 function level({ NO_COLOR, CLICOLOR_FORCE }: NodeJS.ProcessEnv, argv: readonly string[]): ColorSupportLevel {
   const end = argv.indexOf("--");
   const isRefused = argv.slice(0, end === -1 ? undefined : end).includes("--no-color");

@@ -10,7 +10,7 @@ const COLUMNS: Column[] = [
   { heading: "SIZE", yields: 2 },
 ];
 
-/** Renders one line, so that a mail from cron is short. For a dry run, a table of the sessions precedes it. */
+/** Renders the result as one line, so that a mail from cron is short. In a dry run, a table of sessions precedes it. */
 export function renderGc(result: GcResult): string {
   const { deleted, dryRun } = result;
   if (!dryRun || deleted.length === 0) return summarize(result);

@@ -5,14 +5,14 @@ import { colour } from "./colour.js";
 const UNKNOWN_TIME = "-".padEnd("2026-01-01T00:00:00.000Z".length);
 
 export interface LogStyle {
-  /** Begin each line with this name of its server, padded to this width. */
+  /** Begin each line with the name of its server, padded to `width`. */
   prefix?: { name: string; width: number } | undefined;
   /** Begin each line with its time, or with `-` if the time is not known. */
   timestamps: boolean;
 }
 
 export function renderLogLine(line: string, { prefix, timestamps }: LogStyle): string {
-  // A terminal must not interpret control characters that an agent made the server print. A pipe gets the log unchanged.
+  // A terminal must not interpret control characters that an agent made the server print. A pipe gets the exact log.
   const text = process.stdout.isTTY === true ? printableLines(line) : line;
   const timed = timestamps ? `${timeOfLine(text) ?? UNKNOWN_TIME} ${withoutTime(text)}` : text;
   return prefix === undefined ? timed : `${colour.cyan(`${prefix.name.padEnd(prefix.width)} |`)} ${timed}`;

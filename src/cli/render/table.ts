@@ -98,7 +98,7 @@ function fitColumns(columns: FittedColumn[], width: number): FittedColumn[] {
   }));
 }
 
-/** The index of the widest column that can be cut and still be `than` columns wide; undefined if there is none. */
+/** The index of the widest column that can be cut without getting narrower than `than`; undefined if there is none. */
 function widestThatYields(columns: readonly FittedColumn[], widths: readonly number[], than: number) {
   let widest: number | undefined;
   for (const [index, column] of columns.entries()) {
@@ -122,7 +122,7 @@ function totalOf(widths: readonly number[]): number {
   return widths.reduce((sum, width) => sum + width, 0) + GAP.length * Math.max(0, widths.length - 1);
 }
 
-/** Cuts the text to a width, with `…` in the middle or at the end. Chinese characters, for example, count as two. */
+/** Cuts the text to a width, with `…` in the middle or at the end. Wide characters, such as Chinese, count as two. */
 export function shorten(text: string, width: number, cut: "middle" | "end" | undefined): string {
   if (cut === undefined || stringWidth(text) <= width) return text;
   const characters = Array.from(new Intl.Segmenter().segment(text), ({ segment }) => segment);

@@ -31,8 +31,9 @@ export function hasDisplay({ DISPLAY, WAYLAND_DISPLAY } = process.env): boolean 
 }
 
 /**
- * Opens the address in the user's browser. Passes the address in a file that only this user can read and that redirects
- * to it. On a command line, every user of this machine could read the code, and use it before the browser does.
+ * Opens the address in the user's browser. Passes the browser a file that redirects to the address and that only this
+ * user can read. On a command line, every user of this machine could read the address with its one-time code, and use
+ * the code before the browser does.
  *
  * @returns false if `xdg-open` does not exist or fails
  */

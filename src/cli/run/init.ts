@@ -78,7 +78,7 @@ function sourceQuestion(detected: Detected): Parameters<typeof Interview.prototy
   return ["Which models do you want to use?", choices];
 }
 
-/** Takes the place of the URL of the service as long as none is given. */
+/** Used for checks in place of the service's URL if the flags do not give one. */
 const SOME_URL = "https://models.example/v1";
 
 /** Refuses wrong values of flags before the first question. Otherwise, they would make init refuse each answer. */

@@ -32,13 +32,13 @@ export async function showLive(look: () => Promise<LiveView>, everyMs: number, s
   }
 }
 
-/** How many lines a key scrolls down; negative for up, 0 for a key that does not scroll. `page` is the number for PgDn. */
+/** How many lines a key scrolls down (negative: up; 0: the key does not scroll). PgDn scrolls `page` lines. */
 export function scrollSteps(name: string | undefined, page: number): number {
   const steps: Record<string, number> = { down: 1, j: 1, up: -1, k: -1, pagedown: page, space: page, pageup: -page };
   return steps[name ?? ""] ?? 0;
 }
 
-/** The content of a live view: sections that scroll under their headings, between fixed lines at the top and the bottom. */
+/** The content of a live view: sections that scroll under their headings, with fixed lines above and below them. */
 export interface LiveView {
   above: readonly string[];
   /** The first line of each section is its heading. */

@@ -47,7 +47,7 @@ export class LogReader {
     this.#throwFailure();
   }
 
-  /** With `all`, resolves with null and warns if `read` fails with a FleetError. Warns about each host only once. */
+  /** Runs `read`. With `all`, turns a FleetError into null and a warning. Warns once about each unreachable host. */
   async #attempt<T>(reference: string, read: () => Promise<T>): Promise<T | null> {
     try {
       return await read();

@@ -43,7 +43,7 @@ export class FullScreen extends EventEmitter<{ key: [Key]; resize: [] }> impleme
     process.stdout.write(ENTER);
   }
 
-  /** Some terminals report 0 rows or columns, so those become 24 and 80. */
+  /** The size of the terminal. Some terminals report 0 rows or columns, for which this returns 24 and 80. */
   get size(): ScreenSize {
     const { rows, columns } = process.stdout;
     return { rows: rows > 0 ? rows : 24, columns: columns > 0 ? columns : 80 };

@@ -98,7 +98,7 @@ export function inheritedListeners(
   };
 }
 
-/** The exit code of a cut turn; otherwise that of a server that could not be stopped; otherwise 0. */
+/** Returns the exit code for a cut turn; without one, that for a server that could not be stopped; or else 0. */
 export function exitCodeOfServe({ stopped, failed }: Served): number {
   const cut = exitCodeOf(stopped);
   return cut === 0 && failed.length > 0 ? ERRORS.FLEET_SERVER_LOST.exit : cut;

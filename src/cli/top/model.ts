@@ -44,7 +44,11 @@ export class TopModel {
     return this.#views[this.view];
   }
 
-  /** @param table the rows that the screen shows, so that a key can select one of them */
+  /**
+   * Handles a key. Returns the part of its effect that the caller performs; null if there is none.
+   *
+   * @param table the rows that the screen shows, so that a key can select one of them
+   */
   press(key: Key, table: ViewTable, pageRows: number): Request | null {
     if (this.input?.kind === "confirm") return this.#answer(key, this.input);
     if (this.input?.kind === "filter") return this.#typeFilter(key);

@@ -12,7 +12,8 @@ import type { Snapshot, ViewName } from "./views.js";
 
 /**
  * Shows the fleet on the whole terminal until the user presses q, the signal aborts, or an error occurs. Resolves with
- * the overview that it showed last. Cancels an action that still runs; a cancelled drain leaves its server running.
+ * the overview that it showed last. Before that, cancels actions that still run; a cancelled drain leaves its server
+ * running.
  *
  * @param sort the initial order of the servers
  */

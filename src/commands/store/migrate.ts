@@ -45,7 +45,10 @@ export default class StoreMigrate extends FleetCommand {
   }
 }
 
-/** A URL with a password must come from a variable, because other users of the machine can read the flags of a command. */
+/**
+ * Returns the store that the flags name, and the flag or variable that names it. A URL with a password must come from a
+ * variable, because other users of the machine can read the flags of a command.
+ */
 function storeTarget(to: string | undefined, variable: string | undefined): { to: string; origin: Origin } {
   if (to !== undefined && variable === undefined) return { to, origin: { from: "flag", name: "--to" } };
   if (to !== undefined || variable === undefined) {

@@ -14,7 +14,7 @@ export interface KeyDescription extends SectionDescription {
   default?: string;
 }
 
-/** Whether a key has a value of its own. True also for an object with free names, such as `limits.groups`. */
+/** Whether a key has a value, and is not a section. Also true for an object whose keys the user chooses. */
 type IsValue<Input> = Input extends string | number | boolean | readonly unknown[]
   ? true
   : string extends keyof Input

@@ -17,9 +17,9 @@ export function findProjectFile(folder: string): string | null {
 }
 
 /**
- * Reads a configuration file. Refuses a file that another user could have written, because the file names programs to
- * run, and anybody could put such a file into a shared folder above the working folder, such as /tmp. This is
- * synchronous because every command waits for it first.
+ * Reads a configuration file; undefined if it does not exist. Refuses a file that another user could have written,
+ * because the file names programs to run, and anybody could put such a file into a shared folder above the working
+ * folder, such as /tmp. This is synchronous because every command waits for it first.
  */
 export function readConfigFile(path: string, uid: number | undefined): { text: string; content: unknown } | undefined {
   if (!exists(path)) return undefined;

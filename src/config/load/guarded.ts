@@ -22,10 +22,10 @@ const OPEN = `
   serve.accessLog serve.gcInterval serve.turnWait serve.logMaxSize serve.logFiles`;
 
 /**
- * Programs, variables, addresses, stores, tokens, folders, approvals, and limits that protect others. `isolation` is here
- * because it decides which users share a server. `provider` is here because null would send prompts to GitHub's models
- * and not to the user's own provider. `user` is here because prompts would go into the sessions of another user, who can
- * read them.
+ * Programs, variables, addresses, stores, tokens, folders, approvals, and limits that protect others. `isolation` is
+ * here because it decides which users share a server. `provider` is here because null would send prompts to GitHub's
+ * models and not to the user's own provider. `user` is here because prompts would go into the sessions of another user,
+ * who can read them.
  */
 const GUARDED = `
   isolation

@@ -120,8 +120,9 @@ function viewOf(origin: Origin | undefined): ValueOrigin {
 }
 
 /**
- * Returns the value of a key and its origin. For a section, the value is an object with the values in it. Returns undefined
- * if the value is not allowed. `value` is null if the key has no effect, because the provider is null or is the echo model.
+ * Returns the value of a key and its origin. For a section, the value is an object with the values in it. Returns
+ * undefined if the value is not allowed. `value` is null if the key has no effect, because the provider is null or is
+ * the echo model.
  */
 export function valueAt(
   { values, wrong }: ConfigView,

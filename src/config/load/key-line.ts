@@ -8,8 +8,8 @@ interface Open {
 }
 
 /**
- * Returns the line of a key in a text that `JSON.parse` accepts, or undefined if the key is not there. If a key is there
- * twice, the last one counts, as for `JSON.parse`.
+ * Returns the line of a key in a text that `JSON.parse` accepts, or undefined if the key is not there. If a key is
+ * there twice, the last one counts, as for `JSON.parse`.
  *
  * @param name the dotted key, with an index ("runtime.args[0]") for an item of a list
  */

@@ -162,14 +162,14 @@ function resolveConfig(given: Layer): Config {
 }
 
 /**
- * Whether the dotted name is that of a key with a value. Anything below it is then a part of the value, and not a key.
+ * Whether the dotted name is a key with a value, and not a section. Names below such a key are parts of its value.
  */
 const isValue = (name: string) => name !== "" && findKey(name)?.kind !== "section";
 
 /** The key that an issue is about, and the error. */
 export function problemOf(issue: v.BaseIssue<unknown>, given: Layer): { name: string; problem: FleetError } {
   let name = "";
-  // The place in a list or in an object with free names, such as "[0].issuer".
+  // The path in the value of the key: in a list, or in an object whose keys the user chooses. For example "[0].issuer".
   let item = "";
   for (const { key } of issue.path ?? []) {
     if (typeof key === "number") item += `[${key}]`;

@@ -16,7 +16,10 @@ export function homeFolder(env: Environment): string {
   return env.HOME !== undefined && isAbsolute(env.HOME) ? env.HOME : homedir();
 }
 
-/** Refuses an empty `COPILOTFLEET_HOME`: a script with an unset variable would silently work on another fleet. */
+/**
+ * Returns the state folder. Refuses an empty `COPILOTFLEET_HOME`, because a script with an unset variable would
+ * otherwise silently work on another fleet.
+ */
 export function stateRoot(env: Environment, options: PathOptions = {}): string {
   const chosen = env.COPILOTFLEET_HOME;
   if (chosen === undefined) return standardFolder(env, "XDG_STATE_HOME", [".local", "state"], options);

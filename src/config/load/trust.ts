@@ -39,7 +39,8 @@ export function trustedName(path: string): string {
 }
 
 /**
- * Returns the error for a project file with guarded keys, unless the user trusted this content at this path.
+ * Returns the error for a project file with guarded keys. Null if it has none, or if the user trusted this content at
+ * this path.
  *
  * @param keys the guarded keys in the file
  */
@@ -71,7 +72,10 @@ export function untrustedProblem(
   );
 }
 
-/** Reads the trust record of a {@link trustedName}. Undefined if there is none, or if another user could have written it. */
+/**
+ * Reads the trust record of a {@link trustedName}. Undefined if there is none, or if another user could have written
+ * it.
+ */
 export function readTrust(stateRoot: string, name: string): TrustRecord | undefined {
   const text = readOwn(trustRecordPath(stateRoot, name));
   const record = text === undefined ? undefined : parseTrust(text);

@@ -13,7 +13,9 @@ export function isExposed({ mode, uid }: Pick<Stats, "mode" | "uid">, euid = pro
   return (mode & (isGivenByRoot ? 0o037 : 0o077)) !== 0;
 }
 
-/** Reads the value of a key from the file that a variable names. This is synchronous because every command waits for it. */
+/**
+ * Reads the value of a key from the file that a variable names. This is synchronous because every command waits for it.
+ */
 export function readValueFile(path: string, variable: string): string {
   let handle: number;
   try {
@@ -30,7 +32,7 @@ export function readValueFile(path: string, variable: string): string {
       const mode = (stats.mode & 0o777).toString(8).padStart(3, "0");
       throw unusable(path, variable, `has mode ${mode}, which lets others use it`, "for its owner alone");
     }
-    // `echo` ends a file with a line break.
+    // Remove the line break that `echo` writes at the end of a file.
     return readFileSync(handle, "utf8").replace(/\r?\n$/, "");
   } finally {
     closeSync(handle);

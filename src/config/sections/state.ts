@@ -15,7 +15,8 @@ export const host = v.pipe(
   v.strictObject({
     // If null, the host keeps its previous name or takes the machine's name.
     name: v.optional(v.nullable(rules.hostName()), null),
-    // The address at which other hosts reach the front door of this host. If null, the address at which the door listens.
+    // The address at which other hosts reach the front door of this host. If null, the address at which the door
+    // listens.
     advertise: v.optional(v.nullable(rules.advertised()), null),
     // How this host proves itself to other front doors with TLS, and the authorities by which it checks those doors. If
     // `ca` is null, the authorities that Node.js trusts.
@@ -24,7 +25,7 @@ export const host = v.pipe(
     insecure: v.optional(rules.flag(), false),
     // How long after this host's last heartbeat the other hosts consider it dead, and take over its users and sessions.
     ttl: v.optional(rules.hostTtl(), "15s"),
-    // The file with the fleet's public key, which signs the keys of hosts.
+    // The file with the fleet's public key, with which hosts verify the signatures of each other's keys.
     ca: v.optional(v.nullable(rules.file()), null),
     peers: v.optional(lists.peers(), []),
   }),

@@ -70,7 +70,7 @@ export interface DurationBounds {
   /** The longest allowed duration, in milliseconds. The default is 10 years. */
   maxMs?: number;
   orZero?: boolean;
-  /** The end of the text after "Allowed:", for a value that the caller reads itself. */
+  /** The end of the text after "Allowed:". It names a value that the caller itself accepts, such as `never`. */
   also?: string;
 }
 

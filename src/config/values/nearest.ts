@@ -14,7 +14,7 @@ export function nearestOf<Item>(written: string, items: Iterable<Item>, textOf: 
     .map(({ item }) => item);
 }
 
-/** The number of letters that are wrong, missing or too many. Two exchanged letters count once. */
+/** The number of wrong, missing or extra letters. Two swapped letters count once. */
 export function slips(written: string, text: string): number {
   const count = distance(written, text);
   return count === 2 && lettersOf(written) === lettersOf(text) ? 1 : count;

@@ -11,8 +11,8 @@ export function printable(text: string): string {
 }
 
 /**
- * As {@link printable}, for a text of several lines. Keeps newlines, tabs, soft hyphens, and the joiners and direction marks
- * that scripts and emoji need.
+ * As {@link printable}, for a text of several lines. Keeps newlines, tabs, soft hyphens, and the joiners and direction
+ * marks that scripts and emoji need.
  */
 export function printableLines(text: string): string {
   if (/^[\n\t\x20-\x7e]*$/.test(text)) return text;

@@ -16,7 +16,9 @@ const HARMLESS = new Set(
   ),
 );
 
-/** Whether a tool with this name may let the model reach the server's files or programs. Custom tools run at the client. */
+/**
+ * Whether a tool with this name may let the model reach the server's files or programs. Custom tools run at the client.
+ */
 export function reachesFiles(pattern: string): boolean {
   return !pattern.startsWith("custom:") && !HARMLESS.has(pattern.replace(/^builtin:/, ""));
 }

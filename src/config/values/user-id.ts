@@ -1,7 +1,9 @@
 import { quote } from "../../errors.js";
 import { nameCharacter } from "./text-fault.js";
 
-/** Properties that every object has. A plain object with users or sessions as keys must not get one of these as a key. */
+/**
+ * Properties that every object has. A plain object with users or sessions as keys must not get one of these as a key.
+ */
 const RESERVED = new Set(Object.getOwnPropertyNames(Object.prototype).concat("prototype"));
 
 export const ALLOWED_USER =
@@ -53,9 +55,9 @@ export function isReserved(text: string): boolean {
 }
 
 /**
- * Returns a user id in Unicode normal form C, so that each name has one spelling; null if the text is not a user id. A user
- * id consists of letters and digits of any script plus `. _ @ + -`, has 1 to 128 bytes of UTF-8, and does not start with
- * `.` or `-`.
+ * Returns a user id in Unicode normal form C, so that each name has one spelling; null if the text is not a user id. A
+ * user id consists of letters and digits of any script plus `. _ @ + -`, has 1 to 128 bytes of UTF-8, and does not
+ * start with `.` or `-`.
  */
 export function readUser(text: string): string | null {
   const user = text.normalize("NFC");

@@ -18,7 +18,7 @@ interface Loaded {
   isAll: boolean;
 }
 
-/** The sessions of all users, or of the user that the address names. Shows no conversation. */
+/** The page with the sessions of all users, or of the user that the address names. It shows no conversations. */
 export function AllSessions({ id: user }: PageProps) {
   const [search, setSearch] = useState("");
   const [pages, setPages] = useState(1);

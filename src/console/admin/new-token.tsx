@@ -74,7 +74,7 @@ export function NewToken({ close, issued }: { close(): void; issued(token: Issue
   );
 }
 
-/** Shows the secret, which no other page ever shows. */
+/** Shows the secret of a new token, which the console never shows again. */
 export function IssuedDialog({ token, close }: { token: IssuedToken; close(): void }) {
   const [isCopied, setCopied] = useState(false);
   const copy = async () => {

@@ -49,7 +49,7 @@ export function dismiss({ key }: Operation): void {
   for (const listener of listeners) listener();
 }
 
-/** The running actions, and the ended ones whose message was not dismissed, the newest first. */
+/** The running actions, and the ended actions whose message the operator has not dismissed, the newest first. */
 export function useOperations(): readonly Operation[] {
   const [, look] = useState(0);
   useEffect(() => {

@@ -168,7 +168,7 @@ function Warnings({ tokens }: { tokens: readonly Token[] }) {
 
 interface RevocationProps {
   token: Token;
-  /** Whether the token belongs to the operator, so that it may be the token that this page uses. */
+  /** Whether the token belongs to the operator who is signed in, so that it may be the token that this page uses. */
   isOwn: boolean;
   close(): void;
   done(): Promise<void>;

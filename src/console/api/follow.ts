@@ -11,14 +11,14 @@ export interface Source {
   path: string;
   /**
    * Runs before the first request, and again until it succeeds. Resolves with the id of the event after which the
-   * stream begins; null: the route decides.
+   * stream begins; with null if the route decides where it begins.
    */
   begin?(signal: AbortSignal): Promise<string | null>;
 }
 
 export interface Listener {
   event(event: StreamEvent): void;
-  /** Reports that the connection was lost and is being made again. Undefined: the connection is there. */
+  /** Reports why the connection was lost, before it is made again; undefined once the connection works. */
   trouble(problem: Problem | undefined): void;
   /** Reports that the stream will not come back. */
   failed(problem: Problem): void;
@@ -56,7 +56,7 @@ export async function follow({ path, begin }: Source, listener: Listener, signal
   }
 }
 
-/** Resolves when the user sees the page. */
+/** Resolves when the user sees the page, or when the signal aborts. */
 async function visible(signal: AbortSignal): Promise<void> {
   if (!document.hidden) return;
   await new Promise<void>((resolve) => {

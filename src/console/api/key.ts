@@ -1,6 +1,6 @@
 /*
- * The key of the cookie. The cookie contains the encrypted token, and no script can read the cookie, so the key alone
- * is worth nothing. The key lives as long as this tab. A new tab asks the other tabs for the key.
+ * The key that decrypts the token in the cookie. No script can read the cookie, so the key alone is worth nothing. The
+ * key lives as long as this tab. A new tab asks the other tabs for the key.
  */
 
 const NAME = "copilotfleet.key";

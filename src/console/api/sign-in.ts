@@ -3,12 +3,12 @@ import { findKey, keepKey, signedOutEverywhere } from "./key.js";
 import { Problem } from "./problem.js";
 import type { Caller } from "./types.js";
 
-/** The user of a one-time code. Does not use the code up. */
+/** Returns the user for whom the one-time code was issued. Does not use the code up. */
 export async function ownerOf(code: string): Promise<string> {
   return (await ask<{ user: string }>("POST", "/console/session", { body: { code } })).user;
 }
 
-/** Signs in with a token, or with a one-time code of that user. */
+/** Signs in with a token, or with a one-time code that was issued for `user`. */
 export async function signIn(credential: { token: string } | { code: string; user: string }): Promise<Caller> {
   const { key } = await ask<{ key: string }>("POST", "/console/session", { body: credential });
   keepKey(key);

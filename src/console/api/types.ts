@@ -11,7 +11,7 @@ export interface Caller {
   used: LimitNumbers;
 }
 
-/** A number for each limit of a user. Null: no limit, or nobody counts it. */
+/** A number for each limit of a user. Null in `limits` means no limit; null in `used` means that nobody counts it. */
 export type LimitNumbers = Readonly<Record<LimitName, number | null>>;
 
 export type LimitName =

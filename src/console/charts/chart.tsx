@@ -205,7 +205,7 @@ function optionsOf(
   };
 }
 
-/** A text that changes when the colours change. */
+/** Returns a text that changes when the colours change, so that the plot is made again with the new colours. */
 function useTheme(): string {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const read = () => `${document.documentElement.dataset.theme} ${dark.matches}`;

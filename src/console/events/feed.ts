@@ -9,7 +9,7 @@ export interface Feed {
   shown: readonly FleetEvent[] | undefined;
   /** The events that have come since the user paused. */
   waiting: readonly FleetEvent[];
-  /** The cursor for the events before the oldest one. Null if there are none, or if the page has no room for more. */
+  /** The cursor for events older than these. Null if there are no such events, or if the page has no room for more. */
   older: string | null;
 }
 
@@ -45,7 +45,7 @@ function bounded(feed: Feed): Feed {
 }
 
 /**
- * The events that are not known. New events keep the order in which they come. They are not sorted by time, because the
+ * Returns the events that are not in `known`, in the order in which they come. They are not sorted by time, because the
  * clock of a host may be set back.
  */
 function unknownTo(known: readonly FleetEvent[], events: readonly FleetEvent[]): FleetEvent[] {

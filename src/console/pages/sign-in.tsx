@@ -68,12 +68,12 @@ export function SignIn({ problem: initial, isOver, enter }: SignInProps) {
 
 interface ConfirmCodeProps {
   code: string;
-  /** For whom the code was made. */
+  /** The user for whom the code was issued. */
   user: string;
   close(): void;
 }
 
-/** Asks whether to sign in as another user in place of the current one, because the link may come from a stranger. */
+/** Asks whether to replace the current sign-in with that of another user, because a stranger may have sent the link. */
 export function ConfirmCode({ code, user, close }: ConfirmCodeProps) {
   useTitle("Sign in");
   return (

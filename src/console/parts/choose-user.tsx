@@ -47,7 +47,7 @@ export function ChooseUser({ page, user }: { page: string; user: string }) {
   );
 }
 
-/** The users to propose. None if the API does not return them, because the operator can type any name. */
+/** The users to propose; empty if the API does not return them. The operator can type any other name. */
 async function knownUsers(): Promise<string[]> {
   const { users } = await ask<{ users: { user: string }[] }>("GET", "/v1/users").catch(() => ({ users: [] }));
   return users.map(({ user }) => user).slice(0, MOST);

@@ -8,7 +8,7 @@ import { ClearLimits, SetLimits } from "./limits-dialogs.js";
 import { LIMITS, type Limits, limitsPath, type UserLimits } from "./types.js";
 
 const EVERY_MS = 5_000;
-/** The fraction of a limit from which on the fleet warns. */
+/** The fraction of a limit at which the fleet begins to warn. */
 const NEAR = 0.8;
 
 /** The limits of a user. Operators may set them. */

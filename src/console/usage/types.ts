@@ -26,7 +26,7 @@ export interface Report {
   total: Counts;
 }
 
-/** The limits of a user. Null: no limit, or nobody counts it. */
+/** The limits of a user. */
 export interface Limits {
   limits: LimitNumbers;
   used: LimitNumbers;

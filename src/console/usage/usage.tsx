@@ -135,7 +135,7 @@ const LINES: readonly ChartLine[] = [
 ];
 const COMPACT = new Intl.NumberFormat("en", { notation: "compact" });
 
-/** Days on which nothing was recorded are not in the report, and have no bar. */
+/** A chart with a bar for each day of the report. The report has no days on which nothing was recorded. */
 function DayChart({ days: { usage } }: { days: Report }) {
   const data = useMemo<Data>(
     () => ({

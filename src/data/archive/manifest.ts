@@ -7,7 +7,8 @@ import { isInUseMark } from "../../runtime/history/session-state.js";
 
 /*
  * The manifest is the first entry of a session's archive. It lists everything else in the archive, so that a reader can
- * refuse an archive before it writes anything. It does not name the owner, because the import decides that.
+ * refuse an archive before it writes anything. It does not name the owner, because the import sets the owner of the new
+ * session.
  */
 
 export const FORMAT = "copilotfleet-session";
@@ -135,6 +136,6 @@ export function isAllowedPath(path: string): boolean {
 
 function isAllowedName(name: string): boolean {
   if (name === "" || name === "." || name === ".." || Buffer.byteLength(name) > LONGEST_NAME) return false;
-  // A file that marks a session as loaded would name a process of another machine.
+  // Refuse a file that marks a session as loaded, because it names a process of another machine.
   return !isInUseMark(name) && !/[\p{Cc}\p{Cs}\uFFFD\\]/u.test(name);
 }

@@ -14,7 +14,7 @@ export interface Receiver {
   file(path: string, content: AsyncIterable<Buffer>): Promise<void>;
 }
 
-/** Only the first line of a history names its session. It is short. */
+/** How many bytes of a history to search for its first line, which names the session. The line is short. */
 const MOST_FIRST_LINE = 64 * 1024;
 const CHUNK_BYTES = 64 * 1024;
 
@@ -30,12 +30,12 @@ export async function readArchive(archive: FileHandle, receiver?: Receiver): Pro
   if (stats.size > MOST_BYTES) throw invalidArchive(`it has more than ${MOST_BYTES} bytes`);
   const source = Readable.from(chunksOf(archive));
   const unpacked = createGunzip();
-  // A failure of the source also makes the loop over the unpacked bytes fail.
+  // Ignore the error here, because it also makes the loop over the unpacked bytes fail.
   pipeline(source, unpacked, () => undefined);
   const input = new Input(unpacked);
   try {
     const manifest = await readAll(input, receiver);
-    // zlib ignores zeros after the end of the compressed data.
+    // zlib ignores zeros after the end of the compressed data, so check that it used every byte of the file.
     if (unpacked.bytesWritten !== stats.size) throw invalidArchive("data follows its end");
     return manifest;
   } catch (error) {
@@ -48,7 +48,7 @@ export async function readArchive(archive: FileHandle, receiver?: Receiver): Pro
   }
 }
 
-/** Leaves the file open, because an import reads it twice. */
+/** Yields the bytes of the file in chunks. Leaves the file open, because an import reads it twice. */
 async function* chunksOf(archive: FileHandle): AsyncGenerator<Buffer> {
   for (let position = 0; ; ) {
     const { buffer, bytesRead } = await archive.read(Buffer.alloc(CHUNK_BYTES), 0, CHUNK_BYTES, position);
@@ -94,7 +94,7 @@ async function* read(input: Input, bytes: number, seen: (chunk: Buffer) => void)
   }
 }
 
-/** The beginning of a history, which names its session. */
+/** Collects the beginning of a history, and checks which session it names. */
 class Beginning {
   readonly #chunks: Buffer[] = [];
   #bytes = 0;
@@ -132,7 +132,7 @@ class Input {
     this.#source = source[Symbol.asyncIterator]();
   }
 
-  /** Between 1 and `most` bytes. */
+  /** Returns the next 1 to `most` bytes. */
   async upTo(most: number): Promise<Buffer> {
     if (this.#held.length === 0 && !(await this.#more())) throw invalidArchive("it is cut short");
     const taken = this.#held.subarray(0, most);

@@ -1,9 +1,9 @@
 import { invalidArchive } from "./manifest.js";
 
 /*
- * The small part of the format of `tar` (POSIX.1-1988, ustar) that archives need: regular files with fixed names, owners and
- * times. Every header follows from the name and the size of its entry. So a reader compares whole headers, and there is
- * nothing to misinterpret: no links, devices, extensions or second names.
+ * The small part of the format of `tar` (POSIX.1-1988, ustar) that archives need: regular files with fixed names,
+ * owners and times. The name and the size of an entry determine its complete header. So a reader compares whole
+ * headers, and there is nothing to misinterpret: no links, devices, extensions or second names.
  */
 
 export const BLOCK = 512;
@@ -26,8 +26,8 @@ const TYPES: Readonly<Record<string, string>> = {
 };
 
 /**
- * The name of a file's entry. If the path is too long for a header, the name contains `index`, the file's place in the
- * manifest.
+ * The name of a file's entry. If the path is too long for a header, the name contains `index`, the file's position in
+ * the manifest.
  */
 export function entryName(path: string, index: number): string {
   const name = `session/${path}`;
@@ -55,7 +55,7 @@ export function padding(bytes: number): number {
   return (BLOCK - (bytes % BLOCK)) % BLOCK;
 }
 
-/** The size in a header, or NaN. The caller then compares the whole header with {@link headerOf}. */
+/** The size that a header gives; NaN if it is not a number. {@link checkHeader} checks the rest of the header. */
 export function sizeIn(header: Buffer): number {
   const digits = header.toString("latin1", SIZE.at, SIZE.at + SIZE.length - 1);
   return /^[0-7]{11}$/.test(digits) ? Number.parseInt(digits, 8) : Number.NaN;

@@ -4,7 +4,7 @@ import { sync } from "../../runtime/files/copy-folder.js";
 import type { Manifest } from "./manifest.js";
 import type { Receiver } from "./read.js";
 
-/** Unpacks an archive into a new folder, which only the fleet may write. */
+/** Unpacks an archive into a new folder that only the fleet's account can enter. */
 export class Unpacker implements Receiver {
   readonly #folder: string;
   readonly #signal: AbortSignal;

@@ -64,7 +64,7 @@ async function collect(folder: HeldFolder, above: string, found: Found, id: stri
     const stats = folder.lstat(name);
     if (stats === undefined) continue;
     if (!isAllowedPath(path)) {
-      // The mark of a server that has the session loaded is not a part of the session.
+      // Do not count the file by which a server marks the session as loaded, because it is not a part of the session.
       if (!/^inuse\./.test(name)) found.leftOut++;
     } else if (stats.isDirectory()) {
       using child = path.split("/").length < DEEPEST ? folder.folder(name) : null;
@@ -94,7 +94,7 @@ async function measured(folder: HeldFolder, name: string, path: string): Promise
   return { path, bytes, sha256: hash.digest("hex") };
 }
 
-/** The bytes of a file. None if it is no longer a file. */
+/** Yields the bytes of a file. Yields nothing if the path is no longer a file. */
 async function* contentOf(folder: HeldFolder, name: string): AsyncGenerator<Buffer> {
   const fd = folder.file(name);
   if (fd === null) return;
@@ -119,7 +119,7 @@ async function* entries(manifest: Manifest, folder: HeldFolder | null): AsyncGen
   yield END;
 }
 
-/** @throws FleetError `FLEET_SESSION_BUSY` when the file is not as the manifest lists it */
+/** Yields the bytes of a file. @throws FleetError `FLEET_SESSION_BUSY` when the file is not as the manifest lists it */
 async function* unchanged(top: HeldFolder, { path, bytes, sha256 }: ArchivedFile, id: string): AsyncGenerator<Buffer> {
   const hash = createHash("sha256");
   let left = bytes;
@@ -138,7 +138,10 @@ async function* unchanged(top: HeldFolder, { path, bytes, sha256 }: ArchivedFile
   });
 }
 
-/** Opens a folder in a folder, one name after another. The disposal does not close `top`. */
+/**
+ * Opens the folder with these path components below `top`; null if it does not exist. Disposing the result leaves `top`
+ * open.
+ */
 function below(top: HeldFolder, names: readonly string[]): (Disposable & { held: HeldFolder }) | null {
   let held = top;
   for (const name of names) {

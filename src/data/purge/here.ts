@@ -36,7 +36,7 @@ const STEPS: Readonly<Record<PurgeStep, (erasing: Erasing) => Promise<void>>> = 
   folders: removeFolders,
   members: leaveSessionsOfOthers,
   records: deleteRecords,
-  // By now, the turns that were cut have written their ends to the logs.
+  // This step comes late, because by now the turns that the purge aborted have logged that they ended.
   logs: pseudonymizeLogs,
   older: forgetOlder,
 };
@@ -94,8 +94,8 @@ async function eraseSessions(erasing: Erasing): Promise<void> {
   const own = servers[serverIdOf(user)];
   const found = own === undefined ? [] : listSessionFolders(own.home);
   // Users may put personal data into session ids, so replace the ids in the logs, too. Do that before the sessions are
-  // deleted, because the ids cannot be found after that. Another host may already have erased sessions and their records,
-  // so use the ids in the purge, too.
+  // deleted, because the ids cannot be found after that. Another host may already have erased sessions and their
+  // records, so use the ids in the record of the purge, too.
   const listed = (await store.purges.read(user))?.sessions ?? [];
   erasing.ids = [...new Set([...listed, ...records.map(({ id }) => id), ...found])];
   await pseudonymize(erasing, erasing.ids);
@@ -108,7 +108,8 @@ async function eraseSessions(erasing: Erasing): Promise<void> {
     const host = sessions.context.directory.own;
     if (shared !== null && host !== null) await removeTakenOf(shared, await hostsToClear(erasing, host), record.id);
   }
-  // The notes of sessions that are probably loaded. Another host may have taken a session over since then.
+  // Remove the notes in `open/`, which mark sessions that are probably loaded. Remove them for all ids, because a note
+  // stays here when another host takes its session over.
   for (const { home } of Object.values(servers).filter((server) => server.user === null || server.user === user)) {
     for (const id of erasing.ids) rmSync(join(dirname(home), "open", id), { force: true });
   }
@@ -169,7 +170,7 @@ async function forgetServers(erasing: Erasing): Promise<void> {
   const id = serverIdOf(user);
   const folder = serverFolder(stateRoot, id);
   total.bytes += folderBytes(folder);
-  // Delete the record first: without it, gc removes a folder that stays behind.
+  // Delete the record first: without a record, gc removes the folder if this process is killed.
   total.servers += await store.registry.update(({ servers }) => {
     const own = Object.values(servers).filter((server) => server.user === user && !isRunning(server));
     for (const server of own) delete servers[server.id];

@@ -19,9 +19,9 @@ import type { PurgeContext } from "./purge.js";
 const PAGE = 10_000;
 
 /**
- * Erases the data that this host still has of a user who was purged while this host was lost. The store contains only
- * pseudonyms, so this finds the names on the disk of this host. Leaves alone data that was recorded after the purge.
- * Can be repeated.
+ * Erases the data that this host still has of a user who was purged while this host was given up as lost
+ * (`--lost-host`). The store contains only pseudonyms, so this finds the names on the disk of this host. Leaves alone
+ * data that was recorded after the purge. Can be repeated.
  *
  * @param left the pseudonyms of the user, of the user's server, and of the sessions on this host, in this order
  */
@@ -54,7 +54,8 @@ export async function eraseLeft({ sessions, stateRoot, signal }: PurgeContext, l
     await pause(LATE_EVENTS_MS, signal);
     const logged = await namesInLogs(stateRoot);
     const user = [...logged.users].find(isUser);
-    // A user with a placement has come back since the purge. Leave the logs alone, because they contain new lines.
+    // A user with a placement has come back since the purge. Leave the logs alone, because they contain entries from
+    // after the purge.
     if (user === undefined || (await store.placements.read(user)) !== null) return;
     rmSync(chatHistoryPath(stateRoot, user), { force: true });
     for (const id of logged.sessions) if (isLeft(id)) ids.add(id);
@@ -86,7 +87,7 @@ async function namesInLogs(stateRoot: string): Promise<{ users: Set<string>; ses
           add(found.users, user);
           add(found.sessions, sessionId);
         }
-        await setImmediate(); // A supervisor has other work, too.
+        await setImmediate(); // let the supervisor do other work in between
       }
     });
   }

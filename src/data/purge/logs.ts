@@ -19,7 +19,10 @@ export async function concealInLogs(stateRoot: string, names: ReadonlyMap<string
   }
 }
 
-/** The proxy opens its log for each line. A line that it adds during the replacement may be lost. */
+/**
+ * Replaces names in one log. The proxy opens the log again for each line, so it continues in the new file. A line that
+ * it adds during the replacement may be lost.
+ */
 function conceal(folder: string, log: string, names: ReadonlyMap<string, string>): void {
   const path = join(folder, log);
   const before = ifThere(() => readFileSync(path, "utf8"));

@@ -27,7 +27,7 @@ export interface PurgeContext {
   sessions: Sessions;
   stateRoot: string;
   signal: AbortSignal;
-  /** Called before each step, so that tests can end the process there. */
+  /** Called before each step. Tests use it to kill the process at that point. */
   onStep?: ((step: PurgeStep) => void | Promise<void>) | undefined;
 }
 
@@ -37,6 +37,6 @@ export interface Erasing extends PurgeContext {
   total: Purged;
   /** The ids of the user's sessions. Processes that used them may still write events about them during the purge. */
   ids: readonly string[];
-  /** The folder of the user's own server, after it was moved away. */
+  /** The path to which the folder of the user's own server was moved; null if there is none. */
   moved: string | null;
 }

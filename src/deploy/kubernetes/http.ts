@@ -16,7 +16,7 @@ export function httpPorts({ deployment: { http } }: Plan) {
 }
 
 /**
- * The origins under which clients reach the HTTP API: those that are configured, the public one, and those of the
+ * The origins at which clients reach the HTTP API: the configured origins, the public origin, and the origins of the
  * Service.
  */
 export function httpOrigins({ deployment: { http }, names, options }: Plan): string[] {

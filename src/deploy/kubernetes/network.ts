@@ -81,7 +81,7 @@ export function networkPolicy(plan: Plan): INetworkPolicy {
 
 /**
  * The addresses at which hosts may reach Redis. A name outside of the cluster does not show whether its address is
- * private, so for such a name, private addresses are allowed, too. Redis has its own password.
+ * private, so for such a name, private addresses are allowed, too. This is acceptable, because Redis has a password.
  */
 function redisPeers({ host }: Service) {
   return host === null
@@ -105,7 +105,7 @@ function modelRules({ deployment, options: { egressPorts, egressCidrs } }: Plan)
 }
 
 /**
- * The pods that may be behind the name of a Service of the cluster: those of its namespace. Null for any other name.
+ * The pods that may be behind the name of a Service: all pods of its namespace. Null for a name outside of the cluster.
  */
 function inCluster(host: string) {
   if (!host.includes(".")) return [{ podSelector: {} }];

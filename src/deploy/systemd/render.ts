@@ -131,7 +131,7 @@ function socketsOf({ serve }: Config): { name: string; lines: string[] }[] {
 
 /**
  * The address for a socket unit. Null if `listen` is not set. A socket unit needs an IP address and a port, so this is
- * also null if `listen` has another host name than `localhost`, or port 0. Then `serve` listens itself.
+ * also null if `listen` has port 0, or a host name other than `localhost`. In these cases, `serve` itself listens.
  */
 function streamOf(listen: Config["serve"]["listen"]): string | null {
   if (listen === null || listen.port === 0) return null;

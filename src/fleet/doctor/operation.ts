@@ -14,7 +14,8 @@ import type { RecordsContext } from "./records.js";
 /** The check warns if fewer ports than this are free. In a small range, it warns only below a tenth of the range. */
 const FEW_PORTS = 10;
 /**
- * A store is slow if one small operation takes longer than this, in milliseconds. A change of the state takes several.
+ * A store is slow if one small operation takes longer than this, in milliseconds. Each change of the state needs
+ * several such operations.
  */
 const SLOW_STORE_MS = { file: 500, redis: 50 };
 /**
@@ -112,8 +113,8 @@ async function problemOf({ metrics, pid }: SupervisorView): Promise<Finding | nu
 }
 
 /**
- * Warns of users who have more sessions than their limit allows, because somebody lowered it. The other limits need no
- * check, because what counts toward them ends or expires by itself.
+ * Warns of users who have more sessions than their limit allows, which happens when somebody lowers the limit. The
+ * other limits need no check: turns and connections end, and tokens count only for a day or a month.
  */
 async function userLimits({ fleet }: RecordsContext): Promise<Finding> {
   const { users, exceeded } = await fleet.records.userLimits();
@@ -135,8 +136,8 @@ async function frontDoor({ fleet }: RecordsContext): Promise<Finding> {
 }
 
 /**
- * Also compares the running `serve` with the configuration, because `serve` does not notice that `serve.http` was set
- * after its start.
+ * Checks that the HTTP API accepts connections. Also compares the running `serve` with the configuration, because
+ * `serve` does not notice that `serve.http` was set after its start.
  */
 async function httpApi({ fleet }: RecordsContext): Promise<Finding> {
   const wanted = fleet.config.serve.http;
@@ -155,8 +156,8 @@ async function httpApi({ fleet }: RecordsContext): Promise<Finding> {
 }
 
 /**
- * Reports missing files of the console. They are missing if an installation was interrupted, or was packed without a
- * build.
+ * Reports missing files of the console. They are missing if an installation was interrupted, or if the package was made
+ * without a build.
  */
 async function consoleProblem(): Promise<Finding | null> {
   const { missingFiles } = await import("../../api/console/files.js");
@@ -216,7 +217,10 @@ async function tokens({ fleet, fix }: RecordsContext): Promise<Finding> {
   return { ...warning(`${counts}${done}`, advice), items, fixed: done !== "" };
 }
 
-/** Tries ports only until enough free ones are found, because a range may have tens of thousands. */
+/**
+ * Checks that enough ports are free. Stops when it has found enough, because a range may have tens of thousands of
+ * ports.
+ */
 async function freePorts({ fleet }: RecordsContext): Promise<Finding> {
   const { from, to } = fleet.config.ports;
   const held = await fleet.records.heldPorts();

@@ -109,7 +109,7 @@ async function runningServers({ fleet, fix }: RecordsContext): Promise<Finding> 
   return { ...warning(detail, `copilotfleet restart ${troubled.map(({ id }) => id).join(" ")}`), items };
 }
 
-/** Warns of servers that keep a weaker sandbox, because a server gets its sandbox only when it starts. */
+/** Warns of running servers that would get a stronger sandbox now. A server gets its sandbox only when it starts. */
 async function sandboxesAreCurrent({ fleet }: RecordsContext): Promise<Finding> {
   const weak = await fleet.records.weakServers();
   if (weak.length === 0) return ok("no running server would get a stronger sandbox now");

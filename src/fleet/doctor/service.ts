@@ -13,7 +13,7 @@ export interface ServiceRequest {
   apiKey: string | null;
   /** The model that sessions use by default. */
   model: string | null;
-  /** The variable that names a proxy for HTTPS. */
+  /** The name of the environment variable that sets a proxy for HTTPS; undefined if servers use none. */
   proxy: string | undefined;
   quick: boolean;
 }

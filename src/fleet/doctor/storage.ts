@@ -57,7 +57,7 @@ interface Space {
   files: number;
 }
 
-/** The space that this user can still write at the path, or at the nearest existing folder above it. */
+/** The free space for this account at the path, or at the nearest existing folder above it. */
 async function freeSpace(path: string): Promise<Space> {
   try {
     const { bavail, bsize, files, ffree } = await statfs(path);

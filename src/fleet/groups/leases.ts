@@ -25,7 +25,9 @@ export class LeaseGroup extends Group {
     return await leases.under(await this.acquire(sessionId, options), work);
   }
 
-  /** Takes the lease on a session. The lease is renewed until it is released or detached. @throws like {@link hold}. */
+  /**
+   * Acquires the lease on a session. The lease is renewed until it is released or detached. @throws like {@link hold}.
+   */
   async acquire(sessionId: string, options: LockOptions): Promise<HeldLease> {
     const { store, events, finder, leases } = this.parts;
     const wanted = this.#acquireOptions(sessionId, options);

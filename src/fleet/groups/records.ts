@@ -15,7 +15,7 @@ import { Group } from "./group.js";
 export interface SessionTroubles {
   /** Sessions of this host that had turns and whose history is not on disk. */
   lost: string[];
-  /** Sessions on the disk of a host that is away. */
+  /** Sessions on the disk of another host, which is not alive. */
   stranded: { id: string; host: string }[];
   /** Sessions whose last use is in the future, by this machine's clock. */
   future: string[];

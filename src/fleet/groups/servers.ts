@@ -79,7 +79,10 @@ export class ServerGroup extends Group {
     return await host.server({ id: server.id });
   }
 
-  /** Returns the recorded server of a user. If several hosts have one, prefers the host where the user is placed. */
+  /**
+   * Returns the recorded server of a user. If several hosts have a server of this user, prefers the host where the user
+   * is placed.
+   */
   async ofUser(user: string): Promise<ServerView> {
     const { host, server } = await this.parts.hosts.findOf(user);
     return await host.server({ id: server.id });
@@ -87,7 +90,7 @@ export class ServerGroup extends Group {
 
   /**
    * Returns the server that a user's next session would use, and starts it if it is not running. It is the user's own
-   * server, or a shared one that the configured strategy chooses.
+   * server, or a shared server that the configured strategy chooses.
    */
   async place(user: string, options: SpawnRequest = {}): Promise<ServerView> {
     return await (await this.parts.hosts.ofUser(user)).serverFor({ user, request: options });
@@ -156,7 +159,7 @@ export class ServerGroup extends Group {
    * only after its new process answers.
    *
    * @throws FleetError when a new process does not start. The old process and all remaining servers keep running. The
-   * message contains the number of servers that were replaced before that.
+   * message contains the number of servers that were replaced before the failure.
    */
   async restartRolling(ids: readonly string[], options: RollingRequest = {}): Promise<RollingResult> {
     const { signal, onProgress, ...request } = options;

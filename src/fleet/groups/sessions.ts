@@ -101,7 +101,7 @@ export class SessionGroup extends ArchiveGroup {
   }
 
   /**
-   * Like {@link use}, but keeps the session open for a minute, for its next turn. Still leaves a session that is
+   * Like {@link use}, but keeps the session open for a minute, for its next turn. Leaves the session at once if it is
    * ephemeral, is on another host, or was opened with `options.session`.
    */
   turn(id: string, prompt: string, options: UseOptions): PendingReply<TurnResult> {
@@ -161,7 +161,8 @@ export class SessionGroup extends ArchiveGroup {
    * Changes the purpose, the TTL or the members of a session. Only its owner may do that. A list of `members`, even an
    * empty one, makes the session collaborative.
    *
-   * @param options a field that is left out stays as it is. Null removes the purpose, or makes `session.ttl` apply
+   * @param options a field that is left out stays as it is. `purpose: null` removes the purpose, and with `ttl: null`,
+   * `session.ttl` applies
    * @throws FleetError `FLEET_SESSION_CHANGED` when the session is not as `expected`.
    */
   async update(id: string, options: UpdateSessionOptions): Promise<SessionView> {
@@ -180,7 +181,7 @@ export class SessionGroup extends ArchiveGroup {
    * Aborts the running turn of a session, no matter which client began it. Resolves once the server has accepted the
    * abort. `aborted` is false if no turn was running.
    *
-   * @throws FleetError `FLEET_SESSION_LOCKED` when another member of a collaborative session is in a turn.
+   * @throws FleetError `FLEET_SESSION_LOCKED` when another user has the session's lease; `FLEET_SERVER_UNREACHABLE`.
    */
   async abort(id: string, { user }: { user: string }): Promise<{ aborted: boolean }> {
     const { finder, hosts } = this.parts;

@@ -65,7 +65,7 @@ export class TokenGroup extends Group {
    * Issues a token that replaces the token `id` and has the same user, scopes, session and lifetime. Both tokens are
    * valid for a while, so that clients can change from the old token to the new one.
    *
-   * @param options.overlap how long the old token stays valid, but never longer than before. Default: `24h`
+   * @param options.overlap how long the old token stays valid, unless it expires earlier. Default: `24h`
    * @throws FleetError `FLEET_TOKEN_NOT_FOUND` when the old token does not exist or has expired.
    */
   async rotate(id: string, { overlap = "24h" }: { overlap?: Duration } = {}): Promise<RotatedToken> {
@@ -94,8 +94,8 @@ export class TokenGroup extends Group {
 
   /**
    * Revokes tokens by their ids, or all tokens of a user. Each host remembers the revocation, so that a person who can
-   * write to Redis cannot undo it. A warning names the hosts that could not be told. With `ids`, resolves with all of
-   * them, even if no such token existed.
+   * write to Redis cannot undo it. A warning names the hosts that could not be reached. With `ids`, resolves with all
+   * given ids, even if some tokens did not exist.
    */
   async revoke(which: { ids: readonly string[] } | { user: string }): Promise<{ revoked: string[] }> {
     const { store, events } = this.parts;

@@ -3,10 +3,10 @@ import { DEFAULT_MODEL } from "../../config/schema.js";
 import { type Detected, KEY_VARIABLES } from "../../models/detect.js";
 
 export const SOURCES = ["github", "openai", "azure", "anthropic", "ollama", "echo"] as const;
-/** A source of models. Ollama is a provider of the type `openai`. */
+/** A source of models that `init` offers. The configuration has no type `ollama`: Ollama is set up as type `openai`. */
 export type Source = (typeof SOURCES)[number];
 
-/** The answers that depend on the source. */
+/** The settings that only some sources need. */
 export type Field = "baseUrl" | "apiKeyEnv" | "model" | "tokenEnv";
 
 /**

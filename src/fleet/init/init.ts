@@ -34,8 +34,8 @@ export interface Written {
   /** Variables that take precedence over a value in the file. */
   overriddenBy: string[];
   /**
-   * The project file in a folder above that no longer applies in this folder because of the new file; null if there is
-   * none.
+   * The nearest project file in a folder above. It applied in this folder until the new file was written. Null if there
+   * is none.
    */
   replaces: string | null;
 }
@@ -60,7 +60,7 @@ export function initTarget({ env, cwd, userConfig, force }: InitOptions): InitTa
 /**
  * Refuses settings that are not allowed. The message names the flag.
  *
- * @param asked the field that a person was asked for, if the settings are from an interview
+ * @param asked the field that a person has just answered, so that the message names the answer and not the flag
  */
 export function checkSettings(settings: PartialConfig, asked?: Field): void {
   const isAsked = (flag: string) => asked !== undefined && flag === FIELD_FLAGS[asked];
@@ -87,7 +87,7 @@ export async function writeSettings(
   const { path, kind } = target;
   const { env, cwd } = options;
   const above = kind === "project" ? findProjectFile(dirname(cwd)) : null;
-  // Read the variables before writing, because an invalid variable is an error.
+  // Read the variables first, so that an invalid variable fails before anything is written.
   const given = [...environmentLayer(env, { folder: cwd, home: homeFolder(env) })];
   const overriding = given.filter(([name]) => isSet(settings, name));
   writeWhole(target, `${JSON.stringify({ $schema: schema, ...settings }, null, 2)}\n`);
@@ -126,7 +126,7 @@ function writeWhole(target: InitTarget, text: string): void {
     if (kind === "user") mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
     writeFileSync(temporary, text, { mode: kind === "user" ? 0o600 : 0o644, flag: "wx" });
     if (force) renameSync(temporary, path);
-    // A link fails if somebody else has written the file by now.
+    // A link fails if another process has created the file since the check.
     else linkSync(temporary, path);
   } catch (error) {
     if (systemCode(error) === "EEXIST") throw exists(target);

@@ -25,7 +25,8 @@ export function showHostKey(options: Pick<FleetOptions, "env" | "cwd" | "configF
 }
 
 /**
- * Signs a host's name and key with the fleet's key. @param hostKey `NAME=KEY` @param caKey the path of the private key
+ * Signs a host's name and key with the fleet's private key. @param hostKey `NAME=KEY` @param caKey the path of the
+ * private key
  */
 export function signHostKey(hostKey: string, caKey: string): HostCertificate {
   const [, host, key] = /^([a-z0-9][a-z0-9.-]{0,62})=([A-Za-z0-9_-]{43})$/.exec(hostKey) ?? [];

@@ -36,8 +36,8 @@ export async function signRecords({ all, confirm, ...options }: SignOptions): Pr
     signatures.allowNewKey();
     const found = await signatures.find();
     const isForeign = ({ verdict }: SignatureFinding) => verdict === "unknown-key" || verdict === "wrong";
-    // Otherwise, a host that lacks the key of the other hosts would create its own, which would lock the other hosts
-    // out.
+    // Stop if this host lacks the key of the other hosts. It would create a key of its own, which would lock the other
+    // hosts out.
     if (!all && signatures.keyId === null && found.some(isForeign)) throw signatures.missingKey();
     const wanted = found.filter((finding) => all || !isForeign(finding));
     if (wanted.some(({ verdict }) => verdict !== "outdated")) await confirm(wanted);

@@ -31,7 +31,7 @@ import { PassedRequests } from "./passed-requests.js";
 import { SessionCalls } from "./session-calls.js";
 import { checkTools } from "./session-tools.js";
 
-/** Limits on bytes never refuse a request of up to this size, in bytes. So a client can always cancel its work. */
+/** No limit on bytes applies to a request of up to this many bytes, so a client can always cancel its work. */
 const SHORT_BYTES = 4 * 1024;
 /** The most unanswered requests of a client. A client that sends more and reads no answers would fill the memory. */
 const MAX_OPEN_REQUESTS = 10_000;
@@ -240,14 +240,14 @@ export class Dispatcher {
     const { missing } = handling;
     if (typeof sessionId !== "string" || missing === undefined) throw noSuchSession(String(sessionId));
     report.event({ event: "denied", method, sessionId: sessionId.slice(0, 128), code: "FLEET_SESSION_NOT_FOUND" });
-    // The client may still have the deleted session open.
+    // Forget the deleted session, because the client may still have it open.
     this.#state.left(sessionId);
     requests.reply(request, missing(sessionId));
     return null;
   }
 
   async #found(sessionId: unknown): Promise<SessionRecord | null> {
-    // Do not look a malformed id up, because the file store would make a path of it.
+    // Do not look a malformed id up, because the file store would build a path from it.
     if (typeof sessionId !== "string" || !isSessionId(sessionId)) return null;
     const { door, user } = this.#state;
     return await recordFor(door, sessionId, user).catch((error: unknown) => {

@@ -54,7 +54,7 @@ export class PassedRequests {
     checkAnswer(this.#state, link, request, record);
     if (asksModel(method) && creditLimit(config) !== null) {
       await assertMoreCredits(config, link, record);
-      // Check again, because the server's answer may have taken long.
+      // Check again whether the request is allowed now, because the server's answer may have taken long.
       await this.#assertAllowedNow(handling, method, record);
     }
     const allowed = handling.permits === true ? permitted(this.#state, link, request, record) : params;

@@ -8,12 +8,9 @@ const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 8_000;
 /** How long it takes until an id's count of failures falls by one, in milliseconds. */
 const FORGIVEN_MS = 10_000;
-/**
- * How many ids the door remembers. When another id comes, the door forgets the oldest, so that nobody can fill the
- * memory.
- */
+/** How many ids the door remembers. To remember another one, it forgets the oldest, so nobody can fill the memory. */
 const MAX_IDS = 10_000;
-/** How many answers the door delays at the same time. To delay another one, it sends the oldest at once. */
+/** How many answers the door delays at the same time. To delay another one, it sends the oldest of them at once. */
 const MAX_DELAYED = 256;
 
 interface Failures {

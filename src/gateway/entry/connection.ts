@@ -19,14 +19,14 @@ import { atExpiry } from "./expiry.js";
 
 /** The longest frame that a connection may send before it has shown a token, in bytes. That is enough for `connect`. */
 const HELLO_BYTES = 16 * 1024;
-/** The same limit, if clients may show JSON Web Tokens, which may be long. */
+/** Replaces `HELLO_BYTES` if clients may show JSON Web Tokens, because these may be long. */
 const LONG_HELLO_BYTES = 24 * 1024;
-/** The limit on unread bytes ends a connection only if its unfinished frame already has more bytes than this. */
+/** A connection over the limit on unread bytes is closed only if its unfinished frame has more bytes than this. */
 const SMALL_BYTES = 64 * 1024;
 /** How long a connection may take to show a token, in milliseconds. */
 export const HELLO_MS = 10_000;
 
-/** The TLS handshake that made a connection. */
+/** The facts about a connection that its TLS handshake determines. */
 interface Secured {
   /** The client's address, without its port. */
   address: string;
@@ -182,7 +182,8 @@ export class Connection {
       const { own } = directory;
       const peers =
         own === null || isRelayed ? null : new PeerDialer(own, this.#door.config.host, hello, identity, this.#door);
-      // If the client disconnected while its token was being looked up, take no share, because nothing would give it back.
+      // If the client disconnected while its token was being looked up, do not count it for the user's limits, because
+      // nothing would subtract it again.
       if (this.socket.closed || this.#state !== "authenticating") return;
       const asked = { relayed: isRelayed, everywhere: true };
       const share = await actingFor(identity, "door", async () => await shares.admitUser(identity.user, asked));
@@ -246,7 +247,7 @@ export class Connection {
     this.#open(id, { ...greeting, challenge }, { event: "host-connected", detail: host.host });
   }
 
-  /** @param arriving how many of the bytes belong to an unfinished frame */
+  /** Counts the bytes in the buffers. @param arriving how many of them belong to an unfinished frame */
   #count(bytes: number, arriving: number): void {
     if (this.#share === undefined || this.#state === "closed") return;
     this.#share.buffers(bytes);

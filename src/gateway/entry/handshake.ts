@@ -14,7 +14,10 @@ const HANDSHAKE_RECORD = 0x16;
 const END_MS = 1_000;
 const TLS_ONLY = "This front door accepts only TLS.";
 
-/** One connection until its TLS handshake is complete. Before the handshake, a proxy may have to send its header. */
+/**
+ * A connection whose TLS handshake is not complete. With `serve.proxyProtocol`, a proxy has to send its header before
+ * the handshake.
+ */
 export class Handshake {
   readonly isStranger = true;
   readonly isAuthenticating = false;

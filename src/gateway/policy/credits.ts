@@ -49,7 +49,7 @@ function keeps(method: string, params: Params, most: number): boolean {
 /** The method by which a client answers the runtime's question what to do when a session has used up its AI credits. */
 const LIMIT_ANSWER = "session.ui.handlePendingSessionLimitsExhausted";
 
-/** Whether a request answers that question with anything but `cancel`, which would change the limit. */
+/** Whether a request answers that question with an action that changes the limit. Only `cancel` does not. */
 export function changesLimit(method: string, params: Params): boolean {
   return method === LIMIT_ANSWER && actionIn(params) !== "cancel";
 }

@@ -4,8 +4,8 @@ import { methodDenied } from "../wire/refusals.js";
 import { changesLimit } from "./credits.js";
 
 /*
- * A member must neither set the instructions of the owner's session nor replace its tools, because the instructions and
- * the tools process what the owner writes.
+ * A member must neither set the instructions of the owner's session nor replace its tools. Otherwise the member could
+ * decide what the agent does with the owner's prompts.
  */
 
 const OWNERS_SETTINGS = ["systemMessage", "customAgents", "defaultAgent", "agent"];

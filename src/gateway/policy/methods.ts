@@ -49,7 +49,7 @@ export interface UserHandling extends Columns {
 }
 
 export interface SessionHandling extends Columns {
-  /** Names a session. Its owner and its members may use the method, on any server. */
+  /** The request names a session. The session's owner and members may use the method, on any server. */
   readonly about: "session";
   /**
    * - `send`: begins a turn. A session has one turn at a time: see `prompt-queue.ts`.
@@ -271,7 +271,7 @@ const METHODS = new Map(TABLE.flatMap(([handling, names]) => names.split(/\s+/).
 
 const UNKNOWN: Handling = { about: "nothing", handler: "refuse" };
 
-/** The action that the policy checks for a method: an `…All` action if the method reaches beyond one session. */
+/** The action that the policy checks for a method: `readAll` or `useAll` if the method reaches beyond one session. */
 export function actionOf(handling: Handling): Action {
   if (handling.about === "nothing") return "read";
   const { about, handler, own, scope = "use" } = handling;

@@ -13,7 +13,7 @@ import type { Handling } from "./methods.js";
  * or to tools that the user did not approve. The functions here refuse such parameters.
  */
 
-/** The facts that decide how far a request may reach. */
+/** The facts that decide which requests about files, programs and approvals a server may get from a client. */
 export interface Reach {
   config: Config;
   /** Whether the server is the user's own, with no other user's sessions on it. */
@@ -22,7 +22,7 @@ export interface Reach {
   sandbox: SandboxReport | undefined;
 }
 
-/** How far a client's requests to this server may reach. */
+/** Collects the facts that {@link reachesHost} and {@link checkReach} need about a client's link to a server. */
 export function reachOf(
   { own, server }: { own: boolean; server: Pick<ServerRecord, "sandbox"> },
   config: Config,

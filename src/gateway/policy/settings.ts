@@ -145,7 +145,8 @@ export function sessionParams(
   if (isAbsent(params.infiniteSessions)) {
     params.infiniteSessions = record.persistence === "ephemeral" ? { enabled: false } : config.session.infinite;
   }
-  // With limits of their own, members could stop the owner's turns.
+  // Replace the client's limits with those that `sessionLimitsOf` allows. A member gets none, because a member's limits
+  // could stop the owner's turns.
   delete params.sessionLimits;
   Object.assign(params, sessionLimitsOf(config, asked.sessionLimits, surroundings.member));
   const allowed = toolsOf(record, config, surroundings.isolation);
@@ -173,7 +174,7 @@ export function checkOptions(
   if (reachesHost({ own, config, sandbox })) return;
   if (member && !isAbsent(asked.excludedTools))
     throw methodDenied(method, 'only the owner of a session sets "excludedTools"');
-  // Null would remove the owner's limits.
+  // Refuse null, too, because it would remove the owner's limits.
   if (member && asked.sessionLimits !== undefined)
     throw methodDenied(method, 'only the owner of a session sets "sessionLimits"');
   for (const [name, value] of Object.entries(asked)) {
@@ -223,7 +224,7 @@ function refuseReach(method: string, asked: Params, { own, config, sandbox, home
     if (HARMLESS.has(name) || isAbsent(value)) continue;
     if (!own || (!HARMLESS_ON_OWN.has(name) && isSet(value))) throw settingDenied(method, name, own);
   }
-  // An agent may bring its own MCP servers, which are processes.
+  // A custom agent can start MCP servers, and these are programs.
   if (/"mcp[-_]?servers"/i.test(JSON.stringify(asked.customAgents ?? null)))
     throw settingDenied(method, "customAgents.mcpServers", own);
   if (isSet((asked.largeOutput as Params | null | undefined)?.outputDir))

@@ -110,7 +110,7 @@ export class Incoming implements RpcListener {
         const { message, statusCode } = eventIn(body).data ?? {};
         const use = turns.get(sessionId)?.use;
         if (statusCode === UNAUTHORIZED) door.signOn.recheck(identity);
-        // The next turn reads the credential again.
+        // Forget the refused credential, so that the next turn reads it again from its source.
         if (statusCode === UNAUTHORIZED && use !== undefined) {
           forgetCredential(door.sessions.context, use);
           use.model.refused();
@@ -142,9 +142,9 @@ export class Incoming implements RpcListener {
 }
 
 /**
- * Whether a `session.lifecycle` event may be about another user's session with the same id. While `heard` is false, the
- * client's session may have been deleted unnoticed, and another user may have reused its id. A `session.deleted` is
- * harmless, so it passes.
+ * Whether a `session.lifecycle` event may be about another user's session with the same id. `heard` is false while the
+ * client's session is not loaded. The session may then be deleted unnoticed, and another user may reuse its id. A
+ * `session.deleted` is harmless, so it passes.
  */
 function isOfAnother(message: ServerMessage & { kind: "request" | "notification" }, { heard }: Attachment): boolean {
   if (heard || message.kind === "request" || message.method !== "session.lifecycle") return false;

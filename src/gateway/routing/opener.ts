@@ -60,7 +60,7 @@ export class Opener {
   /**
    * Loads a session into its server's memory for this client, if `session.maxActive` allows one more session there.
    *
-   * @param isNew whether the session was just recorded. No disk can then have its state.
+   * @param isNew whether the session was just recorded, so that no disk can have any state of it
    * @throws FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_LOST`, `FLEET_SESSIONS_EXHAUSTED`, `FLEET_METHOD_DENIED`;
    * `FLEET_SERVER_UNREACHABLE` when the server takes too long; the errors of `Pool.serverOf`; and `RpcError` with the
    * server's refusal.
@@ -71,7 +71,7 @@ export class Opener {
     const request = { record, user, isTurn: false, waitMs: OPEN_MS, signal: limit.signal, sharedUntil: door.closed };
     return await translated(record.id, async () => {
       await using use = await useSession(door.sessions.context, request);
-      // Do not retry a failed creation, because `SessionCalls.create` then frees the id, and the client may retry.
+      // Do not retry a failed creation. `SessionCalls.create` frees the id, so the client itself can try again.
       const transport = upstreamTransport(this.#state, this.#connector, opening);
       const link = await use.open(transport, { isNew, isOnce: isNew });
       await door.sessions.recordModel(record, opening.asked.model);

@@ -20,9 +20,9 @@ const CONNECT_MS = 2_000;
 const ANSWER_MS = 30_000;
 
 /**
- * Connects one client to the front doors of other hosts. Its `connect` names this host as the relaying host, and shows
- * a token that is valid only for this connection, not the client's own token. `#credential` describes the only
- * exception.
+ * Connects one client to the front doors of other hosts. The `connect` that it sends names this host as the relaying
+ * host. It does not show the client's own token, but one that is valid only for this connection. `#credential`
+ * describes the only exception.
  */
 export class PeerDialer {
   readonly #own: string;
@@ -55,12 +55,15 @@ export class PeerDialer {
   }
 
   /**
-   * @throws FleetError `FLEET_HOST_AWAY`, `FLEET_TOKEN_REFUSED`; `FLEET_CONFIG_INVALID` when the files of `host.tls`
-   * cannot be used; `RpcError` when the other front door refuses the client.
+   * Connects to the front door of `host`.
+   *
+   * @throws FleetError `FLEET_HOST_AWAY` when the host cannot be reached; `FLEET_TOKEN_REFUSED` when the client's token
+   * is no longer valid; `FLEET_CONFIG_INVALID` when the files of `host.tls` cannot be used; `RpcError` when the other
+   * front door refuses the client.
    */
   async open(host: HostRecord, listener: RpcListener, signal: AbortSignal): Promise<OpenUpstream> {
-    // Check the token again, because it may have expired or been revoked since the client connected. Otherwise the
-    // other front door would count a wrong token of this host, and delay its answer.
+    // Check the client's token again, because it may have expired or been revoked since the client connected. The other
+    // front door would refuse the connection, and would delay the refusal as it does for a guessed token.
     if (!(await this.#signOn.isStillGood(this.#identity))) throw tokenEnded();
     peerEndpoint(host, this.#settings, ""); // if the host cannot be reached, throws before a token is issued
     const { id, token } = await this.#credential(host);

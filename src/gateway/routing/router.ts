@@ -20,8 +20,8 @@ const MOVED =
 /**
  * Chooses the link for each request of one client: to a server of this host, or to the front door of another host.
  *
- * A session that the client opened is lost when it is unloaded or moves, or when its link ends. Its {@link Attachment} is
- * then not `attached`. `reattach` and every request that needs the session open it again:
+ * A session that the client opened is lost when it is unloaded or moves, or when its link ends. Its {@link Attachment}
+ * then has `attached: false`. `reattach` and every request that needs the session open it again:
  *
  * 1. `hostOf` finds the host that has the session now.
  * 2. `linkHere` (this host) or `linkThere` (another host) returns the live link, or opens the session. All callers that need
@@ -49,7 +49,7 @@ export class Router {
   /**
    * The other host that has the session. Null if this host has the session, or has to take it over.
    *
-   * @param record read just now, because the session may move
+   * @param record the session's current record. Read it right before the call, because the session may move.
    * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the session is not here; and the
    * errors of `HostDirectory.whereIs`.
    */
@@ -102,7 +102,7 @@ export class Router {
     return await this.#connector.to(this.#home);
   }
 
-  /** @throws the errors of `Connector.toPeer`. */
+  /** The link to the front door of another host. @throws the errors of `Connector.toPeer`. */
   async peer(host: HostRecord): Promise<PeerLink> {
     using limit = deadline(PEER_MS, this.#state.gone);
     return await this.#connector.toPeer(host, limit.signal);

@@ -17,8 +17,8 @@ export interface Opening {
   /** Called before the request to the server is sent, because events may arrive before the answer. */
   onLink: (link: ServerLink) => void;
   /**
-   * Called with the server's answer, before the frames that arrive after it are handled. On a shared server, the session
-   * gets more settings after this call.
+   * Called with the server's answer, before the next frames of the server are handled. On a shared server, the door
+   * sets more options of the session after this call.
    */
   onResult: (result: unknown, link: ServerLink) => void;
 }

@@ -31,11 +31,14 @@ export interface Attachment {
   linkId: string;
   /** The parameters with which the client opened the session, without those that the fleet adds. */
   asked: Params;
-  /** Whether the other end of that link has the session open for this client, as far as we know. */
+  /** Whether the other end of the link `linkId` has the session open for this client, as far as we know. */
   attached: boolean;
-  /** Identifies the server's load of the session that the client is attached to. Null if unknown. */
+  /**
+   * Identifies the load that the client is attached to. Each time that a server loads the session again, a new load
+   * begins. Null if unknown.
+   */
   load: string | null;
-  /** The value of `load` that an earlier {@link ClientState.noticeUnloads} found to have ended. Null if none has. */
+  /** The last `load` whose end {@link ClientState.noticeUnloads} has found. Null if it has found none. */
   endedLoad: string | null;
   /**
    * Whether `session.lifecycle` events with this session id are about this session. False once the session is unloaded,
@@ -62,7 +65,7 @@ export function newAttachment(sessionId: string, linkId: string, asked: Params):
   };
 }
 
-/** Whether the client chose the folder for the session's state. Only the server reads that folder. */
+/** Whether the client chose the folder for the session's state (`configDir`). */
 export function hasOwnFolder({ configDir }: Params): boolean {
   return configDir !== undefined && configDir !== null;
 }
@@ -189,8 +192,8 @@ export class ClientState implements Fellow {
   /**
    * Finds the sessions that a server has unloaded without sending `session.shutdown`, and sends this event to the
    * client instead. Otherwise the client would wait for ever for the end of its turn, or miss the session's later
-   * turns. When runtime 1.0.85 unloaded 180 sessions on a busy machine, it did not send 5 of these events, although it
-   * wrote all of them to the histories.
+   * turns. When runtime 1.0.85 unloaded 180 sessions on a busy machine, it did not send 5 of these events, even though
+   * it wrote all of them to the histories.
    */
   noticeUnloads(): void {
     this.#releaseLeft();

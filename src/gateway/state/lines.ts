@@ -71,7 +71,7 @@ export class Mailbox<T> {
   }
 }
 
-/** A request in its line. */
+/** A client's request, and its position in the line of its session. */
 export interface Visit {
   readonly request: ClientRequest;
   readonly name: string;
@@ -79,7 +79,7 @@ export interface Visit {
   readonly place: number;
   /** How often the door has put the request back to look again for the host of its session or user. */
   looks: number;
-  /** The earliest time for the next look, by `performance.now()`. */
+  /** The earliest time to look for the host again, by `performance.now()`. */
   notBefore: number;
 }
 
@@ -93,8 +93,8 @@ export class RequestLines {
   #places = 0;
 
   /**
-   * @param looksAgain whether to look again for a session or user that has moved. False for a client that another host
-   * relays, because that host looks again.
+   * @param looksAgain whether to look again for the host of a session or user that has moved. False for a client that
+   * another host relays, because that host looks again.
    */
   constructor({ looksAgain }: { looksAgain: boolean }) {
     this.#looksAgain = looksAgain;

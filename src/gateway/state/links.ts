@@ -84,7 +84,7 @@ export class Links {
     return link?.kind === "peer" && !link.upstream.closed ? link : undefined;
   }
 
-  /** A copy, because closing a link removes it from the map. */
+  /** Returns a copy, because closing a link removes it from the map. */
   all(): Link[] {
     return [...this.#live.values()];
   }
@@ -133,7 +133,7 @@ export class Links {
     }
   }
 
-  /** Disconnects from the servers of this host, which then cut this client's turns and unload its sessions. */
+  /** Disconnects from the servers of this host. They then cut this client's turns, and unload its sessions. */
   leaveServers(): void {
     for (const { kind, upstream } of this.all()) if (kind === "server") upstream.destroy();
   }

@@ -13,7 +13,7 @@ export function loseLink(state: ClientState, link: Link): void {
   links.forget(link);
   if (state.gone.aborted) return;
   report.event({ event: link.kind === "peer" ? "host-lost" : "server-lost", detail: link.id });
-  // Do this before `drop`, because `drop` refuses prompts without an answer unless they are in doubt by then.
+  // Do this before `drop`: it marks the prompts in doubt, and `drop` refuses every other prompt without an answer.
   const goOn = turnsThatGoOn(state, link);
   requests.drop(link);
   if (state.boundTo === link) {

@@ -175,7 +175,7 @@ export class OpenRequests {
   }
 
   /**
-   * Answers the client's requests that wait for this link, which has ended, and forgets the server's requests on it.
+   * Call this when a link has ended. Answers the client's requests that wait for it, and forgets the server's requests.
    */
   drop(link: Link): void {
     this.#client.socket.letGo(link);

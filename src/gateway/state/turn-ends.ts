@@ -23,8 +23,8 @@ interface HeldEnd {
 }
 
 /**
- * The client's own prompts in one session, and what happens to an end of a turn that arrives now. An empty cell means
- * any value.
+ * The client's own prompts in one session, and what happens to the end of a turn (`session.idle`, `session.error`) that
+ * arrives now. An empty cell means any value.
  *
  * | a prompt of the client                | `open` | `taken` | `begun` | an end of a turn that arrives now       |
  * | ------------------------------------- | ------ | ------- | ------- | --------------------------------------- |
@@ -44,11 +44,11 @@ interface Own {
   begun: boolean;
   /** The error that replaces the answers in `late` if the turn ends without a reply. Null once it has a reply. */
   failure: string | null;
-  /** Whether the client's own turn had a `session.error`. A prompt may then arrive before the client reads the idle. */
+  /** Whether the client's own turn had a `session.error`. The client may send a prompt before it reads the idle. */
   hasFailed: boolean;
   /** Ends of other turns. The door holds them back, so that the client does not take them for the end of its own turn. */
   held: HeldEnd[];
-  /** Answers to raced prompts. The client gets them when the prompt's turn is over. */
+  /** Answers to prompts with `isRaced`. The client gets each answer when the prompt's turn is over. */
   late: LateAnswer[];
 }
 
@@ -113,7 +113,7 @@ export class TurnEnds {
     const own = this.#own.get(sessionId);
     const isOwn = own !== undefined && messageId !== undefined && own.taken.delete(messageId);
     if (own === undefined) return;
-    own.held = []; // the session is busy again, and its next end is still to come
+    own.held = []; // the session is busy again, and will send another end
     if (isOwn) begin(own);
     else if (own.open > 0 && messageId !== undefined) own.seen.add(messageId);
   }
@@ -206,8 +206,8 @@ export class TurnEnds {
   }
 
   /**
-   * Sends the client the end of a turn, because the server or its host is gone for this client. The prompts that the
-   * server took will not begin. A prompt without an answer might not have reached that server, and may still run
+   * Sends the client the end of a turn, because the client gets nothing more from that server or host. The prompts that
+   * the server took will not begin. A prompt without an answer might not have reached that server, and may still run
    * elsewhere. If there is such a prompt, holds the end back until that prompt is answered.
    */
   lost(sessionId: string, message: string): void {
@@ -257,7 +257,7 @@ export class TurnEnds {
     if (held.some(({ isLast }) => isLast)) this.#settle(own);
   }
 
-  /** Sends the late answers, because the turn is over. */
+  /** Records that the turn is over, and sends the answers that waited for that. */
   #settle(own: Own): void {
     const { late, failure } = own;
     own.late = [];

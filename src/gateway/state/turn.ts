@@ -60,7 +60,7 @@ export function noteAnswer(prompt: Prompt, messageIds: readonly string[]): void 
   prompt.isAnswered = true;
 }
 
-/** Prompts whose server ended before the door knew whether it had begun them. */
+/** Prompts whose server has ended. The door does not know whether the server had begun them. */
 export interface Doubt {
   readonly prompts: readonly Prompt[];
   readonly link: ServerLink;
@@ -105,7 +105,7 @@ export class Turn {
   /** Prompts that were sent in this turn and not refused. */
   readonly sent = new Set<Prompt>();
   readonly doubts = new Mailbox<Doubt>();
-  /** Ends the wait for other turns. The prompts that wait get its reason as their error. */
+  /** Ends the wait for other turns. The prompts that wait get the signal's reason as their error. */
   readonly abort = new AbortController();
   /** Resolves when the turn is over, its lease is released and its end is recorded. */
   settled: Promise<void> = Promise.resolve();
@@ -206,7 +206,7 @@ export class Turn {
   }
 
   /**
-   * A `session.idle` has arrived. If this turn has not started, the event ends another turn, so this method ignores it.
+   * Handles a `session.idle`. If this turn has not started, the event ends another turn, so this method ignores it.
    * If a prompt of this turn has no answer or has not begun, the event may belong to earlier work, so the door asks the
    * server.
    *

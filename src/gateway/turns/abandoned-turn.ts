@@ -13,9 +13,9 @@ import type { DoorState } from "../state/door/door-state.js";
 const ASK_MS = 250;
 
 /**
- * Resolves when a turn whose client has disconnected is over, or when the door drains. The turn continues if other
- * clients have the session open. The door asks about it over a new connection, because the client's connections are
- * closed.
+ * Waits for the end of a turn whose client has disconnected. Stops waiting when the door drains. The turn continues if
+ * other clients have the session open. The door asks about it over a new connection, because the client's connections
+ * are closed.
  *
  * Aborts the turn when its lease is lost, or after `lock.ttl`, because the turn may be waiting for an answer of the client
  * that has gone.

@@ -32,7 +32,7 @@ export class PromptQueue {
   }
 
   /**
-   * Takes a prompt. Resolves once the prompt has been sent or refused, or has to wait for a turn.
+   * Accepts a prompt. Resolves once the prompt has been sent or refused, or has to wait for a turn.
    *
    * @throws FleetError `FLEET_TURN_FAILED` when the client has gone; `FLEET_DOOR_DRAINING` when the door is about to close.
    */
@@ -63,7 +63,7 @@ export class PromptQueue {
     await this.#state.turns.get(sessionId)?.sending;
   }
 
-  /** Gives up the session's prompts that wait for a turn. @returns false if no prompt waits */
+  /** Cancels the session's prompts that wait for a turn. @returns false if no prompt waits */
   cancel(sessionId: string): boolean {
     const turn = this.#state.turns.get(sessionId);
     if (turn?.waits !== true) return false;
@@ -71,7 +71,7 @@ export class PromptQueue {
     return true;
   }
 
-  /** Gives up the waiting prompts of all sessions. Each prompt gets the error as its answer. */
+  /** Cancels the waiting prompts of all sessions. Each prompt gets the error as its answer. */
   cancelAll(error: FleetError): void {
     for (const turn of this.#state.turns.values()) if (turn.waits) this.#giveUp(turn, error);
   }
@@ -117,8 +117,8 @@ export class PromptQueue {
       turn.enter(use);
       if (use.server !== request.at) await follow(this.#state, this.#router, use);
       await this.#hold(turn, use);
-      // Do this before the release of the lease. If the front door closes during the release, a later record of the use
-      // could be lost.
+      // Record the use before the lease is released. If the front door closes during the release, a later record could
+      // be lost.
       noteUse(this.#state, turn);
       const unreleased = await use.end();
       if (unreleased !== null) report.event({ event: "failed", sessionId: id, ...failure(unreleased) });

@@ -21,7 +21,7 @@ import type { ServerLink } from "../state/links.js";
 import type { Prompt, Turn } from "../state/turn.js";
 import type { TurnEnds } from "../state/turn-ends.js";
 
-/** How long to try again while a server is ending, and how often, in milliseconds. */
+/** How long, and how often, to try to connect again while a server is ending, in milliseconds. */
 const ENDING_MS = 2_000;
 const ENDING_POLL_MS = 20;
 
@@ -97,10 +97,10 @@ export async function prepare(state: ClientState, turn: Turn, link: ServerLink):
 }
 
 /**
- * Refuses if the session has used up its AI credits. If the server does not have the session in memory, does nothing,
+ * Checks that the session has AI credits left. If the server does not have the session in memory, does nothing,
  * because the client's request then fails in the same way, and the door reopens the session and repeats the request.
  *
- * @throws FleetError `FLEET_LIMIT_REACHED`
+ * @throws FleetError `FLEET_LIMIT_REACHED` when it has none left
  */
 export async function assertMoreCredits(
   config: CreditConfig,
@@ -137,7 +137,7 @@ async function provideModel(state: ClientState, { use, record }: Turn, { upstrea
   use.model.given();
 }
 
-/** How long a server may be idle without beginning a prompt that it took. Then the turn is over. In milliseconds. */
+/** How long a server may be idle without beginning a prompt that it took, in milliseconds. Then the turn is over. */
 const NEVER_BEGINS_MS = 5_000;
 /** Like `NEVER_BEGINS_MS`, after a `session.error`, which is often the reason why the prompt does not begin. */
 const FAILED_MS = 1_000;
@@ -155,7 +155,7 @@ export function noteSent(state: ClientState, { sent, record: { id } }: Turn, pro
   sent.add(prompt);
 }
 
-/** Records that a turn has ended. Does not wait until the store has written it. */
+/** Records that a turn has ended. Does not wait until the store has written the record. */
 export function noteUse({ door, report }: ClientState, { record, accepted, over, use }: Turn): void {
   if (accepted && over === "idle") use?.turn.ended();
   // Count only complete turns. A session with turns must have a history, and a cut turn might not have written one.
@@ -166,7 +166,7 @@ export function noteUse({ door, report }: ClientState, { record, accepted, over,
 }
 
 /**
- * Asks the server whether the turn is over. Also true for an error that proves it. Never rejects.
+ * Asks the server whether the turn is over. An error that proves the end also counts as a yes. Never rejects.
  *
  * @param answerMs how long the server may take to answer, in milliseconds
  */

@@ -63,7 +63,7 @@ const INVALID_PARAMS = -32602;
  * @throws ProtocolError when the frame is not a JSON-RPC message.
  */
 export function readClientFrame(body: Buffer): ClientMessage {
-  // Check this first, because it is frequent: clients of the fleet acknowledge the chunks that they receive.
+  // Check for an acknowledgement first, because it is frequent: clients of the fleet send one for each chunk.
   if (body.equals(ACKNOWLEDGEMENT_BODY)) return ACKNOWLEDGEMENT;
   if (!isUtf8(body)) throw new ProtocolError("A frame is not UTF-8.", PARSE_ERROR);
   const scan = scanWithin(body, LIMITS);

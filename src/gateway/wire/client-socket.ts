@@ -14,8 +14,8 @@ const KEEP_ALIVE_MS = 30_000;
 /** How long a client may take to read the last frame before the door cuts it off, in milliseconds. */
 const END_MS = 1_000;
 /**
- * While more bytes than this wait for a client to read them, the door does not read from the client, because each
- * answer would add to them.
+ * While more bytes than this wait for a client to read them, the door does not read further requests of the client,
+ * because their answers would add to these bytes.
  */
 const MAX_UNREAD_BYTES = 8 * 1024 * 1024;
 
@@ -48,7 +48,7 @@ export interface ClientSocketListener {
 
 /**
  * The socket of one client: receives and sends frames, and cuts off a client that stalls. An idle client may stay for ever.
- * TCP keep-alive finds a client whose machine has gone.
+ * TCP keep-alive detects a client whose machine has gone.
  */
 export class ClientSocket {
   /**
@@ -137,8 +137,8 @@ export class ClientSocket {
 
   #write(bytes: Buffer): void {
     if (this.closed || this.#socket.write(bytes)) return;
-    // The socket restarts this time limit whenever the client reads something, even a part of a frame. So a client may
-    // be slow.
+    // The socket restarts this time limit whenever the client reads something, even a part of a frame. So a client that
+    // reads slowly stays connected.
     this.#socket.setTimeout(this.#stallMs);
     this.#tellBuffered();
     if (this.#socket.writableLength > MAX_UNREAD_BYTES) this.hold(this);
@@ -202,8 +202,8 @@ export class ClientSocket {
   }
 
   /**
-   * @returns the bytes behind the header; null until the header is complete. @throws ProtocolError as {@link
-   * readProxyHeader}.
+   * Removes a proxy's header, if one is expected. @returns the bytes behind it; null until the header is complete.
+   * @throws ProtocolError as {@link readProxyHeader}.
    */
   #behindProxyHeader(chunk: Buffer): Buffer | null {
     if (this.#proxyHeader === null) return chunk;

@@ -41,7 +41,7 @@ function eventFrame(sessionId: string, event: { type: string; data: object }): B
 /** Whether a `session.idle` ends the turn that a prompt started. */
 export function endsTurn(body: Buffer): boolean {
   const { agentId, data } = eventIn(body);
-  // The turn continues after the idle of a sub-agent. In autopilot mode, the session continues by itself.
+  // The turn continues after a sub-agent's `session.idle`. In autopilot mode, the session continues by itself.
   return agentId === undefined && data?.mode !== "autopilot";
 }
 

@@ -3,8 +3,9 @@ import type { Clock } from "../../runtime/clock.js";
 /** How many tokens may be checked at the same time, so that strangers cannot make the fleet flood GitHub. */
 export const MOST_CHECKS = 64;
 /**
- * How many checks may wait. Connections under check may take up half of the places that a front door has for strangers.
- * The connections of all running and waiting checks fit into that half.
+ * How many checks may wait. A front door limits the number of connections without a good token. At most half of these
+ * may be connections whose tokens are being checked. The connections of all checks, running or waiting, fit into that
+ * half.
  */
 export const MOST_WAITING = 512;
 /**

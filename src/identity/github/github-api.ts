@@ -41,7 +41,7 @@ export class GitHubApi {
     return { login, organizations, expiresAt: Number.isNaN(endMs) ? null : new Date(endMs).toISOString() };
   }
 
-  /** Asks in two ways, because a token without the scope `read:org` may only use the second. */
+  /** Asks GitHub in two ways, because a token without the scope `read:org` may use only the second. */
   async #isMember(organization: string, login: string, token: string): Promise<boolean> {
     const own = await this.#membership(`/user/memberships/orgs/${organization}`, token);
     if (own.status === 200) return own.body?.state === "active";

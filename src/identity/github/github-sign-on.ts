@@ -10,7 +10,7 @@ import { type Account, GitHubApi, NotAdmitted } from "./github-api.js";
 /** How long to use GitHub's answer before asking again, in milliseconds: for an account, and for a refusal. */
 const GOOD_MS = 5 * 60_000;
 const REFUSED_MS = 30_000;
-/** How long to use the last account that GitHub named while GitHub does not answer, in milliseconds. */
+/** How long to use the account that GitHub named last if GitHub no longer answers, in milliseconds. */
 const LAST_MS = 60 * 60_000;
 /** The shortest time between two attempts while GitHub does not answer, in milliseconds. */
 const AGAIN_MS = 2_000;
@@ -77,7 +77,7 @@ export class GitHubSignOn {
     return known === undefined || known.account?.login === identity.user;
   }
 
-  /** Makes the next check ask GitHub again, because a turn with the client's token was refused. */
+  /** Call this after a turn with the client's token was refused. The next check then asks GitHub again. */
   recheck(identity: Identity): void {
     const token = this.#tokens.get(identity);
     const known = token === undefined ? undefined : this.#accounts.get(sha256(token));

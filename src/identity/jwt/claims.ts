@@ -12,7 +12,7 @@ export class Refused extends Error {}
 
 /** The longest lifetime of an accepted token, in milliseconds. A revocation is remembered for this time. */
 export const LONGEST_LIFE_MS = 30 * 24 * 60 * 60_000;
-/** The prefix of the names of scopes in tokens that are also for other services. */
+/** Tokens that are also for other services put this prefix before the names of the fleet's scopes. */
 const PREFIX = "copilotfleet:";
 const MOST_GROUPS = 1_000;
 
@@ -38,7 +38,7 @@ export function identityOf(claims: Claims, issuer: IssuerConfig, signed: string,
 }
 
 function claimOf(claims: Claims, name: string): unknown {
-  // Otherwise, a name such as "__proto__" would find a property that every object has.
+  // Without this check, a name such as "__proto__" would find a property that every object has.
   return Object.hasOwn(claims, name) ? claims[name] : undefined;
 }
 
@@ -61,8 +61,8 @@ function userOf(claims: Claims, name: string): string {
 function endOf({ exp, iat }: Claims, nowMs: number): string {
   const endMs = typeof exp === "number" ? exp * 1000 : Number.NaN;
   if (!(endMs > nowMs)) throw new Refused(`it expired at ${quote(exp)}`);
-  // Count from when the token was issued. A revocation is remembered only for this time, so no token may be valid for
-  // longer.
+  // Measure the lifetime from when the token was issued. A revocation is remembered only for `LONGEST_LIFE_MS`, so no
+  // token may be valid for longer.
   const sinceMs = Math.min(nowMs, typeof iat === "number" ? iat * 1000 : nowMs);
   if (endMs > sinceMs + LONGEST_LIFE_MS) throw new Refused("it is valid for more than 30 days");
   return new Date(endMs).toISOString();

@@ -55,7 +55,7 @@ export class IssuerKeys {
   /**
    * The keys for a token.
    *
-   * @param seen the keys that do not contain the token's key. If they are the newest known keys, asks the issuer for
+   * @param seen keys among which the token's key was not found. If these are the newest known keys, asks the issuer for
    * newer ones.
    * @throws NoKeys when there are no keys that are younger than a day.
    */

@@ -14,7 +14,8 @@ interface Issuer {
 
 const MOST_KEY_ID_CHARACTERS = 512;
 /**
- * The accepted values of the header `typ`, which identify a user: https://www.rfc-editor.org/rfc/rfc9068#section-2.1.
+ * The accepted values of the header `typ`: `JWT`, or `at+jwt` for an access token
+ * (https://www.rfc-editor.org/rfc/rfc9068#section-2.1).
  */
 const TYPES = /^(?:application\/)?(?:at\+)?jwt$/i;
 /** Headers with which a token could bring its own key. */

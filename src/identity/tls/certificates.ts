@@ -42,8 +42,8 @@ export class DoorCertificates {
       minVersion: "TLSv1.2",
       requestCert: areClientsChecked,
       rejectUnauthorized: areClientsChecked,
-      // Issue no session tickets, because a resumed TLS session is not checked against authorities that have changed
-      // since.
+      // Issue no session tickets, because OpenSSL does not check a resumed TLS session against the authorities again.
+      // The authorities may have changed.
       secureOptions: constants.SSL_OP_NO_TICKET,
     };
   }

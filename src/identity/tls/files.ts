@@ -9,7 +9,7 @@ import { FleetError, type Suggestion, systemCode } from "../../errors.js";
 const LARGEST_BYTES = 4 * 1024 * 1024;
 const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
 
-/** A file of the configuration, with the key that names it. */
+/** A file that the configuration names, and the configuration key that names it. */
 export interface NamedFile {
   /** The dotted key, such as `serve.tls.cert`. */
   name: string;
@@ -55,7 +55,7 @@ export function readTls(files: TlsFiles): TlsMaterial {
   return { ...material, own };
 }
 
-/** A text that changes when one of the files is replaced. Follows links, because Kubernetes replaces links. */
+/** A text that changes when a file is replaced. Follows links, because Kubernetes replaces a link and not the file. */
 export function stampOf(files: TlsFiles): string {
   return [files.cert, files.key, files.ca]
     .map((file) => {

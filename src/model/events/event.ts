@@ -40,7 +40,7 @@ export type Via = "command" | "library" | "door" | "http" | "fleet";
 
 /** The person or program that caused an event. */
 export interface Actor {
-  /** The user, or null: the operator of the host, or the fleet itself. */
+  /** The user; null for the operator of the host and for the fleet itself. */
   user: string | null;
   /** The id of the token that the client showed. */
   tokenId: string | null;
@@ -72,11 +72,11 @@ export interface FleetEvent {
   detail: string | null;
 }
 
-/** An event as the code that causes it reports it. The log adds the other fields. */
+/** The fields of an event that the calling code provides. The log adds the other fields. */
 export interface NewEvent
   extends Partial<Pick<FleetEvent, "user" | "sessionId" | "serverId" | "outcome" | "reason" | "detail">> {
   type: EventType;
-  /** The fields that differ from the actor of the process. */
+  /** Those fields of the actor that differ from the actor of the process. */
   actor?: Partial<Actor>;
 }
 
@@ -85,7 +85,7 @@ export interface EventCounts {
   written: number;
   /** Events that could not be written, and were dropped because too many waited. */
   lost: number;
-  /** Events that were noted but are not written so far. Their number grows while the log cannot be written. */
+  /** Events that wait to be written. Their number grows as long as the log cannot be written to. */
   waiting: number;
 }
 
@@ -93,20 +93,20 @@ export interface EventCounts {
 export interface EventLog {
   readonly counts: Readonly<EventCounts>;
 
-  /** The actor that an event would get if the calling code noted it now. */
+  /** The actor that an event would get if the calling code reported it now. */
   readonly actor: Actor;
 
   /**
-   * Writes an event durably, together with all events noted before it. For actions that concern security: call it before the
-   * action is acknowledged.
+   * Writes an event durably, together with all events that wait to be written. For actions that concern security: call
+   * it before the action is acknowledged.
    *
    * @throws FleetError `FLEET_EVENTS_UNWRITABLE` when the event cannot be written.
    */
   record(event: NewEvent): Promise<void>;
 
-  /** Notes an event, which is written within a fraction of a second. Never fails, and costs the caller nothing. */
+  /** Queues an event, which is written within a fraction of a second. Never fails, and costs the caller nothing. */
   note(event: NewEvent): void;
 
-  /** Writes the events that were noted. Never rejects. */
+  /** Writes the queued events. Never rejects. */
   flush(): Promise<void>;
 }

@@ -1,6 +1,6 @@
 import { creditsUsedUp } from "../../config/limits.js";
 
-/** One AI credit in the unit in which the runtime counts. */
+/** The runtime counts in billionths of an AI credit. */
 const NANO = 1e9;
 
 /** The AI credits in an amount that the runtime reports. Null if it is not an amount. */
@@ -50,7 +50,8 @@ export function sessionLimitsOf(
 }
 
 /**
- * Sets the fleet's credit limit on a session that a member has opened, unless a limit that is not higher is in force.
+ * Sets the fleet's credit limit on a session that a member has opened, unless the session already has this limit or a
+ * lower one.
  *
  * @param rpc the requests about the session, in the form of the SDK
  */

@@ -1,8 +1,8 @@
-/** How much of one kind of use the Copilot plan of a user still includes, as GitHub reports it. */
+/** The quota of a user's Copilot plan for one kind of request, and how much of it is used, as GitHub reports it. */
 export interface QuotaPart {
   /** GitHub's name of the kind, such as `premium_interactions`. */
   kind: string;
-  /** Requests in the present period. */
+  /** Requests that the user has made in the present period. */
   used: number;
   /** Requests that the plan includes in a period. Null: unlimited. */
   included: number | null;

@@ -28,17 +28,17 @@ export interface LedgerLine {
  */
 const LONGEST_MODEL = 200;
 
-/** The name of a model in the ledger. */
+/** Shortens the name of a model for the ledger. */
 export function ledgerModel(name: string): string {
   return name.slice(0, LONGEST_MODEL);
 }
 
-/** The user of a session, with the model and the credential. */
+/** The user, session, model and credential to which usage is attributed. */
 export type Consumer = Pick<LedgerLine, "user" | "sessionId" | "model" | "tokenId">;
 
 export type UsageNumbers = Pick<LedgerLine, "inputTokens" | "outputTokens" | "cacheReadTokens" | "credits">;
 
-/** No number was reported. */
+/** The numbers when nobody has reported any. */
 export const UNREPORTED: UsageNumbers = {
   inputTokens: null,
   outputTokens: null,
@@ -170,8 +170,8 @@ export class UsageParts {
   }
 
   /**
-   * For each of these cells on a day, what {@link placeOf} returned for it; undefined if that is not known. Sums with
-   * the same `cells` share this array and fill it in.
+   * For each of these cells on a day, the result of {@link placeOf}; undefined until somebody has called it. All sums
+   * with the same `cells` share this array and fill it in.
    */
   placesOf(cells: readonly string[], day: string): (number | null | undefined)[] {
     const byDay = this.#byCells.get(cells) ?? new Map<string, (number | null | undefined)[]>();
@@ -181,7 +181,7 @@ export class UsageParts {
     return places;
   }
 
-  /** The index in {@link counts} at which the counts of a part begin. Null for a user who is not wanted. */
+  /** The index in {@link counts} at which the counts of a part begin. Null if the query is not about this user. */
   placeOf(key: string | null, user: string, model: string | null): number | null {
     if (this.#user !== undefined && user !== this.#user) return null;
     const name = `${key ?? "\u0001"}\0${user}\0${model ?? "\u0001"}`;

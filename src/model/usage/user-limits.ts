@@ -4,8 +4,8 @@ import type { UserLimits } from "../../config/limits.js";
 export interface UserLimitRecord {
   user: string;
   /**
-   * The limits that apply to this user alone; null: unlimited. If a limit is absent, that of a group or of everybody
-   * applies.
+   * The limits that apply to this user alone; null: unlimited. If a limit is absent, the limit of a group or of
+   * everybody applies.
    */
   limits: Partial<UserLimits>;
   /** Those groups in `limits.groups` that had the user as a member at the last sign-on that named groups. */
@@ -16,9 +16,9 @@ export interface UserLimitRecord {
 export const MINUTE_MS = 60_000;
 
 /**
- * The use of a slot. `turn`, `session` and `connection` take up a limit while they last: a turn with its first prompt,
- * a session that is being created, and a connection to a front door. `prompt`, a further prompt of a turn, only counts
- * for the minute.
+ * The purpose of a slot. `turn`, `session` and `connection` take up a limit while they last: a turn with its first
+ * prompt, a session that is being created, and a connection to a front door. `prompt`, a further prompt of a turn, only
+ * counts for `turnsPerMinute`.
  */
 export type SlotKind = "turn" | "prompt" | "session" | "connection";
 
@@ -43,13 +43,13 @@ export type SlotAnswer =
   | {
       granted: false;
       reached: "most" | "perMinute";
-      /** How many the user has. */
+      /** How many slots the user has, or how many turns and prompts of the user began in the last minute. */
       used: number;
       /** When the same request may succeed, in milliseconds from now; null if it is not known. */
       retryAfterMs: number | null;
     };
 
-/** How much of these limits a user takes up now. */
+/** How many turns and connections of a user count for these limits now. */
 export interface SlotsUsed {
   turnsPerMinute: number;
   concurrentTurns: number;

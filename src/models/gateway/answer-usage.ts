@@ -6,7 +6,7 @@ const LONGEST_LINE = 16 * 1024 * 1024;
 const NEWLINE = 0x0a;
 /** Until the usage is there, the events of a stream have `"usage":null`. */
 const USAGE = /"usage"\s*:\s*\{/;
-/** The last events of a stream: of OpenAI's completions, of its responses, and of Anthropic's messages. */
+/** Matches the last event of a stream of OpenAI's completions, OpenAI's responses or Anthropic's messages. */
 const LAST = /^data:\s*(?:\[DONE\]|\{[^{]*"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed)|message_stop)")/;
 
 /**
@@ -122,7 +122,7 @@ function count(value: unknown): number | null {
 
 const MODEL = Buffer.from('"model":');
 
-/** The model in the body of a request; null if it is not found. Searches the text, because a body may be large. */
+/** The model in the body of a request; null if none is found. Does not parse the body, because it may be large. */
 export function modelIn(body: Buffer): string | null {
   for (let at = body.indexOf(MODEL); at !== -1; at = body.indexOf(MODEL, at + 1)) {
     // Quotes inside a string are escaped. So a quote after one of these characters begins a key.

@@ -82,7 +82,7 @@ export class Exchange {
     const answer = await this.#ask(method, path, body);
     const { statusCode = 502, headers } = answer;
     this.#response.writeHead(statusCode, Object.fromEntries(endToEnd(headers)));
-    // The server waits for the headers, and the first piece of the answer may come much later.
+    // Send the headers at once, because the server waits for them, and the first piece may come much later.
     this.#response.flushHeaders();
     let isCut = false;
     answer.once("error", () => {
@@ -94,7 +94,7 @@ export class Exchange {
     return !isCut && statusCode !== 401 && statusCode < 500;
   }
 
-  /** The complete body, if it is small enough; null if it passes through. */
+  /** Reads the complete body if it is small enough to keep. Returns null if it has to pass through instead. */
   async #keep(): Promise<Buffer | null> {
     const bytes = Number(this.#request.headers["content-length"] ?? Number.NaN);
     if (!(bytes <= LARGEST_KEPT_BYTES)) return null;
@@ -146,7 +146,7 @@ export class Exchange {
       sent.on("error", reject);
       if (this.#response.destroyed) sent.destroy();
       else if (this.#meter === null) this.#sendBody(sent, body, reject);
-      // Count a request only once it can reach the service, but before it reaches the service.
+      // Record the request in the ledger only when it is connected to the service, but before its body leaves.
       else whenConnected(sent, () => this.#sendBody(sent, body, reject));
     });
   }

@@ -15,8 +15,8 @@ const LEFT_BEHIND_MS = 60_000;
 const ATTEMPTS = 16;
 
 /**
- * A Unix socket in the network folder, for servers whose network is restricted. They reach it at an address of their network
- * namespace.
+ * A Unix socket in the network folder, for servers whose network is restricted. Such a server connects to it at an
+ * address of its network namespace.
  */
 export class GatewaySocket {
   /** The address and the port in the namespace. */
@@ -34,8 +34,9 @@ export class GatewaySocket {
   /** @param accept takes over each connection */
   static async open(folder: string, accept: (connection: Socket) => void): Promise<GatewaySocket> {
     await removeLeftBehind(folder);
-    // The path of a Unix socket has at most 107 bytes, and the folder's own path may be longer, so use the path of a
-    // descriptor. The descriptor stays open as long as the server, because the server removes the socket by this path.
+    // The path of a Unix socket may have at most 107 bytes, and the folder's path may be longer. So open the folder and
+    // use the short path of its descriptor. The descriptor is closed after the server, because the server removes the
+    // socket by this path.
     const fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
     for (let attempt = 1; ; attempt++) {
       const name = `${randomInt(1, 255)}.${randomInt(256)}${GATEWAY_END}`;

@@ -13,8 +13,8 @@ import { openUpstream, type Upstream } from "./upstream.js";
 import { WireFormat } from "./wire.js";
 
 /**
- * How long an unused connection of a server stays open, in milliseconds. It is longer than usual pauses between turns, because
- * a request on a connection that is just being closed fails.
+ * How long an unused connection of a server stays open, in milliseconds. It is longer than usual pauses between turns,
+ * because a request on a connection that is just being closed fails.
  */
 const KEEP_ALIVE_MS = 10 * 60 * 1000;
 
@@ -40,8 +40,8 @@ export class ModelGateway {
   readonly #upstream: Upstream;
   readonly #tokens = new Map<string, string>();
   /**
-   * The sessions, by the digests of their tokens. A look-up by digest does not reveal how much of a wrong token is
-   * right.
+   * The sessions, by the digests of their tokens. The duration of a look-up by digest does not reveal how much of a
+   * wrong token is right.
    */
   readonly #sessions = new Map<string, string>();
   /** The work for which all requests of a session wait, by session id. */

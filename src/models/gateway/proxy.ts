@@ -2,7 +2,7 @@ import type { Environment } from "../../config/load/paths.js";
 
 /**
  * The proxy that the runtime (1.0.85) would use for a URL, or null. If there is no proxy for the URL's scheme, the
- * runtime uses that of the other scheme. It prefers variables whose names are in lower case.
+ * runtime uses the proxy for the other scheme. It prefers variables whose names are in lower case.
  */
 export function proxyFor(url: URL, env: Environment): URL | null {
   const names = url.protocol === "https:" ? ["https_proxy", "http_proxy"] : ["http_proxy", "https_proxy"];

@@ -6,7 +6,7 @@ interface Wire {
   /** The header that contains the key, and the text before the key in it. */
   readonly keyHeader: string;
   readonly keyPrefix: string;
-  /** The requests that a model needs: method and path below the base URL. */
+  /** The requests that the gateway passes on: method and path below the base URL. */
   readonly requests: readonly string[];
   /** The body of an error. */
   error(message: string, kind: ErrorKind): unknown;
@@ -64,8 +64,8 @@ export class WireFormat {
   }
 
   /**
-   * The path and query with which a request is sent to the model service; null if a model does not need this request.
-   * Compares complete paths, so no path leads out of the base URL.
+   * The path and query with which a request is sent to the model service; null if the gateway does not pass this
+   * request on. Compares complete paths, so no path leads out of the base URL.
    *
    * The runtime appends a path such as `/chat/completions` to the path of the base URL. For Azure, it first cuts off
    * the end of the base URL's path. So the part in front of the appended path must be the path of the base URL or, for
@@ -86,7 +86,7 @@ export class WireFormat {
     return null;
   }
 
-  /** Whether the request consumes tokens of the model. The others list models or count the tokens of a text. */
+  /** Whether the request consumes tokens of the model. Other requests list models or count the tokens of a text. */
   consumes(method: string, path: string): boolean {
     return method === "POST" && !path.includes("/count_tokens");
   }

@@ -40,7 +40,7 @@ export class ControlLink implements AsyncDisposable {
     this.#host = host;
   }
 
-  /** @throws FleetError `FLEET_HOST_AWAY` when the host cannot be reached; at once if it counts as gone. */
+  /** Connects to a host. @throws FleetError `FLEET_HOST_AWAY` when this fails; at once if the host counts as gone. */
   static async open(context: LinkContext, host: HostRecord, signal?: AbortSignal): Promise<ControlLink> {
     const { store, directory, config } = context;
     // Check the address first, so that no token is made for a host that cannot be reached.

@@ -82,7 +82,7 @@ const calls = {
   ),
   loaded: call({}, s.list(s.loadedSession), toLook),
   activity: call({}, s.list(s.serverActivity), toLook),
-  /** The host's samples from after the time `after`; without it, all samples. */
+  /** The host's samples that are newer than the time `after`; all samples if `after` is missing. */
   samples: call({ after: v.optional(s.time) }, s.list(s.sample), toLook),
   evict: call({ ids: s.sessionIds }, s.evictionResult, toWork),
   abort: call({ id: s.sessionId, user: s.user }, s.flag, toLook),
@@ -102,13 +102,13 @@ const calls = {
    * their TTL.
    */
   gcSome: call({ ...garbage, user: v.optional(s.user), sessionIds: s.sessionIds }, s.gcResult, () => GC_MS),
-  /** Makes the host remember the ends of tokens. The answer is their number. */
+  /** Makes the host remember revocations and earlier expiries of tokens. The answer is their number. */
   endTokens: call({ ends: s.tokenEnds }, v.number("a number"), toLook),
-  /** The ends of tokens that the host remembers. */
+  /** The revocations and earlier expiries of tokens that the host remembers. */
   tokenEnds: call({}, s.tokenEnds, toLook),
   /** A part of the host's audit log. If it is empty, the host first waits up to `waitMs` for an event. */
   events: call(e.eventQuery, e.eventPage, ({ waitMs = 0 }) => waitMs + LOOK_MS),
-  /** The newest lines of other hosts' logs, as the host has recorded them. */
+  /** The newest lines of other hosts' audit logs, as the host has recorded them. */
   eventHeads: call({}, s.list(e.notedHead), toLook),
   verifyEvents: call({ heads: v.array(e.head) }, e.verified, () => VERIFY_MS),
   /** Releases a user's sessions, each between its turns, so that another host with the same storage may take them. */

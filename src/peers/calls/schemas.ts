@@ -62,7 +62,7 @@ export const users: Schema<readonly string[]> = v.pipe(texts, v.mapItems(toUser)
 export const sessionId = v.pipe(text, v.transform(toSessionId));
 export const sessionIds: Schema<readonly string[]> = v.pipe(texts, v.mapItems(toSessionId));
 
-/** Refuses all sources, because only this host's operator may name its variables, files and programs. */
+/** Refuses every token source, because only this host's operator may name its variables, files and programs. */
 const tokenSource: Schema<TokenSource> = v.custom<TokenSource>(
   () => false,
   "allowed, because only this host names its token sources",

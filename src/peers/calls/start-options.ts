@@ -5,7 +5,7 @@ import type { Call } from "./rpc-table.js";
 
 export const START_WAIT_MS = 30_000;
 
-/** The options of a start that a host performs, with its time limit. */
+/** The options with which this host starts servers. Their time limit begins now. Dispose them after the start. */
 export function startOptions(
   { token, cwd, waitMs }: SpawnRequest,
   { signal }: Call,

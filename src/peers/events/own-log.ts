@@ -15,7 +15,7 @@ interface OwnLog {
 }
 
 /**
- * A page of this host's log.
+ * Returns a page of this host's audit log.
  *
  * @param query.waitMs how long to wait for an event if there is none, in milliseconds
  */
@@ -27,7 +27,7 @@ export async function ownEvents(
   await events.flush();
   const until = performance.now() + waitMs;
   const from = query.after ?? 0;
-  // A log that ends before this number is a new one, so the caller has none of its events.
+  // If the log ends before the number `from`, it is a new log, so the caller has none of its events.
   for (let after = from > newestEvent(stateRoot) ? 0 : from; ; ) {
     const page = await readEvents(stateRoot, { ...query, after });
     if (page.events.length > 0 || page.hasMore) return page;
@@ -39,18 +39,18 @@ export async function ownEvents(
   }
 }
 
-/** Verifies this host's log. @param heads heads that this log had at some time, as other hosts recorded them */
+/** Verifies this host's audit log. @param heads lines that were once its newest ones, as other hosts recorded */
 export async function verifyOwnLog({ events, stateRoot }: OwnLog, heads: readonly Head[]): Promise<Verified> {
   await events.flush();
   return await verifyLog(stateRoot, heads);
 }
 
-/** The heads of other hosts' logs, as this host has recorded them. */
+/** The newest lines (heads) of other hosts' audit logs, as this host has recorded them. */
 export async function headsNotedHere({ stateRoot }: Pick<OwnLog, "stateRoot">): Promise<NotedHead[]> {
   return await notedHeads(stateRoot);
 }
 
-/** Shortens the audit log, and records the heads of the other hosts' logs. A failure does not stop the caller. */
+/** Records the newest line of each other host's audit log, and shortens this host's log. A failure only warns. */
 export async function keepOwnLog(
   { config, events, directory, warn }: Pick<SessionsContext, "config" | "events" | "directory" | "warn">,
   stateRoot: string,

@@ -3,7 +3,7 @@ import type { EventsBreak } from "../../events/verify.js";
 import type { HostRecord } from "../../model/host.js";
 import type { FleetHosts } from "../fleet-hosts.js";
 
-/** The first place at which the log of a host is not as it was written. */
+/** The first place where a host's audit log is not as the host wrote it. */
 export interface BrokenAt extends EventsBreak {
   /** Null in a fleet on one host. */
   host: string | null;
@@ -12,7 +12,7 @@ export interface BrokenAt extends EventsBreak {
 export interface EventsVerified {
   /** Whether the logs of all live hosts were verified, and none of them is broken. */
   ok: boolean;
-  /** How many events there are. */
+  /** How many events the verified logs have. */
   events: number;
   /** The first break of the first broken log, or null. */
   brokenAt: BrokenAt | null;
@@ -23,8 +23,8 @@ export interface EventsVerified {
 }
 
 /**
- * Verifies the logs of all hosts. Also compares each log with its heads in other hosts' logs and in its host's
- * heartbeat.
+ * Verifies the audit logs of all hosts. The other hosts' logs and the heartbeats record which line (the head) was once
+ * the newest one of a host's log. Each log must still contain these lines.
  */
 export async function verifyEverywhere(hosts: FleetHosts, records: readonly HostRecord[]): Promise<EventsVerified> {
   const beaten = records.flatMap(({ name, events }): NotedHead[] =>

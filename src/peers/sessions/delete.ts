@@ -54,7 +54,12 @@ async function listEverywhere({ hosts }: SessionPlaces, user: string | undefined
   return (await hosts.everywhere(async (host) => await host.sessions({ user }))).answers;
 }
 
-/** @param list reads the list of all sessions, once for all ids that have no record */
+/**
+ * Finds the hosts that have a session without a record.
+ *
+ * @param list reads the list of all sessions, once for all ids that have no record
+ * @throws FleetError `FLEET_SESSION_AMBIGUOUS` when several users have a session with this id.
+ */
 async function holdersOf(
   { hosts }: SessionPlaces,
   id: string,

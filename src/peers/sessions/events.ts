@@ -12,8 +12,8 @@ export interface EventsRequest extends HistoryPartsRequest {
 }
 
 /**
- * The longest line that is read, in bytes. Leaves out longer lines, so that they do not fill the memory. The front door
- * passes prompts of up to 8 MB.
+ * The longest line that is read, in bytes. Longer lines are left out, so that they do not fill the memory. By default,
+ * the front door passes prompts of up to 8 MB.
  */
 const LONGEST_BYTES = 16 * 1024 * 1024;
 

@@ -19,7 +19,7 @@ const LOOK_ELSEWHERE_MS = 1_000;
  * How often followers read even without a change, to notice if the user may no longer use the session, in milliseconds.
  */
 export const CHECK_MS = 30_000;
-/** The shortest time between two wake-ups, in milliseconds, because an agent may write into its history all the time. */
+/** The shortest time between two wake-ups, in milliseconds. An agent may write into its history all the time. */
 const SPACING_MS = 20;
 
 /** Wakes the followers of one session in this process when its history changes. */
@@ -135,7 +135,7 @@ export class Feed {
 
   #watch(path: string): void {
     try {
-      // The user's agent may replace the folder with a link. The kernel watches the folder, not its path.
+      // Watch the opened folder, not its path, because the user's agent may replace the folder with a link.
       using folder = HeldFolder.open(path);
       if (folder === null) return;
       const held = folder.at("");

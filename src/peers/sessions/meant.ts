@@ -8,8 +8,8 @@ import { type GatherSessionsContext, gatherSessions } from "../gather.js";
 const MOST_SHOWN = 5;
 
 /**
- * For each text, the ids of the sessions that a person may mean by it, among those that the user may use. Without
- * `user`, among all sessions. A complete id costs one read of a record. For other texts, this reads the ids of all
+ * For each text, returns the ids of the sessions that a person may mean by it: of those that `user` may use, or of all
+ * sessions if `user` is undefined. A complete id costs one read of a record. For other texts, this reads the ids of all
  * sessions. A fleet on several hosts must read the list of all sessions instead, but only once for all texts.
  */
 export async function meantSessions(
@@ -34,7 +34,7 @@ export async function meantSessions(
 }
 
 /**
- * The only one of these ids; undefined if there are none.
+ * Returns the only id in the list; undefined if the list is empty.
  *
  * @throws FleetError `FLEET_SESSION_AMBIGUOUS` when there are several
  */

@@ -87,7 +87,7 @@ export class RemoteSession extends OpenSession<RemoteAttached> {
     }
   }
 
-  /** @throws FleetError `FLEET_HOST_AWAY` as soon as the session's host is gone. */
+  /** Sends a prompt. @throws FleetError `FLEET_HOST_AWAY` as soon as the session's host is gone. */
   async send(message: Prompt, options: SendOptions = {}): Promise<TurnReply> {
     const prompt = typeof message === "string" ? { prompt: message } : message;
     const { directory, leases } = this.context;

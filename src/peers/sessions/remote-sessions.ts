@@ -25,7 +25,7 @@ export class RemoteSessions implements SessionsElsewhere {
 
   /**
    * Creates a session for a user who is placed on another host. First records the session. Then opens it at that host's
-   * front door. The front door creates it, because it never had a turn.
+   * front door. Because the session never had a turn, the front door creates it on its server.
    */
   async create(host: HostRecord, options: CreateOptions): Promise<RemoteSession> {
     const { store, config, directory } = this.#sessions.context;

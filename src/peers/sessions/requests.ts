@@ -23,7 +23,12 @@ export async function listRequests(
   return waiting.sort((one, other) => one.openedAt.localeCompare(other.openedAt));
 }
 
-/** Answers a request on the host that runs the turn. @throws FleetError as `AgentRequests.answer`. */
+/**
+ * Answers a request on the host that runs the turn.
+ *
+ * @throws FleetError `FLEET_REQUEST_NOT_FOUND` when no host that answers has the request; and the errors of
+ * `SessionFinder.find` and `AgentRequests.answer`.
+ */
 export async function answerRequest(
   { finder, hosts }: RequestsContext,
   { id, user, request, answer }: { id: string; user: string; request: string; answer: RequestAnswer },
@@ -110,7 +115,7 @@ export function shareRequests({ hosts, requests }: Pick<RequestsContext, "hosts"
   if (hosts.own.name === null) return;
   requests.onOwn((change) => {
     const tell = hosts.everywhere(async (host) => host === hosts.own || (await host.noteRequest({ change })));
-    // Ignore a failure, because a follower there can still find the request in the list.
+    // Ignore a failure, because a client there can still find the request in the list.
     tell.catch(() => undefined);
   });
 }

@@ -4,7 +4,7 @@ import { Transcriber, type TranscriptEntry } from "../../runtime/history/transcr
 import { viewSessionOf } from "../gather.js";
 import { type HistoryContext, type HistoryPartsRequest, historyParts } from "./history-parts.js";
 
-/** How often to check whether a turn without a last event is over, for as long as it may be over. In milliseconds. */
+/** How often to read a history whose last turn has no final event but may be over, in milliseconds. */
 const QUIET_MS = 250;
 
 export interface TranscriptRequest extends HistoryPartsRequest {

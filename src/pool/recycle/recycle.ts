@@ -38,7 +38,7 @@ export type Recycled =
   | { kind: "replaced"; server: ServerRecord; stopped: Stopped }
   /** Turns took longer than `drainTimeoutMs`, and `late` was `leave`. */
   | { kind: "busy"; sessions: string[] }
-  /** The server does not run, or another command is moving it. */
+  /** The server does not run, or another command is stopping or replacing it. */
   | { kind: "unavailable" };
 
 /**

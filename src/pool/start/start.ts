@@ -52,7 +52,7 @@ export interface SpawnOptions {
 }
 
 export interface StartRequest extends SpawnOptions, Pick<ServerRecord, "id" | "user" | "isolation"> {
-  /** Whether `serve` starts the server to keep it running. The server's earlier crashes then still count. */
+  /** Whether `serve` starts the server to keep it running. If so, its earlier crashes still count. */
   supervised?: boolean;
 }
 

@@ -16,9 +16,9 @@ import { readIfThere } from "../../store/file/failures.js";
 import type { PoolContext } from "./surroundings.js";
 
 /*
- * A server's record names at most the kind of its token's source, because others may be able to write records. The
- * source itself is in the configuration. If it was given at the server's start instead, it is in a file beside the
- * server's home.
+ * A server's record names at most the kind of its token's source, because somebody other than the fleet may be able to
+ * write records. The source itself is in the configuration. If it was given at the server's start instead, it is in a
+ * file beside the server's home.
  */
 
 type Known = Pick<ServerRecord, "id" | "user" | "isolation" | "token">;
@@ -47,8 +47,8 @@ export function noteTokenSource(home: string, source: TokenSource): void {
 /**
  * The source of a server's GitHub token; null if the server has none.
  *
- * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when the record names a source that neither the configuration nor this
- * host knows. The fleet then reads no variable and no file, and runs no program.
+ * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when the record names a source that is neither in the configuration nor
+ * in the file beside the server's home. In this case, the fleet reads no variable and no file, and runs no program.
  */
 export function tokenSourceOf({ config, stateRoot, store }: PoolContext, server: Known): TokenSource | null {
   const { id, user, isolation, token } = server;

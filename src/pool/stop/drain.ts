@@ -14,7 +14,7 @@ import type { PoolContext } from "../start/surroundings.js";
 import { usedSessions } from "../use-markers.js";
 
 const POLL_MS = 50;
-/** How many times in a row a server may fail to answer before it counts as hung. */
+/** A server that fails to answer this many times in a row counts as hung. */
 const FAILURES = 3;
 /**
  * When the time for turns is up, the server has this many milliseconds to report the turns that are about to be cut.
@@ -144,7 +144,7 @@ async function drainAndRecord(
       if (!stays) record.desired = "stopped";
     });
     if (drained.cut.length > 0 || options.hurry.aborted || performance.now() >= until) return result;
-    // Do not look at use markers again. The drain found none, and the fleet refuses every later use.
+    // Do not check for use markers again. The drain found none, and the fleet refuses every later use.
     await using asked = new AskedServer(server);
     const underWay = (await asked.turnsUnderWay(options.answerMs)) ?? loadedSessions(server);
     if (underWay.length === 0) return result;

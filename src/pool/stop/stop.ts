@@ -35,8 +35,8 @@ export interface Stopped {
 
 export const TERMINATE_GRACE_MS = 5_000;
 /**
- * The grace period after a drain that turns outlasted, in milliseconds. It is shorter, because the caller has already
- * waited for a long time.
+ * The grace period in milliseconds if turns outlasted the drain. It is short, because the caller has already waited for
+ * a long time.
  */
 const LATE_GRACE_MS = 2_000;
 /**
@@ -88,7 +88,7 @@ export async function stopRecorded(
   }
 }
 
-/** Records an event for the drain of a server, unless it was forced, and one for its stop. */
+/** Adds the stop of a server to the audit log. Unless the stop was forced, also adds the drain. */
 function noteStop(
   events: EventLog,
   { id, user }: ServerRecord,

@@ -20,9 +20,9 @@ export interface ConnectedClient {
 }
 
 /**
- * Connects the SDK's client to a server whose identity was checked. Changes the client's socket to avoid Nagle delays (see
- * `acknowledge.ts`). The socket is a private field. If the SDK no longer has that field, the client still works, but more
- * slowly.
+ * Connects the SDK's client to a server. The caller must have checked the server's identity. Changes the client's
+ * socket to avoid Nagle delays (see `acknowledge.ts`). The socket is a private field. If the SDK no longer has that
+ * field, the client still works, but more slowly.
  */
 export async function connectClient(
   endpoint: Endpoint,
@@ -59,7 +59,7 @@ export async function connectClient(
   return { client, closed, watchPrompt: (id) => watchPrompt(socket, id), destroy: () => void socket?.destroy() };
 }
 
-/** An endpoint to which the SDK can connect, because the SDK does not support TLS. */
+/** Returns an endpoint without TLS that leads to the same server, because the SDK does not support TLS. */
 async function plainEndpoint(endpoint: Endpoint, signal: AbortSignal): Promise<Endpoint> {
   if (endpoint.tls === undefined) return endpoint;
   const { secureEndpoint } = await import("./secure-endpoint.js");
@@ -79,8 +79,9 @@ export interface PromptWatch extends Disposable {
 }
 
 /**
- * Watches the bytes of the socket for the prompt's `user.message` event. Stops at that event, because many turns may
- * stream over one connection. Depends on the order in which the runtime writes the event's fields (as of 1.0.85).
+ * Watches the bytes of the socket for the prompt's `user.message` event. Stops at that event to save time, because the
+ * other turns on the connection may stream many bytes. Depends on the order in which the runtime writes the event's
+ * fields (as of 1.0.85).
  */
 export function watchPrompt(socket: Socket | undefined, sessionId: string): PromptWatch {
   const wanted = Buffer.from(`"sessionId":${JSON.stringify(sessionId)},"event":{"type":"user.message"`);

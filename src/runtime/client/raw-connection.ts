@@ -7,7 +7,10 @@ import { type Endpoint, RpcClient, RpcError } from "../wire/rpc-client.js";
 export class RawConnection implements AsyncDisposable {
   readonly version: string;
   readonly protocolVersion: number;
-  /** A random text that another host's front door sends, for the signatures of calls. Empty if there is none. */
+  /**
+   * A random text that another host's front door sends. This host signs it with each call to that host. Empty if the
+   * server sent none.
+   */
   readonly challenge: string;
   readonly #client: RpcClient;
   readonly #where: string;
@@ -22,8 +25,9 @@ export class RawConnection implements AsyncDisposable {
   }
 
   /**
-   * Connects and sends the token, so the caller must have checked that the server's own process is listening there. The
-   * connection ends when the signal aborts. With `lasting`, the signal ends only this attempt to connect.
+   * Connects and sends the token, so the caller must have checked that the server's own process listens at the
+   * endpoint. When the signal aborts, the connection closes. With `lasting`, the signal only ends the attempt to
+   * connect.
    */
   static async open(endpoint: Endpoint, signal: AbortSignal, { lasting = false } = {}): Promise<RawConnection> {
     const where = showAddress({ host: endpoint.address, port: endpoint.port });

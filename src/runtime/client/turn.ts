@@ -22,18 +22,19 @@ export interface TurnReply {
 
 type Outcome = { kind: "idle" } | { kind: "failed"; error: FleetError };
 
-/** The error message if the server accepted a prompt, but is idle without having begun it. */
+/** The message of the error for a prompt that the server accepted but never began, although the server is idle. */
 export const NEVER_BEGAN =
   "The server took the prompt, but reported no turn for it. Check the session's history before you send the prompt again.";
 /**
- * How long to wait for the end of an aborted turn, and for the beginning of a prompt that has to be aborted, in
- * milliseconds.
+ * Limits in milliseconds: how long to wait until an aborted turn ends, and until a prompt begins that has to be
+ * aborted.
  */
 const [ABORT_WAIT_MS, BEGIN_WAIT_MS] = [2_000, 10_000];
 /**
- * The pauses before we ask again whether the server is at work on a prompt, in milliseconds. A busy server begins a prompt
- * late, so we ask for several seconds. After an error, two questions are enough, because a failed prompt never begins. After
- * an abort, the server has probably dropped the prompt, and a user waits.
+ * The pauses before we ask again whether the server is at work on a prompt, in milliseconds. A busy server begins a
+ * prompt late, so we keep asking for several seconds. After an error, two questions are enough, because a failed prompt
+ * never begins. After an abort, we ask for less than two seconds, because the server has probably dropped the prompt,
+ * and a user is waiting.
  */
 const ASKED_AFTER_ERROR_MS = [0, 250];
 const ASKED_AFTER_ABORT_MS = [0, 250, 500, 1_000];
@@ -90,7 +91,7 @@ class SentPrompt {
   readonly #clock: Clock;
   #end: (outcome: Outcome) => void = () => undefined;
   #onBegin: () => void = () => undefined;
-  /** Events that arrived before the server's answer with the prompt's id. Null after that answer. */
+  /** Events that arrived before the server answered `session.send` with the prompt's id. Null after that answer. */
   #early: SessionEvent[] | null = [];
   #messageId: string | undefined;
   #begun = false;
@@ -145,7 +146,9 @@ class SentPrompt {
     else this.#early.push(event);
   }
 
-  /** The server accepted the prompt. @param messageId undefined if the server's answer contains no id */
+  /**
+   * Call this when the server has accepted the prompt. @param messageId undefined if the server's answer contains no id
+   */
   taken(messageId: string | undefined): void {
     const early = this.#early ?? [];
     this.#early = null;
@@ -190,8 +193,8 @@ class SentPrompt {
   }
 
   /**
-   * Ends the wait if the server is not at work, because the prompt may have failed before its turn began, or the server may
-   * have lost it. Never rejects.
+   * Ends the turn as failed if the server is not at work: the prompt failed before its turn began, or the server lost
+   * it. Never rejects.
    */
   async #endUnlessAtWork(): Promise<void> {
     for (const pauseMs of this.#pauses()) {
@@ -217,8 +220,8 @@ class SentPrompt {
 }
 
 /**
- * The error to throw for a failed turn. If the connection broke, any error but a `FleetError` means that the server is
- * lost.
+ * Returns the error to throw for a failed turn. If the connection has closed, every error other than a `FleetError`
+ * becomes `FLEET_SERVER_LOST`.
  */
 async function asTurnError(error: unknown, sessionId: string, closed: Promise<void>): Promise<unknown> {
   if (error instanceof FleetError) return error;

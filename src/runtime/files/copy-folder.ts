@@ -6,7 +6,7 @@ import { system } from "../../system/system.js";
 import { isInUseMark } from "../history/session-state.js";
 import { type Budget, DEEPEST, HeldFolder, walk } from "./held-folder.js";
 
-/** A session with more entries is not copied, because only an agent that fills it on purpose makes so many. */
+/** A session with more files and folders is not copied, because only an agent makes that many, and only on purpose. */
 const MOST_COPIED = 100_000;
 
 export function incomingPath(group: string): string {
@@ -20,7 +20,7 @@ export async function copyInto(from: string, target: string, name: string): Prom
   await sync(target);
 }
 
-/** Copies a folder to a new path beside `target`, on the same file system. */
+/** Copies a folder to a new path beside `target`, on the same file system. Returns that path. */
 export async function copyBeside(from: string, target: string): Promise<string> {
   const copy = incomingPath(dirname(target));
   try {

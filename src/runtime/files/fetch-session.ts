@@ -4,7 +4,10 @@ import { systemCode } from "../../errors.js";
 import { assertCopyable, copyBeside, sync } from "./copy-folder.js";
 import { placePath, removeIfThere, type StatePlace, statOf, takenPath, usable } from "./shared-storage.js";
 
-/** How many times to try to make a block, because a runtime may keep recreating the session's folder in its place. */
+/**
+ * How many times to try to replace a session's folder with a block, a plain file. A runtime may recreate the folder
+ * first.
+ */
 const BLOCK_TRIES = 20;
 
 export interface Fetch {
@@ -55,7 +58,7 @@ export async function forgetTaken({ id, mark, from }: Pick<Fetch, "id" | "mark" 
   await usable(from.shared, async () => await removeIfThere(takenPath(from, id, mark)));
 }
 
-/** Removes the block that a takeover left, so that a new session may have this id. */
+/** Removes the block (a plain file) that a takeover left, so that a new session may have this id. */
 export async function unblock(id: string, place: StatePlace): Promise<void> {
   const path = join(placePath(place), id);
   await usable(place.shared, async () => {

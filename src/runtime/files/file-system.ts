@@ -13,7 +13,8 @@ export function isLocal({ type }: FileSystem): boolean {
 }
 
 /**
- * Tests the properties of a file system that session state depends on. Does so in a temporary folder below `folder`.
+ * Tests whether the file system of `folder` has the properties that session state depends on. Uses a temporary folder
+ * below `folder`.
  *
  * @returns the problems, as ends of the sentence "this file system …"; empty if there are none
  */
@@ -23,7 +24,7 @@ export async function problemsOf(folder: string): Promise<string[]> {
   try {
     const problems: string[] = [];
     for (const [problem, holds] of Object.entries(TRIALS)) {
-      // A trial that throws has failed, too, because the file system refused the operation.
+      // A trial that throws has also failed, because the file system refused the operation.
       const code = await holds(trial).then(
         (held) => (held ? null : ""),
         (error: unknown) => systemCode(error) ?? String(error),
@@ -36,7 +37,7 @@ export async function problemsOf(folder: string): Promise<string[]> {
   }
 }
 
-/** Each key is the problem that its trial shows if it fails. Later trials use the files of earlier trials. */
+/** Each key describes the problem that exists if its trial fails. Later trials use the files of earlier trials. */
 const TRIALS: Readonly<Record<string, (folder: string) => Promise<boolean>>> = {
   "does not replace a file by a rename": async (folder) => {
     const [old, fresh] = [join(folder, "old"), join(folder, "fresh")];

@@ -15,9 +15,9 @@ import { systemCode } from "../../errors.js";
 import { system } from "../../system/system.js";
 
 /*
- * This file reads and deletes below a home. The user's agent may put links, pipes, devices and very many folders there, and
- * may replace a folder by a link at any moment. So we open each folder without following links, and reach everything in it
- * through its descriptor. Every walk has a limit.
+ * This file reads and deletes below a home. The user's agent may put links, pipes, devices and very many folders there,
+ * and may replace a folder with a link at any moment. So we open each folder without following links, and reach
+ * everything in it through its descriptor. Every walk has a limit.
  */
 
 const NOT_THERE = new Set(["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"]);
@@ -49,7 +49,7 @@ export class HeldFolder implements Disposable {
     return HeldFolder.#open(path, FOLDER);
   }
 
-  /** Like {@link open}, but follows links. Check {@link realPath} before you use it. */
+  /** Like {@link open}, but follows links. Check the {@link realPath} of the result before you use the folder. */
   static follow(path: string): HeldFolder | null {
     return HeldFolder.#open(path, FOLDER & ~constants.O_NOFOLLOW);
   }
@@ -129,8 +129,8 @@ export class HeldFolder implements Disposable {
 }
 
 /**
- * Visits all entries except folders, then subfolders, until `visit` returns false. `cut`: the budget ran out, or a
- * folder was too deep.
+ * Calls `visit` for everything in the folder and its subfolders that is not a folder. Returns `stopped` once `visit`
+ * returns false, and `cut` if the budget ran out or a folder was too deep.
  */
 export function walk(
   folder: HeldFolder,

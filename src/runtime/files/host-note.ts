@@ -11,7 +11,10 @@ import { readIfThere } from "../../store/file/failures.js";
 import { ensureStateFolder } from "../../store/file/state-folder.js";
 import { unwritable } from "./server-folder.js";
 
-/** Identifies this host by its name among the hosts and the random id of its state folder. */
+/**
+ * The content of `host.json`. It identifies this host by its name in the fleet and by the random id of its state
+ * folder.
+ */
 export interface HostNote {
   name: string;
   instance: string;
@@ -22,8 +25,8 @@ function pathOf(stateRoot: string): string {
 }
 
 /**
- * The name of this host: from the configuration, or else from the note in this state folder, or else the machine's name. The
- * first `serve` or server writes the note, so that the host keeps its name when the machine is renamed.
+ * The name of this host: from the configuration, or else from `host.json` in this state folder, or else the machine's
+ * name. The first `serve` or server writes that file, so that the host keeps its name when the machine is renamed.
  */
 export function ownHostName({ host }: Pick<Config, "host">, stateRoot: string): string {
   const name = host.name ?? readNote(stateRoot)?.name ?? hostname().toLowerCase();
@@ -48,7 +51,7 @@ function readNote(stateRoot: string): HostNote | null {
   throw unreadable(stateRoot, undefined);
 }
 
-/** Refuses to rename a host whose servers and sessions are recorded under the old name. */
+/** Throws if the configuration renames a host whose servers and sessions Redis records under the old name. */
 export function refuseRenamed({ store, host }: Pick<Config, "store" | "host">, stateRoot: string): void {
   if (store.kind === "file" || host.name === null) return;
   const before = readNote(stateRoot)?.name ?? host.name;
@@ -75,7 +78,9 @@ export function instanceOf(stateRoot: string): string | null {
   return readNote(stateRoot)?.instance ?? null;
 }
 
-/** Returns the note of this state folder. Writes it first if it is missing or names the host differently. */
+/**
+ * Returns the content of this state folder's `host.json`. Writes the file first if it is missing or has another name.
+ */
 export function ensureNote(stateRoot: string, name: string): HostNote {
   const before = readNote(stateRoot);
   if (before?.name === name) return before;
@@ -88,7 +93,7 @@ export function ensureNote(stateRoot: string, name: string): HostNote {
     if (before === null) linkSync(temp, path);
     else renameSync(temp, path);
   } catch (error) {
-    // If another process of this host wrote the note first, use its note.
+    // If another process of this host wrote the file first, use its content.
     const others = systemCode(error) === "EEXIST" ? readNote(stateRoot) : null;
     if (others?.name !== name) throw unwritable(path, error);
     return others;

@@ -11,7 +11,7 @@ import { replaceServerFile, unwritable } from "./server-folder.js";
 
 const KEY_BYTES = 32;
 const SIGNATURE_BYTES = 12;
-/** A line of the fleet: its time, its mark, its text and its signature. Earlier versions wrote no signature. */
+/** A line of the fleet: time, `[copilotfleet]`, text and signature. Earlier versions wrote no signature. */
 const LINE = /^([\d-]+T[\d:.]+Z \[copilotfleet\] .*?)(?: #([\w-]{16}))?$/s;
 const MARK = /\[copilotfleet\]/i;
 /** Precedes a line that looks like a line of the fleet, but has no valid signature. */
@@ -33,7 +33,7 @@ export function makeLogKey(log: string): void {
   }
 }
 
-/** The key of a log; null if only earlier versions wrote to the log, so that no line is signed. */
+/** The key of a log. Null if only earlier versions, which signed no lines, have written to the log. */
 export function readLogKey(log: string): LogKey | null {
   return ifThere(() => Buffer.from(readFileSync(keyPath(log), "utf8"), "base64url"));
 }
@@ -43,7 +43,7 @@ export function signedLine(line: string, key: LogKey | null): string {
   return key === null ? line : `${line} #${signatureOf(line, key).toString("base64url")}`;
 }
 
-/** A line of the fleet without its signature; null for every other line. */
+/** Returns a line of the fleet without its signature; null if the fleet did not write the line. */
 export function lineOfFleet(line: string, key: LogKey | null): string | null {
   const [, text, signature] = LINE.exec(line) ?? [];
   if (text === undefined) return null;
@@ -52,7 +52,10 @@ export function lineOfFleet(line: string, key: LogKey | null): string | null {
   return timingSafeEqual(Buffer.from(signature, "base64url"), signatureOf(text, key)) ? text : null;
 }
 
-/** A line of a log as people read it: without its signature, and marked if it only looks like a line of the fleet. */
+/**
+ * A log line as people read it: without its signature, or with `[server]` before it if it only imitates a line of the
+ * fleet.
+ */
 export function readableLine(line: string, key: LogKey | null): string {
   return lineOfFleet(line, key) ?? (MARK.test(line) ? `${NOT_OF_FLEET}${line}` : line);
 }

@@ -29,7 +29,7 @@ interface LaunchFacts {
   sandbox: SandboxReport;
 }
 
-/** Text for the first line of a launch. */
+/** The text of the line that the fleet writes to the log at the beginning of a launch. */
 export function launchText({ port, runtimePath, sandbox }: LaunchFacts): string {
   const { mode, not, network, limits } = sandbox;
   const within = mode === "none" ? "without a sandbox" : `in the sandbox ${mode} without ${not.join(", ")}`;
@@ -55,8 +55,9 @@ export function appendLine(fd: number, text: string, key: LogKey | null, at = ne
 }
 
 /**
- * Adds a line of the fleet to the log of a server, if it has one. The caller must hold the claim on the server: a process
- * that has the log open for writing counts as the server itself, and another holder of the claim could kill it.
+ * Adds a line of the fleet to the log of a server, if it has one. The caller must hold the claim on the server.
+ * Otherwise, the process that holds the claim could kill the caller, because a process that has the log open for
+ * writing counts as the server itself.
  *
  * @param at when the event happened. Null for an unknown time in the past.
  */
@@ -94,8 +95,8 @@ export function isLaunchLine(line: string): boolean {
 }
 
 /**
- * The end of the output that a server wrote after the first `from` bytes of its log, as one line. If the log is now
- * shorter than that, it was rotated, and all of it counts.
+ * The end of a server's output, as one line. Ignores the first `from` bytes of its log, unless the log is now shorter
+ * because it was rotated.
  */
 export function lastWords(home: string, from = 0): string {
   return inOneLine(lastLines(home, from));
@@ -117,7 +118,7 @@ function lastLines(home: string, from: number): string[] {
     const lines = readAt(fd, start, Math.max(0, size - start))
       .toString("utf8")
       .split("\n");
-    // The first line may be the second part of a line of the fleet, which `lineOfFleet` would not recognize.
+    // The first line may lack its beginning. If the fleet wrote it, `lineOfFleet` would not recognize it.
     const whole = start > begin && lines.length > 1 ? lines.slice(1) : lines;
     const key = readLogKey(logPath(home));
     return whole.filter((line) => lineOfFleet(line, key) === null);

@@ -51,8 +51,8 @@ export async function hasHistoryIn(place: StatePlace, id: string): Promise<boole
 }
 
 /**
- * Makes the folder of a host and the shared folder, but no folder above that, because the path may be mistyped. Makes one
- * folder at a time, because Node's recursive `mkdir` never ends in `/proc`.
+ * Makes the shared folder and the host's folder in it. Does not make a folder above the shared folder, because the path
+ * may be mistyped. Makes one folder at a time, because Node's recursive `mkdir` never ends in `/proc`.
  */
 export async function makeHostFolder(shared: string, host: string): Promise<string> {
   const path = join(shared, "hosts", host);
@@ -105,7 +105,7 @@ async function makePlace(place: StatePlace): Promise<void> {
   for (const folder of [dirname(target), target]) await makeFolder(folder);
 }
 
-/** Does not block the process, because the storage may be slow or hang. */
+/** Makes a folder unless it exists. Does not block this process, because the storage may be slow or hang. */
 async function makeFolder(path: string): Promise<void> {
   await mkdir(path, { mode: 0o700 }).catch((error: unknown) => {
     if (systemCode(error) !== "EEXIST") throw error;
@@ -126,7 +126,7 @@ async function moveInto(folder: string, target: string): Promise<void> {
   }
 }
 
-/** Removes a session's state, but not a block. */
+/** Removes a session's folder. Leaves the block (a plain file) of a session that another host has taken. */
 export async function removeState(id: string, place: StatePlace): Promise<void> {
   const path = join(placePath(place), id);
   await usable(place.shared, async () => {
@@ -134,7 +134,7 @@ export async function removeState(id: string, place: StatePlace): Promise<void> 
   });
 }
 
-/** The session folders of a host by group, including groups without a recorded server. */
+/** The path of each group's `session-state` folder on a host, by group. Includes groups without a recorded server. */
 export async function placesOf(shared: string, host: string): Promise<Map<string, string>> {
   return await usable(shared, async () => {
     const groups = await ifThereLater(async () => await readdir(join(shared, "hosts", host)));

@@ -10,7 +10,7 @@ import { ifThereLater } from "./if-there.js";
 import { placePath, removeIfThere, statOf, TAKEN_FOLDER, takenPath, usable } from "./shared-storage.js";
 
 /**
- * Files and folders that takeovers leave below a host's name in the shared storage:
+ * The kinds of files and folders that takeovers leave below a host's name in the shared storage:
  *
  * - `block`: a plain file in the place of a session that another host has taken.
  * - `taken`: the original of a session that moved to another host. The takeover was killed before it could delete it.
@@ -27,11 +27,14 @@ export interface Remain {
   path: string;
   hasHistory: boolean;
   bytes: number;
-  /** When any part of the remain was last written or moved, by the file system's clock (Unix time in milliseconds). */
+  /**
+   * When any part of this file or folder was last written or moved, by the file system's clock (Unix time in
+   * milliseconds).
+   */
   changedMs: number;
 }
 
-/** How many entries of one remain to measure. An agent may have made very many. */
+/** The maximum number of entries to measure in one leftover folder, because an agent may have made very many. */
 const MOST_MEASURED = 10_000;
 /** Session ids do not contain a tilde. */
 const TAKEN = /^([^~]+)~([0-9a-f]+)$/;
@@ -59,7 +62,7 @@ export async function findRemains(shared: string, host: string): Promise<Remain[
           group,
           session: entry.name,
         });
-        // A takeover leaves only an empty file. Do not delete anything else.
+        // The block of a takeover is an empty file. Leave out any other file, so that nobody deletes it as a block.
         if (block?.bytes === 0) found.push(block);
       }
     }
@@ -68,8 +71,8 @@ export async function findRemains(shared: string, host: string): Promise<Remain[
 }
 
 /**
- * Removes a remain. Returns false if it no longer exists, or if a session has replaced the block. If two processes remove
- * the same `taken` remain at the same time, both may return true.
+ * Removes a leftover file or folder. Returns false if it no longer exists, or if a session has replaced the block. If
+ * two processes remove the same `taken` folder at the same time, both may return true.
  */
 export async function removeRemain(shared: string, { kind, path }: Remain): Promise<boolean> {
   return await usable(shared, async () => {

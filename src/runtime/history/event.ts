@@ -26,7 +26,7 @@ const HEAD = /^\{"type":"([^"\\]+)"/;
 /** The fields after `data`. No text in `data` looks like them, because JSON escapes its quotation marks. */
 const TRAILER = /\},(?:"agentId":"([^"\\]*)",)?"id":"[^"\\]*","timestamp":"([^"\\]*)"[^{}]*\}\s*$/;
 
-/** The event of a line. Null for a line that is cut short, is not JSON, or has no type or time. */
+/** Reads the event from a line of the history. Null if the line is incomplete, is not JSON, or has no type or time. */
 export function readEvent(line: Line): HistoryEvent | null {
   if (!("whole" in line)) return abridged(line.head, line.tail);
   const { whole } = line;

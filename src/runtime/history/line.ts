@@ -1,6 +1,6 @@
 /**
- * Lines above this size, in bytes, are reduced to their ends by default. A tool's output may be megabytes, and nobody needs
- * it.
+ * By default, a line above this size (in bytes) is reduced to its first and last 4 KB, because a tool's output may have
+ * megabytes that nobody needs.
  */
 const WHOLE_BYTES = 1024 * 1024;
 const END_BYTES = 4096;
@@ -17,8 +17,9 @@ export class LineSplitter {
   readonly #wholeBytes: number;
 
   /**
-   * @param options.skipFirst Set this if reading begins inside a line, so that the rest of that line is left out.
-   * @param options.wholeBytes Lines above this size are reduced. Default: a megabyte.
+   * @param options.skipFirst Whether to leave out the text up to the first newline. Set this if reading begins inside a
+   * line.
+   * @param options.wholeBytes A line above this size is reduced to its first and last 4 KB. Default: a megabyte.
    */
   constructor(options: { skipFirst?: boolean; wholeBytes?: number } = {}) {
     this.#skipping = options.skipFirst === true;
@@ -37,8 +38,8 @@ export class LineSplitter {
   }
 
   /**
-   * The text after the last newline. It is a line that is cut short or still being written. Null if no text follows the last
-   * newline.
+   * Returns the text after the last newline: a line that is incomplete or still being written. Null if no text follows
+   * the last newline, or if that text belongs to a first line that is left out.
    */
   end(): Line | null {
     return this.#bytes === 0 || this.#skipping ? null : this.#line(Buffer.alloc(0));

@@ -4,7 +4,7 @@ import { readAt } from "../files/if-there.js";
 /** Before we read on, we check whether this many bytes before the offset are still the same. */
 const MARK_BYTES = 32;
 
-/** How far a history was read. */
+/** The position up to which a history has been read. */
 export interface HistoryPosition {
   ino: number;
   offset: number;

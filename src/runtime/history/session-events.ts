@@ -22,13 +22,16 @@ export interface Appended {
   fate: HistoryFate;
 }
 
-/** How far we have read. */
+/** The position up to which we have read. */
 interface Position extends HistoryPosition {
   /** The file's modification time when we last read it to its end; 0 if we did not reach the end. */
   mtimeMs: number;
 }
 
-/** Reads what is appended to one session's history. Reads a half-written line once it is complete. */
+/**
+ * Reads the events that are appended to one session's history. Returns the event of a half-written line once the line
+ * is complete.
+ */
 export class SessionEvents {
   readonly #home: string;
   readonly #sessionId: string;
@@ -44,7 +47,8 @@ export class SessionEvents {
   }
 
   /**
-   * Reads on. Costs one `lstat` if the file has not changed since it was read to its end.
+   * Reads the events since the last call. Costs only one `lstat` if the file has not changed since it was read to its
+   * end.
    *
    * @param maxBytes how much to read at most, rounded up to a multiple of 256 KB.
    */
@@ -83,9 +87,9 @@ export class SessionEvents {
 }
 
 /**
- * Reads the end of a session's history, at most `maxBytes`. Reads only until it is certain whether the session is in a
- * turn, and when that turn began. If the turn began before the part that was read, it counts from the first event in
- * that part.
+ * Reads the end of a session's history, at most `maxBytes`. Reads only as much as it needs to be certain whether the
+ * session is in a turn, and when that turn began. If the turn began before the part that was read, the time of the
+ * first event in that part counts as the turn's beginning.
  */
 export function openHistory(home: string, sessionId: string, maxBytes: number) {
   const fd = openHistoryFile(home, sessionId);
@@ -118,7 +122,7 @@ export function openHistory(home: string, sessionId: string, maxBytes: number) {
  * `sessions.close`.
  *
  * @param sinceMs ignores turns that began earlier (Unix time in milliseconds). Pass the time when the stopped server
- * started, because a turn that an earlier server left never gets an end.
+ * started, because an earlier server may have left a turn whose end never reaches the history.
  * @throws a system error when the file cannot be read. A missing file has no turns.
  */
 export function endsInsideTurn(home: string, sessionId: string, sinceMs = 0): boolean {
@@ -137,8 +141,8 @@ export interface RecordedPrompt {
  * removes such a line when it loads the session (measured with 1.0.85).
  *
  * The runtime writes a prompt to the history up to 0.1 s after it has sent the prompt to the model (measured with
- * 1.0.85). So if the server was killed, a prompt that is missing here may have begun. Its `user.message` event shows
- * this.
+ * 1.0.85). So if the server was killed, a prompt that is missing here may have begun. Its `user.message` event on the
+ * client's connection shows this (`watchPrompt`).
  */
 export function promptsSince(home: string, sessionId: string, fromBytes: number): RecordedPrompt[] {
   const fd = openHistoryFile(home, sessionId);
@@ -183,8 +187,8 @@ function readEnd(fd: number, size: number, bytes: number): ReadEnd {
 }
 
 /**
- * If the longest end that we may read contains no beginning of a turn, all of it belongs to one turn, because nothing
- * else is that long.
+ * Returns the turns of a part of the history. If this longest part that we may read contains no beginning of a turn,
+ * all of it counts as one turn, because nothing else is that long.
  */
 function certain({ history, read }: ReadEnd, stat: Stats): ReadEnd["history"] {
   if (history.tracker.open !== null || history.tracker.isCertain) return history;

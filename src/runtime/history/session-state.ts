@@ -43,9 +43,9 @@ export function sessionFolderPath(home: string, sessionId: string): string {
   return join(sessionStatePath(home), sessionId);
 }
 
-/** How many entries of one home's session state we read at most. Only an agent makes more entries. */
+/** The maximum number of entries that we read from one home's session state. Only an agent would make more entries. */
 export const MOST_FOLDERS = 10_000;
-/** How many entries of one session's folder we read. */
+/** The maximum number of entries that we read from one session's folder. */
 const MOST_ENTRIES = 10_000;
 /** The id of a shared server. The id of a user's own server does not match, because its digest is longer. */
 const SHARED_SERVER = /^shared-\d{1,9}$/;
@@ -168,8 +168,9 @@ function lockName(process: OwnView): string {
 }
 
 /**
- * Identifies one load of a session by a server's process, because the process creates its lock file again at each load.
- * Null if the server does not have the session loaded. Costs one system call, because the front door calls this often.
+ * Returns a text that identifies one load of a session by a server's process. The text comes from the lock file, which
+ * the process creates again at each load. Null if the server does not have the session loaded. Costs one system call,
+ * because the front door calls this often.
  */
 export function loadIdentity(home: string, sessionId: string, process: OwnView): string | null {
   try {

@@ -31,7 +31,10 @@ export interface Damage {
   firstLine: number;
 }
 
-/** A longer line is left out, so that it does not fill the memory. The front door passes prompts of up to 8 MB. */
+/**
+ * A longer line is left out, so that it does not fill the memory. The longest prompt that the front door passes has 8
+ * MB.
+ */
 const LONGEST_BYTES = 16 * 1024 * 1024;
 const LEFT_OUT = "(longer than 16 MB, and left out)";
 const NO_END = "The history has no end of this turn: it still runs, or its server ended.";
@@ -46,7 +49,7 @@ export class Transcriber {
   readonly #user: string | null;
   readonly #splitter = new LineSplitter({ wholeBytes: LONGEST_BYTES });
   readonly #tracker = new TurnTracker();
-  /** The calls without an outcome, by id. */
+  /** The tool calls that have no outcome so far, by id. */
   readonly #calls = new Map<string, ToolCall>();
   #turn = 0;
   #line = 0;

@@ -31,7 +31,7 @@ export interface Turn extends OpenTurn {
   step: Step | null;
   aborted: boolean;
   failed: boolean;
-  /** When the model answered while sub-agents still worked in the background. Null otherwise. */
+  /** The time when the model answered, if sub-agents were then still working in the background. Otherwise null. */
   answeredAtMs: number | null;
   /**
    * How and when the turn ended, if no more events of this turn follow. Null while the turn does not seem to be over.
@@ -69,8 +69,8 @@ export function belongsTo(turn: Turn, { delivery, interactionId }: Record<string
 }
 
 export function noteMessage(step: Step, { content, toolRequests, abridged }: Record<string, unknown>): void {
-  // We do not read a long message, so we do not know whether it has text or asks for tools. Assume that it has text. If it
-  // asks for tools, the events of those tools follow.
+  // We do not parse a long message, so we do not know whether it has text or asks for tools. Assume that it has text.
+  // If it asks for tools, the events of those tools follow.
   step.answered = abridged === true || (typeof content === "string" && content !== "") || step.answered === true;
   for (const request of Array.isArray(toolRequests) ? toolRequests : []) {
     step.wantsTools = true;

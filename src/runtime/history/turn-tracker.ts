@@ -18,28 +18,29 @@ const QUIET_MS = 2_000;
  * Follows the turns of one session through its history, `events.jsonl`.
  *
  * The runtime's signal for the end of a turn, `session.idle`, is not in the history. `assistant.turn_end` ends only a
- * single call of the model. The rules below were seen with the runtime of SDK 1.0.14
- * (`test/serve/turn-watch.test.ts` drives it). Each event has its time. A turn begins with a `user.message` of the main
- * agent (no `agentId`). A step of the turn is one `assistant.turn_start … assistant.message … assistant.turn_end`.
+ * single call of the model. The rules below were observed with the runtime of SDK 1.0.14 (see
+ * `test/serve/turn-watch.test.ts`). A turn begins with a `user.message` of the main agent (no `agentId`). A step of the
+ * turn is one `assistant.turn_start … assistant.message … assistant.turn_end`.
  *
  * - Plain turn: it has one step, whose message has text and asks for no tools.
  * - Tools: each call of the model is a step. Every tool that it asked for has its `tool.execution_complete` before the step
  *   ends. The next step begins within a millisecond. A tool that fails or that rules forbid does not end the turn. A tool
  *   that the user refuses (error code `rejected`) ends the turn without a further event, unless the user gave a reason.
- * - Failed turn: the step ends without a message or with an empty one, then comes `session.error`. Retries leave no trace.
+ * - Failed turn: the step ends without a message or with an empty message, followed by `session.error`. Retries leave
+ *   no trace.
  * - Aborted turn: `abort` comes before or after the end of the step. Tools that were running have no
  *   `tool.execution_complete`.
  * - Turn cut by SIGKILL or SIGTERM: nothing more is written.
- * - Turn cut because its clients left, by `sessions.close` or by `runtime.shutdown`: `session.shutdown` is written, but no
- *   end. `session.resume` is written late, with the next turn. If a client joined a running turn, `session.resume` has
- *   `sessionWasActive: true`.
+ * - Turn cut by `sessions.close`, by `runtime.shutdown`, or because its clients left: `session.shutdown` is written,
+ *   but no end of the turn. `session.resume` is written late, with the next turn. If a client joined a running turn,
+ *   `session.resume` has `sessionWasActive: true`.
  * - Queued prompts (`delivery: queued`) are separate turns. Each is written when its turn begins.
  * - Steering prompts (`delivery: steering`) belong to the turn that is in flight.
  * - Sub-agents write all these kinds of events with their `agentId`. Background sub-agents outlive the step, and the turn
  *   continues. When they are done, a `system.notification` and a step without a prompt follow.
  *
- * Text as it streams and shell commands in the background are not in the history. A turn writes nothing while it waits for
- * a call of the model or for a permission.
+ * The history contains neither the pieces of streamed text nor shell commands in the background. A turn writes nothing
+ * while it waits for a call of the model or for a permission.
  */
 export class TurnTracker {
   #turn: Turn | null = null;

@@ -36,8 +36,8 @@ export class ForegroundCommand {
   }
 
   /**
-   * Signals the command's group. Until Node has seen the end of the command, no other process can get the command's PID
-   * or group.
+   * Signals the command's process group. The signal cannot reach a later process with the same PID or group, because
+   * the system reuses neither before Node has seen the command end.
    */
   signal(name: NodeJS.Signals): void {
     const { pid, exitCode, signalCode } = this.#child;

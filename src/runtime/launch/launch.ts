@@ -37,8 +37,8 @@ const ANNOUNCEMENT = /listening on port/i;
 
 /**
  * Starts one server, detached so that it outlives this process. Resolves when the server answers an authenticated ping.
- * Rejects if the server cannot be started, if it exits, or if the signal aborts. No process of the server then keeps
- * running. Sends the token only after the kernel has shown that the new process itself has the listening socket.
+ * Rejects if the server cannot be started, if it exits, or if the signal aborts; in each case, no process of the server
+ * keeps running. Sends the token only after the kernel has shown that the new process itself has the listening socket.
  */
 export async function launchServer(launch: Launch, signal: AbortSignal): Promise<LaunchedServer> {
   const { child, logStart } = start(launch);
@@ -71,7 +71,7 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
           // Unref the child only now, because this process must stay alive while it waits for a failed start to end.
           child.unref();
           void exit.then((end) => {
-            // If somebody kills only bwrap, the runtime keeps running, and nobody learns how it ends.
+            // If somebody kills only bwrap, the runtime keeps running. In that case, this is not the server's end.
             if (end !== null && !isAlive(identity)) noteEnd(launch.server.home, launch.launchId, end);
           });
           return { identity, version };
@@ -99,8 +99,8 @@ function listenerOf(started: ProcessIdentity, { port, sandbox }: Launch): Proces
   const listener = candidates.find(({ pid }) => system().processes.listensOn(pid, port));
   if (listener === undefined) return null;
   const server = asServer(listener);
-  // The runtime's PID inside bwrap equals bwrap's PID outside. Any other PID belongs to another process inside that
-  // listens, too.
+  // The runtime's PID inside bwrap equals bwrap's PID outside. A listener with another PID is another process in the
+  // sandbox.
   if (sandbox.mode === "bwrap" && server.innerPid !== started.pid) return null;
   return withBridge(server, { port, sandbox });
 }
@@ -129,7 +129,7 @@ function start(launch: Launch): { child: ChildProcess; logStart: number } {
   }
 }
 
-/** Node.js reports most failures by the event `error`, and throws the others. */
+/** Starts the server's process. Node.js reports most failures with the event `error`, and throws the others. */
 function spawnServer(launch: Launch, stdio: StdioOptions): ChildProcess {
   const [program, ...args] = sandboxed(launch);
   try {
@@ -142,9 +142,10 @@ function spawnServer(launch: Launch, stdio: StdioOptions): ChildProcess {
 let inherited: number[] | undefined;
 
 /**
- * Replaces the descriptors that the server would inherit from the starter of this process with the server's own output.
- * An example is the lock of `exec 200>lock; flock 200`: otherwise the server would hold it as long as it runs, and its
- * agent could use the descriptor. Node.js itself closes only the lowest of these descriptors.
+ * Returns the server's descriptors from 3 on. They replace the descriptors that this process inherited, and that the
+ * server would inherit, too, with the server's own output. Otherwise, for example, a server would keep the lock of a
+ * shell's `exec 200>lock; flock 200` as long as it runs, and its agent could use the descriptor. Node.js itself closes
+ * only the lowest of these descriptors.
  */
 function insteadOfInherited(output: number): (number | "ignore")[] {
   inherited ??= system().processes.inheritedDescriptors();

@@ -40,8 +40,8 @@ export async function listenOn(
 }
 
 /**
- * The host on which to listen. The name `localhost` counts as a loopback address, so look up its address on this
- * machine.
+ * Returns the host on which to listen. Resolves `localhost` first, to check that it really is a loopback address on
+ * this machine.
  *
  * @throws FleetError `FLEET_ADDRESS_UNUSABLE` when `localhost` has no address, or one that other machines may reach.
  */

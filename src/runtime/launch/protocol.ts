@@ -9,7 +9,10 @@ const RELEASES: Readonly<Record<number, { sdk: number; names: string }>> = {
   4: { sdk: 2, names: "SDK 2.x and CLI 1.0.113 or later" },
 };
 
-/** `version` is the version in the runtime's answer; undefined if the answer has no version. */
+/**
+ * The error for a runtime of another protocol version. `version` comes from its answer; undefined if the answer has
+ * none.
+ */
 export function runtimeMismatch(where: string, version: unknown, cause?: unknown): FleetError {
   const supported = [...SUPPORTED_VERSIONS];
   const isNewer = typeof version === "number" && version > Math.max(...supported);
@@ -21,7 +24,7 @@ export function runtimeMismatch(where: string, version: unknown, cause?: unknown
   );
 }
 
-/** `spoken` lists the versions that the client could speak here. */
+/** The error for a client of another protocol version. `spoken` lists the versions that it could use here. */
 export function clientMismatch(version: number, spoken: readonly number[]): FleetError {
   return new FleetError(
     "FLEET_PROTOCOL_UNSUPPORTED",

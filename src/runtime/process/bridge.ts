@@ -10,16 +10,16 @@ import { identify, processesOfSession } from "./process-table.js";
  */
 
 /**
- * The identity of a server, together with that of its bridge. A server with an open network needs no bridge. The bridge
- * is the process of the server's process session that listens on the port of this machine. No process can join that
- * session from outside. Null if no bridge listens so far.
+ * Returns the identity of a server, together with that of its bridge. Null if no bridge listens so far. A server with
+ * an open network needs no bridge. The bridge is the process in the server's process session that listens on the port
+ * of this machine. No process can join that session from outside.
  */
 export function withBridge(
   server: ProcessIdentity,
   { port, sandbox }: { port: number; sandbox: SandboxReport | undefined },
 ): ProcessIdentity | null {
   if (sandbox?.network === undefined) return server;
-  // Until its program has made the namespace, the server's own process has the listening socket of its later bridge.
+  // Until the namespace exists, the server's own process has the listening socket that its bridge has later.
   if (listensHere(server.pid, port)) return null;
   const bridge = processesOfSession(server).find(({ pid }) => pid !== server.pid && listensHere(pid, port));
   return bridge === undefined ? null : { ...server, bridge: { pid: bridge.pid, startTicks: bridge.startTicks } };

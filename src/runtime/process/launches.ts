@@ -2,7 +2,9 @@ import { LAUNCH_VARIABLE, type ProcessIdentity } from "../../model/process.js";
 import { type ProcessVariables, system } from "../../system/system.js";
 import { identityOf } from "./process-table.js";
 
-/** Names the state folder of the fleet that started a process. With it, we find processes that no registry knows. */
+/**
+ * The variable with the state folder of the fleet that started a process. It shows us processes that no registry knows.
+ */
 export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";
 
 /** The variable in which the runtime gives tools and MCP servers the session's id (seen with 1.0.85 and 1.0.102). */

@@ -4,8 +4,8 @@ import type { ProcessIdentity } from "../../model/process.js";
 import { type ProcessExit, type SeenProcess, system } from "../../system/system.js";
 
 /*
- * Identities of processes, from what the system shows (`system/`). Every answer is a snapshot: check an identity again right
- * before you act on it.
+ * This file identifies processes by what `system/` reads from the operating system. Every result is a snapshot: check
+ * an identity again right before you act on it.
  */
 
 let host: string | undefined;
@@ -31,13 +31,14 @@ export function asServer(identity: ProcessIdentity): ProcessIdentity {
 
 /**
  * How a server ended, if it is a zombie: a process whose parent has not yet asked for its exit status. With bwrap, the
- * zombie is bwrap, which ended as the server did. Null if there is no such zombie, or if bwrap itself was killed.
+ * zombie is bwrap, whose exit status shows how the server ended. Null if there is no such zombie, or if bwrap itself
+ * was killed.
  */
 export function exitOfZombie({ pid, startTicks, innerPid }: ProcessIdentity): ProcessExit | null {
   const { processes } = system();
   if (innerPid === undefined) return processes.exitOfZombie(pid, startTicks);
-  // `innerPid` is also the PID of bwrap outside. bwrap started before the server, and any process that reuses its PID
-  // starts after the server.
+  // `innerPid` is also the PID that bwrap has outside the sandbox. Accept only a process that started no later than the
+  // server: this is bwrap, because any process that reuses bwrap's PID starts after the server.
   const end = processes.exitOfZombie(innerPid, startTicks, "then or before");
   return end === null ? null : endInBwrap(end);
 }

@@ -8,7 +8,7 @@ import { appendToLog } from "../files/server-log.js";
 import { exitOfZombie } from "./process-table.js";
 import type { StopOutcome } from "./stop.js";
 
-/** How one launch ended. The process that started the launch writes this. */
+/** The content of `last-end.json`: how one launch ended. The process that started the launch writes this file. */
 interface EndNote extends ProcessExit {
   launchId: string;
   at: string;
@@ -19,8 +19,8 @@ function notePath(home: string): string {
 }
 
 /**
- * Records how a launch ended, because Linux reports an exit status only to the parent process. Ignores a missing folder or a
- * full disk, because the note is optional.
+ * Records how a launch ended, because Linux reports an exit status only to the parent process. Ignores a missing folder
+ * or a full disk, because nothing depends on this file.
  */
 export function noteEnd(home: string, launchId: string, exit: ProcessExit): void {
   const note: EndNote = { launchId, ...exit, at: new Date().toISOString() };
@@ -35,9 +35,8 @@ export function noteEnd(home: string, launchId: string, exit: ProcessExit): void
 type Ended = Pick<ServerRecord, "home" | "launchId" | "process">;
 
 /**
- * How a launch ended. The answer comes from the note of the process that started the launch, or else from the kernel if
- * the server's process is a zombie. If neither knows, but the machine was restarted since the launch, that was the end.
- * Otherwise `how` is null.
+ * How a launch ended, according to `last-end.json`, or else to the kernel if the server's process is a zombie. If
+ * neither source exists, but the machine was restarted after the launch, the restart ended it. Otherwise `how` is null.
  */
 function endOf({ home, launchId, process }: Ended): { how: string | null; at: string | null } {
   const note = readNote(home);
@@ -65,7 +64,7 @@ interface EndOptions {
 }
 
 /**
- * Writes to the log of a server that its process had ended before this process could stop it. The caller holds the
+ * Adds a line to a server's log: the server's process ended before this process could stop it. The caller holds the
  * claim on the server.
  */
 export function logEnd(ended: Ended, { stopping = false }: EndOptions = {}): void {
@@ -89,7 +88,7 @@ interface StopNote extends EndOptions {
 /** Why a command ends a server that another command had begun to stop, as the second half of a sentence. */
 export const UNFINISHED = "the command that was stopping it had ended";
 
-/** Writes to the log of a server that this process stopped it. The caller holds the claim on the server. */
+/** Adds a line to a server's log: this process stopped the server. The caller holds the claim on the server. */
 export function logStop(ended: Ended, outcome: StopOutcome, { because, stopping = false }: StopNote = {}): void {
   if (ended.process === null || outcome === "already-stopped") {
     logEnd(ended, { stopping });

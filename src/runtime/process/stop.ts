@@ -11,12 +11,14 @@ export type StopOutcome = "terminated" | "killed" | "already-stopped";
 
 /** Identifies a server to stop. Each part may be null if it is not known. */
 export interface StopTarget {
-  /** Null if the process is dead or was never ready. `launchId` and `home` then find the processes that are left. */
+  /**
+   * Null if the process is dead or was never ready. The stop finds the remaining processes by `launchId` and `home`.
+   */
   process: ProcessIdentity | null;
   launchId: string | null;
   /**
-   * The server's home, which leads to its log. A child between fork and exec has the log open, so the stop finds the
-   * child. Null if such a child cannot exist.
+   * The server's home. By the log beside it, the stop finds a child between fork and exec, which has the log open. Null
+   * if such a child cannot exist.
    */
   home: string | null;
   /**
@@ -86,7 +88,7 @@ async function endGroup(folder: string): Promise<void> {
       return;
     }
     // Read the group again. If a PID is still in the group, it belongs to the process that we identified, and not to a
-    // later one.
+    // later process with the same PID.
     const members = new Set(processesInGroup(folder));
     await kill(left.filter(({ pid }) => members.has(pid)));
     await delay(POLL_MS);

@@ -101,9 +101,8 @@ export class FrameSplitter {
   }
 
   /**
-   * Nearly every header is only the line with the length. A turn has dozens of frames, and reading this line byte by
-   * byte is many times as fast as the general case. Returns null for any other header, and for one that is not
-   * complete.
+   * Reads a header that is only the line with the length, as nearly every header is. A turn has dozens of frames, and
+   * reading this line byte by byte is many times as fast as `#readAnyHeader`. Null for any other or incomplete header.
    */
   #readUsualHeader(joined: Buffer, from: number): number | null {
     for (let at = 0; at < USUAL.length; at++) if (joined[from + at] !== USUAL[at]) return null;

@@ -26,9 +26,9 @@ const ASK_MS = 30_000;
 /** Receives everything from a connection except the answers to our own requests. */
 export interface RpcListener {
   /**
-   * True while nobody waits for data from this connection. We then do not acknowledge each chunk, so later chunks may
-   * arrive up to 40 ms late: see `acknowledge.ts`. A shared server sends the lifecycle events of all its sessions to
-   * every connection, and most clients are idle.
+   * True while nobody waits for data from this connection. As long as it is true, we save the work of acknowledging
+   * each chunk, so later chunks may arrive up to 40 ms late (see `acknowledge.ts`). A shared server sends the lifecycle
+   * events of all its sessions to every connection, and most clients are idle.
    */
   readonly isIdle: boolean;
   onFrame(message: ServerMessage, frame: Frame): void;
@@ -94,7 +94,10 @@ export class RpcClient {
     });
   }
 
-  /** Connects, presents the token, and resolves with the answer to `connect`. The signal ends only this attempt. */
+  /**
+   * Connects, presents the token, and resolves with the answer to `connect`. The signal ends only the attempt to
+   * connect.
+   */
   static async dial(
     endpoint: Endpoint,
     { hello, listener, connectMs, clock = systemClock }: RpcDial,
@@ -126,7 +129,7 @@ export class RpcClient {
     return this.#closed;
   }
 
-  /** The local port, by which the connection can be found in the kernel's table. */
+  /** The local port, by which the connection can be found in the kernel's table of sockets. */
   get localPort(): number | undefined {
     return this.#socket.localPort;
   }

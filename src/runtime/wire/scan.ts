@@ -35,8 +35,8 @@ export function scanObject(text: Buffer, from = 0): Member[] | null {
 
 /**
  * Like {@link scanObject}, but stops at the first value over a limit, so that hostile text costs no more than legal
- * text. `over` names that limit. The last member is then the one with that value, and its `end` is only the end of the
- * text.
+ * text. In this case, `over` names the limit, and the last member is the one that contains the value. The `end` of that
+ * member is the end of the text.
  */
 export function scanWithin(
   text: Buffer,

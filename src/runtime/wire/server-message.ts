@@ -33,8 +33,8 @@ const LONGEST_NAME = 200;
 const MAX_ID_LENGTH = 256;
 
 /**
- * Reads the parts that the front door needs. Null if the body is not a JSON-RPC message, or has an id that no message
- * of ours could have. Throws `ProtocolError` for a body that it recognizes as invalid JSON.
+ * Reads the parts that the front door needs. Null if the body is not a JSON-RPC message, or if {@link isId} rejects its
+ * id. Throws `ProtocolError` for a body that it recognizes as invalid JSON.
  */
 export function readServerFrame(body: Buffer): ServerMessage | null {
   // JSON writers do not write a key twice, so the beginning is enough to identify the message.

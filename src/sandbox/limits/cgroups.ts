@@ -35,8 +35,8 @@ const OWN_GROUP = `${PREFIX}supervisor`;
 let found: ReadonlyMap<GroupedResource, GroupBase> | undefined;
 
 /**
- * The folder in which this process can make groups, for each resource. Each process tries this once, because only a
- * trial shows what the kernel allows.
+ * Returns, for each resource that this process can limit, the folder in which it can make groups. Each process tries
+ * once to make a group there, because only a trial shows what the kernel allows.
  */
 export function groupBases(): ReadonlyMap<GroupedResource, GroupBase> {
   found ??= findBases(system().processes.controlGroups(), process.getuid?.() === 0);
@@ -44,6 +44,9 @@ export function groupBases(): ReadonlyMap<GroupedResource, GroupBase> {
 }
 
 /**
+ * Tries the folders in which this process might make groups. Returns the first usable folder for each resource.
+ *
+ * @param own the control groups of this process
  * @param isRoot whether this process may make groups at the top of version 2's hierarchy, beside the system's own
  * groups
  */
@@ -66,7 +69,7 @@ export function findBases(own: readonly ControlGroup[], isRoot: boolean): Map<Gr
 }
 
 /**
- * Tries to enable our controllers for the groups in this folder of version 2. Returns those that are enabled
+ * Tries to enable our controllers for the subgroups of a group of version 2. Returns the controllers that are enabled
  * afterwards.
  */
 function delegated(folder: string): string[] {
@@ -105,7 +108,11 @@ export function groupFolder({ folder }: GroupBase, name: string): string {
   return join(folder, `${PREFIX}${name}`);
 }
 
-/** @throws FLEET_SANDBOX_UNUSABLE if the kernel refuses a group or a limit, even though the trial worked */
+/**
+ * Makes the groups and sets their limits.
+ *
+ * @throws FLEET_SANDBOX_UNUSABLE if the kernel refuses a group or a limit, even though the trial worked
+ */
 export function makeGroups(limits: readonly GroupLimit[]): void {
   for (const { folder, by, resource, max } of limits) {
     const files = limitFiles(by, resource, max);
@@ -141,9 +148,9 @@ export function removeGroup(folder: string): boolean {
 }
 
 /**
- * The control groups of a server, at their paths as this process sees them. The report has the paths as the process
- * that made the groups saw them. That process may have had its own cgroup namespace, like a service with
- * `ProtectControlGroups=private`. If this process finds no such group, returns the paths of the report.
+ * Returns the paths at which this process sees a server's control groups. The paths in the report may differ, because
+ * the process that made the groups may have its own cgroup namespace, like a service with
+ * `ProtectControlGroups=private`. If this process sees none of these groups, returns the paths in the report.
  */
 export function groupsOf({ cgroups }: LimitsReport, pid: number | null): string[] {
   const ours = cgroups.filter(isServerGroup);
@@ -179,8 +186,8 @@ export function limitsReached(limits: LimitsReport, pid: number | null): LimitsR
 }
 
 /**
- * Whether a path from a record may be that of a server's group that a fleet made. With a wrong path, the fleet would
- * end processes that are not its own.
+ * Whether a path from a record has the name of a group that a fleet makes for a server. The fleet ends the processes in
+ * such a group, so a wrong path would end other programs.
  */
 function isServerGroup(folder: string): boolean {
   const name = basename(folder);

@@ -9,7 +9,7 @@ export const CONTROLLERS = { memory: "memory", processes: "pids", cpu: "cpu" } a
 
 export type GroupVersion = Exclude<LimitsReport["by"], "rlimits">;
 
-/** The period for which the kernel applies the limit `cpu`, in microseconds. */
+/** The kernel limits the processor time in each period of this length, in microseconds. */
 const PERIOD_US = 100_000;
 
 /** A kernel without swap lacks these files. */
@@ -46,9 +46,9 @@ export function limitFiles(
 }
 
 /**
- * The file that counts how often a limit was reached, and the word before the count in it. The count is the number of
- * processes that the kernel killed (memory), of processes that it did not start (processes), or of tenths of a second
- * in which it made processes wait (cpu).
+ * The file in which the kernel counts how often a limit was reached, and the word before the count. For memory, the
+ * kernel counts the processes that it killed; for processes, those that it did not start; for cpu, the tenths of a
+ * second in which it made processes wait.
  */
 export function countOf(version: GroupVersion, resource: GroupedResource): readonly [file: string, word: string] {
   switch (resource) {

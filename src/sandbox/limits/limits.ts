@@ -53,8 +53,8 @@ export function chooseLimits(
     ...(disk === null ? [] : [{ name: "fileSize", max: disk } as const]),
   ];
   const perProcess = (["memory", "openFiles"] as const).filter((part) => settings[part] !== null && !isGrouped(part));
-  // Resource limits cannot replace control groups here. They have no rate of processor time, and they count the
-  // processes of all servers of the account together, so one user could use up the limit for all others.
+  // Resource limits cannot replace control groups for these two. They cannot limit the rate of processor time, and they
+  // count the processes of all servers of the account together, so one user could use up the limit for all others.
   const notHeld = (["processes", "cpu"] as const).filter((part) => settings[part] !== null && !isGrouped(part));
   const by = groups[0]?.by ?? "rlimits";
   const cgroups = [...new Set(groups.map(({ folder }) => folder))];
@@ -76,7 +76,7 @@ export function launcherOptions({ report, rlimits }: ChosenLimits): string[] {
 export function underShell({ report, rlimits }: ChosenLimits, command: Command): Command {
   const script = [
     ...report.cgroups.map((folder) => `echo 0 > ${shellQuote(join(folder, "cgroup.procs"))} || exit 126`),
-    // If the shell refuses to set a limit, a lower one is already in force, because only raising a limit is refused.
+    // A shell refuses a limit only if it is above the present one. So if `ulimit` fails, a lower limit is in force.
     ...rlimits.map(({ name, max }) => {
       const { option, unit } = RLIMITS[name];
       return `ulimit ${option} ${Math.max(1, Math.floor(max / unit))} 2>/dev/null`;

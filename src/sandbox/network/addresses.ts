@@ -52,8 +52,8 @@ const OWN_VALID_MS = 5_000;
 let own = { set: new AddressSet(), untilMs: 0 };
 
 /**
- * Whether this is an address of this machine. The usual loopback addresses do not count, because they are blocked
- * anyway. The machine's services may trust connections that come from such an address.
+ * Whether this is an address of this machine. The machine's services may trust connections from such an address. The
+ * usual loopback addresses do not count, because they are blocked anyway.
  */
 function isOwn(address: string): boolean {
   if (performance.now() >= own.untilMs) {
@@ -97,9 +97,9 @@ export class ServerRules {
   }
 
   /**
-   * Whether an entry for addresses allows this address. An entry that is wider than a blocked range allows only the
-   * public addresses in it. Only an entry for exactly this address allows a metadata address, or an address of this
-   * machine.
+   * Whether an entry for addresses allows this address. A blocked address needs an entry that lies within one blocked
+   * range, such as `10.0.0.0/8`; a wider entry allows only public addresses. A metadata address, or an address of this
+   * machine, needs an entry for exactly this address.
    */
   allowsAddress(address: string, port: number): boolean {
     const isPublic = !isBlocked(address);

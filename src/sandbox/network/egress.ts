@@ -34,7 +34,7 @@ export async function openEgress(stateRoot: string, launchId: string, entry: Ser
   if (running === null || running.version !== program().version) await startOnce(folder);
 }
 
-/** Starts the proxy again if it has died. @throws FLEET_SANDBOX_UNUSABLE if it does not start */
+/** Starts the proxy again if it has died. Returns its status. @throws FLEET_SANDBOX_UNUSABLE if it does not start */
 export async function ensureProxy(folder: string): Promise<EgressStatus> {
   return (await askProxy(folder)) ?? (await startOnce(folder));
 }
@@ -58,7 +58,7 @@ async function start(folder: string): Promise<EgressStatus> {
       env: { ...given, UV_THREADPOOL_SIZE: THREADS },
       stdio: ["ignore", output, output],
     })
-      .on("error", () => undefined) // no proxy answers below, and this function throws
+      .on("error", () => undefined) // the loop below then gets no answer, and this function throws
       .unref();
   } finally {
     closeSync(output);

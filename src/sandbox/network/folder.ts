@@ -17,8 +17,8 @@ export function rulesName(launchId: string): string {
 }
 
 /**
- * The folder of the Unix sockets through which servers with a restricted network reach the world outside. A state folder
- * belongs to one host, so this folder does, too. No sandbox lets a server read it.
+ * The folder of the Unix sockets through which servers with a restricted network reach the world outside. A state
+ * folder belongs to one host, so this folder does, too. No sandbox lets a server read this folder.
  */
 export function networkFolder(stateRoot: string): string {
   return join(stateRoot, "network");

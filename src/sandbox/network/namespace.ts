@@ -5,9 +5,9 @@ import type { Command } from "../sandbox.js";
 import { EGRESS_SOCKET, makeNetworkFolder } from "./folder.js";
 
 /*
- * A server with a restricted network has its own network namespace, with nothing but a loopback. `native/network.c`
- * makes the namespace and starts a bridge. The bridge passes connections on: from the server's port on the machine to
- * the server, and from the server to the Unix sockets in the network folder.
+ * A server with a restricted network has its own network namespace, with nothing but a loopback interface.
+ * `native/network.c` makes the namespace and starts a bridge. The bridge passes connections on: from the server's port
+ * on the machine to the server, and from the server to the Unix sockets in the network folder.
  */
 
 /**
@@ -43,8 +43,8 @@ export function inTrialNamespace(command: Command): Command {
 }
 
 /**
- * The path of the program beside the launcher. Without a package folder, there is no launcher, and the network is not
- * restricted.
+ * The path of the program beside the launcher. Without a package folder, there is neither program, so no server gets a
+ * restricted network.
  */
 function programPath(): string {
   return join(packageFolder() ?? "/", "native", `linux-${process.arch}`, "copilotfleet-network");

@@ -80,7 +80,11 @@ export class Lookups {
     return this.#searches.size === 0;
   }
 
-  /** @param signal aborts when the caller no longer waits. The promise might then never settle. */
+  /**
+   * Looks up the addresses of a name. Callers that ask for the same name share one look-up.
+   *
+   * @param signal aborts when the caller no longer waits. The promise might then never settle.
+   */
   async find(name: string, signal: AbortSignal): Promise<readonly string[]> {
     const search = this.#searches.get(name) ?? this.#add(name);
     search.requests++;

@@ -14,8 +14,8 @@ import { RefusalLog } from "./refusal-log.js";
 /*
  * The process of the proxy. Several such processes may start at the same time, so each listens on its own socket and
  * then renames that socket to `egress`. The last process to rename wins. The others notice that `egress` is no longer
- * their socket, accept no more connections, and end with their last connection. So no process waits for a lock, and a
- * new process simply replaces a dead or hanging one.
+ * their socket, accept no more connections, and exit when their last connection closes. So no process waits for a lock,
+ * and a new process simply replaces a dead or hanging one.
  *
  * The process ends by itself when no server needs it any more. Its working folder is the network folder, because the
  * path of a Unix socket must be short.
@@ -81,8 +81,8 @@ function survey(): void {
 
 function fileAt(path: string): string | null {
   const found = statSync(path, { throwIfNoEntry: false });
-  // A later file may get the same inode number, so use the birth time, too. A server can change every other time of a
-  // file.
+  // A later file may get the same inode number, so compare the birth time, too. It is the only timestamp that a server
+  // cannot change.
   return found === undefined ? null : `${found.ino} ${found.birthtimeMs}`;
 }
 
@@ -90,8 +90,8 @@ function fileAt(path: string): string | null {
 let processes: Readonly<Record<string, Pick<SeenProcess, "pid" | "started">>> = {};
 let nextLookMs = 0;
 /**
- * The pause after a look at all processes, as a multiple of the look's duration. So looking takes at most a twentieth
- * of the time, however many processes there are.
+ * The pause after a scan of all processes, as a multiple of the scan's duration. So scans take at most a twentieth of
+ * the time, however many processes there are.
  */
 const REST = 20;
 
@@ -121,7 +121,7 @@ function isLive(file: string): boolean {
   return oldest !== undefined && system().processes.find(oldest.pid)?.started === oldest.started;
 }
 
-/** Finds the oldest process of each launch. It is not one that the agent has started. */
+/** Finds the oldest process of each launch. Processes that the agent has started are younger. */
 function lookForProcesses(): typeof processes {
   const all = system()
     .processes.withEnvironment([LAUNCH_VARIABLE])
@@ -133,7 +133,7 @@ function lookForProcesses(): typeof processes {
   );
 }
 
-/** Removes the sockets of proxies that were killed before their sockets had their final name. */
+/** Removes the sockets of proxies that were killed before they renamed their socket to `egress`. */
 function removeOldSockets(): void {
   for (const file of filesIn("."))
     if (file.startsWith(`${EGRESS_SOCKET}.`) && isSocket(file) && isOld(file)) rmSync(file);
@@ -144,7 +144,7 @@ const isSocket = (file: string) => statSync(file, { throwIfNoEntry: false })?.is
 const isOld = (file: string) =>
   Date.now() - (statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? Infinity) > LAUNCH_MS;
 
-/** Accepts no more connections. The process ends with its last connection. */
+/** Stops accepting connections. The process exits when its last connection closes. */
 function retire(): void {
   clearInterval(timer);
   server.close();

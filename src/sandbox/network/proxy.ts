@@ -14,7 +14,9 @@ import {
   type Target,
 } from "./outbound.js";
 
-/** The first line of a connection that asks for the state of the proxy. All other connections begin with a launch id. */
+/**
+ * The first line of a connection that asks for the state of the proxy. All other connections begin with a launch id.
+ */
 export const STATUS_REQUEST = "status";
 
 /** A server with the rules with which it started. */
@@ -56,8 +58,8 @@ const LIMITS = {
    */
   refusalMs: 100,
   /**
-   * How long a connection may stay open after an answer that ends it. `answered`: how many such connections may be
-   * open, of all servers together.
+   * How long a connection may stay open after its last answer. `answered`: how many connections of all servers together
+   * may be in this state.
    */
   answeredMs: 1_000,
   answered: 256,
@@ -178,7 +180,7 @@ export class EgressProxy {
     if (client?.connections === 0 && client.lookups.isIdle) this.#clients.delete(launchId);
   }
 
-  /** Ends a connection with a text. */
+  /** Sends a last text, and then closes the connection. */
   #end(socket: Socket, text: string): void {
     this.#answered.add(socket);
     const [oldest] = this.#answered;
@@ -200,7 +202,7 @@ export class EgressProxy {
       [socket, upstream],
       [upstream, socket],
     ] as const) {
-      // If a side ended properly, the other side must still get everything that was sent. Otherwise, cut both at once.
+      // If one side ended properly, the other one must still get everything that was sent. Otherwise, cut both at once.
       from.once("close", () => (from.readableEnded ? to.destroySoon() : to.destroy()));
       from.pipe(to);
     }

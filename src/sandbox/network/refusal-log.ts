@@ -4,8 +4,8 @@ import type { RefusedRequest } from "./proxy.js";
 const MINUTE_MS = 60_000;
 
 /**
- * The log of refused requests, with one JSON object in each line. Servers cause its lines. So it has a limited number
- * of lines for each server and minute, and at most two files of limited size.
+ * The log of refused requests, with one JSON object in each line. A server can cause any number of refusals. So the log
+ * gets a limited number of lines for each server and minute, and has at most two files of limited size.
  */
 export class RefusalLog {
   readonly #path: string;
@@ -27,7 +27,7 @@ export class RefusalLog {
     this.#append({ time: new Date(nowMs).toISOString(), result, user, server, ...target, detail });
   }
 
-  /** Begins a minute if it differs from the last one. Logs how many lines of each server the last minute left out. */
+  /** Resets the counts if the minute has changed. Logs how many refusals of each server the last minute left out. */
   #beginMinute(minute: number, nowMs: number): void {
     if (minute === this.#minute) return;
     const left = [...this.#refused].filter(([, count]) => count > this.#limits.perMinute);
@@ -45,7 +45,7 @@ export class RefusalLog {
       if (bytes > this.#limits.bytes) renameSync(this.#path, `${this.#path}.1`);
       appendFileSync(this.#path, `${JSON.stringify(entry)}\n`, { mode: 0o600 });
     } catch {
-      // A full disk must not stop the proxy, and the metrics count the request, too.
+      // A full disk must not stop the proxy. The metrics still count the request.
     }
   }
 }

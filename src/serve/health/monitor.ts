@@ -176,7 +176,7 @@ class Prober {
     return this.#connection?.localPort;
   }
 
-  /** The result has no meaning if the signal has aborted. */
+  /** Probes the server once. If the signal has aborted, the result has no meaning. */
   async probe(signal: AbortSignal): Promise<Probed> {
     const begun = performance.now();
     const seconds = () => (performance.now() - begun) / 1000;

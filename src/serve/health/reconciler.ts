@@ -91,8 +91,8 @@ export class Reconciler {
     }
     for (const [launchId, server] of running) {
       const known = this.#monitors.get(launchId);
-      // The record is wrong: an earlier supervisor wrote "unhealthy", or this one could not record that the server
-      // answers again.
+      // Correct the record. An earlier supervisor wrote "unhealthy", or this supervisor could not record that the
+      // server answers again.
       if (known?.answers === true && server.state === "unhealthy") known.record(null);
       if (known !== undefined) continue;
       const monitor = new ServerMonitor(server, this.#context, this.#operations, this.#restarts, this.#timer);

@@ -12,7 +12,7 @@ export class Restarts {
   readonly #timer: LoopTimer;
   /** When to restart a server, by the clock. */
   readonly #due = new Map<string, number>();
-  /** Why a server ended that we are about to restart, for the metrics. */
+  /** For each server that we are about to restart, the reason why it ended. The metrics show it. */
   readonly #reasons = new Map<string, RestartReason>();
   /**
    * How many starts in a row failed. The server's record does not count a start that failed before anything was recorded.

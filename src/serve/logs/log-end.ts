@@ -11,7 +11,7 @@ export interface LogWish {
   lines: number;
   /** If set, leaves out lines that were written before this time, in milliseconds since the epoch. */
   sinceMs?: number | undefined;
-  /** Whether to return lines of the launch before the last one. */
+  /** Whether to return the lines of the launch before the last launch, instead of the newest lines. */
   previous?: boolean | undefined;
 }
 
@@ -22,8 +22,8 @@ export interface LogWish {
  * marked.
  *
  * Only the fleet's lines have a reliable time. Every other line counts as written at the time of the fleet's next line,
- * or if there is none, at the modification time of the log. That is at or after the real time, so with `sinceMs` the
- * result contains every line that may have been written since then.
+ * or if there is none, at the modification time of the log. This time is never before the real time, so with `sinceMs`,
+ * the result contains every line that may have been written after `sinceMs`.
  */
 export function lastLogLines(
   path: string,

@@ -36,14 +36,15 @@ export interface RotationOptions {
  * their log open for appending, so we copy it and then empty it. We lose the bytes that a server writes between our
  * last read of the log and the emptying, two system calls later. Run only one rotation of a log at a time.
  *
- * If this process is killed, each rotated file is still complete. If the log was not emptied by then, the next rotation
- * copies the same contents again. Do not rotate the log of a server that is starting, because the start reads that log.
+ * If this process is killed, each rotated file is still complete. If the log was not emptied before the kill, the next
+ * rotation copies the same contents again. Do not rotate the log of a server that is starting, because the start reads
+ * that log.
  *
  * @returns how many bytes were moved: 0 if the log is small enough or missing, or if another process emptied or
  * replaced it
  * @throws FleetError `FLEET_STATE_UNSAFE` when the log is not a regular file; `FLEET_STATE_UNWRITABLE` when the file
  * system fails, for example because the disk is full even without the oldest rotated file; the signal's reason when the
- * signal aborts. The log then stays as it was.
+ * signal aborts. In all these cases, the log stays as it was.
  */
 export async function rotateLog(path: string, options: RotationOptions): Promise<number> {
   const log = openLog(path);

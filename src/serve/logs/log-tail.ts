@@ -10,11 +10,11 @@ const COMPARED_BYTES = 4096;
 /** A longer line is returned before it is complete. */
 const LONGEST_LINE_BYTES = 1024 * 1024;
 
-/** How far a reader has read a log. The reader can continue from here even after the log was rotated. */
+/** The position up to which a reader has read a log. The reader can continue from it even after the log was rotated. */
 export interface LogPosition {
   /** The offset after the last byte that was read. */
   offset: number;
-  /** The inode of the newest rotated file at that time. Null if no rotated file existed. */
+  /** The inode of the newest rotated file when the log was read. Null if no rotated file existed. */
   rotated: number | null;
 }
 
@@ -28,8 +28,8 @@ export interface LogEnd {
 }
 
 /**
- * Reads the lines after a position in a log. If the log has been rotated since then, first reads the rest of the
- * rotated file. If the log was cut short in another way, reads it from its beginning.
+ * Reads the lines after a position in a log. If the log has been rotated since that position was recorded, first reads
+ * the rest of the rotated file. If the log was cut short in another way, reads it from its beginning.
  */
 function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogPosition } {
   using log = openFile(path);
@@ -51,8 +51,7 @@ function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogPosition
 }
 
 /**
- * Leaves out the last line if it is not complete, because only a complete line shows whether the fleet wrote it. Leaves
- * it in if it is very long.
+ * Leaves out an incomplete last line, unless it is very long. Only a complete line shows whether the fleet wrote it.
  */
 function wholeLines(bytes: Buffer): Buffer {
   const end = bytes.lastIndexOf("\n") + 1;

@@ -9,7 +9,7 @@ import { logFailure } from "../failures.js";
 /** A disk is almost full when its free space is below both limits: this many bytes, and this share of its size. */
 const LOW_DISK_BYTES = 64 * 1024 * 1024;
 const LOW_DISK_SHARE = 0.02;
-/** A disk with less free space counts as full, because not even the registry of a small fleet can be written to it. */
+/** A disk with fewer free bytes than this counts as full, because not even the registry of a small fleet fits on it. */
 const FULL_DISK_BYTES = 16 * 1024;
 
 /** Checks the disk that holds the state, and the disks of the servers' logs. Logs each problem once. */
@@ -51,7 +51,7 @@ export class Disks {
 
   /**
    * Checks the disks of the logs that are not on the same disk as the state. A server that cannot write to its log
-   * keeps running, and its log has a gap. The log of `serve` then gives the reason for the gap.
+   * keeps running, and its log has a gap. The warning in the log of `serve` explains this gap.
    */
   async checkLogs(servers: readonly ServerRecord[]): Promise<void> {
     const { stateRoot, log } = this.#context;

@@ -74,7 +74,7 @@ export class HealthEndpoint {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     const answers = [...this.#answering].map((response) => new Promise((resolve) => response.once("close", resolve)));
     using limit = deadline(CLOSE_GRACE_MS);
-    await abortable(Promise.all(answers), limit.signal).catch(() => undefined); // late answers are cut
+    await abortable(Promise.all(answers), limit.signal).catch(() => undefined); // cut the answers that take longer
     // Clients that keep their connection for a later request, or have sent no request so far, would keep the server
     // open.
     this.#server.closeAllConnections();

@@ -111,8 +111,8 @@ export class FleetMetrics {
   }
 
   /**
-   * Records a change of a permission or question of the agent, and counts it once it has ended. @param waiting how many
-   * wait now
+   * Records a change of an agent request, and counts the request once it has ended. @param waiting how many agent
+   * requests wait now
    */
   asked({ request: { kind, outcome } }: RequestChange, waiting: number): void {
     this.#series.agentRequestsWaiting.set(waiting);

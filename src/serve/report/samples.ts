@@ -6,7 +6,9 @@ export interface Sample {
   at: string;
   /** The turns that ended since the previous sample. */
   turns: Record<TurnOutcome, number>;
-  /** Percentiles of how long the turns took that ended in the last minute, in milliseconds. Null if none ended. */
+  /**
+   * Percentiles of the durations of the turns that ended in the last minute, in milliseconds. Null if no turn ended.
+   */
   turnMs: { p50: number | null; p95: number | null };
   turnsInFlight: number;
   /** Servers that run. */
@@ -21,7 +23,7 @@ export interface Sample {
 
 export type Gauges = Pick<Sample, "turnsInFlight" | "servers" | "activeSessions" | "memoryBytes">;
 
-/** How many samples are kept: an hour of them at the default interval of the health checks. */
+/** The maximum number of samples in memory: one hour of samples at the default interval of the health checks. */
 const MOST = 720;
 /** The percentiles cover the turns that ended within this time, but at most `MOST_TURNS` turns. */
 const WINDOW_MS = 60_000;
@@ -76,7 +78,10 @@ function noTurns(): Record<TurnOutcome, number> {
   return { completed: 0, failed: 0, aborted: 0, cut: 0 };
 }
 
-/** The smallest value that at least this share of the values does not exceed. Null if there are no values. */
+/**
+ * The smallest value such that at least this share of all values are less than or equal to it. Null if there are no
+ * values.
+ */
 function percentile(sorted: readonly number[], share: number): number | null {
   return sorted[Math.max(0, Math.ceil(sorted.length * share) - 1)] ?? null;
 }

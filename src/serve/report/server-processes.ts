@@ -19,7 +19,9 @@ export class ServerProcesses {
     this.#intervalMs = intervalMs;
   }
 
-  /** The processes of a launch, including its runtime. Empty for a launch that began after the last look. */
+  /**
+   * The processes of a launch, including its runtime. Empty for a launch that began after the processes were last read.
+   */
   of(launchId: string): readonly LaunchedProcess[] {
     this.#look();
     return this.#processes.get(launchId) ?? [];

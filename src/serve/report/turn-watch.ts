@@ -6,7 +6,10 @@ export interface LoadedSession {
   serverId: string;
   sessionId: string;
   home: string;
-  /** Whether the server has the session in its memory. If not, every turn that began before the look has ended. */
+  /**
+   * Whether the server has the session in its memory. If not, every turn that began before this call of `look` has
+   * ended.
+   */
   isLoaded: boolean;
   /**
    * When the server's process was launched (Unix time in milliseconds). Turns that began earlier ended with an earlier
@@ -28,7 +31,7 @@ export interface Look {
   inFlight: (SessionName & OpenTurn)[];
   /** Sessions whose history we could not read, so that we know nothing about their turns. */
   unreadable: (SessionName & { error: unknown })[];
-  /** Whether there was more to read than one look may read. The next looks continue there. */
+  /** Whether there was more to read than one look may read. The next looks read the rest. */
   isBehind: boolean;
 }
 
@@ -54,7 +57,8 @@ export class TurnWatch {
   readonly #watched = new Map<string, Watched>();
   /**
    * For each session that we no longer watch and whose last turn was cut: when that turn began. The runtime sometimes
-   * loses the event `session.shutdown`, and the turn then looks open when the session is loaded again.
+   * fails to write the event `session.shutdown`. Without this event, the turn looks open when the session is loaded
+   * again.
    */
   readonly #cut = new Map<string, number>();
   readonly #lookBytes: number;
@@ -68,8 +72,10 @@ export class TurnWatch {
   }
 
   /**
+   * Reads what was added to the histories of the sessions, and reports their turns.
+   *
    * @param sessions the sessions that are loaded now, or were loaded since the last look. If a watched session is
-   * missing here, its history is read one last time, and a turn that is still in flight then was cut.
+   * missing here, its history is read one last time, and a turn that is still in flight counts as cut.
    * @param nowMs milliseconds since the epoch, by the clock of the machine that the servers run on. Read this clock
    * before you find out which sessions are loaded.
    */

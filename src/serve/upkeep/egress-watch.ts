@@ -17,8 +17,8 @@ export class EgressWatch {
     if (!servers.some(({ sandbox }) => sandbox?.network === "allow-list")) return;
     const { ensureProxy } = await import("../../sandbox/network/egress.js");
     const now = await ensureProxy(networkFolder(this.#context.stateRoot));
-    // Do not count requests from before this process's first look. A new proxy has counted from zero, so count all its
-    // requests.
+    // On the first look of this process, count none of the earlier requests. A new proxy has counted from zero, so
+    // count all its requests.
     const before = this.#last === null ? now.counts : this.#last.id === now.id ? this.#last.counts : null;
     this.#last = now;
     for (const result of EGRESS_RESULTS) {

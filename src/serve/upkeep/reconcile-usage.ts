@@ -17,7 +17,7 @@ import { SessionEvents } from "../../runtime/history/session-events.js";
 import { lastWrite } from "../../runtime/history/session-state.js";
 import type { Store } from "../../store/ports.js";
 
-/** Longer histories are skipped, because each history has to be read completely. In bytes. */
+/** Histories with more than this many bytes are skipped, because each history has to be read completely. */
 const LONGEST_BYTES = 16 * 1024 * 1024;
 /**
  * An agent can write any totals into the history of its session. So at most this many models and requests of one
@@ -25,7 +25,7 @@ const LONGEST_BYTES = 16 * 1024 * 1024;
  */
 const MOST_MODELS = 100;
 const MOST_REQUESTS = 10_000;
-/** A session was imported if its first event is more than this many milliseconds older than its record. */
+/** A session counts as imported if its first event is more than this many milliseconds older than its record. */
 const IMPORTED_MS = 1_000;
 
 /** The usage of one model, as the runtime totals it over the life of a session. */
@@ -45,9 +45,9 @@ export function countsAtGateway(config: Pick<Config, "provider" | "modelGateway"
 }
 
 /**
- * Whether the ledger has every turn of the session. It lacks turns from before the ledger existed, and turns that an
- * imported session brought along. Nothing is added for such a session, because that usage belongs to another time or
- * another fleet.
+ * Whether the ledger has every turn of the session. It lacks turns from before the ledger existed, and the earlier
+ * turns of an imported session. Nothing is added for a session with such turns, because their usage belongs to another
+ * time or another fleet.
  */
 function coversAll({ id, turns }: Pick<SessionRecord, "id" | "turns">, known: readonly UsagePart[]): boolean {
   const begun = known.reduce((sum, part) => (part.key === id ? sum + part.turns : sum), 0);
@@ -55,11 +55,11 @@ function coversAll({ id, turns }: Pick<SessionRecord, "id" | "turns">, known: re
 }
 
 /**
- * The lines that the ledger lacks. The runtime also counts requests that no process of the fleet saw, for example
- * because the process of the turn was killed. It writes its totals when a session is unloaded, and continues them after
- * the next load.
+ * Returns ledger lines for the usage of a session that the ledger lacks. The runtime also counts requests that no
+ * process of the fleet saw, for example because the process of the turn was killed. It writes its totals into the
+ * history when a session is unloaded, and continues them after the next load.
  *
- * @param known the parts of the ledger by session, from its beginning
+ * @param known the usage in the ledger since its beginning, by session
  * @param digest hashes a text with a key, so that nobody without the key can find out the text
  */
 export function missingLines(
@@ -106,8 +106,8 @@ export function missingLines(
 }
 
 /**
- * The totals that the runtime wrote last. Null if the session was never unloaded, if it began before `sinceMs`, or if
- * its history is too long.
+ * The totals that the runtime last wrote into a session's history. Null if the session was never unloaded, if it began
+ * before `sinceMs`, or if its history is too long.
  */
 export function lastUnloaded(home: string, sessionId: string, sinceMs: number): Unloaded | null {
   const { events, atEnd } = new SessionEvents(home, sessionId, null, new LineSplitter()).read(LONGEST_BYTES);
@@ -150,7 +150,7 @@ export class HistoryTotals {
 
   /**
    * Compares the histories of this host's servers with the ledger, and adds the lines that the ledger lacks. @returns
-   * for how many model requests
+   * how many model requests these lines add
    */
   async reconcile(
     { store, config, host, stateRoot }: ReconcileContext,
@@ -178,7 +178,7 @@ export class HistoryTotals {
   }
 }
 
-/** Adds the lines that the ledger lacks. @returns for how many model requests */
+/** Adds the lines that the ledger lacks. @returns how many model requests these lines add */
 async function addMissing(
   changed: readonly { record: SessionRecord; unloaded: Unloaded }[],
   { store, host, stateRoot }: Omit<ReconcileContext, "config">,

@@ -71,7 +71,8 @@ export class Recycler {
     const launch = server.launchId ?? "";
     const seen = this.#seen.get(launch) ?? new Set<string>();
     this.#seen.set(launch, seen);
-    // Count the sessions that commands noted, too. Such a session is often unloaded before we look, but its note stays.
+    // Also count the sessions with a note, a file that the fleet writes when it opens a session. Such a session is
+    // often unloaded before we look, but its note stays.
     for (const id of [...notedSessions(server), ...knownLoaded(server)]) seen.add(id);
     return seen.size;
   }

@@ -10,7 +10,7 @@ import { attempt, logFailure } from "../failures.js";
 import { rotateLog } from "../logs/log-rotation.js";
 import { HistoryTotals } from "./reconcile-usage.js";
 
-/** The first gc runs soon after the start, but late enough not to slow the start down. */
+/** How long after the start the first gc runs, in milliseconds: soon, but late enough not to slow the start down. */
 const FIRST_GC_MS = 60_000;
 const ROTATE_MS = 30_000;
 

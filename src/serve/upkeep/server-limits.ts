@@ -17,7 +17,7 @@ export class ServerLimits {
   readonly #operations: Operations;
   /** By launch id: the size of the files of each server that is over its disk limit, in bytes. */
   readonly #over = new Map<string, number>();
-  /** By launch id: how often each limit of the kernel was reached at the last look. */
+  /** By launch id: how many times each limit of the kernel had been reached at the last look. */
   readonly #reached = new Map<string, LimitsReached>();
 
   constructor(context: ServeContext, operations: Operations) {

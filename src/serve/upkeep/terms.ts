@@ -8,10 +8,13 @@ import { sessionsOfThisHost } from "../../store/of-this-host.js";
 import type { ServeContext } from "../context.js";
 import { attempt } from "../failures.js";
 
-/** How many sessions to unload over one connection, because a connection has a time limit. */
+/** How many sessions to unload over one connection. The number is limited, because a connection has a time limit. */
 const AT_ONCE = 100;
 
-/** Does the work that is due when a term of this host begins or ends. */
+/**
+ * A term is a period in which the other hosts consider this host alive without interruption. This class does the work
+ * that is due when a term begins or ends.
+ */
 export class Terms {
   readonly #context: ServeContext;
 
@@ -40,9 +43,9 @@ export class Terms {
   }
 
   /**
-   * Call this when the host has a new term after a gap. Unloads the sessions that another host has taken, but that are
-   * still in the memory of this host's servers. Unloads them even while somebody uses them, because nothing that a
-   * server writes to this host's copy is kept. Never rejects.
+   * Call this when a new term begins after other hosts considered this host gone. Unloads the sessions that another
+   * host has taken, but that are still in the memory of this host's servers. Unloads them even while somebody uses
+   * them, because nothing that a server writes to this host's copy is kept. Never rejects.
    */
   async begun(): Promise<void> {
     await attempt(this.#context, "the sessions that other hosts took over could not be unloaded", async () => {
@@ -55,8 +58,8 @@ export class Terms {
 async function unloadTaken(server: ServerRecord, context: ServeContext): Promise<void> {
   const { store, config, directory, log } = context;
   const taken: string[] = [];
-  // Nothing on this host shows whether a session is still loaded that another host has copied. So include all taken
-  // sessions.
+  // Once another host has copied a session, nothing on this host shows whether a server still has it loaded. So include
+  // all taken sessions.
   for (const id of new Set([...loadedSessions(server), ...listTakenSessions(server.home)])) {
     const record = isSessionId(id) ? await store.sessions.read(id) : null;
     if (record?.host !== undefined && record.host !== directory.own) taken.push(id);

@@ -69,7 +69,8 @@ export interface GcResult {
 }
 
 /**
- * How many sessions are deleted together. A user who resumes one of them during the deletion waits for the end of it.
+ * How many sessions are deleted together. A user who resumes one of them during the deletion waits until the deletion
+ * ends.
  */
 const SESSIONS_AT_ONCE = 200;
 

@@ -33,8 +33,8 @@ export interface Outcome {
  */
 const OPENING_MS = 25;
 /**
- * Four, because Node uses four threads for the disk (measured: four removals at once take half as long as one after the
- * other).
+ * How many folders to remove at once: four, because Node uses four threads for the disk (measured: four removals at
+ * once take half as long as one after the other).
  */
 const REMOVED_AT_ONCE = 4;
 

@@ -20,8 +20,8 @@ import { ownIdentity } from "../../runtime/process/process-table.js";
 import { gcFolder, JOURNAL, type Leftover, leftover, MOVED, type Note, readRun, runsBeside } from "./journal.js";
 
 /**
- * Replaces the process in the name of a run's folder. Because no process has the PID 0, the next gc takes over the
- * folder.
+ * Replaces the PID and the start time in the name of an ended run's folder. No process has the PID 0, so the next gc
+ * takes over the folder.
  */
 const NOBODY = "0-0";
 /** How many files and folders one gc removes from a session-state folder at most. */

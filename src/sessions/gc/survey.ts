@@ -52,7 +52,7 @@ export interface UnreadableRecord {
   /** The id of the session. */
   id: string;
   code: UnreadableError["code"];
-  /** Names the place of the record. */
+  /** Names the file or key of the record. */
   message: string;
   /** How to restore the record, or to give it up. */
   suggestions: string[];
@@ -250,6 +250,8 @@ function stateFolders(
 }
 
 /**
+ * The session-state folder of a home, with all links resolved. Null if there is none, or if a link leads elsewhere.
+ *
  * @param known the real paths of this host's folders in the shared storage. A link in a home may lead only to one of these
  * paths, or to the folder that all shared servers use.
  */

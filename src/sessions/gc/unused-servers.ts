@@ -78,7 +78,10 @@ class UnusedServers {
     return [...(await this.#removeUnused()), ...(await this.#removeOrphans())];
   }
 
-  /** Claims the servers first. So a command that wants to start one of them waits, and then creates the server again. */
+  /**
+   * Removes the unused servers. Claims them first, so that a command that wants to start one of them waits, and then
+   * creates the server again.
+   */
   async #removeUnused(): Promise<Cleared[]> {
     if (this.#unused.length === 0) return [];
     using held = new HeldClaim();
@@ -124,8 +127,8 @@ class UnusedServers {
   }
 
   /**
-   * The records that can be read. If a record cannot be read, gc reports it. The session's folder still keeps gc from
-   * removing the user's own server.
+   * The records that can be read. gc reports the others when it surveys the sessions. If the record of a session cannot
+   * be read, the session's folder still keeps gc from removing the user's own server.
    */
   async #readableRecords(): Promise<SessionRecord[]> {
     return await sessionsOfThisHost(this.#store, () => undefined);
@@ -146,7 +149,7 @@ export async function removeOrphan({ registry }: Pick<Store, "registry">, stateR
 }
 
 /**
- * Moves the folder of a server away by one rename, so that it exists completely or not at all.
+ * Renames the folder of a server, so that at its old path, the folder exists completely or not at all.
  *
  * @returns the new path, or null if there was no folder
  */
@@ -160,7 +163,7 @@ export function moveAway(stateRoot: string, serverId: string): string | null {
   });
 }
 
-/** Removes the folders that killed commands moved away, or unpacked, and did not remove. */
+/** Removes the temporary folders that killed commands left: those of removed servers and of unfinished imports. */
 export function sweepServers(stateRoot: string): void {
   const folder = join(stateRoot, "servers");
   for (const name of names(folder)) {

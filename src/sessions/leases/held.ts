@@ -25,10 +25,10 @@ export interface Holding {
 /**
  * A lease that this process holds. Until its release, it is checked each second and renewed after each third of its TTL.
  *
- * It is lost if another process takes it over by force. It also ends if this process is suspended, its event loop is blocked
- * or the store is unreachable for too long. Then `signal` aborts, and every later {@link check} throws `FLEET_LEASE_LOST`.
- * After a suspension, `signal` aborts late. So call {@link check} right before anything that must not happen without the
- * lease, or let the receiver compare the fence.
+ * It is lost if another process takes it over by force. It also ends if this process is suspended, its event loop is
+ * blocked or the store is unreachable for too long. In all these cases, `signal` aborts, and every later {@link check}
+ * throws `FLEET_LEASE_LOST`. After a suspension, `signal` aborts late. So call {@link check} right before anything that
+ * must not happen without the lease, or let the receiver compare the fence.
  */
 export class HeldLease implements TurnLease {
   readonly token: string;
@@ -189,8 +189,8 @@ export class HeldLease implements TurnLease {
 }
 
 /**
- * The clock's time at which the lease ends. The lease's time began between `asked` and now. Count from `asked`, so that the
- * end is never too late.
+ * The clock's time at which the lease ends. The lease's time began between `asked` and now. Count from `asked`, so that
+ * the result is never later than the lease's end in the store.
  */
 function endOf({ remainingMs, ttlMs }: Lease, asked: number): number {
   return asked + Math.min(remainingMs, ttlMs);

@@ -18,8 +18,8 @@ export const LEASE_VARIABLES = {
 } as const;
 
 /**
- * After this time without a request, in milliseconds, a waiter loses its place in the queue. A dead waiter delays the next
- * one by this time.
+ * After this time without a request, in milliseconds, a waiter loses its place in the queue. A dead waiter delays the
+ * next waiter by this time.
  */
 const PLACE_MS = 3_000;
 /** How long a wait lasts before `onWait` is called, in milliseconds. */
@@ -70,7 +70,7 @@ export class Leases {
   }
 
   /**
-   * Takes the lease on a session, after all waiters who asked before.
+   * Acquires the lease on a session, after all earlier waiters.
    *
    * @throws FleetError `FLEET_SESSION_LOCKED` when the lease was not available within `waitMs`.
    */
@@ -154,8 +154,8 @@ export class Leases {
   }
 
   /**
-   * Runs `work` under a lease and then releases the lease. Turns that `work` takes for the same holder in the same session
-   * run under the same lease.
+   * Runs `work` under a lease and then releases the lease. Turns that `work` runs for the same holder in the same
+   * session use the same lease.
    *
    * @throws FleetError `FLEET_LEASE_LOST` when the lease was lost during the work, even if `work` succeeded.
    */

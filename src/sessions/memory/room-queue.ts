@@ -26,8 +26,8 @@ const looks = new Map<string, { atMs: number; head: string | undefined }>();
 
 /**
  * The place of one use in the queue for room in a server's memory (`session.maxActive`). Each waiter is an empty file
- * in a folder of the server, which all processes see. The next room is for the user who last got room the longest ago.
- * Among the uses of one user, the earliest comes first. So a user with many waiting prompts does not hold up other
+ * in a folder of the server, which all processes see. Among the waiting users, the one who got room the longest ago is
+ * next. Among the uses of one user, the earliest is next. So a user with many waiting prompts does not hold up other
  * users.
  */
 export class RoomQueue implements Disposable {
@@ -39,9 +39,9 @@ export class RoomQueue implements Disposable {
   }
 
   /**
-   * Whether this use may look for room now, because nobody waits or because this use is the head of the queue.
-   * Otherwise, adds this use to the queue. Only the head may look, because two uses that look at once count each other,
-   * and neither finds room.
+   * Whether this use may look for room now: nobody waits, or this use is first in the queue. Otherwise, adds this use
+   * to the queue. Only the first use may look, because two uses that look at once count each other, and neither finds
+   * room.
    */
   mayEnter({ home }: ServerRecord): boolean {
     const folder = join(dirname(home), "waits");
@@ -99,7 +99,7 @@ export class RoomQueue implements Disposable {
   }
 }
 
-/** The name of the waiter at the head of the queue. Undefined: nobody waits. */
+/** The file name of the first waiter in the queue. Undefined if nobody waits. */
 function headOf(folder: string): string | undefined {
   const known = looks.get(folder);
   const now = performance.now();

@@ -29,7 +29,8 @@ export interface AgentRequestsContext {
 
 /**
  * The permission requests and questions of the agents in this process's turns. They are only in memory, because they
- * end with the process: when its connection to a server ends, the runtime ends the turn (measured with 1.0.85).
+ * end with the process: when the process's connection to a server ends, the runtime ends the turn (measured with
+ * 1.0.85).
  */
 export class AgentRequests {
   readonly #waiting = new Map<string, WaitingRequest>();

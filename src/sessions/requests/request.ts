@@ -37,7 +37,7 @@ export interface AgentRequest {
   user: string;
   kind: (typeof REQUEST_KINDS)[number];
   openedAt: string;
-  /** If nobody has answered by then, a permission is denied, and the agent has to continue without an answer. */
+  /** If nobody has answered by this time, a permission is denied, and the agent has to continue without an answer. */
   expiresAt: string;
   /** Null in a question. */
   permission: AskedPermission | null;

@@ -46,7 +46,10 @@ export class KeptSessions {
     return kept !== undefined && isFor(kept, record, keptFor) ? kept.open : null;
   }
 
-  /** Gives a kept session to a use that has begun; null if there is none. Closes a session kept for a different use. */
+  /**
+   * Returns a kept session for a use that has begun, and no longer keeps it; null if there is none. Closes a session
+   * kept for a different use.
+   */
   async take(record: SessionRecord, keptFor: KeptFor): Promise<LocalSession | null> {
     await this.#closing.get(record.id);
     const kept = this.#kept.get(record.id);

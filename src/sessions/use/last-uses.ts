@@ -2,7 +2,7 @@ import { isFleetError } from "../../errors.js";
 import type { SessionRecord } from "../../model/session.js";
 import type { Store } from "../../store/ports.js";
 
-/** How long the record of a turn may wait for later turns, in milliseconds. */
+/** How long to delay the write of a turn, so that later turns can share it, in milliseconds. */
 const DELAY_MS = 2_000;
 /** A turn waits only if the last recorded use of its session is at most this old, in milliseconds. */
 const RECENT_MS = 60_000;

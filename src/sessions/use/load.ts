@@ -71,7 +71,8 @@ export async function load<T>(
   await directory.assertStorage();
   const how = isNew ? "create" : howToLoad(record, server, transport);
   const access = await modelAccess(context, record, server, signal);
-  // If a turn is running, its model requests must not go through this process, which may end before that turn.
+  // If a turn is running, do not change its provider: its model requests must not go through this process, which may
+  // end before that turn.
   const keepsProvider = !isAlone && isLoaded(record, server);
   const loadBy = async (how: Loading["how"]) => {
     noteOpened(server, record.id);
@@ -128,8 +129,8 @@ export async function withSettings(
 /**
  * Waits for the server's answer to a request of the SDK. Only `signal` limits this wait.
  *
- * @throws FleetError `FLEET_SERVER_LOST` when the server ends first, `FLEET_SERVER_UNREACHABLE` when the deadline passes;
- * the errors of {@link explained}; the signal's own reason when the caller gives up.
+ * @throws FleetError `FLEET_SERVER_LOST` when the server ends first, `FLEET_SERVER_UNREACHABLE` when the deadline of
+ * `signal` passes; the errors of {@link explained}; the signal's own reason when the caller gives up.
  */
 export async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signal: AbortSignal): Promise<T> {
   const lost = closed.then((): never => {
@@ -149,7 +150,7 @@ export async function answer<T>(request: Promise<T>, { closed }: ConnectedClient
   }
 }
 
-/** Whether the runtime refused a request because it does not have the session in memory, or does not find the session. */
+/** Whether the error is the runtime's "session not found": the session is not in its memory, or is missing on disk. */
 export function isUnloaded(error: unknown): boolean {
   return error instanceof Error && /session not found/i.test(error.message);
 }

@@ -163,7 +163,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
 
   #watch({ session, closed }: A): void {
     this.#keepListeners(session);
-    // The SDK's own sendAndWait hangs until its timeout when the connection ends during the turn.
+    // Replace the SDK's own sendAndWait, which hangs until its timeout when the connection ends during the turn.
     session.sendAndWait = async (message, timeout = 60_000) => (await this.send(message, { timeoutMs: timeout })).event;
     void closed.then(() => {
       if (this.#attached.closed === closed) this.#isLost = true;

@@ -46,7 +46,7 @@ export interface Chooser extends Pick<SpawnOptions, "sharedUntil"> {
  * | `Pool.shared`           | the shared server with the given id                            |                                    |
  * | `Pool.sharedServerFor`  | the shared server for the user, by `pool.strategy`             | the user's placement               |
  *
- * @param asked the current record, because an earlier one may name a server that no longer has the session
+ * @param asked the current record. An earlier record may name a server that no longer has the session.
  */
 export async function serverFor(
   { pool, store, takeover, directory }: Pick<SessionsContext, "pool" | "store" | "takeover" | "directory">,
@@ -92,7 +92,8 @@ export async function serverUnderLease(
   const holder = Object.values(servers).find((server) => server.isolation === "shared" && isLoaded(server, id));
   const last = servers[record.serverId];
   // Stay on the server that the record names if it has the session in memory. Also stay if `last` and `holder` are both
-  // undefined: the registry no longer has that server, and no server has the session. Then start that server again.
+  // undefined: the registry no longer has that server, and no server has the session. In that case, `shared` starts
+  // that server again.
   if (last === holder) return await pool.shared(record.serverId, { signal });
   // Check for a use first, because choosing another server also starts that server.
   if (holder === undefined && last !== undefined && isUsed(last, id))

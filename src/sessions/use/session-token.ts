@@ -43,7 +43,8 @@ function sourceOf({ config, pool }: TokenContext, { record, server }: TokenUser)
 }
 
 /**
- * Call it when a session's token or key was refused. The next turn then reads the token or key from its source again.
+ * Forgets the cached token of a session and the key of its provider. Call it when one of them was refused. The next
+ * turn then reads both from their sources again.
  */
 export function forgetCredential(
   context: TokenContext & { provider: Pick<SessionsContext["provider"], "forgetKey"> },

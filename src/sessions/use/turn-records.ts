@@ -68,7 +68,7 @@ export class MeteredTurn implements Disposable {
     ledger.begin("request", { ...this.consumer, model }).end("ended", numbersOf(data));
   }
 
-  /** Ends the use. A turn that has not ended by itself was cut. */
+  /** Ends the use. If the turn has not ended by itself, records it as cut. */
   [Symbol.dispose](): void {
     this.#isOver = true;
     this.#begun?.end("cut");

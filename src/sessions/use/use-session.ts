@@ -19,8 +19,8 @@ import { MeteredTurn } from "./turn-records.js";
  * Begins to use a session: gets the permit for a turn, finds the server, sets the use marker there, and checks that the
  * session may be used there. The command, the library and the front door open sessions and take turns only through here.
  *
- * Two turns must not run in a session at once, because both would take the later one's answer. A turn that finds a
- * private session unused needs no lease. A turn that finds the session in use takes the session's lease, for which it
+ * Two turns must not run in a session at once, because both would get the reply to the later prompt. A turn that finds
+ * a private session unused needs no lease. A turn that finds the session in use takes the session's lease, for which it
  * waits in a queue.
  *
  * @throws FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_SESSIONS_EXHAUSTED`,
@@ -210,8 +210,8 @@ export class SessionUse implements AsyncDisposable {
     const { isTurn } = this.#request;
     const held = this.#marker;
     let marker = await this.#mark(at);
-    // If `#mark` kept the marker that this use already had, no other turn has begun since. Other turns wait for that
-    // marker.
+    // If `#mark` kept the marker that this use already had, no other turn has begun since, because other turns wait for
+    // that marker.
     if (marker === held) return;
     if (isTurn && this.#permit === null && marker.foundOthers) {
       this.#unmark();

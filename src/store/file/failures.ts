@@ -37,7 +37,7 @@ export function readIfThere<T>(path: string, read: () => T): T | undefined {
   }
 }
 
-/** @returns whether a system call fails with one of these error codes. @throws any other error. */
+/** Makes a system call. @returns whether it failed with one of these error codes. @throws any other error. */
 export async function failsWith(codes: readonly string[], call: () => unknown): Promise<boolean> {
   try {
     await call();

@@ -43,7 +43,7 @@ export interface RedisStoreOptions {
  * Besides the errors in the contract, every method may throw FleetError `FLEET_STORE_UNAVAILABLE` (within 5 seconds),
  * `FLEET_STORE_UNSAFE`, `FLEET_STORE_DENIED`, and `FLEET_STATE_LOST` when the database has lost its data.
  *
- * @param root the state folder of this host, which contains a note about the database
+ * @param root the state folder of this host, which has a file with the epoch of the database
  */
 export function openRedisStore(target: RedisUrl, root: string, options: RedisStoreOptions = {}): RedisStore {
   return new RedisStore(target, root, options);
@@ -119,8 +119,8 @@ export class RedisStore implements Store {
   }
 
   /**
-   * Forgets the ends of expired tokens. Killed writers leave nothing behind in Redis: every write is one script, and commit
-   * keys and leases expire.
+   * Deletes this host's notes about tokens that have expired. In Redis, there is nothing to sweep: every write is one
+   * script, so a killed writer leaves nothing half done, and commit keys and leases expire.
    */
   async sweep(): Promise<void> {
     this.tokens.forgetExpiredEnds(await this.now());

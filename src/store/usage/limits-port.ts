@@ -3,7 +3,7 @@ import type { Slot, SlotAnswer, SlotRequest, SlotsUsed, UserLimitRecord } from "
 
 /** The limits that `limit set` gives to individual users, the users' groups, and the slots that users have. */
 export interface LimitStore {
-  /** Null if the user has neither limits of their own nor groups. Another host may see a change up to a second late. */
+  /** The user's own limits and groups; null if there are neither. Another host may see a change up to a second late. */
   read(user: string): Promise<UserLimitRecord | null>;
 
   /** The records of all users. Costs one read per record. */
@@ -34,7 +34,13 @@ export interface LimitStore {
   /** How many slots the user has, and how many turns of the user began in the last minute. */
   used(user: string): Promise<SlotsUsed>;
 
-  /** Resolves with true for the first call with these arguments on any host, and with false for every later call. */
+  /**
+   * Whether this is the first call with these arguments on any host, and no call had a later period. It lets only one
+   * process record an event.
+   *
+   * @param name the name of the limit
+   * @param from the start of the period
+   */
   isFirst(user: string, name: string, from: number): Promise<boolean>;
 
   /** Deletes everything about the user. */

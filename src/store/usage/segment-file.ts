@@ -2,7 +2,7 @@ import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import type { LedgerLine } from "../../model/usage/usage.js";
 import { readIfThere } from "../file/failures.js";
 
-/** How much is read at once, in bytes. This is little, so that the process can do other work between two pieces. */
+/** How much is read at once, in bytes. It is so little that the process can soon do other work between two pieces. */
 const PIECE_BYTES = 128 * 1024;
 
 /** Complete lines of a segment, and the part of the segment (`from` to `end`, in bytes) that contains them. */
@@ -26,7 +26,7 @@ export class SegmentFile {
   readonly id: string;
   readonly size: number;
 
-  /** @returns null if the file does not exist */
+  /** Opens a segment. @returns null if the file does not exist */
   static open(path: string): SegmentFile | null {
     const fd = readIfThere(path, () => openSync(path, "r"));
     return fd === undefined ? null : new SegmentFile(fd);
@@ -47,7 +47,7 @@ export class SegmentFile {
       const bytes = this.#read(at, Math.min(at + length, to));
       const whole = bytes.subarray(0, bytes.lastIndexOf(0x0a) + 1);
       if (whole.length === 0 && at + length >= to) return;
-      // A line may be longer than a piece. Then read more at once.
+      // If a line is longer than a piece, read more at once.
       length = whole.length === 0 ? 2 * length : PIECE_BYTES;
       if (whole.length === 0) continue;
       const end = at + whole.length;

@@ -66,6 +66,8 @@ export class Segments {
   }
 
   /**
+   * Appends lines to the newest segment.
+   *
    * @returns how many of the lines were appended. On a full disk, these may be only the first few.
    * @throws a system error if no line was appended
    */
@@ -103,7 +105,7 @@ export class Segments {
     if (first !== undefined && dayOf(first.at) < dayOf(Date.now())) this.seal();
   }
 
-  /** Ends cut-off last lines, which older versions left in sealed segments, because readers stop at such a line. */
+  /** Adds the last newline that sealed segments of older versions may lack. Readers stop at a line without it. */
   endLines(): void {
     for (const number of this.numbers().slice(0, -1)) {
       const path = this.pathOf(number);
@@ -134,7 +136,7 @@ export class Segments {
     return fstatSync(open.fd).size < SEGMENT_BYTES ? open : this.#next(open);
   }
 
-  /** Opens the next segment. Ends the last line of the old one first, because no later batch will do that. */
+  /** Opens the next segment. First adds the newline that the old one may lack, because no later batch will add it. */
   #next({ number, fd }: { number: number; fd: number }): { number: number; fd: number } {
     if (!endsLine(fd)) writeSync(fd, NEWLINE);
     return this.#openNumber(number + 1);
@@ -192,7 +194,7 @@ function endsLine(fd: number): boolean {
   return size === 0 || readSync(fd, last, 0, 1, size - 1) === 0 || last.equals(NEWLINE);
 }
 
-/** @returns how many of the lines are in the file afterwards. On a full disk, a write may write only a part. */
+/** Appends lines in one write. @returns how many of them are complete in the file, which may be few on a full disk */
 function writeLines(fd: number, texts: readonly Buffer[]): number {
   const bytes = Buffer.concat([NEWLINE, ...texts.flatMap((text) => [text, NEWLINE])]);
   const written = writeSync(fd, bytes);

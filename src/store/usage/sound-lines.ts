@@ -23,7 +23,7 @@ export function soundLines(lines: readonly LedgerLine[], warn: (message: string)
   });
 }
 
-/** Refuses larger numbers, because their sums might not be finite. */
+/** Whether the value can be added up. A larger number cannot, because the sum might not be finite. */
 function isAmount(value: unknown): boolean {
   return typeof value === "number" && Math.abs(value) <= Number.MAX_SAFE_INTEGER;
 }

@@ -6,7 +6,7 @@ import type { SegmentFile } from "./segment-file.js";
 import type { Segments } from "./segments.js";
 import { CellTable, ROW, Sums, SumsBuilder, type SumsTables } from "./sums.js";
 
-/** The sums of the newest segment may lack this many bytes of its last lines, which a reader reads in milliseconds. */
+/** The sums of the newest segment may lack up to this many bytes at its end. Reading these takes only milliseconds. */
 const LAG_BYTES = 1024 * 1024;
 /** The first line of a sums file is shorter than this, in bytes. */
 const HEAD_BYTES = 256;
@@ -43,7 +43,7 @@ export class SumsFiles {
     this.#segments = segments;
   }
 
-  /** @returns null if there are no sums of this segment, or if they cannot be read */
+  /** The head of a segment's sums; null if there are no sums, or if they cannot be read. */
   head(number: number, segment: SegmentFile): Head | null {
     try {
       return headIn(readStart(this.#segments.sumsPathOf(number)), segment);
@@ -52,7 +52,7 @@ export class SumsFiles {
     }
   }
 
-  /** @returns null if there are no sums of this segment, or if they cannot be read */
+  /** The sums of a segment; null if there are none, or if they cannot be read. */
   read(number: number, segment: SegmentFile): Sums | null {
     try {
       const file = readFileSync(this.#segments.sumsPathOf(number));
@@ -138,7 +138,7 @@ function headLine(head: Head): Buffer {
   return Buffer.from(`${text}${" ".repeat((NUMBER_BYTES - (end % NUMBER_BYTES)) % NUMBER_BYTES)}\n`);
 }
 
-/** @returns null if the file has another format, or does not belong to the segment. @throws if it is damaged */
+/** Parses the head of a sums file; null if its format or its segment is another one. @throws if the head is damaged */
 function headIn(file: Buffer, segment: SegmentFile): Head | null {
   const head = JSON.parse(file.toString("utf8", 0, file.indexOf(0x0a))) as Head;
   return head.format === FORMAT && head.id === segment.id && head.bytes <= segment.size ? head : null;

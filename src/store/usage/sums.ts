@@ -14,6 +14,7 @@ import type { Piece } from "./segment-file.js";
 /** The default length of a bucket, in milliseconds. */
 const BUCKET_MS = 10 * 60_000;
 
+/** A combination for which counts are added up. */
 export type Cell = [user: string, sessionId: string, model: string | null, tokenId: string | null];
 
 /** A period whose lines are added up together. It lies within one day (UTC). */
@@ -23,7 +24,7 @@ export interface Bucket {
   /** The times of the first and of the last line, in milliseconds since the epoch. */
   first: number;
   last: number;
-  /** The parts of the segment (in bytes) or of the list (in lines) that contain all lines of the bucket. */
+  /** The parts of the segment (in bytes), or of the hour's list in Redis (in lines), with all lines of the bucket. */
   ranges: [from: number, to: number][];
 }
 
@@ -36,9 +37,9 @@ export interface SumsTables {
 /** The length of a row: the index of the bucket, the index of the cell, and the counts. A count that nobody reported is NaN. */
 export const ROW = 2 + USAGE_COUNTS.length;
 
-/** The sums of the first part of a segment or a list. Several rows may have the same bucket and the same cell. */
+/** The sums of the first lines of a segment or of an hour in Redis. Several rows may have the same bucket and cell. */
 export class Sums implements SumsTables {
-  /** How far the segment (in bytes) or the list (in lines) is added up. */
+  /** How many bytes of the segment, or how many lines of the hour, are added up. */
   readonly end: number;
   readonly cells: string[];
   readonly buckets: Bucket[];
@@ -65,7 +66,7 @@ export class Sums implements SumsTables {
     return this.buckets.filter((bucket) => bucket.last >= from && bucket.first < to && !isWhole(bucket, query));
   }
 
-  /** Adds the buckets that the query covers completely. */
+  /** Adds the buckets that the query covers completely to `parts`. */
   addTo(parts: UsageParts, query: UsageQuery): void {
     const days = this.buckets.map(({ first }) => (query.by === "day" ? dayOf(first) : ""));
     const placesOf = this.buckets.map((bucket, index) =>
@@ -220,7 +221,7 @@ function isWhole({ first, last }: Bucket, { from, to }: UsageQuery): boolean {
   return first >= from && last < to;
 }
 
-/** Both arguments are far below 2^26, so each pair has a different result. */
+/** A number for a pair of bucket and cell. Both indexes are far below 2^26, so no two pairs have the same number. */
 function rowName(bucket: number, cell: number): number {
   return bucket * 2 ** 26 + cell;
 }

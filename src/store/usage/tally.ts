@@ -21,7 +21,7 @@ export class Tally {
   }
 
   async tokensSince(user: string, day: string): Promise<number> {
-    // One refresh after the other, so that no line is read twice.
+    // Run one refresh after the other, so that no line is counted twice.
     this.#refreshed = this.#refreshed.catch(() => undefined).then(async () => await this.#refresh());
     await this.#refreshed;
     let tokens = 0;
@@ -33,7 +33,7 @@ export class Tally {
     try {
       await this.#readNew();
     } catch (error) {
-      // Otherwise the next refresh might stop at a segment that was read, and skip older segments that were not.
+      // Start over. Otherwise the next refresh might stop at a segment that was read, and skip older, unread segments.
       this.#forget();
       throw error;
     }
@@ -59,7 +59,11 @@ export class Tally {
     }
   }
 
-  /** @returns `last` if the earlier segments have nothing to add; `replaced` if a purge has replaced this segment */
+  /**
+   * Adds the tokens in the new lines of a segment.
+   *
+   * @returns `last` if the earlier segments have nothing to add; `replaced` if a purge has replaced this segment
+   */
   async #add(number: number, segment: SegmentFile, isNewest: boolean): Promise<"next" | "last" | "replaced"> {
     const known = this.#read.get(number);
     if (known !== undefined && known.id !== segment.id) return "replaced";
@@ -79,7 +83,7 @@ export class Tally {
     return "next";
   }
 
-  /** @returns how many bytes of the segment the sums cover; null if the segment is too old for any limit */
+  /** Adds the tokens in a segment's sums. @returns how many bytes these cover; null if it is too old for any limit */
   async #addSums(number: number, segment: SegmentFile, isNewest: boolean): Promise<number | null> {
     await this.#sums.extend(number, segment, { isNewest });
     const head = this.#sums.head(number, segment);

@@ -114,7 +114,7 @@ export class UsageFolder implements UsageStore {
   /**
    * Replaces the names in a sealed segment. If this is interrupted, the next call finds the names again.
    *
-   * @returns false if another purge has replaced it first
+   * @returns false if another purge has replaced the segment first
    */
   async #rename(number: number, segment: SegmentFile, names: Renaming): Promise<boolean> {
     const after: string[] = [];
@@ -155,7 +155,8 @@ export class UsageFolder implements UsageStore {
     const from = Date.now() - keepMs;
     for (const number of this.segments.numbers().slice(0, -1)) {
       const sums = await this.segments.using(number, async (segment) => this.#sums.head(number, segment));
-      // If the segment has no lines, or the disk is full, there may be no sums. No line is newer than the last write.
+      // If the segment has no lines, or the disk is full, there may be no sums. In that case, use the time of the last
+      // write, because no line is newer.
       const last = sums?.last ?? this.segments.stateOf(number).writtenMs;
       // Lines are nearly in the order of their times, so the segments after this one are not older.
       if (last >= from) break;
@@ -188,7 +189,7 @@ async function addLines(
   }
 }
 
-/** @returns `line` itself if it contains none of the names */
+/** Replaces the names in a line. @returns `line` itself if it contains none of the names */
 export function renamed(line: LedgerLine, names: Renaming): LedgerLine {
   const [user, sessionId] = [names.users.get(line.user), names.sessions.get(line.sessionId)];
   if (user === undefined && sessionId === undefined) return line;

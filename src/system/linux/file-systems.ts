@@ -56,8 +56,8 @@ const KERNEL: ReadonlyMap<number, string> = new Map([
 ]);
 
 /**
- * Asks for the number of the type and does not read `mountinfo`, because every command calls this, and `mountinfo` may be
- * long.
+ * As `FileSystems.unfit`. Uses the type number of statfs(2) and does not read `mountinfo`, because every command calls
+ * this function, and `mountinfo` may be long.
  */
 function unfit(folder: string): UnfitFileSystem | null {
   return unfitType(statfsSync(folder).type);

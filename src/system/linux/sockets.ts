@@ -56,7 +56,7 @@ function* listeners(table: string): Generator<{ port: number; inode: string }> {
   }
 }
 
-/** Those of `ports` with connected clients. Reads the kernel's whole table of sockets, which takes milliseconds. */
+/** As `ProcessTable.connectedPorts`. Reads the kernel's whole table of sockets, which takes milliseconds. */
 export function connectedPorts(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number> {
   const found = new Set<number>();
   for (const table of ["tcp", "tcp6"]) {

@@ -24,8 +24,8 @@ export function writers(platform: NodeJS.Platform, path: string): number[] {
 }
 
 /**
- * Those of `ports` with connected clients. Finds a connection only after the server has accepted it, because `lsof`
- * shows the server's end of it.
+ * As `ProcessTable.connectedPorts`. Finds a connection only after the server has accepted it, because `lsof` shows the
+ * server's end of it.
  */
 export function connectedPorts(
   platform: NodeJS.Platform,

@@ -16,7 +16,7 @@ export function posix(platform: NodeJS.Platform): System {
   };
 }
 
-/** A UUID of this boot. (`kern.boottime` changes when somebody sets the clock.) */
+/** A UUID of this boot. `kern.boottime` cannot serve as an id, because it changes when somebody sets the clock. */
 function readBootId(platform: NodeJS.Platform): string {
   const name = platform === "darwin" ? "kern.bootsessionuuid" : "kernel.random.boot_id";
   const [id] = lines(platform, "sysctl", ["-n", name]);

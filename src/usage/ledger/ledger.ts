@@ -14,7 +14,7 @@ import {
 } from "../../model/usage/usage.js";
 import type { UsageStore } from "../../store/usage/port.js";
 
-/** How many lines to keep in memory at most while the disk is full. */
+/** How many ledger lines to keep in memory at most while the disk is full. */
 const MOST_WAITING = 100_000;
 const AT_ONCE = 100;
 
@@ -59,13 +59,14 @@ export class Ledger implements UsageRecorder {
   }
 
   /**
-   * Appends a line. If the disk is full, keeps the line for the next call, because a failed count must not stop a turn.
+   * Appends a line. If the disk is full, only warns, because a failed count must not stop a turn. Keeps the line for
+   * the next call.
    */
   #write(line: LedgerLine): void {
     addUsage(this.counted, countsOf(line));
     this.#waiting.push(line);
     try {
-      // While the disk is full, each new line tries again. So try only a few of the waiting lines at a time.
+      // While the disk is full, every call tries to write the waiting lines. So try only a few of them at a time.
       while (this.#waiting.length > 0) {
         const taken = this.#context.usage.append(this.#waiting.slice(0, AT_ONCE));
         this.#waiting.splice(0, taken);

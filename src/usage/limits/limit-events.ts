@@ -56,8 +56,8 @@ export class LimitEvents {
   }
 
   /**
-   * Writes an event that a budget is nearly used up. In each period, only the first process of all hosts writes it.
-   * Never rejects, because a failed warning must not make a turn fail.
+   * Writes an event that a budget is nearly used up. In each period, only the first process that notices this, among
+   * those of all hosts, writes the event. Never rejects, because a failed warning must not make a turn fail.
    */
   async near(user: string, { limit, max, used, from }: Near): Promise<void> {
     const key = `${user} ${limit}`;

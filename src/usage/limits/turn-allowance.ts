@@ -26,9 +26,9 @@ export class TurnAllowance {
   readonly #context: AllowanceContext;
   readonly #user: string;
   readonly #limits: EffectiveLimits;
-  /** The id of the slot. */
+  /** The id of the slot by which the store counts this turn. */
   readonly #id: string;
-  /** Whether no prompt has used the turn's own place among the turns per minute. */
+  /** Whether the turn's own place among the turns per minute is still unused. The first prompt uses it. */
   #isSpare = true;
   #isOver = false;
   /** When the budgets were checked last, by `performance.now()`. */

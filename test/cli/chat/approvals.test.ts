@@ -17,16 +17,16 @@ const shell = {
 
 describe("a permission request in words", () => {
   it.each<[string, PermissionRequest, string | null]>([
-    ["the programs of a command", shell, "commands of: git status, ls"],
+    ["the programs that a command runs", shell, "commands of: git status, ls"],
     [
-      "one command, if its programs do not describe it",
+      "only this command, if the runtime offers no approval for its programs",
       { ...shell, canOfferSessionApproval: false },
       "exactly this command",
     ],
     ["nothing, if managed settings require an answer each time", { ...shell, managedApprovalRequired: true }, null],
     ["nothing, if the command would leave the sandbox", { ...shell, requestSandboxBypass: true }, null],
     [
-      "one command, if it writes to a file by redirection",
+      "only this command, if it redirects output to a file",
       { ...shell, hasWriteFileRedirection: true },
       "exactly this command",
     ],

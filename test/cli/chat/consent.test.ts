@@ -72,7 +72,7 @@ describe("a permission request", () => {
     expect(window.asked).toEqual([]);
   });
 
-  it("after a reconnection, a permission request is shown even if the chat finds its turn only later", async () => {
+  it("a permission request is shown even if the chat finds its turn only after the request has arrived", async () => {
     const window = new WindowDouble();
     const turn = new OwnTurn();
     window.turn = turn;
@@ -101,7 +101,7 @@ describe("a permission request", () => {
     expect(window.asked).toHaveLength(1);
   });
 
-  it('the answer "yes, once" covers a second request about the same call, but no later call with its id', async () => {
+  it('"yes, once" also answers a second request about the same call, but not a later call with its id', async () => {
     const window = new WindowDouble();
     const { handler } = new Approvals(window);
     const push = async () => await handler(shell("git push"), SESSION);
@@ -251,7 +251,7 @@ describe("the questions of a chat", () => {
     expect(press("y")).toBe(true);
   });
 
-  it("a question too long for the terminal is printed above once, and its beginning and choices stay visible", () => {
+  it("a question too long for the terminal is printed in full once, and its beginning and choices stay visible", () => {
     const lines = Array.from({ length: 9 }, (_, index) => ({ text: `line ${index}` }));
     const dialog = new ChoiceDialog(lines, choices);
     const printed = dialog.take(COLUMNS, 8);
@@ -302,7 +302,7 @@ describe("the questions of a chat", () => {
     return expect(dialog.answered).resolves.toBe("test");
   });
 
-  it("a question that does not fit on a tiny terminal is printed above", () => {
+  it("a question shows its full text even on a tiny terminal", () => {
     const lines = ["Run this command?", "rm -rf /"].map((text) => ({ text }));
     for (const height of [1, 2, 3, 4, 5]) {
       const dialog = new ChoiceDialog(lines, choices);
@@ -311,7 +311,7 @@ describe("the questions of a chat", () => {
     }
   });
 
-  it("a question that is printed above is printed again after the user has cleared the screen", () => {
+  it("a question too long for the terminal is printed in full again after the user has cleared the screen", () => {
     const dialog = new ChoiceDialog([{ text: "line\n".repeat(30) }], choices);
     const printed = dialog.take(COLUMNS, 8);
     expect(dialog.take(COLUMNS, 8)).toEqual([]);

@@ -18,7 +18,7 @@ describe("the terminal's report of the cursor after a resize", () => {
     expect(report.isAwaited).toBe(false);
   });
 
-  it("a second resize before the report replaces the first, whose wait never ends", async () => {
+  it("a report after two resizes ends only the wait that began with the second resize", async () => {
     using report = new CursorReport();
     let ended = 0;
     void report.next().then(() => ended++);

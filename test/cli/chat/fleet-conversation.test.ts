@@ -4,7 +4,7 @@ import { FleetError } from "../../../src/errors.js";
 import type { Fleet } from "../../../src/fleet/fleet.js";
 import { NEVER } from "../../../src/runtime/clock.js";
 
-/** Replaces `fleet.sessions`. Opens no session while it drains, and requires an open session, as a fleet does. */
+/** Replaces `fleet.sessions`. Like a fleet, fails `resume` during a drain, and `send` and `leave` without a session. */
 class DrainingSessions {
   isDraining = false;
   /** The calls so far, in order: the model of each `resume`, and the prompt of each `send`. */
@@ -42,11 +42,11 @@ async function opened() {
   return { sessions, conversation };
 }
 
-describe("a session of a chat that could not be opened again with another model", () => {
+describe("a chat whose session could not be opened again with another model", () => {
   const ignore = () => undefined;
   const options = { signal: NEVER, onEvent: ignore, onWait: ignore, onLost: ignore, onFound: ignore };
 
-  it("after a failed change of the model, prompts open the session with its earlier model", async () => {
+  it("after a failed change of the model, the next prompt opens the session with its earlier model", async () => {
     const { sessions, conversation } = await opened();
     await expect(conversation.send("hello", options)).rejects.toMatchObject({ code: "FLEET_POOL_DRAINING" });
     sessions.isDraining = false;
@@ -83,7 +83,7 @@ describe("a question of a chat to its server", () => {
   }
   const rpcError = (code: number, message: string) => Object.assign(new Error(message), { code });
 
-  it("a chat reports an error that its server answers, and does not open the session again", async () => {
+  it("a chat reports an error response of its server, and does not open the session again", async () => {
     const { conversation, openings } = await asking(rpcError(-32_603, "The model service is down."), "small");
     await expect(conversation.model(NEVER)).rejects.toThrow("The model service is down.");
     expect(openings()).toBe(1);

@@ -30,7 +30,7 @@ describe("FollowedTurn after a reconnection", () => {
     expect(seen).toEqual(later);
   });
 
-  it("FollowedTurn does not report the turn of another client that follows its own", () => {
+  it("FollowedTurn does not report another client's turn that follows its own turn", () => {
     const seen: SessionEvent[] = [];
     const prompt = asked("mine");
     const turn = new FollowedTurn("mine", undefined, (each) => seen.push(each));

@@ -26,12 +26,12 @@ async function keysOf(text: string): Promise<string[]> {
   return names;
 }
 
-describe("a line that was typed outside raw mode ends with a newline, which counts as Enter", () => {
-  it("the newline of a line that was typed before the keyboard is read counts as Enter", async () => {
+describe("a newline that was typed outside raw mode", () => {
+  it("a newline that was typed before the chat began counts as the Enter key", async () => {
     expect(await keysOf("a\n")).toEqual(["a", "return"]);
   });
 
-  it("the newline of a line that was typed while the chat was stopped counts as Enter", async () => {
+  it("a newline that was typed while the chat was stopped counts as the Enter key", async () => {
     await nextRound();
     await nextRound();
     expect(await keysOf("a\n")).toEqual(["a", "enter"]);

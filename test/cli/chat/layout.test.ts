@@ -57,7 +57,7 @@ describe("text in rows", () => {
     expect(widthOf(text)).toBe(width);
   });
 
-  it("graphemes divides a long text in the same way as the parts of that text", () => {
+  it("graphemes divides a long text into the same characters as the parts of that text", () => {
     const text = "👨‍👩‍👧‍👦e\u0301🇬🇧क्षि한".repeat(100);
     expect(graphemes(text)).toEqual(
       Array.from({ length: 100 }, () => ["👨‍👩‍👧‍👦", "e\u0301", "🇬🇧", ...graphemes("क्षि"), "한"]).flat(),

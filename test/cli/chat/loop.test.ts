@@ -82,7 +82,7 @@ describe("the loop of a chat", () => {
     expect(said).toContain("the connection was disposed");
   });
 
-  it("a chat ends without a report when its signal aborts a turn", async () => {
+  it("a chat ends without an error message when its signal aborts a turn", async () => {
     const ending = new AbortController();
     const reason = new Error("interrupted");
     const send = async () => {
@@ -101,7 +101,7 @@ describe("the loop of a chat", () => {
     expect(deleted).toEqual([]);
   });
 
-  it("a failed chat command gives the waiting prompts back, because they may be for another session", async () => {
+  it("a failed chat command puts the waiting prompts back into the input instead of sending them", async () => {
     const resume = () => Promise.reject(new FleetError("FLEET_SESSION_NOT_FOUND", "There is no such session."));
     for (const command of ["/resume other", "/nwe", "/model huge"]) {
       const models = async () => ["large", "small"];

@@ -20,7 +20,7 @@ afterEach(() => {
 });
 
 describe("the window of a chat", () => {
-  it("a prompt that returns to the input is followed there by the waiting prompts, in their order", async () => {
+  it("giveBack fills the input with the failed prompt, the waiting prompts and the unsent text", async () => {
     using window = testWindow();
     type(window, "first");
     expect(await window.next()).toBe("first");
@@ -44,7 +44,7 @@ describe("the window of a chat", () => {
     expect(await window.next()).toBe("second time");
   });
 
-  it("the loss of the terminal cancels the chat's current work, but not later work, such as leaving", async () => {
+  it("the loss of the terminal cancels the chat's current work, but not the later leaving of a session", async () => {
     using window = testWindow();
     const part = { take: () => [], live: () => [] };
     const work = window.working(part, async (signal) => await abortable(new Promise(() => undefined), signal));

@@ -16,7 +16,7 @@ vi.mock("node:net", async (original) => {
   }
   return { ...net, BlockList };
 });
-// Other test files in this process may have loaded the real modules, or load them later.
+// Reset the modules now and at the end, because other test files in this process load the real modules.
 vi.resetModules();
 const { isBlocked, ServerRules } = await import("../../../src/sandbox/network/addresses.js");
 afterAll(() => void vi.resetModules());
@@ -75,13 +75,13 @@ describe("the rules of a server", () => {
     ["::/0", "::1", 443, false],
     ["::/0", "8.8.8.8", 443, false],
     ["::/0", "::ffff:127.0.0.1", 443, false],
-    // Metadata addresses need an entry of their own.
+    // A metadata address needs an entry for exactly this address.
     ["169.254.0.0/16", "169.254.1.1", 443, true],
     ["169.254.0.0/16", "169.254.169.254", 443, false],
     ["168.63.129.0/24", "168.63.129.16", 443, false],
     ["169.254.169.254:80", "169.254.169.254", 80, true],
     ["fd00::/8", "fd00:ec2::254", 443, false],
-    // The addresses of this machine need an entry of their own, too.
+    // An address of this machine needs such an entry, too.
     ["0.0.0.0/0", "5.6.7.8", 443, false],
     ["0.0.0.0/0", "1.2.3.9", 443, false],
     ["::/0", "2a00:1450:0:0::99", 443, false],
@@ -95,7 +95,7 @@ describe("the rules of a server", () => {
     expect(new ServerRules([entry]).allowsAddress(address, port)).toBe(isAllowed);
   });
 
-  it("ServerRules let a name lead to public addresses, and to private ones only with an entry for the address", () => {
+  it("ServerRules lets a name lead to public addresses, and to private ones only with an entry for the address", () => {
     const rules = new ServerRules(["db.example:*", "10.0.0.0/8:5432"]);
     const addresses = ["1.2.3.4", "10.0.0.1", "127.0.0.1", "169.254.169.254"];
     expect(addresses.filter((address) => rules.mayLeadTo(address, 5432))).toEqual(["1.2.3.4", "10.0.0.1"]);
@@ -104,19 +104,19 @@ describe("the rules of a server", () => {
     expect(rules.allowsName("10.0.0.1", 5432)).toBe(false);
   });
 
-  it("isBlocked reads the addresses of this machine at most every few seconds", () => {
+  it("isBlocked reads the addresses of this machine at most once every few seconds", () => {
     vi.mocked(networkInterfaces).mockClear();
     for (let count = 0; count < 100; count++) expect(isBlocked("5.6.7.8")).toBe(true);
     expect(vi.mocked(networkInterfaces).mock.calls.length).toBeLessThan(2);
   });
 
-  it("ServerRules are made quickly, with two BlockLists for each range and none for the blocked addresses", () => {
+  it("ServerRules creates two BlockLists for each range, and none for the blocked addresses", () => {
     made.sets = 0;
     new ServerRules(Array.from({ length: 100 }, (_, n) => `10.${n}.0.0/16`));
     expect(made.sets).toBe(200);
   });
 
-  it("ServerRules without entries allow nothing", () => {
+  it("ServerRules without entries allows nothing", () => {
     const rules = new ServerRules([]);
     expect(rules.allowsName("example.com", 443) || rules.allowsAddress("8.8.8.8", 443)).toBe(false);
   });

@@ -225,7 +225,7 @@ describe("CONNECT", () => {
     expect(trial.proxy.counts).toMatchObject({ failed: 2 });
   });
 
-  it("CONNECT fails when its look-up takes too long, and until then the server's other names are served", async () => {
+  it("CONNECT gets 504 when its look-up takes too long, and does not delay a CONNECT to another name", async () => {
     const port = await echoing();
     const trial = await proxyWith(["*:*", `127.0.0.1:${port}`], { limits: { connectMs: 1_000 } });
     trial.lookUp.mockImplementation(async (name) => {
@@ -384,7 +384,7 @@ describe("a client that misbehaves", () => {
   });
 
   it.each(["nobody\n", "status\n", `${LAUNCH}\n${CONNECT("127.0.0.1:1")}`])(
-    "a client that got an answer to %j but does not end its connection loses that connection",
+    "the proxy closes a connection that a client leaves open after the answer to %j",
     async (text) => {
       const trial = await proxyWith([], { limits: { answeredMs: 100, headerMs: 60_000 } });
       await new Connection(trial.path, text).until("\n");
@@ -392,14 +392,14 @@ describe("a client that misbehaves", () => {
     },
   );
 
-  it("the proxy keeps only a few of the connections that clients leave open after an answer", async () => {
+  it("when clients leave too many connections open after an answer, the proxy closes the oldest ones", async () => {
     const trial = await proxyWith([], { limits: { answered: 2, answeredMs: 60_000 } });
     const connections = [1, 2, 3, 4, 5].map(() => new Connection(trial.path, "nobody\n"));
     for (const connection of connections) await connection.until("403");
     await vi.waitFor(() => expect(trial.proxy.open.size).toBe(2), 5_000);
   });
 
-  it("a client cannot run more look-ups than allowed by ending its connections", async () => {
+  it("a look-up that no client waits for any longer still counts toward the limit of running look-ups", async () => {
     const trial = await proxyWith(["*:*"], { limits: { connectMs: 300 } });
     trial.lookUp.mockImplementation(async () => await new Promise(() => undefined));
     for (let round = 0; round < 3; round++) {
@@ -411,7 +411,7 @@ describe("a client that misbehaves", () => {
     expect(trial.lookUp).toHaveBeenCalledTimes(4);
   });
 
-  it("the oldest connection without a first line is closed when there are too many of them", async () => {
+  it("when too many connections have sent no first line, the proxy closes the oldest one", async () => {
     const trial = await proxyWith([], { limits: { unnamed: 2 } });
     const silent = [1, 2, 3].map(() => new Connection(trial.path, null));
     await vi.waitFor(() => expect(silent.map(({ ended }) => ended).filter(Boolean)).toHaveLength(1), 10_000);
@@ -433,7 +433,7 @@ describe("a client that misbehaves", () => {
     await vi.waitFor(() => expect(ended).toBe(true), 10_000);
   });
 
-  it("a client that does not read slows down only its own host", async () => {
+  it("when a client stops reading, the proxy stops reading from the client's target, and still serves others", async () => {
     let sent = 0;
     const port = await listening(
       createServer((socket) => {

@@ -54,7 +54,7 @@ it("the size of the refusal log is limited, because the log is rotated", () => {
   expect(statSync(path).size + statSync(`${path}.1`).size).toBeLessThan(3_000);
 });
 
-it("a refusal log that cannot be written causes no error", () => {
+it("RefusalLog does not throw if it cannot write to its file", () => {
   const { folder } = newLog();
   expect(() => new RefusalLog(join(folder, "none", "egress.log")).write(REFUSED)).not.toThrow();
 });

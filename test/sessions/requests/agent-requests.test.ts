@@ -10,14 +10,14 @@ const requestsOn = (clock = new TestClock(), isEnding = async () => await Promis
   new AgentRequests({ answerMs: 60_000, clock, isEnding });
 
 describe("the requests of the agent", () => {
-  it("a question that allows no other answer takes only its choices", () => {
+  it("a question that is not freeform accepts only its choices", () => {
     const requests = requestsOn();
     const { id } = requests.open("s", "alice", CHOICE).request;
     expect(() => requests.answer("s", "alice", id, { answer: "green" })).toThrow('Allowed: "red", "blue"');
     expect(requests.answer("s", "alice", id, { answer: "blue" }).outcome).toBe("answered");
   });
 
-  it("a request expires only once: after its time limit, or at once when nobody is asked any longer", async () => {
+  it("a request expires only once: after its time limit, or at once if its signal has already aborted", async () => {
     const clock = new TestClock();
     const requests = requestsOn(clock);
     const changes: RequestChange[] = [];

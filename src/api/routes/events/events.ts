@@ -10,7 +10,7 @@ const DAY = "24h";
 /** An event's id begins with this many digits: the event's time in milliseconds since the epoch, in base 36. */
 const TIME_DIGITS = 9;
 const POSITION = /^([^:]{0,63}):(\d{1,15})$/;
-/** How much later than events of other hosts an event may arrive, in milliseconds. */
+/** An event of a host may arrive after events of other hosts that are up to this much newer, in milliseconds. */
 const LATE_MS = 60_000;
 
 export const EVENT_ROUTES: readonly AnyRoute[] = [
@@ -64,14 +64,14 @@ export const EVENT_ROUTES: readonly AnyRoute[] = [
 ];
 
 /**
- * The place of an event among those of the same time: by host, and on each host the newest first. Each number has 16
- * digits, so the places sort as texts.
+ * A key that sorts events of the same time by host, and the events of each host from the newest. Each number has 16
+ * digits, so the keys sort as texts.
  */
 function placeAt({ host, seq }: FleetEvent): string {
   return `${host ?? ""} ${Number.MAX_SAFE_INTEGER - seq}`;
 }
 
-/** @param last the id of the last event that the client has */
+/** Turns events into events of a stream. Leaves out the event with the id `last`, which the client already has. */
 async function* streamed(
   events: AsyncGenerator<FleetEvent, void, undefined>,
   last: string,
@@ -84,7 +84,7 @@ async function* streamed(
   }
 }
 
-/** Names an event, and for each host the last event that the client then has: `ID@HOST:SEQ,HOST:SEQ`. */
+/** The id of a stream's event, `ID@HOST:SEQ,HOST:SEQ`: names the event, and the last sent event of each host. */
 function idAt(id: string, seqs: ReadonlyMap<string, number>): string {
   return `${id}@${[...seqs].map(([host, seq]) => `${host}:${seq}`).join(",")}`;
 }

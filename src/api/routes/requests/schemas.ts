@@ -6,7 +6,7 @@ import { REQUEST_KINDS, REQUEST_OUTCOMES } from "../../../sessions/requests/requ
 const ALLOWED_ID = "an id";
 const id = v.pipe(v.string(ALLOWED_ID), v.minLength(1, ALLOWED_ID), v.maxLength(512, ALLOWED_ID));
 
-/** A field of a prompt. */
+/** The field `interactive` of a prompt. */
 export const interactive = v.optional(
   v.pipe(
     v.boolean("true or false"),

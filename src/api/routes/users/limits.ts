@@ -15,7 +15,7 @@ const limit = v.optional(
   ),
 );
 
-/** An object with a value for each limit of a user. */
+/** An object that has `value` for each limit of a user. */
 function each<T>(value: T): Record<UserLimit, T> {
   return Object.fromEntries(USER_LIMITS.map((name) => [name, value])) as Record<UserLimit, T>;
 }

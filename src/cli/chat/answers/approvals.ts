@@ -18,7 +18,7 @@ interface Asked {
   endedCalls: number;
 }
 
-/** The most rows of a note. The model may have written a long note, which must not push the command off the screen. */
+/** The most rows of a reason or warning. The model may have written a long one, which must not hide the command. */
 const MOST_NOTE_ROWS = 2;
 
 /** Asks the user about the tool calls of a turn, and remembers what the user has allowed for the rest of a session. */
@@ -27,12 +27,12 @@ export class Approvals {
   /** The keys (of {@link Described.scope}) that the user has allowed, by session id. */
   readonly #allowed = new Map<string, Set<string>>();
   /**
-   * The answers about calls of the present turn, for a second request about the same call. The runtime asks twice about
-   * some calls, both times before the call ends (measured with 1.0.85).
+   * The user's decisions about tool calls of the present turn. A second request about the same call gets the same
+   * decision: the runtime asks twice about some calls, both times before the call ends (measured with 1.0.85).
    */
   readonly #answered = new Map<string, { decision: Decision; endedCalls: number }>();
   #turn: OwnTurn | null = null;
-  /** Resolves when all requests so far are answered. The next request waits, because an answer may cover it. */
+  /** Resolves when all earlier requests are answered. The next request waits, because their answers may cover it. */
   #free: Promise<Decision> = Promise.resolve(null);
 
   constructor(window: Pick<Window, "ask" | "turn">) {

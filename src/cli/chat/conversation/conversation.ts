@@ -67,12 +67,12 @@ export interface Conversations {
   close(): Promise<void>;
 }
 
-/** @throws Error when the connection has ended. */
+/** The session's model; null if the server does not report it. @throws Error if the connection has ended. */
 export async function modelOf(session: CopilotSession): Promise<string | null> {
   return (await session.rpc.model.getCurrent()).modelId ?? null;
 }
 
-/** @throws Error when the connection has ended. */
+/** The ids of the models that the provider lists. @throws Error if the connection has ended. */
 export async function modelsOf(session: CopilotSession): Promise<string[]> {
   const { list } = await session.rpc.model.list();
   return list.flatMap((each) => (typeof each === "object" && each !== null && "id" in each ? [String(each.id)] : []));
@@ -82,8 +82,8 @@ export async function modelsOf(session: CopilotSession): Promise<string[]> {
 const UNANSWERED: ReadonlySet<unknown> = new Set([-32_099, -32_098, -32_097, -32_096]);
 
 /**
- * Whether the error means that the server refused a request of the SDK, so that repeating the request cannot help. It
- * can help if the connection has ended, or if the server does not have the session in memory.
+ * Whether the error means that the server refused a request of the SDK, so that repeating the request cannot help.
+ * False if the connection has ended or the server has unloaded the session, because a repetition can help then.
  */
 export function isRefusal(error: unknown): boolean {
   if (!(error instanceof Error) || !("code" in error) || isUnloaded(error)) return false;

@@ -86,7 +86,7 @@ export class DoorConversation implements Conversation {
     await abortable(Promise.race([request, this.#attached.closed]), limit.signal).catch(() => undefined);
   }
 
-  /** Connects again, waits for the end of the turn, which may still run, and reports the events that were missed. */
+  /** Connects again, waits until the turn has ended, and reports the events that the chat missed. */
   async #recover(turn: FollowedTurn, { signal, onLost, onFound }: PromptOptions): Promise<void> {
     onLost();
     let events: SessionEvent[];

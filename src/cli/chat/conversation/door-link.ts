@@ -20,7 +20,7 @@ export interface Attached {
 export class DoorLink {
   readonly #door: Door;
   #connection: ConnectedClient | null = null;
-  /** One promise for each session that the front door may open too late. It settles once that session was dropped. */
+  /** Sessions that the front door may open too late. Each promise settles once its session was deleted or left. */
   readonly #unwanted = new Set<Promise<unknown>>();
 
   constructor(door: Door) {
@@ -50,7 +50,7 @@ export class DoorLink {
     }
   }
 
-  /** Like {@link connected}, but retries for a while, because a front door that is replaced is back in a moment. */
+  /** Like {@link connected}, but retries for `RECONNECT_MS`, because a front door that restarts is back in a moment. */
   async reconnected(signal: AbortSignal): Promise<ConnectedClient> {
     const until = performance.now() + RECONNECT_MS;
     for (;;) {

@@ -102,7 +102,7 @@ class FleetConversation implements Conversation {
     return await this.#asked(modelsOf, signal);
   }
 
-  /** Opens the session again with the model. Keeps it in `#options`, so that it stays if the server is replaced. */
+  /** Opens the session again with the model. If that succeeds, all later openings use this model, too. */
   async useModel(model: string, signal: AbortSignal): Promise<void> {
     const before = this.#options;
     this.#options = { ...before, model };
@@ -126,7 +126,7 @@ class FleetConversation implements Conversation {
     await this.#fleet.sessions.leave(this.#session, { park: true });
   }
 
-  /** Asks the server. If it has ended since the last turn, opens the session again and repeats the question. */
+  /** Asks the server. After an error other than a refusal or an abort, opens the session and asks again. */
   async #asked<T>(ask: (session: CopilotSession) => Promise<T>, signal: AbortSignal): Promise<T> {
     const session = await this.#opened(signal);
     try {

@@ -3,7 +3,7 @@ import { FleetError } from "../../../errors.js";
 import type { HistoryEvent } from "../../../runtime/history/event.js";
 import { TurnTracker } from "../../../runtime/history/turn-tracker.js";
 
-/** A turn that may outlive the connection. The events that the chat misses then come from the session's history. */
+/** Follows a turn that may outlive the connection. The session's history supplies the events that the chat missed. */
 export class FollowedTurn {
   readonly #prompt: string;
   readonly #known: string | undefined;
@@ -86,7 +86,7 @@ function turnAt(history: readonly SessionEvent[], at: number): SessionEvent[] {
   return turn;
 }
 
-/** Whether the event is the last message of a turn, which calls no tools. Earlier messages do. */
+/** Whether the event is the last message of the main agent in a turn. Only this message calls no tools. */
 function isAnswer(event: SessionEvent): boolean {
   return event.type === "assistant.message" && isOfMainAgent(event) && (event.data.toolRequests ?? []).length === 0;
 }

@@ -5,9 +5,9 @@ import { plainSpans } from "./inline.js";
 
 /** The most characters to parse at once, because the parser takes quadratic or cubic time for some texts. */
 const MOST_AT_ONCE = 4_096;
-/** The most marks of Markdown in a block that is parsed, for the same reason. Other blocks are shown as plain text. */
+/** The most Markdown marks in a block, for the same reason. A block with more marks is shown as plain text. */
 const MOST_MARKS = 300;
-/** A line with 30 nested quotation and list marks. Do not parse it, because the parser recurses for each mark. */
+/** Matches a line with 30 nested quotation and list marks. It is not parsed: the parser recurses for each mark. */
 const TOO_DEEP = /^(?:[ \t]*(?:>|[*+-][ \t]|\d{1,9}[.)][ \t])){30}/m;
 const FENCE = /^( {0,3})(`{3,}|~{3,})([^\n`]*)\n/;
 
@@ -17,9 +17,9 @@ interface Fence {
 }
 
 /**
- * Renders Markdown that arrives in pieces. A block is finished when the next block begins or the text ends. A finished block
- * is rendered once. The last block is open and is rendered again with each piece. The lines of a code block are finished one
- * by one.
+ * Renders Markdown that arrives in pieces. A block is finished when the next block begins or the text ends. A finished
+ * block is rendered once. The last block is open and is rendered again with each piece. The lines of a code block are
+ * finished one by one.
  */
 export class MarkdownStream {
   readonly #lexer: typeof Lexer;
@@ -27,10 +27,10 @@ export class MarkdownStream {
   #fence: Fence | null = null;
   /** Whether rows of this text were already returned, so that a blank row must come before the next block. */
   #hasBefore = false;
-  /** Whether the next block continues the last one, as further items of a list do. Then no blank row separates them. */
+  /** Whether the next block continues the last one, like more items of a list. If so, no blank row separates them. */
   #continues = false;
 
-  /** Loads the parser only here, because nothing else needs it. */
+  /** Imports the parser only here, so that everything else starts without it. */
   static async create(): Promise<MarkdownStream> {
     const { Lexer } = await import("marked");
     return new MarkdownStream(Lexer);
@@ -152,8 +152,8 @@ export class MarkdownStream {
 }
 
 /**
- * The tokens that are finished: those before the last block, and the last block if nothing can be added to it. If the last
- * block is a list, all its items but the last are finished.
+ * The tokens that are finished: those before the last block, and the last block if nothing can be added to it. If the
+ * last block is a list, all its items but the last are finished.
  */
 function finished(tokens: readonly Token[]): Token[] {
   const at = tokens.findLastIndex(({ type }) => type !== "space");

@@ -1,4 +1,4 @@
-/** How long a terminal may take to report the position of the cursor, in milliseconds. Some terminals never report it. */
+/** How long a terminal may take to report the cursor's position, in milliseconds. Some terminals never report it. */
 const FIRST_MS = 1_000;
 /** The longer limit for a terminal that has reported a position before, because it may only be slow. */
 const LATER_MS = 5_000;
@@ -14,8 +14,8 @@ export class CursorReport implements Disposable {
   }
 
   /**
-   * Resolves with the column of the cursor; with undefined if the terminal does not report it in time. Never resolves
-   * if `next` or `cancel` is called before that.
+   * Waits for the next report. Resolves with the column of the cursor; with undefined if the report does not arrive in
+   * time. Never resolves if `next` or `cancel` is called first.
    */
   async next(): Promise<number | undefined> {
     this.cancel();

@@ -20,7 +20,10 @@ export interface Dialog {
   key(key: Key): boolean;
   /** Like {@link key}, for a pasted text. */
   paste(text: string): boolean;
-  /** Returns all rows of the question once if `view` cannot show all of them. Call this before each `view`. */
+  /**
+   * Returns all rows of the question, to print them above it, if `view` cannot show all of them. Otherwise, and after
+   * the first time, returns none. Call this before each `view`.
+   */
   take(columns: number, height: number): string[];
   view(columns: number, height: number): LiveRows;
   /** Call this when the rows above the question were cleared, so that `take` returns them again. */
@@ -50,7 +53,7 @@ export class DialogQueue {
   }
 }
 
-/** The most rows of a text in a question. A longer text is also printed above the question, where the user can scroll. */
+/** The most rows of a text in a question. A longer text is also printed in full above it, where the user can scroll. */
 const MOST_ROWS = 8;
 const CUT = "… all of it is above";
 /** The most rows of a choice. */

@@ -13,9 +13,9 @@ export interface Key {
 export interface KeyListener {
   onKey(key: Key): void;
   onPaste(text: string): void;
-  /** The terminal has answered the last {@link Keyboard.expectPosition} with the column of the cursor, from 0. */
+  /** The terminal has reported the column of the cursor, from 0. See {@link Keyboard.expectPosition}. */
   onPosition(column: number): void;
-  /** The terminal is gone. May be called more than once. */
+  /** Called when the terminal is gone, perhaps more than once. */
   onGone(): void;
 }
 
@@ -80,7 +80,7 @@ export class Keyboard implements Disposable {
   }
 
   #open(): void {
-    // Turn raw mode off first. The shell may have done so, but Node.js does nothing if it believes that the mode is on.
+    // Turn raw mode off first. If the shell turned it off, Node.js still believes that it is on, and would do nothing.
     this.#input.setRawMode(false);
     this.#input.setRawMode(true);
     this.#input.resume();
@@ -97,7 +97,7 @@ export class Keyboard implements Disposable {
   }
 
   #receive(given: string): void {
-    // Outside raw mode, the terminal turns each Enter into a newline.
+    // Outside raw mode, the terminal turned each Enter into a newline. Undo this.
     const typed = this.#isCooked ? given.replaceAll("\n", "\r") : given;
     const { keys, column } = this.#positions.read(typed);
     for (const { isPasted, text } of this.#pasted.read(keys)) {

@@ -20,12 +20,13 @@ const segmenter = new Intl.Segmenter(undefined, { granularity: "grapheme" });
 
 /** Code points that join their neighbours. In a text without them, each code point is one character. */
 const JOINING = /[\p{M}\p{Cf}\p{Emoji_Modifier}\p{Regional_Indicator}\u1100-\u11ff]/u;
-/** Matches short pieces that end between characters, because the segmenter of Node.js 20 takes quadratic time. */
+/** Matches short pieces that end between characters. The segmenter of Node.js 20 takes quadratic time for long text. */
 const PIECES =
   /.{1,100}(?<![\u200d\p{Regional_Indicator}])(?![\p{M}\p{Cf}\p{Emoji_Modifier}\p{Regional_Indicator}\u1100-\u11ff])|.{1,100}/gsu;
 
 /**
- * The characters as a person counts them. A letter with its accents, or an emoji of several code points, is one character.
+ * The characters as a person counts them. A letter with its accents, or an emoji of several code points, is one
+ * character.
  */
 export function graphemes(text: string): string[] {
   if (!JOINING.test(text)) return [...text];
@@ -33,7 +34,7 @@ export function graphemes(text: string): string[] {
   return pieces.flatMap((piece) => Array.from(segmenter.segment(piece), ({ segment }) => segment));
 }
 
-/** The number of columns that the text takes on a terminal. The text has no line breaks and no tabs. */
+/** The number of columns that the text takes on a terminal. The text must not contain line breaks or tabs. */
 export function widthOf(text: string): number {
   if (isPlain(text)) return text.length;
   return graphemes(text).reduce((total, grapheme) => total + widthOfGrapheme(grapheme), 0);
@@ -63,7 +64,8 @@ const UNITS = /\n|[ \t]+|[\x21-\x7e]+|\P{ASCII}+/gu;
 
 /**
  * Breaks text into rows of at most `width` columns: between words, beside wide characters, and inside a word that is
- * longer than a row. Keeps line breaks and the spaces at the beginning of a line. `indent` begins each row but the first.
+ * longer than a row. Keeps line breaks and the spaces at the beginning of a line. `indent` begins each row but the
+ * first.
  */
 export function wrap(spans: readonly Span[], width: number, indent = ""): string[] {
   const rows = new Rows(width, indent);

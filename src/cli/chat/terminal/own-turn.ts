@@ -32,7 +32,7 @@ export class OwnTurn {
     this.#run(false);
   }
 
-  /** Call this if the turn began without a connection. Questions that arrived before the call belong to this turn. */
+  /** Call this if the turn began while the connection was lost. Questions that arrived earlier belong to this turn. */
   find(): void {
     this.#run(true);
   }
@@ -51,7 +51,7 @@ export class OwnTurn {
     return this.#endedCalls.get(id) ?? 0;
   }
 
-  /** Whether a question that arrives now belongs to this turn. Before the turn, resolves once it begins or ends. */
+  /** Whether a question that arrives now belongs to this turn. Before the turn, waits until the turn begins or ends. */
   async asks(): Promise<boolean> {
     return this.#state === "runs" || (await this.#early);
   }

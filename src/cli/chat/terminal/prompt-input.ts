@@ -85,7 +85,7 @@ export class PromptInput {
     return { rows: [colour.dim(shorten(head, columns, "end")), ...rows], cursor: { ...cursor, row: cursor.row + 1 } };
   }
 
-  /** Returns true if the Enter key sends the prompt. After a backslash, it turns the backslash into a line break. */
+  /** Handles Enter. Returns true if it sends the prompt. After a backslash, turns the backslash into a line break. */
   #enter(): boolean {
     if (!this.#editor.isAtEnd || !this.text.endsWith("\\")) return true;
     this.#editor.backspace();
@@ -116,7 +116,7 @@ export class PromptInput {
     else if (word === undefined) this.#editor.insert("\t");
   }
 
-  /** Returns false for a key that ends the search and then has its usual effect. */
+  /** Handles a key during a search. Returns false for a key that ends the search and then has its usual effect. */
   #searchKey(search: Search, key: Key): boolean {
     if (key.text !== "") this.#find(search, search.query + key.text, search.at);
     else if (key.name === "backspace") this.#find(search, search.query.slice(0, -1), this.#history.length);

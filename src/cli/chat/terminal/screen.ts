@@ -47,8 +47,8 @@ export class Screen {
 
   /**
    * Returns true if the terminal became so narrow that the cursor may have moved: some terminals break the row with the
-   * cursor, and others cut it. This method then asks the terminal for the column of the cursor. Call {@link locate} with
-   * the answer.
+   * cursor, and others cut it. This method then asks the terminal for the column of the cursor. Call {@link locate}
+   * with the answer.
    */
   askAfterResize(): boolean {
     if (this.#drawn.cursor.column < this.columns) return false;
@@ -56,12 +56,16 @@ export class Screen {
     return true;
   }
 
-  /** @param column the column of the cursor, from 0; undefined if the terminal does not answer */
+  /**
+   * Finds out how far the resize moved the cursor.
+   *
+   * @param column the column of the cursor, from 0; undefined if the terminal does not answer
+   */
   locate(column: number | undefined): void {
     const { columns } = this;
     const { cursor } = this.#drawn;
-    // Without an answer, assume that the cursor is on the same row. If that is wrong, an old row stays on the screen. The
-    // opposite mistake would delete a row of the conversation.
+    // Without an answer, assume that the cursor is on the same row. If that is wrong, an old row stays on the screen.
+    // The opposite mistake would delete a row of the conversation.
     this.#moved = column === cursor.column % columns ? Math.floor(cursor.column / columns) : 0;
   }
 

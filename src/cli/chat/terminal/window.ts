@@ -23,7 +23,9 @@ const DRAW_MS = 40;
 const TICK_MS = 120;
 const LEAVING = "Ctrl-C again, or Ctrl-D, ends the chat.";
 
-/** The window of a chat: the conversation, which scrolls away, and the prompt at its end, where the user can always type. */
+/**
+ * The window of a chat: the conversation, which scrolls away, and the prompt below it, where the user can always type.
+ */
 export class Window implements KeyListener, Disposable {
   readonly #screen = new Screen(process.stdout);
   readonly #input: PromptInput;
@@ -215,7 +217,7 @@ export class Window implements KeyListener, Disposable {
     this.#wake();
   }
 
-  /** Ctrl-C cancels what the chat works on, or clears the prompt. At an empty prompt, the second Ctrl-C ends the chat. */
+  /** Ctrl-C cancels the chat's current work, or clears the prompt. At an empty prompt, the second one ends the chat. */
   #interrupt(isLeaving: boolean): void {
     if (this.#cancel !== null || this.#sent.length > 0) {
       this.giveBack();

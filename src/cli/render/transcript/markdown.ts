@@ -1,8 +1,8 @@
 /*
- * Puts Markdown that somebody else wrote into a document of ours. The caller indents the lines, so that they are in a list
- * item. Everything that a line opens, such as a code block, then ends with the item. Only HTML could reach beyond the item,
- * because an HTML comment without an end hides everything after it. So we turn HTML into visible text. In code, HTML is
- * already text.
+ * Puts Markdown that somebody else wrote into a document of ours. The caller indents the lines, so that they are in a
+ * list item. Everything that a line opens, such as a code block, then ends with the item. Only HTML could reach beyond
+ * the item, because an HTML comment without an end hides everything after it. So we turn HTML into visible text. In
+ * code, HTML is already text.
  *
  * In doubt, treat a line as text outside of code. An escape in code is only ugly, but HTML outside of code is harmful.
  */
@@ -53,8 +53,8 @@ export function plainMarkdown(text: string): string {
 
 interface Fence {
   /**
-   * If the indent is 0, we know where the block ends. Otherwise, the fence may be in a list item, and the block then ends
-   * with that item.
+   * If the indent is 0, we know where the block ends. Otherwise, the fence may be in a list item, and the block then
+   * ends with that item.
    */
   indent: number;
   mark: string;
@@ -83,6 +83,8 @@ function withoutComments(line: string): string {
 }
 
 /**
+ * Turns the HTML of a line into visible text, except in inline code.
+ *
  * @param knowsCode false if a backtick before this line may begin code that ends in this line
  * @returns the line, and `knowsCode` for the next line
  */

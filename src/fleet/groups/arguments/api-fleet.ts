@@ -14,8 +14,9 @@ import type { ApiGroups } from "../doors.js";
 import { recordIssue } from "../tokens.js";
 
 /**
- * Runs the work for each key one after the other. Listing sessions, for example, reads every record and waits for the
- * disk thousands of times, so many lists at once would delay the requests of other users for seconds.
+ * Runs the calls with the same key one after the other. Listing sessions, for example, reads every record and waits for
+ * the disk thousands of times. If one user made many such calls at once, they would delay the requests of other users
+ * for seconds.
  */
 class Turns {
   readonly #last = new Map<string, Promise<unknown>>();
@@ -52,8 +53,8 @@ export function apiFleet(parts: FleetParts, groups: ApiGroups): ApiFleet {
         const { createKeyed } = await import("../../../sessions/use/keyed/keyed-creation.js");
         const get = async (id: string) => await sessions.get(id, { user });
         const asked = { user, key, content, get, create: async (sessionId: string) => await create({ sessionId }) };
-        // Calls with the same key run one after the other, because one process cannot create the same session twice at
-        // once.
+        // Calls with the same key run one after the other, because two calls in one process cannot create the same
+        // session at once.
         return await creations.run(JSON.stringify([user, key]), async () => await createKeyed(store.keyedTurns, asked));
       },
       list: async (filter) => await lists.run(filter.user ?? "", async () => await sessions.list(filter)),
@@ -66,8 +67,8 @@ export function apiFleet(parts: FleetParts, groups: ApiGroups): ApiFleet {
       answer: async (id, requestId, options) => await sessions.answer(id, requestId, options),
       onRequests: (whose, listener) => onRequests(parts, whose, listener),
       abort: async (id, options) => await sessions.abort(id, options),
-      // Call `readEvents`, because the caller's signal already ends a stream at once. `sessions.followEvents` would add
-      // a controller to each of many streams, which costs memory.
+      // Call `readEvents` directly. `sessions.followEvents` would add a controller to each of many streams, which costs
+      // memory. It is not needed here, because the caller's signal already ends a stream at once.
       followEvents: (id, options) => readEvents(parts, id, options),
       transcript: async (id, options) => await sessions.transcript(id, options),
       count: async (user) => await sessions.count(user),

@@ -53,8 +53,8 @@ export class EventGroup extends Group {
   }
 
   /**
-   * Records in the log that a command ran. Records nothing if there is no state folder, because the command then found
-   * no fleet and did nothing.
+   * Records in the log that a command ran. Records nothing if there is no state folder, because without a state folder,
+   * the command found no fleet and did nothing.
    *
    * @param name the name of the command, without its arguments
    * @param options.error the error with which the command failed

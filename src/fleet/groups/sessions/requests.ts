@@ -10,8 +10,8 @@ import { Group } from "../group.js";
 export abstract class RequestGroup extends Group {
   /**
    * Lists the agent requests that wait for the user's answer in a session, on any host, oldest first. Only turns with
-   * `interactive` make such requests, and only the user of the turn sees them. Requests that a client of the front
-   * door, `chat` or the caller's own handler answers are not included.
+   * `interactive` make such requests, and only the user of the turn sees them. Leaves out requests that are put to a
+   * client of the front door, to `chat` or to the caller's own handler.
    */
   async requests(id: string, { user }: { user: string }): Promise<AgentRequest[]> {
     return await listRequests(this.parts, id, user);
@@ -22,8 +22,8 @@ export abstract class RequestGroup extends Group {
    * outcome.
    *
    * @param options.reason for a denial: the text that the model reads
-   * @throws FleetError `FLEET_REQUEST_NOT_FOUND`; `FLEET_REQUEST_CLOSED` when it no longer waits; `FLEET_USAGE_INVALID` when the
-   * answer does not fit the request.
+   * @throws FleetError `FLEET_REQUEST_NOT_FOUND`; `FLEET_REQUEST_CLOSED` when the request no longer waits;
+   * `FLEET_USAGE_INVALID` when the answer does not fit the request.
    */
   async answer(id: string, requestId: string, options: AnswerOptions): Promise<AgentRequest> {
     const { user, ...answer } = options;

@@ -27,7 +27,7 @@ export class UsageGroup extends Group {
     const { store, config } = this.parts;
     const to = Date.now();
     const from = since === undefined ? to - DAY_MS : parseMoment(since, option("since"), to);
-    // `read` excludes its end, but a line that was written just now may have the time of this very millisecond.
+    // Add 1, because `read` excludes the time `to`, and the newest line may have the time of this very millisecond.
     const parts = await store.usage.read({ from, to: to + 1, by, user });
     const prices = config.provider !== null && "prices" in config.provider ? (config.provider.prices ?? null) : null;
     return {

@@ -28,7 +28,7 @@ interface Request {
   signal: AbortSignal;
 }
 
-/** The epoch, so that the export contains the usage of all lines in the ledger. */
+/** Unix time 0, so that the export contains the usage from all lines of the ledger. */
 const FROM = 0;
 
 export async function exportUser(context: Context, user: string, request: Request): Promise<ExportedUser> {
@@ -57,7 +57,7 @@ async function fill(
       await sessions.export(id, { user, output: join(folder, "sessions", `${id}.tar.gz`), signal });
       exported.push(id);
     } catch (error) {
-      // Continue with the other sessions if this one is lost or on a host that is away.
+      // Continue with the other sessions if this one is lost, or is on a host that cannot be reached.
       if (!isFleetError(error)) throw error;
       remains.push({ session: id, why: error.message });
     }

@@ -51,7 +51,7 @@ export interface DoorListeners {
   onEvent?: (event: DoorEvent) => void;
 }
 
-/** An event of one connection. The {@link Reporter} knows its address and user. */
+/** An event of one connection. The {@link Reporter} adds the connection's address and user. */
 export type ConnectionEvent = Omit<DoorEvent, "address" | "user">;
 
 export class Reporter {

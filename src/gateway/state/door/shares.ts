@@ -149,7 +149,7 @@ class Account {
     this.#total[what] += count;
   }
 
-  /** @param more how much is about to be added */
+  /** @returns the limit that the load exceeds, or would exceed if `more` is added; null if there is none */
   exceeded(what: Counted, more = 0, own?: OwnLimit): Exceeded | null {
     const check = (limit: LimitName, now: number, max: number | null, source: LimitSource = "default") =>
       max !== null && now + more > max ? { limit, max, source } : null;

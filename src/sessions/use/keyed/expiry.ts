@@ -5,7 +5,7 @@ import type { Store } from "../../../store/ports.js";
 export const TTL_MS = 24 * 3_600_000;
 /** How many keys a user may have. Beyond that, a new key replaces the oldest keys whose turns are over. */
 const MOST_OF_USER = 1_000;
-/** How many old keys to remove at once, so that not every new key makes the fleet read all others. */
+/** How many old keys to remove at once, so that the fleet does not have to read all keys for every new key. */
 const ROOM = 100;
 
 /**

@@ -45,7 +45,9 @@ export class KeyedTurns {
   }
 
   /**
-   * @param take uses the session, and runs the turn through the journal. Resolves with null if the journal finds that
+   * Runs the turn of a request. If another request with the key has run the turn, returns the reply of that turn.
+   *
+   * @param take uses the session, and runs the turn through the journal. Resolves with null if the journal shows that
    * the turn is over.
    * @throws FleetError `FLEET_IDEMPOTENCY_KEY_REUSED`; the error of the turn, even if another request has run it.
    */
@@ -70,7 +72,7 @@ export class KeyedTurns {
         const used = await (known === null ? attempt : this.#following(request, attempt));
         if (used !== null) return used;
       } catch (error) {
-        // Another process runs the turn.
+        // Another process is running the turn, so look again after a pause.
         if (known === null || !isInUse(error)) throw error;
         await pause(POLL_MS, request.signal);
       } finally {

@@ -36,7 +36,7 @@ export class RecordedTurn {
     }
     const atMs = Date.parse(event.timestamp);
     const ended = this.#tracker.push({ type, agentId, atMs, data: data as Record<string, unknown> });
-    // The event that begins the next turn, or loads the session again, shows the end of this one.
+    // The event that begins the next turn, or loads the session again, shows that this turn has ended.
     const isNext = ended !== null && (type === "user.message" || type === "session.start" || type === "session.resume");
     this.#outcome = ended?.outcome ?? null;
     if (isNext) return false;
@@ -50,7 +50,7 @@ export class RecordedTurn {
 
   /**
    * Returns the reply. Call it after {@link push} has received all events of the session, and while nothing is at work
-   * in the session. The reply of an aborted turn is the text that the model had written until then.
+   * in the session. The reply of an aborted turn is the text that the model had written before the abort.
    *
    * @throws FleetError `FLEET_TURN_FAILED`; `FLEET_SERVER_LOST` when the turn was cut; `FLEET_SESSION_LOST` when the history does not have the turn.
    */

@@ -109,8 +109,8 @@ export class TurnJournal {
       this.#request.onEvent(event);
     };
     // Let the first model request wait for the record. The runtime (1.0.85) writes a prompt to the history up to 0.1 s
-    // after it has asked the model. If it is killed together with this process before that, only the record shows that
-    // the prompt has begun.
+    // after it has asked the model. If it is killed together with this process before it has written the prompt, only
+    // the record shows that the prompt has begun.
     using _ = open.beforeRequests(async () => await Promise.race([begun, delay(BEGIN_MS, undefined, { ref: false })]));
     try {
       const reply = await take(onEvent);
@@ -131,7 +131,7 @@ export class TurnJournal {
     try {
       if ((await this.#find(open, record)) === null) await this.#context.store.delete(user, key);
     } catch {
-      // The next request with the key finds out.
+      // The next request with the key looks into the history again.
     }
   }
 
@@ -191,7 +191,10 @@ export class TurnJournal {
     });
   }
 
-  /** If the store fails, only warns. The next request with the key then finds the turn in the history. */
+  /**
+   * Records the state of the turn. If the store fails, only warns, because the next request with the key finds the turn
+   * in the history.
+   */
   async #note(record: KeyedTurn): Promise<void> {
     try {
       await this.#context.store.replace(record);

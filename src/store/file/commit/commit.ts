@@ -9,15 +9,15 @@ import { sweepNames } from "./sweep.js";
 
 /*
  * How a document changes: decision 1 (docs/decisions/0001-commit-by-link.md). In short, a writer makes the file of the
- * newest revision read-only, and then links its own file under the next number. This `link()` is the commit. If other
- * writers have committed since then, the mode of the writer's own file shows whether its commit counts: the file is
- * read-only if another writer accepted it as the newest revision.
+ * newest revision read-only, and then links its own file under the next number. This `link()` is the commit. It counts
+ * if the writer's file is then still the newest revision, or if the file is read-only, because in that case another
+ * writer accepted it as the newest revision and built on it.
  *
- * The mode is suitable because it belongs to the file and not to its name. So a suspended writer can read it even after
- * its file has lost its name. It is only a mark, so it does not matter that root may write to a read-only file. It need
- * not survive a loss of power, because no suspended writer survives that either.
+ * The mode can serve as this mark because it belongs to the file and not to its name. So a writer that was suspended
+ * can read the mode even if another writer has deleted the file's name. It does not matter that root may write to a
+ * read-only file. The mode need not survive a loss of power, because no suspended writer survives that either.
  *
- * A document's folder has so few names that one system call lists all of them, as they are at one moment.
+ * One system call lists all names in a document's folder, because they are few. So a listing shows a single moment.
  */
 
 const WRITABLE = 0o600;
@@ -28,7 +28,7 @@ export type CommitStep = "read" | "checked" | "accepted" | "written" | "linked";
 export type StepHook = (step: CommitStep) => void | Promise<void>;
 
 export interface Parent {
-  /** The revision whose data was changed, or 0 if there was none. */
+  /** The revision on which the new one builds, or 0 if there is none. */
   rev: number;
   /** The highest number in the folder when it was read, or 0. */
   top: number;
@@ -49,7 +49,11 @@ export interface Commit {
   onStep?: StepHook | undefined;
 }
 
-/** @returns false when another writer was first or the folder disappeared. The caller then reads again and retries. */
+/**
+ * Commits a new revision of a document, and removes old revisions.
+ *
+ * @returns false when another writer was first or the folder disappeared. The caller then reads again and retries.
+ */
 export async function commitRevision({ folder, parent, data, keep, durable, onStep }: Commit): Promise<boolean> {
   await onStep?.("read");
   if (!(await acceptParent(folder, parent, onStep))) return false;

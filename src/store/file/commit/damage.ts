@@ -41,7 +41,7 @@ export async function keepEvidence(folder: string, damaged: readonly number[]): 
   await Promise.allSettled(names.map((name) => link(join(folder, name), join(folder, `corrupt-${name}`))));
 }
 
-/** Like {@link keepEvidence}, for `registry.json` before it is replaced because it is damaged. */
+/** Like {@link keepEvidence}, for a damaged `registry.json`. Call it before that file is replaced. */
 export async function keepCopy(path: string, stillDamaged: (copy: string) => boolean): Promise<void> {
   const copy = `${path}.corrupt-${new Date().toISOString().replaceAll(/[:.]/g, "-")}`;
   try {

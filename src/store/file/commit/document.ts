@@ -10,7 +10,7 @@ export interface Base extends Parent, AnyBase {
   damaged: readonly number[];
 }
 
-/** The properties in which kinds of documents differ. */
+/** The properties that differ between kinds of documents. */
 export interface DocumentSpec<T> extends Pick<Commit, "folder" | "durable"> {
   /** How many revisions to keep. At least 2, because a damaged head needs a revision to fall back to. */
   readonly keep: number;
@@ -25,7 +25,7 @@ export interface DocumentSpec<T> extends Pick<Commit, "folder" | "durable"> {
   committed?(rev: number, data: string): Promise<void>;
 }
 
-/** The updates of one document that any number of processes may change. */
+/** Makes this process's queue of updates of a document. Other processes may change the document at the same time. */
 export function documentUpdates<T>(
   { deadlineMs, onStep }: Pick<StoreContext, "deadlineMs" | "onStep">,
   spec: DocumentSpec<T>,

@@ -4,8 +4,8 @@ import { dirname } from "node:path";
 import { promisify } from "node:util";
 
 /*
- * Only `fsync` waits for the disk, so only `fsync` goes to Node's thread pool. The other calls take microseconds, and the way
- * to the thread pool and back takes several times as much processor time.
+ * Only `fsync` waits for the disk, so only `fsync` runs in Node's thread pool. The other calls take microseconds. In
+ * the thread pool, each would take several times as much processor time.
  */
 const syncToDisk = promisify(fsync);
 
@@ -17,7 +17,7 @@ export function scratchName(kind: "tmp" | "trash"): string {
 /**
  * Writes a new file and syncs it to disk. If it cannot be written completely, removes it.
  *
- * @returns its descriptor, which the caller closes
+ * @returns its descriptor, which the caller must close
  */
 export async function writeNewFile(path: string, bytes: Buffer): Promise<number> {
   const fd = openSync(path, "wx", 0o600);

@@ -6,8 +6,8 @@ import { revisionName } from "./revision.js";
 
 /**
  * A file or folder is remembered only if its last change is at least this many milliseconds ago. The kernel's clock for
- * files may stand still for 10 ms, and two changes within that time give a folder the same time. Some file systems,
- * such as ext3, keep only whole seconds.
+ * files may advance only every 10 ms, so two changes in quick succession may get the same time. Some file systems, such
+ * as ext3, record only whole seconds. `SETTLED_SECONDS_MS` is for these.
  */
 const SETTLED_MS = 100;
 const SETTLED_SECONDS_MS = 2_100;
@@ -30,7 +30,7 @@ interface Known<T> {
 /**
  * Keeps the newest revisions of documents in memory, because every turn reads several. A remembered revision is still the
  * newest if the document's folder has not changed and does not contain the next revision. The check for the next revision
- * does not depend on a clock. A check of the revision's file detects whether somebody has damaged it.
+ * finds commits even if the folder's time is still the same. A check of the revision's file detects damage to it.
  */
 export class HeadMemory<T extends Read> {
   readonly #stateOf: typeof stateOf;

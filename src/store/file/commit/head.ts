@@ -7,7 +7,7 @@ import { decodeRevision, revisionName, revisionNumber } from "./revision.js";
 export interface Listing {
   /** Highest first. */
   revisions: number[];
-  /** All other names: scratch files of writers, and quarantined copies. */
+  /** All other names: scratch files of writers, and kept copies of damaged files. */
   others: string[];
 }
 
@@ -27,10 +27,10 @@ export interface Head {
 /** The data of a deleted document. Its newest revision is a tombstone: see `raiseTombstone`. */
 export const TOMBSTONE = "null";
 
-/** How many times to list and read the folder, because a file may disappear between the two. */
+/** How many times to list a folder and read its files. A listed file may disappear before it is read. */
 const MAX_ATTEMPTS = 100;
 
-/** @returns undefined when the folder does not exist */
+/** The names in a document's folder; undefined if the folder does not exist. */
 export function listFolder(folder: string): Listing | undefined {
   const names = readIfThere(folder, () => readdirSync(folder));
   if (names === undefined) return undefined;

@@ -55,8 +55,9 @@ interface Revision {
 }
 
 /**
- * Writes the copy. If a newer revision exists afterwards, writes that one, too, because we may have overwritten a newer
- * copy. The rounds are limited, because new revisions may keep coming, and their writers also write copies.
+ * Writes the revision `first` to `registry.json`. If a newer revision exists afterwards, writes that one, too, because
+ * this process may have overwritten a newer copy. The rounds are limited, because new revisions may keep coming, and
+ * their writers also write copies.
  */
 export async function publish(
   root: string,

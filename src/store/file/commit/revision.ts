@@ -14,7 +14,7 @@ export function revisionName(rev: number): string {
   return `${String(rev).padStart(16, "0")}.json`;
 }
 
-/** @returns the number; undefined if the name is not the name of a revision */
+/** The number in the file name of a revision; undefined for any other file name. */
 export function revisionNumber(name: string): number | undefined {
   const digits = NAME.exec(name)?.[1];
   return digits === undefined ? undefined : Number(digits);

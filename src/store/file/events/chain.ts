@@ -16,17 +16,18 @@ export type { Head } from "./files.js";
 const syncToDisk = promisify(fsync);
 const DEADLINE_MS = 10_000;
 const MAX_BACKOFF_MS = 20;
-/** A commit compacts the log once it has this many batches. */
+/** {@link ChainWriter.tidy} compacts the log once it has this many batches. */
 const MOST_BATCHES = 64;
 
 /**
- * Appends to the log of this host, to which any number of processes write. A commit links a complete file under the number
- * of its first line (as decision 1 does for records). If another process was first, `link` fails, and the commit chains its
- * lines to the new head. So a process that is killed at any moment leaves a complete batch, or nothing.
+ * Appends to this host's audit log, to which any number of processes write. A commit writes its lines to a file of
+ * their own, a batch. It then links the complete file under the number of its first line (as decision 1 does for
+ * records). If another process was first, `link` fails, and the commit chains its lines to the new head. So a process
+ * that is killed at any moment leaves a complete batch, or nothing.
  *
- * Batches that have become part of a segment are deleted, so their numbers are free again. A process that was suspended
- * before the deletion could then link such a number. So each commit checks afterwards whether it counts: its batch is
- * the newest batch, the next batch is chained to it, or a segment contains it. The newest batch is never deleted.
+ * Older batches are joined into segments and then deleted, so their numbers are free again. A process that was
+ * suspended before the deletion could link such a number. So each commit checks afterwards whether it counts: its batch
+ * is the newest batch, the next batch is chained to it, or a segment contains it. The newest batch is never deleted.
  */
 export class ChainWriter {
   readonly #files: LogFiles;
@@ -70,13 +71,13 @@ export class ChainWriter {
     return this.#files.bytes();
   }
 
-  /** Moves batches into segments if there are many. Ignores failures, because the next commit tries again. */
+  /** Moves batches into segments if there are many. Ignores failures, because a later call tries again. */
   async tidy(): Promise<void> {
     if (this.#files.listBatches().length < MOST_BATCHES) return;
     await compact(this.#files, this.#segmentBytes).catch(() => "later");
   }
 
-  /** @returns false when another process was first, or has removed the temporary file */
+  /** Commits a batch. @returns false when another process was first, or has removed the temporary file */
   async #commit(first: number, { text, head }: { text: string; head: Head }, durable: boolean): Promise<boolean> {
     const temp = join(this.#files.open, scratchName("tmp"));
     const fd = openSync(temp, "wx", 0o600);
@@ -131,7 +132,10 @@ export class ChainWriter {
     this.#synced = first;
   }
 
-  /** Notes the newest line. Ignores failures: without the note, only a loss of the last lines would go unnoticed. */
+  /**
+   * Writes the number and the hash of the newest line to `events-head.json`. Ignores failures. Without this note, only
+   * a loss of the log's last lines would go unnoticed.
+   */
   #note({ seq, hash }: Head): void {
     const temp = join(this.#files.root, scratchName("tmp"));
     try {
@@ -144,8 +148,8 @@ export class ChainWriter {
 }
 
 /**
- * The head of the log. If the note names a later line, lines were lost. The log then continues after the noted line, so
- * that the gap stays detectable.
+ * The head of the log: the newest line, or the line in `events-head.json` if that is later. In that case, lines were
+ * lost, and the log continues after the line in the note, so that the gap stays detectable.
  */
 export function readHead(files: LogFiles): Head {
   const noted = files.readNote() ?? NO_LINES;

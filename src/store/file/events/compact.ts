@@ -10,7 +10,7 @@ const KEPT = 8;
 
 /**
  * Moves batches into segments: the newest segment grows until it has `segmentBytes`, and then a new segment begins.
- * Several processes may do this at once, because no process changes a segment. Instead, a longer segment replaces it.
+ * Several processes may do this at once, because no process changes an existing segment. A longer one replaces it.
  */
 export async function compact(files: LogFiles, segmentBytes: number): Promise<void> {
   const newest = files.listSegments().at(-1);
@@ -28,7 +28,7 @@ export async function compact(files: LogFiles, segmentBytes: number): Promise<vo
   removeMoved(files);
 }
 
-/** The lines of several files as one segment. Undefined if another process also compacts, and has deleted a file. */
+/** The lines of several files as one segment. Undefined if another process has compacted the log and deleted a file. */
 function joined(
   files: LogFiles,
   paths: readonly string[],

@@ -15,8 +15,8 @@ export interface Derived {
 }
 
 /**
- * Makes a file of the log from other files of the log. Its scratch file exists before `make` reads these files. So once
- * {@link dropDerived} has deleted all scratch files, no process can put back into the log what it read before.
+ * Makes a file of the log from other files of the log. Creates the scratch file before `make` reads these files. So
+ * after {@link dropDerived} has deleted all scratch files, no process can put back into the log what it read before.
  *
  * @param make reads the other files; returns undefined if they are gone
  * @param place links or renames the scratch file to its path
@@ -46,7 +46,7 @@ export async function derive(
   }
 }
 
-/** Makes every {@link derive} that is under way in any process fail. Also removes the scratch files of killed ones. */
+/** Cancels every {@link derive} that is under way in any process. Also removes scratch files of killed processes. */
 export function dropDerived({ segments }: LogFiles): void {
   for (const name of readIfThere(segments, () => readdirSync(segments)) ?? [])
     if (name.startsWith(".tmp-")) unlinkQuietly(join(segments, name));

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { parseObject } from "../../../config/values/json.js";
 import { readIfThere } from "../failures.js";
 
-/** The place in a log after which the next line comes: the number of the last line, and its hash. */
+/** The end of a log, to which the next line is chained: the number of the last line, and its hash. */
 export interface Head {
   seq: number;
   hash: string;
@@ -20,7 +20,7 @@ const SEGMENT = /^(\d{16})-(\d{16})\.jsonl$/;
 export interface Segment {
   first: number;
   last: number;
-  /** The first line that counts. */
+  /** The number of the first line that counts. Lines of the segment before it are also in an earlier segment. */
   from: number;
   path: string;
 }
@@ -60,7 +60,7 @@ export class LogFiles {
 
   /**
    * The segments that count, in the order of their lines. Two processes that compact at the same time may put the same lines
-   * into two segments. Then `from` of the later segment is the first line after these.
+   * into two segments. Then `from` of the later segment is its first line that the earlier segment lacks.
    */
   listSegments(): Segment[] {
     let upTo = 0;
@@ -99,7 +99,7 @@ export class LogFiles {
     return paths.reduce((sum, path) => sum + sizeOf(path), 0);
   }
 
-  /** The noted head; null if there is no note, or if the note is not readable. */
+  /** The head in `events-head.json`; null if that file is missing or not readable. */
   readNote(): Head | null {
     const text = readIfThere(this.headNote, () => readFileSync(this.headNote, "utf8"));
     const { seq, hash } = (text === undefined ? undefined : parseObject(text)) ?? {};
@@ -119,7 +119,7 @@ function padded(seq: number): string {
   return String(seq).padStart(DIGITS, "0");
 }
 
-/** The number, the hash and the previous hash in a line; null if the line is damaged. */
+/** The number and the hash of a line, and the hash of the line before it; null if the line is damaged. */
 export function placeOf(line: string): (Head & { prev: string }) | null {
   const { seq, hash, prev } = parseObject(line) ?? {};
   return typeof seq === "number" && typeof hash === "string" && typeof prev === "string" ? { seq, hash, prev } : null;

@@ -2,7 +2,7 @@ import { type LogFiles, linesIn, placeOf } from "./files.js";
 
 export interface LogFile {
   path: string;
-  /** The first line of the file that counts. */
+  /** The number of the first line in the file that counts. */
   from: number;
 }
 
@@ -19,7 +19,7 @@ export function filesOf(files: LogFiles, from = 1): LogFile[] {
   ];
 }
 
-/** The lines of a file that count, including damaged lines; undefined if the file has become part of another file. */
+/** Those lines of a file that count, including damaged lines; undefined if the file has become part of another file. */
 export function countingLines({ path, from }: LogFile): string[] | undefined {
   const lines = linesIn(path);
   const first = lines?.findIndex((line) => (placeOf(line)?.seq ?? from) >= from) ?? 0;

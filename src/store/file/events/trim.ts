@@ -13,8 +13,8 @@ export interface Bounds {
 /**
  * Returns the oldest segments that exceed the bounds. The newest segment is never one of them.
  *
- * The clock may jump. So the age of a segment is measured from the newest time that is at least a day old, and not from
- * now. If the clock jumps ahead for less than a day, the jump makes no segment too old.
+ * The clock may jump. So the age of a segment is measured from the newest time of a line that is at least a day in the
+ * past, and not from now. If the clock jumps ahead for less than a day, the jump makes no segment too old.
  *
  * @param timeOf reads the time of the last line of a file, in milliseconds since the epoch; null if it is damaged
  */

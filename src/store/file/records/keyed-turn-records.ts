@@ -57,7 +57,7 @@ export class KeyedTurnRecords implements KeyedTurnStore {
     });
   }
 
-  /** A damaged record is an error, because without it the prompt might run twice. */
+  /** The records of one user. A damaged record is an error: if it counted as missing, its prompt might run twice. */
   #of(digest: string): RecordFiles<KeyedTurn> {
     return new RecordFiles(this.#context, join(FOLDER, digest), () => "Send the request with another key.");
   }

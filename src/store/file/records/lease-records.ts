@@ -98,8 +98,8 @@ export class LeaseRecords implements LeaseStore {
   }
 
   /**
-   * For an unreadable record, counts the current time as its fence, because fences come from the clock: see {@link
-   * raiseFences}.
+   * The highest fence in all records. For an unreadable record, the current time counts as its fence, because fences
+   * come from the clock: see {@link raiseFences}.
    */
   async highestFence(): Promise<number> {
     this.#context.checkRoot();
@@ -110,9 +110,9 @@ export class LeaseRecords implements LeaseStore {
   }
 
   /**
-   * Records nothing, because every new fence is at least the current time. If `fence` is above the current time, it came
-   * from a clock that is ahead of this machine's clock. This method then waits until the current time is higher, but at most
-   * `LONGEST_WAIT_MS`.
+   * Waits until the current time is above `fence`. That suffices, because every new fence is at least the current time.
+   * The wait is necessary only if `fence` came from a clock that is ahead of this machine's clock. Throws if it would
+   * take longer than `LONGEST_WAIT_MS`.
    */
   async raiseFences(fence: number): Promise<void> {
     const aheadMs = fence + 1 - this.#now().wallMs;

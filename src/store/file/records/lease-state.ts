@@ -37,7 +37,7 @@ export type Answer = { granted: Granted } | { granted: null; current: Granted | 
 
 /**
  * The state before the first lease. Its fence is the current time, so later fences are above those of a deleted session
- * with the same id. If the last fence of a deleted session is higher than that, `LeaseRecords` keeps the record.
+ * with the same id. If the last fence of a deleted session is above the current time, `LeaseRecords` keeps its record.
  */
 export function emptyState(sessionId: string, wallMs: number): LeaseState {
   return { sessionId, fence: wallMs, lease: null, queue: [] };
@@ -94,14 +94,14 @@ export function leave(state: LeaseState, tokenHash: string): void {
   state.queue = state.queue.filter((place) => !isSame(place.tokenHash, tokenHash));
 }
 
-/** The lease in force. @throws FleetError `FLEET_LEASE_LOST` when it does not belong to the token. */
+/** The lease in force. @throws FleetError `FLEET_LEASE_LOST` unless it belongs to the token. */
 export function held(state: LeaseState, tokenHash: string, now: Instant): Granted {
   const lease = inForce(state, now);
   if (lease !== null && isSame(lease.tokenHash, tokenHash)) return lease;
   throw notHeld(state.sessionId);
 }
 
-/** @throws as {@link held}. */
+/** Makes the token's lease end `ttlMs` from now. @throws as {@link held}. */
 export function renew(state: LeaseState, tokenHash: string, ttlMs: number, now: Instant): Granted {
   const lease = held(state, tokenHash, now);
   lease.end = after(now, ttlMs);

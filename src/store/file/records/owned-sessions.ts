@@ -7,8 +7,8 @@ import type { StoreContext } from "../context.js";
 import { mediumError, readIfThere } from "../failures.js";
 
 /**
- * How long only the files are counted after they were compared with the records, in milliseconds. Otherwise, each
- * request of a user at the limit would read all of that user's records.
+ * After a count has compared the files with the records, later counts trust the files for this many milliseconds.
+ * Otherwise, each request of a user at the limit would read all of that user's records.
  */
 const CHECKED_MS = 5_000;
 
@@ -65,6 +65,8 @@ export class OwnedSessions {
   }
 
   /**
+   * Counts the sessions of a user by their files.
+   *
    * @param limit if the user has at least this many files, compares them with the records (once per `CHECKED_MS`)
    * @param isOwned whether the record of a session names the user as its owner
    */

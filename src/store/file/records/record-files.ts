@@ -58,7 +58,7 @@ export class RecordFiles<T> {
     return (files ?? []).flatMap((file) => FILE.exec(file)?.[1] ?? []);
   }
 
-  /** @returns false when the record exists */
+  /** Creates a record. Resolves with false if it exists. */
   async create(name: string, record: T): Promise<boolean> {
     const exists = () => failsWith(["EEXIST"], () => this.#write(name, record, link));
     return !(await writing(this.#folder, exists));
@@ -69,7 +69,7 @@ export class RecordFiles<T> {
     await writing(this.#folder, () => this.#write(name, record, rename));
   }
 
-  /** @param publish gives the complete temporary file its final name */
+  /** Writes a record to a temporary file. @param publish gives the complete temporary file its final name */
   async #write(name: string, record: T, publish: (temp: string, path: string) => Promise<void>): Promise<void> {
     const { root, ensureRoot } = this.#context;
     ensureRoot();
@@ -85,7 +85,7 @@ export class RecordFiles<T> {
     }
   }
 
-  /** @returns whether the record existed */
+  /** Deletes a record. Resolves with true if it existed. */
   async delete(name: string): Promise<boolean> {
     this.#context.checkRoot();
     return await writing(this.#folder, async () => {

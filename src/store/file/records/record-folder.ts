@@ -18,10 +18,10 @@ import type { StoreContext } from "../context.js";
 import { failsWith, readIfThere, writing } from "../failures.js";
 
 const KEEP = 2;
-/** Reads are synchronous. After this many records, the rest of the process may run. */
+/** Reads are synchronous. After this many records, a list or a deletion lets other work of the process run. */
 const RECORDS_AT_ONCE = 50;
 
-/** The properties in which kinds of records differ. */
+/** The properties that differ between kinds of records. */
 export interface RecordSpec<T> {
   name: "sessions" | "leases" | "limits";
   /** The words for a record in warnings, such as `the lease on "a"`. */
@@ -38,7 +38,7 @@ export interface RecordSpec<T> {
 }
 
 /**
- * One document for each record, in its own folder. So the cost of a record does not depend on the number of records.
+ * One document for each record, in its own folder. So a read or a write costs the same, however many records there are.
  *
  * The scratch folders of unfinished creations and deletions are in the state folder, not here. If they
  * were here, a session's id could look like the name of a scratch folder, and a sweep would have to list 10,000 names.
@@ -76,7 +76,7 @@ export class RecordFolder<T extends object> {
     return existsSync(this.#folderOf(id));
   }
 
-  /** @returns false when the record exists. */
+  /** Creates a record. Resolves with false if it exists. */
   async create(id: string, record: T): Promise<boolean> {
     const make = () => createDocument(this.#context, this.#folderOf(id), JSON.stringify(record), this.#spec);
     return (await make()) || ((await this.#makeRoom(id)) && (await make()));
@@ -96,7 +96,7 @@ export class RecordFolder<T extends object> {
     return true;
   }
 
-  /** @returns undefined if the record does not exist */
+  /** As `RegistryStore.update`, for a record. Resolves with undefined if the record does not exist. */
   async update<R>(id: string, change: (draft: T) => R): Promise<R | undefined> {
     try {
       return await this.#context.writes.track(this.#updates.update(id, change));
@@ -146,8 +146,10 @@ export class RecordFolder<T extends object> {
   }
 
   /**
-   * Deletes a record by a tombstone, if `agree` returns true. The caller then moves the folder away, but only to make
+   * Deletes a record with a tombstone if `agree` returns true. The caller then moves the folder away, but only to make
    * room for a new record.
+   *
+   * @returns the deleted record; null if it does not exist, or if `agree` returned false
    */
   async #deleteIf(id: string, agree: (record: T) => boolean): Promise<T | null> {
     for (;;) {

@@ -26,7 +26,7 @@ export class TokenNotes {
     return readIfThere(path, () => readFileSync(path, "utf8")) ?? null;
   }
 
-  /** Only an `end` is synced to disk. */
+  /** Writes a note, unless the token has no record. Only an `end` is synced to disk. */
   async write(id: string, kind: Kind, text: string): Promise<void> {
     this.#context.checkRoot();
     const record = join(this.#folder, `${id}.json`);
@@ -43,7 +43,8 @@ export class TokenNotes {
         unlinkQuietly(temp);
       }
     });
-    // A deletion removes the record before the notes. So either it removes this note, or the record is gone by now.
+    // The token may have been deleted during the write. A deletion removes the record first and the notes afterwards.
+    // So if the record still exists, a later deletion removes this note.
     if (!existsSync(record)) unlinkQuietly(path);
   }
 

@@ -11,7 +11,10 @@ import type { StoreContext } from "../context.js";
 import { RecordFiles } from "./record-files.js";
 import { TokenNotes } from "./token-notes.js";
 
-/** The record file of a token never changes. Notes beside it contain its last use and, if it was shortened, its end. */
+/**
+ * The tokens. A token's record never changes. Notes beside it contain the token's last use and, if somebody made the
+ * token expire earlier, its new expiry.
+ */
 export class TokenRecords implements TokenStore {
   readonly #files: RecordFiles<TokenRecord>;
   readonly #notes: TokenNotes;
@@ -58,7 +61,7 @@ export class TokenRecords implements TokenStore {
     return this.#files.list().map((record) => this.#noted(record));
   }
 
-  /** Nobody else may write to the state folder, so the records suffice. */
+  /** Does nothing. Nobody else may write to the state folder, so the records suffice. */
   async noteEnd(): Promise<void> {
     return undefined;
   }

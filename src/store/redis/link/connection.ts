@@ -139,7 +139,7 @@ export class Connection {
       this.#underWay.delete(operation);
       if (this.#underWay.size === 0) {
         if (this.#open !== undefined) this.#open.held = false;
-        // Nobody waits for this link any longer.
+        // Nobody waits any longer for the link that is being opened.
         this.#opening?.cut();
       }
     }

@@ -34,11 +34,11 @@ const PASSING: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "ETIMEDOUT"
 
 /** Answers of a Redis that did not run the command, but may run it later. */
 const NOT_NOW = /^(?:(?:LOADING|BUSY|TRYAGAIN|MASTERDOWN) |ERR max number of clients)/;
-/** The error of a script does not begin with the code, so this and the next pattern match anywhere. */
+/** The error of a script does not begin with the code, so NO_WRITES and DEMOTED match anywhere in the text. */
 const NO_WRITES = /\b(OOM command not allowed|MISCONF|NOREPLICAS)/;
 const DEMOTED = /\bREADONLY You can't write/;
 const NO_ENTRY = /^(?:NOAUTH|WRONGPASS|NOPERM|DENIED|ERR invalid password|ERR AUTH)/;
-/** Answers to SELECT. */
+/** Answers to SELECT if Redis does not have that database. */
 const NO_DATABASE = /^ERR (?:DB index is out of range|invalid DB index|SELECT is not allowed)/;
 const ELSEWHERE = /\b(?:MOVED \d|CLUSTERDOWN|CROSSSLOT)/;
 
@@ -71,7 +71,7 @@ export function explain(error: unknown, where: string): Error {
   return new FleetError("FLEET_INTERNAL", `Redis at ${where} refused a command: ${message}`, { cause });
 }
 
-/** Like {@link explain}, for the handshake. There, Redis may also answer that the database number does not exist. */
+/** Like {@link explain}, for the handshake, in which Redis may also answer that the database does not exist. */
 export function explainOpening(error: unknown, target: RedisUrl, where: string): Error {
   const text = error instanceof Error ? error.message : String(error);
   if (!NO_DATABASE.test(text)) return explain(error, where);

@@ -70,7 +70,7 @@ export class Link {
     return [{ info, save: secondOf(save), appendOnly: secondOf(appendOnly) }, epoch];
   }
 
-  /** @param at by `performance.now()` @returns the same time by the clock of Redis, in milliseconds since the epoch */
+  /** Converts a time of `performance.now()` to the same time of the clock of Redis, in milliseconds since the epoch. */
   serverTime(at: number): number {
     return Math.floor(at + this.#clockMs);
   }
@@ -106,7 +106,7 @@ export class Link {
     try {
       return (await this.#answered(this.#client.evalsha(script.sha, ...rest))) as Answer;
     } catch (error) {
-      // Redis did not run the script, because it has not stored this script.
+      // NOSCRIPT: Redis has not stored the script with this hash, and ran nothing. So send the whole script.
       if (!(error instanceof Error && error.message.includes("NOSCRIPT"))) throw error;
       return (await this.#answered(this.#client.eval(script.lua, ...rest))) as Answer;
     }
@@ -220,7 +220,7 @@ async function permitted<T>(answer: Promise<T>): Promise<T | null> {
   }
 }
 
-/** @param answer the answer to CONFIG GET: a pair of name and value */
+/** The value in an answer to CONFIG GET, which is a pair of name and value; null if the answer has another form. */
 function secondOf(answer: unknown): string | null {
   return Array.isArray(answer) && typeof answer[1] === "string" ? answer[1] : null;
 }

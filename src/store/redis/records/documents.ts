@@ -25,7 +25,7 @@ export interface Stored {
 
 const HEAD = /^((\d{1,9}) (\d{1,15})-[0-9a-f]+)(?: ([0-9a-f]{8}\.[\w-]{43}))?\n$/;
 
-/** The sets that list a document. */
+/** The Redis sets that list a document. */
 export interface Listed {
   set: string;
   /** The document's name in `set` and `also`. */
@@ -78,7 +78,7 @@ export class Documents {
     this.signer = signer;
   }
 
-  /** @throws FleetError `FLEET_STATE_UNSIGNED` when the document does not come from this fleet */
+  /** Verifies and splits a document. @throws FleetError `FLEET_STATE_UNSIGNED` when it does not come from this fleet */
   decode(key: string, text: string): Stored {
     const { schema, content, signature, ...stored } = parse(key, text);
     // The first registry is not signed, because the first script that writes to an empty database creates it. An
@@ -95,6 +95,8 @@ export class Documents {
   }
 
   /**
+   * Creates or replaces a document.
+   *
    * @param from the document to replace, or null if the document must not exist
    * @param listed the sets that list a new document
    * @param writer the token of the writer lock that a commit of the registry releases

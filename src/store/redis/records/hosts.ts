@@ -80,7 +80,7 @@ export class RedisHosts implements Hosts {
     return { ...entry, name: own, instance, term: Number(term), gone: remainingMs === 0, remainingMs };
   }
 
-  /** Asks Redis, because the connection's estimate of Redis's clock is too low after this machine was suspended. */
+  /** The time of Redis. Asks Redis, because the connection's estimate is too low after this machine was suspended. */
   async #now(): Promise<number> {
     const [, now] = await this.#connection.run(TELL_TIME, [], []);
     return Number(now);
@@ -120,8 +120,9 @@ export class RedisHosts implements Hosts {
       if (typeof entry !== "string") return []; // another process removed it after the scan
       if (!this.#isSigned(keys[index] ?? "", contentOf(String(instance), entry), String(signature ?? ""))) return [];
       const published = parseObject<HostEntry>(keys[index] ?? "", entry);
-      // The signature covers only the entry. So anybody with write access to Redis can put an earlier entry back as
-      // alive, but cannot change its `until`.
+      // The signature covers the entry, but not the field by which Redis counts the host as alive. So somebody with
+      // write access to Redis can put an old entry back and mark its host as alive. But `until` is signed, and shows
+      // that the entry is old.
       const isCurrent = Number(now) <= (published.until ?? 0) + LATE_MS;
       // Do not use `remainingMs` here. After a slow answer, it may be 0 for a host that is alive.
       const gone = !(Number(leftMs) > 0 && isCurrent);

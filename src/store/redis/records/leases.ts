@@ -99,7 +99,7 @@ export class RedisLeases implements LeaseStore {
     return result;
   }
 
-  /** @returns the parsed result of `answer` in lease-scripts.ts. `lease` is the lease in force, or null. */
+  /** Runs a script of lease-scripts.ts, and parses its answer. `lease` is the lease in force, or null. */
   async #ask(
     sessionId: string,
     script: typeof ACQUIRE,

@@ -67,7 +67,7 @@ export class RecordSet<T extends object> {
     return records;
   }
 
-  /** As {@link findAll}. Reads the records one by one if one of them cannot be read, to find out which one. */
+  /** Like {@link findAll}, but reports records that cannot be read. To find them, reads all of `names` one by one. */
   async #findReadable(names: readonly string[], onUnreadable: OnUnreadable): Promise<(Found<T> | null)[]> {
     const unlessUnreadable = (name: string) => (error: unknown) => {
       if (!isDamaged(error)) throw error;

@@ -16,8 +16,8 @@ import { ensureStateFolder } from "../../file/state-folder.js";
 type Noted = Pick<TokenEnd, "at" | "until">;
 
 /**
- * The ends of tokens that this host remembers, each in a file of the state folder. Somebody with write access to Redis
- * can put the earlier record of a token back there, but cannot change these files.
+ * The expiries and revocations of tokens that this host remembers, each in a file of the state folder. Somebody with
+ * write access to Redis can restore an earlier record of a token in Redis, but cannot change these files.
  */
 export class TokenEnds {
   readonly #root: string;
@@ -28,7 +28,7 @@ export class TokenEnds {
     this.#folder = join(root, "token-ends");
   }
 
-  /** Undefined if this host remembers no end of the token. A file that cannot be parsed counts as a revocation. */
+  /** The remembered expiry or revocation, or undefined. A file that cannot be parsed counts as a revocation. */
   read(id: string): Noted | undefined {
     const path = this.#pathOf(id);
     const text = readIfThere(path, () => readFileSync(path, "utf8"));
@@ -44,7 +44,7 @@ export class TokenEnds {
     });
   }
 
-  /** Remembers the end durably. Does nothing if this host already remembers an end that is not later. */
+  /** Remembers an expiry or revocation durably, unless this host already remembers one that is not later. */
   async note({ id, at, until }: TokenEnd): Promise<void> {
     assertTokenId(id);
     const before = this.read(id);
@@ -63,7 +63,7 @@ export class TokenEnds {
     }
   }
 
-  /** Forgets the tokens that would have expired by now anyway. @param now by the clock of Redis */
+  /** Forgets tokens that would have expired by now anyway. @param now milliseconds since the epoch, by Redis's clock */
   forgetExpired(now: number): void {
     for (const id of this.#ids()) {
       const until = this.read(id)?.until;

@@ -14,8 +14,8 @@ import { RecordSet } from "./record-set.js";
 import { TokenEnds } from "./token-ends.js";
 
 /**
- * After a token is issued, only its end changes. A token that the fleet did not sign counts as absent, and so does a
- * token that this host remembers as revoked.
+ * The tokens. After a token is issued, only its expiry changes. A token that the fleet did not sign counts as absent,
+ * and so does a token that this host remembers as revoked.
  */
 export class TokenDocuments implements TokenStore {
   readonly #records: RecordSet<TokenRecord>;
@@ -23,7 +23,7 @@ export class TokenDocuments implements TokenStore {
   readonly #ends: TokenEnds;
   readonly #warn: (message: string) => void;
 
-  /** @param root the state folder of this host, which has the ends that this host remembers */
+  /** @param root the state folder of this host, with the expiries and revocations that this host remembers */
   constructor(documents: Documents, root: string, warn: (message: string) => void) {
     this.#ends = new TokenEnds(root);
     const { keys } = documents;
@@ -42,7 +42,7 @@ export class TokenDocuments implements TokenStore {
     return record && this.#ended(record);
   }
 
-  /** The record with the end that this host remembers; null if it remembers that the token was revoked. */
+  /** The record with the expiry that this host remembers; null if this host remembers that the token was revoked. */
   #ended(record: TokenRecord): TokenRecord | null {
     const noted = record.role === "revoked" ? undefined : this.#ends.read(record.id);
     if (noted === undefined) return record;

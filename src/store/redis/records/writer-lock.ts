@@ -45,7 +45,7 @@ export class WriterLock {
     do {
       const [word, rest] = await this.#connection.run(TAKE_WRITER_LOCK, this.#keys, [this.token, HOLD_MS, PLACE_MS]);
       if (word === "taken") return { registry: typeof rest === "string" ? rest : null };
-      // Ask again after subscribing, because Redis may have sent the message before.
+      // Ask again after subscribing, because Redis may have sent the message before the subscription.
       if (await this.#listen()) continue;
       await this.#hear(rest === 0 ? NEXT_ASKS_MS : OTHERS_ASK_MS);
       if (this.#heard !== undefined) return { registry: this.#heard === "" ? null : this.#heard };
@@ -58,7 +58,11 @@ export class WriterLock {
     await this.#connection.run(LEAVE_WRITER_LOCK, this.#keys, [this.token, HOLD_MS]);
   }
 
-  /** @returns whether this call started the subscription. If Redis's access rules forbid it, the writer only polls. */
+  /**
+   * Subscribes to this writer's channel. If Redis's access rules forbid that, the writer only polls.
+   *
+   * @returns whether this call started the subscription
+   */
   async #listen(): Promise<boolean> {
     if (!this.#listens) return false;
     const onMessage = (registry: string) => {

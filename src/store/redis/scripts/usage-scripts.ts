@@ -11,14 +11,15 @@ import { foundingScript, script } from "./scripts.js";
  *   (`hour`), and the number and the id of the day's cells at that time (`cells`, `table`). After two days, the lines
  *   and the minutes are deleted, and the hash gets the field `old`.
  *
- * Each day has a hash with its cells. Its field `table` is a random id. By this id, a reader detects sums that refer to
+ * Each day has a hash with its cells. A cell is one combination of user, session, model and token. The rows of sums
+ * refer to cells by number. The field `table` of the hash is a random id, by which a reader detects sums that refer to
  * other cells.
  *
  * The hashes of hours and days have a random `version`. It is replaced when the hash is changed, or when lines are
  * changed or deleted, so that no process saves sums of old lines.
  */
 
-/** Checks the type of a key before a command would fail because of it, so that the error names the key. */
+/** Defines `wrong`, which checks the type of a key. Its error names the key, unlike the error of a Redis command. */
 const CHECK_TYPE = `
 local function wrong(key, kind)
   local found = redis.call('TYPE', key).ok

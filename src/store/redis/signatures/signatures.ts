@@ -104,7 +104,7 @@ export class Signatures {
         }
   }
 
-  /** Null if there is no such record. */
+  /** Reads a record with its signature. Null if there is no such record, or if it needs no signature. */
   async #read(kind: SignedKind, name: string): Promise<SignedRecord | null> {
     const { connection, keys } = this.#documents;
     if (kind === "hosts") {
@@ -138,7 +138,7 @@ export class Signatures {
     return { key, content, signature, stored, isNewer };
   }
 
-  /** @returns false if somebody else has changed the record since it was found */
+  /** Signs a record. @returns false if it is gone, has a newer schema, or was changed after {@link find} found it */
   async #sign(finding: SignatureFinding): Promise<boolean> {
     const record = await this.#read(finding.kind, finding.name);
     if (record === null || record.isNewer || digestOf(record) !== this.#found.get(finding)) return false;

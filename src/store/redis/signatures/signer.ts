@@ -151,7 +151,7 @@ function macOf({ secret }: SigningKey, key: string, content: string): string {
   return createHmac("sha256", secret).update(`${key}\0${content}`).digest("base64url");
 }
 
-/** Identifies the content of the file; undefined if there is no file. */
+/** A text that changes whenever the file changes; undefined if there is no file. */
 function stateOf(path: string): string | undefined {
   let stats: Stats | undefined;
   try {

@@ -123,7 +123,8 @@ export class LimitRecords implements LimitStore {
 
   /**
    * How many sessions the user has: the recorded sessions, and the sessions whose slots are earlier than the caller's.
-   * Call it after the caller has its slot. A session whose slot has ended by then is recorded, or will not be created.
+   * Call it after the caller has its slot. If the slot of another session has already ended, that session is recorded,
+   * or it will not be created.
    */
   async #sessionsOf(user: string | null, earlier: readonly string[], most: number): Promise<number> {
     const count = async () => {
@@ -156,12 +157,15 @@ export class LimitRecords implements LimitStore {
   async isFirst(user: string, name: string, from: number): Promise<boolean> {
     this.#context.ensureRoot();
     const folder = this.#folderOf(user);
-    const path = join(folder, `near-${name}-${from}`);
+    const prefix = `near-${name}-`;
+    const path = join(folder, `${prefix}${from}`);
     try {
       mkdirSync(folder, { recursive: true, mode: 0o700 });
-      for (const other of readdirSync(folder))
-        if (other.startsWith(`near-${name}-`) && join(folder, other) !== path)
-          rmSync(join(folder, other), { force: true });
+      for (const other of readdirSync(folder).filter((each) => each.startsWith(prefix))) {
+        const period = Number(other.slice(prefix.length));
+        if (period > from) return false;
+        if (period < from) rmSync(join(folder, other), { force: true });
+      }
       writeFileSync(path, "", { flag: "wx", mode: 0o600 });
       return true;
     } catch (error) {

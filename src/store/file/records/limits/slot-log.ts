@@ -26,22 +26,22 @@ const NAME = /^([a-z0-9]{8})-(\d{1,12})\.log$/;
  * processes agree on which entries were granted. So the limits are exact without a lock, and a process that is killed
  * at any point leaves nothing half done.
  *
- * The first entry that seals a log is its last: later entries do not count, and their writers append them to the next
- * log. Every process computes the same first entries for the next log, so it does not matter which process creates it.
+ * The first `seal` entry ends a log: later entries in it do not count, and their writers append them to the next log.
+ * Every process computes the same first entries for the next log, so it does not matter which process creates it.
  *
  * Nothing here is synced to disk, because no slot survives a restart of the machine. A log's name contains the boot.
  */
 export class SlotLog {
   readonly #folder: string;
   readonly #boot: string;
-  /** The log that was read last, how far it was read, and the state after its entries. */
+  /** The number and the inode of the log that was read last, the bytes read so far, and the state after its entries. */
   #number = -1;
   #inode = -1;
   #offset = 0;
   #state = new SlotState();
   /** How many entries were read. Many of them may no longer affect the state. */
   #entries = 0;
-  /** Entries that could not be written, such as on a full disk. They free slots, so the next write puts them first. */
+  /** Entries that free slots but could not be written, such as on a full disk. The next write puts them first. */
   #unwritten: Entry[] = [];
 
   /** @param boot 8 letters and digits that name the boot of the machine */
@@ -69,7 +69,7 @@ export class SlotLog {
     }
   }
 
-  /** Like {@link append}, for an entry that frees something. If it cannot be written now, the next call writes it. */
+  /** Like {@link append}, for an entry that frees a slot. If it cannot be written now, the next call writes it. */
   appendLater(entry: Entry): void {
     try {
       this.append(entry);
@@ -113,7 +113,7 @@ export class SlotLog {
     }
   }
 
-  /** @returns undefined if the log disappeared, because other processes have sealed it and the next log */
+  /** Opens the log. @returns undefined if it disappeared, because other processes have sealed it and the next log */
   #open(): number | undefined {
     if (this.#number < 0 || this.#state.isSealed) {
       const newest = this.#numbers().at(-1);
@@ -131,7 +131,7 @@ export class SlotLog {
     }
   }
 
-  /** Creates a log with its first entries, unless it exists. Removes older logs, but not the one before this log. */
+  /** Creates a log with its first entries, unless it exists. Removes older logs, except the one directly before it. */
   #create(number: number, entries: readonly Entry[]): void {
     mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
     const temp = join(this.#folder, scratchName("tmp"));
@@ -156,7 +156,7 @@ export class SlotLog {
     const ownLine = own === undefined ? undefined : JSON.stringify(own);
     const bytes = Buffer.alloc(Math.max(0, fstatSync(fd).size - this.#offset));
     const length = bytes.length === 0 ? 0 : readSync(fd, bytes, 0, bytes.length, this.#offset);
-    // Another process may be writing the last line.
+    // Leave out an incomplete last line, because another process may still be writing it.
     const end = bytes.lastIndexOf(10, length - 1) + 1;
     this.#offset += end;
     for (const line of bytes.toString("utf8", 0, end).split("\n")) {

@@ -35,7 +35,7 @@ export function readEntry(line: string): Entry | null {
   }
 }
 
-/** The state after some entries. It depends on the entries alone, so every process computes the same. */
+/** The state after some entries. It depends on the entries alone, so every process computes the same state. */
 export class SlotState {
   readonly slots = new Map<string, Slot>();
   /** When each turn of the last minute began, in milliseconds since the boot of the machine. */
@@ -69,7 +69,7 @@ export class SlotState {
     for (const [old, begunMs] of this.begun) if (begunMs <= this.#lastMs - MINUTE_MS) this.begun.delete(old);
     const earlier = this.idsOf(kind);
     if (perMinute !== null && this.begun.size >= perMinute) {
-      // When the turn began that must be more than a minute old before another turn may begin.
+      // The start of the turn that must become more than a minute old before another turn may begin.
       const leaving = [...this.begun.values()].sort((a, b) => a - b)[this.begun.size - perMinute] ?? atMs;
       const retryAfterMs = Math.max(1, Math.ceil(leaving + MINUTE_MS - atMs));
       return { granted: false, reached: "perMinute", used: this.begun.size, retryAfterMs };
@@ -95,7 +95,7 @@ export class SlotState {
     return this.slots.size + this.begun.size;
   }
 
-  /** The entries with which a new log begins, so that its state is the same as this one. */
+  /** The entries with which a new log begins, so that its state is the same as this state. */
   start(): Entry[] {
     const slots = [...this.slots].map(([id, { kind, holder }]) => ["slot", id, kind, holder] as const);
     return [...slots, ...[...this.begun].map(([id, atMs]) => ["begun", id, atMs] as const)];

@@ -18,7 +18,7 @@ export class LimitDocuments implements LimitStore {
   readonly #documents: Documents;
   readonly #slots: RedisSlots;
   readonly #records: RecordSet<Omit<UserLimitRecord, "user">>;
-  /** The records that were read within the last second, so that most turns of a front door read none. */
+  /** The records that were read within the last second. Because of them, a front door reads no record in most turns. */
   readonly #known = new Map<string, { atMs: number; record: Promise<UserLimitRecord | null> }>();
 
   constructor(documents: Documents) {

@@ -12,7 +12,7 @@ import type { Connection } from "../../link/connection.js";
 import type { Keys } from "../../link/keys.js";
 import { CLEAR, GIVE_BACK, KEEP, TAKE, USED } from "../../scripts/slot-scripts.js";
 
-/** How long a slot lasts without its process, and how often the process renews it, in milliseconds. */
+/** How long a slot lasts without a renewal, and how often its process renews it, in milliseconds. */
 const TTL_MS = 30_000;
 const KEEP_MS = 10_000;
 /** How many slots one script renews. */
@@ -75,7 +75,7 @@ export class RedisSlots {
     const id = idOf(slot);
     this.#held.delete(id);
     if (this.#held.size === 0) this.#stop();
-    // If Redis does not answer, the slot ends with its expiry.
+    // If Redis does not answer, the slot ends when it expires.
     await this.#connection.run(GIVE_BACK, this.#keysOf(slot), [hasBegun ? "1" : "0", id]).catch(() => "it expires");
   }
 
@@ -113,7 +113,7 @@ export class RedisSlots {
     this.#timer = undefined;
   }
 
-  /** Never rejects. */
+  /** Renews the slots of this process. Never rejects. */
   async #keep(): Promise<void> {
     const held = [...this.#held];
     for (let at = 0; at < held.length; at += KEPT_AT_ONCE) {

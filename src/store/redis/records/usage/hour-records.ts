@@ -8,10 +8,10 @@ import * as scripts from "../../scripts/usage-scripts.js";
 /** How many lines are read at once. This takes a few milliseconds. Between two parts, the process can do other work. */
 const LINES_AT_ONCE = 2_000;
 
-/** Sums without the cells. */
+/** Sums without the table of cells to which their rows refer. */
 export type Rows = Pick<Sums, "buckets" | "rows">;
 
-/** The cells of a day. */
+/** The table of a day's cells. A cell is one combination of user, session, model and token, as JSON. */
 export interface DayCells {
   version: string;
   /** A random id. It changes if the cells are lost and then written again. Empty if there are no cells. */
@@ -24,9 +24,9 @@ export interface HourState {
   version: string;
   /** How many lines the hour has. */
   length: number;
-  /** How many of these lines, from the first one on, are added up. */
+  /** How many of these lines have been added up, counted from the first line. */
   added: number;
-  /** Whether the hour's lines and sums of minutes were deleted. Lines that it has now arrived after that. */
+  /** Whether the hour's lines and sums of minutes were deleted. If it has lines, these arrived after the deletion. */
   isOld: boolean;
   /** How many cells the day's table had when this hour's lines were last added up. */
   cells: number;
@@ -34,7 +34,7 @@ export interface HourState {
   table: string;
   /** The sums of the hour. Null if there are none, or if they were not read. */
   hour: Rows | null;
-  /** The sums of its minutes, in parts. Each part covers the lines that were added up at one time. */
+  /** The sums of the hour's minutes, in parts. Each part covers the lines that were added up together. */
   minutes: Rows[];
 }
 
@@ -44,7 +44,7 @@ export interface LinesPart {
   texts: string[];
   /** The index of the first line in the hour's list. */
   from: number;
-  /** The index behind the last line. */
+  /** The index after the last line. */
   end: number;
 }
 
@@ -77,7 +77,7 @@ export class HourRecords {
     return this.#keys.usageCells(dayOf(hourStart(hour)));
   }
 
-  /** @param wanted which sums to read */
+  /** Reads the state of an hour. @param wanted which sums to read */
   async read(number: number, wanted: readonly ("hour" | "minutes")[]): Promise<HourState> {
     const [sumsKey, minutesKey, linesKey] = this.keysOf(number);
     const answer = await this.#connection.run(scripts.USAGE_HOUR, this.keysOf(number), [
@@ -111,7 +111,7 @@ export class HourRecords {
   }
 
   /**
-   * Reads lines in parts.
+   * Reads the lines of an hour, from the index `from` until before `end`, in parts.
    *
    * @param version the version that the hour must have; null for any version
    * @yields null as the last part if the hour has another version

@@ -25,8 +25,8 @@ const HOUR_MS = 3_600_000;
 /** How long the lines of an hour are kept beside its sums. Afterwards, a query counts the whole hour or none of it. */
 const LINES_MS = 49 * HOUR_MS;
 /**
- * Lines of the current hour may wait until they are more than `lines`, and more than this `share` of the lines that are
- * added up. This saves work, because each addition reads and saves all sums of the hour again.
+ * New lines of the current hour are added up only once there are more than `lines` of them, and more than this `share`
+ * of the lines already added up. This saves work, because each addition reads and saves all sums of the hour again.
  */
 export const LAG = { lines: 1_000, share: 1 / 16 };
 /** How long this process adds nothing up after Redis has refused a write, in milliseconds. A refusal may take seconds. */
@@ -37,7 +37,7 @@ export const RENAMES_AT_ONCE = 1_000;
 interface Asked {
   query: UsageQuery;
   parts: UsageParts;
-  /** The cells of the day that is being read, by their key. */
+  /** The cells of the day that is being read, by their Redis key. */
   known: Map<string, DayCells>;
 }
 
@@ -79,7 +79,7 @@ export class UsageHours {
     }
   }
 
-  /** Reads an hour, and adds up its waiting lines first if that saves time. Null if there is no `number`. */
+  /** Reads an hour, and adds up its waiting lines first if that saves time. Null if `number` is undefined. */
   async #latest(number: number | undefined, query: UsageQuery): Promise<HourState | null> {
     if (number === undefined) return null;
     const read = async () => {
@@ -209,7 +209,7 @@ export class UsageHours {
     return word === "saved";
   }
 
-  /** @returns `cell` itself if it contains none of the names */
+  /** Replaces the names in a cell. @returns `cell` itself if it contains none of the names */
   #renamedCell(cell: string, hour: number, { users, sessions }: Renaming): string {
     try {
       const [user, sessionId, model, tokenId] = JSON.parse(cell) as Cell;
@@ -287,7 +287,7 @@ function isWanted(line: LedgerLine, { from, to }: UsageQuery): boolean {
   return at >= from && at < to;
 }
 
-/** For a bucket that the query covers partly: the parts of the list with its lines. They may also have other lines. */
+/** For a bucket that the query covers only partly, returns the parts of the hour's list that contain its lines. */
 function rangesOf({ first, last, ranges }: Bucket, query: UsageQuery) {
   const part = { ...query, from: Math.max(first, query.from), to: Math.min(last + 1, query.to) };
   return ranges.map(([from, end]) => ({ query: part, from, end }));

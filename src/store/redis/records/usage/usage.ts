@@ -77,7 +77,7 @@ export class UsageSums implements UsageStore {
     });
   }
 
-  /** Sends the lines on the disk. All calls during a run share the next run, because this run may miss their lines. */
+  /** Sends the lines on disk. Calls during a run share the next run, because the current run may miss their lines. */
   async #send(): Promise<void> {
     clearTimeout(this.#soon);
     this.#soon = undefined;
@@ -187,8 +187,8 @@ export class UsageSums implements UsageStore {
     const hours = await this.#hours.all();
     await this.#hours.rename(hours, names);
     const pairs = [...names.users].flat();
-    // Take the days of all hours, some of which may be in the future. Add the recent days, because their tokens may
-    // outlive their hours.
+    // Rename in the days of all hours, some of which may be in the future. Also rename in all recent days, because the
+    // tokens of a day may be kept for longer than its hours.
     const days = new Set(hours.map((hour) => dayOf(hourStart(hour))));
     for (let at = Date.now() - TOKENS_MS; at < Date.now() + 24 * HOUR_MS; at += 24 * HOUR_MS) days.add(dayOf(at));
     for (const day of days) {
