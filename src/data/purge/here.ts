@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { rmSync } from "node:fs";
+import { readdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { isFleetError } from "../../errors.js";
 import { concealInEvents } from "../../events/conceal.js";
@@ -10,6 +10,7 @@ import { serverIdOf } from "../../model/ids.js";
 import type { SessionRecord } from "../../model/session.js";
 import { isRunning } from "../../pool/server.js";
 import { pause } from "../../runtime/clock.js";
+import { ifThere } from "../../runtime/files/if-there.js";
 import { serverFolder } from "../../runtime/files/server-folder.js";
 import { chatHistoryPath, removePlacesOf, removeTakenOf } from "../../runtime/files/user-places.js";
 import { listSessionFolders, sessionBytes } from "../../runtime/history/session-state.js";
@@ -110,8 +111,11 @@ async function eraseSessions(erasing: Erasing): Promise<void> {
   }
   // Remove the notes in `open/`, which mark sessions that are probably loaded. Remove them for all ids, because a note
   // stays here when another host takes its session over.
-  for (const { home } of Object.values(servers).filter((server) => server.user === null || server.user === user)) {
-    for (const id of erasing.ids) rmSync(join(dirname(home), "open", id), { force: true });
+  const ids = new Set(erasing.ids);
+  for (const { home } of Object.values(servers).filter((server) => server.user === null)) {
+    const notes = join(dirname(home), "open");
+    const left = (ifThere(() => readdirSync(notes)) ?? []).filter((id) => ids.has(id));
+    for (const id of left) rmSync(join(notes, id), { force: true });
   }
 }
 
