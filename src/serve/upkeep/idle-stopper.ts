@@ -7,8 +7,8 @@ import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 
 /**
- * Stops users' own servers that have had no session in memory and no client for `pool.idleTimeout`. When a user comes
- * back, the fleet starts the server again.
+ * Stops users' own servers that have had no session in memory and no use for `pool.idleTimeout`, and have no client at the
+ * end of that time. When a user comes back, the fleet starts the server again.
  */
 export class IdleStopper {
   readonly #context: ServeContext;
