@@ -1,6 +1,6 @@
 /**
- * Compares the time to complete an id, among 1,000 sessions of 1,000 users, with the time to start Node without a
- * script.
+ * Compares the time that `autocomplete` needs to complete an id, in a fleet with 1,000 sessions of 1,000 users, with
+ * the time that Node needs to start without a script.
  *
  * Run: npm run build && npx tsx bench/autocomplete.ts [sessions]
  */
@@ -12,7 +12,7 @@ import { claim, compare, fleetCommand, printMachine, ratio, withState } from "./
 
 const run = promisify(execFile);
 const count = Number(process.argv[2] ?? 1000);
-/** The lines to complete. The first takes any server, session or user, and the second a session of one user. */
+/** The command lines to complete: the first with any server, session or user; the second with a session of user-7. */
 const LINES = ["copilotfleet describe ", "copilotfleet send --user user-7 "];
 
 printMachine();

@@ -30,7 +30,7 @@ async function start(): Promise<Part> {
   return { url: model.baseUrl, [Symbol.asyncDispose]: async () => await model.close() };
 }
 
-/** Starts a relay, which does only the work that any front door in Node needs. */
+/** Starts a relay, which only passes bytes on: the least work that any front door in Node has to do. */
 async function startRelay(): Promise<Part> {
   const [host = "", port = ""] = target.split(":");
   const server = createServer((client) => {

@@ -1,7 +1,7 @@
 /**
  * Compares `gc` on 5,000 expired sessions with other ways to delete them: the loop of GitHub's guide, which lists the
  * sessions and deletes them one by one with the unmodified SDK (on a sample of 200, scaled up), and the runtime's bulk
- * delete. The time of `gc` is that of the whole command, which also starts Node and deletes the fleet's records.
+ * delete. The time of `gc` includes everything that the command does, such as starting Node and deleting records.
  *
  * Run: npm run build && npx tsx bench/gc.ts [sessions] [sample]
  */

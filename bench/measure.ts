@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { Fleet } from "../src/index.js";
 
-/** Helpers for all benchmarks. The contenders run alternately in one run, and only ratios of medians are checked. */
+/** Helpers for all benchmarks. The compared operations run alternately, and only ratios of medians have limits. */
 
 export const COMMAND = fileURLToPath(new URL("../bin/run.js", import.meta.url));
 const run = promisify(execFile);
@@ -17,7 +17,7 @@ const TICKS_PER_SECOND = 100;
 
 export interface Contender {
   name: string;
-  /** Runs one round. Resolves with the milliseconds that count, or with undefined if the round's wall time counts. */
+  /** Runs one round. Resolves with the milliseconds to count, or with undefined to count the round's wall time. */
   round: () => Promise<number | undefined>;
 }
 
@@ -80,9 +80,9 @@ export interface StateOptions {
 }
 
 /**
- * Runs `use` with a temporary folder, and with an environment whose state folder is in that folder. In any case, stops
- * the servers and removes the folder: after a normal end, an error, a signal or the time limit. Otherwise, servers
- * would continue their turns.
+ * Runs `use` with a temporary folder, and with an environment whose state folder is in that folder. Then stops the
+ * servers, which would otherwise continue their turns, and removes the folder: after success, an error, a signal or the
+ * time limit.
  */
 export async function withState(
   use: (env: NodeJS.ProcessEnv, folder: string) => Promise<void>,

@@ -1,6 +1,7 @@
 /**
  * Compares servers with `sandbox.network: "none"` with servers without a sandbox: the time of `spawn`, the private
- * memory of the processes beside an idle server, and the time of a turn, whose model requests pass through the bridge.
+ * memory of the processes beside an idle server, such as the bridge, and the time of a turn. A turn's model requests
+ * pass through the bridge.
  *
  * Run: npm run build && npx tsx bench/network.ts [rounds]
  */

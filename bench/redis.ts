@@ -46,7 +46,7 @@ try {
 
 /**
  * Each client behaves like a command: it reads the registry, changes the record of its server, and then does other work
- * for a while. A PING by the client library alone, at the same pace, shows how much time is due to the machine's load.
+ * for a while. For comparison, the Redis client alone sends PING at the same pace. Its time shows the machine's load.
  */
 async function registryOperations(): Promise<void> {
   const url = redis.url();

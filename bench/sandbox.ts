@@ -1,9 +1,9 @@
 /**
  * Compares servers in the sandbox that `sandbox.mode: "auto"` chooses with servers without a sandbox: the time of
  * `spawn` (also with `landlock`), the private memory of an idle server, and the time of a turn. Only turns in the
- * sandbox pass through the model gateway. The model answers at once, so all other work has the largest share that it
- * can have. The limits of a turn are for a process that has run for a while, such as `serve`, because Node.js compiles
- * the gateway's code only after some hundred turns. So the benchmark also shows the first turns of a process.
+ * sandbox pass through the model gateway. The model answers at once, so that the cost of the sandbox is as large a part
+ * of a turn as possible. The limit for a turn applies to a process that has run for a while, such as `serve`, because
+ * Node.js compiles the gateway's code only after some hundred turns. The first turns of a process are shown, too.
  *
  * Run: npm run build && npx tsx bench/sandbox.ts [rounds]
  */

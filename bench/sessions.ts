@@ -1,7 +1,7 @@
 /**
  * Compares the costs of one session when 10,000 sessions are recorded with the costs when 100 are: creating the record,
- * updating it, and taking and releasing the lease. Then compares a whole `create` through the fleet, where the home
- * also contains a folder for each of these sessions.
+ * updating it, and acquiring and releasing the lease. Then compares complete calls of `create`, on a server whose home
+ * contains a folder for each of these sessions.
  *
  * Run: npx tsx bench/sessions.ts
  */

@@ -1,7 +1,7 @@
 /**
  * Measures how long the check of a JSON Web Token takes with cached keys, and how many users can sign on in a second:
- * with the check alone, and through an open front door with a running server. Each token is presented once. The door
- * and the issuer run in one process, and the clients in another.
+ * with the check alone, and through a front door to a running server. No token is used twice. The front door and the
+ * token issuer run in one process, and the clients in another.
  *
  * The limit for a check is a limit on wall time. On a machine that is busy with other work, the result also includes
  * the time for which the check waited for a processor.
@@ -26,7 +26,7 @@ import type { SignOns } from "./sign-on-clients.js";
 const checks = Number(process.argv[2] ?? 5_000);
 const connections = Number(process.argv[3] ?? 5_000);
 const AT_ONCE = 16;
-/** How many checks and sign-ons at the start do not count, because Node.js has not compiled the code. */
+/** How many checks and sign-ons at the start do not count, because Node.js has not compiled their code by then. */
 const WARM_UP = 1_000;
 
 const folder = await mkdtemp(join(tmpdir(), "copilotfleet-sign-on-"));

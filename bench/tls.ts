@@ -1,7 +1,7 @@
 /**
  * Measures the cost of TLS at the front door. Two front doors of one fleet run as separate processes, and one of them
- * uses TLS. The same process measures both in one run: turns of one client, and many clients that stream at the same
- * time.
+ * uses TLS. One process is the client of both and compares them in two ways: turns of one client, and many clients that
+ * stream at the same time.
  *
  * Run: npm run build && npx tsx bench/tls.ts [turns clients sessions words rounds]
  */

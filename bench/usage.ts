@@ -64,7 +64,7 @@ async function measureReport(url: string, state: NodeJS.ProcessEnv): Promise<voi
   }
 }
 
-/** Runs turns in one session. Every second one is metered, limited and logged, so all else is the same for both. */
+/** Runs turns in one session. Only every second turn uses the ledger, limits and audit log. All else is the same. */
 async function measureTurns(env: NodeJS.ProcessEnv): Promise<void> {
   const model = await startEchoModel();
   const config = {
@@ -126,7 +126,7 @@ function switchMethod<T extends object, K extends keyof T>(on: T, name: K, isOn:
   Object.assign(on, { [name]: (...args: unknown[]) => (isOn() ? own.apply(on, args) : off(...args)) });
 }
 
-/** Returns the two lines of a request. It belongs to one of 500 users and one of 5,000 sessions. */
+/** Returns the two ledger lines of a request of one of 500 users, in one of 5,000 sessions. */
 function linesOf(at: number): LedgerLine[] {
   const one = Math.floor(Math.random() * 5_000);
   const user = `user-${one % 500}`;

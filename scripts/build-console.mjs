@@ -1,5 +1,5 @@
-// Builds dist/console/, the files that the HTTP API serves: modules with hashed names, which browsers may cache for
-// ever, and a page that refers to the modules. Each file is compressed here, so that the API need not compress it.
+// Builds dist/console/, the console's files, which the HTTP API serves: modules with hashed names, which browsers may
+// cache for ever, and a page that refers to them. Each file is compressed here, so that the API need not compress it.
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";

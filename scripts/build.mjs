@@ -22,7 +22,7 @@ const run = promisify(execFile);
  */
 const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino", "ioredis", "marked", "jose"];
 
-/** Only the parts of the script that `deploy` or the HTTP API load require these packages. */
+/** The script requires these packages only when a command needs `deploy` or the HTTP API. */
 const REQUIRED_BY_PARTS = ["yaml", "hono", "@hono/node-server"];
 
 /**
@@ -83,8 +83,8 @@ const shared = {
 async function buildLibrary() {
   await build({
     ...shared,
-    // Keep the names, so that stack traces are readable. A source map would not help, because the package has no
-    // sources.
+    // Do not shorten names, so that stack traces are readable. A source map would not help, because the package does
+    // not contain the sources.
     minifyWhitespace: true,
     sourcemap: false,
     entryPoints: ["src/index.ts"],

@@ -14,7 +14,7 @@ const THING =
   "kernel|library|command|process|supervisor|SDK|client|socket|answer|response|request|error|code|name|line|lease|" +
   "session|turn|model|this|that|which|it";
 
-/** Each rule finds a phrase in one sentence, wherever the sentence stands. */
+/** Each rule has a pattern, which matches a bad phrase in a sentence, and the advice to print. */
 const RULES = [
   [/^(What|Who|Whoever|Of|One that|Left is|Meant is)\b(?!.*\?$)/i, "start the sentence with its subject"],
   [/\banew\b/i, 'write "again"'],

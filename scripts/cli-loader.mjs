@@ -1,7 +1,7 @@
-// Becomes dist/cli.js. Loads the command line, which is one script, with V8's code cache. Node 22 and later have
-// module.enableCompileCache for this. The build writes a cache for its own version of Node. On another version, the
-// first command writes one if it may write to this folder. V8 rejects a cache that does not fit, and compiles the
-// source.
+// The build copies this file to dist/cli.js. It loads the script dist/cli.cjs with V8's code cache. Node 20 needs this
+// file for that: only Node 22 and later have module.enableCompileCache. The build writes a cache for its own version of
+// Node. On another version, the first command writes one if it may write to this folder. V8 rejects a cache that does
+// not fit, and compiles the source.
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 

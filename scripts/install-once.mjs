@@ -7,9 +7,9 @@ const TIMEOUT_MS = 10 * 60_000;
 const CACHE = join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "copilotfleet");
 
 /**
- * Installs one version of a package into a folder of the cache, unless it is already there. Use it for packages that
- * are too large for a dependency. Ends this process if the installation fails. Returns the folder of the package
- * itself.
+ * Installs one version of a package into a folder of the cache, unless it is already there, and returns the folder of
+ * the package itself. Use it for packages that are too large to be dependencies of the project. If the installation
+ * fails, prints an error and exits.
  */
 export function installOnce(name, version, folderName) {
   const folder = join(CACHE, `${folderName}-${version}`);

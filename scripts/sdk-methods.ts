@@ -15,7 +15,7 @@ try {
   const published = JSON.parse(
     execFileSync("npm", ["view", SDK, "versions", "--json"], { encoding: "utf8" }),
   ) as string[];
-  // npm lists the versions in ascending order. Unstable versions are builds of a single commit.
+  // npm lists the versions in ascending order. Leave out unstable versions, which are builds of single commits.
   const versions = published.slice(published.indexOf(OLDEST)).filter((version) => !version.includes("unstable"));
   const changes: MethodChanges[] = [];
   let before = new Set<string>();

@@ -1,6 +1,6 @@
-// Runs a command on another version of Node.js: node scripts/with-node.mjs 22 COMMAND… Without a command, or with one
-// that begins with a hyphen, runs `vitest run COMMAND…`. npm installs each version once into a cache folder. The
-// command uses that version for `node` and for `process.execPath`.
+// Runs a command on another version of Node.js: node scripts/with-node.mjs 22 COMMAND… If COMMAND is missing or begins
+// with a hyphen, runs `vitest run COMMAND…`. npm installs each version once into a cache folder. In the command,
+// `node` and `process.execPath` are that version.
 import { delimiter, join } from "node:path";
 import { installOnce, runWith } from "./install-once.mjs";
 

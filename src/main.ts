@@ -11,7 +11,7 @@ import { unknownCommand } from "./cli/usage-error.js";
 
 /** Runs one command of the command line and sets the exit code. */
 export async function main(given: string[]): Promise<void> {
-  // A reader of our output, such as `head`, may close the pipe early.
+  // A program that reads our output, such as `head`, may close the pipe early. This is not an error.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
     if (error.code !== "EPIPE") throw error;
     outputClosed();
@@ -35,7 +35,7 @@ export async function main(given: string[]): Promise<void> {
   process.once("beforeExit", onIdle);
   try {
     await dispatch(args, config);
-    // If the terminal is gone, the flush never ends, but the stream reports an error.
+    // If the terminal is gone, the flush never ends, but the stream reports an error. So wait for either of them.
     await Promise.race([flush(), once(process.stdout, "error")]);
   } catch (error) {
     report(error);

@@ -96,9 +96,9 @@ function importers(to: RegExp, { types, lazy = true }: { types: boolean; lazy?: 
 }
 
 /**
- * The parameters of a part's constructors that are functions, or whose type has a property that is a function. Looks
- * into all interfaces and type aliases of the part except `exempt`. Methods of an interface do not count, because they
- * make it a collaborator.
+ * Finds the callbacks in a part's constructors: parameters that are functions, or that have a function as a property.
+ * Looks into all interfaces and type aliases of the part except `exempt`. Methods of an interface do not count, because
+ * they make it a collaborator.
  */
 function callbacksInConstructors(part: string, exempt: string): string[] {
   const sources = files
@@ -137,7 +137,7 @@ describe("the source", () => {
     expect(importers(/^node:/, { types: false }).length).toBeGreaterThan(20);
   });
 
-  it("the source imports downward only", () => {
+  it("each source file imports only from lower layers, or from its own part", () => {
     const known = new Set(files);
     const upward = imports
       .filter(({ to }) => known.has(to))
@@ -151,7 +151,7 @@ describe("the source", () => {
     expect(upward).toEqual([]);
   });
 
-  it("the folders of the front door import downward only, types included", () => {
+  it("the folders of gateway/ import only from themselves and from lower layers, even types", () => {
     const floorOf = (file: string) => DOOR.indexOf(file.split("/")[1] ?? "");
     for (const file of files.filter((name) => /^gateway\/.*\//.test(name)))
       expect(floorOf(file), file).toBeGreaterThanOrEqual(0);
@@ -213,7 +213,8 @@ describe("the source", () => {
     for (const file of importers(/^@?hono\b/, { types: true })) expect(file).toMatch(/^api\//);
     const loadingApi = importers(/^api\//, { types: false, lazy: false }).filter((file) => !file.startsWith("api/"));
     expect(loadingApi).toEqual([]);
-    // A command on one host starts faster without the schemas of the calls between hosts.
+    // Commands load the schemas of the calls between hosts only if they need them, so that they start faster on one
+    // host.
     expect(importers(/^peers\/calls\/rpc-table\.ts$/, { types: false, lazy: false })).toEqual([]);
     expect(importers(/^proper-lockfile$/, { types: true })).toEqual(["store/file/polite-lock.ts"]);
     expect(importers(/^prom-client$/, { types: true })).toEqual(["serve/report/metrics.ts"]);
@@ -225,7 +226,7 @@ describe("the source", () => {
     expect(importers(/^identity\/github\/github-sign-on\.ts$/, { types: false, lazy: false })).toEqual([]);
     expect(importers(/^identity\/jwt\/jwt-sign-on\.ts$/, { types: false, lazy: false })).toEqual([]);
     for (const file of importers(/^(kubernetes-models\/|yaml$)/, { types: true })) expect(file).toMatch(/^deploy\//);
-    // This is a development dependency. The source uses only its types, and the tests validate against its schemas.
+    // `kubernetes-models` is a development dependency: the source uses its types, and the tests its schemas.
     expect(importers(/^kubernetes-models\//, { types: false })).toEqual([]);
     expect(importers(/^parse-duration$/, { types: true })).toEqual(["config/values/duration.ts"]);
     for (const file of importers(/^execa$/, { types: true }))
@@ -236,7 +237,7 @@ describe("the source", () => {
       );
   });
 
-  it("only one part reads /proc or asks which platform this is", () => {
+  it("only system/ and a few listed files use /proc or process.platform", () => {
     // These parts may also ask for the platform: the names of packages and of the state folder depend on it, and
     // errors, doctor and version print it. The sandbox mounts a server's own /proc.
     const others =

@@ -119,7 +119,7 @@ describe("the table of errors", () => {
     }
   });
 
-  it("advice counts as wrong if its command or a flag does not exist, or a required flag is missing", () => {
+  it("faultsOf reports advice with an unknown command or flag, or without a required flag", () => {
     expect(faultsOf("copilotfleet pss")).toEqual(['there is no command "pss"']);
     expect(faultsOf("Then: copilotfleet gc --dry --ttl 1h")).toEqual(["gc has no flag --dry"]);
     expect(faultsOf("ls; copilotfleet token issue --ttl 30d # --nothing")).toEqual(["token issue needs --user"]);
@@ -136,7 +136,8 @@ describe("the table of errors", () => {
     expect(error).toMatchObject({ message: 'ttl is "x"', suggestions: ['Wait with wait: "5m".'] });
     const described = error.describe((name, value) => `--${name}${value === "" ? "" : ` ${value}`}`);
     expect(described).toEqual({ message: '--ttl is "x"', suggestions: ["Wait with --wait 5m."] });
-    // Another host passes an error on like this, and the host that asked chooses how options are named.
+    // Simulate an error from another host. Its options stay marked, so that the host that asked chooses how to name
+    // them.
     const { message, suggestions: marked } = error.describe(option);
     const passedOn = new FleetError(error.code, message, { suggestions: marked });
     expect(passedOn.describe((name) => name.toUpperCase())).toMatchObject({ message: 'TTL is "x"' });

@@ -62,13 +62,13 @@ describe("the published package", () => {
     expect(pack().size).toBeLessThanOrEqual(LARGEST_BYTES);
   });
 
-  it("the published package contains the command, but no code cache, which fits only one version of Node.js", () => {
+  it("the published package has the command, but no code cache, because it fits only one Node.js version", () => {
     const paths = pack().files.map(({ path }) => path);
     expect(paths).toContain("dist/cli.cjs");
     expect(paths.filter((path) => path.endsWith(".cache"))).toEqual([]);
   });
 
-  it("an installation has at most 110 packages, without those that only the SDK needs", () => {
+  it("an installation has at most 110 packages, not counting those that only the SDK needs", () => {
     const others = Object.keys(manifest.dependencies).filter((name) => name !== SDK);
     const own = installed(others);
     expect(own.size).toBeGreaterThan(others.length);
@@ -110,7 +110,7 @@ describe("the published package", () => {
 });
 
 describe("the lock file", () => {
-  it("the lock file has the optional packages of every platform, each with its platform", () => {
+  it("the lock file has the optional packages of all platforms, with os and cpu for those of GitHub", () => {
     const optional = Object.values(locked).flatMap(({ optionalDependencies = {} }) =>
       Object.entries(optionalDependencies),
     );

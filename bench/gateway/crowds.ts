@@ -7,8 +7,8 @@ import { type PartProcess, startBuilt } from "./processes.js";
 import { RawClient } from "./raw-client.js";
 
 /**
- * Enough servers for the clients of both sides, which stay connected. A server accepts 128 connections at a time
- * (measured with runtime 1.0.85).
+ * The number of servers. It is enough for all clients of both sides, which stay connected: a server accepts 128
+ * connections at a time (measured with runtime 1.0.85).
  */
 const SERVERS = 4;
 
@@ -18,7 +18,7 @@ export interface Member {
   ids: string[];
 }
 
-/** The clients of one side. They connect directly to the servers, or to the door. */
+/** The clients of one side of the comparison: connected directly to the servers, or through the front door. */
 export interface Crowd {
   name: string;
   members: Member[];
@@ -39,7 +39,7 @@ export interface CrowdSize {
   sessions: number;
 }
 
-/** Runs `use` with the clients of both sides, a fleet of shared servers and a door. */
+/** Starts a fleet of shared servers, its front door and the clients of both sides, and runs `use` with them. */
 export async function withCrowds(
   env: NodeJS.ProcessEnv,
   folder: string,

@@ -5,8 +5,8 @@ import { claim, compare, ratio } from "../measure.js";
 import { type PartProcess, startBuilt } from "./processes.js";
 
 /**
- * Compares three clients on one server: the unmodified SDK through the door, the same SDK directly at the server, and
- * the best direct client.
+ * Compares pings and turns of three clients on one server: the unmodified SDK through the front door, the same SDK
+ * directly at the server, and the best direct client.
  */
 export async function measureLatency(env: NodeJS.ProcessEnv, folder: string, model: PartProcess): Promise<void> {
   await using fleet = await Fleet.open({ env, cwd: folder });

@@ -1,7 +1,7 @@
 import { withState } from "../measure.js";
 import { type PartProcess, startPart } from "./processes.js";
 
-/** Runs one part of a benchmark with a new fleet and model, so that it starts without servers of other parts. */
+/** Runs one part of a benchmark with a new fleet and model, so that no server of another part is running. */
 export async function withModel(
   limitMs: number,
   use: (env: NodeJS.ProcessEnv, folder: string, model: PartProcess) => Promise<void>,

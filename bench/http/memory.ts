@@ -7,7 +7,7 @@ import { startBuilt } from "../gateway/processes.js";
 import { claim, processorSeconds } from "../measure.js";
 import { openStream, type RawStream } from "./raw-stream.js";
 
-/** This many streams open and close first, so that compiled code and other lasting memory do not count. */
+/** The number of streams that open and close first, so that compiled code and other one-time memory do not count. */
 const WARM = 300;
 const STEPS = [0, 100, 500, 1_000] as const;
 const IDLE_SECONDS = 10;

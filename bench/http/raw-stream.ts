@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 
-/** A stream of events that only counts the events in the raw bytes, so that the benchmark measures the other parts. */
+/** A client of an event stream. It only counts the events in the raw bytes, so it adds little to the measured work. */
 export class RawStream {
   readonly socket: Socket;
   /** The number of events received so far, by their name. */

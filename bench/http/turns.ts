@@ -7,7 +7,7 @@ import { RawClient } from "../gateway/raw-client.js";
 import { claim, compare, ratio } from "../measure.js";
 
 const TURNS = 60;
-/** The reply repeats these words. There are enough of them that the first delta comes long before the end. */
+/** The reply repeats these words. They are so many that the first delta comes long before the end of the turn. */
 const PROMPT = "hello there, how are you today?";
 
 /** A connection to the HTTP API that stays open and does as little work as possible. It sends one request at a time. */

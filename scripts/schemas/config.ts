@@ -65,7 +65,7 @@ function complete(key: Key, derived: ConfigJsonSchema): ConfigJsonSchema {
   return { ...schema, ...description, properties: Object.fromEntries(children) };
 }
 
-/** Writes "this or null" as one type, and leaves out lists of required properties, which are always empty. */
+/** Writes "X or null" as one type list, and leaves out `required`, because no key of the configuration is required. */
 function simplified({ anyOf, ...others }: ConfigJsonSchema & { required?: unknown }): ConfigJsonSchema {
   const [first, second, ...rest] = anyOf ?? [];
   const isNullable = first !== undefined && second?.type === "null" && rest.length === 0;

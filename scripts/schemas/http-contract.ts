@@ -39,7 +39,7 @@ export interface OpenApi {
   components: { schemas: Record<string, JsonSchema & Input>; responses: Record<string, Response> };
 }
 
-/** The limits of an input, as JSON Schema names them. A larger number allows more for `max…`, and less for `min…`. */
+/** The keywords of JSON Schema that limit an input. A larger number allows more for `max…`, and less for `min…`. */
 const LIMITS = ["maxLength", "maxItems", "maximum", "minLength", "minItems", "minimum", "pattern"] as const;
 
 /**
@@ -121,7 +121,7 @@ const RESTRICTION =
  * Finds the promises that a change breaks.
  *
  * @param committed the promises so far, one per line
- * @returns the committed lines that `promises` no longer contains, and the new lines that refuse inputs accepted so far
+ * @returns the committed lines that `promises` no longer contains, and new lines that refuse what was accepted before
  */
 export function breaksOf(
   committed: readonly string[],
@@ -138,8 +138,8 @@ export function breaksOf(
 function isRefusal(line: string, committed: readonly string[]): boolean {
   const { name = "", kind, field = "", limit = "" } = RESTRICTION.exec(line)?.groups ?? {};
   if (kind === undefined) return false;
-  // If no committed line accepts anything at the field's place, the field is new. No client sends it, so a restriction
-  // of it breaks nobody.
+  // If no committed line accepts anything at the field's place, the field is new. So far, no client sends it, so a line
+  // that restricts it breaks no client.
   const place = kind === "requires" ? field.replace(/\.?[^.]*$/, "") : field;
   const start = place === "" ? `${name} is the operation ` : `${name} accepts ${place} as `;
   if (!committed.some((each) => each.startsWith(start))) return false;

@@ -107,7 +107,7 @@ function isPresent(type: ts.Type): boolean {
   return parts.every(({ flags }) => !(flags & ts.TypeFlags.Undefined));
 }
 
-/** The name of an object type that this repository declares. Undefined for others, and for generic types. */
+/** The name of an object type that this repository declares. Undefined for types of packages, and for generic types. */
 function nameOf(type: ts.Type): string | undefined {
   const symbol = type.aliasSymbol ?? type.symbol;
   const isOurs = symbol?.declarations?.some((at) => !at.getSourceFile().isDeclarationFile) === true;

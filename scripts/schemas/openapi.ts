@@ -212,7 +212,7 @@ function parametersIn(place: "path" | "query", schema: GenericSchema | null): Js
   const { properties = {} } = convert(schema, "output") as { properties?: Record<string, Json> };
   const { entries } = schema as unknown as ReturnType<typeof s.object>;
   return Object.entries(properties).map(([name, { description, default: _, ...property }]) => {
-    // A query contains numbers as text, but the types of generated clients should have numbers.
+    // A query string has numbers as text. So that generated clients get number types, use the metadata of the schema.
     const numbers = entries[name] === undefined ? {} : getMetadata(entries[name]);
     return {
       name,
@@ -232,7 +232,7 @@ function convert(schema: GenericSchema, typeMode: "input" | "output"): Json {
   return JSON.parse(JSON.stringify(rest).replaceAll("#/$defs/", "#/components/schemas/")) as Json;
 }
 
-/** The content of a named schema. Converting the schema alone would give a reference to itself. */
+/** The definition of a named schema, from `$defs`. The converted schema itself is only a reference to it. */
 function named(name: string, schema: GenericSchema): Json {
   const { $defs } = converted(schema, "output") as { $defs?: Record<string, Json> };
   return JSON.parse(JSON.stringify($defs?.[name]).replaceAll("#/$defs/", "#/components/schemas/")) as Json;

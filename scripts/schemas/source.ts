@@ -6,7 +6,7 @@ const REPORT = "src/cli/report.ts";
 const TABLE = "src/errors/table.ts";
 
 export interface Outputs {
-  /** The schema of each command's `--json` output by the command's name, and under `error` that of a failure. */
+  /** The schema of each command's `--json` output, by the command's name. The key `error` has the schema of errors. */
   schemas: Record<string, JsonSchema>;
   /** The exit code of each error code. */
   exitCodes: Record<string, number>;

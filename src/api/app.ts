@@ -30,8 +30,9 @@ const JSON_TYPE = "application/json";
 const SMALL_BODY = 64 * 1024;
 
 /**
- * Creates the HTTP API. Each request passes these steps, in this order: check of host and origin; choice of the route;
- * refusal during a drain; sign-on; limits of the user; policy; check of the input; handler.
+ * Creates the HTTP API. Each request passes these steps, in this order: check of host and origin; refusal of a token in
+ * the URL; choice of the route; refusal of new work during a drain; sign-on; limits of the user; policy; check of the
+ * input; handler.
  */
 export function createApp(door: DoorState): Hono<Env> {
   const app = new Hono<Env>();
@@ -116,8 +117,8 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
     // A member's turn runs on the owner's server, which must not get the member's token.
     gitHubToken: relation === "member" ? null : door.gitHubTokenOf(identity),
     limits: { default: door.config.limits.default, connections: door.shares.connectionsOf(identity.user) },
-    // A request without a time limit streams until its client leaves. It uses the signal of its work and no further
-    // controller, because many such streams may be open.
+    // A request without a time limit streams until its client leaves. Give it the signal of its work instead of another
+    // AbortController, because many such streams may be open.
     signal: route.limitMs === null ? work.endingWithClient() : work.keep(new Departure(outgoing, lasting)).signal,
     lasting,
     draining: door.draining,
@@ -126,8 +127,8 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
 }
 
 /**
- * The credential of a request, as a value of the header Authorization. If the request has the console's cookie and the
- * console's own header, this is the token in the cookie. Otherwise, it is the request's header Authorization.
+ * The credential of a request, in the form of an Authorization header. If the console sent the request, this is the
+ * token in the console's cookie; otherwise, it is the request's own Authorization header.
  */
 function authorizationOf({ req, env }: Request): string | undefined {
   const header = (name: string) => req.header(name);
@@ -146,7 +147,8 @@ function respond(
   if (stream !== undefined) return sendStream(door, c, answer.status, stream, headers);
   if (body === undefined) return empty(c, status ?? 204, headers);
   const text = JSON.stringify(body);
-  // The answer of a route that does work is sent even over the user's byte limit, because the work is already done.
+  // If the route does work (`isWork`), send its answer even if the user is over the byte limit, because the work is
+  // done.
   work.unread(Buffer.byteLength(text), { orRefuse: !isWork });
   return answerWith(c, answer.status, JSON_TYPE, text, headers);
 }
@@ -156,7 +158,7 @@ function sendStream(door: DoorState, c: Request, status: number, stream: EventSt
   const { outgoing, incoming } = c.env;
   const visit = c.get("visit");
   visit.ended(status);
-  // Some proxies buffer an answer until it is complete, unless this header forbids it.
+  // Without `X-Accel-Buffering`, some proxies would send the answer on only when it is complete.
   const ours = { "Content-Type": STREAM_TYPE, "X-Accel-Buffering": "no" };
   outgoing.writeHead(status, { ...visit.headers, ...headers, ...ours });
   if (incoming.method === "HEAD") outgoing.end();
@@ -185,7 +187,7 @@ async function serveProbe(door: DoorState, path: string, c: Request): Promise<Re
 function problem(c: Request, error: unknown): Response {
   const visit = c.get("visit");
   const { status, headers, body } = problemOf(error, visit.id);
-  // After the client has gone, the error only reports that the work was abandoned.
+  // If the client has disconnected, the error only shows that the work was abandoned, so do not report it as a failure.
   if (c.req.raw.signal.aborted) visit.abandoned();
   else visit.failed(fleetErrorOf(error), status, error);
   return answerWith(c, status, PROBLEM_TYPE, JSON.stringify(body), headers);

@@ -6,7 +6,7 @@ import { tokenIdIn } from "../identity/tokens.js";
 import { invalid, unauthenticated } from "./problem.js";
 
 const BEARER = /^Bearer +([\x21-\x7e]{1,16384})$/i;
-/** A token of the fleet, of an identity provider or of GitHub, or a parameter that usually contains a token. */
+/** Matches a token of the fleet, of an identity provider or of GitHub, and a query parameter named like a token. */
 const TOKEN_IN_URL =
   /cft_[a-z0-9]{16}_|\beyJ[\w-]+\.[\w-]+\.|\b(?:gh[a-z]_|github_pat_)\w{16}|[?&](?:access_token|token|authorization|bearer)=/i;
 
@@ -32,7 +32,8 @@ export class Authenticator {
   /**
    * Returns the user who makes a request.
    *
-   * @param address the client's address, for events, and for the queue of GitHub checks, in which networks take turns
+   * @param address the client's address, for events and for the queue of GitHub checks, which serves the networks of
+   * clients in rotation
    * @param onRefused is called with the reason of a refusal, for the log
    * @throws FleetError `FLEET_TOKEN_REFUSED`, always with the same text
    */

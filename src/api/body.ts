@@ -20,8 +20,8 @@ type Counted = Pick<Share, "buffers" | "overBytes">;
 
 /**
  * Reads the body of a request as a JSON object, and returns null if the body is empty. Counts each byte against the
- * user's limits as soon as it arrives. Reads from the Node.js request, because creating the adapter's `Request` takes
- * longer than reading the body.
+ * user's limits as soon as it arrives. Reads from the Node.js request, because creating Hono's `Request` takes longer
+ * than reading the body.
  *
  * @throws FleetError `FLEET_CONTENT_TOO_LARGE`, `FLEET_USAGE_INVALID`, `FLEET_LIMIT_REACHED`; another error when the
  * client disconnects before the end of the body.
@@ -65,7 +65,8 @@ function parse(body: Buffer): unknown {
   if (scan.over !== null)
     throw invalid(`The body has more than ${LIMITS[scan.over]} ${scan.over === "depth" ? "levels" : "values"}.`);
   const fields = parseJson(body);
-  // Count the fields after parsing: the parser merges equal names, even if one of them is written with escapes.
+  // `JSON.parse` merges fields with equal names, even if one name is written with escapes. So it returns fewer fields
+  // than the scan found if a name occurs twice.
   if (Object.keys(fields).length < scan.members.length) throw invalid("The body has a field twice.");
   return fields;
 }

@@ -67,7 +67,10 @@ export class Work implements Disposable {
     this.share?.buffers(bytes);
   }
 
-  /** Returns {@link signal}. From now on, the signal also aborts when the work ends because the client has gone. */
+  /**
+   * Returns {@link signal}. Makes it also abort when the work is disposed, which happens when the client has received
+   * the answer or has disconnected.
+   */
   endingWithClient(): AbortSignal {
     this.#isOverWithClient = true;
     return this.signal;
@@ -143,7 +146,7 @@ export class DoorState {
     for (const work of this.#endingWithDrain) work.cut(this.refusal());
   }
 
-  /** Aborts the work when the door begins to drain, because this work would not end by itself. */
+  /** Makes the door abort this work as soon as it drains. Used for streams, which would not end by themselves. */
   endWithDrain(work: Work): void {
     this.#endingWithDrain.add(work);
     if (this.isDraining) work.cut(this.refusal());

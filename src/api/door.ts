@@ -108,7 +108,8 @@ export class HttpDoor implements AsyncDisposable {
     // Treat a request with an unknown `Expect` header like any other, because the API ignores this header.
     this.#server.on("checkExpectation", answer);
     this.#server.on("clientError", ({ code }: NodeJS.ErrnoException, socket) => {
-      // This answer must not end up inside the answer to an earlier request on the connection.
+      // If an earlier request on this connection is being answered, this answer would end up inside that one, so only
+      // close the connection.
       const isAnswering = [...(open.get(socket) ?? [])].some(({ headersSent }) => headersSent);
       if (socket.writable && !isAnswering) socket.end(asBytes(malformed(code)), () => socket.destroy());
       else socket.destroy();
@@ -140,7 +141,8 @@ export class HttpDoor implements AsyncDisposable {
   async listen(where: Address | InheritedListener, signal: AbortSignal): Promise<void> {
     this.#address = await listenOn(this.#server, "serve.http", where, signal);
     const { listeners, clock } = this.#state;
-    // Accepting fails while no file descriptors are left. The next connection may succeed, so only report the error.
+    // If no file descriptors are left, accepting a connection fails. Only report this, because the next one may
+    // succeed.
     this.#server.on("error", ({ message }) => listeners.onEvent?.({ event: "failed", address: "", detail: message }));
     const { signal: closed } = this.#closed;
     this.#server.on("tlsClientError", ({ message }: Error, { remoteAddress = "" }: { remoteAddress?: string }) => {
@@ -159,8 +161,8 @@ export class HttpDoor implements AsyncDisposable {
   }
 
   /**
-   * Begins no new work from now on, and waits for the requests that are being handled. Requests that begin no work,
-   * such as probes, are still answered.
+   * Refuses new work from now on, and waits for the requests that are being handled. Still answers requests that begin
+   * no work, such as probes.
    *
    * @returns how many requests were not done when the time was up
    */
@@ -210,15 +212,15 @@ function createHttpServer(certificates: DoorCertificates | null, handle: Request
   const options: ServerOptions = {
     connectionsCheckingInterval: CHECK_MS,
     maxHeaderSize: LONGEST_HEAD,
-    // Accept a request without a Host header here, because the listener refuses it with a problem, and Node.js would
-    // refuse it without a body.
+    // Accept a request without a Host header here, because Node.js would refuse it without a body. `Origins` then
+    // refuses it with a problem document.
     requireHostHeader: false,
   };
   if (certificates === null) return createServer(options, handle);
   return createSecureServer({ ...options, ...certificates.options }, handle);
 }
 
-/** Closes the answers that waited for an earlier answer on a closed connection, because Node.js does not close them. */
+/** When a connection closes, closes the answers that were queued behind an earlier one. Node.js does not close them. */
 function closeWaiting(responses: Iterable<ServerResponse>): void {
   for (const response of responses)
     if (response.socket === null && !response.writableFinished) response.destroy().emit("close");

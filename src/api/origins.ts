@@ -2,7 +2,7 @@ import type { IncomingMessage } from "node:http";
 import { BlockList, isIP } from "node:net";
 import { FleetError, quote } from "../errors.js";
 
-/** The headers that a page may send, and those that it may read. */
+/** The request headers that a page of another origin may send, and the answer headers that it may read. */
 const SENT = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, X-Request-Id";
 const READ = "ETag, Location, Retry-After, X-Request-Id";
 /** How long a browser may cache the answer to a preflight request, in seconds. */
@@ -19,9 +19,11 @@ export interface OriginRules {
 }
 
 /**
- * Refuses requests that a browser sends for a page of another site, and requests with a foreign name in `Host`.
- * Otherwise, a page could make its own domain name resolve to this address, and so use an address that only the
- * browser's machine can reach (DNS rebinding).
+ * Refuses requests from pages of other origins, except those in `http.origins`. A request without the header `Origin`
+ * passes this check.
+ *
+ * Also refuses requests with a foreign name in `Host`. Otherwise, a page could make its own domain name resolve to this
+ * address, and so reach a server that only the browser's machine can reach (DNS rebinding).
  */
 export class Origins {
   readonly #rules: OriginRules;
@@ -46,7 +48,7 @@ export class Origins {
     const [host, ...others] = hosts;
     const own = readHost(host);
     if (own === null || !this.#isOwnName(own.name)) throw refused("Host", host);
-    // Refuse a request whose names differ, because a proxy in front of the API may use a different one of them.
+    // Refuse a request with different host names, because a proxy in front of the API may rely on another of them.
     const other = others.find((each) => each.toLowerCase() !== own.host);
     if (other !== undefined) throw refused("Host", other);
     if (origin === undefined) return {};
@@ -68,7 +70,7 @@ export class Origins {
   }
 
   #isOwnName(name: string): boolean {
-    // An IP address shows that the client did not look up a foreign name.
+    // DNS rebinding needs a domain name, so allow every IP address.
     if (isIP(name.replace(/^\[|\]$/g, "")) !== 0) return true;
     return this.#names.has(name) || this.#rules.isCertified(name);
   }
@@ -130,8 +132,8 @@ export function hostsOf({ rawHeaders, url = "" }: Pick<IncomingMessage, "rawHead
 
 /** @param name in lower case */
 function headerValues(rawHeaders: readonly string[], name: string): string[] {
-  // Use `rawHeaders`, in which names and values alternate, because Node.js would keep its map `headers` in memory for
-  // each stream.
+  // In `rawHeaders`, names and values alternate. Reading `headers` instead would make Node.js build a map, and keep it
+  // in memory until the stream ends.
   return rawHeaders.filter((_, at) => at % 2 === 1 && rawHeaders[at - 1]?.toLowerCase() === name);
 }
 

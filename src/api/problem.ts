@@ -13,8 +13,8 @@ export interface Problem {
 export const PROBLEM_TYPE = "application/problem+json";
 
 /**
- * The headers of every answer. They forbid caching and guessing the type. The page of the console replaces some of
- * them.
+ * The headers of every answer. They forbid, among other things, caching and guessing the content type. The console's
+ * page replaces some of them.
  */
 export const HEADERS = {
   "Cache-Control": "no-store",
@@ -42,7 +42,7 @@ export class HttpError extends Error {
   }
 }
 
-/** The errors of the machine on which the fleet runs. Their texts contain paths and addresses of that machine. */
+/** Matches the codes of errors about the host itself. Their texts contain paths and addresses of the host. */
 const OF_THE_MACHINE = /^FLEET_(?:STATE|STORE|STORAGE|FILES|PROCESSES)_/;
 
 /**
@@ -113,7 +113,7 @@ const MALFORMED: Readonly<Record<string, { status: number; code: FleetError["cod
   },
 };
 
-/** The problem of a request that Node.js cannot read. */
+/** The answer to a request that Node.js cannot read. */
 export function malformed(nodeCode: string | undefined): Problem {
   const { status, code, message } = MALFORMED[nodeCode ?? ""] ?? {
     status: 400,

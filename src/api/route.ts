@@ -81,7 +81,7 @@ export interface Route<Params = unknown, Query = unknown, Body = unknown, Result
   isRepeatable?: true;
   /** Whether the body may be left out. The schema then gets an empty object. */
   isBodyOptional?: true;
-  /** Whether the header `If-Match` makes the request depend on the state of the session. */
+  /** Whether the route reads `If-Match`, and refuses the request if the session no longer has this ETag. */
   takesIfMatch?: true;
   answer: {
     status: 200 | 201 | 202 | 204;
@@ -98,7 +98,7 @@ export interface Route<Params = unknown, Query = unknown, Body = unknown, Result
   handle(call: Call<Params, Query, Body>): Promise<Answer<Result>>;
 }
 
-/** A route whose types are known to its handler alone. */
+/** A route without the types of its input and answer, so that one table can contain all routes. */
 // biome-ignore lint/suspicious/noExplicitAny: the schemas of a route produce exactly what its handler takes
 export type AnyRoute = Route<any, any, any, any>;
 

@@ -1,9 +1,6 @@
 import type { Socket } from "node:net";
 
-/**
- * How many connections may be open on which no request of a signed-on user runs. Another such connection closes the
- * oldest.
- */
+/** The largest number of open connections without a running request of a signed-on user. One more closes the oldest. */
 const MOST = 2_048;
 
 /** A connection on which requests of a signed-on user run, and how many of them run. */
@@ -13,9 +10,9 @@ interface Known {
 }
 
 /**
- * Limits the number of strangers: connections that have shown no valid token, and idle connections of users, because
- * one user could otherwise keep any number of idle connections open. Identifies a connection by its remote address and
- * port, because Node.js does not link a TLS socket to the socket below it.
+ * Limits the number of strangers. A stranger is a connection that has shown no valid token, or an idle connection of a
+ * user, because one user could otherwise keep any number of idle connections open. Identifies a connection by its
+ * remote address and port, because Node.js does not link a TLS socket to the socket below it.
  */
 export class Strangers {
   readonly #sockets = new Map<string, Socket>();

@@ -8,7 +8,10 @@ import { HEADERS, isForLog } from "./problem.js";
 
 /** A request id that a client or a proxy chose. */
 const REQUEST_ID = /^[A-Za-z0-9_-]{1,64}$/;
-/** The route name of requests that match no route, so that a client cannot make up labels of metrics. */
+/**
+ * The route name of requests that match no route. Their paths must not become labels of metrics, because a client could
+ * send any number of paths.
+ */
 const UNKNOWN = "unknown";
 const DENIED: ReadonlySet<number> = new Set([401, 403, 404, 429]);
 
@@ -53,7 +56,7 @@ export class Visit {
   /** Reports a failure. @param thrown the original error, for the log */
   failed({ code, message, limit }: FleetError, status: number, thrown: unknown): void {
     this.#code = code;
-    // GitHub may have revoked the token with which the user signed on.
+    // GitHub may have revoked the token with which the user signed on, so check it again.
     if (code === "FLEET_CREDENTIAL_REFUSED" && this.#identity !== undefined) this.#door.signOn.recheck(this.#identity);
     const user = this.#identity === undefined ? {} : { user: this.#identity.user };
     const about = { address: this.#address, method: this.route, code, ...user };

@@ -84,11 +84,11 @@ export abstract class FleetCommand extends Command {
   }
 
   /**
-   * Returns a signal that the first SIGINT or SIGTERM aborts, so that the command can finish what it began. The second
-   * SIGINT or SIGTERM ends the process at once. If nobody calls this method, the first signal does.
+   * Returns an AbortSignal that the first SIGINT or SIGTERM aborts, so that the command can finish what it began. The
+   * second one ends the process at once. In a command that never calls this method, the first one does so.
    *
-   * @param cleansUp whether the command must clean up before it ends. If so, a closed output pipe aborts the signal. If
-   * not, a closed output pipe ends the process at once.
+   * @param cleansUp whether the command must clean up before it ends. If so, a closed output pipe also aborts the
+   * AbortSignal. If not, a closed output pipe ends the process at once.
    */
   protected interruptSignal({ cleansUp = false } = {}): AbortSignal {
     if (this.#interrupt !== undefined) return this.#interrupt.signal;

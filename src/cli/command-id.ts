@@ -10,7 +10,10 @@ export function spoken(id: string): string {
   return id.replaceAll(":", " ");
 }
 
-/** The id of the command that the first words name, and the remaining words. Undefined if the words name no command. */
+/**
+ * The id of the command that the first words name. `rest` has the other words, after the flags that an alias adds.
+ * Undefined if the words name no command.
+ */
 export function commandOf(args: readonly string[], config: Config): { id: string; rest: string[] } | undefined {
   for (let words = MOST_WORDS; words > 0; words--) {
     const name = args.slice(0, words).join(":");
@@ -33,7 +36,7 @@ function isAlias({ id, aliases }: Command.Loadable): boolean {
   return aliases.includes(id);
 }
 
-/** The topic with this name, such as `token`, with commands such as `token issue`; undefined if there is none. */
+/** The topic with this name, such as `token` for commands such as `token issue`; undefined if there is none. */
 export function topicOf(name: string, config: Config): { name: string; description?: string | undefined } | undefined {
   return name.includes(":") ? undefined : config.findTopic(name);
 }

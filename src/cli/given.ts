@@ -22,7 +22,7 @@ export function givenIn({ flags, args, argv }: Parsed, { strict }: { strict: boo
   );
 }
 
-/** Puts the given values into the suggestions of an error. */
+/** Replaces placeholders such as USER in the suggestions of an error with the given values. */
 export function withGiven(error: FleetError, given: Given): FleetError {
   return error.reworded(({ suggestions }) => ({ suggestions: suggestions.map((text) => fillIn(text, given)) }));
 }

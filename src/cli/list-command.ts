@@ -11,7 +11,7 @@ export interface Listing<Row, Result> {
   rows: readonly Row[];
   /** Makes the `--json` output from the rows after `--sort` and `--limit`. */
   resultOf: (rows: Row[]) => Result;
-  /** The text of a table without rows. */
+  /** The text to print in place of a table without rows. */
   none: string;
   /** The names of columns that a table does not need. */
   without?: readonly string[];
@@ -23,7 +23,7 @@ export interface Listing<Row, Result> {
   below?: (rows: readonly Row[]) => readonly string[];
 }
 
-/** A listing with its rows arranged, and the format to print it in. */
+/** A listing after `--sort` and `--limit`, and the format to print it in. */
 interface Shown<Row, Result> extends Listing<Row, Result> {
   list: List<Row>;
   result: Result;
@@ -104,7 +104,7 @@ function isTable(format: string): boolean {
   return format === "table" || format === "wide";
 }
 
-/** Prints the list and waits until it is written. Otherwise, lists would pile up in memory if the reader is slow. */
+/** Prints the list and waits until it is written, so that lists do not pile up in memory if their reader is slow. */
 async function print<Row, Result>(shown: Shown<Row, Result>, before = ""): Promise<void> {
   if (shown.notice != null && shown.format !== "json") process.stderr.write(`${shown.notice}\n`);
   const text = before + (await textOf(shown));

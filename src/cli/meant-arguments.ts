@@ -30,7 +30,7 @@ interface Token {
 /** Suggests command lines of `command` with the typed words in the right places; empty if there is no advice. */
 export function meantArguments(command: string, typed: Typed): Suggestion[] {
   const advice = ADVICE[command]?.(typed) ?? [];
-  // Leave out lines that may contain a secret, because redact() changes them. Leave out very long lines, too.
+  // Leave out lines that redact() changes, because they may contain a secret. Leave out very long lines, too.
   return advice.filter((line) => redact(line) === line && line.length <= 200);
 }
 

@@ -8,8 +8,8 @@ const AFTER_MS = 1_000;
 /** How often the line is rendered again to update its times, in milliseconds. */
 const EVERY_MS = 500;
 /**
- * The columns for the spinner, the space after it, and the `^C` that a terminal adds to the line. If the line wrapped,
- * a part of it would stay on the screen.
+ * The columns to leave free for the spinner, the space after it, and the `^C` that a terminal adds. Otherwise, the line
+ * might wrap, and removing it would leave a part on the screen.
  */
 const RESERVED_WIDTH = 4;
 
@@ -48,7 +48,7 @@ export class ProgressLine implements Disposable {
   };
 
   /**
-   * Removes the line. Call this before any other output. The command's `log` already does so.
+   * Removes the line. Call this before any other output. `FleetCommand.log` already calls it.
    *
    * @returns whether there was a line
    */

@@ -92,7 +92,7 @@ export function errorText(error: FleetError): string {
   return [`${sentence(message)} [${error.code}]`, ...suggestions.map(asAdvice)].join("\n");
 }
 
-/** The text of an error in a chat. Does not suggest `send` and `resume`, because the next prompt has their effect. */
+/** The text of an error in a chat. Does not suggest `send` or `resume`, because the next prompt does the same. */
 export function inChat(error: FleetError, given: Given): { message: string; advice: string[] } {
   const { message, suggestions } = withGiven(error, given).describe(asFlag);
   const others = suggestions.filter((suggestion) => !/copilotfleet (?:send|resume) /.test(suggestion));

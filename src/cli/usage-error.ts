@@ -13,7 +13,7 @@ import { unmarked } from "./prompt/prompt.js";
 export async function usageError(error: Error, command: typeof Command): Promise<FleetError> {
   const unknown = "flags" in error ? flagNames(error.flags) : [];
   const known = { ...command.baseFlags, ...command.flags };
-  // Put the flags that every command has at the end.
+  // First list the command's own flags, then the flags that every command has.
   const names = [...Object.keys(command.flags ?? {}), ...Object.keys(command.baseFlags ?? {}), "json", "help"];
   const flags = [...new Set(names)].map((name) => `--${name}`);
   const [word, ...words] = unexpectedOf(error);

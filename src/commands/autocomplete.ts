@@ -13,7 +13,7 @@ interface Script {
 interface Candidates {
   /** The words that the user may type at the cursor. */
   candidates: Found["candidates"];
-  /** Whether the user may type the name of a file there. */
+  /** Whether the user may type the name of a file at the cursor. */
   files: boolean;
 }
 

@@ -54,7 +54,7 @@ export default class OpenProxy extends FleetCommand {
     return view;
   }
 
-  /** Prints the result only once: when the proxy listens, because the user needs it before the command ends. */
+  /** Prints the `--json` output only once, when the proxy begins to listen. oclif would print it again at the end. */
   protected override logJson(json: unknown): void {
     if (this.#isPrinted) return;
     this.#isPrinted = true;

@@ -32,7 +32,7 @@ export default class Serve extends FleetCommand {
     const { flags } = await this.parse(Serve);
     const { http, listen, metrics } = flags;
     const config = { serve: given({ http, listen, metrics }) };
-    // The fleet checks the settings again, but only here do the messages name the flags.
+    // The fleet checks the settings, too, but only the messages of this check name the flags.
     loadConfig({ ...this.configSource, env: process.env, cwd: process.cwd(), flags: config, flagNames: FLAG_NAMES });
     this.configSource.config = config;
     return await this.withFleet(async (fleet) => {

@@ -24,6 +24,6 @@ export const auth = v.strictObject({
   githubTokenEnv: v.optional(v.nullable(rules.userVariable()), null),
   githubTokenFile: v.optional(v.nullable(rules.file()), null),
   githubTokenCommand: v.optional(v.nullable(rules.command()), null),
-  // Null unless all keys of the App are set.
+  // Null if no key of the App is set. If only some are set, the configuration is refused.
   githubApp: v.optional(githubApp, {}),
 });

@@ -35,7 +35,7 @@ interface Machine {
   env: Environment;
 }
 
-/** Checks whether the values fit together, and whether this user may use them. */
+/** Checks whether the values fit together and suit this machine and account. Passes each problem to `report`. */
 export function checkTogether(config: Config, given: Layer, machine: Machine, report = throwProblem): void {
   const origins = new Map([...given].map(([name, { origin }]) => [name, origin]));
   for (const check of CHECKS) attempt(() => check(config, origins, machine), report);
@@ -64,7 +64,7 @@ function checkStorage({ storage, store, host }: Config, origins: Map<string, Ori
   };
   if (port === 0)
     refuse('the host:port at which other hosts reach this one, with a port other than 0, such as "10.0.0.1:4300"');
-  // A host that connects to an unspecified address reaches itself.
+  // Refuse an unspecified address, such as 0.0.0.0, because a host that connects to it reaches itself.
   if (/^[0.]+$/.test(name) || /^[0:]+$/.test(name)) {
     refuse('the address at which other hosts reach this one, such as "10.0.0.1:4300"');
   }
@@ -98,7 +98,7 @@ function checkAuth({ auth }: Config, origins: Map<string, Origin>): void {
   throw conflict(names, [`${names.join(" and ")} are both set`, "one source for the token"], origins);
 }
 
-/** Refuses two sources of the GitHub token of one user. */
+/** Refuses sign-on with GitHub together with `auth`, because each of them provides the GitHub tokens of users. */
 function checkGitHub({ identity, auth }: Config, origins: Map<string, Origin>): void {
   const { api } = identity.github;
   const names = Object.entries(auth).flatMap(([part, value]) => (value === null ? [] : [`auth.${part}`]));
@@ -167,7 +167,7 @@ function checkServe({ serve }: Config, origins: Map<string, Origin>, { uid }: Ma
   }
 }
 
-/** Whether a process cannot listen on both addresses. An IPv6 wildcard also covers IPv4. */
+/** Whether the addresses conflict, so that a process cannot listen on both. An IPv6 wildcard also covers IPv4. */
 function isSamePort(a: Address, b: Address): boolean {
   if (a.port === 0 || a.port !== b.port) return false;
   const covers = ({ host }: Address, other: Address) =>

@@ -9,7 +9,7 @@ import { ALLOWED_SAFE_URL, isSafeUrl } from "./safe-url.js";
 const ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"] as const;
 const FIELDS = "issuer, audience, jwks, algorithms, user, groups, scopes, claims and clockSkew";
 
-/** A text that has to be equal to a text in the token, so it is used exactly as it was given. */
+/** A text that must equal a text in the token, so it is used exactly as it was given. */
 const exact = (allowed: string) =>
   v.pipe(
     v.string(allowed),
@@ -31,7 +31,7 @@ const issuer = v.pipe(
     {
       issuer: safeUrl(),
       audience: exact('the text that the claim "aud" must have, such as "copilotfleet"'),
-      // If null, the issuer's own description of itself names the address (OpenID Connect Discovery).
+      // If null, the fleet finds the address by OpenID Connect Discovery: the issuer publishes it.
       jwks: v.optional(
         v.nullable(
           v.pipe(

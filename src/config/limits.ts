@@ -42,7 +42,7 @@ export const USER_LIMITS = [
 ] as const;
 export type UserLimit = (typeof USER_LIMITS)[number];
 
-/** How much of each thing one user may have; null: unlimited. */
+/** The limits of one user, by their names; null: unlimited. */
 export type UserLimits = Readonly<Record<UserLimit, number | null>>;
 
 const ALLOWED_GROUPS =
@@ -96,16 +96,18 @@ export const limits = v.strictObject({
   ),
 });
 
-/** The limited things: the keys below `limits.default` (for each user) and `limits.total` (for all users together). */
+/**
+ * The names of the limits that exist both for each user (`limits.default`) and for all users together (`limits.total`).
+ */
 export const LIMITED = ["connections", "sessions", "requestsInFlight", "unreadBytes"] as const;
 export type Limited = (typeof LIMITED)[number];
 
 export type LimitName = Limited | UserLimit | `total.${Limited}`;
 
-/** The highest allowed number of each thing; null means unlimited. */
+/** The highest allowed numbers, by the names of the limits; null: unlimited. */
 export type Limits = Readonly<Record<Limited, number | null>>;
 
-/** The name of each thing: the noun, and what follows it. */
+/** The words for each limited thing in a message: the noun, and the text after the noun. */
 const WORDS: Record<Limited | UserLimit, readonly [noun: string, rest: string]> = {
   connections: ["connection", " to the front door"],
   sessions: ["session", ""],
@@ -132,7 +134,7 @@ export type LimitSource = "default" | `group:${string}` | "user";
 
 /** Further facts about a limit that was reached. */
 export interface Reached {
-  /** Default: the limit of every user. */
+  /** Where the limit comes from. Default: `limits.default`. */
   source?: LimitSource;
   /** How much of the limit is used. If undefined, the message states only that the limit is reached. */
   used?: number;

@@ -7,7 +7,8 @@ import { textFault } from "./values/text-fault.js";
 /* The schemas of lists, with the metadata that `rules.ts` describes. */
 
 /**
- * Flags that the fleet passes to every server. A second value would break the pool, or put a token on the command line.
+ * Flags that the fleet passes to every server. If `runtime.args` contained one of them, it would break the pool, or put
+ * a token on the command line.
  */
 const OWN_FLAGS = ["--headless", "--port", "--host", "--stdio", "--auth-token-env", "--no-auto-login"];
 const ALLOWED_ARGS = `a list of flags for the runtime, without tokens and without the flags that the fleet sets (${OWN_FLAGS.join(", ")}), such as ["--log-level", "debug"]`;
@@ -55,7 +56,7 @@ export const organizations = () =>
     textFault(name, { characters: /[A-Za-z0-9-]/, first: /[A-Za-z0-9]/, longest: 39 }),
   );
 
-/** Origins as browsers send them: a scheme, a host, and a port that is not the scheme's own. */
+/** Origins as browsers send them: a scheme, a host, and a port unless it is the scheme's default. */
 export const origins = () =>
   list(
     'a list of origins, each with http:// or https://, a host and perhaps a port, such as ["https://app.example"]',

@@ -40,7 +40,7 @@ export function attempt<T>(run: () => T, report: Report): T | undefined {
 export function invalidValue(name: string, value: unknown, allowed: string, origin: Origin | undefined): FleetError {
   const what = name === "" ? "The configuration" : name;
   const key = findKey(name.replace(/\[.*/, ""));
-  // Whether the value breaks the rule of its key. If not, it fails a check together with other values.
+  // Whether the value breaks its key's own rule. If not, it does not fit another value.
   const isOfRule = key?.rule.allowed === allowed || key?.rule.allowed === undefined;
   const isInObject = name.includes("].");
   const isConcealed = key?.rule.concealed === true && typeof value === "string";
@@ -72,7 +72,7 @@ function asVariable(allowed: string): string {
   });
 }
 
-/** A value as it was given, and why it is refused. */
+/** Describes a refused value: the value as it was given, and the reason if it is known. */
 function describeValue(
   value: unknown,
   origin: Origin,
@@ -274,7 +274,9 @@ function exampleFor(name: string, allowed: string): unknown {
   return least === undefined ? undefined : Math.max(Number(least), 1);
 }
 
-/** A text value of a key without what may be a secret. Long values stay if values of the key are never secret. */
+/**
+ * Hides parts of a text value that may be secrets. Long parts stay visible only if values of the key are never secret.
+ */
 export function withoutSecret(text: string, { harmless = false }: Pick<Rule, "harmless">): string {
   return harmless ? redactTokens(text) : redact(text);
 }

@@ -56,7 +56,7 @@ function text<T>(allowed: string, read: (text: string) => T | null, rule: Rule =
   );
 }
 
-/** A text that stays as it is, if it is allowed. */
+/** A text that is used unchanged. If `isAllowed` returns false, the text is refused. */
 const textThat = (allowed: string, isAllowed: (text: string) => boolean, rule?: Rule) =>
   text(allowed, (given) => (isAllowed(given) ? given : null), rule);
 
@@ -140,7 +140,10 @@ export const sizeFrom = (least: string, example: string) =>
     "mb",
   );
 
-/** The size of the largest message. Several copies of a message must fit in memory, as text. */
+/**
+ * The size of the largest message. It has an upper bound, because several copies of a message must fit in memory, as
+ * text.
+ */
 export const frameSize = () =>
   measure(
     'a size with a unit (kb, mb), such as "8mb", from 64kb to 256mb',
@@ -170,7 +173,7 @@ export const command = (example = "gh auth token") =>
 const NAME_OF_VARIABLE: Rule = { concealed: true, kind: "name of a variable" };
 export const variable = () => textThat(allowedVariable("key", '"OPENAI_API_KEY"'), isVariable, NAME_OF_VARIABLE);
 
-/** The name of a variable. "{user}" in it is replaced by the user's id. */
+/** The name of a variable. The user's id replaces `{user}` in it. */
 export const userVariable = () =>
   textThat(
     allowedVariable("token", '"GITHUB_TOKEN", or "GITHUB_TOKEN_{user}" with the id of the user in place of {user}'),

@@ -20,7 +20,8 @@ const pool = v.pipe(
   v.strictObject({
     servers: v.optional(rules.count(), 1),
     strategy: v.optional(rules.choice(["sticky", "round-robin", "least-loaded"]), "sticky"),
-    // For `serve`: how many shared servers to keep running, and when to stop a user's own server that is idle.
+    // `warm`: how many shared servers `serve` keeps running. `idleTimeout`: after which idle time `serve` stops a
+    // user's own server.
     warm: v.optional(rules.countOrNone(), 0),
     idleTimeout: v.optional(v.nullable(rules.wait()), null),
   }),
@@ -91,7 +92,7 @@ const provider = v.pipe(
 
 const session = v.pipe(
   v.strictObject({
-    // If null, the runtime chooses. The default depends on the provider: see `withModel`.
+    // If null, the runtime chooses a model. The default depends on the provider: see `withModel`.
     model: v.optional(v.nullable(rules.modelName())),
     ttl: v.optional(rules.age(), "24h"),
     maxActive: v.optional(rules.count(), 50),
@@ -197,7 +198,7 @@ const serve = v.pipe(
     listen: v.optional(v.nullable(rules.address()), "127.0.0.1:4300"),
     // The address of the HTTP API. If null, there is none.
     http: v.optional(v.nullable(rules.address(4380)), null),
-    // Whether the log gets a line for each request at the front door, without its content.
+    // Whether the log gets a line for each request at the front door and at the HTTP API, without its content.
     accessLog: v.optional(rules.flag(), false),
     metrics: v.optional(rules.address(), "127.0.0.1:9464"),
     gcInterval: v.optional(rules.wait(), "1h"),
@@ -208,7 +209,7 @@ const serve = v.pipe(
     proxyProtocol: v.optional(rules.flag(), false),
     // With a certificate, the front door speaks TLS only. With `clientCa`, clients need a certificate, too.
     tls: v.optional(doorTls, {}),
-    // Allows a front door without TLS that other machines can reach.
+    // Allows a front door and an HTTP API without TLS at addresses that other machines can reach.
     insecure: v.optional(rules.flag(), false),
     // How long a prompt may wait at the front door while other users use its session.
     turnWait: v.optional(rules.wait(), "30s"),

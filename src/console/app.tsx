@@ -58,7 +58,7 @@ export function App() {
     if (!isSignedIn) return;
     const timer = setInterval(() => {
       const isFresh = performance.now() - acceptedAt < CHECK_MS;
-      // An answer of 401 ends the sign-in. If the fleet cannot be reached, the pages show it.
+      // An answer of 401 signs the page out. Ignore other errors: the pages show that the fleet cannot be reached.
       if (!document.hidden && !isFresh) void whoAmI().catch(() => undefined);
     }, CHECK_MS);
     return () => clearInterval(timer);

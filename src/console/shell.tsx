@@ -10,7 +10,7 @@ import { keepTheme, THEMES, themeOf } from "./parts/theme.js";
 
 export interface PageProps {
   caller: Caller;
-  /** The rest of the address after the page's own part, decoded. */
+  /** The part of the address after the page's name, decoded. */
   id: string;
 }
 

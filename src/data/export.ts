@@ -25,8 +25,8 @@ export interface ExportRequest {
 }
 
 /**
- * Writes a session of this host to a new file. Waits until no turn runs, and keeps turns waiting during the export. Starts no
- * server.
+ * Writes the archive of a session of this host to a new file. Waits until no turn runs, and makes new turns wait during
+ * the export. Starts no server.
  *
  * @throws FleetError `FLEET_SESSION_NOT_FOUND`, also for a member; `FLEET_SESSION_LOST`, `FLEET_SESSION_LOCKED`,
  * `FLEET_SESSION_BUSY`, `FLEET_ARCHIVE_TOO_LARGE`, `FLEET_EVENTS_UNWRITABLE`.
@@ -57,7 +57,7 @@ export async function exportHere(
 async function folderOf({ store, directory }: SessionsContext, record: SessionRecord): Promise<HeldFolder | null> {
   const server = (await store.registry.read()).servers[record.serverId];
   if (server === undefined) {
-    // After a takeover, the session's server may not be recorded on this host.
+    // After a takeover, this host may have no record of the session's server. Then look in the shared storage.
     const place = (await directory.places()).get(groupOfSession(record));
     return place === undefined ? null : HeldFolder.open(join(place, record.id));
   }
@@ -66,8 +66,8 @@ async function folderOf({ store, directory }: SessionsContext, record: SessionRe
 }
 
 /**
- * Waits up to {@link LINE_MS} until the history ends with a complete line, because the server may still be writing the
- * last line when the turn has ended.
+ * Waits up to {@link LINE_MS} until the history ends with a complete line, because after a turn, the server may still
+ * be writing the last line.
  */
 async function awaitLine(folder: HeldFolder, signal: AbortSignal): Promise<void> {
   const until = performance.now() + LINE_MS;

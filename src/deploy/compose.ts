@@ -18,7 +18,7 @@ const REDIS_IMAGE = "redis:7-bookworm";
 
 /**
  * The script of the health check. Node.js exits with 1 if the promise rejects. The script has no blanks, because Podman
- * 5.4 would split it there.
+ * 5.4 would split it at a blank.
  */
 const READY = `fetch("http://127.0.0.1:${layout.METRICS_PORT}/readyz").then((r)=>{if(!r.ok)throw(r.status)})`;
 
@@ -31,8 +31,9 @@ const OF_USERS = "users";
  * Renders the fleet as a Compose file. Each host is a separate service, because each has its own name and volume. The
  * file includes a Redis if the hosts need one and the configuration does not name one that they can reach.
  *
- * Settings are variables, and secrets are mounted files. If a container's file system is read-only, Compose can copy
- * neither a configuration file nor a secret from a variable into it (https://github.com/docker/compose/issues/12031).
+ * The containers get settings as variables, and secrets as mounted files. Compose could provide a configuration file,
+ * or a secret from a variable, only by copying it into the container, whose file system is read-only
+ * (https://github.com/docker/compose/issues/12031).
  */
 export function renderCompose(
   loaded: { config: Config; given: Layer },
@@ -160,8 +161,8 @@ function publishedAt({ serve }: Config, replicas: number): Address | null {
 }
 
 /**
- * The first parts of a published port: an address and a port of this machine. Leaves out port 0, so that Docker chooses
- * a port.
+ * The part of a published port that names this machine's address and port, such as `127.0.0.1:4380`. Leaves out port 0,
+ * so that Docker chooses a port.
  */
 function showAddress({ host, port }: Address, index: number): string {
   return `${isIP(host) === 6 ? `[${host}]` : host}:${port === 0 ? "" : port + index}`;
@@ -208,7 +209,7 @@ function sourceOf({ name, source }: SecretFile): string {
   return source === null ? `${SECRETS}/${name}` : literal(source);
 }
 
-/** Mounts the folder with one file for each user. */
+/** Returns the mount of the folder that has a secret file for each user. */
 function userMount({ source }: SecretFile): string {
   const folder = source === null ? `${SECRETS}/${OF_USERS}` : source.slice(0, source.lastIndexOf("/"));
   if (source !== null && folder.includes("{user}")) {

@@ -24,13 +24,13 @@ export const VOLUME = "/var/lib/copilotfleet";
  */
 export const STATE_FOLDER = `${VOLUME}/state`;
 
-/**
- * The mount point of the folder that all hosts share, and the fleet's own folder in it (as for {@link STATE_FOLDER}).
- */
+/** The mount point of the folder that all hosts share. The fleet's folder is below it, as for {@link STATE_FOLDER}. */
 export const SHARED_VOLUME = "/var/lib/copilotfleet-shared";
 export const SHARED_FOLDER = `${SHARED_VOLUME}/fleet`;
 
-/** `XDG_CONFIG_HOME`, so that commands that are run by hand in the container find the configuration, too. */
+/**
+ * The value of `XDG_CONFIG_HOME`. With it, commands that are run by hand in the container also find the configuration.
+ */
 export const CONFIG_HOME = "/etc";
 export const CONFIG_FOLDER = `${CONFIG_HOME}/copilotfleet`;
 export const CONFIG_FILE = "config.json";

@@ -74,7 +74,8 @@ export function describe(
     ],
     with: {
       ...(own ? { store: ownRedis, "storeOptions.insecure": true } : {}),
-      // Inside a container, the front door listens on all addresses. The orchestrator's network protects it.
+      // Inside a container, the front door listens on all addresses. Allow this without TLS, because the orchestrator's
+      // network protects the door.
       ...(config.serve.tls.cert === null ? { "serve.insecure": true, "host.insecure": true } : {}),
     },
     secretStore: options.secretStore,

@@ -17,7 +17,7 @@ export interface SecretFile {
   perUser: boolean;
 }
 
-/** The configuration in force, split by where its parts belong. */
+/** The configuration in force, split into settings, secrets, and variables for servers. */
 export interface Settings {
   /** The configuration of every host by dotted key. It contains the given values, unresolved, and no secrets. */
   values: ReadonlyMap<string, { value: unknown }>;
@@ -27,7 +27,7 @@ export interface Settings {
 }
 
 export interface SettingsOptions {
-  /** Keys or sections that the target environment sets, so the file leaves them out. */
+  /** Keys or sections that the target environment sets, so the settings leave them out. */
   without: readonly string[];
   /** Keys to set in addition to the given ones. */
   with?: Readonly<Record<string, unknown>>;

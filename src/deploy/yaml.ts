@@ -21,7 +21,10 @@ function yamlDocument({ value, comment: above }: CommentedManifest): string {
 
 const WIDTH = 118;
 
-/** Renders text as comment lines of limited width. A line break in a configured value cannot end the comment. */
+/**
+ * Renders text as comment lines of limited width. Replaces line breaks, so that a line break in a configured value does
+ * not end the comment.
+ */
 export function comment(text: string): string {
   const lines: string[] = [];
   for (const word of text.split(/\s+/)) {

@@ -17,7 +17,7 @@ export interface ErrorEntry {
   causes: readonly string[];
   /** The next steps, the most useful one first. */
   fixes: readonly Suggestion[];
-  /** The next step of a client of the HTTP API, who has no shell on the host. */
+  /** The next step for a client of the HTTP API, which has no shell on the host. */
   httpFix?: Suggestion;
 }
 

@@ -3,7 +3,7 @@ import type { EventLog, NewEvent } from "../model/events/event.js";
 
 /**
  * Records the events of an action, and then runs the action. So the action never happens without its events. If the
- * action fails, notes each event again, with the outcome `failed` and the error code.
+ * action fails, adds each event to the log once more, with the outcome `failed` and the error code.
  *
  * @throws FleetError `FLEET_EVENTS_UNWRITABLE` when the events cannot be written, and then the action does not run;
  * otherwise the error of the action.

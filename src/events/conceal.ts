@@ -29,7 +29,8 @@ export async function concealInEvents(stateRoot: string, concealed: Concealed, p
   const files = new LogFiles(stateRoot);
   const rewrite = rewriteOf(concealed, pseudonyms);
   for (const until = performance.now() + DEADLINE_MS; ; ) {
-    // After this call, no process can write anything back into the log that it read before the call.
+    // Other processes copy lines through scratch files. Delete these, so that no line that was read before can come
+    // back.
     dropDerived(files);
     await sweepFolder(files.open);
     if (!(await concealOnce(files, rewrite))) return;
@@ -41,8 +42,7 @@ export async function concealInEvents(stateRoot: string, concealed: Concealed, p
 
 /** @returns whether a file contained a name or has disappeared, so that the caller must check the log again */
 async function concealOnce(files: LogFiles, rewrite: Rewrite): Promise<boolean> {
-  // Read the list of batches first: a batch may become part of a segment in between, but a segment never becomes a
-  // batch.
+  // List the batches before the segments. A batch may move into a segment in between, and is then in at least one list.
   const batches = files.listBatches().map((first) => files.batchPath(first));
   const paths = [...batches, ...files.listAllSegments().map(({ path }) => path)];
   let isChanged = false;
@@ -121,9 +121,10 @@ function concealedLine(line: string, rewrite: Rewrite): string {
 function isTelling({ type, actor, user }: Line, detail: string, { names, asWord, of }: Rewrite): boolean {
   // The fleet writes the details of these events. They name no user, and the verification needs the heads in them.
   if (type === "host.head" || type === "events.shortened") return false;
-  // The detail contains the reason, which the user wrote.
+  // This detail contains a text that the acting user typed: the reason for stealing the session.
   if (type === "session.stolen" && includes(of, actor.user)) return true;
-  // In an event that concerns the user, a word that contains one of the names may be another name that the user chose.
+  // In an event that concerns the user, a longer word with one of the names in it may be another name that the user
+  // chose, so look for any part of the text. In other events, look for whole words.
   return includes(of, user) ? [...names].some((name) => detail.includes(name)) : asWord.test(detail);
 }
 

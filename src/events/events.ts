@@ -8,11 +8,13 @@ import type { Store } from "../store/ports.js";
 import { currentActor } from "./acting.js";
 import type { EventWriter } from "./writer.js";
 
-/** How long a noted event may wait so that later events share its write, in milliseconds. */
+/**
+ * How long an event from {@link Events.note} waits for further events, so that one write covers all, in milliseconds.
+ */
 const DELAY_MS = 200;
 /**
- * How many events may wait while writes fail. Events that are noted beyond this number are lost, and their number is
- * recorded.
+ * How many events may wait while writes fail. {@link Events.note} drops further events, and counts them for an
+ * `events.lost` event.
  */
 const MOST_WAITING = 10_000;
 const MOST_CHARACTERS = 1_000;
@@ -89,7 +91,8 @@ export class Events implements EventLog {
   async record(event: NewEvent): Promise<void> {
     const entry: Waiting = { event: this.#built(event), isRecorded: true };
     this.#waiting.push(entry);
-    // An earlier write may include the event, so the entry, and not this write, shows the result.
+    // An earlier write may already have included the event. So ignore an error of this write, and check the entry
+    // instead.
     await this.#writeNow().catch(() => undefined);
     if (entry.failure !== undefined) throw unwritable(event, entry.failure);
   }

@@ -41,7 +41,9 @@ export function hashHolds(line: Line, conceal: Conceal): boolean {
   return hashOf(line, line.prev, conceal) === line.hash;
 }
 
-/** Numbers events, and chains them to the head of the log. @returns the lines as text, and the new head */
+/**
+ * Numbers events, and chains them to `head`, the newest line of the log. @returns the lines as text, and the new head
+ */
 export function chain(events: readonly Omit<FleetEvent, "seq">[], head: Head, conceal: Conceal): Chained {
   let { seq, hash } = head;
   let text = "";

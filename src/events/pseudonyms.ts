@@ -15,7 +15,10 @@ const SIGN = "~";
 const LENGTH = 26;
 const MOST_REMEMBERED = 10_000;
 
-/** Without a store, for example when the user trusts a project file, the key in the state folder is used. */
+/**
+ * The store may be missing: the command `trust` opens none, and one that cannot be reached counts as none. Then this
+ * host's own key is used.
+ */
 type KeyStore = Partial<Pick<Store, "pseudonymKey">>;
 
 /**
@@ -27,7 +30,7 @@ type KeyStore = Partial<Pick<Store, "pseudonymKey">>;
  */
 export class Pseudonyms {
   /**
-   * The first function uses the fleet's key. The others use older keys, because the hashes of older lines may depend on
+   * One function for each key: first the fleet's key, and then older keys, because hashes of older lines may depend on
    * them.
    */
   readonly all: readonly [Conceal, ...Conceal[]];
@@ -36,7 +39,10 @@ export class Pseudonyms {
     this.all = [concealing(first), ...older.map(concealing)];
   }
 
-  /** Reads the key of the fleet, and creates it if there is none. */
+  /**
+   * Reads the fleet's key from the store, and saves it in this host's key file. A fleet without a key adopts the key of
+   * this host, which is created if necessary.
+   */
   static async open(stateRoot: string, store: KeyStore): Promise<Pseudonyms> {
     const known = await ensureKeys(stateRoot);
     const key = await store.pseudonymKey?.(known[0]);

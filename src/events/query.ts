@@ -30,7 +30,7 @@ export interface EventPage {
   hasMore: boolean;
 }
 
-/** The last line of a file is never longer than this many bytes. */
+/** How much of a file's end to read for its last line, in bytes. No line is longer. */
 const TAIL_BYTES = 16 * 1024;
 
 /** Reads one page of this host's log. Leaves out damaged lines. */

@@ -109,7 +109,7 @@ class Verifier {
       this.#break = { seq: 1, file: null, problem };
     }
     for (const [seq, hashes] of this.#heads) {
-      if (seq < this.#first) continue; // the line is deleted; the check above has looked for an event about it
+      if (seq < this.#first) continue; // the line was deleted; the check above has verified that an event reports this
       const found = this.#hashes.get(seq);
       if (seq > last.seq) {
         this.#break ??= {

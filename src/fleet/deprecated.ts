@@ -2,7 +2,7 @@ import type { LogPosition } from "../serve/logs/log-tail.js";
 import type { Groups } from "./fleet.js";
 import type { DrainRequest, SpawnRequest, StopRequest } from "./options.js";
 
-/** The group and the method that an older name of `Fleet` stands for. */
+/** The group and the method that an older name of `Fleet` calls, with the same arguments. */
 type Alias = { [Group in keyof Groups]: readonly [Group, keyof Groups[Group]] }[keyof Groups];
 /** The function for an older name whose arguments or result differ from those of the group's method. */
 type Adapter = (fleet: Groups, ...args: never[]) => unknown;

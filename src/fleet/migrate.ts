@@ -17,7 +17,7 @@ import type { Store } from "../store/ports.js";
 import { refuseErased } from "../store/purging.js";
 import { checkState, openState, storeUrl } from "./state.js";
 
-/** The files and folders that a copy to the file store writes in the state folder. */
+/** The files and folders that this command writes in the state folder when it copies to the file store. */
 const RECORDS = ["registry", "registry.json", "sessions", "leases", "tokens", "limits", "limit-groups", "keyed-turns"];
 
 export interface MigrateOptions {
@@ -28,7 +28,7 @@ export interface MigrateOptions {
   to: string;
   /** The flag or the variable in which `to` was given, for messages. */
   origin: Origin;
-  /** Called as session and token records are copied. */
+  /** Called while session and token records are being copied. */
   onProgress?: OnProgress;
   signal: AbortSignal;
 }

@@ -34,8 +34,8 @@ export interface ProjectFile {
 }
 
 /**
- * `trusted`: the file has not changed since the user trusted it. `changed`: it has other content. `missing`: it does
- * not exist.
+ * `trusted`: the file has not changed since the user trusted it. `changed`: it has changed since, or cannot be read.
+ * `missing`: it does not exist.
  */
 export type TrustState = "trusted" | "changed" | "missing";
 
@@ -48,7 +48,8 @@ export interface TrustView {
 /**
  * Reads a project file, so that the user can see its guarded keys and decide whether to trust it.
  *
- * @param given the file or its folder; if left out, the nearest file upward from the working folder
+ * @param given the file or its folder; if left out, the project file in the working folder or in the nearest folder
+ * above
  */
 export function readProjectFile(given: string | undefined, { env, cwd }: TrustOptions): ProjectFile {
   const path = given === undefined ? findProjectFile(cwd) : projectFileAt(given, cwd);

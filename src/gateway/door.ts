@@ -19,7 +19,9 @@ import { type DoorContext, DoorState } from "./state/door/door-state.js";
 import type { DoorListeners } from "./state/door/report.js";
 import { doorDraining } from "./wire/refusals.js";
 
-/** How many connections without a good token may be open. When another one arrives, the door closes the oldest of them. */
+/**
+ * How many connections without a good token may be open. For another one, the door closes an old one: see `#makeRoom`.
+ */
 const MAX_STRANGERS = 2_048;
 /** How often the door checks whether the tokens of connected clients are still valid, in milliseconds. */
 const RECHECK_MS = 2_000;
@@ -124,7 +126,8 @@ export class FrontDoor implements AsyncDisposable {
 
   async listen(where: Address | InheritedListener, signal: AbortSignal): Promise<void> {
     this.#address = await listenOn(this.#server, "serve.listen", where, signal);
-    // Accepting fails while no file descriptors are left. The next connection may succeed, so only report the error.
+    // The server emits an error if it cannot accept a connection, for example when no file descriptors are left. Only
+    // report it, because the door can accept later connections.
     const { listeners } = this.#state;
     this.#server.on("error", ({ message }) => listeners.onEvent?.({ event: "failed", address: "", detail: message }));
     void this.#recheckTokens();

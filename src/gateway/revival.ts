@@ -2,9 +2,12 @@ import { setTimeout as delay, setImmediate as immediate } from "node:timers/prom
 import type { DoorState } from "./state/door/door-state.js";
 import { peerLinkId } from "./state/links.js";
 
-/** How often the door checks whether lost servers run again, in milliseconds. */
+/** How often the door checks whether servers to which a connection was lost run again, in milliseconds. */
 const SERVERS_POLL_MS = 250;
-/** How often the door checks whether the other hosts that clients are connected to are still there, in milliseconds. */
+/**
+ * How often the door checks whether the other hosts that clients are connected to still count as alive, in
+ * milliseconds.
+ */
 const HOSTS_POLL_MS = 1_000;
 
 /** How often the door checks whether the servers still have its clients' sessions in memory, in milliseconds. */

@@ -20,7 +20,7 @@ export interface DirectoryContext {
 
 const HERE: Whereabouts = { here: true };
 
-/** How long a read list of hosts stays valid, in milliseconds. Short, because any host, even this one, may leave. */
+/** How long this process relies on its last read of the hosts, in milliseconds. Any host, even this one, may leave. */
 export const SEEN_MS = 1_000;
 /** This host stops relying on its term this many milliseconds before the term may end. */
 const MARGIN_MS = 200;
@@ -63,7 +63,9 @@ export class HostDirectory {
     return hosts;
   }
 
-  /** Removes the address of a front door that its host did not sign, so that nobody connects to it. */
+  /**
+   * Removes the address of the host's front door unless the host signed it, so that nobody connects to a forged one.
+   */
   #withProvenDoor(host: HostRecord): HostRecord {
     const { name, instance, door, until, proof } = host;
     if (this.keys === null || door === null || name === this.own) return host;
@@ -129,8 +131,8 @@ export class HostDirectory {
   }
 
   /**
-   * Like {@link has}, but returns a check for many records. While this host does not serve, it has no session in shared
-   * storage.
+   * Like {@link has} for many records: returns the check as a function. If hosts share storage and this host does not
+   * serve, the function always returns false.
    */
   async holds(): Promise<(record: SessionRecord) => boolean> {
     const owns = await this.#ownershipIfThere();
@@ -217,7 +219,7 @@ export class HostDirectory {
     }
     const names = hosts.map((host) => host.name);
     const name = rendezvousChoice(user, names);
-    // The chosen host picks the shared server itself.
+    // Record no server, because the chosen host picks the shared server itself.
     const placed = await this.#store.placements.record(user, recorded, { host: name, serverId: null });
     const host = hosts.find((each) => each.name === (placed.host ?? name));
     // If another process has just placed the user on a host that started after our read, read again.
@@ -248,7 +250,7 @@ export class HostDirectory {
   }
 }
 
-/** Removes the records of hosts that are gone and that no session's record names. Such a host may enter again. */
+/** Removes the records of hosts that are gone and that no session's record names. Such a host may join again later. */
 export async function forgetEmptyHosts(store: Store): Promise<void> {
   const { hosts } = store;
   if (hosts === null) return;

@@ -34,8 +34,8 @@ export interface PlanInput {
 }
 
 /**
- * Plans which users move. A user moves only if another host has the highest score for the user now. So if a host joins
- * n - 1 other hosts, it gets 1 in n users, evenly from all other hosts, and no other user moves.
+ * Plans which users move. A user moves only if another host has the highest score for the user now. So a host that
+ * joins n - 1 other hosts gets one in n users from each of them, and no other user moves.
  */
 export function planRebalance({ hosts, placements, sessions, isShared }: PlanInput): RebalancePlan {
   const targets = admitting(hosts).map(({ name }) => name);

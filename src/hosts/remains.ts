@@ -80,10 +80,10 @@ async function isDue(
     case "block":
       return record === null;
     case "taken":
-      // Perhaps only the record was lost. So wait as long as for any other session without a record.
+      // The session may still exist, and only its record is lost. So wait as long as for any unrecorded session.
       if (record === null) return nowMs - changedMs >= ttlMs;
       if (record.from !== undefined) return false;
-      // The takeover is complete. If the new copy of the session has no history, this may be the only history.
+      // The takeover is complete. Keep this copy if only it has a history.
       if (!hasHistory) return true;
       return await hasHistoryIn({ shared, host: record.host ?? "", group: groupOfSession(record) }, record.id);
   }

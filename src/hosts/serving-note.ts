@@ -11,7 +11,7 @@ import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { readIfThere } from "../store/file/failures.js";
 import { replaceStateFile } from "../store/file/state-folder.js";
 
-/** The settings that decide where the state is. The store's URL has no secrets, because messages show it. */
+/** The settings that decide where the state is. `store` is a URL without secrets, because messages show it. */
 interface Settings {
   store: string;
   "host.name": string | null;

@@ -72,13 +72,16 @@ export class Takeover {
       try {
         if ((await directory.whereIs(record)).here) await this.settle(record, signal);
       } catch (error) {
-        // Continue with the other sessions. Another host may be taking this one, or its files may be unreadable.
+        // Another host may be taking this session, or its files may be unreadable. Continue with the other sessions.
         if (!isFleetError(error)) throw error;
       }
     }
   }
 
-  /** Removes the block that stayed on this host when another host took a session with this id from the group's folder. */
+  /**
+   * If another host once took a session with this id from the group's folder on this host, removes the block that the
+   * takeover left.
+   */
   async clearPlace(id: string, group: string): Promise<void> {
     const { shared } = this.#context.config.storage;
     const { own } = this.#context.directory;
@@ -123,7 +126,8 @@ export class Takeover {
       if (owns.term !== undefined) draft.term = owns.term;
       delete draft.released;
       delete draft.from;
-      // If this host had the session in an earlier term, its files are here. Keep its server, which may have it loaded.
+      // If this host had the session in an earlier term, the session's files are already here. Keep the recorded
+      // server, because it may still have the session loaded.
       if (before === null || (from === undefined && host === owns.host)) return draft;
       draft.serverId = serverId;
       draft.from = { host: before.host, group: before.group, mark: before.mark, taker: held.claim };

@@ -30,7 +30,8 @@ export async function readCode(store: Store, code: unknown): Promise<TokenRecord
 export async function redeemCode(store: Store, code: unknown, owner: string): Promise<IssuedToken | null> {
   const record = await readCode(store, code);
   if (record?.user !== owner) return null;
-  // If the code is presented to several hosts at once, only one of them deletes the record.
+  // If the code is presented to several hosts at once, only one of them can delete the record, and only that one goes
+  // on.
   if (!(await store.tokens.delete(record.id))) return null;
   // Record the end of the code, so that this host refuses the code even if somebody with write access to Redis restores
   // the record.

@@ -6,8 +6,8 @@ const ANSWER_MS = 5_000;
 const LONGEST_ANSWER_BYTES = 512 * 1024;
 
 /**
- * A service did not give a usable answer. The message is for the operator's log, and contains nothing that the fleet
- * sent.
+ * The error if a service gives no usable answer. The message is for the operator's log, and contains nothing that the
+ * fleet sent.
  */
 export class NoAnswer extends Error {}
 

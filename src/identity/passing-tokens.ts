@@ -17,8 +17,8 @@ export class PassingTokens {
   }
 
   /**
-   * Whether the token is admitted. @param now the time by the store's clock, which also set `createdAt`; in
-   * milliseconds
+   * Whether the token is admitted. Remembers an admitted token, so that it is refused the next time. @param now the
+   * time by the store's clock, which also set `createdAt`; in milliseconds
    */
   admit({ id, createdAt }: Pick<TokenRecord, "id" | "createdAt">, now: number): boolean {
     for (const [known, at] of this.#shownAt) {

@@ -3,7 +3,7 @@ import type { TokenEnd } from "../model/token.js";
 import type { Store } from "../store/ports.js";
 import { LONGEST_LIFE_MS } from "./jwt/claims.js";
 
-/** The revocation of a credential that the fleet did not make, as each host remembers it. */
+/** The entry with which each host remembers the revocation of a credential that the fleet did not make. */
 export async function foreignEnd(store: Store, tokenId: string): Promise<TokenEnd> {
   const until = new Date((await store.now()) + LONGEST_LIFE_MS).toISOString();
   return { id: recordId(tokenId), at: null, until };
@@ -37,7 +37,7 @@ export function isForeignId(text: string): boolean {
 
 /**
  * The id of the record. It is a digest, because the ids of records consist of letters and digits. It is longer than the
- * id of any token of the fleet.
+ * id of any token of the fleet, so the two cannot collide.
  */
 function recordId(tokenId: string): string {
   return sha256(tokenId);

@@ -14,7 +14,7 @@ const GITHUB = /^(?:gh[a-z]_|github_pat_)/;
 /** Why a credential was refused. This is for the operator's log, and never for the client. */
 export interface Refusal {
   refused: string;
-  /** Set if the credential could not be checked now, so it may be good. */
+  /** Set if the credential could not be checked now. It may still be good. */
   isUnchecked?: true;
 }
 
@@ -68,7 +68,8 @@ export class SignOn {
   /**
    * The user or the host that presents the credential, or the reason why the credential is not valid.
    *
-   * @param address the client's address, for the queue of GitHub checks, in which networks take turns
+   * @param address the client's address, for the queue of GitHub checks, which serves the networks of clients in
+   * rotation
    */
   async identify(credential: unknown, address?: string): Promise<Identity | HostIdentity | Refusal> {
     const start = performance.now();

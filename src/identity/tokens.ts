@@ -95,13 +95,13 @@ export async function sweepTokens(store: Store): Promise<void> {
   }
 }
 
-/** The memory that an entry point has of the tokens that were shown there. */
+/** An entry point's memory of the tokens that clients have shown there. */
 export interface Seen {
   uses: TokenUses;
   passing: PassingTokens;
 }
 
-/** The user or host that presents the token. Null if the token is not valid. */
+/** The user or host that presents the token; null if it is not valid. Notes the use; deletes a relay token. */
 export async function verifyToken(store: Store, token: unknown, seen?: Seen): Promise<Identity | HostIdentity | null> {
   const id = tokenIdIn(token);
   if (id === undefined) return null;

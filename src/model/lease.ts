@@ -6,8 +6,8 @@ export interface Lease {
   /** The user who holds the lease. */
   holder: string;
   /**
-   * Grows with each lease on this id, even if the session is deleted and created again. The fleet refuses a holder with an
-   * older fence.
+   * Grows with each lease on this session id, even if the session is deleted and created again. The fleet refuses a
+   * holder with a lower fence.
    */
   fence: number;
   /** ISO 8601, UTC, for people. The fleet decides by `remainingMs`, because a wall clock may jump. */

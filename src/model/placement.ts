@@ -27,9 +27,9 @@ export interface Purge {
    */
   sessions?: string[];
   /**
-   * Set in the record that a purge leaves for a lost host, so that this host can erase its part if it comes back: the
-   * pseudonyms of the user, of the user's server and of the sessions. In such a record, `user` is a random mark, so
-   * that no key of the store names the user.
+   * The pseudonyms of the user, of the user's server and of the sessions. Set only in the record that a purge leaves
+   * for a lost host, so that this host can erase its part if it comes back. In such a record, `user` is a random mark,
+   * so that no key of the store names the user.
    */
   left?: string[];
 }

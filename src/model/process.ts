@@ -9,9 +9,9 @@ export interface ProcessIdentity {
   pid: number;
   /** When the process started: clock ticks after boot, or with `ps` the text of `lstart`. */
   startTicks: string;
-  /** Its PID in its own PID namespace. Absent if this process shares that namespace. */
+  /** The PID of the process in its own PID namespace. Absent if that namespace is `pidNamespace`. */
   innerPid?: number;
-  /** The process that passes connections to this process. Absent unless this process has its own network namespace. */
+  /** The process that passes connections to the identified process, if that one has its own network namespace. */
   bridge?: Pick<ProcessIdentity, "pid" | "startTicks">;
 }
 

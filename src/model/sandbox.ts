@@ -32,7 +32,7 @@ export type RestrictedNetwork = "allow-list" | "none";
 /** The sandbox that a server runs in. */
 export interface SandboxReport {
   mode: SandboxMode;
-  /** The protections that it does not give. */
+  /** The protections that this sandbox does not give. */
   not: readonly Protection[];
   /** How the network is restricted. Absent if it is open. */
   network?: RestrictedNetwork;
@@ -106,8 +106,8 @@ export function separates({ not }: SandboxReport): boolean {
 }
 
 /**
- * The port of the addresses below in a server's network namespace. The bridge (`native/network.c`) passes connections
- * to them on to Unix sockets in the network folder.
+ * The port of the proxy and of the model gateways in a server's network namespace. The bridge (`native/network.c`)
+ * passes connections to their addresses (see below) on to Unix sockets in the network folder.
  */
 export const WAY_OUT_PORT = 3128;
 
@@ -115,8 +115,8 @@ export const WAY_OUT_PORT = 3128;
 export const EGRESS_ADDRESS = "127.0.0.1";
 
 /**
- * The text with which the address of every model gateway ends, such as 127.20.30.0. The runtime (1.0.85) uses its proxy
- * even for loopback, except for addresses in a list. That list can contain the end of an address, but not a range.
+ * The address of every model gateway ends with this text, such as 127.20.30.0. The runtime (1.0.85) uses its proxy even
+ * for loopback, except for addresses in a list. An entry of the list can be the end of an address, but not a range.
  */
 export const GATEWAY_END = ".0";
 

@@ -74,7 +74,7 @@ export interface ServerRecord {
   desired?: "running" | "stopped";
   /** How many times in a row the server exited by itself or failed to start, without a healthy period in between. */
   crashes?: number;
-  /** The process that will replace the present process, on the same home. */
+  /** The process that will replace the running process and then use the same home. */
   replacement?: Replacement | null;
 }
 

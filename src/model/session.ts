@@ -50,7 +50,7 @@ export interface TurnUsage {
   credits: number | null;
 }
 
-/** A prompt that was sent with an idempotency key. Requests of a user with the same key are one turn. */
+/** A prompt that was sent with an idempotency key. All requests of a user with the same key share one turn. */
 export interface KeyedTurn {
   user: string;
   key: string;

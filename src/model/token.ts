@@ -13,8 +13,8 @@ export interface TokenRecord {
   /** For a token with `passing`: the only host whose front door accepts it. */
   door?: string;
   /**
-   * Set if the fleet made the token for one connection, for which it can be shown once within a minute. The fleet deletes
-   * the token when that connection ends. After a crash, the token expires.
+   * Set if the fleet made the token for a single connection. A client can present it once, within a minute. The fleet
+   * deletes the token when that connection ends. After a crash, the token expires.
    */
   passing?: true;
   /**

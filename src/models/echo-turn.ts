@@ -53,7 +53,7 @@ export function readTurn(body: string): EchoTurn | string {
   };
 }
 
-/** The call in a `!tool NAME {ARGUMENTS}` directive. */
+/** The tool call that a `!tool NAME {ARGUMENTS}` directive asks for; null if the text is not such a directive. */
 function toolCallIn(text: string): ToolCall | null {
   const [, name, given = ""] = /^!tool ([\w-]+) (\{[\s\S]*\})\s*$/.exec(text) ?? [];
   return name === undefined || parseObject(given) === undefined ? null : { name, arguments: given };

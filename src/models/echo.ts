@@ -8,7 +8,7 @@ const LARGEST_BODY_BYTES = 32 * 1024 * 1024;
 
 /**
  * How long an unused connection stays open, in milliseconds. It is longer than usual pauses between turns, because a
- * request on a connection that is just being closed fails.
+ * request fails if it arrives just when its connection is being closed.
  */
 const KEEP_ALIVE_MS = 10 * 60 * 1000;
 
@@ -22,7 +22,7 @@ export interface EchoModel extends AsyncDisposable {
   /** The `baseUrl` for a provider: `http://127.0.0.1:PORT/v1`. */
   readonly baseUrl: string;
   readonly requests: number;
-  /** Serves a connection that arrived elsewhere, such as at a Unix socket. */
+  /** Serves a connection that another listener has accepted, such as a Unix socket. */
   accept(connection: Socket): void;
   /** Stops listening and closes all connections. May be called twice. */
   close(): Promise<void>;

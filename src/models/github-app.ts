@@ -145,7 +145,7 @@ function readMinted(text: string, date: string | undefined): Minted {
   const { token, expires_at: end } = parsed(text);
   if (typeof token !== "string" || secretFault(token, TOKEN) !== null)
     throw unavailable("GitHub's answer has no token");
-  // Count from GitHub's own clock, because this machine's clock may be wrong.
+  // Count from the time in GitHub's header `Date`, because this machine's clock may be wrong.
   const now = Date.parse(date ?? "");
   const lifetimeMs = Date.parse(String(end)) - (Number.isNaN(now) ? Date.now() : now);
   return { token, lifetimeMs: Number.isNaN(lifetimeMs) ? USUAL_LIFETIME_MS : Math.max(0, lifetimeMs) };

@@ -5,7 +5,9 @@ import type { TokenSource } from "../model/server.js";
 import { readSecretFile, secretFault, TOKEN } from "./secret.js";
 import { readTokenCommand, type TokenContext } from "./token-command.js";
 
-/** The configured source of the user's token, with the user's id for `{user}`. Null if no source is configured. */
+/**
+ * The configured source of the user's token, with the user's id in place of `{user}`. Null if no source is configured.
+ */
 export function tokenSourceFromConfig(auth: Config["auth"], user: string | null): TokenSource | null {
   const source = configuredSource(auth);
   return source === null || source.from === "app" ? source : fillIn(source, user);

@@ -5,14 +5,16 @@ import type { TokenSource } from "../model/server.js";
 import { resolveToken } from "./github-token.js";
 import { NoAnswer } from "./token-command.js";
 
-/** How long a token that a command printed is used before the command runs again, in milliseconds. */
+/** For how many milliseconds the output of a token command is reused before the command runs again. */
 const COMMAND_FRESH_MS = 5_000;
 /**
  * How many times to try to read a file, and the pause between two tries in milliseconds. A file may be missing or empty
  * for a moment while another program replaces it.
  */
 const [FILE_TRIES, FILE_PAUSE_MS] = [3, 100];
-/** How many tokens of files and commands stay in memory. If a command does not answer, its last token is used. */
+/**
+ * How many tokens from files and commands stay in memory, because a command's last token is used if the command hangs.
+ */
 const MAX_KEPT = 1_000;
 /** How long GitHub may take to answer, in milliseconds. */
 const MINT_MS = 10_000;
@@ -22,8 +24,8 @@ const MINT_MS = 10_000;
  */
 const RENEWED_AFTER = 0.5;
 /**
- * The pauses after failures, in milliseconds: the first, the longest while the last token is still valid, and the
- * longest without a valid token.
+ * The pauses after a failed renewal of an App's token, in milliseconds: the first, the longest while the last token is
+ * still valid, and the longest without a valid token.
  */
 const [FIRST_PAUSE_MS, LONGEST_PAUSE_MS, LONGEST_WITHOUT_MS] = [1_000, 60_000, 5_000];
 
@@ -33,7 +35,10 @@ export interface TokenRequest {
   signal?: AbortSignal | undefined;
 }
 
-/** The GitHub tokens of a fleet as they are now. Reads a source again when its token may have changed. */
+/**
+ * The GitHub tokens of a fleet. Reads a source again when its token may have changed, so that callers get the current
+ * one.
+ */
 export class GitHubTokens {
   readonly #auth: Config["auth"];
   readonly #env: Environment;
@@ -47,7 +52,7 @@ export class GitHubTokens {
   }
 
   /**
-   * The present token of a source.
+   * The current token of a source.
    *
    * @throws FleetError `FLEET_TOKEN_UNAVAILABLE`, `FLEET_TOKEN_INVALID`; `FLEET_CREDENTIAL_REFUSED` when GitHub refuses
    * an App; the signal's reason when it aborts. No message contains the token.
@@ -112,7 +117,7 @@ export class GitHubTokens {
         this.#read.delete(key);
         throw error;
       }
-      // Keep the last token as a fresh one. Otherwise, each turn would wait for the command's time limit.
+      // Treat the last token as just read. Otherwise, each turn would wait for the command's time limit.
       this.#keep(key, known.token);
       return known.token;
     }
@@ -143,8 +148,8 @@ export class GitHubTokens {
 const instances = new WeakMap<Config["auth"], GitHubTokens>();
 
 /**
- * The tokens of the fleet with this configuration. Each configuration has one instance, so each process renews a token
- * only once.
+ * Returns the tokens of this configuration: always the same instance in this process, so that a token is renewed only
+ * once.
  */
 export function tokensOf({ auth }: Pick<Config, "auth">, env: Environment): GitHubTokens {
   const known = instances.get(auth) ?? new GitHubTokens(auth, env);
@@ -188,7 +193,7 @@ export class AppToken {
     try {
       return await this.#renewing;
     } catch (error) {
-      // After a refusal, `#renew` has dropped the last token.
+      // The last token is still valid, unless `#renew` has dropped it because GitHub refused the App.
       if (isGood && this.#known === known) return known.token;
       throw error;
     }

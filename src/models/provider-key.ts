@@ -14,7 +14,7 @@ const FRESH_MS = { env: 0, file: 1_000, command: 5 * 60_000 };
 /** If the service keeps refusing keys, the key is read again at most once in this time, in milliseconds. */
 const REFUSAL_PAUSE_MS = 5_000;
 
-/** The configured source of the key of the model service. Null if the service needs none. */
+/** The configured source of the model service's key. Null if the service needs none. */
 export function keySourceOf({
   apiKeyEnv,
   apiKeyFile,
@@ -26,7 +26,7 @@ export function keySourceOf({
   return null;
 }
 
-/** Describes the source of a key in a message, without what may be a secret. */
+/** Describes the source of a key for a message. Hides parts of a command that may be secrets. */
 export function nameOfKeySource(source: KeySource): string {
   switch (source.from) {
     case "env":
@@ -52,8 +52,7 @@ export class ProviderKey {
   }
 
   /**
-   * The current key. If a command fails to print a key, this is the last key, because the command may fail only for a
-   * moment.
+   * The current key. If a command fails, this is the key that it printed last, because the failure may be short.
    *
    * @throws FleetError `FLEET_MODEL_UNCONFIGURED` when the key cannot be read. No message contains the key.
    */

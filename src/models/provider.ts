@@ -22,7 +22,7 @@ export function hasKey(provider: Config["provider"]): boolean {
   return provider !== null && provider.type !== "echo" && keySourceOf(provider) !== null;
 }
 
-/** A server whose sessions need a model. */
+/** The part of a server's record that decides how the server reaches a model. */
 type ModelUser = Pick<ServerRecord, "sandbox">;
 
 /**
@@ -41,7 +41,7 @@ export class ModelProvider implements AsyncDisposable {
   /** The folder of Unix sockets for servers with a restricted network. */
   readonly #networkFolder: string;
   #socket: Promise<GatewaySocket> | undefined;
-  /** How many parts of this process use each session. */
+  /** How many uses of each session in this process are not over: the results of {@link keep} that are not disposed. */
   readonly #users = new Map<string, number>();
   readonly #ledger: UsageRecorder | undefined;
   readonly #consumers = new Map<string, MeteredConsumer>();
@@ -60,7 +60,7 @@ export class ModelProvider implements AsyncDisposable {
     this.#key = source === null ? null : new ProviderKey(source, env);
   }
 
-  /** The model requests that the gateway of this process has passed on. */
+  /** The counts of model requests at this process's gateway; zero if it has none. */
   get requests(): Readonly<ModelRequests> {
     return this.#gateway?.requests ?? { inFlight: 0, failed: 0 };
   }
@@ -79,8 +79,8 @@ export class ModelProvider implements AsyncDisposable {
 
   /**
    * Returns the provider of one session, for `session.create` and `session.resume`. Null for GitHub's own models. With
-   * the model gateway, it works until the last {@link keep} of the session is disposed. With the echo model, it works
-   * until this object is disposed.
+   * the model gateway, the provider works until the last {@link keep} of the session is disposed. With the echo model,
+   * it works until this object is disposed.
    *
    * @param server the server of the session. If its network is restricted, a model service is always reached through
    * the model gateway, even if it needs no key. If the network has an allow-list, this restarts the proxy if the proxy
@@ -134,8 +134,8 @@ export class ModelProvider implements AsyncDisposable {
   }
 
   /**
-   * Records that a part of this process uses a session, until the result is disposed. The session's token at the model
-   * gateway is valid while at least one part uses the session.
+   * Records a use of a session by this process, until the result is disposed. The session's token at the model gateway
+   * is valid while at least one use is recorded.
    */
   keep(sessionId: string): Disposable {
     this.#users.set(sessionId, (this.#users.get(sessionId) ?? 0) + 1);
@@ -157,7 +157,7 @@ export class ModelProvider implements AsyncDisposable {
   }
 
   /**
-   * From now on, the model requests of the session count for this consumer. Call it after {@link keep}.
+   * Makes later model requests of the session count for this consumer. Call it after {@link keep}.
    *
    * @param isTurn whether a turn begins. If not, a consumer that the session already has stays.
    */
@@ -201,8 +201,8 @@ export class ModelUse implements Disposable {
 
   /**
    * Whether this use has given the provider and the token to the server. Each use has to give them again, because
-   * another process may have run the last turn. That process may have given the session another token, and when it
-   * exits, its model gateway is gone.
+   * another process may have run the last turn. The server may then still have that process's token, and the address of
+   * its model gateway, which ends with it.
    */
   get isGiven(): boolean {
     return this.#isGiven;
@@ -229,5 +229,5 @@ function isRestricted({ sandbox }: ModelUser): boolean {
   return sandbox?.network !== undefined;
 }
 
-/** The variables that name certificates. Servers get them, too. */
+/** The variables that name certificates. Servers get them in addition to `runtime.env`. */
 const CERTIFICATES = ["SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"];

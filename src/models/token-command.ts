@@ -12,7 +12,7 @@ export interface TokenContext {
   user: string | null;
   env: Environment;
   signal?: AbortSignal;
-  /** Default: a token. */
+  /** The kind of secret that the command prints. Default: a token. */
   kind?: SecretKind;
 }
 
@@ -82,13 +82,13 @@ function killGroup(pid: number): void {
   try {
     process.kill(-pid, "SIGKILL");
   } catch {
-    // The group is empty.
+    // The group has no processes left.
   }
 }
 
 /**
- * The cause of an error about a command that did not exit by itself. Such an error does not mean that the source
- * refused the secret.
+ * The cause of an error about a command that did not exit by itself. Such an error does not show that the source
+ * refused to give the secret.
  */
 export class NoAnswer extends Error {}
 

@@ -178,8 +178,8 @@ async function quotaOf({ config, hosts, warn }: DescribeContext, user: string, h
 }
 
 /**
- * Returns a server's host, and the view that the host has of the server. If the host does not answer, the view comes from
- * the record, and `host` is null.
+ * Returns a server's host, and the view that this host sends. If the host does not answer, the view comes from the
+ * server's record, and `host` is null.
  */
 async function viewRecorded(
   { hosts }: DescribeContext,

@@ -169,8 +169,8 @@ export class FleetHosts {
   }
 
   /**
-   * Asks the other live hosts which tokens were revoked or got an earlier expiry, and records that on this host, because
-   * it may have been away at that time. Resolves with the failure of each host that does not answer.
+   * Asks the other live hosts which tokens were revoked or got an earlier expiry, and records that on this host,
+   * because this host may have been away at that time. Resolves with the failure of each host that does not answer.
    */
   async learnTokenEnds(signal: AbortSignal): Promise<{ host: string; error: unknown }[]> {
     const { there } = await this.#others();
@@ -188,7 +188,9 @@ export class FleetHosts {
     return (await Promise.all(failures)).flat();
   }
 
-  /** Makes each host remember revocations and earlier expiries of tokens. Warns about hosts that do not answer. */
+  /**
+   * Makes each host remember that tokens were revoked or got an earlier expiry. Warns about hosts that do not answer.
+   */
   async tellTokenEnds(ends: TokenEnd[]): Promise<void> {
     const { missing } = await this.everywhere(async (host) => await host.endTokens({ ends }));
     if (missing.length === 0) return;

@@ -64,7 +64,7 @@ export async function gatherSessions(
   const all = await store.sessions.list(warnOfUnreadable(warn));
   const records = all.filter((record) => user === undefined || mayUse(record, user));
   const hostOf = new Map(records.map(({ id, host }) => [id, host]));
-  // Two hosts list a session that moved between their answers. Keep the view of the host that the record names.
+  // If a session moved while the hosts answered, two of them list it. Keep the view of the host that the record names.
   const shown = views.filter(({ id, host }) => !hostOf.has(id) || hostOf.get(id) === host);
   const ids = new Set(shown.map(({ id }) => id));
   const rest = records.filter(({ id }) => !ids.has(id));
@@ -72,7 +72,7 @@ export async function gatherSessions(
   return [...shown, ...unseen].sort((a, b) => compareText(b.lastUsedAt, a.lastUsedAt) || compareText(a.id, b.id));
 }
 
-/** Describes a session whose host does not answer, by its record. */
+/** Describes a session by its record, because no host has reported the session. */
 async function viewUnseen(
   { store, directory, ttlMs }: Pick<GatherSessionsContext, "store" | "directory" | "ttlMs">,
   record: SessionRecord,

@@ -181,7 +181,7 @@ export class LocalHost extends LocalData implements Host {
     return await historyStates(this.#context, sessions);
   }
 
-  /** The folder of a session on this host, or null. */
+  /** The folder of a session on this host; null if there is none. */
   async folderOf(session: SessionPlace): Promise<string | null> {
     return (await historyFolders(this.#context, [session]))[0] ?? null;
   }
@@ -268,7 +268,7 @@ export class LocalHost extends LocalData implements Host {
 
   async release({ user, waitMs }: ParamsOf<"release">, { signal }: Call = {}): Promise<Released> {
     const { store, config, directory, events } = this.#context;
-    // Without shared storage no other host could take the sessions.
+    // Without shared storage, no other host could take over the sessions.
     if (!directory.isShared) return { released: [], kept: [] };
     return await releaseSessionsOf(user, waitMs, { store, events, answerMs: config.health.timeoutMs, signal });
   }

@@ -58,7 +58,8 @@ export async function purgeUser(context: Context, user: string, request: PurgeRe
 }
 
 /**
- * Refuses a lost host that is alive, because it erases its part itself, and a host that the purge does not wait for.
+ * Refuses a name in `lostHosts` if this host is alive, because it erases its part itself, or if the purge does not wait
+ * for it.
  */
 async function assertLost(
   { hosts, directory }: Context,
@@ -142,7 +143,8 @@ function isTakenOver({ directory }: Context, { term }: SessionRecord): boolean {
 
 /**
  * Removes the records of a user's sessions and servers on a lost host, and marks the host's part of the purge as done.
- * Records a purge with pseudonyms in place of names, in case the host comes back.
+ * Also records another purge, with pseudonyms in place of names. If the host comes back, it erases its part by this
+ * purge.
  */
 async function giveUp(
   { store, events, stateRoot }: Context,

@@ -18,7 +18,7 @@ interface Known {
   connecting: Promise<ConnectedClient>;
 }
 
-/** This process's connections, one for each server. A connection is made when it is first needed. */
+/** This process's connections, one for each server. A connection opens when it is first needed. */
 export class Clients {
   readonly #clients = new Map<string, Known>();
   /** How many sessions use each connection, by server id. */
@@ -31,7 +31,10 @@ export class Clients {
     if (this.#closed) throw fleetClosed();
   }
 
-  /** The connection to this launch of the server. Checks the identity of the server's process before it sends the token. */
+  /**
+   * The connection to this launch of the server. The first call opens it. Checks the identity of the server's process
+   * before sending the token.
+   */
   async to(server: ServerRecord, options: ClientOptions, signal: AbortSignal): Promise<ConnectedClient> {
     this.assertOpen();
     const key = server.id;
@@ -52,7 +55,10 @@ export class Clients {
     this.#pinned.add(serverId);
   }
 
-  /** Records that a session uses the connection to a server, until the result is disposed. */
+  /**
+   * Records that a session uses the connection to a server, until the result is disposed. A minute after the last use
+   * has ended, the connection closes, unless it is pinned.
+   */
   using(serverId: string): Disposable {
     this.#uses.set(serverId, (this.#uses.get(serverId) ?? 0) + 1);
     return {

@@ -13,7 +13,7 @@ export interface Route {
   serverId: string;
   /** Null with isolation `per-user`, which needs no strategy. */
   strategy: Strategy | null;
-  /** Why this server was chosen, for people: the end of a sentence after "because". */
+  /** Why the strategy chose this server, as text for people. Completes the sentence "… because …". */
   reason: string;
 }
 
@@ -27,7 +27,10 @@ export class ServerPlacer {
     this.#config = config;
   }
 
-  /** Chooses a shared server of this host by the configured strategy, and records what the strategy needs. */
+  /**
+   * Chooses a shared server of this host by the configured strategy. Records what later choices depend on: the user's
+   * placement (`sticky`), or the number of choices (`round-robin`).
+   */
   async place(user: string): Promise<string> {
     const { strategy, servers } = this.#config.pool;
     if (strategy === "round-robin") {

@@ -23,7 +23,7 @@ export class Pool {
   readonly placer: ServerPlacer;
   readonly disk: DiskMeter;
   readonly #context: PoolContext;
-  /** The starts that callers share, by server id. */
+  /** The starts in progress that callers share (see `sharedUntil`), by server id. */
   readonly #starting = new Map<string, Promise<StartResult>>();
 
   constructor(context: PoolContext) {
@@ -69,7 +69,7 @@ export class Pool {
     for (;;) {
       const id = nextSharedServer(await this.#context.store.registry.read());
       const result = await this.#startShared(id, options);
-      if (result.created) return result; // otherwise another command has just added this server
+      if (result.created) return result; // otherwise another command has just started this server, so take the next id
     }
   }
 
@@ -134,9 +134,9 @@ export class Pool {
   }
 
   /**
-   * The server if it runs and the start can simply return it. Null if it does not run, if another command has a claim
-   * on it, if the pool is closed, or if the request has a token or a `cwd`. Most servers run, so most calls cost only
-   * this one read.
+   * The server if it runs and a start would return it unchanged. Null if it does not run, if another command has a
+   * claim on it, if the pool is closed, or if the request has a token or a `cwd`. Most servers run, so most calls cost
+   * only this one read.
    */
   async #running({ id, token, cwd }: StartRequest): Promise<ServerRecord | null> {
     // Leave these settings to `startServer`, which compares them with those of the running server.
@@ -205,7 +205,7 @@ function notStarted(id: string, cause: unknown): FleetError {
   });
 }
 
-/** @param start how to start it, as a further suggestion */
+/** @param start a command that starts the server, as a further suggestion */
 export function serverNotFound(what: string, start?: Suggestion): FleetError {
   return new FleetError("FLEET_SERVER_NOT_FOUND", `There is no ${what}.`, {
     suggestions: ["copilotfleet ps # lists servers", ...(start === undefined ? [] : [start])],

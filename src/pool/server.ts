@@ -81,8 +81,8 @@ export function isRunning(server: ServerRecord): boolean {
 const ENDING_MS = 2_000;
 
 /**
- * Whether a server has ended after its connection broke. Waits up to two seconds, because a server's sockets close before
- * its process ends.
+ * Whether the server's process has ended. Call this after a connection to the server broke. Waits up to two seconds,
+ * because a server's sockets close before its process ends.
  */
 export async function hasEnded({ process }: ServerRecord): Promise<boolean> {
   return process === null || (await allGone([process], ENDING_MS));

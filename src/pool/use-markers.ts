@@ -7,10 +7,10 @@ import { pause } from "../runtime/clock.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 
 /*
- * A marker is an empty file in a server's folder. It names a session, and a process of this host that uses or evicts
- * the session. A process first sets its own marker, and then looks for other markers. So if two processes do this at
- * the same time, at least one of them sees the other's marker, and no lock is needed. A marker whose process died does
- * not count.
+ * A marker is an empty file in a server's folder. Its name contains the id of a session, and the process of this host
+ * that uses or evicts the session. A process first sets its own marker, and then looks for other markers. So if two
+ * processes do this at the same time, at least one of them sees the other's marker, and no lock is needed. A marker
+ * whose process died does not count.
  */
 type Kind = "use" | "evict";
 
@@ -19,11 +19,10 @@ const EVICTION_POLL_MS = 2;
 let sequence = 0;
 
 /**
- * The part of a file's name that shows that the file is a source. A source is an empty file that a process leaves in
- * the folder. From its second marker on, the process makes its markers as hard links to its source. On ext4, creating
- * and deleting a file for each marker would take many times as long, because ext4 does not reuse an inode within five
- * seconds of its deletion, and searches for another one. The name of a source contains no session. `usedSessions`
- * removes the sources of dead processes.
+ * Marks the name of a source: an empty file that a process leaves in the folder, so that it can make every marker after
+ * its first as a hard link to this file. On ext4, creating and deleting a file for each marker would take many times as
+ * long, because ext4 does not reuse an inode within five seconds of its deletion, and searches for another one. The
+ * name of a source contains no session. `usedSessions` removes the sources of dead processes.
  */
 const SOURCE = "source";
 /** The folders in which this process has set a marker. */
@@ -34,7 +33,10 @@ function folderOf(server: ServerRecord): string {
 }
 
 export interface UseMarker extends Disposable {
-  /** Whether the session had another use marker when this one was set. A marker that is set later finds this one. */
+  /**
+   * Whether the session already had another use marker when this marker was set. A marker that is set later finds this
+   * marker.
+   */
   readonly foundOthers: boolean;
   /** Whether the session has another use marker now. */
   isShared(): boolean;

@@ -24,7 +24,7 @@ export interface WaitOptions {
 export const systemClock: Clock = {
   now: () => performance.now(),
   async wait(ms, { signal, ref = true } = {}) {
-    // One signal may end all waits of a fleet. With more than ten listeners, Node prints a leak warning.
+    // Many waits may listen to one signal. Lift the limit of ten listeners, above which Node prints a leak warning.
     if (signal !== undefined) setMaxListeners(0, signal);
     try {
       await delay(ms, undefined, { signal, ref });
@@ -49,7 +49,7 @@ export interface Deadline extends Disposable {
 
 /**
  * Returns a signal that aborts after `ms` milliseconds (never if `ms` is undefined), or when one of the `others`
- * aborts. The timer keeps the process alive, because otherwise a process whose connection has closed would end silently
+ * aborts. The timer keeps the process alive. Otherwise, a process whose only connection has closed would exit silently
  * during the wait.
  *
  * Do not use `AbortSignal.any([outer, AbortSignal.timeout(ms)])`: on Node 20, a garbage collection can prevent such a
@@ -74,7 +74,7 @@ export function deadlineOn(clock: Clock, ms: number | undefined, ...others: (Abo
   };
 }
 
-/** Returns a signal that aborts when the first of the two signals aborts. Dispose it to remove its listeners. */
+/** Returns a signal that aborts as soon as either of the two signals aborts. Dispose it to remove its listeners. */
 export function either(first: AbortSignal | undefined, second: AbortSignal | undefined): Deadline {
   return deadline(undefined, first, second);
 }
@@ -99,14 +99,19 @@ export async function pause(ms: number, signal: AbortSignal | undefined): Promis
 
 class TimeIsUp extends Error {}
 
-/** Whether a {@link deadline} or an `AbortSignal.timeout` aborted because its time was up. */
+/**
+ * Whether `reason`, a signal's abort reason, shows that the time of a {@link deadline} or `AbortSignal.timeout` was up.
+ */
 export function isTimeout(reason: unknown): boolean {
   return reason instanceof TimeIsUp || (reason instanceof DOMException && reason.name === "TimeoutError");
 }
 
-/** Calls `onAbort` when the signal aborts or has aborted. Returns a function that prevents later calls. */
+/**
+ * Calls `onAbort` when the signal aborts, or at once if it has already aborted. Returns a function that stops
+ * listening.
+ */
 function follow(signal: AbortSignal, onAbort: () => void): () => void {
-  // One signal may end all waits of a fleet. With more than ten listeners, Node prints a leak warning to standard error.
+  // Many waits may listen to one signal. Lift the limit of ten listeners, above which Node prints a leak warning.
   setMaxListeners(0, signal);
   signal.addEventListener("abort", onAbort, { once: true });
   if (signal.aborted) onAbort();

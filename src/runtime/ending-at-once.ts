@@ -4,7 +4,8 @@ import { either } from "./clock.js";
  * Returns a generator that ends at once when the caller stops reading, even while it waits for a value. A plain
  * generator would end only after it has received that value.
  *
- * @param begin yields the values until its own signal aborts: when `signal` aborts, or when the caller stops reading
+ * @param begin yields the values until the signal that it receives aborts. That signal aborts when `signal` aborts, or
+ * when the caller stops reading.
  */
 export function endingAtOnce<T>(
   signal: AbortSignal | undefined,

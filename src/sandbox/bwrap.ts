@@ -19,9 +19,9 @@ import type { Attempt, Command, Mechanism } from "./sandbox.js";
 const OUTSIDE = 'export COPILOTFLEET_SANDBOX_PID=$$; exec "$@"';
 const LAST_PID = "/proc/sys/kernel/ns_last_pid";
 /**
- * The script of process 1 in the namespace. It exits with the exit code of the runtime, and all other processes in the
- * namespace end with it. It discards the shell's own errors, because a shell reports when a signal ends a program, and
- * the server's log is not the place for that.
+ * The script that the shell runs as process 1 of the PID namespace. It exits with the runtime's exit code, and then the
+ * kernel ends all other processes in the namespace. It discards the shell's own messages, because a shell prints one
+ * when a signal ends a program, and this message does not belong in the server's log.
  */
 const INSIDE = `echo $((COPILOTFLEET_SANDBOX_PID - 1)) > ${LAST_PID} || exit 126
 unset COPILOTFLEET_SANDBOX_PID
@@ -30,8 +30,8 @@ exec 3>&2 2>/dev/null
 exit $?`;
 
 /**
- * Root gets no user namespace, because inside one, root could not use the files of other accounts. Root keeps the same
- * capabilities as under Landlock: those that it needs to work with files.
+ * If the fleet runs as root, a server gets no user namespace, because inside one, root could not use the files of other
+ * accounts. The server keeps the same capabilities as under Landlock: those that root needs to work with files.
  */
 const isRoot = process.getuid?.() === 0;
 const KEPT = isRoot ? ROOT_CAPABILITIES : [];
@@ -52,7 +52,7 @@ const OPTIONS = [
   ...["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--as-pid-1", "--cap-drop", "ALL", ...CAPABILITIES],
 ];
 
-/** Tries bwrap (bubblewrap) with our launcher inside. If the launcher does not work, returns the launcher's reason. */
+/** Tries bwrap (bubblewrap) with our launcher inside. If the launcher does not work, returns the reason for that. */
 export async function tryBwrapAround(launcher: Attempt): Promise<Attempt> {
   return "wrap" in launcher ? await tryWith(launcher) : launcher;
 }
@@ -89,7 +89,7 @@ function findPrograms(): Programs | string {
 }
 
 /**
- * The missing protections among those that only the launcher can give. bwrap cannot give `unix-sockets`, because
+ * The protections that only the launcher can give, and that are missing here. bwrap cannot give `unix-sockets`, because
  * abstract Unix sockets belong to the network, which servers share with the machine. Landlock restricts these sockets
  * from the same version on as signals, so a launcher that lacks `signals` lacks `unix-sockets`, too.
  */
@@ -121,7 +121,7 @@ function within(
 
 /**
  * Replaces each path in `/etc` with `/etc`, because a mount takes up to a millisecond and half of the paths are in
- * `/etc`. The launcher still restricts the server to the paths themselves.
+ * `/etc`. The launcher still restricts the server to the individual paths.
  */
 function inFewMounts(path: string): string {
   return contains("/etc", path) ? "/etc" : path;

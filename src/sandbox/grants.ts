@@ -26,8 +26,8 @@ export interface Secrets {
 
 const READ_ONLY = ":ro";
 /**
- * Each of these variables names a file with certificates that a server trusts. Servers get the variables from the
- * caller.
+ * Each of these variables names a file with certificates that a server trusts. Servers inherit them from the process
+ * that starts them.
  */
 const CERTIFICATES = ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"];
 
@@ -75,7 +75,7 @@ function isFile(path: string): boolean {
   try {
     return isAbsolute(path) && statSync(path).isFile();
   } catch {
-    return false; // the runtime reports the problem
+    return false; // the runtime itself reports a certificate file that it cannot read
   }
 }
 
@@ -139,7 +139,7 @@ function refusePrograms(real: string, { folders, paths }: Programs, named: { pat
   });
 }
 
-/** Whether any parent of the path, with all links resolved, is the folder or below it. */
+/** Whether a parent of the path is `folder` or below it, after all links in that parent are resolved. */
 function isThrough(path: string, folder: string): boolean {
   const parent = dirname(path);
   return parent !== path && (contains(folder, realPath(parent)) || isThrough(parent, folder));

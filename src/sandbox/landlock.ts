@@ -17,12 +17,12 @@ import type { Attempt } from "./sandbox.js";
 const TRIAL_MS = 10_000;
 
 /**
- * The protections that Landlock never gives here. `unix-sockets` is one of them, because Landlock restricts only
- * abstract Unix sockets, which have no path.
+ * The protections that neither of these two ways to use Landlock gives. `unix-sockets` is one of them, because Landlock
+ * restricts only abstract Unix sockets, which have no path.
  */
 const NEVER: readonly Protection[] = ["metadata", "process-list", "ipc", "unix-sockets", "network", "resources"];
 
-/** Tries our own launcher (`native/launcher.c`). */
+/** Tries the sandbox of our own launcher (`native/launcher.c`). */
 export async function tryLauncher(): Promise<Attempt> {
   const launcher = launcherPath();
   if (launcher === null) return { why: "the launcher of the sandbox is not beside this copy of the code" };
@@ -33,8 +33,8 @@ export async function tryLauncher(): Promise<Attempt> {
     return { why: `the launcher of the sandbox failed (${failure ?? output})` };
   return {
     mode: "landlock",
-    // Before ABI 3, Landlock does not restrict truncation, and before ABI 6, it does not restrict signals.
-    // If root may not drop its capabilities, it keeps the system calls that they allow.
+    // Before ABI 3, Landlock does not restrict truncation, and before ABI 6, it does not restrict signals. The launcher
+    // prints `privileged` if root could not drop its capabilities. Root then keeps the system calls that they allow.
     not: [
       ...(abi < 3 ? (["files"] as const) : []),
       ...(abi < 6 ? (["signals"] as const) : []),
@@ -59,7 +59,7 @@ function launcherPath(): string | null {
   return root === null ? null : join(root, "native", `linux-${process.arch}`, "copilotfleet-sandbox");
 }
 
-/** Tries `setpriv` of util-linux (2.41 or later), for a machine on which the launcher cannot run. */
+/** Tries the sandbox of `setpriv` (util-linux 2.41 or later), for a machine on which the launcher cannot run. */
 export async function trySetpriv(): Promise<Attempt> {
   const setpriv = machineProgram("setpriv");
   if (setpriv === null) return { why: "no folder of the machine in PATH has the program setpriv" };
@@ -97,7 +97,8 @@ const CAPABILITIES = [
 
 const SHORTAGES = ["EAGAIN", "EMFILE", "ENFILE", "ENOMEM"];
 /**
- * How programs report a shortage: the C library and dash in words, our launcher with the numbers of the codes above.
+ * Matches the messages with which programs report a shortage. The C library and dash use words; our launcher prints the
+ * number of the error.
  */
 const SHORTAGE_TEXT =
   /Resource temporarily unavailable|Too many open files|Cannot (allocate memory|fork)|error (11|12|23|24)$/im;

@@ -11,7 +11,10 @@ import { OF_THE_MACHINE } from "./programs.js";
  * the mount. So process 1 of the sandbox compares what bwrap mounted with what the fleet had checked.
  */
 
-/** The value in fcntl.h, for all processors that the runtime supports. Node.js has no constant for it. */
+/**
+ * The flag O_PATH of fcntl.h, which has this value on all processors that the runtime supports. Node.js has no constant
+ * for it.
+ */
 const O_PATH = 0o10000000;
 
 /**

@@ -6,7 +6,7 @@ import { contains, type Paths } from "./paths.js";
 /** The longest chain of links that the kernel follows: path_resolution(7). */
 const MOST_LINKS = 40;
 
-/** Links that programs expect beside the devices. */
+/** Links in /dev that programs expect, in addition to the devices. */
 const BESIDE_DEVICES = ["/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr"];
 
 /**
@@ -30,7 +30,7 @@ export function mountOptions(paths: Paths): string[] {
   ];
 }
 
-/** The mount option for each path. A folder comes before everything below it. */
+/** The mount option for each path. A folder comes before everything below it, because bwrap mounts in this order. */
 function mountsOf({ read, write, devices }: Paths): Map<string, string> {
   const below = (path: string, folders: readonly string[]) =>
     folders.some((folder) => folder !== path && contains(folder, path));
@@ -38,7 +38,7 @@ function mountsOf({ read, write, devices }: Paths): Map<string, string> {
     ...read
       .filter((path) => !contains("/proc", path) && !below(path, [...read, ...write]))
       .map((path) => [path, "--ro-bind-try"] as const),
-    // A path below another writable folder is mounted with that folder.
+    // Leave out a path below another writable folder, because the mount of that folder includes the path.
     ...write.filter((path) => !below(path, write)).map((path) => [path, "--bind-try"] as const),
     ...devices.map((path) => [path, "--dev-bind-try"] as const),
   ]);

@@ -3,7 +3,7 @@ import { homedir } from "node:os";
 import { basename, dirname, join, sep } from "node:path";
 import { systemCode } from "../errors.js";
 
-/** Everything in the file system that a sandboxed program can reach. All paths are without links. */
+/** Everything in the file system that a sandboxed program can reach. Only `named` has paths with links. */
 export interface Paths {
   /** Files and folders that the program can read and execute. */
   read: readonly string[];
@@ -16,7 +16,7 @@ export interface Paths {
   temporary: string | null;
 }
 
-/** For a trial of a sandbox. */
+/** The paths for a trial of a sandbox, in which everything can be read. */
 export const TRIAL_PATHS: Paths = { read: ["/"], write: [], devices: ["/dev/null"], named: [], temporary: null };
 
 /**
@@ -40,7 +40,10 @@ const SYSTEM = `
 const DEVICES = "null zero full random urandom tty".split(" ").map((name) => `/dev/${name}`);
 
 export interface PathsOptions {
-  /** Folders that must stay out of reach, except those in `own`. Their paths have no links. */
+  /**
+   * Folders that the server must not reach, except for the folders in `own`, which may be inside them. Their paths have
+   * no links.
+   */
   hidden: readonly string[];
   runtimePath: string;
   /** The folders of the server itself. */
@@ -63,7 +66,8 @@ export interface PathsOptions {
  */
 export function serverPaths({ hidden, runtimePath, own, read, write, ...options }: PathsOptions): Paths {
   // The runtime loads further files from the folder of its program. One of them, runtime.node, may be a link to another
-  // folder. If the program's folder contains the home of this account, the server can reach only these two files.
+  // folder. If the program's folder contains the home of this account, the server must not reach all of it, so it gets
+  // only the program and runtime.node.
   const folder = dirname(runtimePath);
   const isHome = contains(folder, homedir());
   const programs = [...(isHome ? [] : [folder]), runtimePath, join(folder, "runtime.node")];

@@ -134,7 +134,8 @@ function reportOf(
   config: Pick<Config, "modelGateway">,
 ): SandboxReport {
   const given = new Set<Protection>(network === undefined ? [] : ["network"]);
-  // Without a filter of system calls, an agent can still change how the kernel schedules other processes.
+  // Without a filter of system calls, `resources` stays missing, because an agent can still change how the kernel
+  // schedules other processes.
   if (limits !== null && limitsResources(limits.report) && !lacking.includes("system-calls")) given.add("resources");
   const not = withKey(lacking, config).filter((protection) => !given.has(protection));
   return {
@@ -196,7 +197,10 @@ async function chooseNetwork(
   });
 }
 
-/** Adds `provider-key` if there is no model gateway, because the key is then in the server's memory. */
+/**
+ * Adds `provider-key` to the missing protections if there is no model gateway, because the key is then in the server's
+ * memory.
+ */
 function withKey(not: readonly Protection[], { modelGateway }: Pick<Config, "modelGateway">): readonly Protection[] {
   return modelGateway === "on" || not.includes("provider-key") ? not : [...not, "provider-key"];
 }

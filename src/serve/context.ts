@@ -34,13 +34,13 @@ export interface ServedFleet
   listen: Address | InheritedListener | null;
   /** The address on which to open the HTTP API. Null if this host has no HTTP API. */
   http: Address | InheritedListener | null;
-  /** The host itself, which runs gc on its own sessions. */
+  /** This host's own gc, and its samples. */
   host: {
     gc(request: { ttlMs: number; dryRun: boolean }, call: { signal: AbortSignal }): Promise<GcResult>;
     /** The samples of the host, which its HTTP API and the other hosts read. */
     readonly ring: SampleRing;
   };
-  /** Returns the warnings since the last call. */
+  /** Returns the warnings that the fleet has collected since the last call, for the log. */
   takeWarnings(): string[];
   /** All hosts of the fleet. */
   hosts: { learnTokenEnds(signal: AbortSignal): Promise<{ host: string; error: unknown }[]> };

@@ -36,7 +36,7 @@ export class Heartbeat {
   readonly #terms: Terms;
   #entry: HostEntry;
   #term = 0;
-  /** The time at which the term may be over, by the clock. The other hosts do not consider it over before this time. */
+  /** The time (`clock.now()`) from which the other hosts may consider the term over. */
   #end = 0;
   #cancelBeat = (): void => undefined;
   #cancelExpiry = (): void => undefined;
@@ -71,8 +71,8 @@ export class Heartbeat {
     const { instance } = ensureNote(stateRoot, hosts.own);
     const heartbeat = new Heartbeat(context, hosts, instance, terms);
     try {
-      // Send a heartbeat before writing the beacon, a file in the shared storage. The heartbeat fails if another host
-      // has this name. That host's beacon must not change.
+      // Send a heartbeat before writing the beacon, a file in the shared storage. If another host has this name, the
+      // heartbeat fails, so we do not overwrite that host's beacon.
       await heartbeat.#send();
       if (shared !== null) heartbeat.#entry = { ...heartbeat.#entry, beacon: await writeBeacon(shared, hosts.own) };
       await heartbeat.#send();
@@ -118,7 +118,7 @@ export class Heartbeat {
     await this.#send();
   }
 
-  /** The entry with the host's signature, if the hosts have keys. */
+  /** The entry of this host for the directory of hosts. Has the host's signature if the hosts have keys. */
   async #signed(): Promise<HostEntry> {
     const { directory, store, config, stateRoot } = this.#context;
     const { keys } = directory;

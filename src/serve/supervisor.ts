@@ -86,8 +86,8 @@ export class Supervisor {
     const hostLock = await HostLock.take(fleet.store);
     const context = { ...fleet, metrics, state: new ServeState() };
     const supervisor = new Supervisor(context, hostLock);
-    // By this record, later commands notice that their settings differ from those of this `serve`. On a full disk,
-    // `serve` must start without it, because its gc frees space.
+    // With this record, later commands notice that their settings differ from those of this `serve`. On a full disk,
+    // `serve` must start without the record, because its gc frees space.
     await attempt(context, "the settings of this serve could not be recorded", () =>
       noteServing(fleet.config, fleet.stateRoot),
     );
@@ -183,7 +183,7 @@ export class Supervisor {
 
   /**
    * Admits no new servers and turns, waits for turns in flight, unloads sessions, stops every server, and leaves. The
-   * next supervisor starts those servers again that should run.
+   * next supervisor restarts the servers that should run.
    *
    * @throws FleetError when the store fails. In this case, the next supervisor takes care of the servers that still
    * run.

@@ -45,7 +45,7 @@ export class SessionFinder {
    * The session's record, if the user may use the session. If a client of the user created the session without the
    * fleet, on any host, records it first.
    *
-   * @throws FleetError `FLEET_SESSION_NOT_FOUND`; and the error of a host that could not be asked.
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND`; the error of another host if the fleet cannot reach that host.
    */
   async find(id: string, user: string): Promise<SessionRecord> {
     try {
@@ -145,8 +145,8 @@ export async function restoredRecord(
 ): Promise<SessionRecord | null> {
   for (const until = performance.now() + PUT_BACK_MS; ; await pause(PUT_BACK_POLL_MS, undefined)) {
     const isDecided = !isBeingDeleted(home, id);
-    // Read the record after the check for gc, because gc restores a record before it ends. So if gc is not at work on
-    // the session and the record is missing after that, the session was deleted.
+    // First check for gc, then read the record: gc restores a record before it stops working on the session. So if no
+    // gc is working on the session and the record is still missing, nobody will restore it.
     const record = await store.sessions.read(id);
     if (record !== null || isDecided) return record;
     if (performance.now() > until) throw gcUndecided(id);

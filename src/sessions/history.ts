@@ -24,7 +24,7 @@ export interface HistoryRequest {
   id: string;
   /** Must be the owner or a member. */
   user: string;
-  /** Where the part before this one ended. Default: the beginning of the history. */
+  /** The position at which the previous part ended. Default: the beginning of the history. */
   from?: HistoryPosition | undefined;
 }
 
@@ -87,7 +87,7 @@ async function open({ store, directory }: SessionsContext, record: SessionRecord
   const server = (await store.registry.read()).servers[serverId];
   try {
     if (server !== undefined) return openHistoryFile(server.home, id);
-    // After a takeover, the session's server may not be recorded on this host.
+    // After a takeover, this host may have no record of the session's server. Then look in the shared storage.
     const place = (await directory.places()).get(groupOfSession(record));
     return place === undefined ? null : openHistoryIn(place, id);
   } catch (cause) {

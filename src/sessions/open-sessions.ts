@@ -29,7 +29,7 @@ export interface CreateOptions extends ResumeOptions {
   id?: string | undefined;
   purpose?: string | undefined;
   model?: string | undefined;
-  /** Names or patterns of the session's tools, also for later openings. Default: the tools in the configuration. */
+  /** Names or patterns of the session's tools, whenever it is opened. Default: the tools in the configuration. */
   tools?: readonly string[] | undefined;
   /**
    * How long after its last use gc may delete the session, in milliseconds. Default: the TTL that is configured when gc
@@ -52,7 +52,7 @@ export interface UseSessionOptions extends ResumeOptions, SendOptions {
   key?: string | undefined;
   /** The attachments of the prompt, in the form of the SDK's `send`. */
   attachments?: MessageOptions["attachments"];
-  /** Whether to keep the session open for its next turn. The result then has no view of the session. */
+  /** Whether to keep the session open for its next turn. Not for ephemeral or remote sessions, nor with `session`. */
   keep?: boolean | undefined;
   signal: AbortSignal;
 }
@@ -162,8 +162,8 @@ export class OpenSessions {
   }
 
   /**
-   * Opens a session, sends a prompt and leaves the session. Resolves with the reply. A collaborative session is leased
-   * all the time, so each member gets the answer to their own prompt. A call with a key uses {@link KeyedTurns}.
+   * Opens a session, sends a prompt and leaves the session. Resolves with the reply. Holds the lease of a collaborative
+   * session throughout, so that each member gets the reply to their own prompt. With a key, uses {@link KeyedTurns}.
    */
   async use(id: string, prompt: string, options: UseSessionOptions): Promise<TurnResult> {
     const watch = new TurnWatch();
@@ -242,7 +242,7 @@ export class OpenSessions {
     options: UseSessionOptions,
     journal: TurnJournal | undefined,
   ): Promise<Used | null> {
-    // Hold a permit here: the other host excludes other turns only once the prompt is sent, too late for the journal.
+    // The journal must be read while no other turn can begin. The other host ensures this only once the prompt is sent.
     await using permit = journal === undefined ? null : await heldPermit(this.#context, record, options);
     if ((await journal?.isOver(permit?.record ?? record)) === true) return null;
     const under = permit === null ? options : { ...options, lease: permit.lease };
@@ -258,7 +258,7 @@ export class OpenSessions {
     return await open.leave(options);
   }
 
-  /** Leaves all sessions, and deletes those that are ephemeral. @throws the first failure, after all have ended. */
+  /** Leaves all sessions, and deletes ephemeral ones. @throws the first error, after it has left all sessions. */
   async close(): Promise<void> {
     const open = [...this.#open.values()];
     this.#open.clear();

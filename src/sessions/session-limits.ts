@@ -36,8 +36,8 @@ export class SessionLimits {
   }
 
   /**
-   * Records a new session. Until that is done, a slot counts as the session, so that sessions that are created at the
-   * same moment count each other.
+   * Records a new session. Before that, takes a slot under each limit, so that sessions that are created at the same
+   * moment count each other.
    *
    * @throws FleetError `FLEET_LIMIT_REACHED`; the errors of `SessionStore.create`.
    */

@@ -33,8 +33,8 @@ interface Start extends Pick<SpawnOptions, "signal" | "sharedUntil"> {
 }
 
 /**
- * The sessions of this host, open or not: creates, lists, views and deletes them. The store decides who owns a session, never
- * the text of its id.
+ * Creates, lists, views and deletes the sessions of this host, whether they are open or not. The store decides who owns
+ * a session, and never the text of the session's id.
  *
  * This class sends no prompts. `useSession` opens sessions and takes turns. `OpenSessions` has the sessions that this
  * process has open, on any host. `SessionGroup` in `fleet/` is the public interface to all of them.
@@ -188,7 +188,7 @@ export class Sessions {
     } catch (error) {
       const code = systemCode(error);
       if (code === undefined) throw error;
-      // This process is at one of its limits, so other homes may be unreadable, too. Fail rather than warn.
+      // A limit of this process, such as its open files, is the cause. It may affect all homes, so do not only warn.
       if (isOwnLimit(error)) throw lacksFiles(error) ? filesExhausted(error) : error;
       this.context.warn(`The sessions in the home of ${whose} cannot be read (${code}).`);
       return [];

@@ -213,18 +213,18 @@ export interface TokenStore {
   /** The expiries and revocations that {@link noteEnd} has recorded on this host. */
   notedEnds(): Promise<TokenEnd[]>;
 
-  /** Whether {@link noteEnd} has recorded on this host that the token, or another credential, was revoked. */
+  /** Whether {@link noteEnd} has recorded on this host that this token (or other credential) was revoked. */
   isNotedRevoked(id: string): Promise<boolean>;
 }
 
-/** Where each user's sessions are created. */
+/** For each user, the host and the shared server on which new sessions are created. */
 export interface PlacementStore {
   /** The placement of a user, or null. Costs one read, however many users there are. */
   read(user: string): Promise<Placement | null>;
 
   /**
    * Records `to` if the recorded placement is still `from`. Resolves with the placement that is recorded afterwards. Two
-   * processes that place a new user get the same result. In the file store, two that replace a placement may not.
+   * processes that place a new user get the same result. Two that replace a placement may not, in the file store.
    */
   record(user: string, from: Placement | null, to: Placement): Promise<Placement>;
 

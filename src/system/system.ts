@@ -71,9 +71,9 @@ export interface ProcessTable {
    * `seenFrom`. Default: the process itself.
    */
   listensOn(pid: number, port: number, seenFrom?: number): boolean;
-  /** Returns the ports to which a client is connected. Ignores clients whose own port is in `except`. */
+  /** Returns those of `ports` to which a client is connected. Ignores clients whose own port is in `except`. */
   connectedPorts(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number>;
-  /** Memory that is freed when the process ends. Null when the process is gone. */
+  /** How many bytes of memory the end of the process would free. Null when the process is gone. */
   privateMemoryBytes(pid: number): number | null;
   /**
    * The control groups that a process is in, one for each hierarchy. Without `pid`: the groups of this process. Empty
@@ -108,7 +108,7 @@ export interface FileSystems {
   unfit(folder: string): UnfitFileSystem | null;
   /**
    * The path of an open folder or file. An entry below it belongs to that very folder, even if somebody has replaced the
-   * folder's own path by a link.
+   * folder's own path with a link.
    */
   pathOf(fd: number): string;
 }

@@ -29,7 +29,7 @@ const codeOf = ({ status, json }: Reply) => `${status} ${json?.code}`;
 /** Sends a request with this first line and these headers, and resolves with everything that comes back. */
 async function raw(line: string, headers: readonly string[]): Promise<string> {
   const socket = connect(at.door.address.port, "127.0.0.1");
-  // Not `end`: an HTTP server drops a request whose client has closed its side.
+  // Do not call `end`, because an HTTP server drops the request of a client that has closed its side.
   socket.write([line, ...headers, `Authorization: Bearer ${alice}`, "Connection: close", "", ""].join("\r\n"));
   return await text(socket);
 }
@@ -51,7 +51,7 @@ describe("a request with several names of its host", () => {
     expect(reply).not.toContain("alice");
   });
 
-  it("a request whose whole URL names the same host as its Host header is answered, as RFC 9112 requires", async () => {
+  it("a request line with a complete URL is accepted if its host is that of the Host header (RFC 9112)", async () => {
     expect(await raw("GET http://LOCALHOST:1/v1/me HTTP/1.1", ["Host: localhost:1"])).toMatch(/^HTTP\/1\.1 200 /);
   });
 });
@@ -94,7 +94,7 @@ describe("a request that runs when its token ends", () => {
   });
 });
 
-it("an answer that the client does not read counts as a connection of the user until the client leaves", async () => {
+it("an unread answer counts as a connection of its user until the client disconnects", async () => {
   const { id } = (await at.ok("POST", "/v1/sessions", { token: alice })).json.session;
   const large = { entries: ["x".repeat(20_000_000)] };
   const sockets: Socket[] = [];
@@ -117,7 +117,7 @@ it("an answer that the client does not read counts as a connection of the user u
 });
 
 it.each(["me", "sessions/ID/events"])(
-  "an answer to GET /v1/%s that waits behind a stream on the same connection ends when the client disconnects",
+  "when a client disconnects, its GET /v1/%s that waits behind a stream on the same connection ends, too",
   async (name) => {
     const { id } = (await at.ok("POST", "/v1/sessions", { token: alice })).json.session;
     const before = at.door.streams.open;
@@ -185,7 +185,7 @@ it("a turn's stream ends with a problem if the client reads too slowly, and the 
   expect(at.door.streams.slow).toBe(before.slow + 1);
 });
 
-it("connections to the front door and to the API count against the same limit of a user", async () => {
+it("a user's connections to the front door and to the API count against the same limit", async () => {
   await using few = await TestApi.open({ env: { ...model.env }, config: { limits: { default: { connections: 1 } } } });
   await using door = await few.fleet.openFrontDoor({ listen: "127.0.0.1:0" });
   const token = await few.token("alice");
@@ -202,7 +202,7 @@ it("connections to the front door and to the API count against the same limit of
   expect((await turn).status).toBe(200);
 });
 
-it("a user's connection counts as a stranger's again only after its last running request is answered", async () => {
+it("a user's connection counts as a stranger again only after all its running requests are answered", async () => {
   const strangers = new Strangers(1);
   const sockets = await doorEnds(at.door, 3);
   const [first, second, third] = sockets as [Socket, Socket, Socket];
@@ -233,7 +233,7 @@ it("an answer with FLEET_STATE_UNWRITABLE contains no path of the host, but the 
   expect(logged?.detail).toContain("/srv/secret");
 });
 
-it("the session lists of one user are made one after another, even if one fails; other users do not wait", async () => {
+it("a user's session lists are made one at a time, even if one fails, and other users do not wait", async () => {
   const begun: string[] = [];
   const waiting: (() => void)[] = [];
   using _ = replaced(at.fleet.sessions, "list", async ({ user }: { user: string }) => {

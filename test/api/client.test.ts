@@ -1,7 +1,10 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { TestApi } from "./harness.js";
 
-/** A program with the generated client. The compiler checks each request and each field of an answer. */
+/**
+ * Tests of the client that is generated from the OpenAPI document. The compiler checks each request and each field of
+ * an answer.
+ */
 
 let at: TestApi;
 beforeAll(async () => {
@@ -53,7 +56,7 @@ it("a generated client creates, uses, shares, streams and deletes a session", as
   expect((await client.DELETE("/v1/sessions/{id}", { params: { path } })).response.status).toBe(204);
 });
 
-it("an operator's generated client lists servers and hosts, stops servers, and issues and revokes tokens", async () => {
+it("with the scope admin, a generated client lists servers and hosts, stops servers, and manages tokens", async () => {
   const client = at.client(await at.token("root", ["admin"]));
   const { server } = await at.fleet.servers.spawn("carol");
   const path = { id: server.id };

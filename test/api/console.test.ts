@@ -68,12 +68,12 @@ describe("the page of the console", () => {
       expect(plain.headers.vary).toBe("Accept-Encoding, Origin");
       const response = await fetch(`${at.door.url}${file}`, { headers: { "Accept-Encoding": "br" } });
       expect(response.headers.get("Content-Encoding")).toBe("br");
-      // fetch decompresses by itself.
+      // `fetch` has already decompressed the body.
       expect(await response.text()).toBe(plain.text);
     }
   });
 
-  it("missingFiles returns the names of missing files, and no name for the built console", async () => {
+  it("missingFiles returns the names of the console's missing files, and an empty list after a build", async () => {
     expect(await missingFiles()).toEqual([]);
     const texts: Record<string, string> = {
       "index.html": '<script src="/console/main-1.js"></script><link href="/console/main-1.css">',
@@ -107,7 +107,7 @@ describe("the sign-in", () => {
     expect((await me(by({ cookie, key, reply }))).json).toMatchObject({ user: "alice", scopes: ["use"], via: "token" });
   });
 
-  it("a sign-in has the scope, the session and the expiry of its token, and gives no other access", async () => {
+  it("a browser that signs in with a token gets its scope, session and expiry, and no other access", async () => {
     await at.fleet.sessions.create({ user: "alice", sessionId: "only" });
     const { token } = await at.fleet.tokens.issue("alice", { ttl: "1h", scopes: ["read"], sessionId: "only" });
     const signedIn = await signIn({ token });
@@ -168,7 +168,7 @@ describe("the cookie", () => {
     expect(codeOf(await me(by(signedIn)))).toBe("401 FLEET_TOKEN_REFUSED");
   });
 
-  it("a preflight request allows neither the header of the console's key nor credentials", async () => {
+  it("the answer to a preflight request allows neither the console's key header nor credentials", async () => {
     const headers = { Origin: at.door.url, "Access-Control-Request-Headers": "x-copilotfleet-console" };
     const { headers: allowed } = await at.ask("OPTIONS", "/v1/me", { headers });
     expect(String(allowed["access-control-allow-headers"]).toLowerCase()).not.toContain("console");
@@ -189,7 +189,7 @@ describe("the cookie", () => {
 });
 
 describe("a one-time code", () => {
-  it("a token is refused as a one-time code, because a link with a code signs in whoever opens it", async () => {
+  it("the sign-in refuses a token in place of a one-time code, because links must not contain tokens", async () => {
     const token = await at.token("alice");
     expect(codeOf((await signIn({ code: token, user: "alice" })).reply)).toBe("401 FLEET_TOKEN_REFUSED");
     expect((await signIn({ token })).reply.status).toBe(200);
@@ -212,7 +212,7 @@ describe("a one-time code", () => {
     expect((await me(by(signedIn))).status).toBe(401);
   });
 
-  it("a one-time code alone only shows its user; it signs in when the request also names this user", async () => {
+  it("a one-time code alone returns its user; a request that also names this user signs in", async () => {
     const { token: code } = await at.fleet.tokens.issueCode("frank");
     const shown = await signIn({ code });
     expect([shown.reply.status, shown.reply.json, shown.cookie]).toEqual([200, { user: "frank" }, ""]);

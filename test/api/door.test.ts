@@ -106,7 +106,7 @@ describe("a door that closes", () => {
   });
 });
 
-it("reports of requests name the route and the user, but never a path that is not a route", async () => {
+it("onRequest reports the user and the route of each request, or `unknown` for a path without a route", async () => {
   await using at = await TestApi.open();
   const token = await at.token("alice");
   await at.ok("GET", "/v1/me", { token });

@@ -33,7 +33,7 @@ it("GET /v1/events lists the caller's own events, and with the scope admin those
   expect([...first.events, ...second.events]).toEqual(all.events.slice(0, 4));
 });
 
-it("pages reverse the order of a host's log, even if times are equal or the host's clock went back", async () => {
+it("GET /v1/events lists each host's events in reverse log order, even if its clock went back", async () => {
   const minutes: Readonly<Record<string, readonly number[]>> = { a: [10, 10, 10, 5], b: [7, 12, 12] };
   const events = Object.entries(minutes).flatMap(([host, times]) =>
     times.map((minute, index) => {
@@ -54,7 +54,7 @@ it("pages reverse the order of a host's log, even if times are equal or the host
   expect(seen).toEqual(["b3", "b2", "a4", "a3", "a2", "a1", "b1"]);
 });
 
-it("the log records every refused token, but an accepted token only at its first request", async () => {
+it("the audit log records each request with a refused token, but only the first with an accepted token", async () => {
   const admin = await at.token("root", ["admin"]);
   const token = await at.token("carol");
   for (let request = 0; request < 3; request++) expect((await at.ask("GET", "/v1/me", { token })).status).toBe(200);
@@ -87,7 +87,7 @@ async function streamed(token: string, query: string, headers: Record<string, st
   throw new Error("the stream ended");
 }
 
-it("a stream continues after Last-Event-ID, even if the host's clock was set back", async () => {
+it("an event stream continues after Last-Event-ID, even if the host's clock was set back", async () => {
   const admin = await at.token("root", ["admin"]);
   const issued = "?type=token.issued";
   const first = await streamed(admin, issued, {}, async () => await at.fleet.tokens.issue("dora"));
@@ -102,7 +102,7 @@ it("a stream continues after Last-Event-ID, even if the host's clock was set bac
   expect(second.user).toBe("erik");
 });
 
-it("a stream sends the whole log if Last-Event-ID is beyond the log's end, because the log must be new", async () => {
+it("an event stream sends the complete log if Last-Event-ID is past its end, because the log is new", async () => {
   const admin = await at.token("root", ["admin"]);
   const { id } = await streamed(admin, "", {}, async () => await at.fleet.tokens.issue("fred"));
   const beyond = `${id.replace(/\d+$/, "")}999999`;
@@ -110,7 +110,7 @@ it("a stream sends the whole log if Last-Event-ID is beyond the log's end, becau
   expect(user).toBeTypeOf("string");
 });
 
-it("for a host that Last-Event-ID does not name, a stream begins a minute before the event with that id", async () => {
+it("for a host that Last-Event-ID does not name, a stream begins a minute before that id's event", async () => {
   const admin = await at.token("root", ["admin"]);
   const query = "?type=token.issued&user=gina";
   const issue = async () => await at.fleet.tokens.issue("gina");

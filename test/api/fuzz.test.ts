@@ -35,7 +35,7 @@ beforeAll(async () => {
 });
 afterAll(async () => await at[Symbol.asyncDispose]());
 
-/** Finds what is wrong with the answer to a request. Null: nothing. */
+/** Describes what is wrong with the answer to a request; null if the answer is right. */
 function faultOf({ method, path }: Made, received: string): string | null {
   const reply = parseReply(received);
   // Node.js closes the connection without an answer if the head of the request never ends.
@@ -76,7 +76,7 @@ it(`the API answers ${REQUESTS} random requests as documented, with no 5xx but 5
   collectGarbage();
   const growth = process.memoryUsage().heapUsed - before;
   console.log(`statuses: ${JSON.stringify(Object.fromEntries([...statuses].sort()))}; growth: ${growth} bytes`);
-  // Many requests pass all earlier checks, and reach the handlers.
+  // Make sure that many requests have passed all checks and reached the handlers.
   expect(statuses.get(200)).toBeGreaterThan(REQUESTS / 20);
   expect(statuses.get(422)).toBeGreaterThan(REQUESTS / 50);
   expect(growth).toBeLessThan(MOST_GROWTH);

@@ -85,18 +85,18 @@ export class TestApi implements AsyncDisposable {
   }
 }
 
-/** Connects `count` clients to a door. Each socket has the `remotePort` that the door's end of it has. */
+/** Connects `count` clients to a door. Returns their sockets, with the `remotePort` of the door's sockets. */
 export async function doorEnds({ address }: HttpDoor, count: number): Promise<Socket[]> {
   const connected = async () => {
     const socket = connect(address.port, "127.0.0.1");
     await once(socket, "connect");
-    // The client's local port is the remote port for the door.
+    // The port that is local for the client is remote for the door.
     return Object.defineProperty(socket, "remotePort", { value: socket.localPort });
   };
   return await Promise.all(Array.from({ length: count }, connected));
 }
 
-/** The ids of the document's operations that the generated client has called with success. */
+/** The ids of the operations in the OpenAPI document that the generated client has called successfully. */
 export const used = new Set<string>();
 
 /**
@@ -145,7 +145,7 @@ async function askThroughClient(url: string, method: string, path: string, optio
   return reply;
 }
 
-/** The path and the query as the client writes them. */
+/** The path and the query as the generated client writes them. */
 function addressOf(url: string, { template, params }: Located, query: Record<string, string>): string {
   const { pathname, search } = new URL(
     createFinalURL(template, {

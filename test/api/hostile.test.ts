@@ -53,7 +53,7 @@ describe("the hosts and origins of requests", () => {
   );
 
   it.each(["https://evil.example", "http://app.example", "https://app.example.evil.example", "null", "file://", ""])(
-    "a request from a web page at %j is refused, whatever its method",
+    "a request from a web page at %j is refused with every method",
     async (origin) => {
       const headers = { Origin: origin };
       for (const method of ["GET", "POST", "OPTIONS"]) {
@@ -242,7 +242,7 @@ describe("paths, queries and bodies", () => {
     expect((await at.ask("POST", path, { token: alice, ...packed })).status).toBe(422);
   });
 
-  it("a body over the limit is refused, whether its length is announced or it comes in chunks", async () => {
+  it("a body over the limit gets 413, both with a Content-Length header and in chunks", async () => {
     const body = { prompt: "x".repeat(70_000) };
     const reply = await at.ask("POST", `/v1/sessions/${id}/turns`, { token: alice, body });
     expect(codeOf(reply)).toBe("413 FLEET_CONTENT_TOO_LARGE");
@@ -275,7 +275,7 @@ describe("paths, queries and bodies", () => {
       "POST /v1/sessions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
       400,
     ],
-  ])("malformed HTTP is answered with a problem, and the door goes on serving: %s", async (_, bytes, status) => {
+  ])("malformed HTTP is answered with a problem document, and the door keeps serving: %s", async (_, bytes, status) => {
     const reply = await raw(bytes);
     expect(reply).toContain(`HTTP/1.1 ${status} `);
     const [head = "", body = ""] = reply.slice(reply.lastIndexOf("HTTP/1.1")).split("\r\n\r\n");
@@ -385,7 +385,7 @@ it("a client with a valid token is served even if strangers hold 2,100 connectio
   }
 });
 
-it("a stranger's connection over the limit closes the oldest stranger whose token is not being looked up", async () => {
+it("if there are too many strangers, a new one closes the oldest whose token is not being looked up", async () => {
   const strangers = new Strangers(2);
   const sockets = await doorEnds(at.door, 3);
   const [first, second, third] = sockets as [Socket, Socket, Socket];

@@ -47,7 +47,7 @@ async function prompts(id: string): Promise<string[]> {
 const namesIn = (text: string) => [...text.matchAll(/^event: (.*)$/gm)].map(([, name]) => name);
 
 describe("requests with the same Idempotency-Key", () => {
-  it("requests with the same Idempotency-Key run one turn and get its reply, even if simultaneous", async () => {
+  it("simultaneous and later requests with the same Idempotency-Key run one turn, and all get its reply", async () => {
     const id = await session();
     const prompt = `${id}.`;
     const first = await send(id, prompt, id);
@@ -61,7 +61,7 @@ describe("requests with the same Idempotency-Key", () => {
     expect(await prompts(id)).toEqual([prompt, again]);
   });
 
-  it("a repeated Idempotency-Key gets the turn's recorded events as a stream, during and after the turn", async () => {
+  it("a request with a used Idempotency-Key can stream the turn's events, during and after the turn", async () => {
     const id = await session();
     const prompt = `!hold ${id}`;
     const first = send(id, prompt, id);
@@ -106,7 +106,7 @@ describe("requests with the same Idempotency-Key", () => {
     expect((await send(id, "hello.", "a".repeat(255))).status).toBe(200);
   });
 
-  it("a repeated Idempotency-Key gets the error of a failed turn, but runs a turn if none began before", async () => {
+  it("a repeated Idempotency-Key returns the error of a failed turn, or runs a turn that never began", async () => {
     const id = await session();
     const prompt = `!hold ${id}`;
     const first = await send(id, prompt, id, { timeout: "4s" } as object);
@@ -127,7 +127,7 @@ describe("new sessions with an Idempotency-Key", () => {
   };
   const idsOf = async (user: string) => (await at.fleet.sessions.list({ user })).map(({ id }) => id);
 
-  it("creations with the same Idempotency-Key make one session, even if simultaneous", async () => {
+  it("simultaneous and later requests with the same Idempotency-Key create one session", async () => {
     const by = await at.token("carol");
     const replies = await Promise.all([1, 2, 3].map(async () => await create("one", { purpose: "review" }, by)));
     replies.push(await create("one", { purpose: "review" }, by));
@@ -144,7 +144,7 @@ describe("new sessions with an Idempotency-Key", () => {
     expect(await create("one", { purpose: "review" }, by)).toMatchObject({ status: 404 });
   });
 
-  it("a creation with a taken id is refused, and does not use up its Idempotency-Key", async () => {
+  it("creating a session with a taken id is refused, and the Idempotency-Key can be used again", async () => {
     const id = await session();
     const key = unused("taken");
     for (let time = 0; time < 2; time++)

@@ -5,7 +5,7 @@ import { eventually } from "../fixtures/eventually.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { TestApi } from "./harness.js";
 
-/** A session of another user, and words from it. They may not appear in anything that a stranger gets. */
+/** The id of alice's session, and words from it. No other user may get them in any answer. */
 const SECRET = "a-secret-session";
 const CANARIES = ["xyzzy", "canary-purpose"];
 
@@ -67,7 +67,7 @@ describe("a session of another user", () => {
     },
   );
 
-  it("another user's session appears in no list, error, report or event that a stranger's requests cause", async () => {
+  it("no list, error, report or event that a user's requests cause mentions another user's session", async () => {
     for (const path of ["/v1/me", "/v1/sessions", "/v1/sessions?purpose=canary-purpose", "/v1/sessions?limit=200"]) {
       const { text } = await at.ok("GET", path, { token: mallory });
       for (const canary of [...CANARIES, SECRET, "alice"]) expect(text, path).not.toContain(canary);

@@ -49,7 +49,7 @@ describe("a session after a turn over HTTP", () => {
     expect(await say(id, "three")).toBe("[turn 3] three");
   });
 
-  it("an open session can be evicted, and makes room for other sessions within session.maxActive", async () => {
+  it("open sessions are evicted to stay within session.maxActive, and continue at their next use", async () => {
     const ids = [await session(), await session(), await session()];
     for (const id of ids) await say(id, "one");
     for (const id of ids) expect(await say(id, "two"), id).toBe("[turn 2] two");

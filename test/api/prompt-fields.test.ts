@@ -55,7 +55,7 @@ it("a prompt is refused if an attachment is malformed or the server would read i
     });
 });
 
-it("a session has only the tools that its creation named, whoever opens it later", async () => {
+it("a session has only the tools named at its creation, no matter who opens it later, or how", async () => {
   const id = unused("tools");
   await at.ok("POST", "/v1/sessions", { token, body: { id, tools: ["builtin:view"], members: ["bob"] } });
   await turn(id, { prompt: "first." });

@@ -116,7 +116,7 @@ describe("a question over HTTP", () => {
 });
 
 describe("a question that another client of the user answers", () => {
-  it("a question that another client answers is closed, and the turn continues with that answer", async () => {
+  it("if the user's SDK client answers a question, the question is closed, and the turn uses that answer", async () => {
     const door = await at.fleet.openFrontDoor({ listen: "127.0.0.1:0" });
     const uri = `127.0.0.1:${door.address.port}`;
     const client = new CopilotClient({ connection: RuntimeConnection.forUri(uri, { connectionToken: token }) });
@@ -148,7 +148,7 @@ describe("a question that another client of the user answers", () => {
 });
 
 describe("answers that do not fit", () => {
-  it("an answer that does not fit is refused with a reason, and the agent's request stays open", async () => {
+  it("an answer that does not fit the agent request is refused with a reason, and the request stays open", async () => {
     const id = await session();
     const running = turn(id, SHELL);
     const request = await asked(id);
@@ -176,7 +176,7 @@ describe("answers that do not fit", () => {
 });
 
 describe("streams", () => {
-  it("the streams of a turn and of its session report opened and closed requests, without an event id", async () => {
+  it("a turn's and a session's stream report when agent requests open and close, without event ids", async () => {
     const id = await session();
     await turn(id, "hello");
     const stop = new AbortController();
@@ -233,7 +233,7 @@ describe("a request that nobody answers", () => {
     expect((await turn(id, "and now")).json.reply).toContain("and now");
   });
 
-  it("an agent request expires when its door drains, so that the turn ends in time", async () => {
+  it("when the door drains, an open agent request expires, so that its turn ends before the timeout", async () => {
     const id = await session();
     const door = await at.fleet.openHttpDoor({ listen: "127.0.0.1:0" });
     const running = ask(door.url, "POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: SHELL } });
@@ -282,7 +282,7 @@ describe("turns that nobody answers", () => {
 });
 
 describe("a collaborative session", () => {
-  it("users see and answer only the requests of their own turns, and a member's turn may not use tools", async () => {
+  it("only a turn's user sees and can answer its agent requests; a member's turn may not use tools", async () => {
     const bob = await at.token("bob");
     const id = await session(["bob"]);
     const ofAlice = turn(id, QUESTION);

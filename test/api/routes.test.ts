@@ -9,8 +9,8 @@ import { unused } from "../fixtures/sessions/unused.js";
 import { TestApi, used } from "./harness.js";
 
 /**
- * Asks every route with every scope, each for three sessions: the caller's own, one of which the caller is a member,
- * and one of somebody else.
+ * Calls every route with every scope, for three sessions each: one that the caller owns, one of which the caller is a
+ * member, and one of another user.
  */
 
 const SCOPES = ["none", "read", "use", "admin"] as const;
@@ -125,7 +125,7 @@ describe("the routes of the API", () => {
   });
 
   it.each(ROUTES.map((route) => [nameOf(route), route] as const))(
-    "%s answers each scope and each kind of session as the policy decides",
+    "%s answers as the policy decides, for each scope and for the caller's own, shared and foreign sessions",
     async (name, route) => {
       const { action, id, query = "", body, isOwners, isAsked, isDestructive } = ROWS[name] as Row;
       expect(route.action).toBe(action);

@@ -58,7 +58,7 @@ describe("a session over HTTP", () => {
     expect(found.json.session).toMatchObject({ id: json.session.id, kind: "collaborative", model: "gpt-5" });
   });
 
-  it("a session can be created without a body, and a taken id is refused with 409 to any user", async () => {
+  it("a session can be created without a body, and every user who asks for a taken id gets 409", async () => {
     await at.ok("POST", "/v1/sessions", { token: alice });
     const id = await created();
     const bob = await at.token("bob");
@@ -85,7 +85,7 @@ describe("a session over HTTP", () => {
     expect((await at.ask("GET", path, { token: alice, headers })).status).toBe(200);
   });
 
-  it("a PATCH or DELETE with If-Match is refused with 412 if the session has changed since", async () => {
+  it("a PATCH or DELETE with If-Match is refused with 412 if the session has changed since that ETag", async () => {
     const id = await created({ ttl: "2h" });
     const path = `/v1/sessions/${id}`;
     const ask = async (method: string, etag: string, body?: object) =>
@@ -216,7 +216,7 @@ describe("a turn over HTTP", () => {
     await eventually("the reply", async () => (await transcript()).includes(`[turn 1] ${word}`));
   });
 
-  it("a turn does not begin, and no failure is reported, if the client disconnects during the request", async () => {
+  it("if a client disconnects before its request is complete, no turn begins and no failure is reported", async () => {
     const id = await created();
     const client = await connected();
     const begun = at.requests.length;

@@ -9,7 +9,7 @@ import { TestClock } from "../fixtures/fleets/test-clock.js";
 
 type Events = EventStream["events"];
 
-/** Serves a stream of these events, and connects a client, which does not read before {@link read}. */
+/** Serves a stream of these events, and connects a client, which reads nothing until {@link read} is called. */
 async function reading(events: Events, clock = new TestClock(), between?: EventStream["between"]) {
   const heartbeats = new Heartbeats(clock);
   let response: ServerResponse | undefined;
@@ -175,7 +175,7 @@ it("a client that does not read is cut off before events from `between` fill the
     await gone;
   })();
   const client = await reading(events, new TestClock(), aside.between);
-  client.response?.once("close", end); // as the signal of the request does
+  client.response?.once("close", end); // in the API, the signal of the request ends the source
   let sent = 0;
   for (; sent < 1_000 && client.response?.destroyed === false; sent++) {
     aside.send?.({ event: "request.opened", data: "x".repeat(100_000) });
@@ -200,7 +200,7 @@ it("line breaks in an event's id or name add no field and no event to the stream
   );
 });
 
-it("a turn's first delta is sent at once, those of the next 50 ms together, and its end without delay", async () => {
+it("a turn's stream sends the first delta at once, later deltas in batches of 50 ms, and the end at once", async () => {
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
   onTestFinished(() => void vi.useRealTimers());
   const event = (type: string) => ({ type, id: type, ephemeral: true, data: {} }) as never;

@@ -91,7 +91,7 @@ describe("the stream of a turn", () => {
     });
   });
 
-  it("a turn's stream gives ids only to events after which a client can resume, also with tools", async () => {
+  it("a turn's stream gives ids only to events after which a client can resume, even if tools run", async () => {
     await using model = await startScriptedModel();
     const env = {
       COPILOTFLEET_PROVIDER_TYPE: "openai",

@@ -25,7 +25,7 @@ afterAll(async () => await at[Symbol.asyncDispose]());
 const usage = async (token: string, query = "") =>
   (await at.ok("GET", `/v1/usage${query}`, { token })).json as UsageReport;
 
-it("GET /v1/usage shows users only their own usage, for each `by`, and refuses that of another user", async () => {
+it("GET /v1/usage with any `by` shows only the caller's usage, and refuses that of another user with 403", async () => {
   const { by, usage: rows, total, from, to } = await usage(alice);
   expect({ by, rows }).toEqual({
     by: "user",
@@ -51,7 +51,7 @@ it("GET /v1/usage shows users only their own usage, for each `by`, and refuses t
   expect([foreign.status, foreign.json.code]).toEqual([403, "FLEET_SCOPE_MISSING"]);
 });
 
-it("GET /v1/usage shows an operator all users, or the one that the query names", async () => {
+it("GET /v1/usage with the scope admin shows all users, or the one that the query names", async () => {
   const keys = async (query?: string) => (await usage(root, query)).usage.map(({ key }) => key).sort();
   expect(await keys()).toEqual(["alice", "bob"]);
   expect(await keys("?user=bob")).toEqual(["bob"]);

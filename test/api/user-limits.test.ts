@@ -13,15 +13,15 @@ import { RawClient } from "../gateway/raw-client.js";
 import { TestApi } from "./harness.js";
 
 /**
- * Tests each limit on turns at each entry point. The refusal is the same everywhere and names the limit. A turn runs
- * once there is room.
+ * Tests each limit on turns at each entry point: the refusal is the same everywhere and names the limit, and a turn
+ * runs as soon as the limit has room again.
  */
 
 let at: TestApi;
 let door: FrontDoor;
 let store: Store;
 beforeAll(async () => {
-  // Use one server for all users, because each test has its own user, who would otherwise get a server.
+  // Each test has its own user. Let all of them share one server, so that the tests start only one.
   at = await TestApi.open({ env: { COPILOTFLEET_ISOLATION: "shared" } });
   door = await at.fleet.doors.open({ listen: "127.0.0.1:0" });
   store = openStore("file", at.fleet.stateRoot);
@@ -289,7 +289,7 @@ it.each(Object.keys(NEW_CONNECTION))(
     for (let count = 0; count < 2; count++) await NEW_CONNECTION[entry]?.(user);
     client.socket.destroy();
     await eventually("the event", async () => (await refusalsOf(user)).length > 0);
-    await at.token(user); // recording this event also writes a second event of the limit, if there is one
+    await at.token(user); // recording this event also writes a second event about the limit, if one waits
     const actor = expect.objectContaining({ user, tokenId: expect.any(String), via: entry });
     expect(await refusalsOf(user)).toEqual([
       expect.objectContaining({ actor, outcome: "refused", reason: "connections", detail: "at most 1" }),

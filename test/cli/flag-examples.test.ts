@@ -23,7 +23,7 @@ async function optionsIn(file: string): Promise<{ command: string; name: string;
     .map(([name, definition]) => ({ command: file.replace(".ts", ""), name, definition }));
 }
 
-/** The rules that are checked only after the command line is parsed. Each key is the `helpValue` of the flags. */
+/** Checks of values that commands make only after parsing the command line, by the `helpValue` of the flags. */
 const RULES: Readonly<Record<string, (text: string) => boolean>> = {
   MODEL: (text) => modelFault(text) === null,
   STORE: (text) => readRedisUrl(text) !== null,

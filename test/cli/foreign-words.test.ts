@@ -86,7 +86,7 @@ describe("a word that users of other tools type", () => {
     [["explain", "FLEET_NOPE"], ["copilotfleet explain"]],
     [["explain", "FLEET_"], ["copilotfleet explain"]],
     [["config", "get", "gc"], ["copilotfleet config show"]],
-  ])("%j resembles no command, code or key, so the error makes no guess", async (args, expected) => {
+  ])("the error for %j suggests nothing specific, because no known name is similar", async (args, expected) => {
     expect((await fleet.refusal(2, args)).suggestions).toEqual(expected);
   });
 

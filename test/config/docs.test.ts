@@ -12,7 +12,7 @@ const PAGE = read("docs/configuration-keys.md");
 const SCHEMA = JSON.parse(read("schemas/config.json")) as ConfigJsonSchema;
 const validate = new Ajv2020({ strict: true, allowUnionTypes: true }).compile(SCHEMA);
 
-/** The schema of a key. */
+/** Returns the part of schemas/config.json that describes a key. */
 function schemaOf(name: string): ConfigJsonSchema {
   let found: ConfigJsonSchema | undefined = SCHEMA;
   for (const part of name.split(".")) found = found?.properties?.[part];
@@ -30,7 +30,7 @@ describe("docs/configuration-keys.md", () => {
     },
   );
 
-  it.each(KEYS)("docs/configuration-keys.md has the variable of the key $name", ({ name, variable }) => {
+  it.each(KEYS)("docs/configuration-keys.md lists the variable of the key $name", ({ name, variable }) => {
     expect(PAGE).toMatch(new RegExp(`^\\| \`${name.replaceAll(".", "\\.")}\`.* \`${variable}\` \\|$`, "m"));
   });
 });

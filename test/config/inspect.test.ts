@@ -186,7 +186,7 @@ describe("a configuration with problems", () => {
     ]);
   });
 
-  it("inspectConfig reports a URL that is not allowed once, and does not also report a missing URL", async () => {
+  it("inspectConfig reports a forbidden provider.baseUrl as forbidden only, and not as missing, too", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { provider: { baseUrl: "ftp://a.example" } });
     expect(messages(inspect(folder))).toEqual([

@@ -43,7 +43,7 @@ describe("lineOfKey", () => {
     expect(lineOfKey(TEXT, name)).toBe(line);
   });
 
-  it("lineOfKey returns the line of the second of two keys with the same name, because the second value counts", () => {
+  it("if a key occurs twice, lineOfKey returns the line of the second one, whose value counts", () => {
     expect(lineOfKey(TEXT, "lock.ttl")).toBe(17);
   });
 

@@ -200,7 +200,7 @@ describe("precedence", () => {
     expect(folder.load().config.session).toMatchObject({ model: "near", maxActive: 50 });
   });
 
-  it("a provider replaces one of another type from a lower source, and is merged with one of the same type", async () => {
+  it("a provider replaces a lower source's provider of another type, and is merged with one of its own type", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, {
       provider: { type: "openai", baseUrl: "https://a.example/v1", apiKeyEnv: "A_KEY" },
@@ -246,7 +246,7 @@ describe("precedence", () => {
     expect(auth).toMatchObject({ githubTokenEnv: null, githubApp: app });
   });
 
-  it("relative paths start at the file's folder if a file sets them, and at the working folder otherwise", async () => {
+  it("a relative path is resolved against the folder of the file that sets it, or else the working folder", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, { runtime: { path: "./bin/copilot" }, auth: { githubTokenFile: "~/t" } });
     const { runtime, auth } = folder.load({ configFile: folder.projectFile }).config;

@@ -125,7 +125,7 @@ describe("a project file that the user trusts", () => {
     expect(listTrusted(where)).toMatchObject([{ state: "changed" }]);
   });
 
-  it("trust applies to the content that was read, even if the project file changes before the trust is recorded", async () => {
+  it("trustFile trusts only the content that the user read, even if the file has changed since then", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     const file = readProjectFile(undefined, where);
@@ -134,7 +134,7 @@ describe("a project file that the user trusts", () => {
     expect(folder.refusal(where).code).toBe("FLEET_CONFIG_UNTRUSTED");
   });
 
-  it("a trusted project file is not trusted through a link in another folder", async () => {
+  it("a project file that is a link in another folder to a trusted project file is not trusted", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     await trustFile(readProjectFile(undefined, where), where);
@@ -144,7 +144,7 @@ describe("a project file that the user trusts", () => {
     expect(folder.refusal({ ...where, cwd: clone }).code).toBe("FLEET_CONFIG_UNTRUSTED");
   });
 
-  it("trust in a project file also applies through a link to its folder, and relative paths start at the link", async () => {
+  it("a project file stays trusted through a link to its folder, and relative paths then start at the link", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     const link = join(folder.root, "link");

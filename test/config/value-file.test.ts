@@ -75,6 +75,6 @@ it.each([
   ["0460 of root, which the group can change", 0o460, 0, 1000, true],
   ["0444 of root", 0o444, 0, 1000, true],
   ["0440 of root, if the account is root", 0o440, 0, 0, true],
-])("isExposed decides whether a secret is exposed in a file with mode %s", (_, mode, uid, euid, exposed) => {
+])("isExposed returns whether others can use a secret in a file with mode %s", (_, mode, uid, euid, exposed) => {
   expect(isExposed({ mode, uid }, euid)).toBe(exposed);
 });

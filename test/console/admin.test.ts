@@ -77,7 +77,7 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
     expect(loaded.filter((path) => /pages|charts/.test(path))).toEqual([]);
   });
 
-  it("a server gets a new process after an operator has confirmed the listed effects of a restart", async () => {
+  it("after an operator confirms the listed effects of a restart, the server gets a new process", async () => {
     const page = await operator();
     await open(page, "Servers");
     const { id, pid } = await serverOf("alice");

@@ -103,7 +103,7 @@ describe.skipIf(noChromium !== null)("a permission or a question in the console"
     }
   });
 
-  it("a question with choices offers them, and a question without choices accepts text", async () => {
+  it("a question with choices has a button for each choice, and a question without choices accepts text", async () => {
     const { page } = await chat();
     await ask(page, '!tool ask_user {"question": "Which colour?", "choices": ["red", "green"]}');
     const question = page.getByRole("region", { name: "Question" });

@@ -80,7 +80,7 @@ describe.skipIf(noChromium !== null)("the console", () => {
     await page.locator("summary", { hasText: "mallory" }).waitFor();
   });
 
-  it("a page ends the sign-in within seconds after its token is revoked, even if nobody touches the page", async () => {
+  it("a page that nobody touches signs out within seconds after its token is revoked", async () => {
     const { id, token } = await at.fleet.tokens.issue("alice", { scopes: ["use"] });
     const page = await browser.person();
     await signIn(page, token);

@@ -7,7 +7,7 @@ import { TestApi } from "../api/harness.js";
 import { barriers, noChromium, overflow, signIn, TestBrowser } from "./harness.js";
 
 const DAY_MS = 86_400_000;
-/** When the usage was recorded. It is read only once, because the day may end during the tests. */
+/** The time of the recorded usage. The clock is read only once, because the day may end during the tests. */
 const STARTED = Date.now();
 const CHINESE = "李雷";
 const ARABIC = "ليلى";

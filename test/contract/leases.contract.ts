@@ -29,7 +29,7 @@ async function granted(store: Store, token: string, over: Partial<LeaseRequest> 
   for (;;) {
     const answer = await store.leases.acquire(request(token, over));
     if (answer.granted) return answer.lease;
-    // On a busy machine, a lease with a short TTL may end before the store answers. Then nobody holds the lease or waits.
+    // On a busy machine, a lease with a short TTL may end before the store answers. In that case, ask again.
     if (answer.ahead > 0 || answer.lease !== null) throw new Error(`${token} waits behind ${answer.ahead}`);
   }
 }
@@ -88,7 +88,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.read("a")).not.toHaveProperty("detached");
   });
 
-  it("the store answers a repeated lease request of the holder or of a waiter like the first request", async () => {
+  it("a repeated lease request of the holder or of a waiter gets the same answer as the first", async () => {
     const lease = await granted(store(), "t1");
     expect(await granted(store(), "t1")).toMatchObject({ fence: lease.fence, acquiredAt: lease.acquiredAt });
     await store().leases.acquire(request("t2"));
@@ -108,7 +108,7 @@ export function describeLeases(stores: () => Stores): void {
     }
   });
 
-  it("the store grants a lease to waiters in the order of their first requests, whoever asks next", async () => {
+  it("waiters get a lease in the order of their first requests, even if a later waiter asks first", async () => {
     const other = await stores().reopen();
     await granted(store(), "t1");
     const tokens = ["t2", "t3", "t4", "t5"];
@@ -130,7 +130,7 @@ export function describeLeases(stores: () => Stores): void {
     await other.close();
   });
 
-  it("the store removes a waiter that leaves the lease queue, and ignores a token that is not in it", async () => {
+  it("leave() removes a waiter from the lease queue, and ignores a token that is not in the queue", async () => {
     await granted(store(), "t1");
     await store().leases.acquire(request("t2"));
     await store().leases.leave("a", "t2");
@@ -147,7 +147,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.check("a", "t1")).toMatchObject({ holder: "holder of t1" });
   });
 
-  it("the store removes a waiter that stops asking from the lease queue, and keeps other waiters", async () => {
+  it("a waiter that stops asking loses its place in the lease queue, and other waiters keep theirs", async () => {
     await granted(store(), "t1");
     await store().leases.acquire(request("silent", { placeMs: SHORT_MS }));
     await store().leases.acquire(request("asking", { placeMs: 4 * SHORT_MS }));
@@ -176,7 +176,7 @@ export function describeLeases(stores: () => Stores): void {
     expect((await granted(store(), "t1")).fence).toBeGreaterThan(first.fence);
   });
 
-  it("the store keeps a lease past its first TTL with the same fence when the holder renews it", async () => {
+  it("a lease that its holder renews lasts beyond its first TTL and keeps its fence", async () => {
     // The TTL is far longer than a renewal takes, and ends before the test does. Only the renewal can keep the lease.
     const first = await granted(store(), "t1", { ttlMs: 4_000 });
     const renewed = await store().leases.renew("a", "t1", LONG_MS);
@@ -235,7 +235,7 @@ export function describeLeases(stores: () => Stores): void {
     await Promise.all(all.slice(1).map((one) => one.close()));
   });
 
-  it("a lease on one session that changes hands does not affect the lease on another session", async () => {
+  it("when the lease on one session changes hands, the lease on another session stays in force", async () => {
     await granted(store(), "t1");
     await granted(store(), "t1", { sessionId: "b" });
     await store().leases.release("b", "t1");

@@ -35,7 +35,7 @@ export function describeLimits(opened: () => { store: Store; reopen: () => Promi
     for (const each of [other, fresh]) await each.close();
   });
 
-  it("the store clears a user's limits but not the groups, and deletes records that have neither", async () => {
+  it("clear() removes a user's limits but not the groups, and a record with neither is deleted", async () => {
     const { store } = opened();
     expect(await store.limits.clear("alice")).toBe(false);
     await store.limits.set("alice", () => ({ sessions: 5 }));
@@ -125,7 +125,7 @@ export function describeSlots(opened: () => { store: Store; reopen: () => Promis
     const answers = [store, other, store].map(async (at) => await at.limits.isFirst("alice", "tokensPerDay", 5));
     expect((await Promise.all(answers)).filter(Boolean)).toHaveLength(1);
     expect(await other.limits.isFirst("alice", "tokensPerDay", 6)).toBe(true);
-    // A process that was late in the earlier period must not make the later one begin again.
+    // A late call for the earlier period must not reset the later period.
     expect(await store.limits.isFirst("alice", "tokensPerDay", 5)).toBe(false);
     expect(await store.limits.isFirst("alice", "tokensPerDay", 6)).toBe(false);
     await store.limits.set("alice", () => ({ sessions: 5 }));

@@ -35,7 +35,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(store.takeWarnings()).toEqual([]);
       });
 
-      it("probe() measures one use of the store, and leaves nothing behind", async () => {
+      it("probe() measures how long one operation takes, and leaves nothing in the store", async () => {
         const before = { registry: await store.registry.read(), tokens: await store.tokens.list() };
         await store.probe(); // works even if nothing is stored so far
         await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
@@ -91,7 +91,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1"]);
       });
 
-      it("the store runs concurrent registry updates one after another, in one instance and in several", async () => {
+      it("concurrent registry updates, from one or several instances, run one after another", async () => {
         const others = await Promise.all([opened.reopen(), opened.reopen()]);
         const stores = [store, ...others];
         const counts = await Promise.all(
@@ -107,7 +107,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await Promise.all(others.map((other) => other.close()));
       });
 
-      it("the store commits the registry updates that run at the same time as a failing update", async () => {
+      it("a failing registry update does not stop other updates that run at the same time", async () => {
         const results = await Promise.allSettled([
           addServer(store, "s1"),
           store.registry.update((draft) => {
@@ -198,7 +198,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await expect(update).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
       });
 
-      it("the store returns true for exactly one of several deletions of the same session", async () => {
+      it("when two calls delete a session at once, exactly one of them returns true", async () => {
         await store.sessions.create(sessionRecord("a"));
         const results = await Promise.all([store.sessions.delete("a"), store.sessions.delete("a")]);
         expect(results.toSorted()).toEqual([false, true]);
@@ -207,7 +207,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.sessions.delete("a")).toBe(false);
       });
 
-      it("the store creates a deleted session id again without any data of the old record", async () => {
+      it("a session that is created with the id of a deleted session has no data of the old record", async () => {
         await store.sessions.create(sessionRecord("a", { turns: 9 }));
         await store.sessions.delete("a");
         await store.sessions.create(sessionRecord("a", { owner: "bob" }));
@@ -262,7 +262,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("the store deletes no session when the caller's check throws, and rejects with the same error", async () => {
+      it("deleteMany() deletes nothing when the caller's check throws, and rejects with that error", async () => {
         await store.sessions.create(sessionRecord("a"));
         const look = () => {
           throw new Error("no");
@@ -408,7 +408,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     });
 
     describe("purges", () => {
-      it("a purge that begins again keeps its start time, and a purge ends when its last host is done", async () => {
+      it("a second begin() of a purge keeps the first start time, and done() for the last host ends it", async () => {
         const purge = { user: "alice", begunAt: "2026-01-01T00:00:00.000Z", pending: [null] };
         expect(await store.purges.read("alice")).toBeNull();
         expect(await store.purges.begin(purge)).toEqual(purge);

@@ -144,10 +144,11 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(pidsOf(processes.withVariable(VARIABLE, value))).toEqual([sleeping]);
     });
 
-    it("the system returns variables with any characters, whatever the command line contains", async () => {
+    it("withEnvironment() returns variables with any characters, even if a command line imitates ps", async () => {
       const variables = { [VARIABLE]: "/状态 文件夹/器", OTHER: "second" };
       const lines = `\n    1     0     0 S Thu Nov 26 14:32:39 2026 ${VARIABLE}=forged`;
-      // On the one line of `ps`, the end of TEXT would look like the variable. So only an exact implementation gets TEXT.
+      // `ps` prints an environment as one line, in which the end of TEXT looks like the variable. So test TEXT only
+      // with an exact implementation.
       const env = exact ? { ...variables, TEXT: lines } : variables;
       const { pid } = shell(`exec -a '服务器 ) Z 1${lines}' sleep 1000`, env);
       await eventually("the program", () => readFileSync(`/proc/${pid}/comm`, "utf8") === "sleep\n");
@@ -157,7 +158,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(pidsOf(all)).not.toContain(process.pid);
     });
 
-    it("the system finds each of many processes", async () => {
+    it("withVariable() and inSession() find every process when there are 150 of them", async () => {
       const { pid } = shell("for _ in $(seq 150); do sleep 1000 & done; wait", { [VARIABLE]: "many" });
       const all = await eventually("the processes", () => {
         const children = childrenOf(pid);
@@ -187,7 +188,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       }
     });
 
-    it("the system finds a process that is being killed, with its start time, until the process is gone", async () => {
+    it("find() returns a killed process with the same start time until the process is gone", async () => {
       for (let round = 0; round < 5; round++) {
         const pid = sleeper({ [VARIABLE]: "killed" });
         const started = processes.find(pid)?.started;
@@ -229,7 +230,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       const { port } = await listening(host);
       expect(processes.listensOn(process.pid, port)).toBe(true);
       expect(processes.listensOn(process.pid, port === 65_535 ? port - 1 : port + 1)).toBe(false);
-      // This process started after the server, but does not listen, because Node.js does not pass its sockets on.
+      // The sleeper is a child of the process that listens, but Node.js does not pass its sockets on to children.
       expect(processes.listensOn(sleeper(), port)).toBe(false);
       expect(processes.listensOn(1, port)).toBe(false);
     });
@@ -261,7 +262,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
   });
 
   describe(`the file systems (${name})`, () => {
-    it("the system returns the file system of a folder, and whether its kind is unfit for the state", () => {
+    it("of() returns a folder's file system, and unfit() reports one that cannot contain the state", () => {
       const folder = temporaryFolder();
       const [source, type, mountPoint] = spawnSync("findmnt", ["-no", "SOURCE,FSTYPE,TARGET", "--target", folder], {
         encoding: "utf8",
@@ -287,7 +288,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       }
     });
 
-    it("the system reaches the entries of an open folder after somebody has replaced the folder with a link", () => {
+    it("pathOf() leads to the entries of an open folder even after a link has replaced that folder", () => {
       const folder = temporaryFolder();
       for (const name of ["held", "other"]) {
         mkdirSync(join(folder, name));

@@ -52,7 +52,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
-  it("the store gives one token for a one-time code, to whichever instance asks first", async () => {
+  it("when several instances redeem a one-time code at once, exactly one of them gets a token", async () => {
     const { token: code } = await issueCode(store, "alice", { scopes: ["read"] });
     const other = await reopen();
     const given = await Promise.all([store, other, other].map(async (each) => await redeemCode(each, code, "alice")));
@@ -121,7 +121,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     await other.close();
   });
 
-  it("a revoked token stays revoked even if another instance uses or shortens it at the same moment", async () => {
+  it("a token stays revoked even if another instance uses it or sets its expiry at the same moment", async () => {
     const at = "2027-01-01T00:00:00.000Z";
     const other = await reopen();
     for (let round = 0; round < 20; round++) {

@@ -106,7 +106,7 @@ export function describeUsage(current: () => { store: Store; reopen: () => Promi
     expect(await read()).toEqual([{ ...ann, requests: 1, inputTokens: 0, outputTokens: null, credits: 0.25 }]);
   });
 
-  it("rename() replaces a session's name but not a user with the same name, and vice versa", async () => {
+  it("rename() of a session does not rename a user with the same name, and vice versa", async () => {
     store.usage.append(requestLines("1", { user: "ann", sessionId: "ben" }));
     store.usage.append(requestLines("2", { user: "ben", sessionId: "ann" }));
     await store.usage.rename({ users: new Map([["ann", "~1"]]), sessions: new Map([["ben", "~2"]]) });

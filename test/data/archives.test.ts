@@ -44,7 +44,7 @@ async function outcomes(fleet: Fleet, type: EventType, id: string): Promise<stri
 }
 
 describe("archives of sessions", () => {
-  it("a session imported into another fleet for another user has the same history, and the next turn continues it", async () => {
+  it("a session imported into another fleet for another user keeps its history, and the next turn continues it", async () => {
     const id = unused("moved");
     await from.ok(["create", "--user", "ann", "--id", id, "--purpose", "review", "--prompt", "one"]);
     await from.ok(["send", id, "two", "--user", "ann"]);
@@ -122,7 +122,7 @@ describe("archives of sessions", () => {
     expect(await outcomes(source, "session.exported", id)).toEqual(["ok", "failed"]);
   });
 
-  it("an import leaves no session if a file of the agent is at the session's path", async () => {
+  it("an import fails and leaves no session if the agent has put a file at the session's path", async () => {
     const file = archivePath();
     writeFileSync(file, GOOD_ARCHIVE);
     await target.sessions.import(file, { user: "fred", sessionId: unused("good") });

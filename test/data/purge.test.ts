@@ -127,7 +127,7 @@ describe("a purge", () => {
 
     expect(await fleet.sessions.get(team, { user: "ann" })).toMatchObject({ members: ["ben"], lease: null });
     expect((await fleet.sessions.use(team, "and", { user: "ann" })).text).toBe("[turn 2] and");
-    // A user with this name may begin again.
+    // After the purge, a user with this name may use the fleet again.
     await talk(user, "hello");
     expect(await fleet.sessions.list({ user })).toHaveLength(1);
     await fleet.users.purge(user);
@@ -198,7 +198,7 @@ describe("a purge", () => {
 });
 
 describe("a host that a purge gave up on, when it comes back", () => {
-  it("a host that a purge gave up on erases the user's data when it returns, even from several segments of the audit log", async () => {
+  it("a host that a purge gave up on erases the user's data on its return, in all segments of the audit log", async () => {
     const { user, words, canary } = leaver();
     const id = await talk(user, canary);
     await endSegment();
@@ -229,7 +229,7 @@ describe("a host that a purge gave up on, when it comes back", () => {
     expect(placesOf(words)).toEqual([]);
   });
 
-  it("a returning host that cannot erase one purged user warns, erases the other one, and tries again at the next gc", async () => {
+  it("if gc on a returning host cannot erase one purged user, it warns, erases the other, and retries next time", async () => {
     const [kept, erased] = [leaver(), leaver()];
     for (const { user, canary } of [kept, erased]) await giveUp(user, [await talk(user, canary)]);
     const chat = chatHistoryPath(fleet.stateRoot, kept.user);
@@ -246,7 +246,7 @@ describe("a host that a purge gave up on, when it comes back", () => {
 });
 
 describe("the export of a user", () => {
-  it("a user's export has every session as an importable archive, and the rest as JSON without tokens", async () => {
+  it("a user's export contains each session as an importable archive, and all other data as JSON without tokens", async () => {
     const { user, canary } = leaver();
     const id = await talk(user, canary);
     const { token, id: tokenId } = await fleet.tokens.issue(user);

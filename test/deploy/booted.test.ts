@@ -14,7 +14,7 @@ import { configured } from "./render.js";
 const problem = bootProblem() ?? redisProblem();
 if (problem !== undefined) console.warn(`the systemd units are not run: ${problem}`);
 
-/** Scripts for the shell of an agent, by the fact about the unit that each one prints. */
+/** Scripts that an agent runs in a server's shell. Each key names the fact that its script prints. */
 const SEEN = {
   "the filter of system calls": "grep -c 'Seccomp:.2' /proc/self/status",
   "processes of root": "ls -d /proc/[0-9]* | while read p; do [ -O $p ] || [ ! -e $p ] || echo $p; done | wc -l",
@@ -24,7 +24,7 @@ const SEEN = {
 };
 
 it.skipIf(problem !== undefined)(
-  "the systemd units run under the real systemd: with credentials, sandboxes, commands by hand, the HTTP API, a restart and a drain (skipped without root)",
+  "a real systemd starts, restarts and drains the fleet with the rendered units (skipped without root)",
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "copilotfleet-booted-"));
     onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
@@ -67,7 +67,7 @@ it.skipIf(problem !== undefined)(
       expect(ran, `${command}\n${ran.stderr}${machine.messages}\n${log}`).toMatchObject({ code: 0 });
       return ran.stdout;
     };
-    // Follow the notices.
+    // Run the command that the notices give for the installation.
     const [install = ""] = notices.flatMap((notice) => /^Once the files are in place: (.*)$/.exec(notice)?.[1] ?? []);
     await ok(install);
     const [asUser = ""] = notices.flatMap(

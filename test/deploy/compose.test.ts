@@ -72,7 +72,7 @@ describe("a Compose file", () => {
     expect(JSON.stringify(compose(ECHO))).not.toMatch(/4380|HTTP_ORIGINS/);
   });
 
-  it("a Compose file is refused if the HTTP API would be open to other machines without TLS, or cannot be published", () => {
+  it("deploy compose refuses an HTTP API that other machines reach without TLS, or that it cannot publish", () => {
     const at = (address: string, env = {}, options = {}) =>
       compose({ ...ECHO, COPILOTFLEET_SERVE_HTTP: address, ...env }, options);
     expect(() => at("0.0.0.0:4380")).toThrow(/^serve\.http is "0\.0\.0\.0:4380", which other machines can reach/);

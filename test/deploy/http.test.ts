@@ -34,7 +34,7 @@ describe("the HTTP API in Kubernetes", () => {
     expect(yaml).not.toMatch(/4380|name: http|COPILOTFLEET_HTTP_ORIGINS|kind: Ingress\n/);
   });
 
-  it("deploy kubernetes exposes the HTTP API in the cluster if serve.http is set, and leaves the probes alone", () => {
+  it("deploy kubernetes exposes the HTTP API in the cluster if serve.http is set, and keeps probes at the metrics port", () => {
     const { manifests, notices } = kubernetes(HTTP);
     expect(portsOf(manifests, "fleet")).toContainEqual({
       name: "http",

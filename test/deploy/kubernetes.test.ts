@@ -90,7 +90,7 @@ describe("rendered manifests", () => {
     });
   });
 
-  it("deploy kubernetes with local storage renders no automatic scaling down and no gc job, and explains why there is no job", () => {
+  it("with local storage, deploy kubernetes renders no scaling down and no gc job, and explains the missing job", () => {
     const { manifests, yaml } = kubernetes(REDIS);
     expect(find(manifests, "HorizontalPodAutoscaler").spec).toMatchObject({
       behavior: { scaleDown: { selectPolicy: "Disabled" } },
@@ -344,7 +344,7 @@ describe("secrets", () => {
     expect(config).not.toHaveProperty("auth");
   });
 
-  it("a file whose name cannot be a key of a Secret is refused", () => {
+  it("deploy kubernetes refuses a token file whose name cannot be a key of a Secret", () => {
     expect(refusal(() => kubernetes({ ...REDIS, COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/it's" }))).toMatchObject({
       exit: 3,
       message: expect.stringContaining('"it\'s"'),
@@ -369,7 +369,7 @@ describe("deployments that cannot run in Kubernetes", () => {
     });
   });
 
-  it("a manifest that breaks the schema of its kind fails the validation that all rendered manifests pass", () => {
+  it("validate, which checks all rendered manifests, rejects one that breaks the schema of its kind", () => {
     const set = find(kubernetes(REDIS).manifests, "StatefulSet");
     const broken = (change: object) => ({ ...set, spec: { ...set.spec, ...change } }) as unknown as Manifest;
     expect(() => validate(broken({}))).not.toThrow();

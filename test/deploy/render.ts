@@ -14,7 +14,7 @@ import type { DeployOptions } from "../../src/deploy/deployment.js";
 import type { KubernetesOptions } from "../../src/deploy/kubernetes/options.js";
 import { type Manifest, renderKubernetes } from "../../src/deploy/kubernetes/render.js";
 
-/** A folder from which no configuration file is found. */
+/** A folder that does not exist, so that no configuration file is found from it. */
 const NOWHERE = "/nonexistent/copilotfleet";
 
 /** Loads the configuration from these variables and flags only, and reads no file. */

@@ -8,7 +8,7 @@ it.each([
   ["mode", "bwrap"],
   ["network", "none"],
   ["network", "allow-list"],
-])("sandbox.%s %j, which needs namespaces, is refused where the deployment forbids them", (key, value) => {
+])("each deployment that forbids namespaces refuses sandbox.%s %j, which needs them", (key, value) => {
   const { config, given } = configured({ COPILOTFLEET_PROVIDER_TYPE: "echo" });
   const loaded = { config: { ...config, sandbox: { ...config.sandbox, [key]: value } }, given };
   const refused = {

@@ -75,7 +75,7 @@ describe("the systemd units", () => {
       expect(text).not.toContain("copilotfleet-http.socket");
   });
 
-  it.each(["listen", "http"])("the systemd units are refused if serve would not start at serve.%s", (key) => {
+  it.each(["listen", "http"])("deploy systemd refuses a serve.%s that other machines can reach without TLS", (key) => {
     const env = { [`COPILOTFLEET_SERVE_${key.toUpperCase()}`]: "0.0.0.0:4390" };
     const message = `serve.${key} is "0.0.0.0:4390", which other machines can reach, and serve.tls is not set`;
     expect(() => systemd(env)).toThrow(message);
@@ -140,7 +140,7 @@ describe("the systemd units", () => {
     },
   );
 
-  it("the systemd units run the configured host, and let it write only to the shared storage", () => {
+  it("the systemd units run the configured host, and let it write only to its state and the shared storage", () => {
     const rendered = systemd({
       COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0",
       COPILOTFLEET_HOST_NAME: "host-7",
@@ -151,7 +151,7 @@ describe("the systemd units", () => {
       host: { name: "host-7", advertise: "10.0.0.7:4300" },
       storage: { shared: "/mnt/the 9% fleet" },
     });
-    // Everything else is read-only for the host.
+    // Everything except the state folder and the shared storage is read-only for the host.
     for (const name of ["copilotfleet.service", "copilotfleet-gc.service"]) {
       expect(unit(rendered, name)).toContain("\nProtectSystem=strict\n");
       expect(unit(rendered, name)).toContain('\nReadWritePaths=-"/mnt/the 9%% fleet"\n');

@@ -17,14 +17,14 @@ const BLOCKS = pages().flatMap(blocksOf);
 const ofLanguage = (...languages: string[]) => BLOCKS.filter(({ language }) => languages.includes(language));
 const titled = (blocks: readonly Block[]) => blocks.map((block) => [`${block.page}:${block.line}`, block] as const);
 
-/** Scripts that replace programs in the tests. Where possible, a stand-in checks its arguments. */
+/** Scripts that replace programs when a page's commands run. Some of them check their arguments. */
 const STAND_INS: Record<string, string> = {
   // Accepts a script that package.json has, and npm's own commands.
   npm: `const { scripts } = require("${ROOT}package.json");
     const [verb, name] = process.argv.slice(2);
     const known = verb === "run" ? name in scripts : ["ci", "install", "test", "pack", "publish"].includes(verb);
     process.exitCode = known ? 0 : 1;`,
-  // Accepts a file that exists. Runs the generator of clients, which is installed.
+  // Accepts files that exist. Runs openapi-typescript, because it is installed.
   npx: `const [program, ...rest] = process.argv.slice(2).filter((word) => word !== "--yes");
     if (program === "openapi-typescript") {
       const main = require.resolve("openapi-typescript/package.json", { paths: ["${ROOT}"] }).replace("package.json", "bin/cli.js");
@@ -37,7 +37,7 @@ const STAND_INS: Record<string, string> = {
   sudo: "",
 };
 
-/** Replaces `node` for CONTRIBUTING.md, whose commands would otherwise rebuild while other tests use the build. */
+/** Replaces `node` for CONTRIBUTING.md, whose commands would otherwise rebuild `dist/` while other tests use it. */
 const NODE_STAND_IN = `process.exitCode = require("fs").existsSync("${ROOT}" + process.argv[2]) ? 0 : 1;`;
 
 /** A fleet whose PATH has the built command as `copilotfleet`, and the stand-ins. */
@@ -120,7 +120,7 @@ describe("the code blocks of the documents", () => {
     },
   );
 
-  it.each(titled(ofLanguage("json")))("the configuration at %s is accepted as a user's file", (_, block) => {
+  it.each(titled(ofLanguage("json")))("the JSON block at %s is accepted as a user's configuration file", (_, block) => {
     const fleet = new TestFleet();
     onTestFinished(async () => await fleet.end());
     const file = join(fleet.folder, "config.json");
@@ -185,10 +185,10 @@ describe("the code blocks of the documents", () => {
   });
 
   it("each code block names a language that these tests run, compile or parse", () => {
-    // test/e2e/runbooks.test.ts types the lines of console blocks.
+    // The `console` blocks are runbooks, whose commands test/e2e/runbooks.test.ts runs.
     const languages = new Set(BLOCKS.map(({ language }) => language));
     expect([...languages].sort()).toEqual(["", "conf", "console", "json", "mermaid", "redis", "sh", "ts", "yaml"]);
-    // A block without a language is a tree of files.
+    // A block without a language shows a tree of files.
     for (const { page, line, text: tree } of ofLanguage(""))
       expect(tree, `${page}:${line}`).toMatch(/^\S+\.[jt]s\b|\//m);
   });

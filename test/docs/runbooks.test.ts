@@ -50,7 +50,7 @@ describe("docs/runbooks.md", () => {
     }
   });
 
-  it("the runbooks look only for metrics that a supervisor has from its start", async () => {
+  it("the runbooks grep only for metrics that a supervisor exports from its start", async () => {
     const exposition = await (await FleetMetrics.open({ version: "1.2.3" })).text();
     const looks = STEPS.filter(({ command }) => command.includes("/metrics | grep "));
     expect(looks.length).toBeGreaterThan(5);
@@ -62,7 +62,7 @@ describe("docs/runbooks.md", () => {
     }
   });
 
-  it("each alert links to its section, below the address of the repository in package.json", () => {
+  it("each alert links to its section of the runbooks in the repository that package.json names", () => {
     const { repository } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as {
       repository: { url: string };
     };

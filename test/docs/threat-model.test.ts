@@ -30,7 +30,7 @@ it("the threat model names each party", () => {
   ]);
 });
 
-it("each boundary of the threat model has a test", () => {
+it("each boundary in the threat model names a test file that exists", () => {
   const rows = rowsOf("Boundaries");
   expect(rows.length).toBeGreaterThan(10);
   for (const { first, last } of rows) {
@@ -39,7 +39,7 @@ it("each boundary of the threat model has a test", () => {
   }
 });
 
-it("SECURITY.md and the page about security link to the threat model", () => {
+it("SECURITY.md and docs/security.md link to the threat model", () => {
   expect(read("SECURITY.md")).toContain("(docs/threat-model.md)");
   expect(read("docs/security.md")).toContain("(threat-model.md)");
 });

@@ -38,7 +38,7 @@ beforeAll(async () => {
 });
 afterAll(async () => await fleet.end());
 
-/** The words that the completion offers in place of the last of `words`, without their descriptions. */
+/** Returns the completions that `autocomplete` offers for the last word of a command line, without descriptions. */
 async function candidates(
   words: readonly string[],
   env: NodeJS.ProcessEnv = {},
@@ -111,7 +111,7 @@ describe("autocomplete", () => {
     [["create", "--id", ""], []],
     [["ps", "--config", ""], [":files"]],
     [[""], expect.arrayContaining(["ps", "ls", "token", "completion"])],
-  ])("autocomplete completes the last word of %j with the words that the command accepts", async (words, expected) => {
+  ])("autocomplete offers exactly the possible completions of the last word of %j", async (words, expected) => {
     expect((await candidates(words)).toSorted()).toEqual(expected);
   });
 
@@ -144,7 +144,7 @@ describe("autocomplete", () => {
     expect(readdirSync(fleet.folder)).not.toContain("nothing-yet");
   });
 
-  it("autocomplete offers no value that a shell would interpret", async () => {
+  it("autocomplete does not offer a configured model name that contains shell syntax", async () => {
     for (const model of ["$(touch<made)", "--x;touch<made"]) {
       expect(await candidates(["create", "--model", ""], { COPILOTFLEET_SESSION_MODEL: model })).toEqual([]);
     }
@@ -233,7 +233,7 @@ describe.each(Object.entries(SHELLS))("on a terminal, %s", (program, { args, on 
     await expectCompletion(shell, line, completed);
   });
 
-  it.skipIf(!has(program))("with a wrong configuration, Tab completes only states and shows no error", async () => {
+  it.skipIf(!has(program))("with an invalid configuration, Tab completes states but no ids", async () => {
     await using terminal = await open({ COPILOTFLEET_SESSION_TTL: "soon" });
     await expectCompletion(terminal, "copilotfleet ps --state re", "copilotfleet ps --state ready");
     await expectCompletion(terminal, "copilotfleet logs al", "copilotfleet logs al");

@@ -78,7 +78,7 @@ describe("a chat through a front door", () => {
     await again.screenShows(/> \/new$/);
   });
 
-  it("the token of chat --to may come from a file, and never from the command line", async () => {
+  it("chat --to reads its token from a file, and refuses a token on the command line", async () => {
     const file = join(laptop.folder, "token");
     writeFileSync(file, `${token}\n`, { mode: 0o600 });
     await using terminal = await ChatTerminal.open(laptop, ["chat", "--to", door, "--token-file", file]);
@@ -111,7 +111,7 @@ describe("a chat through a front door", () => {
     expect(missing.text).toMatch(/The front door at 127\.0\.0\.1:9 cannot be used: .*\[FLEET_SERVER_UNREACHABLE\]/);
   });
 
-  it("chat --to goes on after the user's server died in a turn", async () => {
+  it("after the user's server died in a turn, chat --to runs the next prompt", async () => {
     await using terminal = await chat();
     await terminal.send("one", /you said: one/);
     terminal.type("!hold server-dies\r");
@@ -151,7 +151,7 @@ describe("a chat through a front door", () => {
       await using _other = await chat([id]);
       const isEarly = when.startsWith("before");
       const begun = async () => await eventually("the turn", () => model.shown(prompt) > 0);
-      // The front door drops a prompt whose client leaves before the turn begins. So cut the connection after that.
+      // The front door drops a prompt if its client leaves before the turn. So cut the connection during the turn.
       if (isEarly) proxy.loseAnswerTo(/session\.send/, begun());
       terminal.type(`${prompt}\r`);
       await begun();
@@ -164,14 +164,14 @@ describe("a chat through a front door", () => {
       await isAsked;
       expect(await fleet.inTurn("alice", id)).toBe(true);
       terminal.type(CTRL_C);
-      // The prompt does not come back into the input, because the session already contains it.
+      // The chat does not put the prompt back into the input, because the session already contains the prompt.
       await terminal.waits(/The turn was cancelled\.|Nobody knows/);
       await eventually("the end of the turn", async () => !(await fleet.inTurn("alice", id)));
       await proxy.end();
     },
   );
 
-  it("chat --to puts an unsent prompt back into the input, and sends it once the front door is back", async () => {
+  it("Ctrl-C puts a prompt that chat --to could not send back into the input, and Enter sends it later", async () => {
     await using terminal = await chat();
     await terminal.send("one", /you said: one/);
     await serving.end();
@@ -185,7 +185,7 @@ describe("a chat through a front door", () => {
     expect(model.shown("later")).toBe(1);
   });
 
-  it("if a chat waits for its connection to the front door, Ctrl-C ends the chat with exit code 130", async () => {
+  it("if Ctrl-C ends a chat that is still connecting to the front door, the exit code is 130", async () => {
     const proxy = await CuttingProxy.start(Number(door.split(":")[1]));
     const open = proxy.hold();
     const args = ["chat", "--to", `127.0.0.1:${proxy.port}`, "--token-env", "FLEET_TOKEN"];
@@ -197,7 +197,7 @@ describe("a chat through a front door", () => {
     await proxy.end();
   });
 
-  it("chats with different tokens at one front door share one prompt history, and its file contains no token or token digest", async () => {
+  it("chats with different tokens at one front door share a prompt history, whose file contains no token or digest", async () => {
     await using first = await chat();
     await first.send("the same history", /you said: the same history/);
     const next = await fleet.json<{ token: string }>(["token", "issue", "--user", "alice", "--ttl", "1h"]);

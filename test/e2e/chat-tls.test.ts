@@ -66,7 +66,7 @@ const arguments_ = (to: string, files: readonly string[]) => [
 const options = () => ({ columns: 200, env: { FLEET_TOKEN: token } });
 
 describe("a chat at a front door with TLS", () => {
-  it("chat --to tls:// shows a client certificate, runs a turn, and prints the command that continues", async () => {
+  it("chat --to tls:// presents a client certificate, runs a turn, and prints the command that continues the session", async () => {
     await using first = await ChatTerminal.open(laptop, arguments_(door, certificates()), options());
     await first.statusShows(new RegExp(`^model \\S+ · front door ${door} · session [0-9a-f-]{36}$`));
     expect(await first.send("hello", /you said: hello/)).not.toContain(token);
@@ -159,7 +159,7 @@ describe("a chat at a front door with TLS", () => {
     expect(await ends("fleet.invalid:4300", ["--ca", ca])).not.toContain("Warning");
   });
 
-  it("the chat's files on the user's machine contain nothing of the token or of the private key", () => {
+  it("the files of a chat on the user's machine contain neither the token, nor its digest, nor the private key", () => {
     const digest = createHash("sha256").update(token).digest("hex").slice(0, 16);
     const secret = readFileSync(own.key, "utf8").split("\n")[1] ?? "";
     for (const name of readdirSync(join(laptop.root, "chat"))) {

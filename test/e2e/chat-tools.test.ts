@@ -42,7 +42,7 @@ describe("tool calls in a chat", () => {
     await chat.send("/tools", /⏺ bash echo a; echo b ok\ncommand: echo a; echo b\ndescription: does something\n→ a\n/);
   });
 
-  it("if the user refuses a tool call, the tool does not run, and the model gets the reason", async () => {
+  it("if the user refuses a tool call, the tool does not run, and the model receives the refusal", async () => {
     const file = join(fleet.folder, "denied");
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 140 });
     chat.type(`${bash(`touch ${file}; exit 3`)}\r`);
@@ -53,7 +53,7 @@ describe("tool calls in a chat", () => {
     await chat.send("/tools", /The user does not allow this\./);
   });
 
-  it("a key that the user types for the next prompt does not answer a question", async () => {
+  it("if the user types the next prompt below a permission question, the keys do not answer the question", async () => {
     const file = join(fleet.folder, "typed");
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100 });
     chat.type(`${bash(`touch ${file}; exit 3`)}\r`);
@@ -68,7 +68,7 @@ describe("tool calls in a chat", () => {
     expect(existsSync(file)).toBe(false);
   });
 
-  it("an answer for the whole session covers later calls of the same kind, but not the calls of another session", async () => {
+  it("a permission for the whole session covers later tool calls of the same kind, but no call in another session", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 120 });
     const view = tool("view", { path: "/etc/hostname" });
     chat.type(`${view}\r`);
@@ -162,7 +162,7 @@ describe("two chats in one session", () => {
     await first.screenShows(/\? 2$/);
     first.type("\r");
     await first.waits(/⏺ ask_user Which colour\? ok\n\ntool said: .*User selected: blue/);
-    // The prompt of the second chat waits for the turn of the first one.
+    // The second chat's prompt has to wait until the first chat's turn is over.
     first.type(`!hold first ${bash("echo a; echo b")}\r`);
     await eventually("the turn", () => model.shown("!hold first") > 0);
     second.type("!hold second\r");
@@ -171,14 +171,14 @@ describe("two chats in one session", () => {
     await first.answer("y");
     await first.waits(/⏺ bash echo a; echo b ok/);
     await eventually("the turn", () => model.shown("!hold second") > 0);
-    // A question would hide this row until the end of the turn.
+    // If the second chat showed the question of the first chat's turn, the question would hide this row.
     const shown = await second.screenShows(/Waiting for the model/);
     expect(shown).not.toMatch(/Which colour|Run this command/);
     model.letGo("second");
     await second.waits(/you said: !hold second/);
   });
 
-  it("the chat of a member leaves the questions of the owner's turn to the owner", async () => {
+  it("a member's chat does not show the questions of a turn that the owner started", async () => {
     const id = "owner-and-member";
     await fleet.ok(["create", "--user", "alice", "--id", id, "--collaborative", "--member", "bob"]);
     await using owner = await ChatTerminal.open(fleet, ["chat", id, "--user", "alice"], { columns: 100 });
@@ -191,7 +191,7 @@ describe("two chats in one session", () => {
 });
 
 describe("output of a malicious model", () => {
-  it("escape sequences in a reply, a tool's name and its arguments are shown as text, and change nothing", async () => {
+  it("a chat shows escape sequences in a reply, a tool's name and its arguments as text, and does not obey them", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100, rows: 40 });
     const evil = "\x1b]52;c;ZXZpbA==\x07 \x1b[2J\x1b[H \x9b31m \x1b]0;title\x07 \x1b[?1049h a\u202eb";
     await chat.send(

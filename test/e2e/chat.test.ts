@@ -18,7 +18,7 @@ async function sessionsOf(user: string): Promise<string[]> {
   return (await fleet.json<{ sessions: SessionView[] }>(["list", "--user", user])).sessions.map(({ id }) => id);
 }
 
-/** Returns how many turns a session has had. Runs one more turn to find out, because its reply contains the number. */
+/** Returns how many turns a session has had. Runs one more turn, because the echo model's reply contains the number. */
 async function turnsOf(session: string): Promise<number> {
   const reply = await fleet.send("alice", session, "count");
   return Number(/^\[turn (\d+)\]/.exec(reply)?.[1]) - 1;
@@ -66,7 +66,7 @@ describe("a chat on a terminal", () => {
   it.each([
     ["as a bracketed paste", [pasted("one\n\n\ttwo(3);\nthree"), "\r"]],
     ["at once without paste markers", ["one\r\r\ttwo(3);\rthree\r"]],
-  ])("a chat makes one prompt of several lines that arrive %s, and keeps their blank lines", async (how, pieces) => {
+  ])("a chat turns several lines that arrive %s into one prompt, and keeps blank lines", async (how, pieces) => {
     const id = how.replaceAll(/\W+/g, "-");
     await fleet.create("alice", id);
     await using chat = await ChatTerminal.open(fleet, ["chat", id, "--user", "alice"]);
@@ -175,7 +175,7 @@ describe("Ctrl-C while a chat works on something other than a turn", () => {
     await chat.send("two", /\[turn 2\] two/);
   });
 
-  it("Ctrl-C while the first session is opened ends the chat with 130, and leaves no session behind", async () => {
+  it("Ctrl-C while a chat opens its first session ends the chat with exit code 130, and leaves no session behind", async () => {
     const before = await sessionsOf("alice");
     const server = await fleet.pidOf("alice");
     process.kill(server, "SIGSTOP");
@@ -193,7 +193,7 @@ describe("Ctrl-C while a chat works on something other than a turn", () => {
 });
 
 describe("a chat that is starting", () => {
-  it("a chat sends a prompt that the user typed and entered before the chat read any key", async () => {
+  it("a chat sends a prompt that the user entered before the chat was ready for keys", async () => {
     await using chat = new ScreenTerminal(fleet, CHAT);
     chat.type("early\r");
     await chat.screenShows(/> early\n.*\[turn 1\] early/s);
@@ -205,7 +205,7 @@ describe("a chat that is starting", () => {
 describe("a chat whose terminal is stopped or gone", () => {
   const CTRL_Z = "\x1a";
 
-  it("Ctrl-Z has no effect on a chat that no shell can continue", async () => {
+  it("Ctrl-Z has no effect on a chat without a parent shell, because nothing could resume the chat", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT);
     chat.type(CTRL_Z);
     await chat.send("still here", /\[turn 1\] still here/);
@@ -218,15 +218,15 @@ describe("a chat whose terminal is stopped or gone", () => {
     chat.type(CTRL_Z);
     await chat.screenShows(/the shell/);
     chat.type("\r");
-    // One status line is from before the stop, and the other from after it. Wait for the second one, because until then
-    // the terminal turns the Enter key into a newline.
+    // The first status line is from before Ctrl-Z, and the second from after fg. Wait for the second one, because until
+    // it appears, the terminal turns the Enter key into a newline.
     await eventually("the prompt after fg", async () => (await chat.statusLines()) === 2);
     await chat.send("back again", /\[turn 1\] back again/);
     expect((await chat.rows()).join("\n")).toContain("the shell");
     expect(await chat.statusLines()).toBe(2);
   });
 
-  it("a chat whose terminal is closed cancels its turn, sends no waiting prompt, and ends", async () => {
+  it("a chat whose terminal is closed cancels its turn, drops the prompt that waits for the turn, and ends", async () => {
     await fleet.create("alice", "closed");
     const chat = await ChatTerminal.open(fleet, ["chat", "closed", "--user", "alice"]);
     chat.type("!delay 60000 never\r");
@@ -296,7 +296,7 @@ describe("the commands of a chat", () => {
     await chat.send("three", /\[turn 3\] three/);
   });
 
-  it("/model shows and changes the model, and the change outlives the server", async () => {
+  it("/model shows and changes the model, and the session keeps the new model after its server was killed", async () => {
     await fleet.create("alice", "model");
     await using chat = await ChatTerminal.open(fleet, ["chat", "model", "--user", "alice"], { columns: 140 });
     await chat.send("/model", /The model is gpt-5\./);
@@ -310,7 +310,7 @@ describe("the commands of a chat", () => {
     );
   });
 
-  it("a session keeps the model that /model chose, in a later chat and in the list", async () => {
+  it("a later chat shows the model that /model chose, and list --model finds the session", async () => {
     await fleet.create("alice", "kept-model");
     await using chat = await ChatTerminal.open(fleet, ["chat", "kept-model", "--user", "alice"], { columns: 140 });
     await chat.send("one", /\[turn 1\] one/);
@@ -379,7 +379,7 @@ describe("the history of prompts", () => {
 
 describe("the screen of a chat", () => {
   it.each([60, 80, 140])(
-    "on a terminal of %i columns, a chat breaks no word in any script, and keeps the cursor at the right place",
+    "on a terminal of %i columns, a chat breaks no word of any writing system, and places the cursor correctly",
     async (columns) => {
       await using chat = await ChatTerminal.open(fleet, CHAT, { columns, rows: 30 });
       await chat.send(pasted("你好世界 — مرحبا بالعالم — 😀 e\u0301"), /\[turn 1\] 你好世界/);
@@ -408,13 +408,13 @@ describe("the screen of a chat", () => {
       chat.resize(columns, 24);
       const words = columns === 120 ? 15 : Math.floor(columns / 10);
       const input = new RegExp(`Waiting for the model \\([^\\n]*\\n> typed( word){${words}}`);
-      // Until the chat draws again, the screen shows the rows as the terminal wrapped them. It keeps each row that the
-      // chat does not erase.
+      // Until the chat draws again, the screen shows the rows as the terminal wrapped them. A row that the chat then
+      // fails to erase would stay on the screen.
       await chat.screenShowsOnce(input, [/> !delay 600000 never/g, /Waiting for the model/g, /> typed/g]);
     }
   });
 
-  it("with NO_COLOR, a chat shows no colours, and keeps the Markdown marks as the only sign of emphasis", async () => {
+  it("with NO_COLOR, a chat shows no colours, and shows the marks of Markdown (such as **) instead", async () => {
     // biome-ignore lint/suspicious/noControlCharactersInRegex: colours are control sequences
     const COLOUR = /\x1b\[[\d;]*m/;
     await using plain = await ChatTerminal.open(fleet, CHAT, { env: { NO_COLOR: "1" } });
@@ -463,7 +463,7 @@ describe("a chat whose session cannot run the turn", () => {
     await chat.waits(/\[turn 1\] hello/);
   });
 
-  it("a failed turn shows the reason, and does not end the chat", async () => {
+  it("when a turn fails, a chat shows the reason and accepts the next prompt", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT);
     await chat.send("!fail on purpose", /The turn failed: .*on purpose/);
     await chat.send("go on", /\[turn \d\] go on/);

@@ -356,7 +356,7 @@ describe("doctor and smoke", () => {
       "user limits",
       "ports",
     ]);
-    // The results of these checks depend on the machine, and on what other tests of this file have done.
+    // The results of these checks depend on the machine and on earlier tests of this file, so do not check them here.
     const others = ["node", "disk space", "sandbox", "store", "servers", "serve", "front door", "tokens"];
     for (const check of shown.checks.filter(({ name }) => !others.includes(name))) {
       const { name } = check;
@@ -396,7 +396,7 @@ describe("doctor and smoke", () => {
     for (const step of shown.steps) expect(step).toMatchObject({ ok: true, ms: expect.any(Number) });
   });
 
-  it("smoke fails at the step spawn when the runtime is some other program", async () => {
+  it("smoke reports spawn as its failed step if COPILOT_CLI_PATH names a program that is not the runtime", async () => {
     const ran = await fleet.run(["smoke", "--json"], { env: { COPILOT_CLI_PATH: "/bin/false" } });
     expect(ran).toMatchObject({ code: 1, stderr: "" });
     expect(ran.json()).toMatchObject({ ok: false, steps: [{ name: "spawn", ok: false }] });
@@ -457,7 +457,7 @@ describe("output", () => {
     expect(existsSync(log)).toBe(true);
   });
 
-  it("if send waits for something that never happens, it reports a bug and exits with 1", async () => {
+  it("if send could only wait for ever, because its input neither ends nor keeps Node.js alive, it reports a bug", async () => {
     // This standard input never ends, but does not keep the process alive.
     const script = `import { Readable } from "node:stream";
       Object.defineProperty(process, "stdin", { value: new Readable({ read() {} }) });`;

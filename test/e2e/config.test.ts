@@ -87,7 +87,7 @@ describe("config get", () => {
     for (const key of ["", "__proto__", "session.constructor", "."]) await fleet.refusal(2, ["config", "get", key]);
   });
 
-  it("config get prints a value in spite of a problem elsewhere, and exits with 3", async () => {
+  it("config get prints the value of a valid key even if another key is invalid, and exits with 3", async () => {
     write('{ "session": { "ttl": 3600, "model": "m" } }');
     expect(await fleet.run(["config", "get", "session.model"])).toMatchObject({ code: 3, stdout: "m\n" });
     const wrong = await fleet.run(["config", "get", "session.ttl"]);
@@ -96,7 +96,7 @@ describe("config get", () => {
 });
 
 describe("config check", () => {
-  it("config check exits with 0 for a valid configuration, and warns about a variable without effect", async () => {
+  it("config check exits with 0 for a valid configuration, and warns about a misspelled variable", async () => {
     const env = { ...STORE.env, COPILOTFLEET_SESION_TTL: "1h" };
     const shown = await fleet.ok(["config", "check"], { env });
     expect(shown).toContain(`The configuration is valid. Files: ${FILE}`);

@@ -61,7 +61,7 @@ describe("delete on a terminal", () => {
     expect(fleet.sessionIds()).toEqual(["kept"]);
   });
 
-  it("delete on a terminal does not ask about sessions that it would not delete", async () => {
+  it("delete on a terminal does not ask about a session that does not exist or belongs to another user", async () => {
     expect(await unasked(["delete", "unknown"])).toBe(4);
     expect(await unasked(["delete", "kept", "--user", "bob"])).toBe(4);
     expect(fleet.sessionIds()).toEqual(["kept"]);

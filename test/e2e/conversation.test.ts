@@ -19,12 +19,12 @@ async function kill(user: string): Promise<void> {
 }
 
 describe("a session that one command creates and later commands continue", () => {
-  it("a session that was created without a turn takes its first prompt from a later send", async () => {
+  it("a session that was created without a prompt accepts its first prompt from a later send", async () => {
     await fleet.create("alice", "fresh");
     expect(await fleet.send("alice", "fresh", "hello")).toBe("[turn 1] hello");
   });
 
-  it("a session that was created without a turn takes its first prompt after its server was killed", async () => {
+  it("a session that was created without a prompt accepts its first prompt even after its server was killed", async () => {
     await fleet.create("alice", "fresh-killed");
     await kill("alice");
     expect(await fleet.ok(["resume", "fresh-killed", ...ALICE])).toBe("fresh-killed\n");
@@ -159,7 +159,7 @@ describe("create", () => {
   it.each([
     [[], 'The session "cancelled-0" still exists.'],
     [["--ephemeral"], 'The ephemeral session "cancelled-1" was deleted.'],
-  ])("create with a prompt and %j reports on Ctrl-C whether the session exists", async (flags, remains) => {
+  ])("create with a first prompt and %j reports after Ctrl-C what became of its session", async (flags, remains) => {
     const id = `cancelled-${flags.length}`;
     const running = fleet.start(["create", ...ALICE, "--id", id, "--prompt", "!delay 60000 x", ...flags], {
       ownProcess: true,

@@ -17,7 +17,7 @@ beforeAll(async () => {
 });
 
 describe("the default user", () => {
-  it("each command that needs a user takes the default user", async () => {
+  it("each command that needs a user uses the default user (COPILOTFLEET_USER) if --user is missing", async () => {
     const id = unused("new");
     const created = await fleet.json<{ session: SessionView }>(["create", "--id", id], ALICE);
     expect(created.session.owner).toBe("alice");
@@ -34,7 +34,7 @@ describe("the default user", () => {
     await fleet.ok(["unlock", id, "--token", lease.token]);
   });
 
-  it("the default user has effect even if COPILOTFLEET_USER is the only setting in the environment", async () => {
+  it("COPILOTFLEET_USER sets the default user even if the environment has no other variable of the configuration", async () => {
     const alone = { PATH: process.env.PATH, HOME: fleet.env.HOME, COPILOTFLEET_HOME: fleet.root };
     const place = (user: string) => ({ env: { ...alone, COPILOTFLEET_USER: user }, cwd: fleet.folder });
     const ran = await runCommand(["lock", "nosuch", "--json"], place("alice"));

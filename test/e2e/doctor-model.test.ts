@@ -8,7 +8,7 @@ import { testFleet } from "../fixtures/commands/cli.js";
 
 interface Seen {
   method: string | undefined;
-  /** The request's path without its last part: the path in the configured address of the service. */
+  /** The beginning of the request's path, which should be the path of the configured base URL. */
   base: string;
   last: string;
   key: string | undefined;

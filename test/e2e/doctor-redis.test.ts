@@ -28,7 +28,7 @@ describe.skipIf(problem !== undefined)("doctor on Redis", () => {
     return { code: ran.code, check: ran.json<DoctorResult>().checks.find(({ name }) => name === "store") };
   }
 
-  /** The URL of a proxy that changes what Redis answers. */
+  /** Starts a proxy that applies `change` to all answers of Redis. Resolves with the store URL through this proxy. */
   async function altered(change: (answer: Buffer) => Buffer | Promise<Buffer>): Promise<string> {
     const proxy: Server = createServer((client) => {
       const transform = (answer: Buffer, _: BufferEncoding, done: (error: null, changed: Buffer) => void) =>

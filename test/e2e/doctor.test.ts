@@ -185,7 +185,7 @@ describe("doctor", () => {
     expect((await fleet.run(["doctor", "--quick"], { env: { COPILOTFLEET_PORTS_FROM: "abc" } })).code).toBe(3);
   });
 
-  it("doctor gets a GitHub App token, reports why GitHub refuses it, and asks nothing with --quick", async () => {
+  it("doctor requests a GitHub App token and reports why GitHub refuses one, but sends no request with --quick", async () => {
     await using github = await FakeGitHub.start();
     const file = join(fleet.folder, "github-app.pem");
     writeFileSync(file, github.key, { mode: 0o600 });
@@ -319,15 +319,15 @@ describe("doctor", () => {
     await serving.done;
   });
 
-  it("doctor, ps, top and route report since when the pool is closed, until it is opened again", async () => {
+  it("while the pool is closed, doctor, ps, top and route report when and by which command it was closed", async () => {
     await fleet.ok(["drain"]);
     expect((await findings()).get("pool")).toMatchObject({
       level: "warning",
       detail: expect.stringMatching(/^closed by "copilotfleet drain" at \d{4}-\d\d-\d\dT\S+: it takes no new/),
       fix: "copilotfleet drain --undo",
     });
-    // The commands that show servers warn, too. They warn on standard error, so that their standard output, which
-    // scripts read, stays the same.
+    // ps, top and route warn, too. They warn on standard error, so that their standard output, which scripts read, does
+    // not change.
     const pool = {
       state: "closed",
       reason: expect.stringMatching(/^closed by "copilotfleet drain" at /),
@@ -445,7 +445,7 @@ describe("doctor", () => {
 
     const listed = await fleet.run(["ps"]);
     expect(listed.code).toBe(0);
-    // `ps` counts sessions. Therefore it reads their records, too.
+    // `ps` reads the session records to count sessions, so it also warns about the damaged session record.
     expect(listed.stderr).toMatch(
       /^Warning: The newest revision of the record of session "damaged-\d+" [^\n]+\nWarning: The newest revision of the registry is damaged \(it is empty: "[^"]+"\)\. The fleet recovered revision \d+ from its copy "[^"]+registry\.json"; nothing is lost\. Check the disk, then run: copilotfleet doctor --fix\n$/,
     );
@@ -456,7 +456,7 @@ describe("doctor", () => {
       detail: "damaged records: 2; the fleet uses older revisions or copies",
       fixed: false,
     });
-    // Each damaged record has its own line, which also describes what was lost.
+    // doctor lists each damaged record on its own line, with what was lost.
     expect(check?.items.toSorted()).toEqual([
       expect.stringMatching(
         /^The newest revision of the record of session "damaged-\d+" is damaged \(it is empty: .*\)\. The fleet uses the previous revision and lost the last change, such as the time of last use\. The conversation is kept elsewhere\.$/,

@@ -156,7 +156,7 @@ it("an egress proxy that replaces a killed proxy has the rules of the servers th
   expect(await answerOf(folder, launchId, "a.example:443")).toContain("allows no connection to a.example");
 });
 
-it("an egress proxy that hangs is replaced, and exits once it no longer hangs", async () => {
+it("an egress proxy that hangs is replaced, and exits as soon as it resumes", async () => {
   const { stateRoot, folder } = newFleet();
   await openEgress(stateRoot, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
   const first = (await proxyIn(folder)).pid;
@@ -189,7 +189,7 @@ it("the egress proxy exits after its last server has ended, and leaves no socket
   expect(readdirSync(join(folder, "servers"))).toEqual([]);
 });
 
-it("no file name contains a launch id, because with it a server could use the rules of another server", async () => {
+it("no file name contains a launch id, because a server could use the id to get another server's egress rules", async () => {
   const { stateRoot, folder } = newFleet();
   const launchId = randomUUID();
   const names: string[] = [];
@@ -205,7 +205,7 @@ it("no file name contains a launch id, because with it a server could use the ru
   expect(await answerOf(folder, rulesName(launchId).replace(".json", ""), "a.example:443")).toContain("not know");
 });
 
-it("the egress proxy keeps running even if an agent sets the times of the proxy's socket back", async () => {
+it("the egress proxy keeps running even if an agent sets the modification time of the proxy's socket back", async () => {
   const { stateRoot, folder } = newFleet();
   await openEgress(stateRoot, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
   const first = await proxyIn(folder);
@@ -235,7 +235,7 @@ it("1,000 connections can wait while the egress proxy is busy", async () => {
   expect(results.filter((result) => result !== null)).toEqual([]);
 });
 
-it("the egress proxy reads no process environments while all server processes that it knows are alive", async () => {
+it("once the egress proxy has found its servers' processes, it reads no process environments while they live", async () => {
   const { stateRoot, folder } = newFleet();
   const launchId = randomUUID();
   serverProcess(launchId);
@@ -246,7 +246,7 @@ it("the egress proxy reads no process environments while all server processes th
   const { pid } = await proxyIn(folder);
   const readBytes = () => Number(/rchar: (\d+)/.exec(readFileSync(`/proc/${pid}/io`, "utf8"))?.[1]);
   await vi.waitFor(() => expect(readBytes()).toBeGreaterThan(30_000_000), PATIENCE);
-  await delay(1_000); // until the end of that check
+  await delay(1_000); // until the check that reads all environments has ended
   const before = readBytes();
   await delay(6_000);
   expect(readBytes() - before).toBeLessThan(1_000_000);

@@ -95,8 +95,8 @@ describe("the configuration", () => {
     expect(error.message).not.toMatch(RAW);
   });
 
-  it("a command prints nothing about a HOME that it cannot read", async () => {
-    // A home inside of a file cannot be read, not even by root.
+  it("a command works and prints no warning if it cannot read HOME", async () => {
+    // Nobody can read a home below a file, not even root.
     await fleet.ok(["ps"], { env: { HOME: "/dev/null" }, ownProcess: true });
   });
 

@@ -10,7 +10,7 @@ const until = async (condition: () => Promise<boolean>) => {
   await vi.waitFor(async () => expect(await condition()).toBe(true), { timeout: 20_000, interval: 20 });
 };
 
-// On a busy machine, a server takes long to answer.
+// Allow long answer times, because a server on a busy machine takes long to answer.
 const fleet = testFleet({ COPILOTFLEET_HEALTH_TIMEOUT: "1m", COPILOTFLEET_HEALTH_INTERVAL: "1m" });
 const CAP = { COPILOTFLEET_SESSION_MAX_ACTIVE: "2" };
 
@@ -37,12 +37,12 @@ describe("the cap on loaded sessions", () => {
     first.on("assistant.message", (event) => void heard.push(event.data.content));
     expect((await library.send(first, "still here?")).text).toBe("[turn 2] still here?");
     expect((await first.sendAndWait("and again?"))?.data.content).toBe("[turn 3] and again?");
-    // A listener from before the session was unloaded still receives its events.
+    // A listener that was added before the session was unloaded still receives the session's events.
     expect(heard).toEqual(["[turn 2] still here?", "[turn 3] and again?"]);
     expect(await active(user)).toEqual([a, c]);
   });
 
-  it("when session.maxActive sessions are in a turn, create waits for room, and its error after --wait names the limit", async () => {
+  it("if session.maxActive sessions are in a turn, create waits up to --wait, and then its error names the limit", async () => {
     await using model = await startHeldModel();
     await using library = await Fleet.open({ env: { ...fleet.env, ...CAP, ...model.env }, cwd: fleet.folder });
     const user = unused("busy");
@@ -53,7 +53,7 @@ describe("the cap on loaded sessions", () => {
     const refused = await fleet.refusal(6, ["create", "--user", user, "--wait", "100ms"], { env: CAP });
     expect(refused).toMatchObject({ code: "FLEET_SESSIONS_EXHAUSTED", message: expect.stringContaining("2 sessions") });
     const waited = fleet.ok(["create", "--user", user, "--id", z, "--prompt", "mine"], { env: CAP });
-    // Run another command first. When it ends, the create is already waiting.
+    // active() runs another command. By the time that command ends, the create above is already waiting.
     expect(await active(user)).toEqual([x, y]);
     model.release();
     for (const turn of turns) expect((await turn).text).toBe("[turn 1] working");
@@ -76,7 +76,7 @@ describe("the cap on loaded sessions", () => {
       }
     })();
     const use = async () => {
-      const wait = "3m"; // on a busy machine, the room is taken for longer than the default wait
+      const wait = "3m"; // on a busy machine, it takes longer than the default wait until a session can be unloaded
       const session = await library.createSession({ user, sessionId: unused("s"), wait });
       expect((await library.send(session, "hi", { wait })).text).toBe("[turn 1] hi");
     };

@@ -15,7 +15,7 @@ import { unused } from "../fixtures/sessions/unused.js";
 
 const model = await startHeldModel();
 afterAll(() => model.close());
-/** A test that fails must not leave a session in a turn. */
+/** Ends the turns that a failed test left running. */
 afterEach(() => model.release());
 const fleet = testFleet(model.env);
 const store = openFileStore(fleet.root);
@@ -161,7 +161,7 @@ describe("deletions by gc", () => {
 
 describe("sessions that gc keeps", () => {
   it("gc keeps old sessions that are loaded, in a turn or leased, and reports why", async () => {
-    // Close this fleet in this test. It records turns two seconds late, and the next test expects no writes.
+    // Close this fleet before the next test, which expects no writes: a fleet records turns two seconds late.
     await using library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
     const user = unused("uma");
     const ids = { active: unused("active"), busy: unused("busy"), leased: unused("leased") };
@@ -185,7 +185,7 @@ describe("sessions that gc keeps", () => {
 
   it("gc --dry-run reports what it would delete, and changes nothing on disk", async () => {
     await createOld("dee", "would-go", "--prompt", "hi");
-    // Running servers write files at any time.
+    // Stop all servers first, because a running server may write files at any time.
     await fleet.ok(["stop", "--all"]);
     const before = picture(fleet.root);
     const result = await gc("--dry-run", "--user", "dee");
@@ -201,7 +201,7 @@ describe("sessions that gc keeps", () => {
 });
 
 describe("the command gc", () => {
-  it("gc prints one line for cron, even when it deletes nothing", async () => {
+  it("gc prints exactly one line, which suits the log of cron, even if it deletes nothing", async () => {
     const user = unused("cron");
     await createOld(user, unused("old"), "--prompt", "hi");
     expect(await fleet.ok(["gc", "--ttl", "24h", "--user", user])).toMatch(

@@ -37,7 +37,7 @@ describe.skipIf(problem !== undefined).each([
   ["with separate storage", { storage: "local" }],
   ["with shared storage", { storage: "shared" }],
 ] as const)("two hosts %s", (_, { storage }) => {
-  /** For tests that do not depend on the storage. They run with separate storage, and in the soak with both kinds. */
+  /** For tests that do not depend on the storage. With shared storage, they run only in `npm run soak`. */
   const anyStorage = it.skipIf(storage === "shared" && process.env.SOAK === undefined);
   let redis: RedisServer;
   let hosts: TestHosts;
@@ -169,7 +169,7 @@ describe.skipIf(problem !== undefined).each([
       reply: "[turn 4] four",
       session: { state: "idle", host: "h2" },
     });
-    // create runs no turn in this session. So send creates the session again, under the same id.
+    // This session never had a turn, so the runtime cannot resume it. send therefore creates it again, under its id.
     await h1.json(["create", "--user", "bob", "--id", later]);
     expect(await h1.json(["send", later, "x", "--user", "bob"])).toMatchObject({ reply: "[turn 1] x" });
     expect(await h1.refusal(5, ["create", "--user", "bob", "--id", notes])).toMatchObject({
@@ -186,7 +186,7 @@ describe.skipIf(problem !== undefined).each([
     expect((await h1.ok(["list"])).split("\n")[0]).toMatch(/^SESSION +OWNER +HOST +SERVER/);
   });
 
-  it("a host prints the transcript and events of a long session of another host, but not to other users", async () => {
+  it("a host shows the transcript and events of another host's long session, but only to users of the session", async () => {
     const talk = fresh("talk");
     await h1.json(["create", "--user", "bob", "--id", talk, "--prompt", "one"]);
     const { home } = await h2.record("bob");
@@ -243,7 +243,7 @@ describe.skipIf(problem !== undefined).each([
     await h1.json(["stop", "--user", dan]);
   });
 
-  it("members and the lease holder take turns in a session from either host, wherever the lease was taken", async () => {
+  it("a session on h2 accepts turns of its members from h1, and turns under a lease from both hosts", async () => {
     const team = fresh("team");
     await h1.json(["create", "--user", "bob", "--id", team, "--collaborative", "--member", "alice"]);
     expect(await h1.json(["send", team, "a", "--user", "alice"])).toMatchObject({ reply: "[turn 1] a" });
@@ -290,7 +290,7 @@ describe.skipIf(problem !== undefined).each([
     });
     expect((await fleet.send(session, "five")).text).toBe("[turn 5] five");
     const first = await fleet.lockSession(held, { user: "bob", ttl: "30s" });
-    // Taking the lease over ends the turn under the first lease, on both hosts.
+    // If somebody takes the lease over, the turn under the first lease ends on both hosts.
     const turn = fleet.send(session, "!delay 20000 six", { lease: first });
     const lost = expect(turn).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
     const isInTurn = async () =>
@@ -311,7 +311,7 @@ describe.skipIf(problem !== undefined).each([
     await last.release();
   });
 
-  it("the front door refuses a client's prompts in a session once the client's lease on it has ended", async () => {
+  it("when the lease in a client's token has ended, the front door refuses the client's prompts to that session", async () => {
     const [late, other] = [fresh("late"), fresh("other")];
     const { store } = hosts;
     await h1.json(["create", "--user", "bob", "--id", late, "--prompt", "one"]);
@@ -326,7 +326,7 @@ describe.skipIf(problem !== undefined).each([
     const LOST = { data: { code: "FLEET_LEASE_LOST" } };
     await eventually("the end of the turn", async () => (await send("three")).error !== undefined);
     expect((await send("four")).error).toMatchObject(LOST);
-    // The lease does not matter in other sessions.
+    // The client can still create and use other sessions, because the lease is only on `late`.
     expect((await client.request("session.create", { sessionId: other })).error).toBeUndefined();
     // Wait for the end of a turn. If a client leaves when a turn begins, the runtime may never finish unloading the
     // session, and then its server does not end by itself.
@@ -351,7 +351,7 @@ describe.skipIf(problem !== undefined).each([
     expect(await hosts.store.sessions.read(failing)).toBeNull();
   });
 
-  it("listeners of a session on another host get the events of a turn for which the session was opened again", async () => {
+  it("listeners of another host's session still get events after the program connects again to use a lease", async () => {
     const sessionId = fresh("heard");
     await using fleet = await Fleet.open({ env: h1.env, cwd: h1.folder });
     const session = await fleet.sessions.create({ user: "bob", sessionId });
@@ -399,7 +399,11 @@ describe.skipIf(problem !== undefined).each([
     });
   });
 
-  /** Creates a session on each host, and deletes both with one gc. @param isOver whether a gc of serve may have run */
+  /**
+   * Creates a session on each host, and expects that one gc deletes both.
+   *
+   * @param isOver returns true if a gc of serve may already have deleted them
+   */
   async function deletedByGc(name: string, isOver: () => boolean): Promise<void> {
     const [first, second] = [`${name}-a`, `${name}-b`];
     await h1.json(["create", "--user", "bob", "--id", second, "--ttl", "1ms", "--prompt", "x"]);

@@ -76,7 +76,7 @@ describe("serve with an HTTP API", () => {
     expect((await serving.end()).code).toBe(0);
   });
 
-  it("serve without TLS refuses an HTTP address that other machines can reach, and takes no host lock", async () => {
+  it("serve without TLS refuses an HTTP address that other machines can reach, without acquiring the host lock", async () => {
     const refused = await startServe(fleet, { args: ["--http", "0.0.0.0:0"] }).done;
     expect(refused.code).toBe(3);
     expect(refused.stderr).toContain("serve.http");

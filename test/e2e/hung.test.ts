@@ -14,7 +14,7 @@ it("commands end in time when the server does not answer, and restart --force re
   const turn = await fleet.turn(user, id, "!delay 60000 x", ["--timeout", "5s"]);
   process.kill(pid, "SIGSTOP");
   using took = new Stopwatch();
-  // This takes until the turn's deadline, plus two seconds each to abort the turn, leave the session and disconnect.
+  // send ends after the turn's deadline and two seconds each to abort the turn, leave the session and disconnect.
   const timedOut = turn.done.then((ran) => ({ ...ran, ms: took.ms }));
   const deleting = fleet.refusal(7, ["delete", id]).then((error) => ({ ...error, ms: took.ms }));
   const creating = fleet.refusal(7, ["create", "--user", user]).then((error) => ({ ...error, ms: took.ms }));

@@ -33,7 +33,7 @@ async function refusal(work: () => unknown): Promise<FleetError> {
 /** The methods of a fleet or of one of its groups, as a caller in JavaScript sees them. */
 type Untyped = Record<string, (...args: unknown[]) => unknown>;
 
-/** Every method and the object that has it: `stop` of the fleet, `servers.stop` of a group. */
+/** Maps each method, such as `stop` of the fleet or `servers.stop` of a group, to the object that has the method. */
 function methods(): Map<string, Untyped> {
   const own = Object.getOwnPropertyNames(Fleet.prototype);
   const ofFleet = own.filter((name) => !["constructor", "close", "takeWarnings"].includes(name));
@@ -240,7 +240,7 @@ describe("a reply", () => {
     expect(exchanged.reply.text).toBe(exchanged.text);
   });
 
-  it("several loops at once can read the pieces of a reply, and so can a loop after the end of the reply", async () => {
+  it("several loops can read the same reply at once, and a loop after the end of the reply still gets all pieces", async () => {
     const session = await fleet.createSession({ user: "alice", sessionId: "pieces" });
     const collect = async (reply: AsyncIterable<string>) => {
       const pieces: string[] = [];

@@ -71,8 +71,8 @@ describe("clientForUser", () => {
       await client.ping("x");
       times.push(performance.now() - begun);
     }
-    // Without TCP_NODELAY and the acknowledgements, each ping takes 40 ms or more. With them, only a few pings do, on a
-    // busy machine.
+    // Without TCP_NODELAY and the acknowledgements, each ping takes at least 40 ms. With them, only a few pings take so
+    // long, and only on a busy machine.
     expect(times.sort((a, b) => a - b)[5]).toBeLessThan(20);
   });
 
@@ -94,7 +94,7 @@ describe("clientForUser", () => {
     const session = await own.createSession({ user: "alice" });
     const reply = own.send(session, "!hold in time");
     await eventually("the turn", () => model.held() === 1);
-    // An earlier version closed the client first, and so cut the turns of this very process.
+    // An earlier version closed this process's client before the drain, which cut the turns of this process.
     const released = own.releaseUser("alice");
     await eventually("the drain", async () => (await command.record("alice")).state === "draining");
     model.release();

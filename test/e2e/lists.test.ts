@@ -62,7 +62,7 @@ describe("the format of a list", () => {
     expect(await fleet.ok(["deploy", "systemd", "--output", "json"], { ownProcess: true })).toMatch(/^json\//);
   });
 
-  it("-q prints only ids, -o name also their kind, and --no-headers only the rows of a table", async () => {
+  it("-q prints only ids, -o name prints KIND/ID, and --no-headers prints a table without its heading", async () => {
     expect(await fleet.ok(["ps", "-q"])).toBe("bob-1\nalice-1\n");
     expect(await fleet.ok(["list", "--quiet"])).toBe("new\nmid\nold\n");
     expect(await fleet.ok(["list", "-o", "name"])).toBe("session/new\nsession/mid\nsession/old\n");

@@ -36,7 +36,7 @@ interface Locked {
   exitCode?: number;
 }
 
-/** A lease needs no server, only the record of the session. */
+/** Records sessions without starting a server, because a lease needs only the record of its session. */
 beforeAll(async () => {
   const store = openFileStore(fleet.root);
   await store.sessions.create(sessionRecord("s", { kind: "collaborative", members: ["bob"] }));
@@ -126,7 +126,7 @@ describe("lock and unlock", () => {
     ["a text that is not a token", ["s", "--token", "x"]],
     ["a session that nobody locked", ["foreign", "--token", "x"]],
     ["an unknown session", ["unknown", "--token", "x"]],
-  ])("unlock refuses %s, and leaves the lease", async (_, args) => {
+  ])("unlock refuses %s, and releases no lease", async (_, args) => {
     const locked = await lock();
     expect(await fleet.refusal(5, ["unlock", ...args])).toMatchObject({ code: "FLEET_LEASE_LOST" });
     await unlock(locked);
@@ -288,7 +288,7 @@ describe("lock -- COMMAND", () => {
     expect(await running.done).toMatchObject({ code: 0, stderr: "" });
   });
 
-  it("lock -- COMMAND runs the commands of five processes one after another", async () => {
+  it("if five processes run lock -- COMMAND on one session at once, their commands run one after another", async () => {
     const file = join(fleet.folder, "turns");
     writeFileSync(file, "");
     const script = 'n=$(cat "$1" | wc -l); sleep 0.1; echo "$n" >> "$1"';

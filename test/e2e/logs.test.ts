@@ -91,7 +91,7 @@ describe("the log of a server", () => {
     ]);
   });
 
-  it("logs --since and -t work for the lines of rotated files and for lines without a time of their own", async () => {
+  it("logs --since and -t work for lines of rotated log files and for lines without a timestamp", async () => {
     const user = unused("dan");
     const server = await fleet.spawn(user);
     await fleet.ok(["stop", "--user", user]);

@@ -116,7 +116,7 @@ describe("withSessionLock", () => {
   const ALICE_AT_ONCE = { user: "alice", waitMs: 0 };
   const LOCKED = { code: "FLEET_SESSION_LOCKED" };
 
-  it.each(["notes", "team"])("withSessionLock runs turns of its callback in session %s under its lease", async (id) => {
+  it.each(["notes", "team"])("turns of withSessionLock's callback in session %s run under its lease", async (id) => {
     const session = await fleet.resumeSession(id, alice);
     await fleet.withSessionLock(id, alice, async ({ fence }) => {
       expect((await fleet.exchange(id, "one", ALICE_AT_ONCE)).reply.text).toMatch(/one$/);
@@ -146,7 +146,7 @@ describe("withSessionLock", () => {
       enter();
       await expect(fleet.exchange("team", "x", { user: "bob", waitMs: 0 })).rejects.toMatchObject(LOCKED);
       left = released.then(async () => await fleet.exchange("team", "x", ALICE_AT_ONCE));
-      // A client at the front door is a different client, even if it belongs to the same user.
+      // A client at the front door may not use the lease either, even though it signs in as the same user.
       await using door = await fleet.openFrontDoor({ listen: { host: "127.0.0.1", port: 0 } });
       const { token } = await fleet.issueToken("alice");
       const client = new CopilotClient({

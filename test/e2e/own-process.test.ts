@@ -24,7 +24,7 @@ interface Example {
   stdout: RegExp;
   stderr?: RegExp;
   code?: number;
-  /** Set if the command has a different result when it runs again, so that the test must not be retried. */
+  /** Set if a second run of the command has a different result. Then a failed test is not retried. */
   once?: true;
 }
 

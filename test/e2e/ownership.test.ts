@@ -67,13 +67,13 @@ describe("create --id", () => {
     const args = (user: string) => ["create", "--user", user, "--id", id];
     const [own, foreign] = await Promise.all([fleet.run(args("mary-jane")), fleet.run(args("mary"))]);
     expect(own).toMatchObject({ code: 5, stdout: "", stderr: expect.stringContaining(`"${id}"`) });
-    // The next step names the user who asked. Replace that name, because only it may differ.
+    // The suggested command names the user who asked. Replace that name, because nothing else may differ.
     const asOwn = foreign.stderr.replace(/--user mary(?!-)/g, "--user mary-jane");
     expect({ ...foreign, stderr: asOwn, json: undefined, ms: 0 }).toEqual({ ...own, json: undefined, ms: 0 });
     expect(await fleet.send("mary-jane", id, "intact")).toBe("[turn 2] intact");
   });
 
-  it("create --id gives an id to one of three users who ask at the same time, and refuses the others", async () => {
+  it("if three users run create with the same --id at once, one gets the session, and the others are refused", async () => {
     const users = ["one", "two", "three"];
     const ran = await Promise.all(
       users.map((user) => fleet.start(["create", "--user", user, "--id", "contested"]).done),

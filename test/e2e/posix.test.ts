@@ -6,7 +6,7 @@ import { testFleet } from "../fixtures/commands/cli.js";
 import { COMMAND } from "../fixtures/commands/command.js";
 
 const fleet = testFleet();
-/** Longer than for other tests, because each query about a process starts a program. */
+/** This test gets more time than others, because each query about a process starts ps or lsof. */
 const TIMEOUT_MS = 150_000;
 
 it("every feature works when the fleet asks ps and lsof instead of /proc", async (ctx) => {

@@ -13,7 +13,7 @@ import { startHeldModel } from "../fixtures/models/held-model.js";
 import { stepInHistory } from "../fixtures/sessions/session-history.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
-/** Tests the progress that commands show on a terminal after a second. Gates control how long a command takes. */
+/** Tests the progress line, which commands show on a terminal after a second. `gate` delays the start of servers. */
 
 const gate = mkdtempSync(join(tmpdir(), "copilotfleet-gate-"));
 const GATED_STARTS = lateServers(gate);
@@ -60,7 +60,7 @@ describe("a command that waits for a turn", () => {
     ["stop", ["stop", "--all"], /Stopping servers: 1 of 2\. /],
     ["drain", ["drain"], /Draining servers: 1 of 2\. /],
     ["restart", ["restart", "--all"], /Restarting servers: 0 of 2\. /],
-  ])("%s on a terminal shows how many servers it has done and which turn it waits for", async (_, args, progress) => {
+  ])("%s on a terminal shows how many servers are done and which turn it waits for", async (_, args, progress) => {
     await fleet.spawn("bob");
     const sending = await heldTurn();
     await using terminal = new Terminal(fleet, args, { columns: 120 });
@@ -211,8 +211,8 @@ describe("a command that waits for an answer of a server", () => {
   it.each([
     ["evict", ["evict", "notes", "team"], /^\S Unloading sessions: 0 of 2 \(\d+ s\)$/],
     ["gc", ["gc", "--ttl", "1s", "--user", "alice", "--yes"], /^\S Deleting unused sessions: 0 of \d \(\d+ s\)$/],
-  ])("%s on a terminal shows how many sessions it has done", async (_, args, progress) => {
-    // Create a session about which gc asks the server. An earlier try of this test may have deleted the others.
+  ])("%s on a terminal shows how many sessions it has processed", async (_, args, progress) => {
+    // Create an idle session for gc to delete. An earlier try of this test may have deleted the earlier ones.
     await fleet.create("alice", unused("idle"));
     const sending = await heldTurn();
     const { pid, home } = await fleet.server("alice");

@@ -39,8 +39,8 @@ interface Scenario {
   /** The number in a scrape that shows whether the condition holds, as `kind` describes. */
   value: (scrape: Scrape) => number;
   /**
-   * When the condition holds. `gauge`, the default: while the value is above 0. `counter`: once `cause` has made the
-   * value grow. `past`: at once, because the value grew before `cause`. The last two conditions end only with time.
+   * When the condition holds. `gauge` (default): while the value is above 0. `counter`: once `cause` has made the value
+   * grow. `past`: at once, because the value grew before `cause`. No command ends a condition of the last two kinds.
    */
   kind?: "gauge" | "counter" | "past";
   /** Whether the condition has ended. Default: for a gauge, when the value is 0; for the other kinds, always. */
@@ -318,7 +318,7 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
     long("the runbook of CopilotfleetServerFailed works as printed", async () => {
       const value = gauge("servers", 'state="failed"');
       const { cause, ...rest } = condition("second", { value, kind: "gauge" });
-      // The crash loop of another server must not keep the condition alive.
+      // Restart the server of "first", because its crash loop would keep the alert's condition alive.
       await fleet.ok(["restart", "--user", "first"]);
       await attempt("CopilotfleetServerFailed", { cause, ...rest });
     });
@@ -508,7 +508,7 @@ describe.skipIf(noPromtool || !canMount || !SOAK)("the runbooks, followed on a d
   });
 });
 
-/** Returns `count` of the items at equal distances, from the first one on. Repeats items if there are fewer. */
+/** Returns `count` evenly spaced items, the first item included. Repeats items if there are fewer than `count`. */
 function spread<T>(items: readonly T[], count: number): T[] {
   return Array.from({ length: count }, (_, index) => items[Math.floor((index * items.length) / count)] as T);
 }

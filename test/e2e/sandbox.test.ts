@@ -59,7 +59,7 @@ it.each(SEEN.flatMap(({ mode }) => ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"].map(
   },
 );
 
-it("spawn refuses a server's earlier --cwd if it has become a link that leads out of its bind", async () => {
+it("spawn refuses a server's recorded --cwd if it is now a link that leads out of the folder in sandbox.binds", async () => {
   const work = join(fleet.folder, "work of linked");
   mkdirSync(join(work, "inside"), { recursive: true });
   const env = { COPILOTFLEET_SANDBOX_BINDS: join(fleet.folder, "work of {user}") };
@@ -111,7 +111,7 @@ const EXPOSING: [string, () => string][] = [
   ],
 ];
 
-it.each(EXPOSING)("neither --cwd nor sandbox.binds gives a server %s", async (_, folderOf) => {
+it.each(EXPOSING)("spawn refuses %s as --cwd and as a folder in sandbox.binds", async (_, folderOf) => {
   const folder = folderOf();
   const cwd = await fleet.refusal(3, ["spawn", "--user", "refused", "--cwd", folder]);
   expect(cwd).toMatchObject({
@@ -128,7 +128,7 @@ it.each(EXPOSING)("neither --cwd nor sandbox.binds gives a server %s", async (_,
 });
 
 it.each(["/etc", "/usr/local", CODE])(
-  "spawn refuses %s as --cwd, because programs there run outside of the sandbox",
+  "spawn refuses %s as --cwd, because a server could change programs there that run outside its sandbox",
   async (folder) => {
     expect(await fleet.refusal(3, ["spawn", "--user", "refused", "--cwd", folder])).toMatchObject({
       code: "FLEET_SANDBOX_UNSAFE",

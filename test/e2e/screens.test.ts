@@ -69,7 +69,7 @@ describe("the screens of lists", () => {
     ["list", ["list"], 5],
     ["token-list", ["token", "list"], 5],
   ] as const)(
-    "%s shows ids of any script and length in one line for each row, and cuts nothing in a pipe",
+    "%s prints each row on one line, whatever the writing system and length of its ids, and cuts none in a pipe",
     async (name, args, rows) => {
       const shown = await Promise.all(WIDTHS.map(async (columns) => (await screenOf(args, { columns })).text));
       const [pipe, wide] = await Promise.all([fleet.ok(args), fleet.ok([...args, "-o", "wide"])]);

@@ -82,7 +82,7 @@ beforeAll(async () => {
   }
   await fleet.create("var", "s");
   expect(await use(["send", "s", "hello", "--user", "var"])).toMatchObject([{ code: 0 }, { code: 0 }]);
-  // Commands that fail while they have access to the secrets.
+  // Run commands that fail while they have access to the secrets, because an error could reveal them.
   await use(["send", "s", "!fail on purpose", "--user", "var"]);
   await use(["spawn", "--user", "var", "--token-env", "MODEL_KEY"]);
   await use(["spawn", "--user", "bad", "--token-env", "MULTILINE"], { MULTILINE: `${secrets.fromVariable}\nx` });

@@ -100,7 +100,7 @@ describe("GitHub tokens on a shared server", () => {
 });
 
 describe("collaborative sessions", () => {
-  it("members take turns in a collaborative session, other users are refused, and only the owner may delete the session", async () => {
+  it("the members of a collaborative session can run turns, other users cannot, and only the owner can delete it", async () => {
     const args = [
       "create",
       "--user",
@@ -139,7 +139,7 @@ describe("collaborative sessions", () => {
     const refused = await fleet.refusal(5, ["send", "pair", "now!", "--user", "bob", "--wait", "50ms"]);
     expect(refused).toMatchObject({ code: "FLEET_SESSION_LOCKED", message: expect.stringContaining("alice") });
     const waiting = fleet.ok(["send", "pair", "after you", "--user", "bob"]);
-    // Run another command first. When it ends, the send is already waiting.
+    // By the time this command ends, bob's send is already waiting.
     expect(await fleet.json(["lock", "pair", "--show"])).toMatchObject({ lease: { holder: "alice" } });
     model.release();
     expect(await waiting).toBe("[turn 2] after you\n");

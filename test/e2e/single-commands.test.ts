@@ -55,7 +55,7 @@ describe("an error as text", () => {
     );
   });
 
-  it("an error about one of several sessions does not suggest a command for the first session", async () => {
+  it("if delete with several ids fails, its error suggests no command for only the first session", async () => {
     const { error } = await failed(4, ["delete", "gone-1", "gone-2", "--user", "alice"]);
     expect(error.suggestions.join()).not.toContain("gone-1");
   });
@@ -118,7 +118,7 @@ it("evict and lock --show exit with 4 for a session that does not exist", async 
   expect(await fleet.json(["lock", "there", "--show"])).toEqual({ lease: null });
 });
 
-it("create --prompt reports after a failed turn whether the session exists, and how to continue", async () => {
+it("after a failed turn, create --prompt reports whether the session still exists, and how to continue", async () => {
   const args = (id: string) => ["create", ...ALICE, "--id", id, "--prompt", "!fail out of order"];
   const kept = await failed<{ session: SessionView }>(7, args("first"));
   expect(kept.error).toMatchObject({ code: "FLEET_TURN_FAILED", message: expect.stringContaining("still exists") });

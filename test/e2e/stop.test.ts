@@ -6,7 +6,7 @@ import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
-/** Tests stop and restart during a turn. Nothing may be lost before the drain deadline. */
+/** Tests stop and restart during a turn. They must not cut the turn before the drain deadline. */
 
 const model = await startHeldModel();
 afterAll(() => model.close());
@@ -16,7 +16,7 @@ const ALICE = ["--user", "alice"];
 beforeAll(async () => {
   await fleet.create("alice", "s");
 });
-/** A test that fails must not leave the session in a turn. */
+/** Ends the turn that a failed test left running. */
 afterEach(() => model.release());
 
 /** Starts a `send` whose turn lasts until the model releases it. */
@@ -89,7 +89,7 @@ describe("stop during a turn", () => {
     const { pid } = await fleet.server("alice");
     const stopping = await waitingStop();
     const creating = fleet.create("alice", "meanwhile");
-    // Run another command first. When it ends, create has already found the server draining.
+    // By the time this command ends, create has already found the server draining.
     expect(await fleet.server("alice")).toMatchObject({ state: "draining", pid });
     model.release();
     await creating;
@@ -119,7 +119,7 @@ describe("a stop that is interrupted", () => {
   });
 
   it.each(["ps", "create", "stop"])("a killed stop cuts no turn, even if %s runs next", async (next) => {
-    // In an earlier version, the next command carried on what the killed stop had begun, and so cut the turn.
+    // In an earlier version, the next command completed the killed stop at once, which cut the turn.
     const sending = await turn();
     const { pid } = await fleet.server("alice");
     const stopping = await waitingStop();

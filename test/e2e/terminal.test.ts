@@ -64,7 +64,7 @@ describe("colours", () => {
 
 describe("a table on a terminal", () => {
   it.each([60, 80, 140])(
-    "a table on a terminal of %i columns has one line for each row, and keeps the columns that matter",
+    "a table on a terminal of %i columns prints each row on one line, and keeps its most important columns",
     async (columns) => {
       const [ps = [], list = [], top = []] = await Promise.all(
         [["ps"], ["list"], ["top", "--once"]].map(async (args) => (await shown(args, { columns })).text.split("\n")),

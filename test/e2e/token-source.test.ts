@@ -10,7 +10,7 @@ const problem = redisProblem();
 const GIVEN = "gho_canaryOfAlice";
 const OF_SERVE = "gho_canaryOfServe";
 
-/** The forged records have a valid signature, as if another host of the fleet had written them to Redis. */
+/** Some tests forge server records with a valid signature, as another host of the fleet could write them to Redis. */
 describe.skipIf(problem !== undefined)("the source of a server's GitHub token", () => {
   let redis: RedisServer;
   let fleet: TestFleet;
@@ -51,7 +51,7 @@ describe.skipIf(problem !== undefined)("the source of a server's GitHub token", 
     ["program", (folder) => ({ from: "command", command: `touch ${join(folder, "ran")}; echo gho_x` })],
     ["variable", () => ({ from: "env", name: "OF_SERVE" })],
     ["path", () => ({ from: "file", path: "/proc/self/environ" })],
-  ])("restart never gets a GitHub token from a %s that the server's record names", async (_, forged) => {
+  ])("restart refuses a forged record that names a %s as the source of the GitHub token", async (_, forged) => {
     await rewrite(forged(fleet.folder));
     const refusal = await fleet.refusal(3, ["restart", "alice"]);
     expect(refusal).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE" });

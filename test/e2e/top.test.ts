@@ -17,7 +17,7 @@ beforeAll(async () => {
   await fleet.send("alice", "notes", "hello");
 });
 
-/** `top` on a terminal, with what its screen shows. */
+/** The command `top` on a terminal, with a method that waits for its screen. */
 class TopScreen extends Terminal {
   constructor(options: TerminalOptions = {}, flags: readonly string[] = []) {
     super(fleet, ["top", ...flags], { columns: 80, rows: 24, ...options });
@@ -54,7 +54,7 @@ describe("top on a terminal", () => {
       }
       top.type("q");
       expect(await top.done).toBe(0);
-      // The earlier screen is back, with its cursor and its line wrapping.
+      // The last bytes restore line wrapping, the cursor and the screen from before top.
       expect(top.raw.endsWith("\x1b[?7h\x1b[?25h\x1b[?1049l")).toBe(true);
     },
   );

@@ -108,7 +108,7 @@ describe("trust", () => {
     expect(shown).not.toContain("ports.from");
     // Now ps connects to the store that the file names.
     expect(await fleet.refusal(7, ["ps"], { cwd })).toMatchObject({ code: "FLEET_STORE_UNAVAILABLE" });
-    // In a sandbox, the program could not leave a trace.
+    // Turn the sandbox off, because it would prevent the clone's program from creating its trace file.
     await fleet.run(["doctor"], { cwd, env: { COPILOTFLEET_SANDBOX_MODE: "none" } });
     expect(readdirSync(traces)).toContain("runtime");
   });

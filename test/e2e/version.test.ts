@@ -31,7 +31,7 @@ it.each([[["-v"]], [["--version"]], [["ps", "-v"]], [["token", "issue", "--versi
   },
 );
 
-it("version shows the versions of the command and all that it uses, and changes nothing", async () => {
+it("version shows the versions of the command and of everything that it uses, and changes nothing", async () => {
   expect(await fleet.json(["version"])).toEqual(VERSIONS);
   expect(await fleet.json(["--version"])).toEqual(VERSIONS);
   const text = await fleet.ok(["version"]);

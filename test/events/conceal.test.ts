@@ -29,7 +29,7 @@ afterEach(async () => {
   await removeFolder(root);
 });
 
-/** The store of a fleet that has this key, or takes the first key that a host offers. */
+/** The store of a fleet whose pseudonym key is `key`, or else the first key that a host offers. */
 function fleetStore(key?: string) {
   const fleet = { key };
   const pseudonymKey = async (offered: string) => {
@@ -59,7 +59,7 @@ async function all(stateRoot = root): Promise<FleetEvent[]> {
 }
 
 describe("pseudonyms in the audit log", () => {
-  it("a purge replaces the id of the user's session, but not another user whose name equals that id", async () => {
+  it("a purge replaces the user's session id `ben`, but not the name of another user, `ben`", async () => {
     await write([
       { type: "session.created", user: "zoe", actor: { user: "zoe" }, sessionId: "ben" },
       { type: "session.created", user: "ben", actor: { user: "ben" }, sessionId: "other" },
@@ -87,7 +87,7 @@ describe("pseudonyms in the audit log", () => {
     }
   });
 
-  it("a pseudonym replaces a detail that has the name as a word, or that the user may have written", async () => {
+  it("a detail is concealed if it has the user's name as a word, or if the user may have written it", async () => {
     await write([
       { type: "session.shared", user: "ann", detail: "initial al-2 al.b" },
       { type: "session.stolen", user: "ann", detail: "from al: done" },
@@ -104,7 +104,7 @@ describe("pseudonyms in the audit log", () => {
     expect((await verifyLog(root)).brokenAt).toBeNull();
   });
 
-  it("a concealed name does not come back from a process that read it before, or from leftover files", async () => {
+  it("no process can write back a concealed name that it read before, and no scratch file keeps it", async () => {
     const events = Array.from({ length: 12 }, () => ({ type: "turn.begun", user: "zoe" }) as const);
     await write(events);
     await compact(files, 1e6);

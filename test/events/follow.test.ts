@@ -26,7 +26,7 @@ afterEach(async () => {
   await removeFolder(root);
 });
 
-/** Writes an event to the log of a host, at a time by the clock of this host. */
+/** Writes an event to a host's log when the host's clock shows `ms`. */
 async function write(host: string, ms: number, user: string): Promise<void> {
   vi.setSystemTime(ms);
   const config = { events: { retentionMs: 1e12, maxBytes: 1e9 } };
@@ -36,7 +36,10 @@ async function write(host: string, ms: number, user: string): Promise<void> {
   await events.close();
 }
 
-/** Hosts whose calls read these logs. @param onCall is called with the signal of each call that may wait */
+/**
+ * Hosts with these names, each of which reads its log in the test folder. @param onCall is called with the signal of
+ * each call that may wait
+ */
 function hostsOf(names: readonly string[], onCall: (signal: AbortSignal) => void = () => undefined): FleetHosts {
   const hosts = names.map((name) => ({
     name,
@@ -80,7 +83,7 @@ describe("the events of several hosts", () => {
     expect(await next(following)).toBe("newer");
   });
 
-  it("followEvents continues after the caller's positions, whatever the times of the events", async () => {
+  it("followEvents continues after the caller's positions, even with events before the given time", async () => {
     for (const user of ["a1", "a2", "a3"]) await write("a", START, user);
     for (const user of ["b1", "b2"]) await write("b", START + DAY_MS, user);
     const following = follow(hostsOf(["a", "b"]), { sinceMs: START + DAY_MS }, { a: 2 });

@@ -53,7 +53,7 @@ describe("the audit log", () => {
     expect(await verifyLog(root)).toEqual({ events: 1, brokenAt: null });
   });
 
-  it("noted events are written together, before an event that is recorded later", async () => {
+  it("events from note() are written together, before the event of a later record()", async () => {
     const events = openEvents();
     for (const type of ["turn.begun", "turn.ended"] as const) events.note({ type, user: "ann" });
     expect(read()).toEqual([]);
@@ -62,7 +62,7 @@ describe("the audit log", () => {
     expect(files.listBatches()).toHaveLength(1);
   });
 
-  it("noted events are written soon after, and at the latest when the log is closed", async () => {
+  it("events from note() are written within moments, and at the latest when the log is closed", async () => {
     const events = openEvents();
     events.note({ type: "turn.begun" });
     await expect.poll(() => read().length).toBe(1);
@@ -94,7 +94,7 @@ describe("an audit log that cannot be written", () => {
   const block = () => writeFileSync(join(root, "events"), "in the way");
   const unblock = () => rmSync(join(root, "events"));
 
-  it("an unwritable log drops and counts noted events beyond 10,000, and rejects recorded events", async () => {
+  it("if the log is unwritable, note() drops and counts events beyond 10,000, and record() rejects", async () => {
     const events = openEvents();
     block();
     for (let at = 0; at < 10_002; at++) events.note({ type: "turn.begun" });
@@ -107,7 +107,7 @@ describe("an audit log that cannot be written", () => {
     expect(events.counts).toMatchObject({ lost: 2, waiting: 0 });
   });
 
-  it("after a failed sync, the log has each event once, and also a failed event for the refused action", async () => {
+  it("if a write cannot be synced, its events stay, and the refused action also gets a failed event", async () => {
     const events = openEvents();
     for (let at = 0; at < 2; at++) {
       events.note({ type: "turn.begun" });
@@ -165,7 +165,7 @@ describe("the verification of the audit log", () => {
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3 });
   });
 
-  it("verifyLog finds removed lines at the end, even after later lines were written", async () => {
+  it("verifyLog finds that the last lines were removed, even after new lines were written", async () => {
     for (const seq of [4, 5]) rmSync(files.batchPath(seq));
     const broken = { events: 3, brokenAt: { seq: 4, file: null, problem: "lines 4 to 5 are missing at the end" } };
     expect(await verifyLog(root)).toEqual(broken);
@@ -173,7 +173,7 @@ describe("the verification of the audit log", () => {
     expect((await verifyLog(root)).brokenAt).toMatchObject({ problem: "lines 4 to 5 are missing before line 6" });
   });
 
-  it("verifyLog finds removed lines at the beginning", async () => {
+  it("verifyLog finds that the first lines were removed", async () => {
     for (const seq of [1, 2]) rmSync(files.batchPath(seq));
     expect((await verifyLog(root)).brokenAt).toMatchObject({ problem: "lines 1 to 2 are missing at the beginning" });
   });
@@ -190,7 +190,7 @@ describe("the verification of the audit log", () => {
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 5 });
   });
 
-  it("verifyLog finds that the log lacks the newest line that another host once recorded", async () => {
+  it("verifyLog finds that the log lacks a line that another host has recorded", async () => {
     const hash = "another";
     expect((await verifyLog(root, [{ seq: 9, hash }])).brokenAt).toMatchObject({ seq: 6 });
     expect((await verifyLog(root, [{ seq: 2, hash }])).brokenAt).toMatchObject({ seq: 2 });

@@ -46,7 +46,7 @@ async function write(events: Events, count: number): Promise<void> {
 }
 
 describe("the rotation of the audit log", () => {
-  it("a suspended writer appends at the end of the log, not at a number that a compaction has freed", async () => {
+  it("a writer that was suspended during a compaction appends at the log's end, not at a freed number", async () => {
     const suspended = openEvents();
     await write(suspended, 1);
     await write(openEvents(), 20);
@@ -149,7 +149,7 @@ describe("the rotation of the audit log", () => {
     expect(files.listSegments()[0]?.first).toBeGreaterThan(after?.last ?? 0);
   });
 
-  it("a shorter segment that a killed process left does not reappear when the longer one is deleted", async () => {
+  it("deleting a segment also deletes a shorter copy of its first lines that a killed process left", async () => {
     const events = openEvents();
     await write(events, 30);
     await compact(files, 100);
@@ -198,7 +198,7 @@ describe("the rotation of the audit log", () => {
     expect(names.filter((name) => name.startsWith("."))).toEqual([]);
   });
 
-  it("a writer whose line cannot be built writes nothing", async () => {
+  it("if building a line fails, append() rejects and writes nothing", async () => {
     const writer = new ChainWriter(root, { segmentBytes: 1_000 });
     const fail = () => {
       throw new Error("no line");
@@ -224,7 +224,7 @@ describe("the verification over several hosts", () => {
     return { everywhere } as unknown as FleetHosts;
   }
 
-  it("verification finds a removed log or log end by the newest line that another host recorded", async () => {
+  it("verifyEverywhere finds missing last lines of a log by the newest line that another host recorded", async () => {
     const [a, b] = [join(root, "a"), join(root, "b")];
     const [ofA, ofB] = [openEvents(a, { host: "a" }), openEvents(b, { host: "b" })];
     await write(ofA, 5);

@@ -73,7 +73,7 @@ async function history(session: string): Promise<Event[]> {
     .map((line) => JSON.parse(line) as Event);
 }
 
-/** The number of events whose parent already has a child. Each of them starts another branch of the history. */
+/** Counts the forks of a history: events whose parent already has a child, so that they start another branch. */
 function forks(events: Event[]): number {
   const parents = events.map(({ parentId }) => parentId).filter((id) => id !== null);
   return parents.length - new Set(parents).size;

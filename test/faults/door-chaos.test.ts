@@ -20,7 +20,7 @@ const TEAM = ["alice", "bob", "carol"];
 interface Sent {
   sessionId: string;
   prompt: string;
-  /** Undefined until the client gets the outcome. Stays undefined if the front door closes before that. */
+  /** Undefined until the client gets an outcome. If the front door closes before that, it stays undefined. */
   outcome: "answered" | "refused" | undefined;
   /** The error of a prompt that was refused or whose turn was cut. */
   reason?: string;
@@ -44,7 +44,7 @@ class Door {
     return new Door(fleet, await start(fleet));
   }
 
-  /** Aborts when the current front door closes. Callers need this because the SDK never settles the pending calls. */
+  /** Aborts when the current front door closes. The SDK never settles calls that are pending at that time. */
   get closed(): AbortSignal {
     return this.#closed.signal;
   }
@@ -175,7 +175,7 @@ class Sender {
     const client = this.#client;
     this.#client = undefined;
     this.#session = undefined;
-    // The SDK may be waiting for an answer from a front door that no longer exists.
+    // Limit the wait, because the SDK may wait for an answer from a front door that no longer exists.
     await Promise.race([client?.forceStop(), delay(5_000)]);
   }
 
@@ -220,7 +220,7 @@ async function commandOn(fleet: FaultFleet, user: string, sent: Sent[], until: A
     entry.outcome = code === 0 ? "answered" : "refused";
     if (code !== 0) entry.reason = errorOf({ stdout }).message;
     if (code === 0) expect((JSON.parse(stdout) as { reply: string }).reply).toBe(replyTo(prompt));
-    // Allowed: the session is locked, a time limit ends, the server is lost, or the turn is cut. Other errors are bugs.
+    // Allowed: the session is locked (5), a time limit is over (6), the server is lost (7), or the turn was cut (8).
     else expect([5, 6, 7, 8], stdout).toContain(code);
     await delay(200);
   }
@@ -231,9 +231,9 @@ function accidents(fleet: FaultFleet, door: Door, random: () => number): (() => 
   const someone = () => TEAM[Math.floor(random() * TEAM.length)] ?? "alice";
   const command = async (...args: string[]) => {
     const { code, stdout, stderr } = await fleet.start(args).done;
-    // Exit code 4 means that the user has not had a server so far.
-    // Codes 5 and 6 mean that another command works on the same server: this command was refused, or waited too long.
-    // Code 8 means that a drain found a cut turn in the history. An earlier kill may have cut that turn.
+    // Exit code 4: the user has never had a server.
+    // 5 and 6: another command works on the same server, so this command was refused or waited too long.
+    // 8: a drain found a cut turn in a session's history, possibly one that an earlier kill has cut.
     const allowed = stderr.includes("There is no server of user") ? [4] : [0, 5, 6, 8];
     expect(allowed, `${args.join(" ")}: ${stderr}${stdout}`).toContain(code);
   };
@@ -335,7 +335,7 @@ it("no client gets a wrong answer and no history forks while servers and the fro
     ...PRIVATE.map(async (user) => await commandOn(fleet, user, sent, stop.signal)),
   ]);
 
-  // After the last fault, all clients send prompts at the same time until each has an answer.
+  // No fault follows now. Let all clients send prompts at the same time until each of them gets an answer.
   await Promise.all(
     senders.map(async (sender, index) => {
       const before = sent.length;

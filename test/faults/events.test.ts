@@ -91,7 +91,7 @@ it.skipIf(!canMount)(
     expect(seen.full.details).toEqual(seen.acked);
     expect(seen.full.verified).toEqual({ events: seen.acked.length, brokenAt: null });
     expect(seen.again).toBe("acked");
-    // The refused event is never written. The event "noted" may wait for the disk, and is written once there is room.
+    // `record` was refused, so its event is never written. `note` may write its event later, when the disk has room.
     expect(seen.after.details).toEqual([...seen.acked, "noted", "again"]);
     expect(seen.after.verified.brokenAt).toBeNull();
   },

@@ -74,7 +74,7 @@ it.skipIf(problem !== undefined)(
     const forked = reports.filter(({ forks }) => forks.length > 0);
     console.log(`bare runtimes: ${forked.length} of ${count} histories forked`);
     expect(forked.length).toBeGreaterThan(0);
-    // In each fork, the surviving branch lacks one user's turn, even though that turn was answered.
+    // Each fork loses a prompt: the branch that continues lacks the turn of one host, which was answered.
     expect(forked.every(({ lost }) => lost.length > 0)).toBe(true);
     await Promise.all(clients.map((client) => client.forceStop()));
   },

@@ -36,7 +36,7 @@ class Scene {
   readonly server: ServerRecord;
   readonly template: Template;
   readonly statePath: string;
-  /** The number of turns that each session in use has had. */
+  /** For each session that this process uses: how many turns it has had. */
   readonly turns = new Map<string, number>();
 
   constructor(fleet: FaultFleet, library: Fleet, server: ServerRecord, template: Template) {

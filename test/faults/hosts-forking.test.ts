@@ -65,7 +65,7 @@ async function open(isolation: string): Promise<Place> {
 }
 
 async function begin(door: string, token: string, sessionId: string): Promise<void> {
-  // The term is short. So on a busy machine, a host may count as gone for a moment, even before the first fault.
+  // Retry, because the hosts have a short term: on a busy machine, a host may count as gone even without a fault.
   await eventually(
     `the beginning of ${sessionId}`,
     async () => {
@@ -88,7 +88,7 @@ function sessionOf(user: string): string {
   return `of-${user}`;
 }
 
-/** The long form (`SOAK`) injects a fault in every second round. The short form injects one of `FAULTS` a round. */
+/** Returns the fault of a round: the next of `FAULTS`; in the soak (`SOAK`), a random one in every second round. */
 function faultOf(round: number, random: () => number): Fault | undefined {
   if (process.env.SOAK === undefined) return FAULTS[round];
   return round % 2 === 1 ? FAULTS[Math.floor(random() * FAULTS.length)] : undefined;

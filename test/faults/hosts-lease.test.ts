@@ -28,7 +28,7 @@ it.skipIf(problem !== undefined)(
     await pods.host(0).kill();
     const prompt = (attempt: number) => `after, try ${attempt}`;
     const doors = [other];
-    // The limit of 60 s is far below lock.ttl. An earlier version kept the queued prompt's lease for all of lock.ttl.
+    // In an earlier version, the killed host's prompt blocked the session for lock.ttl, which is far more than 60 s.
     const answer = await askUntilAnswered({ doors, token, sessionId: "queued", prompt, withinMs: 60_000 });
     expect(answer.reply).toMatch(/^\[turn \d\] after/);
   },

@@ -12,7 +12,7 @@ it.skipIf(problem !== undefined)(
     const serving = await one.serve();
     await one.json(["create", "--user", "ann", "--id", "notes", "--prompt", "one"]);
     const before = await one.json<{ servers: { pid: number }[] }>(["ps"]);
-    // A second machine gets the same name if somebody copies a host's configuration and image.
+    // Give the second machine the first host's name, as if somebody had copied that host's configuration and image.
     const env = { COPILOTFLEET_HOST_NAME: one.name };
     await two.exec(["sh", "-c", `echo ${one.name} > /proc/sys/kernel/hostname`]).done;
     const commands = [

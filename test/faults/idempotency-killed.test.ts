@@ -12,12 +12,12 @@ import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 const LANES = rounds(2, 8);
 const KILLS = rounds(3, 25);
 const KEYS = LANES * KILLS;
-/** The longest time between a request and the kill after it, in milliseconds. A request takes about 400 ms. */
+/** Each request is sent at a random moment in this many milliseconds before a kill. A request takes about 400 ms. */
 const AROUND_MS = 450;
 /** The longest time for which a request is repeated until it is answered, in milliseconds. */
 const ANSWER_MS = 120_000;
 const SESSIONS = Array.from({ length: LANES }, (_, lane) => `keyed-${lane}`);
-/** Codes that ask the client to try again. Such a refusal neither uses up the key nor changes a running turn. */
+/** Codes that ask the client to try again. After such a refusal, the client may use the same idempotency key. */
 const AGAIN = new Set(["FLEET_DOOR_DRAINING", "FLEET_SESSION_BUSY", "FLEET_SESSION_LOCKED", "FLEET_POOL_DRAINING"]);
 
 /** A `serve` with the HTTP API that a test kills and starts again. */

@@ -20,7 +20,7 @@ it("gc keeps a session whose last turn was not recorded because serve was killed
   await client.turnOk("notes", "two");
   serving.kill("SIGKILL");
   await serving.done;
-  // Record an old time as the last use, so that gc has to find the real last use in the history.
+  // Change the recorded time of last use to an old time, so that gc has to find the real time in the history.
   await sessions.update("notes", (draft) => {
     draft.lastUsedAt = new Date(Date.now() - DAY_MS).toISOString();
   });

@@ -43,7 +43,7 @@ function next(sessionId: string) {
 }
 
 describe("a command whose lease is lost", () => {
-  it("after lock was suspended past the TTL, it ends its command with all children and exits with 5", async () => {
+  it("if lock -- COMMAND is suspended for longer than its lease's TTL, it then ends COMMAND and exits with 5", async () => {
     const lock = await lockRunning(WAITS, ["--ttl", "5s"]);
     lock.child.kill("SIGSTOP");
     const lease = await next(lock.session);
@@ -59,7 +59,7 @@ describe("a command whose lease is lost", () => {
     await lease.release();
   });
 
-  it("stealing a lease ends the command under lock, and lock's error names the thief and the reason", async () => {
+  it("if a user steals the lease of lock -- COMMAND, lock ends COMMAND, and its error names the user and the reason", async () => {
     const lock = await lockRunning(WAITS, ["--json"]);
     const token = await fleet.ok(["lock", lock.session, "--user", "alice", "--steal", "--reason", "it hangs"]);
     const { code, json } = await lock.done;
@@ -71,7 +71,7 @@ describe("a command whose lease is lost", () => {
     await fleet.ok(["unlock", lock.session, "--token", token.trim()]);
   });
 
-  it("a command under lock that ignores SIGTERM is killed 5 seconds after the lease is lost", async () => {
+  it("if lock -- COMMAND loses its lease and COMMAND ignores SIGTERM, lock kills COMMAND after 5 seconds", async () => {
     const lock = await lockRunning(`trap "" TERM; (trap "" TERM; sleep 1000) & ${WAITS}`);
     const began = performance.now();
     await fleet.ok(["lock", lock.session, "--user", "alice", "--steal", "--reason", "enough"]);
@@ -82,7 +82,7 @@ describe("a command whose lease is lost", () => {
   });
 });
 
-it("when lock is killed, its command keeps running, and its lease ends once the TTL is over", async () => {
+it("if lock -- COMMAND is killed, COMMAND keeps running, and the lease ends once its TTL is over", async () => {
   const lock = await lockRunning(WAITS, ["--ttl", "5s"]);
   const exited = once(lock.child, "exit");
   lock.child.kill("SIGKILL");

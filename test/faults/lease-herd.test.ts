@@ -13,7 +13,7 @@ import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const WAITERS = 16;
 const ROUNDS = process.env.SOAK === undefined ? 2 : 200;
-/** Long enough that a holder keeps its lease when a busy machine stalls it. */
+/** The TTL is so long that a holder keeps its lease even if a busy machine stalls the holder for a moment. */
 const TTL_MS = 4_000;
 
 const program = bundleFixture("lease-waiter");

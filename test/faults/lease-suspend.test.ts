@@ -15,7 +15,7 @@ import { temporaryRoot } from "../fixtures/store/store-root.js";
 const ROUNDS = process.env.SOAK === undefined ? 2 : 40;
 /** How many holders are suspended one after another, each for longer than the TTL of its lease. */
 const SUSPENDED = process.env.SOAK === undefined ? 2 : 4;
-/** Long enough that, even on a busy machine, a holder does not lose its lease before the test suspends it. */
+/** The TTL is so long that, even on a busy machine, no holder loses its lease before the test suspends it. */
 const TTL_MS = 3_000;
 
 const program = bundleFixture("lease-waiter");
@@ -75,8 +75,8 @@ describe("lease holders that stall", () => {
       expect(holder.stderr()).toMatch(/FLEET_LEASE_LOST/);
       const after = log.read().filter(({ fence, at }) => fence === holder.fence && at > since);
       expect(after.map(({ what }) => what)).toEqual(expect.arrayContaining(["told", "refused"]));
-      // The holder may have been suspended between its check and its write. The resource refuses that write by its
-      // fence.
+      // A holder that was suspended between its check and its write does that write after it resumes. The protected
+      // resource refuses the write, because its fence is lower than that of the next holder.
       const late = after.filter(({ what }) => what === "write");
       expect(late.length).toBeLessThanOrEqual(1);
       expect(late.filter(({ fence }) => resource.accepts(fence))).toEqual([]);
@@ -132,7 +132,7 @@ describe("lease holders that stall", () => {
     const entries = log.read();
     const last = holders.at(-1)?.fence;
     expect(entries.filter(({ what }) => what === "told")).toHaveLength(SUSPENDED);
-    // A holder may have been suspended between its check and its write. So it may do one write after it resumes.
+    // A holder that was suspended between its check and its write may do one write after it resumes.
     for (const { fence } of holders) {
       expect(overlaps(entries).filter((entry) => entry.fence === fence).length).toBeLessThanOrEqual(1);
     }

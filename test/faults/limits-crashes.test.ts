@@ -139,7 +139,7 @@ function privateGroups(): { groups: string[]; under: string[] } {
   const groups = own.map(({ folder }) => join(folder, `fleet-service-${process.pid}`));
   for (const group of groups) {
     mkdirSync(group);
-    // rmdir fails if a server's group is left in this group.
+    // rmdir, and thus the test, fails if the control group of a server is left in this group.
     onTestFinished(() => rmdirSync(group));
   }
   const mounts = own.map(({ controllers, mountPoint }) => `mount -t cgroup -o ${controllers} none ${mountPoint}`);
@@ -151,7 +151,7 @@ function privateGroups(): { groups: string[]; under: string[] } {
 }
 
 it.skipIf(!grouped)(
-  "from outside a service's cgroup namespace, ps sees the limits of the service's servers, and stop ends processes that hide in their groups",
+  "outside a service's cgroup namespace, ps shows its servers' limits, and stop ends processes hidden in their groups",
   async () => {
     await using model = await startToolModel();
     const { groups, under } = privateGroups();

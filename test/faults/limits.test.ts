@@ -45,7 +45,7 @@ finally:
   for pid in children: os.kill(pid, 9); os.waitpid(pid, 0)`,
   },
   openFiles: { moderate: 10, excess: 300, script: "files = [open('/dev/null') for _ in range(amount)]" },
-  // The amount is the share of one processor, in percent. Without a limit, the script ends once it has used that share.
+  // The amount is a share of one processor, in percent. If no limit prevents it, the script uses that share and ends.
   cpu: {
     moderate: 1,
     excess: 30,
@@ -154,7 +154,7 @@ it.skipIf(!ROOT)(
 
 const groupsOf = (server: ServerView | undefined) => [...(server?.sandbox.limits?.cgroups ?? [])];
 
-it.skipIf(!grouped)("a stop ends a process that hides from the fleet, and removes the control groups", async () => {
+it.skipIf(!grouped)("stop ends a process that only its control groups reveal, and removes the groups", async () => {
   await using model = await startToolModel();
   const { fleet } = await toolFleet(model, LIMITS, "root");
   await fleet.create("alice", "of-alice");

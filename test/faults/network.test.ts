@@ -20,7 +20,7 @@ import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 import { networkProblem } from "../fixtures/programs/network.js";
 import { without } from "../fixtures/programs/seccomp.js";
 
-/** Ways to the rest of the machine. Each line of bash succeeds only if the way is open. */
+/** Attempts to reach the rest of the machine, each as a line of bash that succeeds only if the network allows it. */
 const WAYS = {
   "connects to bob's server": 'exec 3<>"/dev/tcp/127.0.0.1/$bobPort"',
   "connects to another service of the machine": 'exec 3<>"/dev/tcp/127.0.0.1/$service"',
@@ -65,7 +65,7 @@ async function services() {
   return { service: (service.address() as AddressInfo).port, datagrams: datagrams.address().port };
 }
 
-/** Tries each way in alice's agent, and returns those that are open. */
+/** Lets alice's agent try each of `WAYS`, and returns the names of those that succeeded. */
 async function openWays(fleet: FaultFleet, variables: Record<string, number>, run: RunOptions): Promise<string[]> {
   const home = homeOf(fleet.root, serverIdOf("alice"));
   const lines = Object.entries(variables).map(([name, value]) => `export ${name}=${value}`);
@@ -165,7 +165,7 @@ it.skipIf(!isPossible)("serve does not end the bridge of a server without sessio
   await fleet.spawn("alice");
   const pair = await pairOf(fleet);
   const serving = await serve(fleet);
-  // After 12 health intervals, serve would end a process that belongs to no loaded session.
+  // Wait, because serve ends a process that belongs to no loaded session only after 12 health intervals.
   await eventually("probes", async () => (await serving.metric("probes_total")) > 20);
   expect(await pairOf(fleet)).toEqual(pair);
   expect(isRunning(pair.bridge)).toBe(true);

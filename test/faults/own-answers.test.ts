@@ -21,7 +21,7 @@ const CLIENTS = rounds(3, 8);
 const CONVERSATIONS = rounds(1, 10);
 const PROMPTS = rounds(3, 20);
 const COMMANDS = rounds(2, 50);
-/** With pauses, a client's prompt arrives while another client's turn ends. */
+/** Pauses between a client's prompts let some prompts arrive just when another client's turn ends. */
 const CASES = [
   { streaming: true, pauseMs: 30 },
   { streaming: false, pauseMs: 0 },
@@ -33,7 +33,7 @@ async function open(client: CopilotClient, sessionId: string, streaming: boolean
   return await client.resumeSession(sessionId, { onPermissionRequest: approveAll, streaming });
 }
 
-/** Lets all speakers send their prompts at the same time. Resolves with all prompts and replies, in any order. */
+/** Lets all clients send their prompts at the same time. Resolves with all prompts and replies, in any order. */
 async function converseAll(speakers: readonly Speaker[], pauseMs: number): Promise<Said[]> {
   return (await Promise.all(speakers.map(async (each) => await converse(each, PROMPTS, pauseMs)))).flat();
 }

@@ -80,7 +80,7 @@ it(`a prompt sent by the library while the server dies begins at most one turn (
   await at.fleet.leaveSession(session);
 });
 
-it("a prompt at the front door is answered even if its server dies before the server reads the prompt", async () => {
+it("a prompt at the front door is answered even if the user's server dies before it reads the prompt", async () => {
   const [user, sessionId] = [unused("ben"), unused("unread")];
   const client = await at.client(user);
   const prompt = `${sessionId}.`;
@@ -95,7 +95,7 @@ it("a prompt at the front door is answered even if its server dies before the se
   expect(at.model.shown(prompt)).toBe(1);
 });
 
-it("a prompt at the front door ends with an error, and is not sent again, when its server dies during the turn", async () => {
+it("if the server dies during a turn, the prompt at the front door ends with an error and is not sent again", async () => {
   const client = await at.client("ann");
   const sessionId = unused("begun");
   const prompt = `!hold ${sessionId}.`;

@@ -23,7 +23,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
   });
   afterAll(() => redis.end());
 
-  /** Two stores on one database. Only `store` connects through the proxy. Redis has already loaded their scripts. */
+  /** Two stores on one database. Only `store` connects through the proxy. Redis already has the Lua scripts of both. */
   async function stores(): Promise<{ store: Store; direct: Store; proxy: CuttingProxy }> {
     const proxy = await CuttingProxy.start(redis.port);
     const url = redis.url();
@@ -166,7 +166,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     if (hosts === null || watcher === null) throw new Error("the store knows no hosts");
     const entry: HostEntry = { door: null, state: "serving", startedAt: "2026-01-01T00:00:00.000Z", storage: null };
     const { term } = await hosts.beat("i1", entry, 60_000);
-    // With this random number, an operation that was cut off waits 500 ms until it is sent again. Others do not wait.
+    // Math.random sets the pause before an interrupted operation is sent again. With this value, the pause is 500 ms.
     const random = vi.spyOn(Math, "random").mockReturnValue(50);
     onTestFinished(() => random.mockRestore());
 

@@ -12,7 +12,7 @@ import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`replies beside a full Redis are not tested: ${problem}`);
 
-/** Replies cost money and time, so the user must get the reply even if the store cannot record the turn. */
+/** A reply costs money and time, so the user must get it even if Redis is too full to record the turn. */
 describe.skipIf(problem !== undefined)("a Redis that is full when a turn ends", () => {
   let redis: RedisServer;
   beforeAll(async () => {

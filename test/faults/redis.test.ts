@@ -36,8 +36,8 @@ function request(token: string, over: Partial<LeaseRequest> = {}): LeaseRequest 
 }
 
 /**
- * Calls every method. The fleet must have the sessions, the server and the leases that `populate` creates. Redis may
- * receive the calls in any order.
+ * Calls every method of the store at once, so Redis may receive the calls in any order. Needs the sessions, the server
+ * and the leases that `populate` creates.
  */
 function everything(store: Store): Record<string, Promise<unknown>> {
   return {
@@ -128,7 +128,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       } finally {
         redis.signal("SIGCONT");
       }
-      // After the stall, Redis first reads the commands that were sent during it, and refuses all of them as too late.
+      // When Redis resumes, it first reads the commands that were sent during the stall, and refuses them as too late.
       expect(await store.leases.check("a", "t1")).toMatchObject({ fence });
       expect(await contents(redis, fleet)).toEqual(before);
       expect(await codes(everything(store))).toEqual(
@@ -182,7 +182,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
         }
         expect(await redis.client.dbsize()).toBe(0);
 
-        // A host that never used this database starts with an empty pool. The leases from before the loss stay invalid.
+        // A host that is new to this database starts with an empty pool. Leases from before the loss stay invalid.
         const stranger = await open(url);
         const answer = await stranger.leases.acquire(request("t9"));
         expect(answer).toMatchObject({ granted: true });
@@ -420,7 +420,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       onTestFinished(() => void child.kill("SIGKILL"));
       child.stdout.resume();
       const code = await new Promise((resolve) => child.once("close", resolve));
-      expect(code).toBe(0); // a connection that kept the process alive would prevent this exit
+      expect(code).toBe(0); // the process exits although its connection to Redis is open
     });
   });
 
@@ -557,7 +557,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     const store = openRedisStore(parsed(url), await keyedRoot(), { operationMs: 2_000 });
     onTestFinished(() => store.close());
     const fence = await populate(store);
-    // This store is for operations that must succeed in the end, however slow the machine is.
+    // This store has a high time limit, for operations that must succeed in the end, however slow the machine is.
     const patient = openRedisStore(parsed(url), await keyedRoot(), { operationMs: 20_000 });
     onTestFinished(() => patient.close());
     expect(await patient.sessions.update("a", (draft) => ++draft.turns)).toBe(1);

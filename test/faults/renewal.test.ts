@@ -82,12 +82,13 @@ describe("sessions of the library and of the front door whose credentials expire
       const byDoor = async () => await other.sendAndWait({ prompt: "hello" });
       let usedMs: number | undefined = performance.now();
       const change = async () => {
-        // A key's lifetime starts with its first turns. The fleet may read a new key only 5 s after a refused key.
+        // Count a key's lifetime from its first turns, because after a refused key the fleet may wait 5 s for the next.
         usedMs ??= performance.now();
         if (performance.now() - usedMs < LIFETIME_MS) return;
         usedMs = undefined;
         next();
-        // Wait, because the fleet reads a key file once a second. The model gateway also reads a refused key again.
+        // Without the model gateway, wait, because the fleet reads the key file only once a second. The gateway reads
+        // the key again as soon as the model refuses it.
         if (modelGateway === "off") await new Promise((resolve) => setTimeout(resolve, 1_100));
       };
       await takeTurns([change, byLibrary, byDoor], () => keys > LIFETIMES);

@@ -89,7 +89,7 @@ it.skipIf(bwrapProblem !== undefined)(
     expect(isRunning(first.bwrap)).toBe(false);
     expect(fleet.processes()).toEqual(expect.arrayContaining([second.bwrap, second.runtime]));
     expect(fleet.processes().length, "bwrap, process 1 and the runtime").toBe(3);
-    // serve started the second server, so serve learns how this server ended.
+    // serve started the second server's process. So it learns which signal ended this process, and logs it.
     await replacementOf(fleet, second);
     expect(readFileSync(log, "utf8")).toContain(`Process ${second.runtime} ended: killed by SIGKILL`);
     expect(await fleet.send("alice", "talk", "hello")).toBe("[turn 1] hello");

@@ -89,7 +89,7 @@ it.skipIf(!isRoot || bwrapProblem !== undefined).each(FALLBACKS)(
 );
 
 it.skipIf(!isRoot).each(["openat2", "close_range"] as const)(
-  "without the system call %s, setpriv sets up Landlock, and doctor names the call",
+  "without the system call %s, setpriv applies Landlock in place of our launcher, and doctor names the call",
   async (name) => {
     const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: "landlock" });
     const under = without([name], fleet.folder, { by: "ENOSYS" });

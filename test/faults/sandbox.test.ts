@@ -143,7 +143,7 @@ it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
     onTestFinished(() => rmSync(join(code, "attack"), { force: true }));
     const tokens = join(fleet.folder, "tokens");
     const work = join(fleet.folder, "work");
-    // Names as people give them: with a space, a colon and a newline.
+    // Use folder names with a space, a colon and a newline, because people give such names.
     const [bound, readable] = [join(fleet.folder, "for alice:\nhere"), join(fleet.folder, "tools of all")];
     env.COPILOTFLEET_SANDBOX_BINDS = `${bound.replace("alice", "{user}")},${[readable, code, fleet.node].map((path) => `${path}:ro`).join(",")}`;
     Object.assign(fleet.env, env);
@@ -170,7 +170,7 @@ it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
     expect(sandbox.mode).toBe(mode);
     const socket = await listen(join(fleet.folder, "socket"), user?.uid ?? 0);
     await listen(join(bound, "socket"), user?.uid ?? 0);
-    // Node.js 20 pads shorter names with zero bytes.
+    // Use a name of the full length, because Node.js 20 pads a shorter name with zero bytes.
     const abstractSocket = await listen(`\0copilotfleet-${process.pid}`.padEnd(108, "-"), null);
     const bobHome = bob?.home ?? "";
     const variables = {

@@ -18,8 +18,8 @@ async function becomes(fleet: FaultFleet, expected: Record<string, string>): Pro
 }
 
 /**
- * Resolves when `serve` has checked all records twice. We can tell because it repairs a record that looks as if a dead
- * command had left it.
+ * Resolves when `serve` has checked all records twice. To detect a check, makes a record look as if a dead command had
+ * left it, and waits until `serve` repairs the record.
  */
 async function looked(fleet: FaultFleet, user: string): Promise<void> {
   for (let look = 0; look < 2; look++) {

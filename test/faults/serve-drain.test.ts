@@ -24,7 +24,7 @@ async function outcome(turn: Promise<unknown>): Promise<string> {
   );
 }
 
-it("a draining serve lets the turns of commands, library and clients end, and admits nothing new", async () => {
+it("a draining serve lets running turns of commands, the library and clients end, and refuses new turns", async () => {
   const model = await heldModel();
   const fleet = await faultFleet({ ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
   const library = await openLibrary(fleet);

@@ -29,7 +29,7 @@ async function warm(fleet: FaultFleet): Promise<Record<string, number>> {
   );
 }
 
-it("serve starts warm shared servers before anybody asks, and again after they were killed", async () => {
+it("serve starts pool.warm shared servers before any user needs one, and restarts them after they were killed", async () => {
   const fleet = await faultFleet(WARM);
   const serving = await serve(fleet);
   const both = async () => {
@@ -43,7 +43,7 @@ it("serve starts warm shared servers before anybody asks, and again after they w
   expect(Object.keys(second).toSorted()).toEqual(["shared-1", "shared-2"]);
   for (const pid of Object.values(second)) expect(Object.values(first)).not.toContain(pid);
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
-  // The third server is started only when a user is placed on it.
+  // A third server may run only if alice was placed on it, because pool.warm is 2.
   expect(Object.keys(await warm(fleet)).length).toBeLessThanOrEqual(3);
   expect(await serving.metric("server_restarts_total", { reason: "crash" })).toBe(2);
   await expectConsistent(fleet);
@@ -51,7 +51,7 @@ it("serve starts warm shared servers before anybody asks, and again after they w
   expect(fleet.processes()).toEqual([]);
 });
 
-it("serve does not restart a warm server that a user stopped, and never exceeds pool.servers", async () => {
+it("serve does not restart a warm server that somebody stopped, and never runs more than pool.servers servers", async () => {
   const fleet = await faultFleet({ ...WARM, COPILOTFLEET_POOL_SERVERS: "1" });
   const serving = await serve(fleet);
   await eventually("the warm server", async () => Object.keys(await warm(fleet)).length === 1);
@@ -145,7 +145,7 @@ async function healthyFor(serving: Serving, probes: number): Promise<void> {
   );
 }
 
-it("health.session creates a session on each new probe connection and leaves no trace of it", async () => {
+it("with health.session, serve creates a session on each new probe connection, and leaves no trace of it", async () => {
   const fleet = await faultFleet({
     ...FAST_HEALTH,
     COPILOTFLEET_HEALTH_TIMEOUT: "10s",

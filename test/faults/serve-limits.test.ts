@@ -132,8 +132,8 @@ it("no server keeps a stale claim when the disk fills up while serve restarts th
   for (let round = 0; round < rounds(3, 40); round++) {
     const pid = (await fleet.record("alice")).process?.pid ?? 0;
     const from = serving.log().length;
-    // The disk fills up during the restart. serve has then recorded its claim, but cannot always record the claim's
-    // end.
+    // Fill the disk during the restart, when serve has recorded its claim on the server but may no longer be able to
+    // record the end of the claim.
     await killed(pid);
     const stages = ["failed", "starting", "ready"];
     const stage = stages[round % stages.length] ?? "failed";
@@ -195,7 +195,7 @@ it("serve leaves healthy servers alone while it cannot open more files, and work
   const open = Number(spawnSync("sh", ["-c", `ls /proc/${serving.pid}/fd | wc -l`], { encoding: "utf8" }).stdout);
   for (const files of [0, open - 2, open + 1]) {
     execFileSync("prlimit", [`--nofile=${files}:4096`, "--pid", String(serving.pid)]);
-    // During this time, the probe of each server opens a new connection.
+    // In these 3 seconds, serve tries to open a new connection to each server for its probe.
     await stays(async () => pids.every(isRunning) && (await fleet.registry()).supervisors?.length === 1, 3_000);
   }
   expect(

@@ -14,14 +14,14 @@ import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
 import { childrenOf, isRunning, killed, processesWith, sleeper, statusOf } from "../fixtures/processes.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
-/** The full identity of a process, for a record that is to name it. */
+/** The identity of a live process, in the form in which a server's record stores it. */
 function identityOf(pid: number): ProcessIdentity {
   const found = identify(pid);
   if (found === null) throw new Error(`process ${pid} has ended`);
   return found;
 }
 
-/** Runs `work` while `serve` is suspended, so that serve then sees all changes at once. */
+/** Suspends `serve` while `work` runs, so that it sees all changes of `work` at once when it resumes. */
 async function behindItsBack(serving: Serving, work: () => Promise<void>): Promise<void> {
   serving.kill("SIGSTOP");
   await eventually("the pause of serve", () => statusOf(serving.pid).state === "T");

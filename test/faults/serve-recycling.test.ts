@@ -8,7 +8,7 @@ import { heldModel } from "../fixtures/fleets/turns.js";
 import { isRunning } from "../fixtures/processes.js";
 
 /**
- * Every server exceeds this age at once. A test sees only one recycle, because recycle.pause is longer than the test.
+ * Every server soon exceeds this age. Still, a test sees only one recycle, because recycle.pause is longer than a test.
  */
 const OLD = { COPILOTFLEET_RECYCLE_MAX_AGE: "1s" };
 
@@ -40,7 +40,7 @@ it("serve recycles a server once when it exceeds its limit of sessions", async (
     expect(await fleet.json(["send", id, "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
   }
   await expectConsistent(fleet);
-  // The new process exceeds the limit as well, but serve does not recycle it again and again.
+  // The new process exceeds the limit as well, but serve must not recycle the server again. Wait for more checks.
   const probes = await serving.metric("probes_total");
   await eventually("more rounds", async () => (await serving.metric("probes_total")) >= probes + 5);
   expect(await serving.metric("server_recycles_total", { reason: "sessions" })).toBe(1);

@@ -17,7 +17,7 @@ it("a second serve is refused with the PID of the first, even while the first is
   expect(second.code).toBe(5);
   expect(errorOf(second)).toMatchObject({ code: "FLEET_SUPERVISOR_RUNNING" });
   expect(errorOf(second).message).toContain(`process ${first.pid}`);
-  // A suspended supervisor still holds the host lock.
+  // Suspend the first serve. It still holds the host lock, so the third serve is refused, too.
   first.kill("SIGSTOP");
   await eventually("the stop", () => statusOf(first.pid).state === "T");
   const third = await startServe(fleet, { args: ["--json"] }).done;

@@ -42,7 +42,7 @@ describe("a serve that ends a server after one failed probe", () => {
   });
   afterAll(() => fleet.end());
 
-  /** Runs `work`, which suspends processes. Expects that then all servers answer, in the same processes as before. */
+  /** Runs `work`, which suspends processes. Expects that serve has restarted no server, and that all servers answer. */
   async function expectSameAfter(work: (pids: readonly number[]) => Promise<void>): Promise<void> {
     const pids = await servers(fleet);
     const isWatched = (pid: number) =>
@@ -72,7 +72,7 @@ describe("a serve that ends a server after one failed probe", () => {
     async (order) => {
       await expectSameAfter(async (pids) => {
         await stop(pids);
-        // This wait is far shorter than a probe may take, so serve is usually suspended in the middle of a probe.
+        // The servers do not answer now. So after this wait, serve is usually suspended in the middle of a probe.
         await away(1_500);
         await stop([serving.pid]);
         await away();

@@ -109,8 +109,8 @@ it("serve counts a turn of a killed server as cut once, but not a turn that was 
   const cutTurn = async (prompt: string, end: () => Promise<unknown>) => {
     const turn = fleet.run(["send", "s", `!hold ${prompt}`, "--user", "alice"]);
     await eventually("the turn", () => model.held(prompt) === 1);
-    // Wait until the prompt is in the history. Until then, the metric may still count the previous turn, and a kill
-    // would leave no sign of a cut turn.
+    // Wait until the prompt is in the history. Before that, the metric may still count the previous turn, and a kill
+    // would leave no trace of the turn.
     await stepInHistory((await fleet.record("alice")).home, "s");
     await eventually("the turn is seen", async () => (await inFlight()) === 1);
     await end();

@@ -13,7 +13,7 @@ it("stop waits for a turn that a client began without the fleet", async () => {
   let stopped = false;
   const stopping = fleet.json(["stop", "--user", "alice"]).finally(() => (stopped = true));
   await eventually("the drain", async () => (await fleet.record("alice")).state === "draining");
-  // Run another command. The stop must still wait when that command has ended.
+  // Run ps to let some time pass. The stop must still be waiting after it.
   expect(await fleet.ps()).toMatchObject([{ state: "draining" }]);
   expect(stopped).toBe(false);
   model.release();

@@ -92,7 +92,7 @@ it.for([
   async ([what, options, message], ctx) => {
     if (noMounts !== undefined) return ctx.skip(noMounts);
     const fleet = await faultFleet();
-    // The registry is not on the full disk, so the start is recorded before it fails.
+    // The registry is not in this folder, so spawn can record the start before the start fails.
     const folder = what === "home" ? join(fleet.root, "servers") : serverFolder(fleet.root, serverIdOf("alice"));
     mkdirSync(fleet.root, { mode: 0o700 });
     mkdirSync(folder, { recursive: true, mode: 0o700 });

@@ -92,7 +92,7 @@ it("a suspended spawn whose claim was taken over harms nothing when it resumes",
   const fleet = await faultFleet();
   const stuck = await stuckSpawn(fleet, () => fleet.processes().length > 0);
   const [first] = fleet.processes();
-  // Take the claim over as a process in another PID namespace would, because it cannot see the claim's process.
+  // Remove the claim, as a process in another PID namespace would: it cannot see the process that made the claim.
   await fleet.tamper("alice", (record) => {
     record.claim = null;
   });

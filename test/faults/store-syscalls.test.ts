@@ -59,7 +59,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
   beforeAll(async () => {
     root = join(await mkdtemp(join(tmpdir(), "copilotfleet-syscalls-")), "state");
     log = join(root, "..", "strace.log");
-    // Fill the store so far that each commit prunes a revision.
+    // Commit so many revisions that each later commit also deletes an old revision.
     for (let rev = 0; rev < 20; rev++) await addTo(openFileStore(root), `filler${rev}`);
     const committer = await start();
     const detach = await attach(committer.child.pid ?? 0, log, [`trace=${CALLS.join(",")}`]);
@@ -103,7 +103,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
 
   async function tamperOnce(committer: Committer, call: string, injection: string, crowded: boolean) {
     const key = `key${number++}`;
-    // Delete the lock, because an earlier case may have killed its holder, and this one would then wait for the lock.
+    // An earlier case may have killed the lock's holder. Delete the lock, so that this case does not wait for it.
     await rm(join(root, "registry.lock"), { recursive: true, force: true });
     const other = openFileStore(root);
     const expressions = [`trace=${CALLS.join(",")}`, `inject=${call}:${injection}`];

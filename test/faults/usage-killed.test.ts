@@ -76,7 +76,8 @@ async function compared(fleets: readonly TestFleet[], model: CountingModel, rand
   if (first === undefined) throw new Error("there is no host");
   const hosts = fleets.map((fleet) => new Killed(fleet));
   const users = Array.from({ length: USERS }, (_, index) => `user-${index}0`);
-  // The fleet places a user by name on one of the hosts that serve. So wait for all hosts, to spread these users.
+  // The name of a user decides which of the hosts that run serve gets the user. So first wait until every host runs
+  // serve. Otherwise, one host would get all users.
   for (const host of hosts) await host.address();
   const tokens = new Map<string, string>();
   for (const user of users) {
@@ -126,7 +127,7 @@ async function compared(fleets: readonly TestFleet[], model: CountingModel, rand
   expect(ended.size).toBe(lines.length - begun.length);
   const known = new Set(begun.map(({ id }) => id));
   expect([...model.requests.keys()].filter((id) => !known.has(id))).toEqual([]);
-  // A process may be killed after it wrote the line and before it sent the request. One kill can do this in every lane.
+  // A process may be killed between writing this line and sending the request, and one kill can hit all lanes then.
   const unsent = begun.filter(({ id }) => !model.requests.has(id));
   expect(unsent.filter(({ id }) => ended.has(id))).toEqual([]);
   expect(unsent.length).toBeLessThanOrEqual(KILLS * LANES);
@@ -137,7 +138,7 @@ async function compared(fleets: readonly TestFleet[], model: CountingModel, rand
     if (line?.outcome === "ended") expect(line, id).toMatchObject({ user, inputTokens, outputTokens });
     else if (line?.inputTokens == null && isWhole) unknown++;
   }
-  // A process may be killed before the last bytes of an answer reach it. Then nobody reads the tokens.
+  // If a process is killed before the last bytes of an answer reach it, the ledger never gets the answer's tokens.
   expect(unknown).toBeLessThanOrEqual(KILLS * LANES);
   console.log(
     `${begun.length} requests, ${unsent.length} of them never sent, ${unknown} whole answers to killed processes`,

@@ -148,7 +148,7 @@ describe("the older names of Fleet", () => {
   });
 
   it.each(aliases)(
-    "the older method fleet.%s passes its arguments to the method that replaces it, and returns that method's result",
+    "the older method fleet.%s passes its arguments to its replacement, and returns the replacement's result",
     (name, [group, method]) => {
       expect(groupOf(group)[method]).toBeTypeOf("function");
       const result = Symbol("the result");
@@ -193,7 +193,7 @@ describe("the older names of Fleet", () => {
     ["revokeTokens", ["tokens", "revoke"], [{ ids: ["a"] }], [{ ids: ["a"] }], { revoked: ["a"] }, ["a"]],
     ["drain", ["pool", "drain"], [{ timeout: "1s" }], [{ timeout: "1s" }], { stopped: [STOPPED] }, [STOPPED]],
   ] as const)(
-    "the older method fleet.%s converts its arguments for the method that replaces it, and converts that method's result",
+    "the older method fleet.%s converts its arguments for its replacement, and converts the replacement's result",
     async (name, [group, method], given, passed, returned, result) => {
       const spy = fake(group, method, returned);
       expect(await (fleet as unknown as Calls)[name]?.(...given)).toEqual(result);

@@ -34,7 +34,7 @@ it("LimitEvents logs a nearly used-up budget once per period, even if several pr
   ]);
 });
 
-it("LimitEvents does not fail a turn when the store fails, and logs the nearly used-up budget at the next turn", async () => {
+it("if the store fails, LimitEvents fails no turn, and logs the nearly used-up budget at the next turn", async () => {
   const { store, events, noted } = opened();
   const near = { limit: "tokensPerDay", max: 100, used: 80, from: 1 } as const;
   vi.spyOn(store.limits, "isFirst").mockRejectedValueOnce(new Error("the disk is full"));

@@ -36,7 +36,7 @@ it("evict, delete and locks refuse unknown ids without reading the list of all s
   expect(lists()).toBe(0);
 });
 
-it("sessions.matching completes beginnings of ids without reading all sessions, and only for users of the sessions", async () => {
+it("sessions.matching finds a user's sessions by the beginning of an id, without reading all sessions", async () => {
   const { fleet, lists } = await opened(["notes-1", "notes-2", "novel"]);
   expect(await fleet.sessions.matching(["nov", "notes", "novel", "zzz"])).toEqual([
     ["novel"],

@@ -195,7 +195,7 @@ describe("the fleet", () => {
   const weather = { name: "weather", description: "w", parameters: { type: "object" }, handler: () => "sunny" };
   const bash = '!tool bash {"command":"echo permitted-output","description":"says it"}';
 
-  it("lets a client approve only its own tools while session.approve is none, whatever another client answers", async () => {
+  it("lets a client approve only its own tools if session.approve is none, whatever another client answers", async () => {
     await using at = await DoorFleet.open();
     const client = await at.client("alice");
     const session = await client.createSession({ onPermissionRequest: () => APPROVE, tools: [weather] });
@@ -204,7 +204,7 @@ describe("the fleet", () => {
     await other.resumeSession(session.sessionId, {
       onPermissionRequest: ({ kind }) => {
         heard.push(kind);
-        // Approve the rest. The turn would end if this client, without feedback, rejected a tool that no client has.
+        // Approve all built-in tools. If this client rejected one of them without feedback, the turn would end.
         return kind === "custom-tool" ? { kind: "reject" } : APPROVE;
       },
     });
@@ -216,7 +216,7 @@ describe("the fleet", () => {
     expect(refused?.data.content).toContain('session.approve is "none"');
   });
 
-  it("lets a client approve every tool on its user's own server while session.approve is ask", async () => {
+  it("lets a client approve every tool on its user's own server if session.approve is ask", async () => {
     await using at = await DoorFleet.open({ config: { session: { approve: "ask" } } });
     const client = await at.client("alice");
     const session = await client.createSession({ onPermissionRequest: () => APPROVE });
@@ -224,7 +224,7 @@ describe("the fleet", () => {
     await session.rpc.permissions.setApproveAll({ enabled: true });
   });
 
-  it("asks a program that uses the library to approve a shell command only while session.approve is ask", async () => {
+  it("calls a library program's onPermissionRequest for a shell command only if session.approve is ask", async () => {
     for (const approve of ["ask", "none"] as const) {
       await using at = await DoorFleet.open({ config: { session: { approve } } });
       const asked: string[] = [];

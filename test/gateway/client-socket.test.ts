@@ -111,7 +111,7 @@ describe("the front door, with its time limit for a whole frame,", () => {
   });
 });
 
-it("the front door closes the connection of a client that reads nothing, but not of one that reads a long frame slowly", async () => {
+it("the front door disconnects a client that reads nothing, and keeps a client that reads a long frame slowly", async () => {
   const { door, client, socket, heard } = await pair({ stallMs: 3_000 });
   client.pause();
   const long = 128 * 1024 * 1024;
@@ -135,7 +135,7 @@ it("the front door closes the connection of a client that reads nothing, but not
 it.each([
   ["bytes that are not a frame", "GET / HTTP/1.1\r\n\r\n", -32700],
   ["a frame that is not a request", "Content-Length: 2\r\n\r\n{}", -32600],
-])("the front door answers once and hangs up when a client keeps sending %s", async (_, broken, code) => {
+])("the front door sends one error and hangs up, even if the client keeps sending %s", async (_, broken, code) => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   client.socket.allowHalfOpen = true; // the client keeps sending after the front door has ended its side

@@ -39,8 +39,8 @@ export const OPEN_TO_CLIENTS = { approve: "ask", host: "owner" } as const;
 
 export interface SuiteOptions {
   /**
-   * Whether the bytes only pass through a proxy that does not read them. If so, only the tests run that a proxy could
-   * break, except in a soak, which runs all tests.
+   * Whether the tested path differs from another tested path only by a program that passes bytes on without reading
+   * them. If so, skips the tests that such a program cannot break, unless `SOAK` is set.
    */
   isPassedOn?: boolean;
 }
@@ -162,7 +162,7 @@ export function describeClient(
       expect((await again.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(2);
     });
 
-    atReader("stores a session in another folder of the user's home, and resumes it from there", async () => {
+    atReader("stores a session in the folder that the client chose, and resumes it from that folder", async () => {
       const { workspacePath } = await create();
       const configDirectory = resolve(workspacePath ?? "", "../../apart");
       const settings = { onPermissionRequest: approveAll, ...at.settings, configDirectory };
@@ -248,7 +248,7 @@ export function describeClient(
       expect(asked).toEqual(["shell", "shell"]);
     });
 
-    atReader("asks the client for the user's input", async () => {
+    atReader("passes the agent's ask_user question to the client, and the answer back to the agent", async () => {
       const session = await create({
         onUserInputRequest: async ({ question }) => ({ answer: `yes to ${question}`, wasFreeform: true }),
       });
@@ -425,7 +425,7 @@ export function describeClient(
       expect(await say(session, "!tool first {}")).toBe("tool said: from first");
     });
 
-    atReader("passes a form's questions to the client, and the client's answers back", async () => {
+    atReader("passes a form (an elicitation) to the client, and returns the client's answer", async () => {
       const session = await create({
         onElicitationRequest: async ({ message }) => ({ action: "accept", content: { name: `re: ${message}` } }),
       });
@@ -636,7 +636,7 @@ export function describeRequestHandler(
         streaming: true,
       });
 
-    it("sends model requests to the client's handler with the session's id and key, and uses its answers", async () => {
+    it("passes model requests, with the session's id and key, to the client's handler, and uses its answers", async () => {
       const session = await create({ apiKey: "own-key" });
       expect((await session.sendAndWait("hi", 20_000))?.data.content).toBe("from the handler");
       const url = "http://model.invalid/v1/chat/completions";

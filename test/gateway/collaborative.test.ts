@@ -20,7 +20,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       await at[Symbol.asyncDispose]();
     });
 
-    /** Creates a collaborative session of ann's with ben as a member, leaves it, and returns its id. */
+    /** Creates a collaborative session that belongs to ann and has ben as a member, leaves it, and returns its id. */
     const team = async ({ fleet } = at) => {
       const sessionId = unused("team");
       const session = await fleet.createSession({ user: "ann", members: ["ben"], sessionId });
@@ -147,7 +147,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       await next.release();
     });
 
-    it("ends a member's turn when the lease is stolen, and refuses that member until the new lease ends", async () => {
+    it("ends a member's turn when its lease is stolen, and refuses the member's prompts until the new lease ends", async () => {
       const id = await team();
       const ann = await join("ann", id);
       await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 20000 x" });
@@ -162,7 +162,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       expect(await ann.turn(id, "again")).toMatchObject({ result: {} });
     });
 
-    it("gives a member of a session only the conversation, and gives nothing to a user who is not a member", async () => {
+    it("lets a member use only the conversation, and hides the session from a user who is not a member", async () => {
       const id = await team();
       const ben = await join("ben", id);
       for (const [method, params] of [

@@ -173,7 +173,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     expect(tries.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
   });
 
-  it("gives a user's token no control connection, and shows no host token in the list of tokens", async () => {
+  it("is refused to a user's token, and no host token appears in the list of tokens", async () => {
     const { token, id } = await issueToken(store, "alice", 60_000);
     const hosts = await issueHostToken(store, "h2", "h1");
     expect((await listTokens(store)).map((each) => each.id)).toEqual([id]);
@@ -262,7 +262,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     expect(await other.stop({ ids: [], request: { drainTimeoutMs: LONGEST_TIMER_MS } })).toEqual([]);
   });
 
-  it("opens and closes a control connection normally when the store fails to delete its token", async () => {
+  it("opens and closes normally even if the store fails to delete its token", async () => {
     const failing = altered(store, {
       tokens: { delete: async () => Promise.reject(new FleetError("FLEET_STORE_UNAVAILABLE", "No.")) },
     });

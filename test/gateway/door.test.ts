@@ -156,7 +156,7 @@ it("the front door records a fork as a private session of the client's user, and
   client.socket.destroy();
 });
 
-it("the front door resumes a session without turns that the server has just unloaded but whose folder still looks loaded", async () => {
+it("the front door resumes an unloaded session without turns even if a stale lock file marks it as loaded", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"), true);
   await client.requestOk("session.create", { sessionId: "bare" });

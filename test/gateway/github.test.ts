@@ -48,7 +48,8 @@ describe("the front door, for a user with a GitHub token,", () => {
     for (const [index, stranger] of (await Promise.all(open)).entries()) {
       stranger.send({ id: 1, method: "connect", params: { token: `gho_made${index}` } });
     }
-    // When the door has refused this connection, it has read all requests before it.
+    // The door reads this wrong token after the strangers' tokens. So once it has refused this one, it has read all of
+    // them.
     await expect(RawClient.as(at.url, "made up")).rejects.toThrow("AUTHENTICATION_FAILED");
     expect(github.asked).toHaveLength(64);
     const alice = await RawClient.open(at.url);
@@ -80,7 +81,7 @@ describe("a user with a GitHub token, with an SDK at the front door,", () => {
   const OPTIONS = { onPermissionRequest: () => ({ kind: "reject" as const }) };
 
   it.each(["per-user", "shared"] as const)(
-    "a user runs turns on a %s server until GitHub revokes the token, and continues on a connection with a new token",
+    "a user's turns on a %s server fail once GitHub revokes the token, and work again with a new token",
     async (isolation) => {
       await using github = await FakeGitHub.start();
       const clock = new TestClock();

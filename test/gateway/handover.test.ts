@@ -118,7 +118,7 @@ it.each([
   ],
   ["is opened with serve.insecure", { COPILOTFLEET_SERVE_INSECURE: "true" }, /^open$/m],
 ])(
-  "a front door without TLS on an inherited descriptor that other machines can reach %s",
+  "on an inherited descriptor that other machines can reach, a front door without TLS %s",
   async (_, variables, output) => {
     await using at = await DoorFleet.open();
     const holder = createServer();

@@ -53,7 +53,7 @@ function pinging(client: RawClient, pid: number): { end(): Promise<number> } {
     while (going) {
       const [begun, used] = [performance.now(), processorMs(pid)];
       expect(await client.request("ping")).toMatchObject({ result: {} });
-      // `serve` delays a ping by no more than the processor time that it uses. Other programs cause the rest.
+      // Count at most the processor time that `serve` used during the ping. Other programs cause any longer delay.
       longestMs = Math.max(longestMs, Math.min(performance.now() - begun, processorMs(pid) - used));
     }
   })();
@@ -94,7 +94,7 @@ it("the front door refuses hostile frames with little processor time, and answer
   await serving.end();
 });
 
-it("the front door answers other clients promptly while it refuses hostile frames of 60 MB that serve.maxFrame allows", async () => {
+it("the front door answers other clients promptly while it refuses hostile 60 MB frames within serve.maxFrame", async () => {
   const fleet = await faultFleet({ COPILOTFLEET_SERVE_MAX_FRAME: "64mb" });
   const serving = await serve(fleet);
   const [alice, mallory] = [await clientOf(fleet, serving, "alice"), await clientOf(fleet, serving, "mallory")];

@@ -6,7 +6,7 @@ import { HostDoors } from "./hosts-harness.js";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`clients at another host's front door are not tested: ${problem}`);
 
-/** At the front door of a host without the user's server, a client must be able to do the same as at that server. */
+/** A client must be able to do the same at the front door of another host as at its user's own server. */
 const env = {
   COPILOTFLEET_SESSION_APPROVE: OPEN_TO_CLIENTS.approve,
   COPILOTFLEET_SESSION_HOST: OPEN_TO_CLIENTS.host,

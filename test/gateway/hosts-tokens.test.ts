@@ -154,7 +154,7 @@ describe.skipIf(problem !== undefined)("when a host relays a client to another h
     await eventually("the end of the relayed connection", () => leg !== undefined && !way.seen.connections.has(leg));
   });
 
-  it("a client's JSON Web Token never reaches the other host, and its expiry ends the connection there", async () => {
+  it("a client's JSON Web Token never reaches the other host, and its expiry ends the relayed connection", async () => {
     await at.place("frank", "h2");
     const token = await issuer.token({ sub: "frank", jti: "of-frank" });
     const client = await RawClient.as(at.url("h1"), token);
@@ -177,7 +177,7 @@ describe.skipIf(problem !== undefined)("when a host relays a client to another h
     await client.end();
   });
 
-  it("a client's GitHub token does not reach the other host if the sessions there do not run with it", async () => {
+  it("a client's GitHub token does not reach the other host if the fleet has a model provider", async () => {
     await at.place("grace", "h2");
     github.accounts.set("gho_canaryGrace", { login: "grace" });
     const before = new Set(way.seen.connections);

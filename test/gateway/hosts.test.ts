@@ -132,7 +132,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       await eventually("the lease is given back", async () => (await at.store.leases.read(team)) === null);
       await ola.turnOk(team, "from ola");
       await eventually("the reply at mia's", () => JSON.stringify(mia.received).includes("you said: from ola"));
-      // mia gets only the conversation, and no server on ola's host.
+      // mia may use only the conversation, and has no server on ola's host.
       expect(await mia.request("session.shell.exec", { sessionId: team, command: "id" })).toMatchObject({
         error: { data: { code: "FLEET_METHOD_DENIED" } },
       });
@@ -201,7 +201,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       }
     });
 
-    it("stops relaying a request after three searches if a session's record keeps switching hosts", async () => {
+    it("gives up a request after three searches for its session if the session's record keeps switching hosts", async () => {
       const ball = fresh("ball");
       await at.place(fresh("ivo"), "h1");
       const ivo = await at.raw(fresh("ivo"), "h1");
@@ -384,7 +384,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         await at.hosts.back("h2");
       });
 
-      it("moves a dead host's session to a third host if its user now belongs there", async () => {
+      it("moves a dead host's session to a third host if its user is now placed on that host", async () => {
         const notes = fresh("notes");
         const ann = freshUser("h3", "h1");
         await at.place(ann, "h2");
@@ -473,7 +473,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
     expect(client.events(notes)).toEqual(["session.error", "session.idle"]);
   });
 
-  it("relays waiting prompts to a moved session's new host in order and before later prompts", async () => {
+  it("relays the prompts that waited to a moved session's new host, in order and before later prompts", async () => {
     const notes = fresh("notes");
     const env = { COPILOTFLEET_RUNTIME_PATH: fake("obedient.mjs") };
     await using at = await HostDoors.open({ redis, storage: "shared", env });

@@ -110,7 +110,7 @@ describe.each(["per-user", "shared"] as const)("the front door, with the model's
     await at[Symbol.asyncDispose]();
   });
 
-  it("uses the model's key, but reveals it to a client through no method", async () => {
+  it("uses the model's key without revealing it to a client, whichever method the client calls", async () => {
     const sessionId = unused("s");
     const client = await RawClient.as(at.url, await at.token("alice"));
     const create = { sessionId, streaming: true, requestPermission: true };

@@ -55,7 +55,7 @@ describe("the front door, for a user of an identity provider,", () => {
     });
   });
 
-  it("refuses all hostile tokens with the same answer, and reports the reason of each in an event", async () => {
+  it("refuses each hostile token with the same answer, and reports the reason in an event", async () => {
     const now = Math.floor(Date.now() / 1000);
     const stranger = await generateKeyPair("ES256", { extractable: true });
     const rsa = await generateKeyPair("RS256", { extractable: true });
@@ -246,7 +246,7 @@ describe("docs/identity.md", () => {
 });
 
 describe("the front door, with the keys of an issuer,", () => {
-  it("admits tokens signed with known keys while the issuer's key file is missing, and reports that once", async () => {
+  it("keeps admitting tokens of known keys while the issuer's key file is missing, and warns once", async () => {
     await using issuer = await Issuer.open();
     const folder = await mkdtemp(join(tmpdir(), "copilotfleet-keys-"));
     onTestFinished(async () => await rm(folder, { recursive: true }));

@@ -17,7 +17,7 @@ it("closing the front door records every turn of its clients", async () => {
   expect(Date.parse(record?.lastUsedAt ?? "")).toBeGreaterThanOrEqual(beforeLastMs);
 });
 
-it("closing a library's fleet records every turn that the program has run", async () => {
+it("closing the library's Fleet object records every turn that the program ran", async () => {
   await using at = await DoorFleet.open();
   const config = { ports: at.ports, provider: { type: "echo" as const } };
   const library = await Fleet.open({ env: at.env, cwd: at.folder, config });
@@ -27,7 +27,7 @@ it("closing a library's fleet records every turn that the program has run", asyn
   expect(await at.store.sessions.read("s")).toMatchObject({ turns: 3 });
 });
 
-it("closing a library's fleet also records the turns that the program ran in a session after leaving it", async () => {
+it("closing the library's Fleet object also records turns that the program ran in a session after leaving it", async () => {
   await using at = await DoorFleet.open();
   const config = { ports: at.ports, provider: { type: "echo" as const } };
   const library = await Fleet.open({ env: at.env, cwd: at.folder, config });

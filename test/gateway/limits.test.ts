@@ -93,7 +93,7 @@ describe("the front door, with one user's requests and bytes,", () => {
     expect(abort.error?.data?.code).toBe("FLEET_SESSION_NOT_FOUND");
   });
 
-  it("refuses a user's long request, but not a short one, while an unfinished frame takes up most of the unread bytes", async () => {
+  it("refuses a long request, but not a short one, while an unfinished frame nearly fills its user's byte limit", async () => {
     const first = await unfinished("bob", MB - 20_000);
     const second = await RawClient.as(at.url, await at.token("bob"));
     const message = "y".repeat(40_000);
@@ -126,7 +126,7 @@ describe("the front door, with one user's requests and bytes,", () => {
   });
 });
 
-it("the front door reports a prompt that a limit on turns refuses, so that the metrics count it", async () => {
+it("the front door reports a prompt that it refuses because of a limit on turns, so that metrics count it", async () => {
   await using at = await DoorFleet.open({ config: { limits: { default: { turnsPerMinute: 1 } } } });
   const client = await RawClient.as(at.url, await at.token("alice"), true);
   await client.requestOk("session.create", { sessionId: "s" });

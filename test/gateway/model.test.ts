@@ -48,7 +48,7 @@ it("the front door forwards the runtime's requests for bearer tokens to the clie
   expect(asked).toEqual([session.sessionId, session.sessionId]);
 });
 
-it("a client's turn succeeds after another fleet object has run a turn in the session and was closed", async () => {
+it("a client's turn succeeds after another Fleet object ran a turn in the session and was closed", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"));
   await client.requestOk("session.create", { sessionId: "shared" });

@@ -33,7 +33,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
     if (server === undefined) throw new Error(`session ${sessionId} is on no server`);
     return server;
   };
-  /** Takes turns until the session is on another server. */
+  /** Runs turns until the session is on another server. */
   const move = async (sessionId: string, lease?: Awaited<ReturnType<typeof at.fleet.lockSession>>) => {
     const before = await serverIdOf(sessionId);
     await eventually("the session is on another server", async () => {
@@ -81,7 +81,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
       using _used = await setUseMarker(before, id, NO_WAIT);
       // A refused turn must not ask for a placement, because round-robin would then place the next user differently.
       const next = (await at.fleet.route("cid")).serverId;
-      // Try twice, because the placement alternates, and one of two turns would go to the other server.
+      // Try two turns. Without the use marker, round-robin placement would send one of them to the other server.
       const waits = { user: "ann", lease, waitMs: 300 };
       for (const prompt of ["a", "b"]) {
         await expect(at.fleet.exchange(id, prompt, waits)).rejects.toMatchObject({ code: "FLEET_SESSION_BUSY" });

@@ -91,7 +91,7 @@ describe("the front door, with the questions of a shared server in one session,"
     }
   });
 
-  it("accepts the answer to a tool call from another connection of the same user", async () => {
+  it("lets a user's second connection answer a call of a tool that the first connection provides", async () => {
     const sessionId = unused("a-again");
     const alice = await open("alice", sessionId, { tools: [SECRET] });
     await alice.requestOk("session.send", { sessionId, prompt: "!tool secret {}" });

@@ -161,8 +161,8 @@ describe("the front door, with a client whose prompt waits,", () => {
     expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({ result: { success: true } });
     expect(order(ben, 1)).toEqual(["idle", "answer"]);
     await lease.release();
-    // Ben has not shown that it has read the end of the other turn. So the door answers ben's next prompt only after
-    // that prompt's own turn.
+    // Ben's client has not shown that it has read the end of ann's turn. So the door answers ben's next prompt only
+    // after that prompt's own turn.
     ben.send({ id: 2, method: "session.send", params: { sessionId: id, prompt: "c" } });
     await ben.answerTo(2);
     expect(order(ben, 2)).toEqual(["idle", "idle", "answer"]);
@@ -189,7 +189,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     await eventually("the end of the last turn", () => at.door.turns === 0);
   });
 
-  it("answers the first prompt of a client only after the turn of that prompt if another turn has just ended", async () => {
+  it("answers a client's first prompt only after its own turn if another client's turn has just ended", async () => {
     const id = fresh(at, "first");
     const [ann] = await pair(id);
     await ann.requestOk("session.send", { sessionId: id, prompt: `!hold ${id} one` });
@@ -204,7 +204,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     expect(order(ben, 1)).toEqual(["idle", "idle", "answer"]);
   });
 
-  it("fails an aborted prompt with FLEET_TURN_FAILED if its client had sent it before reading the end of another turn", async () => {
+  it("fails an aborted prompt with FLEET_TURN_FAILED if its client sent it before reading another turn's end", async () => {
     const id = fresh(at, "aborted");
     const [ann, ben] = await pair(id);
     await ann.turnOk(id, "one");

@@ -62,7 +62,7 @@ it.each([
   },
 );
 
-it("the front door refuses to connect a client to a server that speaks another supported version, and names the SDK that fits", async () => {
+it("the front door refuses to connect a client to a server of another protocol version, and names a fitting SDK", async () => {
   const { port, closed } = await serverSpeaking(3);
   const hello = { protocolVersion: 4 };
   const isStillGood = async () => await Promise.resolve(true);

@@ -39,7 +39,7 @@ describe("for a front door with TLS,", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  it("a proxy presents its token for the front door only for clients that present the proxy's client token", async () => {
+  it("a proxy uses its front-door token only for clients that show the proxy's own client token", async () => {
     const { proxy, events } = await open({ to: at.url, token });
     expect(proxy.token).toMatch(/^cfp_/);
     const client = await RawClient.as(proxy.url, String(proxy.token));

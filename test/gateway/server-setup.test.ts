@@ -96,7 +96,7 @@ it("when a server dies, the front door closes only the connections of clients th
   );
 });
 
-it("the front door ends a server when the client that answers its model requests leaves, and another client can take over", async () => {
+it("a server ends when the client that answers its model requests leaves, and another client may then answer them", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
   await using at = await DoorFleet.open({ config });
   const token = await at.token("alice");
@@ -116,7 +116,7 @@ it("the front door ends a server when the client that answers its model requests
   expect(await other.request("ping", { message: "on" })).toMatchObject({ result: { message: "pong: on" } });
 });
 
-it("closing the front door ends a server if a client that is still connected answers the server's model requests", async () => {
+it("closing the front door ends each server whose model requests a connected client answers", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
   await using at = await DoorFleet.open({ config });
   const client = await RawClient.as(at.url, await at.token("alice"));

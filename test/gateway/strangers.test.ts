@@ -108,7 +108,7 @@ describe("the front door, for a wrong token,", () => {
   };
   const ON_TIME = { early: false, late: false };
 
-  it("delays the answer to each further wrong token with the same id for longer, up to 8 s, and for less after a pause", async () => {
+  it("doubles the delay for each further wrong token with the same id, up to 8 s, and shortens it after a pause", async () => {
     vi.useFakeTimers();
     const attempts = new Attempts({ now: () => 0 });
     for (const ms of [250, 500, 1_000, 2_000, 4_000, 8_000, 8_000])

@@ -171,7 +171,8 @@ describe("the front door, when a session's server ends,", () => {
     expect(await client.turn(id, "two")).toMatchObject({ result: {} });
   });
 
-  // On a busy machine, the runtime sometimes unloads a session without an event. These tests imitate that.
+  // On a busy machine, the runtime sometimes unloads a session without an event. The next two tests imitate that by
+  // changing the session's lock file.
   const lockOf = async (user: string, sessionId: string) => {
     const { home, pid } = await at.serverOf(user);
     return join(sessionFolderPath(home, sessionId), `inuse.${innerPidOf(pid)}.lock`);

@@ -95,7 +95,7 @@ describe("a front door with serve.tls", () => {
     ]);
   });
 
-  it("lets no more than 2,048 handshakes wait, and closes the oldest of them first", async () => {
+  it("keeps at most 2,048 unfinished handshakes, and closes the oldest first", async () => {
     const { cert, key } = certificate();
     // The clock stands still, so that no handshake reaches its time limit.
     await using at = await DoorFleet.open({ config: { serve: { tls: { cert, key } } }, clock: new TestClock() });
@@ -207,7 +207,7 @@ describe("a front door with serve.tls and serve.proxyProtocol", () => {
   });
 });
 
-/** How often the test replaces the certificates. */
+/** How many times the test replaces the certificates. */
 const ROUNDS = process.env.SOAK === undefined ? 20 : 100;
 
 describe("when the files of serve.tls are replaced,", () => {

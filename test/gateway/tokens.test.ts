@@ -67,7 +67,7 @@ describe("the fleet, with a token,", () => {
     expect(await listTokens(store)).toEqual([]);
   });
 
-  it("revokes, with all tokens of a user, a token that a concurrent rotation has just issued", async () => {
+  it("revoking all tokens of a user also revokes a token that a concurrent rotation has just issued", async () => {
     const { id } = await issueToken(store, "alice", null);
     const { id: kept } = await issueToken(store, "bob", null);
     const remove = store.tokens.delete.bind(store.tokens);
@@ -127,7 +127,7 @@ describe("the fleet, with a token,", () => {
     expect(await listTokens(store)).toMatchObject([{ id, expired: true }]);
   });
 
-  it("gives a client the scopes and the session of its token, and the scope use for a token of an earlier version", async () => {
+  it("gives a client its token's scopes and session, or the scope use if the token's record has no scopes", async () => {
     const narrow = await issueToken(store, "alice", null, { scopes: ["admin", "read", "odd"], sessionId: "s1" });
     expect(narrow).toMatchObject({ scopes: ["read", "admin"], sessionId: "s1" });
     expect(await verifyToken(store, narrow.token)).toMatchObject({ scopes: ["read", "admin"], sessionId: "s1" });
@@ -337,7 +337,7 @@ describe("the token commands", () => {
     [4, ["token", "issue", "--user", "a", "--session", token]],
     [4, ["send", token, "hello", "--user", "a"]],
     [2, ["explain", `cfp_${secret}`]],
-  ])("a command's error does not contain a token in the wrong place: exit code %i, %j", async (exit, args) => {
+  ])("a command's error does not repeat a token given in the wrong place: exit code %i, %j", async (exit, args) => {
     expect(JSON.stringify(await fleet.refusal(exit, args))).not.toContain(secret);
   });
 });

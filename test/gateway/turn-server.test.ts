@@ -21,7 +21,7 @@ function turnOn(process = ownIdentity()): Turn {
 
 type Request = RpcClient["request"];
 
-/** A router whose server answers requests in this way. */
+/** A router to a server that answers each request as `request` does. */
 function answering(request: (...given: Parameters<Request>) => Promise<unknown>) {
   return { linkHere: async () => await Promise.resolve({ upstream: { request } } as unknown as ServerLink) };
 }

@@ -207,7 +207,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     expect(course(ben, id)).toEqual([`!hold ${id} a`, "idle", "b", "idle"]);
   });
 
-  it("refuses a prompt that the runtime would never answer, and does not hold the lease for that prompt", async () => {
+  it("refuses a prompt that the runtime would never answer, and takes no lease for it", async () => {
     const [id, ann, ben] = await team();
     expect(await ann.request("session.send", { sessionId: id, prompt: "half an emoji: \ud83e" })).toMatchObject({
       error: { code: -32602 },
@@ -225,7 +225,7 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
   let at: DoorFleet;
   beforeAll(async () => {
     redis = await RedisServer.start();
-    // The real server may take prompts that arrive close together in any order.
+    // Use the fake server, because the real one may accept prompts that arrive close together in any order.
     const config = { store: redis.url(), runtime: { path: fake("obedient.mjs") } };
     at = await DoorFleet.open({ config });
   });
@@ -260,7 +260,7 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
     expect(said(client)).toEqual(prompts);
   });
 
-  it("sends the prompts that a lost server never received to its replacement, in their original order", async () => {
+  it("when the connection to a server breaks, sends the prompts that still wait over a new one, in order", async () => {
     const [client, sessionId] = await session();
     const lease = await at.fleet.lockSession(sessionId, { user: "ann" });
     const prompts = Array.from({ length: 200 }, (_, index) => (index === 0 ? "!no JSON" : `prompt ${index}`));
@@ -268,7 +268,8 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
     const sent = prompts.map(send);
     await eventually("they wait", () => at.door.turns === 1);
     await lease.release();
-    // The speed of the machine decides how many prompts the server gets before it is lost. Then send another prompt.
+    // The server answers the first prompt with invalid JSON, so the door closes the connection. How many prompts were
+    // sent before that depends on the machine. After that, send one more prompt.
     await sent[0];
     prompts.push("the last one");
     sent.push(send("the last one"));

@@ -27,7 +27,7 @@ const REQUEST = {
   outcome: null,
 };
 
-/** For each call, the parameters that the first version of copilotfleet with this call sends. */
+/** For each call, the parameters with which the first version of copilotfleet that had the call sent it. */
 const SENT: Record<keyof Calls, object> = {
   spawn: { user: "alice", request: { cwd: "/x", waitMs: 5 } },
   spawnMany: { users: ["alice", "bob"], request: {} },
@@ -188,7 +188,7 @@ const ANSWERED: Record<keyof Calls, unknown> = {
 const METHODS = Object.keys(SENT) as (keyof Calls)[];
 const never = new AbortController().signal;
 
-/** A host that records each call instead of doing it. */
+/** A host that only records each call, and returns the answer in `ANSWERED`. */
 function noting() {
   const asked: Record<string, unknown> = {};
   const own = Object.fromEntries(
@@ -332,7 +332,7 @@ describe("a remote host", () => {
     return { host, calls };
   }
 
-  it("RemoteHost sends each call with the parameters of the first version that had the call, and returns the answer", async () => {
+  it("RemoteHost sends each call with the parameters of the call's first version, and returns the answer", async () => {
     const { host, calls } = await door();
     for (const method of METHODS) {
       const ask = host[method] as (params: object) => Promise<unknown>;

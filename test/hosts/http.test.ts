@@ -15,7 +15,7 @@ describe.skipIf(problem !== undefined)("the HTTP API of one host", () => {
   });
   afterAll(() => redis.end());
 
-  it("the HTTP API serves the sessions of a user who is on another host, and shares idempotency keys with that host", async () => {
+  it("the HTTP API serves a user's sessions on another host, and shares idempotency keys with that host", async () => {
     await using model = await startHeldModel();
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "local", env: { ...model.env } });
     await hosts.serve();

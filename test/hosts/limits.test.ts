@@ -12,7 +12,7 @@ const problem = redisProblem();
 if (problem !== undefined) console.warn(`the limits of users on several hosts are not tested: ${problem}`);
 
 const CLIENTS = process.env.SOAK === undefined ? 64 : 256;
-/** Turns in one session wait for each other, so several sessions are needed for turns at once. */
+/** Turns in one session run one after the other, so turns at the same time need several sessions. */
 const SESSIONS = 8;
 
 describe.skipIf(problem !== undefined)("for a user whose clients use two hosts at once,", () => {
@@ -42,7 +42,7 @@ describe.skipIf(problem !== undefined)("for a user whose clients use two hosts a
   });
   const at = (index: number) => fleets[index % fleets.length] as Fleet;
 
-  /** Makes a new user. Each process caches a user's record for a second, but no process has read this one. */
+  /** Makes a new user, because each process caches a user's limits for a second. No process has read the new user's. */
   async function userWith(limits: Parameters<Fleet["limits"]["set"]>[1]): Promise<string> {
     const user = unused("u");
     await at(0).limits.set(user, { ...limits, connections: "unlimited" });

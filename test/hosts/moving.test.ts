@@ -85,7 +85,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
       expect(await store.sessions.read(`of-${user}`)).toMatchObject({ host, turns: 2 });
     }
     expect(await h1.json(["route", "--user", mover])).toMatchObject({ host: "h2" });
-    // A second rebalance moves the rest. It would also complete a rebalance that was killed halfway.
+    // A second rebalance moves the session that stayed. It would also complete a rebalance that was killed halfway.
     expect(await h1.json(["route", "--plan"])).toMatchObject({ moves: [move(busy)] });
     expect(await h1.json(["route", "--rebalance"])).toMatchObject({
       moved: [{ user: busy, released: [`of-${busy}`] }],
@@ -114,7 +114,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
       if (left.length > 0) await hosts.host("h1").ok(["delete", ...left]);
     });
 
-    it("a program on a host that has stopped serving has its prompts relayed to another host, and starts no server", async () => {
+    it("after a host has stopped serving, prompts of a program on it are relayed, and start no server there", async () => {
       const [h1, held] = [hosts.host("h1"), fresh("held")];
       const [user = ""] = usersOf("h1", 1);
       await using program = await h1.library();
@@ -127,7 +127,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
       expect(h1.processes()).toEqual([]);
     });
 
-    it("after a host has left, another host serves its users, and gc deletes their old sessions and then the host's entry", async () => {
+    it("after a host has left, another host serves its users, and gc deletes old sessions and then the host's entry", async () => {
       const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
       const [user = ""] = usersOf("h2", 1);
       const ids = [fresh("notes"), fresh("old"), fresh("unwanted"), fresh("young")] as const;

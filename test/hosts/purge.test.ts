@@ -122,7 +122,7 @@ describe.skipIf(problem !== undefined)("on two hosts with shared storage,", () =
     expect(tracesOf([user, id])).toEqual([]);
   });
 
-  it("a purge does not wait for a host that --lost-host names, and that host's next gc erases the user's data there", async () => {
+  it("a purge does not wait for a host in --lost-host, and that host's next gc erases the user's data there", async () => {
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     const user = userOf("h1", "xia.quux");
     const words = [user, user.replace(".", "-"), "plover-of-xia"];

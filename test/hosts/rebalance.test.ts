@@ -19,7 +19,7 @@ function placed(names: readonly string[]): UserPlacement[] {
 
 const THREE = ["a", "b", "c"];
 
-it("when a fourth host joins, planRebalance moves at most 26 % of users, all to that host, and balances all hosts within 10 %", () => {
+it("planRebalance moves at most 26 % of users to a new fourth host, and all hosts end up within 10 % of the mean", () => {
   const hosts = [...THREE, "d"].map((name) => host(name));
   const plan = planRebalance({ hosts, placements: placed(THREE), sessions: [], isShared: true });
   expect(plan.moves.length).toBeGreaterThan(0.2 * USERS.length);
@@ -60,7 +60,7 @@ it("planRebalance plans no move when all users are where they belong, or when no
   }
 });
 
-it("planRebalance plans to move the sessions that a moved user left behind on a live host, if the storage is shared", () => {
+it("with shared storage, planRebalance also moves sessions that a moved user left behind on a live host", () => {
   const to = rendezvousChoice("alice", ["a", "b"]);
   const from = to === "a" ? "b" : "a";
   const sessions = [

@@ -33,7 +33,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeov
   });
   afterAll(() => redis.end());
 
-  describe("below a host's name in the shared storage,", () => {
+  describe("in a host's folder of the shared storage,", () => {
     let shared: string;
     let store: Store;
     const h1 = (): StatePlace => ({ shared, host: "h1", group: serverIdOf("alice") });
@@ -111,7 +111,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeov
       const both = await Promise.all([clear(2 * HOUR_MS), clear(2 * HOUR_MS)]);
       for (const entry of due) expect(both.flat()).toContainEqual(entry);
       expect(all.filter((path) => !existsSync(path))).toEqual([deleted, copied, incoming]);
-      // A left-over whose session has no record stays until the TTL has passed, as a session without a record does.
+      // If a left-over's session has no record, the left-over stays until the TTL of sessions has passed.
       expect(await clear(DAY_MS + HOUR_MS)).toEqual([{ kind: "taken", session: "deleted", bytes: 7 }]);
       expect(await clear(9 * DAY_MS)).toEqual([]);
     });
@@ -138,7 +138,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeov
     });
   });
 
-  it("gc deletes the block of a deleted session, and the old host's runtime does not create the session's folder again", async () => {
+  it("gc deletes the block of a deleted session, and the old host's runtime does not create the folder again", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     await hosts.serve();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
@@ -165,7 +165,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeov
     const gc = async (env = {}, args: string[] = []) =>
       JSON.parse(await h1.ok(["gc", "--ttl", "30d", "--json", ...args], { env })) as GcResult;
 
-    // While the session exists on any host, the block stays, so that the old runtime cannot answer in its name.
+    // While the session exists on any host, the block stays, so that h1's runtime cannot create the session again.
     expect((await gc(LATER)).remains).toEqual([]);
     expect(lstatSync(place).isFile()).toBe(true);
     await h2.ok(["delete", "notes"]);

@@ -89,7 +89,7 @@ describe.skipIf(problem !== undefined)("the requests of the agent at two hosts",
     stop.abort();
   });
 
-  it("a request ends when the serve that runs its turn is killed, and the session accepts the next turn", async () => {
+  it("an agent request ends when the serve that runs its turn is killed, and the session accepts the next turn", async () => {
     const running = turn("h1", SHELL).catch(() => null);
     await asked("h2");
     await hosts.host("h1").stopServing("SIGKILL");
@@ -101,7 +101,7 @@ describe.skipIf(problem !== undefined)("the requests of the agent at two hosts",
     expect((await turn("h2", "and now")).json.reply).toContain("and now");
   });
 
-  it("a request ends when the session's server dies, and its tool never runs", async () => {
+  it("an agent request ends when the session's server dies, and the tool that it asked for never runs", async () => {
     const running = turn("h1", SHELL);
     const request = await asked("h2");
     const servers = await hosts.host("h2").run(["ps", "--user", user, "--json"]);
@@ -111,7 +111,7 @@ describe.skipIf(problem !== undefined)("the requests of the agent at two hosts",
     process.kill(server.pid, "SIGKILL");
     const { status, json } = await running;
     expect([200, 502, 503]).toContain(status);
-    // The runtime may go on with the prompt on the next server, and then asks again.
+    // On the next server, the runtime may continue with the prompt. It then asks again.
     if (status === 200) expect(json.reply).not.toContain("made");
     const late = await call("h2", "POST", `/v1/sessions/${user}/requests/${request.id}`, { decision: "approve" });
     expect(late.status).toBe(409);

@@ -21,7 +21,7 @@ describe.skipIf(problem !== undefined)("the settings of a host", () => {
   });
   afterAll(() => redis.end());
 
-  it("a command fails if its store, host name or shared folder differs from that of the serve on the same state folder", async () => {
+  it("a command fails if its store, host name or shared folder differs from that of serve on its state folder", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1"], storage: "shared" });
     const h1 = hosts.host("h1");
     await h1.serve(hosts.store);
@@ -89,7 +89,7 @@ describe.skipIf(problem !== undefined)("the settings of a host", () => {
     await using hosts = new TestHosts({ redis, names: ["h1"], storage: "local" });
     const h1 = hosts.host("h1");
     const env = { COPILOTFLEET_HOST_NAME: "h9" };
-    // The state folder has no servers so far.
+    // The state folder has no servers so far, so another host name is accepted.
     await h1.serve(hosts.store);
     await h1.stopServing("SIGTERM");
     expect((await h1.run(["ps"], { env })).code).toBe(0);

@@ -16,8 +16,8 @@ const UNUSABLE = "FLEET_STORAGE_UNUSABLE";
 const AWAY = "the shared storage is not available";
 
 /**
- * A gc for which every idle session is due. The sessions have no short TTL of their own, because serve's gc, which runs
- * a minute after its start, would delete them on a slow machine.
+ * A gc for which every idle session is due. Do not give the sessions a short TTL instead: on a slow machine, serve's
+ * own gc, a minute after the start of serve, would then delete them.
  */
 const EAGER_GC = ["gc", "--ttl", "1ms"];
 
@@ -75,7 +75,7 @@ describe.skipIf(problem !== undefined)("the fleet, with shared storage that fail
     ["folder is renamed away", false],
     ["mount is gone", true],
   ])(
-    "serve reports that the shared storage's %s, creates no folder in its place, and uses the storage again when it is back",
+    "when the shared storage's %s, serve reports it, creates no folder there, and recovers when the storage is back",
     async (_, empty) => {
       const { hosts, store } = doors;
       const [old, due, unused] = [fresh("old"), fresh("due"), fresh("unused")];
@@ -211,7 +211,7 @@ describe.skipIf(problem !== undefined)("the fleet, with shared storage that fail
             data: { code: "FLEET_STATE_UNWRITABLE" },
           });
         }
-        // With this TTL, no session is due.
+        // With this TTL, no session is due, so gc succeeds even while the storage is read-only.
         expect(await h1.json(["gc", "--ttl", "24h", "--user", bob])).toMatchObject({ deleted: [], skipped: [] });
       }
       expect((await own()).toSorted()).toEqual([due, idle, opened, stopped]);

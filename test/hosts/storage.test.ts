@@ -112,7 +112,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the folder that hosts sh
     expect(await listed()).toEqual([["h1", false]]);
     expect(existsSync(join(h2.root, "host.json"))).toBe(false);
     await h1.ok(["ps"]);
-    // A failure does not change the entry that the host already has.
+    // If h2 has been in the directory before, a failed start leaves its entry there.
     await h2.serve(hosts.store);
     await h2.stopServing("SIGTERM");
     rmSync(join(folder, "beacon"));

@@ -50,7 +50,7 @@ describe("the queue of checks", () => {
     expect(begun).toHaveLength(2 * MOST_CHECKS + 10);
   });
 
-  it("a client's check waits for at most one check of a stranger, however many of those wait", async () => {
+  it("a client's check waits for at most one check of a stranger, even if the stranger has 500 waiting", async () => {
     flood(MOST_CHECKS + 500);
     void check("alice", "198.51.100.7");
     void check("bob", "198.51.100.8");
@@ -58,7 +58,7 @@ describe("the queue of checks", () => {
     expect(begun.slice(MOST_CHECKS)).toEqual(["stranger", "alice", "bob"]);
   });
 
-  it("the checks of tokens that were good before begin first, whatever their address", async () => {
+  it("the checks of tokens that were good before run before all other waiting checks", async () => {
     flood(MOST_CHECKS + 500);
     void check("alice", null);
     await end(2);

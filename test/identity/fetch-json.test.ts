@@ -14,7 +14,7 @@ describe("an address that cannot be reached", () => {
     ["a proxy that Node.js ignores", { HTTPS_PROXY: "http://127.0.0.1:2" }, HINT],
     ["the same in lower case", { https_proxy: "http://127.0.0.1:2" }, HINT],
     ["an empty variable", { HTTPS_PROXY: "" }, ""],
-  ])("an unreachable address is reported with the hint for %s", async (_, variables: Record<string, string>, hint) => {
+  ])("an unreachable address gets the right proxy hint for %s", async (_, variables: Record<string, string>, hint) => {
     for (const name of ["HTTPS_PROXY", "https_proxy", "NODE_USE_ENV_PROXY"]) vi.stubEnv(name, variables[name]);
     const issuer = await Issuer.open();
     await issuer[Symbol.asyncDispose]();

@@ -29,7 +29,7 @@ async function identityOf(sign: GitHubSignOn, token = TOKEN): Promise<Identity> 
 }
 
 describe("a GitHub token", () => {
-  it("a GitHub token stands for the account that GitHub names, and is checked once in five minutes", async () => {
+  it("a GitHub token signs on as the account that GitHub names, and is checked once in five minutes", async () => {
     const sign = signOn();
     const found = await Promise.all(Array.from({ length: 20 }, async () => await identityOf(sign)));
     expect(found[0]).toEqual({
@@ -140,7 +140,7 @@ describe("a GitHub token", () => {
     expect(sign.isStillGood(alice)).toBe(true);
   });
 
-  it("a known GitHub token is accepted while strangers' tokens use up all checks, and a new one waits", async () => {
+  it("if strangers' tokens use up all checks, a known GitHub token is accepted, and a new one waits", async () => {
     const sign = signOn();
     const alice = await identityOf(sign);
     github.accounts.set("gho_bob", { login: "bob" });
@@ -163,7 +163,7 @@ describe("a GitHub token", () => {
     await Promise.all(strangers);
   });
 
-  it("a GitHub token becomes invalid minutes after GitHub revokes it or gives it to another account", async () => {
+  it("an identity becomes invalid minutes after GitHub revokes its token or names another account", async () => {
     const sign = signOn();
     const alice = await identityOf(sign);
     github.accounts.delete(TOKEN);

@@ -69,7 +69,7 @@ describe("the keys of an issuer", () => {
     expect(issuer.fetches).toBe(3);
   });
 
-  it("an issuer's new key counts after at most 30 s, even while strangers make up key ids", async () => {
+  it("an issuer's new key is accepted after at most 30 s, even while strangers make up key ids", async () => {
     const checked = verifier();
     await checked.verify(await issuer.token());
     clock.ms += MINUTE_MS;
@@ -226,7 +226,7 @@ describe("the claims of a token", () => {
     await expect(check({}, { user: "__proto__" })).rejects.toThrow('the claim "__proto__" is missing');
   });
 
-  it("a token without an id gets the same digest as its id, however its signature is spelled", async () => {
+  it("a token without an id gets the same digest as its id for every spelling of its signature", async () => {
     const token = await issuer.token({ jti: undefined });
     // In base64url, the last four bits of a 64-byte signature have no meaning.
     const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";

@@ -106,7 +106,7 @@ describe("the policy", () => {
     expect(relationTo(bound, null)).toBe("foreign");
   });
 
-  it("the policy's error names the missing scope, and the session of an identity that is bound to one", () => {
+  it("the policy's error names the missing scope, or the only session that the credential is valid for", () => {
     const reader = { user: "alice", scopes: ["read"] } as const;
     expect(() => permit(reader, "use", "foreign", "session.send")).toThrow(
       expect.objectContaining({

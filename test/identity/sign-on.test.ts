@@ -10,7 +10,7 @@ import { openFileStore } from "../../src/store/file/file-store.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
 
-it("a sign-on is reported with the kind of its credential and with its result, and without the user", async () => {
+it("onSignOn reports the kind of credential and the result of each sign-on, but not the user", async () => {
   const folder = await mkdtemp(join(tmpdir(), "copilotfleet-sign-on-"));
   onTestFinished(async () => await rm(folder, { recursive: true, force: true }));
   await using issuer = await Issuer.open();

@@ -19,7 +19,7 @@ describe("a front door without TLS", () => {
     },
   );
 
-  it("without TLS, a front door may use any address with serve.insecure, and an inherited descriptor", () => {
+  it("without TLS, a front door may use any address if serve.insecure is set, or an inherited descriptor", () => {
     expect(() => check({}, { fd: 3 })).not.toThrow();
     expect(() => check({ serve: { listen: "0.0.0.0:4300", insecure: true } })).not.toThrow();
   });

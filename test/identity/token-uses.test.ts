@@ -16,7 +16,7 @@ function uses() {
   return { written, uses: new TokenUses(store, clock), later };
 }
 
-it("a token's uses are written at most once a minute, with the time of the store", async () => {
+it("a token's uses are written at most once a minute, with the time by the store's clock", async () => {
   const { written, uses: tokens, later } = uses();
   for (let second = 0; second < 120; second++) {
     tokens.note("a");
@@ -29,7 +29,7 @@ it("a token's uses are written at most once a minute, with the time of the store
     .toEqual(["a 1970-01-01T00:00:00.000Z", "b 1970-01-01T00:00:30.000Z", "a 1970-01-01T00:01:00.000Z"]);
 });
 
-it("a use that is noted with an interval of an hour is written once an hour, even if the write fails", async () => {
+it("with an interval of an hour, a use is written at most once an hour, even if the write fails", async () => {
   const { written, uses: tokens, later } = uses();
   tokens.note("bad", 3_600_000);
   later(3_599_000);

@@ -63,7 +63,7 @@ describe("the echo model", () => {
     expect(await reply(slow.baseUrl, [user("!delay 0 quick one")])).toBe("[turn 1] quick one");
   });
 
-  it("the echo model calls the tool that a prompt with !tool names, streamed or not, and then answers with its result", async () => {
+  it("the echo model calls the tool that a !tool prompt names, and then answers with the tool's result", async () => {
     await using echo = await startEchoModel();
     const prompt = user('!tool bash {"command": "ls"}');
     const whole = (await (await ask(echo.baseUrl, { messages: [prompt] })).json()) as { choices: unknown[] };
@@ -86,7 +86,7 @@ describe("the echo model", () => {
     expect(await response.json()).toMatchObject({ error: { message: "no such luck" } });
   });
 
-  it("the echo model ends a turn at once when the client disconnects and when the model is closed", async () => {
+  it("the echo model ends a turn at once when its client disconnects, or when the model is closed", async () => {
     const echo = await startEchoModel({ delayMs: 60_000 });
     const abort = new AbortController();
     const gone = ask(echo.baseUrl, { messages: [user("x")], stream: true }, { signal: abort.signal });
@@ -150,7 +150,7 @@ describe("the user's own words", () => {
     ],
     ["say <reminder>x</reminder> twice", "say <reminder>x</reminder> twice"],
     ["<p>kept</p>", "<p>kept</p>"],
-  ])("stripWrappers leaves only the user's own words of %j", (text, own) => {
+  ])("stripWrappers reduces %j to the user's own words", (text, own) => {
     expect(stripWrappers(text)).toBe(own);
   });
 

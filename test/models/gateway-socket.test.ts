@@ -41,7 +41,7 @@ it("GatewaySocket passes connections on to the model's HTTP server, and deletes 
   expect(socketsIn(folder)).toEqual([]);
 });
 
-it("a new gateway keeps an old socket whose process is still alive", async () => {
+it("GatewaySocket.open does not delete an old socket whose process is still alive", async () => {
   const folder = networkFolder();
   const living = await GatewaySocket.open(folder, () => undefined);
   const [name = ""] = socketsIn(folder);
@@ -52,7 +52,7 @@ it("a new gateway keeps an old socket whose process is still alive", async () =>
   await second.close();
 });
 
-it("a server with a restricted network gets an address in its namespace from every kind of provider", async () => {
+it("with each kind of provider, a server with a restricted network gets an address in its own namespace", async () => {
   const folder = networkFolder();
   const key = { apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: null, bearer: false };
   const remote = { type: "openai", baseUrl: "http://192.0.2.1:1/v1", wireApi: "completions", ...key } as const;

@@ -71,7 +71,7 @@ describe("the usage in an answer", () => {
     expect(read("application/json", [text.slice(0, 30), text.slice(30)]).numbers).toEqual(REPORTED);
   });
 
-  it("the usage in an answer is null if the service reported nothing, or no number", () => {
+  it("the usage in an answer is null if the service reports no usage, or a value that is not a count", () => {
     const nothing = { inputTokens: null, outputTokens: null, cacheReadTokens: null, credits: null };
     expect(read(STREAM, [DONE])).toEqual({ numbers: nothing, hasLast: true });
     expect(read("application/json", ['{"usage":{"prompt_tokens":"12","completion_tokens":-1}}']).numbers).toEqual(

@@ -50,7 +50,7 @@ describe("mintInstallationToken", () => {
     expect(lifetimeMs).toBeLessThanOrEqual(60 * 60_000 + 1_000);
   });
 
-  it.each([401, 403, 404, 422])("mintInstallationToken reports %s as a refusal, and names the App", async (status) => {
+  it.each([401, 403, 404, 422])("mintInstallationToken reports status %s as a refusal by GitHub", async (status) => {
     github.mintStatus = status;
     onTestFinished(() => {
       github.mintStatus = undefined;
@@ -60,7 +60,7 @@ describe("mintInstallationToken", () => {
     expect(error.message).toContain(`installation 42 of App 4711 (${status}: "This installation has been suspended")`);
   });
 
-  it.each([429, 500, 503])("mintInstallationToken reports %s as an outage", async (status) => {
+  it.each([429, 500, 503])("mintInstallationToken reports status %s as an outage", async (status) => {
     github.mintStatus = status;
     onTestFinished(() => {
       github.mintStatus = undefined;

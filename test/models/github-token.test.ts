@@ -90,7 +90,7 @@ describe("a token from a variable or a file", () => {
     ["of two lines", "gho_canary\ngho_canary\n", "contains spaces"],
     ["with a control character", "gho_canary\u0007", "contains spaces"],
     ["longer than 4096 characters", "canary".repeat(700), "has 4200 characters. Allowed: at most 4096"],
-  ])("a GitHub token (%s) is refused and not shown", async (_, token, fault) => {
+  ])("resolveToken refuses a GitHub token (%s), and its error does not show the token", async (_, token, fault) => {
     for (const source of [
       { from: "env", name: "GH" },
       { from: "file", path: await file(token) },
@@ -199,7 +199,7 @@ describe("a token from a command", () => {
     },
   );
 
-  it("a token command ends with the caller's reason when the caller's signal aborts", async () => {
+  it("when the caller's signal aborts, resolveToken ends the token command and rejects with the signal's reason", async () => {
     const abort = new AbortController();
     const reading = resolveToken({ from: "command", command: "sleep 300" }, { user: null, env, signal: abort.signal });
     const ended = expect(reading).rejects.toThrow("enough");

@@ -62,7 +62,7 @@ async function gatewayTo(baseUrl: string, { type = "openai", key, silenceMs }: G
   return { gateway, session, ask };
 }
 
-it("the model gateway replaces credentials with the key, and passes on all but connection headers", async () => {
+it("the model gateway replaces all credentials with the provider's key, and drops only connection headers", async () => {
   let seen: { url: string | undefined; headers: IncomingMessage["headers"]; body: string } | undefined;
   const model = await service(({ url, headers }, response, body) => {
     seen = { url, headers, body };
@@ -137,7 +137,7 @@ it.each([
   ["POST", "http://evil.example/v1/chat/completions"],
   ["GET", "/v1/chat/completions"],
   ["DELETE", "/v1/models"],
-])("the model gateway does not pass on %s %s", async (method, path) => {
+])("the model gateway answers 404 to %s %s, and does not pass it on", async (method, path) => {
   const model = await service((_, response) => response.end("reached"));
   const { session } = await gatewayTo(`${model.url}/v1`);
   const { port } = new URL(session.baseUrl);
@@ -157,7 +157,7 @@ it("the model gateway adds the query of provider.baseUrl, which servers do not g
   expect(await (await ask("/chat/completions")).text()).toBe("/v1/chat/completions?code=canary");
 });
 
-it("the model gateway passes the headers and each piece of an answer on before the next piece exists", async () => {
+it("the model gateway passes on an answer's headers and pieces at once, before the next piece exists", async () => {
   let answering: ServerResponse | undefined;
   const model = await service((_, response) => {
     answering = response;
@@ -272,7 +272,7 @@ it("after the service refuses a key, the request is sent again with the new key 
   expect(bodies).toEqual(["prompt", "prompt"]);
 });
 
-it("a refusal of the only key reaches the server unchanged", async () => {
+it("if the service refuses the key and there is no newer key, the refusal reaches the server unchanged", async () => {
   let requests = 0;
   const model = await service((_, response) => {
     requests += 1;
@@ -298,7 +298,7 @@ it("the model gateway passes on a body of more than 1 MB as it arrives", async (
   expect(await (await ask("/chat/completions", { body: "x".repeat(3_000_000) })).text()).toBe("3000000");
 });
 
-it("requests share a connection to the model service, and a connection that breaks is replaced", async () => {
+it("model requests share a connection to the service, and the gateway replaces a broken connection", async () => {
   const model = await service((_, response) => response.end("ok"));
   const { ask } = await gatewayTo(`${model.url}/v1`);
   for (let turn = 0; turn < 3; turn++) expect(await (await ask("/chat/completions")).text()).toBe("ok");

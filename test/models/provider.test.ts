@@ -79,7 +79,7 @@ describe("ModelProvider", () => {
     await expect(model.of("one", {})).rejects.toMatchObject({ code: "FLEET_CLOSED" });
   });
 
-  it("ModelProvider starts no gateway if it is off, if the provider has no key, or without a provider", async () => {
+  it("ModelProvider starts no gateway if modelGateway is off, if no key is set, or if no provider is set", async () => {
     await using other = new ModelProvider(settings(remote), { env: { A_KEY: "k" }, networkFolder: "/nowhere" });
     expect(await other.of("session", {})).toMatchObject({ apiKey: "k" });
     await using keyless = new ModelProvider(settings({ ...remote, apiKeyEnv: null }, "on"), {
@@ -91,7 +91,7 @@ describe("ModelProvider", () => {
     expect(await none.of("session", {})).toBeNull();
   });
 
-  it("with the model gateway, each session gets its own token until its last use ends, and never the key", async () => {
+  it("the model gateway gives a session its own token, never the key, and revokes it after the last use", async () => {
     const model = new ModelProvider(settings(remote, "on"), { env: { A_KEY: "canary" }, networkFolder: "/nowhere" });
     const first = model.keep("a");
     const second = model.keep("a");

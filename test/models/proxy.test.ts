@@ -27,7 +27,7 @@ describe("proxyFor", () => {
     ["https://a.example", { ALL_PROXY: P }, null],
     ["https://a.example", { HTTPS_PROXY: "proxy:1" }, P],
     ["https://a.example", { HTTPS_PROXY: "" }, null],
-  ])("the proxy for %s with %j is %j", (url, env, proxy) => {
+  ])("for %s with the variables %j, proxyFor returns %j", (url, env, proxy) => {
     expect(proxyFor(new URL(url), env)?.origin ?? null).toBe(proxy);
   });
 
@@ -43,7 +43,7 @@ describe("proxyFor", () => {
     ["xa.example", false],
     ["ample", false],
     ["", false],
-  ])("NO_PROXY=%j keeps https://a.example away from the proxy: %j", (list, isExcluded) => {
+  ])("with NO_PROXY=%j, https://a.example is reached without the proxy: %j", (list, isExcluded) => {
     expect(proxyFor(new URL("https://a.example"), { HTTPS_PROXY: P, NO_PROXY: list }) === null).toBe(isExcluded);
     expect(proxyFor(new URL("https://a.example"), { HTTPS_PROXY: P, no_proxy: list, NO_PROXY: "*" }) === null).toBe(
       isExcluded,
@@ -106,7 +106,7 @@ describe.skipIf(spawnSync("openssl", ["version"]).status !== 0)("the way to the 
     return await text(answer);
   }
 
-  it("certificates in SSL_CERT_FILE and NODE_EXTRA_CA_CERTS are trusted, and others are not", async () => {
+  it("openUpstream trusts certificates in SSL_CERT_FILE, SSL_CERT_DIR and NODE_EXTRA_CA_CERTS, and no others", async () => {
     expect(await ask(secureUrl, { SSL_CERT_FILE: certificate })).toBe("secret answer");
     expect(await ask(secureUrl, { NODE_EXTRA_CA_CERTS: certificate })).toBe("secret answer");
     expect(await ask(secureUrl, { SSL_CERT_DIR: writeFolder() })).toBe("secret answer");

@@ -128,7 +128,7 @@ it("all idle sessions of a host are checked in one call every two seconds, howev
   expect(at.looks).toEqual([]);
 });
 
-it("a follower wakes within 2 s of the first change that the kernel does not report, and within 250 ms of later ones", async () => {
+it("a change that the kernel does not report wakes a follower within 2 s, each later one within 250 ms", async () => {
   const at = new Histories({ isReported: false });
   at.make("a");
   const [follower] = await followed(at, ["a"]);
@@ -140,7 +140,7 @@ it("a follower wakes within 2 s of the first change that the kernel does not rep
   expect(follower?.wakes).toBe(2);
 });
 
-it("many writes wake a follower once at first, and once more after the pause between wake-ups", async () => {
+it("many quick writes wake a follower twice: at the first write, and after the pause between wake-ups", async () => {
   const at = new Histories();
   at.make("a");
   const [follower] = await followed(at, ["a"]);

@@ -43,7 +43,7 @@ describe("route", () => {
     });
   });
 
-  it("route places a user on the same server as before when servers are added, until that server is gone", async () => {
+  it("route keeps a user on the recorded server when servers are added, until the recorded server is gone", async () => {
     const user = unused("ben");
     await fleet.ok(["create", "--user", user]);
     const placed = await route("--user", user);

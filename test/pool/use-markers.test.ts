@@ -21,7 +21,7 @@ function markers(on: { home: string }): string[] {
 }
 
 describe("use markers", () => {
-  it("setting a use marker waits for the end of an eviction of the same session, but not of another session", async () => {
+  it("setUseMarker waits while its own session is being evicted, but not while another session is", async () => {
     const on = await server();
     using other = setEvictionMarker(on, "other");
     const evicted = setEvictionMarker(on, "held");
@@ -55,7 +55,7 @@ describe("use markers", () => {
     expect(markers(on)).toEqual(before);
   });
 
-  it("a process makes each marker after its first as a link to one file, even after the folder was deleted", async () => {
+  it("a process makes every marker after its first as a hard link to one file, and makes the folder again if it is gone", async () => {
     const on = await server();
     const folder = join(dirname(on.home), "uses");
     const inodeOfNext = async () => {

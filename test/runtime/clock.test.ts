@@ -10,7 +10,7 @@ describe("the system's clock", () => {
     expect(systemClock.now() - began).toBeGreaterThanOrEqual(19);
   });
 
-  it("the system's clock ends a wait with the signal's own reason when the signal aborts before or during the wait", async () => {
+  it("the system's clock rejects a wait with the signal's reason if the signal aborts before or during the wait", async () => {
     const reason = new Error("enough");
     const stop = new AbortController();
     const waiting = systemClock.wait(600_000, { signal: stop.signal });

@@ -56,7 +56,7 @@ it("connectClient leaves no unhandled rejection behind when the server resets th
   expect(unhandled).toEqual([]);
 });
 
-it("watchPrompt stops watching the connection once its prompt has begun, even if the prompt's event arrives in two pieces", () => {
+it("watchPrompt removes its listener once its prompt has begun, even if the prompt's event arrives in two pieces", () => {
   const socket = new Socket();
   onTestFinished(() => void socket.destroy());
   const [first, second] = [watchPrompt(socket, "a"), watchPrompt(socket, "b")];

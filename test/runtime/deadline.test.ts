@@ -63,7 +63,7 @@ describe("deadline", () => {
 });
 
 describe("abortable", () => {
-  it("abortable returns the result or the error of the work, or rejects with the signal's reason if the signal aborts first", async () => {
+  it("abortable settles like its work, or rejects with the signal's reason if the signal aborts first", async () => {
     const controller = new AbortController();
     await expect(abortable(Promise.resolve(1), controller.signal)).resolves.toBe(1);
     await expect(abortable(Promise.reject(new Error("work")), controller.signal)).rejects.toThrow("work");

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { NO_SANDBOX, type RestrictedNetwork } from "../../src/model/sandbox.js";
 import { serverEnvironment } from "../../src/runtime/launch/environment.js";
 
-/** The environment of a server that a caller with these variables starts, where `pass` is `runtime.env`. */
+/** The environment of a server if the caller has the variables `env`, and `runtime.env` is `pass`. */
 function environmentOf(
   env: NodeJS.ProcessEnv,
   pass: string[] = [],
@@ -51,7 +51,7 @@ describe("the environment of a server", () => {
       { NO_PROXY: "a", no_proxy: "b,127.0.0.1" },
     ],
     [{ NO_PROXY: "a" }, { NO_PROXY: "a" }],
-  ])("a server with the variables %j sends no request to its own machine through a proxy: %j", (given, expected) => {
+  ])("if the caller has the variables %j, its server exempts its machine from proxies with %j", (given, expected) => {
     const environment = environmentOf(given, ["HTTPS_PROXY", "http_proxy", "NO_PROXY", "no_proxy"]);
     const lists = Object.entries(environment).filter(([name]) => name.toUpperCase() === "NO_PROXY");
     expect(Object.fromEntries(lists)).toEqual(expected);

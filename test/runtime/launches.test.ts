@@ -22,7 +22,7 @@ it.each([
   ["a session of another fleet", { [LAUNCH_VARIABLE]: `outer-${randomUUID()}`, [SESSION_VARIABLE]: "outer" }],
   ["a session of a Copilot CLI", { [SESSION_VARIABLE]: "outer" }],
 ])(
-  "a server's process without a session does not count as a process of the outer session when the fleet itself runs in %s",
+  "a server's process that names no session is attributed to none, even if the fleet itself runs in %s",
   async (_, outer) => {
     const [launchId, stateRoot] = [randomUUID(), `/fleet-${randomUUID()}`];
     const own = { [LAUNCH_VARIABLE]: launchId, [FLEET_VARIABLE]: stateRoot };

@@ -25,7 +25,7 @@ beforeEach(() => {
   makeLogKey(log);
 });
 
-it("a log gets its key once, and only its owner can read the key", () => {
+it("makeLogKey makes a log's key only once, with mode 0600", () => {
   const key = readLogKey(log);
   makeLogKey(log);
   expect(readLogKey(log)).toEqual(key);
@@ -33,7 +33,7 @@ it("a log gets its key once, and only its owner can read the key", () => {
   expect(statSync(join(dirname(log), "log-key")).mode & 0o777).toBe(0o600);
 });
 
-it("a signed line of the fleet is shown without its signature", () => {
+it("lineOfFleet and readableLine return a signed line of the fleet without its signature", () => {
   const key = readLogKey(log);
   const signed = signedLine(LINE, key);
   expect(signed).toMatch(/^2026.*SIGTERM\. #[\w-]{16}$/);
@@ -41,7 +41,7 @@ it("a signed line of the fleet is shown without its signature", () => {
   expect(readableLine(signed, key)).toBe(LINE);
 });
 
-it("a line without a signature that fits its text and its log's key is not a line of the fleet", () => {
+it("a line counts as a line of the fleet only if its signature matches its text and the log's key", () => {
   const key = readLogKey(log);
   const signed = signedLine(LINE, key);
   const forged = [
@@ -63,7 +63,7 @@ it("a line without a signature that fits its text and its log's key is not a lin
   expect(readableLine("CLI server listening on port 5000", key)).toBe("CLI server listening on port 5000");
 });
 
-it("in a log without a key, which an earlier version wrote, the lines of the fleet need no signatures", () => {
+it("lineOfFleet accepts unsigned lines of the fleet in a log without a key, which an earlier version wrote", () => {
   expect(lineOfFleet(LINE, null)).toBe(LINE);
   expect(lineOfFleet("2026-01-02T03:04:05.678Z something else", null)).toBeNull();
 });

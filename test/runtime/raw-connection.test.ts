@@ -48,7 +48,7 @@ async function outcomes(requests: readonly Promise<unknown>[]): Promise<unknown[
 const never = new AbortController().signal;
 
 describe("a request that waits for its answer", () => {
-  it("a pending request rejects when this side closes a raw connection", async () => {
+  it("a raw connection's pending requests reject when this side closes the connection", async () => {
     const { endpoint, arrived } = await silentServer();
     const connection = await RawConnection.open(endpoint, never, { lasting: true });
     const requests = [
@@ -64,7 +64,7 @@ describe("a request that waits for its answer", () => {
     await connection.closed;
   });
 
-  it("a pending request rejects when the server closes a raw connection", async () => {
+  it("a raw connection's pending requests reject when the server closes the connection", async () => {
     const { endpoint, arrived, hangUp } = await silentServer();
     await using connection = await RawConnection.open(endpoint, never, { lasting: true });
     const requests = [connection.request("ping", {}), connection.request("ping", {})];
@@ -74,7 +74,7 @@ describe("a request that waits for its answer", () => {
   });
 
   it.each(["this side", "the server"])(
-    "a pending request rejects when %s closes a front door's upstream connection",
+    "the pending requests of a front door's upstream connection reject when %s closes the connection",
     async (side) => {
       const { endpoint, arrived, hangUp } = await silentServer();
       const { upstream } = await openUpstream(endpoint, { hello: {} }, never);
@@ -112,7 +112,7 @@ describe("a raw connection", () => {
     });
   });
 
-  it("RawConnection.open rejects with the reason when nothing listens, and when no answer comes in time", async () => {
+  it("RawConnection.open rejects with the reason when nothing listens or no answer arrives in time", async () => {
     const nobody = { address: "127.0.0.1", port: 1, token: "t" };
     await expect(RawConnection.open(nobody, never)).rejects.toMatchObject({
       code: "FLEET_SERVER_UNREACHABLE",

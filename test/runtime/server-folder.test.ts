@@ -18,7 +18,7 @@ async function serverFolder(): Promise<{ home: string; temporary: string }> {
   return { home, temporary: join(dirname(home), "connection-token.tmp") };
 }
 
-it("a link at the temporary path of the connection token is replaced, and its target stays untouched", async () => {
+it("writeConnectionToken replaces a link at its temporary path, and does not write to the link's target", async () => {
   const { home, temporary } = await serverFolder();
   const elsewhere = join(dirname(home), "elsewhere");
   writeFileSync(elsewhere, "untouched", { mode: 0o644 });
@@ -29,7 +29,7 @@ it("a link at the temporary path of the connection token is replaced, and its ta
   expect(statSync(join(dirname(home), "connection-token")).mode & 0o777).toBe(0o600);
 });
 
-it("writing the connection token replaces the temporary file of a killed start, and only the file's owner can read the token", async () => {
+it("writeConnectionToken replaces the temporary file of a killed start, and the token file has mode 0600", async () => {
   const { home, temporary } = await serverFolder();
   writeFileSync(temporary, "half", { mode: 0o644 });
   const token = writeConnectionToken(home);
@@ -37,7 +37,7 @@ it("writing the connection token replaces the temporary file of a killed start, 
   expect(statSync(join(dirname(home), "connection-token")).mode & 0o777).toBe(0o600);
 });
 
-it("writing the connection token fails when its temporary path is a folder", async () => {
+it("writeConnectionToken throws FLEET_STATE_UNWRITABLE when its temporary path is a folder", async () => {
   const { home, temporary } = await serverFolder();
   mkdirSync(temporary);
   expect(() => writeConnectionToken(home)).toThrow(expect.objectContaining({ code: "FLEET_STATE_UNWRITABLE" }));

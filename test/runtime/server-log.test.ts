@@ -29,7 +29,7 @@ beforeEach(() => {
 const AT = new Date("2026-01-02T03:04:05.678Z");
 
 describe("a line of the fleet in the log of a server", () => {
-  it("a text that the fleet logs becomes exactly one line, which begins with the time", () => {
+  it("appendToLog writes each text as exactly one line, which begins with the time", () => {
     appendFileSync(log, "half");
     appendToLog(home, "one\ntwo\x1b[2J", AT);
     appendToLog(home, launchText(LAUNCH), AT);
@@ -45,7 +45,7 @@ describe("a line of the fleet in the log of a server", () => {
     expect(isLaunchLine("Launch on port 5000")).toBe(false);
   });
 
-  it("a text without a known time keeps the log's modification time, because gc takes that for the server's last use", () => {
+  it("appendToLog moves the log's modification time only to a later known time, because gc takes it for the last use", () => {
     appendFileSync(log, "a\n");
     utimesSync(log, AT, AT);
     appendToLog(home, "ended", null);
@@ -57,7 +57,7 @@ describe("a line of the fleet in the log of a server", () => {
     expect(statSync(log).mtime).toEqual(later);
   });
 
-  it("a text is dropped without an error if its log is missing, a link, a folder or on a full disk", () => {
+  it("appendToLog drops a text without an error if the log is missing, a link or a folder, or if the disk is full", () => {
     appendToLog(home, "x");
     expect(() => statSync(log)).toThrow("ENOENT");
     const other = `${log}.other`;

@@ -154,7 +154,7 @@ describe("turns in a history", () => {
     expect(story(text())).toEqual(expected);
   });
 
-  it("a turn lasts until its background sub-agents are done and their report is answered", () => {
+  it("a turn lasts until its background sub-agents have ended and the model has answered their report", () => {
     const first = prompt() + toolStep("a") + line("subagent.started", {}, "agent") + finalStep();
     expect(story(first)).toEqual(["open"]);
     const done = first + line("subagent.completed", {}, "agent");
@@ -225,7 +225,7 @@ describe("SessionEvents", () => {
     );
   });
 
-  it("SessionEvents reads only appended text, and a half-written line only when the line is complete", () => {
+  it("SessionEvents reads only appended text, and returns a half-written event once its line is complete", () => {
     writeFileSync(path, prompt() + finalStep());
     const { events } = openHistory(home, "s", ENOUGH);
     const more = prompt();
@@ -235,7 +235,7 @@ describe("SessionEvents", () => {
     expect(events.read(ENOUGH)).toMatchObject({ events: [{ type: "user.message" }], bytes: more.length - 30 });
   });
 
-  it("SessionEvents reports that a history was cut, rewritten, replaced or deleted, and reads a new history after a deletion", () => {
+  it("SessionEvents reports a truncated, rewritten, replaced or deleted history, and reads a history created after a deletion", () => {
     const text = prompt() + finalStep();
     const open = () => {
       writeFileSync(path, text);
@@ -266,7 +266,7 @@ describe("SessionEvents", () => {
     expect(gone.read(ENOUGH)).toMatchObject({ fate: "there", events: [{ type: "user.message" }] });
   });
 
-  it("opening a history follows no link and does not wait for a pipe", () => {
+  it("openHistory throws for a link or a pipe, instead of following the link or waiting for a writer", () => {
     writeFileSync(join(home, "elsewhere"), prompt());
     symlinkSync(join(home, "elsewhere"), path);
     expect(() => openHistory(home, "s", ENOUGH)).toThrow(/ELOOP/);
@@ -333,7 +333,7 @@ describe("endsInsideTurn", () => {
     expect(endsInsideTurn(home, "s")).toBe(expected);
   });
 
-  it("endsInsideTurn ignores a turn that began before the server started, and a session without a history", () => {
+  it("endsInsideTurn returns false for a turn that began before the server started, and without a history", () => {
     writeFileSync(path, prompt());
     const startedAtMs = at();
     appendFileSync(path, stepStart());

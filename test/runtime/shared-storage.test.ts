@@ -74,7 +74,7 @@ describe("taking over a session", () => {
     expect(existsSync(join(shared, "hosts", "a", "alice", "taken", "s~one"))).toBe(false);
   });
 
-  it("a takeover that crashed succeeds when it is called again, even if a runtime has created the session's folder in between", async () => {
+  it("a takeover that is repeated after a crash replaces the session's folder that a runtime made at the target in between", async () => {
     plant(placePath(a), "s", "history");
     await expect(take({ check: afterChecks(1) })).rejects.toThrow("not ours");
     expect(existsSync(join(placePath(b), "s"))).toBe(false);
@@ -93,7 +93,7 @@ describe("taking over a session", () => {
     expect(historyAt(b)).toBe("old and new");
   });
 
-  it("a takeover fails when the folder of a session that has had turns is missing", async () => {
+  it("a takeover fails if the session has had turns but its folder is missing", async () => {
     plant(placePath(b), "s", "of an earlier time");
     await expect(take()).rejects.toMatchObject({ code: "FLEET_STORAGE_UNUSABLE" });
     expect(historyAt(b)).toBe("of an earlier time");
@@ -134,7 +134,7 @@ describe("a home on shared storage", () => {
     mkdirSync(home, { recursive: true });
   });
 
-  it("a home moves no session out of another user's home, even if its agent made session-state a link to that home", async () => {
+  it("linkToPlace moves no session out of another user's home, even if the agent linked its session-state to that home", async () => {
     const root = await temporaryRoot();
     const [home, bobs] = [join(root, "alice", "home"), join(root, "bob", "home", "session-state")];
     mkdirSync(home, { recursive: true });
@@ -147,7 +147,7 @@ describe("a home on shared storage", () => {
     expect(readdirSync(bobs)).toEqual(["of-bob"]);
   });
 
-  it("a home moves its local sessions to the shared folder, and replaces no session that is already there", async () => {
+  it("linkToPlace moves a home's local sessions to the shared folder, except sessions that are already there", async () => {
     plant(join(home, "session-state"), "s", "local");
     plant(join(home, "session-state"), "t", "local");
     plant(placePath(a), "t", "newer");
@@ -156,7 +156,7 @@ describe("a home on shared storage", () => {
     expect([historyAt(a, "s"), historyAt(a, "t")]).toEqual(["local", "newer"]);
   });
 
-  it("a home loses no session when the path of the shared folder changes", async () => {
+  it("linkToPlace loses no session when the path of the shared folder changes", async () => {
     plant(placePath(a), "s", "history");
     await linkToPlace(home, a);
     const alias = `${shared}-alias`;
@@ -166,7 +166,7 @@ describe("a home on shared storage", () => {
     expect(readFileSync(join(home, "session-state", "s", "events.jsonl"), "utf8")).toBe("history");
   });
 
-  it("linking a home under a new host name does not move the sessions below the old name", async () => {
+  it("linkToPlace under a new host name leaves the sessions below the old host name where they are", async () => {
     plant(placePath(a), "s", "history");
     await linkToPlace(home, a);
     await makeHostFolder(shared, b.host);

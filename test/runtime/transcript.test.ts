@@ -29,7 +29,7 @@ function read(text: string | Buffer, { chunkBytes = 1_000, user = null as string
   return { entries, damage: transcriber.damage };
 }
 
-/** Each entry of the transcript of this history, as its turn, its role, and its text or failure. */
+/** The transcript of this history. Each entry is one text: its turn, its role, and its text or failure. */
 function told(text: string, options: { isLoaded?: boolean } = {}): string[] {
   return read(text, options).entries.map(({ role, text, turn, failure }) => {
     return `${turn} ${role} ${failure === null ? text : `[${failure}]`}`;
@@ -126,7 +126,7 @@ describe("the end of a turn in a transcript", () => {
     ]);
   });
 
-  it("a turn without an end is reported as unfinished once the whole history is read", () => {
+  it("Transcriber.end reports a turn without an end as still running, or as cut if no server has the session loaded", () => {
     const text = started() + prompt({ content: "a" }) + stepStart() + answer("", "t1") + toolStart("t1", "bash", {});
     expect(told(text)).toEqual([
       "1 user a",
@@ -137,7 +137,7 @@ describe("the end of a turn in a transcript", () => {
     expect(told(text, { isLoaded: false }).at(-1), "not loaded").toBe(cut);
   });
 
-  it("a transcript that follows a history does not report a running turn as ended, and adds the turn's reply once it is written", () => {
+  it("Transcriber.pause does not report a running turn as ended, and a later push adds the turn's reply", () => {
     const transcriber = new Transcriber(null);
     const text = Buffer.from(started() + prompt({ content: "a" }) + finalStep("b"));
     const first = [...transcriber.push(text.subarray(0, -300)), ...transcriber.pause(at() + LATER_MS)];
@@ -223,7 +223,7 @@ describe("a damaged history", () => {
     ]);
   });
 
-  it("a transcript contains a reply of 5 MB, and leaves out one of more than 16 MB without filling the memory", () => {
+  it("a transcript contains a reply of 5 MB, and leaves out the text of a reply that is longer than 16 MB", () => {
     const long = "x".repeat(5 * 1024 * 1024);
     const longer = "y".repeat(17 * 1024 * 1024);
     const text = started() + prompt({ content: "a" }) + finalStep(long) + prompt({ content: "b" }) + finalStep(longer);

@@ -78,7 +78,7 @@ it.skipIf(bwrapProblem !== undefined)(
 );
 
 it.skipIf(bwrapProblem !== undefined)(
-  "in bwrap, a program sees no other files or processes, and has at most the capabilities of root for files",
+  "in bwrap, a program sees only its own files and processes, and root keeps only capabilities for files",
   async () => {
     const folder = folderOf("home", "tmp", "secret");
     writeFileSync(join(folder, "secret", "file"), "");
@@ -104,7 +104,7 @@ it.skipIf(bwrapProblem !== undefined)(
 );
 
 it.skipIf(bwrapProblem !== undefined)(
-  "in bwrap, nothing is mounted below a folder that the server can change",
+  "in bwrap, a granted folder inside the server's home gets no mount of its own, and is writable",
   async () => {
     const folder = folderOf("home/inner", "tmp");
     const [home, inner] = [join(folder, "home"), join(folder, "home", "inner")];
@@ -115,7 +115,7 @@ it.skipIf(bwrapProblem !== undefined)(
 );
 
 it.skipIf(bwrapProblem !== undefined).each(["before", "after"])(
-  "a server does not start in bwrap if a folder was replaced with a link %s the fleet made the command",
+  "a server does not start in bwrap if a link replaced a granted folder %s the fleet built the command",
   async (moment) => {
     const folder = folderOf("home", "tmp", "work/of alice", "secret");
     writeFileSync(join(folder, "secret", "file"), "a secret");

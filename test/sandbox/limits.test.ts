@@ -19,7 +19,10 @@ type Settings = Config["sandbox"]["limits"];
 const NONE: Settings = { memory: null, processes: null, openFiles: null, cpu: null, disk: null };
 const ALL: Settings = { memory: 256 * 1024 ** 2, processes: 64, openFiles: 128, cpu: 0.5, disk: 1024 ** 3 };
 
-/** A folder that looks like a hierarchy of version 2, in which the group of this process is `unit`. */
+/**
+ * Makes a folder that looks like a hierarchy of control groups of version 2, in which this process is in the group
+ * `unit`.
+ */
 function fakeV2(files: Record<string, string>): ControlGroup {
   const mountPoint = mkdtempSync(join(tmpdir(), "copilotfleet-cgroup-"));
   onTestFinished(() => rmSync(mountPoint, { recursive: true }));
@@ -31,11 +34,11 @@ function fakeV2(files: Record<string, string>): ControlGroup {
 
 const bases = (own: ControlGroup[], isRoot = false) => Object.fromEntries(findBases(own, isRoot));
 
-it("without limits in the configuration, a server has none", () => {
+it("chooseLimits returns null if the configuration sets no limits", () => {
   expect(chooseLimits(NONE, "s")).toBeNull();
 });
 
-it("without control groups, memory and open-file limits apply per process, and the report lists the others", () => {
+it("without control groups, memory and openFiles apply per process, and processes and cpu are not held", () => {
   const chosen = chooseLimits(ALL, "s", () => new Map());
   expect(chosen?.report).toEqual({
     ...ALL,
@@ -54,7 +57,7 @@ it("without control groups, memory and open-file limits apply per process, and t
   expect(chosen?.report && limitsResources(chosen.report)).toBe(false);
 });
 
-it("control groups of version 2 are made in this process's group if all controllers are delegated to it", () => {
+it("findBases returns this process's own group of version 2 if all controllers are delegated to it", () => {
   const enabled = "cpuset cpu io memory pids";
   const own = fakeV2({ "cgroup.controllers": enabled, "cgroup.subtree_control": enabled, "cgroup.procs": "" });
   const base = { by: "cgroup-v2", folder: own.folder };
@@ -63,7 +66,7 @@ it("control groups of version 2 are made in this process's group if all controll
   expect(bases([supervisor])).toEqual({ memory: base, processes: base, cpu: base });
 });
 
-it("with control groups of version 2, only the limits whose controllers are delegated are enforced", () => {
+it("with control groups of version 2, chooseLimits enforces only the limits with delegated controllers", () => {
   const own = fakeV2({
     "cgroup.controllers": "memory pids",
     "cgroup.subtree_control": "memory pids",
@@ -165,14 +168,14 @@ it.skipIf(!grouped).each(["the launcher", "a shell"])(
   },
 );
 
-it("a shell that cannot join a group does not run the program", () => {
+it("a shell from underShell that cannot join its control group does not run the program", () => {
   const chosen = chooseLimits(ALL, "s", () => new Map([["cpu", { by: "cgroup-v1", folder: "/nowhere" }]]));
   if (chosen === null) throw new Error("no limits");
   const [program, ...args] = underShell(chosen, ["/bin/echo", "ran"]);
   expect(spawnSync(program, args, { encoding: "utf8" })).toMatchObject({ status: 126, stdout: "" });
 });
 
-it("this process finds its own control groups, and each of them exists", () => {
+it("controlGroups returns the control groups of this process, and each of them exists", () => {
   for (const { folder, mountPoint } of system().processes.controlGroups()) {
     expect(existsSync(join(folder, "cgroup.procs"))).toBe(true);
     expect(folder.startsWith(mountPoint)).toBe(true);

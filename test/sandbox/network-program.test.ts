@@ -134,7 +134,7 @@ it("copilotfleet-network reports what is wrong with its arguments, and runs noth
   expect(run(...complete, "--egress", "e".repeat(200), "--", "/bin/true")[1]).toContain("too long a name");
 });
 
-it.each(ACCOUNTS)("as %s, copilotfleet-network reports which step fails", async (account) => {
+it.each(ACCOUNTS)("as %s, copilotfleet-network names the step that failed in its error", async (account) => {
   const taken = await listen(0, () => undefined);
   const run = (...args: string[]) => {
     const [program = "", ...rest] = [...under(account), PROGRAM, ...args];
@@ -155,7 +155,7 @@ it.each(ACCOUNTS)("as %s, copilotfleet-network reports which step fails", async 
   ]);
 });
 
-it.each(ACCOUNTS)("as %s, data passes both ways between the machine and the program inside", async (account) => {
+it.each(ACCOUNTS)("as %s, data passes both ways between the machine and the namespace", async (account) => {
   const { ask } = await enter(account);
   const data = Buffer.alloc(20 * 1024 * 1024, "0123456789abcdef");
   const socket = await ask("echo");
@@ -164,7 +164,7 @@ it.each(ACCOUNTS)("as %s, data passes both ways between the machine and the prog
 });
 
 it.each(ACCOUNTS)(
-  "as %s, the program in the namespace reaches only the Unix sockets behind the addresses of its namespace",
+  "as %s, the program in the namespace reaches only the Unix sockets in the network folder",
   async (account) => {
     const { ask, sockets } = await enter(account, ["--egress", "egress"]);
     const outside = await listen(0, (client) => client.end("reached"));
@@ -245,7 +245,7 @@ it.each(ACCOUNTS)("as %s, the bridge has no privileges, and only its own descrip
   ]);
 });
 
-it("a connection whose target reads nothing accepts limited data, and does not block other connections", async () => {
+it("if a target reads nothing, its connection accepts limited data, and other connections still work", async () => {
   const { ask, bridge } = await enter("root");
   const silent = await ask("silent");
   const chunk = Buffer.alloc(1024 * 1024);
@@ -270,7 +270,7 @@ it("a connection whose target reads nothing accepts limited data, and does not b
   expect(Number(/^RssAnon:\s+(\d+)/m.exec(readFileSync(`/proc/${bridge}/status`, "utf8"))?.[1])).toBeLessThan(512);
 });
 
-it("when a client disconnects, the bridge closes the connection to the target, and then sleeps", async () => {
+it("when a client disconnects, the bridge closes the connection to the target, and then stays idle", async () => {
   const { ask, sockets, bridge } = await enter("root");
   let closed = 0;
   await listen(join(sockets, "1.2.0"), (client) => {
@@ -288,7 +288,7 @@ it("when a client disconnects, the bridge closes the connection to the target, a
   expect(ticksOf(bridge) - before).toBeLessThan(10);
 });
 
-it("a new connection waits while the bridge has its maximum of connections", async () => {
+it("a new connection waits while the bridge has as many connections as it may have", async () => {
   const { ask } = await enter("root");
   const clients = await Promise.all(Array.from({ length: MOST }, async () => await ask("echo")));
   const late = await ask("echo");
@@ -300,7 +300,7 @@ it("a new connection waits while the bridge has its maximum of connections", asy
   expect(await answer).toBe("late");
 });
 
-it("when the bridge is full, it closes the oldest silent connections, and keeps one that was used", async () => {
+it("when the bridge is full, it closes the oldest connections without data, and keeps one with data", async () => {
   const { ask, port } = await enter("root");
   const used = await ask("echo");
   used.write("one ");
@@ -320,7 +320,7 @@ it("when the bridge is full, it closes the oldest silent connections, and keeps 
 
 /**
  * Listens on a Unix socket, but accepts no connection until `accept` is called. `accept` resolves with the number of
- * connections that were in the queue. From then on, every connection gets the answer `reached`.
+ * connections that were in the queue. These connections and all later ones get the answer `reached`.
  */
 async function listenLate(path: string, backlog: number): Promise<{ accept: () => Promise<number> }> {
   const script = `use Socket; $| = 1; socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, pack_sockaddr_un("${path}")) or die;

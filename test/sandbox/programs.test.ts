@@ -72,7 +72,7 @@ it.each([
   dirname(PACKAGE),
   dirname(process.execPath),
 ])(
-  "a server cannot get %s as a folder that it may change, because the folder's programs run outside the sandbox",
+  "grantsOf refuses the writable folder %s, because it has programs or settings of the machine or the fleet",
   (folder) => {
     for (const [setting, given] of [
       ["--cwd", { cwd: folder }],

@@ -26,7 +26,7 @@ it.each([
   ["copilotfleet-sandbox: cannot open /usr: error 24", true],
   ["bwrap: No permissions to create new namespace", false],
   ["copilotfleet-sandbox: Landlock refuses the rules: error 1", false],
-])("a trial that fails with “%s” shows that the machine lacks resources: %s", async (message, isShortage) => {
+])("run treats the failure “%s” as a shortage of resources: %s", async (message, isShortage) => {
   const trial = run(join(failing("program", message), "program"), []);
   if (isShortage)
     await expect(trial).rejects.toMatchObject({
@@ -43,7 +43,7 @@ it.each(["kill -KILL $$", "exit 2"])(
   },
 );
 
-it("programs that make a sandbox come only from the machine's own folders in PATH, because an agent may change others", () => {
+it("machineProgram searches only the machine's own folders in PATH, because an agent may change others", () => {
   const folder = failing("stat", "the program of an agent");
   symlinkSync("/usr/bin", join(folder, "link"));
   onTestFinished(() => void vi.unstubAllEnvs());
@@ -58,7 +58,7 @@ it("programs that make a sandbox come only from the machine's own folders in PAT
 
 // Only root can put a program into a folder where the fleet looks for programs.
 it.skipIf(bwrapProblem !== undefined || process.getuid?.() !== 0)(
-  "the mode auto chooses no weaker sandbox when the machine has no processes left, and tries again for the next server",
+  "tryMechanisms rejects instead of choosing a weaker sandbox if no processes are left, and tries again later",
   async () => {
     const { PATH = "" } = process.env;
     onTestFinished(() => {
@@ -84,7 +84,7 @@ it("a process tries the mechanisms again after a minute, because programs may ha
   expect(await tryMechanisms("landlock")).not.toBe(first);
 });
 
-it("a reason that two mechanisms give is listed once", () => {
+it("reasonsOf lists a reason once if two mechanisms fail with it", () => {
   expect(reasonsOf([{ why: "no launcher" }, { why: "no launcher" }, { why: "no bwrap" }])).toEqual([
     "no launcher",
     "no bwrap",

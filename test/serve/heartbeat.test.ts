@@ -10,7 +10,7 @@ import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const TTL_MS = 15_000;
 
-/** Enters a host in a directory of hosts. The test controls the answers of the directory and the time. */
+/** Registers the host h1 in a fake directory of hosts. The test controls the directory's answers and the time. */
 async function enter() {
   const clock = new TestClock();
   const said: string[] = [];

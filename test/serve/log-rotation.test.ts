@@ -47,7 +47,7 @@ describe("rotateLog", () => {
     expect(contents()).toEqual({ "server.log": "abc" });
   });
 
-  it("rotateLog moves the log to .1, and gives the next higher number to as many older files as it may keep", async () => {
+  it("rotateLog moves the log to .1, gives older files the next higher number, and keeps at most `keep` files", async () => {
     for (const text of ["one", "two", "three", "four"]) {
       writeFileSync(log, text);
       expect(await rotateLog(log, { maxBytes: 2, keep: 3 })).toBe(text.length);
@@ -64,7 +64,7 @@ describe("rotateLog", () => {
     expect(contents()).toEqual({ "server.log": "", "server.log.1": "five" });
   });
 
-  it("rotateLog keeps the newest files in order after any number of rotations and lost files", async () => {
+  it("rotateLog keeps the newest files in order over any number of rotations, even if rotated files vanish", async () => {
     const round = fc.record({ keep: fc.integer({ min: 1, max: 4 }), lost: fc.option(fc.integer({ min: 1, max: 4 })) });
     await fc.assert(
       fc.asyncProperty(fc.array(round, { maxLength: 10 }), async (rounds) => {
@@ -122,7 +122,7 @@ describe("rotateLog", () => {
     await expect(rotateLog(log, { maxBytes: 0, keep: 2 })).rejects.toMatchObject({ code: "FLEET_STATE_UNSAFE" });
   });
 
-  it("rotateLog fails and keeps the log when a folder has the name that the rotation needs", async () => {
+  it("rotateLog fails and keeps the log when there is a folder at the path of the rotated file", async () => {
     writeFileSync(log, "abc");
     mkdirSync(`${log}.1`);
     await expect(rotateLog(log, { maxBytes: 1, keep: 1 })).rejects.toMatchObject({ code: "FLEET_STATE_UNWRITABLE" });
@@ -158,7 +158,7 @@ describe("rotateLog", () => {
     writer.stderr?.on("data", (text) => (count += String(text)));
     const begun = performance.now();
     let rotations = 0;
-    // Go on after two seconds if there were few rotations, because on a busy machine the writer may begin late.
+    // Continue after two seconds if there were too few rotations, because on a busy machine the writer may begin late.
     while (performance.now() - begun < 2_000 || rotations <= 10) {
       if ((await rotateLog(log, { maxBytes: 20_000, keep: 1_000 })) > 0) rotations++;
     }
@@ -299,7 +299,7 @@ describe.skipIf(traceProblem !== undefined)("system calls of a rotation", () => 
   });
 });
 
-it("after a rotation, a server continues its log without a hole and without repeating a line", async () => {
+it("after a rotation, a server appends at the beginning of the emptied log, not at its old offset", async () => {
   const server = openSync(log, "a");
   onTestFinished(() => closeSync(server));
   appendFileSync(server, "first\n");

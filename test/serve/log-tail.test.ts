@@ -216,7 +216,7 @@ describe("awaitMore", () => {
     expect((await awaitMore(path, second.at, new AbortController().signal)).bytes.toString()).toBe(long);
   });
 
-  it("awaitMore returns present bytes at once, waits for more, and returns nothing when its signal aborts", async () => {
+  it("awaitMore returns existing lines at once, otherwise waits for a line, and returns nothing if its signal aborts", async () => {
     await writeFile(path, "one\n");
     const start = { offset: 0, rotated: null };
     const first = await awaitMore(path, start, new AbortController().signal);

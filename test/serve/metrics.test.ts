@@ -166,7 +166,7 @@ describe("the metrics", () => {
     expect(at).toBeCloseTo(Date.now() / 1000, -1);
   });
 
-  it("the metrics count a gc run as failed if gc had to leave a session alone, and still count the bytes that gc freed", async () => {
+  it("the metrics count a gc run with an unreadable session as failed, and still count the bytes that it freed", async () => {
     const metrics = await open();
     const damaged = { id: "s", code: "FLEET_STATE_CORRUPT", message: "", suggestions: [] } as const;
     const result = { deleted: [], freedBytes: 42, unreadable: [{ ...damaged, suggestions: [] }] };
@@ -185,7 +185,7 @@ describe("the metrics", () => {
     expect(probe).not.toHaveProperty('probe_duration_seconds_bucket{le="0.001"}');
   });
 
-  it("the metrics have only label values from fixed lists", async () => {
+  it("the metrics contain no label value outside the fixed lists, such as a user's name", async () => {
     const metrics = await open();
     const foreign = { ...SNAPSHOT.serversByState, "alice-1": 1 };
     metrics.observe({ ...SNAPSHOT, serversByState: foreign });
@@ -206,7 +206,7 @@ describe("the metrics", () => {
     ]);
   });
 
-  it("the metrics of two supervisors in one process stay apart, and out of prom-client's own registry", async () => {
+  it("the metrics of two supervisors in one process are separate, and not in prom-client's global registry", async () => {
     const [one, other] = [await open(), await open()];
     one.crashLooped();
     expect((await samples(other)).get("server_crash_loops_total")).toBe(0);

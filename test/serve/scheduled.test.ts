@@ -37,7 +37,7 @@ function schedule(gcIntervalMs: number, gc: () => Promise<GcResult>, warnings: s
   return { clock, ranAt, failures, stop, ended: collectPeriodically(context, stop.signal) };
 }
 
-it("serve runs the first gc after a minute and the next ones at their interval, until it ends", async () => {
+it("serve runs the first gc after a minute and later ones every serve.gcInterval, until serve ends", async () => {
   const { clock, ranAt, stop, ended } = schedule(10 * MINUTE_MS, async () => NOTHING);
   await clock.advance(31 * MINUTE_MS);
   expect(ranAt).toEqual([1, 11, 21, 31]);
@@ -47,7 +47,7 @@ it("serve runs the first gc after a minute and the next ones at their interval, 
   expect(ranAt).toHaveLength(4);
 });
 
-it("serve runs the first gc at its interval if that is shorter than a minute", async () => {
+it("serve runs the first gc after serve.gcInterval if this is shorter than a minute", async () => {
   const { clock, ranAt, stop, ended } = schedule(MINUTE_MS / 2, async () => NOTHING);
   await clock.advance(MINUTE_MS);
   expect(ranAt).toEqual([0.5, 1]);
@@ -67,7 +67,7 @@ it("serve reports each session that gc left alone because the session's record c
   await ended;
 });
 
-it("serve logs a warning of gc once", async () => {
+it("serve logs each warning of gc only once, even if gc runs again", async () => {
   const warnings = ["The folder cannot be read."];
   const { clock, ranAt, failures, stop, ended } = schedule(10 * MINUTE_MS, async () => NOTHING, warnings);
   await clock.advance(11 * MINUTE_MS);

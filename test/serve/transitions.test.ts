@@ -44,7 +44,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   fc.constant({ kind: "repair" as const }),
 );
 
-/** An in-memory store. These histories need only one writer at a time. */
+/** One random history, on a store in memory. The store needs no lock, because only one step runs at a time. */
 class Histories {
   registry: Registry = { servers: {} };
   readonly held: HeldClaim[] = [];
@@ -166,7 +166,7 @@ function expectSound({ servers }: Histories): void {
   }
 }
 
-it("a cancelled stop does not record a server as ready if the commands of its start and of an earlier stop had died", async () => {
+it("a cancelled stop does not record a server as ready if the commands of an earlier start and stop died", async () => {
   const histories = new Histories(ownIdentity());
   const dead = { id: "s1", stays: false, end: "dead" } as const;
   await histories.run({ kind: "start", ...dead });
@@ -175,7 +175,7 @@ it("a cancelled stop does not record a server as ready if the commands of its st
   expectSound(histories);
 });
 
-it("after any commands and crashes, a repair leaves each server ready, unhealthy, stopped or failed, and ends no running process", async () => {
+it("after any commands and crashes, one repair mends every record and ends no running process", async () => {
   const pid = sleeper();
   const running = identify(pid);
   if (running === null) throw new Error("sleep has ended");

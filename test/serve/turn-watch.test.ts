@@ -93,7 +93,7 @@ describe("the turn watch", () => {
     expect(summary(watch.look([a, b], at()))).toEqual([]);
   });
 
-  it("the first TurnWatch.look counts a turn in flight from its prompt, and ignores turns that had ended before", () => {
+  it("the first TurnWatch.look reports a turn in flight since its prompt, and ignores turns that have already ended", () => {
     const watch = new TurnWatch();
     const text = prompt() + finalStep() + prompt();
     const startedAtMs = at();
@@ -153,7 +153,7 @@ describe("the turn watch", () => {
     expect(summary(watch.look([{ ...restarted, isLoaded: true }], at()))).toEqual(["a completed"]);
   });
 
-  it("TurnWatch.look ignores a turn that was cut before the first look, if the session is loaded again only later", () => {
+  it("TurnWatch.look ignores a turn that was cut before the first look, even if its session is loaded only after that look", () => {
     const watch = new TurnWatch();
     const a = session("a", started() + prompt());
     const launchedAtMs = at() + 500;
@@ -197,7 +197,7 @@ describe("the turn watch", () => {
     expect(summary(watch.look([a], at()))).toEqual(["a completed"]);
   });
 
-  it("TurnWatch.look counts a turn in a session that was loaded only between two looks, but no older turn", () => {
+  it("TurnWatch.look counts a turn of a session that was first loaded between two looks, but not older turns", () => {
     const watch = new TurnWatch();
     const before = session("before", prompt() + finalStep());
     expect(summary(watch.look([before], at() + 1_000))).toEqual([]);
@@ -248,7 +248,7 @@ describe("the turn watch", () => {
     expect(summary(look)).toEqual(["b in flight"]);
   });
 
-  it("TurnWatch.look reads at most a fixed amount at a time, reaches every session after a few calls, and misses no turn", () => {
+  it("TurnWatch.look reads a limited amount per call, and repeated calls reach every session and miss no turn", () => {
     const watch = new TurnWatch({ lookBytes: 1024 * 1024 });
     const loaded = ["a", "b", "c", "d"].map((id) => session(id, ""));
     expect(watch.look(loaded, at()).isBehind).toBe(false);
@@ -434,7 +434,7 @@ describe("with the real runtime", () => {
     expect(endsInsideTurn(home, "b", Date.now())).toBe(false);
   });
 
-  it("the turn watch sees a turn end when the user refuses a tool, and continue when the user refuses it with a reason", async () => {
+  it("the turn watch reports a turn as ended when the user refuses a tool, unless the user gives a reason", async () => {
     await using model = await startToolModel();
     const server = await Watched.start(model);
     const refused = await server.session("refused", { onPermissionRequest: () => ({ kind: "reject" }) });
@@ -445,7 +445,7 @@ describe("with the real runtime", () => {
     expect(await server.ends()).toMatchObject([{ sessionId: "told", outcome: "completed" }]);
   });
 
-  it("the turn watch counts a turn with a background sub-agent as one turn, which lasts until the sub-agent's report is answered", async () => {
+  it("the turn watch counts a turn with a background sub-agent as one turn that ends when its report is answered", async () => {
     await using model = await startToolModel();
     const server = await Watched.start(model);
     const session = await server.session("a");

@@ -40,7 +40,10 @@ function replaced(old: ServerRecord): ServerRecord {
   return { ...old, launchId: `${old.launchId}-next` };
 }
 
-/** Fakes of the objects that the upkeep uses. `done` lists the calls to their pool and metrics, and their errors. */
+/**
+ * Fakes of the objects that the upkeep uses. `done` lists the calls of the fake pool and metrics, and the errors that
+ * are logged.
+ */
 function upkeep(recycle: Partial<Config["recycle"]> = {}) {
   const clock = new TestClock();
   const done: string[] = [];
@@ -205,7 +208,7 @@ describe("the idle stopper", () => {
     await expectStop(on);
   });
 
-  it("a server with a connected client is not stopped, but the connections of serve itself do not count as clients", async () => {
+  it("the idle stopper spares a server with a connected client, but ignores connections of serve itself", async () => {
     const { clock, done, look } = make();
     const listener = await listening();
     const { port } = listener.address() as { port: number };
@@ -222,7 +225,7 @@ describe("the idle stopper", () => {
     expect(done).toEqual(["stop s1"]);
   });
 
-  it("the idle timeout of a server begins again with each launch, and an idle shared server is never stopped", async () => {
+  it("the idle stopper restarts a server's idle time with each launch, and never stops a shared server", async () => {
     const { clock, done, look } = make();
     const on = await server("s1");
     const shared = await server("shared-1", { user: null });
@@ -275,7 +278,7 @@ describe("the process cleanup", () => {
     await eventually("their end", () => ![left, unknown].some(isRunning));
   });
 
-  it("a process of a session in use is spared, and is ended twelve health intervals after the use has ended", async () => {
+  it("the process cleanup ends a process of a session in use only twelve health intervals after the use ended", async () => {
     const { clock, look, child } = make();
     const on = await server("s1");
     const [own, unknown] = [child("talk"), child(null)];

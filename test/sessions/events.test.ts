@@ -62,7 +62,7 @@ async function plant(id: string, text: string): Promise<string> {
   return path;
 }
 
-it("a reader that continues after any event gets exactly the later events, even with a new Fleet after a stop", async () => {
+it("followEvents with `after` yields exactly the later events, even from a new Fleet after a server stop", async () => {
   await fleet.ok(["create", "--user", "alice", "--id", "talk", "--prompt", "one"]);
   const before = await idsOf(await openFleet(), "talk");
   await fleet.ok(["stop", "--all"]);
@@ -103,7 +103,7 @@ it.each(["followEvents", "followTranscript"] as const)(
   },
 );
 
-it("a reader continues after its last event when a line that was cut short is removed", async () => {
+it("a follower misses and repeats no event when a half-written last line is removed from the history", async () => {
   const opened = await openFleet();
   const path = await plant("torn", started() + prompt());
   const whole = readFileSync(path).length;
@@ -119,7 +119,7 @@ it("a reader continues after its last event when a line that was cut short is re
   await reader.end();
 });
 
-it("followEvents rejects an unknown event id, and a follower fails when the history loses its last event", async () => {
+it("followEvents fails if the history does not have `after`, or loses the event that it yielded last", async () => {
   const opened = await openFleet();
   const path = await plant("rewound", started() + prompt() + answer());
   const missing = { code: "FLEET_USAGE_INVALID", message: 'The history of session "rewound" has no event "x".' };

@@ -32,7 +32,7 @@ it("markedRecord waits until gc has put back the record of a session that is in 
   expect(await found).toMatchObject({ id: "back" });
 });
 
-it("markedRecord does not wait for the record of a session that was deleted", async () => {
+it("markedRecord does not wait for the record if the session's folder is gone, too", async () => {
   const { home, counting, reads } = await place();
   expect(await markedRecord(counting, { home }, "gone", NEVER)).toBeNull();
   expect(reads()).toBe(1);

@@ -20,10 +20,10 @@ function kill(state: GcState): void {
 }
 
 describe("a gc that was killed", () => {
-  it("gc deletes a session that a killed gc had listed for deletion but not moved, even if it is younger than the TTL", async () => {
+  it("gc deletes a session that a killed gc had listed but not moved, even if it is younger than the TTL", async () => {
     const state = await gcState();
     await state.server("s1");
-    // The session's record had a short TTL, and the killed gc has already deleted it.
+    // The killed gc has already deleted the session's record, which had a short TTL.
     state.plant("s1", "begun", HOUR_MS);
     new Run(state.statePath("s1")).note([note("begun")]);
     kill(state);
@@ -32,7 +32,7 @@ describe("a gc that was killed", () => {
     expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 
-  it("gc leaves a session to the next gc if another gc that listed it for deletion is killed during this run", async () => {
+  it("if another gc is killed during this run, gc leaves the sessions that it had listed to the next gc", async () => {
     const state = await gcState();
     await state.server("s1");
     // This run first deletes the record of `record-only`. Right after that, `kill` makes the run of the other gc look like
@@ -89,7 +89,7 @@ describe("a gc that was killed", () => {
     expect(await state.store.sessions.read("open")).toEqual(record);
   });
 
-  it("a gc that lists more sessions keeps its notes about the sessions that it has moved, so the next gc can restore them", async () => {
+  it("a gc that lists more sessions keeps its notes about moved sessions, so that the next gc can restore them", async () => {
     const state = await gcState();
     await state.server("s1", { running: true });
     const record = await state.session("s1", "open");
@@ -228,7 +228,7 @@ describe("a session whose record a running gc has deleted", () => {
     return { state, run, record, answer };
   }
 
-  it("restoredRecord resolves with a session's old record, and not a new one, when gc has restored the session's folder", async () => {
+  it("restoredRecord resolves with the session's old record after gc has restored the folder and the record", async () => {
     const { state, run, record, answer } = await undecided();
     const moved = run.take("due") ?? "";
     await run.giveBack("due", moved);

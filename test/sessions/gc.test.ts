@@ -44,7 +44,7 @@ describe("sessions that gc finds", () => {
     expect(await recorded(state)).toEqual(["young"]);
   });
 
-  it("gc does not mistake the full CLI's lock folder, which is beside the sessions, for a session", async () => {
+  it("gc does not mistake `.session-operation-locks`, which the full CLI puts beside the sessions, for a session", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "young", {}, HOUR_MS);
@@ -57,7 +57,7 @@ describe("sessions that gc finds", () => {
     expect(listSessionFolders(state.home("s1"))).toEqual(["young"]);
   });
 
-  it("gc takes the last use of a session from its record or its folder, whichever is newer", async () => {
+  it("gc keeps a session if either its record or a file in its folder shows a recent use", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "written", {}, OLD_MS);
@@ -67,7 +67,7 @@ describe("sessions that gc finds", () => {
     expect(await recorded(state)).toEqual(["used", "written"]);
   });
 
-  it("when a session's record is unreadable, gc reports it, keeps the session's history, and deletes all other due sessions", async () => {
+  it("gc reports a session whose record is unreadable, keeps its history, and deletes all other due sessions", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.server("s2");
@@ -120,7 +120,7 @@ describe("sessions that gc finds", () => {
     expect(await recorded(state)).toEqual([]);
   });
 
-  it("gc attributes an unrecorded session to the user of its home, and in the home of a shared server to nobody", async () => {
+  it("gc reports the home's user as owner of an unrecorded session, and no owner in a shared server's home", async () => {
     const state = await gcState();
     await state.server("own", { user: "mary-jane" });
     await state.server("shared-1", { user: null, isolation: "shared" });
@@ -133,7 +133,7 @@ describe("sessions that gc finds", () => {
     });
   });
 
-  it("gc reads the common folder of the shared servers only once, and also reads folders of servers without a record", async () => {
+  it("gc reads the shared servers' common folder only once, and also the folders of servers without a record", async () => {
     const state = await gcState();
     const common = join(state.root, "servers", "shared", "session-state");
     mkdirSync(common, { recursive: true });
@@ -240,7 +240,7 @@ describe("sessions that gc skips with a reason", () => {
   describe("when a session comes into use during gc", () => {
     const record = async (state: GcState) => await state.store.sessions.read("held");
 
-    it("gc keeps a session whose record changes after gc judged it", async () => {
+    it("gc keeps a session whose record changes after gc found the session due", async () => {
       const state = await gcState();
       await state.server("s1");
       await state.session("s1", "held");

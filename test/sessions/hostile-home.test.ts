@@ -141,7 +141,7 @@ describe("a session's folder in a hostile home", () => {
     isUnharmed(state);
   });
 
-  it("gc leaves alone a session's folder that became a link after gc judged it, and leaves alone the link's target", async () => {
+  it("gc leaves a session's folder alone, and the link's target, if the folder became a link after the survey", async () => {
     const state = await twoUsers();
     state.plant("alice-1", "due");
     const run = new Run(state.statePath("alice-1"));
@@ -152,7 +152,7 @@ describe("a session's folder in a hostile home", () => {
     isUnharmed(state);
   });
 
-  it("gc takes no session from another home when session-state became a link after gc judged it", async () => {
+  it("gc takes no session from another home when session-state became a link to it after the survey", async () => {
     const state = await twoUsers();
     state.plant("alice-1", "of-bob");
     const run = new Run(state.statePath("alice-1"));
@@ -163,7 +163,7 @@ describe("a session's folder in a hostile home", () => {
     isUnharmed(state);
   });
 
-  it("gc restores a session without overwriting the targets of links that are now in its place", async () => {
+  it("when gc restores a session, it does not overwrite the targets of links in the session's new folder", async () => {
     const state = await twoUsers();
     const folder = state.plant("alice-1", "s");
     const run = new Run(state.statePath("alice-1"));
@@ -232,7 +232,7 @@ describe("a tree of very many or very deep folders", () => {
     for (const folder of chain) folder?.[Symbol.dispose]();
   }
 
-  it("walk visits a tree of many and deep folders only as far as the limits on their number and depth allow", async () => {
+  it("walk stops at its limits on the number of entries and on the depth of folders", async () => {
     const root = await temporaryRoot();
     mkdirSync(root);
     for (let index = 0; index < 50; index++) writeFileSync(join(root, `f${index}`), "x");
@@ -250,7 +250,7 @@ describe("a tree of very many or very deep folders", () => {
     await removeTree(root, { left: 10_000 });
   });
 
-  it("removeTree removes a tree of many and deep folders in several calls if each call may remove only a few", async () => {
+  it("removeTree removes a large and deep tree over several calls if each call may remove only a few entries", async () => {
     const root = await temporaryRoot();
     deep(root);
     for (let index = 0; index < 100; index++) writeFileSync(join(root, `f${index}`), "x");
@@ -260,7 +260,7 @@ describe("a tree of very many or very deep folders", () => {
     expect(goes).toBeGreaterThan(1);
   });
 
-  it("an opened folder stays the same folder when a link takes its place", async () => {
+  it("a HeldFolder still refers to the folder that it opened after a link has taken the folder's place", async () => {
     const root = await temporaryRoot();
     mkdirSync(join(root, "a"), { recursive: true });
     using folder = HeldFolder.open(join(root, "a"));

@@ -23,7 +23,7 @@ it("KeptSessions closes a session that nobody has used for a minute", async () =
   expect([kept.size, open.close.mock.calls.length]).toEqual([0, 1]);
 });
 
-it("KeptSessions returns a session only for the same user and options, and only if it was not recreated", async () => {
+it("KeptSessions closes a kept session, and does not return it, for another user, other options or a new record", async () => {
   const kept = new KeptSessions();
   for (const [record, keeper] of [
     [sessionRecord("a"), { user: "bob" }],

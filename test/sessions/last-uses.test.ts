@@ -46,7 +46,7 @@ describe("LastUses", () => {
     return record;
   };
 
-  it("LastUses records the turns of two seconds in one write, with their number and the time of the last turn", async () => {
+  it("LastUses records turns that end within two seconds in one write, with their number and the last end", async () => {
     const a = add(recent("a"));
     const first = uses.note(a);
     await vi.advanceTimersByTimeAsync(1_900);

@@ -44,7 +44,7 @@ async function waiters(store: Store, count: number): Promise<void> {
 }
 
 describe("holding a lease", () => {
-  it("a held lease lasts far longer than its TTL and keeps its fence", async () => {
+  it("a held lease is renewed beyond its TTL, and keeps its fence", async () => {
     const { store, leases, clock } = await setUp();
     const lease = await leases.acquire(wants("alice", { ttlMs: 5 * TTL_MS }));
     for (let look = 0; look < 10; look++) {
@@ -75,7 +75,7 @@ describe("holding a lease", () => {
     await stolen.release();
   });
 
-  it("the check of a held lease fails right after the lease was taken over, even before the lease's signal aborts", async () => {
+  it("the check of a held lease fails as soon as the lease is taken over, even before the lease's signal aborts", async () => {
     const { leases } = await setUp();
     const lease = await leases.acquire(wants("alice"));
     const stolen = await leases.acquire(wants("bob", { steal: { reason: "now" } }));
@@ -131,7 +131,7 @@ describe("holding a lease", () => {
     await expect(lease.release()).rejects.toMatchObject(LOST);
   });
 
-  it("the check of a held lease rejects with an error of the store, and does not report the lease as lost", async () => {
+  it("if the store fails, the check of a held lease rejects with the store's error, and the lease is not lost", async () => {
     const { store, clock } = await setUp();
     let down = false;
     const trouble = altered(store, {
@@ -176,7 +176,7 @@ describe("holding a lease", () => {
   });
 });
 
-describe("waiting", () => {
+describe("waiting for a lease", () => {
   it("a wait for a lease that times out names the holder and the remaining time, and leaves the queue", async () => {
     const { store, leases } = await setUpInRealTime();
     const lease = await leases.acquire(wants("alice"));
@@ -396,7 +396,7 @@ describe("a lease that was taken elsewhere", () => {
     await outer.release();
   });
 
-  it("enter() continues under the lease that the environment variables name, but only in the session of that lease", async () => {
+  it("enter() continues under the lease in the environment variables, but only in that lease's session", async () => {
     const { store, leases } = await setUp();
     const outer = await leases.acquire(wants("alice"));
     const env = { [LEASE_VARIABLES.session]: "s", [LEASE_VARIABLES.token]: outer.token };

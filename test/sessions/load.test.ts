@@ -17,7 +17,7 @@ interface Case {
   /** The files in the session's folder. Undefined if the session has no folder. */
   folder?: readonly string[];
   isNew?: boolean;
-  /** Whether a client keeps the session's folder elsewhere. */
+  /** Whether a client chose the session's folder, so that only the server knows where it is. */
   hasOwnFolder?: boolean;
   /** Whether the server refuses to resume the session. */
   isUnknown?: boolean;

@@ -97,7 +97,7 @@ describe("the model gateway behind the real runtime", () => {
 });
 
 describe.each(["on", "off", "echo"] as const)("two processes in one session (%s)", (kind) => {
-  it("a turn works after another process has taken a turn in the session and has ended", async () => {
+  it("a turn gets its reply after another process has run a turn in the session and ended", async () => {
     await using model = await startWireModel(KEY);
     const remote = { type: "openai", baseUrl: `${model.origin}/v1`, apiKeyEnv: "MODEL_KEY" } as const;
     const open = async () => await (kind === "echo" ? openFleet({ type: "echo" }) : openFleet(remote, kind));

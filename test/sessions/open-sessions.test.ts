@@ -37,7 +37,7 @@ afterAll(async () => {
   await removeFolder(folder);
 });
 
-/** A tool of the program that answers with this name. */
+/** A tool that runs in this process and answers with `name`. */
 const whoAmI = (name: string): Tool => ({
   name: "who_am_i",
   description: "Tells whose tool runs.",
@@ -45,7 +45,7 @@ const whoAmI = (name: string): Tool => ({
   handler: () => name,
 });
 
-it("a session object keeps its own options when another user opens the same session and the server loads it again", async () => {
+it("a session object keeps its own options when another user opens the session and the server reloads it", async () => {
   const members = ["ben"];
   const id = unused("both");
   const ann = await fleet.sessions.create({ user: "ann", sessionId: id, members, tools: [whoAmI("ann's")] });

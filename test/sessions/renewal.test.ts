@@ -21,7 +21,7 @@ async function openFleet(github: FakeGitHub, auth: Auth, more: object = {}): Pro
   });
 }
 
-/** A folder for files with secrets, which is removed with the test. */
+/** A folder for files with secrets. The disposal removes it. */
 class Secrets implements AsyncDisposable {
   readonly #folder = mkdtempSync(join(tmpdir(), "fleet-renewal-"));
 
@@ -58,7 +58,7 @@ afterEach(() => void vi.useRealTimers());
 
 describe("the tokens of a GitHub App", () => {
   it.each(["per-user", "shared"] as const)(
-    "a session on a %s server runs turns over three lifetimes of its token, always with a good token",
+    "on a %s server, turns over three lifetimes of a GitHub App's token always use a token that is still valid",
     async (isolation) => {
       vi.useFakeTimers({ toFake: ["Date"] });
       await using github = await FakeGitHub.start({ lifetimeMs: LIFETIME_MS });
@@ -142,7 +142,7 @@ describe("a user's token", () => {
     expect((await at.serverOf("ann")).pid).toBe(pid);
   });
 
-  it("when a user's token file is gone or its token is refused, the turn fails without another token", async () => {
+  it("a turn fails, and uses no other token, when the user's token file is gone or has a token that is refused", async () => {
     await using github = await FakeGitHub.start();
     await using secrets = new Secrets();
     const path = secrets.put("ann", github.accept("gho_one"));
@@ -168,7 +168,7 @@ describe("a user's token", () => {
     expect((await at.fleet.sessions.send(session, "d")).text).toBe("by gho_one: d");
   });
 
-  it("a session of a user who signed on with a GitHub token takes all turns with that token, not with the server's", async () => {
+  it("turns of a user who signed on with a GitHub token use that token, and not the server's token", async () => {
     await using github = await FakeGitHub.start();
     await using secrets = new Secrets();
     const path = secrets.put("fleet", github.accept("gho_fleet"));

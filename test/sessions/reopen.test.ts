@@ -68,7 +68,7 @@ it("a session keeps its use marker while it is being loaded, even if the turn th
   expect(usedSessions(server)).not.toContain(id);
 });
 
-it("a running turn can load its session again on a server that is being drained, because the drain waits for the turn", async () => {
+it("a running turn can load its session again on a draining server, because the drain waits for the turn", async () => {
   const use = await turnIn(unused("drained"));
   await parts.store.registry.update((registry) => {
     const server = registry.servers[use.server.id];
@@ -86,7 +86,7 @@ it("a running turn can load its session again on a server that is being drained,
   }
 });
 
-it("when a turn's server dies, the turn loads its session again, and a waiting turn begins only after that turn", async () => {
+it("when a running turn's server dies, the turn reloads its session before the next waiting turn can begin", async () => {
   const id = unused("first");
   const use = await turnIn(id);
   const { record, server } = use;
@@ -105,7 +105,7 @@ it("when a turn's server dies, the turn loads its session again, and a waiting t
   await (await waiting).end();
 });
 
-it("a turn begins at once on a server that is recorded as draining when the process that drained it has died", async () => {
+it("a turn begins at once on a server recorded as draining if the process that was draining it has died", async () => {
   const before = await turnIn(unused("left"));
   const { record, server } = before;
   await before.end();
@@ -119,7 +119,7 @@ it("a turn begins at once on a server that is recorded as draining when the proc
   await use.end();
 });
 
-it("a turn that waits for the end of a drain has no use marker, because otherwise the drain would wait for the turn", async () => {
+it("a turn that waits for a drain to end has no use marker, because otherwise the drain would wait for the turn", async () => {
   const id = unused("patient");
   const before = await turnIn(id);
   const { record, server } = before;

@@ -40,7 +40,7 @@ it("only one use may look for room: the first one of the user who got room the l
   alices[0]?.enter();
   expect(mayEnter(...alices.slice(1), bob)).toEqual([bob]);
   bob?.enter();
-  // A later use waits, too. Alice's last room came before Bob's, so it is her turn.
+  // A use that arrives later waits, too. alice got room longer ago than bob, so a use of alice is next.
   const late = new RoomQueue("bob");
   expect(mayEnter(late, ...alices.slice(1))).toEqual([alices[1]]);
   const [carol] = waiters("carol", 1);

@@ -38,7 +38,7 @@ async function moving(change: (draft: SessionRecord) => void): Promise<SessionRe
   return await store.sessions.read("team");
 }
 
-it("serverUnderLease moves a session to the shared server of the lease's holder if no server has the session in memory", async () => {
+it("serverUnderLease moves a session that no server has in memory to the lease holder's shared server", async () => {
   expect(await moving(() => undefined)).toMatchObject({ ...HERE, serverId: "shared-2" });
 });
 

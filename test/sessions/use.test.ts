@@ -11,7 +11,7 @@ import { unused } from "../fixtures/sessions/unused.js";
 
 const read = vi.spyOn(SessionRecords.prototype, "read");
 
-/** The sessions whose records were read, in this order, since the last `read.mockClear()`. */
+/** The ids of the sessions whose records were read since the last `read.mockClear()`, in order. */
 const reads = () => read.mock.calls.map(([id]) => id);
 
 async function openFleet(folder: string, isolation: "per-user" | "shared") {
@@ -62,7 +62,7 @@ it.each<[string, "per-user" | "shared", readonly string[] | undefined]>([
   expect(reads()).toEqual([id, id]);
 });
 
-it("a turn in a session that the process has open on its user's own server does not read the record", async () => {
+it("a turn does not read the session's record if this process has the session open on the user's own server", async () => {
   const id = unused("open");
   const fleet = await fleetWith(id, "per-user");
   const session = await fleet.sessions.resume(id, { user: "ann" });

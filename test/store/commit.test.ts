@@ -256,7 +256,7 @@ describe("deleteMany() of sessions, when it is suspended", () => {
     expect(await readdir(join(root, "sessions"))).toEqual([]);
   });
 
-  it("deleteMany() keeps a session if many updates in between used and pruned its tombstone's number", async () => {
+  it("deleteMany() keeps a session if other updates use the number of the tombstone during the call", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));

@@ -118,7 +118,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
       }),
     ],
   ],
-])("copyContents deletes its copies in the target store again when %s", async (_, message, meddle) => {
+])("copyContents deletes its copies from the target store when %s", async (_, message, meddle) => {
   const [source, target] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(source);
   const stop = new AbortController();

@@ -212,7 +212,7 @@ describe("the file store, with its registry.json,", () => {
     await expect(openFileStore(root).registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
   });
 
-  it("publish stops rewriting registry.json after a few attempts if others always have a newer revision", async () => {
+  it("publish stops after a few writes of registry.json even if others keep committing newer revisions", async () => {
     const root = await filled(1);
     let written = 0;
     await publish(root, { rev: 1, data: '{"servers":{}}' }, (rev) => {

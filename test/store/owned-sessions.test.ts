@@ -18,7 +18,7 @@ async function setUp() {
   return { sessions, crash };
 }
 
-it("count leaves out half-deleted sessions only once the number of sessions reaches the limit", async () => {
+it("count includes a half-deleted session unless the number of sessions has reached the limit", async () => {
   const { sessions, crash } = await setUp();
   crash("half-deleted");
   expect(await sessions.count("alice", 4)).toBe(3);
@@ -26,7 +26,7 @@ it("count leaves out half-deleted sessions only once the number of sessions reac
   expect(await sessions.count("alice", 4)).toBe(2);
 });
 
-it("count includes a half-deleted session for at most 5 s after it has compared sessions with their records", async () => {
+it("at the limit, count includes a half-deleted session until 5 s after it last read the records", async () => {
   const { sessions, crash } = await setUp();
   expect(await sessions.count("alice", 2)).toBe(2);
   crash("half-deleted");

@@ -26,7 +26,7 @@ describe.skipIf(problem !== undefined)("values in Redis that the fleet never wri
 
   const key = (name: string) => `copilotfleet:{${fleet}}:${name}`;
 
-  it("a read of a lease drops control characters, and rejects an invalid number with the lease's Redis key", async () => {
+  it("reading a lease drops control characters, and fails with the lease's key if a number is invalid", async () => {
     const request = { sessionId: "s", holder: "alice", token: "t", ttlMs: 60_000, placeMs: 1_000 };
     await store.leases.acquire(request);
     await redis.client.hset(key("lease:s"), { holder: "a\u001b[2J", steal: "b\u001b[2J" });

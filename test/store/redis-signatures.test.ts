@@ -80,7 +80,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     await expect(open({ host: "h2" }).hosts?.registryOf("h1")).rejects.toMatchObject({ code: "FLEET_STATE_UNSIGNED" });
   });
 
-  it("the unsigned text of a new database's empty registry is refused in any other record", async () => {
+  it("an attacker cannot reuse the unsigned registry of a new database as the text of another record", async () => {
     await issueToken(store, "alice", null);
     const text = String(await redis.client.get(key("registry")));
     const names = ["registry:h1", "session:s", "token:attacker00000001", "placement:alice"];
@@ -92,7 +92,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await store.tokens.read("attacker00000001")).toBeNull();
   });
 
-  it("a host's old entry that an attacker restores in Redis counts as gone, and a changed one is ignored", async () => {
+  it("a host counts as gone if an attacker restores its old entry in Redis; a changed entry is ignored", async () => {
     const before = { ...ENTRY, door: "192.0.2.1:1", until: Date.now() - 20_000 };
     await store.hosts?.beat("i-h1", before, 60_000);
     const earlier = await redis.client.hgetall(key("host:h1"));
@@ -216,7 +216,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await sign()).toEqual({ signed: [], refused: [] });
   });
 
-  it("store sign does not sign a record that was replaced with another one after store sign listed it", async () => {
+  it("store sign does not sign a record that somebody replaced after store sign had listed it", async () => {
     const { id } = await issueToken(store, "alice", null);
     const file = join(root, "store-key");
     writeFileSync(file, `${OTHER_KEY}\n${readFileSync(file, "utf8")}`);

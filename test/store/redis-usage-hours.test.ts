@@ -146,7 +146,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await read(one)).toEqual(second);
   });
 
-  it("usage sums are right after random appends, queries, renames and upkeep of several processes", async () => {
+  it("usage sums are right after random appends, queries, renames and upkeep by several processes", async () => {
     const random = seededRandom("usage hours");
     const pick = <T>(...from: readonly T[]): T => from[Math.floor(random() * from.length)] as T;
     const stores = [open(), open(), open()];
@@ -211,7 +211,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await added()).toBeGreaterThan(1_000);
   });
 
-  it("an old hour counts only as a whole once upkeep has deleted its lines, and late lines still count", async () => {
+  it("after upkeep has deleted an hour's lines, a query for a part of the hour counts the whole hour", async () => {
     const store = open();
     const hour = hourOf(Date.now()) - 60;
     const at = (minute: number) => new Date(hourStart(hour) + minute * 60_000).toISOString();
@@ -236,7 +236,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await requests(open())).toBe(3);
   });
 
-  it("upkeep deletes all keys of hours that are too old, and a day's cells together with its last hour", async () => {
+  it("upkeep deletes the keys of hours that are too old, and a day's cells after its last hour is gone", async () => {
     const store = open();
     const day = hourOf(Date.now()) - (hourOf(Date.now()) % 24) - 48;
     const at = (hour: number) => new Date(hourStart(day + hour)).toISOString();
@@ -268,7 +268,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(JSON.stringify(await everything())).not.toContain("canary");
   });
 
-  it("a query reads an hour again when the upkeep deletes the hour's day during the query", async () => {
+  it("a query leaves out an hour that upkeep deletes together with its day's cells during the query", async () => {
     const store = open();
     const at = new Date(Date.now() - 100 * HOUR_MS).toISOString();
     store.usage.append([...requestLines("1", { at }), ...requestLines("2")]);
@@ -331,7 +331,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await requests(open())).toBe(2);
   });
 
-  it("a query counts an hour again when upkeep deletes the hour's lines during the query", async () => {
+  it("a query reads an hour again if upkeep deletes the hour's lines during the query", async () => {
     const store = open();
     const hour = hourOf(Date.now()) - 60;
     const at = (second: number) => new Date(hourStart(hour) + second * 1_000).toISOString();
@@ -378,7 +378,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(await requests(store)).toBe(1);
   });
 
-  it("upkeep keeps a line that arrives between adding up its old hour and deleting the hour's lines", async () => {
+  it("upkeep keeps a line that arrives after it has added up an old hour and before it deletes the lines", async () => {
     const store = open();
     const at = past(60);
     store.usage.append(requestLines("1", { at }));
@@ -436,7 +436,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     expect(begun).toBe(ended);
   });
 
-  it("adding up an hour keeps the usage that another process adds up for another hour of the same day", async () => {
+  it("two processes that add up different hours of the same day at the same time lose no usage", async () => {
     const [one, other] = [open(), open()];
     const hour = hourOf(Date.now()) - (hourOf(Date.now()) % 24) - 14;
     const [ten, eleven] = [hour, hour + 1].map((each) => new Date(hourStart(each)).toISOString());
@@ -456,7 +456,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     ]);
   });
 
-  it("each query reads the few lines of an hour that has not ended, and saves no sums of them", async () => {
+  it("queries read the few lines of an hour that has not ended, and save no sums for that hour", async () => {
     const store = open();
     store.usage.append(requestLines("1", { at: past(-0.5) }));
     const saves = counted(SAVE_SUMS);
@@ -510,7 +510,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
       },
     ],
   ];
-  it.each(DAMAGED)("a query names the key of %s, and other hours still count", async (_, keyOfHour, damage) => {
+  it.each(DAMAGED)("a query fails with the key of %s, and other hours still count", async (_, keyOfHour, damage) => {
     const store = open();
     const [damaged, old, recent] = [past(100), past(60), past(2)];
     store.usage.append([damaged, old].flatMap((at) => requestLines(at, { at })));

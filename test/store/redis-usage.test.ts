@@ -57,7 +57,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     expect(counts).toBeLessThanOrEqual(3);
   });
 
-  it("the lines of a ledger folder that replaces a deleted one count, even if both have the same size", async () => {
+  it("when a new ledger folder replaces a deleted one, its lines count, even if both have the same size", async () => {
     const { usage } = open();
     usage.append(requestLines("1"));
     await usage.settled();
@@ -106,7 +106,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     ]);
   });
 
-  it("each ledger line counts once even if a sum in Redis is not a number, and a warning names its key", async () => {
+  it("each ledger line counts once even if a sum in Redis is not a number, and a warning names the sum", async () => {
     const store = open();
     const [line] = requestLines("1");
     const { fleet = "" } = readRedisUrl(url) ?? {};
@@ -196,7 +196,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     expect(before).toEqual(expect.arrayContaining([folder, join(folder, "id")].map((path) => statSync(path).ino)));
   });
 
-  it("a deleted segment's lines count once, even if another process had read them and counts them later", async () => {
+  it("a segment's lines count once, even if a process that has read them sends them after its deletion", async () => {
     const other = open();
     other.usage.append(requestLines("1"));
     let release: (() => void) | undefined;

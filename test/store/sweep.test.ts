@@ -47,7 +47,7 @@ describe("the left-overs of killed writers", () => {
     expect(await leftIn(join(root, "sessions", "a"))).toEqual([living, foreign]);
   });
 
-  it("sweep() deletes temporary files that are old or have a dead writer everywhere, and nothing else", async () => {
+  it("sweep() deletes, in all folders, only temporary files that are old or have a dead writer", async () => {
     await store.sweep();
     for (const folder of [root, join(root, "registry"), join(root, "sessions", "a")]) {
       expect(await leftIn(folder)).toEqual([living, foreign]);

@@ -154,7 +154,7 @@ describe("the ledger on the disk of one host", () => {
     for (const name of files()) expect(statSync(join(root, "usage", name)).mode & 0o077).toBe(0);
   });
 
-  it("a process that wrote to a segment before a rename replaced it still counts and appends correctly", async () => {
+  it("a process still counts and appends correctly after a rename has replaced the segment it writes to", async () => {
     const other = openFileStore(root).usage;
     usage.append(requestLines("1"));
     expect(await usage.tokensSince("ann", STARTED)).toBe(15);
@@ -214,7 +214,7 @@ describe("the ledger on the disk of one host", () => {
     await usage.rename(renaming([["canary", "~canary-of-another-length"]]));
     writeFileSync(sumsPath(), sums);
     expect((await usage.read(all)).map(({ user }) => user).sort()).toEqual(["ann", "~canary-of-another-length"]);
-    // A power failure took the last lines.
+    // Cut off the last line, as a power failure may.
     const { size } = statSync(usage.segments.pathOf(1));
     truncateSync(usage.segments.pathOf(1), size - 10);
     expect(await requests()).toBe(2);

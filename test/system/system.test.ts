@@ -62,7 +62,7 @@ it("a process of another user is found, but without its variables, files and soc
 });
 
 it.skipIf(missing.length > 0)(
-  "a process counts as unreadable, and not as gone, when the programs ps and lsof fail or are killed",
+  "questions about processes throw FLEET_PROCESSES_UNREADABLE if ps and lsof fail or are killed",
   () => {
     const { PATH } = process.env;
     const folder = mkdtempSync(join(tmpdir(), "copilotfleet-no-ps-"));
@@ -83,7 +83,7 @@ it.skipIf(missing.length > 0)(
   },
 );
 
-it("a process counts as unreadable, with the advice to install the program, when ps and lsof are missing", (ctx) => {
+it("without ps and lsof, questions about processes fail with the advice to install the missing program", (ctx) => {
   const folder = mkdtempSync(join(tmpdir(), "copilotfleet-nothing-"));
   onTestFinished(() => rmSync(folder, { recursive: true }));
   writeFileSync(join(folder, "node"), "");

@@ -76,7 +76,7 @@ describe("a session with session.maxCredits", () => {
     await at.fleet.sessions.leave(session);
   });
 
-  it("the error of a turn that failed at session.maxCredits names the limit, even if no event does", async () => {
+  it("the error of a turn that failed at session.maxCredits names the limit, even if no event reports it", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30 } });
     const session = await at.fleet.sessions.create({ user: "ann" });
@@ -132,7 +132,7 @@ describe("at the front door, the credit limit of session.maxCredits", () => {
     expect((await session.rpc.metadata.snapshot()).sessionLimits).toEqual({ maxAiCredits: 40 });
   });
 
-  it("the front door refuses prompts to a session with used-up credits, and clients that open it again", async () => {
+  it("when a session's credits are used up, the front door refuses its prompts, and clients that resume it", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 30 } });
     const client = await at.client("ann");
@@ -203,7 +203,7 @@ describe("at the front door, a session with session.maxCredits", () => {
 });
 
 describe("a prompt of the library in a session with session.maxCredits", () => {
-  it("with session.maxCredits, a library prompt ends at its timeout while the server does not answer", async () => {
+  it("with session.maxCredits, a library prompt fails at its timeout if the server does not answer", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github, { session: { maxCredits: 50 } });
     const session = await at.fleet.sessions.create({ user: "ann" });
@@ -232,7 +232,7 @@ describe("describe USER", () => {
     expect(fleet.takeWarnings()).toEqual([]);
   });
 
-  it("describe warns that a user's quota is unknown when GitHub does not answer, and shows the rest", async () => {
+  it("if GitHub refuses the token, describe warns that the user's quota is unknown, and shows all other data", async () => {
     await using github = await FakeGitHub.start();
     await using at = await fleetWith(github);
     github.revokeAll();

@@ -20,7 +20,7 @@ const unloaded = (requests: number, inputTokens: number) => ({
   models: new Map([["gpt-5", { ...NOTHING, requests, inputTokens }]]),
 });
 
-it("missingLines returns the part of a session's totals that the ledger lacks, and nothing if the ledger lacks nothing", () => {
+it("missingLines returns the usage that the ledger lacks for a session, or nothing if the ledger is complete", () => {
   const known: UsagePart = {
     ...NO_USAGE,
     key: SESSION.id,
@@ -49,7 +49,7 @@ it("missingLines returns the part of a session's totals that the ledger lacks, a
   expect(missingLines(SESSION, unloaded(2, 20), [known], about)).toEqual([]);
   expect(missingLines(SESSION, unloaded(1, 10), [known], about)).toEqual([]);
   expect(missingLines(SESSION, unloaded(2, 25), [known], about)).toHaveLength(1);
-  // With more turns than the ledger has, the session had turns before the ledger began, or in another fleet.
+  // If the record counts more turns than the ledger, some turns were before the ledger began, or in another fleet.
   expect(missingLines({ ...SESSION, turns: 4 }, unloaded(9, 90), [known], about)).toEqual([]);
 });
 
@@ -84,7 +84,7 @@ const reconcile = async (totals = new HistoryTotals(), store: Store = at.store) 
   return await totals.reconcile(about, Object.values(servers));
 };
 
-it("reconcile adds to the ledger the requests that bypassed the fleet, by the runtime's totals over several loads", async () => {
+it("reconcile adds requests that bypassed the fleet to the ledger, from the runtime's totals of several loads", async () => {
   const user = unused("ann");
   const id = unused("totals");
   const session = await at.fleet.sessions.create({ user, sessionId: id });

@@ -32,7 +32,7 @@ it("a usage report lists days in chronological order", () => {
   expect(reportOf(days, "day", null).usage.map(({ key }) => key)).toEqual(["2026-11-29", "2026-11-30"]);
 });
 
-it("a usage report has costs by the prices of each model, with cached tokens at their own price", () => {
+it("a usage report computes costs from each model's prices, with a separate price for cached tokens", () => {
   const { usage, total } = reportOf([part({}), part({ model: "free" })], "user", PRICES);
   expect(usage[0]?.cost).toBe((600 * 1 + 400 * 0.1 + 100 * 10) / 1e6);
   expect(total.cost).toBe(usage[0]?.cost);

@@ -14,7 +14,10 @@ export const LONGEST_TOKEN = 2_900;
 /** A prefix for the cookie's name. Browsers accept a cookie with this prefix only over HTTPS and only for this host. */
 const SECURE = "__Host-";
 
-/** Marks a token that the fleet issued for a one-time code. No token begins with this text. */
+/**
+ * Precedes the token in the encrypted text if the fleet issued the token for a one-time code. No token begins with this
+ * text.
+ */
 const ISSUED = "issued ";
 
 const CIPHER = "aes-256-gcm";
@@ -64,8 +67,8 @@ export function unseal(sealed: string, key: string): Credential | undefined {
 }
 
 /**
- * Returns the credential in the cookie of a request. Undefined without a cookie, without its key (which proves that our
- * own page makes the request), and if the browser names another origin.
+ * Returns the credential in the cookie of a request. Undefined if the cookie or its key is missing, if they do not
+ * belong together, or if a page of another origin makes the request. Only our own page has the key.
  */
 export function credentialIn(asking: Asking): Credential | undefined {
   const key = asking.header(KEY_HEADER);
@@ -74,10 +77,10 @@ export function credentialIn(asking: Asking): Credential | undefined {
   return sealed === undefined ? undefined : unseal(sealed, key);
 }
 
-/** Whether the request comes from the page at this address, as far as the headers of the browser show. */
+/** Whether the request comes from our own page, judging by the browser's headers. */
 export function isOwnPage({ header }: Pick<Asking, "header">): boolean {
   const [site, origin, host] = [header("Sec-Fetch-Site"), header("Origin"), header("Host")];
-  // Browsers send this header only to addresses that they trust: those with HTTPS, and loopback addresses.
+  // Browsers send `Sec-Fetch-Site` only to HTTPS and loopback addresses. If it is missing, compare the origin.
   if (site !== undefined) return site === "same-origin";
   return origin === undefined || (URL.canParse(origin) && new URL(origin).host === host?.toLowerCase());
 }
@@ -102,8 +105,8 @@ function cookieOf(asking: Asking): string | undefined {
   const cookies = new Map(
     (asking.header("Cookie") ?? "").split(/; */).map((pair) => pair.split("=", 2) as [string, string]),
   );
-  // A name with the prefix shows that the browser got the cookie over HTTPS, possibly through a proxy in front of the
-  // API.
+  // The prefix shows that the browser received the cookie over HTTPS. So accept this cookie even on a connection
+  // without TLS, because TLS may end at a proxy in front of the API.
   return cookies.get(`${SECURE}${name}`) ?? (asking.isSecure ? undefined : cookies.get(name));
 }
 

@@ -34,7 +34,8 @@ export class ConsoleFiles {
     const known = this.#read.get(name);
     if (known !== undefined) return await known;
     const reading = read(name, type);
-    // Forget a name that does not exist, so that nobody can fill the memory with made-up names.
+    // Store the promise, so that each file is read once. Delete the promise if the file does not exist, because clients
+    // could otherwise fill the memory with made-up names.
     this.#read.set(name, reading);
     const found = await reading.catch(() => null);
     if (found === null) this.#read.delete(name);
@@ -42,7 +43,10 @@ export class ConsoleFiles {
   }
 }
 
-/** The names of the files that the page needs and that do not exist. */
+/**
+ * Returns the names of missing files: those that the page refers to, directly or through other files, and the page
+ * itself.
+ */
 export async function missingFiles(files: Pick<ConsoleFiles, "find"> = new ConsoleFiles()): Promise<string[]> {
   const missing: string[] = [];
   const needed = new Set([PAGE]);

@@ -5,7 +5,7 @@ import type { DoorState } from "../door-state.js";
 import { ConsoleFiles, PAGE, plain } from "./files.js";
 import { signIn, signOut } from "./sign-in.js";
 
-/** The page may load only its own files. It has no inline scripts and styles. */
+/** The Content-Security-Policy of the page. It allows only our own files, and no inline scripts or styles. */
 const POLICY = [
   "default-src 'none'",
   "script-src 'self'",

@@ -24,15 +24,15 @@ const body = v.union(
 );
 type Given = v.InferOutput<typeof body>;
 
-/** Does not count the bytes of the body, because the user is not known so far, and the body is small. */
+/** Stands in for the user's share of the limits, and counts nothing: before sign-on, the user is not known. */
 const UNCOUNTED = { buffers: () => undefined, overBytes: null };
 
 /**
  * Signs a browser in: checks the token as for every other request, and answers with a cookie that contains the
  * encrypted token, and with the key of the cookie.
  *
- * For a code without a user, only answers with the code's user, and does not use the code up. The page then asks
- * whether to sign in as this user. Otherwise, a stranger could send a link that signs people in to the stranger's
+ * If the body has a one-time code but no user, only returns the code's user, and leaves the code valid. The page then
+ * asks whether to sign in as this user. Otherwise, a stranger could send a link that signs people in to the stranger's
  * account, and read what they write there.
  */
 export async function signIn(door: DoorState, c: Request): Promise<Response> {
@@ -74,7 +74,7 @@ export async function signOut(door: DoorState, c: Request): Promise<Response> {
   const credential = credentialIn(asking);
   if (credential?.isIssued === true) {
     using work = door.begin();
-    // The token may have expired, or may have been revoked.
+    // If the token has expired or was revoked, there is nothing left to revoke, so only remove the cookie.
     const identity = await visit.signOn(`Bearer ${credential.token}`, work).catch((error: unknown) => {
       if (isFleetError(error, "FLEET_TOKEN_REFUSED")) return null;
       throw error;
@@ -86,9 +86,9 @@ export async function signOut(door: DoorState, c: Request): Promise<Response> {
 }
 
 /**
- * The token that the browser sent, or a new token for its one-time code. An invalid code becomes a text that the
- * sign-on refuses like an invalid token. A token never counts as a code: the page takes codes from links, and a link
- * must never contain a token.
+ * The token that the browser sent, or a new token for its one-time code. For an invalid code, returns a text that the
+ * sign-on refuses like an invalid token. Does not accept a token in place of a code: the page takes codes from links,
+ * and a link must never contain a token.
  */
 async function tokenFor({ fleet }: DoorState, given: Given) {
   if ("token" in given) return { token: given.token.trim(), isIssued: false };

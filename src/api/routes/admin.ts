@@ -8,10 +8,12 @@ import { pageOf } from "./page.js";
 import * as s from "./schemas.js";
 
 const LOOK_MS = 30_000;
-/** A drain takes up to `drain.timeout`, and a start up to half a minute. */
+/**
+ * How long a stop or restart may take, in milliseconds: a drain of up to `drain.timeout`, and a start of half a minute.
+ */
 const STOP_MS = 3_600_000;
 
-/** The fields that routes share if they wait for the turns of one server. */
+/** The common fields of the routes that wait for the turns of one server. */
 const WAITS = {
   method: "POST",
   action: "manage",
@@ -25,7 +27,7 @@ const WAITS = {
   limitMs: STOP_MS,
 } as const;
 
-/** The fields that routes share if they only read. */
+/** The common fields of the routes that only read. */
 const READS = {
   method: "GET",
   action: "manage",
@@ -170,7 +172,10 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
   }),
 ];
 
-/** Keeps only the fields of the schema. The others are paths of the machine, which mean nothing to a client. */
+/**
+ * Keeps only the fields of the schema. The other fields are paths on the server's machine, which mean nothing to a
+ * client.
+ */
 function shown<T>(schema: v.GenericSchema<unknown, T>, servers: readonly ServerView[]): T[] {
   return servers.map((server) => v.parse(schema, server));
 }

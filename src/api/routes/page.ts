@@ -40,7 +40,7 @@ function readCursor(cursor: string): Place {
     const [createdAt, id] = Array.isArray(place) ? (place as unknown[]) : [];
     if (typeof createdAt === "string" && typeof id === "string") return [createdAt, id];
   } catch {
-    // It is not JSON.
+    // The cursor is not JSON, so it is refused below.
   }
   throw invalid("The cursor does not come from an earlier answer.");
 }

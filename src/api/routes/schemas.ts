@@ -8,8 +8,8 @@ import { interactive } from "./requests/schemas.js";
 export { label, object };
 
 /*
- * The schemas of requests and answers. A schema of a request refuses unknown fields, and its message follows the word
- * "Allowed:". The library's functions check the values themselves, such as ids and durations.
+ * The schemas of requests and answers. The schemas of requests refuse unknown fields. Their messages complete an error
+ * message after the word "Allowed:". The library's functions check the values themselves, such as ids and durations.
  */
 
 const MOST_MEMBERS = 1_000;

@@ -44,8 +44,8 @@ export function turnOf({ turn, text, usage }: TurnResult) {
 }
 
 /**
- * A turn's event as an event of a stream. Only recorded events have an id. `system.message` has none: the runtime
- * (1.0.85) sends it with each turn without marking it as ephemeral, but records it only once.
+ * Converts an event of a turn into an event of the stream. Only recorded events have an id. `system.message` has none:
+ * the runtime (1.0.85) sends it with each turn without marking it as ephemeral, but records it only once.
  */
 function eventOf(event: SessionEvent): StreamEvent {
   const isRecorded = event.ephemeral !== true && event.type !== "system.message";
@@ -53,13 +53,13 @@ function eventOf(event: SessionEvent): StreamEvent {
 }
 
 /**
- * After a batch with a delta, how long to collect events for the next batch, in milliseconds. A text that grows twenty
- * times a second still looks fluent. Neither the first delta nor the end of the turn waits.
+ * After a batch with a delta (a piece of the reply), how long to collect events for the next batch, in milliseconds. A
+ * text that grows twenty times a second still looks fluent. Neither the first delta nor the end of the turn waits.
  */
 const GATHER_MS = 50;
 const DELTA = "assistant.message_delta";
 
-/** Buffers the events that the client has not read. */
+/** Buffers the events that the client has not read. Fails above {@link MOST_WAITING_BYTES}. */
 class WaitingEvents {
   #events: StreamEvent[] = [];
   #bytes = 0;

@@ -79,8 +79,8 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     limitMs: null,
     handle: async ({ fleet, identity: { user }, params: { id }, query, lastEventId, signal }) => {
       const options = { user, ...given({ after: lastEventId }) };
-      // Report an unknown `Last-Event-ID` as an error before a stream begins. After an error in a stream, the client
-      // would connect with the same id again and again.
+      // Ask for one event, so that an unknown `Last-Event-ID` fails here, before the stream begins. After an error in a
+      // stream, the client would connect with the same id again and again.
       for await (const _ of fleet.sessions.followEvents(id, { ...options, signal })) break;
       const follow = query.follow !== "false";
       const events = recorded(fleet.sessions.followEvents(id, { ...options, follow, signal }), signal);

@@ -1,8 +1,8 @@
 import type { ServerResponse } from "node:http";
 
 /**
- * Provides a signal that aborts when the client disconnects before it has received the complete answer, or when another
- * signal aborts. Dispose the object to remove its listeners.
+ * Provides a signal that aborts when the client disconnects before it has received the complete answer, or when the
+ * signal `other` aborts. Dispose the object to remove its listeners.
  */
 export class Departure implements Disposable {
   readonly #gone = new AbortController();

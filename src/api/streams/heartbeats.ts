@@ -24,7 +24,7 @@ export class Heartbeats {
     return this.#writtenMs.size;
   }
 
-  /** Watches and counts a stream from now on. */
+  /** Begins to watch and to count a stream. */
   begin(response: ServerResponse): void {
     this.#touch(response);
     this.#cancel ??= this.#lookLater();

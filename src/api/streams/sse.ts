@@ -37,7 +37,7 @@ const RETRY_MS = 1_000;
 
 interface Surroundings {
   heartbeats: Heartbeats;
-  /** The last event of a stream that fails. */
+  /** Returns the last event of a stream that fails. */
   problem: (error: unknown) => StreamEvent;
 }
 

@@ -55,7 +55,7 @@ export class Chat {
     );
     const opened = await opening.catch((error: unknown) => {
       if (!(error instanceof Cancelled)) throw error;
-      // Without an open session, the chat cannot go on.
+      // The user cancelled the opening. Without an open session, the chat cannot go on, so end it.
       const interrupted = new Interrupted("SIGINT");
       if (sessionId === null) interrupted.note = "Interrupted: no session was created.";
       throw interrupted;
@@ -126,8 +126,8 @@ export class Chat {
               this.#usage.push(event);
               if (event.type === "tool.execution_complete") {
                 turn.endCall(event.data.toolCallId);
-                // In a cancelled turn, the runtime may report a call with an open question as refused. Do not show it,
-                // because nobody refused it.
+                // After a cancellation, the runtime may report a tool call that still waits for the user's permission
+                // as refused. Do not show this, because nobody refused the call.
                 if (turn.signal.aborted && !event.data.success) return;
               }
               if (!("agentId" in event) || event.agentId === undefined) view.push(event);
@@ -144,7 +144,7 @@ export class Chat {
         }
       });
     } catch (error) {
-      // Nothing shows that the prompt reached the session, so let the user decide whether to send it again.
+      // Nothing shows that the prompt reached the session, so put it back into the input. The user may send it again.
       if (!hasBegun) window.giveBack(prompt);
       throw error;
     }
@@ -256,7 +256,7 @@ export class Chat {
     return `session ${this.#conversation.id}`;
   }
 
-  /** Reports any error, because the server, the front door and the SDK also throw errors that are not a FleetError. */
+  /** Shows an error of any class. The server, the front door and the SDK also throw errors that are not FleetErrors. */
   #report(error: unknown): void {
     const { window, conversations } = this.#parts;
     if (!isFleetError(error)) {

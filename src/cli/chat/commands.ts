@@ -34,7 +34,7 @@ export function parseEntered(text: string): Entered {
   const trimmed = text.trim();
   if (trimmed.includes("\n")) return { kind: "prompt", text };
   if (trimmed.startsWith("//")) return { kind: "prompt", text: trimmed.slice(1) };
-  // Users of a shell type this to leave, and nobody sends it to a model on purpose.
+  // Users type `exit` to leave a shell, and nobody sends this word to a model on purpose.
   if (trimmed === "exit") return { kind: "command", name: "exit", argument: "" };
   if (!trimmed.startsWith("/")) return { kind: "prompt", text };
   const [, word = "", argument = ""] = /^\/(\S*)\s*(.*)$/s.exec(trimmed) ?? [];

@@ -4,10 +4,10 @@ import { colour } from "../render/colour.js";
 import type { Conversation, Conversations } from "./conversation/conversation.js";
 import { type Workplace, work } from "./work.js";
 
-/** How many of the offered models the error about an unknown model names. */
+/** The most models that the error about an unknown model lists. */
 const MOST_MODELS = 12;
 
-/** Changes the model unless `wanted` is empty, and shows it. Resolves with its name; null if the name is not known. */
+/** Changes the model to `wanted` unless that is empty, and shows it. Resolves with its name; null if it is unknown. */
 export async function chooseModel(
   place: Workplace & { conversations: Conversations },
   conversation: Conversation,

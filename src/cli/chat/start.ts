@@ -29,16 +29,16 @@ interface Place {
   flags: string;
 }
 
-/** Runs a chat of a user of this fleet until the user ends it. @throws the signal's reason if the signal ends it. */
+/** Runs a chat as a user of this fleet until the person ends it. @throws the signal's reason if the signal ends it. */
 export async function chatAs(user: string, fleet: Fleet, request: ChatRequest): Promise<void> {
   const connect = (answers: Answers) => new FleetConversations(fleet, user, answers);
   await start({ owner: user, connect, flags: `--user ${user}` }, fleet, request);
 }
 
-/** Runs a chat at a front door, as {@link chatAs}. */
+/** Like {@link chatAs}, but runs the chat at a front door. */
 export async function chatAt(door: Door, fleet: Fleet, request: ChatRequest): Promise<void> {
   const connect = (answers: Answers) => new DoorConversations(door, answers);
-  // Name the address, because only the front door knows the token's user. With its spaces, it cannot equal a user's id.
+  // Use the address, because only the front door knows the token's user. The spaces rule out a clash with a user's id.
   const owner = `front door ${door.address.host}:${door.address.port}`;
   await start({ owner, connect, flags: door.flags }, fleet, request);
 }

@@ -11,7 +11,7 @@ type Completed = Extract<SessionEvent, { type: "tool.execution_complete" }>["dat
 /** The result of a call. "runs" until the call has a result, and null if the turn ended without a result. */
 type Result = Completed | "runs" | null;
 
-/** A row shows at most this much of an argument or outcome, in characters, because long texts take long to measure. */
+/** The most characters of an argument or outcome that a row may show. The width of a longer text is slow to measure. */
 const LONGEST_ROW = 1_000;
 /** `/tools` shows at most this much of a result, in characters. */
 const LONGEST_RESULT = 20_000;
@@ -60,7 +60,7 @@ export class ShownCall {
   #remark(): { remark: string; isOk: boolean } {
     if (this.#result === "runs") return { remark: "…", isOk: true };
     const { outcome, remark } = toolLine(this.#call, this.#result === null ? null : { ...this.#result });
-    // Do not show the reason of a refusal, because the user has just refused the tool call.
+    // Do not show the reason for a refusal, because the user has just refused the tool call.
     if (outcome === "refused") return { remark: outcome, isOk: false };
     return remark === "completed" ? { remark: "ok", isOk: true } : { remark, isOk: false };
   }

@@ -39,7 +39,7 @@ export class TurnView implements LivePart {
         this.#addPiece(event.data);
         break;
       case "assistant.message":
-        // Add the text that did not come in pieces: some models send none, and a broken connection may have lost some.
+        // Add the text that did not come in pieces. Some models send no pieces, and a broken connection loses some.
         this.#addText(event.data.content.slice(this.#streamed.get(event.data.messageId) ?? 0));
         this.#arrived.push({ kind: "end" });
         break;

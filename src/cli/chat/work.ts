@@ -29,7 +29,7 @@ export interface Workplace {
   signal: AbortSignal;
 }
 
-/** Runs something other than a turn. @throws Cancelled if the user cancels it, or the signal's reason if it aborts. */
+/** Runs an operation other than a turn, and shows it. @throws Cancelled if the user cancels it; the signal's reason */
 export async function work<T>(
   { window, signal }: Workplace,
   what: string,

@@ -8,7 +8,7 @@ import { type Candidate, type Place, placeAt } from "./place.js";
 const ANSWER_MS = 1_000;
 
 /**
- * Matches text in which no shell interprets anything. All ids match. Other candidates might not: a project's
+ * Matches text that has no special meaning in any shell. All ids match. Other candidates might not: a project's
  * configuration file may name a model `$(command)`, and the environment may contain variables with any name.
  */
 const HARMLESS = /^(?:--)?[\p{L}\p{M}\p{N}_.@+:/][\p{L}\p{M}\p{N}_.@+:/-]*$/u;

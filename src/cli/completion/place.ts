@@ -138,7 +138,7 @@ function valuesOfArgument(argument: Command.Arg.Cached, words: readonly string[]
   return name === "path" ? { files: true } : { ids: ARGUMENT_IDS[name] ?? [] };
 }
 
-/** The next words of all commands whose names begin with the words before the cursor. */
+/** The words that may come next in the name of a command that begins with the words before the cursor. */
 function firstWords(before: readonly string[], current: string, config: Config): Candidate[] {
   if (before.length === 0 && current.startsWith("-")) return plain(["--help", "--version"]);
   const found = new Map<string, string | null>();

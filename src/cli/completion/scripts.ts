@@ -5,11 +5,13 @@ export type Shell = (typeof SHELLS)[number];
 export const FILES = ":files";
 
 /**
- * The scripts ask `autocomplete` for candidates at each press of Tab. They discard its error messages, so that only
- * candidates appear at the prompt. They insert the candidates as text, which the shell never evaluates.
+ * The completion script for each shell. At each press of Tab, a script asks `autocomplete` for candidates. It discards
+ * error messages, so that only candidates appear at the prompt. It inserts candidates as text, which the shell never
+ * evaluates.
  */
 export const SCRIPTS: Readonly<Record<Shell, string>> = {
-  // bash also splits words at characters such as = and @. It replaces only the part after the last such character ($2).
+  // bash also splits words at characters such as = and @, and replaces only the part after the last of them ($2).
+  // So the script removes the part before it ($head) from the candidates.
   bash: String.raw`# Completion of copilotfleet for bash. To turn it on, add this line to ~/.bashrc:
 #   source <(copilotfleet autocomplete bash)
 _copilotfleet() {

@@ -14,7 +14,7 @@ const LABEL_ALLOWED = "1 to 63 lower-case letters, digits and hyphens, not start
 const SUBDOMAIN = /^[a-z0-9](?:[a-z0-9.-]{0,198}[a-z0-9])?$/;
 const SUBDOMAIN_ALLOWED = "lower-case letters, digits, hyphens and dots, not starting or ending with a hyphen or dot";
 const DNS_NAME = /^(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)+$/;
-/** Matches registry, path, and a tag or digest: https://pkg.go.dev/github.com/distribution/reference */
+/** Matches registry and path, with an optional tag and digest: https://pkg.go.dev/github.com/distribution/reference */
 const IMAGE =
   /^[A-Za-z0-9](?:[A-Za-z0-9.:-]*[A-Za-z0-9])?(?:\/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$/;
 const QUANTITY = /^[1-9]\d{0,5}(?:Mi|Gi|Ti)$/;

@@ -24,7 +24,7 @@ export function newSessionIdFlag(description: string) {
   });
 }
 
-/** A flag whose text the fleet parses. `check` refuses the text first, so that the error message names the flag. */
+/** A flag whose text the fleet parses later. For a wrong text, `check` already throws an error that names the flag. */
 export function textFlag(
   name: string,
   description: string,

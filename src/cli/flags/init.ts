@@ -20,7 +20,7 @@ export const initFlags = {
   "no-try": Flags.boolean({ description: "do not try a prompt before writing" }),
 };
 
-/** Returns the answers to the questions of `init` that the flags give. */
+/** Returns the answers that the flags give to questions of `init`. */
 export function fieldsIn(flags: Readonly<Record<string, unknown>>): Partial<Record<Field, string>> {
   const entries = Object.entries(FIELD_FLAGS).map(([field, flag]) => [field, flags[flag.slice("--".length)]]);
   return Object.fromEntries(entries.filter(([, value]) => value !== undefined)) as Partial<Record<Field, string>>;

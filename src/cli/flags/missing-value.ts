@@ -74,7 +74,7 @@ async function refusedBy(
   return { allowed: FILES[flag] ?? KINDS[String(helpValue)] ?? "", advice: "" };
 }
 
-/** An allowed value that the text after "Allowed:" names; undefined if there is none. */
+/** Finds an allowed value in the text after "Allowed:"; undefined if the text names none. */
 function exampleIn(allowed: string): string | undefined {
   const [, named] = /such as "?([^\s",]+)/.exec(allowed) ?? [];
   if (named !== undefined) return named.replace(/[.)]+$/, "");

@@ -60,7 +60,7 @@ export async function selectServers(
 
 const LIST = "copilotfleet ps # lists servers";
 
-/** Refuses a command line that selects servers in several ways, or not at all. `logs` accepts only one server id. */
+/** Refuses a command line that selects servers in several ways, or in none. The error for `logs` asks for one id. */
 export function checkSelection(
   servers: readonly string[],
   { user, all = false }: { user: string | undefined; all: boolean | undefined },
@@ -82,7 +82,7 @@ export function checkSelection(
   ]);
 }
 
-/** Returns references of the servers whose logs are wanted. With `all`, leaves out servers on unreachable hosts. */
+/** Returns references of the servers whose logs to show. With `all`, leaves out servers on unreachable hosts. */
 export async function logReferences(
   fleet: Fleet,
   { server, user, all }: { server: string | undefined; user: string | undefined; all: boolean },

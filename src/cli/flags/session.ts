@@ -8,7 +8,7 @@ import { kindNamed } from "../meant-arguments.js";
 import { isAsked } from "../prompt/confirm.js";
 import { given } from "./flags.js";
 
-// Without `ignoreStdin`, oclif reads a missing argument from standard input. That would consume a shell loop's input.
+// Without `ignoreStdin`, oclif reads a missing argument from standard input, which may be the input of a shell loop.
 
 export const optionalSessionArg = Args.string({
   description: "ids of the sessions, or unambiguous beginnings of ids",
@@ -48,7 +48,7 @@ export async function wholeId(
 
 /**
  * Like {@link wholeId}, for a command that may change sessions of any user. `unknown` contains the texts that match no
- * session. A script looks up only texts with `…`, and takes all others as full ids.
+ * session. In a script, looks up only texts with `…`, and takes all others as full ids.
  */
 export async function wholeIds(
   fleet: Fleet,

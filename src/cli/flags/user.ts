@@ -8,8 +8,8 @@ import { usage } from "./flags.js";
  * The rule for the default user (the configuration key `user`, the variable COPILOTFLEET_USER): it only decides which
  * user a command acts as. The commands that cannot work without a user apply it: create, send, chat, resume,
  * transcript, export, import, lock, connect, spawn, route, open and token issue. The default never chooses what a
- * command shows, stops, revokes or deletes, because the command line does not show it: without --user, list shows all
- * sessions, and stop needs a server.
+ * command shows, stops, revokes or deletes, because nobody sees the default on the command line. Without --user, list
+ * shows all sessions, and stop needs a server.
  */
 
 const user = {
@@ -48,7 +48,7 @@ export const actingUserFlag = Flags.string({
   default: async ({ flags }) => defaultUser(flags),
 });
 
-/** Like {@link actingUserFlag}, but not required. Has no default if one of the flags `unless` is given. */
+/** Like {@link actingUserFlag}, but not required. Has no default if the user gives a flag that `unless` names. */
 export function actingUserFlagUnless(unless: readonly string[]) {
   return Flags.string({
     ...acting,

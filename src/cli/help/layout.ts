@@ -40,7 +40,7 @@ export function renderTerms(terms: readonly Term[], width: number): string[] {
   });
 }
 
-/** Renders a usage line. A flag stays on one line with its value, and brackets with their content. */
+/** Renders a usage line. Never breaks it between a flag and its value, or inside brackets. */
 export function renderUsage(usage: string, width: number): string[] {
   return indent(wrap(unbroken(usage, /\[[^\]]*\]/g), width - 4));
 }

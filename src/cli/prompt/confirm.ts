@@ -3,8 +3,9 @@ import { createInterface } from "node:readline";
 import { Interrupted, onSignals } from "./interrupted.js";
 
 /**
- * Whether a command may ask questions: not with `--yes`, and not in a script, where perhaps nobody can answer. Commands
- * ask before they delete something that no other command can restore: histories of sessions, and tokens.
+ * Whether a command may ask the user. It may not with `--yes`, or if there may be nobody to answer: with `--json`,
+ * without a terminal, or with CI set. Commands ask before they delete what no other command can restore: histories of
+ * sessions, and tokens.
  */
 export function isAsked({ json, yes = false }: { json: boolean; yes?: boolean | undefined }): boolean {
   const { stdin, stdout, env } = process;

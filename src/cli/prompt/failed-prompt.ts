@@ -12,7 +12,7 @@ export async function whatBecameOf(
 ): Promise<SessionView | null> {
   try {
     const view = await fleet.sessions.get(id, { user });
-    // The failed prompt was the only use of an ephemeral session, so closing the fleet deletes the session.
+    // An ephemeral session is deleted when the fleet closes, because its only prompt failed. So report it as gone.
     return ephemeral ? { ...view, state: "gone", sizeBytes: 0 } : view;
   } catch (error) {
     if (isFleetError(error)) return null;

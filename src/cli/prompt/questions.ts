@@ -28,7 +28,7 @@ export function askToPurge({
   return `Erase all data of ${printable(user)} (${counts})? Nothing brings it back.`;
 }
 
-/** Names one or more things, their owners, and the other losses (`ofOne` for one thing, `ofMany` for several). */
+/** Names the things and their owners, and then what else is lost: `ofOne` for one thing, `ofMany` for several. */
 function named(noun: string, things: readonly Owned[], [ofOne, ofMany]: readonly [string, string]): string {
   const byOwner = new Map<string, string[]>();
   for (const { id, owner } of things) {

@@ -17,8 +17,8 @@ export interface TurnOutput {
 }
 
 /**
- * Runs one turn with `take`. Streams the reply to a terminal, or prints it to a pipe once it is complete. If the user
- * interrupts the turn, adds a note about the turn and its session to the {@link Interrupted} error.
+ * Runs one turn by calling `take`. Streams the reply to a terminal, or prints it to a pipe once it is complete. If the
+ * user interrupts the turn, adds a note about the turn and its session to the {@link Interrupted} error.
  */
 export async function printTurn<Taken extends { text: string }>(
   output: TurnOutput,
@@ -76,7 +76,7 @@ function noteOf(sessionId: string, { isEphemeral = false }: TurnOutput, hasWaite
 /** A reply on a terminal. It is made printable, because text from a model must not control the terminal. */
 class ShownReply {
   #last = "";
-  /** The end of a piece that the next piece may continue: half a line break or half a character. */
+  /** The end of the last piece if the next piece may complete it: half a line break (`\r`) or half a character. */
   #held = "";
 
   add(piece: string): void {

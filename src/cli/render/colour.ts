@@ -1,6 +1,6 @@
 import { Chalk, type ColorSupportLevel, default as detected } from "chalk";
 
-/** Colours, if the user wants them. chalk checks the terminal and FORCE_COLOR, and `level` checks NO_COLOR. */
+/** Styles text, if the user wants colours. chalk checks the terminal and FORCE_COLOR, and `level` checks NO_COLOR. */
 export const colour = new Chalk({ level: level(process.env, process.argv) });
 
 /** Follows https://no-color.org and https://bixense.com/clicolors. NO_COLOR and --no-color win over CLICOLOR_FORCE. */

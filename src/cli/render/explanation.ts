@@ -1,7 +1,7 @@
 import type { ErrorGroup, Explanation } from "../../errors/explanation.js";
 import { isCommand, withoutComment } from "../../errors.js";
 
-/** Renders a next step: "Try" before a command, "Hint" before other text. Moves a comment in front of the command. */
+/** Renders a next step: "Try" before a command, "Hint" before other text. Moves the comment to the front. */
 export function renderSuggestion(suggestion: string): string {
   const { line, comment } = withoutComment(suggestion);
   return `${isCommand(line) ? "Try" : "Hint"}${comment === "" ? "" : ` (${comment})`}: ${line}`;

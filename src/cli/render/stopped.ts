@@ -16,7 +16,7 @@ export function renderStopped(stopped: readonly Stopped[]): string {
   );
 }
 
-/** Returns the exit code for a cut turn, even with `--force`; without one, that for an unreachable host; or else 0. */
+/** The exit code for a cut turn, even with `--force`. If no turn was cut, that for an unreachable host; otherwise 0. */
 export function exitCodeOf(stopped: readonly Stopped[], away: readonly string[] = []): number {
   if (stopped.some(({ cut }) => cut.length > 0)) return ERRORS.FLEET_TURN_CUT.exit;
   return away.length > 0 ? ERRORS.FLEET_HOST_AWAY.exit : 0;

@@ -7,7 +7,7 @@ export type Cell = string | number | null;
 const GAP = "   ";
 const LINES = `top top-mid top-left top-right bottom bottom-mid bottom-left bottom-right left left-mid mid mid-mid right
   right-mid`.split(/\s+/);
-/** A table without lines. */
+/** The characters of a table without lines: only a gap between columns. */
 const BARE = { ...Object.fromEntries(LINES.map((line) => [line, ""])), middle: GAP };
 
 /** `yields` and `cut` are explained at {@link renderTable}. */
@@ -24,7 +24,7 @@ export const SESSION: FittingColumn = { heading: "SESSION", cut: "middle" };
 export const SERVER: FittingColumn = { heading: "SERVER", cut: "middle" };
 export const USER: FittingColumn = { heading: "USER", cut: "middle" };
 
-/** While there are columns that can be left out, no cell is cut to less than this width. */
+/** As long as another column can be left out, no cell is cut to less than this width. */
 const EASY_WIDTH = 20;
 const NARROWEST = 8;
 

@@ -35,7 +35,7 @@ export function hasDisplay({ DISPLAY, WAYLAND_DISPLAY } = process.env): boolean 
  * user can read. On a command line, every user of this machine could read the address with its one-time code, and use
  * the code before the browser does.
  *
- * @returns false if `xdg-open` does not exist or fails
+ * @returns false if `xdg-open` does not exist or fails within 5 seconds
  */
 export async function openInBrowser(stateFolder: string, url: string): Promise<boolean> {
   const file = join(stateFolder, "console.html");

@@ -78,10 +78,10 @@ function sourceQuestion(detected: Detected): Parameters<typeof Interview.prototy
   return ["Which models do you want to use?", choices];
 }
 
-/** Used for checks in place of the service's URL if the flags do not give one. */
+/** A valid URL with which to check the other flags if no flag gives the URL of the service. */
 const SOME_URL = "https://models.example/v1";
 
-/** Refuses wrong values of flags before the first question. Otherwise, they would make init refuse each answer. */
+/** Refuses wrong flags before the first question. Otherwise, init would refuse every answer because of a wrong flag. */
 function refuseWrong({ source, fields: { tokenEnv, ...service } }: InitFlags): void {
   const isolation = "per-user";
   if (tokenEnv !== undefined) checkSettings(settingsOf({ source: "github", isolation, tokenEnv }));
@@ -111,7 +111,7 @@ async function ask({ field, text, initial }: Question, { answers, env, interview
   return answer === "" ? null : answer;
 }
 
-/** Whether the answer names a variable that is not set. A name with `{user}` stands for many, and is not checked. */
+/** Whether the answer names a variable that is not set. A pattern with `{user}` is not checked. */
 function isUnsetVariable(field: Field, answer: string, env: NodeJS.ProcessEnv): boolean {
   if (field !== "apiKeyEnv" && field !== "tokenEnv") return false;
   return answer !== "" && !answer.includes("{user}") && (env[answer] ?? "") === "";

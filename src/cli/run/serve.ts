@@ -70,8 +70,8 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
 
 /**
  * Makes V8 compact the heap on every full garbage collection. Without this, garbage accumulates for days while 50
- * servers are idle. V8 reads the flag at each collection, so it can still be set here. Do not add --optimize-for-size:
- * with it, the time for JSON.parse grows faster than the text, and one large message blocks the front door.
+ * servers are idle. V8 reads the flag at each collection, so setting it after the start of the process is enough. Do
+ * not add --optimize-for-size: it makes JSON.parse slow for long text, so that one large message blocks the front door.
  */
 function preferSmallHeap(): void {
   setFlagsFromString("--compact-on-every-full-gc");
@@ -98,7 +98,7 @@ export function inheritedListeners(
   };
 }
 
-/** Returns the exit code for a cut turn; without one, that for a server that could not be stopped; or else 0. */
+/** The exit code for a cut turn. If no turn was cut, that for a server that could not be stopped; otherwise 0. */
 export function exitCodeOfServe({ stopped, failed }: Served): number {
   const cut = exitCodeOf(stopped);
   return cut === 0 && failed.length > 0 ? ERRORS.FLEET_SERVER_LOST.exit : cut;

@@ -8,10 +8,10 @@ import { PlainTranscript } from "../render/transcript/transcript.js";
 import type { Action } from "./keys.js";
 import type { TopModel } from "./model.js";
 
-/** How many of the last lines of a log a page shows. */
+/** The page with a log shows this many of its last lines. */
 const LOG_LINES = 1_000;
 
-/** How many of the last turns of a conversation a page shows. */
+/** The page with a transcript shows this many of its last turns. */
 const TRANSCRIPT_TURNS = 50;
 
 const PROGRESS: Readonly<Record<Action, string>> = {
@@ -79,7 +79,7 @@ async function run(
       return null;
     }
     case "transcript": {
-      // Read as the owner, because top is for people who control the whole fleet.
+      // Read the transcript as the session's owner, because top is for people who control the whole fleet.
       if (owner === undefined) return `Session ${target} does not exist any more.`;
       const { entries } = await sessions.transcript(target, { user: owner, turns: TRANSCRIPT_TURNS, signal });
       const text = new PlainTranscript();

@@ -13,7 +13,7 @@ const NO_MARK = "  ";
 export interface Screenful {
   lines: string[];
   table: ViewTable;
-  /** How many rows of the table, or lines of a page, fit. */
+  /** How many rows of the table, or lines of a page, fit on the screen. */
   room: number;
 }
 
@@ -22,7 +22,7 @@ export function layOutTop(model: TopModel, snapshot: Snapshot, { rows, columns }
   const table = tableOf(model.view, snapshot, model.current, columns - MARK.length);
   const above = [...sumsOf(snapshot.overview), ...noticesOf(snapshot), titleOf(model, table)];
   const below = [bottomOf(model)];
-  // The last 1 is for the table's heading.
+  // `- 1` leaves a row for the table's heading.
   const room = Math.max(1, rows - above.length - below.length - 1);
   const middle = model.page === null ? rowsOf(model, table, room) : pageOf(model.page, room);
   const padding = Array.from({ length: Math.max(0, room + 1 - middle.length) }, () => "");

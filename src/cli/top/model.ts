@@ -163,7 +163,7 @@ function reversed(view: ViewName, sort: SortKey | null): SortKey | null {
   return column === undefined ? null : { column, descending: sort?.descending !== true };
 }
 
-/** How many rows a key moves down; negative for up, 0 for a key that does not move. */
+/** How many rows down a key moves the selection or the page; negative for up, 0 for any other key. */
 function stepsOf({ name = "" }: Key, pageRows: number, all: number): number {
   const ends: Record<string, number> = { home: -all, end: all };
   return ends[name] ?? scrollSteps(name, pageRows);

@@ -9,11 +9,11 @@ import { quote } from "../../errors.js";
 
 interface Got {
   key: string;
-  /** The value, in the form that a configuration file has. For a section, an object with its values. */
+  /** The value, as a configuration file would contain it. For a section, an object with its values. */
   value: unknown;
   /** Null for a section, and for a value that is not allowed. */
   origin: ValueOrigin | null;
-  /** Everything that makes commands refuse the configuration. */
+  /** The problems that `config check` reports. */
   problems: ConfigProblem[];
 }
 

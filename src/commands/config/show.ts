@@ -6,7 +6,7 @@ import { inspectConfig, type ValueView } from "../../config/load/inspect.js";
 interface Shown {
   /** The values in force by dotted key. A value that is not allowed is left out. */
   values: Record<string, ValueView>;
-  /** Everything that makes commands refuse the configuration. */
+  /** The problems that `config check` reports. */
   problems: ConfigProblem[];
 }
 

@@ -6,7 +6,7 @@ import type { Environment } from "./paths.js";
 import { readValueFile } from "./value-file.js";
 
 const PREFIX = "COPILOTFLEET_";
-/** The end of the name of a variable that names a file with the value of a key. */
+/** The suffix of a variable that contains the path of a file. The file contains the value of a key. */
 const FILE = "_FILE";
 
 /** Variables of the fleet that are not configuration keys. */
@@ -29,8 +29,8 @@ const OTHER_VARIABLES = new Set([
  *
  * Unlike unknown keys in a file, other `COPILOTFLEET_*` variables are ignored on purpose. Kubernetes adds
  * `COPILOTFLEET_SERVICE_HOST`, `COPILOTFLEET_PORT` and more to every pod in the namespace of a Service named
- * "copilotfleet". If these were errors, no command would start there. `doctor` and `serve` report variables that look
- * like typing errors: {@link ignoredVariables}.
+ * "copilotfleet". If these were errors, no command would start in such a pod. `doctor` and `serve` report variables
+ * that look like typing errors: {@link ignoredVariables}.
  */
 export function environmentLayer(
   env: Environment,
@@ -56,7 +56,10 @@ export function environmentLayer(
   return layer;
 }
 
-/** The value of a key as text: from its variable, or from the file that its `_FILE` variable names. */
+/**
+ * The value of a key as text, from its variable or from the file that its `_FILE` variable names; undefined if neither
+ * is set. Throws if both are set.
+ */
 function textOf({ variable }: Key, env: Environment): string | undefined {
   const file = variable + FILE;
   const path = env[file];

@@ -19,7 +19,7 @@ export function findProjectFile(folder: string): string | null {
 /**
  * Reads a configuration file; undefined if it does not exist. Refuses a file that another user could have written,
  * because the file names programs to run, and anybody could put such a file into a shared folder above the working
- * folder, such as /tmp. This is synchronous because every command waits for it first.
+ * folder, such as /tmp. This function is synchronous, because every command begins by waiting for it.
  */
 export function readConfigFile(path: string, uid: number | undefined): { text: string; content: unknown } | undefined {
   if (!exists(path)) return undefined;

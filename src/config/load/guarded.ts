@@ -7,7 +7,7 @@ import type { Layer } from "./layers.js";
  */
 type Class = "open" | "guarded" | readonly unknown[];
 
-/** Sizes, times, counts and the model. */
+/** The open keys: sizes, times, counts and the model. */
 const OPEN = `
   ports.from ports.to
   pool.servers pool.strategy pool.warm pool.idleTimeout
@@ -22,10 +22,10 @@ const OPEN = `
   serve.accessLog serve.gcInterval serve.turnWait serve.logMaxSize serve.logFiles`;
 
 /**
- * Programs, variables, addresses, stores, tokens, folders, approvals, and limits that protect others. `isolation` is
- * here because it decides which users share a server. `provider` is here because null would send prompts to GitHub's
- * models and not to the user's own provider. `user` is here because prompts would go into the sessions of another user,
- * who can read them.
+ * The guarded keys: programs, variables, addresses, stores, tokens, folders, approvals, and limits that protect others.
+ * `isolation` is here because it decides which users share a server. `provider` is here because null would send prompts
+ * to GitHub's models and not to the user's own provider. `user` is here because prompts would go into the sessions of
+ * another user, who can read them.
  */
 const GUARDED = `
   isolation

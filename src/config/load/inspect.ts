@@ -37,7 +37,7 @@ export interface ConfigView {
 
 /**
  * Reads the whole configuration for a person. Continues after a problem, and also finds problems in values that a
- * higher source hides.
+ * source of higher precedence replaces.
  */
 export function inspectConfig(options: LoadOptions = {}): ConfigView {
   const found: FleetError[] = [];
@@ -84,7 +84,7 @@ function isInForce(key: Key, given: Layer): boolean {
   const has = (section: string) => [...given.keys()].some((name) => name.startsWith(`${section}.`));
   const [, section] = /^(provider)\./.exec(key.name) ?? [];
   if (section === undefined) return key.kind !== "section" || (key.nullable && !has(key.name));
-  // The echo model has no other settings.
+  // With the echo model, only `provider.type` is in force.
   return has(section) && (key.name === "provider.type" || given.get("provider.type")?.value !== "echo");
 }
 
@@ -102,7 +102,7 @@ function withoutSecrets(value: unknown, key: Key): unknown {
   if (Array.isArray(value)) return value.map((item: unknown) => withoutSecrets(item, key));
   if (isObject(value)) return withoutQueries(value);
   if (typeof value !== "string") return value;
-  // A name such as OPENAI_API_KEY_2 is not a token. Tokens of capital letters have no "_".
+  // Show the name of a variable, such as OPENAI_API_KEY_2. A token in capital letters would have no "_".
   const isName = /^[A-Z][A-Z0-9]*(?:_(?:[A-Z0-9]+|\{user\}))+$/.test(value);
   return isName ? redactTokens(value) : withoutSecret(value, key.rule);
 }

@@ -13,7 +13,10 @@ export interface Given {
 /** The values of one source by dotted key. Only known keys are in it, so a key such as `__proto__` has no effect. */
 export type Layer = ReadonlyMap<string, Given>;
 
-/** A source of values: how messages name the origin of a key, and the folder at which relative paths start. */
+/**
+ * Where configuration values come from. `originOf` returns the origin of a key, for messages. Relative paths are
+ * resolved against `folder`, and `~` stands for `home`.
+ */
 export interface Source {
   originOf(name: string): Origin;
   folder: string;
@@ -61,7 +64,7 @@ function collect(key: Key, value: unknown, collection: Collection): void {
     return;
   }
   for (const [part, item] of Object.entries(value)) {
-    // Editors read the address of the schema from this key.
+    // Ignore this key, from which editors read the address of the schema.
     if (key.name === "" && part === "$schema") continue;
     const child = key.children.get(part);
     const name = key.name === "" ? part : `${key.name}.${part}`;
@@ -101,7 +104,8 @@ function dropReplaced(merged: Map<string, Given>, layer: Layer): void {
   if ([...layer.keys()].some((name) => name.startsWith("provider."))) merged.delete("provider");
   const sets = (start: string) => [...layer].some(([name, { value }]) => name.startsWith(start) && value !== null);
   if (sets("auth.githubToken")) removeBelow(merged, "auth");
-  // A layer may set only a part of the App, such as the variable with the path of its key.
+  // A layer may set only some keys of the App, so keep the App's keys of lower layers, and drop only their other token
+  // sources.
   else if (sets("auth.githubApp.")) {
     for (const name of merged.keys()) if (name.startsWith("auth.githubToken")) merged.delete(name);
   }

@@ -119,7 +119,7 @@ function flagSource(
   return { originOf, folder, home };
 }
 
-/** Refuses settings that are not allowed, without regard to other sources. */
+/** Checks settings from flags by themselves, without the other sources. @throws FleetError for a wrong value */
 export function checkFlags(flags: PartialConfig, flagNames: Readonly<Record<string, string>>): void {
   resolveConfig(flatten(flags, flagSource(flagNames, { folder: "/", home: "/" })));
 }

@@ -82,7 +82,10 @@ export function readTrust(stateRoot: string, name: string): TrustRecord | undefi
   return record?.path === name ? record : undefined;
 }
 
-/** Parses a trust record. Undefined if the record is damaged, because the user can trust the file again. */
+/**
+ * Parses a trust record. If the record is damaged, returns undefined instead of throwing, because the user can trust
+ * the file again.
+ */
 export function parseTrust(text: string): TrustRecord | undefined {
   const { path, digest, trustedAt } = parseObject(text) ?? {};
   if (typeof path !== "string" || typeof digest !== "string" || typeof trustedAt !== "string") return undefined;

@@ -14,7 +14,8 @@ export function isExposed({ mode, uid }: Pick<Stats, "mode" | "uid">, euid = pro
 }
 
 /**
- * Reads the value of a key from the file that a variable names. This is synchronous because every command waits for it.
+ * Reads the value of a key from the file that a variable names. This function is synchronous, because every command
+ * waits for it.
  */
 export function readValueFile(path: string, variable: string): string {
   let handle: number;

@@ -18,10 +18,10 @@ export const host = v.pipe(
     // The address at which other hosts reach the front door of this host. If null, the address at which the door
     // listens.
     advertise: v.optional(v.nullable(rules.advertised()), null),
-    // How this host proves itself to other front doors with TLS, and the authorities by which it checks those doors. If
-    // `ca` is null, the authorities that Node.js trusts.
+    // The certificate with which this host identifies itself to other front doors, and the authorities with which it
+    // verifies theirs. If `ca` is null, it trusts the authorities that Node.js trusts.
     tls: v.optional(hostTls, {}),
-    // Allows plain text between this host and others beyond this machine.
+    // Allows connections without TLS between this host and hosts on other machines.
     insecure: v.optional(rules.flag(), false),
     // How long after this host's last heartbeat the other hosts consider it dead, and take over its users and sessions.
     ttl: v.optional(rules.hostTtl(), "15s"),

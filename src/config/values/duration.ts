@@ -21,7 +21,7 @@ export const ALLOWED_LEASE_TTL = 'a number with a unit (ms, s, m, h, d, w), such
 const GRAMMAR = /^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d|w))+$/;
 const LONGEST_TEXT = 64;
 
-/** A regular expression that all durations match, for other programs. */
+/** A regular expression that all durations match, for schemas/config.json. */
 export const DURATION_PATTERN: string = GRAMMAR.source;
 
 /** The text after "Allowed:" in a message about a duration. */

@@ -11,11 +11,11 @@ interface Notation {
   units: readonly string[];
   /** A usual value, such as "24h". */
   example: string;
-  /** States why a text of the right form is refused. */
+  /** States why a text of the right form is out of range. */
   outOfRange: (text: string) => string;
 }
 
-/** A number that the advice repeats with a unit. A longer one could be out of range. */
+/** Matches a number that the advice may repeat with a unit. A longer number could be out of range. */
 const USUAL_NUMBER = /^[1-9][\d.]{0,3}$/;
 
 /** Finds out why a text is not a duration or a size. Never guesses a unit: `gc --ttl 5` could delete everything. */
@@ -33,7 +33,7 @@ export function measureFault(given: string, { units, example, outOfRange }: Nota
   if (!/^\d+(?:\.\d+)?\s*\p{L}/u.test(text)) return { problem: "which is not a number with a unit", advice: write };
   const written = Array.from(text.matchAll(/\p{L}+/gu), ([unit]) => unit);
   const unknown = written.find((unit) => !units.includes(unit));
-  // A long word may be a secret in the wrong place.
+  // Do not show a long word, because it may be a secret in the wrong place.
   if (unknown !== undefined && unknown.length <= 12) {
     return { problem: `and "${unknown}" is not a unit`, advice: `Use a unit: ${listed(units)}, such as ${example}.` };
   }

@@ -42,7 +42,10 @@ function readName(text: string): string | null {
   return name === null ? null : `${isBelow ? "*." : ""}${name}`;
 }
 
-/** The characters of a name. `domainToASCII` would decode any other character, or take it for the end of the name. */
+/**
+ * The characters of a name. Refuse others, because `domainToASCII` would decode them or take them for the end of the
+ * name.
+ */
 const OF_NAMES = /^[\w.\-\u0080-\uffff]+$/;
 
 /**
@@ -56,7 +59,7 @@ export function asciiName(text: string): string | null {
   return /^(?:\d+|0x[0-9a-f]*)$/.test(labels.at(-1) ?? "") ? null : name;
 }
 
-/** Whether a rule allows a name, which {@link asciiName} has returned, at a port. */
+/** Whether a rule allows connections to this name and port. @param name as {@link asciiName} returns it */
 export function allowsName(rule: NetworkRule, name: string, port: number): boolean {
   if (!("name" in rule) || (rule.port !== null && rule.port !== port)) return false;
   if (rule.name === "*" || rule.name === name) return true;

@@ -4,7 +4,7 @@ const BYTES = { kb: 1024, mb: 1024 ** 2, gb: 1024 ** 3 };
 const LARGEST_BYTES = 1024 * BYTES.gb;
 const GRAMMAR = /^(\d{1,15}(?:\.\d{1,9})?)([kmgKMG][bB])$/;
 
-/** A regular expression that all sizes match, for other programs. */
+/** A regular expression that all sizes match, for schemas/config.json. */
 export const SIZE_PATTERN: string = GRAMMAR.source;
 
 /** The text after "Allowed:" in a message about a size. */

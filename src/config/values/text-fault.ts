@@ -24,12 +24,12 @@ export function textFault(text: string, { characters, first, last, longest = Inf
   return text.length > longest ? `which has ${text.length} characters` : null;
 }
 
-/** A character in a message. */
+/** Names a character in a message. */
 export function nameCharacter(character: string): string {
   return character === " " ? "a space" : quote(character);
 }
 
-/** For a text that must not be blank. */
+/** States why a text counts as blank; null if it does not. */
 export function blankFault(text: string): string | null {
   if (text === "") return "which is empty";
   if (text.trim() !== "") return null;
@@ -49,7 +49,7 @@ export function wholeNumberFault(text: string, [min, max]: readonly [number, num
   return isOtherNotation ? "which is not written in digits alone" : (blankFault(text) ?? "which is not a number");
 }
 
-/** For host:port. */
+/** States why a text is not `host:port`. */
 export function addressFault(text: string): string | null {
   const fault = textFault(text, { characters: /\S/ });
   if (fault !== null) return fault;

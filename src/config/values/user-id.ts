@@ -10,8 +10,8 @@ export const ALLOWED_USER =
   'an id of letters, digits and . _ @ + - (at most 128 bytes), not starting with . or -, such as "alice"';
 
 /**
- * The text after "Allowed:" in a message about an id. For a reserved word or a folder, it asks for another id, because
- * such a text may follow `rule` and is still refused.
+ * The text after "Allowed:" in a message about an id. For a reserved word or the name of a folder (`.` or `..`), it
+ * asks for another id, because such a text may fit `rule` and is still refused.
  */
 export function allowedId(text: string, rule: string): string {
   return isReserved(text) || isFolder(text) ? rule.replace(/^an id/, "another id") : rule;

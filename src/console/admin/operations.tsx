@@ -21,7 +21,7 @@ const operations = new Map<number, Operation>();
 const listeners = new Set<() => void>();
 let last = 0;
 
-/** Begins an action on a server. When it ends, the pages for operators show a message. */
+/** Starts an action on a server. `Operations` shows that it runs, and then its outcome. */
 export function begin(server: Server, verb: Verb, body: object): void {
   const reference = referenceOf(server);
   last += 1;

@@ -1,4 +1,4 @@
-/** The answers of the routes for operators. `/openapi.json` describes them in full. */
+/** The answers of the API's routes for operators. `/openapi.json` describes them in full. */
 
 import type { Scope, Session } from "../api/types.js";
 

@@ -10,7 +10,7 @@ export interface Ask {
 /** When the API last accepted a request of this page, in milliseconds of `performance.now()`. */
 export let acceptedAt = 0;
 
-/** Makes a request. @throws Problem if it fails */
+/** Makes a request. @throws Problem if it fails, or the signal's reason if the signal aborts */
 export async function send(method: string, path: string, { body, headers = {}, signal }: Ask = {}): Promise<Response> {
   const response = await fetch(path, {
     method,
@@ -41,7 +41,7 @@ export async function ask<T>(method: string, path: string, options?: Ask): Promi
   return (response.status === 204 ? undefined : await response.json()) as T;
 }
 
-/** The path of a session, or of a part of it if `rest` names one. */
+/** The API path of a session. `rest` adds a part to it, such as `/turns`. */
 export function sessionPath(id: string, rest = ""): string {
   return `/v1/sessions/${segment(id)}${rest}`;
 }

@@ -10,8 +10,8 @@ const FINAL = new Set([401, 403, 404]);
 export interface Source {
   path: string;
   /**
-   * Runs before the first request, and again until it succeeds. Resolves with the id of the event after which the
-   * stream begins; with null if the route decides where it begins.
+   * Called before the first request, and again until it succeeds. Resolves with the id of the event after which to
+   * start the stream; with null if the route decides where to start.
    */
   begin?(signal: AbortSignal): Promise<string | null>;
 }
@@ -20,7 +20,7 @@ export interface Listener {
   event(event: StreamEvent): void;
   /** Reports why the connection was lost, before it is made again; undefined once the connection works. */
   trouble(problem: Problem | undefined): void;
-  /** Reports that the stream will not come back. */
+  /** Reports an error after which {@link follow} does not try again. */
   failed(problem: Problem): void;
 }
 

@@ -7,8 +7,8 @@ export interface StreamEvent {
 }
 
 /**
- * Reads the server-sent events of an answer (WHATWG HTML, section 9.2). `EventSource` would not do, because it cannot
- * send our headers.
+ * Reads the server-sent events of an answer (WHATWG HTML, section 9.2). The browser's `EventSource` does not work
+ * here, because it cannot send our headers.
  */
 export async function* eventsOf(response: Response): AsyncGenerator<StreamEvent, void, undefined> {
   if (response.body === null) return;

@@ -2,7 +2,7 @@
 export interface TimeAxis {
   /** The text after the title of a chart, such as `in the last hour`. */
   span: string;
-  /** The label of the newest values. Null: their time is the label. */
+  /** The label of the newest values; null if their time is the label. */
   newest: string | null;
   /** The time that one bar covers, in a chart with bars. */
   unitS: number;

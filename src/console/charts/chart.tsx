@@ -32,7 +32,7 @@ const COUNT_STEPS = Array.from({ length: 13 }, (_, power) => 10 ** power).flatMa
 /** The most rows in the table of a chart. */
 const MOST_ROWS = 60;
 
-/** A chart, with the newest values or those under the pointer as text, and with a table of values. */
+/** A chart with a table of its values. Text above it shows the newest values, or the values under the pointer. */
 export function Chart({
   title,
   lines,
@@ -205,7 +205,7 @@ function optionsOf(
   };
 }
 
-/** Returns a text that changes when the colours change, so that the plot is made again with the new colours. */
+/** Returns a text that changes with the colours, so that `Plot` knows when to draw again in new colours. */
 function useTheme(): string {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const read = () => `${document.documentElement.dataset.theme} ${dark.matches}`;
@@ -223,7 +223,7 @@ function useTheme(): string {
   return theme;
 }
 
-/** The indexes of the values in the table: the newest value, and others evenly spread over the rest. */
+/** The indexes of the times that the table lists: the newest and every n-th before it, at most `MOST_ROWS`. */
 function rowsOf({ times }: Data): number[] {
   const step = Math.max(1, Math.ceil(times.length / MOST_ROWS));
   const rows: number[] = [];

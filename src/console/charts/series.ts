@@ -32,8 +32,8 @@ export function merge(known: readonly HostSamples[], added: readonly HostSamples
 }
 
 /**
- * The time after which to ask for samples: the page has the samples of every host up to this time. Undefined: ask for
- * all.
+ * The time after which to ask for new samples, because the page has the samples of every host up to this time.
+ * Undefined if the page has to ask for all samples.
  */
 export function newestOfAll(hosts: readonly HostSamples[]): string | undefined {
   const ends = hosts.map(({ samples }) => samples.at(-1)?.at ?? "").sort();

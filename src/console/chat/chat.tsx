@@ -11,7 +11,7 @@ import { Members } from "./members.js";
 import { RequestCard } from "./request-card.js";
 import { useConversation } from "./use-conversation.js";
 
-/** New text scrolls the page only if the user has scrolled no farther than this from the end, in pixels. */
+/** New text scrolls into view only if the user is at most this far from the end of the conversation, in pixels. */
 const NEAR_PX = 120;
 
 export function Chat({ caller, id }: { caller: Caller; id: string }) {

@@ -6,7 +6,7 @@ export interface Prompt {
   text: string;
   /** ISO 8601, UTC. */
   at: string;
-  /** Whether this page sent it. */
+  /** Whether this page sent the prompt. */
   isOwn: boolean;
   attachments: readonly string[];
 }
@@ -59,7 +59,7 @@ const REFUSED = new Set<unknown>(["rejected", "denied"]);
 
 /**
  * Adds events of a stream. A recorded event has an id, and may arrive in two streams: that of the turn and that of the
- * session. It counts only once.
+ * session. It is added only once.
  */
 export function withEvents(before: Conversation, events: readonly Arrived[]): Conversation {
   const seen = new Set(before.seen);

@@ -10,8 +10,8 @@ export interface Keyed {
 }
 
 /**
- * The prompt with its key. If the connection was lost when the same prompt was sent before, this is the key of that
- * attempt, because the fleet may have received it. Otherwise, the key is new.
+ * Returns the prompt with a key. If the connection was lost when the same prompt was sent before (`lost`), reuses the
+ * key of that attempt, because the fleet may have received the prompt. Otherwise, makes a new key.
  */
 export function keyFor(prompt: string, lost: Keyed | null): Keyed {
   return lost?.prompt === prompt ? lost : { prompt, key: crypto.getRandomValues(new BigUint64Array(2)).join("-") };

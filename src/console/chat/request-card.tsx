@@ -22,7 +22,7 @@ export function RequestCard({ sessionId, request, mayAnswer, answered }: Request
       answered(request.id);
     } catch (error) {
       const failure = problemFrom(error);
-      // Another page of the user was faster, or the turn has ended.
+      // Another page of the user has answered first, or the turn has ended. So remove the card.
       if (failure.status === 404 || failure.status === 409) return answered(request.id);
       setProblem(failure);
       setBusy(false);
@@ -85,7 +85,7 @@ function Permission({
     if (value === undefined || value === null || value === "") return [];
     return [[name, typeof value === "string" ? value : JSON.stringify(value, null, 2)] as const];
   });
-  // Nobody may approve anything that the page does not show, so show the whole permission.
+  // The page knows none of the fields. Nobody should approve what they cannot see, so show the whole permission.
   if (fields.length === 0) fields.push(["permission", JSON.stringify(permission, null, 2)]);
   return (
     <>

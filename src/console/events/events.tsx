@@ -10,8 +10,8 @@ import { EVENT_TYPES } from "./types.js";
 import { useFeed } from "./use-feed.js";
 
 /**
- * The page with events as they come: those of the caller or, for an operator, of the user in the address or of all
- * users.
+ * The page that shows events live. Callers see their own events. An operator sees those of all users, or of the user in
+ * the address.
  */
 export function Events({ caller, id }: PageProps) {
   const isAdmin = caller.scopes.includes("admin");

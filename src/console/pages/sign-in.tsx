@@ -9,7 +9,7 @@ import { ProblemNotice } from "../parts/notice.js";
 interface SignInProps {
   /** Why the sign-in with a code, or with an earlier cookie, failed. */
   problem?: Problem | undefined;
-  /** Whether a sign-in has just ended. */
+  /** Whether the page was signed in until just now. */
   isOver: boolean;
   enter(caller: Caller): void;
 }

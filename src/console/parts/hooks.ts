@@ -30,7 +30,7 @@ export interface Polled<T> {
 /**
  * Loads a value at once, again every `everyMs` milliseconds while the page is visible, and when `load` changes.
  *
- * @param load must be stable, by `useCallback`
+ * @param load the same function at each render (`useCallback`), because a new function loads the value again
  */
 export function usePolled<T>(load: (signal: AbortSignal) => Promise<T>, everyMs: number): Polled<T> {
   const [value, setValue] = useState<T>();

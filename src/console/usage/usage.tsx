@@ -22,8 +22,8 @@ const PERIODS = [
 type Period = (typeof PERIODS)[number][0];
 
 /**
- * The page with the usage of the caller or, for an operator, of the user in the address or of all users. For one user,
- * it also shows the limits.
+ * The page with usage. Callers see their own usage. An operator sees that of all users, or of the user in the address.
+ * For a single user, the page also shows the limits.
  */
 export function Usage({ caller, id }: PageProps) {
   const isAdmin = caller.scopes.includes("admin");
@@ -135,7 +135,7 @@ const LINES: readonly ChartLine[] = [
 ];
 const COMPACT = new Intl.NumberFormat("en", { notation: "compact" });
 
-/** A chart with a bar for each day of the report. The report has no days on which nothing was recorded. */
+/** A chart with a bar for each day of the report. The report has no row for a day without usage. */
 function DayChart({ days: { usage } }: { days: Report }) {
   const data = useMemo<Data>(
     () => ({

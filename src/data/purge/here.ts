@@ -136,7 +136,7 @@ async function eraseSession({ sessions, user, signal }: Erasing, { id }: Session
       await sessions.end(id, "purge");
       return;
     } catch (error) {
-      // On a shared server, the session may be in a turn.
+      // On a shared server, the session may be in a turn. Abort that turn, and try again.
       if (!isFleetError(error, "FLEET_SESSION_BUSY") || performance.now() > until) throw error;
     }
     await abortTurnIn(sessions.context, id, user).catch((error: unknown) => {

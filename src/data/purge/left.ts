@@ -47,7 +47,7 @@ export async function eraseLeft({ sessions, stateRoot, signal }: PurgeContext, l
     }
     const folders = ifThere(() => readdirSync(join(stateRoot, "servers"))) ?? [];
     const orphans = folders.filter((id) => servers[id] === undefined && isLeft(id));
-    // If this host was only cut off, these servers may still run.
+    // If this host was only cut off from the store, these servers may still run. End their processes first.
     if (orphans.length > 0) await killStrays(store, stateRoot, false);
     for (const id of orphans) await removeOrphan(store, stateRoot, id);
     // Wait until other processes of this host have written their last events.

@@ -20,8 +20,8 @@ export async function concealInLogs(stateRoot: string, names: ReadonlyMap<string
 }
 
 /**
- * Replaces names in one log. The proxy opens the log again for each line, so it continues in the new file. A line that
- * it adds during the replacement may be lost.
+ * Replaces names in one log. The proxy opens the log again for each line, so it writes later lines to the new file. A
+ * line that it adds during the replacement may be lost.
  */
 function conceal(folder: string, log: string, names: ReadonlyMap<string, string>): void {
   const path = join(folder, log);

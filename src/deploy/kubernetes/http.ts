@@ -8,7 +8,7 @@ import { metadata, type Plan } from "./options.js";
  */
 const LONGEST_ANSWER_S = 3_660;
 
-/** The port of the HTTP API in the Service. */
+/** The Service's port for the HTTP API, in a list that is empty if the hosts do not serve the API. */
 export function httpPorts({ deployment: { http } }: Plan) {
   return http === null
     ? []

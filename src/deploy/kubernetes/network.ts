@@ -45,7 +45,7 @@ const ofAddress = (address: string) => ({ ipBlock: { cidr: `${address}/${isIP(ad
 export function networkPolicy(plan: Plan): INetworkPolicy {
   const { deployment, options, labels } = plan;
   const hosts = { podSelector: { matchLabels: selector(plan, HOST) } };
-  // Hosts call each other, and gc calls all hosts.
+  // Select all pods of the fleet, because hosts call each other, and the gc pod calls all hosts.
   const fleet = { podSelector: { matchLabels: labels } };
   const ofClients = (more: readonly string[]) =>
     options.clientNamespaces.length === 0
@@ -80,8 +80,9 @@ export function networkPolicy(plan: Plan): INetworkPolicy {
 }
 
 /**
- * The addresses at which hosts may reach Redis. A name outside of the cluster does not show whether its address is
- * private, so for such a name, private addresses are allowed, too. This is acceptable, because Redis has a password.
+ * The addresses at which hosts may reach Redis. If the host of Redis is unknown or is a name outside of the cluster,
+ * its address may be private. So all addresses are then allowed, except those of cloud metadata. This is acceptable,
+ * because Redis has a password.
  */
 function redisPeers({ host }: Service) {
   return host === null
@@ -97,7 +98,8 @@ function modelRules({ deployment, options: { egressPorts, egressCidrs } }: Plan)
   for (const { host, port } of deployment.services) {
     const peers = host === null ? null : isIP(host) === 0 ? inCluster(host) : [ofAddress(host)];
     if (peers === null) outside.add(port);
-    // A policy applies to the port of the pod, which may differ from that of its Service.
+    // A policy applies to the pod's port, which may differ from its Service's port. So allow the ports of
+    // --egress-port, too.
     else rules.push({ to: peers, ports: [...new Set([port, ...egressPorts])].map(tcp) });
   }
   if (outside.size === 0) return rules;

@@ -112,7 +112,7 @@ export function statefulSet(plan: Plan): IStatefulSet {
     // If an autoscaler sets the number of replicas, leave the number out, because applying the manifest again would
     // reset it.
     ...(maxReplicas > replicas ? {} : { replicas }),
-    // Hosts start and end independently of each other.
+    // Let Kubernetes start and stop several hosts at once, because they do not depend on each other.
     podManagementPolicy: "Parallel",
     updateStrategy: { type: "RollingUpdate" },
     selector: { matchLabels: selector(plan, HOST) },
@@ -189,7 +189,7 @@ export function autoscaler(plan: Plan): IHorizontalPodAutoscaler {
     ],
     behavior: {
       scaleUp: { stabilizationWindowSeconds: 60, policies: [{ type: "Pods", value: 2, periodSeconds: 60 }] },
-      // With local storage, other hosts cannot reach the sessions of a host that has ended.
+      // With local storage, never remove a host, because the other hosts could not reach its sessions.
       scaleDown: storage === "local" ? { selectPolicy: "Disabled" } : SLOWLY,
     },
   });

@@ -3,11 +3,11 @@ import type { Deployment, DeployOptions } from "../deployment.js";
 /** The options of `deploy kubernetes` in addition to those that the renderers share. */
 export interface KubernetesOptions extends DeployOptions {
   namespace: string;
-  /** The Secret that contains all secret variables. Default: the deployment's name. */
+  /** The Secret with the fleet's secrets and the variables that servers get. Default: the deployment's name. */
   secret?: string | undefined;
   /** The Secret whose key `COPILOTFLEET_STORE` is the Redis URL. Default: the same as `secret`. */
   redisSecret?: string | undefined;
-  /** The size of the claims for sessions. Default: the size that the capacity needs. */
+  /** The size of each PersistentVolumeClaim for sessions. Default: enough for the planned servers and sessions. */
   storageSize?: string | undefined;
   storageClass?: string | undefined;
   /** The namespace whose pods may read the metrics. */
@@ -51,7 +51,7 @@ export function planOf(deployment: Deployment, options: KubernetesOptions) {
       config: `${name}-config`,
       secret,
       redisSecret: options.redisSecret ?? secret,
-      /** The Secret with one variable or file for each user. */
+      /** The Secret with a token file for each user. */
       userTokens: `${secret}-user-tokens`,
       /** The PersistentVolumeClaim that all hosts mount. */
       shared: `${name}-shared`,

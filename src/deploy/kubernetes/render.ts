@@ -36,7 +36,7 @@ export function renderKubernetes(
   loaded: { config: Config; given: Layer },
   options: KubernetesOptions,
 ): { manifests: Manifest[]; notices: string[]; yaml: string } {
-  // The runtime of another RuntimeClass may have its own kernel, and allow namespaces.
+  // Do not check this for another RuntimeClass, because its runtime may have its own kernel and allow namespaces.
   if (options.runtimeClass === undefined) checkSandbox(loaded.config, "the runtime's filter of system calls");
   const http = options.ingressHost !== undefined;
   const plan = planOf(describe(loaded, { ...options, http }), options);

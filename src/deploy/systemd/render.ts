@@ -23,8 +23,8 @@ const UNITS = "/etc/systemd/system";
 const NO_RESTART_STATUS = "2 3";
 
 /**
- * Renders the unit files for one host. `serve` need not notify systemd when it is ready, because the socket accepts
- * connections before that. `Type=exec` makes systemd report a command that cannot be run.
+ * Renders the unit files for one host. `Type=exec` makes systemd report a command that cannot be run. `Type=notify` is
+ * not necessary, because the socket accepts connections before `serve` is ready.
  */
 export function renderSystemd({ config, given }: { config: Config; given: Layer }, options: SystemdOptions) {
   checkSandbox(config, "the unit");

@@ -16,7 +16,7 @@ export const HTTP_SOCKET = "http";
 export const SECRETS = `/etc/${NAME}/secrets`;
 /** The file with the variables that servers get. */
 export const VARIABLES_FILE = `/etc/${NAME}/secrets.env`;
-/** The name of the credential with the files of all users. systemd appends "_" and the name of a file. */
+/** The name of the credential with the secret files of all users. systemd appends "_" and the name of each file. */
 export const OF_USERS = "users";
 
 /**

@@ -8,7 +8,7 @@ const DAY_MS = 24 * 3_600_000;
 /** A certificate that expires in fewer days than this should have been renewed by now. */
 const SOON_DAYS = 14;
 
-/** Checks the files of `serve.tls` and `host.tls`. Only for a configuration that has them. */
+/** Checks the files of `serve.tls` and `host.tls`. Runs only if the configuration names such files. */
 export const CERTIFICATES: Row<{ config: Config }> = {
   name: "certificates",
   look: ({ config }) => {

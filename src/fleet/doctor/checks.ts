@@ -40,7 +40,7 @@ export interface Row<Context> {
   /** Whether the check starts a server or uses the network, so that `--quick` skips it. */
   isSlow?: true;
   /**
-   * Whether the check ends what it started when the signal aborts. If so, {@link Checks} waits until the check has
+   * Whether the check itself ends its processes when the signal aborts. {@link Checks} then waits until the check has
    * ended.
    */
   cleansUp?: true;
@@ -51,7 +51,7 @@ const PROBLEM_EXIT = 3;
 export interface ChecksOptions {
   /** Skip slow checks. */
   quick: boolean;
-  /** When it aborts, the present check ends, and the checks fail with the signal's reason. */
+  /** When it aborts, the current check ends, and {@link Checks.run} rejects with the signal's reason. */
   signal: AbortSignal;
   /** Called with the name of each check when it begins. */
   onCheck?: ((name: string) => void) | undefined;
@@ -90,7 +90,7 @@ export class Checks {
     }
   }
 
-  /** Lists checks as skipped, because the check `because` failed. */
+  /** Reports these checks as skipped, because the check with the name `because` failed. */
   skip(rows: readonly { name: string }[], because: string): void {
     for (const { name } of rows) this.#add(name, skipped(`the check "${because}" failed`));
   }

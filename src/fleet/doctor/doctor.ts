@@ -28,7 +28,7 @@ export interface DoctorOptions {
   fix: boolean;
   /** Skip checks that start a server or use the network, except for the store. */
   quick: boolean;
-  /** When it aborts, the present check ends, and the call fails with the signal's reason. */
+  /** When it aborts, the current check ends, and the call rejects with the signal's reason. */
   signal: AbortSignal;
   /** Called with the name of each check when it begins. */
   onCheck?: (name: string) => void;

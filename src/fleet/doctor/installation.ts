@@ -42,7 +42,9 @@ function versionsFit(): Finding {
   return warning(`${detail}; the bundled runtime comes from version ${bundled}`, "npm install --include=optional");
 }
 
-/** The version of the package with the bundled runtime. Null if it is missing, because another runtime may be configured. */
+/**
+ * The version of the package with the bundled runtime. Null without that package: another runtime may be configured.
+ */
 function bundledVersion(): string | null {
   try {
     return packageVersion(findRuntime(null, {}).path);

@@ -27,7 +27,7 @@ const ANSWER_MS = 2_000;
 /** The check warns of a token that nobody has used for longer than this, in milliseconds. */
 const UNUSED_MS = 90 * 24 * 3_600_000;
 
-/** The store must answer before anything in it can be checked. */
+/** Checks that the store answers. All checks of the state in the store depend on this one. */
 export const STORE: Row<RecordsContext> = { name: "store", look: storeAnswers };
 
 /** The checks of the running fleet: its supervisor, addresses, tokens, limits and ports. */
@@ -176,8 +176,8 @@ function portOf(address: string): number {
 }
 
 /**
- * Checks that the ledger can be read. With a Redis store, this first sends the ledger lines that still wait on this
- * host.
+ * Checks that the ledger can be read. With a Redis store, first sends the ledger lines that still wait on this host to
+ * Redis.
  */
 async function usage({ fleet }: RecordsContext): Promise<Finding> {
   const { total } = await fleet.usage.report();

@@ -26,7 +26,7 @@ async function stateIsPrivate({ stateRoot, fix }: StateContext): Promise<Finding
     const detail = `files of the state that belong to another user, perhaps because somebody ran a command with sudo: ${foreign.length}`;
     return { ...failed(detail, `sudo chown -R ${uid} ${shellQuote(stateRoot)}`), items: foreign };
   }
-  // Nobody else can reach anything below a folder that only its owner may enter.
+  // If only its owner may enter the state folder, nobody else can reach the files in it, whatever their modes.
   if ((root.mode & 0o077) === 0) return ok("only this account can read the state");
   const mode = (root.mode & 0o777).toString(8).padStart(4, "0");
   const open = `other users may read the state folder (mode ${mode}), which shows the ids of users and sessions`;

@@ -46,7 +46,7 @@ async function isolationOf({ config }: LoadedConfig): Promise<Finding> {
   return warning(`${detail}. Here, ${open.join(" and ")}`, fix);
 }
 
-/** Reports which sandbox servers get, and what an agent can still do in it. */
+/** Reports the sandbox that servers get, and what an agent in this sandbox can still do. */
 async function sandboxWorks({ config, env, stateRoot }: SettingsContext): Promise<Finding> {
   const { mode, tools, network } = config.sandbox;
   if (mode === "none") {

@@ -25,7 +25,7 @@ export const STATE_FOLDER: Row<LoadedConfig> = {
 
 export const DISK_SPACE: Row<LoadedConfig> = { name: "disk space", look: diskSpace };
 
-/** The check of the folder that all hosts share. Only for a configuration with such a folder. */
+/** The check of the folder that all hosts share. Runs only if the configuration names such a folder. */
 export function sharedStorage(shared: string): Row<RecordsContext> {
   return {
     name: "shared storage",

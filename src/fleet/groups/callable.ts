@@ -1,4 +1,4 @@
-/** A group that programs can also call, because `Fleet` once had a method of that name: `fleet.servers()`. */
+/** A group that is also a function, because `Fleet` once had a method with the group's name: `fleet.servers()`. */
 export type Callable<Group, Arguments extends unknown[], Result> = Group & {
   /** @deprecated Use `list`. */
   // biome-ignore lint/style/useShorthandFunctionType: only a signature can be marked as deprecated

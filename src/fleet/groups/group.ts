@@ -2,7 +2,7 @@ import { PendingReply } from "../../sessions/use/reply.js";
 import type { Argument } from "../arguments.js";
 import type { FleetParts } from "../parts.js";
 
-/** For each method of a group, its arguments. The compiler reports a missing method. */
+/** The arguments of each method of a group. The compiler reports a method that is missing in such a table. */
 type Arguments<T> = { readonly [Name in keyof T]: readonly Argument[] };
 
 type Method = (this: Group, ...args: unknown[]) => unknown;

@@ -23,7 +23,10 @@ export class HostGroup extends Group {
     return await lookAtAll(this.parts);
   }
 
-  /** Returns the users who would move if the fleet placed all users again on the current hosts. Moves nobody. */
+  /**
+   * Plans a new placement of all users on the current hosts: who would move, and who would have to stay and why. Moves
+   * nobody.
+   */
   async planRebalance(): Promise<RebalancePlan> {
     const { directory, store } = this.parts;
     const [hosts, placements, sessions] = await Promise.all([

@@ -12,8 +12,8 @@ export class LeaseGroup extends Group {
   /**
    * Runs `work` under the lease on a session. Renews the lease while `work` runs, and releases it at the end. If `work`
    * starts turns for the same user in that session (`sessions.use`, `sessions.send`), these turns use this lease,
-   * unless their options name another lease. Call `await lease.check()` before any other step that must not run without
-   * the lease.
+   * unless their options name another lease. Before any other step that must not run without the lease, call
+   * `await lease.check()`.
    *
    * @throws the error of `work`; FleetError `FLEET_SESSION_LOCKED` when the lease is not available in time,
    * `FLEET_SESSION_NOT_FOUND` when the user is neither owner nor member; `FLEET_LEASE_LOST` when the lease was lost

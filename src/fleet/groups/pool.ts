@@ -40,8 +40,8 @@ export class PoolGroup extends Group {
   }
 
   /**
-   * Closes the pool to new servers and turns, for every process. Waits for turns in flight, and stops all servers.
-   * {@link undrain} opens the pool again. So does the next supervisor that starts, which also starts the stopped
+   * Closes the pool to new servers and turns of any process. Waits for turns in flight, and stops all servers.
+   * {@link undrain} opens the pool again. The next supervisor also does so when it starts, and starts the stopped
    * servers.
    *
    * @throws FleetError `FLEET_DURATION_INVALID` when a timeout is malformed or out of bounds.

@@ -54,8 +54,8 @@ export class RecordGroup extends Group {
   }
 
   /**
-   * Returns the number of users with their own limits or with groups, and those among them with more sessions than
-   * allowed.
+   * Returns the number of users who have their own limits or groups, and lists those of them who have more sessions
+   * than they may have.
    */
   async userLimits(): Promise<{ users: number; exceeded: { user: string; used: number; max: number }[] }> {
     const { store, config } = this.parts;

@@ -178,8 +178,8 @@ export class ServerGroup extends Group {
 
   /**
    * Returns the last lines of a server's log, and the position from which {@link followLog} continues. Lines from the
-   * fleet begin with their time, but lines from the runtime have no time. So with `since`, the result has every line
-   * that might have been written since then.
+   * fleet begin with their time, but lines from the runtime have no time. So with `since`, the result contains a line
+   * from the runtime if it might have been written since then.
    */
   async logEnd(id: string, { lines, since, previous }: LogEndOptions): Promise<LogEnd> {
     const { host, server } = await this.parts.hosts.find(id);

@@ -139,7 +139,7 @@ export class TokenGroup extends Group {
 }
 
 /**
- * Records in the audit log that a token was issued. If that fails, deletes the token, which nobody has received so far.
+ * Records in the audit log that a token was issued. If that fails, deletes the token, before anybody has received it.
  */
 export async function recordIssue(
   { events, store }: Pick<FleetParts, "events" | "store">,

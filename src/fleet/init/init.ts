@@ -29,7 +29,7 @@ export interface InitTarget {
 
 export interface Written {
   path: string;
-  /** The trust in the file; null if the file needs no trust. */
+  /** The trust that was recorded for the file; null if the file needs no trust. */
   trusted: TrustView | null;
   /** Variables that take precedence over a value in the file. */
   overriddenBy: string[];
@@ -99,7 +99,7 @@ export async function writeSettings(
   };
 }
 
-/** Whether the settings have a value for this dotted name. If a section is null, every name in it has a value. */
+/** Whether the settings set this dotted name. A section that is null sets every name in it. */
 function isSet(settings: PartialConfig, name: string): boolean {
   let value: unknown = settings;
   for (const part of name.split(".")) {

@@ -36,8 +36,8 @@ export async function signRecords({ all, confirm, ...options }: SignOptions): Pr
     signatures.allowNewKey();
     const found = await signatures.find();
     const isForeign = ({ verdict }: SignatureFinding) => verdict === "unknown-key" || verdict === "wrong";
-    // Stop if this host lacks the key of the other hosts. It would create a key of its own, which would lock the other
-    // hosts out.
+    // Stop if this host does not have the key of the other hosts. Otherwise, it would create a new key, and the other
+    // hosts could no longer use the records.
     if (!all && signatures.keyId === null && found.some(isForeign)) throw signatures.missingKey();
     const wanted = found.filter((finding) => all || !isForeign(finding));
     if (wanted.some(({ verdict }) => verdict !== "outdated")) await confirm(wanted);

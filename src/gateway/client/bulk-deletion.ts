@@ -56,7 +56,7 @@ export class BulkDeletion {
     requests.reply(request, result);
   }
 
-  /** @returns the freed bytes by session id. It omits the sessions that still exist. */
+  /** @returns the freed bytes for each session id, without the sessions that still exist */
   async #deleteAll(link: ServerLink, { method }: ClientRequest, ids: string[]): Promise<Record<string, number>> {
     const { sizes } = (await link.upstream.ask("sessions.getSizes", {})) as { sizes: Record<string, number> };
     const freed: Record<string, number> = {};
@@ -87,7 +87,8 @@ export class BulkDeletion {
       await upstream.ask("session.delete", { sessionId });
       attachments.delete(sessionId);
     }
-    // The record still exists if the client keeps the session in a folder of its own choice (`configDirectory`).
+    // If the client chose the session's folder (`configDirectory`), the server may have deleted nothing. The record
+    // then still exists.
     return (await door.store.sessions.read(sessionId)) === null ? "deleted" : "kept";
   }
 }

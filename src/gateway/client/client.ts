@@ -44,7 +44,7 @@ export class Client {
     return (await this.#router.home()).greeting;
   }
 
-  /** Opens lost sessions again. Sessions that were lost together are opened one after another. Never rejects. */
+  /** Reopens the sessions that arrive in `unopened`: those of one batch one after another. Never rejects. */
   async #reopenSessions(): Promise<void> {
     const { unopened } = this.state;
     for (let lost = await unopened.take(); lost !== undefined; lost = await unopened.take()) void this.#reopen(lost);
@@ -59,8 +59,8 @@ export class Client {
       try {
         await this.#router.reattach(attachment);
       } catch (error) {
-        // If the session was deleted, forget it, because another user may take its id. If the client has opened another
-        // session with this id since, keep that one.
+        // If the session was deleted, delete its attachment, because another user may take the id. But keep a newer
+        // attachment, because the client may have opened another session with this id since.
         const isDeleted = isFleetError(error, "FLEET_SESSION_NOT_FOUND");
         if (isDeleted && attachments.get(sessionId) === attachment) attachments.delete(sessionId);
         // Only log the error. The client's next request for the session tries again, and gets the error if that fails,
@@ -81,12 +81,15 @@ export class Client {
     door.endings.add(ending);
   }
 
-  /** Ends a launch whose model requests this client answered. Without the client, no turn there can end. Never rejects. */
+  /**
+   * Stops the server whose model requests this client answered, because without the client no turn there can end. Does
+   * nothing if another launch of the server runs now. Never rejects.
+   */
   async #endServer({ id, launchId }: ServerRecord): Promise<void> {
     const { door, report } = this.state;
     try {
       const server = (await door.store.registry.read()).servers[id];
-      // The launch may already have ended. Its end may even be the reason why the client has gone.
+      // The launch may already have ended. Perhaps the client has gone because of that.
       if (server === undefined || server.launchId !== launchId || !isRunning(server)) return;
       report.event({ event: "server-ended", detail: id });
       await door.pool.stop(id, { drainTimeoutMs: 0, force: false, signal: NEVER, stays: true });

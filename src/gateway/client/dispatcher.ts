@@ -31,12 +31,12 @@ import { PassedRequests } from "./passed-requests.js";
 import { SessionCalls } from "./session-calls.js";
 import { checkTools } from "./session-tools.js";
 
-/** No limit on bytes applies to a request of up to this many bytes, so a client can always cancel its work. */
+/** Requests of up to this many bytes are exempt from limits on bytes, so that a client can always cancel its work. */
 const SHORT_BYTES = 4 * 1024;
 /** The most unanswered requests of a client. A client that sends more and reads no answers would fill the memory. */
 const MAX_OPEN_REQUESTS = 10_000;
 
-/** Passes on, answers or refuses each request of one client, by the method's row in the table of methods. */
+/** Forwards, answers or refuses each request of one client, according to the method's row in `policy/methods.ts`. */
 export class Dispatcher {
   readonly #state: ClientState;
   readonly #router: Router;
@@ -75,7 +75,7 @@ export class Dispatcher {
         report.event({ event: "denied", detail: message.message });
         break;
       case "notification":
-        // Drop the message. The protocol has no notifications from clients, and a server may take one for a request.
+        // Drop the notification. The protocol defines none for clients, and a server might handle it as a request.
         if (!message.method.startsWith("$/")) report.event({ event: "dropped", detail: "a notification" });
         break;
     }
@@ -99,8 +99,8 @@ export class Dispatcher {
   #limitReached({ method, bytes }: ClientRequest): FleetError | null {
     const { requests, share, protocol, door } = this.#state;
     const { maxFrameBytes } = door.config.serve;
-    // Limit the bytes of the client's unanswered requests to the length of the longest allowed frame. Always accept a
-    // request when no other one is unanswered, because a single frame may be that long.
+    // The client's unanswered requests together may be as long as the longest allowed frame. Accept any request while
+    // no other request is unanswered, because one frame alone may be that long.
     const isTooMuch = requests.openBytes > maxFrameBytes && requests.openBytes > bytes;
     if (isTooMuch && bytes > SHORT_BYTES) return requestsExhausted(maxFrameBytes);
     const handling = protocol.handlingOf(method);
@@ -183,7 +183,10 @@ export class Dispatcher {
     }
   }
 
-  /** Passes on a request that sets up the whole server. From then on, the client's connection ends when the server ends. */
+  /**
+   * Forwards a request that sets up the whole server. If the server accepts it, the client's connection ends when the
+   * server ends, because the next launch does not have these settings.
+   */
   #setUp(link: ServerLink, request: ClientRequest): void {
     const state = this.#state;
     checkSetup(request.method, link, state.door.config);
@@ -203,14 +206,14 @@ export class Dispatcher {
     if (record === null) return;
     if (handler === "detach") return await this.#sessionCalls.detach(request, record);
     if (handler === "send" && door.draining) throw doorDraining();
-    // If earlier prompts of the client wait, put this one behind them. Do not look for the session's host first,
-    // because then a move of the session could change the order of the prompts.
+    // If earlier prompts of the client wait, put this prompt behind them without looking for the session's host.
+    // Otherwise this prompt could overtake them if the session has just moved to another host.
     if (handler === "send" && this.#prompts.waits(record.id)) return await this.#prompts.send(request, record);
     if (cancels === true && this.#prompts.cancel(record.id)) return requests.reply(request, { success: true });
     const host = await this.#router.hostOf(record);
-    // If the session is on another host, wait until a turn on this host has sent or refused the client's earlier
-    // prompts. Refused prompts go back to their places in the line, ahead of this request, and `isOvertaking` finds
-    // them there.
+    // If the session is now on another host, wait until the client's earlier prompts have been sent or refused here. A
+    // refused prompt returns to its place in the line, ahead of this request. `isOvertaking` then puts this request
+    // back behind it.
     if (host !== null) await this.#prompts.sent(record.id);
     if (lines.isOvertaking(request)) return;
     if (host !== null) return await this.#relay.session(handling, host, request, record);
@@ -228,8 +231,8 @@ export class Dispatcher {
   }
 
   /**
-   * @returns the record of a session that the user may use. Null if there is no such session and the client already has its
-   * answer.
+   * @returns the record of a session that the user may use. Null if there is no such session and this method has
+   * answered the request.
    */
   async #recordFor(handling: SessionHandling, request: ClientRequest): Promise<SessionRecord | null> {
     const { identity, protocol, requests, report } = this.#state;
@@ -247,7 +250,7 @@ export class Dispatcher {
   }
 
   async #found(sessionId: unknown): Promise<SessionRecord | null> {
-    // Do not look a malformed id up, because the file store would build a path from it.
+    // Do not look up a malformed id, because the file store would build a path from it.
     if (typeof sessionId !== "string" || !isSessionId(sessionId)) return null;
     const { door, user } = this.#state;
     return await recordFor(door, sessionId, user).catch((error: unknown) => {

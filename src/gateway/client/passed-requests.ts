@@ -20,7 +20,7 @@ import { resultIn, saysUnloaded } from "../wire/events.js";
 import { methodDenied } from "../wire/refusals.js";
 import { checkAnswer, checkTools, permitted } from "./session-tools.js";
 
-/** Passes requests about a session to its server on this host, after the checks that the table of methods requires. */
+/** Forwards requests about a session to its server on this host, after the checks that `policy/methods.ts` requires. */
 export class PassedRequests {
   readonly #state: ClientState;
   readonly #router: Router;
@@ -54,7 +54,7 @@ export class PassedRequests {
     checkAnswer(this.#state, link, request, record);
     if (asksModel(method) && creditLimit(config) !== null) {
       await assertMoreCredits(config, link, record);
-      // Check again whether the request is allowed now, because the server's answer may have taken long.
+      // Check again, because somebody else may have begun a turn while the server counted the credits.
       await this.#assertAllowedNow(handling, method, record);
     }
     const allowed = handling.permits === true ? permitted(this.#state, link, request, record) : params;
@@ -118,7 +118,7 @@ export class PassedRequests {
     });
   }
 
-  /** Does the rest of the work after the server's answer. @returns the result that the client gets */
+  /** Does the work that the method still needs after the server's answer. @returns the result that the client gets */
   async #finish(
     finish: NonNullable<SessionHandling["finish"]>,
     { upstream, server }: ServerLink,
@@ -133,7 +133,7 @@ export class PassedRequests {
       case "unload":
         await upstream.ask("sessions.close", { sessionId });
         break;
-      // Keep the tools for the next time that the door opens the session for this client.
+      // Record the tools, so that the door sends them again when it reopens the session for this client.
       case "keepTools": {
         const attachment = this.#state.attachments.get(String(sessionId));
         if (attachment !== undefined) attachment.asked = { ...attachment.asked, tools };
@@ -143,7 +143,8 @@ export class PassedRequests {
       case "recordFork": {
         const forkId = String((result as { sessionId?: unknown }).sessionId);
         await this.#recordFork(forkId, server).catch((error: unknown) => {
-          // Only log a failure of the store. The fork exists, and it is recorded when somebody first uses it here.
+          // If the store fails, only log that. The fork exists, and the door records it when somebody first uses it
+          // here.
           if (!isStoreTrouble(error)) throw error;
           this.#state.report.event({ event: "failed", method, sessionId: forkId, ...failure(error) });
         });

@@ -53,7 +53,7 @@ export class SessionCalls {
           this.#state.attach(attachment, link);
           answer = result;
           // On the user's own server, reply now, so that the client gets the answer before the events that follow it.
-          // On other servers, reply later, because the session is ready only when its options are set.
+          // On other servers, reply later, because the door must first set more options of the session.
           if (link.own) requests.reply(request, result);
         },
       };
@@ -122,7 +122,7 @@ export class SessionCalls {
         const moved = saysMoved(answer);
         if (!answer.failed || moved) this.#state.left(record.id);
         if (!moved) return undefined;
-        // Another front door answered that the session has moved. So the session is not open there any more.
+        // Another front door answered that the session has left its host. So the client no longer has it open there.
         requests.reply(request, { success: true });
         return "hold";
       },
@@ -134,8 +134,8 @@ export class SessionCalls {
   }
 
   /**
-   * Waits until no other request is reopening the session. Otherwise the session would be open again after the client has
-   * left it.
+   * Waits until no other request is reopening the session. Otherwise that request would open the session again after
+   * this one has left or deleted it.
    */
   async #reopened(sessionId: string): Promise<void> {
     const { attachments } = this.#state;
@@ -160,8 +160,8 @@ export class SessionCalls {
   }
 
   /**
-   * The user's sessions on other hosts, as their records describe them. Leaves out sessions without a turn, as a bare server
-   * does.
+   * The sessions that the user owns on other hosts, with the times from their records. Leaves out sessions without a
+   * turn, as a bare server does.
    */
   async #elsewhere(visible: readonly SessionRecord[], listed: readonly { sessionId?: string }[]): Promise<object[]> {
     const { door, user } = this.#state;

@@ -40,7 +40,8 @@ export function checkAnswer(
 }
 
 /**
- * Asks {@link decide} which parameters the server gets for this client's answer. Reports an answer that `decide` changes.
+ * The parameters that the server gets for this client's answer to a permission request; null if the client may not
+ * answer it. {@link decide} has the rules. Reports an answer that `decide` changes.
  */
 export function permitted(
   state: ClientState,
@@ -63,9 +64,9 @@ export function permitted(
 }
 
 /**
- * Whether this client may answer for a tool of a collaborative session. It may if it brought the tool, unless a client of
- * the owner brought the tool too. If no client has the tool now, the owner's clients may answer, because the client that
- * brought it may have connected again.
+ * Whether this client may answer for a tool of a collaborative session. It may if it brought the tool. But if a client
+ * of the owner brought the same tool, only the owner's clients may. If no client has the tool now, the owner's clients
+ * may answer, because the client that brought the tool may have reconnected.
  */
 function answersFor(state: ClientState, tool: string, { id, owner }: SessionRecord): boolean {
   const { user, door } = state;

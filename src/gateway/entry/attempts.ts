@@ -6,9 +6,12 @@ import type { Clock } from "../../runtime/clock.js";
  */
 const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 8_000;
-/** How long it takes until an id's count of failures falls by one, in milliseconds. */
+/** The count of an id's failures falls by one every this many milliseconds. */
 const FORGIVEN_MS = 10_000;
-/** How many ids the door remembers. To remember another one, it forgets the oldest, so nobody can fill the memory. */
+/**
+ * How many ids the door remembers. For another one, it forgets the id that failed longest ago, so nobody can fill the
+ * memory.
+ */
 const MAX_IDS = 10_000;
 /** How many answers the door delays at the same time. To delay another one, it sends the oldest of them at once. */
 const MAX_DELAYED = 256;

@@ -26,7 +26,7 @@ const SMALL_BYTES = 64 * 1024;
 /** How long a connection may take to show a token, in milliseconds. */
 export const HELLO_MS = 10_000;
 
-/** The facts about a connection that its TLS handshake determines. */
+/** Facts about a TLS connection, from its handshake. */
 interface Secured {
   /** The client's address, without its port. */
   address: string;
@@ -226,7 +226,7 @@ export class Connection {
     this.socket.letGo(this);
   }
 
-  /** Answers a second `connect` like a bare server. Looks up no other token, so that nobody can try tokens this way. */
+  /** Answers a second `connect`. Accepts only the token of the first, so that nobody can try out tokens this way. */
   #greetAgain({ id, params }: ClientRequest, { isSameToken, greeting }: Admission): void {
     if (isSameToken(params.token)) {
       this.socket.send(encodeMessage({ id, result: greeting }));
@@ -247,7 +247,7 @@ export class Connection {
     this.#open(id, { ...greeting, challenge }, { event: "host-connected", detail: host.host });
   }
 
-  /** Counts the bytes in the buffers. @param arriving how many of them belong to an unfinished frame */
+  /** Counts the buffered bytes. Ends the connection if its unfinished frame (`arriving` bytes) exceeds a limit. */
   #count(bytes: number, arriving: number): void {
     if (this.#share === undefined || this.#state === "closed") return;
     this.#share.buffers(bytes);

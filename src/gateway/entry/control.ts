@@ -15,7 +15,8 @@ import type { ClientSocket } from "../wire/client-socket.js";
 import { errorFrame, methodDenied, REFUSED } from "../wire/refusals.js";
 
 /**
- * How many calls of another host may be unanswered. A host makes one call at a time, so this only stops a faulty host.
+ * How many calls of one other host may be unanswered. A host makes one call at a time, so only a faulty host exceeds
+ * this.
  */
 const MAX_OPEN_CALLS = 100;
 
@@ -120,8 +121,8 @@ export class ControlConnection {
     const unexpected = "The other host failed to handle the call. See its log.";
     const refusal = isFleetError(error) ? error : new FleetError("FLEET_INTERNAL", unexpected);
     const { code, retryAfterMs, limit } = refusal;
-    // Keep the placeholders for names of options, because a program and a command name options differently. Only the
-    // other host knows which of the two will show this error.
+    // Leave the placeholders for option names in the texts. Programs and commands name options differently, and only
+    // the other host knows which of them will show this error.
     const { message, suggestions } = refusal.describe(option);
     const data = { code, suggestions, retryAfterMs, limit };
     this.#socket.send(encodeMessage({ id, error: { code: REFUSED, message, data } }));

@@ -36,7 +36,7 @@ export class Handshake {
   /** Cancels the time limit for the handshake. */
   readonly #cancel: () => void;
   #settle: (socket: Socket | null) => void = () => undefined;
-  /** The bytes that have arrived before the handshake. */
+  /** The bytes that arrived before the TLS server took over the connection. */
   #early: Buffer = Buffer.alloc(0);
   #owesHeader: boolean;
   #state: "early" | "shaking" | "over" = "early";

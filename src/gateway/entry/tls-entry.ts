@@ -10,7 +10,7 @@ import { Handshake } from "./handshake.js";
 export class TlsEntry {
   readonly #door: DoorState;
   readonly #certificates: DoorCertificates;
-  /** Does not listen. It gets the connections that the front door has accepted. */
+  /** This server does not listen. Each {@link Handshake} passes it a connection that the front door has accepted. */
   readonly #server: Server;
   /**
    * The handshakes in progress, by the addresses of both ends of the connection, because Node.js does not reveal which
@@ -45,10 +45,7 @@ export class TlsEntry {
     return this.#open.values();
   }
 
-  /**
-   * Uses new certificates for new connections when the files change. Existing connections stay as they are. Never
-   * rejects.
-   */
+  /** Reloads the certificates when their files change. Only new connections use the new certificates. Never rejects. */
   async watch(): Promise<void> {
     const { clock, closed, listeners } = this.#door;
     await watchCertificates(this.#certificates, {

@@ -18,14 +18,14 @@ function realPath(path: string): string | null {
   try {
     return realpathSync(path);
   } catch {
-    // Refuse a dangling link, because it leads somewhere as soon as somebody creates its target.
+    // Refuse a dangling link, because somebody could create its target, outside of the home, after this check.
     if (dirname(path) === path || isThere(path)) return null;
     const parent = realPath(dirname(path));
     return parent === null ? null : join(parent, basename(path));
   }
 }
 
-/** Whether something exists at this path. True if we cannot look there. */
+/** Whether something exists at this path. Also true if that cannot be determined. */
 function isThere(path: string): boolean {
   try {
     return lstatSync(path, { throwIfNoEntry: false }) !== undefined;

@@ -14,8 +14,9 @@ const ASKING = new Set(
 );
 
 /**
- * Methods that make a session's count of AI credits too low (1.0.85). The runtime does not count the model requests of
- * some. The others shorten the history, after which the runtime no longer counts the credits of the removed turns.
+ * Methods after which a session's count of AI credits is too low (1.0.85). Some make model requests that the runtime
+ * does not count. The others shorten the history, and the runtime then no longer counts the credits of the removed
+ * turns.
  */
 const UNCOUNTED = new Set(
   `session.ui.ephemeralQuery session.history.summarizeForHandoff session.history.truncate session.history.rewind
@@ -49,7 +50,7 @@ function keeps(method: string, params: Params, most: number): boolean {
 /** The method by which a client answers the runtime's question what to do when a session has used up its AI credits. */
 const LIMIT_ANSWER = "session.ui.handlePendingSessionLimitsExhausted";
 
-/** Whether a request answers that question with an action that changes the limit. Only `cancel` does not. */
+/** Whether a request is an answer by {@link LIMIT_ANSWER} that changes the limit. Every action but `cancel` does. */
 export function changesLimit(method: string, params: Params): boolean {
   return method === LIMIT_ANSWER && actionIn(params) !== "cancel";
 }

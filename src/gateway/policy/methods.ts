@@ -41,9 +41,9 @@ export interface UserHandling extends Columns {
   readonly about: "user";
   /**
    * - `pass`: passed on to the server
-   * - `setUp`: passed on, and sets up the server for as long as it runs: see `server-setup.ts`
+   * - `setUp`: passed on. Changes settings of the whole server, until the server ends: see `server-setup.ts`
    * - `create`, `list`, `last`: see `session-calls.ts`
-   * - `deleteMany`, `prune`: delete sessions, each by the rules of `delete`: see `bulk-deletion.ts`
+   * - `deleteMany`, `prune`: delete several sessions, each like a `session.delete`: see `bulk-deletion.ts`
    */
   readonly handler: "pass" | "setUp" | "create" | "list" | "last" | "deleteMany" | "prune";
 }
@@ -127,7 +127,7 @@ const TABLE: readonly (readonly [Handling, string])[] = [
   ],
   [{ about: "user", handler: "deleteMany", own: true }, "sessions.bulkDelete"],
   [{ about: "user", handler: "prune", own: true }, "sessions.pruneOld"],
-  // If a client has only the scope `read`, the door removes all settings: see `viewer.ts`.
+  // If a client has only the scope `read`, the door removes all settings from this request: see `viewer.ts`.
   [{ about: "session", handler: "open", paced: true, scope: "read" }, "session.resume"],
   [{ about: "session", handler: "send", paced: true }, "session.send session.sendMessages"],
   [
@@ -275,7 +275,7 @@ const UNKNOWN: Handling = { about: "nothing", handler: "refuse" };
 export function actionOf(handling: Handling): Action {
   if (handling.about === "nothing") return "read";
   const { about, handler, own, scope = "use" } = handling;
-  // The door itself removes from the answers of `list` and `last` the sessions that the client must not see.
+  // `list` and `last` reach only the client's sessions, because the door filters their answers.
   const reachesAll =
     about === "user"
       ? own === true || !["pass", "list", "last"].includes(handler)

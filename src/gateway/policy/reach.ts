@@ -53,7 +53,7 @@ function mayHaveKey(config: Config, sandbox: SandboxReport): boolean {
   return givesKeyToServers(config) || (hasKey(config.provider) && sandbox.not.includes("provider-key"));
 }
 
-/** Whether the client may approve tools that it did not bring itself. */
+/** Whether the client may approve tools other than those that it provides itself. */
 export function decidesOnTools({ own, config: { session } }: Pick<Reach, "own" | "config">): boolean {
   return session.approve === "all" || (own && session.approve === "ask");
 }
@@ -105,7 +105,8 @@ function attachmentsIn(value: unknown): unknown[] {
 }
 
 /**
- * A question that a server asks the clients of one session by an event. A client's answer names the question's `requestId`.
+ * A question that a server sends, as an event, to the clients of one session. An answer names the question's
+ * `requestId`.
  */
 export interface ServerQuestion {
   kind: string | undefined;

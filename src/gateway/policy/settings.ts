@@ -203,8 +203,8 @@ function apart(asked: Params, record: SessionRecord, { config, isolation, member
 }
 
 /**
- * The allowed tools that the client chose, and the client's own tools (`custom:`), because those run in the client. If
- * the client sends `availableTools`, only tools in that list pass.
+ * The tools that the session gets: the allowed tools, and the client's own tools (`custom:`), which run in the client.
+ * If the client sends `availableTools`, the session gets only those of them that are in this list.
  */
 function allowedTools({ availableTools }: Params, allowed: readonly string[]): string[] {
   if (!Array.isArray(availableTools)) return [...allowed, "custom:*"];

@@ -60,7 +60,7 @@ export class Connector {
     const { links } = this.#state;
     const id = peerLinkId(host);
     const live = links.peer(id);
-    // Compare the addresses, because a restarted host may listen on another one.
+    // Compare the addresses, because a restarted host may listen on another address.
     if (live?.host.door === host.door) return live;
     live?.upstream.destroy();
     const open = async (opening: AbortSignal) => await this.#toHost(id, host, opening);

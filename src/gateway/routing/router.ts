@@ -60,7 +60,7 @@ export class Router {
     const where = await directory.whereIs(record);
     if (where.here) {
       // If the record names an earlier term of this host, the session may have been on another host since then, and the
-      // copy in memory here may be old. So open the session again.
+      // copy in memory here may be old. So detach the client from that copy. `linkHere` then opens the session again.
       if (attachment?.attached === true && !(await directory.has(record))) this.leave(attachment);
       return null;
     }

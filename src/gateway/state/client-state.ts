@@ -232,7 +232,7 @@ export class ClientState implements Fellow {
 
   /**
    * Call this when the client has left the session, and so gets no more of its events. The client's own turn may still
-   * run there.
+   * run in it.
    */
   left(sessionId: string): void {
     this.attachments.delete(sessionId);

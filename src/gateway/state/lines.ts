@@ -77,7 +77,7 @@ export interface Visit {
   readonly name: string;
   /** The request's position in the order in which the client's requests came. */
   readonly place: number;
-  /** How often the door has put the request back to look again for the host of its session or user. */
+  /** How many times the door has put the request back to look again for the host of its session or user. */
   looks: number;
   /** The earliest time to look for the host again, by `performance.now()`. */
   notBefore: number;

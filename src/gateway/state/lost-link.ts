@@ -5,15 +5,16 @@ import type { Prompt } from "./turn.js";
 import type { TurnEnds } from "./turn-ends.js";
 
 /**
- * Answers everything that waits for a link that has ended. Records which sessions were open there, because the door has to
- * open them again.
+ * Call this when a link has ended. Refuses the requests that wait for its answers, sends the client the ends of the
+ * turns that ran there, and records the sessions that the door has to open again.
  */
 export function loseLink(state: ClientState, link: Link): void {
   const { door, links, attachments, turns, requests, report } = state;
   links.forget(link);
   if (state.gone.aborted) return;
   report.event({ event: link.kind === "peer" ? "host-lost" : "server-lost", detail: link.id });
-  // Do this before `drop`: it marks the prompts in doubt, and `drop` refuses every other prompt without an answer.
+  // Call `turnsThatGoOn` before `drop`, because it marks the prompts in doubt. `drop` refuses all other unanswered
+  // prompts.
   const goOn = turnsThatGoOn(state, link);
   requests.drop(link);
   if (state.boundTo === link) {

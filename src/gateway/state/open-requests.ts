@@ -112,7 +112,7 @@ export class OpenRequests {
     this.#pending.set(id, { request, link, options });
     const { method = request.method, params = request.params } = options;
     if (!link.upstream.send(encodeMessage({ id, method, params }))) this.#client.socket.hold(link);
-    // If the server had already ended, no event will report that this request is lost.
+    // If the link had already closed, no event will report that this request is lost, so handle that here.
     if (link.upstream.closed) this.#lose(id);
   }
 

@@ -49,7 +49,7 @@ export class ReadReceipts {
     return this.#answered > 0 && (this.#unread.get(sessionId) ?? 0) > this.#answered;
   }
 
-  /** Takes the client's answer to a question. @returns false if the response answers something else */
+  /** Records the client's answer to a question. @returns false if the response answers something else */
   take(id: RpcId): boolean {
     if (typeof id !== "string" || !id.startsWith(QUESTION)) return false;
     const answered = Number(id.slice(QUESTION.length));

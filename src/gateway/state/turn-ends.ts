@@ -44,7 +44,7 @@ interface Own {
   begun: boolean;
   /** The error that replaces the answers in `late` if the turn ends without a reply. Null once it has a reply. */
   failure: string | null;
-  /** Whether the client's own turn had a `session.error`. The client may send a prompt before it reads the idle. */
+  /** Whether the client's own turn had a `session.error`. The client may send a prompt right after reading it. */
   hasFailed: boolean;
   /** Ends of other turns. The door holds them back, so that the client does not take them for the end of its own turn. */
   held: HeldEnd[];
@@ -226,7 +226,7 @@ export class TurnEnds {
     }
   }
 
-  /** Sends what was held back, because the client's own turn is over or the client has left the session. */
+  /** Sends the ends that were held back, because the client's own turn is over or the client has left the session. */
   over(sessionId: string): void {
     const own = this.#own.get(sessionId);
     if (own === undefined) return;

@@ -13,12 +13,12 @@ import type { DoorState } from "../state/door/door-state.js";
 const ASK_MS = 250;
 
 /**
- * Waits for the end of a turn whose client has disconnected. Stops waiting when the door drains. The turn continues if
- * other clients have the session open. The door asks about it over a new connection, because the client's connections
- * are closed.
+ * Waits for the end of a turn whose client has disconnected, because the turn continues if other clients have the
+ * session open. Stops waiting when the door drains. Asks the server over a new connection, because the client's
+ * connections are closed.
  *
- * Aborts the turn when its lease is lost, or after `lock.ttl`, because the turn may be waiting for an answer of the client
- * that has gone.
+ * Aborts the turn when its lease is lost, or after `lock.ttl`, because the turn may be waiting for an answer of the
+ * client that has gone.
  *
  * @param use the turn's use of the session
  * @throws the last error, when the time is up and the server runs but does not answer.

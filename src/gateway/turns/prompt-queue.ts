@@ -123,7 +123,7 @@ export class PromptQueue {
       const unreleased = await use.end();
       if (unreleased !== null) report.event({ event: "failed", sessionId: id, ...failure(unreleased) });
     } catch (error) {
-      // If no prompt waits for the error, log it. For example, the lease may be lost after all prompts were answered.
+      // If no prompt is left to get the error as its answer, log it. For example, the lease was lost during the turn.
       if (waiting.isEmpty && error !== abort.signal.reason)
         report.event({ event: "failed", sessionId: id, ...failure(error) });
       for (const prompt of waiting.takeAll()) this.#refuse(prompt, record, error);
@@ -219,7 +219,7 @@ export class PromptQueue {
       await turn.use?.lease?.check();
       // Check again, because the turn may be over by now, or an earlier prompt may have to be sent again.
       const isOvertaking = turn.isInDoubt || waiting.hasBefore(prompt);
-      // A write to a connection that has ended is lost without an error.
+      // Check the link too, because a write to a closed link is lost without an error.
       if (!turn.active || isOvertaking || link.upstream.closed) {
         waiting.insert(prompt);
         return;

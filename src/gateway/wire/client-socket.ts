@@ -61,7 +61,7 @@ export class ClientSocket {
   readonly #stallMs: number;
   /** The reasons not to read from the client now. The door reads again when all reasons are gone. */
   readonly #holds = new Set<unknown>();
-  /** The frames of this round of the event loop, which are sent together at its end. */
+  /** The frames that the next `#flush` sends together, right after the current callback (`process.nextTick`). */
   #batch: Run[] = [];
   /** The bytes of a proxy's header that have arrived. Null if the header is complete or none is expected. */
   #proxyHeader: Buffer | null;
@@ -115,7 +115,7 @@ export class ClientSocket {
     this.#splitter.limitBytes = bytes;
   }
 
-  /** Sends a frame at the end of this round of the event loop, in one write with the other frames of this round. */
+  /** Sends a frame right after the current callback, in one write with the other frames that the callback sends. */
   send(frame: Buffer): void {
     if (this.#batch.length === 0) process.nextTick(() => this.#flush());
     append(this.#batch, frame);

@@ -26,7 +26,8 @@ export interface ProxyHeader {
  *
  * @param bytes everything that has arrived
  * @returns null while the header is incomplete.
- * @throws ProtocolError when the header names neither a client over TCP nor a connection of the proxy itself.
+ * @throws ProtocolError when the bytes do not begin with a valid header, or when the header is for something other than
+ * a TCP client or a connection of the proxy itself.
  */
 export function readProxyHeader(bytes: Buffer): ProxyHeader | null {
   const known = Math.min(bytes.length, SIGNATURE.length);

@@ -11,7 +11,7 @@ import { ensureHostKey } from "./key-file.js";
 
 /** How far the time in a signed call may differ from this host's time, in milliseconds. */
 const WINDOW_MS = 30_000;
-/** How many calls to remember. The hosts make far fewer calls within the window. */
+/** How many accepted calls to remember, so that each is accepted only once. Hosts make far fewer within the window. */
 const MOST_NONCES = 100_000;
 
 /** The parts of a call to another host that the call's signature covers. */

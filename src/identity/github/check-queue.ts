@@ -3,9 +3,8 @@ import type { Clock } from "../../runtime/clock.js";
 /** How many tokens may be checked at the same time, so that strangers cannot make the fleet flood GitHub. */
 export const MOST_CHECKS = 64;
 /**
- * How many checks may wait. A front door limits the number of connections without a good token. At most half of these
- * may be connections whose tokens are being checked. The connections of all checks, running or waiting, fit into that
- * half.
+ * How many checks may wait. A front door limits the number of connections without a good token. Checks may take up at
+ * most half of this number. All checks of this queue, running or waiting, fit into that half.
  */
 export const MOST_WAITING = 512;
 /**
@@ -21,15 +20,15 @@ interface Waiting {
 }
 
 /**
- * Runs a bounded number of checks at once, and lets further checks wait. Networks take turns, so that strangers with
- * many made-up tokens wait for each other and hardly delay anybody else. If too many checks wait, the newest one of the
- * network with the most waiting checks is dropped.
+ * Runs a bounded number of checks at once, and lets further checks wait. Serves the networks of the clients in
+ * rotation, so that a stranger with many made-up tokens hardly delays anybody else. If too many checks wait, drops the
+ * newest check of the network with the most waiting checks.
  */
 export class CheckQueue {
   readonly #clock: Pick<Clock, "now">;
   /** The checks that run before all others, because their tokens were good before. */
   readonly #first: Waiting[] = [];
-  /** The other waiting checks, by network. The first network has the next turn, and then moves to the end. */
+  /** The other waiting checks, by network. The first network is served next, and then moves to the end. */
   readonly #networks = new Map<string, Waiting[]>();
   #waiting = 0;
   #running = 0;
@@ -46,8 +45,8 @@ export class CheckQueue {
   /**
    * Runs a check when it is its turn. Resolves with null if too many checks wait, or if this check has waited too long.
    *
-   * @param address the address of the client that shows the token; null if the token was good before, so that its check
-   * is next
+   * @param address the address of the client that shows the token. Null if the token was good before: its check then
+   * precedes those of all addresses
    */
   async run<T>(address: string | null, check: () => Promise<T>): Promise<T | null> {
     if (!this.isFull) this.#running++;

@@ -5,13 +5,13 @@ import { fetchJson, type JsonAnswer, NoAnswer } from "../fetch-json.js";
 /** The GitHub account to which a token belongs. */
 export interface Account {
   login: string;
-  /** The configured organizations that have the account as an active member. */
+  /** The configured organizations of which the account is an active member. */
   organizations: string[];
   /** When the token expires, in ISO 8601; null if GitHub reports no such time. */
   expiresAt: string | null;
 }
 
-/** GitHub, or the configuration, does not admit the account. The message is for the operator's log. */
+/** The error if GitHub or the configuration does not admit the account. The message is for the operator's log. */
 export class NotAdmitted extends Error {}
 
 /** Asks GitHub to which account a token belongs. */

@@ -38,7 +38,7 @@ export class GitHubSignOn {
   readonly #accounts = new Map<string, Answer>();
   readonly #refusals = new Map<string, Answer>();
   readonly #checks = new Map<string, Promise<Answer>>();
-  /** The tokens of the clients that are connected. */
+  /** The GitHub token of each connected client, by the client's identity. */
   readonly #tokens = new WeakMap<Identity, string>();
 
   constructor({ api, organizations }: Config["identity"]["github"], clock: Pick<Clock, "now">) {
@@ -95,11 +95,11 @@ export class GitHubSignOn {
     if (known !== undefined && nowMs < known.untilMs) return known;
     if (!lasts(known, nowMs)) return await this.#check(hash, token, address);
     const check = this.#check(hash, token, null);
-    // Strangers can fill the queue. A user whom GitHub has named before does not wait behind them.
+    // If strangers have filled the queue, use GitHub's last answer, so that a known user does not wait behind them.
     return this.#queue.isFull ? known : await check;
   }
 
-  /** Never rejects. @param address null if the token was good before, so that its check is next */
+  /** Never rejects. @param address null if the token was good before: its check then precedes all others */
   async #check(hash: string, token: string, address: string | null): Promise<Answer> {
     const running = this.#checks.get(hash);
     if (running !== undefined) return await running;

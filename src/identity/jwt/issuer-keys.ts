@@ -26,7 +26,7 @@ export const LAST_MS = 24 * 60 * 60_000;
 export const COOLDOWN_MS = 30_000;
 const LARGEST_FILE_BYTES = 512 * 1024;
 
-/** There are no usable keys of an issuer. The message is for the operator's log. */
+/** The error if there are no usable keys of an issuer. The message is for the operator's log. */
 export class NoKeys extends Error {}
 
 interface Keys {

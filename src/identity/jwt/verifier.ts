@@ -18,10 +18,10 @@ const MOST_KEY_ID_CHARACTERS = 512;
  * (https://www.rfc-editor.org/rfc/rfc9068#section-2.1).
  */
 const TYPES = /^(?:application\/)?(?:at\+)?jwt$/i;
-/** Headers with which a token could bring its own key. */
+/** Headers with which a token could bring its own key. Such a token is refused. */
 const BRINGS_KEY = ["jku", "x5u", "jwk"];
 
-/** Kept, because a repeated `import()` takes a tenth of the time of a check. */
+/** The module, once it is loaded. A repeated `import()` would make each check a tenth slower. */
 let jose: typeof import("jose") | undefined;
 
 /** Verifies JSON Web Tokens of the configured issuers. */
@@ -83,7 +83,7 @@ async function verified(token: string, { config, keys }: Issuer): Promise<Claims
       return await set(header, input);
     } catch (error) {
       if (!(error instanceof known.JWKSNoMatchingKey)) throw error;
-      // The issuer may have published a new key.
+      // The issuer may have published a new key, so ask it for newer keys.
       return await (await keys.current(set))(header, input);
     }
   };

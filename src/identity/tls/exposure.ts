@@ -32,7 +32,8 @@ export function checkExposure(
 }
 
 /**
- * The same check for an inherited descriptor, such as that of a systemd socket unit, once its address is known.
+ * Does the check of {@link checkExposure} for an inherited descriptor, such as that of a systemd socket unit, once its
+ * address is known.
  *
  * @throws FleetError `FLEET_CONFIG_INVALID`.
  */

@@ -28,8 +28,8 @@ export interface ProxyOptions {
   /** A loopback address. Default: any free port of 127.0.0.1. */
   listen?: string;
   /**
-   * A token for the front door, which clients need not know: they show the proxy's own `token` instead. Without it,
-   * clients show their own tokens for the front door.
+   * A token for the front door, which clients need not know: they show the proxy's own `token` instead. Without this
+   * option, clients show their own tokens for the front door.
    */
   token?: string;
   /** The file with the authorities of the front door. Default: those that Node.js trusts. */

@@ -89,7 +89,7 @@ export interface EventCounts {
   waiting: number;
 }
 
-/** The part of the audit log that the code of the fleet uses. */
+/** The interface through which the fleet's code writes to the audit log. */
 export interface EventLog {
   readonly counts: Readonly<EventCounts>;
 

@@ -160,8 +160,8 @@ export class UsageParts {
   readonly #user: string | undefined;
   readonly #byCells = new WeakMap<readonly string[], Map<string, (number | null | undefined)[]>>();
   /**
-   * The counts of all parts, each in the order of {@link USAGE_COUNTS}. With objects instead, a large sum would spend
-   * most of its time on them.
+   * The counts of all parts, one part after another, each in the order of {@link USAGE_COUNTS}. If each part were an
+   * object, a large sum would spend most of its time on these objects.
    */
   readonly counts: number[] = [];
 
@@ -170,8 +170,8 @@ export class UsageParts {
   }
 
   /**
-   * For each of these cells on a day, the result of {@link placeOf}; undefined until somebody has called it. All sums
-   * with the same `cells` share this array and fill it in.
+   * A cache of the results of {@link placeOf} on one day, with one entry for each of `cells`. All sums with the same
+   * `cells` share this array. They fill in the entries, which are undefined at first.
    */
   placesOf(cells: readonly string[], day: string): (number | null | undefined)[] {
     const byDay = this.#byCells.get(cells) ?? new Map<string, (number | null | undefined)[]>();

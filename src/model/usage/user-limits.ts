@@ -8,7 +8,7 @@ export interface UserLimitRecord {
    * everybody applies.
    */
   limits: Partial<UserLimits>;
-  /** Those groups in `limits.groups` that had the user as a member at the last sign-on that named groups. */
+  /** The groups in `limits.groups` to which the user belonged at the user's last sign-on that named groups. */
   groups: readonly string[];
 }
 
@@ -16,8 +16,8 @@ export interface UserLimitRecord {
 export const MINUTE_MS = 60_000;
 
 /**
- * The purpose of a slot. `turn`, `session` and `connection` take up a limit while they last: a turn with its first
- * prompt, a session that is being created, and a connection to a front door. `prompt`, a further prompt of a turn, only
+ * The purpose of a slot. A slot counts towards a limit as long as its turn, its connection to a front door, or the
+ * creation of its session lasts. A `turn` includes the turn's first prompt. `prompt`, a further prompt of a turn, only
  * counts for `turnsPerMinute`.
  */
 export type SlotKind = "turn" | "prompt" | "session" | "connection";

@@ -1,10 +1,10 @@
 import { isObject } from "../../config/values/json.js";
 import type { UsageNumbers } from "../../model/usage/usage.js";
 
-/** The longest line of an answer that is read for its usage, in bytes. */
+/** How many bytes of an unfinished line are kept for reading its usage. Further pieces of the line are dropped. */
 const LONGEST_LINE = 16 * 1024 * 1024;
 const NEWLINE = 0x0a;
-/** Until the usage is there, the events of a stream have `"usage":null`. */
+/** Matches the usage in an event. It must not match `"usage":null`, which events before the usage have. */
 const USAGE = /"usage"\s*:\s*\{/;
 /** Matches the last event of a stream of OpenAI's completions, OpenAI's responses or Anthropic's messages. */
 const LAST = /^data:\s*(?:\[DONE\]|\{[^{]*"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed)|message_stop)")/;
@@ -20,7 +20,7 @@ export class AnswerUsage {
   #numbers: UsageNumbers = { inputTokens: null, outputTokens: null, cacheReadTokens: null, credits: null };
   #hasLast = false;
 
-  /** @param contentType the header of the answer */
+  /** @param contentType the answer's header `Content-Type` */
   constructor(contentType: string | undefined) {
     this.#isStream = contentType?.startsWith("text/event-stream") === true;
   }
@@ -30,7 +30,7 @@ export class AnswerUsage {
     return this.#numbers;
   }
 
-  /** Whether the last event of the stream has come. */
+  /** Whether the last event of the stream has arrived. */
   get hasLast(): boolean {
     return this.#hasLast;
   }
@@ -48,7 +48,7 @@ export class AnswerUsage {
     if (end < piece.length) this.#keep(piece.subarray(end));
   }
 
-  /** Reads what came after the last complete line. */
+  /** Reads the rest after the last complete line. Call it when the answer has ended. */
   end(): void {
     if (this.#restBytes > 0) this.#read(Buffer.concat(this.#rest));
     this.#rest = [];
@@ -125,7 +125,8 @@ const MODEL = Buffer.from('"model":');
 /** The model in the body of a request; null if none is found. Does not parse the body, because it may be large. */
 export function modelIn(body: Buffer): string | null {
   for (let at = body.indexOf(MODEL); at !== -1; at = body.indexOf(MODEL, at + 1)) {
-    // Quotes inside a string are escaped. So a quote after one of these characters begins a key.
+    // Skip a match inside a string, where a backslash precedes each quote. A quote after one of these characters begins
+    // a key.
     if (!"{, \n".includes(String.fromCharCode(body[at - 1] ?? 0))) continue;
     const name = /^\s*("(?:[^"\\]|\\.)*")/.exec(body.toString("utf8", at + MODEL.length, at + MODEL.length + 300))?.[1];
     if (name !== undefined) return textIn(name);

@@ -8,7 +8,9 @@ import { type MeteredConsumer, RequestMeter } from "./request-meter.js";
 import type { Upstream } from "./upstream.js";
 import { endToEnd, type WireFormat } from "./wire.js";
 
-/** The largest body that is kept, in bytes, so that its request can be sent again. Larger bodies pass through. */
+/**
+ * The largest request body, in bytes, that is kept so that the request can be sent again. Larger bodies pass through.
+ */
 const LARGEST_KEPT_BYTES = 1024 * 1024;
 
 /**
@@ -76,7 +78,7 @@ export class Exchange {
     }
   }
 
-  /** @returns whether the service answered the request */
+  /** Passes the request and its answer on. @returns false if the request counts as failed in {@link ModelRequests} */
   async #pass(method: string, path: string): Promise<boolean> {
     const body = await this.#keep();
     const answer = await this.#ask(method, path, body);
@@ -99,7 +101,7 @@ export class Exchange {
     const bytes = Number(this.#request.headers["content-length"] ?? Number.NaN);
     if (!(bytes <= LARGEST_KEPT_BYTES)) return null;
     const pieces: Buffer[] = [];
-    // Not `for await`, which would delay each request.
+    // Do not use `for await`, because it would delay each request.
     return await new Promise((resolve, reject) => {
       this.#request.on("data", (piece: Buffer) => pieces.push(piece));
       this.#request.once("end", () => resolve(Buffer.concat(pieces)));
@@ -107,7 +109,10 @@ export class Exchange {
     });
   }
 
-  /** Asks the service. If it refuses the key, the body was kept and there is a newer key, asks again with that key. */
+  /**
+   * Sends the request. If the service refuses the key, sends the request again with a newer key, if there is one and
+   * the body was kept.
+   */
   async #ask(method: string, path: string, body: Buffer | null): Promise<IncomingMessage> {
     const { key } = this.#context;
     const known = key === null ? null : await key.get();
@@ -120,8 +125,8 @@ export class Exchange {
   }
 
   /**
-   * Sends the request. A service may close an unused connection just when it is used again. If so, sends the request
-   * again on another connection.
+   * Sends the request. A service may close an unused connection just when it is used again. If so and the body was
+   * kept, sends the request again on another connection.
    */
   async #try(method: string, path: string, key: string | null, body: Buffer | null): Promise<IncomingMessage> {
     try {
@@ -158,8 +163,8 @@ export class Exchange {
   }
 
   #describe(error: unknown): [status: number, message: string] {
-    // The fleet has no key, and waiting would not change that. So answer 401, because the runtime does not repeat such
-    // a request.
+    // This error means that the fleet has no key, which waiting would not change. So answer 401, because the runtime
+    // does not repeat a request after 401.
     if (isFleetError(error)) return [401, error.message];
     const { host } = this.#context.upstream;
     if (error instanceof Silence) return [504, `The model service at ${host} has not answered in time.`];
@@ -180,7 +185,7 @@ export class Exchange {
 
 class Silence extends Error {}
 
-/** Model services such as OpenAI's and Azure's record this header. */
+/** The header for the id of a request. Model services such as OpenAI's and Azure's record it. */
 const ID_HEADER = "x-client-request-id";
 /** The usage is read from the answer, so the answer must not be compressed. */
 const READABLE = { "accept-encoding": "identity" };

@@ -15,11 +15,11 @@ const LEFT_BEHIND_MS = 60_000;
 const ATTEMPTS = 16;
 
 /**
- * A Unix socket in the network folder, for servers whose network is restricted. Such a server connects to it at an
- * address of its network namespace.
+ * The model gateway's Unix socket in the network folder, for servers whose network is restricted. Such a server reaches
+ * the socket through an address of its network namespace.
  */
 export class GatewaySocket {
-  /** The address and the port in the namespace. */
+  /** The address and port in a server's namespace at which the server reaches the socket. */
   readonly host: string;
   readonly #server: Server;
   readonly #connections = new Set<Socket>();
@@ -35,8 +35,8 @@ export class GatewaySocket {
   static async open(folder: string, accept: (connection: Socket) => void): Promise<GatewaySocket> {
     await removeLeftBehind(folder);
     // The path of a Unix socket may have at most 107 bytes, and the folder's path may be longer. So open the folder and
-    // use the short path of its descriptor. The descriptor is closed after the server, because the server removes the
-    // socket by this path.
+    // use the short path of its descriptor. Close the descriptor after the server, because the closing server removes
+    // the socket by this path.
     const fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
     for (let attempt = 1; ; attempt++) {
       const name = `${randomInt(1, 255)}.${randomInt(256)}${GATEWAY_END}`;

@@ -14,7 +14,7 @@ import { WireFormat } from "./wire.js";
 
 /**
  * How long an unused connection of a server stays open, in milliseconds. It is longer than usual pauses between turns,
- * because a request on a connection that is just being closed fails.
+ * because a request fails if it arrives just when its connection is being closed.
  */
 const KEEP_ALIVE_MS = 10 * 60 * 1000;
 
@@ -40,8 +40,8 @@ export class ModelGateway {
   readonly #upstream: Upstream;
   readonly #tokens = new Map<string, string>();
   /**
-   * The sessions, by the digests of their tokens. The duration of a look-up by digest does not reveal how much of a
-   * wrong token is right.
+   * The session ids, by the digests of the sessions' tokens. The duration of a look-up by digest does not reveal how
+   * much of a wrong token is right.
    */
   readonly #sessions = new Map<string, string>();
   /** The work for which all requests of a session wait, by session id. */
@@ -84,13 +84,14 @@ export class ModelGateway {
     return gateway;
   }
 
-  /** Serves a connection that arrived elsewhere, such as at a Unix socket. */
+  /** Serves a connection that another listener has accepted, such as a Unix socket. */
   accept(connection: Socket): void {
     this.#server.emit("connection", connection);
   }
 
   /**
-   * The provider for a session. The session has the same token until {@link forget}.
+   * The provider settings of a session: the address of this gateway, and the session's token for it. The token stays
+   * the same until {@link forget} revokes it.
    *
    * @param baseUrl the address under which the server of the session reaches this gateway
    */
@@ -118,7 +119,7 @@ export class ModelGateway {
     };
   }
 
-  /** From now on, the session's token is refused. */
+  /** Revokes the session's token. */
   forget(sessionId: string): void {
     const token = this.#tokens.get(sessionId);
     if (token === undefined) return;

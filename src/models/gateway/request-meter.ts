@@ -31,7 +31,11 @@ export class RequestMeter {
     this.#consumer = consumer;
   }
 
-  /** Call it right before the request leaves this process. @param body null if the body is not kept */
+  /**
+   * Records the beginning, once. Call it right before the request leaves this process.
+   *
+   * @param body null if the body is not kept
+   */
   leaves(body: Buffer | null): void {
     if (this.#begun !== undefined) return;
     const { passed: _, ...consumer } = this.#consumer;
@@ -53,7 +57,7 @@ export class RequestMeter {
     });
   }
 
-  /** Records the end. Does nothing after the first call, or if the request never left. */
+  /** Records the end and the usage, once. Does nothing if the request never left this process. */
   end(outcome: "ended" | "cut" | "failed"): void {
     this.#usage?.end();
     this.#begun?.end(outcome, this.#usage?.numbers);

@@ -111,7 +111,9 @@ const SYSTEM_FILES = [
   "/etc/ssl/cert.pem",
 ];
 
-/** Node.js trusts only its own list. The runtime also trusts the machine's list and these variables. */
+/**
+ * Node.js trusts only its own list. The runtime also trusts the machine's list and the files that these variables name.
+ */
 function trustedCertificates(env: Environment): string[] {
   const named = [env.SSL_CERT_FILE ?? "", env.NODE_EXTRA_CA_CERTS ?? "", ...filesIn(env.SSL_CERT_DIR ?? "")];
   return [...rootCertificates, ...[...SYSTEM_FILES, ...named].flatMap(contentOf)];

@@ -19,7 +19,7 @@ const openaiError = (message: string, kind: ErrorKind) => ({
   error: { message, type: kind, param: null, code: kind === "authentication_error" ? "invalid_api_key" : null },
 });
 
-/** The header of a bearer token, for every type. */
+/** The header for a bearer token, the same for every type of provider. */
 const BEARER = { keyHeader: "authorization", keyPrefix: "Bearer " };
 
 const WIRES: Readonly<Record<RemoteProvider["type"], Wire>> = {
@@ -51,7 +51,7 @@ const HOP_BY_HOP = new Set(
   ),
 );
 
-/** The rules for the requests of one provider. */
+/** The wire format of one provider: which requests the gateway passes on, and with which headers. */
 export class WireFormat {
   readonly #wire: Wire;
   readonly #type: RemoteProvider["type"];

@@ -25,7 +25,7 @@ export interface CallOptions {
 const CONNECT_MS = 5_000;
 /** How often to check, during a call, that the other host still counts as alive, in milliseconds. */
 const LOOK_MS = 1_000;
-/** How long the network may take, in milliseconds. Added to the limit for the other host. */
+/** How long a call may take on the network, in addition to the limit for the other host, in milliseconds. */
 const WAY_MS = 2_000;
 
 /** A connection to the front door of another host, for calls to that host. Closing the connection cancels the calls. */

@@ -86,7 +86,7 @@ const calls = {
   samples: call({ after: v.optional(s.time) }, s.list(s.sample), toLook),
   evict: call({ ids: s.sessionIds }, s.evictionResult, toWork),
   abort: call({ id: s.sessionId, user: s.user }, s.flag, toLook),
-  /** The agent requests on the host that wait for this user's answer, and the requests that ended last. */
+  /** The agent requests on the host that wait for this user's answer, and the requests that ended most recently. */
   requests: call({ id: s.sessionId, user: s.user }, s.list(r.agentRequest), toLook),
   answerRequest: call(
     { id: s.sessionId, user: s.user, request: s.text, answer: r.requestAnswer },
@@ -98,22 +98,24 @@ const calls = {
   deleteSessions: call({ ids: s.sessionIds, user: v.optional(s.user) }, s.deletedIds, toWork),
   gc: call({ ...garbage, user: v.optional(s.user) }, s.gcResult, () => GC_MS),
   /**
-   * Separate from `gc`, because a host with an older version would ignore `sessionIds` there and delete all sessions past
-   * their TTL.
+   * Separate from `gc`, because a host with an older version would ignore `sessionIds` in `gc`, and delete all sessions
+   * past their TTL.
    */
   gcSome: call({ ...garbage, user: v.optional(s.user), sessionIds: s.sessionIds }, s.gcResult, () => GC_MS),
-  /** Makes the host remember revocations and earlier expiries of tokens. The answer is their number. */
+  /** Makes the host remember that tokens were revoked or got an earlier expiry. The answer is the number of tokens. */
   endTokens: call({ ends: s.tokenEnds }, v.number("a number"), toLook),
-  /** The revocations and earlier expiries of tokens that the host remembers. */
+  /** The tokens that the host remembers as revoked or with an earlier expiry. */
   tokenEnds: call({}, s.tokenEnds, toLook),
-  /** A part of the host's audit log. If it is empty, the host first waits up to `waitMs` for an event. */
+  /** A part of the host's audit log. If it has no event, the host waits for one, up to `waitMs`, before it answers. */
   events: call(e.eventQuery, e.eventPage, ({ waitMs = 0 }) => waitMs + LOOK_MS),
   /** The newest lines of other hosts' audit logs, as the host has recorded them. */
   eventHeads: call({}, s.list(e.notedHead), toLook),
   verifyEvents: call({ heads: v.array(e.head) }, e.verified, () => VERIFY_MS),
-  /** Releases a user's sessions, each between its turns, so that another host with the same storage may take them. */
+  /**
+   * Releases a user's sessions, each between its turns, so that another host with the same storage may take them over.
+   */
   release: call({ user: s.user, waitMs: s.whole(LONGEST_TIMER_MS) }, s.released, toRelease),
-  /** Erases that host's part of a user's data. */
+  /** Erases that host's part of a user's data. With `dryRun`, only reports it. */
   purge: call({ user: s.user, dryRun: s.flag }, a.purged, () => PURGE_MS),
   /** Writes the archive of a session at that host, between the session's turns. */
   exportSession: call(
@@ -121,7 +123,7 @@ const calls = {
     a.writtenArchive,
     ({ waitMs = START_MS }) => waitMs + ARCHIVE_MS,
   ),
-  /** A part of an archive at that host, in base64. Empty at its end. */
+  /** Reads a part of an archive at that host, in base64. At the end of the archive, the part is empty. */
   readArchive: call({ name: s.text, offset: s.whole(Number.MAX_SAFE_INTEGER) }, a.archivePart, toLook),
   dropArchive: call({ name: s.text }, s.flag, toLook),
   /** Adds a part, in base64, to an archive at that host. Without a name, begins a new archive. */

@@ -84,7 +84,7 @@ interface FollowOptions {
 }
 
 /**
- * Yields the events of all hosts, and then those that follow, until the signal aborts or the caller stops reading.
+ * Yields the existing events of all hosts, and then new events, until the signal aborts or the caller stops reading.
  * Keeps asking a host that does not answer, and yields its events when it is back. The filter's time applies only to
  * events that exist at the beginning, because a host's clock may be set back later.
  */
@@ -152,8 +152,8 @@ class Follower {
   }
 
   /**
-   * Also follows hosts that appear later: from the caller's position, or else from the first event that the filter
-   * selects.
+   * Also follows hosts that appear later. Begins at the host's position in `positions`, or else at the first event that
+   * the filter selects.
    */
   async lookForHosts(hosts: FleetHosts, positions: EventPositions): Promise<void> {
     while (await this.#pause(LOOK_MS)) {

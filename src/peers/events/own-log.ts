@@ -39,7 +39,7 @@ export async function ownEvents(
   }
 }
 
-/** Verifies this host's audit log. @param heads lines that were once its newest ones, as other hosts recorded */
+/** Verifies this host's audit log. @param heads lines that were the newest when other hosts recorded them */
 export async function verifyOwnLog({ events, stateRoot }: OwnLog, heads: readonly Head[]): Promise<Verified> {
   await events.flush();
   return await verifyLog(stateRoot, heads);

@@ -3,11 +3,11 @@ import type { SessionPlaces } from "../gather.js";
 import type { Host } from "../host.js";
 
 /**
- * Deletes sessions permanently, one after another, each on the host that has it. Continues after a session that is missing
- * or belongs to another user.
+ * Deletes sessions permanently, one after another, each on the host that has it. Continues after a session that is
+ * missing or belongs to another user.
  *
- * @throws the FleetError of the first session that could not be deleted. If other sessions came before it, the error's
- * `outcome` is their result.
+ * @throws the FleetError of the first session that could not be deleted. If the call handled other sessions before it,
+ * the error's `outcome` has their results.
  */
 export async function deleteEverywhere(
   context: SessionPlaces,

@@ -69,7 +69,7 @@ class EventReader {
     this.#isSearching = after !== undefined;
   }
 
-  /** The id of the event after which to begin, if it was not found so far. */
+  /** The id of the event after which to begin. Undefined once it was found, or if the caller gave none. */
   get missing(): string | undefined {
     return this.#isSearching ? this.#last : undefined;
   }

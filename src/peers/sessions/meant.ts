@@ -8,7 +8,7 @@ import { type GatherSessionsContext, gatherSessions } from "../gather.js";
 const MOST_SHOWN = 5;
 
 /**
- * For each text, returns the ids of the sessions that a person may mean by it: of those that `user` may use, or of all
+ * For each text, returns the ids of the sessions that it may mean. Considers the sessions that `user` may use, or all
  * sessions if `user` is undefined. A complete id costs one read of a record. For other texts, this reads the ids of all
  * sessions. A fleet on several hosts must read the list of all sessions instead, but only once for all texts.
  */

@@ -105,7 +105,7 @@ export class RemoteSession extends OpenSession<RemoteAttached> {
     } catch (error) {
       if (isGone) throw hostAway(host.name, error);
       if (!isFleetError(error, "FLEET_TURN_FAILED")) throw error;
-      // The other host may have ended the turn because it noticed first that the lease is lost.
+      // The other host may have ended the turn because it noticed the loss of the lease before this process did.
       await lease?.check();
       throw errorOfDoor(error.cause) ?? error;
     }

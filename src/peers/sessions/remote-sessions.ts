@@ -25,7 +25,7 @@ export class RemoteSessions implements SessionsElsewhere {
 
   /**
    * Creates a session for a user who is placed on another host. First records the session. Then opens it at that host's
-   * front door. Because the session never had a turn, the front door creates it on its server.
+   * front door. The front door then creates the session on a server of that host, because the session never had a turn.
    */
   async create(host: HostRecord, options: CreateOptions): Promise<RemoteSession> {
     const { store, config, directory } = this.#sessions.context;
@@ -55,7 +55,11 @@ export class RemoteSessions implements SessionsElsewhere {
     return await RemoteSession.open(this.#sessions.context, record, host, options);
   }
 
-  /** Makes the host that has the user's unrecorded session record it. @returns false if no other host has the session */
+  /**
+   * Looks for a user's unrecorded session on the other hosts. The host that finds the session records it.
+   *
+   * @returns false if no other host has the session
+   */
   async record(id: string, user: string): Promise<boolean> {
     for (const host of await this.#hosts.othersOf(user)) {
       // If a host does not answer, fail with its error, because that host may have the session.

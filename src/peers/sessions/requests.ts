@@ -40,7 +40,7 @@ export async function answerRequest(
   return await asking.host.answerRequest({ id, user, request, answer });
 }
 
-/** How many changes to keep for a follower that reads slowly. It misses further changes. */
+/** How many unread changes to keep for a follower. A follower that reads too slowly misses further changes. */
 const MOST_CHANGES = 1_000;
 
 interface Whose {
@@ -110,7 +110,10 @@ async function* changesOf(
   }
 }
 
-/** Tells the other hosts of each change here, because a client may follow the session there. */
+/**
+ * Tells the other hosts about each change of an agent request on this host, because clients may follow the session
+ * there.
+ */
 export function shareRequests({ hosts, requests }: Pick<RequestsContext, "hosts" | "requests">): void {
   if (hosts.own.name === null) return;
   requests.onOwn((change) => {

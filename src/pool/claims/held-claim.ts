@@ -7,9 +7,9 @@ import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
 import type { Store } from "../../store/ports.js";
 
 /**
- * The moves of this thread. A move is a change of a server's state that has begun and not ended. The set is global,
- * because a program may load this package twice. A thread cannot see the set of another thread. So each entry names its
- * thread, and no thread mistakes another thread's move for one that has ended.
+ * The moves of this thread: changes of a server's state that have begun and not ended. The set is a property of
+ * `globalThis`, because a program may load this package twice. Each thread has its own set, so each move contains its
+ * thread's id. A thread then never mistakes another thread's move for one that has ended.
  */
 const KEY = Symbol.for("copilotfleet.moves");
 const shared = globalThis as { [KEY]?: Set<string> };

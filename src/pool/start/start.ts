@@ -206,7 +206,7 @@ async function launchClaimed(
     await store.registry.update((registry) => {
       const server = registry.servers[id];
       if (server?.launchId !== launchId) return;
-      // A cancelled start, a full disk, a lack of processes and a missing share are not faults of this server.
+      // A cancelled start, a full disk, a lack of processes and a missing share do not count as crashes of this server.
       const isOwn = ownLimit(error) === undefined && !isFleetError(error, "FLEET_STORAGE_UNUSABLE");
       if (!off && isOwn) countCrash(server, Date.now(), context.config.health.stableMs);
       recordEnd(server, "failed", off ? "its start was cancelled" : reason);
@@ -246,7 +246,7 @@ export async function launchOnFreePort(
     tried.add(port);
     port = await store.registry.update((registry) => {
       const record = recordOfLaunch(registry, server.id, launchId);
-      record.port = null; // do not count this port as held by a server: `tried` has it
+      record.port = null; // another program has this port, so the server no longer holds it
       record.port = choosePort(registry, config.ports, tried, null);
       if ("lastPort" in record) record.lastPort = record.port;
       return record.port;
@@ -257,7 +257,7 @@ export async function launchOnFreePort(
   });
 }
 
-/** The record that this launch belongs to: a server's replacement, or else the server. */
+/** The record of this launch: the server's replacement if it has this launch id, or else the server's own record. */
 function recordOfLaunch(registry: Registry, id: string, launchId: string): ServerRecord | Replacement {
   const replacement = registry.servers[id]?.replacement;
   return replacement?.launchId === launchId ? replacement : ownClaim(registry, id, launchId);

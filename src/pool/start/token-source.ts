@@ -16,9 +16,9 @@ import { readIfThere } from "../../store/file/failures.js";
 import type { PoolContext } from "./surroundings.js";
 
 /*
- * A server's record names at most the kind of its token's source, because somebody other than the fleet may be able to
- * write records. The source itself is in the configuration. If it was given at the server's start instead, it is in a
- * file beside the server's home.
+ * A server's record contains at most the kind of the source of its GitHub token, such as a variable or a file. It does
+ * not name the variable or the file, because somebody other than the fleet may be able to write records. The complete
+ * source is in the configuration, or if it was passed to the server's start, in a file beside the server's home.
  */
 
 type Known = Pick<ServerRecord, "id" | "user" | "isolation" | "token">;
@@ -27,13 +27,14 @@ function pathOf(home: string): string {
   return join(dirname(home), "token-source.json");
 }
 
-/** The part of a source that a record contains. */
+/** The kind of a source: the only part that a record contains. */
 export function kindOf({ from }: TokenSource): RecordedSource {
   return { from };
 }
 
 /**
- * Writes the source that was given at the start of a server to a file. The caller must hold the claim on the server.
+ * Stores the token source that was passed to a server's start in the file beside the server's home. The caller must
+ * hold the claim on the server.
  */
 export function noteTokenSource(home: string, source: TokenSource): void {
   const path = pathOf(home);

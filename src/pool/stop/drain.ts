@@ -164,7 +164,9 @@ export function allCut({ home, startedAt }: ServerRecord, { cut, unloaded }: Dra
   return [...new Set([...cut, ...behind])];
 }
 
-/** The sessions that are in a turn or being loaded. If the server does not answer, all sessions in its memory. */
+/**
+ * The sessions that are in a turn or being loaded. If the server does not answer, returns all sessions in its memory.
+ */
 export async function sessionsInTurn(server: ServerRecord, answerMs: number): Promise<string[]> {
   await using asked = new AskedServer(server);
   return (await asked.sessionsInTurn(answerMs)) ?? loadedSessions(server);
@@ -195,8 +197,8 @@ class AskedServer implements AsyncDisposable {
   }
 
   /**
-   * Saves and unloads idle sessions. Resolves with the sessions that are in a turn after all; null if the server does
-   * not answer.
+   * Saves and unloads idle sessions, and adds their ids to `unloaded`. Resolves with the sessions that are in a turn
+   * after all; null if the server does not answer.
    */
   async unloadIdle(unloaded: Set<string>, answerMs: number, hurry: AbortSignal): Promise<string[] | null> {
     const loaded = loadedSessions(this.#server);

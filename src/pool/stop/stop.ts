@@ -40,7 +40,7 @@ export const TERMINATE_GRACE_MS = 5_000;
  */
 const LATE_GRACE_MS = 2_000;
 /**
- * While another command, such as a start, has a claim, a stop waits this much longer than the drain timeout, in
+ * How much longer than the drain timeout a stop waits for another command, such as a start, to give up its claim, in
  * milliseconds.
  */
 const OTHERS_MS = 2 * TERMINATE_GRACE_MS;

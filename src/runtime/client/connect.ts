@@ -20,8 +20,8 @@ export interface ConnectedClient {
 }
 
 /**
- * Connects the SDK's client to a server. The caller must have checked the server's identity. Changes the client's
- * socket to avoid Nagle delays (see `acknowledge.ts`). The socket is a private field. If the SDK no longer has that
+ * Connects the SDK's client to a server. The caller must have checked the server's identity. Reads the client's socket
+ * from a private field, and changes it to avoid Nagle delays (see `acknowledge.ts`). If the SDK no longer has that
  * field, the client still works, but more slowly.
  */
 export async function connectClient(
@@ -53,7 +53,7 @@ export async function connectClient(
     await client.forceStop();
     throw unusable(where, cause);
   }
-  quietWriteErrors(client); // again, in case the SDK hides its socket
+  quietWriteErrors(client); // if the SDK hides its socket, the listener above was never added
   // When the connection closes, the SDK does not settle unanswered requests. Stopping the client rejects them.
   closed.then(() => client.forceStop()).catch(() => undefined);
   return { client, closed, watchPrompt: (id) => watchPrompt(socket, id), destroy: () => void socket?.destroy() };
@@ -94,7 +94,7 @@ export function watchPrompt(socket: Socket | undefined, sessionId: string): Prom
     end = Buffer.concat([end, chunk]).subarray(-wanted.length);
     if (hasBegun) socket?.off("data", look);
   };
-  // Each turn has a watch, and many may begin at once.
+  // Each turn adds a listener, and many turns may begin at once.
   socket?.setMaxListeners(0);
   socket?.on("data", look);
   return {

@@ -8,8 +8,8 @@ export class RawConnection implements AsyncDisposable {
   readonly version: string;
   readonly protocolVersion: number;
   /**
-   * A random text that another host's front door sends. This host signs it with each call to that host. Empty if the
-   * server sent none.
+   * A random text from another host's front door. This host's signature of each call to that host covers this text.
+   * Empty if the server sent none.
    */
   readonly challenge: string;
   readonly #client: RpcClient;

@@ -26,8 +26,8 @@ type Outcome = { kind: "idle" } | { kind: "failed"; error: FleetError };
 export const NEVER_BEGAN =
   "The server took the prompt, but reported no turn for it. Check the session's history before you send the prompt again.";
 /**
- * Limits in milliseconds: how long to wait until an aborted turn ends, and until a prompt begins that has to be
- * aborted.
+ * How long to wait for the end of an aborted turn, and for the beginning of a prompt that has to be aborted, in
+ * milliseconds.
  */
 const [ABORT_WAIT_MS, BEGIN_WAIT_MS] = [2_000, 10_000];
 /**
@@ -242,7 +242,7 @@ function failureOf(sessionId: string, { message, statusCode }: { message: string
 }
 
 function turnFailed(sessionId: string, message: string, cause?: unknown): FleetError {
-  // Show the id here, because a user who let `create` choose one has not seen it yet.
+  // Show the session's id here, because a user who let `create` choose the id has not seen it so far.
   return new FleetError("FLEET_TURN_FAILED", message, {
     cause,
     suggestions: [`copilotfleet send ${sessionId} TEXT --user USER`],

@@ -5,8 +5,8 @@ import { assertCopyable, copyBeside, sync } from "./copy-folder.js";
 import { placePath, removeIfThere, type StatePlace, statOf, takenPath, usable } from "./shared-storage.js";
 
 /**
- * How many times to try to replace a session's folder with a block, a plain file. A runtime may recreate the folder
- * first.
+ * How many times to try to replace a session's folder with a block (a plain file). A try fails if a runtime recreates
+ * the folder first.
  */
 const BLOCK_TRIES = 20;
 
@@ -23,9 +23,9 @@ export interface Fetch {
 }
 
 /**
- * Moves a session's state from one folder to another. If a runtime still has the session loaded at `from`, its next
- * write fails. A call after a crash continues where the last call stopped. The last step replaces any state of the
- * session in `to`.
+ * Moves a session's state from one folder to another. If a runtime still has the session loaded at `from`, the
+ * runtime's next write fails. A call after a crash continues where the last call stopped. The last step replaces any
+ * files of the session that `to` already has.
  *
  * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails, or when the session has too many files to copy.
  * Also when a session with a history has no files at `from`, because then the storage may not be mounted.
@@ -53,7 +53,10 @@ export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fe
   });
 }
 
-/** Deletes the original of a session. Call this once the copy is complete and recorded. */
+/**
+ * Deletes the original files of a session, which {@link fetchSession} has moved aside. Call this once the copy is
+ * complete and recorded.
+ */
 export async function forgetTaken({ id, mark, from }: Pick<Fetch, "id" | "mark" | "from">): Promise<void> {
   await usable(from.shared, async () => await removeIfThere(takenPath(from, id, mark)));
 }

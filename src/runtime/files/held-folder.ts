@@ -15,14 +15,14 @@ import { systemCode } from "../../errors.js";
 import { system } from "../../system/system.js";
 
 /*
- * This file reads and deletes below a home. The user's agent may put links, pipes, devices and very many folders there,
- * and may replace a folder with a link at any moment. So we open each folder without following links, and reach
- * everything in it through its descriptor. Every walk has a limit.
+ * The functions in this file read and delete files below a server's home. There, the user's agent may make links,
+ * pipes, devices and very many folders, and may replace a folder with a link at any moment. So we open each folder
+ * without following links, and reach everything in it through its descriptor. Every walk has a limit.
  */
 
 const NOT_THERE = new Set(["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"]);
 const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
-/** The greatest depth of a walk, because a walk has one descriptor open for each level. */
+/** The maximum depth of a walk. A limit is necessary, because a walk has one descriptor open for each level. */
 export const DEEPEST = 64;
 const READ_AT_ONCE = 1_000;
 
@@ -130,7 +130,7 @@ export class HeldFolder implements Disposable {
 
 /**
  * Calls `visit` for everything in the folder and its subfolders that is not a folder. Returns `stopped` once `visit`
- * returns false, and `cut` if the budget ran out or a folder was too deep.
+ * returns false, `cut` if the budget ran out or a folder was too deep, and otherwise `whole`.
  */
 export function walk(
   folder: HeldFolder,
@@ -158,8 +158,8 @@ export function walk(
 }
 
 /**
- * Removes a folder without following links. Only the fleet may have write access to the folder above it. Returns false
- * if the budget ran out first.
+ * Removes a folder and everything in it, without following links. Pass only a folder whose parent nobody but the fleet
+ * can write to. Returns false if the budget ran out first.
  */
 export async function removeTree(path: string, budget: Budget): Promise<boolean> {
   const top = await open(path, FOLDER);

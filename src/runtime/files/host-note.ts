@@ -79,7 +79,8 @@ export function instanceOf(stateRoot: string): string | null {
 }
 
 /**
- * Returns the content of this state folder's `host.json`. Writes the file first if it is missing or has another name.
+ * Returns the content of this state folder's `host.json`. Writes the file first if it is missing or contains another
+ * name.
  */
 export function ensureNote(stateRoot: string, name: string): HostNote {
   const before = readNote(stateRoot);

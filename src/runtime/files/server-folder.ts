@@ -8,7 +8,10 @@ import { makeFolder } from "./if-there.js";
 /** The name of a server's `COPILOT_HOME`. The token and the log are beside it. */
 export const HOME = "home";
 
-/** The name of the folder that all shared servers use. It is not the id of any server. */
+/**
+ * The name of the folder in which all shared servers keep their sessions. It is beside the servers' own folders, so no
+ * server may have this id.
+ */
 const SHARED_STATE = "shared";
 
 /** The folder for everything that the fleet stores for one server outside the registry. */

@@ -17,7 +17,7 @@ import { ifThereLater } from "./if-there.js";
  * <shared>/hosts/<host>/<group>/taken/<session id>~<mark>/    a session that another host took and still has to copy
  * ```
  *
- * Each host's servers write only below that host's name, so two runtimes never share a folder.
+ * Servers write only to the folders of their own host and group, so two hosts never write to the same folder.
  *
  * A session moves to another host by a copy, not by a rename, because a runtime may still have the history open and
  * write to it after the move. After a copy, it writes to the old file. After a rename, it would write to the moved file

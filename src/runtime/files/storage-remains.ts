@@ -12,9 +12,11 @@ import { placePath, removeIfThere, statOf, TAKEN_FOLDER, takenPath, usable } fro
 /**
  * The kinds of files and folders that takeovers leave below a host's name in the shared storage:
  *
- * - `block`: a plain file in the place of a session that another host has taken.
- * - `taken`: the original of a session that moved to another host. The takeover was killed before it could delete it.
- * - `incoming`: a copy of a session for this host. The takeover was killed before it could put the copy in its place.
+ * - `block`: a plain file at the old path of a session that another host has taken over.
+ * - `taken`: the original files of a session that another host has taken over. They exist until the takeover deletes
+ *   them. A takeover that is killed leaves them behind.
+ * - `incoming`: a copy of a session for this host. It exists until the takeover moves it to the session's new path. A
+ *   takeover that is killed leaves it behind.
  */
 export type RemainKind = "block" | "taken" | "incoming";
 
@@ -36,7 +38,7 @@ export interface Remain {
 
 /** The maximum number of entries to measure in one leftover folder, because an agent may have made very many. */
 const MOST_MEASURED = 10_000;
-/** Session ids do not contain a tilde. */
+/** Matches `<session id>~<mark>`. Session ids do not contain a tilde. */
 const TAKEN = /^([^~]+)~([0-9a-f]+)$/;
 const INCOMING = /^\.incoming-[0-9a-f]+$/;
 

@@ -7,7 +7,10 @@ import { removeIfThere, TAKEN_FOLDER, usable } from "./shared-storage.js";
 
 /* The places outside a home where data of a user or of a session is stored. */
 
-/** The path of the file with the prompts that a user typed in chats. @param owner the user, or the front door */
+/**
+ * The path of the file with the prompts that a user typed in chats. @param owner the user; for a chat at a front door,
+ * a text with the door's address
+ */
 export function chatHistoryPath(stateRoot: string, owner: string): string {
   return join(stateRoot, "chat", `${userDigest(owner)}.jsonl`);
 }

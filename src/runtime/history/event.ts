@@ -23,7 +23,9 @@ const TELLING = new Set([
 ]);
 const SHORT_BYTES = 8192;
 const HEAD = /^\{"type":"([^"\\]+)"/;
-/** The fields after `data`. No text in `data` looks like them, because JSON escapes its quotation marks. */
+/**
+ * Matches the fields after `data`. It cannot match text inside `data`, because JSON escapes the quotation marks there.
+ */
 const TRAILER = /\},(?:"agentId":"([^"\\]*)",)?"id":"[^"\\]*","timestamp":"([^"\\]*)"[^{}]*\}\s*$/;
 
 /** Reads the event from a line of the history. Null if the line is incomplete, is not JSON, or has no type or time. */

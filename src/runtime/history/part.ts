@@ -1,7 +1,7 @@
 import { fstatSync, type Stats } from "node:fs";
 import { readAt } from "../files/if-there.js";
 
-/** Before we read on, we check whether this many bytes before the offset are still the same. */
+/** How many bytes before the offset we remember. The next read compares them, to detect that the file was replaced. */
 const MARK_BYTES = 32;
 
 /** The position up to which a history has been read. */

@@ -77,7 +77,7 @@ export class SessionEvents {
     const events: HistoryEvent[] = [];
     while (position.offset < stat.size && position.offset - from < maxBytes) {
       const chunk = readNext(fd, position, Math.min(CHUNK_BYTES, stat.size - position.offset));
-      if (chunk.length === 0) break; // the file was just cut short: the next read will find out
+      if (chunk.length === 0) break; // the file has just been truncated; the next call checks this
       events.push(...eventsOf(this.#splitter, chunk));
     }
     const atEnd = position.offset >= stat.size;
@@ -121,8 +121,8 @@ export function openHistory(home: string, sessionId: string, maxBytes: number) {
  * session is loaded again, this is also true for a turn that was cut because its client left or called
  * `sessions.close`.
  *
- * @param sinceMs ignores turns that began earlier (Unix time in milliseconds). Pass the time when the stopped server
- * started, because an earlier server may have left a turn whose end never reaches the history.
+ * @param sinceMs Turns that began before this time do not count (Unix time in milliseconds). Pass the time when the
+ * stopped server started, because an earlier server may have left a turn whose end never reaches the history.
  * @throws a system error when the file cannot be read. A missing file has no turns.
  */
 export function endsInsideTurn(home: string, sessionId: string, sinceMs = 0): boolean {
@@ -137,12 +137,12 @@ export interface RecordedPrompt {
 }
 
 /**
- * The prompts after the first `fromBytes` bytes of the history. Ignores a line that is cut short, because the runtime
+ * The prompts after the first `fromBytes` bytes of the history. Ignores an incomplete last line, because the runtime
  * removes such a line when it loads the session (measured with 1.0.85).
  *
  * The runtime writes a prompt to the history up to 0.1 s after it has sent the prompt to the model (measured with
- * 1.0.85). So if the server was killed, a prompt that is missing here may have begun. Its `user.message` event on the
- * client's connection shows this (`watchPrompt`).
+ * 1.0.85). So if the server was killed, a prompt that is missing here may have begun all the same. `watchPrompt`
+ * detects this: it looks for the prompt's `user.message` event on the client's connection.
  */
 export function promptsSince(home: string, sessionId: string, fromBytes: number): RecordedPrompt[] {
   const fd = openHistoryFile(home, sessionId);
@@ -187,8 +187,8 @@ function readEnd(fd: number, size: number, bytes: number): ReadEnd {
 }
 
 /**
- * Returns the turns of a part of the history. If this longest part that we may read contains no beginning of a turn,
- * all of it counts as one turn, because nothing else is that long.
+ * Returns the turns in the longest part of the history that we may read. If this part contains neither a load of the
+ * session nor the beginning of a turn, all of it counts as one turn, because only a turn writes that much.
  */
 function certain({ history, read }: ReadEnd, stat: Stats): ReadEnd["history"] {
   if (history.tracker.open !== null || history.tracker.isCertain) return history;

@@ -9,7 +9,9 @@ import { type Budget, HeldFolder, walk } from "../files/held-folder.js";
  * hides sessions that never had a turn, and reading the folders is faster. Measured with runtime 1.0.85.
  */
 
-/** A loaded session has a file `inuse.<pid>.lock`. The runtime removes it when the session's last client leaves. */
+/**
+ * A loaded session has a file `inuse.<pid>.lock`. The runtime removes this file when the session's last client leaves.
+ */
 const IN_USE = /^inuse\.(\d+)\.lock$/;
 
 export const HISTORY = "events.jsonl";
@@ -34,7 +36,7 @@ export interface SessionFolder {
   modifiedAt: Date;
 }
 
-/** The folder that holds a home's sessions, one folder each. It may be a link, see {@link openSessionState}. */
+/** The folder in a home that contains one folder for each session. It may be a link, see {@link openSessionState}. */
 export function sessionStatePath(home: string): string {
   return join(home, "session-state");
 }
@@ -129,7 +131,10 @@ export function claimedBy(folder: string): number[] {
   return held === null ? [] : loadedBy(held.entries(MOST_ENTRIES).entries);
 }
 
-/** Whether a folder in `session-state` belongs to the runtime. The full CLI (1.0.102) has `.session-operation-locks`. */
+/**
+ * Whether a folder in `session-state` is not a session but the runtime's own, such as `.session-operation-locks` of the
+ * full CLI (1.0.102).
+ */
 export function isRuntimeFolder(name: string): boolean {
   return name.startsWith(".");
 }
@@ -218,8 +223,8 @@ export function openHistoryIn(sessionState: string, sessionId: string): number |
 }
 
 /**
- * A text that changes when a history is appended to, replaced or moved away. `folder` is the folder of the session.
- * Like {@link historyBytes}, does not check the path, because many followers call this all the time.
+ * Returns a text that changes when the history in a session's `folder` is appended to, replaced or moved away. Unlike
+ * most functions here, it may follow links in the path, because it is called very often (see {@link historyBytes}).
  */
 export function historyState(folder: string): string {
   try {

@@ -14,11 +14,11 @@ export interface TranscriptEntry {
   text: string;
   /** The number of the turn in the session, from 1. */
   turn: number;
-  /** The sender of the prompt. Null if the fleet does not know it, and for other roles. */
+  /** The sender of the prompt. Null if the fleet does not know the sender, and for entries of other roles. */
   user: string | null;
   /** The names of the files that came with the prompt. */
   attachments: string[];
-  /** Null for other roles. */
+  /** Null unless the role is `tool`. */
   tool: { name: string; outcome: ToolOutcome } | null;
   /** Why the turn ended without a complete reply. Null for all other entries. */
   failure: string | null;
@@ -67,7 +67,7 @@ export class Transcriber {
     return this.#damage;
   }
 
-  /** Whether the last turn that was read has no end so far. */
+  /** Whether the last turn has no end in the bytes that were read so far. */
   get isInTurn(): boolean {
     return this.#tracker.open !== null;
   }
@@ -77,7 +77,7 @@ export class Transcriber {
     return this.#tracker.isDoubtful;
   }
 
-  /** Reads the next bytes of the history. */
+  /** Reads the next bytes of the history. Yields the entries that these bytes complete. */
   *push(bytes: Buffer): Generator<TranscriptEntry> {
     for (const line of this.#splitter.push(bytes)) yield* this.#takeLine(line);
   }

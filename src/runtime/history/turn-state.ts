@@ -58,8 +58,8 @@ export function newStep(): Step {
 }
 
 /**
- * Whether a message is part of this turn, and not a new prompt. The message comes from the user, or from the runtime (a
- * skill's text).
+ * Whether a `user.message` belongs to this turn. If not, it is the prompt of a new turn. The message comes from the
+ * user, or from the runtime (a skill's text).
  */
 export function belongsTo(turn: Turn, { delivery, interactionId }: Record<string, unknown>): boolean {
   if (delivery === "idle" || delivery === "queued") return false;

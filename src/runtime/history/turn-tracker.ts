@@ -82,7 +82,7 @@ export class TurnTracker {
     const { type, data, atMs } = event;
     const turn = this.#turn;
     const isLoad = (type === "session.start" || type === "session.resume") && data.sessionWasActive !== true;
-    if (isLoad) return this.#load(turn?.lastEventAtMs ?? atMs); // a turn of an earlier load ended before this event
+    if (isLoad) return this.#load(turn?.lastEventAtMs ?? atMs); // an open turn ended with the previous load
     if (turn !== null) turn.lastEventAtMs = Math.max(turn.lastEventAtMs, atMs);
     if (event.agentId !== null) return this.#pushOfAgent(type, event.agentId, atMs);
     switch (type) {
@@ -142,7 +142,8 @@ export class TurnTracker {
   #prompt(data: Record<string, unknown>, atMs: number): EndedTurn | null {
     const turn = this.#turn;
     if (turn !== null && belongsTo(turn, data)) return null;
-    // If the model has answered the last prompt and only sub-agents still work, the new prompt completes that turn.
+    // If the model has answered the last prompt and only sub-agents still work, the turn of that prompt counts as
+    // completed.
     const ended = turn?.answeredAtMs == null ? this.close(atMs) : this.#end("completed", turn.answeredAtMs);
     this.#agents.clear();
     this.#anchored = true;

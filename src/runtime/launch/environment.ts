@@ -75,8 +75,8 @@ export function serverEnvironment(launch: Launch): Record<string, string> {
 
 /**
  * Keeps requests to this machine away from proxies, because the echo model and the model gateway listen on this
- * machine. Otherwise the runtime (1.0.85) would send even these requests to a proxy, and unencrypted ones to the proxy
- * for HTTPS. If both `no_proxy` and `NO_PROXY` are set, the runtime reads only `no_proxy`.
+ * machine. Otherwise the runtime (1.0.85) would send even these requests through a proxy. It would even send plain HTTP
+ * requests through the proxy for HTTPS. If both `no_proxy` and `NO_PROXY` are set, the runtime reads only `no_proxy`.
  */
 function excludeLoopback(environment: Record<string, string>): void {
   if (!Object.keys(environment).some((name) => /^https?_proxy$/i.test(name))) return;

@@ -90,8 +90,8 @@ function bundledRuntime(): string {
 }
 
 /**
- * The names of this platform in package names. Linux has two names, because there is a package for each of two C
- * libraries. npm installs only the one that fits the machine.
+ * The names of this platform in package names. Linux has two names, because there is one package for glibc and one for
+ * musl. npm installs only the package that fits the machine.
  */
 function platforms(): string[] {
   const native = `${process.platform}-${process.arch}`;

@@ -91,8 +91,8 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
 }
 
 /**
- * The process that listens on the port of the launch: the one that was started, or the runtime in its sandbox. Null if
- * neither listens so far.
+ * The process that listens on the port of the launch: the process `started`, or with bwrap the runtime in its sandbox.
+ * Null if it does not listen so far.
  */
 function listenerOf(started: ProcessIdentity, { port, sandbox }: Launch): ProcessIdentity | null {
   const candidates = sandbox.mode === "bwrap" ? processesOfSession(started) : [started];
@@ -142,8 +142,8 @@ function spawnServer(launch: Launch, stdio: StdioOptions): ChildProcess {
 let inherited: number[] | undefined;
 
 /**
- * Returns the server's descriptors from 3 on. They replace the descriptors that this process inherited, and that the
- * server would inherit, too, with the server's own output. Otherwise, for example, a server would keep the lock of a
+ * Returns the server's descriptors from 3 on. The server would inherit each descriptor that this process inherited from
+ * its parent, so each is replaced with the server's output. Otherwise, for example, a server would keep the lock of a
  * shell's `exec 200>lock; flock 200` as long as it runs, and its agent could use the descriptor. Node.js itself closes
  * only the lowest of these descriptors.
  */

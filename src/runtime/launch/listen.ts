@@ -78,7 +78,7 @@ function cannotListen(key: AddressKey, address: Address | InheritedListener, cau
   return new FleetError(code, message, { cause, suggestions: [look ?? [], elsewhere].flat() });
 }
 
-/** `look` is a command that shows more about the problem. */
+/** Explains why listening on the address failed. `look` is a command that shows more about the problem. */
 function explain(
   { host, port }: Address,
   cause: unknown,

@@ -10,16 +10,17 @@ import { identify, processesOfSession } from "./process-table.js";
  */
 
 /**
- * Returns the identity of a server, together with that of its bridge. Null if no bridge listens so far. A server with
- * an open network needs no bridge. The bridge is the process in the server's process session that listens on the port
- * of this machine. No process can join that session from outside.
+ * Adds the identity of a server's bridge to the identity of the server. Null if no bridge listens so far. A server with
+ * an open network has no bridge, so its identity is returned unchanged. The bridge is the process in the server's
+ * process session that listens on the port of this machine. No process can join that session from outside.
  */
 export function withBridge(
   server: ProcessIdentity,
   { port, sandbox }: { port: number; sandbox: SandboxReport | undefined },
 ): ProcessIdentity | null {
   if (sandbox?.network === undefined) return server;
-  // Until the namespace exists, the server's own process has the listening socket that its bridge has later.
+  // Before the server is in its namespace, its own process listens on this machine, with the socket that its bridge has
+  // later.
   if (listensHere(server.pid, port)) return null;
   const bridge = processesOfSession(server).find(({ pid }) => pid !== server.pid && listensHere(pid, port));
   return bridge === undefined ? null : { ...server, bridge: { pid: bridge.pid, startTicks: bridge.startTicks } };

@@ -3,11 +3,15 @@ import { type ProcessVariables, system } from "../../system/system.js";
 import { identityOf } from "./process-table.js";
 
 /**
- * The variable with the state folder of the fleet that started a process. It shows us processes that no registry knows.
+ * The environment variable that contains the state folder of the fleet that started a process. With it, we find the
+ * fleet's processes that no registry records.
  */
 export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";
 
-/** The variable in which the runtime gives tools and MCP servers the session's id (seen with 1.0.85 and 1.0.102). */
+/**
+ * The environment variable in which the runtime gives tools and MCP servers the session's id (seen with 1.0.85 and
+ * 1.0.102).
+ */
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 
 /**

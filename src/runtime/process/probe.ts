@@ -29,8 +29,8 @@ export function provenEndpoint(server: ServerRecord): Endpoint {
 }
 
 /**
- * Pings a server. A connection alone proves nothing, because even a stopped process still accepts connections. Resolves
- * with the server's version.
+ * Pings a server. A connection alone proves nothing, because the kernel accepts connections even for a process that
+ * hangs. Resolves with the server's version.
  */
 export async function probe(endpoint: Endpoint, signal: AbortSignal): Promise<string> {
   await using connection = await RawConnection.open(endpoint, signal);

@@ -80,9 +80,9 @@ export function isAlive(identity: ProcessIdentity): boolean {
 }
 
 /**
- * All live processes in the process session of a server. The leader of that session is the server, or else its bwrap,
- * whose PID outside equals the server's PID inside. Empty if the server is dead or not in that session, because another
- * process may then have the leader's PID.
+ * All live processes in the process session of a server. The session's leader is the server itself. With bwrap, it is
+ * the bwrap process, whose PID outside the sandbox equals the server's PID inside. Empty if the server is dead or not
+ * in that session, because another process may then have the leader's PID.
  */
 export function processesOfSession(server: ProcessIdentity): ProcessIdentity[] {
   const members = system()
@@ -93,7 +93,7 @@ export function processesOfSession(server: ProcessIdentity): ProcessIdentity[] {
 
 /**
  * All live processes that have the file open for writing. With the path of a server's log, this finds the server even
- * between fork and exec, when its process still has the environment of its parent.
+ * between fork and exec, when its process still has its parent's environment, without the launch id.
  */
 export function writersOf(path: string): ProcessIdentity[] {
   return system().processes.writersOf(path).map(identityOf);

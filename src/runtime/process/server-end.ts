@@ -35,8 +35,8 @@ export function noteEnd(home: string, launchId: string, exit: ProcessExit): void
 type Ended = Pick<ServerRecord, "home" | "launchId" | "process">;
 
 /**
- * How a launch ended, according to `last-end.json`, or else to the kernel if the server's process is a zombie. If
- * neither source exists, but the machine was restarted after the launch, the restart ended it. Otherwise `how` is null.
+ * How a launch ended. The source is `last-end.json`, or else the kernel if the server's process is a zombie. If neither
+ * shows the end, but the machine was restarted after the launch, the restart ended it. Otherwise `how` is null.
  */
 function endOf({ home, launchId, process }: Ended): { how: string | null; at: string | null } {
   const note = readNote(home);

@@ -17,8 +17,8 @@ export interface StopTarget {
   process: ProcessIdentity | null;
   launchId: string | null;
   /**
-   * The server's home. By the log beside it, the stop finds a child between fork and exec, which has the log open. Null
-   * if such a child cannot exist.
+   * The server's home. A new child process has the log beside the home open even before it calls exec, so the stop
+   * finds it by this log. Null if such a child cannot exist.
    */
   home: string | null;
   /**

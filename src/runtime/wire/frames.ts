@@ -45,8 +45,8 @@ export class FrameSplitter {
   #pending: Buffer[] = [];
   #pendingBytes = 0;
   /**
-   * The length of the arriving frame's header, and of header and body together, in bytes. Known once the header is
-   * complete.
+   * The length of the arriving frame's header (`#headerBytes`), and of header and body together (`#frameBytes`), in
+   * bytes. Both are valid once the header is complete.
    */
   #headerBytes = 0;
   #frameBytes: number | null = null;

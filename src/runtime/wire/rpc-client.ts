@@ -230,7 +230,7 @@ export class RpcClient {
   }
 }
 
-/** @throws FleetError `FLEET_SERVER_LOST`, with the reason as its cause. */
+/** Connects with TLS. @throws FleetError `FLEET_SERVER_LOST` when this fails, with the reason as its cause. */
 async function secured(endpoint: Endpoint, tls: PeerTls, connectMs: number | undefined, signal: AbortSignal) {
   using limit = deadline(connectMs, signal);
   try {

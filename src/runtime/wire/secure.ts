@@ -3,7 +3,9 @@ import type { Socket } from "node:net";
 import { type ConnectionOptions, connect } from "node:tls";
 import { abortable } from "../clock.js";
 
-/** The authorities that may have signed the certificate of the other end, and the certificate that we present there. */
+/**
+ * The authorities that we trust to sign the other end's certificate, and the certificate and key that we present to it.
+ */
 export type PeerTls = Pick<ConnectionOptions, "ca" | "cert" | "key">;
 
 /**

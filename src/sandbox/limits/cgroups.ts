@@ -35,8 +35,8 @@ const OWN_GROUP = `${PREFIX}supervisor`;
 let found: ReadonlyMap<GroupedResource, GroupBase> | undefined;
 
 /**
- * Returns, for each resource that this process can limit, the folder in which it can make groups. Each process tries
- * once to make a group there, because only a trial shows what the kernel allows.
+ * Returns, for each resource that this process can limit, the folder in which it can make groups. Makes a trial group
+ * there, once in each process, because only a trial shows what the kernel allows.
  */
 export function groupBases(): ReadonlyMap<GroupedResource, GroupBase> {
   found ??= findBases(system().processes.controlGroups(), process.getuid?.() === 0);
@@ -69,8 +69,8 @@ export function findBases(own: readonly ControlGroup[], isRoot: boolean): Map<Gr
 }
 
 /**
- * Tries to enable our controllers for the subgroups of a group of version 2. Returns the controllers that are enabled
- * afterwards.
+ * Enables our controllers for the subgroups of a group of version 2, as far as the kernel allows it. If this process is
+ * alone in the group, first moves it into a subgroup. Returns the controllers that are enabled afterwards.
  */
 function delegated(folder: string): string[] {
   const words = (file: string) => (read(join(folder, file)) ?? "").trim().split(/\s+/);
@@ -111,7 +111,8 @@ export function groupFolder({ folder }: GroupBase, name: string): string {
 /**
  * Makes the groups and sets their limits.
  *
- * @throws FLEET_SANDBOX_UNUSABLE if the kernel refuses a group or a limit, even though the trial worked
+ * @throws FLEET_SANDBOX_UNUSABLE if the kernel refuses a group or a limit, even though the trial in {@link findBases}
+ * worked
  */
 export function makeGroups(limits: readonly GroupLimit[]): void {
   for (const { folder, by, resource, max } of limits) {
@@ -186,8 +187,8 @@ export function limitsReached(limits: LimitsReport, pid: number | null): LimitsR
 }
 
 /**
- * Whether a path from a record has the name of a group that a fleet makes for a server. The fleet ends the processes in
- * such a group, so a wrong path would end other programs.
+ * Whether a path from a record has the name of a group that a fleet makes for a server. The fleet kills all processes
+ * in such a group, so a wrong path in a record would kill unrelated programs.
  */
 function isServerGroup(folder: string): boolean {
   const name = basename(folder);
@@ -225,7 +226,8 @@ function attempt(work: () => void): string | null {
   }
 }
 
-// Do not create a file: only the kernel makes these files, and some kernels lack the optional ones.
+// Use `r+`, which fails if the file is missing: only the kernel makes these files, and some kernels lack the optional
+// ones.
 const write = (path: string, text: string) => attempt(() => writeFileSync(path, text, { flag: "r+" }));
 
 function make(folder: string): string | null {

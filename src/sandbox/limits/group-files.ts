@@ -9,10 +9,10 @@ export const CONTROLLERS = { memory: "memory", processes: "pids", cpu: "cpu" } a
 
 export type GroupVersion = Exclude<LimitsReport["by"], "rlimits">;
 
-/** The kernel limits the processor time in each period of this length, in microseconds. */
+/** A limit of processor time applies to each period of this length, in microseconds. */
 const PERIOD_US = 100_000;
 
-/** A kernel without swap lacks these files. */
+/** The files that may be missing, because a kernel without swap does not have them. */
 export const OPTIONAL: ReadonlySet<string> = new Set(["memory.swap.max", "memory.memsw.limit_in_bytes"]);
 
 /** The files that set a limit, each with its text, in the order in which they must be written. */
@@ -47,8 +47,8 @@ export function limitFiles(
 
 /**
  * The file in which the kernel counts how often a limit was reached, and the word before the count. For memory, the
- * kernel counts the processes that it killed; for processes, those that it did not start; for cpu, the tenths of a
- * second in which it made processes wait.
+ * kernel counts the processes that it killed; for processes, those that it refused to start; for cpu, the periods of a
+ * tenth of a second in which it made processes wait.
  */
 export function countOf(version: GroupVersion, resource: GroupedResource): readonly [file: string, word: string] {
   switch (resource) {

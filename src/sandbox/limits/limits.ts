@@ -48,8 +48,8 @@ export function chooseLimits(
   const rlimits: Rlimit[] = [
     ...(memory === null || isGrouped("memory") ? [] : [{ name: "data", max: memory } as const]),
     ...(openFiles === null ? [] : [{ name: "openFiles", max: openFiles } as const]),
-    // The fleet only measures the size of the home from time to time. But the kernel can keep each single file below
-    // this size at any time.
+    // The fleet measures the size of the whole home only from time to time. The kernel limits only single files, but
+    // does so at every write.
     ...(disk === null ? [] : [{ name: "fileSize", max: disk } as const]),
   ];
   const perProcess = (["memory", "openFiles"] as const).filter((part) => settings[part] !== null && !isGrouped(part));
@@ -76,7 +76,8 @@ export function launcherOptions({ report, rlimits }: ChosenLimits): string[] {
 export function underShell({ report, rlimits }: ChosenLimits, command: Command): Command {
   const script = [
     ...report.cgroups.map((folder) => `echo 0 > ${shellQuote(join(folder, "cgroup.procs"))} || exit 126`),
-    // A shell refuses a limit only if it is above the present one. So if `ulimit` fails, a lower limit is in force.
+    // A shell refuses a limit only if it is above the current limit. So if `ulimit` fails, a lower limit is already in
+    // force.
     ...rlimits.map(({ name, max }) => {
       const { option, unit } = RLIMITS[name];
       return `ulimit ${option} ${Math.max(1, Math.floor(max / unit))} 2>/dev/null`;

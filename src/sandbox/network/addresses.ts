@@ -3,10 +3,10 @@ import { networkInterfaces } from "node:os";
 import { allowsName, type NetworkRule, readNetworkRule } from "../../config/values/network-rule.js";
 
 /**
- * Addresses that a name must not lead to unless an entry of `sandbox.allow` has the address: this machine, private
- * networks, link-local, shared (CGNAT), multicast, reserved and documentation addresses, and IPv6 that contains an IPv4
- * address (mapped, NAT64, Teredo, 6to4). Only `2000::/3` of IPv6 is public. Source: the special-purpose address
- * registries of IANA.
+ * Addresses that a host name must not lead to, unless an entry for addresses in `sandbox.allow` contains the address:
+ * this machine, private networks, link-local, shared (CGNAT), multicast, reserved and documentation addresses, and IPv6
+ * that contains an IPv4 address (mapped, NAT64, Teredo, 6to4). Only `2000::/3` of IPv6 is public. Source: the
+ * special-purpose address registries of IANA.
  */
 const BLOCKED = `0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24
   192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/3
@@ -52,8 +52,8 @@ const OWN_VALID_MS = 5_000;
 let own = { set: new AddressSet(), untilMs: 0 };
 
 /**
- * Whether this is an address of this machine. The machine's services may trust connections from such an address. The
- * usual loopback addresses do not count, because they are blocked anyway.
+ * Whether this is an address of this machine. The machine's services may trust connections from such an address.
+ * Loopback addresses that are in `BLOCKED` do not count, because they are blocked anyway.
  */
 function isOwn(address: string): boolean {
   if (performance.now() >= own.untilMs) {
@@ -65,8 +65,9 @@ function isOwn(address: string): boolean {
 }
 
 /**
- * Whether only an entry for addresses in `sandbox.allow` can allow the address. Also true for a text that is not an
- * address in its usual form.
+ * Whether this address is blocked: a server reaches it only if an entry of `sandbox.allow` lists the address or its
+ * range, because an entry for a host name does not suffice. Also true for a text that is not an address in its usual
+ * form.
  */
 export function isBlocked(address: string): boolean {
   return isIP(address) === 0 || address.includes("%") || blocked.has(address) || needsOwnEntry(address);
@@ -110,7 +111,7 @@ export class ServerRules {
     });
   }
 
-  /** Whether an allowed name may lead to this address. */
+  /** Whether a server may connect to this address if an allowed name leads to it. */
   mayLeadTo(address: string, port: number): boolean {
     return !isBlocked(address) || this.allowsAddress(address, port);
   }

@@ -15,7 +15,7 @@ export interface ServerEntry {
 
 export interface EgressStatus {
   pid: number;
-  /** Differs for each process. */
+  /** An id that differs for each process of the proxy. */
   id: string;
   version: string;
   /** The number of requests since the process started, by their result. */

@@ -45,7 +45,7 @@ export function forward(message: IncomingMessage, response: ServerResponse, url:
       try {
         response.writeHead(answered.statusCode ?? 502, passedOn(answered.headers));
       } catch {
-        fail(); // a header that Node.js does not send
+        fail(); // the answer has a header that Node.js refuses to send
         return;
       }
       answered.on("error", fail);
@@ -53,7 +53,7 @@ export function forward(message: IncomingMessage, response: ServerResponse, url:
     });
     message.pipe(sent);
   } catch {
-    fail(); // a header that Node.js refuses to send
+    fail(); // the request has a header that Node.js refuses to send
   }
 }
 

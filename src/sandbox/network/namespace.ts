@@ -43,8 +43,8 @@ export function inTrialNamespace(command: Command): Command {
 }
 
 /**
- * The path of the program beside the launcher. Without a package folder, there is neither program, so no server gets a
- * restricted network.
+ * The path of `copilotfleet-network`, which is in the launcher's folder. Without a package folder, both programs are
+ * missing, so no server gets a restricted network.
  */
 function programPath(): string {
   return join(packageFolder() ?? "/", "native", `linux-${process.arch}`, "copilotfleet-network");

@@ -5,8 +5,9 @@ import { asciiName } from "../../config/values/network-rule.js";
 import type { ServerRules } from "./addresses.js";
 
 /**
- * How a request for a connection ended. `refused`: no entry allows it. `blocked`: its name leads to a blocked address.
- * `limited`: the server already has too many connections or look-ups. `failed`: any other reason.
+ * How a request for a connection ended. `refused`: no entry of `sandbox.allow` allows it. `blocked`: its host name
+ * leads only to blocked addresses. `limited`: the server already has too many connections or look-ups. `failed`: any
+ * other reason.
  */
 export const EGRESS_RESULTS = ["allowed", "refused", "blocked", "failed", "limited"] as const;
 export type EgressResult = (typeof EGRESS_RESULTS)[number];
@@ -60,7 +61,7 @@ interface Search {
   readonly found: Promise<readonly string[]>;
   readonly begin: (found: Promise<readonly string[]>) => void;
   isRunning: boolean;
-  /** How many requests wait for it. */
+  /** How many requests wait for this look-up. */
   requests: number;
 }
 

@@ -36,7 +36,10 @@ const own = `${EGRESS_SOCKET}.${randomBytes(6).toString("hex")}`;
 const log = new RefusalLog("egress.log");
 const proxy = new EgressProxy({ serverOf, report: (refused) => log.write(refused) });
 const server = createServer({ allowHalfOpen: true }, (socket) => proxy.accept(socket, status));
-/** The identity of our socket's file, which does not depend on its name. Null until the file exists. */
+/**
+ * The inode number and birth time of our socket's file, which stay the same when the file is renamed. Null until the
+ * file exists.
+ */
 let ownFile: string | null = null;
 let wasEmpty = false;
 let timer: NodeJS.Timeout | undefined;
@@ -45,7 +48,10 @@ function status(): EgressStatus {
   return { pid: process.pid, id: own, version, counts: proxy.counts };
 }
 
-/** The servers by the identity of their rules file. Reading many rules takes long, so each file is read only once. */
+/**
+ * The servers, by the path and identity of their rules file. Parsing many rules takes long, so a known file is not read
+ * again.
+ */
 const known = new Map<string, EgressServer>();
 
 function serverOf(launchId: string): EgressServer | null {
@@ -61,7 +67,10 @@ function serverOf(launchId: string): EgressServer | null {
   }
 }
 
-/** Ends this process if another proxy has taken its place, or if there are no servers any more. */
+/**
+ * Stops accepting connections if another proxy has taken this one's place. Otherwise, removes the rules of servers that
+ * have ended, and ends this process if two surveys in a row find no server.
+ */
 function survey(): void {
   if (fileAt(EGRESS_SOCKET) !== ownFile) {
     retire();
@@ -101,7 +110,8 @@ function removeOldServers(): void {
   const startMs = performance.now();
   if (lost.length === 0 || startMs < nextLookMs) return;
   nextLookMs = Infinity;
-  // Use a worker thread, because servers can have many processes with large environments.
+  // Scan in a worker thread, because it takes long if there are many processes with large environments, and the proxy
+  // must go on serving.
   new Worker(new URL(import.meta.url), { resourceLimits: { maxOldGenerationSizeMb: 256 } })
     .on("message", (found: typeof processes) => {
       processes = found;
@@ -121,7 +131,9 @@ function isLive(file: string): boolean {
   return oldest !== undefined && system().processes.find(oldest.pid)?.started === oldest.started;
 }
 
-/** Finds the oldest process of each launch. Processes that the agent has started are younger. */
+/**
+ * Finds the oldest process of each launch: the server itself, because the processes that its agent starts are younger.
+ */
 function lookForProcesses(): typeof processes {
   const all = system()
     .processes.withEnvironment([LAUNCH_VARIABLE])
@@ -166,7 +178,8 @@ function surveySafely(): void {
 }
 
 if (!isMainThread) parentPort?.postMessage(lookForProcesses());
-// If several proxies start at the same time, most of them find the first one here, and end.
+// If another proxy of this version already answers, end without listening. If several start at the same time, most end
+// here.
 else if ((await askProxy("."))?.version !== version) {
   removeOldSockets();
   server.listen({ path: own, backlog: BACKLOG }, () => {

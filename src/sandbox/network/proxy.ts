@@ -28,13 +28,13 @@ export interface EgressServer {
 
 export interface RefusedRequest extends Omit<EgressServer, "rules"> {
   result: EgressResult;
-  /** Null if the request names none. */
+  /** Null if the proxy refused before it had read a valid target. */
   target: Target | null;
   detail: string;
 }
 
 export interface ProxyOptions {
-  /** Returns null if there is no such server. */
+  /** Returns the server of a launch; null if there is none. */
   serverOf: (launchId: string) => EgressServer | null;
   report: (refused: RefusedRequest) => void;
   /** Only tests set these. */
@@ -43,9 +43,9 @@ export interface ProxyOptions {
 }
 
 const LIMITS = {
-  /** The connections of one server. */
+  /** How many connections one server may have. */
   connections: 256,
-  /** The connections that have not sent their first line, of all servers together. */
+  /** How many connections of all servers together may be open before they have sent their first line. */
   unnamed: 256,
   /** How long the first line and the header of a request may take. */
   headerMs: 10_000,
@@ -202,7 +202,7 @@ export class EgressProxy {
       [socket, upstream],
       [upstream, socket],
     ] as const) {
-      // If one side ended properly, the other one must still get everything that was sent. Otherwise, cut both at once.
+      // If `from` ended properly, `to` must still get everything that `from` sent. Otherwise, cut both at once.
       from.once("close", () => (from.readableEnded ? to.destroySoon() : to.destroy()));
       from.pipe(to);
     }
@@ -221,7 +221,10 @@ export class EgressProxy {
     forward(message, response, url, upstream);
   }
 
-  /** Opens the connection for a request, or returns why not. */
+  /**
+   * Opens the connection to the target of a request. If that fails, reports the refusal and returns it after a short
+   * delay.
+   */
   async #connect(socket: Socket, read: () => Target): Promise<Socket | Refusal> {
     const client = this.#clientOf.get(socket);
     if (client === undefined) return UNKNOWN_SERVER;

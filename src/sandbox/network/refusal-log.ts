@@ -27,7 +27,10 @@ export class RefusalLog {
     this.#append({ time: new Date(nowMs).toISOString(), result, user, server, ...target, detail });
   }
 
-  /** Resets the counts if the minute has changed. Logs how many refusals of each server the last minute left out. */
+  /**
+   * When a new minute begins, logs how many refusals of each server were left out of the log in the last one, and
+   * resets the counts.
+   */
   #beginMinute(minute: number, nowMs: number): void {
     if (minute === this.#minute) return;
     const left = [...this.#refused].filter(([, count]) => count > this.#limits.perMinute);

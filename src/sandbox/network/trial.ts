@@ -7,7 +7,8 @@ import { inTrialNamespace } from "./namespace.js";
 type Settings = Pick<Config["sandbox"], "network">;
 
 /**
- * Why the configured network cannot be restricted on this machine. Null if it can be, or if it is open.
+ * Why this machine cannot restrict the network of servers as configured. Null if it can, or if `sandbox.network` is
+ * `open`.
  *
  * @param mechanism the sandbox that works on this machine; null if none does
  */

@@ -249,8 +249,8 @@ class NoSessionError extends Error {
  * this provider.
  */
 async function tryASession(connection: RawConnection, server: ServerRecord, signal: AbortSignal): Promise<void> {
-  // A hash of the launch id, so the session has the same id in each probe of a launch. The launch id itself is a secret
-  // between the server and the proxy, and agents may see the names of session folders.
+  // Derive the session's id from a hash of the launch id, so that each probe of a launch uses the same session id. The
+  // launch id itself is a secret between the server and the proxy, and agents may see the names of session folders.
   const launch = createHash("sha256")
     .update(server.launchId ?? server.id)
     .digest("hex")

@@ -26,7 +26,7 @@ export class Reconciler {
   readonly #restarts: Restarts;
   /** By launch id. */
   readonly #monitors = new Map<string, ServerMonitor>();
-  /** By server id: the earliest time to retry a repair that failed, by the clock. */
+  /** By server id: the earliest time (`clock.now()`) at which to retry a failed repair. */
   readonly #unrepaired = new Map<string, number>();
 
   constructor(context: ServeContext, operations: Operations, timer: LoopTimer, stopping: AbortSignal) {
@@ -41,7 +41,10 @@ export class Reconciler {
     return [...this.#monitors.values()];
   }
 
-  /** Makes one comparison. Slow work continues in the background, one operation per server. */
+  /**
+   * Makes one comparison, and resolves with the registry that it read. Slow work, such as a start, continues in the
+   * background, with at most one operation per server.
+   */
   async reconcile(): Promise<Registry> {
     const registry = await this.#context.store.registry.read();
     const servers = Object.values(registry.servers);
@@ -91,8 +94,8 @@ export class Reconciler {
     }
     for (const [launchId, server] of running) {
       const known = this.#monitors.get(launchId);
-      // Correct the record. An earlier supervisor wrote "unhealthy", or this supervisor could not record that the
-      // server answers again.
+      // Correct the record, because the server answers. An earlier supervisor recorded the server as unhealthy, or this
+      // supervisor failed to record that it answers again.
       if (known?.answers === true && server.state === "unhealthy") known.record(null);
       if (known !== undefined) continue;
       const monitor = new ServerMonitor(server, this.#context, this.#operations, this.#restarts, this.#timer);
@@ -106,8 +109,8 @@ export class Reconciler {
     const isDown = server.state === "failed" || server.state === "stopped";
     if (!isDown || !isDesired(server) || isClaimed(server)) {
       this.#restarts.cancel(id);
-      // A start by hand removes the crashes from the record. So the failures that are counted here no longer count
-      // either.
+      // A start by hand removes the crashes from the server's record. So remove the failures that `#restarts` has
+      // counted, too.
       if (!isDown && (server.crashes ?? 0) === 0) this.#restarts.forgive(id);
     } else if (this.#restarts.isHopeless(server)) {
       this.#restarts.cancel(id);
@@ -157,7 +160,7 @@ export class Reconciler {
     for (let index = 1; index <= Math.min(config.pool.warm, config.pool.servers); index++) {
       const id = sharedServerId(index);
       const known = servers[id];
-      // No record shows that this server should run, because it never came up. Start it again like a server that has
+      // The first start of this server failed, so its record has no `desired`. Start the server again like one that has
       // ended.
       if (known?.state === "failed" && known.desired === undefined) this.#bringUp({ ...known, desired: "running" });
       if (known !== undefined) continue;

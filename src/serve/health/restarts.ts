@@ -10,7 +10,7 @@ export class Restarts {
   readonly #clock: Clock;
   readonly #health: Config["health"];
   readonly #timer: LoopTimer;
-  /** When to restart a server, by the clock. */
+  /** The time (`clock.now()`) at which to restart each server. */
   readonly #due = new Map<string, number>();
   /** For each server that we are about to restart, the reason why it ended. The metrics show it. */
   readonly #reasons = new Map<string, RestartReason>();

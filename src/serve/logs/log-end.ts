@@ -67,7 +67,7 @@ function* linesOf(file: OpenFile, size: number): Generator<string> {
     start = from;
     let end = bytes.length;
     for (let at = lastNewline(bytes, end); at !== -1; at = lastNewline(bytes, end)) {
-      // No line begins after the newline at the end of the file.
+      // No line follows the newline at the end of the file, so yield nothing for it.
       if (at + 1 < size - start) yield bytes.toString("utf8", at + 1, end);
       end = at;
     }

@@ -33,8 +33,8 @@ export interface RotationOptions {
 
 /**
  * If a log is too large, moves its contents to `LOG.1`, the contents of `LOG.1` to `LOG.2`, and so on. Servers have
- * their log open for appending, so we copy it and then empty it. We lose the bytes that a server writes between our
- * last read of the log and the emptying, two system calls later. Run only one rotation of a log at a time.
+ * their log open for appending, so we copy it and then empty it. We lose the bytes that a server writes after our last
+ * read of the log and before we empty it, two system calls later. Run only one rotation of a log at a time.
  *
  * If this process is killed, each rotated file is still complete. If the log was not emptied before the kill, the next
  * rotation copies the same contents again. Do not rotate the log of a server that is starting, because the start reads

@@ -51,7 +51,8 @@ function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogPosition
 }
 
 /**
- * Leaves out an incomplete last line, unless it is very long. Only a complete line shows whether the fleet wrote it.
+ * Leaves out an incomplete last line, unless it is very long. Only a complete line has the signature that shows whether
+ * the fleet wrote it.
  */
 function wholeLines(bytes: Buffer): Buffer {
   const end = bytes.lastIndexOf("\n") + 1;

@@ -95,8 +95,8 @@ async function diskOf(path: string): Promise<{ freeBytes: number; low: boolean; 
 }
 
 /**
- * Why the path cannot be written to, in words that follow "the disk"; null if it can be written to. For example, the
- * kernel makes a disk read-only after an error.
+ * Why the path cannot be written to, for example because the kernel made the disk read-only after an error. The words
+ * follow "the disk". Null if the path can be written to.
  */
 async function unwritable(path: string): Promise<string | null> {
   try {

@@ -49,7 +49,8 @@ export class HealthEndpoint {
     server.keepAliveTimeout = clientMs; // for a client that got its answer before it sent its whole body
     server.maxConnections = MAX_CONNECTIONS;
     const address = await listenOn(server, "serve.metrics", options.address, options.signal);
-    // Accepting a connection fails when this process has no file descriptors left.
+    // The server emits `error` when this process has no file descriptor left for a connection. Unhandled, it would end
+    // `serve`.
     server.on("error", (error) => logProbeFailure(options, error));
     return new HealthEndpoint(server, address, answering);
   }

@@ -42,7 +42,9 @@ export class FleetMetrics {
   readonly contentType: string;
   readonly #registry: Registry;
   readonly #series: ReturnType<typeof seriesOf>;
-  /** The four totals that the counters already contain. {@link observe} adds only the increase. */
+  /**
+   * These four fields: the totals at the last call of {@link observe}, which adds only the increase to the counters.
+   */
   #modelFailures = 0;
   #streams = { events: 0, slow: 0 };
   #usage: UsageCounts = NO_USAGE;
@@ -64,7 +66,9 @@ export class FleetMetrics {
     for (const unknown of [diskFreeBytes, healthy, ready]) unknown.remove();
   }
 
-  /** Sets the gauges, and adds the increases to the counters. Each value in `gauges` has the name of its series. */
+  /**
+   * Sets the gauges, and adds the increases to the counters. Each key of `gauges` is also the name of a series below.
+   */
   observe({ serversByState, diskFreeBytes, modelRequests, streams, usage, events, ...gauges }: MetricsSnapshot): void {
     this.#series.modelInFlight.set(modelRequests.inFlight);
     this.#series.modelFailures.inc(modelRequests.failed - this.#modelFailures);

@@ -78,8 +78,8 @@ function verdict(reasons: readonly string[]): ProbeAnswer {
 }
 
 /**
- * The reasons that a check returns. If the check itself fails or hangs, the only reason is that it did. Its error is
- * only logged, because the error may name users.
+ * The reasons that a check returns. If the check itself fails or hangs, returns one reason that states this. The error
+ * of the check is only logged, because it may name users.
  */
 async function reasonsOf(check: keyof Health, options: ProbesContext): Promise<readonly string[]> {
   using limit = deadline(options.checkMs ?? 1000);

@@ -14,7 +14,7 @@ export class IdleStopper {
   readonly #context: ServeContext;
   readonly #operations: Operations;
   readonly #stopping: AbortSignal;
-  /** By launch id: when the launch was last seen in use, by the clock. */
+  /** By launch id: the time (`clock.now()`) at which the launch was last seen in use. */
   readonly #used = new Map<string, number>();
 
   constructor(context: ServeContext, operations: Operations, stopping: AbortSignal) {

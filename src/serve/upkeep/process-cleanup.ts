@@ -11,8 +11,8 @@ import type { Operations } from "../operations.js";
 import type { ServerProcesses } from "../report/server-processes.js";
 
 /**
- * For how many health intervals the processes of an unloaded session stay, so that a client that reconnects still finds
- * them.
+ * How many health intervals the processes of an unloaded session may keep running, so that a client that reconnects
+ * still finds them.
  */
 const INTERVALS = 12;
 /** How long a process may take to end after SIGTERM, in milliseconds. */
@@ -23,7 +23,7 @@ export class ProcessCleanup {
   readonly #context: ServeContext;
   readonly #operations: Operations;
   readonly #processes: ServerProcesses;
-  /** By process: when the process was first seen without a loaded session, by the clock. */
+  /** By process: the time (`clock.now()`) at which the process was first seen without a loaded session. */
   readonly #since = new Map<string, number>();
   #lookedAt = Number.NEGATIVE_INFINITY;
 

@@ -57,7 +57,7 @@ function coversAll({ id, turns }: Pick<SessionRecord, "id" | "turns">, known: re
 /**
  * Returns ledger lines for the usage of a session that the ledger lacks. The runtime also counts requests that no
  * process of the fleet saw, for example because the process of the turn was killed. It writes its totals into the
- * history when a session is unloaded, and continues them after the next load.
+ * history when a session is unloaded, and adds to these totals after the next load.
  *
  * @param known the usage in the ledger since its beginning, by session
  * @param digest hashes a text with a key, so that nobody without the key can find out the text
@@ -172,7 +172,7 @@ export class HistoryTotals {
       if (unloaded !== null) changed.push({ record, unloaded });
     }
     const added = changed.length === 0 ? 0 : await addMissing(changed, { store, host, stateRoot });
-    // After a failure, the next look finds the same sessions.
+    // Remember the sessions only now. If adding the lines failed, the next look then finds the same sessions again.
     for (const [id, at] of looked) this.#seen.set(id, at);
     return added;
   }

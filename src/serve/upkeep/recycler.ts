@@ -7,7 +7,10 @@ import type { Operations } from "../operations.js";
 import type { RecycleReason } from "../report/metrics.js";
 import type { ServerProcesses } from "../report/server-processes.js";
 
-/** How long we wait for a moment without turns, in milliseconds. After that, the server admits no new turns. */
+/**
+ * How long we wait for a moment without turns, in milliseconds. After that, we drain the server even if it is in a
+ * turn.
+ */
 const PATIENCE_MS = 5 * 60_000;
 
 interface Overdue {
@@ -27,7 +30,7 @@ export class Recycler {
   readonly #stopping: AbortSignal;
   readonly #seen = new Map<string, Set<string>>();
   readonly #overdue = new Map<string, Overdue>();
-  /** By server id: when a server that was replaced may be replaced again, by the clock. */
+  /** By server id: the time (`clock.now()`) from which a replaced server may be replaced again. */
   readonly #resting = new Map<string, number>();
   #current: string | undefined;
 

@@ -38,7 +38,7 @@ export class Terms {
   /** Call this when a term is over. Other hosts may then count this host as gone and take over its sessions. */
   over(): void {
     const { config, state } = this.#context;
-    // Without shared storage, other hosts cannot take what is on this host's own disk.
+    // Other hosts can take over only sessions in shared storage. Without it, the door stays connected to its servers.
     if (config.storage.shared !== null) state.door?.leaveServers();
   }
 

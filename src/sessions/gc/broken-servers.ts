@@ -23,8 +23,8 @@ export interface Cleared {
 }
 
 /**
- * Repairs every record that a crash left broken, as `ps` does. With `dryRun`, changes nothing and resolves with the broken
- * records.
+ * Repairs every server record that a crash left broken, as `ps` does. With `dryRun`, changes nothing, and resolves with
+ * the actions that a repair would take.
  */
 export async function repairServers(
   store: Store,
@@ -59,7 +59,8 @@ type Strays = ReadonlyMap<string, readonly LaunchedProcess[]>;
 
 /** The processes of this fleet that have no record, by launch id. @param recorded reads the launch ids of all records */
 export async function findStrays(stateRoot: string, recorded: () => Promise<ReadonlySet<string>>): Promise<Strays> {
-  // A launch is recorded before its process starts. So list the processes first, and then read the records.
+  // A launch is recorded before its process starts. So list the processes before reading the records: a process that
+  // starts in between is then not taken for a stray.
   const launches = processesByLaunch(stateRoot);
   if (launches.size === 0) return launches;
   const known = await recorded();

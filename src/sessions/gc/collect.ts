@@ -40,7 +40,7 @@ export interface GcRequest {
   user?: string;
   /** Delete only sessions with these ids, if they are past their TTL. Default: all. */
   sessionIds?: readonly string[];
-  /** Called as this host deletes its sessions. */
+  /** Called before each batch of sessions that this host deletes. */
   onProgress?: OnProgress;
   /** If it aborts, gc ends after the current step and leaves nothing half done. */
   signal?: AbortSignal;
@@ -62,7 +62,7 @@ export interface GcResult {
   freedBytes: number;
   dryRun: boolean;
   servers: { id: string; action: ServerAction }[];
-  /** The files that takeovers between hosts had left in the shared storage and gc has removed. */
+  /** The left-overs of takeovers that gc has removed from the shared storage. */
   remains: ClearedRemain[];
   /** The records that cannot be read. gc leaves these sessions alone. */
   unreadable: UnreadableRecord[];
@@ -182,7 +182,7 @@ async function foresee(
   return await tellTurns(context, [...outcomes, ...begun]);
 }
 
-/** Asks the servers which of the `active` sessions are in a turn, and changes the reason of these to `busy`. */
+/** Asks the servers which sessions that were skipped as `active` are in a turn, and changes their reason to `busy`. */
 async function tellTurns(context: GcContext, outcomes: Outcome[]): Promise<Outcome[]> {
   const active = new Set(outcomes.filter(({ skipped }) => skipped === "active").map(({ session }) => session.id));
   if (active.size === 0) return outcomes;

@@ -28,8 +28,8 @@ export interface Outcome {
 }
 
 /**
- * How long to wait, after a session's folder was moved, for the lock of a runtime that is opening the session at that
- * moment, in milliseconds. A runtime creates its lock 3 to 10 ms after its first look at the folder (measured).
+ * How long gc waits, in milliseconds, between moving a session's folder and checking for a lock. A runtime that was
+ * just opening the session creates its lock 3 to 10 ms after it first looks at the folder (measured).
  */
 const OPENING_MS = 25;
 /**
@@ -121,7 +121,7 @@ async function deleteRecords(
   for (const session of sessions) {
     const { id, record } = session;
     if (record !== null && !deleted.has(id)) {
-      // Either the session was used after it was judged, or another gc has deleted the record.
+      // Either the session was used since the survey read its record, or another gc has deleted the record.
       if ((await store.sessions.read(id)) !== null) skip(session, "in-use");
       continue;
     }

@@ -7,9 +7,9 @@ import { openSessionState } from "../../runtime/history/session-state.js";
 import { identify } from "../../runtime/process/process-table.js";
 
 /*
- * Each run of gc moves the sessions that it deletes into a folder of its own, near their session-state folder. The
- * folder is named after gc's process and contains a journal of the sessions that are about to be deleted. If gc is
- * killed, the next gc finds this folder and finishes the work.
+ * Before gc deletes sessions, it moves them into a temporary folder near their session-state folder. The folder's name
+ * contains the PID and the start time of the gc process. A journal in the folder lists the sessions. If gc is killed,
+ * the next gc finds this folder and finishes the work.
  */
 const GC_FOLDER = ".copilotfleet-gc";
 export const JOURNAL = "journal.json";
@@ -33,7 +33,7 @@ interface FoundRun {
   moved: string[];
 }
 
-/** The unfinished work of other gcs in a session-state folder. */
+/** The unfinished deletions of other gcs in a session-state folder. */
 export interface Business {
   /** Ids of the sessions that a running gc is deleting. */
   taken: Set<string>;
@@ -77,7 +77,7 @@ export function isBeingDeleted(home: string, sessionId: string): boolean {
   return isInHome() || runs.some(({ path }) => existsSync(join(path, MOVED, sessionId))) || isInHome();
 }
 
-/** A session that a killed gc has moved into its folder, but neither removed nor given back. */
+/** A session that a killed gc has moved into its temporary folder, but neither removed nor moved back. */
 export interface Leftover {
   note: Note;
   path: string;
@@ -110,8 +110,9 @@ export function readRun(path: string): Pick<FoundRun, "notes" | "moved"> {
 }
 
 /**
- * The notes in a journal. gc completes a journal before it changes any of the sessions in it. So a missing journal
- * counts as empty, and so does an incomplete journal, which an earlier version of copilotfleet may have left.
+ * The notes in a journal. gc finishes writing a journal before it changes any session that the journal lists. So a
+ * missing journal counts as empty, and so does an incomplete one, which an earlier version of copilotfleet may have
+ * left.
  */
 function readJournal(path: string): Note[] {
   try {

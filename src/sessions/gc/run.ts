@@ -50,7 +50,7 @@ export class Run {
   }
 
   /**
-   * Takes over the folders of killed gcs, so that no other gc does.
+   * Takes over the folders of killed gcs by renaming them, so that no other gc does.
    *
    * @param killed the folders of the gcs that were dead at the survey. If a gc was killed later, its folder stays for the
    * next gc, because the survey left out the sessions in its journal.
@@ -69,8 +69,8 @@ export class Run {
   }
 
   /**
-   * Records which sessions are about to be deleted. Keeps the earlier notes of the sessions that are still in this gc's
-   * folder, because the next gc needs their owners and records. When this returns, the notes survive a power failure.
+   * Writes to the journal which sessions are about to be deleted. Keeps the notes of sessions that are still in this
+   * gc's folder: if this gc is killed, the next gc needs them. When this returns, the notes survive a power failure.
    */
   note(notes: readonly Note[]): void {
     try {

@@ -110,7 +110,7 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
       if (!folders.has(record.id)) found.push(recordOnly(record, state, registry));
     for (const id of folders) {
       if (unjudged.has(id)) continue;
-      // Skip this folder: it may be on its way to the host that the record names, or a copy that the move left here.
+      // Another host has this session. Skip its folder here: it is still being moved, or a move left this copy behind.
       const elsewhere = foreign.get(id);
       if (elsewhere !== undefined && (state.owner === null || state.owner === elsewhere.owner)) continue;
       const record = recorded.get(id) ?? null;
@@ -182,7 +182,7 @@ function nameOf({ owner, path }: StateFolder): string {
 
 function judge(session: Candidate, { ttlMs, nowMs, hosts }: SurveyOptions, note: Note | undefined): Candidate | null {
   const { record, path } = session;
-  // If a killed gc had begun to delete the session, it is due, unless somebody has used it since.
+  // If a killed gc had already deleted the session's record, the session is due, unless somebody has used it since.
   const begun = record === null ? note : undefined;
   const abandoned = isAbandoned(record, hosts);
   const dueBeforeMs = begun?.notedAtMs ?? (abandoned ? Number.POSITIVE_INFINITY : nowMs - ttlOf(record, ttlMs));
@@ -202,9 +202,9 @@ function recordOnly(record: SessionRecord, state: StateFolder | null, { servers 
 }
 
 /**
- * All session-state folders: those of recorded servers, those in server folders that no record names, and those in the
- * shared storage, because there may be sessions of a server that never ran on this host. `stateOf` finds the folder of
- * a session by its server's id, even if that server is not recorded.
+ * All session-state folders: those of recorded servers, those in server folders without a record, and those in the
+ * shared storage, which may contain sessions of servers that never ran on this host. `stateOf` returns the
+ * session-state folder of a session, even if the session's server has no record.
  */
 function stateFolders(
   { servers }: Registry,

@@ -22,11 +22,11 @@ export interface UnusedOptions {
 }
 
 /**
- * Each start of the server, each use through the fleet, and each new or deleted session changes the modification time
- * of one of these files and folders.
+ * The files and folders that show when a server was last used. Each start of the server, each use through the fleet,
+ * and each new or deleted session changes the modification time of at least one of them.
  */
 const SIGNS_OF_USE = ["server.log", "connection-token", "uses", "open", "home", join("home", "session-state")];
-/** Folders of removed servers, and of sessions that are being imported. */
+/** The names of temporary folders: those of removed servers, and those of sessions that are being imported. */
 const TEMPORARY = /^\.(?:removed|incoming)-(\d+)-(\d+)-[0-9a-f]+$/;
 
 /**
@@ -149,7 +149,7 @@ export async function removeOrphan({ registry }: Pick<Store, "registry">, stateR
 }
 
 /**
- * Renames the folder of a server, so that at its old path, the folder exists completely or not at all.
+ * Renames a server's folder before its removal, so that the old path never leads to a half-removed folder.
  *
  * @returns the new path, or null if there was no folder
  */

@@ -35,8 +35,8 @@ export class AmbientLeases {
   }
 
   /**
-   * Waits for the earlier turns under the caller's lease, and returns the lease for one turn. Releasing the result lets
-   * the next turn begin. Null if the caller does not run under a lease of this holder on this session.
+   * Waits for the earlier turns under the caller's lease, and returns the lease for one turn. Releasing the returned
+   * lease lets the next turn begin. Null if the caller does not run under a lease of this holder on this session.
    *
    * @throws FleetError `FLEET_SESSION_BUSY` when the earlier turns take longer than `waitMs` milliseconds.
    */

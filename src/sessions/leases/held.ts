@@ -16,7 +16,7 @@ export interface Holding {
   clock: Clock;
   token: string;
   lease: Lease;
-  /** The clock's time right before the request to the store. */
+  /** The clock's time right before this process asked the store for the lease. */
   asked: number;
   /** Whether the lease belongs to another process, which will release it. */
   adopted: boolean;
@@ -153,7 +153,7 @@ export class HeldLease implements TurnLease {
     this.#cancelExpiry = this.#clock.after(Math.max(1, this.#end - this.#clock.now()), tick);
   }
 
-  /** Whether the lease is over. Also compares the time, because the timer is late after the event loop was blocked. */
+  /** Whether the lease is over. Also compares the time here, because a blocked event loop delays the timer. */
   #isOver(): boolean {
     if (!this.#over.signal.aborted && this.#clock.now() >= this.#end) {
       this.#lose(leaseLost(this.#lease, "it was not renewed in time"));
@@ -189,8 +189,8 @@ export class HeldLease implements TurnLease {
 }
 
 /**
- * The clock's time at which the lease ends. The lease's time began between `asked` and now. Count from `asked`, so that
- * the result is never later than the lease's end in the store.
+ * The clock's time at which the lease ends. The store began to count the lease's time at some moment after `asked`.
+ * Counts from `asked`, so that the result is never later than the lease's end in the store.
  */
 function endOf({ remainingMs, ttlMs }: Lease, asked: number): number {
   return asked + Math.min(remainingMs, ttlMs);

@@ -114,8 +114,8 @@ export class Leases {
   }
 
   /**
-   * Continues under a lease that another process took, with the token of that lease. The release of the result ends
-   * only the renewals by this process. The other process keeps the lease.
+   * Continues, with the lease's token, under a lease that another process took. Releasing the returned lease only stops
+   * the renewals by this process. The other process keeps the lease.
    *
    * @param holder the user who must hold the lease. Default: any user.
    * @throws FleetError `FLEET_LEASE_LOST` for a wrong or expired token, or when another user holds the lease.
@@ -172,7 +172,7 @@ export class Leases {
     try {
       result = await this.ambient.run(lease, work);
     } catch (error) {
-      // Throw the error of `work`. Ignore an error of the release, because the lease is lost then, or will expire.
+      // Throw only the error of `work`. If the release also fails, the lease is already lost, or it will expire.
       await lease.release().catch(() => "lost, or it expires");
       throw error;
     }
@@ -201,8 +201,8 @@ function assertTtl(ttlMs: number): void {
 }
 
 /**
- * How long to wait before the next request, in milliseconds. The first pauses are short, because some leases last only a
- * moment. The first waiter in the queue asks at the latest when the lease in force ends.
+ * How long to wait before asking the store again, in milliseconds. The first pauses are short, because some leases last
+ * only a moment. The first waiter in the queue asks again no later than at the end of the lease in force.
  */
 function pauseMs(attempt: number, answer: LeaseAnswer & { granted: false }): number {
   const pause = Math.min(FIRST_PAUSE_MS * 1.5 ** attempt, LONGEST_PAUSE_MS) * (0.75 + Math.random() / 2);

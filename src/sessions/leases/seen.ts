@@ -85,7 +85,7 @@ export class SeenLease implements TurnLease {
       const options = { ref: false, signal: this.#over.signal };
       await this.#clock.wait(LOOK_MS, options).catch(() => "over");
       if (this.#over.signal.aborted) return;
-      // If the store does not answer, the next look may succeed. If none does, the timer ends the lease.
+      // If the store does not answer, try again in the next round. If it never answers, the timer ends the lease.
       await this.#look().catch(() => "lost, or not known");
     }
   }

@@ -6,7 +6,7 @@ import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/clock.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 
-/** The activity of a server at one moment. Both values are null if the server does not answer in time. */
+/** The activity of a server at one moment. `latencyMs` and `turns` are null if the server does not answer in time. */
 export interface ServerActivity {
   id: string;
   /** The time from a ping to its answer, in milliseconds. */

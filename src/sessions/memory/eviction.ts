@@ -35,7 +35,8 @@ export interface EvictionResult {
 /**
  * Makes room for one more session in a server's memory. If the server already has `maxActive` sessions in memory,
  * unloads the least recently used sessions that are neither in use nor under a lease, until there is room. The caller
- * must have set the use marker of the new session. So if two callers come at once, the later one counts both sessions.
+ * must have set the new session's use marker. So if two callers come at once, at least one of them counts both
+ * sessions.
  *
  * @returns false if not enough sessions could be unloaded
  */
@@ -216,7 +217,10 @@ export function knownLoaded(server: ServerRecord): string[] {
   });
 }
 
-/** The sessions in the server's memory, and those that the fleet loaded within the last minute. */
+/**
+ * The sessions in the server's memory (`isLoaded`), and those that the fleet loaded within the last minute but that are
+ * not in its memory.
+ */
 export function lately(server: ServerRecord): { sessionId: string; isLoaded: boolean }[] {
   const loaded = new Set(knownLoaded(server));
   const ids = new Set([...loaded, ...notes(notesFolder(server))]);

@@ -21,7 +21,7 @@ const SERVED = "served";
 
 let sequence = 0;
 
-/** The result of the last look at each queue, by the queue's folder. All waiters of this process share it. */
+/** For each queue, by its folder: the first waiter at the last look (`head`). All waiters of this process share it. */
 const looks = new Map<string, { atMs: number; head: string | undefined }>();
 
 /**
@@ -51,7 +51,7 @@ export class RoomQueue implements Disposable {
     return [undefined, this.#place?.name].includes(headOf(folder));
   }
 
-  /** Waits until this use may look for room again, or until `ms` are over. */
+  /** Waits until this use may look for room again, until `ms` milliseconds have passed, or until `signal` aborts. */
   async untilHead(server: ServerRecord, ms: number, signal: AbortSignal | undefined): Promise<void> {
     const untilMs = performance.now() + ms;
     do await pause(POLL_MS, undefined);
@@ -128,12 +128,12 @@ function findHead(folder: string): string | undefined {
   return undefined;
 }
 
-/** When a waiter came, in milliseconds since the epoch. */
+/** When a waiter joined the queue, in milliseconds since the epoch. */
 function sinceOf(name = ""): number {
   return Number(name.split(SEPARATOR)[1]);
 }
 
-/** The order of the waiters of one process that came in the same millisecond. */
+/** Orders the waiters of one process that joined the queue in the same millisecond. */
 function sequenceOf(name: string): number {
   return Number(name.split(SEPARATOR).at(-1));
 }

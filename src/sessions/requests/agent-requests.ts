@@ -29,8 +29,7 @@ export interface AgentRequestsContext {
 
 /**
  * The permission requests and questions of the agents in this process's turns. They are only in memory, because they
- * end with the process: when the process's connection to a server ends, the runtime ends the turn (measured with
- * 1.0.85).
+ * end with this process anyway: when its connection to a server ends, the runtime ends the turn (measured with 1.0.85).
  */
 export class AgentRequests {
   readonly #waiting = new Map<string, WaitingRequest>();
@@ -94,8 +93,8 @@ export class AgentRequests {
   }
 
   /**
-   * Expires each request whose server is about to end, because the drain of that server waits for the turn. Never
-   * rejects.
+   * Expires each request whose server is about to end. Otherwise, the drain of that server would wait for the request's
+   * turn. Never rejects.
    */
   async #lookForEnds(): Promise<void> {
     const { clock, isEnding } = this.#context;

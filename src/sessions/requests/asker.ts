@@ -44,7 +44,7 @@ export class Asker {
   }
 
   /**
-   * The handlers for the settings of the session. Unless `session.approve` is "ask", nobody is asked for permissions.
+   * The SDK handlers for the session's settings. Unless `session.approve` is "ask", nobody is asked for permissions.
    */
   handlersFor({ session: { approve } }: Pick<Config, "session">): Partial<Handlers> {
     const { onPermissionRequest, onUserInputRequest } = this.#handlers;
@@ -71,7 +71,7 @@ export class Asker {
       const isOpen = choices.length === 0;
       const asked = { question, choices: isOpen ? null : choices, freeform: allowFreeform || isOpen };
       const { outcome, answer = "", isKnown = false } = await this.#ask({ permission: null, question: asked });
-      // Stay pending, because the SDK would send any result or error as an answer, and this client must not answer.
+      // This client must not answer. Never settle, because the SDK would send any result or error as an answer.
       if (outcome === "cancelled" || isKnown) return await new Promise<never>(() => undefined);
       if (outcome === "answered") return { answer, wasFreeform: !choices.includes(answer) };
       return { answer: "Nobody answered. Continue without an answer.", wasFreeform: true };

@@ -1,7 +1,7 @@
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { Store } from "../../store/ports.js";
 
-/** Whether the session was deleted, or its server is being drained. The drain waits for the session's turn to end. */
+/** Whether the session was deleted, or its server is being drained. */
 export async function isEnding(
   { store, directory }: { store: Store; directory: Pick<HostDirectory, "own"> },
   sessionId: string,

@@ -33,7 +33,7 @@ export interface AgentRequest {
   id: string;
   /** The id of the session. */
   session: string;
-  /** The user whose turn asks, and who alone may answer. */
+  /** The user in whose turn the agent asks. Only this user may answer. */
   user: string;
   kind: (typeof REQUEST_KINDS)[number];
   openedAt: string;

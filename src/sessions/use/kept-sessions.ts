@@ -6,7 +6,7 @@ const IDLE_MS = 60_000;
 /** How many sessions this process keeps open at most. Each costs as much as an open session of the library. */
 const MOST = 200;
 
-/** The use for which a session was opened. A use with other values has to open the session again. */
+/** The user and the options for which a session was opened. A use with other values has to open the session again. */
 export interface KeptFor {
   user: string;
   /** Whether the user answers the requests of the agent. */
@@ -89,7 +89,7 @@ export class KeptSessions {
     await open.close().catch(() => "the connection ends it");
   }
 
-  /** Closes all sessions. From then on, none is kept. */
+  /** Closes all sessions. After this call, {@link keep} closes a session instead of keeping it. */
   async closeAll(): Promise<void> {
     this.#isClosed = true;
     await Promise.all([...this.#kept.keys()].map(async (id) => await this.close(id)));

@@ -24,9 +24,9 @@ interface Batch {
  * these turns is lost. gc still notices these turns, because it also checks when the session's history was last
  * written.
  *
- * Two kinds of turns are written at once. One is the first turn of a session, because its record decides whether the session
- * is created or resumed. The other is a turn after a longer pause, because gc cannot see the history of a session whose
- * folder a client chose.
+ * Two kinds of turns are written at once. One is the first turn of a session, because the recorded count decides
+ * whether the session may be created again. The other is a turn after a longer pause, because gc cannot see the history
+ * of a session whose folder a client chose.
  */
 export class LastUses {
   readonly #store: Pick<Store, "sessions">;

@@ -42,7 +42,7 @@ export interface Loading {
   access: ModelAccess;
 }
 
-/** How a process opens a session on its server: with the SDK's client, or over a connection of the front door. */
+/** Opens a session on its server, either with the SDK's client or over a connection of the front door. */
 export interface Transport<Opened> {
   /** Whether a client chose the session's folder. Only the server then knows where the folder is. */
   readonly hasOwnFolder?: boolean;
@@ -90,8 +90,8 @@ export async function load<T>(
   try {
     return await loadBy(how);
   } catch (error) {
-    // The session may have to be created after all. `howToLoad` does not notice this if a client chose the session's
-    // folder, or if the last client has left the session since.
+    // Create the session if the server turns out not to have it. `howToLoad` cannot see that if a client chose the
+    // session's folder, or if the session's last client has left since.
     const isUnsaved = transport.hasOwnFolder === true || !hasHistory(record, server);
     if (how === "create" || !isUnloaded(error) || record.turns > 0 || !isUnsaved) throw refusal(error);
     return await loadBy("create").catch((again: unknown) => {
@@ -100,7 +100,7 @@ export async function load<T>(
   }
 }
 
-/** The credentials that the server needs before the prompt of a turn, without those that it already got in this use. */
+/** The credentials that the server still needs before the prompt of a turn; none if it already got them in this use. */
 export async function missingAccess(
   context: LoadContext,
   { record, server, model }: Pick<SessionUse, "record" | "server" | "model">,
@@ -178,7 +178,7 @@ function howToLoad(record: SessionRecord, server: ServerRecord, { hasOwnFolder }
   return "create";
 }
 
-/** Variables with which the runtime might find a model or an account of its own, if `runtime.env` passes them on. */
+/** Variables from which the runtime itself might find a model or an account, if `runtime.env` passes them on. */
 const OWN_ACCESS = /^(COPILOT|GH|GITHUB)_/;
 
 /**

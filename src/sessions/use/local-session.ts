@@ -37,7 +37,7 @@ interface LocalAttached extends AttachedSession {
 }
 
 export interface OpenOptions extends AskerOptions {
-  /** Whether the session stays open between its turns. It then leaves requests between its turns to other clients. */
+  /** Whether the session stays open between its turns. This client then answers agent requests only in its turns. */
   isKept?: boolean | undefined;
   /** Further settings for the SDK's `createSession` or `resumeSession`. */
   session?: SessionOptions | undefined;
@@ -47,8 +47,8 @@ export interface OpenOptions extends AskerOptions {
 const REOPEN_MS = 30_000;
 
 /**
- * A session on a server of this host that this process uses. If it is evicted or loses its server between turns, the next
- * turn loads it again.
+ * A session that this process uses on a server of this host. If the session is evicted or its server ends between
+ * turns, the next turn loads it again.
  */
 export class LocalSession extends OpenSession<LocalAttached> {
   readonly #sessions: Sessions;
@@ -103,7 +103,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
     // Read the record again if the session is not open here, because others may have moved it.
     const record = isLost ? await recordFor(context, this.record.id, user) : this.record;
     const at = isLost ? undefined : this.attached.server;
-    // A program may still have a session object when it has closed the fleet. Do not start anything for that object.
+    // A program may call `send` on a session object after it has closed the fleet. Then start nothing.
     context.clients.assertOpen();
     await using use = await useSession(context, { ...options, record, user, isTurn: true, at, openMs: REOPEN_MS });
     const reply = await this.turn(use, message, options);
@@ -201,7 +201,9 @@ export class LocalSession extends OpenSession<LocalAttached> {
     }
   }
 
-  /** Writes the last turn of this process now. Resolves like {@link #recording}. */
+  /**
+   * Records the last turn now, without waiting for later turns to share the write. Resolves like {@link #recording}.
+   */
   async #recorded(): Promise<SessionRecord | null | undefined> {
     await this.#sessions.lastUses.flush(this.record.id);
     return await this.#recording;

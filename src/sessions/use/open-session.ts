@@ -108,7 +108,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     const cut = (cause?: unknown) => creditsUsedUp(this.record.id, { used: null, max, cause });
     const reply = await runTurn(this.session, closed, prompt, { ...options, onEvent }).catch(async (error: unknown) => {
       if (!isFleetError(error, "FLEET_TURN_FAILED")) throw error;
-      // The event with the reason may be missing (seen once on a busy machine, with 1.0.85).
+      // The event that reports the used-up credits may be missing (seen once on a busy machine, with 1.0.85).
       isCut ||= max !== null && (await this.#hasUsed(max));
       throw isCut ? cut(error) : error;
     });
@@ -140,7 +140,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
 
   /** Waits until no turn runs in the session, and no prompt of a disconnected client is on its way to the server. */
   async settled(signal: AbortSignal): Promise<void> {
-    // Ask twice, because the prompt may still be on its way. The pause also lets the server write its history.
+    // Ask twice, because a prompt may still be on its way. The pause also lets the server write its history.
     for (let idle = 0; idle < 2; ) {
       const { hasActiveWork } = await abortable(this.session.rpc.metadata.activity(), signal);
       idle = hasActiveWork ? 0 : idle + 1;
@@ -148,7 +148,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     }
   }
 
-  /** Makes the session's model requests that pass through this process wait for `work`, until the disposal. */
+  /** Until the disposal, each model request of the session that passes through this process waits for `work`. */
   beforeRequests(work: () => Promise<void>): Disposable {
     return this.context.provider.beforeRequests(this.record.id, work);
   }
@@ -270,7 +270,7 @@ export function askerOf({ requests }: SessionsContext, id: string, { interactive
   return interactive === true ? new Asker(requests, id, user) : null;
 }
 
-/** The identity of this process, in the form in which a session's record names the process that uses the session. */
+/** The identity of this process, for `usedBy` in the record of an ephemeral session. */
 export function ownUse({ own }: HostDirectory): SessionUser {
   return own === null ? ownIdentity() : { ...ownIdentity(), at: own };
 }

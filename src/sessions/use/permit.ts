@@ -12,12 +12,15 @@ import { type LeaseWait, NOTICE_MS } from "../leases/leases.js";
 import type { TurnLease } from "../leases/seen.js";
 import { sessionBusy } from "../problems.js";
 
-/** How a turn gets its lease. */
+/** The user of a turn, and how to get the lease for the turn. */
 export interface PermitRequest {
   user: string;
-  /** A lease on the session that the caller holds. */
+  /** The caller's lease on the session, if the caller already holds one. The turn then runs under it. */
   lease?: TurnLease | undefined;
-  /** The fence of a lease that a process on another host holds. That host has already checked the lease's token. */
+  /**
+   * The fence of a lease that a process on another host holds. The turn then runs under that lease. The other host has
+   * already checked the lease's token.
+   */
   fence?: number | undefined;
   /**
    * How long to wait for other turns and leases, in milliseconds. Default: 30 seconds, but fails at once if the same
@@ -27,7 +30,7 @@ export interface PermitRequest {
   /** Called if the wait takes longer than a second, and again when the lease or the number of earlier waiters changes. */
   onWait?: ((wait: LeaseWait) => void) | undefined;
   signal?: AbortSignal | undefined;
-  /** The id of the credential that the client showed, for the ledger. */
+  /** The id of the token that the client presented, for the ledger. */
   tokenId?: string | undefined;
 }
 
@@ -72,7 +75,7 @@ export async function permitFor(
   if (lease !== undefined) return { lease, owned: false, record };
   const ambient = await leases.ambient.turn(id, user, { waitMs, signal });
   if (ambient !== null) return { lease: ambient, owned: true, record };
-  // A private session does not need a lease, but respects one that somebody took.
+  // Without `always`, a turn in a private session needs a lease only if somebody has leased the session.
   const isFree = record.kind === "private" && !always && (await store.leases.read(id)) === null;
   return isFree ? null : await takeLease(context, record, request);
 }
@@ -108,8 +111,8 @@ async function takeLease(
     sessionId: id,
     holder: user,
     mayUse: async () => {
-      // The first call comes before the wait, when the record is fresh. During the wait, others may delete or move the
-      // session.
+      // `acquire` calls this before its wait, when the record is still fresh, and again after it. During the wait,
+      // others may delete or move the session.
       record = record === undefined ? known : await recordFor(context, id, user);
     },
     ttlMs: turnLeaseMs(config, store),
@@ -156,8 +159,8 @@ export async function untilAlone(
 let allowances: Promise<typeof import("../../usage/limits/turn-allowance.js")> | undefined;
 
 /**
- * Reserves a turn within the limits of a user. Null if no limit applies, which costs only one read of the user's own
- * limits.
+ * Reserves a turn within the limits of a user. Null if no limit applies. In that case, it costs only one read of the
+ * user's own limits.
  *
  * @throws the errors of `TurnAllowance.take`
  */

@@ -35,7 +35,7 @@ export async function quotaOf(
   return partsIn(answer);
 }
 
-/** The part of `AccountQuotaSnapshot` of the SDK (1.0.14) that the fleet shows. */
+/** The fields of the SDK's `AccountQuotaSnapshot` (1.0.14) that the fleet shows. */
 interface Snapshot {
   isUnlimitedEntitlement?: unknown;
   entitlementRequests?: unknown;

@@ -10,9 +10,9 @@ import type { TurnReply } from "../../runtime/client/turn.js";
  * for await (const piece of fleet.sessions.send(session, "Hello")) show(piece);
  * ```
  *
- * A loop gets the whole reply, even if the loop begins late. Each piece contains everything that arrived since the last
- * piece. If the turn fails, the loop throws the turn's error. To end the turn, abort `signal`. The turn continues if the
- * program leaves the loop.
+ * A loop gets the whole reply, even if the loop begins late. Each piece contains everything that arrived since the
+ * piece before. If the turn fails, the loop throws the turn's error. Leaving the loop does not end the turn. To end it,
+ * abort `signal`.
  */
 export class PendingReply<T extends TurnReply> extends Promise<T> implements AsyncIterable<string> {
   static override get [Symbol.species](): PromiseConstructor {

@@ -197,8 +197,8 @@ export class UseCheck implements Disposable {
   }
 
   /**
-   * Whether to continue waiting after a refusal, without a use marker: until the drain of the server ends, or until
-   * this use may look for room. False if the pool is closed, because the server then does not come back.
+   * Whether to continue waiting after a refusal: the server is still being drained, or other uses are ahead of this one
+   * in the queue for room. False if the pool is closed, because the server then does not come back.
    */
   async mustWait(refusal: Refusal, { record, server }: SessionAt): Promise<boolean> {
     if (refusal !== "draining" && refusal !== "full") return false;

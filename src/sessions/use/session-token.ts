@@ -21,7 +21,7 @@ interface TokenUser {
 
 /**
  * The GitHub token with which a session's next turn has to run. Null if a model provider is configured, if there is no
- * source of tokens, or if the source of the server's own token cannot give a new token to a running server.
+ * source of tokens, or if the server's own token came from a variable or from the caller, which supply no newer token.
  *
  * @throws FleetError as `GitHubTokens.get`. The turn must then not run, because the server may have another token.
  */

@@ -26,8 +26,8 @@ interface UsageData {
 }
 
 /**
- * Records the turn of one use of a session in the ledger. The turn counts once the server has begun its prompt. Also
- * counts the turn's model requests, by the runtime's events, if no model gateway of this process passes them on.
+ * Records the turn of one use of a session in the ledger. The turn counts once the server has begun its prompt. If no
+ * model gateway of this process passes on the turn's model requests, also counts them, from the runtime's events.
  */
 export class MeteredTurn implements Disposable {
   readonly consumer: Consumer;

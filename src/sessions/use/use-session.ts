@@ -181,7 +181,7 @@ export class SessionUse implements AsyncDisposable {
     await this.#release();
   }
 
-  /** @returns null, or the error of giving the lease back */
+  /** @returns null, or the error if the lease could not be given back */
   async #release(): Promise<unknown> {
     this.#isOver = true;
     this.turn[Symbol.dispose]();
@@ -210,8 +210,8 @@ export class SessionUse implements AsyncDisposable {
     const { isTurn } = this.#request;
     const held = this.#marker;
     let marker = await this.#mark(at);
-    // If `#mark` kept the marker that this use already had, no other turn has begun since, because other turns wait for
-    // that marker.
+    // If this use already had this marker, no other turn has begun since the marker was set, because other turns wait
+    // for it.
     if (marker === held) return;
     if (isTurn && this.#permit === null && marker.foundOthers) {
       this.#unmark();
@@ -219,7 +219,8 @@ export class SessionUse implements AsyncDisposable {
       marker = await this.#mark(at);
     }
     if (this.#permit === null) return;
-    // Wait for a turn that began without a lease, and for loads. No new turn begins, because this one has the lease.
+    // Wait until every other use is over: a turn that began without a lease, or another process that is loading the
+    // session. No new turn begins, because this turn has the lease.
     await untilAlone(marker, this.#record.id, { ...this.#request, waitMs: this.#waitMs });
   }
 
@@ -234,8 +235,8 @@ export class SessionUse implements AsyncDisposable {
    *   because other uses must not wait for this use while it waits itself.
    * - After a refusal at `at`, the next try follows at once, except after `draining`.
    *
-   * @throws FleetError `FLEET_SESSION_BUSY` when an eviction keeps the session until `waitMs` is over; the errors of
-   * `UseCheck.pauseAfter`.
+   * @throws FleetError `FLEET_SESSION_BUSY` when another process's eviction marker stays for longer than `waitMs`; the
+   * errors of `UseCheck.pauseAfter`.
    */
   async #mark(at: ServerRecord | undefined): Promise<UseMarker> {
     const { signal, user } = this.#request;

@@ -5,7 +5,7 @@ import type { Instant } from "./records/lease-clock.js";
 export interface StoreContext {
   /** The path of the state folder. */
   root: string;
-  /** How long one update may try again, in milliseconds. */
+  /** How long one update retries before it fails with `FLEET_STATE_BUSY`, in milliseconds. */
   deadlineMs: number;
   onStep: StepHook | undefined;
   /** Reads the clock for leases. */

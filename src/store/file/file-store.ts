@@ -24,9 +24,9 @@ import { ensureStateFolder, stateFolderCheck } from "./state-folder.js";
 const DEADLINE_MS = 30_000;
 
 export interface FileStoreOptions {
-  /** How long one update may try again before it fails with `FLEET_STATE_BUSY`, in milliseconds. */
+  /** How long one update retries before it fails with `FLEET_STATE_BUSY`, in milliseconds. */
   deadlineMs?: number;
-  /** Called between the steps of every commit, so that tests can let other writers run there. */
+  /** Called between the steps of every commit. With it, a test runs another writer between two steps. */
   onStep?: StepHook;
   /** Reads the clock for leases. Replaced in tests. Default: {@link now}. */
   leaseNow?: () => Instant;
@@ -75,7 +75,7 @@ export class FileStore implements Store {
     this.limits = new LimitRecords(this.#context, this.sessions);
   }
 
-  /** Returns `offered`, because this store serves one host, whose state folder already has that key. */
+  /** Returns `offered`, the key in this host's state folder. With only one host, there is no other key to agree on. */
   async pseudonymKey(offered: string): Promise<string> {
     return offered;
   }

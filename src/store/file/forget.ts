@@ -7,9 +7,9 @@ import { decodeRevision, revisionName } from "./commit/revision.js";
 import { readIfThere } from "./failures.js";
 
 /**
- * Removes files of earlier states that contain one of the texts: older revisions of documents, scratch files, and
- * copies of damaged files. The newest revision of each document stays. So does the newest intact one, because readers
- * use it while the newest is damaged.
+ * Removes outdated files that contain one of `texts`: older revisions of documents, scratch files, and copies of
+ * damaged files. Each document keeps its newest revision. It also keeps its newest intact revision, because readers
+ * use that one while the newest is damaged.
  *
  * @param folders the folders of the documents
  */

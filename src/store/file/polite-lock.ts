@@ -7,8 +7,8 @@ const MAX_WAIT_MS = 80;
 type Release = () => Promise<void>;
 
 /**
- * Lets writers commit one after another, because this saves retries. A writer waits only briefly and then continues without
- * the lock, because correctness does not depend on it (decision 1).
+ * Acquires a lock, with which writers commit one after another. This saves retries. After `waitMs`, a writer continues
+ * without the lock, because correctness does not depend on it (decision 1). Never rejects.
  */
 export async function enterPolitely(folder: string, waitMs = MAX_WAIT_MS): Promise<Release> {
   const until = performance.now() + waitMs;

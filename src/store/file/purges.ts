@@ -4,7 +4,7 @@ import type { PurgeStore } from "../ports.js";
 import type { StoreContext } from "./context.js";
 import { RecordFiles } from "./records/record-files.js";
 
-/** The purges under way, in one file per purge. */
+/** The records of the purges that are under way, each in its own file. */
 export class PurgeRecords implements PurgeStore {
   readonly #files: RecordFiles<Purge>;
 
@@ -21,13 +21,13 @@ export class PurgeRecords implements PurgeStore {
     for (;;) {
       if (await this.#files.create(name, purge)) return purge;
       const earlier = this.#files.read(name);
-      // An earlier purge may have ended since then.
+      // If null, an earlier purge ended between `create` and `read`. Try again.
       if (earlier !== null) return earlier;
     }
   }
 
   async done(user: string): Promise<void> {
-    // This store serves one host, and that host is done.
+    // This store serves only one host. Once that host has erased its data, the purge is over.
     await this.#files.delete(userDigest(user));
   }
 

@@ -101,7 +101,10 @@ function checkParents(path: string, { env = process.env }: StateFolderOptions): 
   return deepest;
 }
 
-/** The existing folders and links on the way from the root to `path`, without `path` itself. */
+/**
+ * Yields the folders and symbolic links from `/` down to `path`, without `path` itself. Follows the links. Ends at the
+ * first name that does not exist.
+ */
 function* wayTo(path: string): Generator<{ path: string; stats: Stats }> {
   yield { path: "/", stats: lstatSync("/") };
   const names = namesOf(dirname(path));
@@ -129,9 +132,9 @@ function namesOf(path: string): string[] {
 }
 
 /**
- * Whether the group has no members other than root and us, according to the system's files. Such a group can often write to
- * a folder that is safe, because many systems give each user their own group and a umask of 002. In Kubernetes, the pod's
- * group may write to the root of a volume.
+ * Whether the group has no members other than root and us, according to the system's files. A folder is safe even if
+ * such a group can write to it. That is common: many systems give each user their own group and a umask of 002, and in
+ * Kubernetes, the pod's group may write to the root of a volume.
  */
 function isPrivateGroup(gid: number): boolean {
   const uid = process.getuid?.();
@@ -177,7 +180,7 @@ export function replaceStateFile(root: string, path: string, content: object): v
   }
 }
 
-/** @param at `path`, or the deepest existing folder above it */
+/** @param at the folder whose file system is checked: `path`, or the deepest existing folder above it */
 function refuseFileSystem(path: string, at: string, { files, env = process.env }: StateFolderOptions): void {
   const found = unfitFileSystem(at, files ?? system().files);
   if (found?.kind === "kernel") {

@@ -61,7 +61,7 @@ export class RedisStore implements Store {
   readonly purges: PurgeDocuments;
   readonly usage: UsageSums;
   readonly limits: LimitDocuments;
-  /** The signatures of all records. */
+  /** Finds records without a valid signature, and signs them. */
   readonly signatures: Signatures;
   readonly #connection: Connection;
   readonly #documents: Documents;

@@ -16,7 +16,7 @@ export function folderIdOf(folder: string): string {
     writeFileSync(temp, randomBytes(12).toString("hex"), { mode: 0o600, flag: "wx" });
     syncNow(temp);
     linkSync(temp, path);
-    // If a power failure lost the id, the folder would get a new id, and the lines that Redis has would count again.
+    // If a power failure lost the id, the folder would get a new one, and Redis would count the same lines again.
     syncNow(folder);
   } catch (error) {
     if (systemCode(error) !== "EEXIST") throw mediumError("write", folder, error);

@@ -1,6 +1,6 @@
 import { system } from "../../system/system.js";
 
-/* A holder is the process that has a slot. Its text joins the boot, PID namespace, PID and start with dots. */
+/* A holder is a text that identifies the process that has a slot: its boot, PID namespace, PID and start time. */
 
 let own: string | undefined;
 

@@ -35,8 +35,8 @@ export interface LimitStore {
   used(user: string): Promise<SlotsUsed>;
 
   /**
-   * Whether this is the first call with these arguments on any host, and no call had a later period. It lets only one
-   * process record an event.
+   * True only for the first call, among all hosts, about this limit and period, and only if there was no call about a
+   * later period. So only one process records that the user is near the limit.
    *
    * @param name the name of the limit
    * @param from the start of the period

@@ -23,12 +23,12 @@ export interface UsageStore {
   append(lines: readonly LedgerLine[]): number;
 
   /**
-   * Resolves when all hosts can count the lines of this host, and the lines are added up as far as that saves time.
-   * Also resolves if the store does not answer. Never rejects.
+   * Resolves when this host's lines count on all hosts. May also add lines up, so that the next query is fast. Also
+   * resolves if the store does not answer. Never rejects.
    */
   settled(): Promise<void>;
 
-  /** Adds up the lines in the query's period by user, by model and by the query's `by`. */
+  /** Adds up the lines in the query's period. Each part of the result has one user, one model and one key (`by`). */
   read(query: UsageQuery): Promise<UsagePart[]>;
 
   /**

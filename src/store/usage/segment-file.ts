@@ -2,7 +2,7 @@ import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import type { LedgerLine } from "../../model/usage/usage.js";
 import { readIfThere } from "../file/failures.js";
 
-/** How much is read at once, in bytes. It is so little that the process can soon do other work between two pieces. */
+/** How much is read at once, in bytes. Small, so that the process can do other work after a short time. */
 const PIECE_BYTES = 128 * 1024;
 
 /** Complete lines of a segment, and the part of the segment (`from` to `end`, in bytes) that contains them. */
@@ -22,7 +22,7 @@ export class SegmentFile {
   readonly fd: number;
   /** The inode number. A purge changes it, because it replaces the file. */
   readonly ino: number;
-  /** Distinguishes the file from an earlier, deleted file with the same inode number, if the file system allows it. */
+  /** Like `ino`, but also differs from a deleted file with the same number if the file system records birth times. */
   readonly id: string;
   readonly size: number;
 

@@ -19,7 +19,7 @@ import { makeFolder } from "../file/commit/durable.js";
 import { readIfThere } from "../file/failures.js";
 import { SegmentFile } from "./segment-file.js";
 
-/** When a segment has reached this size, in bytes, it is sealed: later lines go to the next segment. */
+/** When a segment has reached this size, in bytes, it is sealed: processes write later lines to the next segment. */
 const SEGMENT_BYTES = 64 * 1024 * 1024;
 /** How long written lines may wait until they are synced to disk, in milliseconds. */
 const SYNC_MS = 1_000;
@@ -91,7 +91,7 @@ export class Segments {
     if (this.#open !== undefined) fsync(this.#open.fd, () => undefined);
   }
 
-  /** Makes later lines go to a new segment. A process that has already chosen the old one may still append to it. */
+  /** Starts a new segment for later lines. A process that has already chosen the old segment may still append to it. */
   seal(): void {
     const open = this.#current();
     if (fstatSync(open.fd).size > 0) this.#next(open);
@@ -136,7 +136,7 @@ export class Segments {
     return fstatSync(open.fd).size < SEGMENT_BYTES ? open : this.#next(open);
   }
 
-  /** Opens the next segment. First adds the newline that the old one may lack, because no later batch will add it. */
+  /** Opens the next segment. If the old segment lacks its last newline, adds it, because no later batch will. */
   #next({ number, fd }: { number: number; fd: number }): { number: number; fd: number } {
     if (!endsLine(fd)) writeSync(fd, NEWLINE);
     return this.#openNumber(number + 1);

@@ -6,7 +6,7 @@ import type { SegmentFile } from "./segment-file.js";
 import type { Segments } from "./segments.js";
 import { CellTable, ROW, Sums, SumsBuilder, type SumsTables } from "./sums.js";
 
-/** The sums of the newest segment may lack up to this many bytes at its end. Reading these takes only milliseconds. */
+/** The sums of the newest segment may leave out up to this many bytes at its end, because reading these is fast. */
 const LAG_BYTES = 1024 * 1024;
 /** The first line of a sums file is shorter than this, in bytes. */
 const HEAD_BYTES = 256;
@@ -87,7 +87,7 @@ export class SumsFiles {
     const builder = new SumsBuilder(before, new CellTable(before?.cells ?? []));
     for (const piece of segment.pieces(before?.end)) {
       builder.add(piece);
-      // Many lines take seconds, in which this process must be able to do other work.
+      // Adding up many lines takes seconds, so let the process do other work in between.
       await new Promise(setImmediate);
     }
     const sums = builder.build();
@@ -138,7 +138,7 @@ function headLine(head: Head): Buffer {
   return Buffer.from(`${text}${" ".repeat((NUMBER_BYTES - (end % NUMBER_BYTES)) % NUMBER_BYTES)}\n`);
 }
 
-/** Parses the head of a sums file; null if its format or its segment is another one. @throws if the head is damaged */
+/** Parses the head of a sums file; null if it has another format or another segment's id. @throws if it is damaged */
 function headIn(file: Buffer, segment: SegmentFile): Head | null {
   const head = JSON.parse(file.toString("utf8", 0, file.indexOf(0x0a))) as Head;
   return head.format === FORMAT && head.id === segment.id && head.bytes <= segment.size ? head : null;

@@ -14,7 +14,7 @@ import type { Piece } from "./segment-file.js";
 /** The default length of a bucket, in milliseconds. */
 const BUCKET_MS = 10 * 60_000;
 
-/** A combination for which counts are added up. */
+/** A combination of values. The counts of all lines with these values are added up. */
 export type Cell = [user: string, sessionId: string, model: string | null, tokenId: string | null];
 
 /** A period whose lines are added up together. It lies within one day (UTC). */
@@ -66,7 +66,7 @@ export class Sums implements SumsTables {
     return this.buckets.filter((bucket) => bucket.last >= from && bucket.first < to && !isWhole(bucket, query));
   }
 
-  /** Adds the buckets that the query covers completely to `parts`. */
+  /** Adds to `parts` the counts of those buckets that the query covers completely. */
   addTo(parts: UsageParts, query: UsageQuery): void {
     const days = this.buckets.map(({ first }) => (query.by === "day" ? dayOf(first) : ""));
     const placesOf = this.buckets.map((bucket, index) =>
@@ -112,7 +112,7 @@ export class Sums implements SumsTables {
   }
 }
 
-/** Numbers the cells of sums. Several sums may share one table. */
+/** Gives each cell a number, by which the rows of sums refer to it. Several sums may share one table. */
 export class CellTable {
   readonly cells: string[];
   readonly #index = new Map<string, number>();
@@ -134,7 +134,7 @@ export class CellTable {
   }
 }
 
-/** Adds lines to the sums of the lines before them. */
+/** Builds sums: starts with the sums of earlier lines, if there are any, and adds lines to them. */
 export class SumsBuilder {
   readonly #before: Float64Array;
   readonly #table: CellTable;

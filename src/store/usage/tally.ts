@@ -3,7 +3,7 @@ import type { SegmentFile } from "./segment-file.js";
 import type { Segments } from "./segments.js";
 import type { SumsFiles } from "./sums-files.js";
 
-/** No limit counts tokens for longer than this, in milliseconds: at most a month. */
+/** No limit counts tokens of more than a month, so tokens older than this do not matter. In milliseconds. */
 const LONGEST_MS = 32 * 24 * 3_600_000;
 
 /** The tokens of each user on each day, kept up to date by reading only what is new in the segments. */
@@ -77,7 +77,7 @@ export class Tally {
     for (const { lines, end } of segment.pieces(at)) {
       for (const line of lines) this.#addTokens(line.user, dayOf(line.at), tokensOf(line));
       this.#read.set(number, { end, id });
-      // Many lines take seconds, in which this process must be able to do other work.
+      // Adding up many lines takes seconds, so let the process do other work in between.
       await new Promise(setImmediate);
     }
     return "next";

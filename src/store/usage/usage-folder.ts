@@ -57,7 +57,7 @@ export class UsageFolder implements UsageStore {
     return parts.all;
   }
 
-  /** Adds up the new lines of all segments, and calls `use` with each. */
+  /** Adds up the new lines of each segment, and then calls `use` with the segment. */
   async #eachSegment(use: (number: number, segment: SegmentFile) => Promise<void>): Promise<void> {
     const numbers = this.segments.numbers();
     for (const number of numbers) {
@@ -69,7 +69,7 @@ export class UsageFolder implements UsageStore {
     }
   }
 
-  /** Adds the sums of the buckets that the query covers completely. For the rest, reads the lines. */
+  /** Adds a segment to `parts`: buckets that the query covers completely by their sums, other lines one by one. */
   async #addSegment(
     parts: UsageParts,
     { number, segment }: { number: number; segment: SegmentFile },
@@ -141,7 +141,7 @@ export class UsageFolder implements UsageStore {
     } finally {
       rmSync(temp, { force: true });
     }
-    // A reader may have made sums with the old names since they were removed above.
+    // Remove the sums once more, because a reader may have made new ones with the old names since the first removal.
     this.#sums.remove(number);
     const late = segment.late(end);
     if (late.length > 0) this.segments.append(late.map((line) => renamed(line, names)));
@@ -184,7 +184,7 @@ async function addLines(
       const at = Date.parse(line.at);
       if (at >= from && at < to) parts.add(keyOf(line, by), line.user, line.model, countsOf(line));
     }
-    // Many lines take seconds, in which this process must be able to do other work.
+    // Adding up many lines takes seconds, so let the process do other work in between.
     await new Promise(setImmediate);
   }
 }

@@ -4,8 +4,8 @@ import type { ControlGroup } from "../system.js";
 import { withoutEscapes } from "./file-systems.js";
 
 /**
- * The control groups of a process at the paths at which this process sees them, from `/proc/<pid>/cgroup` (cgroups(7)) and
- * `/proc/self/mountinfo` (proc(5)). Both are relative to the cgroup namespace of this process.
+ * The control groups of the process `pid`, from `/proc/<pid>/cgroup` (cgroups(7)) and `/proc/self/mountinfo` (proc(5)).
+ * The paths in both files are relative to the cgroup namespace of the process that reads them.
  */
 export function controlGroupsOf(pid: number | "self"): ControlGroup[] {
   const memberships = readFileSync(`/proc/${pid}/cgroup`, "utf8").trim().split("\n").map(readMembership);

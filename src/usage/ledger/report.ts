@@ -6,8 +6,8 @@ import { addUsage, NO_USAGE, type UsageBy, type UsageCounts, type UsagePart } fr
 export interface UsageTotal extends UsageCounts {
   /**
    * The cost by `provider.prices`, in their currency. Null if a model has no price, if a model has requests but none of
-   * them reported its tokens, or if there were no requests. If only some of a model's requests reported tokens, the
-   * rest add nothing.
+   * them reported its tokens, or if there were no requests. A request adds to the cost only if its tokens
+   * were reported.
    */
   cost: number | null;
 }

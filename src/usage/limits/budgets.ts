@@ -2,7 +2,7 @@ import type { UserLimit } from "../../config/limits.js";
 
 export type Period = "day" | "month";
 
-/** The limits on the model tokens of a period. */
+/** The limits on model tokens per day and per month. */
 export const BUDGETS = [
   { limit: "tokensPerDay", period: "day" },
   { limit: "tokensPerMonth", period: "month" },

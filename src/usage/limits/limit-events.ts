@@ -2,7 +2,8 @@ import type { LimitName, UserLimit } from "../../config/limits.js";
 import type { Store } from "../../store/ports.js";
 
 /**
- * For this long after an event about a reached limit, in milliseconds, further refusals for the limit are only counted.
+ * For this long after an event about a reached limit, in milliseconds, more refusals of the same user by this limit are
+ * only counted.
  */
 const AGGREGATED_MS = 60_000;
 
@@ -36,7 +37,7 @@ const OF_STORES = new WeakMap<object, LimitEvents>();
 export class LimitEvents {
   readonly #events: EventNotes | undefined;
   readonly #store: Pick<Store, "limits">;
-  /** The budgets that already have an event, by user and limit, each with the beginning of its period. */
+  /** By user and limit, the period for which the audit log already has an event, as `from` of {@link Near}. */
   readonly #near = new Map<string, number>();
   readonly #reached = new Map<string, { atMs: number; more: number }>();
 

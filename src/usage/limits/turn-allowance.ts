@@ -28,7 +28,7 @@ export class TurnAllowance {
   readonly #limits: EffectiveLimits;
   /** The id of the slot by which the store counts this turn. */
   readonly #id: string;
-  /** Whether the turn's own place among the turns per minute is still unused. The first prompt uses it. */
+  /** Whether the turn per minute that {@link take} counted is still unused. The first prompt uses it. */
   #isSpare = true;
   #isOver = false;
   /** When the budgets were checked last, by `performance.now()`. */
@@ -92,7 +92,7 @@ export class TurnAllowance {
   #giveBack(kind: SlotKind, id: string, hasBegun: boolean): void {
     const { concurrentTurns, turnsPerMinute } = this.#limits.limits;
     if (concurrentTurns === null && turnsPerMinute === null) return;
-    // Do not wait. If this fails, the store ends the slot later.
+    // Do not wait for the store. If the call fails, the slot expires.
     void this.#context.store.limits.giveBack({ user: this.#user, kind, id }, hasBegun).catch(() => "it expires");
   }
 

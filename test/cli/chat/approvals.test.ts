@@ -15,7 +15,7 @@ const shell = {
   possibleUrls: [],
 } satisfies PermissionRequest;
 
-describe("a permission request in words", () => {
+describe("the description of a permission request", () => {
   it.each<[string, PermissionRequest, string | null]>([
     ["the programs that a command runs", shell, "commands of: git status, ls"],
     [
@@ -47,18 +47,18 @@ describe("a permission request in words", () => {
     expect(describeRequest(request).scope?.label ?? null).toBe(label);
   });
 
-  it("a request for a command that would leave the sandbox has the reason as a warning", () => {
+  it("the description of a command that would leave the sandbox gives the model's reason as a warning", () => {
     const request = { ...shell, requestSandboxBypass: true, requestSandboxBypassReason: "It needs the network." };
     expect(describeRequest(request).notes).toContain("It asks to act outside of the sandbox. It needs the network.");
   });
 
-  it("approvals for reading files have the same key within a folder, and different keys for two folders", () => {
+  it("an approval for reading a file covers all files in its folder, but none in another folder", () => {
     const keys = (path: string) => describeRequest({ kind: "read", path, intention: "" }).scope?.keys;
     expect(keys("/etc/hosts")).toEqual(keys("/etc/passwd"));
     expect(keys("/etc/hosts")).not.toEqual(keys("/etc/ssh/key"));
   });
 
-  it("the approvals of two commands have different keys if the commands run different programs", () => {
+  it("an approval for a command has one key for each program that the command runs", () => {
     const keys = (request: PermissionRequest) => describeRequest(request).scope?.keys;
     expect(keys({ ...shell, commands: [{ identifier: "git push", readOnly: false }] })).toEqual(["program git push"]);
     expect(keys(shell)).toEqual(["program git status", "program ls"]);

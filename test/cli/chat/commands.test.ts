@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { parseEntered } from "../../../src/cli/chat/commands.js";
 
-describe("an entry of a user in a chat", () => {
+describe("the text that a user enters in a chat", () => {
   it.each([
     ["hello /help", { kind: "prompt", text: "hello /help" }],
     ["/help", { kind: "command", name: "help", argument: "" }],

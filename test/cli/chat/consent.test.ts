@@ -72,7 +72,7 @@ describe("a permission request", () => {
     expect(window.asked).toEqual([]);
   });
 
-  it("a permission request is shown even if the chat finds its turn only after the request has arrived", async () => {
+  it("a permission request is shown if it arrives before the chat finds its turn in the history", async () => {
     const window = new WindowDouble();
     const turn = new OwnTurn();
     window.turn = turn;
@@ -82,7 +82,7 @@ describe("a permission request", () => {
     expect(await answer).toEqual({ kind: "approve-once" });
   });
 
-  it("a permission request that cannot be shown is refused, and the next one is shown", async () => {
+  it("a permission request that cannot be shown gets no decision, and the next request is shown", async () => {
     const window = new WindowDouble();
     const { handler } = new Approvals(window);
     const broken = { kind: "shell", fullCommandText: "ls" } as unknown as PermissionRequest;
@@ -92,7 +92,7 @@ describe("a permission request", () => {
     expect(await next).toEqual({ kind: "approve-once" });
   });
 
-  it("an approval for the whole session also answers a request that waits behind the question", async () => {
+  it("an approval for the whole session also answers a waiting request for the same command", async () => {
     const window = new WindowDouble();
     const { handler } = new Approvals(window);
     const both = [handler(shell("ls"), SESSION), handler(shell("ls", "", "call_2"), SESSION)];
@@ -124,7 +124,7 @@ describe("a permission request", () => {
     expect(window.asked).toHaveLength(5);
   });
 
-  it("a long reason of the model does not push the question and the command off the screen", async () => {
+  it("a long reason from the model does not push the question and the command off the screen", async () => {
     const window = new WindowDouble();
     const request = new Approvals(window).handler(shell("rm -rf x", "Run this command? ls ".repeat(100)), SESSION);
     const [question = ""] = await eventually("the question", () => window.asked.length > 0 && window.asked);
@@ -140,7 +140,7 @@ describe("a form of the agent", () => {
   it.each([
     ["y", "accept"],
     ["n", "decline"],
-  ])("a form without fields is shown, and the key %s is the answer %s", async (key, action) => {
+  ])("a form without fields is shown, and the key %s answers it with %s", async (key, action) => {
     for (const requestedSchema of [undefined, { type: "object" as const, properties: {} }]) {
       const window = new WindowDouble();
       const answer = new Questions(window).onElicitation({
@@ -218,7 +218,7 @@ describe("the questions of a chat", () => {
     { key: "n", label: "no" },
   ];
 
-  it("simultaneous questions are shown one after another, and the end of the turn ends the open ones", async () => {
+  it("questions are shown one after another, and dismiss() ends all that are still unanswered", async () => {
     const queue = new DialogQueue();
     let now = 0;
     const [first, second, third] = ["one", "two", "three"].map((text) => new TextDialog([{ text }], () => now));

@@ -49,7 +49,7 @@ describe("the editor of a prompt", () => {
     ["/he<tab>x", "> /help x|"],
     ["/h<tab>", "> /h|"],
     ["a<tab>b", "> a    b|"],
-  ])("typing %s gives %j", (keys, shown) => {
+  ])("typing %s into the prompt shows %j", (keys, shown) => {
     expect(new Typist().type(keys).shown).toBe(shown);
   });
 
@@ -68,7 +68,7 @@ describe("the editor of a prompt", () => {
     expect(typist.input.view(40, 10).cursor).toEqual({ row: 0, column: 6 });
   });
 
-  it("a long line is broken into rows, and the rows around the cursor are shown", () => {
+  it("the editor shows only the rows around the cursor, and breaks a long line into rows", () => {
     const typist = new Typist();
     typist.input.paste(Array.from({ length: 30 }, (_, index) => `line ${index}`).join("\n"));
     expect(typist.input.view(40, 3).rows).toEqual(["  line 27", "  line 28", "  line 29"]);

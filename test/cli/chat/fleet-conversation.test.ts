@@ -4,7 +4,7 @@ import { FleetError } from "../../../src/errors.js";
 import type { Fleet } from "../../../src/fleet/fleet.js";
 import { NEVER } from "../../../src/runtime/clock.js";
 
-/** Replaces `fleet.sessions`. Like a fleet, fails `resume` during a drain, and `send` and `leave` without a session. */
+/** Replaces `fleet.sessions`. Rejects `resume` during a drain, and `send` and `leave` if no session is open. */
 class DrainingSessions {
   isDraining = false;
   /** The calls so far, in order: the model of each `resume`, and the prompt of each `send`. */
@@ -61,8 +61,8 @@ describe("a chat whose session could not be opened again with another model", ()
   });
 });
 
-describe("a question of a chat to its server", () => {
-  /** A conversation whose server answers questions about the model with `answers`, in this order. */
+describe("a request of a chat to its server", () => {
+  /** A conversation whose server answers each request for the model with the next of these answers. */
   async function asking(...answers: (Error | string)[]) {
     let openings = 0;
     const getCurrent = async () => {
@@ -99,7 +99,7 @@ describe("a question of a chat to its server", () => {
     expect(openings()).toBe(2);
   });
 
-  it("a chat does not open the session again after the user has cancelled the question", async () => {
+  it("a chat does not open the session again after the user has cancelled the request", async () => {
     const { conversation, openings } = await asking("small");
     await expect(conversation.model(AbortSignal.abort(new Error("cancelled")))).rejects.toThrow("cancelled");
     expect(openings()).toBe(1);

@@ -33,7 +33,7 @@ describe("text in rows", () => {
     ]);
   });
 
-  it("no row of wrap is wider than its limit, and no text is lost, whatever the script", () => {
+  it("wrap returns no row wider than the limit, and loses no text, in any writing system", () => {
     fc.assert(
       fc.property(WORDS, fc.integer({ min: 4, max: 40 }), (raw, width) => {
         const text = printableLines(raw).replaceAll("\t", " ");
@@ -53,11 +53,11 @@ describe("text in rows", () => {
     ["👩‍💻", 2],
     ["🇬🇧", 2],
     ["한글", 4],
-  ])("%s is %i columns wide", (text, width) => {
+  ])("the text %s is %i columns wide", (text, width) => {
     expect(widthOf(text)).toBe(width);
   });
 
-  it("graphemes divides a long text into the same characters as the parts of that text", () => {
+  it("graphemes finds the same characters in a long text as in the parts of that text", () => {
     const text = "👨‍👩‍👧‍👦e\u0301🇬🇧क्षि한".repeat(100);
     expect(graphemes(text)).toEqual(
       Array.from({ length: 100 }, () => ["👨‍👩‍👧‍👦", "e\u0301", "🇬🇧", ...graphemes("क्षि"), "한"]).flat(),

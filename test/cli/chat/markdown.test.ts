@@ -112,7 +112,7 @@ describe("Markdown that arrives in pieces", () => {
     expect(await render(table, 20, [7])).toEqual(["a: one", "b: two words", "c: three", "d: four"]);
   });
 
-  it("no row of text is wider than the terminal, except code", async () => {
+  it("no row of rendered Markdown is wider than the terminal, except code", async () => {
     await fc.assert(
       fc.asyncProperty(fc.integer({ min: 30, max: 100 }), async (width) => {
         const rows = await render(SAMPLE.replace(/```ts.*?```/s, ""), width, [9]);
@@ -183,7 +183,7 @@ describe("Markdown of a malicious model", () => {
     ["unclosed HTML", "<a "],
     ["words", "lorem ipsum "],
     ["one long word", "x"],
-  ])("the parser gets a text with many %s in small pieces, so that the text cannot block the chat", async (_, part) => {
+  ])("a long text with many %s is parsed in small pieces, so that it cannot block the chat", async (_, part) => {
     const stream = await MarkdownStream.create();
     const text = part.repeat(Math.ceil(100_000 / part.length));
     stream.add(text);

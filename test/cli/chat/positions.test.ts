@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { Positions } from "../../../src/cli/chat/terminal/positions.js";
 
 describe("the terminal's answers about the cursor", () => {
-  it("two cursor reports are removed from the keys, whether they arrive together or apart; the last counts", () => {
+  it("two cursor reports, together or apart, are removed from the keys, and the last gives the column", () => {
     for (const chunks of [["a\x1b[24;80Rb\x1b[24;40Rc"], ["a\x1b[24;80Rb", "\x1b[24;40Rc"]]) {
       const positions = new Positions();
       positions.expect();
@@ -14,7 +14,7 @@ describe("the terminal's answers about the cursor", () => {
     }
   });
 
-  it("a cursor report that arrives in two parts is removed from the keys, and other keys pass", () => {
+  it("a cursor report that arrives in two parts is removed from the keys around it", () => {
     for (const cut of [2, 3, 5, 6, 7]) {
       const positions = new Positions();
       positions.expect();

@@ -44,7 +44,7 @@ describe("the window of a chat", () => {
     expect(await window.next()).toBe("second time");
   });
 
-  it("the loss of the terminal cancels the chat's current work, but not the later leaving of a session", async () => {
+  it("a lost terminal cancels the chat's current work, but the chat can still leave its session", async () => {
     using window = testWindow();
     const part = { take: () => [], live: () => [] };
     const work = window.working(part, async (signal) => await abortable(new Promise(() => undefined), signal));

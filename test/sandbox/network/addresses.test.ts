@@ -36,12 +36,12 @@ describe("isBlocked", () => {
      :: ::1 ::127.0.0.1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:8.8.8.8 ::FFFF:7f00:1 64:ff9b::10.0.0.1 64:ff9b:1::1
      100::1 2001::1 2001:db8::1 2002:7f00:1:: 2002:a00:1::1 3fff::1 5f00::1 fc00::1 fd00:ec2::254 fe80::1 fe80::1%eth0
      fec0::1 ff02::1`.split(/\s+/),
-  )("%s is blocked", (address) => {
+  )("isBlocked returns true for the address %s", (address) => {
     expect(isBlocked(address)).toBe(true);
   });
 
   it.each(["", "localhost", "0x7f.0.0.1", "127.1", "2130706433", "0177.0.0.1", "[::1]", "1.2.3.4 "])(
-    "%j, which is not the usual form of an address, is blocked",
+    "isBlocked returns true for %j, which is not the usual form of an address",
     (address) => {
       expect(isBlocked(address)).toBe(true);
     },
@@ -51,7 +51,7 @@ describe("isBlocked", () => {
     `1.1.1.1 8.8.8.8 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.0 168.63.129.15
      172.15.255.255 172.32.0.0 192.0.1.0 192.167.255.255 198.17.255.255 198.20.0.0 223.255.255.255
      2000::1 2001:200::1 2606:4700:4700::1111 2a00:1450::1`.split(/\s+/),
-  )("%s is public", (address) => {
+  )("isBlocked returns false for the public address %s", (address) => {
     expect(isBlocked(address)).toBe(false);
   });
 });
@@ -81,7 +81,7 @@ describe("the rules of a server", () => {
     ["168.63.129.0/24", "168.63.129.16", 443, false],
     ["169.254.169.254:80", "169.254.169.254", 80, true],
     ["fd00::/8", "fd00:ec2::254", 443, false],
-    // An address of this machine needs such an entry, too.
+    // An address of this machine also needs an entry for exactly this address.
     ["0.0.0.0/0", "5.6.7.8", 443, false],
     ["0.0.0.0/0", "1.2.3.9", 443, false],
     ["::/0", "2a00:1450:0:0::99", 443, false],

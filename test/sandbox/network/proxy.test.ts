@@ -17,7 +17,7 @@ interface Trial {
   refused: RefusedRequest[];
 }
 
-/** A proxy on a Unix socket, with one server of Alice. */
+/** Starts a proxy on a Unix socket. It knows one server, which belongs to Alice. */
 async function proxyWith(
   allow: readonly string[],
   { names = {}, limits }: { names?: Record<string, readonly string[]>; limits?: ProxyOptions["limits"] } = {},
@@ -170,7 +170,7 @@ describe("CONNECT", () => {
     const trial = await proxyWith(["*:*"], { names: { "a.example": [address] } });
     const answer = await ask(trial, "a.example:443");
     expect(answer).toMatch(/^HTTP\/1\.1 403 Forbidden by sandbox\.allow\r\n/);
-    // The agent learns nothing about names of the internal network.
+    // The answer must not show the agent to which internal address a name leads.
     expect(answer).not.toContain(address);
     expect(trial.refused).toMatchObject([
       { user: "alice", server: "alice-1", result: "blocked", target: { host: "a.example", port: 443 } },
@@ -184,7 +184,7 @@ describe("CONNECT", () => {
     ["8.8.8.8:53", '"8.8.8.8:53"'],
     ["[2606:4700::1111]:53", '"[2606:4700::1111]:53"'],
     ["[::ffff:127.0.0.1]:443", '"::ffff:127.0.0.1"'],
-  ])("CONNECT to %s, which no entry allows, is refused with the entry that would allow it", async (target, advice) => {
+  ])("CONNECT to %s, which no entry allows, is refused with advice to add an entry", async (target, advice) => {
     const trial = await proxyWith(["a.example"], { names: { "a.example": ["8.8.8.8"] } });
     expect(await ask(trial, target)).toContain(`The operator can allow it with ${advice}`);
     expect(trial.lookUp).not.toHaveBeenCalled();
@@ -215,7 +215,7 @@ describe("CONNECT", () => {
     expect(trial.proxy.counts.allowed).toBe(0);
   });
 
-  it("CONNECT fails with the reason if the host refuses the connection or the name does not exist", async () => {
+  it("CONNECT answers with the reason if the host refuses the connection or the name does not exist", async () => {
     const server = createServer();
     const port = await listening(server);
     server.close();
@@ -268,7 +268,7 @@ describe("a request without encryption", () => {
     );
   });
 
-  it("a connection serves only its first request without encryption", async () => {
+  it("a second request without encryption on the same connection is not served", async () => {
     const urls: string[] = [];
     const port = await serving((request, response) => {
       urls.push(request.url ?? "");
@@ -303,7 +303,7 @@ describe("a request without encryption", () => {
     "ftp://127.0.0.1/",
     "http://[::1",
     "http://",
-  ])("a request without encryption for %s is refused, because it names no host to connect to", async (url) => {
+  ])("a request without encryption is refused unless it is for an http URL without credentials: %s", async (url) => {
     const trial = await proxyWith(["127.0.0.1:*", "*:*"]);
     const connection = new Connection(trial.path).send(`GET ${url} HTTP/1.1\r\nHost: a.example\r\n\r\n`);
     expect(await connection.all()).toMatch(/^HTTP\/1\.1 400 /);

@@ -33,7 +33,7 @@ it("the refusal log has one line for each refused request, and only the fleet's 
   expect(statSync(path).mode & 0o777).toBe(0o600);
 });
 
-it("a server with many refused requests leaves room in the refusal log for the lines of other servers", () => {
+it("the refusal log limits the lines of each server per minute, and then logs how many it left out", () => {
   const { log, read } = newLog({ perMinute: 2, bytes: 1_000_000 });
   for (let count = 0; count < 50; count++) log.write(REFUSED, 0);
   log.write({ ...REFUSED, server: "bob-1" }, 1_000);
@@ -47,7 +47,7 @@ it("a server with many refused requests leaves room in the refusal log for the l
   ]);
 });
 
-it("the size of the refusal log is limited, because the log is rotated", () => {
+it("the refusal log is rotated, so its two files stay small", () => {
   const { log, folder, path } = newLog({ perMinute: 1_000, bytes: 1_000 });
   for (let count = 0; count < 200; count++) log.write(REFUSED, 0);
   expect(readdirSync(folder).sort()).toEqual(["egress.log", "egress.log.1"]);

@@ -8,7 +8,7 @@ import { TestClock } from "../../fixtures/fleets/test-clock.js";
 const config = { session: { approve: "ask" } } as Config;
 const event = (type: string, data: object): SessionEvent => ({ type, data }) as unknown as SessionEvent;
 
-it("a question that another client of the user answers is closed with its outcome, and gets no second answer", async () => {
+it("when another client answers a question, Asker closes the question as answered and sends no answer itself", async () => {
   const requests = new AgentRequests({ answerMs: 60_000, clock: new TestClock(), isEnding: async () => false });
   const asker = new Asker(requests, "s", "alice");
   const { onUserInputRequest } = asker.handlersFor(config);

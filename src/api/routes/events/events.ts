@@ -10,7 +10,7 @@ const DAY = "24h";
 /** An event's id begins with this many digits: the event's time in milliseconds since the epoch, in base 36. */
 const TIME_DIGITS = 9;
 const POSITION = /^([^:]{0,63}):(\d{1,15})$/;
-/** An event of a host may arrive after events of other hosts that are up to this much newer, in milliseconds. */
+/** How late an event may arrive, in milliseconds: after events of other hosts that are up to this much newer. */
 const LATE_MS = 60_000;
 
 export const EVENT_ROUTES: readonly AnyRoute[] = [
@@ -64,8 +64,8 @@ export const EVENT_ROUTES: readonly AnyRoute[] = [
 ];
 
 /**
- * A key that sorts events of the same time by host, and the events of each host from the newest. Each number has 16
- * digits, so the keys sort as texts.
+ * A sort key for events of the same time: by host, and within a host the newest first. Each number has 16 digits, so
+ * the keys sort as texts.
  */
 function placeAt({ host, seq }: FleetEvent): string {
   return `${host ?? ""} ${Number.MAX_SAFE_INTEGER - seq}`;
@@ -84,7 +84,7 @@ async function* streamed(
   }
 }
 
-/** The id of a stream's event, `ID@HOST:SEQ,HOST:SEQ`: names the event, and the last sent event of each host. */
+/** The id of an event in a stream, `ID@HOST:SEQ,HOST:SEQ`: the event's own id, and the last event sent of each host. */
 function idAt(id: string, seqs: ReadonlyMap<string, number>): string {
   return `${id}@${[...seqs].map(([host, seq]) => `${host}:${seq}`).join(",")}`;
 }
@@ -105,7 +105,8 @@ function placeOf(text: string): { id: string; after: EventPositions } {
 /** The time from which the stream begins on hosts for which the client has no position. */
 function beginningOf(id: string, after: EventPositions): Date {
   const time = timeOf(id) ?? new Date();
-  // An event of another host may be older than the client's last event, and still arrive later.
+  // An event of another host may be older than the client's last event and still arrive later, so begin a minute
+  // earlier.
   return Object.keys(after).length === 0 ? time : new Date(time.getTime() - LATE_MS);
 }
 

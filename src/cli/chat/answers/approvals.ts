@@ -18,7 +18,7 @@ interface Asked {
   endedCalls: number;
 }
 
-/** The most rows of a reason or warning. The model may have written a long one, which must not hide the command. */
+/** The most rows that a question shows of a reason or warning. A long text must not push the command off the screen. */
 const MOST_NOTE_ROWS = 2;
 
 /** Asks the user about the tool calls of a turn, and remembers what the user has allowed for the rest of a session. */
@@ -32,7 +32,7 @@ export class Approvals {
    */
   readonly #answered = new Map<string, { decision: Decision; endedCalls: number }>();
   #turn: OwnTurn | null = null;
-  /** Resolves when all earlier requests are answered. The next request waits, because their answers may cover it. */
+  /** Resolves when all earlier requests are answered. The next request waits for it: one answer may cover both. */
   #free: Promise<Decision> = Promise.resolve(null);
 
   constructor(window: Pick<Window, "ask" | "turn">) {
@@ -45,7 +45,7 @@ export class Approvals {
     // All clients of the session get the request. Let the client that runs the turn answer.
     if (turn === null || !(await turn.asks())) return { kind: "no-result" };
     const asked = { request, sessionId, turn, endedCalls };
-    // Leave a request without an answer if it cannot be shown, so that later requests still reach the user.
+    // If asking fails, treat this request as unanswered, so that later requests still reach the user.
     this.#free = this.#free.then(async () => await this.#decide(asked)).catch(() => null);
     switch (await this.#free) {
       case "once":

@@ -68,8 +68,8 @@ export class Questions {
   }
 
   /**
-   * Asks until the answer is allowed. Resolves with undefined if the user leaves an optional field empty, and with null
-   * if the question ends without an answer.
+   * Asks for the value of a form field until the field allows the answer. Resolves with undefined if the user leaves an
+   * optional field empty, and with null if the question ends without an answer.
    */
   async #field(intro: string[], name: string, field: Field, isRequired: boolean): Promise<Value | null | undefined> {
     const options = optionsOf(field);
@@ -121,14 +121,14 @@ function optionsOf(field: Field): Option[] {
   return titled.map(({ const: value, title }) => ({ value, title }));
 }
 
-/** Returns a line that names the default value, which an empty answer sends; no line if there is no default. */
+/** Returns a line that explains which default value an empty answer means; no line if the field has no default. */
 function defaultOf({ default: value }: Field, options: readonly Option[]): string[] {
   if (value === undefined) return [];
   const titles = [value].flat().map((each) => options.find((option) => option.value === each)?.title ?? String(each));
   return [`An empty answer means: ${titles.join(", ")}`];
 }
 
-/** Turns the answer into a value of the field; null if the field does not allow the answer. */
+/** Converts the user's answer to a value of the field; null if the field does not allow the answer. */
 function parsed(answer: string, field: Field, options: readonly Option[]): Value | null {
   const pick = (text: string) => options[Number(text) - 1]?.value ?? options.find(({ value }) => value === text)?.value;
   switch (field.type) {

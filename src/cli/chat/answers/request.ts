@@ -88,8 +88,8 @@ function describeKind(request: PermissionRequest): Described {
 type Shell = Extract<PermissionRequest, { kind: "shell" }>;
 
 /**
- * A "yes" for the session covers all commands that run the same programs, if the runtime offers this for the command.
- * Otherwise, or if the command redirects output to a file, the "yes" covers only exactly this command.
+ * Returns what a "yes" for the rest of the session covers: all commands that run the same programs. If the runtime does
+ * not offer this for the command, or if the command redirects output to a file, it covers exactly this command.
  */
 function scopeOfShell(request: Shell): Scope {
   const { canOfferSessionApproval, commands, fullCommandText, hasWriteFileRedirection } = request;

@@ -33,7 +33,7 @@ export interface Conversation {
   /** The models that the user may choose from; empty if the provider does not list them. */
   models(signal: AbortSignal): Promise<string[]>;
   useModel(model: string, signal: AbortSignal): Promise<void>;
-  /** The conversation so far. @param turns how many of the last turns; by default all */
+  /** Reads the conversation so far. @param turns how many of the latest turns to read (default: all) */
   past(signal: AbortSignal, turns?: number): Promise<TranscriptEntry[]>;
   /** Leaves the session. Its state stays. */
   leave(): Promise<void>;
@@ -50,9 +50,9 @@ export interface SessionSummary {
  * rejects with the signal's reason, and leaves no new session behind.
  */
 export interface Conversations {
-  /** The fleet's user or the front door, as the chat shows it: `user alice`. */
+  /** Where the sessions are, as the chat shows it: `user alice`, or `front door fleet.example:4300`. */
   readonly place: string;
-  /** The user, for suggestions; undefined if only the token names the user. */
+  /** The user to name in suggestions; undefined at a front door, because only the token identifies the user. */
   readonly user: string | undefined;
   /** Whether the echo model answers. False if the chat cannot find out which model answers. */
   readonly isEcho: boolean;

@@ -98,7 +98,7 @@ export class DoorConversation implements Conversation {
       while (await isAtWork()) await pause(RETRY_MS, signal);
       events = await abortable(session.getEvents(), signal);
     } catch (cause) {
-      // Cancel the turn only if there is a connection. Otherwise, do not report it as cancelled, because it may go on.
+      // Cancel the turn if there is a connection. Without one, the turn may go on, so do not report it as cancelled.
       if (signal.aborted && !this.#isLost) {
         await this.#briefly(this.#attached.session.abort());
         throw signal.reason;

@@ -20,7 +20,7 @@ export interface Attached {
 export class DoorLink {
   readonly #door: Door;
   #connection: ConnectedClient | null = null;
-  /** Sessions that the front door may open too late. Each promise settles once its session was deleted or left. */
+  /** Sessions that may open after the chat gave up on them. A promise settles once its session is deleted or left. */
   readonly #unwanted = new Set<Promise<unknown>>();
 
   constructor(door: Door) {
@@ -50,7 +50,7 @@ export class DoorLink {
     }
   }
 
-  /** Like {@link connected}, but retries for `RECONNECT_MS`, because a front door that restarts is back in a moment. */
+  /** Like {@link connected}, but retries for `RECONNECT_MS`, because the front door may only be restarting. */
   async reconnected(signal: AbortSignal): Promise<ConnectedClient> {
     const until = performance.now() + RECONNECT_MS;
     for (;;) {
@@ -125,7 +125,11 @@ export class DoorLink {
   }
 }
 
-/** Waits for the answer of a front door. @throws the error that it reports; `FLEET_SERVER_LOST` if it disconnects */
+/**
+ * Waits for the front door's answer.
+ *
+ * @throws the error in the answer; `FLEET_SERVER_LOST` if the front door disconnects; the signal's reason if it aborts
+ */
 export async function answered<T>(request: Promise<T>, closed: Promise<void>, signal: AbortSignal): Promise<T> {
   const lost = closed.then((): never => {
     throw new FleetError("FLEET_SERVER_LOST", "The front door closed the connection before it answered.");

@@ -31,7 +31,7 @@ export class FleetConversations implements Conversations {
     this.user = user;
     this.place = `user ${user}`;
     this.isEcho = fleet.config.provider?.type === "echo";
-    // If session.approve is "all" or "none", the user is not asked.
+    // With session.approve "all" or "none", the fleet itself decides about tools, so leave out the user's handler.
     const asks = fleet.config.session.approve === "ask" && onPermissionRequest !== undefined;
     this.#answers = asks ? { ...answers, onPermissionRequest } : answers;
   }
@@ -72,7 +72,7 @@ class FleetConversation implements Conversation {
   readonly #fleet: Fleet;
   #options: ResumeSessionOptions;
   #session: CopilotSession;
-  /** False from leaving the session until it is open again. */
+  /** False after the chat has left the session, until it opens the session again. */
   #isOpen = true;
 
   /** @param options the options for opening the session again */
@@ -126,7 +126,7 @@ class FleetConversation implements Conversation {
     await this.#fleet.sessions.leave(this.#session, { park: true });
   }
 
-  /** Asks the server. After an error other than a refusal or an abort, opens the session and asks again. */
+  /** Sends a request. After an error other than a refusal or an abort, opens the session again and retries once. */
   async #asked<T>(ask: (session: CopilotSession) => Promise<T>, signal: AbortSignal): Promise<T> {
     const session = await this.#opened(signal);
     try {

@@ -86,7 +86,7 @@ function turnAt(history: readonly SessionEvent[], at: number): SessionEvent[] {
   return turn;
 }
 
-/** Whether the event is the last message of the main agent in a turn. Only this message calls no tools. */
+/** Whether the event is the main agent's answer in a turn: its only message that calls no tools. */
 function isAnswer(event: SessionEvent): boolean {
   return event.type === "assistant.message" && isOfMainAgent(event) && (event.data.toolRequests ?? []).length === 0;
 }
@@ -95,7 +95,7 @@ function isOfMainAgent(event: SessionEvent): boolean {
   return !("agentId" in event) || event.agentId === undefined;
 }
 
-/** The event in the form that the fleet reads from a history on disk. */
+/** Converts the event to the form in which the fleet reads events from a history on disk. */
 function historyEvent(event: SessionEvent): HistoryEvent {
   const agentId = "agentId" in event && event.agentId !== undefined ? event.agentId : null;
   return { type: event.type, agentId, data: { ...event.data }, atMs: Date.parse(event.timestamp) };

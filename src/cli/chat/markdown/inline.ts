@@ -3,7 +3,7 @@ import { printableLines } from "../../../config/values/text.js";
 import { colour } from "../../render/colour.js";
 import type { Span, Style } from "../terminal/layout.js";
 
-/** Without colours, the text keeps the marks of Markdown, because nothing else shows the emphasis. */
+/** Whether there are no colours. If so, text keeps Markdown marks such as `**`: nothing else shows the emphasis. */
 const isPlain = colour.level === 0;
 
 const plain: Style = (text) => text;

@@ -7,7 +7,7 @@ import { plainSpans } from "./inline.js";
 const MOST_AT_ONCE = 4_096;
 /** The most Markdown marks in a block, for the same reason. A block with more marks is shown as plain text. */
 const MOST_MARKS = 300;
-/** Matches a line with 30 nested quotation and list marks. It is not parsed: the parser recurses for each mark. */
+/** Matches a line that begins with 30 quotation or list marks. Do not parse it: the parser recurses for each mark. */
 const TOO_DEEP = /^(?:[ \t]*(?:>|[*+-][ \t]|\d{1,9}[.)][ \t])){30}/m;
 const FENCE = /^( {0,3})(`{3,}|~{3,})([^\n`]*)\n/;
 
@@ -30,7 +30,7 @@ export class MarkdownStream {
   /** Whether the next block continues the last one, like more items of a list. If so, no blank row separates them. */
   #continues = false;
 
-  /** Imports the parser only here, so that everything else starts without it. */
+  /** Imports the parser only when a chat starts, so that other commands start without it. */
   static async create(): Promise<MarkdownStream> {
     const { Lexer } = await import("marked");
     return new MarkdownStream(Lexer);

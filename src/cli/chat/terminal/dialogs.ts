@@ -8,7 +8,7 @@ import type { LiveRows } from "./screen.js";
 
 /** One of the texts that a question consists of. */
 export interface Line extends Span {
-  /** The most rows that the text takes in the question. */
+  /** The most rows of this text that the question shows (default: `MOST_ROWS`). */
   most?: number;
 }
 
@@ -21,8 +21,8 @@ export interface Dialog {
   /** Like {@link key}, for a pasted text. */
   paste(text: string): boolean;
   /**
-   * Returns all rows of the question, to print them above it, if `view` cannot show all of them. Otherwise, and after
-   * the first time, returns none. Call this before each `view`.
+   * If `view` cannot show all rows of the question, returns all of them once, so that the caller prints them above it.
+   * Otherwise, returns none. Call this before each `view`.
    */
   take(columns: number, height: number): string[];
   view(columns: number, height: number): LiveRows;
@@ -75,7 +75,7 @@ abstract class Answerable {
   #wrapped: string[][] = [];
   #isPrinted = false;
 
-  /** @param now replaced in tests */
+  /** @param now the clock, which tests replace */
   constructor(lines: readonly Line[], now = () => performance.now()) {
     this.#lines = lines;
     this.#now = now;
@@ -84,7 +84,7 @@ abstract class Answerable {
     });
   }
 
-  /** Call this when the user has typed something that may belong to the prompt. The pause begins again. */
+  /** Restarts the pause. Call this when the user has typed something that may belong to the prompt. */
   protected stir(): void {
     this.#quietSince = this.#now();
   }
@@ -106,7 +106,7 @@ abstract class Answerable {
     this.answer(null);
   }
 
-  /** All rows of each text below the question, such as a choice. */
+  /** The complete rows of each text below the question, such as a choice. */
   protected below(_columns: number): string[][] {
     return [];
   }
@@ -158,7 +158,7 @@ export interface Choice {
 export class ChoiceDialog extends Answerable implements Dialog {
   readonly #choices: readonly Choice[];
 
-  /** @param now replaced in tests */
+  /** @param now the clock, which tests replace */
   constructor(lines: readonly Line[], choices: readonly Choice[], now?: () => number) {
     super(lines, now);
     this.#choices = choices;

@@ -62,7 +62,7 @@ export class Keyboard implements Disposable {
     this.#open();
   }
 
-  /** Announces that the terminal will report the position of the cursor. Otherwise, the report would look like keys. */
+  /** Call this after asking the terminal for the cursor's position. Otherwise, its report would be read as keys. */
   expectPosition(): void {
     this.#positions.expect();
   }
@@ -80,12 +80,13 @@ export class Keyboard implements Disposable {
   }
 
   #open(): void {
-    // Turn raw mode off first. If the shell turned it off, Node.js still believes that it is on, and would do nothing.
+    // Turn raw mode off first: if the shell turned it off, Node.js believes that it is still on, and ignores `true`.
     this.#input.setRawMode(false);
     this.#input.setRawMode(true);
     this.#input.resume();
     this.#isCooked = true;
-    // In the next round of its event loop, Node.js reads the input that waits. After that, it calls the inner function.
+    // In the next round of its event loop, Node.js reads the waiting input, which was typed outside raw mode.
+    // Only after that, it calls the inner function.
     setImmediate(() => setImmediate(() => (this.#isCooked = false)));
     this.#output.write(ON);
     this.#listener.onKey({ text: "", name: "continue" });

@@ -3,7 +3,7 @@ import { printableLines } from "../../../config/values/text.js";
 
 export type Style = (text: string) => string;
 
-/** A piece of text with one look. */
+/** A piece of text with one style. */
 export interface Span {
   text: string;
   style?: Style;
@@ -20,7 +20,7 @@ const segmenter = new Intl.Segmenter(undefined, { granularity: "grapheme" });
 
 /** Code points that join their neighbours. In a text without them, each code point is one character. */
 const JOINING = /[\p{M}\p{Cf}\p{Emoji_Modifier}\p{Regional_Indicator}\u1100-\u11ff]/u;
-/** Matches short pieces that end between characters. The segmenter of Node.js 20 takes quadratic time for long text. */
+/** Splits text into short pieces between characters: the segmenter of Node.js 20 takes quadratic time for long text. */
 const PIECES =
   /.{1,100}(?<![\u200d\p{Regional_Indicator}])(?![\p{M}\p{Cf}\p{Emoji_Modifier}\p{Regional_Indicator}\u1100-\u11ff])|.{1,100}/gsu;
 
@@ -57,7 +57,7 @@ function isPlain(text: string): boolean {
   return /^[\x20-\x7e]*$/.test(text);
 }
 
-/** Text that stays on one row if it fits: a word or a wide character, with the look of each part. */
+/** A word or a wide character, in parts with one style each. The parts stay together on a row if they fit. */
 type Word = { text: string; width: number; style: Style | undefined }[];
 
 const UNITS = /\n|[ \t]+|[\x21-\x7e]+|\P{ASCII}+/gu;

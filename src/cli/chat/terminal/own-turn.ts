@@ -8,7 +8,7 @@ export class OwnTurn {
   readonly #endedCalls = new Map<string, number>();
   #state: "waits" | "runs" | "is over" = "waits";
   #decide: (isOwn: boolean) => void = () => undefined;
-  /** Resolves once it is known whether questions that arrived before `begin` or `find` belong to this turn. */
+  /** Whether questions that arrived before `begin` or `find` belong to this turn. Settles when it begins or ends. */
   readonly #early = new Promise<boolean>((resolve) => {
     this.#decide = resolve;
   });

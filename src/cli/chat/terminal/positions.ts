@@ -13,12 +13,12 @@ export class Positions {
   /** The beginning of an answer that has not fully arrived. */
   #rest = "";
 
-  /** Call this when the chat has asked the terminal. */
+  /** Call this when the chat has asked the terminal for the position of the cursor. */
   expect(): void {
     this.#open++;
   }
 
-  /** @returns the input without the answers, and the column from the answer to the last question */
+  /** @returns the input without the answers; also the column, from 0, if this answers the last question */
   read(chunk: string): { keys: string; column: number | undefined } {
     let keys = this.#rest + chunk;
     this.#rest = "";

@@ -22,7 +22,7 @@ export class PromptInput {
   /** Earlier prompts, the oldest first. */
   readonly #history: string[];
   readonly #words: readonly string[];
-  /** The position in the history that the editor shows; the length of the history for a new prompt. */
+  /** The index in the history of the prompt that the editor shows; the length of the history for a new prompt. */
   #at: number;
   /** The text of the new prompt while the editor shows an earlier prompt. */
   #draft = "";
@@ -85,7 +85,7 @@ export class PromptInput {
     return { rows: [colour.dim(shorten(head, columns, "end")), ...rows], cursor: { ...cursor, row: cursor.row + 1 } };
   }
 
-  /** Handles Enter. Returns true if it sends the prompt. After a backslash, turns the backslash into a line break. */
+  /** Handles Enter: returns true to send the prompt, or replaces a backslash at the end with a line break. */
   #enter(): boolean {
     if (!this.#editor.isAtEnd || !this.text.endsWith("\\")) return true;
     this.#editor.backspace();

@@ -22,8 +22,8 @@ export interface LiveRows {
 const NOTHING: { widths: number[]; cursor: Cursor } = { widths: [0], cursor: { row: 0, column: 0 } };
 
 /**
- * The end of the text on a terminal. Finished rows scroll away and are never drawn again. The live rows below them are
- * drawn again with each change.
+ * Draws a chat at the end of the text on a terminal. Finished rows scroll away and are never drawn again. The live rows
+ * below them are drawn again with each change.
  */
 export class Screen {
   readonly #out: NodeJS.WriteStream;
@@ -46,9 +46,9 @@ export class Screen {
   }
 
   /**
-   * Returns true if the terminal became so narrow that the cursor may have moved: some terminals break the row with the
-   * cursor, and others cut it. This method then asks the terminal for the column of the cursor. Call {@link locate}
-   * with the answer.
+   * Asks the terminal for the column of the cursor if the terminal became so narrow that the cursor may have moved:
+   * some terminals break the row with the cursor, and others cut it. Returns whether it asked. If so, call
+   * {@link locate} with the answer.
    */
   askAfterResize(): boolean {
     if (this.#drawn.cursor.column < this.columns) return false;
@@ -101,7 +101,7 @@ export class Screen {
     this.#drawn = NOTHING;
   }
 
-  /** Moves the cursor to the first live row. A terminal that became narrower may show one live row as several rows. */
+  /** The sequence that moves the cursor to the first live row. On a narrower terminal, a row may take several rows. */
   #toTop(): string {
     const { widths, cursor } = this.#drawn;
     const columns = this.columns;

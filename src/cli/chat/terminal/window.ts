@@ -79,7 +79,7 @@ export class Window implements KeyListener, Disposable {
     this.#drawSoon();
   }
 
-  /** Adds a command that the user may copy. It is not broken into rows. */
+  /** Adds a line with a command, not broken into rows, so that the user can copy it. */
   sayCommand(text: string): void {
     this.print([colour.dim(printableLines(text))]);
   }
@@ -119,7 +119,7 @@ export class Window implements KeyListener, Disposable {
     this.#drawSoon();
   }
 
-  /** Shows a part above the prompt during a turn. Ctrl-C cancels the turn. */
+  /** Shows `part` above the prompt while `run` runs a turn. Ctrl-C cancels the turn. */
   async during<T>(part: LivePart, run: (turn: OwnTurn) => Promise<T>): Promise<T> {
     const turn = new OwnTurn();
     this.#turn = turn;
@@ -133,7 +133,7 @@ export class Window implements KeyListener, Disposable {
     }
   }
 
-  /** Shows a part above the prompt while the chat works on something other than a turn. Ctrl-C aborts the signal. */
+  /** Shows `part` above the prompt while `run` does something other than a turn. Ctrl-C aborts the signal of `run`. */
   async working<T>(part: LivePart, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const work = new AbortController();
     const cancel = () => work.abort(new Cancelled("The command was cancelled."));
@@ -195,7 +195,7 @@ export class Window implements KeyListener, Disposable {
     this.#cursor.arrived(column);
   }
 
-  /** Ends the chat. A turn that runs, and prompts that wait, still get their replies. */
+  /** Ends the chat after the running turn and the waiting prompts have their replies. */
   onEnd(): void {
     this.#hasEnded = true;
     this.#wake();

@@ -7,7 +7,7 @@ import { usage } from "../flags.js";
 
 const MOST = Number.MAX_SAFE_INTEGER;
 
-/** A flag for a limit: a whole number, or one of two words. */
+/** A flag for a limit: a whole number, `unlimited` or `default`. */
 function limitFlag(name: string, description: string, example: number) {
   return Flags.custom<LimitValue>({
     description,
@@ -33,7 +33,7 @@ export const limitFlags = {
   "tokens-per-month": limitFlag("tokens-per-month", "model tokens in a month of UTC", 1_000_000),
 };
 
-/** The limits that the user gave. */
+/** The limits that the flags give, by their names in the configuration. */
 export function limitsIn(
   flags: Readonly<Partial<Record<keyof typeof limitFlags, LimitValue | undefined>>>,
 ): Partial<Record<UserLimit, LimitValue>> {

@@ -4,8 +4,8 @@ import type { List } from "./list.js";
 import { SERVERS } from "./servers.js";
 
 /**
- * If a table is too wide, it first leaves out the columns with the highest `yields`. These two columns have other
- * values than in `ps`, because memory matters more here, and the number of sessions less.
+ * A table that is too wide first leaves out the columns with the highest `yields`. Two columns have other `yields` here
+ * than in `ps`, because memory matters more here, and the number of sessions less.
  */
 const YIELDS: Readonly<Record<string, number>> = { memoryBytes: 1, sessions: 5 };
 const columns = SERVERS.columns.map((column) => ({ ...column, yields: YIELDS[column.field] ?? column.yields ?? 0 }));

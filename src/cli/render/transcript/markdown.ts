@@ -53,8 +53,8 @@ export function plainMarkdown(text: string): string {
 
 interface Fence {
   /**
-   * If the indent is 0, we know where the block ends. Otherwise, the fence may be in a list item, and the block then
-   * ends with that item.
+   * The number of spaces before the fence. Without spaces, we know where the code block ends. Otherwise, the fence may
+   * be in a list item, and the block then ends with that item.
    */
   indent: number;
   mark: string;

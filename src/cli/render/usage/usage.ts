@@ -29,7 +29,7 @@ function renderCount(count: number | null): string {
   return count === null ? "-" : String(count);
 }
 
-/** The line below the table. */
+/** The lines below the table: an empty line and the totals. */
 export function renderTotal({ turns, requests, inputTokens, outputTokens }: UsageTotal): string[] {
   const tokens = `${renderCount(inputTokens)} input and ${renderCount(outputTokens)} output tokens`;
   return ["", `${countOf(turns, "turn")}, ${countOf(requests, "model request")}, ${tokens}`];

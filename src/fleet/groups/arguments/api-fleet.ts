@@ -14,9 +14,9 @@ import type { ApiGroups } from "../doors.js";
 import { recordIssue } from "../tokens.js";
 
 /**
- * Runs the calls with the same key one after the other. Listing sessions, for example, reads every record and waits for
- * the disk thousands of times. If one user made many such calls at once, they would delay the requests of other users
- * for seconds.
+ * Runs calls with the same key (such as the user) one after the other. To list sessions, for example, the fleet reads
+ * every record, which takes thousands of disk accesses. Many such calls of one user at once would delay the requests of
+ * other users for seconds.
  */
 class Turns {
   readonly #last = new Map<string, Promise<unknown>>();

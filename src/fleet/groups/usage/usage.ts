@@ -8,11 +8,11 @@ import { Group } from "../group.js";
 const DAY_MS = 24 * 3_600_000;
 
 export interface UsageOptions {
-  /** Only what this user has used. Default: all users. */
+  /** Count only the usage of this user. Default: all users. */
   user?: string | undefined;
   /** Default: `user`. */
   by?: UsageBy | undefined;
-  /** The beginning: a time, or how long ago, such as `24h`. Default: 24 hours ago. */
+  /** Count the usage since this time: a time, or how long ago, such as `24h`. Default: 24 hours ago. */
   since?: Moment | undefined;
 }
 

@@ -8,7 +8,7 @@ import type { SessionGroup } from "../sessions.js";
 import type { ExportedUser } from "./export-user.js";
 
 export interface PurgeUserOptions {
-  /** Only show what would be erased. */
+  /** Erase nothing, and return what would be erased. */
   dryRun?: boolean;
   /** The names of hosts that never come back. The purge does not wait for them, and lists them in `remains`. */
   lostHosts?: readonly string[];

@@ -35,14 +35,14 @@ export interface Fellow {
   /** Whether the client has the session open, and brought a tool with that name to it. */
   brings(sessionId: string, tool: string): boolean;
   /**
-   * Call this when another client has loaded the session. If this client has lost the session, reopens it, so that the
-   * client gets its events again.
+   * Call this when another client has loaded the session. If this client also had it open before it was unloaded,
+   * reopens it, so that this client gets the session's events again.
    */
   follow(sessionId: string): void;
   /**
-   * Reopens the sessions that the client lost, so that the client gets their events again.
+   * Reopens the sessions that the client had open until their link ended. The client then gets their events again.
    *
-   * @param linkId the link on which the client had the sessions open. Undefined means any server of this host.
+   * @param linkId reopens only the sessions of this link; if undefined, those of all servers of this host
    */
   reopen(linkId?: string): void;
   /** Notices the sessions that servers have unloaded without an event. The door calls this every few seconds. */
@@ -68,7 +68,9 @@ export class DoorState implements DoorContext {
   readonly clients = new Set<Fellow>();
   readonly lostServers = new LostServers<Fellow>();
   readonly lostHosts: LostHosts<Fellow>;
-  /** One promise for each server that is ending because its client has gone. It resolves when the server has ended. */
+  /**
+   * One promise for each server that the door is stopping because the client that answered its model requests has gone.
+   */
   readonly endings = new Set<Promise<void>>();
   /** While true, no new turns begin. */
   draining = false;
@@ -105,7 +107,7 @@ export class DoorState implements DoorContext {
     for (const client of this.clients) if (client !== by) client.follow(sessionId);
   }
 
-  /** The users of the other clients that brought a tool with that name to the session. */
+  /** The users whose clients, other than `except`, brought a tool with that name to the session. */
   bringers(sessionId: string, tool: string, except: Fellow): string[] {
     const others = [...this.clients].filter((client) => client !== except && client.brings(sessionId, tool));
     return others.map(({ user }) => user);

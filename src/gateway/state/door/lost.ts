@@ -4,7 +4,10 @@ import type { ServerRecord } from "../../../model/server.js";
 import { isRunning } from "../../../pool/server.js";
 import type { Clock } from "../../../runtime/clock.js";
 
-/** How long the door waits for a lost server or host to come back, in milliseconds. After that, the door forgets it. */
+/**
+ * How long the door waits for a lost server or host to come back, in milliseconds. After that, it reopens a session
+ * from there only at a client's next request.
+ */
 const REVIVAL_MS = 60_000;
 /** If a server's process still runs this long after the loss, in milliseconds, only the connection was lost. */
 const ENDING_MS = 1_000;

@@ -15,7 +15,8 @@ const ANSWERED_BY = new Map(
     "exit_plan_mode.requested": ["session.ui.handlePendingExitPlanMode"],
     "mcp.oauth_required": ["session.mcp.oauth.handlePendingRequest", "session.mcp.oauth.respond"],
     "mcp.headers_refresh_required": ["session.mcp.headers.handlePendingHeadersRefreshRequest"],
-    // No method here, because the runtime itself ties a permission request to its session (measured with 1.0.85).
+    // No method here, because the runtime itself checks the session of an answer to a permission request (measured with
+    // 1.0.85).
     "permission.requested": [],
   }),
 );

@@ -209,7 +209,7 @@ export class Share implements Disposable {
     return exceeded === null ? null : refusalOf(exceeded);
   }
 
-  /** Subtracts everything that the connection has counted from the user's account, because the connection has ended. */
+  /** Call this when the connection has ended. Removes it, and its requests and bytes, from the user's account. */
   release(): void {
     this.#count(-this.#requests, -this.#requestBytes, -this.#bufferedBytes);
     if (!this.#released) {

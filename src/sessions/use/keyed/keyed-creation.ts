@@ -37,7 +37,7 @@ export async function createKeyed(
   const record = known ?? newRecord(user, key, digest, content.sessionId ?? newSessionId(content.purpose ?? null));
   if (known === null) {
     await makeRoom(store, user);
-    // Another request with the key was first. It may still be at work.
+    // Another request has just recorded the key, and may still be at work. Start again with its record.
     if (!(await store.create(record))) return await createKeyed(store, { user, key, content, create, get });
   }
   const session = await createOnce(record, { create, get }).catch(async (error: unknown) => {

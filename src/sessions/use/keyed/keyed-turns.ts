@@ -31,9 +31,9 @@ interface Recalled {
 }
 
 /**
- * The turns of requests with idempotency keys. A user's requests with the same key share one turn: the first request
- * runs it, and the other requests wait for its end and get the same reply. After a crash, the next request with the key
- * looks into the session's history. If the prompt is there, it is not sent again.
+ * Runs the turns of requests with idempotency keys. A user's requests with the same key share one turn: the first
+ * request runs the turn, and the other requests wait for its end and get the same reply. After a crash, the next
+ * request with the key looks into the session's history. If the history has the prompt, the prompt is not sent again.
  */
 export class KeyedTurns {
   readonly #context: JournalContext;

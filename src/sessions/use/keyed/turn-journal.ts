@@ -32,7 +32,7 @@ export interface JournalContext {
   warn: (message: string) => void;
 }
 
-/** How long a model request waits for the record that the prompt has begun, in milliseconds. */
+/** How long the first model request waits until the store has recorded that the prompt began, in milliseconds. */
 const BEGIN_MS = 2_000;
 
 /** The errors that show how a turn ended. After any other error, the next request looks into the session's history. */
@@ -45,8 +45,8 @@ const ENDS = [
 ] as const;
 
 /**
- * Records the turn of one request with an idempotency key, so that the prompt is sent only once. The use of the session
- * keeps two processes from running the turn at once. The record only shows the next process what has happened.
+ * Records the turn of one request with an idempotency key, so that the prompt is sent only once. The record shows the
+ * next process what has happened. It does not exclude two processes: the caller's use of the session does that.
  */
 export class TurnJournal {
   readonly #context: JournalContext;

@@ -13,11 +13,11 @@ import { sweepNames } from "./sweep.js";
  * if the writer's file is then still the newest revision, or if the file is read-only, because in that case another
  * writer accepted it as the newest revision and built on it.
  *
- * The mode can serve as this mark because it belongs to the file and not to its name. So a writer that was suspended
- * can read the mode even if another writer has deleted the file's name. It does not matter that root may write to a
- * read-only file. The mode need not survive a loss of power, because no suspended writer survives that either.
+ * The read-only mode thus marks an accepted revision. It belongs to the file and not to its name, so a suspended writer
+ * can read it even after another writer has deleted the name. It does not matter that root may write to a read-only
+ * file. The mode need not survive a loss of power, because no suspended writer survives that either.
  *
- * One system call lists all names in a document's folder, because they are few. So a listing shows a single moment.
+ * A document's folder has so few names that one system call lists them all. So a listing shows a single moment.
  */
 
 const WRITABLE = 0o600;
@@ -30,7 +30,7 @@ export type StepHook = (step: CommitStep) => void | Promise<void>;
 export interface Parent {
   /** The revision on which the new one builds, or 0 if there is none. */
   rev: number;
-  /** The highest number in the folder when it was read, or 0. */
+  /** The highest revision number in the folder when it was listed, or 0. */
   top: number;
   /** The number for the new revision, which is above `top`. */
   next: number;
@@ -123,8 +123,8 @@ function highest(folder: string): number | undefined {
 }
 
 /**
- * Removes every revision up to the number `last`. There may be more than one, because a suspended writer may have linked an
- * old number again. Ignores failures, because the next commit tries again.
+ * Removes every revision up to the number `last`. Usually, that is a single revision, but a suspended writer may have
+ * linked an old number again. Ignores failures, because the next commit tries again.
  */
 async function prune(folder: string, last: number): Promise<void> {
   let listing: Listing | undefined;

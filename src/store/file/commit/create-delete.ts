@@ -12,9 +12,10 @@ import { encodeRevision, revisionName } from "./revision.js";
 /**
  * Creates a document's folder. One rename makes the folder appear together with its first revision.
  *
- * Revision numbers begin at the current time in microseconds and grow by one with each commit, so they stay behind the
- * clock. If a document is deleted and created again, the new numbers begin above all numbers of the deleted document. A
- * writer that was suspended before the deletion can link only an old number, which has no effect.
+ * The first revision number is the current time in microseconds. Each commit adds one and takes longer than a
+ * microsecond, so the numbers stay behind the clock. If a document is deleted and created again, its new numbers are
+ * therefore above all old ones. A writer that was suspended before the deletion can link only an old number, which has
+ * no effect.
  *
  * @returns false when the document exists. On a file system that ignores case, the existing name may differ in case.
  */
@@ -80,6 +81,7 @@ export function raiseTombstone(folder: string, next: number): boolean {
     if (code === "EEXIST" || code === "ENOENT") return false;
     throw error;
   }
-  // Others may have used and pruned this number while this process was suspended. Then the tombstone has no effect.
+  // If this process was suspended, other writers may have committed and pruned this number before. In that case, the
+  // tombstone is not the newest revision and has no effect.
   return listFolder(folder)?.revisions[0] === next;
 }

@@ -8,7 +8,7 @@ interface Damaged {
   reason: string;
 }
 
-/** Describes the damaged revisions of a document. They are always its newest revisions. */
+/** The part of a message that names a document's damaged revisions, which are always its newest ones. */
 export function describeDamage(what: string, folder: string, damaged: readonly Damaged[]): string {
   const [newest] = damaged;
   if (newest === undefined) return `all revisions of ${what} are missing from ${quote(folder)}`;
@@ -17,7 +17,7 @@ export function describeDamage(what: string, folder: string, damaged: readonly D
   return `${which} of ${what} ${damaged.length === 1 ? "is" : "are"} damaged (${newest.reason}: ${file})`;
 }
 
-/** The advice at the end of each warning. `doctor` omits it. */
+/** The advice at the end of each warning about damage. `doctor` removes it before it shows the warning. */
 export const DAMAGE_ADVICE = "Check the disk, then run: copilotfleet doctor --fix";
 
 export function damageWarning(damage: string, consequence: string): string {
@@ -27,7 +27,7 @@ export function damageWarning(damage: string, consequence: string): string {
 
 const QUARANTINED = /^(?:corrupt-\d{16}\.json|registry\.json\.corrupt-.+)$/;
 
-/** Whether `keepEvidence` or `keepCopy` gave a file this name. Such a file shows that there was state before. */
+/** Whether `keepEvidence` or `keepCopy` gave a file this name. Such a file proves that the folder once had state. */
 export function isQuarantined(name: string): boolean {
   return QUARANTINED.test(name);
 }

@@ -25,7 +25,7 @@ export interface DocumentSpec<T> extends Pick<Commit, "folder" | "durable"> {
   committed?(rev: number, data: string): Promise<void>;
 }
 
-/** Makes this process's queue of updates of a document. Other processes may change the document at the same time. */
+/** Creates the queue through which this process updates a document. Other processes may update it at the same time. */
 export function documentUpdates<T>(
   { deadlineMs, onStep }: Pick<StoreContext, "deadlineMs" | "onStep">,
   spec: DocumentSpec<T>,

@@ -9,7 +9,7 @@ import { promisify } from "node:util";
  */
 const syncToDisk = promisify(fsync);
 
-/** A name that no other write uses. It contains the PID, so that a later sweep knows whose file it is. */
+/** A unique name for a temporary file. It contains the PID, so that a sweep can check whether the writer has died. */
 export function scratchName(kind: "tmp" | "trash"): string {
   return `.${kind}-${process.pid}-${randomBytes(6).toString("hex")}`;
 }

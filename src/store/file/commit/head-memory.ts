@@ -19,7 +19,7 @@ type Read = Pick<Head, "rev" | "top"> & { damaged: readonly unknown[] };
 interface Known<T> {
   /** The state of the document's folder: inode, change time and size, from `stateOf`. */
   folder: string;
-  /** The state of the file of the newest revision, like `folder`. */
+  /** The state of the newest revision's file, in the same form. */
   file: string;
   path: string;
   /** The path of the revision that the next commit or deletion creates. */
@@ -36,7 +36,7 @@ export class HeadMemory<T extends Read> {
   readonly #stateOf: typeof stateOf;
   readonly #known = new Map<string, Known<T>>();
 
-  /** @param look replaced in tests */
+  /** @param look reads the state of a file or folder; tests replace it */
   constructor(look: typeof stateOf = stateOf) {
     this.#stateOf = look;
   }

@@ -27,7 +27,7 @@ export interface Head {
 /** The data of a deleted document. Its newest revision is a tombstone: see `raiseTombstone`. */
 export const TOMBSTONE = "null";
 
-/** How many times to list a folder and read its files. A listed file may disappear before it is read. */
+/** How often {@link readHead} lists the folder before it gives up. A listed file may disappear before it is read. */
 const MAX_ATTEMPTS = 100;
 
 /** The names in a document's folder; undefined if the folder does not exist. */
@@ -45,8 +45,8 @@ export function listFolder(folder: string): Listing | undefined {
 }
 
 /**
- * Finds the newest undamaged revision among the newest `keep` numbers. It never reads lower numbers, because a suspended
- * writer may have linked them after they were pruned. Such a revision was never the head.
+ * Finds the newest undamaged revision among the newest `keep` numbers. It ignores lower numbers: a suspended writer may
+ * have linked such a number after it was pruned, and the revision was then never the head.
  *
  * @returns undefined when the folder does not exist
  */

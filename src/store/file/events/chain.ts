@@ -26,8 +26,9 @@ const MOST_BATCHES = 64;
  * that is killed at any moment leaves a complete batch, or nothing.
  *
  * Older batches are joined into segments and then deleted, so their numbers are free again. A process that was
- * suspended before the deletion could link such a number. So each commit checks afterwards whether it counts: its batch
- * is the newest batch, the next batch is chained to it, or a segment contains it. The newest batch is never deleted.
+ * suspended before the deletion could link such a number. So each commit checks afterwards whether its batch counts: it
+ * must be the newest batch, or the next batch must be chained to it, or a segment must contain it. The newest batch is
+ * never deleted.
  */
 export class ChainWriter {
   readonly #files: LogFiles;
@@ -133,8 +134,8 @@ export class ChainWriter {
   }
 
   /**
-   * Writes the number and the hash of the newest line to `events-head.json`. Ignores failures. Without this note, only
-   * a loss of the log's last lines would go unnoticed.
+   * Writes the number and the hash of the newest line to `events-head.json`. Ignores failures, because this note only
+   * serves to detect that the log has lost its last lines.
    */
   #note({ seq, hash }: Head): void {
     const temp = join(this.#files.root, scratchName("tmp"));
@@ -163,7 +164,7 @@ function newestLine(files: LogFiles): Head {
     const segment = batch === undefined ? files.listSegments().at(-1) : undefined;
     if (batch === undefined && segment === undefined) return NO_LINES;
     const lines = linesIn(segment?.path ?? files.batchPath(batch ?? 0));
-    if (lines === undefined) continue; // it has become part of a segment
+    if (lines === undefined) continue; // another process has moved the batch into a segment: list again
     const last = placeOf(lines.at(-1) ?? "");
     // If the last line is damaged, continue after it with a hash that no line has, so that the break is detected.
     return last ?? { seq: segment?.last ?? (batch ?? 0) + Math.max(lines.length - 1, 0), hash: "damaged" };

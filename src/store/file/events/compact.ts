@@ -5,7 +5,7 @@ import { readIfThere } from "../failures.js";
 import { type Derived, derive } from "./derive.js";
 import { type LogFiles, placeOf, sizeOf } from "./files.js";
 
-/** How many of the newest batches stay as they are. */
+/** How many of the newest batches {@link compact} does not move into segments. */
 const KEPT = 8;
 
 /**

@@ -16,7 +16,8 @@ export interface Derived {
 
 /**
  * Makes a file of the log from other files of the log. Creates the scratch file before `make` reads these files. So
- * after {@link dropDerived} has deleted all scratch files, no process can put back into the log what it read before.
+ * once {@link dropDerived} has deleted all scratch files, no process can put lines that it read earlier back into the
+ * log.
  *
  * @param make reads the other files; returns undefined if they are gone
  * @param place links or renames the scratch file to its path

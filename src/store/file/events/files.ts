@@ -20,7 +20,7 @@ const SEGMENT = /^(\d{16})-(\d{16})\.jsonl$/;
 export interface Segment {
   first: number;
   last: number;
-  /** The number of the first line that counts. Lines of the segment before it are also in an earlier segment. */
+  /** The number of the first line that counts. An earlier segment also contains the lines before this line. */
   from: number;
   path: string;
 }

@@ -13,8 +13,8 @@ export interface Bounds {
 /**
  * Returns the oldest segments that exceed the bounds. The newest segment is never one of them.
  *
- * The clock may jump. So the age of a segment is measured from the newest time of a line that is at least a day in the
- * past, and not from now. If the clock jumps ahead for less than a day, the jump makes no segment too old.
+ * The clock may jump ahead. So the age of a segment does not count from now. It counts from the newest time of a line
+ * that is at least a day in the past. If the clock is wrong for less than a day, no segment becomes too old.
  *
  * @param timeOf reads the time of the last line of a file, in milliseconds since the epoch; null if it is damaged
  */
@@ -41,8 +41,8 @@ export function excess(
 }
 
 /**
- * Deletes segments, the oldest first. Call it only once the log has a line about the deletion. A purge that is
- * replacing one of the segments at the same time cannot bring it back.
+ * Deletes segments, the oldest first. Call it only after the log has recorded the deletion. A purge that is replacing
+ * one of these segments at the same time cannot bring the segment back.
  */
 export function removeSegments(files: LogFiles, segments: readonly Segment[]): void {
   const upTo = segments.at(-1)?.last ?? 0;

@@ -37,7 +37,7 @@ export type Answer = { granted: Granted } | { granted: null; current: Granted | 
 
 /**
  * The state before the first lease. Its fence is the current time, so later fences are above those of a deleted session
- * with the same id. If the last fence of a deleted session is above the current time, `LeaseRecords` keeps its record.
+ * with the same id. If the deleted session's last fence is above the current time, `LeaseRecords` keeps its record.
  */
 export function emptyState(sessionId: string, wallMs: number): LeaseState {
   return { sessionId, fence: wallMs, lease: null, queue: [] };
@@ -56,7 +56,7 @@ export function acquire(state: LeaseState, request: Request, now: Instant): Answ
   const waiting = state.queue.filter((place) => remaining(place.end, now) > 0);
   const found = waiting.findIndex((place) => isSame(place.tokenHash, request.tokenHash));
   const ahead = found === -1 ? waiting.length : found;
-  // Change the queue only if a place has ended, so that most requests of a waiter write nothing.
+  // Change the queue only if a place has ended. Otherwise, each repeated request of a waiter would write to disk.
   if (waiting.length !== state.queue.length) state.queue = waiting;
   if (current === null && ahead === 0) return { granted: grant(state, request, now) };
   keepPlace(state, found, request, now);
@@ -73,7 +73,7 @@ function keepPlace(state: LeaseState, found: number, request: Request, now: Inst
 
 function grant(state: LeaseState, request: Request, now: Instant): Granted {
   const taken = inForce(state, now) !== null;
-  // The last fence plus one is not enough, because the state has an older fence if the last revision is damaged.
+  // `state.fence + 1` alone may be too low: if the last revision is damaged, `state` comes from an older revision.
   state.fence = Math.max(state.fence + 1, now.wallMs);
   state.lease = {
     holder: request.holder,

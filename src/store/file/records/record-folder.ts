@@ -41,7 +41,7 @@ export interface RecordSpec<T> {
  * One document for each record, in its own folder. So a read or a write costs the same, however many records there are.
  *
  * The scratch folders of unfinished creations and deletions are in the state folder, not here. If they
- * were here, a session's id could look like the name of a scratch folder, and a sweep would have to list 10,000 names.
+ * were here, a session's id could look like the name of a scratch folder, and a sweep would have to list all records.
  */
 export class RecordFolder<T extends object> {
   readonly #path: string;
@@ -146,8 +146,8 @@ export class RecordFolder<T extends object> {
   }
 
   /**
-   * Deletes a record with a tombstone if `agree` returns true. The caller then moves the folder away, but only to make
-   * room for a new record.
+   * Deletes a record with a tombstone if `agree` returns true. The tombstone completes the deletion. The caller then
+   * moves the folder away, only to make room for a new record with this id.
    *
    * @returns the deleted record; null if it does not exist, or if `agree` returned false
    */

@@ -50,7 +50,7 @@ export class RegistryRecord implements RegistryStore {
 
   async update<T>(change: (draft: Registry) => T): Promise<T> {
     const result = await this.#context.writes.track(this.#updates.update(change));
-    // Sweep the state folder once. Each commit already sweeps the folder of its document.
+    // Also sweep the state folder, but only once. Each commit sweeps only the folder of its document.
     if (!this.#swept) {
       this.#swept = true;
       await sweepFolder(this.#context.root);

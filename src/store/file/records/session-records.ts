@@ -8,7 +8,7 @@ import { RecordFolder } from "./record-folder.js";
 
 const UNREADABLE = Symbol();
 
-/** The records of sessions, and their number for each owner. `delete` also deletes the session's lease. */
+/** The records of sessions, and an index of them by owner. `delete` also deletes the session's lease. */
 export class SessionRecords implements SessionStore {
   readonly #context: StoreContext;
   readonly #leases: LeaseRecords;
@@ -48,7 +48,7 @@ export class SessionRecords implements SessionStore {
       return { result, owner: draft.owner };
     });
     if (updated === undefined) throw new FleetError("FLEET_SESSION_NOT_FOUND", `There is no session ${quote(id)}.`);
-    // A record that an earlier version of copilotfleet wrote has no file in `owned/`.
+    // Add the file in `owned/`, because a record that an earlier version of copilotfleet wrote does not have one.
     this.#owned.add(updated.owner, id);
     return updated.result;
   }

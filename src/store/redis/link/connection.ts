@@ -139,7 +139,7 @@ export class Connection {
       this.#underWay.delete(operation);
       if (this.#underWay.size === 0) {
         if (this.#open !== undefined) this.#open.held = false;
-        // Nobody waits any longer for the link that is being opened.
+        // No operation needs the link that is being opened any longer, so abort it.
         this.#opening?.cut();
       }
     }
@@ -157,7 +157,7 @@ export class Connection {
       } catch (error) {
         if (!(error instanceof Interruption)) throw error;
         if (link !== undefined) this.#forget(link)?.cut();
-        // If no link was ever open, the address is probably wrong, so do not wait.
+        // If no link was ever open, the address is probably wrong, so do not try again.
         if (error.nobody && !this.#wasOpen) throw unavailable(this.#where, error.message, error);
         if (error instanceof Demotion) {
           ({ refusal } = error);

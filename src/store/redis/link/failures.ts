@@ -29,7 +29,7 @@ export class Demotion extends Interruption {
   }
 }
 
-/** System errors that do not show that the address is wrong: a slow or restarting Redis may be there. */
+/** System errors that a slow or restarting Redis may cause. So they do not show that the address is wrong. */
 const PASSING: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "ETIMEDOUT"]);
 
 /** Answers of a Redis that did not run the command, but may run it later. */

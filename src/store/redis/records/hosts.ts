@@ -26,7 +26,7 @@ export class RedisHosts implements Hosts {
   readonly #keys: Keys;
   readonly #documents: Documents;
   readonly #warn: (message: string) => void;
-  /** Identifies this process in its messages about the host. */
+  /** Identifies this process as the sender of its messages (`BEAT` and `LEAVE_HOSTS`) to Redis. */
   readonly #by = newId();
   /** The number of this process's last message. */
   #number = 0;

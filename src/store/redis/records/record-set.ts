@@ -67,7 +67,7 @@ export class RecordSet<T extends object> {
     return records;
   }
 
-  /** Like {@link findAll}, but reports records that cannot be read. To find them, reads all of `names` one by one. */
+  /** Like {@link findAll}, but reports damaged records. If there are any, reads each of `names` alone to find them. */
   async #findReadable(names: readonly string[], onUnreadable: OnUnreadable): Promise<(Found<T> | null)[]> {
     const unlessUnreadable = (name: string) => (error: unknown) => {
       if (!isDamaged(error)) throw error;

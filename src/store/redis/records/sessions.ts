@@ -6,7 +6,7 @@ import { UpdateQueue, UpdateQueues, type Writes } from "../../update-queue.js";
 import { type Documents, parseObject, type Stored } from "./documents.js";
 import { AT_ONCE, RecordSet } from "./record-set.js";
 
-/** The records of sessions, and a set of ids for each owner. */
+/** The records of sessions, and for each owner a set of session ids. */
 export class SessionDocuments implements SessionStore {
   readonly #documents: Documents;
   readonly #writes: Writes;

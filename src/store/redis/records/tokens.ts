@@ -92,13 +92,13 @@ export class TokenDocuments implements TokenStore {
 
   async delete(id: string): Promise<boolean> {
     if (!isTokenId(id)) return false;
-    // This throws for a record of a newer version. An unreadable record is deleted, because nothing else would do that.
+    // Throws if a newer version wrote the record. Delete even an unreadable record, because nothing else would.
     await this.#records.readIfReadable(id);
     return (await this.#records.remove(id, null, { besides: [this.#documents.keys.tokenUsed(id)] })) === "ok";
   }
 
   async list(): Promise<TokenRecord[]> {
-    // One record that somebody damaged must not prevent the revocation of other tokens.
+    // Only warn about an unreadable record, so that the other tokens can still be listed and revoked.
     const list = await this.#records.list((_, error) => this.#warn(error.message));
     return [...list.values()].flatMap((record) => this.#ended(record) ?? []);
   }

@@ -84,8 +84,9 @@ return answer
 `);
 
 /**
- * KEYS[3] a key. ARGV[5] the start of a period (ms), [6] a random text, [7] TTL of the key (ms). Answers `first` if no
- * other call has written this period or a later one, and otherwise `known`.
+ * KEYS[3] the key that stores the last period. ARGV[5] the start of a period (ms), [6] a random text, which identifies
+ * the call if it is repeated, [7] TTL of the key (ms). Answers `first` if no other call has written this period or a
+ * later one, and otherwise `known`.
  */
 export const FIRST = script(`
 local own = ARGV[5] .. ' ' .. ARGV[6]
@@ -97,7 +98,7 @@ redis.call('SET', KEYS[3], own, 'PX', ARGV[7])
 return {'first'}
 `);
 
-/** KEYS[3] and so on: keys about a user. */
+/** Deletes KEYS[3] and all later keys, which are all about one user. Every script has the same KEYS[1] and KEYS[2]. */
 export const CLEAR = script(`
 redis.call('DEL', unpack(KEYS, 3))
 return {'ok'}

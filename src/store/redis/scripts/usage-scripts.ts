@@ -7,9 +7,9 @@ import { foundingScript, script } from "./scripts.js";
  * Each hour has three keys:
  * - a list of its lines.
  * - a list with the sums of its minutes.
- * - a hash with the sums that usage-hours.ts has made of the first lines: the number of these `lines`, the sums
- *   (`hour`), and the number and the id of the day's cells at that time (`cells`, `table`). After two days, the lines
- *   and the minutes are deleted, and the hash gets the field `old`.
+ * - a hash with the sums of the first lines: `lines` is the number of these lines, `hour` has the sums, and `cells` and
+ *   `table` are the number and the id of the day's cells when the sums were made. After two days, the lines and the
+ *   minutes are deleted, and the hash gets the field `old`.
  *
  * Each day has a hash with its cells. A cell is one combination of user, session, model and token. The rows of sums
  * refer to cells by number. The field `table` of the hash is a random id, by which a reader detects sums that refer to
@@ -84,8 +84,8 @@ return {'at', redis.call('HGET', KEYS[3], ARGV[5]) or '0'}
 `);
 
 /**
- * KEYS[3] usage-read. ARGV[5] the segment, which was counted and deleted. From then on, this segment and all earlier
- * segments of its folder are no longer counted, because another process may still send lines that it read from them.
+ * KEYS[3] usage-read. ARGV[5] the segment, which was counted and deleted. Another process may still send lines that it
+ * read from this segment or from an earlier one of the same folder. From now on, COUNT_USAGE ignores such lines.
  */
 export const DROP_USAGE_READ = script(`
 local id, number = string.match(ARGV[5], '^(.*):(%d+)$')

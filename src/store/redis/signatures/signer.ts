@@ -8,7 +8,7 @@ import { mediumError } from "../../file/failures.js";
 import { ensureStateFolder } from "../../file/state-folder.js";
 
 const KEY = /^[0-9a-f]{64}$/;
-/** How often to look for changes of the file, in milliseconds. */
+/** How often the signer checks whether the key file has changed, in milliseconds. */
 const LOOK_MS = 1_000;
 
 interface SigningKey {

@@ -122,9 +122,9 @@ export class LimitRecords implements LimitStore {
   }
 
   /**
-   * How many sessions the user has: the recorded sessions, and the sessions whose slots are earlier than the caller's.
-   * Call it after the caller has its slot. If the slot of another session has already ended, that session is recorded,
-   * or it will not be created.
+   * How many sessions the user has: the recorded sessions, and the sessions under creation whose slots are earlier than
+   * the caller's slot. Call it only once the caller has its slot. This count misses no session: if the slot of a
+   * session has already ended, the session is recorded by now, or its creation has failed.
    */
   async #sessionsOf(user: string | null, earlier: readonly string[], most: number): Promise<number> {
     const count = async () => {

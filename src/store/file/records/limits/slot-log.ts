@@ -29,19 +29,20 @@ const NAME = /^([a-z0-9]{8})-(\d{1,12})\.log$/;
  * The first `seal` entry ends a log: later entries in it do not count, and their writers append them to the next log.
  * Every process computes the same first entries for the next log, so it does not matter which process creates it.
  *
- * Nothing here is synced to disk, because no slot survives a restart of the machine. A log's name contains the boot.
+ * Nothing here is synced to disk, because no slot survives a restart of the machine: a log's name contains the boot,
+ * and logs of earlier boots are ignored.
  */
 export class SlotLog {
   readonly #folder: string;
   readonly #boot: string;
-  /** The number and the inode of the log that was read last, the bytes read so far, and the state after its entries. */
+  /** The log that was read last: its number, its inode, the bytes read so far, and the state after these bytes. */
   #number = -1;
   #inode = -1;
   #offset = 0;
   #state = new SlotState();
   /** How many entries were read. Many of them may no longer affect the state. */
   #entries = 0;
-  /** Entries that free slots but could not be written, such as on a full disk. The next write puts them first. */
+  /** Entries that free slots, but could not be written (a full disk). The next `append` writes them before its own. */
   #unwritten: Entry[] = [];
 
   /** @param boot 8 letters and digits that name the boot of the machine */
@@ -119,7 +120,7 @@ export class SlotLog {
       const newest = this.#numbers().at(-1);
       if (newest === undefined) this.#create(0, []);
       this.#number = this.#numbers().at(-1) ?? 0;
-      // Another log may have the inode number of a log that was deleted.
+      // Forget the inode number, because this log may have the number of a deleted log.
       this.#inode = -1;
     }
     try {

@@ -20,8 +20,8 @@ const KEPT_AT_ONCE = 500;
 const KINDS = ["turn", "session", "connection"] as const satisfies SlotKind[];
 
 /**
- * The slots that users have in use. The id of each slot ends with its holder, so that other processes of the same
- * machine can free the slot once the holder has ended.
+ * The slots that users have in use. The id of each slot ends with the text of its holder (usage/holder.ts), so that
+ * other processes of the same machine can free the slot once the holder has ended.
  */
 export class RedisSlots {
   readonly #connection: Connection;

@@ -26,7 +26,7 @@ export interface HourState {
   length: number;
   /** How many of these lines have been added up, counted from the first line. */
   added: number;
-  /** Whether the hour's lines and sums of minutes were deleted. If it has lines, these arrived after the deletion. */
+  /** Whether the hour's lines and sums of minutes were deleted. Lines that it has now arrived after the deletion. */
   isOld: boolean;
   /** How many cells the day's table had when this hour's lines were last added up. */
   cells: number;
@@ -38,7 +38,7 @@ export interface HourState {
   minutes: Rows[];
 }
 
-/** Lines of an hour. */
+/** Some consecutive lines of an hour. */
 export interface LinesPart {
   lines: LedgerLine[];
   texts: string[];
@@ -61,7 +61,7 @@ export class HourRecords {
   /**
    * Reads the hours from `first` to `last`, which are both included.
    *
-   * @param key the sorted set of hours
+   * @param key the Redis key of the sorted set with the hours
    */
   async between(key: string, first: number | "-inf", last: number | "+inf"): Promise<number[]> {
     const [, ...hours] = await this.#connection.run(scripts.USAGE_HOURS, [key], [first, last]);
@@ -111,10 +111,10 @@ export class HourRecords {
   }
 
   /**
-   * Reads the lines of an hour, from the index `from` until before `end`, in parts.
+   * Reads the lines of an hour in parts, from the index `from` up to but not including the index `end`.
    *
    * @param version the version that the hour must have; null for any version
-   * @yields null as the last part if the hour has another version
+   * @yields null, and then nothing more, if the hour no longer has this version
    */
   async *lines(
     number: number,

@@ -22,11 +22,11 @@ import { type DayCells, HourRecords, type HourState, partsOf, textOf } from "./h
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 3_600_000;
-/** How long the lines of an hour are kept beside its sums. Afterwards, a query counts the whole hour or none of it. */
+/** How long an hour's lines are kept beside its sums. Afterwards, a query for a part of the hour counts all of it. */
 const LINES_MS = 49 * HOUR_MS;
 /**
- * New lines of the current hour are added up only once there are more than `lines` of them, and more than this `share`
- * of the lines already added up. This saves work, because each addition reads and saves all sums of the hour again.
+ * A process adds up new lines of the current hour only if their number exceeds both `lines` and this `share` of the
+ * lines that are already added up. Each addition reads and saves all sums of the hour again, so it should be rare.
  */
 export const LAG = { lines: 1_000, share: 1 / 16 };
 /** How long this process adds nothing up after Redis has refused a write, in milliseconds. A refusal may take seconds. */
@@ -42,8 +42,8 @@ interface Asked {
 }
 
 /**
- * The lines of all hosts in Redis, by hours, and their sums. A process adds lines up after it has sent many, for a
- * query, and in the upkeep. If it cannot save the sums, another process adds up the same lines later.
+ * The ledger lines of all hosts in Redis, grouped by hour, and their sums. A process adds up lines after it has sent
+ * many, for a query, and during upkeep. If it cannot save the sums, another process adds up the same lines later.
  */
 export class UsageHours {
   readonly #connection: Connection;
@@ -79,7 +79,7 @@ export class UsageHours {
     }
   }
 
-  /** Reads an hour, and adds up its waiting lines first if that saves time. Null if `number` is undefined. */
+  /** Adds up the new lines of an hour (few lines of the current hour stay), and reads it. Null without `number`. */
   async #latest(number: number | undefined, query: UsageQuery): Promise<HourState | null> {
     if (number === undefined) return null;
     const read = async () => {
@@ -124,7 +124,7 @@ export class UsageHours {
     return performance.now() < this.#refusedUntil;
   }
 
-  /** Adds up the lines that wait. Does nothing if another process has just done so, or if Redis refuses writes. */
+  /** Adds up an hour's new lines. Does nothing if another process has just done so, or if Redis refuses writes. */
   async extend(number: number): Promise<void> {
     let extending = this.#extending.get(number);
     if (extending === undefined) {
@@ -221,7 +221,7 @@ export class UsageHours {
     }
   }
 
-  /** Deletes hours older than `keepMs`. Adds up the lines of other past hours. Deletes lines that no query needs. */
+  /** Deletes hours older than `keepMs`. Adds up the lines of other past hours, and deletes them after `LINES_MS`. */
   async upkeep(keepMs: number): Promise<void> {
     const { usageHours, usageLined } = this.#keys;
     for (const hour of await this.#records.between(usageHours, "-inf", hourOf(Date.now() - keepMs) - 1))
@@ -250,7 +250,7 @@ export class UsageHours {
   /**
    * The cells of the day that contains this hour.
    *
-   * @param known earlier answers, which are used if they contain the cells of this hour
+   * @param known cells that were read before, by Redis key. They are used if they include the cells of this hour.
    * @returns null if the hour was changed in between
    */
   async #cellsFor(

@@ -128,7 +128,7 @@ export class UsageSums implements UsageStore {
     });
   }
 
-  /** Adds up an hour in the background. A budget check waits until lines are counted, not until they are added up. */
+  /** Adds up an hour in the background. Budget checks do not wait for it, because they read only the token counts. */
   #addUpLater(hour: number): void {
     const addingUp = this.#hours
       .extendOrWarn(hour)
