@@ -20,7 +20,10 @@ export interface Grantee {
 export interface Secrets {
   /** The fleet's state folder. */
   stateRoot: string;
-  config: Pick<Config, "auth" | "provider" | "storage">;
+  config: Pick<Config, "auth" | "provider" | "storage" | "storeOptions"> & {
+    serve: Pick<Config["serve"], "tls">;
+    host: Pick<Config["host"], "tls">;
+  };
   env: NodeJS.ProcessEnv;
 }
 
@@ -81,15 +84,22 @@ function isFile(path: string): boolean {
 
 /**
  * The paths with secrets: the fleet's state and configuration, the shared storage, the folder with the users' token
- * files, the key of the GitHub App, and the provider's key.
+ * files, the files with keys, and the files from which `COPILOTFLEET_*_FILE` variables take their values.
  */
-function hiddenFolders({ stateRoot, config: { auth, provider, storage }, env }: Secrets): string[] {
+function hiddenFolders({ stateRoot, config, env }: Secrets): string[] {
+  const { auth, provider, storage, storeOptions, serve, host } = config;
   const tokens = auth.githubTokenFile?.replace(/[^/]*\{user\}.*$/s, "");
   const key = provider === null || provider.type === "echo" ? null : provider.apiKeyFile;
   const appKey = auth.githubApp?.privateKeyFile;
-  return [stateRoot, dirname(userConfigFile(env)), storage.shared, tokens, appKey, key]
-    .filter((path) => path != null)
-    .map((path) => resolve(path));
+  const keys = [appKey, key, storeOptions.keyFile, serve.tls.key, host.tls.key];
+  return [stateRoot, dirname(userConfigFile(env)), storage.shared, tokens, ...keys, ...valueFiles(env)]
+    .filter((path) => path != null && path !== "")
+    .map((path) => resolve(path ?? ""));
+}
+
+function valueFiles(env: NodeJS.ProcessEnv): (string | undefined)[] {
+  const names = Object.keys(env).filter((name) => /^COPILOTFLEET_\w+_FILE$/.test(name));
+  return names.map((name) => env[name]?.replace(/[^/]*\{user\}.*$/s, ""));
 }
 
 /** Paths of folders, with all links resolved. */

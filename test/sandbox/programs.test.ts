@@ -20,12 +20,16 @@ interface Grant {
   bind?: string;
   runtimePath?: string;
   apiKeyFile?: string;
+  keyFile?: string;
+  tlsKey?: string;
+  hostKey?: string;
   env?: NodeJS.ProcessEnv;
   state?: string;
 }
 
 function grant(given: Grant) {
   const { cwd, bind, runtimePath = "/nowhere/copilot", apiKeyFile, env, state = temporaryFolder() } = given;
+  const { keyFile = null, tlsKey = null, hostKey = null } = given;
   const home = join(state, "home");
   const config = {
     auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null, githubApp: null },
@@ -42,6 +46,9 @@ function grant(given: Grant) {
             wireApi: "responses",
           } as const),
     storage: { shared: null },
+    storeOptions: { insecure: false, keyFile },
+    serve: { tls: { cert: null, key: tlsKey, clientCa: null } },
+    host: { tls: { cert: null, key: hostKey, ca: null } },
   };
   return grantsOf(
     { user: "alice", home, cwd: cwd ?? home, runtimePath },
@@ -104,12 +111,19 @@ it("a server may read folders with programs, and change a folder of its user bel
     expect(grant({ bind: folder.replace("alice", "{user}") }).write).toEqual([folder]);
 });
 
-it("grantsOf refuses a bind that contains the file of provider.apiKeyFile, even a read-only bind", () => {
+it.each([
+  ["provider.apiKeyFile", (file: string) => ({ apiKeyFile: file })],
+  ["storeOptions.keyFile", (file: string) => ({ keyFile: file })],
+  ["serve.tls.key", (file: string) => ({ tlsKey: file })],
+  ["host.tls.key", (file: string) => ({ hostKey: file })],
+  ["COPILOTFLEET_STORE_FILE", (file: string) => ({ env: { COPILOTFLEET_STORE_FILE: file } })],
+])("grantsOf refuses a bind that contains the file of %s, even a read-only bind, and hides the file", (_, given) => {
   const bind = temporaryFolder();
+  const file = join(bind, "key");
   expect(() => grant({ bind: `${bind}:ro` })).not.toThrow();
-  expect(() => grant({ bind: `${bind}:ro`, apiKeyFile: join(bind, "key") })).toThrow(
-    /which contains secrets of the fleet/,
-  );
+  expect(() => grant({ bind: `${bind}:ro`, ...given(file) })).toThrow(/which contains secrets of the fleet/);
+  expect(() => grant({ cwd: bind, ...given(file) })).toThrow(/which contains secrets of the fleet/);
+  expect(grant(given(file)).hidden).toContain(file);
 });
 
 it.each(["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"])("a server can read the file in %s and nothing beside it", (name) => {
