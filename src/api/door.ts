@@ -212,8 +212,8 @@ function createHttpServer(certificates: DoorCertificates | null, handle: Request
   const options: ServerOptions = {
     connectionsCheckingInterval: CHECK_MS,
     maxHeaderSize: LONGEST_HEAD,
-    // Accept a request without a Host header here, because Node.js would refuse it without a body. `Origins` then
-    // refuses it with a problem document.
+    // Accept a request without a Host header here, because Node.js would refuse it with an empty answer. `Origins`
+    // then refuses it with a problem document.
     requireHostHeader: false,
   };
   if (certificates === null) return createServer(options, handle);

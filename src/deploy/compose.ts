@@ -126,7 +126,7 @@ function hostService(deployment: Deployment, { host, index, httpAt, ownRedis }: 
       start_period: "60s",
     },
     stop_grace_period: `${deployment.stopGraceSeconds}s`,
-    // This limit counts threads, too. With it, a server that starts programs without end harms only this host.
+    // This limit counts threads, too. With it, a server that starts programs without end harms only this container.
     pids_limit: processLimit(capacity),
     deploy: { resources: { reservations: { memory: `${memoryBytes(capacity) / (1024 * 1024)}M` } } },
     ...(ownRedis ? { depends_on: { redis: { condition: "service_healthy" } } } : {}),

@@ -108,25 +108,24 @@ async function clear(
 }
 
 /**
- * In the folders of these hosts, removes the blocks of sessions that are being erased, because the name of a block is
- * the id of its session. Leaves a block to gc if a server of this host may still have the session in memory.
+ * Removes the blocks of sessions that are being erased from a host's folder, because a block has the id of its session as
+ * its name. Leaves a block of this host to gc if a server may still have the session in memory.
  *
- * @param hosts this host, and hosts that are gone
+ * @param host this host, or a host that never comes back. A server of any other host may have a session in memory, and
+ * would create its folder again without the block.
  */
 export async function removeBlocks(
   { store, config }: { store: Store; config: Config },
-  hosts: readonly string[],
-  ids: ReadonlySet<string>,
+  host: string,
+  isErased: (id: string) => boolean | Promise<boolean>,
 ): Promise<void> {
   const { shared } = config.storage;
   if (shared === null) return;
-  for (const host of hosts) {
-    for (const remain of await findRemains(shared, host)) {
-      const { kind, session, group } = remain;
-      if (kind !== "block" || session === null || !ids.has(session)) continue;
-      const isOwn = host === store.hosts?.own;
-      if (!isOwn || (await isUnloaded(session, group, { store, config }))) await removeRemain(shared, remain);
-    }
+  for (const remain of await findRemains(shared, host)) {
+    const { kind, session, group } = remain;
+    if (kind !== "block" || session === null || !(await isErased(session))) continue;
+    const isOwn = host === store.hosts?.own;
+    if (!isOwn || (await isUnloaded(session, group, { store, config }))) await removeRemain(shared, remain);
   }
 }
 

@@ -63,7 +63,7 @@ export class Takeover {
    */
   async settleDue(dueMs: (record: SessionRecord) => number, signal: AbortSignal): Promise<void> {
     const { store, directory } = this.#context;
-    // A host that does not serve has no sessions and must not take any.
+    // With shared storage, a host that does not run `serve` has no sessions and must not take any.
     if (!directory.isShared || !(await directory.isThere())) return;
     // Skip records that cannot be read, because gc reports them.
     for (const record of await store.sessions.list(() => undefined)) {

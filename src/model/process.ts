@@ -7,7 +7,7 @@ export interface ProcessIdentity {
   bootId: string;
   pidNamespace: string;
   pid: number;
-  /** When the process started: clock ticks after boot, or with `ps` the text of `lstart`. */
+  /** When the process started: clock ticks after boot. Where only `ps` reports it, the text of its column `lstart`. */
   startTicks: string;
   /** The PID of the process in its own PID namespace. Absent if that namespace is `pidNamespace`. */
   innerPid?: number;

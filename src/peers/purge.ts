@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { Purged, Remain } from "../data/purge/purge.js";
 import { FleetError, option, quote } from "../errors.js";
 import { audited } from "../events/audited.js";
+import { removeBlocks } from "../hosts/remains.js";
 import { listTokens, revokeTokens } from "../identity/tokens.js";
 import { serverIdOf } from "../model/ids.js";
 import type { Purge } from "../model/placement.js";
@@ -29,7 +30,10 @@ interface PurgeRequest {
   signal: AbortSignal;
 }
 
-type Context = Pick<SessionsContext, "store" | "directory" | "events"> & { hosts: FleetHosts; stateRoot: string };
+type Context = Pick<SessionsContext, "store" | "config" | "directory" | "events"> & {
+  hosts: FleetHosts;
+  stateRoot: string;
+};
 
 /**
  * Erases all data of a user on all hosts. First records that the purge is under way. From then on, the user cannot
@@ -147,7 +151,7 @@ function isTakenOver({ directory }: Context, { term }: SessionRecord): boolean {
  * purge.
  */
 async function giveUp(
-  { store, events, stateRoot }: Context,
+  { store, config, events, stateRoot }: Context,
   user: string,
   { host, sessions }: { host: string; sessions: readonly SessionRecord[] },
 ): Promise<void> {
@@ -156,11 +160,14 @@ async function giveUp(
   const detail = `without host ${host}`;
   await audited(events, { type: "user.purged", user: pseudonyms.of(user), reason: "host-lost", detail }, async () => {
     const ids = sessions.map(({ id }) => id);
-    const left = [user, serverIdOf(user), ...ids].map(pseudonyms.of);
+    // The lost host may have traces of sessions that other hosts have taken over and erased.
+    const all = new Set([...ids, ...((await store.purges.read(user))?.sessions ?? [])]);
+    const left = [user, serverIdOf(user), ...all].map(pseudonyms.of);
     const mark = `${pseudonyms.of(user)}-${randomBytes(8).toString("hex")}`;
     await store.purges.begin({ user: mark, begunAt: new Date().toISOString(), pending: [host], left });
     await store.sessions.deleteMany(ids, (record) => record.owner === user && record.host === host);
     await store.hosts?.forgetServersOf(host, user);
+    await removeBlocks({ store, config }, host, async (id) => all.has(id) && (await store.sessions.read(id)) === null);
     await store.purges.done(user, host);
   });
 }

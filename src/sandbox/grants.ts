@@ -1,5 +1,6 @@
 import { statSync } from "node:fs";
 import { dirname, isAbsolute, resolve } from "node:path";
+import { keyVariables } from "../config/keys.js";
 import { userConfigFile } from "../config/load/paths.js";
 import type { Config } from "../config/schema.js";
 import { shellQuote } from "../config/values/text.js";
@@ -84,7 +85,8 @@ function isFile(path: string): boolean {
 
 /**
  * The paths with secrets: the fleet's state and configuration, the shared storage, the folder with the users' token
- * files, the files with keys, and the files from which `COPILOTFLEET_*_FILE` variables take their values.
+ * files, the files with keys, and the files that contain the values of configuration keys (`COPILOTFLEET_STORE_FILE` and
+ * so on).
  */
 function hiddenFolders({ stateRoot, config, env }: Secrets): string[] {
   const { auth, provider, storage, storeOptions, serve, host } = config;
@@ -98,8 +100,7 @@ function hiddenFolders({ stateRoot, config, env }: Secrets): string[] {
 }
 
 function valueFiles(env: NodeJS.ProcessEnv): (string | undefined)[] {
-  const names = Object.keys(env).filter((name) => /^COPILOTFLEET_\w+_FILE$/.test(name));
-  return names.map((name) => env[name]?.replace(/[^/]*\{user\}.*$/s, ""));
+  return keyVariables().map((variable) => env[`${variable}_FILE`]);
 }
 
 /** Paths of folders, with all links resolved. */

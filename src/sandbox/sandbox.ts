@@ -134,8 +134,8 @@ function reportOf(
   config: Pick<Config, "modelGateway">,
 ): SandboxReport {
   const given = new Set<Protection>(network === undefined ? [] : ["network"]);
-  // Without a filter of system calls, `resources` stays missing, because an agent can still change how the kernel
-  // schedules other processes.
+  // Do not report `resources` as protected without a filter of system calls, because an agent can then change how the
+  // kernel schedules other processes.
   if (limits !== null && limitsResources(limits.report) && !lacking.includes("system-calls")) given.add("resources");
   const not = withKey(lacking, config).filter((protection) => !given.has(protection));
   return {

@@ -40,7 +40,7 @@ export function toolSandboxOf(
     sandboxLspServers: true,
     userPolicy: {
       filesystem: { readwritePaths: [...new Set([server.home, server.cwd])] },
-      // Allow no network, because the runtime would then also need slirp4netns, which needs /dev/net/tun.
+      // Allow no network: for a network, the runtime would also need slirp4netns, which needs /dev/net/tun.
       network: { allowOutbound: false, allowLocalNetwork: false },
     },
   };

@@ -147,8 +147,8 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
     it("withEnvironment() returns variables with any characters, even if a command line imitates ps", async () => {
       const variables = { [VARIABLE]: "/状态 文件夹/器", OTHER: "second" };
       const lines = `\n    1     0     0 S Thu Nov 26 14:32:39 2026 ${VARIABLE}=forged`;
-      // `ps` prints an environment as one line, in which the end of TEXT looks like the variable. So test TEXT only
-      // with an exact implementation.
+      // `ps` prints an environment as one line. There, the end of TEXT looks like another value of VARIABLE. So set TEXT
+      // only if the implementation reads environments exactly.
       const env = exact ? { ...variables, TEXT: lines } : variables;
       const { pid } = shell(`exec -a '服务器 ) Z 1${lines}' sleep 1000`, env);
       await eventually("the program", () => readFileSync(`/proc/${pid}/comm`, "utf8") === "sleep\n");

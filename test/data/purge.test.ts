@@ -163,10 +163,18 @@ describe("a purge", () => {
     await events.record({ type: "session.evicted", sessionId: id });
     expect(found(join(fleet.stateRoot, "events"), [id])).not.toEqual([]);
     const store = openFileStore(fleet.stateRoot);
-    await store.purges.begin({ user, begunAt: new Date().toISOString(), pending: [null], sessions: [id] });
+    // Since then, ann has used the id of another of these sessions again.
+    const again = unused("used-again");
+    await fleet.sessions.leave(await fleet.sessions.create({ user: "ann", sessionId: again }));
+    await fleet.sessions.use(again, "one", { user: "ann" });
+    const traces = () => ["usage", "events"].map((folder) => found(join(fleet.stateRoot, folder), [again]).length);
+    await fleet.events.list();
+    expect(traces()).not.toContain(0);
+    await store.purges.begin({ user, begunAt: new Date().toISOString(), pending: [null], sessions: [id, again] });
     await store.close();
     await at.ok(["gc"]);
     expect(found(fleet.stateRoot, [...words, id])).toEqual([]);
+    expect(traces()).not.toContain(0);
   });
 
   it("a purge that is not complete appears in the metrics of serve, with the time when it began", async () => {

@@ -62,7 +62,7 @@ describe("the default user", () => {
     expect(await fleet.json(["lock", "his", "--show"], ALICE)).toEqual({ lease: null });
   });
 
-  it("the default user does not choose what a command stops, revokes, deletes or unloads", async () => {
+  it("the default user is not a filter for what a command stops, revokes, deletes or unloads", async () => {
     for (const args of [["stop"], ["restart"], ["logs"], ["token", "revoke"], ["evict"]])
       expect((await fleet.refusal(2, args, ALICE)).message, args.join(" ")).toMatch(
         /^(?:SERVER|SESSION|ID)\b.* missing\./,

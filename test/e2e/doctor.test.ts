@@ -431,7 +431,7 @@ describe("doctor", () => {
     expect((await findings()).get("user limits")?.level).toBe("ok");
   });
 
-  it("doctor warns of damaged records, and doctor --fix writes them again", async () => {
+  it("doctor warns of damaged records, and doctor --fix saves the recovered states as new revisions", async () => {
     const id = unused("damaged");
     await fleet.spawn("alice");
     await fleet.create("alice", id);

@@ -183,7 +183,7 @@ describe("sessions", () => {
     expect((await turn).code).toBe("FLEET_TURN_TIMEOUT");
   });
 
-  it("the library refuses calls with a FleetError that carries the exit code of the command", async () => {
+  it("a refused call of the library rejects with a FleetError that has the exit code of the command", async () => {
     const session = await fleet.createSession({ user: "alice", sessionId: "typed" });
     const cases: [() => Promise<unknown>, string, number][] = [
       [() => fleet.createSession({ user: "../x" }), "FLEET_USER_INVALID", 2],

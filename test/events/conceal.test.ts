@@ -150,7 +150,7 @@ describe("pseudonyms in the audit log", () => {
     await log.record(about);
     isAway = false;
     await log.record(about);
-    // A short command that could not read the key must not wait for the store again at its end.
+    // The second event does not ask the store again, so that a short command does not wait twice for it.
     expect(asked).toBe(1);
     const now = performance.now.bind(performance);
     vi.spyOn(performance, "now").mockImplementation(() => now() + 60_000);

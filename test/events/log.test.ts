@@ -107,7 +107,7 @@ describe("an audit log that cannot be written", () => {
     expect(events.counts).toMatchObject({ lost: 2, waiting: 0 });
   });
 
-  it("if a write cannot be synced, its events stay, and the refused action also gets a failed event", async () => {
+  it("if a written batch cannot be synced, it stays in the log, and a second event marks the action as failed", async () => {
     const events = openEvents();
     for (let at = 0; at < 2; at++) {
       events.note({ type: "turn.begun" });

@@ -87,7 +87,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     await expect(store.sessions.create(sessionRecord("a"))).rejects.toMatchObject({ code: "FLEET_SESSION_EXISTS" });
   });
 
-  it("a session is changed once when the connection to Redis breaks before the answer", async () => {
+  it("a change of a session is applied exactly once if the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
     await store.sessions.create(sessionRecord("a"));
     proxy.loseAnswerTo(/:commit:/);

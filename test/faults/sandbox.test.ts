@@ -158,8 +158,8 @@ it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
     mkdirSync(fleet.env.HOME ?? "", { recursive: true });
     await fleet.ok(["spawn", "--user", "bob"], run);
     await fleet.ok(["create", "--user", "bob", "--id", "of-bob", "--prompt", "a word of bob"], run);
-    // Start serve before alice's server. In her PID namespace, her processes get PIDs above the PID of her bwrap. So
-    // none of them can have the PID that serve has outside.
+    // Start serve before alice's server, so that the PID of serve is lower than that of her bwrap. The sandbox numbers
+    // her processes from bwrap's outer PID upwards, so none of them has the PID of serve.
     const serving = await serve(fleet, run);
     await fleet.ok(["spawn", "--user", "alice", "--cwd", work], run);
     await fleet.ok(["create", "--user", "alice", "--id", "of-alice", "--prompt", "a word of alice"], run);

@@ -154,7 +154,7 @@ it("with health.session, serve creates a session on each new probe connection, a
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
   const { home, process: before } = await fleet.record("alice");
   const serving = await serve(fleet, { env: { COPILOTFLEET_HEALTH_SESSION: "true" } });
-  // Wait for more probes than one connection carries, so at least two sessions were created.
+  // Wait for more probes than one connection is used for. By then, serve has created a session on each of two.
   await healthyFor(serving, 15);
   serving.kill("SIGSTOP");
   expect(readdirSync(join(home, "session-state")).filter((name) => name !== "talk")).toEqual([]);

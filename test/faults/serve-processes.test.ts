@@ -118,10 +118,11 @@ it("serve does not end a process to which the kernel gave the PID of a dead serv
 });
 
 it("serve treats a zombie server as dead and starts it again", async (ctx) => {
-  // The first process of this namespace becomes the parent of orphans and never reaps them.
   if (spawnSync("unshare", ["-pf", "--mount-proc", "true"]).status !== 0) return ctx.skip("needs root and unshare");
   // In bwrap, no server becomes a zombie, because process 1 of its namespace reaps it.
   const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_SANDBOX_MODE: "landlock" });
+  // Orphans get the first process of this PID namespace, `sleep`, as their parent. It never reaps them, so a killed
+  // server stays a zombie.
   const init = spawn("unshare", ["-pf", "--mount-proc", "--kill-child", "sleep", "1000"], { stdio: "ignore" });
   onTestFinished(() => void init.kill("SIGKILL"));
   const first = await eventually("the namespace", () => childrenOf(init.pid ?? 0)[0]);

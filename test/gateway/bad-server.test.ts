@@ -61,7 +61,7 @@ describe("the front door, when a server breaks the protocol,", () => {
     },
   );
 
-  it("reopens a client's other sessions after it closes the connection that delivered invalid JSON", async () => {
+  it("reopens a client's other sessions after closing a server's connection because of invalid JSON", async () => {
     const [faulty, heard] = [unused("faulty"), unused("heard")];
     const client = await session("listens", faulty);
     await client.requestOk("session.create", { sessionId: heard });

@@ -671,7 +671,7 @@ export function describeRequestHandler(
       });
     });
 
-    it("cancels the model request at the client's handler when the client aborts the turn", async () => {
+    it("tells the client's own model handler to cancel its request when the client aborts the turn", async () => {
       const session = await create({ apiKey: "own-key" });
       const [asked, calledOff] = [handler.asked.length, handler.calledOff];
       await session.send("please wait");

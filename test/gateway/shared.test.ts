@@ -36,7 +36,7 @@ describe("the front door, with sessions on several shared servers,", () => {
     expect(at.fleet.takeWarnings()).toContainEqual(expect.stringMatching(/^Session "damaged" is left out, /));
   });
 
-  it("serves one client's sessions on several shared servers, each with its own tools and hooks", async () => {
+  it("serves one client's sessions, each with its own tools and hooks, on several shared servers", async () => {
     const client = await at.client(unused("ann"));
     onTestFinished(async () => await client.forceStop());
     const prompts: string[] = [];

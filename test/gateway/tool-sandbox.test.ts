@@ -116,7 +116,7 @@ it("without sandbox.tools, an agent's command reaches the server process, the ne
   expect(existsSync(join(outside, "attack"))).toBe(true);
 });
 
-it("in the fleet's own sandbox, an agent's command fails if its client asked for a sandbox of the tools", async () => {
+it("in the fleet's sandbox, an agent's command fails if the client also asked for a tool sandbox", async () => {
   await using at = await DoorFleet.open({ config: { session: SESSION, sandbox: { mode: "landlock" } } });
   const client = await RawClient.as(at.url, await at.token("alice"));
   const answering = approveAll(client);

@@ -121,6 +121,28 @@ describe.skipIf(problem !== undefined)("on two hosts with shared storage,", () =
     await h2.ok(["user", "purge", user, "--yes"]);
     expect(tracesOf([user, id])).toEqual([]);
   });
+  it("with --lost-host, a purge removes the lost host's blocks, and the host erases the rest when it returns", async () => {
+    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    const user = userOf("h1", "tia.quux");
+    const id = user.replace(".", "-");
+    const shared = { env: { COPILOTFLEET_ISOLATION: "shared" } };
+    await h1.create(user, id, shared);
+    await h1.send(user, id, "one", shared);
+    await hosts.lose("h1");
+    expect(await h2.send(user, id, "two", shared)).toBe("[turn 2] two");
+    const block = join(hosts.shared, "hosts", "h1", "shared", "session-state", id);
+    expect(lstatSync(block).isFile()).toBe(true);
+    const purge = async (...more: string[]) => await h2.run(["user", "purge", user, "--yes", ...more]);
+    expect(await purge()).toMatchObject({ code: 0 });
+    // As long as the host may come back, the block keeps its servers from creating the session's folder again.
+    expect(lstatSync(block).isFile()).toBe(true);
+    expect(await purge("--lost-host", "h1")).toMatchObject({ code: 0 });
+    expect(found(hosts.shared, [user, id])).toEqual([]);
+    expect(found(h1.root, [id])).not.toEqual([]);
+    await h1.ok(["gc"]);
+    expect(tracesOf([user, id])).toEqual([]);
+    await hosts.serve();
+  });
 
   it("a purge does not wait for a host in --lost-host, and that host's next gc erases the user's data there", async () => {
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];

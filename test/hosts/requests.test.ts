@@ -111,7 +111,7 @@ describe.skipIf(problem !== undefined)("the requests of the agent at two hosts",
     process.kill(server.pid, "SIGKILL");
     const { status, json } = await running;
     expect([200, 502, 503]).toContain(status);
-    // On the next server, the runtime may continue with the prompt. It then asks again.
+    // The next server may run the prompt again. It then asks for permission again, so the tool still does not run.
     if (status === 200) expect(json.reply).not.toContain("made");
     const late = await call("h2", "POST", `/v1/sessions/${user}/requests/${request.id}`, { decision: "approve" });
     expect(late.status).toBe(409);

@@ -17,7 +17,7 @@ it.each([["127.0.0.1", "127.0.0.1"], ...(hasIpv6 ? [["::1", "[::1]"]] : [])])(
     onTestFinished(() => void server.close());
     const { port } = server.address() as AddressInfo;
     const endpoint = { address: String(address), port, token: "token" };
-    // Nothing else ends the wait: this signal never aborts.
+    // This signal never aborts, so only the closed connection can end the wait.
     await expect(connectClient(endpoint, {}, new AbortController().signal)).rejects.toMatchObject({
       code: "FLEET_SERVER_UNREACHABLE",
       message: expect.stringContaining(`at ${shown}:${port} cannot be used`),

@@ -33,6 +33,6 @@ it("processesOfSession ignores a process session to which the server itself does
   const leader = identify(stranger.pid ?? 0);
   if (leader === null) throw new Error("sleep did not start");
   expect(processesOfSession(leader).map(({ pid }) => pid)).toEqual([leader.pid]);
-  // An agent may have chosen this PID as the server's PID in the server's own PID namespace.
+  // An agent may have chosen `innerPid`, here the PID of the stranger. The stranger's processes must not be returned.
   expect(processesOfSession({ ...ownIdentity(), innerPid: leader.pid })).toEqual([]);
 });

@@ -120,7 +120,7 @@ describe("the metrics", () => {
     expect(await changed(metrics, () => metrics.observe(next))).toEqual({ 'servers{state="ready"}': 0 });
   });
 
-  it("the metrics count a check of a credential by its kind and result, and in the buckets for its duration", async () => {
+  it("the metrics count each check of a credential by kind and result, with a histogram of durations", async () => {
     const metrics = await open();
     expect(await changed(metrics, () => metrics.signedOn("jwt", "unchecked", 0.02))).toEqual({
       'sign_ons_total{via="jwt",result="unchecked"}': 1,

@@ -11,7 +11,7 @@ function started(): SampleRing {
 }
 
 describe("the samples of a host", () => {
-  it("a sample counts what happened since the previous sample, and has the gauges of its own time", () => {
+  it("a sample counts what happened since the previous one, and has the gauges' values of its moment", () => {
     const ring = started();
     ring.turnEnded("completed", 100, 1_000);
     ring.turnEnded("cut", 300, 1_000);

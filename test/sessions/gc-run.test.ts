@@ -20,7 +20,7 @@ function kill(state: GcState): void {
 }
 
 describe("a gc that was killed", () => {
-  it("gc deletes a session that a killed gc had listed but not moved, even if it is younger than the TTL", async () => {
+  it("gc finishes a deletion that a killed gc had only listed, even if the session is younger than the TTL", async () => {
     const state = await gcState();
     await state.server("s1");
     // The killed gc has already deleted the session's record, which had a short TTL.

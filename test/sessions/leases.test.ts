@@ -294,7 +294,7 @@ describe("work under a lease", () => {
     expect(await store.leases.read("s")).toBeNull();
   });
 
-  it("hold rejects with the error of work that fails, and leaves the session without a lease", async () => {
+  it("if the work under hold fails, hold rejects with that error and releases the lease", async () => {
     const { store, leases } = await setUp();
     const failure = new Error("mine");
     await expect(leases.hold(wants("alice"), () => Promise.reject(failure))).rejects.toBe(failure);

@@ -32,7 +32,7 @@ it("while nobody waits for room, any use may look for room, and leaves no file b
   expect(readdirSync(folder)).toEqual([]);
 });
 
-it("only one use may look for room: the first one of the user who got room the longest ago", () => {
+it("only one use at a time may look for room: the first of the user who has gone longest without room", () => {
   const alices = waiters("alice", 100);
   const [bob] = waiters("bob", 1);
   const mayEnter = (...queues: (RoomQueue | undefined)[]) => queues.filter((each) => each?.mayEnter(server));

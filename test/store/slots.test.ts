@@ -21,6 +21,15 @@ const turn = (id: string, most: number | null) => ({ user: "alice", kind: "turn"
 const DEAD = ownHolder().replace(/\.\d+\.[^.]+$/, ".4194303.1");
 const logs = () => readdirSync(folder).filter((name) => name.endsWith(".log"));
 
+it("isFirst of the file store ignores a period that began far ahead, because a clock was wrong", async () => {
+  const { limits } = openFileStore(root);
+  const day = 24 * 3_600_000;
+  expect(await limits.isFirst("alice", "tokensPerDay", 400 * day)).toBe(true);
+  expect(await limits.isFirst("alice", "tokensPerDay", 10 * day)).toBe(true);
+  expect(await limits.isFirst("alice", "tokensPerDay", 10 * day)).toBe(false);
+  expect(await limits.isFirst("alice", "tokensPerDay", 9 * day)).toBe(false);
+});
+
 it("hasGone returns false for a live holder, true for a dead one, and null for another boot or an invalid text", () => {
   expect(hasGone(ownHolder())).toBe(false);
   expect(hasGone(DEAD)).toBe(true);

@@ -99,6 +99,7 @@ async function eraseSessions(erasing: Erasing): Promise<void> {
   // records, so use the ids in the record of the purge, too.
   const listed = (await store.purges.read(user))?.sessions ?? [];
   erasing.ids = [...new Set([...listed, ...records.map(({ id }) => id), ...found])];
+  erasing.ids = await idsToErase(erasing);
   await pseudonymize(erasing, erasing.ids);
   for (const record of records) {
     if (!(await isHere(erasing, record))) continue;
@@ -117,6 +118,17 @@ async function eraseSessions(erasing: Erasing): Promise<void> {
     const left = (ifThere(() => readdirSync(notes)) ?? []).filter((id) => ids.has(id));
     for (const id of left) rmSync(join(notes, id), { force: true });
   }
+}
+
+/**
+ * The ids of the user's sessions, without those that are other users' by now. A host may erase its part weeks after the
+ * others, and anybody may use the id of an erased session again.
+ */
+async function idsToErase({ store, user, ids }: Erasing): Promise<string[]> {
+  const others = new Set<string>();
+  const records = await store.sessions.list((unreadable) => void others.add(unreadable));
+  for (const { id, owner } of records) if (owner !== user) others.add(id);
+  return ids.filter((id) => !others.has(id));
 }
 
 /** Whether this host has the session, or should take it over. Another host erases its own sessions. */
@@ -153,7 +165,7 @@ async function pseudonymizeLogs(erasing: Erasing): Promise<void> {
   await sessions.context.events.record({ type: "user.purged", user: pseudonyms.of(user) });
   // Wait until other processes of this host have written their last events.
   await pause(LATE_EVENTS_MS, signal);
-  await pseudonymize(erasing, erasing.ids);
+  await pseudonymize(erasing, await idsToErase(erasing));
 }
 
 /** Replaces the names of the user, of the user's server and of these sessions in the ledger and in this host's logs. */
@@ -184,7 +196,7 @@ async function forgetServers(erasing: Erasing): Promise<void> {
 }
 
 async function removeFolders(erasing: Erasing): Promise<void> {
-  const { sessions, stateRoot, user, total, moved, ids } = erasing;
+  const { sessions, stateRoot, user, total, moved } = erasing;
   const { config, directory } = sessions.context;
   if (moved !== null) rmSync(moved, { recursive: true, force: true });
   // An earlier purge may have been killed after it moved the folder.
@@ -194,7 +206,8 @@ async function removeFolders(erasing: Erasing): Promise<void> {
   if (shared !== null && directory.own !== null) {
     const hosts = await hostsToClear(erasing, directory.own);
     total.bytes += await removePlacesOf(shared, hosts, serverIdOf(user));
-    await removeBlocks(sessions.context, hosts, new Set(ids));
+    const ids = new Set(await idsToErase(erasing));
+    if (ids.size > 0) await removeBlocks(sessions.context, directory.own, (id) => ids.has(id));
   }
 }
 

@@ -4,6 +4,7 @@ import { setImmediate } from "node:timers/promises";
 import { audited } from "../../events/audited.js";
 import { Pseudonyms } from "../../events/pseudonyms.js";
 import { readEvents } from "../../events/query.js";
+import { removeBlocks } from "../../hosts/remains.js";
 import { pause } from "../../runtime/clock.js";
 import { ifThere } from "../../runtime/files/if-there.js";
 import { chatHistoryPath } from "../../runtime/files/user-places.js";
@@ -42,9 +43,16 @@ export async function eraseLeft({ sessions, stateRoot, signal }: PurgeContext, l
         ids.add(id);
         if ((await store.sessions.read(id)) !== null) continue;
         await deleteSessionState(server, id, config.health.timeoutMs);
-        rmSync(join(dirname(server.home), "open", id), { force: true });
+      }
+      const notes = join(dirname(server.home), "open");
+      for (const id of (ifThere(() => readdirSync(notes)) ?? []).filter(isLeft)) {
+        ids.add(id);
+        if ((await store.sessions.read(id)) === null) rmSync(join(notes, id), { force: true });
       }
     }
+    const { own } = sessions.context.directory;
+    const isErased = async (id: string) => isLeft(id) && (await store.sessions.read(id)) === null;
+    if (own !== null) await removeBlocks(sessions.context, own, isErased);
     const folders = ifThere(() => readdirSync(join(stateRoot, "servers"))) ?? [];
     const orphans = folders.filter((id) => servers[id] === undefined && isLeft(id));
     // If this host was only cut off from the store, these servers may still run. End their processes first.

@@ -211,9 +211,9 @@ export class Dispatcher {
     if (handler === "send" && this.#prompts.waits(record.id)) return await this.#prompts.send(request, record);
     if (cancels === true && this.#prompts.cancel(record.id)) return requests.reply(request, { success: true });
     const host = await this.#router.hostOf(record);
-    // If the session is now on another host, wait until the client's earlier prompts have been sent or refused here. A
-    // refused prompt returns to its place in the line, ahead of this request. `isOvertaking` then puts this request
-    // back behind it.
+    // If the session is now on another host, wait until this host has sent or refused the client's earlier prompts. A
+    // refused prompt returns to its place in the line, ahead of this request. In that case, `isOvertaking` puts this
+    // request back behind it, and returns true.
     if (host !== null) await this.#prompts.sent(record.id);
     if (lines.isOvertaking(request)) return;
     if (host !== null) return await this.#relay.session(handling, host, request, record);

@@ -122,7 +122,7 @@ export class SessionCalls {
         const moved = saysMoved(answer);
         if (!answer.failed || moved) this.#state.left(record.id);
         if (!moved) return undefined;
-        // Another front door answered that the session has left its host. So the client no longer has it open there.
+        // The other host answered that the session has left it. So the client no longer has the session open there.
         requests.reply(request, { success: true });
         return "hold";
       },

@@ -179,8 +179,8 @@ export function checkOptions(
     throw methodDenied(method, 'only the owner of a session sets "sessionLimits"');
   for (const [name, value] of Object.entries(asked)) {
     if (HARMLESS_OPTIONS.has(name)) continue;
-    // The SDK sends the values of `APART_OPTIONS` by itself. They are harmless on a shared server, where each session
-    // already has them, and on the user's own server. On another user's own server, only that user may choose them.
+    // The SDK sends these values without being asked. Accept them on a shared server, where every session already has
+    // them, and on the client's own server. On a server of another user, only that user may set them.
     if ((own || isolation === "shared") && JSON.stringify(APART_OPTIONS[name]) === JSON.stringify(value)) continue;
     if (!own || !(HARMLESS_OPTIONS_ON_OWN.has(name) || isAbsent(value))) throw settingDenied(method, name, own);
   }

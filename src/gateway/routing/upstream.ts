@@ -8,7 +8,7 @@ import type { OpenUpstream } from "../state/links.js";
  *
  * @param endpoint a server whose identity was proved, with the server's connection token; or a front door, with the client's
  * token
- * @param dial `hello` has the client's own parameters of `connect`, without its token
+ * @param dial how to connect. Its `hello` has the parameters of the client's own `connect`, without the client's token
  * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_TOO_OLD`, `FLEET_RUNTIME_TOO_NEW`.
  */
 export async function openUpstream(endpoint: Endpoint, dial: RpcDial, signal: AbortSignal): Promise<OpenUpstream> {

@@ -262,7 +262,7 @@ export class ClientState implements Fellow {
     if (error !== undefined) this.socket.send(error);
   }
 
-  /** Whether the client waits for no answer, answers no model requests, and has no session open that is in a turn. */
+  /** Whether the client has no open request and no turn, and no server or session needs it now. */
   get isIdle(): boolean {
     if (this.requests.open > 0 || this.turns.size > 0 || this.needing !== undefined) return false;
     for (const { inTurn, reopening } of this.attachments.values()) if (inTurn || reopening !== null) return false;

@@ -56,7 +56,7 @@ export async function settleDoubt(state: ClientState, turn: Turn, doubt: Doubt):
   if (waiting.isEmpty) turn.end("lost");
 }
 
-/** Returns the prompts that are in the session's history, each with its message id there. */
+/** Returns the prompts that the session's history shows as begun, each with its message id there, or with a new id. */
 function begunPrompts(state: ClientState, turn: Turn, { prompts, link }: Doubt): Map<Prompt, string> {
   const { id } = turn.record;
   const fromBytes = Math.min(...prompts.map(({ sent }) => sent?.historyBytes ?? 0));

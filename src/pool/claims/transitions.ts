@@ -49,7 +49,10 @@ export interface StartIntent {
   claim: Claim;
 }
 
-/** Records that a server is about to start: the state `starting`, a reserved port, a launch id, and the caller's claim. */
+/**
+ * Decides what a caller that wants to start a server has to do. For the decision `start`, records the state `starting`,
+ * a reserved port, a launch id and the caller's claim.
+ */
 export function claimStart(registry: Registry, id: string, intent: StartIntent): StartDecision {
   const by = closedBy(registry);
   if (by !== null) return { kind: "closed", by };

@@ -76,8 +76,8 @@ export async function linkToPlace(home: string, place: StatePlace): Promise<void
     if (old === target) return await assertThere(target);
     await makePlace(place);
     if (old !== null) {
-      // Move only sessions in this host's common folder. Takeovers move the sessions in other folders of the storage,
-      // and any other link may come from the agent.
+      // `old` is where the home's link leads. Move sessions from there only if it is this host's common folder. If it
+      // is elsewhere in the storage, takeovers move them. The agent may have made a link to any other folder.
       const common = join(dirname(dirname(home)), SHARED_GROUP, "session-state");
       if (place.group === SHARED_GROUP && old === common && (await statOf(old)) !== null) await moveInto(old, target);
       await rm(link);

@@ -219,7 +219,10 @@ interface Surroundings {
   isolation: Isolation;
   /** Whether the server is the user's own. */
   own: boolean;
-  /** Whether this client refuses tools now. All clients of a session get each request, even in other clients' turns. */
+  /**
+   * Whether this client must refuse a request for a tool's permission, or leave it to another client. The runtime sends
+   * each of these requests to all clients of the session, even in other clients' turns.
+   */
   decides: () => boolean;
   /** Whether the session belongs to another user. */
   member: boolean;

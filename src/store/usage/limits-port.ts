@@ -1,6 +1,9 @@
 import type { UserLimits } from "../../config/limits.js";
 import type { Slot, SlotAnswer, SlotRequest, SlotsUsed, UserLimitRecord } from "../../model/usage/user-limits.js";
 
+/** How long a call of `isFirst` is remembered, in milliseconds. Longer than a month, the longest period. */
+export const NEAR_MS = 32 * 24 * 3_600_000;
+
 /** The limits that `limit set` gives to individual users, the users' groups, and the slots that users have. */
 export interface LimitStore {
   /** The user's own limits and groups; null if there are neither. Another host may see a change up to a second late. */

@@ -66,7 +66,7 @@ export class Ledger implements UsageRecorder {
     addUsage(this.counted, countsOf(line));
     this.#waiting.push(line);
     try {
-      // While the disk is full, every call tries to write the waiting lines. So try only a few of them at a time.
+      // Write in small batches. On a full disk, the first batch fails and ends the loop, so a call costs little.
       while (this.#waiting.length > 0) {
         const taken = this.#context.usage.append(this.#waiting.slice(0, AT_ONCE));
         this.#waiting.splice(0, taken);

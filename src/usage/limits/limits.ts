@@ -19,7 +19,7 @@ export interface LimitView {
   user: string;
   /** The groups in `limits.groups` of which the user was a member at the last sign-on that named groups. */
   groups: readonly string[];
-  /** Null: unlimited. */
+  /** A limit of null means unlimited. */
   limits: UserLimits;
   /** Null if the use of this limit is not counted. */
   used: Readonly<Record<UserLimit, number | null>>;

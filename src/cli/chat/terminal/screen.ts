@@ -64,8 +64,8 @@ export class Screen {
   locate(column: number | undefined): void {
     const { columns } = this;
     const { cursor } = this.#drawn;
-    // Without an answer, assume that the cursor is on the same row. If that is wrong, an old row stays on the screen.
-    // The opposite mistake would delete a row of the conversation.
+    // If the terminal does not report the expected column, assume that the cursor stayed on its row. If that is wrong,
+    // an old row stays on the screen. The opposite mistake would delete a row of the conversation.
     this.#moved = column === cursor.column % columns ? Math.floor(cursor.column / columns) : 0;
   }
 

@@ -28,7 +28,7 @@ export class RegistryDocument implements RegistryStore {
   readonly #updates: UpdateQueue<Registry, Stored>;
   /** The writer lock that this process holds, until a commit releases it. */
   #lock: (TakenLock & { highest: number }) | undefined;
-  /** The highest revision so far. If Redis has a lower revision, it has lost changes. */
+  /** The highest revision so far, or since changes were lost. If Redis has a lower revision, it has lost changes. */
   #highest = 0;
 
   constructor(options: RegistryOptions) {

@@ -14,7 +14,7 @@ import type {
 import { system } from "../../../../system/system.js";
 import type { SessionStore } from "../../../ports.js";
 import { bootName, hasGone, ownHolder } from "../../../usage/holder.js";
-import type { LimitStore } from "../../../usage/limits-port.js";
+import { type LimitStore, NEAR_MS } from "../../../usage/limits-port.js";
 import type { StoreContext } from "../../context.js";
 import { mediumError } from "../../failures.js";
 import { RecordFiles } from "../record-files.js";
@@ -163,8 +163,8 @@ export class LimitRecords implements LimitStore {
       mkdirSync(folder, { recursive: true, mode: 0o700 });
       for (const other of readdirSync(folder).filter((each) => each.startsWith(prefix))) {
         const period = Number(other.slice(prefix.length));
-        if (period > from) return false;
-        if (period < from) rmSync(join(folder, other), { force: true });
+        if (period > from && period < from + NEAR_MS) return false;
+        if (period !== from) rmSync(join(folder, other), { force: true });
       }
       writeFileSync(path, "", { flag: "wx", mode: 0o600 });
       return true;

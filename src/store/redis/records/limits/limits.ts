@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from "node:util";
 import type { UserLimits } from "../../../../config/limits.js";
 import type { Slot, SlotAnswer, SlotRequest, SlotsUsed, UserLimitRecord } from "../../../../model/usage/user-limits.js";
-import type { LimitStore } from "../../../usage/limits-port.js";
+import { type LimitStore, NEAR_MS } from "../../../usage/limits-port.js";
 import { FIRST } from "../../scripts/slot-scripts.js";
 import { type Documents, newId } from "../documents.js";
 import { RecordSet } from "../record-set.js";
@@ -10,8 +10,6 @@ import { RedisSlots } from "./slots.js";
 /** How long a process may rely on its last read of a user's record, in milliseconds. */
 const KNOWN_MS = 1_000;
 const MOST_KNOWN = 10_000;
-/** How long the store remembers that a budget is nearly used up, in milliseconds. Longer than a month. */
-const NEAR_MS = 32 * 24 * 3_600_000;
 
 /** The users' own limits and their groups, in one document for each user, and the slots that users have in use. */
 export class LimitDocuments implements LimitStore {

@@ -22,7 +22,7 @@ import { type DayCells, HourRecords, type HourState, partsOf, textOf } from "./h
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 3_600_000;
-/** How long an hour's lines are kept beside its sums. Afterwards, a query for a part of the hour counts all of it. */
+/** How long an hour's lines are kept beside its sums. Later, a query for a part of the hour counts the whole hour. */
 const LINES_MS = 49 * HOUR_MS;
 /**
  * A process adds up new lines of the current hour only if their number exceeds both `lines` and this `share` of the
