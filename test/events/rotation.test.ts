@@ -191,6 +191,33 @@ describe("the rotation of the audit log", () => {
     expect(await heads).toEqual([{ host: "b", seq: 7, hash: "h" }]);
   });
 
+  it.each([1, 2, 3, 4, 5])(
+    "a compaction keeps the segment that another process adds after its list %i of segments",
+    async (at) => {
+      const events = openEvents();
+      await write(events, 20);
+      await compact(files, 1024 * 1024);
+      await write(events, 20);
+      const other = new LogFiles(root);
+      const list = files.listAllSegments.bind(files);
+      let lists = 0;
+      files.listAllSegments = () => {
+        const found = list();
+        if (++lists !== at) return found;
+        // The other process compacts the log from beginning to end.
+        const [old] = other.listSegments();
+        const moved = other.listBatches().filter((first) => first > (old?.last ?? 0) && first <= 36);
+        const paths = [...(old === undefined ? [] : [old.path]), ...moved.map((first) => other.batchPath(first))];
+        writeFileSync(other.segmentPath(1, 36), paths.map((path) => readFileSync(path, "utf8")).join(""));
+        for (const path of paths) rmSync(path);
+        return found;
+      };
+      await compact(files, 1024 * 1024);
+      expect(await verifyLog(root)).toEqual({ events: 40, brokenAt: null });
+      expect((await readEvents(root, { limit: 100 })).events).toHaveLength(40);
+    },
+  );
+
   it("writing and compacting the log leaves no scratch files", async () => {
     await write(openEvents(), 12);
     await compact(files, 1024 * 1024);

@@ -55,8 +55,10 @@ function linkUnlessThere(scratch: string, path: string): void {
 
 /** Deletes the batches and the shorter segments that have become part of a segment, the oldest first. */
 function removeMoved(files: LogFiles): void {
-  const kept = files.listSegments();
-  for (const { path } of files.listAllSegments()) if (!kept.some((each) => each.path === path)) unlinkQuietly(path);
+  // List the folder only once. A longer segment that another process adds after the list must stay.
+  const all = files.listAllSegments();
+  const kept = files.countingSegments(all);
+  for (const { path } of all) if (!kept.some((each) => each.path === path)) unlinkQuietly(path);
   const upTo = kept.at(-1)?.last ?? 0;
   // The newest batch stays: see `ChainWriter`.
   for (const first of files.listBatches().slice(0, -1)) if (first <= upTo) unlinkQuietly(files.batchPath(first));

@@ -63,9 +63,14 @@ export class LogFiles {
    * into two segments. Then `from` of the later segment is its first line that the earlier segment lacks.
    */
   listSegments(): Segment[] {
+    return this.countingSegments(this.listAllSegments());
+  }
+
+  /** Those of all segments that count. */
+  countingSegments(all: readonly Segment[]): Segment[] {
     let upTo = 0;
-    return this.listAllSegments()
-      .filter(({ first }, at, all) => all[at + 1]?.first !== first)
+    return all
+      .filter(({ first }, at) => all[at + 1]?.first !== first)
       .flatMap((segment) => {
         if (segment.last <= upTo) return [];
         const from = Math.max(segment.first, upTo + 1);

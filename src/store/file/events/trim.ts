@@ -23,8 +23,9 @@ export function excess(
   { maxBytes, retentionMs }: Bounds,
   { nowMs, timeOf }: { nowMs: number; timeOf: (path: string) => number | null },
 ): Segment[] {
-  const segments = files.listSegments().slice(0, -1);
-  const times = files.listSegments().map(({ path }) => timeOf(path));
+  const all = files.listSegments();
+  const segments = all.slice(0, -1);
+  const times = all.map(({ path }) => timeOf(path));
   const settled = times.filter((time): time is number => time !== null && time <= nowMs - SETTLED_MS);
   const reference = Math.max(...settled, Number.NEGATIVE_INFINITY);
   let bytes = files.bytes();
