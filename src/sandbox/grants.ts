@@ -94,9 +94,8 @@ function hiddenFolders({ stateRoot, config, env }: Secrets): string[] {
   const key = provider === null || provider.type === "echo" ? null : provider.apiKeyFile;
   const appKey = auth.githubApp?.privateKeyFile;
   const keys = [appKey, key, storeOptions.keyFile, serve.tls.key, host.tls.key];
-  return [stateRoot, dirname(userConfigFile(env)), storage.shared, tokens, ...keys, ...valueFiles(env)]
-    .filter((path) => path != null && path !== "")
-    .map((path) => resolve(path ?? ""));
+  const all = [stateRoot, dirname(userConfigFile(env)), storage.shared, tokens, ...keys, ...valueFiles(env)];
+  return all.flatMap((path) => (path == null || path === "" ? [] : [resolve(path)]));
 }
 
 function valueFiles(env: NodeJS.ProcessEnv): (string | undefined)[] {

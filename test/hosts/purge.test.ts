@@ -50,6 +50,19 @@ describe.skipIf(problem !== undefined)("on two hosts with shared storage,", () =
     await redis.end();
   });
 
+  /** A session on a shared server, with the user's name as its id. h1 had it, is lost, and left the block there. */
+  const takenOver = async (name: string) => {
+    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    const user = userOf("h1", name);
+    const id = user.replace(".", "-");
+    const shared = { env: { COPILOTFLEET_ISOLATION: "shared" } };
+    await h1.create(user, id, shared);
+    await h1.send(user, id, "one", shared);
+    await hosts.lose("h1");
+    expect(await h2.send(user, id, "two", shared)).toBe("[turn 2] two");
+    return { user, id, block: join(hosts.shared, "hosts", "h1", "shared", "session-state", id) };
+  };
+
   const tracesOf = (words: readonly string[]) =>
     [hosts.host("h1").root, hosts.host("h2").root, hosts.shared].flatMap((folder) => found(folder, words));
 
@@ -107,30 +120,17 @@ describe.skipIf(problem !== undefined)("on two hosts with shared storage,", () =
   });
 
   it("a purge removes the block of a session that another host took over", async () => {
-    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
-    const user = userOf("h1", "uma.quux");
-    const id = user.replace(".", "-");
-    const shared = { env: { COPILOTFLEET_ISOLATION: "shared" } };
-    await h1.create(user, id, shared);
-    await h1.send(user, id, "one", shared);
-    await hosts.lose("h1");
-    expect(await h2.send(user, id, "two", shared)).toBe("[turn 2] two");
+    const h2 = hosts.host("h2");
+    const { user, id, block } = await takenOver("uma.quux");
     await hosts.serve();
-    const block = join(hosts.shared, "hosts", "h1", "shared", "session-state", id);
     expect(lstatSync(block).isFile()).toBe(true);
     await h2.ok(["user", "purge", user, "--yes"]);
     expect(tracesOf([user, id])).toEqual([]);
   });
+
   it("with --lost-host, a purge removes the lost host's blocks, and the host erases the rest when it returns", async () => {
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
-    const user = userOf("h1", "tia.quux");
-    const id = user.replace(".", "-");
-    const shared = { env: { COPILOTFLEET_ISOLATION: "shared" } };
-    await h1.create(user, id, shared);
-    await h1.send(user, id, "one", shared);
-    await hosts.lose("h1");
-    expect(await h2.send(user, id, "two", shared)).toBe("[turn 2] two");
-    const block = join(hosts.shared, "hosts", "h1", "shared", "session-state", id);
+    const { user, id, block } = await takenOver("tia.quux");
     expect(lstatSync(block).isFile()).toBe(true);
     const purge = async (...more: string[]) => await h2.run(["user", "purge", user, "--yes", ...more]);
     expect(await purge()).toMatchObject({ code: 0 });
