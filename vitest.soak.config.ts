@@ -14,6 +14,7 @@ export default defineConfig({
     testTimeout: 30 * 60_000,
     hookTimeout: 180_000,
     expect: { poll: { timeout: 20_000 } },
-    maxWorkers: 1,
+    // The tests start real servers and processes, which mostly wait. Two processors can run three files at a time.
+    maxWorkers: 3,
   },
 });
