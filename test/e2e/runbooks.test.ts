@@ -22,7 +22,7 @@ import {
 } from "../fixtures/monitoring/runbooks.js";
 import { RawClient } from "../gateway/raw-client.js";
 
-/** `npm test` tries two runbooks. `npm run soak` tries all of them, in about ten minutes. */
+/** `npm test` tries two runbooks. `npm run soak` tries all of them, in about a minute. */
 const SOAK = process.env.SOAK !== undefined;
 const long = it.skipIf(!SOAK);
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
