@@ -22,6 +22,15 @@ export function hasKey(provider: Config["provider"]): boolean {
   return provider !== null && provider.type !== "echo" && keySourceOf(provider) !== null;
 }
 
+/** A provider that a server got for a session. */
+export interface GivenProvider {
+  provider: ProviderConfig;
+  /** The launch of the server. */
+  launchId: string | null;
+  /** The stamp that the session's note had at that time. It changes when a server gets another provider. */
+  stamp: string;
+}
+
 /** The part of a server's record that decides how the server reaches a model. */
 type ModelUser = Pick<ServerRecord, "sandbox">;
 
@@ -43,6 +52,7 @@ export class ModelProvider implements AsyncDisposable {
   #socket: Promise<GatewaySocket> | undefined;
   /** How many uses of each session in this process are not over: the results of {@link keep} that are not disposed. */
   readonly #users = new Map<string, number>();
+  readonly #given = new Map<string, GivenProvider>();
   readonly #ledger: UsageRecorder | undefined;
   readonly #consumers = new Map<string, MeteredConsumer>();
   #isClosed = false;
@@ -150,6 +160,7 @@ export class ModelProvider implements AsyncDisposable {
           return;
         }
         this.#users.delete(sessionId);
+        this.#given.delete(sessionId);
         this.#consumers.delete(sessionId);
         this.#gateway?.forget(sessionId);
       },
@@ -164,6 +175,20 @@ export class ModelProvider implements AsyncDisposable {
   attribute(consumer: Consumer, isTurn: boolean): void {
     const { sessionId } = consumer;
     if (isTurn || !this.#consumers.has(sessionId)) this.#consumers.set(sessionId, { ...consumer, passed: 0 });
+  }
+
+  /**
+   * The last provider that this process gave to a server for the session. Null if no {@link keep} of the session is
+   * left, or if {@link noteGiven} was not called or was called with null.
+   */
+  lastGiven(sessionId: string): GivenProvider | null {
+    return this.#given.get(sessionId) ?? null;
+  }
+
+  /** @param given null if the server may have another provider now, or none */
+  noteGiven(sessionId: string, given: GivenProvider | null): void {
+    if (given !== null && this.#users.has(sessionId)) this.#given.set(sessionId, given);
+    else this.#given.delete(sessionId);
   }
 
   /** Whether model requests of the session have passed the gateway since the last {@link attribute} of a turn. */
@@ -200,9 +225,9 @@ export class ModelUse implements Disposable {
   }
 
   /**
-   * Whether this use has given the provider and the token to the server. Each use has to give them again, because
-   * another process may have run the last turn. The server may then still have that process's token, and the address of
-   * its model gateway, which ends with it.
+   * Whether the server has the provider and the token of this use. Each use has to check that, because another process
+   * may have run the last turn. The server may then still have that process's token, and the address of its model
+   * gateway, which ends with it.
    */
   get isGiven(): boolean {
     return this.#isGiven;

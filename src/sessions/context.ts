@@ -22,7 +22,10 @@ export interface SessionsContext {
   requests: AgentRequests;
   /** Records turns, and the model requests that no model gateway of this process passes on. */
   ledger: UsageRecorder;
-  provider: Pick<ModelProvider, "check" | "of" | "keep" | "attribute" | "hasPassed" | "forgetKey" | "beforeRequests">;
+  provider: Pick<
+    ModelProvider,
+    "check" | "of" | "keep" | "attribute" | "hasPassed" | "forgetKey" | "beforeRequests" | "lastGiven" | "noteGiven"
+  >;
   events: EventLog;
   /** Reports a problem that did not stop the work. */
   warn: (message: string) => void;

@@ -1,6 +1,10 @@
 import { approveAll } from "@github/copilot-sdk";
-import { expect, it } from "vitest";
+import { expect, it, onTestFinished, vi } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
+import { RawConnection } from "../../src/runtime/client/raw-connection.js";
+import { provenEndpoint } from "../../src/runtime/process/probe.js";
+import { RpcClient } from "../../src/runtime/wire/rpc-client.js";
+import { startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { startWireModel } from "../fixtures/models/wire-model.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
@@ -58,6 +62,47 @@ it("a client's turn succeeds after another Fleet object ran a turn in the sessio
   await other.sessions.use("shared", "two", { user: "alice" });
   await other.close();
   await client.turnOk("shared", "three");
+  expect(at.model.shown("three")).toBe(1);
+});
+
+it("the front door gives a server the provider once, and again only after another client loads the session", async () => {
+  await using at = await DoorFleet.open();
+  const ask = vi.spyOn(RpcClient.prototype, "ask");
+  onTestFinished(() => ask.mockRestore());
+  const given = () => ask.mock.calls.filter(([method]) => method === "session.options.update").length;
+  const client = await RawClient.as(at.url, await at.token("alice"));
+  await client.requestOk("session.create", { sessionId: "kept" });
+  for (const prompt of ["one", "two", "three"]) await client.turnOk("kept", prompt);
+  expect(given()).toBe(1);
+  // This client brings its own provider. Its turns do not use the provider of the fleet.
+  await using own = await startScriptedModel();
+  const other = await RawClient.as(at.url, await at.token("alice"));
+  const provider = { type: "openai", baseUrl: own.baseUrl, wireApi: "completions", apiKey: "its-own-key" };
+  await other.requestOk("session.resume", { sessionId: "kept", provider });
+  await other.turnOk("kept", "four");
+  expect([given(), own.shown("four"), at.model.shown("four")]).toEqual([1, 1, 0]);
+  await client.turnOk("kept", "five");
+  expect([given(), own.shown("five"), at.model.shown("five")]).toEqual([2, 0, 1]);
+  await client.turnOk("kept", "six");
+  expect([given(), at.model.shown("six")]).toEqual([2, 1]);
+});
+
+it("after a failed turn, the front door gives the server the provider again", async () => {
+  await using refusing = await startWireModel("another key");
+  await using at = await DoorFleet.open();
+  const client = await RawClient.as(at.url, await at.token("alice"));
+  await client.requestOk("session.create", { sessionId: "changed" });
+  await client.turnOk("changed", "one");
+  // Change the provider without the fleet, as a client can that knows the token of the server.
+  const { servers } = await at.store.registry.read();
+  const [server] = Object.values(servers);
+  if (server === undefined) throw new Error("no server runs");
+  await using direct = await RawConnection.open(provenEndpoint(server), AbortSignal.timeout(30_000));
+  const provider = { type: "openai", baseUrl: `${refusing.origin}/v1`, wireApi: "completions", apiKey: "wrong" };
+  await direct.request("session.options.update", { sessionId: "changed", provider });
+  await client.turnOk("changed", "two");
+  expect([refusing.requests.length > 0, at.model.shown("two")]).toEqual([true, 0]);
+  await client.turnOk("changed", "three");
   expect(at.model.shown("three")).toBe(1);
 });
 

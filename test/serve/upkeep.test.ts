@@ -14,7 +14,7 @@ import type { ServerProcesses } from "../../src/serve/report/server-processes.js
 import { IdleStopper } from "../../src/serve/upkeep/idle-stopper.js";
 import { ProcessCleanup } from "../../src/serve/upkeep/process-cleanup.js";
 import { Recycler } from "../../src/serve/upkeep/recycler.js";
-import { noteOpened } from "../../src/sessions/memory/eviction.js";
+import { noteOpened } from "../../src/sessions/memory/open-notes.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { isRunning, sleeper } from "../fixtures/processes.js";

@@ -109,6 +109,8 @@ export class Incoming implements RpcListener {
       case "session.error": {
         const { message, statusCode } = eventIn(body).data ?? {};
         const use = turns.get(sessionId)?.use;
+        // Give the provider again before the next turn, in case the server had another one.
+        door.sessions.context.provider.noteGiven(sessionId, null);
         if (statusCode === UNAUTHORIZED) door.signOn.recheck(identity);
         // Forget the refused credential, so that the next turn reads it again from its source.
         if (statusCode === UNAUTHORIZED && use !== undefined) {

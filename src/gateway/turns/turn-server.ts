@@ -7,6 +7,7 @@ import { isInTurn } from "../../runtime/client/activity.js";
 import { deadline, pause } from "../../runtime/clock.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
+import { giveProvider } from "../../sessions/memory/given-provider.js";
 import { isUnloaded, missingAccess } from "../../sessions/use/load.js";
 import type { UseRequest } from "../../sessions/use/permit.js";
 import { assertAccepted, credentialsOf } from "../../sessions/use/session-token.js";
@@ -127,13 +128,18 @@ async function provideModel(state: ClientState, { use, record }: Turn, { upstrea
   const own = ownGitHubToken(state, record);
   const { provider, gitHubToken } =
     own === null ? await missingAccess(context, use, gone) : { provider: null, gitHubToken: own };
-  const ask = async (method: string, params: object) =>
-    await upstream.ask(method, { sessionId, ...params }).catch((error: unknown) => {
-      if (!(error instanceof RpcError) && !upstream.closed) throw error;
-    });
-  if (provider !== null) await ask("session.options.update", { provider });
-  if (gitHubToken !== null)
-    assertAccepted(context, use, await ask("session.gitHubAuth.setCredentials", credentialsOf(context, gitHubToken)));
+  const ask = async (method: string, params: object) => await upstream.ask(method, { sessionId, ...params });
+  const unlessLost = (error: unknown) => {
+    if (!(error instanceof RpcError) && !upstream.closed) throw error;
+  };
+  if (provider !== null) {
+    const give = async () => await ask("session.options.update", { provider });
+    await giveProvider(context, use, provider, give).catch(unlessLost);
+  }
+  if (gitHubToken !== null) {
+    const given = ask("session.gitHubAuth.setCredentials", credentialsOf(context, gitHubToken));
+    assertAccepted(context, use, await given.catch(unlessLost));
+  }
   use.model.given();
 }
 

@@ -1,7 +1,7 @@
 import type { Registry } from "../../model/registry.js";
 import { NO_SANDBOX } from "../../model/sandbox.js";
 import { SERVER_STATES, type ServerRecord, type ServerState } from "../../model/server.js";
-import { knownLoaded, lately } from "../../sessions/memory/eviction.js";
+import { knownLoaded, lately } from "../../sessions/memory/open-notes.js";
 import type { ServeContext } from "../context.js";
 import { logFailure } from "../failures.js";
 import { Disks } from "./disks.js";

@@ -1,7 +1,7 @@
 import type { ServerRecord } from "../../model/server.js";
 import { isClaimed } from "../../pool/claims/held-claim.js";
 import { usedSessions } from "../../pool/use-markers.js";
-import { knownLoaded } from "../../sessions/memory/eviction.js";
+import { knownLoaded } from "../../sessions/memory/open-notes.js";
 import { system } from "../../system/system.js";
 import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";

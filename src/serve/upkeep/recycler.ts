@@ -1,7 +1,7 @@
 import type { ServerRecord } from "../../model/server.js";
 import { isClaimed } from "../../pool/claims/held-claim.js";
 import { sessionsInTurn } from "../../pool/stop/drain.js";
-import { knownLoaded, notedSessions } from "../../sessions/memory/eviction.js";
+import { knownLoaded, notedSessions } from "../../sessions/memory/open-notes.js";
 import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 import type { RecycleReason } from "../report/metrics.js";

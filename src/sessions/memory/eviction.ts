@@ -1,7 +1,5 @@
-import { closeSync, mkdirSync, openSync, readdirSync, rmSync, statSync, utimesSync } from "node:fs";
-import { dirname, join } from "node:path";
 import { countOf } from "../../config/values/text.js";
-import { FleetError, option, systemCode } from "../../errors.js";
+import { FleetError, option } from "../../errors.js";
 import type { EventLog } from "../../model/events/event.js";
 import type { OnProgress } from "../../model/progress.js";
 import type { ServerRecord } from "../../model/server.js";
@@ -12,10 +10,10 @@ import { isInTurn } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/clock.js";
 import { isLoadedBy, lastWrite } from "../../runtime/history/session-state.js";
-import { ownLimit } from "../../runtime/launch/own-limits.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { Store } from "../../store/ports.js";
+import { knownLoaded } from "./open-notes.js";
 
 export interface EvictionContext {
   store: Store;
@@ -171,94 +169,4 @@ export function exhausted(server: ServerRecord, maxActive: number): FleetError {
       "Raise session.maxActive.",
     ],
   });
-}
-
-/*
- * `knownLoaded` finds the sessions in a server's memory without looking at every session that the server ever had. The
- * fleet makes an empty file, a note, for each session that it loads. It deletes the note when it finds the session
- * unloaded. A full scan, at most once a minute, finds the sessions that clients loaded without the fleet.
- */
-const SCAN_EVERY_MS = 60_000;
-/**
- * A note younger than this, in milliseconds, stays even if its session is not loaded, because the server may be loading
- * the session at that moment.
- */
-const LOADING_MS = 60_000;
-/** The name of the file whose modification time is the time of the last scan. Session ids cannot contain a tilde. */
-const SCANNED = "~scanned";
-
-function notesFolder(server: ServerRecord): string {
-  return join(dirname(server.home), "open");
-}
-
-export function noteOpened(server: ServerRecord, sessionId: string): void {
-  touch(notesFolder(server), sessionId);
-}
-
-export function knownLoaded(server: ServerRecord): string[] {
-  const { home, process } = server;
-  if (process === null) return [];
-  const folder = notesFolder(server);
-  const scanned = timeOf(join(folder, SCANNED));
-  const started = Date.parse(server.startedAt ?? "");
-  if (Date.now() - scanned > SCAN_EVERY_MS || scanned < started) {
-    const loaded = loadedSessions(server);
-    try {
-      for (const id of [...loaded, SCANNED]) touch(folder, id);
-    } catch (error) {
-      if (ownLimit(error) === undefined) throw error;
-      return loaded; // a full disk has no room for notes
-    }
-  }
-  return notes(folder).filter((id) => {
-    if (isLoadedBy(home, id, process)) return true;
-    if (Date.now() - timeOf(join(folder, id)) > LOADING_MS) rmSync(join(folder, id), { force: true });
-    return false;
-  });
-}
-
-/**
- * The sessions in the server's memory (`isLoaded`), and those that the fleet loaded within the last minute but that are
- * not in its memory.
- */
-export function lately(server: ServerRecord): { sessionId: string; isLoaded: boolean }[] {
-  const loaded = new Set(knownLoaded(server));
-  const ids = new Set([...loaded, ...notes(notesFolder(server))]);
-  return [...ids].map((sessionId) => ({ sessionId, isLoaded: loaded.has(sessionId) }));
-}
-
-/**
- * The sessions with a note from this launch of the server. Some of them may have been unloaded within the last minute.
- */
-export function notedSessions(server: ServerRecord): string[] {
-  const folder = notesFolder(server);
-  const started = Date.parse(server.startedAt ?? "");
-  return notes(folder).filter((id) => timeOf(join(folder, id)) >= started);
-}
-
-function timeOf(path: string): number {
-  return statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
-}
-
-function notes(folder: string): string[] {
-  try {
-    return readdirSync(folder).filter((name) => name !== SCANNED);
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return [];
-    throw error;
-  }
-}
-
-function touch(folder: string, name: string): void {
-  const path = join(folder, name);
-  const create = () => closeSync(openSync(path, "a", 0o600));
-  try {
-    create();
-  } catch (error) {
-    if (systemCode(error) !== "ENOENT") throw error;
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
-    create();
-  }
-  const now = new Date();
-  utimesSync(path, now, now);
 }

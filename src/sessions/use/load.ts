@@ -12,7 +12,8 @@ import type { ConnectedClient } from "../../runtime/client/connect.js";
 import { abortable, isTimeout } from "../../runtime/clock.js";
 import { isLoadedBy, readSessionFolder } from "../../runtime/history/session-state.js";
 import type { SessionsContext } from "../context.js";
-import { noteOpened } from "../memory/eviction.js";
+import { hasProvider } from "../memory/given-provider.js";
+import { noteOpened } from "../memory/open-notes.js";
 import { explained, modelUnconfigured, sessionLost } from "../problems.js";
 import type { Asker } from "../requests/asker.js";
 import { permissions } from "./open-session.js";
@@ -78,6 +79,8 @@ export async function load<T>(
     noteOpened(server, record.id);
     const provider = how === "resume" && keepsProvider ? null : access.provider;
     const opened = await transport.load({ how, record, server, access: { ...access, provider } }, signal);
+    // Replace the stamp of a process that gave the server its provider at the same time.
+    noteOpened(server, record.id);
     model.given();
     return opened;
   };
@@ -100,14 +103,19 @@ export async function load<T>(
   }
 }
 
-/** The credentials that the server still needs before the prompt of a turn; none if it already got them in this use. */
+/**
+ * The credentials that the server still needs before the prompt of a turn; none if it already got them in this use. The
+ * provider is null if the server still has it from an earlier use by this process.
+ */
 export async function missingAccess(
-  context: LoadContext,
-  { record, server, model }: Pick<SessionUse, "record" | "server" | "model">,
+  context: LoadContext & Pick<SessionsContext, "provider">,
+  use: Pick<SessionUse, "record" | "server" | "model">,
   signal: AbortSignal,
 ): Promise<ModelAccess> {
-  if (model.isGiven) return { provider: null, gitHubToken: null };
-  return await modelAccess(context, record, server, signal);
+  if (use.model.isGiven) return { provider: null, gitHubToken: null };
+  const access = await modelAccess(context, use.record, use.server, signal);
+  const { provider } = access;
+  return { ...access, provider: provider === null || hasProvider(context, use, provider) ? null : provider };
 }
 
 /** Waits until a session is open, and then applies the settings for which the SDK has no option. */

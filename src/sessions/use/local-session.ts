@@ -11,6 +11,7 @@ import { promptsSince } from "../../runtime/history/session-events.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { recordFor } from "../find.js";
 import { promptHistory } from "../history.js";
+import { giveProvider } from "../memory/given-provider.js";
 import { explained, sessionNotFound, turnCut } from "../problems.js";
 import type { Asker, AskerOptions } from "../requests/asker.js";
 import type { Sessions } from "../sessions.js";
@@ -176,6 +177,8 @@ export class LocalSession extends OpenSession<LocalAttached> {
    * whether a command stopped the server. If the server refused a credential, forgets the credential.
    */
   async #reasonFor(error: unknown): Promise<unknown> {
+    // Give the provider again before the next turn, in case the server had another one.
+    this.context.provider.noteGiven(this.record.id, null);
     if (isFleetError(error, "FLEET_CREDENTIAL_REFUSED")) {
       forgetCredential(this.context, { record: this.record, server: this.attached.server });
     }
@@ -275,7 +278,10 @@ class SdkTransport implements Transport<LocalAttached> {
     if ((provider ?? providers ?? gitHubToken) !== undefined) return;
     const { context } = this.#sessions;
     const { provider: missing, gitHubToken: token } = await missingAccess(context, use, signal);
-    if (missing !== null) await answer(session.rpc.options.update({ provider: missing }), connection, signal);
+    if (missing !== null) {
+      const give = async () => await answer(session.rpc.options.update({ provider: missing }), connection, signal);
+      await giveProvider(context, use, missing, give);
+    }
     if (token !== null) {
       const given = session.rpc.gitHubAuth.setCredentials(credentialsOf(context, token));
       assertAccepted(context, use, await answer(given, connection, signal));

@@ -1,0 +1,143 @@
+import { randomUUID } from "node:crypto";
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import { systemCode } from "../../errors.js";
+import type { ServerRecord } from "../../model/server.js";
+import { loadedSessions } from "../../pool/stop/drain.js";
+import { isLoadedBy } from "../../runtime/history/session-state.js";
+import { ownLimit } from "../../runtime/launch/own-limits.js";
+
+/*
+ * `knownLoaded` finds the sessions in a server's memory without looking at every session that the server ever had. The
+ * fleet makes a file, a note, for each session that it loads. It deletes the note when it finds the session unloaded. A
+ * full scan, at most once a minute, finds the sessions that clients loaded without the fleet.
+ *
+ * A note contains a stamp: a random text, which each process replaces before it gives the server a model provider for
+ * the session. The server still has a process's provider if the note still contains that process's stamp.
+ */
+const SCAN_EVERY_MS = 60_000;
+/**
+ * A note younger than this, in milliseconds, stays even if its session is not loaded, because the server may be loading
+ * the session at that moment.
+ */
+const LOADING_MS = 60_000;
+/** The name of the file whose modification time is the time of the last scan. Session ids cannot contain a tilde. */
+const SCANNED = "~scanned";
+
+function notesFolder(server: ServerRecord): string {
+  return join(dirname(server.home), "open");
+}
+
+/**
+ * Makes or renews the note of a session. Call it right before the server loads the session or gets a model provider for
+ * it.
+ *
+ * @returns the new stamp of the note; null if a full disk has no room for it. Then the note has no stamp.
+ */
+export function noteOpened(server: ServerRecord, sessionId: string): string | null {
+  const folder = notesFolder(server);
+  const stamp = randomUUID();
+  return inFolder(folder, () => {
+    const file = openSync(join(folder, sessionId), "w", 0o600);
+    try {
+      writeSync(file, stamp);
+      return stamp;
+    } catch (error) {
+      if (ownLimit(error) === undefined) throw error;
+      return null;
+    } finally {
+      closeSync(file);
+    }
+  });
+}
+
+/** The stamp in the note of a session. Null if there is no note, or if it cannot be read. */
+export function stampOf(server: ServerRecord, sessionId: string): string | null {
+  try {
+    return readFileSync(join(notesFolder(server), sessionId), "utf8");
+  } catch {
+    return null; // the caller then gives the provider again
+  }
+}
+
+export function knownLoaded(server: ServerRecord): string[] {
+  const { home, process } = server;
+  if (process === null) return [];
+  const folder = notesFolder(server);
+  const scanned = timeOf(join(folder, SCANNED));
+  const started = Date.parse(server.startedAt ?? "");
+  if (Date.now() - scanned > SCAN_EVERY_MS || scanned < started) {
+    const loaded = loadedSessions(server);
+    try {
+      for (const id of [...loaded, SCANNED]) touch(folder, id);
+    } catch (error) {
+      if (ownLimit(error) === undefined) throw error;
+      return loaded; // a full disk has no room for notes
+    }
+  }
+  return notes(folder).filter((id) => {
+    if (isLoadedBy(home, id, process)) return true;
+    if (Date.now() - timeOf(join(folder, id)) > LOADING_MS) rmSync(join(folder, id), { force: true });
+    return false;
+  });
+}
+
+/**
+ * The sessions in the server's memory (`isLoaded`), and those that the fleet loaded within the last minute but that are
+ * not in its memory.
+ */
+export function lately(server: ServerRecord): { sessionId: string; isLoaded: boolean }[] {
+  const loaded = new Set(knownLoaded(server));
+  const ids = new Set([...loaded, ...notes(notesFolder(server))]);
+  return [...ids].map((sessionId) => ({ sessionId, isLoaded: loaded.has(sessionId) }));
+}
+
+/**
+ * The sessions with a note from this launch of the server. Some of them may have been unloaded within the last minute.
+ */
+export function notedSessions(server: ServerRecord): string[] {
+  const folder = notesFolder(server);
+  const started = Date.parse(server.startedAt ?? "");
+  return notes(folder).filter((id) => timeOf(join(folder, id)) >= started);
+}
+
+function timeOf(path: string): number {
+  return statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+}
+
+function notes(folder: string): string[] {
+  try {
+    return readdirSync(folder).filter((name) => name !== SCANNED);
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return [];
+    throw error;
+  }
+}
+
+function touch(folder: string, name: string): void {
+  const path = join(folder, name);
+  inFolder(folder, () => closeSync(openSync(path, "a", 0o600)));
+  const now = new Date();
+  utimesSync(path, now, now);
+}
+
+/** Calls `write`. If the folder does not exist, makes the folder and calls `write` again. */
+function inFolder<T>(folder: string, write: () => T): T {
+  try {
+    return write();
+  } catch (error) {
+    if (systemCode(error) !== "ENOENT") throw error;
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    return write();
+  }
+}
