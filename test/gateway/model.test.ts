@@ -1,5 +1,5 @@
 import { approveAll } from "@github/copilot-sdk";
-import { expect, it, onTestFinished, vi } from "vitest";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
 import { RawConnection } from "../../src/runtime/client/raw-connection.js";
 import { provenEndpoint } from "../../src/runtime/process/probe.js";
@@ -77,8 +77,7 @@ it("the front door gives a server the provider once, and again only after anothe
   // This client brings its own provider. Its turns do not use the provider of the fleet.
   await using own = await startScriptedModel();
   const other = await RawClient.as(at.url, await at.token("alice"));
-  const provider = { type: "openai", baseUrl: own.baseUrl, wireApi: "completions", apiKey: "its-own-key" };
-  await other.requestOk("session.resume", { sessionId: "kept", provider });
+  await other.requestOk("session.resume", { sessionId: "kept", provider: ownProvider(own.baseUrl) });
   await other.turnOk("kept", "four");
   expect([given(), own.shown("four"), at.model.shown("four")]).toEqual([1, 1, 0]);
   await client.turnOk("kept", "five");
@@ -87,24 +86,77 @@ it("the front door gives a server the provider once, and again only after anothe
   expect([given(), at.model.shown("six")]).toEqual([2, 1]);
 });
 
-it("after a failed turn, the front door gives the server the provider again", async () => {
-  await using refusing = await startWireModel("another key");
-  await using at = await DoorFleet.open();
-  const client = await RawClient.as(at.url, await at.token("alice"));
-  await client.requestOk("session.create", { sessionId: "changed" });
-  await client.turnOk("changed", "one");
-  // Change the provider without the fleet, as a client can that knows the token of the server.
-  const { servers } = await at.store.registry.read();
-  const [server] = Object.values(servers);
-  if (server === undefined) throw new Error("no server runs");
-  await using direct = await RawConnection.open(provenEndpoint(server), AbortSignal.timeout(30_000));
-  const provider = { type: "openai", baseUrl: `${refusing.origin}/v1`, wireApi: "completions", apiKey: "wrong" };
-  await direct.request("session.options.update", { sessionId: "changed", provider });
-  await client.turnOk("changed", "two");
-  expect([refusing.requests.length > 0, at.model.shown("two")]).toEqual([true, 0]);
-  await client.turnOk("changed", "three");
-  expect(at.model.shown("three")).toBe(1);
+describe("the front door after a change of the provider that it does not see", () => {
+  it.each(["failed", "was aborted"])(
+    "gives the server the fleet's provider again after a turn that %s",
+    async (end) => {
+      await using other = end === "failed" ? await startWireModel("another key") : await startScriptedModel();
+      await using at = await DoorFleet.open();
+      const { client, direct } = await withDirectClient(at, "changed");
+      const baseUrl = "origin" in other ? `${other.origin}/v1` : other.baseUrl;
+      await direct.request("session.options.update", { sessionId: "changed", provider: ownProvider(baseUrl) });
+      const turn = client.turnOk("changed", "!hold two");
+      if (!("origin" in other)) {
+        await expect.poll(() => other.shown("!hold two")).toBe(1);
+        await client.requestOk("session.abort", { sessionId: "changed" });
+      }
+      await turn;
+      expect(at.model.shown("!hold two")).toBe(0);
+      await client.turnOk("changed", "three");
+      expect(at.model.shown("three")).toBe(1);
+    },
+  );
+
+  it("gives the server the fleet's provider again after a direct client resumes the session with its own", async () => {
+    await using own = await startScriptedModel();
+    await using at = await DoorFleet.open();
+    const { client, direct } = await withDirectClient(at, "resumed");
+    await direct.request("session.resume", { sessionId: "resumed", provider: ownProvider(own.baseUrl) });
+    await expect.poll(() => client.events("resumed")).toContain("session.resume");
+    await client.turnOk("resumed", "two");
+    expect([own.shown("two"), at.model.shown("two")]).toEqual([0, 1]);
+  });
+
+  it("gives the server the fleet's provider again after a client sets it to null", async () => {
+    await using at = await DoorFleet.open();
+    const { client } = await withDirectClient(at, "nulled");
+    await client.requestOk("session.options.update", { sessionId: "nulled", provider: null });
+    await client.turnOk("nulled", "two");
+    expect(at.model.shown("two")).toBe(1);
+  });
 });
+
+it("a session of the library uses the fleet's provider after a direct client resumes it with its own", async () => {
+  await using own = await startScriptedModel();
+  await using at = await DoorFleet.open();
+  const session = await at.fleet.createSession({ user: "alice", sessionId: "library" });
+  const resumed = new Promise((resolve) => session.on("session.resume", resolve));
+  await at.fleet.sessions.send(session, "one");
+  const direct = await directConnection(at);
+  await direct.request("session.resume", { sessionId: "library", provider: ownProvider(own.baseUrl) });
+  await resumed;
+  await at.fleet.sessions.send(session, "two");
+  expect([own.shown("two"), at.model.shown("two")]).toEqual([0, 1]);
+});
+
+const ownProvider = (baseUrl: string) => ({ type: "openai", baseUrl, wireApi: "completions", apiKey: "its-own-key" });
+
+/** A client of the front door whose session had a turn, and a connection to the server of that session. */
+async function withDirectClient(at: DoorFleet, sessionId: string) {
+  const client = await RawClient.as(at.url, await at.token("alice"));
+  await client.requestOk("session.create", { sessionId });
+  await client.turnOk(sessionId, "one");
+  return { client, direct: await directConnection(at) };
+}
+
+/** Connects to the only server, as a client can that knows the server's token. */
+async function directConnection(at: DoorFleet): Promise<RawConnection> {
+  const [server] = Object.values((await at.store.registry.read()).servers);
+  if (server === undefined) throw new Error("no server runs");
+  const connection = await RawConnection.open(provenEndpoint(server), AbortSignal.timeout(30_000));
+  onTestFinished(async () => await connection[Symbol.asyncDispose]());
+  return connection;
+}
 
 it("the front door invalidates a session's model gateway token when the client leaves the session", async () => {
   await using at = await DoorFleet.open();

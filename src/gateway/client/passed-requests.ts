@@ -4,6 +4,7 @@ import { creditLimit } from "../../model/usage/credits.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { toolSandboxOf } from "../../sandbox/tool-sandbox.js";
 import { recordFor } from "../../sessions/find.js";
+import { noteOpened } from "../../sessions/memory/open-notes.js";
 import { isStoreTrouble, sessionLocked } from "../../sessions/problems.js";
 import { asksModel, checkCredits } from "../policy/credits.js";
 import type { SessionHandling } from "../policy/methods.js";
@@ -46,6 +47,8 @@ export class PassedRequests {
       const member = record.owner !== user;
       const { isolation } = link.server;
       link.protocol.checkOptions(method, params, { ...reachOf(link, config), member, isolation });
+      // This takes the fleet's provider from the session. So the next turn has to give it again.
+      if (params.provider === null) noteOpened(link.server, record.id);
     }
     checkToolSandbox(method, params, toolSandboxOf(config, link.server));
     checkCredits(method, params, config);

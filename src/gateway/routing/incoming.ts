@@ -109,8 +109,7 @@ export class Incoming implements RpcListener {
       case "session.error": {
         const { message, statusCode } = eventIn(body).data ?? {};
         const use = turns.get(sessionId)?.use;
-        // Give the provider again before the next turn, in case the server had another one.
-        door.sessions.context.provider.noteGiven(sessionId, null);
+        this.#giveProviderAgain(sessionId);
         if (statusCode === UNAUTHORIZED) door.signOn.recheck(identity);
         // Forget the refused credential, so that the next turn reads it again from its source.
         if (statusCode === UNAUTHORIZED && use !== undefined) {
@@ -120,6 +119,11 @@ export class Incoming implements RpcListener {
         ends.error(sessionId, raw, { message: String(message), isJudged });
         return;
       }
+      // A client that is connected directly to the server may have resumed the session with its own provider.
+      case "session.resume":
+      case "abort":
+        this.#giveProviderAgain(sessionId);
+        break;
       case "session.idle": {
         const isLast = endsTurn(body);
         if (isLast) {
@@ -140,6 +144,11 @@ export class Incoming implements RpcListener {
         door.questions.note(sessionId, eventType, body);
     }
     socket.send(raw);
+  }
+
+  /** Makes the next turn give the server its provider again, in case the server has another one. */
+  #giveProviderAgain(sessionId: string): void {
+    this.#state.door.sessions.context.provider.noteGiven(sessionId, null);
   }
 }
 

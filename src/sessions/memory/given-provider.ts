@@ -14,7 +14,10 @@ interface Place {
   server: ServerRecord;
 }
 
-/** Whether the last provider that the server got for the session is this one, and came from this process. */
+/**
+ * Whether the server got this provider for the session by the {@link giveProvider} of this process, and no process of the
+ * fleet has loaded the session since, or given the server another provider.
+ */
 export function hasProvider(
   { provider: models }: Context,
   { record, server }: Place,

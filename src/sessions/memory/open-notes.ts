@@ -8,7 +8,7 @@ import {
   rmSync,
   statSync,
   utimesSync,
-  writeSync,
+  writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
@@ -22,8 +22,9 @@ import { ownLimit } from "../../runtime/launch/own-limits.js";
  * fleet makes a file, a note, for each session that it loads. It deletes the note when it finds the session unloaded. A
  * full scan, at most once a minute, finds the sessions that clients loaded without the fleet.
  *
- * A note contains a stamp: a random text, which each process replaces before it gives the server a model provider for
- * the session. The server still has a process's provider if the note still contains that process's stamp.
+ * A note contains a stamp: a random text. A process replaces it whenever it loads the session or gives the server a
+ * model provider for it. If the note still contains the stamp of a process, no other process of the fleet has done that
+ * since.
  */
 const SCAN_EVERY_MS = 60_000;
 /**
@@ -39,26 +40,24 @@ function notesFolder(server: ServerRecord): string {
 }
 
 /**
- * Makes or renews the note of a session. Call it right before the server loads the session or gets a model provider for
- * it.
+ * Makes or renews the note of a session. Call it before the server loads the session, or gets a model provider for it.
+ * Call it again afterwards, in case another process did the same at that time.
  *
- * @returns the new stamp of the note; null if a full disk has no room for it. Then the note has no stamp.
+ * @returns the new stamp of the note. Null if a limit of this machine, such as a full disk, prevents it. Then no process
+ * has its stamp in the note.
  */
 export function noteOpened(server: ServerRecord, sessionId: string): string | null {
   const folder = notesFolder(server);
+  const path = join(folder, sessionId);
   const stamp = randomUUID();
-  return inFolder(folder, () => {
-    const file = openSync(join(folder, sessionId), "w", 0o600);
-    try {
-      writeSync(file, stamp);
-      return stamp;
-    } catch (error) {
-      if (ownLimit(error) === undefined) throw error;
-      return null;
-    } finally {
-      closeSync(file);
-    }
-  });
+  try {
+    inFolder(folder, () => writeFileSync(path, stamp, { mode: 0o600 }));
+    return stamp;
+  } catch (error) {
+    if (ownLimit(error) === undefined) throw error;
+    rmSync(path, { force: true }); // the next full scan makes the note again
+    return null;
+  }
 }
 
 /** The stamp in the note of a session. Null if there is no note, or if it cannot be read. */
@@ -132,12 +131,12 @@ function touch(folder: string, name: string): void {
 }
 
 /** Calls `write`. If the folder does not exist, makes the folder and calls `write` again. */
-function inFolder<T>(folder: string, write: () => T): T {
+function inFolder(folder: string, write: () => void): void {
   try {
-    return write();
+    write();
   } catch (error) {
     if (systemCode(error) !== "ENOENT") throw error;
     mkdirSync(folder, { recursive: true, mode: 0o700 });
-    return write();
+    write();
   }
 }

@@ -78,11 +78,14 @@ export async function load<T>(
   const loadBy = async (how: Loading["how"]) => {
     noteOpened(server, record.id);
     const provider = how === "resume" && keepsProvider ? null : access.provider;
-    const opened = await transport.load({ how, record, server, access: { ...access, provider } }, signal);
-    // Replace the stamp of a process that gave the server its provider at the same time.
-    noteOpened(server, record.id);
-    model.given();
-    return opened;
+    try {
+      const opened = await transport.load({ how, record, server, access: { ...access, provider } }, signal);
+      model.given();
+      return opened;
+    } finally {
+      // Replace the stamp of a process that gave the server its provider at the same time.
+      noteOpened(server, record.id);
+    }
   };
   const refusal = (error: unknown) => {
     if (access.gitHubToken !== null && isTokenRefusal(error)) return tokenRefused(context, { record, server }, error);

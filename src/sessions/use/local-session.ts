@@ -177,7 +177,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
    * whether a command stopped the server. If the server refused a credential, forgets the credential.
    */
   async #reasonFor(error: unknown): Promise<unknown> {
-    // Give the provider again before the next turn, in case the server had another one.
+    // The next turn gives the server its provider again, in case the server has another one.
     this.context.provider.noteGiven(this.record.id, null);
     if (isFleetError(error, "FLEET_CREDENTIAL_REFUSED")) {
       forgetCredential(this.context, { record: this.record, server: this.attached.server });
@@ -251,7 +251,7 @@ class SdkTransport implements Transport<LocalAttached> {
   }
 
   async load({ how, record, server, access }: Loading, signal: AbortSignal): Promise<LocalAttached> {
-    const { clients, config } = this.#sessions.context;
+    const { clients, config, provider } = this.#sessions.context;
     const { isolation } = server;
     const { user, session, isKept = false } = this.#options;
     const empty = isolation === "shared" ? { mode: "empty" as const, baseDirectory: server.home } : {};
@@ -267,6 +267,8 @@ class SdkTransport implements Transport<LocalAttached> {
         ? connection.client.resumeSession(record.id, settings)
         : connection.client.createSession({ ...settings, sessionId: record.id });
     const opened = await answer(withSettings(request, config, server, isMember), connection, signal);
+    // A client that is connected directly to the server may resume the session with its own provider.
+    opened.on("session.resume", () => provider.noteGiven(record.id, null));
     return { session: opened, closed: connection.closed, connection, server };
   }
 
