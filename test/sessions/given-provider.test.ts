@@ -1,4 +1,4 @@
-import { mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync, symlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { beforeEach, expect, it, onTestFinished } from "vitest";
 import { ModelProvider } from "../../src/models/provider.js";
@@ -79,4 +79,16 @@ it("a process that no longer uses the session does not remember what it gave", a
   one.kept[Symbol.dispose]();
   await one.give(1);
   expect(one.has(1)).toBe(false);
+});
+
+it("on a full disk, a process gives its provider, but does not remember that", async () => {
+  const one = process();
+  await one.give(1);
+  const note = join(dirname(server.home), "open", record.id);
+  rmSync(note);
+  symlinkSync("/dev/full", note);
+  await one.give(1, async () => await Promise.resolve(expect(existsSync(note)).toBe(false)));
+  expect(one.has(1)).toBe(false);
+  await one.give(1);
+  expect(one.has(1)).toBe(true);
 });
