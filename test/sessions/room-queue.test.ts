@@ -5,8 +5,8 @@ import { afterEach, beforeEach, expect, it } from "vitest";
 import type { ServerRecord } from "../../src/model/server.js";
 import { setUseMarker } from "../../src/pool/use-markers.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
-import { type EvictionContext, makeRoom } from "../../src/sessions/memory/eviction.js";
-import { RoomQueue } from "../../src/sessions/memory/room-queue.js";
+import type { EvictionContext } from "../../src/sessions/memory/eviction.js";
+import { makeRoom, RoomQueue } from "../../src/sessions/memory/room-queue.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 let folder: string;

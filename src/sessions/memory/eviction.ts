@@ -1,11 +1,9 @@
-import { countOf } from "../../config/values/text.js";
-import { FleetError, option } from "../../errors.js";
 import type { EventLog } from "../../model/events/event.js";
 import type { OnProgress } from "../../model/progress.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
-import { setEvictionMarker, usedSessions } from "../../pool/use-markers.js";
+import { setEvictionMarker } from "../../pool/use-markers.js";
 import { isInTurn } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/clock.js";
@@ -28,31 +26,6 @@ export type KeptReason = "not active" | "in a turn" | "leased" | "in use" | "not
 export interface EvictionResult {
   evicted: string[];
   skipped: { id: string; reason: KeptReason }[];
-}
-
-/**
- * Makes room for one more session in a server's memory. If the server already has `maxActive` sessions in memory,
- * unloads the least recently used sessions that are neither in use nor under a lease, until there is room. The caller
- * must have set the new session's use marker. So if two callers come at once, at least one of them counts both
- * sessions.
- *
- * @returns false if not enough sessions could be unloaded
- */
-export async function makeRoom(
-  server: ServerRecord,
-  id: string,
-  maxActive: number,
-  context: EvictionContext,
-): Promise<boolean> {
-  const used = usedSessions(server).add(id);
-  const idle = knownLoaded(server).filter((loaded) => !used.has(loaded));
-  const excess = idle.length + used.size - maxActive;
-  if (excess <= 0) return true;
-  // Many callers may come at once, and a server accepts at most 128 connections (measured with runtime 1.0.85). So do
-  // not connect if there cannot be enough room.
-  if (idle.length < excess) return false;
-  const { evicted } = await unloadOldest(server, excess, used, context);
-  return evicted.length === excess;
 }
 
 /** Unloads the `count` least recently used sessions that can be unloaded, except those in `keep`. */
@@ -158,15 +131,4 @@ export async function unloadIdle(
     if (error instanceof RpcError) return "not active"; // its last client has just left
     throw error;
   }
-}
-
-export function exhausted(server: ServerRecord, maxActive: number): FleetError {
-  const message = `Server ${server.id} has ${countOf(maxActive, "session")} in memory (session.maxActive), and none of them is idle.`;
-  return new FleetError("FLEET_SESSIONS_EXHAUSTED", message, {
-    suggestions: [
-      "copilotfleet list --state active",
-      `Wait longer with ${option("wait", "2m")}.`,
-      "Raise session.maxActive.",
-    ],
-  });
 }

@@ -1,10 +1,14 @@
 import { mkdirSync, readdirSync, statSync, unlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { systemCode } from "../../errors.js";
+import { countOf } from "../../config/values/text.js";
+import { FleetError, option, systemCode } from "../../errors.js";
 import { userDigest } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
+import { usedSessions } from "../../pool/use-markers.js";
 import { pause } from "../../runtime/clock.js";
 import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
+import { type EvictionContext, unloadOldest } from "./eviction.js";
+import { knownLoaded } from "./open-notes.js";
 
 /** How often a waiter refreshes its file, in milliseconds. */
 const RENEW_MS = 300;
@@ -187,4 +191,40 @@ function remove(path: string): void {
   } catch (error) {
     if (systemCode(error) !== "ENOENT") throw error;
   }
+}
+
+/**
+ * Makes room for one more session in a server's memory. If the server already has `maxActive` sessions in memory,
+ * unloads the least recently used sessions that are neither in use nor under a lease, until there is room. The caller
+ * must have set the new session's use marker. So if two callers come at once, at least one of them counts both
+ * sessions.
+ *
+ * @returns false if not enough sessions could be unloaded
+ */
+export async function makeRoom(
+  server: ServerRecord,
+  id: string,
+  maxActive: number,
+  context: EvictionContext,
+): Promise<boolean> {
+  const used = usedSessions(server).add(id);
+  const idle = knownLoaded(server).filter((loaded) => !used.has(loaded));
+  const excess = idle.length + used.size - maxActive;
+  if (excess <= 0) return true;
+  // Many callers may come at once, and a server accepts at most 128 connections (measured with runtime 1.0.85). So do
+  // not connect if there cannot be enough room.
+  if (idle.length < excess) return false;
+  const { evicted } = await unloadOldest(server, excess, used, context);
+  return evicted.length === excess;
+}
+
+export function exhausted(server: ServerRecord, maxActive: number): FleetError {
+  const message = `Server ${server.id} has ${countOf(maxActive, "session")} in memory (session.maxActive), and none of them is idle.`;
+  return new FleetError("FLEET_SESSIONS_EXHAUSTED", message, {
+    suggestions: [
+      "copilotfleet list --state active",
+      `Wait longer with ${option("wait", "2m")}.`,
+      "Raise session.maxActive.",
+    ],
+  });
 }

@@ -16,8 +16,7 @@ import type { Store } from "../../store/ports.js";
 import type { SessionsContext } from "../context.js";
 import { markedRecord } from "../find.js";
 import type { TurnLease } from "../leases/seen.js";
-import { exhausted, makeRoom } from "../memory/eviction.js";
-import { RoomQueue } from "../memory/room-queue.js";
+import { exhausted, makeRoom, RoomQueue } from "../memory/room-queue.js";
 import { serverDraining, sessionNotFound } from "../problems.js";
 
 export interface Chooser extends Pick<SpawnOptions, "sharedUntil"> {
