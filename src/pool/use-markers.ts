@@ -115,7 +115,7 @@ function writeMarker(server: ServerRecord, sessionId: string, kind: Kind): Dispo
   const source = join(folder, nameOf("", SOURCE, 0));
   const isFirst = !markedFolders.has(folder);
   if (isFirst || !link(source, path)) {
-    create(folder, path);
+    inFolder(folder, () => closeSync(openSync(path, "wx", 0o600)));
     markedFolders.add(folder);
     if (!isFirst) link(path, source);
   }
@@ -127,8 +127,8 @@ function nameOf(sessionId: string, kind: string, number: number): string {
   return [sessionId, kind, pid, startTicks, bootId, number].join(SEPARATOR);
 }
 
-function create(folder: string, path: string): void {
-  const write = () => closeSync(openSync(path, "wx", 0o600));
+/** Calls `write`. If the folder does not exist, makes the folder and calls `write` again. */
+export function inFolder(folder: string, write: () => void): void {
   try {
     write();
   } catch (error) {

@@ -2,9 +2,11 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { expect, it } from "vitest";
 import type { HostDirectory } from "../../src/hosts/directory.js";
+import type { ServerRecord } from "../../src/model/server.js";
 import type { SessionRecord } from "../../src/model/session.js";
 import type { SessionsContext } from "../../src/sessions/context.js";
-import { type Loading, load } from "../../src/sessions/use/load.js";
+import { noteOpened, stampOf } from "../../src/sessions/memory/open-notes.js";
+import { type Loading, load, type Transport } from "../../src/sessions/use/load.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
@@ -23,21 +25,27 @@ interface Case {
   isUnknown?: boolean;
 }
 
+/** Loads the session `one` on the server. */
+async function loadOne<T>(
+  server: ServerRecord,
+  record: Partial<SessionRecord>,
+  transport: Transport<T>,
+  isNew = false,
+) {
+  const directory = { has: async () => true, assertStorage: async () => undefined } as unknown as HostDirectory;
+  const config = { auth: null } as unknown as SessionsContext["config"];
+  const provider = { of: async () => null };
+  const context = { directory, config, env: {}, provider, pool: { tokenSourceOf: () => null } };
+  const used = { record: sessionRecord("one", record), server, model: { given: () => undefined } };
+  return await load(context, used, transport, { isNew, isAlone: true, signal: NEVER });
+}
+
 /** Loads the session `one`, and returns what the transport was asked to do, in order: "create" or "resume". */
 async function loading({ record, folder, isNew = false, hasOwnFolder = false, isUnknown = false }: Case) {
   const home = join(await temporaryRoot(), "servers", "s1", "home");
   const path = join(home, "session-state", "one");
   mkdirSync(folder === undefined ? dirname(path) : path, { recursive: true });
   for (const name of folder ?? []) writeFileSync(join(path, name), "{}\n");
-  const directory = { has: async () => true, assertStorage: async () => undefined } as unknown as HostDirectory;
-  const config = { auth: null } as unknown as SessionsContext["config"];
-  const context = {
-    directory,
-    config,
-    env: {},
-    provider: { of: async () => null },
-    pool: { tokenSourceOf: () => null },
-  };
   const server = serverRecord("s1", { home });
   const how: Loading["how"][] = [];
   const transport = {
@@ -47,12 +55,7 @@ async function loading({ record, folder, isNew = false, hasOwnFolder = false, is
       if (asked.how === "resume" && isUnknown) throw UNKNOWN;
     },
   };
-  const used = {
-    record: sessionRecord("one", { serverId: "s1", ...record }),
-    server,
-    model: { given: () => undefined },
-  };
-  await load(context, used, transport, { isNew, isAlone: true, signal: NEVER });
+  await loadOne(server, { serverId: "s1", ...record }, transport, isNew);
   return how;
 }
 
@@ -78,6 +81,22 @@ it.each<[string, Case, Loading["how"][]]>([
   ["creates a new session in a folder that a client chose", { hasOwnFolder: true, isNew: true }, ["create"]],
 ])("load %s", async (_, given, how) => {
   expect(await loading(given)).toEqual(how);
+});
+
+it("a load that fails replaces the stamp that another process wrote at the same time", async () => {
+  const home = join(await temporaryRoot(), "servers", "s1", "home");
+  mkdirSync(home, { recursive: true });
+  const server = serverRecord("s1", { home });
+  let others: string | null = null;
+  const transport = {
+    load: async () => {
+      others = noteOpened(server, "one");
+      return await Promise.reject(new Error("The client has gone."));
+    },
+  };
+  await expect(loadOne(server, { serverId: "s1" }, transport)).rejects.toThrow("The client has gone.");
+  expect(others).not.toBeNull();
+  expect(stampOf(server, "one")).not.toBe(others);
 });
 
 it.each<[string, Case, object]>([

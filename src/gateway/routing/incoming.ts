@@ -119,7 +119,8 @@ export class Incoming implements RpcListener {
         ends.error(sessionId, raw, { message: String(message), isJudged });
         return;
       }
-      // A client that is connected directly to the server may have resumed the session with its own provider.
+      // A client that is connected directly to the server may have resumed the session with its own provider. A turn may
+      // have been aborted because the provider of such a client did not answer.
       case "session.resume":
       case "abort":
         this.#giveProviderAgain(sessionId);

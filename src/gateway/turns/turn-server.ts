@@ -129,16 +129,16 @@ async function provideModel(state: ClientState, { use, record }: Turn, { upstrea
   const { provider, gitHubToken } =
     own === null ? await missingAccess(context, use, gone) : { provider: null, gitHubToken: own };
   const ask = async (method: string, params: object) => await upstream.ask(method, { sessionId, ...params });
-  const unlessLost = (error: unknown) => {
+  const ignoreLoss = (error: unknown) => {
     if (!(error instanceof RpcError) && !upstream.closed) throw error;
   };
   if (provider !== null) {
     const give = async () => await ask("session.options.update", { provider });
-    await giveProvider(context, use, provider, give).catch(unlessLost);
+    await giveProvider(context, use, provider, give).catch(ignoreLoss);
   }
   if (gitHubToken !== null) {
     const given = ask("session.gitHubAuth.setCredentials", credentialsOf(context, gitHubToken));
-    assertAccepted(context, use, await given.catch(unlessLost));
+    assertAccepted(context, use, await given.catch(ignoreLoss));
   }
   use.model.given();
 }

@@ -1,19 +1,10 @@
 import { randomUUID } from "node:crypto";
-import {
-  closeSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  utimesSync,
-  writeFileSync,
-} from "node:fs";
+import { closeSync, openSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
+import { inFolder } from "../../pool/use-markers.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
 
@@ -128,15 +119,4 @@ function touch(folder: string, name: string): void {
   inFolder(folder, () => closeSync(openSync(path, "a", 0o600)));
   const now = new Date();
   utimesSync(path, now, now);
-}
-
-/** Calls `write`. If the folder does not exist, makes the folder and calls `write` again. */
-function inFolder(folder: string, write: () => void): void {
-  try {
-    write();
-  } catch (error) {
-    if (systemCode(error) !== "ENOENT") throw error;
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
-    write();
-  }
 }

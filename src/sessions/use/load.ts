@@ -117,8 +117,8 @@ export async function missingAccess(
 ): Promise<ModelAccess> {
   if (use.model.isGiven) return { provider: null, gitHubToken: null };
   const access = await modelAccess(context, use.record, use.server, signal);
-  const { provider } = access;
-  return { ...access, provider: provider === null || hasProvider(context, use, provider) ? null : provider };
+  const isThere = access.provider !== null && hasProvider(context, use, access.provider);
+  return isThere ? { ...access, provider: null } : access;
 }
 
 /** Waits until a session is open, and then applies the settings for which the SDK has no option. */
