@@ -19,6 +19,8 @@ import { Unpacker } from "./archive/unpack.js";
 
 /** The file in which the runtime describes a session's folder. */
 const WORKSPACE = "workspace.yaml";
+/** The runtime writes less than a kilobyte. */
+const MOST_WORKSPACE_BYTES = 1024 * 1024;
 
 export interface ImportRequest {
   /** The owner of the new session. */
@@ -135,7 +137,10 @@ async function adapt(folder: string, { session, files }: Manifest, { id, home }:
       return JSON.stringify(event);
     });
   }
-  if (!files.some(({ path }) => path === WORKSPACE)) return;
+  const workspace = files.find(({ path }) => path === WORKSPACE);
+  if (workspace === undefined) return;
+  if (workspace.bytes > MOST_WORKSPACE_BYTES)
+    throw invalidArchive(`its file ${WORKSPACE} has more than ${MOST_WORKSPACE_BYTES} bytes`);
   const path = join(folder, WORKSPACE);
   const lines = (await readFile(path, "utf8")).split("\n");
   const adapted = lines.map((line) => {

@@ -102,7 +102,7 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
     data: "The history of this session is missing. Other sessions are not affected.",
     causes: [
       "Somebody removed the session's folder behind the fleet's back, or the disk lost it.",
-      "The user's agent replaced the history, or made it unreadable.",
+      "The user's agent replaced the history, or made it unreadable or very long.",
     ],
     fixes: [
       "Restore the folder from a backup.",

@@ -140,7 +140,7 @@ export class LocalHost extends LocalData implements Host {
       });
     }
     const log = logPath(server.home);
-    return { server: id, log, ...lastLogLines(log, wish) };
+    return { server: id, log, ...(await lastLogLines(log, wish)) };
   }
 
   async *followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {

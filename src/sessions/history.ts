@@ -4,7 +4,7 @@ import { FleetError, quote, systemCode } from "../errors.js";
 import type { SessionRecord } from "../model/session.js";
 import { groupOfSession } from "../pool/server.js";
 import { NEVER } from "../runtime/clock.js";
-import { type HistoryPart, type HistoryPosition, readPart } from "../runtime/history/part.js";
+import { assertReadable, type HistoryPart, type HistoryPosition, readPart } from "../runtime/history/part.js";
 import { promptsSince } from "../runtime/history/session-events.js";
 import {
   historyBytes,
@@ -45,6 +45,7 @@ export async function readHistory(
   const fd = await open(context, record);
   if (fd === null && from === undefined && record.turns > 0) throw sessionLost(record);
   try {
+    if (fd !== null) assertReadable(fd, id);
     return readPart(fd, from ?? null, PART_BYTES);
   } finally {
     if (fd !== null) closeSync(fd);
@@ -107,10 +108,10 @@ export async function readPrompts(
 ): Promise<PromptHistory> {
   const record = await recordFor(context, id, user);
   const server = (await context.store.registry.read()).servers[record.serverId];
-  return server === undefined ? { bytes: 0, prompts: [] } : promptHistory(server.home, id, fromBytes);
+  return server === undefined ? { bytes: 0, prompts: [] } : await promptHistory(server.home, id, fromBytes);
 }
 
-export function promptHistory(home: string, id: string, fromBytes: number | undefined): PromptHistory {
-  const prompts = fromBytes === undefined ? [] : promptsSince(home, id, fromBytes);
+export async function promptHistory(home: string, id: string, fromBytes: number | undefined): Promise<PromptHistory> {
+  const prompts = fromBytes === undefined ? [] : await promptsSince(home, id, fromBytes);
   return { bytes: historyBytes(home, id), prompts };
 }

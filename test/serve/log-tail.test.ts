@@ -17,8 +17,8 @@ beforeEach(async () => {
 afterEach(() => rm(folder, { recursive: true, force: true }));
 
 /** The last lines of the log, at most `lines`, and the offset of the end of the log. */
-function lastLines(at: string, lines: number) {
-  const end = lastLogLines(at, { lines });
+async function lastLines(at: string, lines: number) {
+  const end = await lastLogLines(at, { lines });
   return { lines: end.lines, offset: end.at.offset };
 }
 
@@ -31,7 +31,7 @@ describe("lastLogLines", () => {
         await writeFile(path, text);
         const all = text.split("\n");
         if (all.at(-1) === "") all.pop();
-        expect(lastLines(path, count)).toEqual({
+        expect(await lastLines(path, count)).toEqual({
           lines: count === 0 ? [] : all.slice(-count),
           offset: Buffer.byteLength(text),
         });
@@ -43,12 +43,24 @@ describe("lastLogLines", () => {
   it("lastLogLines reads a file of many blocks without cutting a character in two", async () => {
     const lines = Array.from({ length: 20_000 }, (_, index) => `line ${index} \u00e9\u{1f600}`);
     await writeFile(path, `${lines.join("\n")}\n`);
-    expect(lastLines(path, 10_000).lines).toEqual(lines.slice(-10_000));
-    expect(lastLines(path, 1_000_000).lines).toEqual(lines);
+    expect((await lastLines(path, 10_000)).lines).toEqual(lines.slice(-10_000));
+    expect((await lastLines(path, 1_000_000)).lines).toEqual(lines);
   });
 
-  it("lastLogLines returns no lines for a missing file", () => {
-    expect(lastLines(join(folder, "nowhere"), 10)).toEqual({ lines: [], offset: 0 });
+  it.each(["", "the last line\n"])(
+    "lastLogLines and followLog read only the end of a log of 8 GB that an agent made: %j",
+    async (end) => {
+      await writeFile(path, "");
+      await truncate(path, 8 * 1024 ** 3);
+      await appendFile(path, end === "" ? "" : `\n${end}`);
+      const at = { offset: 0, rotated: null };
+      expect((await lastLines(path, 10)).lines).toEqual(end === "" ? [] : ["the last line"]);
+      expect((await awaitMore(path, at, AbortSignal.timeout(10))).bytes.length).toBeLessThan(8 * 1024 ** 2);
+    },
+  );
+
+  it("lastLogLines returns no lines for a missing file", async () => {
+    expect(await lastLines(join(folder, "nowhere"), 10)).toEqual({ lines: [], offset: 0 });
   });
 });
 
@@ -59,9 +71,9 @@ describe("lastLogLines over rotated files", () => {
     await writeFile(`${path}.2`, "four\n");
     await writeFile(`${path}.4`, "one\n");
     const at = { offset: 6, rotated: statSync(`${path}.1`).ino };
-    expect(lastLogLines(path, { lines: 2 })).toEqual({ lines: ["six", "seven"], at });
-    expect(lastLogLines(path, { lines: 100 })).toEqual({ lines: ["four", "five", "six", "seven"], at });
-    expect(lastLogLines(path, { lines: 0 }).lines).toEqual([]);
+    expect(await lastLogLines(path, { lines: 2 })).toEqual({ lines: ["six", "seven"], at });
+    expect(await lastLogLines(path, { lines: 100 })).toEqual({ lines: ["four", "five", "six", "seven"], at });
+    expect((await lastLogLines(path, { lines: 0 })).lines).toEqual([]);
   });
 });
 
@@ -81,37 +93,37 @@ describe("lastLogLines by launch and time", () => {
     await utimes(path, new Date(time(21)), new Date(time(21)));
   }
 
-  const read = (wish: Partial<LogWish>) => lastLogLines(path, { lines: 100, ...wish }).lines;
+  const read = async (wish: Partial<LogWish>) => (await lastLogLines(path, { lines: 100, ...wish })).lines;
 
   it("lastLogLines with the option previous returns the launch before the last one, even from rotated files", async () => {
     await write(first, second.slice(0, 2), [...second.slice(2), ...third]);
-    expect(read({})).toEqual([...first, ...second, ...third]);
-    expect(read({ previous: true })).toEqual(second);
-    expect(read({ previous: true, lines: 2 })).toEqual(second.slice(-2));
+    expect(await read({})).toEqual([...first, ...second, ...third]);
+    expect(await read({ previous: true })).toEqual(second);
+    expect(await read({ previous: true, lines: 2 })).toEqual(second.slice(-2));
   });
 
   it("lastLogLines with the option previous returns nothing when the log has only one launch", async () => {
     await write(third);
-    expect(read({ previous: true })).toEqual([]);
+    expect(await read({ previous: true })).toEqual([]);
   });
 
   it("lastLogLines with the option sinceMs keeps each line that may have been written since that time", async () => {
     await write(first, second.slice(0, 2), [...second.slice(2), ...third]);
     const since = (minute: number) => read({ sinceMs: Date.parse(time(minute)) });
-    expect(since(0)).toEqual([...first, ...second, ...third]);
+    expect(await since(0)).toEqual([...first, ...second, ...third]);
     // The panic was logged between the launch (minute 1) and the end (minute 3), so it may have come after minute 2.
-    expect(since(2)).toEqual([...first.slice(1), ...second, ...third]);
-    expect(since(4)).toEqual([...second, ...third]);
-    expect(since(10)).toEqual(["second says", ...third]);
-    expect(since(21)).toEqual(["third listening"]);
-    expect(since(22)).toEqual([]);
+    expect(await since(2)).toEqual([...first.slice(1), ...second, ...third]);
+    expect(await since(4)).toEqual([...second, ...third]);
+    expect(await since(10)).toEqual(["second says", ...third]);
+    expect(await since(21)).toEqual(["third listening"]);
+    expect(await since(22)).toEqual([]);
   });
 
   it("lastLogLines with the option sinceMs ignores the time in a line that the fleet did not write", async () => {
     const foreign = ["2001-01-01T00:00:00.000Z an old line of another log", "[2001-01-01T00:00:00Z] the same"];
     const fourth = [note(20, "Launch on port 1"), "before", ...foreign, "after"];
     await write(first, fourth);
-    expect(read({ sinceMs: Date.parse(time(10)) })).toEqual(fourth);
+    expect(await read({ sinceMs: Date.parse(time(10)) })).toEqual(fourth);
   });
 });
 

@@ -65,7 +65,7 @@ it("missingLines returns a bounded number of lines for a history in which an age
   const event = { type: "session.shutdown", id: randomUUID(), timestamp, parentId: null, data: { modelMetrics } };
   await writeFile(join(folder, "events.jsonl"), `${JSON.stringify(event)}\n`);
   const known: UsagePart = { ...NO_USAGE, key: SESSION.id, user: "ann", model: "gpt-5", turns: 3 };
-  const read = lastUnloaded(home, SESSION.id, 0);
+  const read = await lastUnloaded(home, SESSION.id, 0);
   expect(read).not.toBeNull();
   const lines = missingLines(SESSION, read ?? unloaded(0, 0), [known], { host: null, digest: sha256 });
   expect(lines.length).toBeGreaterThan(1_000);
@@ -92,8 +92,8 @@ it("reconcile adds requests that bypassed the fleet to the ledger, from the runt
   await at.fleet.sessions.leave(session);
   await at.fleet.sessions.use(id, "two", { user });
   const { home } = await at.serverOf(user);
-  const requestsIn = () => lastUnloaded(home, id, 0)?.models.get("gpt-5")?.requests;
-  await eventually("the totals of both turns", () => requestsIn() === 2);
+  const requestsIn = async () => (await lastUnloaded(home, id, 0))?.models.get("gpt-5")?.requests;
+  await eventually("the totals of both turns", async () => (await requestsIn()) === 2);
   expect(await reconcile()).toBe(0);
 
   // A client that connects to the server directly bypasses the fleet.
@@ -105,7 +105,7 @@ it("reconcile adds requests that bypassed the fleet to the ledger, from the runt
   });
   await direct.sendAndWait("three");
   await direct.disconnect();
-  await eventually("the totals of all turns", () => requestsIn() === 3);
+  await eventually("the totals of all turns", async () => (await requestsIn()) === 3);
   const totals = new HistoryTotals();
   const read = async () => await Promise.reject(new Error("no answer"));
   const away = { ...at.store, usage: { ...at.store.usage, read } };
@@ -113,7 +113,7 @@ it("reconcile adds requests that bypassed the fleet to the ledger, from the runt
   expect(await reconcile(totals), "after a failure").toBe(1);
   // The added line's id is a pseudonym, so that nobody can find the session's name by guessing, even after a purge.
   const { of } = Pseudonyms.ofExisting(at.fleet.stateRoot);
-  const atMs = lastUnloaded(home, id, 0)?.atMs;
+  const atMs = (await lastUnloaded(home, id, 0))?.atMs;
   expect(found(join(at.fleet.stateRoot, "usage"), [of(JSON.stringify([id, atMs, "gpt-5", 0]))])).not.toEqual([]);
   expect(await reconcile()).toBe(0);
   const [part] = await at.store.usage.read({ from: 0, to: Date.now() + 60_000, by: "session", user });

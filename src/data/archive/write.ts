@@ -75,9 +75,10 @@ async function collect(folder: HeldFolder, above: string, found: Found, id: stri
       found.folders.push(path);
       await collect(child, `${path}/`, found, id);
     } else if (stats.isFile()) {
+      // Check the size before the file is read, because an agent can make a file of any size without using the disk.
+      if (found.bytes + stats.size > MOST_BYTES) throw tooLarge(id, `has more than ${MOST_BYTES} bytes`);
       found.files.push(await measured(folder, name, path));
       found.bytes += found.files.at(-1)?.bytes ?? 0;
-      if (found.bytes > MOST_BYTES) throw tooLarge(id, `has more than ${MOST_BYTES} bytes`);
     } else {
       found.leftOut++;
     }
@@ -99,7 +100,7 @@ async function* contentOf(folder: HeldFolder, name: string): AsyncGenerator<Buff
   const fd = folder.file(name);
   if (fd === null) return;
   try {
-    yield* createReadStream("", { fd, autoClose: false, start: 0 });
+    yield* createReadStream("", { fd, autoClose: false, start: 0, end: MOST_BYTES });
   } finally {
     closeSync(fd);
   }

@@ -7,8 +7,11 @@ import type { Remain } from "./purge.js";
 
 const MOST_FILES = 20_000;
 const LARGEST = 16 * 1024 ** 2;
-/** Not searched: the record of the purge, which stays until the last host is done, and the homes of other users. */
-const SKIPPED = new Set(["purges", HOME]);
+/**
+ * Not searched: the record of the purge, which stays until the last host is done, and what the agents of other users can
+ * write, which are their homes and the sessions of the shared servers.
+ */
+const SKIPPED = new Set(["purges", HOME, "session-state"]);
 
 /** The files in the state folder that still name the user, for the result of the purge. */
 export function stillNamed(stateRoot: string, host: string | null, user: string): Remain[] {

@@ -203,12 +203,14 @@ export class SessionGroup extends ArchiveGroup {
    * For a long conversation, {@link followTranscript} needs less memory.
    *
    * @param options.turns how many of the last turns to return; by default all
-   * @throws FleetError `FLEET_SESSION_LOST` when the history is missing; `FLEET_HOST_AWAY` or `FLEET_SESSION_STRANDED` when
+   * @throws FleetError `FLEET_SESSION_LOST` when the history is missing or too long; `FLEET_USAGE_INVALID` when
+   * the transcript is too long to be returned at once; `FLEET_HOST_AWAY` or `FLEET_SESSION_STRANDED` when
    * the host that has it cannot be reached.
    */
   async transcript(id: string, options: { user: string; turns?: number; signal?: AbortSignal }): Promise<Transcript> {
     const entries: TranscriptEntry[] = [];
-    for await (const entry of readTranscript(this.parts, id, options)) entries.push(entry);
+    const turns = options.turns ?? Number.POSITIVE_INFINITY;
+    for await (const entry of readTranscript(this.parts, id, { ...options, turns })) entries.push(entry);
     return { session: await viewSessionOf(this.parts, id, options.user), entries };
   }
 

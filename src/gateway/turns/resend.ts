@@ -23,7 +23,7 @@ export async function settleDoubt(state: ClientState, turn: Turn, doubt: Doubt):
   const seen = ends.seen(id);
   let begun: ReadonlyMap<Prompt, string> | null = null;
   try {
-    if (await hasEnded(doubt.link.server)) begun = begunPrompts(state, turn, doubt);
+    if (await hasEnded(doubt.link.server)) begun = await begunPrompts(state, turn, doubt);
   } catch (error) {
     report.event({ event: "failed", sessionId: id, ...failure(error, "The session's history could not be read") });
   }
@@ -57,10 +57,10 @@ export async function settleDoubt(state: ClientState, turn: Turn, doubt: Doubt):
 }
 
 /** Returns the prompts that the session's history shows as begun, each with its message id there, or with a new id. */
-function begunPrompts(state: ClientState, turn: Turn, { prompts, link }: Doubt): Map<Prompt, string> {
+async function begunPrompts(state: ClientState, turn: Turn, { prompts, link }: Doubt): Promise<Map<Prompt, string>> {
   const { id } = turn.record;
   const fromBytes = Math.min(...prompts.map(({ sent }) => sent?.historyBytes ?? 0));
-  const recorded = promptsSince(state.homeOf(id, link.server), id, fromBytes);
+  const recorded = await promptsSince(state.homeOf(id, link.server), id, fromBytes);
   const found = new Map<Prompt, string>();
   const known = new Set<string>();
   for (const { sent } of turn.sent) for (const messageId of sent?.messageIds ?? []) known.add(messageId);

@@ -1,8 +1,7 @@
 import type { SessionEvent } from "@github/copilot-sdk";
-import { isObject } from "../../config/values/json.js";
 import { FleetError, quote } from "../../errors.js";
 import { endingAtOnce } from "../../runtime/ending-at-once.js";
-import { type Line, LineSplitter } from "../../runtime/history/line.js";
+import { type Line, LineSplitter, LONGEST_LINE_BYTES, parseLine } from "../../runtime/history/line.js";
 import type { Histories } from "../../sessions/use/keyed/turn-journal.js";
 import { type HistoryContext, type HistoryPartsRequest, historyParts } from "./history-parts.js";
 
@@ -10,12 +9,6 @@ export interface EventsRequest extends HistoryPartsRequest {
   /** The id of the last event that the caller has. Default: yields all events. */
   after?: string | undefined;
 }
-
-/**
- * The longest line that is read, in bytes. Longer lines are left out, so that they do not fill the memory. By default,
- * the front door passes prompts of up to 8 MB.
- */
-const LONGEST_BYTES = 16 * 1024 * 1024;
 
 /**
  * Yields the events in the history of a session on any host, each once and in their order. The ids are the runtime's
@@ -62,7 +55,7 @@ class EventReader {
   /** The id of the last event that the caller has. */
   #last: string | undefined;
   #isSearching: boolean;
-  #splitter = new LineSplitter({ wholeBytes: LONGEST_BYTES });
+  #splitter = new LineSplitter({ wholeBytes: LONGEST_LINE_BYTES });
 
   constructor(after: string | undefined) {
     this.#last = after;
@@ -76,7 +69,7 @@ class EventReader {
 
   /** Call this when the next part begins another history. Continues after the last event that was yielded. */
   beginAgain(): void {
-    this.#splitter = new LineSplitter({ wholeBytes: LONGEST_BYTES });
+    this.#splitter = new LineSplitter({ wholeBytes: LONGEST_LINE_BYTES });
     this.#isSearching = this.#last !== undefined;
   }
 
@@ -120,13 +113,8 @@ function isName(value: unknown): boolean {
 
 function eventOf(line: Line): SessionEvent | null {
   if (!("whole" in line)) return null;
-  let value: unknown;
-  try {
-    value = JSON.parse(line.whole.toString("utf8"));
-  } catch {
-    return null;
-  }
-  const isEvent = isObject(value) && isName(value.id) && isName(value.type);
+  const value = parseLine(line.whole);
+  const isEvent = value !== null && isName(value.id) && isName(value.type);
   return isEvent ? (value as unknown as SessionEvent) : null;
 }
 

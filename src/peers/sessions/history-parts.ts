@@ -1,5 +1,5 @@
 import { NEVER } from "../../runtime/clock.js";
-import type { HistoryFate, HistoryPosition } from "../../runtime/history/part.js";
+import { type HistoryFate, type HistoryPosition, nextPiece, PIECE_BYTES } from "../../runtime/history/part.js";
 import type { SessionFinder } from "../../sessions/find.js";
 import { sessionNotFound } from "../../sessions/problems.js";
 import type { GatherSessionsContext } from "../gather.js";
@@ -30,8 +30,8 @@ export interface ReadPart {
 }
 
 /**
- * Yields the history of a session on any host, a part at a time, so that a long history does not fill the memory. Checks for
- * each part that the user may still read the session.
+ * Yields the history of a session on any host, a piece at a time, so that a long history does not fill the memory.
+ * Between pieces, lets other work in this process run. Checks for each megabyte that the user may still read the session.
  *
  * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use the session; `FLEET_SESSION_LOST`; and the error of
  * a host that cannot be reached.
@@ -52,8 +52,20 @@ export async function* historyParts(
     });
     if (fate === "gone") throw sessionNotFound(id);
     from = fate === "replaced" ? undefined : (at ?? undefined);
-    yield { atEnd: part.atEnd, fate, bytes: Buffer.from(part.bytes, "base64") };
-    if (fate === "replaced" || !part.atEnd) continue;
+    const bytes = Buffer.from(part.bytes, "base64");
+    for (let end = 0; ; ) {
+      const begin = end;
+      end = Math.min(begin + PIECE_BYTES, bytes.length);
+      const isLast = end === bytes.length;
+      yield { atEnd: part.atEnd && isLast, fate, bytes: bytes.subarray(begin, end) };
+      if (isLast) break;
+      await nextPiece();
+      signal.throwIfAborted();
+    }
+    if (fate === "replaced" || !part.atEnd) {
+      await nextPiece();
+      continue;
+    }
     if (following === null || version === undefined) return;
     await following.feed.changed(version, signal, atLeastMs?.());
     if (signal.aborted) return;

@@ -6,6 +6,9 @@ import { type HistoryContext, type HistoryPartsRequest, historyParts } from "./h
 
 /** How often to read a history whose last turn has no final event but may be over, in milliseconds. */
 const QUIET_MS = 250;
+/** The longest transcript that is collected in memory, in bytes. People do not read as much. */
+const MOST_KEPT_BYTES = 16 * 1024 * 1024;
+const ENTRY_BYTES = 200;
 
 export interface TranscriptRequest extends HistoryPartsRequest {
   /** Yields only this many turns, the last ones. Default: all turns. */
@@ -15,7 +18,8 @@ export interface TranscriptRequest extends HistoryPartsRequest {
 /**
  * Yields the conversation of a session on any host. Warns about lines that cannot be read.
  *
- * @throws FleetError like {@link historyParts}; `FLEET_STATE_BUSY` when the history was replaced.
+ * @throws FleetError like {@link historyParts}; `FLEET_STATE_BUSY` when the history was replaced; `FLEET_USAGE_INVALID` when
+ * the last `turns` are too long to be collected.
  */
 export async function* readTranscript(
   context: HistoryContext,
@@ -27,7 +31,7 @@ export async function* readTranscript(
   // Any member may have sent a prompt to a collaborative session, and the history does not name the sender.
   const transcriber = new Transcriber(kind === "private" ? owner : null);
   const isLoaded = async () => transcriber.isInTurn && (await mayBeLoaded(context, id, user));
-  const kept = turns === undefined ? null : new LastTurns(turns);
+  const kept = turns === undefined ? null : new LastTurns(id, turns);
   let isFirstTime = true;
   const atLeastMs = () => (transcriber.isFading ? QUIET_MS : undefined);
   for await (const part of historyParts(context, id, { ...request, atLeastMs })) {
@@ -67,19 +71,41 @@ function replaced(id: string): FleetError {
 /** Keeps the entries of the last `turns` turns. */
 class LastTurns {
   readonly entries: TranscriptEntry[] = [];
+  readonly #id: string;
   readonly #turns: number;
+  #bytes = 0;
 
-  constructor(turns: number) {
+  constructor(id: string, turns: number) {
+    this.#id = id;
     this.#turns = turns;
   }
 
   add(added: Iterable<TranscriptEntry>): this {
     for (const entry of added) {
       this.entries.push(entry);
-      while (this.entries[0] !== undefined && this.entries[0].turn <= entry.turn - this.#turns) this.entries.shift();
+      this.#bytes += bytesOf(entry);
+      if (this.#bytes > MOST_KEPT_BYTES) throw tooLong(this.#id);
+      const isKept = ({ turn }: TranscriptEntry) => turn > entry.turn - this.#turns;
+      if (this.entries[0] !== undefined && isKept(this.entries[0])) continue;
+      // Remove the old entries at once: an agent can give a turn a million entries, and `shift` moves all that follow.
+      const from = this.#turns === 0 ? this.entries.length : this.entries.findIndex(isKept);
+      for (const old of this.entries.splice(0, from)) this.#bytes -= bytesOf(old);
     }
     return this;
   }
+}
+
+/** About how many bytes the entry takes in an answer. */
+function bytesOf({ text, failure }: TranscriptEntry): number {
+  return ENTRY_BYTES + text.length + (failure?.length ?? 0);
+}
+
+function tooLong(id: string): FleetError {
+  return new FleetError(
+    "FLEET_USAGE_INVALID",
+    `The transcript of session ${quote(id)} has more than ${MOST_KEPT_BYTES} bytes, which is too much for one answer.`,
+    { suggestions: ["Ask for fewer turns.", `copilotfleet transcript ${id} --user USER`] },
+  );
 }
 
 function damageOf(id: string, { lines, firstLine }: NonNullable<Transcriber["damage"]>): string {

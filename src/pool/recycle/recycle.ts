@@ -99,7 +99,7 @@ export async function recycleServer(context: PoolContext, id: string, options: R
       promote(record, launched.identity, launched.version);
       return record;
     });
-    const cut = allCut(old, drained);
+    const cut = await allCut(old, drained);
     const detail = cut.length === 0 ? null : `turns cut: ${cut.length}`;
     context.events.note({ type: "server.recycled", user: server.user, serverId: id, detail });
     return {

@@ -1,4 +1,4 @@
-import { setTimeout as delay } from "node:timers/promises";
+import { setTimeout as delay, setImmediate as yieldToOthers } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
 import type { OnProgress } from "../../model/progress.js";
 import type { ServerRecord, ServerState } from "../../model/server.js";
@@ -158,9 +158,13 @@ async function drainAndRecord(
 }
 
 /** All sessions whose turn was cut when a drained server ended. Call this after the server's process has exited. */
-export function allCut({ home, startedAt }: ServerRecord, { cut, unloaded }: DrainResult): string[] {
+export async function allCut({ home, startedAt }: ServerRecord, { cut, unloaded }: DrainResult): Promise<string[]> {
   const sinceMs = Date.parse(startedAt ?? "");
-  const behind = unloaded.filter((id) => endsInsideTurn(home, id, Number.isNaN(sinceMs) ? 0 : sinceMs));
+  const behind: string[] = [];
+  for (const id of unloaded) {
+    if (endsInsideTurn(home, id, Number.isNaN(sinceMs) ? 0 : sinceMs)) behind.push(id);
+    await yieldToOthers(); // reading a history takes milliseconds
+  }
   return [...new Set([...cut, ...behind])];
 }
 

@@ -80,7 +80,7 @@ export async function stopRecorded(
         logStop(server, outcome, { stopping: from === "draining" });
         await changeClaimed(store, server, (record) => recordEnd(record, "stopped", null));
         if (outcome === "already-stopped") return { id, outcome, cut: [] };
-        const cut = allCut(server, drained);
+        const cut = await allCut(server, drained);
         noteStop(context.events, server, { cut, isForced: options.force });
         return { id, outcome: outcome === "killed" || cut.length > 0 ? "killed" : "drained", cut };
       }

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { closeSync } from "node:fs";
+import { closeSync, type Stats } from "node:fs";
 import { copyFile, mkdir, open, rename, rm, utimes } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { system } from "../../system/system.js";
@@ -8,6 +8,8 @@ import { type Budget, DEEPEST, HeldFolder, walk } from "./held-folder.js";
 
 /** A session with more files and folders is not copied, because only an agent makes that many, and only on purpose. */
 const MOST_COPIED = 100_000;
+/** Nor is a session with more bytes. */
+const MOST_BYTES = 2 * 1024 ** 3;
 
 export function incomingPath(group: string): string {
   return join(group, `.incoming-${randomBytes(6).toString("hex")}`);
@@ -36,10 +38,10 @@ export async function copyBeside(from: string, target: string): Promise<string> 
 async function copyFolder(from: string, to: string): Promise<void> {
   using source = HeldFolder.open(from);
   if (source === null) throw new Error(`${from} is not a folder`);
-  await copyHeld(source, to, { left: MOST_COPIED }, 0);
+  await copyHeld(source, to, { left: MOST_COPIED }, { left: MOST_BYTES }, 0);
 }
 
-async function copyHeld(source: HeldFolder, to: string, budget: Budget, depth: number): Promise<void> {
+async function copyHeld(source: HeldFolder, to: string, budget: Budget, bytes: Budget, depth: number): Promise<void> {
   const { entries, more } = source.entries(Math.max(0, budget.left));
   budget.left -= entries.length;
   if (more || depth > DEEPEST) {
@@ -51,8 +53,10 @@ async function copyHeld(source: HeldFolder, to: string, budget: Budget, depth: n
     const stats = source.lstat(name);
     if (stats?.isDirectory() === true) {
       using child = source.folder(name);
-      if (child !== null) await copyHeld(child, copy, budget, depth + 1);
+      if (child !== null) await copyHeld(child, copy, budget, bytes, depth + 1);
     } else if (stats?.isFile() === true && !isInUseMark(name)) {
+      bytes.left -= stats.size;
+      if (bytes.left < 0) throw tooLarge(source.realPath);
       const fd = source.file(name);
       if (fd === null) continue;
       try {
@@ -69,13 +73,18 @@ async function copyHeld(source: HeldFolder, to: string, budget: Budget, depth: n
 }
 
 function tooLarge(path: string): Error {
-  const limit = `more than ${MOST_COPIED} files and folders, or is nested more than ${DEEPEST} folders deep`;
+  const limit = `more than ${MOST_COPIED} files and folders, or more than ${MOST_BYTES} bytes, or is nested more than ${DEEPEST} folders deep`;
   return new Error(`${path} has ${limit}, so it is not moved`);
 }
 
 export function assertCopyable(path: string): void {
   using folder = HeldFolder.open(path);
-  if (folder !== null && walk(folder, { left: MOST_COPIED }, () => true) === "cut") throw tooLarge(path);
+  const bytes = { left: MOST_BYTES };
+  const isCopyable = (stats: Stats) => {
+    if (stats.isFile()) bytes.left -= stats.size;
+    return bytes.left >= 0;
+  };
+  if (folder !== null && walk(folder, { left: MOST_COPIED }, isCopyable) !== "whole") throw tooLarge(path);
 }
 
 export async function sync(path: string): Promise<void> {

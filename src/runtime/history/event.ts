@@ -1,5 +1,5 @@
 import { isObject } from "../../config/values/json.js";
-import type { Line } from "./line.js";
+import { type Line, parseLine } from "./line.js";
 
 export interface HistoryEvent {
   type: string;
@@ -37,13 +37,8 @@ export function readEvent(line: Line): HistoryEvent | null {
     const event = type === undefined || TELLING.has(type) ? null : abridged(whole, whole);
     if (event !== null) return event;
   }
-  let value: unknown;
-  try {
-    value = JSON.parse(whole.toString("utf8"));
-  } catch {
-    return null;
-  }
-  if (!isObject(value) || typeof value.type !== "string") return null;
+  const value = parseLine(whole);
+  if (value === null || typeof value.type !== "string") return null;
   const agentId = typeof value.agentId === "string" ? value.agentId : null;
   return timed({ type: value.type, agentId, data: isObject(value.data) ? value.data : {} }, value.timestamp);
 }

@@ -1,6 +1,15 @@
 import { fstatSync, type Stats } from "node:fs";
+import { setImmediate as yieldToOthers } from "node:timers/promises";
+import { FleetError, quote } from "../../errors.js";
 import { readAt } from "../files/if-there.js";
 
+/**
+ * A longer history is not read from its beginning. A session of a day with 2,000 tool calls has less than 100 MB. An
+ * agent can make a file of any size, even without using the disk.
+ */
+export const MOST_HISTORY_BYTES = 256 * 1024 ** 2;
+/** Splitting and parsing this many bytes takes less than 30 ms, whatever an agent has written. */
+export const PIECE_BYTES = 64 * 1024;
 /** How many bytes before the offset we remember. The next read compares them, to detect that the file was replaced. */
 const MARK_BYTES = 32;
 
@@ -21,6 +30,27 @@ export interface HistoryPart {
   at: HistoryPosition | null;
   atEnd: boolean;
   fate: HistoryFate;
+}
+
+let lastPiece: Promise<void> = Promise.resolve();
+
+/**
+ * Wait for this between two pieces of a history. However many readers wait, only one of them goes on in each round of the
+ * event loop, so that many readers do not stop other work for longer than one reader does.
+ */
+export async function nextPiece(): Promise<void> {
+  lastPiece = lastPiece.then(async () => await yieldToOthers());
+  await lastPiece;
+}
+
+/** @throws FleetError `FLEET_SESSION_LOST` when the history is too long to be read */
+export function assertReadable(fd: number, sessionId: string): Stats {
+  const stat = fstatSync(fd);
+  if (stat.size <= MOST_HISTORY_BYTES) return stat;
+  throw new FleetError(
+    "FLEET_SESSION_LOST",
+    `The history of session ${quote(sessionId)} has ${stat.size} bytes. The fleet reads at most ${MOST_HISTORY_BYTES} bytes.`,
+  );
 }
 
 export function markOf(bytes: Buffer): string {

@@ -1,8 +1,17 @@
 import { closeSync, fstatSync, lstatSync, type Stats } from "node:fs";
 import { readAt } from "../files/if-there.js";
 import { type HistoryEvent, readEvent } from "./event.js";
-import { LineSplitter } from "./line.js";
-import { type HistoryFate, type HistoryPosition, isContinued, markOf, readNext } from "./part.js";
+import { type Line, LineSplitter, LONGEST_LINE_BYTES } from "./line.js";
+import {
+  assertReadable,
+  type HistoryFate,
+  type HistoryPosition,
+  isContinued,
+  markOf,
+  nextPiece,
+  PIECE_BYTES,
+  readNext,
+} from "./part.js";
 import { historyPath, openHistoryFile } from "./session-state.js";
 import type { EndedTurn } from "./turn-state.js";
 import { TurnTracker } from "./turn-tracker.js";
@@ -13,7 +22,9 @@ const CHUNK_BYTES = 256 * 1024;
  * next size.
  */
 const WINDOWS_BYTES = [4 * 1024, 64 * 1024, 1024 * 1024];
-const LONGEST_END_BYTES = 4 * 1024 * 1024;
+/** After this many milliseconds, a read ends with the chunk that it is in. A chunk of empty lines takes 50 ms. */
+const READ_MS = 50;
+const LONGEST_END_BYTES = 1024 * 1024;
 
 export interface Appended {
   events: HistoryEvent[];
@@ -50,7 +61,7 @@ export class SessionEvents {
    * Reads the events since the last call. Costs only one `lstat` if the file has not changed since it was read to its
    * end.
    *
-   * @param maxBytes how much to read at most, rounded up to a multiple of 256 KB.
+   * @param maxBytes how much to read at most, rounded up to a multiple of 256 KB. A read may end earlier, after 50 ms.
    */
   read(maxBytes: number): Appended {
     const seen = lstatSync(historyPath(this.#home, this.#sessionId), { throwIfNoEntry: false });
@@ -75,10 +86,12 @@ export class SessionEvents {
   #append(fd: number, position: Position, stat: Stats, maxBytes: number): Appended {
     const from = position.offset;
     const events: HistoryEvent[] = [];
+    const until = performance.now() + READ_MS;
     while (position.offset < stat.size && position.offset - from < maxBytes) {
+      if (position.offset > from && performance.now() > until) break;
       const chunk = readNext(fd, position, Math.min(CHUNK_BYTES, stat.size - position.offset));
       if (chunk.length === 0) break; // the file has just been truncated; the next call checks this
-      events.push(...eventsOf(this.#splitter, chunk));
+      for (const event of eventsOf(this.#splitter, chunk)) events.push(event);
     }
     const atEnd = position.offset >= stat.size;
     position.mtimeMs = atEnd ? stat.mtimeMs : 0;
@@ -143,32 +156,47 @@ export interface RecordedPrompt {
  * The runtime writes a prompt to the history up to 0.1 s after it has sent the prompt to the model (measured with
  * 1.0.85). So if the server was killed, a prompt that is missing here may have begun all the same. `watchPrompt`
  * detects this: it looks for the prompt's `user.message` event on the client's connection.
+ *
+ * @throws FleetError `FLEET_SESSION_LOST` when the history is too long to be read
  */
-export function promptsSince(home: string, sessionId: string, fromBytes: number): RecordedPrompt[] {
+export async function promptsSince(home: string, sessionId: string, fromBytes: number): Promise<RecordedPrompt[]> {
   const fd = openHistoryFile(home, sessionId);
   if (fd === null) return [];
   try {
-    const text = readAt(fd, fromBytes, Math.max(0, fstatSync(fd).size - fromBytes)).toString("utf8");
-    const lines = text.split("\n").slice(0, -1);
-    return lines.filter((line) => line.startsWith(PROMPT_LINE)).flatMap((line) => readPrompt(line) ?? []);
+    const { size } = assertReadable(fd, sessionId);
+    const splitter = new LineSplitter({ wholeBytes: LONGEST_LINE_BYTES });
+    const prompts: RecordedPrompt[] = [];
+    for (let at = fromBytes; at < size; at += PIECE_BYTES) {
+      if (at > fromBytes) await nextPiece();
+      for (const line of splitter.push(readAt(fd, at, Math.min(PIECE_BYTES, size - at)))) {
+        if (isPromptLine(line)) prompts.push(...readPrompt(line));
+      }
+    }
+    return prompts;
   } finally {
     closeSync(fd);
   }
 }
 
-const PROMPT_LINE = '{"type":"user.message"';
+const PROMPT_LINE = Buffer.from('{"type":"user.message"');
+
+function isPromptLine(line: Line): boolean {
+  return ("whole" in line ? line.whole : line.head).subarray(0, PROMPT_LINE.length).equals(PROMPT_LINE);
+}
 
 /**
- * The prompt in a line. Null for a prompt inside a turn: a sub-agent's prompt, or a prompt with which autopilot continues.
+ * The prompt in a line. Empty for a prompt inside a turn: a sub-agent's prompt, or a prompt with which autopilot continues.
  */
-function readPrompt(line: string): RecordedPrompt | null {
-  const event = readEvent({ whole: Buffer.from(line) });
-  if (event?.agentId != null || event?.data.isAutopilotContinuation === true) return null;
+function readPrompt(line: Line): RecordedPrompt[] {
+  const event = readEvent(line);
+  if (event?.agentId != null || event?.data.isAutopilotContinuation === true) return [];
   const { messageId, content } = event?.data ?? {};
-  return {
-    messageId: typeof messageId === "string" ? messageId : undefined,
-    content: typeof content === "string" ? content : undefined,
-  };
+  return [
+    {
+      messageId: typeof messageId === "string" ? messageId : undefined,
+      content: typeof content === "string" ? content : undefined,
+    },
+  ];
 }
 
 interface ReadEnd {
@@ -200,7 +228,12 @@ function follow(tracker: TurnTracker, events: readonly HistoryEvent[]): ReadEnd[
 }
 
 function eventsOf(splitter: LineSplitter, chunk: Buffer): HistoryEvent[] {
-  return [...splitter.push(chunk)].flatMap((line) => readEvent(line) ?? []);
+  const events: HistoryEvent[] = [];
+  for (const line of splitter.push(chunk)) {
+    const event = readEvent(line);
+    if (event !== null) events.push(event);
+  }
+  return events;
 }
 
 function isUnchanged(position: Position, seen: Stats): boolean {

@@ -1,8 +1,8 @@
 import { isObject } from "../../config/values/json.js";
 import { type HistoryEvent, readEvent } from "./event.js";
-import { type Line, LineSplitter } from "./line.js";
+import { type Line, LineSplitter, LONGEST_LINE_BYTES } from "./line.js";
 import { callOf, type ToolCall, type ToolOutcome, toolLine } from "./tool-call.js";
-import type { EndedTurn } from "./turn-state.js";
+import { type EndedTurn, MOST_PENDING } from "./turn-state.js";
 import { TurnTracker } from "./turn-tracker.js";
 
 /** One part of a conversation. */
@@ -31,11 +31,6 @@ export interface Damage {
   firstLine: number;
 }
 
-/**
- * A longer line is left out, so that it does not fill the memory. The longest prompt that the front door passes has 8
- * MB.
- */
-const LONGEST_BYTES = 16 * 1024 * 1024;
 const LEFT_OUT = "(longer than 16 MB, and left out)";
 const NO_END = "The history has no end of this turn: it still runs, or its server ended.";
 const CUT = "The server ended, or unloaded the session, during the turn.";
@@ -47,7 +42,7 @@ const CUT = "The server ended, or unloaded the session, during the turn.";
  */
 export class Transcriber {
   readonly #user: string | null;
-  readonly #splitter = new LineSplitter({ wholeBytes: LONGEST_BYTES });
+  readonly #splitter = new LineSplitter({ wholeBytes: LONGEST_LINE_BYTES });
   readonly #tracker = new TurnTracker();
   /** The tool calls that have no outcome so far, by id. */
   readonly #calls = new Map<string, ToolCall>();
@@ -145,7 +140,8 @@ export class Transcriber {
         return;
       }
       case "tool.execution_start":
-        if (typeof data.toolCallId === "string") this.#calls.set(data.toolCallId, callOf(data, atMs));
+        if (typeof data.toolCallId === "string" && this.#calls.size < MOST_PENDING)
+          this.#calls.set(data.toolCallId, callOf(data, atMs));
         return;
       case "tool.execution_complete": {
         const id = typeof data.toolCallId === "string" ? data.toolCallId : "";

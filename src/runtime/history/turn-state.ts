@@ -15,6 +15,13 @@ export interface OpenTurn {
   lastEventAtMs: number;
 }
 
+/** The most tools and sub-agents of a turn whose ends we wait for. Only an agent that writes the history itself exceeds it. */
+export const MOST_PENDING = 10_000;
+
+export function addPending(ids: Set<string>, id: string): void {
+  if (ids.size < MOST_PENDING) ids.add(id);
+}
+
 export interface Step {
   /** Whether the model's answer has text. Null if we saw nothing of the answer. */
   answered: boolean | null;
@@ -74,6 +81,6 @@ export function noteMessage(step: Step, { content, toolRequests, abridged }: Rec
   step.answered = abridged === true || (typeof content === "string" && content !== "") || step.answered === true;
   for (const request of Array.isArray(toolRequests) ? toolRequests : []) {
     step.wantsTools = true;
-    if (isObject(request) && typeof request.toolCallId === "string") step.pending.add(request.toolCallId);
+    if (isObject(request) && typeof request.toolCallId === "string") addPending(step.pending, request.toolCallId);
   }
 }

@@ -1,6 +1,7 @@
 import { isObject } from "../../config/values/json.js";
 import type { HistoryEvent } from "./event.js";
 import {
+  addPending,
   belongsTo,
   type EndedTurn,
   newStep,
@@ -95,7 +96,7 @@ export class TurnTracker {
         return null;
       case "tool.execution_start":
         if (turn?.step) turn.step.wantsTools = true;
-        if (typeof data.toolCallId === "string") turn?.step?.pending.add(data.toolCallId);
+        if (turn?.step && typeof data.toolCallId === "string") addPending(turn.step.pending, data.toolCallId);
         return null;
       case "tool.execution_complete":
         if (typeof data.toolCallId === "string") turn?.step?.pending.delete(data.toolCallId);
@@ -193,7 +194,7 @@ export class TurnTracker {
   }
 
   #pushOfAgent(type: string, agentId: string, atMs: number): null {
-    if (type === "subagent.started") this.#agents.add(agentId);
+    if (type === "subagent.started") addPending(this.#agents, agentId);
     if (type !== "subagent.completed" && type !== "subagent.failed") return null;
     this.#agents.delete(agentId);
     const turn = this.#turn;

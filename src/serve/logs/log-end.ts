@@ -1,3 +1,4 @@
+import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { lineOfFleet, readableLine, readLogKey } from "../../runtime/files/log-signature.js";
 import { isLaunchLine, timeOfLine } from "../../runtime/files/server-log.js";
 import { rotatedPath } from "./log-rotation.js";
@@ -5,6 +6,11 @@ import { inodeOf, type LogPosition, type OpenFile, openFile } from "./log-tail.j
 
 const BLOCK_BYTES = 64 * 1024;
 const NEWLINE = 10;
+/** A longer line ends the search: an agent that can write to the log of its server could otherwise fill the memory. */
+const LONGEST_LINE_BYTES = 16 * 1024 * 1024;
+/** Only so many bytes are searched for the wanted lines. */
+const MOST_BYTES = 256 * 1024 * 1024;
+const SLICE_MS = 20;
 
 export interface LogWish {
   /** How many lines to return at most. */
@@ -25,10 +31,10 @@ export interface LogWish {
  * or if there is none, at the modification time of the log. This time is never before the real time, so with `sinceMs`,
  * the result contains every line that may have been written after `sinceMs`.
  */
-export function lastLogLines(
+export async function lastLogLines(
   path: string,
   { lines: most, sinceMs, previous = false }: LogWish,
-): { lines: string[]; at: LogPosition } {
+): Promise<{ lines: string[]; at: LogPosition }> {
   const rotated = inodeOf(rotatedPath(path, 1));
   using log = openFile(path);
   const at = { offset: log?.size ?? 0, rotated };
@@ -36,7 +42,12 @@ export function lastLogLines(
   let launches = previous ? 0 : 1;
   let latestMs = log?.mtimeMs ?? Number.POSITIVE_INFINITY;
   const key = readLogKey(path);
+  let until = performance.now() + SLICE_MS;
   for (const line of most === 0 ? [] : linesFromEnd(path, log, at.offset)) {
+    if (performance.now() > until) {
+      await yieldToOthers();
+      until = performance.now() + SLICE_MS;
+    }
     const own = lineOfFleet(line, key);
     const time = own === null ? null : timeOfLine(own);
     if (time !== null) latestMs = Date.parse(time);
@@ -50,18 +61,24 @@ export function lastLogLines(
 
 /** The lines of a log and of its rotated files, the last one first. */
 function* linesFromEnd(path: string, log: OpenFile | null, size: number): Generator<string> {
-  if (log !== null) yield* linesOf(log, size);
-  for (let number = 1; ; number++) {
+  let left = MOST_BYTES;
+  if (log !== null) {
+    yield* linesOf(log, size, left);
+    left -= size;
+  }
+  for (let number = 1; left > 0; number++) {
     using rotated = openFile(rotatedPath(path, number));
     if (rotated === null) return;
-    yield* linesOf(rotated, rotated.size);
+    yield* linesOf(rotated, rotated.size, left);
+    left -= rotated.size;
   }
 }
 
-function* linesOf(file: OpenFile, size: number): Generator<string> {
+function* linesOf(file: OpenFile, size: number, most: number): Generator<string> {
   let start = size;
   let rest = Buffer.alloc(0);
   for (let block = BLOCK_BYTES; start > 0; ) {
+    if (rest.length > LONGEST_LINE_BYTES || size - start > most) return;
     const from = Math.max(0, start - block);
     const bytes = Buffer.concat([file.read(from, start), rest]);
     start = from;

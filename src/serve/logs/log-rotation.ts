@@ -21,6 +21,8 @@ import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
 import { unwritable } from "../../runtime/files/server-folder.js";
 
 const PIECE_BYTES = 1024 * 1024;
+/** Only so many bytes from the end of a log are kept. A server writes less between two rotations, but its agent may not. */
+const MOST_BYTES = 1024 ** 3;
 const { O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_TRUNC, O_WRONLY } = constants;
 
 export interface RotationOptions {
@@ -74,11 +76,12 @@ async function rotate(log: number, path: string, { keep, signal }: RotationOptio
   const buffer = Buffer.allocUnsafe(PIECE_BYTES);
   let unfinished: string | null = temporary;
   try {
-    let copied = 0;
+    const skipped = Math.max(0, fstatSync(log).size - MOST_BYTES);
+    let copied = skipped;
     for (let bytes = PIECE_BYTES; bytes === PIECE_BYTES; copied += bytes) {
       await nextRound();
       signal?.throwIfAborted();
-      bytes = copyPiece(log, copy, copied, buffer);
+      bytes = copyPiece(log, copy, copied, buffer, skipped);
     }
     await promisify(fsync)(copy);
     // From here on, use only synchronous calls. During an asynchronous call, the server could write, and we would lose
@@ -88,15 +91,15 @@ async function rotate(log: number, path: string, { keep, signal }: RotationOptio
       return 0; // another process emptied or replaced the log during the copy
     }
     makeRoom(path, keep);
-    copied = copyRest(log, copy, copied, buffer);
+    copied = copyRest(log, copy, copied, buffer, skipped);
     renameSync(temporary, rotatedPath(path, 1));
     unfinished = rotatedPath(path, 1);
-    copied = copyRest(log, copy, copied, buffer);
+    copied = copyRest(log, copy, copied, buffer, skipped);
     empty(path);
     unfinished = null;
     // Keep the log's time: sessions/gc/unused-servers.ts takes it for the time when the server was last used.
     futimesSync(log, atime, mtime);
-    return copied;
+    return copied - skipped;
   } finally {
     closeSync(copy);
     if (unfinished !== null) rmSync(unfinished, { force: true });
@@ -127,17 +130,17 @@ function empty(path: string): void {
 }
 
 /** @returns how many bytes it copied. At the end of the log, these are fewer than the buffer's length. */
-function copyPiece(log: number, copy: number, from: number, buffer: Buffer): number {
+function copyPiece(log: number, copy: number, from: number, buffer: Buffer, skipped: number): number {
   const bytes = readSync(log, buffer, 0, buffer.length, from);
   // On a nearly full disk, a write may store only the first part of the bytes without an error.
-  for (let done = 0; done < bytes; ) done += writeSync(copy, buffer, done, bytes - done, from + done);
+  for (let done = 0; done < bytes; ) done += writeSync(copy, buffer, done, bytes - done, from - skipped + done);
   return bytes;
 }
 
 /** @returns the offset after the last byte. */
-function copyRest(log: number, copy: number, from: number, buffer: Buffer): number {
+function copyRest(log: number, copy: number, from: number, buffer: Buffer, skipped: number): number {
   let offset = from;
-  for (let bytes = -1; bytes !== 0; offset += bytes) bytes = copyPiece(log, copy, offset, buffer);
+  for (let bytes = -1; bytes !== 0; offset += bytes) bytes = copyPiece(log, copy, offset, buffer, skipped);
   return offset;
 }
 

@@ -9,6 +9,10 @@ const FOLLOW_POLL_MS = 200;
 const COMPARED_BYTES = 4096;
 /** A longer line is returned before it is complete. */
 const LONGEST_LINE_BYTES = 1024 * 1024;
+/** The most bytes that one read of a log returns. The next read continues after them. */
+const MOST_BYTES = 2 * LONGEST_LINE_BYTES;
+
+const NOTHING = Buffer.alloc(0);
 
 /** The position up to which a reader has read a log. The reader can continue from it even after the log was rotated. */
 export interface LogPosition {
@@ -43,9 +47,10 @@ function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogPosition
   // A new rotated file may be a copy of a log that has not been emptied so far. The rotation is complete once the log
   // is shorter than at the last read, or begins differently from that file.
   const isRotated = isNew && (size < at.offset || (file !== null && !beginsAlike(log, size, file)));
-  const rest = isRotated && file !== null ? file.read(at.offset, file.size) : Buffer.alloc(0);
+  const rest = isRotated && file !== null ? file.read(at.offset, Math.min(file.size, at.offset + MOST_BYTES)) : NOTHING;
+  if (rest.length === MOST_BYTES) return { bytes: rest, at: { ...at, offset: at.offset + rest.length } };
   const from = isRotated || size < at.offset ? 0 : at.offset;
-  const added = wholeLines(log.read(from, log.size));
+  const added = wholeLines(log.read(from, Math.min(log.size, from + MOST_BYTES)));
   const rotated = isRotated ? inodeOf(newestRotated) : at.rotated;
   return { bytes: Buffer.concat([rest, added]), at: { offset: from + added.length, rotated } };
 }

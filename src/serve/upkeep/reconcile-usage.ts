@@ -12,6 +12,7 @@ import {
   type UsagePart,
 } from "../../model/usage/usage.js";
 import { hasKey } from "../../models/provider.js";
+import type { HistoryEvent } from "../../runtime/history/event.js";
 import { LineSplitter } from "../../runtime/history/line.js";
 import { SessionEvents } from "../../runtime/history/session-events.js";
 import { lastWrite } from "../../runtime/history/session-state.js";
@@ -109,11 +110,19 @@ export function missingLines(
  * The totals that the runtime last wrote into a session's history. Null if the session was never unloaded, if it began
  * before `sinceMs`, or if its history is too long.
  */
-export function lastUnloaded(home: string, sessionId: string, sinceMs: number): Unloaded | null {
-  const { events, atEnd } = new SessionEvents(home, sessionId, null, new LineSplitter()).read(LONGEST_BYTES);
-  const first = events[0];
-  if (!atEnd || first === undefined || first.atMs < sinceMs) return null;
-  const last = events.findLast(({ type, agentId }) => type === "session.shutdown" && agentId === null);
+export async function lastUnloaded(home: string, sessionId: string, sinceMs: number): Promise<Unloaded | null> {
+  const history = new SessionEvents(home, sessionId, null, new LineSplitter());
+  let first: HistoryEvent | undefined;
+  let last: HistoryEvent | undefined;
+  for (let left = LONGEST_BYTES; ; await new Promise(setImmediate)) {
+    const { events, bytes, atEnd } = history.read(left);
+    first ??= events[0];
+    last = events.findLast(({ type, agentId }) => type === "session.shutdown" && agentId === null) ?? last;
+    if (atEnd) break;
+    left -= bytes;
+    if (left <= 0) return null;
+  }
+  if (first === undefined || first.atMs < sinceMs) return null;
   if (last === undefined || !isObject(last.data.modelMetrics)) return null;
   const metricsOf = Object.entries(last.data.modelMetrics).slice(0, MOST_MODELS);
   const models = metricsOf.flatMap(([model, metrics]): [string, Totals][] => {
@@ -168,7 +177,7 @@ export class HistoryTotals {
       const at = home === undefined ? 0 : lastWrite(home, record.id);
       if (home === undefined || at === 0 || this.#seen.get(record.id) === at) continue;
       looked.set(record.id, at);
-      const unloaded = lastUnloaded(home, record.id, Date.parse(record.createdAt) - IMPORTED_MS);
+      const unloaded = await lastUnloaded(home, record.id, Date.parse(record.createdAt) - IMPORTED_MS);
       if (unloaded !== null) changed.push({ record, unloaded });
     }
     const added = changed.length === 0 ? 0 : await addMissing(changed, { store, host, stateRoot });

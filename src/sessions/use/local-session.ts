@@ -147,7 +147,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
     const isUntouched = async (error: unknown) => {
       const { server } = this.attached;
       if (!isFleetError(error, "FLEET_SERVER_LOST") || hasBegun || !(await hasEnded(server))) return false;
-      return promptsSince(server.home, id, bytesBefore).length === 0;
+      return (await promptsSince(server.home, id, bytesBefore)).length === 0;
     };
     const reopen = async () => this.replace(await use.reopen(this.#transport));
     if (this.isLost || this.attached.server !== use.server) await reopen();
@@ -188,7 +188,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
   }
 
   async history(fromBytes?: number) {
-    return promptHistory(this.attached.server.home, this.record.id, fromBytes);
+    return await promptHistory(this.attached.server.home, this.record.id, fromBytes);
   }
 
   /** Records a turn. If that fails, only warns, because the caller has the reply. */
