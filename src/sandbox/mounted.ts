@@ -1,6 +1,7 @@
 import { closeSync, constants, fstatSync, openSync, readlinkSync } from "node:fs";
 import { shellQuote } from "../config/values/text.js";
 import { FleetError, quote, systemCode } from "../errors.js";
+import { O_PATH } from "../runtime/files/held-folder.js";
 import { system } from "../system/system.js";
 import { contains, type Paths } from "./paths.js";
 import { OF_THE_MACHINE } from "./programs.js";
@@ -10,12 +11,6 @@ import { OF_THE_MACHINE } from "./programs.js";
  * because of the binds of an earlier configuration. The agent could then put a link there between the fleet's check and
  * the mount. So process 1 of the sandbox compares what bwrap mounted with what the fleet had checked.
  */
-
-/**
- * The flag O_PATH of fcntl.h, which has this value on all processors that the runtime supports. Node.js has no constant
- * for it.
- */
-const O_PATH = 0o10000000;
 
 /**
  * Shell lines that exit with code 126 unless bwrap mounted exactly the files and folders that are at these paths now.

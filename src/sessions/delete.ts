@@ -31,6 +31,7 @@ export async function deleteSessionState(server: ServerRecord, id: string, answe
   using state = openSessionState(server.home);
   if (state === null) return;
   try {
+    state.regain();
     await removeTree(state.at(id), { left: Number.POSITIVE_INFINITY });
   } catch (error) {
     if (systemCode(error) !== "ENOENT") throw unwritable(join(state.realPath, id), error);

@@ -1,17 +1,19 @@
 import { execFileSync } from "node:child_process";
 import {
+  chmodSync,
   existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   symlinkSync,
   utimesSync,
   writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { dirname, join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { HeldFolder, removeTree, walk } from "../../src/runtime/files/held-folder.js";
 import {
   isLoadedBy,
@@ -268,5 +270,74 @@ describe("a tree of very many or very deep folders", () => {
     symlinkSync("/", join(root, "a"));
     expect(folder?.realPath.endsWith("/b")).toBe(true);
     expect(folder?.entries(10)).toEqual({ entries: [], more: false });
+  });
+});
+
+describe("a home whose agent has removed the rights of its folders", () => {
+  // Root ignores these rights.
+  const isRoot = process.geteuid?.() === 0;
+  beforeEach(() => {
+    if (!isRoot) return;
+    process.seteuid?.(65534);
+    vi.spyOn(process, "getuid").mockReturnValue(65534);
+  });
+  afterEach(() => {
+    vi.restoreAllMocks();
+    if (isRoot) process.seteuid?.(0);
+  });
+
+  /** Makes folders without some of the rights that are needed to list, to enter and to change them. */
+  function lock(folder: string): void {
+    const below = [0o000, 0o100, 0o200, 0o400, 0o500].map((mode) => ({
+      path: join(folder, `d${mode}`, "below"),
+      mode,
+    }));
+    for (const { path } of below) {
+      mkdirSync(path, { recursive: true });
+      writeFileSync(join(path, "file"), "");
+    }
+    makeOld(folder, OLD_MS);
+    for (const { path, mode } of below) for (const locked of [path, dirname(path)]) chmodSync(locked, mode);
+  }
+
+  it("removeTree removes folders that this account may neither read nor enter nor change", async () => {
+    const root = await temporaryRoot();
+    mkdirSync(root);
+    lock(root);
+    chmodSync(root, 0);
+    expect(await removeTree(root, { left: 1_000 })).toBe(true);
+    expect(existsSync(root)).toBe(false);
+  });
+
+  it("removeTree changes the rights of no folder to which a link leads", async () => {
+    const root = await temporaryRoot();
+    mkdirSync(join(root, "outside"), { recursive: true });
+    mkdirSync(join(root, "tree"));
+    chmodSync(join(root, "outside"), 0o500);
+    symlinkSync(join(root, "outside"), join(root, "tree", "link"));
+    await removeTree(join(root, "tree"), { left: 1_000 });
+    expect(statSync(join(root, "outside")).mode & 0o777).toBe(0o500);
+  });
+
+  it.each([0o000, 0o400, 0o500])(
+    "gc deletes a session with locked folders whose own folder has the mode %d",
+    async (mode) => {
+      const state = await twoUsers();
+      const folder = state.plant("alice-1", "due");
+      lock(folder);
+      chmodSync(folder, mode);
+      expect((await state.gc()).deleted.map(({ id }) => id)).toEqual(["due"]);
+      expect(existsSync(folder)).toBe(false);
+      isUnharmed(state);
+    },
+  );
+
+  it("a session is found and measured although the agent has removed the rights of its folder and of the home", async () => {
+    const state = await twoUsers();
+    const folder = state.plant("alice-1", "s");
+    const home = state.home("alice-1");
+    for (const path of [folder, state.statePath("alice-1"), home]) chmodSync(path, 0);
+    expect(readSessionFolder(home, "s")?.hasHistory).toBe(true);
+    expect(sessionBytes(home, "s")).toBeGreaterThan(0);
   });
 });

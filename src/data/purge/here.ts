@@ -10,6 +10,7 @@ import { serverIdOf } from "../../model/ids.js";
 import type { SessionRecord } from "../../model/session.js";
 import { isRunning } from "../../pool/server.js";
 import { pause } from "../../runtime/clock.js";
+import { removeIfThere } from "../../runtime/files/held-folder.js";
 import { ifThere } from "../../runtime/files/if-there.js";
 import { serverFolder } from "../../runtime/files/server-folder.js";
 import { chatHistoryPath, removePlacesOf, removeTakenOf } from "../../runtime/files/user-places.js";
@@ -198,9 +199,9 @@ async function forgetServers(erasing: Erasing): Promise<void> {
 async function removeFolders(erasing: Erasing): Promise<void> {
   const { sessions, stateRoot, user, total, moved } = erasing;
   const { config, directory } = sessions.context;
-  if (moved !== null) rmSync(moved, { recursive: true, force: true });
+  if (moved !== null) await removeIfThere(moved);
   // An earlier purge may have been killed after it moved the folder.
-  sweepServers(stateRoot);
+  await sweepServers(stateRoot);
   rmSync(chatHistoryPath(stateRoot, user), { force: true });
   const { shared } = config.storage;
   if (shared !== null && directory.own !== null) {

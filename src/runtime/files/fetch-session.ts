@@ -2,7 +2,8 @@ import { mkdir, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import { assertCopyable, copyBeside, sync } from "./copy-folder.js";
-import { placePath, removeIfThere, type StatePlace, statOf, takenPath, usable } from "./shared-storage.js";
+import { removeIfThere } from "./held-folder.js";
+import { placePath, type StatePlace, statOf, takenPath, usable } from "./shared-storage.js";
 
 /**
  * How many times to try to replace a session's folder with a block (a plain file). A try fails if a runtime recreates
@@ -43,7 +44,8 @@ export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fe
     const copy = (await statOf(taken)) === null ? null : await copyBeside(taken, target);
     try {
       await check();
-      await rm(join(target, id), { recursive: true, force: true });
+      await removeIfThere(join(target, id));
+      await rm(join(target, id), { force: true }); // the block of an earlier takeover
       if (copy !== null) await rename(copy, join(target, id));
       await sync(target);
     } catch (error) {

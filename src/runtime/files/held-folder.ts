@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import {
+  chmodSync,
   closeSync,
   constants,
   type Dirent,
@@ -8,11 +9,13 @@ import {
   opendirSync,
   openSync,
   readlinkSync,
+  renameSync,
   type Stats,
 } from "node:fs";
 import { type FileHandle, open, opendir, rename, rmdir, unlink } from "node:fs/promises";
 import { systemCode } from "../../errors.js";
 import { system } from "../../system/system.js";
+import { ifThereLater } from "./if-there.js";
 
 /*
  * The functions in this file read and delete files below a server's home. There, the user's agent may make links,
@@ -22,6 +25,14 @@ import { system } from "../../system/system.js";
 
 const NOT_THERE = new Set(["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"]);
 const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+/**
+ * The flag O_PATH of fcntl.h, which has this value on all processors that the runtime supports. Node.js has no constant
+ * for it.
+ */
+export const O_PATH = 0o10000000;
+/** The rights of an owner to read a folder, and to change it. */
+const TO_READ = 0o500;
+const TO_CHANGE = 0o700;
 /** The maximum depth of a walk. A limit is necessary, because a walk has one descriptor open for each level. */
 export const DEEPEST = 64;
 const READ_AT_ONCE = 1_000;
@@ -34,6 +45,28 @@ export interface Budget {
 function through(fd: number, name: string): string {
   const path = system().files.pathOf(fd);
   return name === "" ? path : `${path}/${name}`;
+}
+
+/**
+ * Gives this account its rights to a folder back. The user's agent can remove them, and then nobody but root could read
+ * or delete the folder. Does not follow a link. If this fails, the next use of the folder throws the error.
+ */
+export function regain(path: string, rights = TO_CHANGE): void {
+  let fd: number | undefined;
+  try {
+    // Opening with O_PATH needs no right to the folder itself.
+    fd = openSync(path, O_PATH | FOLDER);
+    grant(fd, rights);
+  } catch (error) {
+    if (systemCode(error) === undefined) throw error;
+  } finally {
+    if (fd !== undefined) closeSync(fd);
+  }
+}
+
+function grant(fd: number, rights: number): void {
+  const { mode } = fstatSync(fd);
+  if ((mode & rights) !== rights) chmodSync(through(fd, ""), (mode & 0o7777) | rights);
 }
 
 /** An open folder. It stays the same folder, whatever happens to its path. */
@@ -72,14 +105,30 @@ export class HeldFolder implements Disposable {
     return through(this.#fd, name);
   }
 
-  /** Opens a folder in this folder. Null if it does not exist, if it is a link or a file, or if we may not read it. */
+  /**
+   * Opens a folder in this folder. Null if it does not exist, if it is a link or a file, or if it belongs to another
+   * account that lets us not read it.
+   */
   folder(name: string): HeldFolder | null {
+    regain(this.at(name), TO_READ);
     try {
       return HeldFolder.open(this.at(name));
     } catch (error) {
       if (systemCode(error) === "EACCES") return null;
       throw error;
     }
+  }
+
+  /** Gives this account the right to remove entries of this folder back. See {@link regain}. */
+  regain(): void {
+    grant(this.#fd, TO_CHANGE);
+  }
+
+  /** Moves a folder in this folder to another path on the same disk. Both folders must be changeable for this. */
+  moveOut(name: string, to: string): void {
+    this.regain();
+    regain(this.at(name));
+    renameSync(this.at(name), to);
   }
 
   /**
@@ -158,10 +207,11 @@ export function walk(
 }
 
 /**
- * Removes a folder and everything in it, without following links. Pass only a folder whose parent nobody but the fleet
+ * Removes a folder and everything in it, without following links, whatever rights its folders have. Pass only a folder whose parent nobody but the fleet
  * can write to. Returns false if the budget ran out first.
  */
 export async function removeTree(path: string, budget: Budget): Promise<boolean> {
+  regain(path);
   const top = await open(path, FOLDER);
   try {
     if (!(await empty(top, top, budget, 0))) return false;
@@ -170,6 +220,11 @@ export async function removeTree(path: string, budget: Budget): Promise<boolean>
   }
   await rmdir(path);
   return true;
+}
+
+/** Removes a folder, even if an agent may still write in it. */
+export async function removeIfThere(path: string): Promise<void> {
+  await ifThereLater(async () => await removeTree(path, { left: Number.POSITIVE_INFINITY }));
 }
 
 async function empty(folder: FileHandle, top: FileHandle, budget: Budget, depth: number): Promise<boolean> {
@@ -184,8 +239,10 @@ async function empty(folder: FileHandle, top: FileHandle, budget: Budget, depth:
       if (!isFolder) await unlink(at(name));
       else if (depth === DEEPEST) {
         // A folder at the depth limit moves up into the top folder, which is then listed again.
+        regain(at(name));
         await rename(at(name), through(top.fd, `.deep-${randomBytes(6).toString("hex")}`));
       } else {
+        regain(at(name));
         const child = await open(at(name), FOLDER);
         try {
           if (!(await empty(child, top, budget, depth + 1))) return false;

@@ -6,7 +6,7 @@ import { shellQuote } from "../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
 import { HISTORY, sessionStatePath } from "../history/session-state.js";
 import { copyInto } from "./copy-folder.js";
-import { removeTree } from "./held-folder.js";
+import { removeIfThere } from "./held-folder.js";
 import { ifThereLater } from "./if-there.js";
 
 /**
@@ -122,7 +122,7 @@ async function moveInto(folder: string, target: string): Promise<void> {
     const { name } = entry;
     if (!entry.isDirectory() || (await statOf(join(target, name))) !== null) continue;
     await copyInto(join(folder, name), target, name);
-    await rm(join(folder, name), { recursive: true });
+    await removeIfThere(join(folder, name));
   }
 }
 
@@ -140,11 +140,6 @@ export async function placesOf(shared: string, host: string): Promise<Map<string
     const groups = await ifThereLater(async () => await readdir(join(shared, "hosts", host)));
     return new Map((groups ?? []).map((group) => [group, placePath({ shared, host, group })]));
   });
-}
-
-/** Removes a folder, even if an agent may still write in it. */
-export async function removeIfThere(path: string): Promise<void> {
-  await ifThereLater(async () => await removeTree(path, { left: Number.POSITIVE_INFINITY }));
 }
 
 export async function statOf(path: string): Promise<Stats | null> {

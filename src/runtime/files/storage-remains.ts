@@ -6,8 +6,9 @@ import { isSessionId } from "../../model/ids.js";
 import { HISTORY } from "../history/session-state.js";
 import { incomingPath } from "./copy-folder.js";
 import type { Budget } from "./held-folder.js";
+import { removeIfThere } from "./held-folder.js";
 import { ifThereLater } from "./if-there.js";
-import { placePath, removeIfThere, statOf, TAKEN_FOLDER, takenPath, usable } from "./shared-storage.js";
+import { placePath, statOf, TAKEN_FOLDER, takenPath, usable } from "./shared-storage.js";
 
 /**
  * The kinds of files and folders that takeovers leave below a host's name in the shared storage:

@@ -1,9 +1,9 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { userDigest } from "../../model/ids.js";
-import { HeldFolder, walk } from "./held-folder.js";
+import { HeldFolder, removeIfThere, walk } from "./held-folder.js";
 import { ifThereLater } from "./if-there.js";
-import { removeIfThere, TAKEN_FOLDER, usable } from "./shared-storage.js";
+import { TAKEN_FOLDER, usable } from "./shared-storage.js";
 
 /* The places outside a home where data of a user or of a session is stored. */
 

@@ -2,7 +2,7 @@ import { type Dirent, existsSync, lstatSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import type { OwnView } from "../../model/process.js";
-import { type Budget, HeldFolder, walk } from "../files/held-folder.js";
+import { type Budget, HeldFolder, regain, walk } from "../files/held-folder.js";
 
 /*
  * This file reads the runtime's folders of sessions, `COPILOT_HOME/session-state/<id>/`, directly. The runtime's own list
@@ -58,12 +58,23 @@ const SHARED_SERVER = /^shared-\d{1,9}$/;
  * servers, or to this home's folder in the shared storage.
  */
 export function openSessionState(home: string): HeldFolder | null {
-  const folder = HeldFolder.follow(sessionStatePath(home));
+  const folder = follow(home);
   if (folder === null) return null;
   // Check the descriptor, not the path: the user can change the path at any time.
   if (isSessionState(folder.realPath, home)) return folder;
   folder[Symbol.dispose]();
   return null;
+}
+
+function follow(home: string): HeldFolder | null {
+  try {
+    return HeldFolder.follow(sessionStatePath(home));
+  } catch (error) {
+    if (systemCode(error) !== "EACCES") throw error;
+    regain(home);
+    regain(sessionStatePath(home));
+    return HeldFolder.follow(sessionStatePath(home));
+  }
 }
 
 function isSessionState(real: string, home: string): boolean {

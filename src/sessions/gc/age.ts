@@ -1,3 +1,4 @@
+import { basename, dirname } from "node:path";
 import type { ProcessIdentity } from "../../model/process.js";
 import type { SessionRecord, SessionUser } from "../../model/session.js";
 import { HeldFolder, walk } from "../../runtime/files/held-folder.js";
@@ -21,7 +22,8 @@ const MOST_ENTRIES = 10_000;
  * the first files count, so that a user cannot keep a session for ever by filling its folder.
  */
 export function measureFolder(path: string, youngAfterMs: number): Measured | "young" | "gone" {
-  using folder = HeldFolder.open(path);
+  using parent = HeldFolder.open(dirname(path));
+  using folder = parent?.folder(basename(path)) ?? null;
   if (folder === null) return "gone";
   const total: Measured = { bytes: 0, newestMs: Number.NEGATIVE_INFINITY };
   const history = folder.lstat(HISTORY);

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import {
   closeSync,
   existsSync,
+  fstatSync,
   fsyncSync,
   openSync,
   readFileSync,
@@ -15,6 +16,7 @@ import { systemCode } from "../../errors.js";
 import { type Budget, HeldFolder, removeTree } from "../../runtime/files/held-folder.js";
 import { ifThere, makeFolder } from "../../runtime/files/if-there.js";
 import { unwritable } from "../../runtime/files/server-folder.js";
+import { MOST_HISTORY_BYTES } from "../../runtime/history/part.js";
 import { claimedBy, HISTORY } from "../../runtime/history/session-state.js";
 import { ownIdentity } from "../../runtime/process/process-table.js";
 import { gcFolder, JOURNAL, type Leftover, leftover, MOVED, type Note, readRun, runsBeside } from "./journal.js";
@@ -93,7 +95,7 @@ export class Run {
     const moved = join(this.#path, MOVED, id);
     using state = this.#openState();
     if (state?.lstat(id)?.isDirectory() !== true) return null;
-    return renameIfThere(state.at(id), moved) ? moved : null;
+    return ifThere(() => state.moveOut(id, moved)) === null ? null : moved;
   }
 
   /**
@@ -198,7 +200,7 @@ function sync(path: string): void {
 /**
  * Merges the moved folder of a session into the folder that a runtime has made since then. If both have a file of the
  * same name, the file of the runtime's folder stays. The history is the exception: the runtime's new history is
- * appended to the moved one. Reads only regular files, because the user's agent can write both folders.
+ * appended to the moved one, unless they are too long to be read. Reads only regular files, because the user's agent can write both folders.
  */
 function mergeInto(target: HeldFolder, source: HeldFolder, depth = 0): void {
   for (const entry of source.entries(MOST_MERGED).entries) {
@@ -225,7 +227,7 @@ function readHistory(folder: HeldFolder): Buffer | null {
   const fd = folder.file(HISTORY);
   if (fd === null) return null;
   try {
-    return readFileSync(fd);
+    return fstatSync(fd).size > MOST_HISTORY_BYTES ? null : readFileSync(fd);
   } finally {
     closeSync(fd);
   }

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { lstatSync, readdirSync, readlinkSync, renameSync, rmSync } from "node:fs";
+import { lstatSync, readdirSync, readlinkSync, renameSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import type { Registry } from "../../model/registry.js";
@@ -7,6 +7,7 @@ import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { HeldClaim, isClaimed } from "../../pool/claims/held-claim.js";
 import { isRunning } from "../../pool/server.js";
+import { removeIfThere } from "../../runtime/files/held-folder.js";
 import { ifThere } from "../../runtime/files/if-there.js";
 import { homeOf, serverFolder } from "../../runtime/files/server-folder.js";
 import { listSessionFolders, sessionStatePath } from "../../runtime/history/session-state.js";
@@ -74,7 +75,7 @@ class UnusedServers {
   }
 
   async remove(): Promise<Cleared[]> {
-    if (this.#all) sweepServers(this.#stateRoot);
+    if (this.#all) await sweepServers(this.#stateRoot);
     return [...(await this.#removeUnused()), ...(await this.#removeOrphans())];
   }
 
@@ -101,7 +102,7 @@ class UnusedServers {
         if (holdsSessions(id, home, records)) continue;
         // The fleet creates homes only in the usual place. Do not delete a home elsewhere.
         const moved = home === homeOf(this.#stateRoot, id) ? moveAway(this.#stateRoot, id) : null;
-        if (moved !== null) rmSync(moved, { recursive: true, force: true });
+        if (moved !== null) await removeIfThere(moved);
         removed.add(id);
       }
     } finally {
@@ -144,7 +145,7 @@ export async function removeOrphan({ registry }: Pick<Store, "registry">, stateR
     renameSync(moved, serverFolder(stateRoot, id));
     return false;
   }
-  rmSync(moved, { recursive: true, force: true });
+  await removeIfThere(moved);
   return true;
 }
 
@@ -164,12 +165,11 @@ export function moveAway(stateRoot: string, serverId: string): string | null {
 }
 
 /** Removes the temporary folders that killed commands left: those of removed servers and of unfinished imports. */
-export function sweepServers(stateRoot: string): void {
+export async function sweepServers(stateRoot: string): Promise<void> {
   const folder = join(stateRoot, "servers");
   for (const name of names(folder)) {
     const [, pid, startTicks] = TEMPORARY.exec(name) ?? [];
-    if (pid !== undefined && identify(Number(pid))?.startTicks !== startTicks)
-      rmSync(join(folder, name), { recursive: true, force: true });
+    if (pid !== undefined && identify(Number(pid))?.startTicks !== startTicks) await removeIfThere(join(folder, name));
   }
 }
 
