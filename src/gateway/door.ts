@@ -156,7 +156,7 @@ export class FrontDoor implements AsyncDisposable {
     const state = this.#state;
     state.draining = true;
     for (const { prompts } of this.#clients()) prompts.cancelAll(doorDraining());
-    if (this.#isInherited) void stopListening(this.#server);
+    if (this.#isInherited) this.#server.close();
     if (timeoutMs > 0) {
       using limit = deadline(timeoutMs);
       const settled = Promise.all(this.#clients().map(async (client) => await client.state.settled(limit.signal)));

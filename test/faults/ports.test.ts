@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import { createServer, type Server, type Socket } from "node:net";
+import { networkInterfaces } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
 import { showAddress } from "../../src/runtime/launch/listen.js";
@@ -10,7 +11,10 @@ import { directSession, heldModel, heldTurn } from "../fixtures/fleets/turns.js"
 import { freePort } from "../fixtures/store/redis-server.js";
 import { RawClient } from "../gateway/raw-client.js";
 
-const LOOPBACK = ["127.0.0.1", "::1"];
+const HAS_IPV6 = Object.values(networkInterfaces())
+  .flat()
+  .some((each) => each?.address === "::1");
+const LOOPBACK = HAS_IPV6 ? ["127.0.0.1", "::1"] : ["127.0.0.1"];
 
 interface Ports {
   door: number;
@@ -109,12 +113,12 @@ it("a draining serve keeps all its addresses and refuses clients itself until it
   model.release();
   expect(await reply()).toBe("[turn 1] done");
   expect((await serving.done).code).toBe(0);
-  await eventually("the addresses are free", () => squatter.got.length === 6);
+  await eventually("the addresses are free", () => squatter.got.length === 3 * LOOPBACK.length);
   expect(squatter.got.filter(({ servers }) => servers.length > 0)).toEqual([]);
   expect(squatter.victims).toEqual([]);
 });
 
-it.each(["127.0.0.1", "::1", "0.0.0.0", "::"])(
+it.each(["127.0.0.1", "0.0.0.0", ...(HAS_IPV6 ? ["::1", "::"] : [])])(
   "serve on %s answers at both loopback addresses of all its ports, and no other program can listen there",
   async (host) => {
     const fleet = await faultFleet();
@@ -129,13 +133,13 @@ it.each(["127.0.0.1", "::1", "0.0.0.0", "::"])(
       expect((await fetch(`http://${at(ports.metrics)}/metrics`)).status).toBe(200);
     }
     for (const port of Object.values(ports) as number[])
-      for (const attacked of [...LOOPBACK, "0.0.0.0", "::"])
+      for (const attacked of [...LOOPBACK, "0.0.0.0", ...(HAS_IPV6 ? ["::"] : [])])
         expect(await bind(attacked, port), `${attacked} ${port}`).toBeNull();
     expect((await serving.end()).code).toBe(0);
   },
 );
 
-it.each([
+it.skipIf(!HAS_IPV6).each([
   ["127.0.0.1", "::1"],
   ["::1", "127.0.0.1"],
 ])(
