@@ -12,7 +12,7 @@ import { DoorCertificates, doorFiles } from "../identity/tls/certificates.js";
 import { checkExposure, checkInherited } from "../identity/tls/exposure.js";
 import { watchCertificates } from "../identity/tls/watch.js";
 import { abortable, deadline, NEVER } from "../runtime/clock.js";
-import { type InheritedListener, listenOn, showAddress } from "../runtime/launch/listen.js";
+import { type InheritedListener, listenOn, showAddress, stopListening } from "../runtime/launch/listen.js";
 import type { StreamCounts } from "../serve/context.js";
 import type { Probes } from "../serve/report/probes.js";
 import { createApp } from "./app.js";
@@ -195,7 +195,7 @@ export class HttpDoor implements AsyncDisposable {
 
   async #close(request: DoorDrain): Promise<{ cut: number }> {
     const drained = await this.drain(request);
-    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    const closed = stopListening(this.#server);
     this.#state.cut();
     // Wait a moment for the answers to the requests that were cut. Wait no longer, because a client may not read them.
     using grace = deadline(GRACE_MS);

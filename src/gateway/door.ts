@@ -1,5 +1,5 @@
 import { createServer, type Server, type Socket } from "node:net";
-import { setTimeout as delay, setImmediate as immediate } from "node:timers/promises";
+import { setTimeout as delay } from "node:timers/promises";
 import type { Address } from "../config/rules.js";
 import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
 import { option } from "../errors.js";
@@ -7,7 +7,7 @@ import type { Identity } from "../identity/identity.js";
 import { doorFiles } from "../identity/tls/certificates.js";
 import { checkExposure, checkInherited } from "../identity/tls/exposure.js";
 import { abortable, deadline, NEVER } from "../runtime/clock.js";
-import { type InheritedListener, listenOn, showAddress } from "../runtime/launch/listen.js";
+import { type InheritedListener, listenOn, showAddress, stopListening } from "../runtime/launch/listen.js";
 import type { Client } from "./client/client.js";
 import { Attempts } from "./entry/attempts.js";
 import { Connection } from "./entry/connection.js";
@@ -90,6 +90,7 @@ export class FrontDoor implements AsyncDisposable {
   /** Null if clients connect without TLS. */
   readonly #tls: TlsEntry | null;
   #address: Address = { host: "", port: 0 };
+  #isInherited = false;
 
   constructor(state: DoorState, calls: HostCalls, tls: TlsEntry | null) {
     this.#state = state;
@@ -125,6 +126,7 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   async listen(where: Address | InheritedListener, signal: AbortSignal): Promise<void> {
+    this.#isInherited = "fd" in where;
     this.#address = await listenOn(this.#server, "serve.listen", where, signal);
     // The server emits an error if it cannot accept a connection, for example when no file descriptors are left. Only
     // report it, because the door can accept later connections.
@@ -136,21 +138,25 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   /**
-   * Closes the door. It takes no new connections or turns, refuses the prompts that wait, lets running turns end, and
-   * disconnects the clients. Sessions and servers stay, with one exception: if a client answers a server's model
-   * requests (`requestHandler`), that server ends, because without the client no turn there can end.
+   * Takes no new clients or turns, refuses the prompts that wait, lets running turns end, and disconnects the clients.
+   * Sessions and servers stay, with one exception: if a client answers a server's model requests (`requestHandler`),
+   * that server ends, because without the client no turn there can end.
+   *
+   * The address stays taken until {@link close}, and clients that connect are refused. Otherwise, a program of an agent
+   * could listen there, and receive the tokens of these clients. An inherited socket is left to the process that opened
+   * it, so that the next front door gets these clients.
    *
    * @returns how many turns were cut because the time was up
    * @throws FleetError `FLEET_DURATION_INVALID` when `timeout` is not a duration.
    */
-  async close({ timeout, timeoutMs: givenMs = 0 }: DoorDrain = {}): Promise<{ cut: number }> {
+  async drain({ timeout, timeoutMs: givenMs = 0 }: DoorDrain = {}): Promise<{ cut: number }> {
     const name = option("timeout");
     const timeoutMs =
       timeout === undefined ? givenMs : parseDuration(timeout, { name, maxMs: LONGEST_TIMER_MS, orZero: true });
     const state = this.#state;
     state.draining = true;
     for (const { prompts } of this.#clients()) prompts.cancelAll(doorDraining());
-    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    if (this.#isInherited) this.#server.close();
     if (timeoutMs > 0) {
       using limit = deadline(timeoutMs);
       const settled = Promise.all(this.#clients().map(async (client) => await client.state.settled(limit.signal)));
@@ -158,17 +164,19 @@ export class FrontDoor implements AsyncDisposable {
     }
     const cut = this.turns;
     state.close();
-    for (const handshake of this.#tls?.handshakes ?? []) handshake.destroy();
-    for (const connection of this.#connections) {
-      connection.socket.end();
-      if (!connection.authenticated) connection.socket.destroy();
-    }
-    await closed;
-    // Wait for the `close` events of the last connections. They may come after the server has closed.
-    while (this.#connections.size > 0) await immediate();
+    await this.#disconnect();
     await Promise.all(state.endings);
     await state.sessions.lastUses.flush();
     return { cut };
+  }
+
+  /** Drains as {@link drain} does, and then frees the address. */
+  async close(request: DoorDrain = {}): Promise<{ cut: number }> {
+    const drained = await this.drain(request);
+    const closed = stopListening(this.#server);
+    await this.#disconnect();
+    await closed;
+    return drained;
   }
 
   /**
@@ -186,6 +194,16 @@ export class FrontDoor implements AsyncDisposable {
 
   #clients(): Client[] {
     return [...this.#connections].flatMap(({ client }) => client ?? []);
+  }
+
+  async #disconnect(): Promise<void> {
+    for (const handshake of this.#tls?.handshakes ?? []) handshake.destroy();
+    const closed = [...this.#connections].map(async (connection) => await connection.closed);
+    for (const connection of this.#connections) {
+      connection.socket.end();
+      if (!connection.authenticated) connection.socket.destroy();
+    }
+    await Promise.all(closed);
   }
 
   #accept(socket: Socket): void {

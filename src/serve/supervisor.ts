@@ -202,21 +202,21 @@ export class Supervisor {
    * Drains in five steps. The command `drain` takes only steps 1 and 4, because another process may supervise the host.
    *
    * 1. Close the pool. From then on, nobody on this host can start a server or begin a turn.
-   * 2. Close the front door. It refuses the prompts that wait, lets running turns end, and closes the connections. The
-   *    HTTP API does the same, but its address stays open for probes until step 5.
+   * 2. Drain the front door. It refuses the prompts that wait, lets running turns end, and closes the connections. The
+   *    HTTP API does the same, but answers probes until step 5.
    * 3. End the regular work, so that it does not start servers again.
    * 4. Drain each server: wait for its turns, save and unload its sessions, and stop it.
-   * 5. Leave: give up the term and the host lock, and close the endpoints.
+   * 5. Leave: give up the term and the host lock. Free the addresses, which agents could otherwise have taken.
    */
   async #drain({ hurry, ...request }: DrainRequest): Promise<Drained> {
     const drainTimeoutMs = readTimeout(request, this.#context.config.drain.timeoutMs);
     await this.#closePool();
     // Do not wait here: the drain of the servers waits for all turns, including those of the front door.
-    const doorClosed = this.#context.state.door?.close({ timeoutMs: drainTimeoutMs });
+    const doorDrained = this.#context.state.door?.drain({ timeoutMs: drainTimeoutMs });
     const httpDrained = this.#context.state.http?.drain({ timeoutMs: drainTimeoutMs });
     await this.#loop.stop();
     const drained = await this.#drainServers(drainTimeoutMs, hurry);
-    await doorClosed;
+    await doorDrained;
     await httpDrained;
     await this.#close({ gone: drained.failed.length === 0 });
     return drained;
@@ -259,7 +259,7 @@ export class Supervisor {
    */
   async leave({ doorTimeout, doorTimeoutMs = 0 }: LeaveRequest = {}): Promise<void> {
     const timeoutMs = readTimeout({ drainTimeout: doorTimeout, drainTimeoutMs: doorTimeoutMs }, 0);
-    await Promise.all([this.#context.state.door?.close({ timeoutMs }), this.#context.state.http?.drain({ timeoutMs })]);
+    await Promise.all([this.#context.state.door?.drain({ timeoutMs }), this.#context.state.http?.drain({ timeoutMs })]);
     await this.#loop.stop();
     await this.#close({ gone: false });
   }
@@ -272,6 +272,7 @@ export class Supervisor {
   /** @param how.gone whether this host has no servers left. If so, other hosts may take over its sessions at once. */
   async #closeOnce({ gone }: { gone: boolean }): Promise<void> {
     try {
+      await this.#context.state.door?.close();
       await this.#heartbeat?.leave({ gone });
       // Keep the pool closed until every process of this host has noticed that the term is over.
       if (gone && this.#context.directory.isShared) await delay(SEEN_MS);

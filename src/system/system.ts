@@ -26,6 +26,10 @@ export interface ProcessVariables extends SeenProcess {
   variables: Readonly<Record<string, string | undefined>>;
 }
 
+export interface MarkedProcess extends SeenProcess {
+  mark: number;
+}
+
 /** How a process ended. One of the two is null. */
 export interface ProcessExit {
   signal: NodeJS.Signals | null;
@@ -56,6 +60,14 @@ export interface ProcessTable {
   withVariable(name: string, value: string): SeenProcess[];
   /** All processes, each with the named variables that are in its environment. Another user's process may show none. */
   withEnvironment(names: readonly string[]): ProcessVariables[];
+  /**
+   * Gives a mark, from 1 to 255, to the processes that `start` starts. Their descendants inherit it. A process in a
+   * sandbox cannot change its mark, in contrast to its environment, its parent and its process session. Does not mark
+   * the processes where the system has no marks.
+   */
+  withMark<T>(mark: number, start: () => T): T;
+  /** All processes with a mark, even those of other users. Empty if the system has no marks. */
+  marked(): MarkedProcess[];
   /**
    * The descriptors beyond standard error that a child of this process would inherit. Node.js does not let children
    * inherit its own descriptors, so the program that started this process left these open. Leaves out those above the

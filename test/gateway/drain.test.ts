@@ -1,29 +1,21 @@
-import { connect } from "node:net";
 import { expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-const refuses = async (port: number) =>
-  await new Promise<boolean>((resolve) => {
-    const socket = connect({ host: "127.0.0.1", port });
-    socket.once("connect", () => {
-      socket.destroy();
-      resolve(false);
-    });
-    socket.once("error", () => resolve(true));
-  });
-
-it("a front door that closes lets running turns end, refuses new ones, and then hangs up", async () => {
+it("a front door that closes lets running turns end, refuses new ones and new clients, and then hangs up", async () => {
   await using at = await DoorFleet.open();
-  const client = await RawClient.as(at.url, await at.token("ann"));
+  const token = await at.token("ann");
+  const client = await RawClient.as(at.url, token);
   await client.requestOk("session.create", { sessionId: "s" });
   await client.requestOk("session.create", { sessionId: "t" });
   await client.requestOk("session.send", { sessionId: "s", prompt: "!hold door last words" });
-  const { port } = at.door.address;
   const closing = at.door.close({ timeoutMs: 40_000 });
-  expect(await refuses(port)).toBe(true);
+  const late = await RawClient.open(at.url);
+  expect(await late.request("connect", { token })).toMatchObject({
+    error: { code: -32003, data: { code: "FLEET_DOOR_DRAINING", retryable: true } },
+  });
   expect(await client.request("session.send", { sessionId: "t", prompt: "one more" })).toMatchObject({
     error: { code: -32003, data: { code: "FLEET_DOOR_DRAINING", retryable: true } },
   });
@@ -33,6 +25,22 @@ it("a front door that closes lets running turns end, refuses new ones, and then 
   await eventually("the end of the connection", () => client.closed);
   expect(client.events("s")).toContain("session.idle");
   expect(JSON.stringify(client.received)).toContain("last words");
+  await expect(RawClient.open(at.url)).rejects.toThrow("ECONNREFUSED");
+});
+
+it("a drained front door keeps its address and refuses clients until it closes", async () => {
+  await using at = await DoorFleet.open();
+  const { address } = at.door;
+  const token = await at.token("ann");
+  expect(await at.door.drain()).toEqual({ cut: 0 });
+  const late = await RawClient.open(at.url);
+  expect(await late.request("connect", { token })).toMatchObject({
+    error: { data: { code: "FLEET_DOOR_DRAINING", retryable: true } },
+  });
+  await expect(at.fleet.openFrontDoor({ listen: address })).rejects.toMatchObject({ code: "FLEET_ADDRESS_TAKEN" });
+  await at.door.close();
+  await using next = await at.fleet.openFrontDoor({ listen: address });
+  expect(next.address).toEqual(address);
 });
 
 it("a front door that closes cuts a turn that is still running at the deadline, and returns the number of cut turns", async () => {

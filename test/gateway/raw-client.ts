@@ -31,7 +31,7 @@ export class RawClient {
 
   /** @param lasting whether the connection outlives the running test; the caller must then close it */
   static async open(url: string, lasting = false, localAddress?: string): Promise<RawClient> {
-    const [host = "", port = ""] = url.split(":");
+    const [, host = "", port = ""] = /^\[?(.*?)\]?:(\d+)$/.exec(url) ?? [];
     const from = localAddress === undefined ? {} : { localAddress };
     const client = new RawClient(connect({ host, port: Number(port), noDelay: true, ...from }));
     if (!lasting) onTestFinished(() => void client.socket.destroy());

@@ -2,7 +2,14 @@ import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { expect, it, onTestFinished } from "vitest";
 import { LAUNCH_VARIABLE } from "../../src/model/process.js";
-import { FLEET_VARIABLE, processesByLaunch, processesOfLaunch } from "../../src/runtime/process/launches.js";
+import {
+  FLEET_VARIABLE,
+  markOfLaunch,
+  newLaunchId,
+  processesByLaunch,
+  processesOfLaunch,
+} from "../../src/runtime/process/launches.js";
+import { system } from "../../src/system/system.js";
 import { eventually } from "../fixtures/eventually.js";
 
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
@@ -37,3 +44,34 @@ it.each([
     expect(processesOfLaunch(launchId)).toHaveLength(2);
   },
 );
+
+/** Starts a process with a mark, and without environment. */
+function startMarked(mark: number): number {
+  const start = () => spawn("sleep", ["60"], { stdio: "ignore", env: {} });
+  const child = system().processes.withMark(mark, start);
+  onTestFinished(() => void child.kill("SIGKILL"));
+  return child.pid ?? 0;
+}
+
+it("processesOfLaunch finds a process by the mark of its launch, and a new launch gets a mark that is free", async () => {
+  const launchId = newLaunchId([]);
+  const mark = markOfLaunch(launchId) ?? 0;
+  const [marked, other] = [startMarked(mark), startMarked(mark === 255 ? 1 : mark + 1)];
+  await eventually("both programs", () => {
+    const pids = system()
+      .processes.marked()
+      .map(({ pid }) => pid);
+    return pids.includes(marked) && pids.includes(other);
+  });
+  expect(processesOfLaunch(launchId).map(({ pid }) => pid)).toEqual([marked]);
+  expect(processesOfLaunch(launchId.replace(/\.\d+$/, ""))).toEqual([]);
+  const all = Array.from({ length: 255 }, (_, index) => `recorded.${index + 1}`);
+  expect(markOfLaunch(newLaunchId(all))).toBeNull();
+  expect(markOfLaunch(newLaunchId(all.filter((id) => id !== `recorded.${mark}`)))).toBeNull();
+  // The mark is only on the processes that were started with it.
+  expect(
+    system()
+      .processes.marked()
+      .map(({ pid }) => pid),
+  ).not.toContain(process.pid);
+});

@@ -8,7 +8,7 @@ import { text } from "node:stream/consumers";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
 import type { Address } from "../../src/config/rules.js";
 import { type FleetError, isFleetError } from "../../src/errors.js";
-import { listenOn, showAddress } from "../../src/runtime/launch/listen.js";
+import { listenOn, showAddress, stopListening } from "../../src/runtime/launch/listen.js";
 import { HealthEndpoint, type HealthEndpointOptions } from "../../src/serve/report/health-endpoint.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
 import type { Health } from "../../src/serve/report/probes.js";
@@ -313,7 +313,7 @@ describe("the address", () => {
 
   it("listenOn listens on the loopback address to which the name localhost resolves", async () => {
     const server = createServer();
-    onTestFinished(() => void server.close());
+    onTestFinished(async () => await stopListening(server));
     const { host } = await listenOn(server, "serve.listen", { host: "localhost", port: 0 }, NEVER);
     expect(["127.0.0.1", "::1"]).toContain(host);
   });

@@ -12,7 +12,13 @@ import { type ConnectionEvent, describe, failure, Reporter } from "../state/door
 import type { Share } from "../state/door/shares.js";
 import { type ClientMessage, type ClientRequest, type Params, readClientFrame } from "../wire/client-message.js";
 import { ClientSocket } from "../wire/client-socket.js";
-import { AUTHENTICATION_FAILED, AUTHENTICATION_REQUIRED, errorFrame, refusalFrame } from "../wire/refusals.js";
+import {
+  AUTHENTICATION_FAILED,
+  AUTHENTICATION_REQUIRED,
+  doorDraining,
+  errorFrame,
+  refusalFrame,
+} from "../wire/refusals.js";
 import type { Attempts } from "./attempts.js";
 import { ControlConnection, type HostCalls } from "./control.js";
 import { atExpiry } from "./expiry.js";
@@ -148,6 +154,10 @@ export class Connection {
           const id = message.kind === "request" ? message.id : null;
           this.socket.end(errorFrame(id, AUTHENTICATION_REQUIRED, "AUTHENTICATION_REQUIRED"));
           this.#state = "closed";
+          break;
+        }
+        if (this.#door.draining) {
+          this.#refuse(refusalFrame(message.id, doorDraining()));
           break;
         }
         this.#state = "authenticating";

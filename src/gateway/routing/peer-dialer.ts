@@ -77,7 +77,8 @@ export class PeerDialer {
       if (id !== null) await this.#store.tokens.delete(id).catch(() => "the error below explains more");
       const refusal = error instanceof Error ? error.cause : undefined;
       if (refusal instanceof RpcError && refusal.rpcCode === AUTHENTICATION_FAILED) throw tokenEnded();
-      throw refusal instanceof RpcError && refusal.fleetCode !== undefined ? refusal : hostAway(host.name, error);
+      const isOfClient = refusal instanceof RpcError && refusal.fleetCode !== undefined;
+      throw isOfClient && refusal.fleetCode !== "FLEET_DOOR_DRAINING" ? refusal : hostAway(host.name, error);
     }
   }
 

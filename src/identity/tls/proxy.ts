@@ -1,12 +1,11 @@
 import { randomBytes } from "node:crypto";
-import { once } from "node:events";
 import { createServer, type Server, type Socket } from "node:net";
 import { type Address, parseAddress } from "../../config/rules.js";
 import { isLoopback } from "../../config/values/redis-url.js";
 import { addressFault } from "../../config/values/text-fault.js";
 import { FleetError, option, quote } from "../../errors.js";
 import { deadline } from "../../runtime/clock.js";
-import { listenOn, showAddress } from "../../runtime/launch/listen.js";
+import { listenOn, showAddress, stopListening } from "../../runtime/launch/listen.js";
 import { connectSecurely } from "../../runtime/wire/secure.js";
 import { splice } from "../../runtime/wire/splice.js";
 import { swapToken, type TokenSwap } from "../../runtime/wire/swap-token.js";
@@ -102,8 +101,7 @@ export class DoorProxy implements AsyncDisposable {
   async close(): Promise<void> {
     this.#closed.abort(new Error("the proxy is closed"));
     if (this.#server.listening) {
-      const closed = once(this.#server, "close");
-      this.#server.close();
+      const closed = stopListening(this.#server);
       for (const client of this.#clients) client.destroy();
       await closed;
     }

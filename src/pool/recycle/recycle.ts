@@ -1,4 +1,3 @@
-import { randomUUID } from "node:crypto";
 import type { Claim, ProcessIdentity } from "../../model/process.js";
 import type { OnProgress } from "../../model/progress.js";
 import type { Registry } from "../../model/registry.js";
@@ -9,12 +8,20 @@ import { readConnectionToken } from "../../runtime/files/server-folder.js";
 import { logSize } from "../../runtime/files/server-log.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import { hasPort } from "../../runtime/process/bridge.js";
+import { newLaunchId } from "../../runtime/process/launches.js";
 import { isAlive } from "../../runtime/process/process-table.js";
 import { logStop } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import { closedBy, poolDraining } from "../admission.js";
 import { HeldClaim, isHeld } from "../claims/held-claim.js";
-import { changeClaimed, endingProcess, isServing, recordReady, serverTaken } from "../claims/transitions.js";
+import {
+  changeClaimed,
+  endingProcess,
+  isServing,
+  recordedLaunches,
+  recordReady,
+  serverTaken,
+} from "../claims/transitions.js";
 import { answerOf } from "../repair/adopt.js";
 import { isRunning } from "../server.js";
 import { choosePort } from "../start/ports.js";
@@ -53,12 +60,12 @@ export async function recycleServer(context: PoolContext, id: string, options: R
   if (known === undefined || !isRunning(known)) return { kind: "unavailable" };
   const token = await githubToken(context, known, tokenSourceOf(context, known), options.signal);
   const sandbox = await sandboxOf(context, { ...known, runtimePath });
-  const launchId = randomUUID();
   using held = new HeldClaim();
   const old = await store.registry.update((registry) =>
-    claimReplacement(registry, id, { launchId, claim: held.claim, sandbox: sandboxReport(sandbox) }, context),
+    claimReplacement(registry, id, { claim: held.claim, sandbox: sandboxReport(sandbox) }, context),
   );
   if (old === null) return { kind: "unavailable" };
+  const { launchId } = old.replacement;
   const replacement: Abandoned = { launchId, process: null, sandbox };
   try {
     const launched = await launchOnFreePort(
@@ -118,7 +125,7 @@ type Replaceable = ServerRecord & { replacement: Replacement };
 function claimReplacement(
   registry: Registry,
   id: string,
-  { launchId, claim, sandbox }: Required<Pick<Replacement, "launchId" | "claim" | "sandbox">>,
+  { claim, sandbox }: Required<Pick<Replacement, "claim" | "sandbox">>,
   { config }: PoolContext,
 ): Replaceable | null {
   const by = closedBy(registry);
@@ -128,6 +135,7 @@ function claimReplacement(
   if (server.replacement != null && isHeld(server.replacement.claim)) return null;
   const port = choosePort(registry, config.ports, new Set(), null);
   const logStart = logSize(server.home);
+  const launchId = newLaunchId(recordedLaunches(registry));
   const replacement = { launchId, port, process: null, claim, startedAt: new Date().toISOString(), logStart, sandbox };
   server.replacement = replacement;
   server.claim = null; // a process that died may have left a claim

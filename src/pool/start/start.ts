@@ -1,4 +1,3 @@
-import { randomUUID } from "node:crypto";
 import { resolve } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
@@ -12,6 +11,7 @@ import type { Launch } from "../../runtime/launch/environment.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import { type LaunchedServer, launchServer, PortTakenError } from "../../runtime/launch/launch.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
+import { newLaunchId } from "../../runtime/process/launches.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Sandbox } from "../../sandbox/sandbox.js";
 import { refuseErased } from "../../store/purging.js";
@@ -23,6 +23,7 @@ import {
   holderOf,
   ownClaim,
   recordEnd,
+  recordedLaunches,
   recordReady,
   type StartDecision,
 } from "../claims/transitions.js";
@@ -91,10 +92,9 @@ export async function startServer(context: PoolContext, request: StartRequest): 
 
   using held = new HeldClaim();
   for (;;) {
-    const launchId = randomUUID();
     const decision = await store.registry.update((registry) =>
       claimStart(registry, request.id, {
-        launchId,
+        launchId: newLaunchId(recordedLaunches(registry)),
         range: config.ports,
         now: new Date().toISOString(),
         supervised: request.supervised ?? false,

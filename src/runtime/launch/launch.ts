@@ -10,6 +10,7 @@ import { makeLogKey, readLogKey } from "../files/log-signature.js";
 import { logPath, unwritable } from "../files/server-folder.js";
 import { appendLine, appendToLog, lastWords, launchText } from "../files/server-log.js";
 import { withBridge } from "../process/bridge.js";
+import { markOfLaunch } from "../process/launches.js";
 import { probe } from "../process/probe.js";
 import { asServer, endInBwrap, identify, isAlive, processesOfSession } from "../process/process-table.js";
 import { noteEnd } from "../process/server-end.js";
@@ -133,7 +134,10 @@ function start(launch: Launch): { child: ChildProcess; logStart: number } {
 function spawnServer(launch: Launch, stdio: StdioOptions): ChildProcess {
   const [program, ...args] = sandboxed(launch);
   try {
-    return spawn(program, args, { cwd: launch.server.cwd, env: serverEnvironment(launch), detached: true, stdio });
+    const options = { cwd: launch.server.cwd, env: serverEnvironment(launch), detached: true, stdio };
+    const mark = markOfLaunch(launch.launchId);
+    const begin = () => spawn(program, args, options);
+    return mark === null ? begin() : system().processes.withMark(mark, begin);
   } catch (cause) {
     throw cannotStart(launch, cause);
   }

@@ -1,6 +1,6 @@
 import dns from "node:dns";
 import { once } from "node:events";
-import type { Server } from "node:net";
+import { createServer, type Server } from "node:net";
 import type { Address } from "../../config/rules.js";
 import { isLoopback } from "../../config/values/redis-url.js";
 import { FleetError, type FleetErrorCode, option, quote, type Suggestion, systemCode } from "../../errors.js";
@@ -14,10 +14,66 @@ export interface InheritedListener {
 }
 
 /**
- * Makes `server` listen on the address that `key` configures. Resolves with the real address: port 0 has become the
- * chosen port.
+ * The address of the other family for which a client may take an address: the name `localhost` means both loopback
+ * addresses. The IPv6 address for all addresses includes those of IPv4, so it has no entry.
+ */
+const OTHER_FAMILY: Readonly<Record<string, string>> = { "127.0.0.1": "::1", "::1": "127.0.0.1", "0.0.0.0": "::" };
+/** How many free ports to try, until one is free in both families. */
+const MAX_TRIES = 20;
+
+/** The listeners on the addresses of the other family. */
+const twins = new WeakMap<Server, Server>();
+
+/**
+ * Makes `server` listen on the address that `key` configures, and on the same port of the other family. Otherwise, another
+ * program on this machine could listen there, and receive the tokens of clients that connect to `localhost`. Resolves
+ * with the real address: port 0 has become the chosen port. {@link stopListening} ends both listeners.
  */
 export async function listenOn(
+  server: Server,
+  key: AddressKey,
+  address: Address | InheritedListener,
+  signal: AbortSignal,
+): Promise<Address> {
+  for (let tries = 1; ; tries++) {
+    const bound = await listenOnce(server, key, address, signal);
+    const other = OTHER_FAMILY[bound.host];
+    if (other === undefined) return bound;
+    try {
+      await listenToo(server, { host: other, port: bound.port });
+      return bound;
+    } catch (cause) {
+      const code = systemCode(cause);
+      // This machine has no IPv6 (or no IPv4).
+      if (code === "EADDRNOTAVAIL" || code === "EAFNOSUPPORT") return bound;
+      // The process that opened the inherited socket may have opened this one, too.
+      if (code === "EADDRINUSE" && "fd" in address) return bound;
+      await stopListening(server);
+      if (code === "EADDRINUSE" && "port" in address && address.port === 0 && tries < MAX_TRIES) continue;
+      throw cannotListen(key, { host: other, port: bound.port }, cause);
+    }
+  }
+}
+
+/** Accepts no more connections. Resolves when all accepted connections have ended. */
+export async function stopListening(server: Server): Promise<void> {
+  const twin = twins.get(server);
+  const close = (each: Server) => new Promise<void>((resolve) => each.close(() => resolve()));
+  await Promise.all([close(server), twin === undefined ? undefined : close(twin)]);
+}
+
+/** Passes the connections to another address on to `server`. */
+async function listenToo(server: Server, { host, port }: Address): Promise<void> {
+  const { allowHalfOpen, noDelay } = server as Server & { allowHalfOpen: boolean; noDelay: boolean };
+  const twin = createServer({ allowHalfOpen, noDelay }, (socket) => server.emit("connection", socket));
+  twin.maxConnections = server.maxConnections;
+  twin.listen({ host, port, ipv6Only: true });
+  await once(twin, "listening"); // rejects on "error"
+  twin.on("error", (error) => server.emit("error", error));
+  twins.set(server, twin);
+}
+
+async function listenOnce(
   server: Server,
   key: AddressKey,
   address: Address | InheritedListener,

@@ -1,3 +1,4 @@
+import { randomInt, randomUUID } from "node:crypto";
 import { LAUNCH_VARIABLE, type ProcessIdentity } from "../../model/process.js";
 import { type ProcessVariables, system } from "../../system/system.js";
 import { identityOf } from "./process-table.js";
@@ -14,12 +15,51 @@ export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";
  */
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 
+const MAX_MARK = 255;
+
+/**
+ * A new launch id. It ends with a mark that no process and none of the launches `recorded` has, or without one if all
+ * are taken. The fleet gives the mark to the server's process, and so finds what an agent started even if that has
+ * changed its environment and its parent.
+ */
+export function newLaunchId(recorded: readonly (string | null | undefined)[]): string {
+  const taken = new Set<number | null>([
+    ...recorded.map((id) => markOfLaunch(id ?? "")),
+    ...system()
+      .processes.marked()
+      .map(({ mark }) => mark),
+  ]);
+  const free = Array.from({ length: MAX_MARK }, (_, index) => index + 1).filter((mark) => !taken.has(mark));
+  const mark = free[randomInt(Math.max(free.length, 1))];
+  return mark === undefined ? randomUUID() : `${randomUUID()}.${mark}`;
+}
+
+/** Null if the launch has no mark. Launches of earlier versions have none. */
+export function markOfLaunch(launchId: string): number | null {
+  const [, mark] = /\.(\d{1,3})$/.exec(launchId) ?? [];
+  return mark === undefined ? null : Number(mark);
+}
+
 /**
  * The processes of a launch: the server and everything that it started. Looks at every process of this user, so do not call
  * this often.
  */
 export function processesOfLaunch(launchId: string): ProcessIdentity[] {
-  return system().processes.withVariable(LAUNCH_VARIABLE, launchId).map(identityOf);
+  const { processes } = system();
+  const found = processes.withVariable(LAUNCH_VARIABLE, launchId);
+  const mark = markOfLaunch(launchId);
+  const pids = new Set(found.map(({ pid }) => pid));
+  const marked = mark === null ? [] : processes.marked().filter((each) => each.mark === mark && isOwn(each.pid));
+  return [...found, ...marked.filter(({ pid }) => !pids.has(pid))].map(identityOf);
+}
+
+/** Whether this process may signal the process. */
+function isOwn(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
 }
 
 export interface LaunchedProcess {

@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Address } from "../../config/rules.js";
 import { abortable, deadline } from "../../runtime/clock.js";
-import { listenOn } from "../../runtime/launch/listen.js";
+import { listenOn, stopListening } from "../../runtime/launch/listen.js";
 import { HealthProbes, logProbeFailure, PROBES, type ProbeAnswer, type ProbesContext, TEXT } from "./probes.js";
 
 export interface HealthEndpointOptions extends ProbesContext {
@@ -72,7 +72,7 @@ export class HealthEndpoint {
   }
 
   async #close(): Promise<void> {
-    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    const closed = stopListening(this.#server);
     const answers = [...this.#answering].map((response) => new Promise((resolve) => response.once("close", resolve)));
     using limit = deadline(CLOSE_GRACE_MS);
     await abortable(Promise.all(answers), limit.signal).catch(() => undefined); // cut the answers that take longer

@@ -1,6 +1,6 @@
-import { constants, existsSync, readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
+import { constants, existsSync, readdirSync, readFileSync, readlinkSync, realpathSync, writeFileSync } from "node:fs";
 import { constants as osConstants } from "node:os";
-import type { ProcessExit, ProcessTable, ProcessVariables, SeenProcess } from "../system.js";
+import type { MarkedProcess, ProcessExit, ProcessTable, ProcessVariables, SeenProcess } from "../system.js";
 import { controlGroupsOf } from "./cgroups.js";
 import { seen } from "./proc.js";
 import { connectedPorts, listensOn, openFiles } from "./sockets.js";
@@ -14,6 +14,8 @@ export const linuxProcesses: ProcessTable = {
   inSession,
   withVariable,
   withEnvironment,
+  withMark,
+  marked,
   inheritedDescriptors,
   allowsNamespaces,
   writersOf,
@@ -113,6 +115,40 @@ function withEnvironment(names: readonly string[]): ProcessVariables[] {
     }
     return { ...found, variables };
   });
+}
+
+/*
+ * A mark is in `/proc/<pid>/coredump_filter` (core(5)), which names the parts of the memory that a core dump contains. A
+ * process inherits it across fork and exec, and only a write to this file changes it. The lowest bit is set in the
+ * kernel's default, and we leave it out, so that a mark differs from what people set.
+ */
+
+function withMark<T>(mark: number, start: () => T): T {
+  const own = seen(() => readFileSync("/proc/self/coredump_filter", "utf8"));
+  if (own === null || !setFilter(mark << 1)) return start();
+  try {
+    return start();
+  } finally {
+    setFilter(Number.parseInt(own, 16));
+  }
+}
+
+function setFilter(filter: number): boolean {
+  return seen(() => writeFileSync("/proc/self/coredump_filter", `0x${filter.toString(16)}`) ?? true) ?? false;
+}
+
+function marked(): MarkedProcess[] {
+  return others().flatMap((pid) => {
+    const mark = markOf(pid);
+    const found = mark === null ? null : linuxProcesses.find(pid);
+    // Look again, because the PID may have passed to another process between the two reads.
+    return mark === null || found === null || markOf(pid) !== mark ? [] : { ...found, mark };
+  });
+}
+
+function markOf(pid: number): number | null {
+  const filter = Number.parseInt(seen(() => readFileSync(`/proc/${pid}/coredump_filter`, "utf8")) ?? "1", 16);
+  return filter > 0 && filter % 2 === 0 ? filter >> 1 : null;
 }
 
 function writersOf(path: string): SeenProcess[] {

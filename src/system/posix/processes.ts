@@ -81,6 +81,9 @@ export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
 
     withEnvironment,
 
+    withMark: (_mark, start) => start(),
+    marked: () => [],
+
     writersOf(path) {
       if (!existsSync(path)) return [];
       const pids = new Set(writers(platform, path));

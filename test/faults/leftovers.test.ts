@@ -1,0 +1,79 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { expect, it } from "vitest";
+import type { ServerView } from "../../src/pool/server.js";
+import { identify } from "../../src/runtime/process/process-table.js";
+import { eventually } from "../fixtures/eventually.js";
+import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { serve } from "../fixtures/fleets/serve.js";
+import { userFleet } from "../fixtures/fleets/user-fleet.js";
+import { startToolModel } from "../fixtures/models/tool-model.js";
+import { isRunning } from "../fixtures/processes.js";
+
+const SLEEP = `sleep ${27_000_000 + process.pid}`;
+/**
+ * A program that removes all traces of its server: its environment, its process session, its parents, and, if the
+ * sandbox allows it, its mark.
+ */
+const STRAY = `env -i setsid perl -e 'fork and exit; open F, ">/proc/self/coredump_filter" and print F "0x33"; close F; exec qw(${SLEEP})'`;
+
+/** The PIDs of the strays that run. */
+function strays(): number[] {
+  return readdirSync("/proc")
+    .map(Number)
+    .filter((pid) => Number.isInteger(pid) && read(pid, "cmdline") === `${SLEEP.replace(" ", "\0")}\0`)
+    .filter((pid) => identify(pid) !== null);
+}
+
+function read(pid: number, file: string): string | null {
+  try {
+    return readFileSync(`/proc/${pid}/${file}`, "utf8");
+  } catch {
+    return null; // it ended
+  }
+}
+
+const ROOT = process.getuid?.() === 0;
+
+it.each([
+  ...(ROOT
+    ? [{ as: "an ordinary user", ending: "stop" } as const, { as: "an ordinary user", ending: "serve" } as const]
+    : []),
+  { as: "this user", ending: "stop" } as const,
+])(
+  "under Landlock as $as, a detached program of an agent without environment and parents ends with its server ($ending)",
+  async ({ as, ending }) => {
+    await using model = await startToolModel();
+    const env = {
+      COPILOTFLEET_PROVIDER_TYPE: "openai",
+      COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
+      COPILOTFLEET_SESSION_APPROVE: "all",
+      COPILOTFLEET_SANDBOX_MODE: "landlock",
+    };
+    const user = as === "this user" ? null : await userFleet(env);
+    const fleet = user?.fleet ?? (await faultFleet(env));
+    const run = user === null ? {} : { under: user.under };
+    const serving = ending === "serve" ? await serve(fleet, run) : null;
+    await fleet.ok(["spawn", "--user", "alice"], run);
+    await fleet.ok(["spawn", "--user", "bob"], run);
+    const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"], run);
+    const [server, bob] = ["alice", "bob"].map((user) => servers.find((each) => each.user === user)?.pid ?? 0);
+    await fleet.ok(["create", "--user", "alice", "--id", "of-alice"], run);
+    const call = JSON.stringify({ command: STRAY, description: "detaches" });
+    await fleet.ok(["send", "of-alice", `!tool bash ${call}`, "--user", "alice"], run);
+    // The model calls its tool twice.
+    const found = await eventually("the strays", () => (strays().length === 2 ? strays() : null));
+    for (const pid of found) {
+      expect(read(pid, "environ")).toBe("");
+      const [parent, , session] = (read(pid, "stat") ?? "")
+        .replace(/^.*\) \w /s, "")
+        .split(" ")
+        .map(Number);
+      expect([parent, session]).not.toContain(server);
+    }
+    if (serving === null) {
+      await fleet.ok(["stop", "--user", "alice"], run);
+      expect(isRunning(bob ?? 0), "another user's server").toBe(true);
+    } else expect((await serving.end()).code).toBe(0);
+    expect(strays()).toEqual([]);
+  },
+);
