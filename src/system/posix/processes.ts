@@ -81,6 +81,8 @@ export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
 
     withEnvironment,
 
+    hideVariables: () => false,
+
     writersOf(path) {
       if (!existsSync(path)) return [];
       const pids = new Set(writers(platform, path));
