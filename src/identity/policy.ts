@@ -11,7 +11,8 @@ import type { Identity, Scope } from "./identity.js";
  * | `read`    | changes nothing and begins no turn; concerns one session, or no data of the user                     |
  * | `use`     | everything else in one session                                                                       |
  * | `readAll` | changes nothing and begins no turn, but shows all sessions, or the home of the user's server         |
- * | `useAll`  | creates a session, changes several, or reaches the files, programs or settings of the user's server  |
+ * | `useAll`  | creates or deletes a session, changes its members or several sessions, or reaches the files, programs |
+ * |           | or settings of the user's server                                                                     |
  * | `manage`  | concerns other users, servers, hosts or tokens, but never reads or continues a conversation          |
  * | `issue`   | makes a token for any user                                                                           |
  */

@@ -25,7 +25,7 @@ const EXPECTED: Readonly<Record<Action, Readonly<Record<(typeof SCOPES)[number],
   read: { none: "nnn", read: "ooh", use: "ooh", admin: "ooh", issue: "sss" },
   use: { none: "nnn", read: "sss", use: "ooh", admin: "ooh", issue: "sss" },
   readAll: { none: "n", read: "o", use: "o", admin: "o", issue: "s" },
-  useAll: { none: "n", read: "s", use: "o", admin: "o", issue: "s" },
+  useAll: { none: "nnn", read: "sss", use: "ooh", admin: "ooh", issue: "sss" },
   manage: { none: "n", read: "s", use: "s", admin: "o", issue: "s" },
   // Otherwise, the scope admin would open every conversation.
   issue: { none: "n", read: "s", use: "s", admin: "s", issue: "o" },
@@ -55,8 +55,8 @@ const ROWS: Readonly<Record<string, Row>> = {
   "POST /v1/sessions": { action: "useAll", body: () => ({ id: unused("made") }) },
   "GET /v1/sessions": { action: "readAll" },
   "GET /v1/sessions/{id}": { action: "read" },
-  "PATCH /v1/sessions/{id}": { action: "use", body: () => ({ purpose: "changed" }), isOwners: true },
-  "DELETE /v1/sessions/{id}": { action: "use", isOwners: true, isDestructive: true },
+  "PATCH /v1/sessions/{id}": { action: "useAll", body: () => ({ purpose: "changed" }), isOwners: true },
+  "DELETE /v1/sessions/{id}": { action: "useAll", isOwners: true, isDestructive: true },
   "POST /v1/sessions/{id}/turns": { action: "use", body: () => ({ prompt: "hello" }) },
   "POST /v1/sessions/{id}/abort": { action: "use" },
   "GET /v1/sessions/{id}/events": { action: "read", query: "?follow=false" },
@@ -184,6 +184,8 @@ describe("the routes of the API", () => {
     expect(await statusOf("GET", `/v1/sessions/${other}`)).toBe(404);
     expect(await statusOf("GET", "/v1/sessions")).toBe(403);
     expect(await statusOf("POST", "/v1/sessions", {})).toBe(403);
+    expect(await statusOf("PATCH", `/v1/sessions/${own}`, { members: ["mallory"] })).toBe(403);
+    expect(await statusOf("DELETE", `/v1/sessions/${own}`)).toBe(403);
     expect((await at.ok("GET", "/v1/me", { token })).json).toMatchObject({ user: "alice", sessionId: own });
   });
 
