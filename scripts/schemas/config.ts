@@ -2,7 +2,7 @@ import { toJsonSchema } from "@valibot/to-json-schema";
 import { DESCRIPTIONS, SECTIONS } from "../../src/config/descriptions/descriptions.js";
 import type { KeyDescription } from "../../src/config/descriptions/texts.js";
 import { type Key, keyTree } from "../../src/config/keys.js";
-import { KEY_CLASSES } from "../../src/config/load/guarded.js";
+import { valuesWithoutTrust } from "../../src/config/load/guarded.js";
 import { ConfigSchema } from "../../src/config/schema.js";
 
 /** The part of JSON Schema, draft 2020-12, that describes the configuration. */
@@ -77,9 +77,9 @@ function simplified({ anyOf, ...others }: ConfigJsonSchema & { required?: unknow
 }
 
 function guardedWords(key: Key): string {
-  const found = KEY_CLASSES.get(key.name) ?? "open";
-  if (found === "open") return "";
-  const except = typeof found === "string" ? "" : `, except to ${found.map((value) => JSON.stringify(value)).join()}`;
+  const found = valuesWithoutTrust(key.name);
+  if (found === "all" || (key.kind === "section" && !key.nullable)) return "";
+  const except = found.length === 0 ? "" : `, except to ${found.map((value) => JSON.stringify(value)).join()}`;
   return ` A project's .copilotfleet.json may set it${except} only if you trust the file (copilotfleet trust).`;
 }
 
@@ -143,13 +143,13 @@ function rowsOf(key: Key, schema: ConfigJsonSchema): string[] {
 }
 
 function row(key: Key, type: string, initial: string, meaning: string): string {
-  const star = (KEY_CLASSES.get(key.name) ?? "open") === "open" ? "" : "*";
+  const star = valuesWithoutTrust(key.name) === "all" ? "" : "*";
   return `| \`${key.name}\`${star} | ${type} | ${initial} | ${meaning} | \`${key.variable}\` |`;
 }
 
 function exceptions({ name }: Key): string {
-  const found = KEY_CLASSES.get(name);
-  return found === undefined || typeof found === "string" ? "" : ` Needs no trust: ${found.map(code).join(", ")}.`;
+  const found = valuesWithoutTrust(name);
+  return found === "all" || found.length === 0 ? "" : ` Needs no trust: ${found.map(code).join(", ")}.`;
 }
 
 const TYPES: Readonly<Record<string, string>> = {

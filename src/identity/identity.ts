@@ -1,5 +1,8 @@
-/** The actions that a client may take. `use` and `admin` include `read`; only `admin` allows actions on other users. */
-export const SCOPES = ["use", "read", "admin"] as const;
+/**
+ * The actions that a client may take. `use` and `admin` include `read`; only `admin` allows actions on other users. `issue`
+ * makes tokens for all users, so its holder can become any of them.
+ */
+export const SCOPES = ["use", "read", "admin", "issue"] as const;
 export type Scope = (typeof SCOPES)[number];
 
 /**

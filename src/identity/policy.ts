@@ -11,8 +11,10 @@ import type { Identity, Scope } from "./identity.js";
  * | `read`    | changes nothing and begins no turn; concerns one session, or no data of the user                     |
  * | `use`     | everything else in one session                                                                       |
  * | `readAll` | changes nothing and begins no turn, but shows all sessions, or the home of the user's server         |
- * | `useAll`  | creates a session, changes several, or reaches the files, programs or settings of the user's server  |
+ * | `useAll`  | creates or deletes a session, changes its members or several sessions, or reaches the files, programs |
+ * |           | or settings of the user's server                                                                     |
  * | `manage`  | concerns other users, servers, hosts or tokens, but never reads or continues a conversation          |
+ * | `issue`   | makes a token for any user                                                                           |
  */
 export type Action = keyof typeof ACTIONS;
 
@@ -22,6 +24,7 @@ const ACTIONS = {
   readAll: { scope: "read", reachesAll: true },
   useAll: { scope: "use", reachesAll: true },
   manage: { scope: "admin", reachesAll: true },
+  issue: { scope: "issue", reachesAll: true },
 } as const satisfies Record<string, { scope: Scope; reachesAll: boolean }>;
 
 /** For each scope, the scopes that include it. */
@@ -29,6 +32,7 @@ const GRANTED_BY: Readonly<Record<Scope, readonly Scope[]>> = {
   read: ["read", "use", "admin"],
   use: ["use", "admin"],
   admin: ["admin"],
+  issue: ["issue"],
 };
 
 /**
@@ -47,7 +51,7 @@ type Holder = Pick<Identity, "user" | "scopes" | "sessionId">;
 
 /**
  * Decides whether an identity may take an action. Every entry point uses this function. No scope gives access to
- * another user's conversation.
+ * another user's conversation, but a token that the scope `issue` makes for that user does.
  */
 export function decide(holder: Holder, action: Action, relation: Relation): Decision {
   const { scope, reachesAll } = ACTIONS[action];

@@ -69,6 +69,11 @@ export interface ProcessTable {
   /** All processes with a mark, even those of other users. Empty if the system has no marks. */
   marked(): MarkedProcess[];
   /**
+   * Overwrites variables in the environment that the system shows of a process, after the process has read them. Does
+   * nothing for a process that is gone. Returns whether the system no longer shows the variables.
+   */
+  hideVariables(pid: number, names: readonly string[]): boolean;
+  /**
    * The descriptors beyond standard error that a child of this process would inherit. Node.js does not let children
    * inherit its own descriptors, so the program that started this process left these open. Leaves out those above the
    * limit of open files, because no process can use their numbers. Empty if the system does not show them.

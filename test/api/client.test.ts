@@ -56,8 +56,8 @@ it("a generated client creates, uses, shares, streams and deletes a session", as
   expect((await client.DELETE("/v1/sessions/{id}", { params: { path } })).response.status).toBe(204);
 });
 
-it("with the scope admin, a generated client lists servers and hosts, stops servers, and manages tokens", async () => {
-  const client = at.client(await at.token("root", ["admin"]));
+it("with the scopes admin and issue, a generated client lists servers and hosts, stops servers, and manages tokens", async () => {
+  const client = at.client(await at.token("root", ["admin", "issue"]));
   const { server } = await at.fleet.servers.spawn("carol");
   const path = { id: server.id };
   const { servers, pool } = await dataOf(client.GET("/v1/servers", { params: { query: { user: "carol" } } }));

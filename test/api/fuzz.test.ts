@@ -21,7 +21,7 @@ let maker: RequestMaker;
 beforeAll(async () => {
   const open = { connections: null, requestsInFlight: null, sessions: 200 };
   at = await TestApi.open({ config: { limits: { default: open } } });
-  tokens = { use: await at.token("alice"), admin: await at.token("root", ["admin"]) };
+  tokens = { use: await at.token("alice"), admin: await at.token("root", ["admin", "issue"]) };
   const sessions = ["one", "two", "three"];
   for (const id of sessions) await at.ok("POST", "/v1/sessions", { token: tokens.use, body: { id } });
   const { server } = await at.fleet.servers.spawn("carol");

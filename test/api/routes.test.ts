@@ -13,7 +13,7 @@ import { TestApi, used } from "./harness.js";
  * member, and one of another user.
  */
 
-const SCOPES = ["none", "read", "use", "admin"] as const;
+const SCOPES = ["none", "read", "use", "admin", "issue"] as const;
 const RELATIONS = ["own", "member", "foreign"] as const;
 type Relation = (typeof RELATIONS)[number];
 
@@ -22,11 +22,13 @@ type Relation = (typeof RELATIONS)[number];
  * missing (403), n = no token (401).
  */
 const EXPECTED: Readonly<Record<Action, Readonly<Record<(typeof SCOPES)[number], string>>>> = {
-  read: { none: "nnn", read: "ooh", use: "ooh", admin: "ooh" },
-  use: { none: "nnn", read: "sss", use: "ooh", admin: "ooh" },
-  readAll: { none: "n", read: "o", use: "o", admin: "o" },
-  useAll: { none: "n", read: "s", use: "o", admin: "o" },
-  manage: { none: "n", read: "s", use: "s", admin: "o" },
+  read: { none: "nnn", read: "ooh", use: "ooh", admin: "ooh", issue: "sss" },
+  use: { none: "nnn", read: "sss", use: "ooh", admin: "ooh", issue: "sss" },
+  readAll: { none: "n", read: "o", use: "o", admin: "o", issue: "s" },
+  useAll: { none: "nnn", read: "sss", use: "ooh", admin: "ooh", issue: "sss" },
+  manage: { none: "n", read: "s", use: "s", admin: "o", issue: "s" },
+  // Otherwise, the scope admin would open every conversation.
+  issue: { none: "n", read: "s", use: "s", admin: "s", issue: "o" },
 };
 
 interface Row {
@@ -53,8 +55,8 @@ const ROWS: Readonly<Record<string, Row>> = {
   "POST /v1/sessions": { action: "useAll", body: () => ({ id: unused("made") }) },
   "GET /v1/sessions": { action: "readAll" },
   "GET /v1/sessions/{id}": { action: "read" },
-  "PATCH /v1/sessions/{id}": { action: "use", body: () => ({ purpose: "changed" }), isOwners: true },
-  "DELETE /v1/sessions/{id}": { action: "use", isOwners: true, isDestructive: true },
+  "PATCH /v1/sessions/{id}": { action: "useAll", body: () => ({ purpose: "changed" }), isOwners: true },
+  "DELETE /v1/sessions/{id}": { action: "useAll", isOwners: true, isDestructive: true },
   "POST /v1/sessions/{id}/turns": { action: "use", body: () => ({ prompt: "hello" }) },
   "POST /v1/sessions/{id}/abort": { action: "use" },
   "GET /v1/sessions/{id}/events": { action: "read", query: "?follow=false" },
@@ -70,7 +72,7 @@ const ROWS: Readonly<Record<string, Row>> = {
   "GET /v1/hosts": { action: "manage" },
   "GET /v1/samples": { action: "manage" },
   "GET /v1/tokens": { action: "manage" },
-  "POST /v1/tokens": { action: "manage", body: () => ({ user: "carol", ttl: "1h" }) },
+  "POST /v1/tokens": { action: "issue", body: () => ({ user: "carol", ttl: "1h" }) },
   "GET /v1/users/{id}/limits": { action: "manage", id: () => "carol" },
   "PUT /v1/users/{id}/limits": { action: "manage", id: () => "carol", body: () => ({ turnsPerMinute: 100 }) },
   "GET /v1/users": { action: "manage" },
@@ -182,6 +184,8 @@ describe("the routes of the API", () => {
     expect(await statusOf("GET", `/v1/sessions/${other}`)).toBe(404);
     expect(await statusOf("GET", "/v1/sessions")).toBe(403);
     expect(await statusOf("POST", "/v1/sessions", {})).toBe(403);
+    expect(await statusOf("PATCH", `/v1/sessions/${own}`, { members: ["mallory"] })).toBe(403);
+    expect(await statusOf("DELETE", `/v1/sessions/${own}`)).toBe(403);
     expect((await at.ok("GET", "/v1/me", { token })).json).toMatchObject({ user: "alice", sessionId: own });
   });
 

@@ -47,16 +47,19 @@ describe("the values in force", () => {
   it("inspectConfig shows each value with the source that gives it, and its line in a file", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, '{\n "session": { "maxActive": 7, "ttl": "1h",\n "model": "m" }\n}');
-    folder.write(folder.projectFile, '{\n\n\n "session": { "ttl": "2h" }\n}');
-    const { values } = inspect(folder, { env: { COPILOTFLEET_SESSION_MODEL: "of-variable" } });
+    folder.write(folder.projectFile, '{\n\n\n "session": { "model": "n" }\n}');
+    const { values } = inspect(folder, { env: { COPILOTFLEET_SESSION_TTL: "2h" } });
     expect(values["session.maxActive"]).toEqual({
       value: 7,
       origin: { from: "file", name: folder.userFile, line: 2 },
     });
-    expect(values["session.ttl"]).toEqual({ value: "2h", origin: { from: "file", name: folder.projectFile, line: 4 } });
     expect(values["session.model"]).toEqual({
-      value: "of-variable",
-      origin: { from: "variable", name: "COPILOTFLEET_SESSION_MODEL", line: null },
+      value: "n",
+      origin: { from: "file", name: folder.projectFile, line: 4 },
+    });
+    expect(values["session.ttl"]).toEqual({
+      value: "2h",
+      origin: { from: "variable", name: "COPILOTFLEET_SESSION_TTL", line: null },
     });
   });
 
@@ -155,16 +158,17 @@ describe("a configuration with problems", () => {
     const view = inspect(folder, { env: { COPILOTFLEET_POOL_SERVERS: "2", COPILOTFLEET_HEALTH_INTERVAL: "x" } });
     expect(messages(view).map((message) => message.replace(/\. Allowed.*|; the nearest.*/, ""))).toEqual([
       `"ports" in ${folder.projectFile}, line 2, is 3`,
+      expect.stringContaining(`session.ttl in ${folder.projectFile} counts only when you trust this file.`),
       `"sesion" is not a key of the configuration (in ${folder.userFile}, line 2)`,
       // The variable takes precedence over this value, but the wrong value is still reported.
       `pool.servers in ${folder.userFile}, line 4, is 0, which is less than 1`,
       `lock.ttl in ${folder.userFile}, line 3, is 5, which has no unit`,
-      `session.ttl in ${folder.projectFile}, line 3, is 3600, which has no unit`,
       `COPILOTFLEET_HEALTH_INTERVAL (health.interval) is "x", which is not a number with a unit`,
+      `session.ttl in ${folder.projectFile}, line 3, is 3600, which has no unit`,
     ]);
     expect(view.values["session.model"]?.value).toBe("m");
     expect(view.values["pool.servers"]?.value).toBe(2);
-    expect(view.wrong.sort()).toEqual(["health.interval", "lock.ttl", "session.ttl"]);
+    expect(view.wrong.sort()).toEqual(["health.interval", "lock.ttl"]);
     for (const key of view.wrong) expect(view.values).not.toHaveProperty([key]);
   });
 

@@ -2,7 +2,7 @@ import { chmodSync, mkdirSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { keysBelow, keyTree } from "../../src/config/keys.js";
-import { guardedKeys, KEY_CLASSES } from "../../src/config/load/guarded.js";
+import { guardedKeys, valuesWithoutTrust } from "../../src/config/load/guarded.js";
 import { trustRecordPath } from "../../src/config/load/trust.js";
 import { readEvents } from "../../src/events/query.js";
 import { Fleet } from "../../src/fleet/fleet.js";
@@ -33,8 +33,8 @@ const VALUES: Record<string, unknown> = {
   "host.insecure": true,
 };
 
-const guarded = [...KEY_CLASSES].filter(([, found]) => found !== "open");
-const open = [...KEY_CLASSES].filter(([, found]) => found === "open");
+/** Each key that a file can set. */
+const KEYS = [...keysBelow(keyTree())].filter((key) => key.kind !== "section" || key.nullable).map(({ name }) => name);
 
 /** The nested form of one dotted key. */
 function at(name: string, value: unknown): unknown {
@@ -42,16 +42,24 @@ function at(name: string, value: unknown): unknown {
 }
 
 describe("the keys of the configuration", () => {
-  it("each configuration key has a class that decides whether a project file may set the key without trust", () => {
-    const settable = [...keysBelow(keyTree())].filter((key) => key.kind !== "section" || key.nullable);
-    expect([...KEY_CLASSES.keys()].sort()).toEqual(settable.map(({ name }) => name).sort());
+  it("a project file needs the user's trust for every key, except for these keys and values, which cannot do harm", () => {
+    const harmless = KEYS.map((name) => [name, valuesWithoutTrust(name)] as const);
+    expect(Object.fromEntries(harmless.filter(([, values]) => values.length > 0))).toEqual({
+      "session.model": "all",
+      "session.approve": ["none"],
+      "session.host": ["none"],
+      "provider.type": ["echo"],
+      modelGateway: ["on"],
+      "serve.insecure": [false],
+      "host.insecure": [false],
+    });
   });
 
-  it("a key that has no class needs the user's trust in a project file", () => {
+  it("a key that nobody has decided about needs the user's trust in a project file", () => {
     expect(guardedKeys(new Map([["new.key", { value: 1, origin: { from: "file", name: "f" } }]]))).toEqual(["new.key"]);
   });
 
-  it.each(guarded)(
+  it.each(KEYS.filter((name) => name !== "session.model"))(
     "a project file that sets %s without the user's trust is refused, and the error names the key and the file",
     async (name) => {
       await using folder = new Folder();
@@ -64,14 +72,11 @@ describe("the keys of the configuration", () => {
     },
   );
 
-  it.each(open)("a project file may set %s without the user's trust", (name) => {
-    expect(guardedKeys(new Map([[name, { value: "x", origin: { from: "file", name: "f" } }]]))).toEqual([]);
-  });
-
   it.each([
     ["provider.type", "echo"],
     ["session.approve", "none"],
     ["session.host", "none"],
+    ["session.model", "m"],
   ])("a project file may set %s to the harmless value %j without the user's trust", async (name, value) => {
     await using folder = new Folder();
     folder.write(folder.projectFile, at(name, value));

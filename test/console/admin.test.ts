@@ -15,8 +15,10 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
   let admin: string;
   let alice: string;
 
-  const issue = async (user: string, scope: string) =>
-    (await commands.json<{ token: string }>(["token", "issue", "--user", user, "--scope", scope, "--ttl", "1h"])).token;
+  const issue = async (user: string, ...scopes: string[]) => {
+    const given = scopes.flatMap((scope) => ["--scope", scope]);
+    return (await commands.json<{ token: string }>(["token", "issue", "--user", user, ...given, "--ttl", "1h"])).token;
+  };
   const api = async (token: string, method: string, path: string, body?: object): Promise<Reply> =>
     await ask(url, method, path, { token, ...(body === undefined ? {} : { body }) });
   const serverOf = async (user: string) => {
@@ -28,7 +30,7 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
     commands = new TestFleet(FAST_HEALTH);
     serving = await serve(commands, { args: ["--http", "127.0.0.1:0"] });
     url = String((await serving.logged("serving")).http);
-    [admin, alice] = [await issue("root", "admin"), await issue("alice", "use")];
+    [admin, alice] = [await issue("root", "admin", "issue"), await issue("alice", "use")];
     await api(alice, "POST", "/v1/sessions", { id: "first", purpose: "review", members: ["bob"] });
     await api(alice, "POST", "/v1/sessions/first/turns", { prompt: "hello" });
     browser = await TestBrowser.open(url);

@@ -144,6 +144,17 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(pidsOf(processes.withVariable(VARIABLE, value))).toEqual([sleeping]);
     });
 
+    it("hideVariables() hides the named variables and no others, or reports that it cannot", async () => {
+      const { pid } = shell("read -r _ < <(sleep 100)", { SECRET: "s3cret", SECRET_2: "kept", [VARIABLE]: "kept" });
+      const shown = () =>
+        processes.withEnvironment(["SECRET", "SECRET_2", VARIABLE]).find((found) => found.pid === pid);
+      await eventually("the shell has its environment", () => shown()?.variables.SECRET === "s3cret");
+      const hidden = processes.hideVariables(pid, ["SECRET", "NONE"]);
+      expect(hidden).toBe(exact);
+      const left = { SECRET_2: "kept", [VARIABLE]: "kept" };
+      expect(shown()?.variables).toEqual(hidden ? left : { SECRET: "s3cret", ...left });
+    });
+
     it("withEnvironment() returns variables with any characters, even if a command line imitates ps", async () => {
       const variables = { [VARIABLE]: "/状态 文件夹/器", OTHER: "second" };
       const lines = `\n    1     0     0 S Thu Nov 26 14:32:39 2026 ${VARIABLE}=forged`;

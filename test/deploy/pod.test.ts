@@ -68,10 +68,9 @@ it.skipIf(!POSSIBLE)(
     expect(streamed).toMatch(/\[turn 1\] hello[\s\S]*event: turn\.end/);
     expect(await curl("evil.example", "/v1/me")).toContain("FLEET_ORIGIN_REFUSED");
 
-    // The user's server has the token from the file of the Secret. No process outside that server's launch has it.
-    const launchOf = 'tr "\\0" "\\n" <$p/environ | grep "^COPILOTFLEET_LAUNCH_ID=" || echo other';
-    const holders = `for p in /proc/[0-9]*; do if grep -q gho_canary $p/environ; then ${launchOf}; fi; done | sort -u`;
-    expect((await pod.exec(["sh", "-c", holders])).stdout).toMatch(/^COPILOTFLEET_LAUNCH_ID=\S+\n$/);
+    // The user's server has read the token from the file of the Secret. No process shows it in its environment.
+    const holders = "for p in /proc/[0-9]*; do if grep -q gho_canary $p/environ; then echo $p; fi; done";
+    expect((await pod.exec(["sh", "-c", holders])).stdout).toBe("");
 
     // The init process reaps the processes that a command leaves behind.
     await pod.exec(["sh", "-c", "sleep 0.2 & exit 0"]);

@@ -1,5 +1,5 @@
-import { readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import type { ValueView } from "../../src/config/load/inspect.js";
 import { testFleet } from "../fixtures/commands/cli.js";
@@ -8,7 +8,8 @@ import { Terminal } from "../fixtures/commands/terminal.js";
 const fleet = testFleet();
 /** Nothing listens at this address, so a command that opened the store would fail. */
 const STORE = { env: { COPILOTFLEET_STORE: "rediss://user:canary@127.0.0.1:1/0" } };
-const FILE = join(fleet.folder, ".copilotfleet.json");
+const FILE = join(fleet.folder, "home", ".config", "copilotfleet", "config.json");
+mkdirSync(dirname(FILE), { recursive: true });
 const write = (text: string) => writeFileSync(FILE, text, { mode: 0o644 });
 
 afterEach(() => write("{}"));
@@ -127,14 +128,17 @@ describe("config check", () => {
 });
 
 it("config path lists the files in order of precedence, whether they exist or not", async () => {
+  const project = join(fleet.folder, ".copilotfleet.json");
+  writeFileSync(project, "{}", { mode: 0o644 });
+  rmSync(FILE);
   const { files } = await fleet.json<{ files: object[] }>(["config", "path"]);
   expect(files).toEqual([
-    { path: FILE, kind: "project", state: "read" },
-    { path: expect.stringMatching(/\/copilotfleet\/config\.json$/), kind: "user", state: "missing" },
+    { path: project, kind: "project", state: "read" },
+    { path: FILE, kind: "user", state: "missing" },
   ]);
   const shown = await fleet.ok(["config", "path"]);
   expect(shown).toMatch(/^FILE +KIND +STATE$/m);
-  expect(shown).toMatch(new RegExp(`^${FILE} +project +read$`, "m"));
+  expect(shown).toMatch(new RegExp(`^${project} +project +read$`, "m"));
 });
 
 it("config schema prints schemas/config.json, even if the configuration is invalid", async () => {

@@ -123,6 +123,7 @@ describe("the configuration", () => {
       message: expect.stringMatching(/is not JSON at line 2, column 27/),
     });
     writeFileSync(file, JSON.stringify({ ports: { from: 5000, to: 4000 } }), { mode: 0o644 });
+    await fleet.ok(["trust", file]);
     const env = { COPILOTFLEET_PORTS_FROM: undefined, COPILOTFLEET_PORTS_TO: undefined };
     expect(await refusedByAll(env, cwd)).toMatchObject({
       code: "FLEET_CONFIG_INVALID",

@@ -71,13 +71,7 @@ const CASES: Case[] = [
 ];
 
 /** Where the search finds the secrets of alice's own server. A known file in its home shows that the search works. */
-const OWN = [
-  "alice's-connection-token environment",
-  "alice's-connection-token memory",
-  "alice's-github-token environment",
-  "alice's-github-token memory",
-  "known file",
-];
+const OWN = ["alice's-connection-token memory", "alice's-github-token memory", "known file"];
 
 it.skipIf(!ROOT).each(CASES)(
   "in sandbox mode $mode as $as, an agent finds only its own server's two secrets (in mode none, every secret)",

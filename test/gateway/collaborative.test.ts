@@ -186,6 +186,31 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       }
     });
 
+    it("lets only the owner show dialogs, and decide about the model, the mode, the name, the plan and the log", async () => {
+      const id = await team();
+      const [ann, ben] = [await join("ann", id), await join("ben", id)];
+      const schema = { type: "object", properties: { token: { type: "string" } } };
+      const requests = [
+        ["session.ui.elicitation", { message: "Administrator: enter your token", requestedSchema: schema }],
+        ["session.log", { message: "forged" }],
+        ["session.model.switchTo", { modelId: "gpt-4.1" }],
+        ["session.options.update", { model: "gpt-4.1" }],
+        ["session.mode.set", { mode: "plan" }],
+        ["session.name.set", { name: "forged" }],
+        ["session.plan.update", { content: "forged" }],
+        ["session.metadata.updateClientMetadata", { metadata: { forged: "yes" } }],
+      ] as const;
+      for (const [method, params] of requests) {
+        expect(await ben.request(method, { sessionId: id, ...params }), method).toMatchObject({
+          error: { message: expect.stringContaining("only the owner of a session") },
+        });
+      }
+      expect(JSON.stringify(ann.received)).not.toContain("Administrator");
+      for (const [method, params] of requests.slice(1, 6)) {
+        expect(await ann.request(method, { sessionId: id, ...params }), method).not.toHaveProperty("error");
+      }
+    });
+
     it.runIf(isolation === "per-user")(
       "refuses a member's approval of a shell command on the owner's server, so the command does not run",
       async () => {

@@ -307,7 +307,10 @@ describe("the token commands", () => {
     [["token", "rotate"], "TOKEN is missing."],
     [["token", "rotate", "A B"], '"A B" is not the id of a token'],
     [["token", "rotate", "a", "--overlap", "x"], '--overlap is "x"'],
-    [["token", "issue", "--user", "a", "--scope", "all"], '--scope "all" is not a scope. Allowed: use, read or admin.'],
+    [
+      ["token", "issue", "--user", "a", "--scope", "all"],
+      '--scope "all" is not a scope. Allowed: use, read, admin or issue.',
+    ],
     [["token", "issue", "--user", "a", "--ttl", "x"], "and at most 3650d, or never"],
     [["token", "issue", "--user", "a", "--session", "../x"], '--session "../x" is not a session id'],
     [["token", "issue"], "--user is missing"],

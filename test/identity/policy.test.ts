@@ -11,11 +11,12 @@ const RELATIONS: readonly Relation[] = ["own", "member", "foreign", "none"];
 
 /** For each action and scope, the decisions for {@link RELATIONS}: a(llowed), h(idden), s(cope is missing). */
 const EXPECTED: Readonly<Record<Action, Readonly<Record<Scope, string>>>> = {
-  read: { read: "aaha", use: "aaha", admin: "aaha" },
-  use: { read: "ssss", use: "aaha", admin: "aaha" },
-  readAll: { read: "aaha", use: "aaha", admin: "aaha" },
-  useAll: { read: "ssss", use: "aaha", admin: "aaha" },
-  manage: { read: "ssss", use: "ssss", admin: "aaaa" },
+  read: { read: "aaha", use: "aaha", admin: "aaha", issue: "ssss" },
+  use: { read: "ssss", use: "aaha", admin: "aaha", issue: "ssss" },
+  readAll: { read: "aaha", use: "aaha", admin: "aaha", issue: "ssss" },
+  useAll: { read: "ssss", use: "aaha", admin: "aaha", issue: "ssss" },
+  manage: { read: "ssss", use: "ssss", admin: "aaaa", issue: "ssss" },
+  issue: { read: "ssss", use: "ssss", admin: "ssss", issue: "aaha" },
 };
 
 /** The commands, grouped by their action. Those in `local` touch neither users nor servers. */
@@ -25,7 +26,8 @@ const COMMANDS = {
   readAll: "",
   useAll: "create chat import",
   manage: `connect delete describe doctor drain events events/verify evict gc host/key limit/clear limit/set limit/show list logs open ps restart route serve spawn stop top
-    store/migrate store/sign token/issue token/list token/revoke token/rotate usage user/export user/list user/purge`,
+    store/migrate store/sign token/list token/revoke token/rotate usage user/export user/list user/purge`,
+  issue: "token/issue",
   local: `autocomplete explain help host/sign init proxy smoke trust version config/check config/get config/path config/schema
     config/show deploy/compose deploy/kubernetes deploy/systemd`,
 } as const;
@@ -64,14 +66,16 @@ describe("the policy", () => {
     }
   });
 
-  it("every command has an action in the policy, and an identity with all scopes may do what an admin may", () => {
+  it("every command has an action in the policy, and an identity with all scopes may do what an admin may, and issue tokens", () => {
     const folder = new URL("../../src/commands/", import.meta.url);
     const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
     expect(words(Object.values(COMMANDS).join(" ")).sort()).toEqual(files.map((name) => name.slice(0, -3)).sort());
     const account = { user: "alice", scopes: SCOPES };
     for (const kind of Object.keys(EXPECTED) as Action[]) {
       for (const command of words(COMMANDS[kind])) expectCells(kind, command);
-      expect(RELATIONS.map((relation) => decide(account, kind, relation)[0]).join("")).toBe(EXPECTED[kind].admin);
+      expect(RELATIONS.map((relation) => decide(account, kind, relation)[0]).join("")).toBe(
+        EXPECTED[kind][kind === "issue" ? "issue" : "admin"],
+      );
     }
   });
 

@@ -135,7 +135,7 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     method: "POST",
     path: "/v1/tokens",
     operation: "issueToken",
-    action: "manage",
+    action: "issue",
     about: "none",
     isWork: false,
     tag: "Tokens",

@@ -57,7 +57,7 @@ export function untrustedProblem(
   const verb = keys.length === 1 ? "counts" : "count";
   const why =
     digest === undefined
-      ? "Somebody else may have written the file, and these keys decide which programs run, where secrets go and who may sign on."
+      ? "Somebody else may have written the file, and such keys can run programs, send secrets elsewhere, or delete sessions."
       : "You trusted the file, and it has changed since then.";
   return new FleetError(
     "FLEET_CONFIG_UNTRUSTED",

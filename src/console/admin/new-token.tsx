@@ -9,6 +9,7 @@ const SCOPES: readonly (readonly [Scope, string])[] = [
   ["read", "see the user's sessions and conversations"],
   ["use", "also talk to the user's agents"],
   ["admin", "also manage servers, hosts and tokens of all users"],
+  ["issue", "only issue tokens for all users, and so act as any of them"],
 ];
 const LIFETIMES: readonly (readonly [value: string, title: string])[] = [
   ["", "The fleet's default"],

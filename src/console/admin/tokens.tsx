@@ -62,9 +62,11 @@ export function Tokens({ caller }: PageProps) {
       <div class="page-head">
         <h1>Tokens</h1>
         <Search label="Search the tokens" value={search} onValue={setSearch} />
-        <button type="button" class="button primary" onClick={() => setNew(true)}>
-          Issue a token
-        </button>
+        {caller.scopes.includes("issue") && (
+          <button type="button" class="button primary" onClick={() => setNew(true)}>
+            Issue a token
+          </button>
+        )}
       </div>
       <ProblemNotice problem={problem} />
       {value === undefined && problem === undefined && <Loading />}

@@ -1,6 +1,6 @@
 /** The answers of the API that the console uses. `/openapi.json` describes them in full. */
 
-export type Scope = "read" | "use" | "admin";
+export type Scope = "read" | "use" | "admin" | "issue";
 
 export interface Caller {
   user: string;

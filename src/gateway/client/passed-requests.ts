@@ -8,7 +8,7 @@ import { noteOpened } from "../../sessions/memory/open-notes.js";
 import { isStoreTrouble, sessionLocked } from "../../sessions/problems.js";
 import { asksModel, checkCredits } from "../policy/credits.js";
 import type { SessionHandling } from "../policy/methods.js";
-import { checkReach, reachOf } from "../policy/reach.js";
+import { approvesMore, checkReach, reachOf } from "../policy/reach.js";
 import { checkToolSandbox } from "../policy/tool-sandbox.js";
 import type { Router } from "../routing/router.js";
 import type { ClientState } from "../state/client-state.js";
@@ -63,6 +63,10 @@ export class PassedRequests {
     const allowed = handling.permits === true ? permitted(this.#state, link, request, record) : params;
     // Only the client that provided the tool may approve it. Reply to this client as the runtime replies to an answer
     // that comes too late.
+    if (allowed !== null && (handling.approves === true || (handling.permits === true && approvesMore(allowed)))) {
+      const attachment = this.#state.attachments.get(record.id);
+      if (attachment !== undefined) attachment.approves = true;
+    }
     if (allowed === null) requests.reply(request, { success: false });
     else this.#forward(handling, link, { ...request, params: allowed }, record);
   }

@@ -279,7 +279,7 @@ export function actionOf(handling: Handling): Action {
   const reachesAll =
     about === "user"
       ? own === true || !["pass", "list", "last"].includes(handler)
-      : handling.host === true || handling.finish === "recordFork";
+      : handling.host === true || handling.finish === "recordFork" || handler === "delete";
   return reachesAll ? `${scope}All` : scope;
 }
 

@@ -144,6 +144,12 @@ export function decide(
   return { sessionId: params.sessionId, requestId: params.requestId, result: { kind: "reject", feedback } };
 }
 
+/** Whether an answer to a permission request approves more than one tool call. */
+export function approvesMore({ result }: Params): boolean {
+  const { kind } = (result ?? {}) as { kind?: unknown };
+  return !["approve-once", "approved", "reject", "user-not-available", "no-result"].includes(String(kind));
+}
+
 /**
  * Removes approvals from a client's answer to a hook, so that a client that may not approve tools cannot do so in this
  * way.

@@ -94,6 +94,10 @@ const HARMLESS_OPTIONS = new Set(
   enableReasoningSummaries sessionLimits contextTier`.split(/\s+/),
 );
 
+const MODEL_OPTIONS = ["model", "reasoningEffort", "contextTier"];
+/** Options that only the owner of a session may change. */
+const OWNERS_OPTIONS = ["excludedTools", ...MODEL_OPTIONS];
+
 /**
  * In addition to `HARMLESS_OPTIONS`: options that a client may change on the user's own server, even if the
  * configuration forbids the client to use files and programs there.
@@ -148,6 +152,8 @@ export function sessionParams(
   // Replace the client's limits with those that `sessionLimitsOf` allows. A member gets none, because a member's limits
   // could stop the owner's turns.
   delete params.sessionLimits;
+  // Ignore a member's model, because SDK clients may send one with each session.
+  if (surroundings.member) for (const name of MODEL_OPTIONS) delete params[name];
   Object.assign(params, sessionLimitsOf(config, asked.sessionLimits, surroundings.member));
   const allowed = toolsOf(record, config, surroundings.isolation);
   if (own && allowed !== null) params.availableTools = allowedTools(asked, allowed);
@@ -172,8 +178,8 @@ export function checkOptions(
     throw methodDenied(method, '"availableTools" is set by the fleet (session.tools)');
   }
   if (reachesHost({ own, config, sandbox })) return;
-  if (member && !isAbsent(asked.excludedTools))
-    throw methodDenied(method, 'only the owner of a session sets "excludedTools"');
+  const owners = OWNERS_OPTIONS.find((name) => !isAbsent(asked[name]));
+  if (member && owners !== undefined) throw methodDenied(method, `only the owner of a session sets "${owners}"`);
   // Refuse null, too, because it would remove the owner's limits.
   if (member && asked.sessionLimits !== undefined)
     throw methodDenied(method, 'only the owner of a session sets "sessionLimits"');

@@ -47,6 +47,8 @@ export interface Attachment {
   heard: boolean;
   /** Whether the session's events show that a turn runs in it, whoever began the turn. */
   inTurn: boolean;
+  /** Whether this client has approved more than single tool calls. */
+  approves: boolean;
   /** Set while a request reopens the session. Other requests that need the session wait for this promise. */
   reopening: Promise<Link> | null;
 }
@@ -61,6 +63,7 @@ export function newAttachment(sessionId: string, linkId: string, asked: Params):
     endedLoad: null,
     heard: false,
     inTurn: false,
+    approves: false,
     reopening: null,
   };
 }

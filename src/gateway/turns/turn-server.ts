@@ -8,6 +8,7 @@ import { deadline, pause } from "../../runtime/clock.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import { giveProvider } from "../../sessions/memory/given-provider.js";
+import { forgetApprovals } from "../../sessions/use/approvals.js";
 import { isUnloaded, missingAccess } from "../../sessions/use/load.js";
 import type { UseRequest } from "../../sessions/use/permit.js";
 import { assertAccepted, credentialsOf } from "../../sessions/use/session-token.js";
@@ -90,11 +91,24 @@ export async function prepare(state: ClientState, turn: Turn, link: ServerLink):
   const { config, directory, store } = state.door;
   const { id } = turn.record;
   await assertMoreCredits(config, link, turn.record);
+  await askAgain(state, turn.record, link);
   if (!directory.isShared) return;
   // Read the record again, right before the prompt is written.
   const now = await store.sessions.read(id);
   if (now !== null && !(await directory.has(now))) throw sessionMoved(now, null);
   await directory.assertStorage();
+}
+
+/** Calls {@link forgetApprovals} on a user's own server, unless this client itself has approved more than one tool call. */
+async function askAgain({ attachments, door }: ClientState, { id }: SessionRecord, link: ServerLink): Promise<void> {
+  const { upstream, own } = link;
+  if (!own || attachments.get(id)?.approves === true) return;
+  await forgetApprovals(door.config, async (name, params) => {
+    await upstream.ask(`session.permissions.${name}`, { sessionId: id, ...params }).catch((error: unknown) => {
+      // A session that the server loads again has no such approvals.
+      if (!isUnloaded(error) && !upstream.closed) throw error;
+    });
+  });
 }
 
 /**

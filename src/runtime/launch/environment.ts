@@ -13,6 +13,11 @@ import { FLEET_VARIABLE } from "../process/launches.js";
  */
 export const GITHUB_TOKEN_VARIABLE = "COPILOT_GITHUB_TOKEN";
 
+const CONNECTION_TOKEN_VARIABLE = "COPILOT_CONNECTION_TOKEN";
+
+/** The variables that only the runtime itself needs, and only while it starts. */
+export const SECRET_VARIABLES = [GITHUB_TOKEN_VARIABLE, CONNECTION_TOKEN_VARIABLE] as const;
+
 /** The variables that every server gets from the caller's environment. Some of them are replaced or removed below. */
 const ALLOWED = `PATH LANG LANGUAGE LC_ALL LC_CTYPE LC_MESSAGES TZ TMPDIR SHELL USER LOGNAME SSL_CERT_FILE SSL_CERT_DIR
   NODE_EXTRA_CA_CERTS COPILOT_OFFLINE COPILOT_API_URL COPILOT_DEBUG_GITHUB_API_URL`.split(/\s+/);
@@ -66,7 +71,7 @@ export function serverEnvironment(launch: Launch): Record<string, string> {
   else restrictProxies(environment, sandbox.network);
   environment.COPILOT_HOME = server.home;
   if (sandbox.mode !== "none") environment.TMPDIR = temporaryFolder(server.home);
-  environment.COPILOT_CONNECTION_TOKEN = connectionToken;
+  environment[CONNECTION_TOKEN_VARIABLE] = connectionToken;
   environment[LAUNCH_VARIABLE] = launchId;
   environment[FLEET_VARIABLE] = stateRoot;
   if (githubToken !== null) environment[GITHUB_TOKEN_VARIABLE] = githubToken;

@@ -16,7 +16,13 @@ import { asServer, endInBwrap, identify, isAlive, processesOfSession } from "../
 import { noteEnd } from "../process/server-end.js";
 import { sendSignal } from "../process/stop.js";
 import { RpcError } from "../wire/rpc-client.js";
-import { GITHUB_TOKEN_VARIABLE, type Launch, serverEnvironment, temporaryFolder } from "./environment.js";
+import {
+  GITHUB_TOKEN_VARIABLE,
+  type Launch,
+  SECRET_VARIABLES,
+  serverEnvironment,
+  temporaryFolder,
+} from "./environment.js";
 
 export interface LaunchedServer {
   identity: ProcessIdentity;
@@ -65,6 +71,7 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
       if (identity !== null) {
         const version = await Promise.race([firstAnswer(launch, signal), exit.then(() => null)]);
         if (version !== null) {
+          hideSecrets(identity, launch);
           appendToLog(
             launch.server.home,
             `Process ${identity.pid} answers on port ${launch.port} (version ${version}).`,
@@ -104,6 +111,22 @@ function listenerOf(started: ProcessIdentity, { port, sandbox }: Launch): Proces
   // sandbox.
   if (sandbox.mode === "bwrap" && server.innerPid !== started.pid) return null;
   return withBridge(server, { port, sandbox });
+}
+
+/**
+ * Removes the secrets from the environment that the kernel shows to the server's agent. The runtime has read them before
+ * it listens (seen with 1.0.85). No agent runs before this, because nobody else knows the server's token so far.
+ */
+function hideSecrets(server: ProcessIdentity, { server: { home } }: Launch): void {
+  // The processes of the sandbox started with the same environment.
+  const alone = server.innerPid === undefined && server.bridge === undefined;
+  const processes = alone ? [server] : processesOfSession(server);
+  const hidden = processes.map(({ pid }) => system().processes.hideVariables(pid, [...SECRET_VARIABLES]));
+  if (!hidden.includes(false)) return;
+  appendToLog(
+    home,
+    "The server's environment still shows its tokens, because this system does not let us remove them.",
+  );
 }
 
 /** Resolves when the process ends. Rejects if it could not be started. */

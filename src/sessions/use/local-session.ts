@@ -16,6 +16,7 @@ import { explained, sessionNotFound, turnCut } from "../problems.js";
 import type { Asker, AskerOptions } from "../requests/asker.js";
 import type { Sessions } from "../sessions.js";
 import type { SessionView } from "../view.js";
+import { forgetApprovals } from "./approvals.js";
 import {
   answer,
   isUnloaded,
@@ -128,6 +129,10 @@ export class LocalSession extends OpenSession<LocalAttached> {
       await assertCredits(this.context.config, id, async () => {
         using limit = deadline(options.timeoutMs, stop.signal);
         return await answer(this.session.rpc.usage.getMetrics(), connection, limit.signal);
+      });
+      await forgetApprovals(this.context.config, async (name, params) => {
+        const { permissions } = this.session.rpc;
+        return await answer(permissions[name](params as never), connection, stop.signal);
       });
       await lease?.check();
       using watch = connection.watchPrompt(id);

@@ -1,4 +1,15 @@
-import { constants, existsSync, readdirSync, readFileSync, readlinkSync, realpathSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { constants as osConstants } from "node:os";
 import type { MarkedProcess, ProcessExit, ProcessTable, ProcessVariables, SeenProcess } from "../system.js";
 import { controlGroupsOf } from "./cgroups.js";
@@ -16,6 +27,7 @@ export const linuxProcesses: ProcessTable = {
   withEnvironment,
   withMark,
   marked,
+  hideVariables,
   inheritedDescriptors,
   allowsNamespaces,
   writersOf,
@@ -33,6 +45,8 @@ interface Stat extends SeenProcess {
   threads: number;
   /** As in wait(2): the signal in the low seven bits, the exit code from bit 8 on. 0 while the process runs. */
   waitStatus: number;
+  /** The address of the environment in the memory of the process. 0 if the kernel does not show it. */
+  environmentAt: number;
 }
 
 /**
@@ -51,6 +65,7 @@ function readStat(pid: number): Stat | null {
     threads: Number(fields[17]),
     started: fields[19] ?? "",
     waitStatus: Number(fields[49] ?? 0),
+    environmentAt: Number(fields[47] ?? 0),
   };
 }
 
@@ -149,6 +164,33 @@ function marked(): MarkedProcess[] {
 function markOf(pid: number): number | null {
   const filter = Number.parseInt(seen(() => readFileSync(`/proc/${pid}/coredump_filter`, "utf8")) ?? "1", 16);
   return filter > 0 && filter % 2 === 0 ? filter >> 1 : null;
+}
+
+/**
+ * `/proc/<pid>/environ` shows the bytes with which the program started, from the memory of the process. So only this
+ * memory has to change. A program that has copied a value keeps it.
+ */
+function hideVariables(pid: number, names: readonly string[]): boolean {
+  const { environmentAt = 0 } = readStat(pid) ?? {};
+  const environment = seen(() => readFileSync(`/proc/${pid}/environ`));
+  if (environmentAt === 0 || environment === null) return readStat(pid) === null;
+  return (
+    seen(() => {
+      const memory = openSync(`/proc/${pid}/mem`, constants.O_WRONLY);
+      try {
+        for (let at = 0; at < environment.length; ) {
+          const end = environment.indexOf(0, at);
+          const entry = environment.subarray(at, end < 0 ? undefined : end);
+          if (names.some((name) => entry.indexOf(`${name}=`) === 0))
+            writeSync(memory, Buffer.alloc(entry.length), 0, entry.length, environmentAt + at);
+          at += entry.length + 1;
+        }
+        return true;
+      } finally {
+        closeSync(memory);
+      }
+    }) ?? readStat(pid) === null
+  );
 }
 
 function writersOf(path: string): SeenProcess[] {

@@ -83,6 +83,7 @@ export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
 
     withMark: (_mark, start) => start(),
     marked: () => [],
+    hideVariables: () => false,
 
     writersOf(path) {
       if (!existsSync(path)) return [];
