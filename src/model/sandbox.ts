@@ -100,9 +100,13 @@ export function lackingIn(sandbox: SandboxReport, other: SandboxReport): Protect
   return sandbox.not.filter((protection) => !other.not.includes(protection));
 }
 
-/** Whether an agent in this sandbox can neither read nor write the files and the processes of other users and of the fleet. */
+/**
+ * Whether an agent in this sandbox can neither read nor write the files and the processes of other users and of the fleet,
+ * not even through the Unix sockets of other programs.
+ */
 export function separates({ not }: SandboxReport): boolean {
-  return (["files", "processes", "signals"] as const).every((protection) => !not.includes(protection));
+  const needed = ["files", "processes", "signals", "unix-sockets"] as const;
+  return needed.every((protection) => !not.includes(protection));
 }
 
 /**

@@ -209,6 +209,7 @@ it.skipIf(!grouped)(
       mode: "auto",
       binds: [],
       network: "open",
+      unixSockets: false,
       allow: [],
       tools: "none",
     };

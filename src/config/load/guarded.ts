@@ -36,7 +36,7 @@ const GUARDED = `
   provider.prices
   session.tools session.maxCredits
   sandbox.mode sandbox.binds sandbox.memory sandbox.processes sandbox.openFiles sandbox.cpu sandbox.disk
-  sandbox.tools sandbox.network sandbox.allow
+  sandbox.tools sandbox.network sandbox.allow sandbox.unixSockets
   identity.jwt identity.github.api identity.github.organizations
   serve.listen serve.http http.origins http.proxies serve.metrics serve.maxFrame serve.tls.cert serve.tls.key serve.tls.clientCa
   limits.default.connections limits.default.sessions limits.default.requestsInFlight limits.default.unreadBytes
