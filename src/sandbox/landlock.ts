@@ -20,7 +20,7 @@ const TRIAL_MS = 10_000;
 const NEVER: readonly Protection[] = ["metadata", "process-list", "ipc", "network", "resources"];
 
 /**
- * Why Landlock alone is no sandbox for root: root could change the owners and modes of all files on the machine. Null for
+ * Why Landlock alone cannot restrict root: root could change the modes of all files on the machine. Null for
  * other accounts.
  */
 const problemOfRoot =

@@ -43,7 +43,7 @@ export interface Start extends OwnFolders {
 
 export type Command = readonly [program: string, ...args: string[]];
 
-/** What our launcher refuses unless it is allowed. See `native/launcher.c`. */
+/** An option of our launcher (`native/launcher.c`) that allows system calls. */
 export type Allowance = "sockets" | "owners";
 
 /** A way to restrict programs on this machine. */
