@@ -134,7 +134,11 @@ const RESTRICTED = {
 /** For each column of the table in docs/security.md: the numbers of the rows in which the agent succeeds. */
 const TABLE = (() => {
   const text = readFileSync(new URL("../../docs/security.md", import.meta.url), "utf8");
-  const header = /^\| #\s*\|.*$/m.exec(text)?.[0].split("|").map((cell) => cell.trim().replaceAll("`", "")) ?? [];
+  const header =
+    /^\| #\s*\|.*$/m
+      .exec(text)?.[0]
+      .split("|")
+      .map((cell) => cell.trim().replaceAll("`", "")) ?? [];
   const rows = [...text.matchAll(/^\| \d+\s*\|.*$/gm)].map(([row]) => row.split("|").map((cell) => cell.trim()));
   expect(rows).toHaveLength(16);
   return new Map(
