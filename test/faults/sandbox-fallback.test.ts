@@ -188,7 +188,7 @@ it.skipIf(!isRoot || bwrapProblem !== undefined)(
   },
 );
 
-it.skipIf(!isRoot)(
+it.skipIf(!isRoot || bwrapProblem !== undefined)(
   "where namespaces are forbidden, the fleet refuses to start a server if sandbox.mode is bwrap",
   async () => {
     const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: "bwrap" });
