@@ -67,22 +67,25 @@ it.each(SEEN.flatMap(({ mode }) => ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"].map(
   },
 );
 
-it.skipIf(!isSandboxed)("spawn refuses a server's recorded --cwd if it is now a link that leads out of the folder in sandbox.binds", async () => {
-  const work = join(fleet.folder, "work of linked");
-  mkdirSync(join(work, "inside"), { recursive: true });
-  const env = { COPILOTFLEET_SANDBOX_BINDS: join(fleet.folder, "work of {user}") };
-  const project = join(work, "project");
-  rmSync(project, { force: true });
-  symlinkSync(join(work, "inside"), project);
-  await fleet.ok(["spawn", "--user", "linked", "--cwd", project], { env });
-  await fleet.ok(["stop", "--user", "linked"]);
-  rmSync(project);
-  symlinkSync("/srv", project);
-  expect(await fleet.refusal(3, ["spawn", "--user", "linked"], { env })).toMatchObject({
-    code: "FLEET_SANDBOX_UNSAFE",
-    message: expect.stringContaining(`--cwd: "${project}" leads out of "${work}" by a link`),
-  });
-});
+it.skipIf(!isSandboxed)(
+  "spawn refuses a server's recorded --cwd if it is now a link that leads out of the folder in sandbox.binds",
+  async () => {
+    const work = join(fleet.folder, "work of linked");
+    mkdirSync(join(work, "inside"), { recursive: true });
+    const env = { COPILOTFLEET_SANDBOX_BINDS: join(fleet.folder, "work of {user}") };
+    const project = join(work, "project");
+    rmSync(project, { force: true });
+    symlinkSync(join(work, "inside"), project);
+    await fleet.ok(["spawn", "--user", "linked", "--cwd", project], { env });
+    await fleet.ok(["stop", "--user", "linked"]);
+    rmSync(project);
+    symlinkSync("/srv", project);
+    expect(await fleet.refusal(3, ["spawn", "--user", "linked"], { env })).toMatchObject({
+      code: "FLEET_SANDBOX_UNSAFE",
+      message: expect.stringContaining(`--cwd: "${project}" leads out of "${work}" by a link`),
+    });
+  },
+);
 
 it.skipIf(!isSandboxed)("after a restart with another sandbox.mode, the server has the new sandbox", async () => {
   const { sandbox } = await fleet.spawn("changed");
@@ -119,21 +122,24 @@ const EXPOSING: [string, () => string][] = [
   ],
 ];
 
-it.skipIf(!isSandboxed).each(EXPOSING)("spawn refuses %s as --cwd and as a folder in sandbox.binds", async (_, folderOf) => {
-  const folder = folderOf();
-  const cwd = await fleet.refusal(3, ["spawn", "--user", "refused", "--cwd", folder]);
-  expect(cwd).toMatchObject({
-    code: "FLEET_SANDBOX_UNSAFE",
-    message: expect.stringContaining(`--cwd: "${folder}" would give a server access to "${fleet.folder}`),
-  });
-  const env = { COPILOTFLEET_SANDBOX_BINDS: folder };
-  const bind = await fleet.refusal(3, ["spawn", "--user", "refused"], { env });
-  expect(bind).toMatchObject({
-    code: "FLEET_SANDBOX_UNSAFE",
-    message: expect.stringContaining(`sandbox.binds: "${folder}" would give`),
-  });
-  expect((await fleet.ps()).filter(({ user }) => user === "refused")).toEqual([]);
-});
+it.skipIf(!isSandboxed).each(EXPOSING)(
+  "spawn refuses %s as --cwd and as a folder in sandbox.binds",
+  async (_, folderOf) => {
+    const folder = folderOf();
+    const cwd = await fleet.refusal(3, ["spawn", "--user", "refused", "--cwd", folder]);
+    expect(cwd).toMatchObject({
+      code: "FLEET_SANDBOX_UNSAFE",
+      message: expect.stringContaining(`--cwd: "${folder}" would give a server access to "${fleet.folder}`),
+    });
+    const env = { COPILOTFLEET_SANDBOX_BINDS: folder };
+    const bind = await fleet.refusal(3, ["spawn", "--user", "refused"], { env });
+    expect(bind).toMatchObject({
+      code: "FLEET_SANDBOX_UNSAFE",
+      message: expect.stringContaining(`sandbox.binds: "${folder}" would give`),
+    });
+    expect((await fleet.ps()).filter(({ user }) => user === "refused")).toEqual([]);
+  },
+);
 
 it.skipIf(!isSandboxed).each(["/etc", "/usr/local", CODE])(
   "spawn refuses %s as --cwd, because a server could change programs there that run outside its sandbox",
