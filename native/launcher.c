@@ -11,6 +11,11 @@
  *   --bind PORT       the program may listen on this TCP port, and on no port that is not listed
  *   --limit N=VALUE   the resource limit with the kernel's number N, soft and hard, unless a lower one holds already
  *   --cgroup FOLDER   the control group in which the program runs
+ *   --allow sockets   the program may make Unix sockets
+ *   --allow owners    the program may change owners and extended attributes, and make folders that pass on their group
+ *
+ * Landlock restricts none of these. So the caller allows them only if the program sees no files but its own: a Unix socket
+ * may lead to a program outside of the sandbox, and every file of the account has an owner and attributes.
  *
  * A PATH has no links in it; one that has them is refused, because somebody may have put the link there after the fleet had
  * looked. A PATH that does not exist is left out. Everything else that fails ends the launcher with code 126 and a message.
@@ -100,6 +105,39 @@ static const unsigned short FORBIDDEN[] = {
     __NR_ioperm, __NR_iopl, __NR_modify_ldt,
 #endif
 };
+static const unsigned short OF_OWNERS[] = {
+    __NR_fchown, __NR_fchownat,
+#if defined(__x86_64__)
+    __NR_chown, __NR_lchown,
+#endif
+};
+/* Extended attributes contain access lists and capabilities. Linux 6.13 has the last two calls. */
+static const unsigned short OF_ATTRIBUTES[] = {
+    __NR_fremovexattr, __NR_fsetxattr, __NR_lremovexattr, __NR_lsetxattr, __NR_removexattr, __NR_setxattr,
+    463 /* setxattrat */, 466 /* removexattrat */,
+};
+
+#define NO_FLAGS 0xff
+#define SET_USER 04000
+#define SET_GROUP 02000
+/*
+ * Calls with the mode of a file. With SET_USER or SET_GROUP, a program runs with the rights of the fleet's account, whoever
+ * starts it. `mode` is the argument with the mode. It counts only if the argument `flags` creates a file. `mkdir` is
+ * missing here, because the kernel ignores both bits there.
+ */
+static const struct {
+  unsigned short number;
+  unsigned char mode, flags;
+} WITH_MODE[] = {
+    {__NR_fchmod, 1, NO_FLAGS},  {__NR_fchmodat, 2, NO_FLAGS}, {__NR_fchmodat2, 2, NO_FLAGS},
+    {__NR_mknodat, 2, NO_FLAGS}, {__NR_openat, 3, 2},
+#if defined(__x86_64__)
+    {__NR_chmod, 1, NO_FLAGS},   {__NR_creat, 1, NO_FLAGS},    {__NR_mknod, 1, NO_FLAGS},
+    {__NR_open, 2, 1},
+#endif
+};
+#define CREATING (O_CREAT | __O_TMPFILE)
+
 #define NO_ACCOUNT 0xff
 /*
  * Calls that may only change the calling process. The limits of another process would be a way to kill it, and its
@@ -117,11 +155,19 @@ static const struct {
 #define NAMESPACES \
   (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
 
-static struct sock_filter program[COUNT(FORBIDDEN) * 2 + COUNT(OWN_ONLY) * 7 + 24];
+/* The families and types of sockets, as in <sys/socket.h>. */
+#define UNIX 1
+#define DATAGRAM_OR_RAW 2 /* a bit that streams (1) and sequences of packets (5) do not have */
 
-static void forbid_system_calls(void) {
+static struct sock_filter program[(COUNT(FORBIDDEN) + COUNT(OF_OWNERS) + COUNT(OF_ATTRIBUTES)) * 2 +
+                                  (COUNT(WITH_MODE) + COUNT(OWN_ONLY)) * 7 + 36];
+
+static void forbid_system_calls(int allows_sockets, int allows_owners) {
   unsigned short at = 0;
 #define ADD(...) program[at++] = (struct sock_filter)__VA_ARGS__
+#define LOAD_NUMBER ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, nr)))
+#define LOAD_ARGUMENT(index) \
+  ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, args) + (index) * sizeof(u64)))
   const struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
   const struct sock_filter refuse = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
   const struct sock_filter unknown = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS);
@@ -129,7 +175,7 @@ static void forbid_system_calls(void) {
   ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, arch)));
   ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OWN_ARCHITECTURE, 1, 0));
   program[at++] = unknown;
-  ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, nr)));
+  LOAD_NUMBER;
 #if defined(__x86_64__)
   ADD(BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000, 0, 1)); /* the x32 numbers */
   program[at++] = unknown;
@@ -138,20 +184,59 @@ static void forbid_system_calls(void) {
     ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, FORBIDDEN[index], 0, 1));
     program[at++] = refuse;
   }
-  /* clone3 has its flags in memory, which a filter cannot read. Without clone3, C libraries use clone. */
-  ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_clone3, 0, 1));
+  for (word index = 0; !allows_owners && index < COUNT(OF_OWNERS); index++) {
+    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OF_OWNERS[index], 0, 1));
+    program[at++] = refuse;
+  }
+  /* Tools such as sed accept that a file system has no attributes, but print a warning if they get EPERM. */
+  for (word index = 0; !allows_owners && index < COUNT(OF_ATTRIBUTES); index++) {
+    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OF_ATTRIBUTES[index], 0, 1));
+    ADD(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EOPNOTSUPP));
+  }
+  /*
+   * clone3 has its flags in memory, and openat2 its mode. A filter cannot read them. Without these calls, programs use
+   * clone and openat.
+   */
+  ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_clone3, 1, 0));
+  ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_openat2, 0, 1));
   program[at++] = unknown;
   ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_clone, 0, 3));
-  ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, args[0])));
+  LOAD_ARGUMENT(0);
   ADD(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, NAMESPACES, 0, 1));
   program[at++] = refuse;
+  /* Folders of teams have SET_GROUP, and tools copy it. The root of a fleet could give a program any group. */
+  const int keeps_group = allows_owners && call(__NR_geteuid, 0, 0, 0, 0, 0) != 0;
+  for (word index = 0; index < COUNT(WITH_MODE); index++) {
+    const int has_flags = WITH_MODE[index].flags != NO_FLAGS;
+    LOAD_NUMBER;
+    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, WITH_MODE[index].number, 0, has_flags ? 5 : 3));
+    if (has_flags) {
+      LOAD_ARGUMENT(WITH_MODE[index].flags);
+      ADD(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CREATING, 0, 3));
+    }
+    LOAD_ARGUMENT(WITH_MODE[index].mode);
+    ADD(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, keeps_group ? SET_USER : SET_USER | SET_GROUP, 0, 1));
+    program[at++] = refuse;
+  }
+  if (!allows_sockets) {
+    LOAD_NUMBER;
+    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_socket, 0, 3));
+    LOAD_ARGUMENT(0);
+    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, UNIX, 0, 1));
+    program[at++] = refuse;
+    /* One of two connected sockets that send datagrams may also send them elsewhere. */
+    LOAD_NUMBER;
+    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_socketpair, 0, 3));
+    LOAD_ARGUMENT(1);
+    ADD(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, DATAGRAM_OR_RAW, 0, 1));
+    program[at++] = refuse;
+  }
   for (word index = 0; index < COUNT(OWN_ONLY); index++) {
-    const word whose = __builtin_offsetof(struct seccomp_data, args) + OWN_ONLY[index].argument * sizeof(u64);
-    ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, nr)));
+    LOAD_NUMBER;
     ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OWN_ONLY[index].number, 0, 5));
-    ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, whose));
+    LOAD_ARGUMENT(OWN_ONLY[index].argument);
     ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 2));
-    ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, args[0])));
+    LOAD_ARGUMENT(0);
     ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OWN_ONLY[index].account, 0, 1));
     program[at++] = refuse;
   }
@@ -203,7 +288,7 @@ __attribute__((used)) static void run(word *stack) {
   need("openat2", call(__NR_openat2, AT_FDCWD, 0, 0, 0, 0));
   need("close_range", call(__NR_close_range, 1, 0, 0, 0, 0));
 
-  int connects = 0, binds = 0;
+  int connects = 0, binds = 0, allows_sockets = 0, allows_owners = 0;
   char **at = arguments + 1;
   for (; *at != 0 && !same(*at, "--") && !same(*at, "--try"); at += 2) {
     if (at[1] == 0) fail("no value for", *at, 0);
@@ -234,6 +319,8 @@ __attribute__((used)) static void run(word *stack) {
       if (abi >= 4) allow_port(ruleset, value, LANDLOCK_ACCESS_NET_BIND_TCP);
     } else if (same(*option, "--limit")) set_limit(value);
     else if (same(*option, "--cgroup")) join_group(value);
+    else if (same(*option, "--allow") && same(value, "sockets")) allows_sockets = 1;
+    else if (same(*option, "--allow") && same(value, "owners")) allows_owners = 1;
     else fail("unknown option", *option, 0);
   }
 
@@ -242,7 +329,7 @@ __attribute__((used)) static void run(word *stack) {
   if (error < 0) fail("the kernel refuses no_new_privs", 0, error);
   error = call(__NR_landlock_restrict_self, ruleset, 0, 0, 0, 0);
   if (error < 0) fail("Landlock refuses to restrict this process", 0, error);
-  forbid_system_calls();
+  forbid_system_calls(allows_sockets, allows_owners);
 
   if (same(*at, "--try")) {
     print(1, "landlock ");

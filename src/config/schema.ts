@@ -125,6 +125,8 @@ const sandbox = v.pipe(
     // Whether servers reach every address, the hosts in `allow`, or none.
     network: v.optional(rules.choice(["open", "allow-list", "none"]), "open"),
     allow: v.optional(lists.networkRules(), []),
+    // Whether servers may make Unix sockets even if the sandbox cannot hide those of other programs.
+    unixSockets: v.optional(rules.flag(), false),
     // The sandbox that the runtime puts around each tool of an agent.
     tools: v.optional(rules.choice(["none", "bwrap"]), "none"),
     // The limits of each server, together with everything that it starts. Null: unlimited. Below the lowest allowed
@@ -135,7 +137,10 @@ const sandbox = v.pipe(
     cpu: v.optional(v.nullable(processors()), null),
     disk: v.optional(v.nullable(rules.sizeFrom("1mb", "2gb")), null),
   }),
-  v.transform(({ mode, binds, network, allow, tools, ...limits }) => ({ mode, binds, network, allow, tools, limits })),
+  v.transform(({ mode, binds, network, allow, unixSockets, tools, ...limits }) => ({
+    ...{ mode, binds, network, allow, unixSockets, tools },
+    limits,
+  })),
 );
 
 const lock = v.pipe(

@@ -77,6 +77,7 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     causes: [
       "The kernel has no Landlock (it needs Linux 5.13 or later, with landlock in its list of security modules).",
       "Neither the launcher in the package nor setpriv of util-linux 2.41 can run.",
+      "The fleet runs as root and bwrap does not work. Landlock alone cannot restrict root.",
       "For bwrap: the program bwrap is not installed, or the kernel, the container or a policy allows no user namespaces.",
       "For sandbox.network: the launcher cannot run, the account may make no network namespaces, or the proxy does not start.",
     ],

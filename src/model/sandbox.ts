@@ -9,7 +9,7 @@ export const PROTECTIONS = {
   processes: "read the memory and the environment of other processes of the fleet's account",
   signals: "send signals to other processes of the fleet's account",
   "system-calls": "use system calls that reach the kernel or the whole machine",
-  metadata: "see the names of all files, and change modes, times and attributes of files that the fleet's account owns",
+  metadata: "see the names of all files, and change the modes and times of files that the fleet's account owns",
   "process-list": "see the names and the command lines of other processes",
   ipc: "use System V message queues, semaphores and shared memory of the fleet's account",
   "unix-sockets": "connect to the Unix sockets of other programs, and act through them, for example through Docker's",
@@ -100,9 +100,13 @@ export function lackingIn(sandbox: SandboxReport, other: SandboxReport): Protect
   return sandbox.not.filter((protection) => !other.not.includes(protection));
 }
 
-/** Whether an agent in this sandbox can neither read nor write the files and the processes of other users and of the fleet. */
+/**
+ * Whether an agent in this sandbox can neither read nor write the files and the processes of other users and of the fleet,
+ * not even through the Unix sockets of other programs.
+ */
 export function separates({ not }: SandboxReport): boolean {
-  return (["files", "processes", "signals"] as const).every((protection) => !not.includes(protection));
+  const needed = ["files", "processes", "signals", "unix-sockets"] as const;
+  return needed.every((protection) => !not.includes(protection));
 }
 
 /**

@@ -1,6 +1,6 @@
 import type { Protection } from "../model/sandbox.js";
 import { system } from "../system/system.js";
-import { ROOT_CAPABILITIES, run } from "./landlock.js";
+import { run } from "./landlock.js";
 import { mountCheck } from "./mounted.js";
 import { mountOptions } from "./mounts.js";
 import { contains, type Paths, TRIAL_PATHS } from "./paths.js";
@@ -31,10 +31,10 @@ exit $?`;
 
 /**
  * If the fleet runs as root, a server gets no user namespace, because inside one, root could not use the files of other
- * accounts. The server keeps the same capabilities as under Landlock: those that root needs to work with files.
+ * accounts. The server keeps the capabilities that root needs to work with files. The launcher keeps the same ones.
  */
 const isRoot = process.getuid?.() === 0;
-const KEPT = isRoot ? ROOT_CAPABILITIES : [];
+const KEPT = isRoot ? ["chown", "dac_override", "fowner", "fsetid"] : [];
 
 /**
  * Process 1 needs `checkpoint_restore` to choose a PID. `setpcap` lets setpriv remove both capabilities before the
@@ -107,7 +107,8 @@ function within(
   command: Command,
   paths: Paths,
 ): Command {
-  const inner = launcher?.wrap(command, paths) ?? command;
+  // The program sees only files and sockets that it may use.
+  const inner = launcher?.wrap(command, paths, ["sockets", "owners"]) ?? command;
   return [
     ...(["/bin/sh", "-c", OUTSIDE, "sh", bwrap, ...OPTIONS] as const),
     ...mountOptions(launcher === null ? paths : { ...paths, read: [...paths.read.map(inFewMounts), inner[0]] }),

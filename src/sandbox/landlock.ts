@@ -16,13 +16,24 @@ import type { Attempt } from "./sandbox.js";
 /** The deadline of a trial, in milliseconds. A trial usually takes a few milliseconds. */
 const TRIAL_MS = 10_000;
 
-/**
- * The protections that neither of these two ways to use Landlock gives. `unix-sockets` is one of them, because Landlock
- * restricts only abstract Unix sockets, which have no path.
- */
-const NEVER: readonly Protection[] = ["metadata", "process-list", "ipc", "unix-sockets", "network", "resources"];
+/** The protections that neither of these two ways to use Landlock gives. */
+const NEVER: readonly Protection[] = ["metadata", "process-list", "ipc", "network", "resources"];
 
-/** Tries the sandbox of our own launcher (`native/launcher.c`). */
+/**
+ * Why Landlock alone cannot restrict root: root could change the modes of all files on the machine. Null for
+ * other accounts.
+ */
+const problemOfRoot =
+  process.getuid?.() === 0
+    ? "Landlock alone cannot restrict root (run the fleet as an ordinary user, or install bubblewrap)"
+    : null;
+
+/** The sandbox of our own launcher alone, or the reason why it is not enough here. */
+export function launcherAlone(launcher: Attempt): Attempt {
+  return problemOfRoot === null || "why" in launcher ? launcher : { why: problemOfRoot };
+}
+
+/** Tries our own launcher (`native/launcher.c`). */
 export async function tryLauncher(): Promise<Attempt> {
   const launcher = launcherPath();
   if (launcher === null) return { why: "the launcher of the sandbox is not beside this copy of the code" };
@@ -42,8 +53,9 @@ export async function tryLauncher(): Promise<Attempt> {
       ...NEVER,
     ],
     hasLauncher: true,
-    wrap: (command, { read, write, devices }) => [
+    wrap: (command, { read, write, devices }, allowed = []) => [
       launcher,
+      ...allowed.flatMap((what) => ["--allow", what]),
       ...read.flatMap((path) => ["--read", path]),
       ...write.flatMap((path) => ["--write", path]),
       ...devices.flatMap((path) => ["--device", path]),
@@ -61,14 +73,16 @@ function launcherPath(): string | null {
 
 /** Tries the sandbox of `setpriv` (util-linux 2.41 or later), for a machine on which the launcher cannot run. */
 export async function trySetpriv(): Promise<Attempt> {
+  if (problemOfRoot !== null) return { why: problemOfRoot };
   const setpriv = machineProgram("setpriv");
   if (setpriv === null) return { why: "no folder of the machine in PATH has the program setpriv" };
-  const base = ["--no-new-privs", ...(process.getuid?.() === 0 ? CAPABILITIES : []), "--landlock-access", "fs"];
+  const base = ["--no-new-privs", "--landlock-access", "fs"];
   const { failure } = await run(setpriv, [...base, ...rule(READ_FOLDER, "/"), "/bin/true"]);
   if (failure !== null) return { why: `setpriv with Landlock failed (${failure})` };
   return {
     mode: "landlock",
-    not: ["signals", "system-calls", ...NEVER],
+    // Landlock itself restricts only abstract Unix sockets, which have no path.
+    not: ["signals", "system-calls", "unix-sockets", ...NEVER],
     wrap: (command, { read, write, devices }) => [
       setpriv,
       ...base,
@@ -87,13 +101,6 @@ const WRITE_FILE = `${READ_FILE},write-file,truncate`;
 const ALL = "";
 const isFolder = (path: string) => statSync(path).isDirectory();
 const rule = (access: string, path: string) => ["--landlock-rule", `path-beneath:${access}:${path}`];
-
-/** The capabilities that root keeps in the sandbox, to work with files. The launcher keeps the same ones. */
-export const ROOT_CAPABILITIES = ["chown", "dac_override", "fowner", "fsetid"];
-const CAPABILITIES = [
-  ...["--bounding-set", ["-all", ...ROOT_CAPABILITIES.map((name) => `+${name}`)].join(",")],
-  ...["--inh-caps", "-all"],
-];
 
 const SHORTAGES = ["EAGAIN", "EMFILE", "ENFILE", "ENOMEM"];
 /**

@@ -5,11 +5,12 @@ import {
   NO_SANDBOX,
   type Protection,
   type RestrictedNetwork,
+  type SandboxMode,
   type SandboxReport,
 } from "../model/sandbox.js";
 import { tryBwrapAlone, tryBwrapAround } from "./bwrap.js";
 import { type Grantee, grantsOf, type Secrets } from "./grants.js";
-import { tryLauncher, trySetpriv } from "./landlock.js";
+import { launcherAlone, tryLauncher, trySetpriv } from "./landlock.js";
 import { makeGroups } from "./limits/cgroups.js";
 import { type ChosenLimits, chooseLimits, launcherOptions, underShell } from "./limits/limits.js";
 import { inNamespace, NAME_SERVICE } from "./network/namespace.js";
@@ -42,9 +43,12 @@ export interface Start extends OwnFolders {
 
 export type Command = readonly [program: string, ...args: string[]];
 
+/** An option of our launcher (`native/launcher.c`) that allows system calls. */
+export type Allowance = "sockets" | "owners";
+
 /** A way to restrict programs on this machine. */
 export interface Mechanism extends SandboxReport {
-  wrap(command: Command, paths: Paths): Command;
+  wrap(command: Command, paths: Paths, allowed?: readonly Allowance[]): Command;
   /** Whether the wrapped command begins with our launcher, which also sets limits. */
   hasLauncher?: boolean;
 }
@@ -60,8 +64,8 @@ type Mode = Exclude<Config["sandbox"]["mode"], "none">;
  * work, bwrap around the launcher works, too.
  */
 const MECHANISMS: Readonly<Record<Mode, readonly ((launcher: Attempt) => Attempt | Promise<Attempt>)[]>> = {
-  auto: [tryBwrapAround, (launcher) => launcher, tryBwrapAlone, trySetpriv],
-  landlock: [(launcher) => launcher, trySetpriv],
+  auto: [tryBwrapAround, launcherAlone, tryBwrapAlone, trySetpriv],
+  landlock: [launcherAlone, trySetpriv],
   bwrap: [tryBwrapAround, tryBwrapAlone],
 };
 
@@ -109,7 +113,7 @@ export async function chooseSandbox(
   const [mechanism] = await Promise.all([chooseMechanism(settings), tryNamespace(settings)]);
   const network = await chooseNetwork(settings, mechanism);
   const limits = chooseLimits(settings.limits, grantee.id);
-  const report = reportOf(mechanism ?? NO_SANDBOX, { limits, network }, secrets.config);
+  const report = reportOf(mechanism ?? NO_SANDBOX, { limits, network }, { ...secrets.config, sandbox: settings });
   if (mechanism === null) await assertToolSandbox(settings, secrets.env);
   if (mechanism === null) return { ...report, wrap: (command) => limited(command, limits, null) };
   const grants = grantsOf(grantee, settings, secrets);
@@ -119,7 +123,7 @@ export async function chooseSandbox(
     wrap: (command, { home, temporary, sessionState, port }) => {
       const own = [home, temporary, ...(sessionState === null ? [] : [sessionState])];
       const paths = serverPaths({ ...grants, hidden, runtimePath: command[0], own, temporary });
-      const inner = mechanism.wrap(command, paths);
+      const inner = mechanism.wrap(command, paths, settings.unixSockets ? ["sockets"] : []);
       if (network === undefined) return limited(inner, limits, mechanism);
       const cgroups = limits?.report.cgroups ?? [];
       const { stateRoot } = secrets;
@@ -131,13 +135,13 @@ export async function chooseSandbox(
 function reportOf(
   { mode, not: lacking }: SandboxReport,
   { limits, network }: { limits: ChosenLimits | null; network: RestrictedNetwork | undefined },
-  config: Pick<Config, "modelGateway">,
+  config: Choices,
 ): SandboxReport {
   const given = new Set<Protection>(network === undefined ? [] : ["network"]);
   // Do not report `resources` as protected without a filter of system calls, because an agent can then change how the
   // kernel schedules other processes.
   if (limits !== null && limitsResources(limits.report) && !lacking.includes("system-calls")) given.add("resources");
-  const not = withKey(lacking, config).filter((protection) => !given.has(protection));
+  const not = [...new Set([...lacking, ...givenUp(mode, config)])].filter((protection) => !given.has(protection));
   return {
     ...{ mode, not },
     ...(network === undefined ? {} : { network }),
@@ -197,12 +201,16 @@ async function chooseNetwork(
   });
 }
 
-/**
- * Adds `provider-key` to the missing protections if there is no model gateway, because the key is then in the server's
- * memory.
- */
-function withKey(not: readonly Protection[], { modelGateway }: Pick<Config, "modelGateway">): readonly Protection[] {
-  return modelGateway === "on" || not.includes("provider-key") ? not : [...not, "provider-key"];
+interface Choices extends Pick<Config, "modelGateway"> {
+  sandbox: Pick<Config["sandbox"], "unixSockets">;
+}
+
+/** The protections that the configuration gives up. Without a model gateway, the key is in the server's memory. */
+function givenUp(mode: SandboxMode, { modelGateway, sandbox }: Choices): Protection[] {
+  return [
+    ...(modelGateway === "on" ? [] : (["provider-key"] as const)),
+    ...(mode === "landlock" && sandbox.unixSockets ? (["unix-sockets"] as const) : []),
+  ];
 }
 
 /** The mechanism that restricts servers; null if nothing does. */

@@ -40,6 +40,7 @@ const WELL_AGAIN = {
   "the servers could not be checked": "the servers can be checked again",
   "the use of the servers could not be checked": "the servers can be checked again",
   "the proxy of servers could not be started": "the proxy of servers runs again",
+  "the modes of the state folder could not be restored": "the modes of the state folder are right again",
   "the shared storage is not available": "the shared storage is available again",
 } as const;
 

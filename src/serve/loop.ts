@@ -1,6 +1,8 @@
+import { quote } from "../errors.js";
 import type { Registry } from "../model/registry.js";
 import { closedBy } from "../pool/admission.js";
 import { isRunning } from "../pool/server.js";
+import { restoreModes } from "../store/file/state-folder.js";
 import type { ServeContext } from "./context.js";
 import { RegularChecks } from "./failures.js";
 import { isUp, Reconciler } from "./health/reconciler.js";
@@ -129,13 +131,23 @@ export class SupervisorLoop {
     while (!this.#stopping.signal.aborted) {
       await this.#timer.next(TICK_MS);
       if (this.#stopping.signal.aborted) return;
+      const isDue = this.#context.clock.now() - surveyed >= config.health.intervalMs;
+      await this.#checks.run("the modes of the state folder could not be restored", async () =>
+        this.#restoreModes({ deep: isDue }),
+      );
       const registry = await this.#checks.run("the servers could not be checked", async () => await this.#reconcile());
       if (this.#lost.signal.aborted) return;
-      if (registry === null || this.#context.clock.now() - surveyed < config.health.intervalMs) continue;
+      if (registry === null || !isDue) continue;
       surveyed = this.#context.clock.now();
       await this.#checks.run("the shared storage is not available", async () => await directory.assertStorage());
       await this.#checks.run("the use of the servers could not be checked", async () => await this.#survey(registry));
     }
+  }
+
+  /** Undoes what an agent under Landlock did to the modes of the state folder. */
+  #restoreModes(extent: { deep: boolean }): void {
+    for (const { path, was } of restoreModes(this.#context.stateRoot, extent))
+      this.#context.log("warn", `the mode of ${quote(path)} was ${was}, and is restored`, { path, was });
   }
 
   async #reconcile(): Promise<Registry> {

@@ -40,6 +40,7 @@ describe("defaults", () => {
           mode: "auto",
           binds: [],
           network: "open",
+          unixSockets: false,
           allow: [],
           tools: "none",
           limits: { memory: null, processes: null, openFiles: null, cpu: null, disk: null },

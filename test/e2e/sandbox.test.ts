@@ -12,12 +12,20 @@ import { TestAuthority } from "../fixtures/tls/authority.js";
 const fleet = testFleet();
 const CODE = fileURLToPath(new URL("../../dist", import.meta.url));
 
+/** Without bwrap, root gets no sandbox. */
+const isSandboxed = bwrapProblem === undefined || process.getuid?.() !== 0;
+
 const SEEN: { setting: string; mode: string; not: string[] }[] = [
-  {
-    setting: "landlock",
-    mode: "landlock",
-    not: ["metadata", "process-list", "ipc", "unix-sockets", "network", "resources"],
-  },
+  // Landlock alone cannot restrict root.
+  ...(process.getuid?.() === 0
+    ? []
+    : [
+        {
+          setting: "landlock",
+          mode: "landlock",
+          not: ["metadata", "process-list", "ipc", "network", "resources"],
+        },
+      ]),
   // Where bwrap does not work, test/faults/sandbox-fallback.test.ts tests what `auto` chooses instead.
   ...(bwrapProblem === undefined ? [{ setting: "auto", mode: "bwrap", not: ["network", "resources"] }] : []),
 ];
@@ -59,24 +67,27 @@ it.each(SEEN.flatMap(({ mode }) => ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"].map(
   },
 );
 
-it("spawn refuses a server's recorded --cwd if it is now a link that leads out of the folder in sandbox.binds", async () => {
-  const work = join(fleet.folder, "work of linked");
-  mkdirSync(join(work, "inside"), { recursive: true });
-  const env = { COPILOTFLEET_SANDBOX_BINDS: join(fleet.folder, "work of {user}") };
-  const project = join(work, "project");
-  rmSync(project, { force: true });
-  symlinkSync(join(work, "inside"), project);
-  await fleet.ok(["spawn", "--user", "linked", "--cwd", project], { env });
-  await fleet.ok(["stop", "--user", "linked"]);
-  rmSync(project);
-  symlinkSync("/srv", project);
-  expect(await fleet.refusal(3, ["spawn", "--user", "linked"], { env })).toMatchObject({
-    code: "FLEET_SANDBOX_UNSAFE",
-    message: expect.stringContaining(`--cwd: "${project}" leads out of "${work}" by a link`),
-  });
-});
+it.skipIf(!isSandboxed)(
+  "spawn refuses a server's recorded --cwd if it is now a link that leads out of the folder in sandbox.binds",
+  async () => {
+    const work = join(fleet.folder, "work of linked");
+    mkdirSync(join(work, "inside"), { recursive: true });
+    const env = { COPILOTFLEET_SANDBOX_BINDS: join(fleet.folder, "work of {user}") };
+    const project = join(work, "project");
+    rmSync(project, { force: true });
+    symlinkSync(join(work, "inside"), project);
+    await fleet.ok(["spawn", "--user", "linked", "--cwd", project], { env });
+    await fleet.ok(["stop", "--user", "linked"]);
+    rmSync(project);
+    symlinkSync("/srv", project);
+    expect(await fleet.refusal(3, ["spawn", "--user", "linked"], { env })).toMatchObject({
+      code: "FLEET_SANDBOX_UNSAFE",
+      message: expect.stringContaining(`--cwd: "${project}" leads out of "${work}" by a link`),
+    });
+  },
+);
 
-it("after a restart with another sandbox.mode, the server has the new sandbox", async () => {
+it.skipIf(!isSandboxed)("after a restart with another sandbox.mode, the server has the new sandbox", async () => {
   const { sandbox } = await fleet.spawn("changed");
   expect(sandbox.mode).not.toBe("none");
   await fleet.ok(["restart", "--user", "changed"], { env: { COPILOTFLEET_SANDBOX_MODE: "none" } });
@@ -111,23 +122,26 @@ const EXPOSING: [string, () => string][] = [
   ],
 ];
 
-it.each(EXPOSING)("spawn refuses %s as --cwd and as a folder in sandbox.binds", async (_, folderOf) => {
-  const folder = folderOf();
-  const cwd = await fleet.refusal(3, ["spawn", "--user", "refused", "--cwd", folder]);
-  expect(cwd).toMatchObject({
-    code: "FLEET_SANDBOX_UNSAFE",
-    message: expect.stringContaining(`--cwd: "${folder}" would give a server access to "${fleet.folder}`),
-  });
-  const env = { COPILOTFLEET_SANDBOX_BINDS: folder };
-  const bind = await fleet.refusal(3, ["spawn", "--user", "refused"], { env });
-  expect(bind).toMatchObject({
-    code: "FLEET_SANDBOX_UNSAFE",
-    message: expect.stringContaining(`sandbox.binds: "${folder}" would give`),
-  });
-  expect((await fleet.ps()).filter(({ user }) => user === "refused")).toEqual([]);
-});
+it.skipIf(!isSandboxed).each(EXPOSING)(
+  "spawn refuses %s as --cwd and as a folder in sandbox.binds",
+  async (_, folderOf) => {
+    const folder = folderOf();
+    const cwd = await fleet.refusal(3, ["spawn", "--user", "refused", "--cwd", folder]);
+    expect(cwd).toMatchObject({
+      code: "FLEET_SANDBOX_UNSAFE",
+      message: expect.stringContaining(`--cwd: "${folder}" would give a server access to "${fleet.folder}`),
+    });
+    const env = { COPILOTFLEET_SANDBOX_BINDS: folder };
+    const bind = await fleet.refusal(3, ["spawn", "--user", "refused"], { env });
+    expect(bind).toMatchObject({
+      code: "FLEET_SANDBOX_UNSAFE",
+      message: expect.stringContaining(`sandbox.binds: "${folder}" would give`),
+    });
+    expect((await fleet.ps()).filter(({ user }) => user === "refused")).toEqual([]);
+  },
+);
 
-it.each(["/etc", "/usr/local", CODE])(
+it.skipIf(!isSandboxed).each(["/etc", "/usr/local", CODE])(
   "spawn refuses %s as --cwd, because a server could change programs there that run outside its sandbox",
   async (folder) => {
     expect(await fleet.refusal(3, ["spawn", "--user", "refused", "--cwd", folder])).toMatchObject({

@@ -6,7 +6,9 @@ import { expect, it, onTestFinished } from "vitest";
 import { serverIdOf } from "../../src/model/ids.js";
 import { homeOf } from "../../src/runtime/files/server-folder.js";
 import { askProxy } from "../../src/sandbox/network/ask.js";
+import type { RunOptions } from "../fixtures/commands/command.js";
 import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { userFleet } from "../fixtures/fleets/user-fleet.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
 import { killed } from "../fixtures/processes.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
@@ -19,22 +21,28 @@ async function webServer(): Promise<number> {
   return (server.address() as AddressInfo).port;
 }
 
-it
-  .skipIf(networkProblem !== undefined)
-  .each(["landlock", "bwrap"].filter((mode) => mode !== "bwrap" || bwrapProblem === undefined))(
-  "in sandbox mode %s, an agent's curl reaches only the allowed hosts, even after the proxy was killed",
-  async (mode) => {
+it.skipIf(networkProblem !== undefined).each(
+  [
+    { mode: "landlock", as: "an ordinary user" },
+    { mode: "bwrap", as: "root" },
+  ].filter(({ mode }) => (mode === "bwrap" ? bwrapProblem === undefined : process.getuid?.() === 0)),
+)(
+  "in sandbox mode $mode as $as, an agent's curl reaches only the allowed hosts, even after the proxy was killed",
+  async ({ mode, as }) => {
     await using model = await startToolModel();
     const [allowed, other] = [await webServer(), await webServer()];
-    const fleet = await faultFleet({
+    const env = {
       COPILOTFLEET_PROVIDER_TYPE: "openai",
       COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
       COPILOTFLEET_SESSION_APPROVE: "all",
       COPILOTFLEET_SANDBOX_MODE: mode,
       COPILOTFLEET_SANDBOX_NETWORK: "allow-list",
       COPILOTFLEET_SANDBOX_ALLOW: `localhost:${allowed},127.0.0.1:${allowed},localhost:${other}`,
-    });
-    await fleet.ok(["create", "--user", "alice", "--id", "one"]);
+    };
+    const user = as === "root" ? null : await userFleet(env);
+    const fleet = user?.fleet ?? (await faultFleet(env));
+    const run: RunOptions = user === null ? {} : { under: user.under };
+    await fleet.ok(["create", "--user", "alice", "--id", "one"], run);
     const home = homeOf(fleet.root, serverIdOf("alice"));
     // The server's no_proxy names localhost. Without `--noproxy ''`, curl would bypass the proxy.
     const curl = (url: string) => `curl -sS --noproxy '' --max-time 20 ${url} 2>&1`;
@@ -49,7 +57,7 @@ it
     chmodSync(join(home, "try.sh"), 0o644);
     const attempt = async () => {
       const call = { command: `bash '${join(home, "try.sh")}'; true`, description: "works" };
-      await fleet.ok(["send", "one", `!tool bash ${JSON.stringify(call)}`, "--user", "alice"]);
+      await fleet.ok(["send", "one", `!tool bash ${JSON.stringify(call)}`, "--user", "alice"], run);
       return readFileSync(join(home, "result"), "utf8").trim().split("\n");
     };
     const expected = [
@@ -68,7 +76,7 @@ it
       expect.objectContaining({ user: "alice", result: "blocked", host: "localhost", port: other }),
     );
     await killed((await askProxy(folder))?.pid ?? null);
-    const { checks } = await fleet.json<{ checks: { name: string; level: string; detail: string }[] }>(["doctor"]);
+    const { checks } = await fleet.json<{ checks: { name: string; level: string; detail: string }[] }>(["doctor"], run);
     expect(checks.find(({ name }) => name === "sandbox")).toMatchObject({
       level: "warning",
       detail: expect.stringContaining("the proxy of servers with an allow-list does not run"),

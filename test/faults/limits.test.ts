@@ -107,7 +107,7 @@ async function toolFleet(model: { baseUrl: string }, env: NodeJS.ProcessEnv, as:
 
 const ROOT = process.getuid?.() === 0;
 
-it.skipIf(!grouped).each(["landlock", ...(bwrapProblem === undefined ? ["bwrap"] : []), "none"])(
+it.skipIf(!grouped).each([...(bwrapProblem === undefined ? ["bwrap"] : []), "none"])(
   "with limits and sandbox.mode %s, an agent that exceeds them harms neither its own nor another user's server",
   async (mode) => {
     await using model = await startToolModel();

@@ -4,6 +4,7 @@ import { expect, it } from "vitest";
 import { ALL_PROTECTIONS, PROTECTIONS, type Protection, type SandboxMode } from "../../src/model/sandbox.js";
 import type { ServerView } from "../../src/pool/server.js";
 import { errorOf, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { userFleet } from "../fixtures/fleets/user-fleet.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 import { without } from "../fixtures/programs/seccomp.js";
 
@@ -31,7 +32,7 @@ const FALLBACKS: {
   {
     machine: "where namespaces are forbidden",
     ...{ forbidden: [], namespaces: false, mode: "landlock" },
-    ...{ open: ["process-list", "ipc"], closed: ["system-calls", "signals", "files"] },
+    ...{ open: ["process-list", "ipc"], closed: ["system-calls", "signals", "files", "unix-sockets"] },
     failures: [/^bwrap failed \(bwrap: .*namespace.*\)$/],
   },
   {
@@ -49,7 +50,7 @@ const FALLBACKS: {
   {
     machine: "where neither namespaces nor our launcher work",
     ...{ forbidden: ["seccomp"], namespaces: false, mode: "landlock" },
-    ...{ open: ["system-calls", "signals"], closed: ["files"] },
+    ...{ open: ["system-calls", "signals", "unix-sockets"], closed: ["files"] },
     failures: [/^the launcher of the sandbox failed \(/, /^bwrap failed \(/],
   },
   {
@@ -67,17 +68,20 @@ const FALLBACKS: {
 it.skipIf(!isRoot || bwrapProblem !== undefined).each(FALLBACKS)(
   "$machine, auto chooses $mode, and the server's record and doctor name the missing protections",
   async ({ forbidden, namespaces, mode, open, closed, failures }) => {
-    const fleet = await faultFleet();
-    const under = without(forbidden, fleet.folder, { namespaces });
+    const user = await userFleet();
+    const { fleet } = user;
+    const under = [...without(forbidden, fleet.folder, { namespaces }), ...user.under];
     const { server } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"], { under });
     expect(server.sandbox.mode).toBe(mode);
     expect(server.sandbox.not).toEqual(expect.arrayContaining(open));
     for (const word of closed) expect(server.sandbox.not).not.toContain(word);
-    await fleet.create("alice", "s", { under });
-    expect(await fleet.send("alice", "s", "hello", { under })).toBe("[turn 1] hello");
+    await fleet.ok(["create", "--user", "alice", "--id", "s"], { under });
+    expect(await fleet.ok(["send", "s", "hello", "--user", "alice"], { under })).toContain("[turn 1] hello");
     const { checks } = await fleet.json<Doctor>(["doctor", "--quick"], { under });
     const check = checks.find(({ name }) => name === "sandbox");
-    const works = { level: "ok", detail: `${mode} works` };
+    const works = server.sandbox.not.includes("unix-sockets")
+      ? { level: "warning", detail: `${mode} works, but agents reach the Unix sockets of other programs` }
+      : { level: "ok", detail: `${mode} works` };
     expect(check).toMatchObject(
       mode === "none" ? { level: "warning", detail: "no sandbox works on this machine" } : works,
     );
@@ -91,8 +95,9 @@ it.skipIf(!isRoot || bwrapProblem !== undefined).each(FALLBACKS)(
 it.skipIf(!isRoot).each(["openat2", "close_range"] as const)(
   "without the system call %s, setpriv applies Landlock in place of our launcher, and doctor names the call",
   async (name) => {
-    const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: "landlock" });
-    const under = without([name], fleet.folder, { by: "ENOSYS" });
+    const user = await userFleet({ COPILOTFLEET_SANDBOX_MODE: "landlock" });
+    const { fleet } = user;
+    const under = [...without([name], fleet.folder, { by: "ENOSYS" }), ...user.under];
     const { server } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"], { under });
     expect(server.sandbox.mode).toBe("landlock");
     expect(server.sandbox.not).toEqual(expect.arrayContaining(["signals", "system-calls"]));
@@ -103,13 +108,60 @@ it.skipIf(!isRoot).each(["openat2", "close_range"] as const)(
   },
 );
 
-it.skipIf(bwrapProblem !== undefined)(
-  "without the program bwrap, auto chooses landlock, and doctor names the reason",
+const NO_LANDLOCK = "Landlock alone cannot restrict root (run the fleet as an ordinary user, or install bubblewrap)";
+
+it.skipIf(!isRoot)(
+  "as root and without the program bwrap, auto chooses no sandbox, and doctor warns of it",
   async () => {
     const fleet = await faultFleet();
     const programs = join(fleet.folder, "programs");
     mkdirSync(programs);
     const under = ["/usr/bin/env", `PATH=${programs}`];
+    const { server } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"], { under });
+    expect(server.sandbox.mode).toBe("none");
+    const { checks } = await fleet.json<Doctor>(["doctor", "--quick"], { under });
+    expect(checks.find(({ name }) => name === "sandbox")).toMatchObject({
+      level: "warning",
+      items: [expect.stringMatching(/has the program bwrap$/), NO_LANDLOCK],
+    });
+  },
+);
+
+it.skipIf(!isRoot)("as root, the fleet refuses to start a server if sandbox.mode is landlock", async () => {
+  const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: "landlock" });
+  const result = await fleet.run(["spawn", "--user", "alice", "--json"]);
+  expect(errorOf(result)).toMatchObject({
+    code: "FLEET_SANDBOX_UNUSABLE",
+    message: `sandbox.mode is "landlock", but ${NO_LANDLOCK}.`,
+  });
+  expect(await fleet.ps()).toEqual([]);
+});
+
+it.skipIf(!isRoot)(
+  "with sandbox.unixSockets, a server under landlock can use Unix sockets, and the server's record and doctor say so",
+  async () => {
+    const { fleet, under } = await userFleet({
+      COPILOTFLEET_SANDBOX_MODE: "landlock",
+      COPILOTFLEET_SANDBOX_UNIX_SOCKETS: "true",
+    });
+    const { server } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"], { under });
+    expect(server.sandbox.not).toContain("unix-sockets");
+    const { checks } = await fleet.json<Doctor>(["doctor", "--quick"], { under });
+    expect(checks.find(({ name }) => name === "sandbox")).toMatchObject({
+      level: "warning",
+      fix: expect.stringContaining("sandbox.unixSockets"),
+    });
+  },
+);
+
+it.skipIf(!isRoot || bwrapProblem !== undefined)(
+  "without the program bwrap, auto chooses landlock, and doctor names the reason",
+  async () => {
+    const user = await userFleet();
+    const { fleet } = user;
+    const programs = join(fleet.folder, "programs");
+    mkdirSync(programs);
+    const under = [...user.under, "/usr/bin/env", `PATH=${programs}`];
     const { server } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"], { under });
     expect(server.sandbox.mode).toBe("landlock");
     const { checks } = await fleet.json<Doctor>(["doctor", "--quick"], { under });
@@ -136,7 +188,7 @@ it.skipIf(!isRoot || bwrapProblem !== undefined)(
   },
 );
 
-it.skipIf(!isRoot)(
+it.skipIf(!isRoot || bwrapProblem !== undefined)(
   "where namespaces are forbidden, the fleet refuses to start a server if sandbox.mode is bwrap",
   async () => {
     const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: "bwrap" });
@@ -172,14 +224,15 @@ it("without the program bwrap, the fleet refuses to start a server if sandbox.mo
 it.skipIf(!isRoot)(
   "on a kernel without Landlock, the fleet refuses to start a server if sandbox.mode is landlock",
   async () => {
-    const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: "landlock" });
-    const under = without(["landlock_create_ruleset"], fleet.folder);
+    const user = await userFleet({ COPILOTFLEET_SANDBOX_MODE: "landlock" });
+    const { fleet } = user;
+    const under = [...without(["landlock_create_ruleset"], fleet.folder), ...user.under];
     const result = await fleet.run(["spawn", "--user", "alice", "--json"], { under });
     expect(result.code).toBe(3);
     expect(errorOf(result)).toMatchObject({
       code: "FLEET_SANDBOX_UNUSABLE",
       message: expect.stringMatching(/^sandbox\.mode is "landlock", but the launcher of the sandbox failed/),
     });
-    expect(await fleet.ps()).toEqual([]);
+    expect(await fleet.json(["ps"], { under })).toMatchObject({ servers: [] });
   },
 );

@@ -15,8 +15,17 @@ import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { serve } from "../fixtures/fleets/serve.js";
 import { userFleet } from "../fixtures/fleets/user-fleet.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
-import { ATTACKS, type Attack, CLEANING, MAKE_OBJECTS, MQ_OPEN, PREPARATION } from "../fixtures/programs/attacks.js";
+import {
+  ATTACKS,
+  type Attack,
+  CLEANING,
+  CONNECT,
+  MAKE_OBJECTS,
+  MQ_OPEN,
+  PREPARATION,
+} from "../fixtures/programs/attacks.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
+import { networkProblem } from "../fixtures/programs/network.js";
 import { without } from "../fixtures/programs/seccomp.js";
 
 /** Work that the agent may do in its own sandbox. */
@@ -101,25 +110,61 @@ function makeObjects({ under = [] }: RunOptions): Objects {
   return { memory, queue, semaphore, posixQueue, mqOpen: `${MQ_OPEN}`, sharedFile };
 }
 
+const KEY = "sk-the-key-of-the-provider";
+const backwards = (text: string) => [...text].reverse().join("");
+
 interface Case {
   mode: SandboxMode;
   as: "root" | "an ordinary user";
   /** A system call that the machine lacks, so that the fleet falls back to a weaker sandbox. */
   lacking?: "seccomp" | "landlock_create_ruleset";
+  /** Whether the network is restricted and the server has limits. */
+  restricted?: true;
 }
 
-function nameOf({ mode, as, lacking }: Case): string {
-  return `${mode} of ${as}${lacking === undefined ? "" : ` on a machine without ${lacking}`}`;
+const RESTRICTED = {
+  COPILOTFLEET_SANDBOX_NETWORK: "none",
+  COPILOTFLEET_SANDBOX_MEMORY: "1gb",
+  COPILOTFLEET_SANDBOX_PROCESSES: "200",
+  COPILOTFLEET_SANDBOX_OPEN_FILES: "1024",
+  COPILOTFLEET_SANDBOX_CPU: "1",
+  COPILOTFLEET_SANDBOX_DISK: "1gb",
+};
+
+/** For each column of the table in docs/security.md: the numbers of the rows in which the agent succeeds. */
+const TABLE = (() => {
+  const text = readFileSync(new URL("../../docs/security.md", import.meta.url), "utf8");
+  const header =
+    /^\| #\s*\|.*$/m
+      .exec(text)?.[0]
+      .split("|")
+      .map((cell) => cell.trim().replaceAll("`", "")) ?? [];
+  const rows = [...text.matchAll(/^\| \d+\s*\|.*$/gm)].map(([row]) => row.split("|").map((cell) => cell.trim()));
+  expect(rows).toHaveLength(16);
+  return new Map(
+    header.map((name, at) => [name, rows.filter((row) => row[at]?.startsWith("yes")).map((row) => Number(row[1]))]),
+  );
+})();
+
+function nameOf({ mode, as, lacking, restricted }: Case): string {
+  return `${columnOf({ mode, restricted })} of ${as}${lacking === undefined ? "" : ` on a machine without ${lacking}`}`;
+}
+
+function columnOf({ mode, restricted }: { mode: SandboxMode; restricted: true | undefined }): string {
+  return restricted ? `${mode}, restricted` : mode;
 }
 
 const ROOT = process.getuid?.() === 0;
 const CASES: Case[] = [
-  { mode: "landlock", as: "root" },
   { mode: "landlock", as: "an ordinary user" },
+  ...(networkProblem === undefined ? [{ mode: "landlock", as: "an ordinary user", restricted: true } as const] : []),
   ...(bwrapProblem === undefined
     ? (["root", "an ordinary user"] as const).map((as) => ({ mode: "bwrap", as }) as const)
     : []),
-  { mode: "landlock", as: "root", lacking: "seccomp" },
+  ...(bwrapProblem === undefined && networkProblem === undefined
+    ? [{ mode: "bwrap", as: "an ordinary user", restricted: true } as const]
+    : []),
+  { mode: "landlock", as: "an ordinary user", lacking: "seccomp" },
   ...(bwrapProblem === undefined ? ([{ mode: "bwrap", as: "root", lacking: "landlock_create_ruleset" }] as const) : []),
   { mode: "none", as: "root" },
   { mode: "none", as: "an ordinary user" },
@@ -127,32 +172,43 @@ const CASES: Case[] = [
 
 it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
   "in sandbox $name, an agent with a shell does only the damage that the server's record reports as possible",
-  async ({ mode, as, lacking }) => {
+  async ({ mode, as, lacking, restricted }) => {
     await using model = await startToolModel();
     const env: NodeJS.ProcessEnv = {
       COPILOTFLEET_PROVIDER_TYPE: "openai",
       COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
       COPILOTFLEET_SESSION_APPROVE: "all",
       COPILOTFLEET_SANDBOX_MODE: mode,
+      COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+      MODEL_KEY: KEY,
+      // No server listens at this address. Without the setting, a runtime with a token would connect to GitHub.
+      COPILOT_API_URL: "http://127.0.0.1:9",
+      COPILOT_DEBUG_GITHUB_API_URL: "http://127.0.0.1:9",
+      ...(restricted ? RESTRICTED : {}),
     };
     const user = as === "root" ? null : await userFleet(env);
     const fleet = user?.fleet ?? (await faultFleet(env));
-    const under = lacking === undefined ? user?.under : without([lacking], fleet.folder);
-    const run: RunOptions = under === undefined ? {} : { under };
+    const under = [...(lacking === undefined ? [] : without([lacking], fleet.folder)), ...(user?.under ?? [])];
+    const run: RunOptions = { under };
     const code = fileURLToPath(new URL("../../", import.meta.url)).replace(/\/$/, "");
     onTestFinished(() => rmSync(join(code, "attack"), { force: true }));
     const tokens = join(fleet.folder, "tokens");
     const work = join(fleet.folder, "work");
     // Use folder names with a space, a colon and a newline, because people give such names.
     const [bound, readable] = [join(fleet.folder, "for alice:\nhere"), join(fleet.folder, "tools of all")];
+    env.COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE = join(tokens, "{user}");
     env.COPILOTFLEET_SANDBOX_BINDS = `${bound.replace("alice", "{user}")},${[readable, code, fleet.node].map((path) => `${path}:ro`).join(",")}`;
     Object.assign(fleet.env, env);
     for (const folder of [tokens, work, bound, readable]) {
       mkdirSync(folder);
       if (user !== null) chownSync(folder, user.uid, user.uid);
     }
-    for (const file of [join(tokens, "bob"), join(readable, "file")]) {
-      writeFileSync(file, "token of bob");
+    for (const [file, text] of [
+      [join(tokens, "alice"), "gho_tokenofalice"],
+      [join(tokens, "bob"), "gho_tokenofbob"],
+      [join(readable, "file"), "a file"],
+    ] as const) {
+      writeFileSync(file, text, { mode: 0o600 });
       if (user !== null) chownSync(file, user.uid, user.uid);
     }
     mkdirSync(fleet.env.HOME ?? "", { recursive: true });
@@ -189,21 +245,31 @@ it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
       abstractSocket: abstractSocket.slice(1),
       alicePort: String(alice?.port),
       bobPort: String(bob?.port),
+      githubBackwards: backwards("gho_tokenofalice"),
+      keyBackwards: backwards(KEY),
       ...makeObjects(run),
     };
     const attacks = Object.entries(ATTACKS);
-    const scriptsOf = (whose: "own" | "foreign") =>
+    const scriptsOf = (whose: "own" | "foreign"): Record<string, Script> =>
       Object.fromEntries(attacks.map(([name, attack]) => [name, { ...attack, arguments: attack[whose] }]));
     const needs = Object.fromEntries(Object.entries(NEEDS).map(([name, script]) => [name, { script, arguments: "" }]));
     const allowed = { ...needs, ...scriptsOf("own") };
+    if (mode === "landlock" && !sandbox.not.includes("unix-sockets"))
+      for (const [name] of attacks.filter(([, { script }]) => script === CONNECT)) delete allowed[name];
     expect(await succeeding(fleet, allowed, variables, run)).toEqual(Object.keys(allowed));
-    const left = attacks.filter(([, { open, needsRoot }]) => {
+    const left = attacks.filter(([, { open, needsRoot, limit }]) => {
       if (needsRoot && as !== "root") return false;
+      if (limit !== undefined && (sandbox.limits?.[limit] ?? null) !== null) return false;
       return open === undefined
         ? mode === "none"
         : open !== "never" && open.every((word) => sandbox.not.includes(word));
     });
-    expect(await succeeding(fleet, scriptsOf("foreign"), variables, run)).toEqual(left.map(([name]) => name));
+    const succeeded = await succeeding(fleet, scriptsOf("foreign"), variables, run);
+    expect(succeeded).toEqual(left.map(([name]) => name));
+    if (as !== "root" && lacking === undefined) {
+      const rows = succeeded.flatMap((name) => ATTACKS[name]?.row ?? []);
+      expect([...new Set(rows)].sort((a, b) => a - b)).toEqual(TABLE.get(columnOf({ mode, restricted })));
+    }
     expect(existsSync(join(bobHome, "attack"))).toBe(mode === "none");
   },
 );

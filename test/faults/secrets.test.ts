@@ -62,7 +62,6 @@ interface Case {
 
 const ROOT = process.getuid?.() === 0;
 const CASES: Case[] = [
-  { mode: "landlock", as: "root" },
   { mode: "landlock", as: "an ordinary user" },
   ...(bwrapProblem === undefined
     ? (["root", "an ordinary user"] as const).map((as) => ({ mode: "bwrap", as }) as const)

@@ -19,8 +19,7 @@ const problem = straceProblem();
  * call number `when` by `ms` milliseconds. In bwrap, several processes make a call with this number, so `ms` is lower.
  */
 const EXECS = [
-  { mode: "landlock", when: 1, ms: 2_000, programs: "the launcher of the sandbox" },
-  { mode: "landlock", when: 2, ms: 2_000, programs: "the runtime" },
+  { mode: "none", when: 1, ms: 2_000, programs: "the runtime" },
   ...(bwrapProblem === undefined
     ? ([
         { mode: "bwrap", when: 1, ms: 500, programs: "both shells and setpriv" },

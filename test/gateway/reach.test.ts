@@ -17,6 +17,7 @@ it.each([
   ["auto", without("signals"), FILE, false],
   ["auto", without("files"), FILE, false],
   ["auto", without("processes"), FILE, false],
+  ["auto", without("unix-sockets"), FILE, false],
   ["auto", HOLDS, { kind: "redis", url: "redis://127.0.0.1:6379/0" }, false],
   ["auto", HOLDS, { kind: "redis", url: "redis://:secret@127.0.0.1:6379/0" }, true],
 ] as const)("with session.host %j, sandbox %j and store %j, a client may use files and programs: %j", (...given) => {

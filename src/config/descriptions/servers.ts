@@ -145,6 +145,11 @@ export const OF_SERVERS = {
   },
   "sandbox.network": { meaning: "The hosts that servers reach. See [Security](security.md).", examples: ["none"] },
   "sandbox.allow": { meaning: "The hosts of `allow-list`, as `HOST[:PORT]`.", examples: [["*.example.com:8443"]] },
+  "sandbox.unixSockets": {
+    meaning:
+      "Whether servers may use Unix sockets under `landlock`, which cannot hide those of other programs. Under `bwrap`, they always may.",
+    examples: [true],
+  },
   "sandbox.memory": { meaning: "A server's memory. See [Limits](security.md#limits-of-a-server).", examples: ["2gb"] },
   "sandbox.processes": { meaning: "The number of processes and threads of each server.", examples: [500] },
   "sandbox.openFiles": { meaning: "The number of open files of each process of a server.", examples: [4096] },

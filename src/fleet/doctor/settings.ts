@@ -63,7 +63,13 @@ async function sandboxWorks({ config, env, stateRoot }: SettingsContext): Promis
   if (report.mode !== "none") {
     const items = [...failures, ...report.not.map((lacking) => `an agent can ${PROTECTIONS[lacking]}`)];
     const restricted = network === "open" ? "" : `, and sandbox.network "${network}"`;
-    return { level: "ok", detail: `${report.mode} works${restricted}`, items };
+    const detail = `${report.mode} works${restricted}`;
+    if (!report.not.includes("unix-sockets")) return { level: "ok", detail, items };
+    // Through a socket of tmux, systemd or Docker, an agent starts programs outside of its sandbox.
+    const fix = config.sandbox.unixSockets
+      ? 'Set sandbox.unixSockets to false, or install bubblewrap and set sandbox.mode to "auto".'
+      : "Run the fleet under an account with no other programs: no tmux, no systemd session, not in the group docker.";
+    return { level: "warning", detail: `${detail}, but agents reach the Unix sockets of other programs`, items, fix };
   }
   const fix =
     mode === "bwrap"

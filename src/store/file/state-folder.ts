@@ -1,6 +1,7 @@
 import {
   chmodSync,
   lstatSync,
+  readdirSync,
   readFileSync,
   readlinkSync,
   renameSync,
@@ -92,13 +93,18 @@ function checkParents(path: string, { env = process.env }: StateFolderOptions): 
       const what = `belongs to uid ${stats.uid}: its owner could put another folder in its place`;
       throw unsafeParent(path, at, what, `sudo chown root ${shellQuote(at)}`);
     }
-    if (stats.isSymbolicLink() || (stats.mode & 0o1000) !== 0) continue;
-    if ((stats.mode & 0o002) !== 0 || ((stats.mode & 0o020) !== 0 && !isPrivateGroup(stats.gid))) {
+    if (!stats.isSymbolicLink() && canOthersWrite(stats)) {
       const what = `others can write (mode ${modeOf(stats)}): they could put another folder in its place`;
       throw unsafeParent(path, at, what, `chmod go-w ${shellQuote(at)}`);
     }
   }
   return deepest;
+}
+
+/** Whether other users can replace what is in a folder. In a sticky folder, they cannot. */
+function canOthersWrite({ mode, gid }: Stats): boolean {
+  if ((mode & 0o1000) !== 0) return false;
+  return (mode & 0o002) !== 0 || ((mode & 0o020) !== 0 && !isPrivateGroup(gid));
 }
 
 /**
@@ -153,6 +159,52 @@ function isPrivateGroup(gid: number): boolean {
 function entriesOf(file: string): string[][] {
   const lines = readIfThere(file, () => readFileSync(file, "utf8"))?.split("\n") ?? [];
   return lines.filter((line) => line !== "").map((line) => line.split(":"));
+}
+
+/** A file or folder whose mode {@link restoreModes} changed, and its wrong mode. */
+export interface RestoredMode {
+  path: string;
+  was: string;
+}
+
+/**
+ * Restores the modes of the state folder and of the folders above it, as {@link checkStateFolder} needs them. Only touches
+ * what belongs to this account. Landlock does not restrict `chmod`, so without this, an agent could stop the whole fleet.
+ *
+ * @param deep whether to restore also the private modes of the files and folders in the state folder and of each server
+ */
+export function restoreModes(root: string, { deep }: { deep: boolean }): RestoredMode[] {
+  const restored: RestoredMode[] = [];
+  const restore = (path: string, stats: Stats | undefined, mode: number) => {
+    if (stats === undefined || stats.uid !== process.getuid?.() || (stats.mode & 0o7777) === mode) return;
+    chmodSync(path, mode);
+    restored.push({ path, was: modeOf(stats) });
+  };
+  // Each folder is repaired before the next step looks into it.
+  for (const { path, stats } of wayTo(root)) if (stats.isDirectory()) restore(path, stats, modeAbove(stats));
+  const stats = lstatIfThere(root, root);
+  if (stats?.isDirectory() !== true) return restored;
+  // Others may be allowed to read the folder.
+  restore(root, stats, (stats.mode & 0o722) === 0o700 ? stats.mode & 0o7777 : 0o700);
+  if (!deep) return restored;
+  const restoreIn = (folder: string) => {
+    for (const name of readIfThere(folder, () => readdirSync(folder)) ?? []) {
+      const inner = lstatIfThere(join(folder, name), root);
+      if (inner?.isDirectory() === true) restore(join(folder, name), inner, 0o700);
+      else if (inner?.isFile() === true) restore(join(folder, name), inner, 0o600);
+    }
+  };
+  restoreIn(root);
+  const servers = join(root, "servers");
+  restoreIn(servers);
+  for (const name of readIfThere(servers, () => readdirSync(servers)) ?? []) restoreIn(join(servers, name));
+  return restored;
+}
+
+/** The mode that a folder above the state folder needs, which is its own mode unless that makes the state unusable. */
+function modeAbove(stats: Stats): number {
+  const mode = (stats.mode & 0o100) === 0 ? stats.mode | 0o700 : stats.mode;
+  return (canOthersWrite(stats) ? mode & ~0o022 : mode) & 0o7777;
 }
 
 /** Creates the state folder (mode 0700) if necessary, and checks it as {@link checkStateFolder} does. */
