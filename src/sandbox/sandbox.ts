@@ -32,6 +32,8 @@ export interface Sandbox extends SandboxReport {
 
 export interface OwnFolders {
   home: string;
+  /** The server can read this folder. It can change it only if it is the home. */
+  copilotHome: string;
   temporary: string;
   /** The folder of the server's sessions, if it is outside of the server's home; otherwise null. */
   sessionState: string | null;
@@ -118,9 +120,10 @@ export async function chooseSandbox(
   const hidden = [...grants.hidden, ...(network === undefined ? [] : NAME_SERVICE)];
   return {
     ...report,
-    wrap: (command, { home, temporary, sessionState, port }) => {
+    wrap: (command, { home, copilotHome, temporary, sessionState, port }) => {
       const own = [home, temporary, ...(sessionState === null ? [] : [sessionState])];
-      const paths = serverPaths({ ...grants, hidden, runtimePath: command[0], own, temporary });
+      const read = copilotHome === home ? grants.read : [...grants.read, copilotHome];
+      const paths = serverPaths({ ...grants, read, hidden, runtimePath: command[0], own, temporary });
       const inner = mechanism.wrap(command, paths);
       if (network === undefined) return limited(inner, limits, mechanism);
       const cgroups = limits?.report.cgroups ?? [];
