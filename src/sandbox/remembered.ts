@@ -2,10 +2,10 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Config } from "../config/schema.js";
 import { parseObject } from "../config/values/json.js";
-import { FleetError, quote, type Suggestion } from "../errors.js";
+import { FleetError, quote, type Suggestion, systemCode } from "../errors.js";
 import type { EventLog } from "../model/events/event.js";
 import { ALL_PROTECTIONS, type Protection, type SandboxMode, type SandboxReport } from "../model/sandbox.js";
-import { readIfThere, writing } from "../store/file/failures.js";
+import { mediumError, writing } from "../store/file/failures.js";
 import { replaceStateFile } from "../store/file/state-folder.js";
 
 /*
@@ -79,8 +79,14 @@ async function write(stateRoot: string, found: Found): Promise<void> {
 /** The sandbox that this host remembers; null before the first start. */
 function recall(stateRoot: string): Remembered | null {
   const path = pathOf(stateRoot);
-  const text = readIfThere(path, () => readFileSync(path, "utf8"));
-  if (text === undefined) return null;
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    // If the state folder is not a folder, a later check reports it.
+    if (["ENOENT", "ENOTDIR"].includes(systemCode(error) ?? "")) return null;
+    throw mediumError("read", path, error);
+  }
   const { mode, gives } = (parseObject(text) ?? {}) as Partial<Remembered>;
   if (mode !== undefined && Array.isArray(gives)) return { mode, gives };
   // An agent may have damaged it, so do not treat it as missing.

@@ -5,6 +5,7 @@ import {
   mkdirSync,
   readFileSync,
   renameSync,
+  rmSync,
   symlinkSync,
   truncateSync,
   writeFileSync,
@@ -15,6 +16,7 @@ import { expect, it } from "vitest";
 import type { FleetEvent } from "../../src/model/events/event.js";
 import type { ServerView } from "../../src/pool/server.js";
 import { errorOf } from "../fixtures/fleets/fault-fleet.js";
+import { serve } from "../fixtures/fleets/serve.js";
 import { userFleet } from "../fixtures/fleets/user-fleet.js";
 
 /** Tests that neither an agent nor a broken installation gets a weaker sandbox than the one before. */
@@ -23,7 +25,7 @@ const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const isRoot = process.getuid?.() === 0;
 
 interface Doctor {
-  checks: { name: string; level: string; detail: string; fix: string | null; fixed: boolean }[];
+  checks: { name: string; level: string; detail: string; fix: string | null; items: string[]; fixed: boolean }[];
 }
 
 /** A fleet whose account owns the fleet's code, on a machine with neither bwrap nor setpriv. */
@@ -81,6 +83,11 @@ it.skipIf(!isRoot)(
     const spawn = ["spawn", "--user", "alice", "--json"];
     await fleet.ok(spawn, { under });
     await fleet.ok(["stop", "--user", "alice"], { under });
+    const { stdout } = await fleet.run(["doctor", "--quick", "--json"], { under });
+    const code = (JSON.parse(stdout) as Doctor).checks.find(({ name }) => name === "code");
+    const folder = join(dirname(launcher), "../..");
+    expect(code).toMatchObject({ level: "warning", fix: `sudo chown -R root ${folder}` });
+    expect(code?.items).toContain(launcher);
     renameSync(launcher, `${launcher}.away`);
     const refused = await fleet.run(spawn, { under });
     expect(refused.code).toBe(3);
@@ -140,3 +147,31 @@ it.skipIf(!isRoot)(
     });
   },
 );
+
+it.skipIf(!isRoot).each([
+  [{ COPILOTFLEET_SESSION_APPROVE: "all" }, 'session.approve is "all"'],
+  [{ COPILOTFLEET_SESSION_HOST: "owner" }, 'session.host is "owner"'],
+])("where no sandbox works and %j, no server and no serve starts unless sandbox.mode is none", async (env, setting) => {
+  const { fleet, under, launcher } = await ownCode(env);
+  rmSync(launcher);
+  const expected = {
+    code: "FLEET_SANDBOX_UNUSABLE",
+    message: expect.stringMatching(new RegExp(`^${setting}, but no sandbox works on this machine: `)),
+    suggestions: expect.arrayContaining([expect.stringContaining('sandbox.mode to "none"')]),
+  };
+  const commands = [["spawn", "--user", "alice"], ["create", "--user", "alice", "--id", "s"], ["serve"]];
+  for (const args of commands) {
+    const refused = await fleet.run([...args, "--json"], { under });
+    expect({ code: refused.code, error: errorOf(refused) }, args[0]).toMatchObject({ code: 3, error: expected });
+  }
+  expect(fleet.servers()).toEqual([]);
+  const doctor = await fleet.run(["doctor", "--quick", "--json"], { under });
+  const check = (JSON.parse(doctor.stdout) as Doctor).checks.find(({ name }) => name === "sandbox");
+  expect({ code: doctor.code, check }).toMatchObject({ code: 3, check: { level: "failed" } });
+  const open = { COPILOTFLEET_SANDBOX_MODE: "none" };
+  const serving = await serve(fleet, { under, env: open });
+  expect(await serving.logged("servers start without a sandbox")).toMatchObject({ level: "warn", sandbox: "none" });
+  await fleet.ok(["spawn", "--user", "alice"], { under, env: open });
+  expect(await fleet.ok(["ps"], { under })).toMatch(/ SANDBOX .*\n.* none /);
+  await serving.end();
+});
