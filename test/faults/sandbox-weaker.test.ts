@@ -152,7 +152,7 @@ it.skipIf(!isRoot).each([
   [{ COPILOTFLEET_SESSION_APPROVE: "all" }, 'session.approve is "all"'],
   [{ COPILOTFLEET_SESSION_HOST: "owner" }, 'session.host is "owner"'],
 ])("where no sandbox works and %j, no server and no serve starts unless sandbox.mode is none", async (env, setting) => {
-  const { fleet, under, launcher } = await ownCode(env);
+  const { fleet, under, launcher } = await ownCode({ COPILOTFLEET_SANDBOX_MODE: "auto", ...env });
   rmSync(launcher);
   const expected = {
     code: "FLEET_SANDBOX_UNUSABLE",
