@@ -73,8 +73,11 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     fixes: ["copilotfleet doctor", "ulimit -n; ulimit -u; free -m"],
   },
   FLEET_SANDBOX_UNUSABLE: {
-    title: "The sandbox that sandbox.mode, sandbox.tools or sandbox.network names does not work on this machine.",
+    title: "The sandbox that the settings need, or that the last server had, does not work on this machine.",
     causes: [
+      "A program that makes the sandbox exists and cannot run, for example because an agent changed its mode.",
+      "Only a weaker sandbox works than the one that servers on this host had.",
+      "session.approve or session.host lets agents or clients run programs, and no sandbox works.",
       "The kernel has no Landlock (it needs Linux 5.13 or later, with landlock in its list of security modules).",
       "Neither the launcher in the package nor setpriv of util-linux 2.41 can run.",
       "The fleet runs as root and bwrap does not work. Landlock alone cannot restrict root.",
@@ -84,6 +87,8 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     fixes: [
       "copilotfleet doctor",
       'Set sandbox.mode to "auto" for the best sandbox that works here.',
+      "copilotfleet doctor --accept-weaker-sandbox # if no agent can be the cause",
+      'If everybody who reaches the fleet may use its account: set sandbox.mode to "none".',
       "cat /sys/kernel/security/lsm # must contain landlock",
       "For bwrap: install bubblewrap, and let the fleet's account use user namespaces.",
       "For sandbox.network: run serve as root with CAP_SYS_ADMIN, or let the fleet's account use user namespaces.",

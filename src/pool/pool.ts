@@ -2,8 +2,10 @@ import { compareText } from "../config/values/text.js";
 import { FleetError, isFleetError, quote, type Suggestion } from "../errors.js";
 import { serverIdOf } from "../model/ids.js";
 import { addUp, counted, type OnProgress } from "../model/progress.js";
+import type { SandboxReport } from "../model/sandbox.js";
 import type { ServerRecord, TokenSource } from "../model/server.js";
 import { abortable, deadline, isTimeout } from "../runtime/clock.js";
+import { checkSandbox } from "../sandbox/sandbox.js";
 import { admits, closedBy } from "./admission.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
 import { DiskMeter } from "./disk-meter.js";
@@ -87,6 +89,15 @@ export class Pool {
 
   async #startShared(id: string, options: SpawnOptions): Promise<StartResult> {
     return await this.#start({ ...options, id, user: null, isolation: "shared" });
+  }
+
+  /**
+   * The sandbox of a server that starts now.
+   *
+   * @throws FLEET_SANDBOX_UNUSABLE if no server would start, because the configuration needs another sandbox
+   */
+  async sandbox(): Promise<SandboxReport> {
+    return await checkSandbox(this.#context);
   }
 
   /** The source of a server's GitHub token; null if the server has none. @throws FleetError as `tokenSourceOf` */

@@ -1,10 +1,10 @@
 import { type ExecFileException, execFile } from "node:child_process";
 import { statSync } from "node:fs";
 import { join } from "node:path";
-import { FleetError, systemCode } from "../errors.js";
+import { FleetError, quote, systemCode } from "../errors.js";
 import type { Protection } from "../model/sandbox.js";
 import { system } from "../system/system.js";
-import { machineProgram, packageFolder } from "./programs.js";
+import { machineProgram, packageFolder, unusable } from "./programs.js";
 import type { Attempt } from "./sandbox.js";
 
 /*
@@ -33,15 +33,27 @@ export function launcherAlone(launcher: Attempt): Attempt {
   return problemOfRoot === null || "why" in launcher ? launcher : { why: problemOfRoot };
 }
 
-/** Tries our own launcher (`native/launcher.c`). */
+/** The launcher begins its messages with this text. */
+const ANSWER = "copilotfleet-sandbox: ";
+/** Matches Node.js's message about a program that does not exist. */
+const MISSING = /^spawn .* ENOENT$/;
+
+/**
+ * Tries the sandbox of our own launcher (`native/launcher.c`).
+ *
+ * @throws FLEET_SANDBOX_UNUSABLE if the launcher exists and does not run. An agent may be the cause, because Landlock
+ * does not restrict chmod, so this must not lead to a weaker sandbox.
+ */
 export async function tryLauncher(): Promise<Attempt> {
   const launcher = launcherPath();
   if (launcher === null) return { why: "the launcher of the sandbox is not beside this copy of the code" };
   const { output, failure } = await run(launcher, ["--read", "/", "--try"]);
   const [, version, privileged] = /^landlock (\d+)( privileged)?$/m.exec(output) ?? [];
   const abi = Number(version);
-  if (failure !== null || Number.isNaN(abi))
-    return { why: `the launcher of the sandbox failed (${failure ?? output})` };
+  if (failure?.startsWith(ANSWER)) return { why: `the launcher of the sandbox failed (${failure})` };
+  if (failure !== null && MISSING.test(failure))
+    return { why: `the launcher of the sandbox is not in ${quote(launcher)}` };
+  if (failure !== null || Number.isNaN(abi)) throw unusable(launcher, failure ?? `it printed ${quote(output)}`);
   return {
     mode: "landlock",
     // Before ABI 3, Landlock does not restrict truncation, and before ABI 6, it does not restrict signals. The launcher

@@ -1,7 +1,8 @@
 import { accessSync, constants } from "node:fs";
 import { createRequire } from "node:module";
 import { delimiter, dirname, isAbsolute, join, sep } from "node:path";
-import { systemCode } from "../errors.js";
+import { shellQuote } from "../config/values/text.js";
+import { FleetError, quote, systemCode } from "../errors.js";
 import { contains, realPath } from "./paths.js";
 
 /** The folder of this package; null if another package contains a copy of this code. */
@@ -26,21 +27,40 @@ const OF_MANY = ["/opt", "/run", "/var"];
 /**
  * The path of a program that makes a sandbox; null if it is not found. Looks only in folders of PATH that belong to the
  * machine, because an agent may have put a program into another folder, such as a project's `node_modules/.bin`.
+ *
+ * @throws FLEET_SANDBOX_UNUSABLE if the program exists and this account may not run it, because an agent may have caused
+ * that to get a weaker sandbox
  */
 export function machineProgram(name: string): string | null {
   const named = (process.env.PATH ?? "/usr/bin:/bin").split(delimiter).filter(isAbsolute).map(realPath);
   const folders = named.filter((folder) => OF_PROGRAMS.some((one) => contains(one, folder)));
-  return folders.map((folder) => join(folder, name)).find(isExecutable) ?? null;
+  const paths = folders.map((folder) => join(folder, name));
+  const found = paths.find((path) => accessProblem(path) === null);
+  const locked = paths.find((path) => accessProblem(path) === "EACCES");
+  if (found === undefined && locked !== undefined) throw unusable(locked, "this account may not run it");
+  return found ?? null;
 }
 
-function isExecutable(path: string): boolean {
+/** The code of the system error that keeps this account from running a program; null if it may run it. */
+function accessProblem(path: string): string | null {
   try {
     accessSync(path, constants.X_OK);
-    return true;
+    return null;
   } catch (error) {
-    if (systemCode(error) === undefined) throw error;
-    return false;
+    const code = systemCode(error);
+    if (code === undefined) throw error;
+    return code;
   }
+}
+
+/** The error for a program of the sandbox that exists and does not run. */
+export function unusable(program: string, why: string): FleetError {
+  return new FleetError("FLEET_SANDBOX_UNUSABLE", `${quote(program)}, which makes the sandbox, cannot run: ${why}.`, {
+    suggestions: [
+      `chmod 755 ${shellQuote(program)}`,
+      "If that does not help, install it again, on a file system that allows programs.",
+    ],
+  });
 }
 
 /** Programs that run outside of the sandbox. No server may change them. The paths have no links. */

@@ -1,5 +1,6 @@
 import type { Config } from "../config/schema.js";
 import { FleetError } from "../errors.js";
+import type { EventLog } from "../model/events/event.js";
 import {
   limitsResources,
   NO_SANDBOX,
@@ -16,6 +17,7 @@ import { type ChosenLimits, chooseLimits, launcherOptions, underShell } from "./
 import { inNamespace, NAME_SERVICE } from "./network/namespace.js";
 import { failureOfNetwork, tryNamespace } from "./network/trial.js";
 import { type Paths, serverPaths } from "./paths.js";
+import { refuseWeaker, remember } from "./remembered.js";
 import { assertToolSandbox } from "./tool-sandbox.js";
 import { Trials } from "./trials.js";
 
@@ -31,6 +33,8 @@ export interface Sandbox extends SandboxReport {
 
 export interface OwnFolders {
   home: string;
+  /** The server can read this folder. It can change it only if it is the home. */
+  copilotHome: string;
   temporary: string;
   /** The folder of the server's sessions, if it is outside of the server's home; otherwise null. */
   sessionState: string | null;
@@ -101,28 +105,29 @@ export function reasonsOf(tried: readonly Attempt[]): string[] {
  * Chooses the sandbox of a server, and checks the folders that the server is to reach.
  *
  * @throws FLEET_SANDBOX_UNUSABLE if `sandbox.mode`, `sandbox.tools` or `sandbox.network` names something that does not
- * work on this machine
+ * work on this machine; if no sandbox works and the configuration allows tools; if only a weaker sandbox works than at
+ * the last start
  * @throws FLEET_SANDBOX_UNSAFE if a folder would expose the fleet's state or the secrets of its users, or let the
  * server change programs of the fleet or of the machine
  */
 export async function chooseSandbox(
-  settings: Config["sandbox"],
   grantee: Grantee & { id: string },
-  secrets: Secrets & { config: Pick<Config, "modelGateway"> },
+  { events, ...secrets }: Surroundings & { events: EventLog },
 ): Promise<Sandbox> {
-  const [mechanism] = await Promise.all([chooseMechanism(settings), tryNamespace(settings)]);
-  const network = await chooseNetwork(settings, mechanism);
+  const settings = secrets.config.sandbox;
+  const { mechanism, network } = await choose(secrets);
   const limits = chooseLimits(settings.limits, grantee.id);
-  const report = reportOf(mechanism ?? NO_SANDBOX, { limits, network }, { ...secrets.config, sandbox: settings });
-  if (mechanism === null) await assertToolSandbox(settings, secrets.env);
+  const report = reportOf(mechanism ?? NO_SANDBOX, { limits, network }, secrets.config);
+  await remember(secrets.stateRoot, mechanism ?? NO_SANDBOX, events);
   if (mechanism === null) return { ...report, wrap: (command) => limited(command, limits, null) };
   const grants = grantsOf(grantee, settings, secrets);
   const hidden = [...grants.hidden, ...(network === undefined ? [] : NAME_SERVICE)];
   return {
     ...report,
-    wrap: (command, { home, temporary, sessionState, port }) => {
+    wrap: (command, { home, copilotHome, temporary, sessionState, port }) => {
       const own = [home, temporary, ...(sessionState === null ? [] : [sessionState])];
-      const paths = serverPaths({ ...grants, hidden, runtimePath: command[0], own, temporary });
+      const read = copilotHome === home ? grants.read : [...grants.read, copilotHome];
+      const paths = serverPaths({ ...grants, read, hidden, runtimePath: command[0], own, temporary });
       const inner = mechanism.wrap(command, paths, settings.unixSockets ? ["sockets"] : []);
       if (network === undefined) return limited(inner, limits, mechanism);
       const cgroups = limits?.report.cgroups ?? [];
@@ -130,6 +135,40 @@ export async function chooseSandbox(
       return inNamespace(limited(inner, limits, mechanism, []), { network, port, stateRoot, cgroups });
     },
   };
+}
+
+interface Surroundings extends Secrets {
+  config: Config;
+}
+
+/**
+ * The sandbox that each server gets if it starts now.
+ *
+ * @throws FLEET_SANDBOX_UNUSABLE if no server would start, see {@link chooseSandbox}
+ */
+export async function checkSandbox(surroundings: Surroundings): Promise<SandboxReport> {
+  const { config } = surroundings;
+  const { mechanism, network } = await choose(surroundings);
+  return reportOf(mechanism ?? NO_SANDBOX, { limits: chooseLimits(config.sandbox.limits, "serve"), network }, config);
+}
+
+/** Chooses what is the same for all servers. */
+async function choose({
+  config,
+  stateRoot,
+  env,
+}: Surroundings): Promise<{ mechanism: Mechanism | null; network: RestrictedNetwork | undefined }> {
+  const settings = config.sandbox;
+  const { mode } = settings;
+  const attempts: Promise<readonly Attempt[]> = mode === "none" ? Promise.resolve([]) : tryMechanisms(mode);
+  const [tried] = await Promise.all([attempts, tryNamespace(settings)]);
+  const mechanism = tried.find((attempt) => "wrap" in attempt) ?? null;
+  const reasons = reasonsOf(tried);
+  if (mechanism === null && mode !== "none") refuseNone(config, reasons);
+  refuseWeaker(stateRoot, mode, mechanism ?? NO_SANDBOX, reasons);
+  const network = await chooseNetwork(settings, mechanism);
+  if (mechanism === null) await assertToolSandbox(settings, env);
+  return { mechanism, network };
 }
 
 function reportOf(
@@ -213,15 +252,30 @@ function givenUp(mode: SandboxMode, { modelGateway, sandbox }: Choices): Protect
   ];
 }
 
-/** The mechanism that restricts servers; null if nothing does. */
-async function chooseMechanism({ mode }: Pick<Config["sandbox"], "mode">): Promise<Mechanism | null> {
-  if (mode === "none") return null;
-  const tried = await tryMechanisms(mode);
-  const found = tried.find((attempt) => "wrap" in attempt);
-  if (found !== undefined) return found;
-  if (mode === "auto") return null;
-  const reasons = reasonsOf(tried);
-  throw new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.mode is "${mode}", but ${reasons.join(", and ")}.`, {
-    suggestions: ["copilotfleet doctor", 'Set sandbox.mode to "auto" for the best sandbox that works here.'],
+/** @throws FLEET_SANDBOX_UNUSABLE if the configuration needs a sandbox on this machine, where none works */
+function refuseNone(config: Config, reasons: readonly string[]): void {
+  const { mode } = config.sandbox;
+  if (mode !== "auto") {
+    throw new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.mode is "${mode}", but ${reasons.join(", and ")}.`, {
+      suggestions: ["copilotfleet doctor", 'Set sandbox.mode to "auto" for the best sandbox that works here.'],
+    });
+  }
+  const tools = toolSettings(config);
+  if (tools.length === 0) return;
+  const message = `${tools.join(" and ")}, but no sandbox works on this machine: ${reasons.join(", and ")}.`;
+  throw new FleetError("FLEET_SANDBOX_UNUSABLE", message, {
+    suggestions: [
+      "copilotfleet doctor",
+      'Set sandbox.mode to "none" to run the programs of agents and clients without a sandbox.',
+      'Set session.approve and session.host to "none" to run no programs.',
+    ],
   });
+}
+
+/** The settings that let agents or clients run programs whatever the sandbox, each as a text. */
+export function toolSettings({ session: { approve, host } }: Pick<Config, "session">): string[] {
+  return [
+    ...(host === "owner" ? ['session.host is "owner"'] : []),
+    ...(approve === "none" ? [] : [`session.approve is "${approve}"`]),
+  ];
 }

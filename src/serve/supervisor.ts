@@ -6,6 +6,7 @@ import { option } from "../errors.js";
 import { SEEN_MS } from "../hosts/directory.js";
 import { forgetServing, noteServing } from "../hosts/serving-note.js";
 import { checkExposure } from "../identity/tls/exposure.js";
+import type { SandboxReport } from "../model/sandbox.js";
 import type { Stopped } from "../pool/stop/stop.js";
 import { NEVER } from "../runtime/clock.js";
 import { showAddress } from "../runtime/launch/listen.js";
@@ -82,10 +83,12 @@ export class Supervisor {
     const { config, listen, http } = fleet;
     if (listen !== null) checkExposure(config, listen, { hasPeers: fleet.store.hosts !== null });
     if (http !== null) checkExposure(config, http, { key: "serve.http", hasPeers: false });
+    const sandbox = await fleet.pool.sandbox();
     const metrics = await FleetMetrics.open({ version: ownVersion() });
     const hostLock = await HostLock.take(fleet.store);
     const context = { ...fleet, metrics, state: new ServeState() };
     const supervisor = new Supervisor(context, hostLock);
+    logSandbox(context, sandbox);
     // With this record, later commands notice that their settings differ from those of this `serve`. On a full disk,
     // `serve` must start without the record, because its gc frees space.
     await attempt(context, "the settings of this serve could not be recorded", () =>
@@ -285,6 +288,14 @@ export class Supervisor {
       await this.#endpoint?.close();
     }
   }
+}
+
+/** Logs how servers are restricted. Warns if nothing restricts them, or if nothing enforces a limit. */
+function logSandbox({ log }: ServeContext, { mode, not, limits }: SandboxReport): void {
+  const notHeld = limits?.notHeld ?? [];
+  const unlimited = notHeld.length === 0 ? "" : `, and nothing enforces the limits of ${notHeld.join(" and ")}`;
+  const what = mode === "none" ? "servers start without a sandbox" : `servers start in the sandbox ${mode}`;
+  log(mode === "none" || unlimited !== "" ? "warn" : "info", `${what}${unlimited}`, { sandbox: mode, not, notHeld });
 }
 
 /** Whether both addresses mean the same listener. With port 0, each listener gets a port of its own. */

@@ -12,6 +12,7 @@ import { type ApiClient, apiClient } from "../fixtures/api/client.js";
 import { checkAnswer, operationAt } from "../fixtures/api/document.js";
 import { type Reply, send } from "../fixtures/api/send.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
+import { TOOLS_ANYWHERE } from "../fixtures/programs/sandbox.js";
 
 export type { Reply };
 
@@ -43,7 +44,7 @@ export class TestApi implements AsyncDisposable {
   ) {}
 
   static async open({ config = {}, env = {} }: ApiOptions = {}): Promise<TestApi> {
-    const commands = new TestFleet(env);
+    const commands = new TestFleet({ ...TOOLS_ANYWHERE, ...env });
     const fleet = await Fleet.open({ env: commands.env, cwd: commands.folder, config });
     const events: DoorEvent[] = [];
     const requests: RequestReport[] = [];

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, mkdirSync, readdirSync, truncateSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
@@ -196,6 +196,19 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
       minutes: 8,
       cure,
     });
+  });
+
+  long("the runbook of CopilotfleetSandboxMissing works as printed", async () => {
+    const note = join(fleet.root, "sandbox.json");
+    const { pid } = await fleet.spawn("boxed");
+    const cause = () => {
+      writeFileSync(note, "damaged");
+      process.kill(pid ?? 0, "SIGKILL");
+      return {};
+    };
+    const value = gauge("errors_total", "FLEET_SANDBOX_UNUSABLE");
+    const cure = () => rmSync(note);
+    await attempt("CopilotfleetSandboxMissing", { cause, value, kind: "counter", minutes: 8, cure });
   });
 
   long("the runbook of CopilotfleetInternalErrors works as printed", async () => {

@@ -16,6 +16,7 @@ import type { Store } from "../../src/store/ports.js";
 import { type PortRange, testPorts } from "../fixtures/fleets/ports.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { processesWith } from "../fixtures/processes.js";
+import { TOOLS_ANYWHERE } from "../fixtures/programs/sandbox.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 /** A stand-in for the model's key. It must never reach a client. */
@@ -61,6 +62,7 @@ export class DoorFleet implements AsyncDisposable {
       COPILOTFLEET_HOME: join(folder, "state"),
       COPILOT_OFFLINE: "true",
       MODEL_KEY,
+      ...TOOLS_ANYWHERE,
       ...options.env,
     };
     const provider = { type: "openai" as const, baseUrl: model.baseUrl, apiKeyEnv: "MODEL_KEY" };

@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, symlinkSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { BUILTIN_TOOLS } from "../../src/config/values/tool-names.js";
@@ -54,6 +54,17 @@ describe("the front door, for a client on its user's own server with session.hos
   afterAll(async () => {
     client.socket.destroy();
     await at[Symbol.asyncDispose]();
+  });
+
+  it("starts no hook of a file in the working folder, even if the client asks for such hooks", async () => {
+    const { home } = await at.serverOf("alice");
+    const hook = { type: "command", bash: `touch ${join(home, "hooked")}` };
+    mkdirSync(join(home, ".github", "hooks"), { recursive: true });
+    const content = JSON.stringify({ version: 1, hooks: { sessionStart: [hook] } });
+    writeFileSync(join(home, ".github", "hooks", "planted.json"), content);
+    await client.request("session.create", { sessionId: "hooked", enableFileHooks: true });
+    await client.turnOk("hooked", "hello");
+    expect(readdirSync(home)).not.toContain("hooked");
   });
 
   it("refuses a client every method that reaches files or programs, and names the setting that allows it", async () => {

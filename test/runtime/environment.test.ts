@@ -18,6 +18,7 @@ function environmentOf(
     settings: { path: null, args: [], env: pass, idleTimeoutMs: null },
     stateRoot: "/state",
     sandbox: { ...NO_SANDBOX, ...(network === undefined ? {} : { network }), wrap: (command) => command },
+    copilotHome: "/home",
     sessionState: null,
     env,
   });

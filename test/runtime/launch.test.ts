@@ -28,6 +28,7 @@ it("launchServer kills the process that it has started if it cannot read the pro
     settings: { path: null, args: [], env: [], idleTimeoutMs: null },
     stateRoot,
     sandbox: { ...NO_SANDBOX, wrap: (command: [string, ...string[]]) => command },
+    copilotHome: home,
     sessionState: null,
     env: process.env,
   };

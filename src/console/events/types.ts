@@ -46,6 +46,7 @@ export const EVENT_TYPES = [
   "limit.near",
   "limit.reached",
   "config.trusted",
+  "sandbox.weakened",
   "user.purged",
   "user.exported",
   "command.run",

@@ -26,6 +26,7 @@ export interface DoctorOptions {
   configFile?: string;
   /** Repair what can be repaired without losing anything. */
   fix: boolean;
+  acceptWeakerSandbox: boolean;
   /** Skip checks that start a server or use the network, except for the store. */
   quick: boolean;
   /** When it aborts, the current check ends, and the call rejects with the signal's reason. */
@@ -36,7 +37,7 @@ export interface DoctorOptions {
 
 /** Checks everything that the fleet depends on, one check after the other. Changes nothing without `fix`. */
 export async function examine(options: DoctorOptions): Promise<DoctorResult> {
-  const { env, fix, quick, signal } = options;
+  const { env, fix, quick, acceptWeakerSandbox, signal } = options;
   const checks = new Checks(options);
   let loaded: LoadedConfig | undefined;
   const configuration = () => {
@@ -59,7 +60,7 @@ export async function examine(options: DoctorOptions): Promise<DoctorResult> {
     checks.skip([...local, STORE, REGISTRY, ...records], "configuration");
   } else {
     if (hasSignOn(loaded.config)) local.push(SIGN_ON);
-    await checks.run(local, { ...loaded, env, fix, quick, signal });
+    await checks.run(local, { ...loaded, env, fix, quick, acceptWeakerSandbox, signal });
     const { storage, store } = loaded.config;
     if (store.kind !== "file") records.push(HOSTS);
     if (storage.shared !== null) records.push(sharedStorage(storage.shared));

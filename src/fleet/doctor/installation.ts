@@ -1,7 +1,12 @@
-import { isFleetError } from "../../errors.js";
+import { accessSync, constants, readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { shellQuote } from "../../config/values/text.js";
+import { isFleetError, systemCode } from "../../errors.js";
+import { ifThere } from "../../runtime/files/if-there.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import { SUPPORTED_VERSIONS } from "../../runtime/launch/protocol.js";
 import { ownVersion, packageVersion, sdkVersion } from "../../runtime/launch/versions.js";
+import { packageFolder } from "../../sandbox/programs.js";
 import { askRuntime } from "../versions.js";
 import { type Finding, failed, ok, type Row, warning } from "./checks.js";
 import type { SettingsContext } from "./settings.js";
@@ -20,6 +25,7 @@ const END_OF_LIFE: Readonly<Record<number, string>> = {
 export const INSTALLATION: readonly Row<unknown>[] = [
   { name: "node", look: () => nodeIsSupported(process.versions.node, new Date()) },
   { name: "versions", look: versionsFit },
+  { name: "code", look: () => codeIsProtected(packageFolder(), process.getuid?.() ?? 0) },
 ];
 
 export const RUNTIME: Row<SettingsContext> = { name: "runtime", look: runtimeStarts, isSlow: true, cleansUp: true };
@@ -40,6 +46,32 @@ function versionsFit(): Finding {
   const bundled = bundledVersion();
   if (bundled === null || bundled === sdk) return ok(detail);
   return warning(`${detail}; the bundled runtime comes from version ${bundled}`, "npm install --include=optional");
+}
+
+/**
+ * Warns if the fleet's account owns the fleet's code or may write to it. An agent without a sandbox could then change the
+ * code, and one under Landlock could change its modes.
+ */
+export function codeIsProtected(folder: string | null, uid: number): Finding {
+  if (folder === null || uid === 0) return ok(folder ?? "part of another package");
+  const native = join(folder, "native", `linux-${process.arch}`);
+  const programs = (ifThere(() => readdirSync(native)) ?? []).map((name) => join(native, name));
+  const paths = [folder, join(folder, "package.json"), join(folder, "bin"), join(folder, "dist"), native, ...programs];
+  const items = paths.filter((path) => mayChange(path, uid));
+  if (items.length === 0) return ok(`${folder}, which this account cannot change`);
+  const detail = `this account can change the fleet's code in ${folder}, so an agent might`;
+  return { ...warning(detail, `sudo chown -R root ${shellQuote(folder)}`), items };
+}
+
+function mayChange(path: string, uid: number): boolean {
+  if (ifThere(() => statSync(path))?.uid === uid) return true;
+  try {
+    accessSync(path, constants.W_OK);
+    return true;
+  } catch (error) {
+    if (systemCode(error) === undefined) throw error;
+    return false;
+  }
 }
 
 /**

@@ -1,11 +1,13 @@
 import type { LoadedConfig } from "../../config/load/load.js";
 import { isFleetError } from "../../errors.js";
-import { limitTexts, PROTECTIONS, separates } from "../../model/sandbox.js";
+import { Events } from "../../events/events.js";
+import { limitTexts, NO_SANDBOX, PROTECTIONS, type SandboxReport, separates } from "../../model/sandbox.js";
 import { tokenSourceFromConfig } from "../../models/github-token.js";
 import { tokensOf } from "../../models/github-tokens.js";
 import { keySourceOf, ProviderKey } from "../../models/provider-key.js";
 import { chooseLimits } from "../../sandbox/limits/limits.js";
-import { reasonsOf, sandboxNow, tryMechanisms } from "../../sandbox/sandbox.js";
+import { ACCEPT_WEAKER, acceptWeaker, refuseWeaker } from "../../sandbox/remembered.js";
+import { reasonsOf, sandboxNow, toolSettings, tryMechanisms } from "../../sandbox/sandbox.js";
 import { failureOfBwrap } from "../../sandbox/tool-sandbox.js";
 import { adviceOf, type Finding, failed, ok, type Row, warning } from "./checks.js";
 import { networkProblem } from "./network.js";
@@ -15,6 +17,8 @@ export interface SettingsContext extends LoadedConfig {
   env: NodeJS.ProcessEnv;
   /** Do not use the network. */
   quick: boolean;
+  /** Let servers start in the sandbox that works now, even if it is weaker than the one of the last start. */
+  acceptWeakerSandbox: boolean;
   signal: AbortSignal;
 }
 
@@ -28,7 +32,7 @@ export const SETTINGS: readonly Row<SettingsContext>[] = [
 
 /** Reports how users are separated. Warns if a user's agent or client can run programs that read the state of others. */
 async function isolationOf({ config }: LoadedConfig): Promise<Finding> {
-  const { isolation, session } = config;
+  const { isolation } = config;
   if (isolation === "shared") return ok("shared: clients of one server are separated by the front door's rules");
   const own = "per-user: each server has its own home, history and token";
   if (separates(await sandboxNow(config)))
@@ -37,17 +41,15 @@ async function isolationOf({ config }: LoadedConfig): Promise<Finding> {
     `${own}, but all servers run as one operating-system user, and no sandbox separates them. ` +
     'An agent with a shell, or a client with session.host "owner", can read everything that the fleet\'s account can read, ' +
     "including other users' conversations and keys";
-  const open = [
-    ...(session.host === "owner" ? ['session.host is "owner"'] : []),
-    ...(session.approve === "none" ? [] : [`session.approve is "${session.approve}"`]),
-  ];
+  const open = toolSettings(config);
   if (open.length === 0) return ok(detail);
   const fix = 'If you do not trust all users and their agents, set "session": {"host": "none", "approve": "none"}.';
   return warning(`${detail}. Here, ${open.join(" and ")}`, fix);
 }
 
 /** Reports the sandbox that servers get, and what an agent in this sandbox can still do. */
-async function sandboxWorks({ config, env, stateRoot }: SettingsContext): Promise<Finding> {
+async function sandboxWorks(context: SettingsContext): Promise<Finding> {
+  const { config, env, stateRoot } = context;
   const { mode, tools, network } = config.sandbox;
   if (mode === "none") {
     const detail = 'none, because sandbox.mode is "none"';
@@ -59,7 +61,15 @@ async function sandboxWorks({ config, env, stateRoot }: SettingsContext): Promis
   const problem = await networkProblem({ config, stateRoot });
   if (problem !== null) return problem;
   const report = await sandboxNow(config);
-  const failures = reasonsOf(await tryMechanisms(mode));
+  const tried = await tryMechanisms(mode);
+  const failures = reasonsOf(tried);
+  const open = toolSettings(config);
+  const isNeeded = mode !== "auto" || open.length > 0;
+  if (report.mode !== "none" || !isNeeded) {
+    const found = tried.find((attempt) => "wrap" in attempt) ?? NO_SANDBOX;
+    const weaker = await weakerSandbox(context, found, failures);
+    if (weaker !== null) return weaker;
+  }
   if (report.mode !== "none") {
     const items = [...failures, ...report.not.map((lacking) => `an agent can ${PROTECTIONS[lacking]}`)];
     const restricted = network === "open" ? "" : `, and sandbox.network "${network}"`;
@@ -75,9 +85,32 @@ async function sandboxWorks({ config, env, stateRoot }: SettingsContext): Promis
     mode === "bwrap"
       ? "Install bubblewrap, and let the fleet's account use user namespaces."
       : "cat /sys/kernel/security/lsm  # must contain landlock; then update the kernel to 6.12 or later";
-  const [level, what] =
-    mode === "auto" ? (["warning", "no sandbox works"] as const) : (["failed", `${mode} does not work`] as const);
-  return { level, detail: `${what} on this machine`, items: failures, fix };
+  const what = mode === "auto" ? "no sandbox works" : `${mode} does not work`;
+  const why = mode === "auto" && isNeeded ? `, and ${open.join(" and ")}, so no server starts` : "";
+  return { level: isNeeded ? "failed" : "warning", detail: `${what} on this machine${why}`, items: failures, fix };
+}
+
+/** The problem that only a weaker sandbox works than at the last start; null if there is none. */
+async function weakerSandbox(
+  { config, stateRoot, acceptWeakerSandbox }: SettingsContext,
+  found: Pick<SandboxReport, "mode" | "not">,
+  reasons: readonly string[],
+): Promise<Finding | null> {
+  try {
+    refuseWeaker(stateRoot, config.sandbox.mode, found, reasons);
+    return null;
+  } catch (error) {
+    if (!isFleetError(error, "FLEET_SANDBOX_UNUSABLE")) throw error;
+    if (!acceptWeakerSandbox) return failed(error.message, ACCEPT_WEAKER);
+    const store = { hosts: null };
+    const events = new Events({ store, config, stateRoot, via: "command", warn: () => undefined });
+    try {
+      await acceptWeaker(stateRoot, found, events);
+    } finally {
+      await events.flush();
+    }
+    return { ...warning(`${error.message} From now on, servers start in it`), fixed: true };
+  }
 }
 
 /** Reports the limits of each server, and warns of those that nothing on this machine can enforce. */

@@ -2,8 +2,9 @@ import { isDeepStrictEqual } from "node:util";
 import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
 import { tokenSourceFromConfig } from "../../models/github-token.js";
+import { reachesHost } from "../../pool/host-reach.js";
 import { hostDenied, methodDenied } from "../wire/refusals.js";
-import { reachesHost, reachOf } from "./reach.js";
+import { reachOf } from "./reach.js";
 
 /*
  * Settings of a whole server that a client may change before its first session.

@@ -2,12 +2,13 @@ import { type FleetError, quote } from "../../errors.js";
 import type { Isolation } from "../../model/server.js";
 import { type SessionRecord, toolsOf } from "../../model/session.js";
 import { sessionLimitsOf } from "../../model/usage/credits.js";
+import { type Reach, reachesHost } from "../../pool/host-reach.js";
 import type { ToolSandbox } from "../../sandbox/tool-sandbox.js";
 import type { Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
 import { isBelowHome } from "./below-home.js";
 import { bringsCredentials } from "./credentials.js";
-import { decidesOnTools, type Reach, reachesHost } from "./reach.js";
+import { decidesOnTools } from "./reach.js";
 import { hasCredentials } from "./server-setup.js";
 import { checkToolSandbox } from "./tool-sandbox.js";
 
@@ -134,6 +135,8 @@ export function sessionParams(
   refuseReach(method, asked, surroundings);
   const params: Params = { ...asked, sessionId: record.id };
   if (toolSandbox !== null) params.sandboxConfig = toolSandbox;
+  // Hooks start programs, and an agent or a repository may have put them into the working folder.
+  if (!reachesHost(surroundings)) params.enableFileHooks = false;
   if (method === "session.create") for (const name of RESUME_ONLY) delete params[name];
   if (!bringsCredentials(asked)) {
     // The runtime accepts a token or a provider for a session, but not both.

@@ -7,7 +7,7 @@ import type { Replacement, ServerRecord, TokenSource } from "../../model/server.
 import { tokensOf } from "../../models/github-tokens.js";
 import { ensureNote } from "../../runtime/files/host-note.js";
 import { createServerFolder, homeOf, writeConnectionToken } from "../../runtime/files/server-folder.js";
-import type { Launch } from "../../runtime/launch/environment.js";
+import { closedFolder, type Launch } from "../../runtime/launch/environment.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import { type LaunchedServer, launchServer, PortTakenError } from "../../runtime/launch/launch.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
@@ -27,6 +27,7 @@ import {
   recordReady,
   type StartDecision,
 } from "../claims/transitions.js";
+import { reachesHost } from "../host-reach.js";
 import { adoptServer, endLeftover } from "../repair/adopt.js";
 import { isRunning } from "../server.js";
 import { choosePort, isBindable } from "./ports.js";
@@ -222,23 +223,27 @@ const PORT_ATTEMPTS = 64;
 /** Launches on the reserved port. If a program outside the fleet has that port, reserves the next free port. */
 export async function launchOnFreePort(
   context: PoolContext,
-  launch: Omit<Launch, "settings" | "env" | "stateRoot" | "sessionState"> & { server: ServerRecord },
+  launch: Omit<Launch, "settings" | "env" | "stateRoot" | "copilotHome" | "sessionState"> & { server: ServerRecord },
   signal: AbortSignal,
 ): Promise<LaunchedServer> {
   const { store, config, env, stateRoot } = context;
-  const { server, launchId } = launch;
+  const { server, launchId, sandbox } = launch;
+  const { home, isolation } = server;
+  const isOpen = reachesHost({ own: isolation === "per-user", config, sandbox });
+  const copilotHome = isOpen ? home : closedFolder(home);
   const sessionState = sessionStateOf(context, server);
   const { network, allow } = config.sandbox;
   if (network === "allow-list") {
     const { openEgress } = await import("../../sandbox/network/egress.js");
     await openEgress(stateRoot, launchId, { user: server.user, server: server.id, allow });
   }
+  const start = { settings: config.runtime, env, stateRoot, copilotHome, sessionState };
   const tried = new Set<number>();
   let { port } = launch;
   while (tried.size < PORT_ATTEMPTS) {
     if (await isBindable(server.address, port)) {
       try {
-        return await launchServer({ ...launch, port, settings: config.runtime, env, stateRoot, sessionState }, signal);
+        return await launchServer({ ...launch, ...start, port }, signal);
       } catch (error) {
         if (!(error instanceof PortTakenError)) throw error;
       }

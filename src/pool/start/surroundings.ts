@@ -1,4 +1,5 @@
 import type { Config } from "../../config/schema.js";
+import { isFleetError } from "../../errors.js";
 import type { EventLog } from "../../model/events/event.js";
 import type { ServerRecord } from "../../model/server.js";
 import { sharedStatePath, shareSessionState } from "../../runtime/files/server-folder.js";
@@ -37,8 +38,16 @@ export function sessionStateOf({ store, config, stateRoot }: PoolContext, server
 
 /** Chooses the sandbox of a server that is about to start. */
 export async function sandboxOf(
-  { config, stateRoot, env }: PoolContext,
+  { config, stateRoot, env, events }: PoolContext,
   server: Pick<ServerRecord, "id" | "user" | "home" | "cwd" | "runtimePath">,
 ): Promise<Sandbox> {
-  return await chooseSandbox(config.sandbox, server, { stateRoot, config, env });
+  try {
+    return await chooseSandbox(server, { stateRoot, config, env, events });
+  } catch (error) {
+    if (isFleetError(error, "FLEET_SANDBOX_UNUSABLE")) {
+      const about = { user: server.user, serverId: server.id, reason: error.code, detail: error.message };
+      events.note({ ...about, type: "server.started", outcome: "refused" });
+    }
+    throw error;
+  }
 }

@@ -28,6 +28,14 @@ const ALLOWED = `PATH LANG LANGUAGE LC_ALL LC_CTYPE LC_MESSAGES TZ TMPDIR SHELL 
  */
 const OFFLINE_PROVIDER = { COPILOT_PROVIDER_BASE_URL: "http://127.0.0.1:9/v1", COPILOT_MODEL: "none" };
 
+/**
+ * A folder beside the home, which the server can read in its sandbox and cannot change. It contains a link to the
+ * sessions in the home. The runtime (1.0.85) needs to write nothing else into its `COPILOT_HOME`.
+ */
+export function closedFolder(home: string): string {
+  return join(dirname(home), "copilot");
+}
+
 /** One start of a server. */
 export interface Launch {
   server: Pick<ServerRecord, "address" | "home" | "cwd">;
@@ -39,6 +47,11 @@ export interface Launch {
   settings: Config["runtime"];
   stateRoot: string;
   sandbox: Sandbox;
+  /**
+   * The server's `COPILOT_HOME`. The runtime starts the MCP servers and hooks that files there name, without asking. So
+   * unless clients may start programs, this is not the home, but a {@link closedFolder}.
+   */
+  copilotHome: string;
   /** The folder outside the server's home that contains its sessions; null if they are in the home. */
   sessionState: string | null;
   /** The caller's environment. A server gets only a part of it. */
@@ -58,7 +71,7 @@ export function temporaryFolder(home: string): string {
  * servers the operator's `HOME`, list `HOME` in `runtime.env`.
  */
 export function serverEnvironment(launch: Launch): Record<string, string> {
-  const { server, launchId, connectionToken, githubToken, settings, stateRoot, sandbox, env } = launch;
+  const { server, launchId, connectionToken, githubToken, settings, stateRoot, sandbox, copilotHome, env } = launch;
   const environment: Record<string, string> = { HOME: server.home };
   for (const name of [...ALLOWED, ...settings.env]) {
     const value = env[name];
@@ -69,7 +82,7 @@ export function serverEnvironment(launch: Launch): Record<string, string> {
   }
   if (sandbox.network === undefined) excludeLoopback(environment);
   else restrictProxies(environment, sandbox.network);
-  environment.COPILOT_HOME = server.home;
+  environment.COPILOT_HOME = copilotHome;
   if (sandbox.mode !== "none") environment.TMPDIR = temporaryFolder(server.home);
   environment[CONNECTION_TOKEN_VARIABLE] = connectionToken;
   environment[LAUNCH_VARIABLE] = launchId;

@@ -1,5 +1,6 @@
 import { type ChildProcess, type StdioOptions, spawn } from "node:child_process";
-import { closeSync, fstatSync, constants as modes, openSync } from "node:fs";
+import { closeSync, fstatSync, mkdirSync, constants as modes, openSync, symlinkSync } from "node:fs";
+import { basename, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, isFleetError, option, systemCode } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
@@ -182,10 +183,28 @@ function insteadOfInherited(output: number): (number | "ignore")[] {
 }
 
 function sandboxed(launch: Launch): Command {
-  const { sandbox, server, runtimePath, sessionState, port } = launch;
+  const { sandbox, server, runtimePath, copilotHome, sessionState, port } = launch;
   const temporary = temporaryFolder(server.home);
   if (sandbox.mode !== "none") makeFolder(temporary);
-  return sandbox.wrap([runtimePath, ...commandLine(launch)], { home: server.home, temporary, sessionState, port });
+  if (copilotHome !== server.home) linkSessions(copilotHome, server.home);
+  const folders = { home: server.home, copilotHome, temporary, sessionState };
+  return sandbox.wrap([runtimePath, ...commandLine(launch)], { ...folders, port });
+}
+
+/** Makes a {@link closedFolder}. */
+function linkSessions(folder: string, home: string): void {
+  makeFolder(folder);
+  for (const make of [
+    // The runtime does not make the folder of sessions through a link.
+    () => mkdirSync(join(home, "session-state"), { mode: 0o700 }),
+    () => symlinkSync(join("..", basename(home), "session-state"), join(folder, "session-state")),
+  ]) {
+    try {
+      make();
+    } catch (error) {
+      if (systemCode(error) !== "EEXIST") throw error; // an earlier start made it
+    }
+  }
 }
 
 function commandLine({ server, port, githubToken, settings }: Launch): string[] {

@@ -3,11 +3,13 @@ import { creditsUsedUp } from "../../config/limits.js";
 import type { Config } from "../../config/schema.js";
 import { FleetError } from "../../errors.js";
 import { sessionMoved } from "../../hosts/problems.js";
+import type { SandboxReport } from "../../model/sandbox.js";
 import type { Isolation, ServerRecord } from "../../model/server.js";
 import { type SessionRecord, toolsOf } from "../../model/session.js";
 import { creditsInRefusal, keepLimited, sessionLimitsOf } from "../../model/usage/credits.js";
 import { tokenSourceFromConfig } from "../../models/github-token.js";
 import type { ModelUse } from "../../models/provider.js";
+import { reachesHost } from "../../pool/host-reach.js";
 import type { ConnectedClient } from "../../runtime/client/connect.js";
 import { abortable, isTimeout } from "../../runtime/clock.js";
 import { isLoadedBy, readSessionFolder } from "../../runtime/history/session-state.js";
@@ -230,6 +232,8 @@ interface Surroundings {
   isolation: Isolation;
   /** Whether the server is the user's own. */
   own: boolean;
+  /** The server's sandbox; undefined if it has none. */
+  sandbox: SandboxReport | undefined;
   /**
    * Whether this client must refuse a request for a tool's permission, or leave it to another client. The runtime sends
    * each of these requests to all clients of the session, even in other clients' turns.
@@ -249,7 +253,7 @@ interface Surroundings {
  * and its key.
  */
 export function sessionConfig(
-  { config, isolation, own, decides, member, asker, provider, gitHubToken }: Surroundings,
+  { config, isolation, own, sandbox, decides, member, asker, provider, gitHubToken }: Surroundings,
   record: SessionRecord,
   given: SessionOptions = {},
 ): SessionOptions {
@@ -261,6 +265,8 @@ export function sessionConfig(
   return {
     ...(model === null ? {} : { model }),
     streaming: true,
+    // Hooks start programs, and an agent or a repository may have put them into the working folder.
+    ...(reachesHost({ own, config, sandbox }) ? {} : { enableFileHooks: false }),
     infiniteSessions: record.persistence === "ephemeral" ? { enabled: false } : config.session.infinite,
     ...(tools === null ? {} : { availableTools: tools }),
     ...(provider === null ? {} : { provider }),

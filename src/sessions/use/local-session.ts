@@ -265,7 +265,8 @@ class SdkTransport implements Transport<LocalAttached> {
     const own = isolation === "per-user" && user === record.owner;
     const isMember = user !== record.owner;
     const decides = () => this.isInTurn || !(isMember || isKept);
-    const surroundings = { config, isolation, own, decides, asker: this.asker, ...access };
+    const { sandbox } = server;
+    const surroundings = { config, isolation, own, sandbox, decides, asker: this.asker, ...access };
     const settings = sessionConfig({ ...surroundings, member: isMember }, record, session);
     const request =
       how === "resume"
