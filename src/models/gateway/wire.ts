@@ -42,14 +42,17 @@ const WIRES: Readonly<Record<RemoteProvider["type"], Wire>> = {
   },
 };
 
-const KEY_HEADERS = new Set(Object.values(WIRES).map(({ keyHeader }) => keyHeader));
+/**
+ * The headers of a request that reach the model service: those that the runtime (1.0.85) sends, without the ones about
+ * the connection, the length and the key. An agent can send others, which could choose who pays, or how the service reads
+ * the length of the body.
+ */
+const PASSED_ON =
+  /^(?:accept|content-type|user-agent|anthropic-(?:beta|version)|x-initiator|x-interaction-(?:id|type)|x-request-id|x-stainless-[a-z-]+)$/;
 
-/** Headers that are about one connection, and not about the request or the answer. */
-const HOP_BY_HOP = new Set(
-  "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split(
-    " ",
-  ),
-);
+/** The headers of an answer that reach the server: its type and length, its id, and when to try again. */
+const PASSED_BACK =
+  /^(?:content-(?:encoding|length|type)|retry-after(?:-ms)?|x-should-retry|(?:anthropic|x)-ratelimit-[a-z0-9-]+|(?:apim-|x-|x-github-|x-ms-)?request-id)$/;
 
 /** The wire format of one provider: which requests the gateway passes on, and with which headers. */
 export class WireFormat {
@@ -99,15 +102,20 @@ export class WireFormat {
   }
 
   /**
-   * The headers of the request to the model service: those of the server, with the provider's key in place of the
-   * session's token.
+   * The headers of the request to the model service: the needed ones of the server, with the provider's key in place of
+   * the session's token. The usage is read from the answer, so the answer must not be compressed.
    *
    * @param key null if the service needs none
    */
   headersWith(key: string | null, headers: IncomingHttpHeaders): IncomingHttpHeaders {
     const { keyHeader, keyPrefix } = this.#wire;
-    const kept = endToEnd(headers).filter(([name]) => name !== "host" && name !== "expect" && !KEY_HEADERS.has(name));
-    return { ...Object.fromEntries(kept), ...(key === null ? {} : { [keyHeader]: `${keyPrefix}${key}` }) };
+    const secret = key === null ? {} : { [keyHeader]: `${keyPrefix}${key}` };
+    return { ...only(PASSED_ON, headers), "accept-encoding": "identity", ...secret };
+  }
+
+  /** The headers of an answer for the server. */
+  headersBack(headers: IncomingHttpHeaders): IncomingHttpHeaders {
+    return only(PASSED_BACK, headers);
   }
 
   error(message: string, kind: ErrorKind): string {
@@ -115,14 +123,6 @@ export class WireFormat {
   }
 }
 
-/** The headers without those that are about the connection. */
-export function endToEnd(headers: IncomingHttpHeaders): [string, string | string[]][] {
-  const named = new Set(
-    String(headers.connection ?? "")
-      .toLowerCase()
-      .split(/\s*,\s*/),
-  );
-  return Object.entries(headers).flatMap(([name, value]) =>
-    value === undefined || HOP_BY_HOP.has(name) || named.has(name) ? [] : [[name, value]],
-  );
+function only(names: RegExp, headers: IncomingHttpHeaders): IncomingHttpHeaders {
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => names.test(name)));
 }
