@@ -2,16 +2,28 @@ import type { ClientRequest, IncomingHttpHeaders, IncomingMessage, ServerRespons
 import type { Socket } from "node:net";
 import { pipeline } from "node:stream/promises";
 import { isFleetError, systemCode } from "../../errors.js";
-import type { UsageRecorder } from "../../model/usage/usage.js";
 import type { ProviderKey } from "../provider-key.js";
+import type { GatewayOptions } from "./gateway.js";
 import { type MeteredConsumer, RequestMeter } from "./request-meter.js";
 import type { Upstream } from "./upstream.js";
-import type { WireFormat } from "./wire.js";
+import { type WireFormat, withUsage } from "./wire.js";
 
 /**
  * The largest request body, in bytes, that is kept so that the request can be sent again. Larger bodies pass through.
  */
 const LARGEST_KEPT_BYTES = 1024 * 1024;
+/** The largest body that is kept because the gateway may have to change it, in bytes. */
+const LARGEST_CHANGED_BYTES = 32 * 1024 * 1024;
+/** How many bytes of bodies are kept for one session at most. */
+const MOST_KEPT_BYTES = 2 * LARGEST_CHANGED_BYTES;
+
+/** The part of a session that its requests share. */
+export interface GatewaySession {
+  /** The session's connections to the model service. */
+  readonly upstream: Upstream;
+  /** How many bytes of bodies are kept for the session now. */
+  keptBytes: number;
+}
 
 /**
  * Counts the model requests of a gateway. A request has failed if the service did not answer it completely, or answered
@@ -30,7 +42,7 @@ export interface ExchangeContext {
   key: ProviderKey | null;
   requests: ModelRequests;
   silenceMs: number;
-  ledger: UsageRecorder | null;
+  metering: Exclude<GatewayOptions["metering"], undefined> | null;
 }
 
 /** Begins a request to the model service, on a connection of the session. */
@@ -42,6 +54,7 @@ export class Exchange {
   readonly #request: IncomingMessage;
   readonly #response: ServerResponse;
   #meter: RequestMeter | null = null;
+  #keptBytes = 0;
   /** The request to the model service. It is destroyed when the server disconnects. */
   #sent: ClientRequest | undefined;
 
@@ -55,39 +68,58 @@ export class Exchange {
   /**
    * Answers the request. Never rejects.
    *
-   * @param upstream the session's connections to the service; undefined if no session in use has the request's token
+   * @param session undefined if no session in use has the request's token
    * @param consumer the user for whom the request counts; undefined if it does not count
    */
-  async run(upstream: Upstream | undefined, consumer: MeteredConsumer | undefined): Promise<void> {
-    const { wire, requests, ledger } = this.#context;
+  async run(session: GatewaySession | undefined, consumer: MeteredConsumer | undefined): Promise<void> {
+    const { wire, requests, metering } = this.#context;
     const { method = "", url = "" } = this.#request;
     if (!isFramed(this.#request)) return this.#refuse(400, BADLY_FRAMED, "invalid_request_error", CLOSING);
-    if (upstream === undefined)
+    if (session === undefined)
       return this.#refuse(401, "This process uses no session with this token.", "authentication_error");
     const path = wire.pathFor(method, url);
     if (path === null)
       return this.#refuse(404, "The model gateway passes on only model requests.", "invalid_request_error");
-    if (ledger !== null && consumer !== undefined && wire.consumes(method, path))
-      this.#meter = new RequestMeter(ledger, consumer);
+    if (metering !== null && wire.consumes(method, path)) {
+      const refusal = await this.#refusal(consumer);
+      if (refusal !== null) return this.#refuse(...refusal);
+      if (consumer !== undefined) this.#meter = new RequestMeter(metering.ledger, consumer);
+    }
     requests.inFlight += 1;
     try {
-      const begin: Begin = (headers) => upstream.request(method, path, headers);
-      if (!(await this.#pass(begin))) requests.failed += 1;
+      const body = await this.#body(session, this.#meter !== null && wire.asksForUsage(path));
+      if (!(await this.#pass((headers) => session.upstream.request(method, path, headers), body))) requests.failed += 1;
     } catch (error) {
       // If the server no longer waits for the answer, the request does not count as failed.
       if (this.#response.destroyed) return;
       requests.failed += 1;
-      const [status, message] = this.#describe(error);
-      this.#refuse(status, message, "api_error");
+      if (error instanceof TooLarge) this.#refuse(413, TOO_LARGE, "request_too_large", CLOSING);
+      else this.#refuse(...this.#describe(error), "api_error");
     } finally {
       this.#meter?.end(this.#response.destroyed ? "cut" : "failed");
+      session.keptBytes -= this.#keptBytes;
       requests.inFlight -= 1;
     }
   }
 
+  /** The reason why the session may not consume tokens now; null if it may. */
+  async #refusal(consumer: MeteredConsumer | undefined): Promise<Refusal | null> {
+    const isTurn = consumer !== undefined && consumer.turns > 0;
+    if (consumer === undefined || !(isTurn || consumer.isExpected))
+      return [403, "The model gateway passes on model requests only during a turn of the session.", "permission_error"];
+    try {
+      await this.#context.metering?.checkBudget?.(consumer.user, isTurn);
+    } catch (error) {
+      // The turn itself began within the budgets. So a store that does not answer does not cut it.
+      if (isFleetError(error, "FLEET_LIMIT_REACHED"))
+        return [429, error.message, "rate_limit_error", { "x-should-retry": "false" }];
+      if (!isTurn) return [503, error instanceof Error ? error.message : String(error), "api_error"];
+    }
+    return null;
+  }
+
   /** Passes the request and its answer on. @returns false if the request counts as failed in {@link ModelRequests} */
-  async #pass(begin: Begin): Promise<boolean> {
-    const body = await this.#keep();
+  async #pass(begin: Begin, body: Buffer | null): Promise<boolean> {
     const answer = await this.#ask(begin, body);
     const { statusCode = 502, headers } = answer;
     this.#response.writeHead(statusCode, this.#context.wire.headersBack(headers));
@@ -103,14 +135,30 @@ export class Exchange {
     return !isCut && statusCode !== 401 && statusCode < 500;
   }
 
-  /** Reads the complete body if it is small enough to keep. Returns null if it has to pass through instead. */
-  async #keep(): Promise<Buffer | null> {
+  /**
+   * Reads the whole body if it is small enough to keep. Returns null if it has to pass through instead.
+   *
+   * @param isChanged whether a stream has to report its usage, so that the body has to be read whatever its size
+   */
+  async #body(session: GatewaySession, isChanged: boolean): Promise<Buffer | null> {
     const bytes = Number(this.#request.headers["content-length"] ?? Number.NaN);
-    if (!(bytes <= LARGEST_KEPT_BYTES)) return null;
+    if (!isChanged && !(bytes <= LARGEST_KEPT_BYTES)) return null;
+    const body = await this.#keep(session);
+    return isChanged ? withUsage(body) : body;
+  }
+
+  async #keep(session: GatewaySession): Promise<Buffer> {
     const pieces: Buffer[] = [];
     // Do not use `for await`, because it would delay each request.
     return await new Promise((resolve, reject) => {
-      this.#request.on("data", (piece: Buffer) => pieces.push(piece));
+      this.#request.on("data", (piece: Buffer) => {
+        pieces.push(piece);
+        this.#keptBytes += piece.length;
+        session.keptBytes += piece.length;
+        if (this.#keptBytes <= LARGEST_CHANGED_BYTES && session.keptBytes <= MOST_KEPT_BYTES) return;
+        this.#request.pause();
+        reject(new TooLarge());
+      });
       this.#request.once("end", () => resolve(Buffer.concat(pieces)));
       this.#request.once("error", reject);
     });
@@ -181,7 +229,7 @@ export class Exchange {
     return [502, `The model service at ${host} cannot be reached: ${reason}.`];
   }
 
-  #refuse(status: number, message: string, kind: Parameters<WireFormat["error"]>[1], more: object = {}): void {
+  #refuse(...[status, message, kind, more = {}]: Refusal): void {
     if (this.#response.headersSent) {
       this.#response.destroy();
       return;
@@ -194,12 +242,16 @@ export class Exchange {
 }
 
 class Silence extends Error {}
+class TooLarge extends Error {}
+
+type Refusal = [status: number, message: string, kind: Parameters<WireFormat["error"]>[1], headers?: object];
 
 /** The header for the id of a request. Model services such as OpenAI's and Azure's record it. */
 const ID_HEADER = "x-client-request-id";
 
 const BADLY_FRAMED =
   "The model gateway refuses a body of GET and HEAD, and every transfer encoding but chunked, because the model service may read its end elsewhere.";
+const TOO_LARGE = `The model gateway passes on chat completions of at most ${LARGEST_CHANGED_BYTES / 1024 / 1024} MB.`;
 const CLOSING = { connection: "close" };
 
 /** Whether this process and any other HTTP server find the end of the request at the same byte. */
@@ -212,8 +264,9 @@ function isFramed({ method, headers }: IncomingMessage): boolean {
 
 /** The headers about the length of the body, as this process sends it. */
 function framing(headers: IncomingHttpHeaders, body: Buffer | null): IncomingHttpHeaders {
+  if (body !== null) return { "content-length": String(body.length) };
   if (headers["transfer-encoding"] !== undefined) return { "transfer-encoding": "chunked" };
-  const length = body === null ? headers["content-length"] : String(body.length);
+  const length = headers["content-length"];
   return length === undefined ? {} : { "content-length": length };
 }
 

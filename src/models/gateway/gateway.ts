@@ -7,8 +7,8 @@ import type { Environment } from "../../config/load/paths.js";
 import type { RemoteProvider } from "../../config/schema.js";
 import type { UsageRecorder } from "../../model/usage/usage.js";
 import { describeProvider, type ProviderKey, withKey } from "../provider-key.js";
-import { Exchange, type ModelRequests } from "./exchange.js";
-import type { Consumers } from "./request-meter.js";
+import { Exchange, type GatewaySession, type ModelRequests } from "./exchange.js";
+import type { BudgetCheck, Consumers } from "./request-meter.js";
 import { openUpstreams, type Upstream } from "./upstream.js";
 import { WireFormat } from "./wire.js";
 
@@ -24,15 +24,14 @@ const SILENCE_MS = 11 * 60 * 1000;
 export interface GatewayOptions {
   /** How long the model service may be silent, in milliseconds. Only tests set it. */
   silenceMs?: number | undefined;
-  /** Counts the requests of sessions that have a consumer. Other requests do not count. */
-  metering?: { ledger: UsageRecorder; consumers: Consumers } | undefined;
+  /** Counts the requests that consume tokens, and refuses those that the sessions' consumers may not make. */
+  metering?: { ledger: UsageRecorder; consumers: Consumers; checkBudget?: BudgetCheck } | undefined;
 }
 
 /** A session that this process uses. */
-interface Session {
+interface Session extends GatewaySession {
   readonly id: string;
   readonly token: string;
-  readonly upstream: Upstream;
 }
 
 /**
@@ -81,14 +80,15 @@ export class ModelGateway {
     const gateway = new ModelGateway(server, provider, open);
     server.on("request", (request: IncomingMessage, response: ServerResponse) => {
       const secret = wire.secretOf(request.headers);
-      const { id = "", upstream } = (secret === null ? undefined : gateway.#byToken.get(digest(secret))) ?? {};
+      const session = secret === null ? undefined : gateway.#byToken.get(digest(secret));
+      const { id = "" } = session ?? {};
       const { requests } = gateway;
-      const context = { wire, host, key, requests, silenceMs, ledger: metering?.ledger ?? null };
+      const context = { wire, host, key, requests, silenceMs, metering: metering ?? null };
       const exchange = new Exchange(context, request, response);
       const consumer = metering?.consumers.get(id);
       const before = gateway.#before.get(id);
-      if (before === undefined) void exchange.run(upstream, consumer);
-      else void before().then(async () => await exchange.run(upstream, consumer));
+      if (before === undefined) void exchange.run(session, consumer);
+      else void before().then(async () => await exchange.run(session, consumer));
     });
     return gateway;
   }
@@ -112,7 +112,8 @@ export class ModelGateway {
   #sessionOf(id: string): Session {
     const known = this.#sessions.get(id);
     if (known !== undefined) return known;
-    const session = { id, token: `cfm-${randomBytes(32).toString("base64url")}`, upstream: this.#open() };
+    const token = `cfm-${randomBytes(32).toString("base64url")}`;
+    const session = { id, token, upstream: this.#open(), keptBytes: 0 };
     this.#sessions.set(id, session);
     this.#byToken.set(digest(session.token), session);
     return session;

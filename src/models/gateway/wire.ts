@@ -1,5 +1,6 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { RemoteProvider } from "../../config/schema.js";
+import { isObject } from "../../config/values/json.js";
 
 /** The differences between the wire formats of model services. Paths and headers are as runtime 1.0.85 sends them. */
 interface Wire {
@@ -13,10 +14,22 @@ interface Wire {
 }
 
 /** The types of errors that both formats have. */
-type ErrorKind = "authentication_error" | "invalid_request_error" | "api_error";
+type ErrorKind =
+  | "authentication_error"
+  | "invalid_request_error"
+  | "permission_error"
+  | "rate_limit_error"
+  | "request_too_large"
+  | "api_error";
+
+/** The codes of OpenAI's errors. */
+const CODES: Partial<Record<ErrorKind, string>> = {
+  authentication_error: "invalid_api_key",
+  rate_limit_error: "insufficient_quota",
+};
 
 const openaiError = (message: string, kind: ErrorKind) => ({
-  error: { message, type: kind, param: null, code: kind === "authentication_error" ? "invalid_api_key" : null },
+  error: { message, type: kind, param: null, code: CODES[kind] ?? null },
 });
 
 /** The header for a bearer token, the same for every type of provider. */
@@ -94,6 +107,11 @@ export class WireFormat {
     return method === "POST" && !path.includes("/count_tokens");
   }
 
+  /** Whether the service reports the usage of a stream only if the body asks for it. */
+  asksForUsage(path: string): boolean {
+    return path.replace(/\?.*/, "").endsWith("/chat/completions");
+  }
+
   /** The secret of a request; null if it has none. */
   secretOf(headers: IncomingHttpHeaders): string | null {
     const { keyHeader, keyPrefix } = this.#wire;
@@ -125,4 +143,26 @@ export class WireFormat {
 
 function only(names: RegExp, headers: IncomingHttpHeaders): IncomingHttpHeaders {
   return Object.fromEntries(Object.entries(headers).filter(([name]) => names.test(name)));
+}
+
+/** The end of the body of each streamed request of the runtime (1.0.85). */
+const WITH_USAGE = Buffer.from(',"stream_options":{"include_usage":true}}');
+
+/**
+ * The body of a chat completion that asks for the usage if it asks for a stream. Returns the same body if it ends as the
+ * runtime's bodies do, because parsing would take time, or if it is not a JSON object, because the service refuses that.
+ */
+export function withUsage(body: Buffer): Buffer {
+  if (body.subarray(-WITH_USAGE.length).equals(WITH_USAGE)) return body;
+  let value: unknown;
+  try {
+    value = JSON.parse(body.toString("utf8"));
+  } catch {
+    return body;
+  }
+  if (!isObject(value)) return body;
+  // Send even a body without a stream as it was understood here, because a field that occurs twice could mean a stream.
+  const options = isObject(value.stream_options) ? value.stream_options : {};
+  const added = value.stream === true ? { stream_options: { ...options, include_usage: true } } : {};
+  return Buffer.from(JSON.stringify({ ...value, ...added }));
 }
