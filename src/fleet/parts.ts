@@ -53,7 +53,11 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const doorClients = new DoorClients();
   const directory = new HostDirectory({ store, config, keys: HostKeys.from(config, stateRoot) });
   const ledger = new Ledger({ usage: store.usage, host: directory.own, warn });
-  const provider = new ModelProvider(config, { env, networkFolder: networkFolder(stateRoot), ledger });
+  const checkBudget = async (user: string, isTurn: boolean) => {
+    const { assertBudget } = await import("../usage/limits/turn-allowance.js");
+    await assertBudget({ store, config, events }, user, isTurn);
+  };
+  const provider = new ModelProvider(config, { env, networkFolder: networkFolder(stateRoot), ledger, checkBudget });
   const pool = new Pool({ store, config, stateRoot, env, events });
   const leases = new Leases(store, clock);
   const takeover = new Takeover({ store, config, directory, placer: pool.placer });

@@ -4,7 +4,7 @@ import type { Environment } from "../config/load/paths.js";
 import type { Config } from "../config/schema.js";
 import { isLoopback } from "../config/values/redis-url.js";
 import { FleetError, quote } from "../errors.js";
-import { openUpstream } from "./gateway/upstream.js";
+import { openUpstreams } from "./gateway/upstream.js";
 import { PRIVATE_KEY, readSecretFile, secretFault, TOKEN } from "./secret.js";
 
 export type GitHubAppSettings = NonNullable<Config["auth"]["githubApp"]>;
@@ -110,7 +110,7 @@ async function post(
   path: string,
   { proof, env, signal }: { proof: string; env: Environment; signal: AbortSignal },
 ): Promise<Answer> {
-  using upstream = openUpstream(url.origin, env);
+  using upstream = openUpstreams(url.origin, env)();
   const headers = {
     host: url.host,
     authorization: `Bearer ${proof}`,

@@ -8,7 +8,7 @@ import type { EchoModel } from "./echo.js";
 import type { ModelRequests } from "./gateway/exchange.js";
 import type { ModelGateway } from "./gateway/gateway.js";
 import type { GatewaySocket } from "./gateway/gateway-socket.js";
-import type { MeteredConsumer } from "./gateway/request-meter.js";
+import type { BudgetCheck, MeteredConsumer } from "./gateway/request-meter.js";
 import { describeProvider, keySourceOf, ProviderKey, withKey } from "./provider-key.js";
 
 /**
@@ -34,6 +34,13 @@ export interface GivenProvider {
 /** The part of a server's record that decides how the server reaches a model. */
 type ModelUser = Pick<ServerRecord, "sandbox">;
 
+interface ModelProviderContext {
+  env: Environment;
+  networkFolder: string;
+  ledger?: UsageRecorder;
+  checkBudget?: BudgetCheck;
+}
+
 /**
  * The configured model provider of a fleet. Starts the echo model or the model gateway inside this process when a
  * session first needs it.
@@ -54,17 +61,19 @@ export class ModelProvider implements AsyncDisposable {
   readonly #users = new Map<string, number>();
   readonly #given = new Map<string, GivenProvider>();
   readonly #ledger: UsageRecorder | undefined;
+  readonly #checkBudget: BudgetCheck | undefined;
   readonly #consumers = new Map<string, MeteredConsumer>();
   #isClosed = false;
 
   constructor(
     settings: Pick<Config, "provider" | "modelGateway" | "runtime">,
-    { env, networkFolder, ledger }: { env: Environment; networkFolder: string; ledger?: UsageRecorder },
+    { env, networkFolder, ledger, checkBudget }: ModelProviderContext,
   ) {
     const { provider, runtime } = settings;
     this.#settings = settings;
     this.#networkFolder = networkFolder;
     this.#ledger = ledger;
+    this.#checkBudget = checkBudget;
     this.#serverEnv = { ...Object.fromEntries([...runtime.env, ...CERTIFICATES].map((name) => [name, env[name]])) };
     const source = provider === null || provider.type === "echo" ? null : keySourceOf(provider);
     this.#key = source === null ? null : new ProviderKey(source, env);
@@ -138,7 +147,8 @@ export class ModelProvider implements AsyncDisposable {
 
   async #start(provider: RemoteProvider, key: ProviderKey | null): Promise<ModelGateway> {
     const { ModelGateway } = await import("./gateway/gateway.js");
-    const metering = this.#ledger && { ledger: this.#ledger, consumers: this.#consumers };
+    const checking = this.#checkBudget && { checkBudget: this.#checkBudget };
+    const metering = this.#ledger && { ledger: this.#ledger, consumers: this.#consumers, ...checking };
     this.#gateway = await ModelGateway.start(provider, key, this.#serverEnv, { metering });
     return this.#gateway;
   }
@@ -174,7 +184,25 @@ export class ModelProvider implements AsyncDisposable {
    */
   attribute(consumer: Consumer, isTurn: boolean): void {
     const { sessionId } = consumer;
-    if (isTurn || !this.#consumers.has(sessionId)) this.#consumers.set(sessionId, { ...consumer, passed: 0 });
+    const { turns = 0, isExpected = false } = this.#consumers.get(sessionId) ?? {};
+    if (isTurn) this.#consumers.set(sessionId, { ...consumer, passed: 0, turns: turns + 1, isExpected });
+    else if (!this.#consumers.has(sessionId))
+      this.#consumers.set(sessionId, { ...consumer, passed: 0, turns, isExpected });
+  }
+
+  /** Records that a turn is over. From then on, the gateway refuses the session's requests, until the next turn. */
+  turnOver(sessionId: string): void {
+    const consumer = this.#consumers.get(sessionId);
+    if (consumer !== undefined) consumer.turns--;
+  }
+
+  /**
+   * Makes the gateway pass on the session's requests outside of turns, too, while this process uses the session. Call it
+   * when a client asks for work outside of a turn, or when a turn leaves tasks in the background.
+   */
+  expectRequests(sessionId: string): void {
+    const consumer = this.#consumers.get(sessionId);
+    if (consumer !== undefined) consumer.isExpected = true;
   }
 
   /**
@@ -216,12 +244,18 @@ export class ModelProvider implements AsyncDisposable {
 /** The model provider during one use of a session. The model gateway serves the session until this is disposed. */
 export class ModelUse implements Disposable {
   readonly #kept: Disposable;
+  readonly #turnOver: () => void;
   #isGiven = false;
 
   /** @param isTurn whether the use takes a turn, as for {@link ModelProvider.attribute} */
-  constructor(provider: Pick<ModelProvider, "keep" | "attribute">, consumer: Consumer, isTurn: boolean) {
+  constructor(provider: Pick<ModelProvider, "keep" | "attribute" | "turnOver">, consumer: Consumer, isTurn: boolean) {
     this.#kept = provider.keep(consumer.sessionId);
     provider.attribute(consumer, isTurn);
+    let isOver = !isTurn;
+    this.#turnOver = () => {
+      if (!isOver) provider.turnOver(consumer.sessionId);
+      isOver = true;
+    };
   }
 
   /**
@@ -246,6 +280,7 @@ export class ModelUse implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#turnOver();
     this.#kept[Symbol.dispose]();
   }
 }

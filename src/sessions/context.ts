@@ -24,7 +24,17 @@ export interface SessionsContext {
   ledger: UsageRecorder;
   provider: Pick<
     ModelProvider,
-    "check" | "of" | "keep" | "attribute" | "hasPassed" | "forgetKey" | "beforeRequests" | "lastGiven" | "noteGiven"
+    | "check"
+    | "of"
+    | "keep"
+    | "attribute"
+    | "turnOver"
+    | "expectRequests"
+    | "hasPassed"
+    | "forgetKey"
+    | "beforeRequests"
+    | "lastGiven"
+    | "noteGiven"
   >;
   events: EventLog;
   /** Reports a problem that did not stop the work. */

@@ -1,6 +1,7 @@
 import { createServer, type IncomingHttpHeaders, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterEach, describe, expect, it } from "vitest";
+import { limitReached } from "../../src/config/limits.js";
 import type { RemoteProvider } from "../../src/config/schema.js";
 import type { Consumer, LedgerLine, UsageNumbers } from "../../src/model/usage/usage.js";
 import { AnswerUsage, modelIn } from "../../src/models/gateway/answer-usage.js";
@@ -103,12 +104,22 @@ describe("the model gateway", () => {
   async function gatewayTo(
     answer: (response: ServerResponse, headers: IncomingHttpHeaders) => void,
     type: RemoteProvider["type"] = "openai",
+    usedUp: Error | null = null,
   ) {
+    const checks: string[] = [];
     const lines: (Consumer & { id?: string; outcome: LedgerLine["outcome"]; numbers?: UsageNumbers })[] = [];
     const seen: IncomingHttpHeaders[] = [];
+    const bodies: string[] = [];
     const server = createServer((request, response) => {
       seen.push(request.headers);
-      request.resume().once("end", () => answer(response, request.headers));
+      let body = "";
+      request.setEncoding("utf8").on("data", (piece) => {
+        body += piece;
+      });
+      request.once("end", () => {
+        bodies.push(body);
+        answer(response, request.headers);
+      });
     });
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
@@ -125,7 +136,13 @@ describe("the model gateway", () => {
         return { end };
       },
     };
-    const metering = { ledger, consumers: new Map([["one", { ...ann, passed: 0 }]]) };
+    const consumer = { ...ann, passed: 0, turns: 1, isExpected: false };
+    const checkBudget = async (user: string, isTurn: boolean) => {
+      checks.push(`${user} ${isTurn}`);
+      if (usedUp !== null) throw usedUp;
+      return await Promise.resolve();
+    };
+    const metering = { ledger, consumers: new Map([["one", consumer]]), checkBudget };
     const provider = { type, baseUrl: url, wireApi: "completions", ...source } as const;
     const gateway = await ModelGateway.start(provider, null, {}, { metering });
     const stop = async () => {
@@ -141,7 +158,7 @@ describe("the model gateway", () => {
         headers: { authorization: `Bearer ${apiKey}`, "x-api-key": String(apiKey) },
         ...init,
       });
-    return { lines, seen, ask, stop, ann: { ...ann, model: "gpt-5" } };
+    return { lines, seen, bodies, checks, consumer, ask, stop, ann: { ...ann, model: "gpt-5" } };
   }
 
   it("the gateway counts requests before passing them on, and tokens before passing on an answer's end", async () => {
@@ -199,5 +216,67 @@ describe("the model gateway", () => {
     expect(at.lines).toEqual([]);
     await (await at.ask("/v1/messages")).text();
     expect(at.lines).toHaveLength(2);
+  });
+
+  it("the gateway makes each streamed completion report its usage, however large the request is and however it is framed", async () => {
+    const at = await gatewayTo((response) => response.end("{}"));
+    const usage = { include_usage: true };
+    const large = "x".repeat(1_500_000);
+    const hidden = '{"stream":true,"metadata":{"stream_options":{"include_usage":true}}}';
+    for (const body of ['{"stream":true}', hidden, `{"stream":true,"stream_options":{"a":1},"x":"${large}"}`]) {
+      await (await at.ask(undefined, { body })).text();
+      expect(JSON.parse(at.bodies.at(-1) ?? "")).toMatchObject({ stream: true, stream_options: usage });
+    }
+    const chunks = new Blob(['{"stream":true}']).stream();
+    await (await at.ask(undefined, { body: chunks, duplex: "half" } as RequestInit)).text();
+    expect(JSON.parse(at.bodies.at(-1) ?? "")).toEqual({ stream: true, stream_options: usage });
+    for (const body of ['{ "a":1,"stream":true,"stream_options":{"include_usage":true}}', "no JSON"]) {
+      await (await at.ask(undefined, { body })).text();
+      expect(at.bodies.at(-1)).toBe(body);
+    }
+  });
+
+  it("the gateway refuses a completion of more than 32 MB, because it would have to keep it", async () => {
+    const at = await gatewayTo((response) => response.end("{}"));
+    const status = await at.ask(undefined, { body: `{"stream":true,"x":"${"x".repeat(33 * 1024 * 1024)}"}` }).then(
+      (answer) => answer.status,
+      () => "closed", // while the client was still sending
+    );
+    expect([413, "closed"]).toContain(status);
+    expect(at.bodies).toEqual([]);
+  });
+
+  it.each(["openai", "anthropic"] as const)(
+    "outside of a turn, the gateway (%s) refuses requests that consume tokens, unless a client or a task may cause them",
+    async (type) => {
+      const at = await gatewayTo((response) => response.end("{}"), type);
+      const path = type === "openai" ? "/chat/completions" : "/v1/messages";
+      at.consumer.turns = 0;
+      const refused = await at.ask(path);
+      expect([refused.status, at.bodies, at.lines]).toEqual([403, [], []]);
+      expect(await refused.json()).toMatchObject({ error: { type: "permission_error" } });
+      at.consumer.isExpected = true;
+      expect((await at.ask(path)).status).toBe(200);
+      expect(at.checks).toEqual(["ann false"]);
+    },
+  );
+
+  it.each([
+    ["openai", { error: { type: "rate_limit_error", code: "insufficient_quota" } }],
+    ["anthropic", { type: "error", error: { type: "rate_limit_error" } }],
+  ] as const)("the gateway (%s) asks for the budget at each request, and refuses with 429", async (type, error) => {
+    const options = { source: "user", used: 7, retryAfterMs: 1 } as const;
+    const at = await gatewayTo((response) => response.end("{}"), type, limitReached("tokensPerDay", 5, options));
+    const answer = await at.ask(type === "openai" ? "/chat/completions" : "/v1/messages");
+    expect([answer.status, answer.headers.get("x-should-retry"), at.bodies]).toEqual([429, "false", []]);
+    expect(await answer.json()).toMatchObject(error);
+    expect(at.checks).toEqual(["ann true"]);
+  });
+
+  it("a store that does not answer does not cut a turn, but outside of a turn the gateway refuses requests", async () => {
+    const at = await gatewayTo((response) => response.end("{}"), "openai", new Error("the store is away"));
+    expect((await at.ask()).status).toBe(200);
+    Object.assign(at.consumer, { turns: 0, isExpected: true });
+    expect((await at.ask()).status).toBe(503);
   });
 });

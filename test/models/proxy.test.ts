@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { proxyFor } from "../../src/models/gateway/proxy.js";
-import { openUpstream } from "../../src/models/gateway/upstream.js";
+import { openUpstreams } from "../../src/models/gateway/upstream.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 describe("proxyFor", () => {
@@ -99,14 +99,14 @@ describe.skipIf(spawnSync("openssl", ["version"]).status !== 0)("the way to the 
   });
 
   async function ask(baseUrl: string, env: Record<string, string>): Promise<string> {
-    using upstream = openUpstream(baseUrl, env);
+    using upstream = openUpstreams(baseUrl, env)();
     const sent = upstream.request("POST", "/v1/responses", {});
     sent.end("{}");
     const [answer] = (await once(sent, "response")) as [IncomingMessage];
     return await text(answer);
   }
 
-  it("openUpstream trusts certificates in SSL_CERT_FILE, SSL_CERT_DIR and NODE_EXTRA_CA_CERTS, and no others", async () => {
+  it("openUpstreams trusts certificates in SSL_CERT_FILE, SSL_CERT_DIR and NODE_EXTRA_CA_CERTS, and no others", async () => {
     expect(await ask(secureUrl, { SSL_CERT_FILE: certificate })).toBe("secret answer");
     expect(await ask(secureUrl, { NODE_EXTRA_CA_CERTS: certificate })).toBe("secret answer");
     expect(await ask(secureUrl, { SSL_CERT_DIR: writeFolder() })).toBe("secret answer");

@@ -6,7 +6,7 @@ import { toolSandboxOf } from "../../sandbox/tool-sandbox.js";
 import { recordFor } from "../../sessions/find.js";
 import { noteOpened } from "../../sessions/memory/open-notes.js";
 import { isStoreTrouble, sessionLocked } from "../../sessions/problems.js";
-import { asksModel, checkCredits } from "../policy/credits.js";
+import { asksModel, checkCredits, mayAskModel } from "../policy/credits.js";
 import type { SessionHandling } from "../policy/methods.js";
 import { approvesMore, checkReach, reachOf } from "../policy/reach.js";
 import { checkToolSandbox } from "../policy/tool-sandbox.js";
@@ -60,6 +60,7 @@ export class PassedRequests {
       // Check again, because somebody else may have begun a turn while the server counted the credits.
       await this.#assertAllowedNow(handling, method, record);
     }
+    if (mayAskModel(method)) door.sessions.context.provider.expectRequests(record.id);
     const allowed = handling.permits === true ? permitted(this.#state, link, request, record) : params;
     // Only the client that provided the tool may approve it. Reply to this client as the runtime replies to an answer
     // that comes too late.

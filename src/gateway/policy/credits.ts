@@ -23,6 +23,11 @@ const UNCOUNTED = new Set(
   session.history.clearContext`.split(/\s+/),
 );
 
+/** Whether model requests may follow a method although no turn of the fleet runs. */
+export function mayAskModel(method: string): boolean {
+  return ASKING.has(method) || UNCOUNTED.has(method);
+}
+
 /** Whether a method asks the model outside a turn, so that the session must have AI credits left. */
 export function asksModel(method: string): boolean {
   return ASKING.has(method);

@@ -2,6 +2,7 @@ import { type Frame, ProtocolError } from "../../runtime/wire/frames.js";
 import type { RpcListener } from "../../runtime/wire/rpc-client.js";
 import type { ServerMessage } from "../../runtime/wire/server-message.js";
 import { forgetCredential } from "../../sessions/use/session-token.js";
+import { BACKGROUND } from "../../sessions/use/turn-records.js";
 import { decidesOnTools, withoutApproval } from "../policy/reach.js";
 import type { Attachment, ClientState } from "../state/client-state.js";
 import { describe } from "../state/door/report.js";
@@ -87,6 +88,7 @@ export class Incoming implements RpcListener {
     const { socket, ends, turns, attachments, door, identity } = this.#state;
     const { sessionId } = attachment;
     const isJudged = link.kind === "peer";
+    if (BACKGROUND.has(eventType)) door.sessions.context.provider.expectRequests(sessionId);
     switch (eventType) {
       case "user.message": {
         attachment.inTurn = true;

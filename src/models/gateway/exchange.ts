@@ -1,17 +1,29 @@
-import type { ClientRequest, IncomingMessage, ServerResponse } from "node:http";
+import type { ClientRequest, IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import { pipeline } from "node:stream/promises";
 import { isFleetError, systemCode } from "../../errors.js";
-import type { UsageRecorder } from "../../model/usage/usage.js";
 import type { ProviderKey } from "../provider-key.js";
+import type { GatewayOptions } from "./gateway.js";
 import { type MeteredConsumer, RequestMeter } from "./request-meter.js";
 import type { Upstream } from "./upstream.js";
-import { endToEnd, type WireFormat } from "./wire.js";
+import { type WireFormat, withUsage } from "./wire.js";
 
 /**
  * The largest request body, in bytes, that is kept so that the request can be sent again. Larger bodies pass through.
  */
 const LARGEST_KEPT_BYTES = 1024 * 1024;
+/** The largest body that is kept because the gateway may have to change it, in bytes. */
+const LARGEST_CHANGED_BYTES = 32 * 1024 * 1024;
+/** How many bytes of bodies are kept for one session at most. */
+const MOST_KEPT_BYTES = 2 * LARGEST_CHANGED_BYTES;
+
+/** The part of a session that its requests share. */
+export interface GatewaySession {
+  /** The session's connections to the model service. */
+  readonly upstream: Upstream;
+  /** How many bytes of bodies are kept for the session now. */
+  keptBytes: number;
+}
 
 /**
  * Counts the model requests of a gateway. A request has failed if the service did not answer it completely, or answered
@@ -24,13 +36,17 @@ export interface ModelRequests {
 
 export interface ExchangeContext {
   wire: WireFormat;
-  upstream: Upstream;
+  /** The name and port of the model service. */
+  host: string;
   /** Null if the model service needs none. */
   key: ProviderKey | null;
   requests: ModelRequests;
   silenceMs: number;
-  ledger: UsageRecorder | null;
+  metering: Exclude<GatewayOptions["metering"], undefined> | null;
 }
+
+/** Begins a request to the model service, on a connection of the session. */
+type Begin = (headers: IncomingHttpHeaders) => ClientRequest;
 
 /** One model request of a server, and its answer, which passes through as it arrives. */
 export class Exchange {
@@ -38,6 +54,7 @@ export class Exchange {
   readonly #request: IncomingMessage;
   readonly #response: ServerResponse;
   #meter: RequestMeter | null = null;
+  #keptBytes = 0;
   /** The request to the model service. It is destroyed when the server disconnects. */
   #sent: ClientRequest | undefined;
 
@@ -51,39 +68,61 @@ export class Exchange {
   /**
    * Answers the request. Never rejects.
    *
-   * @param isKnown whether the request has the token of a session that this process uses
+   * @param session undefined if no session in use has the request's token
    * @param consumer the user for whom the request counts; undefined if it does not count
    */
-  async run(isKnown: boolean, consumer: MeteredConsumer | undefined): Promise<void> {
-    const { wire, requests, ledger } = this.#context;
+  async run(session: GatewaySession | undefined, consumer: MeteredConsumer | undefined): Promise<void> {
+    const { wire, requests, metering } = this.#context;
     const { method = "", url = "" } = this.#request;
-    if (!isKnown) return this.#refuse(401, "This process uses no session with this token.", "authentication_error");
+    if (!isFramed(this.#request)) return this.#refuse(400, BADLY_FRAMED, "invalid_request_error", CLOSING);
+    if (session === undefined)
+      return this.#refuse(401, "This process uses no session with this token.", "authentication_error");
     const path = wire.pathFor(method, url);
     if (path === null)
       return this.#refuse(404, "The model gateway passes on only model requests.", "invalid_request_error");
-    if (ledger !== null && consumer !== undefined && wire.consumes(method, path))
-      this.#meter = new RequestMeter(ledger, consumer);
+    if (metering !== null && wire.consumes(method, path)) {
+      const refusal = await this.#refusal(consumer);
+      if (refusal !== null) return this.#refuse(...refusal);
+      if (consumer !== undefined) this.#meter = new RequestMeter(metering.ledger, consumer);
+    }
     requests.inFlight += 1;
     try {
-      if (!(await this.#pass(method, path))) requests.failed += 1;
+      const body = await this.#body(session, this.#meter !== null && wire.asksForUsage(path));
+      if (!(await this.#pass((headers) => session.upstream.request(method, path, headers), body))) requests.failed += 1;
     } catch (error) {
       // If the server no longer waits for the answer, the request does not count as failed.
       if (this.#response.destroyed) return;
       requests.failed += 1;
-      const [status, message] = this.#describe(error);
-      this.#refuse(status, message, "api_error");
+      if (error instanceof TooLarge) this.#refuse(413, TOO_LARGE, "request_too_large", CLOSING);
+      else this.#refuse(...this.#describe(error), "api_error");
     } finally {
       this.#meter?.end(this.#response.destroyed ? "cut" : "failed");
+      session.keptBytes -= this.#keptBytes;
       requests.inFlight -= 1;
     }
   }
 
+  /** The reason why the session may not consume tokens now; null if it may. */
+  async #refusal(consumer: MeteredConsumer | undefined): Promise<Refusal | null> {
+    const isTurn = consumer !== undefined && consumer.turns > 0;
+    if (consumer === undefined || !(isTurn || consumer.isExpected))
+      return [403, "The model gateway passes on model requests only during a turn of the session.", "permission_error"];
+    try {
+      await this.#context.metering?.checkBudget?.(consumer.user, isTurn);
+    } catch (error) {
+      // The turn itself began within the budgets. So a store that does not answer does not cut it.
+      if (isFleetError(error, "FLEET_LIMIT_REACHED"))
+        return [429, error.message, "rate_limit_error", { "x-should-retry": "false" }];
+      if (!isTurn) return [503, error instanceof Error ? error.message : String(error), "api_error"];
+    }
+    return null;
+  }
+
   /** Passes the request and its answer on. @returns false if the request counts as failed in {@link ModelRequests} */
-  async #pass(method: string, path: string): Promise<boolean> {
-    const body = await this.#keep();
-    const answer = await this.#ask(method, path, body);
+  async #pass(begin: Begin, body: Buffer | null): Promise<boolean> {
+    const answer = await this.#ask(begin, body);
     const { statusCode = 502, headers } = answer;
-    this.#response.writeHead(statusCode, Object.fromEntries(endToEnd(headers)));
+    this.#response.writeHead(statusCode, this.#context.wire.headersBack(headers));
     // Send the headers at once, because the server waits for them, and the first piece may come much later.
     this.#response.flushHeaders();
     let isCut = false;
@@ -96,14 +135,30 @@ export class Exchange {
     return !isCut && statusCode !== 401 && statusCode < 500;
   }
 
-  /** Reads the complete body if it is small enough to keep. Returns null if it has to pass through instead. */
-  async #keep(): Promise<Buffer | null> {
+  /**
+   * Reads the whole body if it is small enough to keep. Returns null if it has to pass through instead.
+   *
+   * @param isChanged whether a stream has to report its usage, so that the body has to be read whatever its size
+   */
+  async #body(session: GatewaySession, isChanged: boolean): Promise<Buffer | null> {
     const bytes = Number(this.#request.headers["content-length"] ?? Number.NaN);
-    if (!(bytes <= LARGEST_KEPT_BYTES)) return null;
+    if (!isChanged && !(bytes <= LARGEST_KEPT_BYTES)) return null;
+    const body = await this.#keep(session);
+    return isChanged ? withUsage(body) : body;
+  }
+
+  async #keep(session: GatewaySession): Promise<Buffer> {
     const pieces: Buffer[] = [];
     // Do not use `for await`, because it would delay each request.
     return await new Promise((resolve, reject) => {
-      this.#request.on("data", (piece: Buffer) => pieces.push(piece));
+      this.#request.on("data", (piece: Buffer) => {
+        pieces.push(piece);
+        this.#keptBytes += piece.length;
+        session.keptBytes += piece.length;
+        if (this.#keptBytes <= LARGEST_CHANGED_BYTES && session.keptBytes <= MOST_KEPT_BYTES) return;
+        this.#request.pause();
+        reject(new TooLarge());
+      });
       this.#request.once("end", () => resolve(Buffer.concat(pieces)));
       this.#request.once("error", reject);
     });
@@ -113,36 +168,38 @@ export class Exchange {
    * Sends the request. If the service refuses the key, sends the request again with a newer key, if there is one and
    * the body was kept.
    */
-  async #ask(method: string, path: string, body: Buffer | null): Promise<IncomingMessage> {
+  async #ask(begin: Begin, body: Buffer | null): Promise<IncomingMessage> {
     const { key } = this.#context;
     const known = key === null ? null : await key.get();
-    const answer = await this.#try(method, path, known, body);
+    const answer = await this.#try(begin, known, body);
     if (answer.statusCode !== 401 || body === null || key === null || known === null) return answer;
     const newer = await key.getAfterRefusal(known).catch(() => known);
     if (newer === known) return answer;
     answer.resume();
-    return await this.#try(method, path, newer, body);
+    return await this.#try(begin, newer, body);
   }
 
   /**
    * Sends the request. A service may close an unused connection just when it is used again. If so and the body was
    * kept, sends the request again on another connection.
    */
-  async #try(method: string, path: string, key: string | null, body: Buffer | null): Promise<IncomingMessage> {
+  async #try(begin: Begin, key: string | null, body: Buffer | null): Promise<IncomingMessage> {
     try {
-      return await this.#send(method, path, key, body);
+      return await this.#send(begin, key, body);
     } catch (error) {
       const wasClosed = this.#sent?.reusedSocket === true && systemCode(error) === "ECONNRESET";
       if (!wasClosed || body === null || this.#response.destroyed) throw error;
-      return await this.#send(method, path, key, body);
+      return await this.#send(begin, key, body);
     }
   }
 
-  async #send(method: string, path: string, key: string | null, body: Buffer | null): Promise<IncomingMessage> {
-    const { wire, upstream, silenceMs } = this.#context;
-    const sent = upstream.request(method, path, {
-      ...wire.headersWith(key, this.#request.headers),
-      ...(this.#meter === null ? {} : { [ID_HEADER]: this.#meter.id, ...READABLE }),
+  async #send(begin: Begin, key: string | null, body: Buffer | null): Promise<IncomingMessage> {
+    const { wire, silenceMs } = this.#context;
+    const { headers } = this.#request;
+    const sent = begin({
+      ...wire.headersWith(key, headers),
+      ...framing(headers, body),
+      ...(this.#meter === null ? {} : { [ID_HEADER]: this.#meter.id }),
     });
     this.#sent = sent;
     sent.setTimeout(silenceMs, () => sent.destroy(new Silence()));
@@ -166,29 +223,52 @@ export class Exchange {
     // This error means that the fleet has no key, which waiting would not change. So answer 401, because the runtime
     // does not repeat a request after 401.
     if (isFleetError(error)) return [401, error.message];
-    const { host } = this.#context.upstream;
+    const { host } = this.#context;
     if (error instanceof Silence) return [504, `The model service at ${host} has not answered in time.`];
     const reason = systemCode(error) ?? (error instanceof Error ? error.message : String(error));
     return [502, `The model service at ${host} cannot be reached: ${reason}.`];
   }
 
-  #refuse(status: number, message: string, kind: Parameters<WireFormat["error"]>[1]): void {
+  #refuse(...[status, message, kind, more = {}]: Refusal): void {
     if (this.#response.headersSent) {
       this.#response.destroy();
       return;
     }
     const text = this.#context.wire.error(message, kind);
-    this.#response.writeHead(status, { "content-type": "application/json", "content-length": Buffer.byteLength(text) });
+    const length = Buffer.byteLength(text);
+    this.#response.writeHead(status, { "content-type": "application/json", "content-length": length, ...more });
     this.#response.end(text);
   }
 }
 
 class Silence extends Error {}
+class TooLarge extends Error {}
+
+type Refusal = [status: number, message: string, kind: Parameters<WireFormat["error"]>[1], headers?: object];
 
 /** The header for the id of a request. Model services such as OpenAI's and Azure's record it. */
 const ID_HEADER = "x-client-request-id";
-/** The usage is read from the answer, so the answer must not be compressed. */
-const READABLE = { "accept-encoding": "identity" };
+
+const BADLY_FRAMED =
+  "The model gateway refuses a body of GET and HEAD, and every transfer encoding but chunked, because the model service may read its end elsewhere.";
+const TOO_LARGE = `The model gateway passes on chat completions of at most ${LARGEST_CHANGED_BYTES / 1024 / 1024} MB.`;
+const CLOSING = { connection: "close" };
+
+/** Whether this process and any other HTTP server find the end of the request at the same byte. */
+function isFramed({ method, headers }: IncomingMessage): boolean {
+  const encoding = headers["transfer-encoding"];
+  if (encoding !== undefined && encoding.toLowerCase() !== "chunked") return false;
+  const hasBody = encoding !== undefined || Number(headers["content-length"] ?? 0) !== 0;
+  return !(hasBody && (method === "GET" || method === "HEAD"));
+}
+
+/** The headers about the length of the body, as this process sends it. */
+function framing(headers: IncomingHttpHeaders, body: Buffer | null): IncomingHttpHeaders {
+  if (body !== null) return { "content-length": String(body.length) };
+  if (headers["transfer-encoding"] !== undefined) return { "transfer-encoding": "chunked" };
+  const length = headers["content-length"];
+  return length === undefined ? {} : { "content-length": length };
+}
 
 function whenConnected(sent: ClientRequest, then: () => void): void {
   sent.once("socket", (socket: Socket & { secureConnecting?: boolean }) => {

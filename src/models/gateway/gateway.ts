@@ -7,9 +7,9 @@ import type { Environment } from "../../config/load/paths.js";
 import type { RemoteProvider } from "../../config/schema.js";
 import type { UsageRecorder } from "../../model/usage/usage.js";
 import { describeProvider, type ProviderKey, withKey } from "../provider-key.js";
-import { Exchange, type ModelRequests } from "./exchange.js";
-import type { Consumers } from "./request-meter.js";
-import { openUpstream, type Upstream } from "./upstream.js";
+import { Exchange, type GatewaySession, type ModelRequests } from "./exchange.js";
+import type { BudgetCheck, Consumers } from "./request-meter.js";
+import { openUpstreams, type Upstream } from "./upstream.js";
 import { WireFormat } from "./wire.js";
 
 /**
@@ -24,8 +24,14 @@ const SILENCE_MS = 11 * 60 * 1000;
 export interface GatewayOptions {
   /** How long the model service may be silent, in milliseconds. Only tests set it. */
   silenceMs?: number | undefined;
-  /** Counts the requests of sessions that have a consumer. Other requests do not count. */
-  metering?: { ledger: UsageRecorder; consumers: Consumers } | undefined;
+  /** Counts the requests that consume tokens, and refuses those that the sessions' consumers may not make. */
+  metering?: { ledger: UsageRecorder; consumers: Consumers; checkBudget?: BudgetCheck } | undefined;
+}
+
+/** A session that this process uses. */
+interface Session extends GatewaySession {
+  readonly id: string;
+  readonly token: string;
 }
 
 /**
@@ -37,21 +43,22 @@ export class ModelGateway {
   readonly #server: Server;
   readonly baseUrl: string;
   readonly #provider: RemoteProvider;
-  readonly #upstream: Upstream;
-  readonly #tokens = new Map<string, string>();
+  readonly #open: () => Upstream;
+  /** By session id. */
+  readonly #sessions = new Map<string, Session>();
   /**
-   * The session ids, by the digests of the sessions' tokens. The duration of a look-up by digest does not reveal how
-   * much of a wrong token is right.
+   * By the digests of the sessions' tokens. The duration of a look-up by digest does not reveal how much of a wrong token
+   * is right.
    */
-  readonly #sessions = new Map<string, string>();
+  readonly #byToken = new Map<string, Session>();
   /** The work for which all requests of a session wait, by session id. */
   readonly #before = new Map<string, () => Promise<void>>();
 
-  private constructor(server: Server, provider: RemoteProvider, upstream: Upstream) {
+  private constructor(server: Server, provider: RemoteProvider, open: () => Upstream) {
     const { port } = server.address() as AddressInfo;
     this.#server = server;
     this.#provider = provider;
-    this.#upstream = upstream;
+    this.#open = open;
     // Keep the path of the provider's URL, because the runtime makes the paths of its requests from it.
     this.baseUrl = `http://127.0.0.1:${port}${new URL(provider.baseUrl).pathname.replace(/\/+$/, "")}`;
   }
@@ -64,22 +71,24 @@ export class ModelGateway {
     { silenceMs = SILENCE_MS, metering }: GatewayOptions = {},
   ): Promise<ModelGateway> {
     const wire = new WireFormat(provider);
-    const upstream = openUpstream(provider.baseUrl, env);
+    const open = openUpstreams(provider.baseUrl, env);
+    const { host } = new URL(provider.baseUrl);
     // Set `noDelay`, because Nagle's algorithm would delay the small pieces of an answer.
     const server = createServer({ noDelay: true, keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0 });
     server.listen(0, "127.0.0.1");
     await once(server, "listening");
-    const gateway = new ModelGateway(server, provider, upstream);
+    const gateway = new ModelGateway(server, provider, open);
     server.on("request", (request: IncomingMessage, response: ServerResponse) => {
       const secret = wire.secretOf(request.headers);
-      const sessionId = secret === null ? undefined : gateway.#sessions.get(digest(secret));
+      const session = secret === null ? undefined : gateway.#byToken.get(digest(secret));
+      const { id = "" } = session ?? {};
       const { requests } = gateway;
-      const context = { wire, upstream, key, requests, silenceMs, ledger: metering?.ledger ?? null };
+      const context = { wire, host, key, requests, silenceMs, metering: metering ?? null };
       const exchange = new Exchange(context, request, response);
-      const consumer = metering?.consumers.get(sessionId ?? "");
-      const before = gateway.#before.get(sessionId ?? "");
-      if (before === undefined) void exchange.run(sessionId !== undefined, consumer);
-      else void before().then(async () => await exchange.run(true, consumer));
+      const consumer = metering?.consumers.get(id);
+      const before = gateway.#before.get(id);
+      if (before === undefined) void exchange.run(session, consumer);
+      else void before().then(async () => await exchange.run(session, consumer));
     });
     return gateway;
   }
@@ -97,16 +106,17 @@ export class ModelGateway {
    */
   providerFor(sessionId: string, baseUrl = this.baseUrl): ProviderConfig {
     const provider = { ...this.#provider, baseUrl };
-    return withKey(describeProvider(provider), provider, this.#tokenOf(sessionId));
+    return withKey(describeProvider(provider), provider, this.#sessionOf(sessionId).token);
   }
 
-  #tokenOf(sessionId: string): string {
-    const known = this.#tokens.get(sessionId);
+  #sessionOf(id: string): Session {
+    const known = this.#sessions.get(id);
     if (known !== undefined) return known;
     const token = `cfm-${randomBytes(32).toString("base64url")}`;
-    this.#tokens.set(sessionId, token);
-    this.#sessions.set(digest(token), sessionId);
-    return token;
+    const session = { id, token, upstream: this.#open(), keptBytes: 0 };
+    this.#sessions.set(id, session);
+    this.#byToken.set(digest(session.token), session);
+    return session;
   }
 
   /** Makes each request of the session wait for `work`, until the result is disposed. `work` must never reject. */
@@ -119,12 +129,13 @@ export class ModelGateway {
     };
   }
 
-  /** Revokes the session's token. */
+  /** Revokes the session's token, and closes its connections to the model service. Requests that are under way go on. */
   forget(sessionId: string): void {
-    const token = this.#tokens.get(sessionId);
-    if (token === undefined) return;
-    this.#tokens.delete(sessionId);
-    this.#sessions.delete(digest(token));
+    const session = this.#sessions.get(sessionId);
+    if (session === undefined) return;
+    this.#sessions.delete(sessionId);
+    this.#byToken.delete(digest(session.token));
+    session.upstream[Symbol.dispose]();
   }
 
   /** Stops listening and cuts all requests. May be called twice. */
@@ -133,7 +144,7 @@ export class ModelGateway {
     const closed = once(this.#server, "close");
     this.#server.close();
     this.#server.closeAllConnections();
-    this.#upstream[Symbol.dispose]();
+    for (const id of [...this.#sessions.keys()]) this.forget(id);
     await closed;
   }
 }

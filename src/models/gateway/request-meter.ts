@@ -3,13 +3,18 @@ import type { IncomingMessage } from "node:http";
 import type { BegunUse, Consumer, UsageRecorder } from "../../model/usage/usage.js";
 import { AnswerUsage, modelIn } from "./answer-usage.js";
 
-/**
- * The user for whom a session's model requests count, and how many of these requests have passed the gateway during the
- * current turn.
- */
+/** The user for whom a session's model requests count. */
 export interface MeteredConsumer extends Consumer {
+  /** How many of these requests have passed the gateway during the current turn. */
   passed: number;
+  /** How many turns of the session run or wait in this process. */
+  turns: number;
+  /** Whether model requests may follow outside of turns, because of a client's request or a task in the background. */
+  isExpected: boolean;
 }
+
+/** Refuses a model request if the budgets of its user are used up. @throws FleetError `FLEET_LIMIT_REACHED` */
+export type BudgetCheck = (user: string, isTurn: boolean) => Promise<void>;
 
 /** The consumers of sessions, by session id. */
 export type Consumers = ReadonlyMap<string, MeteredConsumer>;
@@ -38,10 +43,10 @@ export class RequestMeter {
    */
   leaves(body: Buffer | null): void {
     if (this.#begun !== undefined) return;
-    const { passed: _, ...consumer } = this.#consumer;
+    const { user, sessionId, tokenId } = this.#consumer;
     this.#consumer.passed++;
-    const model = (body === null ? null : modelIn(body)) ?? consumer.model;
-    this.#begun = this.#ledger.begin("request", { ...consumer, model }, this.id);
+    const model = (body === null ? null : modelIn(body)) ?? this.#consumer.model;
+    this.#begun = this.#ledger.begin("request", { user, sessionId, tokenId, model }, this.id);
   }
 
   /**

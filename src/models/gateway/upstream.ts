@@ -3,7 +3,7 @@ import { type ClientRequest, Agent as HttpAgent, request as httpRequest, type Re
 import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
-import { rootCertificates, connect as tlsConnect } from "node:tls";
+import { createSecureContext, rootCertificates, connect as tlsConnect } from "node:tls";
 import type { Environment } from "../../config/load/paths.js";
 import { proxyFor } from "./proxy.js";
 
@@ -12,42 +12,59 @@ const UNUSED_MS = 60_000;
 /** How long a proxy may take to open a tunnel, in milliseconds. */
 const TUNNEL_MS = 30_000;
 
-/** Connections to the model service, which stay open between requests. */
+/**
+ * One session's connections to the model service, which stay open between requests. Sessions do not share them. So if an
+ * agent makes the service read one request as two, only its own session gets the wrong answer.
+ *
+ * The disposal closes the unused connections, and each other one when its request has ended.
+ */
 export interface Upstream extends Disposable {
-  readonly host: string;
   /** Begins a request. The caller sends its body. */
   request(method: string, path: string, headers: NodeJS.Dict<string | string[]>): ClientRequest;
 }
 
 /**
- * Reaches the model service as the runtime would: through the proxy that the environment names, and with the
+ * Returns the function that opens the connections of one session. They reach the model service as the runtime would: through the proxy that the environment names, and with the
  * certificates that the runtime trusts.
  *
  * @param env the variables that servers get, because the runtime reads these
  */
-export function openUpstream(baseUrl: string, env: Environment): Upstream {
+export function openUpstreams(baseUrl: string, env: Environment): () => Upstream {
   const url = new URL(baseUrl);
   const proxy = proxyFor(url, env);
   const pool = { keepAlive: true, timeout: UNUSED_MS, scheduling: "lifo" } as const;
   const origin = { host: url.hostname.replace(/^\[|\]$/g, ""), port: url.port };
   if (url.protocol === "https:") {
-    const tls = { ...pool, ca: trustedCertificates(env) };
-    const agent = proxy === null ? new HttpsAgent(tls) : new TunnelAgent(proxy, tls);
-    return upstream(url, agent, (method, path, headers) => httpsRequest({ ...origin, agent, method, path, headers }));
+    // Read the certificates once, because that takes long.
+    const tls = { ...pool, secureContext: createSecureContext({ ca: trustedCertificates(env) }) };
+    return () => {
+      const agent = proxy === null ? new HttpsAgent(tls) : new TunnelAgent(proxy, tls);
+      return upstream(agent, (method, path, headers) => httpsRequest({ ...origin, agent, method, path, headers }));
+    };
   }
-  const agent = new HttpAgent(pool);
-  if (proxy === null)
-    return upstream(url, agent, (method, path, headers) => httpRequest({ ...origin, agent, method, path, headers }));
+  if (proxy === null) {
+    return () => {
+      const agent = new HttpAgent(pool);
+      return upstream(agent, (method, path, headers) => httpRequest({ ...origin, agent, method, path, headers }));
+    };
+  }
   // If a request is not encrypted, the proxy needs its complete URL.
   const target = { host: proxy.hostname, port: proxy.port === "" ? 80 : proxy.port };
-  return upstream(url, agent, (method, path, headers) => {
-    const all = { ...headers, host: url.host, ...authorization(proxy) };
-    return httpRequest({ ...target, agent, method, path: `${url.origin}${path}`, headers: all });
-  });
+  return () => {
+    const agent = new HttpAgent(pool);
+    return upstream(agent, (method, path, headers) => {
+      const all = { ...headers, host: url.host, ...authorization(proxy) };
+      return httpRequest({ ...target, agent, method, path: `${url.origin}${path}`, headers: all });
+    });
+  };
 }
 
-function upstream({ host }: URL, agent: HttpAgent, request: Upstream["request"]): Upstream {
-  return { host, request, [Symbol.dispose]: () => agent.destroy() };
+function upstream(agent: HttpAgent, request: Upstream["request"]): Upstream {
+  const close = () => {
+    agent.maxFreeSockets = 0;
+    for (const socket of Object.values(agent.freeSockets).flatMap((sockets) => sockets ?? [])) socket.destroy();
+  };
+  return { request, [Symbol.dispose]: close };
 }
 
 /** Opens TLS connections through a proxy, by its method CONNECT. */

@@ -1,5 +1,6 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { RemoteProvider } from "../../config/schema.js";
+import { isObject } from "../../config/values/json.js";
 
 /** The differences between the wire formats of model services. Paths and headers are as runtime 1.0.85 sends them. */
 interface Wire {
@@ -13,10 +14,22 @@ interface Wire {
 }
 
 /** The types of errors that both formats have. */
-type ErrorKind = "authentication_error" | "invalid_request_error" | "api_error";
+type ErrorKind =
+  | "authentication_error"
+  | "invalid_request_error"
+  | "permission_error"
+  | "rate_limit_error"
+  | "request_too_large"
+  | "api_error";
+
+/** The codes of OpenAI's errors. */
+const CODES: Partial<Record<ErrorKind, string>> = {
+  authentication_error: "invalid_api_key",
+  rate_limit_error: "insufficient_quota",
+};
 
 const openaiError = (message: string, kind: ErrorKind) => ({
-  error: { message, type: kind, param: null, code: kind === "authentication_error" ? "invalid_api_key" : null },
+  error: { message, type: kind, param: null, code: CODES[kind] ?? null },
 });
 
 /** The header for a bearer token, the same for every type of provider. */
@@ -42,14 +55,17 @@ const WIRES: Readonly<Record<RemoteProvider["type"], Wire>> = {
   },
 };
 
-const KEY_HEADERS = new Set(Object.values(WIRES).map(({ keyHeader }) => keyHeader));
+/**
+ * The headers of a request that reach the model service: those that the runtime (1.0.85) sends, without the ones about
+ * the connection, the length and the key. An agent can send others, which could choose who pays, or how the service reads
+ * the length of the body.
+ */
+const PASSED_ON =
+  /^(?:accept|content-type|user-agent|anthropic-(?:beta|version)|x-initiator|x-interaction-(?:id|type)|x-request-id|x-stainless-[a-z-]+)$/;
 
-/** Headers that are about one connection, and not about the request or the answer. */
-const HOP_BY_HOP = new Set(
-  "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split(
-    " ",
-  ),
-);
+/** The headers of an answer that reach the server: its type and length, its id, and when to try again. */
+const PASSED_BACK =
+  /^(?:content-(?:encoding|length|type)|retry-after(?:-ms)?|x-should-retry|(?:anthropic|x)-ratelimit-[a-z0-9-]+|(?:apim-|x-|x-github-|x-ms-)?request-id)$/;
 
 /** The wire format of one provider: which requests the gateway passes on, and with which headers. */
 export class WireFormat {
@@ -91,6 +107,11 @@ export class WireFormat {
     return method === "POST" && !path.includes("/count_tokens");
   }
 
+  /** Whether the service reports the usage of a stream only if the body asks for it. */
+  asksForUsage(path: string): boolean {
+    return path.replace(/\?.*/, "").endsWith("/chat/completions");
+  }
+
   /** The secret of a request; null if it has none. */
   secretOf(headers: IncomingHttpHeaders): string | null {
     const { keyHeader, keyPrefix } = this.#wire;
@@ -99,15 +120,20 @@ export class WireFormat {
   }
 
   /**
-   * The headers of the request to the model service: those of the server, with the provider's key in place of the
-   * session's token.
+   * The headers of the request to the model service: the needed ones of the server, with the provider's key in place of
+   * the session's token. The usage is read from the answer, so the answer must not be compressed.
    *
    * @param key null if the service needs none
    */
   headersWith(key: string | null, headers: IncomingHttpHeaders): IncomingHttpHeaders {
     const { keyHeader, keyPrefix } = this.#wire;
-    const kept = endToEnd(headers).filter(([name]) => name !== "host" && name !== "expect" && !KEY_HEADERS.has(name));
-    return { ...Object.fromEntries(kept), ...(key === null ? {} : { [keyHeader]: `${keyPrefix}${key}` }) };
+    const secret = key === null ? {} : { [keyHeader]: `${keyPrefix}${key}` };
+    return { ...only(PASSED_ON, headers), "accept-encoding": "identity", ...secret };
+  }
+
+  /** The headers of an answer for the server. */
+  headersBack(headers: IncomingHttpHeaders): IncomingHttpHeaders {
+    return only(PASSED_BACK, headers);
   }
 
   error(message: string, kind: ErrorKind): string {
@@ -115,14 +141,28 @@ export class WireFormat {
   }
 }
 
-/** The headers without those that are about the connection. */
-export function endToEnd(headers: IncomingHttpHeaders): [string, string | string[]][] {
-  const named = new Set(
-    String(headers.connection ?? "")
-      .toLowerCase()
-      .split(/\s*,\s*/),
-  );
-  return Object.entries(headers).flatMap(([name, value]) =>
-    value === undefined || HOP_BY_HOP.has(name) || named.has(name) ? [] : [[name, value]],
-  );
+function only(names: RegExp, headers: IncomingHttpHeaders): IncomingHttpHeaders {
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => names.test(name)));
+}
+
+/** The end of the body of each streamed request of the runtime (1.0.85). */
+const WITH_USAGE = Buffer.from(',"stream_options":{"include_usage":true}}');
+
+/**
+ * The body of a chat completion that asks for the usage if it asks for a stream. Returns the same body if it ends as the
+ * runtime's bodies do, because parsing would take time, or if it is not a JSON object, because the service refuses that.
+ */
+export function withUsage(body: Buffer): Buffer {
+  if (body.subarray(-WITH_USAGE.length).equals(WITH_USAGE)) return body;
+  let value: unknown;
+  try {
+    value = JSON.parse(body.toString("utf8"));
+  } catch {
+    return body;
+  }
+  if (!isObject(value)) return body;
+  // Send even a body without a stream as it was understood here, because a field that occurs twice could mean a stream.
+  const options = isObject(value.stream_options) ? value.stream_options : {};
+  const added = value.stream === true ? { stream_options: { ...options, include_usage: true } } : {};
+  return Buffer.from(JSON.stringify({ ...value, ...added }));
 }

@@ -31,10 +31,13 @@ export function forward(message: IncomingMessage, response: ServerResponse, url:
   response.on("close", () => upstream.destroy());
   try {
     const isChunked = headers["transfer-encoding"] !== undefined;
+    const length = headers["content-length"];
+    // State the length of the body here, because the client could take it out by naming it in `Connection`.
+    const framing = isChunked ? { "transfer-encoding": "chunked" } : length && { "content-length": length };
     const sent = request({
       method,
       path: `${url.pathname}${url.search}`,
-      headers: { ...passedOn(headers), host: url.host, ...(isChunked ? { "transfer-encoding": "chunked" } : {}) },
+      headers: { ...passedOn(headers), host: url.host, ...framing },
       createConnection: () => upstream,
     });
     sent.on("error", fail);

@@ -58,6 +58,7 @@ export class MeteredTurn implements Disposable {
   saw(event: SessionEvent): void {
     if (event.type === "user.message" && event.agentId === undefined) this.began(event.data.messageId ?? event.id);
     if (event.type === "assistant.usage") this.consumed(event.data);
+    if (BACKGROUND.has(event.type)) this.#context.provider.expectRequests(this.consumer.sessionId);
   }
 
   /** Counts a model request that no gateway of this process has passed on. */
@@ -74,6 +75,9 @@ export class MeteredTurn implements Disposable {
     this.#begun?.end("cut");
   }
 }
+
+/** The events after which the runtime (1.0.85) may ask the model when the turn is over. */
+export const BACKGROUND: ReadonlySet<string> = new Set(["subagent.started", "session.background_tasks_changed"]);
 
 function numbersOf({ inputTokens, outputTokens, cacheReadTokens, copilotUsage }: UsageData): UsageNumbers {
   return {

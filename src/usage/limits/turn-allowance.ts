@@ -132,6 +132,29 @@ export class TurnAllowance {
   }
 }
 
+/** By how many tokens a turn may exceed a budget, if that is more than the budget itself. */
+const OVERRUN = 1_000_000;
+
+/**
+ * Refuses a model request of a user whose budgets are used up. A turn that began within a budget goes on. It may exceed the
+ * budget by as much again, and by at least `OVERRUN`, because an agent could otherwise go on for ever.
+ *
+ * @throws FleetError `FLEET_LIMIT_REACHED`; the errors of the store.
+ */
+export async function assertBudget(context: AllowanceContext, user: string, isTurn: boolean): Promise<void> {
+  const { limits, sources } = effectiveLimits(context.config.limits, await context.store.limits.read(user));
+  for (const { limit, period } of BUDGETS) {
+    const max = limits[limit];
+    if (max === null) continue;
+    const now = Date.now();
+    const { from, to } = periodOf(period, now);
+    const used = await context.store.usage.tokensSince(user, from);
+    if (used < max + (isTurn ? Math.max(max, OVERRUN) : 0)) continue;
+    LimitEvents.of(context).reached(user, limit, max);
+    throw limitReached(limit, max, { source: sources[limit], used, retryAfterMs: to - now });
+  }
+}
+
 /** How long a check of the budgets is valid, in milliseconds. A turn that need not wait begins within this time. */
 const FRESH_MS = 50;
 

@@ -1,0 +1,49 @@
+import { expect, it } from "vitest";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+/** Asks the model with the token of a session, as an agent can that reads the memory of its own server. */
+async function ask(at: DoorFleet, sessionId: string): Promise<number> {
+  const provider = await at.provider.of(sessionId, {});
+  const body = JSON.stringify({ model: "m", stream: true, messages: [{ role: "user", content: "direct" }] });
+  const headers = { authorization: `Bearer ${provider?.apiKey}` };
+  const answer = await fetch(`${provider?.baseUrl}/chat/completions`, { method: "POST", headers, body });
+  await answer.text();
+  return answer.status;
+}
+
+it("with the token of its session, an agent reaches the model only during a turn, and that counts", async () => {
+  await using at = await DoorFleet.open();
+  const client = await RawClient.as(at.url, await at.token("alice"));
+  await client.requestOk("session.create", { sessionId: "s" });
+  expect(await ask(at, "s")).toBe(403);
+  const turn = client.turnOk("s", "!hold one");
+  await expect.poll(() => at.model.shown("!hold one")).toBe(1);
+  const used = async () => (await at.fleet.limits.get("alice")).used.tokensPerDay ?? 0;
+  const before = await used();
+  expect(await ask(at, "s")).toBe(200);
+  expect(await used()).toBe(before + 2);
+  at.model.letGo("one");
+  await turn;
+  await expect.poll(async () => await ask(at, "s")).toBe(403);
+});
+
+it("outside of turns, an agent cannot exceed the budget, and a running turn that began within it is not cut", async () => {
+  await using at = await DoorFleet.open();
+  const client = await RawClient.as(at.url, await at.token("alice"));
+  await client.requestOk("session.create", { sessionId: "s" });
+  await at.fleet.limits.set("alice", { tokensPerDay: 5 });
+  // A client may ask for such work outside of turns, so that the gateway expects requests.
+  await client.request("session.history.compact", { sessionId: "s" });
+  const statuses: number[] = [];
+  for (let count = 0; count < 6; count++) statuses.push(await ask(at, "s"));
+  expect(statuses.indexOf(429)).toBeGreaterThan(0);
+  expect(statuses.slice(statuses.indexOf(429))).not.toContain(200);
+  await at.fleet.limits.set("alice", { tokensPerDay: 1_000 });
+  const turn = client.turnOk("s", "!hold two");
+  await expect.poll(() => at.model.shown("!hold two")).toBe(1);
+  await at.fleet.limits.set("alice", { tokensPerDay: 1 });
+  expect(await ask(at, "s")).toBe(200);
+  at.model.letGo("two");
+  await turn;
+});
