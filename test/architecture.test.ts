@@ -264,15 +264,6 @@ describe("the source", () => {
     expect(asking).toEqual(["runtime/client/activity.ts"]);
   });
 
-  it("no file has more than 300 lines, and no folder but commands/ has more than 12 files", () => {
-    const folders = new Map<string, number>();
-    for (const file of files) {
-      expect(readFileSync(join(SRC, file), "utf8").split("\n").length - 1, file).toBeLessThanOrEqual(300);
-      folders.set(dirname(file), (folders.get(dirname(file)) ?? 0) + 1);
-    }
-    expect([...folders].filter(([folder, count]) => folder !== "commands" && count > 12)).toEqual([]);
-  });
-
   it("no file of a command has more than 80 lines", () => {
     for (const file of files.filter((name) => name.startsWith("commands/"))) {
       expect(readFileSync(join(SRC, file), "utf8").split("\n").length, file).toBeLessThanOrEqual(80);
