@@ -22,14 +22,16 @@ function plant(home: string, folder: string): void {
   }
 }
 
-it.each([
-  ["none", true],
-  ["landlock", true],
-  ["bwrap", bwrapProblem === undefined],
-] as const)(
+// Landlock alone does not restrict root, so root has no such sandbox.
+const MODES = [
+  "none",
+  ...(process.getuid?.() === 0 ? [] : ["landlock"]),
+  ...(bwrapProblem === undefined ? ["bwrap"] : []),
+];
+
+it.each(MODES)(
   "with session.host none and sandbox.mode %s, programs that files in the home name start neither at a turn nor at a restart",
-  async (mode, works) => {
-    if (!works) return;
+  async (mode) => {
     const fleet = await faultFleet({ COPILOTFLEET_SESSION_HOST: "none", COPILOTFLEET_SANDBOX_MODE: mode });
     const { home } = await fleet.spawn("alice");
     const marks = join(home, "marks");
