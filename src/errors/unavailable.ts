@@ -141,10 +141,11 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
     ],
   },
   FLEET_STATE_UNSIGNED: {
-    title: "A record in Redis does not carry the signature of this fleet.",
+    title: "A record in Redis does not carry the signature of this fleet, or is outdated.",
     data: "The fleet did not use the record, and changed nothing.",
     causes: [
-      "Somebody who may write to Redis wrote it, or moved it to another name.",
+      "Somebody who may write to Redis wrote it, moved it to another name, or put an older one back.",
+      "Redis lost changes in a failover, and with them the removal of a session's member.",
       "An earlier version of copilotfleet wrote it.",
       "The hosts of the fleet have different keys.",
     ],
@@ -152,6 +153,7 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
       "copilotfleet doctor",
       "Give all hosts the same key: storeOptions.keyFile, or the file store-key in the state folder.",
       "copilotfleet store sign # shows the records of an earlier version, and signs them",
+      "If Redis lost changes: restart serve on all hosts, then set the members of the session again.",
     ],
   },
   FLEET_PROCESSES_UNREADABLE: {

@@ -6,6 +6,7 @@ import { type Keys, keysOf } from "../../src/store/redis/link/keys.js";
 import { eventually } from "../fixtures/eventually.js";
 import type { TestHosts } from "../fixtures/hosts/hosts.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { configure, HostDoors } from "./hosts-harness.js";
 import { RawClient } from "./raw-client.js";
@@ -101,6 +102,32 @@ describe.skipIf(problem !== undefined)("on hosts that share a Redis,", () => {
     await putBack();
     await at.serve();
     await isRefusedEverywhere(token);
+  });
+
+  it("both hosts refuse a removed member who gets back an older record of the session", async () => {
+    const h1 = at.hosts.host("h1");
+    await at.place("frank", "h1");
+    const sessionId = unused("shared");
+    await h1.json(["create", "--user", "frank", "--id", sessionId, "--collaborative", "--member", "grace"]);
+    const frank = await RawClient.as(at.url("h1"), await at.token("frank"));
+    await frank.requestOk("session.resume", { sessionId });
+    await frank.turnOk(sessionId, "for members only");
+    await eventually("the end of the turn", async () => (await at.store.leases.read(sessionId)) === null);
+    const text = (await redis.client.get(keys.session(sessionId))) ?? "";
+    expect(text).toContain("grace");
+
+    const token = await at.token("grace");
+    const asked = async (name: string) =>
+      await (await RawClient.as(at.url(name), token)).request("session.resume", { sessionId });
+    await at.store.sessions.update(sessionId, (draft) => {
+      draft.members = [];
+    });
+    for (const name of NAMES)
+      expect(await asked(name), name).toMatchObject({ error: { data: { code: "FLEET_SESSION_NOT_FOUND" } } });
+    await redis.client.set(keys.session(sessionId), text);
+    for (const name of NAMES)
+      expect(await asked(name), name).toMatchObject({ error: { data: { code: "FLEET_STATE_UNSIGNED" } } });
+    expect(await redis.client.get(keys.session(sessionId))).toBe(text);
   });
 
   it("gc deletes a host's note of a revoked token only after the token would have expired", async () => {

@@ -8,7 +8,7 @@ import { hashToken } from "../../src/model/token.js";
 import { openRedisStore, type RedisStore } from "../../src/store/redis/redis-store.js";
 import { Signer } from "../../src/store/redis/signatures/signer.js";
 import { parsed, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { keyedTurn, serverRecord } from "../fixtures/store/store-records.js";
+import { keyedTurn, serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const problem = redisProblem();
@@ -139,6 +139,99 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     await redis.client.copy(key("host:h1"), key("host:h2"));
     await redis.client.sadd(key("hosts"), "h2");
     expect((await store.hosts?.list())?.map(({ name }) => name)).toEqual(["h1"]);
+  });
+
+  describe("an older record of a session that somebody puts back", () => {
+    const unsigned = { code: "FLEET_STATE_UNSIGNED" };
+    const LATER = "2026-01-02T00:00:00.000Z";
+    const record = () => redis.client.get(key("session:s"));
+    let other: RedisStore;
+
+    /** Creates a session of alice with the member bob. @returns functions that remove bob, and that put back the record */
+    async function withBob(): Promise<{ removeBob(): Promise<void>; putBack(): Promise<void> }> {
+      other = open({ host: "h2" });
+      await store.sessions.create(sessionRecord("s", { kind: "collaborative", members: ["bob"] }));
+      const before = String(await record());
+      return {
+        removeBob: async () => await store.sessions.update("s", (draft) => void draft.members.pop()),
+        putBack: async () => void (await redis.client.set(key("session:s"), before)),
+      };
+    }
+
+    it("is refused by processes that removed the member or read the newer record, and nothing changes it", async () => {
+      const { removeBob, putBack } = await withBob();
+      await removeBob();
+      expect((await other.sessions.list()).map(({ members }) => members)).toEqual([[]]);
+      await putBack();
+      const old = await record();
+      for (const { sessions } of [store, other]) {
+        await expect(sessions.read("s")).rejects.toMatchObject(unsigned);
+        await expect(sessions.update("s", (draft) => void draft.turns++)).rejects.toMatchObject(unsigned);
+        await expect(sessions.list()).rejects.toMatchObject(unsigned);
+        const unreadable: string[] = [];
+        expect(await sessions.list((id) => void unreadable.push(id))).toEqual([]);
+        expect(unreadable).toEqual(["s"]);
+      }
+      expect(await record()).toBe(old);
+      expect((await open({ host: "h3" }).sessions.read("s"))?.members).toEqual(["bob"]);
+      expect(await store.sessions.delete("s")).toBe(true);
+    });
+
+    it("is accepted if only other fields differ, and a later record then still counts as older", async () => {
+      const { removeBob, putBack } = await withBob();
+      await store.sessions.update("s", (draft) => void draft.turns++);
+      await putBack();
+      expect(await store.sessions.read("s")).toMatchObject({ members: ["bob"], turns: 0 });
+      await removeBob();
+      await store.sessions.update("s", (draft) => void draft.turns++);
+      const removed = String(await record());
+      await putBack();
+      await expect(store.sessions.read("s")).rejects.toMatchObject(unsigned);
+      await redis.client.set(key("session:s"), removed);
+      expect(await store.sessions.read("s")).toMatchObject({ members: [], turns: 1 });
+    });
+
+    it("is refused even after this process has changed a record that Redis had set back", async () => {
+      const { removeBob, putBack } = await withBob();
+      const lost: string[] = [];
+      for (const _ of [1, 2]) {
+        await store.sessions.update("s", (draft) => void draft.turns++);
+        lost.push(String(await record()));
+      }
+      await putBack();
+      await removeBob();
+      expect(await store.sessions.read("s")).toMatchObject({ members: [] });
+      await putBack();
+      await expect(store.sessions.read("s")).rejects.toMatchObject(unsigned);
+      for (const text of lost) {
+        await redis.client.set(key("session:s"), text);
+        await expect(store.sessions.read("s")).rejects.toMatchObject(unsigned);
+      }
+    });
+
+    it("is refused if it belongs to the former owner of a deleted session, whose id another user has taken", async () => {
+      const { putBack } = await withBob();
+      for (const _ of [1, 2]) await store.sessions.update("s", (draft) => void draft.turns++);
+      const latest = String(await record());
+      await other.sessions.read("s");
+      expect(await store.sessions.delete("s")).toBe(true);
+      await store.sessions.create(sessionRecord("s", { owner: "carol", createdAt: LATER }));
+      for (const { sessions } of [store, other]) expect(await sessions.read("s")).toMatchObject({ owner: "carol" });
+      for (const { sessions } of [store, other]) {
+        await redis.client.set(key("session:s"), latest);
+        await expect(sessions.read("s")).rejects.toMatchObject(unsigned);
+        await putBack();
+        await expect(sessions.read("s")).rejects.toMatchObject(unsigned);
+      }
+    });
+
+    it("does not stop a process from creating the session again, even if the process's clock was set back", async () => {
+      await withBob();
+      await store.sessions.delete("s");
+      const again = sessionRecord("s", { owner: "carol", createdAt: "2025-01-01T00:00:00.000Z" });
+      await store.sessions.create(again);
+      expect(await store.sessions.read("s")).toMatchObject({ owner: "carol" });
+    });
   });
 
   it("a host without the fleet's key is refused until it uses a copy of the key", async () => {

@@ -1,24 +1,106 @@
+import { sha256 } from "../../../config/values/text.js";
 import { FleetError, quote } from "../../../errors.js";
 import { assertSessionId, isSessionId } from "../../../model/ids.js";
 import type { SessionRecord } from "../../../model/session.js";
 import type { OnUnreadable, SessionStore } from "../../ports.js";
 import { UpdateQueue, UpdateQueues, type Writes } from "../../update-queue.js";
 import { type Documents, parseObject, type Stored } from "./documents.js";
-import { AT_ONCE, RecordSet } from "./record-set.js";
+import { AT_ONCE, type Found, RecordSet } from "./record-set.js";
+
+/** How many sessions one process remembers, so that they use at most about 30 MB. */
+const MOST_REMEMBERED = 100_000;
+
+interface Version {
+  createdAt: string;
+  revision: number;
+  /** A digest of the owner and the members. */
+  rights: string;
+}
+
+/**
+ * Refuses a record that is not newer than the newest one that this process has read or written, if its owner or members
+ * differ. An account with write access to Redis can put such a record back, because its signature stays valid.
+ */
+class SessionRecords extends RecordSet<SessionRecord> {
+  /** In the order of their last use. */
+  readonly #newest = new Map<string, Version>();
+
+  override async findAll(ids: readonly string[]): Promise<(Found<SessionRecord> | null)[]> {
+    // Compare with what was known before the read, because this process may commit a newer record during the read.
+    const known = ids.map((id) => this.#newest.get(id));
+    const all = await super.findAll(ids);
+    for (const [index, found] of all.entries()) {
+      if (found === null) continue;
+      const { id } = found.record;
+      const version = versionOf(found.record, found.stored.revision);
+      const newest = known[index];
+      if (newest !== undefined && !isNewer(version, newest) && version.rights !== newest.rights) {
+        throw replaced(id, version, newest);
+      }
+      this.#remember(id, version);
+    }
+    return all;
+  }
+
+  override async commit(id: string, from: Stored | null, data: string, also: string): Promise<boolean> {
+    const known = this.#newest.get(id);
+    if (!(await super.commit(id, from, data, also))) return false;
+    const version = versionOf(parseObject<SessionRecord>(id, data), (from?.revision ?? 0) + 1);
+    if (from === null) {
+      // A new session is newer than a deleted one, even if the clock of that one's host was ahead.
+      this.#newest.delete(id);
+    } else if (known !== undefined && !isNewer(version, known)) {
+      // Redis has lost changes. The lost records must not count as newer if somebody puts them back.
+      version.revision = known.revision;
+      version.createdAt = known.createdAt;
+    }
+    this.#remember(id, version);
+    return true;
+  }
+
+  #remember(id: string, version: Version): void {
+    const latest = this.#newest.get(id);
+    this.#newest.delete(id);
+    this.#newest.set(id, latest !== undefined && isNewer(latest, version) ? latest : version);
+    if (this.#newest.size <= MOST_REMEMBERED) return;
+    // Forget many at once, because finding the first key of a map is slow after many deletions.
+    for (const first of [...this.#newest.keys()].slice(0, MOST_REMEMBERED / 10)) this.#newest.delete(first);
+  }
+}
+
+function versionOf({ createdAt, owner, members }: SessionRecord, revision: number): Version {
+  return { createdAt, revision, rights: sha256(JSON.stringify([owner, members])) };
+}
+
+/** Compares the times first, because the revisions of a session that was created again begin at 1. */
+function isNewer(one: Version, other: Version): boolean {
+  if (one.createdAt !== other.createdAt) return one.createdAt > other.createdAt;
+  return one.revision > other.revision;
+}
+
+function replaced(id: string, { revision }: Version, newest: Version): FleetError {
+  const message = `The record of session ${quote(id)} in Redis has revision ${revision} and another owner or other members than revision ${newest.revision}, which this process knows. The fleet does not use it.`;
+  return new FleetError("FLEET_STATE_UNSIGNED", message, {
+    suggestions: [
+      "Find out who else can write to Redis, and change its password.",
+      "If Redis lost changes in a failover: restart serve on all hosts, then set the members of the session again.",
+    ],
+  });
+}
 
 /** The records of sessions, and for each owner a set of session ids. */
 export class SessionDocuments implements SessionStore {
   readonly #documents: Documents;
   readonly #writes: Writes;
   readonly #deadlineMs: number;
-  readonly #records: RecordSet<SessionRecord>;
+  readonly #records: SessionRecords;
   readonly #updates = new UpdateQueues<SessionRecord>((id) => this.#updatesOf(id));
 
   constructor(documents: Documents, writes: Writes, deadlineMs: number) {
     this.#writes = writes;
     this.#documents = documents;
     this.#deadlineMs = deadlineMs;
-    this.#records = new RecordSet(documents, documents.keys.sessions, (id) => this.#key(id), isSessionId);
+    this.#records = new SessionRecords(documents, documents.keys.sessions, (id) => this.#key(id), isSessionId);
   }
 
   async read(id: string): Promise<SessionRecord | null> {
