@@ -8,13 +8,15 @@ import { quote } from "../errors.js";
 import * as layout from "./container.js";
 import { type Deployment, type DeployOptions, describe } from "./deployment.js";
 import { checkExposed, checkSandbox, unfit } from "./problem.js";
-import { inVariables, type SecretFile } from "./settings.js";
+import { inVariables, type SecretFile, STORE_VARIABLE } from "./settings.js";
 import { memoryBytes, processLimit, SCRATCH_MIB } from "./sizing.js";
 import { yamlStream } from "./yaml.js";
 
-/** This Redis has no password, because it can be reached only from the network of the Compose file. */
-const OWN_REDIS = "redis://redis:6379/0";
 const REDIS_IMAGE = "redis:7-bookworm";
+/** The account of Redis in its image. */
+const REDIS_UID = 999;
+/** The secret with the password of Redis, as a line of its configuration. */
+const REDIS_CONFIG = "redis.conf";
 
 /**
  * The script of the health check. Node.js exits with 1 if the promise rejects. The script has no blanks, because Podman
@@ -26,6 +28,7 @@ const READY = `fetch("http://127.0.0.1:${layout.METRICS_PORT}/readyz").then((r)=
 // biome-ignore lint/suspicious/noTemplateCurlyInString: filled in by docker compose
 const SECRETS = "${COPILOTFLEET_SECRETS:-./secrets}";
 const OF_USERS = "users";
+const MAKE_PASSWORD = `p=$(openssl rand -hex 32); echo "requirepass $p" >${REDIS_CONFIG}; echo "redis://:$p@redis:6379/0" >${STORE_VARIABLE}`;
 
 /**
  * Renders the fleet as a Compose file. Each host is a separate service, because each has its own name and volume. The
@@ -40,23 +43,19 @@ export function renderCompose(
   options: DeployOptions,
 ): { compose: Record<string, unknown>; notices: string[]; yaml: string } {
   checkSandbox(loaded.config, "Docker's filter of system calls");
-  const deployment = describe(loaded, options, OWN_REDIS);
+  const deployment = describe(loaded, options, true);
   const httpAt = publishedAt(loaded.config, deployment.replicas);
-  const { name, replicas, storage, settings } = deployment;
-  const ownRedis = settings.values.get("store")?.value === OWN_REDIS;
+  const { name, replicas, storage, settings, ownRedis } = deployment;
   const hosts = Array.from({ length: replicas }, (_, index) => `host-${index + 1}`);
-  const files = settings.secrets.filter(({ perUser }) => !perUser);
+  const files = settings.secrets.filter(({ perUser }) => !perUser).map((secret) => [secret.name, sourceOf(secret)]);
+  if (ownRedis) files.push([REDIS_CONFIG, `${SECRETS}/${REDIS_CONFIG}`]);
   const compose = {
     name,
     services: {
       ...(ownRedis ? { redis: redisService() } : {}),
-      ...Object.fromEntries(
-        hosts.map((host, index) => [host, hostService(deployment, { host, index, httpAt, ownRedis })]),
-      ),
+      ...Object.fromEntries(hosts.map((host, index) => [host, hostService(deployment, { host, index, httpAt })])),
     },
-    ...(files.length === 0
-      ? {}
-      : { secrets: Object.fromEntries(files.map((secret) => [secret.name, { file: sourceOf(secret) }])) }),
+    ...(files.length === 0 ? {} : { secrets: Object.fromEntries(files.map(([key, file]) => [key, { file }])) }),
     volumes: Object.fromEntries(
       [...hosts, ...(storage === "shared" ? ["shared"] : []), ...(ownRedis ? ["redis"] : [])].map((key) => [key, {}]),
     ),
@@ -70,11 +69,10 @@ interface HostPlan {
   index: number;
   /** The address at which this machine publishes the first host's HTTP API. Null without the API. */
   httpAt: Address | null;
-  ownRedis: boolean;
 }
 
-function hostService(deployment: Deployment, { host, index, httpAt, ownRedis }: HostPlan) {
-  const { image, storage, settings, capacity, http } = deployment;
+function hostService(deployment: Deployment, { host, index, httpAt }: HostPlan) {
+  const { image, storage, settings, capacity, http, ownRedis } = deployment;
   const { secrets, passedOn } = settings;
   const fleetSecrets = new Set(secrets.filter(({ perUser }) => !perUser).map(({ name }) => name));
   return {
@@ -173,15 +171,20 @@ function redisService() {
     image: REDIS_IMAGE,
     restart: "unless-stopped",
     // docs/redis.md explains why the fleet needs these settings of Redis.
-    command: ["redis-server", "--appendonly", "yes", "--maxmemory-policy", "noeviction"],
+    command: [
+      ...["redis-server", `/run/secrets/${REDIS_CONFIG}`],
+      ...["--appendonly", "yes", "--maxmemory-policy", "noeviction"],
+    ],
+    secrets: [REDIS_CONFIG],
     // The image's own account, so that Redis needs no right to switch to it.
-    user: "999:999",
+    user: `${REDIS_UID}:${REDIS_UID}`,
     read_only: true,
     tmpfs: [`${layout.SCRATCH}:mode=1777,size=${SCRATCH_MIB}m`],
     cap_drop: ["ALL"],
     security_opt: ["no-new-privileges:true"],
     pids_limit: 100,
     volumes: ["redis:/data"],
+    // Without the password, "redis-cli ping" ends with 0, too, as soon as Redis answers.
     healthcheck: { test: ["CMD", "redis-cli", "ping"], interval: "5s", timeout: "3s", retries: 12 },
     stop_grace_period: "30s",
   };
@@ -226,7 +229,7 @@ function literal(text: string): string {
   return text.replaceAll("$", "$$$$");
 }
 
-function composeNotices({ settings, replicas }: Deployment, httpAt: Address | null): string[] {
+function composeNotices({ settings, replicas, ownRedis }: Deployment, httpAt: Address | null): string[] {
   const { secrets } = settings;
   const named = secrets.filter(({ perUser, source }) => !perUser && source === null).map(({ name }) => name);
   const ofUsers = secrets.filter(({ perUser, source }) => perUser && source === null).map(({ name }) => name);
@@ -238,6 +241,12 @@ function composeNotices({ settings, replicas }: Deployment, httpAt: Address | nu
     secrets.length === 0
       ? []
       : `These files must belong to uid ${layout.UID} and have mode 0600, because the fleet refuses files that others can read.`,
+    ownRedis
+      ? [
+          `The folder must also hold ${REDIS_CONFIG}, which belongs to uid ${REDIS_UID} and has mode 0600. In the folder, this command makes a password of Redis in both files that contain it:`,
+          MAKE_PASSWORD,
+        ]
+      : [],
     replicas === 1
       ? []
       : `Host N listens at port ${layout.DOOR_PORT - 1} + N of this machine. Every host accepts every user.`,

@@ -44,17 +44,17 @@ const REDIS_PORT = 6379;
 /**
  * Describes the fleet of this configuration as hosts in containers.
  *
- * @param ownRedis the URL of a Redis that the orchestrator starts if the configuration does not name one that all hosts
- * can reach; null if the orchestrator cannot start a Redis
+ * @param startsRedis whether the orchestrator can start a Redis if the configuration does not name one that all hosts can
+ * reach
  */
 export function describe(
   { config, given }: { config: Config; given: Layer },
   options: DeployOptions,
-  ownRedis: string | null = null,
+  startsRedis = false,
 ) {
   const url = config.store.kind === "redis" ? readRedisUrl(config.store.url) : null;
   const reachable = options.secretStore || (url !== null && !isLoopback(url));
-  const own = !reachable && ownRedis !== null && (url !== null || (options.replicas ?? 1) > 1);
+  const own = !reachable && startsRedis && (url !== null || (options.replicas ?? 1) > 1);
   if (url !== null && !reachable && !own) {
     throw unfit(
       `store is ${quote(showRedisUrl(url))}. In a pod, this address is the pod itself, so the hosts would not share the store`,
@@ -66,19 +66,15 @@ export function describe(
   const http = httpOf(config, options);
   const storage = options.storage ?? (given.has("storage.shared") ? "shared" : "local");
   const settings = settingsOf(config, given, {
-    without: [
-      ...PER_HOST,
-      ...(http === null ? [] : HTTP_KEYS),
-      "runtime.path",
-      ...(own ? ["store", "storeOptions"] : []),
-    ],
+    without: [...PER_HOST, ...(http === null ? [] : HTTP_KEYS), "runtime.path", ...(own ? ["storeOptions"] : [])],
     with: {
-      ...(own ? { store: ownRedis, "storeOptions.insecure": true } : {}),
+      ...(own ? { "storeOptions.insecure": true } : {}),
       // Inside a container, the front door listens on all addresses. Allow this without TLS, because the orchestrator's
       // network protects the door.
       ...(config.serve.tls.cert === null ? { "serve.insecure": true, "host.insecure": true } : {}),
     },
-    secretStore: options.secretStore,
+    // The URL of the orchestrator's own Redis contains a password.
+    secretStore: options.secretStore || own,
     secretStoreKey: hasRedis,
     moveFiles: true,
   });
@@ -92,6 +88,8 @@ export function describe(
     settings,
     /** Null if the hosts do not serve the HTTP API. */
     http,
+    /** Whether the orchestrator starts a Redis. */
+    ownRedis: own,
     /** Null if the fleet uses the file store. */
     redis: hasRedis ? redisOf(own || options.secretStore ? null : url) : null,
     stopGraceSeconds: stopGraceSeconds(config.drain.timeoutMs),

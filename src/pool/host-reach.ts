@@ -23,9 +23,12 @@ export function reachesHost({ own, config, sandbox }: Reach): boolean {
   return sandbox !== undefined && separates(sandbox) && !hasOpenStore(config) && !mayHaveKey(config, sandbox);
 }
 
-function hasOpenStore({ store }: Config): boolean {
+/** Whether the fleet uses a Redis without a password. */
+export function hasOpenStore({ store }: Pick<Config, "store">): boolean {
   return store.kind === "redis" && readRedisUrl(store.url)?.password == null;
 }
+
+export const OPEN_STORE = "Redis asks for no password, so every agent that reaches it can delete the state of the fleet";
 
 /**
  * Whether the server's memory may contain the provider's key. A server that started before the model gateway was turned

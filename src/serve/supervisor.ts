@@ -7,6 +7,7 @@ import { SEEN_MS } from "../hosts/directory.js";
 import { forgetServing, noteServing } from "../hosts/serving-note.js";
 import { checkExposure } from "../identity/tls/exposure.js";
 import type { SandboxReport } from "../model/sandbox.js";
+import { hasOpenStore, OPEN_STORE } from "../pool/host-reach.js";
 import type { Stopped } from "../pool/stop/stop.js";
 import { NEVER } from "../runtime/clock.js";
 import { showAddress } from "../runtime/launch/listen.js";
@@ -89,6 +90,7 @@ export class Supervisor {
     const context = { ...fleet, metrics, state: new ServeState() };
     const supervisor = new Supervisor(context, hostLock);
     logSandbox(context, sandbox);
+    if (hasOpenStore(config)) context.log("warn", OPEN_STORE);
     // With this record, later commands notice that their settings differ from those of this `serve`. On a full disk,
     // `serve` must start without the record, because its gc frees space.
     await attempt(context, "the settings of this serve could not be recorded", () =>

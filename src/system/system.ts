@@ -66,6 +66,11 @@ export interface ProcessTable {
    * the processes where the system has no marks.
    */
   withMark<T>(mark: number, start: () => T): T;
+  /**
+   * Makes the system prefer a process, with all that it starts from then on, when it has to end one because the memory is
+   * used up. Does nothing where the system has no such preference.
+   */
+  endFirst(pid: number): void;
   /** All processes with a mark, even those of other users. Empty if the system has no marks. */
   marked(): MarkedProcess[];
   /**

@@ -1,4 +1,8 @@
-import { describe, expect, it } from "vitest";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it, onTestFinished } from "vitest";
 import { parse } from "yaml";
 import { renderCompose } from "../../src/deploy/compose.js";
 import { CONTAINERS, configured } from "./render.js";
@@ -63,7 +67,8 @@ describe("a Compose file", () => {
     const { services, environment } = at("localhost:4390", { COPILOTFLEET_STORE: "redis://127.0.0.1/0" });
     expect(services["host-1"]?.ports).toEqual(["127.0.0.1:4300:4300", "127.0.0.1:4390:4380"]);
     expect(services["host-2"]?.ports).toEqual(["127.0.0.1:4301:4300", "127.0.0.1:4391:4380"]);
-    const { serve, http } = configured(environment).config;
+    const others = Object.entries(environment).filter(([name]) => name !== "COPILOTFLEET_STORE_FILE");
+    const { serve, http } = configured(Object.fromEntries(others)).config;
     expect({ http: serve.http, origins: http.origins }).toEqual({
       http: { host: "0.0.0.0", port: 4380 },
       origins: ["http://host-1:4380"],
@@ -88,13 +93,14 @@ describe("a Compose file", () => {
   });
 
   it("a Compose file of two hosts has a Redis that keeps all data, and a name and a volume for each host", () => {
-    const { services, volumes, environment } = compose(
+    const { services, volumes, secrets, environment, notices } = compose(
       { ...ECHO, COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0" },
       { replicas: 2, storage: "shared" },
     );
     expect(Object.keys(services)).toEqual(["redis", "host-1", "host-2"]);
     expect(services.redis?.command).toEqual([
       "redis-server",
+      "/run/secrets/redis.conf",
       "--appendonly",
       "yes",
       "--maxmemory-policy",
@@ -112,11 +118,23 @@ describe("a Compose file", () => {
       ports: ["127.0.0.1:4301:4300"],
     });
     expect(Object.keys(volumes)).toEqual(["host-1", "host-2", "shared", "redis"]);
-    const { store, storeOptions } = configured(environment).config;
-    expect({ store, storeOptions }).toEqual({
-      store: { kind: "redis", url: "redis://redis:6379/0" },
-      storeOptions: { insecure: true, keyFile: "/run/secrets/copilotfleet/COPILOTFLEET_STORE_KEY" },
+    // Hosts and Redis read the password in separate files, because each refuses or cannot read the files of the other.
+    expect(Object.keys(secrets ?? {})).toEqual(["COPILOTFLEET_STORE", "COPILOTFLEET_STORE_KEY", "redis.conf"]);
+    expect(services.redis?.secrets).toEqual(["redis.conf"]);
+    expect(services["host-1"]?.secrets).not.toContainEqual(expect.objectContaining({ source: "redis.conf" }));
+    const folder = mkdtempSync(join(tmpdir(), "copilotfleet-compose-"));
+    onTestFinished(() => rmSync(folder, { recursive: true }));
+    execFileSync("sh", ["-ec", `umask 077; ${notices.find((notice) => notice.startsWith("p="))}`], { cwd: folder });
+    const { COPILOTFLEET_STORE_FILE, ...others } = environment;
+    expect(COPILOTFLEET_STORE_FILE).toBe("/run/secrets/copilotfleet/COPILOTFLEET_STORE");
+    const inContainer = { ...others, COPILOTFLEET_STORE_FILE: join(folder, "COPILOTFLEET_STORE") };
+    const { store, storeOptions } = configured(inContainer).config;
+    expect(storeOptions).toEqual({
+      insecure: true,
+      keyFile: "/run/secrets/copilotfleet/COPILOTFLEET_STORE_KEY",
     });
+    const password = /^requirepass ([0-9a-f]{64})\n$/.exec(readFileSync(join(folder, "redis.conf"), "utf8"))?.[1];
+    expect(store).toEqual({ kind: "redis", url: `redis://:${password}@redis:6379/0` });
   });
 
   it("a Compose file contains no secret, and escapes each $ so that Compose does not take it for a variable", () => {

@@ -5,10 +5,13 @@ import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
+import { serve } from "../fixtures/fleets/serve.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`doctor on Redis is not tested: ${problem}`);
+
+const NO_PASSWORD = expect.stringContaining("Redis asks for no password");
 
 describe.skipIf(problem !== undefined)("doctor on Redis", () => {
   let redis: RedisServer;
@@ -83,7 +86,27 @@ describe.skipIf(problem !== undefined)("doctor on Redis", () => {
     onTestFinished(() => forgetful.end());
     expect(await storeCheck(forgetful.url())).toMatchObject({
       code: 0,
-      check: { level: "warning", items: [expect.stringContaining("keeps nothing on disk")] },
+      check: { level: "warning", items: [expect.stringContaining("keeps nothing on disk"), NO_PASSWORD] },
     });
+  });
+
+  it("doctor and serve warn of a Redis without a password, and not of one with a password", async () => {
+    const own = await RedisServer.start();
+    onTestFinished(() => own.end());
+    const warnings = async (url: string) => {
+      const serving = await serve(fleet, { env: { COPILOTFLEET_STORE: url } });
+      await serving.end();
+      return serving.log().filter(({ level, msg }) => level === "warn" && /password/.test(String(msg)));
+    };
+    const open = own.url("f");
+    expect(await storeCheck(open)).toMatchObject({
+      code: 0,
+      check: { ok: true, level: "warning", items: [NO_PASSWORD], fix: expect.stringContaining("requirepass") },
+    });
+    expect(await warnings(open)).toHaveLength(1);
+    await own.client.config("SET", "requirepass", "secret");
+    const closed = open.replace("//", "//:secret@");
+    expect(await storeCheck(closed)).toMatchObject({ code: 0, check: { level: "ok", items: [], fix: null } });
+    expect(await warnings(closed)).toEqual([]);
   });
 });

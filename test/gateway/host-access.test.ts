@@ -127,7 +127,6 @@ describe("the front door, for a client on its user's own server with session.hos
     const settings = {
       systemMessage: { mode: "append", content: "be brief" },
       organizationCustomInstructions: "be kind",
-      provider: { type: "openai", baseUrl: at.model.baseUrl, wireApi: "completions" },
       model: "own-model",
       tools: [{ name: "weather", description: "w", parameters: { type: "object" } }],
       // These values are allowed, because they add nothing to the session.
@@ -153,6 +152,99 @@ describe("the front door, for a client on its user's own server with session.hos
       expect(error?.data?.code, `${method}: ${error?.message}`).not.toBe("FLEET_METHOD_DENIED");
     }
   });
+});
+
+describe("the front door, for a client that brings its own model provider with session.host none,", () => {
+  let at: DoorFleet;
+  let client: RawClient;
+  const sessionId = "mine";
+  beforeAll(async () => {
+    at = await DoorFleet.open({ config: { provider: null, session: { host: "none" } } });
+    client = await RawClient.as(at.url, await at.token("alice"), true);
+    await client.requestOk("session.create", { sessionId });
+  });
+  afterAll(async () => {
+    client.socket.destroy();
+    await at[Symbol.asyncDispose]();
+  });
+
+  /** All requests with which a client can name a provider at this address. */
+  const requests = (baseUrl: unknown) => {
+    const provider = { type: "openai", wireApi: "completions", apiKey: "k", baseUrl };
+    const providers = [
+      { ...provider, name: "a", baseUrl: PUBLIC },
+      { ...provider, name: "b" },
+    ];
+    return [
+      ["session.create", { sessionId: "never", provider, model: "m" }, "provider.baseUrl"],
+      ["session.create", { sessionId: "never", providers }, "providers[1].baseUrl"],
+      ["session.resume", { sessionId, provider, model: "m" }, "provider.baseUrl"],
+      ["session.resume", { sessionId, providers }, "providers[1].baseUrl"],
+      ["session.options.update", { sessionId, provider }, "provider.baseUrl"],
+      ["session.provider.add", { sessionId, providers }, "providers[1].baseUrl"],
+    ] as const;
+  };
+  const PUBLIC = "https://model.invalid/v1";
+
+  it("sends no request to a service of this machine", async () => {
+    const { error } = await client.request("session.create", {
+      sessionId: "never",
+      model: "m",
+      provider: { type: "openai", wireApi: "completions", baseUrl: `${at.model.baseUrl}/x?y=1#`, apiKey: "k" },
+    });
+    if (error === undefined) await client.turnOk("never", "hello");
+    expect(at.model.keys).toEqual(new Set());
+    expect(await at.store.sessions.read("never")).toBeNull();
+  });
+
+  it.each([
+    ...["127.0.0.1:9", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "127.0.0.1.", "%31%32%37.0.0.1", "１２７.0.0.1"],
+    ...["user:pass@127.0.0.1", "0.0.0.0", "[::1]", "[::]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "[fd00::1]"],
+    ...["localhost:6379", "LOCALHOST.", "a.localhost", "redis", "redis.", "printer.local", "metadata.google.internal"],
+    ...["10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "169.254.169.254", "168.63.129.16", "[fe80::1]"],
+  ])("refuses the host %s in every request, and quotes the URL", async (host) => {
+    const url = `http://${host}/v1`;
+    for (const [method, params, setting] of requests(url)) {
+      const { error } = await client.request(method, params);
+      expect(error, method).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
+      expect(error?.message, method).toContain(`"${setting}" ("${url.replace(/\/\/user:pass@/, "//***@")}")`);
+      expect(error?.message, method).toContain(HOW_TO_ALLOW);
+    }
+    expect(await at.store.sessions.read("never")).toBeNull();
+  });
+
+  it.each(["file:///etc/passwd", "not a URL", "//127.0.0.1/v1", 7, null, undefined, { href: "http://127.0.0.1" }])(
+    "refuses a provider with the URL %j",
+    async (url) => {
+      for (const [method, params, setting] of requests(url)) {
+        const { error } = await client.request(method, params);
+        expect(error?.message, method).toContain(`"${setting}"`);
+        expect(error, method).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
+      }
+    },
+  );
+
+  it("refuses a provider that is not an object", async () => {
+    for (const params of [
+      { provider: ["openai", "http://127.0.0.1"] },
+      { providers: { a: "http://127.0.0.1" } },
+      { providers: [["a", "openai", "http://127.0.0.1"]] },
+    ]) {
+      const { error } = await client.request("session.create", { sessionId: "never", ...params });
+      expect(error, JSON.stringify(params)).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
+    }
+  });
+
+  it.each([PUBLIC, "http://8.8.8.8:8080/v1", "https://[2606:4700::1111]/v1", "HTTPS://Model.Invalid./v1"])(
+    "allows %s in every request",
+    async (url) => {
+      for (const [index, [method, params]] of requests(url).entries()) {
+        const named = method === "session.create" ? { ...params, sessionId: unused(`allowed-${index}`) } : params;
+        const { error } = await client.request(method, named);
+        expect(error?.data?.code, `${method}: ${error?.message}`).not.toBe("FLEET_METHOD_DENIED");
+      }
+    },
+  );
 });
 
 describe("the front door, for a client on its user's own server with session.host owner,", () => {

@@ -44,6 +44,7 @@ describe("the front door, in the parameters of a session,", () => {
       model: "gpt-5",
       provider,
       infiniteSessions: { enabled: true, backgroundCompactionThreshold: 0.8 },
+      enableFileHooks: false,
     });
     expect(sessionParams("session.resume", { sessionId: "s", model: null }, record, own)).not.toHaveProperty(
       "model",
@@ -52,15 +53,23 @@ describe("the front door, in the parameters of a session,", () => {
   });
 
   it("does not replace a model, a provider, credentials or a compaction that the client has chosen", () => {
-    const asked = { model: "mine", infiniteSessions: { enabled: false }, provider: { baseUrl: "http://mine" } };
-    expect(sessionParams("session.create", asked, record, own)).toEqual({ ...asked, sessionId: "s" });
-    for (const name of ["providers", "gitHubToken", "gitHubTokenProviderRegistrationId"]) {
-      expect(sessionParams("session.create", { [name]: "x" }, record, own)).not.toHaveProperty("provider");
+    const asked = { model: "mine", infiniteSessions: { enabled: false }, provider: { baseUrl: "http://mine.example" } };
+    expect(sessionParams("session.create", asked, record, own)).toEqual({
+      ...asked,
+      sessionId: "s",
+      enableFileHooks: false,
+    });
+    for (const credentials of [
+      { providers: [asked.provider] },
+      { gitHubToken: "x" },
+      { gitHubTokenProviderRegistrationId: "x" },
+    ]) {
+      expect(sessionParams("session.create", credentials, record, own)).not.toHaveProperty("provider");
     }
   });
 
   it("never adds the fleet's key to the client's own provider", () => {
-    const asked = { provider: { type: "openai", baseUrl: "http://evil" } };
+    const asked = { provider: { type: "openai", baseUrl: "http://evil.example" } };
     expect(JSON.stringify(sessionParams("session.create", asked, record, own))).not.toContain("apiKey");
   });
 
@@ -149,7 +158,7 @@ describe.each(["per-user", "shared"] as const)("the front door, with the model's
 });
 
 it("the front door uses a client's own provider and key for a session if the client provides them", async () => {
-  await using at = await DoorFleet.open();
+  await using at = await DoorFleet.open({ config: { session: { host: "owner" } } });
   const client = await at.client("alice");
   const provider = {
     type: "openai" as const,

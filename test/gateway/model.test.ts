@@ -31,7 +31,7 @@ it("the front door names the default model to the runtime when a provider is con
 
 it("the front door forwards the runtime's requests for bearer tokens to the client that set the provider", async () => {
   await using model = await startWireModel("entra-1");
-  await using at = await DoorFleet.open({ config: { provider: null } });
+  await using at = await DoorFleet.open({ config: { provider: null, session: { host: "owner" } } });
   const client = await at.client("alice");
   const asked: string[] = [];
   const bearerTokenProvider = async ({ sessionId }: { sessionId: string }) => {
@@ -66,7 +66,7 @@ it("a client's turn succeeds after another Fleet object ran a turn in the sessio
 });
 
 it("the front door gives a server the provider once, and again only after another client loads the session", async () => {
-  await using at = await DoorFleet.open();
+  await using at = await DoorFleet.open({ config: { session: { host: "owner" } } });
   const ask = vi.spyOn(RpcClient.prototype, "ask");
   onTestFinished(() => ask.mockRestore());
   const given = () => ask.mock.calls.filter(([method]) => method === "session.options.update").length;

@@ -2,6 +2,7 @@ import { countOf, shellQuote } from "../../config/values/text.js";
 import { type Suggestion, systemCode } from "../../errors.js";
 import type { TokenView } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
+import { hasOpenStore, OPEN_STORE } from "../../pool/host-reach.js";
 import { isBindable } from "../../pool/start/ports.js";
 import { ADDRESS } from "../../pool/start/start.js";
 import { showAddress } from "../../runtime/launch/listen.js";
@@ -49,7 +50,8 @@ export const HOSTS: Row<RecordsContext> = { name: "hosts", look: hosts };
 async function storeAnswers({ fleet }: RecordsContext): Promise<Finding> {
   const { kind } = fleet.config.store;
   const { durationMs, clockAheadMs } = await fleet.records.probeStore();
-  const items = fleet.takeWarnings();
+  const isOpen = hasOpenStore(fleet.config);
+  const items = [...fleet.takeWarnings(), ...(isOpen ? [`${OPEN_STORE}.`] : [])];
   const what = kind === "file" ? "a write takes" : "an answer takes";
   const detail = `${kind}: ${durationMs === null ? "nothing is stored so far" : `${what} ${durationMs.toFixed(1)} ms`}`;
   if (Math.abs(clockAheadMs) > CLOCK_DIFFERENCE_MS) {
@@ -64,7 +66,9 @@ async function storeAnswers({ fleet }: RecordsContext): Promise<Finding> {
     const fix: Suggestion = kind === "file" ? `df -h ${shellQuote(fleet.stateRoot)}` : "redis-cli -u URL --latency";
     return { ...warning(`${detail}, which makes every command slow`, fix), items };
   }
-  return items.length === 0 ? ok(detail) : { ...warning(`${detail}; it is not as safe as it should be`), items };
+  if (items.length === 0) return ok(detail);
+  const fix = isOpen ? "Set requirepass in Redis, and put the password into the URL in store." : undefined;
+  return { ...warning(`${detail}; it is not as safe as it should be`, fix), items };
 }
 
 async function poolAdmits({ fleet }: RecordsContext): Promise<Finding> {

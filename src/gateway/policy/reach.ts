@@ -1,7 +1,11 @@
+import { isIP } from "node:net";
 import type { Config } from "../../config/schema.js";
 import { isObject } from "../../config/values/json.js";
+import { redactTokens } from "../../config/values/text.js";
+import { quote } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { type Reach, reachesHost } from "../../pool/host-reach.js";
+import { isBlocked } from "../../sandbox/network/addresses.js";
 import type { ClientRequest, Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
 import type { Handling } from "./methods.js";
@@ -38,7 +42,10 @@ export function checkReach(
 ): void {
   const isFree = reachesHost(reach);
   if (host === true && !isFree) throw hostDenied(method, "it reaches files or programs");
-  if (!isFree) refuseFiles(method, params, reach);
+  if (!isFree) {
+    refuseFiles(method, params, reach);
+    refuseInnerProviders(method, params);
+  }
   if (decidesOnTools(reach)) return;
   if (approves === true) throw approvalDenied(method);
   // On a user's own server the mode does not change approvals (measured with 1.0.85).
@@ -60,6 +67,35 @@ function refuseFiles(method: string, params: Params, { own }: Reach): void {
     const why = 'attachments other than "blob" would be read from the disk of a server that other users share';
     throw methodDenied(method, why);
   }
+}
+
+/**
+ * Refuses a client's own model provider on this machine or in a private network, because the server sends requests there
+ * and gives the client the answers. Does not look up names, because a name may lead elsewhere a moment later, and a public
+ * service may redirect. `sandbox.network` prevents both.
+ */
+export function refuseInnerProviders(method: string, { provider, providers }: Params): void {
+  const several = Array.isArray(providers) ? providers : [providers];
+  for (const [name, given] of [
+    ["provider", provider],
+    ...several.map((item, index) => [`providers[${index}]`, item] as const),
+  ] as const) {
+    const baseUrl = isObject(given) ? given.baseUrl : undefined;
+    if (given === undefined || given === null || isPublicUrl(baseUrl)) continue;
+    const shown = quote(typeof baseUrl === "string" ? redactTokens(baseUrl) : baseUrl);
+    const why = `"${name}.baseUrl" (${shown}) is not an HTTP or HTTPS URL with a public host`;
+    throw hostDenied(method, why);
+  }
+}
+
+function isPublicUrl(text: unknown): boolean {
+  if (typeof text !== "string" || !URL.canParse(text)) return false;
+  const { protocol, hostname } = new URL(text);
+  if (protocol !== "http:" && protocol !== "https:") return false;
+  const host = hostname.replace(/^\[|\]$|\.$/g, "");
+  if (isIP(host) !== 0) return !isBlocked(host);
+  // A name without a dot depends on the search list of the machine.
+  return host.includes(".") && !/\.(localhost|local|internal)$/.test(host);
 }
 
 function attachmentsIn(value: unknown): unknown[] {

@@ -8,7 +8,7 @@ import type { Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
 import { isBelowHome } from "./below-home.js";
 import { bringsCredentials } from "./credentials.js";
-import { decidesOnTools } from "./reach.js";
+import { decidesOnTools, refuseInnerProviders } from "./reach.js";
 import { hasCredentials } from "./server-setup.js";
 import { checkToolSandbox } from "./tool-sandbox.js";
 
@@ -238,6 +238,7 @@ function refuseReach(method: string, asked: Params, { own, config, sandbox, home
     throw settingDenied(method, "customAgents.mcpServers", own);
   if (isSet((asked.largeOutput as Params | null | undefined)?.outputDir))
     throw settingDenied(method, "largeOutput.outputDir", own);
+  refuseInnerProviders(method, asked);
 }
 
 function settingDenied(method: string, name: string, own: boolean): FleetError {

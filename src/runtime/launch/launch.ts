@@ -72,7 +72,7 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
       if (identity !== null) {
         const version = await Promise.race([firstAnswer(launch, signal), exit.then(() => null)]);
         if (version !== null) {
-          hideSecrets(identity, launch);
+          prepareForAgents(identity, launch);
           appendToLog(
             launch.server.home,
             `Process ${identity.pid} answers on port ${launch.port} (version ${version}).`,
@@ -115,13 +115,15 @@ function listenerOf(started: ProcessIdentity, { port, sandbox }: Launch): Proces
 }
 
 /**
- * Removes the secrets from the environment that the kernel shows to the server's agent. The runtime has read them before
+ * Makes the kernel end the server before `serve` when memory is used up. Removes the secrets from the environment that the kernel shows to the server's agent. The runtime has read them before
  * it listens (seen with 1.0.85). No agent runs before this, because nobody else knows the server's token so far.
  */
-function hideSecrets(server: ProcessIdentity, { server: { home } }: Launch): void {
+function prepareForAgents(server: ProcessIdentity, { server: { home } }: Launch): void {
   // The processes of the sandbox started with the same environment.
   const alone = server.innerPid === undefined && server.bridge === undefined;
   const processes = alone ? [server] : processesOfSession(server);
+  // If the machine runs out of memory, the kernel must end a server or its agent's programs, and not `serve`.
+  for (const { pid } of processes) system().processes.endFirst(pid);
   const hidden = processes.map(({ pid }) => system().processes.hideVariables(pid, [...SECRET_VARIABLES]));
   if (!hidden.includes(false)) return;
   appendToLog(

@@ -26,6 +26,7 @@ export const linuxProcesses: ProcessTable = {
   withVariable,
   withEnvironment,
   withMark,
+  endFirst,
   marked,
   hideVariables,
   inheritedDescriptors,
@@ -151,6 +152,19 @@ function withMark<T>(mark: number, start: () => T): T {
 function setFilter(filter: number): boolean {
   return seen(() => writeFileSync("/proc/self/coredump_filter", `0x${filter.toString(16)}`) ?? true) ?? false;
 }
+
+/** A process may always raise this value, and only root may lower it. */
+function endFirst(pid: number): void {
+  const path = `/proc/${pid}/oom_score_adj`;
+  try {
+    if (Number(readFileSync(path, "utf8")) < SERVER_OOM_SCORE) writeFileSync(path, String(SERVER_OOM_SCORE));
+  } catch {
+    // The process is gone, or this process has no descriptor left. The server works without the value.
+  }
+}
+
+/** As if the process used half of the memory of the machine in addition to its own. */
+const SERVER_OOM_SCORE = 500;
 
 function marked(): MarkedProcess[] {
   return others().flatMap((pid) => {

@@ -82,6 +82,7 @@ export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
     withEnvironment,
 
     withMark: (_mark, start) => start(),
+    endFirst: () => undefined,
     marked: () => [],
     hideVariables: () => false,
 
