@@ -12,8 +12,8 @@ import { type Grantee, grantsOf, type Secrets } from "./grants.js";
 import { tryLauncher, trySetpriv } from "./landlock.js";
 import { makeGroups } from "./limits/cgroups.js";
 import { type ChosenLimits, chooseLimits, launcherOptions, underShell } from "./limits/limits.js";
-import { inNamespace, NAME_SERVICE } from "./network/namespace.js";
-import { failureOfNetwork, tryNamespace } from "./network/trial.js";
+import { hiddenWith, inNamespace } from "./network/namespace.js";
+import { failureOfNetwork, tryNamespace, wantedNetwork } from "./network/trial.js";
 import { type Paths, serverPaths } from "./paths.js";
 import { assertToolSandbox } from "./tool-sandbox.js";
 import { Trials } from "./trials.js";
@@ -104,16 +104,17 @@ export function reasonsOf(tried: readonly Attempt[]): string[] {
 export async function chooseSandbox(
   settings: Config["sandbox"],
   grantee: Grantee & { id: string },
-  secrets: Secrets & { config: Pick<Config, "modelGateway"> },
+  secrets: Secrets & { config: Pick<Config, "modelGateway" | "runtime"> },
 ): Promise<Sandbox> {
-  const [mechanism] = await Promise.all([chooseMechanism(settings), tryNamespace(settings)]);
-  const network = await chooseNetwork(settings, mechanism);
+  const wanted = wantedNetwork({ ...secrets.config, sandbox: settings }, secrets.env);
+  const [mechanism] = await Promise.all([chooseMechanism(settings), tryNamespace(wanted)]);
+  const network = await chooseNetwork(settings, wanted, mechanism);
   const limits = chooseLimits(settings.limits, grantee.id);
   const report = reportOf(mechanism ?? NO_SANDBOX, { limits, network }, secrets.config);
   if (mechanism === null) await assertToolSandbox(settings, secrets.env);
   if (mechanism === null) return { ...report, wrap: (command) => limited(command, limits, null) };
   const grants = grantsOf(grantee, settings, secrets);
-  const hidden = [...grants.hidden, ...(network === undefined ? [] : NAME_SERVICE)];
+  const hidden = [...grants.hidden, ...hiddenWith(network)];
   return {
     ...report,
     wrap: (command, { home, temporary, sessionState, port }) => {
@@ -168,31 +169,33 @@ function limited(
  * The sandbox that a server would get if it started now with this configuration. Leaves out everything that does not
  * work on this machine.
  */
-export async function sandboxNow(config: Pick<Config, "sandbox" | "modelGateway">): Promise<SandboxReport> {
+export async function sandboxNow(
+  config: Pick<Config, "sandbox" | "modelGateway" | "runtime">,
+  env: NodeJS.ProcessEnv,
+): Promise<SandboxReport> {
   const { mode, limits } = config.sandbox;
   const tried = mode === "none" ? [] : await tryMechanisms(mode);
   const found = tried.find((attempt) => "wrap" in attempt);
-  const isRestricted = found !== undefined && (await failureOfNetwork(config.sandbox, found)) === null;
-  const network = isRestricted ? restrictedNetwork(config.sandbox) : undefined;
+  const wanted = wantedNetwork(config, env);
+  const isRestricted = (await failureOfNetwork(wanted, found ?? null)) === null;
+  const network = isRestricted ? (wanted ?? undefined) : undefined;
   return reportOf(found ?? NO_SANDBOX, { limits: chooseLimits(limits, "doctor"), network }, config);
-}
-
-function restrictedNetwork({ network }: Pick<Config["sandbox"], "network">): RestrictedNetwork | undefined {
-  return network === "open" ? undefined : network;
 }
 
 /**
  * The restricted network of a server; undefined if it is open.
  *
- * @throws FLEET_SANDBOX_UNUSABLE if the configuration restricts the network, but this machine cannot do that
+ * @throws FLEET_SANDBOX_UNUSABLE if the configuration names a restricted network, but this machine cannot make it
  */
 async function chooseNetwork(
-  settings: Config["sandbox"],
+  { network }: Pick<Config["sandbox"], "network">,
+  wanted: RestrictedNetwork | null,
   mechanism: Mechanism | null,
 ): Promise<RestrictedNetwork | undefined> {
-  const failure = await failureOfNetwork(settings, mechanism);
-  if (failure === null) return restrictedNetwork(settings);
-  throw new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.network is "${settings.network}", but ${failure}.`, {
+  const failure = await failureOfNetwork(wanted, mechanism);
+  if (failure === null) return wanted ?? undefined;
+  if (network === "auto") return undefined;
+  throw new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.network is "${network}", but ${failure}.`, {
     suggestions: ["copilotfleet doctor", 'Set sandbox.network to "open" to allow every address.'],
   });
 }

@@ -8,7 +8,7 @@ import { chooseLimits } from "../../sandbox/limits/limits.js";
 import { reasonsOf, sandboxNow, tryMechanisms } from "../../sandbox/sandbox.js";
 import { failureOfBwrap } from "../../sandbox/tool-sandbox.js";
 import { adviceOf, type Finding, failed, ok, type Row, warning } from "./checks.js";
-import { networkProblem } from "./network.js";
+import { networkProblem, whyOpen } from "./network.js";
 import { serviceAnswers } from "./service.js";
 
 export interface SettingsContext extends LoadedConfig {
@@ -27,11 +27,11 @@ export const SETTINGS: readonly Row<SettingsContext>[] = [
 ];
 
 /** Reports how users are separated. Warns if a user's agent or client can run programs that read the state of others. */
-async function isolationOf({ config }: LoadedConfig): Promise<Finding> {
+async function isolationOf({ config, env }: SettingsContext): Promise<Finding> {
   const { isolation, session } = config;
   if (isolation === "shared") return ok("shared: clients of one server are separated by the front door's rules");
   const own = "per-user: each server has its own home, history and token";
-  if (separates(await sandboxNow(config)))
+  if (separates(await sandboxNow(config, env)))
     return ok(`${own}, and a sandbox keeps those of other users out of its reach`);
   const detail =
     `${own}, but all servers run as one operating-system user, and no sandbox separates them. ` +
@@ -48,7 +48,7 @@ async function isolationOf({ config }: LoadedConfig): Promise<Finding> {
 
 /** Reports the sandbox that servers get, and what an agent in this sandbox can still do. */
 async function sandboxWorks({ config, env, stateRoot }: SettingsContext): Promise<Finding> {
-  const { mode, tools, network } = config.sandbox;
+  const { mode, tools } = config.sandbox;
   if (mode === "none") {
     const detail = 'none, because sandbox.mode is "none"';
     if (tools === "none") return ok(detail);
@@ -56,13 +56,18 @@ async function sandboxWorks({ config, env, stateRoot }: SettingsContext): Promis
     if (failure === null) return ok(`${detail}; the tools of agents run in bwrap`);
     return failed(`${detail}; and bwrap, in which the tools of agents should run, failed (${failure})`);
   }
-  const problem = await networkProblem({ config, stateRoot });
+  const problem = await networkProblem({ config, env, stateRoot });
   if (problem !== null) return problem;
-  const report = await sandboxNow(config);
+  const report = await sandboxNow(config, env);
   const failures = reasonsOf(await tryMechanisms(mode));
   if (report.mode !== "none") {
-    const items = [...failures, ...report.not.map((lacking) => `an agent can ${PROTECTIONS[lacking]}`)];
-    const restricted = network === "open" ? "" : `, and sandbox.network "${network}"`;
+    const open = await whyOpen({ config, env });
+    const items = [
+      ...failures,
+      ...(open === null ? [] : [`sandbox.network "public" does not work, because ${open}`]),
+      ...report.not.map((lacking) => `an agent can ${PROTECTIONS[lacking]}`),
+    ];
+    const restricted = report.network === undefined ? "" : `, and sandbox.network "${report.network}"`;
     return { level: "ok", detail: `${report.mode} works${restricted}`, items };
   }
   const fix =
