@@ -233,7 +233,7 @@ static int watch_addresses(void) {
  * Prepares passt, which begins with the first frame, because it takes 15 MB, and many programs never need it. In a trial, it begins
  * at once. It goes on in the background as soon as it is ready. The process that is returned in `first` ends then, or at once.
  */
-static int prepare_passt(long *first) {
+static int prepare_passt(char **environment, long *first) {
   int ends[2];
   long error = call(__NR_socketpair, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, (word)ends, 0);
   if (error < 0) fail("cannot make a socket", 0, error);
@@ -249,7 +249,7 @@ static int prepare_passt(long *first) {
       "--no-dhcp-dns", "--address", "192.0.0.2", "--netmask", "29", "--gateway", "192.0.0.1", "--dns-forward", "192.0.0.3",
       "--runas", "65534:65534"};
   const word used = COUNT(options) - (call(__NR_geteuid, 0, 0, 0, 0, 0) == 0 ? 0 : 2);
-  const char *arguments[COUNT(options) + 1], *environment[] = {0};
+  const char *arguments[COUNT(options) + 1], *nothing[] = {0};
   for (word index = 0; index < used; index++) arguments[index] = options[index];
   arguments[used] = 0;
   call(__NR_dup3, ends[1], 3, 0, 0, 0);
@@ -258,12 +258,15 @@ static int prepare_passt(long *first) {
     struct pollfd first_frame = {.fd = 3, .events = POLLIN};
     const long second = call(__NR_clone, SIGCHLD, 0, 0, 0, 0);
     if (second != 0) leave(second < 0);
-    /* A signal to the group of the program does not reach passt. */
+    /* A signal to the group of the program does not reach this process, and the fleet does not find it by the launch id. */
     call(__NR_setpgid, 0, 0, 0, 0, 0);
+    for (; *environment != 0; environment++) {
+      for (char *at = *environment; *at != 0; at++) *at = 0;
+    }
     call(__NR_ppoll, (word)&first_frame, 1, 0, 0, 0);
     if ((first_frame.revents & POLLHUP) != 0) leave(0);
   }
-  error = call(__NR_execve, (word)passt, (word)arguments, (word)environment, 0, 0);
+  error = call(__NR_execve, (word)passt, (word)arguments, (word)nothing, 0, 0);
   fail("cannot run", passt, error);
   return -1;
 }
@@ -832,7 +835,7 @@ __attribute__((used)) static void run(word *stack) {
   long first = 0;
   descriptors[OUTSIDE] = listen_on(INADDR_LOOPBACK, number(port, 0, 0));
   if (passt != 0) {
-    descriptors[PASST] = prepare_passt(&first);
+    descriptors[PASST] = prepare_passt(environment, &first);
     descriptors[ADDRESSES] = watch_addresses();
   }
   enter_namespace();
