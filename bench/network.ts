@@ -44,7 +44,11 @@ await withState(async (env, folder) => {
   const without = "spawn, no sandbox";
   claim("spawn with bwrap and no network / without", ratio(spawned, "spawn, bwrap, no network", without), 1.4);
   claim("spawn with landlock and no network / without", ratio(spawned, "spawn, landlock, no network", without), 1.4);
-  claim("spawn, public network / open", ratio(spawned, "spawn, auto, public network", "spawn, auto, open network"), 1.3);
+  claim(
+    "spawn, public network / open",
+    ratio(spawned, "spawn, auto, public network", "spawn, auto, open network"),
+    1.3,
+  );
 
   const open = async (setting: Setting) => {
     const fleet = await Fleet.open({ env: { ...env, ...SETTINGS[setting] }, cwd: folder });

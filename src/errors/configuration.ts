@@ -79,6 +79,7 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
       "Neither the launcher in the package nor setpriv of util-linux 2.41 can run.",
       "For bwrap: the program bwrap is not installed, or the kernel, the container or a policy allows no user namespaces.",
       "For sandbox.network: the launcher cannot run, the account may make no network namespaces, or the proxy does not start.",
+      'For sandbox.network "public": passt is not installed, or the account cannot open /dev/net/tun.',
     ],
     fixes: [
       "copilotfleet doctor",
@@ -86,6 +87,7 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
       "cat /sys/kernel/security/lsm # must contain landlock",
       "For bwrap: install bubblewrap, and let the fleet's account use user namespaces.",
       "For sandbox.network: run serve as root with CAP_SYS_ADMIN, or let the fleet's account use user namespaces.",
+      'For sandbox.network "public": install the package passt.',
     ],
   },
   FLEET_SANDBOX_UNSAFE: {
