@@ -754,9 +754,10 @@ static void run_bridge(int descriptors[FIRST_FREE], const char *sockets) {
   /* A signal to the group of the program does not reach the bridge. */
   call(__NR_setpgid, 0, 0, 0, 0, 0);
   allow_descriptors();
+  const int used = passt == 0 ? FRAMES : FIRST_FREE;
   /* First to higher numbers, so that none is overwritten before it has moved. */
   for (int step = 0; step < 2; step++) {
-    for (int index = 0; index < (passt == 0 ? FRAMES : FIRST_FREE); index++) {
+    for (int index = 0; index < used; index++) {
       long moved = index;
       if (index == MESSAGES) continue;
       if (step == 0) moved = call(__NR_fcntl, descriptors[index], F_DUPFD_CLOEXEC, FIRST_FREE, 0, 0);
@@ -765,7 +766,7 @@ static void run_bridge(int descriptors[FIRST_FREE], const char *sockets) {
       descriptors[index] = moved;
     }
   }
-  call(__NR_close_range, FIRST_FREE, ~0U, 0, 0, 0);
+  call(__NR_close_range, used, ~0U, 0, 0, 0);
   restrict_bridge();
   if (passt != 0) learn_addresses();
   call(__NR_write, READY, (word) "", 1, 0, 0);

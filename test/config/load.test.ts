@@ -39,7 +39,7 @@ describe("defaults", () => {
         sandbox: {
           mode: "auto",
           binds: [],
-          network: "open",
+          network: "auto",
           allow: [],
           tools: "none",
           limits: { memory: null, processes: null, openFiles: null, cpu: null, disk: null },

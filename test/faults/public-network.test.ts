@@ -123,7 +123,7 @@ it.skipIf(!isPossible).each(CASES)(
     const reached = attempts.filter((_, index) => worked.has(String(index))).map(([name]) => name);
     expect(reached).toEqual([...allowed.keys()]);
 
-    // What an agent binds is in its own namespace.
+    // A port that an agent binds is in its own namespace.
     const bind = `perl -MSocket -e 'socket(S, AF_INET, SOCK_STREAM, 0); bind(S, pack_sockaddr_in(${bobPort}, INADDR_ANY)) or exit 1; listen(S, 5) or exit 1'`;
     expect(await asAgent(at, `${bind} && echo bound`)).toBe("bound\n");
     expect(await fleet.ok(["send", "of-bob", "ping", "--user", "bob"], run)).not.toBe("");
