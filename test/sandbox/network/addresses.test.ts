@@ -126,6 +126,8 @@ it("the list for the bridge has each range and each metadata address as digits",
   const list = blockedList().split(",");
   const v6 = (head: string, tail = "") => `${head}${"0".repeat(32 - head.length - tail.length)}${tail}`;
   expect(list).toEqual(expect.arrayContaining(["0a000000/8", "ac100000/12", "a9fea9fe/32", "a83f8110/32"]));
-  expect(list).toEqual(expect.arrayContaining([`${v6("")}/3`, `${v6("20010db8")}/32`, `${v6("fd000ec2", "0254")}/128`]));
+  expect(list).toEqual(
+    expect.arrayContaining([`${v6("")}/3`, `${v6("20010db8")}/32`, `${v6("fd000ec2", "0254")}/128`]),
+  );
   for (const entry of list) expect(entry).toMatch(/^([0-9a-f]{8}|[0-9a-f]{32})\/\d+$/);
 });
