@@ -1,7 +1,8 @@
 /**
- * Compares servers with `sandbox.network: "none"` with servers without a sandbox: the time of `spawn`, the private
- * memory of the processes beside an idle server, such as the bridge, and the time of a turn. A turn's model requests
- * pass through the bridge.
+ * Compares servers with `sandbox.network: "none"` with servers without a sandbox, and servers with `"public"` with
+ * servers in the same sandbox with an open network: the time of `spawn`, the private memory of the processes beside an
+ * idle server, such as the bridge, and the time of a turn. A turn's model requests pass through the bridge. The memory
+ * of passt is shown alone, because passt belongs to no launch.
  *
  * Run: npm run build && npx tsx bench/network.ts [rounds]
  */
@@ -18,6 +19,8 @@ const SETTINGS = {
   "no sandbox": { COPILOTFLEET_SANDBOX_MODE: "none" },
   "landlock, no network": { COPILOTFLEET_SANDBOX_MODE: "landlock", COPILOTFLEET_SANDBOX_NETWORK: "none" },
   "bwrap, no network": { COPILOTFLEET_SANDBOX_MODE: "bwrap", COPILOTFLEET_SANDBOX_NETWORK: "none" },
+  "auto, open network": { COPILOTFLEET_SANDBOX_MODE: "auto", COPILOTFLEET_SANDBOX_NETWORK: "open" },
+  "auto, public network": { COPILOTFLEET_SANDBOX_MODE: "auto", COPILOTFLEET_SANDBOX_NETWORK: "public" },
 } as const;
 type Setting = keyof typeof SETTINGS;
 const ALL = Object.keys(SETTINGS) as Setting[];
@@ -41,6 +44,11 @@ await withState(async (env, folder) => {
   const without = "spawn, no sandbox";
   claim("spawn with bwrap and no network / without", ratio(spawned, "spawn, bwrap, no network", without), 1.4);
   claim("spawn with landlock and no network / without", ratio(spawned, "spawn, landlock, no network", without), 1.4);
+  claim(
+    "spawn, public network / open",
+    ratio(spawned, "spawn, auto, public network", "spawn, auto, open network"),
+    1.3,
+  );
 
   const open = async (setting: Setting) => {
     const fleet = await Fleet.open({ env: { ...env, ...SETTINGS[setting] }, cwd: folder });
@@ -84,6 +92,11 @@ await withState(async (env, folder) => {
       "turn with bwrap and no network / without",
       ratio(turns, `${TURNS} turns, bwrap, no network`, `${TURNS} turns, no sandbox`),
       1.05,
+    );
+    claim(
+      "turn, public network / open",
+      ratio(turns, `${TURNS} turns, auto, public network`, `${TURNS} turns, auto, open network`),
+      1.03,
     );
   } finally {
     for (const { fleet } of opened) await fleet.close();

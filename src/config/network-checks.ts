@@ -21,7 +21,7 @@ export function checkNetwork(
       origins,
     );
   }
-  if (network === "open") return;
+  if (network === "open" || network === "auto") return;
   if (mode === "none") {
     const problem = `${restriction}, which needs a sandbox, but sandbox.mode is "none"`;
     const allowed = 'another sandbox.mode, or sandbox.network "open"';
@@ -32,7 +32,7 @@ export function checkNetwork(
     const allowed = 'modelGateway "on", or sandbox.network "open"';
     throw conflict(["sandbox.network", "modelGateway"], [problem, allowed], origins);
   }
-  if (provider !== null) return;
+  if (provider !== null || network === "public") return;
   const rules = network === "none" ? [] : allow.map(readNetworkRule).filter((rule) => rule !== null);
   const missing = gitHubHosts(env).filter(({ name, port }) => !rules.some((rule) => allowsName(rule, name, port)));
   if (missing.length === 0) return;

@@ -122,8 +122,9 @@ const sandbox = v.pipe(
     mode: v.optional(rules.choice(["auto", "landlock", "bwrap", "none"]), "auto"),
     // Further folders that servers can reach.
     binds: v.optional(lists.binds(), []),
-    // Whether servers reach every address, the hosts in `allow`, or none.
-    network: v.optional(rules.choice(["open", "allow-list", "none"]), "open"),
+    // Whether servers reach every address, all public ones, the hosts in `allow`, or none. `auto`: the public ones where
+    // that works, or else every address.
+    network: v.optional(rules.choice(["auto", "public", "allow-list", "none", "open"]), "auto"),
     allow: v.optional(lists.networkRules(), []),
     // Whether servers may make Unix sockets even if the sandbox cannot hide those of other programs.
     unixSockets: v.optional(rules.flag(), false),

@@ -50,7 +50,7 @@ export function checkSandbox(
       'Set sandbox.mode to "auto" for the best sandbox that works there.',
     ]);
   }
-  if (network !== "open") {
+  if (network !== "open" && network !== "auto") {
     throw unfit(`sandbox.network is ${quote(network)}, which needs namespaces, but ${where} forbids them`, [
       'Set sandbox.network to "open" there, and restrict the network of the whole host.',
     ]);

@@ -83,6 +83,7 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
       "The fleet runs as root and bwrap does not work. Landlock alone cannot restrict root.",
       "For bwrap: the program bwrap is not installed, or the kernel, the container or a policy allows no user namespaces.",
       "For sandbox.network: the launcher cannot run, the account may make no network namespaces, or the proxy does not start.",
+      'For sandbox.network "public": passt is not installed, or the account cannot open /dev/net/tun.',
     ],
     fixes: [
       "copilotfleet doctor",
@@ -92,6 +93,7 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
       "cat /sys/kernel/security/lsm # must contain landlock",
       "For bwrap: install bubblewrap, and let the fleet's account use user namespaces.",
       "For sandbox.network: run serve as root with CAP_SYS_ADMIN, or let the fleet's account use user namespaces.",
+      'For sandbox.network "public": install the package passt.',
     ],
   },
   FLEET_SANDBOX_UNSAFE: {

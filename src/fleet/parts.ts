@@ -99,6 +99,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
 
   return {
     config,
+    env,
     stateRoot,
     /** The TTL of sessions without their own TTL, in milliseconds. */
     ttlMs,

@@ -26,8 +26,8 @@ export const ALL_PROTECTIONS = Object.keys(PROTECTIONS) as Protection[];
 export const SANDBOX_MODES = ["bwrap", "landlock", "none"] as const;
 export type SandboxMode = (typeof SANDBOX_MODES)[number];
 
-/** `allow-list`: only the hosts that the configuration allows. `none`: no host. */
-export type RestrictedNetwork = "allow-list" | "none";
+/** `public`: all public addresses. `allow-list`: only the hosts that the configuration allows. `none`: no host. */
+export type RestrictedNetwork = "public" | "allow-list" | "none";
 
 /** The sandbox that a server runs in. */
 export interface SandboxReport {

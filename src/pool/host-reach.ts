@@ -28,7 +28,8 @@ export function hasOpenStore({ store }: Pick<Config, "store">): boolean {
   return store.kind === "redis" && readRedisUrl(store.url)?.password == null;
 }
 
-export const OPEN_STORE = "Redis asks for no password, so every agent that reaches it can delete the state of the fleet";
+export const OPEN_STORE =
+  "Redis asks for no password, so every agent that reaches it can delete the state of the fleet";
 
 /**
  * Whether the server's memory may contain the provider's key. A server that started before the model gateway was turned

@@ -7,6 +7,7 @@ import type { EventLog } from "../model/events/event.js";
 import { ALL_PROTECTIONS, type Protection, type SandboxMode, type SandboxReport } from "../model/sandbox.js";
 import { mediumError, writing } from "../store/file/failures.js";
 import { replaceStateFile } from "../store/file/state-folder.js";
+import { wantedNetwork } from "./network/trial.js";
 
 /*
  * Each host remembers the sandbox of its last start, because an agent may make a sandbox fail: Landlock does not
@@ -27,21 +28,22 @@ type Found = Pick<SandboxReport, "mode" | "not">;
 
 /**
  * Refuses a sandbox that is weaker than the one of the last start, unless the operator asks for it by naming another
- * mode than that start had.
+ * mode than that start had, or a network.
  *
  * @param found the sandbox that works now
- * @param reasons why stronger ones do not work
+ * @param now.reasons why stronger ones do not work
  * @throws FLEET_SANDBOX_UNUSABLE
  */
 export function refuseWeaker(
   stateRoot: string,
-  mode: Config["sandbox"]["mode"],
   found: Found,
-  reasons: readonly string[],
+  { config, env, reasons }: { config: Config; env: NodeJS.ProcessEnv; reasons: readonly string[] },
 ): void {
+  const { mode, network } = config.sandbox;
   const before = recall(stateRoot);
   if (before === null || (mode !== "auto" && mode !== before.mode)) return;
-  const lost = lostSince(before, found);
+  const isNetworkChosen = network !== "auto" || wantedNetwork(config, env) === null;
+  const lost = lostSince(before, found).filter((protection) => protection !== "network" || !isNetworkChosen);
   if (lost.length === 0) return;
   const now = found.mode === "none" ? "no sandbox works" : `only a weaker ${found.mode} works`;
   const why = reasons.length === 0 ? "" : `: ${reasons.join(", and ")}`;
@@ -58,7 +60,7 @@ export async function remember(stateRoot: string, found: Found, events: EventLog
   const lost = before === null ? [] : lostSince(before, found);
   if (before !== null && lost.length > 0) {
     const detail = `from ${before.mode} to ${found.mode}, without ${lost.join(", ")}`;
-    await events.record({ type: "sandbox.weakened", reason: "sandbox.mode", detail });
+    await events.record({ type: "sandbox.weakened", reason: "configuration", detail });
   }
   await write(stateRoot, found);
 }

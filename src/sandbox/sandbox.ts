@@ -14,8 +14,8 @@ import { type Grantee, grantsOf, type Secrets } from "./grants.js";
 import { launcherAlone, tryLauncher, trySetpriv } from "./landlock.js";
 import { makeGroups } from "./limits/cgroups.js";
 import { type ChosenLimits, chooseLimits, launcherOptions, underShell } from "./limits/limits.js";
-import { inNamespace, NAME_SERVICE } from "./network/namespace.js";
-import { failureOfNetwork, tryNamespace } from "./network/trial.js";
+import { hiddenWith, inNamespace } from "./network/namespace.js";
+import { failureOfNetwork, tryNamespace, wantedNetwork } from "./network/trial.js";
 import { type Paths, serverPaths } from "./paths.js";
 import { refuseWeaker, remember } from "./remembered.js";
 import { assertToolSandbox } from "./tool-sandbox.js";
@@ -118,10 +118,10 @@ export async function chooseSandbox(
   const { mechanism, network } = await choose(secrets);
   const limits = chooseLimits(settings.limits, grantee.id);
   const report = reportOf(mechanism ?? NO_SANDBOX, { limits, network }, secrets.config);
-  await remember(secrets.stateRoot, mechanism ?? NO_SANDBOX, events);
+  await remember(secrets.stateRoot, withNetwork(mechanism ?? NO_SANDBOX, network), events);
   if (mechanism === null) return { ...report, wrap: (command) => limited(command, limits, null) };
   const grants = grantsOf(grantee, settings, secrets);
-  const hidden = [...grants.hidden, ...(network === undefined ? [] : NAME_SERVICE)];
+  const hidden = [...grants.hidden, ...hiddenWith(network)];
   return {
     ...report,
     wrap: (command, { home, copilotHome, temporary, sessionState, port }) => {
@@ -161,14 +161,24 @@ async function choose({
   const settings = config.sandbox;
   const { mode } = settings;
   const attempts: Promise<readonly Attempt[]> = mode === "none" ? Promise.resolve([]) : tryMechanisms(mode);
-  const [tried] = await Promise.all([attempts, tryNamespace(settings)]);
+  const wanted = wantedNetwork(config, env);
+  const [tried] = await Promise.all([attempts, tryNamespace(wanted)]);
   const mechanism = tried.find((attempt) => "wrap" in attempt) ?? null;
   const reasons = reasonsOf(tried);
   if (mechanism === null && mode !== "none") refuseNone(config, reasons);
-  refuseWeaker(stateRoot, mode, mechanism ?? NO_SANDBOX, reasons);
-  const network = await chooseNetwork(settings, mechanism);
+  const { network, failure } = await chooseNetwork(settings, wanted, mechanism);
+  if (failure !== null) reasons.push(failure);
+  refuseWeaker(stateRoot, withNetwork(mechanism ?? NO_SANDBOX, network), { config, env, reasons });
   if (mechanism === null) await assertToolSandbox(settings, env);
   return { mechanism, network };
+}
+
+/** What this machine can restrict, with the network of servers. */
+export function withNetwork(
+  { mode, not }: Pick<SandboxReport, "mode" | "not">,
+  network: RestrictedNetwork | undefined,
+): Pick<SandboxReport, "mode" | "not"> {
+  return { mode, not: network === undefined ? not : not.filter((protection) => protection !== "network") };
 }
 
 function reportOf(
@@ -211,31 +221,33 @@ function limited(
  * The sandbox that a server would get if it started now with this configuration. Leaves out everything that does not
  * work on this machine.
  */
-export async function sandboxNow(config: Pick<Config, "sandbox" | "modelGateway">): Promise<SandboxReport> {
+export async function sandboxNow(
+  config: Pick<Config, "sandbox" | "modelGateway" | "runtime">,
+  env: NodeJS.ProcessEnv,
+): Promise<SandboxReport> {
   const { mode, limits } = config.sandbox;
   const tried = mode === "none" ? [] : await tryMechanisms(mode);
   const found = tried.find((attempt) => "wrap" in attempt);
-  const isRestricted = found !== undefined && (await failureOfNetwork(config.sandbox, found)) === null;
-  const network = isRestricted ? restrictedNetwork(config.sandbox) : undefined;
+  const wanted = wantedNetwork(config, env);
+  const isRestricted = (await failureOfNetwork(wanted, found ?? null)) === null;
+  const network = isRestricted ? (wanted ?? undefined) : undefined;
   return reportOf(found ?? NO_SANDBOX, { limits: chooseLimits(limits, "doctor"), network }, config);
 }
 
-function restrictedNetwork({ network }: Pick<Config["sandbox"], "network">): RestrictedNetwork | undefined {
-  return network === "open" ? undefined : network;
-}
-
 /**
- * The restricted network of a server; undefined if it is open.
+ * The restricted network of a server; undefined if it is open. `failure` is why it is open with `auto`.
  *
- * @throws FLEET_SANDBOX_UNUSABLE if the configuration restricts the network, but this machine cannot do that
+ * @throws FLEET_SANDBOX_UNUSABLE if the configuration names a restricted network, but this machine cannot make it
  */
 async function chooseNetwork(
-  settings: Config["sandbox"],
+  { network }: Pick<Config["sandbox"], "network">,
+  wanted: RestrictedNetwork | null,
   mechanism: Mechanism | null,
-): Promise<RestrictedNetwork | undefined> {
-  const failure = await failureOfNetwork(settings, mechanism);
-  if (failure === null) return restrictedNetwork(settings);
-  throw new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.network is "${settings.network}", but ${failure}.`, {
+): Promise<{ network: RestrictedNetwork | undefined; failure: string | null }> {
+  const failure = await failureOfNetwork(wanted, mechanism);
+  if (failure === null) return { network: wanted ?? undefined, failure };
+  if (network === "auto") return { network: undefined, failure };
+  throw new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.network is "${network}", but ${failure}.`, {
     suggestions: ["copilotfleet doctor", 'Set sandbox.network to "open" to allow every address.'],
   });
 }

@@ -39,7 +39,7 @@ describe("defaults", () => {
         sandbox: {
           mode: "auto",
           binds: [],
-          network: "open",
+          network: "auto",
           unixSockets: false,
           allow: [],
           tools: "none",

@@ -503,7 +503,7 @@ describe("values that do not go together", () => {
     [
       "hosts without an allow-list",
       { sandbox: { allow: ["a.example"] } },
-      'sandbox.allow has hosts, but sandbox.network is "open"',
+      'sandbox.allow has hosts, but sandbox.network is "auto"',
       'sandbox.network "allow-list"',
     ],
     [

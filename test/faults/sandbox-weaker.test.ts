@@ -134,7 +134,7 @@ it.skipIf(!isRoot)(
     await fleet.ok(["stop", "--user", "alice"], { under });
     expect(await spawn("none")).toMatchObject({ code: 0 });
     expect(await events("sandbox.weakened")).toMatchObject([
-      { reason: "sandbox.mode", detail: expect.stringMatching(/^from landlock to none, without files, /) },
+      { reason: "configuration", detail: expect.stringMatching(/^from landlock to none, without files, /) },
     ]);
     await fleet.ok(["stop", "--user", "alice"], { under });
     const note = join(fleet.root, "sandbox.json");

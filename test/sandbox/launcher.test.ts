@@ -39,7 +39,7 @@ it.skipIf(!hasCompilers)("the programs in the package are identical to what nati
 it.each(["x64", "arm64"])("the programs for %s are small and executable", (processor) => {
   for (const program of PROGRAMS) {
     const { size, mode } = statSync(programOf(NATIVE, processor, program));
-    expect(size, program).toBeLessThan(8_192);
+    expect(size, program).toBeLessThan(16_384);
     expect(mode & 0o111, program).toBe(0o111);
   }
 });

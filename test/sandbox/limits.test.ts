@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, wr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
+import { loadConfig } from "../../src/config/load/load.js";
 import type { Config } from "../../src/config/schema.js";
 import { lackingIn, limitsResources, limitTexts } from "../../src/model/sandbox.js";
 import { tryLauncher } from "../../src/sandbox/landlock.js";
@@ -206,16 +207,10 @@ it.skipIf(!grouped)(
 it.skipIf(!grouped || bwrapProblem !== undefined)(
   "with all limits enforced, sandboxNow does not report resources among the missing protections",
   async () => {
-    const sandbox: Omit<Config["sandbox"], "limits"> = {
-      mode: "auto",
-      binds: [],
-      network: "open",
-      unixSockets: false,
-      allow: [],
-      tools: "none",
-    };
-    const without = await sandboxNow({ sandbox: { ...sandbox, limits: NONE }, modelGateway: "on" });
-    const within = await sandboxNow({ sandbox: { ...sandbox, limits: ALL }, modelGateway: "on" });
+    const { config } = loadConfig({ env: { COPILOTFLEET_SANDBOX_NETWORK: "open" }, cwd: "/" });
+    const { sandbox } = config;
+    const without = await sandboxNow({ ...config, sandbox: { ...sandbox, limits: NONE } }, {});
+    const within = await sandboxNow({ ...config, sandbox: { ...sandbox, limits: ALL } }, {});
     expect(lackingIn(without, within)).toEqual(["resources"]);
   },
 );

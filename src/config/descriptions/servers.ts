@@ -143,7 +143,11 @@ export const OF_SERVERS = {
       "Further folders that servers can change, or only read if `:ro` follows. `{user}` stands for the user's id.",
     examples: [["/srv/work/{user}", "/opt/tools:ro"]],
   },
-  "sandbox.network": { meaning: "The hosts that servers reach. See [Security](security.md).", examples: ["none"] },
+  "sandbox.network": {
+    meaning:
+      "The hosts that servers reach. `auto`: public addresses alone where that works, or else every address. See [The network of a server](security.md#the-network-of-a-server).",
+    examples: ["public"],
+  },
   "sandbox.allow": { meaning: "The hosts of `allow-list`, as `HOST[:PORT]`.", examples: [["*.example.com:8443"]] },
   "sandbox.unixSockets": {
     meaning:

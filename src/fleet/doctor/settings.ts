@@ -7,10 +7,10 @@ import { tokensOf } from "../../models/github-tokens.js";
 import { keySourceOf, ProviderKey } from "../../models/provider-key.js";
 import { chooseLimits } from "../../sandbox/limits/limits.js";
 import { ACCEPT_WEAKER, acceptWeaker, refuseWeaker } from "../../sandbox/remembered.js";
-import { reasonsOf, sandboxNow, toolSettings, tryMechanisms } from "../../sandbox/sandbox.js";
+import { reasonsOf, sandboxNow, toolSettings, tryMechanisms, withNetwork } from "../../sandbox/sandbox.js";
 import { failureOfBwrap } from "../../sandbox/tool-sandbox.js";
 import { adviceOf, type Finding, failed, ok, type Row, warning } from "./checks.js";
-import { networkProblem } from "./network.js";
+import { networkProblem, whyOpen } from "./network.js";
 import { serviceAnswers } from "./service.js";
 
 export interface SettingsContext extends LoadedConfig {
@@ -31,11 +31,11 @@ export const SETTINGS: readonly Row<SettingsContext>[] = [
 ];
 
 /** Reports how users are separated. Warns if a user's agent or client can run programs that read the state of others. */
-async function isolationOf({ config }: LoadedConfig): Promise<Finding> {
+async function isolationOf({ config, env }: SettingsContext): Promise<Finding> {
   const { isolation } = config;
   if (isolation === "shared") return ok("shared: clients of one server are separated by the front door's rules");
   const own = "per-user: each server has its own home, history and token";
-  if (separates(await sandboxNow(config)))
+  if (separates(await sandboxNow(config, env)))
     return ok(`${own}, and a sandbox keeps those of other users out of its reach`);
   const detail =
     `${own}, but all servers run as one operating-system user, and no sandbox separates them. ` +
@@ -50,7 +50,7 @@ async function isolationOf({ config }: LoadedConfig): Promise<Finding> {
 /** Reports the sandbox that servers get, and what an agent in this sandbox can still do. */
 async function sandboxWorks(context: SettingsContext): Promise<Finding> {
   const { config, env, stateRoot } = context;
-  const { mode, tools, network } = config.sandbox;
+  const { mode, tools } = config.sandbox;
   if (mode === "none") {
     const detail = 'none, because sandbox.mode is "none"';
     if (tools === "none") return ok(detail);
@@ -58,21 +58,26 @@ async function sandboxWorks(context: SettingsContext): Promise<Finding> {
     if (failure === null) return ok(`${detail}; the tools of agents run in bwrap`);
     return failed(`${detail}; and bwrap, in which the tools of agents should run, failed (${failure})`);
   }
-  const problem = await networkProblem({ config, stateRoot });
+  const problem = await networkProblem({ config, env, stateRoot });
   if (problem !== null) return problem;
-  const report = await sandboxNow(config);
+  const report = await sandboxNow(config, env);
   const tried = await tryMechanisms(mode);
   const failures = reasonsOf(tried);
-  const open = toolSettings(config);
-  const isNeeded = mode !== "auto" || open.length > 0;
+  const needing = toolSettings(config);
+  const isNeeded = mode !== "auto" || needing.length > 0;
+  const open = await whyOpen({ config, env });
   if (report.mode !== "none" || !isNeeded) {
-    const found = tried.find((attempt) => "wrap" in attempt) ?? NO_SANDBOX;
-    const weaker = await weakerSandbox(context, found, failures);
+    const found = withNetwork(tried.find((attempt) => "wrap" in attempt) ?? NO_SANDBOX, report.network);
+    const weaker = await weakerSandbox(context, found, open === null ? failures : [...failures, open]);
     if (weaker !== null) return weaker;
   }
   if (report.mode !== "none") {
-    const items = [...failures, ...report.not.map((lacking) => `an agent can ${PROTECTIONS[lacking]}`)];
-    const restricted = network === "open" ? "" : `, and sandbox.network "${network}"`;
+    const items = [
+      ...failures,
+      ...(open === null ? [] : [`sandbox.network "public" does not work, because ${open}`]),
+      ...report.not.map((lacking) => `an agent can ${PROTECTIONS[lacking]}`),
+    ];
+    const restricted = report.network === undefined ? "" : `, and sandbox.network "${report.network}"`;
     const detail = `${report.mode} works${restricted}`;
     if (!report.not.includes("unix-sockets")) return { level: "ok", detail, items };
     // Through a socket of tmux, systemd or Docker, an agent starts programs outside of its sandbox.
@@ -86,18 +91,18 @@ async function sandboxWorks(context: SettingsContext): Promise<Finding> {
       ? "Install bubblewrap, and let the fleet's account use user namespaces."
       : "cat /sys/kernel/security/lsm  # must contain landlock; then update the kernel to 6.12 or later";
   const what = mode === "auto" ? "no sandbox works" : `${mode} does not work`;
-  const why = mode === "auto" && isNeeded ? `, and ${open.join(" and ")}, so no server starts` : "";
+  const why = mode === "auto" && isNeeded ? `, and ${needing.join(" and ")}, so no server starts` : "";
   return { level: isNeeded ? "failed" : "warning", detail: `${what} on this machine${why}`, items: failures, fix };
 }
 
 /** The problem that only a weaker sandbox works than at the last start; null if there is none. */
 async function weakerSandbox(
-  { config, stateRoot, acceptWeakerSandbox }: SettingsContext,
+  { config, env, stateRoot, acceptWeakerSandbox }: SettingsContext,
   found: Pick<SandboxReport, "mode" | "not">,
   reasons: readonly string[],
 ): Promise<Finding | null> {
   try {
-    refuseWeaker(stateRoot, config.sandbox.mode, found, reasons);
+    refuseWeaker(stateRoot, found, { config, env, reasons });
     return null;
   } catch (error) {
     if (!isFleetError(error, "FLEET_SANDBOX_UNUSABLE")) throw error;

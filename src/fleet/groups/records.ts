@@ -151,9 +151,9 @@ export class RecordGroup extends Group {
 
   /** Returns this host's running servers that would get a stronger sandbox from a restart with this configuration. */
   async weakServers(): Promise<WeakServer[]> {
-    const { store, config } = this.parts;
+    const { store, config, env } = this.parts;
     const { servers } = await store.registry.read();
-    const now = await sandboxNow(config);
+    const now = await sandboxNow(config, env);
     return Object.values(servers)
       .filter(isRunning)
       .map(({ id, sandbox = NO_SANDBOX }) => ({ id, mode: sandbox.mode, lacks: lackingIn(sandbox, now) }))

@@ -107,11 +107,11 @@ const LOOPBACK = "127.0.0.1";
 
 /**
  * Removes the caller's proxies, because a server in a network namespace cannot reach them. Sets the fleet's proxy for
- * the allowed hosts instead, unless the network is `none`.
+ * the allowed hosts instead, if the network has an allow-list.
  */
 function restrictProxies(environment: Record<string, string>, network: RestrictedNetwork): void {
   for (const name of Object.keys(environment)) if (/^(https?|all|no)_proxy$/i.test(name)) delete environment[name];
-  if (network === "none") return;
+  if (network !== "allow-list") return;
   for (const [name, value] of Object.entries(TO_EGRESS)) environment[name] = environment[name.toUpperCase()] = value;
   environment.NODE_USE_ENV_PROXY = "1"; // Node.js 22.21 and 24.5 or newer
 }

@@ -52,6 +52,25 @@ const OWN_VALID_MS = 5_000;
 let own = { set: new AddressSet(), untilMs: 0 };
 
 /**
+ * The addresses that are blocked on every machine, in the form that `native/network.c` reads. The bridge finds the
+ * machine's own addresses itself.
+ */
+export function blockedList(): string {
+  const alone = METADATA.split(" ").map((address) => `${digitsOf(address)}/${isIP(address) === 6 ? 128 : 32}`);
+  return [...BLOCKED.map(({ address, prefix }) => `${digitsOf(address)}/${prefix}`), ...alone].join(",");
+}
+
+/** The bytes of an address as hexadecimal digits. */
+function digitsOf(address: string): string {
+  if (isIP(address) === 4) return Buffer.from(address.split(".").map(Number)).toString("hex");
+  const [head = "", tail = ""] = address.split("::").map((part) => {
+    const groups = part === "" ? [] : part.split(":");
+    return groups.map((group) => group.padStart(4, "0")).join("");
+  });
+  return head.padEnd(32 - tail.length, "0") + tail;
+}
+
+/**
  * Whether this is an address of this machine. The machine's services may trust connections from such an address.
  * Loopback addresses that are in `BLOCKED` do not count, because they are blocked anyway.
  */

@@ -18,7 +18,7 @@ vi.mock("node:net", async (original) => {
 });
 // Reset the modules now and at the end, because other test files in this process load the real modules.
 vi.resetModules();
-const { isBlocked, ServerRules } = await import("../../../src/sandbox/network/addresses.js");
+const { blockedList, isBlocked, ServerRules } = await import("../../../src/sandbox/network/addresses.js");
 afterAll(() => void vi.resetModules());
 
 const addressesOf = (addresses: string[], internal: boolean) =>
@@ -120,4 +120,14 @@ describe("the rules of a server", () => {
     const rules = new ServerRules([]);
     expect(rules.allowsName("example.com", 443) || rules.allowsAddress("8.8.8.8", 443)).toBe(false);
   });
+});
+
+it("the list for the bridge has each range and each metadata address as digits", () => {
+  const list = blockedList().split(",");
+  const v6 = (head: string, tail = "") => `${head}${"0".repeat(32 - head.length - tail.length)}${tail}`;
+  expect(list).toEqual(expect.arrayContaining(["0a000000/8", "ac100000/12", "a9fea9fe/32", "a83f8110/32"]));
+  expect(list).toEqual(
+    expect.arrayContaining([`${v6("")}/3`, `${v6("20010db8")}/32`, `${v6("fd000ec2", "0254")}/128`]),
+  );
+  for (const entry of list) expect(entry).toMatch(/^([0-9a-f]{8}|[0-9a-f]{32})\/\d+$/);
 });
