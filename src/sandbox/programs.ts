@@ -1,4 +1,4 @@
-import { accessSync, constants } from "node:fs";
+import { accessSync, constants, lstatSync } from "node:fs";
 import { createRequire } from "node:module";
 import { delimiter, dirname, isAbsolute, join, sep } from "node:path";
 import { shellQuote } from "../config/values/text.js";
@@ -28,17 +28,27 @@ const OF_MANY = ["/opt", "/run", "/var"];
  * The path of a program that makes a sandbox; null if it is not found. Looks only in folders of PATH that belong to the
  * machine, because an agent may have put a program into another folder, such as a project's `node_modules/.bin`.
  *
- * @throws FLEET_SANDBOX_UNUSABLE if the program exists and this account may not run it, because an agent may have caused
- * that to get a weaker sandbox
+ * @throws FLEET_SANDBOX_UNUSABLE if the program belongs to this account, which may not run it, because an agent may have
+ * caused that to get a weaker sandbox
  */
 export function machineProgram(name: string): string | null {
   const named = (process.env.PATH ?? "/usr/bin:/bin").split(delimiter).filter(isAbsolute).map(realPath);
   const folders = named.filter((folder) => OF_PROGRAMS.some((one) => contains(one, folder)));
   const paths = folders.map((folder) => join(folder, name));
   const found = paths.find((path) => accessProblem(path) === null);
-  const locked = paths.find((path) => accessProblem(path) === "EACCES");
+  const locked = paths.find((path) => accessProblem(path) === "EACCES" && isOwn(path));
   if (found === undefined && locked !== undefined) throw unusable(locked, "this account may not run it");
   return found ?? null;
+}
+
+/** Whether a file exists and belongs to this account, so that an agent may have changed its mode. */
+function isOwn(path: string): boolean {
+  try {
+    return lstatSync(path).uid === process.getuid?.();
+  } catch (error) {
+    if (systemCode(error) === undefined) throw error;
+    return false;
+  }
 }
 
 /** The code of the system error that keeps this account from running a program; null if it may run it. */

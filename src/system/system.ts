@@ -28,6 +28,7 @@ export interface ProcessVariables extends SeenProcess {
 
 export interface MarkedProcess extends SeenProcess {
   mark: number;
+  uid: number;
 }
 
 /** How a process ended. One of the two is null. */

@@ -46,12 +46,29 @@ it.each([
 );
 
 /** Starts a process with a mark, and without environment. */
-function startMarked(mark: number): number {
-  const start = () => spawn("sleep", ["60"], { stdio: "ignore", env: {} });
+function startMarked(mark: number, uid?: number): number {
+  const start = () => spawn("sleep", ["60"], { stdio: "ignore", env: {}, ...(uid === undefined ? {} : { uid }) });
   const child = system().processes.withMark(mark, start);
   onTestFinished(() => void child.kill("SIGKILL"));
   return child.pid ?? 0;
 }
+
+it.skipIf(process.getuid?.() !== 0)(
+  "root's processesOfLaunch finds no process of another account by a mark",
+  async () => {
+    const launchId = newLaunchId([]);
+    const mark = markOfLaunch(launchId) ?? 0;
+    const own = startMarked(mark);
+    const other = startMarked(mark, 4711);
+    await eventually("both programs", () => {
+      const found = system()
+        .processes.marked()
+        .filter((each) => each.mark === mark);
+      return found.some(({ pid, uid }) => pid === other && uid === 4711) && found.some(({ pid }) => pid === own);
+    });
+    expect(processesOfLaunch(launchId).map(({ pid }) => pid)).toEqual([own]);
+  },
+);
 
 it("processesOfLaunch finds a process by the mark of its launch, and a new launch gets a mark that is free", async () => {
   const launchId = newLaunchId([]);
@@ -65,6 +82,8 @@ it("processesOfLaunch finds a process by the mark of its launch, and a new launc
   });
   expect(processesOfLaunch(launchId).map(({ pid }) => pid)).toEqual([marked]);
   expect(processesOfLaunch(launchId.replace(/\.\d+$/, ""))).toEqual([]);
+  // After a reboot, another fleet's processes may have the mark.
+  expect(processesOfLaunch(launchId.replace(/\..*\./, ".00000000."))).toEqual([]);
   const all = Array.from({ length: 255 }, (_, index) => `recorded.${index + 1}`);
   expect(markOfLaunch(newLaunchId(all))).toBeNull();
   expect(markOfLaunch(newLaunchId(all.filter((id) => id !== `recorded.${mark}`)))).toBeNull();

@@ -1,4 +1,4 @@
-import { mkdtempSync, realpathSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, mkdtempSync, realpathSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { expect, it, onTestFinished, vi } from "vitest";
@@ -57,6 +57,20 @@ it("machineProgram searches only the machine's own folders in PATH, because an a
 });
 
 // Only root can put a program into a folder where the fleet looks for programs.
+it.skipIf(process.getuid?.() !== 0)(
+  "machineProgram refuses a program that this account owns and may not run, and passes over that of another account",
+  () => {
+    const folder = failing("bwrap", "", "/usr/local/lib");
+    const program = join(folder, "bwrap");
+    onTestFinished(() => void vi.unstubAllEnvs());
+    vi.stubEnv("PATH", folder);
+    chmodSync(program, 0o644);
+    expect(() => machineProgram("bwrap")).toThrow(expect.objectContaining({ code: "FLEET_SANDBOX_UNUSABLE" }));
+    chownSync(program, 4711, 4711);
+    expect(machineProgram("bwrap")).toBeNull();
+  },
+);
+
 it.skipIf(bwrapProblem !== undefined || process.getuid?.() !== 0)(
   "tryMechanisms rejects instead of choosing a weaker sandbox if no processes are left, and tries again later",
   async () => {

@@ -2,7 +2,7 @@ import { chmod, chown, lchown, mkdir, readdir, rename, stat, symlink, writeFile 
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { checkStateFolder, ensureStateFolder } from "../../src/store/file/state-folder.js";
+import { checkStateFolder, ensureStateFolder, restoreModes } from "../../src/store/file/state-folder.js";
 import { unfitType } from "../../src/system/linux/file-systems.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -94,6 +94,11 @@ describe("the check of the state folder", () => {
       );
       expect(() => checkStateFolder(root, { env: { COPILOTFLEET_ALLOW_UNSAFE_PARENTS: "1" } })).not.toThrow();
       isRefused(root, { COPILOTFLEET_ALLOW_UNSAFE_PARENTS: "0" });
+      // The modes that the operator accepts stay.
+      restoreModes(root, { deep: false, env: { COPILOTFLEET_ALLOW_UNSAFE_PARENTS: "1" } });
+      isRefused(root);
+      expect(restoreModes(root, { deep: false, env: {} })).toEqual([{ path: parent, was: "0777" }]);
+      expect(() => checkStateFolder(root, { env: {} })).not.toThrow();
     });
 
     it("a state folder below a sticky world-writable folder, such as /tmp, is accepted", async () => {

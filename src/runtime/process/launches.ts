@@ -1,4 +1,4 @@
-import { randomInt, randomUUID } from "node:crypto";
+import { createHash, randomInt, randomUUID } from "node:crypto";
 import { LAUNCH_VARIABLE, type ProcessIdentity } from "../../model/process.js";
 import { type ProcessVariables, system } from "../../system/system.js";
 import { identityOf } from "./process-table.js";
@@ -18,9 +18,9 @@ const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 const MAX_MARK = 255;
 
 /**
- * A new launch id. It ends with a mark that no process and none of the launches `recorded` has, or without one if all
- * are taken. The fleet gives the mark to the server's process, and so finds what an agent started even if that has
- * changed its environment and its parent.
+ * A new launch id. It ends with the boot and a mark that no process and none of the launches `recorded` has, or without
+ * them if all marks are taken. The fleet gives the mark to the server's process, and so finds what an agent started even if
+ * that has changed its environment and its parent. After a reboot, the processes of another fleet may have the mark.
  */
 export function newLaunchId(recorded: readonly (string | null | undefined)[]): string {
   const taken = new Set<number | null>([
@@ -31,7 +31,11 @@ export function newLaunchId(recorded: readonly (string | null | undefined)[]): s
   ]);
   const free = Array.from({ length: MAX_MARK }, (_, index) => index + 1).filter((mark) => !taken.has(mark));
   const mark = free[randomInt(Math.max(free.length, 1))];
-  return mark === undefined ? randomUUID() : `${randomUUID()}.${mark}`;
+  return mark === undefined ? randomUUID() : `${randomUUID()}.${boot()}.${mark}`;
+}
+
+function boot(): string {
+  return createHash("sha256").update(system().clock.bootId()).digest("hex").slice(0, 8);
 }
 
 /** Null if the launch has no mark. Launches of earlier versions have none. */
@@ -47,19 +51,11 @@ export function markOfLaunch(launchId: string): number | null {
 export function processesOfLaunch(launchId: string): ProcessIdentity[] {
   const { processes } = system();
   const found = processes.withVariable(LAUNCH_VARIABLE, launchId);
-  const mark = markOfLaunch(launchId);
+  const mark = launchId.split(".")[1] === boot() ? markOfLaunch(launchId) : null;
   const pids = new Set(found.map(({ pid }) => pid));
-  const marked = mark === null ? [] : processes.marked().filter((each) => each.mark === mark && isOwn(each.pid));
+  const marked =
+    mark === null ? [] : processes.marked().filter((each) => each.mark === mark && each.uid === process.getuid?.());
   return [...found, ...marked.filter(({ pid }) => !pids.has(pid))].map(identityOf);
-}
-
-/** Whether this process may signal the process. */
-function isOwn(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch {
-    return false;
-  }
 }
 
 export interface LaunchedProcess {

@@ -173,7 +173,10 @@ export interface RestoredMode {
  *
  * @param deep whether to restore also the private modes of the files and folders in the state folder and of each server
  */
-export function restoreModes(root: string, { deep }: { deep: boolean }): RestoredMode[] {
+export function restoreModes(
+  root: string,
+  { deep, env = process.env }: { deep: boolean; env?: NodeJS.ProcessEnv },
+): RestoredMode[] {
   const restored: RestoredMode[] = [];
   const restore = (path: string, stats: Stats | undefined, mode: number) => {
     if (stats === undefined || stats.uid !== process.getuid?.() || (stats.mode & 0o7777) === mode) return;
@@ -181,7 +184,9 @@ export function restoreModes(root: string, { deep }: { deep: boolean }): Restore
     restored.push({ path, was: modeOf(stats) });
   };
   // Each folder is repaired before the next step looks into it.
-  for (const { path, stats } of wayTo(root)) if (stats.isDirectory()) restore(path, stats, modeAbove(stats));
+  for (const { path, stats } of wayTo(root)) {
+    if (stats.isDirectory()) restore(path, stats, modeAbove(stats, env[ALLOW_PARENTS] === "1"));
+  }
   const stats = lstatIfThere(root, root);
   if (stats?.isDirectory() !== true) return restored;
   // Others may be allowed to read the folder.
@@ -201,10 +206,14 @@ export function restoreModes(root: string, { deep }: { deep: boolean }): Restore
   return restored;
 }
 
-/** The mode that a folder above the state folder needs, which is its own mode unless that makes the state unusable. */
-function modeAbove(stats: Stats): number {
+/**
+ * The mode that a folder above the state folder needs, which is its own mode unless that makes the state unusable.
+ *
+ * @param mayBeUnsafe whether the operator accepts that others can write to the folder
+ */
+function modeAbove(stats: Stats, mayBeUnsafe: boolean): number {
   const mode = (stats.mode & 0o100) === 0 ? stats.mode | 0o700 : stats.mode;
-  return (canOthersWrite(stats) ? mode & ~0o022 : mode) & 0o7777;
+  return (canOthersWrite(stats) && !mayBeUnsafe ? mode & ~0o022 : mode) & 0o7777;
 }
 
 /** Creates the state folder (mode 0700) if necessary, and checks it as {@link checkStateFolder} does. */

@@ -7,6 +7,7 @@ import {
   readFileSync,
   readlinkSync,
   realpathSync,
+  statSync,
   writeFileSync,
   writeSync,
 } from "node:fs";
@@ -170,8 +171,9 @@ function marked(): MarkedProcess[] {
   return others().flatMap((pid) => {
     const mark = markOf(pid);
     const found = mark === null ? null : linuxProcesses.find(pid);
-    // Look again, because the PID may have passed to another process between the two reads.
-    return mark === null || found === null || markOf(pid) !== mark ? [] : { ...found, mark };
+    const uid = seen(() => statSync(`/proc/${pid}`).uid);
+    // Look again, because the PID may have passed to another process between the reads.
+    return mark === null || found === null || uid === null || markOf(pid) !== mark ? [] : { ...found, mark, uid };
   });
 }
 
