@@ -1,8 +1,7 @@
 import { closeSync, constants, fstatSync, openSync, readlinkSync } from "node:fs";
 import { shellQuote } from "../config/values/text.js";
 import { FleetError, quote, systemCode } from "../errors.js";
-import { O_PATH } from "../runtime/files/held-folder.js";
-import { system } from "../system/system.js";
+import { O_PATH, system } from "../system/system.js";
 import { contains, type Paths } from "./paths.js";
 import { OF_THE_MACHINE } from "./programs.js";
 

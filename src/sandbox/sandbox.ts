@@ -29,6 +29,8 @@ export interface Sandbox extends SandboxReport {
    * @param command the program, as an absolute path, and its arguments
    */
   wrap(command: Command, start: Start): Command;
+  /** Notes for this host that a server starts in this sandbox. The next start then gets no weaker one. */
+  remember(): Promise<void>;
 }
 
 export interface OwnFolders {
@@ -118,12 +120,13 @@ export async function chooseSandbox(
   const { mechanism, network } = await choose(secrets);
   const limits = chooseLimits(settings.limits, grantee.id);
   const report = reportOf(mechanism ?? NO_SANDBOX, { limits, network }, secrets.config);
-  await remember(secrets.stateRoot, withNetwork(mechanism ?? NO_SANDBOX, network), events);
-  if (mechanism === null) return { ...report, wrap: (command) => limited(command, limits, null) };
+  const found = withNetwork(mechanism ?? NO_SANDBOX, network);
+  const chosen = { ...report, remember: async () => await remember(secrets.stateRoot, found, events) };
+  if (mechanism === null) return { ...chosen, wrap: (command) => limited(command, limits, null) };
   const grants = grantsOf(grantee, settings, secrets);
   const hidden = [...grants.hidden, ...hiddenWith(network)];
   return {
-    ...report,
+    ...chosen,
     wrap: (command, { home, copilotHome, temporary, sessionState, port }) => {
       const own = [home, temporary, ...(sessionState === null ? [] : [sessionState])];
       const read = copilotHome === home ? grants.read : [...grants.read, copilotHome];

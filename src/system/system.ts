@@ -7,6 +7,12 @@ import { posix } from "./posix/posix.js";
  * similar programs, takes a hundred times as long, and finds out less. `test/contract/system.contract.ts` tests both.
  */
 
+/**
+ * The flag O_PATH of fcntl.h, which has this value on all processors that the runtime supports. Node.js has no constant
+ * for it.
+ */
+export const O_PATH = 0o10000000;
+
 export interface System {
   readonly processes: ProcessTable;
   readonly files: FileSystems;

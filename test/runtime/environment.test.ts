@@ -17,7 +17,12 @@ function environmentOf(
     githubToken: null,
     settings: { path: null, args: [], env: pass, idleTimeoutMs: null },
     stateRoot: "/state",
-    sandbox: { ...NO_SANDBOX, ...(network === undefined ? {} : { network }), wrap: (command) => command },
+    sandbox: {
+      ...NO_SANDBOX,
+      ...(network === undefined ? {} : { network }),
+      wrap: (command) => command,
+      remember: async () => undefined,
+    },
     copilotHome: "/home",
     sessionState: null,
     env,

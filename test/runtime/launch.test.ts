@@ -27,7 +27,7 @@ it("launchServer kills the process that it has started if it cannot read the pro
     githubToken: null,
     settings: { path: null, args: [], env: [], idleTimeoutMs: null },
     stateRoot,
-    sandbox: { ...NO_SANDBOX, wrap: (command: [string, ...string[]]) => command },
+    sandbox: { ...NO_SANDBOX, wrap: (command: [string, ...string[]]) => command, remember: async () => undefined },
     copilotHome: home,
     sessionState: null,
     env: process.env,

@@ -14,7 +14,7 @@ import {
 } from "node:fs";
 import { type FileHandle, open, opendir, rename, rmdir, unlink } from "node:fs/promises";
 import { systemCode } from "../../errors.js";
-import { system } from "../../system/system.js";
+import { O_PATH, system } from "../../system/system.js";
 import { ifThereLater } from "./if-there.js";
 
 /*
@@ -25,11 +25,6 @@ import { ifThereLater } from "./if-there.js";
 
 const NOT_THERE = new Set(["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"]);
 const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
-/**
- * The flag O_PATH of fcntl.h, which has this value on all processors that the runtime supports. Node.js has no constant
- * for it.
- */
-export const O_PATH = 0o10000000;
 /** The rights of an owner to read a folder, and to change it. */
 const TO_READ = 0o500;
 const TO_CHANGE = 0o700;

@@ -49,6 +49,7 @@ const ANNOUNCEMENT = /listening on port/i;
  * keeps running. Sends the token only after the kernel has shown that the new process itself has the listening socket.
  */
 export async function launchServer(launch: Launch, signal: AbortSignal): Promise<LaunchedServer> {
+  await launch.sandbox.remember();
   const { child, logStart } = start(launch);
   let ended: string | null = null;
   const exit = endOf(child).then((own) => {
