@@ -1,5 +1,6 @@
 import { createServer, type RequestListener, type Server, type ServerOptions, type ServerResponse } from "node:http";
 import { createServer as createSecureServer, type Server as SecureServer } from "node:https";
+import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
 import { getRequestListener } from "@hono/node-server";
@@ -81,6 +82,8 @@ export class HttpDoor implements AsyncDisposable {
   readonly #state: DoorState;
   readonly #server: Server | SecureServer;
   readonly #certificates: DoorCertificates | null;
+  /** All open connections. Node.js closes a connection whose TLS handshake is not complete only by its socket. */
+  readonly #sockets = new Set<Socket>();
   readonly #closed = new AbortController();
   #address: Address = { host: "", port: 0 };
   #closing: Promise<{ cut: number }> | undefined;
@@ -117,7 +120,11 @@ export class HttpDoor implements AsyncDisposable {
     this.#server.requestTimeout = REQUEST_MS;
     this.#server.headersTimeout = HEAD_MS;
     this.#server.keepAliveTimeout = IDLE_MS;
-    this.#server.on("connection", (socket) => state.strangers.arrived(socket));
+    this.#server.on("connection", (socket: Socket) => {
+      this.#sockets.add(socket);
+      socket.once("close", () => this.#sockets.delete(socket));
+      state.strangers.arrived(socket);
+    });
   }
 
   get address(): Address {
@@ -145,9 +152,11 @@ export class HttpDoor implements AsyncDisposable {
     // succeed.
     this.#server.on("error", ({ message }) => listeners.onEvent?.({ event: "failed", address: "", detail: message }));
     const { signal: closed } = this.#closed;
-    this.#server.on("tlsClientError", ({ message }: Error, { remoteAddress = "" }: { remoteAddress?: string }) => {
+    this.#server.on("tlsClientError", ({ message }: Error, socket: Socket) => {
       const detail = `The TLS handshake failed: ${message}.`;
-      listeners.onEvent?.({ event: "tls-refused", address: remoteAddress, detail });
+      listeners.onEvent?.({ event: "tls-refused", address: socket.remoteAddress ?? "", detail });
+      // No answer can be sent without TLS, and Node.js waits for it to be sent before it closes the connection.
+      socket.destroy();
     });
     void this.#recheckTokens();
     if (this.#certificates !== null) {
@@ -203,6 +212,7 @@ export class HttpDoor implements AsyncDisposable {
     this.#closed.abort();
     this.#server.closeIdleConnections();
     this.#server.closeAllConnections();
+    for (const socket of this.#sockets) socket.destroy();
     await closed;
     return drained;
   }

@@ -1,9 +1,11 @@
+import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
-import { connect } from "node:net";
+import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
-import { afterAll, describe, expect, it } from "vitest";
+import { TLSSocket } from "node:tls";
+import { afterAll, describe, expect, it, vi } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
 import { CertificateFiles, TestAuthority } from "../fixtures/tls/authority.js";
@@ -104,7 +106,43 @@ describe("a door that closes", () => {
     expect((await running)?.status ?? 503).toBe(503);
     model.release();
   });
+
+  it.each(["127.0.0.1", "::1"])(
+    "a closing door with TLS closes connections to %s that have sent nothing",
+    async (host) => {
+      await using at = await secureApi();
+      await withSilentClient(at, host, async (silent) => {
+        // The door accepts connections in their order. So once it refuses this one, it has accepted the silent one.
+        const refused = connect(at.door.address.port, host).resume();
+        refused.on("error", () => undefined).end("no TLS"); // the door may reset the connection
+        await eventually("the event", () => at.events.find(({ event }) => event === "tls-refused"));
+        expect(silent.readyState).toBe("open");
+        let isClosed = false;
+        void at.door.close().then(() => (isClosed = true));
+        await eventually("the end of the door", () => isClosed);
+        await eventually("the end of the connection", () => silent.closed);
+      });
+    },
+  );
 });
+
+it.each(["127.0.0.1", "::1"])(
+  "with serve.tls, a connection to %s ends if its handshake takes too long",
+  async (host) => {
+    await using at = await secureApi();
+    const { setTimeout: original } = TLSSocket.prototype;
+    using shorter = vi.spyOn(TLSSocket.prototype, "setTimeout");
+    shorter.mockImplementation(function (this: TLSSocket, ms, ...rest) {
+      return original.call(this, Math.min(ms, 50), ...rest);
+    });
+    await withSilentClient(at, host, async (silent) => {
+      await eventually("the end of the connection", () => silent.closed);
+      expect(at.events).toMatchObject([
+        { event: "tls-refused", detail: "The TLS handshake failed: TLS handshake timeout." },
+      ]);
+    });
+  },
+);
 
 it("onRequest reports the user and the route of each request, or `unknown` for a path without a route", async () => {
   await using at = await TestApi.open();
@@ -121,3 +159,23 @@ it("onRequest reports the user and the route of each request, or `unknown` for a
     ["", "GET /v1/me", "denied", "FLEET_TOKEN_REFUSED"],
   ]);
 });
+
+async function secureApi(): Promise<TestApi> {
+  const { cert, key } = new CertificateFiles(folder, authority.issue());
+  return await TestApi.open({ config: { serve: { tls: { cert, key } } } });
+}
+
+/** Runs `work` with a connection on which the client sends nothing. */
+async function withSilentClient(
+  { door }: TestApi,
+  host: string,
+  work: (silent: Socket) => Promise<void>,
+): Promise<void> {
+  const silent = connect(door.address.port, host).resume();
+  try {
+    await once(silent, "connect");
+    await work(silent);
+  } finally {
+    silent.destroy();
+  }
+}
