@@ -131,7 +131,7 @@ async function compared(fleets: readonly TestFleet[], model: CountingModel, rand
   const unsent = begun.filter(({ id }) => !model.requests.has(id));
   expect(unsent.filter(({ id }) => ended.has(id))).toEqual([]);
   expect(unsent.length).toBeLessThanOrEqual(KILLS * LANES);
-  // The ledger's tokens are those that the model counted, or unknown if the answer was cut.
+  // The ledger's tokens are those that the model counted, or an estimate or unknown if the answer was cut.
   let unknown = 0;
   for (const [id, { user, inputTokens, outputTokens, isWhole }] of model.requests) {
     const line = ended.get(id);

@@ -28,6 +28,38 @@ it("with the token of its session, an agent reaches the model only during a turn
   await expect.poll(async () => await ask(at, "s")).toBe(403);
 });
 
+it("an agent that hangs up before the usage of each answer cannot exceed the bound of its budget", async () => {
+  await using at = await DoorFleet.open();
+  const client = await RawClient.as(at.url, await at.token("alice"));
+  await client.requestOk("session.create", { sessionId: "s" });
+  await at.fleet.limits.set("alice", { tokensPerDay: 1_000_000 });
+  const turn = client.turnOk("s", "!hold three");
+  await expect.poll(() => at.model.shown("!hold three")).toBe(1);
+  const provider = await at.provider.of("s", {});
+  // Each request has 2.4 MB, so it counts as some more than 600,000 tokens. The bound is 2,000,000.
+  const messages = [
+    { role: "system", content: "x".repeat(2_400_000) },
+    { role: "user", content: "!pause never" },
+  ];
+  const body = JSON.stringify({ model: "m", stream: true, messages });
+  const used = async () => (await at.fleet.limits.get("alice")).used.tokensPerDay ?? 0;
+  const statuses: number[] = [];
+  for (let count = 0; count < 6; count++) {
+    const before = await used();
+    const stop = new AbortController();
+    const headers = { authorization: `Bearer ${provider?.apiKey}` };
+    const init = { method: "POST", headers, body, signal: stop.signal };
+    const { status } = await fetch(`${provider?.baseUrl}/chat/completions`, init);
+    stop.abort();
+    statuses.push(status);
+    if (status === 200) await expect.poll(used).toBeGreaterThan(before + 600_000);
+  }
+  expect(statuses).toEqual([200, 200, 200, 200, 429, 429]);
+  at.model.letGo("never");
+  at.model.letGo("three");
+  await turn;
+});
+
 it("outside of turns, an agent cannot exceed the budget, and a running turn that began within it is not cut", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"));

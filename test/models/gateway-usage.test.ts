@@ -200,7 +200,63 @@ describe("the model gateway", () => {
     await at.stop();
     expect((await at.ask()).status).toBe(502);
     expect(at.lines.map(({ outcome }) => outcome)).toEqual(["begun", "failed", "begun", "cut"]);
-    expect(at.lines[3]?.numbers?.inputTokens).toBeNull();
+    expect(at.lines[1]?.numbers).toEqual({ ...REPORTED, inputTokens: null, outputTokens: null, cacheReadTokens: null });
+    // 17 bytes in the request and 10 in the answer
+    expect(at.lines[3]?.numbers).toMatchObject({ inputTokens: 5, outputTokens: 3 });
+  });
+
+  it.each([
+    ["/chat/completions", "openai", STREAM, COMPLETIONS[0], 250_000],
+    ["/responses", "openai", STREAM, RESPONSES[0], 250_000],
+    ["/responses", "openai", "application/json", "{", 250_000],
+    ["/v1/messages", "anthropic", STREAM, MESSAGES[0], 100], // the service reports the input first
+    ["/v1/messages", "anthropic", STREAM, "event: ping\n", 500_000],
+  ] as const)(
+    "if an agent hangs up before the usage of %s (%s, %s), the gateway counts an estimate",
+    async (path, type, contentType, begin = "", inputTokens) => {
+      const at = await gatewayTo((response) => {
+        response.writeHead(200, { "content-type": contentType });
+        response.write(begin);
+      }, type);
+      // The gateway keeps the smaller body, and passes on the larger one as it arrives.
+      const body = "x".repeat(4 * (type === "openai" ? 250_000 : 500_000));
+      const reader = (await at.ask(path, { body })).body?.getReader();
+      await reader?.read();
+      await reader?.cancel();
+      await expect.poll(() => at.lines.length).toBe(2);
+      const outputTokens = Math.ceil(begin.length / 4);
+      expect(at.lines[1]).toMatchObject({ outcome: "cut", numbers: { inputTokens, outputTokens } });
+    },
+  );
+
+  it("if an agent hangs up before the answer begins, the gateway counts an estimate of the input", async () => {
+    const stop = new AbortController();
+    const at = await gatewayTo(() => stop.abort());
+    await expect(at.ask("/chat/completions", { signal: stop.signal })).rejects.toThrow("abort");
+    await expect.poll(() => at.lines.length).toBe(2);
+    expect(at.lines[1]).toMatchObject({ outcome: "cut", numbers: { inputTokens: 5, outputTokens: 0 } });
+  });
+
+  it("the gateway refuses responses in the background, whose usage it would never see", async () => {
+    const at = await gatewayTo((response) => response.end("{}"));
+    const key = JSON.stringify("background");
+    for (const body of [
+      `{${key}:true}`,
+      `{"x":"${"x".repeat(1_500_000)}", ${key} : true}`,
+      '{"b\\u0061ckground":true}',
+      `{${key}:1}`,
+    ]) {
+      const answer = await at.ask("/responses?a=b", { body });
+      expect(answer.status).toBe(400);
+      expect(await answer.json()).toMatchObject({ error: { type: "invalid_request_error" } });
+    }
+    expect([at.bodies, at.lines]).toEqual([[], []]);
+    await (await at.ask("/responses", { body: `{${key}:true,${key}:false}` })).text();
+    for (const body of ['{ "a":1}', `{"input":${JSON.stringify(`{${key}:true}`)}}`, "no JSON"]) {
+      expect((await at.ask("/responses", { body })).status).toBe(200);
+      expect(at.bodies.at(-1)).toBe(body);
+    }
+    expect(at.bodies[0]).toBe(`{${key}:false}`);
   });
 
   it("the gateway passes on a request whose model name is invalid, and counts it for the session's model", async () => {

@@ -111,7 +111,8 @@ function usageIn(value: unknown): Omit<UsageNumbers, "credits"> | null {
   const input = count(usage.input_tokens);
   return {
     inputTokens: count(usage.prompt_tokens) ?? (input === null ? null : input + beside),
-    outputTokens: count(usage.completion_tokens) ?? count(usage.output_tokens),
+    // Anthropic's `message` is the beginning of an answer, so its output tokens are not those of the answer.
+    outputTokens: holder === value.message ? null : (count(usage.completion_tokens) ?? count(usage.output_tokens)),
     cacheReadTokens: cached ?? read,
   };
 }

@@ -6,13 +6,13 @@ import type { ProviderKey } from "../provider-key.js";
 import type { GatewayOptions } from "./gateway.js";
 import { type MeteredConsumer, RequestMeter } from "./request-meter.js";
 import type { Upstream } from "./upstream.js";
-import { type WireFormat, withUsage } from "./wire.js";
+import { type BodyRule, InBackground, type WireFormat } from "./wire.js";
 
 /**
  * The largest request body, in bytes, that is kept so that the request can be sent again. Larger bodies pass through.
  */
 const LARGEST_KEPT_BYTES = 1024 * 1024;
-/** The largest body that is kept because the gateway may have to change it, in bytes. */
+/** The largest body that is kept because the gateway may have to change or refuse it, in bytes. */
 const LARGEST_CHANGED_BYTES = 32 * 1024 * 1024;
 /** How many bytes of bodies are kept for one session at most. */
 const MOST_KEPT_BYTES = 2 * LARGEST_CHANGED_BYTES;
@@ -87,13 +87,14 @@ export class Exchange {
     }
     requests.inFlight += 1;
     try {
-      const body = await this.#body(session, this.#meter !== null && wire.asksForUsage(path));
+      const body = await this.#body(session, this.#meter === null ? null : wire.ruleFor(path));
       if (!(await this.#pass((headers) => session.upstream.request(method, path, headers), body))) requests.failed += 1;
     } catch (error) {
       // If the server no longer waits for the answer, the request does not count as failed.
       if (this.#response.destroyed) return;
       requests.failed += 1;
       if (error instanceof TooLarge) this.#refuse(413, TOO_LARGE, "request_too_large", CLOSING);
+      else if (error instanceof InBackground) this.#refuse(400, error.message, "invalid_request_error");
       else this.#refuse(...this.#describe(error), "api_error");
     } finally {
       this.#meter?.end(this.#response.destroyed ? "cut" : "failed");
@@ -138,13 +139,13 @@ export class Exchange {
   /**
    * Reads the whole body if it is small enough to keep. Returns null if it has to pass through instead.
    *
-   * @param isChanged whether a stream has to report its usage, so that the body has to be read whatever its size
+   * @param rule the rule that the body has to follow, so that it has to be read whatever its size; null if there is none
    */
-  async #body(session: GatewaySession, isChanged: boolean): Promise<Buffer | null> {
+  async #body(session: GatewaySession, rule: BodyRule | null): Promise<Buffer | null> {
     const bytes = Number(this.#request.headers["content-length"] ?? Number.NaN);
-    if (!isChanged && !(bytes <= LARGEST_KEPT_BYTES)) return null;
+    if (rule === null && !(bytes <= LARGEST_KEPT_BYTES)) return null;
     const body = await this.#keep(session);
-    return isChanged ? withUsage(body) : body;
+    return rule === null ? body : rule(body);
   }
 
   async #keep(session: GatewaySession): Promise<Buffer> {
@@ -214,7 +215,7 @@ export class Exchange {
   }
 
   #sendBody(sent: ClientRequest, body: Buffer | null, onFailure: (error: unknown) => void): void {
-    this.#meter?.leaves(body);
+    this.#meter?.leaves(body, this.#request);
     if (body !== null) sent.end(body);
     else pipeline(this.#request, sent).catch(onFailure);
   }
@@ -251,7 +252,7 @@ const ID_HEADER = "x-client-request-id";
 
 const BADLY_FRAMED =
   "The model gateway refuses a body of GET and HEAD, and every transfer encoding but chunked, because the model service may read its end elsewhere.";
-const TOO_LARGE = `The model gateway passes on chat completions of at most ${LARGEST_CHANGED_BYTES / 1024 / 1024} MB.`;
+const TOO_LARGE = `The model gateway passes on chat completions and responses of at most ${LARGEST_CHANGED_BYTES / 1024 / 1024} MB.`;
 const CLOSING = { connection: "close" };
 
 /** Whether this process and any other HTTP server find the end of the request at the same byte. */

@@ -1,7 +1,16 @@
 import { randomUUID } from "node:crypto";
 import type { IncomingMessage } from "node:http";
-import type { BegunUse, Consumer, UsageRecorder } from "../../model/usage/usage.js";
+import {
+  type BegunUse,
+  type Consumer,
+  UNREPORTED,
+  type UsageNumbers,
+  type UsageRecorder,
+} from "../../model/usage/usage.js";
 import { AnswerUsage, modelIn } from "./answer-usage.js";
+
+/** About how many bytes a token has. */
+const TOKEN_BYTES = 4;
 
 /** The user for whom a session's model requests count. */
 export interface MeteredConsumer extends Consumer {
@@ -30,6 +39,8 @@ export class RequestMeter {
   readonly #consumer: MeteredConsumer;
   #begun: BegunUse | undefined;
   #usage: AnswerUsage | undefined;
+  #sentBytes = 0;
+  #answerBytes = 0;
 
   constructor(ledger: UsageRecorder, consumer: MeteredConsumer) {
     this.#ledger = ledger;
@@ -39,10 +50,12 @@ export class RequestMeter {
   /**
    * Records the beginning, once. Call it right before the request leaves this process.
    *
-   * @param body null if the body is not kept
+   * @param request the server's request, whose body passes through if `body` is null
    */
-  leaves(body: Buffer | null): void {
+  leaves(body: Buffer | null, request: IncomingMessage): void {
     if (this.#begun !== undefined) return;
+    if (body !== null) this.#sentBytes = body.length;
+    else request.on("data", (piece: Buffer) => (this.#sentBytes += piece.length));
     const { user, sessionId, tokenId } = this.#consumer;
     this.#consumer.passed++;
     const model = (body === null ? null : modelIn(body)) ?? this.#consumer.model;
@@ -57,14 +70,27 @@ export class RequestMeter {
     const usage = new AnswerUsage(answer.headers["content-type"]);
     this.#usage = usage;
     answer.on("data", (piece: Buffer) => {
+      this.#answerBytes += piece.length;
       usage.push(piece);
       if (usage.hasLast) this.end("ended");
     });
   }
 
-  /** Records the end and the usage, once. Does nothing if the request never left this process. */
+  /**
+   * Records the end and the usage, once. Does nothing if the request never left this process. If the answer was cut,
+   * estimates the numbers that the service has not reported, because an agent may cut every answer before its usage.
+   */
   end(outcome: "ended" | "cut" | "failed"): void {
     this.#usage?.end();
-    this.#begun?.end(outcome, this.#usage?.numbers);
+    const numbers = this.#usage?.numbers;
+    this.#begun?.end(outcome, outcome === "cut" ? this.#estimated(numbers) : numbers);
+  }
+
+  #estimated(reported: UsageNumbers = UNREPORTED): UsageNumbers {
+    return {
+      ...reported,
+      inputTokens: reported.inputTokens ?? Math.ceil(this.#sentBytes / TOKEN_BYTES),
+      outputTokens: reported.outputTokens ?? Math.ceil(this.#answerBytes / TOKEN_BYTES),
+    };
   }
 }

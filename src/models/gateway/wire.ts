@@ -107,9 +107,11 @@ export class WireFormat {
     return method === "POST" && !path.includes("/count_tokens");
   }
 
-  /** Whether the service reports the usage of a stream only if the body asks for it. */
-  asksForUsage(path: string): boolean {
-    return path.replace(/\?.*/, "").endsWith("/chat/completions");
+  /** The rule for the body of a request that consumes tokens; null if there is none. */
+  ruleFor(path: string): BodyRule | null {
+    const [plain = ""] = path.split("?", 1);
+    if (plain.endsWith("/chat/completions")) return withUsage;
+    return plain.endsWith("/responses") ? inForeground : null;
   }
 
   /** The secret of a request; null if it has none. */
@@ -145,6 +147,14 @@ function only(names: RegExp, headers: IncomingHttpHeaders): IncomingHttpHeaders 
   return Object.fromEntries(Object.entries(headers).filter(([name]) => names.test(name)));
 }
 
+/** Returns the body that the service gets. @throws InBackground */
+export type BodyRule = (body: Buffer) => Buffer;
+
+/** The request asks for an answer that the service makes later, so the usage would never pass the gateway. */
+export class InBackground extends Error {
+  override message = 'The model gateway refuses "background": true, because the usage would not count.';
+}
+
 /** The end of the body of each streamed request of the runtime (1.0.85). */
 const WITH_USAGE = Buffer.from(',"stream_options":{"include_usage":true}}');
 
@@ -152,17 +162,35 @@ const WITH_USAGE = Buffer.from(',"stream_options":{"include_usage":true}}');
  * The body of a chat completion that asks for the usage if it asks for a stream. Returns the same body if it ends as the
  * runtime's bodies do, because parsing would take time, or if it is not a JSON object, because the service refuses that.
  */
-export function withUsage(body: Buffer): Buffer {
+function withUsage(body: Buffer): Buffer {
   if (body.subarray(-WITH_USAGE.length).equals(WITH_USAGE)) return body;
-  let value: unknown;
-  try {
-    value = JSON.parse(body.toString("utf8"));
-  } catch {
-    return body;
-  }
-  if (!isObject(value)) return body;
+  const value = objectIn(body);
+  if (value === null) return body;
   // Send even a body without a stream as it was understood here, because a field that occurs twice could mean a stream.
   const options = isObject(value.stream_options) ? value.stream_options : {};
   const added = value.stream === true ? { stream_options: { ...options, include_usage: true } } : {};
   return Buffer.from(JSON.stringify({ ...value, ...added }));
+}
+
+/**
+ * The body of a request for a response that is not made in the background. Returns the same body if the key cannot occur
+ * in it, or if it is not a JSON object. JSON can also write a letter of the key as an escape that begins with `\u`.
+ */
+function inForeground(body: Buffer): Buffer {
+  if (!body.includes('"background"') && !body.includes("\\u")) return body;
+  const value = objectIn(body);
+  if (value === null) return body;
+  if ((value.background ?? false) !== false) throw new InBackground();
+  // Send the body as it was understood here, because the key may occur twice.
+  return Buffer.from(JSON.stringify(value));
+}
+
+/** The object that a JSON text contains; null if there is none. */
+function objectIn(body: Buffer): Record<string, unknown> | null {
+  try {
+    const value: unknown = JSON.parse(body.toString("utf8"));
+    return isObject(value) ? value : null;
+  } catch {
+    return null;
+  }
 }
