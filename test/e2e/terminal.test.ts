@@ -85,7 +85,7 @@ describe("a table on a terminal", () => {
 
   it("a table in a pipe has all columns, and cuts no value", async () => {
     const [heading, ...rows] = (await fleet.ok(["ps"])).trimEnd().split("\n");
-    expect(heading).toMatch(/^SERVER +USER +URL +PID +STATE +UPTIME +MEMORY +SESSIONS +LOADED$/);
+    expect(heading).toMatch(/^SERVER +USER +URL +PID +STATE +SANDBOX +UPTIME +MEMORY +SESSIONS +LOADED$/);
     expect(rows.filter((row) => row.includes(LONG))).toHaveLength(1);
     expect(await fleet.ok(["list"])).toMatch(new RegExp(`^0${UUID} +alice +alice-2bd806c97f0e +idle`, "m"));
   });

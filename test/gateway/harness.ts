@@ -61,6 +61,8 @@ export class DoorFleet implements AsyncDisposable {
       HOME: process.env.HOME,
       COPILOTFLEET_HOME: join(folder, "state"),
       COPILOT_OFFLINE: "true",
+      // The tests use model services on this machine, which direct clients could not reach otherwise.
+      COPILOTFLEET_SANDBOX_NETWORK: "open",
       MODEL_KEY,
       ...TOOLS_ANYWHERE,
       ...options.env,

@@ -4,7 +4,6 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
 import { SessionRecords } from "../../src/store/file/records/session-records.js";
-import { filesUsed } from "../fixtures/files-used.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { unused } from "../fixtures/sessions/unused.js";
@@ -70,12 +69,4 @@ it("a turn does not read the session's record if this process has the session op
   await fleet.sessions.send(session, "second");
   expect(reads()).toEqual([]);
   await fleet.sessions.leave(session);
-});
-
-it("a send runs the code of at most 35 source files", async () => {
-  const id = unused("files");
-  const fleet = await fleetWith(id, "per-user");
-  const files = await filesUsed(async () => await fleet.sessions.use(id, "second", { user: "ann" }));
-  expect(files).toContain("sessions/use/use-session.ts");
-  expect(files.length, files.join("\n")).toBeLessThanOrEqual(35);
 });
