@@ -89,8 +89,6 @@ export class Supervisor {
     const hostLock = await HostLock.take(fleet.store);
     const context = { ...fleet, metrics, state: new ServeState() };
     const supervisor = new Supervisor(context, hostLock);
-    logSandbox(context, sandbox);
-    if (hasOpenStore(config)) context.log("warn", OPEN_STORE);
     // With this record, later commands notice that their settings differ from those of this `serve`. On a full disk,
     // `serve` must start without the record, because its gc frees space.
     await attempt(context, "the settings of this serve could not be recorded", () =>
@@ -102,6 +100,8 @@ export class Supervisor {
       await supervisor.leave();
       throw error;
     }
+    logSandbox(context, sandbox);
+    if (hasOpenStore(config)) context.log("warn", OPEN_STORE);
     return supervisor;
   }
 

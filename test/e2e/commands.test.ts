@@ -80,6 +80,7 @@ describe("servers", () => {
         "URL",
         "PID",
         "STATE",
+        "SANDBOX",
         "UPTIME",
         "MEMORY",
         ...(args[0] === "ps" ? ["SESSIONS"] : []),
@@ -220,7 +221,7 @@ describe("servers", () => {
       // The reason may be unknown: the command that started the server has ended, so init may have reaped the server.
       failure: expect.stringMatching(/^(killed by SIGKILL|its process ended in an unknown way)/),
     });
-    expect(await fleet.ok(["ps"])).toMatch(/^alice-\w+ +alice +- +- +failed +- +- +0 +0$/m);
+    expect(await fleet.ok(["ps"])).toMatch(/^alice-\w+ +alice +- +- +failed +\w+ +- +- +0 +0$/m);
     expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "already-stopped" }] });
   });
 });
@@ -327,6 +328,7 @@ describe("doctor and smoke", () => {
     expect(shown.checks.map(({ name }) => name)).toEqual([
       "node",
       "versions",
+      "code",
       "configuration",
       "environment",
       "isolation",

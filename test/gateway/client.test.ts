@@ -9,7 +9,7 @@ import { DoorFleet, MODEL_KEY } from "./harness.js";
 
 /** Runs one suite at a bare server and at the front door, because a client must be able to do the same at both. */
 describeClient("directly", async () => {
-  const fleet = await DoorFleet.open();
+  const fleet = await DoorFleet.open({ config: { session: OPEN_TO_CLIENTS } });
   await fleet.fleet.spawn("alice");
   const { url, token } = await fleet.fleet.connectInfo("alice");
   const provider = {
