@@ -92,6 +92,7 @@ describe("servers", () => {
         server.url,
         String(server.pid),
         "ready",
+        server.sandbox.mode,
         expect.stringMatching(/^\d+[smh]$/),
         expect.stringMatching(/^\d+\.\d MB$/),
         ...(args[0] === "ps" ? ["0"] : []),
@@ -372,9 +373,9 @@ describe("doctor and smoke", () => {
       .split("\n")
       .filter((line) => !line.startsWith(" "))
       .toReversed();
-    expect(lines).toHaveLength(30);
+    expect(lines).toHaveLength(31);
     for (const line of lines) expect(line).toMatch(/^(ok {5}|WARN {3}|SKIP {3})\S/);
-    expect([summary, empty]).toEqual([expect.stringMatching(/^30 checks: \d+ ok, /), ""]);
+    expect([summary, empty]).toEqual([expect.stringMatching(/^31 checks: \d+ ok, /), ""]);
   });
 
   it("smoke passes all its steps, from spawn to stop", async () => {
