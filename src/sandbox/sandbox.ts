@@ -176,7 +176,7 @@ async function choose({
   return { mechanism, network };
 }
 
-/** What this machine can restrict, with the network of servers. */
+/** The protections that this machine gives, with the network of servers. */
 export function withNetwork(
   { mode, not }: Pick<SandboxReport, "mode" | "not">,
   network: RestrictedNetwork | undefined,
