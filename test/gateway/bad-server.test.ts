@@ -191,7 +191,7 @@ describe("the front door, when a server does not answer,", () => {
   /** Resolves when the server has received a request about the session. The server never answers that request. */
   const unanswered = async (user: string, sessionId: string) => {
     const { home } = await at.serverOf(user);
-    await eventually("the question", () => existsSync(join(home, `unanswered-${sessionId}`)));
+    await eventually("the question", () => existsSync(join(home, "session-state", sessionId, "unanswered")));
   };
 
   /** Advances the door's clock by one second, and lets the door and the client's server finish their pending work. */
@@ -310,7 +310,8 @@ describe("the front door, when a server does not answer,", () => {
     });
     expect(stopped).toMatchObject([{ outcome: "drained", cut: [] }]);
     expect(waited).toEqual([]);
-    expect(existsSync(join(home, `unanswered-${id}`)), "a question that the server does not answer").toBe(false);
+    const question = join(home, "session-state", id, "unanswered");
+    expect(existsSync(question), "a question that the server does not answer").toBe(false);
   });
 
   it("ends a turn at session.idle even if the server never answers whether the turn still runs", async () => {
