@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { expect, it } from "vitest";
 import { ALL_PROTECTIONS, PROTECTIONS, type Protection, type SandboxMode } from "../../src/model/sandbox.js";
 import type { ServerView } from "../../src/pool/server.js";
+import { machineProgram } from "../../src/sandbox/programs.js";
 import { errorOf, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { userFleet } from "../fixtures/fleets/user-fleet.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
@@ -92,7 +93,7 @@ it.skipIf(!isRoot || bwrapProblem !== undefined).each(FALLBACKS)(
   },
 );
 
-it.skipIf(!isRoot).each(["openat2", "close_range"] as const)(
+it.skipIf(!isRoot || machineProgram("setpriv") === null).each(["openat2", "close_range"] as const)(
   "without the system call %s, setpriv applies Landlock in place of our launcher, and doctor names the call",
   async (name) => {
     const user = await userFleet({ COPILOTFLEET_SANDBOX_MODE: "landlock" });

@@ -9,6 +9,7 @@ import { serverIdOf } from "../../src/model/ids.js";
 import { NO_SANDBOX, type SandboxMode } from "../../src/model/sandbox.js";
 import type { ServerView } from "../../src/pool/server.js";
 import { homeOf } from "../../src/runtime/files/server-folder.js";
+import { machineProgram } from "../../src/sandbox/programs.js";
 import type { RunOptions } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
@@ -164,7 +165,9 @@ const CASES: Case[] = [
   ...(bwrapProblem === undefined && networkProblem === undefined
     ? [{ mode: "bwrap", as: "an ordinary user", restricted: true } as const]
     : []),
-  { mode: "landlock", as: "an ordinary user", lacking: "seccomp" },
+  ...(machineProgram("setpriv") === null
+    ? []
+    : [{ mode: "landlock", as: "an ordinary user", lacking: "seccomp" } as const]),
   ...(bwrapProblem === undefined ? ([{ mode: "bwrap", as: "root", lacking: "landlock_create_ruleset" }] as const) : []),
   { mode: "none", as: "root" },
   { mode: "none", as: "an ordinary user" },

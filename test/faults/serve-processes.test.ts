@@ -11,7 +11,15 @@ import { COMMAND } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
 import { expectConsistent, type FaultFleet, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
-import { childrenOf, isRunning, killed, processesWith, sleeper, statusOf } from "../fixtures/processes.js";
+import {
+  childrenOf,
+  isRunning,
+  killed,
+  processesAround,
+  processesWith,
+  sleeper,
+  statusOf,
+} from "../fixtures/processes.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
 /** The identity of a live process, in the form in which a server's record stores it. */
@@ -228,7 +236,7 @@ it.each(["hang", "drain"] as const)("serve leaves no grandchild of a server behi
   const { pid } = await fleet.spawn("alice");
   await serving.logged(/^watching server/);
   const old = await eventually("the grandchildren", () => {
-    const all = sessionOf(pid ?? 0);
+    const all = processesAround(pid ?? 0, "session");
     return all.length >= 3 && processesWith(mark).length > all.length ? all : undefined;
   });
   const { launchId } = await fleet.record("alice");
@@ -239,15 +247,8 @@ it.each(["hang", "drain"] as const)("serve leaves no grandchild of a server behi
     expect(old.filter(isRunning)).toEqual([]);
     expect(processesWith(`COPILOTFLEET_LAUNCH_ID=${launchId}`)).toEqual([]);
   }
-  const last = sessionOf((await fleet.record("alice")).process?.pid ?? 0);
+  const last = processesAround((await fleet.record("alice")).process?.pid ?? 0, "session");
   expect(await serving.end()).toMatchObject({ code: 0 });
   expect([...old, ...last].filter(isRunning)).toEqual([]);
   expect(processesWith(mark)).toEqual([]);
 });
-
-/** The PIDs of all processes in a server's POSIX session, whatever their environment contains. */
-function sessionOf(pid: number): number[] {
-  const ps = (args: readonly string[]) => spawnSync("ps", args, { encoding: "utf8" }).stdout.trim();
-  const session = ps(["-o", "sid=", "-p", String(pid)]);
-  return ps(["-o", "pid=", "-s", session]).split("\n").filter(Boolean).map(Number);
-}

@@ -1,10 +1,10 @@
 import { spawnSync } from "node:child_process";
-import { readdirSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { errorOf, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
-import { isRunning, killed, processesWith } from "../fixtures/processes.js";
+import { isRunning, killed, processesAround, processesWith } from "../fixtures/processes.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
 it("spawn shows the last output of a runtime that ends at once, and leaves no process", async () => {
@@ -75,7 +75,7 @@ it("stop ends all processes that a server started", async () => {
   const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("forks.mjs") });
   const { pid } = await fleet.spawn("alice");
   await eventually("children", () => fleet.processes().length > 20);
-  const group = groupOf(pid);
+  const group = processesAround(pid ?? 0, "group");
   expect(group.length).toBeGreaterThanOrEqual(3);
   await fleet.json(["stop", "--user", "alice"]);
   expect(fleet.processes()).toEqual([]);
@@ -87,7 +87,7 @@ it("ps ends the processes that a killed server left behind, even one without its
   const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("forks.mjs"), COPILOTFLEET_SANDBOX_MODE: "none" });
   const { pid } = await fleet.spawn("alice");
   await eventually("children", () => fleet.processes().length > 20);
-  const group = groupOf(pid);
+  const group = processesAround(pid ?? 0, "group");
   expect(group.length).toBeGreaterThanOrEqual(3);
   await killed(pid);
   expect(await fleet.ps()).toMatchObject([{ state: "failed", port: null }]);
@@ -117,26 +117,6 @@ it("a server gets only the allowed variables of the command's environment", asyn
   expect(processesWith(canary)).toEqual([]);
   expect(processesWith("GITHUB_TOKEN=canary")).toEqual([]);
 });
-
-/** The processes in the process group of a server, without zombies. */
-function groupOf(server: number | null): number[] {
-  const groups = new Map(
-    readdirSync("/proc")
-      .filter((name) => /^\d+$/.test(name))
-      .map((name) => [Number(name), groupNumberOf(name)]),
-  );
-  const own = groups.get(server ?? 0);
-  return [...groups].flatMap(([pid, group]) => (group === own && isRunning(pid) ? pid : []));
-}
-
-function groupNumberOf(pid: string): number | undefined {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[2]);
-  } catch {
-    return undefined; // it ended after it was listed
-  }
-}
 
 it.each(["auto", "none"])(
   "a server in sandbox mode %j does not inherit the locked file of the script that started it",
