@@ -112,7 +112,7 @@ it.each<[string, (path: string) => void, { status: number; code: string | undefi
   }
   if (expected === tooLong) {
     const { message } = await fleet.refusal(5, ["transcript", id, "--user", "alice"]);
-    expect(message).toMatch(/^The history of session ".+" has \d+ bytes. The fleet reads at most 268435456 bytes.$/);
+    expect(message).toMatch(/^The history of session ".+" has \d+ bytes to read. The fleet reads at most 268435456 bytes.$/);
     await fleet.ok(["list", "--user", "alice"]);
     await fleet.ok(["gc", "--dry-run"]);
     await fleet.run(["delete", id, "--user", "alice"]);
