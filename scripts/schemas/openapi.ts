@@ -157,9 +157,9 @@ function permission(action: Action): string {
   const allows = (scope: Scope, sessionId?: string) =>
     decide({ user: "alice", scopes: [scope], ...(sessionId === undefined ? {} : { sessionId }) }, action, "none") ===
     "allowed";
-  const scope = (["read", "use", "admin"] as const).find((each) => allows(each));
-  const isForAll = scope !== undefined && !allows(scope, "session");
-  return `Needs the scope \`${scope}\`.${isForAll ? " A token that is bound to one session does not allow it." : ""}`;
+  const scope = (["read", "use", "admin", "issue"] as const).find((each) => allows(each));
+  if (scope === undefined) throw new Error(`no scope allows ${action}`);
+  return `Needs the scope \`${scope}\`.${!allows(scope, "session") ? " A token that is bound to one session does not allow it." : ""}`;
 }
 
 function answerOf({ answer: { description, schema, stream, headers = [] } }: AnyRoute): Json {

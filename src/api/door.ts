@@ -210,8 +210,6 @@ export class HttpDoor implements AsyncDisposable {
     using grace = deadline(GRACE_MS);
     await abortable(this.#state.idle(), grace.signal).catch(() => "the time is up");
     this.#closed.abort();
-    this.#server.closeIdleConnections();
-    this.#server.closeAllConnections();
     for (const socket of this.#sockets) socket.destroy();
     await closed;
     return drained;

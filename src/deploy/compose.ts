@@ -28,7 +28,7 @@ const READY = `fetch("http://127.0.0.1:${layout.METRICS_PORT}/readyz").then((r)=
 // biome-ignore lint/suspicious/noTemplateCurlyInString: filled in by docker compose
 const SECRETS = "${COPILOTFLEET_SECRETS:-./secrets}";
 const OF_USERS = "users";
-const MAKE_PASSWORD = `p=$(openssl rand -hex 32); echo "requirepass $p" >${REDIS_CONFIG}; echo "redis://:$p@redis:6379/0" >${STORE_VARIABLE}`;
+const MAKE_PASSWORD = `umask 077; p=$(openssl rand -hex 32); echo "requirepass $p" >${REDIS_CONFIG}; echo "redis://:$p@redis:6379/0" >${STORE_VARIABLE}`;
 
 /**
  * Renders the fleet as a Compose file. Each host is a separate service, because each has its own name and volume. The
@@ -243,7 +243,7 @@ function composeNotices({ settings, replicas, ownRedis }: Deployment, httpAt: Ad
       : `These files must belong to uid ${layout.UID} and have mode 0600, because the fleet refuses files that others can read.`,
     ownRedis
       ? [
-          `The folder must also hold ${REDIS_CONFIG}, which belongs to uid ${REDIS_UID} and has mode 0600. In the folder, this command makes a password of Redis in both files that contain it:`,
+          `The folder must also hold ${REDIS_CONFIG}, which belongs to uid ${REDIS_UID} and has mode 0600. In the folder, this command creates a Redis password and writes it into both files:`,
           MAKE_PASSWORD,
         ]
       : [],

@@ -98,8 +98,8 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
     fixes: ["copilotfleet config show --changed # shows its values", "copilotfleet init --force # replaces the file"],
   },
   FLEET_SESSION_LOST: {
-    title: "The session is recorded, but its history is no longer on disk.",
-    data: "The history of this session is missing. Other sessions are not affected.",
+    title: "The session is recorded, but its history is missing or cannot be read.",
+    data: "The history of this session is missing or cannot be read. Other sessions are not affected.",
     causes: [
       "Somebody removed the session's folder behind the fleet's back, or the disk lost it.",
       "The user's agent replaced the history, or made it unreadable or very long.",

@@ -4,7 +4,7 @@ import { FleetError, quote, systemCode } from "../errors.js";
 import type { SessionRecord } from "../model/session.js";
 import { groupOfSession } from "../pool/server.js";
 import { NEVER } from "../runtime/clock.js";
-import { assertReadable, type HistoryPart, type HistoryPosition, readPart } from "../runtime/history/part.js";
+import { type HistoryPart, type HistoryPosition, readPart } from "../runtime/history/part.js";
 import { promptsSince } from "../runtime/history/session-events.js";
 import {
   historyBytes,
@@ -45,8 +45,7 @@ export async function readHistory(
   const fd = await open(context, record);
   if (fd === null && from === undefined && record.turns > 0) throw sessionLost(record);
   try {
-    if (fd !== null) assertReadable(fd, id);
-    return readPart(fd, from ?? null, PART_BYTES);
+    return readPart(fd, id, from ?? null, PART_BYTES);
   } finally {
     if (fd !== null) closeSync(fd);
   }

@@ -124,7 +124,7 @@ describe("a Compose file", () => {
     expect(services["host-1"]?.secrets).not.toContainEqual(expect.objectContaining({ source: "redis.conf" }));
     const folder = mkdtempSync(join(tmpdir(), "copilotfleet-compose-"));
     onTestFinished(() => rmSync(folder, { recursive: true }));
-    execFileSync("sh", ["-ec", `umask 077; ${notices.find((notice) => notice.startsWith("p="))}`], { cwd: folder });
+    execFileSync("sh", ["-ec", notices.find((notice) => notice.startsWith("umask")) ?? ""], { cwd: folder });
     const { COPILOTFLEET_STORE_FILE, ...others } = environment;
     expect(COPILOTFLEET_STORE_FILE).toBe("/run/secrets/copilotfleet/COPILOTFLEET_STORE");
     const inContainer = { ...others, COPILOTFLEET_STORE_FILE: join(folder, "COPILOTFLEET_STORE") };

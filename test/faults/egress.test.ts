@@ -6,9 +6,7 @@ import { expect, it, onTestFinished } from "vitest";
 import { serverIdOf } from "../../src/model/ids.js";
 import { homeOf } from "../../src/runtime/files/server-folder.js";
 import { askProxy } from "../../src/sandbox/network/ask.js";
-import type { RunOptions } from "../fixtures/commands/command.js";
-import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
-import { userFleet } from "../fixtures/fleets/user-fleet.js";
+import { fleetAs } from "../fixtures/fleets/user-fleet.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
 import { killed } from "../fixtures/processes.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
@@ -22,26 +20,24 @@ async function webServer(): Promise<number> {
 }
 
 it.skipIf(networkProblem !== undefined).each(
-  [
-    { mode: "landlock", as: "an ordinary user" },
-    { mode: "bwrap", as: "root" },
-  ].filter(({ mode }) => (mode === "bwrap" ? bwrapProblem === undefined : process.getuid?.() === 0)),
+  (
+    [
+      { mode: "landlock", as: "an ordinary user" },
+      { mode: "bwrap", as: "root" },
+    ] as const
+  ).filter(({ mode }) => (mode === "bwrap" ? bwrapProblem === undefined : process.getuid?.() === 0)),
 )(
   "in sandbox mode $mode as $as, an agent's curl reaches only the allowed hosts, even after the proxy was killed",
   async ({ mode, as }) => {
     await using model = await startToolModel();
     const [allowed, other] = [await webServer(), await webServer()];
     const env = {
-      COPILOTFLEET_PROVIDER_TYPE: "openai",
-      COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
-      COPILOTFLEET_SESSION_APPROVE: "all",
+      ...model.env,
       COPILOTFLEET_SANDBOX_MODE: mode,
       COPILOTFLEET_SANDBOX_NETWORK: "allow-list",
       COPILOTFLEET_SANDBOX_ALLOW: `localhost:${allowed},127.0.0.1:${allowed},localhost:${other}`,
     };
-    const user = as === "root" ? null : await userFleet(env);
-    const fleet = user?.fleet ?? (await faultFleet(env));
-    const run: RunOptions = user === null ? {} : { under: user.under };
+    const { fleet, run } = await fleetAs(as, env);
     await fleet.ok(["create", "--user", "alice", "--id", "one"], run);
     const home = homeOf(fleet.root, serverIdOf("alice"));
     // The server's no_proxy names localhost. Without `--noproxy ''`, curl would bypass the proxy.

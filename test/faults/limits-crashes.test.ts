@@ -7,7 +7,7 @@ import { system } from "../../src/system/system.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type FaultFleet, faultFleet, lateServers } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";
-import { startToolModel } from "../fixtures/models/tool-model.js";
+import { startToolModel, type ToolModel } from "../fixtures/models/tool-model.js";
 import { isRunning, killed } from "../fixtures/processes.js";
 import { grouped } from "../fixtures/programs/cgroups.js";
 
@@ -20,14 +20,8 @@ const LIMITS = {
 };
 
 /** A fleet whose agents call the tools that a prompt names. */
-async function toolFleet(model: { baseUrl: string }): Promise<FaultFleet> {
-  return await faultFleet({
-    ...FAST_HEALTH,
-    ...LIMITS,
-    COPILOTFLEET_PROVIDER_TYPE: "openai",
-    COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
-    COPILOTFLEET_SESSION_APPROVE: "all",
-  });
+async function toolFleet(model: ToolModel): Promise<FaultFleet> {
+  return await faultFleet({ ...FAST_HEALTH, ...LIMITS, ...model.env });
 }
 
 const toolPrompt = (command: string) => `!tool bash ${JSON.stringify({ command, description: "works" })}`;

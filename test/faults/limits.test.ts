@@ -11,8 +11,8 @@ import type { RunOptions } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";
-import { userFleet } from "../fixtures/fleets/user-fleet.js";
-import { startToolModel } from "../fixtures/models/tool-model.js";
+import { fleetAs } from "../fixtures/fleets/user-fleet.js";
+import { startToolModel, type ToolModel } from "../fixtures/models/tool-model.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 import { grouped } from "../fixtures/programs/cgroups.js";
 
@@ -92,17 +92,8 @@ async function succeeding(fleet: FaultFleet, run: RunOptions): Promise<string[]>
   return ALL.filter((name) => words.includes(name));
 }
 
-async function toolFleet(model: { baseUrl: string }, env: NodeJS.ProcessEnv, as: "root" | "an ordinary user") {
-  const settings = {
-    COPILOTFLEET_PROVIDER_TYPE: "openai",
-    COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
-    COPILOTFLEET_SESSION_APPROVE: "all",
-    ...env,
-  };
-  const user = as === "root" ? null : await userFleet(settings);
-  const fleet = user?.fleet ?? (await faultFleet(settings));
-  const run: RunOptions = user === null ? {} : { under: user.under };
-  return { fleet, run };
+async function toolFleet(model: ToolModel, env: NodeJS.ProcessEnv, as: "root" | "an ordinary user") {
+  return await fleetAs(as, { ...model.env, ...env });
 }
 
 const ROOT = process.getuid?.() === 0;

@@ -2,45 +2,34 @@ import { chmodSync, chownSync, existsSync, mkdirSync, writeFileSync } from "node
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { sessionFolderPath } from "../../src/runtime/history/session-state.js";
-import { TestFleet } from "../fixtures/commands/cli.js";
-import { removeFolder } from "../fixtures/remove-folder.js";
+import { fleetAs } from "../fixtures/fleets/user-fleet.js";
 
-const NOBODY = 65534;
-// Root ignores the rights of folders, so run the commands as an ordinary user.
-const under =
-  process.getuid?.() === 0 ? ["setpriv", "--reuid", `${NOBODY}`, "--regid", `${NOBODY}`, "--clear-groups"] : [];
-
+// Root ignores the rights of folders.
 it("delete, gc and user purge remove folders whose rights the agent has removed, as an ordinary user", async () => {
-  const fleet = new TestFleet({ COPILOTFLEET_SANDBOX_MODE: "none" });
-  if (under.length > 0) chownSync(fleet.folder, NOBODY, NOBODY);
-  const run = async (...args: string[]) => await fleet.ok(args, { under });
+  const { fleet, user, run: how } = await fleetAs("an ordinary user", { COPILOTFLEET_SANDBOX_MODE: "none" });
+  const run = async (...args: string[]) => await fleet.ok(args, how);
   const lock = (...folders: string[]) => {
     const made = folders.map((folder) => join(folder, "d"));
     for (const folder of made) {
       mkdirSync(folder);
       writeFileSync(join(folder, "f"), "");
-      if (under.length > 0) chownSync(folder, NOBODY, NOBODY);
+      if (user !== null) chownSync(folder, user.uid, user.uid);
     }
     for (const folder of [...made, ...folders]) chmodSync(folder, 0);
   };
-  try {
-    for (const id of ["deleted", "old"]) await run("create", "--user", "alice", "--id", id, "--prompt", "hello");
-    const { servers } = JSON.parse(await run("ps", "--json")) as { servers: { home: string }[] };
-    const home = servers[0]?.home ?? "";
-    await run("stop", "--all");
-    for (const id of ["deleted", "old"]) lock(sessionFolderPath(home, id));
-    await run("delete", "deleted", "--user", "alice");
-    expect(existsSync(sessionFolderPath(home, "deleted"))).toBe(false);
-    await run("gc", "--ttl", "1ms", "--yes");
-    expect(existsSync(sessionFolderPath(home, "old"))).toBe(false);
-    await run("create", "--user", "alice", "--id", "purged", "--prompt", "hello");
-    await run("stop", "--all");
-    lock(sessionFolderPath(home, "purged"));
-    lock(home);
-    await run("user", "purge", "alice", "--yes");
-    expect(existsSync(home)).toBe(false);
-  } finally {
-    await fleet.run(["stop", "--all", "--force"], { under });
-    await removeFolder(fleet.folder);
-  }
+  for (const id of ["deleted", "old"]) await run("create", "--user", "alice", "--id", id, "--prompt", "hello");
+  const { servers } = JSON.parse(await run("ps", "--json")) as { servers: { home: string }[] };
+  const home = servers[0]?.home ?? "";
+  await run("stop", "--all");
+  for (const id of ["deleted", "old"]) lock(sessionFolderPath(home, id));
+  await run("delete", "deleted", "--user", "alice");
+  expect(existsSync(sessionFolderPath(home, "deleted"))).toBe(false);
+  await run("gc", "--ttl", "1ms", "--yes");
+  expect(existsSync(sessionFolderPath(home, "old"))).toBe(false);
+  await run("create", "--user", "alice", "--id", "purged", "--prompt", "hello");
+  await run("stop", "--all");
+  lock(sessionFolderPath(home, "purged"));
+  lock(home);
+  await run("user", "purge", "alice", "--yes");
+  expect(existsSync(home)).toBe(false);
 });

@@ -12,7 +12,7 @@ import type { RunOptions } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
 import { errorOf, type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";
-import { userFleet } from "../fixtures/fleets/user-fleet.js";
+import { fleetAs } from "../fixtures/fleets/user-fleet.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
 import { startWireModel } from "../fixtures/models/wire-model.js";
 import { isRunning, killed } from "../fixtures/processes.js";
@@ -86,16 +86,12 @@ it.skipIf(!isPossible).each(CASES)(
   async ({ mode, as, network }) => {
     await using model = await startToolModel();
     const env: NodeJS.ProcessEnv = {
-      COPILOTFLEET_PROVIDER_TYPE: "openai",
-      COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
-      COPILOTFLEET_SESSION_APPROVE: "all",
+      ...model.env,
       COPILOTFLEET_SANDBOX_MODE: mode,
       COPILOTFLEET_SANDBOX_NETWORK: network,
       ...(network === "allow-list" ? { COPILOTFLEET_SANDBOX_ALLOW: "example.com" } : {}),
     };
-    const user = as === "root" ? null : await userFleet(env);
-    const fleet = user?.fleet ?? (await faultFleet(env));
-    const run: RunOptions = user === null ? {} : { under: user.under };
+    const { fleet, run } = await fleetAs(as, env);
     for (const name of ["bob", "alice"]) await fleet.ok(["create", "--user", name, "--id", `of-${name}`], run);
     const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"], run);
     const of = (name: string) => servers.find((server) => server.user === name);

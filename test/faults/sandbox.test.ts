@@ -12,9 +12,9 @@ import { homeOf } from "../../src/runtime/files/server-folder.js";
 import { machineProgram } from "../../src/sandbox/programs.js";
 import type { RunOptions } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
-import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import type { FaultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { serve } from "../fixtures/fleets/serve.js";
-import { userFleet } from "../fixtures/fleets/user-fleet.js";
+import { fleetAs } from "../fixtures/fleets/user-fleet.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
 import {
   ATTACKS,
@@ -178,9 +178,7 @@ it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
   async ({ mode, as, lacking, restricted }) => {
     await using model = await startToolModel();
     const env: NodeJS.ProcessEnv = {
-      COPILOTFLEET_PROVIDER_TYPE: "openai",
-      COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
-      COPILOTFLEET_SESSION_APPROVE: "all",
+      ...model.env,
       COPILOTFLEET_SANDBOX_MODE: mode,
       COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
       MODEL_KEY: KEY,
@@ -189,8 +187,7 @@ it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
       COPILOT_DEBUG_GITHUB_API_URL: "http://127.0.0.1:9",
       ...(restricted ? RESTRICTED : {}),
     };
-    const user = as === "root" ? null : await userFleet(env);
-    const fleet = user?.fleet ?? (await faultFleet(env));
+    const { fleet, user } = await fleetAs(as, env);
     const under = [...(lacking === undefined ? [] : without([lacking], fleet.folder)), ...(user?.under ?? [])];
     const run: RunOptions = { under };
     const code = fileURLToPath(new URL("../../", import.meta.url)).replace(/\/$/, "");

@@ -6,11 +6,9 @@ import { serverIdOf } from "../../src/model/ids.js";
 import type { SandboxMode } from "../../src/model/sandbox.js";
 import type { ServerView } from "../../src/pool/server.js";
 import { homeOf } from "../../src/runtime/files/server-folder.js";
-import type { RunOptions } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
-import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { serve } from "../fixtures/fleets/serve.js";
-import { userFleet } from "../fixtures/fleets/user-fleet.js";
+import { fleetAs } from "../fixtures/fleets/user-fleet.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 
@@ -78,19 +76,15 @@ it.skipIf(!ROOT).each(CASES)(
     await using model = await startToolModel();
     const key = canary("sk");
     const env: NodeJS.ProcessEnv = {
-      COPILOTFLEET_PROVIDER_TYPE: "openai",
-      COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
+      ...model.env,
       COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
       MODEL_KEY: key,
-      COPILOTFLEET_SESSION_APPROVE: "all",
       COPILOTFLEET_SANDBOX_MODE: mode,
       // No server listens at this address. Without the setting, a runtime with a token would connect to GitHub.
       COPILOT_API_URL: "http://127.0.0.1:9",
       COPILOT_DEBUG_GITHUB_API_URL: "http://127.0.0.1:9",
     };
-    const user = as === "root" ? null : await userFleet(env);
-    const fleet = user?.fleet ?? (await faultFleet(env));
-    const run: RunOptions = user === null ? {} : { under: user.under };
+    const { fleet, user, run } = await fleetAs(as, env);
     const tokens = join(fleet.folder, "tokens");
     fleet.env.COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE = join(tokens, "{user}");
     const github = { alice: `gho_${canary("alice")}`, bob: `gho_${canary("bob")}` };

@@ -23,9 +23,7 @@ it.skipIf(!ROOT)(
   async () => {
     await using model = await startToolModel();
     const { fleet, under } = await userFleet({
-      COPILOTFLEET_PROVIDER_TYPE: "openai",
-      COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
-      COPILOTFLEET_SESSION_APPROVE: "all",
+      ...model.env,
       COPILOTFLEET_SANDBOX_MODE: "landlock",
       COPILOTFLEET_HEALTH_INTERVAL: "1s",
     });

@@ -1,7 +1,7 @@
-import { readdirSync, readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { type Serving, serve } from "../fixtures/fleets/serve.js";
+import { processorMs } from "../fixtures/stopwatch.js";
 import { RawClient } from "./raw-client.js";
 
 const MB = 1024 * 1024;
@@ -31,13 +31,6 @@ const HOSTILE: [Hostile, Hostile, Hostile, Hostile] = [
 function frameOf(id: number, make: (bytes: number) => string, bytes: number): Buffer {
   const [before, behind] = [`{"jsonrpc":"2.0","id":${id},"method":"session.getMessages","params":{"a":`, "}}"];
   return Buffer.from(`${before}${make(bytes - before.length - behind.length - 2)}${behind}`);
-}
-
-/** The processor time that a process has used with all its threads, in milliseconds. */
-function processorMs(pid: number): number {
-  const threads = readdirSync(`/proc/${pid}/task`);
-  const used = (thread: string) => Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, "utf8").split(" ")[0]);
-  return threads.reduce((sum, thread) => sum + used(thread), 0) / 1e6;
 }
 
 async function clientOf(fleet: FaultFleet, serving: Serving, user: string): Promise<RawClient> {

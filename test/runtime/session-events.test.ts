@@ -1,8 +1,11 @@
 import { spawnSync } from "node:child_process";
 import {
   appendFileSync,
+  closeSync,
+  fstatSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   renameSync,
   rmSync,
   symlinkSync,
@@ -16,7 +19,8 @@ import fc from "fast-check";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { type HistoryEvent, readEvent } from "../../src/runtime/history/event.js";
 import { LineSplitter } from "../../src/runtime/history/line.js";
-import { endsInsideTurn, openHistory, SessionEvents } from "../../src/runtime/history/session-events.js";
+import { MOST_HISTORY_BYTES, readPart } from "../../src/runtime/history/part.js";
+import { endsInsideTurn, openHistory, promptsSince, SessionEvents } from "../../src/runtime/history/session-events.js";
 import { historyPath } from "../../src/runtime/history/session-state.js";
 import type { EndedTurn } from "../../src/runtime/history/turn-state.js";
 import { TurnTracker } from "../../src/runtime/history/turn-tracker.js";
@@ -299,6 +303,20 @@ describe("openHistory", () => {
     writeFileSync(path, prompt() + stepStart() + answer("", "a") + tool("a", big) + stepEnd() + finalStep());
     expect(openHistory(home, "s", MEGABYTE).tracker.open).toBeNull();
   });
+});
+
+it("the end of a history that is too long to be read from its beginning can be read", async () => {
+  const position = { offset: MOST_HISTORY_BYTES + 1, mark: "" };
+  writeFileSync(path, "");
+  truncateSync(path, position.offset);
+  appendFileSync(path, prompt());
+  const fd = openSync(path, "r");
+  onTestFinished(() => closeSync(fd));
+  const { ino } = fstatSync(fd);
+  expect(await promptsSince(home, "s", position.offset)).toMatchObject([{ content: "hi" }]);
+  expect(eventsOf(readPart(fd, "s", { ino, ...position }, MEGABYTE).bytes)).toMatchObject([{ type: "user.message" }]);
+  await expect(promptsSince(home, "s", 0)).rejects.toThrow("The fleet reads at most");
+  expect(() => readPart(fd, "s", null, MEGABYTE)).toThrow("The fleet reads at most");
 });
 
 describe("endsInsideTurn", () => {

@@ -48,7 +48,7 @@ describe("lastLogLines", () => {
   });
 
   it.each(["", "the last line\n"])(
-    "lastLogLines and followLog read only the end of a log of 8 GB that an agent made: %j",
+    "lastLogLines and awaitMore read only the end of a log of 8 GB that an agent made: %j",
     async (end) => {
       await writeFile(path, "");
       await truncate(path, 8 * 1024 ** 3);

@@ -6,19 +6,19 @@ import type { Layer } from "./layers.js";
  * file may set them only if the user trusts it (`fleet/trust.ts`). A key belongs here only if none of its values runs
  * or sends anything, deletes anything, weakens a protection or a limit, opens an address, or stops a server.
  */
-const UNGUARDED: Readonly<Record<string, { values: "all" | readonly unknown[]; because: string }>> = {
-  "session.model": { values: "all", because: "It chooses among the models of the user's own account or provider." },
-  "session.approve": { values: ["none"], because: "It is the strictest value." },
-  "session.host": { values: ["none"], because: "It is the strictest value." },
-  "provider.type": { values: ["echo"], because: "The echo model is built in and sends nothing." },
-  modelGateway: { values: ["on"], because: "It is the strictest value." },
-  "serve.insecure": { values: [false], because: "It is the strictest value." },
-  "host.insecure": { values: [false], because: "It is the strictest value." },
-};
+const UNGUARDED = new Map<string, { values: "all" | readonly unknown[]; because: string }>([
+  ["session.model", { values: "all", because: "It chooses among the models of the user's own account or provider." }],
+  ["session.approve", { values: ["none"], because: "It is the strictest value." }],
+  ["session.host", { values: ["none"], because: "It is the strictest value." }],
+  ["provider.type", { values: ["echo"], because: "The echo model is built in and sends nothing." }],
+  ["modelGateway", { values: ["on"], because: "It is the strictest value." }],
+  ["serve.insecure", { values: [false], because: "It is the strictest value." }],
+  ["host.insecure", { values: [false], because: "It is the strictest value." }],
+]);
 
 /** The values of a key that need no trust. */
 export function valuesWithoutTrust(name: string): "all" | readonly unknown[] {
-  return Object.hasOwn(UNGUARDED, name) ? (UNGUARDED[name]?.values ?? []) : [];
+  return UNGUARDED.get(name)?.values ?? [];
 }
 
 /** The keys of a project's file that need the user's trust. */

@@ -3,7 +3,7 @@ import type { LimitName, LimitNumbers } from "../api/types.js";
 export const USAGE_BY = ["user", "session", "model", "token", "day"] as const;
 export type UsageBy = (typeof USAGE_BY)[number];
 
-/** A number is null if nobody has reported it. */
+/** A number is null if neither reported nor estimated. */
 export interface Counts {
   turns: number;
   requests: number;

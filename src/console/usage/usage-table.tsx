@@ -2,7 +2,7 @@ import { amount } from "../parts/show.js";
 import { type Column, Table } from "../parts/table.js";
 import type { Counts, Report, Row, UsageBy } from "./types.js";
 
-/** The text for a number that nobody has reported. */
+/** The text for a number that was neither reported nor estimated. */
 export const UNREPORTED = "not reported";
 /** How many rows to show. The report begins with the largest rows. */
 const MOST = 200;

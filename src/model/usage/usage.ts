@@ -1,4 +1,4 @@
-/** A line of the ledger. A number is null if nobody has reported it, and the model gateway has not estimated it. */
+/** A line of the ledger. A number is null if neither reported nor estimated. */
 export interface LedgerLine {
   /** The id of the turn or the model request. Its two lines, `begun` and the line about its end, have the same id. */
   id: string;

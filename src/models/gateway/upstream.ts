@@ -24,8 +24,8 @@ export interface Upstream extends Disposable {
 }
 
 /**
- * Returns the function that opens the connections of one session. They reach the model service as the runtime would: through the proxy that the environment names, and with the
- * certificates that the runtime trusts.
+ * Returns the function that opens the connections of one session. They reach the model service as the runtime would:
+ * through the proxy that the environment names, and with the certificates that the runtime trusts.
  *
  * @param env the variables that servers get, because the runtime reads these
  */

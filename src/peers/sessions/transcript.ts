@@ -84,12 +84,13 @@ class LastTurns {
     for (const entry of added) {
       this.entries.push(entry);
       this.#bytes += bytesOf(entry);
-      if (this.#bytes > MOST_KEPT_BYTES) throw tooLong(this.#id);
       const isKept = ({ turn }: TranscriptEntry) => turn > entry.turn - this.#turns;
-      if (this.entries[0] !== undefined && isKept(this.entries[0])) continue;
-      // Remove the old entries at once: an agent can give a turn a million entries, and `shift` moves all that follow.
-      const from = this.#turns === 0 ? this.entries.length : this.entries.findIndex(isKept);
-      for (const old of this.entries.splice(0, from)) this.#bytes -= bytesOf(old);
+      if (this.entries[0] !== undefined && !isKept(this.entries[0])) {
+        // Remove the old entries at once: an agent can give a turn a million entries, and `shift` moves all that follow.
+        const from = this.#turns === 0 ? this.entries.length : this.entries.findIndex(isKept);
+        for (const old of this.entries.splice(0, from)) this.#bytes -= bytesOf(old);
+      }
+      if (this.#bytes > MOST_KEPT_BYTES) throw tooLong(this.#id);
     }
     return this;
   }

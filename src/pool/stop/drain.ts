@@ -1,10 +1,11 @@
-import { setTimeout as delay, setImmediate as yieldToOthers } from "node:timers/promises";
+import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
 import type { OnProgress } from "../../model/progress.js";
 import type { ServerRecord, ServerState } from "../../model/server.js";
 import { isInTurn, unlessRefused } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../../runtime/clock.js";
+import { nextPiece } from "../../runtime/history/part.js";
 import { endsInsideTurn } from "../../runtime/history/session-events.js";
 import { listLoaded } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
@@ -163,7 +164,7 @@ export async function allCut({ home, startedAt }: ServerRecord, { cut, unloaded 
   const behind: string[] = [];
   for (const id of unloaded) {
     if (endsInsideTurn(home, id, Number.isNaN(sinceMs) ? 0 : sinceMs)) behind.push(id);
-    await yieldToOthers(); // reading a history takes milliseconds
+    await nextPiece(); // reading a history takes milliseconds
   }
   return [...new Set([...cut, ...behind])];
 }

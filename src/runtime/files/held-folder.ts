@@ -102,7 +102,7 @@ export class HeldFolder implements Disposable {
 
   /**
    * Opens a folder in this folder. Null if it does not exist, if it is a link or a file, or if it belongs to another
-   * account that lets us not read it.
+   * account that does not let us read it.
    */
   folder(name: string): HeldFolder | null {
     regain(this.at(name), TO_READ);
@@ -202,8 +202,8 @@ export function walk(
 }
 
 /**
- * Removes a folder and everything in it, without following links, whatever rights its folders have. Pass only a folder whose parent nobody but the fleet
- * can write to. Returns false if the budget ran out first.
+ * Removes a folder and everything in it, without following links, whatever rights its folders have. Pass only a folder
+ * whose parent nobody but the fleet can write to. Returns false if the budget ran out first.
  */
 export async function removeTree(path: string, budget: Budget): Promise<boolean> {
   regain(path);
@@ -231,13 +231,12 @@ async function empty(folder: FileHandle, top: FileHandle, budget: Budget, depth:
     for (const { name, isFolder } of entries) {
       if (budget.left <= 0) return false;
       budget.left -= 1;
+      if (isFolder) regain(at(name));
       if (!isFolder) await unlink(at(name));
       else if (depth === DEEPEST) {
         // A folder at the depth limit moves up into the top folder, which is then listed again.
-        regain(at(name));
         await rename(at(name), through(top.fd, `.deep-${randomBytes(6).toString("hex")}`));
       } else {
-        regain(at(name));
         const child = await open(at(name), FOLDER);
         try {
           if (!(await empty(child, top, budget, depth + 1))) return false;

@@ -5,8 +5,7 @@ import { systemCode } from "../../errors.js";
 import { isSessionId } from "../../model/ids.js";
 import { HISTORY } from "../history/session-state.js";
 import { incomingPath } from "./copy-folder.js";
-import type { Budget } from "./held-folder.js";
-import { removeIfThere } from "./held-folder.js";
+import { type Budget, removeIfThere } from "./held-folder.js";
 import { ifThereLater } from "./if-there.js";
 import { placePath, statOf, TAKEN_FOLDER, takenPath, usable } from "./shared-storage.js";
 

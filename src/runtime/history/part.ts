@@ -4,8 +4,8 @@ import { FleetError, quote } from "../../errors.js";
 import { readAt } from "../files/if-there.js";
 
 /**
- * A longer history is not read from its beginning. A session of a day with 2,000 tool calls has less than 100 MB. An
- * agent can make a file of any size, even without using the disk.
+ * We do not read more than this between a position in a history and its end. A session of a day with 2,000 tool calls
+ * has less than 100 MB. An agent can make a file of any size, even without using the disk.
  */
 export const MOST_HISTORY_BYTES = 256 * 1024 ** 2;
 /** Splitting and parsing this many bytes takes less than 30 ms, whatever an agent has written. */
@@ -43,13 +43,13 @@ export async function nextPiece(): Promise<void> {
   await lastPiece;
 }
 
-/** @throws FleetError `FLEET_SESSION_LOST` when the history is too long to be read */
-export function assertReadable(fd: number, sessionId: string): Stats {
-  const stat = fstatSync(fd);
-  if (stat.size <= MOST_HISTORY_BYTES) return stat;
+/** @throws FleetError `FLEET_SESSION_LOST` when the history is too long to be read from this position to its end */
+export function assertReadable(size: number, sessionId: string, fromBytes: number): void {
+  const bytes = size - fromBytes;
+  if (bytes <= MOST_HISTORY_BYTES) return;
   throw new FleetError(
     "FLEET_SESSION_LOST",
-    `The history of session ${quote(sessionId)} has ${stat.size} bytes. The fleet reads at most ${MOST_HISTORY_BYTES} bytes.`,
+    `The history of session ${quote(sessionId)} has ${bytes} bytes to read. The fleet reads at most ${MOST_HISTORY_BYTES} bytes.`,
   );
 }
 
@@ -77,13 +77,20 @@ export function readNext(fd: number, position: HistoryPosition, maxBytes: number
  *
  * @param fd the open history; null if the session has no history
  * @param from where the last part ended; null for the beginning
+ * @throws FleetError `FLEET_SESSION_LOST` when the history is too long to be read from there to its end
  */
-export function readPart(fd: number | null, from: HistoryPosition | null, maxBytes: number): HistoryPart {
+export function readPart(
+  fd: number | null,
+  sessionId: string,
+  from: HistoryPosition | null,
+  maxBytes: number,
+): HistoryPart {
   const none = { bytes: Buffer.alloc(0), at: from, atEnd: true };
   if (fd === null) return { ...none, fate: from === null ? "there" : "gone" };
   const stat = fstatSync(fd);
   const at = from === null ? { ino: stat.ino, offset: 0, mark: "" } : { ...from };
   if (!isContinued(fd, at, stat)) return { ...none, fate: "replaced" };
+  assertReadable(stat.size, sessionId, at.offset);
   const bytes = readNext(fd, at, Math.min(maxBytes, stat.size - at.offset));
   return { bytes, at, atEnd: at.offset >= stat.size, fate: "there" };
 }

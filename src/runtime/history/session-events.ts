@@ -157,13 +157,14 @@ export interface RecordedPrompt {
  * 1.0.85). So if the server was killed, a prompt that is missing here may have begun all the same. `watchPrompt`
  * detects this: it looks for the prompt's `user.message` event on the client's connection.
  *
- * @throws FleetError `FLEET_SESSION_LOST` when the history is too long to be read
+ * @throws FleetError `FLEET_SESSION_LOST` when the history after these bytes is too long to be read
  */
 export async function promptsSince(home: string, sessionId: string, fromBytes: number): Promise<RecordedPrompt[]> {
   const fd = openHistoryFile(home, sessionId);
   if (fd === null) return [];
   try {
-    const { size } = assertReadable(fd, sessionId);
+    const { size } = fstatSync(fd);
+    assertReadable(size, sessionId, fromBytes);
     const splitter = new LineSplitter({ wholeBytes: LONGEST_LINE_BYTES });
     const prompts: RecordedPrompt[] = [];
     for (let at = fromBytes; at < size; at += PIECE_BYTES) {

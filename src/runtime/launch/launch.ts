@@ -116,8 +116,9 @@ function listenerOf(started: ProcessIdentity, { port, sandbox }: Launch): Proces
 }
 
 /**
- * Makes the kernel end the server before `serve` when memory is used up. Removes the secrets from the environment that the kernel shows to the server's agent. The runtime has read them before
- * it listens (seen with 1.0.85). No agent runs before this, because nobody else knows the server's token so far.
+ * Makes the kernel end the server before `serve` when memory is used up. Removes the secrets from the environment that
+ * the kernel shows to the server's agent. The runtime has read them before it listens (seen with 1.0.85). No agent runs
+ * before this, because nobody else knows the server's token so far.
  */
 function prepareForAgents(server: ProcessIdentity, { server: { home } }: Launch): void {
   // The processes of the sandbox started with the same environment.

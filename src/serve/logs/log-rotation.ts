@@ -81,7 +81,7 @@ async function rotate(log: number, path: string, { keep, signal }: RotationOptio
     for (let bytes = PIECE_BYTES; bytes === PIECE_BYTES; copied += bytes) {
       await nextRound();
       signal?.throwIfAborted();
-      bytes = copyPiece(log, copy, copied, buffer, skipped);
+      bytes = copyPiece(log, copy, copied, buffer);
     }
     await promisify(fsync)(copy);
     // From here on, use only synchronous calls. During an asynchronous call, the server could write, and we would lose
@@ -91,10 +91,10 @@ async function rotate(log: number, path: string, { keep, signal }: RotationOptio
       return 0; // another process emptied or replaced the log during the copy
     }
     makeRoom(path, keep);
-    copied = copyRest(log, copy, copied, buffer, skipped);
+    copied = copyRest(log, copy, copied, buffer);
     renameSync(temporary, rotatedPath(path, 1));
     unfinished = rotatedPath(path, 1);
-    copied = copyRest(log, copy, copied, buffer, skipped);
+    copied = copyRest(log, copy, copied, buffer);
     empty(path);
     unfinished = null;
     // Keep the log's time: sessions/gc/unused-servers.ts takes it for the time when the server was last used.
@@ -130,17 +130,17 @@ function empty(path: string): void {
 }
 
 /** @returns how many bytes it copied. At the end of the log, these are fewer than the buffer's length. */
-function copyPiece(log: number, copy: number, from: number, buffer: Buffer, skipped: number): number {
+function copyPiece(log: number, copy: number, from: number, buffer: Buffer): number {
   const bytes = readSync(log, buffer, 0, buffer.length, from);
   // On a nearly full disk, a write may store only the first part of the bytes without an error.
-  for (let done = 0; done < bytes; ) done += writeSync(copy, buffer, done, bytes - done, from - skipped + done);
+  for (let done = 0; done < bytes; ) done += writeSync(copy, buffer, done, bytes - done);
   return bytes;
 }
 
 /** @returns the offset after the last byte. */
-function copyRest(log: number, copy: number, from: number, buffer: Buffer, skipped: number): number {
+function copyRest(log: number, copy: number, from: number, buffer: Buffer): number {
   let offset = from;
-  for (let bytes = -1; bytes !== 0; offset += bytes) bytes = copyPiece(log, copy, offset, buffer, skipped);
+  for (let bytes = -1; bytes !== 0; offset += bytes) bytes = copyPiece(log, copy, offset, buffer);
   return offset;
 }
 

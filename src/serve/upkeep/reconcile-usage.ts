@@ -14,6 +14,7 @@ import {
 import { hasKey } from "../../models/provider.js";
 import type { HistoryEvent } from "../../runtime/history/event.js";
 import { LineSplitter } from "../../runtime/history/line.js";
+import { nextPiece } from "../../runtime/history/part.js";
 import { SessionEvents } from "../../runtime/history/session-events.js";
 import { lastWrite } from "../../runtime/history/session-state.js";
 import type { Store } from "../../store/ports.js";
@@ -114,7 +115,7 @@ export async function lastUnloaded(home: string, sessionId: string, sinceMs: num
   const history = new SessionEvents(home, sessionId, null, new LineSplitter());
   let first: HistoryEvent | undefined;
   let last: HistoryEvent | undefined;
-  for (let left = LONGEST_BYTES; ; await new Promise(setImmediate)) {
+  for (let left = LONGEST_BYTES; ; await nextPiece()) {
     const { events, bytes, atEnd } = history.read(left);
     first ??= events[0];
     last = events.findLast(({ type, agentId }) => type === "session.shutdown" && agentId === null) ?? last;
@@ -172,7 +173,7 @@ export class HistoryTotals {
     for (const record of await store.sessions.list(() => undefined)) {
       // Reading a history takes milliseconds, in which this process does nothing else. So let other work run in
       // between.
-      await new Promise(setImmediate);
+      await nextPiece();
       const home = homes.get(record.serverId);
       const at = home === undefined ? 0 : lastWrite(home, record.id);
       if (home === undefined || at === 0 || this.#seen.get(record.id) === at) continue;

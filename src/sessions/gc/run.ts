@@ -200,7 +200,8 @@ function sync(path: string): void {
 /**
  * Merges the moved folder of a session into the folder that a runtime has made since then. If both have a file of the
  * same name, the file of the runtime's folder stays. The history is the exception: the runtime's new history is
- * appended to the moved one, unless they are too long to be read. Reads only regular files, because the user's agent can write both folders.
+ * appended to the moved one, unless they are too long to be read. Reads only regular files, because the user's agent
+ * can write both folders.
  */
 function mergeInto(target: HeldFolder, source: HeldFolder, depth = 0): void {
   for (const entry of source.entries(MOST_MERGED).entries) {

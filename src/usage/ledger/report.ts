@@ -2,7 +2,7 @@ import type { Prices } from "../../config/sections/usage.js";
 import { compareText } from "../../config/values/text.js";
 import { addUsage, NO_USAGE, type UsageBy, type UsageCounts, type UsagePart } from "../../model/usage/usage.js";
 
-/** Usage of turns. A number is null if nobody has reported it. */
+/** Usage of turns. A number is null if neither reported nor estimated. */
 export interface UsageTotal extends UsageCounts {
   /**
    * The cost by `provider.prices`, in their currency. Null if a model has no price, if a model has requests but none of

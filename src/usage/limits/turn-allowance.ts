@@ -132,7 +132,7 @@ export class TurnAllowance {
   }
 }
 
-/** By how many tokens a turn may exceed a budget, if that is more than the budget itself. */
+/** A turn may exceed its budget by the budget again, or by this many tokens if that is more. */
 const OVERRUN = 1_000_000;
 
 /**

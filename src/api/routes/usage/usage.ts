@@ -38,7 +38,9 @@ const report = v.object({
   by: v.picklist(USAGE_BY),
   usage: v.pipe(
     v.array(v.object({ key: v.nullable(v.string()), ...counts })),
-    v.description("A row for each user, session, model, token id or day. A number that nobody reported is null."),
+    v.description(
+      "A row for each user, session, model, token id or day. A number that nobody reported is null. For an answer that was cut, the model gateway estimates it.",
+    ),
   ),
   total: v.object(counts),
 });

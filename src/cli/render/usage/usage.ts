@@ -24,7 +24,7 @@ export const USAGE: List<UsageRow> = {
   columns: [{ heading: "KEY", field: "key", cut: "middle", cell: ({ key }) => key ?? "-" }, ...COUNTS],
 };
 
-/** A number that nobody has reported is shown as a dash. */
+/** A number that was neither reported nor estimated is shown as a dash. */
 function renderCount(count: number | null): string {
   return count === null ? "-" : String(count);
 }

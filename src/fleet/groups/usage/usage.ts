@@ -19,7 +19,7 @@ export interface UsageOptions {
 /** The ledger: turns, model requests and tokens, on all hosts. */
 export class UsageGroup extends Group {
   /**
-   * Adds up the usage since a time. A number that nobody has reported is null.
+   * Adds up the usage since a time. A number is null if neither reported nor estimated.
    *
    * With a Redis store, a `since` of more than two days ago counts from the beginning of its hour.
    */
