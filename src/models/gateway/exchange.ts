@@ -251,7 +251,7 @@ type Refusal = [status: number, message: string, kind: Parameters<WireFormat["er
 const ID_HEADER = "x-client-request-id";
 
 const BADLY_FRAMED =
-  "The model gateway refuses a body of GET and HEAD, and every transfer encoding but chunked, because the model service may read its end elsewhere.";
+  "The model gateway refuses GET and HEAD requests with a body, and transfer encodings other than chunked, because the model service may disagree about where the body ends.";
 const TOO_LARGE = `The model gateway passes on chat completions and responses of at most ${LARGEST_CHANGED_BYTES / 1024 / 1024} MB.`;
 const CLOSING = { connection: "close" };
 
