@@ -6,7 +6,7 @@ import type { ProviderKey } from "../provider-key.js";
 import type { GatewayOptions } from "./gateway.js";
 import { type MeteredConsumer, RequestMeter } from "./request-meter.js";
 import type { Upstream } from "./upstream.js";
-import { type BodyRule, InBackground, type WireFormat } from "./wire.js";
+import { BadBody, type BodyRule, type WireFormat } from "./wire.js";
 
 /**
  * The largest request body, in bytes, that is kept so that the request can be sent again. Larger bodies pass through.
@@ -94,7 +94,7 @@ export class Exchange {
       if (this.#response.destroyed) return;
       requests.failed += 1;
       if (error instanceof TooLarge) this.#refuse(413, TOO_LARGE, "request_too_large", CLOSING);
-      else if (error instanceof InBackground) this.#refuse(400, error.message, "invalid_request_error");
+      else if (error instanceof BadBody) this.#refuse(400, error.message, "invalid_request_error");
       else this.#refuse(...this.#describe(error), "api_error");
     } finally {
       this.#meter?.end(this.#response.destroyed ? "cut" : "failed");
