@@ -235,6 +235,12 @@ describe("the model gateway", () => {
     },
   );
 
+  it("if a service reports no usage, the gateway counts an estimate, because the answer would cost nothing otherwise", async () => {
+    const at = await gatewayTo((response) => response.writeHead(200, { "content-type": STREAM }).end(DONE));
+    await (await at.ask()).text();
+    expect(at.lines[1]).toMatchObject({ outcome: "ended", numbers: { inputTokens: 5, outputTokens: 4 } });
+  });
+
   it("if an agent hangs up before the answer begins, the gateway counts an estimate of the input", async () => {
     const stop = new AbortController();
     const at = await gatewayTo(() => stop.abort());

@@ -77,13 +77,13 @@ export class RequestMeter {
   }
 
   /**
-   * Records the end and the usage, once. Does nothing if the request never left this process. If the answer was cut,
+   * Records the end and the usage, once. Does nothing if the request never left this process. Unless the request failed,
    * estimates the numbers that the service has not reported, because an agent may cut every answer before its usage.
    */
   end(outcome: "ended" | "cut" | "failed"): void {
     this.#usage?.end();
     const numbers = this.#usage?.numbers;
-    this.#begun?.end(outcome, outcome === "cut" ? this.#estimated(numbers) : numbers);
+    this.#begun?.end(outcome, outcome === "failed" ? numbers : this.#estimated(numbers));
   }
 
   #estimated(reported: UsageNumbers = UNREPORTED): UsageNumbers {
