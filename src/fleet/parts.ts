@@ -4,6 +4,7 @@ import { Events } from "../events/events.js";
 import { HostDirectory } from "../hosts/directory.js";
 import { HostKeys } from "../hosts/keys/host-keys.js";
 import { Takeover } from "../hosts/takeover.js";
+import type { BudgetCheck } from "../models/gateway/request-meter.js";
 import { ModelProvider } from "../models/provider.js";
 import { DoorClients } from "../peers/calls/door-client.js";
 import { FleetHosts } from "../peers/fleet-hosts.js";
@@ -53,9 +54,9 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const doorClients = new DoorClients();
   const directory = new HostDirectory({ store, config, keys: HostKeys.from(config, stateRoot) });
   const ledger = new Ledger({ usage: store.usage, host: directory.own, warn });
-  const checkBudget = async (user: string, isTurn: boolean) => {
+  const checkBudget: BudgetCheck = async (...request) => {
     const { assertBudget } = await import("../usage/limits/turn-allowance.js");
-    await assertBudget({ store, config, events }, user, isTurn);
+    await assertBudget({ store, config, events }, ...request);
   };
   const provider = new ModelProvider(config, { env, networkFolder: networkFolder(stateRoot), ledger, checkBudget });
   const pool = new Pool({ store, config, stateRoot, env, events });

@@ -178,22 +178,25 @@ export class ModelProvider implements AsyncDisposable {
   }
 
   /**
-   * Makes later model requests of the session count for this consumer. Call it after {@link keep}.
+   * Makes later model requests of the session count for this consumer. Call it after {@link keep}. Dispose the result when
+   * the turn is over. From then on, the gateway refuses the session's requests, until the next turn.
    *
    * @param isTurn whether a turn begins. If not, a consumer that the session already has stays.
    */
-  attribute(consumer: Consumer, isTurn: boolean): void {
+  attribute(consumer: Consumer, isTurn: boolean): Disposable {
     const { sessionId } = consumer;
-    const { turns = 0, isExpected = false } = this.#consumers.get(sessionId) ?? {};
-    if (isTurn) this.#consumers.set(sessionId, { ...consumer, passed: 0, turns: turns + 1, isExpected });
-    else if (!this.#consumers.has(sessionId))
-      this.#consumers.set(sessionId, { ...consumer, passed: 0, turns, isExpected });
-  }
-
-  /** Records that a turn is over. From then on, the gateway refuses the session's requests, until the next turn. */
-  turnOver(sessionId: string): void {
-    const consumer = this.#consumers.get(sessionId);
-    if (consumer !== undefined) consumer.turns--;
+    const known = this.#consumers.get(sessionId);
+    const { turns = 0, isExpected = false } = known ?? {};
+    if (isTurn || known === undefined)
+      this.#consumers.set(sessionId, { ...consumer, passed: 0, turns: turns + Number(isTurn), isExpected });
+    let isOver = !isTurn;
+    return {
+      [Symbol.dispose]: () => {
+        const now = this.#consumers.get(sessionId);
+        if (!isOver && now !== undefined) now.turns--;
+        isOver = true;
+      },
+    };
   }
 
   /**
@@ -244,18 +247,13 @@ export class ModelProvider implements AsyncDisposable {
 /** The model provider during one use of a session. The model gateway serves the session until this is disposed. */
 export class ModelUse implements Disposable {
   readonly #kept: Disposable;
-  readonly #turnOver: () => void;
+  readonly #turn: Disposable;
   #isGiven = false;
 
   /** @param isTurn whether the use takes a turn, as for {@link ModelProvider.attribute} */
-  constructor(provider: Pick<ModelProvider, "keep" | "attribute" | "turnOver">, consumer: Consumer, isTurn: boolean) {
+  constructor(provider: Pick<ModelProvider, "keep" | "attribute">, consumer: Consumer, isTurn: boolean) {
     this.#kept = provider.keep(consumer.sessionId);
-    provider.attribute(consumer, isTurn);
-    let isOver = !isTurn;
-    this.#turnOver = () => {
-      if (!isOver) provider.turnOver(consumer.sessionId);
-      isOver = true;
-    };
+    this.#turn = provider.attribute(consumer, isTurn);
   }
 
   /**
@@ -280,7 +278,7 @@ export class ModelUse implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#turnOver();
+    this.#turn[Symbol.dispose]();
     this.#kept[Symbol.dispose]();
   }
 }

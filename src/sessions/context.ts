@@ -28,7 +28,6 @@ export interface SessionsContext {
     | "of"
     | "keep"
     | "attribute"
-    | "turnOver"
     | "expectRequests"
     | "hasPassed"
     | "forgetKey"

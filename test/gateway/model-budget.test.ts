@@ -60,6 +60,42 @@ it("an agent that hangs up before the usage of each answer cannot exceed the bou
   await turn;
 });
 
+it.each([
+  // Each request counts as some more than 600,000 tokens. The bound is 2,000,000.
+  { count: 6, bytes: 2_400_000, passed: [4, 4] },
+  // Each request counts as 10,000 tokens for its answer, and as a few more.
+  { count: 250, bytes: 1, passed: [150, 200] },
+])(
+  "an agent cannot exceed the bound of its budget by sending $count requests of $bytes bytes at once",
+  async ({ count, bytes, passed: [least = 0, most] }) => {
+    await using at = await DoorFleet.open();
+    const client = await RawClient.as(at.url, await at.token("alice"));
+    await client.requestOk("session.create", { sessionId: "s" });
+    await at.fleet.limits.set("alice", { tokensPerDay: 1_000_000 });
+    const turn = client.turnOk("s", "!hold four");
+    await expect.poll(() => at.model.shown("!hold four")).toBe(1);
+    const provider = await at.provider.of("s", {});
+    const messages = [
+      { role: "system", content: "x".repeat(bytes) },
+      { role: "user", content: "!pause never" },
+    ];
+    const body = JSON.stringify({ model: "m", stream: true, messages });
+    const init = { method: "POST", headers: { authorization: `Bearer ${provider?.apiKey}` }, body };
+    const asked = Array.from({ length: count }, async () => await fetch(`${provider?.baseUrl}/chat/completions`, init));
+    const answers = await Promise.all(asked);
+    const passed = answers.filter(({ status }) => status === 200);
+    expect(answers.filter(({ status }) => status === 429)).toHaveLength(count - passed.length);
+    expect(passed.length).toBeGreaterThanOrEqual(least);
+    expect(passed.length).toBeLessThanOrEqual(Number(most));
+    at.model.letGo("never");
+    await Promise.all(answers.map(async (answer) => await answer.text()));
+    // None of these requests is under way any more, and all of them together used few tokens.
+    expect(await ask(at, "s")).toBe(200);
+    at.model.letGo("four");
+    await turn;
+  },
+);
+
 it("outside of turns, an agent cannot exceed the budget, and a running turn that began within it is not cut", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"));

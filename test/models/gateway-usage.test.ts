@@ -94,6 +94,12 @@ it("modelIn finds the model in the body of a request, and ignores a model inside
   expect(modelIn(Buffer.from('{"tools":[{"parameters":{"model":{"type":"string"}}}]}'))).toBeNull();
 });
 
+it("modelIn gives up after 1,000 places, because an agent can send a body that has millions", () => {
+  const body = (places: number) => Buffer.from(`[${' "model":1'.repeat(places)},{"model":"x"}]`);
+  expect(modelIn(body(999))).toBe("x");
+  expect(modelIn(body(1_000))).toBeNull();
+});
+
 describe("the model gateway", () => {
   const opened: (() => Promise<unknown>)[] = [];
   afterEach(async () => {
@@ -219,7 +225,7 @@ describe("the model gateway", () => {
         response.write(begin);
       }, type);
       // The gateway keeps the smaller body, and passes on the larger one as it arrives.
-      const body = "x".repeat(4 * (type === "openai" ? 250_000 : 500_000));
+      const body = JSON.stringify({ x: "x".repeat(4 * (type === "openai" ? 250_000 : 500_000) - '{"x":""}'.length) });
       const reader = (await at.ask(path, { body })).body?.getReader();
       await reader?.read();
       await reader?.cancel();
@@ -228,6 +234,12 @@ describe("the model gateway", () => {
       expect(at.lines[1]).toMatchObject({ outcome: "cut", numbers: { inputTokens, outputTokens } });
     },
   );
+
+  it("if a service reports no usage, the gateway counts an estimate, because the answer would cost nothing otherwise", async () => {
+    const at = await gatewayTo((response) => response.writeHead(200, { "content-type": STREAM }).end(DONE));
+    await (await at.ask()).text();
+    expect(at.lines[1]).toMatchObject({ outcome: "ended", numbers: { inputTokens: 5, outputTokens: 4 } });
+  });
 
   it("if an agent hangs up before the answer begins, the gateway counts an estimate of the input", async () => {
     const stop = new AbortController();
@@ -251,13 +263,34 @@ describe("the model gateway", () => {
       expect(await answer.json()).toMatchObject({ error: { type: "invalid_request_error" } });
     }
     expect([at.bodies, at.lines]).toEqual([[], []]);
-    await (await at.ask("/responses", { body: `{${key}:true,${key}:false}` })).text();
-    for (const body of ['{ "a":1}', `{"input":${JSON.stringify(`{${key}:true}`)}}`, "no JSON"]) {
+    for (const body of ['{ "a":1}', `{ ${key} : false}`, `{"input":${JSON.stringify(`{${key}:true}`)}}`]) {
       expect((await at.ask("/responses", { body })).status).toBe(200);
       expect(at.bodies.at(-1)).toBe(body);
     }
-    expect(at.bodies[0]).toBe(`{${key}:false}`);
   });
+
+  it.each([
+    ["no JSON", "no JSON"],
+    ["an array", "[{}]"],
+    ["NaN", '{"stream":true,"background":true,"x":NaN}'],
+    ["a byte order mark", '\ufeff{"stream":true,"background":true}'],
+    ["UTF-16", Buffer.from('{"stream":true,"background":true}', "utf16le")],
+    ["a key twice", '{"stream":true,"stream":false,"background":true,"background":false}'],
+    ["an escape in a key", '{"\\u0073tream":true,"\\u0062ackground":true}'],
+    ["32 MB of values", `{"x":[${"[],".repeat(10 * 1024 * 1024)}[]]}`],
+    ["more levels than the stack has", `{"x":${"[".repeat(100_000)}${"]".repeat(100_000)}}`],
+  ])(
+    "the gateway refuses a body that services could understand in another way, or that takes long to parse: %s",
+    async (_, body) => {
+      const at = await gatewayTo((response) => response.end("{}"));
+      for (const path of ["/chat/completions", "/responses"]) {
+        const answer = await at.ask(path, { body });
+        expect(answer.status).toBe(400);
+        expect(await answer.json()).toMatchObject({ error: { type: "invalid_request_error" } });
+      }
+      expect([at.bodies, at.lines]).toEqual([[], []]);
+    },
+  );
 
   it("the gateway passes on a request whose model name is invalid, and counts it for the session's model", async () => {
     const at = await gatewayTo((response) => response.writeHead(400).end("{}"));
@@ -279,14 +312,25 @@ describe("the model gateway", () => {
     const usage = { include_usage: true };
     const large = "x".repeat(1_500_000);
     const hidden = '{"stream":true,"metadata":{"stream_options":{"include_usage":true}}}';
-    for (const body of ['{"stream":true}', hidden, `{"stream":true,"stream_options":{"a":1},"x":"${large}"}`]) {
+    const end = ',"stream_options":{"include_usage":true}}';
+    for (const body of [
+      '{"stream":true}',
+      hidden,
+      `{"stream":true,"stream_options":{"include_usage":false},"x":"${large}"}`,
+      `{"x":"\\u001b","stream":true${end}`,
+    ]) {
       await (await at.ask(undefined, { body })).text();
       expect(JSON.parse(at.bodies.at(-1) ?? "")).toMatchObject({ stream: true, stream_options: usage });
     }
+    // A service could take the first of two equal keys.
+    for (const key of ["stream_options", "stream_option\\u0073"])
+      expect((await at.ask(undefined, { body: `{"${key}":{"include_usage":false},"stream":true${end}` })).status).toBe(
+        400,
+      );
     const chunks = new Blob(['{"stream":true}']).stream();
     await (await at.ask(undefined, { body: chunks, duplex: "half" } as RequestInit)).text();
     expect(JSON.parse(at.bodies.at(-1) ?? "")).toEqual({ stream: true, stream_options: usage });
-    for (const body of ['{ "a":1,"stream":true,"stream_options":{"include_usage":true}}', "no JSON"]) {
+    for (const body of [`{ "a":1.0,"stream":true${end}`, '{ "a":1.0,"stream":false}', "{}"]) {
       await (await at.ask(undefined, { body })).text();
       expect(at.bodies.at(-1)).toBe(body);
     }

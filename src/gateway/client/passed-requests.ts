@@ -62,12 +62,12 @@ export class PassedRequests {
     }
     if (mayAskModel(method)) door.sessions.context.provider.expectRequests(record.id);
     const allowed = handling.permits === true ? permitted(this.#state, link, request, record) : params;
-    // Only the client that provided the tool may approve it. Reply to this client as the runtime replies to an answer
-    // that comes too late.
     if (allowed !== null && (handling.approves === true || (handling.permits === true && approvesMore(allowed)))) {
       const attachment = this.#state.attachments.get(record.id);
       if (attachment !== undefined) attachment.approves = true;
     }
+    // Only the client that provided the tool may approve it. Reply to this client as the runtime replies to an answer
+    // that comes too late.
     if (allowed === null) requests.reply(request, { success: false });
     else this.#forward(handling, link, { ...request, params: allowed }, record);
   }

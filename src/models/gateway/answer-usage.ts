@@ -122,10 +122,13 @@ function count(value: unknown): number | null {
 }
 
 const MODEL = Buffer.from('"model":');
+/** In how many places a model is searched. An agent can send a body that has millions. */
+const MOST_PLACES = 1_000;
 
 /** The model in the body of a request; null if none is found. Does not parse the body, because it may be large. */
 export function modelIn(body: Buffer): string | null {
-  for (let at = body.indexOf(MODEL); at !== -1; at = body.indexOf(MODEL, at + 1)) {
+  let left = MOST_PLACES;
+  for (let at = body.indexOf(MODEL); at !== -1 && left-- > 0; at = body.indexOf(MODEL, at + 1)) {
     // Skip a match inside a string, where a backslash precedes each quote. A quote after one of these characters begins
     // a key.
     if (!"{, \n".includes(String.fromCharCode(body[at - 1] ?? 0))) continue;

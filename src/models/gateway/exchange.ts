@@ -4,9 +4,9 @@ import { pipeline } from "node:stream/promises";
 import { isFleetError, systemCode } from "../../errors.js";
 import type { ProviderKey } from "../provider-key.js";
 import type { GatewayOptions } from "./gateway.js";
-import { type MeteredConsumer, RequestMeter } from "./request-meter.js";
+import { type MeteredConsumer, RequestMeter, TOKEN_BYTES } from "./request-meter.js";
 import type { Upstream } from "./upstream.js";
-import { type BodyRule, InBackground, type WireFormat } from "./wire.js";
+import { BadBody, type BodyRule, type WireFormat } from "./wire.js";
 
 /**
  * The largest request body, in bytes, that is kept so that the request can be sent again. Larger bodies pass through.
@@ -16,6 +16,8 @@ const LARGEST_KEPT_BYTES = 1024 * 1024;
 const LARGEST_CHANGED_BYTES = 32 * 1024 * 1024;
 /** How many bytes of bodies are kept for one session at most. */
 const MOST_KEPT_BYTES = 2 * LARGEST_CHANGED_BYTES;
+/** How many tokens count for the answer of a request under way, because nobody knows its length. */
+const ANSWER_TOKENS = 10_000;
 
 /** The part of a session that its requests share. */
 export interface GatewaySession {
@@ -41,6 +43,8 @@ export interface ExchangeContext {
   /** Null if the model service needs none. */
   key: ProviderKey | null;
   requests: ModelRequests;
+  /** About how many tokens the requests under way use, by user. */
+  underWay: Map<string, number>;
   silenceMs: number;
   metering: Exclude<GatewayOptions["metering"], undefined> | null;
 }
@@ -55,6 +59,8 @@ export class Exchange {
   readonly #response: ServerResponse;
   #meter: RequestMeter | null = null;
   #keptBytes = 0;
+  /** About how many tokens the request uses. They count for its user while it is under way. */
+  #tokens = 0;
   /** The request to the model service. It is destroyed when the server disconnects. */
   #sent: ClientRequest | undefined;
 
@@ -80,13 +86,13 @@ export class Exchange {
     const path = wire.pathFor(method, url);
     if (path === null)
       return this.#refuse(404, "The model gateway passes on only model requests.", "invalid_request_error");
-    if (metering !== null && wire.consumes(method, path)) {
-      const refusal = await this.#refusal(consumer);
-      if (refusal !== null) return this.#refuse(...refusal);
-      if (consumer !== undefined) this.#meter = new RequestMeter(metering.ledger, consumer);
-    }
     requests.inFlight += 1;
     try {
+      if (metering !== null && wire.consumes(method, path)) {
+        const refusal = await this.#refusal(consumer);
+        if (refusal !== null) return this.#refuse(...refusal);
+        if (consumer !== undefined) this.#meter = new RequestMeter(metering.ledger, consumer);
+      }
       const body = await this.#body(session, this.#meter === null ? null : wire.ruleFor(path));
       if (!(await this.#pass((headers) => session.upstream.request(method, path, headers), body))) requests.failed += 1;
     } catch (error) {
@@ -94,11 +100,12 @@ export class Exchange {
       if (this.#response.destroyed) return;
       requests.failed += 1;
       if (error instanceof TooLarge) this.#refuse(413, TOO_LARGE, "request_too_large", CLOSING);
-      else if (error instanceof InBackground) this.#refuse(400, error.message, "invalid_request_error");
+      else if (error instanceof BadBody) this.#refuse(400, error.message, "invalid_request_error");
       else this.#refuse(...this.#describe(error), "api_error");
     } finally {
       this.#meter?.end(this.#response.destroyed ? "cut" : "failed");
       session.keptBytes -= this.#keptBytes;
+      if (consumer !== undefined) this.#count(consumer.user, -this.#tokens);
       requests.inFlight -= 1;
     }
   }
@@ -108,8 +115,12 @@ export class Exchange {
     const isTurn = consumer !== undefined && consumer.turns > 0;
     if (consumer === undefined || !(isTurn || consumer.isExpected))
       return [403, "The model gateway passes on model requests only during a turn of the session.", "permission_error"];
+    const { user } = consumer;
+    const bytes = Number(this.#request.headers["content-length"] ?? LARGEST_CHANGED_BYTES);
+    this.#tokens = Math.ceil(bytes / TOKEN_BYTES) + ANSWER_TOKENS;
+    const before = this.#count(user, this.#tokens);
     try {
-      await this.#context.metering?.checkBudget?.(consumer.user, isTurn);
+      await this.#context.metering?.checkBudget?.(user, isTurn, before);
     } catch (error) {
       // The turn itself began within the budgets. So a store that does not answer does not cut it.
       if (isFleetError(error, "FLEET_LIMIT_REACHED"))
@@ -117,6 +128,14 @@ export class Exchange {
       if (!isTurn) return [503, error instanceof Error ? error.message : String(error), "api_error"];
     }
     return null;
+  }
+
+  /** Changes the tokens that count for the user's requests under way. @returns the tokens before */
+  #count(user: string, tokens: number): number {
+    const { underWay } = this.#context;
+    const before = underWay.get(user) ?? 0;
+    underWay.set(user, before + tokens);
+    return before;
   }
 
   /** Passes the request and its answer on. @returns false if the request counts as failed in {@link ModelRequests} */
@@ -251,7 +270,7 @@ type Refusal = [status: number, message: string, kind: Parameters<WireFormat["er
 const ID_HEADER = "x-client-request-id";
 
 const BADLY_FRAMED =
-  "The model gateway refuses a body of GET and HEAD, and every transfer encoding but chunked, because the model service may read its end elsewhere.";
+  "The model gateway refuses GET and HEAD requests with a body, and transfer encodings other than chunked, because the model service may disagree about where the body ends.";
 const TOO_LARGE = `The model gateway passes on chat completions and responses of at most ${LARGEST_CHANGED_BYTES / 1024 / 1024} MB.`;
 const CLOSING = { connection: "close" };
 

@@ -78,12 +78,13 @@ export class ModelGateway {
     server.listen(0, "127.0.0.1");
     await once(server, "listening");
     const gateway = new ModelGateway(server, provider, open);
+    const underWay = new Map<string, number>();
     server.on("request", (request: IncomingMessage, response: ServerResponse) => {
       const secret = wire.secretOf(request.headers);
       const session = secret === null ? undefined : gateway.#byToken.get(digest(secret));
       const { id = "" } = session ?? {};
       const { requests } = gateway;
-      const context = { wire, host, key, requests, silenceMs, metering: metering ?? null };
+      const context = { wire, host, key, requests, underWay, silenceMs, metering: metering ?? null };
       const exchange = new Exchange(context, request, response);
       const consumer = metering?.consumers.get(id);
       const before = gateway.#before.get(id);

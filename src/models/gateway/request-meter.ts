@@ -10,7 +10,7 @@ import {
 import { AnswerUsage, modelIn } from "./answer-usage.js";
 
 /** About how many bytes a token has. */
-const TOKEN_BYTES = 4;
+export const TOKEN_BYTES = 4;
 
 /** The user for whom a session's model requests count. */
 export interface MeteredConsumer extends Consumer {
@@ -22,8 +22,13 @@ export interface MeteredConsumer extends Consumer {
   isExpected: boolean;
 }
 
-/** Refuses a model request if the budgets of its user are used up. @throws FleetError `FLEET_LIMIT_REACHED` */
-export type BudgetCheck = (user: string, isTurn: boolean) => Promise<void>;
+/**
+ * Refuses a model request if the budgets of its user are used up.
+ *
+ * @param underWay an estimate of the tokens that the user's earlier requests will use, and that do not count so far
+ * @throws FleetError `FLEET_LIMIT_REACHED`
+ */
+export type BudgetCheck = (user: string, isTurn: boolean, underWay: number) => Promise<void>;
 
 /** The consumers of sessions, by session id. */
 export type Consumers = ReadonlyMap<string, MeteredConsumer>;
@@ -77,13 +82,13 @@ export class RequestMeter {
   }
 
   /**
-   * Records the end and the usage, once. Does nothing if the request never left this process. If the answer was cut,
+   * Records the end and the usage, once. Does nothing if the request never left this process. Unless the request failed,
    * estimates the numbers that the service has not reported, because an agent may cut every answer before its usage.
    */
   end(outcome: "ended" | "cut" | "failed"): void {
     this.#usage?.end();
     const numbers = this.#usage?.numbers;
-    this.#begun?.end(outcome, outcome === "cut" ? this.#estimated(numbers) : numbers);
+    this.#begun?.end(outcome, outcome === "failed" ? numbers : this.#estimated(numbers));
   }
 
   #estimated(reported: UsageNumbers = UNREPORTED): UsageNumbers {

@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { RemoteProvider } from "../../config/schema.js";
-import { isObject } from "../../config/values/json.js";
+import { type Member, type ScanLimits, scanWithin } from "../../runtime/wire/scan.js";
 
 /** The differences between the wire formats of model services. Paths and headers are as runtime 1.0.85 sends them. */
 interface Wire {
@@ -147,50 +147,57 @@ function only(names: RegExp, headers: IncomingHttpHeaders): IncomingHttpHeaders 
   return Object.fromEntries(Object.entries(headers).filter(([name]) => names.test(name)));
 }
 
-/** Returns the body that the service gets. @throws InBackground */
+/** Returns the body that the service gets. @throws BadBody */
 export type BodyRule = (body: Buffer) => Buffer;
 
-/** The request asks for an answer that the service makes later, so the usage would never pass the gateway. */
-export class InBackground extends Error {
-  override message = 'The model gateway refuses "background": true, because the usage would not count.';
-}
+/** The gateway refuses the body of a request. The message has the reason. */
+export class BadBody extends Error {}
+
+/** No body that the runtime sends exceeds these limits. */
+const LIMITS: ScanLimits = { depth: 100, values: 100_000 };
+const UNCLEAR = `The model gateway refuses a body that is not a JSON object in UTF-8, that has a key twice or with an escape, or that has more than ${LIMITS.values} values or ${LIMITS.depth} levels.`;
+const IN_BACKGROUND = 'The model gateway refuses "background": true, because the usage would not count.';
 
 /** The end of the body of each streamed request of the runtime (1.0.85). */
 const WITH_USAGE = Buffer.from(',"stream_options":{"include_usage":true}}');
 
 /**
  * The body of a chat completion that asks for the usage if it asks for a stream. Returns the same body if it ends as the
- * runtime's bodies do, because parsing would take time, or if it is not a JSON object, because the service refuses that.
+ * runtime's bodies do and has the key nowhere else, because a scan would take time. JSON can also write a letter of the
+ * key as an escape that begins with `\u`.
  */
 function withUsage(body: Buffer): Buffer {
-  if (body.subarray(-WITH_USAGE.length).equals(WITH_USAGE)) return body;
-  const value = objectIn(body);
-  if (value === null) return body;
-  // Send even a body without a stream as it was understood here, because a field that occurs twice could mean a stream.
-  const options = isObject(value.stream_options) ? value.stream_options : {};
-  const added = value.stream === true ? { stream_options: { ...options, include_usage: true } } : {};
-  return Buffer.from(JSON.stringify({ ...value, ...added }));
+  const from = body.length - WITH_USAGE.length;
+  const asksAtEnd = body.subarray(-WITH_USAGE.length).equals(WITH_USAGE) && body.indexOf('"stream_options"') > from;
+  if (asksAtEnd && !body.includes("\\u")) return body;
+  const members = membersOf(body);
+  const stream = members.get("stream");
+  if (stream === undefined || isOff(body, stream)) return body;
+  const options = members.get("stream_options");
+  const { start, end } = options ?? { start: stream.end, end: stream.end };
+  const text = `${options === undefined ? ',"stream_options":' : ""}{"include_usage":true}`;
+  return Buffer.concat([body.subarray(0, start), Buffer.from(text), body.subarray(end)]);
+}
+
+/** The body of a request for a response that is not made in the background, where its usage would not pass the gateway. */
+function inForeground(body: Buffer): Buffer {
+  const background = membersOf(body).get("background");
+  if (background !== undefined && !isOff(body, background)) throw new BadBody(IN_BACKGROUND);
+  return body;
 }
 
 /**
- * The body of a request for a response that is not made in the background. Returns the same body if the key cannot occur
- * in it, or if it is not a JSON object. JSON can also write a letter of the key as an escape that begins with `\u`.
+ * The members of the JSON object in a body, by key. Does not parse the body, because the process would serve nobody else
+ * during that time. If the body is not valid JSON, the service still finds the same members, or refuses it.
  */
-function inForeground(body: Buffer): Buffer {
-  if (!body.includes('"background"') && !body.includes("\\u")) return body;
-  const value = objectIn(body);
-  if (value === null) return body;
-  if ((value.background ?? false) !== false) throw new InBackground();
-  // Send the body as it was understood here, because the key may occur twice.
-  return Buffer.from(JSON.stringify(value));
+function membersOf(body: Buffer): ReadonlyMap<string, Member> {
+  const scan = scanWithin(body, LIMITS);
+  const members = new Map<string, Member>(scan?.members.map((member) => [member.key, member]));
+  const isClear = scan?.over === null && members.size === scan.members.length;
+  if (!isClear || [...members.keys()].some((key) => key.includes("\\"))) throw new BadBody(UNCLEAR);
+  return members;
 }
 
-/** The object that a JSON text contains; null if there is none. */
-function objectIn(body: Buffer): Record<string, unknown> | null {
-  try {
-    const value: unknown = JSON.parse(body.toString("utf8"));
-    return isObject(value) ? value : null;
-  } catch {
-    return null;
-  }
+function isOff(body: Buffer, { start, end }: Member): boolean {
+  return ["false", "null"].includes(body.toString("latin1", start, end));
 }

@@ -168,7 +168,9 @@ function skipString(text: Buffer, from: number): number {
   return -1;
 }
 
+/** Whether a byte can occur in a number, `true`, `false` or `null`: a digit, a lower-case letter, `+`, `-`, `.` or `E`. */
 function isScalar(byte: number | undefined): boolean {
   if (byte === undefined) return false;
-  return (byte >= 0x30 && byte <= 0x39) || (byte >= 0x61 && byte <= 0x7a) || "+-.E".includes(String.fromCharCode(byte));
+  const isDigitOrLetter = (byte >= 0x30 && byte <= 0x39) || (byte >= 0x61 && byte <= 0x7a);
+  return isDigitOrLetter || byte === 0x2b || byte === 0x2d || byte === 0x2e || byte === 0x45;
 }

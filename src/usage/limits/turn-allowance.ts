@@ -139,16 +139,22 @@ const OVERRUN = 1_000_000;
  * Refuses a model request of a user whose budgets are used up. A turn that began within a budget goes on. It may exceed the
  * budget by as much again, and by at least `OVERRUN`, because an agent could otherwise go on for ever.
  *
+ * @param underWay an estimate of the tokens that the user's earlier requests will use, and that do not count so far
  * @throws FleetError `FLEET_LIMIT_REACHED`; the errors of the store.
  */
-export async function assertBudget(context: AllowanceContext, user: string, isTurn: boolean): Promise<void> {
+export async function assertBudget(
+  context: AllowanceContext,
+  user: string,
+  isTurn: boolean,
+  underWay: number,
+): Promise<void> {
   const { limits, sources } = effectiveLimits(context.config.limits, await context.store.limits.read(user));
   for (const { limit, period } of BUDGETS) {
     const max = limits[limit];
     if (max === null) continue;
     const now = Date.now();
     const { from, to } = periodOf(period, now);
-    const used = await context.store.usage.tokensSince(user, from);
+    const used = underWay + (await context.store.usage.tokensSince(user, from));
     if (used < max + (isTurn ? Math.max(max, OVERRUN) : 0)) continue;
     LimitEvents.of(context).reached(user, limit, max);
     throw limitReached(limit, max, { source: sources[limit], used, retryAfterMs: to - now });
