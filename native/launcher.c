@@ -227,6 +227,17 @@ static void forbid_system_calls(int allows_sockets, int allows_owners) {
     /* One of two connected sockets that send datagrams may also send them elsewhere. */
     REFUSE_IF(__NR_socketpair, 1, BPF_JSET, DATAGRAM_OR_RAW);
   }
+  /* The fleet finds the processes of a launch by this limit, which the kernel itself ignores. */
+  REFUSE_IF(__NR_setrlimit, 0, BPF_JEQ, RLIMIT_LOCKS);
+  LOAD(nr);
+  SKIP(BPF_JEQ, __NR_prlimit64, 0, 7);
+  LOAD(args[1]);
+  SKIP(BPF_JEQ, RLIMIT_LOCKS, 0, 5);
+  LOAD(args[2]); /* the pointer to the new limit, which is 0 in a call that only reads */
+  SKIP(BPF_JEQ, 0, 0, 2);
+  ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, args[2]) + 4));
+  SKIP(BPF_JEQ, 0, 1, 0);
+  REFUSE;
   for (word index = 0; index < COUNT(OWN_ONLY); index++) {
     LOAD(nr);
     SKIP(BPF_JEQ, OWN_ONLY[index].number, 0, 5);

@@ -13,7 +13,7 @@ import { tryBwrapAlone, tryBwrapAround } from "./bwrap.js";
 import { type Grantee, grantsOf, type Secrets } from "./grants.js";
 import { launcherAlone, tryLauncher, trySetpriv } from "./landlock.js";
 import { makeGroups } from "./limits/cgroups.js";
-import { type ChosenLimits, chooseLimits, launcherOptions, underShell } from "./limits/limits.js";
+import { type ChosenLimits, chooseLimits, launcherOptions, markOption, underShell } from "./limits/limits.js";
 import { hiddenWith, inNamespace } from "./network/namespace.js";
 import { failureOfNetwork, tryNamespace, wantedNetwork } from "./network/trial.js";
 import { type Paths, serverPaths } from "./paths.js";
@@ -45,16 +45,16 @@ export interface OwnFolders {
 /** One start of the server. */
 export interface Start extends OwnFolders {
   port: number;
+  /** The limit on file locks by which the fleet finds all processes of the launch. Only our launcher sets it. */
+  mark: number;
 }
 
 export type Command = readonly [program: string, ...args: string[]];
 
-/** An option of our launcher (`native/launcher.c`) that allows system calls. */
-export type Allowance = "sockets" | "owners";
-
 /** A way to restrict programs on this machine. */
 export interface Mechanism extends SandboxReport {
-  wrap(command: Command, paths: Paths, allowed?: readonly Allowance[]): Command;
+  /** @param options further options of our launcher (`native/launcher.c`), if the wrapped command begins with it */
+  wrap(command: Command, paths: Paths, options?: readonly string[]): Command;
   /** Whether the wrapped command begins with our launcher, which also sets limits. */
   hasLauncher?: boolean;
 }
@@ -127,11 +127,12 @@ export async function chooseSandbox(
   const hidden = [...grants.hidden, ...hiddenWith(network)];
   return {
     ...chosen,
-    wrap: (command, { home, copilotHome, temporary, sessionState, port }) => {
+    wrap: (command, { home, copilotHome, temporary, sessionState, port, mark }) => {
       const own = [home, temporary, ...(sessionState === null ? [] : [sessionState])];
       const read = copilotHome === home ? grants.read : [...grants.read, copilotHome];
       const paths = serverPaths({ ...grants, read, hidden, runtimePath: command[0], own, temporary });
-      const inner = mechanism.wrap(command, paths, settings.unixSockets ? ["sockets"] : []);
+      const sockets = settings.unixSockets ? ["--allow", "sockets"] : [];
+      const inner = mechanism.wrap(command, paths, [...sockets, ...markOption(mark)]);
       if (network === undefined) return limited(inner, limits, mechanism);
       const cgroups = limits?.report.cgroups ?? [];
       const { stateRoot } = secrets;
