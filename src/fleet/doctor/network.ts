@@ -24,7 +24,7 @@ export async function networkProblem(
   if (sandbox.network === "open" || sandbox.network === "auto") return null;
   const failure = await whyOpen(context);
   if (failure !== null) {
-    const fix = "Change what stands in the way. See docs/security.md, The network of a server.";
+    const fix = "Install passt, or let the account make network namespaces. See docs/security.md, The network of a server.";
     return failed(`sandbox.network is "${sandbox.network}", but ${failure}, so no server starts`, fix);
   }
   const folder = networkFolder(context.stateRoot);

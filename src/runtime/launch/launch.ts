@@ -116,14 +116,14 @@ function listenerOf(started: ProcessIdentity, { port, sandbox }: Launch): Proces
 }
 
 /**
- * Makes the kernel end the server before `serve` when memory is used up. Removes the secrets from the environment that the kernel shows to the server's agent. The runtime has read them before
- * it listens (seen with 1.0.85). No agent runs before this, because nobody else knows the server's token so far.
+ * Prefers the server to `serve` when the kernel must end a process for memory, and removes the secrets from the environment that
+ * the kernel shows to the server's agent. The runtime has read them before it listens (seen with 1.0.85). No agent runs before
+ * this, because nobody else knows the server's token so far.
  */
 function prepareForAgents(server: ProcessIdentity, { server: { home } }: Launch): void {
   // The processes of the sandbox started with the same environment.
   const alone = server.innerPid === undefined && server.bridge === undefined;
   const processes = alone ? [server] : processesOfSession(server);
-  // If the machine runs out of memory, the kernel must end a server or its agent's programs, and not `serve`.
   for (const { pid } of processes) system().processes.endFirst(pid);
   const hidden = processes.map(({ pid }) => system().processes.hideVariables(pid, [...SECRET_VARIABLES]));
   if (!hidden.includes(false)) return;
