@@ -156,23 +156,44 @@ export async function checkSandbox(surroundings: Surroundings): Promise<SandboxR
   return reportOf(mechanism ?? NO_SANDBOX, { limits: chooseLimits(config.sandbox.limits, "serve"), network }, config);
 }
 
-/** Chooses what is the same for all servers. */
-async function choose({
-  config,
-  stateRoot,
-  env,
-}: Surroundings): Promise<{ mechanism: Mechanism | null; network: RestrictedNetwork | undefined }> {
-  const settings = config.sandbox;
-  const { mode } = settings;
-  const attempts: Promise<readonly Attempt[]> = mode === "none" ? Promise.resolve([]) : tryMechanisms(mode);
+/** The sandbox and the network that work on this machine. */
+export interface Possible {
+  /** Null if no sandbox works, or if `sandbox.mode` is "none". */
+  mechanism: Mechanism | null;
+  /** Why stronger mechanisms do not work. */
+  reasons: readonly string[];
+  /** Undefined if the network is open. */
+  network: RestrictedNetwork | undefined;
+  /** Why the network is open although it should be restricted; null otherwise. */
+  failure: string | null;
+}
+
+/** Finds the strongest sandbox and the restricted network that work on this machine with this configuration. */
+export async function findPossible(config: PossibleConfig, env: NodeJS.ProcessEnv): Promise<Possible> {
+  const { mode } = config.sandbox;
   const wanted = wantedNetwork(config, env);
+  const attempts: Promise<readonly Attempt[]> = mode === "none" ? Promise.resolve([]) : tryMechanisms(mode);
   const [tried] = await Promise.all([attempts, tryNamespace(wanted)]);
   const mechanism = tried.find((attempt) => "wrap" in attempt) ?? null;
-  const reasons = reasonsOf(tried);
-  if (mechanism === null && mode !== "none") refuseNone(config, reasons);
-  const { network, failure } = await chooseNetwork(settings, wanted, mechanism);
-  if (failure !== null) reasons.push(failure);
-  refuseWeaker(stateRoot, withNetwork(mechanism ?? NO_SANDBOX, network), { config, env, reasons });
+  const failure = await failureOfNetwork(wanted, mechanism);
+  const network = failure === null ? (wanted ?? undefined) : undefined;
+  return { mechanism, reasons: reasonsOf(tried), network, failure };
+}
+
+type PossibleConfig = Pick<Config, "sandbox" | "modelGateway" | "runtime">;
+
+/** Chooses what is the same for all servers. */
+async function choose({ config, stateRoot, env }: Surroundings): Promise<Pick<Possible, "mechanism" | "network">> {
+  const settings = config.sandbox;
+  const { mechanism, reasons, network, failure } = await findPossible(config, env);
+  if (mechanism === null && settings.mode !== "none") refuseNone(config, reasons);
+  if (failure !== null && settings.network !== "auto") {
+    throw new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.network is "${settings.network}", but ${failure}.`, {
+      suggestions: ["copilotfleet doctor", 'Set sandbox.network to "open" to allow every address.'],
+    });
+  }
+  const found = withNetwork(mechanism ?? NO_SANDBOX, network);
+  refuseWeaker(stateRoot, found, { config, env, reasons: [...reasons, ...(failure === null ? [] : [failure])] });
   if (mechanism === null) await assertToolSandbox(settings, env);
   return { mechanism, network };
 }
@@ -225,35 +246,9 @@ function limited(
  * The sandbox that a server would get if it started now with this configuration. Leaves out everything that does not
  * work on this machine.
  */
-export async function sandboxNow(
-  config: Pick<Config, "sandbox" | "modelGateway" | "runtime">,
-  env: NodeJS.ProcessEnv,
-): Promise<SandboxReport> {
-  const { mode, limits } = config.sandbox;
-  const tried = mode === "none" ? [] : await tryMechanisms(mode);
-  const found = tried.find((attempt) => "wrap" in attempt);
-  const wanted = wantedNetwork(config, env);
-  const isRestricted = (await failureOfNetwork(wanted, found ?? null)) === null;
-  const network = isRestricted ? (wanted ?? undefined) : undefined;
-  return reportOf(found ?? NO_SANDBOX, { limits: chooseLimits(limits, "doctor"), network }, config);
-}
-
-/**
- * The restricted network of a server; undefined if it is open. `failure` is why it is open with `auto`.
- *
- * @throws FLEET_SANDBOX_UNUSABLE if the configuration names a restricted network, but this machine cannot make it
- */
-async function chooseNetwork(
-  { network }: Pick<Config["sandbox"], "network">,
-  wanted: RestrictedNetwork | null,
-  mechanism: Mechanism | null,
-): Promise<{ network: RestrictedNetwork | undefined; failure: string | null }> {
-  const failure = await failureOfNetwork(wanted, mechanism);
-  if (failure === null) return { network: wanted ?? undefined, failure };
-  if (network === "auto") return { network: undefined, failure };
-  throw new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.network is "${network}", but ${failure}.`, {
-    suggestions: ["copilotfleet doctor", 'Set sandbox.network to "open" to allow every address.'],
-  });
+export async function sandboxNow(config: PossibleConfig, env: NodeJS.ProcessEnv): Promise<SandboxReport> {
+  const { mechanism, network } = await findPossible(config, env);
+  return reportOf(mechanism ?? NO_SANDBOX, { limits: chooseLimits(config.sandbox.limits, "doctor"), network }, config);
 }
 
 interface Choices extends Pick<Config, "modelGateway"> {
