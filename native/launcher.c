@@ -14,8 +14,9 @@
  *   --allow sockets   the program may make Unix sockets
  *   --allow owners    the program may change owners and extended attributes, and make folders that pass on their group
  *
- * Landlock restricts none of these. So the caller allows them only if the program sees no files but its own: a Unix socket
- * may lead to a program outside of the sandbox, and every file of the account has an owner and attributes.
+ * Landlock restricts none of these. So the caller allows them only if the program sees no files but its own, or if the
+ * operator asks for it: a Unix socket may lead to a program outside of the sandbox, and every file of the account has an owner
+ * and attributes.
  *
  * A PATH has no links in it; one that has them is refused, because somebody may have put the link there after the fleet had
  * looked. A PATH that does not exist is left out. Everything else that fails ends the launcher with code 126 and a message.
@@ -160,87 +161,93 @@ static const struct {
 #define DATAGRAM_OR_RAW 2 /* a bit that streams (1) and sequences of packets (5) do not have */
 
 static struct sock_filter program[(COUNT(FORBIDDEN) + COUNT(OF_OWNERS) + COUNT(OF_ATTRIBUTES)) * 2 +
-                                  (COUNT(WITH_MODE) + COUNT(OWN_ONLY)) * 7 + 36];
+                                  (COUNT(WITH_MODE) + COUNT(OWN_ONLY)) * 7 + 40];
 
 static void forbid_system_calls(int allows_sockets, int allows_owners) {
   unsigned short at = 0;
 #define ADD(...) program[at++] = (struct sock_filter)__VA_ARGS__
-#define LOAD_NUMBER ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, nr)))
-#define LOAD_ARGUMENT(index) \
-  ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, args) + (index) * sizeof(u64)))
-  const struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-  const struct sock_filter refuse = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
-  const struct sock_filter unknown = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS);
+#define LOAD(field) ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, field)))
+/* Skips `yes` instructions if the loaded word passes the test, and `no` instructions otherwise. */
+#define SKIP(test, value, yes, no) ADD(BPF_JUMP(BPF_JMP | test | BPF_K, value, yes, no))
+#define RETURN(what) ADD(BPF_STMT(BPF_RET | BPF_K, what))
+#define REFUSE RETURN(SECCOMP_RET_ERRNO | EPERM)
+#define UNKNOWN RETURN(SECCOMP_RET_ERRNO | ENOSYS)
+/* Needs the number of the call as the loaded word. */
+#define REFUSE_EACH(calls, error)                 \
+  for (word index = 0; index < COUNT(calls); index++) { \
+    SKIP(BPF_JEQ, (calls)[index], 0, 1);          \
+    RETURN(SECCOMP_RET_ERRNO | (error));          \
+  }
+/* Refuses a call if its argument passes the test. */
+#define REFUSE_IF(call, argument, test, value) \
+  LOAD(nr);                                    \
+  SKIP(BPF_JEQ, call, 0, 3);                   \
+  LOAD(args[argument]);                        \
+  SKIP(test, value, 0, 1);                     \
+  REFUSE
   /* Another architecture has other numbers, so the list below would not hold. */
-  ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, arch)));
-  ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OWN_ARCHITECTURE, 1, 0));
-  program[at++] = unknown;
-  LOAD_NUMBER;
+  LOAD(arch);
+  SKIP(BPF_JEQ, OWN_ARCHITECTURE, 1, 0);
+  UNKNOWN;
+  LOAD(nr);
 #if defined(__x86_64__)
-  ADD(BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000, 0, 1)); /* the x32 numbers */
-  program[at++] = unknown;
+  SKIP(BPF_JGE, 0x40000000, 0, 1); /* the x32 numbers */
+  UNKNOWN;
 #endif
-  for (word index = 0; index < COUNT(FORBIDDEN); index++) {
-    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, FORBIDDEN[index], 0, 1));
-    program[at++] = refuse;
-  }
-  for (word index = 0; !allows_owners && index < COUNT(OF_OWNERS); index++) {
-    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OF_OWNERS[index], 0, 1));
-    program[at++] = refuse;
-  }
-  /* Tools such as sed accept that a file system has no attributes, but print a warning if they get EPERM. */
-  for (word index = 0; !allows_owners && index < COUNT(OF_ATTRIBUTES); index++) {
-    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OF_ATTRIBUTES[index], 0, 1));
-    ADD(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EOPNOTSUPP));
+  REFUSE_EACH(FORBIDDEN, EPERM);
+  if (!allows_owners) {
+    REFUSE_EACH(OF_OWNERS, EPERM);
+    /* Tools such as sed accept that a file system has no attributes, but print a warning if they get EPERM. */
+    REFUSE_EACH(OF_ATTRIBUTES, EOPNOTSUPP);
   }
   /*
    * clone3 has its flags in memory, and openat2 its mode. A filter cannot read them. Without these calls, programs use
    * clone and openat.
    */
-  ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_clone3, 1, 0));
-  ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_openat2, 0, 1));
-  program[at++] = unknown;
-  ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_clone, 0, 3));
-  LOAD_ARGUMENT(0);
-  ADD(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, NAMESPACES, 0, 1));
-  program[at++] = refuse;
+  SKIP(BPF_JEQ, __NR_clone3, 1, 0);
+  SKIP(BPF_JEQ, __NR_openat2, 0, 1);
+  UNKNOWN;
+  REFUSE_IF(__NR_clone, 0, BPF_JSET, NAMESPACES);
   /* Folders of teams have SET_GROUP, and tools copy it. The root of a fleet could give a program any group. */
   const int keeps_group = allows_owners && call(__NR_geteuid, 0, 0, 0, 0, 0) != 0;
   for (word index = 0; index < COUNT(WITH_MODE); index++) {
     const int has_flags = WITH_MODE[index].flags != NO_FLAGS;
-    LOAD_NUMBER;
-    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, WITH_MODE[index].number, 0, has_flags ? 5 : 3));
+    LOAD(nr);
+    SKIP(BPF_JEQ, WITH_MODE[index].number, 0, has_flags ? 5 : 3);
     if (has_flags) {
-      LOAD_ARGUMENT(WITH_MODE[index].flags);
-      ADD(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CREATING, 0, 3));
+      LOAD(args[WITH_MODE[index].flags]);
+      SKIP(BPF_JSET, CREATING, 0, 3);
     }
-    LOAD_ARGUMENT(WITH_MODE[index].mode);
-    ADD(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, keeps_group ? SET_USER : SET_USER | SET_GROUP, 0, 1));
-    program[at++] = refuse;
+    LOAD(args[WITH_MODE[index].mode]);
+    SKIP(BPF_JSET, keeps_group ? SET_USER : SET_USER | SET_GROUP, 0, 1);
+    REFUSE;
   }
   if (!allows_sockets) {
-    LOAD_NUMBER;
-    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_socket, 0, 3));
-    LOAD_ARGUMENT(0);
-    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, UNIX, 0, 1));
-    program[at++] = refuse;
+    REFUSE_IF(__NR_socket, 0, BPF_JEQ, UNIX);
     /* One of two connected sockets that send datagrams may also send them elsewhere. */
-    LOAD_NUMBER;
-    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_socketpair, 0, 3));
-    LOAD_ARGUMENT(1);
-    ADD(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, DATAGRAM_OR_RAW, 0, 1));
-    program[at++] = refuse;
+    REFUSE_IF(__NR_socketpair, 1, BPF_JSET, DATAGRAM_OR_RAW);
   }
+  /* The fleet finds the processes of a launch by this limit, which the kernel itself ignores. */
+  REFUSE_IF(__NR_setrlimit, 0, BPF_JEQ, RLIMIT_LOCKS);
+  LOAD(nr);
+  SKIP(BPF_JEQ, __NR_prlimit64, 0, 7);
+  LOAD(args[1]);
+  SKIP(BPF_JEQ, RLIMIT_LOCKS, 0, 5);
+  LOAD(args[2]); /* the pointer to the new limit, which is 0 in a call that only reads */
+  SKIP(BPF_JEQ, 0, 0, 2);
+  ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, args[2]) + 4));
+  SKIP(BPF_JEQ, 0, 1, 0);
+  REFUSE;
   for (word index = 0; index < COUNT(OWN_ONLY); index++) {
-    LOAD_NUMBER;
-    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OWN_ONLY[index].number, 0, 5));
-    LOAD_ARGUMENT(OWN_ONLY[index].argument);
-    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 2));
-    LOAD_ARGUMENT(0);
-    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OWN_ONLY[index].account, 0, 1));
-    program[at++] = refuse;
+    LOAD(nr);
+    SKIP(BPF_JEQ, OWN_ONLY[index].number, 0, 5);
+    LOAD(args[OWN_ONLY[index].argument]);
+    SKIP(BPF_JEQ, 0, 0, 2);
+    LOAD(args[0]);
+    SKIP(BPF_JEQ, OWN_ONLY[index].account, 0, 1);
+    REFUSE;
   }
-  program[at++] = allow;
+  RETURN(SECCOMP_RET_ALLOW);
   struct sock_fprog filter = {.len = at, .filter = program};
   long error = call(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, (word)&filter, 0, 0);
   if (error < 0) fail("the kernel refuses the filter of system calls", 0, error);

@@ -166,7 +166,7 @@ static void enter_namespace(void) {
 
 /*
  * passt answers for everything behind the interface, and makes the connections on the machine. It reaches all that the machine
- * reaches. So the bridge carries the frames between the interface and passt, and leaves out those to other than public addresses.
+ * reaches. So the bridge carries the frames between the interface and passt, and drops frames to addresses that are not public.
  * Routes in the namespace would not suffice, because a program may choose the interface for its packets (SO_BINDTODEVICE).
  */
 

@@ -108,7 +108,7 @@ function within(
   paths: Paths,
 ): Command {
   // The program sees only files and sockets that it may use.
-  const inner = launcher?.wrap(command, paths, ["sockets", "owners"]) ?? command;
+  const inner = launcher?.wrap(command, paths, ["--allow", "sockets", "--allow", "owners"]) ?? command;
   return [
     ...(["/bin/sh", "-c", OUTSIDE, "sh", bwrap, ...OPTIONS] as const),
     ...mountOptions(launcher === null ? paths : { ...paths, read: [...paths.read.map(inFewMounts), inner[0]] }),

@@ -65,9 +65,9 @@ export async function tryLauncher(): Promise<Attempt> {
       ...NEVER,
     ],
     hasLauncher: true,
-    wrap: (command, { read, write, devices }, allowed = []) => [
+    wrap: (command, { read, write, devices }, options = []) => [
       launcher,
-      ...allowed.flatMap((what) => ["--allow", what]),
+      ...options,
       ...read.flatMap((path) => ["--read", path]),
       ...write.flatMap((path) => ["--write", path]),
       ...devices.flatMap((path) => ["--device", path]),

@@ -17,7 +17,7 @@ import { wantedNetwork } from "./network/trial.js";
 /** The sandbox of the last start on this host. */
 interface Remembered {
   mode: SandboxMode;
-  /** Reports list the missing protections instead. Here, a later version of the fleet may know further ones. */
+  /** Reports list the missing protections instead. Stored as what it gives, because a later version may add protections. */
   gives: readonly Protection[];
 }
 
@@ -27,8 +27,8 @@ export const ACCEPT_WEAKER: Suggestion = "copilotfleet doctor --accept-weaker-sa
 type Found = Pick<SandboxReport, "mode" | "not">;
 
 /**
- * Refuses a sandbox that is weaker than the one of the last start, unless the operator asks for it by naming another
- * mode than that start had, or a network.
+ * Refuses a sandbox that is weaker than the one of the last start, unless the operator asks for it by naming the mode "none",
+ * another mode than that start had, or a network.
  *
  * @param found the sandbox that works now
  * @param now.reasons why stronger ones do not work
@@ -40,7 +40,13 @@ export function refuseWeaker(
   { config, env, reasons }: { config: Config; env: NodeJS.ProcessEnv; reasons: readonly string[] },
 ): void {
   const { mode, network } = config.sandbox;
+  if (mode === "none") return;
   const before = recall(stateRoot);
+  if (before === "damaged") {
+    // An agent may have damaged it, so do not treat it as missing.
+    const message = `The note ${quote(pathOf(stateRoot))} about this host's sandbox is damaged.`;
+    throw new FleetError("FLEET_SANDBOX_UNUSABLE", message, { suggestions: ["copilotfleet doctor", ACCEPT_WEAKER] });
+  }
   if (before === null || (mode !== "auto" && mode !== before.mode)) return;
   const isNetworkChosen = network !== "auto" || wantedNetwork(config, env) === null;
   const lost = lostSince(before, found).filter((protection) => protection !== "network" || !isNetworkChosen);
@@ -53,9 +59,13 @@ export function refuseWeaker(
   });
 }
 
-/** Remembers the sandbox of a start. If it is weaker than the one before, records an event first. */
+/**
+ * Remembers the sandbox of a start that {@link refuseWeaker} allowed. If it is weaker than the one before, records an event
+ * first. A damaged note counts as missing, because `refuseWeaker` allows that only for the mode "none".
+ */
 export async function remember(stateRoot: string, found: Found, events: EventLog): Promise<void> {
-  const before = recall(stateRoot);
+  const noted = recall(stateRoot);
+  const before = noted === "damaged" ? null : noted;
   if (before?.mode === found.mode && String(before.gives) === String(givenBy(found))) return;
   const lost = before === null ? [] : lostSince(before, found);
   if (before !== null && lost.length > 0) {
@@ -79,7 +89,7 @@ async function write(stateRoot: string, found: Found): Promise<void> {
 }
 
 /** The sandbox that this host remembers; null before the first start. */
-function recall(stateRoot: string): Remembered | null {
+function recall(stateRoot: string): Remembered | "damaged" | null {
   const path = pathOf(stateRoot);
   let text: string;
   try {
@@ -90,11 +100,7 @@ function recall(stateRoot: string): Remembered | null {
     throw mediumError("read", path, error);
   }
   const { mode, gives } = (parseObject(text) ?? {}) as Partial<Remembered>;
-  if (mode !== undefined && Array.isArray(gives)) return { mode, gives };
-  // An agent may have damaged it, so do not treat it as missing.
-  throw new FleetError("FLEET_SANDBOX_UNUSABLE", `The note ${quote(path)} about this host's sandbox is damaged.`, {
-    suggestions: ["copilotfleet doctor", ACCEPT_WEAKER],
-  });
+  return mode !== undefined && Array.isArray(gives) ? { mode, gives } : "damaged";
 }
 
 function pathOf(stateRoot: string): string {

@@ -13,7 +13,7 @@ import { tryBwrapAlone, tryBwrapAround } from "./bwrap.js";
 import { type Grantee, grantsOf, type Secrets } from "./grants.js";
 import { launcherAlone, tryLauncher, trySetpriv } from "./landlock.js";
 import { makeGroups } from "./limits/cgroups.js";
-import { type ChosenLimits, chooseLimits, launcherOptions, underShell } from "./limits/limits.js";
+import { type ChosenLimits, chooseLimits, launcherOptions, markOption, underShell } from "./limits/limits.js";
 import { hiddenWith, inNamespace } from "./network/namespace.js";
 import { failureOfNetwork, tryNamespace, wantedNetwork } from "./network/trial.js";
 import { type Paths, serverPaths } from "./paths.js";
@@ -45,16 +45,16 @@ export interface OwnFolders {
 /** One start of the server. */
 export interface Start extends OwnFolders {
   port: number;
+  /** The limit on file locks by which the fleet finds all processes of the launch. Only our launcher sets it. */
+  mark: number;
 }
 
 export type Command = readonly [program: string, ...args: string[]];
 
-/** An option of our launcher (`native/launcher.c`) that allows system calls. */
-export type Allowance = "sockets" | "owners";
-
 /** A way to restrict programs on this machine. */
 export interface Mechanism extends SandboxReport {
-  wrap(command: Command, paths: Paths, allowed?: readonly Allowance[]): Command;
+  /** @param options further options of our launcher (`native/launcher.c`), if the wrapped command begins with it */
+  wrap(command: Command, paths: Paths, options?: readonly string[]): Command;
   /** Whether the wrapped command begins with our launcher, which also sets limits. */
   hasLauncher?: boolean;
 }
@@ -127,11 +127,12 @@ export async function chooseSandbox(
   const hidden = [...grants.hidden, ...hiddenWith(network)];
   return {
     ...chosen,
-    wrap: (command, { home, copilotHome, temporary, sessionState, port }) => {
+    wrap: (command, { home, copilotHome, temporary, sessionState, port, mark }) => {
       const own = [home, temporary, ...(sessionState === null ? [] : [sessionState])];
       const read = copilotHome === home ? grants.read : [...grants.read, copilotHome];
       const paths = serverPaths({ ...grants, read, hidden, runtimePath: command[0], own, temporary });
-      const inner = mechanism.wrap(command, paths, settings.unixSockets ? ["sockets"] : []);
+      const sockets = settings.unixSockets ? ["--allow", "sockets"] : [];
+      const inner = mechanism.wrap(command, paths, [...sockets, ...markOption(mark)]);
       if (network === undefined) return limited(inner, limits, mechanism);
       const cgroups = limits?.report.cgroups ?? [];
       const { stateRoot } = secrets;
@@ -155,23 +156,44 @@ export async function checkSandbox(surroundings: Surroundings): Promise<SandboxR
   return reportOf(mechanism ?? NO_SANDBOX, { limits: chooseLimits(config.sandbox.limits, "serve"), network }, config);
 }
 
-/** Chooses what is the same for all servers. */
-async function choose({
-  config,
-  stateRoot,
-  env,
-}: Surroundings): Promise<{ mechanism: Mechanism | null; network: RestrictedNetwork | undefined }> {
-  const settings = config.sandbox;
-  const { mode } = settings;
-  const attempts: Promise<readonly Attempt[]> = mode === "none" ? Promise.resolve([]) : tryMechanisms(mode);
+/** The sandbox and the network that work on this machine. */
+export interface Possible {
+  /** Null if no sandbox works, or if `sandbox.mode` is "none". */
+  mechanism: Mechanism | null;
+  /** Why stronger mechanisms do not work. */
+  reasons: readonly string[];
+  /** Undefined if the network is open. */
+  network: RestrictedNetwork | undefined;
+  /** Why the network is open although it should be restricted; null otherwise. */
+  failure: string | null;
+}
+
+/** Finds the strongest sandbox and the restricted network that work on this machine with this configuration. */
+export async function findPossible(config: PossibleConfig, env: NodeJS.ProcessEnv): Promise<Possible> {
+  const { mode } = config.sandbox;
   const wanted = wantedNetwork(config, env);
+  const attempts: Promise<readonly Attempt[]> = mode === "none" ? Promise.resolve([]) : tryMechanisms(mode);
   const [tried] = await Promise.all([attempts, tryNamespace(wanted)]);
   const mechanism = tried.find((attempt) => "wrap" in attempt) ?? null;
-  const reasons = reasonsOf(tried);
-  if (mechanism === null && mode !== "none") refuseNone(config, reasons);
-  const { network, failure } = await chooseNetwork(settings, wanted, mechanism);
-  if (failure !== null) reasons.push(failure);
-  refuseWeaker(stateRoot, withNetwork(mechanism ?? NO_SANDBOX, network), { config, env, reasons });
+  const failure = await failureOfNetwork(wanted, mechanism);
+  const network = failure === null ? (wanted ?? undefined) : undefined;
+  return { mechanism, reasons: reasonsOf(tried), network, failure };
+}
+
+type PossibleConfig = Pick<Config, "sandbox" | "modelGateway" | "runtime">;
+
+/** Chooses what is the same for all servers. */
+async function choose({ config, stateRoot, env }: Surroundings): Promise<Pick<Possible, "mechanism" | "network">> {
+  const settings = config.sandbox;
+  const { mechanism, reasons, network, failure } = await findPossible(config, env);
+  if (mechanism === null && settings.mode !== "none") refuseNone(config, reasons);
+  if (failure !== null && settings.network !== "auto") {
+    throw new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.network is "${settings.network}", but ${failure}.`, {
+      suggestions: ["copilotfleet doctor", 'Set sandbox.network to "open" to allow every address.'],
+    });
+  }
+  const found = withNetwork(mechanism ?? NO_SANDBOX, network);
+  refuseWeaker(stateRoot, found, { config, env, reasons: [...reasons, ...(failure === null ? [] : [failure])] });
   if (mechanism === null) await assertToolSandbox(settings, env);
   return { mechanism, network };
 }
@@ -224,35 +246,9 @@ function limited(
  * The sandbox that a server would get if it started now with this configuration. Leaves out everything that does not
  * work on this machine.
  */
-export async function sandboxNow(
-  config: Pick<Config, "sandbox" | "modelGateway" | "runtime">,
-  env: NodeJS.ProcessEnv,
-): Promise<SandboxReport> {
-  const { mode, limits } = config.sandbox;
-  const tried = mode === "none" ? [] : await tryMechanisms(mode);
-  const found = tried.find((attempt) => "wrap" in attempt);
-  const wanted = wantedNetwork(config, env);
-  const isRestricted = (await failureOfNetwork(wanted, found ?? null)) === null;
-  const network = isRestricted ? (wanted ?? undefined) : undefined;
-  return reportOf(found ?? NO_SANDBOX, { limits: chooseLimits(limits, "doctor"), network }, config);
-}
-
-/**
- * The restricted network of a server; undefined if it is open. `failure` is why it is open with `auto`.
- *
- * @throws FLEET_SANDBOX_UNUSABLE if the configuration names a restricted network, but this machine cannot make it
- */
-async function chooseNetwork(
-  { network }: Pick<Config["sandbox"], "network">,
-  wanted: RestrictedNetwork | null,
-  mechanism: Mechanism | null,
-): Promise<{ network: RestrictedNetwork | undefined; failure: string | null }> {
-  const failure = await failureOfNetwork(wanted, mechanism);
-  if (failure === null) return { network: wanted ?? undefined, failure };
-  if (network === "auto") return { network: undefined, failure };
-  throw new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.network is "${network}", but ${failure}.`, {
-    suggestions: ["copilotfleet doctor", 'Set sandbox.network to "open" to allow every address.'],
-  });
+export async function sandboxNow(config: PossibleConfig, env: NodeJS.ProcessEnv): Promise<SandboxReport> {
+  const { mechanism, network } = await findPossible(config, env);
+  return reportOf(mechanism ?? NO_SANDBOX, { limits: chooseLimits(config.sandbox.limits, "doctor"), network }, config);
 }
 
 interface Choices extends Pick<Config, "modelGateway"> {

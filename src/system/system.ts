@@ -32,11 +32,6 @@ export interface ProcessVariables extends SeenProcess {
   variables: Readonly<Record<string, string | undefined>>;
 }
 
-export interface MarkedProcess extends SeenProcess {
-  mark: number;
-  uid: number;
-}
-
 /** How a process ended. One of the two is null. */
 export interface ProcessExit {
   signal: NodeJS.Signals | null;
@@ -67,19 +62,13 @@ export interface ProcessTable {
   withVariable(name: string, value: string): SeenProcess[];
   /** All processes, each with the named variables that are in its environment. Another user's process may show none. */
   withEnvironment(names: readonly string[]): ProcessVariables[];
-  /**
-   * Gives a mark, from 1 to 255, to the processes that `start` starts. Their descendants inherit it. A process in a
-   * sandbox cannot change its mark, in contrast to its environment, its parent and its process session. Does not mark
-   * the processes where the system has no marks.
-   */
-  withMark<T>(mark: number, start: () => T): T;
+  /** The processes of this account with this soft limit on file locks. Empty if the system does not show limits. */
+  withLockLimit(limit: number): SeenProcess[];
   /**
    * Makes the system prefer a process, with all that it starts from then on, when it has to end one because the memory is
    * used up. Does nothing where the system has no such preference.
    */
   endFirst(pid: number): void;
-  /** All processes with a mark, even those of other users. Empty if the system has no marks. */
-  marked(): MarkedProcess[];
   /**
    * Overwrites variables in the environment that the system shows of a process, after the process has read them. Does
    * nothing for a process that is gone. Returns whether the system no longer shows the variables.

@@ -1,5 +1,6 @@
+import { randomUUID } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
-import { expect, it } from "vitest";
+import { expect, it, onTestFinished } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import { identify } from "../../src/runtime/process/process-table.js";
 import { eventually } from "../fixtures/eventually.js";
@@ -9,18 +10,20 @@ import { userFleet } from "../fixtures/fleets/user-fleet.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
 import { isRunning } from "../fixtures/processes.js";
 
-const SLEEP = `sleep ${27_000_000 + process.pid}`;
+const PRLIMIT64 = process.arch === "arm64" ? 261 : 302;
+
 /**
  * A program that removes all traces of its server: its environment, its process session, its parents, and, if the
  * sandbox allows it, its mark.
  */
-const STRAY = `env -i setsid perl -e 'fork and exit; open F, ">/proc/self/coredump_filter" and print F "0x33"; close F; exec qw(${SLEEP})'`;
+const stray = (name: string) =>
+  `env -i setsid perl -e 'fork and exit; $limit = pack("Q2", 5, 5); syscall(${PRLIMIT64}, 0, 10, $limit, 0); $0 = "${name}"; sleep'`;
 
-/** The PIDs of the strays that run. */
-function strays(): number[] {
+/** The PIDs of the strays of this name that run. */
+function strays(name: string): number[] {
   return readdirSync("/proc")
     .map(Number)
-    .filter((pid) => Number.isInteger(pid) && read(pid, "cmdline") === `${SLEEP.replace(" ", "\0")}\0`)
+    .filter((pid) => Number.isInteger(pid) && read(pid, "cmdline")?.split("\0")[0] === name)
     .filter((pid) => identify(pid) !== null);
 }
 
@@ -57,10 +60,12 @@ it.each([
     const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"], run);
     const [server, bob] = ["alice", "bob"].map((user) => servers.find((each) => each.user === user)?.pid ?? 0);
     await fleet.ok(["create", "--user", "alice", "--id", "of-alice"], run);
-    const call = JSON.stringify({ command: STRAY, description: "detaches" });
+    const name = `stray ${randomUUID()}`;
+    onTestFinished(() => strays(name).forEach((pid) => void process.kill(pid, "SIGKILL")));
+    const call = JSON.stringify({ command: stray(name), description: "detaches" });
     await fleet.ok(["send", "of-alice", `!tool bash ${call}`, "--user", "alice"], run);
     // The model calls its tool twice.
-    const found = await eventually("the strays", () => (strays().length === 2 ? strays() : null));
+    const found = await eventually("the strays", () => (strays(name).length === 2 ? strays(name) : null));
     for (const pid of found) {
       expect(read(pid, "environ")).toBe("");
       const [parent, , session] = (read(pid, "stat") ?? "")
@@ -73,6 +78,6 @@ it.each([
       await fleet.ok(["stop", "--user", "alice"], run);
       expect(isRunning(bob ?? 0), "another user's server").toBe(true);
     } else expect((await serving.end()).code).toBe(0);
-    expect(strays()).toEqual([]);
+    expect(strays(name)).toEqual([]);
   },
 );

@@ -145,6 +145,10 @@ it.skipIf(!isRoot)(
       code: "FLEET_SANDBOX_UNUSABLE",
       message: `The note "${note}" about this host's sandbox is damaged.`,
     });
+    // Without a sandbox, the note decides nothing, so the next start writes it again.
+    expect(await spawn("none")).toMatchObject({ code: 0 });
+    await fleet.ok(["stop", "--user", "alice"], { under });
+    expect((await spawn("auto")).code).toBe(0);
   },
 );
 

@@ -15,7 +15,7 @@ const ATTACKS = [
   { change: "000", of: "", right: 0o700 },
   { change: "777", of: "..", right: 0o755 },
   { change: "000", of: "servers/BOB/home", right: 0o700 },
-  { change: "644", of: "servers/BOB/connection-token", right: 0o600 },
+  { change: "646", of: "servers/BOB/connection-token", right: 0o640 },
 ] as const;
 
 it.skipIf(!ROOT)(

@@ -6,7 +6,7 @@ import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
 it.skipIf(process.platform !== "linux")(
-  "the kernel ends a server and the programs of its agent before serve",
+  "a server and its agent's programs have the score 500, above that of serve",
   async () => {
     await using at = await DoorFleet.open({ config: { session: { host: "owner" } } });
     const client = await RawClient.as(at.url, await at.token("alice"));

@@ -1,15 +1,9 @@
 import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { expect, it, onTestFinished } from "vitest";
 import { LAUNCH_VARIABLE } from "../../src/model/process.js";
-import {
-  FLEET_VARIABLE,
-  markOfLaunch,
-  newLaunchId,
-  processesByLaunch,
-  processesOfLaunch,
-} from "../../src/runtime/process/launches.js";
-import { system } from "../../src/system/system.js";
+import { FLEET_VARIABLE, markOf, processesByLaunch, processesOfLaunch } from "../../src/runtime/process/launches.js";
 import { eventually } from "../fixtures/eventually.js";
 
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
@@ -47,50 +41,31 @@ it.each([
 
 /** Starts a process with a mark, and without environment. */
 function startMarked(mark: number, uid?: number): number {
-  const start = () => spawn("sleep", ["60"], { stdio: "ignore", env: {}, ...(uid === undefined ? {} : { uid }) });
-  const child = system().processes.withMark(mark, start);
+  const options = { stdio: "ignore", env: {}, ...(uid === undefined ? {} : { uid }) } as const;
+  const child = spawn("/bin/bash", ["-c", `ulimit -x ${mark}; exec -c /bin/sleep 60`], options);
   onTestFinished(() => void child.kill("SIGKILL"));
   return child.pid ?? 0;
 }
 
-it.skipIf(process.getuid?.() !== 0)(
-  "root's processesOfLaunch finds no process of another account by a mark",
+const limitsOf = (pid: number) => readFileSync(`/proc/${pid}/limits`, "utf8");
+
+it.skipIf(process.platform !== "linux")(
+  "processesOfLaunch finds a process by the mark of its launch, and none with another launch's mark",
   async () => {
-    const launchId = newLaunchId([]);
-    const mark = markOfLaunch(launchId) ?? 0;
-    const own = startMarked(mark);
-    const other = startMarked(mark, 4711);
-    await eventually("both programs", () => {
-      const found = system()
-        .processes.marked()
-        .filter((each) => each.mark === mark);
-      return found.some(({ pid, uid }) => pid === other && uid === 4711) && found.some(({ pid }) => pid === own);
-    });
-    expect(processesOfLaunch(launchId).map(({ pid }) => pid)).toEqual([own]);
+    const [launchId, otherId] = [randomUUID(), randomUUID()];
+    const [marked, other] = [startMarked(markOf(launchId)), startMarked(markOf(otherId))];
+    await eventually("the marks", () => [marked, other].every((pid) => !/file locks +unlimited/.test(limitsOf(pid))));
+    expect(processesOfLaunch(launchId).map(({ pid }) => pid)).toEqual([marked]);
+    expect(processesOfLaunch(otherId).map(({ pid }) => pid)).toEqual([other]);
   },
 );
 
-it("processesOfLaunch finds a process by the mark of its launch, and a new launch gets a mark that is free", async () => {
-  const launchId = newLaunchId([]);
-  const mark = markOfLaunch(launchId) ?? 0;
-  const [marked, other] = [startMarked(mark), startMarked(mark === 255 ? 1 : mark + 1)];
-  await eventually("both programs", () => {
-    const pids = system()
-      .processes.marked()
-      .map(({ pid }) => pid);
-    return pids.includes(marked) && pids.includes(other);
-  });
-  expect(processesOfLaunch(launchId).map(({ pid }) => pid)).toEqual([marked]);
-  expect(processesOfLaunch(launchId.replace(/\.\d+$/, ""))).toEqual([]);
-  // After a reboot, another fleet's processes may have the mark.
-  expect(processesOfLaunch(launchId.replace(/\..*\./, ".00000000."))).toEqual([]);
-  const all = Array.from({ length: 255 }, (_, index) => `recorded.${index + 1}`);
-  expect(markOfLaunch(newLaunchId(all))).toBeNull();
-  expect(markOfLaunch(newLaunchId(all.filter((id) => id !== `recorded.${mark}`)))).toBeNull();
-  // The mark is only on the processes that were started with it.
-  expect(
-    system()
-      .processes.marked()
-      .map(({ pid }) => pid),
-  ).not.toContain(process.pid);
-});
+it.skipIf(process.getuid?.() !== 0)(
+  "root's processesOfLaunch finds no process of another account by a mark",
+  async () => {
+    const launchId = randomUUID();
+    const [own, other] = [startMarked(markOf(launchId)), startMarked(markOf(launchId), 4711)];
+    await eventually("the marks", () => [own, other].every((pid) => !/file locks +unlimited/.test(limitsOf(pid))));
+    expect(processesOfLaunch(launchId).map(({ pid }) => pid)).toEqual([own]);
+  },
+);

@@ -121,18 +121,22 @@ const CALLS = {
   "pair of sequences of packets": "socketpair($f, $g, 1, 5, 0)",
   "pair that sends datagrams": "socketpair($f, $g, 1, 2, 0)",
   "raw pair, which the kernel turns into datagrams": "socketpair($f, $g, 1, 3, 0)",
+  "getrlimit of file locks": "syscall(302, 0, 10, 0, $limit) == 0",
+  "prlimit64 of file locks": "syscall(302, 0, 10, $limit, 0) == 0",
+  "setrlimit of file locks": "syscall(160, 10, $limit) == 0",
 } as const;
 const SET_USER = Object.keys(CALLS).filter((name) => name.includes("u+s"));
 const SET_GROUP = ["chmod g+s", "open g+s"];
 const OWNERS = ["chown", "fchown", "lchown", "fchownat", "setxattr", "lremovexattr"];
 const SOCKETS = ["Unix socket", "pair that sends datagrams", "raw pair, which the kernel turns into datagrams"];
+const MARK = ["prlimit64 of file locks", "setrlimit of file locks"];
 const BOTH = ["--allow", "owners", "--allow", "sockets"];
 
 it.skipIf(process.getuid?.() !== 0 || process.arch !== "x64").each([
-  { as: "root", allowed: [], refused: [...SET_USER, ...SET_GROUP, ...OWNERS, ...SOCKETS] },
-  { as: "an ordinary user", allowed: [], refused: [...SET_USER, ...SET_GROUP, ...OWNERS, ...SOCKETS] },
-  { as: "root", allowed: BOTH, refused: [...SET_USER, ...SET_GROUP] },
-  { as: "an ordinary user", allowed: BOTH, refused: SET_USER },
+  { as: "root", allowed: [], refused: [...SET_USER, ...SET_GROUP, ...OWNERS, ...SOCKETS, ...MARK] },
+  { as: "an ordinary user", allowed: [], refused: [...SET_USER, ...SET_GROUP, ...OWNERS, ...SOCKETS, ...MARK] },
+  { as: "root", allowed: BOTH, refused: [...SET_USER, ...SET_GROUP, ...MARK] },
+  { as: "an ordinary user", allowed: BOTH, refused: [...SET_USER, ...MARK] },
 ])("with the arguments $allowed, the launcher refuses the right system calls to $as", ({ as, allowed, refused }) => {
   const folder = mkdtempSync(join(tmpdir(), "copilotfleet-launcher-"));
   onTestFinished(() => removeFolder(folder));
@@ -142,7 +146,7 @@ it.skipIf(process.getuid?.() !== 0 || process.arch !== "x64").each([
   const lines = Object.entries(CALLS).map(
     ([name, call]) => `unlink $new; print "${name}\\n" if (${call.replaceAll("'", '"')});`,
   );
-  const script = `($file, $new, $name, $text) = ("file", "new", "user.a", "b"); $how = pack("Q3", 0102, 04755, 0); open($f, ">", $file); ${lines.join("\n")}`;
+  const script = `($file, $new, $name, $text) = ("file", "new", "user.a", "b"); $how = pack("Q3", 0102, 04755, 0); $limit = pack("Q2", 5, 5); open($f, ">", $file); ${lines.join("\n")}`;
   const run = (command: readonly string[]) =>
     execFileSync("setpriv", ["--reuid", `${uid}`, "--regid", `${uid}`, "--clear-groups", ...command], {
       cwd: folder,

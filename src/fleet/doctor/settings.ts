@@ -7,10 +7,10 @@ import { tokensOf } from "../../models/github-tokens.js";
 import { keySourceOf, ProviderKey } from "../../models/provider-key.js";
 import { chooseLimits } from "../../sandbox/limits/limits.js";
 import { ACCEPT_WEAKER, acceptWeaker, refuseWeaker } from "../../sandbox/remembered.js";
-import { reasonsOf, sandboxNow, toolSettings, tryMechanisms, withNetwork } from "../../sandbox/sandbox.js";
+import { findPossible, sandboxNow, toolSettings, withNetwork } from "../../sandbox/sandbox.js";
 import { failureOfBwrap } from "../../sandbox/tool-sandbox.js";
 import { adviceOf, type Finding, failed, ok, type Row, warning } from "./checks.js";
-import { networkProblem, whyOpen } from "./network.js";
+import { networkProblem } from "./network.js";
 import { serviceAnswers } from "./service.js";
 
 export interface SettingsContext extends LoadedConfig {
@@ -58,22 +58,20 @@ async function sandboxWorks(context: SettingsContext): Promise<Finding> {
     if (failure === null) return ok(`${detail}; the tools of agents run in bwrap`);
     return failed(`${detail}; and bwrap, in which the tools of agents should run, failed (${failure})`);
   }
-  const problem = await networkProblem({ config, env, stateRoot });
+  const { mechanism, reasons, network, failure: open } = await findPossible(config, env);
+  const problem = await networkProblem(config, { failure: open, stateRoot });
   if (problem !== null) return problem;
   const report = await sandboxNow(config, env);
-  const tried = await tryMechanisms(mode);
-  const failures = reasonsOf(tried);
   const needing = toolSettings(config);
   const isNeeded = mode !== "auto" || needing.length > 0;
-  const open = await whyOpen({ config, env });
   if (report.mode !== "none" || !isNeeded) {
-    const found = withNetwork(tried.find((attempt) => "wrap" in attempt) ?? NO_SANDBOX, report.network);
-    const weaker = await weakerSandbox(context, found, open === null ? failures : [...failures, open]);
+    const found = withNetwork(mechanism ?? NO_SANDBOX, network);
+    const weaker = await weakerSandbox(context, found, open === null ? reasons : [...reasons, open]);
     if (weaker !== null) return weaker;
   }
   if (report.mode !== "none") {
     const items = [
-      ...failures,
+      ...reasons,
       ...(open === null ? [] : [`sandbox.network "public" does not work, because ${open}`]),
       ...report.not.map((lacking) => `an agent can ${PROTECTIONS[lacking]}`),
     ];
@@ -92,7 +90,7 @@ async function sandboxWorks(context: SettingsContext): Promise<Finding> {
       : "cat /sys/kernel/security/lsm  # must contain landlock; then update the kernel to 6.12 or later";
   const what = mode === "auto" ? "no sandbox works" : `${mode} does not work`;
   const why = mode === "auto" && isNeeded ? `, and ${needing.join(" and ")}, so no server starts` : "";
-  return { level: isNeeded ? "failed" : "warning", detail: `${what} on this machine${why}`, items: failures, fix };
+  return { level: isNeeded ? "failed" : "warning", detail: `${what} on this machine${why}`, items: reasons, fix };
 }
 
 /** The problem that only a weaker sandbox works than at the last start; null if there is none. */
@@ -114,7 +112,7 @@ async function weakerSandbox(
     } finally {
       await events.flush();
     }
-    return { ...warning(`${error.message} From now on, servers start in it`), fixed: true };
+    return { ...warning(`${error.message} From now on, servers start like this`), fixed: true };
   }
 }
 

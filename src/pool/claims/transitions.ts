@@ -87,11 +87,6 @@ export function claimStart(registry: Registry, id: string, intent: StartIntent):
   return { kind: "start", server, leftover };
 }
 
-/** The ids of the launches of all servers and their replacements. */
-export function recordedLaunches({ servers }: Registry): (string | null | undefined)[] {
-  return Object.values(servers).flatMap(({ launchId, replacement }) => [launchId, replacement?.launchId]);
-}
-
 /** Whether the server runs, and no command is starting or stopping it. */
 export function isServing(server: ServerRecord): boolean {
   return (server.state === "ready" || server.state === "unhealthy") && isRunning(server) && !isHeld(server.claim);

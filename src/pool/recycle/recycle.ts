@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import type { Claim, ProcessIdentity } from "../../model/process.js";
 import type { OnProgress } from "../../model/progress.js";
 import type { Registry } from "../../model/registry.js";
@@ -8,20 +9,12 @@ import { readConnectionToken } from "../../runtime/files/server-folder.js";
 import { logSize } from "../../runtime/files/server-log.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import { hasPort } from "../../runtime/process/bridge.js";
-import { newLaunchId } from "../../runtime/process/launches.js";
 import { isAlive } from "../../runtime/process/process-table.js";
 import { logStop } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import { closedBy, poolDraining } from "../admission.js";
 import { HeldClaim, isHeld } from "../claims/held-claim.js";
-import {
-  changeClaimed,
-  endingProcess,
-  isServing,
-  recordedLaunches,
-  recordReady,
-  serverTaken,
-} from "../claims/transitions.js";
+import { changeClaimed, endingProcess, isServing, recordReady, serverTaken } from "../claims/transitions.js";
 import { answerOf } from "../repair/adopt.js";
 import { isRunning } from "../server.js";
 import { choosePort } from "../start/ports.js";
@@ -135,7 +128,7 @@ function claimReplacement(
   if (server.replacement != null && isHeld(server.replacement.claim)) return null;
   const port = choosePort(registry, config.ports, new Set(), null);
   const logStart = logSize(server.home);
-  const launchId = newLaunchId(recordedLaunches(registry));
+  const launchId = randomUUID();
   const replacement = { launchId, port, process: null, claim, startedAt: new Date().toISOString(), logStart, sandbox };
   server.replacement = replacement;
   server.claim = null; // a process that died may have left a claim

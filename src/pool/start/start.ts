@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import { resolve } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
@@ -11,7 +12,6 @@ import { closedFolder, type Launch } from "../../runtime/launch/environment.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import { type LaunchedServer, launchServer, PortTakenError } from "../../runtime/launch/launch.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
-import { newLaunchId } from "../../runtime/process/launches.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Sandbox } from "../../sandbox/sandbox.js";
 import { refuseErased } from "../../store/purging.js";
@@ -23,7 +23,6 @@ import {
   holderOf,
   ownClaim,
   recordEnd,
-  recordedLaunches,
   recordReady,
   type StartDecision,
 } from "../claims/transitions.js";
@@ -95,7 +94,7 @@ export async function startServer(context: PoolContext, request: StartRequest): 
   for (;;) {
     const decision = await store.registry.update((registry) =>
       claimStart(registry, request.id, {
-        launchId: newLaunchId(recordedLaunches(registry)),
+        launchId: randomUUID(),
         range: config.ports,
         now: new Date().toISOString(),
         supervised: request.supervised ?? false,

@@ -11,7 +11,7 @@ import { makeLogKey, readLogKey } from "../files/log-signature.js";
 import { logPath, unwritable } from "../files/server-folder.js";
 import { appendLine, appendToLog, lastWords, launchText } from "../files/server-log.js";
 import { withBridge } from "../process/bridge.js";
-import { markOfLaunch } from "../process/launches.js";
+import { markOf } from "../process/launches.js";
 import { probe } from "../process/probe.js";
 import { asServer, endInBwrap, identify, isAlive, processesOfSession } from "../process/process-table.js";
 import { noteEnd } from "../process/server-end.js";
@@ -124,7 +124,6 @@ function prepareForAgents(server: ProcessIdentity, { server: { home } }: Launch)
   // The processes of the sandbox started with the same environment.
   const alone = server.innerPid === undefined && server.bridge === undefined;
   const processes = alone ? [server] : processesOfSession(server);
-  // If the machine runs out of memory, the kernel must end a server or its agent's programs, and not `serve`.
   for (const { pid } of processes) system().processes.endFirst(pid);
   const hidden = processes.map(({ pid }) => system().processes.hideVariables(pid, [...SECRET_VARIABLES]));
   if (!hidden.includes(false)) return;
@@ -163,9 +162,7 @@ function spawnServer(launch: Launch, stdio: StdioOptions): ChildProcess {
   const [program, ...args] = sandboxed(launch);
   try {
     const options = { cwd: launch.server.cwd, env: serverEnvironment(launch), detached: true, stdio };
-    const mark = markOfLaunch(launch.launchId);
-    const begin = () => spawn(program, args, options);
-    return mark === null ? begin() : system().processes.withMark(mark, begin);
+    return spawn(program, args, options);
   } catch (cause) {
     throw cannotStart(launch, cause);
   }
@@ -187,12 +184,12 @@ function insteadOfInherited(output: number): (number | "ignore")[] {
 }
 
 function sandboxed(launch: Launch): Command {
-  const { sandbox, server, runtimePath, copilotHome, sessionState, port } = launch;
+  const { sandbox, server, runtimePath, copilotHome, sessionState, port, launchId } = launch;
   const temporary = temporaryFolder(server.home);
   if (sandbox.mode !== "none") makeFolder(temporary);
   if (copilotHome !== server.home) linkSessions(copilotHome, server.home);
   const folders = { home: server.home, copilotHome, temporary, sessionState };
-  return sandbox.wrap([runtimePath, ...commandLine(launch)], { ...folders, port });
+  return sandbox.wrap([runtimePath, ...commandLine(launch)], { ...folders, port, mark: markOf(launchId) });
 }
 
 /** Makes a {@link closedFolder}. */

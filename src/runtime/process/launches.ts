@@ -1,4 +1,4 @@
-import { createHash, randomInt, randomUUID } from "node:crypto";
+import { createHash } from "node:crypto";
 import { LAUNCH_VARIABLE, type ProcessIdentity } from "../../model/process.js";
 import { type ProcessVariables, system } from "../../system/system.js";
 import { identityOf } from "./process-table.js";
@@ -15,33 +15,12 @@ export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";
  */
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 
-const MAX_MARK = 255;
-
 /**
- * A new launch id. It ends with the boot and a mark that no process and none of the launches `recorded` has, or without
- * them if all marks are taken. The fleet gives the mark to the server's process, and so finds what an agent started even if
- * that has changed its environment and its parent. After a reboot, the processes of another fleet may have the mark.
+ * The mark of a launch, a number of 48 bits. Our launcher gives it to the server as its limit on file locks. So we find what
+ * an agent started even if that has changed its environment and its parent. The mark does not reveal the launch id.
  */
-export function newLaunchId(recorded: readonly (string | null | undefined)[]): string {
-  const taken = new Set<number | null>([
-    ...recorded.map((id) => markOfLaunch(id ?? "")),
-    ...system()
-      .processes.marked()
-      .map(({ mark }) => mark),
-  ]);
-  const free = Array.from({ length: MAX_MARK }, (_, index) => index + 1).filter((mark) => !taken.has(mark));
-  const mark = free[randomInt(Math.max(free.length, 1))];
-  return mark === undefined ? randomUUID() : `${randomUUID()}.${boot()}.${mark}`;
-}
-
-function boot(): string {
-  return createHash("sha256").update(system().clock.bootId()).digest("hex").slice(0, 8);
-}
-
-/** Null if the launch has no mark. Launches of earlier versions have none. */
-export function markOfLaunch(launchId: string): number | null {
-  const [, mark] = /\.(\d{1,3})$/.exec(launchId) ?? [];
-  return mark === undefined ? null : Number(mark);
+export function markOf(launchId: string): number {
+  return createHash("sha256").update(launchId).digest().readUIntBE(0, 6);
 }
 
 /**
@@ -50,12 +29,8 @@ export function markOfLaunch(launchId: string): number | null {
  */
 export function processesOfLaunch(launchId: string): ProcessIdentity[] {
   const { processes } = system();
-  const found = processes.withVariable(LAUNCH_VARIABLE, launchId);
-  const mark = launchId.split(".")[1] === boot() ? markOfLaunch(launchId) : null;
-  const pids = new Set(found.map(({ pid }) => pid));
-  const marked =
-    mark === null ? [] : processes.marked().filter((each) => each.mark === mark && each.uid === process.getuid?.());
-  return [...found, ...marked.filter(({ pid }) => !pids.has(pid))].map(identityOf);
+  const found = [...processes.withVariable(LAUNCH_VARIABLE, launchId), ...processes.withLockLimit(markOf(launchId))];
+  return [...new Map(found.map((each) => [each.pid, each])).values()].map(identityOf);
 }
 
 export interface LaunchedProcess {

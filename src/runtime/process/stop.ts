@@ -76,8 +76,8 @@ export async function stopServer(
 }
 
 /**
- * Kills the processes in a control group, and removes the group. Finds even processes that `killLaunch` misses, because
- * they changed their environment.
+ * Kills the processes in a control group, and removes the group. Finds even processes that `killLaunch` misses, because they
+ * changed their environment and our launcher gave them no mark.
  */
 async function endGroup(folder: string): Promise<void> {
   const deadline = performance.now() + KILL_WAIT_MS;

@@ -171,7 +171,8 @@ export interface RestoredMode {
  * Restores the modes of the state folder and of the folders above it, as {@link checkStateFolder} needs them. Only touches
  * what belongs to this account. Landlock does not restrict `chmod`, so without this, an agent could stop the whole fleet.
  *
- * @param deep whether to restore also the private modes of the files and folders in the state folder and of each server
+ * @param deep whether to restore also the modes of the files and folders in the state folder and of each server: their owner
+ * can use them, the group cannot write, and others can do nothing
  */
 export function restoreModes(
   root: string,
@@ -192,17 +193,19 @@ export function restoreModes(
   // Others may be allowed to read the folder.
   restore(root, stats, (stats.mode & 0o722) === 0o700 ? stats.mode & 0o7777 : 0o700);
   if (!deep) return restored;
+  const servers = join(root, "servers");
   const restoreIn = (folder: string) => {
     for (const name of readIfThere(folder, () => readdirSync(folder)) ?? []) {
-      const inner = lstatIfThere(join(folder, name), root);
-      if (inner?.isDirectory() === true) restore(join(folder, name), inner, 0o700);
-      else if (inner?.isFile() === true) restore(join(folder, name), inner, 0o600);
+      const path = join(folder, name);
+      const inner = lstatIfThere(path, root);
+      // The operator may let a group read logs.
+      if (inner?.isFile() === true) restore(path, inner, (inner.mode & 0o750) | 0o600);
+      if (inner?.isDirectory() !== true) continue;
+      restore(path, inner, (inner.mode & 0o2750) | 0o700);
+      if (path === servers || folder === servers) restoreIn(path);
     }
   };
   restoreIn(root);
-  const servers = join(root, "servers");
-  restoreIn(servers);
-  for (const name of readIfThere(servers, () => readdirSync(servers)) ?? []) restoreIn(join(servers, name));
   return restored;
 }
 

@@ -12,7 +12,7 @@ import {
   writeSync,
 } from "node:fs";
 import { constants as osConstants } from "node:os";
-import type { MarkedProcess, ProcessExit, ProcessTable, ProcessVariables, SeenProcess } from "../system.js";
+import type { ProcessExit, ProcessTable, ProcessVariables, SeenProcess } from "../system.js";
 import { controlGroupsOf } from "./cgroups.js";
 import { seen } from "./proc.js";
 import { connectedPorts, listensOn, openFiles } from "./sockets.js";
@@ -26,9 +26,8 @@ export const linuxProcesses: ProcessTable = {
   inSession,
   withVariable,
   withEnvironment,
-  withMark,
+  withLockLimit,
   endFirst,
-  marked,
   hideVariables,
   inheritedDescriptors,
   allowsNamespaces,
@@ -111,6 +110,10 @@ function withVariable(name: string, value: string): SeenProcess[] {
     const environment = seen(() => readFileSync(`/proc/${pid}/environ`)); // null: it ended, or is another user's process
     return environment !== null && (environment.includes(needle) || environment.indexOf(needle.subarray(1)) === 0);
   };
+  return othersWith(has);
+}
+
+function othersWith(has: (pid: number) => boolean): SeenProcess[] {
   return others().flatMap((pid) => {
     if (!has(pid)) return [];
     const found = linuxProcesses.find(pid);
@@ -134,24 +137,13 @@ function withEnvironment(names: readonly string[]): ProcessVariables[] {
   });
 }
 
-/*
- * A mark is in `/proc/<pid>/coredump_filter` (core(5)), which names the parts of the memory that a core dump contains. A
- * process inherits it across fork and exec, and only a write to this file changes it. The lowest bit is set in the
- * kernel's default, and we leave it out, so that a mark differs from what people set.
- */
-
-function withMark<T>(mark: number, start: () => T): T {
-  const own = seen(() => readFileSync("/proc/self/coredump_filter", "utf8"));
-  if (own === null || !setFilter(mark << 1)) return start();
-  try {
-    return start();
-  } finally {
-    setFilter(Number.parseInt(own, 16));
-  }
-}
-
-function setFilter(filter: number): boolean {
-  return seen(() => writeFileSync("/proc/self/coredump_filter", `0x${filter.toString(16)}`) ?? true) ?? false;
+function withLockLimit(limit: number): SeenProcess[] {
+  const line = new RegExp(`^Max file locks\\s+${limit}\\s`, "m");
+  return othersWith(
+    (pid) =>
+      seen(() => statSync(`/proc/${pid}`).uid) === process.getuid?.() &&
+      line.test(seen(() => readFileSync(`/proc/${pid}/limits`, "utf8")) ?? ""),
+  );
 }
 
 /** A process may always raise this value, and only root may lower it. */
@@ -166,21 +158,6 @@ function endFirst(pid: number): void {
 
 /** As if the process used half of the memory of the machine in addition to its own. */
 const SERVER_OOM_SCORE = 500;
-
-function marked(): MarkedProcess[] {
-  return others().flatMap((pid) => {
-    const mark = markOf(pid);
-    const found = mark === null ? null : linuxProcesses.find(pid);
-    const uid = seen(() => statSync(`/proc/${pid}`).uid);
-    // Look again, because the PID may have passed to another process between the reads.
-    return mark === null || found === null || uid === null || markOf(pid) !== mark ? [] : { ...found, mark, uid };
-  });
-}
-
-function markOf(pid: number): number | null {
-  const filter = Number.parseInt(seen(() => readFileSync(`/proc/${pid}/coredump_filter`, "utf8")) ?? "1", 16);
-  return filter > 0 && filter % 2 === 0 ? filter >> 1 : null;
-}
 
 /**
  * `/proc/<pid>/environ` shows the bytes with which the program started, from the memory of the process. So only this

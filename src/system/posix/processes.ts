@@ -81,9 +81,8 @@ export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
 
     withEnvironment,
 
-    withMark: (_mark, start) => start(),
+    withLockLimit: () => [],
     endFirst: () => undefined,
-    marked: () => [],
     hideVariables: () => false,
 
     writersOf(path) {
