@@ -8,8 +8,8 @@ import { homeOf } from "../../src/runtime/files/server-folder.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import type { RunOptions } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
-import { errorOf, type FaultFleet, faultFleet, openFolder } from "../fixtures/fleets/fault-fleet.js";
-import { userFleet } from "../fixtures/fleets/user-fleet.js";
+import { errorOf, type FaultFleet, openFolder } from "../fixtures/fleets/fault-fleet.js";
+import { fleetAs } from "../fixtures/fleets/user-fleet.js";
 import { HELLO, type Machine, machineProblem, OWN, openMachine, PRIVATE, PUBLIC } from "../fixtures/hosts/machine.js";
 import { killed } from "../fixtures/processes.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
@@ -88,9 +88,8 @@ async function setting({ mode, as }: Case, env: NodeJS.ProcessEnv = {}): Promise
     COPILOTFLEET_SANDBOX_NETWORK: "public",
     ...env,
   };
-  const user = as === "root" ? null : await userFleet(all);
-  const fleet = user?.fleet ?? (await faultFleet(all));
-  const asUser = user?.under ?? [];
+  const { fleet, run } = await fleetAs(as, all);
+  const asUser = run.under ?? [];
   return {
     ...{ machine, fleet, run: { under: [...machine.under, ...asUser] } },
     runWithout: (calls) => ({ under: [...machine.under, ...without(calls, fleet.folder), ...asUser] }),
