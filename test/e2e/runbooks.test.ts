@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, mkdirSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, mkdirSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
@@ -183,9 +183,10 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
     await attempt("CopilotfleetDown", { cause, value: noAnswer });
   });
 
-  long("the runbook of CopilotfleetStateErrors works as printed", async () => {
+  // `serve` mends a wrong mode by itself, but not a wrong owner, which only root can set.
+  it.skipIf(!SOAK || process.getuid?.() !== 0)("the runbook of CopilotfleetStateErrors works as printed", async () => {
     const cause = () => {
-      chmodSync(fleet.root, 0o777);
+      chownSync(fleet.root, 1, 1);
       return {};
     };
     const cure = async (printed: string) => void (await operator.type(adviceIn(printed)));
