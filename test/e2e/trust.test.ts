@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
+import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { makeOld } from "../fixtures/sessions/gc-sessions.js";
 
 // The provider's variable is unset, because it would override the project's file.
@@ -92,7 +93,7 @@ describe("in the clone of a hostile repository", () => {
 
   it("gc deletes nothing in a clone whose file shortens the life of sessions", async () => {
     const impatient = join(fleet.folder, "impatient");
-    const other = testFleet();
+    const other = await faultFleet();
     mkdirSync(impatient);
     await other.json(["create", "--user", "a", "--id", "kept", "--prompt", "hello"]);
     await openFileStore(other.root).sessions.update("kept", (record) => {
