@@ -159,7 +159,7 @@ function permission(action: Action): string {
     "allowed";
   const scope = (["read", "use", "admin", "issue"] as const).find((each) => allows(each));
   if (scope === undefined) throw new Error(`no scope allows ${action}`);
-  return `Needs the scope \`${scope}\`.${!allows(scope, "session") ? " A token that is bound to one session does not allow it." : ""}`;
+  return `Needs the scope \`${scope}\`.${allows(scope, "session") ? "" : " A token that is bound to one session does not allow it."}`;
 }
 
 function answerOf({ answer: { description, schema, stream, headers = [] } }: AnyRoute): Json {

@@ -9,7 +9,7 @@ import type { UsageReport } from "../usage/ledger/report.js";
 export default class Usage extends ListCommand {
   static override summary = "Show what users have used: turns, model requests and tokens.";
   static override description =
-    "Each model request counts once, on whichever host it ran and whichever process has ended since. A number that nobody reported is shown as a dash, and is null in JSON. For an answer that was cut, the model gateway estimates it. COST comes from provider.prices.";
+    "Each model request counts once, on whichever host it ran and whichever process has ended since. The model gateway estimates numbers that the model service does not report. A number that was neither reported nor estimated is shown as a dash, and is null in JSON. COST comes from provider.prices.";
   static override examples = [
     "<%= config.bin %> usage",
     "<%= config.bin %> usage --user alice --by day --since 30d",

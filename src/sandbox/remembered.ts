@@ -88,7 +88,7 @@ async function write(stateRoot: string, found: Found): Promise<void> {
   await writing(path, async () => replaceStateFile(stateRoot, path, content));
 }
 
-/** The sandbox that this host remembers; null before the first start. */
+/** The sandbox that this host remembers; null before the first start. "damaged" if the note has no sandbox. */
 function recall(stateRoot: string): Remembered | "damaged" | null {
   const path = pathOf(stateRoot);
   let text: string;

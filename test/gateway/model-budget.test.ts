@@ -89,7 +89,7 @@ it.each([
     expect(passed.length).toBeLessThanOrEqual(Number(most));
     at.model.letGo("never");
     await Promise.all(answers.map(async (answer) => await answer.text()));
-    // None of these requests is under way any more, and all of them together used few tokens.
+    // Now all of these requests have ended. Together they used few tokens.
     expect(await ask(at, "s")).toBe(200);
     at.model.letGo("four");
     await turn;

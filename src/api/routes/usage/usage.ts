@@ -39,7 +39,7 @@ const report = v.object({
   usage: v.pipe(
     v.array(v.object({ key: v.nullable(v.string()), ...counts })),
     v.description(
-      "A row for each user, session, model, token id or day. A number that nobody reported is null. For an answer that was cut, the model gateway estimates it.",
+      "A row for each user, session, model, token id or day. The model gateway estimates numbers that the model service does not report. A number is null if neither reported nor estimated.",
     ),
   ),
   total: v.object(counts),
