@@ -1,9 +1,10 @@
-import { chmodSync, chownSync, rmSync, statSync } from "node:fs";
+import { chmodSync, chownSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import type { Check } from "../../src/fleet/doctor/checks.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { nodeIsSupported } from "../../src/fleet/doctor/installation.js";
+import type { ServerView } from "../../src/pool/server.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { killed, sleeper } from "../fixtures/processes.js";
@@ -230,5 +231,33 @@ describe("store", () => {
       detail: expect.stringMatching(/^file: a write takes \d{3,}\.\d ms, which makes every command slow$/),
       fix: `df -h ${fleet.root}`,
     });
+  });
+});
+
+describe("registry", () => {
+  it("doctor --fix rebuilds a registry of which everything is damaged, and the running servers keep their processes", async () => {
+    const users = ["rebuilt", "Юлия@example.org"];
+    for (const user of users) await fleet.ok(["create", "--user", user, "--id", `of-${user.length}`, "--prompt", "hi"]);
+    const before = (await fleet.ps()).filter(({ user }) => users.includes(user ?? ""));
+    for (const name of readdirSync(join(fleet.root, "registry"))) {
+      chmodSync(join(fleet.root, "registry", name), 0o600);
+      writeFileSync(join(fleet.root, "registry", name), "damaged");
+    }
+    writeFileSync(join(fleet.root, "registry.json"), "damaged");
+    expect(await fleet.refusal(7, ["ps"])).toMatchObject({
+      code: "FLEET_STATE_CORRUPT",
+      suggestions: expect.arrayContaining([expect.stringMatching(/^copilotfleet doctor --fix/)]),
+    });
+    expect(await check("registry")).toMatchObject({
+      check: { level: "failed", fix: "Add --fix to rebuild it from the folders and processes of the servers." },
+    });
+    expect(await fixed("registry")).toMatchObject({ check: { level: "ok", fixed: true } });
+    const identity = ({ id, user, pid, port, state }: ServerView) => ({ id, user, pid, port, state });
+    const after = (await fleet.ps()).filter(({ user }) => users.includes(user ?? ""));
+    expect(after.map(identity)).toEqual(before.map(identity));
+    for (const user of users)
+      expect(await fleet.send(user, `of-${user.length}`, "on")).toBe("[turn 2] on");
+    await fleet.ok(["stop", "--all"]);
+    await fleet.ok(["delete", ...users.map((user) => `of-${user.length}`)]);
   });
 });
