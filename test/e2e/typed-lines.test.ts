@@ -73,6 +73,21 @@ const ENDLESS: readonly { line: RegExp; shows: RegExp; only?: "terminal" }[] = [
   { line: / init$/, shows: /\?/, only: "terminal" },
 ];
 
+/** Values for the placeholders in tables. */
+const PLACEHOLDERS: Readonly<Record<string, string>> = {
+  U: "alice",
+  ID: "SESSION",
+  NAME: "alice",
+  SERVER: "alice",
+  F: "file",
+  FILE: "review.tar.gz",
+  T: '"$token"',
+  KEY: "session.ttl",
+  CODE: "FLEET_INTERNAL",
+  "HOST:PORT": "fleet.example:4300",
+  STORE: "file",
+};
+
 function examples(): string[] {
   const { commands } = JSON.parse(readFileSync(join(ROOT, "oclif.manifest.json"), "utf8")) as {
     commands: Record<string, { examples?: string[] }>;
@@ -82,11 +97,23 @@ function examples(): string[] {
   );
 }
 
-/** The command lines in the text of a page, outside of its blocks. */
+/** The command lines in the text and in the first columns of the tables of a page, outside of its blocks. */
 function linesIn(page: string): string[] {
   let text = readFileSync(join(ROOT, page), "utf8");
   for (const { text: block } of blocksOf(page)) text = text.replace(block, "");
-  return [...text.matchAll(/`(copilotfleet [^`]+)`/g)].map(([, line = ""]) => line);
+  const cells = [...text.matchAll(/^\| (`.*?) +\| /gm)].flatMap(([, cell = ""]) => {
+    const [whole = ""] = /(?<=^`)[^`]+/.exec(cell) ?? [];
+    return whole.includes("\\|") || /^[-A-Z]/.test(whole) ? [] : [`copilotfleet ${withoutOptions(whole)}`];
+  });
+  return [...[...text.matchAll(/`(copilotfleet [^`]+)`/g)].map(([, line = ""]) => line), ...cells];
+}
+
+/** A line of a table without its optional parts, and with values in place of placeholders. */
+function withoutOptions(line: string): string {
+  return Object.entries(PLACEHOLDERS).reduce(
+    (all, [word, value]) => all.replaceAll(new RegExp(`(?<= )${word}(?=$| |=)`, "g"), value),
+    line.replaceAll(/ \[.*?\](?= |$)|…/g, ""),
+  );
 }
 
 const LINES = [...new Set([...examples(), ...linesIn("README.md"), ...linesIn("docs/commands.md")])];
