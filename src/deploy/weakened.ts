@@ -6,7 +6,10 @@ const WEAKER: Readonly<Record<string, readonly [value: unknown, effect: string]>
     true,
     "the front door and the HTTP API accept other machines without TLS, so tokens and conversations cross that network in plain text. With serve.tls, it is not necessary",
   ],
-  "host.insecure": [true, "hosts send tokens to each other without TLS. With serve.tls and host.tls, it is not necessary"],
+  "host.insecure": [
+    true,
+    "hosts send tokens to each other without TLS. With serve.tls and host.tls, it is not necessary",
+  ],
   "storeOptions.insecure": [
     true,
     "the hosts reach Redis without TLS, so that network can read and change the state of the fleet",

@@ -4,7 +4,13 @@ import type { Config } from "../config/schema.js";
 import { parseObject } from "../config/values/json.js";
 import { FleetError, quote, type Suggestion, systemCode } from "../errors.js";
 import type { EventLog } from "../model/events/event.js";
-import { ALL_PROTECTIONS, notRestricted, type Protection, type SandboxMode, type SandboxReport } from "../model/sandbox.js";
+import {
+  ALL_PROTECTIONS,
+  notRestricted,
+  type Protection,
+  type SandboxMode,
+  type SandboxReport,
+} from "../model/sandbox.js";
 import { mediumError, writing } from "../store/file/failures.js";
 import { replaceStateFile } from "../store/file/state-folder.js";
 import { wantedNetwork } from "./network/trial.js";

@@ -4,7 +4,6 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import type { Check } from "../../src/fleet/doctor/checks.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { nodeIsSupported } from "../../src/fleet/doctor/installation.js";
-import type { ServerView } from "../../src/pool/server.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { killed, sleeper } from "../fixtures/processes.js";
@@ -238,7 +237,12 @@ describe("registry", () => {
   it("doctor --fix rebuilds a registry of which everything is damaged, and the running servers keep their processes", async () => {
     const users = ["rebuilt", "Юлия@example.org"];
     for (const user of users) await fleet.ok(["create", "--user", user, "--id", `of-${user.length}`, "--prompt", "hi"]);
-    const before = (await fleet.ps()).filter(({ user }) => users.includes(user ?? ""));
+    const look = async () =>
+      (await fleet.ps())
+        .filter(({ user }) => users.includes(user ?? ""))
+        .map(({ id, user, pid, port, state }) => ({ id, user, pid, port, state }))
+        .toSorted((a, b) => (a.id < b.id ? -1 : 1));
+    const before = await look();
     for (const name of readdirSync(join(fleet.root, "registry"))) {
       chmodSync(join(fleet.root, "registry", name), 0o600);
       writeFileSync(join(fleet.root, "registry", name), "damaged");
@@ -252,11 +256,8 @@ describe("registry", () => {
       check: { level: "failed", fix: "Add --fix to rebuild it from the folders and processes of the servers." },
     });
     expect(await fixed("registry")).toMatchObject({ check: { level: "ok", fixed: true } });
-    const identity = ({ id, user, pid, port, state }: ServerView) => ({ id, user, pid, port, state });
-    const after = (await fleet.ps()).filter(({ user }) => users.includes(user ?? ""));
-    expect(after.map(identity)).toEqual(before.map(identity));
-    for (const user of users)
-      expect(await fleet.send(user, `of-${user.length}`, "on")).toBe("[turn 2] on");
+    expect(await look()).toEqual(before);
+    for (const user of users) expect(await fleet.send(user, `of-${user.length}`, "on")).toBe("[turn 2] on");
     await fleet.ok(["stop", "--all"]);
     await fleet.ok(["delete", ...users.map((user) => `of-${user.length}`)]);
   });

@@ -125,7 +125,7 @@ let folders = 0;
 
 /** The script for a line, and a new folder in which to run it. */
 function typed(line: string): { script: string; cwd: string } {
-  const cwd = join(fleet.folder, `cwd-${(folders += 1)}`);
+  const cwd = join(fleet.folder, `cwd-${folders++}`);
   mkdirSync(cwd);
   if (/ import /.test(line)) copyFileSync(ARCHIVE, join(cwd, "review.tar.gz"));
   if (/ trust$/.test(line)) writeFileSync(join(cwd, ".copilotfleet.json"), "{}");
@@ -133,7 +133,10 @@ function typed(line: string): { script: string; cwd: string } {
   const around = AROUND.find(({ line: pattern }) => pattern.test(replaced));
   const { before = "", after = "" } = around ?? {};
   if (around === undefined) return { script: replaced, cwd };
-  return { script: `{ ${before || "true"}; } >/dev/null 2>&1\n${replaced}\nc=$?; { ${after || "true"}; } >/dev/null 2>&1; exit $c`, cwd };
+  return {
+    script: `{ ${before || "true"}; } >/dev/null 2>&1\n${replaced}\nc=$?; { ${after || "true"}; } >/dev/null 2>&1; exit $c`,
+    cwd,
+  };
 }
 
 interface Shown {
@@ -207,8 +210,8 @@ afterAll(async () => {
 });
 
 describe.each([
-  ["a pipe", inPipe, "pipe"],
-  ["a terminal", onTerminal, "terminal"],
+  ["a pipe", inPipe],
+  ["a terminal", onTerminal],
 ] as const)("typed with %s", (_, run) => {
   it.each(ORDERED)("`%s` shows its effect, and ends as documented", { retry: 0 }, async (line) => {
     const { code, text } = await run(line);

@@ -86,7 +86,11 @@ it.skipIf(!isRoot)(
     const { stdout } = await fleet.run(["doctor", "--quick", "--json"], { under });
     const code = (JSON.parse(stdout) as Doctor).checks.find(({ name }) => name === "code");
     const folder = join(dirname(launcher), "../..");
-    expect(code).toMatchObject({ level: "warning", fix: "Install the package as another user, such as root." });
+    expect(code).toMatchObject({
+      level: "warning",
+      detail: expect.stringContaining(folder),
+      fix: "Install the package as another user, such as root.",
+    });
     expect(code?.items).toContain(launcher);
     renameSync(launcher, `${launcher}.away`);
     const refused = await fleet.run(spawn, { under });

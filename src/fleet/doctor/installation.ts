@@ -1,6 +1,5 @@
 import { accessSync, constants, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { shellQuote } from "../../config/values/text.js";
 import { isFleetError, systemCode } from "../../errors.js";
 import { ifThere } from "../../runtime/files/if-there.js";
 import { findRuntime } from "../../runtime/launch/find.js";

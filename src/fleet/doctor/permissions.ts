@@ -27,7 +27,10 @@ async function stateIsPrivate({ stateRoot, fix }: StateContext): Promise<Finding
     const detail = `files of the state that belong to another user, perhaps because somebody ran a command with sudo: ${foreign.length}`;
     const [ofOwner] = adviceForOwner(stateRoot, root);
     // Never take the state from its owner.
-    return { ...failed(detail, root.uid === uid ? `sudo chown -R ${uid} ${shellQuote(stateRoot)}` : ofOwner), items: foreign };
+    return {
+      ...failed(detail, root.uid === uid ? `sudo chown -R ${uid} ${shellQuote(stateRoot)}` : ofOwner),
+      items: foreign,
+    };
   }
   // If only its owner may enter the state folder, nobody else can reach the files in it, whatever their modes.
   if ((root.mode & 0o077) === 0) return ok("only this account can read the state");

@@ -1,5 +1,4 @@
 import { existsSync, readdirSync } from "node:fs";
-import { join } from "node:path";
 import { serverIdOf } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
 import { ifThere } from "../../runtime/files/if-there.js";
@@ -16,7 +15,10 @@ import { newRecord } from "../start/start.js";
  * @param users the ids of users who may have a server
  * @returns the records, and the ids of the folders whose user is not known
  */
-export function findServers(stateRoot: string, users: Iterable<string>): { servers: ServerRecord[]; unknown: string[] } {
+export function findServers(
+  stateRoot: string,
+  users: Iterable<string>,
+): { servers: ServerRecord[]; unknown: string[] } {
   const owners = new Map([...users].map((user) => [serverIdOf(user), user]));
   const launches = [...processesByLaunch(stateRoot)];
   const servers: ServerRecord[] = [];
@@ -30,7 +32,10 @@ export function findServers(stateRoot: string, users: Iterable<string>): { serve
       unknown.push(id);
       continue;
     }
-    const record = newRecord(stateRoot, isShared ? { id, user: null, isolation: "shared" } : { id, user, isolation: "per-user" });
+    const record = newRecord(
+      stateRoot,
+      isShared ? { id, user: null, isolation: "shared" } : { id, user, isolation: "per-user" },
+    );
     const writers = new Set(writersOf(logPath(home)).map(({ pid }) => pid));
     const launch = launches.find(([, found]) => found.some(({ identity }) => writers.has(identity.pid)));
     const port = portOfLaunch(home);

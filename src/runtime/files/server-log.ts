@@ -16,7 +16,8 @@ const TIMED_LINE = /^\[?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)\]? /;
 /** The first line of a launch. */
 const LAUNCH_LINE = /^[\d-]+T[\d:.]+Z \[copilotfleet\] Launch /;
 /** The part of {@link launchText} that names what is not restricted. */
-export const NOT_RESTRICTED: RegExp = /(?<=, )without a sandbox|(?<=; )[a-z-]+: (?:open|unlimited)(?:, [a-z-]+: (?:open|unlimited))*/;
+export const NOT_RESTRICTED: RegExp =
+  /(?<=, )without a sandbox|(?<=; )[a-z-]+: (?:open|unlimited)(?:, [a-z-]+: (?:open|unlimited))*/;
 /** Every healthy runtime prints this line when it starts, so the line does not help to explain a failure. */
 const ANNOUNCEMENT = /^CLI server listening on port \d+$/;
 

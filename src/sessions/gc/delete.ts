@@ -80,10 +80,13 @@ export async function deleteSessions(
     if (use === null) unused.push(session);
     else skip(session, use);
   }
-  const noted = run === null ? unused : await noteAll(run, unused, async (session) => {
-    for (const { id } of await deleteRecords(store, [session], skip))
-      outcomes.push({ session, skipped: await removing(async () => await run.removeInPlace(id)) });
-  });
+  const noted =
+    run === null
+      ? unused
+      : await noteAll(run, unused, async (session) => {
+          for (const { id } of await deleteRecords(store, [session], skip))
+            outcomes.push({ session, skipped: await removing(async () => await run.removeInPlace(id)) });
+        });
   const moved: { session: Candidate; path: string }[] = [];
   for (const session of await deleteRecords(store, noted, skip)) {
     try {
