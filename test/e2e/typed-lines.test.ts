@@ -51,7 +51,7 @@ const REPLACED: readonly (readonly [string, string])[] = [
   ["explain CODE", "explain FLEET_INTERNAL"],
 ];
 
-/** What a line needs, as a line of the shell before it and after it. */
+/** Shell commands that some lines need before or after them. */
 const AROUND: readonly { line: RegExp; before?: string; after?: string }[] = [
   { line: /^copilotfleet delete /, before: "copilotfleet create --user alice --id SESSION >/dev/null 2>&1 || true" },
   { line: / lock SESSION .*--ttl/, after: 'copilotfleet unlock SESSION --token "$token"' },
