@@ -1,3 +1,4 @@
+import { stripVTControlCharacters } from "node:util";
 import type { Command, Config } from "@oclif/core";
 import { nearestOf } from "../config/values/nearest.js";
 import { printable, redact } from "../config/values/text.js";
@@ -11,6 +12,8 @@ import { unmarked } from "./prompt/prompt.js";
 
 /** Turns oclif's error about a command line into a FleetError. Suggests the flag that the user probably meant. */
 export async function usageError(error: Error, command: typeof Command): Promise<FleetError> {
+  // On a terminal, oclif's messages have colours, which the patterns in this file do not expect.
+  error.message = stripVTControlCharacters(error.message);
   const unknown = "flags" in error ? flagNames(error.flags) : [];
   const known = { ...command.baseFlags, ...command.flags };
   // First list the command's own flags, then the flags that every command has.

@@ -6,6 +6,7 @@ import { stopGraceSeconds } from "./grace.js";
 import { badFlag, unfit } from "./problem.js";
 import { isFile, NEW_STORE_KEY, type Settings, settingsOf } from "./settings.js";
 import type { Capacity } from "./sizing.js";
+import { weakened, weakenedNotices } from "./weakened.js";
 
 export type StorageKind = "local" | "shared";
 
@@ -180,6 +181,13 @@ function noticesOf(config: Config, given: Layer, settings: Settings): string[] {
     notices.push("provider.baseUrl is an address of this machine. In a container, it means the container itself.");
   if (runtime.args.length > 0)
     notices.push("runtime.args are passed on unchanged. Paths in them are paths in the image.");
+  notices.push(
+    weakened(
+      "serve.listen and serve.metrics at 0.0.0.0",
+      "whoever reaches the network of the containers reaches the front door, which needs a token, and the metrics, which need none",
+    ),
+    ...weakenedNotices(settings),
+  );
   return notices;
 }
 

@@ -135,7 +135,7 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     fixes: [
       "ls -ld PATH # the path in the message",
       "chmod go-w PATH",
-      'sudo chown -R "$(id -u)" PATH',
+      "sudo -u OWNER copilotfleet ps # as the account that owns PATH",
       "Choose another folder: COPILOTFLEET_HOME.",
     ],
   },

@@ -136,7 +136,7 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
     causes: ["A disk lost data, or somebody changed the files or the keys by hand."],
     fixes: [
       "copilotfleet doctor # shows what is damaged and what was lost",
-      "copilotfleet doctor --fix # if an older revision or a copy is readable",
+      "copilotfleet doctor --fix # uses an older revision or a copy, or rebuilds the registry from the servers' folders",
       "Restore the file in the message from a backup.",
     ],
   },

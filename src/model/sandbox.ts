@@ -95,6 +95,12 @@ export function limitTexts(limits: LimitsReport): string[] {
 
 export const NO_SANDBOX: SandboxReport = { mode: "none", not: ALL_PROTECTIONS };
 
+/** Protections that a sandbox does not give, as a text: "network: open, resources: unlimited". */
+export function notRestricted(not: readonly Protection[]): string {
+  if (not.length === ALL_PROTECTIONS.length) return "everything: open";
+  return not.map((protection) => `${protection}: ${protection === "resources" ? "unlimited" : "open"}`).join(", ");
+}
+
 /** The protections that `other` gives and `sandbox` does not. */
 export function lackingIn(sandbox: SandboxReport, other: SandboxReport): Protection[] {
   return sandbox.not.filter((protection) => !other.not.includes(protection));

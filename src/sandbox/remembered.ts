@@ -4,7 +4,13 @@ import type { Config } from "../config/schema.js";
 import { parseObject } from "../config/values/json.js";
 import { FleetError, quote, type Suggestion, systemCode } from "../errors.js";
 import type { EventLog } from "../model/events/event.js";
-import { ALL_PROTECTIONS, type Protection, type SandboxMode, type SandboxReport } from "../model/sandbox.js";
+import {
+  ALL_PROTECTIONS,
+  notRestricted,
+  type Protection,
+  type SandboxMode,
+  type SandboxReport,
+} from "../model/sandbox.js";
 import { mediumError, writing } from "../store/file/failures.js";
 import { replaceStateFile } from "../store/file/state-folder.js";
 import { wantedNetwork } from "./network/trial.js";
@@ -53,7 +59,7 @@ export function refuseWeaker(
   if (lost.length === 0) return;
   const now = found.mode === "none" ? "no sandbox works" : `only a weaker ${found.mode} works`;
   const why = reasons.length === 0 ? "" : `: ${reasons.join(", and ")}`;
-  const message = `The last server started in the sandbox ${before.mode}. Now ${now}, without ${lost.join(", ")}${why}.`;
+  const message = `The last server started in the sandbox ${before.mode}. Now ${now} (${notRestricted(lost)})${why}.`;
   throw new FleetError("FLEET_SANDBOX_UNUSABLE", message, {
     suggestions: ["Repair the sandbox, because an agent may have broken it.", ACCEPT_WEAKER],
   });
@@ -69,7 +75,7 @@ export async function remember(stateRoot: string, found: Found, events: EventLog
   if (before?.mode === found.mode && String(before.gives) === String(givenBy(found))) return;
   const lost = before === null ? [] : lostSince(before, found);
   if (before !== null && lost.length > 0) {
-    const detail = `from ${before.mode} to ${found.mode}, without ${lost.join(", ")}`;
+    const detail = `from ${before.mode} to ${found.mode}; ${notRestricted(lost)}`;
     await events.record({ type: "sandbox.weakened", reason: "configuration", detail });
   }
   await write(stateRoot, found);
@@ -77,7 +83,7 @@ export async function remember(stateRoot: string, found: Found, events: EventLog
 
 /** Lets servers start in this sandbox from now on, although it is weaker. Records an event first. */
 export async function acceptWeaker(stateRoot: string, found: Found, events: EventLog): Promise<void> {
-  const detail = `to ${found.mode}, without ${found.not.join(", ")}`;
+  const detail = `to ${found.mode}; ${notRestricted(found.not)}`;
   await events.record({ type: "sandbox.weakened", reason: "accepted", detail });
   await write(stateRoot, found);
 }

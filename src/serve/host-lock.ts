@@ -75,6 +75,9 @@ function ownRecord({ supervisors = [] }: Registry): SupervisorRecord | undefined
 function taken({ process, startedAt, state }: SupervisorRecord): FleetError {
   const message = `This fleet is already supervised by process ${process.pid}, which started at ${startedAt}${state === "draining" ? " (it is about to end)" : ""}.`;
   return new FleetError("FLEET_SUPERVISOR_RUNNING", message, {
-    suggestions: ["copilotfleet ps", `kill -TERM ${process.pid}`],
+    suggestions: [
+      "copilotfleet top --once # shows what it supervises",
+      "To replace it, end it first. It then waits for turns and stops its servers.",
+    ],
   });
 }

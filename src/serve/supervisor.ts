@@ -6,7 +6,7 @@ import { option } from "../errors.js";
 import { SEEN_MS } from "../hosts/directory.js";
 import { forgetServing, noteServing } from "../hosts/serving-note.js";
 import { checkExposure } from "../identity/tls/exposure.js";
-import type { SandboxReport } from "../model/sandbox.js";
+import { notRestricted, type SandboxReport } from "../model/sandbox.js";
 import { hasOpenStore, OPEN_STORE } from "../pool/host-reach.js";
 import type { Stopped } from "../pool/stop/stop.js";
 import { NEVER } from "../runtime/clock.js";
@@ -296,7 +296,8 @@ export class Supervisor {
 function logSandbox({ log }: ServeContext, { mode, not, limits }: SandboxReport): void {
   const notHeld = limits?.notHeld ?? [];
   const unlimited = notHeld.length === 0 ? "" : `, and nothing enforces the limits of ${notHeld.join(" and ")}`;
-  const what = mode === "none" ? "servers start without a sandbox" : `servers start in the sandbox ${mode}`;
+  const open = not.length === 0 ? "" : ` (${notRestricted(not)})`;
+  const what = mode === "none" ? "servers start without a sandbox" : `servers start in the sandbox ${mode}${open}`;
   log(mode === "none" || unlimited !== "" ? "warn" : "info", `${what}${unlimited}`, { sandbox: mode, not, notHeld });
 }
 

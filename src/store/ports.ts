@@ -87,6 +87,9 @@ export interface RegistryStore {
    * the medium cannot be written to (full disk, read-only, I/O error). The old state is then intact.
    */
   update<T>(change: (draft: Registry) => T): Promise<T>;
+
+  /** Replaces a registry that cannot be read, and keeps its damaged files. Absent if the medium repairs itself. */
+  rebuild?(registry: Registry): Promise<void>;
 }
 
 /** Receives the id of a record that cannot be read, and the error that a read of it throws. */

@@ -92,6 +92,24 @@ describe("a Compose file", () => {
     );
   });
 
+  it("names each setting that weakens a default in a comment and in its notices", () => {
+    const { yaml, notices } = compose(
+      { ...ECHO, COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0", COPILOTFLEET_SESSION_APPROVE: "all" },
+      { replicas: 2 },
+    );
+    const named = notices.flatMap((notice) => /^Weaker than the default: (.*?):/.exec(notice)?.[1] ?? []);
+    expect(named).toEqual([
+      "serve.listen and serve.metrics at 0.0.0.0",
+      "serve.insecure true",
+      "host.insecure true",
+      "storeOptions.insecure true",
+      'session.approve "all"',
+    ]);
+    for (const name of named) expect(yaml).toContain(`# Weaker than the default: ${name}:`);
+    const withTls = { COPILOTFLEET_SERVE_TLS_CERT: "/etc/f/tls.crt", COPILOTFLEET_SERVE_TLS_KEY: "/etc/f/tls.key" };
+    expect(compose({ ...ECHO, ...withTls }).notices.join()).not.toContain("insecure");
+  });
+
   it("a Compose file of two hosts has a Redis that keeps all data, and a name and a volume for each host", () => {
     const { services, volumes, secrets, environment, notices } = compose(
       { ...ECHO, COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0" },

@@ -1,4 +1,4 @@
-import { chmodSync, chownSync, rmSync, statSync } from "node:fs";
+import { chmodSync, chownSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import type { Check } from "../../src/fleet/doctor/checks.js";
@@ -230,5 +230,35 @@ describe("store", () => {
       detail: expect.stringMatching(/^file: a write takes \d{3,}\.\d ms, which makes every command slow$/),
       fix: `df -h ${fleet.root}`,
     });
+  });
+});
+
+describe("registry", () => {
+  it("doctor --fix rebuilds a registry of which everything is damaged, and the running servers keep their processes", async () => {
+    const users = ["rebuilt", "Юлия@example.org"];
+    for (const user of users) await fleet.ok(["create", "--user", user, "--id", `of-${user.length}`, "--prompt", "hi"]);
+    const look = async () =>
+      (await fleet.ps())
+        .filter(({ user }) => users.includes(user ?? ""))
+        .map(({ id, user, pid, port, state }) => ({ id, user, pid, port, state }))
+        .toSorted((a, b) => (a.id < b.id ? -1 : 1));
+    const before = await look();
+    for (const name of readdirSync(join(fleet.root, "registry"))) {
+      chmodSync(join(fleet.root, "registry", name), 0o600);
+      writeFileSync(join(fleet.root, "registry", name), "damaged");
+    }
+    writeFileSync(join(fleet.root, "registry.json"), "damaged");
+    expect(await fleet.refusal(7, ["ps"])).toMatchObject({
+      code: "FLEET_STATE_CORRUPT",
+      suggestions: expect.arrayContaining([expect.stringMatching(/^copilotfleet doctor --fix/)]),
+    });
+    expect(await check("registry")).toMatchObject({
+      check: { level: "failed", fix: "Add --fix to rebuild it from the folders and processes of the servers." },
+    });
+    expect(await fixed("registry")).toMatchObject({ check: { level: "ok", fixed: true } });
+    expect(await look()).toEqual(before);
+    for (const user of users) expect(await fleet.send(user, `of-${user.length}`, "on")).toBe("[turn 2] on");
+    await fleet.ok(["stop", "--all"]);
+    await fleet.ok(["delete", ...users.map((user) => `of-${user.length}`)]);
   });
 });

@@ -34,10 +34,17 @@ it.each(SEEN)(
   "with sandbox.mode $setting, ps shows the sandbox $mode, and the server's log names what it does not restrict",
   async ({ setting, mode, not }) => {
     const user = `seen-${setting}`;
-    const { sandbox, log } = await fleet.spawn(user, { env: { COPILOTFLEET_SANDBOX_MODE: setting } });
+    const { id, sandbox, log } = await fleet.spawn(user, { env: { COPILOTFLEET_SANDBOX_MODE: setting } });
     expect(sandbox).toEqual({ mode, not });
-    expect(await fleet.ok(["ps", "-o", "wide", "--user", user])).toMatch(new RegExp(`SANDBOX.*\\b${mode}\\b`, "s"));
-    expect(readFileSync(log, "utf8")).toContain(`in the sandbox ${mode} without ${not.join(", ")}).`);
+    const words = not.map((word) => `${word}: ${word === "resources" ? "unlimited" : "open"}`).join(", ");
+    const coloured = `\x1b[33m${words}\x1b[39m`;
+    for (const args of [
+      ["ps", "-o", "wide", "--user", user],
+      ["describe", id],
+      ["logs", id],
+    ])
+      expect(await fleet.ok(args, { env: { CLICOLOR_FORCE: "1" } }), args.join(" ")).toContain(coloured);
+    expect(readFileSync(log, "utf8")).toContain(`in the sandbox ${mode}; ${words}).`);
   },
 );
 

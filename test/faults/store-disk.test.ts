@@ -1,14 +1,21 @@
 import { spawnSync } from "node:child_process";
 import { mkdir } from "node:fs/promises";
-import { expect, it } from "vitest";
+import { expect, it, onTestFinished } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
+import { TestFleet } from "../fixtures/commands/cli.js";
+import { COMMAND } from "../fixtures/commands/command.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 /** Runs a script in its own mount namespace. The script's mounts disappear when it ends. Needs no root. */
 function inNamespace(script: string, ...argv: string[]) {
-  return spawnSync("unshare", ["--map-root-user", "--mount", "sh", "-ec", script, "sh", ...argv], { encoding: "utf8" });
+  return inNamespaceWith(process.env, script, ...argv);
+}
+
+function inNamespaceWith(env: NodeJS.ProcessEnv, script: string, ...argv: string[]) {
+  const args = ["--map-root-user", "--mount", "sh", "-ec", script, "sh", ...argv];
+  return spawnSync("unshare", args, { encoding: "utf8", env });
 }
 
 function mountProblem(): string | undefined {
@@ -71,5 +78,41 @@ it.skipIf(problem !== undefined)(
       after: ["s1"],
       warnings: [],
     });
+  },
+);
+
+/** Prints the exit code and the output of each command after its name. `fill` takes all space that is left. */
+const ON_A_FULL_DISK = `
+  mount -t tmpfs -o size=256m,mode=0700 tmpfs "$COPILOTFLEET_HOME"
+  fleet() { "$node" "$command" "$@"; }
+  try() { output=$(fleet "$@" 2>&1) && code=0 || code=$?; echo "$1 $code $output"; }
+  fill() { dd if=/dev/zero of="$COPILOTFLEET_HOME/fill-$1" bs=4k 2>/dev/null || true; }
+  for id in one two; do fleet create --user alice --id $id --prompt hi >/dev/null; done
+  fleet stop --all >/dev/null
+  fleet spawn --user bob >/dev/null
+  fill 1; try doctor --quick
+  try gc --ttl 1ms --user alice
+  fill 2; try stop --all
+  rm "$COPILOTFLEET_HOME"/fill-*
+  fleet create --user alice --id four >/dev/null
+  fill 3; try delete four --yes
+  fill 4; try stop --all --force
+`;
+
+it.skipIf(problem !== undefined)(
+  "gc, stop and delete work on a full disk, and doctor checks what it can read",
+  async () => {
+    const fleet = new TestFleet({ COPILOTFLEET_SANDBOX_MODE: "none" });
+    onTestFinished(async () => await fleet.end());
+    await mkdir(fleet.root, { mode: 0o700 });
+    const env = { ...fleet.env, node: process.execPath, command: COMMAND };
+    const { stdout, stderr, status } = inNamespaceWith(env, ON_A_FULL_DISK);
+    expect({ stderr, status }, stdout).toEqual({ stderr: "", status: 0 });
+    expect(stdout).toMatch(/^FAIL +store .*ENOSPC/m);
+    expect(stdout).toMatch(/^ok +session records +sessions recorded: 2$/m);
+    expect(stdout).toMatch(/^gc 0 .*deleted 2 sessions/m);
+    expect(stdout).toMatch(/^stop 0 .*\n.*bob-\w+ +drained/m);
+    expect(stdout).toMatch(/^delete 0 four$/m);
+    expect(stdout).toMatch(/^stop 0 .*\n.*alice-\w+ +(drained|killed)/m);
   },
 );

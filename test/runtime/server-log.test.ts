@@ -11,7 +11,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
-import { NO_SANDBOX } from "../../src/model/sandbox.js";
+import { ALL_PROTECTIONS, NO_SANDBOX, notRestricted, type SandboxReport } from "../../src/model/sandbox.js";
 import { logPath } from "../../src/runtime/files/server-folder.js";
 import { appendToLog, endOfLog, isLaunchLine, launchText, timeOfLine } from "../../src/runtime/files/server-log.js";
 
@@ -43,6 +43,15 @@ describe("a line of the fleet in the log of a server", () => {
     expect(lines.map(isLaunchLine)).toEqual([false, false, true, false]);
     expect(lines.map(timeOfLine)).toEqual([null, AT.toISOString(), AT.toISOString(), null]);
     expect(isLaunchLine("Launch on port 5000")).toBe(false);
+  });
+
+  it("a launch line names what the sandbox leaves open, and never calls a server with an open network one without a network", () => {
+    const words = (sandbox: SandboxReport) => /\(\/x, (.*)\)\.$/.exec(launchText({ ...LAUNCH, sandbox }))?.[1];
+    expect(words({ mode: "bwrap", not: ["network", "resources"] })).toBe(
+      "in the sandbox bwrap; network: open, resources: unlimited",
+    );
+    expect(words({ mode: "bwrap", not: [], network: "none" })).toBe("in the sandbox bwrap; network: none");
+    expect(notRestricted(ALL_PROTECTIONS)).toBe("everything: open");
   });
 
   it("appendToLog moves the log's modification time only to a later known time, because gc takes it for the last use", () => {

@@ -11,7 +11,7 @@ const IS_ROOT = process.getuid?.() === 0;
 
 /** A fault of a state folder, how to cause it, and what the message and the suggested command must contain. */
 const UNSAFE: [string, (root: string) => Promise<void>, RegExp, RegExp][] = [
-  ["a file", (root) => writeFile(root, ""), /is not a folder/, /^mv /],
+  ["a file", (root) => writeFile(root, ""), /is not a folder/, /^Set COPILOTFLEET_HOME to a folder\.$/],
   [
     "a symbolic link",
     async (root) => {
@@ -62,7 +62,15 @@ describe("the check of the state folder", () => {
     const root = await temporaryRoot();
     await mkdir(root, { mode: 0o700 });
     await chown(root, 12_345, 12_345);
-    expect(() => checkStateFolder(root)).toThrow(/belongs to uid 12345/);
+    expect(() => checkStateFolder(root)).toThrow(
+      expect.objectContaining({
+        message: expect.stringMatching(/belongs to uid 12345/),
+        suggestions: [
+          `sudo -u '#12345' env COPILOTFLEET_HOME=${root} copilotfleet ps`,
+          "Or set COPILOTFLEET_HOME to a folder of your own.",
+        ],
+      }),
+    );
   });
 
   it("a state folder below a path that is not a folder is refused", async () => {

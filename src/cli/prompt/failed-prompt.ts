@@ -28,8 +28,9 @@ export function afterPrompt(error: FleetError, session: SessionView | null): Fle
     state === "gone"
       ? `The ephemeral session ${quote(id)} was deleted.`
       : `The session ${quote(id)} was created and still exists.`;
-  const goOn: Suggestion[] =
-    state === "gone" ? [] : [`copilotfleet send ${id} TEXT --user ${owner}`, `copilotfleet delete ${id}`];
+  // While the store fails, for example on a full disk, another prompt fails in the same way.
+  const send: Suggestion[] = isStoreTrouble(error) ? [] : [`copilotfleet send ${id} TEXT --user ${owner}`];
+  const goOn: Suggestion[] = state === "gone" ? [] : [...send, `copilotfleet delete ${id}`];
   const change = ({ message, suggestions }: ErrorText) => ({
     message: `${asSentence(message)} ${remains}`,
     suggestions: [...suggestions.filter((suggestion) => !suggestion.includes(id)), ...goOn],

@@ -1,5 +1,5 @@
 import { printableLines } from "../../config/values/text.js";
-import { timeOfLine, withoutTime } from "../../runtime/files/server-log.js";
+import { isLaunchLine, NOT_RESTRICTED, timeOfLine, withoutTime } from "../../runtime/files/server-log.js";
 import { colour } from "./colour.js";
 
 const UNKNOWN_TIME = "-".padEnd("2026-01-01T00:00:00.000Z".length);
@@ -13,7 +13,8 @@ export interface LogStyle {
 
 export function renderLogLine(line: string, { prefix, timestamps }: LogStyle): string {
   // A terminal must not interpret control characters that an agent made the server print. A pipe gets the exact log.
-  const text = process.stdout.isTTY === true ? printableLines(line) : line;
+  const plain = process.stdout.isTTY === true ? printableLines(line) : line;
+  const text = isLaunchLine(plain) ? plain.replace(NOT_RESTRICTED, (words) => colour.yellow(words)) : plain;
   const timed = timestamps ? `${timeOfLine(text) ?? UNKNOWN_TIME} ${withoutTime(text)}` : text;
   return prefix === undefined ? timed : `${colour.cyan(`${prefix.name.padEnd(prefix.width)} |`)} ${timed}`;
 }

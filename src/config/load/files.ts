@@ -86,7 +86,7 @@ function checkFile(path: string, stats: Stats, uid: number | undefined): void {
   }
   if (uid !== undefined && stats.uid !== uid && stats.uid !== 0) {
     throw unusableFile(path, `belongs to another user (uid ${stats.uid}). Allowed: a file of your own or of root`, [
-      `chown ${uid} ${shellQuote(printable(path))}  # if you trust the file`,
+      "Copy the file, if you trust it, and use the copy.",
     ]);
   }
   if ((stats.mode & 0o002) !== 0) {

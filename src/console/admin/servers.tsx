@@ -148,7 +148,9 @@ function Sandbox({ mode, not }: Server["sandbox"]) {
   return (
     <>
       {mode}
-      <span class="cell-note">without {not.join(", ")}</span>
+      <span class="cell-note warn">
+        {not.map((word) => `${word}: ${word === "resources" ? "unlimited" : "open"}`).join(", ")}
+      </span>
     </>
   );
 }

@@ -4,6 +4,7 @@ import { quote } from "../../errors.js";
 import { describe } from "../deployment.js";
 import { checkSandbox, unfit } from "../problem.js";
 import type { SecretFile } from "../settings.js";
+import { weakened } from "../weakened.js";
 import { yamlStream } from "../yaml.js";
 import { httpNotices, ingress } from "./http.js";
 import { networkPolicy } from "./network.js";
@@ -26,6 +27,10 @@ const NO_LIMIT = `A pod cannot limit its processes. Set podPidsLimit of the kube
 kills all processes of a container together. recycle.maxMemory replaces single servers that have grown, between turns.`;
 const GC_SHARED = `This job deletes expired sessions from the shared folder even if no host stays up long enough to do so.
 In addition, each serve runs gc every serve.gcInterval.`;
+const PARENTS = weakened(
+  "COPILOTFLEET_ALLOW_UNSAFE_PARENTS=1 in the job for gc",
+  "its state folder is in an emptyDir with mode 0777. No other account is in that pod",
+);
 const GC_LOCAL = `There is no CronJob for gc. The sessions are on the pods' own volumes, and another pod must not mount these,
 because it cannot see the processes that use them. Each serve runs gc on its own sessions every serve.gcInterval.`;
 
@@ -54,9 +59,9 @@ export function renderKubernetes(
     { value: objects.statefulSet(plan), comment: NO_LIMIT },
     { value: objects.disruptionBudget(plan), ...(shared ? {} : { comment: GC_LOCAL }) },
     ...(deployment.maxReplicas > deployment.replicas ? [{ value: objects.autoscaler(plan), comment: SCALING }] : []),
-    ...(shared ? [{ value: objects.gcJob(plan), comment: GC_SHARED }] : []),
+    ...(shared ? [{ value: objects.gcJob(plan), comment: `${GC_SHARED} ${PARENTS}` }] : []),
   ];
-  const notices = [...secretNotices(plan), ...httpNotices(plan), ...deployment.notices];
+  const notices = [...secretNotices(plan), ...httpNotices(plan), ...deployment.notices, ...(shared ? [PARENTS] : [])];
   return { manifests: entries.map(({ value }) => value), notices, yaml: yamlStream(notices, entries) };
 }
 

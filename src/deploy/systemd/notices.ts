@@ -1,5 +1,6 @@
 import type { Config } from "../../config/schema.js";
 import { inVariables, type Settings } from "../settings.js";
+import { weakenedNotices } from "../weakened.js";
 import { credentialOf, NAME, OF_USERS, SECRETS, type SystemdOptions, VARIABLES_FILE } from "./surroundings.js";
 
 /** Sentences for the reader of the units: facts to know and things to do. */
@@ -33,6 +34,7 @@ export function noticesOf(
     auth.githubTokenCommand === null
       ? []
       : `auth.githubTokenCommand runs as ${user}, without access to /home and /root, and with a private /tmp.`,
+    ...weakenedNotices(settings),
     `To run commands by hand: ${byHand(user, settings)} ${NAME} ps`,
   ].flat();
 }

@@ -68,7 +68,8 @@ export async function examine(options: DoctorOptions): Promise<DoctorResult> {
       await using fleet = await Fleet.open(options);
       const context = { fleet, fix, quick };
       await checks.run([STORE], context);
-      if (checks.passed(STORE.name)) await checks.run([REGISTRY], context);
+      // Files that cannot be written, for example on a full disk, may still be readable.
+      if (checks.passed(STORE.name) || store.kind === "file") await checks.run([REGISTRY], context);
       else checks.skip([REGISTRY], STORE.name);
       if (checks.passed(REGISTRY.name)) await checks.run(records, context);
       else checks.skip(records, checks.passed(STORE.name) ? REGISTRY.name : STORE.name);

@@ -1,6 +1,5 @@
 import { accessSync, constants, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { shellQuote } from "../../config/values/text.js";
 import { isFleetError, systemCode } from "../../errors.js";
 import { ifThere } from "../../runtime/files/if-there.js";
 import { findRuntime } from "../../runtime/launch/find.js";
@@ -60,7 +59,7 @@ export function codeIsProtected(folder: string | null, uid: number): Finding {
   const items = paths.filter((path) => mayChange(path, uid));
   if (items.length === 0) return ok(`${folder}, which this account cannot change`);
   const detail = `this account can change the fleet's code in ${folder}, so an agent might`;
-  return { ...warning(detail, `sudo chown -R root ${shellQuote(folder)}`), items };
+  return { ...warning(detail, "Install the package as another user, such as root."), items };
 }
 
 function mayChange(path: string, uid: number): boolean {

@@ -2,6 +2,7 @@ import { chmod, lstat, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { shellQuote } from "../../config/values/text.js";
 import { ifThereLater } from "../../runtime/files/if-there.js";
+import { adviceForOwner } from "../../store/file/state-folder.js";
 import { type Finding, failed, ok, type Row, warning } from "./checks.js";
 import type { SettingsContext } from "./settings.js";
 
@@ -24,7 +25,12 @@ async function stateIsPrivate({ stateRoot, fix }: StateContext): Promise<Finding
   if (foreign.length > 0) {
     const uid = process.getuid?.();
     const detail = `files of the state that belong to another user, perhaps because somebody ran a command with sudo: ${foreign.length}`;
-    return { ...failed(detail, `sudo chown -R ${uid} ${shellQuote(stateRoot)}`), items: foreign };
+    const [ofOwner] = adviceForOwner(stateRoot, root);
+    // Never take the state from its owner.
+    return {
+      ...failed(detail, root.uid === uid ? `sudo chown -R ${uid} ${shellQuote(stateRoot)}` : ofOwner),
+      items: foreign,
+    };
   }
   // If only its owner may enter the state folder, nobody else can reach the files in it, whatever their modes.
   if ((root.mode & 0o077) === 0) return ok("only this account can read the state");

@@ -1,4 +1,5 @@
-import type { Suggestion } from "../../errors.js";
+import { asSentence, countOf } from "../../config/values/text.js";
+import { type FleetError, isFleetError, type Suggestion } from "../../errors.js";
 import { endStrays, findStrays } from "../../sessions/gc/broken-servers.js";
 import { DAMAGE_ADVICE } from "../../store/file/commit/damage.js";
 import type { Fleet } from "../fleet.js";
@@ -14,8 +15,32 @@ export interface RecordsContext {
 /** The check that all other checks of the recorded state depend on. */
 export const REGISTRY: Row<RecordsContext> = {
   name: "registry",
-  look: async ({ fleet }) => ok(`servers recorded: ${await fleet.records.servers()}`),
+  look: async ({ fleet, fix }) => {
+    try {
+      return ok(`servers recorded: ${await fleet.records.servers()}`);
+    } catch (error) {
+      if (!isFleetError(error, "FLEET_STATE_CORRUPT")) throw error;
+      return await rebuilt(error, { fleet, fix });
+    }
+  },
 };
+
+/** Rebuilds a registry of which neither a revision nor the copy is readable. Without `fix`, only advises it. */
+async function rebuilt(error: FleetError, { fleet, fix }: Pick<RecordsContext, "fleet" | "fix">): Promise<Finding> {
+  const found = fix ? await fleet.records.rebuildRegistry() : null;
+  if (found === null)
+    throw error.reworded(({ suggestions }) => ({
+      suggestions: fix ? suggestions : ["Add --fix to rebuild it from the folders and processes of the servers."],
+    }));
+  const { servers, unknown } = found;
+  const lost = "The working folders of servers (--cwd) are not known any more, and the pool is open";
+  return {
+    level: "ok",
+    detail: `${asSentence(error.message)} Rebuilt it from the folders and processes of ${countOf(servers.length, "server")}. ${lost}`,
+    items: unknown.map((id) => `${id}: left out, because its user is not known; it is back when that user needs it`),
+    fixed: true,
+  };
+}
 
 export const RECORDS: readonly Row<RecordsContext>[] = [
   { name: "session records", look: async ({ fleet }) => ok(`sessions recorded: ${await fleet.records.sessions()}`) },

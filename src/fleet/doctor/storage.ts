@@ -45,7 +45,7 @@ async function diskSpace({ config, stateRoot }: LoadedConfig): Promise<Finding> 
     .join(", ");
   if (little.length === 0) return ok(detail);
   return warning(
-    `only ${detail}; on a full disk, the fleet refuses new sessions and turns`,
+    `only ${detail}; on a full disk, the fleet refuses new sessions and turns, but gc, delete and stop work`,
     "copilotfleet gc --dry-run",
   );
 }

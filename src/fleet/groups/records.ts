@@ -2,7 +2,9 @@ import { isFleetError } from "../../errors.js";
 import type { Purge } from "../../model/placement.js";
 import { lackingIn, NO_SANDBOX, type Protection, type SandboxMode } from "../../model/sandbox.js";
 import type { ServerState } from "../../model/server.js";
+import { gatherEvents } from "../../peers/events/all-events.js";
 import { launchesOf } from "../../pool/admission.js";
+import { findServers } from "../../pool/repair/rebuild.js";
 import { isBroken, isRunning } from "../../pool/server.js";
 import { heldPorts } from "../../pool/start/ports.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
@@ -120,6 +122,23 @@ export class RecordGroup extends Group {
     store.takeWarnings(); // discard the warnings about damage that is now repaired
   }
 
+  /**
+   * Rebuilds a registry that cannot be read, from the folders and processes of this host's servers. Resolves with the ids
+   * of the servers, and of the folders whose user is not known. Resolves with null if the store does not support it.
+   */
+  async rebuildRegistry(): Promise<{ servers: string[]; unknown: string[] } | null> {
+    const { store, stateRoot, hosts } = this.parts;
+    const { registry } = store;
+    if (registry.rebuild === undefined) return null;
+    const owners = (await store.sessions.list()).map(({ owner }) => owner);
+    const started = await gatherEvents(hosts, { types: ["server.started"] });
+    const users = [...owners, ...started.flatMap(({ user }) => user ?? [])];
+    const { servers, unknown } = findServers(stateRoot, users);
+    await registry.rebuild({ servers: Object.fromEntries(servers.map((server) => [server.id, server])) });
+    await this.repairRegistry();
+    return { servers: servers.map(({ id }) => id), unknown };
+  }
+
   /** Writes each session record again if its file is damaged. */
   async repairSessions(): Promise<void> {
     const { store } = this.parts;
@@ -182,6 +201,7 @@ export class RecordGroup extends Group {
       troubledServers: [],
       weakServers: [],
       repairRegistry: [],
+      rebuildRegistry: [],
       repairSessions: [],
       brokenServers: [],
       launchIds: [],

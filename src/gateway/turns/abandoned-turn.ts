@@ -34,7 +34,7 @@ export async function abandonedTurnOver(door: DoorState, { server, record, lease
       if (error instanceof RpcError || !isRunning(server)) return;
       if (isGivenUp()) throw error;
     }
-    await delay(ASK_MS, undefined, { ref: false });
+    await delay(ASK_MS);
   }
 }
 
@@ -56,6 +56,6 @@ async function ask(door: DoorState, server: ServerRecord, sessionId: string, isG
     const inTurn = await isInTurn({ request }, sessionId);
     if (inTurn === null) return;
     idle = inTurn ? 0 : idle + 1;
-    if (idle < 2) await delay(ASK_MS, undefined, { ref: false });
+    if (idle < 2) await delay(ASK_MS);
   }
 }

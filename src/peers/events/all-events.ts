@@ -189,7 +189,7 @@ class Follower {
   }
 
   async #pause(ms: number): Promise<boolean> {
-    await delay(ms, undefined, { signal: this.#signal, ref: false }).catch(() => undefined);
+    await delay(ms, undefined, { signal: this.#signal }).catch(() => undefined);
     return !this.#signal.aborted;
   }
 }

@@ -34,7 +34,7 @@ export async function ownEvents(
     after = page.next;
     do {
       if (performance.now() >= until || signal?.aborted === true) return page;
-      await delay(POLL_MS, undefined, { ref: false });
+      await delay(POLL_MS, undefined, { signal }).catch(() => "aborted");
     } while (newestEvent(stateRoot) <= after);
   }
 }

@@ -133,7 +133,11 @@ export async function startServer(context: PoolContext, request: StartRequest): 
   }
 }
 
-function newRecord(stateRoot: string, { id, user, isolation }: StartRequest): ServerRecord {
+/** The record of a server that has not been started. */
+export function newRecord(
+  stateRoot: string,
+  { id, user, isolation }: Pick<ServerRecord, "id" | "user" | "isolation">,
+): ServerRecord {
   const home = homeOf(stateRoot, id);
   return {
     id,

@@ -245,7 +245,10 @@ function turnFailed(sessionId: string, message: string, cause?: unknown): FleetE
   // Show the session's id here, because a user who let `create` choose the id has not seen it so far.
   return new FleetError("FLEET_TURN_FAILED", message, {
     cause,
-    suggestions: [`copilotfleet send ${sessionId} TEXT --user USER`],
+    // Another prompt would fail in the same way on a full disk.
+    suggestions: /ENOSPC|EDQUOT/.test(message)
+      ? ["copilotfleet doctor", "copilotfleet gc"]
+      : [`copilotfleet send ${sessionId} TEXT --user USER`],
   });
 }
 

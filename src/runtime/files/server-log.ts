@@ -1,7 +1,7 @@
-import { closeSync, constants, fstatSync, futimesSync, openSync, statSync, writeSync } from "node:fs";
+import { closeSync, constants, fstatSync, futimesSync, openSync, readFileSync, statSync, writeSync } from "node:fs";
 import { printable } from "../../config/values/text.js";
 import { systemCode } from "../../errors.js";
-import { limitTexts, type SandboxReport } from "../../model/sandbox.js";
+import { limitTexts, notRestricted, type SandboxReport } from "../../model/sandbox.js";
 import type { ServerRecord } from "../../model/server.js";
 import { ifThere, readAt } from "./if-there.js";
 import { type LogKey, lineOfFleet, readLogKey, signedLine } from "./log-signature.js";
@@ -15,6 +15,9 @@ const { O_APPEND, O_NOFOLLOW, O_NONBLOCK, O_RDWR } = constants;
 const TIMED_LINE = /^\[?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)\]? /;
 /** The first line of a launch. */
 const LAUNCH_LINE = /^[\d-]+T[\d:.]+Z \[copilotfleet\] Launch /;
+/** The part of {@link launchText} that names what is not restricted. */
+export const NOT_RESTRICTED: RegExp =
+  /(?<=, )without a sandbox|(?<=; )[a-z-]+: (?:open|unlimited)(?:, [a-z-]+: (?:open|unlimited))*/;
 /** Every healthy runtime prints this line when it starts, so the line does not help to explain a failure. */
 const ANNOUNCEMENT = /^CLI server listening on port \d+$/;
 
@@ -32,10 +35,11 @@ interface LaunchFacts {
 /** The text of the line that the fleet writes to the log at the beginning of a launch. */
 export function launchText({ port, runtimePath, sandbox }: LaunchFacts): string {
   const { mode, not, network, limits } = sandbox;
-  const within = mode === "none" ? "without a sandbox" : `in the sandbox ${mode} without ${not.join(", ")}`;
-  const reaching = network === undefined ? "" : `; network ${network}`;
+  const within = mode === "none" ? "without a sandbox" : `in the sandbox ${mode}`;
+  const open = mode === "none" || not.length === 0 ? "" : `; ${notRestricted(not)}`;
+  const reaching = network === undefined ? "" : `; network: ${network}`;
   const limited = limits === undefined ? "" : `; limits by ${limits.by}: ${limitTexts(limits).join(", ")}`;
-  return `Launch on port ${port} by process ${process.pid} (${runtimePath}, ${within}${reaching}${limited}).`;
+  return `Launch on port ${port} by process ${process.pid} (${runtimePath}, ${within}${open}${reaching}${limited}).`;
 }
 
 /**
@@ -87,6 +91,15 @@ export function timeOfLine(line: string): string | null {
 
 export function withoutTime(line: string): string {
   return line.replace(TIMED_LINE, "");
+}
+
+/** The port of the last launch in a server's log. Null if the log names none. */
+export function portOfLaunch(home: string): number | null {
+  const text = ifThere(() => readFileSync(logPath(home), "utf8")) ?? "";
+  const key = readLogKey(logPath(home));
+  const launch = text.split("\n").findLast((line) => isLaunchLine(lineOfFleet(line, key) ?? ""));
+  const [, port] = / Launch on port (\d+) /.exec(launch ?? "") ?? [];
+  return port === undefined ? null : Number(port);
 }
 
 /** Whether this line of the fleet is the first line of a launch. */

@@ -6,6 +6,7 @@ import { mapConcurrently } from "../../pool/concurrency.js";
 import { isRunning } from "../../pool/server.js";
 import { usedSessions } from "../../pool/use-markers.js";
 import { claimedBy, ownPid } from "../../runtime/history/session-state.js";
+import { isFull } from "../../store/file/failures.js";
 import type { Store } from "../../store/ports.js";
 import { type HostsSeen, isInUse, measureFolder } from "./age.js";
 import type { Leftover, Note } from "./journal.js";
@@ -79,9 +80,15 @@ export async function deleteSessions(
     if (use === null) unused.push(session);
     else skip(session, use);
   }
-  run?.note(unused.map(noteOf));
+  const noted =
+    run === null
+      ? unused
+      : await noteAll(run, unused, async (session) => {
+          for (const { id } of await deleteRecords(store, [session], skip))
+            outcomes.push({ session, skipped: await removing(async () => await run.removeInPlace(id)) });
+        });
   const moved: { session: Candidate; path: string }[] = [];
-  for (const session of await deleteRecords(store, unused, skip)) {
+  for (const session of await deleteRecords(store, noted, skip)) {
     try {
       const path = session.path === null ? null : (run?.take(session.id) ?? null);
       if (path !== null) moved.push({ session, path });
@@ -95,6 +102,31 @@ export async function deleteSessions(
   }
   if (run !== null && moved.length > 0) outcomes.push(...(await removeMoved(store, run, moved, pids.size > 0)));
   return outcomes;
+}
+
+/**
+ * Writes the journal. As long as the disk is too full for it, first deletes the largest session without a note. If gc is
+ * killed during such a deletion, the rest of the folder stays until it is past its TTL.
+ *
+ * @returns the sessions that are in the journal
+ */
+async function noteAll(
+  run: Run,
+  sessions: readonly Candidate[],
+  deleteFirst: (session: Candidate) => Promise<void>,
+): Promise<Candidate[]> {
+  const left = sessions.toSorted((a, b) => a.bytes - b.bytes);
+  for (;;) {
+    try {
+      run.note(left.map(noteOf));
+      return left;
+    } catch (error) {
+      const largest = left.pop();
+      if (largest === undefined || !(isFleetError(error) && isFull(error.cause))) throw error;
+      await deleteFirst(largest);
+      if (left.length === 0) return [];
+    }
+  }
 }
 
 /** Reads the use markers of each server once. Returns a function that checks whether a session has a use marker. */
@@ -188,8 +220,12 @@ function noteOf({ id, owner, record }: Candidate): Note {
 }
 
 async function remove(run: Run, path: string): Promise<SkipReason | null> {
+  return await removing(async () => await run.remove(path));
+}
+
+async function removing(removal: () => Promise<boolean>): Promise<SkipReason | null> {
   try {
-    return (await run.remove(path)) ? null : "failed";
+    return (await removal()) ? null : "failed";
   } catch (error) {
     if (systemCode(error) === undefined) throw error;
     return "failed";

@@ -114,6 +114,12 @@ export class Run {
     return await removeTree(moved, this.#budget);
   }
 
+  /** Removes a session that was not moved. @returns as {@link remove} */
+  async removeInPlace(id: string): Promise<boolean> {
+    using state = this.#openState();
+    return state?.lstat(id) === undefined || (await this.remove(state.at(id)));
+  }
+
   /**
    * Whether a server opened the session just as it was moved. The runtime then creates the session's folder again, with
    * a lock in it. But if the new folder has a description (`workspace.yaml`), it belongs to a new session with this id,

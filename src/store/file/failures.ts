@@ -13,9 +13,14 @@ export function mediumError(action: "read" | "write", path: string, error: unkno
   if (lacksFiles(error)) return filesExhausted(error);
   const verb = action === "read" ? "read" : "written";
   return new FleetError("FLEET_STATE_UNWRITABLE", `The state in ${quote(path)} cannot be ${verb}: ${reason(error)}.`, {
-    suggestions: [code === "ENOSPC" || code === "EDQUOT" ? `df -h ${shellQuote(path)}` : `ls -ld ${shellQuote(path)}`],
+    suggestions: [isFull(error) ? `df -h ${shellQuote(path)}` : `ls -ld ${shellQuote(path)}`],
     cause: error,
   });
+}
+
+/** Whether a write failed because the disk, or the user's share of it, is full. */
+export function isFull(error: unknown): boolean {
+  return ["ENOSPC", "EDQUOT"].includes(systemCode(error) ?? "");
 }
 
 /** The system's description of the error, such as `no space left on device (ENOSPC)`. */

@@ -63,17 +63,23 @@ function checkFolder(path: string, stats: Stats): void {
       `export COPILOTFLEET_HOME="$(realpath ${shellQuote(path)})"`,
     ]);
   }
-  if (!stats.isDirectory())
-    throw unsafe(path, "is not a folder", [`mv ${shellQuote(path)} ${shellQuote(`${path}.old`)}`]);
+  if (!stats.isDirectory()) throw unsafe(path, "is not a folder", ["Set COPILOTFLEET_HOME to a folder."]);
   const uid = process.getuid?.();
   if (uid !== undefined && stats.uid !== uid) {
-    throw unsafe(path, `belongs to uid ${stats.uid}, and this process runs as uid ${uid}`, [
-      `sudo chown -R ${uid} ${shellQuote(path)}`,
-    ]);
+    throw unsafe(path, `belongs to uid ${stats.uid}, and this process runs as uid ${uid}`, adviceForOwner(path, stats));
   }
   if ((stats.mode & 0o022) !== 0) {
     throw unsafe(path, `can be written by others (mode ${modeOf(stats)})`, [`chmod go-w ${shellQuote(path)}`]);
   }
+}
+
+/** The next steps of somebody who is not the owner of the state folder. */
+export function adviceForOwner(path: string, { uid }: Pick<Stats, "uid">): Suggestion[] {
+  const name = entriesOf("/etc/passwd").find(([, , id]) => id === String(uid))?.[0] ?? `#${uid}`;
+  return [
+    `sudo -u ${shellQuote(name)} env COPILOTFLEET_HOME=${shellQuote(path)} copilotfleet ps`,
+    "Or set COPILOTFLEET_HOME to a folder of your own.",
+  ];
 }
 
 /**
@@ -91,7 +97,7 @@ function checkParents(path: string, { env = process.env }: StateFolderOptions): 
     const uid = process.getuid?.();
     if (uid !== undefined && stats.uid !== uid && stats.uid !== 0) {
       const what = `belongs to uid ${stats.uid}: its owner could put another folder in its place`;
-      throw unsafeParent(path, at, what, `sudo chown root ${shellQuote(at)}`);
+      throw unsafeParent(path, at, what);
     }
     if (!stats.isSymbolicLink() && canOthersWrite(stats)) {
       const what = `others can write (mode ${modeOf(stats)}): they could put another folder in its place`;
@@ -285,9 +291,9 @@ function modeOf({ mode }: Stats): string {
   return (mode & 0o7777).toString(8).padStart(4, "0");
 }
 
-function unsafeParent(root: string, parent: string, what: string, repair: Suggestion): FleetError {
+function unsafeParent(root: string, parent: string, what: string, ...repair: Suggestion[]): FleetError {
   return unsafe(root, `lies below ${quote(parent)}, which ${what}`, [
-    repair,
+    ...repair,
     "export COPILOTFLEET_HOME=<a folder below your home folder>",
     `export ${ALLOW_PARENTS}=1  # if no other user can reach that folder`,
   ]);

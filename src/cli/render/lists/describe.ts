@@ -1,5 +1,5 @@
 import { printable } from "../../../config/values/text.js";
-import { limitTexts } from "../../../model/sandbox.js";
+import { limitTexts, notRestricted } from "../../../model/sandbox.js";
 import type { QuotaPart } from "../../../model/usage/quota.js";
 import type {
   Description,
@@ -77,7 +77,7 @@ function partsOfServer({ server, record, sessions, logLines }: ServerDescription
       ["Created", when(record.createdAt)],
       ["Isolation", server.isolation],
       ["Sandbox", server.sandbox.mode],
-      ["Not restricted", server.sandbox.not.join(", ")],
+      ["Not restricted", colour.yellow(notRestricted(server.sandbox.not))],
       ["Network", server.sandbox.network ?? null],
       ...factsOfLimits(server),
       ["Version", version],

@@ -1,6 +1,8 @@
 import { printable } from "../../../config/values/text.js";
+import { notRestricted } from "../../../model/sandbox.js";
 import type { PoolState } from "../../../pool/admission.js";
 import { referenceOf, type ServerView } from "../../../pool/server.js";
+import { colour } from "../colour.js";
 import { renderAge, renderBytes, renderState, SERVER, USER } from "../table.js";
 import { type List, renderList } from "./list.js";
 
@@ -19,6 +21,13 @@ export const SERVERS: List<ServerView> = {
     { heading: "MEMORY", field: "memoryBytes", yields: 6, cell: ({ memoryBytes }) => renderBytes(memoryBytes) },
     { heading: "SESSIONS", field: "sessions", yields: 1 },
     { heading: "LOADED", field: "activeSessions", yields: 3 },
+    {
+      heading: "NOT RESTRICTED",
+      field: "sandbox.not",
+      wide: true,
+      value: ({ sandbox }) => notRestricted(sandbox.not),
+      cell: ({ sandbox }) => colour.yellow(notRestricted(sandbox.not)),
+    },
     { heading: "ISOLATION", field: "isolation", wide: true },
     { heading: "VERSION", field: "version", wide: true },
     { heading: "CRASHES", field: "crashes", wide: true },

@@ -1,7 +1,7 @@
 import { fchmodSync, fstatSync, linkSync, openSync } from "node:fs";
 import { basename, join } from "node:path";
 import { FleetError, quote, systemCode } from "../../../errors.js";
-import { failsWith } from "../failures.js";
+import { failsWith, isFull } from "../failures.js";
 import { closeQuietly, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "./durable.js";
 import { type Listing, listFolder } from "./head.js";
 import { encodeRevision, revisionName } from "./revision.js";
@@ -60,7 +60,13 @@ export async function commitRevision({ folder, parent, data, keep, durable, onSt
   await onStep?.("accepted");
 
   const temp = join(folder, scratchName("tmp"));
-  const fd = await writeTemp(temp, encodeRevision(parent.next, basename(temp), data));
+  const bytes = encodeRevision(parent.next, basename(temp), data);
+  const fd = await writeTemp(temp, bytes).catch(async (error: unknown) => {
+    if (!isFull(error)) throw error;
+    // On a full disk, delete the older revisions first. They are only there in case that the newest one is damaged.
+    await prune(folder, parent.rev - 1);
+    return await writeTemp(temp, bytes);
+  });
   if (fd === undefined) return false;
   try {
     await onStep?.("written");

@@ -14,7 +14,7 @@ import { HeadMemory } from "../commit/head-memory.js";
 import { type Published, publish, publishedPath, readPublished } from "../commit/published.js";
 import { sweepFolder } from "../commit/sweep.js";
 import type { StoreContext } from "../context.js";
-import { reason } from "../failures.js";
+import { reason, writing } from "../failures.js";
 import { enterPolitely } from "../polite-lock.js";
 
 const KEEP = 16;
@@ -56,6 +56,14 @@ export class RegistryRecord implements RegistryStore {
       await sweepFolder(this.#context.root);
     }
     return result;
+  }
+
+  async rebuild(registry: Registry): Promise<void> {
+    const { root } = this.#context;
+    const rev = (listFolder(this.folder)?.revisions[0] ?? 0) + 1;
+    // `#load` prefers this copy to the damaged revisions, and the next update writes it as a revision.
+    const copy = { rev, data: JSON.stringify(registry) };
+    await writing(root, async () => await publish(root, copy, () => undefined));
   }
 
   #prepare(): void {
@@ -134,7 +142,10 @@ export class RegistryRecord implements RegistryStore {
    */
   #refuseIfLost(head: Head, published: Published): void {
     const { root } = this.#context;
-    const mend: Suggestion = `Put a backup in place as ${publishedPath(root)}.`;
+    const mend: readonly Suggestion[] = [
+      "copilotfleet doctor --fix # rebuilds the registry from the folders and processes of the servers",
+      `Or put a backup in place as ${publishedPath(root)}.`,
+    ];
     if (published.kind === "damaged") throw corruptError(publishedPath(root), published.reason, mend);
     if (head.top > 0) {
       throw corruptError(this.folder, describeDamage("the registry", this.folder, head.damaged), mend);
