@@ -87,7 +87,7 @@ export interface ApiFleet {
   readonly tokens: {
     list(filter: { user?: string | undefined }): Promise<TokenView[]>;
     issue(user: string, options: { ttl?: string; scopes?: readonly Scope[]; sessionId?: string }): Promise<IssuedToken>;
-    revoke(which: { ids: readonly string[] }): Promise<{ revoked: string[] }>;
+    revoke(which: { ids: readonly string[] }, options?: { ignoreNotFound?: boolean }): Promise<{ revoked: string[] }>;
     /** The user of a one-time code. Does not use the code up. Null if the code is not valid. */
     ownerOf(code: string): Promise<string | null>;
     /** Exchanges a one-time code for a token. Null if the code is not valid, or does not belong to this user. */

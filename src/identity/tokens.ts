@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { nearestOf } from "../config/values/nearest.js";
 import { compareText } from "../config/values/text.js";
 import { FleetError, quote, type Suggestion } from "../errors.js";
 import { hashToken, isSameHash, isTokenId, type TokenEnd, type TokenRecord } from "../model/token.js";
@@ -193,7 +194,7 @@ export async function rotateToken(
 ): Promise<RotatedToken> {
   const record = await store.tokens.read(id);
   if (record === null || record.role !== undefined || record.passing === true || (await isExpired(store, record)))
-    throw noSuchToken(id);
+    throw await noSuchTokens(store, [id]);
   const { user, scopes, sessionId, createdAt, issuedUntil = record.expiresAt } = record;
   const ttlMs = issuedUntil === null ? null : Date.parse(issuedUntil) - Date.parse(createdAt);
   const kind = { ...(scopes === undefined ? {} : { scopes }), ...(sessionId === undefined ? {} : { sessionId }) };
@@ -202,19 +203,29 @@ export async function rotateToken(
   if (old === null) {
     // The old token has just been revoked, so its replacement must not be valid either.
     await store.tokens.delete(issued.id);
-    throw noSuchToken(id);
+    throw await noSuchTokens(store, [id]);
   }
   await tellHosts?.([{ id, at: old.expiresAt, until: issuedUntil }]);
   return { ...issued, replaces: id, oldExpiresAt: old.expiresAt };
 }
 
-function noSuchToken(id: string): FleetError {
-  const suggestions: Suggestion[] = ["copilotfleet token list"];
-  return new FleetError("FLEET_TOKEN_NOT_FOUND", `There is no valid token ${quote(id)}.`, { suggestions });
+/** @param outcome the results of the call for other tokens */
+export async function noSuchTokens(
+  store: Store,
+  ids: readonly string[],
+  outcome: Readonly<Record<string, unknown>> = {},
+): Promise<FleetError> {
+  const known = (await listTokens(store)).map(({ id }) => id);
+  const near = ids.flatMap((id) => nearestOf(id, known, (each) => each)).map((id): Suggestion => `Did you mean ${id}?`);
+  return new FleetError("FLEET_TOKEN_NOT_FOUND", `There is no valid token ${ids.map(quote).join(", ")}.`, {
+    suggestions: [...near, "copilotfleet token list"],
+    outcome,
+  });
 }
 
 /**
- * Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds.
+ * Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds. Ignores
+ * ids of tokens that do not exist.
  *
  * @param tellHosts makes each host remember the revocations in its {@link Store.tokens}, before the records are deleted
  */

@@ -8,7 +8,9 @@ import { serverIdOf } from "../model/ids.js";
 import type { Purge } from "../model/placement.js";
 import type { SessionRecord } from "../model/session.js";
 import type { SessionsContext } from "../sessions/context.js";
+import { gatherEvents } from "./events/all-events.js";
 import type { FleetHosts, Missing } from "./fleet-hosts.js";
+import { unknownUser } from "./users.js";
 
 export interface PurgeReceipt {
   user: string;
@@ -25,12 +27,14 @@ export interface PurgeReceipt {
 
 interface PurgeRequest {
   dryRun: boolean;
+  /** Whether a user of whom the fleet knows nothing is not an error. */
+  ignoreNotFound: boolean;
   /** The hosts that never come back, as an operator has stated. */
   lostHosts: readonly string[];
   signal: AbortSignal;
 }
 
-type Context = Pick<SessionsContext, "store" | "config" | "directory" | "events"> & {
+type Context = Pick<SessionsContext, "store" | "config" | "directory" | "events" | "warn"> & {
   hosts: FleetHosts;
   stateRoot: string;
 };
@@ -39,12 +43,15 @@ type Context = Pick<SessionsContext, "store" | "config" | "directory" | "events"
  * Erases all data of a user on all hosts. First records that the purge is under way. From then on, the user cannot
  * begin anything new. If this process is killed or a host is away, the next purge, gc or `serve` on each host finishes
  * the purge there.
+ *
+ * @throws FleetError `FLEET_USER_NOT_FOUND`
  */
 export async function purgeUser(context: Context, user: string, request: PurgeRequest): Promise<PurgeReceipt> {
   const { store, hosts } = context;
   const { dryRun, lostHosts, signal } = request;
   const names = await hosts.names();
   await assertLost(context, lostHosts, (await store.purges.read(user))?.pending ?? names);
+  if (!request.ignoreNotFound && !(await isKnown(context, user, signal))) throw await unknownUser(context, user);
   const tokens = (await listTokens(store, user)).length;
   if (!dryRun) {
     const pending = names.length === 0 ? [null] : names;
@@ -59,6 +66,21 @@ export async function purgeUser(context: Context, user: string, request: PurgeRe
     : ((await store.purges.read(user))?.pending ?? []);
   const remains = await away(context, user, { pending, missing, ...request });
   return { user, ...total, tokens, remains: [...total.remains, ...remains], dryRun };
+}
+
+/** Whether anything of the user may be left, even if it is only the name in usage or in events. */
+async function isKnown(context: Context, user: string, signal: AbortSignal): Promise<boolean> {
+  const { store, hosts } = context;
+  const records = [store.purges.read(user), store.limits.read(user), store.placements.read(user)];
+  if ((await Promise.all<unknown>(records)).some((record) => record !== null)) return true;
+  if ((await listTokens(store, user)).length + (await store.keyedTurns.count(user)) > 0) return true;
+  const { answers, missing } = await hosts.everywhere(
+    async (host) => await host.purge({ user, dryRun: true }, { signal }),
+  );
+  const { sessions, servers, bytes } = sum(answers.map(({ answer }) => answer));
+  if (missing.length + sessions + servers + bytes > 0) return true;
+  const usage = await store.usage.read({ from: 0, to: Date.now(), by: "user", user });
+  return usage.length > 0 || (await gatherEvents(hosts, { user })).length > 0;
 }
 
 /**

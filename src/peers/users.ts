@@ -1,4 +1,6 @@
+import { nearestOf } from "../config/values/nearest.js";
 import { compareText } from "../config/values/text.js";
+import { FleetError, quote, type Suggestion } from "../errors.js";
 import { listTokens } from "../identity/tokens.js";
 import { warnOfUnreadable } from "../sessions/problems.js";
 import type { SessionPlaces } from "./gather.js";
@@ -31,4 +33,11 @@ export async function listUsers({ store, hosts, warn }: SessionPlaces): Promise<
   for (const { server } of servers) add(server.user, "servers");
   for (const { user } of tokens) add(user, "tokens");
   return [...users.values()].sort((a, b) => compareText(a.user, b.user));
+}
+
+export async function unknownUser(places: SessionPlaces, user: string): Promise<FleetError> {
+  const near = nearestOf(user, await listUsers(places), (each) => each.user);
+  return new FleetError("FLEET_USER_NOT_FOUND", `The fleet knows nothing about user ${quote(user)}.`, {
+    suggestions: [...near.map((each): Suggestion => `Did you mean ${each.user}?`), "copilotfleet user list"],
+  });
 }

@@ -76,7 +76,10 @@ const ROWS: Readonly<Record<string, Row>> = {
   "GET /v1/users/{id}/limits": { action: "manage", id: () => "carol" },
   "PUT /v1/users/{id}/limits": { action: "manage", id: () => "carol", body: () => ({ turnsPerMinute: 100 }) },
   "GET /v1/users": { action: "manage" },
-  "DELETE /v1/users/{id}": { action: "manage", id: () => unused("leaver") },
+  "DELETE /v1/users/{id}": {
+    action: "manage",
+    id: async () => (await at.fleet.tokens.issue(unused("leaver"))).user,
+  },
   "DELETE /v1/tokens/{id}": { action: "manage", id: async () => (await at.fleet.tokens.issue("carol")).id },
 };
 

@@ -122,7 +122,7 @@ const EXAMPLES: Record<string, Example> = {
     once: true,
   },
   "user purge": {
-    args: () => ["user", "purge", "nobody", "--yes"],
+    args: () => ["user", "purge", "nobody", "--yes", "--ignore-not-found"],
     stdout: /^Erased the data of nobody: 0 sessions, 0 servers, 0 tokens \(0 B\)\nNothing remains .*\n$/,
   },
   "token issue": { args: () => ["token", "issue", ...ALICE], stdout: /^cft_[0-9a-f]{16}_\S+\n$/, once: true },

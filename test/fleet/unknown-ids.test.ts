@@ -36,6 +36,30 @@ it("evict, delete and locks refuse unknown ids without reading the list of all s
   expect(lists()).toBe(0);
 });
 
+it("revoking a token and purging a user that do not exist fails, names what is close, and leaves no event", async () => {
+  const { fleet } = await opened(["notes"]);
+  const { id } = await fleet.tokens.issue("alice");
+  const { id: other } = await fleet.tokens.issue("alice");
+  const wrong = id.slice(0, -1);
+  await expect(fleet.tokens.revoke({ ids: [wrong, other] })).rejects.toMatchObject({
+    code: "FLEET_TOKEN_NOT_FOUND",
+    exit: 4,
+    suggestions: expect.arrayContaining([`Did you mean ${id}?`]),
+    outcome: { revoked: [other], notFound: [wrong] },
+  });
+  expect((await fleet.tokens.list()).map((token) => token.id)).toEqual([id]);
+  const refusal = {
+    code: "FLEET_USER_NOT_FOUND",
+    exit: 4,
+    suggestions: expect.arrayContaining(["Did you mean alice?"]),
+  };
+  await expect(fleet.users.purge("alicce")).rejects.toMatchObject(refusal);
+  expect((await fleet.events.list({ type: "token.revoked" })).map(({ detail }) => detail)).toEqual([`token ${other}`]);
+  expect(await fleet.events.list({ type: "user.purged" })).toEqual([]);
+  expect(await fleet.tokens.revoke({ ids: [wrong] }, { ignoreNotFound: true })).toEqual({ revoked: [] });
+  expect(await fleet.users.purge("alicce", { ignoreNotFound: true })).toMatchObject({ sessions: 0, tokens: 0 });
+});
+
 it("sessions.matching finds a user's sessions by the beginning of an id, without reading all sessions", async () => {
   const { fleet, lists } = await opened(["notes-1", "notes-2", "novel"]);
   expect(await fleet.sessions.matching(["nov", "notes", "novel", "zzz"])).toEqual([

@@ -79,7 +79,7 @@ export async function signOut(door: DoorState, c: Request): Promise<Response> {
       if (isFleetError(error, "FLEET_TOKEN_REFUSED")) return null;
       throw error;
     });
-    if (identity !== null) await door.fleet.tokens.revoke({ ids: [identity.tokenId] });
+    if (identity !== null) await door.fleet.tokens.revoke({ ids: [identity.tokenId] }, { ignoreNotFound: true });
   }
   visit.ended(204);
   return new Response(null, { status: 204, headers: { ...visit.headers, "Set-Cookie": removedCookie(asking) } });

@@ -158,12 +158,12 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     isWork: false,
     tag: "Tokens",
     summary: "Revoke a token",
-    description: "Connections with the token end within seconds. Revoking a token that does not exist succeeds, too.",
+    description: "Connections with the token end within seconds.",
     params: s.path,
     query: null,
     body: null,
     answer: { status: 204, description: "The token is no longer valid.", schema: null },
-    errors: [],
+    errors: [404],
     limitMs: LOOK_MS,
     handle: async ({ fleet, params: { id } }) => {
       await fleet.tokens.revoke({ ids: [id] });

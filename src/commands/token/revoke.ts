@@ -1,15 +1,16 @@
-import { Args } from "@oclif/core";
+import { Args, Flags } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
 import { given, usage, yesFlag } from "../../cli/flags/flags.js";
 import { userFilter } from "../../cli/flags/user.js";
 import { confirm, isAsked } from "../../cli/prompt/confirm.js";
 import { askToRevoke } from "../../cli/prompt/questions.js";
+import { isFleetError } from "../../errors.js";
 
 export default class TokenRevoke extends FleetCommand {
   static override summary = "Revoke tokens by their ids, or all tokens of a user.";
   static override description =
-    "Asks for confirmation on a terminal. Connections that use a revoked token end within seconds. Revoking a token that " +
-    "does not exist is a success. The id of a JSON Web Token is jwt: and its claim jti. It stands for the tokens with that " +
+    "Asks for confirmation on a terminal. Connections that use a revoked token end within seconds. Exits with 4 when " +
+    "a token is not found, but still revokes the others. The id of a JSON Web Token is jwt: and its claim jti. It stands for the tokens with that " +
     "claim of all issuers.";
   static override examples = [
     "<%= config.bin %> token revoke 0123456789abcdef",
@@ -18,7 +19,11 @@ export default class TokenRevoke extends FleetCommand {
   static override strict = false;
   /** Without `ignoreStdin`, oclif reads a missing argument from standard input. */
   static override args = { token: Args.string({ description: "ids of tokens", ignoreStdin: true }) };
-  static override flags = { user: userFilter("revoke all tokens of this user"), yes: yesFlag };
+  static override flags = {
+    user: userFilter("revoke all tokens of this user"),
+    yes: yesFlag,
+    "ignore-not-found": Flags.boolean({ description: "exit with 0 when a token is not found" }),
+  };
 
   async run(): Promise<{ revoked: string[] }> {
     const { argv, flags } = await this.parse(TokenRevoke);
@@ -38,9 +43,16 @@ export default class TokenRevoke extends FleetCommand {
         if (lost.length > 0) await confirm(askToRevoke(lost));
       }
       using _ = this.progress("Revoking tokens");
-      const result = await fleet.tokens.revoke(user === undefined ? { ids } : { user });
-      this.log(result.revoked.length === 0 ? "Nothing to revoke." : result.revoked.join("\n"));
-      return result;
+      const ignoreNotFound = flags["ignore-not-found"] === true;
+      try {
+        const result = await fleet.tokens.revoke(user === undefined ? { ids } : { user }, { ignoreNotFound });
+        this.log(result.revoked.length === 0 ? "Nothing to revoke." : result.revoked.join("\n"));
+        return result;
+      } catch (error) {
+        const { revoked = [] } = (isFleetError(error) ? error.outcome : {}) as { revoked?: string[] };
+        if (revoked.length > 0) this.log(revoked.join("\n"));
+        throw error;
+      }
     });
   }
 }

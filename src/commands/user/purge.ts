@@ -12,7 +12,8 @@ export default class UserPurge extends FleetCommand {
   static override description =
     "Erases sessions with their histories, homes, tokens, placements, leases and logs. In usage and events, a pseudonym " +
     "replaces the name. Stops the user's servers at once. Asks for confirmation on a terminal. Until it is complete, " +
-    "nothing new of the user begins. If it is interrupted, run it again; gc and serve finish it, too.";
+    "nothing new of the user begins. If it is interrupted, run it again; gc and serve finish it, too. " +
+    "Exits with 4 if the fleet knows nothing about the user.";
   static override examples = [
     "<%= config.bin %> user purge alice --dry-run",
     "<%= config.bin %> user purge alice --yes",
@@ -22,6 +23,7 @@ export default class UserPurge extends FleetCommand {
   static override flags = {
     yes: yesFlag,
     "dry-run": Flags.boolean({ description: "show what would be erased without changing anything" }),
+    "ignore-not-found": Flags.boolean({ description: "exit with 0 if the fleet knows nothing about the user" }),
     "lost-host": Flags.string({
       description: "a host that never comes back, so that the purge does not wait for it; may be repeated",
       helpValue: "HOST",
@@ -33,14 +35,14 @@ export default class UserPurge extends FleetCommand {
     const { args, flags } = await this.parse(UserPurge);
     const { user } = args;
     const dryRun = flags["dry-run"] === true;
-    const lostHosts = flags["lost-host"] ?? [];
+    const options = { ignoreNotFound: flags["ignore-not-found"] === true, lostHosts: flags["lost-host"] ?? [] };
     return await this.withFleet(async (fleet) => {
       const signal = this.interruptSignal();
       if (!dryRun && isAsked({ json: this.jsonEnabled(), yes: flags.yes })) {
-        await confirm(askToPurge(await fleet.users.purge(user, { dryRun: true, lostHosts, signal })));
+        await confirm(askToPurge(await fleet.users.purge(user, { ...options, dryRun: true, signal })));
       }
       using _ = this.progress("Erasing the data of the user", signal);
-      const receipt = await fleet.users.purge(user, { dryRun, lostHosts, signal });
+      const receipt = await fleet.users.purge(user, { ...options, dryRun, signal });
       this.log(renderReceipt(receipt));
       return receipt;
     });

@@ -203,7 +203,7 @@ async function tokens({ fleet, fix }: RecordsContext): Promise<Finding> {
     ...endless.map(({ id, user, createdAt }) => `${id} of ${user}: issued at ${createdAt}, never expires`),
     ...unused.map((token) => `${token.id} of ${token.user}: unused since ${since(token)}`),
   ];
-  if (fix) await fleet.tokens.revoke({ ids: expired.map(({ id }) => id) });
+  if (fix) await fleet.tokens.revoke({ ids: expired.map(({ id }) => id) }, { ignoreNotFound: true });
   const left = [...(fix ? [] : expired), ...endless, ...unused];
   const idle = unused.length === 0 ? "" : `, unused for 90 days: ${unused.length}`;
   const counts = `issued: ${all.length}, expired: ${expired.length}, without an end: ${endless.length}${idle}`;

@@ -3,10 +3,12 @@ import { option } from "../../errors.js";
 import { audited } from "../../events/audited.js";
 import { issueCode } from "../../identity/codes.js";
 import { SCOPES, type Scope } from "../../identity/identity.js";
+import { isForeignId } from "../../identity/revocations.js";
 import {
   type IssuedToken,
   issueToken,
   listTokens,
+  noSuchTokens,
   type RotatedToken,
   revokeTokens,
   rotateToken,
@@ -94,23 +96,38 @@ export class TokenGroup extends Group {
 
   /**
    * Revokes tokens by their ids, or all tokens of a user. Each host remembers the revocation, so that a person who can
-   * write to Redis cannot undo it. A warning names the hosts that could not be reached. With `ids`, resolves with all
-   * given ids, even if some tokens did not exist.
+   * write to Redis cannot undo it. A warning names the hosts that could not be reached.
+   *
+   * @param options.ignoreNotFound whether to ignore ids of tokens that do not exist
+   * @throws FleetError `FLEET_TOKEN_NOT_FOUND` when the store has no record of a token. The others are then revoked,
+   * and each host remembers the revocation of all.
    */
-  async revoke(which: { ids: readonly string[] } | { user: string }): Promise<{ revoked: string[] }> {
+  async revoke(
+    which: { ids: readonly string[] } | { user: string },
+    { ignoreNotFound = false }: { ignoreNotFound?: boolean } = {},
+  ): Promise<{ revoked: string[] }> {
     const { store, events } = this.parts;
-    const revoke = async () => await revokeTokens(store, which, (ends) => this.parts.hosts.tellTokenEnds(ends));
+    const revoke = async (these: typeof which) =>
+      await revokeTokens(store, these, (ends) => this.parts.hosts.tellTokenEnds(ends));
     if ("user" in which) {
       const about = { type: "token.revoked", user: which.user, detail: "all tokens of the user" } as const;
-      return { revoked: await audited(events, about, revoke) };
+      return { revoked: await audited(events, about, async () => await revoke(which)) };
     }
-    const records = await Promise.all(which.ids.map(async (id) => await store.tokens.read(id).catch(() => null)));
-    const about = which.ids.map((id, at) => ({
+    // A record that cannot be read can still be revoked.
+    const read = async (id: string) => await store.tokens.read(id).catch(() => undefined);
+    const given = [...new Set(which.ids)];
+    const records = new Map(await Promise.all(given.map(async (id) => [id, await read(id)] as const)));
+    const ids = given.filter((id) => isForeignId(id) || records.get(id) !== null);
+    const about = ids.map((id) => ({
       type: "token.revoked" as const,
-      user: records[at]?.user ?? null,
+      user: records.get(id)?.user ?? null,
       detail: `token ${id}`,
     }));
-    return { revoked: await audited(events, about, revoke) };
+    // Tell the hosts about all ids, because somebody with write access to Redis may hide the record of a token.
+    await audited(events, about, async () => await revoke({ ids: given }));
+    const notFound = given.filter((id) => !ids.includes(id));
+    if (notFound.length > 0 && !ignoreNotFound) throw await noSuchTokens(store, notFound, { revoked: ids, notFound });
+    return { revoked: ids };
   }
 
   static {
@@ -133,7 +150,7 @@ export class TokenGroup extends Group {
         arg.optional({ overlap: { check: arg.span } }),
       ],
       list: [arg.optional(arg.USER)],
-      revoke: [["which", arg.oneOf({ ids, ...arg.USER })]],
+      revoke: [["which", arg.oneOf({ ids, ...arg.USER })], arg.optional({ ignoreNotFound: { check: arg.flag } })],
     });
   }
 }

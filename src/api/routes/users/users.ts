@@ -76,7 +76,7 @@ export const USER_ROUTES: readonly AnyRoute[] = [
     query: purgeQuery,
     body: null,
     answer: { status: 200, description: "The receipt, with everything that remains.", schema: receipt },
-    errors: [],
+    errors: [404],
     limitMs: PURGE_MS,
     handle: async ({ fleet, params: { id }, query: { lostHosts }, lasting }) => ({
       body: await fleet.users.purge(validateUser(id), {

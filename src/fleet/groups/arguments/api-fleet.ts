@@ -112,7 +112,7 @@ export function apiFleet(parts: FleetParts, groups: ApiGroups): ApiFleet {
     tokens: {
       list: async (filter) => await tokens.list(filter),
       issue: async (user, options) => await tokens.issue(user, options),
-      revoke: async (which) => await tokens.revoke(which),
+      revoke: async (which, options) => await tokens.revoke(which, options),
       ownerOf: async (code) => (await readCode(store, code))?.user ?? null,
       redeem: async (code, user) => {
         const issued = await redeemCode(store, code, user);

@@ -4,6 +4,7 @@ import { FleetError, isFleetError, option, quote, systemCode } from "../../../er
 import { audited } from "../../../events/audited.js";
 import { describeUser, type UserDescription } from "../../../peers/descriptions.js";
 import { gatherEvents } from "../../../peers/events/all-events.js";
+import { unknownUser } from "../../../peers/users.js";
 import { unwritable } from "../../../runtime/files/server-folder.js";
 import type { FleetParts } from "../../parts.js";
 import type { SessionGroup } from "../sessions.js";
@@ -35,7 +36,7 @@ export async function exportUser(context: Context, user: string, request: Reques
   const { parts } = context;
   const folder = resolve(request.output);
   const description = await describeUser(parts, user);
-  if (description === null) throw unknownUser(user);
+  if (description === null) throw await unknownUser(parts, user);
   await makeEmpty(folder);
   const about = { type: "user.exported", user } as const;
   return await audited(parts.events, about, async () => await fill(context, folder, description, request.signal));
@@ -97,10 +98,4 @@ async function write(folder: string, name: string, content: object): Promise<voi
       throw unwritable(path, error);
     },
   );
-}
-
-function unknownUser(user: string): FleetError {
-  return new FleetError("FLEET_USER_NOT_FOUND", `The fleet knows nothing about user ${quote(user)}.`, {
-    suggestions: ["copilotfleet user list"],
-  });
 }

@@ -10,6 +10,8 @@ import type { ExportedUser } from "./export-user.js";
 export interface PurgeUserOptions {
   /** Erase nothing, and return what would be erased. */
   dryRun?: boolean;
+  /** Return an empty receipt for a user of whom the fleet knows nothing. */
+  ignoreNotFound?: boolean;
   /** The names of hosts that never come back. The purge does not wait for them, and lists them in `remains`. */
   lostHosts?: readonly string[];
   signal?: AbortSignal;
@@ -43,14 +45,14 @@ export class UserGroup extends Group {
    *
    * The result lists what remains and why.
    *
-   * @throws FleetError `FLEET_USAGE_INVALID` when one of `lostHosts` is alive, or is not a host that the purge waits
+   * @throws FleetError `FLEET_USER_NOT_FOUND`; `FLEET_USAGE_INVALID` when one of `lostHosts` is alive, or is not a host that the purge waits
    * for.
    */
   async purge(
     user: string,
-    { dryRun = false, lostHosts = [], signal = NEVER }: PurgeUserOptions = {},
+    { dryRun = false, ignoreNotFound = false, lostHosts = [], signal = NEVER }: PurgeUserOptions = {},
   ): Promise<PurgeReceipt> {
-    return await purgeUser(this.parts, user, { dryRun, lostHosts, signal });
+    return await purgeUser(this.parts, user, { dryRun, ignoreNotFound, lostHosts, signal });
   }
 
   /**
@@ -66,7 +68,15 @@ export class UserGroup extends Group {
   static {
     Group.guard(UserGroup.prototype, {
       list: [],
-      purge: [arg.user, arg.optional({ dryRun: { check: arg.flag }, lostHosts: { check: arg.texts }, ...arg.SIGNAL })],
+      purge: [
+        arg.user,
+        arg.optional({
+          dryRun: { check: arg.flag },
+          ignoreNotFound: { check: arg.flag },
+          lostHosts: { check: arg.texts },
+          ...arg.SIGNAL,
+        }),
+      ],
       export: [arg.user, ["options", arg.options({ output: arg.required(arg.text), ...arg.SIGNAL })]],
     });
   }
