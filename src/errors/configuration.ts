@@ -105,7 +105,7 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     fixes: ["Choose a folder that has only files for this user.", "copilotfleet config path"],
   },
   FLEET_RUNTIME_TOO_OLD: {
-    title: "The Copilot runtime speaks an older protocol than the fleet.",
+    title: "The Copilot runtime is older than the oldest version that the fleet supports.",
     causes: ["runtime.path or COPILOT_CLI_PATH names an old Copilot program."],
     fixes: ["Remove runtime.path and COPILOT_CLI_PATH to use the bundled runtime.", "Update the Copilot program."],
   },

@@ -87,6 +87,28 @@ describe("the front door, for a client on its user's own server with session.hos
     expect(await at.store.sessions.read("never")).toBeNull();
   });
 
+  it("accepts the settings that the Rust and Go SDKs send in session.create, and remoteSession off", async () => {
+    const settings = { mcpOauthTokenStorage: "in-memory", skipCustomInstructions: true, coauthorEnabled: true };
+    await client.requestOk("session.create", { sessionId: "of-other-sdks", ...settings, remoteSession: "off" });
+    const { error } = await client.request("session.create", { sessionId: "never", remoteSession: "on" });
+    expect(error?.message).toContain("control the session past the front door");
+  });
+
+  it("answers the methods of remote control that it is off, and agentRegistry.spawn like a closed gate", async () => {
+    const status = await client.requestOk("sessions.getRemoteControlStatus", {});
+    expect(JSON.stringify(status)).toContain("off");
+    const steering = await client.requestOk("sessions.setRemoteControlSteering", { enabled: true });
+    const stopped = await client.requestOk("sessions.stopRemoteControl", {});
+    for (const answer of [steering, stopped]) expect(JSON.stringify(answer)).toContain("off");
+    const { error } = await client.request("agentRegistry.spawn", { cwd: "/tmp" });
+    expect(error).toMatchObject({ code: -32601 });
+  });
+
+  it("lets a client leave its session with sessions.releaseLock", async () => {
+    await client.requestOk("session.create", { sessionId: "released" });
+    await client.requestOk("sessions.releaseLock", { sessionId: "released" });
+  });
+
   it.each(Object.entries(REACHING_OPTIONS))(
     "refuses a client the update of the session option %s by default",
     async (name, value) => {

@@ -59,6 +59,15 @@ it("runTurn ignores the last events of another client's turn that arrive after r
   expect(pieces).toEqual(["own"]);
 });
 
+it("runTurn takes a user.message without a message id for the beginning of its own prompt", async () => {
+  const session = new FakeSession();
+  const turn = run(session);
+  session.emit("user.message", { content: "x" });
+  session.emit("assistant.message", { content: "own" });
+  session.emit("session.idle");
+  expect((await turn).text).toBe("own");
+});
+
 it("runTurn returns an empty text for a prompt that got no answer, not the answer to another client's prompt", async () => {
   const session = new FakeSession();
   const turn = run(session);

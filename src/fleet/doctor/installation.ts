@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { isFleetError, systemCode } from "../../errors.js";
 import { ifThere } from "../../runtime/files/if-there.js";
 import { findRuntime } from "../../runtime/launch/find.js";
-import { SUPPORTED_VERSIONS } from "../../runtime/launch/protocol.js";
+import { OLDEST_RUNTIME, SUPPORTED_VERSIONS } from "../../runtime/launch/protocol.js";
 import { ownVersion, packageVersion, sdkVersion } from "../../runtime/launch/versions.js";
 import { packageFolder } from "../../sandbox/programs.js";
 import { askRuntime } from "../versions.js";
@@ -91,5 +91,7 @@ async function runtimeStarts({ config, env, signal }: SettingsContext): Promise<
   const answer = await askRuntime(path, env, signal);
   const version = packageVersion(path);
   const from = version === null ? origin : `${origin}, package ${version}`;
-  return ok(`${path} (${from}) starts and answers as version ${answer.version}`);
+  return ok(
+    `${path} (${from}) starts and answers as version ${answer.version}; the oldest supported version is ${OLDEST_RUNTIME}`,
+  );
 }

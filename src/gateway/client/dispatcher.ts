@@ -149,6 +149,8 @@ export class Dispatcher {
     if (handling.about === "user") return await this.#routeHome(handling, request);
     const { method } = request;
     if (handling.handler === "foreground") return requests.reply(request, foregroundOf(request));
+    // A bare server whose gate for spawning is closed gives the same answer.
+    if (method === "agentRegistry.spawn") throw methodUnknown(method);
     throw protocol.isKnownMethod(method) ? methodDenied(method, protocol.whyRefused(method)) : methodUnknown(method);
   }
 

@@ -105,7 +105,9 @@ const TABLE: readonly (readonly [Handling, string])[] = [
   ],
   [
     { about: "user", handler: "pass", own: true },
-    `secrets.addFilterValues skills.config.setDisabledSkills skills.config.setSkillDisabled user.settings.reload
+    // Remote control is always off, because no client may start it.
+    `sessions.stopRemoteControl sessions.transferRemoteControl sessions.setRemoteControlSteering
+    secrets.addFilterValues skills.config.setDisabledSkills skills.config.setSkillDisabled user.settings.reload
     sessions.enrichMetadata`,
   ],
   [
@@ -144,6 +146,8 @@ const TABLE: readonly (readonly [Handling, string])[] = [
     { about: "session", handler: "detach", scope: "read", missing: () => ({ success: true }) },
     "session.detach session.destroy",
   ],
+  // The runtime keeps its lock while other clients have the session open.
+  [{ about: "session", handler: "detach", missing: () => ({}) }, "sessions.releaseLock"],
   [
     { about: "session", handler: "pass", scope: "read", missing: () => ({}) },
     "session.getMetadata sessions.getMetadata",

@@ -26,13 +26,8 @@ const REFUSED = [
     names: "sessions.open sessions.connect sessions.pollSpawnedSessions agentRegistry.spawn",
   },
   {
-    why: "the runtime's lock on a session prevents two servers from loading it",
-    names: "sessions.releaseLock",
-  },
-  {
     why: "remote control would bypass the front door",
-    names: `sessions.startRemoteControl sessions.stopRemoteControl sessions.transferRemoteControl
-      sessions.setRemoteControlSteering sessions.getPersistedRemoteSteerable`,
+    names: "sessions.startRemoteControl sessions.getPersistedRemoteSteerable",
   },
   {
     why: "it reveals or collects files of the server's machine",

@@ -43,7 +43,7 @@ const HARMLESS = new Set(
   enableCitations sessionLimits requestPermission requestUserInput requestElicitation askUserVariant requestExitPlanMode
   requestAutoModeSwitch hooks streaming includeSubAgentStreamingEvents envValueMode customAgents customAgentsLocalOnly
   defaultAgent agent skipEmbeddingRetrieval embeddingCacheStorage enableOnDemandInstructionDiscovery enableFileHooks
-  enableHostGitOperations enableSessionStore enableSkills mcpOAuthTokenStorage infiniteSessions memory disableResume
+  enableHostGitOperations enableSessionStore enableSkills mcpOAuthTokenStorage mcpOauthTokenStorage infiniteSessions memory disableResume
   continuePendingWork gitHubToken gitHubTokenProviderRegistrationId traceparent tracestate isExperimentalMode`.split(
     /\s+/,
   ),
@@ -58,6 +58,13 @@ const HARMLESS_ON_OWN = new Set(
   requestMcpApps enableGitHubTelemetryForwarding organizationCustomInstructions disabledSkills disabledMcpServers
   largeOutput`.split(/\s+/),
 );
+
+/** The reasons why a client may not set these parameters. All others reach files or programs. */
+const WHY_DENIED = new Map([
+  ["remoteSession", "would let GitHub control the session past the front door"],
+  ["expAssignments", "turns on experiments that the front door does not know"],
+  ["githubMcpToolConfig", "gives the session tools of GitHub's MCP server"],
+]);
 
 const APPROVING = ["managedSettings", "enableManagedSettings"];
 
@@ -187,12 +194,16 @@ export function checkOptions(
   if (member && asked.sessionLimits !== undefined)
     throw methodDenied(method, 'only the owner of a session sets "sessionLimits"');
   for (const [name, value] of Object.entries(asked)) {
-    if (HARMLESS_OPTIONS.has(name)) continue;
-    // The SDK sends these values without being asked. Accept them on a shared server, where every session already has
-    // them, and on the client's own server. On a server of another user, only that user may set them.
-    if ((own || isolation === "shared") && JSON.stringify(APART_OPTIONS[name]) === JSON.stringify(value)) continue;
-    if (!own || !(HARMLESS_OPTIONS_ON_OWN.has(name) || isAbsent(value))) throw settingDenied(method, name, own);
+    if (HARMLESS_OPTIONS.has(name) || isOptionAllowed(name, value, { own, isolation })) continue;
+    if (!own || !isAbsent(value)) throw settingDenied(method, name, own);
   }
+}
+
+function isOptionAllowed(name: string, value: unknown, { own, isolation }: Pick<Surroundings, "own" | "isolation">) {
+  if (own && HARMLESS_OPTIONS_ON_OWN.has(name)) return true;
+  // The SDK sends these values without being asked. Accept them on a shared server, where every session already has
+  // them, and on the client's own server. On a server of another user, only that user may set them.
+  return (own || isolation === "shared") && JSON.stringify(APART_OPTIONS[name]) === JSON.stringify(value);
 }
 
 function apart(asked: Params, record: SessionRecord, { config, isolation, member }: Surroundings): Params {
@@ -221,7 +232,7 @@ function allowedTools({ availableTools }: Params, allowed: readonly string[]): s
   return names.filter((name) => name.startsWith("custom:") || allowed.includes(name));
 }
 
-function refuseReach(method: string, asked: Params, { own, config, sandbox, home }: Surroundings): void {
+function refuseReach(method: string, asked: Params, { own, isolation, config, sandbox, home }: Surroundings): void {
   const approving = APPROVING.find((name) => isSet(asked[name]));
   if (approving !== undefined && !decidesOnTools({ own, config })) throw approvalDenied(method, approving);
   if (reachesHost({ own, config, sandbox })) {
@@ -230,7 +241,9 @@ function refuseReach(method: string, asked: Params, { own, config, sandbox, home
     throw methodDenied(method, `"configDir" (configDirectory in the SDK) must be ${allowed}`);
   }
   for (const [name, value] of Object.entries(asked)) {
-    if (HARMLESS.has(name) || isAbsent(value)) continue;
+    if (HARMLESS.has(name) || isAbsent(value) || (name === "remoteSession" && value === "off")) continue;
+    // The Go SDK sends options of `session.options.update` here, too.
+    if (isOptionAllowed(name, value, { own, isolation })) continue;
     if (!own || (!HARMLESS_ON_OWN.has(name) && isSet(value))) throw settingDenied(method, name, own);
   }
   // A custom agent can start MCP servers, and these are programs.
@@ -242,7 +255,7 @@ function refuseReach(method: string, asked: Params, { own, config, sandbox, home
 }
 
 function settingDenied(method: string, name: string, own: boolean): FleetError {
-  if (own) return hostDenied(method, `${JSON.stringify(name)} reaches files or programs`);
+  if (own) return hostDenied(method, `${JSON.stringify(name)} ${WHY_DENIED.get(name) ?? "reaches files or programs"}`);
   return methodDenied(method, `${JSON.stringify(name)} cannot be set on a server that other users share`);
 }
 

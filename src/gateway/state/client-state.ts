@@ -2,6 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { Identity } from "../../identity/identity.js";
 import type { ServerRecord } from "../../model/server.js";
 import { loadIdentity } from "../../runtime/history/session-state.js";
+import { namesPrompts } from "../../runtime/launch/protocol.js";
 import { toolsIn } from "../policy/members.js";
 import type { Protocol } from "../policy/protocols.js";
 import type { Params } from "../wire/client-message.js";
@@ -180,8 +181,11 @@ export class ClientState implements Fellow {
     }
   }
 
-  #loadNow({ sessionId }: Attachment, { server }: ServerLink): string | null {
-    return server.process && loadIdentity(this.homeOf(sessionId, server), sessionId, server.process);
+  #loadNow({ sessionId }: Attachment, { server, greeting }: ServerLink): string | null {
+    const load = server.process && loadIdentity(this.homeOf(sessionId, server), sessionId, server.process);
+    // Such an old runtime makes the lock file of a loaded session again when another client resumes the session
+    // (measured with 1.0.81-0), so only its presence counts.
+    return load === null || namesPrompts(greeting.version) ? load : "loaded";
   }
 
   /** Records that the session is no longer in its server's memory. */

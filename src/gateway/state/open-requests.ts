@@ -121,7 +121,7 @@ export class OpenRequests {
     if (pending?.link !== link) return;
     const { failed } = message;
     const isTaken = !failed && this.#client.protocol.handlingOf(pending.request.method).handler === "send";
-    const messageIds = isTaken ? messageIdsOf(resultIn(body)) : null;
+    const messageIds = isTaken ? messageIdsOf(resultIn(body), link.greeting) : null;
     const held = pending.options.onAnswer?.({ failed, body, messageIds }) === "hold";
     // Delete the entry only now. If `resultIn` throws, the link is closed, and `drop` answers every request that still has
     // an entry.

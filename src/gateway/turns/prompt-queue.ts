@@ -268,7 +268,7 @@ export class PromptQueue {
     const { record, sent } = turn;
     const { request } = prompt;
     const taken = (result: unknown) => {
-      const messageIds = messageIdsOf(result);
+      const messageIds = messageIdsOf(result, link.greeting);
       noteAnswer(prompt, messageIds);
       ends.takenAgain(record.id, messageIds);
       turn.answered(true);

@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { hasEnded } from "../../pool/server.js";
 import { promptsSince } from "../../runtime/history/session-events.js";
+import { namesPrompts } from "../../runtime/launch/protocol.js";
 import type { ClientState } from "../state/client-state.js";
 import { failure } from "../state/door/report.js";
 import type { Doubt, Prompt, Turn } from "../state/turn.js";
@@ -23,7 +24,9 @@ export async function settleDoubt(state: ClientState, turn: Turn, doubt: Doubt):
   const seen = ends.seen(id);
   let begun: ReadonlyMap<Prompt, string> | null = null;
   try {
-    if (await hasEnded(doubt.link.server)) begun = await begunPrompts(state, turn, doubt);
+    // Without message ids we cannot find every prompt that has begun, and sending such a prompt again would run it twice.
+    const isKnown = namesPrompts(doubt.link.greeting.version) && (await hasEnded(doubt.link.server));
+    if (isKnown) begun = await begunPrompts(state, turn, doubt);
   } catch (error) {
     report.event({ event: "failed", sessionId: id, ...failure(error, "The session's history could not be read") });
   }

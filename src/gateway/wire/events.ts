@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { namesPrompts } from "../../runtime/launch/protocol.js";
 import { encodeMessage } from "../../runtime/wire/frames.js";
 import { parse } from "../../runtime/wire/server-message.js";
 
@@ -59,8 +60,14 @@ export function resultIn(body: Buffer): unknown {
   return (parse(body) as { result?: unknown }).result;
 }
 
-/** The message ids in the result of a server's answer to a prompt. */
-export function messageIdsOf(result: unknown): string[] {
+/**
+ * The message ids in the result of a server's answer to a prompt. Empty if no `user.message` of that server will show
+ * them.
+ *
+ * @param greeting the server's answer to `connect`
+ */
+export function messageIdsOf(result: unknown, greeting: { version?: unknown }): string[] {
+  if (!namesPrompts(greeting.version)) return [];
   const { messageId, messageIds } = (result ?? {}) as { messageId?: unknown; messageIds?: unknown };
   const ids = Array.isArray(messageIds) ? messageIds : [messageId];
   return ids.filter((id) => typeof id === "string");

@@ -158,8 +158,7 @@ class SentPrompt {
   }
 
   #follow(event: SessionEvent): void {
-    const isOwn = event.type === "user.message" && event.data.messageId === this.#messageId;
-    if (!this.#begun && isOwn) this.#begin();
+    if (!this.#begun && this.#isOwnPrompt(event)) this.#begin();
     if (this.#begun) this.#listeners.onEvent?.(event);
     // Sub-agents work inside a turn, so their events do not end it.
     if ("agentId" in event && event.agentId !== undefined) return;
@@ -182,6 +181,14 @@ class SentPrompt {
         if (this.#begun) this.#end({ kind: "failed", error: this.#failure });
         break;
     }
+  }
+
+  #isOwnPrompt(event: SessionEvent): boolean {
+    if (event.type !== "user.message") return false;
+    const { messageId, source, isAutopilotContinuation } = event.data;
+    if (messageId !== undefined) return messageId === this.#messageId;
+    // Runtimes before 1.0.83 report no ids, so take the first message that a client can have sent.
+    return !("agentId" in event && event.agentId !== undefined) && source === undefined && !isAutopilotContinuation;
   }
 
   #begin(): void {

@@ -24,6 +24,32 @@ export function runtimeMismatch(where: string, version: unknown, cause?: unknown
   );
 }
 
+/** The oldest release of the runtime that the tests of clients pass with. */
+export const OLDEST_RUNTIME = "1.0.79";
+/** The first release that names a prompt's message id in the `user.message` with which the prompt begins. */
+const FIRST_WITH_PROMPT_IDS = "1.0.83";
+
+/** Whether a runtime reports the message id of each prompt that it begins. @param version as the runtime reports it */
+export function namesPrompts(version: unknown): boolean {
+  return !isBefore(version, FIRST_WITH_PROMPT_IDS);
+}
+
+/** Refuses a runtime that is older than {@link OLDEST_RUNTIME}. @param version as the runtime reports it */
+export function checkRuntimeVersion(where: string, version: string): void {
+  if (!isBefore(version, OLDEST_RUNTIME)) return;
+  throw new FleetError(
+    "FLEET_RUNTIME_TOO_OLD",
+    `The runtime at ${where} is version ${version}. The oldest version that this fleet supports is ${OLDEST_RUNTIME}.`,
+    { suggestions: ["Remove runtime.path and COPILOT_CLI_PATH to use the bundled runtime."] },
+  );
+}
+
+/** Whether a version precedes a release. False for a text that is not a version. Prereleases count as the release. */
+function isBefore(version: unknown, release: string): boolean {
+  if (typeof version !== "string" || !/^\d/.test(version)) return false;
+  return version.localeCompare(release, "en", { numeric: true }) < 0;
+}
+
 /** The error for a client of another protocol version. `spoken` lists the versions that it could use here. */
 export function clientMismatch(version: number, spoken: readonly number[]): FleetError {
   return new FleetError(

@@ -2,6 +2,8 @@ import { FleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { RawConnection } from "../client/raw-connection.js";
 import { readConnectionToken } from "../files/server-folder.js";
+import { showAddress } from "../launch/listen.js";
+import { checkRuntimeVersion } from "../launch/protocol.js";
 import type { Endpoint } from "../wire/rpc-client.js";
 import { hasPort } from "./bridge.js";
 import { isAlive } from "./process-table.js";
@@ -31,9 +33,12 @@ export function provenEndpoint(server: ServerRecord): Endpoint {
 /**
  * Pings a server. A connection alone proves nothing, because the kernel accepts connections even for a process that
  * hangs. Resolves with the server's version.
+ *
+ * @throws FleetError `FLEET_RUNTIME_TOO_OLD`, also for a version before `OLDEST_RUNTIME`
  */
 export async function probe(endpoint: Endpoint, signal: AbortSignal): Promise<string> {
   await using connection = await RawConnection.open(endpoint, signal);
+  checkRuntimeVersion(showAddress({ host: endpoint.address, port: endpoint.port }), connection.version);
   await connection.request("ping", { message: "probe" });
   return connection.version;
 }
