@@ -1,14 +1,15 @@
 import { defineConfig } from "vitest/config";
 
-/** Torture tests, trials of runbooks and fleets of several hosts as in `npm test`, at full length: each reads `SOAK` for its size. */
+/** Torture tests, trials of runbooks and fleets of several hosts as in `npm run test:all`, at full length: each reads `SOAK` for its size. */
 export default defineConfig({
   resolve: { alias: { copilotfleet: new URL("./src/index.ts", import.meta.url).pathname } },
   test: {
     include: [
       "test/faults/**/*.test.ts",
-      "test/gateway/{client,fuzz,hosts,hosts-client,survival,tls}.test.ts",
-      "test/api/fuzz.test.ts",
-      "test/e2e/{hosts,runbooks}.test.ts",
+      "test/attacks/{api-fuzz,fuzz,survival}.test.ts",
+      "test/commands/runbooks.test.ts",
+      "test/gateway/{client,tls}.test.ts",
+      "test/hosts/{commands,door,door-client}.test.ts",
     ],
     env: { SOAK: "1" },
     testTimeout: 30 * 60_000,

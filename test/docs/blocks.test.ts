@@ -185,7 +185,7 @@ describe("the code blocks of the documents", () => {
   });
 
   it("each code block names a language that these tests run, compile or parse", () => {
-    // The `console` blocks are runbooks, whose commands test/e2e/runbooks.test.ts runs.
+    // The `console` blocks are runbooks, whose commands test/commands/runbooks.test.ts runs.
     const languages = new Set(BLOCKS.map(({ language }) => language));
     expect([...languages].sort()).toEqual(["", "conf", "console", "json", "mermaid", "redis", "sh", "ts", "yaml"]);
     // A block without a language shows a tree of files.

@@ -20,7 +20,7 @@ const RULES = (
 /** The programs that a runbook may use, because every host with systemd has them. */
 const PROGRAMS = ["copilotfleet", "curl", "df", "grep", "journalctl", "systemctl", "uptime"];
 
-// test/e2e/runbooks.test.ts follows the runbooks on a real fleet.
+// test/commands/runbooks.test.ts follows the runbooks on a real fleet.
 describe("docs/runbooks.md", () => {
   it("the page of runbooks has a section for each alert, in the order of the alerts", () => {
     expect(BOOKS.map(({ alert }) => alert)).toEqual(RULES.map(({ alert }) => alert));

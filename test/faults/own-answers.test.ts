@@ -12,7 +12,7 @@ import { historyFiles, readHistory } from "../fixtures/sessions/session-history.
 import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { DoorFleet } from "../gateway/harness.js";
-import { HostDoors } from "../gateway/hosts-harness.js";
+import { HostDoors } from "../hosts/door-harness.js";
 
 const CLIENTS = rounds(3, 8);
 /**

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { eventually } from "../fixtures/eventually.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { HostDoors } from "../gateway/hosts-harness.js";
+import { HostDoors } from "./door-harness.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`shared storage that goes away is not tested: ${problem}`);

@@ -24,7 +24,12 @@ it("a purge still waits for a host that was reported as lost if the host comes b
   const context = { store, hosts, directory, events, stateRoot } as unknown as Parameters<typeof purgeUser>[0];
   const { signal } = new AbortController();
 
-  const { remains } = await purgeUser(context, "zoe", { dryRun: false, ignoreNotFound: true, lostHosts: ["node-2"], signal });
+  const { remains } = await purgeUser(context, "zoe", {
+    dryRun: false,
+    ignoreNotFound: true,
+    lostHosts: ["node-2"],
+    signal,
+  });
   expect(remains.find(({ host }) => host === "node-2")?.why).toMatch(/^The host is away\. It erases them when/);
   expect((await store.purges.read("zoe"))?.pending).toContain("node-2");
 });

@@ -23,6 +23,7 @@ beforeAll(async () => {
       ports: testPorts(),
       provider: { type: "openai", baseUrl: model.baseUrl, wireApi: "completions" },
       session: { model: "m", approve: "all" },
+      sandbox: { mode: "none" },
     },
   });
 });

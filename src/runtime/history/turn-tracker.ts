@@ -20,7 +20,7 @@ const QUIET_MS = 2_000;
  *
  * The runtime's signal for the end of a turn, `session.idle`, is not in the history. `assistant.turn_end` ends only a
  * single call of the model. The rules below were observed with the runtime of SDK 1.0.14 (see
- * `test/serve/turn-watch.test.ts`). A turn begins with a `user.message` of the main agent (no `agentId`). A step of the
+ * `test/faults/turn-watch.test.ts`). A turn begins with a `user.message` of the main agent (no `agentId`). A step of the
  * turn is one `assistant.turn_start … assistant.message … assistant.turn_end`.
  *
  * - Plain turn: it has one step, whose message has text and asks for no tools.

@@ -8,8 +8,8 @@ import type { LogEntry } from "../fixtures/fleets/serve.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
 import type { RedisServer } from "../fixtures/store/redis-server.js";
-import { MODEL_KEY, READABLE } from "./harness.js";
-import { RawClient } from "./raw-client.js";
+import { MODEL_KEY, READABLE } from "../gateway/harness.js";
+import { RawClient } from "../gateway/raw-client.js";
 
 export interface HostDoorsOptions {
   redis: RedisServer;

@@ -9,7 +9,7 @@ import { startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { CertificateFiles, TestAuthority } from "../fixtures/tls/authority.js";
 import { RecordingRelay } from "../fixtures/tls/recording-relay.js";
-import { RawClient } from "./raw-client.js";
+import { RawClient } from "../gateway/raw-client.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`TLS between hosts is not tested: ${problem}`);

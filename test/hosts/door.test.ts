@@ -4,8 +4,8 @@ import { rendezvousChoice } from "../../src/pool/placement.js";
 import { eventually } from "../fixtures/eventually.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { HostDoors } from "./hosts-harness.js";
-import { RawClient, type RawMessage } from "./raw-client.js";
+import { RawClient, type RawMessage } from "../gateway/raw-client.js";
+import { HostDoors } from "./door-harness.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`front doors of several hosts are not tested: ${problem}`);

@@ -24,7 +24,7 @@ import { removeFolder } from "../fixtures/remove-folder.js";
 import { altered } from "../fixtures/store/altered-store.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { storeKeyFile, withStoreKey } from "../fixtures/store/store-root.js";
-import { RawClient } from "./raw-client.js";
+import { RawClient } from "../gateway/raw-client.js";
 
 const problem = redisProblem();
 /** The settings of a host without TLS. */

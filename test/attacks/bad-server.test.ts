@@ -7,8 +7,8 @@ import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { killed } from "../fixtures/processes.js";
 import { unused } from "../fixtures/sessions/unused.js";
-import { DoorFleet } from "./harness.js";
-import { RawClient } from "./raw-client.js";
+import { DoorFleet } from "../gateway/harness.js";
+import { RawClient } from "../gateway/raw-client.js";
 
 describe("the front door, when a server breaks the protocol,", () => {
   let at: DoorFleet;

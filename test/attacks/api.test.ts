@@ -4,11 +4,11 @@ import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Strangers } from "../../src/api/strangers.js";
 import { FleetError } from "../../src/errors.js";
+import { doorEnds, type Reply, TestApi } from "../api/harness.js";
 import { eventually } from "../fixtures/eventually.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
 import { RawClient } from "../gateway/raw-client.js";
-import { doorEnds, type Reply, TestApi } from "./harness.js";
 
 const model = await startHeldModel();
 let at: TestApi;

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe } from "vitest";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { describeClient, OPEN_TO_CLIENTS } from "./client-suite.js";
-import { HostDoors } from "./hosts-harness.js";
+import { describeClient, OPEN_TO_CLIENTS } from "../gateway/client-suite.js";
+import { HostDoors } from "./door-harness.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`clients at another host's front door are not tested: ${problem}`);

@@ -8,7 +8,7 @@ import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js"
 
 /**
  * The screens of the commands that print lists, as files in `test/cli/screens`. If a change of a screen is intended, update
- * the files with `npx vitest run test/e2e/screens.test.ts -u` and read them.
+ * the files with `npx vitest run test/terminal/screens.test.ts -u` and read them.
  */
 
 const fleet = testFleet();

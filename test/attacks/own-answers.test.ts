@@ -4,8 +4,8 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vites
 import { eventually } from "../fixtures/eventually.js";
 import { killed } from "../fixtures/processes.js";
 import { idlesOf, messagesOf } from "../fixtures/sessions/conversations.js";
-import { DoorFleet } from "./harness.js";
-import { RawClient } from "./raw-client.js";
+import { DoorFleet } from "../gateway/harness.js";
+import { RawClient } from "../gateway/raw-client.js";
 
 const WAIT_MS = 60_000;
 

@@ -10,8 +10,8 @@ import type { TestHosts } from "../fixtures/hosts/hosts.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
 import { freePort, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { configure, HostDoors } from "./hosts-harness.js";
-import { RawClient } from "./raw-client.js";
+import { RawClient } from "../gateway/raw-client.js";
+import { configure, HostDoors } from "./door-harness.js";
 
 const problem = redisProblem();
 const TOKEN = /cft_[a-z0-9]{16}_[\w-]{43}/g;

@@ -7,10 +7,10 @@ import { ROUTES } from "../../src/api/routes/table.js";
 import { Strangers } from "../../src/api/strangers.js";
 import { issueHostToken } from "../../src/identity/tokens.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
+import { doorEnds, type Reply, TestApi } from "../api/harness.js";
 import { rawReply } from "../fixtures/api/raw-reply.js";
 import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
-import { doorEnds, type Reply, TestApi } from "./harness.js";
 
 const PAGE = "https://app.example";
 let at: TestApi;

@@ -8,8 +8,8 @@ import type { TestHosts } from "../fixtures/hosts/hosts.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { configure, HostDoors } from "./hosts-harness.js";
-import { RawClient } from "./raw-client.js";
+import { RawClient } from "../gateway/raw-client.js";
+import { configure, HostDoors } from "./door-harness.js";
 
 const problem = redisProblem();
 const NAMES = ["h1", "h2"] as const;

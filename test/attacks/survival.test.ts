@@ -8,8 +8,8 @@ import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { innerPidOf, killed } from "../fixtures/processes.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
-import { DoorFleet } from "./harness.js";
-import { RawClient } from "./raw-client.js";
+import { DoorFleet } from "../gateway/harness.js";
+import { RawClient } from "../gateway/raw-client.js";
 
 const say = async (session: CopilotSession, prompt: string) =>
   (await session.sendAndWait(prompt, 20_000))?.data.content;

@@ -9,8 +9,8 @@ import { issueHostToken } from "../../src/identity/tokens.js";
 import type { Store } from "../../src/store/ports.js";
 import type { TestHosts } from "../fixtures/hosts/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { HostDoors } from "./hosts-harness.js";
-import { RawClient } from "./raw-client.js";
+import { RawClient } from "../gateway/raw-client.js";
+import { HostDoors } from "./door-harness.js";
 
 const problem = redisProblem();
 const CALL = { method: "servers", params: {} };

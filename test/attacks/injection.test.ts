@@ -4,8 +4,8 @@ import { knownMethods } from "../../src/gateway/policy/methods.js";
 import { sessionParams } from "../../src/gateway/policy/settings.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
-import { DoorFleet, MODEL_KEY } from "./harness.js";
-import { RawClient } from "./raw-client.js";
+import { DoorFleet, MODEL_KEY } from "../gateway/harness.js";
+import { RawClient } from "../gateway/raw-client.js";
 
 /** The server answers these methods only after the client has answered a request from the server. */
 const WAITS_FOR_CLIENT = ["session.tasks.waitForPending", "session.ui.elicitation"];

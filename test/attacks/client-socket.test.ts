@@ -4,8 +4,8 @@ import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from 
 import { ClientSocket, type ClientSocketOptions } from "../../src/gateway/wire/client-socket.js";
 import { eventually } from "../fixtures/eventually.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
-import { DoorFleet } from "./harness.js";
-import { RawClient } from "./raw-client.js";
+import { DoorFleet } from "../gateway/harness.js";
+import { RawClient } from "../gateway/raw-client.js";
 
 /** Both ends of a connection: the client's, and the front door's with the names of the callbacks that it received. */
 async function pair(options: ClientSocketOptions = {}) {

@@ -6,8 +6,8 @@ import { killed } from "../fixtures/processes.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { DoorFleet } from "./harness.js";
-import { RawClient } from "./raw-client.js";
+import { DoorFleet } from "../gateway/harness.js";
+import { RawClient } from "../gateway/raw-client.js";
 
 describe("the front door, with a prompt that waits in a collaborative session,", () => {
   let at: DoorFleet;
