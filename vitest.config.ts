@@ -23,7 +23,12 @@ export default defineConfig({
   resolve: { alias: { copilotfleet: new URL("./src/index.ts", import.meta.url).pathname } },
   test: {
     // vitest begins with the first project in alphabetical order. So the slow files begin first.
-    projects: [project("faults", FAULTS), project("hosts", HOSTS), project("more", MORE), project("promises", PROMISES)],
+    projects: [
+      project("faults", FAULTS),
+      project("hosts", HOSTS),
+      project("more", MORE),
+      project("promises", PROMISES),
+    ],
     // These limits end a test that hangs. They measure nothing, because a loaded machine takes several times as long as an idle one.
     testTimeout: 180_000,
     hookTimeout: 180_000,
