@@ -26,7 +26,7 @@ export function findRuntime(configuredPath: string | null, env: NodeJS.ProcessEn
 function usable(path: string, setting: string): string {
   const absolute = resolve(path);
   const useBundled: Suggestion[] = [
-    setting === "runtime.path" ? "Set runtime.path to null in the configuration." : `unset ${setting}`,
+    setting === "runtime.path" ? "Leave runtime.path and COPILOTFLEET_RUNTIME_PATH out." : `unset ${setting}`,
   ];
   const use = `${setting} must name the native Copilot program, or be left out to use the bundled runtime`;
   let real: string;
