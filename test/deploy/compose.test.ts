@@ -1,4 +1,4 @@
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -110,50 +110,54 @@ describe("a Compose file", () => {
     expect(compose({ ...ECHO, ...withTls }).notices.join()).not.toContain("insecure");
   });
 
-  it("a Compose file of two hosts has a Redis that keeps all data, and a name and a volume for each host", () => {
-    const { services, volumes, secrets, environment, notices } = compose(
-      { ...ECHO, COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0" },
-      { replicas: 2, storage: "shared" },
-    );
-    expect(Object.keys(services)).toEqual(["redis", "host-1", "host-2"]);
-    expect(services.redis?.command).toEqual([
-      "redis-server",
-      "/run/secrets/redis.conf",
-      "--appendonly",
-      "yes",
-      "--maxmemory-policy",
-      "noeviction",
-    ]);
-    expect(services.redis).toMatchObject({
-      user: "999:999",
-      read_only: true,
-      cap_drop: ["ALL"],
-      security_opt: ["no-new-privileges:true"],
-    });
-    expect(services["host-2"]).toMatchObject({
-      environment: { COPILOTFLEET_HOST_NAME: "host-2", COPILOTFLEET_HOST_ADVERTISE: "host-2:4300" },
-      volumes: ["host-2:/var/lib/copilotfleet", "shared:/var/lib/copilotfleet-shared"],
-      ports: ["127.0.0.1:4301:4300"],
-    });
-    expect(Object.keys(volumes)).toEqual(["host-1", "host-2", "shared", "redis"]);
-    // Hosts and Redis read the password in separate files, because each refuses or cannot read the files of the other.
-    expect(Object.keys(secrets ?? {})).toEqual(["COPILOTFLEET_STORE", "COPILOTFLEET_STORE_KEY", "redis.conf"]);
-    expect(services.redis?.secrets).toEqual(["redis.conf"]);
-    expect(services["host-1"]?.secrets).not.toContainEqual(expect.objectContaining({ source: "redis.conf" }));
-    const folder = mkdtempSync(join(tmpdir(), "copilotfleet-compose-"));
-    onTestFinished(() => rmSync(folder, { recursive: true }));
-    execFileSync("sh", ["-ec", notices.find((notice) => notice.startsWith("umask")) ?? ""], { cwd: folder });
-    const { COPILOTFLEET_STORE_FILE, ...others } = environment;
-    expect(COPILOTFLEET_STORE_FILE).toBe("/run/secrets/copilotfleet/COPILOTFLEET_STORE");
-    const inContainer = { ...others, COPILOTFLEET_STORE_FILE: join(folder, "COPILOTFLEET_STORE") };
-    const { store, storeOptions } = configured(inContainer).config;
-    expect(storeOptions).toEqual({
-      insecure: true,
-      keyFile: "/run/secrets/copilotfleet/COPILOTFLEET_STORE_KEY",
-    });
-    const password = /^requirepass ([0-9a-f]{64})\n$/.exec(readFileSync(join(folder, "redis.conf"), "utf8"))?.[1];
-    expect(store).toEqual({ kind: "redis", url: `redis://:${password}@redis:6379/0` });
-  });
+  // The command that makes the password needs openssl.
+  it.skipIf(spawnSync("openssl", ["version"]).error !== undefined)(
+    "a Compose file of two hosts has a Redis that keeps all data, and a name and a volume for each host",
+    () => {
+      const { services, volumes, secrets, environment, notices } = compose(
+        { ...ECHO, COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0" },
+        { replicas: 2, storage: "shared" },
+      );
+      expect(Object.keys(services)).toEqual(["redis", "host-1", "host-2"]);
+      expect(services.redis?.command).toEqual([
+        "redis-server",
+        "/run/secrets/redis.conf",
+        "--appendonly",
+        "yes",
+        "--maxmemory-policy",
+        "noeviction",
+      ]);
+      expect(services.redis).toMatchObject({
+        user: "999:999",
+        read_only: true,
+        cap_drop: ["ALL"],
+        security_opt: ["no-new-privileges:true"],
+      });
+      expect(services["host-2"]).toMatchObject({
+        environment: { COPILOTFLEET_HOST_NAME: "host-2", COPILOTFLEET_HOST_ADVERTISE: "host-2:4300" },
+        volumes: ["host-2:/var/lib/copilotfleet", "shared:/var/lib/copilotfleet-shared"],
+        ports: ["127.0.0.1:4301:4300"],
+      });
+      expect(Object.keys(volumes)).toEqual(["host-1", "host-2", "shared", "redis"]);
+      // Hosts and Redis read the password in separate files, because each refuses or cannot read the files of the other.
+      expect(Object.keys(secrets ?? {})).toEqual(["COPILOTFLEET_STORE", "COPILOTFLEET_STORE_KEY", "redis.conf"]);
+      expect(services.redis?.secrets).toEqual(["redis.conf"]);
+      expect(services["host-1"]?.secrets).not.toContainEqual(expect.objectContaining({ source: "redis.conf" }));
+      const folder = mkdtempSync(join(tmpdir(), "copilotfleet-compose-"));
+      onTestFinished(() => rmSync(folder, { recursive: true }));
+      execFileSync("sh", ["-ec", notices.find((notice) => notice.startsWith("umask")) ?? ""], { cwd: folder });
+      const { COPILOTFLEET_STORE_FILE, ...others } = environment;
+      expect(COPILOTFLEET_STORE_FILE).toBe("/run/secrets/copilotfleet/COPILOTFLEET_STORE");
+      const inContainer = { ...others, COPILOTFLEET_STORE_FILE: join(folder, "COPILOTFLEET_STORE") };
+      const { store, storeOptions } = configured(inContainer).config;
+      expect(storeOptions).toEqual({
+        insecure: true,
+        keyFile: "/run/secrets/copilotfleet/COPILOTFLEET_STORE_KEY",
+      });
+      const password = /^requirepass ([0-9a-f]{64})\n$/.exec(readFileSync(join(folder, "redis.conf"), "utf8"))?.[1];
+      expect(store).toEqual({ kind: "redis", url: `redis://:${password}@redis:6379/0` });
+    },
+  );
 
   it("a Compose file contains no secret, and escapes each $ so that Compose does not take it for a variable", () => {
     const env = {
