@@ -4,7 +4,11 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   resolve: { alias: { copilotfleet: new URL("./src/index.ts", import.meta.url).pathname } },
   test: {
-    include: ["test/e2e/{conversation,eviction,stop}.test.ts", "test/gateway/client.test.ts", "test/gateway/zz-*.test.ts"],
+    include: [
+      "test/e2e/{conversation,eviction,stop}.test.ts",
+      "test/gateway/client.test.ts",
+      "test/sessions/lasting-approvals.test.ts",
+    ],
     env: { TEST_RUNTIME: process.env.COPILOT_CLI_PATH ?? "" },
     testTimeout: 180_000,
     hookTimeout: 180_000,

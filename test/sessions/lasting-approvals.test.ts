@@ -15,7 +15,7 @@ const REQUESTS: [method: string, params: object][] = [
 ];
 
 async function askingFleet() {
-  const at = await DoorFleet.open({ config: { session: { approve: "ask" } } });
+  const at = await DoorFleet.open({ config: { session: { approve: "ask", host: "owner" } } });
   const asked: string[] = [];
   const onPermissionRequest = ({ kind }: { kind: string }) => {
     asked.push(kind);
