@@ -4,7 +4,12 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   resolve: { alias: { copilotfleet: new URL("./src/index.ts", import.meta.url).pathname } },
   test: {
-    include: ["test/e2e/{conversation,stop}.test.ts", "test/commands/eviction.test.ts"],
+    include: [
+      "test/commands/eviction.test.ts",
+      "test/e2e/{conversation,stop}.test.ts",
+      "test/gateway/client.test.ts",
+      "test/sessions/lasting-approvals.test.ts",
+    ],
     env: { TEST_RUNTIME: process.env.COPILOT_CLI_PATH ?? "" },
     testTimeout: 180_000,
     hookTimeout: 180_000,

@@ -1,9 +1,22 @@
 // Runs a command with COPILOT_CLI_PATH set to the native program of the full CLI: node scripts/with-full-cli.mjs
-// COMMAND… npm installs the program once into a cache folder. It is not a dependency, because it has 190 MB.
+// [--oldest] COMMAND… npm installs the program once into a cache folder. It is not a dependency, because it has 190 MB.
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { installOnce, runWith } from "./install-once.mjs";
 
-const VERSION = "1.0.102";
+const NEWEST = "1.0.102";
 
-const folder = installOnce(`@github/copilot-${process.platform}-${process.arch}`, VERSION, "full-cli");
-runWith({ COPILOT_CLI_PATH: join(folder, "copilot") }, process.argv.slice(2));
+const args = process.argv.slice(2);
+const isOldest = args[0] === "--oldest";
+const folder = installOnce(
+  `@github/copilot-${process.platform}-${process.arch}`,
+  isOldest ? oldest() : NEWEST,
+  "full-cli",
+);
+runWith({ COPILOT_CLI_PATH: join(folder, "copilot") }, isOldest ? args.slice(1) : args);
+
+/** The oldest release that the fleet starts. */
+function oldest() {
+  const source = readFileSync(new URL("../src/runtime/launch/protocol.ts", import.meta.url), "utf8");
+  return /OLDEST_RUNTIME = "(.+)"/.exec(source)[1];
+}

@@ -7,6 +7,7 @@ import { isCommand } from "../../src/errors.js";
 import type { Check } from "../../src/fleet/doctor/checks.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import type { SupervisorRecord } from "../../src/model/registry.js";
+import { OLDEST_RUNTIME } from "../../src/runtime/launch/protocol.js";
 import { ownVersion } from "../../src/runtime/launch/versions.js";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
 import { TIME, testFleet } from "../fixtures/commands/cli.js";
@@ -154,6 +155,7 @@ describe("doctor", () => {
         level: "ok",
         detail: expect.stringContaining("a sandbox keeps"),
       });
+      expect(checks.get("runtime")?.detail).toContain(`the oldest supported version is ${OLDEST_RUNTIME}`);
       expect(checks.get("sandbox")).toMatchObject({
         level: "ok",
         detail: "bwrap works",

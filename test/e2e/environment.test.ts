@@ -3,6 +3,7 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it, onTestFinished } from "vitest";
+import { OLDEST_RUNTIME } from "../../src/runtime/launch/protocol.js";
 import { type ErrorShape, RAW, TestFleet, testFleet } from "../fixtures/commands/cli.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { processesWith } from "../fixtures/processes.js";
@@ -206,6 +207,18 @@ describe("a runtime", () => {
       ok: false,
       detail: expect.stringContaining("SDK 2.x and CLI 1.0.113 or later"),
     });
+  });
+
+  it("spawn refuses and ends a runtime that is older than the oldest supported version, and names that version", async () => {
+    const env = { COPILOT_CLI_PATH: fake("older.mjs") };
+    const error = await fleet.refusal(3, ["spawn", "--user", "older"], { env });
+    expect(error).toMatchObject({
+      code: "FLEET_RUNTIME_TOO_OLD",
+      message: expect.stringContaining(
+        `is version 1.0.78. The oldest version that this fleet supports is ${OLDEST_RUNTIME}.`,
+      ),
+    });
+    expect(await fleet.server("older")).toMatchObject({ state: "failed", pid: null, port: null });
   });
 
   it("spawn refuses and ends a runtime with an older protocol", async () => {

@@ -1,7 +1,8 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { CopilotClientOptions } from "@github/copilot-sdk";
+import { approveAll, type CopilotClientOptions } from "@github/copilot-sdk";
+import { expect, it } from "vitest";
 import { openProxy } from "../../src/identity/tls/proxy.js";
 import { CertificateFiles, TestAuthority } from "../fixtures/tls/authority.js";
 import { describeClient, describeRequestHandler, OPEN_TO_CLIENTS } from "./client-suite.js";
@@ -32,6 +33,16 @@ describeClient("through-the-door", async () => {
     settings: {},
     [Symbol.asyncDispose]: async () => await fleet[Symbol.asyncDispose](),
   };
+});
+
+it("a client connected through-the-door gets its reply after another of the user's clients has resumed the session", async () => {
+  await using fleet = await DoorFleet.open({ config: { session: OPEN_TO_CLIENTS } });
+  const session = await (await fleet.client("alice")).createSession({ onPermissionRequest: approveAll });
+  await session.sendAndWait("first");
+  await (await fleet.client("alice")).resumeSession(session.sessionId, { onPermissionRequest: approveAll });
+  // The front door looks for unloaded sessions twice during this turn.
+  expect((await session.sendAndWait("!delay 4500 second", 20_000))?.data.content).toContain("second");
+  expect(fleet.events.filter(({ event }) => event === "session-unloaded")).toEqual([]);
 });
 
 /** A front door with TLS, and a proxy to which SDKs connect. */

@@ -14,6 +14,7 @@ import type { Clock } from "../../src/runtime/clock.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { type PortRange, testPorts } from "../fixtures/fleets/ports.js";
+import { RUNTIME_VARIABLES } from "../fixtures/fleets/runtime.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { processesWith } from "../fixtures/processes.js";
 import { TOOLS_ANYWHERE } from "../fixtures/programs/sandbox.js";
@@ -64,6 +65,7 @@ export class DoorFleet implements AsyncDisposable {
       // The tests use model services on this machine, which direct clients could not reach otherwise.
       COPILOTFLEET_SANDBOX_NETWORK: "open",
       MODEL_KEY,
+      ...RUNTIME_VARIABLES,
       ...TOOLS_ANYWHERE,
       ...options.env,
     };

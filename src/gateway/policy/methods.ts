@@ -105,7 +105,7 @@ const TABLE: readonly (readonly [Handling, string])[] = [
   ],
   [
     { about: "user", handler: "pass", own: true },
-    // Remote control is always off, because no client may start it.
+    // Remote control is off, unless a client that may start programs set `remoteSession` for its own session.
     `sessions.stopRemoteControl sessions.transferRemoteControl sessions.setRemoteControlSteering
     secrets.addFilterValues skills.config.setDisabledSkills skills.config.setSkillDisabled user.settings.reload
     sessions.enrichMetadata`,

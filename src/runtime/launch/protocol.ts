@@ -24,7 +24,10 @@ export function runtimeMismatch(where: string, version: unknown, cause?: unknown
   );
 }
 
-/** The oldest release of the runtime that the tests of clients pass with. */
+/**
+ * The oldest release of the runtime that the tests of clients pass with. Older ones do not know `session.detach` (measured
+ * with 1.0.78). `.ci/run` tests with this release.
+ */
 export const OLDEST_RUNTIME = "1.0.79";
 /** The first release that names a prompt's message id in the `user.message` with which the prompt begins. */
 const FIRST_WITH_PROMPT_IDS = "1.0.83";

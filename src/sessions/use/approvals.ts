@@ -18,9 +18,16 @@ const FORGET = {
  */
 export async function forgetApprovals(
   { session: { approve } }: Pick<Config, "session">,
-  call: (name: keyof typeof FORGET, params: object) => Promise<unknown>,
+  call: (name: keyof typeof FORGET | "setAllowAll", params: object) => Promise<unknown>,
 ): Promise<void> {
   if (approve !== "ask") return;
   const names = Object.keys(FORGET) as (keyof typeof FORGET)[];
-  await Promise.all(names.map(async (name) => await call(name, FORGET[name])));
+  const calls = names.map(async (name) => {
+    await call(name, FORGET[name]).catch(async (error: unknown) => {
+      // Older runtimes have another method for the mode (measured with 1.0.79 and 1.0.81-0).
+      if (name !== "setMode" || !/Unhandled method/.test(String(error))) throw error;
+      await call("setAllowAll", { enabled: false });
+    });
+  });
+  await Promise.all(calls);
 }

@@ -5,10 +5,12 @@ import type { SessionRecord } from "../../model/session.js";
 import { assertCredits } from "../../model/usage/credits.js";
 import { hasEnded } from "../../pool/server.js";
 import type { ConnectedClient } from "../../runtime/client/connect.js";
+import { RawConnection } from "../../runtime/client/raw-connection.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
 import { deadline, either } from "../../runtime/clock.js";
 import { promptsSince } from "../../runtime/history/session-events.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
+import { provenEndpoint } from "../../runtime/process/probe.js";
 import { recordFor } from "../find.js";
 import { promptHistory } from "../history.js";
 import { giveProvider } from "../memory/given-provider.js";
@@ -131,8 +133,11 @@ export class LocalSession extends OpenSession<LocalAttached> {
         return await answer(this.session.rpc.usage.getMetrics(), connection, limit.signal);
       });
       await forgetApprovals(this.context.config, async (name, params) => {
-        const { permissions } = this.session.rpc;
-        return await answer(permissions[name](params as never), connection, stop.signal);
+        if (name !== "setAllowAll")
+          return await answer(this.session.rpc.permissions[name](params as never), connection, stop.signal);
+        // The SDK has no function for this method.
+        await using raw = await RawConnection.open(provenEndpoint(server), stop.signal);
+        return await raw.request(`session.permissions.${name}`, { sessionId: id, ...params });
       });
       await lease?.check();
       using watch = connection.watchPrompt(id);
