@@ -142,7 +142,7 @@ describe("the model gateway", () => {
         return { end };
       },
     };
-    const consumer = { ...ann, passed: 0, turns: 1, isExpected: false };
+    const consumer = { ...ann, passed: 0, turns: 1, isExpected: false, trouble: null };
     const checkBudget = async (user: string, isTurn: boolean) => {
       checks.push(`${user} ${isTurn}`);
       if (usedUp !== null) throw usedUp;

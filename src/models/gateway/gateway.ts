@@ -9,6 +9,7 @@ import type { UsageRecorder } from "../../model/usage/usage.js";
 import { describeProvider, type ProviderKey, withKey } from "../provider-key.js";
 import { Exchange, type GatewaySession, type ModelRequests } from "./exchange.js";
 import type { BudgetCheck, Consumers } from "./request-meter.js";
+import { FailureReport } from "./service-failure.js";
 import { openUpstreams, type Upstream } from "./upstream.js";
 import { WireFormat } from "./wire.js";
 
@@ -72,7 +73,7 @@ export class ModelGateway {
   ): Promise<ModelGateway> {
     const wire = new WireFormat(provider);
     const open = openUpstreams(provider.baseUrl, env);
-    const { host } = new URL(provider.baseUrl);
+    const report = new FailureReport(provider);
     // Set `noDelay`, because Nagle's algorithm would delay the small pieces of an answer.
     const server = createServer({ noDelay: true, keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0 });
     server.listen(0, "127.0.0.1");
@@ -84,7 +85,7 @@ export class ModelGateway {
       const session = secret === null ? undefined : gateway.#byToken.get(digest(secret));
       const { id = "" } = session ?? {};
       const { requests } = gateway;
-      const context = { wire, host, key, requests, underWay, silenceMs, metering: metering ?? null };
+      const context = { wire, report, key, requests, underWay, silenceMs, metering: metering ?? null };
       const exchange = new Exchange(context, request, response);
       const consumer = metering?.consumers.get(id);
       const before = gateway.#before.get(id);
