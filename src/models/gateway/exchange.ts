@@ -155,6 +155,7 @@ export class Exchange {
   async #pass(begin: Begin, body: Buffer | null, consumer: MeteredConsumer | undefined): Promise<boolean> {
     const answer = await this.#ask(begin, body);
     const { statusCode = 502, headers } = answer;
+    this.#meter?.read(answer);
     if (consumer !== undefined) consumer.trouble = null;
     if (statusCode >= 400) {
       const message = await this.#report(answer, statusCode, body);
@@ -168,7 +169,6 @@ export class Exchange {
     answer.once("error", () => {
       isCut = !this.#request.socket.destroyed;
     });
-    this.#meter?.read(answer);
     await pipeline(answer, this.#response).catch(() => this.#response.destroy());
     this.#meter?.end(this.#response.writableFinished ? "ended" : "cut");
     return !isCut;

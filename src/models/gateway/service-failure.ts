@@ -66,10 +66,10 @@ export class FailureReport {
     const code = systemCode(error) ?? "";
     const reason = this.#withoutSecrets(reachProblem(error), null);
     const start = `${this.#url} (provider.baseUrl) cannot be`;
-    if (code === "EPROTO") return [424, `${start} reached: it does not speak TLS. Try http:// instead of https://.`];
+    if (code === "EPROTO") return [422, `${start} reached: it does not speak TLS. Try http:// instead of https://.`];
     if (!/CERT|UNABLE_TO_VERIFY/.test(code)) return [502, `${start} reached: ${asSentence(reason)}`];
     const authority = "Name the file of its certificate authority in the variable SSL_CERT_FILE";
-    return [424, `${start} trusted: ${reason} (${code}). ${authority} or NODE_EXTRA_CA_CERTS.`];
+    return [422, `${start} trusted: ${reason} (${code}). ${authority} or NODE_EXTRA_CA_CERTS.`];
   }
 
   /** Hides the secrets, and each word that has a part of the key, because services quote the key that they refuse. */

@@ -1,10 +1,10 @@
 import { asSentence } from "../../config/values/text.js";
 
 /**
- * The runtime (1.0.85) hides an error's text behind its own for these statuses of a model service. So the model gateway
- * answers with other statuses, for which the runtime reports the text.
+ * For these statuses of a model service, the runtime (1.0.85) reports a text of its own. So the model gateway answers
+ * with statuses for which the runtime reports the text in the answer.
  */
-const SHOWN: Readonly<Record<number, number>> = { 401: 407, 403: 424, 404: 424 };
+const SHOWN: Readonly<Record<number, number>> = { 401: 424, 403: 422, 404: 422 };
 
 export function shownStatus(status: number): number {
   return SHOWN[status] ?? status;
@@ -17,7 +17,7 @@ export function isRefusedCredential(status: unknown): boolean {
 
 const RETRIED = /^Failed to get response from the AI model; retried (\d+) times? \([^)]*\) Last error: /;
 /** The status that the runtime puts before a message of the model gateway, which contains the service's own status. */
-const STATUS = /^(?:407|424|\d{3}(?= https?:\/\/)) /;
+const STATUS = /^(?:42[24]|\d{3}(?= https?:\/\/)) /;
 const VARIABLES = "COPILOT_PROVIDER_API_KEY, COPILOT_PROVIDER_API_KEY_COMMAND, or COPILOT_PROVIDER_BEARER_TOKEN";
 const SETTINGS = "provider.apiKeyEnv, provider.apiKeyFile or provider.apiKeyCommand";
 
