@@ -8,7 +8,15 @@ import { answersFor, type InitFlags } from "../cli/run/init.js";
 import type { PartialConfig } from "../config/load/load.js";
 import { isFleetError } from "../errors.js";
 import { settingsOf } from "../fleet/init/answers.js";
-import { initTarget, schemaAddress, tryPrompt, type Written, withoutFile, writeSettings } from "../fleet/init/init.js";
+import {
+  initTarget,
+  schemaAddress,
+  tryPrompt,
+  unlistedModel,
+  type Written,
+  withoutFile,
+  writeSettings,
+} from "../fleet/init/init.js";
 
 interface Initialized extends Written {
   /** The reply to the trial prompt; null if there was none, or if it failed and the user wanted the file anyway. */
@@ -36,10 +44,11 @@ export default class Init extends FleetCommand {
     const options = { env: process.env, cwd: process.cwd(), userConfig: flags["user-config"], force };
     const target = initTarget(options);
     const asks = isAsked({ json: this.jsonEnabled(), yes });
-    const settings = await this.#ask({ source, isolation, fields: fieldsIn(flags), yes }, asks);
+    const noTry = flags["no-try"];
+    const settings = await this.#ask({ source, isolation, fields: fieldsIn(flags), yes, noTry }, asks);
     if (source === undefined && !asks && settings.provider?.type === "echo")
       this.log("No key or login was found, so this is the built-in echo model.");
-    const reply = flags["no-try"] ? null : await this.#try(settings, asks);
+    const reply = noTry ? null : await this.#try(settings, asks);
     const schema = schemaAddress(options.cwd, this.config.version);
     const written = await writeSettings(target, settings, schema, options);
     this.log(renderWritten(written, reply));
@@ -57,6 +66,8 @@ export default class Init extends FleetCommand {
   async #try(settings: PartialConfig, asks: boolean): Promise<string | null> {
     const signal = this.interruptSignal({ cleansUp: true });
     try {
+      const warning = await unlistedModel(settings, process.env);
+      if (warning !== null) process.stderr.write(`Warning: ${warning}\n`);
       using _ = this.progress("Trying a prompt", signal);
       return await tryPrompt(settings, process.env, signal);
     } catch (error) {
