@@ -19,8 +19,11 @@ import { WireFormat } from "./wire.js";
  */
 const KEEP_ALIVE_MS = 10 * 60 * 1000;
 
-/** How long the model service may be silent, in milliseconds. The runtime (1.0.85) itself waits 10 minutes. */
-const SILENCE_MS = 11 * 60 * 1000;
+/**
+ * How long the model service may be silent, in milliseconds. It is shorter than the 10 minutes that the runtime (1.0.85)
+ * waits, so that the error names the service.
+ */
+const SILENCE_MS = 9 * 60 * 1000;
 
 export interface GatewayOptions {
   /** How long the model service may be silent, in milliseconds. Only tests set it. */
