@@ -34,17 +34,15 @@ export default class Init extends FleetCommand {
     "<%= config.bin %> init --provider echo",
     "<%= config.bin %> init --provider openai --base-url https://models.example/v1 --api-key-env MODELS_KEY --model m-1",
   ];
-  // This command writes a configuration, so it does not take `--config`.
   static override baseFlags = FLAGS_WITHOUT_CONFIG;
   static override flags = initFlags;
 
   async run(): Promise<Initialized> {
     const { flags } = await this.parse(Init);
-    const { yes, force, provider: source, isolation } = flags;
+    const { yes, force, provider: source, isolation, "no-try": noTry } = flags;
     const options = { env: process.env, cwd: process.cwd(), userConfig: flags["user-config"], force };
     const target = initTarget(options);
     const asks = isAsked({ json: this.jsonEnabled(), yes });
-    const noTry = flags["no-try"];
     const settings = await this.#ask({ source, isolation, fields: fieldsIn(flags), yes, noTry }, asks);
     if (source === undefined && !asks && settings.provider?.type === "echo")
       this.log("No key or login was found, so this is the built-in echo model.");
