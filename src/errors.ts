@@ -135,9 +135,14 @@ const SECRET = /(?<=cft_[a-z0-9]{16}_|cfp_)[\w-]{43}/g;
  * because a user may give one in place of an id.
  */
 export function quote(value: unknown): string {
+  return quoteUpTo(80, value);
+}
+
+/** Like {@link quote}, with a length of your own. @param longest in characters */
+export function quoteUpTo(longest: number, value: unknown): string {
   const given = typeof value === "string" ? value : (JSON.stringify(value) ?? String(value));
   const text = given.replace(SECRET, "***");
-  const short = text.length > 80 ? `${text.slice(0, 77)}…` : text;
+  const short = text.length > longest ? `${text.slice(0, longest - 3)}…` : text;
   return `"${short.replace(/["\\]/g, "\\$&").replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, escapeCharacter)}"`;
 }
 

@@ -8,7 +8,15 @@ import { answersFor, type InitFlags } from "../cli/run/init.js";
 import type { PartialConfig } from "../config/load/load.js";
 import { isFleetError } from "../errors.js";
 import { settingsOf } from "../fleet/init/answers.js";
-import { initTarget, schemaAddress, tryPrompt, type Written, withoutFile, writeSettings } from "../fleet/init/init.js";
+import {
+  initTarget,
+  schemaAddress,
+  tryPrompt,
+  unlistedModel,
+  type Written,
+  withoutFile,
+  writeSettings,
+} from "../fleet/init/init.js";
 
 interface Initialized extends Written {
   /** The reply to the trial prompt; null if there was none, or if it failed and the user wanted the file anyway. */
@@ -26,20 +34,19 @@ export default class Init extends FleetCommand {
     "<%= config.bin %> init --provider echo",
     "<%= config.bin %> init --provider openai --base-url https://models.example/v1 --api-key-env MODELS_KEY --model m-1",
   ];
-  // This command writes a configuration, so it does not take `--config`.
   static override baseFlags = FLAGS_WITHOUT_CONFIG;
   static override flags = initFlags;
 
   async run(): Promise<Initialized> {
     const { flags } = await this.parse(Init);
-    const { yes, force, provider: source, isolation } = flags;
+    const { yes, force, provider: source, isolation, "no-try": noTry } = flags;
     const options = { env: process.env, cwd: process.cwd(), userConfig: flags["user-config"], force };
     const target = initTarget(options);
     const asks = isAsked({ json: this.jsonEnabled(), yes });
-    const settings = await this.#ask({ source, isolation, fields: fieldsIn(flags), yes }, asks);
+    const settings = await this.#ask({ source, isolation, fields: fieldsIn(flags), yes, noTry }, asks);
     if (source === undefined && !asks && settings.provider?.type === "echo")
       this.log("No key or login was found, so this is the built-in echo model.");
-    const reply = flags["no-try"] ? null : await this.#try(settings, asks);
+    const reply = noTry ? null : await this.#try(settings, asks);
     const schema = schemaAddress(options.cwd, this.config.version);
     const written = await writeSettings(target, settings, schema, options);
     this.log(renderWritten(written, reply));
@@ -57,6 +64,8 @@ export default class Init extends FleetCommand {
   async #try(settings: PartialConfig, asks: boolean): Promise<string | null> {
     const signal = this.interruptSignal({ cleansUp: true });
     try {
+      const warning = await unlistedModel(settings, process.env);
+      if (warning !== null) process.stderr.write(`Warning: ${warning}\n`);
       using _ = this.progress("Trying a prompt", signal);
       return await tryPrompt(settings, process.env, signal);
     } catch (error) {

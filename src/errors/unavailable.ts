@@ -262,6 +262,20 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
       "copilotfleet send SESSION TEXT --user USER # then takes the turn again",
     ],
   },
+  FLEET_MODEL_UNAVAILABLE: {
+    httpStatus: 502,
+    retryable: true,
+    title: "The model service does not answer now.",
+    data: UP_TO_LAST_STEP,
+    causes: [
+      "It is down, overloaded, or limits the requests of the key. The server tried several times.",
+      "It cannot be reached at provider.baseUrl.",
+    ],
+    fixes: [
+      "copilotfleet doctor # checks the key and the address of the model",
+      "copilotfleet send SESSION TEXT --user USER # the session still works",
+    ],
+  },
   FLEET_TURN_FAILED: {
     httpStatus: 502,
     title: "The turn ended with an error.",

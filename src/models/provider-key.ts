@@ -38,6 +38,16 @@ export function nameOfKeySource(source: KeySource): string {
   }
 }
 
+const KEY_SETTINGS = {
+  env: "provider.apiKeyEnv",
+  file: "provider.apiKeyFile",
+  command: "provider.apiKeyCommand",
+} as const;
+
+export function keySettingOf({ from }: KeySource): (typeof KEY_SETTINGS)[KeySource["from"]] {
+  return KEY_SETTINGS[from];
+}
+
 /** The key of the model service. Reads it again when it may have changed, so a new key needs no restart. */
 export class ProviderKey {
   readonly #source: KeySource;
@@ -111,9 +121,8 @@ async function readSource(source: KeySource, env: Environment): Promise<string |
 }
 
 function keyFault(source: KeySource, fault: string | null): FleetError {
-  const keys = { env: "apiKeyEnv", file: "apiKeyFile", command: "apiKeyCommand" } as const;
   const name = nameOfKeySource(source);
-  const setting = `provider.${keys[source.from]}` as const;
+  const setting = keySettingOf(source);
   return new FleetError("FLEET_MODEL_UNCONFIGURED", `${name}, which ${setting} names for the model's key, ${fault}`, {
     suggestions: [
       source.from === "env" ? `Set ${source.name} to the key.` : `Put the key, and nothing else, into ${name}.`,

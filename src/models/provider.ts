@@ -188,7 +188,13 @@ export class ModelProvider implements AsyncDisposable {
     const known = this.#consumers.get(sessionId);
     const { turns = 0, isExpected = false } = known ?? {};
     if (isTurn || known === undefined)
-      this.#consumers.set(sessionId, { ...consumer, passed: 0, turns: turns + Number(isTurn), isExpected });
+      this.#consumers.set(sessionId, {
+        ...consumer,
+        passed: 0,
+        turns: turns + Number(isTurn),
+        isExpected,
+        trouble: null,
+      });
     let isOver = !isTurn;
     return {
       [Symbol.dispose]: () => {
@@ -225,6 +231,11 @@ export class ModelProvider implements AsyncDisposable {
   /** Whether model requests of the session have passed the gateway since the last {@link attribute} of a turn. */
   hasPassed(sessionId: string): boolean {
     return (this.#consumers.get(sessionId)?.passed ?? 0) > 0;
+  }
+
+  /** Why the last model request of the session's turn has no answer. Null if it has one, or if none passed the gateway. */
+  troubleOf(sessionId: string): string | null {
+    return this.#consumers.get(sessionId)?.trouble ?? null;
   }
 
   /**

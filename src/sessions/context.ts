@@ -30,6 +30,7 @@ export interface SessionsContext {
     | "attribute"
     | "expectRequests"
     | "hasPassed"
+    | "troubleOf"
     | "forgetKey"
     | "beforeRequests"
     | "lastGiven"

@@ -3,6 +3,7 @@ import { ERRORS, FleetError, type FleetErrorCode, isCommand, isFleetError, optio
 import { isSessionId } from "../model/ids.js";
 import type { Lease } from "../model/lease.js";
 import type { SessionRecord } from "../model/session.js";
+import { reasonOf } from "../runtime/history/turn-failure.js";
 import type { OnUnreadable } from "../store/ports.js";
 
 export function sessionExists(id: string): FleetError {
@@ -148,7 +149,7 @@ export function turnWasCut(id: string): FleetError {
 
 /** @param reason the error message in the session's history */
 export function recordedFailure(id: string, reason: string): FleetError {
-  return new FleetError("FLEET_TURN_FAILED", `The turn failed: ${reason}`, {
+  return new FleetError("FLEET_TURN_FAILED", `The turn failed: ${reasonOf(reason)}`, {
     suggestions: [`copilotfleet send ${id} TEXT --user USER`],
   });
 }

@@ -16,7 +16,11 @@ let model: ScriptedModel;
 let silent: Server;
 /** Refuses the key of every request. */
 let refusing: Server;
+/** Lists models, and does not have the model of any prompt. */
+let listing: Server;
 let count = 0;
+/** The id with a space is not a name that a configuration accepts. */
+const MODELS = JSON.stringify({ data: [{ id: "mini" }, { id: "a b" }, { id: "gpt-5" }, { id: "large" }] });
 
 /** A new folder for one project. */
 function project(): string {
@@ -36,13 +40,18 @@ beforeAll(async () => {
   model = await startScriptedModel();
   silent = createServer(() => undefined);
   refusing = createServer((_, response) => response.writeHead(401).end('{"error": {"message": "bad key"}}'));
-  for (const server of [silent, refusing]) await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  listing = createServer(({ method, url = "" }, response) => {
+    if (method === "GET") response.end(url.includes("/empty/") ? '{"data": []}' : MODELS);
+    else response.writeHead(404).end('{"error": {"message": "no such model"}}');
+  });
+  for (const server of [silent, refusing, listing])
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   mkdirSync(programs);
   writeFileSync(join(programs, "gh"), '#!/bin/sh\n[ "$2" = status ] || echo gho_canary\n', { mode: 0o755 });
 });
 
 afterAll(async () => {
-  for (const server of [silent, refusing]) {
+  for (const server of [silent, refusing, listing]) {
     server.closeAllConnections();
     server.close();
   }
@@ -98,8 +107,26 @@ describe("init with flags", () => {
     expect(error.suggestions).toContain("Add --no-try to write the file without trying a prompt.");
     const flags = ["--base-url", `http://${addressOf(refusing)}/v1`, "--model", "m"];
     const refused = await fleet.refusal(7, ["init", "--provider", "openai", ...flags], { cwd });
-    expect(refused.message).toMatch(/401.*No file was written\.$/s);
-    expect(refused.suggestions.join()).not.toContain("copilotfleet send");
+    expect(refused.message).toBe(
+      `The turn failed: http://${addressOf(refusing)}/v1 refused a request without a key (provider.apiKeyEnv), status 401: "bad key". No file was written.`,
+    );
+    expect(refused.suggestions).toEqual(["Add --no-try to write the file without trying a prompt."]);
+    expect(readdirSync(cwd)).toEqual([]);
+  });
+
+  it("init without --model takes the usual model that the service lists, and warns of a --model that it does not list", async () => {
+    const cwd = project();
+    const at = `http://${addressOf(listing)}`;
+    const run = async (url: string, ...model: string[]) =>
+      (await fleet.run(["init", "--provider", "openai", "--base-url", url, ...model], { cwd })).stderr;
+    const refusal = (url: string, model: string) =>
+      `Error: The turn failed: ${url} does not have the model "${model}" (session.model) or the address (provider.baseUrl), status 404: "no such model". No file was written.`;
+    expect(await run(`${at}/v1`)).toMatch(`${refusal(`${at}/v1`, "gpt-5")} [FLEET_TURN_FAILED]\n`);
+    expect(await run(`${at}/v1`, "--model", "foo")).toMatch(
+      `Warning: "${at}/v1" does not list the model "foo". It lists "mini", "gpt-5", "large".\n${refusal(`${at}/v1`, "foo")}`,
+    );
+    expect(await run(`${at}/empty/v1`, "--model", "foo")).toMatch(refusal(`${at}/empty/v1`, "foo"));
+    expect(await run(`${at}/empty/v1`)).toMatch("Error: --model is missing for --provider openai.");
     expect(readdirSync(cwd)).toEqual([]);
   });
 
@@ -248,6 +275,7 @@ describe("init --yes", () => {
     const cwd = project();
     const ollama = createServer((request, response) => {
       if (request.url === "/api/tags") response.end('{"models": [{"name": "llama3.2:latest"}]}');
+      else if (request.method === "GET") response.end('{"data": [{"id": "llama3.2:latest"}]}');
       else {
         const { host: _, ...headers } = request.headers;
         const url = `${model.baseUrl}${request.url?.replace(/^\/v1/, "")}`;
@@ -330,6 +358,24 @@ describe("init on a terminal", () => {
     expect(contentOf(yes).provider).toEqual({ type: "anthropic", baseUrl: `http://${addressOf(refusing)}` });
   });
 
+  it("init offers the models that the service lists, takes one by its number, and names no session that is gone", async () => {
+    const cwd = project();
+    const args = ["init", "--provider", "openai", "--base-url", `http://${addressOf(listing)}/v1`];
+    await using terminal = new Terminal(fleet, [...args, "--isolation", "per-user"], { cwd });
+    let at = await terminal.shows(/contains the service's key \[no key\]: /);
+    terminal.type("\r");
+    at = await terminal.shows(
+      /lists these models\..*\n {2}1\. mini\n {2}2\. gpt-5\n {2}3\. large\nModel \[gpt-5\]: /,
+      at,
+    );
+    terminal.type("3\r");
+    await terminal.shows(/The turn failed: .* the model "large" .*Write the file anyway\? \[y\/N\] /s, at);
+    expect(terminal.text).not.toMatch(/copilotfleet send|Warning/);
+    terminal.type("y\r");
+    expect(await terminal.done).toBe(0);
+    expect(contentOf(cwd)).toMatchObject({ session: { model: "large" } });
+  });
+
   it("init warns at once about an unset variable, and names no flag when it rejects a typed answer", async () => {
     const cwd = project();
     await using terminal = new Terminal(fleet, ["init", "--provider", "github", "--no-try"], { cwd });
@@ -380,7 +426,12 @@ describe("init on a terminal", () => {
     const temporary = join(cwd, "temporary");
     mkdirSync(temporary);
     const args = ["init", "--provider", "openai", "--base-url", `http://${addressOf(silent)}/v1`, "--model", "m"];
-    const asked = new Promise<void>((resolve) => silent.once("request", () => resolve()));
+    const asked = new Promise<void>((resolve) => {
+      silent.on("request", (request) => {
+        if (request.method === "POST") resolve();
+        else request.destroy(); // do not wait for the list of models
+      });
+    });
     await using terminal = new Terminal(fleet, [...args, "--api-key-env", "MODEL_KEY", "--isolation", "per-user"], {
       cwd,
       env: { MODEL_KEY: "k", TMPDIR: temporary },

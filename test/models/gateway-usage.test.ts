@@ -142,7 +142,7 @@ describe("the model gateway", () => {
         return { end };
       },
     };
-    const consumer = { ...ann, passed: 0, turns: 1, isExpected: false };
+    const consumer = { ...ann, passed: 0, turns: 1, isExpected: false, trouble: null };
     const checkBudget = async (user: string, isTurn: boolean) => {
       checks.push(`${user} ${isTurn}`);
       if (usedUp !== null) throw usedUp;
@@ -353,7 +353,7 @@ describe("the model gateway", () => {
       const path = type === "openai" ? "/chat/completions" : "/v1/messages";
       at.consumer.turns = 0;
       const refused = await at.ask(path);
-      expect([refused.status, at.bodies, at.lines]).toEqual([403, [], []]);
+      expect([refused.status, at.bodies, at.lines]).toEqual([422, [], []]);
       expect(await refused.json()).toMatchObject({ error: { type: "permission_error" } });
       at.consumer.isExpected = true;
       expect((await at.ask(path)).status).toBe(200);

@@ -66,7 +66,7 @@ it("the model gateway replaces all credentials with the provider's key, and drop
   let seen: { url: string | undefined; headers: IncomingMessage["headers"]; body: string } | undefined;
   const model = await service(({ url, headers }, response, body) => {
     seen = { url, headers, body };
-    response.writeHead(418, {
+    response.writeHead(202, {
       "x-request-id": "r1",
       "retry-after": "7",
       "set-cookie": "a=b",
@@ -80,7 +80,7 @@ it("the model gateway replaces all credentials with the provider's key, and drop
     body: '{"model":"m"}',
     headers: { "x-initiator": "user", "x-api-key": "other", "api-key": "other" },
   });
-  expect(answer.status).toBe(418);
+  expect(answer.status).toBe(202);
   expect(answer.headers.get("retry-after")).toBe("7");
   expect(answer.headers.get("x-request-id")).toBe("r1");
   expect(answer.headers.get("set-cookie")).toBeNull();
@@ -114,12 +114,12 @@ it("the model gateway refuses unknown and revoked tokens with an error in the pr
   const { gateway, ask } = await gatewayTo(`${model.url}/v1`);
   for (const authorization of ["", "Bearer ", "Bearer wrong", `Bearer ${KEY}`]) {
     const answer = await ask("/chat/completions", { headers: { authorization } });
-    expect(answer.status).toBe(401);
+    expect(answer.status).toBe(424);
     expect(await answer.json()).toMatchObject({ error: { code: "invalid_api_key", type: "authentication_error" } });
   }
   expect(await (await ask("/chat/completions")).text()).toBe("reached");
   gateway.forget("one");
-  expect((await ask("/chat/completions")).status).toBe(401);
+  expect((await ask("/chat/completions")).status).toBe(424);
   const anthropic = await gatewayTo(model.url, { type: "anthropic" });
   const answer = await fetch(`${anthropic.session.baseUrl}/v1/messages`, {
     method: "POST",
@@ -139,7 +139,7 @@ it.each([
   ["POST", "http://evil.example/v1/chat/completions"],
   ["GET", "/v1/chat/completions"],
   ["DELETE", "/v1/models"],
-])("the model gateway answers 404 to %s %s, and does not pass it on", async (method, path) => {
+])("the model gateway refuses %s %s, and does not pass it on", async (method, path) => {
   const model = await service((_, response) => response.end("reached"));
   const { session } = await gatewayTo(`${model.url}/v1`);
   const { port } = new URL(session.baseUrl);
@@ -149,7 +149,7 @@ it.each([
     const sent = request({ port, host: "127.0.0.1", method, path, headers }, (answer) => resolve(answer.statusCode));
     sent.once("error", reject).end();
   });
-  expect(status).toBe(404);
+  expect(status).toBe(422);
 });
 
 it("the model gateway adds the query of provider.baseUrl, which servers do not get", async () => {
@@ -252,11 +252,12 @@ it("a model service that cannot be reached is reported with 502, and a silent on
   const answer = await unreachable.ask("/chat/completions");
   expect(answer.status).toBe(502);
   expect(await answer.json()).toMatchObject({
-    error: { message: "The model service at 127.0.0.1:1 cannot be reached: ECONNREFUSED." },
+    error: { message: "http://127.0.0.1:1/v1 (provider.baseUrl) cannot be reached: connection refused." },
   });
   expect(unreachable.gateway.requests).toEqual({ inFlight: 0, failed: 1 });
   const silent = await gatewayTo(`${(await service(() => undefined)).url}/v1`, { silenceMs: 50 });
-  expect((await silent.ask("/chat/completions")).status).toBe(504);
+  const late = await silent.ask("/chat/completions");
+  expect([late.status, await late.text()]).toEqual([504, expect.stringMatching(/has not answered within 0\.05 s\./)]);
 });
 
 it("after the service refuses a key, the request is sent again with the new key in the file", async () => {
@@ -274,7 +275,7 @@ it("after the service refuses a key, the request is sent again with the new key 
   expect(bodies).toEqual(["prompt", "prompt"]);
 });
 
-it("if the service refuses the key and there is no newer key, the refusal reaches the server unchanged", async () => {
+it("if the service refuses the key and there is no newer key, the refusal reaches the server with the service's words", async () => {
   let requests = 0;
   const model = await service((_, response) => {
     requests += 1;
@@ -282,7 +283,40 @@ it("if the service refuses the key and there is no newer key, the refusal reache
   });
   const { ask } = await gatewayTo(`${model.url}/v1`);
   const answer = await ask("/chat/completions");
-  expect([answer.status, await answer.text(), requests]).toEqual([401, "no", 1]);
+  const message = `${model.url}/v1 refused the key in KEY (provider.apiKeyEnv), status 401: "no".`;
+  expect([answer.status, await answer.json(), requests]).toEqual([
+    424,
+    { error: { message, type: "api_error", param: null, code: null } },
+    1,
+  ]);
+});
+
+it.each([
+  ["a part of the key", 401, { error: { message: `Wrong key: ${KEY.slice(0, 6)}.` } }, 'status 401: "Wrong key: ***".'],
+  ["the end of the key", 401, { error: { message: `Wrong key ..${KEY.slice(-4)}.` } }, 'status 401: "Wrong key ***".'],
+  ["a masked key", 401, { error: { message: "Wrong key ab****yz" } }, 'status 401: "Wrong key ***".'],
+  ["the secret of the URL", 500, { message: "no /v1?sig=hush" }, 'failed, status 500: "no ***".'],
+  ["control characters", 403, { error: "a\u001b[2J\u202eb\nc" }, 'status 403: "a\\u{1b}[2J\\u{202e}b c".'],
+  ["very long words", 503, { detail: "no ".repeat(500) }, `failed, status 503: "${"no ".repeat(99)}…".`],
+  ["a page in HTML", 502, "<html><h1>Bad</h1>\n<p>gateway</p>", 'failed, status 502: "Bad gateway".'],
+  ["no words", 429, "", "limits the use of the key in KEY (provider.apiKeyEnv), status 429."],
+] as const)("the message about a failure of the service is safe if it has %s", async (_, status, body, end) => {
+  const text = typeof body === "string" ? body : JSON.stringify(body);
+  const model = await service((_request, response) => response.writeHead(status).end(text));
+  const { ask } = await gatewayTo(`${model.url}/v1?sig=hush`);
+  const { error } = (await (await ask("/chat/completions")).json()) as { error: { message: string } };
+  expect(error.message).toMatch(new RegExp(`^${model.url}/v1 `));
+  expect(error.message.endsWith(end), error.message).toBe(true);
+});
+
+it("the error of the service keeps the code that the runtime reads", async () => {
+  const code = "context_length_exceeded";
+  const model = await service((_, response) =>
+    response.writeHead(400).end(JSON.stringify({ error: { message: "too long", type: "t", code } })),
+  );
+  const { ask } = await gatewayTo(`${model.url}/v1`);
+  const message = `${model.url}/v1 refused the request, status 400: "too long".`;
+  expect(await (await ask("/chat/completions")).json()).toEqual({ error: { message, type: "t", code } });
 });
 
 it("if the provider's key cannot be read, the server gets an error that names the key's file", async () => {
@@ -290,7 +324,7 @@ it("if the provider's key cannot be read, the server gets an error that names th
   const model = await service((_, response) => response.end("reached"));
   const { ask } = await gatewayTo(`${model.url}/v1`, { key: new ProviderKey({ from: "file", path }, {}) });
   const answer = await ask("/chat/completions");
-  expect(answer.status).toBe(401);
+  expect(answer.status).toBe(424);
   expect(await answer.text()).toContain(`The key file ${path} does not exist.`);
 });
 

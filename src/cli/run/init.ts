@@ -1,3 +1,4 @@
+import { DEFAULT_MODEL } from "../../config/schema.js";
 import { isFleetError } from "../../errors.js";
 import {
   type Answers,
@@ -11,7 +12,7 @@ import {
   settingsOf,
   usualSource,
 } from "../../fleet/init/answers.js";
-import { checkSettings } from "../../fleet/init/init.js";
+import { checkSettings, listedModels } from "../../fleet/init/init.js";
 import type { Isolation } from "../../model/server.js";
 import { type Detected, detectModels } from "../../models/detect.js";
 import { usage } from "../flags/flags.js";
@@ -24,6 +25,8 @@ export interface InitFlags {
   fields: Partial<Record<Field, string>>;
   /** Take the usual answers instead of asking. */
   yes: boolean;
+  /** Do not ask the service for its models. */
+  noTry: boolean;
 }
 
 /** Completes the answers that the flags give: asks for the rest, or takes the usual answers if `interview` is null. */
@@ -48,8 +51,13 @@ export async function answersFor(
   const answers: Answers = { source, isolation: flags.isolation ?? "per-user", ...flags.fields };
   const missing: string[] = [];
   for (let next = nextQuestion(answers, detected); next !== undefined; next = nextQuestion(answers, detected)) {
-    answers[next.field] = interview === null ? (next.initial ?? null) : await ask(next, { answers, env, interview });
-    if (interview === null && next.initial === undefined) missing.push(next.flag);
+    const listsModels = next.field === "model" && !flags.noTry;
+    const models = listsModels ? await listedModels(settingsOf(answers), env) : [];
+    const usual = [next.initial, DEFAULT_MODEL].find((each) => each != null && models.includes(each)) ?? models[0];
+    const question = { ...next, initial: usual ?? next.initial };
+    answers[next.field] =
+      interview === null ? (question.initial ?? null) : await ask(question, models, { answers, env, interview });
+    if (interview === null && question.initial === undefined) missing.push(next.flag);
   }
   if (missing.length > 0) {
     const are = missing.length === 1 ? "is" : "are";
@@ -102,14 +110,30 @@ interface Asking {
   interview: Interview;
 }
 
-async function ask({ field, text, initial }: Question, { answers, env, interview }: Asking): Promise<string | null> {
+/** How many models to show to choose from by number. */
+const MOST_MODELS = 20;
+
+/** @param models the models to choose from. The person may also name another one. */
+async function ask(
+  { field, text, initial }: Question,
+  models: readonly string[],
+  { answers, env, interview }: Asking,
+): Promise<string | null> {
+  const shown = models.slice(0, MOST_MODELS);
+  if (models.length > 0)
+    interview.note(
+      ["The service lists these models. Answer with a name or a number.", ...shown.map(numbered)].join("\n"),
+    );
+  if (models.length > shown.length) interview.note(`  and ${models.length - shown.length} more`);
   const answer = await interview.ask(text, initial ?? undefined, (given) => {
     if (given === "") return initial === null ? null : "An answer is needed.";
     return problemWith({ ...answers, [field]: given }, field);
   });
   if (isUnsetVariable(field, answer, env)) interview.note(`${answer} is not set in this shell.`);
-  return answer === "" ? null : answer;
+  return answer === "" ? null : (shown[Number(answer) - 1] ?? answer);
 }
+
+const numbered = (name: string, at: number) => `  ${at + 1}. ${name}`;
 
 /** Whether the answer names a variable that is not set. A pattern with `{user}` is not checked. */
 function isUnsetVariable(field: Field, answer: string, env: NodeJS.ProcessEnv): boolean {

@@ -76,8 +76,10 @@ export async function serviceAnswers({ provider, key, apiKey, model, proxy, quic
 }
 
 type ModelList = { status: number; models: string[] | null } | { status: null; why: string };
+type Service = Pick<RemoteProvider, "type" | "baseUrl" | "bearer">;
 
-async function listModels({ type, baseUrl, bearer }: RemoteProvider, apiKey: string | null): Promise<ModelList> {
+/** Asks the service for its list of models, which costs nothing. Never rejects. */
+export async function listModels({ type, baseUrl, bearer }: Service, apiKey: string | null): Promise<ModelList> {
   const base = baseUrl.replace(/\/+$/, "");
   // For azure and anthropic, the base URL is only the host, and the runtime adds the path.
   const path = { openai: "/models", azure: "/openai/v1/models", anthropic: "/v1/models" }[type];

@@ -7,7 +7,7 @@ import { checkFlags, type PartialConfig } from "../../config/load/load.js";
 import { homeFolder, userConfigFile } from "../../config/load/paths.js";
 import { unusableFile } from "../../config/problem.js";
 import { asSentence, printable, shellQuote } from "../../config/values/text.js";
-import { FleetError, systemCode } from "../../errors.js";
+import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
 import { withTrialFleet } from "../trial.js";
 import { readProjectFile, type TrustView, trustFile } from "../trust.js";
 import { FIELD_FLAGS, type Field } from "./answers.js";
@@ -68,13 +68,52 @@ export function checkSettings(settings: PartialConfig, asked?: Field): void {
   checkFlags(settings, Object.fromEntries(names) as Record<string, string>);
 }
 
+/** The models that the chosen service lists, as far as the configuration may name them; empty if it lists none. */
+export async function listedModels(settings: PartialConfig, env: NodeJS.ProcessEnv): Promise<string[]> {
+  const { type, baseUrl, apiKeyEnv } = settings.provider ?? {};
+  // Azure lists models, and a configuration names deployments.
+  if (baseUrl == null || (type !== "openai" && type !== "anthropic")) return [];
+  const { listModels } = await import("../doctor/service.js");
+  const list = await listModels({ type, baseUrl, bearer: false }, env[apiKeyEnv ?? ""] || null);
+  const models = list.status === null ? null : list.models;
+  return (models ?? []).filter((model) => {
+    try {
+      checkSettings({ ...settings, session: { model } });
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** Warns of a model that the service does not list. Null if it lists the model, or no models at all. */
+export async function unlistedModel(settings: PartialConfig, env: NodeJS.ProcessEnv): Promise<string | null> {
+  const model = settings.session?.model;
+  const models = typeof model === "string" ? await listedModels(settings, env) : [];
+  if (models.length === 0 || models.includes(`${model}`)) return null;
+  const some = models.slice(0, 5).map(quote).join(", ");
+  const more = models.length > 5 ? ` and ${models.length - 5} more` : "";
+  return `${quote(settings.provider?.baseUrl)} does not list the model ${quote(model)}. It lists ${some}${more}.`;
+}
+
 /** Sends one prompt on a temporary fleet with these settings, and returns the reply. */
 export async function tryPrompt(settings: PartialConfig, env: NodeJS.ProcessEnv, signal: AbortSignal): Promise<string> {
   return await withTrialFleet({ env: withoutSettings(env), config: settings }, async (fleet) => {
     const session = await fleet.sessions.create({ user: "init", ephemeral: true, signal });
     const { text } = await fleet.sessions.send(session, PROMPT, { timeoutMs: TRIAL_MS, signal });
     return text;
+  }).catch((error: unknown) => {
+    throw isFleetError(error) ? withoutSession(error) : error;
   });
+}
+
+/** Removes what is about the temporary fleet: commands, and the id of the session in the error of a timeout. */
+function withoutSession(error: FleetError): FleetError {
+  return error.reworded(({ message, suggestions }) => ({
+    message: message.replace(/^Session \S+ did not finish its turn/, "The prompt was not answered"),
+    suggestions:
+      error.code === "FLEET_TURN_TIMEOUT" ? [] : suggestions.filter((step) => !step.startsWith("copilotfleet ")),
+  }));
 }
 
 /** Writes the complete file or nothing, and trusts it if it is a project file with guarded keys. */
@@ -138,16 +177,11 @@ function writeWhole(target: InitTarget, text: string): void {
   }
 }
 
-/**
- * Rewords the error of a failed prompt: adds that no file was written, and removes advice about the temporary fleet.
- */
+/** Adds to the error of a failed prompt that no file was written. */
 export function withoutFile(error: FleetError): FleetError {
   return error.reworded(({ message, suggestions }) => ({
     message: `${asSentence(message)} No file was written.`,
-    suggestions: [
-      ...suggestions.filter((suggestion) => !suggestion.startsWith("copilotfleet ")),
-      "Add --no-try to write the file without trying a prompt.",
-    ],
+    suggestions: [...suggestions, "Add --no-try to write the file without trying a prompt."],
   }));
 }
 

@@ -1,3 +1,4 @@
+import { isRefusedCredential } from "../../runtime/history/turn-failure.js";
 import { type Frame, ProtocolError } from "../../runtime/wire/frames.js";
 import type { RpcListener } from "../../runtime/wire/rpc-client.js";
 import type { ServerMessage } from "../../runtime/wire/server-message.js";
@@ -9,9 +10,7 @@ import { describe } from "../state/door/report.js";
 import type { Link } from "../state/links.js";
 import { loseLink } from "../state/lost-link.js";
 import { OpenRequests } from "../state/open-requests.js";
-import { endsTurn, eventIn, promptIn } from "../wire/events.js";
-
-const UNAUTHORIZED = 401;
+import { endsTurn, errorFrame, eventIn, promptIn } from "../wire/events.js";
 
 /** Handles the messages that arrive over one link, and forwards to the client those that it may see. */
 export class Incoming implements RpcListener {
@@ -109,16 +108,17 @@ export class Incoming implements RpcListener {
         attachment.inTurn = true;
         break;
       case "session.error": {
-        const { message, statusCode } = eventIn(body).data ?? {};
+        const { frame, data } = errorFrame(body);
+        const isRefused = isRefusedCredential(data.statusCode);
         const use = turns.get(sessionId)?.use;
         this.#giveProviderAgain(sessionId);
-        if (statusCode === UNAUTHORIZED) door.signOn.recheck(identity);
+        if (isRefused) door.signOn.recheck(identity);
         // Forget the refused credential, so that the next turn reads it again from its source.
-        if (statusCode === UNAUTHORIZED && use !== undefined) {
+        if (isRefused && use !== undefined) {
           forgetCredential(door.sessions.context, use);
           use.model.refused();
         }
-        ends.error(sessionId, raw, { message: String(message), isJudged });
+        ends.error(sessionId, frame, { message: String(data.message), isJudged });
         return;
       }
       // A client that is connected directly to the server may have resumed the session with its own provider. A turn may

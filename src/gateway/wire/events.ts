@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { withReason } from "../../runtime/history/turn-failure.js";
 import { namesPrompts } from "../../runtime/launch/protocol.js";
 import { encodeMessage } from "../../runtime/wire/frames.js";
 import { parse } from "../../runtime/wire/server-message.js";
@@ -12,6 +13,13 @@ interface SessionEvent {
 /** The event in a `session.event` frame. */
 export function eventIn(body: Buffer): SessionEvent {
   return (parse(body) as { params: { event: SessionEvent } }).params.event;
+}
+
+/** The frame of a `session.error`, with the reason as its message. */
+export function errorFrame(body: Buffer): { frame: Buffer; data: Record<string, unknown> } {
+  const message = parse(body) as { params: { event: SessionEvent & { type: string; data: Record<string, unknown> } } };
+  const event = withReason(message.params.event);
+  return { frame: encodeMessage({ ...message, params: { ...message.params, event } }), data: event.data };
 }
 
 /**

@@ -1,10 +1,14 @@
 import type { ClientRequest, IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import { pipeline } from "node:stream/promises";
+import { isObject, parseObject } from "../../config/values/json.js";
 import { isFleetError, systemCode } from "../../errors.js";
+import { shownStatus } from "../../runtime/history/turn-failure.js";
 import type { ProviderKey } from "../provider-key.js";
+import { modelIn } from "./answer-usage.js";
 import type { GatewayOptions } from "./gateway.js";
 import { type MeteredConsumer, RequestMeter, TOKEN_BYTES } from "./request-meter.js";
+import type { FailureReport } from "./service-failure.js";
 import type { Upstream } from "./upstream.js";
 import { BadBody, type BodyRule, type WireFormat } from "./wire.js";
 
@@ -38,8 +42,7 @@ export interface ModelRequests {
 
 export interface ExchangeContext {
   wire: WireFormat;
-  /** The name and port of the model service. */
-  host: string;
+  report: FailureReport;
   /** Null if the model service needs none. */
   key: ProviderKey | null;
   requests: ModelRequests;
@@ -63,6 +66,8 @@ export class Exchange {
   #tokens = 0;
   /** The request to the model service. It is destroyed when the server disconnects. */
   #sent: ClientRequest | undefined;
+  /** The key in that request. */
+  #sentKey: string | null = null;
 
   constructor(context: ExchangeContext, request: IncomingMessage, response: ServerResponse) {
     this.#context = context;
@@ -78,7 +83,7 @@ export class Exchange {
    * @param consumer the user for whom the request counts; undefined if it does not count
    */
   async run(session: GatewaySession | undefined, consumer: MeteredConsumer | undefined): Promise<void> {
-    const { wire, requests, metering } = this.#context;
+    const { wire, requests, metering, report } = this.#context;
     const { method = "", url = "" } = this.#request;
     if (!isFramed(this.#request)) return this.#refuse(400, BADLY_FRAMED, "invalid_request_error", CLOSING);
     if (session === undefined)
@@ -91,17 +96,25 @@ export class Exchange {
       if (metering !== null && wire.consumes(method, path)) {
         const refusal = await this.#refusal(consumer);
         if (refusal !== null) return this.#refuse(...refusal);
-        if (consumer !== undefined) this.#meter = new RequestMeter(metering.ledger, consumer);
+        if (consumer !== undefined) {
+          this.#meter = new RequestMeter(metering.ledger, consumer);
+          consumer.trouble ??= report.waiting;
+        }
       }
       const body = await this.#body(session, this.#meter === null ? null : wire.ruleFor(path));
-      if (!(await this.#pass((headers) => session.upstream.request(method, path, headers), body))) requests.failed += 1;
+      const begin: Begin = (headers) => session.upstream.request(method, path, headers);
+      if (!(await this.#pass(begin, body, consumer))) requests.failed += 1;
     } catch (error) {
       // If the server no longer waits for the answer, the request does not count as failed.
       if (this.#response.destroyed) return;
       requests.failed += 1;
       if (error instanceof TooLarge) this.#refuse(413, TOO_LARGE, "request_too_large", CLOSING);
       else if (error instanceof BadBody) this.#refuse(400, error.message, "invalid_request_error");
-      else this.#refuse(...this.#describe(error), "api_error");
+      else {
+        const [status, message] = this.#describe(error);
+        if (consumer !== undefined) consumer.trouble = message;
+        this.#refuse(status, message, "api_error");
+      }
     } finally {
       this.#meter?.end(this.#response.destroyed ? "cut" : "failed");
       session.keptBytes -= this.#keptBytes;
@@ -139,9 +152,16 @@ export class Exchange {
   }
 
   /** Passes the request and its answer on. @returns false if the request counts as failed in {@link ModelRequests} */
-  async #pass(begin: Begin, body: Buffer | null): Promise<boolean> {
+  async #pass(begin: Begin, body: Buffer | null, consumer: MeteredConsumer | undefined): Promise<boolean> {
     const answer = await this.#ask(begin, body);
     const { statusCode = 502, headers } = answer;
+    this.#meter?.read(answer);
+    if (consumer !== undefined) consumer.trouble = null;
+    if (statusCode >= 400) {
+      const message = await this.#report(answer, statusCode, body);
+      if (consumer !== undefined) consumer.trouble = message;
+      return statusCode !== 401 && statusCode < 500;
+    }
     this.#response.writeHead(statusCode, this.#context.wire.headersBack(headers));
     // Send the headers at once, because the server waits for them, and the first piece may come much later.
     this.#response.flushHeaders();
@@ -149,10 +169,27 @@ export class Exchange {
     answer.once("error", () => {
       isCut = !this.#request.socket.destroyed;
     });
-    this.#meter?.read(answer);
     await pipeline(answer, this.#response).catch(() => this.#response.destroy());
-    this.#meter?.end(statusCode >= 400 ? "failed" : this.#response.writableFinished ? "ended" : "cut");
-    return !isCut && statusCode !== 401 && statusCode < 500;
+    this.#meter?.end(this.#response.writableFinished ? "ended" : "cut");
+    return !isCut;
+  }
+
+  /**
+   * Passes the service's error on with another message. Keeps its other fields, because the runtime reads its code.
+   *
+   * @returns the message
+   */
+  async #report(answer: IncomingMessage, status: number, sent: Buffer | null): Promise<string> {
+    const { wire, report } = this.#context;
+    const body = await beginningOf(answer);
+    const model = sent === null ? null : modelIn(sent);
+    const message = report.answered({ status, body, model, key: this.#sentKey });
+    const given = parseObject(body);
+    const text = isObject(given?.error)
+      ? JSON.stringify({ ...given, error: { ...given.error, message } })
+      : wire.error(message, "api_error");
+    this.#reply(status, text, wire.headersBack(answer.headers));
+    return message;
   }
 
   /**
@@ -222,6 +259,7 @@ export class Exchange {
       ...(this.#meter === null ? {} : { [ID_HEADER]: this.#meter.id }),
     });
     this.#sent = sent;
+    this.#sentKey = key;
     sent.setTimeout(silenceMs, () => sent.destroy(new Silence()));
     return await new Promise((resolve, reject) => {
       sent.once("response", resolve);
@@ -240,13 +278,10 @@ export class Exchange {
   }
 
   #describe(error: unknown): [status: number, message: string] {
-    // This error means that the fleet has no key, which waiting would not change. So answer 401, because the runtime
-    // does not repeat a request after 401.
+    // This error means that the fleet has no key, which waiting would not change.
     if (isFleetError(error)) return [401, error.message];
-    const { host } = this.#context;
-    if (error instanceof Silence) return [504, `The model service at ${host} has not answered in time.`];
-    const reason = systemCode(error) ?? (error instanceof Error ? error.message : String(error));
-    return [502, `The model service at ${host} cannot be reached: ${reason}.`];
+    const { report, silenceMs } = this.#context;
+    return error instanceof Silence ? [504, report.silent(silenceMs)] : report.unreached(error);
   }
 
   #refuse(...[status, message, kind, more = {}]: Refusal): void {
@@ -254,11 +289,29 @@ export class Exchange {
       this.#response.destroy();
       return;
     }
-    const text = this.#context.wire.error(message, kind);
-    const length = Buffer.byteLength(text);
-    this.#response.writeHead(status, { "content-type": "application/json", "content-length": length, ...more });
+    this.#reply(status, this.#context.wire.error(message, kind), more);
+  }
+
+  /** Answers with an error whose text the runtime shows to the user. */
+  #reply(status: number, text: string, headers: object): void {
+    const about = { "content-type": "application/json", "content-length": Buffer.byteLength(text) };
+    this.#response.writeHead(shownStatus(status), { ...headers, ...about });
     this.#response.end(text);
   }
+}
+
+/** The largest part of an error to read, in bytes. */
+const LARGEST_ERROR = 64 * 1024;
+
+async function beginningOf(answer: IncomingMessage): Promise<string> {
+  const pieces: Buffer[] = [];
+  let bytes = 0;
+  for await (const piece of answer as AsyncIterable<Buffer>) {
+    pieces.push(piece);
+    bytes += piece.length;
+    if (bytes > LARGEST_ERROR) break;
+  }
+  return Buffer.concat(pieces).toString("utf8", 0, LARGEST_ERROR);
 }
 
 class Silence extends Error {}

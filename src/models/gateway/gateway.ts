@@ -9,6 +9,7 @@ import type { UsageRecorder } from "../../model/usage/usage.js";
 import { describeProvider, type ProviderKey, withKey } from "../provider-key.js";
 import { Exchange, type GatewaySession, type ModelRequests } from "./exchange.js";
 import type { BudgetCheck, Consumers } from "./request-meter.js";
+import { FailureReport } from "./service-failure.js";
 import { openUpstreams, type Upstream } from "./upstream.js";
 import { WireFormat } from "./wire.js";
 
@@ -18,8 +19,11 @@ import { WireFormat } from "./wire.js";
  */
 const KEEP_ALIVE_MS = 10 * 60 * 1000;
 
-/** How long the model service may be silent, in milliseconds. The runtime (1.0.85) itself waits 10 minutes. */
-const SILENCE_MS = 11 * 60 * 1000;
+/**
+ * How long the model service may be silent, in milliseconds. It is shorter than the 10 minutes that the runtime (1.0.85)
+ * waits, so that the error names the service.
+ */
+const SILENCE_MS = 9 * 60 * 1000;
 
 export interface GatewayOptions {
   /** How long the model service may be silent, in milliseconds. Only tests set it. */
@@ -72,7 +76,7 @@ export class ModelGateway {
   ): Promise<ModelGateway> {
     const wire = new WireFormat(provider);
     const open = openUpstreams(provider.baseUrl, env);
-    const { host } = new URL(provider.baseUrl);
+    const report = new FailureReport(provider);
     // Set `noDelay`, because Nagle's algorithm would delay the small pieces of an answer.
     const server = createServer({ noDelay: true, keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0 });
     server.listen(0, "127.0.0.1");
@@ -84,7 +88,7 @@ export class ModelGateway {
       const session = secret === null ? undefined : gateway.#byToken.get(digest(secret));
       const { id = "" } = session ?? {};
       const { requests } = gateway;
-      const context = { wire, host, key, requests, underWay, silenceMs, metering: metering ?? null };
+      const context = { wire, report, key, requests, underWay, silenceMs, metering: metering ?? null };
       const exchange = new Exchange(context, request, response);
       const consumer = metering?.consumers.get(id);
       const before = gateway.#before.get(id);

@@ -20,6 +20,8 @@ export interface MeteredConsumer extends Consumer {
   turns: number;
   /** Whether model requests may follow outside of turns, because of a client's request or a task in the background. */
   isExpected: boolean;
+  /** Why the last model request of the current turn has no answer; null if it has one, or if there was none. */
+  trouble: string | null;
 }
 
 /**

@@ -2,6 +2,7 @@ import type { SessionEvent } from "@github/copilot-sdk";
 import { FleetError, quote } from "../../errors.js";
 import { endingAtOnce } from "../../runtime/ending-at-once.js";
 import { type Line, LineSplitter, LONGEST_LINE_BYTES, parseLine } from "../../runtime/history/line.js";
+import { withReason } from "../../runtime/history/turn-failure.js";
 import type { Histories } from "../../sessions/use/keyed/turn-journal.js";
 import { type HistoryContext, type HistoryPartsRequest, historyParts } from "./history-parts.js";
 
@@ -115,7 +116,7 @@ function eventOf(line: Line): SessionEvent | null {
   if (!("whole" in line)) return null;
   const value = parseLine(line.whole);
   const isEvent = value !== null && isName(value.id) && isName(value.type);
-  return isEvent ? (value as unknown as SessionEvent) : null;
+  return isEvent ? withReason(value as unknown as SessionEvent) : null;
 }
 
 /** The id of the event in a line. Parses only a line that contains the wanted id. */

@@ -3,6 +3,7 @@ import type { AssistantMessageEvent, CopilotSession, MessageOptions, SessionEven
 import { writeDuration } from "../../config/values/duration.js";
 import { FleetError, option } from "../../errors.js";
 import { abortable, type Clock, deadline, systemClock } from "../clock.js";
+import { isRefusedCredential, mayPass, reasonOf, withReason } from "../history/turn-failure.js";
 
 export interface TurnOptions {
   /** How long the turn may take before it is aborted, in milliseconds. There is no limit by default. */
@@ -159,7 +160,7 @@ class SentPrompt {
 
   #follow(event: SessionEvent): void {
     if (!this.#begun && this.#isOwnPrompt(event)) this.#begin();
-    if (this.#begun) this.#listeners.onEvent?.(event);
+    if (this.#begun) this.#listeners.onEvent?.(withReason(event));
     // Sub-agents work inside a turn, so their events do not end it.
     if ("agentId" in event && event.agentId !== undefined) return;
     switch (event.type) {
@@ -238,14 +239,15 @@ async function asTurnError(error: unknown, sessionId: string, closed: Promise<vo
   return turnFailed(sessionId, `The prompt was not accepted: ${reason}`, error);
 }
 
-const UNAUTHORIZED = 401;
-
-function failureOf(sessionId: string, { message, statusCode }: { message: string; statusCode?: number }): FleetError {
-  if (statusCode !== UNAUTHORIZED) return turnFailed(sessionId, `The turn failed: ${message}`);
-  const refused = `The turn failed, because the model service refused the credential: ${message}`;
-  return new FleetError("FLEET_CREDENTIAL_REFUSED", refused, {
-    suggestions: ["copilotfleet doctor", `copilotfleet send ${sessionId} TEXT --user USER # with a new token or key`],
-  });
+function failureOf(sessionId: string, data: { message: string; statusCode?: number }): FleetError {
+  const message = `The turn failed: ${reasonOf(data.message)}`;
+  const again = `copilotfleet send ${sessionId} TEXT --user USER` as const;
+  if (isRefusedCredential(data.statusCode)) {
+    const suggestions = ["copilotfleet doctor", `${again} # with a new token or key`] as const;
+    return new FleetError("FLEET_CREDENTIAL_REFUSED", message, { suggestions });
+  }
+  if (!mayPass(data.message)) return turnFailed(sessionId, message);
+  return new FleetError("FLEET_MODEL_UNAVAILABLE", message, { suggestions: ["copilotfleet doctor", again] });
 }
 
 function turnFailed(sessionId: string, message: string, cause?: unknown): FleetError {

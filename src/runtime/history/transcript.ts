@@ -2,6 +2,7 @@ import { isObject } from "../../config/values/json.js";
 import { type HistoryEvent, readEvent } from "./event.js";
 import { type Line, LineSplitter, LONGEST_LINE_BYTES } from "./line.js";
 import { callOf, type ToolCall, type ToolOutcome, toolLine } from "./tool-call.js";
+import { reasonOf } from "./turn-failure.js";
 import { type EndedTurn, MOST_PENDING } from "./turn-state.js";
 import { TurnTracker } from "./turn-tracker.js";
 
@@ -111,7 +112,10 @@ export class Transcriber {
 
   *#take(event: HistoryEvent): Generator<TranscriptEntry> {
     const { type, data, agentId, atMs } = event;
-    if (agentId === null && type === "session.error") this.#lastError = textOf(data.message);
+    if (agentId === null && type === "session.error") {
+      const message = textOf(data.message);
+      this.#lastError = message === null ? null : reasonOf(message);
+    }
     const before = this.#tracker.open;
     const ended = this.#tracker.push(event);
     if (ended !== null) yield* this.#endTurn(ended, this.#turn);

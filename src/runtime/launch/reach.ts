@@ -13,8 +13,13 @@ export function connectProblem(address: { host: string; port: number }, timeoutM
     const timer = setTimeout(() => settle(`no answer within ${timeoutMs / 1_000} s`), timeoutMs);
     socket.once("close", () => clearTimeout(timer));
     socket.once("connect", () => settle(null));
-    socket.once("error", (error) => settle(REASONS[systemCode(error) ?? ""] ?? error.message));
+    socket.once("error", (error) => settle(reachProblem(error)));
   });
+}
+
+/** The reason in the error of a connection that failed. */
+export function reachProblem(error: unknown): string {
+  return REASONS[systemCode(error) ?? ""] ?? (error instanceof Error ? error.message : String(error));
 }
 
 const REASONS: Readonly<Record<string, string>> = {

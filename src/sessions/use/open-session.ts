@@ -107,6 +107,9 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     const max = creditLimit(this.context.config);
     const cut = (cause?: unknown) => creditsUsedUp(this.record.id, { used: null, max, cause });
     const reply = await runTurn(this.session, closed, prompt, { ...options, onEvent }).catch(async (error: unknown) => {
+      const trouble = this.context.provider.troubleOf(this.record.id);
+      if (isFleetError(error, "FLEET_TURN_TIMEOUT") && trouble !== null)
+        throw error.reworded(({ message }) => ({ message: `${message} ${trouble}` }));
       if (!isFleetError(error, "FLEET_TURN_FAILED")) throw error;
       // The event that reports the used-up credits may be missing (seen once on a busy machine, with 1.0.85).
       isCut ||= max !== null && (await this.#hasUsed(max));

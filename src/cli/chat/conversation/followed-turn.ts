@@ -1,6 +1,7 @@
 import type { SessionEvent } from "@github/copilot-sdk";
 import { FleetError } from "../../../errors.js";
 import type { HistoryEvent } from "../../../runtime/history/event.js";
+import { reasonOf } from "../../../runtime/history/turn-failure.js";
 import { TurnTracker } from "../../../runtime/history/turn-tracker.js";
 
 /** Follows a turn that may outlive the connection. The session's history supplies the events that the chat missed. */
@@ -52,7 +53,7 @@ export class FollowedTurn {
     if (turn.some(isAnswer)) return;
     const failure = turn.findLast((event) => event.type === "session.error" && isOfMainAgent(event));
     if (failure?.type === "session.error") {
-      throw new FleetError("FLEET_TURN_FAILED", `The turn failed: ${failure.data.message}`);
+      throw new FleetError("FLEET_TURN_FAILED", `The turn failed: ${reasonOf(failure.data.message)}`);
     }
     throw lost("The connection ended during the turn, and the turn ended without an answer.");
   }

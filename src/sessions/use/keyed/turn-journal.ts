@@ -5,7 +5,7 @@ import type { KeyedTurn, SessionRecord } from "../../../model/session.js";
 import type { TurnReply } from "../../../runtime/client/turn.js";
 import { NEVER } from "../../../runtime/clock.js";
 import type { KeyedTurnStore } from "../../../store/ports.js";
-import { isStoreTrouble, keyReused, turnWasCut } from "../../problems.js";
+import { isStoreTrouble, keyReused, storedEnd, turnWasCut } from "../../problems.js";
 import type { OpenSession } from "../open-session.js";
 import { TurnWatch } from "../reply.js";
 import { makeRoom, TTL_MS } from "./expiry.js";
@@ -117,8 +117,11 @@ export class TurnJournal {
       await noted;
       await this.#note({ ...record, usage: this.#watch.usage, outcome: "answered" });
       return reply;
-    } catch (error) {
+    } catch (thrown) {
       await noted;
+      // A repetition of this request gets this end again, although another prompt may succeed.
+      const isFinal = record.messageId !== null && isFleetError(thrown, "FLEET_MODEL_UNAVAILABLE");
+      const error = isFinal ? storedEnd({ code: "FLEET_TURN_FAILED", message: thrown.message }) : thrown;
       if (record.messageId !== null) await this.#end(record, error);
       else if (isFleetError(error, "FLEET_TURN_FAILED")) await this.#forget(open, record);
       throw error;
