@@ -88,15 +88,6 @@ export const changedSession = object({
   members: v.optional(members),
 });
 
-export const turnQuery = object({
-  abort: v.optional(
-    v.pipe(
-      v.picklist(["disconnect"], "disconnect"),
-      v.description("With `disconnect`, the turn is aborted when the client closes the connection."),
-    ),
-  ),
-});
-
 export const prompt = object({
   prompt: v.pipe(
     v.string("a text"),
@@ -105,15 +96,6 @@ export const prompt = object({
   interactive,
   attachments: v.optional(attachments),
   timeout: turnTimeout,
-});
-
-export const eventsQuery = object({
-  follow: v.optional(
-    v.pipe(
-      v.picklist(["true", "false"], "true, false"),
-      v.description("With `false`, the stream ends with the last event that is recorded. Default: `true`."),
-    ),
-  ),
 });
 
 export const transcriptQuery = object({
