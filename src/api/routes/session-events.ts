@@ -84,7 +84,9 @@ export const SESSION_EVENTS = {
   "user.message": runtimeEvent("user.message", "A prompt.", {
     content: string,
     messageId: v.optional(v.pipe(string, v.description("The id of the turn."))),
-    source: v.optional(v.pipe(string, v.description("Who sent the prompt, if it is not `user`."))),
+    source: v.optional(
+      v.pipe(string, v.description("The sender, if it is not the user, such as a part of the runtime.")),
+    ),
   }),
   "assistant.message_delta": runtimeEvent("assistant.message_delta", "A piece of a reply. Not recorded.", {
     messageId: v.pipe(string, v.description("The message that the piece belongs to.")),

@@ -45,8 +45,8 @@ export async function streamTurn(
 }
 
 /** The answer for a turn. */
-export function turnOf({ turn, text, usage }: TurnResult) {
-  return { turn, reply: text, usage };
+export function turnOf({ turn, outcome, text, usage }: TurnResult) {
+  return { turn, outcome, reply: text, usage };
 }
 
 /**

@@ -114,5 +114,6 @@ export function isTooSlow(error: unknown): boolean {
 export function tooSlow(message: string): FleetError {
   return new TooSlow("FLEET_LIMIT_REACHED", message, {
     suggestions: ["GET /v1/sessions/{id}/events has the events after the last one that you have read."],
+    retryable: false,
   });
 }

@@ -107,10 +107,14 @@ export class Incoming implements RpcListener {
         break;
       case "assistant.turn_start":
         attachment.inTurn = true;
+        turns.get(sessionId)?.noteStep(eventIn(body), "completed");
         break;
       case "session.error": {
-        const { message, statusCode } = eventIn(body).data ?? {};
-        const use = turns.get(sessionId)?.use;
+        const event = eventIn(body);
+        const { message, statusCode } = event.data ?? {};
+        const turn = turns.get(sessionId);
+        const use = turn?.use;
+        turn?.noteStep(event, "failed");
         this.#giveProviderAgain(sessionId);
         if (statusCode === UNAUTHORIZED) door.signOn.recheck(identity);
         // Forget the refused credential, so that the next turn reads it again from its source.
@@ -125,6 +129,7 @@ export class Incoming implements RpcListener {
       // have been aborted because the provider of such a client did not answer.
       case "session.resume":
       case "abort":
+        if (eventType === "abort") turns.get(sessionId)?.noteStep(eventIn(body), "aborted");
         this.#giveProviderAgain(sessionId);
         break;
       case "session.idle": {

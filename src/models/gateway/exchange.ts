@@ -151,7 +151,7 @@ export class Exchange {
     });
     this.#meter?.read(answer);
     await pipeline(answer, this.#response).catch(() => this.#response.destroy());
-    this.#meter?.end(statusCode >= 400 ? "failed" : this.#response.writableFinished ? "ended" : "cut");
+    this.#meter?.end(statusCode >= 400 ? "failed" : this.#response.writableFinished ? "completed" : "cut");
     return !isCut && statusCode !== 401 && statusCode < 500;
   }
 

@@ -5,7 +5,7 @@ import type { KeyedTurn, SessionRecord } from "../../../model/session.js";
 import type { TurnReply } from "../../../runtime/client/turn.js";
 import { NEVER } from "../../../runtime/clock.js";
 import type { KeyedTurnStore } from "../../../store/ports.js";
-import { isStoreTrouble, keyReused, turnWasCut } from "../../problems.js";
+import { isStoreTrouble, keyReused, storedEnd, turnWasCut } from "../../problems.js";
 import type { OpenSession } from "../open-session.js";
 import { TurnWatch } from "../reply.js";
 import { makeRoom, TTL_MS } from "./expiry.js";
@@ -119,8 +119,8 @@ export class TurnJournal {
       return reply;
     } catch (error) {
       await noted;
-      if (record.messageId !== null) await this.#end(record, error);
-      else if (isFleetError(error, "FLEET_TURN_FAILED")) await this.#forget(open, record);
+      if (record.messageId !== null) throw await this.#end(record, error);
+      if (isFleetError(error, "FLEET_TURN_FAILED")) await this.#forget(open, record);
       throw error;
     }
   }
@@ -176,19 +176,20 @@ export class TurnJournal {
     } catch (error) {
       // The server may have died after it began the prompt, and before it wrote the prompt to the history.
       const end = isFleetError(error, "FLEET_SESSION_LOST") ? turnWasCut(record.sessionId) : error;
-      await this.#end(record, end);
-      throw end;
+      throw await this.#end(record, end);
     }
   }
 
-  async #end(record: KeyedTurn, error: unknown): Promise<void> {
-    if (!ENDS.some((code) => isFleetError(error, code))) return;
+  /** Records how the turn ended, if the error shows it. @returns the error for this request and for each later one */
+  async #end(record: KeyedTurn, error: unknown): Promise<unknown> {
+    if (!ENDS.some((code) => isFleetError(error, code))) return error;
     const { code, message } = error as FleetError;
     await this.#note({
       ...record,
       usage: this.#watch.turn === null ? null : this.#watch.usage,
       outcome: { code, message },
     });
+    return storedEnd({ code, message }, error);
   }
 
   /**
