@@ -90,7 +90,7 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
     title: "The session id is taken.",
     causes: [
       "The user has a session with this id.",
-      "The id is not free for this user, for example because files with this name are left of an earlier session. The fleet does not tell more, because ids of other users are nobody else's business.",
+      "The id is not free, for example because files of an earlier session are left. The error does not show whether another user has it.",
     ],
     httpFix: "Choose another id, or leave it out.",
     fixes: ["Choose another id, or leave it out.", "copilotfleet resume SESSION --user USER # if it is the user's own"],

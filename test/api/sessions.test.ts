@@ -1,5 +1,7 @@
 import { once } from "node:events";
+import { mkdirSync } from "node:fs";
 import { connect, type Socket } from "node:net";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
@@ -49,6 +51,28 @@ function requestOf(id: string, body: string): string {
 }
 
 describe("a session over HTTP", () => {
+  it("the answer for a taken id is the same for somebody else's session as for files without a session", async () => {
+    const bob = await at.token("bob");
+    const [foreign, left] = [unused("foreign"), unused("left")];
+    await at.ok("POST", "/v1/sessions", { token: alice, body: { id: foreign } });
+    await at.ok("POST", "/v1/sessions", { token: bob });
+    const [server] = await at.fleet.servers.list({ user: "bob" });
+    mkdirSync(join(server?.home ?? "", "session-state", left));
+    const refusal = async (id: string) => {
+      const { status, json } = await at.ask("POST", "/v1/sessions", { token: bob, body: { id } });
+      const { requestId: _, ...problem } = json;
+      return { status, problem: JSON.stringify(problem).replaceAll(id, "ID") };
+    };
+    expect(await refusal(foreign)).toMatchObject({ status: 409, problem: expect.stringContaining("is taken") });
+    expect(await refusal(foreign)).toEqual(await refusal(left));
+    const create = async (user: string) =>
+      await at.fleet.sessions.create({ user, sessionId: foreign }).catch((error: unknown) => error);
+    expect(await create("bob")).toMatchObject({ suggestions: [expect.stringContaining("sessionId")] });
+    expect(await create("alice")).toMatchObject({
+      suggestions: [expect.anything(), expect.stringContaining("resume")],
+    });
+  });
+
   it("a session is created with the fields of the request, and found at the path in Location", async () => {
     const body = { purpose: "review", model: "gpt-5", ttl: "2h", members: ["bob"] };
     const { status, headers, json } = await at.ask("POST", "/v1/sessions", { token: alice, body });

@@ -97,6 +97,7 @@ describe("the stream of a turn", () => {
       event: "turn.end",
       data: {
         turn: prompt.data.messageId ?? prompt.id,
+        outcome: "completed",
         reply: "[turn 1] hello",
         usage: expect.objectContaining({ requests: 1 }),
       },
