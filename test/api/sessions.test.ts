@@ -204,6 +204,7 @@ describe("a turn over HTTP", () => {
     const { json } = await at.ok("POST", `/v1/sessions/${id}/turns`, { token: alice, body: { prompt: "hello" } });
     expect(json).toEqual({
       turn: expect.stringMatching(/^[0-9a-f-]{36}$/),
+      outcome: "completed",
       reply: "[turn 1] hello",
       usage: {
         requests: 1,
