@@ -143,5 +143,8 @@ function linesOf(at: number): LedgerLine[] {
     ms: null,
     outcome: "begun",
   };
-  return [begun, { ...begun, inputTokens: 1_000, outputTokens: 100, cacheReadTokens: 500, ms: 900, outcome: "ended" }];
+  return [
+    begun,
+    { ...begun, inputTokens: 1_000, outputTokens: 100, cacheReadTokens: 500, ms: 900, outcome: "completed" },
+  ];
 }

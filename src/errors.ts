@@ -16,6 +16,8 @@ export interface FleetErrorOptions {
   limit?: string;
   /** The number of milliseconds after which the same call may succeed, if it is known. */
   retryAfterMs?: number;
+  /** False if the same call cannot succeed, although other errors with this code can pass. Default: that of the code. */
+  retryable?: false;
 }
 
 /** These characters enclose an option in a message, and separate its name from its value. `quote()` escapes both. */
@@ -62,6 +64,8 @@ export class FleetError extends Error {
   readonly limit: string | undefined;
   /** The number of milliseconds after which the same call may succeed; undefined if it is not known. */
   readonly retryAfterMs: number | undefined;
+  /** Whether the same call, unchanged, may succeed soon. */
+  readonly retryable: boolean;
 
   constructor(code: FleetErrorCode, message: string, options: FleetErrorOptions = {}) {
     super(nameOptions(message, asOption), options.cause === undefined ? {} : { cause: options.cause });
@@ -71,6 +75,7 @@ export class FleetError extends Error {
     this.outcome = options.outcome ?? {};
     this.limit = options.limit;
     this.retryAfterMs = options.retryAfterMs;
+    this.retryable = options.retryable ?? ERRORS[code].retryable === true;
   }
 
   /** Returns the message and the suggestions, with options named by `naming`. */
@@ -89,6 +94,7 @@ export class FleetError extends Error {
     const known = {
       ...(limit === undefined ? {} : { limit }),
       ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+      ...(this.retryable ? {} : { retryable: false as const }),
     };
     const error = new FleetError(code, message, { suggestions, cause, outcome, ...known });
     if (stack !== undefined) error.stack = stack;
@@ -98,11 +104,6 @@ export class FleetError extends Error {
   /** The exit code of the process, as the public contract defines it. */
   get exit(): number {
     return ERRORS[this.code].exit;
-  }
-
-  /** Whether the same call, unchanged, may succeed soon. */
-  get retryable(): boolean {
-    return ERRORS[this.code].retryable === true;
   }
 }
 

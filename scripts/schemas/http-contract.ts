@@ -30,7 +30,12 @@ interface Reference {
 
 interface Response {
   headers?: Record<string, object>;
-  content?: Record<string, { schema: JsonSchema }>;
+  content?: Record<string, { schema: JsonSchema & { oneOf?: StreamEvent[] } }>;
+}
+
+/** The schema of a server-sent event. */
+interface StreamEvent {
+  properties: { event: { const: string }; data: JsonSchema };
 }
 
 /** The parts of an OpenAPI document that clients rely on. */
@@ -69,11 +74,15 @@ function answersOf(name: string, status: string, response: Response | undefined,
   const { headers = {}, content = {} } = response ?? {};
   const types = Object.keys(content).filter((type) => type !== "application/problem+json");
   const schema = content["application/json"]?.schema;
+  const events = content["text/event-stream"]?.schema.oneOf ?? [];
   return [
     `${name} answers ${status}`,
     ...types.map((type) => `${name} answers ${status} as ${type}`),
     ...Object.keys(headers).map((header) => `${name} answers ${status} with the header ${header}`),
     ...(schema === undefined ? [] : outputOf(`${name} `, resolved(schema, root), root)),
+    ...events.flatMap(({ properties: { event, data } }) =>
+      outputOf(`${name} event ${event.const} `, resolved(data, root), root),
+    ),
   ];
 }
 

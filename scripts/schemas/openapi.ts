@@ -2,7 +2,9 @@ import { toJsonSchema } from "@valibot/to-json-schema";
 import { type GenericSchema, getMetadata } from "valibot";
 import type { AnyRoute } from "../../src/api/route.js";
 import * as a from "../../src/api/routes/admin-schemas.js";
+import { request } from "../../src/api/routes/requests/schemas.js";
 import * as s from "../../src/api/routes/schemas.js";
+import { SESSION_EVENTS } from "../../src/api/routes/session-events.js";
 import { ROUTES } from "../../src/api/routes/table.js";
 import type { Scope } from "../../src/identity/identity.js";
 import { type Action, decide } from "../../src/identity/policy.js";
@@ -66,6 +68,15 @@ const NAMED = {
   Host: a.host,
   Sample: a.sample,
   Token: s.token,
+  AgentRequest: request,
+  UserMessage: SESSION_EVENTS["user.message"],
+  AssistantMessageDelta: SESSION_EVENTS["assistant.message_delta"],
+  AssistantMessage: SESSION_EVENTS["assistant.message"],
+  ToolExecutionStart: SESSION_EVENTS["tool.execution_start"],
+  ToolExecutionComplete: SESSION_EVENTS["tool.execution_complete"],
+  SessionError: SESSION_EVENTS["session.error"],
+  Abort: SESSION_EVENTS.abort,
+  SessionShutdown: SESSION_EVENTS["session.shutdown"],
 };
 
 const PROBLEM: Json = {
@@ -162,10 +173,10 @@ function permission(action: Action): string {
   return `Needs the scope \`${scope}\`.${allows(scope, "session") ? "" : " A token that is bound to one session does not allow it."}`;
 }
 
-function answerOf({ answer: { description, schema, stream, headers = [] } }: AnyRoute): Json {
+function answerOf({ answer: { description, schema, stream, events, headers = [] } }: AnyRoute): Json {
   const content = {
     ...(schema === null ? {} : { "application/json": { schema: convert(schema, "output") } }),
-    ...(stream === undefined ? {} : { "text/event-stream": { schema: { type: "string", description: stream } } }),
+    ...(stream === undefined ? {} : { "text/event-stream": { schema: streamOf(stream, events) } }),
   };
   const described = headers.map((name) => [name, { description: HEADERS[name], schema: { type: "string" } }]);
   return {
@@ -173,6 +184,18 @@ function answerOf({ answer: { description, schema, stream, headers = [] } }: Any
     ...(headers.length === 0 ? {} : { headers: Object.fromEntries(described) }),
     ...(Object.keys(content).length === 0 ? {} : { content }),
   };
+}
+
+/** Describes each server-sent event of a stream as an object with its fields. `data` is the JSON in the field `data`. */
+function streamOf(description: string, events: AnyRoute["answer"]["events"]): Json {
+  if (events === undefined) return { type: "string", description };
+  const each = Object.entries(events).map(([name, schema]) => [name, convert(schema, "output")] as const);
+  const oneOf = [...each, ["problem", { $ref: "#/components/schemas/Problem" }] as const].map(([name, data]) => ({
+    type: "object",
+    properties: { id: { type: "string" }, event: { type: "string", const: name }, data },
+    required: ["event", "data"],
+  }));
+  return { description, oneOf };
 }
 
 function errorResponse(status: number): Json {

@@ -90,6 +90,8 @@ export interface Route<Params = unknown, Query = unknown, Body = unknown, Result
     headers?: readonly string[];
     /** The description of the events, if the route can answer with a stream. */
     stream?: string;
+    /** The data of each kind of event in the stream, by name. The description adds `problem`. */
+    events?: Readonly<Record<string, Schema>>;
   };
   /** The status codes of the errors that are special to this route, for its description. */
   errors: readonly (404 | 409 | 412 | 413 | 429 | 502 | 504)[];

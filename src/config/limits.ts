@@ -189,6 +189,7 @@ export function creditsUsedUp(
         "Raise session.maxCredits.",
       ],
       limit: "session.maxCredits",
+      retryable: false,
     },
   );
 }

@@ -66,7 +66,7 @@ export async function importHere(sessions: Sessions, path: string, request: Impo
     if (server === undefined) throw serverNotFound(`server ${quote(record.serverId)}`);
     const about = { type: "session.imported", user: request.user, sessionId: id, serverId: record.serverId } as const;
     await audited(sessions.context.events, about, async () => {
-      if (hasHistory) await place(archive, server, id, request.signal);
+      if (hasHistory) await place(archive, server, record, request.signal);
     });
     return record;
   } catch (error) {
@@ -86,7 +86,12 @@ async function openArchive(path: string): Promise<FileHandle> {
 }
 
 /** Unpacks the archive beside the server's sessions, and then moves the session to its place with one rename. */
-async function place(archive: FileHandle, server: ServerRecord, id: string, signal: AbortSignal): Promise<void> {
+async function place(
+  archive: FileHandle,
+  server: ServerRecord,
+  { id, owner }: SessionRecord,
+  signal: AbortSignal,
+): Promise<void> {
   const { home } = server;
   await makeStateFolder(home);
   using state = openSessionState(home);
@@ -102,7 +107,7 @@ async function place(archive: FileHandle, server: ServerRecord, id: string, sign
   } catch (error) {
     await rm(staging, { recursive: true, force: true });
     const code = systemCode(error) ?? "";
-    if (["ENOTEMPTY", "EEXIST", "ENOTDIR"].includes(code)) throw sessionExists(id);
+    if (["ENOTEMPTY", "EEXIST", "ENOTDIR"].includes(code)) throw sessionExists(id, owner, null);
     throw code === "" || isFleetError(error) ? error : unwritable(staging, error);
   }
 }

@@ -87,10 +87,13 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
     httpFix: "Ask an operator whether the purge is complete.",
   },
   FLEET_SESSION_EXISTS: {
-    title: "There is already a session with this id.",
-    causes: ["The id was used before, by this user or by another one."],
+    title: "The session id is taken.",
+    causes: [
+      "The user has a session with this id.",
+      "The id is not free, for example because files of an earlier session are left. The error does not show whether another user has it.",
+    ],
     httpFix: "Choose another id, or leave it out.",
-    fixes: ["Choose another id, or leave it out.", "copilotfleet resume SESSION --user USER"],
+    fixes: ["Choose another id, or leave it out.", "copilotfleet resume SESSION --user USER # if it is the user's own"],
   },
   FLEET_CONFIG_EXISTS: {
     title: "There is already a configuration file.",

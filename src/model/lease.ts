@@ -51,6 +51,6 @@ export function notHeld(sessionId: string, cause?: unknown): FleetError {
   return new FleetError(
     "FLEET_LEASE_LOST",
     `This token does not hold the lease on session ${quote(sessionId)}, or the lease has ended.`,
-    { suggestions: [`copilotfleet lock ${sessionId} --show`], cause },
+    { suggestions: [`copilotfleet lock ${sessionId} --show`], cause, retryable: false },
   );
 }

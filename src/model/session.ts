@@ -39,6 +39,10 @@ export interface SessionRecord {
   turns: number;
 }
 
+/** `aborted`: the user stopped the turn. `cut`: the server ended or the session was unloaded during the turn. */
+export const TURN_OUTCOMES = ["completed", "failed", "aborted", "cut"] as const;
+export type TurnOutcome = (typeof TURN_OUTCOMES)[number];
+
 /** The usage of a turn, as the model service reported it. */
 export interface TurnUsage {
   /** Requests to the model. */

@@ -2,15 +2,22 @@ import { countOf } from "../config/values/text.js";
 import { ERRORS, FleetError, type FleetErrorCode, isCommand, isFleetError, option, quote } from "../errors.js";
 import { isSessionId } from "../model/ids.js";
 import type { Lease } from "../model/lease.js";
-import type { SessionRecord } from "../model/session.js";
+import { mayUse, type SessionRecord } from "../model/session.js";
 import { reasonOf } from "../runtime/history/turn-failure.js";
 import type { OnUnreadable } from "../store/ports.js";
 
-export function sessionExists(id: string): FleetError {
-  return new FleetError("FLEET_SESSION_EXISTS", `Session ${quote(id)} exists already.`, {
+/**
+ * The error for an id that a new session cannot have. The text is the same whether the id belongs to somebody else's
+ * session or to files without a session, because it must not reveal other users' sessions.
+ *
+ * @param there the session with this id; null if there is none, or if nobody has looked
+ */
+export function sessionExists(id: string, user: string, there: SessionRecord | null): FleetError {
+  const isTheirs = there !== null && mayUse(there, user);
+  return new FleetError("FLEET_SESSION_EXISTS", `The session id ${quote(id)} is taken.`, {
     suggestions: [
       `Choose another ${option("sessionId")}, or leave it out for a new one.`,
-      `copilotfleet resume ${id} --user USER`,
+      ...(isTheirs ? [`copilotfleet resume ${id} --user USER` as const] : []),
     ],
   });
 }
@@ -144,6 +151,7 @@ export function turnWasCut(id: string): FleetError {
   const message = `The turn in session ${quote(id)} was cut, because its process or its server ended.`;
   return new FleetError("FLEET_SERVER_LOST", message, {
     suggestions: ["Send the prompt again with another key: the history up to the last finished step is kept."],
+    retryable: false,
   });
 }
 
@@ -154,10 +162,14 @@ export function recordedFailure(id: string, reason: string): FleetError {
   });
 }
 
-/** Rebuilds the error of an earlier turn from the turn's record. */
-export function storedEnd({ code, message }: { code: string; message: string }): FleetError {
+/** The error of a turn with an idempotency key, from the turn's record. Each request with the key gets it. */
+export function storedEnd({ code, message }: { code: string; message: string }, cause?: unknown): FleetError {
   const known = Object.hasOwn(ERRORS, code) ? (code as FleetErrorCode) : "FLEET_TURN_FAILED";
-  return new FleetError(known, message, { suggestions: ["Send the prompt again with another key."] });
+  return new FleetError(known, message, {
+    cause,
+    suggestions: ["Send the prompt again with another key."],
+    retryable: false,
+  });
 }
 
 export function historyLacksTurn(id: string): FleetError {

@@ -62,11 +62,12 @@ export class Sessions {
     const { id, owner } = wanted;
     await refuseErased(store, owner);
     // Before a server is started, refuse an id that is taken.
-    if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
+    const there = await store.sessions.read(id);
+    if (there !== null) throw sessionExists(id, owner, there);
     await this.limits.assertRoom(owner);
     const server = await this.serverForNew({ ...start, user: owner });
     // Look on the disk, too, because the runtime silently continues a session that it finds there under this id.
-    if (readSessionFolder(server.home, id) !== null) throw sessionExists(id);
+    if (readSessionFolder(server.home, id) !== null) throw sessionExists(id, owner, null);
     const record = newSessionRecord(wanted, { serverId: server.id, ...(await directory.ownership()) });
     await this.record(record);
     try {
@@ -83,8 +84,9 @@ export class Sessions {
     try {
       await this.limits.add(record);
     } catch (error) {
-      // Everybody gets the same answer, because it must not reveal the owner.
-      throw isFleetError(error, "FLEET_SESSION_EXISTS") ? sessionExists(record.id) : error;
+      const { id, owner } = record;
+      if (!isFleetError(error, "FLEET_SESSION_EXISTS")) throw error;
+      throw sessionExists(id, owner, await this.context.store.sessions.read(id));
     }
     noteCreated(this.context.events, record);
   }

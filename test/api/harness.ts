@@ -14,6 +14,7 @@ import { type Reply, send } from "../fixtures/api/send.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import { TOOLS_ANYWHERE } from "../fixtures/programs/sandbox.js";
 
+export { eventsIn, type Received } from "../fixtures/api/received.js";
 export type { Reply };
 
 export interface Ask {
@@ -160,28 +161,6 @@ function addressOf(url: string, { template, params }: Located, query: Record<str
 }
 
 type Located = NonNullable<ReturnType<typeof operationAt>>;
-
-/** An event of a stream. */
-export interface Received {
-  id?: string;
-  event: string;
-  // biome-ignore lint/suspicious/noExplicitAny: each test knows the fields of its events
-  data: any;
-}
-
-/** The complete events in the text of a stream. */
-export function eventsIn(text: string): Received[] {
-  return text
-    .split("\n\n")
-    .slice(0, -1)
-    .flatMap((block) => {
-      const fields = new Map(block.split("\n").map((line) => [line.split(": ", 1)[0], line.replace(/^\w*: ?/, "")]));
-      const [id, event, data] = [fields.get("id"), fields.get("event"), fields.get("data")];
-      return event === undefined || data === undefined
-        ? []
-        : [{ ...(id === undefined ? {} : { id }), event, data: JSON.parse(data) as unknown }];
-    });
-}
 
 /** Opens a stream. The returned `text` grows as data arrives. */
 export function openStream(url: string, path: string, { token, signal }: { token: string; signal: AbortSignal }) {

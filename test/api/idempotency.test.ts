@@ -74,7 +74,7 @@ describe("requests with the same Idempotency-Key", () => {
     for (const { text } of [await during, await send(id, prompt, id, { headers: { Accept: "text/event-stream" } })]) {
       const names = namesIn(text);
       expect(names[0]).toBe("user.message");
-      expect(names.slice(-2)).toEqual(["assistant.turn_end", "turn.end"]);
+      expect(names.slice(-2)).toEqual(["assistant.message", "turn.end"]);
       expect(text).toContain(JSON.stringify(json));
     }
     expect(model.shown(prompt)).toBe(1);

@@ -1,10 +1,13 @@
 import { once } from "node:events";
+import { mkdirSync } from "node:fs";
 import { connect, type Socket } from "node:net";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
+import { startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { unused } from "../fixtures/sessions/unused.js";
-import { TestApi } from "./harness.js";
+import { eventsIn, openStream, TestApi } from "./harness.js";
 
 const model = await startHeldModel();
 let at: TestApi;
@@ -48,6 +51,28 @@ function requestOf(id: string, body: string): string {
 }
 
 describe("a session over HTTP", () => {
+  it("the answer for a taken id is the same for somebody else's session as for files without a session", async () => {
+    const bob = await at.token("bob");
+    const [foreign, left] = [unused("foreign"), unused("left")];
+    await at.ok("POST", "/v1/sessions", { token: alice, body: { id: foreign } });
+    await at.ok("POST", "/v1/sessions", { token: bob });
+    const [server] = await at.fleet.servers.list({ user: "bob" });
+    mkdirSync(join(server?.home ?? "", "session-state", left));
+    const refusal = async (id: string) => {
+      const { status, json } = await at.ask("POST", "/v1/sessions", { token: bob, body: { id } });
+      const { requestId: _, ...problem } = json;
+      return { status, problem: JSON.stringify(problem).replaceAll(id, "ID") };
+    };
+    expect(await refusal(foreign)).toMatchObject({ status: 409, problem: expect.stringContaining("is taken") });
+    expect(await refusal(foreign)).toEqual(await refusal(left));
+    const create = async (user: string) =>
+      await at.fleet.sessions.create({ user, sessionId: foreign }).catch((error: unknown) => error);
+    expect(await create("bob")).toMatchObject({ suggestions: [expect.stringContaining("sessionId")] });
+    expect(await create("alice")).toMatchObject({
+      suggestions: [expect.anything(), expect.stringContaining("resume")],
+    });
+  });
+
   it("a session is created with the fields of the request, and found at the path in Location", async () => {
     const body = { purpose: "review", model: "gpt-5", ttl: "2h", members: ["bob"] };
     const { status, headers, json } = await at.ask("POST", "/v1/sessions", { token: alice, body });
@@ -179,6 +204,7 @@ describe("a turn over HTTP", () => {
     const { json } = await at.ok("POST", `/v1/sessions/${id}/turns`, { token: alice, body: { prompt: "hello" } });
     expect(json).toEqual({
       turn: expect.stringMatching(/^[0-9a-f-]{36}$/),
+      outcome: "completed",
       reply: "[turn 1] hello",
       usage: {
         requests: 1,
@@ -249,8 +275,67 @@ describe("a turn over HTTP", () => {
     const id = await created();
     const { reply } = await heldTurn(id);
     expect((await at.ok("POST", `/v1/sessions/${id}/abort`, { token: alice })).json).toEqual({ aborted: true });
-    expect((await reply).status).toBe(200);
+    expect(await reply).toMatchObject({ status: 200, json: { outcome: "aborted", reply: "" } });
     expect((await at.ok("POST", `/v1/sessions/${id}/abort`, { token: alice })).json).toEqual({ aborted: false });
+  });
+
+  it("an aborted turn is aborted in the answer, the stream, the audit log and the transcript", async () => {
+    await using scripted = await startScriptedModel();
+    const env = {
+      COPILOTFLEET_PROVIDER_TYPE: "openai",
+      COPILOTFLEET_PROVIDER_BASE_URL: scripted.baseUrl,
+      COPILOTFLEET_SESSION_MODEL: "gpt-5",
+    };
+    await using other = await TestApi.open({ env });
+    const token = await other.token("alice");
+    const [id, left] = ["aborted", "left"];
+    for (const each of [id, left]) await other.ok("POST", "/v1/sessions", { token, body: { id: each } });
+    const path = `/v1/sessions/${id}/turns`;
+    const prompt = "!pause here one two three";
+    const headers = { Accept: "text/event-stream", "Idempotency-Key": "a" };
+    const stream = other.ok("POST", path, { token, body: { prompt }, headers });
+    await eventually("the prompt", () => scripted.shown(prompt) === 1);
+    const heard = openStream(other.door.url, `/v1/sessions/${id}/events`, {
+      token,
+      signal: AbortSignal.timeout(60_000),
+    });
+    await eventually("the prompt in the history", () => heard.text.includes("user.message"));
+    await other.ok("POST", `/v1/sessions/${id}/abort`, { token });
+    const events = eventsIn((await stream).text);
+    expect(events.map(({ event }) => event)).toContain("abort");
+    expect(events.at(-1)).toMatchObject({
+      event: "turn.end",
+      data: { outcome: "aborted", reply: expect.stringContaining("one") },
+    });
+    const again = await other.ok("POST", path, { token, body: { prompt }, headers: { "Idempotency-Key": "a" } });
+    expect(again.json).toMatchObject({ outcome: "aborted" });
+
+    const leaving = new AbortController();
+    const cancelled = other.ask("POST", `/v1/sessions/${left}/turns?abort=disconnect`, {
+      token,
+      body: { prompt: "!pause there four five" },
+      signal: leaving.signal,
+    });
+    cancelled.catch(() => "the client leaves");
+    await eventually("the prompt", () => scripted.shown("there four") === 1);
+    leaving.abort();
+    const ends = async () =>
+      (await other.fleet.events.list({ type: "turn.ended" })).map(({ sessionId, outcome, reason }) => [
+        sessionId,
+        outcome,
+        reason,
+      ]);
+    await eventually("both ends", async () => (await ends()).length === 2);
+    expect(await ends()).toEqual(
+      expect.arrayContaining([
+        [id, "aborted", null],
+        [left, "aborted", null],
+      ]),
+    );
+    for (const each of [id, left]) {
+      const { entries } = (await other.ok("GET", `/v1/sessions/${each}/transcript`, { token })).json;
+      expect(entries.at(-1)).toMatchObject({ failure: "The turn was cancelled.", outcome: "aborted" });
+    }
   });
 
   it("the owner can neither abort a member's turn nor delete the session during it", async () => {

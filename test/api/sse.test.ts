@@ -207,10 +207,11 @@ it("a turn's stream sends the first delta at once, later deltas in batches of 50
   const [delta, reply] = [event("assistant.message_delta"), { turn: "1", text: "", usage: null } as never];
   let listeners: TurnListeners | undefined;
   let end = (_: never): void => undefined;
+  const isWanted = () => true;
   const begun = streamTurn((given) => {
     listeners = given;
     return new Promise((resolve) => (end = resolve));
-  });
+  }, isWanted);
   const push = async (pushed: never) => {
     listeners?.onEvent(pushed);
     await new Promise(setImmediate);

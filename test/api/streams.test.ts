@@ -6,7 +6,7 @@ import { eventually } from "../fixtures/eventually.js";
 import { startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { historyFiles } from "../fixtures/sessions/session-history.js";
 import { unused } from "../fixtures/sessions/unused.js";
-import { eventsIn, type Received, TestApi } from "./harness.js";
+import { eventsIn, openStream, type Received, TestApi } from "./harness.js";
 
 let at: TestApi;
 let token: string;
@@ -24,8 +24,20 @@ async function session(): Promise<string> {
   return id;
 }
 
-const send = async (id: string, prompt: string, headers = {}) =>
-  await at.ask("POST", `/v1/sessions/${id}/turns`, { token, body: { prompt }, headers });
+const send = async (id: string, prompt: string, headers = {}, groups = "all") =>
+  await at.ask("POST", `/v1/sessions/${id}/turns?events=${encodeURIComponent(groups)}`, {
+    token,
+    body: { prompt },
+    headers,
+  });
+
+/** All ids in a stream, also those of events that were left out. */
+const idsIn = (text: string) => [...text.matchAll(/^id: (.*)$/gm)].map(([, id = ""]) => id);
+const deltasIn = (text: string) =>
+  eventsIn(text)
+    .filter(({ event }) => event === "assistant.message_delta")
+    .map(({ data }) => data.data.deltaContent)
+    .join("");
 
 async function recordedIds(id: string): Promise<string[]> {
   const ids: string[] = [];
@@ -50,7 +62,7 @@ class Follower {
       Authorization: `Bearer ${token}`,
       ...(after === undefined ? {} : { "Last-Event-ID": after }),
     };
-    const sent = request(`${at.door.url}/v1/sessions/${id}/events`, { headers, agent: false });
+    const sent = request(`${at.door.url}/v1/sessions/${id}/events?events=all`, { headers, agent: false });
     sent.on("error", () => undefined);
     sent.end();
     const [response] = (await once(sent, "response")) as [IncomingMessage];
@@ -85,6 +97,7 @@ describe("the stream of a turn", () => {
       event: "turn.end",
       data: {
         turn: prompt.data.messageId ?? prompt.id,
+        outcome: "completed",
         reply: "[turn 1] hello",
         usage: expect.objectContaining({ requests: 1 }),
       },
@@ -104,7 +117,7 @@ describe("the stream of a turn", () => {
     await other.ok("POST", "/v1/sessions", { token: alice, body: { id: "tools" } });
     const ids: string[] = [];
     for (const prompt of ["hello", '!tool bash {"command":"echo hi"}', "again"]) {
-      const path = "/v1/sessions/tools/turns";
+      const path = "/v1/sessions/tools/turns?events=all";
       const { text } = await other.ok("POST", path, { token: alice, body: { prompt }, headers: STREAM });
       ids.push(...eventsIn(text).flatMap((event) => event.id ?? []));
     }
@@ -113,6 +126,78 @@ describe("the stream of a turn", () => {
     for await (const event of other.fleet.sessions.followEvents("tools", { user: "alice" })) recorded.push(event.id);
     expect(ids.filter((id) => !recorded.includes(id))).toEqual([]);
   });
+
+  it("a turn's stream has text and tools by default, in at most 3 kB for hello world, without the system prompt", async () => {
+    const id = await session();
+    const path = `/v1/sessions/${id}/turns`;
+    const { text } = await at.ok("POST", path, { token, body: { prompt: "hello world" }, headers: STREAM });
+    expect(Buffer.byteLength(text)).toBeLessThanOrEqual(3_000);
+    const names = eventsIn(text).map(({ event }) => event);
+    expect(new Set(names)).toEqual(
+      new Set(["user.message", "assistant.message_delta", "assistant.message", "turn.end"]),
+    );
+    expect(deltasIn(text)).toBe("[turn 1] hello world");
+    expect((await send(id, "hello world", STREAM)).text).toContain("event: system.message");
+  });
+
+  it("an event that the client did not ask for still gives the client its id", async () => {
+    const id = await session();
+    // The first turn also records the system prompt, which has no id in the stream of a turn.
+    await send(id, "hello");
+    const first = await recordedIds(id);
+    const { text } = await send(id, "hello again", STREAM, "text");
+    const recorded = await recordedIds(id);
+    expect(idsIn(text)).toEqual(recorded.slice(first.length));
+    expect(eventsIn(text).filter((event) => event.id !== undefined)).toHaveLength(2);
+    const path = `/v1/sessions/${id}/events?follow=false`;
+    const all = (await at.ok("GET", path, { token })).text;
+    expect(idsIn(all)).toEqual(recorded);
+    const names = ["user.message", "assistant.message"];
+    expect(eventsIn(all).map(({ event }) => event)).toEqual([...names, ...names]);
+    for (const [place, last] of recorded.entries()) {
+      const rest = await at.ok("GET", path, { token, headers: { "Last-Event-ID": last } });
+      expect(idsIn(rest.text)).toEqual(recorded.slice(place + 1));
+    }
+  });
+
+  it("a stream of requests alone has permissions and the end of the turn", async () => {
+    await using other = await TestApi.open({ env: { COPILOTFLEET_SESSION_APPROVE: "ask" } });
+    const alice = await other.token("alice");
+    await other.ok("POST", "/v1/sessions", { token: alice, body: { id: "asks" } });
+    const prompt = '!tool bash {"command": "echo hi", "description": "greet"}';
+    const stop = new AbortController();
+    const asks = { token: alice, signal: stop.signal };
+    const follower = openStream(other.door.url, "/v1/sessions/asks/events?events=requests", asks);
+    const text = openStream(other.door.url, "/v1/sessions/asks/events?events=text", asks);
+    await eventually("the streams", () => [follower, text].every((each) => each.text.includes("retry:")));
+    const path = "/v1/sessions/asks/turns?events=requests";
+    const turn = other.ok("POST", path, { token: alice, body: { prompt }, headers: STREAM });
+    await eventually("the request", () => follower.text.includes("request.opened"));
+    const { data } = eventsIn(follower.text).find(({ event }) => event === "request.opened") ?? { data: null };
+    const answer = { token: alice, body: { decision: "approve" } };
+    await other.ok("POST", `/v1/sessions/asks/requests/${data.id}`, answer);
+    const names = eventsIn((await turn).text).map(({ event }) => event);
+    expect(names).toEqual(["request.opened", "request.closed", "turn.end"]);
+    await eventually("the reply", () => text.text.includes("] hi"));
+    expect(text.text).not.toContain("request.");
+    stop.abort();
+  });
+
+  it.each(["", "texts", "text,", "text tools", "all,none"])(
+    "the groups %j are refused with those that exist",
+    async (groups) => {
+      const id = await session();
+      const refused = {
+        status: 422,
+        json: { detail: expect.stringMatching(/^"events" is ".*"\. Allowed: a list of text, tools, requests, all/) },
+      };
+      expect(await send(id, "hello", STREAM, groups)).toMatchObject(refused);
+      expect(
+        await at.ask("GET", `/v1/sessions/${id}/events?events=${encodeURIComponent(groups)}`, { token }),
+      ).toMatchObject(refused);
+      expect(await recordedIds(id)).toEqual([]);
+    },
+  );
 
   it("a turn that fails ends its stream with a problem; a prompt that is refused gets no stream", async () => {
     const id = await session();
@@ -129,7 +214,7 @@ describe("the events of a session", () => {
     const id = await session();
     await send(id, "one");
     await send(id, "two");
-    const path = `/v1/sessions/${id}/events?follow=false`;
+    const path = `/v1/sessions/${id}/events?events=all&follow=false`;
     const ids = eventsIn((await at.ok("GET", path, { token })).text).map((event) => event.id ?? "");
     expect(ids).toEqual(await recordedIds(id));
     for (const [place, last] of ids.entries()) {
@@ -177,7 +262,13 @@ describe("the events of a session", () => {
     const door = await at.fleet.openHttpDoor({ listen: "127.0.0.1:0" });
     const { port } = new URL(door.url);
     const headers = { Authorization: `Bearer ${token}` };
-    const sent = request({ host: "127.0.0.1", port, path: `/v1/sessions/${id}/events`, headers, agent: false });
+    const sent = request({
+      host: "127.0.0.1",
+      port,
+      path: `/v1/sessions/${id}/events?events=all`,
+      headers,
+      agent: false,
+    });
     sent.end();
     const [response] = (await once(sent, "response")) as [IncomingMessage];
     let text = "";
@@ -218,7 +309,7 @@ it("a session's stream does not pass on events that the agent forged in the hist
     { id: "f5\nevent: problem", type: "note", data: {} },
   ];
   appendFileSync(history, forged.map((each) => `${JSON.stringify({ ...each, parentId: null, timestamp })}\n`).join(""));
-  const { text } = await at.ok("GET", `/v1/sessions/${id}/events?follow=false`, { token });
+  const { text } = await at.ok("GET", `/v1/sessions/${id}/events?events=all&follow=false`, { token });
   expect(eventsIn(text).map((event) => event.id)).toEqual(before);
   expect(text).not.toContain("forged");
 });

@@ -102,7 +102,7 @@ async function consume(user: string, limit: string): Promise<() => Promise<unkno
   };
   store.usage.append([
     { ...line, inputTokens: null, outputTokens: null, outcome: "begun" },
-    { ...line, inputTokens: 3, outputTokens: 2, outcome: "ended" },
+    { ...line, inputTokens: 3, outputTokens: 2, outcome: "completed" },
   ]);
   await store.usage.settled();
   return async () => await at.fleet.limits.set(user, { [limit]: 1_000_000 });

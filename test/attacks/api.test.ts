@@ -163,7 +163,8 @@ it("unread bytes of answers count against unreadBytes, and requests get 429 unti
 
 it("a turn's stream ends with a problem if the client reads too slowly, and the metrics count it as slow", async () => {
   const { id } = (await at.ok("POST", "/v1/sessions", { token: alice })).json.session;
-  const event = { type: "assistant.message_delta", ephemeral: true, data: { deltaContent: "x".repeat(100_000) } };
+  const data = { messageId: "m", deltaContent: "x".repeat(100_000) };
+  const event = { type: "assistant.message_delta", timestamp: new Date().toISOString(), ephemeral: true, data };
   const before = at.door.streams;
   using _ = replaced(
     at.fleet.sessions,

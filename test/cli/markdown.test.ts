@@ -16,6 +16,7 @@ const entry = (over: Partial<TranscriptEntry>): TranscriptEntry => ({
   attachments: [],
   tool: null,
   failure: null,
+  outcome: null,
   ...over,
 });
 

@@ -54,8 +54,8 @@ describe.skipIf(noChromium !== null)("the pages about usage and events", () => {
     store.usage.append([
       { ...turn, outcome: "begun" },
       { ...request, outcome: "begun" },
-      { ...request, ...numbers, outcome: "ended" },
-      { ...turn, outcome: "ended" },
+      { ...request, ...numbers, outcome: "completed" },
+      { ...turn, outcome: "completed" },
     ]);
   }
 

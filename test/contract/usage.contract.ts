@@ -25,7 +25,7 @@ export function requestLines(id: string, changes: Partial<LedgerLine> = {}): [Le
     outcome: "begun",
     ...changes,
   };
-  return [begun, { ...begun, inputTokens: 10, outputTokens: 5, ms: 3, outcome: "ended" }];
+  return [begun, { ...begun, inputTokens: 10, outputTokens: 5, ms: 3, outcome: "completed" }];
 }
 
 /** The tests of the ledger that every store must pass. */

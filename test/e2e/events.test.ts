@@ -41,7 +41,7 @@ it("the audit log has token, session, turn, server and command events with their
   expect(await events("--user", "bob")).toEqual([]);
   expect((await events("--user", "alice", "--type", "turn.ended"))[0]).toMatchObject({
     sessionId: "demo",
-    outcome: "ok",
+    outcome: "completed",
   });
   const { stdout } = await fleet.run(["events"]);
   expect(stdout.split("\n").filter((line) => line.includes("token.issued"))).toHaveLength(1);

@@ -135,7 +135,7 @@ async function compared(fleets: readonly TestFleet[], model: CountingModel, rand
   let unknown = 0;
   for (const [id, { user, inputTokens, outputTokens, isWhole }] of model.requests) {
     const line = ended.get(id);
-    if (line?.outcome === "ended") expect(line, id).toMatchObject({ user, inputTokens, outputTokens });
+    if (line?.outcome === "completed") expect(line, id).toMatchObject({ user, inputTokens, outputTokens });
     else if (line?.inputTokens == null && isWhole) unknown++;
   }
   // If a process is killed before the last bytes of an answer reach it, the ledger never gets the answer's tokens.

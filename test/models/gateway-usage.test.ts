@@ -182,7 +182,7 @@ describe("the model gateway", () => {
     expect(before).toBe(1);
     expect(at.lines).toEqual([
       { ...at.ann, id: at.seen[0]?.["x-client-request-id"], outcome: "begun" },
-      { ...at.ann, outcome: "ended", numbers: REPORTED },
+      { ...at.ann, outcome: "completed", numbers: REPORTED },
     ]);
     expect(text).toBe(COMPLETIONS.join(""));
     await reader?.cancel();
@@ -238,7 +238,7 @@ describe("the model gateway", () => {
   it("if a service reports no usage, the gateway counts an estimate, because the answer would cost nothing otherwise", async () => {
     const at = await gatewayTo((response) => response.writeHead(200, { "content-type": STREAM }).end(DONE));
     await (await at.ask()).text();
-    expect(at.lines[1]).toMatchObject({ outcome: "ended", numbers: { inputTokens: 5, outputTokens: 4 } });
+    expect(at.lines[1]).toMatchObject({ outcome: "completed", numbers: { inputTokens: 5, outputTokens: 4 } });
   });
 
   it("if an agent hangs up before the answer begins, the gateway counts an estimate of the input", async () => {

@@ -45,7 +45,7 @@ describe("the turns of a transcript", () => {
   it("a transcript of a plain turn has the prompt, with its sender and time, and the reply", () => {
     const text = started() + prompt({ content: "a\nb" }) + finalStep("c");
     const { entries } = read(text, { user: "alice" });
-    const rest = { turn: 1, attachments: [], tool: null, failure: null };
+    const rest = { turn: 1, attachments: [], tool: null, failure: null, outcome: null };
     expect(entries).toEqual([
       {
         ...rest,

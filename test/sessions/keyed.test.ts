@@ -121,7 +121,7 @@ describe("a turn in the history", () => {
 
   it("RecordedTurn throws FLEET_SERVER_LOST for a turn that was cut, even if other turns follow", () => {
     const cut = [prompt("m1"), event("assistant.turn_start")];
-    const lost = expect.objectContaining({ code: "FLEET_SERVER_LOST" });
+    const lost = expect.objectContaining({ code: "FLEET_SERVER_LOST", retryable: false });
     expect(read(cut).end).toThrow(lost);
     const next = [event("session.resume", { sessionWasActive: false }), prompt("m2"), ...step("after")];
     const { own, end } = read([...cut, ...next]);

@@ -162,7 +162,7 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
         const model = pick("gpt-5", null);
         return requestLines(`${lines.length} ${index}`, { at, user, sessionId, model, tokenId: pick("k", null) });
       }).flat();
-      for (const line of added) if (line.outcome === "ended" && random() < 0.5) line.credits = pick(0.25, 1.5);
+      for (const line of added) if (line.outcome === "completed" && random() < 0.5) line.credits = pick(0.25, 1.5);
       lines.push(...added);
       pick(...stores).usage.append(added);
     };

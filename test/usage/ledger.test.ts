@@ -17,7 +17,7 @@ it("the ledger writes a line when a turn begins and another when it ends, both w
   const { ledger } = ledgerOn((more) => lines.push(...more) && more.length);
   const entry = ledger.begin("turn", ANN, "turn-1");
   entry.end("cut");
-  entry.end("ended");
+  entry.end("completed");
   expect(lines.map(({ id, kind, host, outcome }) => [id, kind, host, outcome])).toEqual([
     ["turn-1", "turn", "a", "begun"],
     ["turn-1", "turn", "a", "cut"],
@@ -36,7 +36,7 @@ it("the ledger keeps lines that it cannot write to a full disk, and writes each 
     return taken.length;
   });
   const first = ledger.begin("request", ANN);
-  first.end("ended", { inputTokens: 1, outputTokens: 2, cacheReadTokens: 0, credits: null });
+  first.end("completed", { inputTokens: 1, outputTokens: 2, cacheReadTokens: 0, credits: null });
   expect(warnings[0]).toBe("What turns consume cannot be recorded: no space left on device.");
   room = 2;
   const second = ledger.begin("request", ANN);
@@ -44,7 +44,7 @@ it("the ledger keeps lines that it cannot write to a full disk, and writes each 
   second.end("failed");
   expect(lines.map(({ id, outcome }) => [id === first.id, outcome])).toEqual([
     [true, "begun"],
-    [true, "ended"],
+    [true, "completed"],
     [false, "begun"],
     [false, "failed"],
   ]);
@@ -69,7 +69,7 @@ it("the ledger does not retry all waiting lines with each new line while the dis
 it("the ledger cuts a model's name after 200 characters", () => {
   const lines: LedgerLine[] = [];
   const { ledger } = ledgerOn((more) => lines.push(...more) && more.length);
-  ledger.begin("request", { ...ANN, model: "x".repeat(1_000_000) }).end("ended");
-  ledger.begin("request", { ...ANN, model: null }).end("ended");
+  ledger.begin("request", { ...ANN, model: "x".repeat(1_000_000) }).end("completed");
+  ledger.begin("request", { ...ANN, model: null }).end("completed");
   expect(lines.map(({ model }) => model?.length)).toEqual([200, 200, undefined, undefined]);
 });

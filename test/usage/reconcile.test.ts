@@ -41,7 +41,7 @@ it("missingLines returns the usage that the ledger lacks for a session, or nothi
   ).toEqual([
     ["begun", "ann", null, null],
     ["begun", "ann", null, null],
-    ["ended", "ann", 30, null],
+    ["completed", "ann", 30, null],
   ]);
   expect(new Set(lines.map(({ id }) => id)).size).toBe(2);
   // The ids must not contain the session's id, because a purge replaces a session's id only in the field `sessionId`.

@@ -1,7 +1,7 @@
 import * as v from "valibot";
 import { SCOPES } from "../../identity/identity.js";
 import { SERVER_STATES } from "../../model/server.js";
-import { SESSION_STATES } from "../../model/session.js";
+import { SESSION_STATES, TURN_OUTCOMES } from "../../model/session.js";
 import { attachments, LONGEST_TEXT, label, object, text, tools, turnTimeout } from "./fields.js";
 import { interactive } from "./requests/schemas.js";
 
@@ -88,15 +88,6 @@ export const changedSession = object({
   members: v.optional(members),
 });
 
-export const turnQuery = object({
-  abort: v.optional(
-    v.pipe(
-      v.picklist(["disconnect"], "disconnect"),
-      v.description("With `disconnect`, the turn is aborted when the client closes the connection."),
-    ),
-  ),
-});
-
 export const prompt = object({
   prompt: v.pipe(
     v.string("a text"),
@@ -105,15 +96,6 @@ export const prompt = object({
   interactive,
   attachments: v.optional(attachments),
   timeout: turnTimeout,
-});
-
-export const eventsQuery = object({
-  follow: v.optional(
-    v.pipe(
-      v.picklist(["true", "false"], "true, false"),
-      v.description("With `false`, the stream ends with the last event that is recorded. Default: `true`."),
-    ),
-  ),
 });
 
 export const transcriptQuery = object({
@@ -194,6 +176,10 @@ export const usage = v.object({
 
 export const turn = v.object({
   turn: v.pipe(string, v.description("The id of the turn: that of its prompt in the session's history.")),
+  outcome: v.pipe(
+    v.picklist(["completed", "aborted"]),
+    v.description("`aborted`: somebody aborted the turn, and `reply` is what the model had written so far."),
+  ),
   reply: string,
   usage: v.pipe(
     v.nullable(usage),
@@ -212,6 +198,10 @@ export const transcriptEntry = v.object({
   attachments: v.array(string),
   tool: v.nullable(v.object({ name: string, outcome: string })),
   failure: stringOrNull,
+  outcome: v.pipe(
+    v.nullable(v.picklist(TURN_OUTCOMES)),
+    v.description("How the turn ended, in the entry that has `failure`. Null for all other entries."),
+  ),
 });
 
 export const transcript = v.object({ session, entries: v.array(transcriptEntry) });

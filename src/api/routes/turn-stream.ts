@@ -18,15 +18,21 @@ export interface TurnListeners {
  * Begins a turn, and resolves with the stream of its events once the first event is there. If the turn succeeds, the
  * last event is `turn.end`.
  *
+ * @param isWanted whether the client gets an event of this type
  * @throws the error of a turn that fails before its first event
  */
-export async function streamTurn(begin: (listeners: TurnListeners) => PromiseLike<TurnResult>): Promise<TurnStream> {
+export async function streamTurn(
+  begin: (listeners: TurnListeners) => PromiseLike<TurnResult>,
+  isWanted: (type: string) => boolean,
+): Promise<TurnStream> {
   const waiting = new WaitingEvents();
   const done = (async () => {
     try {
       const reply = await begin({
-        onEvent: (event) => waiting.push(eventOf(event)),
-        onRequest: ({ type, request }) => waiting.push({ event: type, data: request }),
+        onEvent: (event) => waiting.push(eventOf(event, isWanted)),
+        onRequest: ({ type, request }) => {
+          if (isWanted(type)) waiting.push({ event: type, data: request });
+        },
       });
       waiting.push({ event: "turn.end", data: turnOf(reply) });
       waiting.end();
@@ -39,17 +45,18 @@ export async function streamTurn(begin: (listeners: TurnListeners) => PromiseLik
 }
 
 /** The answer for a turn. */
-export function turnOf({ turn, text, usage }: TurnResult) {
-  return { turn, reply: text, usage };
+export function turnOf({ turn, outcome, text, usage }: TurnResult) {
+  return { turn, outcome, reply: text, usage };
 }
 
 /**
  * Converts an event of a turn into an event of the stream. Only recorded events have an id. `system.message` has none:
  * the runtime (1.0.85) sends it with each turn without marking it as ephemeral, but records it only once.
  */
-function eventOf(event: SessionEvent): StreamEvent {
+function eventOf(event: SessionEvent, isWanted: (type: string) => boolean): StreamEvent {
   const isRecorded = event.ephemeral !== true && event.type !== "system.message";
-  return { id: isRecorded ? event.id : undefined, event: event.type, data: event };
+  const id = isRecorded ? event.id : undefined;
+  return isWanted(event.type) ? { id, event: event.type, data: event } : { id, event: null, data: null };
 }
 
 /**
@@ -69,7 +76,7 @@ class WaitingEvents {
   #stopGathering = (): void => undefined;
 
   push(event: StreamEvent): void {
-    if (this.#isOver) return;
+    if (this.#isOver || (event.event === null && event.id === undefined)) return;
     const json = JSON.stringify(event.data);
     this.#bytes += json.length;
     this.#events.push({ ...event, json });

@@ -4,9 +4,12 @@ import type { EventStream, StreamEvent } from "../streams/sse.js";
 import { TURN_MS } from "./fields.js";
 import { given } from "./given.js";
 import * as s from "./schemas.js";
+import { eventsQuery, SESSION_EVENTS, selection, turnQuery } from "./session-events.js";
 import { streamTurn, type TurnListeners, turnOf } from "./turn-stream.js";
 
 const LOOK_MS = 30_000;
+/** The runtime does not record deltas, and the end of a turn has no event of ours. */
+const { "assistant.message_delta": _, "turn.end": __, ...RECORDED_EVENTS } = SESSION_EVENTS;
 
 export const TURN_ROUTES: readonly AnyRoute[] = [
   route({
@@ -24,7 +27,7 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
       "With `Accept: text/event-stream`, the answer is the stream of the turn's events, which begins with the turn. The caller's " +
       "requests with the same `Idempotency-Key` are one turn, and all get its reply.",
     params: s.path,
-    query: s.turnQuery,
+    query: turnQuery,
     body: s.prompt,
     isRepeatable: true,
     answer: {
@@ -32,6 +35,7 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
       description: "The reply.",
       schema: s.turn,
       stream: "The events of the turn. The last one is `turn.end`, with the reply, or `problem`, with the error.",
+      events: SESSION_EVENTS,
     },
     errors: [404, 409, 413, 429, 502, 504],
     limitMs: TURN_MS,
@@ -49,7 +53,7 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
           askUntil: draining,
           ...listeners,
         });
-      if (call.acceptsStream) return await streamTurn(begin);
+      if (call.acceptsStream) return await streamTurn(begin, selection(query.events));
       return { body: turnOf(await begin()) };
     },
   }),
@@ -67,13 +71,14 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
       "as `Last-Event-ID`, begins after that event, at any host of the fleet. Each event comes once. The stream has no deltas: " +
       "the stream of a turn has them. Starts no server.",
     params: s.path,
-    query: s.eventsQuery,
+    query: eventsQuery,
     body: null,
     answer: {
       status: 200,
       description: "The events.",
       schema: null,
       stream: "The events, each with its id. If the stream fails, its last event is `problem`, with the error.",
+      events: RECORDED_EVENTS,
     },
     errors: [404, 409],
     limitMs: null,
@@ -83,8 +88,10 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
       // stream, the client would connect with the same id again and again.
       for await (const _ of fleet.sessions.followEvents(id, { ...options, signal })) break;
       const follow = query.follow !== "false";
-      const events = recorded(fleet.sessions.followEvents(id, { ...options, follow, signal }), signal);
-      return { stream: follow ? { events, between: requestsOf(fleet, { id, user }) } : { events } };
+      const isWanted = selection(query.events);
+      const events = recorded(fleet.sessions.followEvents(id, { ...options, follow, signal }), isWanted, signal);
+      const between = requestsOf(fleet, { id, user });
+      return { stream: follow && isWanted("request.opened") ? { events, between } : { events } };
     },
   }),
   route({
@@ -140,10 +147,14 @@ const OWN_EVENTS = /^(?:request\.|turn\.end$|problem$)/;
 
 async function* recorded(
   events: AsyncIterable<SessionEvent>,
+  isWanted: (type: string) => boolean,
   signal: AbortSignal,
 ): AsyncGenerator<StreamEvent[], void, undefined> {
   for await (const each of events) {
-    if (!OWN_EVENTS.test(each.type)) yield [{ id: each.id, event: each.type, data: each }];
+    if (OWN_EVENTS.test(each.type)) continue;
+    yield [
+      isWanted(each.type) ? { id: each.id, event: each.type, data: each } : { id: each.id, event: null, data: null },
+    ];
   }
   // Throw the reason of the abort, so that the client learns why its stream ends.
   signal.throwIfAborted();

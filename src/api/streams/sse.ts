@@ -9,7 +9,8 @@ export interface StreamEvent {
    * The id with which a client resumes the stream after this event. Undefined if no stream can resume after this event.
    */
   id?: string | undefined;
-  event: string;
+  /** Null for an event that this client did not ask for. It gets only the id. */
+  event: string | null;
   data: unknown;
   /** `data` as JSON, if it was already serialized. */
   json?: string;
@@ -94,7 +95,8 @@ async function drained(response: ServerResponse): Promise<void> {
 }
 
 function written({ id, event, data, json = JSON.stringify(data) }: StreamEvent): string {
-  return `${id === undefined ? "" : `id: ${inOneLine(id)}\n`}event: ${inOneLine(event)}\ndata: ${json}\n\n`;
+  const place = id === undefined ? "" : `id: ${inOneLine(id)}\n`;
+  return event === null ? `${place}\n` : `${place}event: ${inOneLine(event)}\ndata: ${json}\n\n`;
 }
 
 /** Replaces each line break with a space, because a line break would let the text add fields and events. */
@@ -112,5 +114,6 @@ export function isTooSlow(error: unknown): boolean {
 export function tooSlow(message: string): FleetError {
   return new TooSlow("FLEET_LIMIT_REACHED", message, {
     suggestions: ["GET /v1/sessions/{id}/events has the events after the last one that you have read."],
+    retryable: false,
   });
 }

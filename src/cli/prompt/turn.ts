@@ -20,7 +20,7 @@ export interface TurnOutput {
  * Runs one turn by calling `take`. Streams the reply to a terminal, or prints it to a pipe once it is complete. If the
  * user interrupts the turn, adds a note about the turn and its session to the {@link Interrupted} error.
  */
-export async function printTurn<Taken extends { text: string }>(
+export async function printTurn<Taken extends { text: string; outcome: string }>(
   output: TurnOutput,
   sessionId: string,
   take: (options: SendOptions) => Promise<Taken>,
@@ -62,6 +62,7 @@ export async function printTurn<Taken extends { text: string }>(
     process.stdout.write("\n");
   }
   if (!stream && !output.json) process.stdout.write(`${taken.text}\n`);
+  if (taken.outcome === "aborted" && !output.json) process.stderr.write("The turn was aborted.\n");
   return taken;
 }
 

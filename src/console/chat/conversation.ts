@@ -112,8 +112,6 @@ function apply(state: Conversation, event: SessionEvent, isOwn: boolean): Conver
         ? drop(answered, data.messageId)
         : put(answered, { kind: "reply", id: data.messageId, text, at, isWhole: true });
     }
-    case "assistant.turn_start":
-      return running(state);
     case "tool.execution_start":
       return running(put(state, { kind: "tool", id: data.toolCallId, call: callOf(data) }));
     case "tool.execution_complete":
@@ -122,7 +120,6 @@ function apply(state: Conversation, event: SessionEvent, isOwn: boolean): Conver
       return ended(put(state, { kind: "note", id: event.id, text: textOf(data.message), isBad: true }));
     case "abort":
       return ended(put(state, { kind: "note", id: event.id, text: "The turn was stopped.", isBad: false }));
-    case "session.idle":
     case "turn.end":
     case "session.shutdown":
       return ended(state);

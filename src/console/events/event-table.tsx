@@ -14,7 +14,13 @@ const TONES: Readonly<Record<string, Tone>> = {
   "session.stolen": "warn",
   "user.purged": "warn",
 };
-const OUTCOMES: Readonly<Record<string, Tone>> = { ok: "good", refused: "bad", failed: "bad" };
+const OUTCOMES: Readonly<Record<string, Tone>> = {
+  ok: "good",
+  completed: "good",
+  refused: "bad",
+  failed: "bad",
+  cut: "bad",
+};
 const WAYS: Readonly<Record<string, string>> = {
   command: "by a command",
   library: "by a program",

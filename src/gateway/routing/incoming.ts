@@ -106,11 +106,14 @@ export class Incoming implements RpcListener {
         break;
       case "assistant.turn_start":
         attachment.inTurn = true;
+        turns.get(sessionId)?.noteStep(eventIn(body), "completed");
         break;
       case "session.error": {
         const { frame, data } = errorFrame(body);
         const isRefused = isRefusedCredential(data.statusCode);
-        const use = turns.get(sessionId)?.use;
+        const turn = turns.get(sessionId);
+        const use = turn?.use;
+        turn?.noteStep(eventIn(body), "failed");
         this.#giveProviderAgain(sessionId);
         if (isRefused) door.signOn.recheck(identity);
         // Forget the refused credential, so that the next turn reads it again from its source.
@@ -125,6 +128,7 @@ export class Incoming implements RpcListener {
       // have been aborted because the provider of such a client did not answer.
       case "session.resume":
       case "abort":
+        if (eventType === "abort") turns.get(sessionId)?.noteStep(eventIn(body), "aborted");
         this.#giveProviderAgain(sessionId);
         break;
       case "session.idle": {

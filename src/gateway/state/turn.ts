@@ -113,6 +113,7 @@ export class Turn {
   #doubtful: readonly Prompt[] = [];
   #started = false;
   #end: TurnEnd | null = null;
+  #outcome: "completed" | "failed" | "aborted" = "completed";
   #unanswered = 0;
   #accepted = 0;
   /** The clock's time when the last prompt was sent. */
@@ -139,6 +140,16 @@ export class Turn {
 
   get over(): TurnEnd | null {
     return this.#end;
+  }
+
+  /** How the turn ends, as far as the server's events show it. */
+  get outcome(): "completed" | "failed" | "aborted" {
+    return this.#outcome;
+  }
+
+  /** Handles an event that shows how the turn may end. A further step of the model shows that it goes on. */
+  noteStep({ agentId }: { agentId?: string }, outcome: Turn["outcome"]): void {
+    if (this.active && agentId === undefined) this.#outcome = outcome;
   }
 
   /** Whether the server took a prompt. Otherwise the turn has had no effect. */

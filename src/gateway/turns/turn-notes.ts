@@ -10,9 +10,10 @@ export function startTurn({ door, user }: ClientState, turn: Turn, use: SessionU
 }
 
 /** Records the end of a turn in the audit log. Call it once the turn accepts no more prompts. */
-export function turnOver({ accepted, doubts, events, over }: Turn): void {
+export function turnOver({ accepted, doubts, events, outcome, over }: Turn): void {
   doubts.close();
-  if (over === "lost" || over === "unloaded" || over === null) events?.cut(over ?? "failed");
-  else if (over === "closed") events?.ended({ reason: "client-left" });
-  else events?.ended({ outcome: accepted ? "ok" : "refused" });
+  if (over === "lost" || over === "unloaded" || over === null)
+    events?.ended({ outcome: "cut", reason: over ?? "failed" });
+  else if (over === "closed") events?.ended({ outcome: "aborted", reason: "client-left" });
+  else events?.ended({ outcome: accepted ? outcome : "refused", reason: null });
 }

@@ -65,7 +65,7 @@ export interface FleetEvent {
   serverId: string | null;
   /** The host on which it happened; null in a fleet without named hosts. */
   host: string | null;
-  /** `ok`, or how the action failed: `refused`, `failed`. */
+  /** `ok`, or how the action failed: `refused`, `failed`. The end of a turn has a `TurnOutcome`, or `refused`. */
   outcome: string;
   /** Why: the code of an error, or a word such as `ttl`. Never contains a name or text of a user. */
   reason: string | null;

@@ -1,3 +1,5 @@
+import type { TurnOutcome } from "../session.js";
+
 /** A line of the ledger. A number is null if neither reported nor estimated. */
 export interface LedgerLine {
   /** The id of the turn or the model request. Its two lines, `begun` and the line about its end, have the same id. */
@@ -19,7 +21,7 @@ export interface LedgerLine {
   credits: number | null;
   /** How long it took, in milliseconds. */
   ms: number | null;
-  outcome: "begun" | "ended" | "cut" | "failed";
+  outcome: "begun" | TurnOutcome;
 }
 
 /**

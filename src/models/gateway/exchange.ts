@@ -170,7 +170,7 @@ export class Exchange {
       isCut = !this.#request.socket.destroyed;
     });
     await pipeline(answer, this.#response).catch(() => this.#response.destroy());
-    this.#meter?.end(this.#response.writableFinished ? "ended" : "cut");
+    this.#meter?.end(this.#response.writableFinished ? "completed" : "cut");
     return !isCut;
   }
 

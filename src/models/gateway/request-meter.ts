@@ -79,7 +79,7 @@ export class RequestMeter {
     answer.on("data", (piece: Buffer) => {
       this.#answerBytes += piece.length;
       usage.push(piece);
-      if (usage.hasLast) this.end("ended");
+      if (usage.hasLast) this.end("completed");
     });
   }
 
@@ -87,7 +87,7 @@ export class RequestMeter {
    * Records the end and the usage, once. Does nothing if the request never left this process. Unless the request failed,
    * estimates the numbers that the service has not reported, because an agent may cut every answer before its usage.
    */
-  end(outcome: "ended" | "cut" | "failed"): void {
+  end(outcome: "completed" | "cut" | "failed"): void {
     this.#usage?.end();
     const numbers = this.#usage?.numbers;
     this.#begun?.end(outcome, outcome === "failed" ? numbers : this.#estimated(numbers));

@@ -32,10 +32,11 @@ export class RemoteSessions implements SessionsElsewhere {
     const { user, signal } = options;
     const there = new RemoteHost(host, this.#sessions.context);
     const id = options.id ?? newSessionId(options.purpose ?? null);
-    if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
+    const known = await store.sessions.read(id);
+    if (known !== null) throw sessionExists(id, user, known);
     // If the other host's disk has a session with this id, the runtime would silently continue it. A random id cannot
     // be there.
-    if (options.id !== undefined && (await isThere(there, id, user, signal))) throw sessionExists(id);
+    if (options.id !== undefined && (await isThere(there, id, user, signal))) throw sessionExists(id, user, null);
     const serverId =
       config.isolation === "shared" ? (await there.serverFor({ user, request: {} }, { signal })).id : serverIdOf(user);
     const ephemeralUse = options.ephemeral === true ? ownUse(directory) : undefined;

@@ -19,6 +19,8 @@ export interface TurnOptions {
 export interface TurnReply {
   text: string;
   event: AssistantMessageEvent | undefined;
+  /** `aborted`: somebody aborted the turn, and the text is what the model had written so far. */
+  outcome: "completed" | "aborted";
 }
 
 type Outcome = { kind: "idle" } | { kind: "failed"; error: FleetError };
@@ -83,7 +85,7 @@ export async function runTurn(
 
 /** Follows one prompt through the events of its session. */
 class SentPrompt {
-  readonly reply: TurnReply = { text: "", event: undefined };
+  readonly reply: TurnReply = { text: "", event: undefined, outcome: "completed" };
   readonly ended: Promise<Outcome>;
   /** Resolves when the server has begun the prompt, or the turn has ended. */
   readonly #beginsOrEnds: Promise<unknown>;
@@ -99,6 +101,8 @@ class SentPrompt {
   #isAborted = false;
   #isOver = false;
   #failure: FleetError | undefined;
+  /** The pieces of a message that is not complete. */
+  #partial = "";
 
   constructor(session: CopilotSession, listeners: Pick<TurnOptions, "onDelta" | "onEvent">, clock: Clock) {
     this.#session = session;
@@ -165,12 +169,18 @@ class SentPrompt {
     if ("agentId" in event && event.agentId !== undefined) return;
     switch (event.type) {
       case "assistant.message_delta":
+        this.#partial += event.data.deltaContent;
         if (this.#begun) this.#listeners.onDelta?.(event.data.deltaContent);
         break;
       case "assistant.message":
+        this.#partial = "";
         if (event.data.content === "") break;
         this.reply.text = event.data.content;
         this.reply.event = event;
+        break;
+      case "abort":
+        this.reply.outcome = "aborted";
+        if (this.#partial !== "") this.reply.text = this.#partial;
         break;
       case "session.idle":
         if (event.data.mode === "autopilot") break;
@@ -195,8 +205,8 @@ class SentPrompt {
   #begin(): void {
     this.#begun = true;
     this.#onBegin();
-    this.reply.text = "";
-    this.reply.event = undefined;
+    Object.assign(this.reply, { text: "", event: undefined, outcome: "completed" });
+    this.#partial = "";
     this.#failure = undefined;
   }
 

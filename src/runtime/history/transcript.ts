@@ -1,4 +1,5 @@
 import { isObject } from "../../config/values/json.js";
+import type { TurnOutcome } from "../../model/session.js";
 import { type HistoryEvent, readEvent } from "./event.js";
 import { type Line, LineSplitter, LONGEST_LINE_BYTES } from "./line.js";
 import { callOf, type ToolCall, type ToolOutcome, toolLine } from "./tool-call.js";
@@ -23,6 +24,8 @@ export interface TranscriptEntry {
   tool: { name: string; outcome: ToolOutcome } | null;
   /** Why the turn ended without a complete reply. Null for all other entries. */
   failure: string | null;
+  /** How the turn ended, in an entry with `failure`. Null for all other entries, and while the turn may still run. */
+  outcome: TurnOutcome | null;
 }
 
 /** The unreadable lines of a history. */
@@ -98,7 +101,13 @@ export class Transcriber {
     yield* this.pause(nowMs);
     const { open } = this.#tracker;
     yield* this.#endCalls(this.#turn);
-    if (open !== null) yield this.#entry("assistant", this.#lastAtMs, this.#turn, { failure: isLoaded ? NO_END : CUT });
+    if (open !== null)
+      yield this.#entry(
+        "assistant",
+        this.#lastAtMs,
+        this.#turn,
+        isLoaded ? { failure: NO_END } : { failure: CUT, outcome: "cut" },
+      );
   }
 
   *#takeLine(line: Line): Generator<TranscriptEntry> {
@@ -166,7 +175,7 @@ export class Transcriber {
       aborted: "The turn was cancelled.",
       cut: CUT,
     }[outcome];
-    if (failure !== null) yield this.#entry("assistant", endedAtMs, turn, { failure });
+    if (failure !== null) yield this.#entry("assistant", endedAtMs, turn, { failure, outcome });
   }
 
   *#endCalls(turn: number): Generator<TranscriptEntry> {
@@ -190,6 +199,7 @@ export class Transcriber {
       attachments: [],
       tool: null,
       failure: null,
+      outcome: null,
       ...rest,
     };
   }

@@ -1,7 +1,5 @@
 import { isObject } from "../../config/values/json.js";
-
-/** `aborted`: the user stopped the turn. `cut`: the server ended or the session was unloaded during the turn. */
-export type TurnOutcome = "completed" | "failed" | "aborted" | "cut";
+import type { TurnOutcome } from "../../model/session.js";
 
 /** Times are Unix times in milliseconds, by the clock of the server's machine. */
 export interface EndedTurn {

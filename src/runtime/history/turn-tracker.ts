@@ -1,4 +1,5 @@
 import { isObject } from "../../config/values/json.js";
+import type { TurnOutcome } from "../../model/session.js";
 import type { HistoryEvent } from "./event.js";
 import {
   addPending,
@@ -9,7 +10,6 @@ import {
   noteMessage,
   type OpenTurn,
   type Turn,
-  type TurnOutcome,
 } from "./turn-state.js";
 
 /** A turn that seems to be over counts as over after this many milliseconds without another event. */

@@ -4,6 +4,7 @@ import { ERRORS, type FleetErrorCode } from "../../errors.js";
 import type { RequestReport } from "../../gateway/state/door/report.js";
 import { SIGN_ON_RESULTS, type SignOnReport, WAYS } from "../../identity/sign-on.js";
 import { SERVER_STATES } from "../../model/server.js";
+import { TURN_OUTCOMES, type TurnOutcome } from "../../model/session.js";
 import { NO_USAGE, type UsageCounts } from "../../model/usage/usage.js";
 import { EGRESS_RESULTS, type EgressResult } from "../../sandbox/network/outbound.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
@@ -15,7 +16,6 @@ export type { MetricsSnapshot } from "./snapshot.js";
 /** Why a server was started again. `start`: its previous start failed. */
 const RESTART_REASONS = ["crash", "hang", "start"] as const;
 const RECYCLE_REASONS = ["memory", "age", "sessions"] as const;
-const TURN_OUTCOMES = ["completed", "failed", "aborted", "cut"] as const;
 const SERVER_LIMITS = ["memory", "processes", "disk"] as const;
 const EVENT_RESULTS = ["written", "lost"] as const;
 const OK_OR_FAILED = ["ok", "failed"] as const;
@@ -161,7 +161,7 @@ export class FleetMetrics {
     this.#series.probeSeconds.observe(seconds);
   }
 
-  turnEnded(outcome: (typeof TURN_OUTCOMES)[number], seconds: number): void {
+  turnEnded(outcome: TurnOutcome, seconds: number): void {
     this.#series.turns.inc({ outcome });
     this.#series.turnSeconds.observe(seconds);
   }

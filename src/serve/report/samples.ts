@@ -1,4 +1,4 @@
-import type { TurnOutcome } from "../../runtime/history/turn-state.js";
+import type { TurnOutcome } from "../../model/session.js";
 
 /** How a host is used at one moment, and what has happened on it since the previous sample. */
 export interface Sample {

@@ -103,7 +103,7 @@ export function missingLines(
       outcome: "begun",
     });
     const begun = Array.from({ length: requests }, (_, index) => line(index));
-    return [...begun, { ...line(0), ...numbers, outcome: "ended" }];
+    return [...begun, { ...line(0), ...numbers, outcome: "completed" }];
   });
 }
 

@@ -125,7 +125,8 @@ export class Leases {
     const lease = await this.#store.leases.check(sessionId, token);
     if (holder !== undefined && lease.holder !== holder) {
       const message = `The lease on session ${quote(sessionId)} is held by ${quote(lease.holder)}, not by ${quote(holder)}.`;
-      throw new FleetError("FLEET_LEASE_LOST", message, { suggestions: [`copilotfleet lock ${sessionId} --show`] });
+      const suggestions = [`copilotfleet lock ${sessionId} --show`] as const;
+      throw new FleetError("FLEET_LEASE_LOST", message, { suggestions, retryable: false });
     }
     return this.#held(token, lease, { asked, adopted: true });
   }

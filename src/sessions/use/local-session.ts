@@ -32,7 +32,7 @@ import {
 import { type AttachedSession, askerOf, OpenSession, type Prompt, type SendOptions } from "./open-session.js";
 import { isStopped } from "./server.js";
 import { assertAccepted, credentialsOf, forgetCredential } from "./session-token.js";
-import { TurnEvents } from "./turn-records.js";
+import { endingOf, TurnEvents } from "./turn-records.js";
 import { type SessionUse, useSession } from "./use-session.js";
 
 interface LocalAttached extends AttachedSession {
@@ -172,12 +172,14 @@ export class LocalSession extends OpenSession<LocalAttached> {
     const charge = await use.charge();
     const events = new TurnEvents(this.context.events, this.#options.user, use);
     const reply = await attempt().catch((error: unknown) => {
-      if (!hasBegun) charge?.refund();
-      events.failed(error);
+      const ending = endingOf(error, options.signal);
+      if (hasBegun) use.turn.ended(ending.outcome);
+      else charge?.refund();
+      events.ended(ending);
       throw error;
     });
-    use.turn.ended();
-    events.ended();
+    use.turn.ended(reply.outcome);
+    events.ended({ outcome: reply.outcome, reason: null });
     this.#recording = this.#recordTurn();
     return reply;
   }

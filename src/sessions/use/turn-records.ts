@@ -2,9 +2,10 @@ import type { SessionEvent } from "@github/copilot-sdk";
 import { isFleetError } from "../../errors.js";
 import type { EventLog, NewEvent } from "../../model/events/event.js";
 import type { ServerRecord } from "../../model/server.js";
-import type { SessionRecord } from "../../model/session.js";
+import type { SessionRecord, TurnOutcome } from "../../model/session.js";
 import { creditsIn } from "../../model/usage/credits.js";
 import type { BegunUse, Consumer, UsageNumbers } from "../../model/usage/usage.js";
+import { isTimeout } from "../../runtime/clock.js";
 import type { SessionsContext } from "../context.js";
 
 type MeterContext = Pick<SessionsContext, "ledger" | "config" | "provider">;
@@ -48,10 +49,10 @@ export class MeteredTurn implements Disposable {
     if (this.#isTurn && !this.#isOver) this.#begun ??= this.#context.ledger.begin("turn", this.consumer, id);
   }
 
-  /** Records that the turn has ended by itself. Also records its beginning, if that is missing. */
-  ended(): void {
+  /** Records how the turn ended. Also records its beginning, if that is missing. */
+  ended(outcome: TurnOutcome): void {
     this.began();
-    this.#begun?.end("ended");
+    this.#begun?.end(outcome);
   }
 
   /** Receives each event of this turn. */
@@ -66,10 +67,10 @@ export class MeteredTurn implements Disposable {
     const { ledger, provider } = this.#context;
     if (!this.#isTurn || provider.hasPassed(this.consumer.sessionId)) return;
     const model = typeof data.model === "string" ? data.model : this.consumer.model;
-    ledger.begin("request", { ...this.consumer, model }).end("ended", numbersOf(data));
+    ledger.begin("request", { ...this.consumer, model }).end("completed", numbersOf(data));
   }
 
-  /** Ends the use. If the turn has not ended by itself, records it as cut. */
+  /** Ends the use. If nobody has recorded how the turn ended, records it as cut. */
   [Symbol.dispose](): void {
     this.#isOver = true;
     this.#begun?.end("cut");
@@ -95,6 +96,21 @@ function countOf(value: unknown): number | null {
 /** The codes of errors after which a turn counts as cut. */
 const CUT: ReadonlySet<string> = new Set(["FLEET_TURN_CUT", "FLEET_SERVER_LOST", "FLEET_SERVER_UNREACHABLE"]);
 
+/** How a turn ended. */
+export interface TurnEnding {
+  outcome: TurnOutcome;
+  /** Why: the code of an error, or a word. Null for the usual end. */
+  reason: string | null;
+}
+
+/** How a turn ended that failed with this error. @param signal with which the user cancels the turn */
+export function endingOf(error: unknown, signal: AbortSignal | undefined): TurnEnding {
+  const code = isFleetError(error) ? error.code : isTimeout(error) ? "FLEET_TURN_TIMEOUT" : null;
+  const isCancelled = signal?.aborted === true && error === signal.reason && !isTimeout(error);
+  if (isCancelled) return { outcome: "aborted", reason: code };
+  return { outcome: code !== null && CUT.has(code) ? "cut" : "failed", reason: code ?? "FLEET_INTERNAL" };
+}
+
 interface Where {
   record: Pick<SessionRecord, "id">;
   server: Pick<ServerRecord, "id">;
@@ -112,18 +128,8 @@ export class TurnEvents {
     events.note({ type: "turn.begun", ...this.#about });
   }
 
-  ended(how: Pick<NewEvent, "outcome" | "reason"> = {}): void {
-    this.#events.note({ type: "turn.ended", ...this.#about, ...how });
-  }
-
-  /** Adds to the audit log that the turn did not end by itself. */
-  cut(reason: string): void {
-    this.#events.note({ type: "turn.cut", ...this.#about, outcome: "failed", reason });
-  }
-
-  failed(error: unknown): void {
-    const reason = isFleetError(error) ? error.code : "FLEET_INTERNAL";
-    if (CUT.has(reason)) this.cut(reason);
-    else this.ended({ outcome: "failed", reason });
+  ended({ outcome, reason }: { outcome: TurnOutcome | "refused"; reason: string | null }): void {
+    const type = outcome === "cut" ? "turn.cut" : "turn.ended";
+    this.#events.note({ type, ...this.#about, outcome, reason });
   }
 }

@@ -35,7 +35,10 @@ const event = v.object({
   sessionId: orNull,
   serverId: orNull,
   host: orNull,
-  outcome: v.pipe(word, v.description("`ok`, `refused` or `failed`.")),
+  outcome: v.pipe(
+    word,
+    v.description("`ok`, `refused` or `failed`; for the end of a turn `completed`, `failed`, `aborted` or `cut`."),
+  ),
   reason: orNull,
   detail: orNull,
 });

@@ -24,11 +24,12 @@ export function renderEvent({
     `${actor.via}${actor.os === null ? "" : ` as ${actor.os}`}`,
     host && `on ${host}`,
   ];
-  const how = outcome === "ok" ? reason : [outcome, reason].filter(Boolean).join(" ");
+  const isUsual = outcome === "ok" || outcome === "completed";
+  const how = isUsual ? reason : [outcome, reason].filter(Boolean).join(" ");
   const parts = [listed(about), `by ${listed(by)}`, how && `(${how})`, detail];
   const text = printable(parts.filter((part) => part !== null && part !== "").join("  "));
   const kind = type.padEnd(TYPE_WIDTH);
-  return `${at}  ${outcome === "ok" ? kind : colour.red(kind)}  ${text}`;
+  return `${at}  ${isUsual || outcome === "aborted" ? kind : colour.red(kind)}  ${text}`;
 }
 
 function listed(parts: readonly (string | null)[]): string {

@@ -1,7 +1,7 @@
 import type { SessionEvent } from "@github/copilot-sdk";
 import type { FleetError } from "../../../errors.js";
+import type { TurnOutcome } from "../../../model/session.js";
 import type { TurnReply } from "../../../runtime/client/turn.js";
-import type { TurnOutcome } from "../../../runtime/history/turn-state.js";
 import { TurnTracker } from "../../../runtime/history/turn-tracker.js";
 import { historyLacksTurn, recordedFailure, turnWasCut } from "../../problems.js";
 
@@ -10,7 +10,7 @@ export class RecordedTurn {
   readonly #sessionId: string;
   readonly #messageId: string;
   readonly #tracker = new TurnTracker();
-  readonly #reply: TurnReply = { text: "", event: undefined };
+  readonly #reply: TurnReply = { text: "", event: undefined, outcome: "completed" };
   #hasBegun = false;
   #outcome: TurnOutcome | null = null;
   #failure = "";
@@ -58,6 +58,7 @@ export class RecordedTurn {
     const outcome = this.#outcome ?? this.#tracker.close(Date.now())?.outcome ?? null;
     const error = this.#errorOf(outcome);
     if (error !== null) throw error;
+    if (outcome === "aborted") this.#reply.outcome = outcome;
     return this.#reply;
   }
 

@@ -122,8 +122,8 @@ export class TurnJournal {
       // A repetition of this request gets this end again, although another prompt may succeed.
       const isFinal = record.messageId !== null && isFleetError(thrown, "FLEET_MODEL_UNAVAILABLE");
       const error = isFinal ? storedEnd({ code: "FLEET_TURN_FAILED", message: thrown.message }) : thrown;
-      if (record.messageId !== null) await this.#end(record, error);
-      else if (isFleetError(error, "FLEET_TURN_FAILED")) await this.#forget(open, record);
+      if (record.messageId !== null) throw await this.#end(record, error);
+      if (isFleetError(error, "FLEET_TURN_FAILED")) await this.#forget(open, record);
       throw error;
     }
   }
@@ -179,19 +179,20 @@ export class TurnJournal {
     } catch (error) {
       // The server may have died after it began the prompt, and before it wrote the prompt to the history.
       const end = isFleetError(error, "FLEET_SESSION_LOST") ? turnWasCut(record.sessionId) : error;
-      await this.#end(record, end);
-      throw end;
+      throw await this.#end(record, end);
     }
   }
 
-  async #end(record: KeyedTurn, error: unknown): Promise<void> {
-    if (!ENDS.some((code) => isFleetError(error, code))) return;
+  /** Records how the turn ended, if the error shows it. @returns the error for this request and for each later one */
+  async #end(record: KeyedTurn, error: unknown): Promise<unknown> {
+    if (!ENDS.some((code) => isFleetError(error, code))) return error;
     const { code, message } = error as FleetError;
     await this.#note({
       ...record,
       usage: this.#watch.turn === null ? null : this.#watch.usage,
       outcome: { code, message },
     });
+    return storedEnd({ code, message }, error);
   }
 
   /**
