@@ -28,6 +28,9 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
     const { current } = scroller;
     if (current !== null && isAtEnd.current) current.scrollTop = current.scrollHeight;
   }, [items, requests, problem]);
+  useEffect(() => {
+    if (trouble === undefined) setProblem((before) => (before?.status === 0 ? undefined : before));
+  }, [trouble]);
   if (failure !== undefined) return <Failure problem={failure} />;
   if (session === null) return <Loading />;
   const isRunning = isOwnTurn || conversation.isRunning;
@@ -40,6 +43,10 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
     setProblem(reason);
     return isAccepted;
   };
+  const last = items.at(-1);
+  const isCut = last?.kind === "note" && last.tone === "warn";
+  const failed =
+    last?.kind === "note" && last.tone !== "" ? items.findLast(({ kind }) => kind === "prompt") : undefined;
   const stop = () => void chat.stop().catch((error: unknown) => setProblem(problemFrom(error)));
   return (
     <div class="chat">
@@ -76,7 +83,12 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
             />
           ))}
           {isRunning && requests.length === 0 && <Working isOwn={isOwnTurn} />}
-          <ProblemNotice problem={problem} />
+          {!isCut && (trouble === undefined || problem?.status !== 0) && <ProblemNotice problem={problem} />}
+          {failed?.kind === "prompt" && failed.attachments.length === 0 && mayUse && !isRunning && (
+            <button type="button" class="button small again" onClick={() => void send(failed.text)}>
+              Send again
+            </button>
+          )}
           {trouble !== undefined && (
             <p class="notice" role="status">
               The connection is lost. The console tries to connect again…
@@ -150,7 +162,7 @@ function Working({ isOwn }: { isOwn: boolean }) {
   );
 }
 
-/** Announces complete replies to a screen reader, but not each piece of a reply. */
+/** Announces complete replies, and that a reply is incomplete, to a screen reader, but not each piece of a reply. */
 function Announcer({
   items,
   isRunning,
@@ -161,12 +173,14 @@ function Announcer({
   waits: number;
 }) {
   const started = useRef(items.length);
-  const last = items.findLast((item) => item.kind === "reply" && item.isWhole);
-  const isNew = items.length > started.current;
-  const reply = last?.kind === "reply" && isNew && !isRunning ? `The agent replied: ${last.text}` : "";
+  const last = items.findLast((item) => item.kind === "note" || (item.kind === "reply" && item.state === "whole"));
+  const isNew = items.length > started.current && !isRunning;
+  // An error is an alert, so the screen reader has announced it.
+  const cut = last?.kind === "note" && last.tone === "warn" ? "The reply is incomplete." : "";
+  const end = last?.kind === "reply" ? `The agent replied: ${last.text}` : cut;
   return (
     <p class="sr-only" aria-live="polite">
-      {waits > 0 ? "The agent waits for your answer." : isRunning ? "The agent is working." : reply}
+      {waits > 0 ? "The agent waits for your answer." : isRunning ? "The agent is working." : isNew ? end : ""}
     </p>
   );
 }
