@@ -22,12 +22,18 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
   const [dialog, setDialog] = useState<"members" | "delete" | null>(null);
   const scroller = useRef<HTMLDivElement>(null);
   const isAtEnd = useRef(true);
+  const hasAnswered = useRef(false);
   const close = useCallback(() => setDialog(null), []);
   useTitle(id);
   useEffect(() => {
     const { current } = scroller;
     if (current !== null && isAtEnd.current) current.scrollTop = current.scrollHeight;
   }, [items, requests, problem]);
+  useEffect(() => {
+    // The card that had the focus is gone. Move the focus to the next card, or back to the prompt.
+    if (hasAnswered.current) document.querySelector<HTMLElement>(".request, .composer textarea")?.focus();
+    hasAnswered.current = false;
+  }, [requests]);
   useEffect(() => {
     if (trouble === undefined) setProblem((before) => (before?.status === 0 ? undefined : before));
   }, [trouble]);
@@ -47,6 +53,8 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
   const isCut = last?.kind === "note" && last.tone === "warn";
   const failed =
     last?.kind === "note" && last.tone !== "" ? items.findLast(({ kind }) => kind === "prompt") : undefined;
+  const isShared = session.kind === "collaborative";
+  const past = items.flatMap((item) => (item.kind === "prompt" && (item.isOwn || !isShared) ? [item.text] : []));
   const stop = () => void chat.stop().catch((error: unknown) => setProblem(problemFrom(error)));
   return (
     <div class="chat">
@@ -71,14 +79,17 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
             </Empty>
           )}
           {items.map((item) => (
-            <ItemView key={`${item.kind} ${item.id}`} item={item} isShared={session.kind === "collaborative"} />
+            <ItemView key={`${item.kind} ${item.id}`} item={item} isShared={isShared} />
           ))}
           {requests.map((request) => (
             <RequestCard
               key={request.id}
               sessionId={id}
               request={request}
-              answered={chat.answered}
+              answered={(requestId) => {
+                hasAnswered.current = true;
+                chat.answered(requestId);
+              }}
               mayAnswer={mayUse}
             />
           ))}
@@ -98,7 +109,7 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
       </div>
       <Announcer items={items} isRunning={isRunning} waits={requests.length} />
       {mayUse ? (
-        <Composer isRunning={isRunning} isOwnTurn={isOwnTurn} send={send} stop={stop} />
+        <Composer isRunning={isRunning} isOwnTurn={isOwnTurn} past={past} send={send} stop={stop} />
       ) : (
         <p class="chat-note quiet">Your token has the scope read, so you can read this conversation but not write.</p>
       )}
