@@ -177,7 +177,9 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
       const cell = page.getByTitle(LONG).first();
       await cell.waitFor();
       expect(await cell.textContent()).toBe(`${LONG.slice(0, 18)}…${LONG.slice(-17)}`);
-      const wide = await page.evaluate("[...document.querySelectorAll('.table')].map((e) => e.scrollWidth - e.clientWidth)");
+      const wide = await page.evaluate(
+        "[...document.querySelectorAll('.table')].map((e) => e.scrollWidth - e.clientWidth)",
+      );
       expect([name, wide]).toEqual([name, (wide as number[]).map(() => 0)]);
     }
     await page.setViewportSize({ width: 390, height: 800 });
