@@ -83,7 +83,7 @@ describe("the published package", () => {
     const pages = paths.filter((path) => /^(README|CONTRIBUTING|docs\/.*)\.?(md)$/.test(path));
     expect(pages).toEqual(expect.arrayContaining(["README.md", "CONTRIBUTING.md", "docs/guide.md"]));
     const targets = pages.flatMap((page) =>
-      [...read(page).matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, link = ""]) =>
+      [...read(page).matchAll(/(?:\]\(|<img src=")(?!https?:|#)([^)#"]+)/g)].map(([, link = ""]) =>
         posix.join(posix.dirname(page), link).replace(/\/$/, ""),
       ),
     );

@@ -63,6 +63,7 @@ export interface ApiFleet {
   readonly servers: {
     list(filter: ServerFilter): Promise<BusyServer[]>;
     stop(ids: readonly string[], request: StopRequest): Promise<{ stopped: Stopped[] }>;
+    spawn(user: string, options: { signal: AbortSignal }): Promise<{ server: ServerView; created: boolean }>;
     restart(ids: readonly string[], request: StopRequest): Promise<{ stopped: Stopped[]; servers: ServerView[] }>;
   };
   readonly events: {

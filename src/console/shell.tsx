@@ -33,6 +33,7 @@ const PAGES: readonly Page[] = [
     scope: "admin",
     load: async () => (await import("./admin/pages.js")).Servers,
   },
+  { name: "users", title: "Users", scope: "admin", load: async () => (await import("./admin/pages.js")).Users },
   {
     name: "all-sessions",
     title: "All sessions",

@@ -68,6 +68,7 @@ const ROWS: Readonly<Record<string, Row>> = {
   "GET /v1/servers": { action: "manage" },
   "POST /v1/servers/{id}/restart": { action: "manage", id: () => serverOf("carol") },
   "POST /v1/servers/{id}/stop": { action: "manage", id: () => serverOf("carol") },
+  "POST /v1/users/{id}/start": { action: "manage", id: () => "carol" },
   "POST /v1/servers/{id}/drain": { action: "manage", id: () => serverOf("carol") },
   "GET /v1/hosts": { action: "manage" },
   "GET /v1/samples": { action: "manage" },

@@ -5,7 +5,8 @@ import { TestFleet } from "../fixtures/commands/cli.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
 import { barriers, noChromium, overflow, signIn, TestBrowser } from "./harness.js";
 
-const PAGES = ["Servers", "All sessions", "Tokens", "Charts"] as const;
+const PAGES = ["Servers", "Users", "All sessions", "Tokens", "Charts"] as const;
+const LONG = "Wolfeschlegelsteinhausenbergerdorff".repeat(4).slice(0, 120);
 
 describe.skipIf(noChromium !== null)("the pages for operators", () => {
   let commands: TestFleet;
@@ -139,6 +140,55 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
       .waitFor();
   });
 
+  it("an operator starts and stops a user's server, sets limits and purges the user", async () => {
+    const dave = await issue("dave", "use");
+    const page = await operator();
+    await open(page, "Users");
+    const row = page.getByRole("row", { name: /^dave/ });
+    const act = async (button: string, confirm: string) => {
+      await row.getByRole("button", { name: `${button} dave` }).click();
+      await page.getByRole("dialog").getByRole("button", { name: confirm, exact: true }).click();
+      await page.getByRole("dialog").waitFor({ state: "detached" });
+    };
+    await row.getByText("no server").waitFor();
+    await act("Start", "Start the server");
+    await row.getByText("ready").waitFor();
+    expect(await serverOf("dave")).toMatchObject({ state: "ready" });
+    await act("Stop", "Stop");
+    await row.getByText("stopped").waitFor();
+    await row.getByRole("button", { name: "Limits dave" }).click();
+    await page.getByRole("dialog").getByLabel("Turns per minute").fill("7");
+    await page.getByRole("dialog").getByRole("button", { name: "Set the limits" }).click();
+    await page.getByRole("dialog").waitFor({ state: "detached" });
+    expect((await api(admin, "GET", "/v1/users/dave/limits")).json).toMatchObject({ limits: { turnsPerMinute: 7 } });
+    await act("Purge", "Purge");
+    await page.getByText("The data of dave is erased.").waitFor();
+    await row.waitFor({ state: "detached" });
+    expect((await api(dave, "GET", "/v1/me")).status).toBe(401);
+  });
+
+  it("a long name is cut in the middle, and no table of an operator is wider than the page", async () => {
+    const token = await issue(LONG, "use");
+    const id = `${"s".repeat(20)}-${"t".repeat(30)}`;
+    await api(token, "POST", "/v1/sessions", { id });
+    const page = await operator({ viewport: { width: 1280, height: 800 } });
+    for (const name of ["Users", "All sessions", "Tokens", "Servers"] as const) {
+      await open(page, name);
+      const cell = page.getByTitle(LONG).first();
+      await cell.waitFor();
+      expect(await cell.textContent()).toBe(`${LONG.slice(0, 18)}…${LONG.slice(-17)}`);
+      const wide = await page.evaluate(
+        "[...document.querySelectorAll('.table')].map((e) => e.scrollWidth - e.clientWidth)",
+      );
+      expect([name, wide]).toEqual([name, (wide as number[]).map(() => 0)]);
+    }
+    await page.setViewportSize({ width: 390, height: 800 });
+    expect(await overflow(page)).toBe(0);
+    await page.goto(`/#/usage/${LONG}`);
+    await page.getByRole("heading", { name: /^Usage of/ }).waitFor();
+    expect(await overflow(page)).toBe(0);
+  });
+
   it("an operator issues a token, sees its secret once, and revokes it, after which the API refuses it", async () => {
     const page = await operator();
     await open(page, "Tokens");
@@ -187,6 +237,13 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
       "[...document.querySelectorAll('.plot canvas')].map((canvas) => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size > 2)",
     );
     expect(drawn).toEqual(Array.from({ length: 6 }, () => true));
+  });
+
+  it("on a screen of 390 pixels, the links to all pages are visible", async () => {
+    const page = await operator({ viewport: { width: 390, height: 800 } });
+    const nav = page.getByRole("navigation", { name: "Pages" });
+    expect(await nav.evaluate((element) => element.scrollWidth - element.clientWidth)).toBe(0);
+    await nav.getByRole("link", { name: "Charts" }).click({ trial: true });
   });
 
   it("the operator pages have no serious accessibility barriers, and fit into 390 pixels", async () => {

@@ -180,6 +180,28 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     }
   });
 
+  it("Up and Down at the start of an unchanged field recall the prompts of the conversation", async () => {
+    const page = await chatOf("alice", await session());
+    for (const [index, prompt] of ["first", "second"].entries()) {
+      await ask(page, prompt);
+      await replies(page).nth(index).getByText(`you said: ${prompt}`).waitFor();
+      await page.getByRole("button", { name: "Send" }).waitFor();
+    }
+    const recalled: string[] = [];
+    for (const key of ["ArrowUp", "ArrowUp", "ArrowUp", "ArrowDown", "ArrowDown", "ArrowUp"]) {
+      await field(page).press(key);
+      recalled.push(await field(page).inputValue());
+    }
+    expect(recalled).toEqual(["second", "first", "first", "second", "", "second"]);
+    await field(page).press("End");
+    await field(page).press("ArrowUp");
+    expect(await field(page).inputValue()).toBe("second");
+    await field(page).fill("a draft");
+    await field(page).press("Home");
+    await field(page).press("ArrowUp");
+    expect(await field(page).inputValue()).toBe("a draft");
+  });
+
   it("a prompt that is sent again after a lost connection has the same key, so that it runs only once", async () => {
     const id = await session();
     const page = await chatOf("alice", id);

@@ -66,6 +66,13 @@ describe.skipIf(noChromium !== null)("a permission or a question in the console"
     expect(await permission(page).count()).toBe(0);
   });
 
+  it("after the last answer, the focus moves back to the prompt", async () => {
+    const { page } = await chat();
+    await ask(page, command("echo focus"));
+    await permission(page).getByRole("button", { name: "Approve" }).press("Enter");
+    await expect.poll(async () => await page.evaluate("document.activeElement.ariaLabel")).toBe("Prompt");
+  });
+
   it("a permission also appears in a later turn of a conversation", async () => {
     const { page } = await chat();
     await ask(page, GREETING);

@@ -28,6 +28,11 @@ export const busyServer = v.object({
 
 export const servers = v.object({ servers: v.array(busyServer), pool: s.pool });
 
+export const started = v.object({
+  server: s.server,
+  created: v.pipe(v.boolean(), v.description("False if the server already ran.")),
+});
+
 export const host = v.object({
   name: v.string(),
   state: v.picklist(["serving", "draining", "unattended", "gone"]),

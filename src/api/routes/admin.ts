@@ -55,6 +55,20 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
   }),
   route({
     ...WAITS,
+    path: "/v1/users/{id}/start",
+    operation: "startUserServer",
+    isWork: true,
+    summary: "Start the server of a user",
+    description: "Answers when the server runs. Changes nothing if it runs already.",
+    body: s.nothing,
+    answer: { status: 200, description: "The server runs.", schema: a.started },
+    handle: async ({ fleet, params: { id }, lasting: signal }) => {
+      const { server, created } = await fleet.servers.spawn(id, { signal });
+      return { body: { server: v.parse(s.server, server), created } };
+    },
+  }),
+  route({
+    ...WAITS,
     path: "/v1/servers/{id}/restart",
     operation: "restartServer",
     isWork: true,

@@ -1,6 +1,7 @@
 import { useCallback, useMemo, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
 import { usePolled, useTitle } from "../parts/hooks.js";
+import { Name } from "../parts/name.js";
 import { Badge, Empty, Loading, ProblemNotice } from "../parts/notice.js";
 import { Search } from "../parts/search.js";
 import { ago, bytes, exact, plural } from "../parts/show.js";
@@ -85,7 +86,7 @@ const COLUMNS: readonly Column<AnySession>[] = [
     by: ({ id }) => id,
     cell: ({ id, purpose, model }) => (
       <>
-        <bdi class="cell-title">{id}</bdi>
+        <Name class="cell-title" text={id} />
         {(purpose !== null || model !== null) && (
           <span class="cell-note">
             {purpose !== null && <bdi>{purpose}</bdi>} {model !== null && <bdi>{model}</bdi>}
@@ -99,8 +100,8 @@ const COLUMNS: readonly Column<AnySession>[] = [
     by: ({ owner }) => owner,
     cell: ({ owner, members, kind }) => (
       <>
-        <a href={`#/all-sessions/${encodeURIComponent(owner)}`} dir="auto">
-          {owner}
+        <a href={`#/all-sessions/${encodeURIComponent(owner)}`}>
+          <Name text={owner} />
         </a>
         {kind === "collaborative" && (
           <span class="cell-note" title={members.join(", ")}>
@@ -121,7 +122,7 @@ const COLUMNS: readonly Column<AnySession>[] = [
     by: ({ serverId, host }) => `${serverId} ${host ?? ""}`,
     cell: ({ serverId, host }) => (
       <>
-        <bdi>{serverId}</bdi>
+        <Name text={serverId} />
         {host !== null && <span class="cell-note">on {host}</span>}
       </>
     ),
@@ -142,7 +143,7 @@ function Held({ lease }: { lease: Lease | null }) {
   if (lease === null) return <span class="quiet">–</span>;
   return (
     <>
-      <bdi>{lease.holder}</bdi>
+      <Name text={lease.holder} />
       <span class="cell-note" title={`fence ${lease.fence}, until ${exact(lease.expiresAt)}`}>
         since {ago(lease.acquiredAt)}
       </span>

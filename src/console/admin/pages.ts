@@ -2,3 +2,4 @@
 export { AllSessions } from "./all-sessions.js";
 export { Servers } from "./servers.js";
 export { Tokens } from "./tokens.js";
+export { Users } from "./users.js";

@@ -1,6 +1,7 @@
 import { useCallback, useMemo, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
 import { usePolled, useTitle } from "../parts/hooks.js";
+import { Name } from "../parts/name.js";
 import { Badge, Empty, Loading, ProblemNotice } from "../parts/notice.js";
 import { Search } from "../parts/search.js";
 import { ago, bytes, exact } from "../parts/show.js";
@@ -84,7 +85,7 @@ function ServerTable({
 }) {
   const running = useOperations().filter(({ state }) => state === "running");
   const columns: Column<Server>[] = [
-    { title: "Server", by: referenceOf, cell: (server) => <Name server={server} /> },
+    { title: "Server", by: referenceOf, cell: (server) => <ServerName server={server} /> },
     { title: "State", by: ({ state }) => state, cell: (server) => <State server={server} /> },
     ...(hasHosts
       ? [{ title: "Host", by: (each: Server) => each.hostName, cell: (each: Server) => each.hostName }]
@@ -120,12 +121,12 @@ function ServerTable({
   return <Table label="Servers" columns={columns} rows={servers} idOf={referenceOf} sortedBy="Server" />;
 }
 
-function Name({ server: { id, user, pid, url, version } }: { server: Server }) {
+function ServerName({ server: { id, user, pid, url, version } }: { server: Server }) {
   return (
     <>
-      <bdi class="cell-title">{user ?? id}</bdi>
+      <Name class="cell-title" text={user ?? id} />
       <span class="cell-note" title={version === null ? undefined : `Copilot ${version}`}>
-        {user === null ? "shared" : <bdi>{id}</bdi>}
+        {user === null ? "shared" : <Name text={id} />}
         {pid !== null && <span> · process {pid}</span>}
         {url !== null && <span class="sr-only"> · {url}</span>}
       </span>

@@ -2,6 +2,7 @@ import { useCallback, useMemo, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
 import { Dialog } from "../parts/dialog.js";
 import { usePolled, useTitle } from "../parts/hooks.js";
+import { Name } from "../parts/name.js";
 import { Badge, Empty, Loading, ProblemNotice } from "../parts/notice.js";
 import { Search } from "../parts/search.js";
 import { ago, exact, plural } from "../parts/show.js";
@@ -97,7 +98,7 @@ const COLUMNS: readonly Column<Token>[] = [
     by: ({ user }) => user,
     cell: ({ user, id }) => (
       <>
-        <bdi class="cell-title">{user}</bdi>
+        <Name class="cell-title" text={user} />
         <span class="cell-note">
           <code>{id}</code>
         </span>
@@ -114,7 +115,7 @@ const COLUMNS: readonly Column<Token>[] = [
         ))}
         {sessionId !== null && (
           <span class="cell-note">
-            only session <bdi>{sessionId}</bdi>
+            only session <Name text={sessionId} />
           </span>
         )}
       </>

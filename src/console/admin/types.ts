@@ -62,6 +62,21 @@ export interface Token {
   lastUsedAt: string | null;
 }
 
+export interface User {
+  user: string;
+  sessions: number;
+  servers: number;
+  tokens: number;
+  suspended?: { since: string; reason: string | null } | null;
+}
+
+/** The outcome of a purge. */
+export interface Receipt {
+  user: string;
+  /** The parts that could not be erased, and the reasons. */
+  remains: readonly { host: string | null; what: string; why: string }[];
+}
+
 export interface IssuedToken extends Pick<Token, "id" | "user" | "expiresAt" | "scopes" | "sessionId"> {
   token: string;
 }

@@ -61,3 +61,10 @@ export interface SessionEvent {
   // biome-ignore lint/suspicious/noExplicitAny: each type of event has its own fields
   data: any;
 }
+
+/** A part of a transcript, with the fields that the console reads. */
+export interface TranscriptEntry {
+  role: "user" | "assistant" | "tool";
+  /** Why the turn ended without a complete reply; null for all other entries. */
+  failure: string | null;
+}

@@ -22,12 +22,21 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
   const [dialog, setDialog] = useState<"members" | "delete" | null>(null);
   const scroller = useRef<HTMLDivElement>(null);
   const isAtEnd = useRef(true);
+  const hasAnswered = useRef(false);
   const close = useCallback(() => setDialog(null), []);
   useTitle(id);
   useEffect(() => {
     const { current } = scroller;
     if (current !== null && isAtEnd.current) current.scrollTop = current.scrollHeight;
   }, [items, requests, problem]);
+  useEffect(() => {
+    // The card that had the focus is gone. Move the focus to the next card, or back to the prompt.
+    if (hasAnswered.current) document.querySelector<HTMLElement>(".request, .composer textarea")?.focus();
+    hasAnswered.current = false;
+  }, [requests]);
+  useEffect(() => {
+    if (trouble === undefined) setProblem((before) => (before?.status === 0 ? undefined : before));
+  }, [trouble]);
   if (failure !== undefined) return <Failure problem={failure} />;
   if (session === null) return <Loading />;
   const isRunning = isOwnTurn || conversation.isRunning;
@@ -40,6 +49,12 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
     setProblem(reason);
     return isAccepted;
   };
+  const last = items.at(-1);
+  const isCut = last?.kind === "note" && last.tone === "warn";
+  const failed =
+    last?.kind === "note" && last.tone !== "" ? items.findLast(({ kind }) => kind === "prompt") : undefined;
+  const isShared = session.kind === "collaborative";
+  const past = items.flatMap((item) => (item.kind === "prompt" && (item.isOwn || !isShared) ? [item.text] : []));
   const stop = () => void chat.stop().catch((error: unknown) => setProblem(problemFrom(error)));
   return (
     <div class="chat">
@@ -64,19 +79,27 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
             </Empty>
           )}
           {items.map((item) => (
-            <ItemView key={`${item.kind} ${item.id}`} item={item} isShared={session.kind === "collaborative"} />
+            <ItemView key={`${item.kind} ${item.id}`} item={item} isShared={isShared} />
           ))}
           {requests.map((request) => (
             <RequestCard
               key={request.id}
               sessionId={id}
               request={request}
-              answered={chat.answered}
+              answered={(requestId) => {
+                hasAnswered.current = true;
+                chat.answered(requestId);
+              }}
               mayAnswer={mayUse}
             />
           ))}
           {isRunning && requests.length === 0 && <Working isOwn={isOwnTurn} />}
-          <ProblemNotice problem={problem} />
+          {!isCut && (trouble === undefined || problem?.status !== 0) && <ProblemNotice problem={problem} />}
+          {failed?.kind === "prompt" && failed.attachments.length === 0 && mayUse && !isRunning && (
+            <button type="button" class="button small again" onClick={() => void send(failed.text)}>
+              Send again
+            </button>
+          )}
           {trouble !== undefined && (
             <p class="notice" role="status">
               The connection is lost. The console tries to connect again…
@@ -86,7 +109,7 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
       </div>
       <Announcer items={items} isRunning={isRunning} waits={requests.length} />
       {mayUse ? (
-        <Composer isRunning={isRunning} isOwnTurn={isOwnTurn} send={send} stop={stop} />
+        <Composer isRunning={isRunning} isOwnTurn={isOwnTurn} past={past} send={send} stop={stop} />
       ) : (
         <p class="chat-note quiet">Your token has the scope read, so you can read this conversation but not write.</p>
       )}
@@ -150,7 +173,7 @@ function Working({ isOwn }: { isOwn: boolean }) {
   );
 }
 
-/** Announces complete replies to a screen reader, but not each piece of a reply. */
+/** Announces complete replies, and that a reply is incomplete, to a screen reader, but not each piece of a reply. */
 function Announcer({
   items,
   isRunning,
@@ -161,12 +184,14 @@ function Announcer({
   waits: number;
 }) {
   const started = useRef(items.length);
-  const last = items.findLast((item) => item.kind === "reply" && item.isWhole);
-  const isNew = items.length > started.current;
-  const reply = last?.kind === "reply" && isNew && !isRunning ? `The agent replied: ${last.text}` : "";
+  const last = items.findLast((item) => item.kind === "note" || (item.kind === "reply" && item.state === "whole"));
+  const isNew = items.length > started.current && !isRunning;
+  // An error is an alert, so the screen reader has announced it.
+  const cut = last?.kind === "note" && last.tone === "warn" ? "The reply is incomplete." : "";
+  const end = last?.kind === "reply" ? `The agent replied: ${last.text}` : cut;
   return (
     <p class="sr-only" aria-live="polite">
-      {waits > 0 ? "The agent waits for your answer." : isRunning ? "The agent is working." : reply}
+      {waits > 0 ? "The agent waits for your answer." : isRunning ? "The agent is working." : isNew ? end : ""}
     </p>
   );
 }

@@ -1,4 +1,4 @@
-import type { AgentRequest, SessionEvent } from "../api/types.js";
+import type { AgentRequest, SessionEvent, TranscriptEntry } from "../api/types.js";
 
 export interface Prompt {
   id: string;
@@ -16,7 +16,7 @@ export interface Reply {
   kind: "reply";
   text: string;
   at: string;
-  isWhole: boolean;
+  state: "growing" | "whole" | "unfinished";
 }
 
 export interface ToolUse {
@@ -29,7 +29,8 @@ export interface Note {
   id: string;
   kind: "note";
   text: string;
-  isBad: boolean;
+  /** `bad`: the turn failed. `warn`: the reply is incomplete. */
+  tone: "" | "warn" | "bad";
 }
 
 /** One part of a conversation, as the page shows it. */
@@ -51,9 +52,11 @@ export interface Conversation {
   isRunning: boolean;
   /** The ids of the recorded events so far. */
   seen: ReadonlySet<string>;
+  /** The number of prompts for which {@link withFailures} has marked the end of the turn. */
+  checked: number;
 }
 
-export const EMPTY: Conversation = { items: [], requests: [], isRunning: false, seen: new Set() };
+export const EMPTY: Conversation = { items: [], requests: [], isRunning: false, seen: new Set(), checked: 0 };
 
 const REFUSED = new Set<unknown>(["rejected", "denied"]);
 
@@ -110,16 +113,20 @@ function apply(state: Conversation, event: SessionEvent, isOwn: boolean): Conver
       const answered = { ...state, isRunning: state.isRunning && (wantsTools || text === "") };
       return text === ""
         ? drop(answered, data.messageId)
-        : put(answered, { kind: "reply", id: data.messageId, text, at, isWhole: true });
+        : put(answered, { kind: "reply", id: data.messageId, text, at, state: "whole" });
     }
     case "tool.execution_start":
       return running(put(state, { kind: "tool", id: data.toolCallId, call: callOf(data) }));
-    case "tool.execution_complete":
-      return completed(state, data);
+    case "tool.execution_complete": {
+      const next = completed(state, data);
+      const last = next.items.at(-1);
+      // A tool that the user refused ends the turn without another event. If the user gave a reason, another step follows.
+      return last?.kind === "tool" && last.call.outcome === "refused" ? { ...next, isRunning: false } : next;
+    }
     case "session.error":
-      return ended(put(state, { kind: "note", id: event.id, text: textOf(data.message), isBad: true }));
+      return ended(put(state, { kind: "note", id: event.id, text: textOf(data.message), tone: "bad" }));
     case "abort":
-      return ended(put(state, { kind: "note", id: event.id, text: "The turn was stopped.", isBad: false }));
+      return ended(put(state, { kind: "note", id: event.id, text: "The turn was stopped.", tone: "" }));
     case "turn.end":
     case "session.shutdown":
       return ended(state);
@@ -139,12 +146,40 @@ export function ended(state: Conversation): Conversation {
   const items = state.items.map((item): Item => {
     if (item.kind === "tool" && item.call.outcome === "running")
       return { ...item, call: { ...item.call, outcome: "unfinished" } };
-    return item.kind === "reply" && !item.isWhole ? { ...item, isWhole: true } : item;
+    return item.kind === "reply" && item.state === "growing" ? { ...item, state: "unfinished" } : item;
   });
   return { ...state, items, requests: [], isRunning: false };
 }
 
-export function running(state: Conversation): Conversation {
+/** How many of the last turns to look up in the transcript, because the events do not show how one of them ended. */
+export function unexplained({ items, checked }: Conversation): number {
+  const prompts = items.flatMap(({ kind }, index) => (kind === "prompt" ? [index] : []));
+  const first = prompts.findIndex((_, turn) => {
+    const last = items[(prompts[turn + 1] ?? items.length) - 1];
+    return turn >= checked && last?.kind !== "note" && (last?.kind !== "reply" || last.state !== "whole");
+  });
+  return first === -1 ? 0 : prompts.length - first;
+}
+
+/** Marks turns without a complete reply in the words of the transcript. `entries` are the end of the transcript. */
+export function withFailures(state: Conversation, entries: readonly TranscriptEntry[]): Conversation {
+  const items = [...state.items];
+  let end = items.length;
+  let failure: string | null = null;
+  for (const entry of entries.toReversed()) {
+    failure ??= entry.failure;
+    if (entry.role !== "user") continue;
+    const prompt = items.findLastIndex(({ kind }, index) => kind === "prompt" && index < end);
+    const id = items[prompt]?.id;
+    if (id === undefined) break;
+    if (failure !== null && items[end - 1]?.kind !== "note")
+      items.splice(end, 0, { kind: "note", id: `end of ${id}`, text: `[incomplete] ${failure}`, tone: "warn" });
+    [end, failure] = [prompt, null];
+  }
+  return { ...state, items, checked: items.filter(({ kind }) => kind === "prompt").length };
+}
+
+function running(state: Conversation): Conversation {
   return { ...state, isRunning: true };
 }
 
@@ -166,8 +201,8 @@ function drop(state: Conversation, id: string): Conversation {
 function withDelta(state: Conversation, delta: { messageId: string; deltaContent: string }, at: string): Conversation {
   const { messageId: id, deltaContent } = delta;
   const before = state.items.findLast((each) => each.kind === "reply" && each.id === id);
-  if (before?.kind !== "reply") return put(state, { kind: "reply", id, text: deltaContent, at, isWhole: false });
-  return before.isWhole ? state : put(state, { ...before, text: before.text + deltaContent });
+  if (before?.kind !== "reply") return put(state, { kind: "reply", id, text: deltaContent, at, state: "growing" });
+  return before.state === "whole" ? state : put(state, { ...before, text: before.text + deltaContent });
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: the data of an event of the runtime

@@ -21,7 +21,7 @@ export const ItemView = memo(function ItemView({ item, isShared }: { item: Item;
       );
     case "reply":
       return (
-        <article class="reply" aria-label="Reply" aria-busy={!item.isWhole}>
+        <article class="reply" aria-label="Reply" aria-busy={item.state === "growing"}>
           <Markdown text={item.text} />
         </article>
       );
@@ -29,7 +29,7 @@ export const ItemView = memo(function ItemView({ item, isShared }: { item: Item;
       return <Tool call={item.call} />;
     case "note":
       return (
-        <p class={`notice ${item.isBad ? "bad" : ""}`} dir="auto">
+        <p class={`notice ${item.tone}`} dir="auto">
           {item.text}
         </p>
       );

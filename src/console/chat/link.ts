@@ -1,6 +1,6 @@
 import { send, sessionPath } from "../api/client.js";
 import type { Listener } from "../api/follow.js";
-import { Problem } from "../api/problem.js";
+import { Problem, problemFrom } from "../api/problem.js";
 import { eventsOf } from "../api/stream.js";
 
 /** A prompt with its idempotency key. With this key, the prompt runs only once, however often it is sent. */
@@ -34,13 +34,5 @@ export async function runTurn(
     event(each);
     if (each.event === "turn.end") return;
   }
-  throw connectionLost();
-}
-
-function connectionLost(): Problem {
-  return new Problem({
-    status: 0,
-    detail: "The connection was lost during the turn.",
-    suggestions: ["The turn goes on, and its reply appears here. You need not send the prompt again."],
-  });
+  throw problemFrom("The connection was lost.");
 }

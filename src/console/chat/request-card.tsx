@@ -30,7 +30,7 @@ export function RequestCard({ sessionId, request, mayAnswer, answered }: Request
   };
   const props = { isDisabled: isBusy || !mayAnswer, answer };
   return (
-    <section class="request" aria-label={request.kind === "permission" ? "Permission" : "Question"}>
+    <section class="request" tabIndex={-1} aria-label={request.kind === "permission" ? "Permission" : "Question"}>
       {request.permission !== null && <Permission permission={request.permission} {...props} />}
       {request.question !== null && <Question question={request.question} {...props} />}
       <ProblemNotice problem={problem} />

@@ -3,13 +3,24 @@ import { ask, sessionPath } from "../api/client.js";
 import { follow } from "../api/follow.js";
 import { type Problem, problemFrom } from "../api/problem.js";
 import type { StreamEvent } from "../api/stream.js";
-import type { AgentRequest, Session } from "../api/types.js";
-import { type Arrived, type Conversation, EMPTY, ended, running, withEvents } from "./conversation.js";
+import type { AgentRequest, Session, TranscriptEntry } from "../api/types.js";
+import {
+  type Arrived,
+  type Conversation,
+  EMPTY,
+  ended,
+  unexplained,
+  withEvents,
+  withFailures,
+} from "./conversation.js";
 import { type Keyed, keyFor, runTurn } from "./link.js";
 
 /** How long to collect events, so that the page shows many deltas at once, in milliseconds. */
 const GATHER_MS = 30;
+/** How long no event may come during a turn before the page asks whether the turn still runs, in milliseconds. */
 const LOOK_MS = 2_500;
+/** The same after the page's own turn has failed. */
+const LOOK_SOON_MS = 300;
 
 export interface Chatting {
   conversation: Conversation;
@@ -33,6 +44,8 @@ export function useConversation(id: string): Chatting {
   const [conversation, setConversation] = useState<Conversation>(EMPTY);
   const [session, setSession] = useState<Session | null>(null);
   const [isOwnTurn, setOwnTurn] = useState(false);
+  /** Whether the last turn that this page began has failed, until the page has looked how it ended. */
+  const [isFailed, setFailed] = useState(false);
   const [failure, setFailure] = useState<Problem>();
   const [trouble, setTrouble] = useState<Problem>();
   const gathered = useRef<Arrived[]>([]);
@@ -81,19 +94,26 @@ export function useConversation(id: string): Chatting {
     };
   }, [id, push, reload]);
 
-  // The history does not always show that a turn has ended, for example when its server was killed. So ask for the
-  // state of the session.
-  const { isRunning } = conversation;
+  // The events do not always show that a turn has ended, for example when its server was killed. So ask for the state of
+  // the session, and for the end of the transcript.
+  const { items, isRunning } = conversation;
+  const turns = unexplained(conversation);
   useEffect(() => {
-    if (!isRunning || isOwnTurn) return;
-    const look = setInterval(async () => {
-      const found = await reload().catch(() => null);
-      if (found === null) return;
-      if (found.state !== "active") setConversation(ended);
-      else setConversation(withRequests(await openRequests(id)));
-    }, LOOK_MS);
-    return () => clearInterval(look);
-  }, [isRunning, isOwnTurn, id, reload]);
+    if (isOwnTurn || (!isRunning && turns === 0)) return;
+    const look = async () => {
+      const found = await reload();
+      setFailed(false);
+      if (isRunning && found.state === "active") return setConversation(withRequests(await openRequests(id)));
+      const path = sessionPath(id, `/transcript?turns=${Math.max(1, turns)}`);
+      const { entries } = await ask<{ entries: TranscriptEntry[] }>("GET", path);
+      lost.current = null;
+      // If events have come since, look again later.
+      setConversation((before) => (before.items === items ? withFailures(ended(before), entries) : before));
+    };
+    // If the connection is lost, the next look may succeed.
+    const timer = setInterval(() => void look().catch(() => undefined), isFailed ? LOOK_SOON_MS : LOOK_MS);
+    return () => clearInterval(timer);
+  }, [items, isRunning, turns, isOwnTurn, isFailed, id, reload]);
 
   const send = useCallback(
     async (prompt: string) => {
@@ -108,10 +128,10 @@ export function useConversation(id: string): Chatting {
       lost.current = !isAccepted && problem?.status === 0 ? keyed : null;
       flush();
       setOwnTurn(false);
-      // If the connection was lost, the turn may go on. The stream of the session shows how it ends.
-      setConversation(isAccepted && problem?.status === 0 ? running : ended);
+      setFailed(isAccepted && problem !== undefined);
       void reload().catch(() => undefined);
-      return { isAccepted, problem };
+      // If the connection was lost, the turn may go on. The stream of the session shows how it ends.
+      return { isAccepted, problem: isAccepted && problem?.status === 0 ? undefined : problem };
     },
     [id, push, flush, reload],
   );

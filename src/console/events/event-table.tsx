@@ -1,4 +1,5 @@
 import type { ComponentChildren } from "preact";
+import { Name } from "../parts/name.js";
 import { Badge, type Tone } from "../parts/notice.js";
 import { exact } from "../parts/show.js";
 import { type Column, Table } from "../parts/table.js";
@@ -33,11 +34,11 @@ const WAYS: Readonly<Record<string, string>> = {
 export function EventTable({ events, linksUsers }: { events: readonly FleetEvent[]; linksUsers: boolean }) {
   const name = (user: string) =>
     linksUsers ? (
-      <a href={`#/events/${encodeURIComponent(user)}`} dir="auto">
-        {user}
+      <a href={`#/events/${encodeURIComponent(user)}`}>
+        <Name text={user} />
       </a>
     ) : (
-      <bdi>{user}</bdi>
+      <Name text={user} />
     );
   const columns: Column<FleetEvent>[] = [
     { title: "Time", cell: ({ at }) => <Time at={at} /> },
@@ -94,12 +95,12 @@ function About({ event, name }: { event: FleetEvent; name(user: string): Compone
       {user !== null && name(user)}
       {sessionId !== null && (
         <span class="cell-note">
-          session <bdi>{sessionId}</bdi>
+          session <Name text={sessionId} />
         </span>
       )}
       {serverId !== null && (
         <span class="cell-note">
-          server <bdi>{serverId}</bdi>
+          server <Name text={serverId} />
         </span>
       )}
       {host !== null && (

@@ -37,6 +37,7 @@ const TONES: Readonly<Record<string, Tone>> = {
   unhealthy: "bad",
   away: "bad",
   expired: "bad",
+  suspended: "bad",
   "no sandbox": "bad",
   never: "warn",
   admin: "warn",

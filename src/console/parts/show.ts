@@ -34,3 +34,13 @@ export function plural(count: number, word: string): string {
 export function amount(count: number): string {
   return count.toLocaleString("en", { maximumFractionDigits: 2 });
 }
+
+const LONGEST_NAME = 36;
+
+/** A name, with `…` in the middle if it is long. An id that the fleet chose is never cut. */
+export function short(name: string): string {
+  const letters = [...name];
+  if (letters.length <= LONGEST_NAME) return name;
+  const kept = (LONGEST_NAME - 1) / 2;
+  return `${letters.slice(0, Math.ceil(kept)).join("")}…${letters.slice(-Math.floor(kept)).join("")}`;
+}

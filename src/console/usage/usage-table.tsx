@@ -1,3 +1,4 @@
+import { Name } from "../parts/name.js";
 import { amount } from "../parts/show.js";
 import { type Column, Table } from "../parts/table.js";
 import type { Counts, Report, Row, UsageBy } from "./types.js";
@@ -35,11 +36,11 @@ export function UsageTable({ report: { by, usage }, linksUsers }: { report: Repo
         key === null ? (
           <span class="quiet">{NO_KEY[by]}</span>
         ) : by === "user" && linksUsers ? (
-          <a class="cell-title" dir="auto" href={`#/usage/${encodeURIComponent(key)}`}>
-            {key}
+          <a href={`#/usage/${encodeURIComponent(key)}`}>
+            <Name class="cell-title" text={key} />
           </a>
         ) : (
-          <bdi class="cell-title">{key}</bdi>
+          <Name class="cell-title" text={key} />
         ),
     },
     number("Turns", ({ turns }) => turns),

@@ -90,6 +90,7 @@ export function apiFleet(parts: FleetParts, groups: ApiGroups): ApiFleet {
         return listed.map((server) => withActivity(server, asked.answers));
       },
       stop: async (ids, request) => await servers.stop(ids, request),
+      spawn: async (user, options) => await servers.spawn(user, options),
       restart: async (ids, request) => await servers.restart(ids, request),
     },
     events: {
