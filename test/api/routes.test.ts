@@ -72,7 +72,7 @@ const ROWS: Readonly<Record<string, Row>> = {
   "GET /v1/hosts": { action: "manage" },
   "GET /v1/samples": { action: "manage" },
   "GET /v1/tokens": { action: "manage" },
-  "POST /v1/tokens": { action: "issue", body: () => ({ user: "carol", ttl: "1h" }) },
+  "POST /v1/tokens": { action: "issue", body: () => ({ user: "carol", ttl: "1h", label: "CI" }) },
   "GET /v1/users/{id}/limits": { action: "manage", id: () => "carol" },
   "PUT /v1/users/{id}/limits": { action: "manage", id: () => "carol", body: () => ({ turnsPerMinute: 100 }) },
   "GET /v1/users": { action: "manage" },
