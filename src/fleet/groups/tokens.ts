@@ -30,7 +30,7 @@ export class TokenGroup extends Group {
    * `identity.tokenTtl`
    * @param options.scopes the actions that the token allows. Default: `use`
    * @param options.sessionId the only session that the token is valid for. The user owns it or is a member
-   * @param options.label what the token is for, in at most 200 characters. Lists and the audit log show it
+   * @param options.label the purpose of the token, in at most 200 characters. Lists and the audit log show it
    * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use that session.
    */
   async issue(
