@@ -121,7 +121,7 @@ export type { BrokenAt, EventsVerified } from "./peers/events/verify.js";
 export type { BusyServer, HostView, Overview, UserView } from "./peers/overview.js";
 export type { PurgeReceipt } from "./peers/purge.js";
 export type { ExportedSession } from "./peers/sessions/archives.js";
-export type { UserEntry } from "./peers/users.js";
+export type { SuspendedUser, UserEntry } from "./peers/users.js";
 export type { PoolState } from "./pool/admission.js";
 export type { ClientOptions } from "./pool/clients.js";
 export type { Strategy } from "./pool/placement.js";

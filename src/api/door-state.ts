@@ -173,7 +173,7 @@ export class DoorState {
     for (const work of this.#work) work.cut(this.refusal());
   }
 
-  /** Aborts the requests whose tokens were revoked or have expired. Never rejects. */
+  /** Aborts the requests of suspended users, and those whose tokens were revoked or have expired. Never rejects. */
   async recheckTokens(): Promise<void> {
     for (const detail of this.signOn.takeWarnings()) this.listeners.onEvent?.({ event: "failed", address: "", detail });
     const identities = new Map(
@@ -183,7 +183,8 @@ export class DoorState {
       // If the store does not answer, ask it again in the next round.
       if (await this.signOn.isStillGood(identity).catch(() => true)) continue;
       this.listeners.onEvent?.({ event: "token-refused", address: "", user: identity.user });
-      for (const work of this.#work) if (work.identity?.tokenId === identity.tokenId) work.cut(unauthenticated());
+      const error = await this.signOn.refuseSuspended(identity).then(unauthenticated, (reason: FleetError) => reason);
+      for (const work of this.#work) if (work.identity?.tokenId === identity.tokenId) work.cut(error);
     }
   }
 

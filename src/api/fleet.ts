@@ -19,7 +19,7 @@ import type { UsageBy } from "../model/usage/usage.js";
 import type { EventPositions, EventsFilter } from "../peers/events/all-events.js";
 import type { BusyServer, HostView } from "../peers/overview.js";
 import type { PurgeReceipt } from "../peers/purge.js";
-import type { UserEntry } from "../peers/users.js";
+import type { SuspendedUser, UserEntry } from "../peers/users.js";
 import type { PoolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
 import type { Stopped } from "../pool/stop/stop.js";
@@ -87,7 +87,10 @@ export interface ApiFleet {
   };
   readonly tokens: {
     list(filter: { user?: string | undefined }): Promise<TokenView[]>;
-    issue(user: string, options: { ttl?: string; scopes?: readonly Scope[]; sessionId?: string }): Promise<IssuedToken>;
+    issue(
+      user: string,
+      options: { ttl?: string; scopes?: readonly Scope[]; sessionId?: string; label?: string },
+    ): Promise<IssuedToken>;
     revoke(which: { ids: readonly string[] }, options?: { ignoreNotFound?: boolean }): Promise<{ revoked: string[] }>;
     /** The user of a one-time code. Does not use the code up. Null if the code is not valid. */
     ownerOf(code: string): Promise<string | null>;
@@ -96,6 +99,8 @@ export interface ApiFleet {
   };
   readonly users: {
     list(): Promise<UserEntry[]>;
+    suspend(user: string, options: { reason?: string }): Promise<SuspendedUser>;
+    resume(user: string): Promise<{ user: string }>;
     purge(user: string, options: { lostHosts?: readonly string[]; signal?: AbortSignal }): Promise<PurgeReceipt>;
   };
   readonly usage: {

@@ -33,7 +33,9 @@ export interface Failure {
   session?: SessionView | null;
   /** The sessions that `delete` deleted. */
   deleted?: string[];
-  /** The sessions that `delete` did not find. */
+  /** The tokens that `token revoke` revoked. */
+  revoked?: string[];
+  /** The sessions that `delete` did not find, or the tokens that `token revoke` did not find. */
   notFound?: string[];
   /** The sessions that `evict` unloaded. */
   evicted?: EvictionResult["evicted"];

@@ -63,6 +63,12 @@ export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
     ],
     fixes: ["copilotfleet list", "copilotfleet ps"],
   },
+  FLEET_USER_NOT_SUSPENDED: {
+    title: "The user is not suspended.",
+    causes: ["The id is misspelled. Upper and lower case differ.", "Somebody else has ended the suspension."],
+    fixes: ["copilotfleet user list"],
+    httpFix: "GET /v1/users shows who is suspended.",
+  },
   FLEET_NAME_NOT_FOUND: {
     title: "No server, session or user has this id.",
     causes: ["The id is misspelled. Upper and lower case differ.", "The server, session or user was deleted."],
@@ -85,6 +91,14 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
       "copilotfleet doctor",
     ],
     httpFix: "Ask an operator whether the purge is complete.",
+  },
+  FLEET_USER_SUSPENDED: {
+    httpStatus: 403,
+    title: "The user is suspended.",
+    data: "Sessions and their histories are kept. Turns that ran when the suspension began were aborted.",
+    causes: ["An operator suspended the user with user suspend. This holds for all credentials of the user."],
+    fixes: ["copilotfleet user list # shows who is suspended, and why", "copilotfleet user resume USER"],
+    httpFix: "Ask an operator of the fleet.",
   },
   FLEET_SESSION_EXISTS: {
     title: "The session id is taken.",

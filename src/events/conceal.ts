@@ -121,8 +121,10 @@ function concealedLine(line: string, rewrite: Rewrite): string {
 function isTelling({ type, actor, user }: Line, detail: string, { names, asWord, of }: Rewrite): boolean {
   // The fleet writes the details of these events. They name no user, and the verification needs the heads in them.
   if (type === "host.head" || type === "events.shortened") return false;
-  // This detail contains a text that the acting user typed: the reason for stealing the session.
+  // These details contain a text that somebody typed: a reason, or the label of a token.
   if (type === "session.stolen" && includes(of, actor.user)) return true;
+  if (type === "user.suspended" && (includes(of, actor.user) || includes(of, user))) return true;
+  if (includes(of, user) && detail.includes(", label ")) return true;
   // In an event that concerns the user, a longer word with one of the names in it may be another name that the user
   // chose, so look for any part of the text. In other events, look for whole words.
   return includes(of, user) ? [...names].some((name) => detail.includes(name)) : asWord.test(detail);

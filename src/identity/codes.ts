@@ -1,12 +1,14 @@
 import { hashToken, isSameHash, type TokenRecord } from "../model/token.js";
 import type { Store } from "../store/ports.js";
 import type { Scope } from "./identity.js";
-import { type IssuedToken, isExpired, issueToken, tokenIdIn } from "./tokens.js";
+import { type IssuedToken, isExpired, issueToken, kindOf, tokenIdIn } from "./tokens.js";
 
 /** How long a one-time code is valid, in milliseconds. */
 const CODE_MS = 5 * 60_000;
 /** How long the token that replaces a code is valid, in milliseconds. */
 const SIGNED_IN_MS = 8 * 3_600_000;
+/** The label of that token. */
+const SIGN_IN = "console sign-in";
 
 type Kind = Pick<TokenRecord, "sessionId"> & { scopes: readonly Scope[] };
 
@@ -36,6 +38,5 @@ export async function redeemCode(store: Store, code: unknown, owner: string): Pr
   // Record the end of the code, so that this host refuses the code even if somebody with write access to Redis restores
   // the record.
   await store.tokens.noteEnd({ id: record.id, at: null, until: record.expiresAt });
-  const { user, scopes = [], sessionId } = record;
-  return await issueToken(store, user, SIGNED_IN_MS, { scopes, ...(sessionId === undefined ? {} : { sessionId }) });
+  return await issueToken(store, record.user, SIGNED_IN_MS, { scopes: [], ...kindOf(record), label: SIGN_IN });
 }

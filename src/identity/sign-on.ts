@@ -1,4 +1,5 @@
 import type { Config } from "../config/schema.js";
+import { refuseSuspended } from "../model/usage/user-limits.js";
 import type { Clock } from "../runtime/clock.js";
 import type { Store } from "../store/ports.js";
 import type { GitHubSignOn } from "./github/github-sign-on.js";
@@ -127,14 +128,21 @@ export class SignOn {
   }
 
   /**
-   * Whether the credential of an identity is still valid: it was not revoked, it has not expired, and no purge erases
-   * the user.
+   * Whether the credential of an identity is still valid: it was not revoked, it has not expired, no purge erases the
+   * user, and the user is not suspended.
    */
   async isStillGood(identity: Identity): Promise<boolean> {
-    if ((await this.#context.store.purges.read(identity.user)) !== null) return false;
+    const { purges, limits } = this.#context.store;
+    if ((await purges.read(identity.user)) !== null) return false;
+    if ((await limits.read(identity.user))?.suspended !== undefined) return false;
     if (identity.via === "jwt") return await (await this.#loadJwt()).isStillGood(identity);
     if (identity.via === "github") return (await this.#loadGitHub()).isStillGood(identity);
     return await isTokenGood(this.#context.store, identity, this.#known.seen.uses);
+  }
+
+  /** @throws FleetError `FLEET_USER_SUSPENDED` */
+  async refuseSuspended({ user }: Identity): Promise<void> {
+    refuseSuspended(await this.#context.store.limits.read(user));
   }
 
   /** Call this after a turn with the user's GitHub token was refused. The next check then asks GitHub again. */

@@ -37,6 +37,8 @@ export interface TokenView {
   scopes: Scope[];
   /** The only session that the token is valid for; null: all sessions of the user. */
   sessionId: string | null;
+  /** The purpose of the token, as its issuer wrote it; null if the issuer wrote nothing. */
+  label: string | null;
 }
 
 export interface IssuedToken {
@@ -48,12 +50,16 @@ export interface IssuedToken {
   scopes: Scope[];
   /** The only session that the token is valid for; null: all sessions of the user. */
   sessionId: string | null;
+  label: string | null;
 }
 
 /** Precedes a host's name in the field `user` of a host's token. User ids have no colons, so none begins with it. */
 const HOST_PREFIX = "host:";
 
-type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease" | "shown" | "scopes" | "sessionId" | "relayed">;
+type Kind = Pick<
+  TokenRecord,
+  "role" | "door" | "passing" | "lease" | "shown" | "scopes" | "sessionId" | "label" | "relayed"
+>;
 
 /**
  * Makes a token for a user.
@@ -72,7 +78,8 @@ export async function issueToken(
   const expiresAt = ttlMs === null ? null : new Date(now + ttlMs).toISOString();
   const record = { ...kind, id, user, sha256: hashToken(token), createdAt: new Date(now).toISOString(), expiresAt };
   await store.tokens.create(record);
-  return { token, id, user, expiresAt, scopes: scopesOf(record), sessionId: kind.sessionId ?? null };
+  const { sessionId = null, label = null } = kind;
+  return { token, id, user, expiresAt, scopes: scopesOf(record), sessionId, label };
 }
 
 /** Makes a token with which host `from` can connect to the front door of host `to`, once within a minute. */
@@ -168,6 +175,7 @@ export async function listTokens(store: Store, user?: string): Promise<TokenView
     lastUsedAt: timeIn(uses[index]),
     scopes: scopesOf(record),
     sessionId: record.sessionId ?? null,
+    label: record.label ?? null,
   }));
 }
 
@@ -181,7 +189,7 @@ export interface RotatedToken extends IssuedToken {
 }
 
 /**
- * Issues a new token with the user, the scopes, the session and the lifetime of the old token `id`. Makes the old token
+ * Issues a new token with the user, the scopes, the session, the label and the lifetime of the old token `id`. Makes the old token
  * expire after `overlapMs` (milliseconds), unless it expires earlier anyway.
  *
  * @throws FleetError `FLEET_TOKEN_NOT_FOUND` when no token of a user has this id, or when the token has expired.
@@ -195,10 +203,9 @@ export async function rotateToken(
   const record = await store.tokens.read(id);
   if (record === null || record.role !== undefined || record.passing === true || (await isExpired(store, record)))
     throw await noSuchTokens(store, [id]);
-  const { user, scopes, sessionId, createdAt, issuedUntil = record.expiresAt } = record;
+  const { user, createdAt, issuedUntil = record.expiresAt } = record;
   const ttlMs = issuedUntil === null ? null : Date.parse(issuedUntil) - Date.parse(createdAt);
-  const kind = { ...(scopes === undefined ? {} : { scopes }), ...(sessionId === undefined ? {} : { sessionId }) };
-  const issued = await issueToken(store, user, ttlMs, kind);
+  const issued = await issueToken(store, user, ttlMs, kindOf(record));
   const old = await store.tokens.endBy(id, new Date((await store.now()) + overlapMs).toISOString());
   if (old === null) {
     // The old token has just been revoked, so its replacement must not be valid either.
@@ -207,6 +214,15 @@ export async function rotateToken(
   }
   await tellHosts?.([{ id, at: old.expiresAt, until: issuedUntil }]);
   return { ...issued, replaces: id, oldExpiresAt: old.expiresAt };
+}
+
+/** The part of a record that the token which replaces it keeps. */
+export function kindOf({ scopes, sessionId, label }: TokenRecord): Kind {
+  return {
+    ...(scopes === undefined ? {} : { scopes }),
+    ...(sessionId === undefined ? {} : { sessionId }),
+    ...(label === undefined ? {} : { label }),
+  };
 }
 
 /** @param outcome the results of the call for other tokens */

@@ -31,6 +31,8 @@ export interface TokenRecord {
   scopes?: readonly string[];
   /** The only session that the token is valid for. Absent: all sessions of the user. */
   sessionId?: string;
+  /** The purpose of the token, as its issuer wrote it. */
+  label?: string;
   /**
    * The identity of a client that a front door relays, as that front door verified it. The token is valid once, at the
    * front door of host `door`. So the client's own credential is never sent to another host.

@@ -4,6 +4,7 @@ import { listTokens, type TokenView } from "../identity/tokens.js";
 import type { Placement } from "../model/placement.js";
 import type { ServerRecord, TokenSource } from "../model/server.js";
 import type { QuotaPart } from "../model/usage/quota.js";
+import type { Suspension } from "../model/usage/user-limits.js";
 import { type ServerView, viewServerOf } from "../pool/server.js";
 import { sessionFolderPath } from "../runtime/history/session-state.js";
 import type { SessionFinder } from "../sessions/find.js";
@@ -69,6 +70,8 @@ export interface UserDescription {
   user: string;
   /** The host and the shared server on which the user's sessions are created; null if the user was never placed. */
   placement: Placement | null;
+  /** Null unless the user is suspended. */
+  suspended: Suspension | null;
   /** The user's own servers. Each host may have one. */
   servers: ServerView[];
   /** The sessions that the user owns or is a member of. */
@@ -150,18 +153,20 @@ async function describeSession(
 /** Describes a user. Null if the fleet knows nothing about the user. */
 export async function describeUser(context: DescribeContext, user: string): Promise<UserDescription | null> {
   const { store, hosts } = context;
-  const [placement, recorded, sessions, tokens] = await Promise.all([
+  const [placement, limits, recorded, sessions, tokens] = await Promise.all([
     store.placements.read(user),
+    store.limits.read(user),
     hosts.recorded(),
     gatherSessions(context, user),
     listTokens(store, user),
   ]);
   const own = recorded.filter(({ server }) => server.user === user);
-  if (placement === null && own.length + sessions.length + tokens.length === 0) return null;
+  const suspended = limits?.suspended ?? null;
+  if ((placement ?? suspended) === null && own.length + sessions.length + tokens.length === 0) return null;
   const servers = await Promise.all(own.map(async (found) => (await viewRecorded(context, found)).view));
   const placed = own.find(({ hostName }) => hostName === placement?.host) ?? own[0];
   const quota = await quotaOf(context, user, placed?.hostName ?? placement?.host ?? null);
-  return { kind: "user", user, placement, servers, sessions, tokens, quota };
+  return { kind: "user", user, placement, suspended, servers, sessions, tokens, quota };
 }
 
 /** Returns the quota as in {@link UserDescription}. Warns if GitHub does not answer. */

@@ -5,6 +5,7 @@ import { clearRemains } from "../hosts/remains.js";
 import { sweepTokens } from "../identity/tokens.js";
 import { addUp, counted, type OnProgress } from "../model/progress.js";
 import type { ServerRecord } from "../model/server.js";
+import { refuseSuspended } from "../model/usage/user-limits.js";
 import { type RollingResult, restartRolling } from "../pool/recycle/rolling.js";
 import { isBroken, type ServerView, viewServer } from "../pool/server.js";
 import type { StopOptions, Stopped } from "../pool/stop/stop.js";
@@ -74,8 +75,9 @@ export class LocalHost extends LocalData implements Host {
   }
 
   async serverFor({ user, request }: ParamsOf<"serverFor">, call: Call = {}): Promise<ServerView> {
-    const { pool, config } = this.#context;
+    const { pool, config, store } = this.#context;
     if (config.isolation !== "shared") return (await this.spawn({ user, request }, call)).server;
+    refuseSuspended(await store.limits.read(user));
     using start = startOptions(request, call);
     return this.#view((await pool.sharedServerFor(user, start.options)).server);
   }

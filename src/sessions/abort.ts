@@ -7,6 +7,23 @@ import type { SessionsContext } from "./context.js";
 import { recordFor } from "./find.js";
 import { sessionLocked } from "./problems.js";
 
+/** How often to check whether the user of a turn was suspended, in milliseconds. */
+const SUSPENDED_MS = 2_000;
+
+/** Aborts a user's turn in a session soon after the user is suspended. Dispose the result at the end of the turn. */
+export function abortIfSuspended(
+  context: Pick<SessionsContext, "store" | "directory" | "config">,
+  id: string,
+  user: string,
+): Disposable {
+  const check = async () => {
+    const record = await context.store.limits.read(user);
+    if (record?.suspended !== undefined) await abortTurnIn(context, id, user);
+  };
+  const timer = setInterval(() => void check().catch(() => "the next check tries again"), SUSPENDED_MS).unref();
+  return { [Symbol.dispose]: () => clearInterval(timer) };
+}
+
 /**
  * Aborts the turn that runs in a session of this host, whichever process began it. In a collaborative session, a user
  * cannot abort a turn that runs under another user's lease.

@@ -4,7 +4,7 @@ import type { Config } from "../config/schema.js";
 import type { FleetError } from "../errors.js";
 import type { EventLog } from "../model/events/event.js";
 import type { SessionRecord } from "../model/session.js";
-import type { Slot } from "../model/usage/user-limits.js";
+import { refuseSuspended, type Slot } from "../model/usage/user-limits.js";
 import type { Store } from "../store/ports.js";
 
 /** A limit on new sessions of `owner`. `user` is null in the limit for all users together. */
@@ -27,7 +27,7 @@ export class SessionLimits {
     this.#limits = config.limits;
   }
 
-  /** @throws FleetError `FLEET_LIMIT_REACHED` when the user may have no more sessions. */
+  /** @throws FleetError `FLEET_LIMIT_REACHED` when the user may have no more sessions; `FLEET_USER_SUSPENDED`. */
   async assertRoom(owner: string): Promise<void> {
     for (const limit of await this.#limitsOf(owner)) {
       const used = await this.#store.sessions.count(limit.user, limit.most);
@@ -60,6 +60,7 @@ export class SessionLimits {
   /** The limits that apply to a new session of the user. */
   async #limitsOf(owner: string): Promise<Limit[]> {
     const record = await this.#store.limits.read(owner);
+    refuseSuspended(record);
     const { effectiveLimits } = await import("../usage/limits/limits.js");
     const { limits, sources } = effectiveLimits(this.#limits, record);
     const total = this.#limits.total.sessions;

@@ -105,8 +105,9 @@ export async function copyContents(
     for (const record of contents.limits) {
       signal.throwIfAborted();
       limits.push(record);
-      await to.limits.set(record.user, () => record.limits);
-      await to.limits.noteGroups(record.user, record.groups);
+      const { user, groups, ...own } = record;
+      await to.limits.set(user, () => own);
+      await to.limits.noteGroups(user, groups);
     }
     for (const turn of contents.keyedTurns) {
       signal.throwIfAborted();

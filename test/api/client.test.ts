@@ -72,10 +72,11 @@ it("with the scopes admin and issue, a generated client lists servers and hosts,
   const { hosts } = await dataOf(client.GET("/v1/hosts"));
   expect(hosts.map(({ state }) => state)).toEqual(["unattended"]);
 
-  const issued = await dataOf(client.POST("/v1/tokens", { body: { user: "carol", ttl: "1h", scopes: ["read"] } }));
+  const wanted = { user: "carol", ttl: "1h", scopes: ["read" as const], label: "CI" };
+  const issued = await dataOf(client.POST("/v1/tokens", { body: wanted }));
   expect((await dataOf(at.client(issued.token).GET("/v1/me"))).scopes).toEqual(["read"]);
   const { tokens } = await dataOf(client.GET("/v1/tokens", { params: { query: { user: "carol" } } }));
-  expect(tokens.map(({ id }) => id)).toEqual([issued.id]);
+  expect(tokens.map(({ id, label }) => [id, label])).toEqual([[issued.id, "CI"]]);
   const revoked = await client.DELETE("/v1/tokens/{id}", { params: { path: { id: issued.id } } });
   expect(revoked.response.status).toBe(204);
 });

@@ -203,6 +203,7 @@ describe("a one-time code", () => {
     const [token] = await at.fleet.tokens.list({ user: "carol" });
     const hours = (Date.parse(token?.expiresAt ?? "") - Date.parse(token?.createdAt ?? "")) / 3_600_000;
     expect(hours).toBe(8);
+    expect(token?.label).toBe("console sign-in");
     expect(codeOf((await signIn({ code, user: "carol" })).reply)).toBe("401 FLEET_TOKEN_REFUSED");
 
     const { status, headers } = await at.ask("DELETE", "/console/session", { headers: by(signedIn) });

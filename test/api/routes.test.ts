@@ -73,10 +73,19 @@ const ROWS: Readonly<Record<string, Row>> = {
   "GET /v1/hosts": { action: "manage" },
   "GET /v1/samples": { action: "manage" },
   "GET /v1/tokens": { action: "manage" },
-  "POST /v1/tokens": { action: "issue", body: () => ({ user: "carol", ttl: "1h" }) },
+  "POST /v1/tokens": { action: "issue", body: () => ({ user: "carol", ttl: "1h", label: "CI" }) },
   "GET /v1/users/{id}/limits": { action: "manage", id: () => "carol" },
   "PUT /v1/users/{id}/limits": { action: "manage", id: () => "carol", body: () => ({ turnsPerMinute: 100 }) },
   "GET /v1/users": { action: "manage" },
+  "POST /v1/users/{id}/suspend": {
+    action: "manage",
+    id: () => unused("leaver"),
+    body: () => ({ reason: "lost laptop" }),
+  },
+  "POST /v1/users/{id}/resume": {
+    action: "manage",
+    id: async () => (await at.fleet.users.suspend(unused("leaver"))).user,
+  },
   "DELETE /v1/users/{id}": {
     action: "manage",
     id: async () => (await at.fleet.tokens.issue(unused("leaver"))).user,

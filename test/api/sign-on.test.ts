@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { FleetError } from "../../src/errors.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { TestApi } from "./harness.js";
 
 describe("the API for users of an identity provider", () => {
@@ -42,6 +43,50 @@ describe("the API for users of an identity provider", () => {
     const { json } = await at.ok("POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: "hello" } });
     expect(json.reply).toBe("[turn 1] hello");
     expect(JSON.stringify(at.events)).not.toContain("gho_");
+  });
+
+  it("a suspended user is refused with a token, a JSON Web Token, a cookie and during a turn, until user resume", async () => {
+    const user = unused("zoë");
+    const admin = await at.token("root", ["admin"]);
+    const token = await at.token(user);
+    const jwt = await issuer.token({ sub: user });
+    const page = { "Sec-Fetch-Site": "same-origin" };
+    const signIn = async () => await at.ask("POST", "/console/session", { body: { token }, headers: page });
+    const { json, headers } = await signIn();
+    const cookie = String(headers["set-cookie"]?.[0]).split(";")[0] ?? "";
+    const asks = [
+      async () => await at.ask("GET", "/v1/me", { token }),
+      async () => await at.ask("GET", "/v1/me", { token: jwt }),
+      async () =>
+        await at.ask("GET", "/v1/me", { headers: { ...page, Cookie: cookie, "X-Copilotfleet-Console": json.key } }),
+      signIn,
+    ];
+    for (const ask of asks) expect((await ask()).status).toBe(200);
+    const { id } = (await at.ok("POST", "/v1/sessions", { token })).json.session;
+    const body = { prompt: '!tool ask_user {"question": "Which colour?"}', interactive: true };
+    const turn = at.ask("POST", `/v1/sessions/${id}/turns`, { token: jwt, body });
+    const waiting = async () => (await at.ok("GET", `/v1/sessions/${id}/requests`, { token })).json.requests.length;
+    await expect.poll(waiting).toBe(1);
+
+    const path = `/v1/users/${encodeURIComponent(user)}`;
+    const suspended = (await at.ok("POST", `${path}/suspend`, { token: admin, body: { reason: "lost laptop" } })).json;
+    expect(suspended).toMatchObject({ user, reason: "lost laptop", known: true });
+    for (const ask of asks) {
+      const refused = await ask();
+      expect(refused.json).toMatchObject({ status: 403, code: "FLEET_USER_SUSPENDED" });
+      expect(refused.json.detail).toContain(suspended.since);
+      expect(refused.text).not.toContain("laptop");
+    }
+    expect((await turn).status).toBeGreaterThanOrEqual(400);
+    const { users } = (await at.ok("GET", "/v1/users", { token: admin })).json;
+    const entry = { user, suspended: { since: suspended.since, reason: "lost laptop" } };
+    expect(users).toContainEqual(expect.objectContaining(entry));
+
+    await at.ok("POST", `${path}/resume`, { token: admin });
+    for (const ask of asks) expect((await ask()).status).toBe(200);
+    const again = await at.ask("POST", `${path}/resume`, { token: admin });
+    expect(again.json).toMatchObject({ status: 404, code: "FLEET_USER_NOT_SUSPENDED" });
+    await at.ok("POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: "hello" } });
   });
 
   it("the API asks GitHub about a token again after the model service refused it in a turn", async () => {

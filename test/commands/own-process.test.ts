@@ -121,6 +121,15 @@ const EXAMPLES: Record<string, Example> = {
     stdout: /^\/.*\/alice \(\d+ sessions?\)\n$/,
     once: true,
   },
+  "user suspend": {
+    args: () => ["user", "suspend", "stranger"],
+    stdout: /^stranger is suspended since \S+Z\. 0 servers stopped\.\nThe user has no session, server or token\.\n$/,
+  },
+  "user resume": {
+    args: () => ["user", "resume", "stranger"],
+    stdout: /^stranger is no longer suspended\.\n$/,
+    once: true,
+  },
   "user purge": {
     args: () => ["user", "purge", "nobody", "--yes", "--ignore-not-found"],
     stdout: /^Erased the data of nobody: 0 sessions, 0 servers, 0 tokens \(0 B\)\nNothing remains .*\n$/,

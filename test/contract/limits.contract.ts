@@ -8,9 +8,9 @@ export function describeLimits(opened: () => { store: Store; reopen: () => Promi
   it("the store records a user's limits and groups independently, and shows both to other instances", async () => {
     const { store, reopen } = opened();
     expect(await store.limits.read("alice")).toBeNull();
-    await store.limits.set("alice", (before) => ({ ...before, sessions: 5 }));
+    await store.limits.set("alice", ({ limits }) => ({ limits: { ...limits, sessions: 5 } }));
     await store.limits.noteGroups("alice", ["interns"]);
-    await store.limits.set("alice", (before) => ({ ...before, tokensPerDay: null }));
+    await store.limits.set("alice", ({ limits }) => ({ limits: { ...limits, tokensPerDay: null } }));
     const other = await reopen();
     const all = { user: "alice", limits: { sessions: 5, tokensPerDay: null }, groups: ["interns"] };
     expect(await other.limits.read("alice")).toEqual(all);
@@ -27,7 +27,8 @@ export function describeLimits(opened: () => { store: Store; reopen: () => Promi
   it("the store loses no change when several instances change a user's limits at the same time", async () => {
     const { store, reopen } = opened();
     const other = await reopen();
-    const set = async (name: string, at: Store) => await at.limits.set("alice", (before) => ({ ...before, [name]: 5 }));
+    const set = async (name: string, at: Store) =>
+      await at.limits.set("alice", ({ limits }) => ({ limits: { ...limits, [name]: 5 } }));
     await Promise.all(USER_LIMITS.map(async (name, at) => await set(name, at % 2 === 0 ? store : other)));
     const fresh = await reopen();
     const limits = Object.fromEntries(USER_LIMITS.map((name) => [name, 5]));
@@ -35,18 +36,35 @@ export function describeLimits(opened: () => { store: Store; reopen: () => Promi
     for (const each of [other, fresh]) await each.close();
   });
 
+  it("a suspension stays when limits are set or cleared or groups are noted, until set() or forget() removes it", async () => {
+    const { store } = opened();
+    const suspended = { since: "2026-01-01T00:00:00.000Z", reason: "lost laptop" };
+    await store.limits.set("alice", (own) => ({ ...own, suspended }));
+    expect(await store.limits.read("alice")).toEqual({ user: "alice", limits: {}, groups: [], suspended });
+    await store.limits.set("alice", (own) => ({ ...own, limits: { sessions: 5 } }));
+    await store.limits.noteGroups("alice", ["interns"]);
+    expect(await store.limits.clear("alice")).toBe(true);
+    await store.limits.noteGroups("alice", []);
+    expect(await store.limits.list()).toEqual([{ user: "alice", limits: {}, groups: [], suspended }]);
+    await store.limits.set("alice", ({ limits }) => ({ limits }));
+    expect(await store.limits.read("alice")).toBeNull();
+    await store.limits.set("alice", (own) => ({ ...own, suspended }));
+    await store.limits.forget("alice");
+    expect(await store.limits.read("alice")).toBeNull();
+  });
+
   it("clear() removes a user's limits but not the groups, and a record with neither is deleted", async () => {
     const { store } = opened();
     expect(await store.limits.clear("alice")).toBe(false);
-    await store.limits.set("alice", () => ({ sessions: 5 }));
+    await store.limits.set("alice", () => ({ limits: { sessions: 5 } }));
     await store.limits.noteGroups("alice", ["interns"]);
     expect(await store.limits.clear("alice")).toBe(true);
     expect(await store.limits.clear("alice")).toBe(false);
     expect(await store.limits.read("alice")).toEqual({ user: "alice", limits: {}, groups: ["interns"] });
     await store.limits.noteGroups("alice", []);
     expect(await store.limits.read("alice")).toBeNull();
-    await store.limits.set("alice", () => ({ sessions: 5 }));
-    await store.limits.set("alice", () => ({}));
+    await store.limits.set("alice", () => ({ limits: { sessions: 5 } }));
+    await store.limits.set("alice", () => ({ limits: {} }));
     expect(await store.limits.read("alice")).toBeNull();
     expect(await store.limits.clear("alice")).toBe(false);
   });
@@ -128,7 +146,7 @@ export function describeSlots(opened: () => { store: Store; reopen: () => Promis
     // A late call for the earlier period must not reset the later period.
     expect(await store.limits.isFirst("alice", "tokensPerDay", 5)).toBe(false);
     expect(await store.limits.isFirst("alice", "tokensPerDay", 6)).toBe(false);
-    await store.limits.set("alice", () => ({ sessions: 5 }));
+    await store.limits.set("alice", () => ({ limits: { sessions: 5 } }));
     await store.limits.take({ ...MINUTE, user: "alice", id: "a", most: 1 });
     await store.limits.forget("alice");
     expect(await other.limits.isFirst("alice", "tokensPerDay", 6)).toBe(true);

@@ -41,6 +41,7 @@ describe("the fleet, with a token,", () => {
       expiresAt: null,
       scopes: ["use"],
       sessionId: null,
+      label: null,
     });
     const holder = { tokenId: issued.id, user: "alice" };
     expect(await verifyToken(store, issued.token)).toEqual({
@@ -138,10 +139,12 @@ describe("the fleet, with a token,", () => {
     expect(await verifyToken(store, odd.token)).toMatchObject({ scopes: [] });
   });
 
-  it("rotation keeps user, scopes, session and lifetime, and ends the old token after the overlap", async () => {
-    const old = await issueToken(store, "alice", 7_200_000, { scopes: ["read"], sessionId: "s1" });
+  it("rotation keeps user, scopes, session, label and lifetime, and ends the old token after the overlap", async () => {
+    const old = await issueToken(store, "alice", 7_200_000, { scopes: ["read"], sessionId: "s1", label: "CI" });
     const first = await rotateToken(store, old.id, 3_600_000);
-    expect(first).toMatchObject({ user: "alice", scopes: ["read"], sessionId: "s1", replaces: old.id });
+    const same = { user: "alice", scopes: ["read"], sessionId: "s1", label: "CI" };
+    expect(first).toMatchObject({ ...same, replaces: old.id });
+    expect(await listTokens(store)).toMatchObject([same, same]);
     const inMs = (time: string | null) => Date.parse(time ?? "") - Date.now();
     expect(inMs(first.expiresAt)).toBeGreaterThan(7_000_000);
     expect(inMs(first.oldExpiresAt)).toBeLessThanOrEqual(3_600_000);
@@ -200,6 +203,7 @@ describe("the fleet, with a token,", () => {
         lastUsedAt: null,
         scopes: ["use"],
         sessionId: null,
+        label: null,
       },
     ]);
     await issueToken(store, "bob", null);
@@ -215,7 +219,8 @@ describe("the token commands", () => {
     // Use a separate fleet, so that a retry does not find the tokens of a failed attempt.
     const own = new TestFleet();
     onTestFinished(async () => await own.end());
-    const issued = await own.json<{ token: string; id: string }>(["token", "issue", "--user", "alice", "--ttl", "30d"]);
+    const flags = ["--user", "alice", "--ttl", "30d", "--label", "build server"];
+    const issued = await own.json<{ token: string; id: string }>(["token", "issue", ...flags]);
     expect(issued).toEqual({
       token: expect.stringMatching(/^cft_/),
       id: expect.any(String),
@@ -223,15 +228,21 @@ describe("the token commands", () => {
       expiresAt: expect.any(String),
       scopes: ["use"],
       sessionId: null,
+      label: "build server",
     });
     const plain = await own.ok(["token", "issue", "--user", "bob"]);
     expect(plain).toMatch(/^cft_[0-9a-f]{16}_[\w-]{43}\n$/);
     const { tokens } = await own.json<{ tokens: object[] }>(["token", "list", "--user", "alice"]);
-    expect(tokens).toMatchObject([{ id: issued.id, user: "alice", expired: false }]);
+    expect(tokens).toMatchObject([{ id: issued.id, user: "alice", label: "build server", expired: false }]);
     const shown = await own.ok(["token", "list"]);
-    expect(shown).toMatch(/^TOKEN +USER +AGE +EXPIRES +SCOPES\n/);
+    expect(shown).toMatch(/^TOKEN +USER +AGE +EXPIRES +SCOPES +LABEL\n/);
+    expect(shown).toContain(" build server\n");
+    const events = await own.ok(["events", "--type", "token.issued", "--json"]);
+    expect(events).toContain(JSON.stringify(`token ${issued.id}, scopes use, label "build server"`));
     expect(shown).not.toContain(issued.token.slice(-43));
-    expect(await own.json(["token", "revoke", issued.id, "gone"])).toEqual({ revoked: [issued.id, "gone"] });
+    const { code, stdout } = await own.run(["token", "revoke", issued.id, "gone", "--json"]);
+    const outcome = { revoked: [issued.id], notFound: ["gone"], error: { code: "FLEET_TOKEN_NOT_FOUND" } };
+    expect([code, JSON.parse(stdout)]).toMatchObject([4, outcome]);
     expect(await own.ok(["token", "revoke", "--user", "alice"])).toBe("Nothing to revoke.\n");
     await own.ok(["token", "revoke", "--user", "bob"]);
     expect(await own.json(["token", "list"])).toEqual({ tokens: [] });
@@ -289,6 +300,7 @@ describe("the token commands", () => {
       expiresAt: expect.any(String),
       scopes: ["read"],
       sessionId: null,
+      label: null,
       replaces: id,
       oldExpiresAt: expect.any(String),
     });
@@ -298,9 +310,11 @@ describe("the token commands", () => {
     expect(await own.ok(["token", "rotate", id, "--overlap", "0"])).toMatch(/^cft_[0-9a-f]{16}_[\w-]{43}\n$/);
     expect(await own.refusal(4, ["token", "rotate", id])).toMatchObject({
       code: "FLEET_TOKEN_NOT_FOUND",
-      suggestions: ["copilotfleet token list"],
+      suggestions: expect.arrayContaining(["copilotfleet token list"]),
     });
-    expect(await own.ok(["token", "list", "-o", "wide"])).toMatch(/^TOKEN .* SCOPES +SESSION +LAST USE\n.* never\n/);
+    expect(await own.ok(["token", "list", "-o", "wide"])).toMatch(
+      /^TOKEN .* SCOPES +LABEL +SESSION +LAST USE\n.* never\n/,
+    );
   });
 
   it.each([
@@ -311,6 +325,12 @@ describe("the token commands", () => {
       ["token", "issue", "--user", "a", "--scope", "all"],
       '--scope "all" is not a scope. Allowed: use, read, admin or issue.',
     ],
+    [
+      ["token", "issue", "--user", "a", "--label", " "],
+      '--label is " ", which contains only spaces. Allowed: 1 to 200',
+    ],
+    [["token", "issue", "--user", "a", "--label", "a\nb"], '--label is "a\\u{a}b", which contains "\\u{a}"'],
+    [["token", "issue", "--user", "a", "--label", "x".repeat(201)], "which has 201 characters"],
     [["token", "issue", "--user", "a", "--ttl", "x"], "and at most 3650d, or never"],
     [["token", "issue", "--user", "a", "--session", "../x"], '--session "../x" is not a session id'],
     [["token", "issue"], "--user is missing"],

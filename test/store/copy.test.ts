@@ -14,6 +14,7 @@ const NEVER = new AbortController().signal;
 /** More sessions than are copied at once. */
 const SESSIONS = 60;
 
+const SUSPENDED = { since: "2026-01-01T00:00:00.000Z", reason: null };
 const KEYED = ["k1", "k2"].map((key) => keyedTurn("ann", key));
 
 async function filled(): Promise<Store> {
@@ -22,7 +23,7 @@ async function filled(): Promise<Store> {
     draft.servers.s1 = serverRecord("s1");
     draft.placed = 7;
   });
-  await store.limits.set("ann", () => ({ sessions: 3, tokensPerDay: null }));
+  await store.limits.set("ann", () => ({ limits: { sessions: 3, tokensPerDay: null }, suspended: SUSPENDED }));
   await store.limits.noteGroups("bob", ["interns"]);
   for (const turn of KEYED.toReversed()) await store.keyedTurns.create(turn);
   const ids = Array.from({ length: SESSIONS }, (_, index) => `a${index}`);
@@ -39,7 +40,7 @@ it("copyContents copies a whole store, reports its progress, and leaves the sour
   expect(seen).toEqual([50, 60].map((done) => ({ done, total: SESSIONS, turns: [] })));
   expect(await readContents(to)).toEqual(contents);
   expect(contents.limits).toEqual([
-    { user: "ann", limits: { sessions: 3, tokensPerDay: null }, groups: [] },
+    { user: "ann", limits: { sessions: 3, tokensPerDay: null }, groups: [], suspended: SUSPENDED },
     { user: "bob", limits: {}, groups: ["interns"] },
   ]);
   expect(contents.keyedTurns).toEqual(KEYED);

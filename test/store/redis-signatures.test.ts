@@ -276,7 +276,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     const { id, token } = await issueToken(store, "alice", null);
     await store.hosts?.beat("i-h1", ENTRY, 60_000);
     await store.keyedTurns.create(keyedTurn("alice", "k"));
-    await store.limits.set("alice", () => ({ sessions: 5 }));
+    await store.limits.set("alice", () => ({ limits: { sessions: 5 } }));
     const [ofKey = ""] = await redis.client.smembers(key("keyed-turns"));
     for (const name of ["registry:h1", `token:${id}`, `keyed-turn:${ofKey}`, "limits:alice"]) {
       const text = String(await redis.client.get(key(name)));

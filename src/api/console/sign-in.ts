@@ -51,6 +51,7 @@ export async function signIn(door: DoorState, c: Request): Promise<Response> {
   }
   const { token, isIssued } = await tokenFor(door, credential);
   const identity = await visit.signOn(`Bearer ${token}`, work);
+  work.keep(await door.shares.admitUser(identity.user, { relayed: false, everywhere: false }));
   if (token.length > LONGEST_TOKEN)
     throw invalid(`The token has ${token.length} characters. The console takes at most ${LONGEST_TOKEN}.`);
   const { sealed, key } = seal({ token, isIssued });

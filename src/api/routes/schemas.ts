@@ -124,6 +124,7 @@ export const newToken = object({
     v.pipe(v.array(v.picklist(SCOPES, ALLOWED_SCOPES), ALLOWED_SCOPES), v.minLength(1, ALLOWED_SCOPES)),
   ),
   sessionId: v.optional(v.pipe(id, v.description("The only session that the token is valid for."))),
+  label: v.optional(v.pipe(label, v.description("The purpose of the token. Not blank."))),
 });
 
 // Answers. Clients ignore fields that they do not know.
@@ -273,6 +274,7 @@ const tokenFields = {
   expiresAt: timeOrNull,
   scopes: v.array(v.picklist(SCOPES)),
   sessionId: stringOrNull,
+  label: v.pipe(stringOrNull, v.description("The purpose of the token, as its issuer wrote it.")),
 };
 export const token = v.object({ ...tokenFields, createdAt: time, expired: v.boolean(), lastUsedAt: timeOrNull });
 export const tokens = v.object({ tokens: v.array(token), next });

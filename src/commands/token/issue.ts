@@ -4,6 +4,7 @@ import { given, textFlag } from "../../cli/flags/flags.js";
 import { scopeFlag } from "../../cli/flags/scope.js";
 import { actingUserFlag } from "../../cli/flags/user.js";
 import { parseLifetime } from "../../config/values/duration.js";
+import { parseLabel } from "../../config/values/label.js";
 import type { IssuedToken } from "../../identity/tokens.js";
 import { validateSessionId } from "../../model/ids.js";
 
@@ -14,7 +15,7 @@ export default class TokenIssue extends FleetCommand {
     "nothing and begins no turn, use also allows everything else in the user's sessions, and admin also allows actions on " +
     "other users, but not on their conversations.";
   static override examples = [
-    "<%= config.bin %> token issue --user alice --ttl 30d",
+    '<%= config.bin %> token issue --user alice --ttl 30d --label "build server"',
     "<%= config.bin %> token issue --user alice --scope read --session SESSION",
     "<%= config.bin %> token issue --user alice --json",
   ];
@@ -32,14 +33,15 @@ export default class TokenIssue extends FleetCommand {
       "DURATION",
       parseLifetime,
     ),
+    label: textFlag("label", "what the token is for; token list shows it", "TEXT", parseLabel),
   };
 
   async run(): Promise<IssuedToken> {
     const { flags } = await this.parse(TokenIssue);
-    const { ttl, scope: scopes, session: sessionId } = flags;
+    const { ttl, scope: scopes, session: sessionId, label } = flags;
     return await this.withFleet(async (fleet) => {
       using _ = this.progress("Issuing the token");
-      const issued = await fleet.tokens.issue(flags.user, given({ ttl, scopes, sessionId }));
+      const issued = await fleet.tokens.issue(flags.user, given({ ttl, scopes, sessionId, label }));
       this.log(issued.token);
       return issued;
     });

@@ -7,8 +7,8 @@ import type { RotatedToken } from "../../identity/tokens.js";
 export default class TokenRotate extends FleetCommand {
   static override summary = "Replace a token by a new one, and end the old one after a while.";
   static override description =
-    "Prints the new token once. It has the user, the scopes, the session and the lifetime of the old one. Both are valid " +
-    "during --overlap, but the old one never longer than before.";
+    "Prints the new token once. It has the user, the scopes, the session, the label and the lifetime of the old one. Both " +
+    "are valid during --overlap, but the old one never longer than before.";
   static override examples = [
     "<%= config.bin %> token rotate 0123456789abcdef",
     "<%= config.bin %> token rotate 0123456789abcdef --overlap 1h --json",

@@ -4,7 +4,7 @@ import { USERS } from "../../cli/render/lists/users.js";
 import type { UserEntry } from "../../peers/users.js";
 
 export default class UserList extends ListCommand {
-  static override summary = "List the users who have a session, a server or a token.";
+  static override summary = "List the users who have a session, a server or a token, or are suspended.";
   static override examples = ["<%= config.bin %> user list", "<%= config.bin %> user list --json"];
   static override flags = listFlags(USERS);
 

@@ -25,12 +25,14 @@ export function NewToken({ close, issued }: { close(): void; issued(token: Issue
   const [scope, setScope] = useState<Scope>("use");
   const [ttl, setTtl] = useState("");
   const [sessionId, setSessionId] = useState("");
+  const [label, setLabel] = useState("");
   const act = async () => {
     const body = {
       user: user.trim(),
       scopes: [scope],
       ...(ttl === "" ? {} : { ttl }),
       ...(sessionId.trim() === "" ? {} : { sessionId: sessionId.trim() }),
+      ...(label.trim() === "" ? {} : { label: label.trim() }),
     };
     issued(await ask<IssuedToken>("POST", "/v1/tokens", { body }));
   };
@@ -43,6 +45,7 @@ export function NewToken({ close, issued }: { close(): void; issued(token: Issue
         onValue={setUser}
         hint="The user as whom programs with this token act."
       />
+      <Field label="Label" value={label} onValue={setLabel} hint="What the token is for. Lists show it." />
       <fieldset class="choices">
         <legend>Scope</legend>
         {SCOPES.map(([value, meaning]) => (

@@ -105,6 +105,7 @@ const COLUMNS: readonly Column<Token>[] = [
       </>
     ),
   },
+  { title: "Label", by: ({ label }) => label, cell: ({ label }) => label !== null && <bdi>{label}</bdi> },
   {
     title: "Scope",
     by: ({ scopes }) => scopes.join(" "),
@@ -196,7 +197,7 @@ function Revocation({ token: { id, user, lastUsedAt }, isOwn, close, done }: Rev
 
 function matching(tokens: readonly Token[], search: string): readonly Token[] {
   const wanted = search.trim().toLowerCase();
-  return tokens.filter(({ id, user, scopes, sessionId }) =>
-    [id, user, sessionId, ...scopes].join(" ").toLowerCase().includes(wanted),
+  return tokens.filter(({ id, user, label, scopes, sessionId }) =>
+    [id, user, label, sessionId, ...scopes].join(" ").toLowerCase().includes(wanted),
   );
 }

@@ -57,6 +57,7 @@ export interface Token {
   expiresAt: string | null;
   scopes: readonly Scope[];
   sessionId: string | null;
+  label: string | null;
   createdAt: string;
   expired: boolean;
   lastUsedAt: string | null;

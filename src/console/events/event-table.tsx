@@ -13,6 +13,7 @@ const TONES: Readonly<Record<string, Tone>> = {
   "limit.reached": "bad",
   "limit.near": "warn",
   "session.stolen": "warn",
+  "user.suspended": "warn",
   "user.purged": "warn",
 };
 const OUTCOMES: Readonly<Record<string, Tone>> = {

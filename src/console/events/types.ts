@@ -47,6 +47,8 @@ export const EVENT_TYPES = [
   "limit.reached",
   "config.trusted",
   "sandbox.weakened",
+  "user.suspended",
+  "user.resumed",
   "user.purged",
   "user.exported",
   "command.run",

@@ -1,6 +1,7 @@
 import type { CopilotClient } from "@github/copilot-sdk";
 import { FleetError, quote, type Suggestion } from "../../errors.js";
 import type { HostRecord } from "../../model/host.js";
+import { refuseSuspended } from "../../model/usage/user-limits.js";
 import { RemoteHost } from "../../peers/remote-host.js";
 import type { ClientOptions } from "../../pool/clients.js";
 import type { Stopped } from "../../pool/stop/stop.js";
@@ -50,9 +51,10 @@ export class ClientGroup extends Group {
    * directly, on the same host. First proves that the process behind the port is that server.
    *
    * @throws FleetError `FLEET_SERVER_NOT_FOUND` or `FLEET_SERVER_LOST` when the server does not run;
-   * `FLEET_SERVER_UNREACHABLE` when it runs on another host.
+   * `FLEET_SERVER_UNREACHABLE` when it runs on another host; `FLEET_USER_SUSPENDED`.
    */
   async connectInfo(user: string): Promise<ConnectInfo> {
+    refuseSuspended(await this.parts.store.limits.read(user));
     const { host, server } = await this.parts.hosts.findOf(user);
     if (host instanceof RemoteHost) throw onAnotherHost(user, host.record);
     const { address, port, token } = provenEndpoint(server);

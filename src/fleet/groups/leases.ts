@@ -1,5 +1,6 @@
 import { audited } from "../../events/audited.js";
 import type { Lease } from "../../model/lease.js";
+import { refuseSuspended } from "../../model/usage/user-limits.js";
 import { unknownOf } from "../../peers/gather.js";
 import type { AcquireOptions, HeldLease } from "../../sessions/leases/leases.js";
 import { acquireOptions, type LockOptions } from "../../sessions/leases/options.js";
@@ -65,7 +66,12 @@ export class LeaseGroup extends Group {
 
   #acquireOptions(sessionId: string, options: LockOptions): AcquireOptions {
     const acquire = acquireOptions(sessionId, options, this.parts.config);
-    return { ...acquire, mayUse: () => this.parts.finder.find(acquire.sessionId, acquire.holder) };
+    const { store, finder } = this.parts;
+    const mayUse = async () => {
+      refuseSuspended(await store.limits.read(acquire.holder));
+      return await finder.find(acquire.sessionId, acquire.holder);
+    };
+    return { ...acquire, mayUse };
   }
 
   static {

@@ -68,7 +68,8 @@ export class RecordGroup extends Group {
       const used = max === null ? 0 : await store.sessions.count(record.user, max);
       if (max !== null && used > max) exceeded.push({ user: record.user, used, max });
     }
-    return { users: records.length, exceeded };
+    const limited = records.filter(({ limits, groups }) => Object.keys(limits).length + groups.length > 0);
+    return { users: limited.length, exceeded };
   }
 
   /** Returns the number of servers that are recorded on this host, in any state. */

@@ -1,5 +1,6 @@
 import { type Duration, parseDuration, parseLifetime } from "../../config/values/duration.js";
-import { option } from "../../errors.js";
+import { parseLabel } from "../../config/values/label.js";
+import { option, quote } from "../../errors.js";
 import { audited } from "../../events/audited.js";
 import { issueCode } from "../../identity/codes.js";
 import { SCOPES, type Scope } from "../../identity/identity.js";
@@ -29,18 +30,20 @@ export class TokenGroup extends Group {
    * `identity.tokenTtl`
    * @param options.scopes the actions that the token allows. Default: `use`
    * @param options.sessionId the only session that the token is valid for. The user owns it or is a member
+   * @param options.label the purpose of the token, in at most 200 characters. Lists and the audit log show it
    * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use that session.
    */
   async issue(
     user: string,
-    options: { ttl?: Duration; scopes?: readonly Scope[]; sessionId?: string } = {},
+    options: { ttl?: Duration; scopes?: readonly Scope[]; sessionId?: string; label?: string } = {},
   ): Promise<IssuedToken> {
     const { store, finder, config } = this.parts;
-    const { ttl, scopes = ["use"], sessionId } = options;
+    const { ttl, scopes = ["use"], sessionId, label } = options;
     const ttlMs = ttl === undefined ? config.identity.tokenTtlMs : parseLifetime(ttl, option("ttl"));
     if (sessionId !== undefined) await finder.find(sessionId, user);
     const bound = sessionId === undefined ? {} : { sessionId };
-    const issued = await issueToken(store, user, ttlMs, { scopes, ...bound });
+    const labelled = label === undefined ? {} : { label };
+    const issued = await issueToken(store, user, ttlMs, { scopes, ...bound, ...labelled });
     await recordIssue(this.parts, issued);
     this.#warnIfEndless(issued);
     return issued;
@@ -64,8 +67,8 @@ export class TokenGroup extends Group {
   }
 
   /**
-   * Issues a token that replaces the token `id` and has the same user, scopes, session and lifetime. Both tokens are
-   * valid for a while, so that clients can change from the old token to the new one.
+   * Issues a token that replaces the token `id` and has the same user, scopes, session, label and lifetime. Both tokens
+   * are valid for a while, so that clients can change from the old token to the new one.
    *
    * @param options.overlap how long the old token stays valid, unless it expires earlier. Default: `24h`
    * @throws FleetError `FLEET_TOKEN_NOT_FOUND` when the old token does not exist or has expired.
@@ -73,7 +76,8 @@ export class TokenGroup extends Group {
   async rotate(id: string, { overlap = "24h" }: { overlap?: Duration } = {}): Promise<RotatedToken> {
     const overlapMs = parseDuration(overlap, { name: option("overlap"), orZero: true });
     const record = await this.parts.store.tokens.read(id);
-    const about = { type: "token.rotated", user: record?.user ?? null, detail: `token ${id}` } as const;
+    const detail = `token ${id}${labelIn(record)}`;
+    const about = { type: "token.rotated", user: record?.user ?? null, detail } as const;
     const rotated = await audited(
       this.parts.events,
       about,
@@ -121,7 +125,7 @@ export class TokenGroup extends Group {
     const about = ids.map((id) => ({
       type: "token.revoked" as const,
       user: records.get(id)?.user ?? null,
-      detail: `token ${id}`,
+      detail: `token ${id}${labelIn(records.get(id))}`,
     }));
     // Tell the hosts about all ids, because somebody with write access to Redis may hide the record of a token.
     await audited(events, about, async () => await revoke({ ids: given }));
@@ -139,6 +143,7 @@ export class TokenGroup extends Group {
           ttl: { check: arg.span },
           scopes: { check: arg.someOf(SCOPES) },
           sessionId: { check: arg.sessionId },
+          label: { check: (value, name) => parseLabel(arg.text(value, name), option(name)) },
         }),
       ],
       issueCode: [
@@ -160,14 +165,19 @@ export class TokenGroup extends Group {
  */
 export async function recordIssue(
   { events, store }: Pick<FleetParts, "events" | "store">,
-  { id, user, scopes, sessionId }: IssuedToken,
+  { id, user, scopes, sessionId, label }: IssuedToken,
   kind = "token",
 ): Promise<void> {
-  const detail = `${kind} ${id}, scopes ${scopes.join(", ")}`;
+  const detail = `${kind} ${id}, scopes ${scopes.join(", ")}${labelIn({ label })}`;
   try {
     await events.record({ type: "token.issued", user, sessionId, detail });
   } catch (error) {
     await store.tokens.delete(id);
     throw error;
   }
+}
+
+/** The end of an event's detail. */
+function labelIn(token: { label?: string | null } | null | undefined): string {
+  return token?.label == null ? "" : `, label ${quote(token.label)}`;
 }

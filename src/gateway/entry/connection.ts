@@ -301,9 +301,13 @@ export class Connection {
   }
 }
 
-/** The event for a refused connection. A client over a limit is `denied`; all other errors are failures of the door. */
+/**
+ * The event for a refused connection. A client over a limit, or of a suspended user, is `denied`; all other errors are
+ * failures of the door.
+ */
 function refusal(error: unknown): ConnectionEvent {
-  if (!isFleetError(error, "FLEET_LIMIT_REACHED")) return { event: "failed", ...failure(error) };
+  const isDenied = isFleetError(error, "FLEET_LIMIT_REACHED") || isFleetError(error, "FLEET_USER_SUSPENDED");
+  if (!isDenied) return { event: "failed", ...failure(error) };
   const { code, limit, message } = error;
   return { event: "denied", code, ...(limit === undefined ? {} : { limit }), detail: message };
 }

@@ -1,15 +1,41 @@
 import type { UserLimits } from "../../config/limits.js";
+import { FleetError, quote } from "../../errors.js";
+
+/** Set while an operator refuses a user at every entry point. */
+export interface Suspension {
+  /** ISO 8601, UTC. */
+  since: string;
+  /** As an operator wrote it, for other operators. */
+  reason: string | null;
+}
 
 /** The record about the limits of one user. */
-export interface UserLimitRecord {
+export interface UserLimitRecord extends OwnLimits {
   user: string;
+  /** The groups in `limits.groups` to which the user belonged at the user's last sign-on that named groups. */
+  groups: readonly string[];
+}
+
+/** The part of the record that operators set. */
+export interface OwnLimits {
   /**
    * The limits that apply to this user alone; null: unlimited. If a limit is absent, the limit of a group or of
    * everybody applies.
    */
   limits: Partial<UserLimits>;
-  /** The groups in `limits.groups` to which the user belonged at the user's last sign-on that named groups. */
-  groups: readonly string[];
+  /** Kept here because every entry point reads the limits of its user anyway. Absent: the user is not suspended. */
+  suspended?: Suspension;
+}
+
+/** Call this before anything begins for a user. @throws FleetError `FLEET_USER_SUSPENDED` */
+export function refuseSuspended(record: UserLimitRecord | null): void {
+  if (record?.suspended === undefined) return;
+  const { user, suspended } = record;
+  // Only a person with a shell on the host gets commands and their comments, and so the reason.
+  const reason = suspended.reason === null ? "" : ` # the reason for the suspension: ${suspended.reason}`;
+  throw new FleetError("FLEET_USER_SUSPENDED", `User ${quote(user)} has been suspended since ${suspended.since}.`, {
+    suggestions: [`copilotfleet user resume ${user}${reason}`],
+  });
 }
 
 /** The time to which `turnsPerMinute` refers, in milliseconds. */

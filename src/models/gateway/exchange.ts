@@ -138,6 +138,7 @@ export class Exchange {
       // The turn itself began within the budgets. So a store that does not answer does not cut it.
       if (isFleetError(error, "FLEET_LIMIT_REACHED"))
         return [429, error.message, "rate_limit_error", { "x-should-retry": "false" }];
+      if (isFleetError(error, "FLEET_USER_SUSPENDED")) return [403, error.message, "permission_error"];
       if (!isTurn) return [503, error instanceof Error ? error.message : String(error), "api_error"];
     }
     return null;

@@ -3,6 +3,7 @@ import { hostAway } from "../../hosts/problems.js";
 import { peerEndpoint } from "../../identity/tls/peer.js";
 import { issueVisitToken, type Visit } from "../../identity/visit-token.js";
 import type { HostRecord } from "../../model/host.js";
+import { refuseSuspended } from "../../model/usage/user-limits.js";
 import type { ClientOptions } from "../../pool/clients.js";
 import { connectClient } from "../../runtime/client/connect.js";
 import { abortable, deadline } from "../../runtime/clock.js";
@@ -31,6 +32,8 @@ export async function connectToDoor(
   signal: AbortSignal,
   visit: Visit = {},
 ): Promise<DoorClient> {
+  // The other host refuses the user, too, but through the SDK's client, which does not pass the error on.
+  refuseSuspended(await store.limits.read(user));
   // Check the address first, so that no token is made for a host that cannot be reached.
   peerEndpoint(host, config.host, "");
   const { id, token } = await issueVisitToken(store, user, host.name, visit);

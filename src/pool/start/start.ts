@@ -5,6 +5,7 @@ import { FleetError, isFleetError, option, quote } from "../../errors.js";
 import type { Registry } from "../../model/registry.js";
 import { sandboxReport } from "../../model/sandbox.js";
 import type { Replacement, ServerRecord, TokenSource } from "../../model/server.js";
+import { refuseSuspended } from "../../model/usage/user-limits.js";
 import { tokensOf } from "../../models/github-tokens.js";
 import { ensureNote } from "../../runtime/files/host-note.js";
 import { createServerFolder, homeOf, writeConnectionToken } from "../../runtime/files/server-folder.js";
@@ -74,7 +75,10 @@ export async function startServer(context: PoolContext, request: StartRequest): 
   const { signal } = request;
   const known = (await store.registry.read()).servers[request.id];
   // Make every check that can refuse the start before recording anything.
-  if (request.user !== null) await refuseErased(store, request.user);
+  if (request.user !== null) {
+    await refuseErased(store, request.user);
+    refuseSuspended(await store.limits.read(request.user));
+  }
   const runtime = findRuntime(config.runtime.path, env);
   const fresh = newRecord(context.stateRoot, request);
   const sandbox = await sandboxOf(context, {

@@ -1,6 +1,7 @@
 import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
+import { refuseSuspended } from "../../model/usage/user-limits.js";
 import type { SpawnOptions } from "../../pool/start/start.js";
 import type { UseMarker } from "../../pool/use-markers.js";
 import { pause } from "../../runtime/clock.js";
@@ -162,12 +163,13 @@ let allowances: Promise<typeof import("../../usage/limits/turn-allowance.js")> |
  * Reserves a turn within the limits of a user. Null if no limit applies. In that case, it costs only one read of the
  * user's own limits.
  *
- * @throws the errors of `TurnAllowance.take`
+ * @throws FleetError `FLEET_USER_SUSPENDED`; the errors of `TurnAllowance.take`
  */
 export async function allowanceFor(context: SessionsContext, user: string): Promise<TurnAllowance | null> {
   const { store, config } = context;
   const { turnsPerMinute, concurrentTurns, tokensPerDay, tokensPerMonth } = config.limits.default;
   const record = await store.limits.read(user);
+  refuseSuspended(record);
   const isFree = [turnsPerMinute, concurrentTurns, tokensPerDay, tokensPerMonth].every((max) => max === null);
   if (record === null && isFree) return null;
   // Keep the promise. Every turn of a user with limits needs it, and an `import` takes time even for a loaded module.

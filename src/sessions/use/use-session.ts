@@ -1,11 +1,13 @@
 import type { FleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
+import { refuseSuspended } from "../../model/usage/user-limits.js";
 import { ModelUse } from "../../models/provider.js";
 import { isRunning } from "../../pool/server.js";
 import { setUseMarker, type UseMarker } from "../../pool/use-markers.js";
 import { type Deadline, deadline } from "../../runtime/clock.js";
 import type { Charge, TurnAllowance } from "../../usage/limits/turn-allowance.js";
+import { abortIfSuspended } from "../abort.js";
 import type { SessionsContext } from "../context.js";
 import { recordFor } from "../find.js";
 import type { TurnLease } from "../leases/seen.js";
@@ -25,7 +27,7 @@ import { MeteredTurn } from "./turn-records.js";
  *
  * @throws FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_SESSIONS_EXHAUSTED`,
  * `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_MOVED`, `FLEET_LIMIT_REACHED`, `FLEET_SERVER_DRAINING`,
- * `FLEET_POOL_DRAINING`, `FLEET_DISK_LIMIT_REACHED`; the errors of `Pool.serverOf`; the signal's own reason when it
+ * `FLEET_POOL_DRAINING`, `FLEET_DISK_LIMIT_REACHED`, `FLEET_USER_SUSPENDED`; the errors of `Pool.serverOf`; the signal's own reason when it
  * aborts.
  */
 export async function useSession(context: SessionsContext, request: UseRequest): Promise<SessionUse> {
@@ -50,6 +52,7 @@ export class SessionUse implements AsyncDisposable {
   /** The part of the user's limits that the turn takes up. */
   #allowance: TurnAllowance | null = null;
   #permit: Permit | null = null;
+  #watch: Disposable | undefined;
   #server: ServerRecord | undefined;
   #marker: UseMarker | undefined;
   /** How many calls of `reopen` are under way. The use marker stays until they end, even if the turn ends earlier. */
@@ -94,10 +97,13 @@ export class SessionUse implements AsyncDisposable {
 
   /** Called once, by {@link useSession}. */
   async begin(): Promise<void> {
-    const { isTurn, at } = this.#request;
+    const { isTurn, at, user, record } = this.#request;
     if (isTurn) {
-      this.#allowance = await allowanceFor(this.#context, this.#request.user);
+      this.#allowance = await allowanceFor(this.#context, user);
+      this.#watch = abortIfSuspended(this.#context, record.id, user);
       await this.#getPermit(false);
+    } else {
+      refuseSuspended(await this.#context.store.limits.read(user));
     }
     await this.#enter(at);
     const maxBytes = this.server.sandbox?.limits?.disk ?? null;
@@ -186,6 +192,7 @@ export class SessionUse implements AsyncDisposable {
     this.#isOver = true;
     this.turn[Symbol.dispose]();
     this.#allowance?.end();
+    this.#watch?.[Symbol.dispose]();
     this.#check[Symbol.dispose]();
     if (this.#reopening === 0) {
       this.#unmark();

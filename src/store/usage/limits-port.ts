@@ -1,21 +1,27 @@
-import type { UserLimits } from "../../config/limits.js";
-import type { Slot, SlotAnswer, SlotRequest, SlotsUsed, UserLimitRecord } from "../../model/usage/user-limits.js";
+import type {
+  OwnLimits,
+  Slot,
+  SlotAnswer,
+  SlotRequest,
+  SlotsUsed,
+  UserLimitRecord,
+} from "../../model/usage/user-limits.js";
 
 /** How long a call of `isFirst` is remembered, in milliseconds. Longer than a month, the longest period. */
 export const NEAR_MS = 32 * 24 * 3_600_000;
 
-/** The limits that `limit set` gives to individual users, the users' groups, and the slots that users have. */
+/** The limits that `limit set` gives to individual users, suspensions, the users' groups, and the slots that users have. */
 export interface LimitStore {
-  /** The user's own limits and groups; null if there are neither. Another host may see a change up to a second late. */
+  /** The user's own limits, suspension and groups; null if there are none. Another host may see a change up to a second late. */
   read(user: string): Promise<UserLimitRecord | null>;
 
   /** The records of all users. Costs one read per record. */
   list(): Promise<UserLimitRecord[]>;
 
-  /** Changes the user's own limits. `change` must be free of side effects, because it may run again. */
-  set(user: string, change: (limits: Partial<UserLimits>) => Partial<UserLimits>): Promise<void>;
+  /** Changes the user's own limits and suspension. `change` must be free of side effects, because it may run again. */
+  set(user: string, change: (own: OwnLimits) => OwnLimits): Promise<void>;
 
-  /** Removes the user's own limits. Resolves with true if there were any. */
+  /** Removes the user's own limits, but not a suspension. Resolves with true if there were any. */
   clear(user: string): Promise<boolean>;
 
   /** Replaces the user's groups. */

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { limitReached, type UserLimit } from "../../config/limits.js";
 import type { Config } from "../../config/schema.js";
-import type { SlotKind, UserLimitRecord } from "../../model/usage/user-limits.js";
+import { refuseSuspended, type SlotKind, type UserLimitRecord } from "../../model/usage/user-limits.js";
 import type { Store } from "../../store/ports.js";
 import { BUDGETS, periodOf, SOFT_SHARE } from "./budgets.js";
 import { LimitEvents, type LimitEventsContext } from "./limit-events.js";
@@ -136,11 +136,11 @@ export class TurnAllowance {
 const OVERRUN = 1_000_000;
 
 /**
- * Refuses a model request of a user whose budgets are used up. A turn that began within a budget goes on. It may exceed the
+ * Refuses a model request of a user who is suspended, or whose budgets are used up. A turn that began within a budget goes on. It may exceed the
  * budget by as much again, and by at least `OVERRUN`, because an agent could otherwise go on for ever.
  *
  * @param underWay an estimate of the tokens that the user's earlier requests will use, and that do not count so far
- * @throws FleetError `FLEET_LIMIT_REACHED`; the errors of the store.
+ * @throws FleetError `FLEET_LIMIT_REACHED`; `FLEET_USER_SUSPENDED`; the errors of the store.
  */
 export async function assertBudget(
   context: AllowanceContext,
@@ -148,7 +148,9 @@ export async function assertBudget(
   isTurn: boolean,
   underWay: number,
 ): Promise<void> {
-  const { limits, sources } = effectiveLimits(context.config.limits, await context.store.limits.read(user));
+  const record = await context.store.limits.read(user);
+  refuseSuspended(record);
+  const { limits, sources } = effectiveLimits(context.config.limits, record);
   for (const { limit, period } of BUDGETS) {
     const max = limits[limit];
     if (max === null) continue;

@@ -158,12 +158,13 @@ function partsOfSession({ session, server, ...more }: SessionDescription): Parts
   };
 }
 
-function partsOfUser({ user, placement, servers, sessions, tokens, quota }: UserDescription): Parts {
+function partsOfUser({ user, placement, suspended, servers, sessions, tokens, quota }: UserDescription): Parts {
   const hosts = [...new Set([...servers.map(({ hostName }) => hostName), ...sessions.map(({ host }) => host)])];
   const owned = sessions.filter(({ owner }) => owner === user).length;
   return {
     title: `User ${user}`,
     facts: [
+      ["Suspended", suspended && [suspended.since, suspended.reason ?? []].flat().join(": ")],
       ["Host", placement?.host ?? null],
       ["Placed on", placement?.serverId ?? null],
       ["Servers", servers.length],

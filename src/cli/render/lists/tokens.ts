@@ -11,6 +11,7 @@ export const TOKENS: List<TokenView> = {
     { heading: "AGE", field: "createdAt", yields: 1, isAge: true, cell: ({ createdAt }) => renderSince(createdAt) },
     { heading: "EXPIRES", field: "expiresAt", cell: renderExpiry },
     { heading: "SCOPES", field: "scopes", yields: 2, value: ({ scopes }) => scopes.join(" ") },
+    { heading: "LABEL", field: "label", yields: 3 },
     { heading: "SESSION", field: "sessionId", wide: true },
     {
       ...{ heading: "LAST USE", field: "lastUsedAt", wide: true, isAge: true },

@@ -1,7 +1,7 @@
 import { countOf, printable } from "../../../config/values/text.js";
 import type { PurgeReceipt } from "../../../peers/purge.js";
 import type { UserEntry } from "../../../peers/users.js";
-import { renderBytes, USER } from "../table.js";
+import { renderBytes, renderSince, USER } from "../table.js";
 import type { List } from "./list.js";
 
 export const USERS: List<UserEntry> = {
@@ -12,6 +12,11 @@ export const USERS: List<UserEntry> = {
     { heading: "SESSIONS", field: "sessions" },
     { heading: "SERVERS", field: "servers" },
     { heading: "TOKENS", field: "tokens" },
+    {
+      ...{ heading: "SUSPENDED", field: "suspended", isAge: true, value: ({ suspended }) => suspended?.since ?? null },
+      cell: ({ suspended }) => (suspended === null ? null : renderSince(suspended.since)),
+    },
+    { heading: "REASON", field: "reason", wide: true, value: ({ suspended }) => suspended?.reason ?? null },
   ],
 };
 

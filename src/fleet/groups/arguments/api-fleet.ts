@@ -124,6 +124,8 @@ export function apiFleet(parts: FleetParts, groups: ApiGroups): ApiFleet {
     },
     users: {
       list: async () => await users.list(),
+      suspend: async (user, options) => await users.suspend(user, options),
+      resume: async (user) => await users.resume(user),
       purge: async (user, options) => await users.purge(user, options),
     },
     usage: { report: async (options) => await lists.run("usage", async () => await usage.report(options)) },

@@ -66,7 +66,8 @@ async function fill(
   const usage = await parts.store.usage.read({ from: FROM, to: Date.now(), by: "day", user });
   const keyedTurns = await parts.store.keyedTurns.list(user);
   const own = await parts.store.limits.read(user);
-  const limits = own && { limits: own.limits, groups: own.groups };
+  const { suspended = null, limits: max, groups } = own ?? {};
+  const limits = own && { limits: max, groups, suspended };
   await write(folder, "user.json", { ...description, limits, exportedAt: new Date().toISOString(), remains });
   await write(folder, "usage.json", { usage });
   await write(folder, "keyed-turns.json", { keyedTurns });

@@ -35,13 +35,13 @@ export class LimitGroup extends Group {
     const detail = given.map((name) => `${name}: ${limits[name] ?? "unlimited"}`).join(", ");
     await audited(events, { type: "limit.set", user, detail }, async () => {
       await store.limits.set(user, (before) => {
-        const after: Partial<Record<UserLimit, number | null>> = { ...before };
+        const after: Partial<Record<UserLimit, number | null>> = { ...before.limits };
         for (const name of given) {
           const value = limits[name];
           if (value === "default") delete after[name];
           else after[name] = value === "unlimited" ? null : (value ?? null);
         }
-        return after;
+        return { ...before, limits: after };
       });
     });
     return await this.get(user);

@@ -1,11 +1,19 @@
+import { parseLabel } from "../../../config/values/label.js";
+import { FleetError, option, quote } from "../../../errors.js";
+import { audited } from "../../../events/audited.js";
+import type { Suspension } from "../../../model/usage/user-limits.js";
 import { type PurgeReceipt, purgeUser } from "../../../peers/purge.js";
-import { listUsers, type UserEntry } from "../../../peers/users.js";
+import { listUsers, type SuspendedUser, type UserEntry } from "../../../peers/users.js";
+import { isRunning } from "../../../pool/server.js";
 import { NEVER } from "../../../runtime/clock.js";
 import * as arg from "../../arguments.js";
 import type { FleetParts } from "../../parts.js";
 import { Group } from "../group.js";
 import type { SessionGroup } from "../sessions.js";
 import type { ExportedUser } from "./export-user.js";
+
+/** How long a user's server waits for the turns that a suspension aborts, in milliseconds. Then they are cut. */
+const ABORT_MS = 5_000;
 
 export interface PurgeUserOptions {
   /** Erase nothing, and return what would be erased. */
@@ -32,9 +40,53 @@ export class UserGroup extends Group {
     this.#sessions = sessions;
   }
 
-  /** Lists the users who have a session, a server or a token, by name. */
+  /** Lists the users who have a session, a server or a token, or are suspended, by name. */
   async list(): Promise<UserEntry[]> {
     return await listUsers(this.parts);
+  }
+
+  /**
+   * Refuses a user at every entry point, with all credentials, until {@link resume}. Turns and connections of the user
+   * end within seconds, on all hosts. Stops the user's own servers. Sessions and other data stay. The user may be one
+   * whom the fleet does not know.
+   *
+   * @param options.reason for other operators, in at most 200 characters
+   */
+  async suspend(user: string, { reason = null }: { reason?: string | null } = {}): Promise<SuspendedUser> {
+    const { store, events, hosts } = this.parts;
+    const now = new Date(await store.now()).toISOString();
+    let suspended: Suspension = { since: now, reason };
+    await audited(events, { type: "user.suspended", user, detail: reason }, async () => {
+      await store.limits.set(user, (own) => {
+        suspended = { since: own.suspended?.since ?? now, reason: reason ?? own.suspended?.reason ?? null };
+        return { ...own, suspended };
+      });
+    });
+    const own = (await hosts.recorded()).filter(({ server }) => server.user === user && isRunning(server));
+    const { answers } = await hosts.everywhere(async (host) => {
+      const ids = own.filter(({ hostName }) => hostName === host.name).map(({ server }) => server.id);
+      return await host.stop({ ids, request: { drainTimeoutMs: ABORT_MS } });
+    });
+    const { sessions = 0, servers = 0, tokens = 0 } = (await this.list()).find((each) => each.user === user) ?? {};
+    return {
+      user,
+      ...suspended,
+      known: sessions + servers + tokens > 0,
+      stopped: answers.flatMap(({ answer }) => answer),
+    };
+  }
+
+  /** Ends the suspension of a user. @throws FleetError `FLEET_USER_NOT_SUSPENDED` */
+  async resume(user: string): Promise<{ user: string }> {
+    const { store, events } = this.parts;
+    if ((await store.limits.read(user))?.suspended === undefined)
+      throw new FleetError("FLEET_USER_NOT_SUSPENDED", `User ${quote(user)} is not suspended.`, {
+        suggestions: ["copilotfleet user list"],
+      });
+    await audited(events, { type: "user.resumed", user }, async () => {
+      await store.limits.set(user, ({ suspended: _, ...own }) => own);
+    });
+    return { user };
   }
 
   /**
@@ -68,6 +120,11 @@ export class UserGroup extends Group {
   static {
     Group.guard(UserGroup.prototype, {
       list: [],
+      suspend: [
+        arg.user,
+        arg.optional({ reason: { check: (value, name) => parseLabel(arg.text(value, name), option(name)) } }),
+      ],
+      resume: [arg.user],
       purge: [
         arg.user,
         arg.optional({

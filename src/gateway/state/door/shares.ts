@@ -9,6 +9,7 @@ import {
 } from "../../../config/limits.js";
 import type { Config } from "../../../config/schema.js";
 import type { FleetError } from "../../../errors.js";
+import { refuseSuspended } from "../../../model/usage/user-limits.js";
 import type { Store } from "../../../store/ports.js";
 import { LimitEvents, type LimitEventsContext } from "../../../usage/limits/limit-events.js";
 
@@ -58,7 +59,7 @@ export class Shares {
    *
    * @param everywhere whether the user's connections at all hosts count together. A relayed connection counts at the
    * host that relays it.
-   * @throws FleetError `FLEET_LIMIT_REACHED`, and the errors of the store.
+   * @throws FleetError `FLEET_LIMIT_REACHED`, `FLEET_USER_SUSPENDED`, and the errors of the store.
    */
   async admitUser(user: string, { relayed, everywhere }: { relayed: boolean; everywhere: boolean }): Promise<Share> {
     if (this.#context === null) return this.admit(user, relayed);
@@ -81,6 +82,7 @@ export class Shares {
 
   async #ownLimit(user: string, { store, config }: SharesContext): Promise<OwnLimit | undefined> {
     const record = await store.limits.read(user);
+    refuseSuspended(record);
     if (record === null) return undefined;
     const { effectiveLimits } = await import("../../../usage/limits/limits.js");
     const { limits, sources } = effectiveLimits(config.limits, record);

@@ -1,9 +1,9 @@
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { UserLimits } from "../../../../config/limits.js";
 import { systemCode } from "../../../../errors.js";
 import { userDigest } from "../../../../model/ids.js";
 import type {
+  OwnLimits,
   Slot,
   SlotAnswer,
   SlotKind,
@@ -24,16 +24,11 @@ import { SlotLog } from "./slot-log.js";
 /** How many logs a process keeps in memory. */
 const MOST_LOGS = 10_000;
 
-interface OwnLimits {
-  user: string;
-  limits: Partial<UserLimits>;
-}
-
-/** The users' own limits, in a document per user; their groups, in a file per user; and logs of the slots in use. */
+/** The users' own limits and suspensions, in a document per user; their groups, in a file per user; and logs of the slots in use. */
 export class LimitRecords implements LimitStore {
   readonly #context: StoreContext;
   readonly #sessions: Pick<SessionStore, "ids" | "count">;
-  readonly limits: RecordFolder<OwnLimits>;
+  readonly limits: RecordFolder<OwnLimits & Pick<UserLimitRecord, "user">>;
   readonly #groups: RecordFiles<Pick<UserLimitRecord, "user" | "groups">>;
   readonly #logs = new Map<string, SlotLog>();
 
@@ -54,7 +49,8 @@ export class LimitRecords implements LimitStore {
     const name = userDigest(user);
     const groups = this.#groups.read(name)?.groups ?? [];
     // Most users have no limits of their own, and this check takes less time than a read.
-    const limits = this.limits.has(name) ? (this.limits.read(name)?.limits ?? {}) : {};
+    const { limits = {}, suspended } = (this.limits.has(name) && this.limits.read(name)) || {};
+    if (suspended !== undefined) return { user, limits, suspended, groups };
     return Object.keys(limits).length + groups.length === 0 ? null : { user, limits, groups };
   }
 
@@ -64,23 +60,29 @@ export class LimitRecords implements LimitStore {
     return records.filter((record) => record !== null);
   }
 
-  async set(user: string, change: (limits: Partial<UserLimits>) => Partial<UserLimits>): Promise<void> {
+  async set(user: string, change: (own: OwnLimits) => OwnLimits): Promise<void> {
     const name = userDigest(user);
     const update = (draft: OwnLimits) => {
-      draft.limits = change(draft.limits);
+      const { limits, suspended } = change(draft);
+      draft.limits = limits;
+      if (suspended === undefined) delete draft.suspended;
+      else draft.suspended = suspended;
       return true;
     };
     while ((await this.limits.update(name, update)) === undefined) {
-      const limits = change({});
-      if (Object.keys(limits).length === 0 || (await this.limits.create(name, { user, limits }))) return;
+      const own = change({ limits: {} });
+      const isEmpty = Object.keys(own.limits).length === 0 && own.suspended === undefined;
+      if (isEmpty || (await this.limits.create(name, { user, ...own }))) return;
     }
   }
 
   async clear(user: string): Promise<boolean> {
     const name = userDigest(user);
     const own = this.limits.readOr(name, "damaged");
-    const isEmpty = own === null || (own !== "damaged" && Object.keys(own.limits).length === 0);
-    return (await this.limits.delete(name)) && !isEmpty;
+    if (own === "damaged") return await this.limits.delete(name);
+    // Change the record, because somebody may suspend the user at this moment.
+    if (own !== null) await this.set(user, (latest) => ({ ...latest, limits: {} }));
+    return own !== null && Object.keys(own.limits).length > 0;
   }
 
   async noteGroups(user: string, groups: readonly string[]): Promise<void> {
@@ -175,7 +177,7 @@ export class LimitRecords implements LimitStore {
   }
 
   async forget(user: string): Promise<void> {
-    await this.clear(user);
+    await this.limits.delete(userDigest(user));
     await this.noteGroups(user, []);
     rmSync(this.#folderOf(user), { recursive: true, force: true });
     this.#logs.delete(this.#folderOf(user));

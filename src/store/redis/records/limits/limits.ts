@@ -1,6 +1,12 @@
 import { isDeepStrictEqual } from "node:util";
-import type { UserLimits } from "../../../../config/limits.js";
-import type { Slot, SlotAnswer, SlotRequest, SlotsUsed, UserLimitRecord } from "../../../../model/usage/user-limits.js";
+import type {
+  OwnLimits,
+  Slot,
+  SlotAnswer,
+  SlotRequest,
+  SlotsUsed,
+  UserLimitRecord,
+} from "../../../../model/usage/user-limits.js";
 import { type LimitStore, NEAR_MS } from "../../../usage/limits-port.js";
 import { FIRST } from "../../scripts/slot-scripts.js";
 import { type Documents, newId } from "../documents.js";
@@ -45,21 +51,21 @@ export class LimitDocuments implements LimitStore {
     return [...(await this.#records.list())].map(([user, record]) => ({ user, ...record }));
   }
 
-  async set(user: string, change: (limits: Partial<UserLimits>) => Partial<UserLimits>): Promise<void> {
-    await this.#change(user, ({ limits, groups }) => ({ limits: change(limits), groups }));
+  async set(user: string, change: (own: OwnLimits) => OwnLimits): Promise<void> {
+    await this.#change(user, ({ groups, ...own }) => ({ ...change(own), groups }));
   }
 
   async clear(user: string): Promise<boolean> {
     let had = false;
-    await this.#change(user, ({ limits, groups }) => {
-      had = Object.keys(limits).length > 0;
-      return { limits: {}, groups };
+    await this.#change(user, (record) => {
+      had = Object.keys(record.limits).length > 0;
+      return { ...record, limits: {} };
     });
     return had;
   }
 
   async noteGroups(user: string, groups: readonly string[]): Promise<void> {
-    await this.#change(user, ({ limits }) => ({ limits, groups }));
+    await this.#change(user, (record) => ({ ...record, groups }));
   }
 
   async take(request: SlotRequest): Promise<SlotAnswer> {
@@ -98,7 +104,7 @@ export class LimitDocuments implements LimitStore {
       const found = await this.#records.find(user);
       const before = found?.record ?? { limits: {}, groups: [] };
       const after = change(before);
-      const isEmpty = Object.keys(after.limits).length + after.groups.length === 0;
+      const isEmpty = Object.keys(after.limits).length + after.groups.length === 0 && after.suspended === undefined;
       if (isDeepStrictEqual(before, after)) return;
       const stored = found?.stored ?? null;
       const isDone = isEmpty
