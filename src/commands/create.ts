@@ -6,6 +6,7 @@ import { afterPrompt, whatBecameOf, withoutSession } from "../cli/prompt/failed-
 import { createInterruptibly } from "../cli/prompt/interrupted-creation.js";
 import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
 import { printTurn } from "../cli/prompt/turn.js";
+import { renderUntil } from "../cli/render/table.js";
 import { isFleetError } from "../errors.js";
 import { deadline } from "../runtime/clock.js";
 import type { SessionView } from "../sessions/view.js";
@@ -62,14 +63,21 @@ export default class Create extends FleetCommand {
       );
       const session = await (prompt === undefined ? creating : creating.catch(withoutSession));
       this.log(session.sessionId);
-      if (prompt === undefined) return { session: await fleet.sessions.leave(session, { park: true }), reply: null };
       const { ephemeral } = flags;
+      const leave = async (options = {}) => {
+        const view = await fleet.sessions.leave(session, options);
+        const until = view.state === "gone" ? null : renderUntil(view.expiresAt);
+        if (until !== null && process.stdout.isTTY === true && !this.jsonEnabled())
+          process.stderr.write(`If nobody uses this session, it expires ${until}.\n`);
+        return view;
+      };
+      if (prompt === undefined) return { session: await leave({ park: true }), reply: null };
       const output = { json: this.jsonEnabled(), signal, isEphemeral: ephemeral };
       try {
         const { text } = await printTurn(output, session.sessionId, (options) =>
           fleet.sessions.send(session, prompt, options),
         );
-        return { session: await fleet.sessions.leave(session), reply: text };
+        return { session: await leave(), reply: text };
       } catch (error) {
         if (!isFleetError(error)) throw error;
         throw afterPrompt(error, await whatBecameOf(fleet, session.sessionId, flags));

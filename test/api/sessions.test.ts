@@ -139,7 +139,7 @@ describe("a session over HTTP", () => {
     const patch = async (body: object) =>
       (await at.ok("PATCH", `/v1/sessions/${id}`, { token: alice, body })).json.session;
     expect(await patch({ ttl: "3h" })).toMatchObject({ purpose: "review", ttlMs: 10_800_000, kind: "private" });
-    expect(await patch({ purpose: null, ttl: null })).toMatchObject({ purpose: null, ttlMs: 86_400_000 });
+    expect(await patch({ purpose: null, ttl: null })).toMatchObject({ purpose: null, ttlMs: 30 * 86_400_000 });
     expect(await patch({ members: ["bob", "bob"] })).toMatchObject({ kind: "collaborative", members: ["bob"] });
     const bob = await at.token("bob");
     await at.ok("GET", `/v1/sessions/${id}`, { token: bob });

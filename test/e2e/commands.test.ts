@@ -38,7 +38,8 @@ const SESSION = {
   state: "idle",
   createdAt: TIME,
   lastUsedAt: TIME,
-  ttlMs: 86_400_000,
+  ttlMs: 30 * 86_400_000,
+  expiresAt: TIME,
   sizeBytes: expect.any(Number),
   lease: null,
 };

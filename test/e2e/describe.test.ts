@@ -91,7 +91,7 @@ describe("describe session", () => {
     expect(Date.parse(described.expiresAt ?? "")).toBe(Date.parse(lastUsedAt) + (ttlMs ?? 0));
     const text = await fleet.ok(["describe", "session/notes"]);
     expect(text).toMatch(/^ {2}Model: +echo \(provider\.type\)$/m);
-    expect(text).toMatch(/^ {2}Expires: +\S+ \(in 23h\), if nobody uses it$/m);
+    expect(text).toMatch(/^ {2}Expires: +\S+ \(in 30d\), if nobody uses it$/m);
     expect(text).toContain("\nNext:\n  copilotfleet resume notes --user alice\n");
   });
 
@@ -136,7 +136,7 @@ describe("describe user", () => {
     expect(text).toMatch(new RegExp(`^Servers:\nSERVER .*\n${server.id} `, "m"));
     expect(text).toMatch(/^Sessions:\nSESSION .*\n/m);
     expect(text).toMatch(
-      new RegExp(`^Tokens:\nTOKEN +AGE +EXPIRES +SCOPES\n${issued.id} +\\d+[sm] +in 29d +use$`, "m"),
+      new RegExp(`^Tokens:\nTOKEN +AGE +EXPIRES +SCOPES\n${issued.id} +\\d+[sm] +in 30d +use$`, "m"),
     );
     expect(text).toContain(`  copilotfleet describe server/${server.id}\n`);
   });

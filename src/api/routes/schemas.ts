@@ -176,7 +176,11 @@ export const session = v.object({
   model: stringOrNull,
   createdAt: time,
   lastUsedAt: time,
-  ttlMs: numberOrNull,
+  ttlMs: v.pipe(numberOrNull, v.description("How long the session is kept after its last use. Null: for ever.")),
+  expiresAt: v.pipe(
+    timeOrNull,
+    v.description("When the session may be deleted if nobody uses it until then. Null: never."),
+  ),
   sizeBytes: number,
   lease: v.nullable(lease),
 });

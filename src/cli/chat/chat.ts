@@ -4,7 +4,7 @@ import { either } from "../../runtime/clock.js";
 import { given } from "../flags/flags.js";
 import { Interrupted } from "../prompt/interrupted.js";
 import { colour } from "../render/colour.js";
-import { renderAge } from "../render/table.js";
+import { renderAge, renderUntil } from "../render/table.js";
 import { inChat } from "../report.js";
 import { CHAT_COMMANDS, type CommandName, KEYS, parseEntered } from "./commands.js";
 import type { Conversation, Conversations } from "./conversation/conversation.js";
@@ -101,8 +101,8 @@ export class Chat {
   /** Shows the model, the place and the session above the prompt, and waits for the user's next prompt. */
   async #next(): Promise<string | null> {
     const { window, conversations } = this.#parts;
-    const server = await this.#conversation.server().catch(() => null);
-    const place = server === null ? conversations.place : `server ${server}`;
+    const view = await this.#conversation.view().catch(() => null);
+    const place = view === null ? conversations.place : `server ${view.serverId}`;
     window.status = [...this.#modelPart(), place, this.#sessionPart()].join(" · ");
     return await window.next();
   }
@@ -239,6 +239,9 @@ export class Chat {
         this.#modelName = await conversation.model(signal).catch(() => null);
         window.say([conversations.place, ...this.#modelPart(), this.#sessionPart()].join(" · "), colour.bold);
         window.say("/help lists the commands. Ctrl-C cancels a turn. Ctrl-D ends the chat.", colour.dim);
+        const expiry = renderUntil((await conversation.view().catch(() => null))?.expiresAt ?? null);
+        if (expiry !== null)
+          window.say(`If nobody uses this session, it expires ${expiry === "due" ? "soon" : expiry}.`, colour.dim);
         if (!this.#isUnused) await showLastTurns(window, markdown, { conversation, signal });
       });
     } catch (error) {

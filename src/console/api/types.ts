@@ -33,6 +33,7 @@ export interface Session {
   model: string | null;
   createdAt: string;
   lastUsedAt: string;
+  expiresAt: string | null;
   sizeBytes: number;
   stranded: boolean;
 }

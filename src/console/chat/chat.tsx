@@ -1,7 +1,7 @@
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 import { type Problem, problemFrom } from "../api/problem.js";
 import type { Caller, Session } from "../api/types.js";
-import { Deletion } from "../pages/sessions.js";
+import { Deletion, Expiry } from "../pages/sessions.js";
 import { go, useTitle } from "../parts/hooks.js";
 import { Badge, Empty, Loading, ProblemNotice } from "../parts/notice.js";
 import { plural } from "../parts/show.js";
@@ -126,6 +126,7 @@ function ChatHead({ session, caller, isRunning, mayUse, open }: HeadProps) {
             </span>
           )}
           {model !== null && <bdi>{model}</bdi>}
+          <Expiry at={session.expiresAt} />
         </p>
       </div>
       <Badge word={isRunning ? "active" : state} />

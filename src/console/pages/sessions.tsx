@@ -103,6 +103,7 @@ function Row({ session, user, remove }: { session: Session; user: string; remove
           )}
           {model !== null && <bdi>{model}</bdi>}
           <span>{bytes(sizeBytes)}</span>
+          <Expiry at={session.expiresAt} />
         </span>
       </a>
       <Badge word={session.stranded ? "stranded" : state} />
@@ -116,6 +117,13 @@ function Row({ session, user, remove }: { session: Session; user: string; remove
       )}
     </li>
   );
+}
+
+/** When an unused session is deleted, such as "expires in 3 hours". */
+export function Expiry({ at }: { at: string | null }) {
+  if (at === null) return null;
+  const isSoon = Date.parse(at) - Date.now() < 60_000;
+  return <span title={exact(at)}>expires {isSoon ? "soon" : ago(at)}</span>;
 }
 
 function NoSessions({ isSearch }: { isSearch: boolean }) {

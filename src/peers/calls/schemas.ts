@@ -227,6 +227,7 @@ export const sessionView: Schema<SessionView> = object({
   createdAt: string,
   lastUsedAt: string,
   ttlMs: v.nullable(number),
+  expiresAt: v.optional(v.nullable(string), null),
   sizeBytes: number,
   lease: v.nullable(lease),
 });

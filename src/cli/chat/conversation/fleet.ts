@@ -3,6 +3,7 @@ import type { Fleet } from "../../../fleet/fleet.js";
 import type { ResumeSessionOptions } from "../../../fleet/options.js";
 import { abortable, deadline } from "../../../runtime/clock.js";
 import type { TranscriptEntry } from "../../../runtime/history/transcript.js";
+import type { SessionView } from "../../../sessions/view.js";
 import { given } from "../../flags/flags.js";
 import {
   type Answers,
@@ -90,8 +91,8 @@ class FleetConversation implements Conversation {
     await this.#fleet.sessions.send(await this.#opened(options.signal), prompt, options);
   }
 
-  async server(): Promise<string> {
-    return (await this.#fleet.sessions.get(this.id, { user: this.#options.user })).serverId;
+  async view(): Promise<SessionView> {
+    return await this.#fleet.sessions.get(this.id, { user: this.#options.user });
   }
 
   async model(signal: AbortSignal): Promise<string | null> {
