@@ -1,6 +1,15 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, given, modelFlag, promptFlag, sessionIdFlag, ttlFlag, usage } from "../cli/flags/flags.js";
+import {
+  durationFlag,
+  given,
+  modelFlag,
+  promptFlag,
+  sessionIdFlag,
+  titleFlag,
+  ttlFlag,
+  usage,
+} from "../cli/flags/flags.js";
 import { actingUserFlag } from "../cli/flags/user.js";
 import { afterPrompt, whatBecameOf, withoutSession } from "../cli/prompt/failed-prompt.js";
 import { createInterruptibly } from "../cli/prompt/interrupted-creation.js";
@@ -23,7 +32,8 @@ export default class Create extends FleetCommand {
   static override flags = {
     user: actingUserFlag,
     id: sessionIdFlag,
-    purpose: Flags.string({ description: "purpose of the session; a random id begins with it", helpValue: "TEXT" }),
+    purpose: Flags.string({ description: "purpose of the session", helpValue: "TEXT" }),
+    title: titleFlag,
     model: modelFlag,
     prompt: promptFlag("first prompt to send; prints its reply after the id"),
     ephemeral: Flags.boolean({
@@ -45,7 +55,7 @@ export default class Create extends FleetCommand {
       throw usage("--member needs --collaborative.", [
         `copilotfleet create --user USER --collaborative${flags.member.map((id) => ` --member ${id}`).join("")}`,
       ]);
-    const { purpose, model, ttl } = flags;
+    const { purpose, title, model, ttl } = flags;
     const members = flags.collaborative ? (flags.member ?? []) : undefined;
     const prompt = flags.prompt === undefined ? undefined : await readPrompt(flags.prompt);
     return await this.withFleet(async (fleet) => {
@@ -58,7 +68,7 @@ export default class Create extends FleetCommand {
           ephemeral: flags.ephemeral,
           needsModel: prompt !== undefined,
           signal: limit.signal,
-          ...given({ sessionId: flags.id, purpose, model, ttl, members, waitMs: flags.wait }),
+          ...given({ sessionId: flags.id, purpose, title, model, ttl, members, waitMs: flags.wait }),
         }),
       );
       const session = await (prompt === undefined ? creating : creating.catch(withoutSession));

@@ -9,6 +9,8 @@ export interface SessionView {
   id: string;
   owner: string;
   purpose: string | null;
+  /** The title that a user gave to the session, or else its first prompt; null if there is neither. */
+  title: string | null;
   kind: SessionRecord["kind"];
   members: string[];
   persistence: SessionRecord["persistence"];
@@ -54,6 +56,7 @@ export function viewSession(
     id: record.id,
     owner: record.owner,
     purpose: record.purpose,
+    title: record.title ?? null,
     kind: record.kind,
     members: record.members,
     persistence: record.persistence,

@@ -1,6 +1,7 @@
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { SessionView } from "../../src/sessions/view.js";
 import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
 import { unused } from "../fixtures/sessions/unused.js";
@@ -53,7 +54,7 @@ describe("a session over HTTP", () => {
     const { status, headers, json } = await at.ask("POST", "/v1/sessions", { token: alice, body });
     expect(status).toBe(201);
     expect(json.session).toMatchObject({ owner: "alice", purpose: "review", members: ["bob"], ttlMs: 7_200_000 });
-    expect(json.session.id).toMatch(/^review-/);
+    expect(json.session.id).toMatch(/^[0-9a-f-]{36}$/);
     const found = await at.ok("GET", headers.location ?? "", { token: alice });
     expect(found.json.session).toMatchObject({ id: json.session.id, kind: "collaborative", model: "gpt-5" });
   });
@@ -132,6 +133,43 @@ describe("a session over HTTP", () => {
     expect(await sessions.update(id, { user: "alice", purpose: "new", expected: now })).toMatchObject({
       purpose: "new",
     });
+  });
+
+  it("the first prompt is the title of a session, unless it was created with a title, and a PATCH changes it", async () => {
+    const titleNow = async (id: string) =>
+      (await at.ok("GET", `/v1/sessions/${id}`, { token: alice })).json.session.title;
+    const prompt = async (id: string, text: string) =>
+      await at.ok("POST", `/v1/sessions/${id}/turns`, { token: alice, body: { prompt: text } });
+    const untitled = await created();
+    expect(await titleNow(untitled)).toBeNull();
+    await prompt(untitled, "\n Fix the build\nand the tests");
+    await prompt(untitled, "another");
+    expect(await titleNow(untitled)).toBe("Fix the build");
+    const titled = await created({ title: "Build" });
+    await prompt(titled, "hello");
+    expect(await titleNow(titled)).toBe("Build");
+    const patch = async (title: string | null) =>
+      await at.ask("PATCH", `/v1/sessions/${titled}`, { token: alice, body: { title } });
+    for (const wrong of ["", " ", "a\nb", "\u202eb", "x".repeat(81)])
+      expect(await patch(wrong)).toMatchObject({ status: 422, json: { code: "FLEET_USAGE_INVALID" } });
+    expect(await titleNow(titled)).toBe("Build");
+    await patch("Tests");
+    expect(await titleNow(titled)).toBe("Tests");
+    await patch(null);
+    expect(await titleNow(titled)).toBeNull();
+  });
+
+  it("an operator's list of another user's sessions has no titles", async () => {
+    const user = unused("titled");
+    const own = await at.token(user);
+    await at.ok("POST", "/v1/sessions", { token: own, body: { title: "Secret plan" } });
+    const admin = await at.token("operator", ["admin"]);
+    const titles = async (token: string, query: string) =>
+      (await at.ok("GET", `/v1/sessions${query}`, { token })).json.sessions.map(
+        (session: SessionView) => session.title,
+      );
+    expect(await titles(own, "")).toEqual(["Secret plan"]);
+    expect(await titles(admin, `?user=${user}`)).toEqual([null]);
   });
 
   it("a PATCH changes only the fields that it names, and null resets a field to its default", async () => {

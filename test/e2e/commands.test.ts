@@ -31,6 +31,7 @@ const SESSION = {
   id: expect.any(String),
   owner: "alice",
   purpose: null,
+  title: null,
   kind: "private",
   members: [],
   persistence: "persistent",

@@ -95,6 +95,18 @@ describe("describe session", () => {
     expect(text).toContain("\nNext:\n  copilotfleet resume notes --user alice\n");
   });
 
+  it("describe --title changes the title of a session, which list shows, and refuses the title of a server", async () => {
+    const text = await fleet.ok(["describe", "notes", "--title", "Notes of \u05d0"]);
+    expect(text).toMatch(/^ {2}Title: +Notes of \u05d0$/m);
+    expect(await fleet.ok(["list", "--user", "alice"])).toMatch(/ TITLE\n(?:.*\n)*notes .* Notes of \u05d0\n/);
+    const refused = await fleet.run(["describe", server.id, "--title", "x"]);
+    expect(refused.code).toBe(2);
+    expect(refused.stderr).toContain(`--title is for sessions, and "${server.id}" is a server.`);
+    const wrong = await fleet.run(["describe", "notes", "--title", "a\nb"]);
+    expect(wrong.code).toBe(2);
+    expect(wrong.stderr).toContain('--title is "a\\u{a}b", which contains "\\u{a}". Allowed: one line of at most 80');
+  });
+
   it("describe shows the members of a session and the holder of its lease", async () => {
     onTestFinished(() => rmSync(join(fleet.root, "leases"), { recursive: true, force: true }));
     await fleet.ok(["lock", "team", "--user", "bob", "--ttl", "300s"]);

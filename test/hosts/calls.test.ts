@@ -98,6 +98,7 @@ const SESSION = {
   id: "s-1",
   owner: "alice",
   purpose: null,
+  title: "Hello",
   kind: "private",
   members: [],
   persistence: "persistent",

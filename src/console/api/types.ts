@@ -26,6 +26,7 @@ export interface Session {
   id: string;
   owner: string;
   purpose: string | null;
+  title: string | null;
   kind: "private" | "collaborative";
   members: readonly string[];
   persistence: "persistent" | "ephemeral";

@@ -42,6 +42,8 @@ export interface Conversation {
 
 export interface SessionSummary {
   id: string;
+  /** Null if it is not known. */
+  title: string | null;
   /** ISO 8601 in UTC. */
   lastUsedAt: string;
 }

@@ -26,8 +26,11 @@ export class FleetConversations implements Conversations {
   readonly user: string;
   readonly isEcho: boolean;
   readonly #answers: Answers;
+  #title: string | undefined;
 
-  constructor(fleet: Fleet, user: string, { onPermissionRequest, ...answers }: Answers) {
+  /** @param title the title of the first session that is created; the others have the default */
+  constructor(fleet: Fleet, user: string, { onPermissionRequest, ...answers }: Answers, title?: string) {
+    this.#title = title;
     this.#fleet = fleet;
     this.user = user;
     this.place = `user ${user}`;
@@ -41,7 +44,12 @@ export class FleetConversations implements Conversations {
     const { sessions } = this.#fleet;
     using limit = deadline(OPEN_MS, signal);
     const options = { user: this.user, ...this.#answers };
-    const session = await sessions.create({ ...options, ...given({ model }), signal: limit.signal });
+    const session = await sessions.create({
+      ...options,
+      ...given({ model, title: this.#title }),
+      signal: limit.signal,
+    });
+    this.#title = undefined;
     return new FleetConversation(this.#fleet, options, session);
   }
 

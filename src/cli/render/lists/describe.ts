@@ -1,4 +1,4 @@
-import { printable } from "../../../config/values/text.js";
+import { printable, printableLines } from "../../../config/values/text.js";
 import { limitTexts, notRestricted } from "../../../model/sandbox.js";
 import type { QuotaPart } from "../../../model/usage/quota.js";
 import type {
@@ -123,6 +123,7 @@ function partsOfSession({ session, server, ...more }: SessionDescription): Parts
   return {
     title: `Session ${id}`,
     facts: [
+      ["Title", session.title === null ? null : printableLines(session.title)],
       ["Owner", owner],
       ["Kind", `${session.kind}, ${session.persistence}`],
       ["Members", members.join(", ")],

@@ -1,3 +1,4 @@
+import { printableLines } from "../../../config/values/text.js";
 import type { SessionView } from "../../../sessions/view.js";
 import { renderBytes, renderSince, renderState, renderUntil, SESSION } from "../table.js";
 import type { List } from "./list.js";
@@ -30,6 +31,11 @@ export const SESSIONS: List<SessionView> = {
       when: ({ expiresAt }) => expiresAt !== null && Date.parse(expiresAt) - Date.now() < DAY_MS,
     },
     { heading: "PURPOSE", field: "purpose", wide: true },
+    {
+      ...{ heading: "TITLE", field: "title", cut: "end" },
+      cell: ({ title }) => title && printableLines(title),
+      when: ({ title }) => title !== null,
+    },
   ],
 };
 
