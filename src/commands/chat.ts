@@ -1,7 +1,7 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { doorFlags, doorFromFlags, warnOfPlainText } from "../cli/flags/door.js";
-import { modelFlag, usage } from "../cli/flags/flags.js";
+import { modelFlag, titleFlag, usage } from "../cli/flags/flags.js";
 import { sessionReference, wholeId } from "../cli/flags/session.js";
 import { actingUserFlagUnless, DEFAULT_USER } from "../cli/flags/user.js";
 import { assertCanChat } from "../cli/prompt/terminal.js";
@@ -23,7 +23,7 @@ export default class Chat extends FleetCommand {
       parse: async (value) => sessionReference(value),
     }),
   };
-  static override flags = { user: actingUserFlagUnless(["to"]), model: modelFlag, ...doorFlags };
+  static override flags = { user: actingUserFlagUnless(["to"]), model: modelFlag, title: titleFlag, ...doorFlags };
 
   async run(): Promise<object> {
     const { args, flags } = await this.parse(Chat);
@@ -31,13 +31,17 @@ export default class Chat extends FleetCommand {
     if ((user === undefined) === (to === undefined)) {
       throw usage("Give either --user USER or --to HOST:PORT.", [DEFAULT_USER, "copilotfleet chat -h"]);
     }
+    if (flags.title !== undefined && (args.session !== undefined || to !== undefined))
+      throw usage("--title is for a new session of --user USER.", [
+        `copilotfleet describe ${args.session ?? "SESSION"} --title TEXT`,
+      ]);
     assertCanChat(this.jsonEnabled(), args.session, user);
     const door = await doorFromFlags(flags);
     if (door !== undefined) warnOfPlainText(door);
     const { chatAs, chatAt } = await import("../cli/chat/start.js");
     await this.withFleet(async (fleet) => {
       const { session = null } = args;
-      const request = { sessionId: session, model, signal: this.interruptSignal() };
+      const request = { sessionId: session, model, title: flags.title, signal: this.interruptSignal() };
       if (door !== undefined) return await chatAt(door, fleet, request);
       if (user === undefined) return;
       const sessionId = session === null ? null : await wholeId(fleet, session, { user, json: false });

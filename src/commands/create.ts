@@ -1,11 +1,21 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, given, modelFlag, promptFlag, sessionIdFlag, ttlFlag, usage } from "../cli/flags/flags.js";
+import {
+  durationFlag,
+  given,
+  modelFlag,
+  promptFlag,
+  sessionIdFlag,
+  titleFlag,
+  ttlFlag,
+  usage,
+} from "../cli/flags/flags.js";
 import { actingUserFlag } from "../cli/flags/user.js";
 import { afterPrompt, whatBecameOf, withoutSession } from "../cli/prompt/failed-prompt.js";
 import { createInterruptibly } from "../cli/prompt/interrupted-creation.js";
 import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
 import { printTurn } from "../cli/prompt/turn.js";
+import { renderUntil } from "../cli/render/table.js";
 import { isFleetError } from "../errors.js";
 import { deadline } from "../runtime/clock.js";
 import type { SessionView } from "../sessions/view.js";
@@ -22,7 +32,8 @@ export default class Create extends FleetCommand {
   static override flags = {
     user: actingUserFlag,
     id: sessionIdFlag,
-    purpose: Flags.string({ description: "purpose of the session; a random id begins with it", helpValue: "TEXT" }),
+    purpose: Flags.string({ description: "purpose of the session", helpValue: "TEXT" }),
+    title: titleFlag,
     model: modelFlag,
     prompt: promptFlag("first prompt to send; prints its reply after the id"),
     ephemeral: Flags.boolean({
@@ -44,7 +55,7 @@ export default class Create extends FleetCommand {
       throw usage("--member needs --collaborative.", [
         `copilotfleet create --user USER --collaborative${flags.member.map((id) => ` --member ${id}`).join("")}`,
       ]);
-    const { purpose, model, ttl } = flags;
+    const { purpose, title, model, ttl } = flags;
     const members = flags.collaborative ? (flags.member ?? []) : undefined;
     const prompt = flags.prompt === undefined ? undefined : await readPrompt(flags.prompt);
     return await this.withFleet(async (fleet) => {
@@ -57,19 +68,26 @@ export default class Create extends FleetCommand {
           ephemeral: flags.ephemeral,
           needsModel: prompt !== undefined,
           signal: limit.signal,
-          ...given({ sessionId: flags.id, purpose, model, ttl, members, waitMs: flags.wait }),
+          ...given({ sessionId: flags.id, purpose, title, model, ttl, members, waitMs: flags.wait }),
         }),
       );
       const session = await (prompt === undefined ? creating : creating.catch(withoutSession));
       this.log(session.sessionId);
-      if (prompt === undefined) return { session: await fleet.sessions.leave(session, { park: true }), reply: null };
       const { ephemeral } = flags;
+      const leave = async (options = {}) => {
+        const view = await fleet.sessions.leave(session, options);
+        const until = view.state === "gone" ? null : renderUntil(view.expiresAt);
+        if (until !== null && process.stdout.isTTY === true && !this.jsonEnabled())
+          process.stderr.write(`If nobody uses this session, it expires ${until}.\n`);
+        return view;
+      };
+      if (prompt === undefined) return { session: await leave({ park: true }), reply: null };
       const output = { json: this.jsonEnabled(), signal, isEphemeral: ephemeral };
       try {
         const { text } = await printTurn(output, session.sessionId, (options) =>
           fleet.sessions.send(session, prompt, options),
         );
-        return { session: await fleet.sessions.leave(session), reply: text };
+        return { session: await leave(), reply: text };
       } catch (error) {
         if (!isFleetError(error)) throw error;
         throw afterPrompt(error, await whatBecameOf(fleet, session.sessionId, flags));

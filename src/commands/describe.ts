@@ -1,6 +1,8 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
+import { titleFlagFor, usage } from "../cli/flags/flags.js";
 import { renderDescription } from "../cli/render/lists/describe.js";
+import { quote } from "../errors.js";
 import type { Description } from "../peers/descriptions.js";
 
 export default class Describe extends FleetCommand {
@@ -13,6 +15,7 @@ export default class Describe extends FleetCommand {
     "<%= config.bin %> describe alice",
     "<%= config.bin %> describe alice-2bd806c97f0e",
     "<%= config.bin %> describe session/notes --json",
+    '<%= config.bin %> describe notes --title "Notes of the review"',
   ];
   static override args = {
     name: Args.string({
@@ -22,11 +25,21 @@ export default class Describe extends FleetCommand {
     }),
   };
 
+  static override flags = { title: titleFlagFor("a new title for the session") };
+
   async run(): Promise<Description> {
-    const { args } = await this.parse(Describe);
+    const { args, flags } = await this.parse(Describe);
     return await this.withFleet(async (fleet) => {
       using _ = this.progress("Looking it up");
       const description = await fleet.descriptions.get(args.name);
+      if (flags.title !== undefined) {
+        if (description.kind !== "session")
+          throw usage(`--title is for sessions, and ${quote(args.name)} is a ${description.kind}.`, [
+            "copilotfleet list",
+          ]);
+        const { id, owner } = description.session;
+        description.session = await fleet.sessions.update(id, { user: owner, title: flags.title });
+      }
       this.log(renderDescription(description));
       return description;
     });

@@ -116,6 +116,7 @@ const NULLS: Readonly<Record<string, string>> = {
   "serve.tls.clientCa": "clients without certificates",
   "serve.tls.key": "plain TCP",
   "session.model": "a model that the runtime chooses",
+  "session.ttl": "sessions that are never deleted",
   "session.tools": "all tools (none on a shared server)",
   "storage.shared": "each host's own disk",
   "storeOptions.keyFile": "the key in the state folder",

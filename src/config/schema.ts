@@ -94,7 +94,8 @@ const session = v.pipe(
   v.strictObject({
     // If null, the runtime chooses a model. The default depends on the provider: see `withModel`.
     model: v.optional(v.nullable(rules.modelName())),
-    ttl: v.optional(rules.age(), "24h"),
+    // Null: sessions are kept for ever.
+    ttl: v.optional(v.nullable(rules.age()), "30d"),
     maxActive: v.optional(rules.count(), 50),
     // The AI credits of GitHub that one session may use. Null: unlimited. The runtime accepts no less than 30.
     maxCredits: v.optional(v.nullable(rules.count({ example: 1000 }, 30)), null),

@@ -6,6 +6,7 @@ import { audited } from "../events/audited.js";
 import { validateSessionId } from "../model/ids.js";
 import type { ServerRecord } from "../model/server.js";
 import type { SessionRecord } from "../model/session.js";
+import { titleOf } from "../model/title.js";
 import { serverNotFound } from "../pool/pool.js";
 import { incomingPath, sync } from "../runtime/files/copy-folder.js";
 import { HOME, unwritable } from "../runtime/files/server-folder.js";
@@ -46,13 +47,14 @@ export async function checkArchive(path: string): Promise<Manifest> {
 export async function importHere(sessions: Sessions, path: string, request: ImportRequest): Promise<SessionRecord> {
   await using archive = await openArchive(path);
   const manifest = await readArchive(archive);
-  const { purpose, model, tools, ttlMs, turns } = manifest.session;
+  const { purpose, title, model, tools, ttlMs, turns } = manifest.session;
   const id = validateSessionId(request.id ?? manifest.session.id);
   const hasHistory = manifest.files.some((file) => file.path === HISTORY);
   const wanted = {
     id,
     owner: request.user,
     purpose: purpose ?? undefined,
+    title: titleOf(title ?? "") ?? undefined,
     model,
     tools: tools ?? undefined,
     ttlMs: ttlMs ?? undefined,

@@ -96,9 +96,11 @@ export interface ResumeSessionOptions extends SessionOptions {
 }
 
 export interface CreateSessionOptions extends ResumeSessionOptions {
-  /** Default: a random id, which begins with the purpose if there is one. */
+  /** Default: a random id. */
   sessionId?: string;
   purpose?: string;
+  /** Default: the first line of the first prompt. */
+  title?: string;
   /** How long gc keeps the session after its last use, such as `24h`. Default: `session.ttl` of the configuration. */
   ttl?: Duration;
   /**

@@ -102,7 +102,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
     config,
     env,
     stateRoot,
-    /** The TTL of sessions without their own TTL, in milliseconds. */
+    /** The TTL of sessions without their own TTL, in milliseconds. Null: for ever. */
     ttlMs,
     store,
     ledger,

@@ -76,10 +76,9 @@ export function validateSessionId(value: string, name = option("sessionId")): st
   return value;
 }
 
-/** Makes an id that nobody can guess. It begins with the purpose, only so that people recognize the session. */
-export function newSessionId(purpose: string | null): string {
-  const label = labelOf(purpose ?? "", 40);
-  return label === "" ? randomUUID() : `${label}-${randomUUID()}`;
+/** Makes an id that nobody can guess. */
+export function newSessionId(): string {
+  return randomUUID();
 }
 
 /**

@@ -13,6 +13,8 @@ export interface SessionRecord {
   id: string;
   owner: string;
   purpose: string | null;
+  /** Absent: the session has had no turn, or its owner removed the title. */
+  title?: string;
   kind: "private" | "collaborative";
   members: string[];
   persistence: "persistent" | "ephemeral";
@@ -79,6 +81,8 @@ export interface NewSession {
   id: string;
   owner: string;
   purpose?: string | undefined;
+  /** Default: the first prompt. */
+  title?: string | undefined;
   /** Other users who may use the session. With a list, even an empty one, the session is collaborative. */
   members?: readonly string[] | undefined;
   model?: string | null | undefined;
@@ -92,7 +96,7 @@ export interface NewSession {
 
 /** The record of a new session. */
 export function newSessionRecord(
-  { id, owner, purpose, members, model, tools, ttlMs, turns = 0, ephemeralUse }: NewSession,
+  { id, owner, purpose, title, members, model, tools, ttlMs, turns = 0, ephemeralUse }: NewSession,
   place: Pick<SessionRecord, "serverId" | "host" | "term">,
 ): SessionRecord {
   const now = new Date().toISOString();
@@ -100,6 +104,7 @@ export function newSessionRecord(
     id,
     owner,
     purpose: purpose ?? null,
+    ...(title === undefined ? {} : { title }),
     kind: members === undefined ? "private" : "collaborative",
     members: [...(members ?? [])],
     persistence: ephemeralUse === undefined ? "persistent" : "ephemeral",

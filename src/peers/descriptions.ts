@@ -8,7 +8,7 @@ import type { Suspension } from "../model/usage/user-limits.js";
 import { type ServerView, viewServerOf } from "../pool/server.js";
 import { sessionFolderPath } from "../runtime/history/session-state.js";
 import type { SessionFinder } from "../sessions/find.js";
-import { expiryOf, type SessionView } from "../sessions/view.js";
+import type { SessionView } from "../sessions/view.js";
 import type { RecordedServer } from "./fleet-hosts.js";
 import { type GatherSessionsContext, gatherSessions, viewSessionOf } from "./gather.js";
 import type { Host } from "./host.js";
@@ -144,7 +144,7 @@ async function describeSession(
     session,
     effectiveModel: context.config.provider?.type === "echo" ? "echo" : (session.model ?? context.config.session.model),
     turns,
-    expiresAt: expiryOf(session),
+    expiresAt: session.expiresAt,
     folder: found === undefined ? null : sessionFolderPath(found.server.home, session.id),
     server: found === undefined ? null : (await viewRecorded(context, found)).view,
   };

@@ -50,7 +50,8 @@ export interface SessionPlaces extends LinkContext {
 }
 
 export interface GatherSessionsContext extends SessionPlaces {
-  ttlMs: number;
+  /** The configured TTL of sessions, in milliseconds. Null: for ever. */
+  ttlMs: number | null;
 }
 
 /** The sessions of all hosts, most recently used first. For a recorded session that no host lists, shows its record. */
@@ -83,7 +84,7 @@ async function viewUnseen(
 
 export async function gatherGarbage(
   hosts: FleetHosts,
-  { signal, onProgress, sessionIds, ...request }: GcOptions,
+  { signal, onProgress, sessionIds, ...request }: Omit<GcOptions, "ttlMs"> & { ttlMs: number | null },
 ): Promise<GcResult> {
   const call = { signal, onProgress };
   const { answers } = await hosts.everywhere(async (host) =>

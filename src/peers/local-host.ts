@@ -235,12 +235,13 @@ export class LocalHost extends LocalData implements Host {
   }
 
   async gc(
-    { ttlMs, dryRun, user, sessionIds }: ParamsOf<"gc"> & Partial<ParamsOf<"gcSome">>,
+    { ttlMs: given, dryRun, user, sessionIds }: ParamsOf<"gc"> & Partial<ParamsOf<"gcSome">>,
     { signal = NEVER, onProgress }: Call = {},
   ): Promise<GcResult> {
     const { store, directory, config, warn } = this.#context;
     // If the storage is not mounted, the folders of all sessions are missing, and gc must not run.
     await directory.assertStorage();
+    const ttlMs = given ?? Number.POSITIVE_INFINITY;
     const warnings: string[] = [];
     const context = { ...this.#context, stateRoot: this.#stateRoot, answerMs: config.health.timeoutMs, warnings };
     const result = await collectGarbage(context, { ttlMs, dryRun, user, sessionIds, signal, onProgress });

@@ -36,7 +36,7 @@ export interface ServedFleet
   http: Address | InheritedListener | null;
   /** This host's own gc, and its samples. */
   host: {
-    gc(request: { ttlMs: number; dryRun: boolean }, call: { signal: AbortSignal }): Promise<GcResult>;
+    gc(request: { ttlMs: number | null; dryRun: boolean }, call: { signal: AbortSignal }): Promise<GcResult>;
     /** The samples of the host, which its HTTP API and the other hosts read. */
     readonly ring: SampleRing;
   };

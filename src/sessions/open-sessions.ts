@@ -25,9 +25,10 @@ export interface ResumeOptions extends OpenOptions {
 }
 
 export interface CreateOptions extends ResumeOptions {
-  /** Default: the purpose, if there is one, followed by a random id. */
+  /** Default: a random id. */
   id?: string | undefined;
   purpose?: string | undefined;
+  title?: string | undefined;
   model?: string | undefined;
   /** Names or patterns of the session's tools, whenever it is opened. Default: the tools in the configuration. */
   tools?: readonly string[] | undefined;
@@ -119,7 +120,7 @@ export class OpenSessions {
   async #createHere(options: CreateOptions): Promise<LocalSession> {
     const { directory, provider } = this.#context;
     const { user, signal } = options;
-    const id = options.id ?? newSessionId(options.purpose ?? null);
+    const id = options.id ?? newSessionId();
     // Before anything is started, refuse a model that cannot be used.
     await provider.check();
     if (options.needsModel === true) await assertModel(this.#context, user);

@@ -9,6 +9,8 @@ export interface SessionView {
   id: string;
   owner: string;
   purpose: string | null;
+  /** The title that a user gave to the session, or else its first prompt; null if there is neither. */
+  title: string | null;
   kind: SessionRecord["kind"];
   members: string[];
   persistence: SessionRecord["persistence"];
@@ -23,7 +25,10 @@ export interface SessionView {
   model: string | null;
   createdAt: string;
   lastUsedAt: string;
+  /** How long gc keeps the session after its last use, in milliseconds; null: for ever. */
   ttlMs: number | null;
+  /** When gc may delete the session if nobody uses it until then. Null if that is never, or if the time is not known. */
+  expiresAt: string | null;
   /** The size of the session's state on disk, in bytes. */
   sizeBytes: number;
   /** The lease in force, without its token. */
@@ -35,8 +40,8 @@ export interface SessionSurroundings {
   /** The server's process; null if the server does not run. */
   process: ProcessIdentity | null;
   lease: Lease | null;
-  /** The configured TTL, in milliseconds. It applies to a session without its own TTL. */
-  ttlMs: number;
+  /** The configured TTL, in milliseconds. It applies to a session without its own TTL. Null: for ever. */
+  ttlMs: number | null;
   /** The name of this host; null in a fleet on one host. */
   own: string | null;
 }
@@ -51,6 +56,7 @@ export function viewSession(
     id: record.id,
     owner: record.owner,
     purpose: record.purpose,
+    title: record.title ?? null,
     kind: record.kind,
     members: record.members,
     persistence: record.persistence,
@@ -62,13 +68,14 @@ export function viewSession(
     createdAt: record.createdAt,
     lastUsedAt: record.lastUsedAt,
     ttlMs: record.ttlMs ?? ttlMs,
+    expiresAt: expiryOf(record.lastUsedAt, record.ttlMs ?? ttlMs),
     sizeBytes: server === undefined || folder === null ? 0 : sessionBytes(server.home, record.id),
     lease,
   };
 }
 
-/** When gc may delete the session if nobody uses it until then (ISO 8601, UTC). Null if the time is not known. */
-export function expiryOf({ lastUsedAt, ttlMs }: Pick<SessionView, "lastUsedAt" | "ttlMs">): string | null {
+/** The time that is `ttlMs` after the last use. */
+export function expiryOf(lastUsedAt: string, ttlMs: number | null): string | null {
   const at = Date.parse(lastUsedAt) + (ttlMs ?? Number.NaN);
   return Number.isNaN(at) ? null : new Date(at).toISOString();
 }
@@ -81,7 +88,7 @@ function stateOf(record: SessionRecord, folder: SessionFolder | null, running: O
 /** Builds a view from the record alone, for a session on a host that cannot be asked. */
 export function viewRecord(
   record: SessionRecord,
-  { ttlMs, lease, stranded }: Pick<SessionView, "lease" | "stranded"> & { ttlMs: number },
+  { ttlMs, lease, stranded }: Pick<SessionView, "lease" | "stranded"> & { ttlMs: number | null },
 ): SessionView {
   const unseen = { server: undefined, process: null, own: record.host ?? null, lease, ttlMs };
   return { ...viewSession(record, unseen), state: "idle", stranded };

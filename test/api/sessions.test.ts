@@ -3,6 +3,7 @@ import { mkdirSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { SessionView } from "../../src/sessions/view.js";
 import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
 import { startScriptedModel } from "../fixtures/models/scripted-model.js";
@@ -78,7 +79,7 @@ describe("a session over HTTP", () => {
     const { status, headers, json } = await at.ask("POST", "/v1/sessions", { token: alice, body });
     expect(status).toBe(201);
     expect(json.session).toMatchObject({ owner: "alice", purpose: "review", members: ["bob"], ttlMs: 7_200_000 });
-    expect(json.session.id).toMatch(/^review-/);
+    expect(json.session.id).toMatch(/^[0-9a-f-]{36}$/);
     const found = await at.ok("GET", headers.location ?? "", { token: alice });
     expect(found.json.session).toMatchObject({ id: json.session.id, kind: "collaborative", model: "gpt-5" });
   });
@@ -159,12 +160,49 @@ describe("a session over HTTP", () => {
     });
   });
 
+  it("the first prompt is the title of a session, unless it was created with a title, and a PATCH changes it", async () => {
+    const titleNow = async (id: string) =>
+      (await at.ok("GET", `/v1/sessions/${id}`, { token: alice })).json.session.title;
+    const prompt = async (id: string, text: string) =>
+      await at.ok("POST", `/v1/sessions/${id}/turns`, { token: alice, body: { prompt: text } });
+    const untitled = await created();
+    expect(await titleNow(untitled)).toBeNull();
+    await prompt(untitled, "\n Fix the build\nand the tests");
+    await prompt(untitled, "another");
+    expect(await titleNow(untitled)).toBe("Fix the build");
+    const titled = await created({ title: "Build" });
+    await prompt(titled, "hello");
+    expect(await titleNow(titled)).toBe("Build");
+    const patch = async (title: string | null) =>
+      await at.ask("PATCH", `/v1/sessions/${titled}`, { token: alice, body: { title } });
+    for (const wrong of ["", " ", "a\nb", "\u202eb", "x".repeat(81)])
+      expect(await patch(wrong)).toMatchObject({ status: 422, json: { code: "FLEET_USAGE_INVALID" } });
+    expect(await titleNow(titled)).toBe("Build");
+    await patch("Tests");
+    expect(await titleNow(titled)).toBe("Tests");
+    await patch(null);
+    expect(await titleNow(titled)).toBeNull();
+  });
+
+  it("an operator's list of another user's sessions has no titles", async () => {
+    const user = unused("titled");
+    const own = await at.token(user);
+    await at.ok("POST", "/v1/sessions", { token: own, body: { title: "Secret plan" } });
+    const admin = await at.token("operator", ["admin"]);
+    const titles = async (token: string, query: string) =>
+      (await at.ok("GET", `/v1/sessions${query}`, { token })).json.sessions.map(
+        (session: SessionView) => session.title,
+      );
+    expect(await titles(own, "")).toEqual(["Secret plan"]);
+    expect(await titles(admin, `?user=${user}`)).toEqual([null]);
+  });
+
   it("a PATCH changes only the fields that it names, and null resets a field to its default", async () => {
     const id = await created({ purpose: "review", ttl: "2h" });
     const patch = async (body: object) =>
       (await at.ok("PATCH", `/v1/sessions/${id}`, { token: alice, body })).json.session;
     expect(await patch({ ttl: "3h" })).toMatchObject({ purpose: "review", ttlMs: 10_800_000, kind: "private" });
-    expect(await patch({ purpose: null, ttl: null })).toMatchObject({ purpose: null, ttlMs: 86_400_000 });
+    expect(await patch({ purpose: null, ttl: null })).toMatchObject({ purpose: null, ttlMs: 30 * 86_400_000 });
     expect(await patch({ members: ["bob", "bob"] })).toMatchObject({ kind: "collaborative", members: ["bob"] });
     const bob = await at.token("bob");
     await at.ok("GET", `/v1/sessions/${id}`, { token: bob });

@@ -4,6 +4,9 @@ import { arrange, type List, renderList } from "../../src/cli/render/lists/list.
 import { SERVERS } from "../../src/cli/render/lists/servers.js";
 import { SESSIONS } from "../../src/cli/render/lists/sessions.js";
 import { TOKENS } from "../../src/cli/render/lists/tokens.js";
+import type { SessionRecord } from "../../src/model/session.js";
+import { type SessionView, viewRecord } from "../../src/sessions/view.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
 
 interface Row {
   id: string;
@@ -129,6 +132,23 @@ describe("a list in other formats", () => {
   ] as const)("no two columns and no two fields of the list of %s have the same name", (_, { columns }) => {
     for (const names of [columns.map(({ heading }) => heading), columns.map(({ field }) => field)])
       expect(new Set(names).size).toBe(columns.length);
+  });
+});
+
+describe("the list of sessions", () => {
+  const HOUR_MS = 3_600_000;
+  const surroundings = { lease: null, stranded: false, ttlMs: null };
+  const session = (over: Partial<SessionRecord>) =>
+    viewRecord(sessionRecord("s", { lastUsedAt: new Date().toISOString(), ...over }), surroundings);
+  const headings = (...rows: SessionView[]) => renderList(SESSIONS, rows, { format: "table" }).split("\n")[0];
+
+  it("the list of sessions shows when they expire only if one of them expires within a day", () => {
+    const late = session({ ttlMs: 25 * HOUR_MS });
+    expect(headings(session({}), late)).not.toContain("EXPIRES");
+    expect(headings(late, session({ ttlMs: 2 * HOUR_MS }))).toContain("EXPIRES");
+    const wide = renderList(SESSIONS, [late], { format: "wide" });
+    expect(wide).toMatch(/EXPIRES.*\n.* in 1d /);
+    expect([late.expiresAt, session({}).expiresAt]).toEqual([expect.any(String), null]);
   });
 });
 

@@ -31,6 +31,7 @@ const SESSION = {
   id: expect.any(String),
   owner: "alice",
   purpose: null,
+  title: null,
   kind: "private",
   members: [],
   persistence: "persistent",
@@ -38,7 +39,8 @@ const SESSION = {
   state: "idle",
   createdAt: TIME,
   lastUsedAt: TIME,
-  ttlMs: 86_400_000,
+  ttlMs: 30 * 86_400_000,
+  expiresAt: TIME,
   sizeBytes: expect.any(Number),
   lease: null,
 };

@@ -37,7 +37,7 @@ describe("the values in force", () => {
       ({ kind, name }) => kind !== "section" && !name.startsWith("provider."),
     );
     expect(Object.keys(values).sort()).toEqual([...keys.map(({ name }) => name), "provider"].sort());
-    expect(values["session.ttl"]).toEqual({ value: "24h", origin: { from: "default", name: null, line: null } });
+    expect(values["session.ttl"]).toEqual({ value: "30d", origin: { from: "default", name: null, line: null } });
     for (const { value, origin } of Object.values(values)) {
       expect(value).not.toBeUndefined();
       expect(origin.from).toBe("default");
@@ -241,7 +241,7 @@ describe("a configuration with problems", () => {
     await using folder = new Folder();
     const view = inspect(folder, { env: { COPILOTFLEET_HOME: "" } });
     expect(messages(view)).toEqual([expect.stringContaining('COPILOTFLEET_HOME is ""')]);
-    expect(view.values["session.ttl"]?.value).toBe("24h");
+    expect(view.values["session.ttl"]?.value).toBe("30d");
   });
 });
 

@@ -27,7 +27,7 @@ describe("defaults", () => {
         modelGateway: "on",
         session: {
           model: null,
-          ttlMs: 86_400_000,
+          ttlMs: 30 * 86_400_000,
           maxActive: 50,
           maxCredits: null,
           answerTimeoutMs: 300_000,

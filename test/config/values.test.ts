@@ -235,13 +235,13 @@ describe("a value that is not allowed", () => {
     const error = folder.refusal({ env: { COPILOTFLEET_SESSION_TTL: "3600" } });
     expect(error.message).toContain('COPILOTFLEET_SESSION_TTL (session.ttl) is "3600", which has no unit. Allowed: ');
     expect(error.suggestions).toEqual([
-      "Correct or unset COPILOTFLEET_SESSION_TTL, for example COPILOTFLEET_SESSION_TTL=24h.",
+      "Correct or unset COPILOTFLEET_SESSION_TTL, for example COPILOTFLEET_SESSION_TTL=30d.",
     ]);
   });
 
   it.each([
     ["COPILOTFLEET_PORTS_FROM", "ports.from", ["abc", "0", "-1", "65536", "4321.5", "1e4", " 4321", ""]],
-    ["COPILOTFLEET_SESSION_TTL", "session.ttl", ["0", "null", ""]],
+    ["COPILOTFLEET_SESSION_TTL", "session.ttl", ["0", "never", ""]],
     ["COPILOTFLEET_SESSION_INFINITE_ENABLED", "session.infinite.enabled", ["yes", "1", "TRUE"]],
     ["COPILOTFLEET_PROVIDER", "provider", ["openai", ""]],
   ])("the error for a bad value in the variable %s names the variable and its key", async (variable, name, values) => {

@@ -45,7 +45,7 @@ describe("config show", () => {
     expect(ran.stdout).toMatch(/^session\.model +m /m);
     expect(ran.stdout).not.toMatch(/^session\.ttl /m);
     expect(ran.stderr).toContain(`Error: session.ttl in ${FILE}, line 2, is 3600, which has no unit. Allowed: `);
-    expect(ran.stderr).toContain(`  Hint: Correct session.ttl in ${FILE}, line 2, for example "ttl": "24h".\n`);
+    expect(ran.stderr).toContain(`  Hint: Correct session.ttl in ${FILE}, line 2, for example "ttl": "30d".\n`);
     expect(ran.stderr).toContain(`Error: "pol" is not a key of the configuration (in ${FILE}, line 3)`);
     const json = await fleet.run(["config", "show", "--json"]);
     expect(json).toMatchObject({ code: 3, stderr: "" });

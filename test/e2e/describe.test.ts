@@ -91,8 +91,20 @@ describe("describe session", () => {
     expect(Date.parse(described.expiresAt ?? "")).toBe(Date.parse(lastUsedAt) + (ttlMs ?? 0));
     const text = await fleet.ok(["describe", "session/notes"]);
     expect(text).toMatch(/^ {2}Model: +echo \(provider\.type\)$/m);
-    expect(text).toMatch(/^ {2}Expires: +\S+ \(in 23h\), if nobody uses it$/m);
+    expect(text).toMatch(/^ {2}Expires: +\S+ \(in 30d\), if nobody uses it$/m);
     expect(text).toContain("\nNext:\n  copilotfleet resume notes --user alice\n");
+  });
+
+  it("describe --title changes the title of a session, which list shows, and refuses the title of a server", async () => {
+    const text = await fleet.ok(["describe", "notes", "--title", "Notes of \u05d0"]);
+    expect(text).toMatch(/^ {2}Title: +Notes of \u05d0$/m);
+    expect(await fleet.ok(["list", "--user", "alice"])).toMatch(/ TITLE\n(?:.*\n)*notes .* Notes of \u05d0\n/);
+    const refused = await fleet.run(["describe", server.id, "--title", "x"]);
+    expect(refused.code).toBe(2);
+    expect(refused.stderr).toContain(`--title is for sessions, and "${server.id}" is a server.`);
+    const wrong = await fleet.run(["describe", "notes", "--title", "a\nb"]);
+    expect(wrong.code).toBe(2);
+    expect(wrong.stderr).toContain('--title is "a\\u{a}b", which contains "\\u{a}". Allowed: one line of at most 80');
   });
 
   it("describe shows the members of a session and the holder of its lease", async () => {
@@ -136,7 +148,7 @@ describe("describe user", () => {
     expect(text).toMatch(new RegExp(`^Servers:\nSERVER .*\n${server.id} `, "m"));
     expect(text).toMatch(/^Sessions:\nSESSION .*\n/m);
     expect(text).toMatch(
-      new RegExp(`^Tokens:\nTOKEN +AGE +EXPIRES +SCOPES\n${issued.id} +\\d+[sm] +in 29d +use$`, "m"),
+      new RegExp(`^Tokens:\nTOKEN +AGE +EXPIRES +SCOPES\n${issued.id} +\\d+[sm] +in 30d +use$`, "m"),
     );
     expect(text).toContain(`  copilotfleet describe server/${server.id}\n`);
   });

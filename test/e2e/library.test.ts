@@ -108,7 +108,7 @@ describe("clientForUser", () => {
 describe("sessions", () => {
   it("a session can be created, streamed, left, resumed through another fleet object and deleted", async () => {
     const session = await fleet.createSession({ user: "alice", purpose: "review", model: "gpt-5", ttl: "2h" });
-    expect(session.sessionId).toMatch(/^review-/);
+    expect(session.sessionId).toMatch(/^[0-9a-f-]{36}$/);
     const deltas: string[] = [];
     const reply = await fleet.send(session, "a b c", { onDelta: (text) => deltas.push(text) });
     expect(reply.text).toBe("[turn 1] a b c");

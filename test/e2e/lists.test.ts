@@ -100,7 +100,7 @@ describe("the format of a list", () => {
   it("a list in CSV has exact times and sizes, and no text that a spreadsheet would run as a formula", async () => {
     const [heading, ...rows] = (await fleet.ok(["list", "-o", "csv"])).split("\r\n");
     expect(heading).toBe(
-      "id,owner,host,serverId,state,createdAt,lastUsedAt,sizeBytes,leaseHolder,kind,members,persistence,model,expiresAt,purpose",
+      "id,owner,host,serverId,state,createdAt,lastUsedAt,sizeBytes,leaseHolder,kind,members,persistence,model,expiresAt,purpose,title",
     );
     expect(rows[1]).toMatch(
       /^mid,'\+eve,,'\+eve-1,idle,2026-01-02T00:00:00\.000Z,.*,2026-01-03T00:00:00\.000Z,'=1\+1$/,

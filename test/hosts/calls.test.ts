@@ -98,6 +98,7 @@ const SESSION = {
   id: "s-1",
   owner: "alice",
   purpose: null,
+  title: "Hello",
   kind: "private",
   members: [],
   persistence: "persistent",
@@ -109,6 +110,7 @@ const SESSION = {
   createdAt: "2026-01-01T00:00:00.000Z",
   lastUsedAt: "2026-01-01T00:00:00.000Z",
   ttlMs: 5,
+  expiresAt: "2026-01-01T00:00:00.005Z",
   sizeBytes: 5,
   lease: null,
 };

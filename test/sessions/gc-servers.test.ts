@@ -133,6 +133,14 @@ describe("servers that gc leaves", () => {
     expect(folders(state)).toEqual(["found", "recorded"]);
   });
 
+  it("gc with an infinite TTL keeps an unused server", async () => {
+    const state = await gcState();
+    await state.server("unused", old);
+    age(state);
+    expect((await state.gc({ ttlMs: Number.POSITIVE_INFINITY })).servers).toEqual([]);
+    expect(folders(state)).toEqual(["unused"]);
+  });
+
   it("gc for one user leaves the servers of other users and folders without a record", async () => {
     const state = await gcState();
     await state.server("a", { ...old, user: "alice" });

@@ -106,6 +106,17 @@ describe("sessions that gc finds", () => {
     expect(await recorded(state)).toEqual(["long"]);
   });
 
+  it("gc keeps sessions of any age with an infinite TTL, except sessions past their own TTL", async () => {
+    const state = await gcState();
+    await state.server("s1");
+    await state.session("s1", "old");
+    await state.session("s1", "short", { ttlMs: HOUR_MS });
+    state.plant("s1", "unrecorded", OLD_MS);
+    expect(idsOf((await state.gc({ ttlMs: Number.POSITIVE_INFINITY })).deleted)).toEqual(["short"]);
+    expect(await recorded(state)).toEqual(["old"]);
+    expect(readdirSync(state.statePath("s1")).sort()).toEqual(["old", "unrecorded"]);
+  });
+
   it("gc deletes old records that have no folder, even if their server is not in the registry", async () => {
     const state = await gcState();
     await state.server("s1");

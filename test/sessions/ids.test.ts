@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { isFleetError } from "../../src/errors.js";
 import { newSessionId, serverIdOf, validateSessionId, validateUser } from "../../src/model/ids.js";
+import { titleOf, validateTitle } from "../../src/model/title.js";
 import { RAW } from "../fixtures/commands/cli.js";
 
 /** Returns the value if it is accepted, or the error's message if it is refused. Any other error fails the test. */
@@ -113,15 +114,42 @@ describe("a session id", () => {
     expect(outcome(validateUser, id).refused).toContain(why);
   });
 
-  it("newSessionId makes a valid session id from any purpose text, and a different one at each call", () => {
+  it("newSessionId makes a valid session id, and a different one at each call", () => {
+    const id = newSessionId();
+    expect(validateSessionId(id)).toBe(id);
+    // The runtime does not accept a dot.
+    expect(id).toMatch(/^[a-z0-9-]{36}$/);
+    expect(newSessionId()).not.toBe(id);
+  });
+
+  it.each([
+    ["\n\n  Fix the\tbuild \r\nand then rest", "Fix the build"],
+    ["a\u2028b", "a"],
+    ["\u001b[31mred \u202egnp", "\\u{1b}[31mred \\u{202e}gnp"],
+    ["می\u200cخواهم", "می\u200cخواهم"],
+    [" \n\u200d\n", null],
+    ["", null],
+  ])("the title of a session with the prompt %j is %j", (prompt, title) => {
+    expect(titleOf(prompt)).toBe(title);
+  });
+
+  it("the title of any prompt is a title that a user may give, with at most 80 characters", () => {
     fc.assert(
-      fc.property(fc.option(fc.string({ unit: "binary", maxLength: 200 })), (purpose) => {
-        const id = newSessionId(purpose);
-        expect(validateSessionId(id)).toBe(id);
-        // The runtime does not accept a dot.
-        expect(id).toMatch(/^[a-z0-9-]+$/);
-        expect(newSessionId(purpose)).not.toBe(id);
+      fc.property(fc.string({ unit: "binary", maxLength: 300 }), (prompt) => {
+        const title = titleOf(prompt);
+        expect(title === null || validateTitle(title, "--title") === title).toBe(true);
       }),
     );
+    expect(titleOf("😀".repeat(100))).toBe(`${"😀".repeat(39)}…`);
+  });
+
+  it.each([
+    ["", "which is empty"],
+    ["  ", "which contains only spaces"],
+    ["a\nb", 'which contains "\\u{a}"'],
+    ["a\u202eb", 'which contains "\\u{202e}"'],
+    ["x".repeat(81), "which has 81 characters"],
+  ])("the error for the title %j names the flag and the fault", (title, fault) => {
+    expect(() => validateTitle(title, "--title")).toThrow(`${fault}. Allowed: one line of at most 80 characters`);
   });
 });

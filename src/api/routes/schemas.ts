@@ -2,6 +2,7 @@ import * as v from "valibot";
 import { SCOPES } from "../../identity/identity.js";
 import { SERVER_STATES } from "../../model/server.js";
 import { SESSION_STATES, TURN_OUTCOMES } from "../../model/session.js";
+import { ALLOWED_TITLE, LONGEST_TITLE, titleFault } from "../../model/title.js";
 import { attachments, LONGEST_TEXT, label, object, text, tools, turnTimeout } from "./fields.js";
 import { interactive } from "./requests/schemas.js";
 
@@ -30,6 +31,11 @@ export const members = v.pipe(
   v.description("Other users who may use the session. It is then collaborative, even if the list is empty."),
 );
 const flag = v.boolean("true or false");
+const title = v.pipe(
+  v.string(ALLOWED_TITLE),
+  v.maxLength(LONGEST_TITLE, ALLOWED_TITLE),
+  v.check((given) => titleFault(given) === null, ALLOWED_TITLE),
+);
 
 export const path = object({ id });
 export const nothing = object({});
@@ -73,8 +79,9 @@ export const sessionFilter = object({
 });
 
 export const newSession = object({
-  id: v.optional(v.pipe(id, v.description("Default: a random id, which begins with the purpose if there is one."))),
+  id: v.optional(v.pipe(id, v.description("Default: a random id."))),
   purpose: v.optional(label),
+  title: v.optional(v.pipe(title, v.description("Default: the first line of the first prompt."))),
   model: v.optional(label),
   ttl: v.optional(duration),
   members: v.optional(members),
@@ -84,6 +91,7 @@ export const newSession = object({
 
 export const changedSession = object({
   purpose: v.optional(v.nullable(label)),
+  title: v.optional(v.nullable(title)),
   ttl: v.optional(v.nullable(duration)),
   members: v.optional(members),
 });
@@ -149,6 +157,12 @@ export const session = v.object({
   id: string,
   owner: string,
   purpose: stringOrNull,
+  title: v.pipe(
+    stringOrNull,
+    v.description(
+      "The given title, or the first line of the first prompt. Null if there is none, and in lists of the sessions of other users.",
+    ),
+  ),
   kind: v.picklist(["private", "collaborative"]),
   members: v.array(string),
   persistence: v.picklist(["persistent", "ephemeral"]),
@@ -159,7 +173,11 @@ export const session = v.object({
   model: stringOrNull,
   createdAt: time,
   lastUsedAt: time,
-  ttlMs: numberOrNull,
+  ttlMs: v.pipe(numberOrNull, v.description("How long the session is kept after its last use. Null: for ever.")),
+  expiresAt: v.pipe(
+    timeOrNull,
+    v.description("When the session may be deleted if nobody uses it until then. Null: never."),
+  ),
   sizeBytes: number,
   lease: v.nullable(lease),
 });

@@ -51,7 +51,7 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     tag: "Sessions",
     summary: "List sessions",
     description:
-      "Lists the sessions that the caller owns or is a member of, the newest first. With the scope `admin`, also those of other users, without their conversations.",
+      "Lists the sessions that the caller owns or is a member of, the newest first. With the scope `admin`, also those of other users, without their titles and conversations.",
     actionOf: ({ user, all }, identity) =>
       all === undefined && (user ?? identity.user) === identity.user ? "readAll" : "manage",
     params: null,
@@ -63,7 +63,11 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     handle: async ({ fleet, identity, query: { limit, cursor, all, user: given, state, purpose } }) => {
       const user = given ?? (all === undefined ? identity.user : undefined);
       const { page, next } = pageOf(await fleet.sessions.list({ user, state, purpose }), { limit, cursor });
-      return { body: { sessions: page, next } };
+      // The title is a part of the conversation, which only the owner and the members may read.
+      const sessions = page.map((session) =>
+        [session.owner, ...session.members].includes(identity.user) ? session : { ...session, title: null },
+      );
+      return { body: { sessions, next } };
     },
   }),
   route({
@@ -98,7 +102,7 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     about: "session",
     isWork: false,
     tag: "Sessions",
-    summary: "Change the members, the TTL or the purpose of a session",
+    summary: "Change the title, the members, the TTL or the purpose of a session",
     description:
       "Only the owner may do this. A field that is left out stays as it is. Null sets a field to its default. With the `ETag` of " +
       "an earlier answer as `If-Match`, changes nothing if the session has changed since.",

@@ -1,10 +1,11 @@
+import { printableLines } from "../../config/values/text.js";
 import { isFleetError, quote } from "../../errors.js";
 import { meantIds } from "../../model/reference.js";
 import { either } from "../../runtime/clock.js";
 import { given } from "../flags/flags.js";
 import { Interrupted } from "../prompt/interrupted.js";
 import { colour } from "../render/colour.js";
-import { renderAge } from "../render/table.js";
+import { renderAge, renderUntil } from "../render/table.js";
 import { inChat } from "../report.js";
 import { CHAT_COMMANDS, type CommandName, KEYS, parseEntered } from "./commands.js";
 import type { Conversation, Conversations } from "./conversation/conversation.js";
@@ -101,8 +102,8 @@ export class Chat {
   /** Shows the model, the place and the session above the prompt, and waits for the user's next prompt. */
   async #next(): Promise<string | null> {
     const { window, conversations } = this.#parts;
-    const server = await this.#conversation.server().catch(() => null);
-    const place = server === null ? conversations.place : `server ${server}`;
+    const view = await this.#conversation.view().catch(() => null);
+    const place = view === null ? conversations.place : `server ${view.serverId}`;
     window.status = [...this.#modelPart(), place, this.#sessionPart()].join(" · ");
     return await window.next();
   }
@@ -198,9 +199,11 @@ export class Chat {
       async (signal) => await conversations.list(signal),
     );
     if (argument === "") {
-      for (const { id, lastUsedAt } of sessions.slice(0, MOST_SESSIONS)) {
+      for (const { id, title, lastUsedAt } of sessions.slice(0, MOST_SESSIONS)) {
         const age = renderAge(Date.now() - Date.parse(lastUsedAt));
-        window.say(`${id === this.#conversation.id ? "*" : " "} ${id}  used ${age} ago`);
+        window.say(
+          `${id === this.#conversation.id ? "*" : " "} ${title === null ? id : `${printableLines(title)}  ${id}`}  used ${age} ago`,
+        );
       }
       if (sessions.length > MOST_SESSIONS) window.say(`… and ${sessions.length - MOST_SESSIONS} more`);
       return window.say("/resume ID continues one. The beginning of an ID is enough.", colour.dim);
@@ -239,6 +242,11 @@ export class Chat {
         this.#modelName = await conversation.model(signal).catch(() => null);
         window.say([conversations.place, ...this.#modelPart(), this.#sessionPart()].join(" · "), colour.bold);
         window.say("/help lists the commands. Ctrl-C cancels a turn. Ctrl-D ends the chat.", colour.dim);
+        const view = await conversation.view().catch(() => null);
+        if (view !== null && view.title !== null) window.say(printableLines(view.title));
+        const expiry = renderUntil(view?.expiresAt ?? null);
+        if (expiry !== null)
+          window.say(`If nobody uses this session, it expires ${expiry === "due" ? "soon" : expiry}.`, colour.dim);
         if (!this.#isUnused) await showLastTurns(window, markdown, { conversation, signal });
       });
     } catch (error) {

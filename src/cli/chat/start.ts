@@ -16,6 +16,8 @@ export interface ChatRequest {
   /** Null for a new session. */
   sessionId: string | null;
   model?: string | undefined;
+  /** The title of a new session. */
+  title?: string | undefined;
   /** Ends the chat. */
   signal: AbortSignal;
 }
@@ -31,7 +33,7 @@ interface Place {
 
 /** Runs a chat as a user of this fleet until the person ends it. @throws the signal's reason if the signal ends it. */
 export async function chatAs(user: string, fleet: Fleet, request: ChatRequest): Promise<void> {
-  const connect = (answers: Answers) => new FleetConversations(fleet, user, answers);
+  const connect = (answers: Answers) => new FleetConversations(fleet, user, answers, request.title);
   await start({ owner: user, connect, flags: `--user ${user}` }, fleet, request);
 }
 

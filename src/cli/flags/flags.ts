@@ -8,6 +8,7 @@ import { printable, redact, shellQuote } from "../../config/values/text.js";
 import { addressFault, blankFault, NOT_A_VARIABLE, wholeNumberFault } from "../../config/values/text-fault.js";
 import { FleetError, type FleetErrorCode, quote, type Suggestion } from "../../errors.js";
 import { validateSessionId } from "../../model/ids.js";
+import { validateTitle } from "../../model/title.js";
 
 // The fleet checks these values, too. The checks here come first, so that the error message names the flag.
 
@@ -46,6 +47,12 @@ export const modelFlag = textFlag("model", "model to use (default: session.model
   if (fault === null) return;
   throw usage(`${name} is ${quote(text)}, ${fault}. Allowed: ${ALLOWED_MODEL}`, [`For example, write ${name} gpt-5.`]);
 });
+
+export const titleFlag = titleFlagFor("title of the session (default: its first prompt)");
+
+export function titleFlagFor(description: string) {
+  return textFlag("title", description, "TEXT", validateTitle);
+}
 
 export const ttlFlag = lifetimeFlag("how long gc keeps the session after its last use (default: session.ttl)");
 

@@ -185,11 +185,11 @@ export function renderSince(date: string): Cell {
   return renderAge(Math.max(0, Date.now() - Date.parse(date)));
 }
 
-/** Renders the time until an ISO 8601 date. */
+/** Renders the time until an ISO 8601 date. So that a new session expires "in 30d", rounds hours and days up by a minute. */
 export function renderUntil(date: string | null): Cell {
   if (date === null) return null;
   const leftMs = Date.parse(date) - Date.now();
-  return leftMs > 0 ? `in ${renderAge(leftMs)}` : "due";
+  return leftMs > 0 ? `in ${renderAge(leftMs > 3_600_000 - 60_000 ? leftMs + 60_000 : leftMs)}` : "due";
 }
 
 export function renderBytes(bytes: number | null): Cell {

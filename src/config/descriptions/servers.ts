@@ -102,7 +102,10 @@ export const OF_SERVERS = {
     examples: ["gpt-5", null],
     default: '`"gpt-5"` with a provider, `null` without one',
   },
-  "session.ttl": { meaning: "How long after its last use `gc` keeps a session.", examples: ["24h", "30d"] },
+  "session.ttl": {
+    meaning: "How long after its last use `gc` keeps a session. `null`: for ever.",
+    examples: ["30d", "24h", null],
+  },
   "session.maxActive": { meaning: "The number of sessions that one server may have in memory.", examples: [50] },
   "session.maxCredits": {
     meaning:

@@ -26,6 +26,7 @@ export interface Session {
   id: string;
   owner: string;
   purpose: string | null;
+  title: string | null;
   kind: "private" | "collaborative";
   members: readonly string[];
   persistence: "persistent" | "ephemeral";
@@ -33,6 +34,7 @@ export interface Session {
   model: string | null;
   createdAt: string;
   lastUsedAt: string;
+  expiresAt: string | null;
   sizeBytes: number;
   stranded: boolean;
 }

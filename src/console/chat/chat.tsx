@@ -1,7 +1,9 @@
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
+import { ask, sessionPath } from "../api/client.js";
 import { type Problem, problemFrom } from "../api/problem.js";
 import type { Caller, Session } from "../api/types.js";
-import { Deletion } from "../pages/sessions.js";
+import { Deletion, Expiry } from "../pages/sessions.js";
+import { Dialog, Field } from "../parts/dialog.js";
 import { go, useTitle } from "../parts/hooks.js";
 import { Badge, Empty, Loading, ProblemNotice } from "../parts/notice.js";
 import { plural } from "../parts/show.js";
@@ -19,12 +21,12 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
   const { conversation, session, isOwnTurn, failure, trouble } = chat;
   const { items, requests } = conversation;
   const [problem, setProblem] = useState<Problem>();
-  const [dialog, setDialog] = useState<"members" | "delete" | null>(null);
+  const [dialog, setDialog] = useState<"members" | "title" | "delete" | null>(null);
   const scroller = useRef<HTMLDivElement>(null);
   const isAtEnd = useRef(true);
   const hasAnswered = useRef(false);
   const close = useCallback(() => setDialog(null), []);
-  useTitle(id);
+  useTitle(session?.title ?? id);
   useEffect(() => {
     const { current } = scroller;
     if (current !== null && isAtEnd.current) current.scrollTop = current.scrollHeight;
@@ -116,6 +118,7 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
       {dialog === "members" && (
         <Members session={session} isOwner={isOwner && mayUse} close={close} changed={chat.reload} />
       )}
+      {dialog === "title" && <Title session={session} close={close} changed={chat.reload} />}
       {dialog === "delete" && <Deletion session={session} close={close} deleted={() => go("/sessions")} />}
     </div>
   );
@@ -126,11 +129,11 @@ interface HeadProps {
   caller: Caller;
   isRunning: boolean;
   mayUse: boolean;
-  open(dialog: "members" | "delete"): void;
+  open(dialog: "members" | "title" | "delete"): void;
 }
 
 function ChatHead({ session, caller, isRunning, mayUse, open }: HeadProps) {
-  const { id, purpose, kind, owner, members, model, state } = session;
+  const { id, title, purpose, kind, owner, members, model, state } = session;
   const isOwner = owner === caller.user;
   return (
     <div class="chat-head">
@@ -140,8 +143,9 @@ function ChatHead({ session, caller, isRunning, mayUse, open }: HeadProps) {
         </a>
       )}
       <div class="chat-title">
-        <h1 dir="auto">{id}</h1>
+        <h1 dir="auto">{title ?? id}</h1>
         <p class="row-note">
+          {title !== null && <bdi>{id}</bdi>}
           {purpose !== null && <bdi>{purpose}</bdi>}
           {!isOwner && (
             <span>
@@ -149,6 +153,7 @@ function ChatHead({ session, caller, isRunning, mayUse, open }: HeadProps) {
             </span>
           )}
           {model !== null && <bdi>{model}</bdi>}
+          <Expiry at={session.expiresAt} />
         </p>
       </div>
       <Badge word={isRunning ? "active" : state} />
@@ -156,11 +161,29 @@ function ChatHead({ session, caller, isRunning, mayUse, open }: HeadProps) {
         {kind === "private" ? "Share" : plural(members.length, "member")}
       </button>
       {isOwner && mayUse && (
+        <button type="button" class="button small" onClick={() => open("title")}>
+          Rename
+        </button>
+      )}
+      {isOwner && mayUse && (
         <button type="button" class="button small" onClick={() => open("delete")}>
           Delete
         </button>
       )}
     </div>
+  );
+}
+
+function Title({ session, close, changed }: { session: Session; close(): void; changed(): Promise<unknown> }) {
+  const [title, setTitle] = useState(session.title ?? "");
+  const save = async () => {
+    await ask("PATCH", sessionPath(session.id), { body: { title: title.trim() === "" ? null : title.trim() } });
+    await changed();
+  };
+  return (
+    <Dialog title="Rename the session" action="Save" act={save} close={close}>
+      <Field label="Title" isFirst value={title} onValue={setTitle} hint="One line of at most 80 characters." />
+    </Dialog>
   );
 }
 

@@ -34,8 +34,8 @@ export function NewSession({ close }: { close(): void }) {
         label="Time to live"
         value={ttl}
         onValue={setTtl}
-        placeholder="24h"
-        hint="How long to keep the session after its last use."
+        placeholder="30d"
+        hint="How long to keep the session after its last use. Default: the fleet's session.ttl."
       />
     </Dialog>
   );

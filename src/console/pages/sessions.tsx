@@ -85,13 +85,14 @@ export function Sessions({ caller }: PageProps) {
 }
 
 function Row({ session, user, remove }: { session: Session; user: string; remove: (() => void) | null }) {
-  const { id, owner, purpose, kind, members, state, model, lastUsedAt, sizeBytes } = session;
+  const { id, owner, purpose, title, kind, members, state, model, lastUsedAt, sizeBytes } = session;
   const others = kind === "collaborative" ? [owner, ...members].filter((each) => each !== user) : [];
   return (
     <li class="row">
       <a class="row-main" href={`#/sessions/${encodeURIComponent(id)}`}>
-        <bdi class="row-title">{id}</bdi>
+        <bdi class="row-title">{title ?? id}</bdi>
         <span class="row-note">
+          {title !== null && <bdi>{id}</bdi>}
           {purpose !== null && <bdi>{purpose}</bdi>}
           {kind === "collaborative" && (
             <span>{others.length === 0 ? "shared" : `with ${plural(others.length, "other")}`}</span>
@@ -103,6 +104,7 @@ function Row({ session, user, remove }: { session: Session; user: string; remove
           )}
           {model !== null && <bdi>{model}</bdi>}
           <span>{bytes(sizeBytes)}</span>
+          <Expiry at={session.expiresAt} />
         </span>
       </a>
       <Badge word={session.stranded ? "stranded" : state} />
@@ -110,12 +112,19 @@ function Row({ session, user, remove }: { session: Session; user: string; remove
         {ago(lastUsedAt)}
       </time>
       {remove !== null && (
-        <button type="button" class="button small plain" onClick={remove} aria-label={`Delete ${id}`}>
+        <button type="button" class="button small plain" onClick={remove} aria-label={`Delete ${title ?? id}`}>
           Delete
         </button>
       )}
     </li>
   );
+}
+
+/** When an unused session is deleted, such as "expires in 3 hours". */
+export function Expiry({ at }: { at: string | null }) {
+  if (at === null) return null;
+  const isSoon = Date.parse(at) - Date.now() < 60_000;
+  return <span title={exact(at)}>expires {isSoon ? "soon" : ago(at)}</span>;
 }
 
 function NoSessions({ isSearch }: { isSearch: boolean }) {
@@ -141,7 +150,13 @@ export function Deletion({
     await deleted();
   };
   return (
-    <Dialog title={`Delete ${session.id}?`} action="Delete the session" isDangerous act={act} close={close}>
+    <Dialog
+      title={`Delete ${session.title ?? session.id}?`}
+      action="Delete the session"
+      isDangerous
+      act={act}
+      close={close}
+    >
       <p>This deletes the conversation for good, also for its members. There is no way back.</p>
     </Dialog>
   );
@@ -149,8 +164,8 @@ export function Deletion({
 
 function matching(sessions: readonly Session[], search: string): readonly Session[] {
   const wanted = search.trim().toLowerCase();
-  const textOf = ({ id, purpose, owner, members, state, model }: Session) =>
-    [id, purpose, owner, state, model, ...members].join(" ").toLowerCase();
+  const textOf = ({ id, title, purpose, owner, members, state, model }: Session) =>
+    [id, title, purpose, owner, state, model, ...members].join(" ").toLowerCase();
   return sessions
     .filter((session) => textOf(session).includes(wanted))
     .toSorted((a, b) => (a.lastUsedAt < b.lastUsedAt ? 1 : -1));

@@ -32,7 +32,7 @@ export interface ArchivedFile {
 export type ArchivedSession = Pick<
   SessionRecord,
   "id" | "purpose" | "model" | "ttlMs" | "createdAt" | "lastUsedAt" | "turns"
-> & { tools: string[] | null };
+> & { tools: string[] | null; title: string | null };
 
 export interface Manifest {
   format: typeof FORMAT;
@@ -63,6 +63,7 @@ const shape: v.GenericSchema<unknown, Manifest> = v.strictObject({
   session: v.strictObject({
     id: v.pipe(v.string(), v.check(isSessionId)),
     purpose: v.nullable(text),
+    title: v.optional(v.nullable(text), null),
     model: v.nullable(text),
     tools: v.nullable(v.array(text)),
     ttlMs: v.nullable(whole),

@@ -34,8 +34,8 @@ export async function writeArchive(path: string, record: SessionRecord, folder: 
   const found: Found = { folders: [], files: [], leftOut: 0, bytes: 0 };
   if (folder !== null) await collect(folder, "", found, record.id);
   const { folders, files, leftOut } = found;
-  const { id, purpose, model, tools = null, ttlMs, createdAt, lastUsedAt, turns } = record;
-  const session = { id, purpose, model, tools, ttlMs, createdAt, lastUsedAt, turns };
+  const { id, purpose, title = null, model, tools = null, ttlMs, createdAt, lastUsedAt, turns } = record;
+  const session = { id, purpose, title, model, tools, ttlMs, createdAt, lastUsedAt, turns };
   const exportedAt = new Date().toISOString();
   const manifest: Manifest = { format: FORMAT, version: VERSION, exportedAt, session, folders, files };
   const file = await open(path, "wx", 0o600);

@@ -49,12 +49,13 @@ export class SessionGroup extends ArchiveGroup {
    * @throws FleetError `FLEET_SESSION_EXISTS` when a session has that id, even if it belongs to another user.
    */
   async create(options: CreateSessionOptions): Promise<CopilotSession> {
-    const { user, sessionId, purpose, ttl, signal, model, members, ephemeral, needsModel, waitMs, ...session } =
+    const { user, sessionId, purpose, title, ttl, signal, model, members, ephemeral, needsModel, waitMs, ...session } =
       options;
     return await this.parts.open.create({
       user,
       id: sessionId,
       purpose,
+      title,
       model,
       tools: checkedTools(session.availableTools, this.parts.config),
       members: members === undefined ? undefined : validateMembers(members, user),
@@ -158,10 +159,10 @@ export class SessionGroup extends ArchiveGroup {
   }
 
   /**
-   * Changes the purpose, the TTL or the members of a session. Only its owner may do that. A list of `members`, even an
+   * Changes the purpose, the title, the TTL or the members of a session. Only its owner may do that. A list of `members`, even an
    * empty one, makes the session collaborative.
    *
-   * @param options a field that is left out stays as it is. `purpose: null` removes the purpose, and with `ttl: null`,
+   * @param options a field that is left out stays as it is. `purpose: null` and `title: null` remove them, and with `ttl: null`,
    * `session.ttl` applies
    * @throws FleetError `FLEET_SESSION_CHANGED` when the session is not as `expected`.
    */

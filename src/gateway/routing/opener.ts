@@ -52,7 +52,7 @@ export class Opener {
   async recordNew(asked: Params): Promise<SessionRecord> {
     const { user, door, gone } = this.#state;
     const given = asked.sessionId ?? null;
-    const id = given === null ? newSessionId(null) : validateSessionId(String(given), "sessionId");
+    const id = given === null ? newSessionId() : validateSessionId(String(given), "sessionId");
     const model = typeof asked.model === "string" ? asked.model : null;
     return await door.sessions.recordNew({ id, owner: user, model }, { signal: gone, sharedUntil: door.closed });
   }

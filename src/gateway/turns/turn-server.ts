@@ -176,11 +176,12 @@ export function noteSent(state: ClientState, { sent, record: { id } }: Turn, pro
 }
 
 /** Records that a turn has ended. Does not wait until the store has written the record. */
-export function noteUse({ door, report }: ClientState, { record, accepted, outcome, over, use }: Turn): void {
+export function noteUse({ door, report }: ClientState, { record, accepted, outcome, over, use, sent }: Turn): void {
   if (accepted && over === "idle") use?.turn.ended(outcome);
   // Count only complete turns. A session with turns must have a history, and a cut turn might not have written one.
   if (!accepted || over !== "idle") return;
-  void door.sessions.lastUses.note(record).catch((error: unknown) => {
+  const { prompt } = sent.values().next().value?.request.params ?? {};
+  void door.sessions.lastUses.note(record, typeof prompt === "string" ? prompt : "").catch((error: unknown) => {
     report.event({ event: "failed", sessionId: record.id, ...failure(error, "The turn could not be recorded") });
   });
 }

@@ -39,7 +39,7 @@ const toStop = ({ request: { drainTimeoutMs } }: { request: StopRequest }, { dra
 
 const servers = s.list(s.serverView);
 
-const garbage = { ttlMs: s.whole(LONGEST_MS), dryRun: s.flag };
+const garbage = { ttlMs: v.nullable(s.whole(LONGEST_MS)), dryRun: s.flag };
 
 const calls = {
   spawn: call({ user: s.user, request: s.spawnRequest }, s.spawned, toStart),

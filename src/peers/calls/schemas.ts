@@ -216,6 +216,7 @@ export const sessionView: Schema<SessionView> = object({
   id: string,
   owner: string,
   purpose: v.nullable(string),
+  title: v.optional(v.nullable(string), null),
   kind: word<SessionView["kind"]>(),
   members: strings,
   persistence: word<SessionView["persistence"]>(),
@@ -227,6 +228,7 @@ export const sessionView: Schema<SessionView> = object({
   createdAt: string,
   lastUsedAt: string,
   ttlMs: v.nullable(number),
+  expiresAt: v.optional(v.nullable(string), null),
   sizeBytes: number,
   lease: v.nullable(lease),
 });

@@ -31,7 +31,7 @@ export class RemoteSessions implements SessionsElsewhere {
     const { store, config, directory } = this.#sessions.context;
     const { user, signal } = options;
     const there = new RemoteHost(host, this.#sessions.context);
-    const id = options.id ?? newSessionId(options.purpose ?? null);
+    const id = options.id ?? newSessionId();
     const known = await store.sessions.read(id);
     if (known !== null) throw sessionExists(id, user, known);
     // If the other host's disk has a session with this id, the runtime would silently continue it. A random id cannot

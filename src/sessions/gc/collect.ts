@@ -47,7 +47,10 @@ export interface GcRequest {
 }
 
 export interface GcOptions extends Required<Pick<GcRequest, "dryRun" | "signal">> {
-  /** How long a session must be unused before it is deleted, in milliseconds. A session's own TTL takes precedence. */
+  /**
+   * How long a session must be unused before it is deleted, in milliseconds; infinite: such sessions are kept. A session's
+   * own TTL takes precedence.
+   */
   ttlMs: number;
   user: string | undefined;
   sessionIds?: readonly string[] | undefined;

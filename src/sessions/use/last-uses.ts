@@ -1,5 +1,6 @@
 import { isFleetError } from "../../errors.js";
 import type { SessionRecord } from "../../model/session.js";
+import { titleOf } from "../../model/title.js";
 import type { Store } from "../../store/ports.js";
 
 /** How long to delay the write of a turn, so that later turns can share it, in milliseconds. */
@@ -10,6 +11,8 @@ const RECENT_MS = 60_000;
 /** Turns of one session that share a write. */
 interface Batch {
   readonly record: SessionRecord;
+  /** The title for a session without one; null if this is not its first turn. */
+  title: string | null;
   turns: number;
   /** When the last of them ended (Unix time in milliseconds). */
   endedMs: number;
@@ -44,11 +47,13 @@ export class LastUses {
    * was deleted first.
    *
    * @param record the session's record, as this process read it last
+   * @param prompt the turn's prompt, which becomes the title of a session without a title if this is its first turn
    */
-  async note(record: SessionRecord): Promise<SessionRecord | null> {
+  async note(record: SessionRecord, prompt = ""): Promise<SessionRecord | null> {
     const waiting = this.#waiting.get(record.id);
     // The session may have been deleted, and a new session may have its id now.
     const batch = waiting?.record.createdAt === record.createdAt ? waiting : this.#begin(record);
+    if (record.turns === 0 && record.title === undefined) batch.title ??= titleOf(prompt);
     batch.turns += 1;
     batch.endedMs = Date.now();
     const isRecent = batch.endedMs - Date.parse(record.lastUsedAt) <= RECENT_MS;
@@ -74,6 +79,7 @@ export class LastUses {
     });
     const batch: Batch = {
       record,
+      title: null,
       turns: 0,
       endedMs: 0,
       write,
@@ -87,10 +93,11 @@ export class LastUses {
   async #write(batch: Batch): Promise<SessionRecord | null> {
     const { id, createdAt } = batch.record;
     if (this.#waiting.get(id) === batch) this.#waiting.delete(id);
-    const { turns, endedMs } = batch;
+    const { turns, title, endedMs } = batch;
     try {
       return await this.#store.sessions.update(id, (draft) => {
         if (draft.createdAt !== createdAt) return null;
+        if (title !== null && draft.turns === 0) draft.title ??= title;
         draft.turns += turns;
         const isNewer = Date.parse(draft.lastUsedAt) > endedMs;
         if (!isNewer) draft.lastUsedAt = new Date(endedMs).toISOString();

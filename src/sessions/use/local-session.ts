@@ -180,7 +180,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
     });
     use.turn.ended(reply.outcome);
     events.ended({ outcome: reply.outcome, reason: null });
-    this.#recording = this.#recordTurn();
+    this.#recording = this.#recordTurn(prompt.prompt);
     return reply;
   }
 
@@ -204,9 +204,9 @@ export class LocalSession extends OpenSession<LocalAttached> {
   }
 
   /** Records a turn. If that fails, only warns, because the caller has the reply. */
-  async #recordTurn(): Promise<SessionRecord | null | undefined> {
+  async #recordTurn(prompt: string): Promise<SessionRecord | null | undefined> {
     try {
-      const record = await this.#sessions.lastUses.note(this.#latest);
+      const record = await this.#sessions.lastUses.note(this.#latest, prompt);
       this.#latest = record ?? this.#latest;
       return record;
     } catch (error) {

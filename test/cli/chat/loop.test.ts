@@ -20,7 +20,7 @@ async function chatOf(
   const session: Conversation = {
     id: "session",
     send: async () => undefined,
-    server: async () => null,
+    view: async () => null,
     model: async () => null,
     models: async () => [],
     useModel: async () => undefined,

@@ -2,6 +2,7 @@ import type { CopilotSession, SessionConfig, SessionEvent } from "@github/copilo
 import type { TranscriptEntry } from "../../../runtime/history/transcript.js";
 import type { LeaseWait } from "../../../sessions/leases/leases.js";
 import { isUnloaded } from "../../../sessions/use/load.js";
+import type { SessionView } from "../../../sessions/view.js";
 
 /** The functions that answer the permission requests and questions of the agent. */
 export type Answers = Pick<SessionConfig, "onPermissionRequest" | "onUserInputRequest" | "onElicitationRequest">;
@@ -26,8 +27,8 @@ export interface Conversation {
   readonly id: string;
   /** Runs one turn. @throws the errors of `fleet.sessions.send`. */
   send(prompt: string, options: PromptOptions): Promise<void>;
-  /** The id of the server that has the session; null in a chat at a front door, which does not report the id. */
-  server(): Promise<string | null>;
+  /** The session as the fleet shows it; null in a chat at a front door, which does not report it. */
+  view(): Promise<SessionView | null>;
   /** The model of the next turn; null if the server does not report it. */
   model(signal: AbortSignal): Promise<string | null>;
   /** The models that the user may choose from; empty if the provider does not list them. */
@@ -41,6 +42,8 @@ export interface Conversation {
 
 export interface SessionSummary {
   id: string;
+  /** Null if it is not known. */
+  title: string | null;
   /** ISO 8601 in UTC. */
   lastUsedAt: string;
 }

@@ -50,7 +50,7 @@ export class DoorConversation implements Conversation {
     }
   }
 
-  async server(): Promise<null> {
+  async view(): Promise<null> {
     return null;
   }
 

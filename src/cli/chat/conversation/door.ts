@@ -34,7 +34,7 @@ export class DoorConversations implements Conversations {
     const { client, closed } = await this.#door.connected(signal);
     const sessions = await answered(client.listSessions(), closed, signal);
     return sessions
-      .map(({ sessionId, modifiedTime }) => ({ id: sessionId, lastUsedAt: modifiedTime.toISOString() }))
+      .map(({ sessionId, modifiedTime }) => ({ id: sessionId, title: null, lastUsedAt: modifiedTime.toISOString() }))
       .sort((a, b) => (a.lastUsedAt < b.lastUsedAt ? 1 : -1));
   }
 

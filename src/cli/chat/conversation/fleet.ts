@@ -3,6 +3,7 @@ import type { Fleet } from "../../../fleet/fleet.js";
 import type { ResumeSessionOptions } from "../../../fleet/options.js";
 import { abortable, deadline } from "../../../runtime/clock.js";
 import type { TranscriptEntry } from "../../../runtime/history/transcript.js";
+import type { SessionView } from "../../../sessions/view.js";
 import { given } from "../../flags/flags.js";
 import {
   type Answers,
@@ -25,8 +26,11 @@ export class FleetConversations implements Conversations {
   readonly user: string;
   readonly isEcho: boolean;
   readonly #answers: Answers;
+  #title: string | undefined;
 
-  constructor(fleet: Fleet, user: string, { onPermissionRequest, ...answers }: Answers) {
+  /** @param title the title of the first session that is created; the others have the default */
+  constructor(fleet: Fleet, user: string, { onPermissionRequest, ...answers }: Answers, title?: string) {
+    this.#title = title;
     this.#fleet = fleet;
     this.user = user;
     this.place = `user ${user}`;
@@ -40,7 +44,12 @@ export class FleetConversations implements Conversations {
     const { sessions } = this.#fleet;
     using limit = deadline(OPEN_MS, signal);
     const options = { user: this.user, ...this.#answers };
-    const session = await sessions.create({ ...options, ...given({ model }), signal: limit.signal });
+    const session = await sessions.create({
+      ...options,
+      ...given({ model, title: this.#title }),
+      signal: limit.signal,
+    });
+    this.#title = undefined;
     return new FleetConversation(this.#fleet, options, session);
   }
 
@@ -90,8 +99,8 @@ class FleetConversation implements Conversation {
     await this.#fleet.sessions.send(await this.#opened(options.signal), prompt, options);
   }
 
-  async server(): Promise<string> {
-    return (await this.#fleet.sessions.get(this.id, { user: this.#options.user })).serverId;
+  async view(): Promise<SessionView> {
+    return await this.#fleet.sessions.get(this.id, { user: this.#options.user });
   }
 
   async model(signal: AbortSignal): Promise<string | null> {

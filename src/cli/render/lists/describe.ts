@@ -1,4 +1,4 @@
-import { printable } from "../../../config/values/text.js";
+import { printable, printableLines } from "../../../config/values/text.js";
 import { limitTexts, notRestricted } from "../../../model/sandbox.js";
 import type { QuotaPart } from "../../../model/usage/quota.js";
 import type {
@@ -9,6 +9,7 @@ import type {
   UserDescription,
 } from "../../../peers/descriptions.js";
 import { referenceOf, type ServerView } from "../../../pool/server.js";
+import type { SessionView } from "../../../sessions/view.js";
 import { colour } from "../colour.js";
 import { type Cell, renderAge, renderBytes, renderSince, renderState, renderUntil } from "../table.js";
 import { type List, renderList } from "./list.js";
@@ -122,6 +123,7 @@ function partsOfSession({ session, server, ...more }: SessionDescription): Parts
   return {
     title: `Session ${id}`,
     facts: [
+      ["Title", session.title === null ? null : printableLines(session.title)],
       ["Owner", owner],
       ["Kind", `${session.kind}, ${session.persistence}`],
       ["Members", members.join(", ")],
@@ -143,10 +145,7 @@ function partsOfSession({ session, server, ...more }: SessionDescription): Parts
       ["Taken over", lease?.stealReason == null ? null : text(lease.stealReason)],
       ["Created", when(session.createdAt)],
       ["Last use", when(session.lastUsedAt)],
-      [
-        "Expires",
-        more.expiresAt === null ? null : `${more.expiresAt} (${renderUntil(more.expiresAt)}), if nobody uses it`,
-      ],
+      ["Expires", expiryText(session)],
     ],
     sections: [],
     next: [
@@ -156,6 +155,11 @@ function partsOfSession({ session, server, ...more }: SessionDescription): Parts
       `describe user/${owner}`,
     ],
   };
+}
+
+function expiryText({ expiresAt, ttlMs }: SessionView): string | null {
+  if (expiresAt !== null) return `${expiresAt} (${renderUntil(expiresAt)}), if nobody uses it`;
+  return ttlMs === null ? "never (session.ttl)" : null;
 }
 
 function partsOfUser({ user, placement, suspended, servers, sessions, tokens, quota }: UserDescription): Parts {

@@ -29,6 +29,8 @@ interface ColumnOptions<Row> {
   cell?: (row: Row) => Cell;
   /** The column is in `wide`, but not in `table`. */
   wide?: true;
+  /** `table` shows the column only if this holds for at least one row. */
+  when?: (row: Row) => boolean;
   /** The value is a date, but the table shows an age. So ascending order puts the newest date first. */
   isAge?: true;
 }
@@ -94,7 +96,10 @@ export function renderList<Row>(list: List<Row>, rows: readonly Row[], layout: L
       return table(columns, rows, layout, Number.POSITIVE_INFINITY);
     case "table": {
       const { without = [] } = layout;
-      const shown = columns.filter((column) => column.wide === undefined && !without.includes(nameOf(column)));
+      const shown = columns.filter(
+        (column) =>
+          column.wide === undefined && !without.includes(nameOf(column)) && (!column.when || rows.some(column.when)),
+      );
       return table(shown, rows, layout, layout.width);
     }
   }

@@ -1,6 +1,9 @@
-import { expiryOf, type SessionView } from "../../../sessions/view.js";
+import { printableLines } from "../../../config/values/text.js";
+import type { SessionView } from "../../../sessions/view.js";
 import { renderBytes, renderSince, renderState, renderUntil, SESSION } from "../table.js";
 import type { List } from "./list.js";
+
+const DAY_MS = 86_400_000;
 
 export const SESSIONS: List<SessionView> = {
   kind: "session",
@@ -23,13 +26,16 @@ export const SESSIONS: List<SessionView> = {
     { heading: "PERSISTENCE", field: "persistence", wide: true },
     { heading: "MODEL", field: "model", wide: true },
     {
-      heading: "EXPIRES",
-      field: "expiresAt",
-      wide: true,
-      value: expiryOf,
-      cell: (session) => renderUntil(expiryOf(session)),
+      ...{ heading: "EXPIRES", field: "expiresAt", yields: 1 },
+      cell: ({ expiresAt }) => renderUntil(expiresAt),
+      when: ({ expiresAt }) => expiresAt !== null && Date.parse(expiresAt) - Date.now() < DAY_MS,
     },
     { heading: "PURPOSE", field: "purpose", wide: true },
+    {
+      ...{ heading: "TITLE", field: "title", cut: "end" },
+      cell: ({ title }) => title && printableLines(title),
+      when: ({ title }) => title !== null,
+    },
   ],
 };
 

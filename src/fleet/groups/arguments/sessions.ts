@@ -2,6 +2,7 @@ import type { Config } from "../../../config/schema.js";
 import { FleetError, option, quote } from "../../../errors.js";
 import { validateUser } from "../../../model/ids.js";
 import { SESSION_STATES } from "../../../model/session.js";
+import { validateTitle } from "../../../model/title.js";
 import * as arg from "../../arguments.js";
 import type { SessionGroup } from "../sessions.js";
 
@@ -41,10 +42,12 @@ const filter = {
   host: { check: arg.text },
   model: { check: arg.text },
 };
+const title = (value: unknown, name: string) => validateTitle(arg.text(value, name), option(name));
 const create = {
   ...arg.OWN_USER,
   sessionId: { check: arg.sessionId },
   purpose: { check: arg.text },
+  title: { check: title },
   model: { check: arg.text },
   ttl: { check: arg.span },
   members: { check: arg.texts },
@@ -60,6 +63,7 @@ const orNull = (check: (value: unknown, name: string) => unknown) => ({
 const update = {
   ...arg.OWN_USER,
   purpose: orNull(arg.text),
+  title: orNull(title),
   ttl: orNull(arg.span),
   members: { check: arg.texts },
   expected: { check: arg.object },

@@ -11,7 +11,7 @@ export interface Creation {
   user: string;
   key: string;
   /** Everything that the request asks for. Another request with the same key must ask for the same. */
-  content: { sessionId?: string; purpose?: string };
+  content: { sessionId?: string };
   /** Creates the session with this id. */
   create: (id: string) => Promise<SessionView>;
   /** @throws FleetError `FLEET_SESSION_NOT_FOUND` */
@@ -34,7 +34,7 @@ export async function createKeyed(
   const digest = sha256(JSON.stringify(["session", content]));
   const known = await readKeyed(store, { user, key, digest });
   if (known !== null && known.outcome !== null) return await get(known.sessionId);
-  const record = known ?? newRecord(user, key, digest, content.sessionId ?? newSessionId(content.purpose ?? null));
+  const record = known ?? newRecord(user, key, digest, content.sessionId ?? newSessionId());
   if (known === null) {
     await makeRoom(store, user);
     // Another request has just recorded the key, and may still be at work. Start again with its record.
