@@ -24,7 +24,7 @@ export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
     title: "There is no such session for this user.",
     causes: [
       "The id is misspelled.",
-      "The session was deleted.",
+      "The session was deleted, or it expired (session.ttl).",
       "It belongs to a user who did not make this one a member.",
     ],
     fixes: ["copilotfleet list --user USER"],

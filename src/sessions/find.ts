@@ -8,7 +8,7 @@ import { pause } from "../runtime/clock.js";
 import { readSessionFolder } from "../runtime/history/session-state.js";
 import type { Store } from "../store/ports.js";
 import { isBeingDeleted } from "./gc/journal.js";
-import { sessionNotFound } from "./problems.js";
+import { SessionExpired, sessionNotFound } from "./problems.js";
 
 interface FindContext {
   store: Store;
@@ -21,6 +21,8 @@ interface UnrecordedSessions {
    * Asks the host that has the user's unrecorded session to record it. Resolves with false if no other host has it.
    */
   record(id: string, user: string): Promise<boolean>;
+  /** When gc deleted the user's session, as the audit log shows it (ISO 8601); null if it did not. */
+  expiredAt(id: string, user: string): Promise<string | null>;
 }
 
 /** How many times to look for a session that is being moved, and the pause between two looks, in milliseconds. */
@@ -53,8 +55,10 @@ export class SessionFinder {
     } catch (error) {
       const isMissing = isFleetError(error, "FLEET_SESSION_NOT_FOUND");
       const isUnrecorded = isMissing && (await this.#context.store.sessions.read(id)) === null;
-      if (!isUnrecorded || !(await this.#elsewhere.record(id, user))) throw error;
-      return await recordFor(this.#context, id, user);
+      if (!isUnrecorded) throw error;
+      if (await this.#elsewhere.record(id, user)) return await recordFor(this.#context, id, user);
+      const expiredAt = await this.#elsewhere.expiredAt(id, user);
+      throw expiredAt === null ? error : new SessionExpired(expiredAt);
     }
   }
 

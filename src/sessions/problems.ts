@@ -34,6 +34,15 @@ export function sessionNotFound(id: string): FleetError {
   });
 }
 
+/** The error for a session that gc has deleted. Only its owner may get it. */
+export class SessionExpired extends FleetError {
+  constructor(at: string) {
+    super("FLEET_SESSION_NOT_FOUND", `This session expired on ${at} (session.ttl).`, {
+      suggestions: ["copilotfleet config get session.ttl # how long unused sessions are kept"],
+    });
+  }
+}
+
 /** @param outcome the results of the call for the other sessions */
 export function sessionsNotFound(ids: readonly string[], outcome: Readonly<Record<string, unknown>> = {}): FleetError {
   const subject = `${ids.length === 1 ? "Session" : "Sessions"} ${ids.map(quote).join(", ")}`;

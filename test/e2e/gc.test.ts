@@ -79,7 +79,21 @@ describe("deletions by gc", () => {
     expect(readdirSync(await statePath("ann"))).toEqual(["young"]);
     const { sessions } = await fleet.json<{ sessions: { id: string }[] }>(["list", "--user", "ann"]);
     expect(idsOf(sessions)).toEqual(["young"]);
-    expect((await fleet.refusal(4, ["send", "talked", "x", "--user", "ann"])).code).toBe("FLEET_SESSION_NOT_FOUND");
+    const { code, message } = await fleet.refusal(4, ["send", "talked", "x", "--user", "ann"]);
+    expect({ code, message }).toEqual({
+      code: "FLEET_SESSION_NOT_FOUND",
+      message: expect.stringMatching(/^This session expired on 2\S+Z \(session\.ttl\)\.$/),
+    });
+    for (const args of [
+      ["describe", "talked"],
+      ["transcript", "talked", "--user", "ann"],
+    ])
+      expect((await fleet.refusal(4, args)).message).toBe(message);
+    // Other users get the same error as for an id that never existed.
+    for (const id of ["talked", "never-there"])
+      expect((await fleet.refusal(4, ["send", id, "x", "--user", "eve"])).message).toBe(
+        `There is no session "${id}" for this user.`,
+      );
     expect(await fleet.send("ann", "young", "still there?")).toBe("[turn 1] still there?");
     // The id can be used again, and nothing of the old session is left.
     await fleet.create("ann", "talked");
@@ -109,8 +123,14 @@ describe("deletions by gc", () => {
     expect(idsOf((await fleet.json<GcResult>(["gc", "--ttl", "1h", "--user", "tom"])).deleted)).toEqual(["usual"]);
     // Without --ttl, gc uses the configured TTL.
     await createOld("tom", "configured");
+    await age("tom", "configured", 31 * 24 * 3_600_000);
+    await createOld("tom", "kept");
+    expect(await fleet.json(["gc", "--user", "tom"], { env: { COPILOTFLEET_SESSION_TTL: "null" } })).toMatchObject({
+      deleted: [],
+    });
     expect(idsOf((await fleet.json<GcResult>(["gc", "--user", "tom"])).deleted)).toEqual(["configured"]);
-    expect(readdirSync(await statePath("tom"))).toEqual(["long"]);
+    expect(readdirSync(await statePath("tom")).sort()).toEqual(["kept", "long"]);
+    await fleet.json(["delete", "kept"]);
   });
 
   it("gc --user deletes only the sessions of that user", async () => {

@@ -5,6 +5,7 @@ import type { SendOptions } from "../../fleet/options.js";
 import type { SessionView } from "../../sessions/view.js";
 import { given } from "../flags/flags.js";
 import { ProgressLine } from "../progress.js";
+import { renderUntil } from "../render/table.js";
 import { Interrupted } from "./interrupted.js";
 
 export interface TurnOutput {
@@ -64,6 +65,14 @@ export async function printTurn<Taken extends { text: string; outcome: string }>
   if (!stream && !output.json) process.stdout.write(`${taken.text}\n`);
   if (taken.outcome === "aborted" && !output.json) process.stderr.write("The turn was aborted.\n");
   return taken;
+}
+
+/** Shows a person on a terminal when a new session expires. Returns the session. */
+export function showingExpiry(session: SessionView, { json }: TurnOutput): SessionView {
+  const expiry = session.state === "gone" ? null : renderUntil(session.expiresAt);
+  if (expiry !== null && process.stdout.isTTY === true && !json)
+    process.stderr.write(`If nobody uses this session, it expires ${expiry}.\n`);
+  return session;
 }
 
 /** @param hasWaited whether the prompt had to wait. If so, nobody knows whether the turn has begun. */

@@ -13,8 +13,9 @@ import {
 } from "../../peers/descriptions.js";
 import { onlyServer } from "../../peers/fleet-hosts.js";
 import { meantSessions, onlyMeant } from "../../peers/sessions/meant.js";
+import { lastExpiry } from "../../peers/sessions/remote-sessions.js";
 import { referenceOf } from "../../pool/server.js";
-import { warnOfUnreadable } from "../../sessions/problems.js";
+import { SessionExpired, warnOfUnreadable } from "../../sessions/problems.js";
 import * as arg from "../arguments.js";
 import { Group } from "./group.js";
 
@@ -94,6 +95,9 @@ export class DescriptionGroup extends Group {
   }
 
   async #notFound(kind: Kind | undefined, id: string): Promise<FleetError> {
+    const isOfSession = (kind === undefined || kind === "session") && isSessionId(id);
+    const expiredAt = isOfSession ? await lastExpiry(this.parts.hosts, id, undefined) : null;
+    if (expiredAt !== null) return new SessionExpired(expiredAt);
     const known = (await this.#names()).filter((name) => kind === undefined || name.kind === kind);
     const near = nearestOf(id, known, (name) => name.id);
     const message = `There is no ${kind ?? "server, session or user"} ${quote(id)}.`;

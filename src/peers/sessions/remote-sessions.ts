@@ -17,6 +17,7 @@ import { type RemoteOpenOptions, RemoteSession } from "./remote-session.js";
 export class RemoteSessions implements SessionsElsewhere {
   readonly #sessions: Sessions;
   readonly #hosts: FleetHosts;
+  #looking: Promise<unknown> = Promise.resolve();
 
   constructor(sessions: Sessions, hosts: FleetHosts) {
     this.#sessions = sessions;
@@ -56,6 +57,13 @@ export class RemoteSessions implements SessionsElsewhere {
     return await RemoteSession.open(this.#sessions.context, record, host, options);
   }
 
+  async expiredAt(id: string, user: string): Promise<string | null> {
+    // Look for one session at a time, because each look reads the whole audit log.
+    const looked = this.#looking.then(async () => await lastExpiry(this.#hosts, id, user));
+    this.#looking = looked.catch(() => null);
+    return await looked;
+  }
+
   /**
    * Looks for a user's unrecorded session on the other hosts. The host that finds the session records it.
    *
@@ -68,6 +76,19 @@ export class RemoteSessions implements SessionsElsewhere {
     }
     return false;
   }
+}
+
+/**
+ * When gc last deleted the session with this id, as the audit logs of the hosts that answer show it (ISO 8601).
+ *
+ * @param user only a session of this owner
+ */
+export async function lastExpiry(hosts: FleetHosts, id: string, user: string | undefined): Promise<string | null> {
+  const { gatherEvents } = await import("../events/all-events.js");
+  const deletions = await gatherEvents(hosts, { user, types: ["session.deleted"] });
+  const isOwn = (owner: string | null) => user === undefined || owner === user;
+  const last = deletions.findLast((event) => event.sessionId === id && isOwn(event.user));
+  return last?.reason === "ttl" ? last.at : null;
 }
 
 async function isThere(

@@ -9,6 +9,7 @@ import { readEvents } from "../../../peers/sessions/events.js";
 import { onRequests } from "../../../peers/sessions/requests.js";
 import { poolState } from "../../../pool/admission.js";
 import { ownHostName } from "../../../runtime/files/host-note.js";
+import { SessionExpired } from "../../../sessions/problems.js";
 import type { FleetParts } from "../../parts.js";
 import type { ApiGroups } from "../doors.js";
 import { recordIssue } from "../tokens.js";
@@ -76,6 +77,9 @@ export function apiFleet(parts: FleetParts, groups: ApiGroups): ApiFleet {
         try {
           return relationTo(identity, await finder.find(id, identity.user));
         } catch (error) {
+          // A token for another session must not show that this one existed.
+          const isSeen = identity.sessionId === undefined || identity.sessionId === id;
+          if (error instanceof SessionExpired && isSeen) throw error;
           if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) return "foreign";
           throw error;
         }
