@@ -3,8 +3,8 @@ import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { DoorFleet } from "./harness.js";
 import { HostDoors } from "../hosts/door-harness.js";
+import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
 const SUSPENDED = { code: "FLEET_USER_SUSPENDED" };
