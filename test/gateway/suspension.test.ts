@@ -88,9 +88,16 @@ describe("the front door, when a user is suspended during a turn,", () => {
       await ben.requestOk("session.create", { sessionId: "his" });
       const [hers, his] = [ann.turn("hers", "!hold hers"), ben.turnOk("his", "!hold his")];
       hers.catch(() => "the connection is closed");
-      for (const name of ["!hold hers", "!hold his"]) await expect.poll(() => at.model.shown(name)).toBe(1);
+      await at.fleet.sessions.leave(await at.fleet.sessions.create({ user: "ann", sessionId: "other" }), {
+        park: true,
+      });
+      const outside = at.fleet.sessions.use("other", "!hold other", { user: "ann" }).catch((error: unknown) => error);
+      for (const name of ["!hold hers", "!hold his", "!hold other"])
+        await expect.poll(() => at.model.shown(name)).toBe(1);
       await at.fleet.users.suspend("ann", { reason: "lost laptop" });
       await ann.end();
+      // No connection of a client ends this turn, which a program began without the front door.
+      await outside;
       const ended = async () => (await at.fleet.events.list({ user: "ann" })).map(({ type }) => type);
       await expect.poll(ended).toEqual(expect.arrayContaining([expect.stringMatching(/^turn\.(?:ended|cut)$/)]));
       expect(await refusal(at.url, token)).toEqual({ ...SUSPENDED, retryable: false });
