@@ -140,7 +140,7 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
       .waitFor();
   });
 
-  it("an operator starts and stops a user's server, sets limits and purges the user", async () => {
+  it("an operator starts and stops a user's server, suspends and resumes the user, sets limits and purges the user", async () => {
     const dave = await issue("dave", "use");
     const page = await operator();
     await open(page, "Users");
@@ -156,6 +156,12 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
     expect(await serverOf("dave")).toMatchObject({ state: "ready" });
     await act("Stop", "Stop");
     await row.getByText("stopped").waitFor();
+    await act("Suspend", "Suspend");
+    await row.getByText("suspended").waitFor();
+    expect((await api(dave, "GET", "/v1/me")).status).toBe(403);
+    await act("Resume", "Resume");
+    await row.getByText("stopped").waitFor();
+    expect((await api(dave, "GET", "/v1/me")).status).toBe(200);
     await row.getByRole("button", { name: "Limits dave" }).click();
     await page.getByRole("dialog").getByLabel("Turns per minute").fill("7");
     await page.getByRole("dialog").getByRole("button", { name: "Set the limits" }).click();

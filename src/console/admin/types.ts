@@ -68,7 +68,7 @@ export interface User {
   sessions: number;
   servers: number;
   tokens: number;
-  suspended?: { since: string; reason: string | null } | null;
+  suspended: { since: string; reason: string | null } | null;
 }
 
 /** The outcome of a purge. */

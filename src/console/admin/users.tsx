@@ -80,10 +80,10 @@ export function Users({ caller }: PageProps) {
           <span class="actions">
             {server !== undefined && server.pid !== null
               ? button("Stop", () => setChosen({ stop: server }), server.away)
-              : button("Start", choose("start"), suspended != null)}
+              : button("Start", choose("start"), suspended !== null)}
             {button("Limits", () => setLimits(user))}
             {suspended === null && button("Suspend", choose("suspend"))}
-            {suspended != null && button("Resume", choose("resume"))}
+            {suspended !== null && button("Resume", choose("resume"))}
             {button("Purge", choose("purge"))}
           </span>
         );
@@ -125,11 +125,11 @@ const COLUMNS: readonly Column<Entry>[] = [
   { title: "User", by: ({ user }) => user, cell: ({ user }) => <Name class="cell-title" text={user} /> },
   {
     title: "State",
-    by: ({ suspended, server }) => (suspended == null ? (server?.state ?? null) : "suspended"),
+    by: ({ suspended, server }) => (suspended === null ? (server?.state ?? null) : "suspended"),
     cell: ({ suspended, server }) => (
       <>
-        <Badge word={suspended == null ? (server?.state ?? "no server") : "suspended"} />
-        {suspended != null && (
+        <Badge word={suspended === null ? (server?.state ?? "no server") : "suspended"} />
+        {suspended !== null && (
           <span class="cell-note">
             {ago(suspended.since)} <bdi>{suspended.reason}</bdi>
           </span>
