@@ -266,7 +266,7 @@ it("a turn gets the caller's GitHub token only in a session that the caller owns
   const given: unknown[] = [];
   using _ = replaced(own.fleet.sessions, "turn", async (...[, , { user, session }]: [string, string, Given]) => {
     given.push([user, session]);
-    return { turn: "1", text: "", usage: null };
+    return { turn: "1", text: "", usage: null, outcome: "completed" };
   });
   for (const token of ["gho_ofAlice", "gho_ofBob"])
     await own.ok("POST", "/v1/sessions/shared/turns", { token, body: { prompt: "hello" } });

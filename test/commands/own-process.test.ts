@@ -90,7 +90,7 @@ const EXAMPLES: Record<string, Example> = {
     stdout: /^# Completion .*\ncomplete -F _copilotfleet copilotfleet\n$/s,
   },
   "config show": { args: () => ["config", "show"], stdout: /^KEY +VALUE +ORIGIN\n.*\nstore +file +default\n.*\n$/s },
-  "config get": { args: () => ["config", "get", "session.ttl"], stdout: /^24h\n$/ },
+  "config get": { args: () => ["config", "get", "session.ttl"], stdout: /^30d\n$/ },
   "config path": { args: () => ["config", "path"], stdout: /^FILE +KIND +STATE\n.* project .*\n.* user .*\n$/ },
   "config check": { args: () => ["config", "check"], stdout: /^ok +The configuration is valid\. .*\n$/ },
   "config schema": { args: () => ["config", "schema"], stdout: /^\{\n.*"session": \{.*\n\}\n$/s },

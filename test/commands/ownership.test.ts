@@ -61,15 +61,17 @@ describe("somebody else's session", () => {
 });
 
 describe("create --id", () => {
-  it("create --id refuses an existing id with exit code 5 and the same answer, whoever owns the session", async () => {
+  it("create --id refuses an existing id with exit code 5, and does not tell others that it is the id of a session", async () => {
     const id = unused("taken");
     await fleet.ok(["create", "--user", "mary-jane", "--id", id, "--prompt", "secret"]);
     const args = (user: string) => ["create", "--user", user, "--id", id];
     const [own, foreign] = await Promise.all([fleet.run(args("mary-jane")), fleet.run(args("mary"))]);
     expect(own).toMatchObject({ code: 5, stdout: "", stderr: expect.stringContaining(`"${id}"`) });
-    // The suggested command names the user who asked. Replace that name, because nothing else may differ.
-    const asOwn = foreign.stderr.replace(/--user mary(?!-)/g, "--user mary-jane");
-    expect({ ...foreign, stderr: asOwn, json: undefined, ms: 0 }).toEqual({ ...own, json: undefined, ms: 0 });
+    // Only the owner is advised to use the session. Nothing else may differ.
+    const advice = `  Try: copilotfleet resume ${id} --user mary-jane\n`;
+    expect(own.stderr).toContain(advice);
+    const asForeign = own.stderr.replace(advice, "");
+    expect({ ...foreign, json: undefined, ms: 0 }).toEqual({ ...own, stderr: asForeign, json: undefined, ms: 0 });
     expect(await fleet.send("mary-jane", id, "intact")).toBe("[turn 2] intact");
   });
 

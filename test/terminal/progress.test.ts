@@ -163,7 +163,7 @@ describe("a command that starts a server", () => {
     await terminal.line(/^\S Creating the session \(\d+ s\)$/);
     openGate();
     expect(await terminal.done).toBe(0);
-    expectClean(terminal, ["first"]);
+    expectClean(terminal, ["first", "If nobody uses this session, it expires in 30d."]);
   });
 
   it("doctor on a terminal names the check that is running", async () => {

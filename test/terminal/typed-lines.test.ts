@@ -40,6 +40,7 @@ const REPLACED: readonly (readonly [string, string])[] = [
   ["./migrate.sh --all", "true"],
   ["alice-2bd806c97f0e", "$(copilotfleet ps -q --user alice)"],
   ["session/notes", "session/SESSION"],
+  ["describe notes", "describe SESSION"],
   ["0123456789abcdef", "$id"],
   ["source <(copilotfleet autocomplete zsh)", "cat <(copilotfleet autocomplete zsh)"],
   ["| source", "| cat"],
@@ -60,6 +61,8 @@ const AROUND: readonly { line: RegExp; before?: string; after?: string }[] = [
   { line: / import .*bob$/, after: "copilotfleet delete review --yes" },
   { line: / import .*--id/, after: "copilotfleet delete review-2 --yes" },
   { line: / (stop|drain --drain|user purge) /, after: "copilotfleet drain --undo" },
+  { line: / user suspend /, after: "copilotfleet user resume alice" },
+  { line: / user resume /, before: "copilotfleet user suspend alice" },
   { line: / drain$/, after: "copilotfleet drain --undo" },
   { line: / evict /, before: "copilotfleet send SESSION more --user alice" },
 ];
