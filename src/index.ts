@@ -106,9 +106,10 @@ export type {
   SandboxReport,
 } from "./model/sandbox.js";
 export type { Isolation, ServerState, TokenSource } from "./model/server.js";
-export type { SessionState, TurnUsage } from "./model/session.js";
+export type { SessionState, TurnOutcome, TurnUsage } from "./model/session.js";
 export type { QuotaPart } from "./model/usage/quota.js";
 export type { LedgerLine, UsageBy, UsageCounts, UsageNumbers } from "./model/usage/usage.js";
+export type { Suspension } from "./model/usage/user-limits.js";
 export type {
   Description,
   ServerDescription,

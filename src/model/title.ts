@@ -27,6 +27,6 @@ export function validateTitle(title: string, name: string): string {
   const fault = titleFault(title);
   if (fault === null) return title;
   throw new FleetError("FLEET_USAGE_INVALID", `${name} is ${quote(title)}, ${fault}. Allowed: ${ALLOWED_TITLE}`, {
-    suggestions: ["Give a short title in one line."],
+    suggestions: ['Give a short title in one line, such as "review".'],
   });
 }

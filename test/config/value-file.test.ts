@@ -63,7 +63,7 @@ describe("a variable that ends with _FILE", () => {
     mkdirSync(none);
     expect(refused({ COPILOTFLEET_STORE_FILE: none }).message).toContain("regular, and of at most 65536 bytes");
     expect(refused({ COPILOTFLEET_SESSION_TTL_FILE: secret(folder, "1 day") }).suggestions).toEqual([
-      "Correct the content of the file that COPILOTFLEET_SESSION_TTL_FILE names, for example 24h.",
+      "Correct the content of the file that COPILOTFLEET_SESSION_TTL_FILE names, for example 30d.",
     ]);
   });
 });

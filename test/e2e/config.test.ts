@@ -67,7 +67,7 @@ describe("config show", () => {
 
 describe("config get", () => {
   it("config get prints a text without quotes, and other values as JSON", async () => {
-    expect(await fleet.ok(["config", "get", "session.ttl"])).toBe("24h\n");
+    expect(await fleet.ok(["config", "get", "session.ttl"])).toBe("30d\n");
     expect(await fleet.ok(["config", "get", "session.maxActive"])).toBe("50\n");
     expect(await fleet.ok(["config", "get", "session.tools"])).toBe("null\n");
     expect(await fleet.ok(["config", "get", "runtime.env"])).toBe('["HTTPS_PROXY"]\n');

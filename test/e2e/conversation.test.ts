@@ -151,8 +151,8 @@ describe("create", () => {
   it("create keeps its session when the first prompt fails, and reports the session's id as text or JSON", async () => {
     const text = await fleet.run(["create", ...ALICE, "--id", "half", "--prompt", "!fail nope"]);
     expect(text).toMatchObject({ code: 7, stdout: "half\n", stderr: expect.stringContaining("nope") });
-    const error = await fleet.refusal(7, ["create", ...ALICE, "--purpose", "half", "--prompt", "!fail nope"]);
-    const id = /half-[0-9a-f-]{36}/.exec(error.suggestions.join("\n"))?.[0] ?? "no id";
+    const error = await fleet.refusal(7, ["create", ...ALICE, "--prompt", "!fail nope"]);
+    const id = /[0-9a-f-]{36}/.exec(error.suggestions.join("\n"))?.[0] ?? "no id";
     expect(await fleet.send("alice", id, "on")).toMatch(/^\[turn \d+\] on$/);
   });
 

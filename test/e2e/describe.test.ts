@@ -148,7 +148,7 @@ describe("describe user", () => {
     expect(text).toMatch(new RegExp(`^Servers:\nSERVER .*\n${server.id} `, "m"));
     expect(text).toMatch(/^Sessions:\nSESSION .*\n/m);
     expect(text).toMatch(
-      new RegExp(`^Tokens:\nTOKEN +AGE +EXPIRES +SCOPES\n${issued.id} +\\d+[sm] +in 30d +use$`, "m"),
+      new RegExp(`^Tokens:\nTOKEN +AGE +EXPIRES +SCOPES +LABEL\n${issued.id} +\\d+[sm] +in 30d +use +-$`, "m"),
     );
     expect(text).toContain(`  copilotfleet describe server/${server.id}\n`);
   });

@@ -107,7 +107,7 @@ describe("the format of a list", () => {
     );
     expect(rows.at(-1)).toBe("");
     expect(await fleet.ok(["token", "list", "-o", "csv", "--no-headers"])).toMatch(
-      /^[0-9a-f]{16},alice,\S+Z,\S+Z,use,,\r\n$/,
+      /^[0-9a-f]{16},alice,\S+Z,\S+Z,use,,,\r\n$/,
     );
   });
 
@@ -117,7 +117,7 @@ describe("the format of a list", () => {
     for (const flags of [["-q"], ["-o", "name"], ["--no-headers"]])
       expect(await fleet.ok([...nobody, ...flags])).toBe("");
     expect(await fleet.ok([...nobody, "-o", "csv"])).toBe(
-      "id,user,createdAt,expiresAt,scopes,sessionId,lastUsedAt\r\n",
+      "id,user,createdAt,expiresAt,scopes,label,sessionId,lastUsedAt\r\n",
     );
   });
 

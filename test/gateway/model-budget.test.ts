@@ -16,7 +16,7 @@ it("with the token of its session, an agent reaches the model only during a turn
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"));
   await client.requestOk("session.create", { sessionId: "s" });
-  expect(await ask(at, "s")).toBe(403);
+  expect(await ask(at, "s")).toBe(422);
   const turn = client.turnOk("s", "!hold one");
   await expect.poll(() => at.model.shown("!hold one")).toBe(1);
   const used = async () => (await at.fleet.limits.get("alice")).used.tokensPerDay ?? 0;
@@ -25,7 +25,7 @@ it("with the token of its session, an agent reaches the model only during a turn
   expect(await used()).toBe(before + 2);
   at.model.letGo("one");
   await turn;
-  await expect.poll(async () => await ask(at, "s")).toBe(403);
+  await expect.poll(async () => await ask(at, "s")).toBe(422);
 });
 
 it("an agent that hangs up before the usage of each answer cannot exceed the bound of its budget", async () => {

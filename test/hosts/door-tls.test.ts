@@ -64,20 +64,23 @@ describe.skipIf(problem !== undefined)("between two hosts of a fleet,", () => {
       },
     });
     const relays: RecordingRelay[] = [];
+    const doorRelays: RecordingRelay[] = [];
     const doors = new Map<string, string>();
     const record = async (port: number) => {
       const relay = stack.use(await RecordingRelay.start(port));
       relays.push(relay);
-      return relay.port;
+      return relay;
     };
     for (const [index, name] of NAMES.entries()) {
       const { env } = hosts.host(name);
       const port = from + index;
       const { cert, key } = new CertificateFiles(folder, authority.issue(), name);
-      const door = `127.0.0.1:${await record(port)}`;
+      const doorRelay = await record(port);
+      doorRelays.push(doorRelay);
+      const door = `127.0.0.1:${doorRelay.port}`;
       doors.set(name, door);
       const store = new URL(env.COPILOTFLEET_STORE ?? "");
-      store.port = String(await record(Number(store.port)));
+      store.port = String((await record(Number(store.port))).port);
       Object.assign(env, {
         COPILOTFLEET_STORE: store.href,
         COPILOTFLEET_SERVE_LISTEN: `127.0.0.1:${port}`,
@@ -110,9 +113,13 @@ describe.skipIf(problem !== undefined)("between two hosts of a fleet,", () => {
     expect(sent).toMatchObject({ code: 0, stdout: expect.stringContaining(`you said: ${PROMPT} again`) });
     expect((await hosts.host("h1").run(["ps"])).stdout).toMatch(/alice-\w+ .*h2/);
 
-    const recorded = Buffer.concat(relays.map((relay) => relay.recorded)).toString("latin1");
+    const textOf = (some: readonly RecordingRelay[]) =>
+      Buffer.concat(some.map((each) => each.recorded)).toString("latin1");
+    const recorded = textOf(relays);
     expect(recorded.length).toBeGreaterThan(10_000);
-    const canaries = { token, prompt: PROMPT, host: '"fleet.call"', connect: '"connect"' };
+    // Redis keeps the session's title, which is the beginning of the first prompt.
+    expect(textOf(doorRelays).includes(PROMPT)).toBe(!hasTls);
+    const canaries = { token, host: '"fleet.call"', connect: '"connect"' };
     for (const [what, canary] of Object.entries(canaries)) expect(recorded.includes(canary), what).toBe(!hasTls);
     // The token of another host consists of `cft_`, an id and a secret. Redis receives only the secret's hash.
     expect(/cft_[0-9a-z]{16}_/.test(recorded)).toBe(!hasTls);

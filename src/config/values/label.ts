@@ -10,6 +10,6 @@ export function parseLabel(text: string, name: string): string {
   if (fault === null) return text;
   const allowed = `1 to ${LONGEST_LABEL} characters without control characters`;
   throw new FleetError("FLEET_USAGE_INVALID", `${name} is ${quote(text)}, ${fault}. Allowed: ${allowed}`, {
-    suggestions: ["Give a short text."],
+    suggestions: ['Give a short text, such as "review".'],
   });
 }
