@@ -10,6 +10,8 @@ import { processesWith, withoutSandboxes } from "../fixtures/processes.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet({ COPILOTFLEET_PROVIDER_TYPE: undefined, OLLAMA_HOST: "127.0.0.1:1" });
+/** With a key, servers ask the service through the model gateway even where no sandbox works. */
+const KEY = { MODEL_KEY: "the-key-of-the-service" };
 const programs = join(fleet.folder, "programs");
 let model: ScriptedModel;
 /** Accepts requests and never answers. */
@@ -105,10 +107,10 @@ describe("init with flags", () => {
     expect(error.code).toBe("FLEET_MODEL_UNCONFIGURED");
     expect(error.message).toMatch(/MODEL_KEY.* is not set\. No file was written\.$/s);
     expect(error.suggestions).toContain("Add --no-try to write the file without trying a prompt.");
-    const flags = ["--base-url", `http://${addressOf(refusing)}/v1`, "--model", "m"];
-    const refused = await fleet.refusal(7, ["init", "--provider", "openai", ...flags], { cwd });
+    const flags = ["--base-url", `http://${addressOf(refusing)}/v1`, "--model", "m", "--api-key-env", "MODEL_KEY"];
+    const refused = await fleet.refusal(7, ["init", "--provider", "openai", ...flags], { cwd, env: KEY });
     expect(refused.message).toBe(
-      `The turn failed: http://${addressOf(refusing)}/v1 refused a request without a key (provider.apiKeyEnv), status 401: "bad key". No file was written.`,
+      `The turn failed: http://${addressOf(refusing)}/v1 refused the key in MODEL_KEY (provider.apiKeyEnv), status 401: "bad key". No file was written.`,
     );
     expect(refused.suggestions).toEqual(["Add --no-try to write the file without trying a prompt."]);
     expect(readdirSync(cwd)).toEqual([]);
@@ -118,7 +120,12 @@ describe("init with flags", () => {
     const cwd = project();
     const at = `http://${addressOf(listing)}`;
     const run = async (url: string, ...model: string[]) =>
-      (await fleet.run(["init", "--provider", "openai", "--base-url", url, ...model], { cwd })).stderr;
+      (
+        await fleet.run(["init", "--provider", "openai", "--base-url", url, "--api-key-env", "MODEL_KEY", ...model], {
+          cwd,
+          env: KEY,
+        })
+      ).stderr;
     const refusal = (url: string, model: string) =>
       `Error: The turn failed: ${url} does not have the model "${model}" (session.model) or the address (provider.baseUrl), status 404: "no such model". No file was written.`;
     expect(await run(`${at}/v1`)).toMatch(`${refusal(`${at}/v1`, "gpt-5")} [FLEET_TURN_FAILED]\n`);
@@ -361,9 +368,9 @@ describe("init on a terminal", () => {
   it("init offers the models that the service lists, takes one by its number, and names no session that is gone", async () => {
     const cwd = project();
     const args = ["init", "--provider", "openai", "--base-url", `http://${addressOf(listing)}/v1`];
-    await using terminal = new Terminal(fleet, [...args, "--isolation", "per-user"], { cwd });
+    await using terminal = new Terminal(fleet, [...args, "--isolation", "per-user"], { cwd, env: KEY });
     let at = await terminal.shows(/contains the service's key \[no key\]: /);
-    terminal.type("\r");
+    terminal.type("MODEL_KEY\r");
     at = await terminal.shows(
       /lists these models\..*\n {2}1\. mini\n {2}2\. gpt-5\n {2}3\. large\nModel \[gpt-5\]: /,
       at,
