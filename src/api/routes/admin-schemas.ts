@@ -54,7 +54,9 @@ export const sample = v.object({
   ),
   turnMs: v.pipe(
     v.object({ p50: numberOrNull, p95: numberOrNull }),
-    v.description("How long the turns took that ended in the last minute. Null if none did."),
+    v.description(
+      "How long the turns took that ended in the last minute, with the time that they waited for people. Null if none did.",
+    ),
   ),
   turnsInFlight: number,
   servers: count("Servers that run."),

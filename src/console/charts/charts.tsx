@@ -93,7 +93,7 @@ function ChartsOf({ samples }: { samples: readonly Sample[] }) {
   return (
     <div class="charts">
       <Chart title="Turns per minute" lines={TURNS} data={data.turns} show={whole} isCount isBars />
-      <Chart title="Time of a turn" lines={TIMES} data={data.times} show={time} />
+      <Chart title="Time of a turn, with waits for people" lines={TIMES} data={data.times} show={time} />
       <Chart title="Memory" lines={MEMORY} data={data.memory} show={bytes} />
       <Chart title="Sessions" lines={SESSIONS} data={data.sessions} show={whole} isCount />
       <Chart title="Evictions per minute" lines={EVICTIONS} data={data.evictions} show={whole} isCount isBars />

@@ -246,7 +246,11 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
     turnsInFlight: gauge("turns_in_flight", "Turns that have begun and not ended."),
     turnsStalled: gauge("turns_stalled", "Turns in flight without a sign of life for too long."),
     turns: counterBy("turns_total", "outcome", TURN_OUTCOMES, "Turns that have ended."),
-    turnSeconds: histogram("turn_duration_seconds", TURN_BUCKETS_SECONDS, "How long ended turns took."),
+    turnSeconds: histogram(
+      "turn_duration_seconds",
+      TURN_BUCKETS_SECONDS,
+      "How long ended turns took, with the time that they waited for people.",
+    ),
     restarts: counterBy("server_restarts_total", "reason", RESTART_REASONS, "Servers started again."),
     recycles: counterBy("server_recycles_total", "reason", RECYCLE_REASONS, "Servers replaced by fresh ones."),
     crashLoops: counter("server_crash_loops_total", "Servers given up after crashing again and again."),
