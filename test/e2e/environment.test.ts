@@ -215,7 +215,7 @@ describe("a runtime", () => {
     expect(error).toMatchObject({
       code: "FLEET_RUNTIME_TOO_OLD",
       message: expect.stringContaining(
-        `is version 1.0.78. The oldest version that this fleet supports is ${OLDEST_RUNTIME}.`,
+        `is version 1.0.80. The oldest version that this fleet supports is ${OLDEST_RUNTIME}.`,
       ),
     });
     expect(await fleet.server("older")).toMatchObject({ state: "failed", pid: null, port: null });

@@ -24,7 +24,7 @@ export async function forgetApprovals(
   const names = Object.keys(FORGET) as (keyof typeof FORGET)[];
   const calls = names.map(async (name) => {
     await call(name, FORGET[name]).catch(async (error: unknown) => {
-      // Older runtimes have another method for the mode (measured with 1.0.79 and 1.0.81-0).
+      // Older runtimes have another method for the mode (measured with 1.0.81-0).
       if (name !== "setMode" || !/Unhandled method/.test(String(error))) throw error;
       await call("setAllowAll", { enabled: false });
     });
