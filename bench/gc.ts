@@ -30,10 +30,10 @@ await withState(async (env, folder) => {
   await using fleet = await Fleet.open({ env });
   await using store = disposable(openFileStore(env.COPILOTFLEET_HOME ?? ""));
   const template = await makeTemplate(fleet, folder);
-  const { server: running } = await fleet.spawn("running");
-  const { server: stopped } = await fleet.spawn("stopped");
-  await fleet.stop([stopped.id]);
-  const { url, token } = await fleet.connectInfo("running");
+  const { server: running } = await fleet.servers.spawn("running");
+  const { server: stopped } = await fleet.servers.spawn("stopped");
+  await fleet.servers.stop([stopped.id]);
+  const { url, token } = await fleet.clients.connectInfo("running");
   const plain = new CopilotClient({ connection: RuntimeConnection.forUri(url, { connectionToken: token }) });
   await plain.start();
 
@@ -91,10 +91,10 @@ await withState(async (env, folder) => {
 
 /** Runs a real turn in a session, and copies the session to a folder outside of its server's home. */
 async function makeTemplate(fleet: Fleet, folder: string): Promise<Template> {
-  const session = await fleet.createSession({ user: "template", sessionId: "template" });
-  await fleet.send(session, "hello");
-  await fleet.leaveSession(session);
-  const { home } = await fleet.serverOf("template");
+  const session = await fleet.sessions.create({ user: "template", sessionId: "template" });
+  await fleet.sessions.send(session, "hello");
+  await fleet.sessions.leave(session);
+  const { home } = await fleet.servers.ofUser("template");
   const copy = join(folder, "template");
   cpSync(join(home, "session-state", "template"), copy, { recursive: true });
   return { folder: copy, id: "template" };

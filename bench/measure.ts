@@ -110,7 +110,7 @@ export async function withState(
   try {
     await use(env, folder);
     await using fleet = await Fleet.open({ env, cwd: folder });
-    await fleet.drain({ force: true });
+    await fleet.pool.drain({ force: true });
   } finally {
     clearTimeout(limit);
     process.off("SIGINT", onInterrupt).off("SIGTERM", onTerminate);

@@ -52,7 +52,7 @@ await withState(async (env, folder) => {
 
   const open = async (setting: Setting) => {
     const fleet = await Fleet.open({ env: { ...env, ...SETTINGS[setting] }, cwd: folder });
-    await fleet.createSession({ user: userOf(setting), purpose: "bench" });
+    await fleet.sessions.create({ user: userOf(setting), purpose: "bench" });
     return { setting, fleet };
   };
   const opened = await Promise.all(ALL.map(open));
@@ -77,10 +77,10 @@ await withState(async (env, folder) => {
         name: `${TURNS} turns, ${setting}`,
         round: async () => {
           // Each round has a new session, because each turn sends the whole history.
-          const session = await fleet.createSession({ user: userOf(setting), purpose: "bench" });
-          await fleet.send(session, "hello");
+          const session = await fleet.sessions.create({ user: userOf(setting), purpose: "bench" });
+          await fleet.sessions.send(session, "hello");
           const start = performance.now();
-          for (let turn = 0; turn < TURNS; turn++) await fleet.send(session, "hello");
+          for (let turn = 0; turn < TURNS; turn++) await fleet.sessions.send(session, "hello");
           const took = performance.now() - start;
           await session.disconnect();
           await fleet.sessions.delete([session.sessionId]);

@@ -63,8 +63,8 @@ await withState(async (env, folder) => {
   });
   await using none = await Fleet.open({ env: withGateway("none", "off"), cwd: folder });
   await using auto = await Fleet.open({ env: withGateway("auto", "on"), cwd: folder });
-  await none.createSession({ user: "none", purpose: "bench" });
-  await auto.createSession({ user: "auto", purpose: "bench" });
+  await none.sessions.create({ user: "none", purpose: "bench" });
+  await auto.sessions.create({ user: "auto", purpose: "bench" });
   const servers = await auto.servers.list();
   const memory = MODES.map((mode) => servers.find(({ user }) => user === mode)?.memoryBytes ?? Number.NaN);
   const [outsideBytes = Number.NaN, insideBytes = Number.NaN] = memory;
@@ -79,8 +79,8 @@ await withState(async (env, folder) => {
     async round() {
       // Use a new session, because each turn sends the whole history, so in a shared session later rounds would be
       // slower.
-      const session = await fleet.createSession({ user, purpose: "bench" });
-      await fleet.send(session, "hello");
+      const session = await fleet.sessions.create({ user, purpose: "bench" });
+      await fleet.sessions.send(session, "hello");
       const began = performance.now();
       for (let turn = 0; turn < TURNS; turn++) {
         const start = performance.now();
@@ -88,7 +88,7 @@ await withState(async (env, folder) => {
         const onDelta = () => {
           firstMs ??= performance.now() - start;
         };
-        await fleet.send(session, "hello", { onDelta });
+        await fleet.sessions.send(session, "hello", { onDelta });
         this.firstTokenMs.push(firstMs ?? Number.NaN);
       }
       const took = performance.now() - began;

@@ -38,7 +38,7 @@ for (const size of SIZES) {
     },
   });
   fleets.set(size, fleet);
-  const { server } = await fleet.spawn("bench");
+  const { server } = await fleet.servers.spawn("bench");
   for (let index = 0; index < size; index++) {
     await mkdir(join(server.home, "session-state", `s${index}`, "checkpoints"), { recursive: true });
   }
@@ -56,14 +56,14 @@ const operations: Record<string, (store: Store, fleet: Fleet) => Promise<unknown
     await store.leases.acquire({ sessionId, holder: "bench", token, ttlMs: 60_000, placeMs: 3_000 });
     await store.leases.release(sessionId, token);
   },
-  "createSession and leave it": async (_, fleet) => {
-    await fleet.leaveSession(await fleet.createSession({ user: "bench", sessionId: `whole-${next++}` }));
+  "sessions.create and leave": async (_, fleet) => {
+    await fleet.sessions.leave(await fleet.sessions.create({ user: "bench", sessionId: `whole-${next++}` }));
   },
 };
 
 try {
   for (const [name, operation] of Object.entries(operations)) {
-    const times = name.startsWith("createSession") ? 2 : OPERATIONS;
+    const times = name.startsWith("sessions.create") ? 2 : OPERATIONS;
     const contenders = SIZES.map((size) => ({
       name: `${name}, ${size} sessions`,
       round: async () => {
@@ -80,7 +80,7 @@ try {
   }
 } finally {
   for (const fleet of fleets.values()) {
-    await fleet.stop([(await fleet.serverOf("bench")).id], { force: true });
+    await fleet.servers.stop([(await fleet.servers.ofUser("bench")).id], { force: true });
     await fleet.close();
   }
   await rm(folder, { recursive: true, force: true });

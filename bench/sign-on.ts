@@ -91,7 +91,7 @@ async function measureChecks(alg: string): Promise<void> {
 async function measureDoor(): Promise<void> {
   const tokens = await tokensOf("ES256", WARM_UP + connections);
   await using fleet = await Fleet.open(options);
-  const door = await fleet.openFrontDoor({ listen: { host: "127.0.0.1", port: 0 } });
+  const door = await fleet.doors.open({ listen: { host: "127.0.0.1", port: 0 } });
   const clients = fork(fileURLToPath(new URL("./sign-on-clients.ts", import.meta.url)));
   const signOnAll = async (part: readonly string[]): Promise<number> => {
     clients.send({ port: door.address.port, tokens: part } satisfies SignOns);

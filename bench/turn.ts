@@ -13,18 +13,18 @@ await withState(async (env) => {
   const model = await startEchoModel();
   const provider = { type: "openai", wireApi: "completions", baseUrl: model.baseUrl, apiKey: "bench" } as const;
   await using fleet = await Fleet.open({ env });
-  const fast = await fleet.clientForUser("bench");
-  const { url, token } = await fleet.connectInfo("bench");
+  const fast = await fleet.clients.connect("bench");
+  const { url, token } = await fleet.clients.connectInfo("bench");
   const plain = new CopilotClient({ connection: RuntimeConnection.forUri(url, { connectionToken: token }) });
   await plain.start();
   const config = { model: "gpt-5", provider, streaming: true };
   const plainSession = await plain.createSession({ ...config, sessionId: "plain" });
-  const fastSession = await fleet.createSession({ ...config, user: "bench", sessionId: "fast" });
+  const fastSession = await fleet.sessions.create({ ...config, user: "bench", sessionId: "fast" });
   const medians = await compare(40, [
     { name: "ping, SDK as it is", round: async () => void (await plain.ping()) },
     { name: "ping, fleet", round: async () => void (await fast.ping()) },
     { name: "turn, SDK as it is", round: async () => void (await plainSession.sendAndWait("hello")) },
-    { name: "turn, fleet (send)", round: async () => void (await fleet.send(fastSession, "hello")) },
+    { name: "turn, fleet (send)", round: async () => void (await fleet.sessions.send(fastSession, "hello")) },
     { name: "turn, fleet (sendAndWait)", round: async () => void (await fastSession.sendAndWait("hello")) },
   ]);
   claim("ping", ratio(medians, "ping, fleet", "ping, SDK as it is"), 0.05);

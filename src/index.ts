@@ -32,9 +32,7 @@ export {
   type Suggestion,
 } from "./errors.js";
 export type { EventsBreak } from "./events/verify.js";
-export type { DeprecatedNames } from "./fleet/deprecated.js";
 export { Fleet, type Groups } from "./fleet/fleet.js";
-export type { Callable } from "./fleet/groups/callable.js";
 export type { ClientGroup } from "./fleet/groups/clients.js";
 export type { DescriptionGroup } from "./fleet/groups/descriptions.js";
 export type { DoorGroup } from "./fleet/groups/doors.js";
@@ -57,9 +55,6 @@ export type {
   AnswerOptions,
   ConnectInfo,
   CreateSessionOptions,
-  DrainRequest,
-  Exchange,
-  ExchangeOptions,
   FleetOptions,
   LogEndOptions,
   MovedUser,

@@ -14,7 +14,7 @@ const LAYERS: RegExp[][] = [
   [/^commands\//],
   [/^cli\//],
   [/^fleet\/(smoke|doctor\/\w+|init\/\w+|keys\/[\w-]+|migrate|recorded-ids|trial|trust|versions)\.ts$/, /^index\.ts$/],
-  [/^fleet\/(fleet|deprecated|groups\/[\w/-]+)\.ts$/],
+  [/^fleet\/(fleet|groups\/[\w/-]+)\.ts$/],
   [/^fleet\/(parts|state)\.ts$/],
   [/^api\//],
   [/^peers\//],

@@ -63,10 +63,10 @@ export async function withCrowds(
   // applies on a shared server.
   for (let index = 0; index < clients; index++) {
     const user = `user-${index}`;
-    const server = await fleet.serverFor(user);
+    const server = await fleet.servers.place(user);
     if (server.pid !== null) pids.add(server.pid);
     const there = await RawClient.connect(server.url ?? "", readConnectionToken(server.home));
-    const here = await RawClient.connect(door.url, (await fleet.issueToken(user)).token);
+    const here = await RawClient.connect(door.url, (await fleet.tokens.issue(user)).token);
     const count = Math.floor(((index + 1) * sessions) / clients) - Math.floor((index * sessions) / clients);
     const ids = Array.from({ length: count }, (_, at) => `${user}-${at}`);
     for (const id of ids) {

@@ -10,11 +10,11 @@ import { type PartProcess, startBuilt } from "./processes.js";
  */
 export async function measureLatency(env: NodeJS.ProcessEnv, folder: string, model: PartProcess): Promise<void> {
   await using fleet = await Fleet.open({ env, cwd: folder });
-  await fleet.spawn("bench");
-  const { url, token } = await fleet.connectInfo("bench");
+  await fleet.servers.spawn("bench");
+  const { url, token } = await fleet.clients.connectInfo("bench");
   using door = await startBuilt("door", env);
   const plain = await sdk(url, token);
-  const through = await sdk(door.url, (await fleet.issueToken("bench")).token);
+  const through = await sdk(door.url, (await fleet.tokens.issue("bench")).token);
   const [address = "", port = ""] = url.split(":");
   const best = (await connectClient({ address, port: Number(port), token }, {}, AbortSignal.timeout(10_000))).client;
   const provider = { type: "openai", wireApi: "completions", baseUrl: model.url } as const;
@@ -33,7 +33,7 @@ export async function measureLatency(env: NodeJS.ProcessEnv, folder: string, mod
     { name: "turn, best direct client", round: async () => void (await sessions.best.sendAndWait("hello")) },
   ]);
   for (const client of [plain, through, best]) await client.forceStop();
-  await fleet.stop([(await fleet.serverOf("bench")).id], { force: true });
+  await fleet.servers.stop([(await fleet.servers.ofUser("bench")).id], { force: true });
   const [ping, turn] = ["ping, SDK through the door", "turn, SDK through the door"];
   claim("ping, door to SDK directly", ratio(medians, ping, "ping, SDK directly"), 0.05);
   claim("turn, door to SDK directly", ratio(medians, turn, "turn, SDK directly"), 0.25);

@@ -25,7 +25,7 @@ export async function measureMemory(env: NodeJS.ProcessEnv, folder: string): Pro
     COPILOTFLEET_POOL_STRATEGY: "round-robin",
   };
   await using fleet = await Fleet.open({ env: shared, cwd: folder });
-  const { token } = await fleet.issueToken("idler");
+  const { token } = await fleet.tokens.issue("idler");
   using door = await startBuilt("door", shared);
   const clients: RawClient[] = [];
   const perClient = await slope(

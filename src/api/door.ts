@@ -5,7 +5,7 @@ import type { Duplex } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
 import { getRequestListener } from "@hono/node-server";
 import type { Address } from "../config/rules.js";
-import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
+import { LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
 import { option } from "../errors.js";
 import type { DoorDrain } from "../gateway/door.js";
 import type { DoorListeners } from "../gateway/state/door/report.js";
@@ -175,10 +175,10 @@ export class HttpDoor implements AsyncDisposable {
    *
    * @returns how many requests were not done when the time was up
    */
-  async drain({ timeout, timeoutMs: givenMs = 0 }: DoorDrain = {}): Promise<{ cut: number }> {
+  async drain({ timeout = 0 }: DoorDrain = {}): Promise<{ cut: number }> {
     const state = this.#state;
     state.beginDrain();
-    const timeoutMs = timeout === undefined ? givenMs : readTimeout(timeout);
+    const timeoutMs = parseDuration(timeout, { name: option("timeout"), maxMs: LONGEST_TIMER_MS, orZero: true });
     using limit = deadline(timeoutMs);
     await abortable(state.idle(), limit.signal).catch(() => "the time is up");
     return { cut: state.working };
@@ -232,8 +232,4 @@ function createHttpServer(certificates: DoorCertificates | null, handle: Request
 function closeWaiting(responses: Iterable<ServerResponse>): void {
   for (const response of responses)
     if (response.socket === null && !response.writableFinished) response.destroy().emit("close");
-}
-
-function readTimeout(timeout: Duration): number {
-  return parseDuration(timeout, { name: option("timeout"), maxMs: LONGEST_TIMER_MS, orZero: true });
 }

@@ -50,7 +50,7 @@ export default class Create extends FleetCommand {
           ephemeral: flags.ephemeral,
           needsModel: prompt !== undefined,
           signal: limit.signal,
-          ...given({ sessionId: flags.id, purpose, title, model, ttl, members, waitMs: flags.wait }),
+          ...given({ sessionId: flags.id, purpose, title, model, ttl, members, wait: flags.wait }),
         }),
       );
       const session = await (prompt === undefined ? creating : creating.catch(withoutSession));

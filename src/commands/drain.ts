@@ -32,10 +32,10 @@ export default class Drain extends FleetCommand {
         this.log("The pool takes new servers and turns again.");
         return { stopped: [] };
       }
-      const drainTimeoutMs = flags["drain-timeout"] ?? fleet.config.drain.timeoutMs;
+      const drainTimeout = flags["drain-timeout"] ?? fleet.config.drain.timeoutMs;
       const signal = this.interruptSignal();
       using progress = this.progress("Draining servers", signal);
-      const request = { drainTimeoutMs, signal, onProgress: progress.report };
+      const request = { drainTimeout, signal, onProgress: progress.report };
       const result =
         names.length === 0
           ? await fleet.pool.drain(request)

@@ -26,7 +26,7 @@ export default class Export extends FleetCommand {
       const id = await wholeId(fleet, args.session, { user, json: this.jsonEnabled(), reads: true });
       const signal = this.interruptSignal();
       using _ = this.progress("Exporting the session", signal);
-      const exported = await fleet.sessions.export(id, { user, output, signal, ...given({ waitMs: flags.wait }) });
+      const exported = await fleet.sessions.export(id, { user, output, signal, ...given({ wait: flags.wait }) });
       this.log(`${exported.file} (${countOf(exported.bytes, "byte")})`);
       return exported;
     });

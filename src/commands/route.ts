@@ -53,7 +53,7 @@ export default class Route extends FleetCommand {
       );
     return await this.withFleet(async (fleet) => {
       using _ = this.progress(rebalance ? "Moving users" : "Asking all hosts");
-      if (rebalance) return this.#show(await fleet.hosts.rebalance(given({ waitMs: wait })), renderRebalanced);
+      if (rebalance) return this.#show(await fleet.hosts.rebalance(given({ wait })), renderRebalanced);
       if (plan) return this.#show(await fleet.hosts.planRebalance(), renderPlan);
       if (user === undefined)
         throw usage("--user, --plan or --rebalance is missing.", [

@@ -44,7 +44,7 @@ export default class Spawn extends FleetCommand {
     const { flags } = await this.parse(Spawn);
     checkSpawn(flags);
     const token = tokenSourceFromFlags(flags["token-env"], flags["token-file"]);
-    const request = given({ token, cwd: flags.cwd, waitMs: flags.wait });
+    const request = given({ token, cwd: flags.cwd, wait: flags.wait });
     const spawn = this.withFleet(async (fleet) => {
       if (flags.count !== undefined) {
         const user = flags.user ?? "";

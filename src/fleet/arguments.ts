@@ -65,10 +65,6 @@ export const counts = kind(
   (value): value is Record<string, number> =>
     isObject(value) && Object.values(value).every((each) => Number.isSafeInteger(each) && (each as number) >= 0),
 );
-const milliseconds = kind(
-  "a number of milliseconds from 0",
-  (value): value is number => typeof value === "number" && value >= 0,
-);
 export const span = kind(
   'a duration such as "30s", or a number of milliseconds',
   (value): value is string | number => isText(value) || typeof value === "number",
@@ -153,13 +149,9 @@ export const required = (check: Check): Field => ({ check, required: true });
 export const SIGNAL = { signal: { check: signal } };
 export const USER = { user: { check: userId } };
 export const OWN_USER = { user: required(userId) };
-/** `waitMs` is the older name of `wait`. If the caller gives both, `wait` wins because it comes last. */
-export const WAIT = { waitMs: { check: milliseconds }, wait: { check: wait, as: "waitMs" } };
-export const TIMEOUT = { timeoutMs: { check: milliseconds }, timeout: { check: timer({}), as: "timeoutMs" } };
-export const DRAIN_TIMEOUT = {
-  drainTimeoutMs: { check: milliseconds },
-  drainTimeout: { check: wait, as: "drainTimeoutMs" },
-};
+export const WAIT = { wait: { check: wait, as: "waitMs" } };
+export const TIMEOUT = { timeout: { check: timer({}), as: "timeoutMs" } };
+export const DRAIN_TIMEOUT = { drainTimeout: { check: wait, as: "drainTimeoutMs" } };
 export const PROGRESS = { onProgress: { check: callback } };
 export const STOP = { ...DRAIN_TIMEOUT, force: { check: flag }, ...PROGRESS, ...SIGNAL };
 export const LISTEN = { listen: { check: readListener } };

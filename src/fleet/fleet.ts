@@ -1,12 +1,5 @@
-import type { HttpDoor } from "../api/door.js";
 import type { Config } from "../config/schema.js";
-import type { TokenView } from "../identity/tokens.js";
-import type { HostRecord } from "../model/host.js";
-import type { ServerView } from "../pool/server.js";
-import type { SessionView } from "../sessions/view.js";
 import { readFleetOptions } from "./arguments.js";
-import { type DeprecatedNames, defineDeprecated } from "./deprecated.js";
-import { type Callable, callable } from "./groups/callable.js";
 import { ClientGroup } from "./groups/clients.js";
 import { DescriptionGroup } from "./groups/descriptions.js";
 import { DoorGroup } from "./groups/doors.js";
@@ -21,7 +14,7 @@ import { TokenGroup } from "./groups/tokens.js";
 import { UsageGroup } from "./groups/usage/usage.js";
 import { LimitGroup } from "./groups/users/limits.js";
 import { UserGroup } from "./groups/users/users.js";
-import type { FleetOptions, OpenHttpDoorOptions } from "./options.js";
+import type { FleetOptions } from "./options.js";
 import { type FleetParts, openParts } from "./parts.js";
 
 /** The groups of a fleet's methods. */
@@ -53,22 +46,21 @@ export interface Groups {
  * method that lists something returns an array. A method that changes something returns an object with named fields, as
  * the command prints it with `--json`.
  */
-// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: `defineDeprecated` defines all names of the interface
 export class Fleet implements Groups, AsyncDisposable {
   /** The configuration in force. */
   readonly config: Config;
   /** The absolute path of the folder with all state of this host. */
   readonly stateRoot: string;
-  readonly servers: Callable<ServerGroup, [], Promise<ServerView[]>>;
-  readonly sessions: Callable<SessionGroup, [user?: string], Promise<SessionView[]>>;
+  readonly servers: ServerGroup;
+  readonly sessions: SessionGroup;
   readonly leases: LeaseGroup;
   readonly clients: ClientGroup;
-  readonly tokens: Callable<TokenGroup, [user?: string], Promise<TokenView[]>>;
+  readonly tokens: TokenGroup;
   readonly limits: LimitGroup;
   readonly users: UserGroup;
   readonly doors: DoorGroup;
   readonly pool: PoolGroup;
-  readonly hosts: Callable<HostGroup, [], Promise<HostRecord[]>>;
+  readonly hosts: HostGroup;
   readonly records: RecordGroup;
   readonly descriptions: DescriptionGroup;
   readonly usage: UsageGroup;
@@ -78,13 +70,13 @@ export class Fleet implements Groups, AsyncDisposable {
   private constructor(parts: FleetParts) {
     this.config = parts.config;
     this.stateRoot = parts.stateRoot;
-    this.servers = callable(new ServerGroup(parts), (servers) => servers.list());
-    this.sessions = callable(new SessionGroup(parts), (sessions, user?: string) => sessions.list({ user }));
+    this.servers = new ServerGroup(parts);
+    this.sessions = new SessionGroup(parts);
     this.leases = new LeaseGroup(parts);
     this.clients = new ClientGroup(parts);
-    this.tokens = callable(new TokenGroup(parts), (tokens, user?: string) => tokens.list({ user }));
+    this.tokens = new TokenGroup(parts);
     this.limits = new LimitGroup(parts);
-    this.hosts = callable(new HostGroup(parts), (hosts) => hosts.list());
+    this.hosts = new HostGroup(parts);
     this.events = new EventGroup(parts);
     const { sessions, servers, hosts, tokens, limits, events } = this;
     this.usage = new UsageGroup(parts);
@@ -117,11 +109,6 @@ export class Fleet implements Groups, AsyncDisposable {
     return this.#parts.takeWarnings();
   }
 
-  /** The same as `doors.openHttp`. */
-  async openHttpDoor(options: OpenHttpDoorOptions = {}): Promise<HttpDoor> {
-    return await this.doors.openHttp(options);
-  }
-
   /**
    * Ends all connections of this process. Closes its front doors at once, which cuts their turns, and ends its
    * supervision of servers. Deletes the ephemeral sessions that this fleet has open. Servers and other sessions stay.
@@ -133,10 +120,4 @@ export class Fleet implements Groups, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
-
-  static {
-    defineDeprecated(Fleet.prototype);
-  }
 }
-
-export interface Fleet extends DeprecatedNames {}

@@ -90,7 +90,7 @@ export interface ResumeSessionOptions extends SessionOptions {
   user: string;
   /** How long to wait for room in the server's memory (`session.maxActive`). Default: `30s`. */
   wait?: Duration;
-  /** @deprecated The same as `wait`, in milliseconds. */
+  /** @internal `wait` after the check of the arguments. */
   waitMs?: number;
   signal?: AbortSignal;
 }
@@ -124,11 +124,11 @@ export type { UpdateSessionOptions } from "../sessions/update.js";
 export interface SendOptions {
   /** How long the turn may take before it is aborted. Default: no limit. */
   timeout?: Duration;
-  /** @deprecated The same as `timeout`, in milliseconds. */
+  /** @internal `timeout` after the check of the arguments. */
   timeoutMs?: number;
   /** How long to wait for a lease that another user holds. Default: `30s`. */
   wait?: Duration;
-  /** @deprecated The same as `wait`, in milliseconds. */
+  /** @internal `wait` after the check of the arguments. */
   waitMs?: number;
   /** A lease that the caller holds on the session. The fleet checks it right before it sends the prompt. */
   lease?: TurnLease;
@@ -178,8 +178,6 @@ export interface TurnResult extends TurnReply {
 /** The reply of a turn, and the state of the session after it. */
 export interface SessionReply extends TurnResult {
   session: SessionView;
-  /** @deprecated Use `text` and `event` of this object. */
-  reply: TurnReply;
 }
 
 /** The conversation of a session. */
@@ -189,19 +187,13 @@ export interface Transcript {
   entries: TranscriptEntry[];
 }
 
-/** @deprecated Use `UseOptions`. */
-export type ExchangeOptions = UseOptions;
-
-/** @deprecated Use `SessionReply`. */
-export type Exchange = SessionReply;
-
 export interface SpawnRequest {
   /** The source of the server's GitHub token. Default: the recorded source, or `auth` of the configuration. */
   token?: TokenSource;
   cwd?: string;
   /** How long to wait until the server answers. Default: `30s`. */
   wait?: Duration;
-  /** @deprecated The same as `wait`, in milliseconds. */
+  /** @internal `wait` after the check of the arguments. */
   waitMs?: number;
 }
 
@@ -213,7 +205,7 @@ export interface SpawnManyRequest extends SpawnRequest {
 export interface StopRequest {
   /** How long to wait for turns in flight. Default: `drain.timeout` of the configuration. */
   drainTimeout?: Duration;
-  /** @deprecated The same as `drainTimeout`, in milliseconds. */
+  /** @internal `drainTimeout` after the check of the arguments. */
   drainTimeoutMs?: number;
   /** Whether to kill the servers at once, even during a turn. */
   force?: boolean;
@@ -242,7 +234,7 @@ export interface RollingRequest extends Omit<StopRequest, "force"> {
 export interface RebalanceRequest {
   /** For each user, how long to wait until no session of the user is in a turn. Default: `drain.timeout`. */
   wait?: Duration;
-  /** @deprecated The same as `wait`, in milliseconds. */
+  /** @internal `wait` after the check of the arguments. */
   waitMs?: number;
 }
 
@@ -257,11 +249,6 @@ export interface MovedUser extends Released {
 
 export interface Rebalanced extends Pick<RebalancePlan, "stays"> {
   moved: MovedUser[];
-}
-
-export interface DrainRequest extends StopRequest {
-  /** @deprecated The same as `drainTimeout`. */
-  timeout?: Duration;
 }
 
 export interface SuperviseOptions {

@@ -84,7 +84,7 @@ function walk(first: Fleet, second: Fleet, signal: AbortSignal): Record<string, 
   let session: CopilotSession | undefined;
   const ask = async (fleet: Fleet, open: CopilotSession | undefined, prompt: string, expected: string) => {
     if (open === undefined) throw new Error("no session is open");
-    const { text } = await fleet.sessions.send(open, prompt, { timeoutMs: 30_000, signal });
+    const { text } = await fleet.sessions.send(open, prompt, { timeout: 30_000, signal });
     if (text !== expected)
       throw new Error(`the reply was ${JSON.stringify(text)} instead of ${JSON.stringify(expected)}`);
     return text;
@@ -146,8 +146,8 @@ function walk(first: Fleet, second: Fleet, signal: AbortSignal): Record<string, 
       const options = { user: USER, ttl: "10s", wait: "1s" };
       await second.leases.hold(SESSION, options, async (lease) => {
         check((await first.leases.get(SESSION))?.fence === lease.fence, "the lease is not shown");
-        const other = await first
-          .withSessionLock(SESSION, { ...options, wait: "50ms" }, async () => true)
+        const other = await first.leases
+          .hold(SESSION, { ...options, wait: "50ms" }, async () => true)
           .catch(() => false);
         check(!other, "two held it at once");
       });

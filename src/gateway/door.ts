@@ -40,8 +40,6 @@ export interface DoorOptions extends DoorListeners {
 export interface DoorDrain {
   /** How long turns may take to end: a text such as `30s`, or milliseconds. Default: 0, which cuts all turns at once. */
   timeout?: Duration;
-  /** @deprecated The same as `timeout`, in milliseconds. */
-  timeoutMs?: number;
 }
 
 /**
@@ -149,10 +147,8 @@ export class FrontDoor implements AsyncDisposable {
    * @returns how many turns were cut because the time was up
    * @throws FleetError `FLEET_DURATION_INVALID` when `timeout` is not a duration.
    */
-  async drain({ timeout, timeoutMs: givenMs = 0 }: DoorDrain = {}): Promise<{ cut: number }> {
-    const name = option("timeout");
-    const timeoutMs =
-      timeout === undefined ? givenMs : parseDuration(timeout, { name, maxMs: LONGEST_TIMER_MS, orZero: true });
+  async drain({ timeout = 0 }: DoorDrain = {}): Promise<{ cut: number }> {
+    const timeoutMs = parseDuration(timeout, { name: option("timeout"), maxMs: LONGEST_TIMER_MS, orZero: true });
     const state = this.#state;
     state.draining = true;
     for (const { prompts } of this.#clients()) prompts.cancelAll(doorDraining());

@@ -63,8 +63,8 @@ export interface ServedHttp {
   readonly address: Address;
   readonly url: string;
   readonly streams: StreamCounts;
-  /** Begins no new work, and waits up to `timeoutMs` milliseconds for the requests that are being handled. */
-  drain(request: { timeoutMs: number }): Promise<unknown>;
+  /** Begins no new work, and waits up to `timeout` milliseconds for the requests that are being handled. */
+  drain(request: { timeout: number }): Promise<unknown>;
   close(): Promise<unknown>;
 }
 

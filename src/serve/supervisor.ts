@@ -27,22 +27,13 @@ import { Terms } from "./upkeep/terms.js";
 export interface DrainRequest {
   /** How long turns in flight may take to end. Default: `drain.timeout` of the configuration. */
   drainTimeout?: Duration;
-  /** @deprecated The same as `drainTimeout`, in milliseconds. */
-  drainTimeoutMs?: number;
   /** When this signal aborts, the supervisor kills all remaining servers at once. */
   hurry: AbortSignal;
-}
-
-interface TimeoutRequest {
-  drainTimeout?: Duration | undefined;
-  drainTimeoutMs?: number | undefined;
 }
 
 export interface LeaveRequest {
   /** How long turns that came through the front door may take to end. Default: 0, which cuts them. */
   doorTimeout?: Duration;
-  /** @deprecated The same as `doorTimeout`, in milliseconds. */
-  doorTimeoutMs?: number;
 }
 
 export interface Drained {
@@ -213,12 +204,12 @@ export class Supervisor {
    * 4. Drain each server: wait for its turns, save and unload its sessions, and stop it.
    * 5. Leave: give up the term and the host lock. Free the addresses, which agents could otherwise have taken.
    */
-  async #drain({ hurry, ...request }: DrainRequest): Promise<Drained> {
-    const drainTimeoutMs = readTimeout(request, this.#context.config.drain.timeoutMs);
+  async #drain({ hurry, drainTimeout = this.#context.config.drain.timeoutMs }: DrainRequest): Promise<Drained> {
+    const drainTimeoutMs = readTimeout(drainTimeout, "drainTimeout");
     await this.#closePool();
     // Do not wait here: the drain of the servers waits for all turns, including those of the front door.
-    const doorDrained = this.#context.state.door?.drain({ timeoutMs: drainTimeoutMs });
-    const httpDrained = this.#context.state.http?.drain({ timeoutMs: drainTimeoutMs });
+    const doorDrained = this.#context.state.door?.drain({ timeout: drainTimeoutMs });
+    const httpDrained = this.#context.state.http?.drain({ timeout: drainTimeoutMs });
     await this.#loop.stop();
     const drained = await this.#drainServers(drainTimeoutMs, hurry);
     await doorDrained;
@@ -262,9 +253,9 @@ export class Supervisor {
    * Ends the supervisor. The servers keep running for the next supervisor. First, turns that came through the front
    * door have the `doorTimeout` to end, because they depend on this process.
    */
-  async leave({ doorTimeout, doorTimeoutMs = 0 }: LeaveRequest = {}): Promise<void> {
-    const timeoutMs = readTimeout({ drainTimeout: doorTimeout, drainTimeoutMs: doorTimeoutMs }, 0);
-    await Promise.all([this.#context.state.door?.drain({ timeoutMs }), this.#context.state.http?.drain({ timeoutMs })]);
+  async leave({ doorTimeout = 0 }: LeaveRequest = {}): Promise<void> {
+    const timeout = readTimeout(doorTimeout, "doorTimeout");
+    await Promise.all([this.#context.state.door?.drain({ timeout }), this.#context.state.http?.drain({ timeout })]);
     await this.#loop.stop();
     await this.#close({ gone: false });
   }
@@ -306,7 +297,6 @@ function isSameAddress(a: Address, b: Address): boolean {
   return a.host === b.host && a.port === b.port && a.port !== 0;
 }
 
-function readTimeout({ drainTimeout, drainTimeoutMs }: TimeoutRequest, configuredMs: number): number {
-  if (drainTimeout === undefined) return drainTimeoutMs ?? configuredMs;
-  return parseDuration(drainTimeout, { name: option("drainTimeout"), maxMs: LONGEST_TIMER_MS, orZero: true });
+function readTimeout(timeout: Duration, name: string): number {
+  return parseDuration(timeout, { name: option(name), maxMs: LONGEST_TIMER_MS, orZero: true });
 }

@@ -19,22 +19,22 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 describe("the address of the API", () => {
   it("an address that other machines can reach is refused without TLS, unless serve.insecure is set", async () => {
     await using at = await TestApi.open();
-    await expect(at.fleet.openHttpDoor({ listen: "0.0.0.0:0" })).rejects.toMatchObject({
+    await expect(at.fleet.doors.openHttp({ listen: "0.0.0.0:0" })).rejects.toMatchObject({
       code: "FLEET_CONFIG_INVALID",
       message: expect.stringMatching(/^serve\.http is "0\.0\.0\.0:0", which other machines can reach/),
       suggestions: expect.arrayContaining(["COPILOTFLEET_SERVE_HTTP=127.0.0.1:4380 copilotfleet serve"]),
     });
     await using open = await TestApi.open({ config: { serve: { insecure: true } } });
-    await using door = await open.fleet.openHttpDoor({ listen: "0.0.0.0:0" });
+    await using door = await open.fleet.doors.openHttp({ listen: "0.0.0.0:0" });
     expect(door.url).toBe(`http://127.0.0.1:${door.address.port}`);
     expect((await ask(door.url, "GET", "/healthz")).status).toBe(200);
   });
 
-  it("openHttpDoor refuses an address that is taken, and a text that is not an address", async () => {
+  it("doors.openHttp refuses an address that is taken, and a text that is not an address", async () => {
     await using at = await TestApi.open();
     const listen = `127.0.0.1:${at.door.address.port}`;
-    await expect(at.fleet.openHttpDoor({ listen })).rejects.toMatchObject({ code: "FLEET_ADDRESS_TAKEN" });
-    await expect(at.fleet.openHttpDoor({ listen: "nowhere" })).rejects.toMatchObject({ code: "FLEET_USAGE_INVALID" });
+    await expect(at.fleet.doors.openHttp({ listen })).rejects.toMatchObject({ code: "FLEET_ADDRESS_TAKEN" });
+    await expect(at.fleet.doors.openHttp({ listen: "nowhere" })).rejects.toMatchObject({ code: "FLEET_USAGE_INVALID" });
   });
 
   it("the API keeps idle connections longer than proxies do, so no request reaches a closing connection", async () => {

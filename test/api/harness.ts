@@ -50,7 +50,7 @@ export class TestApi implements AsyncDisposable {
     const events: DoorEvent[] = [];
     const requests: RequestReport[] = [];
     const signOns: SignOnReport[] = [];
-    const door = await fleet.openHttpDoor({
+    const door = await fleet.doors.openHttp({
       listen: "127.0.0.1:0",
       onEvent: (event) => events.push(event),
       onRequest: (report) => requests.push(report),

@@ -65,7 +65,7 @@ it("a session has only the tools named at its creation, no matter who opens it l
   expect(model.tools()).toEqual(["view"]);
   await at.fleet.sessions.use(id, "third.", { user: "alice" });
   expect(model.tools()).toEqual(["view"]);
-  await using door = await at.fleet.openFrontDoor({ listen: "127.0.0.1:0" });
+  await using door = await at.fleet.doors.open({ listen: "127.0.0.1:0" });
   for (const user of ["alice", "bob"]) {
     await at.fleet.sessions.evict({ ids: [id] });
     const connection = RuntimeConnection.forUri(`127.0.0.1:${door.address.port}`, {

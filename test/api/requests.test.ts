@@ -117,7 +117,7 @@ describe("a question over HTTP", () => {
 
 describe("a question that another client of the user answers", () => {
   it("if the user's SDK client answers a question, the question is closed, and the turn uses that answer", async () => {
-    const door = await at.fleet.openFrontDoor({ listen: "127.0.0.1:0" });
+    const door = await at.fleet.doors.open({ listen: "127.0.0.1:0" });
     const uri = `127.0.0.1:${door.address.port}`;
     const client = new CopilotClient({ connection: RuntimeConnection.forUri(uri, { connectionToken: token }) });
     try {
@@ -235,7 +235,7 @@ describe("a request that nobody answers", () => {
 
   it("when the door drains, an open agent request expires, so that its turn ends before the timeout", async () => {
     const id = await session();
-    const door = await at.fleet.openHttpDoor({ listen: "127.0.0.1:0" });
+    const door = await at.fleet.doors.openHttp({ listen: "127.0.0.1:0" });
     const running = ask(door.url, "POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: SHELL } });
     await asked(id);
     expect(await door.close({ timeout: "20s" })).toEqual({ cut: 0 });

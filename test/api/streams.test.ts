@@ -259,7 +259,7 @@ describe("the events of a session", () => {
   it("a closing door ends a session's stream with a problem, and does not wait for the client", async () => {
     const id = await session();
     await send(id, "one");
-    const door = await at.fleet.openHttpDoor({ listen: "127.0.0.1:0" });
+    const door = await at.fleet.doors.openHttp({ listen: "127.0.0.1:0" });
     const { port } = new URL(door.url);
     const headers = { Authorization: `Bearer ${token}` };
     const sent = request({

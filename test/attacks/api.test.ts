@@ -188,7 +188,7 @@ it("a turn's stream ends with a problem if the client reads too slowly, and the 
 
 it("a user's connections to the front door and to the API count against the same limit", async () => {
   await using few = await TestApi.open({ env: { ...model.env }, config: { limits: { default: { connections: 1 } } } });
-  await using door = await few.fleet.openFrontDoor({ listen: "127.0.0.1:0" });
+  await using door = await few.fleet.doors.open({ listen: "127.0.0.1:0" });
   const token = await few.token("alice");
   const client = await RawClient.as(door.url, token);
   expect(await few.ask("GET", "/v1/me", { token })).toMatchObject({ status: 429, json: { limit: "connections" } });

@@ -304,10 +304,12 @@ describe("the front door, when a server does not answer,", () => {
     await client.requestOk("session.create", { sessionId: id });
     const { id: serverId, home } = await at.serverOf("una");
     const waited: string[][] = [];
-    const stopped = await at.fleet.stop([serverId], {
-      drainTimeout: "10s",
-      onProgress: ({ turns }) => waited.push(...turns.map(({ sessionIds }) => [...sessionIds])),
-    });
+    const stopped = (
+      await at.fleet.servers.stop([serverId], {
+        drainTimeout: "10s",
+        onProgress: ({ turns }) => waited.push(...turns.map(({ sessionIds }) => [...sessionIds])),
+      })
+    ).stopped;
     expect(stopped).toMatchObject([{ outcome: "drained", cut: [] }]);
     expect(waited).toEqual([]);
     const question = join(home, "session-state", id, "unanswered");

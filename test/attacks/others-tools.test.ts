@@ -121,7 +121,7 @@ describe.each([
 
     const team = async () => {
       const sessionId = unused("team");
-      await at.fleet.leaveSession(await at.fleet.createSession({ user: "ann", members: ["ben"], sessionId }));
+      await at.fleet.sessions.leave(await at.fleet.sessions.create({ user: "ann", members: ["ben"], sessionId }));
       return sessionId;
     };
     const join = async (user: "ann" | "ben", sessionId: string, settings: object = {}) => {

@@ -37,8 +37,8 @@ describe.each([
   });
 
   const opened = async (sessionId: string, settings: Partial<SessionConfig> = {}) => {
-    const session = await at.fleet.createSession({ user: "ann", members: [...members], sessionId });
-    await at.fleet.leaveSession(session);
+    const session = await at.fleet.sessions.create({ user: "ann", members: [...members], sessionId });
+    await at.fleet.sessions.leave(session);
     const [first, second] = clients.map(async (client) => {
       return await client.resumeSession(sessionId, { onPermissionRequest: approveAll, ...settings });
     });
@@ -77,12 +77,12 @@ describe.each([
     const id = fresh(at, "library");
     const [first, second] = await opened(id);
     const { answer: one, reply } = await hold(first, id);
-    const two = at.fleet.exchange(id, "two", { user: other });
+    const two = at.fleet.sessions.use(id, "two", { user: other });
     const three = say(second, "three");
     await eventually("the third prompt", () => at.door.turns === 2);
     at.model.letGo(id);
     expect(await one).toBe(reply);
-    expect((await two).reply.text).toBe("you said: two");
+    expect((await two).text).toBe("you said: two");
     expect(await three).toBe("you said: three");
   });
 
@@ -105,7 +105,7 @@ describe.each([
     const two = say(second, "two");
     await eventually("the second prompt", () => at.door.turns === 2);
     const { serverId } = (await at.store.sessions.read(id)) ?? { serverId: "" };
-    await killed((await at.fleet.servers()).find((server) => server.id === serverId)?.pid ?? null);
+    await killed((await at.fleet.servers.list()).find((server) => server.id === serverId)?.pid ?? null);
     await failed;
     expect(await two).toBe("you said: two");
   });
@@ -126,7 +126,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     return client;
   };
   const pair = async (sessionId: string) => {
-    await at.fleet.leaveSession(await at.fleet.createSession({ user: "ann", sessionId }));
+    await at.fleet.sessions.leave(await at.fleet.sessions.create({ user: "ann", sessionId }));
     return [await joined(sessionId), await joined(sessionId)] as const;
   };
   const question = /^fleet-read-/;
@@ -149,7 +149,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     await ann.requestOk("session.send", { sessionId: id, prompt: `!hold ${id} a` });
     await eventually("the first turn", () => ann.events(id).includes("user.message"));
     // Because of this lease, the prompt still waits when the turn is over.
-    const lease = await at.fleet.lockSession(id, { user: "ann" });
+    const lease = await at.fleet.leases.acquire(id, { user: "ann" });
     ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "b" } });
     await eventually("the second prompt", () => at.door.turns === 2);
     at.model.letGo(id);

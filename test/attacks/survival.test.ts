@@ -99,8 +99,8 @@ describe("the front door, when a session's server ends,", () => {
     await client.turnOk(sessionId, "one");
     const { id, pid } = await at.serverOf(user);
     await client.requestOk("session.send", { sessionId, prompt: `!hold ${sessionId}` });
-    const restarted = at.fleet.restart([id]);
-    await eventually("the drain", async () => (await at.fleet.server(id)).state === "draining");
+    const restarted = at.fleet.servers.restart([id]);
+    await eventually("the drain", async () => (await at.fleet.servers.get(id)).state === "draining");
     // This client connects before the turn ends. It may be admitted at once, or wait for the new process.
     const other = await RawClient.open(at.url);
     other.send({ id: 1, method: "connect", params: { token: await at.token(user), supportedTaskKinds: [] } });
@@ -125,12 +125,12 @@ describe("the front door, when a session's server ends,", () => {
     const session = await client.createSession({ onPermissionRequest: approveAll });
     await say(session, "one");
     const evicted = await eventually("the eviction", async () => {
-      const result = await at.fleet.evict({ ids: [session.sessionId] });
+      const result = await at.fleet.sessions.evict({ ids: [session.sessionId] });
       return result.evicted.length > 0 && result;
     });
     expect(evicted.evicted).toEqual([session.sessionId]);
     expect(await say(session, "two")).toBe("you said: two");
-    await at.fleet.evict({ ids: [session.sessionId] });
+    await at.fleet.sessions.evict({ ids: [session.sessionId] });
     expect(await session.rpc.name.get()).toBeDefined();
   });
 
@@ -141,7 +141,7 @@ describe("the front door, when a session's server ends,", () => {
     await talker.requestOk("session.create", { sessionId: id });
     await talker.turnOk(id, "one");
     await listener.requestOk("session.resume", { sessionId: id });
-    await eventually("the eviction", async () => (await at.fleet.evict({ ids: [id] })).evicted.length > 0);
+    await eventually("the eviction", async () => (await at.fleet.sessions.evict({ ids: [id] })).evicted.length > 0);
     await eventually("both know", () =>
       [talker, listener].every((client) => client.events(id).includes("session.shutdown")),
     );
@@ -255,7 +255,7 @@ describe("the front door, when a server with many clients is killed,", () => {
         return { client, id };
       }),
     );
-    const pidOf = async () => (await at.fleet.servers()).find(({ state }) => state === "ready")?.pid ?? null;
+    const pidOf = async () => (await at.fleet.servers.list()).find(({ state }) => state === "ready")?.pid ?? null;
     await killed(await pidOf());
     const answers = await Promise.all(connected.map(async ({ client, id }) => await client.turn(id, "two")));
     expect(answers.filter(({ error }) => error !== undefined)).toEqual([]);

@@ -40,10 +40,10 @@ describe("an ephemeral session", () => {
 
   it("an ephemeral session is deleted when a program leaves it or closes its fleet", async () => {
     const library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
-    const left = await library.createSession({ user: "eve", ephemeral: true });
-    const open = await library.createSession({ user: "eve", ephemeral: true });
-    for (const session of [left, open]) expect((await library.send(session, "hi")).text).toBe("[turn 1] hi");
-    await library.leaveSession(left);
+    const left = await library.sessions.create({ user: "eve", ephemeral: true });
+    const open = await library.sessions.create({ user: "eve", ephemeral: true });
+    for (const session of [left, open]) expect((await library.sessions.send(session, "hi")).text).toBe("[turn 1] hi");
+    await library.sessions.leave(left);
     expect(await sessionsOf("eve")).toEqual([open.sessionId]);
     await library.close();
     expect(await foldersOf("eve")).toEqual([]);
@@ -52,9 +52,9 @@ describe("an ephemeral session", () => {
 
   it("closing a fleet closes its connections even if an ephemeral session cannot be deleted", async () => {
     const library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
-    await library.createSession({ user: "eva", sessionId: "kept", ephemeral: true });
-    const { socket } = (await library.clientForUser("eva")) as unknown as { socket: Socket };
-    const { pid } = await library.serverOf("eva");
+    await library.sessions.create({ user: "eva", sessionId: "kept", ephemeral: true });
+    const { socket } = (await library.clients.connect("eva")) as unknown as { socket: Socket };
+    const { pid } = await library.servers.ofUser("eva");
     if (pid === null) throw new Error("no server runs");
     process.kill(pid, "SIGSTOP");
     try {

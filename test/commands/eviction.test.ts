@@ -26,16 +26,16 @@ describe("the cap on loaded sessions", () => {
     const [a, b, c] = [unused("a"), unused("b"), unused("c")];
     const sessions = [];
     for (const id of [a, b, c]) {
-      const session = await library.createSession({ user, sessionId: id });
+      const session = await library.sessions.create({ user, sessionId: id });
       sessions.push(session);
-      await library.send(session, `I am ${id}`);
+      await library.sessions.send(session, `I am ${id}`);
     }
     expect(await active(user)).toEqual([b, c]);
     const [first] = sessions;
     if (first === undefined) throw new Error("no session");
     const heard: string[] = [];
     first.on("assistant.message", (event) => void heard.push(event.data.content));
-    expect((await library.send(first, "still here?")).text).toBe("[turn 2] still here?");
+    expect((await library.sessions.send(first, "still here?")).text).toBe("[turn 2] still here?");
     expect((await first.sendAndWait("and again?"))?.data.content).toBe("[turn 3] and again?");
     // A listener that was added before the session was unloaded still receives the session's events.
     expect(heard).toEqual(["[turn 2] still here?", "[turn 3] and again?"]);
@@ -47,8 +47,8 @@ describe("the cap on loaded sessions", () => {
     await using library = await Fleet.open({ env: { ...fleet.env, ...CAP, ...model.env }, cwd: fleet.folder });
     const user = unused("busy");
     const [x, y, z] = [unused("x"), unused("y"), unused("z")];
-    const busy = await Promise.all([x, y].map((sessionId) => library.createSession({ user, sessionId })));
-    const turns = busy.map((session) => library.send(session, "!hold working"));
+    const busy = await Promise.all([x, y].map((sessionId) => library.sessions.create({ user, sessionId })));
+    const turns = busy.map((session) => library.sessions.send(session, "!hold working"));
     await until(async () => model.held() === 2);
     const refused = await fleet.refusal(6, ["create", "--user", user, "--wait", "100ms"], { env: CAP });
     expect(refused).toMatchObject({ code: "FLEET_SESSIONS_EXHAUSTED", message: expect.stringContaining("2 sessions") });
@@ -66,19 +66,19 @@ describe("the cap on loaded sessions", () => {
       cwd: fleet.folder,
     });
     const user = unused("crowd");
-    await library.spawn(user);
+    await library.servers.spawn(user);
     let most = 0;
     let done = false;
     const watch = (async () => {
       while (!done) {
-        most = Math.max(most, (await library.serverOf(user)).activeSessions);
+        most = Math.max(most, (await library.servers.ofUser(user)).activeSessions);
         await new Promise((resolve) => setTimeout(resolve, 2));
       }
     })();
     const use = async () => {
       const wait = "3m"; // on a busy machine, it takes longer than the default wait until a session can be unloaded
-      const session = await library.createSession({ user, sessionId: unused("s"), wait });
-      expect((await library.send(session, "hi", { wait })).text).toBe("[turn 1] hi");
+      const session = await library.sessions.create({ user, sessionId: unused("s"), wait });
+      expect((await library.sessions.send(session, "hi", { wait })).text).toBe("[turn 1] hi");
     };
     await Promise.all(Array.from({ length: 12 }, use)).finally(() => (done = true));
     await watch;
@@ -94,12 +94,12 @@ describe("evict", () => {
     const user = unused("eve");
     const ids = { idle: unused("idle"), busy: unused("in-turn"), leased: unused("leased") };
     const [idle, busy, leased] = await Promise.all(
-      Object.values(ids).map((sessionId) => library.createSession({ user, sessionId })),
+      Object.values(ids).map((sessionId) => library.sessions.create({ user, sessionId })),
     );
     if (idle === undefined || busy === undefined || leased === undefined) throw new Error("no sessions");
-    for (const session of [idle, leased]) await library.send(session, "hi");
+    for (const session of [idle, leased]) await library.sessions.send(session, "hi");
     await fleet.ok(["lock", ids.leased, "--user", user]);
-    const turn = library.send(busy, "!hold x");
+    const turn = library.sessions.send(busy, "!hold x");
     await until(async () => model.held() === 1);
     const { skipped } = await fleet.json<EvictionResult>(["evict", ids.busy]);
     expect(["in a turn", "in use"]).toContain(skipped[0]?.reason);

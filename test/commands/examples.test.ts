@@ -99,7 +99,7 @@ describe("the web application", () => {
       identity: { jwt: [{ issuer: origin, audience: "copilotfleet", jwks: `${origin}/jwks.json` }] },
       http: { origins: [origin] },
     });
-    api = (await fleet.openHttpDoor({ listen: "127.0.0.1:0" })).url;
+    api = (await fleet.doors.openHttp({ listen: "127.0.0.1:0" })).url;
     server.on("request", await webApp({ origin, api, isPassword: (_user, password) => password === "correct" }));
     if (noChromium === null) browser = await TestBrowser.open(origin);
   });

@@ -33,16 +33,13 @@ async function refusal(work: () => unknown): Promise<FleetError> {
 /** The methods of a fleet or of one of its groups, as a caller in JavaScript sees them. */
 type Untyped = Record<string, (...args: unknown[]) => unknown>;
 
-/** Maps each method, such as `stop` of the fleet or `servers.stop` of a group, to the object that has the method. */
+/** Maps each method, such as `servers.stop`, to the group that has it. */
 function methods(): Map<string, Untyped> {
-  const own = Object.getOwnPropertyNames(Fleet.prototype);
-  const ofFleet = own.filter((name) => !["constructor", "close", "takeWarnings"].includes(name));
-  const found = new Map(ofFleet.map((name) => [name, fleet as unknown as Untyped]));
+  const found = new Map<string, Untyped>();
   for (const [name, group] of Object.entries(fleet)) {
     if (["config", "stateRoot"].includes(name)) continue;
-    const methodsOf = typeof group === "function" ? group : Object.getPrototypeOf(group);
-    for (const method of Object.getOwnPropertyNames(methodsOf)) {
-      if (!["constructor", "length", "name"].includes(method)) found.set(`${name}.${method}`, group);
+    for (const method of Object.getOwnPropertyNames(Object.getPrototypeOf(group))) {
+      if (method !== "constructor") found.set(`${name}.${method}`, group);
     }
   }
   return found;
@@ -65,17 +62,17 @@ describe("an error message to a program", () => {
     );
     const unknown = await refusal(() => open({ config: { pol: {} } as FleetOptions["config"] & object }));
     expect(unknown.message).toContain("(the option config.pol)");
-    expect((await refusal(() => fleet.issueToken("a b"))).message).toMatch(/^user "a b" is not a user id/);
-    expect((await refusal(() => fleet.createSession({ user: "a", members: ["a"] }))).message).toMatch(/^members "a"/);
+    expect((await refusal(() => fleet.tokens.issue("a b"))).message).toMatch(/^user "a b" is not a user id/);
+    expect((await refusal(() => fleet.sessions.create({ user: "a", members: ["a"] }))).message).toMatch(/^members "a"/);
 
-    await fleet.createSession({ user: "alice", sessionId: "named" });
-    const taken = await refusal(() => fleet.createSession({ user: "alice", sessionId: "named" }));
+    await fleet.sessions.create({ user: "alice", sessionId: "named" });
+    const taken = await refusal(() => fleet.sessions.create({ user: "alice", sessionId: "named" }));
     expect(taken.suggestions).toContain("Choose another sessionId, or leave it out for a new one.");
     const atCommand = await command.refusal(5, ["create", "--user", "alice", "--id", "named"]);
     expect(atCommand.suggestions).toContain("Choose another --id, or leave it out for a new one.");
 
-    const lease = await fleet.lockSession("named", { user: "alice", ttl: "60s" });
-    const locked = await refusal(() => fleet.lockSession("named", { user: "alice", wait: 0 }));
+    const lease = await fleet.leases.acquire("named", { user: "alice", ttl: "60s" });
+    const locked = await refusal(() => fleet.leases.acquire("named", { user: "alice", wait: 0 }));
     expect(locked.suggestions).toContain('Wait longer for it with wait: "5m".');
     const refused = await command.refusal(5, ["lock", "named", "--user", "alice", "--wait", "0"]);
     expect(refused.suggestions).toContain("Wait longer for it with --wait 5m.");
@@ -85,12 +82,12 @@ describe("an error message to a program", () => {
 
 describe("a fleet that is closed", () => {
   it("a closed fleet refuses every call and every turn of its sessions, and starts no server", async () => {
-    const session = await fleet.createSession({ user: "alice" });
-    const door = await fleet.openFrontDoor({ listen: "127.0.0.1:0" });
+    const session = await fleet.sessions.create({ user: "alice" });
+    const door = await fleet.doors.open({ listen: "127.0.0.1:0" });
     await fleet.close();
     await fleet.close();
     const all = [...methods().keys()];
-    expect(all).toEqual(expect.arrayContaining(["stop", "servers.stop", "pool.drain", "gc"]));
+    expect(all).toEqual(expect.arrayContaining(["servers.stop", "pool.drain", "sessions.gc"]));
     for (const method of all) {
       const { code } = await call(method, "x", "y", {});
       expect(code, method).toBe("FLEET_CLOSED");
@@ -107,14 +104,14 @@ describe("a fleet that is closed", () => {
     const { code, stdout } = await run(`
       import { Fleet } from "copilotfleet";
       const fleet = await Fleet.open({ config: { serve: { listen: "127.0.0.1:0", metrics: "127.0.0.1:0" } } });
-      const session = await fleet.createSession({ user: "ender" });
-      await fleet.send(session, "hi");
-      await fleet.openFrontDoor({ listen: "127.0.0.1:0" });
-      await fleet.supervise({ log: () => undefined });
-      await fleet.lockSession(session.sessionId, { user: "ender" });
+      const session = await fleet.sessions.create({ user: "ender" });
+      await fleet.sessions.send(session, "hi");
+      await fleet.doors.open({ listen: "127.0.0.1:0" });
+      await fleet.pool.supervise({ log: () => undefined });
+      await fleet.leases.acquire(session.sessionId, { user: "ender" });
       await fleet.close();
       await session.sendAndWait("again").catch((error) => console.log(error.code));
-      await fleet.createSession({ user: "ender" }).catch((error) => console.log(error.code));
+      await fleet.sessions.create({ user: "ender" }).catch((error) => console.log(error.code));
     `);
     expect({ code, stdout }).toEqual({ code: 0, stdout: "FLEET_CLOSED\nFLEET_CLOSED\n" });
   });
@@ -127,8 +124,6 @@ describe("a caller in JavaScript", () => {
   it("every method that takes arguments refuses arguments of the wrong type with a usage error", async () => {
     const takesNothing: string[] = [];
     for (const [method, object] of methods()) {
-      // Skip the older methods of the fleet, because each takes the same arguments as the method that replaces it.
-      if (object === (fleet as unknown)) continue;
       if (object[method.split(".").at(-1) ?? ""]?.length === 0) takesNothing.push(method);
       else {
         for (const value of NONSENSE) {
@@ -149,7 +144,7 @@ describe("a caller in JavaScript", () => {
       "hosts.planRebalance",
       "events.verify",
     ]);
-    expect(await fleet.servers()).toEqual(expect.any(Array));
+    expect(await fleet.servers.list()).toEqual(expect.any(Array));
   });
 
   it.each([
@@ -188,12 +183,12 @@ describe("the front door of a program", () => {
   it.each([
     ["an option", { listen: "127.0.0.1:0" }, {}],
     ["the configuration", {}, { serve: { listen: "127.0.0.1:0" } }],
-  ])("openFrontDoor listens on an address from %s, and clients connect to its url", async (_, options, config) => {
+  ])("doors.open listens on an address from %s, and clients connect to its url", async (_, options, config) => {
     await using other = await open({ config });
-    await using door = await other.openFrontDoor(options);
+    await using door = await other.doors.open(options);
     expect(door.url).toBe(`127.0.0.1:${door.address.port}`);
     expect(door.address.port).toBeGreaterThan(0);
-    const { token } = await other.issueToken("alice", { ttl: 60_000 });
+    const { token } = await other.tokens.issue("alice", { ttl: 60_000 });
     const client = new CopilotClient({ connection: RuntimeConnection.forUri(door.url, { connectionToken: token }) });
     await client.start();
     await client.stop();
@@ -202,79 +197,78 @@ describe("the front door of a program", () => {
 });
 
 describe("durations", () => {
-  it("duration options take a string or milliseconds, and the older names that end in Ms still work", async () => {
+  it("duration options take a string or milliseconds", async () => {
     const ttls = await Promise.all(
       ["1h", 3_600_000].map(async (ttl) => {
-        const session = await fleet.createSession({ user: "time", ttl, wait: "1m" });
-        return (await fleet.leaveSession(session)).ttlMs;
+        const session = await fleet.sessions.create({ user: "time", ttl, wait: "1m" });
+        return (await fleet.sessions.leave(session)).ttlMs;
       }),
     );
     expect(ttls).toEqual([3_600_000, 3_600_000]);
-    const session = await fleet.createSession({ user: "time", waitMs: 60_000 });
-    for (const options of [{ timeout: "50ms" }, { timeout: 50 }, { timeoutMs: 50 }]) {
-      const error = await refusal(() => fleet.send(session, "!delay 60000 x", options));
+    const session = await fleet.sessions.create({ user: "time", wait: 60_000 });
+    for (const options of [{ timeout: "50ms" }, { timeout: 50 }]) {
+      const error = await refusal(() => fleet.sessions.send(session, "!delay 60000 x", options));
       expect(error).toMatchObject({ code: "FLEET_TURN_TIMEOUT" });
       expect(error.suggestions).toContain('Give it longer with timeout: "10m".');
     }
-    await fleet.leaveSession(session);
-    const { id } = await fleet.spawn("time", { wait: 60_000 }).then(({ server }) => server);
-    for (const options of [{ drainTimeout: "5s" }, { drainTimeout: 5_000 }, { drainTimeoutMs: 5_000 }]) {
-      expect(await fleet.stop([id], options)).toMatchObject([{ id }]);
+    await fleet.sessions.leave(session);
+    const { id } = await fleet.servers.spawn("time", { wait: 60_000 }).then(({ server }) => server);
+    for (const options of [{ drainTimeout: "5s" }, { drainTimeout: 5_000 }]) {
+      expect((await fleet.servers.stop([id], options)).stopped).toMatchObject([{ id }]);
     }
-    expect(await fleet.gc({ ttl: 3_600_000, dryRun: true })).toMatchObject({ dryRun: true });
-    expect(await refusal(() => fleet.gc({ ttl: -1 }))).toMatchObject({ code: "FLEET_DURATION_INVALID" });
+    expect(await fleet.sessions.gc({ ttl: 3_600_000, dryRun: true })).toMatchObject({ dryRun: true });
+    expect(await refusal(() => fleet.sessions.gc({ ttl: -1 }))).toMatchObject({ code: "FLEET_DURATION_INVALID" });
   });
 });
 
 describe("a reply", () => {
-  it("a reply has the same shape from send and from exchange", async () => {
-    const session = await fleet.createSession({ user: "alice", sessionId: "shape" });
-    const sent = await fleet.send(session, "one");
+  it("a reply has the same shape from send and from use", async () => {
+    const session = await fleet.sessions.create({ user: "alice", sessionId: "shape" });
+    const sent = await fleet.sessions.send(session, "one");
     expect(sent).toMatchObject({ text: "[turn 1] one", event: { type: "assistant.message" } });
-    const exchanged = await fleet.exchange("shape", "two", { user: "alice" });
+    const exchanged = await fleet.sessions.use("shape", "two", { user: "alice" });
     expect(exchanged).toMatchObject({
       text: "[turn 2] two",
       event: { type: "assistant.message" },
       session: { id: "shape" },
     });
-    expect(exchanged.reply.text).toBe(exchanged.text);
   });
 
   it("several loops can read the same reply at once, and a loop after the end of the reply still gets all pieces", async () => {
-    const session = await fleet.createSession({ user: "alice", sessionId: "pieces" });
+    const session = await fleet.sessions.create({ user: "alice", sessionId: "pieces" });
     const collect = async (reply: AsyncIterable<string>) => {
       const pieces: string[] = [];
       for await (const piece of reply) pieces.push(piece);
       return pieces;
     };
     const deltas: string[] = [];
-    const reply = fleet.send(session, "one two three", { onDelta: (text) => deltas.push(text) });
+    const reply = fleet.sessions.send(session, "one two three", { onDelta: (text) => deltas.push(text) });
     const [first, second] = await Promise.all([collect(reply), collect(reply)]);
     expect(first.join("")).toBe("[turn 1] one two three");
     expect(second).toEqual(first);
     expect(deltas.join("")).toBe((await reply).text);
     expect(await collect(reply)).toEqual(["[turn 1] one two three"]);
-    const exchanged = fleet.exchange("pieces", "four", { user: "alice" });
+    const exchanged = fleet.sessions.use("pieces", "four", { user: "alice" });
     expect((await collect(exchanged)).join("")).toBe("[turn 2] four");
     expect((await exchanged).session.id).toBe("pieces");
   });
 
   it("a loop over a reply throws the error of the turn, and leaving a loop early does not end the turn", async () => {
-    const session = await fleet.createSession({ user: "alice", sessionId: "failing" });
+    const session = await fleet.sessions.create({ user: "alice", sessionId: "failing" });
     const failing = await refusal(async () => {
-      for await (const _ of fleet.send(session, "!fail no"));
+      for await (const _ of fleet.sessions.send(session, "!fail no"));
     });
     expect(failing.code).toBe("FLEET_TURN_FAILED");
-    const whole = await fleet.createSession({ user: "alice" });
-    const reply = fleet.send(whole, "one two three");
+    const whole = await fleet.sessions.create({ user: "alice" });
+    const reply = fleet.sessions.send(whole, "one two three");
     for await (const _ of reply) break;
     expect((await reply).text).toMatch(/one two three$/);
   });
 
   it("a reply from a session that does not stream arrives as one piece", async () => {
-    const session = await fleet.createSession({ user: "alice", streaming: false });
+    const session = await fleet.sessions.create({ user: "alice", streaming: false });
     const pieces: string[] = [];
-    for await (const piece of fleet.send(session, "one two")) pieces.push(piece);
+    for await (const piece of fleet.sessions.send(session, "one two")) pieces.push(piece);
     expect(pieces).toEqual(["[turn 1] one two"]);
   });
 });

@@ -134,7 +134,7 @@ describe("a session that a client made without the fleet", () => {
     // This client creates the session directly on mary-jane's server, so the fleet has no record of the session.
     const { Fleet } = await import("../../src/index.js");
     await using library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
-    const client = await library.clientForUser("mary-jane");
+    const client = await library.clients.connect("mary-jane");
     const session = await client.createSession({ sessionId: "wild", onPermissionRequest: () => ({ kind: "reject" }) });
     const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list", "--user", "mary-jane"]);
     expect(sessions).toContainEqual(expect.objectContaining({ id: "wild", owner: "mary-jane", state: "active" }));

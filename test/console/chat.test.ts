@@ -170,7 +170,7 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
   it("the chat shows an error in plain words, and keeps a prompt that was not accepted", async () => {
     const id = await session();
     const page = await chatOf("alice", id);
-    await at.fleet.pool.drain({ timeout: "1s" });
+    await at.fleet.pool.drain({ drainTimeout: "1s" });
     try {
       await ask(page, "while the fleet drains");
       await expect.poll(async () => await page.getByRole("alert").textContent()).toContain("takes no new");

@@ -85,7 +85,7 @@ describe("archives of sessions", () => {
     const text = turn.then((reply) => reply.text);
     await eventually("the turn", () => model.held("me") === 1);
     const file = archivePath();
-    await expect(source.sessions.export(id, { user: "ann", output: file, waitMs: 0 })).rejects.toMatchObject({
+    await expect(source.sessions.export(id, { user: "ann", output: file, wait: 0 })).rejects.toMatchObject({
       code: "FLEET_SESSION_BUSY",
     });
     const exporting = source.sessions.export(id, { user: "ann", output: file });

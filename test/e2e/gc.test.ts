@@ -144,7 +144,7 @@ describe("deletions by gc", () => {
   it("gc deletes the old sessions of a killed server, records the server as failed, and later removes it", async () => {
     await createOld("kim", "before", "--prompt", "hi");
     const library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
-    await library.createSession({ user: "kim", sessionId: "loaded" });
+    await library.sessions.create({ user: "kim", sessionId: "loaded" });
     await age("kim", "loaded");
     const { id, pid, home } = await fleet.server("kim");
     const lock = `inuse.${innerPidOf(pid ?? 0)}.lock`;
@@ -185,11 +185,11 @@ describe("sessions that gc keeps", () => {
     await using library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
     const user = unused("uma");
     const ids = { active: unused("active"), busy: unused("busy"), leased: unused("leased") };
-    await library.createSession({ user, sessionId: ids.active });
-    const busy = await library.createSession({ user, sessionId: ids.busy });
+    await library.sessions.create({ user, sessionId: ids.active });
+    const busy = await library.sessions.create({ user, sessionId: ids.busy });
     await fleet.create(user, ids.leased);
     await fleet.ok(["lock", ids.leased, "--user", user]);
-    const turn = library.send(busy, "!hold done");
+    const turn = library.sessions.send(busy, "!hold done");
     await eventually("the turn", () => model.held() === 1);
     await stepInHistory((await fleet.server(user)).home, ids.busy);
     for (const id of Object.values(ids)) await age(user, id);
@@ -200,7 +200,7 @@ describe("sessions that gc keeps", () => {
     }
     model.release();
     expect((await turn).text).toBe("[turn 1] done");
-    expect((await library.send(busy, "and on")).text).toBe("[turn 2] and on");
+    expect((await library.sessions.send(busy, "and on")).text).toBe("[turn 2] and on");
   });
 
   it("gc --dry-run reports what it would delete, and changes nothing on disk", async () => {

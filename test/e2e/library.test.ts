@@ -21,7 +21,7 @@ afterEach(async () => {
 });
 
 async function killServer(user: string): Promise<void> {
-  const { pid } = await fleet.serverOf(user);
+  const { pid } = await fleet.servers.ofUser(user);
   if (pid === null) throw new Error("no server runs");
   process.kill(pid, "SIGKILL");
   await eventually("its death", () => !isRunning(pid));
@@ -36,26 +36,26 @@ async function refusal(work: Promise<unknown>): Promise<FleetError> {
   return error;
 }
 
-describe("clientForUser", () => {
-  it("clientForUser gives one connected client for each user, even to callers that ask at the same time", async () => {
-    const [one, two] = await Promise.all([fleet.clientForUser("alice"), fleet.clientForUser("alice")]);
+describe("clients.connect", () => {
+  it("clients.connect gives one connected client for each user, even to callers that ask at the same time", async () => {
+    const [one, two] = await Promise.all([fleet.clients.connect("alice"), fleet.clients.connect("alice")]);
     expect(one).toBe(two);
-    expect(await fleet.clientForUser("alice")).toBe(one);
-    expect(await fleet.clientForUser("bob")).not.toBe(one);
+    expect(await fleet.clients.connect("alice")).toBe(one);
+    expect(await fleet.clients.connect("bob")).not.toBe(one);
     expect((await one.ping("hello")).message).toContain("hello");
     expect((await command.server("alice")).state).toBe("ready");
   });
 
-  it("clientForUser gives a new client after the user's server died", async () => {
-    const before = await fleet.clientForUser("alice");
+  it("clients.connect gives a new client after the user's server died", async () => {
+    const before = await fleet.clients.connect("alice");
     await killServer("alice");
-    const after = await fleet.clientForUser("alice");
+    const after = await fleet.clients.connect("alice");
     expect(after).not.toBe(before);
     expect((await after.ping("again")).message).toContain("again");
   });
 
-  it("a client from clientForUser sets TCP_NODELAY, and acknowledges each message as soon as it arrives", async () => {
-    const client = await fleet.clientForUser("alice");
+  it("a client from clients.connect sets TCP_NODELAY, and acknowledges each message as soon as it arrives", async () => {
+    const client = await fleet.clients.connect("alice");
     const { socket } = client as unknown as { socket: Socket };
     const options = Object.getOwnPropertySymbols(socket)
       .filter((symbol) => /nodelay/i.test(symbol.description ?? ""))
@@ -76,67 +76,67 @@ describe("clientForUser", () => {
     expect(times.sort((a, b) => a - b)[5]).toBeLessThan(20);
   });
 
-  it("clientForUser passes a GitHub token to the server's process, and records it nowhere", async () => {
+  it("clients.connect passes a GitHub token to the server's process, and records it nowhere", async () => {
     const gitHubToken = `gho_${"c".repeat(30)}`;
-    await fleet.clientForUser("tokened", { gitHubToken });
+    await fleet.clients.connect("tokened", { gitHubToken });
     const { stdout } = await command.run(["ps", "--json"]);
     expect(stdout).not.toContain(gitHubToken);
     await killServer("tokened");
     // Without the token, a caller cannot start this user's server again.
-    expect(await refusal(fleet.spawn("tokened"))).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
-    await expect(fleet.clientForUser("tokened", { gitHubToken })).resolves.toBeDefined();
+    expect(await refusal(fleet.servers.spawn("tokened"))).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
+    await expect(fleet.clients.connect("tokened", { gitHubToken })).resolves.toBeDefined();
   });
 
-  it("releaseUser stops the user's server only after all turns are done", async () => {
+  it("clients.release stops the user's server only after all turns are done", async () => {
     await using model = await startHeldModel();
     await using own = await open(model.env);
-    await own.clientForUser("alice");
-    const session = await own.createSession({ user: "alice" });
-    const reply = own.send(session, "!hold in time");
+    await own.clients.connect("alice");
+    const session = await own.sessions.create({ user: "alice" });
+    const reply = own.sessions.send(session, "!hold in time");
     await eventually("the turn", () => model.held() === 1);
     // An earlier version closed this process's client before the drain, which cut the turns of this process.
-    const released = own.releaseUser("alice");
+    const released = own.clients.release("alice");
     await eventually("the drain", async () => (await command.record("alice")).state === "draining");
     model.release();
-    expect(await released).toMatchObject({ outcome: "drained", cut: [] });
+    expect(await released).toMatchObject({ stopped: [{ outcome: "drained", cut: [] }] });
     expect((await reply).text).toBe("[turn 1] in time");
-    expect(await fleet.serverOf("alice")).toMatchObject({ state: "stopped", pid: null });
-    expect((await refusal(fleet.releaseUser("never"))).code).toBe("FLEET_SERVER_NOT_FOUND");
+    expect(await fleet.servers.ofUser("alice")).toMatchObject({ state: "stopped", pid: null });
+    expect((await refusal(fleet.clients.release("never"))).code).toBe("FLEET_SERVER_NOT_FOUND");
   });
 });
 
 describe("sessions", () => {
   it("a session can be created, streamed, left, resumed through another fleet object and deleted", async () => {
-    const session = await fleet.createSession({ user: "alice", purpose: "review", model: "gpt-5", ttl: "2h" });
+    const session = await fleet.sessions.create({ user: "alice", purpose: "review", model: "gpt-5", ttl: "2h" });
     expect(session.sessionId).toMatch(/^[0-9a-f-]{36}$/);
     const deltas: string[] = [];
-    const reply = await fleet.send(session, "a b c", { onDelta: (text) => deltas.push(text) });
+    const reply = await fleet.sessions.send(session, "a b c", { onDelta: (text) => deltas.push(text) });
     expect(reply.text).toBe("[turn 1] a b c");
     expect(reply.event?.data.content).toBe(reply.text);
     expect(deltas.length).toBeGreaterThan(1);
     expect(deltas.join("")).toBe(reply.text);
-    await fleet.leaveSession(session);
+    await fleet.sessions.leave(session);
 
     await using second = await open();
-    const again = await second.resumeSession(session.sessionId, { user: "alice" });
+    const again = await second.sessions.resume(session.sessionId, { user: "alice" });
     expect((await again.sendAndWait("next"))?.data.content).toBe("[turn 2] next");
-    const view = await second.sessionOf(session.sessionId, "alice");
+    const view = await second.sessions.get(session.sessionId, { user: "alice" });
     expect(view).toMatchObject({ owner: "alice", purpose: "review", ttlMs: 7_200_000, state: "active" });
-    await second.leaveSession(again);
-    expect(await second.deleteSessions([session.sessionId], "alice")).toEqual([session.sessionId]);
-    expect((await refusal(fleet.resumeSession(session.sessionId, { user: "alice" }))).code).toBe(
+    await second.sessions.leave(again);
+    expect((await second.sessions.delete([session.sessionId], { user: "alice" })).deleted).toEqual([session.sessionId]);
+    expect((await refusal(fleet.sessions.resume(session.sessionId, { user: "alice" }))).code).toBe(
       "FLEET_SESSION_NOT_FOUND",
     );
   });
 
   it("send and the SDK's own sendAndWait fail at once when the server dies during the turn", async () => {
-    const { sessionId } = await fleet.createSession({ user: "alice" });
+    const { sessionId } = await fleet.sessions.create({ user: "alice" });
     const turns = [
-      ["send", (session: CopilotSession) => fleet.send(session, "!delay 30000 x")],
+      ["send", (session: CopilotSession) => fleet.sessions.send(session, "!delay 30000 x")],
       ["sendAndWait", (session: CopilotSession) => session.sendAndWait("!delay 30000 x", 60_000)],
     ] as const;
     for (const [name, run] of turns) {
-      const session = await fleet.resumeSession(sessionId, { user: "alice" });
+      const session = await fleet.sessions.resume(sessionId, { user: "alice" });
       // Kill the server only after the turn began. Otherwise, the fleet would send the prompt again.
       let begun = false;
       session.on("user.message", () => {
@@ -152,25 +152,25 @@ describe("sessions", () => {
   });
 
   it("a turn ends at its deadline or when its signal aborts, and the session takes the next prompt", async () => {
-    const session = await fleet.createSession({ user: "alice" });
-    expect(await refusal(fleet.send(session, "!delay 30000 x", { timeoutMs: 200 }))).toMatchObject({
+    const session = await fleet.sessions.create({ user: "alice" });
+    expect(await refusal(fleet.sessions.send(session, "!delay 30000 x", { timeout: 200 }))).toMatchObject({
       code: "FLEET_TURN_TIMEOUT",
       exit: 6,
     });
     const abort = new AbortController();
     const reason = new Error("changed my mind");
-    const turn = fleet.send(session, "!delay 30000 x", { signal: abort.signal });
+    const turn = fleet.sessions.send(session, "!delay 30000 x", { signal: abort.signal });
     setTimeout(() => abort.abort(reason), 200);
     await expect(turn).rejects.toBe(reason);
-    expect((await fleet.send(session, "next")).text).toMatch(/^\[turn \d\] next$/);
-    await expect(fleet.send(session, "x", { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+    expect((await fleet.sessions.send(session, "next")).text).toMatch(/^\[turn \d\] next$/);
+    await expect(fleet.sessions.send(session, "x", { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
   });
 
   it("a turn keeps its deadline when garbage is collected during the turn", async () => {
     // Node 20 collected the parts of AbortSignal.any() as garbage, and the turn then never ended.
-    const session = await fleet.createSession({ user: "alice" });
+    const session = await fleet.sessions.create({ user: "alice" });
     const abort = new AbortController();
-    const turn = refusal(fleet.send(session, "!delay 20000 x", { timeoutMs: 600, signal: abort.signal }));
+    const turn = refusal(fleet.sessions.send(session, "!delay 20000 x", { timeout: 600, signal: abort.signal }));
     const { setFlagsFromString } = await import("node:v8");
     const { runInNewContext } = await import("node:vm");
     setFlagsFromString("--expose-gc");
@@ -184,18 +184,18 @@ describe("sessions", () => {
   });
 
   it("a refused call of the library rejects with a FleetError that has the exit code of the command", async () => {
-    const session = await fleet.createSession({ user: "alice", sessionId: "typed" });
+    const session = await fleet.sessions.create({ user: "alice", sessionId: "typed" });
     const cases: [() => Promise<unknown>, string, number][] = [
-      [() => fleet.createSession({ user: "../x" }), "FLEET_USER_INVALID", 2],
-      [() => fleet.createSession({ user: "alice", sessionId: "a/b" }), "FLEET_SESSION_ID_INVALID", 2],
-      [() => fleet.createSession({ user: "alice", sessionId: "no.dots" }), "FLEET_SESSION_ID_INVALID", 2],
-      [() => fleet.createSession({ user: "alice", ttl: "10" }), "FLEET_DURATION_INVALID", 2],
-      [() => fleet.createSession({ user: "bob", sessionId: "typed" }), "FLEET_SESSION_EXISTS", 5],
-      [() => fleet.resumeSession("typed", { user: "bob" }), "FLEET_SESSION_NOT_FOUND", 4],
-      [() => fleet.resumeSession("never", { user: "bob" }), "FLEET_SESSION_NOT_FOUND", 4],
-      [() => fleet.connectInfo("nobody"), "FLEET_SERVER_NOT_FOUND", 4],
-      [() => fleet.server("nothing"), "FLEET_SERVER_NOT_FOUND", 4],
-      [() => fleet.send(session, "!fail nope"), "FLEET_TURN_FAILED", 7],
+      [() => fleet.sessions.create({ user: "../x" }), "FLEET_USER_INVALID", 2],
+      [() => fleet.sessions.create({ user: "alice", sessionId: "a/b" }), "FLEET_SESSION_ID_INVALID", 2],
+      [() => fleet.sessions.create({ user: "alice", sessionId: "no.dots" }), "FLEET_SESSION_ID_INVALID", 2],
+      [() => fleet.sessions.create({ user: "alice", ttl: "10" }), "FLEET_DURATION_INVALID", 2],
+      [() => fleet.sessions.create({ user: "bob", sessionId: "typed" }), "FLEET_SESSION_EXISTS", 5],
+      [() => fleet.sessions.resume("typed", { user: "bob" }), "FLEET_SESSION_NOT_FOUND", 4],
+      [() => fleet.sessions.resume("never", { user: "bob" }), "FLEET_SESSION_NOT_FOUND", 4],
+      [() => fleet.clients.connectInfo("nobody"), "FLEET_SERVER_NOT_FOUND", 4],
+      [() => fleet.servers.get("nothing"), "FLEET_SERVER_NOT_FOUND", 4],
+      [() => fleet.sessions.send(session, "!fail nope"), "FLEET_TURN_FAILED", 7],
       [() => Fleet.open({ env: { ...command.env, COPILOTFLEET_HOME: "/etc/hostname" } }), "FLEET_STATE_UNSAFE", 3],
       [() => Fleet.open({ env: command.env, config: { ports: { from: 0 } } }), "FLEET_PORT_INVALID", 2],
     ];
@@ -205,13 +205,13 @@ describe("sessions", () => {
       expect(error).toMatchObject({ code, exit });
     }
     // The fleet lists no session with the id "no.dots", which the runtime would reject.
-    expect((await fleet.sessions()).map(({ id }) => id)).not.toContain("no.dots");
+    expect((await fleet.sessions.list()).map(({ id }) => id)).not.toContain("no.dots");
   });
 
   it("send refuses a session that another fleet object opened", async () => {
     await using second = await open();
-    const session = await fleet.createSession({ user: "alice" });
-    await expect(second.send(session, "x")).rejects.toMatchObject({ code: "FLEET_USAGE_INVALID" });
+    const session = await fleet.sessions.create({ user: "alice" });
+    await expect(second.sessions.send(session, "x")).rejects.toMatchObject({ code: "FLEET_USAGE_INVALID" });
   });
 });
 
@@ -220,29 +220,29 @@ describe("Fleet", () => {
     let client: CopilotClient;
     {
       await using scoped = await open();
-      client = await scoped.clientForUser("alice");
-      await scoped.createSession({ user: "alice", sessionId: "stays" });
+      client = await scoped.clients.connect("alice");
+      await scoped.sessions.create({ user: "alice", sessionId: "stays" });
       expect(client).toBeDefined();
     }
-    expect(await fleet.serverOf("alice")).toMatchObject({ state: "ready" });
-    const views = await fleet.sessions("alice");
+    expect(await fleet.servers.ofUser("alice")).toMatchObject({ state: "ready" });
+    const views = await fleet.sessions.list({ user: "alice" });
     expect(views.find(({ id }) => id === "stays")).toMatchObject({ state: "idle" });
   });
 
   it("a fleet can be closed after its server has died, and closed twice", async () => {
     const scoped = await open();
-    await scoped.createSession({ user: "alice" });
+    await scoped.sessions.create({ user: "alice" });
     await killServer("alice");
     await scoped.close();
     await scoped.close();
   });
 
   it("the library and the command see the same servers and sessions", async () => {
-    const session = await fleet.createSession({ user: "alice", sessionId: "shared-with-command" });
-    await fleet.send(session, "from the library");
-    await fleet.leaveSession(session);
+    const session = await fleet.sessions.create({ user: "alice", sessionId: "shared-with-command" });
+    await fleet.sessions.send(session, "from the library");
+    await fleet.sessions.leave(session);
     expect(await command.send("alice", "shared-with-command", "from the command")).toBe("[turn 2] from the command");
     const { servers } = await command.json<{ servers: { id: string }[] }>(["ps"]);
-    expect((await fleet.servers()).map(({ id }) => id)).toEqual(servers.map(({ id }) => id));
+    expect((await fleet.servers.list()).map(({ id }) => id)).toEqual(servers.map(({ id }) => id));
   });
 });

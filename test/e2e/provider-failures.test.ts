@@ -188,7 +188,7 @@ it.concurrent.each(Object.keys(CASES))(
       expectReason((await turn("console", page, undefined)).json.detail, "The turn failed: ");
     };
     const door = async () => {
-      const { address } = await at.fleet.openFrontDoor({ listen: { host: "127.0.0.1", port: 0 } });
+      const { address } = await at.fleet.doors.open({ listen: { host: "127.0.0.1", port: 0 } });
       const connection = RuntimeConnection.forUri(`${address.host}:${address.port}`, { connectionToken: token });
       const client = new CopilotClient({ connection });
       await client.start();

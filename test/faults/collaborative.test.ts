@@ -36,8 +36,8 @@ beforeAll(async () => {
 });
 
 afterAll(async () => {
-  await fleet.stop(
-    (await fleet.servers()).map(({ id }) => id),
+  await fleet.servers.stop(
+    (await fleet.servers.list()).map(({ id }) => id),
     { force: true },
   );
   await fleet.close();
@@ -85,9 +85,9 @@ function misdirected(exchanges: Exchange[]): Exchange[] {
 
 /** Creates a session of alice with the member bob, and runs its first turn. Resolves with the session's id. */
 async function sharedSession(): Promise<string> {
-  const session = await fleet.createSession({ user: "alice", members: ["bob"] });
-  await fleet.send(session, "first");
-  await fleet.leaveSession(session);
+  const session = await fleet.sessions.create({ user: "alice", members: ["bob"] });
+  await fleet.sessions.send(session, "first");
+  await fleet.sessions.leave(session);
   return session.sessionId;
 }
 

@@ -74,7 +74,7 @@ class Scene {
   async turn(session: CopilotSession, prompt: string): Promise<string> {
     const turn = (this.turns.get(session.sessionId) ?? 0) + 1;
     this.turns.set(session.sessionId, turn);
-    const { text } = await this.library.send(session, prompt);
+    const { text } = await this.library.sessions.send(session, prompt);
     expect(text, "the history is whole").toMatch(new RegExp(`^\\[turn ${turn}\\] `));
     return text;
   }
@@ -122,11 +122,11 @@ it("gc deletes every expired session and none in use, even if gc is killed at an
   const at = await scene();
   const { fleet, library } = at;
   const user = "alice";
-  const busy = await library.createSession({ user, sessionId: "busy" });
-  const loaded = await library.createSession({ user, sessionId: "loaded" });
-  const leased = await library.createSession({ user, sessionId: "leased" });
+  const busy = await library.sessions.create({ user, sessionId: "busy" });
+  const loaded = await library.sessions.create({ user, sessionId: "loaded" });
+  const leased = await library.sessions.create({ user, sessionId: "leased" });
   for (const session of [busy, loaded, leased]) await at.turn(session, "first");
-  await library.leaveSession(leased);
+  await library.sessions.leave(leased);
   const { lease } = await fleet.json<{ lease: { token: string } }>(["lock", "leased", "--user", user, "--ttl", "1h"]);
   const inUse = ["busy", "leased", "loaded"];
   const pick = <T>(items: readonly T[]): T => items[Math.floor(random() * items.length)] as T;
@@ -162,7 +162,7 @@ it("gc deletes every expired session and none in use, even if gc is killed at an
   await at.turn(loaded, "last");
   await at.turn(busy, "last");
   await fleet.json(["unlock", "leased", "--token", lease.token]);
-  await at.turn(await library.resumeSession("leased", { user }), "last");
+  await at.turn(await library.sessions.resume("leased", { user }), "last");
 });
 
 it("if a user returns to an expired session during gc, gc either deletes the session or leaves it intact", async () => {

@@ -79,8 +79,8 @@ describe.each([
         const listening = await at.client("user0");
         for (let conversation = 0; conversation < CONVERSATIONS; conversation++) {
           const sessionId = unused("own");
-          await at.fleet.leaveSession(
-            await at.fleet.createSession({ user: "user0", members: users.slice(1), sessionId }),
+          await at.fleet.sessions.leave(
+            await at.fleet.sessions.create({ user: "user0", members: users.slice(1), sessionId }),
           );
           const sessions = await Promise.all(clients.map(async (client) => await open(client, sessionId, streaming)));
           const listener = await open(listening, sessionId, streaming);
@@ -108,7 +108,7 @@ describe.each([
 it("clients at the front door, the library and the command each get their own answers in one session", async () => {
   await using at = await DoorFleet.open({ config: { serve: { turnWait: "10m" } } });
   const sessionId = "mixed";
-  await at.fleet.leaveSession(await at.fleet.createSession({ user: "ann", members: ["ben"], sessionId }));
+  await at.fleet.sessions.leave(await at.fleet.sessions.create({ user: "ann", members: ["ben"], sessionId }));
   const provider = { COPILOTFLEET_PROVIDER_TYPE: "openai", COPILOTFLEET_PROVIDER_BASE_URL: at.model.baseUrl };
   const env = { ...at.env, ...portVariables(at.ports), ...provider, COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY" };
   const byCommand = async (): Promise<Said[]> => {
@@ -125,7 +125,7 @@ it("clients at the front door, the library and the command each get their own an
     const said: Said[] = [];
     for (let index = 0; index < PROMPTS; index++) {
       const prompt = `library-${index}`;
-      const { reply } = await at.fleet.exchange(sessionId, prompt, { user: "ann", waitMs: 600_000 });
+      const reply = await at.fleet.sessions.use(sessionId, prompt, { user: "ann", wait: 600_000 });
       said.push({ prompt, reply: reply.text });
     }
     return said;

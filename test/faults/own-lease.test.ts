@@ -103,7 +103,7 @@ describe("a wait for a session", () => {
   });
 });
 
-describe("withSessionLock", () => {
+describe("leases.hold", () => {
   let fleet: Fleet;
   beforeEach(async () => {
     fleet = await Fleet.open({ env: command.env, cwd: command.folder });
@@ -113,42 +113,42 @@ describe("withSessionLock", () => {
   });
 
   const alice = { user: "alice" };
-  const ALICE_AT_ONCE = { user: "alice", waitMs: 0 };
+  const ALICE_AT_ONCE = { user: "alice", wait: 0 };
   const LOCKED = { code: "FLEET_SESSION_LOCKED" };
 
-  it.each(["notes", "team"])("turns of withSessionLock's callback in session %s run under its lease", async (id) => {
-    const session = await fleet.resumeSession(id, alice);
-    await fleet.withSessionLock(id, alice, async ({ fence }) => {
-      expect((await fleet.exchange(id, "one", ALICE_AT_ONCE)).reply.text).toMatch(/one$/);
-      expect((await fleet.send(session, "two", { waitMs: 0 })).text).toMatch(/two$/);
+  it.each(["notes", "team"])("turns of leases.hold's callback in session %s run under its lease", async (id) => {
+    const session = await fleet.sessions.resume(id, alice);
+    await fleet.leases.hold(id, alice, async ({ fence }) => {
+      expect((await fleet.sessions.use(id, "one", ALICE_AT_ONCE)).text).toMatch(/one$/);
+      expect((await fleet.sessions.send(session, "two", { wait: 0 })).text).toMatch(/two$/);
       expect((await session.sendAndWait({ prompt: "three" }))?.data.content).toMatch(/three$/);
-      expect(await fleet.leaseOf(id)).toMatchObject({ fence, holder: "alice" });
+      expect(await fleet.leases.get(id)).toMatchObject({ fence, holder: "alice" });
     });
-    expect(await fleet.leaseOf(id)).toBeNull();
+    expect(await fleet.leases.get(id)).toBeNull();
   });
 
-  it("withSessionLock runs turns one after another, even if its callback starts them at the same time", async () => {
+  it("leases.hold runs turns one after another, even if its callback starts them at the same time", async () => {
     const prompts = ["a", "b", "c", "d"];
-    const replies = await fleet.withSessionLock("notes", alice, async () => {
-      return await Promise.all(prompts.map(async (prompt) => await fleet.exchange("notes", prompt, alice)));
+    const replies = await fleet.leases.hold("notes", alice, async () => {
+      return await Promise.all(prompts.map(async (prompt) => await fleet.sessions.use("notes", prompt, alice)));
     });
-    expect(replies.map(({ reply }) => reply.text.replace(/^\[turn \d+\] /, ""))).toEqual(prompts);
-    const turns = replies.map(({ reply }) => Number(/\d+/.exec(reply.text)?.[0]));
+    expect(replies.map(({ text }) => text.replace(/^\[turn \d+\] /, ""))).toEqual(prompts);
+    const turns = replies.map(({ text }) => Number(/\d+/.exec(text)?.[0]));
     expect(turns).toEqual(turns.map((_, index) => (turns[0] ?? 0) + index));
   });
 
-  it("withSessionLock does not let other users, outside callers or later turns use its lease", async () => {
+  it("leases.hold does not let other users, outside callers or later turns use its lease", async () => {
     const [entered, enter] = gate();
     const [checked, check] = gate();
     const [released, release] = gate();
     let left: Promise<unknown> | undefined;
-    const inside = fleet.withSessionLock("team", alice, async () => {
+    const inside = fleet.leases.hold("team", alice, async () => {
       enter();
-      await expect(fleet.exchange("team", "x", { user: "bob", waitMs: 0 })).rejects.toMatchObject(LOCKED);
-      left = released.then(async () => await fleet.exchange("team", "x", ALICE_AT_ONCE));
+      await expect(fleet.sessions.use("team", "x", { user: "bob", wait: 0 })).rejects.toMatchObject(LOCKED);
+      left = released.then(async () => await fleet.sessions.use("team", "x", ALICE_AT_ONCE));
       // A client at the front door may not use the lease either, even though it signs in as the same user.
-      await using door = await fleet.openFrontDoor({ listen: { host: "127.0.0.1", port: 0 } });
-      const { token } = await fleet.issueToken("alice");
+      await using door = await fleet.doors.open({ listen: { host: "127.0.0.1", port: 0 } });
+      const { token } = await fleet.tokens.issue("alice");
       const client = new CopilotClient({
         connection: RuntimeConnection.forUri(`127.0.0.1:${door.address.port}`, { connectionToken: token }),
       });
@@ -158,35 +158,35 @@ describe("withSessionLock", () => {
       await checked;
     });
     await entered;
-    await expect(fleet.exchange("team", "x", ALICE_AT_ONCE)).rejects.toMatchObject(LOCKED);
+    await expect(fleet.sessions.use("team", "x", ALICE_AT_ONCE)).rejects.toMatchObject(LOCKED);
     check();
     await inside;
-    const next = await fleet.lockSession("team", { user: "bob" });
+    const next = await fleet.leases.acquire("team", { user: "bob" });
     release();
     await expect(left).rejects.toMatchObject(LOCKED);
     await next.release();
   });
 
-  it("nested withSessionLock calls have one lease for each session, and share it if they lock the same session", async () => {
-    await fleet.withSessionLock("notes", alice, async (outer) => {
-      await fleet.withSessionLock("team", alice, async () => {
+  it("nested calls of leases.hold have one lease for each session, and share it if they lock the same session", async () => {
+    await fleet.leases.hold("notes", alice, async (outer) => {
+      await fleet.leases.hold("team", alice, async () => {
         for (const id of ["notes", "team"]) {
-          expect((await fleet.exchange(id, "nested", ALICE_AT_ONCE)).reply.text).toMatch(/nested$/);
+          expect((await fleet.sessions.use(id, "nested", ALICE_AT_ONCE)).text).toMatch(/nested$/);
         }
       });
-      const other = await fleet.lockSession("team", { user: "bob", wait: "0" });
+      const other = await fleet.leases.acquire("team", { user: "bob", wait: "0" });
       await other.release();
-      await fleet.withSessionLock("notes", { user: "alice", wait: "0" }, async (inner) => {
+      await fleet.leases.hold("notes", { user: "alice", wait: "0" }, async (inner) => {
         expect(inner.fence).toBe(outer.fence);
       });
       await outer.check();
     });
   });
 
-  it("a lease that is passed to a turn takes precedence over that of the surrounding withSessionLock", async () => {
-    const lost = await fleet.lockSession("notes", alice);
-    await fleet.withSessionLock("notes", { user: "alice", steal: { reason: "test" } }, async () => {
-      const exchange = fleet.exchange("notes", "x", { user: "alice", lease: lost });
+  it("a lease that is passed to a turn takes precedence over that of the surrounding leases.hold", async () => {
+    const lost = await fleet.leases.acquire("notes", alice);
+    await fleet.leases.hold("notes", { user: "alice", steal: { reason: "test" } }, async () => {
+      const exchange = fleet.sessions.use("notes", "x", { user: "alice", lease: lost });
       await expect(exchange).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
     });
   });

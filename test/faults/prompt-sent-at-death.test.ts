@@ -66,7 +66,7 @@ it(`a prompt sent through the front door while the server dies begins at most on
 
 it(`a prompt sent by the library while the server dies begins at most one turn (${KILLS} kills)`, async () => {
   const sessionId = unused("library");
-  const session = await at.fleet.createSession({ user: "ann", sessionId });
+  const session = await at.fleet.sessions.create({ user: "ann", sessionId });
   await session.sendAndWait("first");
   let cut = 0;
   for (let kill = 0; kill < KILLS; kill++) {
@@ -77,7 +77,7 @@ it(`a prompt sent by the library while the server dies begins at most one turn (
     await session.sendAndWait(`after-${kill}.`);
   }
   console.log(`${cut} of ${KILLS} turns were cut`);
-  await at.fleet.leaveSession(session);
+  await at.fleet.sessions.leave(session);
 });
 
 it("a prompt at the front door is answered even if the user's server dies before it reads the prompt", async () => {

@@ -28,7 +28,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full when a turn ends", 
     return fleet;
   };
   const lastUse = async (library: Fleet, id: string) =>
-    (await library.sessions()).find((session: SessionView) => session.id === id)?.lastUsedAt;
+    (await library.sessions.list()).find((session: SessionView) => session.id === id)?.lastUsedAt;
 
   it.each([
     ["private", []],
@@ -57,14 +57,17 @@ describe.skipIf(problem !== undefined)("a Redis that is full when a turn ends", 
   it("the library's send returns each reply when Redis is full, and one warning reports the failed records", async () => {
     const fleet = await open();
     const library = await openLibrary(fleet);
-    const session = await library.createSession({ user: "alice", sessionId: "notes" });
-    expect(await library.send(session, "one")).toMatchObject({ text: "[turn 1] one" });
-    await eventually("the record", async () => (await library.sessionOf("notes", "alice")).state === "active");
+    const session = await library.sessions.create({ user: "alice", sessionId: "notes" });
+    expect(await library.sessions.send(session, "one")).toMatchObject({ text: "[turn 1] one" });
+    await eventually(
+      "the record",
+      async () => (await library.sessions.get("notes", { user: "alice" })).state === "active",
+    );
     await fill();
-    expect(await library.send(session, "two")).toMatchObject({ text: "[turn 2] two" });
-    expect(await library.send(session, "three")).toMatchObject({ text: "[turn 3] three" });
+    expect(await library.sessions.send(session, "two")).toMatchObject({ text: "[turn 2] two" });
+    expect(await library.sessions.send(session, "three")).toMatchObject({ text: "[turn 3] three" });
     expect((await session.sendAndWait("four"))?.data.content).toBe("[turn 4] four");
-    expect(await library.leaveSession(session)).toMatchObject({ id: "notes", state: "idle" });
+    expect(await library.sessions.leave(session)).toMatchObject({ id: "notes", state: "idle" });
     expect(library.takeWarnings()).toEqual([expect.stringMatching(/"notes".*could not be recorded: .*OOM/)]);
   });
 
@@ -116,7 +119,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full when a turn ends", 
     const other = await client.resumeSession(fork.sessionId, { onPermissionRequest: () => ({ kind: "reject" }) });
     expect((await other.sendAndWait("three"))?.data.content).toBe("[turn 3] three");
     const library = await openLibrary(fleet);
-    expect(await library.sessionOf(fork.sessionId, "alice")).toMatchObject({ owner: "alice" });
+    expect(await library.sessions.get(fork.sessionId, { user: "alice" })).toMatchObject({ owner: "alice" });
     await client.stop();
     await serving.end();
   });
@@ -130,11 +133,11 @@ describe.skipIf(problem !== undefined)("a Redis that is killed during a turn", (
     const fleet = await faultFleet({ COPILOTFLEET_STORE: redis.url(), ...model.env });
     await fleet.json(["create", "--user", "alice", "--id", "brief", "--ephemeral"]);
     const library = await openLibrary(fleet);
-    const exchange = library.exchange("brief", "!hold one", { user: "alice" });
+    const exchange = library.sessions.use("brief", "!hold one", { user: "alice" });
     await eventually("the turn", () => model.held() === 1);
     await redis.kill();
     model.release();
-    expect((await exchange).reply.text).toBe("[turn 1] one");
+    expect((await exchange).text).toBe("[turn 1] one");
     expect(library.takeWarnings()).toContainEqual(expect.stringContaining('"brief"'));
     await redis.run();
     expect(await fleet.ps()).toMatchObject([{ state: "ready", activeSessions: 0 }]);

@@ -67,7 +67,7 @@ describe("the tokens of a GitHub App", () => {
       const session = await at.fleet.sessions.create({ user: "ann" });
       const client = await at.client("ann");
       const other = await client.createSession({ onPermissionRequest: () => ({ kind: "reject" }) });
-      const [{ pid } = { pid: null }] = await at.fleet.servers();
+      const [{ pid } = { pid: null }] = await at.fleet.servers.list();
       for (let ms = 0; ms <= 3 * LIFETIME_MS; ms += STEP_MS) {
         const { text } = await at.fleet.sessions.send(session, `at ${ms}`);
         expect(text).toMatch(new RegExp(`^by ghs_minted\\d+: at ${ms}$`));
@@ -77,7 +77,7 @@ describe("the tokens of a GitHub App", () => {
       }
       expect(github.asked.every(({ status }) => status === 200)).toBe(true);
       expect(new Set(github.asked.map(({ token }) => token)).size).toBeGreaterThanOrEqual(4);
-      const [{ pid: now } = { pid: null }] = await at.fleet.servers();
+      const [{ pid: now } = { pid: null }] = await at.fleet.servers.list();
       expect(now).toBe(pid);
     },
   );

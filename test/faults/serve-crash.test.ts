@@ -56,8 +56,8 @@ describe("a serve with the default settings", () => {
     const user = unused(name);
     const server = await fleet.spawn(user);
     const library = await openLibrary(fleet);
-    const session = await library.createSession({ user, sessionId: unused("s") });
-    await library.send(session, "hi");
+    const session = await library.sessions.create({ user, sessionId: unused("s") });
+    await library.sessions.send(session, "hi");
     await eventually("the monitor", () => serving.log().some(({ serverPid }) => serverPid === server.pid));
     return { user, server, library, session, pid: server.pid ?? 0 };
   }
@@ -81,7 +81,7 @@ describe("a serve with the default settings", () => {
       failure: null,
     });
     expect(await fleet.server(other.user ?? "")).toMatchObject({ state: "ready", pid: other.pid });
-    expect(await library.send(session, "again")).toMatchObject({ text: "[turn 2] again" });
+    expect(await library.sessions.send(session, "again")).toMatchObject({ text: "[turn 2] again" });
     expect(await fleet.json(["send", session.sessionId, "and again", "--user", user])).toMatchObject({
       reply: "[turn 3] and again",
     });
@@ -99,7 +99,7 @@ describe("a serve with the default settings", () => {
     expect(ms).toBeLessThan(20_000);
     expect((await fleet.record(user)).port).toBe(server.port);
     expect(isRunning(pid)).toBe(false);
-    expect(await library.send(session, "again")).toMatchObject({ text: "[turn 2] again" });
+    expect(await library.sessions.send(session, "again")).toMatchObject({ text: "[turn 2] again" });
   });
 });
 

@@ -25,7 +25,7 @@ async function sendOn(
   for (;;) {
     const before = answered.get(sessionId) ?? 0;
     const prompt = `!delay ${Math.floor(random() * 700)} done`;
-    const reply = await library.send(session, prompt).catch((error: unknown) => {
+    const reply = await library.sessions.send(session, prompt).catch((error: unknown) => {
       if (isFleetError(error, "FLEET_POOL_DRAINING")) return null;
       throw error;
     });
@@ -72,9 +72,9 @@ it(
     const random = seededRandom("drain busy sessions");
     const library = await openLibrary(fleet);
     const answered: Answered = new Map();
-    for (const user of USERS) await library.spawn(user);
+    for (const user of USERS) await library.servers.spawn(user);
     const open = await Promise.all(
-      USERS.flatMap((user) => [0, 1, 2].map((n) => library.createSession({ user, sessionId: `${user}-fleet-${n}` }))),
+      USERS.flatMap((user) => [0, 1, 2].map((n) => library.sessions.create({ user, sessionId: `${user}-fleet-${n}` }))),
     );
     const byCommand = { user: "user-0", id: "by-command" };
     await fleet.json(["create", "--user", byCommand.user, "--id", byCommand.id]);
@@ -114,7 +114,7 @@ it(
     const seen: Answered = new Map();
     for (const [sessionId] of answered) {
       const user = sessionId === byCommand.id ? byCommand.user : (/^user-\d+/.exec(sessionId)?.[0] ?? "");
-      const { reply } = await library.exchange(sessionId, "count", { user });
+      const reply = await library.sessions.use(sessionId, "count", { user });
       seen.set(sessionId, turnsBefore(reply.text));
     }
     expect(answered.size).toBe(5 * USERS.length + 1);

@@ -32,10 +32,10 @@ it("a draining serve lets running turns of commands, the library and clients end
   await fleet.spawn("bob");
   const serving = await serve(fleet);
   await fleet.json(["create", "--user", "alice", "--id", "by-command"]);
-  const open = await library.createSession({ user: "alice", sessionId: "by-library" });
+  const open = await library.sessions.create({ user: "alice", sessionId: "by-library" });
   const direct = await directSession(fleet, model, "direct");
   const byCommand = fleet.json(["send", "by-command", "!hold done", "--user", "alice"]);
-  const byLibrary = library.send(open, "!hold done");
+  const byLibrary = library.sessions.send(open, "!hold done");
   const byClient = await heldTurn(direct, model);
   await eventually("all turns", () => model.held() === 3);
   for (const id of ["by-command", "by-library"]) expect(await isInTurn(fleet, "alice", id)).toBe(true);
@@ -55,7 +55,7 @@ it("a draining serve lets running turns of commands, the library and clients end
     expect(JSON.parse(stdout)).toMatchObject({ error: { code: "FLEET_POOL_DRAINING", retryable: true } });
     expect(stdout).toContain(`process ${serving.pid}`);
   }
-  expect(await outcome(library.createSession({ user: "bob" }))).toBe("FLEET_POOL_DRAINING");
+  expect(await outcome(library.sessions.create({ user: "bob" }))).toBe("FLEET_POOL_DRAINING");
   expect((await fleet.ps()).map(({ user, state }) => [user, state])).toEqual([
     ["alice", "draining"],
     ["bob", "stopped"],
@@ -79,7 +79,7 @@ it("a draining serve lets running turns of commands, the library and clients end
   for (const id of ["by-command", "by-library", "direct"]) {
     expect(await fleet.json(["send", id, "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
   }
-  expect(await library.send(open, "and again")).toMatchObject({ text: "[turn 3] and again" });
+  expect(await library.sessions.send(open, "and again")).toMatchObject({ text: "[turn 3] and again" });
   expect((await next.end()).code).toBe(0);
 });
 
@@ -91,12 +91,12 @@ it("serve cuts only turns that outlast the drain deadline, lists their sessions,
   await fleet.spawn("bob");
   const serving = await serve(fleet, { args: ["--json", "--drain-timeout", "4s"] });
   const [long, short, idle] = await Promise.all(
-    ["long", "short", "idle"].map((sessionId) => library.createSession({ user: "alice", sessionId })),
+    ["long", "short", "idle"].map((sessionId) => library.sessions.create({ user: "alice", sessionId })),
   );
   if (long === undefined || short === undefined || idle === undefined) throw new Error("unreachable");
-  const cut = outcome(library.send(long, "!delay 60000 never"));
-  const answered = library.send(short, "!delay 1000 done");
-  await library.send(idle, "hi");
+  const cut = outcome(library.sessions.send(long, "!delay 60000 never"));
+  const answered = library.sessions.send(short, "!delay 1000 done");
+  await library.sessions.send(idle, "hi");
   await directTurn(await directSession(fleet, model, "direct", { user: "bob" }), model, 60_000);
   await eventually("the turn", () => isInTurn(fleet, "alice", "long"));
   const begun = performance.now();
@@ -125,11 +125,11 @@ it.each(["SIGTERM", "SIGINT"] as const)(
     const hung = (await fleet.spawn("bob")).pid ?? 0;
     const serving = await serve(fleet, { args: ["--json"] });
     const [busy, idle] = await Promise.all(
-      ["busy", "idle"].map((sessionId) => library.createSession({ user: "alice", sessionId })),
+      ["busy", "idle"].map((sessionId) => library.sessions.create({ user: "alice", sessionId })),
     );
     if (busy === undefined || idle === undefined) throw new Error("unreachable");
-    await library.send(idle, "hi");
-    const cut = outcome(library.send(busy, "!delay 60000 never"));
+    await library.sessions.send(idle, "hi");
+    const cut = outcome(library.sessions.send(busy, "!delay 60000 never"));
     await eventually("the turn", () => isInTurn(fleet, "alice", "busy"));
     process.kill(hung, "SIGSTOP");
     serving.kill("SIGTERM");
@@ -151,7 +151,7 @@ it("serve exits with 0 after a second signal that cut no turn", async () => {
   const library = await openLibrary(fleet);
   const serving = await serve(fleet, { args: ["--json"] });
   for (const sessionId of ["one", "two"])
-    await library.send(await library.createSession({ user: "alice", sessionId }), "hi");
+    await library.sessions.send(await library.sessions.create({ user: "alice", sessionId }), "hi");
   serving.kill("SIGTERM");
   serving.kill("SIGINT");
   const { code, stdout } = await serving.done;

@@ -32,10 +32,10 @@ it(
     const model = await echoModel();
     const library = await openLibrary(fleet);
     const users = ["direct", "fleet", "victim", "other"];
-    for (const user of users) await library.spawn(user);
-    const victims = await library.createSession({ user: "victim", sessionId: "of-victim" });
-    await library.send(victims, "hi");
-    const open = await library.createSession({ user: "fleet", sessionId: "by-library" });
+    for (const user of users) await library.servers.spawn(user);
+    const victims = await library.sessions.create({ user: "victim", sessionId: "of-victim" });
+    await library.sessions.send(victims, "hi");
+    const open = await library.sessions.create({ user: "fleet", sessionId: "by-library" });
     let answered = 0;
     let directly = 0;
     for (let round = 0; round < rounds(3, 100); round++) {
@@ -52,7 +52,7 @@ it(
       for (let over = false; !over; ) {
         over = (await Promise.race([serving.done, null])) !== null;
         // serve may refuse the turn, but must not cut it.
-        const text = await library.send(open, "!delay 100 done").then(
+        const text = await library.sessions.send(open, "!delay 100 done").then(
           (sent) => sent.text,
           (error: unknown) => (isFleetError(error, "FLEET_POOL_DRAINING") ? null : Promise.reject(error)),
         );
@@ -81,7 +81,7 @@ it(
       await calm.done;
     }
     expect(answered).toBeGreaterThan(rounds(3, 100));
-    const { text } = await library.send(victims, "again");
+    const { text } = await library.sessions.send(victims, "again");
     expect(turnsBefore(text)).toBe(1);
     await expectConsistent(fleet);
   },

@@ -43,9 +43,9 @@ it.each([1, 3])("a rolling restart loses no turn of busy clients with --max-unav
   const sent = new Map(users.map((user) => [user, 0]));
   const loops = users.map(async (user) => {
     for (let turn = 1; !over || turn < 5; turn++) {
-      const { reply } = await client.exchange(`talk-of-${user}`, `!delay ${rounds(300, 50)} n${turn}`, {
+      const reply = await client.sessions.use(`talk-of-${user}`, `!delay ${rounds(300, 50)} n${turn}`, {
         user,
-        timeoutMs: 30_000,
+        timeout: 30_000,
       });
       expect(reply.text).toBe(`[turn ${turn}] n${turn}`);
       sent.set(user, turn);

@@ -69,8 +69,8 @@ it("serve --leave-running ends without touching servers or turns, and the next s
   await fleet.json(["spawn", "--user", "u", "--count", "4"]);
   const before = (await fleet.ps()).map(({ user, pid, port }) => ({ user, pid, port }));
   const serving = await serve(fleet, { args: ["--leave-running", "--json"] });
-  const open = await library.createSession({ user: "u-1", sessionId: "by-library" });
-  const byLibrary = library.send(open, "!hold done");
+  const open = await library.sessions.create({ user: "u-1", sessionId: "by-library" });
+  const byLibrary = library.sessions.send(open, "!hold done");
   await eventually("the turn", () => model.held() === 1);
   const direct = await directSession(fleet, model, "direct", { user: "u-2" });
   const byClient = await heldTurn(direct, model);
@@ -81,7 +81,7 @@ it("serve --leave-running ends without touching servers or turns, and the next s
   expect(JSON.parse(stdout) as Served).toEqual({ leftRunning: true, stopped: [], failed: [] });
   expect((await fleet.registry()).supervisors).toEqual([]);
   // The commands and the servers work without a supervisor.
-  const between = library.createSession({ user: "u-3" });
+  const between = library.sessions.create({ user: "u-3" });
   const next = await serve(fleet);
   expect(await next.metric("servers", { state: "ready" })).toBe(4);
   expect(model.held()).toBe(2);

@@ -14,7 +14,7 @@ const USERS = ["alice", "bob", "carol", "dave"].slice(0, rounds(2, 4));
 /** Sends prompts until the signal aborts, and expects an answer to each. Resolves with the number of turns. */
 async function sendOn(library: Fleet, session: CopilotSession, pauseMs: number, until: AbortSignal): Promise<number> {
   for (let turn = 1; ; turn++) {
-    const { text } = await library.send(session, `!delay ${(turn * 37) % 200} done`);
+    const { text } = await library.sessions.send(session, `!delay ${(turn * 37) % 200} done`);
     expect(text).toBe(`[turn ${turn}] done`);
     if (until.aborted) return turn;
     await delay(((turn * 61) % 100) * (pauseMs / 100));
@@ -37,9 +37,9 @@ async function commandOn(fleet: FaultFleet, user: string, until: AbortSignal): P
  */
 async function underLoad(fleet: FaultFleet, pauseMs: number, work: () => Promise<void>): Promise<void> {
   const library = await openLibrary(fleet);
-  for (const user of USERS) await library.spawn(user);
+  for (const user of USERS) await library.servers.spawn(user);
   const sessions = await Promise.all(
-    USERS.flatMap((user) => [0, 1].map((n) => library.createSession({ user, sessionId: `${user}-${n}` }))),
+    USERS.flatMap((user) => [0, 1].map((n) => library.sessions.create({ user, sessionId: `${user}-${n}` }))),
   );
   const stop = new AbortController();
   const load = Promise.all([
@@ -152,12 +152,12 @@ it("serve counts a turn of a killed server as cut once, but not a turn that was 
 it("an open session works even after its server was recycled, restarted, stopped or killed between turns", async () => {
   const fleet = await faultFleet(FAST_HEALTH);
   const library = await openLibrary(fleet);
-  const session = await library.createSession({ user: "alice", sessionId: "s" });
+  const session = await library.sessions.create({ user: "alice", sessionId: "s" });
   let turn = 0;
   const next = async (after: string) => {
     turn += 1;
 
-    expect(await library.send(session, after), after).toMatchObject({ text: `[turn ${turn}] ${after}` });
+    expect(await library.sessions.send(session, after), after).toMatchObject({ text: `[turn ${turn}] ${after}` });
   };
   await next("the start");
   let serving = await serve(fleet);

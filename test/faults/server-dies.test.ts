@@ -130,14 +130,14 @@ it("the library's stop and close end within 30 s when their server hangs", async
   const fleet = await faultFleet();
   const opened = await library(fleet);
   for (const user of ["alice", "bob"]) {
-    const session = await opened.createSession({ user, sessionId: `of-${user}` });
-    await opened.send(session, "hi");
+    const session = await opened.sessions.create({ user, sessionId: `of-${user}` });
+    await opened.sessions.send(session, "hi");
     await suspend(fleet, user);
   }
-  const { id } = await opened.serverOf("alice");
+  const { id } = await opened.servers.ofUser("alice");
   using watch = new Stopwatch();
   // The fleet could not ask whether the loaded session was in a turn, so the session counts as cut.
-  expect(await opened.stop([id])).toMatchObject([{ outcome: "killed", cut: ["of-alice"] }]);
+  expect((await opened.servers.stop([id])).stopped).toMatchObject([{ outcome: "killed", cut: ["of-alice"] }]);
   expect(watch.ms).toBeLessThan(BOUND_MS);
   using closing = new Stopwatch();
   await opened.close();

@@ -17,7 +17,7 @@ const KILLED = /^killed by SIGKILL at \d{4}-\d\d-\d\dT[\d:.]+Z/;
 it("ps names the signal that killed a server while the process that started the server still runs", async () => {
   const fleet = await faultFleet();
   const library = await openLibrary(fleet);
-  const { server } = await library.spawn("alice");
+  const { server } = await library.servers.spawn("alice");
   process.kill(server.pid ?? 0, "SIGKILL");
   await eventually("the end", () => identify(server.pid ?? 0) === null);
   expect(await fleet.ps()).toMatchObject([{ state: "failed", failure: expect.stringMatching(KILLED) }]);
@@ -26,7 +26,7 @@ it("ps names the signal that killed a server while the process that started the 
 it("ps names the exit code of a server that somebody else ended with SIGTERM", async () => {
   const fleet = await faultFleet();
   const library = await openLibrary(fleet);
-  const { server } = await library.spawn("alice");
+  const { server } = await library.servers.spawn("alice");
   process.kill(server.pid ?? 0, "SIGTERM");
   await eventually("the end", () => identify(server.pid ?? 0) === null);
   expect(await fleet.ps()).toMatchObject([

@@ -232,14 +232,14 @@ describe("the fleet", () => {
         asked.push(kind);
         return APPROVE;
       };
-      const session = await at.fleet.createSession({ user: "alice", onPermissionRequest, tools: [weather] });
-      const { text } = await at.fleet.send(session, bash);
+      const session = await at.fleet.sessions.create({ user: "alice", onPermissionRequest, tools: [weather] });
+      const { text } = await at.fleet.sessions.send(session, bash);
       if (approve === "ask") expect(text).toContain("permitted-output");
       else expect(text).toContain('session.approve is "none"');
-      expect((await at.fleet.send(session, "!tool weather {}")).text).toBe("tool said: sunny");
+      expect((await at.fleet.sessions.send(session, "!tool weather {}")).text).toBe("tool said: sunny");
       expect(asked).toEqual(approve === "ask" ? ["shell", "custom-tool"] : ["custom-tool"]);
-      const silent = await at.fleet.createSession({ user: "alice" });
-      expect((await at.fleet.send(silent, bash)).text).toContain(`session.approve is "${approve}"`);
+      const silent = await at.fleet.sessions.create({ user: "alice" });
+      expect((await at.fleet.sessions.send(silent, bash)).text).toContain(`session.approve is "${approve}"`);
     }
   });
 });

@@ -15,7 +15,7 @@ it("the front door deletes in bulk only the sessions that the user may delete, t
   const mallory = await RawClient.as(at.url, await at.token("mallory"));
   await begun(alice, "secret", "locked", "old");
   await begun(mallory, "mallorys");
-  const lease = await at.fleet.lockSession("locked", { user: "alice" });
+  const lease = await at.fleet.leases.acquire("locked", { user: "alice" });
   const sessionIds = ["secret", "locked", "old", "mallorys"];
   const foreign = await mallory.request("sessions.bulkDelete", { sessionIds: ["secret", "nobodys"] });
   expect(foreign.result).toEqual({ freedBytes: { secret: 0, nobodys: 0 } });

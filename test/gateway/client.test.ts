@@ -11,8 +11,8 @@ import { DoorFleet, MODEL_KEY } from "./harness.js";
 /** Runs one suite at a bare server and at the front door, because a client must be able to do the same at both. */
 describeClient("directly", async () => {
   const fleet = await DoorFleet.open({ config: { session: OPEN_TO_CLIENTS } });
-  await fleet.fleet.spawn("alice");
-  const { url, token } = await fleet.fleet.connectInfo("alice");
+  await fleet.fleet.servers.spawn("alice");
+  const { url, token } = await fleet.fleet.clients.connectInfo("alice");
   const provider = {
     type: "openai" as const,
     wireApi: "completions" as const,
@@ -75,8 +75,8 @@ const WITHOUT_CREDENTIALS = { config: { provider: null, session: OPEN_TO_CLIENTS
 
 describeRequestHandler("directly", async () => {
   const fleet = await DoorFleet.open(WITHOUT_CREDENTIALS);
-  await fleet.fleet.spawn("alice");
-  const { url, token } = await fleet.fleet.connectInfo("alice");
+  await fleet.fleet.servers.spawn("alice");
+  const { url, token } = await fleet.fleet.clients.connectInfo("alice");
   return {
     connect: async (options) => await fleet.connect(url, token, options),
     [Symbol.asyncDispose]: async () => await fleet[Symbol.asyncDispose](),

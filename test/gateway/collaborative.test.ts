@@ -23,8 +23,8 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     /** Creates a collaborative session that belongs to ann and has ben as a member, leaves it, and returns its id. */
     const team = async ({ fleet } = at) => {
       const sessionId = unused("team");
-      const session = await fleet.createSession({ user: "ann", members: ["ben"], sessionId });
-      await fleet.leaveSession(session);
+      const session = await fleet.sessions.create({ user: "ann", members: ["ben"], sessionId });
+      await fleet.sessions.leave(session);
       return sessionId;
     };
     const join = async (user: "ann" | "ben", sessionId: string, url = at.url, token = tokens[user]) => {
@@ -119,7 +119,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     it("refuses a member's prompt while another member has locked the session", async () => {
       const id = await team();
       const ben = await join("ben", id);
-      const lease = await at.fleet.lockSession(id, { user: "ann" });
+      const lease = await at.fleet.leases.acquire(id, { user: "ann" });
       expect(await ben.request("session.send", { sessionId: id, prompt: "x" })).toMatchObject({
         error: { data: { code: "FLEET_SESSION_LOCKED" } },
       });
@@ -130,7 +130,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     it("accepts session.abort during a lease only from clients that connected under that lease", async () => {
       const id = await team();
       const ben = await join("ben", id);
-      const lease = await at.fleet.lockSession(id, { user: "ann" });
+      const lease = await at.fleet.leases.acquire(id, { user: "ann" });
       const under = { lease: { sessionId: id, fence: lease.fence } };
       const ann = await RawClient.as(at.url, (await issueToken(at.store, "ann", null, under)).token);
       const abort = async (client: RawClient) => await client.request("session.abort", { sessionId: id });
@@ -142,7 +142,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       await lease.release();
       expect(await abort(ben)).toMatchObject({ result: {} });
       // ann's token belongs to the earlier lease.
-      const next = await at.fleet.lockSession(id, { user: "ann" });
+      const next = await at.fleet.leases.acquire(id, { user: "ann" });
       expect(await abort(ann)).toMatchObject(locked);
       await next.release();
     });
@@ -152,7 +152,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       const ann = await join("ann", id);
       await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 20000 x" });
       const { fence } = (await at.store.leases.read(id)) ?? { fence: 0 };
-      const stolen = await at.fleet.lockSession(id, { user: "ben", steal: { reason: "test" } });
+      const stolen = await at.fleet.leases.acquire(id, { user: "ben", steal: { reason: "test" } });
       expect(stolen.fence).toBeGreaterThan(fence);
       const late = await ann.request("session.send", { sessionId: id, prompt: "late" });
       expect(late.error?.data?.code).toMatch(/^FLEET_(LEASE_LOST|SESSION_LOCKED)$/);

@@ -22,8 +22,7 @@ describe("the front door, when a client connects,", () => {
     expect(await client.request("ping", { message: "x" })).toMatchObject({ result: { message: "pong: x" } });
     expect(at.events).toContainEqual({ event: "connected", address: "127.0.0.1", user: "alice" });
     expect(JSON.stringify(at.events)).not.toContain(token.slice(-43));
-    const { connectInfo } = at.fleet;
-    const info = await connectInfo.call(at.fleet, "alice");
+    const info = await at.fleet.clients.connectInfo("alice");
     expect(JSON.stringify(client.received)).not.toContain(info.token);
     const direct = await RawClient.open(at.url);
     expect(await direct.request("connect", { token: info.token })).toMatchObject({ error: { code: -32002 } });
@@ -71,9 +70,9 @@ describe("the front door, when a client connects,", () => {
   });
 
   it("closes a client's connection when its token is revoked", async () => {
-    const issued = await at.fleet.issueToken("bob");
+    const issued = await at.fleet.tokens.issue("bob");
     const client = await RawClient.as(at.url, issued.token);
-    await at.fleet.revokeTokens({ ids: [issued.id] });
+    await at.fleet.tokens.revoke({ ids: [issued.id] });
     await eventually("the end of the connection", () => client.closed);
     const again = await RawClient.open(at.url);
     expect((await again.request("connect", { token: issued.token })).error?.code).toBe(-32002);
@@ -101,7 +100,7 @@ describe("the front door, when a client connects,", () => {
       data: { code: "FLEET_PROTOCOL_UNSUPPORTED" },
     });
     await client.end();
-    expect(await fresh.fleet.servers()).toEqual([]);
+    expect(await fresh.fleet.servers.list()).toEqual([]);
   });
 
   it("starts a user's server for a second client even if the client that first needed the server hangs up", async () => {
@@ -109,7 +108,7 @@ describe("the front door, when a client connects,", () => {
     const own = await fresh.token("ann");
     const [first, second] = [await RawClient.open(fresh.url), await RawClient.open(fresh.url)];
     for (const client of [first, second]) client.send({ id: 1, method: "connect", params: { token: own } });
-    await eventually("the start", async () => (await fresh.fleet.servers()).length > 0);
+    await eventually("the start", async () => (await fresh.fleet.servers.list()).length > 0);
     first.socket.destroy();
     expect(await second.answerTo(1)).toMatchObject({ result: { protocolVersion: 3 } });
     expect(fresh.events.map(({ event }) => event)).not.toContain("failed");
@@ -122,7 +121,7 @@ describe("the front door, while a client is connected,", () => {
     const client = await RawClient.as(at.url, await at.token("alice"));
     await client.requestOk("session.create", { sessionId: "s" });
     await client.turnOk("s", "hi");
-    const active = async () => (await at.fleet.serverOf("alice")).activeSessions;
+    const active = async () => (await at.fleet.servers.ofUser("alice")).activeSessions;
     expect(await active()).toBe(1);
     client.socket.destroy();
     await eventually("the session is unloaded", async () => (await active()) === 0);

@@ -11,7 +11,7 @@ it("a front door that closes lets running turns end, refuses new ones and new cl
   await client.requestOk("session.create", { sessionId: "s" });
   await client.requestOk("session.create", { sessionId: "t" });
   await client.requestOk("session.send", { sessionId: "s", prompt: "!hold door last words" });
-  const closing = at.door.close({ timeoutMs: 40_000 });
+  const closing = at.door.close({ timeout: 40_000 });
   const late = await RawClient.open(at.url);
   expect(await late.request("connect", { token })).toMatchObject({
     error: { code: -32003, data: { code: "FLEET_DOOR_DRAINING", retryable: true } },
@@ -37,9 +37,9 @@ it("a drained front door keeps its address and refuses clients until it closes",
   expect(await late.request("connect", { token })).toMatchObject({
     error: { data: { code: "FLEET_DOOR_DRAINING", retryable: true } },
   });
-  await expect(at.fleet.openFrontDoor({ listen: address })).rejects.toMatchObject({ code: "FLEET_ADDRESS_TAKEN" });
+  await expect(at.fleet.doors.open({ listen: address })).rejects.toMatchObject({ code: "FLEET_ADDRESS_TAKEN" });
   await at.door.close();
-  await using next = await at.fleet.openFrontDoor({ listen: address });
+  await using next = await at.fleet.doors.open({ listen: address });
   expect(next.address).toEqual(address);
 });
 
@@ -49,7 +49,7 @@ it("a front door that closes cuts a turn that is still running at the deadline, 
   await client.requestOk("session.create", { sessionId: "s" });
   await client.requestOk("session.send", { sessionId: "s", prompt: "!delay 30000 x" });
   using watch = new Stopwatch();
-  expect(await at.door.close({ timeoutMs: 300 })).toEqual({ cut: 1 });
+  expect(await at.door.close({ timeout: 300 })).toEqual({ cut: 1 });
   expect(watch.ms).toBeLessThan(2_000);
   await eventually("the end of the connection", () => client.closed);
 });
@@ -58,12 +58,12 @@ it("a front door that closes refuses a waiting prompt, and does not wait for the
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.requestOk("session.create", { sessionId: "s" });
-  const lease = await at.fleet.lockSession("s", { user: "ann" });
+  const lease = await at.fleet.leases.acquire("s", { user: "ann" });
   client.send({ id: 1, method: "session.send", params: { sessionId: "s", prompt: "waits" } });
   await client.requestOk("ping");
   await eventually("it waits", () => at.door.turns === 1);
   using watch = new Stopwatch();
-  expect(await at.door.close({ timeoutMs: 20_000 })).toEqual({ cut: 0 });
+  expect(await at.door.close({ timeout: 20_000 })).toEqual({ cut: 0 });
   expect(watch.ms).toBeLessThan(5_000);
   await client.end();
   expect(client.received.find(({ id }) => id === 1)).toMatchObject({
@@ -79,8 +79,8 @@ it("after a front door closes, a new front door opens on its port and resumes it
   await client.requestOk("session.create", { sessionId: "s" });
   await client.turnOk("s", "one");
   const { host, port } = at.door.address;
-  await at.door.close({ timeoutMs: 5_000 });
-  await using next = await at.fleet.openFrontDoor({ listen: { host, port } });
+  await at.door.close({ timeout: 5_000 });
+  await using next = await at.fleet.doors.open({ listen: { host, port } });
   const again = await RawClient.as(`${host}:${next.address.port}`, token);
   expect(await again.request("session.resume", { sessionId: "s" })).toMatchObject({ result: { sessionId: "s" } });
   expect(await again.turn("s", "two")).toMatchObject({ result: {} });
@@ -89,7 +89,7 @@ it("after a front door closes, a new front door opens on its port and resumes it
 it("opening a front door rejects with FLEET_ADDRESS_TAKEN when another process listens on its address", async () => {
   await using at = await DoorFleet.open();
   const { host, port } = at.door.address;
-  await expect(at.fleet.openFrontDoor({ listen: { host, port } })).rejects.toMatchObject({
+  await expect(at.fleet.doors.open({ listen: { host, port } })).rejects.toMatchObject({
     code: "FLEET_ADDRESS_TAKEN",
     message: `serve cannot listen on "${host}:${port}" (serve.listen): another process listens there`,
   });
@@ -121,7 +121,7 @@ it("the front door reports a request exactly once when its client hangs up befor
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.requestOk("session.create", { sessionId: "s" });
-  const lease = await at.fleet.lockSession("s", { user: "ann" });
+  const lease = await at.fleet.leases.acquire("s", { user: "ann" });
   client.send({ id: 1, method: "session.send", params: { sessionId: "s", prompt: "x" } });
   await eventually("the prompt waits", () => at.door.turns === 1);
   client.socket.destroy();

@@ -83,7 +83,7 @@ export class DoorFleet implements AsyncDisposable {
     const fleet = Reflect.construct(Fleet, [parts]) as Fleet;
     const events: DoorEvent[] = [];
     const requests: RequestReport[] = [];
-    const door = await fleet.openFrontDoor({
+    const door = await fleet.doors.open({
       listen: { host: "127.0.0.1", port: 0 },
       onEvent: (event) => events.push(event),
       onRequest: (report) => requests.push(report),
@@ -101,7 +101,7 @@ export class DoorFleet implements AsyncDisposable {
   }
 
   async token(user: string): Promise<string> {
-    return (await this.fleet.issueToken(user)).token;
+    return (await this.fleet.tokens.issue(user)).token;
   }
 
   /** Returns an unmodified SDK client of this user at the front door. The disposal of this fleet stops the client. */
@@ -118,7 +118,7 @@ export class DoorFleet implements AsyncDisposable {
 
   /** The user's running server. Throws if there is none. */
   async serverOf(user: string): Promise<{ id: string; pid: number; home: string }> {
-    const { id, pid, home } = await this.fleet.serverOf(user);
+    const { id, pid, home } = await this.fleet.servers.ofUser(user);
     if (pid === null) throw new Error(`no server of ${user} runs`);
     return { id, pid, home };
   }
@@ -126,8 +126,8 @@ export class DoorFleet implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#clients].map(async (client) => await client.forceStop()));
     await this.door.close();
-    const servers = await this.fleet.servers();
-    await this.fleet.stop(
+    const servers = await this.fleet.servers.list();
+    await this.fleet.servers.stop(
       servers.map(({ id }) => id),
       { force: true },
     );

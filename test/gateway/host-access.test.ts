@@ -275,7 +275,7 @@ describe("the front door, for a client on its user's own server with session.hos
   let homes: { alice: string; bob: string };
   beforeAll(async () => {
     at = await DoorFleet.open({ config: { session: { host: "owner" } } });
-    for (const user of ["alice", "bob"]) await at.fleet.spawn(user);
+    for (const user of ["alice", "bob"]) await at.fleet.servers.spawn(user);
     homes = { alice: (await at.serverOf("alice")).home, bob: (await at.serverOf("bob")).home };
     client = await RawClient.as(at.url, await at.token("alice"), true);
     expect(await client.request("session.create", { sessionId: "mine" })).toMatchObject({ result: {} });

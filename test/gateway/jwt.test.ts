@@ -204,7 +204,7 @@ describe("the front door, for a user of an identity provider,", () => {
   }
 
   it("closes a client's connection when its JSON Web Token expires", async () => {
-    await at.fleet.spawn("dave"); // so that the sign-on does not wait for the start of the server
+    await at.fleet.servers.spawn("dave"); // so that the sign-on does not wait for the start of the server
     const client = await RawClient.as(at.url, await token({ sub: "dave", exp: Math.floor(Date.now() / 1000) + 5 }));
     await client.end();
     const event = { event: "token-refused", address: "127.0.0.1", user: "dave", detail: "The token has expired." };

@@ -11,7 +11,7 @@ it("closing the front door records every turn of its clients", async () => {
   await client.turnOk("s", "two");
   const beforeLastMs = Date.now();
   await client.turnOk("s", "three");
-  await at.door.close({ timeoutMs: 20_000 });
+  await at.door.close({ timeout: 20_000 });
   const record = await at.store.sessions.read("s");
   expect(record).toMatchObject({ turns: 3 });
   expect(Date.parse(record?.lastUsedAt ?? "")).toBeGreaterThanOrEqual(beforeLastMs);

@@ -156,17 +156,18 @@ describe("the fleet, with one user's sessions,", () => {
     const [{ id = "" } = {}] = await at.store.sessions.list();
     await client.turnOk(id, "hi");
     expect((await client.request("sessions.fork", { sessionId: id })).error).toEqual(reached("sessions"));
-    await expect(at.fleet.createSession({ user: "alice" })).rejects.toMatchObject({
+    await expect(at.fleet.sessions.create({ user: "alice" })).rejects.toMatchObject({
       code: "FLEET_LIMIT_REACHED",
       exit: 6,
       retryable: true,
       limit: "sessions",
       suggestions: ["copilotfleet list --user USER", "copilotfleet delete SESSION", "Raise limits.default.sessions."],
     });
-    for (let count = 0; count < 2; count++) await at.fleet.leaveSession(await at.fleet.createSession({ user: "bob" }));
-    await expect(at.fleet.createSession({ user: "bob" })).rejects.toMatchObject({ limit: "total.sessions" });
-    await at.fleet.deleteSessions([id]);
-    await at.fleet.leaveSession(await at.fleet.createSession({ user: "alice" }));
+    for (let count = 0; count < 2; count++)
+      await at.fleet.sessions.leave(await at.fleet.sessions.create({ user: "bob" }));
+    await expect(at.fleet.sessions.create({ user: "bob" })).rejects.toMatchObject({ limit: "total.sessions" });
+    await at.fleet.sessions.delete([id]);
+    await at.fleet.sessions.leave(await at.fleet.sessions.create({ user: "alice" }));
     client.socket.destroy();
   });
 

@@ -17,7 +17,7 @@ it("the front door names no model to the runtime when no provider and no model a
   const client = await RawClient.as(at.url, await at.token("alice"));
   expect(chosenIn(await client.request("session.create", { sessionId: "left-open" }))).toBeUndefined();
   expect(chosenIn(await client.request("session.create", { sessionId: "named", model: "gpt-4.1" }))).toBe("gpt-4.1");
-  const session = await at.fleet.createSession({ user: "alice", onPermissionRequest: approveAll });
+  const session = await at.fleet.sessions.create({ user: "alice", onPermissionRequest: approveAll });
   expect((await session.rpc.model.getCurrent()).modelId).toBeUndefined();
 });
 
@@ -25,7 +25,7 @@ it("the front door names the default model to the runtime when a provider is con
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"));
   expect(chosenIn(await client.request("session.create", { sessionId: "left-open" }))).toBe("gpt-5");
-  const session = await at.fleet.createSession({ user: "alice" });
+  const session = await at.fleet.sessions.create({ user: "alice" });
   expect((await session.rpc.model.getCurrent()).modelId).toBe("gpt-5");
 });
 
@@ -129,7 +129,7 @@ describe("the front door after a change of the provider that it does not see", (
 it("a session of the library uses the fleet's provider after a direct client resumes it with its own", async () => {
   await using own = await startScriptedModel();
   await using at = await DoorFleet.open();
-  const session = await at.fleet.createSession({ user: "alice", sessionId: "library" });
+  const session = await at.fleet.sessions.create({ user: "alice", sessionId: "library" });
   const resumed = new Promise((resolve) => session.on("session.resume", resolve));
   await at.fleet.sessions.send(session, "one");
   const direct = await directConnection(at);

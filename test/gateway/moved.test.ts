@@ -22,9 +22,9 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
 
   const team = async () => {
     const sessionId = unused("moved");
-    const session = await at.fleet.createSession({ user: "ann", members: ["ben"], sessionId });
-    await at.fleet.send(session, "first");
-    await at.fleet.leaveSession(session);
+    const session = await at.fleet.sessions.create({ user: "ann", members: ["ben"], sessionId });
+    await at.fleet.sessions.send(session, "first");
+    await at.fleet.sessions.leave(session);
     return sessionId;
   };
   const serverIdOf = async (sessionId: string) => (await at.store.sessions.read(sessionId))?.serverId;
@@ -34,10 +34,10 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
     return server;
   };
   /** Runs turns until the session is on another server. */
-  const move = async (sessionId: string, lease?: Awaited<ReturnType<typeof at.fleet.lockSession>>) => {
+  const move = async (sessionId: string, lease?: Awaited<ReturnType<typeof at.fleet.leases.acquire>>) => {
     const before = await serverIdOf(sessionId);
     await eventually("the session is on another server", async () => {
-      await at.fleet.exchange(sessionId, "on", { user: "ann", ...(lease === undefined ? {} : { lease }) });
+      await at.fleet.sessions.use(sessionId, "on", { user: "ann", ...(lease === undefined ? {} : { lease }) });
       return (await serverIdOf(sessionId)) !== before;
     });
   };
@@ -60,33 +60,33 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
   it("runs another member's waiting prompt on the session's new server", async () => {
     const id = await team();
     const before = await serverIdOf(id);
-    const lease = await at.fleet.lockSession(id, { user: "ann" });
-    const waiting = at.fleet.exchange(id, "mine", { user: "ben" });
+    const lease = await at.fleet.leases.acquire(id, { user: "ann" });
+    const waiting = at.fleet.sessions.use(id, "mine", { user: "ben" });
     await eventually("ben waits", async () => (await waiters(id)) === 1);
     await move(id, lease);
-    expect((await at.fleet.route("ben")).serverId).toBe(before);
-    const behind = at.fleet.exchange(id, "after", { user: "ann" });
+    expect((await at.fleet.servers.route("ben")).serverId).toBe(before);
+    const behind = at.fleet.sessions.use(id, "after", { user: "ann" });
     await eventually("ann waits behind ben", async () => (await waiters(id)) === 2);
     await lease.release();
-    expect((await waiting).reply.text).toContain("mine");
-    expect((await behind).reply.text).toContain("after");
+    expect((await waiting).text).toContain("mine");
+    expect((await behind).text).toContain("after");
     expect((await prompts(id)).slice(-2)).toEqual(["mine", "after"]);
   });
 
   it("keeps a session on its server while another process has a use marker on the session", async () => {
     const id = await team();
     const before = await serverOf(id);
-    const lease = await at.fleet.lockSession(id, { user: "ann" });
+    const lease = await at.fleet.leases.acquire(id, { user: "ann" });
     {
       using _used = await setUseMarker(before, id, NO_WAIT);
       // A refused turn must not ask for a placement, because round-robin would then place the next user differently.
-      const next = (await at.fleet.route("cid")).serverId;
+      const next = (await at.fleet.servers.route("cid")).serverId;
       // Try two turns. Without the use marker, round-robin placement would send one of them to the other server.
       const waits = { user: "ann", lease, waitMs: 300 };
       for (const prompt of ["a", "b"]) {
-        await expect(at.fleet.exchange(id, prompt, waits)).rejects.toMatchObject({ code: "FLEET_SESSION_BUSY" });
+        await expect(at.fleet.sessions.use(id, prompt, waits)).rejects.toMatchObject({ code: "FLEET_SESSION_BUSY" });
         expect(await serverIdOf(id)).toBe(before.id);
-        expect((await at.fleet.route("cid")).serverId).toBe(next);
+        expect((await at.fleet.servers.route("cid")).serverId).toBe(next);
       }
     }
     await move(id, lease);
@@ -96,14 +96,14 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
 
   it("continues a moved session for a library user and for a client that had opened the session before the move", async () => {
     const id = await team();
-    const mine = await at.fleet.resumeSession(id, { user: "ann" });
+    const mine = await at.fleet.sessions.resume(id, { user: "ann" });
     const client = await RawClient.as(at.url, await at.token("ben"));
     expect((await client.request("session.resume", { sessionId: id })).error).toBeUndefined();
-    await at.fleet.evict({ ids: [id] });
+    await at.fleet.sessions.evict({ ids: [id] });
     await move(id);
-    expect((await at.fleet.send(mine, "by the library")).text).toContain("by the library");
+    expect((await at.fleet.sessions.send(mine, "by the library")).text).toContain("by the library");
     expect((await client.turn(id, "at the front door")).error).toBeUndefined();
-    await at.fleet.leaveSession(mine);
+    await at.fleet.sessions.leave(mine);
     expect((await prompts(id)).slice(-2)).toEqual(["by the library", "at the front door"]);
     expect(client.events(id)).toContain("assistant.message");
   });
@@ -112,7 +112,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
     const id = await team();
     const client = await RawClient.as(at.url, await at.token("ben"));
     expect((await client.request("session.resume", { sessionId: id })).error).toBeUndefined();
-    const lease = await at.fleet.lockSession(id, { user: "ann" });
+    const lease = await at.fleet.leases.acquire(id, { user: "ann" });
     const turn = client.turn(id, "mine");
     await eventually("ben waits", async () => (await waiters(id)) === 1);
     // Unload the session regardless of the lease, as the server does with an idle session.

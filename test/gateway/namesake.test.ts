@@ -26,9 +26,9 @@ describe("the front door, for a client of a shared server whose session was dele
       await listener.requestOk("session.create", { sessionId: id });
       await listener.turnOk(id, "hello");
       if (how === "evicted") {
-        await eventually("the eviction", async () => (await at.fleet.evict({ ids: [id] })).evicted.length > 0);
+        await eventually("the eviction", async () => (await at.fleet.sessions.evict({ ids: [id] })).evicted.length > 0);
       }
-      await at.fleet.deleteSessions([id]);
+      await at.fleet.sessions.delete([id]);
       await eventually("it is told", () => lives(listener, id).includes("session.deleted"));
       // All other events about the deletion arrive before the answer to this ping.
       await listener.requestOk("ping");
@@ -48,7 +48,7 @@ describe("the front door, for a client of a shared server whose session was dele
     const client = await RawClient.as(at.url, await at.token("ann"));
     await client.requestOk("session.create", { sessionId: id });
     await client.turnOk(id, "one");
-    await eventually("the eviction", async () => (await at.fleet.evict({ ids: [id] })).evicted.length > 0);
+    await eventually("the eviction", async () => (await at.fleet.sessions.evict({ ids: [id] })).evicted.length > 0);
     const before = lives(client, id).length;
     await client.turnOk(id, "two");
     await eventually("its life goes on", () => lives(client, id).slice(before).includes("session.updated"));

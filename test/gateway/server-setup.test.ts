@@ -31,7 +31,7 @@ it("the front door sends no model request to a client whose server was started w
   const env = { ALICES_TOKEN: "gho_canary" };
   const config = { provider: null, session: OPEN_TO_CLIENTS };
   await using at = await DoorFleet.open({ env, config });
-  await at.fleet.spawn("alice", { token: { from: "env", name: "ALICES_TOKEN" } });
+  await at.fleet.servers.spawn("alice", { token: { from: "env", name: "ALICES_TOKEN" } });
   const client = await RawClient.as(at.url, await at.token("alice"));
   for (const method of MODEL)
     expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "credentials"));

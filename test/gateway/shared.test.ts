@@ -68,7 +68,7 @@ describe("the front door, with sessions on several shared servers,", () => {
     const sessionId = unused("once");
     const loaded = async () => {
       const ids = Object.keys((await at.store.registry.read()).servers);
-      const counts = await Promise.all(ids.map(async (id) => (await at.fleet.server(id)).activeSessions));
+      const counts = await Promise.all(ids.map(async (id) => (await at.fleet.servers.get(id)).activeSessions));
       return counts.reduce((sum, active) => sum + active, 0);
     };
     await eventually("the unloading of what others left", async () => (await loaded()) === 0);
@@ -99,7 +99,7 @@ describe("the front door, with sessions on several shared servers,", () => {
     await client.turnOk(left, "one");
     await client.turnOk(right, "one");
     await client.requestOk("session.send", { sessionId: right, prompt: `!hold ${right}` });
-    await killed((await at.fleet.server(leftServer)).pid);
+    await killed((await at.fleet.servers.get(leftServer)).pid);
     expect(await client.turn(left, "two")).toMatchObject({ result: {} });
     at.model.letGo(right);
     await eventually("the end of the other turn", () =>

@@ -114,7 +114,7 @@ describe("a front door with serve.tls", () => {
   });
 
   it("disconnects clients and unfinished handshakes when it closes", async () => {
-    const door = await at.fleet.openFrontDoor({ listen: { host: "127.0.0.1", port: 0 } });
+    const door = await at.fleet.doors.open({ listen: { host: "127.0.0.1", port: 0 } });
     const url = `127.0.0.1:${door.address.port}`;
     const [client, silent] = [await RawClient.openTls(url, trusted), await RawClient.open(url)];
     await client.signedOn(token);

@@ -39,7 +39,7 @@ describe.skipIf(problem !== null)("with sandbox.tools bwrap,", () => {
   let answering: NodeJS.Timeout;
   beforeAll(async () => {
     at = await DoorFleet.open({ config: { session: SESSION, sandbox: { mode: "none", tools: "bwrap" } } });
-    await at.fleet.spawn("alice");
+    await at.fleet.servers.spawn("alice");
     pid = (await at.serverOf("alice")).pid;
     client = await RawClient.as(at.url, await at.token("alice"), true);
     answering = approveAll(client);
@@ -98,16 +98,16 @@ describe.skipIf(problem !== null)("with sandbox.tools bwrap,", () => {
   });
 
   it("a session of a program that uses the library has the sandbox of the tools, too", async () => {
-    const session = await at.fleet.createSession({ user: "alice", onPermissionRequest: () => APPROVE });
-    const { text } = await at.fleet.send(session, probe(pid, at.url));
+    const session = await at.fleet.sessions.create({ user: "alice", onPermissionRequest: () => APPROVE });
+    const { text } = await at.fleet.sessions.send(session, probe(pid, at.url));
     expect(text.match(/sees-server|has-network|reads-secret|end/g)).toEqual(["end"]);
   });
 });
 
 it("without sandbox.tools, an agent's command reaches the server process, the network and files in other folders", async () => {
   await using at = await DoorFleet.open({ config: { session: SESSION, sandbox: { mode: "none" } } });
-  const session = await at.fleet.createSession({ user: "alice", onPermissionRequest: () => APPROVE });
-  const { text } = await at.fleet.send(session, probe((await at.serverOf("alice")).pid, at.url));
+  const session = await at.fleet.sessions.create({ user: "alice", onPermissionRequest: () => APPROVE });
+  const { text } = await at.fleet.sessions.send(session, probe((await at.serverOf("alice")).pid, at.url));
   expect(text.match(/sees-server|has-network|reads-secret|end/g)).toEqual([
     "sees-server",
     "has-network",
@@ -134,7 +134,7 @@ it.skipIf(bwrapProblem !== undefined)(
 it("a server does not start with sandbox.tools bwrap if bwrap does not work", async () => {
   const config = { session: SESSION, sandbox: { mode: "none", tools: "bwrap" } };
   await using at = await DoorFleet.open({ env: { PATH: "/nowhere" }, config });
-  await expect(at.fleet.spawn("alice")).rejects.toMatchObject({
+  await expect(at.fleet.servers.spawn("alice")).rejects.toMatchObject({
     code: "FLEET_SANDBOX_UNUSABLE",
     message: expect.stringContaining('sandbox.tools is "bwrap", but bwrap failed'),
   });

@@ -276,37 +276,39 @@ describe.skipIf(problem !== undefined).each([
     const held = fresh("held");
     await h1.json(["create", "--user", "bob", "--id", held]);
     await using fleet = await Fleet.open({ env: h1.env, cwd: h1.folder });
-    const session = await fleet.resumeSession(held, { user: "bob" });
-    expect((await fleet.send(session, "one")).text).toBe("[turn 1] one");
-    await fleet.withSessionLock(held, { user: "bob", ttl: "30s" }, async (lease) => {
-      expect((await fleet.send(session, "two", { lease })).text).toBe("[turn 2] two");
-      // Without the option `lease`, the fleet uses the lease of the surrounding withSessionLock.
-      expect((await fleet.send(session, "three")).text).toBe("[turn 3] three");
-      const { reply } = await fleet.exchange(held, "four", { user: "bob" });
+    const session = await fleet.sessions.resume(held, { user: "bob" });
+    expect((await fleet.sessions.send(session, "one")).text).toBe("[turn 1] one");
+    await fleet.leases.hold(held, { user: "bob", ttl: "30s" }, async (lease) => {
+      expect((await fleet.sessions.send(session, "two", { lease })).text).toBe("[turn 2] two");
+      // Without the option `lease`, the fleet uses the lease of the surrounding leases.hold.
+      expect((await fleet.sessions.send(session, "three")).text).toBe("[turn 3] three");
+      const reply = await fleet.sessions.use(held, "four", { user: "bob" });
       expect(reply.text).toBe("[turn 4] four");
       const records = await hosts.store.tokens.list();
       expect(records.some((record) => record.lease?.fence === lease.fence)).toBe(true);
       expect(JSON.stringify(records)).not.toContain(lease.token);
     });
-    expect((await fleet.send(session, "five")).text).toBe("[turn 5] five");
-    const first = await fleet.lockSession(held, { user: "bob", ttl: "30s" });
+    expect((await fleet.sessions.send(session, "five")).text).toBe("[turn 5] five");
+    const first = await fleet.leases.acquire(held, { user: "bob", ttl: "30s" });
     // If somebody takes the lease over, the turn under the first lease ends on both hosts.
-    const turn = fleet.send(session, "!delay 20000 six", { lease: first });
+    const turn = fleet.sessions.send(session, "!delay 20000 six", { lease: first });
     const lost = expect(turn).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
     const isInTurn = async () =>
       (await h1.json<{ sessions: SessionView[] }>(["list"])).sessions.find(({ id }) => id === held)?.state === "active";
     await eventually("the turn", isInTurn);
-    const next = await fleet.lockSession(held, { user: "bob", steal: { reason: "mine" } });
+    const next = await fleet.leases.acquire(held, { user: "bob", steal: { reason: "mine" } });
     await lost;
-    expect(await fleet.exchange(held, "seven", { user: "bob", lease: next })).toMatchObject({
+    expect(await fleet.sessions.use(held, "seven", { user: "bob", lease: next })).toMatchObject({
       reply: { text: expect.stringContaining("seven") },
     });
     // The signal of this lease never aborts. The turn still ends, because the other host notices the loss of the lease.
     const unheard = { fence: next.fence, signal: new AbortController().signal, check: async () => await next.check() };
-    const late = fleet.send(session, "!delay 20000 eight", { lease: { ...unheard, release: async () => undefined } });
+    const late = fleet.sessions.send(session, "!delay 20000 eight", {
+      lease: { ...unheard, release: async () => undefined },
+    });
     const ended = expect(late).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
     await eventually("the turn", isInTurn);
-    const last = await fleet.lockSession(held, { user: "bob", steal: { reason: "mine" } });
+    const last = await fleet.leases.acquire(held, { user: "bob", steal: { reason: "mine" } });
     await ended;
     await last.release();
   });
@@ -368,12 +370,12 @@ describe.skipIf(problem !== undefined).each([
   it("a session that a program has open on another host survives gc and evict until the program leaves it", async () => {
     const open = fresh("open");
     await using fleet = await Fleet.open({ env: h1.env, cwd: h1.folder });
-    const session = await fleet.createSession({ user: "bob", sessionId: open, ephemeral: true, ttl: "1ms" });
+    const session = await fleet.sessions.create({ user: "bob", sessionId: open, ephemeral: true, ttl: "1ms" });
     let heard = "";
     session.on("assistant.message", (event) => {
       heard += event.data.content;
     });
-    expect((await fleet.send(session, "one")).text).toBe("[turn 1] one");
+    expect((await fleet.sessions.send(session, "one")).text).toBe("[turn 1] one");
     expect(heard).toBe("[turn 1] one");
     expect(await hosts.store.sessions.read(open)).toMatchObject({
       host: "h2",
@@ -386,15 +388,15 @@ describe.skipIf(problem !== undefined).each([
     expect(evicted.evicted).toEqual([open]);
     const idle = await h1.json<GcResult>(["gc", "--ttl", "24h"]);
     expect(idle.skipped).toContainEqual({ id: open, reason: "in-use" });
-    expect((await fleet.send(session, "two")).text).toBe("[turn 2] two");
+    expect((await fleet.sessions.send(session, "two")).text).toBe("[turn 2] two");
     expect(await h1.json(["evict", "--max", "0"])).toMatchObject({
       evicted: expect.arrayContaining([open]),
     });
-    expect(await fleet.leaveSession(session)).toMatchObject({ state: "gone" });
+    expect(await fleet.sessions.leave(session)).toMatchObject({ state: "gone" });
     expect(await hosts.store.sessions.read(open)).toBeNull();
-    const client = await fleet.clientForUser("bob");
+    const client = await fleet.clients.connect("bob");
     expect(await client.ping("hello")).toMatchObject({ message: expect.stringContaining("hello") });
-    await expect(fleet.clientForUser("bob", { gitHubToken: "ghp_x" })).rejects.toMatchObject({
+    await expect(fleet.clients.connect("bob", { gitHubToken: "ghp_x" })).rejects.toMatchObject({
       code: "FLEET_USAGE_INVALID",
     });
   });

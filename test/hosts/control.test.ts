@@ -58,7 +58,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
       COPILOT_OFFLINE: "true",
     };
     fleet = await Fleet.open({ env, cwd: folder });
-    door = await fleet.openFrontDoor({
+    door = await fleet.doors.open({
       listen: { host: "127.0.0.1", port: 0 },
       onEvent: (event) => events.push(event),
       onRequest: (report) => requests.push(report),
@@ -70,8 +70,8 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
   });
   afterAll(async () => {
     await door.close();
-    const { servers } = await fleet.overview();
-    await fleet.stop(
+    const { servers } = await fleet.hosts.overview();
+    await fleet.servers.stop(
       servers.map(({ id }) => id),
       { force: true },
     );
@@ -150,7 +150,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     )) {
       expect(await refused(method, {}), `${method} without parameters`).toMatch(/^FLEET_USAGE_INVALID$/);
     }
-    expect((await fleet.servers()).length, "nothing was started").toBe(0);
+    expect((await fleet.servers.list()).length, "nothing was started").toBe(0);
   });
 
   it("refuses a host token on its second use, at another host's front door, and after it has expired", async () => {
@@ -195,8 +195,8 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
 
   it("rejects an aborted call with the caller's reason, and closes the control connection when it is disposed", async () => {
     await beat();
-    const { server } = await fleet.spawn("bob");
-    const { at } = await fleet.logEnd(server.id, 0);
+    const { server } = await fleet.servers.spawn("bob");
+    const { at } = await fleet.servers.logEnd(server.id, { lines: 0 });
     const before = events.filter(({ event }) => event === "closed").length;
     const stop = new AbortController();
     await using link = await ControlLink.open({ store, directory, config }, host());
@@ -241,8 +241,8 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
 
   it("rejects a call that exceeds its time limit, and logs no failure on the other host", async () => {
     await beat();
-    const { server } = await fleet.spawn("bob");
-    const { at } = await fleet.logEnd(server.id, 0);
+    const { server } = await fleet.servers.spawn("bob");
+    const { at } = await fleet.servers.logEnd(server.id, { lines: 0 });
     const before = events.filter(({ event }) => event === "failed").length;
     await using link = await ControlLink.open({ store, directory, config }, host());
     await expect(link.call("moreLog", { id: server.id, at }, { limitMs: 50 })).rejects.toMatchObject({
@@ -293,8 +293,8 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
 
   it("rejects a waiting call when the other host leaves the directory during the call", async () => {
     await beat();
-    const { id } = (await fleet.spawn("bob")).server;
-    const { at } = await fleet.logEnd(id, 0);
+    const { id } = (await fleet.servers.spawn("bob")).server;
+    const { at } = await fleet.servers.logEnd(id, { lines: 0 });
     await using link = await ControlLink.open({ store, directory, config }, host());
     const waiting = link.call("moreLog", { id, at }, { limitMs: 60_000 });
     const outcome = expect(waiting).rejects.toMatchObject({ code: "FLEET_HOST_AWAY" });

@@ -116,8 +116,8 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       await at.place(fresh("ola"), "h2");
       await at.place(fresh("mia"), "h1");
       const library = await at.hosts.host("h2").library();
-      const made = await library.createSession({ user: fresh("ola"), members: [fresh("mia")], sessionId: team });
-      await library.leaveSession(made);
+      const made = await library.sessions.create({ user: fresh("ola"), members: [fresh("mia")], sessionId: team });
+      await library.sessions.leave(made);
       await library.close();
       const [ola, mia] = [await at.raw(fresh("ola"), "h2"), await at.raw(fresh("mia"), "h1")];
       for (const client of [ola, mia]) {

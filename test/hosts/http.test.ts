@@ -21,7 +21,7 @@ describe.skipIf(problem !== undefined)("the HTTP API of one host", () => {
     await hosts.serve();
     await hosts.place("alice", "h2");
     await using here = await hosts.host("h1").library();
-    const { url } = await here.openHttpDoor({ listen: "127.0.0.1:0" });
+    const { url } = await here.doors.openHttp({ listen: "127.0.0.1:0" });
     const { token } = await here.tokens.issue("alice");
     const call = async (method: string, path: string, body?: object) =>
       await ask(url, method, path, { token, ...(body === undefined ? {} : { body }) });
@@ -45,7 +45,7 @@ describe.skipIf(problem !== undefined)("the HTTP API of one host", () => {
     expect((await call("GET", "/v1/sessions")).json.sessions).toMatchObject([{ id: "far", host: "h2" }]);
 
     await using there = await hosts.host("h2").library();
-    const urls = [url, (await there.openHttpDoor({ listen: "127.0.0.1:0" })).url];
+    const urls = [url, (await there.doors.openHttp({ listen: "127.0.0.1:0" })).url];
     const atBoth = async (path: string, key: string, body: object) =>
       await Promise.all(
         [...urls, ...urls].map(async (each) => {

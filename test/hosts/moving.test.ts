@@ -118,11 +118,11 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
       const [h1, held] = [hosts.host("h1"), fresh("held")];
       const [user = ""] = usersOf("h1", 1);
       await using program = await h1.library();
-      await program.createSession({ user, sessionId: held });
-      expect((await program.exchange(held, "one", { user })).reply.text).toBe("[turn 1] one");
+      await program.sessions.create({ user, sessionId: held });
+      expect((await program.sessions.use(held, "one", { user })).text).toBe("[turn 1] one");
       await h1.stopServing("SIGTERM");
       // The other host takes the session over, and the program's prompt is relayed there.
-      expect((await program.exchange(held, "two", { user })).reply.text).toBe("[turn 2] two");
+      expect((await program.sessions.use(held, "two", { user })).text).toBe("[turn 2] two");
       expect(await hosts.store.sessions.read(held)).toMatchObject({ host: "h2", turns: 2 });
       expect(h1.processes()).toEqual([]);
     });

@@ -192,7 +192,7 @@ describe.skipIf(problem !== undefined)("on two hosts with shared storage,", () =
 
     // The same over HTTP, for a user who later creates a session again.
     const library = await h2.library();
-    const { url } = await library.openHttpDoor({ listen: "127.0.0.1:0" });
+    const { url } = await library.doors.openHttp({ listen: "127.0.0.1:0" });
     const { token } = await library.tokens.issue("root", { scopes: ["admin"] });
     const overHttp = async (lost: string) =>
       await ask(url, "DELETE", `/v1/users/${again}?lostHosts=${lost}`, { token });

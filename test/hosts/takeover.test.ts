@@ -28,21 +28,21 @@ describe.skipIf(problem !== undefined)("with shared storage,", () => {
       const { store } = hosts;
       await store.placements.record("alice", null, { host: "h1", serverId: null });
       const first = await hosts.host("h1").library();
-      const session = await first.createSession({ user: "alice", sessionId: "notes" });
-      expect((await first.send(session, "one")).text).toBe("[turn 1] one");
+      const session = await first.sessions.create({ user: "alice", sessionId: "notes" });
+      expect((await first.sessions.send(session, "one")).text).toBe("[turn 1] one");
       await first.close();
       const before = await store.sessions.read("notes");
       expect(before).toMatchObject({ host: "h1", turns: 1 });
 
       await using second = await hosts.host("h2").library();
       // While h1 is alive, it answers the prompts.
-      expect(await second.exchange("notes", "early", { user: "alice" })).toMatchObject({
+      expect(await second.sessions.use("notes", "early", { user: "alice" })).toMatchObject({
         reply: { text: "[turn 2] early" },
       });
       expect(await store.sessions.read("notes")).toMatchObject({ host: "h1", turns: 2 });
 
       await hosts.lose("h1");
-      expect(await second.exchange("notes", "two", { user: "alice" })).toMatchObject({
+      expect(await second.sessions.use("notes", "two", { user: "alice" })).toMatchObject({
         reply: { text: "[turn 3] two" },
       });
       const after = await store.sessions.read("notes");
@@ -64,7 +64,7 @@ describe.skipIf(problem !== undefined)("with shared storage,", () => {
       await hosts.host("h1").serve(store);
       await hosts.lose("h2");
       await using third = await hosts.host("h1").library();
-      expect(await third.exchange("notes", "three", { user: "alice" })).toMatchObject({
+      expect(await third.sessions.use("notes", "three", { user: "alice" })).toMatchObject({
         reply: { text: "[turn 4] three" },
       });
     },

@@ -24,8 +24,8 @@ describe("the front door, with a prompt that waits in a collaborative session,",
   const team = async () => {
     await eventually("the end of what an earlier try left", () => at.door.turns === 0);
     const sessionId = unused("team");
-    const session = await at.fleet.createSession({ user: "ann", members: ["ben"], sessionId });
-    await at.fleet.leaveSession(session);
+    const session = await at.fleet.sessions.create({ user: "ann", members: ["ben"], sessionId });
+    await at.fleet.sessions.leave(session);
     return [sessionId, await join("ann", sessionId), await join("ben", sessionId)] as const;
   };
   const join = async (user: string, sessionId: string) => {
@@ -70,7 +70,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     await eventually("it has begun", () => course(ann, id).includes("!delay 60000 a"));
     const sent = ben.request("session.send", { sessionId: id, prompt: `!hold ${id} b` });
     await ben.requestOk("ping");
-    await killed((await at.fleet.servers()).find(({ state }) => state === "ready")?.pid ?? null);
+    await killed((await at.fleet.servers.list()).find(({ state }) => state === "ready")?.pid ?? null);
     expect(await sent).toMatchObject({ result: {} });
     expect(await holder(id)).toBe("ben");
     at.model.letGo(id);
@@ -247,7 +247,7 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
 
   it("delivers a client's prompts in the order in which they were sent, even if the first ones had to wait", async () => {
     const [client, sessionId] = await session();
-    const lease = await at.fleet.lockSession(sessionId, { user: "ann" });
+    const lease = await at.fleet.leases.acquire(sessionId, { user: "ann" });
     const prompts = Array.from({ length: 200 }, (_, index) => `prompt ${index}`);
     const sent: ReturnType<RawClient["request"]>[] = [];
     for (const prompt of prompts) {
@@ -262,7 +262,7 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
 
   it("when the connection to a server breaks, sends the prompts that still wait over a new one, in order", async () => {
     const [client, sessionId] = await session();
-    const lease = await at.fleet.lockSession(sessionId, { user: "ann" });
+    const lease = await at.fleet.leases.acquire(sessionId, { user: "ann" });
     const prompts = Array.from({ length: 200 }, (_, index) => (index === 0 ? "!no JSON" : `prompt ${index}`));
     const send = async (prompt: string) => await client.request("session.send", { sessionId, prompt });
     const sent = prompts.map(send);
@@ -280,6 +280,6 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
     await eventually("word of it", () => said(client).includes("the last one"));
     expect(said(client)).toEqual(prompts.filter((_, index) => answers[index]?.error === undefined));
     await eventually("the end of the turn", () => at.door.turns === 0);
-    await eventually("the lease is given back", async () => (await at.fleet.leaseOf(sessionId)) === null);
+    await eventually("the lease is given back", async () => (await at.fleet.leases.get(sessionId)) === null);
   });
 });

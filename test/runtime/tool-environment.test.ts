@@ -10,8 +10,8 @@ it("a server's GitHub token and connection token do not appear in its own enviro
     env: { TOKEN: token, COPILOT_API_URL: "http://127.0.0.1:9", COPILOT_DEBUG_GITHUB_API_URL: "http://127.0.0.1:9" },
     config: { auth: { githubTokenEnv: "TOKEN" }, session: { approve: "all" } },
   });
-  const session = await at.fleet.createSession({ user: "alice" });
-  const { text } = await at.fleet.send(session, '!tool bash {"command":"env","description":"shows it"}');
+  const session = await at.fleet.sessions.create({ user: "alice" });
+  const { text } = await at.fleet.sessions.send(session, '!tool bash {"command":"env","description":"shows it"}');
   const { pid } = await at.serverOf("alice");
   const ofServer = readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
   expect(ofServer).toContain("COPILOT_OFFLINE=true");

@@ -18,7 +18,7 @@ function counted(events: readonly DoorEvent[]): string[] {
 it("a failure of the front door is counted under its own error code, and as FLEET_INTERNAL only if it is a bug", async () => {
   expect(counted([{ event: "failed", address: "", detail: "TypeError: x is undefined" }])).toEqual(["FLEET_INTERNAL"]);
   await using at = await DoorFleet.open();
-  await at.fleet.drain();
+  await at.fleet.pool.drain();
   await expect(at.client("ann")).rejects.toThrow();
   await eventually("the report", () => at.events.some(({ event }) => event === "failed"));
   expect(counted(at.events)).toEqual(["FLEET_POOL_DRAINING"]);
@@ -45,7 +45,7 @@ it("an accepted sign-on at the front door is counted as accepted, and a refused 
   await using at = await DoorFleet.open();
   const listen = { host: "127.0.0.1", port: 0 };
   const listeners = doorListeners(context as Parameters<typeof doorListeners>[0]);
-  await using door = await at.fleet.openFrontDoor({ listen, ...listeners });
+  await using door = await at.fleet.doors.open({ listen, ...listeners });
   const { token } = await at.fleet.tokens.issue("ann");
   await RawClient.as(door.url, token);
   await expect(RawClient.as(door.url, `${token}x`)).rejects.toThrow("AUTHENTICATION_FAILED");

@@ -40,10 +40,10 @@ it.each(REQUESTS)(
   async (method, params) => {
     const { at, asked, onPermissionRequest } = await askingFleet();
     await using _ = at;
-    const session = await at.fleet.createSession({ user: "alice", onPermissionRequest });
-    await at.fleet.send(session, BASH);
+    const session = await at.fleet.sessions.create({ user: "alice", onPermissionRequest });
+    await at.fleet.sessions.send(session, BASH);
     await sendAsAgent(at, method, { sessionId: session.sessionId, ...params });
-    expect((await at.fleet.send(session, BASH)).text).toContain("permitted-output");
+    expect((await at.fleet.sessions.send(session, BASH)).text).toContain("permitted-output");
     expect(asked).toEqual(["shell", "shell"]);
   },
 );

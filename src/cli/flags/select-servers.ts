@@ -25,15 +25,15 @@ type SelectionFlags = Interfaces.InferredFlags<typeof selectionFlags>;
 
 export function stopRequest(
   flags: Pick<SelectionFlags, "force" | "drain-timeout">,
-): Pick<StopRequest, "force" | "drainTimeoutMs"> {
-  const { force = false, "drain-timeout": drainTimeoutMs } = flags;
-  if (drainTimeoutMs === undefined) return { force };
+): Pick<StopRequest, "force" | "drainTimeout"> {
+  const { force = false, "drain-timeout": drainTimeout } = flags;
+  if (drainTimeout === undefined) return { force };
   if (force)
     throw usage(
       "--force and --drain-timeout cannot be used together, because --force does not wait for running turns.",
       ["Leave out --force to wait for running turns, or leave out --drain-timeout."],
     );
-  return { force, drainTimeoutMs };
+  return { force, drainTimeout };
 }
 
 /**

@@ -36,7 +36,7 @@ export async function printTurn<Taken extends { text: string; outcome: string }>
       hasWaited = true;
       progress.report(wait);
     },
-    ...given({ timeoutMs: output.timeoutMs }),
+    ...given({ timeout: output.timeoutMs }),
     ...(stream
       ? {
           onDelta: (delta: string) => {
@@ -126,7 +126,7 @@ export async function useOnce(
   { user, waitMs, output }: { user: string; waitMs: number | undefined; output: TurnOutput },
 ): Promise<{ session: SessionView; reply: string }> {
   const taken = await printTurn(output, sessionId, async (options) => {
-    return await fleet.sessions.use(sessionId, prompt, { ...options, ...given({ waitMs }), user });
+    return await fleet.sessions.use(sessionId, prompt, { ...options, ...given({ wait: waitMs }), user });
   });
   return { session: taken.session, reply: taken.text };
 }

@@ -56,10 +56,10 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
     signal: signals.name,
   });
   if (options.leaveRunning) {
-    await supervisor.leave({ doorTimeoutMs: options.drainTimeoutMs });
+    await supervisor.leave({ doorTimeout: options.drainTimeoutMs });
     return { leftRunning: true, stopped: [], failed: [] };
   }
-  const { stopped, failed } = await supervisor.drain({ drainTimeoutMs: options.drainTimeoutMs, hurry: signals.second });
+  const { stopped, failed } = await supervisor.drain({ drainTimeout: options.drainTimeoutMs, hurry: signals.second });
   log("info", "drained", { servers: stopped.length, cut: stopped.flatMap(({ cut }) => cut) });
   return {
     leftRunning: false,

@@ -58,7 +58,7 @@ async function run(
   { action, target, owner, columns }: Act,
   signal: AbortSignal,
 ): Promise<string | null> {
-  const request = { drainTimeoutMs: config.drain.timeoutMs, signal };
+  const request = { drainTimeout: config.drain.timeoutMs, signal };
   switch (action) {
     case "drain": {
       const { stopped } = await servers.stop([target], request);

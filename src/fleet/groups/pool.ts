@@ -4,7 +4,7 @@ import type { Stopped } from "../../pool/stop/stop.js";
 import { NEVER } from "../../runtime/clock.js";
 import type { Supervisor } from "../../serve/supervisor.js";
 import * as arg from "../arguments.js";
-import type { DrainRequest, SuperviseOptions } from "../options.js";
+import type { StopRequest, SuperviseOptions } from "../options.js";
 import type { FleetParts } from "../parts.js";
 import type { DoorGroup } from "./doors.js";
 import { Group } from "./group.js";
@@ -46,7 +46,7 @@ export class PoolGroup extends Group {
    *
    * @throws FleetError `FLEET_DURATION_INVALID` when a timeout is malformed or out of bounds.
    */
-  async drain(options: DrainRequest = {}): Promise<{ stopped: Stopped[] }> {
+  async drain(options: StopRequest = {}): Promise<{ stopped: Stopped[] }> {
     const { store, pool, own, config } = this.parts;
     await closePool(store);
     const ids = (await pool.all()).map(({ id }) => id);
@@ -96,7 +96,7 @@ export class PoolGroup extends Group {
   static {
     Group.guard(PoolGroup.prototype, {
       state: [],
-      drain: [arg.optional({ timeout: { check: arg.wait, as: "drainTimeoutMs" }, ...arg.STOP })],
+      drain: [arg.optional(arg.STOP)],
       undrain: [],
       supervise: [
         ["options", arg.options({ log: arg.required(arg.callback), ...arg.LISTEN, ...arg.HTTP, ...arg.SIGNAL })],

@@ -97,7 +97,7 @@ export class SessionGroup extends ArchiveGroup {
     return new PendingReply(async (onDelta) => {
       const use = { ...alsoTo(onDelta, options), signal: options.signal ?? NEVER };
       const { reply, session, turn, usage } = await this.parts.open.use(id, prompt, use);
-      return { ...reply, session: session ?? (await viewSessionOf(this.parts, id, options.user)), turn, usage, reply };
+      return { ...reply, session: session ?? (await viewSessionOf(this.parts, id, options.user)), turn, usage };
     });
   }
 

@@ -100,7 +100,7 @@ export async function unlistedModel(settings: PartialConfig, env: NodeJS.Process
 export async function tryPrompt(settings: PartialConfig, env: NodeJS.ProcessEnv, signal: AbortSignal): Promise<string> {
   return await withTrialFleet({ env: withoutSettings(env), config: settings }, async (fleet) => {
     const session = await fleet.sessions.create({ user: "init", ephemeral: true, signal });
-    const { text } = await fleet.sessions.send(session, PROMPT, { timeoutMs: TRIAL_MS, signal });
+    const { text } = await fleet.sessions.send(session, PROMPT, { timeout: TRIAL_MS, signal });
     return text;
   }).catch((error: unknown) => {
     throw isFleetError(error) ? withoutSession(error) : error;

@@ -1,3 +1,4 @@
+import type { Duration } from "../../../config/values/duration.js";
 import { type ExportedSession, exportSession, importSession } from "../../../peers/sessions/archives.js";
 import { NEVER } from "../../../runtime/clock.js";
 import type { SessionView } from "../../../sessions/view.js";
@@ -8,7 +9,9 @@ export interface ExportSessionOptions {
   user: string;
   /** The path of the new file. */
   output: string;
-  /** How long to wait for the end of a running turn or of a lease, in milliseconds. Default: 30,000. */
+  /** How long to wait for the end of a running turn or of a lease. Default: `30s`. */
+  wait?: Duration;
+  /** @internal `wait` after the check of the arguments. */
   waitMs?: number;
   signal?: AbortSignal;
 }
