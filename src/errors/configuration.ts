@@ -20,14 +20,10 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
   },
   FLEET_STORE_KEY_UNUSABLE: {
     title: "This host has no key for the records in Redis, or the file of the key cannot be used.",
-    causes: [
-      "Another host made the key, and it was not copied to this host.",
-      "The records come from an earlier version, which did not sign them.",
-      "A line of the file is not a key.",
-    ],
+    causes: ["Another host made the key, and it was not copied to this host.", "A line of the file is not a key."],
     fixes: [
       "Copy the file store-key from the state folder of another host, and name the copy in storeOptions.keyFile.",
-      "copilotfleet store sign # if an earlier version wrote the records",
+      "copilotfleet store sign --all # only if no host has the key",
     ],
   },
   FLEET_CONFIG_UNTRUSTED: {

@@ -146,13 +146,12 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
     causes: [
       "Somebody who may write to Redis wrote it, moved it to another name, or put an older one back.",
       "Redis lost changes in a failover, and with them the removal of a session's member.",
-      "An earlier version of copilotfleet wrote it.",
       "The hosts of the fleet have different keys.",
     ],
     fixes: [
       "copilotfleet doctor",
       "Give all hosts the same key: storeOptions.keyFile, or the file store-key in the state folder.",
-      "copilotfleet store sign # shows the records of an earlier version, and signs them",
+      "copilotfleet store sign --all # only if the key is lost: lists the records, and signs them",
       "If Redis lost changes: restart serve on all hosts, then set the members of the session again.",
     ],
   },
@@ -163,7 +162,6 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
     causes: [
       "This process has no file descriptors left.",
       "/proc is not mounted, or hides processes.",
-      "With COPILOTFLEET_SYSTEM=posix: ps or lsof is missing or fails.",
     ],
     fixes: ["ulimit -n", "findmnt /proc"],
   },

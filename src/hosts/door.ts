@@ -3,9 +3,7 @@ import type { HostRecord } from "../model/host.js";
 import { showAddress } from "../runtime/launch/listen.js";
 import { hostAway } from "./problems.js";
 
-/**
- * The prefix of a recorded front-door address with TLS. Earlier versions cannot connect to an address with this prefix.
- */
+/** The prefix of a recorded front-door address with TLS. */
 const TLS = "tls://";
 
 export interface Door {

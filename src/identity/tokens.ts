@@ -311,7 +311,7 @@ function timeIn(text: string | null | undefined): string | null {
   return Number.isNaN(time) ? null : new Date(time).toISOString();
 }
 
-/** The scopes of a token that this version knows. A token of an earlier version has no scopes, and gets `use`. */
+/** The scopes of a token. The token of a host has none recorded, and gets `use`. */
 function scopesOf({ scopes = ["use"] }: Pick<TokenRecord, "scopes">): Scope[] {
   return SCOPES.filter((scope) => scopes.includes(scope));
 }

@@ -18,7 +18,7 @@ export interface HostEntry {
   state: "serving" | "draining";
   /** When its `serve` started (ISO 8601, UTC). */
   startedAt: string;
-  /** The version of copilotfleet that its `serve` runs. Absent in entries of earlier versions. */
+  /** The version of copilotfleet that its `serve` runs. */
   version?: string;
   /** The folder for session state that all hosts mount; null if the host uses its own disk. */
   storage: string | null;
@@ -27,7 +27,7 @@ export interface HostEntry {
    * folder.
    */
   beacon?: string | null;
-  /** The newest line of the host's audit log. Absent in entries of earlier versions, and if the log is empty. */
+  /** The newest line of the host's audit log. Absent if the log is empty. */
   events?: { seq: number; hash: string };
   /**
    * The time until which the host's signature of this entry is valid, in milliseconds since the epoch by the store's

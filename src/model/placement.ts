@@ -23,7 +23,7 @@ export interface Purge {
   pending: (string | null)[];
   /**
    * The ids of the user's sessions when the purge began. Each host needs them, because it may have traces of a session
-   * that another host erases first. Missing in records of earlier versions.
+   * that another host erases first.
    */
   sessions?: string[];
   /**

@@ -20,7 +20,6 @@ export type OwnView = Pick<ProcessIdentity, "pid" | "innerPid">;
 
 /** The process that is changing the state of a server. `move` names that change. */
 export interface Claim extends ProcessIdentity {
-  /** Absent in records of earlier versions. */
   move?: string;
 }
 

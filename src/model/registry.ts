@@ -19,7 +19,7 @@ export interface SupervisorRecord {
   state: "serving" | "draining";
   /** ISO 8601, UTC. */
   startedAt: string;
-  /** The version of copilotfleet that it runs. Absent in records of earlier versions. */
+  /** The version of copilotfleet that it runs. */
   version?: string;
   /** `host:port` of the supervisor's metrics and health endpoints; null if it has none. */
   metrics: string | null;

@@ -22,13 +22,9 @@ export type TokenSource =
 
 /**
  * The kind of a source. A record never names the source itself, because others may be able to write records: see
- * pool/start/token-source.ts. Records of earlier versions name it.
+ * pool/start/token-source.ts.
  */
-export type RecordedSource = NamedSource | { from: TokenSource["from"] };
-
-export function namesSource(source: RecordedSource): source is NamedSource {
-  return "name" in source || "path" in source || "command" in source;
-}
+export type RecordedSource = Pick<TokenSource, "from">;
 
 export interface ServerRecord {
   id: string;
@@ -50,7 +46,7 @@ export interface ServerRecord {
   process: ProcessIdentity | null;
   /**
    * The process that a command was about to end when it set `process` to null. If that command dies, the command that
-   * finishes its work finds the process here. Absent in records of earlier versions.
+   * finishes its work finds the process here.
    */
   ending?: ProcessIdentity;
   /** The size of the server's log in bytes when the launch began. Absent if it is not known. */
@@ -64,13 +60,13 @@ export interface ServerRecord {
   /** The kind of the token source that was given at the server's start. Null: `auth` of the configuration, if set. */
   token: RecordedSource | null;
   runtimePath: string;
-  /** The sandbox of the last start. Absent in records of earlier versions, which had none. */
+  /** The sandbox of the last start. Absent until then. */
   sandbox?: SandboxReport;
   /** The version that the server reported; null before its first answer. */
   version: string | null;
   /** Why the server is `failed` or `unhealthy`; null in other states. */
   failure: string | null;
-  /** Whether the server should run. Absent in records of earlier versions and until the server has run once. */
+  /** Whether the server should run. Absent until the server has run once. */
   desired?: "running" | "stopped";
   /** How many times in a row the server exited by itself or failed to start, without a healthy period in between. */
   crashes?: number;

@@ -27,7 +27,7 @@ export interface TokenRecord {
    * if that process acts for no client.
    */
   shown?: string | null;
-  /** The actions that the token allows. Absent in records of earlier versions: `use`. */
+  /** The actions that the token allows. Absent: `use`. */
   scopes?: readonly string[];
   /** The only session that the token is valid for. Absent: all sessions of the user. */
   sessionId?: string;

@@ -2,7 +2,7 @@ import type { Config } from "../config/schema.js";
 import { isFleetError, quote } from "../errors.js";
 import { listTokens, type TokenView } from "../identity/tokens.js";
 import type { Placement } from "../model/placement.js";
-import type { ServerRecord, TokenSource } from "../model/server.js";
+import type { RecordedSource, ServerRecord } from "../model/server.js";
 import type { QuotaPart } from "../model/usage/quota.js";
 import type { Suspension } from "../model/usage/user-limits.js";
 import { type ServerView, viewServerOf } from "../pool/server.js";
@@ -38,10 +38,9 @@ export interface ServerFacts {
   runtimePath: string;
   /**
    * The kind of source from which the server gets its GitHub token, if that source was given at the server's start.
-   * Null if the source is `auth` of the configuration, or if the server has no token. `name` is set only in records of
-   * earlier versions.
+   * Null if the source is `auth` of the configuration, or if the server has no token.
    */
-  gitHubToken: { from: TokenSource["from"]; name: string | null } | null;
+  gitHubToken: RecordedSource | null;
   /** Whether a new process is about to replace the server's present process. */
   isBeingReplaced: boolean;
 }
@@ -108,11 +107,10 @@ export async function describeServer(context: DescribeContext, found: RecordedSe
   };
 }
 
-/** The facts from a server's record. Leaves out the command of a token source, because it may contain a secret. */
+/** The facts from a server's record. */
 function factsOf(server: ServerRecord): ServerFacts {
   const { createdAt, desired = null, lastPort, launchId, runtimePath, token, replacement = null } = server;
-  const name = token !== null && "name" in token ? token.name : token !== null && "path" in token ? token.path : null;
-  const gitHubToken = token && { from: token.from, name };
+  const gitHubToken = token && { from: token.from };
   return { createdAt, desired, lastPort, launchId, runtimePath, gitHubToken, isBeingReplaced: replacement !== null };
 }
 

@@ -84,12 +84,9 @@ async function viewUnseen(
 
 export async function gatherGarbage(
   hosts: FleetHosts,
-  { signal, onProgress, sessionIds, ...request }: Omit<GcOptions, "ttlMs"> & { ttlMs: number | null },
+  { signal, onProgress, ...request }: Omit<GcOptions, "ttlMs"> & { ttlMs: number | null },
 ): Promise<GcResult> {
-  const call = { signal, onProgress };
-  const { answers } = await hosts.everywhere(async (host) =>
-    sessionIds === undefined ? await host.gc(request, call) : await host.gcSome({ ...request, sessionIds }, call),
-  );
+  const { answers } = await hosts.everywhere(async (host) => await host.gc(request, { signal, onProgress }));
   const results = answers.map(({ answer }) => answer);
   // Each host reads all records, so all hosts report the same unreadable ones.
   const unreadable = new Map(results.flatMap((result) => result.unreadable).map((record) => [record.id, record]));

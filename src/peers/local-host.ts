@@ -230,12 +230,8 @@ export class LocalHost extends LocalData implements Host {
     return await this.#sessions.delete(ids, user);
   }
 
-  async gcSome(params: ParamsOf<"gcSome">, call?: Call): Promise<GcResult> {
-    return await this.gc(params, call);
-  }
-
   async gc(
-    { ttlMs: given, dryRun, user, sessionIds }: ParamsOf<"gc"> & Partial<ParamsOf<"gcSome">>,
+    { ttlMs: given, dryRun, user, sessionIds }: ParamsOf<"gc">,
     { signal = NEVER, onProgress }: Call = {},
   ): Promise<GcResult> {
     const { store, directory, config, warn } = this.#context;

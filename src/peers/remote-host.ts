@@ -47,7 +47,6 @@ export class RemoteHost implements Host {
   readonly noteRequest = this.#asks("noteRequest");
   readonly deleteSessions = this.#asks("deleteSessions");
   readonly gc = this.#asks("gc");
-  readonly gcSome = this.#asks("gcSome");
   readonly endTokens = this.#asks("endTokens");
   readonly tokenEnds = this.#asks("tokenEnds");
   readonly events = this.#asks("events");

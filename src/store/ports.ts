@@ -120,8 +120,7 @@ export interface SessionStore {
 
   /**
    * Counts the sessions of a user, or of all users if `owner` is null. The cost does not depend on the sessions of other
-   * users. A session is not counted until its next change if an earlier version of copilotfleet recorded it, or if the
-   * process that recorded it was killed right afterwards.
+   * users. A session is not counted until its next change if the process that recorded it was killed right afterwards.
    *
    * @param limit After a process was killed while it deleted a session, the count may be too high. If it is at least
    * `limit`, the store corrects it after at most 5 s. If it is smaller, it may stay too high.

@@ -26,12 +26,12 @@ describe.skipIf(problem !== undefined)("the source of a server's GitHub token", 
     await redis.end();
   });
 
-  async function rewrite(token: RecordedSource): Promise<void> {
+  async function rewrite(token: object): Promise<void> {
     const store = openStore(redis.url("f"), fleet.root, "h1");
     const { id } = await fleet.record("alice");
     await store.registry.update(({ servers }) => {
       const server = servers[id];
-      if (server !== undefined) server.token = token;
+      if (server !== undefined) server.token = token as RecordedSource;
     });
     await store.close();
   }
@@ -47,18 +47,23 @@ describe.skipIf(problem !== undefined)("the source of a server's GitHub token", 
     expect(await has("alice", GIVEN)).toBe(true);
   });
 
-  it.each<[string, (folder: string) => RecordedSource]>([
+  it.each<[string, (folder: string) => object]>([
     ["program", (folder) => ({ from: "command", command: `touch ${join(folder, "ran")}; echo gho_x` })],
-    ["variable", () => ({ from: "env", name: "OF_SERVE" })],
     ["path", () => ({ from: "file", path: "/proc/self/environ" })],
   ])("restart refuses a forged record that names a %s as the source of the GitHub token", async (_, forged) => {
     await rewrite(forged(fleet.folder));
     const refusal = await fleet.refusal(3, ["restart", "alice"]);
     expect(refusal).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE" });
-    expect(refusal.message).toContain("the fleet trusts no record");
+    expect(refusal.message).toContain("this host has no note of it");
     expect(existsSync(join(fleet.folder, "ran"))).toBe(false);
     await rewrite({ from: "env" });
     await fleet.ok(["spawn", "--user", "alice"]);
+    expect(await has("alice", GIVEN)).toBe(true);
+  });
+
+  it("restart ignores the variable that a forged record names, and uses the one that spawn was given", async () => {
+    await rewrite({ from: "env", name: "OF_SERVE" });
+    await fleet.ok(["restart", "alice"]);
     expect(await has("alice", GIVEN)).toBe(true);
   });
 });

@@ -63,7 +63,7 @@ describe("describe server", () => {
     await openFileStore(fleet.root).registry.update(({ servers }) => {
       servers["secretive-1"] = serverRecord("secretive-1", {
         ...stopped,
-        token: { from: "command", command: "echo s3cret" },
+        token: { from: "command", command: "echo s3cret" } as { from: "command" },
       });
     });
     for (const name of [server.id, "alice", "notes", "secretive-1", "secretive"]) {

@@ -6,7 +6,6 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import type { Config } from "../../src/config/schema.js";
 import type { HostDirectory } from "../../src/hosts/directory.js";
 import type { HostRecord } from "../../src/model/host.js";
-import { NO_SANDBOX } from "../../src/model/sandbox.js";
 import { answerCall, CALL_NAMES, type Calls, readAnswer } from "../../src/peers/calls/rpc-table.js";
 import { RemoteHost } from "../../src/peers/remote-host.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
@@ -55,7 +54,6 @@ const SENT: Record<keyof Calls, object> = {
   noteRequest: { change: { type: "request.opened", request: REQUEST } },
   deleteSessions: { ids: ["s-1"], user: "alice" },
   gc: { ttlMs: 5, dryRun: true },
-  gcSome: { ttlMs: 5, dryRun: true, sessionIds: ["s-1"] },
   endTokens: { ends: [{ id: "0123456789abcdef", at: null, until: "2026-01-01T00:00:00.000Z" }] },
   tokenEnds: {},
   events: { after: 5, sinceMs: 5, user: "alice", types: ["token.issued"], limit: 100, waitMs: 5 },
@@ -167,7 +165,6 @@ const ANSWERED: Record<keyof Calls, unknown> = {
   noteRequest: true,
   deleteSessions: ["s-1"],
   gc: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [], unreadable: [] },
-  gcSome: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [], unreadable: [] },
   endTokens: 1,
   tokenEnds: [{ id: "0123456789abcdef", at: null, until: null }],
   events: { events: [EVENT], next: 5, hasMore: false },
@@ -269,15 +266,6 @@ describe("answers of other hosts", () => {
     ]);
   });
 
-  it("readAnswer accepts answers without the fields that earlier versions do not send", () => {
-    const { remains, unreadable, ...gc } = ANSWERED.gc as { remains: []; unreadable: [] };
-    expect(readAnswer("gc", gc, "h1")).toEqual({ ...gc, remains, unreadable });
-    const { hostName: _, ...stopped } = STOPPED;
-    expect(readAnswer("stop", [stopped], "h1")).toEqual([stopped]);
-    const { sandbox: __, ...server } = SERVER;
-    expect(readAnswer("server", server, "h1")).toEqual({ ...server, sandbox: NO_SANDBOX });
-  });
-
   it.each([
     ["servers", null, "it is not a list"],
     ["servers", [{ ...SERVER, id: 5 }], '"id" is not a text'],
@@ -370,7 +358,6 @@ describe("a remote host", () => {
       noteRequest: 10_000,
       deleteSessions: 30_000,
       gc: 600_000,
-      gcSome: 600_000,
       endTokens: 10_000,
       tokenEnds: 10_000,
       events: 10_005,

@@ -63,7 +63,7 @@ it("a line counts as a line of the fleet only if its signature matches its text 
   expect(readableLine("CLI server listening on port 5000", key)).toBe("CLI server listening on port 5000");
 });
 
-it("lineOfFleet accepts unsigned lines of the fleet in a log without a key, which an earlier version wrote", () => {
+it("lineOfFleet accepts unsigned lines of the fleet in a log without a key, to which no server has written", () => {
   expect(lineOfFleet(LINE, null)).toBe(LINE);
   expect(lineOfFleet("2026-01-02T03:04:05.678Z something else", null)).toBeNull();
 });

@@ -135,7 +135,7 @@ describe("a gc that was killed", () => {
     expect(readdirSync(join(journal, "..")).toSorted()).toEqual(["journal.json", "sessions"]);
   });
 
-  it("gc ignores and removes the half-written list of sessions that a killed gc of an earlier version left", async () => {
+  it("gc ignores and removes a damaged list of sessions that a killed gc left", async () => {
     const state = await gcState();
     await state.server("s1");
     state.plant("s1", "young", HOUR_MS);

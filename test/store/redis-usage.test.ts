@@ -155,24 +155,6 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     expect(existsSync(path)).toBe(false);
   });
 
-  it("counted segments are deleted even if an older version left one with a line that was cut off", async () => {
-    const { usage } = open();
-    usage.append(requestLines("1"));
-    const [torn, whole, newest] = [1, 2, 3].map((number) => join(root, "usage", `0000000${number}.jsonl`));
-    appendFileSync(String(torn), '\n{"id":"torn","at":"2026-11');
-    const texts = ["2", "3"].map(
-      (id) =>
-        `\n${requestLines(id)
-          .map((line) => `${JSON.stringify(line)}\n`)
-          .join("")}`,
-    );
-    for (const [at, path] of [whole, newest].entries()) writeFileSync(String(path), texts[at] ?? "");
-    await usage.upkeep(90 * 24 * 3_600_000);
-    expect([torn, whole, newest].map((path) => existsSync(String(path)))).toEqual([false, false, true]);
-    const [part] = await usage.read({ from: 0, to: Date.now() + 1_000, by: "user" });
-    expect(part?.requests).toBe(3);
-  });
-
   it("the id of a ledger folder is synced to disk before Redis counts a line under that id", async () => {
     const synced: number[] = [];
     const { fsyncSync } = fs;

@@ -8,15 +8,15 @@ import { type SignResult, signRecords } from "../../fleet/keys/sign-records.js";
 type SignatureFinding = SignResult["signed"][number];
 
 export default class StoreSign extends FleetCommand {
-  static override summary = "Sign the records in Redis that an earlier version wrote, or that an earlier key signed.";
+  static override summary = "Sign the records in Redis that an earlier key of this host signed.";
   static override description = [
-    "Lists the records without a good signature and asks before it signs them, because the fleet trusts a signed record.",
-    "Read the list: whoever may write to Redis may have added a record. Records whose signature is wrong stay as they are;",
-    "--all signs them, too, for a fleet whose key is lost.",
+    "Records that no key of this host signed stay as they are. For a fleet whose key is lost, --all signs them, too. It",
+    "lists them and asks first, because whoever may write to Redis may have added a record, and the fleet trusts a signed",
+    "record.",
   ].join(" ");
   static override examples = ["<%= config.bin %> store sign", "<%= config.bin %> store sign --yes --json"];
   static override flags = {
-    all: Flags.boolean({ description: "sign also records with a wrong signature or an unknown key" }),
+    all: Flags.boolean({ description: "sign also records that no key of this host signed" }),
     yes: yesFlag,
   };
 

@@ -12,7 +12,7 @@ import { Group } from "./group.js";
 /** The `serve` of this host. */
 export interface SupervisorView {
   pid: number;
-  /** The version of copilotfleet that runs this `serve`. Null if that version is too old to record itself. */
+  /** The version of copilotfleet that runs this `serve`; null if its record lacks it. */
   version: string | null;
   state: "serving" | "draining";
   /** ISO 8601, UTC. */

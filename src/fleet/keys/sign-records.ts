@@ -6,22 +6,19 @@ import type { FleetOptions } from "../options.js";
 import { checkState, openState } from "../state.js";
 
 export interface SignOptions extends Pick<FleetOptions, "env" | "cwd" | "configFile"> {
-  /** Whether to also sign records whose signature is wrong or comes from a key that this host does not have. */
+  /** Whether to also sign records without a signature of a key that this host has. */
   all: boolean;
-  /**
-   * Called with the records before any is signed, unless earlier keys of this host signed all of them. May throw to
-   * prevent the signing.
-   */
+  /** With `all`, called with the records before any is signed. May throw to prevent the signing. */
   confirm: (records: readonly SignatureFinding[]) => Promise<void>;
 }
 
 export interface SignResult {
   signed: SignatureFinding[];
-  /** The records that were left as they are, because their signature is wrong or comes from an unknown key. */
+  /** The records that were left as they are, because no key of this host signed them. */
   refused: SignatureFinding[];
 }
 
-/** Signs the records in Redis that an earlier version wrote, or that an earlier key of this host signed. */
+/** Signs the records in Redis that an earlier key of this host signed; with `all`, every record. */
 export async function signRecords({ all, confirm, ...options }: SignOptions): Promise<SignResult> {
   const { config, stateRoot } = loadConfig({ env: process.env, cwd: process.cwd(), ...options });
   checkState(config, stateRoot);
@@ -35,12 +32,12 @@ export async function signRecords({ all, confirm, ...options }: SignOptions): Pr
     const { signatures } = store;
     signatures.allowNewKey();
     const found = await signatures.find();
-    const isForeign = ({ verdict }: SignatureFinding) => verdict === "unknown-key" || verdict === "wrong";
+    const isForeign = ({ verdict }: SignatureFinding) => verdict !== "outdated";
     // Stop if this host does not have the key of the other hosts. Otherwise, it would create a new key, and the other
     // hosts could no longer use the records.
     if (!all && signatures.keyId === null && found.some(isForeign)) throw signatures.missingKey();
     const wanted = found.filter((finding) => all || !isForeign(finding));
-    if (wanted.some(({ verdict }) => verdict !== "outdated")) await confirm(wanted);
+    if (all && wanted.length > 0) await confirm(wanted);
     return { signed: await signatures.sign(wanted), refused: found.filter((finding) => !wanted.includes(finding)) };
   } finally {
     await store.close();

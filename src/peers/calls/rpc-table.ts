@@ -96,12 +96,7 @@ const calls = {
   /** Tells the host that a request of the agent was opened or closed at another host. */
   noteRequest: call({ change: r.requestChange }, s.flag, toLook),
   deleteSessions: call({ ids: s.sessionIds, user: v.optional(s.user) }, s.deletedIds, toWork),
-  gc: call({ ...garbage, user: v.optional(s.user) }, s.gcResult, () => GC_MS),
-  /**
-   * Separate from `gc`, because a host with an older version would ignore `sessionIds` in `gc`, and delete all sessions
-   * past their TTL.
-   */
-  gcSome: call({ ...garbage, user: v.optional(s.user), sessionIds: s.sessionIds }, s.gcResult, () => GC_MS),
+  gc: call({ ...garbage, user: v.optional(s.user), sessionIds: v.optional(s.sessionIds) }, s.gcResult, () => GC_MS),
   /** Makes the host remember that tokens were revoked or got an earlier expiry. The answer is the number of tokens. */
   endTokens: call({ ends: s.tokenEnds }, v.number("a number"), toLook),
   /** The tokens that the host remembers as revoked or with an earlier expiry. */
@@ -179,7 +174,7 @@ export function readAnswer<M extends Method>(method: M, given: unknown, host: st
 
 /**
  * Checks a call from another host and performs it on this host. The events of the call name the actor that the other
- * host sent. Earlier versions do not send an actor.
+ * host sent.
  */
 export async function answerCall(own: Calls, method: string, given: object, signal: AbortSignal): Promise<unknown> {
   if (Object.hasOwn(CALLS, method)) {

@@ -3,13 +3,7 @@ import { dirname, join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { parseObject } from "../../config/values/json.js";
 import { FleetError, quote } from "../../errors.js";
-import {
-  type NamedSource,
-  namesSource,
-  type RecordedSource,
-  type ServerRecord,
-  type TokenSource,
-} from "../../model/server.js";
+import type { NamedSource, RecordedSource, ServerRecord, TokenSource } from "../../model/server.js";
 import { tokenSourceFromConfig } from "../../models/github-token.js";
 import { homeOf, replaceServerFile, unwritable } from "../../runtime/files/server-folder.js";
 import { readIfThere } from "../../store/file/failures.js";
@@ -51,30 +45,19 @@ export function noteTokenSource(home: string, source: TokenSource): void {
  * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when the record names a source that is neither in the configuration nor
  * in the file beside the server's home. In this case, the fleet reads no variable and no file, and runs no program.
  */
-export function tokenSourceOf({ config, stateRoot, store }: PoolContext, server: Known): TokenSource | null {
+export function tokenSourceOf({ config, stateRoot }: PoolContext, server: Known): TokenSource | null {
   const { id, user, isolation, token } = server;
   // On a shared server, each session brings its owner's GitHub token. The server itself has a token only if it was started
   // with one.
   const configured = isolation === "shared" ? null : tokenSourceFromConfig(config.auth, user);
   if (token === null || isDeepStrictEqual(token, configured)) return configured;
   if (token.from === "caller") return { from: "caller" };
-  if (namesSource(token)) {
-    // An earlier version recorded the source. Only the owner of the state folder can write the file store.
-    if (store.kind === "file") return token;
-    throw refused(
-      id,
-      `its record names a ${token.from} as the source of its GitHub token, and the fleet trusts no record`,
-    );
-  }
   const path = pathOf(homeOf(stateRoot, id));
   const noted = readIfThere(path, () => readFileSync(path, "utf8"));
   const source = noted === undefined ? undefined : (parseObject(noted) as NamedSource | undefined);
-  if (source?.from === token.from && namesSource(source)) return source;
-  throw refused(id, "the source of its GitHub token was given at its start, and this host has no note of it");
-}
-
-function refused(id: string, why: string): FleetError {
-  return new FleetError("FLEET_TOKEN_UNAVAILABLE", `Server ${quote(id)} does not start, because ${why}.`, {
+  if (source?.from === token.from) return source;
+  const why = "the source of its GitHub token was given at its start, and this host has no note of it";
+  throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `Server ${quote(id)} does not start, because ${why}.`, {
     suggestions: ["copilotfleet spawn --user USER --token-env VAR", "Set auth.githubTokenEnv or auth.githubTokenFile."],
   });
 }

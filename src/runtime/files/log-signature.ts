@@ -11,7 +11,7 @@ import { replaceServerFile, unwritable } from "./server-folder.js";
 
 const KEY_BYTES = 32;
 const SIGNATURE_BYTES = 12;
-/** A line of the fleet: time, `[copilotfleet]`, text and signature. Earlier versions wrote no signature. */
+/** A line of the fleet: time, `[copilotfleet]`, text and signature. */
 const LINE = /^([\d-]+T[\d:.]+Z \[copilotfleet\] .*?)(?: #([\w-]{16}))?$/s;
 const MARK = /\[copilotfleet\]/i;
 /** Precedes a line that looks like a line of the fleet, but has no valid signature. */
@@ -33,7 +33,7 @@ export function makeLogKey(log: string): void {
   }
 }
 
-/** The key of a log. Null if only earlier versions, which signed no lines, have written to the log. */
+/** The key of a log. Null before the first launch of its server, so no agent has written to the log. */
 export function readLogKey(log: string): LogKey | null {
   return ifThere(() => Buffer.from(readFileSync(keyPath(log), "utf8"), "base64url"));
 }

@@ -111,8 +111,7 @@ export function readRun(path: string): Pick<FoundRun, "notes" | "moved"> {
 
 /**
  * The notes in a journal. gc finishes writing a journal before it changes any session that the journal lists. So a
- * missing journal counts as empty, and so does an incomplete one, which an earlier version of copilotfleet may have
- * left.
+ * missing or incomplete journal counts as empty.
  */
 function readJournal(path: string): Note[] {
   try {

@@ -1,6 +1,5 @@
 import {
   closeSync,
-  constants,
   existsSync,
   fstatSync,
   fsync,
@@ -103,20 +102,6 @@ export class Segments {
     if (newest === undefined) return;
     const first = await this.using(newest, async (segment) => segment.pieces().next().value?.lines[0]);
     if (first !== undefined && dayOf(first.at) < dayOf(Date.now())) this.seal();
-  }
-
-  /** Adds the last newline that sealed segments of older versions may lack. Readers stop at a line without it. */
-  endLines(): void {
-    for (const number of this.numbers().slice(0, -1)) {
-      const path = this.pathOf(number);
-      const fd = readIfThere(path, () => openSync(path, constants.O_RDWR | constants.O_APPEND));
-      if (fd === undefined) continue; // another process has removed it
-      try {
-        if (!endsLine(fd)) writeSync(fd, NEWLINE);
-      } finally {
-        closeSync(fd);
-      }
-    }
   }
 
   /** Syncs the written lines to disk. */

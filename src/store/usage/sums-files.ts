@@ -10,7 +10,7 @@ import { CellTable, ROW, Sums, SumsBuilder, type SumsTables } from "./sums.js";
 const LAG_BYTES = 1024 * 1024;
 /** The first line of a sums file is shorter than this, in bytes. */
 const HEAD_BYTES = 256;
-/** The format of sums files. Files of an earlier version have another format, and are made again. */
+/** The format of sums files. Files of another format are made again. */
 const FORMAT = 2;
 const NUMBER_BYTES = Float64Array.BYTES_PER_ELEMENT;
 

@@ -212,7 +212,6 @@ function stateOf({ state, away }: ServerView, { isBeingReplaced }: ServerFacts):
 
 function tokenSource({ gitHubToken }: ServerFacts): string | null {
   if (gitHubToken === null) return null;
-  const { from, name } = gitHubToken;
   const of = {
     env: "variable",
     file: "file",
@@ -220,7 +219,7 @@ function tokenSource({ gitHubToken }: ServerFacts): string | null {
     caller: "program that uses the library",
     app: "GitHub App",
   };
-  return name === null ? `from a ${of[from]}` : `from the ${of[from]} ${printable(name)}`;
+  return `from a ${of[gitHubToken.from]}`;
 }
 
 function text(value: string | null): string | null {

@@ -48,7 +48,7 @@ export class SessionRecords implements SessionStore {
       return { result, owner: draft.owner };
     });
     if (updated === undefined) throw new FleetError("FLEET_SESSION_NOT_FOUND", `There is no session ${quote(id)}.`);
-    // Add the file in `owned/`, because a record that an earlier version of copilotfleet wrote does not have one.
+    // Add the file in `owned/`, because a process that was killed right after it wrote the record did not add one.
     this.#owned.add(updated.owner, id);
     return updated.result;
   }

@@ -12,13 +12,13 @@ export function keysOf(fleet: string, host: string | null) {
   const lock = {
     /**
      * The token of the writer that holds the writer lock of the registry. This name followed by `:<token>` is the
-     * channel to which a writer subscribes. The names of these keys contain `turn` because earlier versions used them.
+     * channel to which a writer subscribes.
      */
-    writerLock: ofHost("turn", host),
+    writerLock: ofHost("writer", host),
     /** The writers that wait for the lock, in the order of their arrival. */
-    writerQueue: ofHost("turn-queue", host),
+    writerQueue: ofHost("writer-queue", host),
     /** The same writers as in `writerQueue`, each with the time at which it loses its place. */
-    writerPlaces: ofHost("turn-places", host),
+    writerPlaces: ofHost("writer-places", host),
   };
   return {
     ...lock,

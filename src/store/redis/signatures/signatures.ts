@@ -133,7 +133,7 @@ export class Signatures {
     if (text === null || (key === keys.founding && text === FIRST_REGISTRY)) return null;
     const { schema, content, signature, ...stored } = parse(key, text);
     const isNewer = schema > SCHEMA;
-    // Leave out the tokens of hosts. They are valid for only a minute, so those of an earlier version have expired.
+    // Leave out the tokens of hosts. They are valid for only a minute.
     if (kind === "tokens" && !isNewer && parseObject<TokenRecord>(key, stored.data).role === "host") return null;
     return { key, content, signature, stored, isNewer };
   }

@@ -141,7 +141,7 @@ export class Signer {
     return new FleetError("FLEET_STORE_KEY_UNUSABLE", message, {
       suggestions: [
         `Copy the file store-key from the state folder of another host to ${quote(this.path)}, with mode 0600.`,
-        "copilotfleet store sign # only if an earlier version wrote the records, and no host has a key",
+        "copilotfleet store sign --all # only if no host has the key",
       ],
     });
   }
@@ -191,7 +191,7 @@ function unsigned(key: string, verdict: Verdict, signature: string | undefined):
     suggestions: [
       verdict === "unknown-key"
         ? "Give all hosts the same key: storeOptions.keyFile, or the file store-key in the state folder."
-        : "copilotfleet store sign # only if an earlier version of copilotfleet wrote the record",
+        : "copilotfleet store sign --all # only if the fleet wrote the record with a key that is lost",
       "copilotfleet doctor",
     ],
   });

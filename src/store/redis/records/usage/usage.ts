@@ -180,7 +180,6 @@ export class UsageSums implements UsageStore {
 
   async rename(names: Renaming): Promise<void> {
     this.#segments.seal();
-    this.#segments.endLines();
     await sleep(LATE_MS);
     await this.#send();
     await this.#dropSent();
@@ -199,7 +198,6 @@ export class UsageSums implements UsageStore {
 
   async upkeep(keepMs: number): Promise<void> {
     await this.#segments.sealOld();
-    this.#segments.endLines();
     await sleep(LATE_MS);
     await this.settled();
     await this.#dropSent();
