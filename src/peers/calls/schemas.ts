@@ -4,7 +4,7 @@ import { isObject } from "../../config/values/json.js";
 import type { RollingRequest, SpawnRequest, StopRequest } from "../../fleet/options.js";
 import { validateSessionId, validateUser } from "../../model/ids.js";
 import type { Lease } from "../../model/lease.js";
-import { type LimitsReport, NO_SANDBOX, type Protection, type SandboxReport } from "../../model/sandbox.js";
+import type { LimitsReport, Protection, SandboxReport } from "../../model/sandbox.js";
 import type { TokenSource } from "../../model/server.js";
 import { isTokenId, type TokenEnd } from "../../model/token.js";
 import type { QuotaPart } from "../../model/usage/quota.js";
@@ -175,8 +175,7 @@ export const serverView: Schema<ServerView> = object({
   sessions: v.nullable(number),
   activeSessions: number,
   version: v.nullable(string),
-  // Earlier versions had no sandbox, so they do not send this field.
-  sandbox: v.optional(sandboxReport, NO_SANDBOX),
+  sandbox: sandboxReport,
 });
 
 export const spawned = object({ server: serverView, created: flag });
@@ -216,7 +215,7 @@ export const sessionView: Schema<SessionView> = object({
   id: string,
   owner: string,
   purpose: v.nullable(string),
-  title: v.optional(v.nullable(string), null),
+  title: v.nullable(string),
   kind: word<SessionView["kind"]>(),
   members: strings,
   persistence: word<SessionView["persistence"]>(),
@@ -228,7 +227,7 @@ export const sessionView: Schema<SessionView> = object({
   createdAt: string,
   lastUsedAt: string,
   ttlMs: v.nullable(number),
-  expiresAt: v.optional(v.nullable(string), null),
+  expiresAt: v.nullable(string),
   sizeBytes: number,
   lease: v.nullable(lease),
 });
@@ -281,10 +280,8 @@ export const gcResult: Schema<GcResult> = object({
   freedBytes: number,
   dryRun: flag,
   servers: list(object({ id: string, action: word<GcResult["servers"][number]["action"]>() })),
-  // A host with an earlier version of copilotfleet leaves out `remains` and `unreadable`.
-  remains: v.optional(list(remain), []),
-  unreadable: v.optional(
-    list(object({ id: string, code: word<UnreadableError["code"]>(), message: string, suggestions: strings })),
-    [],
+  remains: list(remain),
+  unreadable: list(
+    object({ id: string, code: word<UnreadableError["code"]>(), message: string, suggestions: strings }),
   ),
 });
