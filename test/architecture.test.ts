@@ -234,7 +234,7 @@ describe("the source", () => {
       expect(file).toMatch(/^(runtime\/launch\/launch|models\/(token-command|detect))\.ts$/);
     for (const file of importers(/^node:child_process$/, { types: true }))
       expect(file).toMatch(
-        /^(runtime\/|sandbox\/(landlock|network\/egress)\.ts$|system\/posix\/|cli\/run\/(console|under-lease)\.ts$)/,
+        /^(runtime\/|sandbox\/(landlock|network\/egress)\.ts$|cli\/run\/(console|under-lease)\.ts$)/,
       );
   });
 

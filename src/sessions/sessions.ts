@@ -11,7 +11,7 @@ import { listSessionFolders, readSessionFolder } from "../runtime/history/sessio
 import { isUnreadable } from "../store/failures.js";
 import { refuseErased } from "../store/purging.js";
 import { filesExhausted, lacksFiles } from "../system/few-files.js";
-import { isOwnLimit } from "../system/unreadable.js";
+import { isOwnLimit } from "../system/linux/proc.js";
 import type { SessionsContext } from "./context.js";
 import { deleteSessionState } from "./delete.js";
 import { foundRecord, recordFor } from "./find.js";

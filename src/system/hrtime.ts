@@ -1,7 +1,6 @@
 /**
- * The milliseconds of `process.hrtime`, which is one clock for all processes of a machine. On Linux, it is
- * CLOCK_MONOTONIC (clock_gettime(2)), which stops while the machine sleeps. On macOS, libuv uses
- * `mach_continuous_time`, which does not stop.
+ * The milliseconds of `process.hrtime`, which is one clock for all processes of a machine: CLOCK_MONOTONIC
+ * (clock_gettime(2)), which stops while the machine sleeps.
  */
 export function hrtimeMs(): number {
   const [seconds, nanoseconds] = process.hrtime();

@@ -16,7 +16,7 @@ const POLL_MS = 10;
  * The variables that the proxy gets. It does not get any others, because they may be secrets, and the proxy may live
  * for a long time.
  */
-const VARIABLES = "PATH TZ LANG RES_OPTIONS LOCALDOMAIN COPILOTFLEET_SYSTEM".split(" ");
+const VARIABLES = "PATH TZ LANG RES_OPTIONS LOCALDOMAIN".split(" ");
 /** The size of the proxy's thread pool. Each look-up of a name occupies one thread. */
 const THREADS = "64";
 

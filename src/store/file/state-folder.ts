@@ -12,7 +12,7 @@ import {
 import { dirname, isAbsolute, join } from "node:path";
 import { shellQuote } from "../../config/values/text.js";
 import { FleetError, quote, type Suggestion, systemCode } from "../../errors.js";
-import { type FileSystems, system, type UnfitFileSystem } from "../../system/system.js";
+import { system, type UnfitFileSystem } from "../../system/system.js";
 import { makeFolder, scratchName } from "./commit/durable.js";
 import { mediumError, readIfThere } from "./failures.js";
 
@@ -23,7 +23,7 @@ const MOST_LINKS = 40;
 
 export interface StateFolderOptions {
   /** Replaced in tests. */
-  files?: Pick<FileSystems, "unfit">;
+  files?: Pick<ReturnType<typeof system>["files"], "unfit">;
   env?: NodeJS.ProcessEnv;
 }
 
@@ -269,7 +269,10 @@ function refuseFileSystem(path: string, at: string, { files, env = process.env }
   );
 }
 
-function unfitFileSystem(folder: string, files: Pick<FileSystems, "unfit">): UnfitFileSystem | null {
+function unfitFileSystem(
+  folder: string,
+  files: Pick<ReturnType<typeof system>["files"], "unfit">,
+): UnfitFileSystem | null {
   try {
     return files.unfit(folder);
   } catch (error) {

@@ -1,7 +1,15 @@
 import { readFileSync, realpathSync, statfsSync } from "node:fs";
-import type { FileSystem, FileSystems, UnfitFileSystem } from "../system.js";
+import type { FileSystem, UnfitFileSystem } from "../system.js";
 
-export const linuxFiles: FileSystems = { of, unfit, pathOf: (fd) => `/proc/self/fd/${fd}` };
+export const linuxFiles = {
+  of,
+  unfit,
+  /**
+   * The path of an open folder or file. An entry below it belongs to that very folder, even if somebody has replaced the
+   * folder's own path with a link.
+   */
+  pathOf: (fd: number) => `/proc/self/fd/${fd}`,
+};
 
 /** The file system of a path, from `/proc/self/mountinfo` (proc(5)). */
 function of(path: string): FileSystem {
@@ -56,8 +64,8 @@ const KERNEL: ReadonlyMap<number, string> = new Map([
 ]);
 
 /**
- * As `FileSystems.unfit`. Uses the type number of statfs(2) and does not read `mountinfo`, because every command calls
- * this function, and `mountinfo` may be long.
+ * Why the folder's file system cannot contain the state. Null if it can, or is unknown. Uses the type number of
+ * statfs(2) and does not read `mountinfo`, because every command calls this function, and `mountinfo` may be long.
  */
 function unfit(folder: string): UnfitFileSystem | null {
   return unfitType(statfsSync(folder).type);

@@ -1,5 +1,14 @@
-import { systemCode } from "../../errors.js";
-import { isOwnLimit, unreadable } from "../unreadable.js";
+import { FleetError, systemCode } from "../../errors.js";
+
+const OWN_LIMITS = new Set(["EMFILE", "ENFILE", "ENOMEM", "EAGAIN"]);
+
+/**
+ * Whether the error shows that this process or the machine reached a limit. In that case, the system did not answer our
+ * question.
+ */
+export function isOwnLimit(error: unknown): boolean {
+  return OWN_LIMITS.has(systemCode(error) ?? "");
+}
 
 /**
  * Returns the result of `look`, or null if its target does not exist or belongs to another user.
@@ -11,6 +20,7 @@ export function seen<T>(look: () => T): T | null {
     return look();
   } catch (error) {
     if (!isOwnLimit(error)) return null;
-    throw unreadable("processes", `this process has reached a limit (${systemCode(error)})`, "ulimit -n", error);
+    const message = `The processes of this machine cannot be listed, because this process has reached a limit (${systemCode(error)}).`;
+    throw new FleetError("FLEET_PROCESSES_UNREADABLE", message, { cause: error, suggestions: ["ulimit -n"] });
   }
 }

@@ -12,15 +12,23 @@ import {
   writeSync,
 } from "node:fs";
 import { constants as osConstants } from "node:os";
-import type { ProcessExit, ProcessTable, ProcessVariables, SeenProcess } from "../system.js";
+import type { ProcessExit, ProcessVariables, SeenProcess } from "../system.js";
 import { controlGroupsOf } from "./cgroups.js";
 import { seen } from "./proc.js";
 import { connectedPorts, listensOn, openFiles } from "./sockets.js";
 
-/** Reads `/proc` (proc(5)). */
-export const linuxProcesses: ProcessTable = {
+/**
+ * The processes that the kernel knows, from `/proc` (proc(5)). Every answer is a snapshot: look again right before you act
+ * on it. Zombies count as gone. Lists leave out this process, and processes of other users about which the kernel does not
+ * answer.
+ *
+ * Every function throws FleetError `FLEET_PROCESSES_UNREADABLE` when it cannot look, because a process that we cannot look
+ * at must not count as dead.
+ */
+export const linuxProcesses = {
+  /** The PID namespace of this process. Within a namespace, no two processes have the same PID at the same time. */
   namespace: () => (namespace ??= readlinkSync("/proc/self/ns/pid")),
-  find: (pid) => alive(readStat(pid)),
+  find: (pid: number) => alive(readStat(pid)),
   innerPid,
   exitOfZombie,
   inSession,
@@ -35,7 +43,8 @@ export const linuxProcesses: ProcessTable = {
   listensOn,
   connectedPorts,
   privateMemoryBytes,
-  controlGroups: (pid) => seen(() => controlGroupsOf(pid ?? "self")) ?? [],
+  /** The control groups that a process is in, one for each hierarchy. Without `pid`: the groups of this process. */
+  controlGroups: (pid?: number) => seen(() => controlGroupsOf(pid ?? "self")) ?? [],
 };
 
 let namespace: string | undefined;
@@ -79,6 +88,7 @@ function alive(stat: Stat | null): SeenProcess | null {
   return { pid: stat.pid, parent: stat.parent, started: stat.started };
 }
 
+/** The members of the process session with this leader. */
 function inSession(leader: number): SeenProcess[] {
   return others().flatMap((pid) => {
     const stat = readStat(pid);
@@ -86,6 +96,11 @@ function inSession(leader: number): SeenProcess[] {
   });
 }
 
+/**
+ * How a zombie ended. A zombie is a dead process whose parent has not asked for its exit status so far. With `then`,
+ * the zombie must have started exactly at `started`; with `then or before`, at that time or earlier. Null for any
+ * other process.
+ */
 function exitOfZombie(pid: number, started: string, when: "then" | "then or before" = "then"): ProcessExit | null {
   const stat = readStat(pid);
   if (stat === null || stat.state !== "Z") return null;
@@ -122,6 +137,7 @@ function othersWith(has: (pid: number) => boolean): SeenProcess[] {
   });
 }
 
+/** All processes, each with the named variables that are in its environment. Another user's process may show none. */
 function withEnvironment(names: readonly string[]): ProcessVariables[] {
   return others().flatMap((pid) => {
     const found = linuxProcesses.find(pid);
@@ -137,6 +153,7 @@ function withEnvironment(names: readonly string[]): ProcessVariables[] {
   });
 }
 
+/** The processes of this account with this soft limit on file locks. */
 function withLockLimit(limit: number): SeenProcess[] {
   const line = new RegExp(`^Max file locks\\s+${limit}\\s`, "m");
   return othersWith(
@@ -146,7 +163,10 @@ function withLockLimit(limit: number): SeenProcess[] {
   );
 }
 
-/** A process may always raise this value, and only root may lower it. */
+/**
+ * Makes the kernel prefer a process, with all that it starts from then on, when it has to end one because the memory is
+ * used up. A process may always raise this value, and only root may lower it.
+ */
 function endFirst(pid: number): void {
   const path = `/proc/${pid}/oom_score_adj`;
   try {
@@ -160,6 +180,9 @@ function endFirst(pid: number): void {
 const SERVER_OOM_SCORE = 500;
 
 /**
+ * Overwrites variables in the environment that the kernel shows of a process, after the process has read them. Does
+ * nothing for a process that is gone. Returns whether the kernel no longer shows the variables.
+ *
  * `/proc/<pid>/environ` shows the bytes with which the program started, from the memory of the process. So only this
  * memory has to change. A program that has copied a value keeps it.
  */
@@ -186,6 +209,7 @@ function hideVariables(pid: number, names: readonly string[]): boolean {
   );
 }
 
+/** The processes that have the file open for writing. */
 function writersOf(path: string): SeenProcess[] {
   if (!existsSync(path)) return [];
   const real = realpathSync(path);
@@ -206,7 +230,10 @@ function flagsOf(pid: number, fd: string): number | null {
   return flags === undefined ? null : Number.parseInt(flags, 8);
 }
 
-/** Whether each kind of namespace may be made. A kernel without a limit on a kind has no file for it. */
+/**
+ * Whether each kind of namespace may be made. If not, the kernel's error is the same as when there are too many. A kernel
+ * without a limit on a kind has no file for it.
+ */
 function allowsNamespaces(): boolean {
   return ["user", "pid", "mnt", "ipc", "uts", "net"].every((kind) => {
     const limit = seen(() => readFileSync(`/proc/sys/user/max_${kind}_namespaces`, "utf8"));
@@ -216,6 +243,11 @@ function allowsNamespaces(): boolean {
 
 const O_CLOEXEC = 0o2000000;
 
+/**
+ * The descriptors beyond standard error that a child of this process would inherit. Node.js does not let children
+ * inherit its own descriptors, so the program that started this process left these open. Leaves out those above the
+ * limit of open files, because no process can use their numbers.
+ */
 function inheritedDescriptors(): number[] {
   const limits = seen(() => readFileSync("/proc/self/limits", "utf8")) ?? "";
   const limit = Number(/^Max open files\s+(\d+)/m.exec(limits)?.[1] ?? Number.POSITIVE_INFINITY);
@@ -226,7 +258,7 @@ function inheritedDescriptors(): number[] {
 }
 
 /**
- * The last value of `NSpid` in `/proc/<pid>/status`, which has the PID in each namespace from ours to that of the
+ * The PID of the process in its own PID namespace, or null if it is gone: the last value of `NSpid` in `/proc/<pid>/status`, which has the PID in each namespace from ours to that of the
  * process.
  */
 function innerPid(pid: number): number | null {
@@ -235,7 +267,9 @@ function innerPid(pid: number): number | null {
   return inner === undefined ? null : Number(inner);
 }
 
-/** The value of `RssAnon` in `/proc/<pid>/status`, in bytes. */
+/**
+ * How many bytes of memory the end of the process would free: `RssAnon` in `/proc/<pid>/status`. Null when it is gone.
+ */
 function privateMemoryBytes(pid: number): number | null {
   const status = seen(() => readFileSync(`/proc/${pid}/status`, "utf8")) ?? "";
   const kilobytes = /^RssAnon:\s+(\d+) kB$/m.exec(status)?.[1];

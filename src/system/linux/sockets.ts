@@ -1,6 +1,10 @@
 import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync } from "node:fs";
 import { seen } from "./proc.js";
 
+/**
+ * Whether the process itself has a TCP socket that listens on the port. Looks in the network namespace of the process
+ * `seenFrom`. Default: the process itself.
+ */
 export function listensOn(pid: number, port: number, seenFrom = pid): boolean {
   return ["tcp", "tcp6"].some((table) => {
     // Stop at the first match, because the kernel needs milliseconds to get past the last listening socket.
@@ -56,7 +60,10 @@ function* listeners(table: string): Generator<{ port: number; inode: string }> {
   }
 }
 
-/** As `ProcessTable.connectedPorts`. Reads the kernel's whole table of sockets, which takes milliseconds. */
+/**
+ * Returns those of `ports` to which a client is connected. Ignores clients whose own port is in `except`. Reads the
+ * kernel's whole table of sockets, which takes milliseconds.
+ */
 export function connectedPorts(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number> {
   const found = new Set<number>();
   for (const table of ["tcp", "tcp6"]) {
