@@ -46,27 +46,14 @@ const ADVICE: Readonly<Record<string, (typed: Typed) => Suggestion[]>> = {
   create: inQuotes,
   resume: inQuotes,
   describe: ({ args: [kind = "", name] }) => {
-    const known = kindNamed(kind);
-    return known === undefined || name === undefined ? [] : [`copilotfleet describe ${known}/${word(name)}`];
+    return KINDS.includes(kind) && name !== undefined ? [`copilotfleet describe ${kind}/${word(name)}`] : [];
   },
   unlock: ({ args: [session = "SESSION"], isMissing }) =>
     isMissing ? [] : [`copilotfleet unlock ${word(session)} --token TOKEN`],
 };
 
-/** The kinds of things that `describe` shows, by the names that users of other tools may type for them. */
-const KINDS: Readonly<Partial<Record<string, string>>> = {
-  session: "session",
-  server: "server",
-  pod: "server",
-  po: "server",
-  container: "server",
-  user: "user",
-};
-
-/** Returns our kind for the word of another tool, such as "server" for `pods`; undefined for an unknown word. */
-export function kindNamed(kind: string): string | undefined {
-  return KINDS[kind.toLowerCase().replace(/s$/, "")];
-}
+/** The kinds of things that `describe` shows. */
+const KINDS = ["session", "server", "user"];
 
 function inQuotes({ flags }: Typed): Suggestion[] {
   return flags.has("prompt") ? ["Put the whole prompt in quotes."] : [];

@@ -6,7 +6,6 @@ import { FleetError, quote, type Suggestion } from "../errors.js";
 import { spoken } from "./command-id.js";
 import { missingValue } from "./flags/missing-value.js";
 import { DEFAULT_USER } from "./flags/user.js";
-import { adviceOn, FOREIGN_COMMANDS, FOREIGN_FLAGS } from "./foreign-words.js";
 import { meantArguments, typedIn } from "./meant-arguments.js";
 import { unmarked } from "./prompt/prompt.js";
 
@@ -36,7 +35,7 @@ export async function usageError(error: Error, command: typeof Command): Promise
     valueless === undefined
       ? { message: describe(error, known, command), advice: exampleOf(error, command) }
       : await missingValue(valueless, known[valueless.slice("--".length)]);
-  const meantFlags = unknown.flatMap((flag) => meant(flag, command, flags));
+  const meantFlags = unknown.flatMap((flag) => nearest(flag, flags, (name) => `Did you mean ${name}?`));
   const listed = unknown.length > 0 && meantFlags.length === 0 ? allowedOf(flags) : "";
   const takesNone = word !== undefined && Object.keys(command.args ?? {}).length === 0;
   return new FleetError("FLEET_USAGE_INVALID", takesNone ? refuseArguments(command, error) : `${message}${listed}`, {
@@ -62,16 +61,12 @@ export function unknownCommand(args: readonly string[], config: Config): FleetEr
   // If the first word is a topic, such as `token`, the second word is the unknown one.
   const inTopic = config.findTopic(topic) !== undefined && word !== undefined && !word.startsWith("-");
   const written = inTopic ? `${topic} ${word}` : topic;
-  const advice = adviceOn(topic, word);
   const near = nearest(written, namesLike(written, config), (name) => `copilotfleet ${name}`);
   const spaced = config.findCommand(topic) !== undefined && topic.includes(":") ? [spoken(topic)] : [];
-  const others = inTopic && advice.length + near.length === 0 ? commandsIn(topic, config) : [];
+  const others = inTopic && near.length === 0 ? commandsIn(topic, config) : [];
   const only = [...spaced, ...others.filter((_, __, { length }) => length === 1)];
   const listed = others.length > 0 && others.length <= MOST_COMMANDS ? allowedOf(others) : "";
-  const meantCommands = [
-    ...(advice.length > 0 ? advice : near),
-    ...only.map((name): Suggestion => `copilotfleet ${name}`),
-  ];
+  const meantCommands = [...near, ...only.map((name): Suggestion => `copilotfleet ${name}`)];
   const usual = inTopic || meantCommands.length > 0 ? "" : ` ${USUAL_COMMANDS}`;
   return new FleetError("FLEET_USAGE_INVALID", `${noCommand(written)}${listed}${usual}`, {
     suggestions: [
@@ -187,18 +182,6 @@ function flagNames(flags: unknown): string[] {
 
 function textsOf(value: unknown): string[] {
   return Array.isArray(value) ? value.map(String) : [];
-}
-
-/**
- * Suggests the flag that the user probably meant. If the flag comes from another tool, suggests our command or flag
- * with the same effect. Otherwise, suggests the flag with the most similar name.
- */
-function meant(flag: string, command: typeof Command, known: readonly string[]): readonly Suggestion[] {
-  const advice = FOREIGN_COMMANDS.get(`${spoken(command.id)} ${flag}`);
-  if (advice !== undefined) return advice;
-  const own = FOREIGN_FLAGS.get(flag)?.find((name) => known.includes(`--${name}`));
-  const phrase = (name: string): Suggestion => `Did you mean ${name}?`;
-  return own === undefined ? nearest(flag, known, phrase) : [phrase(`--${own}`)];
 }
 
 /**

@@ -4,7 +4,6 @@ import type { Fleet } from "../../fleet/fleet.js";
 import { isSessionId, validateSessionId } from "../../model/ids.js";
 import { meantIds, withoutCut } from "../../model/reference.js";
 import { onlyMeant } from "../../peers/sessions/meant.js";
-import { kindNamed } from "../meant-arguments.js";
 import { isAsked } from "../prompt/confirm.js";
 import { given } from "./flags.js";
 
@@ -99,7 +98,7 @@ export async function withWholeIds(
     const only = user === undefined ? "" : ` --user ${user}`;
     advice.push("A script and --yes need whole ids, because nobody is asked.");
     advice.push(`copilotfleet delete ${whole.join(" ")}${only}`);
-  } else if (kindNamed(kind) === "server" && name !== undefined && isSessionId(name)) {
+  } else if (kind === "server" && name !== undefined && isSessionId(name)) {
     advice.push(`copilotfleet stop ${name} # stops a server and keeps its sessions`);
   }
   return error.reworded(({ suggestions }) => ({ suggestions: [...advice, ...suggestions] }));
