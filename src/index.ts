@@ -62,11 +62,8 @@ export type {
   ExchangeOptions,
   FleetOptions,
   LogEndOptions,
-  MovedUser,
   OpenDoorOptions,
   OpenHttpDoorOptions,
-  Rebalanced,
-  RebalanceRequest,
   ResumeSessionOptions,
   RollingRequest,
   RouteView,
@@ -85,7 +82,6 @@ export type {
 } from "./fleet/options.js";
 export type { DoorDrain, FrontDoor } from "./gateway/door.js";
 export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/state/door/report.js";
-export type { Move, RebalancePlan } from "./hosts/rebalance.js";
 export type { ClearedRemain } from "./hosts/remains.js";
 export type { Scope } from "./identity/identity.js";
 export type { SignOnReport } from "./identity/sign-on.js";
@@ -146,7 +142,6 @@ export type { HeldLease, LeaseWait } from "./sessions/leases/leases.js";
 export type { LockOptions } from "./sessions/leases/options.js";
 export type { TurnLease } from "./sessions/leases/seen.js";
 export type { EvictionResult, KeptReason } from "./sessions/memory/eviction.js";
-export type { Released } from "./sessions/memory/release.js";
 export type {
   AgentRequest,
   Asked,

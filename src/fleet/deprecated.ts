@@ -103,10 +103,6 @@ export const DEPRECATED = {
   hostNames: ["hosts", "names"],
   /** @deprecated Use `hosts.overview`. */
   overview: ["hosts", "overview"],
-  /** @deprecated Use `hosts.planRebalance`. */
-  planRebalance: ["hosts", "planRebalance"],
-  /** @deprecated Use `hosts.rebalance`. */
-  rebalance: ["hosts", "rebalance"],
 
   /** @deprecated Use `records.servers`. */
   recordedServers: ["records", "servers"],

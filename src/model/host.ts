@@ -22,11 +22,6 @@ export interface HostEntry {
   version?: string;
   /** The folder for session state that all hosts mount; null if the host uses its own disk. */
   storage: string | null;
-  /**
-   * The number that the host wrote into the `storage` folder, so that other hosts can verify that they mount the same
-   * folder.
-   */
-  beacon?: string | null;
   /** The newest line of the host's audit log. Absent in entries of earlier versions, and if the log is empty. */
   events?: { seq: number; hash: string };
   /**

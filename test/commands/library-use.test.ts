@@ -146,7 +146,6 @@ describe("a caller in JavaScript", () => {
       "hosts.list",
       "hosts.names",
       "hosts.overview",
-      "hosts.planRebalance",
       "events.verify",
     ]);
     expect(await fleet.servers()).toEqual(expect.any(Array));

@@ -29,9 +29,6 @@ import {
   type Overview,
   type PendingReply,
   type PoolState,
-  type Rebalanced,
-  type RebalancePlan,
-  type RebalanceRequest,
   type ResumeSessionOptions,
   type RollingRequest,
   type RollingResult,
@@ -72,8 +69,6 @@ interface OldFleet {
   followLog: (id: string, at: LogPosition, signal: AbortSignal) => AsyncGenerator<Buffer>;
   serverFor: (user: string, request?: SpawnRequest) => Promise<ServerView>;
   route: (user: string, options?: { strategy?: Strategy }) => Promise<RouteView>;
-  planRebalance: () => Promise<RebalancePlan>;
-  rebalance: (request?: RebalanceRequest) => Promise<Rebalanced>;
   serverOf: (user: string) => Promise<ServerView>;
   stop: (ids: readonly string[], request?: StopRequest) => Promise<Stopped[]>;
   restart: (ids: readonly string[], request?: StopRequest) => Promise<{ stopped: Stopped[]; servers: ServerView[] }>;
