@@ -88,7 +88,7 @@ export type { SignOnReport } from "./identity/sign-on.js";
 export { type DoorProxy, openProxy, type ProxyEvent, type ProxyOptions } from "./identity/tls/proxy.js";
 export type { IssuedToken, RotatedToken, TokenView } from "./identity/tokens.js";
 export { type Actor, EVENT_TYPES, type EventType, type FleetEvent, type Via } from "./model/events/event.js";
-export type { HostEntry, HostProof, HostRecord } from "./model/host.js";
+export type { HostEntry, HostRecord } from "./model/host.js";
 export type { Lease } from "./model/lease.js";
 export type { Placement, Purge } from "./model/placement.js";
 export type { AwaitedTurns, OnProgress, Progress } from "./model/progress.js";

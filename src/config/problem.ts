@@ -97,7 +97,6 @@ const NULLS: Readonly<Record<string, string>> = {
   "auth.githubTokenEnv": "none",
   "auth.githubTokenFile": "none",
   "identity.github.api": "no sign-on with GitHub",
-  "host.ca": "none, so that only host.peers counts",
   "host.advertise": "the address of serve.listen",
   "host.tls.ca": "the authorities that Node.js trusts",
   "host.tls.cert": "no certificate",

@@ -5,7 +5,6 @@ import { isOwnedBy, type Ownership, type SessionRecord } from "../model/session.
 import { rendezvousChoice } from "../pool/placement.js";
 import { hasHostFolder, placesOf } from "../runtime/files/shared-storage.js";
 import type { Hosts, Store } from "../store/ports.js";
-import { doorText, type HostKeys } from "./keys/host-keys.js";
 import { notMounted, ownHostAway, sessionStranded } from "./problems.js";
 
 /** The host that has a user or a session: this host, or another live host. */
@@ -14,7 +13,6 @@ export type Whereabouts = { here: true } | { here: false; host: HostRecord };
 export interface DirectoryContext {
   store: Store;
   config: Pick<Config, "storage">;
-  keys?: HostKeys | null;
 }
 
 const HERE: Whereabouts = { here: true };
@@ -33,12 +31,9 @@ export class HostDirectory {
   readonly #store: Store;
   readonly #hosts: Hosts | null;
   readonly #shared: string | null;
-  /** The keys of the hosts; null if the configuration names none. */
-  readonly keys: HostKeys | null;
   #seen: { hosts: HostRecord[]; at: number } | undefined;
 
-  constructor({ store, config, keys = null }: DirectoryContext) {
-    this.keys = keys;
+  constructor({ store, config }: DirectoryContext) {
     this.#store = store;
     this.#hosts = store.hosts;
     this.#shared = config.storage.shared;
@@ -57,18 +52,9 @@ export class HostDirectory {
   async list(): Promise<HostRecord[]> {
     if (this.#hosts === null) return [];
     const asked = performance.now();
-    const hosts = (await this.#hosts.list()).map((host) => this.#withProvenDoor(host));
+    const hosts = await this.#hosts.list();
     this.#seen = { hosts, at: asked };
     return hosts;
-  }
-
-  /**
-   * Removes the address of the host's front door unless the host signed it, so that nobody connects to a forged one.
-   */
-  #withProvenDoor(host: HostRecord): HostRecord {
-    const { name, instance, door, until, proof } = host;
-    if (this.keys === null || door === null || name === this.own) return host;
-    return this.keys.isSignedBy(name, doorText(name, instance, door, until), proof) ? host : { ...host, door: null };
   }
 
   /**

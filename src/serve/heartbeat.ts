@@ -4,7 +4,6 @@ import { isLoopback } from "../config/values/redis-url.js";
 import { FleetError, quote } from "../errors.js";
 import { headOf } from "../events/query.js";
 import { announcedDoor } from "../hosts/door.js";
-import { doorText } from "../hosts/keys/host-keys.js";
 import type { HostEntry, HostRecord } from "../model/host.js";
 import { ensureNote, instanceOf, removeNote } from "../runtime/files/host-note.js";
 import { hasHostFolder } from "../runtime/files/shared-storage.js";
@@ -20,10 +19,7 @@ const BEATS = 3;
 /** The shortest wait after a heartbeat that failed, in milliseconds. */
 const RETRY_MS = 500;
 
-type HeartbeatContext = Pick<
-  ServeContext,
-  "clock" | "config" | "directory" | "log" | "metrics" | "stateRoot" | "store"
->;
+type HeartbeatContext = Pick<ServeContext, "clock" | "config" | "log" | "metrics" | "stateRoot" | "store">;
 
 /**
  * Shows the other hosts that this host is alive. A term is a period in which they consider it alive without
@@ -109,16 +105,11 @@ export class Heartbeat {
     await this.#send();
   }
 
-  /** The entry of this host for the directory of hosts. Has the host's signature if the hosts have keys. */
-  async #signed(): Promise<HostEntry> {
-    const { directory, store, config, stateRoot } = this.#context;
-    const { keys } = directory;
-    const head = headOf(stateRoot);
+  /** The entry of this host for the directory of hosts. */
+  #current(): HostEntry {
+    const head = headOf(this.#context.stateRoot);
     if (head.seq > 0) this.#entry = { ...this.#entry, events: head };
-    if (keys === null) return this.#entry;
-    const until = (await store.now()) + config.host.ttlMs;
-    const proof = keys.sign(doorText(this.#hosts.own, this.#instance, this.#entry.door, until));
-    return { ...this.#entry, until, proof };
+    return this.#entry;
   }
 
   /** Makes the other hosts place no more users on this host. */
@@ -165,7 +156,7 @@ export class Heartbeat {
     const { ttlMs } = config.host;
     const asked = clock.now();
     const number = ++this.#sent;
-    const { term } = await this.#hosts.beat(this.#instance, await this.#signed(), ttlMs);
+    const { term } = await this.#hosts.beat(this.#instance, this.#current(), ttlMs);
     // Ignore the answer to an earlier heartbeat, because we already have the answer to a later one.
     if (this.#left || number < this.#answered) return;
     this.#answered = number;

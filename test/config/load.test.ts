@@ -94,7 +94,6 @@ describe("defaults", () => {
           advertise: null,
           ttlMs: 15_000,
           ca: null,
-          peers: [],
         },
         storage: { shared: null },
         user: null,

@@ -228,16 +228,6 @@ export const OF_OPERATION = {
     meaning: "How long after its last heartbeat a host counts as gone, from 3 s to 10 minutes.",
     examples: ["15s"],
   },
-  "host.ca": {
-    meaning:
-      "The file with the fleet's public key (PEM, Ed25519). Hosts accept the key of another host if it signed that key. See " +
-      "[Proving identity](hosts.md#proving-identity).",
-    examples: ["/etc/copilotfleet/fleet-ca.pub", null],
-  },
-  "host.peers": {
-    meaning: "The keys of the fleet's hosts, as `copilotfleet host key` prints them.",
-    examples: [["host-1=11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"]],
-  },
 
   "storage.shared": {
     meaning: "The folder that all hosts mount for session state. `null`: each host uses its own disk.",

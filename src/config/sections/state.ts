@@ -1,5 +1,4 @@
 import * as v from "valibot";
-import * as lists from "../list-rules.js";
 import * as rules from "../rules.js";
 import { hostTls } from "../tls-keys.js";
 
@@ -25,9 +24,6 @@ export const host = v.pipe(
     insecure: v.optional(rules.flag(), false),
     // How long after this host's last heartbeat the other hosts consider it dead, and take over its users and sessions.
     ttl: v.optional(rules.hostTtl(), "15s"),
-    // The file with the fleet's public key, with which hosts verify the signatures of each other's keys.
-    ca: v.optional(v.nullable(rules.file()), null),
-    peers: v.optional(lists.peers(), []),
   }),
   v.transform(({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl })),
 );
