@@ -237,7 +237,7 @@ describe("a command in its own process", () => {
       code: 3,
       stdout: "",
       stderr: expect.stringMatching(
-        /^Error: serve\.listen is "0\.0\.0\.0:0".*serve\.tls.*serve\.insecure.*\[FLEET_CONFIG_INVALID\]\n {2}Hint: Set serve\.tls/,
+        /^Error: serve\.listen is "0\.0\.0\.0:0".*serve\.tls.*insecure.*\[FLEET_CONFIG_INVALID\]\n {2}Hint: Set serve\.tls/,
       ),
     });
   });

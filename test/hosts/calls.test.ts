@@ -325,7 +325,7 @@ describe("a remote host", () => {
       directory: directory as unknown as HostDirectory,
       config: {
         drain: { timeoutMs: 1_000 },
-        host: { tls: { cert: null, key: null, ca: null }, insecure: false },
+        host: { tls: { cert: null, key: null, ca: null } },
       } as Config,
       events: noEvents,
     });
