@@ -57,11 +57,8 @@ export type {
   CreateSessionOptions,
   FleetOptions,
   LogEndOptions,
-  MovedUser,
   OpenDoorOptions,
   OpenHttpDoorOptions,
-  Rebalanced,
-  RebalanceRequest,
   ResumeSessionOptions,
   RollingRequest,
   RouteView,
@@ -80,14 +77,13 @@ export type {
 } from "./fleet/options.js";
 export type { DoorDrain, FrontDoor } from "./gateway/door.js";
 export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/state/door/report.js";
-export type { Move, RebalancePlan } from "./hosts/rebalance.js";
 export type { ClearedRemain } from "./hosts/remains.js";
 export type { Scope } from "./identity/identity.js";
 export type { SignOnReport } from "./identity/sign-on.js";
 export { type DoorProxy, openProxy, type ProxyEvent, type ProxyOptions } from "./identity/tls/proxy.js";
 export type { IssuedToken, RotatedToken, TokenView } from "./identity/tokens.js";
 export { type Actor, EVENT_TYPES, type EventType, type FleetEvent, type Via } from "./model/events/event.js";
-export type { HostEntry, HostProof, HostRecord } from "./model/host.js";
+export type { HostEntry, HostRecord } from "./model/host.js";
 export type { Lease } from "./model/lease.js";
 export type { Placement, Purge } from "./model/placement.js";
 export type { AwaitedTurns, OnProgress, Progress } from "./model/progress.js";
@@ -141,7 +137,6 @@ export type { HeldLease, LeaseWait } from "./sessions/leases/leases.js";
 export type { LockOptions } from "./sessions/leases/options.js";
 export type { TurnLease } from "./sessions/leases/seen.js";
 export type { EvictionResult, KeptReason } from "./sessions/memory/eviction.js";
-export type { Released } from "./sessions/memory/release.js";
 export type {
   AgentRequest,
   Asked,

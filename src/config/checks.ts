@@ -182,7 +182,7 @@ function isSamePort(a: Address, b: Address): boolean {
  * Refuses a password in a flag, because every user of the machine can read flags in the process table, but not a
  * private file or a variable. Also refuses a Redis without TLS on another host.
  */
-function checkStore({ store, storeOptions }: Config, origins: Map<string, Origin>): void {
+function checkStore({ store, insecure }: Config, origins: Map<string, Origin>): void {
   const origin = origins.get("store");
   if (store.kind !== "redis") return;
   if (origin?.from === "flag" && new URL(store.url).password !== "") {
@@ -190,13 +190,13 @@ function checkStore({ store, storeOptions }: Config, origins: Map<string, Origin
       "a URL without a password, because other users can read flags. Put the password into COPILOTFLEET_STORE or a file";
     throw invalidValue("store", store.url, allowed, origin);
   }
-  if (storeOptions.insecure || !isPlaintext(store.url)) return;
+  if (insecure || !isPlaintext(store.url)) return;
   throw invalidValue("store", store.url, ALLOWED_PLAINTEXT, origin);
 }
 
 /** The text after "Allowed:" in a message about a Redis without TLS. */
 export const ALLOWED_PLAINTEXT =
-  'rediss:// (TLS) for a Redis on another host. On a trusted network, "storeOptions": {"insecure": true} allows plain text';
+  'rediss:// (TLS) for a Redis on another host. On a trusted network, "insecure": true allows plain text';
 
 export function isPlaintext(url: string): boolean {
   const target = readRedisUrl(url);

@@ -74,13 +74,6 @@ export const proxies = () =>
       : "which is not an address or a network";
   });
 
-/** The public keys of hosts. */
-export const peers = () =>
-  list(
-    'a list of hosts with their keys as copilotfleet host key prints them, such as ["host-1=11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"]',
-    (item) => (/^[a-z0-9][a-z0-9.-]{0,62}=[A-Za-z0-9_-]{43}$/.test(item) ? null : "which is not the key of a host"),
-  );
-
 /** A list of texts. `faultOf` states why an item is refused. */
 function list(allowed: string, faultOf: (item: string) => string | null) {
   const fault = (item: string) => textFault(item, { characters: /[^\0]/ }) ?? faultOf(item);

@@ -1,5 +1,6 @@
 import { FleetError, type FleetErrorCode, isFleetError, quote, type Suggestion } from "../errors.js";
 import { findKey, type Key, keyTree, nearestKeys } from "./keys.js";
+import { REMOVED } from "./removed.js";
 import type { Rule } from "./rules.js";
 import { isObject } from "./values/json.js";
 import { printable, redact, redactTokens } from "./values/text.js";
@@ -97,7 +98,6 @@ const NULLS: Readonly<Record<string, string>> = {
   "auth.githubTokenEnv": "none",
   "auth.githubTokenFile": "none",
   "identity.github.api": "no sign-on with GitHub",
-  "host.ca": "none, so that only host.peers counts",
   "host.advertise": "the address of serve.listen",
   "host.tls.ca": "the authorities that Node.js trusts",
   "host.tls.cert": "no certificate",
@@ -150,6 +150,11 @@ export function conflict(
 
 /** The error for a key that does not exist. Does not show the value, which may be a secret. */
 export function unknownKey(name: string, origin: Origin): FleetError {
+  const replacement = Object.hasOwn(REMOVED, name) ? REMOVED[name] : undefined;
+  if (replacement !== undefined) {
+    const message = `${quote(name)} is no longer a key of the configuration (${whence(origin)})`;
+    return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions: [replacement] });
+  }
   if (SECRET.test(name)) return secretInPlace(name, origin);
   const [nearest, ...others] = nearestKeys(name).map((key) => `"${key}"`);
   const at = origin.from === "file" ? ` in ${place(origin)}` : "";

@@ -216,8 +216,6 @@ const serve = v.pipe(
     proxyProtocol: v.optional(rules.flag(), false),
     // With a certificate, the front door speaks TLS only. With `clientCa`, clients need a certificate, too.
     tls: v.optional(doorTls, {}),
-    // Allows a front door and an HTTP API without TLS at addresses that other machines can reach.
-    insecure: v.optional(rules.flag(), false),
     // How long a prompt may wait at the front door while other users use its session.
     turnWait: v.optional(rules.wait(), "30s"),
     logMaxSize: v.optional(rules.size(), "10mb"),
@@ -264,6 +262,8 @@ const keys = v.strictObject({
   storeOptions: v.optional(storeOptions, {}),
   host: v.optional(host, {}),
   storage: v.optional(storage, {}),
+  // Allows connections to other machines without TLS: clients, other hosts and Redis.
+  insecure: v.optional(rules.flag(), false),
   // The user for commands that need a user and get none. The library does not read this key.
   user: v.optional(v.nullable(rules.userId()), null),
 });

@@ -138,7 +138,8 @@ function hostService(deployment: Deployment, { host, index, httpAt }: HostPlan) 
  * @throws FleetError `FLEET_CONFIG_INVALID` when `serve.http` is not an IP address, when one of the ports is used by a
  * front door or is above 65535, or when other machines can reach the address without TLS.
  */
-function publishedAt({ serve }: Config, replicas: number): Address | null {
+function publishedAt(config: Config, replicas: number): Address | null {
+  const { serve } = config;
   if (serve.http === null) return null;
   const { port } = serve.http;
   const host = serve.http.host === "localhost" ? "127.0.0.1" : serve.http.host;
@@ -147,7 +148,7 @@ function publishedAt({ serve }: Config, replicas: number): Address | null {
       "Set serve.http to an IP address and a port, such as 127.0.0.1:4380.",
     ]);
   }
-  checkExposed("http", serve, "so tokens and conversations would cross the network in plain text");
+  checkExposed("http", config, "so tokens and conversations would cross the network in plain text");
   const last = port + replicas - 1;
   if (port !== 0 && (last > 65_535 || (port < layout.DOOR_PORT + replicas && last >= layout.DOOR_PORT))) {
     const ports = `the ports from ${port} to ${last}`;

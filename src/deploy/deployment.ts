@@ -69,10 +69,9 @@ export function describe(
   const settings = settingsOf(config, given, {
     without: [...PER_HOST, ...(http === null ? [] : HTTP_KEYS), "runtime.path", ...(own ? ["storeOptions"] : [])],
     with: {
-      ...(own ? { "storeOptions.insecure": true } : {}),
-      // Inside a container, the front door listens on all addresses. Allow this without TLS, because the orchestrator's
-      // network protects the door.
-      ...(config.serve.tls.cert === null ? { "serve.insecure": true, "host.insecure": true } : {}),
+      // The front door listens on all addresses of its container. The orchestrator's network protects it and the
+      // orchestrator's own Redis.
+      ...(own || config.serve.tls.cert === null ? { insecure: true } : {}),
     },
     // The URL of the orchestrator's own Redis contains a password.
     secretStore: options.secretStore || own,

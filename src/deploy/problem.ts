@@ -18,21 +18,25 @@ export function unfit(message: string, suggestions: Suggestion[]): FleetError {
  * Refuses an address at which `serve` would not start, because other machines can reach it and nothing encrypts the
  * connections.
  */
-export function checkListen({ serve }: Pick<Config, "serve">): void {
-  for (const key of ["listen", "http"] as const) checkExposed(key, serve, "so serve would not start");
+export function checkListen(config: Pick<Config, "serve" | "insecure">): void {
+  for (const key of ["listen", "http"] as const) checkExposed(key, config, "so serve would not start");
 }
 
 /**
  * Refuses an address that other machines can reach if nothing encrypts the connections. @param harm the consequence,
  * for the message
  */
-export function checkExposed(key: "listen" | "http", serve: Config["serve"], harm: string): void {
+export function checkExposed(
+  key: "listen" | "http",
+  { serve, insecure }: Pick<Config, "serve" | "insecure">,
+  harm: string,
+): void {
   const address = serve[key];
-  if (address === null || isLoopback(address) || serve.tls.cert !== null || serve.insecure) return;
+  if (address === null || isLoopback(address) || serve.tls.cert !== null || insecure) return;
   const where = `${address.host}:${address.port}`;
   throw unfit(`serve.${key} is ${quote(where)}, which other machines can reach, and serve.tls is not set, ${harm}`, [
     "Set serve.tls.cert and serve.tls.key to the files of a certificate.",
-    "Set serve.insecure to true if only trusted machines can reach this network, or if a proxy adds TLS.",
+    "Set insecure to true if only trusted machines can reach this network, or if a proxy adds TLS.",
   ]);
 }
 

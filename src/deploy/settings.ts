@@ -94,7 +94,6 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
   }
   for (const [part, path] of Object.entries(config.serve.tls)) moveFile(`serve.tls.${part}`, path);
   for (const [part, path] of Object.entries(config.host.tls)) moveFile(`host.tls.${part}`, path);
-  moveFile("host.ca", config.host.ca);
   const issuers = values.get("identity.jwt")?.value;
   if (options.moveFiles && Array.isArray(issuers)) values.set("identity.jwt", { value: issuers.map(moveKeys) });
   if (mayBeSecret(auth.githubTokenCommand)) conceal("auth.githubTokenCommand");

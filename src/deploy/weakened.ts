@@ -2,17 +2,9 @@ import type { Settings } from "./settings.js";
 
 /** Values that are weaker than the defaults, each with what it allows. */
 const WEAKER: Readonly<Record<string, readonly [value: unknown, effect: string]>> = {
-  "serve.insecure": [
+  insecure: [
     true,
-    "the front door and the HTTP API accept other machines without TLS, so tokens and conversations cross that network in plain text. With serve.tls, it is not necessary",
-  ],
-  "host.insecure": [
-    true,
-    "hosts send tokens to each other without TLS. With serve.tls and host.tls, it is not necessary",
-  ],
-  "storeOptions.insecure": [
-    true,
-    "the hosts reach Redis without TLS, so that network can read and change the state of the fleet",
+    "clients, hosts and Redis may be connected without TLS, so their network can read and change tokens, conversations and the state of the fleet. With serve.tls and an encrypted Redis, it is not necessary",
   ],
   "session.approve": ["all", "all tool calls of a model run, and nobody is asked"],
   "session.host": ["owner", "users reach files and start programs on their own servers"],

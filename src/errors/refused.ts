@@ -183,7 +183,7 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
     retryable: true,
     title: "The session is on another host now.",
     data: "The history moved with the session, and nothing is lost.",
-    causes: ["It was moved during the call, by rebalancing or because its host was gone."],
+    causes: ["Its host was gone during the call."],
     fixes: ["Try again: the front door relays you to the host that has it.", "copilotfleet top --once"],
   },
   FLEET_METHOD_DENIED: {

@@ -104,7 +104,7 @@ function assertTarget({ to, origin }: MigrateOptions, config: Config): void {
       "a URL without a password, because other users can read flags. To use a password, put the URL into a variable and name it with --to-env";
     throw invalidValue("store", to, allowed, origin);
   }
-  if (isPlaintext(to) && !config.storeOptions.insecure) throw invalidValue("store", to, ALLOWED_PLAINTEXT, origin);
+  if (isPlaintext(to) && !config.insecure) throw invalidValue("store", to, ALLOWED_PLAINTEXT, origin);
 }
 
 function show(url: string): string {

@@ -4,7 +4,6 @@ import type { Address } from "../config/rules.js";
 import type { Duration } from "../config/values/duration.js";
 import type { Moment } from "../config/values/moment.js";
 import type { DoorListeners } from "../gateway/state/door/report.js";
-import type { RebalancePlan } from "../hosts/rebalance.js";
 import type { Via } from "../model/events/event.js";
 import type { OnProgress } from "../model/progress.js";
 import type { Isolation, ServerState, TokenSource } from "../model/server.js";
@@ -19,7 +18,6 @@ import type { ServeLog } from "../serve/context.js";
 import type { Probes } from "../serve/report/probes.js";
 import type { LeaseWait } from "../sessions/leases/leases.js";
 import type { TurnLease } from "../sessions/leases/seen.js";
-import type { Released } from "../sessions/memory/release.js";
 import type { RequestAnswer, RequestChange } from "../sessions/requests/request.js";
 import type { SessionOptions } from "../sessions/use/load.js";
 import type { SessionView } from "../sessions/view.js";
@@ -229,26 +227,6 @@ export interface LogEndOptions {
 export interface RollingRequest extends Omit<StopRequest, "force"> {
   /** How many servers may refuse turns at the same time, because their processes are being replaced. Default: 1. */
   maxUnavailable?: number;
-}
-
-export interface RebalanceRequest {
-  /** For each user, how long to wait until no session of the user is in a turn. Default: `drain.timeout`. */
-  wait?: Duration;
-  /** @internal `wait` after the check of the arguments. */
-  waitMs?: number;
-}
-
-/** A user who was moved, and the result for the user's sessions on the previous host. */
-export interface MovedUser extends Released {
-  user: string;
-  from: string;
-  to: string;
-  /** Why the previous host could not release any session; null if it could. `kept` has reasons for single sessions. */
-  failure: string | null;
-}
-
-export interface Rebalanced extends Pick<RebalancePlan, "stays"> {
-  moved: MovedUser[];
 }
 
 export interface SuperviseOptions {

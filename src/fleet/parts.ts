@@ -2,7 +2,6 @@ import { loadConfig } from "../config/load/load.js";
 import { fleetClosed } from "../errors.js";
 import { Events } from "../events/events.js";
 import { HostDirectory } from "../hosts/directory.js";
-import { HostKeys } from "../hosts/keys/host-keys.js";
 import { Takeover } from "../hosts/takeover.js";
 import type { BudgetCheck } from "../models/gateway/request-meter.js";
 import { ModelProvider } from "../models/provider.js";
@@ -52,7 +51,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const events = new Events({ store, config, stateRoot, via: options.via ?? "library", warn });
   const clients = new Clients();
   const doorClients = new DoorClients();
-  const directory = new HostDirectory({ store, config, keys: HostKeys.from(config, stateRoot) });
+  const directory = new HostDirectory({ store, config });
   const ledger = new Ledger({ usage: store.usage, host: directory.own, warn });
   const checkBudget: BudgetCheck = async (...request) => {
     const { assertBudget } = await import("../usage/limits/turn-allowance.js");

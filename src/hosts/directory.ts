@@ -3,11 +3,9 @@ import { isFleetError } from "../errors.js";
 import { admitting, type HostRecord } from "../model/host.js";
 import { isOwnedBy, type Ownership, type SessionRecord } from "../model/session.js";
 import { rendezvousChoice } from "../pool/placement.js";
-import { placesOf } from "../runtime/files/shared-storage.js";
+import { hasHostFolder, placesOf } from "../runtime/files/shared-storage.js";
 import type { Hosts, Store } from "../store/ports.js";
-import { hasOwnBeacon, notMounted } from "./beacon.js";
-import { doorText, type HostKeys } from "./keys/host-keys.js";
-import { ownHostAway, sessionStranded } from "./problems.js";
+import { notMounted, ownHostAway, sessionStranded } from "./problems.js";
 
 /** The host that has a user or a session: this host, or another live host. */
 export type Whereabouts = { here: true } | { here: false; host: HostRecord };
@@ -15,7 +13,6 @@ export type Whereabouts = { here: true } | { here: false; host: HostRecord };
 export interface DirectoryContext {
   store: Store;
   config: Pick<Config, "storage">;
-  keys?: HostKeys | null;
 }
 
 const HERE: Whereabouts = { here: true };
@@ -34,12 +31,9 @@ export class HostDirectory {
   readonly #store: Store;
   readonly #hosts: Hosts | null;
   readonly #shared: string | null;
-  /** The keys of the hosts; null if the configuration names none. */
-  readonly keys: HostKeys | null;
   #seen: { hosts: HostRecord[]; at: number } | undefined;
 
-  constructor({ store, config, keys = null }: DirectoryContext) {
-    this.keys = keys;
+  constructor({ store, config }: DirectoryContext) {
     this.#store = store;
     this.#hosts = store.hosts;
     this.#shared = config.storage.shared;
@@ -58,18 +52,9 @@ export class HostDirectory {
   async list(): Promise<HostRecord[]> {
     if (this.#hosts === null) return [];
     const asked = performance.now();
-    const hosts = (await this.#hosts.list()).map((host) => this.#withProvenDoor(host));
+    const hosts = await this.#hosts.list();
     this.#seen = { hosts, at: asked };
     return hosts;
-  }
-
-  /**
-   * Removes the address of the host's front door unless the host signed it, so that nobody connects to a forged one.
-   */
-  #withProvenDoor(host: HostRecord): HostRecord {
-    const { name, instance, door, until, proof } = host;
-    if (this.keys === null || door === null || name === this.own) return host;
-    return this.keys.isSignedBy(name, doorText(name, instance, door, until), proof) ? host : { ...host, door: null };
   }
 
   /**
@@ -116,12 +101,9 @@ export class HostDirectory {
     const shared = this.#shared;
     if (this.#hosts === null || shared === null) return;
     const { own } = this.#hosts;
-    const isOwn = ({ name }: HostRecord) => name === own;
-    const known = this.#recent(isOwn);
-    if (known !== undefined && (await hasOwnBeacon(shared, known.host))) return;
-    // A `serve` that started a moment ago may have written a new beacon, so read the hosts again.
-    const fresh = (await this.list()).find(isOwn);
-    if (fresh !== undefined && !(await hasOwnBeacon(shared, fresh))) throw notMounted(shared, fresh);
+    if (await hasHostFolder(shared, own)) return;
+    const served = (await this.list()).some(({ name, storage }) => name === own && storage !== null);
+    if (served) throw notMounted(shared, own);
   }
 
   /** The folders of this host's sessions in the shared storage, by server group. */
@@ -175,8 +157,7 @@ export class HostDirectory {
       if (holder === undefined) throw record.host === own ? ownHostAway(own) : sessionStranded(record);
       return this.#at(holder);
     }
-    const isHeld = holder !== undefined && record.released !== true;
-    return isHeld ? this.#at(holder) : await this.place(record.owner);
+    return holder !== undefined ? this.#at(holder) : await this.place(record.owner);
   }
 
   #at(host: HostRecord): Whereabouts {

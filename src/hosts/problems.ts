@@ -11,6 +11,14 @@ export function ownHostAway(own: string, cause?: unknown): FleetError {
   });
 }
 
+/** The error when the shared storage lacks the folder of this host, for example because nothing is mounted there. */
+export function notMounted(shared: string, own: string): FleetError {
+  const message = `The folder ${quote(shared)} is not the folder that host ${quote(own)} shares with other hosts, or it is not mounted.`;
+  return new FleetError("FLEET_STORAGE_UNUSABLE", message, {
+    suggestions: [`findmnt --target ${shared}`, "copilotfleet doctor"],
+  });
+}
+
 export function hostAway(name: string, cause?: unknown): FleetError {
   return new FleetError("FLEET_HOST_AWAY", `Host ${quote(name)} cannot be reached.`, {
     suggestions: ["copilotfleet top --once", `copilotfleet serve # on host ${name}`, "Try again in a minute."],

@@ -116,7 +116,7 @@ export class Takeover {
     const serverId =
       groupOfSession(seen) === SHARED_GROUP ? await this.#context.placer.place(seen.owner) : seen.serverId;
     const taken = await store.sessions.update(seen.id, (draft): SessionRecord | "busy" | null => {
-      if (draft.host !== seen.host || draft.term !== seen.term || draft.released !== seen.released) return null;
+      if (draft.host !== seen.host || draft.term !== seen.term) return null;
       const { from, host } = draft;
       if (host === owns.host && isHeld(from?.taker ?? null)) return "busy";
       const before =
@@ -124,7 +124,6 @@ export class Takeover {
         (host === undefined ? null : { host, group: groupOfSession(draft), mark: randomBytes(6).toString("hex") });
       draft.host = owns.host;
       if (owns.term !== undefined) draft.term = owns.term;
-      delete draft.released;
       delete draft.from;
       // If this host had the session in an earlier term, the session's files are already here. Keep the recorded
       // server, because it may still have the session loaded.

@@ -1,12 +1,3 @@
-/** A signature with the key of a host. */
-export interface HostProof {
-  /** The host's public key (Ed25519) in base64url. */
-  key: string;
-  signature: string;
-  /** The fleet CA's signature of the host's name and this key. Absent if the host has no certificate. */
-  certificate?: string;
-}
-
 /** The facts that a host publishes about itself. */
 export interface HostEntry {
   /**
@@ -22,20 +13,13 @@ export interface HostEntry {
   version?: string;
   /** The folder for session state that all hosts mount; null if the host uses its own disk. */
   storage: string | null;
-  /**
-   * The number that the host wrote into the `storage` folder, so that other hosts can verify that they mount the same
-   * folder.
-   */
-  beacon?: string | null;
   /** The newest line of the host's audit log. Absent if the log is empty. */
   events?: { seq: number; hash: string };
   /**
-   * The time until which the host's signature of this entry is valid, in milliseconds since the epoch by the store's
-   * clock. Each heartbeat sets a later time, so that nobody can put an earlier entry back.
+   * The time at which this entry ends, in milliseconds since the epoch by the store's clock. Each heartbeat sets a later
+   * time, so that nobody can put an earlier entry back.
    */
   until?: number;
-  /** The host's signature of `door` and `until`. Absent if the configuration names no keys of hosts. */
-  proof?: HostProof;
 }
 
 export interface HostRecord extends HostEntry {

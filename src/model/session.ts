@@ -23,8 +23,6 @@ export interface SessionRecord {
   /** The host of that server. `term` is the host's term when it took the session. Both are absent in a fleet on one host. */
   host?: string;
   term?: number;
-  /** Set if the host has unloaded the session. Any host with the same storage may then take it. */
-  released?: boolean;
   /** The place from which `host` has to fetch the session's state. Absent once the state is on `host`. */
   from?: { host: string; group: string; mark: string; taker: Claim | null };
   model: string | null;
@@ -138,8 +136,8 @@ export interface Ownership {
 /** Whether the host has the session now. Always true if `owner` is undefined, because the fleet then has only one host. */
 export function isOwnedBy(record: SessionRecord, owner: Ownership | undefined): boolean {
   if (owner === undefined) return true;
-  // A host that keeps sessions on its own disk ignores `released` and `from`, because the state never leaves that disk.
-  if (owner.term !== undefined && (record.released === true || record.from !== undefined)) return false;
+  // A host that keeps sessions on its own disk ignores `from`, because the state never leaves that disk.
+  if (owner.term !== undefined && record.from !== undefined) return false;
   return (record.host ?? owner.host) === owner.host && (owner.term === undefined || record.term === owner.term);
 }
 

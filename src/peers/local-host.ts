@@ -20,7 +20,6 @@ import { collectGarbage, type GcResult } from "../sessions/gc/collect.js";
 import { historyFolders, historyStates, readHistory, readPrompts, type SessionPlace } from "../sessions/history.js";
 import { askActivity, type ServerActivity } from "../sessions/memory/activity.js";
 import { allLoaded, type EvictionResult, evict, type LoadedSession } from "../sessions/memory/eviction.js";
-import { type Released, releaseSessionsOf } from "../sessions/memory/release.js";
 import type { AgentRequest } from "../sessions/requests/request.js";
 import type { Sessions } from "../sessions/sessions.js";
 import { sweepKeyedTurns } from "../sessions/use/keyed/expiry.js";
@@ -263,13 +262,6 @@ export class LocalHost extends LocalData implements Host {
 
   async tokenEnds(): Promise<AnswerOf<"tokenEnds">> {
     return await this.#context.store.tokens.notedEnds();
-  }
-
-  async release({ user, waitMs }: ParamsOf<"release">, { signal }: Call = {}): Promise<Released> {
-    const { store, config, directory, events } = this.#context;
-    // Without shared storage, no other host could take over the sessions.
-    if (!directory.isShared) return { released: [], kept: [] };
-    return await releaseSessionsOf(user, waitMs, { store, events, answerMs: config.health.timeoutMs, signal });
   }
 
   get #log() {

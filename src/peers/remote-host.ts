@@ -53,7 +53,6 @@ export class RemoteHost implements Host {
   readonly eventHeads = this.#asks("eventHeads");
   readonly verifyEvents = this.#asks("verifyEvents");
   readonly quota = this.#asks("quota");
-  readonly release = this.#asks("release");
   readonly purge = this.#asks("purge");
   readonly exportSession = this.#asks("exportSession");
   readonly readArchive = this.#asks("readArchive");

@@ -3,11 +3,10 @@ import type { Address } from "../config/rules.js";
 import { isLoopback } from "../config/values/redis-url.js";
 import { FleetError, quote } from "../errors.js";
 import { headOf } from "../events/query.js";
-import { missingBeacons, removeBeacon, writeBeacon } from "../hosts/beacon.js";
 import { announcedDoor } from "../hosts/door.js";
-import { doorText } from "../hosts/keys/host-keys.js";
 import type { HostEntry, HostRecord } from "../model/host.js";
 import { ensureNote, instanceOf, removeNote } from "../runtime/files/host-note.js";
+import { hasHostFolder } from "../runtime/files/shared-storage.js";
 import { showAddress } from "../runtime/launch/listen.js";
 import { ownVersion } from "../runtime/launch/versions.js";
 import type { Hosts } from "../store/ports.js";
@@ -20,10 +19,7 @@ const BEATS = 3;
 /** The shortest wait after a heartbeat that failed, in milliseconds. */
 const RETRY_MS = 500;
 
-type HeartbeatContext = Pick<
-  ServeContext,
-  "clock" | "config" | "directory" | "log" | "metrics" | "stateRoot" | "store"
->;
+type HeartbeatContext = Pick<ServeContext, "clock" | "config" | "log" | "metrics" | "stateRoot" | "store">;
 
 /**
  * Shows the other hosts that this host is alive. A term is a period in which they consider it alive without
@@ -64,21 +60,15 @@ export class Heartbeat {
    */
   static async enter(context: HeartbeatContext, hosts: Hosts, terms: Terms): Promise<Heartbeat> {
     const { stateRoot } = context;
-    const { shared } = context.config.storage;
-    await refuseUnlike(hosts, shared);
     const before = (await hosts.list()).find(({ name }) => name === hosts.own);
     const isNoted = instanceOf(stateRoot) !== null;
     const { instance } = ensureNote(stateRoot, hosts.own);
     const heartbeat = new Heartbeat(context, hosts, instance, terms);
     try {
-      // Send a heartbeat before writing the beacon, a file in the shared storage. If another host has this name, the
-      // heartbeat fails, so we do not overwrite that host's beacon.
-      await heartbeat.#send();
-      if (shared !== null) heartbeat.#entry = { ...heartbeat.#entry, beacon: await writeBeacon(shared, hosts.own) };
       await heartbeat.#send();
       heartbeat.#next();
       // Check again, because a host that has registered at the same moment is visible only now.
-      await refuseUnlike(hosts, shared);
+      await refuseUnlike(hosts, context.config.storage.shared);
     } catch (error) {
       const failure = "the registration of this host could not be undone";
       await attempt(context, failure, () => heartbeat.#withdraw(before));
@@ -91,13 +81,10 @@ export class Heartbeat {
   /** Undoes the registration. @param before this host's record before the registration */
   async #withdraw(before: HostRecord | undefined): Promise<void> {
     if (this.#term === 0) return;
-    const { shared } = this.#context.config.storage;
     // If the host was alive before, let it still count as alive. An earlier `serve` on this host may have died a moment
     // ago, and the next `serve` adopts its servers.
     await this.leave({ gone: before === undefined || before.gone });
-    if (before !== undefined) return;
-    await this.#hosts.forget(this.#hosts.own);
-    if (shared !== null) await removeBeacon(shared, this.#hosts.own, this.#entry.beacon);
+    if (before === undefined) await this.#hosts.forget(this.#hosts.own);
   }
 
   /** The current term of this host. 0 when the host may count as gone. */
@@ -118,16 +105,11 @@ export class Heartbeat {
     await this.#send();
   }
 
-  /** The entry of this host for the directory of hosts. Has the host's signature if the hosts have keys. */
-  async #signed(): Promise<HostEntry> {
-    const { directory, store, config, stateRoot } = this.#context;
-    const { keys } = directory;
-    const head = headOf(stateRoot);
+  /** The entry of this host for the directory of hosts. */
+  #current(): HostEntry {
+    const head = headOf(this.#context.stateRoot);
     if (head.seq > 0) this.#entry = { ...this.#entry, events: head };
-    if (keys === null) return this.#entry;
-    const until = (await store.now()) + config.host.ttlMs;
-    const proof = keys.sign(doorText(this.#hosts.own, this.#instance, this.#entry.door, until));
-    return { ...this.#entry, until, proof };
+    return this.#entry;
   }
 
   /** Makes the other hosts place no more users on this host. */
@@ -174,7 +156,7 @@ export class Heartbeat {
     const { ttlMs } = config.host;
     const asked = clock.now();
     const number = ++this.#sent;
-    const { term } = await this.#hosts.beat(this.#instance, await this.#signed(), ttlMs);
+    const { term } = await this.#hosts.beat(this.#instance, this.#current(), ttlMs);
     // Ignore the answer to an earlier heartbeat, because we already have the answer to a later one.
     if (this.#left || number < this.#answered) return;
     this.#answered = number;
@@ -212,12 +194,19 @@ export async function refuseUnlike(hosts: Hosts, shared: string | null): Promise
   refuseMixed(others, shared);
   if (shared === null) return;
   // Refuse a folder that the other hosts do not use, because they would never see the files of this host.
-  const missing = await missingBeacons(shared, others);
+  const missing = await unlikeHosts(shared, others);
   if (missing.length === 0) return;
   const message = `The folder ${quote(shared)} is not the folder that host ${missing.map(quote).join(", ")} uses, because it has no files of that host.`;
   throw new FleetError("FLEET_STORAGE_UNUSABLE", message, {
     suggestions: [`findmnt --target ${shared}`, "copilotfleet doctor"],
   });
+}
+
+/** The names of the live hosts whose folder is not in this shared folder, so that they use another one. */
+export async function unlikeHosts(shared: string, hosts: readonly HostRecord[]): Promise<string[]> {
+  const sharing = hosts.filter(({ gone, storage }) => !gone && storage !== null);
+  const isThere = await Promise.all(sharing.map(async ({ name }) => await hasHostFolder(shared, name)));
+  return sharing.filter((_, index) => isThere[index] === false).map(({ name }) => name);
 }
 
 function refuseMixed(others: readonly HostRecord[], shared: string | null): void {

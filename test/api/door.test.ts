@@ -17,14 +17,14 @@ const folder = mkdtempSync(join(tmpdir(), "copilotfleet-http-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 describe("the address of the API", () => {
-  it("an address that other machines can reach is refused without TLS, unless serve.insecure is set", async () => {
+  it("an address that other machines can reach is refused without TLS, unless insecure is set", async () => {
     await using at = await TestApi.open();
     await expect(at.fleet.doors.openHttp({ listen: "0.0.0.0:0" })).rejects.toMatchObject({
       code: "FLEET_CONFIG_INVALID",
       message: expect.stringMatching(/^serve\.http is "0\.0\.0\.0:0", which other machines can reach/),
       suggestions: expect.arrayContaining(["COPILOTFLEET_SERVE_HTTP=127.0.0.1:4380 copilotfleet serve"]),
     });
-    await using open = await TestApi.open({ config: { serve: { insecure: true } } });
+    await using open = await TestApi.open({ config: { insecure: true } });
     await using door = await open.fleet.doors.openHttp({ listen: "0.0.0.0:0" });
     expect(door.url).toBe(`http://127.0.0.1:${door.address.port}`);
     expect((await ask(door.url, "GET", "/healthz")).status).toBe(200);

@@ -98,7 +98,6 @@ const DURATIONS: readonly [args: readonly string[], flag: string][] = [
   [["gc"], "--ttl"],
   [["token", "issue", ...USER], "--ttl"],
   [["token", "rotate", "a"], "--overlap"],
-  [["route", "--rebalance"], "--wait"],
 ];
 const NUMBERS: readonly [args: readonly string[], flag: string][] = [
   [["spawn", ...USER], "--count"],
@@ -207,8 +206,6 @@ const WRONG: Readonly<Record<string, readonly Wrong[]>> = {
     { args: ["unlock", "s"], names: "--token" },
     { args: ["unlock", "s", "--token", " "], names: "--token" },
     { args: ["route"], names: "--user" },
-    { args: ["route", ...USER, "--plan"], names: "--plan" },
-    { args: ["route", "--plan", "--wait", "1s"], names: "--wait" },
     { args: ["ps", "--quiet", "--output", "wide"], names: "--quiet" },
     { args: ["list", "--watch", "--output", "csv"], names: "--watch" },
     { args: ["create", ...USER, "--prompt", " "], names: "--prompt", value: " " },

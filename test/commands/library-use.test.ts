@@ -141,7 +141,6 @@ describe("a caller in JavaScript", () => {
       "hosts.list",
       "hosts.names",
       "hosts.overview",
-      "hosts.planRebalance",
       "events.verify",
     ]);
     expect(await fleet.servers.list()).toEqual(expect.any(Array));

@@ -26,11 +26,9 @@ const VALUES: Record<string, unknown> = {
   "serve.maxFrame": "256mb",
   "serve.proxyProtocol": true,
   store: "rediss://attacker.example:6379/0",
-  "storeOptions.insecure": true,
   "host.advertise": "attacker.example:4300",
   "host.ttl": "3s",
-  "serve.insecure": true,
-  "host.insecure": true,
+  insecure: true,
 };
 
 /** Each key that a file can set. */
@@ -50,8 +48,7 @@ describe("the keys of the configuration", () => {
       "session.host": ["none"],
       "provider.type": ["echo"],
       modelGateway: ["on"],
-      "serve.insecure": [false],
-      "host.insecure": [false],
+      insecure: [false],
     });
   });
 

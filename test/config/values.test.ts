@@ -77,8 +77,7 @@ const VALUES: Record<string, unknown[]> = {
   "serve.tls.key": ["", " ", 1],
   "serve.tls.clientCa": ["", " ", 1],
   "host.tls.ca": ["", " ", 1],
-  "serve.insecure": ["yes", 1, null],
-  "host.insecure": ["yes", 1, null],
+  insecure: ["yes", 1, null],
   "limits.default.connections": [0, -1, 1.5, "16"],
   "limits.total.unreadBytes": ["64", 64, "0mb"],
   store: [
@@ -98,7 +97,6 @@ const VALUES: Record<string, unknown[]> = {
     "",
     null,
   ],
-  "storeOptions.insecure": ["yes", 1, null],
   "identity.tokenTtl": ["never", "3651d", "0s", 90, null],
 };
 
@@ -405,7 +403,7 @@ describe("secrets", () => {
     expect(folder.load({ env: { COPILOTFLEET_STORE: store } }).config.store).toEqual({ kind: "redis", url: store });
   });
 
-  it("a store on another host is refused without TLS unless storeOptions.insecure is true", async () => {
+  it("a store on another host is refused without TLS unless insecure is true", async () => {
     await using folder = new Folder();
     const env = (url: string) => ({ env: { COPILOTFLEET_STORE: url } });
     const error = folder.refusal(env("redis://:canary@redis.example"));
@@ -415,7 +413,7 @@ describe("secrets", () => {
     for (const url of ["redis://localhost", "redis://127.0.0.9:1/3", "redis://[::1]/0", "rediss://redis.example/0"]) {
       expect(folder.load(env(url)).config.store).toEqual({ kind: "redis", url });
     }
-    folder.write(folder.userFile, { storeOptions: { insecure: true } });
+    folder.write(folder.userFile, { insecure: true });
     expect(folder.load(env("redis://redis.example")).config.store.kind).toBe("redis");
   });
 });
@@ -554,7 +552,7 @@ describe("values that do not go together", () => {
     { listen: "127.0.0.1:0", metrics: "0.0.0.0:0", http: "localhost:0" },
   ])("%j is allowed, because one process can listen on all of these addresses", async (serve) => {
     await using folder = new Folder();
-    folder.write(folder.userFile, { serve: { ...serve, insecure: true } });
+    folder.write(folder.userFile, { serve, insecure: true });
     expect(() => folder.load()).not.toThrow();
   });
 

@@ -195,18 +195,16 @@ describe("rendered manifests", () => {
       expect(isOpen(github, {}, "203.0.113.7", 443)).toBe(true);
     });
 
-    it("the files with the keys of identity providers and with the fleet's public key come from the Secret", () => {
+    it("the files with the keys of identity providers come from the Secret", () => {
       const issuer = { issuer: "https://login.example", audience: "fleet", jwks: "/etc/keys/jwks.json" };
       const elsewhere = { ...issuer, issuer: "https://other.example", jwks: "https://other.example/keys" };
       const { notices, yaml } = kubernetes({
         ...REDIS,
         COPILOTFLEET_IDENTITY_JWT: JSON.stringify([elsewhere, issuer]),
-        COPILOTFLEET_HOST_CA: "/etc/keys/fleet.pub",
       });
-      expect(notices.join("\n")).toMatch(/must hold .*\bfleet\.pub\b.*\bjwks-2\.json\b/);
+      expect(notices.join("\n")).toMatch(/must hold .*\bjwks-2\.json\b/);
       expect(yaml).toContain('"jwks": "/run/secrets/copilotfleet/jwks-2.json"');
       expect(yaml).toContain('"jwks": "https://other.example/keys"');
-      expect(yaml).toMatch(/name: COPILOTFLEET_HOST_CA\n\s+value: \/run\/secrets\/copilotfleet\/fleet\.pub/);
       expect(yaml).not.toContain("/etc/keys");
     });
 

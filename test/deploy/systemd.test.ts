@@ -47,7 +47,7 @@ describe("the systemd units", () => {
       "=[::1]:4301\n",
     );
     for (const listen of ["null", "host.example:4300"]) {
-      const rendered = systemd({ COPILOTFLEET_SERVE_LISTEN: listen, COPILOTFLEET_SERVE_INSECURE: "true" });
+      const rendered = systemd({ COPILOTFLEET_SERVE_LISTEN: listen, COPILOTFLEET_INSECURE: "true" });
       expect(unit(rendered, "copilotfleet.socket")).toBe("");
       expect(rendered.text).not.toContain("copilotfleet.socket");
     }
@@ -70,7 +70,7 @@ describe("the systemd units", () => {
     for (const text of [
       systemd().text,
       http("127.0.0.1:0").text,
-      http("api.example:4380", { COPILOTFLEET_SERVE_INSECURE: "true" }).text,
+      http("api.example:4380", { COPILOTFLEET_INSECURE: "true" }).text,
     ])
       expect(text).not.toContain("copilotfleet-http.socket");
   });
@@ -79,7 +79,7 @@ describe("the systemd units", () => {
     const env = { [`COPILOTFLEET_SERVE_${key.toUpperCase()}`]: "0.0.0.0:4390" };
     const message = `serve.${key} is "0.0.0.0:4390", which other machines can reach, and serve.tls is not set`;
     expect(() => systemd(env)).toThrow(message);
-    expect(systemd({ ...env, COPILOTFLEET_SERVE_INSECURE: "true" }).files).not.toEqual([]);
+    expect(systemd({ ...env, COPILOTFLEET_INSECURE: "true" }).files).not.toEqual([]);
   });
 
   it("the systemd units get each secret as a credential, and no secret in an environment", () => {

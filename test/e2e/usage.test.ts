@@ -205,8 +205,6 @@ describe("a command line with a mistake", () => {
       /because --count starts the servers of several users/,
       "copilotfleet spawn --shared",
     ],
-    [["route", "--plan", "--wait", "1s"], /^--plan and --wait cannot be used together/, "copilotfleet route --plan"],
-    [["route", "--wait", "90s"], /^--wait needs --rebalance\.$/, "copilotfleet route --rebalance --wait 1m30s"],
     [
       ["lock", "s", "--user", "a", "--show", "--steal"],
       /because --show only shows the lease/,

@@ -25,7 +25,7 @@ it.skipIf(problem !== undefined)(
       ["gc", "--ttl", "1s"],
       ["stop", "--all"],
       ["logs", "ann"],
-      ["route", "--rebalance"],
+      ["route", "--user", "ann"],
       ["delete", "notes"],
     ];
     for (const args of commands) {

@@ -30,7 +30,7 @@ async function serveAll(fleet: FaultFleet, host = "127.0.0.1"): Promise<{ servin
     COPILOTFLEET_SERVE_HTTP: anyPort,
     COPILOTFLEET_SERVE_METRICS: anyPort,
   };
-  const serving = await serve(fleet, { env: { ...env, COPILOTFLEET_SERVE_INSECURE: "true" } });
+  const serving = await serve(fleet, { env: { ...env, COPILOTFLEET_INSECURE: "true" } });
   const { door, http, metrics } = await serving.logged("serving");
   const [doorPort = 0, httpPort = 0, metricsPort = 0] = [door, http, metrics].map((address) =>
     Number(String(address).split(":").at(-1)),

@@ -116,7 +116,7 @@ it.each([
     {},
     /^not open: The address of the socket that was handed to this process is "0\.0\.0\.0:\d+", which other/,
   ],
-  ["is opened with serve.insecure", { COPILOTFLEET_SERVE_INSECURE: "true" }, /^open$/m],
+  ["is opened with insecure", { COPILOTFLEET_INSECURE: "true" }, /^open$/m],
 ])(
   "on an inherited descriptor that other machines can reach, a front door without TLS %s",
   async (_, variables, output) => {

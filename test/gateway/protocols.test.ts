@@ -67,7 +67,7 @@ it("the front door refuses to connect a client to a server of another protocol v
   const hello = { protocolVersion: 4 };
   const isStillGood = async () => await Promise.resolve(true);
   const signOn = { isStillGood, gitHubTokenOf: () => null } as unknown as SignOn;
-  const settings = { tls: { cert: null, key: null, ca: null }, insecure: false };
+  const settings = { tls: { cert: null, key: null, ca: null } };
   const tokens = { create: async () => undefined, delete: async () => true };
   const store = { tokens, now: async () => await Promise.resolve(0) } as unknown as Store;
   const dialer = new PeerDialer("here", settings, hello, { user: "ann" } as Identity, {

@@ -59,7 +59,6 @@ const SENT: Record<keyof Calls, object> = {
   events: { after: 5, sinceMs: 5, user: "alice", types: ["token.issued"], limit: 100, waitMs: 5 },
   eventHeads: {},
   verifyEvents: { heads: [{ seq: 5, hash: "x" }] },
-  release: { user: "alice", waitMs: 5 },
   purge: { user: "alice", dryRun: false },
   exportSession: { id: "s-1", user: "alice", waitMs: 5 },
   readArchive: { name: "a-1", offset: 5 },
@@ -170,7 +169,6 @@ const ANSWERED: Record<keyof Calls, unknown> = {
   events: { events: [EVENT], next: 5, hasMore: false },
   eventHeads: [{ host: "h2", seq: 5, hash: "x" }],
   verifyEvents: { events: 5, brokenAt: { seq: 5, file: null, problem: "line 5 was changed" } },
-  release: { released: ["s-1"], kept: [] },
   purge: {
     sessions: 1,
     servers: 1,
@@ -315,7 +313,7 @@ describe("a remote host", () => {
       directory: directory as unknown as HostDirectory,
       config: {
         drain: { timeoutMs: 1_000 },
-        host: { tls: { cert: null, key: null, ca: null }, insecure: false },
+        host: { tls: { cert: null, key: null, ca: null } },
       } as Config,
       events: noEvents,
     });
@@ -363,7 +361,6 @@ describe("a remote host", () => {
       events: 10_005,
       eventHeads: 10_000,
       verifyEvents: 600_000,
-      release: 60_005,
       purge: 600_000,
       exportSession: 600_005,
       readArchive: 10_000,

@@ -28,7 +28,7 @@ import { RawClient } from "../gateway/raw-client.js";
 
 const problem = redisProblem();
 /** The settings of a host without TLS. */
-const config = { host: { tls: { cert: null, key: null, ca: null }, insecure: false } };
+const config = { host: { tls: { cert: null, key: null, ca: null } } };
 const CALL = { method: "servers", params: {}, limitMs: 5_000 };
 
 /** The front door of host h1 is in this process. The tests act as host h2. */

@@ -99,6 +99,13 @@ export class HostDoors implements AsyncDisposable {
     await this.store.placements.record(user, await this.store.placements.read(user), { host, serverId: null });
   }
 
+  /** Makes a session look like one of an earlier term of its host, so that the host of its owner takes it. */
+  async endTerm(id: string): Promise<void> {
+    await this.store.sessions.update(id, (draft) => {
+      draft.term = 0;
+    });
+  }
+
   async session(id: string): Promise<SessionRecord> {
     const record = await this.store.sessions.read(id);
     if (record === null) throw new Error(`there is no session ${id}`);

@@ -126,26 +126,33 @@ describe.skipIf(problem !== undefined)("between two hosts of a fleet,", () => {
     expect(recorded).not.toContain("canary-model-key");
   });
 
-  it("a host with host.tls sends nothing to a host without TLS or without a trusted certificate", async () => {
+  it("a host with host.tls sends nothing to a host without TLS, a trusted certificate or its name in the certificate", async () => {
     await using stack = new Stack();
     const folder = await mkdtemp(join(tmpdir(), "copilotfleet-tls-"));
     stack.defer(async () => await rm(folder, { recursive: true }));
     const ca = join(folder, "ca.crt");
-    await writeFile(ca, new TestAuthority().cert);
-    const { cert, key } = new CertificateFiles(folder, new TestAuthority("another").issue());
+    const authority = new TestAuthority();
+    await writeFile(ca, authority.cert);
+    const foreign = new CertificateFiles(folder, new TestAuthority("another").issue(), "foreign");
+    const misnamed = new CertificateFiles(folder, authority.issue({ names: ["h2.example"] }), "misnamed");
     const hosts = new TestHosts({
       redis,
-      names: ["h1", "h2", "h3"],
+      names: ["h1", "h2", "h3", "h4"],
       storage: "local",
       env: { COPILOTFLEET_PROVIDER_TYPE: "echo" },
     });
     hosts.host("h1").env.COPILOTFLEET_HOST_TLS_CA = ca;
-    Object.assign(hosts.host("h3").env, { COPILOTFLEET_SERVE_TLS_CERT: cert, COPILOTFLEET_SERVE_TLS_KEY: key });
+    for (const [name, { cert, key }] of [
+      ["h3", foreign],
+      ["h4", misnamed],
+    ] as const)
+      Object.assign(hosts.host(name).env, { COPILOTFLEET_SERVE_TLS_CERT: cert, COPILOTFLEET_SERVE_TLS_KEY: key });
     stack.use(hosts);
     await hosts.serve();
     for (const [user, host, reason] of [
       ["bob", "h2", /has no TLS, so this host sends it nothing/],
       ["carol", "h3", /Host "h3" cannot be reached/],
+      ["dave", "h4", /Host "h4" cannot be reached/],
     ] as const) {
       await hosts.place(user, host);
       const ran = await hosts.host("h1").run(["spawn", "--user", user]);

@@ -410,9 +410,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         await eventually("the turn is recorded", async () => (await at.session(notes)).turns === 1);
         await client.requestOk("sessions.close", { sessionId: notes });
         await at.place(fresh("ann"), "h2");
-        await at.store.sessions.update(notes, (draft) => {
-          draft.released = true;
-        });
+        await at.endTerm(notes);
         const before = client.events(notes).length;
         expect(await client.turn(notes, "two")).toMatchObject({ result: {} });
         expect(await at.session(notes)).toMatchObject({ host: "h2" });
@@ -491,9 +489,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       return !answer.granted && answer.ahead > 0;
     });
     await at.place(fresh("ann"), "h2");
-    await at.store.sessions.update(notes, (draft) => {
-      draft.released = true;
-    });
+    await at.endTerm(notes);
     await at.store.leases.release(notes, "the test's");
     for (const prompt of prompts.slice(3)) {
       sent.push(send(prompt));

@@ -1,12 +1,12 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import type { Rebalanced } from "../../src/fleet/options.js";
-import type { RebalancePlan } from "../../src/hosts/rebalance.js";
 import { serverIdOf } from "../../src/model/ids.js";
 import { rendezvousChoice } from "../../src/pool/placement.js";
 import type { GcResult } from "../../src/sessions/gc/collect.js";
+import { eventually } from "../fixtures/eventually.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
+import { startHeldModel } from "../fixtures/models/held-model.js";
 import { makeOld } from "../fixtures/sessions/gc-sessions.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
@@ -35,67 +35,31 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
     tries++;
   });
 
-  it("route --rebalance moves users and their sessions to a new host, but not sessions under a lease", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
+  it("while a host drains, its users get new sessions elsewhere; after its last turn, their old sessions follow", async () => {
+    await using model = await startHeldModel();
+    const { env } = model;
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared", env });
+    await hosts.serve();
     const { store } = hosts;
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
-    await h1.serve(store);
-    const [mover = "", busy = ""] = usersOf("h2", 2);
-    const [stayer = ""] = usersOf("h1", 1);
-    for (const user of [mover, busy, stayer]) {
-      await h1.create(user, `of-${user}`);
-      expect(await h1.send(user, `of-${user}`, "one")).toBe("[turn 1] one");
-    }
-    await h2.serve(store);
-    const move = (user: string) => ({ user, from: "h1", to: "h2", sessions: 1 });
-    const moves = [mover, busy].sort().map(move);
-    expect(await h2.json<RebalancePlan>(["route", "--plan"])).toEqual({
-      hosts: [
-        { name: "h1", users: 3, planned: 1, takesUsers: true },
-        { name: "h2", users: 0, planned: 2, takesUsers: true },
-      ],
-      moves,
-      stays: [],
-    });
-    expect(await h1.ok(["route", "--plan"])).toContain("2 users would move");
-    // The plan alone moves nobody.
-    expect(await store.placements.read(mover)).toMatchObject({ host: "h1" });
-
-    // A session under a lease is in use, even between its holder's turns.
-    const token = (await h1.ok(["lock", `of-${busy}`, "--user", busy])).trim();
-    const { moved } = await h2.json<Rebalanced>(["route", "--rebalance", "--wait", "500ms"]);
-    expect(moved.sort((a, b) => (a.user < b.user ? -1 : 1))).toEqual(
-      [mover, busy].sort().map((user) => ({
-        user,
-        from: "h1",
-        to: "h2",
-        released: user === mover ? [`of-${user}`] : [],
-        failure: null,
-        kept: user === mover ? [] : [{ id: `of-${user}`, reason: "leased" }],
-      })),
-    );
-    expect(await store.sessions.read(`of-${mover}`)).toMatchObject({ host: "h1", released: true });
-    await h1.ok(["unlock", `of-${busy}`, "--token", token]);
-    for (const [user, host] of [
-      [mover, "h2"],
-      [busy, "h1"],
-      [stayer, "h1"],
-    ] as const) {
-      expect(await h1.send(user, `of-${user}`, "two")).toBe("[turn 2] two");
-      expect(await store.sessions.read(`of-${user}`)).toMatchObject({ host, turns: 2 });
-    }
-    expect(await h1.json(["route", "--user", mover])).toMatchObject({ host: "h2" });
-    // A second rebalance moves the session that stayed. It would also complete a rebalance that was killed halfway.
-    expect(await h1.json(["route", "--plan"])).toMatchObject({ moves: [move(busy)] });
-    expect(await h1.json(["route", "--rebalance"])).toMatchObject({
-      moved: [{ user: busy, released: [`of-${busy}`] }],
-    });
-    expect(await h1.json(["route", "--plan"])).toMatchObject({ moves: [] });
-    expect(await h1.send(busy, `of-${busy}`, "three")).toBe("[turn 3] three");
-    expect(await store.sessions.read(`of-${busy}`)).toMatchObject({ host: "h2", turns: 3 });
-    // New sessions of a moved user are created on the new host, no matter which host gets the request.
-    await h1.create(busy, "new");
-    expect(await store.sessions.read("new")).toMatchObject({ host: "h2" });
+    const [user = ""] = usersOf("h2", 1);
+    const [old, added] = [fresh("old"), fresh("added")];
+    await h1.create(user, old);
+    expect(await h1.send(user, old, "one")).toBe("[turn 1] one");
+    expect(await h1.json(["route", "--user", user])).toMatchObject({ host: "h2" });
+    const last = h2.send(user, old, "!hold two");
+    await eventually("the turn", () => model.held("two") === 1);
+    const stopped = h2.stopServing("SIGTERM");
+    const isDraining = async () => (await store.hosts.list()).some(({ state }) => state === "draining");
+    await eventually("the drain", isDraining);
+    expect(await h1.json(["route", "--user", user])).toMatchObject({ host: "h1" });
+    await h1.create(user, added);
+    expect(await store.sessions.read(added)).toMatchObject({ host: "h1" });
+    model.release();
+    expect(await last).toBe("[turn 2] two");
+    await stopped;
+    expect(await h1.send(user, old, "three")).toBe("[turn 3] three");
+    expect(await store.sessions.read(old)).toMatchObject({ host: "h1", turns: 3 });
   });
 
   describe("with hosts that all tests share,", () => {

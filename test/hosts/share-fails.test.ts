@@ -1,8 +1,8 @@
-import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { eventually } from "../fixtures/eventually.js";
+import { readOnly } from "../fixtures/hosts/shared-folder.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { HostDoors } from "./door-harness.js";
 
@@ -37,13 +37,6 @@ function takeAway(folder: string, leavesEmpty: boolean): Disposable & { back(): 
     renameSync(away, folder);
   };
   return { back, [Symbol.dispose]: back };
-}
-
-/** Makes a folder read-only, even for root, until the returned object is disposed. */
-function readOnly(folder: string): Disposable {
-  execFileSync("mount", ["--bind", folder, folder]);
-  execFileSync("mount", ["-o", "remount,bind,ro", folder]);
-  return { [Symbol.dispose]: () => void execFileSync("umount", ["--lazy", folder]) };
 }
 
 describe.skipIf(problem !== undefined)("the fleet, with shared storage that fails,", () => {

@@ -46,7 +46,7 @@ function grant(given: Grant) {
             wireApi: "responses",
           } as const),
     storage: { shared: null },
-    storeOptions: { insecure: false, keyFile },
+    storeOptions: { keyFile },
     serve: { tls: { cert: null, key: tlsKey, clientCa: null } },
     host: { tls: { cert: null, key: hostKey, ca: null } },
   };

@@ -31,7 +31,6 @@ async function enter() {
   const terms = { over: () => void said.push("over"), begun: async () => void said.push("begun") };
   const context = {
     clock,
-    directory: { keys: null },
     config: {
       host: { ttlMs: TTL_MS, advertise: null },
       serve: { tls: { cert: null } },

@@ -46,7 +46,6 @@ it("serverUnderLease moves a session that no server has in memory to the lease h
 it.each<[string, (draft: SessionRecord) => void]>([
   ["another host has taken", (draft) => Object.assign(draft, { host: "h2", term: 9 })],
   ["this host has taken again in another term", (draft) => Object.assign(draft, { term: 9 })],
-  ["was released", (draft) => Object.assign(draft, { released: true })],
   [
     "is on its way from another host",
     (draft) => Object.assign(draft, { from: { host: "h3", group: "shared", mark: "a", taker: null } }),

@@ -21,7 +21,7 @@ export const GROUPS: readonly { title: string; commands: readonly string[] }[] =
   { title: "USERS", commands: ["user", "token", "limit", "usage"] },
   {
     title: "OPERATION",
-    commands: ["serve", "open", "proxy", "top", "describe", "doctor", "gc", "events", "store", "host"],
+    commands: ["serve", "open", "proxy", "top", "describe", "doctor", "gc", "events", "store"],
   },
   {
     title: "SET-UP",

@@ -97,11 +97,6 @@ export const OF_OPERATION = {
     meaning: "The file with the authorities whose clients are admitted (PEM). `null`: clients need no certificate.",
     examples: ["/etc/copilotfleet/ca.crt", null],
   },
-  "serve.insecure": {
-    meaning:
-      "Whether the front door and the HTTP API may listen without TLS at an address that other machines can reach.",
-    examples: [true],
-  },
   "serve.turnWait": {
     meaning: "How long a prompt may wait at the front door while others use its session.",
     examples: ["30s"],
@@ -187,10 +182,6 @@ export const OF_OPERATION = {
     meaning: "The place of the recorded state: files, or a Redis database. See [State in Redis](redis.md).",
     examples: ["file", "rediss://redis.example:6379/0"],
   },
-  "storeOptions.insecure": {
-    meaning: "Whether the fleet may reach Redis on another host without TLS.",
-    examples: [true],
-  },
   "storeOptions.keyFile": {
     meaning:
       "The file with the key that signs the records in Redis, the same on all hosts. `null`: `store-key` in the state " +
@@ -218,30 +209,21 @@ export const OF_OPERATION = {
     meaning: "The file with the authorities of other hosts' front doors (PEM). `null`: those that Node.js trusts.",
     examples: ["/etc/copilotfleet/ca.crt", null],
   },
-  "host.insecure": {
-    meaning:
-      "Whether `host.advertise` may be the address of a front door without TLS beyond this machine, and whether this host sends " +
-      "tokens to such front doors although `host.tls` is set.",
-    examples: [true],
-  },
   "host.ttl": {
     meaning: "How long after its last heartbeat a host counts as gone, from 3 s to 10 minutes.",
     examples: ["15s"],
-  },
-  "host.ca": {
-    meaning:
-      "The file with the fleet's public key (PEM, Ed25519). Hosts accept the key of another host if it signed that key. See " +
-      "[Proving identity](hosts.md#proving-identity).",
-    examples: ["/etc/copilotfleet/fleet-ca.pub", null],
-  },
-  "host.peers": {
-    meaning: "The keys of the fleet's hosts, as `copilotfleet host key` prints them.",
-    examples: [["host-1=11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"]],
   },
 
   "storage.shared": {
     meaning: "The folder that all hosts mount for session state. `null`: each host uses its own disk.",
     examples: ["/mnt/fleet", null],
+  },
+
+  insecure: {
+    meaning:
+      "Whether connections to other machines may go without TLS: those of clients to the front door and the HTTP API, those " +
+      "between hosts, and those to Redis. Set it only where something else protects the network.",
+    examples: [true],
   },
 
   user: {

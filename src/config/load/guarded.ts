@@ -12,8 +12,7 @@ const UNGUARDED = new Map<string, { values: "all" | readonly unknown[]; because:
   ["session.host", { values: ["none"], because: "It is the strictest value." }],
   ["provider.type", { values: ["echo"], because: "The echo model is built in and sends nothing." }],
   ["modelGateway", { values: ["on"], because: "It is the strictest value." }],
-  ["serve.insecure", { values: [false], because: "It is the strictest value." }],
-  ["host.insecure", { values: [false], because: "It is the strictest value." }],
+  ["insecure", { values: [false], because: "It is the strictest value." }],
 ]);
 
 /** The values of a key that need no trust. */

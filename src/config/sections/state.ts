@@ -1,11 +1,8 @@
 import * as v from "valibot";
-import * as lists from "../list-rules.js";
 import * as rules from "../rules.js";
 import { hostTls } from "../tls-keys.js";
 
 export const storeOptions = v.strictObject({
-  // Allows Redis without TLS on another host, where anybody on the network path can read and change the state.
-  insecure: v.optional(rules.flag(), false),
   // The file with the key that signs the records in Redis. If null, the file `store-key` in the state folder.
   keyFile: v.optional(v.nullable(rules.file()), null),
 });
@@ -21,13 +18,8 @@ export const host = v.pipe(
     // The certificate with which this host identifies itself to other front doors, and the authorities with which it
     // verifies theirs. If `ca` is null, it trusts the authorities that Node.js trusts.
     tls: v.optional(hostTls, {}),
-    // Allows connections without TLS between this host and hosts on other machines.
-    insecure: v.optional(rules.flag(), false),
     // How long after this host's last heartbeat the other hosts consider it dead, and take over its users and sessions.
     ttl: v.optional(rules.hostTtl(), "15s"),
-    // The file with the fleet's public key, with which hosts verify the signatures of each other's keys.
-    ca: v.optional(v.nullable(rules.file()), null),
-    peers: v.optional(lists.peers(), []),
   }),
   v.transform(({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl })),
 );

@@ -253,10 +253,7 @@ async function hosts({ fleet, quick }: RecordsContext): Promise<Finding> {
   const found = await Promise.all(all.map(async (host) => await troubleOf(host, quick)));
   const items = found.filter((trouble) => trouble !== null);
   const names = all.map(({ name }) => name).join(", ");
-  const { ca, peers } = fleet.config.host;
-  const isProven = all.length < 2 || ca !== null || peers.length > 0;
-  const proof = isProven ? "" : "; they do not prove their identity, because neither host.ca nor host.peers is set";
-  if (items.length === 0) return ok(all.length === 0 ? "no host has served so far" : `all serve: ${names}${proof}`);
+  if (items.length === 0) return ok(all.length === 0 ? "no host has served so far" : `all serve: ${names}`);
   return {
     ...warning(`hosts that need attention: ${items.length} of ${all.length}`, "copilotfleet top --once"),
     items,

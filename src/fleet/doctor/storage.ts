@@ -3,10 +3,10 @@ import { dirname } from "node:path";
 import type { LoadedConfig } from "../../config/load/load.js";
 import { shellQuote } from "../../config/values/text.js";
 import { systemCode } from "../../errors.js";
-import { missingBeacons } from "../../hosts/beacon.js";
 import type { HostRecord } from "../../model/host.js";
 import { isLocal, problemsOf } from "../../runtime/files/file-system.js";
 import { usable } from "../../runtime/files/shared-storage.js";
+import { unlikeHosts } from "../../serve/heartbeat.js";
 import { system } from "../../system/system.js";
 import { checkState } from "../state.js";
 import { type Finding, failed, ok, type Row, warning } from "./checks.js";
@@ -82,13 +82,12 @@ async function sharedFolder(shared: string, hosts: readonly HostRecord[]): Promi
       "Put the shared storage on another file system, such as NFS 4 or CephFS.",
     );
   }
-  const there = hosts.filter(({ gone }) => !gone);
-  const missing = await missingBeacons(shared, there);
+  const missing = await unlikeHosts(shared, hosts);
   if (missing.length > 0) {
     const detail = `${at} is not the folder that ${missing.join(", ")} shares`;
     return failed(detail, `findmnt --target ${shellQuote(shared)}  # on each host`);
   }
-  const seen = there.filter(({ beacon }) => beacon != null).map(({ name }) => name);
+  const seen = hosts.filter(({ gone, storage }) => !gone && storage !== null).map(({ name }) => name);
   const proof =
     seen.length === 0
       ? "no host serves, so nothing proves that other hosts share it"

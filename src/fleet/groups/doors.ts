@@ -47,7 +47,7 @@ export class DoorGroup extends Group {
    * @param options.listen an address such as "127.0.0.1:4300", port 0 for any free port, or an inherited descriptor
    * that is already listening; if left out, `serve.listen` of the configuration
    * @throws FleetError `FLEET_ADDRESS_TAKEN` or `FLEET_ADDRESS_UNUSABLE` when it cannot listen on the address;
-   * `FLEET_CONFIG_INVALID` when other machines can reach the address, and neither `serve.tls` nor `serve.insecure` is set.
+   * `FLEET_CONFIG_INVALID` when other machines can reach the address, and neither `serve.tls` nor `insecure` is set.
    */
   async open(options: OpenDoorOptions = {}): Promise<FrontDoor> {
     // Import these modules only here, because commands that open no front door start faster without them.
@@ -73,7 +73,7 @@ export class DoorGroup extends Group {
    * @param options.listen an address such as "127.0.0.1:4380", port 0 for any free port, or an inherited descriptor that is
    * already listening; if left out, `serve.http` of the configuration
    * @throws FleetError `FLEET_ADDRESS_TAKEN` or `FLEET_ADDRESS_UNUSABLE` when it cannot listen on the address;
-   * `FLEET_CONFIG_INVALID` when other machines can reach the address, and neither `serve.tls` nor `serve.insecure` is set.
+   * `FLEET_CONFIG_INVALID` when other machines can reach the address, and neither `serve.tls` nor `insecure` is set.
    */
   async openHttp(options: OpenHttpDoorOptions = {}): Promise<HttpDoor> {
     // Import these modules only here, because a process without the HTTP API must not load them.

@@ -252,9 +252,8 @@ export class Connection {
     await this.#door.signOns.accepted(host, this.socket.address);
     if (this.#state === "closed") return;
     this.#greeted();
-    this.#control = new ControlConnection(this.socket, this.#calls, this.#report, host.host, this.#door.directory);
-    const { challenge } = this.#control;
-    this.#open(id, { ...greeting, challenge }, { event: "host-connected", detail: host.host });
+    this.#control = new ControlConnection(this.socket, this.#calls, this.#report);
+    this.#open(id, greeting, { event: "host-connected", detail: host.host });
   }
 
   /** Counts the buffered bytes. Ends the connection if its unfinished frame (`arriving` bytes) exceeds a limit. */

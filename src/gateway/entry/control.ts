@@ -1,8 +1,6 @@
-import { randomBytes } from "node:crypto";
 import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
 import { isObject } from "../../config/values/json.js";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
-import type { HostDirectory } from "../../hosts/directory.js";
 import type { HostIdentity } from "../../identity/identity.js";
 import { abortable, deadline } from "../../runtime/clock.js";
 import { encodeMessage, ProtocolError } from "../../runtime/wire/frames.js";
@@ -30,23 +28,13 @@ export interface HostCalls {
  * When the other host disconnects, its unfinished calls are aborted.
  */
 export class ControlConnection {
-  /**
-   * A random text that the other host signs with each call, so that nobody can replay a call on another connection, or
-   * after a restart.
-   */
-  readonly challenge = randomBytes(16).toString("base64url");
   readonly #socket: ClientSocket;
   readonly #calls: HostCalls;
   readonly #report: Reporter;
-  readonly #from: string;
-  readonly #directory: HostDirectory;
   readonly #gone = new AbortController();
   #open = 0;
 
-  /** @param from the name of the other host */
-  constructor(socket: ClientSocket, calls: HostCalls, report: Reporter, from: string, directory: HostDirectory) {
-    this.#from = from;
-    this.#directory = directory;
+  constructor(socket: ClientSocket, calls: HostCalls, report: Reporter) {
     this.#socket = socket;
     this.#calls = calls;
     this.#report = report;
@@ -97,10 +85,6 @@ export class ControlConnection {
     try {
       if (method !== "fleet.call") throw methodDenied(method, 'another host may only send "fleet.call"');
       const call = readCall(params);
-      const { own, keys } = this.#directory;
-      const { challenge } = this;
-      const signed = { challenge, from: this.#from, to: own ?? "", method: call.method, params: call.params };
-      keys?.acceptCall(signed, params.proof);
       using limit = deadline(call.limitMs, this.#gone.signal);
       const work = this.#calls.answer(call.method, call.params, limit.signal);
       const result = await abortable(work, limit.signal).catch((error: unknown) => {
@@ -116,8 +100,7 @@ export class ControlConnection {
   }
 
   #refuse(id: RpcId, method: string, error: unknown): void {
-    const isUnsigned = isFleetError(error, "FLEET_TOKEN_REFUSED");
-    if (!isFleetError(error) || isUnsigned) this.#report.event({ event: "failed", method, ...failure(error) });
+    if (!isFleetError(error)) this.#report.event({ event: "failed", method, ...failure(error) });
     const unexpected = "The other host failed to handle the call. See its log.";
     const refusal = isFleetError(error) ? error : new FleetError("FLEET_INTERNAL", unexpected);
     const { code, retryAfterMs, limit } = refusal;

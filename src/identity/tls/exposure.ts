@@ -16,7 +16,7 @@ type DoorKey = "serve.listen" | "serve.http";
  * @throws FleetError `FLEET_CONFIG_INVALID`, also when the files of `serve.tls` cannot be used.
  */
 export function checkExposure(
-  { serve, host }: Pick<Config, "serve" | "host">,
+  { serve, host, insecure }: Pick<Config, "serve" | "host" | "insecure">,
   listen: Address | InheritedListener,
   { key = "serve.listen", hasPeers }: { key?: DoorKey; hasPeers: boolean },
 ): void {
@@ -25,10 +25,10 @@ export function checkExposure(
     readTls(files);
     return;
   }
-  if (!("fd" in listen) && !isLoopback(listen) && !serve.insecure) throw exposed(key, listen);
+  if (insecure) return;
+  if (!("fd" in listen) && !isLoopback(listen)) throw exposed(key, listen);
   const { advertise } = host;
-  if (hasPeers && advertise !== null && !isLoopback(advertise) && !host.insecure)
-    throw exposed("host.advertise", advertise);
+  if (hasPeers && advertise !== null && !isLoopback(advertise)) throw exposed("host.advertise", advertise);
 }
 
 /**
@@ -37,14 +37,13 @@ export function checkExposure(
  *
  * @throws FleetError `FLEET_CONFIG_INVALID`.
  */
-export function checkInherited({ serve }: Pick<Config, "serve">, address: Address): void {
-  if (doorFiles(serve.tls) === null && !isLoopback(address) && !serve.insecure) throw exposed(INHERITED, address);
+export function checkInherited({ serve, insecure }: Pick<Config, "serve" | "insecure">, address: Address): void {
+  if (doorFiles(serve.tls) === null && !isLoopback(address) && !insecure) throw exposed(INHERITED, address);
 }
 
 const INHERITED = "The address of the socket that was handed to this process";
 
 function exposed(key: DoorKey | "host.advertise" | typeof INHERITED, address: Address): FleetError {
-  const section = key === "host.advertise" ? "host" : "serve";
   const local: Readonly<Partial<Record<typeof key, readonly Suggestion[]>>> = {
     "serve.listen": ["COPILOTFLEET_SERVE_LISTEN=127.0.0.1:4300 copilotfleet serve"],
     "serve.http": ["COPILOTFLEET_SERVE_HTTP=127.0.0.1:4380 copilotfleet serve"],
@@ -52,10 +51,10 @@ function exposed(key: DoorKey | "host.advertise" | typeof INHERITED, address: Ad
   const message =
     `${key} is ${quote(showAddress(address))}, which other machines can reach, and serve.tls is not set, so tokens and ` +
     "conversations would cross the network in plain text. Allowed: a loopback address, such as 127.0.0.1; or serve.tls.cert " +
-    `and serve.tls.key; or ${section}.insecure, if something else protects the connections`;
+    `and serve.tls.key; or insecure, if something else protects the connections`;
   const suggestions: Suggestion[] = [
     "Set serve.tls.cert and serve.tls.key to the files of a certificate.",
-    `Set ${section}.insecure to true if only trusted machines can reach this network, or if a proxy adds TLS.`,
+    "Set insecure to true if only trusted machines can reach this network, or if a proxy adds TLS.",
     ...(local[key] ?? []),
   ];
   return new FleetError("FLEET_CONFIG_INVALID", message, { suggestions });

@@ -72,10 +72,7 @@ export class ControlLink implements AsyncDisposable {
     // Close the connection when the host counts as gone, because a host that lost its network cannot close it.
     void gone.promise.then(() => this[Symbol.asyncDispose]());
     try {
-      const { own, keys } = this.#context.directory;
-      const { challenge } = this.#connection;
-      const proof = keys?.signCall({ challenge, from: own ?? "", to: this.#host, method, params });
-      return await this.#connection.request("fleet.call", { method, params, limitMs, proof }, limit.signal);
+      return await this.#connection.request("fleet.call", { method, params, limitMs }, limit.signal);
     } catch (error) {
       if (signal?.aborted === true) throw signal.reason;
       throw limit.signal.aborted ? hostAway(this.#host, limit.signal.reason) : fromThere(error, this.#host);

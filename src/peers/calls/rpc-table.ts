@@ -33,7 +33,6 @@ const MAX_LINES = 1_000_000;
 const toLook = () => LOOK_MS;
 const toWork = () => START_MS;
 const toStart = ({ request: { waitMs = START_MS } }: { request: SpawnRequest }) => waitMs + LOOK_MS;
-const toRelease = ({ waitMs }: { waitMs: number }) => waitMs + BEYOND_DRAIN_MS;
 const toStop = ({ request: { drainTimeoutMs } }: { request: StopRequest }, { drain }: Config) =>
   (drainTimeoutMs ?? drain.timeoutMs) + BEYOND_DRAIN_MS;
 
@@ -106,10 +105,6 @@ const calls = {
   /** The newest lines of other hosts' audit logs, as the host has recorded them. */
   eventHeads: call({}, s.list(e.notedHead), toLook),
   verifyEvents: call({ heads: v.array(e.head) }, e.verified, () => VERIFY_MS),
-  /**
-   * Releases a user's sessions, each between its turns, so that another host with the same storage may take them over.
-   */
-  release: call({ user: s.user, waitMs: s.whole(LONGEST_TIMER_MS) }, s.released, toRelease),
   /** Erases that host's part of a user's data. With `dryRun`, only reports it. */
   purge: call({ user: s.user, dryRun: s.flag }, a.purged, () => PURGE_MS),
   /** Writes the archive of a session at that host, between the session's turns. */

@@ -19,7 +19,6 @@ import type { GcResult } from "../../sessions/gc/collect.js";
 import type { SessionPlace } from "../../sessions/history.js";
 import type { ServerActivity } from "../../sessions/memory/activity.js";
 import type { EvictionResult, KeptReason } from "../../sessions/memory/eviction.js";
-import type { Released } from "../../sessions/memory/release.js";
 import type { PromptHistory } from "../../sessions/use/open-session.js";
 import type { SessionView } from "../../sessions/view.js";
 import type { UnreadableError } from "../../store/failures.js";
@@ -264,11 +263,10 @@ export const sample: Schema<Sample> = object({
   memoryBytes: number,
 });
 
-const kept = list(object({ id: string, reason: word<KeptReason>() }));
-
-export const evictionResult: Schema<EvictionResult> = object({ evicted: strings, skipped: kept });
-
-export const released: Schema<Released> = object({ released: strings, kept });
+export const evictionResult: Schema<EvictionResult> = object({
+  evicted: strings,
+  skipped: list(object({ id: string, reason: word<KeptReason>() })),
+});
 
 export const deletedIds = strings;
 

@@ -7,20 +7,14 @@ import { type Endpoint, RpcClient, RpcError } from "../wire/rpc-client.js";
 export class RawConnection implements AsyncDisposable {
   readonly version: string;
   readonly protocolVersion: number;
-  /**
-   * A random text from another host's front door. This host's signature of each call to that host covers this text.
-   * Empty if the server sent none.
-   */
-  readonly challenge: string;
   readonly #client: RpcClient;
   readonly #where: string;
 
   private constructor(client: RpcClient, where: string, greeting: Record<string, unknown>, protocolVersion: number) {
-    const { version, challenge } = greeting;
+    const { version } = greeting;
     this.#client = client;
     this.#where = where;
     this.version = typeof version === "string" ? version : "unknown";
-    this.challenge = typeof challenge === "string" ? challenge : "";
     this.protocolVersion = protocolVersion;
   }
 

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import type { Stats } from "node:fs";
-import { lstat, mkdir, readdir, readlink, rename, rm, symlink } from "node:fs/promises";
+import { access, constants, lstat, mkdir, readdir, readlink, rename, rm, symlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { shellQuote } from "../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
@@ -54,12 +54,17 @@ export async function hasHistoryIn(place: StatePlace, id: string): Promise<boole
  * Makes the shared folder and the host's folder in it. Does not make a folder above the shared folder, because the path
  * may be mistyped. Makes one folder at a time, because Node's recursive `mkdir` never ends in `/proc`.
  */
-export async function makeHostFolder(shared: string, host: string): Promise<string> {
+export async function makeHostFolder(shared: string, host: string): Promise<void> {
   const path = join(shared, "hosts", host);
   await usable(shared, async () => {
     for (const folder of [shared, join(shared, "hosts"), path]) await makeFolder(folder);
+    await access(path, constants.W_OK);
   });
-  return path;
+}
+
+/** Whether the host's folder is there. If not, nothing is mounted at the shared folder, or another file system is. */
+export async function hasHostFolder(shared: string, host: string): Promise<boolean> {
+  return await usable(shared, async () => (await statOf(join(shared, "hosts", host)))?.isDirectory() === true);
 }
 
 /**
@@ -94,8 +99,8 @@ export async function linkToPlace(home: string, place: StatePlace): Promise<void
 /** Makes the folder of a group. The host's folder above it must exist; otherwise the storage is not mounted. */
 async function makePlace(place: StatePlace): Promise<void> {
   const target = placePath(place);
-  const hostFolder = dirname(dirname(target));
-  if ((await statOf(hostFolder))?.isDirectory() !== true) {
+  if (!(await hasHostFolder(place.shared, place.host))) {
+    const hostFolder = dirname(dirname(target));
     throw new FleetError(
       "FLEET_STORAGE_UNUSABLE",
       `The folder ${quote(hostFolder)} of this host in the shared storage does not exist. Either nothing is mounted, or serve has never run on this host.`,

@@ -1,28 +1,22 @@
 import { existsSync, lstatSync, readlinkSync, realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { FleetError, quote } from "../../errors.js";
-import { removeBeacon } from "../../hosts/beacon.js";
 import { groupOfServer, isRunning } from "../../pool/server.js";
 import { linkToPlace, makeHostFolder, placePath } from "../../runtime/files/shared-storage.js";
 import { sessionStatePath } from "../../runtime/history/session-state.js";
 import type { ServeContext } from "../context.js";
 import { refuseUnlike } from "../heartbeat.js";
 
-/** Moves this host's sessions to the shared storage. Call this before other hosts count this host as alive. */
+/** Moves this host's sessions to the shared storage, if there is one. Call this before other hosts count this host as alive. */
 export async function placeSessions({ store, config }: Pick<ServeContext, "store" | "config">): Promise<void> {
   const { shared } = config.storage;
-  if (shared === null || store.hosts === null) return;
+  if (store.hosts === null) return;
+  await refuseUnlike(store.hosts, shared);
+  if (shared === null) return;
   const { own } = store.hosts;
   const { servers } = await store.registry.read();
   for (const { home } of Object.values(servers)) refuseUnmounted(home, join(shared, "hosts", own));
   await makeHostFolder(shared, own);
-  try {
-    await refuseUnlike(store.hosts, shared);
-  } catch (error) {
-    // This host may not mount the same folder as the other hosts. Remove the folder made above, which is still empty.
-    await removeBeacon(shared, own, null);
-    throw error;
-  }
   for (const server of Object.values(servers)) {
     const place = { shared, host: own, group: groupOfServer(server) };
     if (lstatSync(server.home, { throwIfNoEntry: false }) === undefined || isAt(server.home, placePath(place)))

@@ -111,17 +111,6 @@ async function unloadOne(
   if ((await store.leases.read(id)) !== null) return "leased";
   using marker = setEvictionMarker(server, id);
   if (marker === null) return "in use";
-  return await unloadIdle(id, connection);
-}
-
-/**
- * Unloads a session unless it is in a turn. The caller has set the session's eviction marker. @returns why the session
- * was not unloaded; null if it was
- */
-export async function unloadIdle(
-  id: string,
-  connection: RawConnection,
-): Promise<Extract<KeptReason, "in a turn" | "not active"> | null> {
   try {
     const inTurn = await isInTurn(connection, id);
     if (inTurn !== false) return inTurn === true ? "in a turn" : "not active";

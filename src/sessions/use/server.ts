@@ -104,9 +104,9 @@ export async function serverUnderLease(
     return await pool.shared(record.serverId, { signal });
   await lease.check();
   await store.sessions.update(id, (draft) => {
-    // Leave the record alone if the session was released or moved after it was read. Compare more than `serverId`, because
+    // Leave the record alone if the session moved after it was read. Compare more than `serverId`, because
     // servers of two hosts may have the same id.
-    const isOurs = draft.host === record.host && draft.term === record.term && draft.released === record.released;
+    const isOurs = draft.host === record.host && draft.term === record.term;
     const isStill = isOurs && draft.from?.mark === record.from?.mark && draft.serverId === record.serverId;
     if (isStill) draft.serverId = target.id;
   });
