@@ -8,12 +8,12 @@ import { unfit } from "./deployment.js";
 /**
  * Fills a template of the folder `deploy/`. Its README describes the syntax.
  *
- * @param escape makes a value harmless at the places where the template has values
+ * @param escaped makes a value harmless at the places where the template has values
  */
-export function fill(name: string, view: object, escape: (value: string) => string): string {
+export function fill(name: string, view: object, escaped: (value: string) => string): string {
   const folder = join(dirname(createRequire(import.meta.url).resolve("copilotfleet/package.json")), "deploy");
   const read = (file: string) => readFileSync(join(folder, file), "utf8");
-  return mustache.render(read(name), view, read, { escape: (value) => escape(String(value)) });
+  return mustache.render(read(name), view, read, { escape: (value) => escaped(String(value)) });
 }
 
 /** Fills the sentences for the reader of the output. */

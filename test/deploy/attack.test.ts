@@ -17,6 +17,7 @@ const HOSTILE = [
   'a"\n      - {name: EVIL, value: "1"}\n#',
   "a\u2028evil: 1\u2029\u0085evil: 1",
   "{{image}}{{{secret}}}{{>weakened.txt}}",
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: an attack on Compose
   "\\\" ': # & * ! | > % @ ` ${EVIL} $(EVIL) %d",
   "\x7f\ufeff\u{1f600}\tend",
   "on",
