@@ -25,7 +25,7 @@ export interface DeployOptions {
   sessions?: number | undefined;
 }
 
-/** What an orchestrator brings, in addition to the options. */
+/** The properties of an orchestrator. */
 interface Orchestrator {
   /** Whether the Redis URL comes from a secret, which overrides the configuration. */
   secretStore?: boolean;

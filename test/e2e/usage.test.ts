@@ -107,10 +107,7 @@ describe("a command line with a mistake", () => {
       ["deploy", "kubernetes", "--namespace", "Chat_1"],
       /--namespace is "Chat_1", which contains "C"\. Allowed: the name of a namespace \(1 to 63 lower-case letters/,
     ],
-    [
-      ["deploy", "kubernetes", "--name", "x".repeat(41)],
-      /--name is "x{41}"\. Allowed: 1 to 40/,
-    ],
+    [["deploy", "kubernetes", "--name", "x".repeat(41)], /--name is "x{41}"\. Allowed: 1 to 40/],
     [
       ["deploy", "kubernetes", "--image", "a b"],
       /--image is "a b", which contains a space\. Allowed: the name of an image/,
