@@ -1,5 +1,5 @@
 # The image of a host of the fleet: docker build --tag copilotfleet:0.2.0 .
-# `copilotfleet deploy kubernetes` and `deploy compose` rely on its paths and its user (src/deploy/container.ts).
+# `copilotfleet deploy kubernetes` and `deploy compose` rely on its paths and its user (deploy/).
 
 # The digest fixes the content of the base image, for each processor. Dependabot proposes newer ones.
 FROM node:24.21.0-trixie-slim@sha256:8ec5d7557396cfe32d21c3f9c13072355ceab22b584578ca4bb28af31120cffe AS base

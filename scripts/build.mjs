@@ -23,7 +23,7 @@ const run = promisify(execFile);
 const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino", "ioredis", "marked", "jose"];
 
 /** The script requires these packages only when a command needs `deploy` or the HTTP API. */
-const REQUIRED_BY_PARTS = ["yaml", "hono", "@hono/node-server"];
+const REQUIRED_BY_PARTS = ["yaml", "mustache", "hono", "@hono/node-server"];
 
 /**
  * Makes `@oclif/core` load its parts on first use. It normally requires all of them at once, including help and plug-in
@@ -133,8 +133,9 @@ async function buildCommandLine() {
   });
   // Dynamic import does not work in a script from the code cache, so the loader passes an import function to it.
   let source = await readFile(`${root}/dist/cli.cjs`, "utf8");
-  // Importing this package takes 16 ms longer than requiring it.
-  source = source.replaceAll('import("ioredis")', 'Promise.resolve(require("ioredis"))');
+  // Importing ioredis takes 16 ms longer than requiring it.
+  for (const name of ["ioredis", "yaml"])
+    source = source.replaceAll(`import("${name}")`, `Promise.resolve(require("${name}"))`);
   for (const name of AT_RUN_TIME) source = source.replaceAll(`import("${name}")`, `__import("${name}")`);
   // The loader reads ASCII. The bundler escapes all other characters, except in regular expressions. Escape those here.
   source = source.replace(/[^\0-\x7f]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);

@@ -116,8 +116,9 @@ async function textOf<Row, Result>(shown: Shown<Row, Result>): Promise<string> {
   const { list, rows, result, format, headless, without = [], none, above = [], below = () => [] } = shown;
   if (format === "json") return `${printableJson(result)}\n`;
   if (format === "yaml") {
-    const { yamlStream } = await import("../deploy/yaml.js");
-    return yamlStream([], [{ value: result as object }]);
+    const { stringify } = await import("yaml");
+    // Quote a bare `yes` or `on`, because YAML 1.1 reads a boolean. Do not fold long lines.
+    return stringify(result, { aliasDuplicateObjects: false, compat: "yaml-1.1", lineWidth: 0 });
   }
   if (format === "csv") return renderList(list, rows, { format, headless });
   const isEmpty = rows.length === 0;

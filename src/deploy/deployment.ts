@@ -1,14 +1,15 @@
 import type { Layer } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
 import { isLoopback, readRedisUrl, showRedisUrl } from "../config/values/redis-url.js";
-import { FleetError, quote } from "../errors.js";
-import { stopGraceSeconds } from "./grace.js";
-import { badFlag, unfit } from "./problem.js";
+import { FleetError, quote, type Suggestion } from "../errors.js";
 import { isFile, NEW_STORE_KEY, type Settings, settingsOf } from "./settings.js";
-import type { Capacity } from "./sizing.js";
-import { weakened, weakenedNotices } from "./weakened.js";
+import { memoryBytes } from "./sizing.js";
 
-export type StorageKind = "local" | "shared";
+/** A configuration, and the values in it that are not defaults. */
+export interface Loaded {
+  config: Config;
+  given: Layer;
+}
 
 /** The options of the command line for a deployment in containers. */
 export interface DeployOptions {
@@ -16,87 +17,90 @@ export interface DeployOptions {
   image: string;
   /** The number of hosts. Default: 1 with the file store, otherwise 2. */
   replicas?: number | undefined;
-  /** The highest number of hosts. Default: twice `replicas`. */
-  maxReplicas?: number | undefined;
   /** Default: shared if the configuration sets `storage.shared`, otherwise local. */
-  storage?: StorageKind | undefined;
+  storage?: "local" | "shared" | undefined;
   /** The number of servers to plan for on each host. Default: `pool.servers` if isolation is shared, otherwise 20. */
   servers?: number | undefined;
   /** The number of sessions to plan for in the memory of each host. Default: 50. */
   sessions?: number | undefined;
-  /** Whether the Redis URL comes from a secret, which overrides the configuration. */
-  secretStore: boolean;
-  /** Whether to serve the HTTP API even if `serve.http` is not set. */
-  http?: boolean | undefined;
 }
 
-/** A fleet of hosts in containers, described independently of the orchestrator. All renderers use it. */
-export type Deployment = ReturnType<typeof describe>;
+/** The properties of an orchestrator. */
+interface Orchestrator {
+  /** Whether the Redis URL comes from a secret, which overrides the configuration. */
+  secretStore?: boolean;
+  /** Whether it can start a Redis if the configuration does not name one that all hosts can reach. */
+  startsRedis?: boolean;
+  /** Whether to serve the HTTP API even if `serve.http` is not set. */
+  http?: boolean;
+}
 
-/** Keys that the orchestrator sets for each host. */
-export const PER_HOST = ["host.name", "host.advertise", "storage.shared", "serve.listen", "serve.metrics"];
-/** Keys of the HTTP API that the orchestrator sets. */
+/** Keys that the templates set for each host. */
+const PER_HOST = ["host.name", "host.advertise", "storage.shared", "serve.listen", "serve.metrics"];
 const HTTP_KEYS = ["serve.http", "http.origins"];
-const USUAL_SERVERS = 20;
-const USUAL_SESSIONS = 50;
-const HTTPS_PORT = 443;
-const REDIS_PORT = 6379;
-
 /**
- * Describes the fleet of this configuration as hosts in containers.
- *
- * @param startsRedis whether the orchestrator can start a Redis if the configuration does not name one that all hosts can
- * reach
+ * The longest time that `serve` needs to stop, beyond `drain.timeout`, in milliseconds: closing the pool (one
+ * store operation: 5 s), servers that another command is working on (10 s), asking a busy server one last time (0.5 s),
+ * SIGTERM (5 s) and SIGKILL (5 s) of a server, and recording its end (one more store operation).
  */
-export function describe(
-  { config, given }: { config: Config; given: Layer },
-  options: DeployOptions,
-  startsRedis = false,
-) {
+const ENDING_MS = 5_000 + 10_000 + 500 + 5_000 + 5_000 + 5_000;
+
+/** Returns the number of whole seconds after which a stopping `serve` may be killed. */
+export function graceSecondsOf({ drain }: Config): number {
+  return Math.ceil((drain.timeoutMs + ENDING_MS) / 1000);
+}
+
+/** Describes the fleet of this configuration as hosts in containers. Both orchestrators use it. */
+export function describe({ config, given }: Loaded, options: DeployOptions, orchestrator: Orchestrator) {
   const url = config.store.kind === "redis" ? readRedisUrl(config.store.url) : null;
-  const reachable = options.secretStore || (url !== null && !isLoopback(url));
-  const own = !reachable && startsRedis && (url !== null || (options.replicas ?? 1) > 1);
-  if (url !== null && !reachable && !own) {
+  const fromSecret = orchestrator.secretStore === true;
+  const reachable = fromSecret || (url !== null && !isLoopback(url));
+  const ownRedis = !reachable && orchestrator.startsRedis === true && (url !== null || (options.replicas ?? 1) > 1);
+  if (url !== null && !reachable && !ownRedis) {
     throw unfit(
       `store is ${quote(showRedisUrl(url))}. In a pod, this address is the pod itself, so the hosts would not share the store`,
       ["Set store to a Redis that all pods reach.", "Give its URL in a Secret, with --redis-secret NAME."],
     );
   }
-  const hasRedis = reachable || own;
-  const replicas = replicasOf(options, hasRedis);
-  const http = httpOf(config, options);
-  const storage = options.storage ?? (given.has("storage.shared") ? "shared" : "local");
+  const hasRedis = reachable || ownRedis;
+  const { serve, http, isolation, pool } = config;
+  const servesHttp = serve.http !== null || orchestrator.http === true;
+  const withTls = serve.tls.cert !== null;
   const settings = settingsOf(config, given, {
-    without: [...PER_HOST, ...(http === null ? [] : HTTP_KEYS), "runtime.path", ...(own ? ["storeOptions"] : [])],
-    with: {
-      // The front door listens on all addresses of its container. The orchestrator's network protects it and the
-      // orchestrator's own Redis.
-      ...(own || config.serve.tls.cert === null ? { insecure: true } : {}),
-    },
+    without: [...PER_HOST, ...(servesHttp ? HTTP_KEYS : []), "runtime.path", ...(ownRedis ? ["storeOptions"] : [])],
+    // The front door listens on all addresses of its container. The orchestrator's network protects it and the
+    // orchestrator's own Redis.
+    with: ownRedis || !withTls ? { insecure: true } : {},
     // The URL of the orchestrator's own Redis contains a password.
-    secretStore: options.secretStore || own,
+    secretStore: fromSecret || ownRedis,
     secretStoreKey: hasRedis,
     moveFiles: true,
   });
+  const capacity = {
+    servers: options.servers ?? (isolation === "shared" ? pool.servers : 20),
+    sessions: options.sessions ?? 50,
+  };
   return {
-    name: options.name,
-    image: options.image,
-    replicas,
-    maxReplicas: hasRedis ? maxReplicasOf(options, replicas) : 1,
-    storage,
-    capacity: capacityOf(options, config),
+    capacity,
     settings,
-    /** Null if the hosts do not serve the HTTP API. */
-    http,
-    /** Whether the orchestrator starts a Redis. */
-    ownRedis: own,
-    /** Null if the fleet uses the file store. */
-    redis: hasRedis ? redisOf(own || options.secretStore ? null : url) : null,
-    stopGraceSeconds: stopGraceSeconds(config.drain.timeoutMs),
-    /** The services that hosts must reach, except Redis. */
-    services: servicesOf(config),
-    /** Sentences for the reader of the manifests: facts to know and things to do. */
-    notices: noticesOf(config, given, settings),
+    hasRedis,
+    /** The address of Redis, which is null if it is in a secret. */
+    redis: ownRedis || fromSecret ? null : url,
+    origins: http.origins,
+    /** The values of the templates. */
+    view: {
+      name: options.name,
+      image: options.image,
+      replicas: replicasOf(options, hasRedis),
+      shared: (options.storage ?? (given.has("storage.shared") ? "shared" : "local")) === "shared",
+      ownRedis,
+      http: servesHttp,
+      tls: withTls,
+      scheme: withTls ? "https" : "http",
+      graceSeconds: graceSecondsOf(config),
+      memoryMib: memoryBytes(capacity) / (1024 * 1024),
+      ...noticesOf(config, given, settings),
+    },
   };
 }
 
@@ -113,83 +117,100 @@ function replicasOf({ replicas }: DeployOptions, hasRedis: boolean): number {
   });
 }
 
-function maxReplicasOf({ maxReplicas }: DeployOptions, replicas: number): number {
-  if (maxReplicas === undefined) return 2 * replicas;
-  if (maxReplicas >= replicas) return maxReplicas;
-  throw badFlag("max-replicas", maxReplicas, `at least the number of --replicas, which is ${replicas}`);
-}
-
-function capacityOf({ servers, sessions }: DeployOptions, config: Config): Capacity {
-  const usual = config.isolation === "shared" ? config.pool.servers : USUAL_SERVERS;
-  return { servers: servers ?? usual, sessions: sessions ?? USUAL_SESSIONS };
-}
-
-function httpOf({ serve, http }: Config, options: DeployOptions) {
-  if (serve.http === null && options.http !== true) return null;
-  const scheme: "http" | "https" = serve.tls.cert === null ? "http" : "https";
-  return { scheme, origins: http.origins, longestBody: serve.maxFrameBytes };
-}
-
-/** A TCP service. The host is a name or an address; null if it is not known. */
-export interface Service {
-  host: string | null;
-  port: number;
-}
-
-function redisOf(url: { host: string; port: number } | null): Service {
-  return url === null ? { host: null, port: REDIS_PORT } : { host: url.host, port: url.port };
-}
-
-function servicesOf({ provider, auth, identity }: Config): Service[] {
+/** The services that hosts must reach, except Redis, as URLs: GitHub, the model and the identity providers. */
+export function servicesOf({ provider, auth, identity }: Config): URL[] {
   const hasToken = Object.values(auth).some((source) => source !== null);
-  const github = hasToken || provider === null ? [{ host: "api.github.com", port: HTTPS_PORT }] : [];
-  const signOn = [
+  const services = [
+    hasToken || provider === null ? "https://api.github.com" : null,
+    provider === null || provider.type === "echo" ? null : provider.baseUrl,
     ...identity.jwt.map(({ issuer, jwks }) => jwks ?? issuer),
-    ...(identity.github.api === null ? [] : [identity.github.api]),
+    identity.github.api,
   ];
-  const model = provider === null || provider.type === "echo" ? [] : [provider.baseUrl];
-  return [...github, ...[...model, ...signOn.filter((at) => !isFile(at))].map(serviceAt)];
+  return services.flatMap((at) => (at === null || isFile(at) ? [] : [new URL(at)]));
 }
 
-function serviceAt(url: string): Service {
-  const { hostname, port, protocol } = new URL(url);
-  const usual = protocol === "https:" ? HTTPS_PORT : 80;
-  return { host: hostname.replace(/^\[|\]$/g, ""), port: port === "" ? usual : Number(port) };
+/** The host of a URL, without the brackets around an IPv6 address. */
+export function hostOf({ hostname }: URL): string {
+  return hostname.replace(/^\[|\]$/g, "");
 }
 
-function noticesOf(config: Config, given: Layer, settings: Settings): string[] {
-  const notices: string[] = [];
-  const { provider, auth, runtime } = config;
-  const perUser = settings.secrets.find((secret) => secret.perUser);
-  const storeKey = settings.secrets.find(({ name }) => name === NEW_STORE_KEY);
-  if (storeKey !== undefined)
-    notices.push(
-      `${NEW_STORE_KEY} is the key that signs the records in Redis, the same for all hosts: 64 random hex digits.`,
-    );
-  if (given.has("runtime.path"))
-    notices.push("runtime.path is left out, because it is a path on this machine. The image's own runtime is used.");
-  if (auth.githubTokenCommand !== null)
-    notices.push(
-      "auth.githubTokenCommand runs inside the container, so the image must contain the programs that it calls.",
-    );
-  if (perUser?.source === null)
-    notices.push(`In place of auth.githubTokenEnv, there is a file ${quote(perUser.name)} for each user's token.`);
-  if (provider === null && Object.values(auth).every((source) => source === null))
-    notices.push("Neither a provider nor a GitHub token is configured: sessions have no model.");
-  if (provider !== null && provider.type !== "echo" && isThisMachine(provider.baseUrl))
-    notices.push("provider.baseUrl is an address of this machine. In a container, it means the container itself.");
-  if (runtime.args.length > 0)
-    notices.push("runtime.args are passed on unchanged. Paths in them are paths in the image.");
-  notices.push(
-    weakened(
-      "serve.listen and serve.metrics at 0.0.0.0",
-      "whoever reaches the network of the containers reaches the front door, which needs a token, and the metrics, which need none",
-    ),
-    ...weakenedNotices(settings),
+/** The values of `containers.txt`. */
+function noticesOf({ provider, auth, runtime }: Config, given: Layer, settings: Settings) {
+  return {
+    newStoreKey: settings.secrets.some(({ name }) => name === NEW_STORE_KEY),
+    runtimePath: given.has("runtime.path"),
+    tokenCommand: auth.githubTokenCommand !== null,
+    userVariable: settings.secrets.find(({ perUser, source }) => perUser && source === null)?.name,
+    noModel: provider === null && Object.values(auth).every((source) => source === null),
+    localModel:
+      provider !== null && provider.type !== "echo" && isLoopback({ host: hostOf(new URL(provider.baseUrl)) }),
+    runtimeArgs: runtime.args.length > 0,
+    weakened: weakened(settings),
+  };
+}
+
+/** Values that are weaker than the defaults, each with what it allows. */
+const WEAKER: Readonly<Record<string, readonly [value: unknown, effect: string]>> = {
+  insecure: [
+    true,
+    "clients, hosts and Redis may be connected without TLS, so their network can read and change tokens, conversations and the state of the fleet. With serve.tls and an encrypted Redis, it is not necessary",
+  ],
+  "session.approve": ["all", "all tool calls of a model run, and nobody is asked"],
+  "session.host": ["owner", "users reach files and start programs on their own servers"],
+  "sandbox.mode": ["none", "agents can read and change whatever the fleet's account can"],
+  "sandbox.network": ["open", "agents reach every address that the host reaches"],
+  "sandbox.unixSockets": [true, "agents may act through the Unix sockets of other programs"],
+};
+
+/** The settings that are weaker than their defaults, for the reader of the output. */
+export function weakened({ values }: Settings) {
+  return Object.entries(WEAKER).flatMap(([key, [weak, effect]]) =>
+    values.get(key)?.value === weak ? [{ setting: `${key} ${JSON.stringify(weak)}`, effect }] : [],
   );
-  return notices;
 }
 
-function isThisMachine(url: string): boolean {
-  return isLoopback({ host: new URL(url).hostname.replace(/^\[|\]$/g, "") });
+/** Creates the error for a flag whose value is not allowed, or does not fit the other settings. Exit code 2. */
+export function badFlag(flag: string, value: unknown, allowed: string): FleetError {
+  return new FleetError("FLEET_USAGE_INVALID", `--${flag} is ${quote(String(value))}. Allowed: ${allowed}`);
+}
+
+/** Creates the error for a configuration that cannot be deployed to the chosen target. Exit code 3. */
+export function unfit(message: string, suggestions: Suggestion[]): FleetError {
+  return new FleetError("FLEET_CONFIG_INVALID", message, { suggestions });
+}
+
+/**
+ * Refuses an address that other machines can reach if nothing encrypts the connections. @param harm the consequence,
+ * for the message
+ */
+export function checkExposed(
+  key: "listen" | "http",
+  { serve, insecure }: Pick<Config, "serve" | "insecure">,
+  harm: string,
+): void {
+  const address = serve[key];
+  if (address === null || isLoopback(address) || serve.tls.cert !== null || insecure) return;
+  const where = `${address.host}:${address.port}`;
+  throw unfit(`serve.${key} is ${quote(where)}, which other machines can reach, and serve.tls is not set, ${harm}`, [
+    "Set serve.tls.cert and serve.tls.key to the files of a certificate.",
+    "Set insecure to true if only trusted machines can reach this network, or if a proxy adds TLS.",
+  ]);
+}
+
+/**
+ * Refuses a sandbox that needs namespaces where they are forbidden, because the fleet would not start a server there.
+ *
+ * @param where the thing that forbids namespaces, for the message
+ */
+export function checkSandbox({ sandbox: { mode, network } }: Config, where: string): void {
+  if (mode === "bwrap") {
+    throw unfit(`sandbox.mode is "bwrap", which needs namespaces, but ${where} forbids them`, [
+      'Set sandbox.mode to "auto" for the best sandbox that works there.',
+    ]);
+  }
+  if (network !== "open" && network !== "auto") {
+    throw unfit(`sandbox.network is ${quote(network)}, which needs namespaces, but ${where} forbids them`, [
+      'Set sandbox.network to "open" there, and restrict the network of the whole host.',
+    ]);
+  }
 }

@@ -4,7 +4,6 @@ import { type Layer, unflatten } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
 import { readRedisUrl } from "../config/values/redis-url.js";
 import { holdsGitHubToken, redact } from "../config/values/text.js";
-import { secretPath } from "./container.js";
 
 /** A secret in a file of its own. Manifests contain its name and the name of its source, but never its value. */
 export interface SecretFile {
@@ -111,6 +110,11 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
 /** The secrets whose paths are in variables. */
 export function inVariables(secrets: readonly SecretFile[]): (SecretFile & { variable: string })[] {
   return secrets.flatMap((secret) => (secret.variable === null ? [] : [{ ...secret, variable: secret.variable }]));
+}
+
+/** The path of a secret in a container. It contains "{user}" if there is a file for each user. */
+export function secretPath({ name, perUser }: Pick<SecretFile, "name" | "perUser">): string {
+  return `/run/secrets/copilotfleet${perUser ? "-users" : ""}/${name}`;
 }
 
 /** The content of a configuration file with these values. */

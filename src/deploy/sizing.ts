@@ -25,13 +25,6 @@ export interface Capacity {
   sessions: number;
 }
 
-/** The size of the folder for temporary files of commands, in MiB. Servers have their own temporary folders. */
-export const SCRATCH_MIB = 256;
-/**
- * How much disk space of the node a pod may use, in MiB: for temporary files of commands, and for the logs of the
- * container. Kubernetes evicts a pod that uses more. Servers write only to the volume of the state.
- */
-export const EPHEMERAL_MIB = 1024;
 /** Threads of one server and of the programs that its agent starts, such as compilers. */
 const SERVER_THREADS = 512;
 const SERVE_THREADS = 256;

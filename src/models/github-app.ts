@@ -1,4 +1,4 @@
-import { createPrivateKey, type KeyObject, sign } from "node:crypto";
+import { createPrivateKey, type KeyObject } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import type { Environment } from "../config/load/paths.js";
 import type { Config } from "../config/schema.js";
@@ -53,7 +53,7 @@ export async function mintInstallationToken(
     throw unavailable(`${quote(api)} is not an https:// address of GitHub's API`);
   }
   const path = `${url.pathname.replace(/\/+$/, "")}/app/installations/${app.installationId}/access_tokens`;
-  const { status, headers, text } = await post(url, path, { proof: proofOf(app.appId, key), env, signal });
+  const { status, headers, text } = await post(url, path, { proof: await proofOf(app.appId, key), env, signal });
   if (status === 201) return readMinted(text, headers.date);
   const reason = messageOf(text);
   const isLimited = status === 429 || headers["retry-after"] !== undefined || headers["x-ratelimit-remaining"] === "0";
@@ -88,15 +88,12 @@ async function readKey(path: string): Promise<KeyObject> {
 }
 
 /** The App's proof of its identity: a JSON Web Token that its key signs. */
-function proofOf(appId: number, key: KeyObject): string {
+async function proofOf(appId: number, key: KeyObject): Promise<string> {
+  const { SignJWT } = await import("jose");
   const nowS = Math.floor(Date.now() / 1000);
-  const claims = { iat: nowS - PROOF_BEFORE_S, exp: nowS + PROOF_AFTER_S, iss: String(appId) };
-  const content = [{ alg: "RS256", typ: "JWT" }, claims].map((part) => encode(JSON.stringify(part))).join(".");
-  return `${content}.${sign("sha256", Buffer.from(content), key).toString("base64url")}`;
-}
-
-function encode(text: string): string {
-  return Buffer.from(text).toString("base64url");
+  return await new SignJWT({ iat: nowS - PROOF_BEFORE_S, exp: nowS + PROOF_AFTER_S, iss: String(appId) })
+    .setProtectedHeader({ alg: "RS256", typ: "JWT" })
+    .sign(key);
 }
 
 interface Answer {

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
-import { renderSystemd } from "../../src/deploy/systemd/render.js";
+import { renderSystemd } from "../../src/deploy/systemd.js";
 import type { ServerView } from "../../src/pool/server.js";
 import { eventually } from "../fixtures/eventually.js";
 import { BootedMachine, bootProblem } from "../fixtures/hosts/booted-machine.js";

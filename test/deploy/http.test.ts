@@ -1,11 +1,10 @@
 import { describe, expect, it } from "vitest";
-import { METRICS_PORT } from "../../src/deploy/container.js";
 import { configured, find, hostContainer, kubernetes } from "./render.js";
 
 const ECHO = { COPILOTFLEET_PROVIDER_TYPE: "echo" };
 const HTTP = { ...ECHO, COPILOTFLEET_SERVE_HTTP: "127.0.0.1:4380", COPILOTFLEET_HTTP_ORIGINS: "https://app.example" };
 const TLS = { COPILOTFLEET_SERVE_TLS_CERT: "/etc/a/tls.crt", COPILOTFLEET_SERVE_TLS_KEY: "/etc/a/tls.key" };
-const PUBLIC = { ingressHost: "fleet.example" };
+const PUBLIC = { "ingress-host": "fleet.example" };
 
 type Manifests = ReturnType<typeof kubernetes>["manifests"];
 type Port = { port?: number; containerPort?: number };
@@ -42,7 +41,7 @@ describe("the HTTP API in Kubernetes", () => {
       targetPort: "http",
       appProtocol: "http",
     });
-    expect(portsOf(manifests, "fleet-hosts").map(({ port }) => port)).toEqual([4300, METRICS_PORT]);
+    expect(portsOf(manifests, "fleet-hosts").map(({ port }) => port)).toEqual([4300, 9464]);
     expect(hostContainer(manifests)).toMatchObject({
       ports: expect.arrayContaining([{ name: "http", containerPort: 4380 }]),
       readinessProbe: { httpGet: { path: "/readyz", port: "metrics" } },
@@ -82,7 +81,7 @@ describe("the HTTP API in Kubernetes", () => {
     expect(notices.join()).toContain(
       "kubectl create secret tls fleet-http-tls --namespace chat --cert=FILE --key=FILE",
     );
-    const named = kubernetes(ECHO, { ...PUBLIC, ingressClass: "nginx", ingressSecret: "wildcard" }).manifests;
+    const named = kubernetes(ECHO, { ...PUBLIC, "ingress-class": "nginx", "ingress-secret": "wildcard" }).manifests;
     expect(find(named, "Ingress").spec).toMatchObject({ ingressClassName: "nginx", tls: [{ secretName: "wildcard" }] });
   });
 
@@ -96,11 +95,11 @@ describe("the HTTP API in Kubernetes", () => {
   });
 
   it("the network policy lets the clients' namespaces and the Ingress controller reach the HTTP API", () => {
-    const clientNamespaces = ["web"];
-    const { manifests } = kubernetes(ECHO, { ...PUBLIC, clientNamespaces });
+    const only = { "client-namespace": ["web"] };
+    const { manifests } = kubernetes(ECHO, { ...PUBLIC, ...only });
     expect(peersOf(manifests, 4380)).toEqual([namespace("web"), namespace("ingress-nginx")]);
     expect(peersOf(manifests, 4300)).not.toContainEqual(namespace("ingress-nginx"));
-    expect(peersOf(kubernetes(HTTP, { clientNamespaces }).manifests, 4380)).toEqual([namespace("web")]);
+    expect(peersOf(kubernetes(HTTP, only).manifests, 4380)).toEqual([namespace("web")]);
     expect(peersOf(kubernetes(HTTP).manifests, 4380)).toEqual([{ namespaceSelector: {} }]);
   });
 });

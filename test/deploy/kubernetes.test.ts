@@ -5,11 +5,19 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { parseAllDocuments } from "yaml";
-import { COMMAND, CONFIG_FOLDER, INIT, SHARED_VOLUME, STATE_FOLDER, UID, VOLUME } from "../../src/deploy/container.js";
-import type { Manifest } from "../../src/deploy/kubernetes/render.js";
 import { isFleetError } from "../../src/errors.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
-import { find, has, hostContainer, kubernetes, type PodSpec, REDIS, type StatefulSet, validate } from "./render.js";
+import {
+  find,
+  has,
+  hostContainer,
+  kubernetes,
+  type Manifest,
+  type PodSpec,
+  REDIS,
+  type StatefulSet,
+  validate,
+} from "./render.js";
 
 interface IpBlock {
   cidr: string;
@@ -69,8 +77,8 @@ describe("rendered manifests", () => {
     const { manifests } = kubernetes(REDIS, {
       storage: "shared",
       replicas: 3,
-      storageClass: "nfs",
-      storageSize: "80Gi",
+      "storage-class": "nfs",
+      "storage-size": "80Gi",
     });
     expect(kinds(manifests)).toEqual(
       expect.arrayContaining(["PersistentVolumeClaim", "HorizontalPodAutoscaler", "CronJob"]),
@@ -80,7 +88,10 @@ describe("rendered manifests", () => {
       resources: { requests: { storage: "80Gi" } },
       storageClassName: "nfs",
     });
-    expect(hostContainer(manifests).volumeMounts).toContainEqual({ name: "shared", mountPath: SHARED_VOLUME });
+    expect(hostContainer(manifests).volumeMounts).toContainEqual({
+      name: "shared",
+      mountPath: "/var/lib/copilotfleet-shared",
+    });
     const set = find(manifests, "StatefulSet").spec;
     expect(set).not.toHaveProperty("replicas"); // because the autoscaler sets it
     expect(find(manifests, "HorizontalPodAutoscaler").spec).toMatchObject({
@@ -115,8 +126,8 @@ describe("rendered manifests", () => {
       automountServiceAccountToken: false,
       securityContext: {
         runAsNonRoot: true,
-        runAsUser: UID,
-        fsGroup: UID,
+        runAsUser: 10_001,
+        fsGroup: 10_001,
         fsGroupChangePolicy: "OnRootMismatch",
         seccompProfile: { type: "RuntimeDefault" },
       },
@@ -127,7 +138,7 @@ describe("rendered manifests", () => {
       readOnlyRootFilesystem: true,
       capabilities: { drop: ["ALL"] },
     });
-    expect(container.command).toEqual([...INIT, COMMAND]);
+    expect(container.command).toEqual(["/usr/bin/tini", "--", "copilotfleet"]);
     const sleep = Number(container.lifecycle.preStop.exec.command[1]);
     expect(template.spec.terminationGracePeriodSeconds).toBeGreaterThan(120 + sleep + 20);
     expect(container).toMatchObject({
@@ -137,7 +148,7 @@ describe("rendered manifests", () => {
   });
 
   it("the pods have the RuntimeClass of --runtime-class, and a limit for the disk space that they use on a node", () => {
-    const { manifests } = kubernetes(REDIS, { storage: "shared", runtimeClass: "gvisor" });
+    const { manifests } = kubernetes(REDIS, { storage: "shared", "runtime-class": "gvisor" });
     const { jobTemplate } = find(manifests, "CronJob").spec as unknown as {
       jobTemplate: { spec: { template: { spec: PodSpec } } };
     };
@@ -176,7 +187,7 @@ describe("rendered manifests", () => {
       expect(isOpen(model, {}, "203.0.113.7", 80)).toBe(false);
       for (const address of [...METADATA, "10.0.0.1", "172.31.0.1", "192.168.1.1", "127.0.0.1", "fd12::1", "fe80::1"])
         expect(isOpen(model, {}, address, 443), address).toBe(false);
-      const options = { egressCidrs: ["10.1.0.0/16"], egressPorts: [3128] };
+      const options = { "egress-cidr": ["10.1.0.0/16"], "egress-port": [3128] };
       expect(isOpen(model, options, "10.1.2.3", 443)).toBe(true);
       expect(isOpen(model, options, "10.1.2.3", 3128)).toBe(true);
       expect(isOpen(model, options, "10.2.2.3", 443)).toBe(false);
@@ -212,7 +223,7 @@ describe("rendered manifests", () => {
       expect(isOpen({}, {}, "10.0.0.1", 6380)).toBe(true);
       expect(isOpen({}, {}, "10.0.0.1", 443)).toBe(false);
       for (const address of METADATA) expect(isOpen({}, {}, address, 6380), address).toBe(false);
-      expect(isOpen({}, { secretStore: true, redisSecret: "r" }, "10.0.0.1", 6379)).toBe(true);
+      expect(isOpen({}, { "redis-secret": "r" }, "10.0.0.1", 6379)).toBe(true);
       const literal = { COPILOTFLEET_STORE: "rediss://10.0.0.9:6380/0" };
       expect(isOpen(literal, {}, "10.0.0.9", 6380)).toBe(true);
       expect(isOpen(literal, {}, "10.0.0.8", 6380)).toBe(false);
@@ -234,7 +245,7 @@ describe("rendered manifests", () => {
     });
 
     it("the network policy lets only the namespaces of --client-namespace reach the front door", () => {
-      const { ingress } = policyOf(kubernetes(REDIS, { clientNamespaces: ["web"] }).manifests);
+      const { ingress } = policyOf(kubernetes(REDIS, { "client-namespace": ["web"] }).manifests);
       expect(ingress[0]?.from[0]).toEqual({
         namespaceSelector: { matchLabels: { "kubernetes.io/metadata.name": "web" } },
       });
@@ -242,7 +253,7 @@ describe("rendered manifests", () => {
   });
 
   it("the network policy lets the gc job reach the hosts even if all clients are in other namespaces", () => {
-    const { manifests } = kubernetes(REDIS, { storage: "shared", clientNamespaces: ["web"] });
+    const { manifests } = kubernetes(REDIS, { storage: "shared", "client-namespace": ["web"] });
     const { jobTemplate } = find(manifests, "CronJob").spec as unknown as {
       jobTemplate: { spec: { template: { metadata: { labels: Record<string, string> } } } };
     };
@@ -267,12 +278,15 @@ describe("rendered manifests", () => {
 
   it("the manifests use the paths and the user of the Dockerfile", () => {
     const dockerfile = readFileSync(new URL("../../Dockerfile", import.meta.url), "utf8");
-    expect(dockerfile).toContain(`ENTRYPOINT ${JSON.stringify([...INIT, COMMAND]).replaceAll(",", ", ")}`);
+    const { manifests } = kubernetes(REDIS, { storage: "shared" });
+    const { command, workingDir, env } = hostContainer(manifests);
+    const { runAsUser, runAsGroup } = podOf(manifests).securityContext;
+    expect(dockerfile).toContain(`ENTRYPOINT ${JSON.stringify(command).replaceAll(",", ", ")}`);
     for (const text of [
-      `USER ${UID}:${UID}`,
-      `COPILOTFLEET_HOME=${STATE_FOLDER}`,
-      `WORKDIR ${VOLUME}\n`,
-      SHARED_VOLUME,
+      `USER ${runAsUser}:${runAsGroup}`,
+      `COPILOTFLEET_HOME=${env.find(({ name }) => name === "COPILOTFLEET_HOME")?.value}`,
+      `WORKDIR ${workingDir}\n`,
+      "/var/lib/copilotfleet-shared",
     ])
       expect(dockerfile).toContain(text);
   });
@@ -291,7 +305,7 @@ describe("secrets", () => {
   };
 
   it("secrets in manifests are references, and their values appear nowhere", () => {
-    const { manifests, yaml, notices } = kubernetes(SECRET, { secret: "keys", redisSecret: "redis-url" });
+    const { manifests, yaml, notices } = kubernetes(SECRET, { secret: "keys", "redis-secret": "redis-url" });
     expect(yaml + JSON.stringify({ manifests, notices })).not.toContain("canary");
     expect(notices.join()).toMatch(/The Secret keys must hold COPILOTFLEET_STORE_KEY, MODEL_KEY, .*TEAM_TOKEN/);
     const { env, volumeMounts } = hostContainer(manifests);
@@ -355,7 +369,7 @@ describe("deployments that cannot run in Kubernetes", () => {
     [{}, { replicas: 3 }, 2, /^--replicas 3 needs a store in Redis, but the store is "file"/],
     [
       REDIS,
-      { replicas: 3, maxReplicas: 2 },
+      { replicas: 3, "max-replicas": 2 },
       2,
       /--max-replicas is "2"\. Allowed: at least the number of --replicas, which is 3/,
     ],
@@ -384,7 +398,7 @@ describe("kubectl", () => {
     ["one host", () => kubernetes({ COPILOTFLEET_PROVIDER_TYPE: "echo" })],
     ["hosts with separate volumes", () => kubernetes(REDIS)],
     ["a fleet whose name YAML 1.1 would read as a boolean", () => kubernetes(REDIS, { name: "on" })],
-    ["the HTTP API behind an Ingress", () => kubernetes(REDIS, { ingressHost: "fleet.example" })],
+    ["the HTTP API behind an Ingress", () => kubernetes(REDIS, { "ingress-host": "fleet.example" })],
     ["hosts with shared storage", () => kubernetes(REDIS, { storage: "shared", replicas: 2 })],
   ];
 
@@ -419,7 +433,7 @@ describe("kubectl", () => {
 it("a host's pod mounts the configuration where the command looks for it", () => {
   expect(hostContainer(kubernetes(REDIS).manifests).volumeMounts).toContainEqual({
     name: "config",
-    mountPath: CONFIG_FOLDER,
+    mountPath: "/etc/copilotfleet",
     readOnly: true,
   });
 });

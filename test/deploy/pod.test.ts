@@ -4,12 +4,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, it, onTestFinished } from "vitest";
-import { DOOR_PORT, HTTP_PORT, METRICS_PORT, UID } from "../../src/deploy/container.js";
 import { eventually } from "../fixtures/eventually.js";
 import { DeployedPod } from "../fixtures/hosts/deployed-pod.js";
 import { RawClient } from "../gateway/raw-client.js";
 import { has, kubernetes } from "./render.js";
 
+const [DOOR_PORT, HTTP_PORT, METRICS_PORT, UID] = [4300, 4380, 9464, 10_001];
 const POSSIBLE = process.getuid?.() === 0 && ["unshare", "nsenter", "setpriv", "tini", "ip", "curl"].every(has);
 
 it.skipIf(!POSSIBLE)(
@@ -18,7 +18,7 @@ it.skipIf(!POSSIBLE)(
     const folder = mkdtempSync(join(tmpdir(), "copilotfleet-pod-"));
     const { manifests } = kubernetes(
       { COPILOTFLEET_PROVIDER_TYPE: "echo", COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TEAM_TOKEN" },
-      { ingressHost: "fleet.example" },
+      { "ingress-host": "fleet.example" },
     );
     const secrets = { TEAM_TOKEN: "gho_canary" };
     const pod = new DeployedPod(manifests, { folder, secrets, env: { COPILOT_OFFLINE: "true" } });

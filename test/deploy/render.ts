@@ -11,8 +11,7 @@ import { PersistentVolumeClaim } from "kubernetes-models/v1/PersistentVolumeClai
 import { Service } from "kubernetes-models/v1/Service";
 import { loadConfig, type PartialConfig } from "../../src/config/load/load.js";
 import type { DeployOptions } from "../../src/deploy/deployment.js";
-import type { KubernetesOptions } from "../../src/deploy/kubernetes/options.js";
-import { type Manifest, renderKubernetes } from "../../src/deploy/kubernetes/render.js";
+import { type KubernetesOptions, renderKubernetes } from "../../src/deploy/kubernetes.js";
 
 /** A folder that does not exist, so that no configuration file is found from it. */
 const NOWHERE = "/nonexistent/copilotfleet";
@@ -22,53 +21,44 @@ export function configured(env: Record<string, string> = {}, flags: PartialConfi
   return loadConfig({ env, flags, cwd: NOWHERE, home: NOWHERE });
 }
 
-export const CONTAINERS: DeployOptions = { name: "fleet", image: "registry.example/fleet:1", secretStore: false };
+export const CONTAINERS: DeployOptions = { name: "fleet", image: "registry.example/fleet:1" };
 
 export const KUBERNETES: KubernetesOptions = {
   ...CONTAINERS,
   namespace: "chat",
-  monitoringNamespace: "monitoring",
-  clientNamespaces: [],
-  egressPorts: [],
-  egressCidrs: [],
-  ingressNamespace: "ingress-nginx",
+  "monitoring-namespace": "monitoring",
+  "client-namespace": [],
+  "egress-cidr": [],
+  "ingress-namespace": "ingress-nginx",
 };
 
 /** Renders the manifests of `deploy kubernetes`, and validates each object by the schema of the Kubernetes API. */
 export function kubernetes(env: Record<string, string> = {}, options: Partial<KubernetesOptions> = {}) {
   const rendered = renderKubernetes(configured(env), { ...KUBERNETES, ...options });
   for (const manifest of rendered.manifests) validate(manifest);
-  return rendered;
+  return rendered as { manifests: Manifest[]; notices: string[]; yaml: string };
 }
+
+export type Manifest = { kind: string; metadata?: { name?: string } };
+
+const MODELS: Readonly<Record<string, new (manifest: never) => { validate(): void }>> = {
+  ConfigMap,
+  CronJob,
+  HorizontalPodAutoscaler,
+  Ingress,
+  Namespace,
+  NetworkPolicy,
+  PersistentVolumeClaim,
+  PodDisruptionBudget,
+  Service,
+  StatefulSet: StatefulSetModel,
+};
 
 /** Validates an object. @throws Error that names the first part that breaks the schema of its kind and version */
 export function validate(manifest: Manifest): void {
-  modelOf(manifest).validate();
-}
-
-function modelOf(manifest: Manifest): { validate(): void } {
-  switch (manifest.kind) {
-    case "ConfigMap":
-      return new ConfigMap(manifest);
-    case "CronJob":
-      return new CronJob(manifest);
-    case "HorizontalPodAutoscaler":
-      return new HorizontalPodAutoscaler(manifest);
-    case "Ingress":
-      return new Ingress(manifest);
-    case "Namespace":
-      return new Namespace(manifest);
-    case "NetworkPolicy":
-      return new NetworkPolicy(manifest);
-    case "PersistentVolumeClaim":
-      return new PersistentVolumeClaim(manifest);
-    case "PodDisruptionBudget":
-      return new PodDisruptionBudget(manifest);
-    case "Service":
-      return new Service(manifest);
-    case "StatefulSet":
-      return new StatefulSetModel(manifest);
-  }
+  const Model = MODELS[manifest.kind];
+  if (Model === undefined) throw new Error(`there is no schema for ${manifest.kind}`);
+  new Model(manifest as never).validate();
 }
 
 export const REDIS = { COPILOTFLEET_STORE: "rediss://redis.example:6380/0", COPILOTFLEET_PROVIDER_TYPE: "echo" };

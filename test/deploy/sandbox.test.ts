@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { renderCompose } from "../../src/deploy/compose.js";
-import { renderKubernetes } from "../../src/deploy/kubernetes/render.js";
-import { renderSystemd } from "../../src/deploy/systemd/render.js";
+import { renderKubernetes } from "../../src/deploy/kubernetes.js";
+import { renderSystemd } from "../../src/deploy/systemd.js";
 import { CONTAINERS, configured, KUBERNETES } from "./render.js";
 
 it.each([
@@ -19,5 +19,5 @@ it.each([
   expect(() => renderSystemd(loaded, units)).toThrow(expect.objectContaining(refused));
   expect(() => renderCompose(loaded, CONTAINERS)).toThrow(expect.objectContaining(refused));
   expect(() => renderKubernetes(loaded, KUBERNETES)).toThrow(expect.objectContaining(refused));
-  expect(() => renderKubernetes(loaded, { ...KUBERNETES, runtimeClass: "kata" })).not.toThrow();
+  expect(() => renderKubernetes(loaded, { ...KUBERNETES, "runtime-class": "kata" })).not.toThrow();
 });

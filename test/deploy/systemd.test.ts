@@ -3,7 +3,7 @@ import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSy
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { renderSystemd, writeFiles } from "../../src/deploy/systemd/render.js";
+import { renderSystemd, writeFiles } from "../../src/deploy/systemd.js";
 import { configured, has } from "./render.js";
 
 const ECHO = { COPILOTFLEET_PROVIDER_TYPE: "echo" };

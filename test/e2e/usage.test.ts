@@ -107,10 +107,7 @@ describe("a command line with a mistake", () => {
       ["deploy", "kubernetes", "--namespace", "Chat_1"],
       /--namespace is "Chat_1", which contains "C"\. Allowed: the name of a namespace \(1 to 63 lower-case letters/,
     ],
-    [
-      ["deploy", "kubernetes", "--name", "x".repeat(41)],
-      /--name is "x{41}", which has 41 characters\. Allowed: 1 to 40/,
-    ],
+    [["deploy", "kubernetes", "--name", "x".repeat(41)], /--name is "x{41}"\. Allowed: 1 to 40/],
     [
       ["deploy", "kubernetes", "--image", "a b"],
       /--image is "a b", which contains a space\. Allowed: the name of an image/,
@@ -130,7 +127,7 @@ describe("a command line with a mistake", () => {
     ],
     [
       ["deploy", "systemd", "--command", "copilotfleet"],
-      /--command is "copilotfleet", which starts with "c"\. Allowed: a path that starts with/,
+      /--command is "copilotfleet"\. Allowed: a path that starts with/,
     ],
     [
       ["deploy", "systemd", "--run-as", "a b"],

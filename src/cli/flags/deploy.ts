@@ -1,6 +1,6 @@
 import { isIP } from "node:net";
 import { Flags } from "@oclif/core";
-import { blankFault, type TextRule, textFault, wholeNumberFault } from "../../config/values/text-fault.js";
+import { blankFault, textFault, wholeNumberFault } from "../../config/values/text-fault.js";
 import { quote } from "../../errors.js";
 import { choiceFlag, integerFlag, usage } from "./flags.js";
 
@@ -21,51 +21,32 @@ const QUANTITY = /^[1-9]\d{0,5}(?:Mi|Gi|Ti)$/;
 const ACCOUNT = /^[a-z_][a-z0-9_-]{0,30}$/;
 /** systemd gives blanks, quotes, "%" and "$" in a command line a special meaning, so the path must not contain them. */
 const PROGRAM = /^\/[\w.+/-]+$/;
-const ALPHANUMERIC = /[a-z0-9]/;
 
-/** The rule for the value of a flag. */
-interface ValueRule {
-  pattern: RegExp;
-  /** The text after "Allowed:" in the error message. */
-  allowed: string;
-  example: string;
-  /** Used only to explain in the message why a value is wrong. `pattern` decides whether the value is wrong. */
-  text?: TextRule;
-}
-
+/** Makes a flag whose value matches a pattern. @param characters those that it may have, for the message */
 function checked(
   name: string,
   description: string,
-  helpValue: string,
-  { pattern, allowed, example, text = { characters: /\S/ } }: ValueRule,
+  [helpValue, pattern, characters]: readonly [helpValue: string, pattern: RegExp, characters: RegExp],
+  allowed: string,
+  example: string,
 ) {
   return {
     description,
     helpValue,
     parse: async (value: string) => {
       if (pattern.test(value)) return value;
-      const fault = textFault(value, text);
+      const fault = textFault(value, { characters });
       const given = `--${name} is ${quote(value)}${fault === null ? "" : `, ${fault}`}`;
       throw usage(`${given}. Allowed: ${allowed}`, [`For example, write --${name} ${example}.`]);
     },
   };
 }
 
-const label = (name: string, description: string, example: string) =>
-  checked(name, description, "NAME", {
-    pattern: LABEL,
-    allowed: `the name of a namespace (${LABEL_ALLOWED})`,
-    example,
-    text: { characters: /[a-z0-9-]/, first: ALPHANUMERIC, last: ALPHANUMERIC, longest: 63 },
-  });
+const namespace = (name: string, description: string, example: string) =>
+  checked(name, description, ["NAME", LABEL, /[a-z0-9-]/], `the name of a namespace (${LABEL_ALLOWED})`, example);
 /** @param thing the thing that the value names, such as "a Kubernetes Secret" */
 const subdomain = (name: string, description: string, thing: string, example: string) =>
-  checked(name, description, "NAME", {
-    pattern: SUBDOMAIN,
-    allowed: `the name of ${thing} (${SUBDOMAIN_ALLOWED})`,
-    example,
-    text: { characters: /[a-z0-9.-]/, first: ALPHANUMERIC, last: ALPHANUMERIC, longest: 200 },
-  });
+  checked(name, description, ["NAME", SUBDOMAIN, /[a-z0-9.-]/], `the name of ${thing} (${SUBDOMAIN_ALLOWED})`, example);
 const number = (name: string, description: string, max: number, example: number) =>
   integerFlag(name, description, [1, max], { example });
 
@@ -78,20 +59,17 @@ function isNetwork(value: string): boolean {
 /** Flags that Kubernetes and Compose share. */
 export const containerFlags = {
   name: Flags.string({
-    ...checked("name", "name of all objects", "NAME", {
-      pattern: NAME,
-      allowed: NAME_ALLOWED,
-      example: "copilotfleet",
-      text: { characters: /[a-z0-9-]/, first: /[a-z]/, last: ALPHANUMERIC, longest: 40 },
-    }),
+    ...checked("name", "name of all objects", ["NAME", NAME, /[a-z0-9-]/], NAME_ALLOWED, "copilotfleet"),
     default: "copilotfleet",
   }),
   image: Flags.string(
-    checked("image", "image to run (default: copilotfleet:VERSION with the version of this command)", "IMAGE", {
-      pattern: IMAGE,
-      allowed: "the name of an image, such as registry.example/copilotfleet:1.0",
-      example: "registry.example/copilotfleet:1.0",
-    }),
+    checked(
+      "image",
+      "image to run (default: copilotfleet:VERSION with the version of this command)",
+      ["IMAGE", IMAGE, /\S/],
+      "the name of an image, such as registry.example/copilotfleet:1.0",
+      "registry.example/copilotfleet:1.0",
+    ),
   ),
   replicas: number("replicas", "number of hosts (default: 1 with the file store, otherwise 2)", 100, 2),
   storage: choiceFlag(
@@ -108,10 +86,12 @@ export const containerFlags = {
   sessions: number("sessions", "sessions to plan for in the memory of each host (default: 50)", 100_000, 50),
 };
 
+const SECRET = "a Kubernetes Secret";
+
 export const kubernetesFlags = {
   ...containerFlags,
   namespace: Flags.string({
-    ...label("namespace", "namespace of all objects", "copilotfleet"),
+    ...namespace("namespace", "namespace of all objects", "copilotfleet"),
     default: "copilotfleet",
   }),
   "max-replicas": number(
@@ -121,27 +101,24 @@ export const kubernetesFlags = {
     4,
   ),
   secret: Flags.string(
-    subdomain(
-      "secret",
-      "Secret that holds keys and tokens (default: the value of --name)",
-      "a Kubernetes Secret",
-      "copilotfleet",
-    ),
+    subdomain("secret", "Secret that holds keys and tokens (default: the value of --name)", SECRET, "copilotfleet"),
   ),
   "redis-secret": Flags.string(
     subdomain(
       "redis-secret",
       "Secret whose key COPILOTFLEET_STORE holds the Redis URL; overrides store",
-      "a Kubernetes Secret that contains the Redis URL",
+      `${SECRET} that contains the Redis URL`,
       "copilotfleet-redis",
     ),
   ),
   "storage-size": Flags.string(
-    checked("storage-size", "size of the volume claims for sessions", "SIZE", {
-      pattern: QUANTITY,
-      allowed: "a number with Mi, Gi or Ti, such as 10Gi",
-      example: "10Gi",
-    }),
+    checked(
+      "storage-size",
+      "size of the volume claims for sessions",
+      ["SIZE", QUANTITY, /\S/],
+      "a number with Mi, Gi or Ti, such as 10Gi",
+      "10Gi",
+    ),
   ),
   "storage-class": Flags.string(
     subdomain(
@@ -152,11 +129,11 @@ export const kubernetesFlags = {
     ),
   ),
   "monitoring-namespace": Flags.string({
-    ...label("monitoring-namespace", "namespace whose pods may read the metrics", "monitoring"),
+    ...namespace("monitoring-namespace", "namespace whose pods may read the metrics", "monitoring"),
     default: "monitoring",
   }),
   "client-namespace": Flags.string({
-    ...label(
+    ...namespace(
       "client-namespace",
       "namespace whose pods may connect to the front door; may be repeated (default: all)",
       "default",
@@ -178,12 +155,13 @@ export const kubernetesFlags = {
     },
   }),
   "ingress-host": Flags.string(
-    checked("ingress-host", "public name of the HTTP API; adds an Ingress, and turns the API on", "NAME", {
-      pattern: DNS_NAME,
-      allowed: "a full name in the DNS, in lower-case letters, such as fleet.example",
-      example: "fleet.example",
-      text: { characters: /[a-z0-9.-]/, first: ALPHANUMERIC, last: ALPHANUMERIC, longest: 253 },
-    }),
+    checked(
+      "ingress-host",
+      "public name of the HTTP API; adds an Ingress, and turns the API on",
+      ["NAME", DNS_NAME, /[a-z0-9.-]/],
+      "a full name in the DNS, in lower-case letters, such as fleet.example",
+      "fleet.example",
+    ),
   ),
   "ingress-class": Flags.string({
     ...subdomain(
@@ -198,13 +176,13 @@ export const kubernetesFlags = {
     ...subdomain(
       "ingress-secret",
       "Secret with the certificate for --ingress-host (default: the value of --name with -http-tls)",
-      "a Kubernetes Secret of the type kubernetes.io/tls",
+      `${SECRET} of the type kubernetes.io/tls`,
       "fleet-tls",
     ),
     dependsOn: ["ingress-host"],
   }),
   "ingress-namespace": Flags.string({
-    ...label(
+    ...namespace(
       "ingress-namespace",
       "namespace of the Ingress controller, which --client-namespace does not shut out",
       "ingress-nginx",
@@ -236,22 +214,23 @@ export const kubernetesFlags = {
 
 export const systemdFlags = {
   command: Flags.string({
-    ...checked("command", "path of the installed command", "PATH", {
-      pattern: PROGRAM,
-      allowed:
-        "a path that starts with / and has only letters, digits and the characters /._+-, such as /usr/local/bin/copilotfleet",
-      example: "/usr/local/bin/copilotfleet",
-      text: { characters: /[\w.+/-]/, first: /\// },
-    }),
+    ...checked(
+      "command",
+      "path of the installed command",
+      ["PATH", PROGRAM, /[\w.+/-]/],
+      "a path that starts with / and has only letters, digits and the characters /._+-, such as /usr/local/bin/copilotfleet",
+      "/usr/local/bin/copilotfleet",
+    ),
     default: "/usr/local/bin/copilotfleet",
   }),
   "run-as": Flags.string({
-    ...checked("run-as", "account that the units run as", "USER", {
-      pattern: ACCOUNT,
-      allowed: "the name of a Linux account (lower-case letters, digits, _ and -), such as copilotfleet",
-      example: "copilotfleet",
-      text: { characters: /[a-z0-9_-]/, first: /[a-z_]/, longest: 31 },
-    }),
+    ...checked(
+      "run-as",
+      "account that the units run as",
+      ["USER", ACCOUNT, /[a-z0-9_-]/],
+      "the name of a Linux account (lower-case letters, digits, _ and -), such as copilotfleet",
+      "copilotfleet",
+    ),
     default: "copilotfleet",
   }),
   output: Flags.string({

@@ -1,7 +1,6 @@
 import { setFlagsFromString } from "node:v8";
 import { ignoredVariables } from "../../config/load/environment.js";
 import { countOf } from "../../config/values/text.js";
-import { HTTP_SOCKET } from "../../deploy/systemd/surroundings.js";
 import { ERRORS, FleetError } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { Stopped } from "../../pool/stop/stop.js";
@@ -89,7 +88,7 @@ export function inheritedListeners(
   const names = LISTEN_FDNAMES.split(":");
   const sockets = Array.from({ length: Number(LISTEN_FDS) || 0 }, (_, index) => ({
     fd: FIRST_LISTENER + index,
-    isHttp: names[index] === HTTP_SOCKET,
+    isHttp: names[index] === "http",
   }));
   const [http, listen] = [true, false].map((wanted) => sockets.find(({ isHttp }) => isHttp === wanted));
   return {

@@ -20,7 +20,6 @@ export default class DeployCompose extends FleetCommand {
     const { compose, notices, yaml } = renderCompose(loadConfig(this.configSource), {
       ...flags,
       image: flags.image ?? `copilotfleet:${this.config.version}`,
-      secretStore: false,
     });
     this.log(yaml.trimEnd());
     return { compose, notices };

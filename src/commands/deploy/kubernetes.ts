@@ -17,24 +17,10 @@ export default class DeployKubernetes extends FleetCommand {
   async run(): Promise<{ manifests: object[]; notices: string[] }> {
     const { flags } = await this.parse(DeployKubernetes);
     // Import the renderer only here, so that other commands start without its libraries.
-    const { renderKubernetes } = await import("../../deploy/kubernetes/render.js");
+    const { renderKubernetes } = await import("../../deploy/kubernetes.js");
     const { manifests, notices, yaml } = renderKubernetes(loadConfig(this.configSource), {
       ...flags,
       image: flags.image ?? `copilotfleet:${this.config.version}`,
-      maxReplicas: flags["max-replicas"],
-      secretStore: flags["redis-secret"] !== undefined,
-      redisSecret: flags["redis-secret"],
-      storageSize: flags["storage-size"],
-      storageClass: flags["storage-class"],
-      monitoringNamespace: flags["monitoring-namespace"],
-      clientNamespaces: flags["client-namespace"],
-      egressPorts: flags["egress-port"] ?? [],
-      egressCidrs: flags["egress-cidr"],
-      ingressHost: flags["ingress-host"],
-      ingressClass: flags["ingress-class"],
-      ingressSecret: flags["ingress-secret"],
-      ingressNamespace: flags["ingress-namespace"],
-      runtimeClass: flags["runtime-class"],
     });
     this.log(yaml.trimEnd());
     return { manifests, notices };

@@ -1,7 +1,7 @@
 import { FleetCommand } from "../../cli/base-command.js";
 import { systemdFlags } from "../../cli/flags/deploy.js";
 import { loadConfig } from "../../config/load/load.js";
-import type { UnitFile } from "../../deploy/systemd/render.js";
+import type { UnitFile } from "../../deploy/systemd.js";
 
 export default class DeploySystemd extends FleetCommand {
   static override summary =
@@ -18,7 +18,7 @@ export default class DeploySystemd extends FleetCommand {
   async run(): Promise<{ files: UnitFile[]; notices: string[]; written: string[] }> {
     const { flags } = await this.parse(DeploySystemd);
     // Import the renderer only here, so that other commands start without its libraries.
-    const { renderSystemd, writeFiles } = await import("../../deploy/systemd/render.js");
+    const { renderSystemd, writeFiles } = await import("../../deploy/systemd.js");
     const options = { command: flags.command, user: flags["run-as"] };
     const { files, notices, text } = renderSystemd(loadConfig(this.configSource), options);
     const written = flags.output === undefined ? [] : await writeFiles(flags.output, files);

@@ -1,7 +1,6 @@
 import type { Config } from "../../config/schema.js";
 import { fetchJson } from "../../identity/fetch-json.js";
 import { IssuerKeys } from "../../identity/jwt/issuer-keys.js";
-import { systemClock } from "../../runtime/clock.js";
 import { type Finding, failed, ok, type Row, warning } from "./checks.js";
 import type { SettingsContext } from "./settings.js";
 
@@ -16,7 +15,7 @@ export const SIGN_ON: Row<SettingsContext> = { name: "sign-on", look: signOnWork
 async function signOnWorks({ config: { identity } }: SettingsContext): Promise<Finding> {
   const issuers = identity.jwt.map(async (issuer) => {
     const { issuer: name } = issuer;
-    return await new IssuerKeys(issuer, systemClock).count().then(
+    return await new IssuerKeys(issuer).count().then(
       (count) => ({ text: `${name}: ${count} ${count === 1 ? "key" : "keys"}`, isGood: true }),
       ({ message }: Error) => ({ text: message, isGood: false }),
     );

@@ -1,11 +1,10 @@
 import { readFileSync, statSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
-import type { LocalJWKSet } from "jose";
+import type { createRemoteJWKSet, JSONWebKeySet, JWKSCacheInput, JWTVerifyGetKey } from "jose";
 import type { IssuerConfig } from "../../config/identity.js";
 import { isSafeUrl } from "../../config/safe-url.js";
-import { parseObject } from "../../config/values/json.js";
+import { isObject, parseObject } from "../../config/values/json.js";
 import { systemCode } from "../../errors.js";
-import type { Clock } from "../../runtime/clock.js";
 import { fetchJson, NoAnswer } from "../fetch-json.js";
 
 /** Keys that are older than this are fetched again in the background. In milliseconds. */
@@ -18,127 +17,135 @@ const STALE_MS = 60 * 60_000;
 /** How long to wait for newer keys before using the known ones, in milliseconds. */
 const PATIENCE_MS = 1_000;
 /** Keys that are older than this are not used, so the fleet works for a day without the issuer. In milliseconds. */
-export const LAST_MS = 24 * 60 * 60_000;
+const LAST_MS = 24 * 60 * 60_000;
 /**
  * The shortest time between two attempts to fetch keys, in milliseconds. It keeps tokens with made-up key ids from
  * causing a flood of requests.
  */
-export const COOLDOWN_MS = 30_000;
+const COOLDOWN_MS = 30_000;
 const LARGEST_FILE_BYTES = 512 * 1024;
 
 /** The error if there are no usable keys of an issuer. The message is for the operator's log. */
 export class NoKeys extends Error {}
 
-interface Keys {
-  set: LocalJWKSet;
-  count: number;
-  atMs: number;
-}
-
 /** The public keys of one issuer, from its address or from a file. */
 export class IssuerKeys {
   readonly #issuer: IssuerConfig;
-  readonly #clock: Pick<Clock, "now">;
-  #keys: Keys | undefined;
-  #fetching: Promise<void> | undefined;
+  #remote: ReturnType<typeof createRemoteJWKSet> | undefined;
+  /** The last keys and the time at which they came. */
+  readonly #last: JWKSCacheInput & { uat?: number; jwks?: JSONWebKeySet } = {};
   #triedMs = Number.NEGATIVE_INFINITY;
   #problem: string | undefined;
-  /** The version of the file that was read last. */
-  #version = "";
   #isReported = false;
 
-  constructor(issuer: IssuerConfig, clock: Pick<Clock, "now">) {
+  constructor(issuer: IssuerConfig) {
     this.#issuer = issuer;
-    this.#clock = clock;
   }
 
   /**
-   * The keys for a token.
+   * The key for a token. Asks the issuer for newer keys if the token names another key.
    *
-   * @param seen keys among which the token's key was not found. If these are the newest known keys, asks the issuer for
-   * newer ones.
-   * @throws NoKeys when there are no keys that are younger than a day.
+   * @throws NoKeys when there are no keys that are younger than a day; an error of `jose` when none of them fits
    */
-  async current(seen?: LocalJWKSet): Promise<LocalJWKSet> {
-    const { jwks } = this.#issuer;
-    if (jwks?.startsWith("/")) await this.#readFile(jwks);
-    else if (this.#keys === undefined || seen === this.#keys.set) await this.#refresh();
-    else if (this.#ageMs > STALE_MS)
-      await Promise.race([this.#refresh(), delay(PATIENCE_MS, undefined, { ref: false })]);
-    else if (this.#ageMs > FRESH_MS) void this.#refresh();
-    if (this.#keys !== undefined && this.#ageMs <= LAST_MS) return this.#keys.set;
-    throw new NoKeys(`no keys of ${this.#issuer.issuer}: ${this.#problem ?? "they are older than a day"}`);
-  }
+  readonly key: JWTVerifyGetKey = async (header, input) => {
+    const { errors } = await import("jose");
+    try {
+      return await (await this.#set())(header, input);
+    } catch (error) {
+      if (!(error instanceof NoAnswer)) throw error;
+      // The issuer has no newer keys for us, so the known ones decide.
+      if (this.#ageMs <= LAST_MS) throw new errors.JWKSNoMatchingKey();
+      throw this.#noKeys();
+    }
+  };
 
   /** Gets the keys now. @returns their number, for `doctor`. @throws NoKeys */
   async count(): Promise<number> {
-    await this.current();
-    return this.#keys?.count ?? 0;
+    try {
+      await (await this.#set()).reload();
+      return this.#last.jwks?.keys.length ?? 0;
+    } catch (error) {
+      throw error instanceof NoAnswer ? this.#noKeys() : error;
+    }
+  }
+
+  #noKeys(): NoKeys {
+    return new NoKeys(`no keys of ${this.#issuer.issuer}: ${this.#problem ?? "they are older than a day"}`);
   }
 
   /** An unreported problem with getting the keys; undefined if there is none. Known keys may still work. */
   takeWarning(): string | undefined {
     if (this.#problem === undefined || this.#isReported) return undefined;
     this.#isReported = true;
-    const known = this.#keys === undefined ? "" : "; the known keys work for a day";
+    const known = this.#last.jwks === undefined ? "" : "; the known keys work for a day";
     return `The keys of ${this.#issuer.issuer} cannot be read: ${this.#problem}${known}`;
   }
 
   get #ageMs(): number {
-    return this.#clock.now() - (this.#keys?.atMs ?? Number.NEGATIVE_INFINITY);
+    return Date.now() - (this.#last.uat ?? Number.NEGATIVE_INFINITY);
   }
 
-  /** Fetches the keys, unless the last attempt was a moment ago. Never rejects. */
-  async #refresh(): Promise<void> {
-    if (this.#fetching === undefined && this.#clock.now() - this.#triedMs < COOLDOWN_MS) return;
-    this.#fetching ??= this.#fetch().finally(() => {
-      this.#fetching = undefined;
+  /** The keys. Fetches them again in the background before they are too old; reads a file again each time. */
+  async #set(): Promise<ReturnType<typeof createRemoteJWKSet>> {
+    const { createRemoteJWKSet, customFetch, jwksCache } = await import("jose");
+    this.#remote ??= createRemoteJWKSet(new URL(this.#issuer.issuer), {
+      cacheMaxAge: LAST_MS,
+      cooldownDuration: COOLDOWN_MS,
+      [customFetch]: async () => await this.#fetch(),
+      [jwksCache]: this.#last,
     });
-    await this.#fetching;
+    if (this.#last.jwks !== undefined && this.#ageMs <= LAST_MS && (this.#file !== null || this.#ageMs > FRESH_MS)) {
+      const refreshed = this.#remote.reload().catch(() => "the known keys stay");
+      if (this.#file !== null || this.#ageMs > STALE_MS)
+        await Promise.race([refreshed, delay(PATIENCE_MS, undefined, { ref: false })]);
+    }
+    return this.#remote;
   }
 
-  async #fetch(): Promise<void> {
-    this.#triedMs = this.#clock.now();
+  get #file(): string | null {
+    const { jwks } = this.#issuer;
+    return jwks?.startsWith("/") === true ? jwks : null;
+  }
+
+  /** Gets the keys. Asks the issuer only if the last attempt was not a moment ago. */
+  async #fetch(): Promise<Response> {
+    if (this.#file === null && Math.abs(Date.now() - this.#triedMs) < COOLDOWN_MS)
+      throw new NoAnswer("the last attempt was a moment ago");
+    this.#triedMs = Date.now();
     try {
-      const address = this.#issuer.jwks ?? (await discover(this.#issuer.issuer));
-      await this.#take(await getObject(address));
+      const { issuer, jwks } = this.#issuer;
+      const content = this.#file === null ? await getObject(jwks ?? (await discover(issuer))) : read(this.#file);
+      return Response.json(this.#checked(content));
     } catch (error) {
-      this.#fail(error);
+      throw this.#failed(error);
     }
   }
 
-  /** Reads the file again if it has changed. */
-  async #readFile(path: string): Promise<void> {
-    try {
-      const { mtimeMs, size, ino, ctimeMs } = statSync(path);
-      const version = [mtimeMs, ctimeMs, size, ino].join();
-      if (version !== this.#version) {
-        if (size > LARGEST_FILE_BYTES) throw new NoAnswer(`${path} has ${size} bytes`);
-        const content = parseObject(readFileSync(path, "utf8"));
-        if (content === undefined) throw new NoAnswer(`${path} is not a JSON object`);
-        await this.#take(content);
-        this.#version = version;
-      } else if (this.#keys !== undefined) this.#keys.atMs = this.#clock.now();
-    } catch (error) {
-      this.#fail(systemCode(error) === undefined ? error : new NoAnswer(`${path}: ${systemCode(error)}`));
-    }
-  }
-
-  async #take(content: Record<string, unknown>): Promise<void> {
-    const { keys } = content;
+  #checked({ keys }: Record<string, unknown>): JSONWebKeySet {
     if (!Array.isArray(keys) || keys.length === 0) throw new NoAnswer("the answer has no keys");
-    const { createLocalJWKSet } = await import("jose");
-    // Throws if a key is not an object.
-    const set = createLocalJWKSet(content as unknown as Parameters<typeof createLocalJWKSet>[0]);
-    this.#keys = { set, count: keys.length, atMs: this.#clock.now() };
+    if (!keys.every(isObject)) throw new NoAnswer("the answer is not a JSON Web Key Set");
     this.#problem = undefined;
     this.#isReported = false;
+    return { keys };
   }
 
-  #fail(error: unknown): void {
-    const problem = error instanceof NoAnswer ? error.message : "the answer is not a JSON Web Key Set";
-    if (problem !== this.#problem) this.#isReported = false;
-    this.#problem = problem;
+  #failed(error: unknown): unknown {
+    if (!(error instanceof NoAnswer)) return error;
+    if (error.message !== this.#problem) this.#isReported = false;
+    this.#problem = error.message;
+    return error;
+  }
+}
+
+function read(path: string): Record<string, unknown> {
+  try {
+    const { size } = statSync(path);
+    if (size > LARGEST_FILE_BYTES) throw new NoAnswer(`${path} has ${size} bytes`);
+    const content = parseObject(readFileSync(path, "utf8"));
+    if (content === undefined) throw new NoAnswer(`${path} is not a JSON object`);
+    return content;
+  } catch (error) {
+    throw systemCode(error) === undefined ? error : new NoAnswer(`${path}: ${systemCode(error)}`);
   }
 }
 

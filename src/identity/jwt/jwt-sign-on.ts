@@ -11,9 +11,9 @@ export class JwtSignOn {
   readonly #store: Store;
   readonly #verifier: JwtVerifier;
 
-  constructor({ store, config, clock }: SignOnContext) {
+  constructor({ store, config }: SignOnContext) {
     this.#store = store;
-    this.#verifier = new JwtVerifier(config.identity.jwt, clock);
+    this.#verifier = new JwtVerifier(config.identity.jwt);
   }
 
   async identify(token: string): Promise<Identity | Refusal> {

@@ -1,7 +1,6 @@
-import type { errors, JWTVerifyGetKey } from "jose";
+import type { errors } from "jose";
 import type { IssuerConfig } from "../../config/identity.js";
 import { quote } from "../../errors.js";
-import type { Clock } from "../../runtime/clock.js";
 import type { Identity } from "../identity.js";
 import { type Claims, identityOf, Refused } from "./claims.js";
 import { IssuerKeys, NoKeys } from "./issuer-keys.js";
@@ -28,8 +27,8 @@ let jose: typeof import("jose") | undefined;
 export class JwtVerifier {
   readonly #issuers: ReadonlyMap<string, Issuer>;
 
-  constructor(issuers: readonly IssuerConfig[], clock: Pick<Clock, "now">) {
-    this.#issuers = new Map(issuers.map((config) => [config.issuer, { config, keys: new IssuerKeys(config, clock) }]));
+  constructor(issuers: readonly IssuerConfig[]) {
+    this.#issuers = new Map(issuers.map((config) => [config.issuer, { config, keys: new IssuerKeys(config) }]));
   }
 
   /**
@@ -77,19 +76,9 @@ async function verified(token: string, { config, keys }: Issuer): Promise<Claims
   jose ??= await import("jose");
   const { jwtVerify, errors: known } = jose;
   const { issuer, audience, algorithms, clockSkewMs } = config;
-  const keyFor: JWTVerifyGetKey = async (header, input) => {
-    const set = await keys.current();
-    try {
-      return await set(header, input);
-    } catch (error) {
-      if (!(error instanceof known.JWKSNoMatchingKey)) throw error;
-      // The issuer may have published a new key, so ask it for newer keys.
-      return await (await keys.current(set))(header, input);
-    }
-  };
   try {
     const options = { issuer, audience, algorithms: [...algorithms], clockTolerance: clockSkewMs / 1000 };
-    const { payload } = await jwtVerify(token, keyFor, { ...options, requiredClaims: ["exp"] });
+    const { payload } = await jwtVerify(token, keys.key, { ...options, requiredClaims: ["exp"] });
     return payload;
   } catch (error) {
     if (error instanceof NoKeys) throw error;
