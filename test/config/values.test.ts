@@ -290,7 +290,9 @@ describe("a value that is not allowed", () => {
     expect(folder.refusal().message).toMatch(/\. Allowed in lock: ttl$/);
     expect(folder.refusal().suggestions[0]).toBe(`Remove "lock.a" in ${folder.userFile}, line 1, or correct its name.`);
     folder.write(folder.userFile, { a: 1 });
-    expect(folder.refusal().message).toMatch(/\. Allowed at the top level: isolation, ports, .*, storage, user$/);
+    expect(folder.refusal().message).toMatch(
+      /\. Allowed at the top level: isolation, ports, .*, storage, insecure, user$/,
+    );
   });
 
   it("a value that is nested 100,000 levels deep is refused with an ordinary error", async () => {
