@@ -27,8 +27,6 @@ export interface HostEntry {
    * folder.
    */
   beacon?: string | null;
-  /** The newest line of the host's audit log. Absent in entries of earlier versions, and if the log is empty. */
-  events?: { seq: number; hash: string };
   /**
    * The time until which the host's signature of this entry is valid, in milliseconds since the epoch by the store's
    * clock. Each heartbeat sets a later time, so that nobody can put an earlier entry back.

@@ -2,7 +2,6 @@ import { hostname } from "node:os";
 import type { Address } from "../config/rules.js";
 import { isLoopback } from "../config/values/redis-url.js";
 import { FleetError, quote } from "../errors.js";
-import { headOf } from "../events/query.js";
 import { missingBeacons, removeBeacon, writeBeacon } from "../hosts/beacon.js";
 import { announcedDoor } from "../hosts/door.js";
 import { doorText } from "../hosts/keys/host-keys.js";
@@ -120,10 +119,8 @@ export class Heartbeat {
 
   /** The entry of this host for the directory of hosts. Has the host's signature if the hosts have keys. */
   async #signed(): Promise<HostEntry> {
-    const { directory, store, config, stateRoot } = this.#context;
+    const { directory, store, config } = this.#context;
     const { keys } = directory;
-    const head = headOf(stateRoot);
-    if (head.seq > 0) this.#entry = { ...this.#entry, events: head };
     if (keys === null) return this.#entry;
     const until = (await store.now()) + config.host.ttlMs;
     const proof = keys.sign(doorText(this.#hosts.own, this.#instance, this.#entry.door, until));
