@@ -81,7 +81,6 @@ const REFUSED: readonly { line: RegExp; pipe: number; terminal: number }[] = [
   { line: / store migrate .*(redis:|REDIS)/, pipe: 7, terminal: 7 },
   { line: / store (migrate --to file|sign)/, pipe: 2, terminal: 2 },
   { line: / host sign /, pipe: 3, terminal: 3 },
-  { line: / --lost-host /, pipe: 2, terminal: 2 },
 ];
 
 /** Lines that run until they are interrupted. They are well if they show the text, and if Ctrl-C then ends them. */
