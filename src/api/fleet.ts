@@ -101,7 +101,7 @@ export interface ApiFleet {
     list(): Promise<UserEntry[]>;
     suspend(user: string, options: { reason?: string }): Promise<SuspendedUser>;
     resume(user: string): Promise<{ user: string }>;
-    purge(user: string, options: { lostHosts?: readonly string[]; signal?: AbortSignal }): Promise<PurgeReceipt>;
+    purge(user: string, options: { signal?: AbortSignal }): Promise<PurgeReceipt>;
   };
   readonly usage: {
     report(options: {

@@ -122,7 +122,6 @@ function toFleetError(error: unknown, invocation: Invocation): FleetError {
 
 /** The options of the library that have another name on the command line, each with that flag or argument. */
 const FLAGS: Readonly<Record<string, string>> = {
-  lostHosts: "--lost-host",
   members: "--member",
   sessionId: "--id",
   sessionIds: "SESSION",

@@ -83,13 +83,9 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
     data: "Everything of this user is being erased, as an operator asked. Nothing of other users is changed.",
     causes: [
       "An operator runs user purge for this user, or it was interrupted.",
-      "A host was away when the purge began. It erases its part when serve or gc runs there.",
+      "A host was away when the purge began and is back. It erases its part when serve or gc runs there.",
     ],
-    fixes: [
-      "copilotfleet user purge USER",
-      "copilotfleet user purge USER --lost-host HOST # if that host never comes back",
-      "copilotfleet doctor",
-    ],
+    fixes: ["copilotfleet user purge USER", "copilotfleet doctor"],
     httpFix: "Ask an operator whether the purge is complete.",
   },
   FLEET_USER_SUSPENDED: {

@@ -119,8 +119,7 @@ function concealedLine(line: string, rewrite: Rewrite): string {
 
 /** Whether the detail of an event contains a name, or a text that the user wrote. */
 function isTelling({ type, actor, user }: Line, detail: string, { names, asWord, of }: Rewrite): boolean {
-  // The fleet writes the details of these events. They name no user, and the verification needs the heads in them.
-  if (type === "host.head" || type === "events.shortened") return false;
+  if (type === "events.shortened") return false;
   // These details contain a text that somebody typed: a reason, or the label of a token.
   if (type === "session.stolen" && includes(of, actor.user)) return true;
   if (type === "user.suspended" && (includes(of, actor.user) || includes(of, user))) return true;

@@ -2,7 +2,7 @@ import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { setImmediate } from "node:timers/promises";
 import type { EventType, FleetEvent } from "../model/events/event.js";
 import { readHead } from "../store/file/events/chain.js";
-import { type Head, LogFiles } from "../store/file/events/files.js";
+import { LogFiles } from "../store/file/events/files.js";
 import { countingLines, filesOf, type LogFile } from "../store/file/events/read.js";
 import { readLine } from "./verify.js";
 
@@ -60,11 +60,6 @@ export async function readEvents(stateRoot: string, query: EventQuery): Promise<
 /** The number of the newest event of this host's log; 0 if there is none. */
 export function newestEvent(stateRoot: string): number {
   return readHead(new LogFiles(stateRoot)).seq;
-}
-
-/** The number and the hash of the newest line of this host's log. */
-export function headOf(stateRoot: string): Head {
-  return readHead(new LogFiles(stateRoot));
 }
 
 export function matches(event: FleetEvent, { user, types, sinceMs }: EventFilter): boolean {

@@ -1,10 +1,8 @@
 import type { Config } from "../config/schema.js";
 import type { EventLog } from "../model/events/event.js";
-import type { HostRecord } from "../model/host.js";
 import { compact } from "../store/file/events/compact.js";
 import { LogFiles } from "../store/file/events/files.js";
 import { excess, removeSegments } from "../store/file/events/trim.js";
-import { describeHead } from "./heads.js";
 import { timeOfLast } from "./query.js";
 import { segmentBytesOf } from "./writer.js";
 
@@ -28,15 +26,4 @@ export async function trimEvents({ config, events, stateRoot }: UpkeepContext, n
   if (last === undefined) return;
   await events.record({ type: "events.shortened", reason: String(last.last), detail: `lines up to ${last.last}` });
   removeSegments(files, segments);
-}
-
-/**
- * Records the newest line of each other host's log in this host's log, so that nobody can cut off the end of such a log
- * unnoticed.
- */
-export function noteHeads(events: EventLog, records: readonly HostRecord[], own: string | null): void {
-  for (const { name, events: head } of records) {
-    if (name === own || head == null) continue;
-    events.note({ type: "host.head", detail: describeHead({ host: name, ...head }) });
-  }
 }

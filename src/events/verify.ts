@@ -25,15 +25,12 @@ export interface Verified {
 }
 
 /**
- * Verifies the log of this host: the hash of each line, the order of the lines, and whether the log still has the heads
- * (newest lines) that were recorded outside the log.
- *
- * @param noted earlier heads of this log, as other hosts recorded them
+ * Verifies the log of this host: the hash of each line, the order of the lines, and whether the log still has the line
+ * that `events-head.json` names as the newest.
  */
-export async function verifyLog(stateRoot: string, noted: readonly Head[] = []): Promise<Verified> {
+export async function verifyLog(stateRoot: string): Promise<Verified> {
   const files = new LogFiles(stateRoot);
-  const heads = [files.readNote() ?? NO_LINES, ...noted];
-  const verifier = new Verifier(Pseudonyms.ofExisting(stateRoot).all, heads);
+  const verifier = new Verifier(Pseudonyms.ofExisting(stateRoot).all, files.readNote() ?? NO_LINES);
   for (let tries = 0; ; tries++) {
     verifier.restart();
     if (await readAll(files, verifier)) break;
@@ -55,26 +52,23 @@ async function readAll(files: LogFiles, verifier: Verifier): Promise<boolean> {
 
 class Verifier {
   readonly #conceals: readonly Conceal[];
-  /** The hashes that lines must have, by line number. */
-  readonly #heads: ReadonlyMap<number, ReadonlySet<string>>;
+  readonly #noted: Head;
   #last: Head | null = null;
   #first = 1;
-  /** The hashes that the lines in `#heads` have in the log, by line number. */
-  #hashes = new Map<number, string>();
+  /** The hash of the line with the number of the noted head. */
+  #notedHash: string | undefined;
   #shortenedTo = 0;
   #events = 0;
   #break: EventsBreak | null = null;
 
-  constructor(conceals: readonly Conceal[], heads: readonly Head[]) {
+  constructor(conceals: readonly Conceal[], noted: Head) {
     this.#conceals = conceals;
-    const bySeq = new Map<number, Set<string>>();
-    for (const { seq, hash } of heads) if (seq > 0) bySeq.set(seq, (bySeq.get(seq) ?? new Set()).add(hash));
-    this.#heads = bySeq;
+    this.#noted = noted;
   }
 
   restart(): void {
     this.#last = null;
-    this.#hashes = new Map();
+    this.#notedHash = undefined;
     this.#events = 0;
     this.#break = null;
     this.#shortenedTo = 0;
@@ -98,7 +92,7 @@ class Verifier {
     else if (seq < expected) fail(seq, `line ${seq} is not in its place, after line ${expected - 1}`);
     else if (prev !== this.#last?.hash) fail(seq, `line ${seq} does not follow from line ${seq - 1}`);
     if (line.type === "events.shortened") this.#shortenedTo = Math.max(this.#shortenedTo, Number(line.reason));
-    if (this.#heads.has(seq)) this.#hashes.set(seq, hash);
+    if (seq === this.#noted.seq) this.#notedHash = hash;
     if (this.#last === null || seq >= this.#last.seq) this.#last = { seq, hash };
   }
 
@@ -108,19 +102,15 @@ class Verifier {
       const problem = `${linesBetween(1, this.#first - 1)} missing at the beginning`;
       this.#break = { seq: 1, file: null, problem };
     }
-    for (const [seq, hashes] of this.#heads) {
-      if (seq < this.#first) continue; // the line was deleted; the check above has verified that an event reports this
-      const found = this.#hashes.get(seq);
-      if (seq > last.seq) {
-        this.#break ??= {
-          seq: last.seq + 1,
-          file: null,
-          problem: `${linesBetween(last.seq + 1, seq)} missing at the end`,
-        };
-      } else if (found !== undefined && [...hashes].some((hash) => hash !== found)) {
-        this.#break ??= { seq, file: null, problem: `line ${seq} is not the one that was noted` };
-      }
-    }
+    const { seq, hash } = this.#noted;
+    if (seq > last.seq)
+      this.#break ??= {
+        seq: last.seq + 1,
+        file: null,
+        problem: `${linesBetween(last.seq + 1, seq)} missing at the end`,
+      };
+    else if (this.#notedHash !== undefined && this.#notedHash !== hash)
+      this.#break ??= { seq, file: null, problem: `line ${seq} is not the one that was noted` };
     return { events: this.#events, brokenAt: this.#break };
   }
 }

@@ -115,8 +115,8 @@ function show(url: string): string {
 /**
  * Refuses while a purge is unfinished. The other store would not record the purge, so the user's data would come back.
  */
-async function refusePurging({ purges }: Store): Promise<void> {
-  for (const { user, left } of await purges.list()) if (left === undefined) await refuseErased({ purges }, user);
+async function refusePurging(store: Store): Promise<void> {
+  for (const { user } of await store.purges.list()) await refuseErased(store, user);
 }
 
 /** Returns warnings about the parts of the state that are not copied. */
@@ -127,7 +127,7 @@ async function leftBehind({ kind, usage, purges }: Store, name: string): Promise
   const lost = new Set((await purges.list()).flatMap(({ pending }) => pending.filter((host) => host !== null)));
   if (lost.size > 0)
     left.push(
-      `The notes for lost hosts (${[...lost].map(quote).join(", ")}) stay in ${quote(name)}: with the other store, a host that comes back does not erase what it has of purged users.`,
+      `The records of purges for hosts that are gone (${[...lost].map(quote).join(", ")}) stay in ${quote(name)}: with the other store, a host that comes back does not erase what it has of purged users.`,
     );
   return left;
 }

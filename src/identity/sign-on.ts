@@ -2,6 +2,7 @@ import type { Config } from "../config/schema.js";
 import { refuseSuspended } from "../model/usage/user-limits.js";
 import type { Clock } from "../runtime/clock.js";
 import type { Store } from "../store/ports.js";
+import { isBeingErased } from "../store/purging.js";
 import type { GitHubSignOn } from "./github/github-sign-on.js";
 import { type HostIdentity, type Identity, isHost } from "./identity.js";
 import type { JwtSignOn } from "./jwt/jwt-sign-on.js";
@@ -123,7 +124,7 @@ export class SignOn {
    * refuses them until the purge is complete.
    */
   async #unlessErased(found: Identity | Refusal): Promise<Identity | Refusal> {
-    if ("refused" in found || (await this.#context.store.purges.read(found.user)) === null) return found;
+    if ("refused" in found || !(await isBeingErased(this.#context.store, found.user))) return found;
     return { refused: "The data of this user is being erased." };
   }
 
@@ -132,8 +133,8 @@ export class SignOn {
    * user, and the user is not suspended.
    */
   async isStillGood(identity: Identity): Promise<boolean> {
-    const { purges, limits } = this.#context.store;
-    if ((await purges.read(identity.user)) !== null) return false;
+    const { limits } = this.#context.store;
+    if (await isBeingErased(this.#context.store, identity.user)) return false;
     if ((await limits.read(identity.user))?.suspended !== undefined) return false;
     if (identity.via === "jwt") return await (await this.#loadJwt()).isStillGood(identity);
     if (identity.via === "github") return (await this.#loadGitHub()).isStillGood(identity);

@@ -13,8 +13,6 @@ export interface HostEntry {
   version?: string;
   /** The folder for session state that all hosts mount; null if the host uses its own disk. */
   storage: string | null;
-  /** The newest line of the host's audit log. Absent if the log is empty. */
-  events?: { seq: number; hash: string };
   /**
    * The time at which this entry ends, in milliseconds since the epoch by the store's clock. Each heartbeat sets a later
    * time, so that nobody can put an earlier entry back.

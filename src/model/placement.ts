@@ -12,8 +12,8 @@ export interface UserPlacement {
 }
 
 /**
- * An erasure of a user's data that is under way. This is the last record that names the user and the user's sessions. It
- * exists until the erasure is complete.
+ * An erasure of a user's data. The record names the user and the user's sessions, and exists until all hosts have erased
+ * their part, also those that were gone when the erasure began.
  */
 export interface Purge {
   user: string;
@@ -27,9 +27,8 @@ export interface Purge {
    */
   sessions?: string[];
   /**
-   * The pseudonyms of the user, of the user's server and of the sessions. Set only in the record that a purge leaves
-   * for a lost host, so that this host can erase its part if it comes back. In such a record, `user` is a random mark,
-   * so that no key of the store names the user.
+   * Set once a host has erased its part, and with it what belongs to no host, such as tokens. If only hosts that are gone
+   * are still pending, the user may begin again.
    */
-  left?: string[];
+  partlyDone?: true;
 }

@@ -1,6 +1,4 @@
 import type { Purged } from "../data/purge/purge.js";
-import { systemCode } from "../errors.js";
-import type { Purge } from "../model/placement.js";
 import type { QuotaPart } from "../model/usage/quota.js";
 import { NEVER } from "../runtime/clock.js";
 import type { Sessions } from "../sessions/sessions.js";
@@ -72,27 +70,12 @@ export abstract class LocalData {
     for (const purge of await store.purges.list()) {
       if (!purge.pending.includes(directory.own)) continue;
       try {
-        await this.#finish(purge, signal);
+        await this.purge({ user: purge.user, dryRun: false }, { signal });
       } catch (error) {
         signal.throwIfAborted();
-        // If `left` is set, the fleet has replaced the user's names with pseudonyms. The message could contain the real
-        // names, so report only a code.
-        const why =
-          purge.left === undefined && error instanceof Error ? error.message : (systemCode(error) ?? "FLEET_INTERNAL");
-        warn(`A purge could not be finished: ${why}`);
+        warn(`A purge could not be finished: ${error instanceof Error ? error.message : String(error)}`);
       }
     }
-  }
-
-  async #finish({ user, left }: Purge, signal: AbortSignal): Promise<void> {
-    if (left === undefined) {
-      await this.purge({ user, dryRun: false }, { signal });
-      return;
-    }
-    const { eraseLeft } = await import("../data/purge/left.js");
-    await eraseLeft({ sessions: this.#sessions, stateRoot: this.#stateRoot, signal }, left);
-    const { store, directory } = this.#sessions.context;
-    await store.purges.done(user, directory.own);
   }
 
   async quota({ user }: ParamsOf<"quota">, { signal = NEVER }: Call = {}): Promise<QuotaPart[] | null> {

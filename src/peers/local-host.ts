@@ -26,7 +26,7 @@ import { sweepKeyedTurns } from "../sessions/use/keyed/expiry.js";
 import type { SessionView } from "../sessions/view.js";
 import type { AnswerOf, Call, ParamsOf } from "./calls/rpc-table.js";
 import { START_WAIT_MS, startOptions } from "./calls/start-options.js";
-import { headsNotedHere, keepOwnLog, ownEvents, verifyOwnLog } from "./events/own-log.js";
+import { keepOwnLog, ownEvents, verifyOwnLog } from "./events/own-log.js";
 import type { Host } from "./host.js";
 import { LocalData } from "./local-data.js";
 
@@ -41,8 +41,7 @@ export class LocalHost extends LocalData implements Host {
   readonly #stateRoot: string;
 
   readonly events: Host["events"] = async (query, { signal } = {}) => await ownEvents(this.#log, query, signal);
-  readonly eventHeads: Host["eventHeads"] = async () => headsNotedHere(this.#log);
-  readonly verifyEvents: Host["verifyEvents"] = async ({ heads }) => await verifyOwnLog(this.#log, heads);
+  readonly verifyEvents: Host["verifyEvents"] = async () => await verifyOwnLog(this.#log);
 
   constructor(sessions: Sessions, stateRoot: string) {
     super(sessions, stateRoot);

@@ -1,10 +1,5 @@
-import { randomBytes } from "node:crypto";
 import type { Purged, Remain } from "../data/purge/purge.js";
-import { FleetError, option, quote } from "../errors.js";
-import { audited } from "../events/audited.js";
-import { removeBlocks } from "../hosts/remains.js";
 import { listTokens, revokeTokens } from "../identity/tokens.js";
-import { serverIdOf } from "../model/ids.js";
 import type { Purge } from "../model/placement.js";
 import type { SessionRecord } from "../model/session.js";
 import type { SessionsContext } from "../sessions/context.js";
@@ -29,15 +24,10 @@ interface PurgeRequest {
   dryRun: boolean;
   /** Whether a user of whom the fleet knows nothing is not an error. */
   ignoreNotFound: boolean;
-  /** The hosts that never come back, as an operator has stated. */
-  lostHosts: readonly string[];
   signal: AbortSignal;
 }
 
-type Context = Pick<SessionsContext, "store" | "config" | "directory" | "events" | "warn"> & {
-  hosts: FleetHosts;
-  stateRoot: string;
-};
+type Context = Pick<SessionsContext, "store" | "config" | "directory" | "warn"> & { hosts: FleetHosts };
 
 /**
  * Erases all data of a user on all hosts. First records that the purge is under way. From then on, the user cannot
@@ -48,9 +38,8 @@ type Context = Pick<SessionsContext, "store" | "config" | "directory" | "events"
  */
 export async function purgeUser(context: Context, user: string, request: PurgeRequest): Promise<PurgeReceipt> {
   const { store, hosts } = context;
-  const { dryRun, lostHosts, signal } = request;
+  const { dryRun, signal } = request;
   const names = await hosts.names();
-  await assertLost(context, lostHosts, (await store.purges.read(user))?.pending ?? names);
   if (!request.ignoreNotFound && !(await isKnown(context, user, signal))) throw await unknownUser(context, user);
   const tokens = (await listTokens(store, user)).length;
   if (!dryRun) {
@@ -61,10 +50,8 @@ export async function purgeUser(context: Context, user: string, request: PurgeRe
   }
   const { answers, missing } = await hosts.everywhere(async (host) => await host.purge({ user, dryRun }, { signal }));
   const total = sum(answers.map(({ answer }) => answer));
-  const pending = dryRun
-    ? [...new Set([...missing.map(({ host }) => host), ...lostHosts])]
-    : ((await store.purges.read(user))?.pending ?? []);
-  const remains = await away(context, user, { pending, missing, ...request });
+  const pending = dryRun ? missing.map(({ host }) => host) : ((await store.purges.read(user))?.pending ?? []);
+  const remains = await away(context, user, { pending, missing, dryRun });
   return { user, ...total, tokens, remains: [...total.remains, ...remains], dryRun };
 }
 
@@ -83,34 +70,9 @@ async function isKnown(context: Context, user: string, signal: AbortSignal): Pro
   return usage.length > 0 || (await gatherEvents(hosts, { user })).length > 0;
 }
 
-/**
- * Refuses a name in `lostHosts` if this host is alive, because it erases its part itself, or if the purge does not wait
- * for it.
- */
-async function assertLost(
-  { hosts, directory }: Context,
-  lostHosts: readonly string[],
-  pending: Purge["pending"],
-): Promise<void> {
-  if (lostHosts.length === 0) return;
-  const here = [hosts.own.name, ...(await alive(directory))];
-  const allowed = pending.filter((host) => host !== null && !here.includes(host));
-  for (const host of lostHosts) {
-    if (allowed.includes(host)) continue;
-    const why = here.includes(host) ? "is alive and erases its part itself" : "is not a host that this purge waits for";
-    const list = allowed.length === 0 ? "no host, because all are alive" : allowed.map(quote).join(", ");
-    const message = `${option("lostHosts")} ${quote(host)} ${why}. Allowed: ${list}`;
-    throw new FleetError("FLEET_USAGE_INVALID", message, { suggestions: ["copilotfleet top --once"] });
-  }
-}
-
 /** Leaves out records that cannot be read. */
 async function recordsOf({ store }: Pick<Context, "store">, user: string): Promise<SessionRecord[]> {
   return (await store.sessions.list(() => undefined)).filter(({ owner }) => owner === user);
-}
-
-async function alive(directory: Context["directory"]): Promise<string[]> {
-  return (await directory.list()).filter(({ gone }) => !gone).map(({ name }) => name);
 }
 
 function sum(parts: readonly Purged[]): Purged {
@@ -124,17 +86,18 @@ function sum(parts: readonly Purged[]): Purged {
   return total;
 }
 
-interface Away extends PurgeRequest {
-  pending: Purge["pending"];
-  missing: readonly Missing[];
-}
-
-/** Returns the parts that hosts have not erased, with the reasons. Gives up on lost hosts, except in a dry run. */
-async function away(context: Context, user: string, { pending, missing, ...request }: Away): Promise<Remain[]> {
-  const { hosts, directory } = context;
+/**
+ * Returns the parts that hosts have not erased, with the reasons. Deletes the records of the user's sessions on hosts
+ * that are gone, except of those that another host takes over. A host that comes back erases their files by the record of
+ * the purge.
+ */
+async function away(
+  context: Context,
+  user: string,
+  { pending, missing, dryRun }: { pending: Purge["pending"]; missing: readonly Missing[]; dryRun: boolean },
+): Promise<Remain[]> {
+  const { hosts, store, directory } = context;
   const records = await recordsOf(context, user);
-  // A host may have come back during the purge. It then erases its part itself.
-  const back = await alive(directory);
   return await Promise.all(
     pending.map(async (host) => {
       const sessions = records.filter((record) => record.host === (host ?? undefined));
@@ -142,54 +105,12 @@ async function away(context: Context, user: string, { pending, missing, ...reque
       const count = Object.values(servers).filter((server) => server.user === user).length;
       const what = `the files of the user on that host (sessions recorded there: ${sessions.length}, servers: ${count})`;
       const failed = missing.find((each) => each.host === host && !each.isGone);
-      const isLost = host !== null && failed === undefined && request.lostHosts.includes(host) && !back.includes(host);
-      // Do not give up a host that has sessions in the shared storage. Another host takes over these sessions, and
-      // erases them.
-      if (isLost && !sessions.some((record) => isTakenOver(context, record))) {
-        if (!request.dryRun) await giveUp(context, user, { host, sessions });
-        return { host, what, why: LOST };
+      if (failed === undefined && host !== null && !dryRun) {
+        const lost = sessions.filter(({ term }) => !directory.isShared || term === undefined).map(({ id }) => id);
+        await store.sessions.deleteMany(lost, (record) => record.owner === user && record.host === host);
       }
       const why = failed === undefined ? "The host is away." : `The host did not erase it: ${failed.error.message}`;
-      const hint = host === null || failed !== undefined || isLost ? "" : ` ${hintOf(host)}`;
-      return { host, what, why: `${why} It erases them when serve or gc runs there.${hint}` };
+      return { host, what, why: `${why} It erases them when serve or gc runs there.` };
     }),
   );
-}
-
-const LOST =
-  "The host is lost, as an operator reported, so nothing can erase them now. The fleet keeps no record of these sessions and servers, only a note with pseudonyms. If the host comes back, serve or gc there erases the files.";
-
-function hintOf(host: string): string {
-  return `If it never comes back, purge the user again with --lost-host ${host} (over HTTP: lostHosts=${host}).`;
-}
-
-function isTakenOver({ directory }: Context, { term }: SessionRecord): boolean {
-  return directory.isShared && term !== undefined;
-}
-
-/**
- * Removes the records of a user's sessions and servers on a lost host, and marks the host's part of the purge as done.
- * Also records another purge, with pseudonyms in place of names. If the host comes back, it erases its part by this
- * purge.
- */
-async function giveUp(
-  { store, config, events, stateRoot }: Context,
-  user: string,
-  { host, sessions }: { host: string; sessions: readonly SessionRecord[] },
-): Promise<void> {
-  const { Pseudonyms } = await import("../events/pseudonyms.js");
-  const pseudonyms = await Pseudonyms.open(stateRoot, store);
-  const detail = `without host ${host}`;
-  await audited(events, { type: "user.purged", user: pseudonyms.of(user), reason: "host-lost", detail }, async () => {
-    const ids = sessions.map(({ id }) => id);
-    // The lost host may have traces of sessions that other hosts have taken over and erased.
-    const all = new Set([...ids, ...((await store.purges.read(user))?.sessions ?? [])]);
-    const left = [user, serverIdOf(user), ...all].map(pseudonyms.of);
-    const mark = `${pseudonyms.of(user)}-${randomBytes(8).toString("hex")}`;
-    await store.purges.begin({ user: mark, begunAt: new Date().toISOString(), pending: [host], left });
-    await store.sessions.deleteMany(ids, (record) => record.owner === user && record.host === host);
-    await store.hosts?.forgetServersOf(host, user);
-    await removeBlocks({ store, config }, host, async (id) => all.has(id) && (await store.sessions.read(id)) === null);
-    await store.purges.done(user, host);
-  });
 }

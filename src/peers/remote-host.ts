@@ -50,7 +50,6 @@ export class RemoteHost implements Host {
   readonly endTokens = this.#asks("endTokens");
   readonly tokenEnds = this.#asks("tokenEnds");
   readonly events = this.#asks("events");
-  readonly eventHeads = this.#asks("eventHeads");
   readonly verifyEvents = this.#asks("verifyEvents");
   readonly quota = this.#asks("quota");
   readonly purge = this.#asks("purge");

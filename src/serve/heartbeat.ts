@@ -2,7 +2,6 @@ import { hostname } from "node:os";
 import type { Address } from "../config/rules.js";
 import { isLoopback } from "../config/values/redis-url.js";
 import { FleetError, quote } from "../errors.js";
-import { headOf } from "../events/query.js";
 import { announcedDoor } from "../hosts/door.js";
 import type { HostEntry, HostRecord } from "../model/host.js";
 import { ensureNote, instanceOf, removeNote } from "../runtime/files/host-note.js";
@@ -105,13 +104,6 @@ export class Heartbeat {
     await this.#send();
   }
 
-  /** The entry of this host for the directory of hosts. */
-  #current(): HostEntry {
-    const head = headOf(this.#context.stateRoot);
-    if (head.seq > 0) this.#entry = { ...this.#entry, events: head };
-    return this.#entry;
-  }
-
   /** Makes the other hosts place no more users on this host. */
   async closeToUsers(): Promise<void> {
     this.#entry = { ...this.#entry, state: "draining" };
@@ -156,7 +148,7 @@ export class Heartbeat {
     const { ttlMs } = config.host;
     const asked = clock.now();
     const number = ++this.#sent;
-    const { term } = await this.#hosts.beat(this.#instance, this.#current(), ttlMs);
+    const { term } = await this.#hosts.beat(this.#instance, this.#entry, ttlMs);
     // Ignore the answer to an earlier heartbeat, because we already have the answer to a later one.
     if (this.#left || number < this.#answered) return;
     this.#answered = number;

@@ -15,13 +15,7 @@ import { EgressWatch } from "./upkeep/egress-watch.js";
 import { IdleStopper } from "./upkeep/idle-stopper.js";
 import { ProcessCleanup } from "./upkeep/process-cleanup.js";
 import { Recycler } from "./upkeep/recycler.js";
-import {
-  collectPeriodically,
-  enforceCap,
-  reconcilePeriodically,
-  rotatePeriodically,
-  sendUsage,
-} from "./upkeep/scheduled.js";
+import { collectPeriodically, enforceCap, rotatePeriodically, sendUsage } from "./upkeep/scheduled.js";
 import { ServerLimits } from "./upkeep/server-limits.js";
 
 /** The interval between two checks of the registry and the process table when nothing happens, in milliseconds. */
@@ -91,7 +85,6 @@ export class SupervisorLoop {
       collectPeriodically(this.#context, signal),
       rotatePeriodically(this.#context, signal),
       sendUsage(this.#context, signal),
-      reconcilePeriodically(this.#context, signal),
     ]);
   }
 

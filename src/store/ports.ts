@@ -241,7 +241,7 @@ export interface PurgeStore {
   /** The purge of a user, or null. Costs one read. */
   read(user: string): Promise<Purge | null>;
 
-  /** Records that a purge has begun. If the user already has a purge under way, resolves with that purge instead. */
+  /** Records that a purge has begun. Resolves with the record, which is the earlier one if one is under way. */
   begin(purge: Purge): Promise<Purge>;
 
   /** Records that a host has erased its part of the data. The call for the last host ends the purge. */
@@ -296,7 +296,4 @@ export interface Hosts {
 
   /** The registry of another host, for reading only. */
   registryOf(name: string): Promise<Registry>;
-
-  /** Removes the servers of a user from the registry of a host that is gone. */
-  forgetServersOf(name: string, user: string): Promise<void>;
 }

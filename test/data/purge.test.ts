@@ -1,25 +1,17 @@
 import { execFileSync } from "node:child_process";
-import { appendFileSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { InputHistory } from "../../src/cli/chat/input-history.js";
-import { eraseLeft } from "../../src/data/purge/left.js";
 import { PURGE_STEPS } from "../../src/data/purge/purge.js";
 import { Events } from "../../src/events/events.js";
-import { Pseudonyms } from "../../src/events/pseudonyms.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { Fleet } from "../../src/fleet/fleet.js";
 import type { ExportedUser } from "../../src/fleet/groups/users/export-user.js";
-import { openParts } from "../../src/fleet/parts.js";
 import type { FleetEvent } from "../../src/model/events/event.js";
-import { serverIdOf } from "../../src/model/ids.js";
 import type { PurgeReceipt } from "../../src/peers/purge.js";
 import type { UserEntry } from "../../src/peers/users.js";
-import { NEVER } from "../../src/runtime/clock.js";
 import { chatHistoryPath } from "../../src/runtime/files/user-places.js";
-import { isAlive } from "../../src/runtime/process/process-table.js";
-import { compact } from "../../src/store/file/events/compact.js";
-import { LogFiles } from "../../src/store/file/events/files.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { testFleet } from "../fixtures/commands/cli.js";
@@ -50,41 +42,6 @@ async function talk(user: string, prompt: string): Promise<string> {
   await fleet.sessions.leave(await fleet.sessions.create({ user, sessionId: id }));
   await fleet.sessions.use(id, prompt, { user });
   return id;
-}
-
-/** Removes the records of a user from the store and leaves a note, as a purge does when it gives up on a lost host. */
-async function giveUp(user: string, ids: readonly string[]): Promise<string[]> {
-  // List the events, because this first writes the events of the turns so far.
-  await fleet.events.list();
-  const store = openFileStore(fleet.stateRoot);
-  const { of } = await Pseudonyms.open(fleet.stateRoot, store);
-  const left = [user, serverIdOf(user), ...ids].map(of);
-  await store.purges.begin({ user: unused("~mark"), begunAt: new Date().toISOString(), pending: [null], left });
-  await store.sessions.deleteMany(ids, () => true);
-  await store.registry.update(({ servers }) => void delete servers[serverIdOf(user)]);
-  await store.placements.delete(user);
-  await store.close();
-  return left;
-}
-
-/** Moves all events so far into one more segment of the audit log. */
-async function endSegment(): Promise<void> {
-  const files = new LogFiles(fleet.stateRoot);
-  // The compaction leaves the newest batches alone, so add some.
-  for (let count = 0; count < 10; count++) await fleet.tokens.issue("ann");
-  await compact(files, 1);
-}
-
-/** The files of the returning host, outside of its store, that contain one of the words. */
-function placesOf(words: readonly string[]): string[] {
-  return ["servers", "usage", "events"].flatMap((folder) => found(join(fleet.stateRoot, folder), words));
-}
-
-async function notesLeft(): Promise<number> {
-  const store = openFileStore(fleet.stateRoot);
-  const { length } = await store.purges.list();
-  await store.close();
-  return length;
 }
 
 describe("a purge", () => {
@@ -205,52 +162,24 @@ describe("a purge", () => {
   });
 });
 
-describe("a host that a purge gave up on, when it comes back", () => {
-  it("a host that a purge gave up on erases the user's data on its return, in all segments of the audit log", async () => {
-    const { user, words, canary } = leaver();
-    const id = await talk(user, canary);
-    await endSegment();
-    await endSegment();
-    const { open, segments } = new LogFiles(fleet.stateRoot);
-    expect(readdirSync(segments).length).toBeGreaterThan(1);
-    expect(found(segments, words)).not.toEqual([]);
-    expect(found(open, words)).toEqual([]);
-    await giveUp(user, [id]);
-    await at.ok(["gc"]);
-    expect(await notesLeft()).toBe(0);
-    expect(placesOf(words)).toEqual([]);
-    expect(await fleet.events.verify()).toMatchObject({ ok: true, brokenAt: null });
-  });
-
-  it("a returning host ends a purged user's running server, and skips damaged lines of the ledger", async () => {
-    const { user, words, canary } = leaver();
-    const id = await talk(user, canary);
-    const server = await at.record(user);
-    const ledger = join(fleet.stateRoot, "usage");
-    const newest = readdirSync(ledger).findLast((name) => name.endsWith(".jsonl")) ?? "";
-    appendFileSync(join(ledger, newest), '\n{"user":"\0"}\n{"user":"\\q"}\n');
-    const left = await giveUp(user, [id]);
-    const { sessions, stateRoot, close } = openParts({ env: at.env, cwd: at.folder });
-    await eraseLeft({ sessions, stateRoot, signal: NEVER }, left);
-    await close();
-    expect(server.process !== null && isAlive(server.process)).toBe(false);
-    expect(placesOf(words)).toEqual([]);
-  });
-
-  it("if gc on a returning host cannot erase one purged user, it warns, erases the other, and retries next time", async () => {
-    const [kept, erased] = [leaver(), leaver()];
-    for (const { user, canary } of [kept, erased]) await giveUp(user, [await talk(user, canary)]);
-    const chat = chatHistoryPath(fleet.stateRoot, kept.user);
-    mkdirSync(chat, { recursive: true });
-    const ran = await at.run(["gc"]);
-    expect(ran).toMatchObject({ code: 0, stderr: expect.stringContaining("A purge could not be finished") });
-    expect(placesOf(kept.words)).not.toEqual([]);
-    expect(placesOf(erased.words)).toEqual([]);
-    rmdirSync(chat);
-    await at.ok(["gc"]);
-    expect(await notesLeft()).toBe(0);
-    expect(placesOf(kept.words)).toEqual([]);
-  });
+it("if gc cannot finish the purge of one user, it warns, finishes that of another, and retries next time", async () => {
+  const [kept, erased] = [leaver(), leaver()];
+  const store = openFileStore(fleet.stateRoot);
+  for (const { user, canary } of [kept, erased]) {
+    await talk(user, canary);
+    await store.purges.begin({ user, begunAt: new Date().toISOString(), pending: [null] });
+  }
+  const chat = chatHistoryPath(fleet.stateRoot, kept.user);
+  mkdirSync(chat, { recursive: true });
+  const ran = await at.run(["gc"]);
+  expect(ran).toMatchObject({ code: 0, stderr: expect.stringContaining("A purge could not be finished") });
+  expect(found(fleet.stateRoot, erased.words)).toEqual([]);
+  expect(await store.purges.list()).toMatchObject([{ user: kept.user }]);
+  rmdirSync(chat);
+  await at.ok(["gc"]);
+  expect(await store.purges.list()).toEqual([]);
+  expect(found(fleet.stateRoot, kept.words)).toEqual([]);
+  await store.close();
 });
 
 describe("the export of a user", () => {

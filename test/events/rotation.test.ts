@@ -5,12 +5,9 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { Events } from "../../src/events/events.js";
 import { readEvents } from "../../src/events/query.js";
-import { noteHeads, trimEvents } from "../../src/events/upkeep.js";
+import { trimEvents } from "../../src/events/upkeep.js";
 import { verifyLog } from "../../src/events/verify.js";
-import type { HostRecord } from "../../src/model/host.js";
-import { headsNotedHere, ownEvents, verifyOwnLog } from "../../src/peers/events/own-log.js";
-import { verifyEverywhere } from "../../src/peers/events/verify.js";
-import type { FleetHosts } from "../../src/peers/fleet-hosts.js";
+import { ownEvents } from "../../src/peers/events/own-log.js";
 import { ChainWriter, readHead } from "../../src/store/file/events/chain.js";
 import { compact } from "../../src/store/file/events/compact.js";
 import { LogFiles } from "../../src/store/file/events/files.js";
@@ -168,9 +165,7 @@ describe("the rotation of the audit log", () => {
   it("a reader misses no line even if batches that it is about to read become part of a segment", async () => {
     const events = openEvents();
     await write(events, 10);
-    noteHeads(events, [{ name: "b", events: { seq: 7, hash: "h" } } as unknown as HostRecord], "a");
-    await events.flush();
-    await write(events, 9);
+    await write(events, 10);
     mkdirSync(files.segments);
     /** Moves batches into a segment as `compact` does, but synchronously. */
     const move = (first: number, last: number) => {
@@ -179,7 +174,6 @@ describe("the rotation of the audit log", () => {
       for (const path of paths) rmSync(path);
     };
     // A reader lists the files, reads the first one, and pauses.
-    const heads = headsNotedHere(log(root));
     const reading = readEvents(root, { limit: 100 });
     move(1, 12);
     const first = await reading;
@@ -188,7 +182,6 @@ describe("the rotation of the audit log", () => {
     expect(second.hasMore).toBe(false);
     const seen = [...first.events, ...second.events].map(({ seq }) => seq);
     expect(seen).toEqual(Array.from({ length: 20 }, (_, at) => at + 1));
-    expect(await heads).toEqual([{ host: "b", seq: 7, hash: "h" }]);
   });
 
   it.each([1, 2, 3, 4, 5])(
@@ -235,42 +228,7 @@ describe("the rotation of the audit log", () => {
   });
 });
 
-describe("the verification over several hosts", () => {
-  /** Hosts whose calls read the logs of these folders. */
-  function hostsOf(roots: Readonly<Record<string, string>>): FleetHosts {
-    const hosts = Object.entries(roots).map(([name, stateRoot]) => ({
-      name,
-      eventHeads: async () => headsNotedHere(log(stateRoot)),
-      verifyEvents: async ({ heads }: { heads: { seq: number; hash: string }[] }) =>
-        await verifyOwnLog(log(stateRoot), heads),
-    }));
-    const everywhere = async (ask: (host: unknown) => Promise<unknown>) => ({
-      answers: await Promise.all(hosts.map(async (host) => ({ host, answer: await ask(host) }))),
-      missing: [],
-    });
-    return { everywhere } as unknown as FleetHosts;
-  }
-
-  it("verifyEverywhere finds missing last lines of a log by the newest line that another host recorded", async () => {
-    const [a, b] = [join(root, "a"), join(root, "b")];
-    const [ofA, ofB] = [openEvents(a, { host: "a" }), openEvents(b, { host: "b" })];
-    await write(ofA, 5);
-    const beat = { name: "a", events: readHead(new LogFiles(a)) } as unknown as HostRecord;
-    noteHeads(ofB, [beat], "b");
-    await ofB.flush();
-    const verify = async () => await verifyEverywhere(hostsOf({ a, b }), []);
-    expect(await verify()).toMatchObject({ ok: true, events: 6, brokenAt: null });
-    for (const seq of [4, 5]) rmSync(new LogFiles(a).batchPath(seq));
-    rmSync(new LogFiles(a).headNote);
-    const lost = { host: "a", seq: 4, problem: "lines 4 to 5 are missing at the end" };
-    expect(await verify()).toMatchObject({ ok: false, brokenAt: lost });
-    rmSync(a, { recursive: true });
-    expect(await verify()).toMatchObject({ ok: false, brokenAt: { host: "a", seq: 1 } });
-    await write(openEvents(a, { host: "a" }), 9);
-    expect(await verify()).toMatchObject({ ok: false, brokenAt: { host: "a", seq: 5 } });
-    expect(await verifyEverywhere(hostsOf({ a: b, b }), [beat])).toMatchObject({ ok: false });
-  });
-
+describe("the events of this host", () => {
   it("ownEvents reads a log in pages, and waits for the next event", async () => {
     const events = openEvents();
     await write(events, 5);

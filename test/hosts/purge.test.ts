@@ -7,7 +7,6 @@ import type { FleetEvent } from "../../src/model/events/event.js";
 import type { PurgeReceipt } from "../../src/peers/purge.js";
 import { rendezvousChoice } from "../../src/pool/placement.js";
 import type { UsageReport } from "../../src/usage/ledger/report.js";
-import { ask } from "../api/harness.js";
 import { found } from "../fixtures/found.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
@@ -128,92 +127,54 @@ describe.skipIf(problem !== undefined)("on two hosts with shared storage,", () =
     expect(tracesOf([user, id])).toEqual([]);
   });
 
-  it("with --lost-host, a purge removes the lost host's blocks, and the host erases the rest when it returns", async () => {
+  it("the block of a lost host stays until the host comes back and erases its part", async () => {
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     const { user, id, block } = await takenOver("tia.quux");
+    expect(await h2.run(["user", "purge", user, "--yes"])).toMatchObject({ code: 0 });
+    // The block keeps the host's servers from creating the session's folder again.
     expect(lstatSync(block).isFile()).toBe(true);
-    const purge = async (...more: string[]) => await h2.run(["user", "purge", user, "--yes", ...more]);
-    expect(await purge()).toMatchObject({ code: 0 });
-    // As long as the host may come back, the block keeps its servers from creating the session's folder again.
-    expect(lstatSync(block).isFile()).toBe(true);
-    expect(await purge("--lost-host", "h1")).toMatchObject({ code: 0 });
-    expect(found(hosts.shared, [user, id])).toEqual([]);
     expect(found(h1.root, [id])).not.toEqual([]);
     await h1.ok(["gc"]);
     expect(tracesOf([user, id])).toEqual([]);
     await hosts.serve();
   });
 
-  it("a purge does not wait for a host in --lost-host, and that host's next gc erases the user's data there", async () => {
+  it("a host that comes back erases what a purge named, and leaves alone what the user began after the purge", async () => {
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     const user = userOf("h1", "xia.quux");
-    const words = [user, user.replace(".", "-"), "plover-of-xia"];
+    const again = userOf("h1", "wes.quux");
+    const shared = { env: { COPILOTFLEET_ISOLATION: "shared" } };
     await h1.create(user, "of-xia");
     await h1.send(user, "of-xia", "plover-of-xia one");
-    const shared = { env: { COPILOTFLEET_ISOLATION: "shared" } };
-    await h1.create(user, user.replace(".", "-"), shared);
-    await h1.send(user, user.replace(".", "-"), "plover-of-xia two", shared);
-    const again = userOf("h1", "wes.quux");
+    await h1.create(user, "shared-of-xia", shared);
+    await h1.send(user, "shared-of-xia", "plover-of-xia two", shared);
     await h1.create(again, "of-wes");
     await h1.send(again, "of-wes", "plover-of-wes one");
     await hosts.lose("h1");
     // Without a term, as before the storage was shared, no other host can take the sessions over.
-    for (const id of ["of-xia", user.replace(".", "-"), "of-wes"])
+    for (const id of ["of-xia", "shared-of-xia", "of-wes"])
       await hosts.store.sessions.update(id, (draft) => void delete draft.term);
-    const purge = async (host: string) => await h2.run(["user", "purge", user, "--yes", "--json", "--lost-host", host]);
-    for (const [host, why] of [
-      ["h2", "is alive and erases its part itself"],
-      ["h9", "is not a host that this purge waits for"],
-    ] as const) {
-      const refused = await purge(host);
-      const message = `--lost-host "${host}" ${why}. Allowed: "h1"`;
-      expect(refused.json()).toMatchObject({ error: { code: "FLEET_USAGE_INVALID", message } });
-    }
-    expect(await hosts.store.purges.list()).toEqual([]);
-    expect(await hosts.store.sessions.count(user, 9)).toBe(2);
 
     const what = expect.stringContaining("(sessions recorded there: 2, servers: 1)");
-    const waiting = (await h2.run(["user", "purge", user, "--yes", "--json"])).json<PurgeReceipt>();
-    expect(waiting.remains).toMatchObject([{ host: "h1", what, why: expect.stringContaining("--lost-host h1") }]);
-    const receipt = (await purge("h1")).json<PurgeReceipt>();
-    expect(receipt.remains).toMatchObject([{ host: "h1", what, why: expect.stringContaining("The host is lost") }]);
-    const pseudonym = expect.stringMatching(/^~/);
-    const note = { pending: ["h1"], left: [pseudonym, pseudonym, pseudonym, pseudonym] };
-    expect(await hosts.store.purges.list()).toMatchObject([note]);
-    const left = await dump(redis);
-    for (const word of words) expect(left).not.toContain(word);
-    expect((await h2.run(["gc"])).code).toBe(0); // the note is not for this host
+    const receipt = (await h2.run(["user", "purge", user, "--yes", "--json"])).json<PurgeReceipt>();
+    expect(receipt.remains).toMatchObject([{ host: "h1", what, why: expect.stringContaining("The host is away.") }]);
+    expect(await h2.run(["user", "purge", again, "--yes"])).toMatchObject({ code: 0 });
+    expect(await hosts.store.purges.list()).toHaveLength(2);
+    expect(await hosts.store.sessions.count(user, 9)).toBe(0);
     const { checks } = (await h2.run(["doctor", "--quick", "--json"])).json<DoctorResult>();
     expect(checks.find(({ name }) => name === "purges")).toMatchObject({ level: "ok" });
-    const purged = await h2.run(["events", "--type", "user.purged", "--json"]);
-    const { events } = purged.json<{ events: FleetEvent[] }>();
-    expect(events.at(-1)).toMatchObject({ reason: "host-lost", detail: "without host h1", outcome: "ok" });
-    expect(events.at(-1)?.user).toMatch(/^~/);
+    await h2.create(again, "of-wes");
+    await h2.send(again, "of-wes", "one");
 
-    // The same over HTTP, for a user who later creates a session again.
-    const library = await h2.library();
-    const { url } = await library.doors.openHttp({ listen: "127.0.0.1:0" });
-    const { token } = await library.tokens.issue("root", { scopes: ["admin"] });
-    const overHttp = async (lost: string) =>
-      await ask(url, "DELETE", `/v1/users/${again}?lostHosts=${lost}`, { token });
-    const detail = 'lostHosts "h2" is alive and erases its part itself. Allowed: "h1"';
-    expect((await overHttp("h1,h2")).json).toMatchObject({ status: 422, code: "FLEET_USAGE_INVALID", detail });
-    expect(await hosts.store.purges.list()).toMatchObject([note]);
-    const { remains } = (await overHttp("h1")).json;
-    expect(remains).toMatchObject([{ host: "h1", why: expect.stringContaining("The host is lost") }]);
-    await library.close();
-    await h2.create(again, "wes-again");
-    await h2.send(again, "wes-again", "one");
-    expect(await hosts.store.purges.list()).toHaveLength(2);
-    expect(tracesOf([...words, "plover-of-wes"])).not.toEqual([]);
-
+    const words = [user, user.replace(".", "-"), "plover-of-xia"];
+    expect(found(h1.root, [...words, "plover-of-wes"])).not.toEqual([]);
     await h1.ok(["gc"]); // without serve, which would run gc itself
     expect(await hosts.store.purges.list()).toEqual([]);
     expect(tracesOf([...words, "plover-of-wes"])).toEqual([]);
-    const later = await h1.json<{ events: FleetEvent[] }>(["events", "--type", "user.purged"]);
-    expect(later.events.at(-1)).toMatchObject({ host: "h1", user: pseudonym, reason: "host-back", outcome: "ok" });
+    const left = await dump(redis);
+    for (const word of words) expect(left).not.toContain(word);
     expect(await h1.json(["events", "verify"])).toMatchObject({ ok: true });
-    expect(await h2.send(again, "wes-again", "two")).toBe("[turn 2] two");
+    expect(await h2.send(again, "of-wes", "two")).toBe("[turn 2] two");
     const { usage } = await h2.json<UsageReport>(["usage"]);
     expect(usage).toContainEqual(expect.objectContaining({ key: again, turns: 2 }));
     await hosts.serve();

@@ -26,7 +26,6 @@ async function enter() {
     forget: async () => true,
     list: async () => [],
     registryOf: async () => ({ servers: {} }),
-    forgetServersOf: async () => undefined,
   };
   const terms = { over: () => void said.push("over"), begun: async () => void said.push("begun") };
   const context = {

@@ -1,4 +1,4 @@
-import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, linkSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { SessionRecord } from "../../src/model/session.js";
@@ -191,21 +191,6 @@ describe("a gc that fails half way", () => {
     expect(idsOf((await state.gc()).deleted)).toEqual(["short"]);
     expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
-
-  it("gc merges a session into the folder that a server created again, and keeps the newer files there", async () => {
-    const state = await gcState();
-    const folder = state.plant("s1", "open");
-    const run = new Run(state.statePath("s1"));
-    run.note([note("open")]);
-    const moved = run.take("open") ?? "";
-    mkdirSync(join(folder, "checkpoints"), { recursive: true });
-    writeFileSync(join(folder, "checkpoints", "index.md"), "newer\n");
-    await run.giveBack("open", moved);
-    expect(readFileSync(join(folder, "checkpoints", "index.md"), "utf8")).toBe("newer\n");
-    expect(readFileSync(join(folder, "events.jsonl"), "utf8")).toBe('{"session":"open"}\n');
-    run.end(true);
-    expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
-  });
 });
 
 describe("a session whose record a running gc has deleted", () => {
@@ -231,7 +216,7 @@ describe("a session whose record a running gc has deleted", () => {
   it("restoredRecord resolves with the session's old record after gc has restored the folder and the record", async () => {
     const { state, run, record, answer } = await undecided();
     const moved = run.take("due") ?? "";
-    await run.giveBack("due", moved);
+    run.giveBack("due", moved);
     await state.store.sessions.create(record);
     expect(await answer).toEqual(record);
   });

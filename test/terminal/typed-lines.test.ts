@@ -80,7 +80,6 @@ const REFUSED: readonly { line: RegExp; pipe: number; terminal: number }[] = [
   { line: / (spawn .*--token-env) /, pipe: 5, terminal: 5 },
   { line: / store migrate .*(redis:|REDIS)/, pipe: 7, terminal: 7 },
   { line: / store (migrate --to file|sign)/, pipe: 2, terminal: 2 },
-  { line: / --lost-host /, pipe: 2, terminal: 2 },
 ];
 
 /** Lines that run until they are interrupted. They are well if they show the text, and if Ctrl-C then ends them. */

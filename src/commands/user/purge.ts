@@ -17,25 +17,19 @@ export default class UserPurge extends FleetCommand {
   static override examples = [
     "<%= config.bin %> user purge alice --dry-run",
     "<%= config.bin %> user purge alice --yes",
-    "<%= config.bin %> user purge alice --lost-host node-3",
   ];
   static override args = { user: userArg };
   static override flags = {
     yes: yesFlag,
     "dry-run": Flags.boolean({ description: "show what would be erased without changing anything" }),
     "ignore-not-found": Flags.boolean({ description: "exit with 0 if the fleet knows nothing about the user" }),
-    "lost-host": Flags.string({
-      description: "a host that never comes back, so that the purge does not wait for it; may be repeated",
-      helpValue: "HOST",
-      multiple: true,
-    }),
   };
 
   async run(): Promise<PurgeReceipt> {
     const { args, flags } = await this.parse(UserPurge);
     const { user } = args;
     const dryRun = flags["dry-run"] === true;
-    const options = { ignoreNotFound: flags["ignore-not-found"] === true, lostHosts: flags["lost-host"] ?? [] };
+    const options = { ignoreNotFound: flags["ignore-not-found"] === true };
     return await this.withFleet(async (fleet) => {
       const signal = this.interruptSignal();
       if (!dryRun && isAsked({ json: this.jsonEnabled(), yes: flags.yes })) {

@@ -16,6 +16,7 @@ import { serverFolder } from "../../runtime/files/server-folder.js";
 import { chatHistoryPath, removePlacesOf, removeTakenOf } from "../../runtime/files/user-places.js";
 import { listSessionFolders, sessionBytes } from "../../runtime/history/session-state.js";
 import { abortTurnIn } from "../../sessions/abort.js";
+import { deleteSessionState } from "../../sessions/delete.js";
 import { measureFolder } from "../../sessions/gc/age.js";
 import { moveAway, sweepServers } from "../../sessions/gc/unused-servers.js";
 import { concealInLogs } from "./logs.js";
@@ -26,7 +27,7 @@ import { stillNamed } from "./still-named.js";
 const TURN_MS = 10_000;
 const TURN_POLL_MS = 50;
 /** How long an event may wait in a process before it is written, in milliseconds. */
-export const LATE_EVENTS_MS = 300;
+const LATE_EVENTS_MS = 300;
 /** The holder that takes over the user's leases. It is not a valid user id, so no session can belong to it. */
 const ERASED = "~";
 const PLACE_MS = 3_000;
@@ -51,12 +52,16 @@ export async function purgeHere(context: PurgeContext, user: string): Promise<Pu
   const { sessions, onStep, signal } = context;
   const { store, directory } = sessions.context;
   const total: Purged = { sessions: 0, servers: 0, tokens: 0, bytes: 0, remains: [] };
-  const erasing: Erasing = { ...context, user, store, total, moved: null, ids: [] };
+  const purge = await store.purges.read(user);
+  const doneElsewhereAt = purge?.partlyDone === true ? Date.parse(purge.begunAt) : null;
+  const listed = purge?.sessions ?? [];
+  const erasing: Erasing = { ...context, user, store, total, moved: null, ids: listed, doneElsewhereAt };
   await directory.assertStorage();
+  const done: readonly PurgeStep[] = doneElsewhereAt === null ? [] : ["members", "records"];
   for (const [step, work] of Object.entries(STEPS) as [PurgeStep, (typeof STEPS)[PurgeStep]][]) {
     signal.throwIfAborted();
     await onStep?.(step);
-    await work(erasing);
+    if (!done.includes(step)) await work(erasing);
   }
   total.remains.push(...stillNamed(context.stateRoot, directory.own, user));
   return total;
@@ -92,14 +97,13 @@ async function stopServers({ sessions, store, user, signal }: Erasing): Promise<
 async function eraseSessions(erasing: Erasing): Promise<void> {
   const { sessions, store, user, total } = erasing;
   const { servers } = await store.registry.read();
-  const records = (await store.sessions.list(() => undefined)).filter(({ owner }) => owner === user);
+  const records = (await store.sessions.list(() => undefined)).filter((record) => isErased(erasing, record));
   const own = servers[serverIdOf(user)];
   const found = own === undefined ? [] : listSessionFolders(own.home);
   // Users may put personal data into session ids, so replace the ids in the logs, too. Do that before the sessions are
   // deleted, because the ids cannot be found after that. Another host may already have erased sessions and their
   // records, so use the ids in the record of the purge, too.
-  const listed = (await store.purges.read(user))?.sessions ?? [];
-  erasing.ids = [...new Set([...listed, ...records.map(({ id }) => id), ...found])];
+  erasing.ids = [...new Set([...erasing.ids, ...records.map(({ id }) => id), ...found])];
   erasing.ids = await idsToErase(erasing);
   await pseudonymize(erasing, erasing.ids);
   for (const record of records) {
@@ -111,24 +115,36 @@ async function eraseSessions(erasing: Erasing): Promise<void> {
     const host = sessions.context.directory.own;
     if (shared !== null && host !== null) await removeTakenOf(shared, await hostsToClear(erasing, host), record.id);
   }
-  // Remove the notes in `open/`, which mark sessions that are probably loaded. Remove them for all ids, because a note
+  // Remove the folders of sessions without a record, and the notes in `open/`, which mark sessions that are probably loaded. Remove them for all ids, because a note
   // stays here when another host takes its session over.
-  const ids = new Set(erasing.ids);
-  for (const { home } of Object.values(servers).filter((server) => server.user === null)) {
-    const notes = join(dirname(home), "open");
+  const ids = new Set(await idsToErase(erasing));
+  for (const server of Object.values(servers).filter((each) => each.user === null)) {
+    for (const id of listSessionFolders(server.home).filter((each) => ids.has(each)))
+      if ((await store.sessions.read(id)) === null)
+        await deleteSessionState(server, id, sessions.context.config.health.timeoutMs);
+    const notes = join(dirname(server.home), "open");
     const left = (ifThere(() => readdirSync(notes)) ?? []).filter((id) => ids.has(id));
     for (const id of left) rmSync(join(notes, id), { force: true });
   }
 }
 
 /**
- * The ids of the user's sessions, without those that are other users' by now. A host may erase its part weeks after the
+ * Whether the purge erases a session. If this host comes back weeks after the purge, the user may have begun again: the
+ * sessions from after the purge stay.
+ */
+function isErased({ user, doneElsewhereAt }: Erasing, { owner, createdAt }: SessionRecord): boolean {
+  return owner === user && !(doneElsewhereAt !== null && Date.parse(createdAt) > doneElsewhereAt);
+}
+
+/**
+ * The ids of the sessions to erase, without those of sessions that began later. A host may erase its part weeks after the
  * others, and anybody may use the id of an erased session again.
  */
-async function idsToErase({ store, user, ids }: Erasing): Promise<string[]> {
+async function idsToErase(erasing: Erasing): Promise<string[]> {
+  const { store, ids } = erasing;
   const others = new Set<string>();
   const records = await store.sessions.list((unreadable) => void others.add(unreadable));
-  for (const { id, owner } of records) if (owner !== user) others.add(id);
+  for (const record of records) if (!isErased(erasing, record)) others.add(record.id);
   return ids.filter((id) => !others.has(id));
 }
 
@@ -170,13 +186,15 @@ async function pseudonymizeLogs(erasing: Erasing): Promise<void> {
 }
 
 /** Replaces the names of the user, of the user's server and of these sessions in the ledger and in this host's logs. */
-export async function pseudonymize(
-  { store, user, stateRoot }: Pick<Erasing, "store" | "user" | "stateRoot">,
+async function pseudonymize(
+  { store, user, stateRoot, doneElsewhereAt }: Erasing,
   ids: readonly string[],
 ): Promise<void> {
   const pseudonyms = await Pseudonyms.open(stateRoot, store);
   const withPseudonym = (names: readonly string[]) => new Map(names.map((name) => [name, pseudonyms.of(name)]));
-  await store.usage.rename({ users: withPseudonym([user]), sessions: withPseudonym(ids) });
+  // If the user has begun again, the ledger keeps the name.
+  if (doneElsewhereAt === null || (await store.placements.read(user)) === null)
+    await store.usage.rename({ users: withPseudonym([user]), sessions: withPseudonym(ids) });
   const names = [serverIdOf(user), ...ids];
   await concealInLogs(stateRoot, withPseudonym([user, ...names]));
   await concealInEvents(stateRoot, { user, names }, pseudonyms);
@@ -214,9 +232,10 @@ async function removeFolders(erasing: Erasing): Promise<void> {
 
 /**
  * The hosts whose folders in the shared storage this host clears: itself, and the hosts that are gone. The hosts that
- * are alive clear their own folders.
+ * are alive clear their own folders. Clears only its own if the user may have begun again.
  */
-async function hostsToClear({ sessions }: Erasing, own: string): Promise<string[]> {
+async function hostsToClear({ sessions, doneElsewhereAt }: Erasing, own: string): Promise<string[]> {
+  if (doneElsewhereAt !== null) return [own];
   const gone = (await sessions.context.directory.list()).filter((host) => host.gone && host.name !== own);
   return [own, ...gone.map(({ name }) => name)];
 }

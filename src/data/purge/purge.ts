@@ -37,6 +37,11 @@ export interface Erasing extends PurgeContext {
   total: Purged;
   /** The ids of the user's sessions. Processes that used them may still write events about them during the purge. */
   ids: readonly string[];
+  /**
+   * When the purge began (Unix time in ms), if another host has already erased its part and what belongs to no host. The
+   * user may have begun again since then.
+   */
+  doneElsewhereAt: number | null;
   /** The path to which the folder of the user's own server was moved; null if there is none. */
   moved: string | null;
 }

@@ -112,9 +112,7 @@ async function purgesAreComplete({ fleet }: RecordsContext): Promise<Finding> {
     return `${user}: begun ${begunAt}${hosts.length === 0 ? "" : `, not complete on ${hosts.join(", ")}`}`;
   });
   const detail = `users whose data is not erased completely: ${purges.length}; they can do nothing until it is`;
-  const away = purges[0]?.pending.find((host) => host !== null);
-  const hint = away == null ? "" : ` # add --lost-host ${away} if that host never comes back`;
-  return { ...failed(detail, `copilotfleet user purge ${purges[0]?.user}${hint}`), items };
+  return { ...failed(detail, `copilotfleet user purge ${purges[0]?.user}`), items };
 }
 
 async function runningServers({ fleet, fix }: RecordsContext): Promise<Finding> {

@@ -10,6 +10,7 @@ import { heldPorts } from "../../pool/start/ports.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { sandboxNow } from "../../sandbox/sandbox.js";
 import type { StoreProbe } from "../../store/ports.js";
+import { purgesUnderWay } from "../../store/purging.js";
 import { effectiveLimits } from "../../usage/limits/limits.js";
 import { Group } from "./group.js";
 
@@ -49,10 +50,10 @@ const CLOCK_TOLERANCE_MS = 60_000;
 export class RecordGroup extends Group {
   /**
    * Returns the unfinished purges, each with its user, its beginning, and the hosts that still have to erase their
-   * part. Leaves out purges that only a lost host still has to finish.
+   * part. Leaves out purges that only hosts that are gone still have to finish.
    */
   async purges(): Promise<Purge[]> {
-    return (await this.parts.store.purges.list()).filter(({ left }) => left === undefined);
+    return await purgesUnderWay(this.parts.store);
   }
 
   /**

@@ -31,7 +31,6 @@ export const EVENT_TYPES = [
   "user.purged",
   "user.exported",
   "command.run",
-  "host.head",
   "events.shortened",
   "events.lost",
 ] as const;

@@ -1,10 +1,8 @@
 import * as v from "valibot";
 import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
-import type { NotedHead } from "../../events/heads.js";
 import type { EventPage } from "../../events/query.js";
 import type { Verified } from "../../events/verify.js";
 import type { Actor, EventType, FleetEvent, Via } from "../../model/events/event.js";
-import type { Head } from "../../store/file/events/files.js";
 import { object, type Schema } from "./schemas.js";
 
 /* The schemas of the calls about the audit log. As in `schemas.ts`, they ignore unknown fields. */
@@ -49,10 +47,6 @@ const event: Schema<FleetEvent> = object({
 });
 
 export const eventPage: Schema<EventPage> = object({ events: v.array(event), next: number, hasMore: flag });
-
-export const head: Schema<Head> = object({ seq: number, hash: string });
-
-export const notedHead: Schema<NotedHead> = object({ host: string, seq: number, hash: string });
 
 export const verified: Schema<Verified> = object({
   events: number,

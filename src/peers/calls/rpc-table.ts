@@ -102,9 +102,7 @@ const calls = {
   tokenEnds: call({}, s.tokenEnds, toLook),
   /** A part of the host's audit log. If it has no event, the host waits for one, up to `waitMs`, before it answers. */
   events: call(e.eventQuery, e.eventPage, ({ waitMs = 0 }) => waitMs + LOOK_MS),
-  /** The newest lines of other hosts' audit logs, as the host has recorded them. */
-  eventHeads: call({}, s.list(e.notedHead), toLook),
-  verifyEvents: call({ heads: v.array(e.head) }, e.verified, () => VERIFY_MS),
+  verifyEvents: call({}, e.verified, () => VERIFY_MS),
   /** Erases that host's part of a user's data. With `dryRun`, only reports it. */
   purge: call({ user: s.user, dryRun: s.flag }, a.purged, () => PURGE_MS),
   /** Writes the archive of a session at that host, between the session's turns. */

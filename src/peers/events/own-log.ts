@@ -1,10 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { type NotedHead, notedHeads } from "../../events/heads.js";
 import { type EventPage, type EventQuery, newestEvent, readEvents } from "../../events/query.js";
 import { type Verified, verifyLog } from "../../events/verify.js";
 import type { EventLog } from "../../model/events/event.js";
 import type { SessionsContext } from "../../sessions/context.js";
-import type { Head } from "../../store/file/events/files.js";
 
 /** How often to look for new events, in milliseconds. */
 const POLL_MS = 100;
@@ -39,25 +37,19 @@ export async function ownEvents(
   }
 }
 
-/** Verifies this host's audit log. @param heads lines that were the newest when other hosts recorded them */
-export async function verifyOwnLog({ events, stateRoot }: OwnLog, heads: readonly Head[]): Promise<Verified> {
+/** Verifies this host's audit log. */
+export async function verifyOwnLog({ events, stateRoot }: OwnLog): Promise<Verified> {
   await events.flush();
-  return await verifyLog(stateRoot, heads);
+  return await verifyLog(stateRoot);
 }
 
-/** The newest lines (heads) of other hosts' audit logs, as this host has recorded them. */
-export async function headsNotedHere({ stateRoot }: Pick<OwnLog, "stateRoot">): Promise<NotedHead[]> {
-  return await notedHeads(stateRoot);
-}
-
-/** Records the newest line of each other host's audit log, and shortens this host's log. A failure only warns. */
+/** Shortens this host's audit log. A failure only warns. */
 export async function keepOwnLog(
-  { config, events, directory, warn }: Pick<SessionsContext, "config" | "events" | "directory" | "warn">,
+  { config, events, warn }: Pick<SessionsContext, "config" | "events" | "warn">,
   stateRoot: string,
 ): Promise<void> {
-  const { noteHeads, trimEvents } = await import("../../events/upkeep.js");
+  const { trimEvents } = await import("../../events/upkeep.js");
   try {
-    noteHeads(events, await directory.list(), directory.own);
     await trimEvents({ config, events, stateRoot });
   } catch (error) {
     warn(`The audit log was not shortened: ${error instanceof Error ? error.message : String(error)}`);

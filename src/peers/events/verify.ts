@@ -1,6 +1,4 @@
-import type { NotedHead } from "../../events/heads.js";
 import type { EventsBreak } from "../../events/verify.js";
-import type { HostRecord } from "../../model/host.js";
 import type { FleetHosts } from "../fleet-hosts.js";
 
 /** The first place where a host's audit log is not as the host wrote it. */
@@ -22,20 +20,9 @@ export interface EventsVerified {
   missing: string[];
 }
 
-/**
- * Verifies the audit logs of all hosts. The other hosts' logs and the heartbeats record which line (the head) was once
- * the newest one of a host's log. Each log must still contain these lines.
- */
-export async function verifyEverywhere(hosts: FleetHosts, records: readonly HostRecord[]): Promise<EventsVerified> {
-  const beaten = records.flatMap(({ name, events }): NotedHead[] =>
-    events == null ? [] : [{ host: name, ...events }],
-  );
-  const noted = await hosts.everywhere(async (host) => await host.eventHeads({}));
-  const heads = [...beaten, ...noted.answers.flatMap(({ answer }) => answer)];
-  const { answers, missing } = await hosts.everywhere(async (host) => {
-    const about = heads.filter((head) => head.host === host.name).map(({ seq, hash }) => ({ seq, hash }));
-    return await host.verifyEvents({ heads: about });
-  });
+/** Verifies the audit logs of all hosts. */
+export async function verifyEverywhere(hosts: FleetHosts): Promise<EventsVerified> {
+  const { answers, missing } = await hosts.everywhere(async (host) => await host.verifyEvents({}));
   const breaks = answers.flatMap(({ host, answer: { brokenAt } }) =>
     brokenAt === null ? [] : [{ host: host.name, ...brokenAt }],
   );

@@ -2,6 +2,7 @@ import type { Registry } from "../../model/registry.js";
 import { NO_SANDBOX } from "../../model/sandbox.js";
 import { SERVER_STATES, type ServerRecord, type ServerState } from "../../model/server.js";
 import { knownLoaded, lately } from "../../sessions/memory/open-notes.js";
+import { purgesUnderWay } from "../../store/purging.js";
 import type { ServeContext } from "../context.js";
 import { logFailure } from "../failures.js";
 import { Disks } from "./disks.js";
@@ -37,7 +38,7 @@ export class Measurements {
     const loaded = running.flatMap(knownLoaded);
     const { inFlight, stalled } = this.#lookAtTurns(running);
     const leases = await Promise.all(loaded.map(async (id) => await store.leases.read(id)));
-    const purges = (await store.purges.list()).filter(({ left }) => left === undefined);
+    const purges = await purgesUnderWay(store);
     const begun = purges.map(({ begunAt }) => Date.parse(begunAt) / 1000);
     const memory = running.map((server) => this.#processes.memoryOf(server));
     await this.#disks.checkLogs(running);

@@ -9,7 +9,6 @@ import { knownLoaded } from "../../sessions/memory/open-notes.js";
 import type { ServeContext } from "../context.js";
 import { attempt, logFailure } from "../failures.js";
 import { rotateLog } from "../logs/log-rotation.js";
-import { HistoryTotals } from "./reconcile-usage.js";
 
 /** How long after the start the first gc runs, in milliseconds: soon, but late enough not to slow the start down. */
 const FIRST_GC_MS = 60_000;
@@ -74,18 +73,6 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
 export async function sendUsage({ clock, store }: ServeContext, stopping: AbortSignal): Promise<void> {
   do await store.usage.settled();
   while (await pause(clock, ROTATE_MS, stopping));
-}
-
-/** Every `serve.gcInterval`, adds to the ledger the usage that only the histories contain, until the signal aborts. */
-export async function reconcilePeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
-  const { clock, store, config, directory, stateRoot } = context;
-  const totals = new HistoryTotals();
-  while (await pause(clock, config.serve.gcIntervalMs, stopping)) {
-    await attempt(context, "usage was not compared with the histories", async () => {
-      const { servers } = await store.registry.read();
-      await totals.reconcile({ store, config, host: directory.own, stateRoot }, Object.values(servers));
-    });
-  }
 }
 
 /** Rotates server logs that have grown too long, until the signal aborts. */

@@ -164,6 +164,7 @@ async function deleteAll(
       finished = true;
     } finally {
       run.end(finished);
+      context.warnings.push(...run.warnings);
     }
   }
   return await tellTurns(context, outcomes);

@@ -182,7 +182,7 @@ async function removeMoved(
     const { id, record } = session;
     const isUsed = run.isOpened(id, path, pids) || (record === null && (await isRecorded(store, session)));
     if (!isUsed) return { session, skipped: await remove(run, path) };
-    await run.giveBack(id, path);
+    run.giveBack(id, path);
     await putBack(store, record);
     return { session, skipped: "in-use" };
   });
@@ -203,7 +203,7 @@ export async function finishLeftovers(store: Store, run: Run, left: readonly Lef
   return await mapConcurrently(left, REMOVED_AT_ONCE, async ({ note, path }): Promise<Outcome> => {
     const session = describeLeftover({ note, path });
     if (!run.isOpened(note.id, path, pids)) return { session, skipped: await remove(run, path) };
-    await run.giveBack(note.id, path);
+    run.giveBack(note.id, path);
     await putBack(store, note.record);
     return { session, skipped: "in-use" };
   });

@@ -1,23 +1,12 @@
 import { randomBytes } from "node:crypto";
-import {
-  closeSync,
-  existsSync,
-  fstatSync,
-  fsyncSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmdirSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { systemCode } from "../../errors.js";
+import { printable } from "../../config/values/text.js";
+import { quote, systemCode } from "../../errors.js";
 import { type Budget, HeldFolder, removeTree } from "../../runtime/files/held-folder.js";
 import { ifThere, makeFolder } from "../../runtime/files/if-there.js";
 import { unwritable } from "../../runtime/files/server-folder.js";
-import { MOST_HISTORY_BYTES } from "../../runtime/history/part.js";
-import { claimedBy, HISTORY } from "../../runtime/history/session-state.js";
+import { claimedBy } from "../../runtime/history/session-state.js";
 import { ownIdentity } from "../../runtime/process/process-table.js";
 import { gcFolder, JOURNAL, type Leftover, leftover, MOVED, type Note, readRun, runsBeside } from "./journal.js";
 
@@ -28,8 +17,6 @@ import { gcFolder, JOURNAL, type Leftover, leftover, MOVED, type Note, readRun, 
 const NOBODY = "0-0";
 /** How many files and folders one gc removes from a session-state folder at most. */
 const MOST_REMOVED = 100_000;
-const MOST_MERGED = 10_000;
-const DEEPEST_MERGED = 32;
 
 /**
  * One run of gc in one session-state folder. The run has its own folder, to which it moves the sessions that it
@@ -43,6 +30,8 @@ export class Run {
   #made = false;
   #notes: readonly Note[] = [];
   readonly #budget: Budget = { left: MOST_REMOVED };
+  /** Messages about sessions that this run could restore only in part. */
+  readonly warnings: string[] = [];
 
   /** @param statePath the session-state folder, with all links resolved */
   constructor(statePath: string) {
@@ -131,8 +120,11 @@ export class Run {
     return [...claimedBy(moved), ...(isNew ? [] : claimedBy(original))].some((pid) => pids.has(pid));
   }
 
-  /** Moves a session back. If the runtime has made the session's folder again, merges the moved session into that folder. */
-  async giveBack(id: string, moved: string): Promise<void> {
+  /**
+   * Moves a session back. If the runtime has made the session's folder again, moves the session into that folder, where it
+   * stays as a folder of its own.
+   */
+  giveBack(id: string, moved: string): void {
     using state = this.#openState();
     if (state === null) return; // the next gc tries again
     if (state.lstat(id) === undefined) {
@@ -140,10 +132,12 @@ export class Run {
       return;
     }
     using target = state.folder(id);
-    using source = HeldFolder.open(moved);
-    if (target === null || source === null) return;
-    mergeInto(target, source);
-    await this.remove(moved);
+    if (target === null) return;
+    const kept = `before-gc-${randomBytes(4).toString("hex")}`;
+    renameSync(moved, target.at(kept));
+    this.warnings.push(
+      `A server opened session ${quote(id)} while gc moved it, so the server made the session's folder again. The session's earlier files are in ${printable(join(this.#statePath, id, kept))}.`,
+    );
   }
 
   /**
@@ -198,43 +192,6 @@ function sync(path: string): void {
   const fd = openSync(path, "r");
   try {
     fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
-}
-
-/**
- * Merges the moved folder of a session into the folder that a runtime has made since then. If both have a file of the
- * same name, the file of the runtime's folder stays. The history is the exception: the runtime's new history is
- * appended to the moved one, unless they are too long to be read. Reads only regular files, because the user's agent
- * can write both folders.
- */
-function mergeInto(target: HeldFolder, source: HeldFolder, depth = 0): void {
-  for (const entry of source.entries(MOST_MERGED).entries) {
-    const { name } = entry;
-    if (target.lstat(name) === undefined) renameSync(source.at(name), target.at(name));
-    else if (entry.isDirectory() && depth < DEEPEST_MERGED) {
-      using into = target.folder(name);
-      using from = source.folder(name);
-      if (into !== null && from !== null) mergeInto(into, from, depth + 1);
-    } else if (name === HISTORY) prepend(target, source);
-  }
-}
-
-function prepend(target: HeldFolder, source: HeldFolder): void {
-  const [before, after] = [readHistory(source), readHistory(target)];
-  if (before === null || after === null) return;
-  const whole = `${HISTORY}.${randomBytes(6).toString("hex")}`;
-  writeFileSync(source.at(whole), Buffer.concat([before, after]), { mode: 0o600, flag: "wx" });
-  renameSync(source.at(whole), target.at(HISTORY));
-}
-
-function readHistory(folder: HeldFolder): Buffer | null {
-  if (folder.lstat(HISTORY)?.isFile() !== true) return null;
-  const fd = folder.file(HISTORY);
-  if (fd === null) return null;
-  try {
-    return fstatSync(fd).size > MOST_HISTORY_BYTES ? null : readFileSync(fd);
   } finally {
     closeSync(fd);
   }

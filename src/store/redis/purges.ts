@@ -20,9 +20,16 @@ export class PurgeDocuments implements PurgeStore {
   async begin(purge: Purge): Promise<Purge> {
     const name = userDigest(purge.user);
     for (;;) {
-      const known = await this.#records.read(name);
-      if (known !== null) return known;
-      if (await this.#records.commit(name, null, JSON.stringify(purge))) return purge;
+      const known = await this.#records.find(name);
+      if (known !== null && known.record.partlyDone !== true) return known.record;
+      // A host that was gone during an earlier purge of the user still has to erase what that purge named.
+      const { pending = [], sessions = [] } = known?.record ?? {};
+      const next = {
+        ...purge,
+        pending: [...new Set([...purge.pending, ...pending])],
+        sessions: [...new Set([...(purge.sessions ?? []), ...sessions])],
+      };
+      if (await this.#records.commit(name, known?.stored ?? null, JSON.stringify(next))) return next;
     }
   }
 
@@ -34,7 +41,10 @@ export class PurgeDocuments implements PurgeStore {
       const pending = found.record.pending.filter((each) => each !== host);
       if (pending.length === 0) {
         if ((await this.#records.remove(name, found.stored)) !== "conflict") return;
-      } else if (await this.#records.commit(name, found.stored, JSON.stringify({ ...found.record, pending }))) return;
+      } else if (
+        await this.#records.commit(name, found.stored, JSON.stringify({ ...found.record, pending, partlyDone: true }))
+      )
+        return;
     }
   }
 

@@ -1,7 +1,7 @@
 import * as v from "valibot";
 import { validateUser } from "../../../model/ids.js";
 import { type AnyRoute, route } from "../../route.js";
-import { object, text } from "../fields.js";
+import { object } from "../fields.js";
 import { given } from "../given.js";
 import * as s from "../schemas.js";
 
@@ -10,17 +10,6 @@ const LOOK_MS = 30_000;
 const SUSPEND_MS = 60_000;
 /** A purge stops the user's servers, and erases files on all hosts. */
 const PURGE_MS = 10 * 60_000;
-
-const purgeQuery = object({
-  lostHosts: v.optional(
-    v.pipe(
-      text("names of hosts, separated by commas", 10_000),
-      v.description(
-        "The hosts that never come back, as names that are separated by commas. The purge does not wait for them, and lists them in `remains`. Refused for a host that is alive, and for one that the purge does not wait for.",
-      ),
-    ),
-  ),
-});
 
 const number = v.number();
 const count = (what: string) => v.pipe(number, v.description(what));
@@ -124,16 +113,13 @@ export const USER_ROUTES: readonly AnyRoute[] = [
     description:
       "Stops the user's servers at once and erases sessions, histories, homes and tokens on all hosts. In usage and events, a pseudonym replaces the name. If it is interrupted, the same request finishes it.",
     params: s.path,
-    query: purgeQuery,
+    query: null,
     body: null,
     answer: { status: 200, description: "The receipt, with everything that remains.", schema: receipt },
     errors: [404],
     limitMs: PURGE_MS,
-    handle: async ({ fleet, params: { id }, query: { lostHosts }, lasting }) => ({
-      body: await fleet.users.purge(validateUser(id), {
-        ...given({ lostHosts: lostHosts?.split(",") }),
-        signal: lasting,
-      }),
+    handle: async ({ fleet, params: { id }, lasting }) => ({
+      body: await fleet.users.purge(validateUser(id), { signal: lasting }),
     }),
   }),
 ];

@@ -20,8 +20,6 @@ export interface PurgeUserOptions {
   dryRun?: boolean;
   /** Return an empty receipt for a user of whom the fleet knows nothing. */
   ignoreNotFound?: boolean;
-  /** The names of hosts that never come back. The purge does not wait for them, and lists them in `remains`. */
-  lostHosts?: readonly string[];
   signal?: AbortSignal;
 }
 
@@ -97,14 +95,13 @@ export class UserGroup extends Group {
    *
    * The result lists what remains and why.
    *
-   * @throws FleetError `FLEET_USER_NOT_FOUND`; `FLEET_USAGE_INVALID` when one of `lostHosts` is alive, or is not a host that the purge waits
-   * for.
+   * @throws FleetError `FLEET_USER_NOT_FOUND`
    */
   async purge(
     user: string,
-    { dryRun = false, ignoreNotFound = false, lostHosts = [], signal = NEVER }: PurgeUserOptions = {},
+    { dryRun = false, ignoreNotFound = false, signal = NEVER }: PurgeUserOptions = {},
   ): Promise<PurgeReceipt> {
-    return await purgeUser(this.parts, user, { dryRun, ignoreNotFound, lostHosts, signal });
+    return await purgeUser(this.parts, user, { dryRun, ignoreNotFound, signal });
   }
 
   /**
@@ -130,7 +127,6 @@ export class UserGroup extends Group {
         arg.optional({
           dryRun: { check: arg.flag },
           ignoreNotFound: { check: arg.flag },
-          lostHosts: { check: arg.texts },
           ...arg.SIGNAL,
         }),
       ],

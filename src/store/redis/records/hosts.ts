@@ -9,7 +9,7 @@ import type { Keys } from "../link/keys.js";
 import { BEAT, FORGET_HOST, LEAVE_HOSTS, LOOK_AT_HOSTS } from "../scripts/host-scripts.js";
 import { TELL_TIME } from "../scripts/scripts.js";
 import { type Documents, newId, parseObject } from "./documents.js";
-import { forgetForeignServers, readForeignRegistry } from "./registry.js";
+import { readForeignRegistry } from "./registry.js";
 
 /** How many values {@link LOOK_AT_HOSTS} returns for each host. */
 const FIELDS = 5;
@@ -152,10 +152,6 @@ export class RedisHosts implements Hosts {
 
   async registryOf(name: string): Promise<Registry> {
     return await readForeignRegistry(this.#keys.registryOf(name), this.#documents);
-  }
-
-  async forgetServersOf(name: string, user: string): Promise<void> {
-    await forgetForeignServers(this.#keys.registryOf(name), this.#documents, user);
   }
 }
 

@@ -127,18 +127,6 @@ export async function readForeignRegistry(key: string, documents: Documents): Pr
   return parseRegistryAt(key, (await readForeign(key, documents)).data);
 }
 
-/** As `Hosts.forgetServersOf`. */
-export async function forgetForeignServers(key: string, documents: Documents, user: string): Promise<void> {
-  for (;;) {
-    const stored = await readForeign(key, documents);
-    const registry = parseRegistryAt(key, stored.data);
-    const servers = Object.values(registry.servers).filter((server) => server.user === user);
-    if (servers.length === 0) return;
-    for (const { id } of servers) delete registry.servers[id];
-    if (await documents.commit(key, stored, JSON.stringify(registry), {})) return;
-  }
-}
-
 async function readForeign(key: string, documents: Documents): Promise<Stored> {
   const text = await documents.connection.readRegistry(key);
   return text === null ? NONE : documents.decode(key, text);
