@@ -99,14 +99,14 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     expect(occupied).toMatchObject({ code: "FLEET_STORE_OCCUPIED" });
     await promisify(execFile)("sh", ["-ec", occupied.suggestions[0] ?? "false"]);
 
-    const note = { user: "~alice-1", begunAt: new Date().toISOString(), pending: ["h2"], left: ["~alice"] };
+    const note = { user: "~alice-1", begunAt: new Date().toISOString(), pending: ["h2"], partlyDone: true as const };
     await using_(url, async (store) => await store.purges.begin(note));
     const there = await contents(url);
     const back = ["store", "migrate", "--to-env", "TARGET"];
     const { stdout: text, stderr } = await fleet.run(back, { env: { ...env, TARGET: "file" } });
     expect(stderr.trimEnd().split("\n")).toEqual([
       expect.stringMatching(/^Warning: The ledger stays in "redis:.*budgets of tokens begin again\.$/),
-      expect.stringMatching(/^Warning: The notes for lost hosts \("h2"\) stay in "redis:/),
+      expect.stringMatching(/^Warning: The records of purges for hosts that are gone \("h2"\) stay in "redis:/),
     ]);
     expect((await contents("file")).limits).toEqual(before.limits);
     expect(text).toMatch(/^Copied 1 server and 1 session from redis:.* to file\.\n/);

@@ -22,13 +22,7 @@ export class PurgeDocuments implements PurgeStore {
     for (;;) {
       const known = await this.#records.find(name);
       if (known !== null && known.record.partlyDone !== true) return known.record;
-      // A host that was gone during an earlier purge of the user still has to erase what that purge named.
-      const { pending = [], sessions = [] } = known?.record ?? {};
-      const next = {
-        ...purge,
-        pending: [...new Set([...purge.pending, ...pending])],
-        sessions: [...new Set([...(purge.sessions ?? []), ...sessions])],
-      };
+      const next = known === null ? purge : joined(purge, known.record);
       if (await this.#records.commit(name, known?.stored ?? null, JSON.stringify(next))) return next;
     }
   }
@@ -51,4 +45,13 @@ export class PurgeDocuments implements PurgeStore {
   async list(): Promise<Purge[]> {
     return [...(await this.#records.list()).values()];
   }
+}
+
+/** A purge with what a host that was gone during an earlier purge of the user still has to erase. */
+function joined(purge: Purge, { pending, sessions = [] }: Purge): Purge {
+  return {
+    ...purge,
+    pending: [...new Set([...purge.pending, ...pending])],
+    sessions: [...new Set([...(purge.sessions ?? []), ...sessions])],
+  };
 }
