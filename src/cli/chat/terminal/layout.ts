@@ -22,20 +22,23 @@ export function widthOf(text: string): number {
 
 /**
  * Breaks text into rows of at most `width` columns: between words, and inside a word that is longer than a row. Keeps
- * line breaks and the spaces at the beginning of a line. `indent` begins each row but the first.
+ * line breaks and the spaces at the beginning of a line. `indent` begins each row but the first, which begins with `head`.
  */
-export function wrap(spans: readonly Span[], width: number, indent = ""): string[] {
+export function wrap(spans: readonly Span[], width: number, indent = "", head = ""): string[] {
   const text = spans.map(({ text, style }) => style?.(text) ?? text).join("");
   return text
     .replaceAll("\t", "    ")
     .split("\n")
     .flatMap((line, index) => {
-      // Without its spaces at the beginning, because wrap-ansi would remove them.
-      const [lead = ""] = /^ */.exec(line) ?? [];
-      const room = Math.max(2, width - lead.length - indent.length);
-      const rows = wrapAnsi(line.slice(lead.length), room, { hard: true }).split("\n");
-      return rows.map((row, at) =>
-        row === "" ? row : `${index + at === 0 ? "" : indent}${at === 0 ? lead : ""}${row}`,
-      );
+      // Without its spaces at the beginning, because wrap-ansi would remove them. A style may begin before them.
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: styles are control sequences
+      const [, style = "", lead = ""] = /^((?:\x1b\[[\d;]*m)*)( *)/.exec(line) ?? [];
+      const margin = lead.slice(0, Math.floor(width / 2));
+      const room = Math.max(2, width - margin.length - indent.length);
+      const rows = wrapAnsi(style + line.slice(style.length + lead.length), room, { hard: true }).split("\n");
+      return rows.map((row, at) => {
+        const start = index + at === 0 ? head : row === "" ? "" : indent;
+        return start + (at === 0 && row !== "" ? margin : "") + row;
+      });
     });
 }

@@ -116,11 +116,7 @@ export class Window implements KeyListener, Disposable {
   }
 
   printPrompt(prompt: string): void {
-    const spans = [
-      { text: "> ", style: colour.dim },
-      { text: printableLines(prompt), style: colour.bold },
-    ];
-    this.print(wrap(spans, this.columns, "  "));
+    this.print(wrap([{ text: printableLines(prompt), style: colour.bold }], this.columns, "  ", colour.dim("> ")));
   }
 
   /** Waits for the next prompt. Resolves with null when the chat ends. */
@@ -372,7 +368,7 @@ export class Window implements KeyListener, Disposable {
 function asked(question: Asked, columns: number, height: number): LiveRows & { all: string[] } {
   const lines = question.lines.flatMap((line) => wrap([line], columns));
   const choices = (question.choices ?? []).flatMap(({ key, label }) =>
-    wrap([{ text: key, style: colour.bold }, { text: `  ${label}` }], columns, "   "),
+    wrap([{ text: label }], columns, "   ", `${colour.bold(key)}  `),
   );
   const isQuiet = question.editor !== null || performance.now() - question.quietSince >= QUIET_MS;
   const hint = isQuiet ? [] : wrap([{ text: NOT_QUIET, style: colour.dim }], columns);
