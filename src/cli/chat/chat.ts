@@ -185,9 +185,7 @@ export class Chat {
     const { window } = this.#parts;
     const commands = CHAT_COMMANDS.map(({ name, argument, purpose }) => [`/${name} ${argument}`.trim(), purpose]);
     for (const [key = "", purpose = ""] of [...commands, ...KEYS]) {
-      window.print(
-        wrap([{ text: key.padEnd(14), style: colour.bold }, { text: purpose }], window.columns, " ".repeat(14)),
-      );
+      window.print(wrap([{ text: purpose }], window.columns, " ".repeat(14), colour.bold(key.padEnd(14))));
     }
   }
 

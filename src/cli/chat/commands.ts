@@ -16,9 +16,8 @@ export type CommandName = (typeof CHAT_COMMANDS)[number]["name"];
 
 export const KEYS = [
   ["Enter", "sends the prompt"],
-  ["Alt-Enter", "begins a new line, as do Ctrl-J, and a \\ before Enter"],
-  ["Up, Down", "move between lines and earlier prompts"],
-  ["Ctrl-R", "searches earlier prompts"],
+  ["Alt-Enter", "begins a new line, as does a \\ before Enter"],
+  ["Up, Down", "show earlier and later prompts"],
   ["Ctrl-C", "cancels what runs, or clears the prompt; twice at an empty prompt, ends the chat"],
   ["Ctrl-D", "ends the chat at an empty prompt"],
   ["//text", "sends a prompt that begins with a slash"],

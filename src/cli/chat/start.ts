@@ -3,13 +3,11 @@ import type { Door } from "../flags/door.js";
 import { Approvals } from "./answers/approvals.js";
 import { Questions } from "./answers/questions.js";
 import { Chat } from "./chat.js";
-import { CHAT_COMMANDS } from "./commands.js";
 import type { Answers, Conversations } from "./conversation/conversation.js";
 import { DoorConversations } from "./conversation/door.js";
 import { FleetConversations } from "./conversation/fleet.js";
 import { InputHistory } from "./input-history.js";
 import { MarkdownStream } from "./markdown/stream.js";
-import { PromptInput } from "./terminal/prompt-input.js";
 import { Window } from "./terminal/window.js";
 
 export interface ChatRequest {
@@ -49,10 +47,9 @@ async function start({ owner, connect, flags }: Place, { stateRoot }: Fleet, req
   const { sessionId, model, signal } = request;
   const markdown = await MarkdownStream.create();
   const history = new InputHistory(stateRoot, owner);
-  const words = CHAT_COMMANDS.map(({ name }) => `/${name}`);
   const resumeWith = (id: string) => `copilotfleet chat ${id} ${flags}`;
   {
-    using window = new Window(new PromptInput(history.load(), words), signal);
+    using window = new Window(history.load(), signal);
     const questions = new Questions(window);
     const conversations = connect({
       onPermissionRequest: new Approvals(window).handler,

@@ -2,12 +2,9 @@ import { describe, expect, it, vi } from "vitest";
 import { Approvals } from "../../../src/cli/chat/answers/approvals.js";
 import { Questions } from "../../../src/cli/chat/answers/questions.js";
 import type { PermissionRequest } from "../../../src/cli/chat/answers/request.js";
-import { ChoiceDialog, type Dialog, DialogQueue, TextDialog } from "../../../src/cli/chat/terminal/dialogs.js";
 import { OwnTurn } from "../../../src/cli/chat/terminal/own-turn.js";
+import type { Question } from "../../../src/cli/chat/terminal/window.js";
 import { eventually } from "../../fixtures/eventually.js";
-
-const COLUMNS = 60;
-const HEIGHT = 22;
 
 function begun(): OwnTurn {
   const turn = new OwnTurn();
@@ -21,24 +18,21 @@ type Form = NonNullable<Parameters<Questions["onElicitation"]>[0]["requestedSche
 class WindowDouble {
   turn: OwnTurn | null = begun();
   readonly asked: string[] = [];
-  readonly queue = new DialogQueue();
-  readonly ask = async (dialog: Dialog) => {
-    this.asked.push(shown(dialog).join("\n"));
-    return await this.queue.ask(dialog);
+  readonly #queue: ((answer: string) => void)[] = [];
+  readonly ask = async (question: Question) => {
+    this.asked.push(shown(question).join("\n"));
+    return await new Promise<string | null>((resolve) => this.#queue.push(resolve));
   };
 
   /** Presses this key as soon as a question is on the screen. */
   async answer(key: string): Promise<void> {
-    const dialog = await eventually("a question", () => this.queue.first ?? undefined);
-    await eventually("the end of the pause", () => !shown(dialog).at(-1)?.includes("stop typing"));
-    dialog.key({ text: key, name: key });
-    await dialog.answered;
+    const answer = await eventually("a question", () => this.#queue.shift());
+    answer(key);
   }
 }
 
-function shown(dialog: Dialog, columns = COLUMNS, height = HEIGHT): string[] {
-  dialog.take(columns, height);
-  return [...dialog.view(columns, height).rows];
+function shown({ lines, choices }: Question): string[] {
+  return [...lines.map(({ text }) => text), ...(choices ?? []).map(({ key, label }) => `${key}  ${label}`)];
 }
 
 const shell = (command: string, intention = "", toolCallId = "call_1"): PermissionRequest => ({
@@ -130,7 +124,7 @@ describe("a permission request", () => {
     const [question = ""] = await eventually("the question", () => window.asked.length > 0 && window.asked);
     expect(question.split("\n").slice(0, 2)).toEqual(["Run this command?", "rm -rf x"]);
     expect(question.match(/ls/g)?.length).toBeLessThan(10);
-    expect(question).toMatch(/… all of it is above\ny {2}yes, once\na .*\n? *n {2}no/s);
+    expect(question).toMatch(/…\ny {2}yes, once\na .*\nn {2}no/s);
     await window.answer("n");
     await request;
   });
@@ -171,8 +165,8 @@ describe("the fields of a form", () => {
     const shownLines: string[] = [];
     const window = {
       turn: begun(),
-      ask: async (dialog: Dialog) => {
-        shownLines.push(...shown(dialog));
+      ask: async (question: Question) => {
+        shownLines.push(...shown(question));
         return left.shift() ?? null;
       },
     };
@@ -209,113 +203,5 @@ describe("a question of the agent", () => {
       expect(await Promise.race([answer, nothing])).toBe("no answer");
       expect(window.asked).toEqual([]);
     }
-  });
-});
-
-describe("the questions of a chat", () => {
-  const choices = [
-    { key: "y", label: "yes" },
-    { key: "n", label: "no" },
-  ];
-
-  it("questions are shown one after another, and dismiss() ends all that are still unanswered", async () => {
-    const queue = new DialogQueue();
-    let now = 0;
-    const [first, second, third] = ["one", "two", "three"].map((text) => new TextDialog([{ text }], () => now));
-    if (first === undefined || second === undefined || third === undefined) throw new Error("no question");
-    const answers = [first, second, third].map(async (dialog) => await queue.ask(dialog));
-    expect(queue.first).toBe(first);
-    first.take(COLUMNS, HEIGHT);
-    now += 500;
-    first.paste("1");
-    first.key({ text: "", name: "return" });
-    expect(await answers[0]).toBe("1");
-    expect(queue.first).toBe(second);
-    queue.dismiss();
-    expect(await Promise.all(answers)).toEqual(["1", null, null]);
-    expect(queue.first).toBeNull();
-  });
-
-  it("a key answers a question only after half a second without keys; earlier keys are typed into the prompt", () => {
-    let now = 0;
-    const dialog = new ChoiceDialog([{ text: "Run it?" }], choices, () => now);
-    const press = (text: string) => dialog.key({ text, name: text });
-    expect(shown(dialog).at(-1)).toContain("stop typing");
-    for (const key of "maybe n") {
-      now += 400;
-      expect(press(key), key).toBe(false);
-    }
-    expect(dialog.paste()).toBe(false);
-    now += 500;
-    expect(shown(dialog).at(-1)).toBe("n  no");
-    expect(press("y")).toBe(true);
-  });
-
-  it("a question too long for the terminal is printed in full once, and its beginning and choices stay visible", () => {
-    const lines = Array.from({ length: 9 }, (_, index) => ({ text: `line ${index}` }));
-    const dialog = new ChoiceDialog(lines, choices);
-    const printed = dialog.take(COLUMNS, 8);
-    expect(printed).toEqual(["", ...lines.map(({ text }) => text), "y  yes", "n  no"]);
-    expect(dialog.take(COLUMNS, 8)).toEqual([]);
-    const { rows } = dialog.view(COLUMNS, 8);
-    expect(rows.slice(0, -1)).toEqual([
-      "line 0",
-      "line 1",
-      "line 2",
-      "line 3",
-      "… all of it is above",
-      "y  yes",
-      "n  no",
-    ]);
-    expect(rows).toHaveLength(8);
-  });
-
-  it("a question that expects text shows its beginning and the answer on a small terminal", () => {
-    const lines = Array.from({ length: 20 }, (_, index) => ({ text: `line ${index}` }));
-    let now = 0;
-    const dialog = new TextDialog(lines, () => now);
-    expect(dialog.take(COLUMNS, 6)).toHaveLength(21);
-    expect(dialog.view(COLUMNS, 6).rows.at(-1)).toContain("stop typing");
-    now += 500;
-    const { rows } = dialog.view(COLUMNS, 6);
-    expect(rows[0]).toBe("line 0");
-    expect(rows.slice(-2)).toEqual(["… all of it is above", "? "]);
-    expect(rows).toHaveLength(6);
-  });
-
-  it("keys that are typed for the next prompt do not answer a question that expects text", () => {
-    let now = 0;
-    const dialog = new TextDialog([{ text: "Which database do you want to delete?" }], () => now);
-    const press = (text: string, name = text) => dialog.key({ text, name });
-    shown(dialog);
-    for (const key of "prod") {
-      now += 400;
-      expect(press(key), key).toBe(false);
-    }
-    expect(dialog.paste("prod")).toBe(false);
-    expect(press("", "return")).toBe(false);
-    now += 500;
-    // The keys of an answer may follow one another quickly.
-    for (const key of "test") expect(press(key), key).toBe(true);
-    expect(shown(dialog).at(-1)).toBe("? test");
-    press("", "return");
-    return expect(dialog.answered).resolves.toBe("test");
-  });
-
-  it("a question shows its full text even on a tiny terminal", () => {
-    const lines = ["Run this command?", "rm -rf /"].map((text) => ({ text }));
-    for (const height of [1, 2, 3, 4, 5]) {
-      const dialog = new ChoiceDialog(lines, choices);
-      const seen = [...dialog.take(COLUMNS, height), ...dialog.view(COLUMNS, height).rows.slice(-height)];
-      expect(seen, `${height} rows`).toContain("rm -rf /");
-    }
-  });
-
-  it("a question too long for the terminal is printed in full again after the user has cleared the screen", () => {
-    const dialog = new ChoiceDialog([{ text: "line\n".repeat(30) }], choices);
-    const printed = dialog.take(COLUMNS, 8);
-    expect(dialog.take(COLUMNS, 8)).toEqual([]);
-    dialog.clear();
-    expect(dialog.take(COLUMNS, 8)).toEqual(printed);
   });
 });

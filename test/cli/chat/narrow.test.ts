@@ -1,8 +1,6 @@
 import { stripVTControlCharacters } from "node:util";
 import { describe, expect, it } from "vitest";
-import { ChoiceDialog, TextDialog } from "../../../src/cli/chat/terminal/dialogs.js";
 import { widthOf } from "../../../src/cli/chat/terminal/layout.js";
-import { PromptInput } from "../../../src/cli/chat/terminal/prompt-input.js";
 import { ShownCall } from "../../../src/cli/chat/tools.js";
 
 const WIDE = "你好 wörld 😀 ";
@@ -20,19 +18,6 @@ describe("the rows of a chat on a narrow terminal", () => {
       expect(widest([call.row(columns)])).toBeLessThanOrEqual(columns);
       call.end({ toolCallId: "c", success: false, error: { message: text } });
       expect(widest([call.row(columns)])).toBeLessThanOrEqual(columns);
-    }
-  });
-
-  it.each(WIDTHS)("questions, the search in the history and the prompt fit into %i columns", (columns) => {
-    const lines = [{ text: WIDE.repeat(50) }];
-    const choices = [{ key: "y", label: WIDE.repeat(20) }];
-    const input = new PromptInput([], []);
-    input.paste(WIDE.repeat(20));
-    const searching = new PromptInput([], []);
-    searching.key({ text: "", name: "ctrl-r" });
-    for (const text of WIDE.repeat(20)) searching.key({ text, name: "" });
-    for (const view of [new ChoiceDialog(lines, choices), new TextDialog(lines), input, searching]) {
-      expect(widest(view.view(columns, 12).rows)).toBeLessThanOrEqual(columns);
     }
   });
 });

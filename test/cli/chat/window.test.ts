@@ -1,5 +1,4 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { PromptInput } from "../../../src/cli/chat/terminal/prompt-input.js";
 import { Window } from "../../../src/cli/chat/terminal/window.js";
 import { abortable } from "../../../src/runtime/clock.js";
 
@@ -7,12 +6,12 @@ import { abortable } from "../../../src/runtime/clock.js";
 function testWindow(): Window {
   Object.assign(process.stdin, { setRawMode: () => process.stdin });
   vi.spyOn(process.stdout, "write").mockReturnValue(true);
-  return new Window(new PromptInput([], []), new AbortController().signal);
+  return new Window([], new AbortController().signal);
 }
 
 function type(window: Window, prompt: string): void {
   window.onPaste(prompt);
-  window.onKey({ text: "", name: "return" });
+  window.onKey("", { name: "return" });
 }
 
 afterEach(() => {
@@ -28,7 +27,7 @@ describe("the window of a chat", () => {
     type(window, "third");
     window.onPaste("half");
     window.giveBack("first");
-    window.onKey({ text: "", name: "return" });
+    window.onKey("", { name: "return" });
     expect(await window.next()).toBe("first\nsecond\nthird\nhalf");
   });
 
@@ -37,10 +36,10 @@ describe("the window of a chat", () => {
     const part = { take: () => [], live: () => [] };
     const work = window.working(part, async (signal) => await abortable(new Promise(() => undefined), signal));
     type(window, "second");
-    window.onKey({ text: "", name: "ctrl-c" });
+    window.onKey("", { name: "c", ctrl: true });
     await expect(work).rejects.toThrow("The command was cancelled.");
     window.onPaste(" time");
-    window.onKey({ text: "", name: "return" });
+    window.onKey("", { name: "return" });
     expect(await window.next()).toBe("second time");
   });
 
@@ -56,5 +55,41 @@ describe("the window of a chat", () => {
     });
     expect(leaving).toBe(false);
     expect(await window.next()).toBeNull();
+  });
+
+  it("a key answers a question only after half a second without keys; earlier keys are typed into the prompt", async () => {
+    let now = 0;
+    vi.spyOn(performance, "now").mockImplementation(() => now);
+    using window = testWindow();
+    const asked = window.during({ take: () => [], live: () => [] }, async (turn) => {
+      turn.begin();
+      const choices = [{ key: "n", label: "no" }];
+      const answers = [window.ask({ lines: [], choices }), window.ask({ lines: [], choices: null })];
+      for (const key of "no, never") {
+        now += 400;
+        window.onKey(key, { name: key });
+      }
+      now += 500;
+      window.onKey("n", { name: "n" });
+      const first = await answers[0];
+      window.onKey("!", {});
+      now += 500;
+      for (const key of "own") window.onKey(key, { name: key });
+      window.onKey("", { name: "return" });
+      return [first, await answers[1]];
+    });
+    expect(await asked).toEqual(["n", "own"]);
+    window.onKey("", { name: "return" });
+    expect(await window.next()).toBe("no, never!");
+  });
+
+  it("the end of a turn ends its questions without an answer", async () => {
+    using window = testWindow();
+    let answers: Promise<(string | null)[]> | undefined;
+    await window.during({ take: () => [], live: () => [] }, async (turn) => {
+      turn.begin();
+      answers = Promise.all([1, 2].map(async () => await window.ask({ lines: [], choices: null })));
+    });
+    expect(await answers).toEqual([null, null]);
   });
 });

@@ -1,8 +1,8 @@
 import type { PermissionHandler } from "@github/copilot-sdk";
 import { printableLines } from "../../../config/values/text.js";
 import { colour } from "../../render/colour.js";
-import { ChoiceDialog, type Line } from "../terminal/dialogs.js";
-import { onOneLine } from "../terminal/layout.js";
+import { shorten } from "../../render/table.js";
+import { onOneLine, type Span } from "../terminal/layout.js";
 import type { OwnTurn } from "../terminal/own-turn.js";
 import type { Window } from "../terminal/window.js";
 import { type Described, describe, type PermissionRequest } from "./request.js";
@@ -18,8 +18,8 @@ interface Asked {
   endedCalls: number;
 }
 
-/** The most rows that a question shows of a reason or warning. A long text must not push the command off the screen. */
-const MOST_NOTE_ROWS = 2;
+/** The longest reason or warning in a question, in columns. A long text must not push the command off the screen. */
+const LONGEST_NOTE = 160;
 
 /** Asks the user about the tool calls of a turn, and remembers what the user has allowed for the rest of a session. */
 export class Approvals {
@@ -77,10 +77,10 @@ export class Approvals {
   }
 
   async #ask({ question, body, notes, scope }: Described): Promise<Decision> {
-    const lines: Line[] = [
+    const lines: Span[] = [
       { text: onOneLine(question), style: colour.bold },
       ...(body === "" ? [] : [{ text: printableLines(body) }]),
-      ...notes.map((note) => ({ text: onOneLine(note), style: colour.dim, most: MOST_NOTE_ROWS })),
+      ...notes.map((note) => ({ text: shorten(onOneLine(note), LONGEST_NOTE, "end"), style: colour.dim })),
     ];
     const choices = [
       { key: "y", label: "yes, once" },
@@ -89,7 +89,7 @@ export class Approvals {
         : [{ key: "a", label: `yes, and in this session do not ask again about ${onOneLine(scope.label)}` }]),
       { key: "n", label: "no" },
     ];
-    const answer = await this.#window.ask(new ChoiceDialog(lines, choices));
+    const answer = await this.#window.ask({ lines, choices });
     if (answer === null) return null;
     return answer === "y" ? "once" : answer === "a" ? "session" : "no";
   }

@@ -1,7 +1,6 @@
 import type { SessionConfig } from "@github/copilot-sdk";
 import { printableLines } from "../../../config/values/text.js";
 import { colour } from "../../render/colour.js";
-import { ChoiceDialog, TextDialog } from "../terminal/dialogs.js";
 import type { Span } from "../terminal/layout.js";
 import type { Window } from "../terminal/window.js";
 
@@ -63,7 +62,7 @@ export class Questions {
       { key: "y", label: yes },
       { key: "n", label: "no" },
     ];
-    const answer = await this.#window.ask(new ChoiceDialog(lines.map(plain), choices));
+    const answer = await this.#window.ask({ lines: lines.map(plain), choices });
     return answer === "y" ? "accept" : answer === null ? "cancel" : "decline";
   }
 
@@ -93,7 +92,7 @@ export class Questions {
 
   async #ask(intro: readonly string[], rest: readonly string[]): Promise<string | null> {
     const lines = [...intro.map((text) => ({ ...plain(text), style: colour.bold })), ...rest.map(plain)];
-    const answer = await this.#window.ask(new TextDialog(lines));
+    const answer = await this.#window.ask({ lines, choices: null });
     return answer === null ? null : answer.trim();
   }
 }

@@ -1,12 +1,10 @@
+import type { Key } from "node:readline";
 import { printableLines } from "../../../config/values/text.js";
 import { colour } from "../../render/colour.js";
 import { shorten } from "../../render/table.js";
-import { CursorReport } from "./cursor-report.js";
-import { type Dialog, DialogQueue } from "./dialogs.js";
-import { type Key, Keyboard, type KeyListener } from "./keyboard.js";
-import { onOneLine, type Style, wrap } from "./layout.js";
+import { Editor, Keyboard, type KeyListener } from "./input.js";
+import { onOneLine, type Span, type Style, wrap } from "./layout.js";
 import { OwnTurn } from "./own-turn.js";
-import type { PromptInput } from "./prompt-input.js";
 import { type LiveRows, Screen } from "./screen.js";
 
 /** Something that changes above the prompt while the chat works. */
@@ -21,14 +19,40 @@ export interface LivePart {
 const DRAW_MS = 40;
 /** The longest time between two drawings while the chat works, so that the user sees progress, in milliseconds. */
 const TICK_MS = 120;
+/** How long the user must have paused before a key answers a question, in milliseconds. */
+const QUIET_MS = 500;
+const NOT_QUIET = "Keys go to the prompt until you stop typing.";
+const CUT = "… all of it is above";
 const LEAVING = "Ctrl-C again, or Ctrl-D, ends the chat.";
+
+/** A question that takes the place of the prompt until it is answered. */
+export interface Question {
+  lines: readonly Span[];
+  /** The keys that answer the question; null if the user answers with a text. */
+  choices: readonly { key: string; label: string }[] | null;
+}
+
+interface Asked extends Question {
+  answer: (value: string | null) => void;
+  /** The text of the answer; null until the user begins to type it. */
+  editor: Editor | null;
+  /** The time of the last key that was not for the question, or the time when the question appeared. */
+  quietSince: number;
+  /** Whether the question did not fit, and was therefore printed above in full. */
+  isPrinted: boolean;
+}
 
 /**
  * The window of a chat: the conversation, which scrolls away, and the prompt below it, where the user can always type.
  */
 export class Window implements KeyListener, Disposable {
-  readonly #screen = new Screen(process.stdout);
-  readonly #input: PromptInput;
+  readonly #screen = new Screen();
+  readonly #input = new Editor();
+  /** The prompts that Up and Down show, the oldest first, and the place in them. */
+  readonly #history: string[];
+  #at: number;
+  /** The text of the new prompt while the editor shows an earlier prompt. */
+  #draft = "";
   readonly #keyboard: Keyboard;
   readonly #signal: AbortSignal;
   /** Prompts that the user has sent and that wait until the chat is idle. */
@@ -39,23 +63,25 @@ export class Window implements KeyListener, Disposable {
   #turn: OwnTurn | null = null;
   /** Cancels what the chat works on; null while the chat is idle. */
   #cancel: (() => void) | null = null;
-  readonly #dialogs = new DialogQueue();
+  /** The questions that wait for an answer. The oldest one is on the screen. */
+  readonly #asked: Asked[] = [];
   #isLeaving = false;
   #hasEnded = false;
   #isGone = false;
   #wake: () => void = () => undefined;
   #drawing: NodeJS.Timeout | null = null;
   #next: NodeJS.Immediate | undefined;
-  readonly #onResize = () => this.#resized();
-  readonly #cursor = new CursorReport();
+  readonly #onResize = () => this.#draw();
   readonly #onAbort = () => this.onEnd();
 
-  constructor(input: PromptInput, signal: AbortSignal) {
-    this.#input = input;
+  /** @param history the prompts of earlier chats, the oldest first */
+  constructor(history: readonly string[], signal: AbortSignal) {
+    this.#history = [...history];
+    this.#at = history.length;
     this.#signal = signal;
     signal.addEventListener("abort", this.#onAbort, { once: true });
     process.stdout.on("resize", this.#onResize);
-    this.#keyboard = new Keyboard(process.stdin, process.stdout, this);
+    this.#keyboard = new Keyboard(this);
   }
 
   get columns(): number {
@@ -90,11 +116,7 @@ export class Window implements KeyListener, Disposable {
   }
 
   printPrompt(prompt: string): void {
-    const spans = [
-      { text: "> ", style: colour.dim },
-      { text: printableLines(prompt), style: colour.bold },
-    ];
-    this.print(wrap(spans, this.columns, "  "));
+    this.print(wrap([{ text: printableLines(prompt), style: colour.bold }], this.columns, "  ", colour.dim("> ")));
   }
 
   /** Waits for the next prompt. Resolves with null when the chat ends. */
@@ -129,7 +151,7 @@ export class Window implements KeyListener, Disposable {
     } finally {
       turn.end();
       this.#turn = null;
-      this.#dialogs.dismiss();
+      this.#dismiss();
     }
   }
 
@@ -158,13 +180,21 @@ export class Window implements KeyListener, Disposable {
    * Shows a question in place of the prompt, once all earlier questions are answered. Resolves with null if nobody
    * answers it before the turn ends.
    */
-  async ask(dialog: Dialog): Promise<string | null> {
+  async ask(question: Question): Promise<string | null> {
     if (this.#turn?.takesAnswers !== true) return null;
-    const answer = this.#dialogs.ask(dialog);
-    this.#draw();
-    await answer;
+    const answer = await new Promise<string | null>((resolve) => {
+      this.#asked.push({ ...question, answer: resolve, editor: null, quietSince: performance.now(), isPrinted: false });
+      this.#draw();
+    });
+    this.#asked.shift();
+    for (const next of this.#asked.slice(0, 1)) next.quietSince = performance.now();
     this.#drawSoon();
-    return await answer;
+    return answer;
+  }
+
+  /** Ends all questions without an answer. */
+  #dismiss(): void {
+    for (const { answer } of this.#asked) answer(null);
   }
 
   /** Call this when the part has changed. Draws soon, but not more often than a person can see changes. */
@@ -172,27 +202,70 @@ export class Window implements KeyListener, Disposable {
     this.#drawSoon();
   }
 
-  onKey(key: Key): void {
+  onKey(text: string, key: Key): void {
     const isLeaving = this.#isLeaving;
     this.#isLeaving = false;
-    const dialog = this.#dialogs.first;
-    if (key.name === "ctrl-c" && (dialog !== null || !this.#input.isSearching)) this.#interrupt(isLeaving);
-    else if (key.name === "ctrl-z") this.#keyboard.suspend();
-    else if (key.name === "continue") this.#screen.restart();
-    else if (key.name === "ctrl-l") this.#clear();
-    else if (dialog === null && key.name === "ctrl-d" && this.#input.text === "") this.onEnd();
-    else if (dialog?.key(key) !== true && this.#input.key(key)) this.#send();
+    const name = `${key.ctrl === true ? "ctrl-" : ""}${key.meta === true ? "meta-" : ""}${key.name ?? ""}`;
+    const [question] = this.#asked;
+    if (name === "ctrl-c") this.#interrupt(isLeaving);
+    else if (name === "ctrl-z") this.#keyboard.suspend();
+    else if (question === undefined && name === "ctrl-d" && this.#input.text === "") this.onEnd();
+    else if (question === undefined || !this.#answers(question, text, key)) this.#edit(name, text, key);
     this.#drawNext();
   }
 
   onPaste(text: string): void {
     this.#isLeaving = false;
-    if (this.#dialogs.first?.paste(text) !== true) this.#input.paste(text);
+    const [question] = this.#asked;
+    const editor = question === undefined ? this.#input : this.#editorOf(question);
+    if (editor !== null) editor.insert(text);
+    else this.#input.insert(text);
     this.#drawNext();
   }
 
-  onPosition(column: number): void {
-    this.#cursor.arrived(column);
+  onContinue(): void {
+    this.#screen.restart();
+    this.#drawNext();
+  }
+
+  /** The editor for the answer to a question; null if the key or text belongs to the prompt instead. */
+  #editorOf(question: Asked): Editor | null {
+    const isQuiet = performance.now() - question.quietSince >= QUIET_MS;
+    if (question.choices === null && isQuiet) question.editor ??= new Editor();
+    if (question.editor === null) question.quietSince = performance.now();
+    return question.editor;
+  }
+
+  /** Handles a key for a question. Returns false if the key belongs to the prompt instead. */
+  #answers(question: Asked, text: string, key: Key): boolean {
+    const isQuiet = performance.now() - question.quietSince >= QUIET_MS;
+    const chosen = isQuiet ? question.choices?.find((choice) => choice.key === text.toLowerCase()) : undefined;
+    if (chosen !== undefined) {
+      question.answer(chosen.key);
+      return true;
+    }
+    const editor = this.#editorOf(question);
+    if (editor === null) return false;
+    if (key.name === "return" || key.name === "enter") question.answer(editor.text);
+    else if (key.ctrl === true && key.name === "d" && editor.text === "") question.answer(null);
+    else editor.press(text, key);
+    return true;
+  }
+
+  #edit(name: string, text: string, key: Key): void {
+    if (name === "return" || name === "enter") this.#send();
+    else if (name === "meta-return" || name === "meta-enter") this.#input.insert("\n");
+    else if (name === "up" || name === "ctrl-p") this.#recall(this.#at - 1);
+    else if (name === "down" || name === "ctrl-n") this.#recall(this.#at + 1);
+    else this.#input.press(text, key);
+  }
+
+  /** Shows an earlier prompt. */
+  #recall(at: number): void {
+    if (at < 0 || at > this.#history.length) return;
+    if (this.#at === this.#history.length) this.#draft = this.#input.text;
+    this.#at = at;
+    this.#input.text = this.#history[at] ?? this.#draft;
   }
 
   /** Ends the chat after the running turn and the waiting prompts have their replies. */
@@ -206,14 +279,24 @@ export class Window implements KeyListener, Disposable {
     if (this.#isGone) return;
     this.#isGone = true;
     this.#sent.length = 0;
-    this.#dialogs.dismiss();
+    this.#dismiss();
     this.#cancel?.();
     this.onEnd();
   }
 
+  /** Sends the prompt, or replaces a backslash at its end with a line break. */
   #send(): void {
-    if (this.#input.text.trim() === "") return;
-    this.#sent.push(this.#input.take());
+    const { text } = this.#input;
+    if (text.trim() === "") return;
+    if (this.#input.isAtEnd && text.endsWith("\\")) {
+      this.#input.text = `${text.slice(0, -1)}\n`;
+      return;
+    }
+    if (text !== this.#history.at(-1)) this.#history.push(text);
+    this.#at = this.#history.length;
+    this.#draft = "";
+    this.#input.text = "";
+    this.#sent.push(text);
     this.#wake();
   }
 
@@ -221,28 +304,11 @@ export class Window implements KeyListener, Disposable {
   #interrupt(isLeaving: boolean): void {
     if (this.#cancel !== null || this.#sent.length > 0) {
       this.giveBack();
-      this.#dialogs.dismiss();
+      this.#dismiss();
       this.#cancel?.();
     } else if (this.#input.text !== "") this.#input.text = "";
     else if (isLeaving) this.onEnd();
     else this.#isLeaving = true;
-  }
-
-  #clear(): void {
-    this.#dialogs.first?.clear();
-    this.#screen.clear();
-  }
-
-  #resized(): void {
-    this.#cursor.cancel();
-    if (this.#screen.askAfterResize()) void this.#drawAtCursor();
-    else this.#draw();
-  }
-
-  async #drawAtCursor(): Promise<void> {
-    this.#keyboard.expectPosition();
-    this.#screen.locate(await this.#cursor.next());
-    this.#draw();
   }
 
   #drawSoon(): void {
@@ -259,25 +325,28 @@ export class Window implements KeyListener, Disposable {
     this.#drawing = null;
     clearImmediate(this.#next);
     this.#next = undefined;
-    if (this.#cursor.isAwaited) return;
     const { columns } = this.#screen;
     const height = this.#screen.rows - 1;
-    const question = this.#dialogs.first?.take(columns, height - 1) ?? [];
-    const above = [...this.#above.splice(0), ...(this.#part?.take(columns) ?? []), ...question];
-    this.#screen.draw(above, this.#live(columns, height));
+    const above = [...this.#above.splice(0), ...(this.#part?.take(columns) ?? [])];
+    const [question] = this.#asked;
+    const asking = question === undefined ? null : asked(question, columns, height - 1);
+    if (question !== undefined && asking !== null && asking.all.length > 0 && !question.isPrinted) {
+      question.isPrinted = true;
+      above.push(...asking.all);
+    }
+    this.#screen.draw(above, this.#live(columns, height, asking));
   }
 
-  #live(columns: number, height: number): LiveRows {
+  #live(columns: number, height: number, asking: LiveRows | null): LiveRows {
     const waiting = this.#sent.map((text) =>
       colour.dim(shorten(`> ${onOneLine(text.slice(0, 1_000))}`, columns, "end")),
     );
     const half = Math.max(1, Math.floor(height / 2));
-    const dialog = this.#dialogs.first;
-    const { rows, cursor } = dialog?.view(columns, height - 1) ?? this.#input.view(columns, half);
-    const status = this.#status === "" || dialog !== null ? [] : [colour.dim(shorten(this.#status, columns, "end"))];
+    const { rows, cursor } = asking ?? this.#input.view("> ", columns, half);
+    const status = this.#status === "" || asking !== null ? [] : [colour.dim(shorten(this.#status, columns, "end"))];
     const hint = this.#isLeaving ? [colour.dim(shorten(LEAVING, columns, "end"))] : [];
     const room = Math.max(1, height - rows.length - waiting.length - status.length - hint.length);
-    const part = this.#part?.live(columns, room, dialog !== null) ?? [];
+    const part = this.#part?.live(columns, room, asking !== null) ?? [];
     const before = [...part, ...waiting, ...status];
     return { rows: [...before, ...rows, ...hint], cursor: { ...cursor, row: before.length + cursor.row } };
   }
@@ -288,10 +357,29 @@ export class Window implements KeyListener, Disposable {
     process.stdout.off("resize", this.#onResize);
     if (this.#drawing !== null) clearTimeout(this.#drawing);
     clearImmediate(this.#next);
-    this.#cursor[Symbol.dispose]();
     this.#screen.draw(this.#above, { rows: [""], cursor: { row: 0, column: 0 } });
     this.#keyboard[Symbol.dispose]();
   }
+}
+
+/**
+ * The rows of a question. `all` has the complete rows if the question does not fit; otherwise it is empty.
+ */
+function asked(question: Asked, columns: number, height: number): LiveRows & { all: string[] } {
+  const lines = question.lines.flatMap((line) => wrap([line], columns));
+  const choices = (question.choices ?? []).flatMap(({ key, label }) =>
+    wrap([{ text: label }], columns, "   ", `${colour.bold(key)}  `),
+  );
+  const isQuiet = question.editor !== null || performance.now() - question.quietSince >= QUIET_MS;
+  const hint = isQuiet ? [] : wrap([{ text: NOT_QUIET, style: colour.dim }], columns);
+  const answer = isQuiet && question.choices === null ? (question.editor ?? new Editor()).view("? ", columns, 3) : null;
+  const room = Math.max(1, height - choices.length - wrap([{ text: NOT_QUIET }], columns).length);
+  const isCut = lines.length > room;
+  const shown = isCut ? [...lines.slice(0, room - 1), colour.dim(CUT)] : lines;
+  const above = [...shown, ...choices, ...hint];
+  const all = isCut ? ["", ...lines] : [];
+  if (answer === null) return { all, rows: above, cursor: { row: above.length - 1, column: 0 } };
+  return { all, rows: [...above, ...answer.rows], cursor: { ...answer.cursor, row: above.length + answer.cursor.row } };
 }
 
 /** Work was cancelled, because the user pressed Ctrl-C or the terminal is gone. */
