@@ -74,7 +74,7 @@ it("missingLines returns a bounded number of lines for a history in which an age
 
 let at: DoorFleet;
 beforeAll(async () => {
-  at = await DoorFleet.open({ config: { modelGateway: "off" } });
+  at = await DoorFleet.open({ config: { provider: { apiKeyEnv: null } } });
 });
 afterAll(async () => await at[Symbol.asyncDispose]());
 

@@ -42,8 +42,8 @@ export interface Unloaded {
 }
 
 /** Whether the model gateway counts all requests, so that the histories have nothing to add. */
-export function countsAtGateway(config: Pick<Config, "provider" | "modelGateway">): boolean {
-  return hasKey(config.provider) && config.modelGateway === "on";
+export function countsAtGateway(config: Pick<Config, "provider">): boolean {
+  return hasKey(config.provider);
 }
 
 /**
@@ -149,7 +149,7 @@ function numberOf(value: unknown): number | null {
 
 export interface ReconcileContext {
   store: Store;
-  config: Pick<Config, "provider" | "modelGateway">;
+  config: Pick<Config, "provider">;
   host: string | null;
   stateRoot: string;
 }
