@@ -53,16 +53,17 @@ await withState(async (env, folder) => {
   );
 
   await using model = await startEchoModel();
-  const withGateway = (mode: string, gateway: string) => ({
+  const withGateway = (mode: string, key: object) => ({
     ...withMode(mode),
     COPILOTFLEET_PROVIDER_TYPE: "openai",
     COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
-    COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
-    COPILOTFLEET_MODEL_GATEWAY: gateway,
-    MODEL_KEY: "bench",
+    ...key,
   });
-  await using none = await Fleet.open({ env: withGateway("none", "off"), cwd: folder });
-  await using auto = await Fleet.open({ env: withGateway("auto", "on"), cwd: folder });
+  await using none = await Fleet.open({ env: withGateway("none", {}), cwd: folder });
+  await using auto = await Fleet.open({
+    env: withGateway("auto", { COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY", MODEL_KEY: "bench" }),
+    cwd: folder,
+  });
   await none.sessions.create({ user: "none", purpose: "bench" });
   await auto.sessions.create({ user: "auto", purpose: "bench" });
   const servers = await auto.servers.list();

@@ -116,7 +116,7 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
     acceptsStream: route.answer.stream !== undefined && (c.req.header("Accept") ?? "").includes(STREAM_TYPE),
     // A member's turn runs on the owner's server, which must not get the member's token.
     gitHubToken: relation === "member" ? null : door.gitHubTokenOf(identity),
-    limits: { default: door.config.limits.default, connections: door.shares.connectionsOf(identity.user) },
+    limits: { connections: door.shares.connectionsOf(identity.user) },
     // A request without a time limit streams until its client leaves. Give it the signal of its work instead of another
     // AbortController, because many such streams may be open.
     signal: route.limitMs === null ? work.endingWithClient() : work.keep(new Departure(outgoing, lasting)).signal,

@@ -1,5 +1,4 @@
 import type * as v from "valibot";
-import type { Limits } from "../config/limits.js";
 import type { Identity } from "../identity/identity.js";
 import type { Action } from "../identity/policy.js";
 import type { ApiFleet } from "./fleet.js";
@@ -30,7 +29,7 @@ export interface Call<Params, Query, Body> {
    */
   gitHubToken: string | null;
   /** The default limits of a user, and the number of connections and requests that this user has open. */
-  limits: { default: Limits; connections: number };
+  limits: { connections: number };
   /** Aborts when the client disconnects, or when {@link lasting} aborts. */
   signal: AbortSignal;
   /**

@@ -19,7 +19,6 @@ const CHECKS = [
   checkGitHub,
   checkProvider,
   checkTools,
-  checkSandbox,
   checkNetwork,
   checkHealth,
   checkServe,
@@ -128,14 +127,6 @@ function checkTools({ isolation, session }: Config, origins: Map<string, Origin>
   const problem = `session.approve is "all", and session.tools has ${tools}, which reach every user's history on a shared server`;
   const allowed = 'session.approve "none", or session.tools with "custom:*" and tools that do not reach files';
   throw conflict(["session.approve", "session.tools", "isolation"], [problem, allowed], origins);
-}
-
-/** Refuses a sandbox of the tools inside the fleet's own sandbox, because each command of an agent would fail. */
-function checkSandbox({ sandbox }: Config, origins: Map<string, Origin>): void {
-  if (sandbox.tools === "none" || sandbox.mode === "none") return;
-  const problem = `sandbox.tools is "${sandbox.tools}", which cannot work inside the sandbox of sandbox.mode "${sandbox.mode}"`;
-  const allowed = 'sandbox.tools "none", or sandbox.mode "none"';
-  throw conflict(["sandbox.tools", "sandbox.mode"], [problem, allowed], origins);
 }
 
 function checkHealth({ health }: Config, origins: Map<string, Origin>): void {

@@ -1,24 +1,15 @@
 import * as v from "valibot";
 import { FleetError, type Suggestion } from "../errors.js";
-import { count, size, tokens } from "./rules.js";
+import { count, tokens } from "./rules.js";
 import { writeDuration } from "./values/duration.js";
 import { countOf } from "./values/text.js";
 
-const limitsOf = (defaults: {
-  connections: number;
-  sessions: number | null;
-  requestsInFlight: number;
-  bytes: string;
-}) =>
+const limitsOf = (defaults: { connections: number; sessions: number | null }) =>
   ({
     // Open connections to the front door.
     connections: v.optional(v.nullable(count()), defaults.connections),
     // Sessions in any state.
     sessions: v.optional(v.nullable(count({ example: defaults.sessions ?? 100_000 })), defaults.sessions),
-    // Unanswered requests at the front door.
-    requestsInFlight: v.optional(v.nullable(count()), defaults.requestsInFlight),
-    // Bytes in the buffers of the front door: unfinished frames, unanswered requests, unread data.
-    unreadBytes: v.optional(v.nullable(size()), defaults.bytes),
   }) as const;
 
 /** The limits that can be set for one group or one user, each with its rule. */
@@ -71,7 +62,7 @@ export const limits = v.strictObject({
   // For each user.
   default: v.optional(
     v.strictObject({
-      ...limitsOf({ connections: 16, sessions: 1000, requestsInFlight: 2000, bytes: "64mb" }),
+      ...limitsOf({ connections: 16, sessions: 1000 }),
       // Turns that begin within a minute, and turns that run at once.
       turnsPerMinute: v.optional(v.nullable(userLimits.turnsPerMinute()), null),
       concurrentTurns: v.optional(v.nullable(userLimits.concurrentTurns()), null),
@@ -90,10 +81,7 @@ export const limits = v.strictObject({
     {},
   ),
   // For all users together.
-  total: v.optional(
-    v.strictObject(limitsOf({ connections: 1024, sessions: null, requestsInFlight: 20_000, bytes: "512mb" })),
-    {},
-  ),
+  total: v.optional(v.strictObject(limitsOf({ connections: 1024, sessions: null })), {}),
 });
 
 /**
@@ -106,6 +94,12 @@ export type LimitName = Limited | UserLimit | `total.${Limited}`;
 
 /** The highest allowed numbers, by the names of the limits; null: unlimited. */
 export type Limits = Readonly<Record<Limited, number | null>>;
+
+/** The limits that cannot be set, for each user and for all users together. */
+export const FIXED_LIMITS = {
+  default: { requestsInFlight: 2000, unreadBytes: 64 * 1024 * 1024 },
+  total: { requestsInFlight: 20_000, unreadBytes: 512 * 1024 * 1024 },
+} as const;
 
 /** The words for each limited thing in a message: the noun, and the text after the noun. */
 const WORDS: Record<Limited | UserLimit, readonly [noun: string, rest: string]> = {
@@ -150,15 +144,20 @@ export function limitReached(
   const isTotal = limit.startsWith("total.");
   const what = (isTotal ? limit.slice("total.".length) : limit) as Limited | UserLimit;
   const whose = isTotal ? "All users together" : source === "user" ? "This user" : "A user";
-  const { where, raise } = placeOf(isTotal ? limit : what, isTotal ? "total" : source);
+  const place = what in FIXED_LIMITS.default ? null : placeOf(isTotal ? limit : what, isTotal ? "total" : source);
+  const where = place === null ? "" : ` (${place.where})`;
   const state = used === undefined ? "the limit is reached" : `${used} ${used === 1 ? "is" : "are"} used`;
   const [noun, rest] = WORDS[what];
   const remedies: readonly Suggestion[] = isTotal ? ["Try again in a moment."] : REMEDIES[what];
   return new FleetError(
     "FLEET_LIMIT_REACHED",
-    `${whose} may have ${countOf(max, noun)}${rest} (${where}), and ${state}.`,
+    `${whose} may have ${countOf(max, noun)}${rest}${where}, and ${state}.`,
     {
-      suggestions: [...(retryAfterMs === undefined ? [] : [tryAgainIn(retryAfterMs)]), ...remedies, raise],
+      suggestions: [
+        ...(retryAfterMs === undefined ? [] : [tryAgainIn(retryAfterMs)]),
+        ...remedies,
+        ...(place === null ? [] : [place.raise]),
+      ],
       limit,
       ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
     },

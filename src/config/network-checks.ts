@@ -7,7 +7,7 @@ const HTTPS_PORT = 443;
 
 /** Refuses network settings that contradict other settings, or with which no turn could reach a model. */
 export function checkNetwork(
-  { sandbox, modelGateway, provider }: Pick<Config, "sandbox" | "modelGateway" | "provider">,
+  { sandbox, provider }: Pick<Config, "sandbox" | "provider">,
   origins: ReadonlyMap<string, Origin>,
   { env }: { env: Environment },
 ): void {
@@ -26,11 +26,6 @@ export function checkNetwork(
     const problem = `${restriction}, which needs a sandbox, but sandbox.mode is "none"`;
     const allowed = 'another sandbox.mode, or sandbox.network "open"';
     throw conflict(["sandbox.network", "sandbox.mode"], [problem, allowed], origins);
-  }
-  if (modelGateway === "off") {
-    const problem = `${restriction}, so servers reach models only through the model gateway, but modelGateway is "off"`;
-    const allowed = 'modelGateway "on", or sandbox.network "open"';
-    throw conflict(["sandbox.network", "modelGateway"], [problem, allowed], origins);
   }
   if (provider !== null || network === "public") return;
   const rules = network === "none" ? [] : allow.map(readNetworkRule).filter((rule) => rule !== null);

@@ -108,7 +108,6 @@ const NULLS: Readonly<Record<string, string>> = {
   "provider.apiKeyEnv": "a service that needs no key",
   "provider.apiKeyFile": "none",
   "provider.baseUrl": 'the type "echo"',
-  "runtime.idleTimeout": "the runtime's default",
   "runtime.path": "the program that the SDK brings",
   "serve.listen": "none, so that no client can connect",
   "serve.http": "no HTTP API",

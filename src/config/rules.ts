@@ -109,7 +109,6 @@ const whole = (min: number, max: number, rule: Rule) => {
 };
 
 export const count = (rule: Rule = {}, least = 1) => whole(least, MAX_COUNT, rule);
-export const countOrNone = () => whole(0, MAX_COUNT, {});
 /** A number of model tokens. */
 export const tokens = () => whole(1, Number.MAX_SAFE_INTEGER, { example: 100_000 });
 /** The number of an App or an installation at GitHub. */

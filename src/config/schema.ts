@@ -20,23 +20,17 @@ const pool = v.pipe(
   v.strictObject({
     servers: v.optional(rules.count(), 1),
     strategy: v.optional(rules.choice(["sticky", "round-robin", "least-loaded"]), "sticky"),
-    // `warm`: how many shared servers `serve` keeps running. `idleTimeout`: after which idle time `serve` stops a
-    // user's own server.
-    warm: v.optional(rules.countOrNone(), 0),
+    // After which idle time `serve` stops a user's own server.
     idleTimeout: v.optional(v.nullable(rules.wait()), null),
   }),
   v.transform(({ idleTimeout, ...rest }) => ({ ...rest, idleTimeoutMs: idleTimeout })),
 );
 
-const runtime = v.pipe(
-  v.strictObject({
-    path: v.optional(v.nullable(rules.program()), null),
-    args: v.optional(lists.runtimeArgs(), []),
-    env: v.optional(lists.runtimeEnv(), ["HTTPS_PROXY"]),
-    idleTimeout: v.optional(v.nullable(rules.age()), null),
-  }),
-  v.transform(({ idleTimeout, ...rest }) => ({ ...rest, idleTimeoutMs: idleTimeout })),
-);
+const runtime = v.strictObject({
+  path: v.optional(v.nullable(rules.program()), null),
+  args: v.optional(lists.runtimeArgs(), []),
+  env: v.optional(lists.runtimeEnv(), ["HTTPS_PROXY"]),
+});
 
 /** A model service that uses one of the known protocols. */
 export interface RemoteProvider {
@@ -129,8 +123,6 @@ const sandbox = v.pipe(
     allow: v.optional(lists.networkRules(), []),
     // Whether servers may make Unix sockets even if the sandbox cannot hide those of other programs.
     unixSockets: v.optional(rules.flag(), false),
-    // The sandbox that the runtime puts around each tool of an agent.
-    tools: v.optional(rules.choice(["none", "bwrap"]), "none"),
     // The limits of each server, together with everything that it starts. Null: unlimited. Below the lowest allowed
     // values, no server would start.
     memory: v.optional(v.nullable(rules.sizeFrom("64mb", "1gb")), null),
@@ -139,8 +131,8 @@ const sandbox = v.pipe(
     cpu: v.optional(v.nullable(processors()), null),
     disk: v.optional(v.nullable(rules.sizeFrom("1mb", "2gb")), null),
   }),
-  v.transform(({ mode, binds, network, allow, unixSockets, tools, ...limits }) => ({
-    ...{ mode, binds, network, allow, unixSockets, tools },
+  v.transform(({ mode, binds, network, allow, unixSockets, ...limits }) => ({
+    ...{ mode, binds, network, allow, unixSockets },
     limits,
   })),
 );
@@ -158,22 +150,14 @@ const health = v.pipe(
     interval: v.optional(rules.wait(), "5s"),
     timeout: v.optional(rules.wait({ example: "2s" })),
     failures: v.optional(rules.count(), 3),
-    // Whether to check, in addition to the ping, that a session can be created.
-    session: v.optional(rules.flag(), false),
-    startup: v.optional(rules.wait(), "30s"),
     restarts: v.optional(rules.count(), 5),
-    backoff: v.optional(rules.wait(), "1s"),
-    stable: v.optional(rules.wait(), "60s"),
     stalledTurn: v.optional(rules.wait(), "10m"),
   }),
   // The default of the timeout is never longer than the interval.
-  v.transform(({ interval, timeout, startup, backoff, stable, stalledTurn, ...rest }) => ({
+  v.transform(({ interval, timeout, stalledTurn, ...rest }) => ({
     ...rest,
     intervalMs: interval,
     timeoutMs: timeout ?? Math.min(LONGEST_DEFAULT_PROBE_MS, interval),
-    startupMs: startup,
-    backoffMs: backoff,
-    stableMs: stable,
     stalledTurnMs: stalledTurn,
   })),
 );
@@ -182,16 +166,8 @@ const recycle = v.pipe(
   v.strictObject({
     maxMemory: v.optional(v.nullable(rules.size()), "1gb"),
     maxAge: v.optional(v.nullable(rules.age()), "24h"),
-    maxSessions: v.optional(v.nullable(rules.count({ example: 1000 })), null),
-    // The shortest time between two attempts to recycle the same server.
-    pause: v.optional(rules.wait(), "60s"),
   }),
-  v.transform(({ maxMemory, maxAge, maxSessions, pause }) => ({
-    maxMemoryBytes: maxMemory,
-    maxAgeMs: maxAge,
-    maxSessions,
-    pauseMs: pause,
-  })),
+  v.transform(({ maxMemory, maxAge }) => ({ maxMemoryBytes: maxMemory, maxAgeMs: maxAge })),
 );
 
 const drain = v.pipe(
@@ -208,7 +184,6 @@ const serve = v.pipe(
     // Whether the log gets a line for each request at the front door and at the HTTP API, without its content.
     accessLog: v.optional(rules.flag(), false),
     metrics: v.optional(rules.address(), "127.0.0.1:9464"),
-    gcInterval: v.optional(rules.wait(), "1h"),
     // The largest message that a client may send to the front door.
     maxFrame: v.optional(rules.frameSize(), "8mb"),
     // Whether each connection to the front door begins with a header (PROXY protocol v2) in which a proxy names the
@@ -218,16 +193,11 @@ const serve = v.pipe(
     tls: v.optional(doorTls, {}),
     // How long a prompt may wait at the front door while other users use its session.
     turnWait: v.optional(rules.wait(), "30s"),
-    logMaxSize: v.optional(rules.size(), "10mb"),
-    // The number of rotated logs to keep for each server, in addition to the current one.
-    logFiles: v.optional(rules.count(), 3),
   }),
-  v.transform(({ gcInterval, maxFrame, turnWait, logMaxSize, ...rest }) => ({
+  v.transform(({ maxFrame, turnWait, ...rest }) => ({
     ...rest,
-    gcIntervalMs: gcInterval,
     maxFrameBytes: maxFrame,
     turnWaitMs: turnWait,
-    logMaxBytes: logMaxSize,
   })),
 );
 
@@ -244,8 +214,6 @@ const keys = v.strictObject({
   runtime: v.optional(runtime, {}),
   auth: v.optional(auth, {}),
   provider: v.optional(v.nullable(provider), null),
-  // Whether the provider's key stays in the fleet's own processes. With "off", servers get it.
-  modelGateway: v.optional(rules.choice(["on", "off"]), "on"),
   session: v.optional(session, {}),
   sandbox: v.optional(sandbox, {}),
   identity: v.optional(identity, {}),

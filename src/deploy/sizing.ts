@@ -14,7 +14,7 @@ export const SERVE_MEMORY = 80 * MB;
 export const SERVER_MEMORY = 64 * MB;
 /** Additional memory of each session that had a turn. */
 export const SESSION_MEMORY = 3 * MB;
-/** Disk space for one server: its home, and its logs at the defaults (`serve.logMaxSize`, `serve.logFiles`). */
+/** Disk space for one server: its home, and its logs. */
 const SERVER_DISK = 64 * MB;
 /** Disk space for one session's history and checkpoints. */
 const SESSION_DISK = 4 * MB;

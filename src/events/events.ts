@@ -38,6 +38,8 @@ export interface EventsContext {
   store: Pick<Store, "hosts"> & Partial<Pick<Store, "pseudonymKey">>;
   config: Pick<Config, "events">;
   stateRoot: string;
+  /** The size at which a segment of the log is complete. */
+  segmentBytes?: number;
   via: Via;
   /** Reports a problem that did not stop the work. */
   warn: (message: string) => void;

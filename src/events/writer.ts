@@ -1,25 +1,17 @@
-import type { Config } from "../config/schema.js";
 import { ChainWriter } from "../store/file/events/chain.js";
 import type { EventsContext, Unnumbered } from "./events.js";
 import { chain } from "./line.js";
 import { Pseudonyms } from "./pseudonyms.js";
 
-/**
- * The usual size of a segment, in bytes. Segments are smaller if `events.maxSize` has no room for
- * {@link LEAST_SEGMENTS} segments of this size.
- */
-const SEGMENT_BYTES = 1024 * 1024;
-const LEAST_SEGMENTS = 8;
+/** The size of the audit log of a host, in bytes. Beyond it, the oldest events are deleted. */
+export const LOG_BYTES = 256 * 1024 * 1024;
+/** The size at which a segment is complete, in bytes. */
+export const SEGMENT_BYTES = 1024 * 1024;
 /**
  * If the store did not return the key of pseudonyms, how long to wait before asking it again, in milliseconds. Without
  * this pause, a short command would wait for the store a second time when it ends.
  */
 const RETRY_MS = 10_000;
-
-/** The size at which a segment is complete, in bytes. */
-export function segmentBytesOf({ maxBytes }: Pick<Config["events"], "maxBytes">): number {
-  return Math.min(SEGMENT_BYTES, maxBytes / LEAST_SEGMENTS);
-}
 
 /** Writes events to the log of this host. */
 export class EventWriter {
@@ -31,7 +23,7 @@ export class EventWriter {
 
   private constructor(context: EventsContext, pseudonyms: Pseudonyms, hasKeyOfFleet: boolean) {
     this.#context = context;
-    this.#chain = new ChainWriter(context.stateRoot, { segmentBytes: segmentBytesOf(context.config.events) });
+    this.#chain = new ChainWriter(context.stateRoot, { segmentBytes: context.segmentBytes ?? SEGMENT_BYTES });
     this.#pseudonyms = pseudonyms;
     this.#readsKeyAt = hasKeyOfFleet ? null : performance.now() + RETRY_MS;
   }
@@ -70,8 +62,8 @@ export class EventWriter {
     await this.#chain.tidy();
   }
 
-  /** Whether the log has more bytes than `events.maxSize`. */
+  /** Whether the log has more bytes than it may have. */
   isTooLong(): boolean {
-    return this.#chain.bytes() > this.#context.config.events.maxBytes;
+    return this.#chain.bytes() > LOG_BYTES;
   }
 }

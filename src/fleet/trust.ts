@@ -112,7 +112,7 @@ export async function revokeTrust(given: string, { env, cwd }: TrustOptions): Pr
 
 /**
  * Records a decision about trust in the audit log, and then runs `action`. The command reads no configuration, so the
- * configured limits of the log's age and size do not apply.
+ * configured limit of the log's age does not apply.
  */
 async function recordTrust(
   root: string,
@@ -120,7 +120,7 @@ async function recordTrust(
   action: () => Promise<void>,
 ): Promise<void> {
   const [{ Events }, { audited }] = await Promise.all([import("../events/events.js"), import("../events/audited.js")]);
-  const config = { events: { retentionMs: Number.POSITIVE_INFINITY, maxBytes: Number.POSITIVE_INFINITY } };
+  const config = { events: { retentionMs: Number.POSITIVE_INFINITY } };
   const events = new Events({ store: { hosts: null }, config, stateRoot: root, via: "command", warn: () => undefined });
   try {
     await audited(events, { type: "config.trusted", ...about }, action);

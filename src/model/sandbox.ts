@@ -14,7 +14,6 @@ export const PROTECTIONS = {
   ipc: "use System V message queues, semaphores and shared memory of the fleet's account",
   "unix-sockets": "connect to the Unix sockets of other programs, and act through them, for example through Docker's",
   network: "connect to any address, and listen on every free port of the machine",
-  "provider-key": "read the key of the model provider in the memory of the user's own server",
   resources:
     "use up the machine's memory, processes, processor time and disk, and slow down other processes of the account",
 } as const;

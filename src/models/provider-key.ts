@@ -74,11 +74,6 @@ export class ProviderKey {
     return await reading.catch(() => known.key);
   }
 
-  /** Call it when the service has refused a key that a server has. The next {@link get} reads the key again. */
-  forget(): void {
-    if (this.#known !== undefined) this.#known.readMs = Number.NEGATIVE_INFINITY;
-  }
-
   /**
    * The key to use after the service has refused the key `refused`: a newer key, or `refused` if there is no newer one.
    */

@@ -9,14 +9,7 @@ import type { ModelRequests } from "./gateway/exchange.js";
 import type { ModelGateway } from "./gateway/gateway.js";
 import type { GatewaySocket } from "./gateway/gateway-socket.js";
 import type { BudgetCheck, MeteredConsumer } from "./gateway/request-meter.js";
-import { describeProvider, keySourceOf, ProviderKey, withKey } from "./provider-key.js";
-
-/**
- * Whether the provider's key reaches servers. Otherwise only the model gateway, in the fleet's own processes, has it.
- */
-export function givesKeyToServers({ provider, modelGateway }: Pick<Config, "provider" | "modelGateway">): boolean {
-  return modelGateway === "off" && hasKey(provider);
-}
+import { describeProvider, keySourceOf, ProviderKey } from "./provider-key.js";
 
 export function hasKey(provider: Config["provider"]): boolean {
   return provider !== null && provider.type !== "echo" && keySourceOf(provider) !== null;
@@ -46,7 +39,7 @@ interface ModelProviderContext {
  * session first needs it.
  */
 export class ModelProvider implements AsyncDisposable {
-  readonly #settings: Pick<Config, "provider" | "modelGateway">;
+  readonly #provider: Config["provider"];
   /** The variables that servers get. */
   readonly #serverEnv: Environment;
   /** Null if the model service needs no key. */
@@ -66,11 +59,10 @@ export class ModelProvider implements AsyncDisposable {
   #isClosed = false;
 
   constructor(
-    settings: Pick<Config, "provider" | "modelGateway" | "runtime">,
+    { provider, runtime }: Pick<Config, "provider" | "runtime">,
     { env, networkFolder, ledger, checkBudget }: ModelProviderContext,
   ) {
-    const { provider, runtime } = settings;
-    this.#settings = settings;
+    this.#provider = provider;
     this.#networkFolder = networkFolder;
     this.#ledger = ledger;
     this.#checkBudget = checkBudget;
@@ -90,12 +82,6 @@ export class ModelProvider implements AsyncDisposable {
     await this.#key?.get();
   }
 
-  /** Call it when the service has refused the credential of a session. The next turn then reads the key again. */
-  forgetKey(): void {
-    // With `on`, the model gateway itself reads the key again, as soon as the service refuses it.
-    if (this.#settings.modelGateway === "off") this.#key?.forget();
-  }
-
   /**
    * Returns the provider of one session, for `session.create` and `session.resume`. Null for GitHub's own models. With
    * the model gateway, the provider works until the last {@link keep} of the session is disposed. With the echo model,
@@ -112,7 +98,7 @@ export class ModelProvider implements AsyncDisposable {
       const { ensureProxy } = await import("../sandbox/network/egress.js");
       await ensureProxy(this.#networkFolder);
     }
-    const { provider, modelGateway } = this.#settings;
+    const provider = this.#provider;
     if (provider === null) return null;
     if (provider.type === "echo") {
       // Load the echo model only here: node:http takes time to load, and most fleets never use it.
@@ -120,10 +106,7 @@ export class ModelProvider implements AsyncDisposable {
       const baseUrl = await this.#addressOf(await this.#echo, server);
       return { type: "openai", wireApi: "completions", baseUrl, apiKey: "echo" };
     }
-    if (!isRestricted(server)) {
-      if (this.#key === null) return describeProvider(provider);
-      if (modelGateway === "off") return withKey(describeProvider(provider), provider, await this.#key.get());
-    }
+    if (!isRestricted(server) && this.#key === null) return describeProvider(provider);
     this.#starting ??= this.#start(provider, this.#key);
     const gateway = await this.#starting;
     return gateway.providerFor(sessionId, await this.#addressOf(gateway, server));

@@ -43,7 +43,7 @@ export async function endHung(
   logStop(claimed, await stopServer(claimed, { graceMs: 0, force: true }), { because: `it hung (${reason})` });
   const words = endOfLog(claimed);
   await changeClaimed(store, claimed, (server) => {
-    countCrash(server, Date.now(), config.health.stableMs);
+    countCrash(server, Date.now(), config.health);
     recordEnd(server, "failed", `it hung (${reason})${words}`);
   });
   events.note({ type: "server.crashed", user: claimed.user, serverId: id, reason: "hung" });

@@ -105,7 +105,7 @@ export class ServerPlacer {
   }
 }
 
-export function sharedServerId(index: number): string {
+function sharedServerId(index: number): string {
   return `shared-${index}`;
 }
 

@@ -18,7 +18,6 @@ import { hiddenWith, inNamespace } from "./network/namespace.js";
 import { failureOfNetwork, tryNamespace, wantedNetwork } from "./network/trial.js";
 import { type Paths, serverPaths } from "./paths.js";
 import { refuseWeaker, remember } from "./remembered.js";
-import { assertToolSandbox } from "./tool-sandbox.js";
 import { Trials } from "./trials.js";
 
 /** The sandbox of one server. */
@@ -106,8 +105,8 @@ export function reasonsOf(tried: readonly Attempt[]): string[] {
 /**
  * Chooses the sandbox of a server, and checks the folders that the server is to reach.
  *
- * @throws FLEET_SANDBOX_UNUSABLE if `sandbox.mode`, `sandbox.tools` or `sandbox.network` names something that does not
- * work on this machine; if no sandbox works and the configuration allows tools; if only a weaker sandbox works than at
+ * @throws FLEET_SANDBOX_UNUSABLE if `sandbox.mode` or `sandbox.network` names something that does not work on this
+ * machine; if no sandbox works and the configuration allows tools; if only a weaker sandbox works than at
  * the last start
  * @throws FLEET_SANDBOX_UNSAFE if a folder would expose the fleet's state or the secrets of its users, or let the
  * server change programs of the fleet or of the machine
@@ -180,7 +179,7 @@ export async function findPossible(config: PossibleConfig, env: NodeJS.ProcessEn
   return { mechanism, reasons: reasonsOf(tried), network, failure };
 }
 
-type PossibleConfig = Pick<Config, "sandbox" | "modelGateway" | "runtime">;
+type PossibleConfig = Pick<Config, "sandbox" | "runtime">;
 
 /** Chooses what is the same for all servers. */
 async function choose({ config, stateRoot, env }: Surroundings): Promise<Pick<Possible, "mechanism" | "network">> {
@@ -194,7 +193,6 @@ async function choose({ config, stateRoot, env }: Surroundings): Promise<Pick<Po
   }
   const found = withNetwork(mechanism ?? NO_SANDBOX, network);
   refuseWeaker(stateRoot, found, { config, env, reasons: [...reasons, ...(failure === null ? [] : [failure])] });
-  if (mechanism === null) await assertToolSandbox(settings, env);
   return { mechanism, network };
 }
 
@@ -209,13 +207,15 @@ export function withNetwork(
 function reportOf(
   { mode, not: lacking }: SandboxReport,
   { limits, network }: { limits: ChosenLimits | null; network: RestrictedNetwork | undefined },
-  config: Choices,
+  config: { sandbox: Pick<Config["sandbox"], "unixSockets"> },
 ): SandboxReport {
   const given = new Set<Protection>(network === undefined ? [] : ["network"]);
   // Do not report `resources` as protected without a filter of system calls, because an agent can then change how the
   // kernel schedules other processes.
   if (limits !== null && limitsResources(limits.report) && !lacking.includes("system-calls")) given.add("resources");
-  const not = [...new Set([...lacking, ...givenUp(mode, config)])].filter((protection) => !given.has(protection));
+  const not = [...new Set([...lacking, ...givenUp(mode, config.sandbox)])].filter(
+    (protection) => !given.has(protection),
+  );
   return {
     ...{ mode, not },
     ...(network === undefined ? {} : { network }),
@@ -251,16 +251,9 @@ export async function sandboxNow(config: PossibleConfig, env: NodeJS.ProcessEnv)
   return reportOf(mechanism ?? NO_SANDBOX, { limits: chooseLimits(config.sandbox.limits, "doctor"), network }, config);
 }
 
-interface Choices extends Pick<Config, "modelGateway"> {
-  sandbox: Pick<Config["sandbox"], "unixSockets">;
-}
-
-/** The protections that the configuration gives up. Without a model gateway, the key is in the server's memory. */
-function givenUp(mode: SandboxMode, { modelGateway, sandbox }: Choices): Protection[] {
-  return [
-    ...(modelGateway === "on" ? [] : (["provider-key"] as const)),
-    ...(mode === "landlock" && sandbox.unixSockets ? (["unix-sockets"] as const) : []),
-  ];
+/** The protections that the configuration gives up. */
+function givenUp(mode: SandboxMode, { unixSockets }: Pick<Config["sandbox"], "unixSockets">): Protection[] {
+  return mode === "landlock" && unixSockets ? ["unix-sockets"] : [];
 }
 
 /** @throws FLEET_SANDBOX_UNUSABLE if the configuration needs a sandbox on this machine, where none works */

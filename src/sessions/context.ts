@@ -31,7 +31,6 @@ export interface SessionsContext {
     | "expectRequests"
     | "hasPassed"
     | "troubleOf"
-    | "forgetKey"
     | "beforeRequests"
     | "lastGiven"
     | "noteGiven"

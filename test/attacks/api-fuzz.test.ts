@@ -19,7 +19,7 @@ let tokens: { use: string; admin: string };
 let maker: RequestMaker;
 
 beforeAll(async () => {
-  const open = { connections: null, requestsInFlight: null, sessions: 200 };
+  const open = { connections: null, sessions: 200 };
   at = await TestApi.open({ config: { limits: { default: open } } });
   tokens = { use: await at.token("alice"), admin: await at.token("root", ["admin", "issue"]) };
   const sessions = ["one", "two", "three"];

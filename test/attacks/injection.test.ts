@@ -33,7 +33,6 @@ describe("the front door, in the parameters of a session,", () => {
     home: "/",
     provider,
     gitHubToken: null,
-    toolSandbox: null,
   };
   const record = sessionRecord("s", { model: null });
 

@@ -121,7 +121,6 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
     COPILOTFLEET_HEALTH_FAILURES: "1000",
     COPILOTFLEET_HEALTH_RESTARTS: "2",
     COPILOTFLEET_HEALTH_STALLED_TURN: "1s",
-    COPILOTFLEET_SERVE_GC_INTERVAL: "1s",
   });
   const faultFile = join(fleet.folder, "fault");
   const fault = (name: string) => writeFileSync(faultFile, name);

@@ -114,7 +114,7 @@ describe("a purge", () => {
     const { user, words } = leaver();
     const id = `${words[1]}-erased-elsewhere`;
     await talk(user, "hello");
-    const config = { events: { retentionMs: 1e12, maxBytes: 1e9 } };
+    const config = { events: { retentionMs: 1e12 } };
     const [stateRoot, warn] = [fleet.stateRoot, () => undefined];
     const events = new Events({ store: { hosts: null }, config, stateRoot, via: "library", warn });
     await events.record({ type: "session.evicted", sessionId: id });

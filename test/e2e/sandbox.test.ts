@@ -56,15 +56,12 @@ it.each(SEEN.flatMap(({ mode }) => ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"].map(
     const authority = new TestAuthority();
     const file = join(folder, "ca.pem");
     writeFileSync(file, authority.cert);
-    await using model = await startWireModel("the-key", authority.issue());
+    await using model = await startWireModel(null, authority.issue());
     const env = {
       COPILOTFLEET_SANDBOX_MODE: mode,
-      // The server itself sends the requests.
-      COPILOTFLEET_MODEL_GATEWAY: "off",
+      // Without a key, the server itself sends the requests.
       COPILOTFLEET_PROVIDER_TYPE: "openai",
       COPILOTFLEET_PROVIDER_BASE_URL: `${model.origin}/v1`,
-      COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
-      MODEL_KEY: "the-key",
       [variable]: file,
     };
     const user = `tls-${mode}-${variable === "SSL_CERT_FILE" ? "ssl" : "node"}`;

@@ -40,7 +40,7 @@ function fleetStore(key?: string) {
 }
 
 async function write(events: readonly NewEvent[], stateRoot = root, store = fleetStore()): Promise<void> {
-  const config = { events: { retentionMs: 1e12, maxBytes: 1e9 } };
+  const config = { events: { retentionMs: 1e12 } };
   const log = new Events({ store, config, stateRoot, via: "library", warn: () => undefined });
   for (const event of events) {
     log.note(event);
@@ -143,7 +143,7 @@ describe("pseudonyms in the audit log", () => {
       if (isAway) throw new Error("no answer");
       return key;
     };
-    const config = { events: { retentionMs: 1e12, maxBytes: 1e9 } };
+    const config = { events: { retentionMs: 1e12 } };
     const store = { hosts: null, pseudonymKey };
     const log = new Events({ store, config, stateRoot: root, via: "library", warn: () => undefined });
     const about = { type: "token.issued", user: "zoe" } as const;

@@ -29,7 +29,7 @@ afterEach(async () => {
 /** Writes an event to a host's log when the host's clock shows `ms`. */
 async function write(host: string, ms: number, user: string): Promise<void> {
   vi.setSystemTime(ms);
-  const config = { events: { retentionMs: 1e12, maxBytes: 1e9 } };
+  const config = { events: { retentionMs: 1e12 } };
   const context = { store: { hosts: { own: host } as never }, config, via: "library", warn: () => undefined } as const;
   const events = new Events({ ...context, stateRoot: join(root, host) });
   events.note({ type: "turn.begun", user });

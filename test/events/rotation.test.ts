@@ -27,8 +27,9 @@ afterEach(async () => {
   await removeFolder(root);
 });
 
-function openEvents(stateRoot = root, { maxBytes = 1024 * 1024, retentionMs = 90 * DAY_MS, host = "" } = {}): Events {
-  const config = { events: { retentionMs, maxBytes } };
+const config = { events: { retentionMs: 90 * DAY_MS } };
+
+function openEvents(stateRoot = root, { host = "" } = {}): Events {
   const store = { hosts: host === "" ? null : ({ own: host } as never) };
   return new Events({ store, config, stateRoot, via: "library", warn: () => undefined });
 }
@@ -93,13 +94,12 @@ describe("the rotation of the audit log", () => {
   });
 
   it("verifyLog accepts a log that the fleet shortened, but not one whose first segment was removed", async () => {
-    const config = { events: { retentionMs: 90 * DAY_MS, maxBytes: 6_000 } };
-    const events = openEvents(root, config.events);
+    const events = openEvents();
     for (let round = 0; round < 4; round++) {
       await write(events, 12);
       await compact(files, 1_000);
     }
-    await trimEvents({ config, events, stateRoot: root });
+    await trimEvents({ config, events, stateRoot: root, maxBytes: 6_000 });
     expect(files.bytes()).toBeLessThan(10_000);
     const [first] = files.listSegments();
     expect(first?.first).toBeGreaterThan(1);
@@ -109,8 +109,7 @@ describe("the rotation of the audit log", () => {
   });
 
   it("the age limit deletes old events, but deletes none because the clock briefly jumps ahead", async () => {
-    const config = { events: { retentionMs: 90 * DAY_MS, maxBytes: 1024 * 1024 } };
-    const events = openEvents(root, config.events);
+    const events = openEvents();
     const start = Date.now();
     vi.useFakeTimers({ toFake: ["Date"] });
     const at = async (days: number) => {
@@ -131,8 +130,7 @@ describe("the rotation of the audit log", () => {
   });
 
   it("a segment with a damaged end does not keep the age limit from deleting later segments", async () => {
-    const config = { events: { retentionMs: 90 * DAY_MS, maxBytes: 1024 * 1024 } };
-    const events = openEvents(root, config.events);
+    const events = openEvents();
     const start = Date.now();
     vi.useFakeTimers({ toFake: ["Date"] });
     for (const days of [0, 1, 2, 95, 97, 99]) {

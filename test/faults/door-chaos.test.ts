@@ -293,7 +293,6 @@ it("no client gets a wrong answer and no history forks while servers and the fro
     COPILOTFLEET_PROVIDER_TYPE: "openai",
     COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
     COPILOTFLEET_HEALTH_TIMEOUT: "10s", // a busy machine can stall for seconds
-    COPILOTFLEET_HEALTH_BACKOFF: "100ms",
     COPILOTFLEET_LOCK_TTL: "5s", // how long a front door that was killed during a turn still blocks the session
     COPILOTFLEET_HEALTH_RESTARTS: "1000",
   });

@@ -46,7 +46,7 @@ async function open(isolation: string): Promise<Place> {
     ...FAST_HEALTH,
     COPILOTFLEET_ISOLATION: isolation,
     COPILOTFLEET_HOST_TTL: HOST_TTL,
-    COPILOTFLEET_HEALTH_STABLE: "1ms",
+    COPILOTFLEET_HEALTH_RESTARTS: "1000",
   };
   const pods = await Pods.start({ count: 2, env });
   try {

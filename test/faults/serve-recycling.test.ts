@@ -8,7 +8,7 @@ import { heldModel } from "../fixtures/fleets/turns.js";
 import { isRunning } from "../fixtures/processes.js";
 
 /**
- * Every server soon exceeds this age. Still, a test sees only one recycle, because recycle.pause is longer than a test.
+ * Every server soon exceeds this age. Still, a test sees only one recycle, because the pause between two recycles is longer than a test.
  */
 const OLD = { COPILOTFLEET_RECYCLE_MAX_AGE: "1s" };
 
@@ -23,13 +23,12 @@ async function recycled(serving: Serving, reason: string): Promise<void> {
   expect(await serving.logged(/ was recycled$/, { withinMs: 20_000 })).toMatchObject({ reason });
 }
 
-// test/serve/upkeep.test.ts tests the other limits. The limit of memory is also tested with real processes, in
-// test/faults/serve-session-processes.test.ts.
-it("serve recycles a server once when it exceeds its limit of sessions", async () => {
-  const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_RECYCLE_MAX_SESSIONS: "1" });
+// The limit of memory is tested in test/faults/serve-session-processes.test.ts.
+it("serve recycles a server once when it exceeds its age", async () => {
+  const fleet = await faultFleet({ ...FAST_HEALTH, ...OLD });
   const before = await withTalks(fleet);
   const serving = await serve(fleet);
-  await recycled(serving, "sessions");
+  await recycled(serving, "age");
   const after = await fleet.record("alice");
   expect(after).toMatchObject({ id: before.id, user: "alice", home: before.home, state: "ready", replacement: null });
   expect(after.process?.pid).not.toBe(before.process?.pid);
@@ -43,7 +42,7 @@ it("serve recycles a server once when it exceeds its limit of sessions", async (
   // The new process exceeds the limit as well, but serve must not recycle the server again. Wait for more checks.
   const probes = await serving.metric("probes_total");
   await eventually("more rounds", async () => (await serving.metric("probes_total")) >= probes + 5);
-  expect(await serving.metric("server_recycles_total", { reason: "sessions" })).toBe(1);
+  expect(await serving.metric("server_recycles_total", { reason: "age" })).toBe(1);
   expect(await serving.metric("server_recycles_total")).toBe(1);
   expect(await serving.metric("server_restarts_total")).toBe(0);
   expect((await fleet.record("alice")).process).toEqual(after.process);

@@ -69,7 +69,6 @@ it("no turn is lost and none fails when serve recycles servers under load", asyn
     COPILOTFLEET_HEALTH_TIMEOUT: "2s", // answers are slow under this load
     COPILOTFLEET_HEALTH_FAILURES: "10",
     COPILOTFLEET_RECYCLE_MAX_AGE: "1s",
-    COPILOTFLEET_RECYCLE_PAUSE: "500ms",
   });
   const serving = await serve(fleet);
   // The clients pause between turns, because a recycle would otherwise wait minutes for a moment without a turn.
@@ -184,7 +183,7 @@ it("an open session works even after its server was recycled, restarted, stopped
   );
   await next("a hang");
   await serving.end();
-  serving = await serve(fleet, { env: { COPILOTFLEET_RECYCLE_MAX_SESSIONS: "1", COPILOTFLEET_RECYCLE_MAX_AGE: "1s" } });
+  serving = await serve(fleet, { env: { COPILOTFLEET_RECYCLE_MAX_AGE: "1s" } });
   await next("a drain");
   await recycled(serving, "age", 1);
   await next("a recycling");

@@ -15,11 +15,9 @@ beforeAll(async () => {
 });
 afterAll(async () => await fleet.close());
 
-const unlimited = { requestsInFlight: null, unreadBytes: null };
-const everybody = { ...NONE, ...unlimited };
 const configured = {
-  default: everybody,
-  total: { connections: null, sessions: null, ...unlimited },
+  default: NONE,
+  total: { connections: null, sessions: null },
   groups: { few: { sessions: 1, concurrentTurns: 2 }, many: { sessions: 9 }, all: { sessions: null } },
 };
 

@@ -30,6 +30,8 @@ export const READABLE = [dirname(process.execPath), PROGRAMS].map((folder) => `$
 export interface DoorFleetOptions {
   env?: NodeJS.ProcessEnv;
   config?: object;
+  /** In place of limits that cannot be set, by the names of limits. */
+  fixedLimits?: { default: object; total: object };
   /** For the time limits of the front door and of leases. Default: the system's clock. */
   clock?: Clock;
 }
@@ -80,6 +82,8 @@ export class DoorFleet implements AsyncDisposable {
     const fleetOptions = { env, cwd: folder, config };
     // Use Reflect, because the constructor is private: programs do not make a fleet from parts.
     const parts = openParts(fleetOptions, options.clock);
+    Object.assign(parts.config.limits.default, options.fixedLimits?.default);
+    Object.assign(parts.config.limits.total, options.fixedLimits?.total);
     const fleet = Reflect.construct(Fleet, [parts]) as Fleet;
     const events: DoorEvent[] = [];
     const requests: RequestReport[] = [];

@@ -339,31 +339,16 @@ describe("the front door, for a client on its user's own server with session.hos
 
 describe("the front door, for a client on its user's own server with session.host auto,", () => {
   const CASES = [
-    {
-      sandbox: "bwrap",
-      key: null,
-      gateway: "off",
-      reaches: true,
-      why: "a sandbox keeps everything else out of reach",
-    },
-    {
-      sandbox: "none",
-      key: null,
-      gateway: "off",
-      reaches: false,
-      why: "without a sandbox, everything would be in reach",
-    },
-    { sandbox: "bwrap", key: "MODEL_KEY", gateway: "off", reaches: false, why: "the key is in the server's memory" },
-    { sandbox: "bwrap", key: "MODEL_KEY", gateway: "on", reaches: true, why: "the key stays in the gateway" },
+    { sandbox: "bwrap", key: null, reaches: true, why: "a sandbox keeps everything else out of reach" },
+    { sandbox: "none", key: null, reaches: false, why: "without a sandbox, everything would be in reach" },
+    { sandbox: "bwrap", key: "MODEL_KEY", reaches: true, why: "the key stays in the model gateway" },
   ] as const;
 
   it.each(CASES.filter(({ sandbox }) => sandbox !== "bwrap" || bwrapProblem === undefined))(
-    "with sandbox $sandbox, key $key and model gateway $gateway, allows shell commands: $reaches, because $why",
+    "with sandbox $sandbox and key $key, allows shell commands: $reaches, because $why",
     async (given) => {
       const provider = { type: "openai" as const, baseUrl: "http://127.0.0.1:9/v1", apiKeyEnv: given.key };
-      await using at = await DoorFleet.open({
-        config: { sandbox: { mode: given.sandbox }, provider, modelGateway: given.gateway },
-      });
+      await using at = await DoorFleet.open({ config: { sandbox: { mode: given.sandbox }, provider } });
       const client = await RawClient.as(at.url, await at.token("alice"), true);
       await client.requestOk("session.create", { sessionId: "mine" });
       const { error } = await client.request("session.shell.exec", { sessionId: "mine", command: "true" });

@@ -43,7 +43,7 @@ describe("the front door, with one user's connections,", () => {
   });
 
   it("limits a user's direct and relayed connections separately, and the connections of all users together", () => {
-    const most = { connections: 2, sessions: null, requestsInFlight: null, unreadBytes: null };
+    const most = { connections: 2, sessions: null };
     const shares = new Shares({ default: most, total: { ...most, connections: 5 } });
     const bobs = [shares.admit("bob", false), shares.admit("bob", false)];
     expect(() => shares.admit("bob", false)).toThrow(expect.objectContaining({ limit: "connections" }));
@@ -63,8 +63,8 @@ describe("the front door, with one user's connections,", () => {
 describe("the front door, with one user's requests and bytes,", () => {
   let at: DoorFleet;
   beforeAll(async () => {
-    const limits = { default: { requestsInFlight: 5, unreadBytes: "1mb" }, total: { unreadBytes: "1.5mb" } };
-    at = await DoorFleet.open({ config: { limits } });
+    const fixedLimits = { default: { requestsInFlight: 5, unreadBytes: MB }, total: { unreadBytes: 1.5 * MB } };
+    at = await DoorFleet.open({ fixedLimits });
   });
   afterAll(async () => {
     await at[Symbol.asyncDispose]();

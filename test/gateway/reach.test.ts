@@ -5,7 +5,7 @@ import { reachesHost } from "../../src/pool/host-reach.js";
 
 const FILE = { kind: "file" };
 const without = (...not: Protection[]): SandboxReport => ({ mode: "landlock", not });
-const HOLDS = without("network", "process-list", "provider-key");
+const HOLDS = without("network", "process-list");
 
 it.each([
   ["owner", NO_SANDBOX, FILE, true],
@@ -25,26 +25,4 @@ it.each([
   const config = { session: { host }, store, provider: null } as unknown as Config;
   expect(reachesHost({ own: true, config, sandbox })).toBe(reaches);
   expect(reachesHost({ own: false, config, sandbox })).toBe(false);
-});
-
-it.each([
-  [null, true],
-  [{ type: "echo" }, true],
-  [{ type: "openai", apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: null }, true],
-  [{ type: "openai", apiKeyEnv: "KEY" }, false],
-  [{ type: "openai", apiKeyEnv: null, apiKeyFile: "/key" }, false],
-  [{ type: "openai", apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: "key" }, false],
-])(
-  "with session.host auto, the provider %j and no model gateway, a client may use files and programs: %j",
-  (provider, reaches) => {
-    const config = { session: { host: "auto" }, store: FILE, provider, modelGateway: "off" } as unknown as Config;
-    expect(reachesHost({ own: true, config, sandbox: HOLDS })).toBe(reaches);
-  },
-);
-
-it("with the model gateway, a client may use files and programs unless its server may have the provider's key", () => {
-  const provider = { type: "openai", apiKeyEnv: "KEY" };
-  const config = { session: { host: "auto" }, store: FILE, provider, modelGateway: "on" } as unknown as Config;
-  expect(reachesHost({ own: true, config, sandbox: without("network") })).toBe(true);
-  expect(reachesHost({ own: true, config, sandbox: without("network", "provider-key") })).toBe(false);
 });

@@ -45,8 +45,7 @@ describe("the echo model behind the real runtime", () => {
     await using model = new ModelProvider(
       {
         provider: { type: "echo" },
-        modelGateway: "on",
-        runtime: { path: null, args: [], env: [], idleTimeoutMs: null },
+        runtime: { path: null, args: [], env: [] },
       },
       { env: {}, networkFolder: "/nowhere" },
     );

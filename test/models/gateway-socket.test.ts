@@ -59,8 +59,7 @@ it("with each kind of provider, a server with a restricted network gets an addre
   for (const provider of [remote, { ...remote, apiKeyEnv: "KEY" }, { type: "echo" } as const]) {
     const settings = {
       provider,
-      modelGateway: "on" as const,
-      runtime: { path: null, args: [], env: [], idleTimeoutMs: null },
+      runtime: { path: null, args: [], env: [] },
     };
     await using model = new ModelProvider(settings, { env: { KEY: "canary" }, networkFolder: folder });
     const restricted = await model.of("one", { sandbox: { mode: "landlock", not: [], network: "none" } });

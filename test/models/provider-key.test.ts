@@ -109,16 +109,6 @@ describe("a key from a command", () => {
     expect(countRuns()).toBe(2);
   });
 
-  it("the command of provider.apiKeyCommand runs again after a server's key was refused", async () => {
-    const key = new ProviderKey({ from: "command", command }, env);
-    put("first");
-    await key.get();
-    put("second");
-    key.forget();
-    expect(await key.get()).toBe("second");
-    expect(countRuns()).toBe(2);
-  });
-
   it("the last key stays in use while the command of provider.apiKeyCommand fails", async () => {
     const key = new ProviderKey({ from: "command", command }, env);
     put("first");

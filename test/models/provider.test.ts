@@ -25,10 +25,9 @@ async function refused(answer: Promise<unknown>): Promise<FleetError> {
   return error;
 }
 
-const settings = (provider: Provider | null, modelGateway: "on" | "off" = "off") => ({
+const settings = (provider: Provider | null) => ({
   provider,
-  modelGateway,
-  runtime: { path: null, args: [], env: [], idleTimeoutMs: null },
+  runtime: { path: null, args: [], env: [] },
 });
 
 const get = async (provider: Provider | null, env: Record<string, string | undefined>) => {
@@ -37,15 +36,6 @@ const get = async (provider: Provider | null, env: Record<string, string | undef
 };
 
 describe("the key of a provider", () => {
-  it("ModelProvider reads the key from the variable that apiKeyEnv names", async () => {
-    expect(await get(remote, { A_KEY: "sk-1" })).toEqual({
-      type: "openai",
-      baseUrl: "https://a.example/v1",
-      wireApi: "responses",
-      apiKey: "sk-1",
-    });
-  });
-
   it("ModelProvider gives no key if no source is set, and no wireApi for a provider type that has only one", async () => {
     expect(await get({ ...remote, type: "anthropic", apiKeyEnv: null }, {})).toEqual({
       type: "anthropic",
@@ -79,10 +69,8 @@ describe("ModelProvider", () => {
     await expect(model.of("one", {})).rejects.toMatchObject({ code: "FLEET_CLOSED" });
   });
 
-  it("ModelProvider starts no gateway if modelGateway is off, if no key is set, or if no provider is set", async () => {
-    await using other = new ModelProvider(settings(remote), { env: { A_KEY: "k" }, networkFolder: "/nowhere" });
-    expect(await other.of("session", {})).toMatchObject({ apiKey: "k" });
-    await using keyless = new ModelProvider(settings({ ...remote, apiKeyEnv: null }, "on"), {
+  it("ModelProvider starts no gateway if no key is set, or if no provider is set", async () => {
+    await using keyless = new ModelProvider(settings({ ...remote, apiKeyEnv: null }), {
       env: {},
       networkFolder: "/nowhere",
     });
@@ -92,7 +80,7 @@ describe("ModelProvider", () => {
   });
 
   it("the model gateway gives a session its own token, never the key, and revokes it after the last use", async () => {
-    const model = new ModelProvider(settings(remote, "on"), { env: { A_KEY: "canary" }, networkFolder: "/nowhere" });
+    const model = new ModelProvider(settings(remote), { env: { A_KEY: "canary" }, networkFolder: "/nowhere" });
     const first = model.keep("a");
     const second = model.keep("a");
     const a = await model.of("a", {});
@@ -121,8 +109,8 @@ describe("ModelProvider", () => {
     expect(await model.of("session", server)).toMatchObject({ baseUrl: expect.stringMatching(/:3128\/v1$/) });
   });
 
-  it("with the model gateway, a key that cannot be read is refused before a session is opened", async () => {
-    await using model = new ModelProvider(settings(remote, "on"), { env: {}, networkFolder: "/nowhere" });
+  it("a key that cannot be read is refused before a session is opened", async () => {
+    await using model = new ModelProvider(settings(remote), { env: {}, networkFolder: "/nowhere" });
     expect(await refused(model.check())).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED" });
   });
 });

@@ -15,7 +15,7 @@ function environmentOf(
     port: 1,
     connectionToken: "token",
     githubToken: null,
-    settings: { path: null, args: [], env: pass, idleTimeoutMs: null },
+    settings: { path: null, args: [], env: pass },
     stateRoot: "/state",
     sandbox: {
       ...NO_SANDBOX,

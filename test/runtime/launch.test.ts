@@ -25,7 +25,7 @@ it("launchServer kills the process that it has started if it cannot read the pro
     port: 1,
     connectionToken: "token",
     githubToken: null,
-    settings: { path: null, args: [], env: [], idleTimeoutMs: null },
+    settings: { path: null, args: [], env: [] },
     stateRoot,
     sandbox: { ...NO_SANDBOX, wrap: (command: [string, ...string[]]) => command, remember: async () => undefined },
     copilotHome: home,

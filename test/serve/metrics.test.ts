@@ -52,7 +52,7 @@ describe("the metrics", () => {
       ),
       ...["completed", "failed", "aborted", "cut"].map((outcome) => `turns_total{outcome="${outcome}"}`),
       ...["crash", "hang", "start"].map((reason) => `server_restarts_total{reason="${reason}"}`),
-      ...["memory", "age", "sessions"].map((reason) => `server_recycles_total{reason="${reason}"}`),
+      ...["memory", "age"].map((reason) => `server_recycles_total{reason="${reason}"}`),
       ...["ok", "failed"].map((outcome) => `probes_total{outcome="${outcome}"}`),
       ...["ok", "failed"].map((outcome) => `gc_runs_total{outcome="${outcome}"}`),
       ...Object.keys(ERRORS).map((code) => `errors_total{code="${code}"}`),

@@ -5,7 +5,7 @@ import { LoopTimer } from "../../src/serve/loop-timer.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
 
-const config = { health: { restarts: 5, backoffMs: 1_000 } } as Config;
+const config = { health: { restarts: 5, intervalMs: 5_000 } } as Config;
 const failed = (crashes: number) => serverRecord("s1", { state: "failed", crashes });
 
 function make() {

@@ -16,14 +16,14 @@ const NOTHING: GcResult = {
 };
 
 /** Starts the scheduled gc. `ranAt` has the time of each of its runs, in minutes. */
-function schedule(gcIntervalMs: number, gc: () => Promise<GcResult>, warnings: string[] = []) {
+function schedule(gc: () => Promise<GcResult>, warnings: string[] = []) {
   const clock = new TestClock();
   const ranAt: number[] = [];
   const failures: string[] = [];
   const stop = new AbortController();
   const context = {
     clock,
-    config: { serve: { gcIntervalMs }, session: { ttlMs: MINUTE_MS } },
+    config: { session: { ttlMs: MINUTE_MS } },
     host: {
       gc: async () => {
         ranAt.push(clock.now() / MINUTE_MS);
@@ -37,30 +37,19 @@ function schedule(gcIntervalMs: number, gc: () => Promise<GcResult>, warnings: s
   return { clock, ranAt, failures, stop, ended: collectPeriodically(context, stop.signal) };
 }
 
-it("serve runs the first gc after a minute and later ones every serve.gcInterval, until serve ends", async () => {
-  const { clock, ranAt, stop, ended } = schedule(10 * MINUTE_MS, async () => NOTHING);
-  await clock.advance(31 * MINUTE_MS);
-  expect(ranAt).toEqual([1, 11, 21, 31]);
+it("serve runs the first gc after a minute and later ones every hour, until serve ends", async () => {
+  const { clock, ranAt, stop, ended } = schedule(async () => NOTHING);
+  await clock.advance(181 * MINUTE_MS);
+  expect(ranAt).toEqual([1, 61, 121, 181]);
   stop.abort();
   await ended;
-  await clock.advance(60 * MINUTE_MS);
+  await clock.advance(120 * MINUTE_MS);
   expect(ranAt).toHaveLength(4);
-});
-
-it("serve runs the first gc after serve.gcInterval if this is shorter than a minute", async () => {
-  const { clock, ranAt, stop, ended } = schedule(MINUTE_MS / 2, async () => NOTHING);
-  await clock.advance(MINUTE_MS);
-  expect(ranAt).toEqual([0.5, 1]);
-  stop.abort();
-  await ended;
 });
 
 it("serve reports each session that gc left alone because the session's record cannot be read", async () => {
   const damaged = { id: "a", code: "FLEET_STATE_CORRUPT" as const, message: "The state is damaged.", suggestions: [] };
-  const { clock, failures, stop, ended } = schedule(10 * MINUTE_MS, async () => ({
-    ...NOTHING,
-    unreadable: [damaged],
-  }));
+  const { clock, failures, stop, ended } = schedule(async () => ({ ...NOTHING, unreadable: [damaged] }));
   await clock.advance(MINUTE_MS);
   expect(failures).toEqual(["gc left session a alone: The state is damaged."]);
   stop.abort();
@@ -69,20 +58,20 @@ it("serve reports each session that gc left alone because the session's record c
 
 it("serve logs each warning of gc only once, even if gc runs again", async () => {
   const warnings = ["The folder cannot be read."];
-  const { clock, ranAt, failures, stop, ended } = schedule(10 * MINUTE_MS, async () => NOTHING, warnings);
-  await clock.advance(11 * MINUTE_MS);
-  expect(ranAt).toEqual([1, 11]);
+  const { clock, ranAt, failures, stop, ended } = schedule(async () => NOTHING, warnings);
+  await clock.advance(61 * MINUTE_MS);
+  expect(ranAt).toEqual([1, 61]);
   expect(failures).toEqual(["The folder cannot be read."]);
   stop.abort();
   await ended;
 });
 
 it("serve reports a gc that fails, and runs the next one on time", async () => {
-  const { clock, ranAt, failures, stop, ended } = schedule(10 * MINUTE_MS, async () => {
+  const { clock, ranAt, failures, stop, ended } = schedule(async () => {
     throw new Error("the disk is full");
   });
-  await clock.advance(11 * MINUTE_MS);
-  expect(ranAt).toEqual([1, 11]);
+  await clock.advance(61 * MINUTE_MS);
+  expect(ranAt).toEqual([1, 61]);
   expect(failures.filter((one) => one === "counted")).toHaveLength(2);
   expect(failures).toContainEqual(expect.stringContaining("gc failed"));
   stop.abort();

@@ -14,7 +14,6 @@ import type { ServerProcesses } from "../../src/serve/report/server-processes.js
 import { IdleStopper } from "../../src/serve/upkeep/idle-stopper.js";
 import { ProcessCleanup } from "../../src/serve/upkeep/process-cleanup.js";
 import { Recycler } from "../../src/serve/upkeep/recycler.js";
-import { noteOpened } from "../../src/sessions/memory/open-notes.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { isRunning, sleeper } from "../fixtures/processes.js";
@@ -24,7 +23,7 @@ import { temporaryRoot } from "../fixtures/store/store-root.js";
 const INTERVAL_MS = 1_000;
 const PAUSE_MS = 60_000;
 const IDLE_MS = 600_000;
-const NO_LIMITS = { maxMemoryBytes: null, maxAgeMs: null, maxSessions: null, pauseMs: PAUSE_MS };
+const NO_LIMITS = { maxMemoryBytes: null, maxAgeMs: null };
 const MEMORY_BYTES = 1_000;
 
 async function server(id: string, over: Partial<ServerRecord> = {}): Promise<ServerRecord> {
@@ -97,13 +96,11 @@ describe("the recycler", () => {
   it.each([
     ["memory", { maxMemoryBytes: MEMORY_BYTES - 1 }],
     ["age", { maxAgeMs: 3_000_000 }],
-    ["sessions", { maxSessions: 1 }],
   ])(
     "a server that still exceeds its limit after it was recycled is recycled again only after the pause: %s",
     async (reason, limit) => {
       const { clock, done, look } = make(limit);
       const old = await server("s1");
-      for (const id of ["one", "two"]) noteOpened(old, id);
       await look(old);
       expect(done).toEqual(["recycle s1", `count ${reason}`]);
       const next = replaced(old);
@@ -118,8 +115,7 @@ describe("the recycler", () => {
 
   it("a server that is at its limits, or that has no limits, is not recycled", async () => {
     const old = await server("s1");
-    for (const id of ["one", "two"]) noteOpened(old, id);
-    const limits = { maxMemoryBytes: MEMORY_BYTES, maxAgeMs: 3_700_000, maxSessions: 2 };
+    const limits = { maxMemoryBytes: MEMORY_BYTES, maxAgeMs: 3_700_000 };
     for (const { look, done } of [make(limits), make({})]) {
       await look(old);
       expect(done).toEqual([]);

@@ -20,9 +20,8 @@ beforeEach(async () => {
 
 /** The session's provider in one process. `kept` is the process's use of the session. */
 function process() {
-  const settings = { provider: null, modelGateway: "off" as const };
-  const runtime = { path: null, args: [], env: [], idleTimeoutMs: null };
-  const provider = new ModelProvider({ ...settings, runtime }, { env: {}, networkFolder: "/nowhere" });
+  const runtime = { path: null, args: [], env: [] };
+  const provider = new ModelProvider({ provider: null, runtime }, { env: {}, networkFolder: "/nowhere" });
   const kept = provider.keep(record.id);
   onTestFinished(() => kept[Symbol.dispose]());
   return {

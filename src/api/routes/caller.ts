@@ -1,3 +1,4 @@
+import { FIXED_LIMITS } from "../../config/limits.js";
 import { type AnyRoute, route } from "../route.js";
 import * as s from "./schemas.js";
 
@@ -21,7 +22,6 @@ export const CALLER_ROUTES: readonly AnyRoute[] = [
     limitMs: 10_000,
     handle: async ({ fleet, identity, limits }) => {
       const { user, scopes, groups, via, tokenId, sessionId = null, expiresAt } = identity;
-      const { requestsInFlight, unreadBytes } = limits.default;
       const view = await fleet.limits.get(user);
       const used = { ...view.used, sessions: view.used.sessions ?? 0, connections: limits.connections };
       return {
@@ -33,7 +33,7 @@ export const CALLER_ROUTES: readonly AnyRoute[] = [
           tokenId,
           sessionId,
           expiresAt,
-          limits: { ...view.limits, requestsInFlight, unreadBytes },
+          limits: { ...view.limits, ...FIXED_LIMITS.default },
           used,
         },
       };

@@ -29,17 +29,10 @@ export const OF_OPERATION = {
     meaning: "The number of unanswered probes in a row that make a server count as hung.",
     examples: [3],
   },
-  "health.session": { meaning: "Whether some probes also create and delete a session.", examples: [true] },
-  "health.startup": { meaning: "How long a server may take to start.", examples: ["30s"] },
   "health.restarts": {
     meaning: "How many times in a row a server that crashes is started again. The next crash abandons it.",
     examples: [5],
   },
-  "health.backoff": {
-    meaning: "The delay before the second restart in a row. It doubles each time, up to a minute.",
-    examples: ["1s"],
-  },
-  "health.stable": { meaning: "How long a server has to run before its crashes are forgotten.", examples: ["60s"] },
   "health.stalledTurn": {
     meaning: "The silence after which a turn counts as stalled in the metrics.",
     examples: ["10m"],
@@ -53,12 +46,6 @@ export const OF_OPERATION = {
     meaning: "The age above which a server is replaced. `null`: without limit.",
     examples: ["24h", null],
   },
-  "recycle.maxSessions": {
-    meaning:
-      "The number of sessions that a server has loaded so far, above which it is replaced. `null`: without limit.",
-    examples: [1000, null],
-  },
-  "recycle.pause": { meaning: "The shortest time between two attempts at one server.", examples: ["60s"] },
 
   "drain.timeout": { meaning: "How long running turns may take to end.", examples: ["30s"] },
 
@@ -75,7 +62,6 @@ export const OF_OPERATION = {
     examples: [true],
   },
   "serve.metrics": { meaning: "The address of metrics and health checks.", examples: ["127.0.0.1:9464"] },
-  "serve.gcInterval": { meaning: "The time between two runs of `gc`.", examples: ["1h"] },
   "serve.maxFrame": {
     meaning: "The size of the longest message of a client, from 64 kB to 256 MB.",
     examples: ["8mb"],
@@ -101,8 +87,6 @@ export const OF_OPERATION = {
     meaning: "How long a prompt may wait at the front door while others use its session.",
     examples: ["30s"],
   },
-  "serve.logMaxSize": { meaning: "The size at which a server's log is rotated.", examples: ["10mb"] },
-  "serve.logFiles": { meaning: "The number of rotated logs to keep for each server.", examples: [3] },
 
   "http.origins": {
     meaning:
@@ -122,14 +106,6 @@ export const OF_OPERATION = {
     examples: [16, null],
   },
   "limits.default.sessions": { meaning: "The number of sessions in all states.", examples: [1000, null] },
-  "limits.default.requestsInFlight": {
-    meaning: "The number of unanswered requests at the front door.",
-    examples: [2000, null],
-  },
-  "limits.default.unreadBytes": {
-    meaning: "The size of the data in the front door's buffers.",
-    examples: ["64mb", null],
-  },
   "limits.default.turnsPerMinute": { meaning: "The number of turns that begin within a minute.", examples: [20, null] },
   "limits.default.concurrentTurns": { meaning: "The number of turns that run at once.", examples: [4, null] },
   "limits.default.tokensPerDay": {
@@ -150,22 +126,10 @@ export const OF_OPERATION = {
     examples: [1024, null],
   },
   "limits.total.sessions": { meaning: "The number of sessions in all states.", examples: [100_000, null] },
-  "limits.total.requestsInFlight": {
-    meaning: "The number of unanswered requests at the front door.",
-    examples: [20_000, null],
-  },
-  "limits.total.unreadBytes": {
-    meaning: "The size of the data in the front door's buffers.",
-    examples: ["512mb", null],
-  },
 
   "events.retention": {
     meaning: "How long the [audit log](events.md) keeps an event on its host.",
     examples: ["90d"],
-  },
-  "events.maxSize": {
-    meaning: "The size of the audit log of each host. Beyond it, the oldest events are deleted.",
-    examples: ["256mb"],
   },
 
   "usage.retention": {

@@ -15,7 +15,6 @@ export const OF_SERVERS = {
     meaning: "How a user gets one of the shared servers.",
     examples: ["sticky", "least-loaded"],
   },
-  "pool.warm": { meaning: "The number of shared servers that `serve` keeps running without users.", examples: [2] },
   "pool.idleTimeout": {
     meaning: "How long `serve` keeps a user's unused server running. `null`: without limit.",
     examples: ["30m", null],
@@ -29,10 +28,6 @@ export const OF_SERVERS = {
   "runtime.env": {
     meaning: "The variables that servers get in addition to the fleet's own list.",
     examples: [["HTTPS_PROXY", "NO_PROXY"]],
-  },
-  "runtime.idleTimeout": {
-    meaning: "The runtime's own limit for idle sessions (`--session-idle-timeout`). `null`: the runtime's default.",
-    examples: ["1h", null],
   },
 
   "auth.githubTokenEnv": {
@@ -89,12 +84,6 @@ export const OF_SERVERS = {
   "provider.wireApi": {
     meaning: "The API of the model service, for the types `openai` and `azure`.",
     examples: ["completions", "responses"],
-  },
-
-  modelGateway: {
-    meaning:
-      "Whether the provider's key stays out of servers. With `on`, servers reach the model service through the fleet, which adds the key. See [The model gateway](security.md#the-model-gateway).",
-    examples: ["on", "off"],
   },
 
   "session.model": {
@@ -162,5 +151,4 @@ export const OF_SERVERS = {
   "sandbox.openFiles": { meaning: "The number of open files of each process of a server.", examples: [4096] },
   "sandbox.cpu": { meaning: "The processor time of each server, as a number of processors.", examples: [1.5] },
   "sandbox.disk": { meaning: "The size of the home and of the temporary folder of each server.", examples: ["10gb"] },
-  "sandbox.tools": { meaning: "The sandbox of each tool. See [Security](security.md).", examples: ["bwrap"] },
 } as const satisfies Partial<ValueTexts>;

@@ -11,7 +11,6 @@ const UNGUARDED = new Map<string, { values: "all" | readonly unknown[]; because:
   ["session.approve", { values: ["none"], because: "It is the strictest value." }],
   ["session.host", { values: ["none"], because: "It is the strictest value." }],
   ["provider.type", { values: ["echo"], because: "The echo model is built in and sends nothing." }],
-  ["modelGateway", { values: ["on"], because: "It is the strictest value." }],
   ["insecure", { values: [false], because: "It is the strictest value." }],
 ]);
 

@@ -5,7 +5,6 @@ import * as rules from "../rules.js";
 export const events = v.pipe(
   v.strictObject({
     retention: v.optional(rules.age(), "90d"),
-    maxSize: v.optional(rules.sizeFrom("1mb", "256mb"), "256mb"),
   }),
-  v.transform(({ retention, maxSize }) => ({ retentionMs: retention, maxBytes: maxSize })),
+  v.transform(({ retention }) => ({ retentionMs: retention })),
 );

@@ -8,7 +8,6 @@ import { keySourceOf, ProviderKey } from "../../models/provider-key.js";
 import { chooseLimits } from "../../sandbox/limits/limits.js";
 import { ACCEPT_WEAKER, acceptWeaker, refuseWeaker } from "../../sandbox/remembered.js";
 import { findPossible, sandboxNow, toolSettings, withNetwork } from "../../sandbox/sandbox.js";
-import { failureOfBwrap } from "../../sandbox/tool-sandbox.js";
 import { adviceOf, type Finding, failed, ok, type Row, warning } from "./checks.js";
 import { networkProblem } from "./network.js";
 import { serviceAnswers } from "./service.js";
@@ -50,14 +49,8 @@ async function isolationOf({ config, env }: SettingsContext): Promise<Finding> {
 /** Reports the sandbox that servers get, and what an agent in this sandbox can still do. */
 async function sandboxWorks(context: SettingsContext): Promise<Finding> {
   const { config, env, stateRoot } = context;
-  const { mode, tools } = config.sandbox;
-  if (mode === "none") {
-    const detail = 'none, because sandbox.mode is "none"';
-    if (tools === "none") return ok(detail);
-    const failure = await failureOfBwrap(env);
-    if (failure === null) return ok(`${detail}; the tools of agents run in bwrap`);
-    return failed(`${detail}; and bwrap, in which the tools of agents should run, failed (${failure})`);
-  }
+  const { mode } = config.sandbox;
+  if (mode === "none") return ok('none, because sandbox.mode is "none"');
   const { mechanism, reasons, network, failure: open } = await findPossible(config, env);
   const problem = await networkProblem(config, { failure: open, stateRoot });
   if (problem !== null) return problem;

@@ -2,14 +2,12 @@ import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { creditLimit } from "../../model/usage/credits.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
-import { toolSandboxOf } from "../../sandbox/tool-sandbox.js";
 import { recordFor } from "../../sessions/find.js";
 import { noteOpened } from "../../sessions/memory/open-notes.js";
 import { isStoreTrouble, sessionLocked } from "../../sessions/problems.js";
 import { asksModel, checkCredits, mayAskModel } from "../policy/credits.js";
 import type { SessionHandling } from "../policy/methods.js";
 import { approvesMore, checkReach, reachOf } from "../policy/reach.js";
-import { checkToolSandbox } from "../policy/tool-sandbox.js";
 import type { Router } from "../routing/router.js";
 import type { ClientState } from "../state/client-state.js";
 import { failure } from "../state/door/report.js";
@@ -50,7 +48,6 @@ export class PassedRequests {
       // This takes the fleet's provider from the session. So the next turn has to give it again.
       if (params.provider === null) noteOpened(link.server, record.id);
     }
-    checkToolSandbox(method, params, toolSandboxOf(config, link.server));
     checkCredits(method, params, config);
     checkReach(request, handling, reachOf(link, config));
     checkTools(this.#state, request, record);

@@ -3,14 +3,12 @@ import type { Isolation } from "../../model/server.js";
 import { type SessionRecord, toolsOf } from "../../model/session.js";
 import { sessionLimitsOf } from "../../model/usage/credits.js";
 import { type Reach, reachesHost } from "../../pool/host-reach.js";
-import type { ToolSandbox } from "../../sandbox/tool-sandbox.js";
 import type { Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
 import { isBelowHome } from "./below-home.js";
 import { bringsCredentials } from "./credentials.js";
 import { decidesOnTools, refuseInnerProviders } from "./reach.js";
 import { hasCredentials } from "./server-setup.js";
-import { checkToolSandbox } from "./tool-sandbox.js";
 
 /** The facts that decide which settings a client may choose for its session, and which settings the fleet adds. */
 export interface Surroundings extends Reach {
@@ -19,8 +17,6 @@ export interface Surroundings extends Reach {
   isolation: Isolation;
   /** `COPILOT_HOME` of the server. */
   home: string;
-  /** The sandbox that the fleet sets for the tools of each session. Null if it sets none. */
-  toolSandbox: ToolSandbox | null;
   /**
    * The session's model provider. By default, its key is a token that the model gateway accepts for this session. Null
    * without a provider.
@@ -135,13 +131,11 @@ export function sessionParams(
   record: SessionRecord,
   surroundings: Surroundings,
 ): Params {
-  const { config, own, provider, gitHubToken, toolSandbox } = surroundings;
+  const { config, own, provider, gitHubToken } = surroundings;
   // A session in the cloud would not be on a server of this fleet, and the fleet could not choose its id.
   if (asked.cloud !== undefined) throw methodDenied(method, '"cloud" sessions are not on any server of this fleet');
-  checkToolSandbox(method, asked, toolSandbox);
   refuseReach(method, asked, surroundings);
   const params: Params = { ...asked, sessionId: record.id };
-  if (toolSandbox !== null) params.sandboxConfig = toolSandbox;
   // Hooks start programs, and an agent or a repository may have put them into the working folder.
   if (!reachesHost(surroundings)) params.enableFileHooks = false;
   if (method === "session.create") for (const name of RESUME_ONLY) delete params[name];

@@ -2,7 +2,7 @@ import { isRefusedCredential } from "../../runtime/history/turn-failure.js";
 import { type Frame, ProtocolError } from "../../runtime/wire/frames.js";
 import type { RpcListener } from "../../runtime/wire/rpc-client.js";
 import type { ServerMessage } from "../../runtime/wire/server-message.js";
-import { forgetCredential } from "../../sessions/use/session-token.js";
+import { forgetToken } from "../../sessions/use/session-token.js";
 import { BACKGROUND } from "../../sessions/use/turn-records.js";
 import { decidesOnTools, withoutApproval } from "../policy/reach.js";
 import type { Attachment, ClientState } from "../state/client-state.js";
@@ -118,7 +118,7 @@ export class Incoming implements RpcListener {
         if (isRefused) door.signOn.recheck(identity);
         // Forget the refused credential, so that the next turn reads it again from its source.
         if (isRefused && use !== undefined) {
-          forgetCredential(door.sessions.context, use);
+          forgetToken(door.sessions.context, use);
           use.model.refused();
         }
         ends.error(sessionId, frame, { message: String(data.message), isJudged });

@@ -1,6 +1,5 @@
 import type { SessionRecord } from "../../model/session.js";
 import { keepLimited } from "../../model/usage/credits.js";
-import { toolSandboxOf } from "../../sandbox/tool-sandbox.js";
 import type { Loading, Transport } from "../../sessions/use/load.js";
 import { reachOf } from "../policy/reach.js";
 import { type ClientState, hasOwnFolder } from "../state/client-state.js";
@@ -55,11 +54,10 @@ export function upstreamTransport(
     const { isolation, home } = server;
     const method = how === "create" ? "session.create" : "session.resume";
     const member = record.owner !== user;
-    const toolSandbox = toolSandboxOf(door.config, server);
     // A user who signed on with a GitHub token uses GitHub's models with that token. A member uses the owner's access.
     const own = ownGitHubToken(state, record);
     const credentials = own === null ? access : { ...access, gitHubToken: own };
-    const surroundings = { ...reachOf(link, door.config), member, isolation, home, toolSandbox, ...credentials };
+    const surroundings = { ...reachOf(link, door.config), member, isolation, home, ...credentials };
     const params = protocol.sessionParams(method, asked, record, surroundings);
     const sessionId = record.id;
     try {

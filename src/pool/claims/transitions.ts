@@ -201,10 +201,14 @@ export function recordReady(server: ServerRecord, running: { process: ProcessIde
   delete server.ending;
 }
 
-/** Counts a crash. If the server was healthy for `stableMs` milliseconds, its earlier crashes no longer count. */
-export function countCrash(server: ServerRecord, nowMs: number, stableMs: number): void {
-  const healthyMs = server.process === null ? 0 : nowMs - Date.parse(server.startedAt ?? "");
-  server.crashes = (healthyMs >= stableMs ? 0 : (server.crashes ?? 0)) + 1;
+/** After a server has run for this long, or for this many health intervals if that is shorter, earlier crashes no longer count. */
+const STABLE_MS = 60_000;
+const STABLE_INTERVALS = 12;
+
+export function countCrash(server: ServerRecord, nowMs: number, { intervalMs }: Config["health"]): void {
+  const ranMs = server.process === null ? 0 : nowMs - Date.parse(server.startedAt ?? "");
+  const isStable = ranMs >= Math.min(STABLE_MS, STABLE_INTERVALS * intervalMs);
+  server.crashes = (isStable ? 0 : (server.crashes ?? 0)) + 1;
 }
 
 /** Records the end of a transition after which no process of the server runs. Frees the port and removes the claim. */

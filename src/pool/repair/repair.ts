@@ -69,7 +69,7 @@ async function reap(
   if (kills !== "") appendToLog(server.home, `The server ended${kills}.`);
   const failure = state === "failed" ? `${describeEnd(server)}${kills}${endOfLog(server)}` : null;
   await changeClaimed(store, server, (record) => {
-    if (state === "failed") countCrash(record, Date.now(), config.health.stableMs);
+    if (state === "failed") countCrash(record, Date.now(), config.health);
     recordEnd(record, state, failure);
   });
   const type = state === "failed" ? "server.crashed" : "server.stopped";

@@ -216,7 +216,7 @@ async function launchClaimed(
       if (server?.launchId !== launchId) return;
       // A cancelled start, a full disk, a lack of processes and a missing share do not count as crashes of this server.
       const isOwn = ownLimit(error) === undefined && !isFleetError(error, "FLEET_STORAGE_UNUSABLE");
-      if (!off && isOwn) countCrash(server, Date.now(), context.config.health.stableMs);
+      if (!off && isOwn) countCrash(server, Date.now(), context.config.health);
       recordEnd(server, "failed", off ? "its start was cancelled" : reason);
     });
     const about = { user: claimed.server.user, serverId: id, reason: isFleetError(error) ? error.code : null };

@@ -208,8 +208,7 @@ function linkSessions(folder: string, home: string): void {
   }
 }
 
-function commandLine({ server, port, githubToken, settings }: Launch): string[] {
-  const { idleTimeoutMs, args } = settings;
+function commandLine({ server, port, githubToken, settings: { args } }: Launch): string[] {
   return [
     "--headless",
     ...["--host", server.address],
@@ -217,7 +216,6 @@ function commandLine({ server, port, githubToken, settings }: Launch): string[] 
     "--no-auto-login",
     "--no-auto-update",
     ...(githubToken === null ? [] : ["--auth-token-env", GITHUB_TOKEN_VARIABLE]),
-    ...(idleTimeoutMs === null ? [] : ["--session-idle-timeout", String(Math.ceil(idleTimeoutMs / 1_000))]),
     ...args,
   ];
 }

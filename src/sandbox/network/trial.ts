@@ -14,13 +14,13 @@ const PROXY = /^(https?|all)_proxy$/i;
  * servers could not reach their models with it.
  */
 export function wantedNetwork(
-  { sandbox: { network, mode }, modelGateway, runtime }: Pick<Config, "sandbox" | "modelGateway" | "runtime">,
+  { sandbox: { network, mode }, runtime }: Pick<Config, "sandbox" | "runtime">,
   env: NodeJS.ProcessEnv,
 ): RestrictedNetwork | null {
   if (network === "open") return null;
   if (network !== "auto") return network;
   const hasProxy = runtime.env.some((name) => PROXY.test(name) && (env[name] ?? "") !== "");
-  return mode === "none" || modelGateway === "off" || hasProxy ? null : "public";
+  return mode === "none" || hasProxy ? null : "public";
 }
 
 /**

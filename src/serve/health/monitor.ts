@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
@@ -24,11 +23,8 @@ const STILL_ENDING_MS = [20, 60, 200];
 
 type Probed =
   | { kind: "ok"; seconds: number }
-  /**
-   * The server gave no answer or a wrong answer. `hangs`: it did not answer the ping, so it cannot report its turns
-   * either.
-   */
-  | { kind: "failed"; reason: string; seconds: number; hangs: boolean }
+  /** The server gave no answer or a wrong answer. */
+  | { kind: "failed"; reason: string; seconds: number }
   | { kind: "gone" }
   /** We learned nothing about the server: this process was suspended during the probe, or has reached a limit. */
   | { kind: "unknown"; reason: string };
@@ -107,7 +103,7 @@ export class ServerMonitor {
         metrics.probed("failed", result.seconds);
         this.#failures += 1;
         this.#answered = false;
-        this.#failed(result.reason, result.hangs);
+        this.#failed(result.reason);
         break;
       case "gone":
         wakeUntilEnded(this.#timer);
@@ -117,12 +113,10 @@ export class ServerMonitor {
     }
   }
 
-  #failed(reason: string, hangs: boolean): void {
+  #failed(reason: string): void {
     const most = this.#context.config.health.failures;
-    if (this.#failures >= most && hangs) this.#endHung(reason);
-    // Log each failure up to the limit, and then nothing more. Do not end a server that still answers pings, because it
-    // may have turns in flight.
-    else if (this.#failures <= most) {
+    if (this.#failures >= most) this.#endHung(reason);
+    else {
       const { id } = this.server;
       const count = `${this.#failures} of ${most}`;
       this.#context.log("warn", `server ${id} did not answer (${count})`, { server: id, reason });
@@ -203,13 +197,12 @@ class Prober {
     if (seconds * 1000 > this.#health.timeoutMs + LATE_MS)
       return { kind: "unknown", reason: "this process was suspended for a while" };
     const reason = error instanceof Error ? error.message : String(error);
-    return { kind: "failed", reason, seconds, hangs: !(error instanceof NoSessionError) };
+    return { kind: "failed", reason, seconds };
   }
 
   async #ask(signal: AbortSignal): Promise<void> {
     const connection = await this.#connected(signal);
     await connection.request("ping", { message: "probe" }, signal);
-    if (this.#health.session && this.#pings === 0) await tryASession(connection, this.#server, signal);
     this.#pings += 1;
   }
 
@@ -231,36 +224,5 @@ class Prober {
     const connection = this.#connection;
     this.#connection = null;
     await connection?.[Symbol.asyncDispose]();
-  }
-}
-
-/** The server answers, but no session can be created on it. */
-class NoSessionError extends Error {
-  override readonly name = "NoSessionError";
-
-  constructor(cause: unknown) {
-    super(`no session can be made: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
-  }
-}
-
-/**
- * Creates a session and deletes it again, to prove that the server can do so and can write to its home. The request
- * names a provider, because the runtime refuses a session that has neither a provider nor a GitHub token. Nothing calls
- * this provider.
- */
-async function tryASession(connection: RawConnection, server: ServerRecord, signal: AbortSignal): Promise<void> {
-  // Derive the session's id from a hash of the launch id, so that each probe of a launch uses the same session id. The
-  // launch id itself is a secret between the server and the proxy, and agents may see the names of session folders.
-  const launch = createHash("sha256")
-    .update(server.launchId ?? server.id)
-    .digest("hex")
-    .slice(0, 16);
-  const sessionId = `copilotfleet-probe-${launch}`;
-  const provider = { type: "openai", baseUrl: "http://127.0.0.1:9/v1", wireApi: "completions" };
-  try {
-    await connection.request("session.create", { sessionId, model: "probe", provider, envValueMode: "direct" }, signal);
-    await connection.request("session.delete", { sessionId }, signal);
-  } catch (error) {
-    throw new NoSessionError(error);
   }
 }

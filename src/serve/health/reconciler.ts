@@ -4,7 +4,6 @@ import type { ServerRecord } from "../../model/server.js";
 import { closedBy } from "../../pool/admission.js";
 import { isClaimed } from "../../pool/claims/held-claim.js";
 import { recordCrashLoop } from "../../pool/health.js";
-import { sharedServerId } from "../../pool/placement.js";
 import { isBroken, isDesired } from "../../pool/server.js";
 import { deadline } from "../../runtime/clock.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
@@ -13,6 +12,9 @@ import type { LoopTimer } from "../loop-timer.js";
 import type { Operations } from "../operations.js";
 import { ServerMonitor } from "./monitor.js";
 import { Restarts } from "./restarts.js";
+
+/** How long a server may take to start, in milliseconds. */
+const STARTUP_MS = 30_000;
 
 /**
  * Compares what should run with what is running. Starts servers that should run, watches each running server with a
@@ -52,10 +54,7 @@ export class Reconciler {
     const broken = new Set(servers.filter(isBroken));
     for (const server of broken) if (!isClaimed(server)) this.#repair(server);
     await this.#watch(servers.filter((server) => isUp(server) && !broken.has(server)));
-    if (closedBy(registry) === null) {
-      for (const server of servers) this.#bringUp(server);
-      this.#keepWarm(registry);
-    }
+    if (closedBy(registry) === null) for (const server of servers) this.#bringUp(server);
     return registry;
   }
 
@@ -121,12 +120,12 @@ export class Reconciler {
   }
 
   async #start(server: ServerRecord): Promise<void> {
-    const { pool, config, metrics, log } = this.#context;
+    const { pool, metrics, log } = this.#context;
     const { id } = server;
     const reason = this.#restarts.begin(id);
     if (server.state === "failed") metrics.restarted(reason);
     log("info", `starting server ${id}`, { server: id, crashes: server.crashes ?? 0 });
-    using limit = deadline(config.health.startupMs, this.#stopping);
+    using limit = deadline(STARTUP_MS, this.#stopping);
     try {
       const how = { signal: limit.signal, calledOff: this.#stopping, supervised: true };
       const { server: started } = await pool.startAgain(server, how);
@@ -151,24 +150,6 @@ export class Reconciler {
     this.#operations.begin("its crash loop could not be recorded", id, async () => {
       await recordCrashLoop(store, server, config.health.restarts);
     });
-  }
-
-  /** Keeps the first `pool.warm` shared servers running, even before anybody asks for them. */
-  #keepWarm({ servers }: Registry): void {
-    const { config, pool } = this.#context;
-    if (config.isolation !== "shared") return;
-    for (let index = 1; index <= Math.min(config.pool.warm, config.pool.servers); index++) {
-      const id = sharedServerId(index);
-      const known = servers[id];
-      // The first start of this server failed, so its record has no `desired`. Start the server again like one that has
-      // ended.
-      if (known?.state === "failed" && known.desired === undefined) this.#bringUp({ ...known, desired: "running" });
-      if (known !== undefined) continue;
-      this.#operations.begin("it could not be started", id, async () => {
-        using limit = deadline(config.health.startupMs, this.#stopping);
-        await pool.shared(id, { signal: limit.signal, calledOff: this.#stopping });
-      });
-    }
   }
 
   async close(): Promise<void> {

@@ -90,7 +90,7 @@ export class Restarts {
   }
 
   #schedule(id: string, crashes: number): number {
-    const waitMs = backoffMs(crashes, this.#health.backoffMs);
+    const waitMs = backoffMs(crashes, Math.min(FIRST_MS, this.#health.intervalMs / 5));
     const due = this.#clock.now() + waitMs;
     this.#due.set(id, due);
     if (waitMs > 0) this.#timer.wakeAfter(waitMs);
@@ -98,6 +98,8 @@ export class Restarts {
   }
 }
 
+/** The wait before the second restart in a row, in milliseconds. It is shorter if servers are probed more often than usual. */
+const FIRST_MS = 1_000;
 /** The longest wait between two starts of a server that keeps ending, in milliseconds. */
 const LONGEST_MS = 60_000;
 

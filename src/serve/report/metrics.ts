@@ -15,7 +15,7 @@ export type { MetricsSnapshot } from "./snapshot.js";
 
 /** Why a server was started again. `start`: its previous start failed. */
 const RESTART_REASONS = ["crash", "hang", "start"] as const;
-const RECYCLE_REASONS = ["memory", "age", "sessions"] as const;
+const RECYCLE_REASONS = ["memory", "age"] as const;
 const SERVER_LIMITS = ["memory", "processes", "disk"] as const;
 const EVENT_RESULTS = ["written", "lost"] as const;
 const OK_OR_FAILED = ["ok", "failed"] as const;

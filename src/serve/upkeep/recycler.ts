@@ -1,7 +1,6 @@
 import type { ServerRecord } from "../../model/server.js";
 import { isClaimed } from "../../pool/claims/held-claim.js";
 import { sessionsInTurn } from "../../pool/stop/drain.js";
-import { knownLoaded, notedSessions } from "../../sessions/memory/open-notes.js";
 import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 import type { RecycleReason } from "../report/metrics.js";
@@ -13,14 +12,16 @@ import type { ServerProcesses } from "../report/server-processes.js";
  */
 const PATIENCE_MS = 5 * 60_000;
 
+/** The shortest time between two attempts at one server, in milliseconds. */
+const PAUSE_MS = 60_000;
+
 interface Overdue {
   since: number;
   notBefore: number;
 }
 
 /**
- * Replaces servers that are too big, too old, or have had too many sessions, because the runtime never gives memory
- * back. It replaces one server at a time, in a moment without turns if such a moment comes soon enough. It never cuts a
+ * Replaces servers that are too big or too old, because the runtime never gives memory back. It replaces one server at a time, in a moment without turns if such a moment comes soon enough. It never cuts a
  * turn.
  */
 export class Recycler {
@@ -28,7 +29,6 @@ export class Recycler {
   readonly #operations: Operations;
   readonly #processes: ServerProcesses;
   readonly #stopping: AbortSignal;
-  readonly #seen = new Map<string, Set<string>>();
   readonly #overdue = new Map<string, Overdue>();
   /** By server id: the time (`clock.now()`) from which a replaced server may be replaced again. */
   readonly #resting = new Map<string, number>();
@@ -43,8 +43,7 @@ export class Recycler {
 
   look(servers: readonly ServerRecord[]): void {
     const launches = new Set(servers.map(({ launchId }) => launchId ?? ""));
-    for (const map of [this.#seen, this.#overdue])
-      for (const launch of map.keys()) if (!launches.has(launch)) map.delete(launch);
+    for (const launch of this.#overdue.keys()) if (!launches.has(launch)) this.#overdue.delete(launch);
     const due = servers.flatMap((server) => {
       const reason = this.#reasonFor(server);
       return reason === null || isClaimed(server) ? [] : [{ server, reason, overdue: this.#overdueOf(server) }];
@@ -63,21 +62,10 @@ export class Recycler {
   }
 
   #reasonFor(server: ServerRecord): RecycleReason | null {
-    const { maxMemoryBytes, maxAgeMs, maxSessions } = this.#context.config.recycle;
+    const { maxMemoryBytes, maxAgeMs } = this.#context.config.recycle;
     if (maxMemoryBytes !== null && this.#processes.memoryOf(server) > maxMemoryBytes) return "memory";
     if (maxAgeMs !== null && Date.now() - Date.parse(server.startedAt ?? "") > maxAgeMs * spread(server)) return "age";
-    if (maxSessions !== null && this.#sessionsOf(server) > maxSessions) return "sessions";
     return null;
-  }
-
-  #sessionsOf(server: ServerRecord): number {
-    const launch = server.launchId ?? "";
-    const seen = this.#seen.get(launch) ?? new Set<string>();
-    this.#seen.set(launch, seen);
-    // Also count the sessions with a note, a file that the fleet writes when it opens a session. Such a session is
-    // often unloaded before we look, but its note stays.
-    for (const id of [...notedSessions(server), ...knownLoaded(server)]) seen.add(id);
-    return seen.size;
   }
 
   #consider(server: ServerRecord, reason: RecycleReason, overdue: Overdue): void {
@@ -86,7 +74,7 @@ export class Recycler {
     if (this.#current !== undefined || now < notBefore || this.#operations.isBusy(server.id)) return;
     this.#current = server.id;
     this.#operations.begin("it could not be recycled", server.id, async () => {
-      overdue.notBefore = this.#context.clock.now() + this.#context.config.recycle.pauseMs;
+      overdue.notBefore = this.#context.clock.now() + PAUSE_MS;
       try {
         await this.#recycle(server, reason, now - overdue.since > PATIENCE_MS, overdue);
       } finally {
@@ -107,7 +95,7 @@ export class Recycler {
     const result = await pool.recycle(id, { drainTimeoutMs, late: "leave", signal: this.#stopping });
     if (result.kind === "replaced") {
       metrics.recycled(reason);
-      this.#resting.set(id, this.#context.clock.now() + config.recycle.pauseMs);
+      this.#resting.set(id, this.#context.clock.now() + PAUSE_MS);
       const { process, port } = result.server;
       log("info", `server ${id} was recycled`, { server: id, reason, serverPid: process?.pid, port });
     } else log("info", `server ${id} is recycled later: ${result.kind}`, { server: id, reason });

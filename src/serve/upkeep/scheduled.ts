@@ -12,17 +12,19 @@ import { rotateLog } from "../logs/log-rotation.js";
 
 /** How long after the start the first gc runs, in milliseconds: soon, but late enough not to slow the start down. */
 const FIRST_GC_MS = 60_000;
+const GC_MS = 3_600_000;
 const ROTATE_MS = 30_000;
+/** The size at which a server's log is rotated, and the number of rotated logs to keep in addition to the current one. */
+const LOG_BYTES = 10 * 1024 * 1024;
+const LOG_FILES = 3;
 
 type GcContext = Pick<ServeContext, "clock" | "config" | "host" | "metrics" | "log" | "takeWarnings">;
 
-/** Runs gc every `serve.gcInterval` until the signal aborts. */
+/** Runs gc every hour until the signal aborts. */
 export async function collectPeriodically(context: GcContext, stopping: AbortSignal): Promise<void> {
   const { clock, config, metrics, log } = context;
-  const { gcIntervalMs } = config.serve;
   for (let first = true; ; first = false) {
-    const waitMs = first ? Math.min(gcIntervalMs, FIRST_GC_MS) : gcIntervalMs;
-    if (!(await pause(clock, waitMs, stopping))) return;
+    if (!(await pause(clock, first ? FIRST_GC_MS : GC_MS, stopping))) return;
     try {
       const result = await context.host.gc({ ttlMs: config.session.ttlMs, dryRun: false }, { signal: stopping });
       metrics.gcRan(result);
@@ -83,9 +85,8 @@ export async function rotatePeriodically(context: ServeContext, stopping: AbortS
 }
 
 async function rotateLogs(context: ServeContext, stopping: AbortSignal): Promise<void> {
-  const { store, config } = context;
-  const options = { maxBytes: config.serve.logMaxBytes, keep: config.serve.logFiles, signal: stopping };
-  const { servers } = await store.registry.read();
+  const options = { maxBytes: LOG_BYTES, keep: LOG_FILES, signal: stopping };
+  const { servers } = await context.store.registry.read();
   for (const server of Object.values(servers)) {
     // Skip a server that is starting, because the start reads its log from a fixed position.
     if (!isRunning(server) || server.state === "starting") continue;

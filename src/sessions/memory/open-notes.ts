@@ -92,15 +92,6 @@ export function lately(server: ServerRecord): { sessionId: string; isLoaded: boo
   return [...ids].map((sessionId) => ({ sessionId, isLoaded: loaded.has(sessionId) }));
 }
 
-/**
- * The sessions with a note from this launch of the server. Some of them may have been unloaded within the last minute.
- */
-export function notedSessions(server: ServerRecord): string[] {
-  const folder = notesFolder(server);
-  const started = Date.parse(server.startedAt ?? "");
-  return notes(folder).filter((id) => timeOf(join(folder, id)) >= started);
-}
-
 function timeOf(path: string): number {
   return statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
 }

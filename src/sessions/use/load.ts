@@ -126,16 +126,11 @@ export async function missingAccess(
 /** Waits until a session is open, and then applies the settings for which the SDK has no option. */
 export async function withSettings(
   opening: Promise<CopilotSession>,
-  config: Pick<Config, "sandbox" | "provider" | "session">,
-  server: ServerRecord,
+  config: Pick<Config, "provider" | "session">,
   member: boolean,
 ): Promise<CopilotSession> {
   const session = await opening;
   if (member) await keepLimited(config, session.rpc);
-  if (config.sandbox.tools === "none") return session;
-  const { toolSandboxOf } = await import("../../sandbox/tool-sandbox.js");
-  const sandboxConfig = toolSandboxOf(config, server);
-  if (sandboxConfig !== null) await session.rpc.options.update({ sandboxConfig });
   return session;
 }
 

@@ -31,7 +31,7 @@ import {
 } from "./load.js";
 import { type AttachedSession, askerOf, OpenSession, type Prompt, type SendOptions } from "./open-session.js";
 import { isStopped } from "./server.js";
-import { assertAccepted, credentialsOf, forgetCredential } from "./session-token.js";
+import { assertAccepted, credentialsOf, forgetToken } from "./session-token.js";
 import { endingOf, TurnEvents } from "./turn-records.js";
 import { type SessionUse, useSession } from "./use-session.js";
 
@@ -192,7 +192,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
     // The next turn gives the server its provider again, in case the server has another one.
     this.context.provider.noteGiven(this.record.id, null);
     if (isFleetError(error, "FLEET_CREDENTIAL_REFUSED")) {
-      forgetCredential(this.context, { record: this.record, server: this.attached.server });
+      forgetToken(this.context, { record: this.record, server: this.attached.server });
     }
     if (!isFleetError(error, "FLEET_SERVER_LOST")) return error;
     const isCut = await isStopped(this.context, this.attached.server).catch(() => false);
@@ -279,7 +279,7 @@ class SdkTransport implements Transport<LocalAttached> {
       how === "resume"
         ? connection.client.resumeSession(record.id, settings)
         : connection.client.createSession({ ...settings, sessionId: record.id });
-    const opened = await answer(withSettings(request, config, server, isMember), connection, signal);
+    const opened = await answer(withSettings(request, config, isMember), connection, signal);
     // A client that is connected directly to the server may resume the session with its own provider.
     opened.on("session.resume", () => provider.noteGiven(record.id, null));
     return { session: opened, closed: connection.closed, connection, server };

@@ -42,19 +42,8 @@ function sourceOf({ config, pool }: TokenContext, { record, server }: TokenUser)
   return source === null || source.from === "env" || source.from === "caller" ? null : source;
 }
 
-/**
- * Forgets the cached token of a session and the key of its provider. Call it when one of them was refused. The next
- * turn then reads both from their sources again.
- */
-export function forgetCredential(
-  context: TokenContext & { provider: Pick<SessionsContext["provider"], "forgetKey"> },
-  user: TokenUser,
-): void {
-  context.provider.forgetKey();
-  forgetToken(context, user);
-}
-
-function forgetToken(context: TokenContext, user: TokenUser): void {
+/** Forgets the cached token of a session after it was refused. The next turn then reads it from its source again. */
+export function forgetToken(context: TokenContext, user: TokenUser): void {
   const source = sourceOf(context, user);
   if (source !== null) tokensOf(context.config, context.env).forget(source, user.record.owner);
 }

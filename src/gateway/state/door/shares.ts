@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import {
+  FIXED_LIMITS,
   type Limited,
   type LimitName,
   type LimitSource,
@@ -18,6 +19,8 @@ type Counted = Exclude<Limited, "sessions">;
 type Use = Record<Counted, number>;
 /** The limits of each user, and those of all users together. */
 type AllLimits = { default: Limits; total: Limits };
+/** The configured limits. Those that are missing are {@link FIXED_LIMITS}. */
+type Configured = Pick<Limits, "connections" | "sessions"> & Partial<Limits>;
 
 /** The connection limit of a user for whom the store has a record of limits. `max` is null without a limit. */
 interface OwnLimit {
@@ -49,8 +52,11 @@ export class Shares {
    * @param context if null, the recorded limits of single users do not apply, and only connections of this process
    * count
    */
-  constructor(limits: AllLimits, context: SharesContext | null = null) {
-    this.#limits = limits;
+  constructor(limits: { default: Configured; total: Configured }, context: SharesContext | null = null) {
+    this.#limits = {
+      default: { ...FIXED_LIMITS.default, ...limits.default },
+      total: { ...FIXED_LIMITS.total, ...limits.total },
+    };
     this.#context = context;
   }
 
