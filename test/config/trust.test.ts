@@ -49,7 +49,6 @@ describe("the keys of the configuration", () => {
       "session.approve": ["none"],
       "session.host": ["none"],
       "provider.type": ["echo"],
-      modelGateway: ["on"],
       "serve.insecure": [false],
       "host.insecure": [false],
     });

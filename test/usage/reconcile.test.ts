@@ -74,7 +74,7 @@ it("missingLines returns a bounded number of lines for a history in which an age
 
 let at: DoorFleet;
 beforeAll(async () => {
-  at = await DoorFleet.open({ config: { provider: { apiKeyEnv: null } } });
+  at = await DoorFleet.open({ hasKey: false });
 });
 afterAll(async () => await at[Symbol.asyncDispose]());
 

@@ -26,13 +26,13 @@ controllers need the same from their own settings.`;
 const NO_LIMIT = `A pod cannot limit its processes. Set podPidsLimit of the kubelet. The container has no memory limit, because reaching it would end every server in the pod at once: the kernel
 kills all processes of a container together. recycle.maxMemory replaces single servers that have grown, between turns.`;
 const GC_SHARED = `This job deletes expired sessions from the shared folder even if no host stays up long enough to do so.
-In addition, each serve runs gc every serve.gcInterval.`;
+In addition, each serve runs gc every hour.`;
 const PARENTS = weakened(
   "COPILOTFLEET_ALLOW_UNSAFE_PARENTS=1 in the job for gc",
   "its state folder is in an emptyDir with mode 0777. No other account is in that pod",
 );
 const GC_LOCAL = `There is no CronJob for gc. The sessions are on the pods' own volumes, and another pod must not mount these,
-because it cannot see the processes that use them. Each serve runs gc on its own sessions every serve.gcInterval.`;
+because it cannot see the processes that use them. Each serve runs gc on its own sessions every hour.`;
 
 /**
  * Renders the fleet as Kubernetes objects. The tests validate each object against the schemas of the Kubernetes API.
