@@ -45,16 +45,21 @@ function describe(name: string, given: v.GenericSchema): Key {
   const prefix = name === "" ? "" : `${name}.`;
   return {
     name,
-    variable: `COPILOTFLEET_${name
-      .replaceAll(".", "_")
-      .replace(/(?<=[a-z])[A-Z]/g, "_$&")
-      .toUpperCase()}`,
+    variable: `COPILOTFLEET_${asVariable(name)}`,
     kind: KINDS[schema.type] ?? "text",
     nullable,
     initial: v.getDefault(given),
     rule: v.getMetadata(schema) as Rule,
     children: new Map(Object.entries(entries).map(([part, child]) => [part, describe(prefix + part, child)])),
   };
+}
+
+/** A dotted name as in the name of a variable: "session.maxActive" is "SESSION_MAX_ACTIVE". */
+export function asVariable(name: string): string {
+  return name
+    .replaceAll(".", "_")
+    .replace(/(?<=[a-z])[A-Z]/g, "_$&")
+    .toUpperCase();
 }
 
 /** Yields every key below `key`, a section before the keys in it. */

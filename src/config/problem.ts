@@ -1,6 +1,6 @@
 import { FleetError, type FleetErrorCode, isFleetError, quote, type Suggestion } from "../errors.js";
 import { findKey, type Key, keyTree, nearestKeys } from "./keys.js";
-import { REMOVED } from "./removed.js";
+import { replacementOf } from "./removed.js";
 import type { Rule } from "./rules.js";
 import { isObject } from "./values/json.js";
 import { printable, redact, redactTokens } from "./values/text.js";
@@ -149,11 +149,8 @@ export function conflict(
 
 /** The error for a key that does not exist. Does not show the value, which may be a secret. */
 export function unknownKey(name: string, origin: Origin): FleetError {
-  const replacement = Object.hasOwn(REMOVED, name) ? REMOVED[name] : undefined;
-  if (replacement !== undefined) {
-    const message = `${quote(name)} is no longer a key of the configuration (${whence(origin)})`;
-    return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions: [replacement] });
-  }
+  const replacement = replacementOf(name);
+  if (replacement !== undefined) return removedKey(quote(name), replacement, origin);
   if (SECRET.test(name)) return secretInPlace(name, origin);
   const [nearest, ...others] = nearestKeys(name).map((key) => `"${key}"`);
   const at = origin.from === "file" ? ` in ${place(origin)}` : "";
@@ -164,6 +161,13 @@ export function unknownKey(name: string, origin: Origin): FleetError {
   const known = nearest === undefined ? siblingsOf(name) : `; the nearest is ${nearest}`;
   const message = `${quote(name)} is not a key of the configuration (${whence(origin)})${known}`;
   return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions });
+}
+
+/** The error for a key that no longer exists. */
+export function removedKey(name: string, replacement: string, origin: Origin): FleetError {
+  const advice: Suggestion = origin.from === "variable" ? `Unset ${origin.name}.` : `Remove ${name}.`;
+  const message = `${name} is no longer a key of the configuration (${whence(origin)}). ${replacement}`;
+  return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions: [advice] });
 }
 
 /** The error for a key that does not exist, in an object in a list. `allowed` names the keys that exist. */

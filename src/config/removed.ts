@@ -1,10 +1,33 @@
-import type { Suggestion } from "../errors.js";
-
-/** The keys that earlier versions had, each with what replaces it. */
-export const REMOVED: Readonly<Record<string, Suggestion>> = {
-  "host.ca": "Remove it: the certificate of serve.tls and storeOptions.keyFile prove what a host is.",
-  "host.peers": "Remove it: the certificate of serve.tls and storeOptions.keyFile prove what a host is.",
-  "host.insecure": "Set insecure, at the top level, in its place.",
-  "serve.insecure": "Set insecure, at the top level, in its place.",
-  "storeOptions.insecure": "Set insecure, at the top level, in its place.",
+/** The keys that no longer exist, each with a sentence about what replaces it. `*` stands for one part of a key. */
+export const REMOVED: Readonly<Record<string, string>> = {
+  "sandbox.tools": "sandbox.mode restricts each server with all tools that it runs.",
+  "pool.warm": "A shared server starts when a user needs it.",
+  "runtime.idleTimeout": "The runtime decides when it unloads idle sessions.",
+  "health.session": "Each probe is a ping.",
+  "health.startup": "A server may take 30 s to start.",
+  "health.stable": "A server's crashes are forgotten when it has run for a minute.",
+  "health.backoff": "The delay before restarts begins with a second and doubles each time, up to a minute.",
+  "recycle.pause": "Between two attempts to replace a server, serve waits a minute.",
+  "recycle.maxSessions": "recycle.maxMemory and recycle.maxAge limit a server.",
+  "serve.logMaxSize": "A server's log is rotated at 10 MB.",
+  "serve.logFiles": "For each server, serve keeps three rotated logs.",
+  "serve.gcInterval": "serve runs gc every hour.",
+  modelGateway: "The model gateway is always on.",
+  "events.maxSize": "The audit log of a host takes at most 256 MB.",
+  "limits.*.requestsInFlight": "A user may have 2000 unanswered requests, and all users together 20000.",
+  "limits.*.unreadBytes": "The front door holds 64 MB for a user, and 512 MB for all users together.",
+  "host.peers": "A host proves itself by its TLS certificate and by the key of the records.",
+  "host.ca": "A host proves itself by its TLS certificate and by the key of the records.",
+  "serve.insecure": '"insecure" replaces it.',
+  "host.insecure": '"insecure" replaces it.',
+  "storeOptions.insecure": '"insecure" replaces it.',
 };
+
+/** What replaces a removed key; undefined if the key was not removed. @param name the dotted key, or its variable */
+export function replacementOf(name: string, nameOf: (key: string) => string = (key) => key): string | undefined {
+  const isMeant = (key: string) => {
+    const [start = "", end] = key.split("*").map(nameOf);
+    return end === undefined ? name === start : name.startsWith(start) && name.endsWith(end);
+  };
+  return Object.entries(REMOVED).find(([key]) => isMeant(key))?.[1];
+}

@@ -63,7 +63,6 @@ describe("schemas/config.json", () => {
       ...(name.startsWith("provider.") && name !== "provider.baseUrl"
         ? { provider: { baseUrl: "http://m.example" } }
         : {}),
-      ...(name === "sandbox.tools" ? { sandbox: { mode: "none" } } : {}),
       ...(name === "sandbox.network" ? { provider: { type: "echo" } } : {}),
       ...(name === "sandbox.allow" ? { sandbox: { network: "allow-list" }, provider: { type: "echo" } } : {}),
       ...(/^(serve|host)\.tls\./.test(name) ? { [name.split(".")[0] ?? ""]: { tls: { cert: "/a", key: "/b" } } } : {}),

@@ -3,10 +3,11 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { keysBelow, keyTree, keyVariables } from "../../src/config/keys.js";
+import { asVariable, findKey, keysBelow, keyTree, keyVariables } from "../../src/config/keys.js";
 import { environmentLayer, unknownVariables } from "../../src/config/load/environment.js";
 import type { PartialConfig } from "../../src/config/load/load.js";
-import { Folder } from "./folder.js";
+import { REMOVED } from "../../src/config/removed.js";
+import { at, Folder } from "./folder.js";
 
 const EXAMPLE = fileURLToPath(new URL("../../.copilotfleet.example.json", import.meta.url));
 
@@ -20,11 +21,10 @@ describe("defaults", () => {
       config: {
         isolation: "per-user",
         ports: { from: 5000, to: 5999 },
-        pool: { servers: 1, strategy: "sticky", warm: 0, idleTimeoutMs: null },
-        runtime: { path: null, args: [], env: ["HTTPS_PROXY"], idleTimeoutMs: null },
+        pool: { servers: 1, strategy: "sticky", idleTimeoutMs: null },
+        runtime: { path: null, args: [], env: ["HTTPS_PROXY"] },
         auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null, githubApp: null },
         provider: null,
-        modelGateway: "on",
         session: {
           model: null,
           ttlMs: 30 * 86_400_000,
@@ -42,7 +42,6 @@ describe("defaults", () => {
           network: "auto",
           unixSockets: false,
           allow: [],
-          tools: "none",
           limits: { memory: null, processes: null, openFiles: null, cpu: null, disk: null },
         },
         identity: { tokenTtlMs: 7_776_000_000, jwt: [], github: { api: null, organizations: [] } },
@@ -51,38 +50,31 @@ describe("defaults", () => {
           intervalMs: 5000,
           timeoutMs: 2000,
           failures: 3,
-          session: false,
-          startupMs: 30_000,
           restarts: 5,
-          backoffMs: 1000,
-          stableMs: 60_000,
           stalledTurnMs: 600_000,
         },
-        recycle: { maxMemoryBytes: 1_073_741_824, maxAgeMs: 86_400_000, maxSessions: null, pauseMs: 60_000 },
+        recycle: { maxMemoryBytes: 1_073_741_824, maxAgeMs: 86_400_000 },
         drain: { timeoutMs: 30_000 },
         serve: {
           listen: { host: "127.0.0.1", port: 4300 },
           http: null,
           accessLog: false,
           metrics: { host: "127.0.0.1", port: 9464 },
-          gcIntervalMs: 3_600_000,
           maxFrameBytes: 8_388_608,
           proxyProtocol: false,
           tls: { cert: null, key: null, clientCa: null },
           turnWaitMs: 30_000,
-          logMaxBytes: 10_485_760,
-          logFiles: 3,
         },
         http: { origins: [], proxies: [] },
         limits: {
           default: {
-            ...{ connections: 16, sessions: 1000, requestsInFlight: 2000, unreadBytes: 67_108_864 },
+            ...{ connections: 16, sessions: 1000 },
             ...{ turnsPerMinute: null, concurrentTurns: null, tokensPerDay: null, tokensPerMonth: null },
           },
           groups: {},
-          total: { connections: 1024, sessions: null, requestsInFlight: 20_000, unreadBytes: 536_870_912 },
+          total: { connections: 1024, sessions: null },
         },
-        events: { retentionMs: 7_776_000_000, maxBytes: 268_435_456 },
+        events: { retentionMs: 7_776_000_000 },
         usage: { retentionMs: 34_560_000_000 },
         store: { kind: "file" },
         storeOptions: { keyFile: null },
@@ -316,6 +308,25 @@ describe("environment", () => {
     expect(folder.load({ env: { COPILOTFLEET_USER: "alice" } }).config.user).toBe("alice");
     expect(folder.refusal({ env: { COPILOTFLEET_USER: "a b" } }).message).toContain("COPILOTFLEET_USER (user) is");
   });
+
+  it.each(Object.entries(REMOVED).filter(([key]) => findKey(key) === undefined))(
+    "a file, a variable or an option with the removed key %s is refused with what replaces the key",
+    async (key, replacement) => {
+      await using folder = new Folder();
+      const name = key.replace("*", "default");
+      const variable = `COPILOTFLEET_${asVariable(name)}`;
+      const ofOption = folder.refusal({ flags: at(name, 1) });
+      const ofVariable = folder.refusal({ env: { [variable]: "1" } });
+      folder.write(folder.userFile, at(name, 1));
+      const message = (subject: string, where: string) =>
+        `${subject} is no longer a key of the configuration (${where}). ${replacement}`;
+      expect([ofOption, ofVariable, folder.refusal()]).toMatchObject([
+        { code: "FLEET_CONFIG_KEY_UNKNOWN", message: message(`"${name}"`, `the option config.${name}`) },
+        { code: "FLEET_CONFIG_KEY_UNKNOWN", message: message(variable, `the variable ${variable}`) },
+        { code: "FLEET_CONFIG_KEY_UNKNOWN", message: message(`"${name}"`, `in ${folder.userFile}, line 1`) },
+      ]);
+    },
+  );
 
   it("unknownVariables reports a variable that names a section, and suggests a variable in that section", () => {
     expect(unknownVariables({ COPILOTFLEET_AUTH: "x", COPILOTFLEET_PROVIDER: "null" })).toEqual([

@@ -47,7 +47,6 @@ describe("the keys of the configuration", () => {
       "session.approve": ["none"],
       "session.host": ["none"],
       "provider.type": ["echo"],
-      modelGateway: ["on"],
       insecure: [false],
     });
   });

@@ -30,6 +30,8 @@ export const READABLE = [dirname(process.execPath), PROGRAMS].map((folder) => `$
 export interface DoorFleetOptions {
   env?: NodeJS.ProcessEnv;
   config?: object;
+  /** Whether the model service has a key. If not, servers reach it without a model gateway. Default: true. */
+  hasKey?: boolean;
   /** In place of limits that cannot be set, by the names of limits. */
   fixedLimits?: { default: object; total: object };
   /** For the time limits of the front door and of leases. Default: the system's clock. */
@@ -71,7 +73,11 @@ export class DoorFleet implements AsyncDisposable {
       ...TOOLS_ANYWHERE,
       ...options.env,
     };
-    const provider = { type: "openai" as const, baseUrl: model.baseUrl, apiKeyEnv: "MODEL_KEY" };
+    const provider = {
+      type: "openai" as const,
+      baseUrl: model.baseUrl,
+      apiKeyEnv: options.hasKey === false ? null : "MODEL_KEY",
+    };
     // A busy machine may pause for seconds. The fleet must not take a server for hung because of that.
     const health = { timeout: "10s" };
     const sandbox = { binds: READABLE };

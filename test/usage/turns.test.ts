@@ -22,7 +22,7 @@ async function usageOf(at: DoorFleet, user: string, by: UsageBy = "user") {
 // The scripted model reports one input token and one output token for each request.
 describe.each([
   ["with a model gateway", {}],
-  ["without a model gateway, by the events of the runtime", { config: { provider: { apiKeyEnv: null } } }],
+  ["without a model gateway, by the events of the runtime", { hasKey: false }],
 ])("the usage of a turn, %s", (_, options) => {
   let at: DoorFleet;
   beforeAll(async () => {

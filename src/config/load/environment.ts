@@ -1,6 +1,7 @@
 import { FleetError } from "../../errors.js";
-import { type Key, keysBelow, keyTree, keyVariables, nearestVariable } from "../keys.js";
-import { attempt, invalidValue, type Origin, throwProblem } from "../problem.js";
+import { asVariable, type Key, keysBelow, keyTree, keyVariables, nearestVariable } from "../keys.js";
+import { attempt, invalidValue, type Origin, removedKey, throwProblem } from "../problem.js";
+import { replacementOf } from "../removed.js";
 import { absolute, type Given, type Layer } from "./layers.js";
 import type { Environment } from "./paths.js";
 import { readValueFile } from "./value-file.js";
@@ -37,7 +38,14 @@ export function environmentLayer(
   report = throwProblem,
 ): Layer {
   const layer = new Map<string, Given>();
-  if (!Object.keys(env).some((name) => name.startsWith(PREFIX) && !OTHER_VARIABLES.has(name))) return layer;
+  const given = Object.keys(env).filter((name) => name.startsWith(PREFIX) && !OTHER_VARIABLES.has(name));
+  if (given.length === 0) return layer;
+  const known = new Set(keyVariables());
+  for (const name of given) {
+    const variable = name.replace(/_FILE$/, "");
+    const replacement = known.has(variable) ? undefined : replacementOf(variable.slice(PREFIX.length), asVariable);
+    if (replacement !== undefined) report(removedKey(name, replacement, { from: "variable", name }));
+  }
   for (const key of keysBelow(keyTree())) {
     const name = env[key.variable] === undefined ? `${key.variable}${FILE}` : key.variable;
     const text = attempt(() => textOf(key, env), report);
