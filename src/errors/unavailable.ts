@@ -159,10 +159,7 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
     retryable: true,
     title: "The fleet cannot read which processes run.",
     data: "Nothing was changed. Servers, sessions and their histories are untouched.",
-    causes: [
-      "This process has no file descriptors left.",
-      "/proc is not mounted, or hides processes.",
-    ],
+    causes: ["This process has no file descriptors left.", "/proc is not mounted, or hides processes."],
     fixes: ["ulimit -n", "findmnt /proc"],
   },
   FLEET_FILES_EXHAUSTED: {
