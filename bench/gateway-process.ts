@@ -5,8 +5,7 @@
  * ends.
  */
 import { once } from "node:events";
-import type { AddressInfo } from "node:net";
-import { connect, createServer } from "node:net";
+import { type AddressInfo, connect, createServer } from "node:net";
 import { createInterface } from "node:readline";
 import { startEchoModel } from "../src/models/echo.js";
 

@@ -7,7 +7,7 @@
  * Run: npm run build && npx tsx bench/network.ts [rounds]
  */
 import { Fleet } from "../src/index.js";
-import { processesByLaunch } from "../src/runtime/process/launches.js";
+import { processesByLaunch } from "../src/runtime/process/process-table.js";
 import { system } from "../src/system/system.js";
 import { claim, compare, fleetCommand, printMachine, ratio, withState } from "./measure.js";
 

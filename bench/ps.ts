@@ -7,7 +7,7 @@ import { execFile } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { findRuntime } from "../src/runtime/launch/find.js";
+import { findRuntime } from "../src/runtime/launch/versions.js";
 import { claim, compare, fleetCommand, printMachine, ratio, withState } from "./measure.js";
 
 const PM2 = "pm2@7.0.4";

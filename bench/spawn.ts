@@ -9,7 +9,7 @@ import { once } from "node:events";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { findRuntime } from "../src/runtime/launch/find.js";
+import { findRuntime } from "../src/runtime/launch/versions.js";
 import { probe } from "../src/runtime/process/probe.js";
 import { claim, compare, fleetCommand, printMachine, ratio, withState } from "./measure.js";
 

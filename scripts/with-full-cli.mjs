@@ -17,6 +17,6 @@ runWith({ COPILOT_CLI_PATH: join(folder, "copilot") }, isOldest ? args.slice(1) 
 
 /** The oldest release that the fleet starts. */
 function oldest() {
-  const source = readFileSync(new URL("../src/runtime/launch/protocol.ts", import.meta.url), "utf8");
+  const source = readFileSync(new URL("../src/runtime/launch/versions.ts", import.meta.url), "utf8");
   return /OLDEST_RUNTIME = "(.+)"/.exec(source)[1];
 }

@@ -1,8 +1,8 @@
-import type { Suggestion } from "./errors/suggestion.js";
+import type { Suggestion } from "./errors/entry.js";
 import { ERRORS, type FleetErrorCode } from "./errors/table.js";
 
 export type { ErrorEntry } from "./errors/entry.js";
-export { fillIn, isCommand, type Placeholder, type Suggestion, withoutComment } from "./errors/suggestion.js";
+export { fillIn, isCommand, type Placeholder, type Suggestion, withoutComment } from "./errors/entry.js";
 export { ERRORS, type FleetErrorCode } from "./errors/table.js";
 
 export interface FleetErrorOptions {

@@ -1,7 +1,6 @@
 import { connect, type Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
-import { ACKNOWLEDGEMENT } from "../../src/runtime/wire/acknowledge.js";
-import { encodeMessage, FrameSplitter } from "../../src/runtime/wire/frames.js";
+import { ACKNOWLEDGEMENT, encodeMessage, FrameSplitter } from "../../src/runtime/wire/frames.js";
 
 interface Message {
   id?: number;

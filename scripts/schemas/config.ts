@@ -1,8 +1,7 @@
 import { toJsonSchema } from "@valibot/to-json-schema";
-import { DESCRIPTIONS, SECTIONS } from "../../src/config/descriptions/descriptions.js";
-import type { KeyDescription } from "../../src/config/descriptions/texts.js";
+import { DESCRIPTIONS, type KeyDescription, SECTIONS } from "../../src/config/descriptions.js";
 import { type Key, keyTree } from "../../src/config/keys.js";
-import { valuesWithoutTrust } from "../../src/config/load/guarded.js";
+import { valuesWithoutTrust } from "../../src/config/load/files.js";
 import { ConfigSchema } from "../../src/config/schema.js";
 
 /** The part of JSON Schema, draft 2020-12, that describes the configuration. */

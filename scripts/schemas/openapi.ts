@@ -1,13 +1,12 @@
 import { toJsonSchema } from "@valibot/to-json-schema";
 import { type GenericSchema, getMetadata } from "valibot";
+import { ROUTES } from "../../src/api/app.js";
 import type { AnyRoute } from "../../src/api/route.js";
 import * as a from "../../src/api/routes/admin-schemas.js";
-import { request } from "../../src/api/routes/requests/schemas.js";
+import { request } from "../../src/api/routes/request-schemas.js";
 import * as s from "../../src/api/routes/schemas.js";
-import { SESSION_EVENTS } from "../../src/api/routes/session-events.js";
-import { ROUTES } from "../../src/api/routes/table.js";
-import type { Scope } from "../../src/identity/identity.js";
-import { type Action, decide } from "../../src/identity/policy.js";
+import { SESSION_EVENTS } from "../../src/api/routes/turns.js";
+import { type Action, decide, type Scope } from "../../src/identity/identity.js";
 import type { OpenApi } from "./http-contract.js";
 import type { JsonSchema } from "./json-schema.js";
 

@@ -3,22 +3,23 @@ import type { HttpBindings } from "@hono/node-server";
 import { RESPONSE_ALREADY_SENT } from "@hono/node-server/utils/response";
 import { type Context, Hono } from "hono";
 import { FleetError, quote } from "../errors.js";
-import { permit } from "../identity/policy.js";
-import { actingFor } from "../identity/sign-on-events.js";
+import { permit } from "../identity/identity.js";
+import { actingFor } from "../identity/sign-on.js";
 import { deadline } from "../runtime/clock.js";
 import { sessionNotFound } from "../sessions/problems.js";
-import { refuseTokenIn } from "./auth.js";
-import { readBody } from "./body.js";
-import { credentialIn } from "./console/credential.js";
-import { consoleRoutes } from "./console/routes.js";
-import type { DoorState, Work } from "./door-state.js";
-import { idempotencyKeyIn, readInput } from "./input.js";
-import { hostsOf } from "./origins.js";
+import { consoleRoutes, credentialIn } from "./console.js";
+import { type DoorState, hostsOf, refuseTokenIn, type Work } from "./door-state.js";
+import { idempotencyKeyIn, readBody, readInput } from "./input.js";
 import { fleetErrorOf, HttpError, PROBLEM_TYPE, problemOf } from "./problem.js";
 import { type Answer, type AnyRoute, nameOf } from "./route.js";
-import { ROUTES } from "./routes/table.js";
-import { Departure } from "./streams/departure.js";
-import { type EventStream, isTooSlow, STREAM_TYPE, type StreamEvent, writeStream } from "./streams/sse.js";
+import { ADMIN_ROUTES } from "./routes/admin.js";
+import { EVENT_ROUTES } from "./routes/events.js";
+import { REQUEST_ROUTES } from "./routes/requests.js";
+import { SESSION_ROUTES } from "./routes/sessions.js";
+import { TURN_ROUTES } from "./routes/turns.js";
+import { USAGE_ROUTES } from "./routes/usage.js";
+import { CALLER_ROUTES, LIMIT_ROUTES, USER_ROUTES } from "./routes/users.js";
+import { type EventStream, isTooSlow, STREAM_TYPE, type StreamEvent, writeStream } from "./sse.js";
 import { Visit } from "./visit.js";
 
 export type Env = { Bindings: HttpBindings; Variables: { visit: Visit } };
@@ -209,3 +210,49 @@ function unknownMethod(c: Request): FleetError {
   const message = `There is no ${quote(`${c.req.method} ${c.req.path}`)} here.`;
   return new FleetError("FLEET_METHOD_UNKNOWN", message, { suggestions: ["GET /openapi.json lists all routes."] });
 }
+
+/**
+ * Provides a signal that aborts when the client disconnects before it has received the complete answer, or when the
+ * signal `other` aborts. Dispose the object to remove its listeners.
+ */
+class Departure implements Disposable {
+  readonly #gone = new AbortController();
+  readonly #response: ServerResponse;
+  readonly #other: AbortSignal;
+
+  constructor(response: ServerResponse, other: AbortSignal) {
+    this.#response = response;
+    this.#other = other;
+    response.once("close", this.#onClose);
+    other.addEventListener("abort", this.#onAbort, { once: true });
+    if (other.aborted) this.#onAbort();
+    if (response.destroyed) this.#onClose();
+  }
+
+  get signal(): AbortSignal {
+    return this.#gone.signal;
+  }
+
+  [Symbol.dispose](): void {
+    this.#response.off("close", this.#onClose);
+    this.#other.removeEventListener("abort", this.#onAbort);
+  }
+
+  readonly #onAbort = () => this.#gone.abort(this.#other.reason);
+  readonly #onClose = () => {
+    if (!this.#response.writableFinished) this.#gone.abort(new Error("The client has gone."));
+  };
+}
+
+/** Every route of the HTTP API. The validation, the policy and `/openapi.json` come from this table. */
+export const ROUTES: readonly AnyRoute[] = [
+  ...CALLER_ROUTES,
+  ...SESSION_ROUTES,
+  ...TURN_ROUTES,
+  ...REQUEST_ROUTES,
+  ...EVENT_ROUTES,
+  ...ADMIN_ROUTES,
+  ...USAGE_ROUTES,
+  ...LIMIT_ROUTES,
+  ...USER_ROUTES,
+];

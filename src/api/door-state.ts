@@ -1,22 +1,97 @@
 import { readFile } from "node:fs/promises";
+import type { IncomingMessage } from "node:http";
 import { createRequire } from "node:module";
+import { BlockList, isIP, type Socket } from "node:net";
 import type { Config } from "../config/schema.js";
-import { FleetError } from "../errors.js";
-import { Attempts } from "../gateway/entry/attempts.js";
-import type { DoorListeners } from "../gateway/state/door/report.js";
-import type { Share, Shares } from "../gateway/state/door/shares.js";
-import type { Identity } from "../identity/identity.js";
-import type { SignOn } from "../identity/sign-on.js";
-import { SignOnEvents } from "../identity/sign-on-events.js";
-import type { EventLog } from "../model/events/event.js";
+import { FleetError, quote } from "../errors.js";
+import { Attempts } from "../gateway/entry/connection.js";
+import type { DoorListeners } from "../gateway/state/report.js";
+import type { Share, Shares } from "../gateway/state/shares.js";
+import { type Identity, isHost } from "../identity/identity.js";
+import { type SignOn, SignOnEvents } from "../identity/sign-on.js";
+import { tokenIdIn } from "../identity/tokens.js";
+import type { EventLog } from "../model/event.js";
 import type { Clock } from "../runtime/clock.js";
 import type { ProbeAnswer, Probes } from "../serve/report/probes.js";
-import { Authenticator } from "./auth.js";
 import type { ApiFleet } from "./fleet.js";
-import { ClientAddresses, type Origins } from "./origins.js";
-import { unauthenticated } from "./problem.js";
-import { Strangers } from "./strangers.js";
-import { Heartbeats } from "./streams/heartbeats.js";
+import { invalid, unauthenticated } from "./problem.js";
+import { Heartbeats } from "./sse.js";
+
+/** The largest number of open connections without a running request of a signed-on user. One more closes the oldest. */
+const MOST = 2_048;
+
+/** A connection on which requests of a signed-on user run, and how many of them run. */
+interface Known {
+  socket: Socket;
+  requests: number;
+}
+
+/**
+ * Limits the number of strangers. A stranger is a connection that has shown no valid token, or an idle connection of a
+ * user, because one user could otherwise keep any number of idle connections open. Identifies a connection by its
+ * remote address and port, because Node.js does not link a TLS socket to the socket below it.
+ */
+export class Strangers {
+  readonly #sockets = new Map<string, Socket>();
+  readonly #known = new Map<string, Known>();
+  /**
+   * The connections whose tokens are being looked up. They are not closed, because they may be admitted at any moment.
+   */
+  readonly #held = new Set<string>();
+  readonly #most: number;
+
+  constructor(most = MOST) {
+    this.#most = most;
+  }
+
+  arrived(socket: Socket): void {
+    if (this.#sockets.size >= this.#most) this.#closeOldest();
+    const name = nameOf(socket);
+    this.#sockets.set(name, socket);
+    socket.on("close", () => {
+      if (this.#sockets.get(name) === socket) this.#sockets.delete(name);
+      if (this.#known.get(name)?.socket === socket) this.#known.delete(name);
+    });
+  }
+
+  /** Keeps a connection from being closed until the returned object is disposed. */
+  hold(socket: Socket): Disposable {
+    const name = nameOf(socket);
+    this.#held.add(name);
+    return { [Symbol.dispose]: () => void this.#held.delete(name) };
+  }
+
+  /**
+   * Call this when a user has signed on with a request on this connection, and dispose the returned object when the
+   * request is answered. As long as such a request runs, the connection does not count as a stranger and is not closed.
+   */
+  admit(socket: Socket): Disposable {
+    const name = nameOf(socket);
+    const stranger = this.#sockets.get(name);
+    if (stranger !== undefined) this.#known.set(name, { socket: stranger, requests: 0 });
+    this.#sockets.delete(name);
+    const known = this.#known.get(name);
+    if (known !== undefined) known.requests++;
+    return {
+      [Symbol.dispose]: () => {
+        if (known === undefined || --known.requests > 0 || this.#known.get(name) !== known) return;
+        this.#known.delete(name);
+        this.#sockets.set(name, known.socket);
+      },
+    };
+  }
+
+  #closeOldest(): void {
+    const [name] = [...this.#sockets.keys()].filter((each) => !this.#held.has(each));
+    if (name === undefined) return;
+    this.#sockets.get(name)?.destroy();
+    this.#sockets.delete(name);
+  }
+}
+
+function nameOf({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`;
+}
 
 export interface HttpContext {
   config: Config;
@@ -212,5 +287,204 @@ export class DoorState {
     const reasons = isReady ? [] : ["this address is about to close"];
     const body = `${JSON.stringify({ ok: isReady, reasons })}\n`;
     return { status: isReady ? 200 : 503, type: "application/json", body };
+  }
+}
+
+/** The request headers that a page of another origin may send, and the answer headers that it may read. */
+const SENT = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, X-Request-Id";
+const READ = "ETag, Location, Retry-After, X-Request-Id";
+/** How long a browser may cache the answer to a preflight request, in seconds. */
+const REMEMBERED_S = 600;
+
+interface OriginRules {
+  /** `http.origins` of the configuration. */
+  origins: readonly string[];
+  /** The host in the configured address. Null if another program has opened the socket. */
+  listen: string | null;
+  isSecure: boolean;
+  /** Whether the certificate of the door is for this name. */
+  isCertified: (name: string) => boolean;
+}
+
+/**
+ * Refuses requests from pages of other origins, except those in `http.origins`. A request without the header `Origin`
+ * passes this check.
+ *
+ * Also refuses requests with a foreign name in `Host`. Otherwise, a page could make its own domain name resolve to this
+ * address, and so reach a server that only the browser's machine can reach (DNS rebinding).
+ */
+export class Origins {
+  readonly #rules: OriginRules;
+  readonly #allowed: ReadonlySet<string>;
+  readonly #names: ReadonlySet<string>;
+
+  constructor(rules: OriginRules) {
+    this.#rules = rules;
+    this.#allowed = new Set(rules.origins);
+    this.#names = new Set([
+      "localhost",
+      ...(rules.listen === null ? [] : [rules.listen.toLowerCase()]),
+      ...rules.origins.map((each) => new URL(each).hostname),
+    ]);
+  }
+
+  /**
+   * @returns the headers that allow the requesting page to read the answer; none if the request has no `Origin`
+   * @throws FleetError `FLEET_ORIGIN_REFUSED`.
+   */
+  check({ hosts, origin }: { hosts: readonly string[]; origin: string | undefined }): Record<string, string> {
+    const [host, ...others] = hosts;
+    const own = readHost(host);
+    if (own === null || !this.#isOwnName(own.name)) throw refused("Host", host);
+    // Refuse a request with different host names, because a proxy in front of the API may rely on another of them.
+    const other = others.find((each) => each.toLowerCase() !== own.host);
+    if (other !== undefined) throw refused("Host", other);
+    if (origin === undefined) return {};
+    const isOwn = origin === `${this.#rules.isSecure ? "https" : "http"}://${own.host}`;
+    if (!isOwn && !this.#allowed.has(origin)) throw refused("Origin", origin);
+    return { "Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": READ, Vary: "Origin" };
+  }
+
+  /**
+   * The additional headers of the answer to a preflight request, in which a browser asks whether a page may send a
+   * request.
+   */
+  preflight(methods: readonly string[]): Record<string, string> {
+    return {
+      "Access-Control-Allow-Methods": methods.join(", "),
+      "Access-Control-Allow-Headers": SENT,
+      "Access-Control-Max-Age": String(REMEMBERED_S),
+    };
+  }
+
+  #isOwnName(name: string): boolean {
+    // DNS rebinding needs a domain name, so allow every IP address.
+    if (isIP(name.replace(/^\[|\]$/g, "")) !== 0) return true;
+    return this.#names.has(name) || this.#rules.isCertified(name);
+  }
+}
+
+/** Finds the addresses of clients, even behind the proxies of `http.proxies`. */
+export class ClientAddresses {
+  readonly #proxies = new BlockList();
+
+  constructor(proxies: readonly string[]) {
+    for (const each of proxies) {
+      const [address = "", prefix] = each.split("/");
+      if (prefix === undefined) this.#proxies.addAddress(address, familyOf(address));
+      else this.#proxies.addSubnet(address, Number(prefix), familyOf(address));
+    }
+  }
+
+  /**
+   * The client's address: that of the connection or, if a proxy made the connection, the last address in
+   * `X-Forwarded-For` that does not belong to a proxy.
+   */
+  of({ socket, rawHeaders }: Pick<IncomingMessage, "socket" | "rawHeaders">): string {
+    let address = plainAddress(socket.remoteAddress ?? "");
+    const noted = this.#isProxy(address) ? headerValues(rawHeaders, "x-forwarded-for").join().split(",") : [];
+    // Each proxy appends the address of its client. A client can forge only the earlier entries, so read from the end.
+    while (this.#isProxy(address)) {
+      const before = plainAddress(noted.pop()?.trim() ?? "");
+      if (isIP(before) === 0) break;
+      address = before;
+    }
+    return address;
+  }
+
+  #isProxy(address: string): boolean {
+    return isIP(address) !== 0 && this.#proxies.check(address, familyOf(address));
+  }
+}
+
+/**
+ * An address without its port and its brackets. Turns an IPv4-mapped IPv6 address (`::ffff:1.2.3.4`) into plain IPv4.
+ */
+function plainAddress(text: string): string {
+  const withoutPort = /^\[([^\]]*)\](?::\d+)?$/.exec(text)?.[1] ?? /^([\d.]+):\d+$/.exec(text)?.[1] ?? text;
+  return withoutPort.replace(/^::ffff:(?=[\d.]+$)/i, "");
+}
+
+function familyOf(address: string): "ipv4" | "ipv6" {
+  return isIP(address) === 6 ? "ipv6" : "ipv4";
+}
+
+/**
+ * All host names in a request: those in `Host` headers, and the one in the request line if that contains a complete
+ * URL.
+ */
+export function hostsOf({ rawHeaders, url = "" }: Pick<IncomingMessage, "rawHeaders" | "url">): string[] {
+  const inLine = url.startsWith("/") ? undefined : /^https?:\/\/([^/?#]*)/i.exec(url)?.[1];
+  return [...headerValues(rawHeaders, "host"), ...(inLine === undefined ? [] : [inLine])];
+}
+
+/** @param name in lower case */
+function headerValues(rawHeaders: readonly string[], name: string): string[] {
+  // In `rawHeaders`, names and values alternate. Reading `headers` instead would make Node.js build a map, and keep it
+  // in memory until the stream ends.
+  return rawHeaders.filter((_, at) => at % 2 === 1 && rawHeaders[at - 1]?.toLowerCase() === name);
+}
+
+function readHost(host: string | undefined): { name: string; host: string } | null {
+  if (host === undefined || !/^[A-Za-z0-9.:[\]-]{1,255}$/.test(host) || !URL.canParse(`http://${host}`)) return null;
+  const { hostname } = new URL(`http://${host}`);
+  return { name: hostname.replace(/\.$/, ""), host: host.toLowerCase() };
+}
+
+function refused(header: "Host" | "Origin", value: string | undefined): FleetError {
+  const given = value === undefined ? "missing" : quote(value);
+  return new FleetError(
+    "FLEET_ORIGIN_REFUSED",
+    `The header ${header} is ${given}, which this address does not serve.`,
+    {
+      suggestions: ["An operator can add the origin to http.origins."],
+    },
+  );
+}
+
+const BEARER = /^Bearer +([\x21-\x7e]{1,16384})$/i;
+/** Matches a token of the fleet, of an identity provider or of GitHub, and a query parameter named like a token. */
+const TOKEN_IN_URL =
+  /cft_[a-z0-9]{16}_|\beyJ[\w-]+\.[\w-]+\.|\b(?:gh[a-z]_|github_pat_)\w{16}|[?&](?:access_token|token|authorization|bearer)=/i;
+
+/** Refuses a token in a URL, because logs and browsers store URLs. */
+export function refuseTokenIn(url: string): void {
+  const decoded = url.replace(/%[2-7][0-9a-f]/gi, (code) => String.fromCharCode(Number.parseInt(code.slice(1), 16)));
+  if (!TOKEN_IN_URL.test(decoded)) return;
+  throw invalid("The URL contains a token. Revoke that token, and send a new one in the header Authorization.");
+}
+
+/** Finds out who makes a request, from its header Authorization. */
+class Authenticator {
+  readonly #signOn: SignOn;
+  readonly #attempts: Attempts;
+  readonly #events: SignOnEvents;
+
+  constructor(signOn: SignOn, attempts: Attempts, events: SignOnEvents) {
+    this.#signOn = signOn;
+    this.#attempts = attempts;
+    this.#events = events;
+  }
+
+  /**
+   * Returns the user who makes a request.
+   *
+   * @param address the client's address, for events and for the queue of GitHub checks, which serves the networks of
+   * clients in rotation
+   * @param onRefused is called with the reason of a refusal, for the log
+   * @throws FleetError `FLEET_TOKEN_REFUSED`, always with the same text
+   */
+  async identify(header: string | undefined, address: string, onRefused: (reason: string) => void): Promise<Identity> {
+    const token = BEARER.exec(header ?? "")?.[1];
+    if (token === undefined) throw unauthenticated();
+    const identity = await this.#signOn.identify(token, address);
+    if (!("refused" in identity) && !isHost(identity)) {
+      await this.#events.acceptedAgain(identity, address);
+      return identity;
+    }
+    onRefused("refused" in identity ? identity.refused : "It is the token of another host.");
+    const id = tokenIdIn(token);
+    await Promise.all([this.#attempts.failed(id), this.#events.refused(id, address)]);
+    throw unauthenticated();
   }
 }

@@ -5,20 +5,19 @@ import type { Duplex } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
 import { getRequestListener } from "@hono/node-server";
 import type { Address } from "../config/rules.js";
-import { LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
+import { LONGEST_TIMER_MS, parseDuration } from "../config/values/measures.js";
 import { option } from "../errors.js";
 import type { DoorDrain } from "../gateway/door.js";
-import type { DoorListeners } from "../gateway/state/door/report.js";
+import type { DoorListeners } from "../gateway/state/report.js";
 import { DoorCertificates, doorFiles } from "../identity/tls/certificates.js";
 import { checkExposure, checkInherited } from "../identity/tls/exposure.js";
-import { watchCertificates } from "../identity/tls/watch.js";
+import { watchCertificates } from "../identity/tls/files.js";
 import { abortable, deadline, NEVER } from "../runtime/clock.js";
 import { type InheritedListener, listenOn, showAddress, stopListening } from "../runtime/launch/listen.js";
 import type { StreamCounts } from "../serve/context.js";
 import type { Probes } from "../serve/report/probes.js";
 import { createApp } from "./app.js";
-import { DoorState, type HttpContext } from "./door-state.js";
-import { Origins } from "./origins.js";
+import { DoorState, type HttpContext, Origins } from "./door-state.js";
 import { asBytes, asResponse, malformed } from "./problem.js";
 
 /** How long a client may take to send the head of a request, and the whole request, in milliseconds. */

@@ -11,23 +11,22 @@ import type {
   UpdateSessionOptions,
   UseOptions,
 } from "../fleet/options.js";
-import type { Identity, Scope } from "../identity/identity.js";
-import type { Relation } from "../identity/policy.js";
+import type { Identity, Relation, Scope } from "../identity/identity.js";
 import type { IssuedToken, TokenView } from "../identity/tokens.js";
-import type { FleetEvent } from "../model/events/event.js";
-import type { UsageBy } from "../model/usage/usage.js";
-import type { EventPositions, EventsFilter } from "../peers/events/all-events.js";
+import type { FleetEvent } from "../model/event.js";
+import type { UsageBy } from "../model/usage.js";
+import type { EventPositions, EventsFilter } from "../peers/all-events.js";
+import type { SuspendedUser, UserEntry } from "../peers/gather.js";
 import type { BusyServer, HostView } from "../peers/overview.js";
 import type { PurgeReceipt } from "../peers/purge.js";
-import type { SuspendedUser, UserEntry } from "../peers/users.js";
 import type { PoolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
-import type { Stopped } from "../pool/stop/stop.js";
-import type { Sample } from "../serve/report/samples.js";
-import type { AgentRequest, RequestChange } from "../sessions/requests/request.js";
+import type { Stopped } from "../pool/stop.js";
+import type { Sample } from "../serve/report/measurements.js";
+import type { AgentRequest, RequestChange } from "../sessions/requests.js";
 import type { SessionView } from "../sessions/view.js";
-import type { UsageReport } from "../usage/ledger/report.js";
-import type { LimitValue, LimitView } from "../usage/limits/limits.js";
+import type { UsageReport } from "../usage/ledger.js";
+import type { LimitValue, LimitView } from "../usage/limits.js";
 
 export type SessionEvent = Parameters<NonNullable<SendOptions["onEvent"]>>[0];
 

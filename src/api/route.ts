@@ -1,8 +1,7 @@
 import type * as v from "valibot";
-import type { Identity } from "../identity/identity.js";
-import type { Action } from "../identity/policy.js";
+import type { Action, Identity } from "../identity/identity.js";
 import type { ApiFleet } from "./fleet.js";
-import type { EventStream } from "./streams/sse.js";
+import type { EventStream } from "./sse.js";
 
 export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 

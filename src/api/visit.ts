@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import type { FleetError } from "../errors.js";
-import { describe } from "../gateway/state/door/report.js";
+import { describe } from "../gateway/state/report.js";
 import type { Identity } from "../identity/identity.js";
 import type { DoorState, Work } from "./door-state.js";
 import { HEADERS, isForLog } from "./problem.js";

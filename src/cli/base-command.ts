@@ -4,9 +4,9 @@ import { type FleetError, isFleetError } from "../errors.js";
 import { Fleet } from "../fleet/fleet.js";
 import type { FleetOptions } from "../fleet/options.js";
 import { spoken } from "./command-id.js";
-import { type Given, givenIn, withGiven } from "./given.js";
 import { ProgressLine } from "./progress.js";
-import { handleClosedOutput, Interrupted, onSignals } from "./prompt/interrupted.js";
+import { handleClosedOutput, Interrupted, onSignals } from "./prompt.js";
+import { type Given, givenIn, withGiven } from "./report.js";
 import { usageError } from "./usage-error.js";
 
 /** The base flags of a command that does not read the configuration. */

@@ -2,9 +2,8 @@ import { printableJson } from "../config/values/text.js";
 import type { Fleet } from "../fleet/fleet.js";
 import { pause } from "../runtime/clock.js";
 import { FleetCommand } from "./base-command.js";
-import { usage } from "./flags/flags.js";
-import type { ListFlags } from "./flags/list.js";
-import { arrange, type Format, type List, renderList } from "./render/lists/list.js";
+import { type ListFlags, usage } from "./flags/flags.js";
+import { arrange, type Format, type List, renderList } from "./render/list.js";
 
 /** The current content of a list. */
 export interface Listing<Row, Result> {
@@ -77,7 +76,7 @@ export abstract class ListCommand extends FleetCommand {
 
   async #watch<Row, Result>(fleet: Fleet, look: () => Promise<Shown<Row, Result>>, format: string): Promise<Result> {
     // Import the live view only here, so that a list without `--watch` starts faster.
-    const { REFRESH_MS, showLive } = await import("./run/live.js");
+    const { REFRESH_MS, showLive } = await import("./run/screen.js");
     const signal = this.interruptSignal();
     let shown = await this.#first(look);
     if (isTable(format) && process.stdout.isTTY === true && process.stdin.isTTY === true) {

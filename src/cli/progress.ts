@@ -1,7 +1,7 @@
-import { onSignals } from "./prompt/interrupted.js";
+import { onSignals } from "./prompt.js";
+import { colour } from "./render/colour.js";
 import { type Report, renderProgress } from "./render/progress.js";
 import { shorten } from "./render/table.js";
-import { Spinner } from "./spinner.js";
 
 /** How long an operation runs before the line appears, in milliseconds. */
 const AFTER_MS = 1_000;
@@ -13,7 +13,7 @@ const EVERY_MS = 500;
  */
 const RESERVED_WIDTH = 4;
 
-export interface ProgressOptions {
+interface ProgressOptions {
   /** Whether the command has `--json`. If so, the line is never shown. */
   json: boolean;
   /** The signal that Ctrl-C aborts. Without it, Ctrl-C ends the process at once. */
@@ -97,5 +97,47 @@ export class ProgressLine implements Disposable {
     const text = renderProgress(this.#what, report, { begunMs: now - this.#begun, reportedMs: now - at });
     const { columns } = process.stderr;
     return shorten(text, (columns > 0 ? columns : 80) - RESERVED_WIDTH, "end");
+  }
+}
+
+const FRAMES = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
+const FRAME_MS = 80;
+const HIDE_CURSOR = "\x1b[?25l";
+const SHOW_CURSOR = "\x1b[?25h";
+/** Moves the cursor to the beginning of the line, and deletes the line. */
+const CLEAR_LINE = "\r\x1b[2K";
+
+/** A line on a terminal that shows a turning symbol and a text until it is stopped. The text must fit in one line. */
+class Spinner {
+  readonly #terminal: NodeJS.WritableStream;
+  readonly #timer: NodeJS.Timeout;
+  #frame = 0;
+  #text: string;
+
+  constructor(terminal: NodeJS.WritableStream, text: string) {
+    this.#terminal = terminal;
+    this.#text = text;
+    this.#draw(HIDE_CURSOR);
+    this.#timer = setInterval(() => this.#turn(), FRAME_MS).unref();
+  }
+
+  set text(text: string) {
+    this.#text = text;
+    this.#draw();
+  }
+
+  /** Removes the line, and shows the cursor again. */
+  stop(): void {
+    clearInterval(this.#timer);
+    this.#terminal.write(`${CLEAR_LINE}${SHOW_CURSOR}`);
+  }
+
+  #turn(): void {
+    this.#frame = (this.#frame + 1) % FRAMES.length;
+    this.#draw();
+  }
+
+  #draw(before = ""): void {
+    this.#terminal.write(`${before}${CLEAR_LINE}${colour.cyan(FRAMES[this.#frame])} ${this.#text}`);
   }
 }

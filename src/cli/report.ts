@@ -1,12 +1,19 @@
 import { type Config, Errors } from "@oclif/core";
-import { printableJson } from "../config/values/text.js";
-import { FleetError, type FleetErrorCode, isFleetError, withoutComment } from "../errors.js";
+import { printable, printableJson, shellQuote } from "../config/values/text.js";
+import type { ErrorGroup, Explanation } from "../errors/explanation.js";
+import {
+  FleetError,
+  type FleetErrorCode,
+  fillIn,
+  isCommand,
+  isFleetError,
+  type Placeholder,
+  withoutComment,
+} from "../errors.js";
 import type { EvictionResult } from "../sessions/memory/eviction.js";
 import type { SessionView } from "../sessions/view.js";
 import { filesExhausted, lacksFiles, mayLackFiles } from "../system/few-files.js";
-import { type Given, withGiven } from "./given.js";
-import { Interrupted } from "./prompt/interrupted.js";
-import { renderSuggestion } from "./render/explanation.js";
+import { Interrupted } from "./prompt.js";
 import { unknownCommand } from "./usage-error.js";
 
 interface Invocation {
@@ -139,4 +146,66 @@ function causes(error: unknown, stack: string | undefined): string {
     parts.push(`Caused by: ${cause.stack ?? cause.message}`);
   }
   return parts.join("\n");
+}
+
+/** The user, the session and the server that a command was given, as words for a shell. */
+export type Given = Readonly<Partial<Record<Placeholder, string>>>;
+
+interface Parsed {
+  flags: object;
+  args: object;
+  /** All positional arguments. `args` has only those that the command declares by name. */
+  argv: readonly unknown[];
+}
+
+/** Reads the user, the session and the server from flags and arguments, which have the same names in all commands. */
+export function givenIn({ flags, args, argv }: Parsed, { strict }: { strict: boolean }): Given {
+  const { user, id, session = id, server }: Record<string, unknown> = { ...args, ...flags };
+  // If the command was given several sessions or servers, leave them out, because an error may concern any of them.
+  const isOne = strict || argv.length === 1;
+  const values = Object.entries({ USER: user, ...(isOne ? { SESSION: session, SERVER: server } : {}) });
+  return Object.fromEntries(
+    values.flatMap(([name, value]) => (typeof value === "string" ? [[name, shellQuote(printable(value))]] : [])),
+  );
+}
+
+/** Replaces placeholders such as USER in the suggestions of an error with the given values. */
+export function withGiven(error: FleetError, given: Given): FleetError {
+  return error.reworded(({ suggestions }) => ({ suggestions: suggestions.map((text) => fillIn(text, given)) }));
+}
+
+/** Renders a next step: "Try" before a command, "Hint" before other text. Moves the comment to the front. */
+export function renderSuggestion(suggestion: string): string {
+  const { line, comment } = withoutComment(suggestion);
+  return `${isCommand(line) ? "Try" : "Hint"}${comment === "" ? "" : ` (${comment})`}: ${line}`;
+}
+
+function renderFix(suggestion: string): string {
+  const { line, comment } = withoutComment(suggestion);
+  return comment === "" ? line : `${line}\n    (${comment})`;
+}
+
+export function renderExplanation(explanation: Explanation): string {
+  const { code, title, data, exit, httpStatus, retryable, causes, fixes } = explanation;
+  const list = (heading: string, items: readonly string[]) =>
+    `\n${heading}:\n${items.map((item) => `  - ${item}`).join("\n")}`;
+  const again = retryable ? "yes, the same call may succeed in a moment" : "no";
+  return [
+    `${code}: ${title}`,
+    list("Users' data", [data]),
+    list("Possible causes", causes),
+    list("Next steps", fixes.map(renderFix)),
+    `\nExit code ${exit}, HTTP status ${httpStatus}. Worth another try: ${again}.`,
+  ].join("\n");
+}
+
+export function renderErrorGroups(groups: readonly ErrorGroup[]): string {
+  const width = Math.max(...groups.flatMap(({ errors }) => errors.map(({ code }) => code.length)));
+  return groups
+    .map(({ exit, title, errors }) => {
+      const lines = errors.map(({ code, title: meaning }) => `  ${code.padEnd(width)}   ${meaning}`);
+      return [`${title} (exit code ${exit}):`, ...lines, ""].join("\n");
+    })
+    .concat("Explain one of them: copilotfleet explain CODE")
+    .join("\n");
 }

@@ -1,8 +1,15 @@
 import { Args } from "@oclif/core";
 import { FLAGS_WITHOUT_CONFIG, FleetCommand } from "../cli/base-command.js";
-import { endAtOnce, type Found, findCandidates } from "../cli/completion/candidates.js";
-import { FILES, SCRIPTS, SHELLS, type Shell } from "../cli/completion/scripts.js";
-import { splitLine } from "../cli/completion/words.js";
+import {
+  endAtOnce,
+  FILES,
+  type Found,
+  findCandidates,
+  SCRIPTS,
+  SHELLS,
+  type Shell,
+  splitLine,
+} from "../cli/completion.js";
 
 interface Script {
   shell: Shell;

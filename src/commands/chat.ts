@@ -1,10 +1,9 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { doorFlags, doorFromFlags, warnOfPlainText } from "../cli/flags/door.js";
-import { modelFlag, titleFlag, usage } from "../cli/flags/flags.js";
+import { actingUserFlagUnless, DEFAULT_USER, modelFlag, titleFlag, usage } from "../cli/flags/flags.js";
 import { sessionReference, wholeId } from "../cli/flags/session.js";
-import { actingUserFlagUnless, DEFAULT_USER } from "../cli/flags/user.js";
-import { assertCanChat } from "../cli/prompt/terminal.js";
+import { assertCanChat } from "../cli/prompt.js";
 
 export default class Chat extends FleetCommand {
   static override summary = "Chat with the agent on a terminal, in a new session or in SESSION.";

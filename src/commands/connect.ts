@@ -1,5 +1,5 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { actingUserFlag } from "../cli/flags/user.js";
+import { actingUserFlag } from "../cli/flags/flags.js";
 import type { ConnectInfo } from "../fleet/options.js";
 
 export default class Connect extends FleetCommand {

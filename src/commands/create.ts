@@ -1,12 +1,26 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, given, modelFlag, promptFlag, sessionIdFlag, titleFlag, ttlFlag } from "../cli/flags/flags.js";
-import { memberFlags, membersOf } from "../cli/flags/members.js";
-import { actingUserFlag } from "../cli/flags/user.js";
-import { afterPrompt, whatBecameOf, withoutSession } from "../cli/prompt/failed-prompt.js";
-import { createInterruptibly } from "../cli/prompt/interrupted-creation.js";
-import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
-import { printTurn, showingExpiry } from "../cli/prompt/turn.js";
+import {
+  actingUserFlag,
+  durationFlag,
+  given,
+  memberFlags,
+  membersOf,
+  modelFlag,
+  promptFlag,
+  sessionIdFlag,
+  titleFlag,
+  ttlFlag,
+} from "../cli/flags/flags.js";
+import { markPrompts, readPrompt } from "../cli/prompt.js";
+import {
+  afterPrompt,
+  createInterruptibly,
+  printTurn,
+  showingExpiry,
+  whatBecameOf,
+  withoutSession,
+} from "../cli/turn.js";
 import { isFleetError } from "../errors.js";
 import { deadline } from "../runtime/clock.js";
 import type { SessionView } from "../sessions/view.js";

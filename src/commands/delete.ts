@@ -1,10 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { given, yesFlag } from "../cli/flags/flags.js";
+import { given, userFilter, yesFlag } from "../cli/flags/flags.js";
 import { meantAmong, sessionArg, withWholeIds } from "../cli/flags/session.js";
-import { userFilter } from "../cli/flags/user.js";
-import { confirm, isAsked } from "../cli/prompt/confirm.js";
-import { askToDelete } from "../cli/prompt/questions.js";
+import { askToDelete, confirm, isAsked } from "../cli/prompt.js";
 import { isFleetError } from "../errors.js";
 
 export default class Delete extends FleetCommand {

@@ -1,9 +1,9 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { titleFlagFor, usage } from "../cli/flags/flags.js";
-import { renderDescription } from "../cli/render/lists/describe.js";
+import { renderDescription } from "../cli/render/describe.js";
 import { quote } from "../errors.js";
-import type { Description } from "../peers/descriptions.js";
+import type { Description } from "../peers/overview.js";
 
 export default class Describe extends FleetCommand {
   static override aliases = ["inspect"];

@@ -1,6 +1,6 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { renderCheck, renderSummary } from "../cli/render/doctor.js";
+import { renderCheck, renderSummary } from "../cli/render/results.js";
 import type { Check } from "../fleet/doctor/checks.js";
 import { examine } from "../fleet/doctor/doctor.js";
 

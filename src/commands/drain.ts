@@ -2,8 +2,8 @@ import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { durationFlag, usage } from "../cli/flags/flags.js";
 import { selectionArgs, selectServers } from "../cli/flags/select-servers.js";
-import { exitCodeOf, renderStopped } from "../cli/render/stopped.js";
-import type { Stopped } from "../pool/stop/stop.js";
+import { exitCodeOf, renderStopped } from "../cli/render/results.js";
+import type { Stopped } from "../pool/stop.js";
 
 export default class Drain extends FleetCommand {
   static override summary =

@@ -1,10 +1,9 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { given, momentFlag } from "../cli/flags/flags.js";
-import { userFilter } from "../cli/flags/user.js";
-import { renderEvent } from "../cli/render/lists/events.js";
+import { given, momentFlag, userFilter } from "../cli/flags/flags.js";
+import { renderEvent } from "../cli/render/columns.js";
 import { printableJson } from "../config/values/text.js";
-import { EVENT_TYPES, type EventType, type FleetEvent } from "../model/events/event.js";
+import { EVENT_TYPES, type EventType, type FleetEvent } from "../model/event.js";
 
 interface Listed {
   /** Not used with `--follow`, which prints each event as a separate JSON object on one line. */

@@ -1,8 +1,8 @@
 import { Args } from "@oclif/core";
 import { FLAGS_WITHOUT_CONFIG, FleetCommand } from "../cli/base-command.js";
 import { usage } from "../cli/flags/flags.js";
-import { renderErrorGroups, renderExplanation } from "../cli/render/explanation.js";
-import { nearestOf } from "../config/values/nearest.js";
+import { renderErrorGroups, renderExplanation } from "../cli/report.js";
+import { nearestOf } from "../config/values/names.js";
 import { type ErrorGroup, type Explanation, errorGroups, explain } from "../errors/explanation.js";
 import { quote, type Suggestion } from "../errors.js";
 

@@ -1,8 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { given, leaseWaitFlag } from "../cli/flags/flags.js";
+import { actingUserFlag, given, leaseWaitFlag } from "../cli/flags/flags.js";
 import { sessionArg, wholeId } from "../cli/flags/session.js";
-import { actingUserFlag } from "../cli/flags/user.js";
 import { countOf } from "../config/values/text.js";
 import type { ExportedSession } from "../peers/sessions/archives.js";
 

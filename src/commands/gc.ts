@@ -1,10 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { given, lifetimeFlag, yesFlag } from "../cli/flags/flags.js";
-import { userFilter } from "../cli/flags/user.js";
-import { confirm, isAsked } from "../cli/prompt/confirm.js";
-import { askToDelete } from "../cli/prompt/questions.js";
-import { exitCodeOfGc, renderGc, unreadableErrors } from "../cli/render/gc.js";
+import { given, lifetimeFlag, userFilter, yesFlag } from "../cli/flags/flags.js";
+import { askToDelete, confirm, isAsked } from "../cli/prompt.js";
+import { exitCodeOfGc, renderGc, unreadableErrors } from "../cli/render/results.js";
 import { reportBesides } from "../cli/report.js";
 import type { Fleet } from "../fleet/fleet.js";
 import type { GcRequest, GcResult } from "../sessions/gc/collect.js";

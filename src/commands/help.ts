@@ -1,6 +1,6 @@
 import { Args } from "@oclif/core";
 import { FLAGS_WITHOUT_CONFIG, FleetCommand } from "../cli/base-command.js";
-import { renderHelp } from "../cli/help/help.js";
+import { renderHelp } from "../cli/help.js";
 
 export default class Help extends FleetCommand {
   static override summary = "Show all commands, or the flags and examples of one command.";

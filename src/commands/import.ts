@@ -1,7 +1,6 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { given, newSessionIdFlag } from "../cli/flags/flags.js";
-import { actingUserFlag } from "../cli/flags/user.js";
+import { actingUserFlag, given, newSessionIdFlag } from "../cli/flags/flags.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class Import extends FleetCommand {

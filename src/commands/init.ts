@@ -1,22 +1,21 @@
 import { FLAGS_WITHOUT_CONFIG, FleetCommand } from "../cli/base-command.js";
-import { fieldsIn, initFlags } from "../cli/flags/init.js";
-import { confirm, isAsked } from "../cli/prompt/confirm.js";
-import { Interview } from "../cli/prompt/interview.js";
-import { renderWritten } from "../cli/render/config.js";
+import { fieldsIn, initFlags } from "../cli/flags/flags.js";
+import { confirm, Interview, isAsked } from "../cli/prompt.js";
+import { renderWritten } from "../cli/render/results.js";
 import { errorText } from "../cli/report.js";
 import { answersFor, type InitFlags } from "../cli/run/init.js";
 import type { PartialConfig } from "../config/load/load.js";
 import { isFleetError } from "../errors.js";
-import { settingsOf } from "../fleet/init/answers.js";
 import {
   initTarget,
   schemaAddress,
+  settingsOf,
   tryPrompt,
   unlistedModel,
   type Written,
   withoutFile,
   writeSettings,
-} from "../fleet/init/init.js";
+} from "../fleet/init.js";
 
 interface Initialized extends Written {
   /** The reply to the trial prompt; null if there was none, or if it failed and the user wanted the file anyway. */

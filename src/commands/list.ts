@@ -1,10 +1,7 @@
 import { Flags } from "@oclif/core";
-import { choiceFlag } from "../cli/flags/flags.js";
-import { listFlags } from "../cli/flags/list.js";
-import { userFilter } from "../cli/flags/user.js";
+import { choiceFlag, listFlags, userFilter } from "../cli/flags/flags.js";
 import { ListCommand } from "../cli/list-command.js";
-import { withoutHost } from "../cli/render/lists/servers.js";
-import { SESSIONS } from "../cli/render/lists/sessions.js";
+import { SESSIONS, withoutHost } from "../cli/render/columns.js";
 import { SESSION_STATES } from "../model/session.js";
 import type { SessionView } from "../sessions/view.js";
 

@@ -1,9 +1,9 @@
 import { FleetCommand } from "../cli/base-command.js";
 import { lockFlags, lockOptions, refuseBesideShow, refuseNoCommand, splitCommand } from "../cli/flags/lease.js";
 import { sessionArg, wholeId } from "../cli/flags/session.js";
-import { renderLease, waysToEnd } from "../cli/render/lease.js";
+import { renderLease, waysToEnd } from "../cli/render/results.js";
 import { LeaseSignals, runUnderLease } from "../cli/run/under-lease.js";
-import type { Lease } from "../model/lease.js";
+import type { Lease } from "../model/session.js";
 
 interface LockResult {
   lease: (Lease & { token?: string }) | null;

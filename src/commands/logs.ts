@@ -1,9 +1,8 @@
 import { Args, Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { given, integerFlag, momentFlag } from "../cli/flags/flags.js";
+import { given, integerFlag, momentFlag, userFilter } from "../cli/flags/flags.js";
 import { checkSelection, logReferences } from "../cli/flags/select-servers.js";
-import { userFilter } from "../cli/flags/user.js";
-import { renderLogLine } from "../cli/render/logs.js";
+import { renderLogLine } from "../cli/render/results.js";
 import { LogReader } from "../cli/run/logs.js";
 
 /** The log of one server. */

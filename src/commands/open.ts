@@ -1,8 +1,6 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { given } from "../cli/flags/flags.js";
-import { scopeFlag } from "../cli/flags/scope.js";
-import { actingUserFlag } from "../cli/flags/user.js";
+import { actingUserFlag, given, scopeFlag } from "../cli/flags/flags.js";
 import { consoleAddress, hasDisplay, openInBrowser } from "../cli/run/console.js";
 import type { Scope } from "../identity/identity.js";
 import { validateSessionId } from "../model/ids.js";

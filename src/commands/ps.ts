@@ -1,9 +1,7 @@
 import { Flags } from "@oclif/core";
-import { choiceFlag } from "../cli/flags/flags.js";
-import { listFlags } from "../cli/flags/list.js";
-import { userFilter } from "../cli/flags/user.js";
+import { choiceFlag, listFlags, userFilter } from "../cli/flags/flags.js";
 import { ListCommand } from "../cli/list-command.js";
-import { describeClosedPool, describeFailures, SERVERS, withoutHost } from "../cli/render/lists/servers.js";
+import { describeClosedPool, describeFailures, SERVERS, withoutHost } from "../cli/render/columns.js";
 import { SERVER_STATES } from "../model/server.js";
 import type { PoolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";

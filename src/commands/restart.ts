@@ -2,10 +2,10 @@ import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { integerFlag, usage } from "../cli/flags/flags.js";
 import { leftOut, selectionArgs, selectionFlags, selectServers, stopRequest } from "../cli/flags/select-servers.js";
-import { renderServers } from "../cli/render/lists/servers.js";
-import { exitCodeOf } from "../cli/render/stopped.js";
+import { renderServers } from "../cli/render/columns.js";
+import { exitCodeOf } from "../cli/render/results.js";
 import type { ServerView } from "../pool/server.js";
-import type { Stopped } from "../pool/stop/stop.js";
+import type { Stopped } from "../pool/stop.js";
 
 export default class Restart extends FleetCommand {
   static override summary = "Stop servers as `stop` does, and start them again with the same home and port.";

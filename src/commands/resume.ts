@@ -1,10 +1,8 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { leaseWaitFlag, promptFlag } from "../cli/flags/flags.js";
+import { actingUserFlag, leaseWaitFlag, promptFlag } from "../cli/flags/flags.js";
 import { sessionArg, wholeId } from "../cli/flags/session.js";
-import { actingUserFlag } from "../cli/flags/user.js";
-import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
-import { canChat } from "../cli/prompt/terminal.js";
-import { useOnce } from "../cli/prompt/turn.js";
+import { canChat, markPrompts, readPrompt } from "../cli/prompt.js";
+import { useOnce } from "../cli/turn.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class Resume extends FleetCommand {

@@ -1,8 +1,7 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { choiceFlag, given } from "../cli/flags/flags.js";
-import { actingUserFlag } from "../cli/flags/user.js";
-import { warnOfClosedPool } from "../cli/render/lists/servers.js";
-import { renderRoute } from "../cli/render/route.js";
+import { actingUserFlag, choiceFlag, given } from "../cli/flags/flags.js";
+import { warnOfClosedPool } from "../cli/render/columns.js";
+import { renderRoute } from "../cli/render/results.js";
 import type { RouteView } from "../fleet/options.js";
 
 export default class Route extends FleetCommand {

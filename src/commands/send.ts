@@ -1,10 +1,9 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, leaseWaitFlag } from "../cli/flags/flags.js";
+import { actingUserFlag, durationFlag, leaseWaitFlag } from "../cli/flags/flags.js";
 import { sessionArg, wholeId } from "../cli/flags/session.js";
-import { actingUserFlag } from "../cli/flags/user.js";
-import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
-import { useOnce } from "../cli/prompt/turn.js";
+import { markPrompts, readPrompt } from "../cli/prompt.js";
+import { useOnce } from "../cli/turn.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class Send extends FleetCommand {

@@ -1,7 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { addressFlag, durationFlag, given } from "../cli/flags/flags.js";
-import { renderStopped } from "../cli/render/stopped.js";
+import { renderStopped } from "../cli/render/results.js";
 import { exitCodeOfServe, runServe, type Served } from "../cli/run/serve.js";
 import { loadConfig } from "../config/load/load.js";
 

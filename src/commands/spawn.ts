@@ -1,10 +1,16 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, folderFlag, given, integerFlag, variableFlag } from "../cli/flags/flags.js";
+import { namingTokenFlag, tokenSourceFromFlags } from "../cli/flags/door.js";
+import {
+  actingUserFlagUnless,
+  durationFlag,
+  folderFlag,
+  given,
+  integerFlag,
+  variableFlag,
+} from "../cli/flags/flags.js";
 import { checkSpawn } from "../cli/flags/select-servers.js";
-import { namingTokenFlag, tokenSourceFromFlags } from "../cli/flags/token.js";
-import { actingUserFlagUnless } from "../cli/flags/user.js";
-import { renderServers } from "../cli/render/lists/servers.js";
+import { renderServers } from "../cli/render/columns.js";
 import type { ServerView } from "../pool/server.js";
 
 interface Spawned {

@@ -1,7 +1,7 @@
 import { FleetCommand } from "../cli/base-command.js";
 import { leftOut, selectionArgs, selectionFlags, selectServers, stopRequest } from "../cli/flags/select-servers.js";
-import { exitCodeOf, renderStopped } from "../cli/render/stopped.js";
-import type { Stopped } from "../pool/stop/stop.js";
+import { exitCodeOf, renderStopped } from "../cli/render/results.js";
+import type { Stopped } from "../pool/stop.js";
 
 export default class Stop extends FleetCommand {
   static override summary = "Wait for turns in flight, then stop servers. Keeps their homes and sessions.";

@@ -1,9 +1,7 @@
 import { Flags } from "@oclif/core";
-import { usage } from "../cli/flags/flags.js";
-import { listFlags } from "../cli/flags/list.js";
+import { listFlags, usage } from "../cli/flags/flags.js";
 import { ListCommand } from "../cli/list-command.js";
-import { BUSY_SERVERS } from "../cli/render/lists/overview.js";
-import { listingOf } from "../cli/render/overview.js";
+import { BUSY_SERVERS, listingOf } from "../cli/render/columns.js";
 import type { Overview } from "../peers/overview.js";
 
 export default class Top extends ListCommand {
@@ -36,7 +34,7 @@ export default class Top extends ListCommand {
       return await this.printList(BUSY_SERVERS, flags, async (fleet) => listingOf(await fleet.hosts.overview()));
     }
     return await this.withFleet(async (fleet) => {
-      const { showTop } = await import("../cli/top/top.js");
+      const { showTop } = await import("../cli/top.js");
       const signal = this.interruptSignal();
       const last = await showTop(fleet, signal, sort);
       signal.throwIfAborted();

@@ -1,10 +1,9 @@
 import { once } from "node:events";
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { given, integerFlag } from "../cli/flags/flags.js";
+import { actingUserFlag, given, integerFlag } from "../cli/flags/flags.js";
 import { sessionArg, wholeId } from "../cli/flags/session.js";
-import { actingUserFlag } from "../cli/flags/user.js";
-import { MarkdownTranscript, PlainTranscript } from "../cli/render/transcript/transcript.js";
+import { MarkdownTranscript, PlainTranscript } from "../cli/render/transcript.js";
 import type { Transcript as Conversation } from "../fleet/options.js";
 
 export default class Transcript extends FleetCommand {

@@ -1,10 +1,8 @@
-import { choiceFlag, momentFlag } from "../cli/flags/flags.js";
-import { listFlags } from "../cli/flags/list.js";
-import { userFilter } from "../cli/flags/user.js";
+import { choiceFlag, listFlags, momentFlag, userFilter } from "../cli/flags/flags.js";
 import { ListCommand } from "../cli/list-command.js";
-import { renderTotal, USAGE } from "../cli/render/usage/usage.js";
-import { USAGE_BY } from "../model/usage/usage.js";
-import type { UsageReport } from "../usage/ledger/report.js";
+import { renderTotal, USAGE } from "../cli/render/results.js";
+import { USAGE_BY } from "../model/usage.js";
+import type { UsageReport } from "../usage/ledger.js";
 
 export default class Usage extends ListCommand {
   static override summary = "Show what users have used: turns, model requests and tokens.";

@@ -1,7 +1,7 @@
 import * as v from "valibot";
 import { FleetError, type Suggestion } from "../errors.js";
 import { count, tokens } from "./rules.js";
-import { writeDuration } from "./values/duration.js";
+import { writeDuration } from "./values/measures.js";
 import { countOf } from "./values/text.js";
 
 const limitsOf = (defaults: { connections: number; sessions: number | null }) =>

@@ -2,9 +2,7 @@ import { FleetError, type FleetErrorCode, isFleetError, quote, type Suggestion }
 import { findKey, type Key, keyTree, nearestKeys } from "./keys.js";
 import { replacementOf } from "./removed.js";
 import type { Rule } from "./rules.js";
-import { isObject } from "./values/json.js";
-import { printable, redact, redactTokens } from "./values/text.js";
-import { NOT_A_VARIABLE } from "./values/text-fault.js";
+import { isObject, NOT_A_VARIABLE, printable, redact, redactTokens } from "./values/text.js";
 
 /** The source of a value. `name` is a flag ("--ttl"), an option ("config.session.ttl"), a variable, or a path. */
 export interface Origin {

@@ -23,7 +23,7 @@ export const REMOVED: Readonly<Record<string, string>> = {
   "storeOptions.insecure": '"insecure" replaces it.',
 };
 
-/** What replaces a removed key; undefined if the key was not removed. @param name the dotted key, or its variable */
+/** Returns the sentence about a removed key; undefined for other keys. @param name the dotted key, or its variable */
 export function replacementOf(name: string, nameOf: (key: string) => string = (key) => key): string | undefined {
   const isMeant = (key: string) => {
     const [start = "", end] = key.split("*").map(nameOf);

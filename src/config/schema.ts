@@ -1,13 +1,114 @@
 import * as v from "valibot";
-import { auth } from "./auth.js";
 import { identity } from "./identity.js";
 import { limits, processors } from "./limits.js";
-import * as lists from "./list-rules.js";
 import * as rules from "./rules.js";
-import { events } from "./sections/logs.js";
-import { host, storage, storeOptions } from "./sections/state.js";
-import { type Prices, prices, usage } from "./sections/usage.js";
-import { doorTls } from "./tls-keys.js";
+import * as lists from "./rules.js";
+
+const githubApp = v.pipe(
+  v.strictObject({
+    appId: v.optional(v.nullable(rules.gitHubId()), null),
+    installationId: v.optional(v.nullable(rules.gitHubId()), null),
+    privateKeyFile: v.optional(v.nullable(rules.file()), null),
+  }),
+  v.rawTransform(({ dataset, addIssue, NEVER }) => {
+    const { appId, installationId, privateKeyFile } = dataset.value;
+    if (appId !== null && installationId !== null && privateKeyFile !== null)
+      return { appId, installationId, privateKeyFile };
+    const [missing] = Object.entries(dataset.value).find(([, value]) => value === null) ?? [""];
+    if (Object.values(dataset.value).every((value) => value === null)) return null;
+    const item = { type: "object", origin: "value", input: dataset.value, key: missing, value: null } as const;
+    addIssue({ message: "a value, because other keys of auth.githubApp are set", input: null, path: [item] });
+    return NEVER;
+  }),
+);
+
+/** The sources of GitHub tokens. */
+const auth = v.strictObject({
+  githubTokenEnv: v.optional(v.nullable(rules.userVariable()), null),
+  githubTokenFile: v.optional(v.nullable(rules.file()), null),
+  githubTokenCommand: v.optional(v.nullable(rules.command()), null),
+  // Null if no key of the App is set. If only some are set, the configuration is refused.
+  githubApp: v.optional(githubApp, {}),
+});
+
+/** The audit log: what people and the fleet do. */
+const events = v.pipe(
+  v.strictObject({
+    retention: v.optional(rules.age(), "90d"),
+  }),
+  v.transform(({ retention }) => ({ retentionMs: retention })),
+);
+
+const file = (name: string) => v.optional(v.nullable(rules.file(`/etc/copilotfleet/${name}`)), null);
+
+/** The certificate of the front door, and the authorities of its clients. */
+const doorTls = v.strictObject({ cert: file("tls.crt"), key: file("tls.key"), clientCa: file("ca.crt") });
+
+/** The certificate that this host shows to other front doors, and the authorities of those doors. */
+const hostTls = v.strictObject({ cert: file("host.crt"), key: file("host.key"), ca: file("ca.crt") });
+
+const storeOptions = v.strictObject({
+  // The file with the key that signs the records in Redis. If null, the file `store-key` in the state folder.
+  keyFile: v.optional(v.nullable(rules.file()), null),
+});
+
+/** Settings of this host, for a fleet of several hosts that share a Redis. */
+const host = v.pipe(
+  v.strictObject({
+    // If null, the host keeps its previous name or takes the machine's name.
+    name: v.optional(v.nullable(rules.hostName()), null),
+    // The address at which other hosts reach the front door of this host. If null, the address at which the door
+    // listens.
+    advertise: v.optional(v.nullable(rules.advertised()), null),
+    // The certificate with which this host identifies itself to other front doors, and the authorities with which it
+    // verifies theirs. If `ca` is null, it trusts the authorities that Node.js trusts.
+    tls: v.optional(hostTls, {}),
+    // How long after this host's last heartbeat the other hosts consider it dead, and take over its users and sessions.
+    ttl: v.optional(rules.hostTtl(), "15s"),
+  }),
+  v.transform(({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl })),
+);
+
+const storage = v.strictObject({
+  // A folder that all hosts mount, for the state of sessions. If null, each host stores the state on its own disk.
+  shared: v.optional(v.nullable(rules.folder()), null),
+});
+
+/** The ledger of turns and model requests. */
+const usage = v.pipe(
+  v.strictObject({ retention: v.optional(rules.age(), "400d") }),
+  v.transform(({ retention }) => ({ retentionMs: retention })),
+);
+
+/** The prices of a million tokens of a model, in any currency. */
+interface Price {
+  input: number;
+  /** For input tokens that the service read from its cache. */
+  cached: number;
+  output: number;
+}
+
+export type Prices = Readonly<Record<string, Price>>;
+
+const ALLOWED =
+  'an object with the names of models, each with its prices, such as {"gpt-5": {"input": 1.25, "cached": 0.125, "output": 10}}';
+const MOST = 1_000_000;
+const ALLOWED_PRICE = `a number from 0 to ${MOST}, which is the price of a million tokens`;
+
+const amount = () => v.pipe(v.number(ALLOWED_PRICE), v.minValue(0, ALLOWED_PRICE), v.maxValue(MOST, ALLOWED_PRICE));
+
+const price = v.pipe(
+  v.strictObject({ input: amount(), cached: v.optional(amount()), output: amount() }, ({ expected }) =>
+    expected === "never" ? "the keys input, cached and output" : ALLOWED,
+  ),
+  // Without a price of their own, cached tokens cost as much as other input tokens.
+  v.transform(({ cached, ...rest }): Price => ({ ...rest, cached: cached ?? rest.input })),
+);
+
+const prices = v.pipe(
+  v.record(v.string(), price, ALLOWED),
+  v.metadata({ allowed: ALLOWED, json: true, kind: "object" }),
+);
 
 /**
  * Every key of the configuration with its default, as in the public contract. The output is resolved: durations are in

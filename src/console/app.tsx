@@ -1,8 +1,15 @@
 import { useCallback, useEffect, useState } from "preact/hooks";
-import { acceptedAt } from "./api/client.js";
-import { onSignedOut } from "./api/key.js";
-import { type Problem, problemFrom } from "./api/problem.js";
-import { ownerOf, signedIn, signIn, takeCode, whoAmI } from "./api/sign-in.js";
+import {
+  acceptedAt,
+  onSignedOut,
+  ownerOf,
+  type Problem,
+  problemFrom,
+  signedIn,
+  signIn,
+  takeCode,
+  whoAmI,
+} from "./api/client.js";
 import type { Caller } from "./api/types.js";
 import { ConfirmCode, SignIn } from "./pages/sign-in.js";
 import { Loading } from "./parts/notice.js";

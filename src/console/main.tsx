@@ -1,6 +1,6 @@
 import { render } from "preact";
 import { App } from "./app.js";
-import { applyTheme, themeOf } from "./parts/theme.js";
+import { applyTheme, themeOf } from "./parts/hooks.js";
 import "./styles/main.css";
 
 applyTheme(themeOf());

@@ -1,12 +1,11 @@
 import type { ComponentType } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { signOut } from "./api/sign-in.js";
+import { signOut } from "./api/client.js";
 import type { Caller, Scope } from "./api/types.js";
 import { Chat } from "./chat/chat.js";
 import { Sessions } from "./pages/sessions.js";
-import { go, useRoute } from "./parts/hooks.js";
+import { go, keepTheme, THEMES, themeOf, useRoute } from "./parts/hooks.js";
 import { Empty, Loading } from "./parts/notice.js";
-import { keepTheme, THEMES, themeOf } from "./parts/theme.js";
 
 export interface PageProps {
   caller: Caller;

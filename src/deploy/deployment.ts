@@ -1,6 +1,6 @@
 import type { Layer } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
-import { isLoopback, readRedisUrl, showRedisUrl } from "../config/values/redis-url.js";
+import { isLoopback, readRedisUrl, showRedisUrl } from "../config/values/network.js";
 import { FleetError, quote, type Suggestion } from "../errors.js";
 import { isFile, NEW_STORE_KEY, type Settings, settingsOf } from "./settings.js";
 import { memoryBytes } from "./sizing.js";

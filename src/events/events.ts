@@ -2,11 +2,13 @@ import { randomBytes } from "node:crypto";
 import { userInfo } from "node:os";
 import type { Config } from "../config/schema.js";
 import { FleetError } from "../errors.js";
-import type { Actor, EventCounts, EventLog, FleetEvent, NewEvent, Via } from "../model/events/event.js";
-import { UnsyncedError } from "../store/file/events/unsynced.js";
+import type { Actor, EventCounts, EventLog, FleetEvent, NewEvent, Via } from "../model/event.js";
+import { ChainWriter, compact, excess, LogFiles, removeSegments, UnsyncedError } from "../store/file/events.js";
 import type { Store } from "../store/ports.js";
 import { currentActor } from "./acting.js";
-import type { EventWriter } from "./writer.js";
+import { chain } from "./line.js";
+import { Pseudonyms } from "./pseudonyms.js";
+import { timeOfLast } from "./query.js";
 
 /**
  * How long an event from {@link Events.note} waits for further events, so that one write covers all, in milliseconds.
@@ -182,7 +184,7 @@ export class Events implements EventLog {
     try {
       await writer.tidy();
       if (writer.isTooLong()) {
-        const { trimEvents } = await import("./upkeep.js");
+        const { trimEvents } = await import("./events.js");
         const { config, stateRoot } = this.#context;
         await trimEvents({ config, stateRoot, events: this });
       }
@@ -198,7 +200,7 @@ export class Events implements EventLog {
   }
 
   async #openWriter(): Promise<EventWriter> {
-    this.#writer ??= import("./writer.js").then(({ EventWriter }) => EventWriter.open(this.#context));
+    this.#writer ??= import("./events.js").then(({ EventWriter }) => EventWriter.open(this.#context));
     try {
       return await this.#writer;
     } catch (error) {
@@ -237,4 +239,95 @@ function unwritable({ type }: NewEvent, cause: unknown): FleetError {
     suggestions: ["df -h PATH; df -i PATH", "copilotfleet doctor"],
     cause,
   });
+}
+
+interface UpkeepContext {
+  config: Pick<Config, "events">;
+  events: EventLog;
+  stateRoot: string;
+  maxBytes?: number;
+}
+
+/**
+ * Deletes the oldest lines of this host's log that exceed `events.retention` or the size of the log. First records the
+ * number of the last line to delete, so that the verification does not report the deleted lines as missing.
+ */
+export async function trimEvents(
+  { config, events, stateRoot, maxBytes = LOG_BYTES }: UpkeepContext,
+  nowMs = Date.now(),
+): Promise<void> {
+  await events.flush();
+  const files = new LogFiles(stateRoot);
+  const { retentionMs } = config.events;
+  await compact(files, SEGMENT_BYTES);
+  const segments = excess(files, { retentionMs, maxBytes }, { nowMs, timeOf: timeOfLast });
+  const last = segments.at(-1);
+  if (last === undefined) return;
+  await events.record({ type: "events.shortened", reason: String(last.last), detail: `lines up to ${last.last}` });
+  removeSegments(files, segments);
+}
+
+/** The size of the audit log of a host, in bytes. Beyond it, the oldest events are deleted. */
+export const LOG_BYTES = 256 * 1024 * 1024;
+/** The size at which a segment is complete, in bytes. */
+export const SEGMENT_BYTES = 1024 * 1024;
+/**
+ * If the store did not return the key of pseudonyms, how long to wait before asking it again, in milliseconds. Without
+ * this pause, a short command would wait for the store a second time when it ends.
+ */
+const RETRY_MS = 10_000;
+
+/** Writes events to the log of this host. */
+export class EventWriter {
+  readonly #chain: ChainWriter;
+  readonly #context: EventsContext;
+  #pseudonyms: Pseudonyms;
+  /** When to try again to read the fleet's key, by `performance.now()`. Null if this writer has the key. */
+  #readsKeyAt: number | null;
+
+  private constructor(context: EventsContext, pseudonyms: Pseudonyms, hasKeyOfFleet: boolean) {
+    this.#context = context;
+    this.#chain = new ChainWriter(context.stateRoot, { segmentBytes: context.segmentBytes ?? SEGMENT_BYTES });
+    this.#pseudonyms = pseudonyms;
+    this.#readsKeyAt = hasKeyOfFleet ? null : performance.now() + RETRY_MS;
+  }
+
+  static async open(context: EventsContext): Promise<EventWriter> {
+    const { stateRoot, store, warn } = context;
+    try {
+      return new EventWriter(context, await Pseudonyms.open(stateRoot, store), true);
+    } catch (error) {
+      // If the store cannot be reached, use this host's own key, because the log can be verified with any of the host's
+      // keys.
+      const reason = error instanceof Error ? error.message : String(error);
+      warn(`The audit log uses the key of pseudonyms of this host, because the fleet's key cannot be read: ${reason}`);
+      return new EventWriter(context, await Pseudonyms.open(stateRoot, {}), false);
+    }
+  }
+
+  async append(events: readonly Unnumbered[], options: { durable: boolean }): Promise<void> {
+    await this.#chain.append((head) => chain(events, head, this.#pseudonyms.of), options);
+    // Do not await this, because events must not wait for a store that cannot be reached.
+    if (this.#readsKeyAt !== null && performance.now() >= this.#readsKeyAt) void this.#readKeyOfFleet();
+  }
+
+  async #readKeyOfFleet(): Promise<void> {
+    const { stateRoot, store } = this.#context;
+    this.#readsKeyAt = performance.now() + RETRY_MS;
+    try {
+      this.#pseudonyms = await Pseudonyms.open(stateRoot, store);
+      this.#readsKeyAt = null;
+    } catch {
+      // A later write tries again.
+    }
+  }
+
+  async tidy(): Promise<void> {
+    await this.#chain.tidy();
+  }
+
+  /** Whether the log has more bytes than it may have. */
+  isTooLong(): boolean {
+    return this.#chain.bytes() > LOG_BYTES;
+  }
 }

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
-import type { FleetEvent } from "../model/events/event.js";
-import type { Head } from "../store/file/events/chain.js";
+import type { FleetEvent } from "../model/event.js";
+import type { Head } from "../store/file/events.js";
 
 /** A line of the log: an event, its own hash (`hash`), and the hash of the line before it (`prev`). */
 export interface Line extends FleetEvent {

@@ -1,9 +1,7 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { setImmediate } from "node:timers/promises";
-import type { EventType, FleetEvent } from "../model/events/event.js";
-import { readHead } from "../store/file/events/chain.js";
-import { LogFiles } from "../store/file/events/files.js";
-import { countingLines, filesOf, type LogFile } from "../store/file/events/read.js";
+import type { EventType, FleetEvent } from "../model/event.js";
+import { countingLines, filesOf, type LogFile, LogFiles, readHead } from "../store/file/events.js";
 import { readLine } from "./verify.js";
 
 /** Selects events. An event must match every field that is given. */

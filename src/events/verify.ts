@@ -1,8 +1,7 @@
 import { basename } from "node:path";
 import { setImmediate } from "node:timers/promises";
-import { parseObject } from "../config/values/json.js";
-import { type Head, LogFiles, NO_LINES } from "../store/file/events/files.js";
-import { countingLines, filesOf } from "../store/file/events/read.js";
+import { parseObject } from "../config/values/text.js";
+import { countingLines, filesOf, type Head, LogFiles, NO_LINES } from "../store/file/events.js";
 import { type Conceal, hashHolds, type Line } from "./line.js";
 import { Pseudonyms } from "./pseudonyms.js";
 

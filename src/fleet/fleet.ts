@@ -1,19 +1,15 @@
 import type { Config } from "../config/schema.js";
 import { readFleetOptions } from "./arguments.js";
-import { ClientGroup } from "./groups/clients.js";
+import { ClientGroup, LeaseGroup } from "./groups/clients.js";
 import { DescriptionGroup } from "./groups/descriptions.js";
 import { DoorGroup } from "./groups/doors.js";
-import { EventGroup } from "./groups/events/events.js";
-import { HostGroup } from "./groups/hosts.js";
-import { LeaseGroup } from "./groups/leases.js";
-import { PoolGroup } from "./groups/pool.js";
+import { EventGroup } from "./groups/events.js";
 import { RecordGroup } from "./groups/records.js";
-import { ServerGroup } from "./groups/servers.js";
+import { HostGroup, PoolGroup, ServerGroup } from "./groups/servers.js";
 import { SessionGroup } from "./groups/sessions.js";
 import { TokenGroup } from "./groups/tokens.js";
-import { UsageGroup } from "./groups/usage/usage.js";
-import { LimitGroup } from "./groups/users/limits.js";
-import { UserGroup } from "./groups/users/users.js";
+import { LimitGroup, UsageGroup } from "./groups/usage.js";
+import { UserGroup } from "./groups/users.js";
 import type { FleetOptions } from "./options.js";
 import { type FleetParts, openParts } from "./parts.js";
 

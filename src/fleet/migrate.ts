@@ -4,23 +4,25 @@ import { ALLOWED_PLAINTEXT, isPlaintext } from "../config/checks.js";
 import { loadConfig } from "../config/load/load.js";
 import { invalidValue, type Origin } from "../config/problem.js";
 import type { Config } from "../config/schema.js";
-import { ALLOWED_REDIS_URL, readRedisUrl, showRedisUrl } from "../config/values/redis-url.js";
+import { ALLOWED_REDIS_URL, readRedisUrl, showRedisUrl } from "../config/values/network.js";
 import { shellQuote } from "../config/values/text.js";
 import { FleetError, quote, type Suggestion } from "../errors.js";
 import type { OnProgress } from "../model/progress.js";
 import type { ServerRecord } from "../model/server.js";
 import { liveSupervisor } from "../pool/admission.js";
-import { holderOf } from "../pool/claims/transitions.js";
+import { holderOf } from "../pool/claims.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { type Contents, copyContents, isEmpty, readContents } from "../store/copy.js";
-import type { Store } from "../store/ports.js";
-import { refuseErased } from "../store/purging.js";
-import { checkState, openState, storeUrl } from "./state.js";
+import { refuseErased, type Store } from "../store/ports.js";
+import type { RedisStore } from "../store/redis/redis-store.js";
+import type { SignatureFinding } from "../store/redis/signatures.js";
+import type { FleetOptions } from "./options.js";
+import { checkState, openState, storeUrl } from "./parts.js";
 
 /** The files and folders that this command writes in the state folder when it copies to the file store. */
 const RECORDS = ["registry", "registry.json", "sessions", "leases", "tokens", "limits", "limit-groups", "keyed-turns"];
 
-export interface MigrateOptions {
+interface MigrateOptions {
   env: NodeJS.ProcessEnv;
   cwd: string;
   configFile?: string;
@@ -192,4 +194,43 @@ function occupied(to: string, stateRoot: string): FleetError {
   return new FleetError("FLEET_STORE_OCCUPIED", `The store ${quote(show(to))} is not empty: nothing was copied.`, {
     suggestions: [clear],
   });
+}
+
+interface SignOptions extends Pick<FleetOptions, "env" | "cwd" | "configFile"> {
+  /** Whether to also sign records without a signature of a key that this host has. */
+  all: boolean;
+  /** With `all`, called with the records before any is signed. May throw to prevent the signing. */
+  confirm: (records: readonly SignatureFinding[]) => Promise<void>;
+}
+
+export interface SignResult {
+  signed: SignatureFinding[];
+  /** The records that were left as they are, because no key of this host signed them. */
+  refused: SignatureFinding[];
+}
+
+/** Signs the records in Redis that an earlier key of this host signed; with `all`, every record. */
+export async function signRecords({ all, confirm, ...options }: SignOptions): Promise<SignResult> {
+  const { config, stateRoot } = loadConfig({ env: process.env, cwd: process.cwd(), ...options });
+  checkState(config, stateRoot);
+  if (config.store.kind === "file") {
+    throw new FleetError("FLEET_USAGE_INVALID", "The store is in files, and only records in Redis are signed.", {
+      suggestions: ["copilotfleet config get store"],
+    });
+  }
+  const store = openState(config, stateRoot) as RedisStore;
+  try {
+    const { signatures } = store;
+    signatures.allowNewKey();
+    const found = await signatures.find();
+    const isForeign = ({ verdict }: SignatureFinding) => verdict !== "outdated";
+    // Stop if this host does not have the key of the other hosts. Otherwise, it would create a new key, and the other
+    // hosts could no longer use the records.
+    if (!all && signatures.keyId === null && found.some(isForeign)) throw signatures.missingKey();
+    const wanted = found.filter((finding) => all || !isForeign(finding));
+    if (all && wanted.length > 0) await confirm(wanted);
+    return { signed: await signatures.sign(wanted), refused: found.filter((finding) => !wanted.includes(finding)) };
+  } finally {
+    await store.close();
+  }
 }

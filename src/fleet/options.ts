@@ -1,10 +1,9 @@
 import type { MessageOptions, SessionEvent } from "@github/copilot-sdk";
 import type { PartialConfig } from "../config/load/load.js";
 import type { Address } from "../config/rules.js";
-import type { Duration } from "../config/values/duration.js";
-import type { Moment } from "../config/values/moment.js";
-import type { DoorListeners } from "../gateway/state/door/report.js";
-import type { Via } from "../model/events/event.js";
+import type { Duration, Moment } from "../config/values/measures.js";
+import type { DoorListeners } from "../gateway/state/report.js";
+import type { Via } from "../model/event.js";
 import type { OnProgress } from "../model/progress.js";
 import type { Isolation, ServerState, TokenSource } from "../model/server.js";
 import type { SessionState, TurnUsage } from "../model/session.js";
@@ -16,9 +15,9 @@ import type { TranscriptEntry } from "../runtime/history/transcript.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
 import type { ServeLog } from "../serve/context.js";
 import type { Probes } from "../serve/report/probes.js";
-import type { LeaseWait } from "../sessions/leases/leases.js";
-import type { TurnLease } from "../sessions/leases/seen.js";
-import type { RequestAnswer, RequestChange } from "../sessions/requests/request.js";
+import type { LeaseWait } from "../sessions/leases.js";
+import type { RequestAnswer, RequestChange } from "../sessions/requests.js";
+import type { TurnLease } from "../sessions/seen.js";
 import type { SessionOptions } from "../sessions/use/load.js";
 import type { SessionView } from "../sessions/view.js";
 

@@ -1,30 +1,34 @@
 import { loadConfig } from "../config/load/load.js";
+import type { Config } from "../config/schema.js";
 import { fleetClosed } from "../errors.js";
 import { Events } from "../events/events.js";
 import { HostDirectory } from "../hosts/directory.js";
+import { refuseOtherSettings } from "../hosts/serving-note.js";
 import { Takeover } from "../hosts/takeover.js";
 import type { BudgetCheck } from "../models/gateway/request-meter.js";
 import { ModelProvider } from "../models/provider.js";
-import { DoorClients } from "../peers/calls/door-client.js";
+import { DoorClients } from "../peers/calls/control-link.js";
 import { FleetHosts } from "../peers/fleet-hosts.js";
 import { LocalHost } from "../peers/local-host.js";
-import { RecordedEvents } from "../peers/sessions/events.js";
 import { HistoryFeeds } from "../peers/sessions/feeds.js";
+import { RecordedEvents } from "../peers/sessions/history.js";
 import { RemoteSessions } from "../peers/sessions/remote-sessions.js";
 import { shareRequests } from "../peers/sessions/requests.js";
 import { Clients } from "../pool/clients.js";
 import { Pool } from "../pool/pool.js";
 import { systemClock } from "../runtime/clock.js";
-import { networkFolder } from "../sandbox/network/folder.js";
-import { SessionFinder } from "../sessions/find.js";
-import { Leases } from "../sessions/leases/leases.js";
+import { instanceOf, ownHostName, refuseRenamed } from "../runtime/files/shared-storage.js";
+import { networkFolder } from "../sandbox/network/egress.js";
+import { Leases } from "../sessions/leases.js";
 import { OpenSessions } from "../sessions/open-sessions.js";
-import { AgentRequests } from "../sessions/requests/agent-requests.js";
-import { isEnding } from "../sessions/requests/ending.js";
+import { AgentRequests, isEnding } from "../sessions/requests.js";
 import { Sessions } from "../sessions/sessions.js";
-import { Ledger } from "../usage/ledger/ledger.js";
+import { SessionFinder } from "../sessions/view.js";
+import { openStore } from "../store/file/file-store.js";
+import { checkStateFolder } from "../store/file/state-folder.js";
+import type { Store } from "../store/ports.js";
+import { Ledger } from "../usage/ledger.js";
 import type { FleetOptions } from "./options.js";
-import { checkState, openState } from "./state.js";
 
 /** The parts of one opened fleet. All of its groups use them. */
 export type FleetParts = ReturnType<typeof openParts>;
@@ -54,7 +58,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const directory = new HostDirectory({ store, config });
   const ledger = new Ledger({ usage: store.usage, host: directory.own, warn });
   const checkBudget: BudgetCheck = async (...request) => {
-    const { assertBudget } = await import("../usage/limits/turn-allowance.js");
+    const { assertBudget } = await import("../usage/limits.js");
     await assertBudget({ store, config, events }, ...request);
   };
   const provider = new ModelProvider(config, { env, networkFolder: networkFolder(stateRoot), ledger, checkBudget });
@@ -131,4 +135,27 @@ export function openParts(options: FleetOptions, clock = systemClock) {
     },
     close,
   };
+}
+
+/** @throws FleetError when the state folder is not safe, or a `serve` uses it with other settings. */
+export function checkState(config: Config, stateRoot: string): void {
+  checkStateFolder(stateRoot);
+  refuseOtherSettings(config, stateRoot);
+  refuseRenamed(config, stateRoot);
+}
+
+/** The store that the configuration names: "file", or a Redis URL. */
+export function storeUrl({ store }: Config): string {
+  return store.kind === "file" ? "file" : store.url;
+}
+
+export function openState(config: Config, stateRoot: string, url = storeUrl(config)): Store {
+  if (url === "file") return openStore("file", stateRoot);
+  return openStore(
+    url,
+    stateRoot,
+    ownHostName(config, stateRoot),
+    () => instanceOf(stateRoot),
+    config.storeOptions.keyFile,
+  );
 }

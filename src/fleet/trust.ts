@@ -1,9 +1,7 @@
 import { mkdirSync, readdirSync, statSync, unlinkSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { findProjectFile, PROJECT_FILE, readConfigFile } from "../config/load/files.js";
-import { guardedKeys } from "../config/load/guarded.js";
+import { findProjectFile, guardedKeys, PROJECT_FILE, readConfigFile } from "../config/load/files.js";
 import { fileSource, flatten } from "../config/load/layers.js";
-import { type Environment, homeFolder, stateRoot } from "../config/load/paths.js";
 import {
   parseTrust,
   readOwn,
@@ -13,7 +11,8 @@ import {
   trustedName,
   trustFolder,
   trustRecordPath,
-} from "../config/load/trust.js";
+} from "../config/load/load.js";
+import { type Environment, homeFolder, stateRoot } from "../config/load/paths.js";
 import { unusableFile } from "../config/problem.js";
 import { printable, shellQuote } from "../config/values/text.js";
 import { FleetError, quote, systemCode } from "../errors.js";
@@ -119,7 +118,7 @@ async function recordTrust(
   about: { detail: string; reason?: string },
   action: () => Promise<void>,
 ): Promise<void> {
-  const [{ Events }, { audited }] = await Promise.all([import("../events/events.js"), import("../events/audited.js")]);
+  const [{ Events }, { audited }] = await Promise.all([import("../events/events.js"), import("../events/acting.js")]);
   const config = { events: { retentionMs: Number.POSITIVE_INFINITY } };
   const events = new Events({ store: { hosts: null }, config, stateRoot: root, via: "command", warn: () => undefined });
   try {

@@ -1,11 +1,12 @@
-import { loadConfig } from "../config/load/load.js";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { loadConfig, type PartialConfig } from "../config/load/load.js";
 import { type FleetError, isFleetError } from "../errors.js";
 import { RawConnection } from "../runtime/client/raw-connection.js";
 import { deadline } from "../runtime/clock.js";
-import { findRuntime } from "../runtime/launch/find.js";
-import { ownVersion, sdkVersion } from "../runtime/launch/versions.js";
+import { findRuntime, ownVersion, sdkVersion } from "../runtime/launch/versions.js";
 import { Fleet } from "./fleet.js";
-import { withTrialFleet } from "./trial.js";
 
 const ANSWER_MS = 10_000;
 const TRIAL_USER = "trial";
@@ -30,7 +31,7 @@ export interface Versions {
   serve: string | null;
 }
 
-export interface VersionsOptions {
+interface VersionsOptions {
   env: NodeJS.ProcessEnv;
   cwd: string;
   configFile?: string;
@@ -109,4 +110,31 @@ export async function askRuntime(
     await using connection = await RawConnection.open(endpoint, limit.signal);
     return { version: connection.version, protocol: connection.protocolVersion };
   });
+}
+
+/** Runs `use` with a fleet whose state is in a temporary folder. Afterwards, stops its servers and deletes the folder. */
+export async function withTrialFleet<T>(
+  { env, config }: { env: NodeJS.ProcessEnv; config: PartialConfig },
+  use: (fleet: Fleet) => Promise<T>,
+): Promise<T> {
+  const folder = await mkdtemp(join(tmpdir(), "copilotfleet-trial-"));
+  try {
+    await using fleet = await Fleet.open({
+      cwd: folder,
+      env: { ...env, COPILOTFLEET_HOME: join(folder, "state") },
+      // The trial must not touch the store or the storage of a real fleet.
+      config: { ...config, store: "file", storage: { shared: null } },
+    });
+    try {
+      return await use(fleet);
+    } finally {
+      const running = (await fleet.servers.list()).filter(({ pid }) => pid !== null);
+      await fleet.servers.stop(
+        running.map(({ id }) => id),
+        { force: true },
+      );
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
 }

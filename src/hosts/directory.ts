@@ -1,16 +1,17 @@
+import { type Address, parseAddress } from "../config/rules.js";
 import type { Config } from "../config/schema.js";
-import { isFleetError } from "../errors.js";
+import { FleetError, isFleetError, quote } from "../errors.js";
 import { admitting, type HostRecord } from "../model/host.js";
 import { isOwnedBy, type Ownership, type SessionRecord } from "../model/session.js";
 import { rendezvousChoice } from "../pool/placement.js";
 import { hasHostFolder, placesOf } from "../runtime/files/shared-storage.js";
+import { showAddress } from "../runtime/launch/listen.js";
 import type { Hosts, Store } from "../store/ports.js";
-import { notMounted, ownHostAway, sessionStranded } from "./problems.js";
 
 /** The host that has a user or a session: this host, or another live host. */
 export type Whereabouts = { here: true } | { here: false; host: HostRecord };
 
-export interface DirectoryContext {
+interface DirectoryContext {
   store: Store;
   config: Pick<Config, "storage">;
 }
@@ -242,4 +243,72 @@ export async function forgetEmptyHosts(store: Store): Promise<void> {
   if (unreadable.length > 0) return; // such a record may name any host
   const named = new Set(records.flatMap(({ host, from }) => [host, from?.host]));
   for (const { name } of gone) if (!named.has(name)) await hosts.forget(name);
+}
+
+/** The prefix of a recorded front-door address with TLS. */
+const TLS = "tls://";
+
+interface Door {
+  address: string;
+  port: number;
+  hasTls: boolean;
+}
+
+/** The front door of a host. @throws FleetError `FLEET_HOST_AWAY` when the host is gone or has no front door. */
+export function doorOf({ name, gone, door }: HostRecord): Door {
+  const hasTls = door?.startsWith(TLS) === true;
+  const address = gone || door === null ? null : parseAddress(hasTls ? door.slice(TLS.length) : door);
+  if (address === null) throw hostAway(name);
+  return { address: address.host, port: address.port, hasTls };
+}
+
+/** The address of this host's front door, as the host announces it. */
+export function announcedDoor(address: Address, hasTls: boolean): string {
+  return `${hasTls ? TLS : ""}${showAddress(address)}`;
+}
+
+/** The error when this host does not serve. Other hosts may then take over its sessions, so it must not open them. */
+function ownHostAway(own: string, cause?: unknown): FleetError {
+  const message = `This host, ${quote(own)}, does not serve, so other hosts may take over its sessions in the shared storage.`;
+  return new FleetError("FLEET_HOST_AWAY", message, {
+    suggestions: ["copilotfleet serve", "copilotfleet top --once"],
+    cause,
+  });
+}
+
+/** The error when the shared storage lacks the folder of this host, for example because nothing is mounted there. */
+function notMounted(shared: string, own: string): FleetError {
+  const message = `The folder ${quote(shared)} is not the folder that host ${quote(own)} shares with other hosts, or it is not mounted.`;
+  return new FleetError("FLEET_STORAGE_UNUSABLE", message, {
+    suggestions: [`findmnt --target ${shared}`, "copilotfleet doctor"],
+  });
+}
+
+export function hostAway(name: string, cause?: unknown): FleetError {
+  return new FleetError("FLEET_HOST_AWAY", `Host ${quote(name)} cannot be reached.`, {
+    suggestions: ["copilotfleet top --once", `copilotfleet serve # on host ${name}`, "Try again in a minute."],
+    cause,
+  });
+}
+
+export function sessionStranded({ id, host = "" }: SessionRecord): FleetError {
+  const message = `Session ${quote(id)} is on the disk of host ${quote(host)}, which does not serve.`;
+  return new FleetError("FLEET_SESSION_STRANDED", message, {
+    suggestions: [`copilotfleet serve  # on host ${host}`, "copilotfleet top --once"],
+  });
+}
+
+/** The error when the user is placed on another host. The front door then relays the client to that host. */
+export function userMoved(user: string, to: Pick<HostRecord, "name">): FleetError {
+  return new FleetError("FLEET_SESSION_MOVED", `User ${quote(user)} is now placed on host ${quote(to.name)}.`, {
+    suggestions: ["Try again: you are relayed to the host that has the user's sessions.", "copilotfleet top --once"],
+  });
+}
+
+/** The error when another host has the session. The caller tries again on that host. */
+export function sessionMoved({ id }: Pick<SessionRecord, "id">, to: Pick<HostRecord, "name"> | null): FleetError {
+  const where = to === null ? "is about to move to another host" : `is now on host ${quote(to.name)}`;
+  return new FleetError("FLEET_SESSION_MOVED", `Session ${quote(id)} ${where}.`, {
+    suggestions: ["Try again: you are relayed to the host that has it.", "copilotfleet top --once"],
+  });
 }

@@ -1,12 +1,12 @@
 import { readFileSync, realpathSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Config } from "../config/schema.js";
-import { parseObject } from "../config/values/json.js";
-import { isLoopback, readRedisUrl, showRedisUrl } from "../config/values/redis-url.js";
+import { isLoopback, readRedisUrl, showRedisUrl } from "../config/values/network.js";
+import { parseObject } from "../config/values/text.js";
 import { FleetError, quote, systemCode } from "../errors.js";
-import type { ProcessIdentity } from "../model/process.js";
-import { ownHostName } from "../runtime/files/host-note.js";
+import type { ProcessIdentity } from "../model/server.js";
 import { unwritable } from "../runtime/files/server-folder.js";
+import { ownHostName } from "../runtime/files/shared-storage.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { readIfThere } from "../store/file/failures.js";
 import { replaceStateFile } from "../store/file/state-folder.js";

@@ -1,4 +1,4 @@
-import { isObject } from "../config/values/json.js";
+import { isObject } from "../config/values/text.js";
 import { systemCode } from "../errors.js";
 import { deadline, isTimeout } from "../runtime/clock.js";
 

@@ -1,14 +1,12 @@
 import { randomBytes } from "node:crypto";
-import { nearestOf } from "../config/values/nearest.js";
-import { compareText } from "../config/values/text.js";
+import { nearestOf } from "../config/values/names.js";
+import { compareText, sha256 } from "../config/values/text.js";
 import { FleetError, quote, type Suggestion } from "../errors.js";
 import { hashToken, isSameHash, isTokenId, type TokenEnd, type TokenRecord } from "../model/token.js";
 import { isDamaged } from "../store/failures.js";
-import type { Store } from "../store/ports.js";
+import type { Store, TokenStore } from "../store/ports.js";
+import { LONGEST_LIFE_MS } from "./claims.js";
 import { type HostIdentity, type Identity, SCOPES, type Scope } from "./identity.js";
-import { PASSING_MS, type PassingTokens } from "./passing-tokens.js";
-import { foreignEnd, isForeignId, revokeForeign } from "./revocations.js";
-import type { TokenUses } from "./token-uses.js";
 
 /** `cft_<id>_<secret>`. The store keeps a hash of the whole token. */
 const TOKEN = /^cft_([a-z0-9]{16})_[A-Za-z0-9_-]{43}$/;
@@ -217,7 +215,7 @@ export async function rotateToken(
 }
 
 /** The part of a record that the token which replaces it keeps. */
-export function kindOf({ scopes, sessionId, label }: TokenRecord): Kind {
+function kindOf({ scopes, sessionId, label }: TokenRecord): Kind {
   return {
     ...(scopes === undefined ? {} : { scopes }),
     ...(sessionId === undefined ? {} : { sessionId }),
@@ -317,11 +315,160 @@ function scopesOf({ scopes = ["use"] }: Pick<TokenRecord, "scopes">): Scope[] {
 }
 
 /** Whether a token has expired, by the store's clock, because the clocks of hosts differ. */
-export async function isExpired(store: Store, record: TokenRecord): Promise<boolean> {
+async function isExpired(store: Store, record: TokenRecord): Promise<boolean> {
   return record.expiresAt !== null && isOver(record, await store.now());
 }
 
 function isOver({ expiresAt }: TokenRecord, now: number): boolean {
   // A date that cannot be read counts as past.
   return expiresAt !== null && !(Date.parse(expiresAt) > now);
+}
+
+/** How long a one-time code is valid, in milliseconds. */
+const CODE_MS = 5 * 60_000;
+/** How long the token that replaces a code is valid, in milliseconds. */
+const SIGNED_IN_MS = 8 * 3_600_000;
+/** The label of that token. */
+const SIGN_IN = "console sign-in";
+
+type CodeKind = Pick<TokenRecord, "sessionId"> & { scopes: readonly Scope[] };
+
+/** Issues a code with which a browser can sign in to the console as the user, once, at any host. */
+export async function issueCode(store: Store, user: string, kind: CodeKind): Promise<IssuedToken> {
+  return await issueToken(store, user, CODE_MS, { ...kind, role: "code", passing: true });
+}
+
+/** Returns the record of a code, without using the code up. Null if the code is not valid. */
+export async function readCode(store: Store, code: unknown): Promise<TokenRecord | null> {
+  const id = tokenIdIn(code);
+  const record = id === undefined ? null : await store.tokens.read(id);
+  if (record === null || record.role !== "code" || !isSameHash(hashToken(String(code)), record.sha256)) return null;
+  return (await isExpired(store, record)) ? null : record;
+}
+
+/**
+ * Exchanges a code for a token with the user, the scopes and the session of the code. Null if the code is not valid, or
+ * does not belong to `owner`.
+ */
+export async function redeemCode(store: Store, code: unknown, owner: string): Promise<IssuedToken | null> {
+  const record = await readCode(store, code);
+  if (record?.user !== owner) return null;
+  // If the code is presented to several hosts at once, only one of them can delete the record, and only that one goes
+  // on.
+  if (!(await store.tokens.delete(record.id))) return null;
+  // Record the end of the code, so that this host refuses the code even if somebody with write access to Redis restores
+  // the record.
+  await store.tokens.noteEnd({ id: record.id, at: null, until: record.expiresAt });
+  return await issueToken(store, record.user, SIGNED_IN_MS, { scopes: [], ...kindOf(record), label: SIGN_IN });
+}
+
+/** How long after its creation a passing token (a token for one connection) can be shown, in milliseconds. */
+const PASSING_MS = 60_000;
+
+/**
+ * Admits each passing token once, even if somebody with write access to Redis restores its record. Refuses a token that
+ * is older than this process, because it may have been shown to the process that ran here before.
+ */
+export class PassingTokens {
+  readonly #shownAt = new Map<string, number>();
+  readonly #uptimeMs: () => number;
+
+  /** @param uptimeMs how long this process has run, in milliseconds; replaced in tests */
+  constructor(uptimeMs = () => process.uptime() * 1_000) {
+    this.#uptimeMs = uptimeMs;
+  }
+
+  /**
+   * Whether the token is admitted. Remembers an admitted token, so that it is refused the next time. @param now the
+   * time by the store's clock, which also set `createdAt`; in milliseconds
+   */
+  admit({ id, createdAt }: Pick<TokenRecord, "id" | "createdAt">, now: number): boolean {
+    for (const [known, at] of this.#shownAt) {
+      if (now - at <= PASSING_MS) break;
+      this.#shownAt.delete(known);
+    }
+    const ageMs = now - Date.parse(createdAt);
+    if (!(ageMs <= Math.min(PASSING_MS, this.#uptimeMs())) || this.#shownAt.has(id)) return false;
+    this.#shownAt.set(id, now);
+    return true;
+  }
+}
+
+/** The shortest time between two recorded uses of a token, in milliseconds. */
+const EVERY_MS = 60_000;
+/** How many tokens are remembered. A further token evicts the oldest, whose next use is then recorded at once. */
+const MAX_TOKENS = 10_000;
+
+interface Context {
+  tokens: Pick<TokenStore, "used">;
+  now(): Promise<number>;
+}
+
+/** Records when tokens were last used. Callers do not wait for the write, and ignore its failure. */
+export class TokenUses {
+  readonly #store: Context;
+  readonly #clock: { now(): number };
+  readonly #recordedAt = new Map<string, number>();
+
+  /** @param clock replaced in tests */
+  constructor(store: Context, clock: { now(): number } = performance) {
+    this.#store = store;
+    this.#clock = clock;
+  }
+
+  /** Records a use. @param everyMs the shortest time between two recorded uses of this token, in milliseconds */
+  note(id: string, everyMs = EVERY_MS): void {
+    const now = this.#clock.now();
+    const before = this.#recordedAt.get(id);
+    if (before !== undefined && now - before < everyMs) return;
+    this.#recordedAt.delete(id);
+    this.#recordedAt.set(id, now);
+    const oldest = this.#recordedAt.keys().next().value;
+    if (this.#recordedAt.size > MAX_TOKENS && oldest !== undefined) this.#recordedAt.delete(oldest);
+    this.#record(id).catch(() => "the next use is recorded");
+  }
+
+  async #record(id: string): Promise<void> {
+    await this.#store.tokens.used(id, new Date(await this.#store.now()).toISOString());
+  }
+}
+
+/** The entry with which each host remembers the revocation of a credential that the fleet did not make. */
+async function foreignEnd(store: Store, tokenId: string): Promise<TokenEnd> {
+  const until = new Date((await store.now()) + LONGEST_LIFE_MS).toISOString();
+  return { id: recordId(tokenId), at: null, until };
+}
+
+/**
+ * Revokes a credential that the fleet did not make, by its id, such as `jwt:…`. The store remembers the id for as long
+ * as such a credential can be valid.
+ */
+async function revokeForeign(store: Store, tokenId: string): Promise<void> {
+  const id = recordId(tokenId);
+  if ((await store.tokens.read(id)) !== null) return;
+  const now = await store.now();
+  const [createdAt, expiresAt] = [now, now + LONGEST_LIFE_MS].map((ms) => new Date(ms).toISOString());
+  // Nobody can present this record as a token, because no token has an empty hash.
+  const record = { role: "revoked" as const, id, user: "revoked:", sha256: "", createdAt: createdAt ?? "" };
+  await store.tokens.create({ ...record, expiresAt: expiresAt ?? null });
+}
+
+export async function isRevoked(store: Store, tokenId: string): Promise<boolean> {
+  const id = recordId(tokenId);
+  return (await store.tokens.isNotedRevoked(id)) || (await store.tokens.read(id)) !== null;
+}
+
+/**
+ * Whether a text is the id of a credential that the fleet did not make. Such an id begins with the kind of credential.
+ */
+export function isForeignId(text: string): boolean {
+  return /^jwt:[\x21-\x7e]{1,128}$/.test(text);
+}
+
+/**
+ * The id of the record. It is a digest, because the ids of records consist of letters and digits. It is longer than the
+ * id of any token of the fleet, so the two cannot collide.
+ */
+function recordId(tokenId: string): string {
+  return sha256(tokenId);
 }

@@ -1,5 +1,4 @@
 import { randomUUID } from "node:crypto";
-import { sha256 } from "../config/values/text.js";
 import {
   ALLOWED_USER,
   allowedId,
@@ -8,7 +7,8 @@ import {
   readUser,
   similarId,
   userFault,
-} from "../config/values/user-id.js";
+} from "../config/values/names.js";
+import { blankFault, printableLines, sha256, textFault } from "../config/values/text.js";
 import { FleetError, option, quote } from "../errors.js";
 
 /** Checks a user id. Returns it in Unicode normal form C. */
@@ -95,4 +95,53 @@ function labelOf(text: string, maxLength: number): string {
     .replace(/[^a-z0-9]+/g, "-")
     .replace(/^-+|-+$/g, "")
     .slice(0, maxLength);
+}
+
+/** Tables on a terminal cut the middle out of a long id, and put this character there. */
+const CUT = "…";
+
+/** The text without the character that stands for the middle of an id. */
+export function withoutCut(text: string): string {
+  return text.replace(CUT, "");
+}
+
+/** Whether the text is the beginning of the id, or the beginning and the end with `…` between them, as tables show it. */
+export function mayMean(text: string, id: string): boolean {
+  const [start = "", end = ""] = text.split(CUT, 2);
+  const isLongEnough = id.length >= start.length + end.length;
+  return start !== "" && isLongEnough && id.startsWith(start) && id.endsWith(end);
+}
+
+/** The ids that a person may mean: the id that equals the text, or else all ids for which {@link mayMean} is true. */
+export function meantIds(text: string, ids: readonly string[]): string[] {
+  return ids.includes(text) ? [text] : [...new Set(ids)].filter((id) => mayMean(text, id));
+}
+
+export const LONGEST_TITLE = 80;
+export const ALLOWED_TITLE = `one line of at most ${LONGEST_TITLE} characters without control characters`;
+const HARMLESS = /[^\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]|[\u200c-\u200f\u00ad]/u;
+
+/** The title of a session that begins with this prompt: the prompt's first line, shortened. Null if it has no text. */
+export function titleOf(prompt: string): string | null {
+  const line = /[^\s\u200c-\u200f\u00ad].{0,200}/u.exec(prompt)?.[0];
+  if (line === undefined) return null;
+  const text = printableLines(line.replaceAll("\t", " ")).trimEnd();
+  if (text.length <= LONGEST_TITLE) return text;
+  // Do not keep half of a character that consists of two code units.
+  const cut = text.slice(0, LONGEST_TITLE - 1).replace(/[\ud800-\udbff]$/, "");
+  return `${cut.trimEnd()}…`;
+}
+
+export function titleFault(title: string): string | null {
+  const rule = { characters: HARMLESS, longest: LONGEST_TITLE };
+  return blankFault(title) ?? textFault(title, rule) ?? (titleOf(title) === null ? "which has no visible text" : null);
+}
+
+/** Checks the title that a user gives to a session. @throws FleetError `FLEET_USAGE_INVALID` */
+export function validateTitle(title: string, name: string): string {
+  const fault = titleFault(title);
+  if (fault === null) return title;
+  throw new FleetError("FLEET_USAGE_INVALID", `${name} is ${quote(title)}, ${fault}. Allowed: ${ALLOWED_TITLE}`, {
+    suggestions: ['Give a short title in one line, such as "review".'],
+  });
 }

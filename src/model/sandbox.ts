@@ -1,4 +1,4 @@
-import { writeSize } from "../config/values/size.js";
+import { writeSize } from "../config/values/measures.js";
 
 /**
  * The protections that a sandbox may give, each with what an agent can do without it. A server without a sandbox lacks

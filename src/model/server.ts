@@ -1,4 +1,3 @@
-import type { Claim, ProcessIdentity } from "./process.js";
 import type { SandboxReport } from "./sandbox.js";
 
 export type Isolation = "per-user" | "shared";
@@ -22,7 +21,7 @@ export type TokenSource =
 
 /**
  * The kind of a source. A record never names the source itself, because others may be able to write records: see
- * pool/start/token-source.ts.
+ * pool/start.ts.
  */
 export type RecordedSource = Pick<TokenSource, "from">;
 
@@ -89,4 +88,60 @@ export interface Replacement {
   /** As in {@link ServerRecord}. */
   logStart?: number;
   sandbox?: SandboxReport;
+}
+
+/**
+ * Identifies a process beyond its PID. PIDs are reused, but within one boot and one PID namespace no two processes have the
+ * same PID and start time. `system/` reads these facts.
+ */
+export interface ProcessIdentity {
+  host: string;
+  bootId: string;
+  pidNamespace: string;
+  pid: number;
+  /** When the process started: clock ticks after boot. Where only `ps` reports it, the text of its column `lstart`. */
+  startTicks: string;
+  /** The PID of the process in its own PID namespace. Absent if that namespace is `pidNamespace`. */
+  innerPid?: number;
+  /** The process that passes connections to the identified process, if that one has its own network namespace. */
+  bridge?: Pick<ProcessIdentity, "pid" | "startTicks">;
+}
+
+/** The PID of a process, and its PID in its own PID namespace if the two differ. */
+export type OwnView = Pick<ProcessIdentity, "pid" | "innerPid">;
+
+/** The process that is changing the state of a server. `move` names that change. */
+export interface Claim extends ProcessIdentity {
+  move?: string;
+}
+
+/** Every server has this variable in its environment. It names the launch that started the server. */
+export const LAUNCH_VARIABLE = "COPILOTFLEET_LAUNCH_ID";
+
+/** The version of the recorded shapes below. The fleet refuses a store that a newer version wrote. */
+export const SCHEMA = 1;
+
+export interface Registry {
+  servers: Record<string, ServerRecord>;
+  /** How many placements `round-robin` has made so far. Absent if it has made none. */
+  placed?: number;
+  /** The supervisors of the hosts. An entry whose process has died counts as absent. */
+  supervisors?: SupervisorRecord[];
+  /** When `drain` closed the pool (ISO 8601, UTC). Absent if the pool is open. */
+  drainedAt?: string;
+}
+
+export interface SupervisorRecord {
+  process: ProcessIdentity;
+  state: "serving" | "draining";
+  /** ISO 8601, UTC. */
+  startedAt: string;
+  /** The version of copilotfleet that it runs. */
+  version?: string;
+  /** `host:port` of the supervisor's metrics and health endpoints; null if it has none. */
+  metrics: string | null;
+  /** `host:port` of the supervisor's front door; absent or null if it has none. */
+  door?: string | null;
+  /** The URL of the supervisor's HTTP API; absent or null if it has none. */
+  http?: string | null;
 }

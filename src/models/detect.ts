@@ -1,5 +1,5 @@
 import type { Environment } from "../config/load/paths.js";
-import { isObject } from "../config/values/json.js";
+import { isObject } from "../config/values/text.js";
 
 /** The sources of models that this machine offers. Contains names of variables, never their values. */
 export interface Detected {

@@ -2,7 +2,7 @@ import { createPrivateKey, type KeyObject } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import type { Environment } from "../config/load/paths.js";
 import type { Config } from "../config/schema.js";
-import { isLoopback } from "../config/values/redis-url.js";
+import { isLoopback } from "../config/values/network.js";
 import { FleetError, quote } from "../errors.js";
 import { openUpstreams } from "./gateway/upstream.js";
 import { PRIVATE_KEY, readSecretFile, secretFault, TOKEN } from "./secret.js";

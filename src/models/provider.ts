@@ -3,7 +3,7 @@ import type { Environment } from "../config/load/paths.js";
 import type { Config, RemoteProvider } from "../config/schema.js";
 import { fleetClosed } from "../errors.js";
 import type { ServerRecord } from "../model/server.js";
-import type { Consumer, UsageRecorder } from "../model/usage/usage.js";
+import type { Consumer, UsageRecorder } from "../model/usage.js";
 import type { EchoModel } from "./echo.js";
 import type { ModelRequests } from "./gateway/exchange.js";
 import type { ModelGateway } from "./gateway/gateway.js";

@@ -1,7 +1,7 @@
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { dirname } from "node:path";
-import { isExposed } from "../config/load/value-file.js";
+import { isExposed } from "../config/load/files.js";
 import { printable, shellQuote } from "../config/values/text.js";
 import { FleetError, systemCode } from "../errors.js";
 

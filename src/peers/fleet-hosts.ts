@@ -1,30 +1,28 @@
 import { FleetError, isFleetError, quote } from "../errors.js";
-import type { Whereabouts } from "../hosts/directory.js";
-import { hostAway } from "../hosts/problems.js";
+import { hostAway, type Whereabouts } from "../hosts/directory.js";
 import type { HostRecord } from "../model/host.js";
-import { isSessionId, serverIdOf } from "../model/ids.js";
+import { isSessionId, mayMean, serverIdOf } from "../model/ids.js";
 import { addUp, counted, type OnProgress } from "../model/progress.js";
-import { mayMean } from "../model/reference.js";
-import type { Registry } from "../model/registry.js";
-import type { ServerRecord } from "../model/server.js";
+import type { Registry, ServerRecord } from "../model/server.js";
 import type { TokenEnd } from "../model/token.js";
 import { serverNotFound, serverUnclear } from "../pool/pool.js";
 import { referenceOf } from "../pool/server.js";
 import { deadline } from "../runtime/clock.js";
-import type { Host } from "./host.js";
+import type { LogPosition } from "../serve/logs.js";
+import type { Calls } from "./calls/rpc-table.js";
 import type { LocalHost } from "./local-host.js";
 import { RemoteHost, type RemoteHostContext } from "./remote-host.js";
 
 /** How long `serve` waits at its start for the answers to `tokenEnds` from the other hosts, in milliseconds. */
 const LEARN_MS = 5_000;
 
-export interface FleetHostsContext extends RemoteHostContext {
+interface FleetHostsContext extends RemoteHostContext {
   own: LocalHost;
   /** Called with a message for each host that does not answer. */
   warn: (message: string) => void;
 }
 
-export interface FoundServer {
+interface FoundServer {
   host: Host;
   server: ServerRecord;
 }
@@ -297,4 +295,16 @@ export async function onEachHost<T>(
   const failed = results.find((result) => result.status === "rejected");
   if (failed !== undefined) throw failed.reason;
   return results.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
+}
+
+/**
+ * One host of the fleet, with the operations on its own servers and sessions. `LocalHost` performs them, and `RemoteHost`
+ * asks another host to perform them. `Calls` lists the operations: one for each row of the table in `rpc-table.ts`. Their
+ * parameters contain full server ids.
+ */
+export interface Host extends Calls {
+  /** Null if the fleet is on one host. */
+  readonly name: string | null;
+  /** Yields the bytes that are added to the log of a server, until the signal aborts. */
+  followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncIterable<Buffer>;
 }

@@ -1,16 +1,21 @@
+import type { Config } from "../config/schema.js";
+import { nearestOf } from "../config/values/names.js";
 import { compareText } from "../config/values/text.js";
-import { isFleetError } from "../errors.js";
-import type { SpawnManyRequest } from "../fleet/options.js";
-import { sessionStranded } from "../hosts/problems.js";
+import { FleetError, isFleetError, option, quote, type Suggestion } from "../errors.js";
+import type { ServerFilter, SessionFilter, SpawnManyRequest } from "../fleet/options.js";
+import { sessionStranded } from "../hosts/directory.js";
+import { listTokens } from "../identity/tokens.js";
 import type { OnProgress } from "../model/progress.js";
 import { mayUse, type SessionRecord } from "../model/session.js";
+import type { Suspension } from "../model/usage.js";
 import { type ServerView, viewServerOf } from "../pool/server.js";
+import type { Stopped } from "../pool/stop.js";
+import { ownHostName } from "../runtime/files/shared-storage.js";
 import { listSessionFolders } from "../runtime/history/session-state.js";
-import type { SessionFinder } from "../sessions/find.js";
 import type { GcOptions, GcResult } from "../sessions/gc/collect.js";
 import type { EvictionResult, KeptReason } from "../sessions/memory/eviction.js";
 import { warnOfUnreadable } from "../sessions/problems.js";
-import { type SessionView, viewRecord } from "../sessions/view.js";
+import { type SessionFinder, type SessionView, viewRecord } from "../sessions/view.js";
 import type { LinkContext } from "./calls/control-link.js";
 import { type FleetHosts, onEachHost, type Placed } from "./fleet-hosts.js";
 
@@ -196,4 +201,108 @@ export async function viewSessionOf(
     if (!isAway) throw error;
     return await viewUnseen(context, record);
   }
+}
+
+interface FilterContext {
+  hosts: FleetHosts;
+  config: Config;
+  stateRoot: string;
+}
+
+/** Returns the servers that match. @throws FleetError `FLEET_USAGE_INVALID` when the fleet does not have `host`. */
+export async function filterServers(
+  context: FilterContext,
+  servers: readonly ServerView[],
+  { user, state, host }: ServerFilter,
+): Promise<ServerView[]> {
+  const isOn = await placeFilter(context, host);
+  return servers.filter(
+    (server) => isWanted(user, server.user) && isWanted(state, server.state) && isOn(server.hostName),
+  );
+}
+
+/**
+ * Returns the sessions that match. The caller has already filtered them by user.
+ *
+ * @throws FleetError as {@link filterServers}.
+ */
+export async function filterSessions(
+  context: FilterContext,
+  sessions: readonly SessionView[],
+  { state, purpose, host, model }: Omit<SessionFilter, "user">,
+): Promise<SessionView[]> {
+  const isOn = await placeFilter(context, host);
+  return sessions.filter(
+    (session) =>
+      isWanted(state, session.state) &&
+      isWanted(purpose, session.purpose) &&
+      isWanted(model, session.model ?? context.config.session.model) &&
+      isOn(session.host),
+  );
+}
+
+function isWanted(wanted: string | undefined, value: string | null): boolean {
+  return wanted === undefined || wanted === value;
+}
+
+/** Returns a function that checks the host name of a server or a session. In a fleet on one host, that name is null. */
+async function placeFilter({ hosts, config, stateRoot }: FilterContext, wanted: string | undefined) {
+  if (wanted === undefined) return () => true;
+  const own = hosts.own.name ?? ownHostName(config, stateRoot);
+  const names = hosts.own.name === null ? [own] : await hosts.names();
+  if (names.includes(wanted)) return (host: string | null) => (host ?? own) === wanted;
+  const message = `${option("host")} ${quote(wanted)} is not a host of this fleet. Use ${names.join(" or ")}.`;
+  throw new FleetError("FLEET_USAGE_INVALID", message);
+}
+
+export interface UserEntry {
+  user: string;
+  /** How many recorded sessions the user owns. */
+  sessions: number;
+  /** How many servers belong to the user, running or not, on all hosts. */
+  servers: number;
+  /** How many tokens of the user were issued and not revoked. */
+  tokens: number;
+  /** Null unless the user is suspended. */
+  suspended: Suspension | null;
+}
+
+/** A suspension that has begun. */
+export interface SuspendedUser extends Suspension {
+  user: string;
+  /** Whether the user has a session, a server or a token. */
+  known: boolean;
+  /** The servers of the user that were stopped. */
+  stopped: Stopped[];
+}
+
+/** Returns the users who have a session, a server or a token, and those who are suspended, sorted by name. */
+export async function listUsers({ store, hosts, warn }: SessionPlaces): Promise<UserEntry[]> {
+  const [records, servers, tokens, limits] = await Promise.all([
+    store.sessions.list(warnOfUnreadable(warn)),
+    hosts.recorded(),
+    listTokens(store),
+    store.limits.list(),
+  ]);
+  const users = new Map<string, UserEntry>();
+  const entryOf = (user: string) => {
+    const entry = users.get(user) ?? { user, sessions: 0, servers: 0, tokens: 0, suspended: null };
+    users.set(user, entry);
+    return entry;
+  };
+  const add = (user: string | null, what: "sessions" | "servers" | "tokens") => {
+    if (user !== null) entryOf(user)[what]++;
+  };
+  for (const { owner } of records) add(owner, "sessions");
+  for (const { server } of servers) add(server.user, "servers");
+  for (const { user } of tokens) add(user, "tokens");
+  for (const { user, suspended } of limits) if (suspended !== undefined) entryOf(user).suspended = suspended;
+  return [...users.values()].sort((a, b) => compareText(a.user, b.user));
+}
+
+export async function unknownUser(places: SessionPlaces, user: string): Promise<FleetError> {
+  const near = nearestOf(user, await listUsers(places), (each) => each.user);
+  return new FleetError("FLEET_USER_NOT_FOUND", `The fleet knows nothing about user ${quote(user)}.`, {
+    suggestions: [...near.map((each): Suggestion => `Did you mean ${each.user}?`), "copilotfleet user list"],
+  });
 }

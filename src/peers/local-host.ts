@@ -1,34 +1,127 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { Purged } from "../data/purge.js";
 import { isFleetError } from "../errors.js";
+import { type EventPage, type EventQuery, newestEvent, readEvents } from "../events/query.js";
+import { type Verified, verifyLog } from "../events/verify.js";
 import type { SpawnRequest, StopRequest } from "../fleet/options.js";
 import { forgetEmptyHosts } from "../hosts/directory.js";
 import { clearRemains } from "../hosts/remains.js";
 import { sweepTokens } from "../identity/tokens.js";
+import type { EventLog } from "../model/event.js";
 import { addUp, counted, type OnProgress } from "../model/progress.js";
 import type { ServerRecord } from "../model/server.js";
-import { refuseSuspended } from "../model/usage/user-limits.js";
-import { type RollingResult, restartRolling } from "../pool/recycle/rolling.js";
+import { type QuotaPart, refuseSuspended } from "../model/usage.js";
+import { type RollingResult, restartRolling } from "../pool/recycle.js";
 import { isBroken, type ServerView, viewServer } from "../pool/server.js";
-import type { StopOptions, Stopped } from "../pool/stop/stop.js";
+import type { SpawnOptions } from "../pool/start.js";
+import type { StopOptions, Stopped } from "../pool/stop.js";
 import { deadline, NEVER } from "../runtime/clock.js";
 import { logPath } from "../runtime/files/server-folder.js";
-import { lastLogLines } from "../serve/logs/log-end.js";
-import { awaitMore, followLog, type LogEnd, type LogPosition } from "../serve/logs/log-tail.js";
-import { type Sample, SampleRing } from "../serve/report/samples.js";
-import { abortTurnIn } from "../sessions/abort.js";
-import type { SessionsContext } from "../sessions/context.js";
+import { awaitMore, followLog, type LogEnd, type LogPosition, lastLogLines } from "../serve/logs.js";
+import { type Sample, SampleRing } from "../serve/report/measurements.js";
+import { abortTurnIn } from "../sessions/delete.js";
 import { collectGarbage, type GcResult } from "../sessions/gc/collect.js";
 import { historyFolders, historyStates, readHistory, readPrompts, type SessionPlace } from "../sessions/history.js";
-import { askActivity, type ServerActivity } from "../sessions/memory/activity.js";
-import { allLoaded, type EvictionResult, evict, type LoadedSession } from "../sessions/memory/eviction.js";
-import type { AgentRequest } from "../sessions/requests/request.js";
+import {
+  allLoaded,
+  askActivity,
+  type EvictionResult,
+  evict,
+  type LoadedSession,
+  type ServerActivity,
+} from "../sessions/memory/eviction.js";
+import type { SessionsContext } from "../sessions/problems.js";
+import type { AgentRequest } from "../sessions/requests.js";
 import type { Sessions } from "../sessions/sessions.js";
-import { sweepKeyedTurns } from "../sessions/use/keyed/expiry.js";
+import { sweepKeyedTurns } from "../sessions/use/keyed.js";
 import type { SessionView } from "../sessions/view.js";
 import type { AnswerOf, Call, ParamsOf } from "./calls/rpc-table.js";
-import { START_WAIT_MS, startOptions } from "./calls/start-options.js";
-import { keepOwnLog, ownEvents, verifyOwnLog } from "./events/own-log.js";
-import type { Host } from "./host.js";
-import { LocalData } from "./local-data.js";
+import type { Host } from "./fleet-hosts.js";
+
+/** The methods of {@link LocalHost} whose code is loaded only when somebody calls them. */
+abstract class LocalData {
+  readonly #sessions: Sessions;
+  readonly #stateRoot: string;
+
+  constructor(sessions: Sessions, stateRoot: string) {
+    this.#sessions = sessions;
+    this.#stateRoot = stateRoot;
+  }
+
+  async exportSession(request: ParamsOf<"exportSession">, { signal = NEVER }: Call = {}) {
+    const { exportHere } = await import("../data/archives.js");
+    const archives = await this.#archives();
+    const name = await archives.newName();
+    return { name, ...(await exportHere(this.#sessions.context, archives.pathOf(name), { ...request, signal })) };
+  }
+
+  async readArchive({ name, offset }: ParamsOf<"readArchive">): Promise<AnswerOf<"readArchive">> {
+    return { bytes: (await (await this.#archives()).read(name, offset)).toString("base64") };
+  }
+
+  async writeArchive({ name, offset, bytes }: ParamsOf<"writeArchive">): Promise<AnswerOf<"writeArchive">> {
+    const archives = await this.#archives();
+    const known = name ?? (await archives.newName());
+    await archives.write(known, offset, Buffer.from(bytes, "base64"));
+    return { name: known };
+  }
+
+  async dropArchive({ name }: ParamsOf<"dropArchive">): Promise<boolean> {
+    await (await this.#archives()).remove(name);
+    return true;
+  }
+
+  async importArchive(
+    { name, ...request }: ParamsOf<"importArchive">,
+    { signal = NEVER }: Call = {},
+  ): Promise<boolean> {
+    const { importHere } = await import("../data/archives.js");
+    const archives = await this.#archives();
+    try {
+      await importHere(this.#sessions, archives.pathOf(name), { ...request, signal });
+      return true;
+    } finally {
+      await archives.remove(name);
+    }
+  }
+
+  async purge({ user, dryRun }: ParamsOf<"purge">, { signal = NEVER }: Call = {}): Promise<Purged> {
+    const { foreseePurge, purgeHere } = await import("../data/purge.js");
+    const context = { sessions: this.#sessions, stateRoot: this.#stateRoot, signal };
+    if (dryRun) return await foreseePurge(context, user);
+    const purged = await purgeHere(context, user);
+    const { store, directory } = this.#sessions.context;
+    await store.purges.done(user, directory.own);
+    return purged;
+  }
+
+  /**
+   * Finishes this host's part of the purges that were interrupted, or that began while this host was away. A failure
+   * does not stop the caller, and the next call tries again.
+   */
+  protected async finishPurges(signal: AbortSignal): Promise<void> {
+    const { store, directory, warn } = this.#sessions.context;
+    for (const purge of await store.purges.list()) {
+      if (!purge.pending.includes(directory.own)) continue;
+      try {
+        await this.purge({ user: purge.user, dryRun: false }, { signal });
+      } catch (error) {
+        signal.throwIfAborted();
+        warn(`A purge could not be finished: ${error instanceof Error ? error.message : String(error)}`);
+      }
+    }
+  }
+
+  async quota({ user }: ParamsOf<"quota">, { signal = NEVER }: Call = {}): Promise<QuotaPart[] | null> {
+    const { quotaOf } = await import("../sessions/use/permit.js");
+    return await quotaOf(this.#sessions.context, user, signal);
+  }
+
+  async #archives() {
+    const { ArchivesUnderWay } = await import("../data/archives.js");
+    return new ArchivesUnderWay(this.#stateRoot);
+  }
+}
 
 /** How long a host waits for new bytes in a log before it answers without bytes, in milliseconds. */
 export const MORE_LOG_MS = 5_000;
@@ -286,5 +379,68 @@ export class LocalHost extends LocalData implements Host {
       signal,
       onProgress,
     };
+  }
+}
+
+const START_WAIT_MS = 30_000;
+
+/** The options with which this host starts servers. Their time limit begins now. Dispose them after the start. */
+function startOptions({ token, cwd, waitMs }: SpawnRequest, { signal }: Call): { options: SpawnOptions } & Disposable {
+  const limit = deadline(waitMs ?? START_WAIT_MS, signal);
+  return {
+    options: { token, cwd, calledOff: signal, signal: limit.signal },
+    [Symbol.dispose]: () => limit[Symbol.dispose](),
+  };
+}
+
+/** How often to look for new events, in milliseconds. */
+const POLL_MS = 100;
+
+interface OwnLog {
+  events: Pick<EventLog, "flush">;
+  stateRoot: string;
+}
+
+/**
+ * Returns a page of this host's audit log.
+ *
+ * @param query.waitMs how long to wait for an event if there is none, in milliseconds
+ */
+export async function ownEvents(
+  { events, stateRoot }: OwnLog,
+  { waitMs = 0, ...query }: EventQuery & { waitMs?: number | undefined },
+  signal?: AbortSignal,
+): Promise<EventPage> {
+  await events.flush();
+  const until = performance.now() + waitMs;
+  const from = query.after ?? 0;
+  // If the log ends before the number `from`, it is a new log, so the caller has none of its events.
+  for (let after = from > newestEvent(stateRoot) ? 0 : from; ; ) {
+    const page = await readEvents(stateRoot, { ...query, after });
+    if (page.events.length > 0 || page.hasMore) return page;
+    after = page.next;
+    do {
+      if (performance.now() >= until || signal?.aborted === true) return page;
+      await delay(POLL_MS, undefined, { signal }).catch(() => "aborted");
+    } while (newestEvent(stateRoot) <= after);
+  }
+}
+
+/** Verifies this host's audit log. */
+async function verifyOwnLog({ events, stateRoot }: OwnLog): Promise<Verified> {
+  await events.flush();
+  return await verifyLog(stateRoot);
+}
+
+/** Shortens this host's audit log. A failure only warns. */
+async function keepOwnLog(
+  { config, events, warn }: Pick<SessionsContext, "config" | "events" | "warn">,
+  stateRoot: string,
+): Promise<void> {
+  const { trimEvents } = await import("../events/events.js");
+  try {
+    await trimEvents({ config, events, stateRoot });
+  } catch (error) {
+    warn(`The audit log was not shortened: ${error instanceof Error ? error.message : String(error)}`);
   }
 }

@@ -1,11 +1,11 @@
-import type { Purged, Remain } from "../data/purge/purge.js";
+import type { Purged, Remain } from "../data/purge.js";
 import { listTokens, revokeTokens } from "../identity/tokens.js";
-import type { Purge } from "../model/placement.js";
+import type { Purge } from "../model/host.js";
 import type { SessionRecord } from "../model/session.js";
-import type { SessionsContext } from "../sessions/context.js";
-import { gatherEvents } from "./events/all-events.js";
+import type { SessionsContext } from "../sessions/problems.js";
+import { gatherEvents } from "./all-events.js";
 import type { FleetHosts, Missing } from "./fleet-hosts.js";
-import { unknownUser } from "./users.js";
+import { unknownUser } from "./gather.js";
 
 export interface PurgeReceipt {
   user: string;

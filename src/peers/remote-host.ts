@@ -1,10 +1,10 @@
 import { FleetError, option, quote } from "../errors.js";
 import type { HostRecord } from "../model/host.js";
-import type { LogPosition } from "../serve/logs/log-tail.js";
-import type { SessionsContext } from "../sessions/context.js";
+import type { LogPosition } from "../serve/logs.js";
+import type { SessionsContext } from "../sessions/problems.js";
 import { ControlLink, type LinkContext } from "./calls/control-link.js";
 import type { AnswerOf, Call, Method, ParamsOf } from "./calls/rpc-table.js";
-import type { Host } from "./host.js";
+import type { Host } from "./fleet-hosts.js";
 
 export type RemoteHostContext = LinkContext & Pick<SessionsContext, "config" | "events">;
 

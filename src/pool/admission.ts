@@ -1,6 +1,9 @@
+import { availableParallelism } from "node:os";
+import type { Config } from "../config/schema.js";
+import { readRedisUrl } from "../config/values/network.js";
 import { FleetError } from "../errors.js";
-import type { Registry, SupervisorRecord } from "../model/registry.js";
-import type { ServerRecord } from "../model/server.js";
+import { type SandboxReport, separates } from "../model/sandbox.js";
+import type { Registry, ServerRecord, SupervisorRecord } from "../model/server.js";
 import { isAlive } from "../runtime/process/process-table.js";
 import type { Store } from "../store/ports.js";
 
@@ -80,3 +83,60 @@ export async function openPool(store: Store): Promise<void> {
     delete registry.drainedAt;
   });
 }
+
+/**
+ * How many servers may start at once. If more start at once, each start takes longer, because a start mostly needs the
+ * processor.
+ */
+export const STARTS_AT_ONCE = Math.max(4, availableParallelism() * 4);
+
+/** Runs `work` on every item, at most `limit` at once. Throws the first failure, but only after all calls have ended. */
+export async function mapConcurrently<Item, Result>(
+  items: readonly Item[],
+  limit: number,
+  work: (item: Item) => Promise<Result>,
+): Promise<Result[]> {
+  const results: Result[] = new Array(items.length);
+  const failures: unknown[] = [];
+  const queue = items.entries();
+  const worker = async () => {
+    for (const [index, item] of queue) {
+      try {
+        results[index] = await work(item);
+      } catch (error) {
+        failures.push(error);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(limit, items.length) }, worker));
+  if (failures.length > 0) throw failures[0];
+  return results;
+}
+
+/** The facts that decide which requests about files, programs and approvals a server may get from a client. */
+export interface Reach {
+  config: Config;
+  /** Whether the server is the user's own, with no other user's sessions on it. */
+  own: boolean;
+  /** The server's sandbox; undefined if it has none. */
+  sandbox: SandboxReport | undefined;
+}
+
+/**
+ * Whether the client may use files and programs on the server's machine. The setting "auto" allows that if the server's
+ * sandbox keeps everything else out of reach. A Redis without a password counts as in reach, because a sandbox may
+ * leave the network open.
+ */
+export function reachesHost({ own, config, sandbox }: Reach): boolean {
+  const { host } = config.session;
+  if (!own || host !== "auto") return own && host === "owner";
+  return sandbox !== undefined && separates(sandbox) && !hasOpenStore(config);
+}
+
+/** Whether the fleet uses a Redis without a password. */
+export function hasOpenStore({ store }: Pick<Config, "store">): boolean {
+  return store.kind === "redis" && readRedisUrl(store.url)?.password == null;
+}
+
+export const OPEN_STORE =
+  "Redis asks for no password, so every agent that reaches it can delete the state of the fleet";

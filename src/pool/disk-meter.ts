@@ -1,10 +1,10 @@
 import { lstat, readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { writeSize } from "../config/values/size.js";
+import { writeSize } from "../config/values/measures.js";
 import { FleetError, systemCode } from "../errors.js";
 import type { ServerRecord } from "../model/server.js";
-import { temporaryFolder } from "../runtime/launch/environment.js";
-import { type PoolContext, sessionStateOf } from "./start/surroundings.js";
+import { temporaryFolder } from "../runtime/launch/launch.js";
+import { type PoolContext, sessionStateOf } from "./surroundings.js";
 
 /**
  * A measured size is used again for this many milliseconds, or for this many times as long as the measurement took,

@@ -1,13 +1,11 @@
 import type { Config } from "../config/schema.js";
-import type { EventLog } from "../model/events/event.js";
-import type { Registry } from "../model/registry.js";
-import type { ServerRecord } from "../model/server.js";
+import type { EventLog } from "../model/event.js";
+import type { Registry, ServerRecord } from "../model/server.js";
 import { endOfLog } from "../runtime/files/server-log.js";
-import { logStop } from "../runtime/process/server-end.js";
-import { stopServer } from "../runtime/process/stop.js";
+import { logStop, stopServer } from "../runtime/process/stop.js";
 import type { Store } from "../store/ports.js";
-import { HeldClaim } from "./claims/held-claim.js";
-import { changeClaimed, countCrash, isServing, recordEnd } from "./claims/transitions.js";
+import { changeClaimed, countCrash, isServing, recordEnd } from "./claims.js";
+import { HeldClaim } from "./server.js";
 
 const CRASH_LOOP = "crash loop: ";
 

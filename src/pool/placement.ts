@@ -1,11 +1,11 @@
 import type { Config } from "../config/schema.js";
 import { sha256 } from "../config/values/text.js";
+import type { Placement } from "../model/host.js";
 import { serverIdOf } from "../model/ids.js";
-import type { Placement } from "../model/placement.js";
-import type { Registry } from "../model/registry.js";
+import type { Registry } from "../model/server.js";
 import type { Store } from "../store/ports.js";
 import { isRunning } from "./server.js";
-import { loadedSessions } from "./stop/drain.js";
+import { loadedSessions } from "./stop.js";
 
 export type Strategy = Config["pool"]["strategy"];
 

@@ -6,17 +6,15 @@ import type { SandboxReport } from "../model/sandbox.js";
 import type { ServerRecord, TokenSource } from "../model/server.js";
 import { abortable, deadline, isTimeout } from "../runtime/clock.js";
 import { checkSandbox } from "../sandbox/sandbox.js";
-import { admits, closedBy } from "./admission.js";
-import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
+import { admits, closedBy, mapConcurrently, STARTS_AT_ONCE } from "./admission.js";
 import { DiskMeter } from "./disk-meter.js";
 import { nextSharedServer, ServerPlacer } from "./placement.js";
-import { type Recycled, type RecycleOptions, recycleServer } from "./recycle/recycle.js";
-import { repairRecords } from "./repair/repair.js";
+import { type Recycled, type RecycleOptions, recycleServer } from "./recycle.js";
+import { repairRecords } from "./repair.js";
 import { isBroken, type ServerView, viewServer } from "./server.js";
-import { type SpawnOptions, type StartRequest, type StartResult, startServer } from "./start/start.js";
-import type { PoolContext } from "./start/surroundings.js";
-import { tokenSourceOf } from "./start/token-source.js";
-import { type StopOptions, type Stopped, stopRecorded } from "./stop/stop.js";
+import { type SpawnOptions, type StartRequest, type StartResult, startServer, tokenSourceOf } from "./start.js";
+import { type StopOptions, type Stopped, stopRecorded } from "./stop.js";
+import type { PoolContext } from "./surroundings.js";
 
 const SHARED_START_MS = 30_000;
 

@@ -1,8 +1,7 @@
 import { closeSync, linkSync, mkdirSync, openSync, readdirSync, unlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { systemCode } from "../errors.js";
-import type { ProcessIdentity } from "../model/process.js";
-import type { ServerRecord } from "../model/server.js";
+import type { ProcessIdentity, ServerRecord } from "../model/server.js";
 import { pause } from "../runtime/clock.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 

@@ -1,10 +1,12 @@
+import { closeSync, constants, fstatSync, openSync, readlinkSync } from "node:fs";
+import { dirname, join, sep } from "node:path";
+import { shellQuote } from "../config/values/text.js";
+import { FleetError, quote, systemCode } from "../errors.js";
 import type { Protection } from "../model/sandbox.js";
-import { system } from "../system/system.js";
+import { O_PATH, system } from "../system/system.js";
 import { run } from "./landlock.js";
-import { mountCheck } from "./mounted.js";
-import { mountOptions } from "./mounts.js";
 import { contains, type Paths, TRIAL_PATHS } from "./paths.js";
-import { machineProgram } from "./programs.js";
+import { machineProgram, OF_THE_MACHINE } from "./programs.js";
 import type { Attempt, Command, Mechanism } from "./sandbox.js";
 
 /*
@@ -126,4 +128,136 @@ function within(
  */
 function inFewMounts(path: string): string {
   return contains("/etc", path) ? "/etc" : path;
+}
+
+/** The longest chain of links that the kernel follows: path_resolution(7). */
+const MOST_LINKS = 40;
+
+/** Links in /dev that programs expect, in addition to the devices. */
+const BESIDE_DEVICES = ["/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr"];
+
+/**
+ * The bwrap options that build the file system of a sandbox. It starts empty, and everything in it has the same path as
+ * outside. So if a path leads through a link, the sandbox needs that link, too.
+ */
+function mountOptions(paths: Paths): string[] {
+  const mounts = mountsOf(paths);
+  const places = ["/proc", ...mounts.keys()];
+  const isMounted = (path: string) => places.some((place) => contains(place, path));
+  const links = linksAlong([...paths.named, ...BESIDE_DEVICES]).filter(([link]) => !isMounted(link));
+  // Mount the server's temporary folder at /tmp, because otherwise files in /tmp would use up memory. Do not do this if
+  // something else is mounted below /tmp: bwrap would have to make that mount point in the temporary folder, where the
+  // agent could have put links.
+  const isTmpFree = ![...places, ...links.map(([link]) => link)].some((place) => contains("/tmp", place));
+  return [
+    ...[...mounts].flatMap(([path, option]) => [option, path, path]),
+    ...links.flatMap(([link, target]) => ["--symlink", target, link]),
+    ...(isTmpFree && paths.temporary !== null ? ["--bind", paths.temporary, "/tmp"] : []),
+    ...["--proc", "/proc", "--remount-ro", "/"],
+  ];
+}
+
+/** The mount option for each path. A folder comes before everything below it, because bwrap mounts in this order. */
+function mountsOf({ read, write, devices }: Paths): Map<string, string> {
+  const below = (path: string, folders: readonly string[]) =>
+    folders.some((folder) => folder !== path && contains(folder, path));
+  const options = new Map([
+    ...read
+      .filter((path) => !contains("/proc", path) && !below(path, [...read, ...write]))
+      .map((path) => [path, "--ro-bind-try"] as const),
+    // Leave out a path below another writable folder, because the mount of that folder includes the path.
+    ...write.filter((path) => !below(path, write)).map((path) => [path, "--bind-try"] as const),
+    ...devices.map((path) => [path, "--dev-bind-try"] as const),
+  ]);
+  return new Map([...options].sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
+/** Every link that the paths lead through, with its target. */
+function linksAlong(paths: readonly string[]): [link: string, target: string][] {
+  const links = new Map<string, string>();
+  for (const path of paths) {
+    let at = "/";
+    const names = path.split(sep);
+    for (let followed = 0; names.length > 0 && followed <= MOST_LINKS; ) {
+      const next = join(at, names.shift() ?? "");
+      const target = targetOf(next);
+      if (target === null) {
+        at = next;
+        continue;
+      }
+      links.set(next, target);
+      followed++;
+      names.unshift(...target.split(sep));
+      at = target.startsWith(sep) ? "/" : dirname(next);
+    }
+  }
+  return [...links];
+}
+
+/** The target of a link. Null if there is no link at this path, or if this process cannot reach the path. */
+function targetOf(path: string): string | null {
+  try {
+    return readlinkSync(path);
+  } catch (error) {
+    if (["EINVAL", "ENOENT", "ENOTDIR", "EACCES"].includes(systemCode(error) ?? "")) return null;
+    throw error;
+  }
+}
+
+/*
+ * bwrap follows links when it mounts a folder. An agent may be able to change a parent of that folder, for example
+ * because of the binds of an earlier configuration. The agent could then put a link there between the fleet's check and
+ * the mount. So process 1 of the sandbox compares what bwrap mounted with what the fleet had checked.
+ */
+
+/**
+ * Shell lines that exit with code 126 unless bwrap mounted exactly the files and folders that are at these paths now.
+ * They do not check the machine's own folders, which only root can change.
+ *
+ * @param stat the path of the program `stat`
+ * @throws FLEET_SANDBOX_UNSAFE if a path now leads through a link
+ */
+function mountCheck({ read, write }: Paths, stat: string): string {
+  const isOfMachine = (path: string) => path === "/" || OF_THE_MACHINE.some((folder) => contains(folder, path));
+  const mounted = [...new Set([...read.filter((path) => !isOfMachine(path)), ...write])];
+  if (mounted.length === 0) return "";
+  const identities = mounted.map(identityOf).join("\n");
+  return `[ "$(${shellQuote(stat)} -c '%d %i' -- ${mounted.map(shellQuote).join(" ")})" = '${identities}' ] || {
+  echo "A folder of the sandbox was replaced while bwrap started." >&2
+  exit 126
+}
+`;
+}
+
+/**
+ * The device and inode numbers of a path. @throws FLEET_SANDBOX_UNSAFE if the path is missing or leads through a link
+ */
+function identityOf(path: string): string {
+  const descriptor = open(path);
+  try {
+    const stats = fstatSync(descriptor, { bigint: true });
+    const isLink = (Number(stats.mode) & constants.S_IFMT) === constants.S_IFLNK;
+    if (isLink || readlinkSync(system().files.pathOf(descriptor)) !== path) throw replaced(path);
+    return identityText(stats);
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+/** The device and inode numbers as stat(1) prints them: unsigned. Node.js reads them as signed numbers. */
+export function identityText({ dev, ino }: { dev: bigint; ino: bigint }): string {
+  return `${BigInt.asUintN(64, dev)} ${BigInt.asUintN(64, ino)}`;
+}
+
+function open(path: string): number {
+  try {
+    return openSync(path, O_PATH | constants.O_NOFOLLOW);
+  } catch (error) {
+    throw systemCode(error) === undefined ? error : replaced(path, error);
+  }
+}
+
+function replaced(path: string, cause?: unknown): FleetError {
+  const problem = `${quote(path)} was removed or replaced by a link after the fleet had checked it, perhaps by an agent.`;
+  return new FleetError("FLEET_SANDBOX_UNSAFE", problem, { cause, suggestions: [`ls -ld ${shellQuote(path)}`] });
 }

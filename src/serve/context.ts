@@ -1,15 +1,16 @@
 import type { Address } from "../config/rules.js";
 import type { DoorOptions, FrontDoor } from "../gateway/door.js";
-import type { DoorListeners } from "../gateway/state/door/report.js";
+import type { DoorListeners } from "../gateway/state/report.js";
 import type { ModelProvider } from "../models/provider.js";
 import type { Clock } from "../runtime/clock.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
-import type { SessionsContext } from "../sessions/context.js";
 import type { GcResult } from "../sessions/gc/collect.js";
-import type { Ledger } from "../usage/ledger/ledger.js";
+import type { SessionsContext } from "../sessions/problems.js";
+import type { Ledger } from "../usage/ledger.js";
+import { type LoopTimer, logFailure } from "./failures.js";
+import type { SampleRing } from "./report/measurements.js";
 import type { FleetMetrics } from "./report/metrics.js";
 import type { Probes } from "./report/probes.js";
-import type { SampleRing } from "./report/samples.js";
 
 export type LogLevel = "debug" | "info" | "warn" | "error";
 
@@ -52,14 +53,14 @@ export interface ServeContext extends ServedFleet {
   state: ServeState;
 }
 
-export interface ServedHttpOptions extends DoorListeners {
+interface ServedHttpOptions extends DoorListeners {
   listen: Address | InheritedListener;
   probes: Probes;
   signal: AbortSignal;
 }
 
 /** An open address of the HTTP API. `HttpDoor` in `api/` implements it, because `serve/` may not import `api/`. */
-export interface ServedHttp {
+interface ServedHttp {
   readonly address: Address;
   readonly url: string;
   readonly streams: StreamCounts;
@@ -81,4 +82,51 @@ export class ServeState {
   door: FrontDoor | undefined;
   /** The HTTP API while it is open. */
   http: ServedHttp | undefined;
+}
+
+/** Runs the supervisor's operations on servers, at most one at a time for each server. */
+export class Operations {
+  readonly #context: Pick<ServeContext, "log" | "metrics">;
+  readonly #timer: LoopTimer;
+  readonly #stopping: AbortSignal;
+  readonly #running = new Map<string, Promise<void>>();
+
+  constructor(context: Pick<ServeContext, "log" | "metrics">, timer: LoopTimer, stopping: AbortSignal) {
+    this.#context = context;
+    this.#timer = timer;
+    this.#stopping = stopping;
+  }
+
+  isBusy(server: string): boolean {
+    return this.#running.has(server);
+  }
+
+  /**
+   * Begins `work` on a server, unless another operation on that server is in progress.
+   *
+   * @param failure the text to log after the server's id if `work` fails, such as "it could not be stopped"
+   */
+  begin(failure: string, server: string, work: () => Promise<void>): void {
+    if (this.#running.has(server)) return;
+    const running = work()
+      .catch((error: unknown) => this.#report(failure, server, error))
+      .finally(() => {
+        this.#running.delete(server);
+        this.#timer.wake();
+      });
+    this.#running.set(server, running);
+  }
+
+  #report(failure: string, server: string, error: unknown): void {
+    const message = `server ${server}: ${failure}`;
+    // An operation that the end of `serve` cancelled has not failed.
+    if (this.#stopping.aborted)
+      this.#context.log("info", `${message}, because serve is ending`, { server, error: String(error) });
+    else logFailure(this.#context, message, error, { server });
+  }
+
+  /** Resolves when no operation is in progress. */
+  async settled(): Promise<void> {
+    while (this.#running.size > 0) await Promise.all(this.#running.values());
+  }
 }

@@ -1,17 +1,16 @@
 import { hostname } from "node:os";
 import type { Address } from "../config/rules.js";
-import { isLoopback } from "../config/values/redis-url.js";
+import { isLoopback } from "../config/values/network.js";
 import { FleetError, quote } from "../errors.js";
-import { announcedDoor } from "../hosts/door.js";
+import { announcedDoor } from "../hosts/directory.js";
 import type { HostEntry, HostRecord } from "../model/host.js";
-import { ensureNote, instanceOf, removeNote } from "../runtime/files/host-note.js";
-import { hasHostFolder } from "../runtime/files/shared-storage.js";
+import { ensureNote, hasHostFolder, instanceOf, removeNote } from "../runtime/files/shared-storage.js";
 import { showAddress } from "../runtime/launch/listen.js";
 import { ownVersion } from "../runtime/launch/versions.js";
 import type { Hosts } from "../store/ports.js";
 import type { ServeContext } from "./context.js";
 import { attempt, logFailure } from "./failures.js";
-import type { Terms } from "./upkeep/terms.js";
+import type { Terms } from "./upkeep/place-sessions.js";
 
 /** How many heartbeats a host sends within `host.ttl`, the time for which one heartbeat keeps the host alive. */
 const BEATS = 3;

@@ -1,22 +1,24 @@
 import { quote } from "../errors.js";
-import type { Registry } from "../model/registry.js";
+import type { Registry } from "../model/server.js";
 import { closedBy } from "../pool/admission.js";
 import { isRunning } from "../pool/server.js";
 import { restoreModes } from "../store/file/state-folder.js";
-import type { ServeContext } from "./context.js";
-import { RegularChecks } from "./failures.js";
+import { Operations, type ServeContext } from "./context.js";
+import { LoopTimer, RegularChecks } from "./failures.js";
 import { isUp, Reconciler } from "./health/reconciler.js";
 import type { HostLock } from "./host-lock.js";
-import { LoopTimer } from "./loop-timer.js";
-import { Operations } from "./operations.js";
-import { Measurements } from "./report/measurements.js";
-import { ServerProcesses } from "./report/server-processes.js";
-import { EgressWatch } from "./upkeep/egress-watch.js";
-import { IdleStopper } from "./upkeep/idle-stopper.js";
-import { ProcessCleanup } from "./upkeep/process-cleanup.js";
-import { Recycler } from "./upkeep/recycler.js";
-import { collectPeriodically, enforceCap, rotatePeriodically, sendUsage } from "./upkeep/scheduled.js";
-import { ServerLimits } from "./upkeep/server-limits.js";
+import { Measurements, ServerProcesses } from "./report/measurements.js";
+import {
+  collectPeriodically,
+  EgressWatch,
+  enforceCap,
+  IdleStopper,
+  ProcessCleanup,
+  Recycler,
+  rotatePeriodically,
+  ServerLimits,
+  sendUsage,
+} from "./upkeep/upkeep.js";
 
 /** The interval between two checks of the registry and the process table when nothing happens, in milliseconds. */
 const TICK_MS = 1_000;

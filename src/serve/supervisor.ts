@@ -1,14 +1,14 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Address } from "../config/rules.js";
-import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
+import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/measures.js";
 import { countOf } from "../config/values/text.js";
 import { option } from "../errors.js";
 import { SEEN_MS } from "../hosts/directory.js";
 import { forgetServing, noteServing } from "../hosts/serving-note.js";
 import { checkExposure } from "../identity/tls/exposure.js";
 import { notRestricted, type SandboxReport } from "../model/sandbox.js";
-import { hasOpenStore, OPEN_STORE } from "../pool/host-reach.js";
-import type { Stopped } from "../pool/stop/stop.js";
+import { hasOpenStore, OPEN_STORE } from "../pool/admission.js";
+import type { Stopped } from "../pool/stop.js";
 import { NEVER } from "../runtime/clock.js";
 import { showAddress } from "../runtime/launch/listen.js";
 import { ownVersion } from "../runtime/launch/versions.js";
@@ -17,12 +17,9 @@ import { attempt, logFailure } from "./failures.js";
 import { Heartbeat } from "./heartbeat.js";
 import { HostLock } from "./host-lock.js";
 import { SupervisorLoop } from "./loop.js";
-import { doorListeners } from "./report/door-reports.js";
-import { HealthEndpoint } from "./report/health-endpoint.js";
 import { FleetMetrics } from "./report/metrics.js";
-import { HealthProbes } from "./report/probes.js";
-import { placeSessions } from "./upkeep/place-sessions.js";
-import { Terms } from "./upkeep/terms.js";
+import { doorListeners, HealthEndpoint, HealthProbes } from "./report/probes.js";
+import { placeSessions, Terms } from "./upkeep/place-sessions.js";
 
 export interface DrainRequest {
   /** How long turns in flight may take to end. Default: `drain.timeout` of the configuration. */

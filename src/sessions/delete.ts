@@ -1,14 +1,16 @@
 import { join } from "node:path";
 import { systemCode } from "../errors.js";
 import type { ServerRecord } from "../model/server.js";
-import { isInTurn } from "../runtime/client/activity.js";
-import { RawConnection } from "../runtime/client/raw-connection.js";
+import { isRunning } from "../pool/server.js";
+import { isInTurn, RawConnection } from "../runtime/client/raw-connection.js";
+import { deadline } from "../runtime/clock.js";
 import { removeTree } from "../runtime/files/held-folder.js";
 import { unwritable } from "../runtime/files/server-folder.js";
 import { openSessionState, ownPid, readSessionFolder } from "../runtime/history/session-state.js";
 import { provenEndpoint } from "../runtime/process/probe.js";
 import { isAlive } from "../runtime/process/process-table.js";
-import { sessionBusy } from "./problems.js";
+import { type SessionsContext, sessionBusy, sessionLocked } from "./problems.js";
+import { recordFor } from "./view.js";
 
 /**
  * Deletes a session's state from a server's home. If the server runs, asks it to delete the session first, because it
@@ -36,4 +38,46 @@ export async function deleteSessionState(server: ServerRecord, id: string, answe
   } catch (error) {
     if (systemCode(error) !== "ENOENT") throw unwritable(join(state.realPath, id), error);
   }
+}
+
+/** How often to check whether the user of a turn was suspended, in milliseconds. */
+const SUSPENDED_MS = 2_000;
+
+/** Aborts a user's turn in a session soon after the user is suspended. Dispose the result at the end of the turn. */
+export function abortIfSuspended(
+  context: Pick<SessionsContext, "store" | "directory" | "config">,
+  id: string,
+  user: string,
+): Disposable {
+  const check = async () => {
+    const record = await context.store.limits.read(user);
+    if (record?.suspended !== undefined) await abortTurnIn(context, id, user);
+  };
+  const timer = setInterval(() => void check().catch(() => "the next check tries again"), SUSPENDED_MS).unref();
+  return { [Symbol.dispose]: () => clearInterval(timer) };
+}
+
+/**
+ * Aborts the turn that runs in a session of this host, whichever process began it. In a collaborative session, a user
+ * cannot abort a turn that runs under another user's lease.
+ *
+ * @returns whether a turn was running
+ * @throws FleetError `FLEET_SESSION_NOT_FOUND`; `FLEET_SESSION_LOCKED` when another user has the lease;
+ * `FLEET_SERVER_UNREACHABLE`.
+ */
+export async function abortTurnIn(
+  { store, directory, config }: Pick<SessionsContext, "store" | "directory" | "config">,
+  id: string,
+  user: string,
+): Promise<boolean> {
+  const record = await recordFor({ store, directory }, id, user);
+  const lease = record.kind === "collaborative" ? await store.leases.read(id) : null;
+  if (lease !== null && lease.holder !== user) throw sessionLocked(id, lease);
+  const server = (await store.registry.read()).servers[record.serverId];
+  if (server === undefined || !isRunning(server)) return false;
+  using limit = deadline(config.health.timeoutMs);
+  await using connection = await RawConnection.open(provenEndpoint(server), limit.signal);
+  if ((await isInTurn(connection, id, limit.signal)) !== true) return false;
+  await connection.request("session.abort", { sessionId: id }, limit.signal);
+  return true;
 }

@@ -4,7 +4,7 @@ import { FleetError, quote, systemCode } from "../errors.js";
 import type { SessionRecord } from "../model/session.js";
 import { groupOfSession } from "../pool/server.js";
 import { NEVER } from "../runtime/clock.js";
-import { type HistoryPart, type HistoryPosition, readPart } from "../runtime/history/part.js";
+import { type HistoryPart, type HistoryPosition, readPart } from "../runtime/history/line.js";
 import { promptsSince } from "../runtime/history/session-events.js";
 import {
   historyBytes,
@@ -13,10 +13,9 @@ import {
   openHistoryIn,
   sessionFolderPath,
 } from "../runtime/history/session-state.js";
-import type { SessionsContext } from "./context.js";
-import { recordFor } from "./find.js";
-import { sessionLost } from "./problems.js";
+import { type SessionsContext, sessionLost } from "./problems.js";
 import type { PromptHistory } from "./use/open-session.js";
+import { recordFor } from "./view.js";
 
 const PART_BYTES = 1024 * 1024;
 

@@ -1,10 +1,19 @@
+import type { Config } from "../config/schema.js";
 import { countOf } from "../config/values/text.js";
 import { ERRORS, FleetError, type FleetErrorCode, isCommand, isFleetError, option, quote } from "../errors.js";
+import type { HostDirectory } from "../hosts/directory.js";
+import type { Takeover } from "../hosts/takeover.js";
+import type { EventLog } from "../model/event.js";
 import { isSessionId } from "../model/ids.js";
-import type { Lease } from "../model/lease.js";
-import { mayUse, type SessionRecord } from "../model/session.js";
-import { reasonOf } from "../runtime/history/turn-failure.js";
-import type { OnUnreadable } from "../store/ports.js";
+import { type Lease, mayUse, type SessionRecord } from "../model/session.js";
+import type { UsageRecorder } from "../model/usage.js";
+import type { ModelProvider } from "../models/provider.js";
+import type { Clients } from "../pool/clients.js";
+import type { Pool } from "../pool/pool.js";
+import { reasonOf } from "../runtime/history/turn-tracker.js";
+import type { OnUnreadable, Store } from "../store/ports.js";
+import type { Leases } from "./leases.js";
+import type { AgentRequests } from "./requests.js";
 
 /**
  * The error for an id that a new session cannot have. The text is the same whether the id belongs to somebody else's
@@ -230,4 +239,34 @@ function takenBy({ holder, stealReason }: Lease): string {
   return stealReason === null
     ? `it ended, and ${quote(holder)} has it now`
     : `${quote(holder)} took it over (${quote(stealReason)})`;
+}
+
+export interface SessionsContext {
+  store: Store;
+  config: Config;
+  env: NodeJS.ProcessEnv;
+  pool: Pool;
+  clients: Clients;
+  leases: Leases;
+  directory: HostDirectory;
+  takeover: Takeover;
+  requests: AgentRequests;
+  /** Records turns, and the model requests that no model gateway of this process passes on. */
+  ledger: UsageRecorder;
+  provider: Pick<
+    ModelProvider,
+    | "check"
+    | "of"
+    | "keep"
+    | "attribute"
+    | "expectRequests"
+    | "hasPassed"
+    | "troubleOf"
+    | "beforeRequests"
+    | "lastGiven"
+    | "noteGiven"
+  >;
+  events: EventLog;
+  /** Reports a problem that did not stop the work. */
+  warn: (message: string) => void;
 }

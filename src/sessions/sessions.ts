@@ -1,25 +1,24 @@
+import { randomUUID } from "node:crypto";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
+import { type LimitSource, limitReached } from "../config/limits.js";
+import type { Config } from "../config/schema.js";
 import { compareText } from "../config/values/text.js";
 import { FleetError, isFleetError, quote, type Suggestion, systemCode } from "../errors.js";
-import type { Lease } from "../model/lease.js";
-import type { Registry } from "../model/registry.js";
-import type { ServerRecord } from "../model/server.js";
-import { mayUse, type NewSession, newSessionRecord, type SessionRecord } from "../model/session.js";
+import type { EventLog } from "../model/event.js";
+import type { Registry, ServerRecord } from "../model/server.js";
+import { type Lease, mayUse, type NewSession, newSessionRecord, type SessionRecord } from "../model/session.js";
+import { refuseSuspended, type Slot } from "../model/usage.js";
 import { groupOfServer, hasEnded, isRunning } from "../pool/server.js";
-import type { SpawnOptions } from "../pool/start/start.js";
+import type { SpawnOptions } from "../pool/start.js";
 import { listSessionFolders, readSessionFolder } from "../runtime/history/session-state.js";
 import { isUnreadable } from "../store/failures.js";
-import { refuseErased } from "../store/purging.js";
+import { refuseErased, type Store } from "../store/ports.js";
 import { filesExhausted, lacksFiles } from "../system/few-files.js";
 import { isOwnLimit } from "../system/linux/proc.js";
-import type { SessionsContext } from "./context.js";
 import { deleteSessionState } from "./delete.js";
-import { foundRecord, recordFor } from "./find.js";
-import { noteCreated } from "./notes.js";
-import { sessionExists, sessionLocked, warnOfUnreadable } from "./problems.js";
-import { SessionLimits } from "./session-limits.js";
+import { type SessionsContext, sessionExists, sessionLocked, warnOfUnreadable } from "./problems.js";
 import { LastUses } from "./use/last-uses.js";
-import { type SessionView, viewSession } from "./view.js";
+import { foundRecord, recordFor, type SessionView, viewSession } from "./view.js";
 
 /** How many unrecorded sessions of one home `list` shows. */
 const MOST_UNRECORDED = 1_000;
@@ -299,4 +298,90 @@ function holders(
   throw new FleetError("FLEET_SESSION_AMBIGUOUS", `${found.length} users have a session ${quote(id)}.`, {
     suggestions: found.map((server): Suggestion => `copilotfleet delete ${id} --user ${server.user}`),
   });
+}
+
+type Shared = Pick<SessionRecord, "id" | "owner" | "serverId" | "members">;
+
+/** Adds to the audit log that a session was created, and with whom it is shared. */
+function noteCreated(events: EventLog, record: Shared): void {
+  const { id, owner, serverId, members } = record;
+  events.note({ type: "session.created", user: owner, sessionId: id, serverId });
+  if (members.length > 0) noteShared(events, record);
+}
+
+/** Adds to the audit log with whom the owner now shares a session. */
+export function noteShared(events: EventLog, { id, owner, members }: Omit<Shared, "serverId">): void {
+  const detail = members.length === 0 ? "with nobody" : `with ${members.join(", ")}`;
+  events.note({ type: "session.shared", user: owner, sessionId: id, detail });
+}
+
+/** A limit on new sessions of `owner`. `user` is null in the limit for all users together. */
+interface Limit {
+  owner: string;
+  user: string | null;
+  most: number;
+  source: LimitSource;
+}
+
+/** Enforces the limits on the number of sessions, for all processes and hosts that share the store. */
+class SessionLimits {
+  readonly #store: Store;
+  readonly #events: EventLog;
+  readonly #limits: Config["limits"];
+
+  constructor({ store, events, config }: { store: Store; events: EventLog; config: Config }) {
+    this.#store = store;
+    this.#events = events;
+    this.#limits = config.limits;
+  }
+
+  /** @throws FleetError `FLEET_LIMIT_REACHED` when the user may have no more sessions; `FLEET_USER_SUSPENDED`. */
+  async assertRoom(owner: string): Promise<void> {
+    for (const limit of await this.#limitsOf(owner)) {
+      const used = await this.#store.sessions.count(limit.user, limit.most);
+      if (used >= limit.most) throw await this.#reached(limit);
+    }
+  }
+
+  /**
+   * Records a new session. Before that, takes a slot under each limit, so that sessions that are created at the same
+   * moment count each other.
+   *
+   * @throws FleetError `FLEET_LIMIT_REACHED`; the errors of `SessionStore.create`.
+   */
+  async add(record: SessionRecord): Promise<void> {
+    const { limits } = this.#store;
+    const taken: Slot[] = [];
+    try {
+      for (const limit of await this.#limitsOf(record.owner)) {
+        const slot = { user: limit.user, kind: "session", id: `${record.id}~${randomUUID()}` } as const;
+        const answer = await limits.take({ ...slot, most: limit.most, perMinute: null });
+        if (!answer.granted) throw await this.#reached(limit);
+        taken.push(slot);
+      }
+      await this.#store.sessions.create(record);
+    } finally {
+      for (const slot of taken) await limits.giveBack(slot, true);
+    }
+  }
+
+  /** The limits that apply to a new session of the user. */
+  async #limitsOf(owner: string): Promise<Limit[]> {
+    const record = await this.#store.limits.read(owner);
+    refuseSuspended(record);
+    const { effectiveLimits } = await import("../usage/limits.js");
+    const { limits, sources } = effectiveLimits(this.#limits, record);
+    const total = this.#limits.total.sessions;
+    return [
+      ...(limits.sessions === null ? [] : [{ owner, user: owner, most: limits.sessions, source: sources.sessions }]),
+      ...(total === null ? [] : [{ owner, user: null, most: total, source: "default" as const }]),
+    ];
+  }
+
+  async #reached({ owner, user, most, source }: Limit): Promise<FleetError> {
+    const limit = user === null ? "total.sessions" : "sessions";
+    const { LimitEvents } = await import("../usage/limits.js");
+    LimitEvents.of({ events: this.#events, store: this.#store }).reached(owner, limit, most);
+    return limitReached(limit, most, { source });
+  }
 }

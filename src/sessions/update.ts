@@ -1,11 +1,11 @@
 import { isDeepStrictEqual } from "node:util";
 import type { Config } from "../config/schema.js";
-import type { Duration } from "../config/values/duration.js";
-import type { EventLog } from "../model/events/event.js";
+import type { Duration } from "../config/values/measures.js";
+import type { EventLog } from "../model/event.js";
 import type { SessionRecord } from "../model/session.js";
 import type { Store } from "../store/ports.js";
-import { noteShared } from "./notes.js";
 import { sessionChanged, sessionNotFound } from "./problems.js";
+import { noteShared } from "./sessions.js";
 import type { SessionView } from "./view.js";
 
 /** The changes to a session. A field that is left out stays as it is. */

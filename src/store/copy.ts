@@ -2,10 +2,10 @@ import { isDeepStrictEqual } from "node:util";
 import { compareText } from "../config/values/text.js";
 import { FleetError, quote } from "../errors.js";
 import type { OnProgress } from "../model/progress.js";
-import type { Registry } from "../model/registry.js";
+import type { Registry } from "../model/server.js";
 import type { KeyedTurn, SessionRecord } from "../model/session.js";
 import type { TokenRecord } from "../model/token.js";
-import type { UserLimitRecord } from "../model/usage/user-limits.js";
+import type { UserLimitRecord } from "../model/usage.js";
 import type { UnreadableError } from "./failures.js";
 import type { OnUnreadable, Store } from "./ports.js";
 

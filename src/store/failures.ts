@@ -1,5 +1,5 @@
 import { FleetError, isFleetError, quote, type Suggestion } from "../errors.js";
-import { SCHEMA } from "../model/registry.js";
+import { SCHEMA } from "../model/server.js";
 import { isOwnLimit } from "../system/linux/proc.js";
 
 /** @param where a path, a Redis key or a database, here and in the other functions of this file */

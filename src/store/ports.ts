@@ -1,12 +1,21 @@
-import type { HostEntry, HostRecord } from "../model/host.js";
-import type { Lease, LeaseAnswer, LeaseRequest } from "../model/lease.js";
-import type { Placement, Purge, UserPlacement } from "../model/placement.js";
-import type { Registry } from "../model/registry.js";
-import type { KeyedTurn, SessionRecord } from "../model/session.js";
+import { FleetError, quote } from "../errors.js";
+import type { HostEntry, HostRecord, Placement, Purge, UserPlacement } from "../model/host.js";
+import type { Registry } from "../model/server.js";
+import type { KeyedTurn, Lease, LeaseAnswer, LeaseRequest, SessionRecord } from "../model/session.js";
 import type { TokenEnd, TokenRecord } from "../model/token.js";
+import type {
+  LedgerLine,
+  OwnLimits,
+  Slot,
+  SlotAnswer,
+  SlotRequest,
+  SlotsUsed,
+  UsagePart,
+  UsageQuery,
+  UserLimitRecord,
+} from "../model/usage.js";
+import { system } from "../system/system.js";
 import type { UnreadableError } from "./failures.js";
-import type { LimitStore } from "./usage/limits-port.js";
-import type { UsageStore } from "./usage/port.js";
 
 /**
  * The contract between the fleet and the adapters that store its state. `file/` is the embedded default. `redis/`
@@ -296,4 +305,184 @@ export interface Hosts {
 
   /** The registry of another host, for reading only. */
   registryOf(name: string): Promise<Registry>;
+}
+
+/**
+ * The sessions whose records name this host or no host; if the store has no hosts, all sessions.
+ *
+ * @param onUnreadable as for `SessionStore.list`
+ */
+export async function sessionsOfThisHost(
+  { hosts, sessions }: Store,
+  onUnreadable?: OnUnreadable,
+): Promise<SessionRecord[]> {
+  const isHere = ({ host }: SessionRecord) => hosts === null || host === undefined || host === hosts.own;
+  return (await sessions.list(onUnreadable)).filter(isHere);
+}
+
+type PurgeStores = Pick<Store, "purges"> & Partial<Pick<Store, "hosts">>;
+
+/** The purges that a live host still has to finish. Leaves out those that only wait for hosts that may come back. */
+export async function purgesUnderWay(store: PurgeStores): Promise<Purge[]> {
+  const purges = await store.purges.list();
+  return purges.length === 0 ? [] : purges.filter(await underWay(store));
+}
+
+export async function isBeingErased(store: PurgeStores, user: string): Promise<boolean> {
+  const purge = await store.purges.read(user);
+  return purge !== null && (await underWay(store))(purge);
+}
+
+async function underWay({ hosts }: PurgeStores): Promise<(purge: Purge) => boolean> {
+  const live = ((await hosts?.list()) ?? []).flatMap(({ name, gone }) => (gone ? [] : [name]));
+  return ({ pending, partlyDone }) =>
+    partlyDone !== true || pending.some((host) => host === null || live.includes(host));
+}
+
+/** Call this before anything begins for a user. @throws FleetError `FLEET_PURGE_UNDER_WAY` during the user's purge */
+export async function refuseErased(store: PurgeStores, user: string): Promise<void> {
+  if (!(await isBeingErased(store, user))) return;
+  throw new FleetError("FLEET_PURGE_UNDER_WAY", `The data of user ${quote(user)} is being erased.`, {
+    suggestions: [`copilotfleet user purge ${user} # finishes it, and shows what remains`],
+  });
+}
+
+export const EMPTY_REGISTRY = JSON.stringify({ servers: {} } satisfies Registry);
+
+export function parseRegistry(data: string): Registry {
+  return withoutPrototype(JSON.parse(data) as Registry);
+}
+
+/** Removes the prototype of `servers`, because a server id may be `__proto__` or `constructor`. */
+export function withoutPrototype(registry: Registry): Registry {
+  return { ...registry, servers: Object.assign(Object.create(null), registry.servers) };
+}
+
+/* A holder is a text that identifies the process that has a slot: its boot, PID namespace, PID and start time. */
+
+let own: string | undefined;
+
+/** Identifies the current boot of this machine by 8 letters and digits. */
+export function bootName(): string {
+  return system()
+    .clock.bootId()
+    .replace(/[^a-z0-9]/gi, "")
+    .toLowerCase()
+    .slice(0, 8)
+    .padEnd(8, "0");
+}
+
+export function ownHolder(): string {
+  own ??= holderOf(process.pid, system().processes.find(process.pid)?.started ?? "");
+  return own;
+}
+
+function holderOf(pid: number, started: string): string {
+  const namespace = system().processes.namespace().replace(/\D/g, "");
+  return [bootName(), namespace, pid, started.replace(/\W/g, "_")].join(".");
+}
+
+/** Whether the holder has ended. Null if this process cannot check that, because the boot or PID namespace differs. */
+export function hasGone(holder: string): boolean | null {
+  const [boot, namespace, pid = ""] = holder.split(".");
+  const [ownBoot, ownNamespace] = ownHolder().split(".");
+  if (boot !== ownBoot || namespace !== ownNamespace || !/^\d+$/.test(pid)) return null;
+  const found = system().processes.find(Number(pid));
+  return found === null || holderOf(found.pid, found.started) !== holder;
+}
+
+/** How long a call of `isFirst` is remembered, in milliseconds. Longer than a month, the longest period. */
+export const NEAR_MS = 32 * 24 * 3_600_000;
+
+/** The limits that `limit set` gives to individual users, suspensions, the users' groups, and the slots that users have. */
+export interface LimitStore {
+  /** The user's own limits, suspension and groups; null if there are none. Another host may see a change up to a second late. */
+  read(user: string): Promise<UserLimitRecord | null>;
+
+  /** The records of all users. Costs one read per record. */
+  list(): Promise<UserLimitRecord[]>;
+
+  /** Changes the user's own limits and suspension. `change` must be free of side effects, because it may run again. */
+  set(user: string, change: (own: OwnLimits) => OwnLimits): Promise<void>;
+
+  /** Removes the user's own limits, but not a suspension. Resolves with true if there were any. */
+  clear(user: string): Promise<boolean>;
+
+  /** Replaces the user's groups. */
+  noteGroups(user: string, groups: readonly string[]): Promise<void>;
+
+  /**
+   * Takes a slot if the limits in the request allow it. All processes on all hosts together never exceed these limits.
+   * A slot ends when it is given back, or some time after its process has ended.
+   */
+  take(request: SlotRequest): Promise<SlotAnswer>;
+
+  /**
+   * Gives a slot back. If the medium fails, resolves anyway, and the slot ends later.
+   *
+   * @param hasBegun whether the turn began, so that it still counts for the turns per minute
+   */
+  giveBack(slot: Slot, hasBegun: boolean): Promise<void>;
+
+  /** How many slots the user has, and how many turns of the user began in the last minute. */
+  used(user: string): Promise<SlotsUsed>;
+
+  /**
+   * True only for the first call, among all hosts, about this limit and period, and only if there was no call about a
+   * later period. So only one process records that the user is near the limit.
+   *
+   * @param name the name of the limit
+   * @param from the start of the period
+   */
+  isFirst(user: string, name: string, from: number): Promise<boolean>;
+
+  /** Deletes everything about the user. */
+  forget(user: string): Promise<void>;
+}
+
+/**
+ * The names to replace, each with its pseudonym. Users and sessions have separate maps, because a session may have the
+ * same name as another user, and that user's name must stay.
+ */
+export interface Renaming {
+  users: ReadonlyMap<string, string>;
+  sessions: ReadonlyMap<string, string>;
+}
+
+/**
+ * The ledger. Each line is counted once. Lines are written to this host's disk first, even if the store serves many
+ * hosts, so that neither the end of a process nor an outage of the store loses a line.
+ */
+export interface UsageStore {
+  /**
+   * Appends lines. Once the call returns, they survive the end of this process.
+   *
+   * @returns how many of the lines were appended. On a full disk, these may be only the first few.
+   * @throws FleetError `FLEET_STATE_UNWRITABLE` if no line was appended
+   */
+  append(lines: readonly LedgerLine[]): number;
+
+  /**
+   * Resolves when this host's lines count on all hosts. May also add lines up, so that the next query is fast. Also
+   * resolves if the store does not answer. Never rejects.
+   */
+  settled(): Promise<void>;
+
+  /** Adds up the lines in the query's period. Each part of the result has one user, one model and one key (`by`). */
+  read(query: UsageQuery): Promise<UsagePart[]>;
+
+  /**
+   * The input and output tokens of a user, on all hosts, since the start of a day (UTC).
+   * @param from a time on this day, in milliseconds since the epoch, at most 31 days ago
+   */
+  tokensSince(user: string, from: number): Promise<number>;
+
+  /**
+   * Replaces the names of a user and of the user's sessions in all lines. If this is interrupted, the same call
+   * finishes it. In a fleet of several hosts, call it on each host.
+   */
+  rename(names: Renaming): Promise<void>;
+
+  /** Deletes lines that are older than `keepMs` milliseconds, and files that killed processes left. */
+  upkeep(keepMs: number): Promise<void>;
 }

@@ -1,6 +1,6 @@
 import type { IncomingMessage } from "node:http";
 import { expect, it } from "vitest";
-import { ClientAddresses } from "../../src/api/origins.js";
+import { ClientAddresses } from "../../src/api/door-state.js";
 import { ask, TestApi } from "./harness.js";
 
 const PROXIES = ["10.0.0.0/8", "192.0.2.7", "fd00::/8"];

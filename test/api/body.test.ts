@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { createServer, type IncomingMessage } from "node:http";
 import { type AddressInfo, connect } from "node:net";
 import { expect, it, onTestFinished } from "vitest";
-import { readBody } from "../../src/api/body.js";
+import { readBody } from "../../src/api/input.js";
 
 /** A request that announces a body of 7 bytes, and whose client disconnects after it has sent `body`. */
 async function abandonedAfter(body: string): Promise<IncomingMessage> {

@@ -1,7 +1,7 @@
 import { brotliCompressSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { missingFiles } from "../../src/api/console/files.js";
-import { issueCode, redeemCode } from "../../src/identity/codes.js";
+import { missingFiles } from "../../src/api/console.js";
+import { issueCode, redeemCode } from "../../src/identity/tokens.js";
 import type { TokenRecord } from "../../src/model/token.js";
 import type { Store } from "../../src/store/ports.js";
 import { type Ask, type Reply, TestApi } from "./harness.js";

@@ -1,8 +1,8 @@
 import { readFileSync } from "node:fs";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { expect, it } from "vitest";
+import { ROUTES } from "../../src/api/app.js";
 import { nameOf } from "../../src/api/route.js";
-import { ROUTES } from "../../src/api/routes/table.js";
 
 const read = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), "utf8");
 

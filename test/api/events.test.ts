@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, it, onTestFinished, vi } from "vitest";
-import { EVENT_ROUTES } from "../../src/api/routes/events/events.js";
-import type { FleetEvent } from "../../src/model/events/event.js";
+import { EVENT_ROUTES } from "../../src/api/routes/events.js";
+import type { FleetEvent } from "../../src/model/event.js";
 import { TestApi, used } from "./harness.js";
 
 let at: TestApi;

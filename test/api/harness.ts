@@ -5,7 +5,7 @@ import { createFinalURL, createQuerySerializer, defaultPathSerializer } from "op
 import type { HttpDoor } from "../../src/api/door.js";
 import { Fleet } from "../../src/fleet/fleet.js";
 import type { FleetOptions } from "../../src/fleet/options.js";
-import type { DoorEvent, RequestReport } from "../../src/gateway/state/door/report.js";
+import type { DoorEvent, RequestReport } from "../../src/gateway/state/report.js";
 import type { Scope } from "../../src/identity/identity.js";
 import type { SignOnReport } from "../../src/identity/sign-on.js";
 import { type ApiClient, apiClient } from "../fixtures/api/client.js";

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { createKeyed } from "../../src/sessions/use/keyed/keyed-creation.js";
+import { createKeyed } from "../../src/sessions/use/keyed.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { eventually } from "../fixtures/eventually.js";
 import { startScriptedModel } from "../fixtures/models/scripted-model.js";

@@ -1,6 +1,6 @@
 import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { AgentRequest } from "../../src/sessions/requests/request.js";
+import type { AgentRequest } from "../../src/sessions/requests.js";
 import { eventually } from "../fixtures/eventually.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { ask, eventsIn, openStream, type Reply, TestApi } from "./harness.js";

@@ -1,9 +1,8 @@
 import * as v from "valibot";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ROUTES } from "../../src/api/app.js";
 import { nameOf } from "../../src/api/route.js";
-import { ROUTES } from "../../src/api/routes/table.js";
-import type { Scope } from "../../src/identity/identity.js";
-import type { Action } from "../../src/identity/policy.js";
+import type { Action, Scope } from "../../src/identity/identity.js";
 import { OPERATIONS } from "../fixtures/api/document.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { TestApi, used } from "./harness.js";

@@ -2,9 +2,8 @@ import { once } from "node:events";
 import { createServer, get, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { expect, it, onTestFinished, vi } from "vitest";
-import { streamTurn, type TurnListeners } from "../../src/api/routes/turn-stream.js";
-import { Heartbeats } from "../../src/api/streams/heartbeats.js";
-import { type EventStream, type StreamEvent, writeStream } from "../../src/api/streams/sse.js";
+import { streamTurn, type TurnListeners } from "../../src/api/routes/turns.js";
+import { type EventStream, Heartbeats, type StreamEvent, writeStream } from "../../src/api/sse.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 
 type Events = EventStream["events"];

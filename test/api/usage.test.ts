@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { tokenIdIn } from "../../src/identity/tokens.js";
-import type { UsageReport } from "../../src/usage/ledger/report.js";
+import type { UsageReport } from "../../src/usage/ledger.js";
 import { TestApi } from "./harness.js";
 
 let at: TestApi;

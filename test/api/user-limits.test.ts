@@ -5,7 +5,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { FrontDoor } from "../../src/gateway/door.js";
 import { homeOf } from "../../src/runtime/files/server-folder.js";
-import { openStore } from "../../src/store/open.js";
+import { openStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { eventually } from "../fixtures/eventually.js";
 import { unused } from "../fixtures/sessions/unused.js";

@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { Strangers } from "../../src/api/strangers.js";
+import { Strangers } from "../../src/api/door-state.js";
 import { FleetError } from "../../src/errors.js";
 import { doorEnds, type Reply, TestApi } from "../api/harness.js";
 import { eventually } from "../fixtures/eventually.js";

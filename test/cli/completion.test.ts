@@ -1,8 +1,7 @@
 import { fileURLToPath } from "node:url";
 import { Config } from "@oclif/core";
 import { beforeAll, describe, expect, it } from "vitest";
-import { placeAt } from "../../src/cli/completion/place.js";
-import { splitLine } from "../../src/cli/completion/words.js";
+import { placeAt, splitLine } from "../../src/cli/completion.js";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 

@@ -3,10 +3,10 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Command, Interfaces } from "@oclif/core";
 import { describe, expect, it } from "vitest";
-import { missingValue } from "../../src/cli/flags/missing-value.js";
+import { missingValue } from "../../src/cli/usage-error.js";
 import { httpUrl, modelFault } from "../../src/config/rules.js";
-import { readRedisUrl } from "../../src/config/values/redis-url.js";
-import { readUser } from "../../src/config/values/user-id.js";
+import { readUser } from "../../src/config/values/names.js";
+import { readRedisUrl } from "../../src/config/values/network.js";
 import { isFleetError } from "../../src/errors.js";
 
 type Option = Interfaces.OptionFlag<unknown> & { parse: (text: string, context: object, flag: object) => unknown };

@@ -1,9 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { arrange, type List, renderList } from "../../src/cli/render/lists/list.js";
-import { SERVERS } from "../../src/cli/render/lists/servers.js";
-import { SESSIONS } from "../../src/cli/render/lists/sessions.js";
-import { TOKENS } from "../../src/cli/render/lists/tokens.js";
+import { SERVERS, SESSIONS, TOKENS } from "../../src/cli/render/columns.js";
+import { arrange, type List, renderList } from "../../src/cli/render/list.js";
 import type { SessionRecord } from "../../src/model/session.js";
 import { type SessionView, viewRecord } from "../../src/sessions/view.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";

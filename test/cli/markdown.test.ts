@@ -1,8 +1,7 @@
 import fc from "fast-check";
 import MarkdownIt from "markdown-it";
 import { describe, expect, it } from "vitest";
-import { codeSpan, foreignMarkdown, plainMarkdown } from "../../src/cli/render/transcript/markdown.js";
-import { MarkdownTranscript } from "../../src/cli/render/transcript/transcript.js";
+import { codeSpan, foreignMarkdown, MarkdownTranscript, plainMarkdown } from "../../src/cli/render/transcript.js";
 import type { TranscriptEntry } from "../../src/runtime/history/transcript.js";
 
 const markdown = new MarkdownIt({ html: true });

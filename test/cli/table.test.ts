@@ -1,7 +1,7 @@
 import stringWidth from "string-width";
 import { describe, expect, it } from "vitest";
 import { type Column, renderTable, shorten, wrap } from "../../src/cli/render/table.js";
-import { layOut } from "../../src/cli/run/live.js";
+import { layOut } from "../../src/cli/run/screen.js";
 
 const COLUMNS: Column[] = [
   { heading: "ID", cut: "middle" },

@@ -1,6 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { firstOf, TopModel } from "../../src/cli/top/model.js";
-import type { ViewTable } from "../../src/cli/top/views.js";
+import { firstOf, TopModel, type ViewTable } from "../../src/cli/top-model.js";
 
 const ROWS = 4;
 

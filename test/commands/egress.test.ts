@@ -20,12 +20,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it, onTestFinished, vi } from "vitest";
-import { LAUNCH_VARIABLE } from "../../src/model/process.js";
-import { askProxy, type EgressStatus } from "../../src/sandbox/network/ask.js";
-import { ensureProxy, openEgress } from "../../src/sandbox/network/egress.js";
-import { makeNetworkFolder, networkFolder, rulesName } from "../../src/sandbox/network/folder.js";
+import { LAUNCH_VARIABLE } from "../../src/model/server.js";
+import {
+  askProxy,
+  type EgressStatus,
+  ensureProxy,
+  makeNetworkFolder,
+  networkFolder,
+  openEgress,
+  rulesName,
+} from "../../src/sandbox/network/egress.js";
 import type { FleetMetrics } from "../../src/serve/report/metrics.js";
-import { EgressWatch } from "../../src/serve/upkeep/egress-watch.js";
+import { EgressWatch } from "../../src/serve/upkeep/upkeep.js";
 import { isRunning } from "../fixtures/processes.js";
 
 const PATIENCE = { timeout: 30_000, interval: 50 };

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import type { Check } from "../../src/fleet/doctor/checks.js";
-import type { Lease } from "../../src/model/lease.js";
+import type { Lease } from "../../src/model/session.js";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { TestFleet } from "../fixtures/commands/cli.js";

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { RecordedSource } from "../../src/model/server.js";
-import { openStore } from "../../src/store/open.js";
+import { openStore } from "../../src/store/file/file-store.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import { memoryHas } from "../fixtures/processes.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";

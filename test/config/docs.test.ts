@@ -3,7 +3,7 @@ import { Ajv2020 } from "ajv/dist/2020.js";
 import { describe, expect, it } from "vitest";
 import type { ConfigJsonSchema } from "../../scripts/schemas/config.js";
 import { keysBelow, keyTree } from "../../src/config/keys.js";
-import { valuesWithoutTrust } from "../../src/config/load/guarded.js";
+import { valuesWithoutTrust } from "../../src/config/load/files.js";
 import { at, Folder } from "./folder.js";
 
 const read = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), "utf8");

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { LONGEST_MS, LONGEST_TIMER_MS, parseDuration, writeDuration } from "../../src/config/values/duration.js";
+import { LONGEST_MS, LONGEST_TIMER_MS, parseDuration, writeDuration } from "../../src/config/values/measures.js";
 import { quote } from "../../src/errors.js";
 import { refusalOf } from "./folder.js";
 

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { locateJsonFault } from "../../src/config/load/json-error.js";
+import { locateJsonFault } from "../../src/config/load/files.js";
 
 describe("locateJsonFault", () => {
   it.each([

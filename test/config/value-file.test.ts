@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { keyVariables } from "../../src/config/keys.js";
 import { environmentLayer, unknownVariables } from "../../src/config/load/environment.js";
-import { isExposed } from "../../src/config/load/value-file.js";
+import { isExposed } from "../../src/config/load/files.js";
 import { Folder } from "./folder.js";
 
 const URL = "rediss://:canary-password@redis.example/0";

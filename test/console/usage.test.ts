@@ -1,7 +1,7 @@
 import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { EVENT_TYPES } from "../../src/model/events/event.js";
-import { openStore } from "../../src/store/open.js";
+import { EVENT_TYPES } from "../../src/model/event.js";
+import { openStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { TestApi } from "../api/harness.js";
 import { barriers, noChromium, overflow, signIn, TestBrowser } from "./harness.js";

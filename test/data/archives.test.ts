@@ -2,7 +2,7 @@ import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
-import type { EventType } from "../../src/model/events/event.js";
+import type { EventType } from "../../src/model/event.js";
 import type { ExportedSession } from "../../src/peers/sessions/archives.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { testFleet } from "../fixtures/commands/cli.js";

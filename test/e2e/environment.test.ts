@@ -3,7 +3,7 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { OLDEST_RUNTIME } from "../../src/runtime/launch/protocol.js";
+import { OLDEST_RUNTIME } from "../../src/runtime/launch/versions.js";
 import { type ErrorShape, RAW, TestFleet, testFleet } from "../fixtures/commands/cli.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { processesWith } from "../fixtures/processes.js";

@@ -4,8 +4,7 @@ import { Config } from "@oclif/core";
 import stringWidth from "string-width";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { CommandSnapshot } from "../../scripts/schemas/commands.js";
-import { GROUPS } from "../../src/cli/help/groups.js";
-import { renderHelp } from "../../src/cli/help/help.js";
+import { GROUPS, renderHelp } from "../../src/cli/help.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 

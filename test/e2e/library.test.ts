@@ -2,7 +2,7 @@ import type { Socket } from "node:net";
 import type { CopilotClient, CopilotSession } from "@github/copilot-sdk";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { Fleet, FleetError, isFleetError } from "../../src/index.js";
-import { ACKNOWLEDGE } from "../../src/runtime/wire/acknowledge.js";
+import { ACKNOWLEDGE } from "../../src/runtime/wire/frames.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";

@@ -4,10 +4,10 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { Events } from "../../src/events/events.js";
 import type { EventFilter, EventQuery } from "../../src/events/query.js";
-import type { FleetEvent } from "../../src/model/events/event.js";
-import { type EventPositions, followEvents, gatherEvents } from "../../src/peers/events/all-events.js";
-import { ownEvents } from "../../src/peers/events/own-log.js";
+import type { FleetEvent } from "../../src/model/event.js";
+import { type EventPositions, followEvents, gatherEvents } from "../../src/peers/all-events.js";
 import type { FleetHosts } from "../../src/peers/fleet-hosts.js";
+import { ownEvents } from "../../src/peers/local-host.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 const DAY_MS = 24 * 3_600_000;

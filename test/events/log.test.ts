@@ -6,9 +6,8 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { Events } from "../../src/events/events.js";
 import type { Line } from "../../src/events/line.js";
 import { verifyLog } from "../../src/events/verify.js";
-import type { NewEvent } from "../../src/model/events/event.js";
-import { LogFiles } from "../../src/store/file/events/files.js";
-import { countingLines, filesOf } from "../../src/store/file/events/read.js";
+import type { NewEvent } from "../../src/model/event.js";
+import { countingLines, filesOf, LogFiles } from "../../src/store/file/events.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 let root: string;

@@ -3,15 +3,11 @@ import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { Events } from "../../src/events/events.js";
+import { Events, trimEvents } from "../../src/events/events.js";
 import { readEvents } from "../../src/events/query.js";
-import { trimEvents } from "../../src/events/upkeep.js";
 import { verifyLog } from "../../src/events/verify.js";
-import { ownEvents } from "../../src/peers/events/own-log.js";
-import { ChainWriter, readHead } from "../../src/store/file/events/chain.js";
-import { compact } from "../../src/store/file/events/compact.js";
-import { LogFiles } from "../../src/store/file/events/files.js";
-import { removeSegments } from "../../src/store/file/events/trim.js";
+import { ownEvents } from "../../src/peers/local-host.js";
+import { ChainWriter, compact, LogFiles, readHead, removeSegments } from "../../src/store/file/events.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 const DAY_MS = 24 * 3_600_000;

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { serverIdOf } from "../../src/model/ids.js";
 import { homeOf } from "../../src/runtime/files/server-folder.js";
-import { askProxy } from "../../src/sandbox/network/ask.js";
+import { askProxy } from "../../src/sandbox/network/egress.js";
 import { fleetAs } from "../fixtures/fleets/user-fleet.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
 import { killed } from "../fixtures/processes.js";

@@ -1,8 +1,8 @@
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { Interrupted } from "../../src/cli/prompt/interrupted.js";
-import { createInterruptibly } from "../../src/cli/prompt/interrupted-creation.js";
+import { Interrupted } from "../../src/cli/prompt.js";
+import { createInterruptibly } from "../../src/cli/turn.js";
 import { FleetError } from "../../src/errors.js";
 import { Fleet } from "../../src/fleet/fleet.js";
 import { testFleet } from "../fixtures/commands/cli.js";

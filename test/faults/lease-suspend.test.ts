@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { Leases } from "../../src/sessions/leases/leases.js";
+import { Leases } from "../../src/sessions/leases.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { seededRandom } from "../fixtures/random.js";

@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, rmdirSync } from "node:fs";
 import { basename, join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
-import { processesInGroup } from "../../src/sandbox/limits/cgroups.js";
+import { processesInGroup } from "../../src/sandbox/limits.js";
 import { system } from "../../src/system/system.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type FaultFleet, faultFleet, lateServers } from "../fixtures/fleets/fault-fleet.js";

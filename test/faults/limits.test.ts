@@ -5,7 +5,7 @@ import { expect, it } from "vitest";
 import { serverIdOf } from "../../src/model/ids.js";
 import type { ServerView } from "../../src/pool/server.js";
 import { homeOf } from "../../src/runtime/files/server-folder.js";
-import { processesInGroup } from "../../src/sandbox/limits/cgroups.js";
+import { processesInGroup } from "../../src/sandbox/limits.js";
 import { system } from "../../src/system/system.js";
 import type { RunOptions } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";

@@ -21,7 +21,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
-import { rotateLog } from "../../src/serve/logs/log-rotation.js";
+import { rotateLog } from "../../src/serve/logs.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { attach, straceProblem } from "../fixtures/store/store-strace.js";
 

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/index.js";
-import type { Lease } from "../../src/model/lease.js";
+import type { Lease } from "../../src/model/session.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
-import { findRuntime } from "../../src/runtime/launch/find.js";
+import { findRuntime } from "../../src/runtime/launch/versions.js";
 import { eventually } from "../fixtures/eventually.js";
 import {
   errorOf,

@@ -4,7 +4,7 @@ import { appendFileSync, readFileSync, rmSync } from "node:fs";
 import { expect, it, onTestFinished } from "vitest";
 import { logPath } from "../../src/runtime/files/server-folder.js";
 import { exitOfZombie, identify, ownIdentity } from "../../src/runtime/process/process-table.js";
-import { describeEnd } from "../../src/runtime/process/server-end.js";
+import { describeEnd } from "../../src/runtime/process/stop.js";
 import { eventually } from "../fixtures/eventually.js";
 import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";

@@ -1,7 +1,7 @@
 import { chmodSync, copyFileSync, mkdirSync, readlinkSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { expect, it } from "vitest";
-import { findRuntime } from "../../src/runtime/launch/find.js";
+import { findRuntime } from "../../src/runtime/launch/versions.js";
 import { errorOf, expectConsistent, faultFleet, openFolder } from "../fixtures/fleets/fault-fleet.js";
 
 const PLATFORM = `@github/copilot-${process.platform}-${process.arch}`;

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
-import { readableLine, readLogKey } from "../../src/runtime/files/log-signature.js";
 import { logPath } from "../../src/runtime/files/server-folder.js";
+import { readableLine, readLogKey } from "../../src/runtime/files/server-log.js";
 import { eventually } from "../fixtures/eventually.js";
 import { expectConsistent, type FaultFleet, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";

@@ -23,7 +23,7 @@ import {
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { endsInsideTurn } from "../../src/runtime/history/session-events.js";
 import { historyPath, isLoadedBy, listSessionFolders } from "../../src/runtime/history/session-state.js";
-import { findRuntime } from "../../src/runtime/launch/find.js";
+import { findRuntime } from "../../src/runtime/launch/versions.js";
 import { type LoadedSession, type Look, TurnWatch, type WatchedTurn } from "../../src/serve/report/turn-watch.js";
 import { eventually } from "../fixtures/eventually.js";
 import { testPorts } from "../fixtures/fleets/ports.js";

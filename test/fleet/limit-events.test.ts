@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
-import { LimitEvents } from "../../src/usage/limits/limit-events.js";
+import { LimitEvents } from "../../src/usage/limits.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 let root: string;

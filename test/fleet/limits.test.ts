@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
-import { effectiveLimits } from "../../src/usage/limits/limits.js";
+import { effectiveLimits } from "../../src/usage/limits.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 
 const NONE = {

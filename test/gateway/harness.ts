@@ -8,7 +8,7 @@ import { Fleet } from "../../src/fleet/fleet.js";
 import type { FleetOptions } from "../../src/fleet/options.js";
 import { openParts } from "../../src/fleet/parts.js";
 import type { FrontDoor } from "../../src/gateway/door.js";
-import type { DoorEvent, RequestReport } from "../../src/gateway/state/door/report.js";
+import type { DoorEvent, RequestReport } from "../../src/gateway/state/report.js";
 import type { ModelProvider } from "../../src/models/provider.js";
 import type { Clock } from "../../src/runtime/clock.js";
 import { openFileStore } from "../../src/store/file/file-store.js";

@@ -1,7 +1,7 @@
 import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { BUILTIN_TOOLS } from "../../src/config/values/tool-names.js";
+import { BUILTIN_TOOLS } from "../../src/config/values/names.js";
 import { handlingOf, knownMethods } from "../../src/gateway/policy/methods.js";
 import { eventually } from "../fixtures/eventually.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";

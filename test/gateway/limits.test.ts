@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
-import { Shares } from "../../src/gateway/state/door/shares.js";
+import { Shares } from "../../src/gateway/state/shares.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { DoorFleet } from "./harness.js";

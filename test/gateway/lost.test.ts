@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { LostHosts, LostServers } from "../../src/gateway/state/door/lost.js";
+import { LostHosts, LostServers } from "../../src/gateway/state/door-state.js";
 import type { HostRecord } from "../../src/model/host.js";
 import type { ServerRecord } from "../../src/model/server.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";

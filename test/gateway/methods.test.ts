@@ -1,7 +1,6 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { handlingOf, isKnownMethod, knownMethods } from "../../src/gateway/policy/methods.js";
-import { whyRefused } from "../../src/gateway/policy/refused-methods.js";
+import { handlingOf, isKnownMethod, knownMethods, whyRefused } from "../../src/gateway/policy/methods.js";
 import { INSTALLED_SDK, methodsByVersion, methodsSentBy } from "../fixtures/sessions/sdk-methods.js";
 
 describe("the table of methods", () => {

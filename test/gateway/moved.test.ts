@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { unloadAtOnce } from "../../src/pool/stop/drain.js";
+import { unloadAtOnce } from "../../src/pool/stop.js";
 import { setUseMarker } from "../../src/pool/use-markers.js";
 import { eventually } from "../fixtures/eventually.js";
 import { historyFiles, readHistory } from "../fixtures/sessions/session-history.js";

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { readProxyHeader } from "../../src/gateway/wire/proxy-protocol.js";
+import { readProxyHeader } from "../../src/gateway/wire/client-socket.js";
 import { ProtocolError } from "../../src/runtime/wire/frames.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";

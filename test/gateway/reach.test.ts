@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import type { Config } from "../../src/config/schema.js";
 import { NO_SANDBOX, type Protection, type SandboxReport } from "../../src/model/sandbox.js";
-import { reachesHost } from "../../src/pool/host-reach.js";
+import { reachesHost } from "../../src/pool/admission.js";
 
 const FILE = { kind: "file" };
 const without = (...not: Protection[]): SandboxReport => ({ mode: "landlock", not });

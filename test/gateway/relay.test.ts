@@ -2,7 +2,7 @@ import { expect, it } from "vitest";
 import { Relay } from "../../src/gateway/routing/relay.js";
 import type { Router } from "../../src/gateway/routing/router.js";
 import { type Attachment, type ClientState, newAttachment } from "../../src/gateway/state/client-state.js";
-import { RequestLines } from "../../src/gateway/state/lines.js";
+import { RequestLines } from "../../src/gateway/state/links.js";
 import type { ForwardOptions } from "../../src/gateway/state/open-requests.js";
 import type { ClientRequest } from "../../src/gateway/wire/client-message.js";
 import type { HostRecord } from "../../src/model/host.js";

@@ -1,6 +1,6 @@
 import { type AddressInfo, createServer } from "node:net";
 import { afterEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import { Attempts } from "../../src/gateway/entry/attempts.js";
+import { Attempts } from "../../src/gateway/entry/connection.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";

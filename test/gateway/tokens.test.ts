@@ -2,9 +2,9 @@ import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import { isRevoked } from "../../src/identity/revocations.js";
 import { SignOn } from "../../src/identity/sign-on.js";
 import {
+  isRevoked,
   issueToken,
   isTokenGood,
   listTokens,

@@ -2,8 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { readClientFrame } from "../../src/gateway/wire/client-message.js";
 import { ProtocolError } from "../../src/runtime/wire/frames.js";
-import { scanObject, scanWithin } from "../../src/runtime/wire/scan.js";
-import { readServerFrame } from "../../src/runtime/wire/server-message.js";
+import { readServerFrame, scanObject, scanWithin } from "../../src/runtime/wire/scan.js";
 
 describe("the JSON scanner", () => {
   it("finds the same members in every JSON object as JSON.parse does", () => {

@@ -9,7 +9,7 @@ import type { HostRecord } from "../../src/model/host.js";
 import { answerCall, CALL_NAMES, type Calls, readAnswer } from "../../src/peers/calls/rpc-table.js";
 import { RemoteHost } from "../../src/peers/remote-host.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
-import { openStore } from "../../src/store/open.js";
+import { openStore } from "../../src/store/file/file-store.js";
 import { noEvents } from "../fixtures/no-events.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { MessageReader } from "../fixtures/sessions/message-reader.js";

@@ -7,7 +7,7 @@ import { issueToken } from "../../src/identity/tokens.js";
 import type { HostView, Overview } from "../../src/peers/overview.js";
 import { rendezvousChoice } from "../../src/pool/placement.js";
 import type { ServerView } from "../../src/pool/server.js";
-import type { Stopped } from "../../src/pool/stop/stop.js";
+import type { Stopped } from "../../src/pool/stop.js";
 import { historyPath } from "../../src/runtime/history/session-state.js";
 import type { GcResult } from "../../src/sessions/gc/collect.js";
 import type { EvictionResult } from "../../src/sessions/memory/eviction.js";

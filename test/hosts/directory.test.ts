@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { HostDirectory } from "../../src/hosts/directory.js";
 import type { SessionRecord } from "../../src/model/session.js";
-import { openStore } from "../../src/store/open.js";
+import { openStore } from "../../src/store/file/file-store.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { withStoreKey } from "../fixtures/store/store-root.js";
 

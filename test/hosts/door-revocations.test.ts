@@ -1,8 +1,8 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { readRedisUrl } from "../../src/config/values/redis-url.js";
-import { type Keys, keysOf } from "../../src/store/redis/link/keys.js";
+import { readRedisUrl } from "../../src/config/values/network.js";
+import { type Keys, keysOf } from "../../src/store/redis/failures.js";
 import { eventually } from "../fixtures/eventually.js";
 import type { TestHosts } from "../fixtures/hosts/hosts.js";
 import { Issuer } from "../fixtures/identity/issuer.js";

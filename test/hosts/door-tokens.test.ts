@@ -1,10 +1,10 @@
 import { connect, createServer, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { readRedisUrl } from "../../src/config/values/redis-url.js";
+import { readRedisUrl } from "../../src/config/values/network.js";
 import { issueHostToken, issueRelayToken, issueToken } from "../../src/identity/tokens.js";
-import { issueVisitToken } from "../../src/identity/visit-token.js";
-import { keysOf } from "../../src/store/redis/link/keys.js";
+import { issueVisitToken } from "../../src/peers/calls/control-link.js";
+import { keysOf } from "../../src/store/redis/failures.js";
 import { eventually } from "../fixtures/eventually.js";
 import type { TestHosts } from "../fixtures/hosts/hosts.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";

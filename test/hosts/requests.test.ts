@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import type { AgentRequest } from "../../src/sessions/requests/request.js";
+import type { AgentRequest } from "../../src/sessions/requests.js";
 import { ask, eventsIn, openStream } from "../api/harness.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
-import { isLocal, problemsOf } from "../../src/runtime/files/file-system.js";
+import { isLocal, problemsOf } from "../../src/runtime/files/shared-storage.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { readOnly } from "../fixtures/hosts/shared-folder.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";

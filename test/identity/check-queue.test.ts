@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from "vitest";
-import { CheckQueue, MOST_CHECKS, MOST_WAITING } from "../../src/identity/github/check-queue.js";
+import { CheckQueue, MOST_CHECKS, MOST_WAITING } from "../../src/identity/github.js";
 
 const STRANGER = "203.0.113.9";
 

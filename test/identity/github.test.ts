@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { GitHubSignOn } from "../../src/identity/github/github-sign-on.js";
+import { GitHubSignOn } from "../../src/identity/github.js";
 import type { Identity } from "../../src/identity/identity.js";
 import { eventually } from "../fixtures/eventually.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";

@@ -2,8 +2,8 @@ import { createSign, generateKeyPairSync } from "node:crypto";
 import type { JWK } from "jose";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { IssuerConfig } from "../../src/config/identity.js";
-import { Refused } from "../../src/identity/jwt/claims.js";
-import { JwtVerifier } from "../../src/identity/jwt/verifier.js";
+import { Refused } from "../../src/identity/claims.js";
+import { JwtVerifier } from "../../src/identity/jwt.js";
 import { eventually } from "../fixtures/eventually.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
 

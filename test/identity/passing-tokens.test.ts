@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { PassingTokens } from "../../src/identity/passing-tokens.js";
+import { PassingTokens } from "../../src/identity/tokens.js";
 
 const NOW = Date.parse("2026-01-01T00:00:00.000Z");
 

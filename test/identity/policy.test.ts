@@ -1,10 +1,18 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
+import { ROUTES } from "../../src/api/app.js";
 import { nameOf } from "../../src/api/route.js";
-import { ROUTES } from "../../src/api/routes/table.js";
 import { actionOf, handlingOf, knownMethods } from "../../src/gateway/policy/methods.js";
-import { SCOPES, type Scope } from "../../src/identity/identity.js";
-import { type Action, type Decision, decide, permit, type Relation, relationTo } from "../../src/identity/policy.js";
+import {
+  type Action,
+  type Decision,
+  decide,
+  permit,
+  type Relation,
+  relationTo,
+  SCOPES,
+  type Scope,
+} from "../../src/identity/identity.js";
 import { newSessionRecord } from "../../src/model/session.js";
 
 const RELATIONS: readonly Relation[] = ["own", "member", "foreign", "none"];

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { loadConfig } from "../../src/config/load/load.js";
-import { CERTIFICATES } from "../../src/fleet/doctor/certificates.js";
+import { CERTIFICATES } from "../../src/fleet/doctor/settings.js";
 import { CertificateFiles, TestAuthority } from "../fixtures/tls/authority.js";
 
 const DAY_MS = 24 * 3_600_000;

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { TokenUses } from "../../src/identity/token-uses.js";
+import { TokenUses } from "../../src/identity/tokens.js";
 
 function uses() {
   const written: string[] = [];

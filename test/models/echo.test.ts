@@ -1,8 +1,7 @@
 import { once } from "node:events";
 import { request } from "node:http";
 import { describe, expect, it } from "vitest";
-import { startEchoModel } from "../../src/models/echo.js";
-import { readTurn, stripWrappers } from "../../src/models/echo-turn.js";
+import { readTurn, startEchoModel, stripWrappers } from "../../src/models/echo.js";
 
 const user = (content: unknown) => ({ role: "user", content });
 

@@ -3,9 +3,9 @@ import type { AddressInfo } from "node:net";
 import { afterEach, describe, expect, it } from "vitest";
 import { limitReached } from "../../src/config/limits.js";
 import type { RemoteProvider } from "../../src/config/schema.js";
-import type { Consumer, LedgerLine, UsageNumbers } from "../../src/model/usage/usage.js";
-import { AnswerUsage, modelIn } from "../../src/models/gateway/answer-usage.js";
+import type { Consumer, LedgerLine, UsageNumbers } from "../../src/model/usage.js";
 import { ModelGateway } from "../../src/models/gateway/gateway.js";
+import { AnswerUsage, modelIn } from "../../src/models/gateway/request-meter.js";
 
 const events = (...all: object[]) => all.map((each) => `data: ${JSON.stringify(each)}\n\n`);
 const DONE = "data: [DONE]\n\n";

@@ -8,8 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { proxyFor } from "../../src/models/gateway/proxy.js";
-import { openUpstreams } from "../../src/models/gateway/upstream.js";
+import { openUpstreams, proxyFor } from "../../src/models/gateway/upstream.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 describe("proxyFor", () => {

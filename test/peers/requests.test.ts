@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { followRequests } from "../../src/peers/sessions/requests.js";
 import { sessionNotFound } from "../../src/sessions/problems.js";
-import { AgentRequests } from "../../src/sessions/requests/agent-requests.js";
+import { AgentRequests } from "../../src/sessions/requests.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 
 type Context = Parameters<typeof followRequests>[0];

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import type { FleetHosts } from "../../src/peers/fleet-hosts.js";
 import { HistoryFeeds } from "../../src/peers/sessions/feeds.js";
-import { readTranscript } from "../../src/peers/sessions/transcript.js";
+import { readTranscript } from "../../src/peers/sessions/history.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { finalStep, prompt } from "../fixtures/sessions/history.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";

@@ -1,8 +1,6 @@
 import { describe, expect, it } from "vitest";
-import type { ProcessIdentity } from "../../src/model/process.js";
-import type { Registry } from "../../src/model/registry.js";
-import type { ServerRecord } from "../../src/model/server.js";
-import { claimStart, claimStop, giveUpStop, ownClaim, recordEnd } from "../../src/pool/claims/transitions.js";
+import type { ProcessIdentity, Registry, ServerRecord } from "../../src/model/server.js";
+import { claimStart, claimStop, giveUpStop, ownClaim, recordEnd } from "../../src/pool/claims.js";
 import { isBroken } from "../../src/pool/server.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { serverRecord } from "../fixtures/store/store-records.js";

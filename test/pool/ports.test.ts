@@ -1,8 +1,8 @@
 import { createServer } from "node:net";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { Registry } from "../../src/model/registry.js";
-import { choosePort, isBindable } from "../../src/pool/start/ports.js";
+import type { Registry } from "../../src/model/server.js";
+import { choosePort, isBindable } from "../../src/pool/surroundings.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
 
 function registryOf(ports: readonly (number | null)[]): Registry {

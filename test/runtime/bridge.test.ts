@@ -1,9 +1,9 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { expect, it, onTestFinished } from "vitest";
-import type { ProcessIdentity } from "../../src/model/process.js";
 import type { SandboxReport } from "../../src/model/sandbox.js";
-import { withBridge } from "../../src/runtime/process/bridge.js";
+import type { ProcessIdentity } from "../../src/model/server.js";
+import { withBridge } from "../../src/runtime/process/probe.js";
 import { identify } from "../../src/runtime/process/process-table.js";
 
 const LISTEN = `require("node:net").createServer().listen(0, "127.0.0.1", function () { console.log(this.address().port); });`;

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { RawConnection } from "../../src/runtime/client/raw-connection.js";
-import { findRuntime } from "../../src/runtime/launch/find.js";
+import { findRuntime } from "../../src/runtime/launch/versions.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
 import { RpcError } from "../../src/runtime/wire/rpc-client.js";
 import { testPorts } from "../fixtures/fleets/ports.js";

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { NO_SANDBOX, type RestrictedNetwork } from "../../src/model/sandbox.js";
-import { serverEnvironment } from "../../src/runtime/launch/environment.js";
+import { serverEnvironment } from "../../src/runtime/launch/launch.js";
 
 /** The environment of a server if the caller has the variables `env`, and `runtime.env` is `pass`. */
 function environmentOf(

@@ -2,8 +2,13 @@ import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { expect, it, onTestFinished } from "vitest";
-import { LAUNCH_VARIABLE } from "../../src/model/process.js";
-import { FLEET_VARIABLE, markOf, processesByLaunch, processesOfLaunch } from "../../src/runtime/process/launches.js";
+import { LAUNCH_VARIABLE } from "../../src/model/server.js";
+import {
+  FLEET_VARIABLE,
+  markOf,
+  processesByLaunch,
+  processesOfLaunch,
+} from "../../src/runtime/process/process-table.js";
 import { eventually } from "../fixtures/eventually.js";
 
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";

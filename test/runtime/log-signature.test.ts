@@ -2,15 +2,16 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { beforeEach, expect, it, onTestFinished } from "vitest";
+import { logPath } from "../../src/runtime/files/server-folder.js";
 import {
+  appendToLog,
+  lastWords,
   lineOfFleet,
   makeLogKey,
   readableLine,
   readLogKey,
   signedLine,
-} from "../../src/runtime/files/log-signature.js";
-import { logPath } from "../../src/runtime/files/server-folder.js";
-import { appendToLog, lastWords } from "../../src/runtime/files/server-log.js";
+} from "../../src/runtime/files/server-log.js";
 
 const LINE = "2026-01-02T03:04:05.678Z [copilotfleet] Process 7 was stopped by process 8: ended after SIGTERM.";
 

@@ -17,13 +17,16 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import fc from "fast-check";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
-import { type HistoryEvent, readEvent } from "../../src/runtime/history/event.js";
-import { LineSplitter } from "../../src/runtime/history/line.js";
-import { MOST_HISTORY_BYTES, readPart } from "../../src/runtime/history/part.js";
+import {
+  type HistoryEvent,
+  LineSplitter,
+  MOST_HISTORY_BYTES,
+  readEvent,
+  readPart,
+} from "../../src/runtime/history/line.js";
 import { endsInsideTurn, openHistory, promptsSince, SessionEvents } from "../../src/runtime/history/session-events.js";
 import { historyPath } from "../../src/runtime/history/session-state.js";
-import type { EndedTurn } from "../../src/runtime/history/turn-state.js";
-import { TurnTracker } from "../../src/runtime/history/turn-tracker.js";
+import { type EndedTurn, TurnTracker } from "../../src/runtime/history/turn-tracker.js";
 import {
   aborted,
   answer,

@@ -11,7 +11,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
-import { type Fetch, fetchSession, forgetTaken, unblock } from "../../src/runtime/files/fetch-session.js";
+import { type Fetch, fetchSession, forgetTaken, unblock } from "../../src/hosts/takeover.js";
 import { linkToPlace, makeHostFolder, placePath, type StatePlace } from "../../src/runtime/files/shared-storage.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 

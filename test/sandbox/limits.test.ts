@@ -7,8 +7,15 @@ import { loadConfig } from "../../src/config/load/load.js";
 import type { Config } from "../../src/config/schema.js";
 import { lackingIn, limitsResources, limitTexts } from "../../src/model/sandbox.js";
 import { tryLauncher } from "../../src/sandbox/landlock.js";
-import { findBases, makeGroups, processesInGroup, removeGroup } from "../../src/sandbox/limits/cgroups.js";
-import { chooseLimits, launcherOptions, underShell } from "../../src/sandbox/limits/limits.js";
+import {
+  chooseLimits,
+  findBases,
+  launcherOptions,
+  makeGroups,
+  processesInGroup,
+  removeGroup,
+  underShell,
+} from "../../src/sandbox/limits.js";
 import { sandboxNow } from "../../src/sandbox/sandbox.js";
 import { type ControlGroup, system } from "../../src/system/system.js";
 import { bundleFixture } from "../fixtures/bundle.js";

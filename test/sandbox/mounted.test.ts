@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { identityText } from "../../src/sandbox/mounted.js";
+import { identityText } from "../../src/sandbox/bwrap.js";
 
 it("identityText prints an inode number above 2^63 without a sign, as stat does", () => {
   const inode = 2n ** 63n + 5n;

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, it, onTestFinished } from "vitest";
-import { grantsOf } from "../../src/sandbox/grants.js";
+import { grantsOf } from "../../src/sandbox/sandbox.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 const PACKAGE = fileURLToPath(new URL("../../", import.meta.url)).replace(/\/$/, "");

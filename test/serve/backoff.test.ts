@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { backoffMs } from "../../src/serve/health/restarts.js";
+import { backoffMs } from "../../src/serve/health/monitor.js";
 
 const LONGEST_MS = 60_000;
 const crashes = fc.integer({ min: 2, max: 10_000 });

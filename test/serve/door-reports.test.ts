@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
-import type { DoorEvent } from "../../src/gateway/state/door/report.js";
-import { doorListeners } from "../../src/serve/report/door-reports.js";
+import type { DoorEvent } from "../../src/gateway/state/report.js";
+import { doorListeners } from "../../src/serve/report/probes.js";
 import { eventually } from "../fixtures/eventually.js";
 import { DoorFleet } from "../gateway/harness.js";
 import { RawClient } from "../gateway/raw-client.js";

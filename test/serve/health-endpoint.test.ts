@@ -9,9 +9,8 @@ import { describe, expect, it, onTestFinished, vi } from "vitest";
 import type { Address } from "../../src/config/rules.js";
 import { type FleetError, isFleetError } from "../../src/errors.js";
 import { listenOn, showAddress, stopListening } from "../../src/runtime/launch/listen.js";
-import { HealthEndpoint, type HealthEndpointOptions } from "../../src/serve/report/health-endpoint.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
-import type { Health } from "../../src/serve/report/probes.js";
+import { type Health, HealthEndpoint, type HealthEndpointOptions } from "../../src/serve/report/probes.js";
 import { eventually } from "../fixtures/eventually.js";
 import { freePort } from "../fixtures/store/redis-server.js";
 

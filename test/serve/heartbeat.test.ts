@@ -2,7 +2,7 @@ import { expect, it } from "vitest";
 import type { HostEntry, HostRecord } from "../../src/model/host.js";
 import type { ServeContext } from "../../src/serve/context.js";
 import { Heartbeat } from "../../src/serve/heartbeat.js";
-import type { Terms } from "../../src/serve/upkeep/terms.js";
+import type { Terms } from "../../src/serve/upkeep/place-sessions.js";
 import type { Hosts } from "../../src/store/ports.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";

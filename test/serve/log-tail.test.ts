@@ -4,9 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it, onTestFinished } from "vitest";
-import { type LogWish, lastLogLines } from "../../src/serve/logs/log-end.js";
-import { rotateLog } from "../../src/serve/logs/log-rotation.js";
-import { awaitMore, followLog } from "../../src/serve/logs/log-tail.js";
+import { awaitMore, followLog, type LogWish, lastLogLines, rotateLog } from "../../src/serve/logs.js";
 
 let folder: string;
 let path: string;

@@ -4,10 +4,10 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { beforeAll, describe, expect, it } from "vitest";
 import { parse } from "yaml";
-import { NO_USAGE } from "../../src/model/usage/usage.js";
+import { NO_USAGE } from "../../src/model/usage.js";
 import { showAddress } from "../../src/runtime/launch/listen.js";
-import { HealthEndpoint } from "../../src/serve/report/health-endpoint.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
+import { HealthEndpoint } from "../../src/serve/report/probes.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type Prometheus, prometheus } from "../fixtures/fleets/prometheus.js";
 

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import type { Config } from "../../src/config/schema.js";
-import { Restarts } from "../../src/serve/health/restarts.js";
-import { LoopTimer } from "../../src/serve/loop-timer.js";
+import { LoopTimer } from "../../src/serve/failures.js";
+import { Restarts } from "../../src/serve/health/monitor.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
 

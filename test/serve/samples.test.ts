@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { type Gauges, SampleRing } from "../../src/serve/report/samples.js";
+import { type Gauges, SampleRing } from "../../src/serve/report/measurements.js";
 
 const GAUGES: Gauges = { turnsInFlight: 1, servers: 2, activeSessions: 3, memoryBytes: 4 };
 const NONE = { completed: 0, failed: 0, aborted: 0, cut: 0 };

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import type { ServeContext } from "../../src/serve/context.js";
-import { collectPeriodically } from "../../src/serve/upkeep/scheduled.js";
+import { collectPeriodically } from "../../src/serve/upkeep/upkeep.js";
 import type { GcResult } from "../../src/sessions/gc/collect.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 

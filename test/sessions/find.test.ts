@@ -1,7 +1,7 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { markedRecord } from "../../src/sessions/find.js";
+import { markedRecord } from "../../src/sessions/view.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { SessionStore } from "../../src/store/ports.js";
 import { altered } from "../fixtures/store/altered-store.js";

@@ -2,7 +2,7 @@ import { mkdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { identify, ownIdentity } from "../../src/runtime/process/process-table.js";
-import { isAbandoned, isInUse, lastUseOf, measureFolder, ttlOf } from "../../src/sessions/gc/age.js";
+import { isAbandoned, isInUse, lastUseOf, measureFolder, ttlOf } from "../../src/sessions/gc/survey.js";
 import { makeOld } from "../fixtures/sessions/gc-sessions.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";

@@ -2,8 +2,8 @@ import { existsSync, linkSync, readdirSync, readFileSync, renameSync, rmSync, wr
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { SessionRecord } from "../../src/model/session.js";
-import { restoredRecord } from "../../src/sessions/find.js";
-import { Run } from "../../src/sessions/gc/run.js";
+import { Run } from "../../src/sessions/gc/collect.js";
+import { restoredRecord } from "../../src/sessions/view.js";
 import type { SessionStore } from "../../src/store/ports.js";
 import { type GcState, gcState, HOUR_MS } from "../fixtures/sessions/gc-state.js";
 import { altered, meddling } from "../fixtures/store/altered-store.js";

@@ -2,7 +2,7 @@ import { existsSync, lutimesSync, mkdirSync, readdirSync, symlinkSync, writeFile
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
-import { rotateLog } from "../../src/serve/logs/log-rotation.js";
+import { rotateLog } from "../../src/serve/logs.js";
 import { makeOld } from "../fixtures/sessions/gc-sessions.js";
 import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/sessions/gc-state.js";
 

@@ -2,8 +2,7 @@ import { existsSync, mkdirSync, rmSync, symlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { beforeEach, expect, it, onTestFinished } from "vitest";
 import { ModelProvider } from "../../src/models/provider.js";
-import { giveProvider, hasProvider } from "../../src/sessions/memory/given-provider.js";
-import { noteOpened } from "../../src/sessions/memory/open-notes.js";
+import { giveProvider, hasProvider, noteOpened } from "../../src/sessions/memory/open-notes.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 

@@ -24,7 +24,7 @@ import {
   readSessionFolder,
   sessionBytes,
 } from "../../src/runtime/history/session-state.js";
-import { Run } from "../../src/sessions/gc/run.js";
+import { Run } from "../../src/sessions/gc/collect.js";
 import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { makeOld } from "../fixtures/sessions/gc-sessions.js";
 import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/sessions/gc-state.js";

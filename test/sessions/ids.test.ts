@@ -1,8 +1,14 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { isFleetError } from "../../src/errors.js";
-import { newSessionId, serverIdOf, validateSessionId, validateUser } from "../../src/model/ids.js";
-import { titleOf, validateTitle } from "../../src/model/title.js";
+import {
+  newSessionId,
+  serverIdOf,
+  titleOf,
+  validateSessionId,
+  validateTitle,
+  validateUser,
+} from "../../src/model/ids.js";
 import { RAW } from "../fixtures/commands/cli.js";
 
 /** Returns the value if it is accepted, or the error's message if it is refused. Any other error fails the test. */

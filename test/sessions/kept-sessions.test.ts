@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
-import { KeptSessions } from "../../src/sessions/use/kept-sessions.js";
+import { KeptSessions } from "../../src/sessions/open-sessions.js";
 import type { LocalSession } from "../../src/sessions/use/local-session.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 

@@ -6,7 +6,7 @@ import type { ServerRecord } from "../../src/model/server.js";
 import { setUseMarker } from "../../src/pool/use-markers.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import type { EvictionContext } from "../../src/sessions/memory/eviction.js";
-import { makeRoom, RoomQueue } from "../../src/sessions/memory/room-queue.js";
+import { makeRoom, RoomQueue } from "../../src/sessions/use/server.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 let folder: string;

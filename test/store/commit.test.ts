@@ -2,7 +2,7 @@ import { createHook } from "node:async_hooks";
 import { readdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { describe, expect, it } from "vitest";
-import type { CommitStep } from "../../src/store/file/commit/commit.js";
+import type { CommitStep } from "../../src/store/file/commit.js";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -143,7 +143,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
     // The suspended writer has linked its revision. It writes this older revision to registry.json after all others.
     const late = sleeper(root, "linked", async () => void (await addServers(others, "meanwhile", 3)));
     await addServers(late, "late", 1);
-    const { publishedPath, readPublished } = await import("../../src/store/file/commit/published.js");
+    const { publishedPath, readPublished } = await import("../../src/store/file/commit.js");
     expect(readPublished(publishedPath(root))).toMatchObject({ kind: "good", rev: 5 });
   });
 

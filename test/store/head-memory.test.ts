@@ -2,9 +2,7 @@ import { renameSync, writeFileSync } from "node:fs";
 import { mkdir, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { readHead } from "../../src/store/file/commit/head.js";
-import { HeadMemory } from "../../src/store/file/commit/head-memory.js";
-import { encodeRevision, revisionName } from "../../src/store/file/commit/revision.js";
+import { encodeRevision, HeadMemory, readHead, revisionName } from "../../src/store/file/commit.js";
 import { eventually } from "../fixtures/eventually.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 

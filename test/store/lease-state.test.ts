@@ -1,17 +1,17 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { hashToken } from "../../src/model/token.js";
-import type { Instant } from "../../src/store/file/records/lease-clock.js";
 import {
   acquire,
   emptyState,
   held,
+  type Instant,
   inForce,
   type LeaseState,
   leave,
   release,
   renew,
-} from "../../src/store/file/records/lease-state.js";
+} from "../../src/store/file/records/lease-records.js";
 
 const BORN = 1_700_000_000_000;
 const TTL_MS = 10_000;

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { HostEntry } from "../../src/model/host.js";
-import { openStore } from "../../src/store/open.js";
+import { openStore } from "../../src/store/file/file-store.js";
 import type { Hosts, Store } from "../../src/store/ports.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";

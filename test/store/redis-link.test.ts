@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { expect, it, onTestFinished } from "vitest";
-import { within } from "../../src/store/redis/link/link.js";
+import { within } from "../../src/store/redis/connection.js";
 
 it("within accepts an answer that arrived in time, even if the process was blocked beyond the time limit", async () => {
   const server = createServer().listen(0, "127.0.0.1");

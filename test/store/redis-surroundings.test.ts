@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { Demotion, explain, Interruption } from "../../src/store/redis/link/failures.js";
-import { judge, type Surroundings } from "../../src/store/redis/link/surroundings.js";
+import { judge, type Surroundings } from "../../src/store/redis/connection.js";
+import { Demotion, explain, Interruption } from "../../src/store/redis/failures.js";
 
 const WHERE = "redis.example:6379";
 

@@ -1,7 +1,7 @@
 import { EventEmitter, once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import { readRedisUrl } from "../../src/config/values/redis-url.js";
+import { readRedisUrl } from "../../src/config/values/network.js";
 import {
   countsOf,
   dayOf,
@@ -12,11 +12,11 @@ import {
   USAGE_BY,
   type UsagePart,
   UsageParts,
-} from "../../src/model/usage/usage.js";
-import { openStore } from "../../src/store/open.js";
+} from "../../src/model/usage.js";
+import { openStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
-import { Connection } from "../../src/store/redis/link/connection.js";
-import { keysOf } from "../../src/store/redis/link/keys.js";
+import { Connection } from "../../src/store/redis/connection.js";
+import { keysOf } from "../../src/store/redis/failures.js";
 import {
   DROP_LINES,
   RENAME_CELLS,
@@ -24,7 +24,7 @@ import {
   SAVE_SUMS,
   USAGE_CELLS,
   USAGE_HOUR,
-} from "../../src/store/redis/scripts/usage-scripts.js";
+} from "../../src/store/redis/scripts.js";
 import { requestLines } from "../contract/usage.contract.js";
 import { seededRandom } from "../fixtures/random.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { afterEach, beforeEach, expect, it } from "vitest";
 import { userDigest } from "../../src/model/ids.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { SlotLog } from "../../src/store/file/records/limits/slot-log.js";
-import { bootName, hasGone, ownHolder } from "../../src/store/usage/holder.js";
+import { SlotLog } from "../../src/store/file/records/limit-records.js";
+import { bootName, hasGone, ownHolder } from "../../src/store/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 let root: string;

@@ -12,9 +12,9 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import type { UsagePart } from "../../src/model/usage/usage.js";
+import type { UsagePart } from "../../src/model/usage.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { SegmentFile } from "../../src/store/usage/segment-file.js";
+import { SegmentFile } from "../../src/store/usage/segments.js";
 import type { UsageFolder } from "../../src/store/usage/usage-folder.js";
 import { requestLines } from "../contract/usage.contract.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";

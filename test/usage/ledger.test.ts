@@ -1,8 +1,8 @@
 import { expect, it } from "vitest";
 import { FleetError } from "../../src/errors.js";
-import type { LedgerLine } from "../../src/model/usage/usage.js";
-import type { UsageStore } from "../../src/store/usage/port.js";
-import { Ledger } from "../../src/usage/ledger/ledger.js";
+import type { LedgerLine } from "../../src/model/usage.js";
+import type { UsageStore } from "../../src/store/ports.js";
+import { Ledger } from "../../src/usage/ledger.js";
 
 const ANN = { user: "ann", sessionId: "s1", model: "gpt-5", tokenId: "k1" };
 

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
-import { NO_USAGE, type UsagePart } from "../../src/model/usage/usage.js";
-import { reportOf } from "../../src/usage/ledger/report.js";
+import { NO_USAGE, type UsagePart } from "../../src/model/usage.js";
+import { reportOf } from "../../src/usage/ledger.js";
 
 const PRICES = { "gpt-5": { input: 1, cached: 0.1, output: 10 }, free: { input: 0, cached: 0, output: 0 } };
 

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { tokenIdIn } from "../../src/identity/tokens.js";
-import type { UsageBy } from "../../src/model/usage/usage.js";
+import type { UsageBy } from "../../src/model/usage.js";
 import { eventually } from "../fixtures/eventually.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { DoorFleet } from "../gateway/harness.js";

@@ -3,8 +3,7 @@ import type { StopRequest } from "../../fleet/options.js";
 import type { ServerView } from "../../pool/server.js";
 import { type AnyRoute, route } from "../route.js";
 import * as a from "./admin-schemas.js";
-import { given } from "./given.js";
-import { pageOf } from "./page.js";
+import { given, pageOf } from "./fields.js";
 import * as s from "./schemas.js";
 
 const LOOK_MS = 30_000;

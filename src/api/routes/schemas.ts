@@ -1,10 +1,10 @@
 import * as v from "valibot";
 import { SCOPES } from "../../identity/identity.js";
+import { ALLOWED_TITLE, LONGEST_TITLE, titleFault } from "../../model/ids.js";
 import { SERVER_STATES } from "../../model/server.js";
 import { SESSION_STATES, TURN_OUTCOMES } from "../../model/session.js";
-import { ALLOWED_TITLE, LONGEST_TITLE, titleFault } from "../../model/title.js";
 import { attachments, LONGEST_TEXT, label, object, text, tools, turnTimeout } from "./fields.js";
-import { interactive } from "./requests/schemas.js";
+import { interactive } from "./request-schemas.js";
 
 export { label, object };
 

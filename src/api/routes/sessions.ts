@@ -2,8 +2,7 @@ import { sha256 } from "../../config/values/text.js";
 import { sessionChanged } from "../../sessions/problems.js";
 import type { SessionView } from "../../sessions/view.js";
 import { type AnyRoute, route } from "../route.js";
-import { given } from "./given.js";
-import { pageOf } from "./page.js";
+import { given, pageOf } from "./fields.js";
 import * as s from "./schemas.js";
 
 /** Creating a session may start a server, which may take half a minute. */

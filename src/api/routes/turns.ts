@@ -1,11 +1,130 @@
+import * as v from "valibot";
+import type { TurnResult } from "../../fleet/options.js";
+import type { RequestChange } from "../../sessions/requests.js";
 import type { ApiFleet, SessionEvent } from "../fleet.js";
 import { type AnyRoute, route } from "../route.js";
-import type { EventStream, StreamEvent } from "../streams/sse.js";
-import { TURN_MS } from "./fields.js";
-import { given } from "./given.js";
+import { type EventStream, MOST_WAITING_BYTES, type StreamEvent, tooSlow } from "../sse.js";
+import { given, TURN_MS } from "./fields.js";
+import { request } from "./request-schemas.js";
 import * as s from "./schemas.js";
-import { eventsQuery, SESSION_EVENTS, selection, turnQuery } from "./session-events.js";
-import { streamTurn, type TurnListeners, turnOf } from "./turn-stream.js";
+import { object, time, turn } from "./schemas.js";
+
+/* The events in the streams of a turn and of a session: which of them a client gets, and their schemas. */
+
+const string = v.string();
+const requests = ["request.opened", "request.closed"] as const;
+
+/** The events of each group that `?events=` can name. */
+const GROUPS = {
+  text: ["user.message", "assistant.message_delta", "assistant.message"],
+  tools: ["tool.execution_start", "tool.execution_complete", ...requests],
+  requests,
+} as const;
+/** The events that every stream has, because they show how a turn or the stream ended. */
+const ENDS = ["session.error", "abort", "session.shutdown", "turn.end", "problem"] as const;
+type Group = keyof typeof GROUPS;
+
+const ALLOWED = `a list of ${[...Object.keys(GROUPS), "all"].join(", ")}, with commas between them`;
+const DEFAULT = "text,tools";
+
+const events = v.optional(
+  v.pipe(
+    v.string(ALLOWED),
+    v.check((given) => given.split(",").every((each) => each === "all" || Object.hasOwn(GROUPS, each)), ALLOWED),
+    v.description(
+      "The groups of events to send, with commas between them. `text`: prompts and replies. `tools`: tool calls, " +
+        "permissions and questions. `requests`: permissions and questions alone. `all`: everything that the runtime sends, " +
+        `also the system prompt. The ends of turns are always sent. Default: \`${DEFAULT}\`.`,
+    ),
+  ),
+);
+
+const turnQuery = object({
+  events,
+  abort: v.optional(
+    v.pipe(
+      v.picklist(["disconnect"], "disconnect"),
+      v.description("With `disconnect`, the turn is aborted when the client closes the connection."),
+    ),
+  ),
+});
+
+const eventsQuery = object({
+  events,
+  follow: v.optional(
+    v.pipe(
+      v.picklist(["true", "false"], "true, false"),
+      v.description("With `false`, the stream ends with the last event that is recorded. Default: `true`."),
+    ),
+  ),
+});
+
+/** Returns whether the client gets an event of this type. @param groups the value of `?events=` */
+function selection(groups: string = DEFAULT): (type: string) => boolean {
+  const chosen = groups.split(",");
+  if (chosen.includes("all")) return () => true;
+  const types = new Set<string>([...ENDS, ...(chosen as Group[]).flatMap((group) => [...GROUPS[group]])]);
+  return (type) => types.has(type);
+}
+
+/** An object with at least these fields. */
+const open = <Entries extends v.ObjectEntries>(entries: Entries) => v.objectWithRest(entries, v.unknown());
+
+/** The schema of an event of the runtime, with the fields that clients need. */
+function runtimeEvent(type: string, description: string, data: v.ObjectEntries) {
+  return v.pipe(
+    open({
+      type: v.picklist([type]),
+      id: string,
+      timestamp: time,
+      agentId: v.optional(v.pipe(string, v.description("The sub-agent whose event this is."))),
+      data: open(data),
+    }),
+    v.description(description),
+  );
+}
+
+const toolCallId = v.pipe(string, v.description("The same in both events of a call."));
+
+/** The schemas of the events' data, for the OpenAPI document. `problem` is missing, because its schema is there. */
+export const SESSION_EVENTS = {
+  "user.message": runtimeEvent("user.message", "A prompt.", {
+    content: string,
+    messageId: v.optional(v.pipe(string, v.description("The id of the turn."))),
+    source: v.optional(
+      v.pipe(string, v.description("The sender, if it is not the user, such as a part of the runtime.")),
+    ),
+  }),
+  "assistant.message_delta": runtimeEvent("assistant.message_delta", "A piece of a reply. Not recorded.", {
+    messageId: v.pipe(string, v.description("The message that the piece belongs to.")),
+    deltaContent: string,
+  }),
+  "assistant.message": runtimeEvent("assistant.message", "A message of the model, in full.", {
+    messageId: string,
+    content: v.pipe(string, v.description("Empty if the model only calls tools.")),
+    toolRequests: v.optional(v.array(open({ toolCallId: string, name: string }))),
+  }),
+  "tool.execution_start": runtimeEvent("tool.execution_start", "A tool call begins.", {
+    toolCallId,
+    toolName: string,
+    arguments: v.optional(v.unknown()),
+  }),
+  "tool.execution_complete": runtimeEvent("tool.execution_complete", "A tool call has ended.", {
+    toolCallId,
+    success: v.boolean(),
+    result: v.optional(open({ content: string })),
+    error: v.optional(open({ message: string, code: v.optional(string) })),
+  }),
+  "request.opened": request,
+  "request.closed": request,
+  "session.error": runtimeEvent("session.error", "The turn failed.", {
+    message: string,
+    statusCode: v.optional(v.pipe(v.number(), v.description("The status of the model service's answer."))),
+  }),
+  abort: runtimeEvent("abort", "The turn was aborted.", { reason: string }),
+  "session.shutdown": runtimeEvent("session.shutdown", "The session was unloaded. A turn that runs is cut.", {}),
+  "turn.end": turn,
+};
 
 const LOOK_MS = 30_000;
 /** The runtime does not record deltas, and the end of a turn has no event of ours. */
@@ -162,4 +281,131 @@ async function* recorded(
 
 function requestsOf(fleet: ApiFleet, whose: { id: string; user: string }): NonNullable<EventStream["between"]> {
   return (send) => fleet.sessions.onRequests(whose, ({ type, request }) => send({ event: type, data: request }));
+}
+
+/** The stream of a turn. `done` settles when the turn is over. The turn continues if the client leaves. */
+interface TurnStream {
+  stream: EventStream;
+  done: Promise<void>;
+}
+
+export interface TurnListeners {
+  onEvent: (event: SessionEvent) => void;
+  onRequest?: (change: RequestChange) => void;
+}
+
+/**
+ * Begins a turn, and resolves with the stream of its events once the first event is there. If the turn succeeds, the
+ * last event is `turn.end`.
+ *
+ * @param isWanted whether the client gets an event of this type
+ * @throws the error of a turn that fails before its first event
+ */
+export async function streamTurn(
+  begin: (listeners: TurnListeners) => PromiseLike<TurnResult>,
+  isWanted: (type: string) => boolean,
+): Promise<TurnStream> {
+  const waiting = new WaitingEvents();
+  const done = (async () => {
+    try {
+      const reply = await begin({
+        onEvent: (event) => waiting.push(eventOf(event, isWanted)),
+        onRequest: ({ type, request }) => {
+          if (isWanted(type)) waiting.push({ event: type, data: request });
+        },
+      });
+      waiting.push({ event: "turn.end", data: turnOf(reply) });
+      waiting.end();
+    } catch (error) {
+      waiting.end(error);
+    }
+  })();
+  await waiting.ready();
+  return { stream: { events: waiting.read() }, done };
+}
+
+/** The answer for a turn. */
+function turnOf({ turn, outcome, text, usage }: TurnResult) {
+  return { turn, outcome, reply: text, usage };
+}
+
+/**
+ * Converts an event of a turn into an event of the stream. Only recorded events have an id. `system.message` has none:
+ * the runtime (1.0.85) sends it with each turn without marking it as ephemeral, but records it only once.
+ */
+function eventOf(event: SessionEvent, isWanted: (type: string) => boolean): StreamEvent {
+  const isRecorded = event.ephemeral !== true && event.type !== "system.message";
+  const id = isRecorded ? event.id : undefined;
+  return isWanted(event.type) ? { id, event: event.type, data: event } : { id, event: null, data: null };
+}
+
+/**
+ * After a batch with a delta (a piece of the reply), how long to collect events for the next batch, in milliseconds. A
+ * text that grows twenty times a second still looks fluent. Neither the first delta nor the end of the turn waits.
+ */
+const GATHER_MS = 50;
+const DELTA = "assistant.message_delta";
+
+/** Buffers the events that the client has not read. Fails above {@link MOST_WAITING_BYTES}. */
+class WaitingEvents {
+  #events: StreamEvent[] = [];
+  #bytes = 0;
+  #isOver = false;
+  #failure: unknown;
+  #wake = (): void => undefined;
+  #stopGathering = (): void => undefined;
+
+  push(event: StreamEvent): void {
+    if (this.#isOver || (event.event === null && event.id === undefined)) return;
+    const json = JSON.stringify(event.data);
+    this.#bytes += json.length;
+    this.#events.push({ ...event, json });
+    if (this.#bytes > MOST_WAITING_BYTES) {
+      this.#events = [];
+      this.end(tooSlow("The client reads the events of the turn too slowly. The turn goes on."));
+    }
+    this.#wake();
+  }
+
+  end(failure?: unknown): void {
+    if (!this.#isOver) this.#failure = failure;
+    this.#isOver = true;
+    this.#stopGathering();
+    this.#wake();
+  }
+
+  /** Waits for {@link GATHER_MS}, so that more events can be added, or until the turn ends. */
+  async #gathered(): Promise<void> {
+    if (this.#isOver) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, GATHER_MS);
+      this.#stopGathering = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  /** Resolves when there is an event, or when the turn is over. @throws the turn's error if there is no event */
+  async ready(): Promise<void> {
+    while (this.#events.length === 0 && !this.#isOver) await new Promise<void>((resolve) => (this.#wake = resolve));
+    if (this.#events.length === 0 && this.#failure !== undefined) throw this.#failure;
+  }
+
+  async *read(): AsyncGenerator<readonly StreamEvent[], void, undefined> {
+    try {
+      for (;;) {
+        await this.ready();
+        const events = this.#events;
+        if (events.length === 0) return;
+        this.#events = [];
+        this.#bytes = 0;
+        yield events;
+        if (events.some(({ event }) => event === DELTA)) await this.#gathered();
+      }
+    } finally {
+      this.end();
+      this.#events = [];
+    }
+  }
 }

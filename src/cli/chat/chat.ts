@@ -1,24 +1,60 @@
+import { setImmediate as yieldToOthers } from "node:timers/promises";
+import type { SessionEvent } from "@github/copilot-sdk";
+import { nearestOf } from "../../config/values/names.js";
 import { printableLines } from "../../config/values/text.js";
 import { isFleetError, quote } from "../../errors.js";
-import { meantIds } from "../../model/reference.js";
-import { either } from "../../runtime/clock.js";
+import { meantIds } from "../../model/ids.js";
+import { deadline, either } from "../../runtime/clock.js";
+import type { TranscriptEntry } from "../../runtime/history/transcript.js";
 import { given } from "../flags/flags.js";
-import { Interrupted } from "../prompt/interrupted.js";
+import { Interrupted } from "../prompt.js";
 import { colour } from "../render/colour.js";
-import { renderAge, renderUntil } from "../render/table.js";
+import { renderAge, renderUntil, shorten } from "../render/table.js";
 import { inChat } from "../report.js";
-import { CHAT_COMMANDS, type CommandName, KEYS, parseEntered } from "./commands.js";
-import type { Conversation, Conversations } from "./conversation/conversation.js";
+import type { Conversation, Conversations } from "./conversation.js";
 import type { InputHistory } from "./input-history.js";
-import { leaveSession } from "./leave.js";
-import type { MarkdownStream } from "./markdown/stream.js";
-import { chooseModel } from "./model-command.js";
-import { showHistory, showLastTurns } from "./past.js";
-import { wrap } from "./terminal/layout.js";
-import { Cancelled } from "./terminal/window.js";
-import { TurnView } from "./turn-view.js";
-import { ChatUsage } from "./usage.js";
-import { type Workplace, work } from "./work.js";
+import { onOneLine, wrap } from "./layout.js";
+import type { MarkdownStream } from "./markdown.js";
+import { SignOfLife, TurnView } from "./turn-view.js";
+import { Cancelled, type LivePart, type Window } from "./window.js";
+
+interface Sum {
+  requests: number;
+  input: number;
+  output: number;
+  cached: number;
+}
+
+/** Counts the model requests and tokens of this chat's turns, as the model service reported them. */
+class ChatUsage {
+  readonly #models = new Map<string, Sum>();
+
+  push(event: SessionEvent): void {
+    if (event.type !== "assistant.usage") return;
+    const { model, inputTokens = 0, outputTokens = 0, cacheReadTokens = 0 } = event.data;
+    const { requests, input, output, cached } = this.#models.get(model) ?? {
+      requests: 0,
+      input: 0,
+      output: 0,
+      cached: 0,
+    };
+    this.#models.set(model, {
+      requests: requests + 1,
+      input: input + inputTokens,
+      output: output + outputTokens,
+      cached: cached + cacheReadTokens,
+    });
+  }
+
+  /** One row for each model. */
+  rows(): string[] {
+    if (this.#models.size === 0) return ["Nothing yet."];
+    return [...this.#models].map(([model, { requests, input, output, cached }]) => {
+      const calls = requests === 1 ? "1 request" : `${requests} requests`;
+      return `${model}: ${calls}, ${input} input tokens (${cached} of them from the cache), ${output} output tokens`;
+    });
+  }
+}
 
 const MOST_SESSIONS = 20;
 const OPENING = "Opening the session";
@@ -283,4 +319,239 @@ export class Chat {
       // Ignore the failure, because the history is only a convenience. A full disk causes other errors, too.
     }
   }
+}
+
+/** The commands of the chat, as `/help` lists them. */
+const CHAT_COMMANDS = [
+  { name: "help", argument: "", purpose: "shows the commands and the keys" },
+  { name: "new", argument: "", purpose: "begins a new session" },
+  { name: "resume", argument: "[ID]", purpose: "lists your sessions, or continues one" },
+  { name: "model", argument: "[NAME]", purpose: "shows the model, or changes it for this session" },
+  { name: "history", argument: "", purpose: "shows the whole conversation" },
+  { name: "tools", argument: "", purpose: "shows the tool calls of the last turn with their results" },
+  { name: "usage", argument: "", purpose: "shows the tokens that this chat has used" },
+  { name: "exit", argument: "", purpose: "ends the chat" },
+] as const;
+
+type CommandName = (typeof CHAT_COMMANDS)[number]["name"];
+
+const KEYS = [
+  ["Enter", "sends the prompt"],
+  ["Alt-Enter", "begins a new line, as does a \\ before Enter"],
+  ["Up, Down", "show earlier and later prompts"],
+  ["Ctrl-C", "cancels what runs, or clears the prompt; twice at an empty prompt, ends the chat"],
+  ["Ctrl-D", "ends the chat at an empty prompt"],
+  ["//text", "sends a prompt that begins with a slash"],
+] as const;
+
+type Entered =
+  | { kind: "prompt"; text: string }
+  | { kind: "command"; name: CommandName; argument: string }
+  | { kind: "unknown"; word: string; nearest: CommandName | undefined };
+
+/** Tells commands from prompts: a single line that begins with `/` is a command. `//text` is the prompt `/text`. */
+export function parseEntered(text: string): Entered {
+  const trimmed = text.trim();
+  if (trimmed.includes("\n")) return { kind: "prompt", text };
+  if (trimmed.startsWith("//")) return { kind: "prompt", text: trimmed.slice(1) };
+  // Users type `exit` to leave a shell, and nobody sends this word to a model on purpose.
+  if (trimmed === "exit") return { kind: "command", name: "exit", argument: "" };
+  if (!trimmed.startsWith("/")) return { kind: "prompt", text };
+  const [, word = "", argument = ""] = /^\/(\S*)\s*(.*)$/s.exec(trimmed) ?? [];
+  const names = CHAT_COMMANDS.map(({ name }) => name);
+  const name = names.find((each) => each === word) ?? (word === "quit" ? "exit" : undefined);
+  if (name !== undefined) return { kind: "command", name, argument };
+  const [nearest] = nearestOf(word, names, (each) => each);
+  return { kind: "unknown", word, nearest };
+}
+
+/** How long checking and deleting an unused session may take, in milliseconds. */
+const LEAVE_MS = 10_000;
+
+/** Leaves the session, and deletes it if it is unused and has no turn. The chat's signal does not interrupt this. */
+async function leaveSession(
+  { window, conversations, resumeWith }: Pick<ChatParts, "window" | "conversations" | "resumeWith">,
+  conversation: Conversation,
+  isUnused: boolean,
+): Promise<void> {
+  const { id } = conversation;
+  const isDeleted = await window.working(new WorkView("Leaving the session"), async (cancelled) => {
+    using limit = deadline(LEAVE_MS, cancelled);
+    const isEmpty = isUnused && (await hasNoTurn(conversation, limit.signal));
+    await conversation.leave();
+    if (!isEmpty) return false;
+    try {
+      await conversations.delete(id, limit.signal);
+      return true;
+    } catch (error) {
+      if (limit.signal.aborted) return false;
+      throw error;
+    }
+  });
+  if (isDeleted) window.say("The session had no prompt, so it is deleted.", colour.dim);
+  else window.sayCommand(`Continue this session: ${resumeWith(id)}`);
+}
+
+/** Whether the session has no turn. Reads the history, because another client may have used the session. */
+async function hasNoTurn(conversation: Conversation, signal: AbortSignal): Promise<boolean> {
+  try {
+    return (await conversation.past(signal, 1)).length === 0;
+  } catch {
+    return false; // do not delete a session whose history cannot be read
+  }
+}
+
+/** The most models that the error about an unknown model lists. */
+const MOST_MODELS = 12;
+
+/** Changes the model to `wanted` unless that is empty, and shows it. Resolves with its name; null if it is unknown. */
+async function chooseModel(
+  place: Workplace & { conversations: Conversations },
+  conversation: Conversation,
+  wanted: string,
+): Promise<string | null> {
+  const { window, conversations } = place;
+  const what = wanted === "" ? "Asking for the models" : "Changing the model";
+  const { name, offered } = await work(place, what, async (signal) => {
+    if (wanted !== "") await change(conversation, wanted, signal);
+    const name = await conversation.model(signal);
+    return { name, offered: wanted === "" ? await conversation.models(signal) : [] };
+  });
+  window.say(`The model is ${name ?? "the provider's default"}.`);
+  if (conversations.isEcho) window.say("The echo model answers in its place.", colour.dim);
+  if (offered.length > 0) window.say(`The provider offers: ${offered.join(", ")}.`);
+  return name;
+}
+
+/** Changes the model. Refuses a model that the provider does not list. If it lists none, the server decides. */
+async function change(conversation: Conversation, wanted: string, signal: AbortSignal): Promise<void> {
+  const offered = await conversation.models(signal).catch((error: unknown): string[] => {
+    if (signal.aborted) throw error;
+    return [];
+  });
+  if (offered.length > 0 && !offered.includes(wanted)) throw notOffered(wanted, offered);
+  await conversation.useModel(wanted, signal);
+}
+
+function notOffered(wanted: string, offered: readonly string[]): Error {
+  const [nearest] = nearestOf(wanted, offered, (each) => each);
+  const meant = nearest === undefined ? "" : ` Did you mean ${nearest}?`;
+  const some = offered.slice(0, MOST_MODELS).join(", ");
+  const more = offered.length > MOST_MODELS ? ", and more, which /model lists" : "";
+  return new Error(`The provider does not offer the model ${quote(wanted)}.${meant} It offers: ${some}${more}.`);
+}
+
+/** How many turns a resumed chat shows, and how much of each text, in characters. */
+const LAST_TURNS = 3;
+const LONGEST = 4_000;
+
+interface Shown {
+  conversation: Conversation;
+  /** Aborts the reading and the rendering. */
+  signal: AbortSignal;
+}
+
+/** Shows the last turns of a resumed session. */
+async function showLastTurns(window: Window, markdown: MarkdownStream, { conversation, signal }: Shown) {
+  const entries = await conversation.past(signal, LAST_TURNS);
+  if (entries.length > 0) window.print([""]);
+  const hidden = (entries[0]?.turn ?? 1) - 1;
+  if (hidden > 0) {
+    window.say(`${hidden} earlier ${hidden === 1 ? "turn" : "turns"}: /history shows everything.`, colour.dim);
+  }
+  await show(window, markdown, { entries: entries.map(shortened), signal });
+}
+
+/** Shows all turns of a session. */
+async function showHistory(window: Window, markdown: MarkdownStream, { conversation, signal }: Shown) {
+  const entries = await conversation.past(signal);
+  if (entries.length === 0) window.say("The session has no turns.");
+  await show(window, markdown, { entries, signal });
+}
+
+interface Read {
+  entries: readonly TranscriptEntry[];
+  signal: AbortSignal;
+}
+
+async function show(window: Window, markdown: MarkdownStream, { entries, signal }: Read): Promise<void> {
+  for (const [index, { role, text, attachments, failure }] of entries.entries()) {
+    if (role === "user") {
+      if (index > 0) window.print([""]);
+      window.printPrompt(text);
+      if (attachments.length > 0) window.say(`  attached: ${attachments.join(", ")}`, colour.dim);
+    } else if (role === "tool") {
+      if (entries[index - 1]?.role !== "tool") window.print([""]);
+      window.print([colour.dim(shorten(`⏺ ${onOneLine(text)}`, window.columns, "end"))]);
+    } else if (failure !== null) window.say(failure, colour.yellow);
+    else await showText(window, markdown, { text, signal });
+  }
+}
+
+async function showText(
+  window: Window,
+  markdown: MarkdownStream,
+  { text, signal }: { text: string; signal: AbortSignal },
+): Promise<void> {
+  window.print([""]);
+  markdown.add(text);
+  for (let more = true; more && !signal.aborted; ) {
+    const taken = markdown.take(window.columns);
+    window.print(taken.rows);
+    more = taken.more;
+    if (more) await yieldToOthers();
+  }
+  const rest = markdown.end(window.columns);
+  signal.throwIfAborted();
+  window.print(rest);
+}
+
+function shortened(entry: TranscriptEntry): TranscriptEntry {
+  if (entry.text.length <= LONGEST) return entry;
+  return { ...entry, text: `${entry.text.slice(0, LONGEST)}\n\n… /history shows the rest.` };
+}
+
+/** How long work runs before it is shown, in milliseconds. */
+const AFTER_MS = 1_000;
+
+/** Shows that the chat works on something other than a turn, and for how long. */
+class WorkView implements LivePart {
+  readonly #what: string;
+  readonly #sign = new SignOfLife();
+
+  constructor(what: string) {
+    this.#what = what;
+  }
+
+  take(): string[] {
+    return [];
+  }
+
+  live(columns: number, height: number): string[] {
+    return this.#sign.ageMs < AFTER_MS ? [] : ["", this.#sign.row(this.#what, columns)].slice(-height);
+  }
+}
+
+/** The window, in which the user can cancel work, and the signal that ends the chat. */
+interface Workplace {
+  window: Window;
+  signal: AbortSignal;
+}
+
+/** Runs an operation other than a turn, and shows it. @throws Cancelled if the user cancels it; the signal's reason */
+async function work<T>(
+  { window, signal }: Workplace,
+  what: string,
+  run: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  return await window.working(new WorkView(what), async (cancelled) => {
+    using stop = either(signal, cancelled);
+    try {
+      stop.signal.throwIfAborted();
+      return await run(stop.signal);
+    } catch (error) {
+      // A cancelled operation may fail with any error, so throw the reason of the cancellation instead.
+      throw stop.signal.aborted ? stop.signal.reason : error;
+    }
+  });
 }

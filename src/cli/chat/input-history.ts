@@ -12,7 +12,7 @@ import {
 import { join } from "node:path";
 import { systemCode } from "../../errors.js";
 import { ifThere, makeFolder } from "../../runtime/files/if-there.js";
-import { chatHistoryPath } from "../../runtime/files/user-places.js";
+import { chatHistoryPath } from "../../runtime/files/shared-storage.js";
 import { ensureStateFolder } from "../../store/file/state-folder.js";
 
 const MOST_PROMPTS = 1_000;

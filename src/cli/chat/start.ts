@@ -1,14 +1,13 @@
 import type { Fleet } from "../../fleet/fleet.js";
 import type { Door } from "../flags/door.js";
-import { Approvals } from "./answers/approvals.js";
-import { Questions } from "./answers/questions.js";
+import { Approvals, Questions } from "./answers.js";
 import { Chat } from "./chat.js";
-import type { Answers, Conversations } from "./conversation/conversation.js";
-import { DoorConversations } from "./conversation/door.js";
-import { FleetConversations } from "./conversation/fleet.js";
+import type { Answers, Conversations } from "./conversation.js";
+import { DoorConversations } from "./door.js";
+import { FleetConversations } from "./fleet.js";
 import { InputHistory } from "./input-history.js";
-import { MarkdownStream } from "./markdown/stream.js";
-import { Window } from "./terminal/window.js";
+import { MarkdownStream } from "./markdown.js";
+import { Window } from "./window.js";
 
 export interface ChatRequest {
   /** Null for a new session. */

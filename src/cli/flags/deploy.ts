@@ -1,6 +1,6 @@
 import { isIP } from "node:net";
 import { Flags } from "@oclif/core";
-import { blankFault, textFault, wholeNumberFault } from "../../config/values/text-fault.js";
+import { blankFault, textFault, wholeNumberFault } from "../../config/values/text.js";
 import { quote } from "../../errors.js";
 import { choiceFlag, integerFlag, usage } from "./flags.js";
 

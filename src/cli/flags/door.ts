@@ -1,13 +1,12 @@
+import { resolve } from "node:path";
 import { Flags } from "@oclif/core";
 import { type Address, parseAddress } from "../../config/rules.js";
-import { isLoopback } from "../../config/values/redis-url.js";
-import { redactTokens, shellQuote } from "../../config/values/text.js";
-import { addressFault } from "../../config/values/text-fault.js";
-import { option, quote } from "../../errors.js";
-import { resolveToken } from "../../models/github-token.js";
+import { isLoopback } from "../../config/values/network.js";
+import { addressFault, redactTokens, shellQuote } from "../../config/values/text.js";
+import { isFleetError, option, quote } from "../../errors.js";
+import { type PlainSource, resolveToken } from "../../models/github-token.js";
 import type { PeerTls } from "../../runtime/wire/secure.js";
-import { textFlag, usage, variableFlag } from "./flags.js";
-import { namingTokenFlag, tokenSourceFromFlags } from "./token.js";
+import { readVariable, textFlag, usage, variableFlag, variableName } from "./flags.js";
 
 /** A front door to connect to. */
 export interface Door {
@@ -66,7 +65,7 @@ export async function tokenOfDoor(given: DoorFlags): Promise<string | undefined>
 /** Reads the files for TLS. Undefined for plain TCP: the address has no `tls://`, and no file for TLS is given. */
 async function tlsOfDoor({ to = "", ca, cert, key }: DoorFlags): Promise<PeerTls | undefined> {
   if (!to.startsWith(TLS) && ca === undefined && cert === undefined) return undefined;
-  const { readPeerTls } = await import("../../identity/tls/peer.js");
+  const { readPeerTls } = await import("../../identity/tls/exposure.js");
   const named = (name: string, path: string | undefined) => (path === undefined ? null : { name: option(name), path });
   return readPeerTls({ ca: named("ca", ca), cert: named("cert", cert), key: named("key", key) });
 }
@@ -102,4 +101,51 @@ function address(text: string, name: string): Address {
   const allowed = "host:port, such as fleet.example:4300 or [::1]:4300";
   const host = /^[\w.-]+$/.test(text) && redactTokens(text) === text ? text : "fleet.example";
   throw usage(`${name} is ${quote(text)}, ${fault}. Allowed: ${allowed}`, [`For example, write ${name} ${host}:4300.`]);
+}
+
+/** The prefixes of GitHub's tokens (docs.github.com, "GitHub's token formats"), and of the fleet's own tokens. */
+const TOKEN = /^(gh[pousr]_|github_pat_|cft_)/;
+
+/**
+ * Waits for `work`, which reads a token. If it fails because the variable is not set, the error names the flag.
+ *
+ * @param variable the value of `--token-env`
+ */
+export async function namingTokenFlag<Result>(
+  variable: string | undefined,
+  work: Promise<Result>,
+  about: Parameters<typeof readVariable>[2],
+): Promise<Result> {
+  try {
+    return await work;
+  } catch (error) {
+    const isUnset = variable !== undefined && process.env[variable] === undefined;
+    if (isUnset && isFleetError(error, "FLEET_TOKEN_UNAVAILABLE")) readVariable("--token-env", variable, about);
+    throw error;
+  }
+}
+
+/**
+ * Returns the token source that the flags name; undefined if they name none. Refuses the token itself as a value,
+ * because every user of the machine can read command lines.
+ */
+export function tokenSourceFromFlags(
+  variable: string | undefined,
+  file: string | undefined,
+  example = "GITHUB_TOKEN",
+): PlainSource | undefined {
+  if (variable !== undefined && file !== undefined)
+    throw usage("--token-env and --token-file cannot be used together.", ["Leave out --token-env or --token-file."]);
+  if (TOKEN.test(variable ?? file ?? "")) {
+    throw usage(
+      "--token-env takes the name of a variable and --token-file the path of a file, not the token itself. Revoke " +
+        "the token, because others can read it on the command line.",
+    );
+  }
+  if (file !== undefined) {
+    if (file === "") throw usage('--token-file "" is empty. Give the path of a file.');
+    return { from: "file", path: resolve(file) };
+  }
+  if (variable === undefined) return undefined;
+  return { from: "env", name: variableName("--token-env", variable, example) };
 }

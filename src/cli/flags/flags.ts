@@ -1,14 +1,23 @@
 import { statSync } from "node:fs";
 import { resolve } from "node:path";
-import { Flags } from "@oclif/core";
+import { Args, Flags, type Interfaces } from "@oclif/core";
+import { loadConfig } from "../../config/load/load.js";
 import { ALLOWED_MODEL, modelFault, parseAddress } from "../../config/rules.js";
-import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js";
-import { parseMoment } from "../../config/values/moment.js";
-import { printable, redact, shellQuote } from "../../config/values/text.js";
-import { addressFault, blankFault, NOT_A_VARIABLE, wholeNumberFault } from "../../config/values/text-fault.js";
+import { LONGEST_TIMER_MS, parseDuration, parseMoment } from "../../config/values/measures.js";
+import {
+  addressFault,
+  blankFault,
+  NOT_A_VARIABLE,
+  printable,
+  redact,
+  shellQuote,
+  wholeNumberFault,
+} from "../../config/values/text.js";
 import { FleetError, type FleetErrorCode, quote, type Suggestion } from "../../errors.js";
-import { validateSessionId } from "../../model/ids.js";
-import { validateTitle } from "../../model/title.js";
+import { FIELD_FLAGS, type Field, SOURCES } from "../../fleet/init.js";
+import { SCOPES, type Scope } from "../../identity/identity.js";
+import { validateSessionId, validateTitle, validateUser } from "../../model/ids.js";
+import { FORMATS, type List, nameOf, type SortKey } from "../render/list.js";
 
 // The fleet checks these values, too. The checks here come first, so that the error message names the flag.
 
@@ -218,3 +227,157 @@ export const leaseWaitFlag = durationFlag(
   "wait",
   "how long to wait while another user holds the session (default: 30s)",
 );
+
+/** `--scope read --scope admin`, or `--scope read,admin`. */
+export const scopeFlag = Flags.custom<Scope, { kind: string }>({
+  description: "what the token allows; may be repeated (default: use)",
+  helpValue: "SCOPE",
+  options: [...SCOPES],
+  multiple: true,
+  delimiter: ",",
+})({ kind: "scope" });
+
+/*
+ * The rule for the default user (the configuration key `user`, the variable COPILOTFLEET_USER): it only decides which
+ * user a command acts as. The commands that cannot work without a user apply it: create, send, chat, resume,
+ * transcript, export, import, lock, connect, spawn, route, open and token issue. The default never chooses what a
+ * command shows, stops, revokes or deletes, because nobody sees the default on the command line. Without --user, list
+ * shows all sessions, and stop needs a server.
+ */
+
+const user = {
+  char: "u",
+  helpValue: "USER",
+  parse: async (value: string) => validateUser(value, "--user"),
+} as const;
+
+/** The user whom the command is about, as an argument. The default user does not apply. */
+export const userArg = Args.string({
+  description: "id of the user",
+  required: true,
+  ignoreStdin: true,
+  parse: async (value) => validateUser(value, "USER"),
+});
+
+/** A flag that limits the command to one user. The default user does not apply. */
+export function userFilter(description: string) {
+  return Flags.string({ ...user, description });
+}
+
+/** The user whom the command is about, as a flag. The default user does not apply. */
+export const namedUserFlag = Flags.string({ ...user, description: "id of the user", required: true });
+
+const acting = {
+  ...user,
+  description: "id of the user (default: user)",
+  // The default depends on the person who runs the command, so oclif's manifest must not contain it.
+  noCacheDefault: true,
+};
+
+/** The user that the command acts as. */
+export const actingUserFlag = Flags.string({
+  ...acting,
+  required: true,
+  default: async ({ flags }) => defaultUser(flags),
+});
+
+/** Like {@link actingUserFlag}, but not required. Has no default if the user gives a flag that `unless` names. */
+export function actingUserFlagUnless(unless: readonly string[]) {
+  return Flags.string({
+    ...acting,
+    default: async ({ flags }) => (unless.some((name) => flags[name]) ? undefined : defaultUser(flags)),
+  });
+}
+
+export const DEFAULT_USER: Suggestion = "export COPILOTFLEET_USER=USER # the default for --user";
+
+/** The error of a command that needs a user and has none. `help` is the command that shows its flags. */
+export function missingUser(help: `copilotfleet ${string}`): FleetError {
+  return usage("--user is missing.", [DEFAULT_USER, help]);
+}
+
+function defaultUser({ config: configFile }: Readonly<Record<string, unknown>>): string | undefined {
+  return loadConfig(typeof configFile === "string" ? { configFile } : {}).config.user ?? undefined;
+}
+
+const MOST_ROWS = 1_000_000;
+
+/** The flags of each command that prints a list. */
+export function listFlags<Row>(list: List<Row>) {
+  return inGroup("OUTPUT", {
+    output: choiceFlag("format", "format of the list; wide has all columns", FORMATS, "o"),
+    quiet: Flags.boolean({ char: "q", description: "print only ids" }),
+    "no-headers": Flags.boolean({ description: "print no headings" }),
+    sort: sortFlag(list.columns.map(nameOf)),
+    watch: Flags.boolean({
+      char: "w",
+      description: "show the list until Ctrl-C, updated every 2 seconds; a pipe gets one list after the other",
+    }),
+    limit: integerFlag("limit", "print at most N rows", [1, MOST_ROWS], { example: 20 }),
+  });
+}
+
+export type ListFlags = Interfaces.InferredFlags<ReturnType<typeof listFlags>>;
+
+function sortFlag(columns: readonly string[]) {
+  return Flags.custom<SortKey>({
+    description: `column to sort by: ${columns.join(", ")}; with :desc in descending order`,
+    helpValue: "COLUMN[:desc]",
+    parse: async (value) => {
+      const [column = "", order = "asc", ...rest] = value.split(":");
+      const isOrder = rest.length === 0 && (order === "asc" || order === "desc");
+      if (columns.includes(column) && isOrder) return { column, descending: order === "desc" };
+      throw usage(
+        `--sort ${quote(value)} is not a column. Allowed: ${columns.join(", ").replace(/, (?=[^,]*$)/, " or ")}, with :desc after it for descending order.`,
+        [`For example, write --sort ${columns[0]} or --sort ${columns[0]}:desc.`],
+      );
+    },
+  })();
+}
+
+function inGroup<F extends Interfaces.FlagInput>(helpGroup: string, flags: F): F {
+  for (const flag of Object.values(flags)) flag.helpGroup = helpGroup;
+  return flags;
+}
+
+export const memberFlags = {
+  collaborative: Flags.boolean({ description: "let members use the session, too, one at a time" }),
+  member: Flags.string({
+    description: "a user who may use the session; may be repeated",
+    helpValue: "USER",
+    multiple: true,
+  }),
+};
+
+/** The members of a new session; undefined if it is private. */
+export function membersOf(flags: { collaborative: boolean; member?: string[] | undefined }): string[] | undefined {
+  if (flags.collaborative) return flags.member ?? [];
+  if (flags.member === undefined) return undefined;
+  throw usage("--member needs --collaborative.", [
+    `copilotfleet create --user USER --collaborative${flags.member.map((id) => ` --member ${id}`).join("")}`,
+  ]);
+}
+
+const text = (description: string, helpValue: string) => Flags.string({ description, helpValue });
+
+export const initFlags = {
+  provider: choiceFlag("provider", "source of the models", SOURCES),
+  "base-url": text("URL of the model service", "URL"),
+  "api-key-env": variableFlag("variable that contains the key of the model service", "OPENAI_API_KEY"),
+  "token-env": variableFlag("variable that contains the GitHub token (default: the login of gh)", "GITHUB_TOKEN"),
+  model: text("model of sessions that name none", "MODEL"),
+  isolation: choiceFlag("isolation", "whether users share servers (default: per-user)", ["per-user", "shared"]),
+  yes: Flags.boolean({
+    char: "y",
+    description: "ask nothing: take the first source that is found, and the usual answers",
+  }),
+  force: Flags.boolean({ description: "replace an existing file" }),
+  "user-config": Flags.boolean({ description: "write your own configuration file instead of the project's" }),
+  "no-try": Flags.boolean({ description: "do not try a prompt before writing" }),
+};
+
+/** Returns the answers that the flags give to questions of `init`. */
+export function fieldsIn(flags: Readonly<Record<string, unknown>>): Partial<Record<Field, string>> {
+  const entries = Object.entries(FIELD_FLAGS).map(([field, flag]) => [field, flags[flag.slice("--".length)]]);
+  return Object.fromEntries(entries.filter(([, value]) => value !== undefined)) as Partial<Record<Field, string>>;
+}

@@ -1,9 +1,8 @@
 import { Flags, type Interfaces } from "@oclif/core";
-import { blankFault } from "../../config/values/text-fault.js";
+import { blankFault } from "../../config/values/text.js";
 import { quote } from "../../errors.js";
-import { type LockOptions, parseLeaseTtl, parseReason, parseWait } from "../../sessions/leases/options.js";
-import { given, readVariable, textFlag, usage, variableFlag } from "./flags.js";
-import { actingUserFlagUnless, missingUser } from "./user.js";
+import { type LockOptions, parseLeaseTtl, parseReason, parseWait } from "../../sessions/leases.js";
+import { actingUserFlagUnless, given, missingUser, readVariable, textFlag, usage, variableFlag } from "./flags.js";
 
 export const lockFlags = {
   user: actingUserFlagUnless(["show"]),

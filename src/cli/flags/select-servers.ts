@@ -3,8 +3,7 @@ import { quote } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { StopRequest } from "../../fleet/options.js";
 import { referenceOf } from "../../pool/server.js";
-import { durationFlag, usage } from "./flags.js";
-import { userFilter } from "./user.js";
+import { durationFlag, usage, userFilter } from "./flags.js";
 
 /** The arguments and flags with which `stop` and `restart` select servers and wait for turns. */
 export const selectionArgs = {

@@ -1,10 +1,9 @@
 import { Args } from "@oclif/core";
 import type { FleetError, Suggestion } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
-import { isSessionId, validateSessionId } from "../../model/ids.js";
-import { meantIds, withoutCut } from "../../model/reference.js";
-import { onlyMeant } from "../../peers/sessions/meant.js";
-import { isAsked } from "../prompt/confirm.js";
+import { isSessionId, meantIds, validateSessionId, withoutCut } from "../../model/ids.js";
+import { onlyMeant } from "../../peers/sessions/delete.js";
+import { isAsked } from "../prompt.js";
 import { given } from "./flags.js";
 
 // Without `ignoreStdin`, oclif reads a missing argument from standard input, which may be the input of a shell loop.

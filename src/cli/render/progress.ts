@@ -1,6 +1,6 @@
 import { quote } from "../../errors.js";
 import type { AwaitedTurns, Progress } from "../../model/progress.js";
-import type { LeaseWait } from "../../sessions/leases/leases.js";
+import type { LeaseWait } from "../../sessions/leases.js";
 
 /** Something that an operation reports while it runs. A string names its present step. */
 export type Report = Progress | LeaseWait | string;

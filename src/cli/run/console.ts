@@ -3,7 +3,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { FleetError } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
-import { connectProblem } from "../../runtime/launch/reach.js";
+import { connectProblem } from "../../runtime/launch/launch.js";
 
 const ANSWER_MS = 2_000;
 /** How long the program that opens browsers may take, in milliseconds. */

@@ -2,21 +2,22 @@ import { DEFAULT_MODEL } from "../../config/schema.js";
 import { isFleetError } from "../../errors.js";
 import {
   type Answers,
+  checkSettings,
   FIELD_FLAGS,
   FIELDS,
   type Field,
+  listedModels,
   nextQuestion,
   offers,
   type Question,
   type Source,
   settingsOf,
   usualSource,
-} from "../../fleet/init/answers.js";
-import { checkSettings, listedModels } from "../../fleet/init/init.js";
+} from "../../fleet/init.js";
 import type { Isolation } from "../../model/server.js";
 import { type Detected, detectModels } from "../../models/detect.js";
 import { usage } from "../flags/flags.js";
-import type { Interview } from "../prompt/interview.js";
+import type { Interview } from "../prompt.js";
 
 /** The answers that the flags give. */
 export interface InitFlags {

@@ -2,8 +2,8 @@ import { printable } from "../../config/values/text.js";
 import { isFleetError } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { LogEndOptions } from "../../fleet/options.js";
-import type { LogEnd } from "../../serve/logs/log-tail.js";
-import { linesOf } from "../render/logs.js";
+import type { LogEnd } from "../../serve/logs.js";
+import { linesOf } from "../render/results.js";
 
 /** The end of a log, and the reference by which the command found its server. */
 interface ReadLog extends LogEnd {

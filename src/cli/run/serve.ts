@@ -3,11 +3,11 @@ import { ignoredVariables } from "../../config/load/environment.js";
 import { countOf } from "../../config/values/text.js";
 import { ERRORS, FleetError } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
-import type { Stopped } from "../../pool/stop/stop.js";
+import type { Stopped } from "../../pool/stop.js";
 import type { InheritedListener } from "../../runtime/launch/listen.js";
 import type { ServeLog } from "../../serve/context.js";
-import { Interrupted, onSignals } from "../prompt/interrupted.js";
-import { exitCodeOf } from "../render/stopped.js";
+import { Interrupted, onSignals } from "../prompt.js";
+import { exitCodeOf } from "../render/results.js";
 
 export interface ServeOptions {
   drainTimeoutMs: number;

@@ -1,7 +1,7 @@
 import { abortable } from "../../runtime/clock.js";
 import { ForegroundCommand } from "../../runtime/launch/foreground.js";
-import { type HeldLease, LEASE_VARIABLES } from "../../sessions/leases/leases.js";
-import { Interrupted, onSignals } from "../prompt/interrupted.js";
+import { type HeldLease, LEASE_VARIABLES } from "../../sessions/leases.js";
+import { Interrupted, onSignals } from "../prompt.js";
 
 const FORWARDED = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
 /** How long the command may take to end after SIGTERM when the lease is lost, in milliseconds. */

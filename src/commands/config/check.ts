@@ -1,6 +1,6 @@
 import { FleetCommand } from "../../cli/base-command.js";
 import { colour } from "../../cli/render/colour.js";
-import { type ConfigProblem, problemView } from "../../cli/render/config.js";
+import { type ConfigProblem, problemView } from "../../cli/render/results.js";
 import { errorText } from "../../cli/report.js";
 import { ignoredVariables } from "../../config/load/environment.js";
 import { inspectConfig } from "../../config/load/inspect.js";

@@ -1,7 +1,7 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
 import { usage } from "../../cli/flags/flags.js";
-import { type ConfigProblem, problemView, renderValue, reportProblems } from "../../cli/render/config.js";
+import { type ConfigProblem, problemView, renderValue, reportProblems } from "../../cli/render/results.js";
 import { findKey, nearestKeys } from "../../config/keys.js";
 import { inspectConfig, type ValueOrigin, valueAt } from "../../config/load/inspect.js";
 import { redact } from "../../config/values/text.js";

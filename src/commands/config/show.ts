@@ -1,6 +1,6 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
-import { type ConfigProblem, problemView, renderValues, reportProblems } from "../../cli/render/config.js";
+import { type ConfigProblem, problemView, renderValues, reportProblems } from "../../cli/render/results.js";
 import { inspectConfig, type ValueView } from "../../config/load/inspect.js";
 
 interface Shown {

@@ -1,7 +1,7 @@
 import { FleetCommand } from "../../cli/base-command.js";
 import { countOf } from "../../config/values/text.js";
 import { ERRORS } from "../../errors.js";
-import type { EventsVerified } from "../../peers/events/verify.js";
+import type { EventsVerified } from "../../peers/all-events.js";
 
 export default class EventsVerify extends FleetCommand {
   static override summary = "Verify the audit log of all hosts.";

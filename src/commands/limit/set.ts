@@ -1,9 +1,8 @@
 import { FleetCommand } from "../../cli/base-command.js";
-import { usage } from "../../cli/flags/flags.js";
-import { limitFlags, limitsIn } from "../../cli/flags/limits/limits.js";
-import { namedUserFlag } from "../../cli/flags/user.js";
-import { renderLimits } from "../../cli/render/usage/limits.js";
-import type { LimitView } from "../../usage/limits/limits.js";
+import { namedUserFlag, usage } from "../../cli/flags/flags.js";
+import { limitFlags, limitsIn } from "../../cli/flags/limits.js";
+import { renderLimits } from "../../cli/render/results.js";
+import type { LimitView } from "../../usage/limits.js";
 
 export default class LimitSet extends FleetCommand {
   static override summary = "Set limits of one user. They replace those of the configuration.";

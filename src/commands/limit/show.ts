@@ -1,7 +1,7 @@
 import { FleetCommand } from "../../cli/base-command.js";
-import { namedUserFlag } from "../../cli/flags/user.js";
-import { renderLimits } from "../../cli/render/usage/limits.js";
-import type { LimitView } from "../../usage/limits/limits.js";
+import { namedUserFlag } from "../../cli/flags/flags.js";
+import { renderLimits } from "../../cli/render/results.js";
+import type { LimitView } from "../../usage/limits.js";
 
 export default class LimitShow extends FleetCommand {
   static override summary = "Show the limits of one user, what is used of them, and where each is set.";

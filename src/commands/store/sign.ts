@@ -1,9 +1,9 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
 import { yesFlag } from "../../cli/flags/flags.js";
-import { confirm, isAsked } from "../../cli/prompt/confirm.js";
+import { confirm, isAsked } from "../../cli/prompt.js";
 import { countOf, printable } from "../../config/values/text.js";
-import { type SignResult, signRecords } from "../../fleet/keys/sign-records.js";
+import { type SignResult, signRecords } from "../../fleet/migrate.js";
 
 type SignatureFinding = SignResult["signed"][number];
 

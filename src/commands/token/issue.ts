@@ -1,10 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
-import { given, textFlag } from "../../cli/flags/flags.js";
-import { scopeFlag } from "../../cli/flags/scope.js";
-import { actingUserFlag } from "../../cli/flags/user.js";
-import { parseLifetime } from "../../config/values/duration.js";
-import { parseLabel } from "../../config/values/label.js";
+import { actingUserFlag, given, scopeFlag, textFlag } from "../../cli/flags/flags.js";
+import { parseLifetime } from "../../config/values/measures.js";
+import { parseLabel } from "../../config/values/names.js";
 import type { IssuedToken } from "../../identity/tokens.js";
 import { validateSessionId } from "../../model/ids.js";
 

@@ -1,7 +1,6 @@
-import { listFlags } from "../../cli/flags/list.js";
-import { userFilter } from "../../cli/flags/user.js";
+import { listFlags, userFilter } from "../../cli/flags/flags.js";
 import { ListCommand } from "../../cli/list-command.js";
-import { TOKENS } from "../../cli/render/lists/tokens.js";
+import { TOKENS } from "../../cli/render/columns.js";
 import type { TokenView } from "../../identity/tokens.js";
 
 export default class TokenList extends ListCommand {

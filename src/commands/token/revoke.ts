@@ -1,9 +1,7 @@
 import { Args, Flags } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
-import { given, usage, yesFlag } from "../../cli/flags/flags.js";
-import { userFilter } from "../../cli/flags/user.js";
-import { confirm, isAsked } from "../../cli/prompt/confirm.js";
-import { askToRevoke } from "../../cli/prompt/questions.js";
+import { given, usage, userFilter, yesFlag } from "../../cli/flags/flags.js";
+import { askToRevoke, confirm, isAsked } from "../../cli/prompt.js";
 import { isFleetError } from "../../errors.js";
 
 export default class TokenRevoke extends FleetCommand {

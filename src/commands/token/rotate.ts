@@ -1,7 +1,7 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
 import { given, textFlag } from "../../cli/flags/flags.js";
-import { parseDuration } from "../../config/values/duration.js";
+import { parseDuration } from "../../config/values/measures.js";
 import type { RotatedToken } from "../../identity/tokens.js";
 
 export default class TokenRotate extends FleetCommand {

@@ -1,8 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
-import { userArg } from "../../cli/flags/user.js";
+import { userArg } from "../../cli/flags/flags.js";
 import { countOf } from "../../config/values/text.js";
-import type { ExportedUser } from "../../fleet/groups/users/export-user.js";
+import type { ExportedUser } from "../../fleet/groups/users.js";
 
 export default class UserExport extends FleetCommand {
   static override summary = "Write all data of a user to a folder.";

@@ -1,7 +1,7 @@
-import { listFlags } from "../../cli/flags/list.js";
+import { listFlags } from "../../cli/flags/flags.js";
 import { ListCommand } from "../../cli/list-command.js";
-import { USERS } from "../../cli/render/lists/users.js";
-import type { UserEntry } from "../../peers/users.js";
+import { USERS } from "../../cli/render/columns.js";
+import type { UserEntry } from "../../peers/gather.js";
 
 export default class UserList extends ListCommand {
   static override summary = "List the users who have a session, a server or a token, or are suspended.";

@@ -1,10 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
-import { yesFlag } from "../../cli/flags/flags.js";
-import { userArg } from "../../cli/flags/user.js";
-import { confirm, isAsked } from "../../cli/prompt/confirm.js";
-import { askToPurge } from "../../cli/prompt/questions.js";
-import { renderReceipt } from "../../cli/render/lists/users.js";
+import { userArg, yesFlag } from "../../cli/flags/flags.js";
+import { askToPurge, confirm, isAsked } from "../../cli/prompt.js";
+import { renderReceipt } from "../../cli/render/columns.js";
 import type { PurgeReceipt } from "../../peers/purge.js";
 
 export default class UserPurge extends FleetCommand {

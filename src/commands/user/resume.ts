@@ -1,5 +1,5 @@
 import { FleetCommand } from "../../cli/base-command.js";
-import { userArg } from "../../cli/flags/user.js";
+import { userArg } from "../../cli/flags/flags.js";
 import { printable } from "../../config/values/text.js";
 
 export default class UserResume extends FleetCommand {

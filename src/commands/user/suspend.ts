@@ -1,9 +1,8 @@
 import { FleetCommand } from "../../cli/base-command.js";
-import { given, textFlag } from "../../cli/flags/flags.js";
-import { userArg } from "../../cli/flags/user.js";
-import { parseLabel } from "../../config/values/label.js";
+import { given, textFlag, userArg } from "../../cli/flags/flags.js";
+import { parseLabel } from "../../config/values/names.js";
 import { countOf, printable } from "../../config/values/text.js";
-import type { SuspendedUser } from "../../peers/users.js";
+import type { SuspendedUser } from "../../peers/gather.js";
 
 export default class UserSuspend extends FleetCommand {
   static override summary = "Refuse a user at every entry point, whatever the user's credential, until user resume.";

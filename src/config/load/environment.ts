@@ -2,9 +2,9 @@ import { FleetError } from "../../errors.js";
 import { asVariable, type Key, keysBelow, keyTree, keyVariables, nearestVariable } from "../keys.js";
 import { attempt, invalidValue, type Origin, removedKey, throwProblem } from "../problem.js";
 import { replacementOf } from "../removed.js";
+import { readValueFile } from "./files.js";
 import { absolute, type Given, type Layer } from "./layers.js";
 import type { Environment } from "./paths.js";
-import { readValueFile } from "./value-file.js";
 
 const PREFIX = "COPILOTFLEET_";
 /** The suffix of a variable that contains the path of a file. The file contains the value of a key. */

@@ -1,14 +1,10 @@
 import { useCallback, useMemo, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
-import { usePolled, useTitle } from "../parts/hooks.js";
-import { Name } from "../parts/name.js";
-import { Badge, Empty, Loading, ProblemNotice } from "../parts/notice.js";
-import { Search } from "../parts/search.js";
-import { ago, bytes, exact, plural } from "../parts/show.js";
-import { type Column, Table } from "../parts/table.js";
-import { Tiles } from "../parts/tiles.js";
+import { ago, bytes, exact, plural, usePolled, useTitle } from "../parts/hooks.js";
+import { Badge, Empty, Loading, Name, ProblemNotice, Tiles } from "../parts/notice.js";
+import { type Column, Search, Table } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
-import type { AnySession, Lease } from "./types.js";
+import type { AnySession, Lease } from "./operations.js";
 
 const EVERY_MS = 5_000;
 const PAGE = 200;

@@ -1,13 +1,13 @@
 import { useEffect, useState } from "preact/hooks";
-import { ask } from "../api/client.js";
-import { problemFrom } from "../api/problem.js";
-import { plural } from "../parts/show.js";
-import { referenceOf, type Server, type Stopped } from "./types.js";
+import { ask, problemFrom } from "../api/client.js";
+import type { Scope, Session } from "../api/types.js";
+import { Dialog, Field } from "../parts/dialog.js";
+import { plural } from "../parts/hooks.js";
 
 export type Verb = "restart" | "drain" | "stop";
 
 /** An action on a server. It continues while the operator looks at other pages. */
-export interface Operation {
+interface Operation {
   key: number;
   server: string;
   verb: Verb;
@@ -22,7 +22,7 @@ const listeners = new Set<() => void>();
 let last = 0;
 
 /** Starts an action on a server. `Operations` shows that it runs, and then its outcome. */
-export function begin(server: Server, verb: Verb, body: object): void {
+function begin(server: Server, verb: Verb, body: object): void {
   const reference = referenceOf(server);
   last += 1;
   const operation: Operation = {
@@ -44,7 +44,7 @@ export function begin(server: Server, verb: Verb, body: object): void {
   );
 }
 
-export function dismiss({ key }: Operation): void {
+function dismiss({ key }: Operation): void {
   operations.delete(key);
   for (const listener of listeners) listener();
 }
@@ -87,4 +87,168 @@ function resultOf(reference: string, stopped: Stopped | undefined, again: Server
 function note(operation: Operation): void {
   operations.set(operation.key, operation);
   for (const listener of listeners) listener();
+}
+
+const TITLES = { restart: "Restart", drain: "Drain", stop: "Stop" } as const;
+const ENDS = {
+  restart: "Then the server starts again, with the same home.",
+  drain: "Then the server stops. The next use of one of its sessions starts it again.",
+  stop: "Then the server stops. The next use of one of its sessions starts it again.",
+} as const;
+
+/** Asks for confirmation before an action on a server, and states what will happen to turns and sessions. */
+export function ServerAction({ server, verb, close }: { server: Server; verb: Verb; close(): void }) {
+  const [isForced, setForced] = useState(false);
+  const [drainTimeout, setDrainTimeout] = useState("");
+  const isStart = verb === "restart" && server.pid === null;
+  const title = isStart ? "Start" : TITLES[verb];
+  const act = async () => {
+    const wait = drainTimeout.trim() === "" || isForced ? {} : { drainTimeout: drainTimeout.trim() };
+    begin(server, verb, { ...wait, ...(isForced ? { force: true } : {}) });
+  };
+  return (
+    <Dialog
+      title={`${title} ${referenceOf(server)}?`}
+      action={isForced ? `${title} now` : title}
+      isDangerous={verb !== "restart" || isForced}
+      act={act}
+      close={close}
+    >
+      {isStart ? (
+        <p>The server starts with the same home and sessions.</p>
+      ) : (
+        <ul class="effects">
+          <li>{turnsText(server, isForced)}</li>
+          <li>{sessionsText(server)}</li>
+          <li>{ENDS[verb]}</li>
+        </ul>
+      )}
+      {verb !== "drain" && !isStart && (
+        <label class="check">
+          <input type="checkbox" checked={isForced} onChange={() => setForced(!isForced)} />
+          Do not wait for turns
+        </label>
+      )}
+      {!isForced && !isStart && (
+        <Field
+          label="Wait for turns at most"
+          value={drainTimeout}
+          onValue={setDrainTimeout}
+          placeholder="30s"
+          hint="A duration. If you leave it out, the fleet's setting drain.timeout counts."
+        />
+      )}
+    </Dialog>
+  );
+}
+
+function turnsText({ turns }: Server, isForced: boolean): string {
+  if (isForced)
+    return turns === null || turns === 0 ? "Turns are cut." : `${upper(plural(turns, "turn"))} in flight will be cut.`;
+  if (turns === null)
+    return "The server takes no new turns. Turns in flight may end first. What still runs after that is cut.";
+  if (turns === 0) return "No turn is in flight. The server takes no new turns.";
+  return `The server takes no new turns. ${plural(turns, "turn")} in flight may end first. What still runs after that is cut.`;
+}
+
+function sessionsText({ sessions }: Server): string {
+  if (sessions === null || sessions === 0) return "All sessions stay on disk.";
+  return sessions === 1 ? "Its session stays on disk." : `Its ${sessions} sessions stay on disk.`;
+}
+
+function upper(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+/** The answers of the API's routes for operators. `/openapi.json` describes them in full. */
+
+export interface Server {
+  id: string;
+  user: string | null;
+  isolation: "per-user" | "shared";
+  hostName: string | null;
+  away: boolean;
+  url: string | null;
+  pid: number | null;
+  state: string;
+  failure: string | null;
+  startedAt: string | null;
+  memoryBytes: number | null;
+  sessions: number | null;
+  activeSessions: number;
+  version: string | null;
+  sandbox: { mode: string; not: readonly string[] };
+  turns: number | null;
+  latencyMs: number | null;
+}
+
+export interface Servers {
+  servers: readonly Server[];
+  pool: { state: "open" | "closed"; reason: string | null };
+}
+
+export interface Host {
+  name: string;
+  state: string;
+  heartbeatAgeMs: number | null;
+  door: string | null;
+  startedAt: string | null;
+  servers: number;
+  sessions: number;
+  memoryBytes: number;
+}
+
+export interface Lease {
+  holder: string;
+  fence: number;
+  acquiredAt: string;
+  expiresAt: string;
+}
+
+export interface AnySession extends Session {
+  serverId: string;
+  host: string | null;
+  lease: Lease | null;
+}
+
+export interface Token {
+  id: string;
+  user: string;
+  expiresAt: string | null;
+  scopes: readonly Scope[];
+  sessionId: string | null;
+  label: string | null;
+  createdAt: string;
+  expired: boolean;
+  lastUsedAt: string | null;
+}
+
+export interface User {
+  user: string;
+  sessions: number;
+  servers: number;
+  tokens: number;
+  suspended: { since: string; reason: string | null } | null;
+}
+
+/** The outcome of a purge. */
+export interface Receipt {
+  user: string;
+  /** The parts that could not be erased, and the reasons. */
+  remains: readonly { host: string | null; what: string; why: string }[];
+}
+
+export interface IssuedToken extends Pick<Token, "id" | "user" | "expiresAt" | "scopes" | "sessionId"> {
+  token: string;
+}
+
+interface Stopped {
+  id: string;
+  outcome: "drained" | "killed" | "already-stopped";
+  cut: readonly string[];
+}
+
+/** The name of a server in the API, which is unique even if several hosts have a server with this id. */
+export function referenceOf({ id, hostName }: Pick<Server, "id" | "hostName">): string {
+  return hostName === null ? id : `${id}@${hostName}`;
 }

@@ -1,16 +1,18 @@
 import { useCallback, useMemo, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
-import { usePolled, useTitle } from "../parts/hooks.js";
-import { Name } from "../parts/name.js";
-import { Badge, Empty, Loading, ProblemNotice } from "../parts/notice.js";
-import { Search } from "../parts/search.js";
-import { ago, bytes, exact } from "../parts/show.js";
-import { type Column, Table } from "../parts/table.js";
-import { Tiles } from "../parts/tiles.js";
-import { Hosts } from "./hosts.js";
-import { Operations, useOperations, type Verb } from "./operations.js";
-import { ServerAction } from "./server-action.js";
-import { type Servers as Answer, type Host, referenceOf, type Server } from "./types.js";
+import { ago, bytes, exact, usePolled, useTitle } from "../parts/hooks.js";
+import { Badge, Empty, Loading, Name, ProblemNotice, Tiles } from "../parts/notice.js";
+import { type Column, Search, Table } from "../parts/table.js";
+import {
+  type Servers as Answer,
+  type Host,
+  Operations,
+  referenceOf,
+  type Server,
+  ServerAction,
+  useOperations,
+  type Verb,
+} from "./operations.js";
 
 const EVERY_MS = 3_000;
 
@@ -196,4 +198,40 @@ function matching(servers: readonly Server[], search: string): readonly Server[]
 
 function sum(servers: readonly Server[], of: (server: Server) => number | null): number {
   return servers.reduce((total, server) => total + (of(server) ?? 0), 0);
+}
+
+const COLUMNS: readonly Column<Host>[] = [
+  { title: "Host", by: ({ name }) => name, cell: ({ name }) => <bdi class="cell-title">{name}</bdi> },
+  { title: "State", by: ({ state }) => state, cell: ({ state }) => <Badge word={state} /> },
+  { title: "Servers", isNumber: true, by: ({ servers }) => servers, cell: ({ servers }) => servers },
+  { title: "Sessions in memory", isNumber: true, by: ({ sessions }) => sessions, cell: ({ sessions }) => sessions },
+  {
+    title: "Memory",
+    isNumber: true,
+    by: ({ memoryBytes }) => memoryBytes,
+    cell: ({ memoryBytes }) => bytes(memoryBytes),
+  },
+  { title: "Front door", cell: ({ door }) => (door === null ? <span class="quiet">–</span> : <code>{door}</code>) },
+  {
+    title: "Heartbeat",
+    isNumber: true,
+    by: ({ heartbeatAgeMs }) => heartbeatAgeMs,
+    cell: ({ heartbeatAgeMs }) =>
+      heartbeatAgeMs === null ? <span class="quiet">–</span> : `${Math.round(heartbeatAgeMs / 1_000)} s ago`,
+  },
+  {
+    title: "Serves since",
+    by: ({ startedAt }) => startedAt,
+    cell: ({ startedAt }) =>
+      startedAt === null ? <span class="quiet">–</span> : <time title={exact(startedAt)}>{ago(startedAt)}</time>,
+  },
+];
+
+function Hosts({ hosts }: { hosts: readonly Host[] }) {
+  return (
+    <>
+      <h2 class="section">Hosts</h2>
+      <Table label="Hosts" columns={COLUMNS} rows={hosts} idOf={({ name }) => name} sortedBy="Host" />
+    </>
+  );
 }

@@ -1,19 +1,12 @@
 import { useCallback, useMemo, useState } from "preact/hooks";
-import { ask } from "../api/client.js";
-import { type Problem, problemFrom } from "../api/problem.js";
-import { usePolled, useTitle } from "../parts/hooks.js";
-import { Name } from "../parts/name.js";
-import { Badge, Empty, Loading, ProblemNotice } from "../parts/notice.js";
-import { Search } from "../parts/search.js";
-import { ago } from "../parts/show.js";
-import { type Column, Table } from "../parts/table.js";
+import { ask, type Problem, problemFrom, segment } from "../api/client.js";
+import { Dialog } from "../parts/dialog.js";
+import { ago, plural, usePolled, useTitle } from "../parts/hooks.js";
+import { Badge, Empty, Loading, Name, ProblemNotice } from "../parts/notice.js";
+import { type Column, Search, Table } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
-import { SetLimits } from "../usage/limits-dialogs.js";
-import { limitsPath, type UserLimits } from "../usage/types.js";
-import { Operations } from "./operations.js";
-import { ServerAction } from "./server-action.js";
-import type { Receipt, Server, Servers, User } from "./types.js";
-import { UserAction, type UserVerb } from "./user-action.js";
+import { limitsPath, SetLimits, type UserLimits } from "../usage/limits.js";
+import { Operations, type Receipt, type Server, ServerAction, type Servers, type User } from "./operations.js";
 
 const EVERY_MS = 5_000;
 
@@ -160,5 +153,69 @@ function Purged({ user, remains }: Receipt) {
         </p>
       ))}
     </div>
+  );
+}
+
+type UserVerb = "start" | "suspend" | "resume" | "purge";
+
+interface Action {
+  title: string;
+  isDangerous?: boolean;
+  effects(user: User): readonly string[];
+}
+
+const ACTIONS: Readonly<Record<UserVerb, Action>> = {
+  start: { title: "Start the server", effects: () => ["The user's own server starts, with the same home."] },
+  suspend: {
+    title: "Suspend",
+    isDangerous: true,
+    effects: () => [
+      "The fleet refuses the user at every entry point, with all tokens and sign-ons.",
+      "The user's turns and connections end within seconds, and the user's server stops.",
+      "Sessions and all other data stay.",
+    ],
+  },
+  resume: { title: "Resume", effects: () => ["The user's tokens and sign-ons are valid again."] },
+  purge: {
+    title: "Purge",
+    isDangerous: true,
+    effects: ({ sessions, tokens }) => [
+      `This erases ${plural(sessions, "session")}, the server with its files, and ${plural(tokens, "token")}, on all hosts.`,
+      "The user's turns are cut.",
+      "In usage and events, a pseudonym replaces the name.",
+      "There is no way back.",
+    ],
+  },
+};
+
+interface UserActionProps {
+  verb: UserVerb;
+  user: User;
+  /** Whether this user is the operator who is signed in. */
+  isOwn: boolean;
+  close(): void;
+  /** @param receipt null unless the action was a purge */
+  done(receipt: Receipt | null): Promise<void>;
+}
+
+/** Asks for confirmation before an action on a user, and lists its effects. */
+function UserAction({ verb, user, isOwn, close, done }: UserActionProps) {
+  const { title, isDangerous = false, effects } = ACTIONS[verb];
+  const act = async () => {
+    const path = `/v1/users/${segment(user.user)}`;
+    const receipt = verb === "purge" ? await ask<Receipt>("DELETE", path) : null;
+    if (verb !== "purge") await ask("POST", `${path}/${verb}`);
+    await done(receipt);
+  };
+  const of = verb === "start" ? "Start the server of" : title;
+  return (
+    <Dialog title={`${of} ${user.user}?`} action={title} isDangerous={isDangerous} act={act} close={close}>
+      <ul class="effects">
+        {effects(user).map((effect) => (
+          <li key={effect}>{effect}</li>
+        ))}
+        {isOwn && isDangerous && <li>This user is you. You will be signed out.</li>}
+      </ul>
+    </Dialog>
   );
 }

@@ -1,7 +1,5 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
-import { LAST_HOUR, type TimeAxis } from "./axis.js";
-import type { Data } from "./series.js";
 
 export interface ChartLine {
   title: string;
@@ -229,4 +227,137 @@ function rowsOf({ times }: Data): number[] {
   const rows: number[] = [];
   for (let row = times.length - 1; row >= 0; row -= step) rows.push(row);
   return rows;
+}
+
+/** The time axis of a chart. All times are in seconds. */
+interface TimeAxis {
+  /** The text after the title of a chart, such as `in the last hour`. */
+  span: string;
+  /** The label of the newest values; null if their time is the label. */
+  newest: string | null;
+  /** The time that one bar covers, in a chart with bars. */
+  unitS: number;
+  /** The axis is at least this long, so that a few values are not stretched over its width. */
+  shortestS: number;
+  /** The distances between labels from which the chart may choose, in seconds. */
+  steps: number[];
+  /** Whether labels are at full minutes and hours of the user's time zone, and not at those of UTC. */
+  isLocal: boolean;
+  /** The width of the widest bar, in pixels. */
+  widestBar: number;
+  label(seconds: number): string;
+  /** The text for a time in a table. */
+  full(seconds: number): string;
+}
+
+const MINUTE_S = 60;
+const DAY_S = 86_400;
+
+const LAST_HOUR: TimeAxis = {
+  span: "in the last hour",
+  newest: "Now",
+  unitS: MINUTE_S,
+  shortestS: 10 * MINUTE_S,
+  steps: [1, 2, 5, 10, 15, 20, 30, 60].map((minutes) => minutes * MINUTE_S),
+  isLocal: true,
+  widestBar: 14,
+  label: (seconds) => clock(seconds, {}),
+  full: (seconds) => clock(seconds, { second: "2-digit" }),
+};
+
+/** Days of UTC, as the ledger counts them. */
+export const LAST_DAYS: TimeAxis = {
+  span: "of UTC",
+  newest: null,
+  unitS: DAY_S,
+  shortestS: 6 * DAY_S,
+  steps: [1, 2, 5, 10].map((days) => days * DAY_S),
+  isLocal: false,
+  widestBar: 40,
+  label: (seconds) => day(seconds, {}),
+  full: (seconds) => day(seconds, { weekday: "short" }),
+};
+
+function clock(seconds: number, more: Intl.DateTimeFormatOptions): string {
+  const options = { hour: "2-digit", minute: "2-digit", hour12: false, ...more } as const;
+  return new Date(seconds * 1_000).toLocaleTimeString("en", options);
+}
+
+function day(seconds: number, more: Intl.DateTimeFormatOptions): string {
+  const options = { day: "numeric", month: "short", timeZone: "UTC", ...more } as const;
+  return new Date(seconds * 1_000).toLocaleDateString("en", options);
+}
+
+/** A sample of one host, as `/v1/samples` returns it. */
+export interface Sample {
+  at: string;
+  turns: { completed: number; failed: number; aborted: number; cut: number };
+  turnMs: { p50: number | null; p95: number | null };
+  turnsInFlight: number;
+  servers: number;
+  activeSessions: number;
+  evictions: number;
+  memoryBytes: number;
+}
+
+export interface HostSamples {
+  host: string;
+  samples: readonly Sample[];
+}
+
+const HOUR_MS = 3_600_000;
+
+/** Adds new samples to those that the page has, and drops those that are more than an hour older than the newest. */
+export function merge(known: readonly HostSamples[], added: readonly HostSamples[]): HostSamples[] {
+  const names = [...new Set([...known, ...added].map(({ host }) => host))].sort();
+  const of = (list: readonly HostSamples[], name: string) => list.find(({ host }) => host === name)?.samples ?? [];
+  return names.map((host) => {
+    const before = of(known, host);
+    const last = before.at(-1)?.at ?? "";
+    const samples = [...before, ...of(added, host).filter(({ at }) => at > last)];
+    const newest = Date.parse(samples.at(-1)?.at ?? "");
+    return { host, samples: samples.filter(({ at }) => newest - Date.parse(at) < HOUR_MS) };
+  });
+}
+
+/**
+ * The time after which to ask for new samples, because the page has the samples of every host up to this time.
+ * Undefined if the page has to ask for all samples.
+ */
+export function newestOfAll(hosts: readonly HostSamples[]): string | undefined {
+  const ends = hosts.map(({ samples }) => samples.at(-1)?.at ?? "").sort();
+  return ends[0] === "" ? undefined : ends[0];
+}
+
+type Line = (number | null)[];
+
+/** The content of a chart: times in seconds, and a value of each line for each time. */
+export interface Data {
+  times: number[];
+  lines: Line[];
+}
+
+export function linesOf(samples: readonly Sample[], ...values: ((sample: Sample) => number | null)[]): Data {
+  return {
+    times: samples.map(({ at }) => Date.parse(at) / 1_000),
+    lines: values.map((value) => samples.map(value)),
+  };
+}
+
+/** The sums of counts for each minute, including the last one, which may be incomplete. */
+export function perMinute(samples: readonly Sample[], ...values: ((sample: Sample) => number)[]): Data {
+  const minuteOf = ({ at }: Sample) => Math.floor(Date.parse(at) / 1_000 / MINUTE_S);
+  const [first, last] = [samples[0], samples.at(-1)];
+  if (first === undefined || last === undefined) return { times: [], lines: values.map(() => []) };
+  const from = minuteOf(first);
+  const minutes = Array.from({ length: minuteOf(last) - from + 1 }, (_, index) => from + index);
+  const lines = values.map((value) => {
+    const sums = minutes.map(() => 0);
+    for (const sample of samples) {
+      const index = minuteOf(sample) - from;
+      sums[index] = (sums[index] ?? 0) + value(sample);
+    }
+    return sums;
+  });
+  return { times: minutes.map((minute) => minute * MINUTE_S), lines };
 }

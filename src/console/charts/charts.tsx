@@ -1,10 +1,17 @@
 import { useCallback, useMemo, useRef, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
-import { usePolled, useTitle } from "../parts/hooks.js";
+import { bytes, usePolled, useTitle } from "../parts/hooks.js";
 import { Empty, Loading, ProblemNotice } from "../parts/notice.js";
-import { bytes } from "../parts/show.js";
-import { Chart, type ChartLine } from "./chart.js";
-import { type HostSamples, linesOf, merge, newestOfAll, perMinute, type Sample } from "./series.js";
+import {
+  Chart,
+  type ChartLine,
+  type HostSamples,
+  linesOf,
+  merge,
+  newestOfAll,
+  perMinute,
+  type Sample,
+} from "./chart.js";
 
 const EVERY_MS = 5_000;
 

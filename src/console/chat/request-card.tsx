@@ -1,6 +1,5 @@
 import { useState } from "preact/hooks";
-import { ask, segment, sessionPath } from "../api/client.js";
-import { type Problem, problemFrom } from "../api/problem.js";
+import { ask, type Problem, problemFrom, segment, sessionPath } from "../api/client.js";
 import type { AgentRequest } from "../api/types.js";
 import { ProblemNotice } from "../parts/notice.js";
 

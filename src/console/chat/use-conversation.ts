@@ -1,8 +1,6 @@
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
-import { ask, sessionPath } from "../api/client.js";
-import { follow } from "../api/follow.js";
-import { type Problem, problemFrom } from "../api/problem.js";
-import type { StreamEvent } from "../api/stream.js";
+import { ask, Problem, problemFrom, send, sessionPath } from "../api/client.js";
+import { eventsOf, follow, type Listener, type StreamEvent } from "../api/follow.js";
 import type { AgentRequest, Session, TranscriptEntry } from "../api/types.js";
 import {
   type Arrived,
@@ -13,7 +11,6 @@ import {
   withEvents,
   withFailures,
 } from "./conversation.js";
-import { type Keyed, keyFor, runTurn } from "./link.js";
 
 /** How long to collect events, so that the page shows many deltas at once, in milliseconds. */
 const GATHER_MS = 30;
@@ -22,7 +19,7 @@ const LOOK_MS = 2_500;
 /** The same after the page's own turn has failed. */
 const LOOK_SOON_MS = 300;
 
-export interface Chatting {
+interface Chatting {
   conversation: Conversation;
   /** Null until it is loaded. */
   session: Session | null;
@@ -159,4 +156,38 @@ const withRequests = (requests: readonly AgentRequest[] | null) => (before: Conv
 async function openRequests(id: string): Promise<readonly AgentRequest[] | null> {
   const found = await ask<{ requests: readonly AgentRequest[] }>("GET", sessionPath(id, "/requests")).catch(() => null);
   return found?.requests ?? null;
+}
+
+/** A prompt with its idempotency key. With this key, the prompt runs only once, however often it is sent. */
+interface Keyed {
+  prompt: string;
+  key: string;
+}
+
+/**
+ * Returns the prompt with a key. If the connection was lost when the same prompt was sent before (`lost`), reuses the
+ * key of that attempt, because the fleet may have received the prompt. Otherwise, makes a new key.
+ */
+function keyFor(prompt: string, lost: Keyed | null): Keyed {
+  return lost?.prompt === prompt ? lost : { prompt, key: crypto.getRandomValues(new BigUint64Array(2)).join("-") };
+}
+
+/** Runs a turn, and passes its events to `event`. Resolves when it is over. @throws Problem */
+async function runTurn(
+  id: string,
+  { prompt, key }: Keyed,
+  event: Listener["event"],
+  signal: AbortSignal,
+): Promise<void> {
+  const response = await send("POST", sessionPath(id, "/turns"), {
+    body: { prompt },
+    headers: { Accept: "text/event-stream", "Idempotency-Key": key },
+    signal,
+  });
+  for await (const each of eventsOf(response)) {
+    if (each.event === "problem") throw new Problem(each.data);
+    event(each);
+    if (each.event === "turn.end") return;
+  }
+  throw problemFrom("The connection was lost.");
 }

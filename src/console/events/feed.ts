@@ -1,10 +1,12 @@
-import type { FleetEvent } from "./types.js";
+import { useCallback, useEffect, useRef, useState } from "preact/hooks";
+import { ask, type Problem, problemFrom } from "../api/client.js";
+import { follow, type StreamEvent } from "../api/follow.js";
 
 /** The most events that the page keeps. */
 export const MOST = 500;
 
 /** The events that the page has, the newest first. */
-export interface Feed {
+interface Feed {
   /** Undefined until they are loaded. */
   shown: readonly FleetEvent[] | undefined;
   /** The events that have come since the user paused. */
@@ -51,4 +53,135 @@ function bounded(feed: Feed): Feed {
 function unknownTo(known: readonly FleetEvent[], events: readonly FleetEvent[]): FleetEvent[] {
   const ids = new Set(known.map(({ id }) => id));
   return [...new Map(events.map((event) => [event.id, event])).values()].filter(({ id }) => !ids.has(id));
+}
+
+/** A line of the audit log: who did what to what, and why. */
+export interface FleetEvent {
+  id: string;
+  seq: number;
+  at: string;
+  type: string;
+  actor: { user: string | null; tokenId: string | null; via: string; os: string | null };
+  user: string | null;
+  sessionId: string | null;
+  serverId: string | null;
+  host: string | null;
+  outcome: string;
+  reason: string | null;
+  detail: string | null;
+}
+
+interface EventPage {
+  events: readonly FleetEvent[];
+  next: string | null;
+}
+
+/** The kinds of events by which the page can filter. */
+export const EVENT_TYPES = [
+  "token.issued",
+  "token.revoked",
+  "token.rotated",
+  "signon.accepted",
+  "signon.refused",
+  "session.created",
+  "session.shared",
+  "session.imported",
+  "session.exported",
+  "session.evicted",
+  "session.deleted",
+  "session.stolen",
+  "turn.begun",
+  "turn.ended",
+  "turn.cut",
+  "server.started",
+  "server.crashed",
+  "server.recycled",
+  "server.drained",
+  "server.stopped",
+  "limit.set",
+  "limit.cleared",
+  "limit.near",
+  "limit.reached",
+  "config.trusted",
+  "sandbox.weakened",
+  "user.suspended",
+  "user.resumed",
+  "user.purged",
+  "user.exported",
+  "command.run",
+  "events.shortened",
+  "events.lost",
+] as const;
+
+const PAGE = 100;
+/** How long to collect events, so that the page shows many at once, in milliseconds. */
+const GATHER_MS = 150;
+
+interface Followed extends Feed {
+  problem: Problem | undefined;
+  isPaused: boolean;
+  pause(): void;
+  resume(): void;
+  /** Loads a page of older events. Never rejects. */
+  loadOlder(): Promise<void>;
+}
+
+/** The events of the last day, and new ones as they come. `filter` is added to the query of the API. */
+export function useFeed(filter: string): Followed {
+  const [feed, setFeed] = useState<Feed>(NO_FEED);
+  const [problem, setProblem] = useState<Problem>();
+  const [isPaused, setPaused] = useState(false);
+  const paused = useRef(false);
+  const path = `/v1/events?since=24h&limit=${PAGE}${filter}`;
+
+  useEffect(() => {
+    const end = new AbortController();
+    const gathered: FleetEvent[] = [];
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const flush = () => {
+      timer = undefined;
+      const events = gathered.splice(0);
+      setFeed((before) => withNew(before, events, paused.current));
+    };
+    const begin = async (signal: AbortSignal) => {
+      const { events, next } = await ask<EventPage>("GET", path, { signal });
+      setFeed((before) => withOlder(before, events, next));
+      return events[0]?.id ?? null;
+    };
+    const listener = {
+      event: ({ data }: StreamEvent) => {
+        gathered.push(data);
+        timer ??= setTimeout(flush, GATHER_MS);
+      },
+      trouble: setProblem,
+      failed: setProblem,
+    };
+    setFeed(NO_FEED);
+    setProblem(undefined);
+    void follow({ path, begin }, listener, end.signal);
+    return () => {
+      end.abort();
+      clearTimeout(timer);
+    };
+  }, [path]);
+
+  const pause = useCallback(() => {
+    paused.current = true;
+    setPaused(true);
+  }, []);
+  const resume = useCallback(() => {
+    paused.current = false;
+    setPaused(false);
+    setFeed(resumed);
+  }, []);
+  const loadOlder = async () => {
+    if (feed.older === null) return;
+    try {
+      const { events, next } = await ask<EventPage>("GET", `${path}&cursor=${encodeURIComponent(feed.older)}`);
+      setFeed((before) => withOlder(before, events, next));
+    } catch (error) {
+      setProblem(problemFrom(error));
+    }
+  };
+  return { ...feed, problem, isPaused, pause, resume, loadOlder };
 }

@@ -1,6 +1,5 @@
 import { useState } from "preact/hooks";
-import { type Problem, problemFrom } from "../api/problem.js";
-import { signIn } from "../api/sign-in.js";
+import { type Problem, problemFrom, signIn } from "../api/client.js";
 import type { Caller } from "../api/types.js";
 import { Dialog, Field } from "../parts/dialog.js";
 import { useTitle } from "../parts/hooks.js";

@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { type Problem, problemFrom } from "../api/problem.js";
+import { type Problem, problemFrom } from "../api/client.js";
 import { ProblemNotice } from "./notice.js";
 
 interface DialogProps {

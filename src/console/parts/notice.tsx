@@ -1,5 +1,6 @@
 import type { ComponentChildren } from "preact";
-import type { Problem } from "../api/problem.js";
+import type { Problem } from "../api/client.js";
+import { short } from "./hooks.js";
 
 /** An error in plain words, with the next step. */
 export function ProblemNotice({ problem, children }: { problem: Problem | undefined; children?: ComponentChildren }) {
@@ -60,5 +61,28 @@ export function Loading() {
     <p class="loading" role="status">
       Loading…
     </p>
+  );
+}
+
+/** A user, a session or a server. A long name is cut in the middle, as in the terminal; the tooltip has all of it. */
+export function Name({ text, class: style }: { text: string; class?: string }) {
+  return (
+    <bdi class={`name ${style ?? ""}`} title={text === short(text) ? undefined : text}>
+      {short(text)}
+    </bdi>
+  );
+}
+
+/** The most important numbers of a page. */
+export function Tiles({ tiles }: { tiles: readonly (readonly [label: string, value: string | number])[] }) {
+  return (
+    <dl class="tiles">
+      {tiles.map(([label, value]) => (
+        <div key={label} class="tile">
+          <dt>{label}</dt>
+          <dd>{value}</dd>
+        </div>
+      ))}
+    </dl>
   );
 }

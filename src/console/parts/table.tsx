@@ -1,5 +1,6 @@
 import type { ComponentChildren } from "preact";
-import { useState } from "preact/hooks";
+import { useCallback, useRef, useState } from "preact/hooks";
+import { useKey } from "./hooks.js";
 
 export interface Column<T> {
   title: string;
@@ -116,4 +117,25 @@ function sortRows<T>(rows: readonly T[], by: Column<T>["by"], isDown: boolean): 
     const order = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y));
     return isDown ? -order : order;
   });
+}
+
+export function Search({ label, value, onValue }: { label: string; value: string; onValue(value: string): void }) {
+  const field = useRef<HTMLInputElement>(null);
+  useKey(
+    "/",
+    useCallback(() => field.current?.focus(), []),
+  );
+  return (
+    <input
+      ref={field}
+      type="search"
+      class="search"
+      placeholder="Search  /"
+      aria-label={label}
+      aria-keyshortcuts="/"
+      dir="auto"
+      value={value}
+      onInput={({ currentTarget }) => onValue(currentTarget.value)}
+    />
+  );
 }

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import type { FileHandle } from "node:fs/promises";
 import { pipeline, Readable } from "node:stream";
 import { createGunzip } from "node:zlib";
-import { parseObject } from "../../config/values/json.js";
+import { parseObject } from "../../config/values/text.js";
 import { isFleetError, systemCode } from "../../errors.js";
 import { HISTORY } from "../../runtime/history/session-state.js";
 import { invalidArchive, type Manifest, MOST_BYTES, MOST_MANIFEST_BYTES, readManifest } from "./manifest.js";

@@ -1,15 +1,11 @@
 import { ignoredVariables, unknownVariables } from "../../config/load/environment.js";
 import { type LoadedConfig, loadConfig } from "../../config/load/load.js";
 import { Fleet } from "../fleet.js";
-import { CERTIFICATES } from "./certificates.js";
 import { type Check, Checks, type Finding, ok, warning } from "./checks.js";
-import { hasSignOn, SIGN_ON } from "./identity.js";
 import { INSTALLATION, RUNTIME } from "./installation.js";
 import { HOSTS, OPERATION, STORE } from "./operation.js";
-import { PERMISSIONS } from "./permissions.js";
-import { RECORDS, REGISTRY } from "./records.js";
-import { SETTINGS } from "./settings.js";
-import { DISK_SPACE, STATE_FOLDER, sharedStorage } from "./storage.js";
+import { CERTIFICATES, hasSignOn, SETTINGS, SIGN_ON } from "./settings.js";
+import { DISK_SPACE, PERMISSIONS, RECORDS, REGISTRY, STATE_FOLDER, sharedStorage } from "./storage.js";
 
 export interface DoctorResult {
   /** Whether no check has failed. Warnings, and checks that `quick` skips, do not count. */

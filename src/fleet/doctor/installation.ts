@@ -2,9 +2,14 @@ import { accessSync, constants, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { isFleetError, systemCode } from "../../errors.js";
 import { ifThere } from "../../runtime/files/if-there.js";
-import { findRuntime } from "../../runtime/launch/find.js";
-import { OLDEST_RUNTIME, SUPPORTED_VERSIONS } from "../../runtime/launch/protocol.js";
-import { ownVersion, packageVersion, sdkVersion } from "../../runtime/launch/versions.js";
+import {
+  findRuntime,
+  OLDEST_RUNTIME,
+  ownVersion,
+  packageVersion,
+  SUPPORTED_VERSIONS,
+  sdkVersion,
+} from "../../runtime/launch/versions.js";
 import { packageFolder } from "../../sandbox/programs.js";
 import { askRuntime } from "../versions.js";
 import { type Finding, failed, ok, type Row, warning } from "./checks.js";

@@ -2,15 +2,15 @@ import { countOf, shellQuote } from "../../config/values/text.js";
 import { type Suggestion, systemCode } from "../../errors.js";
 import type { TokenView } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
-import { hasOpenStore, OPEN_STORE } from "../../pool/host-reach.js";
-import { isBindable } from "../../pool/start/ports.js";
-import { ADDRESS } from "../../pool/start/start.js";
+import { hasOpenStore, OPEN_STORE } from "../../pool/admission.js";
+import { ADDRESS } from "../../pool/start.js";
+import { isBindable } from "../../pool/surroundings.js";
+import { connectProblem } from "../../runtime/launch/launch.js";
 import { showAddress } from "../../runtime/launch/listen.js";
-import { connectProblem } from "../../runtime/launch/reach.js";
 import { ownVersion } from "../../runtime/launch/versions.js";
-import type { SupervisorView } from "../groups/pool.js";
+import type { SupervisorView } from "../groups/servers.js";
 import { CLOCK_ADVICE, type Finding, failed, ok, type Row, skipped, warning } from "./checks.js";
-import type { RecordsContext } from "./records.js";
+import type { RecordsContext } from "./storage.js";
 
 /** The check warns if fewer ports than this are free. In a small range, it warns only below a tenth of the range. */
 const FEW_PORTS = 10;
@@ -164,7 +164,7 @@ async function httpApi({ fleet }: RecordsContext): Promise<Finding> {
  * without a build.
  */
 async function consoleProblem(): Promise<Finding | null> {
-  const { missingFiles } = await import("../../api/console/files.js");
+  const { missingFiles } = await import("../../api/console.js");
   const missing = await missingFiles();
   if (missing.length === 0) return null;
   return failed(`the console has no ${missing.join(", ")}`, "Install copilotfleet again, and restart serve.");

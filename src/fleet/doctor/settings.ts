@@ -1,16 +1,26 @@
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
 import type { LoadedConfig } from "../../config/load/load.js";
-import { isFleetError } from "../../errors.js";
+import type { Config, RemoteProvider } from "../../config/schema.js";
+import { parseObject } from "../../config/values/text.js";
+import { isFleetError, quote, type Suggestion } from "../../errors.js";
 import { Events } from "../../events/events.js";
+import { fetchJson } from "../../identity/fetch-json.js";
+import { IssuerKeys } from "../../identity/jwt.js";
+import { doorFiles } from "../../identity/tls/certificates.js";
+import { hostFiles } from "../../identity/tls/exposure.js";
+import { readTls, type TlsFiles, validityFault } from "../../identity/tls/files.js";
 import { limitTexts, NO_SANDBOX, PROTECTIONS, type SandboxReport, separates } from "../../model/sandbox.js";
 import { tokenSourceFromConfig } from "../../models/github-token.js";
 import { tokensOf } from "../../models/github-tokens.js";
-import { keySourceOf, ProviderKey } from "../../models/provider-key.js";
-import { chooseLimits } from "../../sandbox/limits/limits.js";
-import { ACCEPT_WEAKER, acceptWeaker, refuseWeaker } from "../../sandbox/remembered.js";
+import { type KeySource, keySourceOf, nameOfKeySource, ProviderKey } from "../../models/provider-key.js";
+import { connectProblem } from "../../runtime/launch/launch.js";
+import { chooseLimits } from "../../sandbox/limits.js";
+import { askProxy, networkFolder, SERVERS_FOLDER } from "../../sandbox/network/egress.js";
 import { findPossible, sandboxNow, toolSettings, withNetwork } from "../../sandbox/sandbox.js";
+import { ACCEPT_WEAKER, acceptWeaker, refuseWeaker } from "../../sandbox/trials.js";
+import { readIfThere } from "../../store/file/failures.js";
 import { adviceOf, type Finding, failed, ok, type Row, warning } from "./checks.js";
-import { networkProblem } from "./network.js";
-import { serviceAnswers } from "./service.js";
 
 export interface SettingsContext extends LoadedConfig {
   env: NodeJS.ProcessEnv;
@@ -148,5 +158,213 @@ async function modelAnswers({ config, env, quick, signal }: SettingsContext): Pr
   } catch (error) {
     if (!isFleetError(error)) throw error;
     return warning(error.message, adviceOf(error.suggestions));
+  }
+}
+
+/**
+ * The problem with the configured network of servers; null if there is none.
+ *
+ * @param failure why this machine cannot restrict the network in this way; null if it can
+ */
+export async function networkProblem(
+  { sandbox }: Pick<Config, "sandbox">,
+  { failure, stateRoot }: { failure: string | null; stateRoot: string },
+): Promise<Finding | null> {
+  if (sandbox.network === "open" || sandbox.network === "auto") return null;
+  if (failure !== null) {
+    const fix =
+      "Install passt, or let the account make network namespaces. See docs/security.md, The network of a server.";
+    return failed(`sandbox.network is "${sandbox.network}", but ${failure}, so no server starts`, fix);
+  }
+  const folder = networkFolder(stateRoot);
+  const servers = readIfThere(folder, () => readdirSync(join(folder, SERVERS_FOLDER))) ?? [];
+  if (servers.length === 0 || (await askProxy(folder)) !== null) return null;
+  const detail = "the proxy of servers with an allow-list does not run, so they reach no host until their next use";
+  return warning(detail, "copilotfleet serve # starts it again within seconds");
+}
+
+export interface ServiceRequest {
+  provider: RemoteProvider;
+  /** Null for a service that needs no key. */
+  key: KeySource | null;
+  /** Null if there is no key, or if a command would have to print it. */
+  apiKey: string | null;
+  /** The model that sessions use by default. */
+  model: string | null;
+  /** The name of the environment variable that sets a proxy for HTTPS; undefined if servers use none. */
+  proxy: string | undefined;
+  quick: boolean;
+}
+
+const CONNECT_MS = 2_000;
+const ANSWER_MS = 5_000;
+/** The size of the largest list of models to read, in bytes. */
+const LARGEST_LIST = 4 * 1024 * 1024;
+
+/**
+ * Asks the model service for its list of models. That costs nothing, and shows whether the service accepts the key. The
+ * key is sent only to the address to which sessions send it.
+ */
+export async function serviceAnswers({ provider, key, apiKey, model, proxy, quick }: ServiceRequest): Promise<Finding> {
+  const { type, baseUrl } = provider;
+  const url = new URL(baseUrl);
+  const isSecure = url.protocol === "https:";
+  const service = `provider of type ${type} at ${url.host}`;
+  if (quick) return ok(`${service}; not tried, because of --quick`);
+  if (key?.from === "command") return ok(`${service}; not tried, because doctor does not run provider.apiKeyCommand`);
+  if (isSecure && proxy !== undefined) return ok(`${service}; not tried, because servers reach it through ${proxy}`);
+  const port = url.port === "" ? (isSecure ? 443 : 80) : Number(url.port);
+  const problem = await connectProblem({ host: url.hostname.replace(/^\[|\]$/g, ""), port }, CONNECT_MS);
+  const correct: Suggestion = `Start the service, or correct provider.baseUrl (${quote(baseUrl)}).`;
+  if (problem !== null) return warning(`${service} cannot be reached: ${problem}`, correct);
+
+  const list = await listModels(provider, apiKey);
+  if (list.status === null) return warning(`${service} accepts connections, but did not answer: ${list.why}`, correct);
+  const { status, models } = list;
+  if (status === 401 || status === 403) {
+    const refused = key === null ? "a request without a key" : `the key in ${nameOfKeySource(key)}`;
+    const fix: Suggestion =
+      key === null
+        ? "Name the variable with the key in provider.apiKeyEnv."
+        : `Put a valid key into ${nameOfKeySource(key)}.`;
+    return warning(`${service} refuses ${refused} (status ${status})`, fix);
+  }
+  if (status === 429 || status >= 500) return warning(`${service} answers with status ${status}`);
+  if (status === 404) {
+    const detail = `${service} has no list of models at ${quote(baseUrl)} (status 404), so the key was not checked`;
+    return warning(detail, "If prompts fail, correct provider.baseUrl. It often ends with /v1.");
+  }
+  if (status !== 200 || models === null) {
+    return ok(`${service} answers; it does not list its models (status ${status}), so the key was not checked`);
+  }
+  const accepts = key === null ? "answers" : `accepts the key in ${nameOfKeySource(key)}`;
+  // On Azure, the names cannot be compared: sessions name a deployment, and the list has the names of models.
+  if (type === "azure" && model !== null) {
+    return ok(
+      `${service} ${accepts}; it does not list its deployments, so session.model ${quote(model)} was not checked`,
+    );
+  }
+  if (model === null || models.includes(model)) return ok(`${service} ${accepts}`);
+  const some = models.slice(0, 5).map(quote).join(", ");
+  const has = models.length > 5 ? `${some} and ${models.length - 5} more` : some;
+  return warning(
+    `${service} ${accepts}, but does not list the model ${quote(model)}${has === "" ? "" : `; it has ${has}`}`,
+    "Set session.model to a model of this service.",
+  );
+}
+
+type ModelList = { status: number; models: string[] | null } | { status: null; why: string };
+type Service = Pick<RemoteProvider, "type" | "baseUrl" | "bearer">;
+
+/** Asks the service for its list of models, which costs nothing. Never rejects. */
+export async function listModels({ type, baseUrl, bearer }: Service, apiKey: string | null): Promise<ModelList> {
+  const base = baseUrl.replace(/\/+$/, "");
+  // For azure and anthropic, the base URL is only the host, and the runtime adds the path.
+  const path = { openai: "/models", azure: "/openai/v1/models", anthropic: "/v1/models" }[type];
+  const authorization = { authorization: `Bearer ${apiKey}` };
+  const headers = { openai: authorization, azure: { "api-key": `${apiKey}` }, anthropic: { "x-api-key": `${apiKey}` } };
+  try {
+    const response = await fetch(`${base}${path}`, {
+      headers: {
+        ...(apiKey === null ? {} : bearer ? authorization : headers[type]),
+        ...(type === "anthropic" ? { "anthropic-version": "2023-06-01" } : {}),
+      },
+      redirect: "manual", // never pass the key on to another address
+      signal: AbortSignal.timeout(ANSWER_MS),
+    });
+    const text = response.status === 200 ? await textOf(response) : "";
+    if (response.status !== 200) await response.body?.cancel();
+    return { status: response.status, models: modelsIn(text) };
+  } catch (error) {
+    const isLate = error instanceof Error && error.name === "TimeoutError";
+    const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
+    return { status: null, why: isLate ? `nothing within ${ANSWER_MS / 1000} s` : String(cause) };
+  }
+}
+
+/** The body, or an empty text if it is too large. */
+async function textOf(response: Response): Promise<string> {
+  const pieces: Buffer[] = [];
+  let bytes = 0;
+  for await (const piece of response.body ?? []) {
+    bytes += piece.length;
+    if (bytes > LARGEST_LIST) return "";
+    pieces.push(Buffer.from(piece));
+  }
+  return Buffer.concat(pieces).toString("utf8");
+}
+
+/** The ids in a list of models: `{"data": [{"id": "gpt-5"}]}`. Null if the text is not such a list. */
+function modelsIn(text: string): string[] | null {
+  const { data } = parseObject(text) ?? {};
+  if (!Array.isArray(data)) return null;
+  return data.flatMap((model: unknown) => {
+    const id = typeof model === "object" && model !== null && "id" in model ? model.id : null;
+    return typeof id === "string" ? [id] : [];
+  });
+}
+
+const DAY_MS = 24 * 3_600_000;
+/** A certificate that expires in fewer days than this should have been renewed by now. */
+const SOON_DAYS = 14;
+
+/** Checks the files of `serve.tls` and `host.tls`. Runs only if the configuration names such files. */
+export const CERTIFICATES: Row<{ config: Config }> = {
+  name: "certificates",
+  look: ({ config }) => {
+    const sides = [doorFiles(config.serve.tls), hostFiles(config.host.tls)].filter((files) => files !== null);
+    const findings = sides.map((files) => validityOf(files, new Date()));
+    return (
+      findings.find(({ level }) => level === "failed") ??
+      findings.find(({ level }) => level === "warning") ??
+      ok("valid")
+    );
+  },
+};
+
+/** @throws FleetError `FLEET_CONFIG_INVALID` when the files cannot be used. */
+function validityOf(files: TlsFiles, now: Date): Finding {
+  const { own } = readTls(files);
+  if (own === null || files.cert === null) return ok("no certificate");
+  const renew = "Renew the certificate. serve uses the new files within seconds.";
+  const fault = validityFault(own, files.cert, now);
+  if (fault !== null) return failed(fault.replace(/\.$/, ""), renew);
+  const days = Math.floor((new Date(own.validTo).getTime() - now.getTime()) / DAY_MS);
+  if (days < SOON_DAYS) return warning(`${files.cert.name} expires in ${days} days, on ${own.validTo}`, renew);
+  return ok(`${files.cert.name} is valid until ${own.validTo}`);
+}
+
+/** Whether users can sign on with credentials that an identity provider or GitHub issued. */
+export function hasSignOn({ identity }: Pick<Config, "identity">): boolean {
+  return identity.jwt.length > 0 || identity.github.api !== null;
+}
+
+export const SIGN_ON: Row<SettingsContext> = { name: "sign-on", look: signOnWorks, isSlow: true };
+
+/** Fetches the keys of each issuer, and checks that GitHub answers. */
+async function signOnWorks({ config: { identity } }: SettingsContext): Promise<Finding> {
+  const issuers = identity.jwt.map(async (issuer) => {
+    const { issuer: name } = issuer;
+    return await new IssuerKeys(issuer).count().then(
+      (count) => ({ text: `${name}: ${count} ${count === 1 ? "key" : "keys"}`, isGood: true }),
+      ({ message }: Error) => ({ text: message, isGood: false }),
+    );
+  });
+  const found = await Promise.all([...issuers, ...(await gitHub(identity.github.api))]);
+  const wrong = found.filter(({ isGood }) => !isGood).map(({ text }) => text);
+  if (wrong.length > 0) return failed(wrong.join("; "), "Correct identity.jwt or identity.github, or the network.");
+  const detail = found.map(({ text }) => text).join("; ");
+  if (identity.github.api === null || identity.github.organizations.length > 0) return ok(detail);
+  const fix = 'Set "identity": {"github": {"organizations": ["YOUR-ORGANIZATION"]}}.';
+  return warning(`${detail}. Every account on GitHub may sign on`, fix);
+}
+
+async function gitHub(api: string | null): Promise<{ text: string; isGood: boolean }[]> {
+  if (api === null) return [];
+  try {
+    const { status } = await fetchJson(`${api.replace(/\/$/, "")}/rate_limit`);
+    return [{ text: `${api} answers with status ${status}`, isGood: status < 400 }];
+  } catch (error) {
+    return [{ text: `${api}: ${(error as Error).message}`, isGood: false }];
   }
 }

@@ -1,16 +1,20 @@
-import { statfs } from "node:fs/promises";
-import { dirname } from "node:path";
+import { chmod, lstat, readdir, statfs } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import type { LoadedConfig } from "../../config/load/load.js";
-import { shellQuote } from "../../config/values/text.js";
-import { systemCode } from "../../errors.js";
+import { asSentence, countOf, shellQuote } from "../../config/values/text.js";
+import { type FleetError, isFleetError, type Suggestion, systemCode } from "../../errors.js";
 import type { HostRecord } from "../../model/host.js";
-import { isLocal, problemsOf } from "../../runtime/files/file-system.js";
-import { usable } from "../../runtime/files/shared-storage.js";
+import { ifThereLater } from "../../runtime/files/if-there.js";
+import { isLocal, problemsOf, usable } from "../../runtime/files/shared-storage.js";
 import { unlikeHosts } from "../../serve/heartbeat.js";
+import { endStrays, findStrays } from "../../sessions/gc/unused-servers.js";
+import { DAMAGE_ADVICE } from "../../store/file/commit.js";
+import { adviceForOwner } from "../../store/file/state-folder.js";
 import { system } from "../../system/system.js";
-import { checkState } from "../state.js";
-import { type Finding, failed, ok, type Row, warning } from "./checks.js";
-import type { RecordsContext } from "./records.js";
+import type { Fleet } from "../fleet.js";
+import { checkState } from "../parts.js";
+import { CLOCK_ADVICE, type Finding, failed, ok, type Row, warning } from "./checks.js";
+import type { SettingsContext } from "./settings.js";
 
 const LITTLE_SPACE_BYTES = 1_000_000_000;
 const FEW_FILES = 10_000;
@@ -94,4 +98,207 @@ async function sharedFolder(shared: string, hosts: readonly HostRecord[]): Promi
       : `shared with ${seen.join(", ")}`;
   const doubt = isLocal(fileSystem) ? ". This file system belongs to one machine" : "";
   return ok(`${at}: writable, and renames and links work; ${proof}${doubt}`);
+}
+
+export interface RecordsContext {
+  fleet: Fleet;
+  fix: boolean;
+  /** Do not use the network, except for the store. */
+  quick: boolean;
+}
+
+/** The check that all other checks of the recorded state depend on. */
+export const REGISTRY: Row<RecordsContext> = {
+  name: "registry",
+  look: async ({ fleet, fix }) => {
+    try {
+      return ok(`servers recorded: ${await fleet.records.servers()}`);
+    } catch (error) {
+      if (!isFleetError(error, "FLEET_STATE_CORRUPT")) throw error;
+      return await rebuilt(error, { fleet, fix });
+    }
+  },
+};
+
+/** Rebuilds a registry of which neither a revision nor the copy is readable. Without `fix`, only advises it. */
+async function rebuilt(error: FleetError, { fleet, fix }: Pick<RecordsContext, "fleet" | "fix">): Promise<Finding> {
+  const found = fix ? await fleet.records.rebuildRegistry() : null;
+  if (found === null)
+    throw error.reworded(({ suggestions }) => ({
+      suggestions: fix ? suggestions : ["Add --fix to rebuild it from the folders and processes of the servers."],
+    }));
+  const { servers, unknown } = found;
+  const lost = "The working folders of servers (--cwd) are not known any more, and the pool is open";
+  return {
+    level: "ok",
+    detail: `${asSentence(error.message)} Rebuilt it from the folders and processes of ${countOf(servers.length, "server")}. ${lost}`,
+    items: unknown.map((id) => `${id}: left out, because its user is not known; it is back when that user needs it`),
+    fixed: true,
+  };
+}
+
+export const RECORDS: readonly Row<RecordsContext>[] = [
+  { name: "session records", look: async ({ fleet }) => ok(`sessions recorded: ${await fleet.records.sessions()}`) },
+  { name: "damage", look: damage },
+  { name: "sessions", look: sessionsAreUsable },
+  { name: "purges", look: purgesAreComplete },
+  { name: "servers", look: runningServers },
+  { name: "sandboxes", look: sandboxesAreCurrent },
+  { name: "stray processes", look: strayProcesses },
+];
+
+/** Reports damaged records that the fleet replaced with older revisions, each with the changes that were lost. */
+async function damage({ fleet, fix }: RecordsContext): Promise<Finding> {
+  await fleet.tokens.list();
+  await fleet.records.readRest();
+  const texts = fleet.takeWarnings();
+  const items = texts.filter(isDamage).map((text) => text.replace(DAMAGE_ADVICE, "").trim());
+  const others = texts.filter((text) => !isDamage(text));
+  if (items.length === 0) {
+    return others.length === 0 ? ok("none") : { ...warning("none; but the store reports a problem"), items: others };
+  }
+  const count = `damaged records: ${items.length}`;
+  if (!fix) {
+    const advice = "Check the disk. Add --fix to write the records again; the damaged files are kept as corrupt-*.";
+    return { ...warning(`${count}; the fleet uses older revisions or copies`, advice), items };
+  }
+  await fleet.records.repairRegistry();
+  await fleet.records.repairSessions();
+  return {
+    level: "ok",
+    detail: `${count}, written again; the damaged files are kept as corrupt-*`,
+    items,
+    fixed: true,
+  };
+}
+
+function isDamage(warning: string): boolean {
+  return warning.endsWith(DAMAGE_ADVICE);
+}
+
+async function sessionsAreUsable({ fleet }: RecordsContext): Promise<Finding> {
+  const { lost, stranded, future } = await fleet.records.sessionTroubles();
+  const items = [
+    ...stranded.map(({ id, host }) => `${id}: on the disk of host ${host}, which does not serve`),
+    ...lost.map((id) => `${id}: its history is no longer on disk`),
+  ];
+  if (items.length > 0) {
+    const fix: Suggestion =
+      stranded.length > 0
+        ? `copilotfleet serve  # on host ${stranded[0]?.host}`
+        : "Restore the histories from a backup. Delete a session only to give its history up.";
+    return { ...failed(`sessions that cannot be used: ${items.length}`, fix), items };
+  }
+  if (future.length === 0) return ok("every recorded session can be used");
+  const detail =
+    "the clock of this machine was set back: these sessions were last used in the future, so gc keeps them too long";
+  return { ...warning(detail, CLOCK_ADVICE), items: future };
+}
+
+/**
+ * Reports unfinished purges. A purge is finished when each host has erased its part, which a host does while it runs
+ * `serve` or gc.
+ */
+async function purgesAreComplete({ fleet }: RecordsContext): Promise<Finding> {
+  const purges = await fleet.records.purges();
+  if (purges.length === 0) return ok("no erasure of a user's data is unfinished");
+  const items = purges.map(({ user, begunAt, pending }) => {
+    const hosts = pending.filter((host) => host !== null);
+    return `${user}: begun ${begunAt}${hosts.length === 0 ? "" : `, not complete on ${hosts.join(", ")}`}`;
+  });
+  const detail = `users whose data is not erased completely: ${purges.length}; they can do nothing until it is`;
+  return { ...failed(detail, `copilotfleet user purge ${purges[0]?.user}`), items };
+}
+
+async function runningServers({ fleet, fix }: RecordsContext): Promise<Finding> {
+  const broken = await fleet.records.brokenServers();
+  const notRunning = broken.map((id) => `${id}: recorded as running, but not running`);
+  if (broken.length > 0 && !fix) {
+    return { ...failed(`servers that do not run as recorded: ${broken.length}`, "copilotfleet ps"), items: notRunning };
+  }
+  if (broken.length > 0) {
+    await fleet.servers.list(); // repairs their records
+    return { level: "ok", detail: "repaired the records of servers", items: notRunning, fixed: true };
+  }
+  const troubled = await fleet.records.troubledServers();
+  if (troubled.length === 0) return ok("every server is in its recorded state");
+  const items = troubled.map(({ id, state, failure }) => `${id}: ${state}${failure === null ? "" : `: ${failure}`}`);
+  const detail = `servers that have failed or do not answer: ${troubled.length}; the next prompt starts a failed one again`;
+  return { ...warning(detail, `copilotfleet restart ${troubled.map(({ id }) => id).join(" ")}`), items };
+}
+
+/** Warns of running servers that would get a stronger sandbox now. A server gets its sandbox only when it starts. */
+async function sandboxesAreCurrent({ fleet }: RecordsContext): Promise<Finding> {
+  const weak = await fleet.records.weakServers();
+  if (weak.length === 0) return ok("no running server would get a stronger sandbox now");
+  const items = weak.map(
+    ({ id, mode, lacks }) => `${id}: sandbox ${mode}; a restart would also restrict ${lacks.join(", ")}`,
+  );
+  const detail = `running servers with a weaker sandbox than they would get now: ${weak.length}`;
+  return { ...warning(detail, `copilotfleet restart ${weak.map(({ id }) => id).join(" ")}`), items };
+}
+
+async function strayProcesses({ fleet, fix }: RecordsContext): Promise<Finding> {
+  const strays = await findStrays(fleet.stateRoot, () => fleet.records.launchIds());
+  if (strays.size === 0) return ok("none");
+  if (fix) await endStrays(strays);
+  const pids = [...strays.values()].flat().map(({ identity }) => identity.pid);
+  const found = `processes of this fleet that are not in any record: pid ${pids.join(", ")}`;
+  if (fix) return { level: "ok", detail: `ended ${found}`, fixed: true };
+  return failed(found, "Add --fix to end these processes.");
+}
+
+interface StateContext extends SettingsContext {
+  fix: boolean;
+}
+
+/** How many files to check. More would take long, and the first files usually show a mistake already. */
+const MOST_FILES = 20_000;
+/** Agents write below these folders. The check does not enter them, because the fleet reads as little there as it can. */
+const OF_AGENTS = new Set(["home", "session-state"]);
+
+/** Checks that the files of the state belong to the fleet's account, and that no other account can read them. */
+export const PERMISSIONS: Row<StateContext> = { name: "permissions", look: stateIsPrivate };
+
+async function stateIsPrivate({ stateRoot, fix }: StateContext): Promise<Finding> {
+  const root = await ifThereLater(async () => await lstat(stateRoot));
+  if (root === null) return ok("nothing is stored so far");
+  const foreign = await foreignFiles(stateRoot);
+  if (foreign.length > 0) {
+    const uid = process.getuid?.();
+    const detail = `files of the state that belong to another user, perhaps because somebody ran a command with sudo: ${foreign.length}`;
+    const [ofOwner] = adviceForOwner(stateRoot, root);
+    // Never take the state from its owner.
+    return {
+      ...failed(detail, root.uid === uid ? `sudo chown -R ${uid} ${shellQuote(stateRoot)}` : ofOwner),
+      items: foreign,
+    };
+  }
+  // If only its owner may enter the state folder, nobody else can reach the files in it, whatever their modes.
+  if ((root.mode & 0o077) === 0) return ok("only this account can read the state");
+  const mode = (root.mode & 0o777).toString(8).padStart(4, "0");
+  const open = `other users may read the state folder (mode ${mode}), which shows the ids of users and sessions`;
+  if (!fix) return warning(open, `chmod go-rwx ${shellQuote(stateRoot)}`);
+  await chmod(stateRoot, root.mode & 0o700);
+  return { level: "ok", detail: `${open}; it is private again`, fixed: true };
+}
+
+/** The paths of the state's files that belong to somebody else. */
+async function foreignFiles(stateRoot: string): Promise<string[]> {
+  const uid = process.getuid?.();
+  const foreign: string[] = [];
+  const folders = [stateRoot];
+  let seen = 0;
+  for (let folder = folders.pop(); folder !== undefined && seen < MOST_FILES; folder = folders.pop()) {
+    const at = folder;
+    for (const entry of (await ifThereLater(async () => await readdir(at, { withFileTypes: true }))) ?? []) {
+      const path = join(at, entry.name);
+      const stats = await ifThereLater(async () => await lstat(path)); // null: deleted since the listing
+      seen += 1;
+      if (stats === null) continue;
+      if (stats.uid !== uid) foreign.push(path);
+      else if (entry.isDirectory() && !OF_AGENTS.has(entry.name)) folders.push(path);
+    }
+  }
+  return foreign;
 }

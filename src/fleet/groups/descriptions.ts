@@ -1,7 +1,8 @@
-import { nearestOf } from "../../config/values/nearest.js";
+import { nearestOf } from "../../config/values/names.js";
 import { FleetError, isFleetError, quote, type Suggestion } from "../../errors.js";
 import { listTokens } from "../../identity/tokens.js";
 import { isSessionId, validateUser } from "../../model/ids.js";
+import { onlyServer } from "../../peers/fleet-hosts.js";
 import {
   type Description,
   describeRecorded,
@@ -10,9 +11,8 @@ import {
   describeUser,
   type SessionDescription,
   type UserDescription,
-} from "../../peers/descriptions.js";
-import { onlyServer } from "../../peers/fleet-hosts.js";
-import { meantSessions, onlyMeant } from "../../peers/sessions/meant.js";
+} from "../../peers/overview.js";
+import { meantSessions, onlyMeant } from "../../peers/sessions/delete.js";
 import { lastExpiry } from "../../peers/sessions/remote-sessions.js";
 import { referenceOf } from "../../pool/server.js";
 import { SessionExpired, warnOfUnreadable } from "../../sessions/problems.js";

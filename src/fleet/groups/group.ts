@@ -1,4 +1,4 @@
-import { PendingReply } from "../../sessions/use/reply.js";
+import { PendingReply } from "../../sessions/use/turn-records.js";
 import type { Argument } from "../arguments.js";
 import type { FleetParts } from "../parts.js";
 

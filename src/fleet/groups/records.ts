@@ -1,17 +1,16 @@
 import { isFleetError } from "../../errors.js";
-import type { Purge } from "../../model/placement.js";
+import type { Purge } from "../../model/host.js";
 import { lackingIn, NO_SANDBOX, type Protection, type SandboxMode } from "../../model/sandbox.js";
 import type { ServerState } from "../../model/server.js";
-import { gatherEvents } from "../../peers/events/all-events.js";
+import { gatherEvents } from "../../peers/all-events.js";
 import { launchesOf } from "../../pool/admission.js";
-import { findServers } from "../../pool/repair/rebuild.js";
+import { findServers } from "../../pool/repair.js";
 import { isBroken, isRunning } from "../../pool/server.js";
-import { heldPorts } from "../../pool/start/ports.js";
+import { heldPorts } from "../../pool/surroundings.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { sandboxNow } from "../../sandbox/sandbox.js";
-import type { StoreProbe } from "../../store/ports.js";
-import { purgesUnderWay } from "../../store/purging.js";
-import { effectiveLimits } from "../../usage/limits/limits.js";
+import { purgesUnderWay, type StoreProbe } from "../../store/ports.js";
+import { effectiveLimits } from "../../usage/limits.js";
 import { Group } from "./group.js";
 
 /** The sessions that their users cannot use, or that have impossible times. */

@@ -1,12 +1,12 @@
-import { type Duration, parseDuration, parseLifetime } from "../../config/values/duration.js";
-import { parseLabel } from "../../config/values/label.js";
+import { type Duration, parseDuration, parseLifetime } from "../../config/values/measures.js";
+import { parseLabel } from "../../config/values/names.js";
 import { option, quote } from "../../errors.js";
-import { audited } from "../../events/audited.js";
-import { issueCode } from "../../identity/codes.js";
+import { audited } from "../../events/acting.js";
 import { SCOPES, type Scope } from "../../identity/identity.js";
-import { isForeignId } from "../../identity/revocations.js";
 import {
   type IssuedToken,
+  isForeignId,
+  issueCode,
   issueToken,
   listTokens,
   noSuchTokens,

@@ -1,14 +1,13 @@
 import { compareText } from "../../config/values/text.js";
 import { FleetError, quote } from "../../errors.js";
-import { relationTo } from "../../identity/policy.js";
+import { relationTo } from "../../identity/identity.js";
 import type { SessionRecord } from "../../model/session.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { sessionLocked, warnOfUnreadable } from "../../sessions/problems.js";
-import type { Opener } from "../routing/opener.js";
+import type { Opener } from "../routing/router.js";
 import type { Opening } from "../routing/upstream-transport.js";
 import { type ClientState, hasOwnFolder, newAttachment } from "../state/client-state.js";
-import { saysMoved } from "../state/lines.js";
-import type { Link, ServerLink } from "../state/links.js";
+import { type Link, type ServerLink, saysMoved } from "../state/links.js";
 import type { ClientRequest } from "../wire/client-message.js";
 import { methodDenied } from "../wire/refusals.js";
 

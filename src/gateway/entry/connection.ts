@@ -1,15 +1,17 @@
 import type { Socket } from "node:net";
+import { LONGEST_TIMER_MS } from "../../config/values/measures.js";
 import { isFleetError } from "../../errors.js";
-import { type HostIdentity, isHost } from "../../identity/identity.js";
-import { actingFor } from "../../identity/sign-on-events.js";
+import { type HostIdentity, type Identity, isHost } from "../../identity/identity.js";
+import { actingFor, type SignOn } from "../../identity/sign-on.js";
 import { recognizer, tokenIdIn } from "../../identity/tokens.js";
+import type { Clock } from "../../runtime/clock.js";
 import { encodeMessage, type Frame, ProtocolError } from "../../runtime/wire/frames.js";
 import { Client } from "../client/client.js";
-import { clientProtocol, type Protocol } from "../policy/protocols.js";
-import { PeerDialer, relayedFrom } from "../routing/peer-dialer.js";
-import type { DoorState } from "../state/door/door-state.js";
-import { type ConnectionEvent, describe, failure, Reporter } from "../state/door/report.js";
-import type { Share } from "../state/door/shares.js";
+import { clientProtocol, type Protocol } from "../policy/methods.js";
+import { PeerDialer, relayedFrom } from "../routing/connector.js";
+import type { DoorState } from "../state/door-state.js";
+import { type ConnectionEvent, describe, failure, Reporter } from "../state/report.js";
+import type { Share } from "../state/shares.js";
 import { type ClientMessage, type ClientRequest, type Params, readClientFrame } from "../wire/client-message.js";
 import { ClientSocket } from "../wire/client-socket.js";
 import {
@@ -19,9 +21,7 @@ import {
   errorFrame,
   refusalFrame,
 } from "../wire/refusals.js";
-import type { Attempts } from "./attempts.js";
 import { ControlConnection, type HostCalls } from "./control.js";
-import { atExpiry } from "./expiry.js";
 
 /** The longest frame that a connection may send before it has shown a token, in bytes. That is enough for `connect`. */
 const HELLO_BYTES = 16 * 1024;
@@ -309,4 +309,107 @@ function refusal(error: unknown): ConnectionEvent {
   if (!isDenied) return { event: "failed", ...failure(error) };
   const { code, limit, message } = error;
   return { event: "denied", code, ...(limit === undefined ? {} : { limit }), detail: message };
+}
+
+/**
+ * If a credential has expired by this machine's clock but not by the store's clock, the door checks it again after this
+ * time, in milliseconds.
+ */
+const AGAIN_MS = 1_000;
+
+/** Calls `end` when the credential of an identity expires. Dispose the result when the connection ends. */
+function atExpiry(identity: Identity, signOn: SignOn, end: () => void): Disposable {
+  const endMs = identity.expiresAt === null ? Number.POSITIVE_INFINITY : Date.parse(identity.expiresAt);
+  let timer: NodeJS.Timeout | undefined;
+  let isOver = false;
+  const look = async () => {
+    const isGood = Date.now() < endMs || (await signOn.isStillGood(identity).catch(() => true));
+    if (isOver) return;
+    if (isGood) wait();
+    else end();
+  };
+  const wait = () => {
+    const ms = Math.min(Math.max(endMs - Date.now(), AGAIN_MS), LONGEST_TIMER_MS);
+    timer = setTimeout(() => void look(), ms);
+    timer.unref();
+  };
+  if (identity.expiresAt !== null) wait();
+  return {
+    [Symbol.dispose]: () => {
+      isOver = true;
+      clearTimeout(timer);
+    },
+  };
+}
+
+/**
+ * How long to delay the answer to the first wrong token, in milliseconds. Each further wrong token with the same id
+ * doubles the delay.
+ */
+const FIRST_DELAY_MS = 250;
+const LONGEST_DELAY_MS = 8_000;
+/** The count of an id's failures falls by one every this many milliseconds. */
+const FORGIVEN_MS = 10_000;
+/**
+ * How many ids the door remembers. For another one, it forgets the id that failed longest ago, so nobody can fill the
+ * memory.
+ */
+const MAX_IDS = 10_000;
+/** How many answers the door delays at the same time. To delay another one, it sends the oldest of them at once. */
+const MAX_DELAYED = 256;
+
+interface Failures {
+  count: number;
+  sinceMs: number;
+}
+
+/**
+ * Slows down clients that guess tokens. Failures are counted by the id in the token, not by address, because all clients
+ * behind one proxy have the same address. A good token is never delayed or refused.
+ */
+export class Attempts {
+  readonly #failures = new Map<string, Failures>();
+  readonly #delayed = new Set<() => void>();
+  readonly #clock: Pick<Clock, "now">;
+
+  /** @param clock replaced in tests */
+  constructor(clock: Pick<Clock, "now"> = performance) {
+    this.#clock = clock;
+  }
+
+  /**
+   * Counts a wrong token, and resolves when the door may answer.
+   *
+   * @param tokenId undefined if the text does not have the form of a token
+   */
+  async failed(tokenId: string | undefined): Promise<void> {
+    const ms = tokenId === undefined ? FIRST_DELAY_MS : this.#count(tokenId);
+    const [longest] = this.#delayed;
+    if (this.#delayed.size >= MAX_DELAYED) longest?.();
+    await new Promise<void>((resolve) => {
+      const answer = () => {
+        clearTimeout(timer);
+        this.#delayed.delete(answer);
+        resolve();
+      };
+      const timer = setTimeout(answer, ms);
+      timer.unref();
+      this.#delayed.add(answer);
+    });
+  }
+
+  /** @returns how long to delay the answer, in milliseconds. */
+  #count(tokenId: string): number {
+    const known = this.#failures.get(tokenId);
+    const count = (known === undefined ? 0 : this.#left(known)) + 1;
+    this.#failures.delete(tokenId);
+    this.#failures.set(tokenId, { count, sinceMs: this.#clock.now() });
+    const oldest = this.#failures.keys().next().value;
+    if (this.#failures.size > MAX_IDS && oldest !== undefined) this.#failures.delete(oldest);
+    return Math.min(FIRST_DELAY_MS * 2 ** Math.floor(count - 1), LONGEST_DELAY_MS);
+  }
+
+  #left({ count, sinceMs }: Failures): number {
+    return Math.max(0, count - (this.#clock.now() - sinceMs) / FORGIVEN_MS);
+  }
 }

@@ -1,5 +1,75 @@
-import type { Action } from "../../identity/policy.js";
-import { REFUSED_METHODS } from "./refused-methods.js";
+import type { Action } from "../../identity/identity.js";
+import { clientMismatch, runtimeMismatch } from "../../runtime/launch/versions.js";
+import { APART_OPTIONS, checkOptions, sessionParams } from "./settings.js";
+
+/**
+ * Methods that no client may use. `why` completes the refusal: "METHOD is not allowed here: …". `docs/front-door.md` lists
+ * the methods for users, and `test/gateway/methods.test.ts` fails when one is missing there.
+ */
+const REFUSED = [
+  { why: "it would end the server, which only the fleet may do", names: "runtime.shutdown" },
+  {
+    why: `the SDK's option "sessionFs" would keep the state of sessions in this client, where the fleet could not find it after a restart and could not delete it`,
+    names: "sessionFs.setProvider",
+  },
+  {
+    why: "it would hand out the credentials of the model's provider",
+    names: "session.provider.getEndpoint",
+  },
+  {
+    why: "only the fleet may set and read credentials and accounts",
+    names: `account.login account.logout account.getCurrentAuth account.getAllUsers accounts.acquireEntraToken
+      session.gitHubAuth.setCredentials session.gitHubAuth.getCurrentAuthInfo session.gitHubAuth.getAllAuthAvailable
+      session.gitHubAuth.refreshCopilotUser session.gitHubAuth.login session.gitHubAuth.switchToAuth
+      session.gitHubAuth.logout session.gitHubAuth.logoutUser session.gitHubAuth.lastAuthErrors
+      session.accounts.enumerate session.accounts.get session.accounts.set session.accounts.login.begin
+      session.accounts.login.advance session.accounts.login.cancel`,
+  },
+  {
+    why: "only session.create and session.resume open sessions, because the fleet has to record each session and check its owner",
+    names: "sessions.open sessions.connect sessions.pollSpawnedSessions agentRegistry.spawn",
+  },
+  {
+    why: "remote control would bypass the front door",
+    names: "sessions.startRemoteControl sessions.getPersistedRemoteSteerable",
+  },
+  {
+    why: "it reveals or collects files of the server's machine",
+    names: "sessions.getEventFilePath sessions.getBoardEntryCount session.debug.collectLogs",
+  },
+  {
+    why: "its effect would be lost without notice when the fleet opens the session again or restarts its server",
+    names: `sessions.setAdditionalPlugins sessions.configureSessionExtensions sessions.registerExtensionToolsOnSession
+      registerExtensionLaunchProvider managedSettings.clearCache
+      session.mcp.reloadWithConfig session.mcp.configureGitHub session.mcp.registerExternalClient
+      session.mcp.unregisterExternalClient session.canvas.provider.register session.canvas.provider.unregister
+      session.model.applyStartupOverlay session.ui.registerDirectAutoModeSwitchHandler
+      session.ui.unregisterDirectAutoModeSwitchHandler`,
+  },
+  {
+    why: "it is meant for programs that embed the runtime",
+    names: `session.factory.runFromTool session.factory.resumeFromTool session.factory.pauseAtCheckpoint
+      session.workflow.runFromTool session.workflow.resumeFromTool session.workflow.pauseAtCheckpoint
+      session.commands.finalizeInvocationEffect session.settings.snapshot session.settings.evaluatePredicate
+      session.queue.snapshot session.queue.hasPending session.queue.beginDeferredIdleDrain
+      session.queue.finishDeferredIdleDrain session.queue.deferSessionIdle session.queue.consumeSystemNotifications
+      session.queue.enqueueResumePending session.queue.process`,
+  },
+  {
+    why: "a scheduled prompt would begin a turn that no client sent",
+    names: `session.schedule.hydrate session.schedule.hasSelfPaced session.schedule.add session.schedule.addCron
+      session.schedule.addAt session.schedule.addSelfPaced session.schedule.rearmSelfPaced`,
+  },
+];
+
+const REASONS = new Map(REFUSED.flatMap(({ why, names }) => names.split(/\s+/).map((name) => [name, why])));
+
+const REFUSED_METHODS: readonly string[] = [...REASONS.keys()];
+
+/** The reason why no client may use a method, as the end of a sentence. */
+export function whyRefused(method: string): string {
+  return REASONS.get(method) ?? "the front door does not pass it on";
+}
 
 /** How the front door handles a method. */
 export type Handling = DoorHandling | UserHandling | SessionHandling;
@@ -297,4 +367,50 @@ export function isKnownMethod(method: string): boolean {
 
 export function knownMethods(): string[] {
   return [...METHODS.keys()];
+}
+
+/** One version of the protocol between SDK and server, with its tables of methods and settings. */
+export interface Protocol {
+  readonly version: number;
+  readonly handlingOf: typeof handlingOf;
+  readonly actionOf: typeof actionOf;
+  readonly isKnownMethod: typeof isKnownMethod;
+  readonly whyRefused: typeof whyRefused;
+  readonly sessionParams: typeof sessionParams;
+  /** On a shared server, the door sends a `session.options.update` with these parameters after it has opened a session. */
+  readonly apartOptions: typeof APART_OPTIONS;
+  readonly checkOptions: typeof checkOptions;
+}
+
+const tables = {
+  handlingOf,
+  actionOf,
+  isKnownMethod,
+  whyRefused,
+  sessionParams,
+  apartOptions: APART_OPTIONS,
+  checkOptions,
+};
+
+/** The protocols by version. The versions are those of `SUPPORTED_VERSIONS` in `runtime/launch/versions.ts`. */
+export const PROTOCOLS: ReadonlyMap<number, Protocol> = new Map([[3, { version: 3, ...tables }]]);
+
+/** @param named the `protocolVersion` in the client's `connect`. SDK 1.x names none, and speaks version 3. */
+export function clientProtocol(named: unknown, protocols = PROTOCOLS): Protocol {
+  const version = typeof named === "number" ? named : 3;
+  const protocol = protocols.get(version);
+  if (protocol === undefined) throw clientMismatch(version, [...protocols.keys()]);
+  return protocol;
+}
+
+/** @param answered the `protocolVersion` in the server's answer to `connect` */
+export function serverProtocol(where: string, answered: unknown): Protocol {
+  const protocol = typeof answered === "number" ? PROTOCOLS.get(answered) : undefined;
+  if (protocol === undefined) throw runtimeMismatch(where, answered ?? null);
+  return protocol;
+}
+
+/** Refuses a client and a server of different versions, because the front door does not translate requests. */
+export function checkSameProtocol(client: Protocol, server: Protocol): void {
+  if (client.version !== server.version) throw clientMismatch(client.version, [server.version]);
 }

@@ -1,10 +1,11 @@
 import { isIP } from "node:net";
 import type { Config } from "../../config/schema.js";
-import { isObject } from "../../config/values/json.js";
-import { redactTokens } from "../../config/values/text.js";
+import { BUILTIN_TOOLS } from "../../config/values/names.js";
+import { isObject, redactTokens } from "../../config/values/text.js";
 import { quote } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
-import { type Reach, reachesHost } from "../../pool/host-reach.js";
+import { type CreditConfig, creditLimit, isWithin } from "../../model/usage.js";
+import { type Reach, reachesHost } from "../../pool/admission.js";
 import { isBlocked } from "../../sandbox/network/addresses.js";
 import type { ClientRequest, Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
@@ -117,7 +118,7 @@ export interface ServerQuestion {
 }
 
 /** A server's permission request, and its relation to the client that answers it. */
-export interface Permission {
+interface Permission {
   /** Undefined if this front door did not see the request, for example because it started later. */
   asked: ServerQuestion | undefined;
   /** Whether the request is about a tool that this client brought. */
@@ -165,3 +166,103 @@ export function withoutApproval(result: unknown): unknown {
 
 /** The decisions of a hook that restrict a tool. */
 const RESTRICTING = new Set<unknown>(["deny", "ask"]);
+
+/*
+ * A member must neither set the instructions of the owner's session nor replace its tools. Otherwise the member could
+ * decide what the agent does with the owner's prompts. A member must not show dialogs to the owner either, nor write to
+ * the log, because the owner would take them for the agent's.
+ */
+
+const OWNERS_SETTINGS = ["systemMessage", "customAgents", "defaultAgent", "agent"];
+/** In `mode: "empty"`, the SDK itself sends this as `systemMessage` (1.0.14, getSystemMessageConfigForMode in client.js). */
+const MESSAGE_OF_EMPTY_MODE = { mode: "customize", sections: { environment_context: { action: "remove" } } };
+const OWNERS_METHODS = new Set(
+  `session.agent.setPrompt session.agent.select session.agent.deselect session.ui.elicitation session.log
+  session.model.switchTo session.model.switchAutoTier session.model.setReasoningEffort session.mode.set session.name.set
+  session.name.setAuto session.plan.update session.plan.delete session.metadata.updateClientMetadata`.split(/\s+/),
+);
+
+/** Refuses a member's request that only the owner may make. */
+export function checkMember(method: string, params: Params): void {
+  if (OWNERS_METHODS.has(method)) throw methodDenied(method, "only the owner of a session may use it");
+  if (changesLimit(method, params)) throw methodDenied(method, "only the owner of a session sets its limits");
+  if (method !== "session.resume" && method !== "session.tools.set") return;
+  const setting = OWNERS_SETTINGS.find((name) => {
+    const value = params[name];
+    // The member did not choose this value, so do not refuse it. `settings.ts` removes it from the request.
+    if (name === "systemMessage" && JSON.stringify(value) === JSON.stringify(MESSAGE_OF_EMPTY_MODE)) return false;
+    return value !== undefined && value !== null;
+  });
+  if (setting !== undefined) throw methodDenied(method, `only the owner of a session sets ${JSON.stringify(setting)}`);
+  for (const tool of toolsIn(params)) {
+    const { name, overridesBuiltInTool } = tool;
+    if (overridesBuiltInTool !== true && !BUILTIN_TOOLS.has(String(name))) continue;
+    throw methodDenied(method, `the tool ${JSON.stringify(name)} would take the place of a built-in one`);
+  }
+}
+
+export function toolsIn({ tools }: Params): { name?: unknown; overridesBuiltInTool?: unknown }[] {
+  return Array.isArray(tools) ? tools.map((tool: unknown) => (tool ?? {}) as object) : [];
+}
+
+/**
+ * Methods that ask the model outside a turn. The runtime counts these model requests in the session's AI credits
+ * (1.0.85).
+ */
+const ASKING = new Set(
+  `session.history.compact session.mcp.executeSampling session.fleet.start session.tasks.startAgent
+  session.tasks.sendMessage session.commands.invoke session.commands.enqueue session.commands.execute
+  session.factory.run session.factory.resume session.factory.agent session.workflow.run session.workflow.resume
+  session.workflow.agent session.tools.execute session.sendSystemNotification`.split(/\s+/),
+);
+
+/**
+ * Methods after which a session's count of AI credits is too low (1.0.85). Some make model requests that the runtime
+ * does not count. The others shorten the history, and the runtime then no longer counts the credits of the removed
+ * turns.
+ */
+const UNCOUNTED = new Set(
+  `session.ui.ephemeralQuery session.history.summarizeForHandoff session.history.truncate session.history.rewind
+  session.history.clearContext`.split(/\s+/),
+);
+
+/** Whether model requests may follow a method although no turn of the fleet runs. */
+export function mayAskModel(method: string): boolean {
+  return ASKING.has(method) || UNCOUNTED.has(method);
+}
+
+/** Whether a method asks the model outside a turn, so that the session must have AI credits left. */
+export function asksModel(method: string): boolean {
+  return ASKING.has(method);
+}
+
+/**
+ * Refuses a request that would remove a session's credit limit, raise it above the fleet's limit, or bypass it. A
+ * client can change the limit with the option `sessionLimits`, or with its answer when the runtime asks what to do at
+ * the limit.
+ */
+export function checkCredits(method: string, asked: Params, config: CreditConfig): void {
+  const most = creditLimit(config);
+  if (most === null) return;
+  const allowed = `a session may use ${most} AI credits (session.maxCredits)`;
+  if (UNCOUNTED.has(method)) throw methodDenied(method, `${allowed}, and this method would make the count too low`);
+  if (!keeps(method, asked, most)) throw methodDenied(method, `${allowed}, and a client can only lower that`);
+}
+
+function keeps(method: string, params: Params, most: number): boolean {
+  const { sessionLimits, response } = params;
+  if (method !== LIMIT_ANSWER) return sessionLimits === undefined || isWithin(sessionLimits, most);
+  return !changesLimit(method, params) || (actionIn(params) === "set" && isWithin(response, most));
+}
+
+/** The method by which a client answers the runtime's question what to do when a session has used up its AI credits. */
+const LIMIT_ANSWER = "session.ui.handlePendingSessionLimitsExhausted";
+
+/** Whether a request is an answer by {@link LIMIT_ANSWER} that changes the limit. Every action but `cancel` does. */
+function changesLimit(method: string, params: Params): boolean {
+  return method === LIMIT_ANSWER && actionIn(params) !== "cancel";
+}
+
+function actionIn({ response }: Params): unknown {
+  return (response as { action?: unknown } | null | undefined)?.action;
+}

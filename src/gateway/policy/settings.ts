@@ -1,17 +1,19 @@
+import { lstatSync, realpathSync } from "node:fs";
+import { basename, dirname, isAbsolute, join, resolve } from "node:path";
+import { isDeepStrictEqual } from "node:util";
+import type { Config } from "../../config/schema.js";
 import { type FleetError, quote } from "../../errors.js";
-import type { Isolation } from "../../model/server.js";
+import type { Isolation, ServerRecord } from "../../model/server.js";
 import { type SessionRecord, toolsOf } from "../../model/session.js";
-import { sessionLimitsOf } from "../../model/usage/credits.js";
-import { type Reach, reachesHost } from "../../pool/host-reach.js";
+import { sessionLimitsOf } from "../../model/usage.js";
+import { tokenSourceFromConfig } from "../../models/github-token.js";
+import { type Reach, reachesHost } from "../../pool/admission.js";
 import type { Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
-import { isBelowHome } from "./below-home.js";
-import { bringsCredentials } from "./credentials.js";
-import { decidesOnTools, refuseInnerProviders } from "./reach.js";
-import { hasCredentials } from "./server-setup.js";
+import { decidesOnTools, reachOf, refuseInnerProviders } from "./reach.js";
 
 /** The facts that decide which settings a client may choose for its session, and which settings the fleet adds. */
-export interface Surroundings extends Reach {
+interface Surroundings extends Reach {
   /** Whether the session belongs to another user, who made this user a member. */
   member: boolean;
   isolation: Isolation;
@@ -261,4 +263,109 @@ function isSet(value: unknown): boolean {
 
 function isAbsent(value: unknown): boolean {
   return value === undefined || value === null;
+}
+
+/**
+ * Whether a path that a client named lies in the server's home after all links are resolved. All servers run as the
+ * same user of the operating system, so without a sandbox, only this check keeps a server out of other servers' homes.
+ */
+function isBelowHome(path: unknown, home: string): boolean {
+  // Refuse "..": if a link comes before it, the runtime follows the link first and ends up in another folder.
+  if (typeof path !== "string" || path.includes("\0") || !isAbsolute(path) || resolve(path) !== path) return false;
+  const real = realPath(path);
+  const realHome = realPath(home);
+  return real !== null && realHome !== null && (real === realHome || real.startsWith(`${realHome}/`));
+}
+
+/** The path with its links resolved. The end of the path need not exist. Null if the path cannot be resolved. */
+function realPath(path: string): string | null {
+  try {
+    return realpathSync(path);
+  } catch {
+    // Refuse a dangling link, because somebody could create its target, outside of the home, after this check.
+    if (dirname(path) === path || isThere(path)) return null;
+    const parent = realPath(dirname(path));
+    return parent === null ? null : join(parent, basename(path));
+  }
+}
+
+/** Whether something exists at this path. Also true if that cannot be determined. */
+function isThere(path: string): boolean {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+  } catch {
+    return true;
+  }
+}
+
+/*
+ * Settings of a whole server that a client may change before its first session.
+ *
+ * - When the server ends, the runtime forgets the settings, and the client cannot repeat them while sessions are loaded.
+ *   So the client's connection ends with the server, as it does on a bare server.
+ * - When the client that answers the server's model requests hangs up, the runtime keeps waiting for it: turns never end,
+ *   and no other client can answer (measured with 1.0.85). So the server ends with the connection of this client.
+ */
+
+/**
+ * For each method, the option of the SDK that sends it. A refusal names the option, because users do not know the method.
+ */
+const OPTIONS: Record<string, string> = {
+  "plugins.builtin.set": "builtinPluginDirectories",
+  "llmInference.setProvider": "requestHandler",
+  "llmInference.httpResponseStart": "requestHandler",
+  "llmInference.httpResponseChunk": "requestHandler",
+};
+
+/** Whether the server has to end with the connection of the client that made this request. */
+export function needsItsClient(method: string): boolean {
+  return method === "llmInference.setProvider";
+}
+
+type Credentialed = Pick<ServerRecord, "token" | "user">;
+
+export function checkSetup(
+  method: string,
+  link: { own: boolean; server: Credentialed & Pick<ServerRecord, "sandbox"> },
+  config: Config,
+): void {
+  const { own, server } = link;
+  const option = `the SDK's option "${OPTIONS[method]}"`;
+  if (!own) throw methodDenied(method, `${option} affects the whole server, which other users share`);
+  if (!reachesHost(reachOf(link, config))) throw hostDenied(method, `${option} reaches files or programs`);
+  const sendsModelRequests = method !== "plugins.builtin.set";
+  if (sendsModelRequests && isGivenCredentials(server, config)) {
+    const harm = "would send all model requests of the server to this client, including the fleet's credentials";
+    throw methodDenied(method, `${option} ${harm}`);
+  }
+}
+
+export function refuseSetupElsewhere(method: string): never {
+  const option = `the SDK's option "${OPTIONS[method]}"`;
+  throw methodDenied(method, `${option} works only at the front door of the user's own host`);
+}
+
+/** Whether the fleet pays for model requests, with its own provider's key or with GitHub tokens. */
+function hasCredentials({ provider, auth }: Config): boolean {
+  return provider !== null || Object.values(auth).some((source) => source !== null);
+}
+
+/**
+ * Whether the server's model requests contain credentials that are not the user's own. A GitHub token is the user's own
+ * if the configuration names a token for each user.
+ */
+function isGivenCredentials({ token, user }: Credentialed, { provider, auth }: Config): boolean {
+  if (provider !== null) return true;
+  const configured = tokenSourceFromConfig(auth, user);
+  if (token !== null && !isDeepStrictEqual(token, configured)) return true;
+  const isForEachUser = Object.values(auth).some((source) => typeof source === "string" && source.includes("{user}"));
+  return configured !== null && !isForEachUser;
+}
+
+/** Parameters that name a model service, or credentials for one. */
+const CREDENTIALS = ["provider", "providers", "gitHubToken", "gitHubTokenProviderRegistrationId"];
+
+/** Whether the client names its own model service or token when it opens a session. */
+export function bringsCredentials(asked: Params): boolean {
+  return CREDENTIALS.some((name) => asked[name] !== undefined && asked[name] !== null);
 }

@@ -1,5 +1,5 @@
 import type { SessionRecord } from "../../model/session.js";
-import { keepLimited } from "../../model/usage/credits.js";
+import { keepLimited } from "../../model/usage.js";
 import type { Loading, Transport } from "../../sessions/use/load.js";
 import { reachOf } from "../policy/reach.js";
 import { type ClientState, hasOwnFolder } from "../state/client-state.js";

@@ -1,19 +1,26 @@
+import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, isFleetError } from "../../errors.js";
+import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
+import { isRunning } from "../../pool/server.js";
+import { isInTurn, RawConnection } from "../../runtime/client/raw-connection.js";
 import { NEVER_BEGAN } from "../../runtime/client/turn.js";
+import { deadline } from "../../runtime/clock.js";
+import { provenEndpoint } from "../../runtime/process/probe.js";
+import { RpcError } from "../../runtime/wire/rpc-client.js";
+import { TurnEvents } from "../../sessions/use/turn-records.js";
 import { type SessionUse, useSession } from "../../sessions/use/use-session.js";
 import { checkReach, reachOf } from "../policy/reach.js";
 import type { Router } from "../routing/router.js";
 import type { ClientState } from "../state/client-state.js";
-import { failure } from "../state/door/report.js";
+import type { DoorState } from "../state/door-state.js";
 import type { ServerLink } from "../state/links.js";
+import { failure } from "../state/report.js";
 import { type Doubt, noteAnswer, type Prompt, Turn } from "../state/turn.js";
 import type { ClientRequest } from "../wire/client-message.js";
 import { messageIdsOf, saysUnloaded } from "../wire/events.js";
 import { doorDraining } from "../wire/refusals.js";
-import { abandonedTurnOver } from "./abandoned-turn.js";
 import { settleDoubt } from "./resend.js";
-import { startTurn, turnOver } from "./turn-notes.js";
 import { abortTurn, follow, linkOnceEnded, noteSent, noteUse, prepare, turnRequest, untilOver } from "./turn-server.js";
 
 /**
@@ -294,4 +301,70 @@ export class PromptQueue {
     if (turn.active) await this.#sendWaiting(turn);
     else this.#moveOn(turn);
   }
+}
+
+/** How often to ask the server about a turn whose client has gone, in milliseconds. */
+const ASK_MS = 250;
+
+/**
+ * Waits for the end of a turn whose client has disconnected, because the turn continues if other clients have the
+ * session open. Stops waiting when the door drains. Asks the server over a new connection, because the client's
+ * connections are closed.
+ *
+ * Aborts the turn when its lease is lost, or after `lock.ttl`, because the turn may be waiting for an answer of the
+ * client that has gone.
+ *
+ * @param use the turn's use of the session
+ * @throws the last error, when the time is up and the server runs but does not answer.
+ */
+async function abandonedTurnOver(door: DoorState, { server, record, lease }: SessionUse): Promise<void> {
+  const until = performance.now() + door.config.lock.ttlMs;
+  const isGivenUp = () => door.draining || lease?.signal.aborted === true || performance.now() > until;
+  for (;;) {
+    try {
+      return await ask(door, server, record.id, isGivenUp);
+    } catch (error) {
+      // Either the session is no longer in memory, or its server has ended. So its turn is over.
+      if (error instanceof RpcError || !isRunning(server)) return;
+      if (isGivenUp()) throw error;
+    }
+    await delay(ASK_MS);
+  }
+}
+
+async function ask(door: DoorState, server: ServerRecord, sessionId: string, isGivenUp: () => boolean): Promise<void> {
+  const answerMs = door.config.health.timeoutMs;
+  using opening = deadline(answerMs);
+  await using connection = await RawConnection.open(provenEndpoint(server), opening.signal, { lasting: true });
+  const request = async (method: string, params: object) => {
+    using limit = deadline(answerMs);
+    return await connection.request(method, params, limit.signal);
+  };
+  // Require two idle answers, because the prompt may still be on its way to the server.
+  for (let idle = 0; idle < 2; ) {
+    if (door.draining) return;
+    if (isGivenUp()) {
+      await request("session.abort", { sessionId });
+      return;
+    }
+    const inTurn = await isInTurn({ request }, sessionId);
+    if (inTurn === null) return;
+    idle = inTurn ? 0 : idle + 1;
+    if (idle < 2) await delay(ASK_MS);
+  }
+}
+
+/** Starts a turn, and records that in the audit log. */
+function startTurn({ door, user }: ClientState, turn: Turn, use: SessionUse): void {
+  turn.start();
+  turn.events = new TurnEvents(door.sessions.context.events, user, use);
+}
+
+/** Records the end of a turn in the audit log. Call it once the turn accepts no more prompts. */
+function turnOver({ accepted, doubts, events, outcome, over }: Turn): void {
+  doubts.close();
+  if (over === "lost" || over === "unloaded" || over === null)
+    events?.ended({ outcome: "cut", reason: over ?? "failed" });
+  else if (over === "closed") events?.ended({ outcome: "aborted", reason: "client-left" });
+  else events?.ended({ outcome: accepted ? outcome : "refused", reason: null });
 }

@@ -1,9 +1,9 @@
 import { randomUUID } from "node:crypto";
 import { hasEnded } from "../../pool/server.js";
 import { promptsSince } from "../../runtime/history/session-events.js";
-import { namesPrompts } from "../../runtime/launch/protocol.js";
+import { namesPrompts } from "../../runtime/launch/versions.js";
 import type { ClientState } from "../state/client-state.js";
-import { failure } from "../state/door/report.js";
+import { failure } from "../state/report.js";
 import type { Doubt, Prompt, Turn } from "../state/turn.js";
 import { SERVER_ENDED, serverLost } from "../wire/refusals.js";
 

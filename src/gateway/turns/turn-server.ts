@@ -1,27 +1,25 @@
 import { isFleetError } from "../../errors.js";
-import { sessionMoved } from "../../hosts/problems.js";
+import { sessionMoved } from "../../hosts/directory.js";
 import type { SessionRecord } from "../../model/session.js";
-import { assertCredits, type CreditConfig } from "../../model/usage/credits.js";
+import { assertCredits, type CreditConfig } from "../../model/usage.js";
 import { isRunning } from "../../pool/server.js";
-import { isInTurn } from "../../runtime/client/activity.js";
+import { isInTurn } from "../../runtime/client/raw-connection.js";
 import { deadline, pause } from "../../runtime/clock.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
-import { giveProvider } from "../../sessions/memory/given-provider.js";
-import { forgetApprovals } from "../../sessions/use/approvals.js";
+import { giveProvider } from "../../sessions/memory/open-notes.js";
 import { isUnloaded, missingAccess } from "../../sessions/use/load.js";
+import { forgetApprovals } from "../../sessions/use/open-session.js";
 import type { UseRequest } from "../../sessions/use/permit.js";
 import { assertAccepted, credentialsOf } from "../../sessions/use/session-token.js";
 import type { SessionUse } from "../../sessions/use/use-session.js";
-import { bringsCredentials } from "../policy/credentials.js";
-import { OPEN_MS } from "../routing/opener.js";
-import type { Router } from "../routing/router.js";
+import { bringsCredentials } from "../policy/settings.js";
+import { OPEN_MS, type Router } from "../routing/router.js";
 import { ownGitHubToken } from "../routing/upstream-transport.js";
 import type { ClientState } from "../state/client-state.js";
-import { failure } from "../state/door/report.js";
 import type { ServerLink } from "../state/links.js";
-import type { Prompt, Turn } from "../state/turn.js";
-import type { TurnEnds } from "../state/turn-ends.js";
+import { failure } from "../state/report.js";
+import type { Prompt, Turn, TurnEnds } from "../state/turn.js";
 
 /** How long, and how often, to try to connect again while a server is ending, in milliseconds. */
 const ENDING_MS = 2_000;

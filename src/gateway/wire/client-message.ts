@@ -1,9 +1,15 @@
 import { isUtf8 } from "node:buffer";
-import { isObject } from "../../config/values/json.js";
-import { ACKNOWLEDGE } from "../../runtime/wire/acknowledge.js";
-import { encodeBody, PARSE_ERROR, ProtocolError } from "../../runtime/wire/frames.js";
-import { type Member, plainString, type ScanLimits, scanObject, scanWithin } from "../../runtime/wire/scan.js";
-import { isId, type RpcId } from "../../runtime/wire/server-message.js";
+import { isObject } from "../../config/values/text.js";
+import { ACKNOWLEDGE, encodeBody, PARSE_ERROR, ProtocolError } from "../../runtime/wire/frames.js";
+import {
+  isId,
+  type Member,
+  plainString,
+  type RpcId,
+  type ScanLimits,
+  scanObject,
+  scanWithin,
+} from "../../runtime/wire/scan.js";
 
 export type Params = Record<string, unknown>;
 

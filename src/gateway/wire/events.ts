@@ -1,8 +1,8 @@
 import { randomUUID } from "node:crypto";
-import { withReason } from "../../runtime/history/turn-failure.js";
-import { namesPrompts } from "../../runtime/launch/protocol.js";
+import { withReason } from "../../runtime/history/turn-tracker.js";
+import { namesPrompts } from "../../runtime/launch/versions.js";
 import { encodeMessage } from "../../runtime/wire/frames.js";
-import { parse } from "../../runtime/wire/server-message.js";
+import { parse } from "../../runtime/wire/scan.js";
 
 /** A session event, with the fields that the front door reads. Events of a sub-agent have its `agentId`. */
 interface SessionEvent {

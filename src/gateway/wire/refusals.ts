@@ -1,7 +1,7 @@
 import { FleetError, isFleetError, quote } from "../../errors.js";
 import { encodeMessage } from "../../runtime/wire/frames.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
-import type { RpcId } from "../../runtime/wire/server-message.js";
+import type { RpcId } from "../../runtime/wire/scan.js";
 
 /** The JSON-RPC code of the fleet's own refusals. `data.code` names the refusal. */
 export const REFUSED = -32003;

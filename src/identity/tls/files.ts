@@ -1,16 +1,18 @@
 import { createPrivateKey, type KeyObject, X509Certificate } from "node:crypto";
 import { closeSync, constants, fstatSync, openSync, readFileSync, statSync } from "node:fs";
-import { createSecureContext } from "node:tls";
-import { isExposed } from "../../config/load/value-file.js";
+import { createSecureContext, type TlsOptions } from "node:tls";
+import { isExposed } from "../../config/load/files.js";
 import { printable, shellQuote } from "../../config/values/text.js";
 import { FleetError, type Suggestion, systemCode } from "../../errors.js";
+import type { Clock } from "../../runtime/clock.js";
+import type { DoorCertificates } from "./certificates.js";
 
 /** The largest file to read, in bytes. No list of authorities is that large. */
 const LARGEST_BYTES = 4 * 1024 * 1024;
 const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
 
 /** A file that the configuration names, and the configuration key that names it. */
-export interface NamedFile {
+interface NamedFile {
   /** The dotted key, such as `serve.tls.cert`. */
   name: string;
   path: string;
@@ -143,4 +145,45 @@ function unusable({ name, path }: NamedFile, problem: string, allowed: string, c
 
 function reasonOf(error: unknown): string {
   return systemCode(error) ?? (error instanceof Error ? error.message : String(error));
+}
+
+/** How often to check whether the files of the certificates have changed, in milliseconds. */
+const CHECK_MS = 2_000;
+
+interface CertificateWatch {
+  clock: Pick<Clock, "wait">;
+  /** Ends the watch. */
+  closed: AbortSignal;
+  /** Uses new certificates for new connections. Open connections stay as they are. */
+  use(options: TlsOptions): void;
+  report(event: "certificate-problem" | "certificate-replaced", detail: string): void;
+}
+
+/** Uses new certificates when their files change, and reports problems. Never rejects. */
+export async function watchCertificates(certificates: DoorCertificates, watch: CertificateWatch): Promise<void> {
+  const { clock, closed } = watch;
+  reportValidity(certificates, watch);
+  while (!closed.aborted) {
+    await clock.wait(CHECK_MS, { signal: closed, ref: false }).catch(() => "closed");
+    if (!closed.aborted) refresh(certificates, watch);
+  }
+}
+
+function refresh(certificates: DoorCertificates, watch: CertificateWatch): void {
+  try {
+    if (!certificates.refresh()) return;
+    watch.use(certificates.options);
+  } catch (error) {
+    const { message } = error as Error;
+    const detail = `The front door keeps its certificate, because the new one is unusable. ${message}`;
+    watch.report("certificate-problem", detail);
+    return;
+  }
+  watch.report("certificate-replaced", "New connections get the new certificate.");
+  reportValidity(certificates, watch);
+}
+
+function reportValidity(certificates: DoorCertificates, { report }: CertificateWatch): void {
+  const fault = certificates.validityFault(new Date());
+  if (fault !== null) report("certificate-problem", fault);
 }

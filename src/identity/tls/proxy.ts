@@ -1,16 +1,14 @@
 import { randomBytes } from "node:crypto";
 import { createServer, type Server, type Socket } from "node:net";
 import { type Address, parseAddress } from "../../config/rules.js";
-import { isLoopback } from "../../config/values/redis-url.js";
-import { addressFault } from "../../config/values/text-fault.js";
+import { isLoopback } from "../../config/values/network.js";
+import { addressFault } from "../../config/values/text.js";
 import { FleetError, option, quote } from "../../errors.js";
 import { deadline } from "../../runtime/clock.js";
 import { listenOn, showAddress, stopListening } from "../../runtime/launch/listen.js";
-import { connectSecurely } from "../../runtime/wire/secure.js";
-import { splice } from "../../runtime/wire/splice.js";
-import { swapToken, type TokenSwap } from "../../runtime/wire/swap-token.js";
+import { connectSecurely, splice, swapToken, type TokenSwap } from "../../runtime/wire/secure.js";
+import { readPeerTls } from "./exposure.js";
 import type { TlsFiles } from "./files.js";
-import { readPeerTls } from "./peer.js";
 
 /** How long it may take to connect to the front door, with the TLS handshake, in milliseconds. */
 const CONNECT_MS = 10_000;

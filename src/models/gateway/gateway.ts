@@ -5,11 +5,10 @@ import type { AddressInfo, Socket } from "node:net";
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Environment } from "../../config/load/paths.js";
 import type { RemoteProvider } from "../../config/schema.js";
-import type { UsageRecorder } from "../../model/usage/usage.js";
+import type { UsageRecorder } from "../../model/usage.js";
 import { describeProvider, type ProviderKey, withKey } from "../provider-key.js";
-import { Exchange, type GatewaySession, type ModelRequests } from "./exchange.js";
+import { Exchange, FailureReport, type GatewaySession, type ModelRequests } from "./exchange.js";
 import type { BudgetCheck, Consumers } from "./request-meter.js";
-import { FailureReport } from "./service-failure.js";
 import { openUpstreams, type Upstream } from "./upstream.js";
 import { WireFormat } from "./wire.js";
 

@@ -1,21 +1,26 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
+import type { CopilotClient } from "@github/copilot-sdk";
+import { LONGEST_TIMER_MS } from "../../config/values/measures.js";
 import { ERRORS, FleetError, type FleetErrorCode, isFleetError, type Suggestion } from "../../errors.js";
-import type { HostDirectory } from "../../hosts/directory.js";
-import { hostAway } from "../../hosts/problems.js";
-import { type PeerSettings, peerEndpoint } from "../../identity/tls/peer.js";
-import { issueHostToken } from "../../identity/tokens.js";
+import { type HostDirectory, hostAway } from "../../hosts/directory.js";
+import { type PeerSettings, peerEndpoint } from "../../identity/tls/exposure.js";
+import { issueHostToken, issueToken } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
+import type { TokenRecord } from "../../model/token.js";
+import { refuseSuspended } from "../../model/usage.js";
+import type { ClientOptions } from "../../pool/clients.js";
+import { connectClient } from "../../runtime/client/connect.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
-import { deadline } from "../../runtime/clock.js";
+import { abortable, deadline } from "../../runtime/clock.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
-import type { SessionsContext } from "../../sessions/context.js";
+import type { SessionsContext } from "../../sessions/problems.js";
+import type { Store } from "../../store/ports.js";
 
 export interface LinkContext extends Pick<SessionsContext, "store" | "directory"> {
   config: { host: PeerSettings };
 }
 
-export interface CallOptions {
+interface CallOptions {
   /** How long the other host may take, in milliseconds. */
   limitMs: number;
   signal?: AbortSignal | undefined;
@@ -120,4 +125,108 @@ export function errorOfDoor(error: unknown): FleetError | null {
     ...(typeof limit === "string" ? { limit } : {}),
     ...(typeof retryAfterMs === "number" ? { retryAfterMs } : {}),
   });
+}
+
+const DOOR_CONNECT_MS = 10_000;
+const GOODBYE_MS = 2_000;
+
+/** An SDK client at the front door of another host, connected as the user. */
+export interface DoorClient {
+  client: CopilotClient;
+  /** Resolves when the connection has ended. Never rejects. */
+  closed: Promise<void>;
+  /** Closes the connection and revokes its token. */
+  end(): Promise<void>;
+}
+
+/**
+ * Connects as the user to the front door of another host.
+ */
+export async function connectToDoor(
+  { store, config }: Pick<LinkContext, "store" | "config">,
+  host: HostRecord,
+  user: string,
+  options: Omit<ClientOptions, "gitHubToken">,
+  signal: AbortSignal,
+  visit: Visit = {},
+): Promise<DoorClient> {
+  // The other host refuses the user, too, but through the SDK's client, which does not pass the error on.
+  refuseSuspended(await store.limits.read(user));
+  // Check the address first, so that no token is made for a host that cannot be reached.
+  peerEndpoint(host, config.host, "");
+  const { id, token } = await issueVisitToken(store, user, host.name, visit);
+  // Ignore a failure, because the token expires within a day and gc deletes it then.
+  const forget = async () => await store.tokens.delete(id).catch(() => undefined);
+  try {
+    using limit = deadline(DOOR_CONNECT_MS, signal);
+    const { client, closed, destroy } = await connectClient(
+      peerEndpoint(host, config.host, token),
+      options,
+      limit.signal,
+    );
+    const end = async () => {
+      using goodbye = deadline(GOODBYE_MS);
+      // The host may be dead or hang, so wait only until the deadline.
+      await abortable(Promise.race([client.stop(), closed]), goodbye.signal).catch(() => undefined);
+      await client.forceStop();
+      destroy();
+      await forget();
+    };
+    return { client, closed, end };
+  } catch (error) {
+    await forget();
+    if (signal.aborted) throw signal.reason;
+    throw hostAway(host.name, error);
+  }
+}
+
+/** This process's clients at the front doors of other hosts, one for each user. */
+export class DoorClients {
+  readonly #clients = new Map<string, Promise<DoorClient>>();
+
+  async to(...connection: Parameters<typeof connectToDoor>): Promise<CopilotClient> {
+    const [, , user] = connection;
+    const known = this.#clients.get(user);
+    if (known !== undefined) return (await known).client;
+    const connecting = connectToDoor(...connection);
+    this.#clients.set(user, connecting);
+    const forget = () => {
+      if (this.#clients.get(user) === connecting) this.#clients.delete(user);
+    };
+    connecting.then(async ({ closed }) => await closed.then(forget)).catch(forget);
+    return (await connecting).client;
+  }
+
+  async close(user: string): Promise<void> {
+    const known = this.#clients.get(user);
+    this.#clients.delete(user);
+    if (known !== undefined) await (await known).end();
+  }
+
+  async closeAll(): Promise<void> {
+    await Promise.all([...this.#clients.keys()].map(async (user) => await this.close(user)));
+  }
+}
+
+/** The longest connection of a process to another host's front door, in milliseconds. */
+const VISIT_MS = 24 * 3_600_000;
+
+interface Visit {
+  /**
+   * The lease that covers the user's turns in a session. This process has the lease, or runs under a
+   * `copilotfleet lock` that has the lease.
+   */
+  lease?: TokenRecord["lease"];
+  /** The id of the credential that the user showed to the process. */
+  tokenId?: string | null | undefined;
+}
+
+/**
+ * Makes a token with which a process of this host can connect to the front door of host `to` as the user, once within a
+ * minute. The connection may last until the token expires after a day. The token expires because the token of a killed
+ * process would otherwise stay valid forever.
+ */
+export async function issueVisitToken(store: Store, user: string, to: string, { lease, tokenId = null }: Visit) {
+  const covered = lease === undefined ? {} : { lease };
+  return await issueToken(store, user, VISIT_MS, { door: to, passing: true, shown: tokenId, ...covered });
 }

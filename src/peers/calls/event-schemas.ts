@@ -1,8 +1,8 @@
 import * as v from "valibot";
-import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
+import { LONGEST_TIMER_MS } from "../../config/values/measures.js";
 import type { EventPage } from "../../events/query.js";
 import type { Verified } from "../../events/verify.js";
-import type { Actor, EventType, FleetEvent, Via } from "../../model/events/event.js";
+import type { Actor, EventType, FleetEvent, Via } from "../../model/event.js";
 import { object, type Schema } from "./schemas.js";
 
 /* The schemas of the calls about the audit log. As in `schemas.ts`, they ignore unknown fields. */

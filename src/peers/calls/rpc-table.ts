@@ -1,14 +1,14 @@
 import * as v from "valibot";
 import type { Config } from "../../config/schema.js";
-import { LONGEST_MS, LONGEST_TIMER_MS } from "../../config/values/duration.js";
+import { LONGEST_MS, LONGEST_TIMER_MS } from "../../config/values/measures.js";
 import { FleetError, quote } from "../../errors.js";
 import { actingAs } from "../../events/acting.js";
 import type { SpawnRequest, StopRequest } from "../../fleet/options.js";
 import type { OnProgress } from "../../model/progress.js";
 import { MORE_LOG_MS } from "../local-host.js";
-import * as a from "./archive-schemas.js";
 import * as e from "./event-schemas.js";
-import * as r from "./request-schemas.js";
+import * as a from "./schemas.js";
+import * as r from "./schemas.js";
 import * as s from "./schemas.js";
 
 interface Row<Params, Answer> {

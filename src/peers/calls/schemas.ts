@@ -1,24 +1,25 @@
 import * as v from "valibot";
-import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
-import { isObject } from "../../config/values/json.js";
+import { LONGEST_TIMER_MS } from "../../config/values/measures.js";
+import { isObject } from "../../config/values/text.js";
+import type { Purged } from "../../data/purge.js";
 import type { RollingRequest, SpawnRequest, StopRequest } from "../../fleet/options.js";
+import type { RemainKind } from "../../hosts/remains.js";
 import { validateSessionId, validateUser } from "../../model/ids.js";
-import type { Lease } from "../../model/lease.js";
 import type { LimitsReport, Protection, SandboxReport } from "../../model/sandbox.js";
 import type { TokenSource } from "../../model/server.js";
+import type { Lease } from "../../model/session.js";
 import { isTokenId, type TokenEnd } from "../../model/token.js";
-import type { QuotaPart } from "../../model/usage/quota.js";
-import type { RollingResult } from "../../pool/recycle/rolling.js";
+import type { QuotaPart } from "../../model/usage.js";
+import type { RollingResult } from "../../pool/recycle.js";
 import type { ServerView } from "../../pool/server.js";
-import type { Stopped } from "../../pool/stop/stop.js";
-import type { RemainKind } from "../../runtime/files/storage-remains.js";
-import type { HistoryFate, HistoryPart, HistoryPosition } from "../../runtime/history/part.js";
-import type { LogEnd, LogPosition } from "../../serve/logs/log-tail.js";
-import type { Sample } from "../../serve/report/samples.js";
+import type { Stopped } from "../../pool/stop.js";
+import type { HistoryFate, HistoryPart, HistoryPosition } from "../../runtime/history/line.js";
+import type { LogEnd, LogPosition } from "../../serve/logs.js";
+import type { Sample } from "../../serve/report/measurements.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 import type { SessionPlace } from "../../sessions/history.js";
-import type { ServerActivity } from "../../sessions/memory/activity.js";
-import type { EvictionResult, KeptReason } from "../../sessions/memory/eviction.js";
+import type { EvictionResult, KeptReason, ServerActivity } from "../../sessions/memory/eviction.js";
+import type { AgentRequest, AskedPermission, RequestAnswer, RequestChange } from "../../sessions/requests.js";
 import type { PromptHistory } from "../../sessions/use/open-session.js";
 import type { SessionView } from "../../sessions/view.js";
 import type { UnreadableError } from "../../store/failures.js";
@@ -282,4 +283,52 @@ export const gcResult: Schema<GcResult> = object({
   unreadable: list(
     object({ id: string, code: word<UnreadableError["code"]>(), message: string, suggestions: strings }),
   ),
+});
+
+/* The schemas of the calls that move the archive of a session to or from another host, or erase the data of a user. */
+
+const count = whole(Number.MAX_SAFE_INTEGER);
+
+export const namedArchive = object({ name: string });
+export const writtenArchive = object({ name: string, bytes: count, leftOut: count });
+export const archivePart = object({ bytes: string });
+
+export const purged: Schema<Purged> = object({
+  sessions: count,
+  servers: count,
+  tokens: count,
+  bytes: count,
+  remains: list(object({ host: v.nullable(string), what: string, why: string })),
+});
+
+/* The schemas of the agent's permissions and questions in the calls between hosts. */
+export const requestAnswer: Schema<RequestAnswer> = object({
+  decision: v.exactOptional(v.picklist(["approve", "deny"], "approve or deny")),
+  reason: v.exactOptional(v.string("a text")),
+  answer: v.exactOptional(v.string("a text")),
+});
+
+const permission = v.custom<AskedPermission>(
+  (value) => isObject(value) && typeof value.kind === "string",
+  "a permission",
+);
+
+export const agentRequest: Schema<AgentRequest> = object({
+  id: string,
+  session: string,
+  user: string,
+  kind: word<AgentRequest["kind"]>(),
+  openedAt: string,
+  expiresAt: string,
+  permission: v.nullish(permission, null),
+  question: v.nullish(
+    object({ question: string, choices: v.nullish(v.array(string, "a list"), null), freeform: flag }),
+    null,
+  ),
+  outcome: v.nullish(word<NonNullable<AgentRequest["outcome"]>>(), null),
+});
+
+export const requestChange: Schema<RequestChange> = object({
+  type: word<RequestChange["type"]>(),
+  request: agentRequest,
 });

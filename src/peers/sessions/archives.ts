@@ -5,9 +5,9 @@ import { FleetError, isFleetError, option, quote, systemCode } from "../../error
 import { unwritable } from "../../runtime/files/server-folder.js";
 import type { Sessions } from "../../sessions/sessions.js";
 import type { SessionView } from "../../sessions/view.js";
+import type { Host } from "../fleet-hosts.js";
 import { viewSessionOf } from "../gather.js";
-import type { Host } from "../host.js";
-import type { HistoryContext } from "./history-parts.js";
+import type { HistoryContext } from "./history.js";
 
 interface ArchiveContext extends HistoryContext {
   sessions: Sessions;
@@ -44,7 +44,7 @@ export async function exportSession(
         const there = context.hosts.at({ here: false, host });
         return await fetchArchive(there, temporary, { id, user, waitMs, signal });
       }
-      const { exportHere } = await import("../../data/export.js");
+      const { exportHere } = await import("../../data/archives.js");
       return await exportHere(context.sessions.context, temporary, { id, user, waitMs, signal });
     });
     await rename(temporary, file);
@@ -100,7 +100,7 @@ export async function importSession(
   request: ImportRequest,
 ): Promise<SessionView> {
   const { user, id, signal } = request;
-  const { checkArchive, importHere } = await import("../../data/import.js");
+  const { checkArchive, importHere } = await import("../../data/archives.js");
   // Check the archive first, so that this host neither places the user nor sends anything for an archive that is
   // refused.
   const archived = await checkArchive(path);

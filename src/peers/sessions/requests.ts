@@ -1,8 +1,12 @@
-import { endingAtOnce } from "../../runtime/ending-at-once.js";
-import type { SessionFinder } from "../../sessions/find.js";
-import type { AgentRequests } from "../../sessions/requests/agent-requests.js";
-import { requestNotFound } from "../../sessions/requests/problems.js";
-import type { AgentRequest, RequestAnswer, RequestChange } from "../../sessions/requests/request.js";
+import { endingAtOnce } from "../../runtime/clock.js";
+import {
+  type AgentRequest,
+  type AgentRequests,
+  type RequestAnswer,
+  type RequestChange,
+  requestNotFound,
+} from "../../sessions/requests.js";
+import type { SessionFinder } from "../../sessions/view.js";
 import type { FleetHosts } from "../fleet-hosts.js";
 
 interface RequestsContext {

@@ -1,11 +1,14 @@
-import { Socket } from "node:net";
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { type AddressInfo, createServer, Socket } from "node:net";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import type { CopilotClient, CopilotClientOptions } from "@github/copilot-sdk";
 import { FleetError } from "../../errors.js";
 import { abortable } from "../clock.js";
 import { showAddress } from "../launch/listen.js";
-import { acknowledgePromptly } from "../wire/acknowledge.js";
+import { acknowledgePromptly } from "../wire/frames.js";
 import type { Endpoint } from "../wire/rpc-client.js";
+import { connectSecurely, type PeerTls, splice, swapToken } from "../wire/secure.js";
 
 export interface ConnectedClient {
   client: CopilotClient;
@@ -62,7 +65,7 @@ export async function connectClient(
 /** Returns an endpoint without TLS that leads to the same server, because the SDK does not support TLS. */
 async function plainEndpoint(endpoint: Endpoint, signal: AbortSignal): Promise<Endpoint> {
   if (endpoint.tls === undefined) return endpoint;
-  const { secureEndpoint } = await import("./secure-endpoint.js");
+  const { secureEndpoint } = await import("./connect.js");
   return await secureEndpoint(endpoint, endpoint.tls, signal);
 }
 
@@ -130,4 +133,35 @@ function quietWriteErrors(client: CopilotClient): void {
 function socketOf(client: CopilotClient): Socket | undefined {
   const { socket } = client as unknown as { socket?: unknown };
   return socket instanceof Socket ? socket : undefined;
+}
+
+/**
+ * Connects to a front door with TLS. Returns a loopback address of this process that leads to that connection, because
+ * the SDK does not support TLS. The address accepts one client, with a random token that only this process knows.
+ */
+export async function secureEndpoint(endpoint: Endpoint, tls: PeerTls, signal: AbortSignal): Promise<Endpoint> {
+  const secure = await connectSecurely(endpoint, tls, signal);
+  const swap = { local: randomBytes(32).toString("base64url"), remote: endpoint.token };
+  const waiting = new Set<Socket>();
+  const server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
+    waiting.add(socket);
+    void swapToken(socket, swap).then((hello) => {
+      waiting.delete(socket);
+      if (hello === null) return;
+      server.close();
+      for (const other of waiting) other.destroy();
+      secure.write(hello);
+      void splice(socket, secure);
+    });
+  });
+  secure.on("error", () => undefined); // `close` follows
+  secure.once("close", () => {
+    server.close();
+    for (const socket of waiting) socket.destroy();
+  });
+  server.listen(0, "127.0.0.1").unref();
+  await once(server, "listening");
+  if (secure.destroyed) server.close();
+  const { address, port } = server.address() as AddressInfo;
+  return { address, port, token: swap.local };
 }

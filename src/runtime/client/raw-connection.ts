@@ -1,6 +1,6 @@
 import { FleetError, isFleetError, systemCode } from "../../errors.js";
 import { showAddress } from "../launch/listen.js";
-import { runtimeMismatch, SUPPORTED_VERSIONS } from "../launch/protocol.js";
+import { runtimeMismatch, SUPPORTED_VERSIONS } from "../launch/versions.js";
 import { type Endpoint, RpcClient, RpcError } from "../wire/rpc-client.js";
 
 /** An authenticated connection to one server without the SDK, because the import of the SDK is slow. */
@@ -86,4 +86,24 @@ function whyEnded(where: string, error: unknown): unknown {
 
 function unreachable(where: string, reason: string, cause?: unknown): FleetError {
   return new FleetError("FLEET_SERVER_UNREACHABLE", `The server at ${where} ${reason}.`, { cause });
+}
+
+/** Whether a session is in a turn, as its server reports. Null if the server does not have the session in memory. */
+export async function isInTurn(
+  connection: Pick<RawConnection, "request">,
+  sessionId: string,
+  signal?: AbortSignal,
+): Promise<boolean | null> {
+  const activity = await unlessRefused(connection.request("session.metadata.activity", { sessionId }, signal));
+  return activity === null ? null : (activity as { hasActiveWork?: unknown }).hasActiveWork === true;
+}
+
+/**
+ * The server's answer. Null if the server answers with an error, for example because it does not have the session in memory.
+ */
+export async function unlessRefused(answer: Promise<unknown>): Promise<unknown> {
+  return await answer.catch((error: unknown) => {
+    if (error instanceof RpcError) return null;
+    throw error;
+  });
 }

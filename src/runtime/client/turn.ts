@@ -1,9 +1,9 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { AssistantMessageEvent, CopilotSession, MessageOptions, SessionEvent } from "@github/copilot-sdk";
-import { writeDuration } from "../../config/values/duration.js";
+import { writeDuration } from "../../config/values/measures.js";
 import { FleetError, option } from "../../errors.js";
 import { abortable, type Clock, deadline, systemClock } from "../clock.js";
-import { isRefusedCredential, mayPass, reasonOf, withReason } from "../history/turn-failure.js";
+import { isRefusedCredential, mayPass, reasonOf, withReason } from "../history/turn-tracker.js";
 
 export interface TurnOptions {
   /** How long the turn may take before it is aborted, in milliseconds. There is no limit by default. */

@@ -1,4 +1,8 @@
-import { isObject } from "../../config/values/json.js";
+import { fstatSync, type Stats } from "node:fs";
+import { setImmediate as yieldToOthers } from "node:timers/promises";
+import { isObject } from "../../config/values/text.js";
+import { FleetError, quote } from "../../errors.js";
+import { readAt } from "../files/if-there.js";
 import { type ScanLimits, scanWithin } from "../wire/scan.js";
 
 /**
@@ -100,4 +104,162 @@ export class LineSplitter {
 
 function endsOf(line: Buffer): { head: Buffer; tail: Buffer } {
   return { head: line.subarray(0, END_BYTES), tail: line.subarray(-END_BYTES) };
+}
+
+export interface HistoryEvent {
+  type: string;
+  /** The sub-agent's id. Null for an event of the main agent. */
+  agentId: string | null;
+  /** Unix time in milliseconds, by the clock of the server's machine. */
+  atMs: number;
+  data: Record<string, unknown>;
+}
+
+/**
+ * The types of events whose data we need. We do not parse long events of other types, such as a system prompt of 20 KB.
+ */
+const TELLING = new Set([
+  "user.message",
+  "assistant.message",
+  "tool.execution_start",
+  "tool.execution_complete",
+  "session.resume",
+  "session.shutdown",
+]);
+const SHORT_BYTES = 8192;
+const HEAD = /^\{"type":"([^"\\]+)"/;
+/**
+ * Matches the fields after `data`. It cannot match text inside `data`, because JSON escapes the quotation marks there.
+ */
+const TRAILER = /\},(?:"agentId":"([^"\\]*)",)?"id":"[^"\\]*","timestamp":"([^"\\]*)"[^{}]*\}\s*$/;
+
+/** Reads the event from a line of the history. Null if the line is incomplete, is not JSON, or has no type or time. */
+export function readEvent(line: Line): HistoryEvent | null {
+  if (!("whole" in line)) return abridged(line.head, line.tail);
+  const { whole } = line;
+  if (whole.length > SHORT_BYTES) {
+    const type = HEAD.exec(whole.toString("utf8", 0, 100))?.[1];
+    const event = type === undefined || TELLING.has(type) ? null : abridged(whole, whole);
+    if (event !== null) return event;
+  }
+  const value = parseLine(whole);
+  if (value === null || typeof value.type !== "string") return null;
+  const agentId = typeof value.agentId === "string" ? value.agentId : null;
+  return timed({ type: value.type, agentId, data: isObject(value.data) ? value.data : {} }, value.timestamp);
+}
+
+/**
+ * Reads an event from the first and the last bytes of its line. Depends on the order in which the runtime of SDK 1.0.14
+ * writes the fields: type, data, agentId, id, timestamp, parentId.
+ */
+function abridged(head: Buffer, tail: Buffer): HistoryEvent | null {
+  const begin = head.toString("utf8", 0, Math.min(head.length, SHORT_BYTES));
+  const end = tail.toString("utf8", Math.max(0, tail.length - SHORT_BYTES));
+  const [, type] = HEAD.exec(begin) ?? [];
+  const [, agentId = null, timestamp] = TRAILER.exec(end) ?? [];
+  if (type === undefined) return null;
+  const data = {
+    abridged: true,
+    toolCallId: /^\{"type":"[^"]*","data":\{"toolCallId":"([^"\\]*)"/.exec(begin)?.[1],
+    delivery: /"delivery":"(\w+)"/.exec(end)?.[1],
+    interactionId: /"interactionId":"([^"\\]*)"/.exec(end)?.[1],
+  };
+  return timed({ type, agentId, data }, timestamp);
+}
+
+function timed(event: Omit<HistoryEvent, "atMs">, timestamp: unknown): HistoryEvent | null {
+  const atMs = typeof timestamp === "string" ? Date.parse(timestamp) : Number.NaN;
+  return Number.isNaN(atMs) ? null : { ...event, atMs };
+}
+
+/**
+ * We do not read more than this between a position in a history and its end. A session of a day with 2,000 tool calls
+ * has less than 100 MB. An agent can make a file of any size, even without using the disk.
+ */
+export const MOST_HISTORY_BYTES = 256 * 1024 ** 2;
+/** Splitting and parsing this many bytes takes less than 30 ms, whatever an agent has written. */
+export const PIECE_BYTES = 64 * 1024;
+/** How many bytes before the offset we remember. The next read compares them, to detect that the file was replaced. */
+const MARK_BYTES = 32;
+
+/** The position up to which a history has been read. */
+export interface HistoryPosition {
+  ino: number;
+  offset: number;
+  /** The bytes right before the offset, in base64. */
+  mark: string;
+}
+
+/** `replaced`: the path now has another file, or the file was cut short, so reading cannot continue. */
+export type HistoryFate = "there" | "gone" | "replaced";
+
+export interface HistoryPart {
+  bytes: Buffer;
+  /** Where the next part begins. Null if the session has no history. */
+  at: HistoryPosition | null;
+  atEnd: boolean;
+  fate: HistoryFate;
+}
+
+let lastPiece: Promise<void> = Promise.resolve();
+
+/**
+ * Wait for this between two pieces of a history. However many readers wait, only one of them goes on in each round of the
+ * event loop, so that many readers do not stop other work for longer than one reader does.
+ */
+export async function nextPiece(): Promise<void> {
+  lastPiece = lastPiece.then(async () => await yieldToOthers());
+  await lastPiece;
+}
+
+/** @throws FleetError `FLEET_SESSION_LOST` when the history is too long to be read from this position to its end */
+export function assertReadable(size: number, sessionId: string, fromBytes: number): void {
+  const bytes = size - fromBytes;
+  if (bytes <= MOST_HISTORY_BYTES) return;
+  throw new FleetError(
+    "FLEET_SESSION_LOST",
+    `The history of session ${quote(sessionId)} has ${bytes} bytes to read. The fleet reads at most ${MOST_HISTORY_BYTES} bytes.`,
+  );
+}
+
+export function markOf(bytes: Buffer): string {
+  return bytes.subarray(-MARK_BYTES).toString("base64");
+}
+
+/** Whether this is still the file that was read up to this position. */
+export function isContinued(fd: number, { ino, offset, mark }: HistoryPosition, stat: Stats): boolean {
+  if (stat.ino !== ino || stat.size < offset) return false;
+  const before = Buffer.from(mark, "base64");
+  return before.length <= offset && readAt(fd, offset - before.length, before.length).equals(before);
+}
+
+/** Reads at most `maxBytes`, and advances the position by the bytes read. */
+export function readNext(fd: number, position: HistoryPosition, maxBytes: number): Buffer {
+  const bytes = readAt(fd, position.offset, maxBytes);
+  position.offset += bytes.length;
+  position.mark = markOf(Buffer.concat([Buffer.from(position.mark, "base64"), bytes.subarray(-MARK_BYTES)]));
+  return bytes;
+}
+
+/**
+ * Reads the next part of a history.
+ *
+ * @param fd the open history; null if the session has no history
+ * @param from where the last part ended; null for the beginning
+ * @throws FleetError `FLEET_SESSION_LOST` when the history is too long to be read from there to its end
+ */
+export function readPart(
+  fd: number | null,
+  sessionId: string,
+  from: HistoryPosition | null,
+  maxBytes: number,
+): HistoryPart {
+  const none = { bytes: Buffer.alloc(0), at: from, atEnd: true };
+  if (fd === null) return { ...none, fate: from === null ? "there" : "gone" };
+  const stat = fstatSync(fd);
+  const at = from === null ? { ino: stat.ino, offset: 0, mark: "" } : { ...from };
+  if (!isContinued(fd, at, stat)) return { ...none, fate: "replaced" };
+  assertReadable(stat.size, sessionId, at.offset);
+  const bytes = readNext(fd, at, Math.min(maxBytes, stat.size - at.offset));
+  return { bytes, at, atEnd: at.offset >= stat.size, fate: "there" };
 }

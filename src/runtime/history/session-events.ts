@@ -1,20 +1,22 @@
 import { closeSync, fstatSync, lstatSync, type Stats } from "node:fs";
 import { readAt } from "../files/if-there.js";
-import { type HistoryEvent, readEvent } from "./event.js";
-import { type Line, LineSplitter, LONGEST_LINE_BYTES } from "./line.js";
 import {
   assertReadable,
+  type HistoryEvent,
   type HistoryFate,
   type HistoryPosition,
   isContinued,
+  type Line,
+  LineSplitter,
+  LONGEST_LINE_BYTES,
   markOf,
   nextPiece,
   PIECE_BYTES,
+  readEvent,
   readNext,
-} from "./part.js";
+} from "./line.js";
 import { historyPath, openHistoryFile } from "./session-state.js";
-import type { EndedTurn } from "./turn-state.js";
-import { TurnTracker } from "./turn-tracker.js";
+import { type EndedTurn, TurnTracker } from "./turn-tracker.js";
 
 const CHUNK_BYTES = 256 * 1024;
 /**

@@ -1,7 +1,7 @@
 import { type Dirent, existsSync, lstatSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
-import type { OwnView } from "../../model/process.js";
+import type { OwnView } from "../../model/server.js";
 import { type Budget, HeldFolder, regain, walk } from "../files/held-folder.js";
 
 /*

@@ -1,11 +1,7 @@
-import { isObject } from "../../config/values/json.js";
+import { isObject } from "../../config/values/text.js";
 import type { TurnOutcome } from "../../model/session.js";
-import { type HistoryEvent, readEvent } from "./event.js";
-import { type Line, LineSplitter, LONGEST_LINE_BYTES } from "./line.js";
-import { callOf, type ToolCall, type ToolOutcome, toolLine } from "./tool-call.js";
-import { reasonOf } from "./turn-failure.js";
-import { type EndedTurn, MOST_PENDING } from "./turn-state.js";
-import { TurnTracker } from "./turn-tracker.js";
+import { type HistoryEvent, type Line, LineSplitter, LONGEST_LINE_BYTES, readEvent } from "./line.js";
+import { type EndedTurn, MOST_PENDING, reasonOf, TurnTracker } from "./turn-tracker.js";
 
 /** One part of a conversation. */
 export interface TranscriptEntry {
@@ -29,7 +25,7 @@ export interface TranscriptEntry {
 }
 
 /** The unreadable lines of a history. */
-export interface Damage {
+interface Damage {
   lines: number;
   /** The number of the first such line, from 1. */
   firstLine: number;
@@ -224,4 +220,62 @@ function namesOf(attachments: unknown): string[] {
     const names = [displayName, title, path, url, type];
     return names.find((name): name is string => typeof name === "string" && name !== "") ?? "?";
   });
+}
+
+/** `refused`: a person or the fleet's rules did not allow it. `unfinished`: the history has no result. */
+export type ToolOutcome = "completed" | "failed" | "refused" | "unfinished";
+
+export interface ToolCall {
+  name: string;
+  /** The first argument that is a string, such as a command, a path or a pattern. Empty if no argument is a string. */
+  argument: string;
+  startedAtMs: number;
+}
+
+/** Longer names, arguments and messages are truncated, because a tool call is one line of a transcript. */
+const MOST_CHARACTERS = 200;
+const REFUSED = new Set<unknown>(["rejected", "denied"]);
+
+/** @param data the data of the call's `tool.execution_start` */
+export function callOf(data: Record<string, unknown>, startedAtMs: number): ToolCall {
+  const given = isObject(data.arguments) ? Object.values(data.arguments) : [data.arguments];
+  const argument = given.find((value): value is string => typeof value === "string") ?? "";
+  const name = typeof data.toolName === "string" && data.toolName !== "" ? data.toolName : "tool";
+  return { name: folded(name), argument: folded(argument), startedAtMs };
+}
+
+/** @param result the data of the call's `tool.execution_complete`; null if the history does not contain this event */
+export function toolLine(
+  { name, argument }: ToolCall,
+  result: Record<string, unknown> | null,
+): { text: string; outcome: ToolOutcome; remark: string } {
+  const outcome = outcomeOf(result);
+  const call = argument === "" ? name : `${name}: ${argument}`;
+  const remark = remarkOn(outcome, result ?? {});
+  return { text: `${call} (${remark})`, outcome, remark };
+}
+
+function outcomeOf(result: Record<string, unknown> | null): ToolOutcome {
+  // A result that is too long to be read has no outcome either.
+  if (result === null || typeof result.success !== "boolean") return "unfinished";
+  if (result.success) return "completed";
+  return isObject(result.error) && REFUSED.has(result.error.code) ? "refused" : "failed";
+}
+
+function remarkOn(outcome: ToolOutcome, { error, shellExecution, abridged }: Record<string, unknown>): string {
+  if (abridged === true) return "its result is too long to be read";
+  const exitCode = isObject(shellExecution) ? shellExecution.exitCode : undefined;
+  if (outcome === "completed" && typeof exitCode === "number" && exitCode !== 0) return `exit code ${exitCode}`;
+  const message = isObject(error) && typeof error.message === "string" ? folded(error.message) : "";
+  return message === "" || outcome === "completed" || outcome === "unfinished" ? outcome : `${outcome}: ${message}`;
+}
+
+/** The text in one line, truncated to {@link MOST_CHARACTERS} characters. */
+function folded(text: string): string {
+  const line = text
+    .slice(0, 4 * MOST_CHARACTERS)
+    .replace(/\s+/g, " ")
+    .trim();
+  const characters = Array.from(line);
+  return characters.length <= MOST_CHARACTERS ? line : `${characters.slice(0, MOST_CHARACTERS - 1).join("")}…`;
 }

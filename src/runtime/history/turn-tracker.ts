@@ -1,16 +1,6 @@
-import { isObject } from "../../config/values/json.js";
+import { asSentence, isObject } from "../../config/values/text.js";
 import type { TurnOutcome } from "../../model/session.js";
-import type { HistoryEvent } from "./event.js";
-import {
-  addPending,
-  belongsTo,
-  type EndedTurn,
-  newStep,
-  newTurn,
-  noteMessage,
-  type OpenTurn,
-  type Turn,
-} from "./turn-state.js";
+import type { HistoryEvent } from "./line.js";
 
 /** A turn that seems to be over counts as over after this many milliseconds without another event. */
 const QUIET_MS = 2_000;
@@ -212,4 +202,129 @@ export class TurnTracker {
     this.#last = { startedAtMs: turn.startedAtMs, endedAtMs: Math.max(turn.startedAtMs, atMs), outcome };
     return this.#last;
   }
+}
+
+/** Times are Unix times in milliseconds, by the clock of the server's machine. */
+export interface EndedTurn {
+  startedAtMs: number;
+  endedAtMs: number;
+  outcome: TurnOutcome;
+}
+
+export interface OpenTurn {
+  startedAtMs: number;
+  lastEventAtMs: number;
+}
+
+/** The most tools and sub-agents of a turn whose ends we wait for. Only an agent that writes the history itself exceeds it. */
+export const MOST_PENDING = 10_000;
+
+function addPending(ids: Set<string>, id: string): void {
+  if (ids.size < MOST_PENDING) ids.add(id);
+}
+
+interface Step {
+  /** Whether the model's answer has text. Null if we saw nothing of the answer. */
+  answered: boolean | null;
+  wantsTools: boolean;
+  /** Tools that the model asked for and that have not ended. */
+  pending: Set<string>;
+  refused: boolean;
+}
+
+interface Turn extends OpenTurn {
+  /** Whether we saw the turn's prompt, and so the turn's beginning. */
+  fromPrompt: boolean;
+  interactionId: unknown;
+  step: Step | null;
+  aborted: boolean;
+  failed: boolean;
+  /** The time when the model answered, if sub-agents were then still working in the background. Otherwise null. */
+  answeredAtMs: number | null;
+  /**
+   * How and when the turn ended, if no more events of this turn follow. Null while the turn does not seem to be over.
+   */
+  presumed: { outcome: TurnOutcome; endedAtMs: number } | null;
+}
+
+function newTurn(atMs: number, interactionId: unknown, fromPrompt: boolean): Turn {
+  return {
+    startedAtMs: atMs,
+    lastEventAtMs: atMs,
+    fromPrompt,
+    interactionId,
+    step: null,
+    aborted: false,
+    failed: false,
+    answeredAtMs: null,
+    presumed: null,
+  };
+}
+
+function newStep(): Step {
+  return { answered: null, wantsTools: false, pending: new Set(), refused: false };
+}
+
+/**
+ * Whether a `user.message` belongs to this turn. If not, it is the prompt of a new turn. The message comes from the
+ * user, or from the runtime (a skill's text).
+ */
+function belongsTo(turn: Turn, { delivery, interactionId }: Record<string, unknown>): boolean {
+  if (delivery === "idle" || delivery === "queued") return false;
+  return (
+    delivery === "steering" || turn.step !== null || (interactionId != null && interactionId === turn.interactionId)
+  );
+}
+
+function noteMessage(step: Step, { content, toolRequests, abridged }: Record<string, unknown>): void {
+  // We do not parse a long message, so we do not know whether it has text or asks for tools. Assume that it has text.
+  // If it asks for tools, the events of those tools follow.
+  step.answered = abridged === true || (typeof content === "string" && content !== "") || step.answered === true;
+  for (const request of Array.isArray(toolRequests) ? toolRequests : []) {
+    step.wantsTools = true;
+    if (isObject(request) && typeof request.toolCallId === "string") addPending(step.pending, request.toolCallId);
+  }
+}
+
+/**
+ * For these statuses of a model service, the runtime (1.0.85) reports a text of its own. So the model gateway answers
+ * with statuses for which the runtime reports the text in the answer.
+ */
+const SHOWN: Readonly<Record<number, number>> = { 401: 424, 403: 422, 404: 422 };
+
+export function shownStatus(status: number): number {
+  return SHOWN[status] ?? status;
+}
+
+/** Whether a model service or the model gateway refused the credential, by the status in a `session.error`. */
+export function isRefusedCredential(status: unknown): boolean {
+  return status === 401 || status === SHOWN[401];
+}
+
+const RETRIED = /^Failed to get response from the AI model; retried (\d+) times? \([^)]*\) Last error: /;
+/** The status that the runtime puts before a message of the model gateway, which contains the service's own status. */
+const STATUS = /^(?:42[24]|\d{3}(?= https?:\/\/)) /;
+const VARIABLES = "COPILOT_PROVIDER_API_KEY, COPILOT_PROVIDER_API_KEY_COMMAND, or COPILOT_PROVIDER_BEARER_TOKEN";
+const SETTINGS = "provider.apiKeyEnv, provider.apiKeyFile or provider.apiKeyCommand";
+
+/** Returns the reason in the message of a `session.error`, with settings of the fleet instead of the runtime's. */
+export function reasonOf(message: string): string {
+  const retries = RETRIED.exec(message)?.[1];
+  const text = message
+    .replace(RETRIED, "")
+    .replace(STATUS, "")
+    .replace(VARIABLES, SETTINGS)
+    .replace(/\s*\n\s*/g, " ");
+  return retries === undefined ? text : `${asSentence(text)} The server gave up after ${Number(retries) + 1} tries.`;
+}
+
+/** The same event with {@link reasonOf} as its message if it is a `session.error`. */
+export function withReason<Event extends { type: string; data: object }>(event: Event): Event {
+  if (event.type !== "session.error" || !("message" in event.data)) return event;
+  return { ...event, data: { ...event.data, message: reasonOf(String(event.data.message)) } };
+}
+
+/** Whether the same prompt may succeed soon, because the runtime itself has tried again. Takes both forms of a message. */
+export function mayPass(message: string): boolean {
+  return RETRIED.test(message) || /The server gave up after \d+ tries\.$|^Could not connect to local/.test(message);
 }

@@ -2,7 +2,7 @@ import dns from "node:dns";
 import { once } from "node:events";
 import { createServer, type Server } from "node:net";
 import type { Address } from "../../config/rules.js";
-import { isLoopback } from "../../config/values/redis-url.js";
+import { isLoopback } from "../../config/values/network.js";
 import { FleetError, type FleetErrorCode, option, quote, type Suggestion, systemCode } from "../../errors.js";
 import { abortable } from "../clock.js";
 

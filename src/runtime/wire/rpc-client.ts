@@ -2,10 +2,9 @@ import { randomBytes } from "node:crypto";
 import { connect, type Socket } from "node:net";
 import { FleetError, quote } from "../../errors.js";
 import { abortable, type Clock, deadline, deadlineOn, isTimeout, systemClock } from "../clock.js";
-import { acknowledgePromptly } from "./acknowledge.js";
-import { encodeMessage, type Frame, FrameSplitter } from "./frames.js";
+import { acknowledgePromptly, encodeMessage, type Frame, FrameSplitter } from "./frames.js";
+import { parse, type RpcId, readServerFrame, type ServerMessage } from "./scan.js";
 import type { PeerTls } from "./secure.js";
-import { parse, type RpcId, readServerFrame, type ServerMessage } from "./server-message.js";
 
 export interface Endpoint {
   address: string;

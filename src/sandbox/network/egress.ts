@@ -1,12 +1,15 @@
 import { spawn } from "node:child_process";
-import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync } from "node:fs";
+import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, quote } from "../../errors.js";
 import { replaceStateFile } from "../../store/file/state-folder.js";
+import { system } from "../../system/system.js";
 import { packageFolder } from "../programs.js";
-import { askProxy, type EgressStatus, type ServerEntry } from "./ask.js";
-import { makeNetworkFolder, rulesName, SERVERS_FOLDER } from "./folder.js";
+import type { EgressResult } from "./outbound.js";
+import { STATUS_REQUEST } from "./proxy.js";
 
 /** How long a proxy may take to start, in milliseconds. It takes a tenth of a second on a quiet machine. */
 const START_MS = 15_000;
@@ -88,4 +91,87 @@ function unusable(why: string): FleetError {
   return new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.network is "allow-list", but the proxy ${why}.`, {
     suggestions: ["copilotfleet doctor", 'Set sandbox.network to "none" for servers without a network.'],
   });
+}
+
+/** The content of a server's rules file. The launch writes the file, and the proxy reads it. */
+export interface ServerEntry {
+  user: string | null;
+  server: string;
+  allow: readonly string[];
+}
+
+export interface EgressStatus {
+  pid: number;
+  /** An id that differs for each process of the proxy. */
+  id: string;
+  version: string;
+  /** The number of requests since the process started, by their result. */
+  counts: Readonly<Record<EgressResult, number>>;
+}
+
+const ANSWER_MS = 2_000;
+
+/** Asks the proxy for its status. Null if no proxy answers in time. @param folder the network folder */
+export async function askProxy(folder: string): Promise<EgressStatus | null> {
+  let held: number;
+  try {
+    held = openSync(folder, "r");
+  } catch {
+    return null;
+  }
+  try {
+    // Connect through the descriptor, because the folder's path may be too long for a Unix socket.
+    const text = await answerOf(join(system().files.pathOf(held), EGRESS_SOCKET));
+    return JSON.parse(text) as EgressStatus;
+  } catch {
+    return null;
+  } finally {
+    closeSync(held);
+  }
+}
+
+async function answerOf(path: string): Promise<string> {
+  return await new Promise((resolve, reject) => {
+    let answer = "";
+    const socket = connect(path, () => socket.write(`${STATUS_REQUEST}\n`));
+    const timer = setTimeout(() => socket.destroy(), ANSWER_MS);
+    socket.setEncoding("utf8");
+    socket.on("data", (chunk: string) => {
+      answer += chunk;
+    });
+    socket.on("error", reject);
+    socket.on("close", () => {
+      clearTimeout(timer);
+      resolve(answer);
+    });
+  });
+}
+
+/** The Unix socket of the proxy, in the network folder. */
+export const EGRESS_SOCKET = "egress";
+/** The folder in the network folder with one file of rules for each server, named by {@link rulesName}. */
+export const SERVERS_FOLDER = "servers";
+
+/**
+ * The name of the file with a server's rules. It contains only a hash of the launch id, because everyone who knows a
+ * launch id can use the proxy with that server's rules, and Landlock does not hide the names of files: inotify shows
+ * them.
+ */
+export function rulesName(launchId: string): string {
+  return `${createHash("sha256").update(launchId).digest("hex")}.json`;
+}
+
+/**
+ * The folder of the Unix sockets through which servers with a restricted network reach the world outside. A state
+ * folder belongs to one host, so this folder does, too. No sandbox lets a server read this folder.
+ */
+export function networkFolder(stateRoot: string): string {
+  return join(stateRoot, "network");
+}
+
+/** Makes the network folder, and the folder for rules in it. @returns the network folder */
+export function makeNetworkFolder(stateRoot: string): string {
+  const folder = networkFolder(stateRoot);
+  mkdirSync(join(folder, SERVERS_FOLDER), { recursive: true, mode: 0o700 });
+  return folder;
 }

@@ -3,13 +3,11 @@ import { readdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs
 import { createServer } from "node:net";
 import { basename, join } from "node:path";
 import { isMainThread, parentPort, Worker } from "node:worker_threads";
-import { LAUNCH_VARIABLE } from "../../model/process.js";
+import { LAUNCH_VARIABLE } from "../../model/server.js";
 import { type SeenProcess, system } from "../../system/system.js";
 import { ServerRules } from "./addresses.js";
-import { askProxy, type EgressStatus, type ServerEntry } from "./ask.js";
-import { EGRESS_SOCKET, rulesName, SERVERS_FOLDER } from "./folder.js";
-import { EgressProxy, type EgressServer } from "./proxy.js";
-import { RefusalLog } from "./refusal-log.js";
+import { askProxy, EGRESS_SOCKET, type EgressStatus, rulesName, SERVERS_FOLDER, type ServerEntry } from "./egress.js";
+import { EgressProxy, type EgressServer, RefusalLog } from "./proxy.js";
 
 /*
  * The process of the proxy. Several such processes may start at the same time, so each listens on its own socket and

@@ -1,8 +1,8 @@
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { appendFileSync, renameSync, statSync } from "node:fs";
+import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import type { ServerRules } from "./addresses.js";
-import { forward, plainUrl } from "./forward.js";
 import {
   connectTo,
   EGRESS_RESULTS,
@@ -270,4 +270,121 @@ function endWith(socket: Socket, text: string, afterMs: number): void {
   socket.resume();
   const timer = setTimeout(() => socket.destroy(), afterMs).unref();
   socket.once("close", () => clearTimeout(timer));
+}
+
+/** Headers that concern only one connection, so a proxy must not forward them (RFC 9110, 7.6.1). */
+const OF_CONNECTION = new Set(
+  "connection expect keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split(
+    " ",
+  ),
+);
+
+/**
+ * The `http://` URL of a request that a client sent to the proxy without encryption. Null for any other request, and if
+ * the URL contains credentials.
+ */
+function plainUrl({ url = "" }: IncomingMessage): URL | null {
+  const parsed = /^http:\/\//i.test(url) && URL.canParse(url) ? new URL(url) : null;
+  return parsed === null || parsed.username !== "" || parsed.password !== "" ? null : parsed;
+}
+
+/**
+ * Sends the client's request over the open connection `upstream`, and passes the answer back. Answers 502 if that
+ * fails.
+ */
+function forward(message: IncomingMessage, response: ServerResponse, url: URL, upstream: Socket): void {
+  const { method, headers } = message;
+  const fail = () => {
+    upstream.destroy();
+    if (response.headersSent) response.destroy();
+    else response.writeHead(502, { connection: "close" }).end();
+  };
+  response.on("close", () => upstream.destroy());
+  try {
+    const isChunked = headers["transfer-encoding"] !== undefined;
+    const length = headers["content-length"];
+    // State the length of the body here, because the client could take it out by naming it in `Connection`.
+    const framing = isChunked ? { "transfer-encoding": "chunked" } : length && { "content-length": length };
+    const sent = request({
+      method,
+      path: `${url.pathname}${url.search}`,
+      headers: { ...passedOn(headers), host: url.host, ...framing },
+      createConnection: () => upstream,
+    });
+    sent.on("error", fail);
+    sent.on("close", () => {
+      if (!response.headersSent) fail();
+    });
+    sent.on("response", (answered) => {
+      try {
+        response.writeHead(answered.statusCode ?? 502, passedOn(answered.headers));
+      } catch {
+        fail(); // the answer has a header that Node.js refuses to send
+        return;
+      }
+      answered.on("error", fail);
+      answered.pipe(response);
+    });
+    message.pipe(sent);
+  } catch {
+    fail(); // the request has a header that Node.js refuses to send
+  }
+}
+
+/** The headers to pass on: all except those of the connection, and those that the header `Connection` names. */
+function passedOn(headers: IncomingMessage["headers"]): IncomingMessage["headers"] {
+  const named = new Set((headers.connection ?? "").split(",").map((name) => name.trim().toLowerCase()));
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => !OF_CONNECTION.has(name) && !named.has(name)));
+}
+
+const MINUTE_MS = 60_000;
+
+/**
+ * The log of refused requests, with one JSON object in each line. A server can cause any number of refusals. So the log
+ * gets a limited number of lines for each server and minute, and has at most two files of limited size.
+ */
+export class RefusalLog {
+  readonly #path: string;
+  readonly #limits: { perMinute: number; bytes: number };
+  #minute = 0;
+  /** How many requests of each server were refused in this minute. */
+  #refused = new Map<string, number>();
+
+  constructor(path: string, limits = { perMinute: 60, bytes: 4 * 1024 * 1024 }) {
+    this.#path = path;
+    this.#limits = limits;
+  }
+
+  write({ user, server, target, result, detail }: RefusedRequest, nowMs = Date.now()): void {
+    this.#beginMinute(Math.floor(nowMs / MINUTE_MS), nowMs);
+    const count = (this.#refused.get(server) ?? 0) + 1;
+    this.#refused.set(server, count);
+    if (count > this.#limits.perMinute) return;
+    this.#append({ time: new Date(nowMs).toISOString(), result, user, server, ...target, detail });
+  }
+
+  /**
+   * When a new minute begins, logs how many refusals of each server were left out of the log in the last one, and
+   * resets the counts.
+   */
+  #beginMinute(minute: number, nowMs: number): void {
+    if (minute === this.#minute) return;
+    const left = [...this.#refused].filter(([, count]) => count > this.#limits.perMinute);
+    this.#minute = minute;
+    this.#refused = new Map();
+    for (const [server, count] of left) {
+      const detail = `${count - this.#limits.perMinute} more requests of a minute were refused`;
+      this.#append({ time: new Date(nowMs).toISOString(), server, detail });
+    }
+  }
+
+  #append(entry: object): void {
+    try {
+      const bytes = statSync(this.#path, { throwIfNoEntry: false })?.size ?? 0;
+      if (bytes > this.#limits.bytes) renameSync(this.#path, `${this.#path}.1`);
+      appendFileSync(this.#path, `${JSON.stringify(entry)}\n`, { mode: 0o600 });
+    } catch {
+      // A full disk must not stop the proxy. The metrics still count the request.
+    }
+  }
 }

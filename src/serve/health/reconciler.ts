@@ -1,17 +1,13 @@
 import { isFleetError } from "../../errors.js";
-import type { Registry } from "../../model/registry.js";
-import type { ServerRecord } from "../../model/server.js";
+import type { Registry, ServerRecord } from "../../model/server.js";
 import { closedBy } from "../../pool/admission.js";
-import { isClaimed } from "../../pool/claims/held-claim.js";
 import { recordCrashLoop } from "../../pool/health.js";
-import { isBroken, isDesired } from "../../pool/server.js";
+import { isBroken, isClaimed, isDesired } from "../../pool/server.js";
 import { deadline } from "../../runtime/clock.js";
-import { ownLimit } from "../../runtime/launch/own-limits.js";
-import type { ServeContext } from "../context.js";
-import type { LoopTimer } from "../loop-timer.js";
-import type { Operations } from "../operations.js";
-import { ServerMonitor } from "./monitor.js";
-import { Restarts } from "./restarts.js";
+import { ownLimit } from "../../runtime/launch/launch.js";
+import type { Operations, ServeContext } from "../context.js";
+import type { LoopTimer } from "../failures.js";
+import { Restarts, ServerMonitor } from "./monitor.js";
 
 /** How long a server may take to start, in milliseconds. */
 const STARTUP_MS = 30_000;

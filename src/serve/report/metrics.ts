@@ -1,17 +1,17 @@
 import type { Counter, Registry } from "prom-client";
 import { LIMITED, USER_LIMITS } from "../../config/limits.js";
 import { ERRORS, type FleetErrorCode } from "../../errors.js";
-import type { RequestReport } from "../../gateway/state/door/report.js";
+import type { RequestReport } from "../../gateway/state/report.js";
 import { SIGN_ON_RESULTS, type SignOnReport, WAYS } from "../../identity/sign-on.js";
-import { SERVER_STATES } from "../../model/server.js";
+import type { EventCounts } from "../../model/event.js";
+import { SERVER_STATES, type ServerState } from "../../model/server.js";
 import { TURN_OUTCOMES, type TurnOutcome } from "../../model/session.js";
-import { NO_USAGE, type UsageCounts } from "../../model/usage/usage.js";
+import { NO_USAGE, type UsageCounts } from "../../model/usage.js";
+import type { ModelRequests } from "../../models/gateway/exchange.js";
 import { EGRESS_RESULTS, type EgressResult } from "../../sandbox/network/outbound.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
-import { REQUEST_KINDS, REQUEST_OUTCOMES, type RequestChange } from "../../sessions/requests/request.js";
-import type { MetricsSnapshot } from "./snapshot.js";
-
-export type { MetricsSnapshot } from "./snapshot.js";
+import { REQUEST_KINDS, REQUEST_OUTCOMES, type RequestChange } from "../../sessions/requests.js";
+import type { StreamCounts } from "../context.js";
 
 /** Why a server was started again. `start`: its previous start failed. */
 const RESTART_REASONS = ["crash", "hang", "start"] as const;
@@ -297,4 +297,32 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
     ready: gauge("ready", "1 when /readyz answers ok."),
     errors: counterBy("errors_total", "code", Object.keys(ERRORS), "Errors the supervisor met, by their code."),
   };
+}
+
+/** The measurements of a supervisor. Most values have the name of their series. */
+export interface MetricsSnapshot {
+  serversByState: Record<ServerState, number>;
+  /** Running servers without a sandbox. */
+  unrestricted: number;
+  /** Sessions that are loaded in a server's memory. */
+  activeSessions: number;
+  turnsInFlight: number;
+  /** Turns in flight that have shown no sign of life for too long. */
+  turnsStalled: number;
+  leases: number;
+  /** Purges in the whole fleet that are not complete. */
+  purges: number;
+  /** When the oldest of these purges began, in seconds since 1970; 0 if there is none. */
+  oldestPurge: number;
+  memoryBytes: number;
+  /** The free space that this process may use on the disk that holds the state, in bytes. Null if it is not known. */
+  diskFreeBytes: number | null;
+  doorClients: number;
+  /** Turns in progress or waiting at the front door. */
+  doorTurns: number;
+  modelRequests: Readonly<ModelRequests>;
+  usage: Readonly<UsageCounts>;
+  streams: Readonly<StreamCounts>;
+  /** The audit events of this process. */
+  events: Readonly<EventCounts>;
 }

@@ -1,7 +1,6 @@
 import type { TurnOutcome } from "../../model/session.js";
 import { openHistory, type SessionEvents } from "../../runtime/history/session-events.js";
-import type { EndedTurn, OpenTurn } from "../../runtime/history/turn-state.js";
-import type { TurnTracker } from "../../runtime/history/turn-tracker.js";
+import type { EndedTurn, OpenTurn, TurnTracker } from "../../runtime/history/turn-tracker.js";
 
 export interface LoadedSession {
   serverId: string;

@@ -1,14 +1,21 @@
-import type { Duration } from "../../config/values/duration.js";
+import { randomBytes } from "node:crypto";
+import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import type { Duration } from "../../config/values/measures.js";
+import { printable } from "../../config/values/text.js";
+import { quote, systemCode } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { ClearedRemain } from "../../hosts/remains.js";
 import type { Takeover } from "../../hosts/takeover.js";
 import type { OnProgress } from "../../model/progress.js";
 import { isRunning } from "../../pool/server.js";
-import { sessionsInTurn } from "../../pool/stop/drain.js";
-import { isLoadedBy } from "../../runtime/history/session-state.js";
-import type { SessionsContext } from "../context.js";
-import { type HostsSeen, ttlOf } from "./age.js";
-import { killStrays, repairServers, type ServerAction } from "./broken-servers.js";
+import { sessionsInTurn } from "../../pool/stop.js";
+import { type Budget, HeldFolder, removeTree } from "../../runtime/files/held-folder.js";
+import { ifThere, makeFolder } from "../../runtime/files/if-there.js";
+import { unwritable } from "../../runtime/files/server-folder.js";
+import { claimedBy, isLoadedBy } from "../../runtime/history/session-state.js";
+import { ownIdentity } from "../../runtime/process/process-table.js";
+import type { SessionsContext } from "../problems.js";
 import {
   deleteSessions,
   describeLeftover,
@@ -18,12 +25,26 @@ import {
   runningPids,
   type SkipReason,
 } from "./delete.js";
-import { leftovers } from "./journal.js";
-import { Run } from "./run.js";
-import { type Candidate, type Survey, survey, type UnreadableRecord } from "./survey.js";
-import { findUnused } from "./unused-servers.js";
+import {
+  type Candidate,
+  gcFolder,
+  type HostsSeen,
+  JOURNAL,
+  type Leftover,
+  leftover,
+  leftovers,
+  MOVED,
+  type Note,
+  readRun,
+  runsBeside,
+  type Survey,
+  survey,
+  ttlOf,
+  type UnreadableRecord,
+} from "./survey.js";
+import { findUnused, killStrays, repairServers, type ServerAction } from "./unused-servers.js";
 
-export interface GcContext extends Pick<SessionsContext, "store" | "pool" | "directory" | "events"> {
+interface GcContext extends Pick<SessionsContext, "store" | "pool" | "directory" | "events"> {
   stateRoot: string;
   takeover: Pick<Takeover, "settleDue">;
   /** How long a server may take for one answer, in milliseconds. */
@@ -199,4 +220,191 @@ async function tellTurns(context: GcContext, outcomes: Outcome[]): Promise<Outco
   return outcomes.map((outcome) =>
     outcome.skipped === "active" && busy.has(outcome.session.id) ? { ...outcome, skipped: "busy" } : outcome,
   );
+}
+
+/**
+ * Replaces the PID and the start time in the name of an ended run's folder. No process has the PID 0, so the next gc
+ * takes over the folder.
+ */
+const NOBODY = "0-0";
+/** How many files and folders one gc removes from a session-state folder at most. */
+const MOST_REMOVED = 100_000;
+
+/**
+ * One run of gc in one session-state folder. The run has its own folder, to which it moves the sessions that it
+ * deletes.
+ */
+export class Run {
+  readonly #statePath: string;
+  readonly #path: string;
+  /** The folders that this run took over from killed gcs. They stay until the work in their journals is done. */
+  readonly #inherited: string[] = [];
+  #made = false;
+  #notes: readonly Note[] = [];
+  readonly #budget: Budget = { left: MOST_REMOVED };
+  /** Messages about sessions that this run could restore only in part. */
+  readonly warnings: string[] = [];
+
+  /** @param statePath the session-state folder, with all links resolved */
+  constructor(statePath: string) {
+    const { pid, startTicks } = ownIdentity();
+    this.#statePath = statePath;
+    this.#path = join(gcFolder(statePath), `${pid}-${startTicks}-${randomBytes(4).toString("hex")}`);
+  }
+
+  /**
+   * Takes over the folders of killed gcs by renaming them, so that no other gc does.
+   *
+   * @param killed the folders of the gcs that were dead at the survey. If a gc was killed later, its folder stays for the
+   * next gc, because the survey left out the sessions in its journal.
+   */
+  inherit(killed: ReadonlySet<string>): Leftover[] {
+    const before = runsBeside(this.#statePath).filter(({ path }) => killed.has(path));
+    if (before.length === 0) return [];
+    for (const { path } of before) {
+      const mine = `${this.#path}${randomBytes(4).toString("hex")}`;
+      if (renameIfThere(path, mine)) this.#inherited.push(mine);
+    }
+    return this.#inherited.flatMap((path) => {
+      const { notes, moved } = readRun(path);
+      return moved.map((id) => leftover(path, id, notes));
+    });
+  }
+
+  /**
+   * Writes to the journal which sessions are about to be deleted. Keeps the notes of sessions that are still in this
+   * gc's folder: if this gc is killed, the next gc needs them. When this returns, the notes survive a power failure.
+   */
+  note(notes: readonly Note[]): void {
+    try {
+      if (!this.#made) makeRunFolder(this.#path);
+      const moved = new Set(this.#made ? readRun(this.#path).moved : []);
+      this.#made = true;
+      const kept = this.#notes.filter(({ id }) => moved.has(id));
+      this.#notes = [...kept, ...notes];
+      replaceFile(join(this.#path, JOURNAL), JSON.stringify(this.#notes));
+    } catch (error) {
+      throw unwritable(this.#statePath, error);
+    }
+  }
+
+  /**
+   * Moves a session into this gc's folder, where no other process finds it. @returns the new path; null if the session no
+   * longer exists
+   */
+  take(id: string): string | null {
+    const moved = join(this.#path, MOVED, id);
+    using state = this.#openState();
+    if (state?.lstat(id)?.isDirectory() !== true) return null;
+    return ifThere(() => state.moveOut(id, moved)) === null ? null : moved;
+  }
+
+  /**
+   * Opens the session-state folder. Returns null if a folder in its path was replaced after the survey, perhaps by a
+   * link to another user's sessions.
+   */
+  #openState(): HeldFolder | null {
+    const state = HeldFolder.open(this.#statePath);
+    if (state === null || state.realPath === this.#statePath) return state;
+    state[Symbol.dispose]();
+    return null;
+  }
+
+  /** Removes a moved session. @returns false if files are left for the next gc, because there are too many */
+  async remove(moved: string): Promise<boolean> {
+    return await removeTree(moved, this.#budget);
+  }
+
+  /** Removes a session that was not moved. @returns as {@link remove} */
+  async removeInPlace(id: string): Promise<boolean> {
+    using state = this.#openState();
+    return state?.lstat(id) === undefined || (await this.remove(state.at(id)));
+  }
+
+  /**
+   * Whether a server opened the session just as it was moved. The runtime then creates the session's folder again, with
+   * a lock in it. But if the new folder has a description (`workspace.yaml`), it belongs to a new session with this id,
+   * and its lock does not count.
+   */
+  isOpened(id: string, moved: string, pids: ReadonlySet<number>): boolean {
+    const original = join(this.#statePath, id);
+    const isNew = existsSync(join(original, "workspace.yaml"));
+    return [...claimedBy(moved), ...(isNew ? [] : claimedBy(original))].some((pid) => pids.has(pid));
+  }
+
+  /**
+   * Moves a session back. If the runtime has made the session's folder again, moves the session into that folder, where it
+   * stays as a folder of its own.
+   */
+  giveBack(id: string, moved: string): void {
+    using state = this.#openState();
+    if (state === null) return; // the next gc tries again
+    if (state.lstat(id) === undefined) {
+      renameSync(moved, state.at(id));
+      return;
+    }
+    using target = state.folder(id);
+    if (target === null) return;
+    const kept = `before-gc-${randomBytes(4).toString("hex")}`;
+    renameSync(moved, target.at(kept));
+    this.warnings.push(
+      `A server opened session ${quote(id)} while gc moved it, so the server made the session's folder again. The session's earlier files are in ${printable(join(this.#statePath, id, kept))}.`,
+    );
+  }
+
+  /**
+   * Ends the run. If it has `finished`, removes its folders. Folders that still contain sessions, and all folders of an
+   * unfinished run, stay for the next gc.
+   */
+  end(finished: boolean): void {
+    for (const path of [...this.#inherited, this.#path]) {
+      if (finished && readRun(path).moved.length === 0) rmSync(path, { recursive: true, force: true });
+      else renameIfThere(path, join(dirname(path), `${NOBODY}-${randomBytes(4).toString("hex")}`));
+    }
+    // A read-only disk would refuse the removal even if the folder does not exist.
+    if (!existsSync(dirname(this.#path))) return;
+    try {
+      rmdirSync(dirname(this.#path));
+    } catch (error) {
+      // These codes show that another gc uses the folder or has removed it.
+      if (!["ENOENT", "ENOTEMPTY", "EEXIST"].includes(systemCode(error) ?? "")) throw error;
+    }
+  }
+}
+
+function renameIfThere(from: string, to: string): boolean {
+  return ifThere(() => renameSync(from, to)) !== null;
+}
+
+/** Tries again if the parent folder is missing, because another gc removes the empty parent folder when it ends. */
+function makeRunFolder(path: string): void {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      for (const folder of [dirname(path), path, join(path, MOVED)]) makeFolder(folder);
+      for (const folder of [dirname(dirname(path)), dirname(path)]) sync(folder);
+      return;
+    } catch (error) {
+      if (systemCode(error) !== "ENOENT" || attempt > 100) throw error;
+    }
+  }
+}
+
+/**
+ * Replaces a file with a rename, so that a kill leaves the old or the new content. Syncs the new content to the disk.
+ */
+function replaceFile(path: string, text: string): void {
+  const next = `${path}.next`;
+  writeFileSync(next, text, { mode: 0o600 });
+  sync(next);
+  renameSync(next, path);
+  sync(dirname(path));
+}
+
+function sync(path: string): void {
+  const fd = openSync(path, "r");
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
 }

@@ -1,17 +1,15 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError, systemCode } from "../../errors.js";
-import type { Registry } from "../../model/registry.js";
+import type { Registry } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
-import { mapConcurrently } from "../../pool/concurrency.js";
+import { mapConcurrently } from "../../pool/admission.js";
 import { isRunning } from "../../pool/server.js";
 import { usedSessions } from "../../pool/use-markers.js";
 import { claimedBy, ownPid } from "../../runtime/history/session-state.js";
 import { isFull } from "../../store/file/failures.js";
 import type { Store } from "../../store/ports.js";
-import { type HostsSeen, isInUse, measureFolder } from "./age.js";
-import type { Leftover, Note } from "./journal.js";
-import type { Run } from "./run.js";
-import type { Candidate } from "./survey.js";
+import type { Run } from "./collect.js";
+import { type Candidate, type HostsSeen, isInUse, type Leftover, measureFolder, type Note } from "./survey.js";
 
 /**
  * Why a session past its TTL stays:

@@ -1,30 +1,30 @@
-import { readdirSync, realpathSync } from "node:fs";
-import { join } from "node:path";
+import { type Dirent, existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { printable } from "../../config/values/text.js";
 import { quote, systemCode } from "../../errors.js";
 import { isSessionId } from "../../model/ids.js";
-import type { Registry } from "../../model/registry.js";
-import type { ServerRecord } from "../../model/server.js";
-import type { SessionRecord } from "../../model/session.js";
+import type { ProcessIdentity, Registry, ServerRecord } from "../../model/server.js";
+import type { SessionRecord, SessionUser } from "../../model/session.js";
 import { groupOfSession } from "../../pool/server.js";
-import { HeldFolder } from "../../runtime/files/held-folder.js";
+import { HeldFolder, walk } from "../../runtime/files/held-folder.js";
 import { ifThere } from "../../runtime/files/if-there.js";
+import { HOME } from "../../runtime/files/server-folder.js";
 import { SHARED_GROUP } from "../../runtime/files/shared-storage.js";
 import {
+  HISTORY,
   isRuntimeFolder,
   MOST_FOLDERS,
   openSessionState,
   sessionStatePath,
 } from "../../runtime/history/session-state.js";
+import { identify, isAlive, ownIdentity } from "../../runtime/process/process-table.js";
 import type { UnreadableError } from "../../store/failures.js";
 import type { Store } from "../../store/ports.js";
-import { type HostsSeen, isAbandoned, lastUseOf, measureFolder, ttlOf } from "./age.js";
-import { type Business, type Note, unfinishedBusiness } from "./journal.js";
 import type { UnusedOptions } from "./unused-servers.js";
 
 /** A session-state folder: it contains the folders of sessions. All shared servers of a host may use the same one. */
-export interface StateFolder {
+interface StateFolder {
   /** With all links resolved. */
   path: string;
   servers: ServerRecord[];
@@ -68,7 +68,7 @@ export interface Survey {
   business: ReadonlyMap<StateFolder, Business>;
 }
 
-export interface SurveyOptions extends UnusedOptions {
+interface SurveyOptions extends UnusedOptions {
   hosts: HostsSeen;
   /** Whether a session belongs to this host. Other hosts delete their own sessions. */
   isOwn: (record: SessionRecord) => boolean;
@@ -273,4 +273,207 @@ function stateOfHome(home: string, stateRoot: string, known: ReadonlySet<string>
 
 function realPathIfThere(path: string): string | null {
   return ifThere(() => realpathSync(path));
+}
+
+interface Measured {
+  bytes: number;
+  /**
+   * When a file in the folder was last written (Unix time in ms). For a folder without files, when the folder itself last
+   * changed.
+   */
+  newestMs: number;
+}
+
+const MOST_ENTRIES = 10_000;
+
+/**
+ * Measures the size and age of a session's folder in one walk. A file that was written after `youngAfterMs` makes the folder
+ * `young` and ends the walk. Does not follow links. In a folder with more than `MOST_ENTRIES` entries, only the history and
+ * the first files count, so that a user cannot keep a session for ever by filling its folder.
+ */
+export function measureFolder(path: string, youngAfterMs: number): Measured | "young" | "gone" {
+  using parent = HeldFolder.open(dirname(path));
+  using folder = parent?.folder(basename(path)) ?? null;
+  if (folder === null) return "gone";
+  const total: Measured = { bytes: 0, newestMs: Number.NEGATIVE_INFINITY };
+  const history = folder.lstat(HISTORY);
+  if (history !== undefined && history.mtimeMs > youngAfterMs) return "young";
+  const result = walk(folder, { left: MOST_ENTRIES }, (stat) => {
+    if (stat.mtimeMs > youngAfterMs) return false;
+    total.bytes += stat.size;
+    total.newestMs = Math.max(total.newestMs, stat.mtimeMs);
+    return true;
+  });
+  if (result === "stopped") return "young";
+  if (total.newestMs === Number.NEGATIVE_INFINITY) total.newestMs = folder.stats.mtimeMs;
+  return total.newestMs > youngAfterMs ? "young" : total;
+}
+
+export function ttlOf(record: SessionRecord | null, ttlMs: number): number {
+  return record?.ttlMs ?? ttlMs;
+}
+
+/**
+ * When the session was last used (Unix time in ms). If the recorded date is damaged, returns `nowMs`, because such a date
+ * must not lead to a deletion.
+ */
+export function lastUseOf(record: SessionRecord, nowMs: number): number {
+  const used = Date.parse(record.lastUsedAt);
+  return Number.isNaN(used) ? nowMs : used;
+}
+
+/** The hosts of the fleet. gc needs them to decide whether a process is alive. */
+export interface HostsSeen {
+  /** The name of this host; null if no other host uses the store. */
+  own: string | null;
+  /** For each host in the directory, whether it is alive. */
+  there: ReadonlyMap<string, boolean>;
+}
+
+/** Whether the process that used an ephemeral session has ended. gc then deletes the session at any age. */
+export function isAbandoned(record: SessionRecord | null, hosts: HostsSeen): boolean {
+  const usedBy = record?.usedBy ?? null;
+  if (record?.persistence !== "ephemeral" || usedBy === null) return false;
+  return isElsewhere(usedBy, hosts) ? hosts.there.get(usedBy.at ?? "") === false : isOver(usedBy);
+}
+
+/**
+ * Whether the process that uses an ephemeral session is alive. A process on another host counts as alive while its host is
+ * alive.
+ */
+export function isInUse({ usedBy }: SessionRecord, hosts: HostsSeen): boolean {
+  if (usedBy === null) return false;
+  return isElsewhere(usedBy, hosts) ? hosts.there.get(usedBy.at ?? "") === true : isAlive(usedBy);
+}
+
+function isElsewhere({ at }: SessionUser, { own }: HostsSeen): boolean {
+  return at !== undefined && at !== own;
+}
+
+/** Whether the process has ended. False if it was in another PID namespace, where we cannot see it. */
+function isOver(identity: ProcessIdentity): boolean {
+  const own = ownIdentity();
+  const rebooted = identity.host === own.host && identity.bootId !== own.bootId;
+  const visible = identity.bootId === own.bootId && identity.pidNamespace === own.pidNamespace;
+  return rebooted || (visible && !isAlive(identity));
+}
+
+/*
+ * Before gc deletes sessions, it moves them into a temporary folder near their session-state folder. The folder's name
+ * contains the PID and the start time of the gc process. A journal in the folder lists the sessions. If gc is killed,
+ * the next gc finds this folder and finishes the work.
+ */
+const GC_FOLDER = ".copilotfleet-gc";
+export const JOURNAL = "journal.json";
+export const MOVED = "sessions";
+const NAME = /^(\d+)-(\d+)-[0-9a-f]+$/;
+
+/** A session that a gc is about to delete. */
+export interface Note {
+  id: string;
+  owner: string | null;
+  record: SessionRecord | null;
+  /** Unix time in milliseconds. A later write to the session counts as a use. */
+  notedAtMs: number;
+}
+
+/** The folder of a gc that is running or was killed. `moved` contains the ids of the sessions that are still in it. */
+interface FoundRun {
+  path: string;
+  alive: boolean;
+  notes: Note[];
+  moved: string[];
+}
+
+/** The unfinished deletions of other gcs in a session-state folder. */
+interface Business {
+  /** Ids of the sessions that a running gc is deleting. */
+  taken: Set<string>;
+  /** The sessions that a killed gc was about to delete, by id. This gc may delete them at any age. */
+  noted: Map<string, Note>;
+  /** The folders of gc runs that were killed. */
+  killed: Set<string>;
+}
+
+/**
+ * The folder for the runs of gc. For the sessions in a home, it is beside that home, because it must be on the same disk and
+ * the user's agent must not be able to write there.
+ */
+export function gcFolder(statePath: string): string {
+  const parent = dirname(statePath);
+  return join(basename(parent) === HOME ? dirname(parent) : parent, GC_FOLDER);
+}
+
+function unfinishedBusiness(statePath: string): Business {
+  const runs = runsBeside(statePath);
+  const notes = (alive: boolean) => runs.filter((run) => run.alive === alive).flatMap((run) => run.notes);
+  return {
+    taken: new Set(notes(true).map(({ id }) => id)),
+    noted: new Map(notes(false).map((note) => [note.id, note])),
+    killed: new Set(runs.flatMap(({ alive, path }) => (alive ? [] : [path]))),
+  };
+}
+
+/**
+ * Whether a running gc may still restore the session: the gc's journal lists the session, and the session's folder
+ * still exists, in the home or in the gc's folder. gc writes its journal before it deletes a record.
+ */
+export function isBeingDeleted(home: string, sessionId: string): boolean {
+  using state = openSessionState(home);
+  if (state === null) return false;
+  const runs = runsBeside(state.realPath).filter(({ alive }) => alive);
+  if (!runs.some(({ notes }) => notes.some(({ id }) => id === sessionId))) return false;
+  const isInHome = () => state.lstat(sessionId) !== undefined;
+  // Look into the home twice, because gc may move the folder back into the home between our look at the home and our
+  // look at gc's folder.
+  return isInHome() || runs.some(({ path }) => existsSync(join(path, MOVED, sessionId))) || isInHome();
+}
+
+/** A session that a killed gc has moved into its temporary folder, but neither removed nor moved back. */
+export interface Leftover {
+  note: Note;
+  path: string;
+}
+
+export function leftovers(statePath: string): Leftover[] {
+  return runsBeside(statePath)
+    .filter(({ alive }) => !alive)
+    .flatMap(({ path, notes, moved }) => moved.map((id) => leftover(path, id, notes)));
+}
+
+export function leftover(runPath: string, id: string, notes: readonly Note[]): Leftover {
+  const note = notes.find((known) => known.id === id) ?? { id, owner: null, record: null, notedAtMs: 0 };
+  return { note, path: join(runPath, MOVED, id) };
+}
+
+export function runsBeside(statePath: string): FoundRun[] {
+  const folder = gcFolder(statePath);
+  return entriesOf(folder).flatMap(({ name }) => {
+    const [, pid, startTicks] = NAME.exec(name) ?? [];
+    if (pid === undefined) return [];
+    const path = join(folder, name);
+    return [{ path, alive: identify(Number(pid))?.startTicks === startTicks, ...readRun(path) }];
+  });
+}
+
+export function readRun(path: string): Pick<FoundRun, "notes" | "moved"> {
+  const moved = entriesOf(join(path, MOVED)).filter((entry) => entry.isDirectory());
+  return { notes: readJournal(join(path, JOURNAL)), moved: moved.map(({ name }) => name) };
+}
+
+/**
+ * The notes in a journal. gc finishes writing a journal before it changes any session that the journal lists. So a
+ * missing or incomplete journal counts as empty.
+ */
+function readJournal(path: string): Note[] {
+  try {
+    const notes: unknown = JSON.parse(readFileSync(path, "utf8"));
+    return Array.isArray(notes) ? (notes as Note[]) : [];
+  } catch {
+    return [];
+  }
+}
+
+function entriesOf(path: string): Dirent[] {
+  return ifThere(() => readdirSync(path, { withFileTypes: true })) ?? [];
 }

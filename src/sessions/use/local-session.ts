@@ -2,7 +2,7 @@ import type { SessionEvent } from "@github/copilot-sdk";
 import { isFleetError, quote } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
-import { assertCredits } from "../../model/usage/credits.js";
+import { assertCredits } from "../../model/usage.js";
 import { hasEnded } from "../../pool/server.js";
 import type { ConnectedClient } from "../../runtime/client/connect.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
@@ -11,14 +11,12 @@ import { deadline, either } from "../../runtime/clock.js";
 import { promptsSince } from "../../runtime/history/session-events.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
-import { recordFor } from "../find.js";
 import { promptHistory } from "../history.js";
-import { giveProvider } from "../memory/given-provider.js";
+import { giveProvider } from "../memory/open-notes.js";
 import { explained, sessionNotFound, turnCut } from "../problems.js";
-import type { Asker, AskerOptions } from "../requests/asker.js";
+import type { Asker, AskerOptions } from "../requests.js";
 import type { Sessions } from "../sessions.js";
-import type { SessionView } from "../view.js";
-import { forgetApprovals } from "./approvals.js";
+import { recordFor, type SessionView } from "../view.js";
 import {
   answer,
   isUnloaded,
@@ -29,7 +27,14 @@ import {
   type Transport,
   withSettings,
 } from "./load.js";
-import { type AttachedSession, askerOf, OpenSession, type Prompt, type SendOptions } from "./open-session.js";
+import {
+  type AttachedSession,
+  askerOf,
+  forgetApprovals,
+  OpenSession,
+  type Prompt,
+  type SendOptions,
+} from "./open-session.js";
 import { isStopped } from "./server.js";
 import { assertAccepted, credentialsOf, forgetToken } from "./session-token.js";
 import { endingOf, TurnEvents } from "./turn-records.js";

@@ -10,14 +10,13 @@ import type { Config } from "../../config/schema.js";
 import { isFleetError } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { SessionRecord, SessionUser } from "../../model/session.js";
-import { creditLimit, creditsUsed, saysCut } from "../../model/usage/credits.js";
+import { creditLimit, creditsUsed, saysCut } from "../../model/usage.js";
 import { runTurn, type TurnOptions, type TurnReply } from "../../runtime/client/turn.js";
 import { abortable, deadline, pause } from "../../runtime/clock.js";
 import type { RecordedPrompt } from "../../runtime/history/session-events.js";
 import { ownIdentity } from "../../runtime/process/process-table.js";
-import type { SessionsContext } from "../context.js";
-import { isStoreTrouble, unseen } from "../problems.js";
-import { Asker, type AskerOptions, type AskOptions } from "../requests/asker.js";
+import { isStoreTrouble, type SessionsContext, unseen } from "../problems.js";
+import { Asker, type AskerOptions, type AskOptions } from "../requests.js";
 import type { SessionView } from "../view.js";
 import type { SessionOptions } from "./load.js";
 import type { PermitRequest } from "./permit.js";
@@ -298,4 +297,36 @@ export function permissions(
     if (approve === "ask" && !decides()) return { kind: "no-result" };
     return { kind: "reject", feedback: `Tools are not allowed here (session.approve is "${approve}").` };
   };
+}
+
+/**
+ * The calls of `session.permissions` that take back all approvals that last longer than one tool call: the mode, rules from
+ * the host, and rules of the session and its folder. None of them takes back all three (measured with 1.0.85).
+ */
+const FORGET = {
+  setMode: { mode: "manual" },
+  configure: { approveAllToolPermissionRequests: false, rules: { approved: [], denied: [] } },
+  resetSessionApprovals: {},
+} as const;
+
+/**
+ * Makes the runtime ask again about each tool call of the next turn, if `session.approve` is `ask`. An approved command can
+ * learn the token of its own server, connect to it, and approve everything that follows.
+ *
+ * @param call calls a method of `session.permissions`
+ */
+export async function forgetApprovals(
+  { session: { approve } }: Pick<Config, "session">,
+  call: (name: keyof typeof FORGET | "setAllowAll", params: object) => Promise<unknown>,
+): Promise<void> {
+  if (approve !== "ask") return;
+  const names = Object.keys(FORGET) as (keyof typeof FORGET)[];
+  const calls = names.map(async (name) => {
+    await call(name, FORGET[name]).catch(async (error: unknown) => {
+      // Older runtimes have another method for the mode (measured with 1.0.81-0).
+      if (name !== "setMode" || !/Unhandled method/.test(String(error))) throw error;
+      await call("setAllowAll", { enabled: false });
+    });
+  });
+  await Promise.all(calls);
 }

@@ -1,17 +1,20 @@
 import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
-import { refuseSuspended } from "../../model/usage/user-limits.js";
-import type { SpawnOptions } from "../../pool/start/start.js";
+import { type QuotaPart, refuseSuspended } from "../../model/usage.js";
+import { isRunning } from "../../pool/server.js";
+import type { SpawnOptions } from "../../pool/start.js";
 import type { UseMarker } from "../../pool/use-markers.js";
-import { pause } from "../../runtime/clock.js";
+import { RawConnection } from "../../runtime/client/raw-connection.js";
+import { deadline, pause } from "../../runtime/clock.js";
+import { provenEndpoint } from "../../runtime/process/probe.js";
 import type { Store } from "../../store/ports.js";
-import type { TurnAllowance } from "../../usage/limits/turn-allowance.js";
-import type { SessionsContext } from "../context.js";
-import { recordFor } from "../find.js";
-import { type LeaseWait, NOTICE_MS } from "../leases/leases.js";
-import type { TurnLease } from "../leases/seen.js";
-import { sessionBusy } from "../problems.js";
+import type { TurnAllowance } from "../../usage/limits.js";
+import { type LeaseWait, NOTICE_MS } from "../leases.js";
+import { type SessionsContext, sessionBusy } from "../problems.js";
+import type { TurnLease } from "../seen.js";
+import { recordFor } from "../view.js";
+import { sessionToken } from "./session-token.js";
 
 /** The user of a turn, and how to get the lease for the turn. */
 export interface PermitRequest {
@@ -157,7 +160,7 @@ export async function untilAlone(
   }
 }
 
-let allowances: Promise<typeof import("../../usage/limits/turn-allowance.js")> | undefined;
+let allowances: Promise<typeof import("../../usage/limits.js")> | undefined;
 
 /**
  * Reserves a turn within the limits of a user. Null if no limit applies. In that case, it costs only one read of the
@@ -173,10 +176,66 @@ export async function allowanceFor(context: SessionsContext, user: string): Prom
   const isFree = [turnsPerMinute, concurrentTurns, tokensPerDay, tokensPerMonth].every((max) => max === null);
   if (record === null && isFree) return null;
   // Keep the promise. Every turn of a user with limits needs it, and an `import` takes time even for a loaded module.
-  allowances ??= import("../../usage/limits/turn-allowance.js").catch((error: unknown) => {
+  allowances ??= import("../../usage/limits.js").catch((error: unknown) => {
     allowances = undefined; // the next turn tries again
     throw error;
   });
   const { TurnAllowance: Loaded } = await allowances;
   return await Loaded.take(context, user, record);
+}
+
+/**
+ * Asks GitHub for the Copilot quota of a user, through a server of this host on which the user's sessions run. Null if
+ * no such server runs, if the user has no GitHub token, or if a model provider is configured. Starts nothing.
+ *
+ * @throws FleetError `FLEET_SERVER_UNREACHABLE`; the errors of `sessionToken`; the runtime's error when GitHub refuses.
+ */
+export async function quotaOf(
+  context: Pick<SessionsContext, "config" | "env" | "pool" | "store">,
+  user: string,
+  signal: AbortSignal,
+): Promise<QuotaPart[] | null> {
+  const { config, pool, store } = context;
+  if (config.provider !== null) return null;
+  const { servers } = await store.registry.read();
+  const server = Object.values(servers).find((each) => isRunning(each) && (each.user ?? user) === user);
+  if (server === undefined) return null;
+  const gitHubToken = await sessionToken(context, { record: { owner: user }, server }, signal);
+  const hasToken = gitHubToken !== null || (server.isolation === "per-user" && pool.tokenSourceOf(server) !== null);
+  if (!hasToken) return null;
+  using limit = deadline(config.health.timeoutMs, signal);
+  await using connection = await RawConnection.open(provenEndpoint(server), limit.signal);
+  const answer = await connection.request(
+    "account.getQuota",
+    gitHubToken === null ? {} : { gitHubToken },
+    limit.signal,
+  );
+  return partsIn(answer);
+}
+
+/** The fields of the SDK's `AccountQuotaSnapshot` (1.0.14) that the fleet shows. */
+interface Snapshot {
+  isUnlimitedEntitlement?: unknown;
+  entitlementRequests?: unknown;
+  usedRequests?: unknown;
+  overage?: unknown;
+  resetDate?: unknown;
+}
+
+function partsIn(answer: unknown): QuotaPart[] {
+  const { quotaSnapshots } = (answer ?? {}) as { quotaSnapshots?: Record<string, Snapshot | null> | null };
+  return Object.entries(quotaSnapshots ?? {}).flatMap(([kind, snapshot]) => {
+    const { isUnlimitedEntitlement, entitlementRequests, usedRequests, overage = 0, resetDate } = snapshot ?? {};
+    if (typeof usedRequests !== "number" || typeof overage !== "number") return [];
+    const isLimited = isUnlimitedEntitlement !== true && typeof entitlementRequests === "number";
+    return [
+      {
+        kind,
+        used: usedRequests,
+        included: isLimited && entitlementRequests >= 0 ? entitlementRequests : null,
+        overage,
+        resetsAt: typeof resetDate === "string" ? resetDate : null,
+      },
+    ];
+  });
 }

@@ -3,7 +3,7 @@ import type { ServerRecord, TokenSource } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { tokenSourceFromConfig } from "../../models/github-token.js";
 import { tokensOf } from "../../models/github-tokens.js";
-import type { SessionsContext } from "../context.js";
+import type { SessionsContext } from "../problems.js";
 
 /*
  * The GitHub tokens of sessions. A running server cannot change its own token, and a turn keeps the token with which it

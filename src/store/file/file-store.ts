@@ -1,29 +1,28 @@
+import { lstatSync, readdirSync, readFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { systemCode } from "../../errors.js";
-import type { Store, StoreProbe } from "../ports.js";
+import { readRedisUrl } from "../../config/values/network.js";
+import { FleetError, quote, systemCode } from "../../errors.js";
+import type { Purge } from "../../model/host.js";
+import { userDigest } from "../../model/ids.js";
+import type { PurgeStore, Store, StoreProbe } from "../ports.js";
+import { openRedisStore } from "../redis/redis-store.js";
 import { Writes } from "../update-queue.js";
 import { UsageFolder } from "../usage/usage-folder.js";
-import type { StepHook } from "./commit/commit.js";
-import { closeQuietly, scratchName, writeNewFile } from "./commit/durable.js";
-import { sweepFolder } from "./commit/sweep.js";
-import type { StoreContext } from "./context.js";
-import { writing } from "./failures.js";
-import { forgetOlder } from "./forget.js";
-import { PurgeRecords } from "./purges.js";
-import { KeyedTurnRecords } from "./records/keyed-turn-records.js";
-import { type Instant, now } from "./records/lease-clock.js";
-import { LeaseRecords } from "./records/lease-records.js";
-import { LimitRecords } from "./records/limits/limit-records.js";
-import { PlacementRecords } from "./records/placement-records.js";
+import { decodeRevision, isQuarantined, listFolder, revisionName, type StepHook, sweepFolder } from "./commit.js";
+import { closeQuietly, scratchName, unlinkQuietly, writeNewFile } from "./durable.js";
+import { readIfThere, type StoreContext, writing } from "./failures.js";
+import { type Instant, LeaseRecords, now } from "./records/lease-records.js";
+import { LimitRecords } from "./records/limit-records.js";
+import { RecordFiles } from "./records/record-folder.js";
 import { RegistryRecord } from "./records/registry.js";
 import { SessionRecords } from "./records/session-records.js";
-import { TokenRecords } from "./records/token-records.js";
+import { KeyedTurnRecords, PlacementRecords, TokenRecords } from "./records/token-records.js";
 import { ensureStateFolder, stateFolderCheck } from "./state-folder.js";
 
 const DEADLINE_MS = 30_000;
 
-export interface FileStoreOptions {
+interface FileStoreOptions {
   /** How long one update retries before it fails with `FLEET_STATE_BUSY`, in milliseconds. */
   deadlineMs?: number;
   /** Called between the steps of every commit. With it, a test runs another writer between two steps. */
@@ -132,4 +131,93 @@ export class FileStore implements Store {
     const documents = records.flatMap((each) => each.folders());
     for (const folder of [root, this.registry.folder, ...documents]) await sweepFolder(folder);
   }
+}
+
+/** The records of the purges that are under way, each in its own file. */
+class PurgeRecords implements PurgeStore {
+  readonly #files: RecordFiles<Purge>;
+
+  constructor(context: StoreContext) {
+    this.#files = new RecordFiles(context, "purges", () => "copilotfleet user purge USER");
+  }
+
+  async read(user: string): Promise<Purge | null> {
+    return this.#files.read(userDigest(user));
+  }
+
+  async begin(purge: Purge): Promise<Purge> {
+    const name = userDigest(purge.user);
+    for (;;) {
+      if (await this.#files.create(name, purge)) return purge;
+      const earlier = this.#files.read(name);
+      // If null, an earlier purge ended between `create` and `read`. Try again.
+      if (earlier !== null) return earlier;
+    }
+  }
+
+  async done(user: string): Promise<void> {
+    // This store serves only one host. Once that host has erased its data, the purge is over.
+    await this.#files.delete(userDigest(user));
+  }
+
+  async list(): Promise<Purge[]> {
+    return this.#files.list();
+  }
+}
+
+/**
+ * Removes outdated files that contain one of `texts`: older revisions of documents, scratch files, and copies of
+ * damaged files. Each document keeps its newest revision. It also keeps its newest intact revision, because readers
+ * use that one while the newest is damaged.
+ *
+ * @param folders the folders of the documents
+ */
+function forgetOlder(root: string, folders: readonly string[], texts: readonly string[]): void {
+  for (const folder of folders) {
+    const listing = listFolder(folder);
+    const { revisions, others } = listing ?? { revisions: [], others: [] };
+    const [newest] = revisions;
+    const intact = revisions.find((rev) => isIntact(folder, rev));
+    const older = revisions.filter((rev) => rev !== newest && rev !== intact);
+    forget(folder, [...older.map(revisionName), ...others], texts);
+  }
+  const names = readIfThere(root, () => readdirSync(root)) ?? [];
+  forget(root, names.filter(isQuarantined), texts);
+}
+
+function isIntact(folder: string, rev: number): boolean {
+  const path = join(folder, revisionName(rev));
+  // The tombstone of a deleted document is a link.
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true) return true;
+  const bytes = readIfThere(path, () => readFileSync(path));
+  return bytes !== undefined && decodeRevision(bytes, rev).kind !== "damaged";
+}
+
+function forget(folder: string, names: readonly string[], texts: readonly string[]): void {
+  for (const name of names) {
+    const path = join(folder, name);
+    const bytes = readIfThere(path, () => readFileSync(path));
+    if (bytes !== undefined && texts.some((text) => bytes.includes(text))) unlinkQuietly(path);
+  }
+}
+
+/**
+ * Opens the file store if `url` is "file", or the store at a Redis URL. The other parameters are those of {@link
+ * openRedisStore}.
+ */
+export function openStore(
+  url: string,
+  root: string,
+  host?: string,
+  instance?: () => string | null,
+  keyFile: string | null = null,
+): Store {
+  if (url === "file") return openFileStore(root);
+  const target = readRedisUrl(url);
+  if (target !== null) return openRedisStore(target, root, { host, instance, keyFile });
+  // The URL may contain a password, so show only its scheme.
+  const named = /^[a-z][a-z0-9+.-]*:/i.exec(url)?.[0] ?? url;
+  throw new FleetError("FLEET_CONFIG_INVALID", `The store ${quote(named)} is not supported. Use "file" or Redis.`, {
+    suggestions: ['Set "store" to "file" or to a redis:// URL in the configuration.'],
+  });
 }

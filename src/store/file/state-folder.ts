@@ -13,7 +13,7 @@ import { dirname, isAbsolute, join } from "node:path";
 import { shellQuote } from "../../config/values/text.js";
 import { FleetError, quote, type Suggestion, systemCode } from "../../errors.js";
 import { system, type UnfitFileSystem } from "../../system/system.js";
-import { makeFolder, scratchName } from "./commit/durable.js";
+import { makeFolder, scratchName } from "./durable.js";
 import { mediumError, readIfThere } from "./failures.js";
 
 const ALLOW_NETWORK = "COPILOTFLEET_ALLOW_NETWORK_FS";

@@ -1,30 +1,32 @@
-import { type RedisUrl, showRedisUrl } from "../../config/values/redis-url.js";
+import { createHash, randomBytes } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type RedisUrl, showRedisUrl } from "../../config/values/network.js";
+import { shellQuote } from "../../config/values/text.js";
+import { FleetError, quote, systemCode } from "../../errors.js";
+import { SCHEMA } from "../../model/server.js";
+import { newerError } from "../failures.js";
+import { reason } from "../file/failures.js";
+import { replaceStateFile } from "../file/state-folder.js";
 import type { Store, StoreProbe } from "../ports.js";
 import { Writes } from "../update-queue.js";
-import { Connection } from "./link/connection.js";
-import { Epoch } from "./link/epoch.js";
-import { keysOf } from "./link/keys.js";
-import { pseudonymKey } from "./pseudonym-key.js";
-import { PurgeDocuments } from "./purges.js";
-import { Documents, newId } from "./records/documents.js";
-import { RedisHosts } from "./records/hosts.js";
-import { KeyedTurnDocuments } from "./records/keyed-turns.js";
-import { RedisLeases } from "./records/leases.js";
-import { LimitDocuments } from "./records/limits/limits.js";
-import { PlacementDocuments } from "./records/placements.js";
-import { RegistryDocument } from "./records/registry.js";
-import { SessionDocuments } from "./records/sessions.js";
-import { TokenDocuments } from "./records/tokens.js";
-import { UsageSums } from "./records/usage/usage.js";
-import { WriterLock } from "./records/writer-lock.js";
-import { TELL_TIME } from "./scripts/scripts.js";
-import { Signatures } from "./signatures/signatures.js";
-import { Signer } from "./signatures/signer.js";
+import { Connection } from "./connection.js";
+import { Documents, newId, WriterLock } from "./documents.js";
+import { corruptError, keysOf } from "./failures.js";
+import { RedisHosts, RegistryDocument } from "./hosts.js";
+import { RedisLeases } from "./leases.js";
+import { LimitDocuments } from "./limits.js";
+import { KeyedTurnDocuments, PlacementDocuments, PurgeDocuments, pseudonymKey } from "./records.js";
+import { TELL_TIME } from "./scripts.js";
+import { SessionDocuments } from "./sessions.js";
+import { Signatures, Signer } from "./signatures.js";
+import { TokenDocuments } from "./tokens.js";
+import { UsageSums } from "./usage.js";
 
 const DEADLINE_MS = 30_000;
 const MOST_WARNINGS = 1_000;
 
-export interface RedisStoreOptions {
+interface RedisStoreOptions {
   /** The name of this host among the hosts that share the fleet. Without it, the fleet serves a single host. */
   host?: string | undefined;
   /** Reads the random id of this host's state folder. With it, the store fails if another host has the same name. */
@@ -148,5 +150,93 @@ export class RedisStore implements Store {
     if (this.#warned.has(message) || this.#warned.size >= MOST_WARNINGS) return;
     this.#warned.add(message);
     this.#warnings.add(message);
+  }
+}
+
+const EPOCH = /^(\d{1,9}) \S+$/;
+
+/**
+ * Detects whether a database has lost its data. The first write gives the database an epoch, which is a random id.
+ * Every read and every script compares the epoch, so that no process mistakes a lost registry for an empty one.
+ */
+export class Epoch {
+  readonly fresh = `${SCHEMA} ${randomBytes(16).toString("hex")}`;
+  readonly #where: string;
+  readonly #root: string;
+  readonly #warn: (message: string) => void;
+  /**
+   * The path of a file with the epoch that this host found last. The next process compares it with the epoch of the
+   * database. The fleet also works without the file.
+   */
+  readonly #notePath: string;
+  #known: string | undefined;
+  #noted: string | undefined;
+
+  /** @param where the URL of the database without secrets, which identifies the database on this host */
+  constructor(where: string, root: string, warn: (message: string) => void) {
+    this.#where = where;
+    this.#root = root;
+    this.#warn = warn;
+    this.#notePath = join(root, `redis-${createHash("sha256").update(where).digest("hex").slice(0, 12)}.json`);
+  }
+
+  get known(): string | undefined {
+    return this.#known;
+  }
+
+  /**
+   * The epoch that the database must have, or undefined if no epoch is known. Read this property before you send a
+   * request, because its value may change during the request.
+   */
+  get expected(): string | undefined {
+    return this.#known ?? this.#noted;
+  }
+
+  /** Reads the epoch from the file. Call this before you open a connection. */
+  recall(): void {
+    if (this.#noted !== undefined) return;
+    try {
+      const { epoch } = JSON.parse(readFileSync(this.#notePath, "utf8")) as { epoch?: unknown };
+      if (typeof epoch === "string") this.#noted = epoch;
+    } catch (error) {
+      if (systemCode(error) !== "ENOENT") this.#warn(`${quote(this.#notePath)} cannot be read: ${reason(error)}.`);
+    }
+  }
+
+  /** Compares the epoch in the database with the expected one. @throws FleetError `FLEET_STATE_LOST` */
+  meet(found: string | null, expected: string | undefined): void {
+    if (found === null) {
+      if (expected !== undefined) throw this.lost("it is empty");
+      return;
+    }
+    if (found === this.#known) return;
+    const schema = Number(EPOCH.exec(found)?.[1] ?? 0);
+    if (schema > SCHEMA) throw newerError(this.#where, schema);
+    if (schema === 0) throw corruptError(this.#where, "its epoch is not valid");
+    if (this.expected !== undefined && this.expected !== found) throw this.lost("its epoch has changed");
+    this.#known = found;
+    if (this.#noted === undefined) this.#write(found);
+    this.#noted = found;
+  }
+
+  #write(epoch: string): void {
+    const path = this.#notePath;
+    try {
+      replaceStateFile(this.#root, path, { database: this.#where, epoch });
+    } catch (error) {
+      this.#warn(`${quote(path)} cannot be written, so a loss of Redis's data would go unnoticed: ${reason(error)}.`);
+    }
+  }
+
+  lost(how: string): FleetError {
+    const path = this.#notePath;
+    const message = `The Redis database ${quote(this.#where)} lost its data (${how}). Servers and sessions that it does not know may still exist.`;
+    return new FleetError("FLEET_STATE_LOST", message, {
+      suggestions: [
+        "Restore a backup of the Redis database.",
+        "To continue without the lost data and end the servers of this host, run the next command.",
+        `mv ${shellQuote(path)} ${shellQuote(`${path}.lost`)} && copilotfleet doctor --fix`,
+      ],
+    });
   }
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { describe as describeRequest, type PermissionRequest } from "../../../src/cli/chat/answers/request.js";
+import { describe as describeRequest, type PermissionRequest } from "../../../src/cli/chat/answers.js";
 
 const shell = {
   kind: "shell",

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { parseEntered } from "../../../src/cli/chat/commands.js";
+import { parseEntered } from "../../../src/cli/chat/chat.js";
 
 describe("the text that a user enters in a chat", () => {
   it.each([

@@ -1,9 +1,6 @@
 import { describe, expect, it, vi } from "vitest";
-import { Approvals } from "../../../src/cli/chat/answers/approvals.js";
-import { Questions } from "../../../src/cli/chat/answers/questions.js";
-import type { PermissionRequest } from "../../../src/cli/chat/answers/request.js";
-import { OwnTurn } from "../../../src/cli/chat/terminal/own-turn.js";
-import type { Question } from "../../../src/cli/chat/terminal/window.js";
+import { Approvals, type PermissionRequest, Questions } from "../../../src/cli/chat/answers.js";
+import { OwnTurn, type Question } from "../../../src/cli/chat/window.js";
 import { eventually } from "../../fixtures/eventually.js";
 
 function begun(): OwnTurn {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { FleetConversations } from "../../../src/cli/chat/conversation/fleet.js";
+import { FleetConversations } from "../../../src/cli/chat/fleet.js";
 import { FleetError } from "../../../src/errors.js";
 import type { Fleet } from "../../../src/fleet/fleet.js";
 import { NEVER } from "../../../src/runtime/clock.js";

@@ -1,6 +1,6 @@
 import type { SessionEvent } from "@github/copilot-sdk";
 import { describe, expect, it } from "vitest";
-import { FollowedTurn } from "../../../src/cli/chat/conversation/followed-turn.js";
+import { FollowedTurn } from "../../../src/cli/chat/door.js";
 
 let number = 0;
 const event = (type: string, data: object) =>

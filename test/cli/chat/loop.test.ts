@@ -1,9 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { Chat, type ChatParts } from "../../../src/cli/chat/chat.js";
-import type { Conversation, Conversations } from "../../../src/cli/chat/conversation/conversation.js";
-import { MarkdownStream } from "../../../src/cli/chat/markdown/stream.js";
-import { OwnTurn } from "../../../src/cli/chat/terminal/own-turn.js";
-import { Cancelled, type Window } from "../../../src/cli/chat/terminal/window.js";
+import type { Conversation, Conversations } from "../../../src/cli/chat/conversation.js";
+import { MarkdownStream } from "../../../src/cli/chat/markdown.js";
+import { Cancelled, OwnTurn, type Window } from "../../../src/cli/chat/window.js";
 import { FleetError } from "../../../src/errors.js";
 import { NEVER } from "../../../src/runtime/clock.js";
 

@@ -1,7 +1,7 @@
 import { stripVTControlCharacters } from "node:util";
 import { describe, expect, it } from "vitest";
-import { widthOf } from "../../../src/cli/chat/terminal/layout.js";
-import { ShownCall } from "../../../src/cli/chat/tools.js";
+import { widthOf } from "../../../src/cli/chat/layout.js";
+import { ShownCall } from "../../../src/cli/chat/turn-view.js";
 
 const WIDE = "你好 wörld 😀 ";
 const WIDTHS = [20, 30, 40, 60, 80];

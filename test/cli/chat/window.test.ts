@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { Window } from "../../../src/cli/chat/terminal/window.js";
+import { Window } from "../../../src/cli/chat/window.js";
 import { abortable } from "../../../src/runtime/clock.js";
 
 /** A window on a fake terminal, which discards the output. */

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
-import { makeNetworkFolder, networkFolder } from "../../../src/sandbox/network/folder.js";
+import { makeNetworkFolder, networkFolder } from "../../../src/sandbox/network/egress.js";
 
 it("only the fleet's account can enter the network folder", () => {
   const state = mkdtempSync(join(tmpdir(), "fleet-network-"));

@@ -2,7 +2,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
-import { RefusalLog } from "../../../src/sandbox/network/refusal-log.js";
+import { RefusalLog } from "../../../src/sandbox/network/proxy.js";
 
 const REFUSED = {
   user: "alice",

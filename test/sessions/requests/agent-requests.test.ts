@@ -1,6 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { AgentRequests } from "../../../src/sessions/requests/agent-requests.js";
-import type { Asked, RequestChange } from "../../../src/sessions/requests/request.js";
+import { AgentRequests, type Asked, type RequestChange } from "../../../src/sessions/requests.js";
 import { TestClock } from "../../fixtures/fleets/test-clock.js";
 
 const PERMISSION: Asked = { permission: { kind: "shell" }, question: null };

@@ -1,8 +1,7 @@
 import type { SessionEvent } from "@github/copilot-sdk";
 import { expect, it } from "vitest";
 import type { Config } from "../../../src/config/schema.js";
-import { AgentRequests } from "../../../src/sessions/requests/agent-requests.js";
-import { Asker } from "../../../src/sessions/requests/asker.js";
+import { AgentRequests, Asker } from "../../../src/sessions/requests.js";
 import { TestClock } from "../../fixtures/fleets/test-clock.js";
 
 const config = { session: { approve: "ask" } } as Config;

@@ -2,8 +2,8 @@ import { createInterface, emitKeypressEvents, type Key } from "node:readline";
 import { PassThrough, Readable, Writable } from "node:stream";
 import { printableLines } from "../../../config/values/text.js";
 import { wrap as hardWrap } from "../../render/table.js";
-import { widthOf } from "./layout.js";
-import type { LiveRows } from "./screen.js";
+import { widthOf } from "../layout.js";
+import type { LiveRows } from "../window.js";
 
 export interface KeyListener {
   /** @param text the text of the key; empty for a key without text, such as an arrow */

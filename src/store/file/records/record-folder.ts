@@ -1,28 +1,36 @@
-import { existsSync, mkdirSync, readdirSync, renameSync } from "node:fs";
-import { rename } from "node:fs/promises";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync } from "node:fs";
+import { link, rename, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { shellQuote } from "../../../config/values/text.js";
-import { isFleetError, systemCode } from "../../../errors.js";
+import { isFleetError, type Suggestion, systemCode } from "../../../errors.js";
 import { assertSessionId, isSessionId } from "../../../model/ids.js";
-import { corruptError, isUnreadable } from "../../failures.js";
+import { corruptError, isUnreadable, newerError } from "../../failures.js";
 import type { OnUnreadable } from "../../ports.js";
 import { type UpdateQueue, UpdateQueues } from "../../update-queue.js";
-import { createDocument, discard, raiseTombstone } from "../commit/create-delete.js";
-import { damageWarning, describeDamage } from "../commit/damage.js";
-import { type Base, documentUpdates } from "../commit/document.js";
-import { scratchName, syncFolder } from "../commit/durable.js";
-import { readHead, TOMBSTONE } from "../commit/head.js";
-import { HeadMemory } from "../commit/head-memory.js";
-import type { StoreContext } from "../context.js";
-import { failsWith, readIfThere, writing } from "../failures.js";
+import {
+  type Base,
+  createDocument,
+  damageWarning,
+  decodeRevision,
+  describeDamage,
+  discard,
+  documentUpdates,
+  encodeRevision,
+  HeadMemory,
+  raiseTombstone,
+  readHead,
+  TOMBSTONE,
+} from "../commit.js";
+import { closeQuietly, makeFolder, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../durable.js";
+import { failsWith, readIfThere, type StoreContext, writing } from "../failures.js";
 
 const KEEP = 2;
 /** Reads are synchronous. After this many records, a list or a deletion lets other work of the process run. */
 const RECORDS_AT_ONCE = 50;
 
 /** The properties that differ between kinds of records. */
-export interface RecordSpec<T> {
+interface RecordSpec<T> {
   name: "sessions" | "leases" | "limits";
   /** The words for a record in warnings, such as `the lease on "a"`. */
   title: (id: string) => string;
@@ -260,3 +268,95 @@ function isDeleted(folder: string): boolean {
 
 /** The error for a record that does not exist. Only this file uses it. */
 class Missing extends Error {}
+
+/** Each of these records has only one revision, because it is replaced as a whole or never changes. */
+const REVISION = 1;
+const FILE = /^([a-z0-9]{1,64})\.json$/;
+
+/** The records of one kind, each in one file. A record's name consists of 1 to 64 lower-case letters and digits. */
+export class RecordFiles<T> {
+  readonly #context: StoreContext;
+  readonly #folder: string;
+  readonly #remedy: ((name: string) => Suggestion) | null;
+
+  /**
+   * @param remedy returns the command that deletes a damaged record. If `remedy` is null, a damaged record counts as
+   * missing.
+   */
+  constructor(context: StoreContext, folder: string, remedy: ((name: string) => Suggestion) | null) {
+    this.#context = context;
+    this.#folder = join(context.root, folder);
+    this.#remedy = remedy;
+  }
+
+  read(name: string): T | null {
+    this.#context.checkRoot();
+    return this.#read(name);
+  }
+
+  #read(name: string): T | null {
+    const path = this.#pathOf(name);
+    // Check first whether the file exists, because this is faster than an exception. Usually it does not exist, for
+    // example when the fleet checks whether a credential was revoked.
+    const isThere = readIfThere(path, () => statSync(path, { throwIfNoEntry: false }) !== undefined);
+    const bytes = isThere === true ? readIfThere(path, () => readFileSync(path)) : undefined;
+    if (bytes === undefined) return null;
+    const decoded = decodeRevision(bytes, REVISION);
+    if (decoded.kind === "newer") throw newerError(path, decoded.schema);
+    if (decoded.kind === "good") return JSON.parse(decoded.data) as T;
+    if (this.#remedy !== null) throw corruptError(path, decoded.reason, this.#remedy(name));
+    return null;
+  }
+
+  list(): T[] {
+    return this.names().flatMap((name) => this.#read(name) ?? []);
+  }
+
+  /** The names of all records. Reads none of them. */
+  names(): string[] {
+    this.#context.checkRoot();
+    const files = readIfThere(this.#folder, () => readdirSync(this.#folder));
+    return (files ?? []).flatMap((file) => FILE.exec(file)?.[1] ?? []);
+  }
+
+  /** Creates a record. Resolves with false if it exists. */
+  async create(name: string, record: T): Promise<boolean> {
+    const exists = () => failsWith(["EEXIST"], () => this.#write(name, record, link));
+    return !(await writing(this.#folder, exists));
+  }
+
+  /** If two processes replace a record at the same time, the later one wins. */
+  async replace(name: string, record: T): Promise<void> {
+    await writing(this.#folder, () => this.#write(name, record, rename));
+  }
+
+  /** Writes a record to a temporary file. @param publish gives the complete temporary file its final name */
+  async #write(name: string, record: T, publish: (temp: string, path: string) => Promise<void>): Promise<void> {
+    const { root, ensureRoot } = this.#context;
+    ensureRoot();
+    const temp = join(root, scratchName("tmp"));
+    try {
+      makeFolder(this.#folder);
+      const bytes = encodeRevision(REVISION, scratchName("tmp"), JSON.stringify(record));
+      closeQuietly(await writeNewFile(temp, bytes));
+      await publish(temp, this.#pathOf(name));
+      await syncFolder(this.#folder);
+    } finally {
+      unlinkQuietly(temp);
+    }
+  }
+
+  /** Deletes a record. Resolves with true if it existed. */
+  async delete(name: string): Promise<boolean> {
+    this.#context.checkRoot();
+    return await writing(this.#folder, async () => {
+      if (await failsWith(["ENOENT"], () => unlink(this.#pathOf(name)))) return false;
+      await syncFolder(this.#folder);
+      return true;
+    });
+  }
+
+  #pathOf(name: string): string {
+    return join(this.#folder, `${name}.json`);
+  }
+}

@@ -1,21 +1,28 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { quote, type Suggestion } from "../../../errors.js";
-import type { Registry } from "../../../model/registry.js";
+import type { Registry } from "../../../model/server.js";
 import { corruptError } from "../../failures.js";
-import type { RegistryStore } from "../../ports.js";
-import { EMPTY_REGISTRY, parseRegistry } from "../../registry-data.js";
+import { EMPTY_REGISTRY, parseRegistry, type RegistryStore } from "../../ports.js";
 import type { UpdateQueue } from "../../update-queue.js";
-import { damageWarning, describeDamage, isQuarantined } from "../commit/damage.js";
-import { type Base, documentUpdates } from "../commit/document.js";
-import { makeFolder } from "../commit/durable.js";
-import { type Head, listFolder, readHead } from "../commit/head.js";
-import { HeadMemory } from "../commit/head-memory.js";
-import { type Published, publish, publishedPath, readPublished } from "../commit/published.js";
-import { sweepFolder } from "../commit/sweep.js";
-import type { StoreContext } from "../context.js";
-import { reason, writing } from "../failures.js";
-import { enterPolitely } from "../polite-lock.js";
+import {
+  type Base,
+  damageWarning,
+  describeDamage,
+  documentUpdates,
+  type Head,
+  HeadMemory,
+  isQuarantined,
+  listFolder,
+  type Published,
+  publish,
+  publishedPath,
+  readHead,
+  readPublished,
+  sweepFolder,
+} from "../commit.js";
+import { makeFolder } from "../durable.js";
+import { enterPolitely, reason, type StoreContext, writing } from "../failures.js";
 
 const KEEP = 16;
 const NO_HEAD: Head = { rev: 0, data: undefined, top: 0, damaged: [], others: [] };

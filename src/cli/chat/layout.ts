@@ -1,0 +1,44 @@
+import stringWidth from "string-width";
+import wrapAnsi from "wrap-ansi";
+import { printableLines } from "../../config/values/text.js";
+
+export type Style = (text: string) => string;
+
+/** A piece of text with one style. */
+export interface Span {
+  text: string;
+  style?: Style;
+}
+
+/** Makes a text printable, and puts it on one line. */
+export function onOneLine(text: string): string {
+  return printableLines(text).replace(/\s+/g, " ").trim();
+}
+
+/** The number of columns that the text takes on a terminal. The text must not contain line breaks or tabs. */
+export function widthOf(text: string): number {
+  return stringWidth(text);
+}
+
+/**
+ * Breaks text into rows of at most `width` columns: between words, and inside a word that is longer than a row. Keeps
+ * line breaks and the spaces at the beginning of a line. `indent` begins each row but the first, which begins with `head`.
+ */
+export function wrap(spans: readonly Span[], width: number, indent = "", head = ""): string[] {
+  const text = spans.map(({ text, style }) => style?.(text) ?? text).join("");
+  return text
+    .replaceAll("\t", "    ")
+    .split("\n")
+    .flatMap((line, index) => {
+      // Without its spaces at the beginning, because wrap-ansi would remove them. A style may begin before them.
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: styles are control sequences
+      const [, style = "", lead = ""] = /^((?:\x1b\[[\d;]*m)*)( *)/.exec(line) ?? [];
+      const margin = lead.slice(0, Math.floor(width / 2));
+      const room = Math.max(2, width - margin.length - indent.length);
+      const rows = wrapAnsi(style + line.slice(style.length + lead.length), room, { hard: true }).split("\n");
+      return rows.map((row, at) => {
+        const start = index + at === 0 ? head : row === "" ? "" : indent;
+        return start + (at === 0 && row !== "" ? margin : "") + row;
+      });
+    });
+}

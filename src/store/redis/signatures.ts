@@ -1,0 +1,362 @@
+import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
+import { linkSync, rmSync, type Stats, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { readValueFile } from "../../config/load/files.js";
+import { sha256, shellQuote } from "../../config/values/text.js";
+import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
+import { SCHEMA } from "../../model/server.js";
+import type { TokenRecord } from "../../model/token.js";
+import { mediumError } from "../file/failures.js";
+import { ensureStateFolder } from "../file/state-folder.js";
+import { FIRST_REGISTRY } from "./connection.js";
+import { type Documents, parse, parseObject, type Stored } from "./documents.js";
+import { contentOf } from "./hosts.js";
+import { LOOK_AT_HOSTS, SIGN_HOST } from "./scripts.js";
+
+const AT_ONCE = 200;
+
+type SignedKind =
+  | "servers"
+  | "sessions"
+  | "tokens"
+  | "placements"
+  | "keyed-turns"
+  | "limits"
+  | "purges"
+  | "pseudonym-key"
+  | "hosts";
+
+/** A record whose signature is missing, wrong or outdated. */
+export interface SignatureFinding {
+  kind: SignedKind;
+  /**
+   * The id of the session or token, the user of the placement or the limits, the digests of the user and the
+   * idempotency key, the digest of the purge's user, or the host. Empty for the registry of a fleet without named
+   * hosts, and for the pseudonym key.
+   */
+  name: string;
+  verdict: Exclude<Verdict, "good">;
+}
+
+/** Finds records that need a signature, and signs them. */
+export class Signatures {
+  readonly #documents: Documents;
+  /** A digest of each finding's record, so that {@link sign} does not sign a record that was changed since then. */
+  readonly #found = new WeakMap<SignatureFinding, string>();
+
+  constructor(documents: Documents) {
+    this.#documents = documents;
+  }
+
+  /** The id of the key with which this host signs; null if it has no key. */
+  get keyId(): string | null {
+    return this.#documents.signer.keyId;
+  }
+
+  /** Lets {@link sign} make a key even though the database has records. */
+  allowNewKey(): void {
+    this.#documents.signer.mayMakeKey = true;
+  }
+
+  missingKey(): FleetError {
+    return this.#documents.signer.missing();
+  }
+
+  async find(): Promise<SignatureFinding[]> {
+    const found: SignatureFinding[] = [];
+    for await (const { kind, name, verdict, record } of this.#all()) {
+      if (verdict === "good") continue;
+      const finding = { kind, name, verdict };
+      this.#found.set(finding, digestOf(record));
+      found.push(finding);
+    }
+    return found;
+  }
+
+  /**
+   * Signs records that {@link find} has found. Leaves out records that somebody has changed since then. Resolves with
+   * the findings whose records were signed.
+   */
+  async sign(findings: readonly SignatureFinding[]): Promise<SignatureFinding[]> {
+    this.#documents.signer.ensureKey();
+    const signed: SignatureFinding[] = [];
+    for (const finding of findings) if (await this.#sign(finding)) signed.push(finding);
+    return signed;
+  }
+
+  async *#all(): AsyncGenerator<{ kind: SignedKind; name: string; verdict: Verdict; record: SignedRecord }> {
+    const { connection, keys } = this.#documents;
+    const hosts = new Set<string>();
+    for await (const names of connection.membersOf(keys.hosts, AT_ONCE)) for (const name of names) hosts.add(name);
+    const lists: [SignedKind, AsyncIterable<string[]> | string[][]][] = [
+      ["servers", [["", ...hosts]]],
+      ["hosts", [[...hosts]]],
+      ["tokens", connection.membersOf(keys.tokens, AT_ONCE)],
+      ["sessions", connection.membersOf(keys.sessions, AT_ONCE)],
+      ["placements", connection.membersOf(keys.placements, AT_ONCE)],
+      ["keyed-turns", connection.membersOf(keys.keyedTurns, AT_ONCE)],
+      ["limits", connection.membersOf(keys.limits, AT_ONCE)],
+      ["purges", connection.membersOf(keys.purges, AT_ONCE)],
+      ["pseudonym-key", [[""]]],
+    ];
+    for (const [kind, list] of lists)
+      for await (const names of list)
+        for (const name of names) {
+          const record = await this.#read(kind, name);
+          if (record === null) continue;
+          const verdict = this.#documents.signer.verify(record.key, record.content, record.signature);
+          yield { kind, name, verdict, record };
+        }
+  }
+
+  /** Reads a record with its signature. Null if there is no such record, or if it needs no signature. */
+  async #read(kind: SignedKind, name: string): Promise<SignedRecord | null> {
+    const { connection, keys } = this.#documents;
+    if (kind === "hosts") {
+      const key = keys.host(name);
+      const [, , instance, , entry, , signature] = await connection.run(LOOK_AT_HOSTS, [key], []);
+      if (typeof entry !== "string") return null;
+      return {
+        key,
+        content: contentOf(String(instance), entry),
+        signature: String(signature ?? ""),
+        stored: null,
+        isNewer: false,
+      };
+    }
+    const key = {
+      servers: () => keys.registryOf(name === "" ? null : name),
+      sessions: () => keys.session(name),
+      tokens: () => keys.token(name),
+      placements: () => keys.placement(name),
+      "keyed-turns": () => keys.keyedTurn(name),
+      limits: () => keys.limitsOf(name),
+      purges: () => keys.purge(name),
+      "pseudonym-key": () => keys.pseudonymKey,
+    }[kind]();
+    const [text = null] = await connection.read([key]);
+    if (text === null || (key === keys.founding && text === FIRST_REGISTRY)) return null;
+    const { schema, content, signature, ...stored } = parse(key, text);
+    const isNewer = schema > SCHEMA;
+    // Leave out the tokens of hosts. They are valid for only a minute.
+    if (kind === "tokens" && !isNewer && parseObject<TokenRecord>(key, stored.data).role === "host") return null;
+    return { key, content, signature, stored, isNewer };
+  }
+
+  /** Signs a record. @returns false if it is gone, has a newer schema, or was changed after {@link find} found it */
+  async #sign(finding: SignatureFinding): Promise<boolean> {
+    const record = await this.#read(finding.kind, finding.name);
+    if (record === null || record.isNewer || digestOf(record) !== this.#found.get(finding)) return false;
+    const { connection, signer } = this.#documents;
+    const { key, content, stored } = record;
+    if (stored !== null) return await this.#documents.commit(key, stored, stored.data, {});
+    const end = content.indexOf("\n");
+    const args = [content.slice(0, end), content.slice(end + 1), signer.sign(key, content)];
+    const [word] = await connection.run(SIGN_HOST, [key], args);
+    return word === "ok";
+  }
+}
+
+interface SignedRecord {
+  key: string;
+  content: string;
+  signature: string | undefined;
+  /** Null for the entry of a host, which is not a document. */
+  stored: Stored | null;
+  /** Whether its schema is newer than this version's, so that this version cannot write it. */
+  isNewer: boolean;
+}
+
+function digestOf({ content, signature = "" }: SignedRecord): string {
+  return sha256(`${signature}\n${content}`);
+}
+
+const KEY = /^[0-9a-f]{64}$/;
+/** How often the signer checks whether the key file has changed, in milliseconds. */
+const LOOK_MS = 1_000;
+
+interface SigningKey {
+  /** The beginning of the key's hash. It names the key in signatures and messages. */
+  id: string;
+  secret: Buffer;
+}
+
+/** `outdated`: the signature is valid, but was made with a key other than the first. */
+type Verdict = "good" | "outdated" | "unsigned" | "unknown-key" | "wrong";
+
+/**
+ * Signs the records in Redis, and verifies their signatures (HMAC-SHA256). Everybody with write access to Redis can
+ * write records, but only the fleet's hosts can sign them. The key file has one key of 64 hexadecimal digits on each
+ * line. The first key signs, and all keys verify, so that the key can be replaced while the fleet is running.
+ */
+export class Signer {
+  readonly path: string;
+  readonly #root: string;
+  readonly #isOwn: boolean;
+  readonly #where: string;
+  #keys: readonly SigningKey[] = [];
+  #seen: string | undefined;
+  #lookedAt = Number.NEGATIVE_INFINITY;
+
+  /**
+   * @param root the state folder, which has the key if `keyFile` is null
+   * @param where the database, for messages
+   */
+  constructor(root: string, keyFile: string | null, where: string) {
+    this.path = keyFile ?? join(root, "store-key");
+    this.#root = root;
+    this.#isOwn = keyFile === null;
+    this.#where = where;
+  }
+
+  /** The id of the key that signs; null if there is no key. */
+  get keyId(): string | null {
+    return this.#read()[0]?.id ?? null;
+  }
+
+  /** Whether this process may make a key for a database that already has records, such as those of an old version. */
+  mayMakeKey = false;
+
+  /**
+   * @throws FleetError `FLEET_STORE_KEY_UNUSABLE` when this host has no key and may not make one. It may make a key
+   * only in the state folder, and only if the database is empty or `mayMakeKey` is set.
+   */
+  assertKey({ isEmpty }: { isEmpty: boolean }): void {
+    if (this.#read().length === 0 && !((isEmpty || this.mayMakeKey) && this.#isOwn)) {
+      throw this.missing();
+    }
+  }
+
+  /**
+   * Makes a key if this host has none.
+   *
+   * @throws FleetError `FLEET_STORE_KEY_UNUSABLE` if the key belongs in `keyFile`
+   */
+  ensureKey(): void {
+    if (this.#read().length === 0) this.#make();
+  }
+
+  /**
+   * The signature of a record.
+   *
+   * @param key the record's Redis key. It is signed, too, so that nobody can move the record.
+   */
+  sign(key: string, content: string): string {
+    this.ensureKey();
+    const [first] = this.#keys;
+    if (first === undefined) throw this.missing();
+    return `${first.id}.${macOf(first, key, content)}`;
+  }
+
+  verify(key: string, content: string, signature: string | undefined): Verdict {
+    if (signature === undefined || signature === "") return "unsigned";
+    const [id, mac = ""] = signature.split(".");
+    const found = this.#read().findIndex((each) => each.id === id);
+    const used = this.#keys[found];
+    if (used === undefined) return "unknown-key";
+    const [given, expected] = [Buffer.from(mac), Buffer.from(macOf(used, key, content))];
+    if (given.length !== expected.length || !timingSafeEqual(given, expected)) return "wrong";
+    return found === 0 ? "good" : "outdated";
+  }
+
+  /** Refuses a record without a valid signature. @throws FleetError `FLEET_STATE_UNSIGNED` */
+  assert(key: string, content: string, signature: string | undefined): void {
+    const verdict = this.verify(key, content, signature);
+    if (verdict === "good" || verdict === "outdated") return;
+    throw unsigned(key, verdict, signature);
+  }
+
+  #read(): readonly SigningKey[] {
+    const now = performance.now();
+    if (now - this.#lookedAt < LOOK_MS && this.#keys.length > 0) return this.#keys;
+    this.#lookedAt = now;
+    const state = stateOf(this.path);
+    if (state === this.#seen) return this.#keys;
+    try {
+      this.#keys = state === undefined ? this.#keys : readKeys(this.path);
+      this.#seen = state;
+    } catch (error) {
+      // If the file is being replaced, the keys that this process knows stay in force.
+      if (this.#keys.length === 0 || !isFleetError(error)) throw error;
+    }
+    return this.#keys;
+  }
+
+  #make(): void {
+    if (!this.#isOwn) throw this.missing();
+    const temp = `${this.path}.${randomBytes(4).toString("hex")}.tmp`;
+    try {
+      ensureStateFolder(this.#root);
+      writeFileSync(temp, `${randomBytes(32).toString("hex")}\n`, { mode: 0o600, flag: "wx" });
+      linkSync(temp, this.path);
+    } catch (error) {
+      // If another process made the key first, use that key.
+      if (systemCode(error) !== "EEXIST") throw mediumError("write", this.path, error);
+    } finally {
+      rmSync(temp, { force: true });
+    }
+    this.#seen = undefined;
+    this.#lookedAt = Number.NEGATIVE_INFINITY;
+    this.#read();
+  }
+
+  missing(): FleetError {
+    const message = `The records in ${quote(this.#where)} are signed, and this host has no key for them in ${quote(this.path)}.`;
+    return new FleetError("FLEET_STORE_KEY_UNUSABLE", message, {
+      suggestions: [
+        `Copy the file store-key from the state folder of another host to ${quote(this.path)}, with mode 0600.`,
+        "copilotfleet store sign --all # only if no host has the key",
+      ],
+    });
+  }
+}
+
+function macOf({ secret }: SigningKey, key: string, content: string): string {
+  return createHmac("sha256", secret).update(`${key}\0${content}`).digest("base64url");
+}
+
+/** A text that changes whenever the file changes; undefined if there is no file. */
+function stateOf(path: string): string | undefined {
+  let stats: Stats | undefined;
+  try {
+    stats = statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    throw mediumError("read", path, error);
+  }
+  return stats && [stats.ino, stats.size, stats.mtimeMs, stats.ctimeMs].join(" ");
+}
+
+function readKeys(path: string): SigningKey[] {
+  const lines = readValueFile(path, "storeOptions.keyFile")
+    .split(/\r?\n/)
+    .filter((line) => line !== "");
+  const wrong = lines.findIndex((line) => !KEY.test(line));
+  if (lines.length === 0 || wrong !== -1) {
+    const what = lines.length === 0 ? "is empty" : `has something else than a key on line ${wrong + 1}`;
+    const message = `The file ${quote(path)} ${what}. Allowed: keys of 64 hexadecimal digits, one on each line`;
+    throw new FleetError("FLEET_STORE_KEY_UNUSABLE", message, { suggestions: [`ls -l ${shellQuote(path)}`] });
+  }
+  return lines.map((line) => ({
+    id: createHash("sha256").update(line).digest("hex").slice(0, 8),
+    secret: Buffer.from(line, "hex"),
+  }));
+}
+
+function unsigned(key: string, verdict: Verdict, signature: string | undefined): FleetError {
+  const reasons: Record<Verdict, string> = {
+    good: "",
+    outdated: "",
+    unsigned: "it has no signature",
+    "unknown-key": `it is signed with the key ${quote(signature?.split(".")[0])}, which this host does not have`,
+    wrong: "its signature belongs to another content or another name",
+  };
+  const message = `The record ${quote(key)} in Redis does not come from this fleet: ${reasons[verdict]}. The fleet does not use it.`;
+  return new FleetError("FLEET_STATE_UNSIGNED", message, {
+    suggestions: [
+      verdict === "unknown-key"
+        ? "Give all hosts the same key: storeOptions.keyFile, or the file store-key in the state folder."
+        : "copilotfleet store sign --all # only if the fleet wrote the record with a key that is lost",
+      "copilotfleet doctor",
+    ],
+  });
+}
