@@ -11,10 +11,6 @@ import type { GatewaySocket } from "./gateway/gateway-socket.js";
 import type { BudgetCheck, MeteredConsumer } from "./gateway/request-meter.js";
 import { describeProvider, keySourceOf, ProviderKey } from "./provider-key.js";
 
-export function hasKey(provider: Config["provider"]): boolean {
-  return provider !== null && provider.type !== "echo" && keySourceOf(provider) !== null;
-}
-
 /** A provider that a server got for a session. */
 export interface GivenProvider {
   provider: ProviderConfig;

@@ -275,7 +275,7 @@ describe(`the processes`, () => {
 });
 
 describe(`the file systems`, () => {
-  it("of() returns a folder's file system, and unfit() reports one that cannot contain the state", () => {
+  it("a folder's file system is known, and one that cannot contain the state is reported", () => {
     const folder = temporaryFolder();
     const [source, type, mountPoint] = spawnSync("findmnt", ["-no", "SOURCE,FSTYPE,TARGET", "--target", folder], {
       encoding: "utf8",
