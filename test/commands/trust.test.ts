@@ -198,7 +198,7 @@ describe("--config", () => {
     writeFileSync(named, '{"provider":{"type":"echo"},"session":{"approve":"all"},"serve":{"maxFrame":"1mb"}}');
     expect(await fleet.json(["ps", "--config", named], { cwd })).toMatchObject({ servers: [] });
     const compose = await fleet.ok(["deploy", "compose", "--config", named], { cwd });
-    expect(compose).toContain("COPILOTFLEET_SESSION_APPROVE: all");
+    expect(compose).toContain('"COPILOTFLEET_SESSION_APPROVE": "all"');
     const error = await fleet.refusal(3, ["ps", "--config", "missing.json"], { cwd });
     expect(error.message).toContain(`${join(cwd, "missing.json")} does not exist`);
   });

@@ -299,7 +299,7 @@ describe.skipIf(problem !== undefined).each([
     const next = await fleet.leases.acquire(held, { user: "bob", steal: { reason: "mine" } });
     await lost;
     expect(await fleet.sessions.use(held, "seven", { user: "bob", lease: next })).toMatchObject({
-      reply: { text: expect.stringContaining("seven") },
+      text: expect.stringContaining("seven"),
     });
     // The signal of this lease never aborts. The turn still ends, because the other host notices the loss of the lease.
     const unheard = { fence: next.fence, signal: new AbortController().signal, check: async () => await next.check() };

@@ -146,7 +146,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     expect(await refused("moreLog", { id: "nobody", at: { offset: 1.5 } })).toBe("FLEET_USAGE_INVALID");
     expect(await refused("gc", { ttlMs: 1, dryRun: "yes" })).toBe("FLEET_USAGE_INVALID");
     for (const method of CALL_NAMES.filter(
-      (name) => !["servers", "sessions", "loaded", "activity", "samples", "tokenEnds"].includes(name),
+      (name) => !["servers", "sessions", "loaded", "activity", "samples", "tokenEnds", "verifyEvents"].includes(name),
     )) {
       expect(await refused(method, {}), `${method} without parameters`).toMatch(/^FLEET_USAGE_INVALID$/);
     }

@@ -36,14 +36,12 @@ describe.skipIf(problem !== undefined)("with shared storage,", () => {
 
       await using second = await hosts.host("h2").library();
       // While h1 is alive, it answers the prompts.
-      expect(await second.sessions.use("notes", "early", { user: "alice" })).toMatchObject({
-        reply: { text: "[turn 2] early" },
-      });
+      expect(await second.sessions.use("notes", "early", { user: "alice" })).toMatchObject({ text: "[turn 2] early" });
       expect(await store.sessions.read("notes")).toMatchObject({ host: "h1", turns: 2 });
 
       await hosts.lose("h1");
       expect(await second.sessions.use("notes", "two", { user: "alice" })).toMatchObject({
-        reply: { text: "[turn 3] two" },
+        text: "[turn 3] two",
       });
       const after = await store.sessions.read("notes");
       expect(after).toMatchObject({ host: "h2", turns: 3 });
@@ -65,7 +63,7 @@ describe.skipIf(problem !== undefined)("with shared storage,", () => {
       await hosts.lose("h2");
       await using third = await hosts.host("h1").library();
       expect(await third.sessions.use("notes", "three", { user: "alice" })).toMatchObject({
-        reply: { text: "[turn 4] three" },
+        text: "[turn 4] three",
       });
     },
   );
