@@ -89,17 +89,17 @@ function plain(markdown: string): string {
 
 function descriptionOf({ name }: Key): KeyDescription {
   const found = descriptions[name];
-  if (found === undefined) throw new Error(`src/config/descriptions/ does not describe the key ${name}.`);
+  if (found === undefined) throw new Error(`src/config/descriptions.ts does not describe the key ${name}.`);
   return found;
 }
 
 function sectionOf({ name }: Key): string {
   const found = sections[name];
-  if (found === undefined) throw new Error(`src/config/descriptions/ does not describe the section ${name}.`);
+  if (found === undefined) throw new Error(`src/config/descriptions.ts does not describe the section ${name}.`);
   return found.meaning;
 }
 
-const PAGE_HEAD = `<!-- "npm run schemas" writes this page. Edit src/config/descriptions/ instead. -->
+const PAGE_HEAD = `<!-- "npm run schemas" writes this page. Edit src/config/descriptions.ts instead. -->
 
 # Configuration keys
 

@@ -158,11 +158,6 @@ describe("delete with the beginning of an id", () => {
     expect(fleet.sessionIds()).not.toContain("victim-of-delete");
   });
 
-  it("delete pod NAME suggests stopping the server", async () => {
-    const { suggestions } = await fleet.refusal(4, ["delete", "pod", "x"]);
-    expect(suggestions[0]).toContain("copilotfleet stop x");
-  });
-
   it("delete on a terminal deletes nothing when the beginning matches several sessions", async () => {
     await using terminal = new Terminal(fleet, ["delete", "abc"]);
     expect(await terminal.done).toBe(ERRORS.FLEET_SESSION_AMBIGUOUS.exit);
