@@ -92,7 +92,7 @@ export type {
   SandboxMode,
   SandboxReport,
 } from "./model/sandbox.js";
-export type { Isolation, ServerState, TokenSource } from "./model/server.js";
+export type { Isolation, RecordedSource, ServerState, TokenSource } from "./model/server.js";
 export type { Lease, SessionState, TurnOutcome, TurnUsage } from "./model/session.js";
 export type { LedgerLine, QuotaPart, Suspension, UsageBy, UsageCounts, UsageNumbers } from "./model/usage.js";
 export type { BrokenAt, EventPositions, EventsFilter, EventsVerified } from "./peers/all-events.js";

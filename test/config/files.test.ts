@@ -95,16 +95,6 @@ describe("unknown keys", () => {
     );
   });
 
-  it("the error for a removed key names the key, its line and what replaces it", async () => {
-    await using folder = new Folder();
-    folder.write(folder.userFile, { serve: { insecure: true } });
-    const error = folder.refusal();
-    expect(error.message).toBe(
-      `"serve.insecure" is no longer a key of the configuration (in ${folder.userFile}, line 1)`,
-    );
-    expect(error.suggestions).toEqual(["Set insecure, at the top level, in its place."]);
-  });
-
   it("a configuration file may name its schema, but only at the top level, and the schema has no effect", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, { $schema: "./schema.json", session: { model: "m" } });

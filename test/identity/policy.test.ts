@@ -33,10 +33,10 @@ const COMMANDS = {
   use: "send resume lock unlock export",
   readAll: "",
   useAll: "create chat import",
-  manage: `connect delete describe doctor drain events events/verify evict gc host/key limit/clear limit/set limit/show list logs open ps restart route serve spawn stop top
+  manage: `connect delete describe doctor drain events events/verify evict gc limit/clear limit/set limit/show list logs open ps restart route serve spawn stop top
     store/migrate store/sign token/list token/revoke token/rotate usage user/export user/list user/purge user/resume user/suspend`,
   issue: "token/issue",
-  local: `autocomplete explain help host/sign init proxy smoke trust version config/check config/get config/path config/schema
+  local: `autocomplete explain help init proxy smoke trust version config/check config/get config/path config/schema
     config/show deploy/compose deploy/kubernetes deploy/systemd`,
 } as const;
 
