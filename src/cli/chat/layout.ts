@@ -1,4 +1,4 @@
-import stringWidth from "string-width";
+import stringWidth from "string-width-8";
 import wrapAnsi from "wrap-ansi";
 import { printableLines } from "../../config/values/text.js";
 
