@@ -85,7 +85,7 @@ function fitted({ rows, cursor }: LiveRows, height: number): LiveRows {
 
 /** Something that changes above the prompt while the chat works. */
 export interface LivePart {
-  /** Returns the rows that will not change any more, each only once. */
+  /** Returns the rows that are final, each of them once. */
   take(columns: number): string[];
   /** At most `height` rows that may still change. @param isAsked whether the turn waits for an answer of the user */
   live(columns: number, height: number, isAsked: boolean): string[];
