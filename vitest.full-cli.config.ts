@@ -7,7 +7,7 @@ export default defineConfig({
     include: [
       "test/commands/eviction.test.ts",
       "test/e2e/{conversation,stop}.test.ts",
-      "test/gateway/client.test.ts",
+      "test/door/client.test.ts",
       "test/sessions/lasting-approvals.test.ts",
     ],
     env: { TEST_RUNTIME: process.env.COPILOT_CLI_PATH ?? "" },

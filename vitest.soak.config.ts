@@ -8,7 +8,7 @@ export default defineConfig({
       "test/faults/**/*.test.ts",
       "test/attacks/{api-fuzz,fuzz,survival}.test.ts",
       "test/commands/runbooks.test.ts",
-      "test/gateway/{client,tls}.test.ts",
+      "test/door/{client,tls}.test.ts",
       "test/hosts/{commands,door,door-client}.test.ts",
     ],
     env: { SOAK: "1" },

@@ -7,7 +7,7 @@
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { createInterface } from "node:readline";
-import { startEchoModel } from "../src/models/echo.js";
+import { startEchoModel } from "../src/providers/echo.js";
 
 interface Part extends AsyncDisposable {
   url: string;

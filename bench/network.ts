@@ -6,9 +6,10 @@
  *
  * Run: npm run build && npx tsx bench/network.ts [rounds]
  */
+
+import { system } from "../src/base/system/system.js";
 import { Fleet } from "../src/index.js";
 import { processesByLaunch } from "../src/runtime/process/process-table.js";
-import { system } from "../src/system/system.js";
 import { claim, compare, fleetCommand, printMachine, ratio, withState } from "./measure.js";
 
 const rounds = Number(process.argv[2] ?? 21);

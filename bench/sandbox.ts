@@ -8,7 +8,7 @@
  * Run: npm run build && npx tsx bench/sandbox.ts [rounds]
  */
 import { Fleet } from "../src/index.js";
-import { startEchoModel } from "../src/models/echo.js";
+import { startEchoModel } from "../src/providers/echo.js";
 import { claim, compare, fleetCommand, median, printMachine, ratio, withState } from "./measure.js";
 
 const rounds = Number(process.argv[2] ?? 21);

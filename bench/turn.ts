@@ -5,7 +5,7 @@
  */
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { Fleet } from "../src/index.js";
-import { startEchoModel } from "../src/models/echo.js";
+import { startEchoModel } from "../src/providers/echo.js";
 import { claim, compare, printMachine, ratio, withState } from "./measure.js";
 
 printMachine();

@@ -6,10 +6,10 @@
  */
 import { execFileSync } from "node:child_process";
 import { randomUUID } from "node:crypto";
+import { type LedgerLine, UNREPORTED, USAGE_BY } from "../src/base/usage.js";
 import { openParts } from "../src/fleet/parts.js";
 import { Fleet } from "../src/index.js";
-import { type LedgerLine, UNREPORTED, USAGE_BY } from "../src/model/usage.js";
-import { startEchoModel } from "../src/models/echo.js";
+import { startEchoModel } from "../src/providers/echo.js";
 import { openStore } from "../src/store/file/file-store.js";
 import { RedisServer } from "../test/fixtures/store/redis-server.js";
 import { COMMAND, claim, median, printMachine, withState } from "./measure.js";

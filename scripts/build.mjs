@@ -109,12 +109,12 @@ async function buildProxy() {
 }
 
 async function buildCommandLine() {
-  const files = (await readdir(`${root}/src/commands`, { recursive: true })).filter((file) => file.endsWith(".ts"));
-  // A folder is a topic: commands/store/migrate.ts is "copilotfleet store migrate" and has the id "store:migrate".
+  const files = (await readdir(`${root}/src/cli/commands`, { recursive: true })).filter((file) => file.endsWith(".ts"));
+  // A folder is a topic: cli/commands/store/migrate.ts is "copilotfleet store migrate" and has the id "store:migrate".
   const commands = files.map((file) => file.slice(0, -3).replaceAll("\\", "/"));
   const getters = commands.map(
     (path) =>
-      `get ${JSON.stringify(path.replaceAll("/", ":"))}() { return require("./commands/${path}.ts").default; },`,
+      `get ${JSON.stringify(path.replaceAll("/", ":"))}() { return require("./cli/commands/${path}.ts").default; },`,
   );
   await build({
     ...shared,

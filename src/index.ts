@@ -12,13 +12,10 @@
  * ```
  */
 
-export type { HttpDoor } from "./api/door.js";
-export type { LimitSource, UserLimit, UserLimits } from "./config/limits.js";
-export type { PartialConfig } from "./config/load/load.js";
-export type { Address } from "./config/rules.js";
-export type { Config } from "./config/schema.js";
-export type { Duration, Moment } from "./config/values/measures.js";
-export type { Remain } from "./data/purge.js";
+export type { EventsBreak } from "./accounts/audit/verify.js";
+export type { UsageReport, UsageRow, UsageTotal } from "./accounts/ledger.js";
+export type { LimitValue, LimitView } from "./accounts/limits.js";
+export type { Remain } from "./accounts/purge.js";
 export {
   ERRORS,
   type ErrorEntry,
@@ -29,8 +26,29 @@ export {
   isFleetError,
   type OptionNaming,
   type Suggestion,
-} from "./errors.js";
-export type { EventsBreak } from "./events/verify.js";
+} from "./base/errors.js";
+export { type Actor, EVENT_TYPES, type EventType, type FleetEvent, type Via } from "./base/event.js";
+export type { HostEntry, HostRecord, Placement, Purge } from "./base/host.js";
+export type { AwaitedTurns, OnProgress, Progress } from "./base/progress.js";
+export type {
+  LimitsReached,
+  LimitsReport,
+  Protection,
+  Resource,
+  RestrictedNetwork,
+  SandboxMode,
+  SandboxReport,
+} from "./base/sandbox.js";
+export type { Isolation, RecordedSource, ServerState, TokenSource } from "./base/server.js";
+export type { Lease, SessionState, TurnOutcome, TurnUsage } from "./base/session.js";
+export type { LedgerLine, QuotaPart, Suspension, UsageBy, UsageCounts, UsageNumbers } from "./base/usage.js";
+export type { LimitSource, UserLimit, UserLimits } from "./base/user-limits.js";
+export type { Duration, Moment } from "./base/values/measures.js";
+export type { PartialConfig } from "./config/load/load.js";
+export type { Address } from "./config/rules.js";
+export type { Config } from "./config/schema.js";
+export type { DoorDrain, FrontDoor } from "./door/door.js";
+export type { DoorEvent, DoorListeners, RequestReport } from "./door/state/report.js";
 export { Fleet, type Groups } from "./fleet/fleet.js";
 export type { ClientGroup, LeaseGroup } from "./fleet/groups/clients.js";
 export type { DescriptionGroup } from "./fleet/groups/descriptions.js";
@@ -73,30 +91,8 @@ export type {
   UpdateSessionOptions,
   UseOptions,
 } from "./fleet/options.js";
-export type { DoorDrain, FrontDoor } from "./gateway/door.js";
-export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/state/report.js";
-export type { ClearedRemain, RemainKind } from "./hosts/remains.js";
-export type { Scope } from "./identity/identity.js";
-export type { SignOnReport } from "./identity/sign-on.js";
-export { type DoorProxy, openProxy, type ProxyEvent, type ProxyOptions } from "./identity/tls/proxy.js";
-export type { IssuedToken, RotatedToken, TokenView } from "./identity/tokens.js";
-export { type Actor, EVENT_TYPES, type EventType, type FleetEvent, type Via } from "./model/event.js";
-export type { HostEntry, HostRecord, Placement, Purge } from "./model/host.js";
-export type { AwaitedTurns, OnProgress, Progress } from "./model/progress.js";
-export type {
-  LimitsReached,
-  LimitsReport,
-  Protection,
-  Resource,
-  RestrictedNetwork,
-  SandboxMode,
-  SandboxReport,
-} from "./model/sandbox.js";
-export type { Isolation, RecordedSource, ServerState, TokenSource } from "./model/server.js";
-export type { Lease, SessionState, TurnOutcome, TurnUsage } from "./model/session.js";
-export type { LedgerLine, QuotaPart, Suspension, UsageBy, UsageCounts, UsageNumbers } from "./model/usage.js";
-export type { BrokenAt, EventPositions, EventsFilter, EventsVerified } from "./peers/all-events.js";
-export type { SuspendedUser, UserEntry } from "./peers/gather.js";
+export type { BrokenAt, EventPositions, EventsFilter, EventsVerified } from "./hosts/all-events.js";
+export type { SuspendedUser, UserEntry } from "./hosts/gather.js";
 export type {
   BusyServer,
   Description,
@@ -107,15 +103,14 @@ export type {
   SessionDescription,
   UserDescription,
   UserView,
-} from "./peers/overview.js";
-export type { PurgeReceipt } from "./peers/purge.js";
-export type { ExportedSession } from "./peers/sessions/archives.js";
-export type { PoolState } from "./pool/admission.js";
-export type { ClientOptions } from "./pool/clients.js";
-export type { Strategy } from "./pool/placement.js";
-export type { RollingResult } from "./pool/recycle.js";
-export type { ServerView } from "./pool/server.js";
-export type { Stopped } from "./pool/stop.js";
+} from "./hosts/overview.js";
+export type { PurgeReceipt } from "./hosts/purge.js";
+export type { ExportedSession } from "./hosts/sessions/archives.js";
+export type { HttpDoor } from "./http/door.js";
+export type { Scope } from "./identity/identity.js";
+export type { SignOnReport } from "./identity/sign-on.js";
+export { type DoorProxy, openProxy, type ProxyEvent, type ProxyOptions } from "./identity/tls/proxy.js";
+export type { IssuedToken, RotatedToken, TokenView } from "./identity/tokens.js";
 export type { TurnOptions, TurnReply } from "./runtime/client/turn.js";
 export type { ToolOutcome, TranscriptEntry } from "./runtime/history/transcript.js";
 export type { InheritedListener } from "./runtime/launch/listen.js";
@@ -123,12 +118,19 @@ export type { LogLevel, ServeLog, StreamCounts } from "./serve/context.js";
 export type { LogEnd, LogPosition } from "./serve/logs.js";
 export type { ProbeAnswer, Probes } from "./serve/report/probes.js";
 export type { Drained, DrainRequest as SupervisorDrain, LeaveRequest, Supervisor } from "./serve/supervisor.js";
+export type { PoolState } from "./servers/admission.js";
+export type { ClientOptions } from "./servers/clients.js";
+export type { Strategy } from "./servers/placement.js";
+export type { RollingResult } from "./servers/recycle.js";
+export type { ServerView } from "./servers/server.js";
+export type { Stopped } from "./servers/stop.js";
 export type { GcRequest, GcResult } from "./sessions/gc/collect.js";
 export type { SkipReason } from "./sessions/gc/delete.js";
 export type { UnreadableRecord } from "./sessions/gc/survey.js";
 export type { ServerAction } from "./sessions/gc/unused-servers.js";
 export type { HeldLease, LeaseWait, LockOptions } from "./sessions/leases.js";
 export type { EvictionResult, KeptReason } from "./sessions/memory/eviction.js";
+export type { ClearedRemain, RemainKind } from "./sessions/remains.js";
 export type {
   AgentRequest,
   Asked,
@@ -143,5 +145,3 @@ export type { SessionOptions } from "./sessions/use/load.js";
 export type { PendingReply } from "./sessions/use/turn-records.js";
 export type { SessionView } from "./sessions/view.js";
 export type { StoreProbe } from "./store/ports.js";
-export type { UsageReport, UsageRow, UsageTotal } from "./usage/ledger.js";
-export type { LimitValue, LimitView } from "./usage/limits.js";

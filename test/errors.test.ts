@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { errorGroups } from "../src/errors/explanation.js";
+import { errorGroups } from "../src/base/errors/explanation.js";
 import {
   ERRORS,
   type ErrorEntry,
@@ -15,7 +15,7 @@ import {
   quote,
   type Suggestion,
   systemCode,
-} from "../src/errors.js";
+} from "../src/base/errors.js";
 import { RAW } from "./fixtures/commands/cli.js";
 import { faultsOf } from "./fixtures/commands/typed-commands.js";
 
@@ -69,7 +69,7 @@ function errorsDocument(): string {
     "",
     "Each error has a code that never changes, so scripts can match on it. `copilotfleet explain CODE` prints the same text,",
     "and `copilotfleet explain` lists all codes. Words in capital letters, such as USER, stand for your own values. The table",
-    "in `src/errors/` is the source of this page: `npx vitest run test/errors.test.ts -u` writes it.",
+    "in `src/base/errors/` is the source of this page: `npx vitest run test/errors.test.ts -u` writes it.",
     "",
     ...groups,
     "",

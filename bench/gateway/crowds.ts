@@ -1,6 +1,6 @@
-import { APART_OPTIONS, sessionParams } from "../../src/gateway/policy/settings.js";
+import type { SessionRecord } from "../../src/base/session.js";
+import { APART_OPTIONS, sessionParams } from "../../src/door/policy/settings.js";
 import { Fleet } from "../../src/index.js";
-import type { SessionRecord } from "../../src/model/session.js";
 import { readConnectionToken } from "../../src/runtime/files/server-folder.js";
 import { processorSeconds } from "../measure.js";
 import { type PartProcess, startBuilt } from "./processes.js";

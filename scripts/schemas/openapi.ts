@@ -1,11 +1,11 @@
 import { toJsonSchema } from "@valibot/to-json-schema";
 import { type GenericSchema, getMetadata } from "valibot";
-import { ROUTES } from "../../src/api/app.js";
-import type { AnyRoute } from "../../src/api/route.js";
-import * as a from "../../src/api/routes/admin-schemas.js";
-import { request } from "../../src/api/routes/request-schemas.js";
-import * as s from "../../src/api/routes/schemas.js";
-import { SESSION_EVENTS } from "../../src/api/routes/turns.js";
+import { ROUTES } from "../../src/http/app.js";
+import type { AnyRoute } from "../../src/http/route.js";
+import * as a from "../../src/http/routes/admin-schemas.js";
+import { request } from "../../src/http/routes/request-schemas.js";
+import * as s from "../../src/http/routes/schemas.js";
+import { SESSION_EVENTS } from "../../src/http/routes/turns.js";
 import { type Action, decide, type Scope } from "../../src/identity/identity.js";
 import type { OpenApi } from "./http-contract.js";
 import type { JsonSchema } from "./json-schema.js";

@@ -3,7 +3,7 @@ import ts from "typescript";
 import { type JsonSchema, schemaOf } from "./json-schema.js";
 
 const REPORT = "src/cli/report.ts";
-const TABLE = "src/errors/table.ts";
+const TABLE = "src/base/errors/table.ts";
 
 export interface Outputs {
   /** The schema of each command's `--json` output, by the command's name. The key `error` has the schema of errors. */
@@ -73,5 +73,5 @@ function programOf(root: string, files: readonly string[]): ts.Program {
 }
 
 function fileOf(command: string): string {
-  return `src/commands/${command.replaceAll(" ", "/")}.ts`;
+  return `src/cli/commands/${command.replaceAll(" ", "/")}.ts`;
 }

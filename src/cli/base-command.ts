@@ -1,6 +1,6 @@
 import { Command, Errors, Flags, type Interfaces } from "@oclif/core";
-import { printableJson } from "../config/values/text.js";
-import { type FleetError, isFleetError } from "../errors.js";
+import { type FleetError, isFleetError } from "../base/errors.js";
+import { printableJson } from "../base/values/text.js";
 import { Fleet } from "../fleet/fleet.js";
 import type { FleetOptions } from "../fleet/options.js";
 import { spoken } from "./command-id.js";

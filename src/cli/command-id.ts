@@ -1,6 +1,6 @@
 import type { Command, Config } from "@oclif/core";
-import { printable, redact, shellQuote } from "../config/values/text.js";
-import type { Suggestion } from "../errors.js";
+import type { Suggestion } from "../base/errors.js";
+import { printable, redact, shellQuote } from "../base/values/text.js";
 import { unmarked } from "./prompt.js";
 
 const MOST_WORDS = 2;

@@ -1,8 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Command, Config } from "@oclif/core";
+import { ERRORS } from "../base/errors/table.js";
+import { printable } from "../base/values/text.js";
 import { keysBelow, keyTree } from "../config/keys.js";
-import { printable } from "../config/values/text.js";
-import { ERRORS } from "../errors/table.js";
 import { type IdKind, recordedIds } from "../fleet/recorded-ids.js";
 import { commandOf, topicOf } from "./command-id.js";
 

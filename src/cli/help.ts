@@ -1,6 +1,6 @@
 import type { Command, Config } from "@oclif/core";
 import stringWidth from "string-width";
-import { errorGroups } from "../errors/explanation.js";
+import { errorGroups } from "../base/errors/explanation.js";
 import { commandOf, ownCommands, spoken, topicOf } from "./command-id.js";
 import { colour } from "./render/colour.js";
 import { terminalWidth } from "./render/table.js";

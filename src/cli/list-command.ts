@@ -1,6 +1,6 @@
-import { printableJson } from "../config/values/text.js";
+import { pause } from "../base/clock.js";
+import { printableJson } from "../base/values/text.js";
 import type { Fleet } from "../fleet/fleet.js";
-import { pause } from "../runtime/clock.js";
 import { FleetCommand } from "./base-command.js";
 import { type ListFlags, usage } from "./flags/flags.js";
 import { arrange, type Format, type List, renderList } from "./render/list.js";

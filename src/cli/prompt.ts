@@ -1,8 +1,8 @@
 import { once } from "node:events";
 import { constants } from "node:os";
 import { createInterface, type Interface } from "node:readline";
-import { blankFault, countOf, printable } from "../config/values/text.js";
-import { FleetError, quote } from "../errors.js";
+import { FleetError, quote } from "../base/errors.js";
+import { blankFault, countOf, printable } from "../base/values/text.js";
 import { usage } from "./flags/flags.js";
 
 /** The prefix that marks a word as prompt text. No word contains it already, because process arguments have no NUL. */

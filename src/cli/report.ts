@@ -1,6 +1,5 @@
 import { type Config, Errors } from "@oclif/core";
-import { printable, printableJson, shellQuote } from "../config/values/text.js";
-import type { ErrorGroup, Explanation } from "../errors/explanation.js";
+import type { ErrorGroup, Explanation } from "../base/errors/explanation.js";
 import {
   FleetError,
   type FleetErrorCode,
@@ -9,10 +8,11 @@ import {
   isFleetError,
   type Placeholder,
   withoutComment,
-} from "../errors.js";
+} from "../base/errors.js";
+import { filesExhausted, lacksFiles, mayLackFiles } from "../base/system/few-files.js";
+import { printable, printableJson, shellQuote } from "../base/values/text.js";
 import type { EvictionResult } from "../sessions/memory/eviction.js";
 import type { SessionView } from "../sessions/view.js";
-import { filesExhausted, lacksFiles, mayLackFiles } from "../system/few-files.js";
 import { Interrupted } from "./prompt.js";
 import { unknownCommand } from "./usage-error.js";
 

@@ -1,5 +1,5 @@
-import { printable } from "../config/values/text.js";
-import type { Overview } from "../peers/overview.js";
+import { printable } from "../base/values/text.js";
+import type { Overview } from "../hosts/overview.js";
 import type { SessionView } from "../sessions/view.js";
 import {
   BUSY_SERVERS,

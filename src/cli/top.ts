@@ -1,11 +1,11 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
-import { countOf, printable } from "../config/values/text.js";
-import { isFleetError } from "../errors.js";
+import { either } from "../base/clock.js";
+import { isFleetError } from "../base/errors.js";
+import { countOf, printable } from "../base/values/text.js";
 import type { Fleet } from "../fleet/fleet.js";
-import type { Overview } from "../peers/overview.js";
-import type { Stopped } from "../pool/stop.js";
-import { either } from "../runtime/clock.js";
+import type { Overview } from "../hosts/overview.js";
+import type { Stopped } from "../servers/stop.js";
 import { colour } from "./render/colour.js";
 import { sumsOf } from "./render/columns.js";
 import type { SortKey } from "./render/list.js";

@@ -1,6 +1,6 @@
 import type { CopilotSession } from "@github/copilot-sdk";
-import { asSentence, printableLines } from "../config/values/text.js";
-import { type ErrorText, type FleetError, isFleetError, quote, type Suggestion } from "../errors.js";
+import { type ErrorText, type FleetError, isFleetError, quote, type Suggestion } from "../base/errors.js";
+import { asSentence, printableLines } from "../base/values/text.js";
 import type { Fleet } from "../fleet/fleet.js";
 import type { SendOptions } from "../fleet/options.js";
 import { isStoreTrouble } from "../sessions/problems.js";

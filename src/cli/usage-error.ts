@@ -1,8 +1,8 @@
 import { stripVTControlCharacters } from "node:util";
 import type { Command, Config, Interfaces } from "@oclif/core";
-import { nearestOf } from "../config/values/names.js";
-import { printable, redact } from "../config/values/text.js";
-import { FleetError, isFleetError, quote, type Suggestion } from "../errors.js";
+import { FleetError, isFleetError, quote, type Suggestion } from "../base/errors.js";
+import { nearestOf } from "../base/values/names.js";
+import { printable, redact } from "../base/values/text.js";
 import { meantArguments, spoken, typedIn } from "./command-id.js";
 import { DEFAULT_USER } from "./flags/flags.js";
 import { unmarked } from "./prompt.js";

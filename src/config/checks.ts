@@ -1,14 +1,14 @@
 import { resolve } from "node:path";
-import { quote } from "../errors.js";
+import { quote } from "../base/errors.js";
+import { writeDuration } from "../base/values/measures.js";
+import { reachesFiles } from "../base/values/names.js";
+import { allowsName, asciiName, isLoopback, readNetworkRule, readRedisUrl } from "../base/values/network.js";
+import { countOf } from "../base/values/text.js";
 import type { Layer } from "./load/layers.js";
 import type { Environment } from "./load/paths.js";
 import { attempt, conflict, invalidValue, type Origin, throwProblem } from "./problem.js";
 import type { Address } from "./rules.js";
 import type { Config } from "./schema.js";
-import { writeDuration } from "./values/measures.js";
-import { reachesFiles } from "./values/names.js";
-import { allowsName, asciiName, isLoopback, readNetworkRule, readRedisUrl } from "./values/network.js";
-import { countOf } from "./values/text.js";
 
 const HTTPS_PORT = 443;
 

@@ -1,7 +1,7 @@
 import * as v from "valibot";
+import { ALLOWED_SAFE_URL, isSafeUrl } from "../base/values/network.js";
 import * as lists from "./rules.js";
 import * as rules from "./rules.js";
-import { ALLOWED_SAFE_URL, isSafeUrl } from "./values/network.js";
 
 /* How users prove to the front door who they are. */
 

@@ -1,8 +1,8 @@
 import { distance } from "fastest-levenshtein";
 import * as v from "valibot";
+import { mostSlips, nearestOf, slips } from "../base/values/names.js";
 import type { Rule } from "./rules.js";
 import { ConfigSchema } from "./schema.js";
-import { mostSlips, nearestOf, slips } from "./values/names.js";
 
 /** A configuration key. The keys are derived from the schema, so that there is only one list of them. */
 export interface Key {

@@ -1,8 +1,8 @@
-import { FleetError, type FleetErrorCode, isFleetError, quote, type Suggestion } from "../errors.js";
+import { FleetError, type FleetErrorCode, isFleetError, quote, type Suggestion } from "../base/errors.js";
+import { isObject, NOT_A_VARIABLE, printable, redact, redactTokens } from "../base/values/text.js";
 import { findKey, type Key, keyTree, nearestKeys } from "./keys.js";
 import { replacementOf } from "./removed.js";
 import type { Rule } from "./rules.js";
-import { isObject, NOT_A_VARIABLE, printable, redact, redactTokens } from "./values/text.js";
 
 /** The source of a value. `name` is a flag ("--ttl"), an option ("config.session.ttl"), a variable, or a path. */
 export interface Origin {

@@ -1,10 +1,10 @@
 import { isIP } from "node:net";
 import * as v from "valibot";
-import type { FleetErrorCode } from "../errors.js";
-import * as duration from "./values/measures.js";
-import { ALLOWED_SIZE, readSize, SIZE_PATTERN, sizeFault } from "./values/measures.js";
-import { ALLOWED_USER, readUser, userFault } from "./values/names.js";
-import { ALLOWED_NETWORK_RULES, ALLOWED_REDIS_URL, networkRuleFault, readRedisUrl } from "./values/network.js";
+import type { FleetErrorCode } from "../base/errors.js";
+import * as duration from "../base/values/measures.js";
+import { ALLOWED_SIZE, readSize, SIZE_PATTERN, sizeFault } from "../base/values/measures.js";
+import { ALLOWED_USER, readUser, userFault } from "../base/values/names.js";
+import { ALLOWED_NETWORK_RULES, ALLOWED_REDIS_URL, networkRuleFault, readRedisUrl } from "../base/values/network.js";
 import {
   addressFault,
   blankFault,
@@ -13,7 +13,7 @@ import {
   textFault,
   urlFault,
   wholeNumberFault,
-} from "./values/text.js";
+} from "../base/values/text.js";
 
 /**
  * The metadata of a key's value that the loader needs. The functions below create one schema for each kind of value.

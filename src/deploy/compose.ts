@@ -1,9 +1,9 @@
 import { isIP } from "node:net";
 import { parse } from "yaml";
+import { quote } from "../base/errors.js";
+import { countOf } from "../base/values/text.js";
 import { findKey } from "../config/keys.js";
 import type { Config } from "../config/schema.js";
-import { countOf } from "../config/values/text.js";
-import { quote } from "../errors.js";
 import { checkExposed, checkSandbox, type DeployOptions, describe, type Loaded, unfit } from "./deployment.js";
 import { inVariables, type SecretFile, type Settings, secretPath } from "./settings.js";
 import { processLimit } from "./sizing.js";

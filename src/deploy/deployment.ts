@@ -1,7 +1,7 @@
+import { FleetError, quote, type Suggestion } from "../base/errors.js";
+import { isLoopback, readRedisUrl, showRedisUrl } from "../base/values/network.js";
 import type { Layer } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
-import { isLoopback, readRedisUrl, showRedisUrl } from "../config/values/network.js";
-import { FleetError, quote, type Suggestion } from "../errors.js";
 import { isFile, NEW_STORE_KEY, type Settings, settingsOf } from "./settings.js";
 import { memoryBytes } from "./sizing.js";
 

@@ -1,8 +1,8 @@
 import { isIP } from "node:net";
 import { parseAllDocuments } from "yaml";
+import { quote } from "../base/errors.js";
+import { sha256 } from "../base/values/text.js";
 import type { Config } from "../config/schema.js";
-import { sha256 } from "../config/values/text.js";
-import { quote } from "../errors.js";
 import {
   badFlag,
   checkSandbox,

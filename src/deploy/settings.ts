@@ -1,9 +1,9 @@
 import { basename } from "node:path";
+import { readRedisUrl } from "../base/values/network.js";
+import { holdsGitHubToken, redact } from "../base/values/text.js";
 import { findKey } from "../config/keys.js";
 import { type Layer, unflatten } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
-import { readRedisUrl } from "../config/values/network.js";
-import { holdsGitHubToken, redact } from "../config/values/text.js";
 
 /** A secret in a file of its own. Manifests contain its name and the name of its source, but never its value. */
 export interface SecretFile {

@@ -1,8 +1,8 @@
 import { chmod, mkdir, writeFile } from "node:fs/promises";
 import { isIP } from "node:net";
 import { dirname, join } from "node:path";
+import { systemCode } from "../base/errors.js";
 import type { Config } from "../config/schema.js";
-import { systemCode } from "../errors.js";
 import { badFlag, checkExposed, checkSandbox, graceSecondsOf, type Loaded, weakened } from "./deployment.js";
 import { configText, inVariables, type SecretFile, settingsOf } from "./settings.js";
 import { commented, fill, fillNotices, inUnit } from "./template.js";

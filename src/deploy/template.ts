@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import mustache from "mustache";
-import { quote } from "../errors.js";
+import { quote } from "../base/errors.js";
 import { unfit } from "./deployment.js";
 
 /**

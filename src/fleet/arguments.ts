@@ -1,8 +1,8 @@
+import { FleetError, option, quote } from "../base/errors.js";
+import { IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_ALLOWED, validateSessionId, validateUser } from "../base/ids.js";
+import { type DurationBounds, LONGEST_TIMER_MS, parseDuration } from "../base/values/measures.js";
+import { isObject } from "../base/values/text.js";
 import { type Address, parseAddress } from "../config/rules.js";
-import { type DurationBounds, LONGEST_TIMER_MS, parseDuration } from "../config/values/measures.js";
-import { isObject } from "../config/values/text.js";
-import { FleetError, option, quote } from "../errors.js";
-import { IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_ALLOWED, validateSessionId, validateUser } from "../model/ids.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
 
 /*

@@ -1,15 +1,15 @@
 import { randomUUID } from "node:crypto";
 import { existsSync, linkSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { FleetError, isFleetError, quote, systemCode } from "../base/errors.js";
+import { asSentence, printable, shellQuote } from "../base/values/text.js";
 import { environmentLayer, withoutSettings } from "../config/load/environment.js";
 import { findProjectFile, PROJECT_FILE } from "../config/load/files.js";
 import { checkFlags, type PartialConfig } from "../config/load/load.js";
 import { homeFolder, userConfigFile } from "../config/load/paths.js";
 import { unusableFile } from "../config/problem.js";
 import { DEFAULT_MODEL } from "../config/schema.js";
-import { asSentence, printable, shellQuote } from "../config/values/text.js";
-import { FleetError, isFleetError, quote, systemCode } from "../errors.js";
-import { type Detected, KEY_VARIABLES } from "../models/detect.js";
+import { type Detected, KEY_VARIABLES } from "../providers/detect.js";
 import { readProjectFile, type TrustView, trustFile } from "./trust.js";
 import { withTrialFleet } from "./versions.js";
 

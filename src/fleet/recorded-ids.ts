@@ -1,6 +1,6 @@
+import { validateUser } from "../base/ids.js";
 import { listTokens } from "../identity/tokens.js";
-import { validateUser } from "../model/ids.js";
-import { referenceOf } from "../pool/server.js";
+import { referenceOf } from "../servers/server.js";
 import { type FleetParts, openParts } from "./parts.js";
 
 export type IdKind = "server" | "session" | "user" | "token" | "host" | "model";

@@ -3,8 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { CopilotSession } from "@github/copilot-sdk";
+import { isFleetError } from "../base/errors.js";
 import { withoutSettings } from "../config/load/environment.js";
-import { isFleetError } from "../errors.js";
 import { Fleet } from "./fleet.js";
 
 export interface SmokeStep {

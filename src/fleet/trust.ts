@@ -1,5 +1,8 @@
 import { mkdirSync, readdirSync, statSync, unlinkSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
+import { FleetError, quote, systemCode } from "../base/errors.js";
+import { ifThere } from "../base/if-there.js";
+import { printable, shellQuote } from "../base/values/text.js";
 import { findProjectFile, guardedKeys, PROJECT_FILE, readConfigFile } from "../config/load/files.js";
 import { fileSource, flatten } from "../config/load/layers.js";
 import {
@@ -14,9 +17,6 @@ import {
 } from "../config/load/load.js";
 import { type Environment, homeFolder, stateRoot } from "../config/load/paths.js";
 import { unusableFile } from "../config/problem.js";
-import { printable, shellQuote } from "../config/values/text.js";
-import { FleetError, quote, systemCode } from "../errors.js";
-import { ifThere } from "../runtime/files/if-there.js";
 import { unwritable } from "../runtime/files/server-folder.js";
 import { checkStateFolder, ensureStateFolder, replaceStateFile } from "../store/file/state-folder.js";
 
@@ -118,7 +118,10 @@ async function recordTrust(
   about: { detail: string; reason?: string },
   action: () => Promise<void>,
 ): Promise<void> {
-  const [{ Events }, { audited }] = await Promise.all([import("../events/events.js"), import("../events/acting.js")]);
+  const [{ Events }, { audited }] = await Promise.all([
+    import("../accounts/audit/events.js"),
+    import("../accounts/audit/acting.js"),
+  ]);
   const config = { events: { retentionMs: Number.POSITIVE_INFINITY } };
   const events = new Events({ store: { hosts: null }, config, stateRoot: root, via: "command", warn: () => undefined });
   try {

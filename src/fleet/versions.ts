@@ -1,10 +1,10 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { deadline } from "../base/clock.js";
+import { type FleetError, isFleetError } from "../base/errors.js";
 import { loadConfig, type PartialConfig } from "../config/load/load.js";
-import { type FleetError, isFleetError } from "../errors.js";
 import { RawConnection } from "../runtime/client/raw-connection.js";
-import { deadline } from "../runtime/clock.js";
 import { findRuntime, ownVersion, sdkVersion } from "../runtime/launch/versions.js";
 import { Fleet } from "./fleet.js";
 

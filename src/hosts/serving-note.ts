@@ -1,10 +1,10 @@
 import { readFileSync, realpathSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { FleetError, quote, systemCode } from "../base/errors.js";
+import type { ProcessIdentity } from "../base/server.js";
+import { isLoopback, readRedisUrl, showRedisUrl } from "../base/values/network.js";
+import { parseObject } from "../base/values/text.js";
 import type { Config } from "../config/schema.js";
-import { isLoopback, readRedisUrl, showRedisUrl } from "../config/values/network.js";
-import { parseObject } from "../config/values/text.js";
-import { FleetError, quote, systemCode } from "../errors.js";
-import type { ProcessIdentity } from "../model/server.js";
 import { unwritable } from "../runtime/files/server-folder.js";
 import { ownHostName } from "../runtime/files/shared-storage.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";

@@ -1,6 +1,6 @@
-import { isObject } from "../config/values/text.js";
-import { systemCode } from "../errors.js";
-import { deadline, isTimeout } from "../runtime/clock.js";
+import { deadline, isTimeout } from "../base/clock.js";
+import { systemCode } from "../base/errors.js";
+import { isObject } from "../base/values/text.js";
 
 const ANSWER_MS = 5_000;
 const LONGEST_ANSWER_BYTES = 512 * 1024;

@@ -1,8 +1,8 @@
+import type { Clock } from "../base/clock.js";
+import { quote } from "../base/errors.js";
+import { readUser, userFault } from "../base/values/names.js";
+import { sha256 } from "../base/values/text.js";
 import type { Config } from "../config/schema.js";
-import { readUser, userFault } from "../config/values/names.js";
-import { sha256 } from "../config/values/text.js";
-import { quote } from "../errors.js";
-import type { Clock } from "../runtime/clock.js";
 import { fetchJson, type JsonAnswer, NoAnswer } from "./fetch-json.js";
 import type { Identity } from "./identity.js";
 import type { Refusal } from "./sign-on.js";

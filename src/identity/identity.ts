@@ -1,5 +1,5 @@
-import { FleetError, quote } from "../errors.js";
-import { relationOf, type SessionRecord } from "../model/session.js";
+import { FleetError, quote } from "../base/errors.js";
+import { relationOf, type SessionRecord } from "../base/session.js";
 
 /**
  * The actions that a client may take. `use` and `admin` include `read`; only `admin` allows actions on other users. `issue`

@@ -1,8 +1,8 @@
+import { actingAs } from "../accounts/audit/acting.js";
+import type { Clock } from "../base/clock.js";
+import type { EventLog } from "../base/event.js";
+import { refuseSuspended } from "../base/usage.js";
 import type { Config } from "../config/schema.js";
-import { actingAs } from "../events/acting.js";
-import type { EventLog } from "../model/event.js";
-import { refuseSuspended } from "../model/usage.js";
-import type { Clock } from "../runtime/clock.js";
 import { isBeingErased, type Store } from "../store/ports.js";
 import type { GitHubSignOn } from "./github.js";
 import { type HostIdentity, type Identity, isHost } from "./identity.js";

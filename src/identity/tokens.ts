@@ -1,8 +1,8 @@
 import { randomBytes } from "node:crypto";
-import { nearestOf } from "../config/values/names.js";
-import { compareText, sha256 } from "../config/values/text.js";
-import { FleetError, quote, type Suggestion } from "../errors.js";
-import { hashToken, isSameHash, isTokenId, type TokenEnd, type TokenRecord } from "../model/token.js";
+import { FleetError, quote, type Suggestion } from "../base/errors.js";
+import { hashToken, isSameHash, isTokenId, type TokenEnd, type TokenRecord } from "../base/token.js";
+import { nearestOf } from "../base/values/names.js";
+import { compareText, sha256 } from "../base/values/text.js";
 import { isDamaged } from "../store/failures.js";
 import type { Store, TokenStore } from "../store/ports.js";
 import { LONGEST_LIFE_MS } from "./claims.js";

@@ -1,9 +1,9 @@
 import { closeSync, constants, fstatSync, openSync, readlinkSync } from "node:fs";
 import { dirname, join, sep } from "node:path";
-import { shellQuote } from "../config/values/text.js";
-import { FleetError, quote, systemCode } from "../errors.js";
-import type { Protection } from "../model/sandbox.js";
-import { O_PATH, system } from "../system/system.js";
+import { FleetError, quote, systemCode } from "../base/errors.js";
+import type { Protection } from "../base/sandbox.js";
+import { O_PATH, system } from "../base/system/system.js";
+import { shellQuote } from "../base/values/text.js";
 import { run } from "./landlock.js";
 import { contains, type Paths, TRIAL_PATHS } from "./paths.js";
 import { machineProgram, OF_THE_MACHINE } from "./programs.js";

@@ -1,9 +1,9 @@
 import { type ExecFileException, execFile } from "node:child_process";
 import { statSync } from "node:fs";
 import { join } from "node:path";
-import { FleetError, quote, systemCode } from "../errors.js";
-import type { Protection } from "../model/sandbox.js";
-import { system } from "../system/system.js";
+import { FleetError, quote, systemCode } from "../base/errors.js";
+import type { Protection } from "../base/sandbox.js";
+import { system } from "../base/system/system.js";
 import { machineProgram, packageFolder, unusable } from "./programs.js";
 import type { Attempt } from "./sandbox.js";
 

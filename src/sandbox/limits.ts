@@ -1,11 +1,11 @@
 import { randomBytes } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import { FleetError, quote, systemCode } from "../base/errors.js";
+import { type LimitsReached, type LimitsReport, RESOURCES, type Resource } from "../base/sandbox.js";
+import { type ControlGroup, system } from "../base/system/system.js";
+import { shellQuote } from "../base/values/text.js";
 import type { Config } from "../config/schema.js";
-import { shellQuote } from "../config/values/text.js";
-import { FleetError, quote, systemCode } from "../errors.js";
-import { type LimitsReached, type LimitsReport, RESOURCES, type Resource } from "../model/sandbox.js";
-import { type ControlGroup, system } from "../system/system.js";
 import type { Command } from "./sandbox.js";
 
 /** The limits of one start of a server. */

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, realpathSync } from "node:fs";
 import { homedir } from "node:os";
 import { basename, dirname, join, sep } from "node:path";
-import { systemCode } from "../errors.js";
+import { systemCode } from "../base/errors.js";
 
 /** Everything in the file system that a sandboxed program can reach. Only `named` has paths with links. */
 export interface Paths {

@@ -1,8 +1,8 @@
 import { accessSync, constants, lstatSync } from "node:fs";
 import { createRequire } from "node:module";
 import { delimiter, dirname, isAbsolute, join, sep } from "node:path";
-import { shellQuote } from "../config/values/text.js";
-import { FleetError, quote, systemCode } from "../errors.js";
+import { FleetError, quote, systemCode } from "../base/errors.js";
+import { shellQuote } from "../base/values/text.js";
 import { contains, realPath } from "./paths.js";
 
 /** The folder of this package; null if another package contains a copy of this code. */

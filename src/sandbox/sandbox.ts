@@ -1,11 +1,7 @@
 import { statSync } from "node:fs";
 import { dirname, isAbsolute, resolve } from "node:path";
-import { keyVariables } from "../config/keys.js";
-import { userConfigFile } from "../config/load/paths.js";
-import type { Config } from "../config/schema.js";
-import { shellQuote } from "../config/values/text.js";
-import { FleetError, quote } from "../errors.js";
-import type { EventLog } from "../model/event.js";
+import { FleetError, quote } from "../base/errors.js";
+import type { EventLog } from "../base/event.js";
 import {
   limitsResources,
   NO_SANDBOX,
@@ -13,7 +9,11 @@ import {
   type RestrictedNetwork,
   type SandboxMode,
   type SandboxReport,
-} from "../model/sandbox.js";
+} from "../base/sandbox.js";
+import { shellQuote } from "../base/values/text.js";
+import { keyVariables } from "../config/keys.js";
+import { userConfigFile } from "../config/load/paths.js";
+import type { Config } from "../config/schema.js";
 import { tryBwrapAlone, tryBwrapAround } from "./bwrap.js";
 import { launcherAlone, tryLauncher, trySetpriv } from "./landlock.js";
 import { type ChosenLimits, chooseLimits, launcherOptions, makeGroups, markOption, underShell } from "./limits.js";

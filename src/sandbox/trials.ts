@@ -1,9 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Config } from "../config/schema.js";
-import { parseObject } from "../config/values/text.js";
-import { FleetError, quote, type Suggestion, systemCode } from "../errors.js";
-import type { EventLog } from "../model/event.js";
+import { FleetError, quote, type Suggestion, systemCode } from "../base/errors.js";
+import type { EventLog } from "../base/event.js";
 import {
   ALL_PROTECTIONS,
   notRestricted,
@@ -11,7 +9,9 @@ import {
   type RestrictedNetwork,
   type SandboxMode,
   type SandboxReport,
-} from "../model/sandbox.js";
+} from "../base/sandbox.js";
+import { parseObject } from "../base/values/text.js";
+import type { Config } from "../config/schema.js";
 import { mediumError, writing } from "../store/file/failures.js";
 import { replaceStateFile } from "../store/file/state-folder.js";
 import { run } from "./landlock.js";

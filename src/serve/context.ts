@@ -1,12 +1,12 @@
+import type { Ledger } from "../accounts/ledger.js";
+import type { Clock } from "../base/clock.js";
 import type { Address } from "../config/rules.js";
-import type { DoorOptions, FrontDoor } from "../gateway/door.js";
-import type { DoorListeners } from "../gateway/state/report.js";
-import type { ModelProvider } from "../models/provider.js";
-import type { Clock } from "../runtime/clock.js";
+import type { DoorOptions, FrontDoor } from "../door/door.js";
+import type { DoorListeners } from "../door/state/report.js";
+import type { ModelProvider } from "../providers/provider.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
 import type { GcResult } from "../sessions/gc/collect.js";
 import type { SessionsContext } from "../sessions/problems.js";
-import type { Ledger } from "../usage/ledger.js";
 import { type LoopTimer, logFailure } from "./failures.js";
 import type { SampleRing } from "./report/measurements.js";
 import type { FleetMetrics } from "./report/metrics.js";

@@ -1,5 +1,5 @@
-import { type FleetErrorCode, isFleetError } from "../errors.js";
-import type { Clock } from "../runtime/clock.js";
+import type { Clock } from "../base/clock.js";
+import { type FleetErrorCode, isFleetError } from "../base/errors.js";
 import type { ServeLog } from "./context.js";
 import type { FleetMetrics } from "./report/metrics.js";
 

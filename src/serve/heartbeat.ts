@@ -1,12 +1,12 @@
 import { hostname } from "node:os";
+import { FleetError, quote } from "../base/errors.js";
+import type { HostEntry, HostRecord } from "../base/host.js";
+import { isLoopback } from "../base/values/network.js";
 import type { Address } from "../config/rules.js";
-import { isLoopback } from "../config/values/network.js";
-import { FleetError, quote } from "../errors.js";
-import { announcedDoor } from "../hosts/directory.js";
-import type { HostEntry, HostRecord } from "../model/host.js";
 import { ensureNote, hasHostFolder, instanceOf, removeNote } from "../runtime/files/shared-storage.js";
 import { showAddress } from "../runtime/launch/listen.js";
 import { ownVersion } from "../runtime/launch/versions.js";
+import { announcedDoor } from "../servers/directory.js";
 import type { Hosts } from "../store/ports.js";
 import type { ServeContext } from "./context.js";
 import { attempt, logFailure } from "./failures.js";

@@ -1,5 +1,5 @@
-import { FleetError } from "../errors.js";
-import type { Registry, SupervisorRecord } from "../model/server.js";
+import { FleetError } from "../base/errors.js";
+import type { Registry, SupervisorRecord } from "../base/server.js";
 import { ownVersion } from "../runtime/launch/versions.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import type { Store } from "../store/ports.js";

@@ -17,10 +17,10 @@ import {
 import { basename, dirname, join } from "node:path";
 import { setImmediate as nextRound, setImmediate as yieldToOthers } from "node:timers/promises";
 import { promisify } from "node:util";
-import { shellQuote } from "../config/values/text.js";
-import { FleetError, isFleetError, quote, systemCode } from "../errors.js";
-import { pause } from "../runtime/clock.js";
-import { ifThere, readAt } from "../runtime/files/if-there.js";
+import { pause } from "../base/clock.js";
+import { FleetError, isFleetError, quote, systemCode } from "../base/errors.js";
+import { ifThere, readAt } from "../base/if-there.js";
+import { shellQuote } from "../base/values/text.js";
 import { unwritable } from "../runtime/files/server-folder.js";
 import { isLaunchLine, lineOfFleet, readableLine, readLogKey, timeOfLine } from "../runtime/files/server-log.js";
 

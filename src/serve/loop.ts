@@ -1,7 +1,7 @@
-import { quote } from "../errors.js";
-import type { Registry } from "../model/server.js";
-import { closedBy } from "../pool/admission.js";
-import { isRunning } from "../pool/server.js";
+import { quote } from "../base/errors.js";
+import type { Registry } from "../base/server.js";
+import { closedBy } from "../servers/admission.js";
+import { isRunning } from "../servers/server.js";
 import { restoreModes } from "../store/file/state-folder.js";
 import { Operations, type ServeContext } from "./context.js";
 import { LoopTimer, RegularChecks } from "./failures.js";

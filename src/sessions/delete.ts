@@ -1,14 +1,14 @@
 import { join } from "node:path";
-import { systemCode } from "../errors.js";
-import type { ServerRecord } from "../model/server.js";
-import { isRunning } from "../pool/server.js";
+import { deadline } from "../base/clock.js";
+import { systemCode } from "../base/errors.js";
+import { removeTree } from "../base/held-folder.js";
+import type { ServerRecord } from "../base/server.js";
 import { isInTurn, RawConnection } from "../runtime/client/raw-connection.js";
-import { deadline } from "../runtime/clock.js";
-import { removeTree } from "../runtime/files/held-folder.js";
 import { unwritable } from "../runtime/files/server-folder.js";
 import { openSessionState, ownPid, readSessionFolder } from "../runtime/history/session-state.js";
 import { provenEndpoint } from "../runtime/process/probe.js";
 import { isAlive } from "../runtime/process/process-table.js";
+import { isRunning } from "../servers/server.js";
 import { type SessionsContext, sessionBusy, sessionLocked } from "./problems.js";
 import { recordFor } from "./view.js";
 

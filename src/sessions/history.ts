@@ -1,9 +1,8 @@
 import { closeSync } from "node:fs";
 import { join } from "node:path";
-import { FleetError, quote, systemCode } from "../errors.js";
-import type { SessionRecord } from "../model/session.js";
-import { groupOfSession } from "../pool/server.js";
-import { NEVER } from "../runtime/clock.js";
+import { NEVER } from "../base/clock.js";
+import { FleetError, quote, systemCode } from "../base/errors.js";
+import type { SessionRecord } from "../base/session.js";
 import { type HistoryPart, type HistoryPosition, readPart } from "../runtime/history/line.js";
 import { promptsSince } from "../runtime/history/session-events.js";
 import {
@@ -13,6 +12,7 @@ import {
   openHistoryIn,
   sessionFolderPath,
 } from "../runtime/history/session-state.js";
+import { groupOfSession } from "../servers/server.js";
 import { type SessionsContext, sessionLost } from "./problems.js";
 import type { PromptHistory } from "./use/open-session.js";
 import { recordFor } from "./view.js";

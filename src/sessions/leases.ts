@@ -1,6 +1,9 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { randomBytes } from "node:crypto";
-import type { Config } from "../config/schema.js";
+import { abortable, type Clock, deadline, isTimeout, systemClock } from "../base/clock.js";
+import { FleetError, isFleetError, option, quote } from "../base/errors.js";
+import { validateSessionId, validateUser } from "../base/ids.js";
+import type { Lease, LeaseAnswer } from "../base/session.js";
 import {
   ALLOWED_LEASE_TTL,
   allowedDuration,
@@ -11,11 +14,8 @@ import {
   readLeaseTtl,
   SHORTEST_LEASE_MS,
   writeDuration,
-} from "../config/values/measures.js";
-import { FleetError, isFleetError, option, quote } from "../errors.js";
-import { validateSessionId, validateUser } from "../model/ids.js";
-import type { Lease, LeaseAnswer } from "../model/session.js";
-import { abortable, type Clock, deadline, isTimeout, systemClock } from "../runtime/clock.js";
+} from "../base/values/measures.js";
+import type { Config } from "../config/schema.js";
 import type { Store } from "../store/ports.js";
 import { leaseLost, leaseOver, sessionBusy } from "./problems.js";
 import { SeenLease, type TurnLease } from "./seen.js";

@@ -1,8 +1,8 @@
 import type { CopilotSession, MessageOptions, SessionEvent } from "@github/copilot-sdk";
-import { FleetError, quote } from "../errors.js";
-import type { HostRecord } from "../model/host.js";
-import { newSessionId } from "../model/ids.js";
-import type { SessionRecord, TurnUsage } from "../model/session.js";
+import { FleetError, quote } from "../base/errors.js";
+import type { HostRecord } from "../base/host.js";
+import { newSessionId } from "../base/ids.js";
+import type { SessionRecord, TurnUsage } from "../base/session.js";
 import type { TurnReply } from "../runtime/client/turn.js";
 import type { SessionsContext } from "./problems.js";
 import type { Sessions } from "./sessions.js";

@@ -1,19 +1,19 @@
+import { ERRORS, FleetError, type FleetErrorCode, isCommand, isFleetError, option, quote } from "../base/errors.js";
+import type { EventLog } from "../base/event.js";
+import { isSessionId } from "../base/ids.js";
+import { type Lease, mayUse, type SessionRecord } from "../base/session.js";
+import type { UsageRecorder } from "../base/usage.js";
+import { countOf } from "../base/values/text.js";
 import type { Config } from "../config/schema.js";
-import { countOf } from "../config/values/text.js";
-import { ERRORS, FleetError, type FleetErrorCode, isCommand, isFleetError, option, quote } from "../errors.js";
-import type { HostDirectory } from "../hosts/directory.js";
-import type { Takeover } from "../hosts/takeover.js";
-import type { EventLog } from "../model/event.js";
-import { isSessionId } from "../model/ids.js";
-import { type Lease, mayUse, type SessionRecord } from "../model/session.js";
-import type { UsageRecorder } from "../model/usage.js";
-import type { ModelProvider } from "../models/provider.js";
-import type { Clients } from "../pool/clients.js";
-import type { Pool } from "../pool/pool.js";
+import type { ModelProvider } from "../providers/provider.js";
 import { reasonOf } from "../runtime/history/turn-tracker.js";
+import type { Clients } from "../servers/clients.js";
+import type { HostDirectory } from "../servers/directory.js";
+import type { Pool } from "../servers/pool.js";
 import type { OnUnreadable, Store } from "../store/ports.js";
 import type { Leases } from "./leases.js";
 import type { AgentRequests } from "./requests.js";
+import type { Takeover } from "./takeover.js";
 
 /**
  * The error for an id that a new session cannot have. The text is the same whether the id belongs to somebody else's

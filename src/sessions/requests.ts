@@ -1,10 +1,10 @@
 import { randomUUID } from "node:crypto";
 import type { PermissionHandler, SessionConfig, SessionEvent } from "@github/copilot-sdk";
+import { abortable, type Clock, deadlineOn } from "../base/clock.js";
+import { FleetError, option, quote } from "../base/errors.js";
+import { isObject } from "../base/values/text.js";
 import type { Config } from "../config/schema.js";
-import { isObject } from "../config/values/text.js";
-import { FleetError, option, quote } from "../errors.js";
-import type { HostDirectory } from "../hosts/directory.js";
-import { abortable, type Clock, deadlineOn } from "../runtime/clock.js";
+import type { HostDirectory } from "../servers/directory.js";
 import type { Store } from "../store/ports.js";
 
 /** How many closed requests to remember, so that a late answer gets a clear error. */

@@ -1,6 +1,6 @@
-import { isFleetError } from "../errors.js";
-import type { Lease } from "../model/session.js";
-import type { Clock } from "../runtime/clock.js";
+import type { Clock } from "../base/clock.js";
+import { isFleetError } from "../base/errors.js";
+import type { Lease } from "../base/session.js";
 import type { Store } from "../store/ports.js";
 import { leaseOver } from "./problems.js";
 

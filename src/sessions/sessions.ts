@@ -1,20 +1,20 @@
 import { randomUUID } from "node:crypto";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
-import { type LimitSource, limitReached } from "../config/limits.js";
+import { FleetError, isFleetError, quote, type Suggestion, systemCode } from "../base/errors.js";
+import type { EventLog } from "../base/event.js";
+import type { Registry, ServerRecord } from "../base/server.js";
+import { type Lease, mayUse, type NewSession, newSessionRecord, type SessionRecord } from "../base/session.js";
+import { filesExhausted, lacksFiles } from "../base/system/few-files.js";
+import { isOwnLimit } from "../base/system/linux/proc.js";
+import { refuseSuspended, type Slot } from "../base/usage.js";
+import { type LimitSource, limitReached } from "../base/user-limits.js";
+import { compareText } from "../base/values/text.js";
 import type { Config } from "../config/schema.js";
-import { compareText } from "../config/values/text.js";
-import { FleetError, isFleetError, quote, type Suggestion, systemCode } from "../errors.js";
-import type { EventLog } from "../model/event.js";
-import type { Registry, ServerRecord } from "../model/server.js";
-import { type Lease, mayUse, type NewSession, newSessionRecord, type SessionRecord } from "../model/session.js";
-import { refuseSuspended, type Slot } from "../model/usage.js";
-import { groupOfServer, hasEnded, isRunning } from "../pool/server.js";
-import type { SpawnOptions } from "../pool/start.js";
 import { listSessionFolders, readSessionFolder } from "../runtime/history/session-state.js";
+import { groupOfServer, hasEnded, isRunning } from "../servers/server.js";
+import type { SpawnOptions } from "../servers/start.js";
 import { isUnreadable } from "../store/failures.js";
 import { refuseErased, type Store } from "../store/ports.js";
-import { filesExhausted, lacksFiles } from "../system/few-files.js";
-import { isOwnLimit } from "../system/linux/proc.js";
 import { deleteSessionState } from "./delete.js";
 import { type SessionsContext, sessionExists, sessionLocked, warnOfUnreadable } from "./problems.js";
 import { LastUses } from "./use/last-uses.js";
@@ -369,7 +369,7 @@ class SessionLimits {
   async #limitsOf(owner: string): Promise<Limit[]> {
     const record = await this.#store.limits.read(owner);
     refuseSuspended(record);
-    const { effectiveLimits } = await import("../usage/limits.js");
+    const { effectiveLimits } = await import("../accounts/limits.js");
     const { limits, sources } = effectiveLimits(this.#limits, record);
     const total = this.#limits.total.sessions;
     return [
@@ -380,7 +380,7 @@ class SessionLimits {
 
   async #reached({ owner, user, most, source }: Limit): Promise<FleetError> {
     const limit = user === null ? "total.sessions" : "sessions";
-    const { LimitEvents } = await import("../usage/limits.js");
+    const { LimitEvents } = await import("../accounts/limits.js");
     LimitEvents.of({ events: this.#events, store: this.#store }).reached(owner, limit, most);
     return limitReached(limit, most, { source });
   }

@@ -1,8 +1,8 @@
 import { isDeepStrictEqual } from "node:util";
+import type { EventLog } from "../base/event.js";
+import type { SessionRecord } from "../base/session.js";
+import type { Duration } from "../base/values/measures.js";
 import type { Config } from "../config/schema.js";
-import type { Duration } from "../config/values/measures.js";
-import type { EventLog } from "../model/event.js";
-import type { SessionRecord } from "../model/session.js";
 import type { Store } from "../store/ports.js";
 import { sessionChanged, sessionNotFound } from "./problems.js";
 import { noteShared } from "./sessions.js";

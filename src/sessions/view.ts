@@ -1,11 +1,11 @@
-import { FleetError, isFleetError, quote } from "../errors.js";
-import type { HostDirectory } from "../hosts/directory.js";
-import type { HostRecord } from "../model/host.js";
-import { serverIdOf } from "../model/ids.js";
-import type { OwnView, ProcessIdentity, ServerRecord } from "../model/server.js";
-import { type Lease, mayUse, newSessionRecord, type SessionRecord, type SessionState } from "../model/session.js";
-import { pause } from "../runtime/clock.js";
+import { pause } from "../base/clock.js";
+import { FleetError, isFleetError, quote } from "../base/errors.js";
+import type { HostRecord } from "../base/host.js";
+import { serverIdOf } from "../base/ids.js";
+import type { OwnView, ProcessIdentity, ServerRecord } from "../base/server.js";
+import { type Lease, mayUse, newSessionRecord, type SessionRecord, type SessionState } from "../base/session.js";
 import { ownPid, readSessionFolder, type SessionFolder, sessionBytes } from "../runtime/history/session-state.js";
+import type { HostDirectory } from "../servers/directory.js";
 import type { Store } from "../store/ports.js";
 import { isBeingDeleted } from "./gc/survey.js";
 import { SessionExpired, sessionNotFound } from "./problems.js";

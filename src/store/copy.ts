@@ -1,11 +1,11 @@
 import { isDeepStrictEqual } from "node:util";
-import { compareText } from "../config/values/text.js";
-import { FleetError, quote } from "../errors.js";
-import type { OnProgress } from "../model/progress.js";
-import type { Registry } from "../model/server.js";
-import type { KeyedTurn, SessionRecord } from "../model/session.js";
-import type { TokenRecord } from "../model/token.js";
-import type { UserLimitRecord } from "../model/usage.js";
+import { FleetError, quote } from "../base/errors.js";
+import type { OnProgress } from "../base/progress.js";
+import type { Registry } from "../base/server.js";
+import type { KeyedTurn, SessionRecord } from "../base/session.js";
+import type { TokenRecord } from "../base/token.js";
+import type { UserLimitRecord } from "../base/usage.js";
+import { compareText } from "../base/values/text.js";
 import type { UnreadableError } from "./failures.js";
 import type { OnUnreadable, Store } from "./ports.js";
 

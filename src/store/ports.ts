@@ -1,8 +1,9 @@
-import { FleetError, quote } from "../errors.js";
-import type { HostEntry, HostRecord, Placement, Purge, UserPlacement } from "../model/host.js";
-import type { Registry } from "../model/server.js";
-import type { KeyedTurn, Lease, LeaseAnswer, LeaseRequest, SessionRecord } from "../model/session.js";
-import type { TokenEnd, TokenRecord } from "../model/token.js";
+import { FleetError, quote } from "../base/errors.js";
+import type { HostEntry, HostRecord, Placement, Purge, UserPlacement } from "../base/host.js";
+import type { Registry } from "../base/server.js";
+import type { KeyedTurn, Lease, LeaseAnswer, LeaseRequest, SessionRecord } from "../base/session.js";
+import { system } from "../base/system/system.js";
+import type { TokenEnd, TokenRecord } from "../base/token.js";
 import type {
   LedgerLine,
   OwnLimits,
@@ -13,8 +14,7 @@ import type {
   UsagePart,
   UsageQuery,
   UserLimitRecord,
-} from "../model/usage.js";
-import { system } from "../system/system.js";
+} from "../base/usage.js";
 import type { UnreadableError } from "./failures.js";
 
 /**

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { FleetError } from "../errors.js";
+import { FleetError } from "../base/errors.js";
 import { busyError } from "./failures.js";
 
 /** The state of a document from which an update starts. */

@@ -1,11 +1,11 @@
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { TestApi } from "../api/harness.js";
 import { faultIn, operationAt } from "../fixtures/api/document.js";
 import { parseReply, rawReply } from "../fixtures/api/raw-reply.js";
 import { type Made, RequestMaker } from "../fixtures/api/requests.js";
 import { seededRandom } from "../fixtures/random.js";
+import { TestApi } from "../http/harness.js";
 
 setFlagsFromString("--expose-gc");
 const collectGarbage = runInNewContext("gc") as () => void;

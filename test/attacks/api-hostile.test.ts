@@ -3,14 +3,14 @@ import { connect, type Socket } from "node:net";
 import { text } from "node:stream/consumers";
 import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ROUTES } from "../../src/api/app.js";
-import { Strangers } from "../../src/api/door-state.js";
+import { ROUTES } from "../../src/http/app.js";
+import { Strangers } from "../../src/http/door-state.js";
 import { issueHostToken } from "../../src/identity/tokens.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { doorEnds, type Reply, TestApi } from "../api/harness.js";
 import { rawReply } from "../fixtures/api/raw-reply.js";
 import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
+import { doorEnds, type Reply, TestApi } from "../http/harness.js";
 
 const PAGE = "https://app.example";
 let at: TestApi;

@@ -2,13 +2,13 @@ import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { Strangers } from "../../src/api/door-state.js";
-import { FleetError } from "../../src/errors.js";
-import { doorEnds, type Reply, TestApi } from "../api/harness.js";
+import { FleetError } from "../../src/base/errors.js";
+import { Strangers } from "../../src/http/door-state.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
-import { RawClient } from "../gateway/raw-client.js";
+import { doorEnds, type Reply, TestApi } from "../http/harness.js";
 
 const model = await startHeldModel();
 let at: TestApi;

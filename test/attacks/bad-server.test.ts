@@ -1,14 +1,14 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { usedSessions } from "../../src/pool/use-markers.js";
+import { usedSessions } from "../../src/servers/use-markers.js";
+import { DoorFleet } from "../door/harness.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { killed } from "../fixtures/processes.js";
 import { unused } from "../fixtures/sessions/unused.js";
-import { DoorFleet } from "../gateway/harness.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 describe("the front door, when a server breaks the protocol,", () => {
   let at: DoorFleet;

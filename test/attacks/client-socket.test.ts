@@ -1,11 +1,11 @@
 import { once } from "node:events";
 import { connect, createServer, type Socket } from "node:net";
 import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import { ClientSocket, type ClientSocketOptions } from "../../src/gateway/wire/client-socket.js";
+import { ClientSocket, type ClientSocketOptions } from "../../src/door/wire/client-socket.js";
+import { DoorFleet } from "../door/harness.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
-import { DoorFleet } from "../gateway/harness.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 /** Both ends of a connection: the client's, and the front door's with the names of the callbacks that it received. */
 async function pair(options: ClientSocketOptions = {}) {

@@ -2,14 +2,14 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { knownMethods } from "../../src/gateway/policy/methods.js";
+import { knownMethods } from "../../src/door/policy/methods.js";
 import { encodeBody } from "../../src/runtime/wire/frames.js";
+import { DoorFleet } from "../door/harness.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
-import { DoorFleet } from "../gateway/harness.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 setFlagsFromString("--expose-gc");
 const collectGarbage = runInNewContext("gc") as () => void;

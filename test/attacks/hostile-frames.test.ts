@@ -1,8 +1,8 @@
 import { expect, it } from "vitest";
+import { RawClient } from "../door/raw-client.js";
 import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { type Serving, serve } from "../fixtures/fleets/serve.js";
 import { processorMs } from "../fixtures/stopwatch.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 const MB = 1024 * 1024;
 const VALUES = { code: -32602, message: expect.stringMatching(/^The message has more than 50000 values\./) };

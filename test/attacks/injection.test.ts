@@ -1,11 +1,11 @@
 import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { knownMethods } from "../../src/gateway/policy/methods.js";
-import { sessionParams } from "../../src/gateway/policy/settings.js";
+import { knownMethods } from "../../src/door/policy/methods.js";
+import { sessionParams } from "../../src/door/policy/settings.js";
+import { DoorFleet, MODEL_KEY } from "../door/harness.js";
+import { RawClient } from "../door/raw-client.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
-import { DoorFleet, MODEL_KEY } from "../gateway/harness.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 /** The server answers these methods only after the client has answered a request from the server. */
 const WAITS_FOR_CLIENT = ["session.tasks.waitForPending", "session.ui.elicitation"];

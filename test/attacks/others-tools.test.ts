@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { DoorFleet } from "../door/harness.js";
+import { RawClient, type RawMessage } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { unused } from "../fixtures/sessions/unused.js";
-import { DoorFleet } from "../gateway/harness.js";
-import { RawClient, type RawMessage } from "../gateway/raw-client.js";
 
 const SECRET = { name: "secret", description: "s", parameters: { type: "object" }, skipPermission: true };
 const GUARDED = { name: "guarded", description: "g", parameters: { type: "object" } };

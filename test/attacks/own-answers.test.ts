@@ -1,11 +1,11 @@
 import { randomUUID } from "node:crypto";
 import { approveAll, type CopilotClient, type CopilotSession, type SessionConfig } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { DoorFleet } from "../door/harness.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { killed } from "../fixtures/processes.js";
 import { idlesOf, messagesOf } from "../fixtures/sessions/conversations.js";
-import { DoorFleet } from "../gateway/harness.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 const WAIT_MS = 60_000;
 

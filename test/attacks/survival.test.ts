@@ -3,13 +3,13 @@ import { join } from "node:path";
 import { approveAll, type CopilotSession, type SessionEvent } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { sessionFolderPath } from "../../src/runtime/history/session-state.js";
+import { DoorFleet } from "../door/harness.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { innerPidOf, killed } from "../fixtures/processes.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
-import { DoorFleet } from "../gateway/harness.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 const say = async (session: CopilotSession, prompt: string) =>
   (await session.sendAndWait(prompt, 20_000))?.data.content;

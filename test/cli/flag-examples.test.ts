@@ -3,15 +3,15 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Command, Interfaces } from "@oclif/core";
 import { describe, expect, it } from "vitest";
+import { isFleetError } from "../../src/base/errors.js";
+import { readUser } from "../../src/base/values/names.js";
+import { readRedisUrl } from "../../src/base/values/network.js";
 import { missingValue } from "../../src/cli/usage-error.js";
 import { httpUrl, modelFault } from "../../src/config/rules.js";
-import { readUser } from "../../src/config/values/names.js";
-import { readRedisUrl } from "../../src/config/values/network.js";
-import { isFleetError } from "../../src/errors.js";
 
 type Option = Interfaces.OptionFlag<unknown> & { parse: (text: string, context: object, flag: object) => unknown };
 
-const COMMANDS = fileURLToPath(new URL("../../src/commands/", import.meta.url));
+const COMMANDS = fileURLToPath(new URL("../../src/cli/commands/", import.meta.url));
 const FILES = readdirSync(COMMANDS, { recursive: true, encoding: "utf8" }).filter((file) => file.endsWith(".ts"));
 const OPTIONS = (await Promise.all(FILES.map(optionsIn))).flat();
 

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import type { SessionRecord } from "../../src/base/session.js";
 import { SERVERS, SESSIONS, TOKENS } from "../../src/cli/render/columns.js";
 import { arrange, type List, renderList } from "../../src/cli/render/list.js";
-import type { SessionRecord } from "../../src/model/session.js";
 import { type SessionView, viewRecord } from "../../src/sessions/view.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 

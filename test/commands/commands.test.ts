@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";
-import type { ServerView } from "../../src/pool/server.js";
+import type { ServerView } from "../../src/servers/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { RAW, TIME, testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";

@@ -20,7 +20,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it, onTestFinished, vi } from "vitest";
-import { LAUNCH_VARIABLE } from "../../src/model/server.js";
+import { LAUNCH_VARIABLE } from "../../src/base/server.js";
 import {
   askProxy,
   type EgressStatus,

@@ -1,7 +1,7 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import type { ServerView } from "../../src/pool/server.js";
+import type { ServerView } from "../../src/servers/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import type { Ran } from "../fixtures/commands/command.js";

@@ -6,6 +6,7 @@ import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
+import { RawClient } from "../door/raw-client.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { FAST_HEALTH } from "../fixtures/fleets/serve.js";
@@ -20,7 +21,6 @@ import {
   type Step,
   type Values,
 } from "../fixtures/monitoring/runbooks.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 /** `npm test` tries two runbooks. `npm run soak` tries all of them, in about a minute. */
 const SOAK = process.env.SOAK !== undefined;

@@ -1,7 +1,7 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import type { ServerView } from "../../src/pool/server.js";
+import type { ServerView } from "../../src/servers/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { type ErrorShape, testFleet } from "../fixtures/commands/cli.js";
 import { unused } from "../fixtures/sessions/unused.js";

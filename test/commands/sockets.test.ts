@@ -2,10 +2,10 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { createServer, type Server } from "node:net";
 import { afterAll, describe, expect, it, onTestFinished } from "vitest";
 import { inheritedListeners } from "../../src/cli/run/serve.js";
+import { RawClient } from "../door/raw-client.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import { COMMAND, outputOf } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 const fleet = new TestFleet({ COPILOTFLEET_SERVE_METRICS: "127.0.0.1:0", COPILOTFLEET_SERVE_HTTP: "127.0.0.1:0" });
 afterAll(async () => await fleet.end());

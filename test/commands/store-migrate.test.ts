@@ -1,14 +1,14 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import type { UsageReport } from "../../src/accounts/ledger.js";
+import type { Lease } from "../../src/base/session.js";
 import type { MigrateResult } from "../../src/fleet/migrate.js";
-import type { Lease } from "../../src/model/session.js";
-import type { ServerView } from "../../src/pool/server.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
+import type { ServerView } from "../../src/servers/server.js";
 import { readContents } from "../../src/store/copy.js";
 import { openStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
-import type { UsageReport } from "../../src/usage/ledger.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import type { RunOptions } from "../fixtures/commands/command.js";
 import { Terminal } from "../fixtures/commands/terminal.js";

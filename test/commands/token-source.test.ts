@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { RecordedSource } from "../../src/model/server.js";
+import type { RecordedSource } from "../../src/base/server.js";
 import { openStore } from "../../src/store/file/file-store.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import { memoryHas } from "../fixtures/processes.js";

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { LONGEST_MS, LONGEST_TIMER_MS, parseDuration, writeDuration } from "../../src/config/values/measures.js";
-import { quote } from "../../src/errors.js";
+import { quote } from "../../src/base/errors.js";
+import { LONGEST_MS, LONGEST_TIMER_MS, parseDuration, writeDuration } from "../../src/base/values/measures.js";
 import { refusalOf } from "./folder.js";
 
 const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 } as const;

@@ -2,8 +2,8 @@ import { mkdirSync, mkdtempSync, realpathSync, writeFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { FleetError } from "../../src/base/errors.js";
 import { type LoadedConfig, type LoadOptions, loadConfig } from "../../src/config/load/load.js";
-import { FleetError } from "../../src/errors.js";
 
 /** A temporary folder to load a configuration in. It has a home, and a working folder three levels below a project. */
 export class Folder implements AsyncDisposable {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { allowsName, asciiName, networkRuleFault, readNetworkRule } from "../../src/config/values/network.js";
+import { allowsName, asciiName, networkRuleFault, readNetworkRule } from "../../src/base/values/network.js";
 
 describe("an entry of sandbox.allow", () => {
   it.each([

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { isLoopback, readRedisUrl, showRedisUrl } from "../../src/config/values/network.js";
+import { isLoopback, readRedisUrl, showRedisUrl } from "../../src/base/values/network.js";
 
 describe("a Redis URL", () => {
   it.each([

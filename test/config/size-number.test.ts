@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { readSize } from "../../src/base/values/measures.js";
 import { readNumber } from "../../src/config/load/environment.js";
-import { readSize } from "../../src/config/values/measures.js";
 
 describe("readSize", () => {
   it.each([

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { printableLines } from "../../src/config/values/text.js";
+import { printableLines } from "../../src/base/values/text.js";
 
 describe("a text of several lines that somebody else wrote", () => {
   it.each([

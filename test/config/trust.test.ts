@@ -1,10 +1,10 @@
 import { chmodSync, mkdirSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { readEvents } from "../../src/accounts/audit/query.js";
 import { keysBelow, keyTree } from "../../src/config/keys.js";
 import { guardedKeys, valuesWithoutTrust } from "../../src/config/load/files.js";
 import { trustRecordPath } from "../../src/config/load/load.js";
-import { readEvents } from "../../src/events/query.js";
 import { Fleet } from "../../src/fleet/fleet.js";
 import { listTrusted, readProjectFile, revokeTrust, trustFile } from "../../src/fleet/trust.js";
 import { Folder } from "./folder.js";

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
+import { quote } from "../../src/base/errors.js";
 import { findKey, keysBelow, keyTree } from "../../src/config/keys.js";
 import type { PartialConfig } from "../../src/config/load/load.js";
 import { orNullOf } from "../../src/config/problem.js";
-import { quote } from "../../src/errors.js";
 import { at, Folder } from "./folder.js";
 
 const DURATIONS = [

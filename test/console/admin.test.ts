@@ -1,8 +1,8 @@
 import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { ask, type Reply } from "../api/harness.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
+import { ask, type Reply } from "../http/harness.js";
 import { barriers, noChromium, overflow, signIn, TestBrowser } from "./harness.js";
 
 const PAGES = ["Servers", "Users", "All sessions", "Tokens", "Charts"] as const;

@@ -1,9 +1,9 @@
 import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { TestApi } from "../api/harness.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { unused } from "../fixtures/sessions/unused.js";
+import { TestApi } from "../http/harness.js";
 import { barriers, noChromium, overflow, picture, signIn, TestBrowser } from "./harness.js";
 
 /** The conversation in the pictures of the docs. */

@@ -1,8 +1,8 @@
 import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { TestApi } from "../api/harness.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { unused } from "../fixtures/sessions/unused.js";
+import { TestApi } from "../http/harness.js";
 import { barriers, noChromium, overflow, signIn, TestBrowser } from "./harness.js";
 
 const GREETING = "What can you do here?";

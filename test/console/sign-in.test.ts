@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { TestApi } from "../api/harness.js";
+import { TestApi } from "../http/harness.js";
 import { barriers, noChromium, overflow, signIn, TestBrowser } from "./harness.js";
 
 describe.skipIf(noChromium !== null)("the console", () => {

@@ -1,9 +1,9 @@
 import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { EVENT_TYPES } from "../../src/model/event.js";
+import { EVENT_TYPES } from "../../src/base/event.js";
 import { openStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
-import { TestApi } from "../api/harness.js";
+import { TestApi } from "../http/harness.js";
 import { barriers, noChromium, overflow, signIn, TestBrowser } from "./harness.js";
 
 const DAY_MS = 86_400_000;

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { USER_LIMITS } from "../../src/config/limits.js";
+import { USER_LIMITS } from "../../src/base/user-limits.js";
 import type { Store } from "../../src/store/ports.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 

@@ -1,7 +1,7 @@
 import { beforeEach, expect, it } from "vitest";
+import type { TokenRecord } from "../../src/base/token.js";
+import { issueVisitToken } from "../../src/hosts/calls/control-link.js";
 import { issueCode, issueToken, listTokens, redeemCode, revokeTokens } from "../../src/identity/tokens.js";
-import type { TokenRecord } from "../../src/model/token.js";
-import { issueVisitToken } from "../../src/peers/calls/control-link.js";
 import type { Store } from "../../src/store/ports.js";
 
 function tokenRecord(id: string, changes: Partial<TokenRecord> = {}): TokenRecord {

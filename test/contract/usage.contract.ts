@@ -1,5 +1,5 @@
 import { beforeEach, expect, it } from "vitest";
-import type { LedgerLine, UsageBy, UsagePart } from "../../src/model/usage.js";
+import type { LedgerLine, UsageBy, UsagePart } from "../../src/base/usage.js";
 import type { Store } from "../../src/store/ports.js";
 
 const HOUR_MS = 3_600_000;

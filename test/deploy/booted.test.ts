@@ -3,12 +3,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { renderSystemd } from "../../src/deploy/systemd.js";
-import type { ServerView } from "../../src/pool/server.js";
+import type { ServerView } from "../../src/servers/server.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { BootedMachine, bootProblem } from "../fixtures/hosts/booted-machine.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
 import { freePorts, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { RawClient } from "../gateway/raw-client.js";
 import { configured } from "./render.js";
 
 const problem = bootProblem() ?? redisProblem();

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { parseAllDocuments } from "yaml";
-import { isFleetError } from "../../src/errors.js";
+import { isFleetError } from "../../src/base/errors.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
 import {
   find,

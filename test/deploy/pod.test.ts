@@ -4,9 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, it, onTestFinished } from "vitest";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { DeployedPod } from "../fixtures/hosts/deployed-pod.js";
-import { RawClient } from "../gateway/raw-client.js";
 import { has, kubernetes } from "./render.js";
 
 const [DOOR_PORT, HTTP_PORT, METRICS_PORT, UID] = [4300, 4380, 9464, 10_001];

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
-import { ALL_PROTECTIONS, PROTECTIONS } from "../../src/model/sandbox.js";
+import { ALL_PROTECTIONS, PROTECTIONS } from "../../src/base/sandbox.js";
 import { tryBwrapAlone, tryBwrapAround } from "../../src/sandbox/bwrap.js";
 import { tryLauncher, trySetpriv } from "../../src/sandbox/landlock.js";
 import type { Attempt } from "../../src/sandbox/sandbox.js";

@@ -1,9 +1,9 @@
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import type { ServerDescription, SessionDescription, UserDescription } from "../../src/hosts/overview.js";
 import type { IssuedToken } from "../../src/identity/tokens.js";
-import type { ServerDescription, SessionDescription, UserDescription } from "../../src/peers/overview.js";
-import type { ServerView } from "../../src/pool/server.js";
+import type { ServerView } from "../../src/servers/server.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";

@@ -1,7 +1,7 @@
 import { userInfo } from "node:os";
 import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
+import type { FleetEvent } from "../../src/base/event.js";
 import { Fleet } from "../../src/fleet/fleet.js";
-import type { FleetEvent } from "../../src/model/event.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 
 let fleet: TestFleet;

@@ -1,13 +1,13 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { ask } from "../api/harness.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type Serving, serve, startServe } from "../fixtures/fleets/serve.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { freePort } from "../fixtures/store/redis-server.js";
+import { ask } from "../http/harness.js";
 
 const model = await startHeldModel();
 const fleet = testFleet({ ...model.env });

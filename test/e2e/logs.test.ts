@@ -1,9 +1,9 @@
 import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import type { ServerLog, ServerLogs } from "../../src/commands/logs.js";
-import type { ServerView } from "../../src/pool/server.js";
+import type { ServerLog, ServerLogs } from "../../src/cli/commands/logs.js";
 import { readLogKey, signedLine } from "../../src/runtime/files/server-log.js";
 import { rotateLog } from "../../src/serve/logs.js";
+import type { ServerView } from "../../src/servers/server.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";

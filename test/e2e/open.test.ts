@@ -1,10 +1,10 @@
 import { chmodSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { ask } from "../api/harness.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { serve } from "../fixtures/fleets/serve.js";
+import { ask } from "../http/harness.js";
 
 const fleet = testFleet();
 const FROM_PAGE = { "Sec-Fetch-Site": "same-origin" };

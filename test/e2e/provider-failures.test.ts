@@ -6,9 +6,9 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { eventsIn, TestApi } from "../api/harness.js";
 import { ChatTerminal } from "../fixtures/commands/chat.js";
 import { TestAuthority } from "../fixtures/tls/authority.js";
+import { eventsIn, TestApi } from "../http/harness.js";
 
 const KEY = "canary-key-1f7c";
 const FROM_PAGE = { "Sec-Fetch-Site": "same-origin" };

@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { ERRORS } from "../../src/errors.js";
+import { ERRORS } from "../../src/base/errors.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 

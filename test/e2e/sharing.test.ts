@@ -1,7 +1,7 @@
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { describe, expect, it, vi } from "vitest";
-import type { ServerView } from "../../src/pool/server.js";
+import type { ServerView } from "../../src/servers/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { COMMAND } from "../fixtures/commands/command.js";

@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import type { Stopped } from "../../src/pool/stop.js";
+import type { Stopped } from "../../src/servers/stop.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import type { Running } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";

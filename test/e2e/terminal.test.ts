@@ -1,6 +1,6 @@
 import stringWidth from "string-width";
 import { beforeAll, describe, expect, it } from "vitest";
-import type { ServerView } from "../../src/pool/server.js";
+import type { ServerView } from "../../src/servers/server.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal, type TerminalOptions } from "../fixtures/commands/terminal.js";

@@ -3,7 +3,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
-import { serverIdOf } from "../../src/model/ids.js";
+import { serverIdOf } from "../../src/base/ids.js";
 import { homeOf } from "../../src/runtime/files/server-folder.js";
 import { askProxy } from "../../src/sandbox/network/egress.js";
 import { fleetAs } from "../fixtures/fleets/user-fleet.js";

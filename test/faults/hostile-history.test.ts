@@ -1,10 +1,10 @@
 import { expect, it } from "vitest";
 import { historyPath } from "../../src/runtime/history/session-state.js";
-import { ask } from "../api/harness.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { serve } from "../fixtures/fleets/serve.js";
 import { HOSTILE_HISTORIES, pings, readsOf } from "../fixtures/sessions/hostile-histories.js";
 import { processorMs } from "../fixtures/stopwatch.js";
+import { ask } from "../http/harness.js";
 
 /**
  * The most processor time that `serve` may use until it answers `/healthz`, in milliseconds. An answer takes less than

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it } from "vitest";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, type Serving } from "../fixtures/fleets/serve.js";
@@ -8,7 +9,6 @@ import { type Answer, askUntilAnswered } from "../fixtures/hosts/pod-user.js";
 import { Pods, podsProblem } from "../fixtures/hosts/pods.js";
 import { seededRandom } from "../fixtures/random.js";
 import { type HistoryReport, historyFiles, readHistory } from "../fixtures/sessions/session-history.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);

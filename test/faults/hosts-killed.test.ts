@@ -1,10 +1,10 @@
 import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { expect, it } from "vitest";
+import { RawClient } from "../door/raw-client.js";
 import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { type Answer, askUntilAnswered, turn } from "../fixtures/hosts/pod-user.js";
 import { Pods, podsProblem } from "../fixtures/hosts/pods.js";
 import { historyFiles, readHistory } from "../fixtures/sessions/session-history.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);

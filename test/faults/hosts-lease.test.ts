@@ -1,8 +1,8 @@
 import { expect, it } from "vitest";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { askUntilAnswered, turn } from "../fixtures/hosts/pod-user.js";
 import { Pods, podsProblem } from "../fixtures/hosts/pods.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);

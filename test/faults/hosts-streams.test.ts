@@ -1,7 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it } from "vitest";
 import type { Fleet } from "../../src/index.js";
-import { ask } from "../api/harness.js";
 import { eventually } from "../fixtures/eventually.js";
 import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { type TestHost, TestHosts } from "../fixtures/hosts/hosts.js";
@@ -9,6 +8,7 @@ import { StreamClient } from "../fixtures/hosts/stream-client.js";
 import { type HeldModel, startHeldModel } from "../fixtures/models/held-model.js";
 import { seededRandom } from "../fixtures/random.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { ask } from "../http/harness.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`streams of several hosts are not tested: ${problem}`);

@@ -1,12 +1,12 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
-import { ask, type Reply } from "../api/harness.js";
 import { type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
 import { type Serving, serve } from "../fixtures/fleets/serve.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { seededRandom } from "../fixtures/random.js";
 import { historyFiles, readHistory } from "../fixtures/sessions/session-history.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { ask, type Reply } from "../http/harness.js";
 
 /** How many sessions have a request in progress at each kill. */
 const LANES = rounds(2, 8);

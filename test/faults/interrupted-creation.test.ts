@@ -1,9 +1,9 @@
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { FleetError } from "../../src/base/errors.js";
 import { Interrupted } from "../../src/cli/prompt.js";
 import { createInterruptibly } from "../../src/cli/turn.js";
-import { FleetError } from "../../src/errors.js";
 import { Fleet } from "../../src/fleet/fleet.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";

@@ -1,9 +1,9 @@
 import { expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { serve } from "../fixtures/fleets/serve.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 const DAY_MS = 24 * 60 * 60_000;
 

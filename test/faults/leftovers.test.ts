@@ -1,8 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { expect, it, onTestFinished } from "vitest";
-import type { ServerView } from "../../src/pool/server.js";
 import { identify } from "../../src/runtime/process/process-table.js";
+import type { ServerView } from "../../src/servers/server.js";
 import { eventually } from "../fixtures/eventually.js";
 import { serve } from "../fixtures/fleets/serve.js";
 import { fleetAs } from "../fixtures/fleets/user-fleet.js";

@@ -1,9 +1,9 @@
 import { existsSync, mkdirSync, rmdirSync } from "node:fs";
 import { basename, join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
-import type { ServerView } from "../../src/pool/server.js";
+import { system } from "../../src/base/system/system.js";
 import { processesInGroup } from "../../src/sandbox/limits.js";
-import { system } from "../../src/system/system.js";
+import type { ServerView } from "../../src/servers/server.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type FaultFleet, faultFleet, lateServers } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";

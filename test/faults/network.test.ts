@@ -4,10 +4,10 @@ import { chmodSync, existsSync, readdirSync, readFileSync, utimesSync, writeFile
 import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
-import { serverIdOf } from "../../src/model/ids.js";
-import { NO_SANDBOX, type SandboxMode } from "../../src/model/sandbox.js";
-import type { ServerView } from "../../src/pool/server.js";
+import { serverIdOf } from "../../src/base/ids.js";
+import { NO_SANDBOX, type SandboxMode } from "../../src/base/sandbox.js";
 import { homeOf } from "../../src/runtime/files/server-folder.js";
+import type { ServerView } from "../../src/servers/server.js";
 import type { RunOptions } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
 import { errorOf, type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";

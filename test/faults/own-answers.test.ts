@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { approveAll, type CopilotClient, type CopilotSession } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { DoorFleet } from "../door/harness.js";
 import { COMMAND } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
 import { rounds } from "../fixtures/fleets/fault-fleet.js";
@@ -11,7 +12,6 @@ import { converse, crossed, idlesOf, messagesOf, type Said, type Speaker } from 
 import { historyFiles, readHistory } from "../fixtures/sessions/session-history.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { DoorFleet } from "../gateway/harness.js";
 import { HostDoors } from "../hosts/door-harness.js";
 
 const CLIENTS = rounds(3, 8);

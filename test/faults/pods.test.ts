@@ -1,10 +1,10 @@
 import { existsSync, readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { expect, it } from "vitest";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { Pods, podsProblem } from "../fixtures/hosts/pods.js";
 import { isRunning } from "../fixtures/processes.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);

@@ -4,12 +4,12 @@ import { networkInterfaces } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
 import { showAddress } from "../../src/runtime/launch/listen.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { type Serving, serve } from "../fixtures/fleets/serve.js";
 import { directSession, heldModel, heldTurn } from "../fixtures/fleets/turns.js";
 import { freePort } from "../fixtures/store/redis-server.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 const HAS_IPV6 = Object.values(networkInterfaces())
   .flat()

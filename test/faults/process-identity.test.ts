@@ -1,7 +1,7 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { expect, it, onTestFinished } from "vitest";
-import type { ProcessIdentity } from "../../src/model/server.js";
+import type { ProcessIdentity } from "../../src/base/server.js";
 import { identify, isAlive } from "../../src/runtime/process/process-table.js";
 import { COMMAND } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";

@@ -1,10 +1,10 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { DoorFleet } from "../door/harness.js";
 import { eventually } from "../fixtures/eventually.js";
 import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { unused } from "../fixtures/sessions/unused.js";
-import { DoorFleet } from "../gateway/harness.js";
 
 const KILLS = rounds(4, 500);
 /** The prompt is sent within this time, and the server is killed within twice this time. A turn takes about 30 ms. */

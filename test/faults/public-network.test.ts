@@ -1,10 +1,10 @@
 import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { serverIdOf } from "../../src/model/ids.js";
-import { NO_SANDBOX, type SandboxMode } from "../../src/model/sandbox.js";
-import type { ServerView } from "../../src/pool/server.js";
+import { serverIdOf } from "../../src/base/ids.js";
+import { NO_SANDBOX, type SandboxMode } from "../../src/base/sandbox.js";
 import { homeOf } from "../../src/runtime/files/server-folder.js";
+import type { ServerView } from "../../src/servers/server.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import type { RunOptions } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";

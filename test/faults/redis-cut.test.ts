@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
-import type { HostEntry } from "../../src/model/host.js";
-import type { LeaseRequest } from "../../src/model/session.js";
+import type { HostEntry } from "../../src/base/host.js";
+import type { LeaseRequest } from "../../src/base/session.js";
 import { openStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { openRedisStore } from "../../src/store/redis/redis-store.js";

@@ -2,10 +2,10 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { isFleetError } from "../../src/errors.js";
+import { isFleetError } from "../../src/base/errors.js";
+import { DoorFleet } from "../door/harness.js";
 import { FakeGitHub } from "../fixtures/models/fake-github.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
-import { DoorFleet } from "../gateway/harness.js";
 
 /** The lifetime of the App's tokens in these tests. */
 const LIFETIME_MS = 5_000;

@@ -2,10 +2,10 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
+import { DoorFleet } from "../door/harness.js";
 import { FakeGitHub } from "../fixtures/models/fake-github.js";
 import { startWireModel } from "../fixtures/models/wire-model.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
-import { DoorFleet } from "../gateway/harness.js";
 
 /** How long tokens and keys are valid, in milliseconds of real time. */
 const LIFETIME_MS = 5_000;

@@ -1,9 +1,9 @@
 import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { ALL_PROTECTIONS, PROTECTIONS, type Protection, type SandboxMode } from "../../src/model/sandbox.js";
-import type { ServerView } from "../../src/pool/server.js";
+import { ALL_PROTECTIONS, PROTECTIONS, type Protection, type SandboxMode } from "../../src/base/sandbox.js";
 import { machineProgram } from "../../src/sandbox/programs.js";
+import type { ServerView } from "../../src/servers/server.js";
 import { errorOf, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { userFleet } from "../fixtures/fleets/user-fleet.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";

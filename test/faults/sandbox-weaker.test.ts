@@ -13,8 +13,8 @@ import {
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
-import type { FleetEvent } from "../../src/model/event.js";
-import type { ServerView } from "../../src/pool/server.js";
+import type { FleetEvent } from "../../src/base/event.js";
+import type { ServerView } from "../../src/servers/server.js";
 import { errorOf } from "../fixtures/fleets/fault-fleet.js";
 import { serve } from "../fixtures/fleets/serve.js";
 import { userFleet } from "../fixtures/fleets/user-fleet.js";

@@ -1,8 +1,8 @@
 import type { CopilotSession } from "@github/copilot-sdk";
 import { expect, it } from "vitest";
-import { isFleetError } from "../../src/errors.js";
+import { isFleetError } from "../../src/base/errors.js";
 import type { Fleet } from "../../src/fleet/fleet.js";
-import type { EchoModel } from "../../src/models/echo.js";
+import type { EchoModel } from "../../src/providers/echo.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
 import { serve } from "../fixtures/fleets/serve.js";

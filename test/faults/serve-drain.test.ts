@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
+import { isFleetError } from "../../src/base/errors.js";
 import type { Served } from "../../src/cli/run/serve.js";
-import { isFleetError } from "../../src/errors.js";
 import { eventually } from "../fixtures/eventually.js";
 import { expectConsistent, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, serve, startServe } from "../fixtures/fleets/serve.js";

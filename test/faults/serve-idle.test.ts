@@ -1,6 +1,6 @@
 import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { expect, it, onTestFinished } from "vitest";
-import { startEchoModel } from "../../src/models/echo.js";
+import { startEchoModel } from "../../src/providers/echo.js";
 import { eventually } from "../fixtures/eventually.js";
 import { expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";

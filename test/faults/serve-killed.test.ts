@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
-import { isFleetError } from "../../src/errors.js";
+import { isFleetError } from "../../src/base/errors.js";
 import { logPath } from "../../src/runtime/files/server-folder.js";
 import { eventually } from "../fixtures/eventually.js";
 import { expectConsistent, type FaultFleet, fake, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";

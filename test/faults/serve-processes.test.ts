@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
-import type { ProcessIdentity, ServerRecord } from "../../src/model/server.js";
+import type { ProcessIdentity, ServerRecord } from "../../src/base/server.js";
 import { identify } from "../../src/runtime/process/process-table.js";
 import { COMMAND } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";

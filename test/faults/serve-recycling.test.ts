@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
-import type { ServerRecord } from "../../src/model/server.js";
-import { isBindable } from "../../src/pool/surroundings.js";
+import type { ServerRecord } from "../../src/base/server.js";
+import { isBindable } from "../../src/servers/surroundings.js";
 import { eventually } from "../fixtures/eventually.js";
 import { expectConsistent, type FaultFleet, fake, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";

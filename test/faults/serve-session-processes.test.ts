@@ -1,8 +1,8 @@
 import { readdirSync, readFileSync } from "node:fs";
 import type { CopilotSession } from "@github/copilot-sdk";
 import { expect, it, onTestFinished } from "vitest";
+import { system } from "../../src/base/system/system.js";
 import { identify } from "../../src/runtime/process/process-table.js";
-import { system } from "../../src/system/system.js";
 import { eventually } from "../fixtures/eventually.js";
 import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";

@@ -5,8 +5,8 @@ import { appendFile, mkdir, readdir, readFile, stat, writeFile } from "node:fs/p
 import { createServer, type Server } from "node:net";
 import { join, relative } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
-import type { ServerView } from "../../src/pool/server.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
+import type { ServerView } from "../../src/servers/server.js";
 import { eventually } from "../fixtures/eventually.js";
 import {
   errorOf,

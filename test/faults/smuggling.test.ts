@@ -4,15 +4,15 @@ import { type AddressInfo, connect, createServer, type NetConnectOpts, type Sock
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ModelGateway } from "../../src/models/gateway/gateway.js";
-import { ProviderKey } from "../../src/models/provider-key.js";
+import { ModelGateway } from "../../src/providers/gateway/gateway.js";
+import { ProviderKey } from "../../src/providers/provider-key.js";
 import { ServerRules } from "../../src/sandbox/network/addresses.js";
 import { EgressProxy } from "../../src/sandbox/network/proxy.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
 import { HealthEndpoint } from "../../src/serve/report/probes.js";
-import { TestApi } from "../api/harness.js";
 import { eventually } from "../fixtures/eventually.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
+import { TestApi } from "../http/harness.js";
 
 const KEY = "sk-canary";
 const SMUGGLED = "POST /smuggled HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";

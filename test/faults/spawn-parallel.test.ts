@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import type { ServerView } from "../../src/pool/server.js";
+import type { ServerView } from "../../src/servers/server.js";
 import { errorOf, expectConsistent, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
 
 const APART = { ownProcess: true };

@@ -3,7 +3,7 @@ import { appendFileSync, mkdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, it, onTestFinished } from "vitest";
-import { serverIdOf } from "../../src/model/ids.js";
+import { serverIdOf } from "../../src/base/ids.js";
 import { logPath, serverFolder } from "../../src/runtime/files/server-folder.js";
 import type { Ran } from "../fixtures/commands/command.js";
 import {

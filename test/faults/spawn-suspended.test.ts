@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it } from "vitest";
-import type { ServerView } from "../../src/pool/server.js";
 import { ownPid } from "../../src/runtime/history/session-state.js";
+import type { ServerView } from "../../src/servers/server.js";
 import type { Running } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
 import { errorOf, expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";

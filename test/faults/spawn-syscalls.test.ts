@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { expect, it } from "vitest";
-import { serverIdOf } from "../../src/model/ids.js";
+import { serverIdOf } from "../../src/base/ids.js";
 import { serverFolder } from "../../src/runtime/files/server-folder.js";
 import { ownPid } from "../../src/runtime/history/session-state.js";
 import { COMMAND, type Running } from "../fixtures/commands/command.js";

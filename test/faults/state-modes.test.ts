@@ -1,7 +1,7 @@
 import { statSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { serverIdOf } from "../../src/model/ids.js";
+import { serverIdOf } from "../../src/base/ids.js";
 import { eventually } from "../fixtures/eventually.js";
 import { serve } from "../fixtures/fleets/serve.js";
 import { userFleet } from "../fixtures/fleets/user-fleet.js";

@@ -2,9 +2,9 @@ import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
+import { LimitEvents } from "../../src/accounts/limits.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
-import { LimitEvents } from "../../src/usage/limits.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 let root: string;

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { effectiveLimits } from "../../src/accounts/limits.js";
 import { Fleet } from "../../src/fleet/fleet.js";
-import { effectiveLimits } from "../../src/usage/limits.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 
 const NONE = {

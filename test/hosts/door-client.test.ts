@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe } from "vitest";
+import { describeClient, OPEN_TO_CLIENTS } from "../door/client-suite.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { describeClient, OPEN_TO_CLIENTS } from "../gateway/client-suite.js";
 import { HostDoors } from "./door-harness.js";
 
 const problem = redisProblem();

@@ -1,15 +1,15 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
+import type { SessionRecord } from "../../src/base/session.js";
 import { userConfigFile } from "../../src/config/load/paths.js";
 import { issueToken } from "../../src/identity/tokens.js";
-import type { SessionRecord } from "../../src/model/session.js";
+import { MODEL_KEY, READABLE } from "../door/harness.js";
+import { RawClient } from "../door/raw-client.js";
 import type { LogEntry } from "../fixtures/fleets/serve.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
 import type { RedisServer } from "../fixtures/store/redis-server.js";
-import { MODEL_KEY, READABLE } from "../gateway/harness.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 export interface HostDoorsOptions {
   redis: RedisServer;

@@ -1,14 +1,14 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { readRedisUrl } from "../../src/config/values/network.js";
+import { readRedisUrl } from "../../src/base/values/network.js";
 import { type Keys, keysOf } from "../../src/store/redis/failures.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import type { TestHosts } from "../fixtures/hosts/hosts.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { RawClient } from "../gateway/raw-client.js";
 import { configure, HostDoors } from "./door-harness.js";
 
 const problem = redisProblem();

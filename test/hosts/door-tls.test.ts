@@ -3,13 +3,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { issueToken } from "../../src/identity/tokens.js";
+import { RawClient } from "../door/raw-client.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { CertificateFiles, TestAuthority } from "../fixtures/tls/authority.js";
 import { RecordingRelay } from "../fixtures/tls/recording-relay.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`TLS between hosts is not tested: ${problem}`);

@@ -1,16 +1,16 @@
 import { connect, createServer, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { readRedisUrl } from "../../src/config/values/network.js";
+import { readRedisUrl } from "../../src/base/values/network.js";
+import { issueVisitToken } from "../../src/hosts/calls/control-link.js";
 import { issueHostToken, issueRelayToken, issueToken } from "../../src/identity/tokens.js";
-import { issueVisitToken } from "../../src/peers/calls/control-link.js";
 import { keysOf } from "../../src/store/redis/failures.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import type { TestHosts } from "../fixtures/hosts/hosts.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
 import { freePort, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { RawClient } from "../gateway/raw-client.js";
 import { configure, HostDoors } from "./door-harness.js";
 
 const problem = redisProblem();

@@ -1,10 +1,10 @@
 import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
-import { rendezvousChoice } from "../../src/pool/placement.js";
+import { rendezvousChoice } from "../../src/servers/placement.js";
+import { RawClient, type RawMessage } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { RawClient, type RawMessage } from "../gateway/raw-client.js";
 import { HostDoors } from "./door-harness.js";
 
 const problem = redisProblem();

@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ask } from "../api/harness.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { ask } from "../http/harness.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`the HTTP API of several hosts is not tested: ${problem}`);

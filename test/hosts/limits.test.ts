@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Fleet } from "../../src/index.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
 import { type HeldModel, startHeldModel } from "../fixtures/models/held-model.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`the limits of users on several hosts are not tested: ${problem}`);

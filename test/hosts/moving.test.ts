@@ -1,8 +1,8 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import { serverIdOf } from "../../src/model/ids.js";
-import { rendezvousChoice } from "../../src/pool/placement.js";
+import { serverIdOf } from "../../src/base/ids.js";
+import { rendezvousChoice } from "../../src/servers/placement.js";
 import type { GcResult } from "../../src/sessions/gc/collect.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";

@@ -1,12 +1,12 @@
 import { lstatSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { actingAs } from "../../src/events/acting.js";
+import { actingAs } from "../../src/accounts/audit/acting.js";
+import type { UsageReport } from "../../src/accounts/ledger.js";
+import type { FleetEvent } from "../../src/base/event.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
-import type { FleetEvent } from "../../src/model/event.js";
-import type { PurgeReceipt } from "../../src/peers/purge.js";
-import { rendezvousChoice } from "../../src/pool/placement.js";
-import type { UsageReport } from "../../src/usage/ledger.js";
+import type { PurgeReceipt } from "../../src/hosts/purge.js";
+import { rendezvousChoice } from "../../src/servers/placement.js";
 import { found } from "../fixtures/found.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";

@@ -1,20 +1,20 @@
 import { existsSync, lstatSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { serverIdOf } from "../../src/base/ids.js";
+import type { SessionRecord } from "../../src/base/session.js";
 import type { Config } from "../../src/config/schema.js";
-import { type ClearedRemain, clearRemains } from "../../src/hosts/remains.js";
-import { fetchSession } from "../../src/hosts/takeover.js";
-import { serverIdOf } from "../../src/model/ids.js";
-import type { SessionRecord } from "../../src/model/session.js";
 import { placePath, type StatePlace } from "../../src/runtime/files/shared-storage.js";
 import type { GcResult } from "../../src/sessions/gc/collect.js";
+import { type ClearedRemain, clearRemains } from "../../src/sessions/remains.js";
+import { fetchSession } from "../../src/sessions/takeover.js";
 import { openStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { keyedRoot } from "../fixtures/store/store-root.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;

@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { AgentRequest } from "../../src/sessions/requests.js";
-import { ask, eventsIn, openStream } from "../api/harness.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { ask, eventsIn, openStream } from "../http/harness.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`requests of the agent at several hosts are not tested: ${problem}`);

@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { serverIdOf } from "../../src/model/ids.js";
+import { serverIdOf } from "../../src/base/ids.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 

@@ -1,13 +1,13 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { usedSessions } from "../../src/pool/use-markers.js";
+import { usedSessions } from "../../src/servers/use-markers.js";
+import { DoorFleet } from "../door/harness.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { killed } from "../fixtures/processes.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { DoorFleet } from "../gateway/harness.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 describe("the front door, with a prompt that waits in a collaborative session,", () => {
   let at: DoorFleet;

@@ -1,8 +1,9 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { ROUTES } from "../../src/api/app.js";
-import { nameOf } from "../../src/api/route.js";
-import { actionOf, handlingOf, knownMethods } from "../../src/gateway/policy/methods.js";
+import { newSessionRecord } from "../../src/base/session.js";
+import { actionOf, handlingOf, knownMethods } from "../../src/door/policy/methods.js";
+import { ROUTES } from "../../src/http/app.js";
+import { nameOf } from "../../src/http/route.js";
 import {
   type Action,
   type Decision,
@@ -13,7 +14,6 @@ import {
   SCOPES,
   type Scope,
 } from "../../src/identity/identity.js";
-import { newSessionRecord } from "../../src/model/session.js";
 
 const RELATIONS: readonly Relation[] = ["own", "member", "foreign", "none"];
 
@@ -75,7 +75,7 @@ describe("the policy", () => {
   });
 
   it("every command has an action in the policy, and an identity with all scopes may do what an admin may, and issue tokens", () => {
-    const folder = new URL("../../src/commands/", import.meta.url);
+    const folder = new URL("../../src/cli/commands/", import.meta.url);
     const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
     expect(words(Object.values(COMMANDS).join(" ")).sort()).toEqual(files.map((name) => name.slice(0, -3)).sort());
     const account = { user: "alice", scopes: SCOPES };

@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import { expect, it } from "vitest";
-import { NEVER } from "../../src/runtime/clock.js";
+import { NEVER } from "../../src/base/clock.js";
 import { encodeMessage, FrameSplitter } from "../../src/runtime/wire/frames.js";
 import { RpcClient } from "../../src/runtime/wire/rpc-client.js";
 import { eventually } from "../fixtures/eventually.js";

@@ -1,8 +1,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { expect, it, onTestFinished } from "vitest";
-import type { SandboxReport } from "../../src/model/sandbox.js";
-import type { ProcessIdentity } from "../../src/model/server.js";
+import type { SandboxReport } from "../../src/base/sandbox.js";
+import type { ProcessIdentity } from "../../src/base/server.js";
 import { withBridge } from "../../src/runtime/process/probe.js";
 import { identify } from "../../src/runtime/process/process-table.js";
 

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
-import { systemClock } from "../../src/runtime/clock.js";
+import { systemClock } from "../../src/base/clock.js";
 
 describe("the system's clock", () => {
   it("the system's clock waits at least the time that was asked for", async () => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { NO_SANDBOX, type RestrictedNetwork } from "../../src/model/sandbox.js";
+import { NO_SANDBOX, type RestrictedNetwork } from "../../src/base/sandbox.js";
 import { serverEnvironment } from "../../src/runtime/launch/launch.js";
 
 /** The environment of a server if the caller has the variables `env`, and `runtime.env` is `pass`. */

@@ -1,10 +1,10 @@
 import { expect, it, vi } from "vitest";
-import { FleetError } from "../../src/errors.js";
-import { NO_SANDBOX } from "../../src/model/sandbox.js";
+import { FleetError } from "../../src/base/errors.js";
+import { NO_SANDBOX } from "../../src/base/sandbox.js";
+import { system } from "../../src/base/system/system.js";
 import { createServerFolder, homeOf } from "../../src/runtime/files/server-folder.js";
 import { launchServer } from "../../src/runtime/launch/launch.js";
 import { ensureStateFolder } from "../../src/store/file/state-folder.js";
-import { system } from "../../src/system/system.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { processesWith } from "../fixtures/processes.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";

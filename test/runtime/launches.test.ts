@@ -2,7 +2,7 @@ import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { expect, it, onTestFinished } from "vitest";
-import { LAUNCH_VARIABLE } from "../../src/model/server.js";
+import { LAUNCH_VARIABLE } from "../../src/base/server.js";
 import {
   FLEET_VARIABLE,
   markOf,

@@ -1,6 +1,6 @@
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { openUpstream } from "../../src/gateway/routing/connector.js";
+import { openUpstream } from "../../src/door/routing/connector.js";
 import { RawConnection } from "../../src/runtime/client/raw-connection.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
 import { eventually } from "../fixtures/eventually.js";

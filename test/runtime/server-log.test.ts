@@ -11,7 +11,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
-import { ALL_PROTECTIONS, NO_SANDBOX, notRestricted, type SandboxReport } from "../../src/model/sandbox.js";
+import { ALL_PROTECTIONS, NO_SANDBOX, notRestricted, type SandboxReport } from "../../src/base/sandbox.js";
 import { logPath } from "../../src/runtime/files/server-folder.js";
 import { appendToLog, endOfLog, isLaunchLine, launchText, timeOfLine } from "../../src/runtime/files/server-log.js";
 

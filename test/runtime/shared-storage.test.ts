@@ -11,8 +11,8 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
-import { type Fetch, fetchSession, forgetTaken, unblock } from "../../src/hosts/takeover.js";
 import { linkToPlace, makeHostFolder, placePath, type StatePlace } from "../../src/runtime/files/shared-storage.js";
+import { type Fetch, fetchSession, forgetTaken, unblock } from "../../src/sessions/takeover.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 let shared: string;

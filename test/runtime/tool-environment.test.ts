@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
+import { DoorFleet } from "../door/harness.js";
 import { memoryHas } from "../fixtures/processes.js";
-import { DoorFleet } from "../gateway/harness.js";
 
 it("a server's GitHub token and connection token do not appear in its own environment or in that of its tools", async () => {
   const token = "gho_canaryOfTheTool4f81";

@@ -3,9 +3,10 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, wr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
+import { lackingIn, limitsResources, limitTexts } from "../../src/base/sandbox.js";
+import { type ControlGroup, system } from "../../src/base/system/system.js";
 import { loadConfig } from "../../src/config/load/load.js";
 import type { Config } from "../../src/config/schema.js";
-import { lackingIn, limitsResources, limitTexts } from "../../src/model/sandbox.js";
 import { tryLauncher } from "../../src/sandbox/landlock.js";
 import {
   chooseLimits,
@@ -17,7 +18,6 @@ import {
   underShell,
 } from "../../src/sandbox/limits.js";
 import { sandboxNow } from "../../src/sandbox/sandbox.js";
-import { type ControlGroup, system } from "../../src/system/system.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 import { grouped } from "../fixtures/programs/cgroups.js";

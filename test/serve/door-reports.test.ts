@@ -1,9 +1,9 @@
 import { expect, it } from "vitest";
-import type { DoorEvent } from "../../src/gateway/state/report.js";
+import type { DoorEvent } from "../../src/door/state/report.js";
 import { doorListeners } from "../../src/serve/report/probes.js";
+import { DoorFleet } from "../door/harness.js";
+import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
-import { DoorFleet } from "../gateway/harness.js";
-import { RawClient } from "../gateway/raw-client.js";
 
 /** The codes under which the metrics count the errors among these events. */
 function counted(events: readonly DoorEvent[]): string[] {

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import type { HostEntry, HostRecord } from "../../src/model/host.js";
+import type { HostEntry, HostRecord } from "../../src/base/host.js";
 import type { ServeContext } from "../../src/serve/context.js";
 import { Heartbeat } from "../../src/serve/heartbeat.js";
 import type { Terms } from "../../src/serve/upkeep/place-sessions.js";

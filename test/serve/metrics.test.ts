@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { ERRORS } from "../../src/errors.js";
-import { NO_USAGE } from "../../src/model/usage.js";
+import { ERRORS } from "../../src/base/errors.js";
+import { NO_USAGE } from "../../src/base/usage.js";
 import { FleetMetrics, type MetricsSnapshot } from "../../src/serve/report/metrics.js";
 
 const SNAPSHOT: MetricsSnapshot = {

@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { beforeAll, describe, expect, it } from "vitest";
 import { parse } from "yaml";
-import { NO_USAGE } from "../../src/model/usage.js";
+import { NO_USAGE } from "../../src/base/usage.js";
 import { showAddress } from "../../src/runtime/launch/listen.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
 import { HealthEndpoint } from "../../src/serve/report/probes.js";

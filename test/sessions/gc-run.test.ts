@@ -1,7 +1,7 @@
 import { existsSync, linkSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import type { SessionRecord } from "../../src/model/session.js";
+import type { SessionRecord } from "../../src/base/session.js";
 import { Run } from "../../src/sessions/gc/collect.js";
 import { restoredRecord } from "../../src/sessions/view.js";
 import type { SessionStore } from "../../src/store/ports.js";

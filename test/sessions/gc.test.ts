@@ -11,9 +11,9 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { setUseMarker } from "../../src/pool/use-markers.js";
 import { listSessionFolders } from "../../src/runtime/history/session-state.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
+import { setUseMarker } from "../../src/servers/use-markers.js";
 import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/sessions/gc-state.js";
 import { meddling } from "../fixtures/store/altered-store.js";
 import { serverRecord } from "../fixtures/store/store-records.js";

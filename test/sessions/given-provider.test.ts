@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, rmSync, symlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { beforeEach, expect, it, onTestFinished } from "vitest";
-import { ModelProvider } from "../../src/models/provider.js";
+import { ModelProvider } from "../../src/providers/provider.js";
 import { giveProvider, hasProvider, noteOpened } from "../../src/sessions/memory/open-notes.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";

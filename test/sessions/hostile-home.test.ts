@@ -13,7 +13,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { HeldFolder, removeTree, walk } from "../../src/runtime/files/held-folder.js";
+import { HeldFolder, removeTree, walk } from "../../src/base/held-folder.js";
 import {
   isLoadedBy,
   lastWrite,

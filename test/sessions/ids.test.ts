@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { isFleetError } from "../../src/errors.js";
+import { isFleetError } from "../../src/base/errors.js";
 import {
   newSessionId,
   serverIdOf,
@@ -8,7 +8,7 @@ import {
   validateSessionId,
   validateTitle,
   validateUser,
-} from "../../src/model/ids.js";
+} from "../../src/base/ids.js";
 import { RAW } from "../fixtures/commands/cli.js";
 
 /** Returns the value if it is accepted, or the error's message if it is refused. Any other error fails the test. */

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { SessionEvent } from "@github/copilot-sdk";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { FleetError } from "../../src/errors.js";
+import { FleetError } from "../../src/base/errors.js";
 import { makeRoom, RecordedTurn, sweepKeyedTurns, TurnJournal } from "../../src/sessions/use/keyed.js";
 import type { OpenSession } from "../../src/sessions/use/open-session.js";
 import { openFileStore } from "../../src/store/file/file-store.js";

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { FleetError } from "../../src/errors.js";
-import type { SessionRecord } from "../../src/model/session.js";
+import { FleetError } from "../../src/base/errors.js";
+import type { SessionRecord } from "../../src/base/session.js";
 import { LastUses } from "../../src/sessions/use/last-uses.js";
 import type { Store } from "../../src/store/ports.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";

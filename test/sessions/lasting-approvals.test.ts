@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
-import { DoorFleet } from "../gateway/harness.js";
-import { RawClient } from "../gateway/raw-client.js";
+import { DoorFleet } from "../door/harness.js";
+import { RawClient } from "../door/raw-client.js";
 
 const SHELL = { kind: "shell", argument: null };
 const BASH = '!tool bash {"command":"echo permitted-output","description":"x"}';

@@ -1,5 +1,5 @@
 import { describe, expect, it, onTestFinished } from "vitest";
-import { FleetError } from "../../src/errors.js";
+import { FleetError } from "../../src/base/errors.js";
 import { type AcquireOptions, type HeldLease, LEASE_VARIABLES, Leases } from "../../src/sessions/leases.js";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";

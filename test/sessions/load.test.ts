@@ -1,9 +1,9 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { expect, it } from "vitest";
-import type { HostDirectory } from "../../src/hosts/directory.js";
-import type { ServerRecord } from "../../src/model/server.js";
-import type { SessionRecord } from "../../src/model/session.js";
+import type { ServerRecord } from "../../src/base/server.js";
+import type { SessionRecord } from "../../src/base/session.js";
+import type { HostDirectory } from "../../src/servers/directory.js";
 import { noteOpened, stampOf } from "../../src/sessions/memory/open-notes.js";
 import type { SessionsContext } from "../../src/sessions/problems.js";
 import { type Loading, load, type Transport } from "../../src/sessions/use/load.js";

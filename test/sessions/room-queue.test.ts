@@ -2,9 +2,9 @@ import { mkdirSync, mkdtempSync, readdirSync, utimesSync, writeFileSync } from "
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, it } from "vitest";
-import type { ServerRecord } from "../../src/model/server.js";
-import { setUseMarker } from "../../src/pool/use-markers.js";
+import type { ServerRecord } from "../../src/base/server.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
+import { setUseMarker } from "../../src/servers/use-markers.js";
 import type { EvictionContext } from "../../src/sessions/memory/eviction.js";
 import { makeRoom, RoomQueue } from "../../src/sessions/use/server.js";
 import { removeFolder } from "../fixtures/remove-folder.js";

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
-import type { SessionRecord } from "../../src/model/session.js";
-import type { Pool } from "../../src/pool/pool.js";
+import type { SessionRecord } from "../../src/base/session.js";
+import type { Pool } from "../../src/servers/pool.js";
 import { type Move, serverUnderLease } from "../../src/sessions/use/server.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";

@@ -1,8 +1,8 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { keyDigest, userDigest } from "../../src/model/ids.js";
-import type { Progress } from "../../src/model/progress.js";
+import { keyDigest, userDigest } from "../../src/base/ids.js";
+import type { Progress } from "../../src/base/progress.js";
 import { copyContents, isEmpty, readContents } from "../../src/store/copy.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import type { LeaseRequest } from "../../src/model/session.js";
+import type { LeaseRequest } from "../../src/base/session.js";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
 import { now } from "../../src/store/file/records/lease-records.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { hashToken } from "../../src/model/token.js";
+import { hashToken } from "../../src/base/token.js";
 import {
   acquire,
   emptyState,

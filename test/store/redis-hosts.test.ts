@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { HostEntry } from "../../src/model/host.js";
+import type { HostEntry } from "../../src/base/host.js";
 import { openStore } from "../../src/store/file/file-store.js";
 import type { Hosts, Store } from "../../src/store/ports.js";
 import { unused } from "../fixtures/sessions/unused.js";

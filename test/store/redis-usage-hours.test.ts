@@ -1,7 +1,6 @@
 import { EventEmitter, once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import { readRedisUrl } from "../../src/config/values/network.js";
 import {
   countsOf,
   dayOf,
@@ -12,7 +11,8 @@ import {
   USAGE_BY,
   type UsagePart,
   UsageParts,
-} from "../../src/model/usage.js";
+} from "../../src/base/usage.js";
+import { readRedisUrl } from "../../src/base/values/network.js";
 import { openStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { Connection } from "../../src/store/redis/connection.js";

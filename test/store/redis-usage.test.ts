@@ -2,8 +2,8 @@ import fs, { appendFileSync, existsSync, rmSync, statSync, writeFileSync } from 
 import { syncBuiltinESMExports } from "node:module";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import { readRedisUrl } from "../../src/config/values/network.js";
-import { dayOf, hourOf } from "../../src/model/usage.js";
+import { dayOf, hourOf } from "../../src/base/usage.js";
+import { readRedisUrl } from "../../src/base/values/network.js";
 import { openStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { Connection } from "../../src/store/redis/connection.js";

@@ -2,7 +2,7 @@ import { appendFileSync, mkdtempSync, readdirSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, it } from "vitest";
-import { userDigest } from "../../src/model/ids.js";
+import { userDigest } from "../../src/base/ids.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { SlotLog } from "../../src/store/file/records/limit-records.js";
 import { bootName, hasGone, ownHolder } from "../../src/store/ports.js";

@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import type { UsagePart } from "../../src/model/usage.js";
+import type { UsagePart } from "../../src/base/usage.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { SegmentFile } from "../../src/store/usage/segments.js";
 import type { UsageFolder } from "../../src/store/usage/usage-folder.js";

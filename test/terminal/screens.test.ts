@@ -1,6 +1,6 @@
 import stringWidth from "string-width";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { ServerRecord } from "../../src/model/server.js";
+import type { ServerRecord } from "../../src/base/server.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { TestFleet, testFleet } from "../fixtures/commands/cli.js";
 import { Terminal, type TerminalOptions } from "../fixtures/commands/terminal.js";

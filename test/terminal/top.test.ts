@@ -1,6 +1,6 @@
 import stringWidth from "string-width";
 import { beforeAll, describe, expect, it } from "vitest";
-import type { Overview } from "../../src/peers/overview.js";
+import type { Overview } from "../../src/hosts/overview.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal, type TerminalOptions } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";

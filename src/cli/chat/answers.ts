@@ -1,6 +1,6 @@
 import { dirname, normalize } from "node:path";
 import type { PermissionHandler, SessionConfig } from "@github/copilot-sdk";
-import { printableLines } from "../../config/values/text.js";
+import { printableLines } from "../../base/values/text.js";
 import { colour } from "../render/colour.js";
 import { shorten } from "../render/table.js";
 import { onOneLine, type Span } from "./layout.js";

@@ -1,10 +1,10 @@
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import type { SessionEvent } from "@github/copilot-sdk";
-import { nearestOf } from "../../config/values/names.js";
-import { printableLines } from "../../config/values/text.js";
-import { isFleetError, quote } from "../../errors.js";
-import { meantIds } from "../../model/ids.js";
-import { deadline, either } from "../../runtime/clock.js";
+import { deadline, either } from "../../base/clock.js";
+import { isFleetError, quote } from "../../base/errors.js";
+import { meantIds } from "../../base/ids.js";
+import { nearestOf } from "../../base/values/names.js";
+import { printableLines } from "../../base/values/text.js";
 import type { TranscriptEntry } from "../../runtime/history/transcript.js";
 import { given } from "../flags/flags.js";
 import { Interrupted } from "../prompt.js";

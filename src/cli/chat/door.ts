@@ -1,9 +1,9 @@
 import type { CopilotSession, ResumeSessionConfig, SessionConfig, SessionEvent } from "@github/copilot-sdk";
-import { FleetError, isFleetError } from "../../errors.js";
-import { errorOfDoor } from "../../peers/calls/control-link.js";
+import { abortable, deadline, isTimeout, pause } from "../../base/clock.js";
+import { FleetError, isFleetError } from "../../base/errors.js";
+import { errorOfDoor } from "../../hosts/calls/control-link.js";
 import { type ConnectedClient, connectClient } from "../../runtime/client/connect.js";
 import { runTurn } from "../../runtime/client/turn.js";
-import { abortable, deadline, isTimeout, pause } from "../../runtime/clock.js";
 import type { HistoryEvent } from "../../runtime/history/line.js";
 import { Transcriber, type TranscriptEntry } from "../../runtime/history/transcript.js";
 import { reasonOf, TurnTracker } from "../../runtime/history/turn-tracker.js";

@@ -10,8 +10,8 @@ import {
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
-import { systemCode } from "../../errors.js";
-import { ifThere, makeFolder } from "../../runtime/files/if-there.js";
+import { systemCode } from "../../base/errors.js";
+import { ifThere, makeFolder } from "../../base/if-there.js";
 import { chatHistoryPath } from "../../runtime/files/shared-storage.js";
 import { ensureStateFolder } from "../../store/file/state-folder.js";
 

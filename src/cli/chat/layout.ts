@@ -1,6 +1,6 @@
 import stringWidth from "string-width-8";
 import wrapAnsi from "wrap-ansi";
-import { printableLines } from "../../config/values/text.js";
+import { printableLines } from "../../base/values/text.js";
 
 export type Style = (text: string) => string;
 

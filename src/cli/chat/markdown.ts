@@ -1,6 +1,6 @@
 import { stripVTControlCharacters } from "node:util";
 import type { Lexer, Token, Tokens } from "marked";
-import { printableLines } from "../../config/values/text.js";
+import { printableLines } from "../../base/values/text.js";
 import { colour } from "../render/colour.js";
 import { type Span, type Style, widthOf, wrap } from "./layout.js";
 

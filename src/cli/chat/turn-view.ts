@@ -1,6 +1,6 @@
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import type { SessionEvent } from "@github/copilot-sdk";
-import { printableLines } from "../../config/values/text.js";
+import { printableLines } from "../../base/values/text.js";
 import { callOf, type ToolCall, toolLine } from "../../runtime/history/transcript.js";
 import { colour } from "../render/colour.js";
 import { type Report, renderProgress } from "../render/progress.js";

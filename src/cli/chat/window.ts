@@ -1,6 +1,6 @@
 import type { Key } from "node:readline";
 import { stripVTControlCharacters } from "node:util";
-import { printableLines } from "../../config/values/text.js";
+import { printableLines } from "../../base/values/text.js";
 import { colour } from "../render/colour.js";
 import { shorten } from "../render/table.js";
 import { onOneLine, type Span, type Style, widthOf, wrap } from "./layout.js";

@@ -1,7 +1,7 @@
 import { isIP } from "node:net";
 import { Flags } from "@oclif/core";
-import { blankFault, textFault, wholeNumberFault } from "../../config/values/text.js";
-import { quote } from "../../errors.js";
+import { quote } from "../../base/errors.js";
+import { blankFault, textFault, wholeNumberFault } from "../../base/values/text.js";
 import { choiceFlag, integerFlag, usage } from "./flags.js";
 
 // At most 40 characters, because Kubernetes appends to the name and the result must fit in a label:

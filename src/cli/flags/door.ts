@@ -1,10 +1,10 @@
 import { resolve } from "node:path";
 import { Flags } from "@oclif/core";
+import { isFleetError, option, quote } from "../../base/errors.js";
+import { isLoopback } from "../../base/values/network.js";
+import { addressFault, redactTokens, shellQuote } from "../../base/values/text.js";
 import { type Address, parseAddress } from "../../config/rules.js";
-import { isLoopback } from "../../config/values/network.js";
-import { addressFault, redactTokens, shellQuote } from "../../config/values/text.js";
-import { isFleetError, option, quote } from "../../errors.js";
-import { type PlainSource, resolveToken } from "../../models/github-token.js";
+import { type PlainSource, resolveToken } from "../../providers/github-token.js";
 import type { PeerTls } from "../../runtime/wire/secure.js";
 import { readVariable, textFlag, usage, variableFlag, variableName } from "./flags.js";
 

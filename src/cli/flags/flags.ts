@@ -1,9 +1,9 @@
 import { statSync } from "node:fs";
 import { resolve } from "node:path";
 import { Args, Flags, type Interfaces } from "@oclif/core";
-import { loadConfig } from "../../config/load/load.js";
-import { ALLOWED_MODEL, modelFault, parseAddress } from "../../config/rules.js";
-import { LONGEST_TIMER_MS, parseDuration, parseMoment } from "../../config/values/measures.js";
+import { FleetError, type FleetErrorCode, quote, type Suggestion } from "../../base/errors.js";
+import { validateSessionId, validateTitle, validateUser } from "../../base/ids.js";
+import { LONGEST_TIMER_MS, parseDuration, parseMoment } from "../../base/values/measures.js";
 import {
   addressFault,
   blankFault,
@@ -12,11 +12,11 @@ import {
   redact,
   shellQuote,
   wholeNumberFault,
-} from "../../config/values/text.js";
-import { FleetError, type FleetErrorCode, quote, type Suggestion } from "../../errors.js";
+} from "../../base/values/text.js";
+import { loadConfig } from "../../config/load/load.js";
+import { ALLOWED_MODEL, modelFault, parseAddress } from "../../config/rules.js";
 import { FIELD_FLAGS, type Field, SOURCES } from "../../fleet/init.js";
 import { SCOPES, type Scope } from "../../identity/identity.js";
-import { validateSessionId, validateTitle, validateUser } from "../../model/ids.js";
 import { FORMATS, type List, nameOf, type SortKey } from "../render/list.js";
 
 // The fleet checks these values, too. The checks here come first, so that the error message names the flag.

@@ -1,6 +1,6 @@
 import { Flags, type Interfaces } from "@oclif/core";
-import { blankFault } from "../../config/values/text.js";
-import { quote } from "../../errors.js";
+import { quote } from "../../base/errors.js";
+import { blankFault } from "../../base/values/text.js";
 import { type LockOptions, parseLeaseTtl, parseReason, parseWait } from "../../sessions/leases.js";
 import { actingUserFlagUnless, given, missingUser, readVariable, textFlag, usage, variableFlag } from "./flags.js";
 

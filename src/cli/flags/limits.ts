@@ -1,8 +1,8 @@
 import { Flags } from "@oclif/core";
-import type { UserLimit } from "../../config/limits.js";
-import { wholeNumberFault } from "../../config/values/text.js";
-import { quote } from "../../errors.js";
-import type { LimitValue } from "../../usage/limits.js";
+import type { LimitValue } from "../../accounts/limits.js";
+import { quote } from "../../base/errors.js";
+import type { UserLimit } from "../../base/user-limits.js";
+import { wholeNumberFault } from "../../base/values/text.js";
 import { usage } from "./flags.js";
 
 const MOST = Number.MAX_SAFE_INTEGER;

@@ -1,8 +1,8 @@
 import { Args, Flags, type Interfaces } from "@oclif/core";
-import { quote } from "../../errors.js";
+import { quote } from "../../base/errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { StopRequest } from "../../fleet/options.js";
-import { referenceOf } from "../../pool/server.js";
+import { referenceOf } from "../../servers/server.js";
 import { durationFlag, usage, userFilter } from "./flags.js";
 
 /** The arguments and flags with which `stop` and `restart` select servers and wait for turns. */

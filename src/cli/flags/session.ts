@@ -1,8 +1,8 @@
 import { Args } from "@oclif/core";
-import type { FleetError, Suggestion } from "../../errors.js";
+import type { FleetError, Suggestion } from "../../base/errors.js";
+import { isSessionId, meantIds, validateSessionId, withoutCut } from "../../base/ids.js";
 import type { Fleet } from "../../fleet/fleet.js";
-import { isSessionId, meantIds, validateSessionId, withoutCut } from "../../model/ids.js";
-import { onlyMeant } from "../../peers/sessions/delete.js";
+import { onlyMeant } from "../../hosts/sessions/delete.js";
 import { isAsked } from "../prompt.js";
 import { given } from "./flags.js";
 

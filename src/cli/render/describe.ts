@@ -1,14 +1,14 @@
-import { printable, printableLines } from "../../config/values/text.js";
-import { limitTexts, notRestricted } from "../../model/sandbox.js";
-import type { QuotaPart } from "../../model/usage.js";
+import { limitTexts, notRestricted } from "../../base/sandbox.js";
+import type { QuotaPart } from "../../base/usage.js";
+import { printable, printableLines } from "../../base/values/text.js";
 import type {
   Description,
   ServerDescription,
   ServerFacts,
   SessionDescription,
   UserDescription,
-} from "../../peers/overview.js";
-import { referenceOf, type ServerView } from "../../pool/server.js";
+} from "../../hosts/overview.js";
+import { referenceOf, type ServerView } from "../../servers/server.js";
 import type { SessionView } from "../../sessions/view.js";
 import { colour } from "./colour.js";
 import { SERVERS, SESSIONS, shownState, TOKENS, withoutHost } from "./columns.js";

@@ -1,4 +1,4 @@
-import { compareText, printable } from "../../config/values/text.js";
+import { compareText, printable } from "../../base/values/text.js";
 import { type Cell, type FittingColumn, renderTable } from "./table.js";
 
 /** The formats of a list. `cli/standard-flags.ts` turns `--output json` into `--json`. */

@@ -1,5 +1,5 @@
-import { quote } from "../../errors.js";
-import type { AwaitedTurns, Progress } from "../../model/progress.js";
+import { quote } from "../../base/errors.js";
+import type { AwaitedTurns, Progress } from "../../base/progress.js";
 import type { LeaseWait } from "../../sessions/leases.js";
 
 /** Something that an operation reports while it runs. A string names its present step. */

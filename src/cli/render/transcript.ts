@@ -1,4 +1,4 @@
-import { printable, printableLines } from "../../config/values/text.js";
+import { printable, printableLines } from "../../base/values/text.js";
 import type { TranscriptEntry } from "../../runtime/history/transcript.js";
 import type { SessionView } from "../../sessions/view.js";
 import { colour } from "./colour.js";

@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { FleetError } from "../../errors.js";
+import { FleetError } from "../../base/errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import { connectProblem } from "../../runtime/launch/launch.js";
 

@@ -1,5 +1,6 @@
+import { isFleetError } from "../../base/errors.js";
+import type { Isolation } from "../../base/server.js";
 import { DEFAULT_MODEL } from "../../config/schema.js";
-import { isFleetError } from "../../errors.js";
 import {
   type Answers,
   checkSettings,
@@ -14,8 +15,7 @@ import {
   settingsOf,
   usualSource,
 } from "../../fleet/init.js";
-import type { Isolation } from "../../model/server.js";
-import { type Detected, detectModels } from "../../models/detect.js";
+import { type Detected, detectModels } from "../../providers/detect.js";
 import { usage } from "../flags/flags.js";
 import type { Interview } from "../prompt.js";
 

@@ -1,5 +1,5 @@
-import { printable } from "../../config/values/text.js";
-import { isFleetError } from "../../errors.js";
+import { isFleetError } from "../../base/errors.js";
+import { printable } from "../../base/values/text.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { LogEndOptions } from "../../fleet/options.js";
 import type { LogEnd } from "../../serve/logs.js";

@@ -2,7 +2,7 @@ import { EventEmitter } from "node:events";
 import { emitKeypressEvents } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
-import { either } from "../../runtime/clock.js";
+import { either } from "../../base/clock.js";
 import { shorten } from "../render/table.js";
 
 /** Switches to the alternate screen, hides the cursor and turns line wrapping off. */

@@ -1,11 +1,11 @@
 import { setFlagsFromString } from "node:v8";
+import { ERRORS, FleetError } from "../../base/errors.js";
+import { countOf } from "../../base/values/text.js";
 import { ignoredVariables } from "../../config/load/environment.js";
-import { countOf } from "../../config/values/text.js";
-import { ERRORS, FleetError } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
-import type { Stopped } from "../../pool/stop.js";
 import type { InheritedListener } from "../../runtime/launch/listen.js";
 import type { ServeLog } from "../../serve/context.js";
+import type { Stopped } from "../../servers/stop.js";
 import { Interrupted, onSignals } from "../prompt.js";
 import { exitCodeOf } from "../render/results.js";
 

@@ -1,4 +1,4 @@
-import { abortable } from "../../runtime/clock.js";
+import { abortable } from "../../base/clock.js";
 import { ForegroundCommand } from "../../runtime/launch/foreground.js";
 import { type HeldLease, LEASE_VARIABLES } from "../../sessions/leases.js";
 import { Interrupted, onSignals } from "../prompt.js";

@@ -1,4 +1,4 @@
-import { FleetError } from "../../errors.js";
+import { FleetError } from "../../base/errors.js";
 import { asVariable, type Key, keysBelow, keyTree, keyVariables, nearestVariable } from "../keys.js";
 import { attempt, invalidValue, type Origin, removedKey, throwProblem } from "../problem.js";
 import { replacementOf } from "../removed.js";

@@ -1,8 +1,8 @@
 import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { FleetError, type Suggestion, systemCode } from "../../errors.js";
+import { FleetError, type Suggestion, systemCode } from "../../base/errors.js";
+import { printable, shellQuote } from "../../base/values/text.js";
 import { unusableFile } from "../problem.js";
-import { printable, shellQuote } from "../values/text.js";
 import type { Layer } from "./layers.js";
 
 export const PROJECT_FILE = ".copilotfleet.json";

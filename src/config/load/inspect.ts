@@ -1,11 +1,11 @@
 import * as v from "valibot";
-import type { FleetError } from "../../errors.js";
+import type { FleetError } from "../../base/errors.js";
+import { LONGEST_TIMER_MS, readDuration } from "../../base/values/measures.js";
+import { isObject, redactTokens } from "../../base/values/text.js";
 import { checkTogether } from "../checks.js";
 import { type Key, keysBelow, keyTree } from "../keys.js";
 import { type Origin, withoutSecret } from "../problem.js";
 import { ConfigSchema, DEFAULT_MODEL, LONGEST_DEFAULT_PROBE_MS } from "../schema.js";
-import { LONGEST_TIMER_MS, readDuration } from "../values/measures.js";
-import { isObject, redactTokens } from "../values/text.js";
 import { type Given, type Layer, unflatten } from "./layers.js";
 import { type ConfigFile, gather, type LoadOptions, problemOf } from "./load.js";
 

@@ -1,8 +1,8 @@
 import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
+import { isObject } from "../../base/values/text.js";
 import { type Key, keyTree } from "../keys.js";
 import { invalidValue, type Origin, orNullOf, type Report, throwProblem, unknownKey } from "../problem.js";
-import { isObject } from "../values/text.js";
 
 export interface Given {
   value: unknown;

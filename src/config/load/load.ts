@@ -1,7 +1,8 @@
 import { closeSync, constants, fstatSync, openSync, readFileSync, realpathSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import * as v from "valibot";
-import { FleetError, systemCode } from "../../errors.js";
+import { FleetError, systemCode } from "../../base/errors.js";
+import { parseObject, printable, sha256, shellQuote } from "../../base/values/text.js";
 import { checkTogether } from "../checks.js";
 import { findKey } from "../keys.js";
 import {
@@ -14,7 +15,6 @@ import {
   unusableFile,
 } from "../problem.js";
 import { type Config, type ConfigInput, ConfigSchema } from "../schema.js";
-import { parseObject, printable, sha256, shellQuote } from "../values/text.js";
 import { environmentLayer } from "./environment.js";
 import { findProjectFile, guardedKeys, PROJECT_FILE, readConfigFile } from "./files.js";
 import { fileSource, flatten, type Layer, merge, type Source, unflatten } from "./layers.js";

@@ -1,6 +1,6 @@
 import { homedir } from "node:os";
 import { isAbsolute, join, resolve } from "node:path";
-import { FleetError, quote } from "../../errors.js";
+import { FleetError, quote } from "../../base/errors.js";
 
 const NAME = "copilotfleet";
 

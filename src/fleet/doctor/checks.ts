@@ -1,5 +1,5 @@
-import { isFleetError, type Suggestion } from "../../errors.js";
-import { abortable } from "../../runtime/clock.js";
+import { abortable } from "../../base/clock.js";
+import { isFleetError, type Suggestion } from "../../base/errors.js";
 
 /** `warning`: there may be trouble later. `skipped`: this check was not made; its detail has the reason. */
 export type CheckLevel = "ok" | "warning" | "failed" | "skipped";

@@ -1,7 +1,7 @@
 import { accessSync, constants, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { isFleetError, systemCode } from "../../errors.js";
-import { ifThere } from "../../runtime/files/if-there.js";
+import { isFleetError, systemCode } from "../../base/errors.js";
+import { ifThere } from "../../base/if-there.js";
 import {
   findRuntime,
   OLDEST_RUNTIME,

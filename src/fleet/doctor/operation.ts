@@ -1,13 +1,13 @@
-import { countOf, shellQuote } from "../../config/values/text.js";
-import { type Suggestion, systemCode } from "../../errors.js";
+import { type Suggestion, systemCode } from "../../base/errors.js";
+import type { HostRecord } from "../../base/host.js";
+import { countOf, shellQuote } from "../../base/values/text.js";
 import type { TokenView } from "../../identity/tokens.js";
-import type { HostRecord } from "../../model/host.js";
-import { hasOpenStore, OPEN_STORE } from "../../pool/admission.js";
-import { ADDRESS } from "../../pool/start.js";
-import { isBindable } from "../../pool/surroundings.js";
 import { connectProblem } from "../../runtime/launch/launch.js";
 import { showAddress } from "../../runtime/launch/listen.js";
 import { ownVersion } from "../../runtime/launch/versions.js";
+import { hasOpenStore, OPEN_STORE } from "../../servers/admission.js";
+import { ADDRESS } from "../../servers/start.js";
+import { isBindable } from "../../servers/surroundings.js";
 import type { SupervisorView } from "../groups/servers.js";
 import { CLOCK_ADVICE, type Finding, failed, ok, type Row, skipped, warning } from "./checks.js";
 import type { RecordsContext } from "./storage.js";
@@ -164,7 +164,7 @@ async function httpApi({ fleet }: RecordsContext): Promise<Finding> {
  * without a build.
  */
 async function consoleProblem(): Promise<Finding | null> {
-  const { missingFiles } = await import("../../api/console.js");
+  const { missingFiles } = await import("../../http/console.js");
   const missing = await missingFiles();
   if (missing.length === 0) return null;
   return failed(`the console has no ${missing.join(", ")}`, "Install copilotfleet again, and restart serve.");
@@ -271,7 +271,7 @@ async function troubleOf({ name, gone, state, door, version }: HostRecord, quick
 }
 
 async function eventLog({ fleet }: RecordsContext): Promise<Finding> {
-  const { verifyLog } = await import("../../events/verify.js");
+  const { verifyLog } = await import("../../accounts/audit/verify.js");
   const { events, brokenAt } = await verifyLog(fleet.stateRoot);
   if (brokenAt === null) return ok(`events in the log: ${events}`);
   return failed(`the audit log is not as it was written: ${brokenAt.problem}`, "copilotfleet events verify");

@@ -1,8 +1,7 @@
-import { nearestOf } from "../../config/values/names.js";
-import { FleetError, isFleetError, quote, type Suggestion } from "../../errors.js";
-import { listTokens } from "../../identity/tokens.js";
-import { isSessionId, validateUser } from "../../model/ids.js";
-import { onlyServer } from "../../peers/fleet-hosts.js";
+import { FleetError, isFleetError, quote, type Suggestion } from "../../base/errors.js";
+import { isSessionId, validateUser } from "../../base/ids.js";
+import { nearestOf } from "../../base/values/names.js";
+import { onlyServer } from "../../hosts/fleet-hosts.js";
 import {
   type Description,
   describeRecorded,
@@ -11,10 +10,11 @@ import {
   describeUser,
   type SessionDescription,
   type UserDescription,
-} from "../../peers/overview.js";
-import { meantSessions, onlyMeant } from "../../peers/sessions/delete.js";
-import { lastExpiry } from "../../peers/sessions/remote-sessions.js";
-import { referenceOf } from "../../pool/server.js";
+} from "../../hosts/overview.js";
+import { meantSessions, onlyMeant } from "../../hosts/sessions/delete.js";
+import { lastExpiry } from "../../hosts/sessions/remote-sessions.js";
+import { listTokens } from "../../identity/tokens.js";
+import { referenceOf } from "../../servers/server.js";
 import { SessionExpired, warnOfUnreadable } from "../../sessions/problems.js";
 import * as arg from "../arguments.js";
 import { Group } from "./group.js";

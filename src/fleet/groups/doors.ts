@@ -1,18 +1,18 @@
-import type { HttpDoor } from "../../api/door.js";
-import type { HttpContext } from "../../api/door-state.js";
-import type { ApiFleet } from "../../api/fleet.js";
+import { actingAs } from "../../accounts/audit/acting.js";
+import { isFleetError } from "../../base/errors.js";
 import type { Address } from "../../config/rules.js";
-import { isFleetError } from "../../errors.js";
-import { actingAs } from "../../events/acting.js";
-import type { FrontDoor } from "../../gateway/door.js";
-import type { HostCalls } from "../../gateway/entry/control.js";
+import type { FrontDoor } from "../../door/door.js";
+import type { HostCalls } from "../../door/entry/control.js";
+import { withActivity } from "../../hosts/overview.js";
+import { readEvents } from "../../hosts/sessions/history.js";
+import { onRequests } from "../../hosts/sessions/requests.js";
+import type { HttpDoor } from "../../http/door.js";
+import type { HttpContext } from "../../http/door-state.js";
+import type { ApiFleet } from "../../http/fleet.js";
 import { relationTo } from "../../identity/identity.js";
 import { readCode, redeemCode, tokenIdIn } from "../../identity/tokens.js";
-import { withActivity } from "../../peers/overview.js";
-import { readEvents } from "../../peers/sessions/history.js";
-import { onRequests } from "../../peers/sessions/requests.js";
-import { poolState } from "../../pool/admission.js";
 import { ownHostName } from "../../runtime/files/shared-storage.js";
+import { poolState } from "../../servers/admission.js";
 import { SessionExpired } from "../../sessions/problems.js";
 import * as arg from "../arguments.js";
 import type { OpenDoorOptions, OpenHttpDoorOptions } from "../options.js";
@@ -60,8 +60,8 @@ export class DoorGroup extends Group {
    */
   async open(options: OpenDoorOptions = {}): Promise<FrontDoor> {
     // Import these modules only here, because commands that open no front door start faster without them.
-    const { openFrontDoor } = await import("../../gateway/door.js");
-    const { answerCall } = await import("../../peers/calls/rpc-table.js");
+    const { openFrontDoor } = await import("../../door/door.js");
+    const { answerCall } = await import("../../hosts/calls/rpc-table.js");
     const { config, store, sessions, pool, directory, clock, own, leases, endings } = this.parts;
     const { listen: given = config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
     const listen = arg.readListener(given, "listen");
@@ -86,7 +86,7 @@ export class DoorGroup extends Group {
    */
   async openHttp(options: OpenHttpDoorOptions = {}): Promise<HttpDoor> {
     // Import these modules only here, because a process without the HTTP API must not load them.
-    const { openHttpDoor } = await import("../../api/door.js");
+    const { openHttpDoor } = await import("../../http/door.js");
     const { apiFleet } = await import("./doors.js");
     const { config, clock, leases, endings, events } = this.parts;
     const { listen: given = config.serve.http ?? ANY_ADDRESS, ...rest } = options;
@@ -105,7 +105,7 @@ export class DoorGroup extends Group {
    */
   async #sharedState(): Promise<Pick<HttpContext, "signOn" | "shares">> {
     this.#common ??= (async () => {
-      const { Shares } = await import("../../gateway/state/shares.js");
+      const { Shares } = await import("../../door/state/shares.js");
       const { SignOn } = await import("../../identity/sign-on.js");
       return { signOn: new SignOn(this.parts), shares: new Shares(this.parts.config.limits, this.parts) };
     })();

@@ -1,8 +1,9 @@
 import { existsSync } from "node:fs";
-import { parseMoment } from "../../config/values/measures.js";
-import { isFleetError, option } from "../../errors.js";
-import type { EventFilter } from "../../events/query.js";
-import { EVENT_TYPES, type FleetEvent } from "../../model/event.js";
+import type { EventFilter } from "../../accounts/audit/query.js";
+import { NEVER } from "../../base/clock.js";
+import { isFleetError, option } from "../../base/errors.js";
+import { EVENT_TYPES, type FleetEvent } from "../../base/event.js";
+import { parseMoment } from "../../base/values/measures.js";
 import {
   type EventPositions,
   type EventsFilter,
@@ -10,8 +11,7 @@ import {
   followEvents,
   gatherEvents,
   verifyEverywhere,
-} from "../../peers/all-events.js";
-import { NEVER } from "../../runtime/clock.js";
+} from "../../hosts/all-events.js";
 import * as arg from "../arguments.js";
 import { Group } from "./group.js";
 

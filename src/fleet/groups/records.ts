@@ -1,16 +1,16 @@
-import { isFleetError } from "../../errors.js";
-import type { Purge } from "../../model/host.js";
-import { lackingIn, NO_SANDBOX, type Protection, type SandboxMode } from "../../model/sandbox.js";
-import type { ServerState } from "../../model/server.js";
-import { gatherEvents } from "../../peers/all-events.js";
-import { launchesOf } from "../../pool/admission.js";
-import { findServers } from "../../pool/repair.js";
-import { isBroken, isRunning } from "../../pool/server.js";
-import { heldPorts } from "../../pool/surroundings.js";
+import { effectiveLimits } from "../../accounts/limits.js";
+import { isFleetError } from "../../base/errors.js";
+import type { Purge } from "../../base/host.js";
+import { lackingIn, NO_SANDBOX, type Protection, type SandboxMode } from "../../base/sandbox.js";
+import type { ServerState } from "../../base/server.js";
+import { gatherEvents } from "../../hosts/all-events.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { sandboxNow } from "../../sandbox/sandbox.js";
+import { launchesOf } from "../../servers/admission.js";
+import { findServers } from "../../servers/repair.js";
+import { isBroken, isRunning } from "../../servers/server.js";
+import { heldPorts } from "../../servers/surroundings.js";
 import { purgesUnderWay, type StoreProbe } from "../../store/ports.js";
-import { effectiveLimits } from "../../usage/limits.js";
 import { Group } from "./group.js";
 
 /** The sessions that their users cannot use, or that have impossible times. */

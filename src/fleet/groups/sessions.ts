@@ -1,10 +1,11 @@
 import type { CopilotSession, SessionEvent } from "@github/copilot-sdk";
+import { NEVER } from "../../base/clock.js";
+import { FleetError, option, quote } from "../../base/errors.js";
+import { isSessionId, validateTitle, validateUser } from "../../base/ids.js";
+import type { OnProgress } from "../../base/progress.js";
+import { SESSION_STATES } from "../../base/session.js";
+import { type Duration, parseDuration } from "../../base/values/measures.js";
 import type { Config } from "../../config/schema.js";
-import { type Duration, parseDuration } from "../../config/values/measures.js";
-import { FleetError, option, quote } from "../../errors.js";
-import { isSessionId, validateTitle, validateUser } from "../../model/ids.js";
-import type { OnProgress } from "../../model/progress.js";
-import { SESSION_STATES } from "../../model/session.js";
 import {
   evictDownTo,
   evictEverywhere,
@@ -12,13 +13,12 @@ import {
   gatherGarbage,
   gatherSessions,
   viewSessionOf,
-} from "../../peers/gather.js";
-import { type ExportedSession, exportSession, importSession } from "../../peers/sessions/archives.js";
-import { deleteEverywhere, meantSessions, onlyMeant } from "../../peers/sessions/delete.js";
-import { followEvents, followTranscript, readTranscript } from "../../peers/sessions/history.js";
-import { answerRequest, followRequests, listRequests } from "../../peers/sessions/requests.js";
+} from "../../hosts/gather.js";
+import { type ExportedSession, exportSession, importSession } from "../../hosts/sessions/archives.js";
+import { deleteEverywhere, meantSessions, onlyMeant } from "../../hosts/sessions/delete.js";
+import { followEvents, followTranscript, readTranscript } from "../../hosts/sessions/history.js";
+import { answerRequest, followRequests, listRequests } from "../../hosts/sessions/requests.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
-import { NEVER } from "../../runtime/clock.js";
 import type { TranscriptEntry } from "../../runtime/history/transcript.js";
 import type { GcRequest, GcResult } from "../../sessions/gc/collect.js";
 import type { EvictionResult } from "../../sessions/memory/eviction.js";

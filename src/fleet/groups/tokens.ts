@@ -1,7 +1,7 @@
-import { type Duration, parseDuration, parseLifetime } from "../../config/values/measures.js";
-import { parseLabel } from "../../config/values/names.js";
-import { option, quote } from "../../errors.js";
-import { audited } from "../../events/acting.js";
+import { audited } from "../../accounts/audit/acting.js";
+import { option, quote } from "../../base/errors.js";
+import { type Duration, parseDuration, parseLifetime } from "../../base/values/measures.js";
+import { parseLabel } from "../../base/values/names.js";
 import { SCOPES, type Scope } from "../../identity/identity.js";
 import {
   type IssuedToken,

@@ -1,10 +1,10 @@
-import { USER_LIMITS, type UserLimit } from "../../config/limits.js";
-import { type Moment, parseMoment } from "../../config/values/measures.js";
-import { FleetError, option, quote } from "../../errors.js";
-import { audited } from "../../events/acting.js";
-import { USAGE_BY, type UsageBy } from "../../model/usage.js";
-import { reportOf, type UsageReport } from "../../usage/ledger.js";
-import { effectiveLimits, type LimitValue, type LimitView, type Period, periodOf } from "../../usage/limits.js";
+import { audited } from "../../accounts/audit/acting.js";
+import { reportOf, type UsageReport } from "../../accounts/ledger.js";
+import { effectiveLimits, type LimitValue, type LimitView, type Period, periodOf } from "../../accounts/limits.js";
+import { FleetError, option, quote } from "../../base/errors.js";
+import { USAGE_BY, type UsageBy } from "../../base/usage.js";
+import { USER_LIMITS, type UserLimit } from "../../base/user-limits.js";
+import { type Moment, parseMoment } from "../../base/values/measures.js";
 import * as arg from "../arguments.js";
 import { Group } from "./group.js";
 

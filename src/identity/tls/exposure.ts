@@ -1,12 +1,12 @@
+import { FleetError, quote, type Suggestion } from "../../base/errors.js";
+import type { HostRecord } from "../../base/host.js";
+import { isLoopback } from "../../base/values/network.js";
 import type { Address } from "../../config/rules.js";
 import type { Config } from "../../config/schema.js";
-import { isLoopback } from "../../config/values/network.js";
-import { FleetError, quote, type Suggestion } from "../../errors.js";
-import { doorOf } from "../../hosts/directory.js";
-import type { HostRecord } from "../../model/host.js";
 import { type InheritedListener, showAddress } from "../../runtime/launch/listen.js";
 import type { Endpoint } from "../../runtime/wire/rpc-client.js";
 import type { PeerTls } from "../../runtime/wire/secure.js";
+import { doorOf } from "../../servers/directory.js";
 import { doorFiles } from "./certificates.js";
 import { readTls, type TlsFiles } from "./files.js";
 

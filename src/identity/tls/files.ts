@@ -1,10 +1,10 @@
 import { createPrivateKey, type KeyObject, X509Certificate } from "node:crypto";
 import { closeSync, constants, fstatSync, openSync, readFileSync, statSync } from "node:fs";
 import { createSecureContext, type TlsOptions } from "node:tls";
+import type { Clock } from "../../base/clock.js";
+import { FleetError, type Suggestion, systemCode } from "../../base/errors.js";
+import { printable, shellQuote } from "../../base/values/text.js";
 import { isExposed } from "../../config/load/files.js";
-import { printable, shellQuote } from "../../config/values/text.js";
-import { FleetError, type Suggestion, systemCode } from "../../errors.js";
-import type { Clock } from "../../runtime/clock.js";
 import type { DoorCertificates } from "./certificates.js";
 
 /** The largest file to read, in bytes. No list of authorities is that large. */

@@ -1,10 +1,10 @@
 import { randomBytes } from "node:crypto";
 import { createServer, type Server, type Socket } from "node:net";
+import { deadline } from "../../base/clock.js";
+import { FleetError, option, quote } from "../../base/errors.js";
+import { isLoopback } from "../../base/values/network.js";
+import { addressFault } from "../../base/values/text.js";
 import { type Address, parseAddress } from "../../config/rules.js";
-import { isLoopback } from "../../config/values/network.js";
-import { addressFault } from "../../config/values/text.js";
-import { FleetError, option, quote } from "../../errors.js";
-import { deadline } from "../../runtime/clock.js";
 import { listenOn, showAddress, stopListening } from "../../runtime/launch/listen.js";
 import { connectSecurely, splice, swapToken, type TokenSwap } from "../../runtime/wire/secure.js";
 import { readPeerTls } from "./exposure.js";

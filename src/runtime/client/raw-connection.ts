@@ -1,4 +1,4 @@
-import { FleetError, isFleetError, systemCode } from "../../errors.js";
+import { FleetError, isFleetError, systemCode } from "../../base/errors.js";
 import { showAddress } from "../launch/listen.js";
 import { runtimeMismatch, SUPPORTED_VERSIONS } from "../launch/versions.js";
 import { type Endpoint, RpcClient, RpcError } from "../wire/rpc-client.js";

@@ -1,8 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { AssistantMessageEvent, CopilotSession, MessageOptions, SessionEvent } from "@github/copilot-sdk";
-import { writeDuration } from "../../config/values/measures.js";
-import { FleetError, option } from "../../errors.js";
-import { abortable, type Clock, deadline, systemClock } from "../clock.js";
+import { abortable, type Clock, deadline, systemClock } from "../../base/clock.js";
+import { FleetError, option } from "../../base/errors.js";
+import { writeDuration } from "../../base/values/measures.js";
 import { isRefusedCredential, mayPass, reasonOf, withReason } from "../history/turn-tracker.js";
 
 export interface TurnOptions {

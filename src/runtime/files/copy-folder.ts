@@ -2,9 +2,9 @@ import { randomBytes } from "node:crypto";
 import { closeSync, type Stats } from "node:fs";
 import { copyFile, mkdir, open, rename, rm, utimes } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { system } from "../../system/system.js";
+import { type Budget, DEEPEST, HeldFolder, walk } from "../../base/held-folder.js";
+import { system } from "../../base/system/system.js";
 import { isInUseMark } from "../history/session-state.js";
-import { type Budget, DEEPEST, HeldFolder, walk } from "./held-folder.js";
 
 /** A session with more files and folders is not copied, because only an agent makes that many, and only on purpose. */
 const MOST_COPIED = 100_000;

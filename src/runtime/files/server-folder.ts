@@ -1,9 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { shellQuote } from "../../config/values/text.js";
-import { FleetError, quote, systemCode } from "../../errors.js";
-import { makeFolder } from "./if-there.js";
+import { FleetError, quote, systemCode } from "../../base/errors.js";
+import { makeFolder } from "../../base/if-there.js";
+import { shellQuote } from "../../base/values/text.js";
 
 /** The name of a server's `COPILOT_HOME`. The token and the log are beside it. */
 export const HOME = "home";

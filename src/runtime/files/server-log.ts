@@ -11,11 +11,11 @@ import {
   writeSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
-import { printable } from "../../config/values/text.js";
-import { systemCode } from "../../errors.js";
-import { limitTexts, notRestricted, type SandboxReport } from "../../model/sandbox.js";
-import type { ServerRecord } from "../../model/server.js";
-import { ifThere, readAt } from "./if-there.js";
+import { systemCode } from "../../base/errors.js";
+import { ifThere, readAt } from "../../base/if-there.js";
+import { limitTexts, notRestricted, type SandboxReport } from "../../base/sandbox.js";
+import type { ServerRecord } from "../../base/server.js";
+import { printable } from "../../base/values/text.js";
 import { logPath, replaceServerFile, unwritable } from "./server-folder.js";
 
 const LAST_WORDS_BYTES = 2_000;

@@ -18,18 +18,18 @@ import {
 } from "node:fs/promises";
 import { hostname } from "node:os";
 import { dirname, join, resolve } from "node:path";
+import { FleetError, quote, systemCode } from "../../base/errors.js";
+import { HeldFolder, removeIfThere, walk } from "../../base/held-folder.js";
+import { userDigest } from "../../base/ids.js";
+import { ifThereLater } from "../../base/if-there.js";
+import type { FileSystem } from "../../base/system/system.js";
+import { parseObject, shellQuote } from "../../base/values/text.js";
 import { isHostName } from "../../config/rules.js";
 import type { Config } from "../../config/schema.js";
-import { parseObject, shellQuote } from "../../config/values/text.js";
-import { FleetError, quote, systemCode } from "../../errors.js";
-import { userDigest } from "../../model/ids.js";
 import { failsWith, readIfThere } from "../../store/file/failures.js";
 import { ensureStateFolder } from "../../store/file/state-folder.js";
-import type { FileSystem } from "../../system/system.js";
 import { HISTORY, sessionStatePath } from "../history/session-state.js";
 import { copyInto } from "./copy-folder.js";
-import { HeldFolder, removeIfThere, walk } from "./held-folder.js";
-import { ifThereLater } from "./if-there.js";
 import { unwritable } from "./server-folder.js";
 
 /**

@@ -1,8 +1,8 @@
 import { fstatSync, type Stats } from "node:fs";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
-import { isObject } from "../../config/values/text.js";
-import { FleetError, quote } from "../../errors.js";
-import { readAt } from "../files/if-there.js";
+import { FleetError, quote } from "../../base/errors.js";
+import { readAt } from "../../base/if-there.js";
+import { isObject } from "../../base/values/text.js";
 import { type ScanLimits, scanWithin } from "../wire/scan.js";
 
 /**

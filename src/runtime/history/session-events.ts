@@ -1,5 +1,5 @@
 import { closeSync, fstatSync, lstatSync, type Stats } from "node:fs";
-import { readAt } from "../files/if-there.js";
+import { readAt } from "../../base/if-there.js";
 import {
   assertReadable,
   type HistoryEvent,

@@ -1,8 +1,8 @@
 import { type Dirent, existsSync, lstatSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { systemCode } from "../../errors.js";
-import type { OwnView } from "../../model/server.js";
-import { type Budget, HeldFolder, regain, walk } from "../files/held-folder.js";
+import { systemCode } from "../../base/errors.js";
+import { type Budget, HeldFolder, regain, walk } from "../../base/held-folder.js";
+import type { OwnView } from "../../base/server.js";
 
 /*
  * This file reads the runtime's folders of sessions, `COPILOT_HOME/session-state/<id>/`, directly. The runtime's own list

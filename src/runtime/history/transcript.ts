@@ -1,5 +1,5 @@
-import { isObject } from "../../config/values/text.js";
-import type { TurnOutcome } from "../../model/session.js";
+import type { TurnOutcome } from "../../base/session.js";
+import { isObject } from "../../base/values/text.js";
 import { type HistoryEvent, type Line, LineSplitter, LONGEST_LINE_BYTES, readEvent } from "./line.js";
 import { type EndedTurn, MOST_PENDING, reasonOf, TurnTracker } from "./turn-tracker.js";
 

@@ -1,5 +1,5 @@
-import { asSentence, isObject } from "../../config/values/text.js";
-import type { TurnOutcome } from "../../model/session.js";
+import type { TurnOutcome } from "../../base/session.js";
+import { asSentence, isObject } from "../../base/values/text.js";
 import type { HistoryEvent } from "./line.js";
 
 /** A turn that seems to be over counts as over after this many milliseconds without another event. */

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { constants } from "node:os";
-import { quote, systemCode } from "../../errors.js";
+import { quote, systemCode } from "../../base/errors.js";
 import { identify, isAlive, processesOfSession } from "../process/process-table.js";
 import { allGone, sendSignal } from "../process/stop.js";
 

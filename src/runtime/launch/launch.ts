@@ -3,13 +3,13 @@ import { closeSync, fstatSync, mkdirSync, constants as modes, openSync, symlinkS
 import { connect } from "node:net";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { FleetError, isFleetError, option, systemCode } from "../../base/errors.js";
+import { makeFolder } from "../../base/if-there.js";
+import { EGRESS_ADDRESS, GATEWAY_END, type RestrictedNetwork, WAY_OUT_PORT } from "../../base/sandbox.js";
+import { LAUNCH_VARIABLE, type ProcessIdentity, type ServerRecord } from "../../base/server.js";
+import { system } from "../../base/system/system.js";
 import type { Config } from "../../config/schema.js";
-import { FleetError, isFleetError, option, systemCode } from "../../errors.js";
-import { EGRESS_ADDRESS, GATEWAY_END, type RestrictedNetwork, WAY_OUT_PORT } from "../../model/sandbox.js";
-import { LAUNCH_VARIABLE, type ProcessIdentity, type ServerRecord } from "../../model/server.js";
 import type { Command, Sandbox } from "../../sandbox/sandbox.js";
-import { system } from "../../system/system.js";
-import { makeFolder } from "../files/if-there.js";
 import { logPath, unwritable } from "../files/server-folder.js";
 import { appendLine, appendToLog, lastWords, launchText, makeLogKey, readLogKey } from "../files/server-log.js";
 import { probe, withBridge } from "../process/probe.js";

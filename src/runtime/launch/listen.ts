@@ -1,10 +1,10 @@
 import dns from "node:dns";
 import { once } from "node:events";
 import { createServer, type Server } from "node:net";
+import { abortable } from "../../base/clock.js";
+import { FleetError, type FleetErrorCode, option, quote, type Suggestion, systemCode } from "../../base/errors.js";
+import { isLoopback } from "../../base/values/network.js";
 import type { Address } from "../../config/rules.js";
-import { isLoopback } from "../../config/values/network.js";
-import { FleetError, type FleetErrorCode, option, quote, type Suggestion, systemCode } from "../../errors.js";
-import { abortable } from "../clock.js";
 
 export type AddressKey = "serve.metrics" | "serve.listen" | "serve.http" | "proxy";
 

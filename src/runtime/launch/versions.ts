@@ -2,9 +2,9 @@ import { accessSync, constants, existsSync, readFileSync, realpathSync, statSync
 import { createRequire } from "node:module";
 import { basename, dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseObject, shellQuote } from "../../config/values/text.js";
-import { FleetError, quote, type Suggestion, systemCode } from "../../errors.js";
-import { ifThere } from "../files/if-there.js";
+import { FleetError, quote, type Suggestion, systemCode } from "../../base/errors.js";
+import { ifThere } from "../../base/if-there.js";
+import { parseObject, shellQuote } from "../../base/values/text.js";
 
 interface Package {
   name: string | null;
@@ -42,7 +42,7 @@ function packageOf(path: string): Package | null {
   return null;
 }
 
-/** The protocol versions that this fleet speaks. `gateway/policy/methods.ts` has the front door's tables for each. */
+/** The protocol versions that this fleet speaks. `door/policy/methods.ts` has the front door's tables for each. */
 export const SUPPORTED_VERSIONS: ReadonlySet<number> = new Set([3]);
 
 /** The releases that speak each version. A client and a runtime must speak the same version. */

@@ -1,7 +1,7 @@
-import { FleetError } from "../../errors.js";
-import type { SandboxReport } from "../../model/sandbox.js";
-import type { ProcessIdentity, ServerRecord } from "../../model/server.js";
-import { system } from "../../system/system.js";
+import { FleetError } from "../../base/errors.js";
+import type { SandboxReport } from "../../base/sandbox.js";
+import type { ProcessIdentity, ServerRecord } from "../../base/server.js";
+import { system } from "../../base/system/system.js";
 import { RawConnection } from "../client/raw-connection.js";
 import { readConnectionToken } from "../files/server-folder.js";
 import { showAddress } from "../launch/listen.js";

@@ -1,8 +1,8 @@
 import { createHash } from "node:crypto";
 import { constants, hostname } from "node:os";
-import { FleetError } from "../../errors.js";
-import { LAUNCH_VARIABLE, type ProcessIdentity } from "../../model/server.js";
-import { type ProcessExit, type ProcessVariables, type SeenProcess, system } from "../../system/system.js";
+import { FleetError } from "../../base/errors.js";
+import { LAUNCH_VARIABLE, type ProcessIdentity } from "../../base/server.js";
+import { type ProcessExit, type ProcessVariables, type SeenProcess, system } from "../../base/system/system.js";
 
 /*
  * This file identifies processes by what `system/` reads from the operating system. Every result is a snapshot: check

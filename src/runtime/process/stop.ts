@@ -1,11 +1,11 @@
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { FleetError, systemCode } from "../../errors.js";
-import type { SandboxReport } from "../../model/sandbox.js";
-import type { ProcessIdentity, ServerRecord } from "../../model/server.js";
+import { FleetError, systemCode } from "../../base/errors.js";
+import type { SandboxReport } from "../../base/sandbox.js";
+import type { ProcessIdentity, ServerRecord } from "../../base/server.js";
+import { type ProcessExit, system } from "../../base/system/system.js";
 import { groupsOf, processesInGroup, removeGroup } from "../../sandbox/limits.js";
-import { type ProcessExit, system } from "../../system/system.js";
 import { logPath, replaceServerFile } from "../files/server-folder.js";
 import { appendToLog } from "../files/server-log.js";
 import { exitOfZombie, identify, isAlive, processesOfLaunch, processesOfSession, writersOf } from "./process-table.js";

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { connect, type Socket } from "node:net";
-import { FleetError, quote } from "../../errors.js";
-import { abortable, type Clock, deadline, deadlineOn, isTimeout, systemClock } from "../clock.js";
+import { abortable, type Clock, deadline, deadlineOn, isTimeout, systemClock } from "../../base/clock.js";
+import { FleetError, quote } from "../../base/errors.js";
 import { acknowledgePromptly, encodeMessage, type Frame, FrameSplitter } from "./frames.js";
 import { parse, type RpcId, readServerFrame, type ServerMessage } from "./scan.js";
 import type { PeerTls } from "./secure.js";

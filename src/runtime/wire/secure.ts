@@ -2,7 +2,7 @@ import { timingSafeEqual } from "node:crypto";
 import { once } from "node:events";
 import type { Socket } from "node:net";
 import { type ConnectionOptions, connect } from "node:tls";
-import { abortable } from "../clock.js";
+import { abortable } from "../../base/clock.js";
 import { encodeMessage, FrameSplitter } from "./frames.js";
 
 /**

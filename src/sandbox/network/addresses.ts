@@ -1,6 +1,6 @@
 import { BlockList, isIP } from "node:net";
 import { networkInterfaces } from "node:os";
-import { allowsName, type NetworkRule, readNetworkRule } from "../../config/values/network.js";
+import { allowsName, type NetworkRule, readNetworkRule } from "../../base/values/network.js";
 
 /**
  * Addresses that a host name must not lead to, unless an entry for addresses in `sandbox.allow` contains the address:

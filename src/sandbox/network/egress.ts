@@ -4,9 +4,9 @@ import { closeSync, existsSync, mkdirSync, openSync, readFileSync } from "node:f
 import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { FleetError, quote } from "../../errors.js";
+import { FleetError, quote } from "../../base/errors.js";
+import { system } from "../../base/system/system.js";
 import { replaceStateFile } from "../../store/file/state-folder.js";
-import { system } from "../../system/system.js";
 import { packageFolder } from "../programs.js";
 import type { EgressResult } from "./outbound.js";
 import { STATUS_REQUEST } from "./proxy.js";

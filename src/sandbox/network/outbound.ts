@@ -1,7 +1,7 @@
 import type { LookupAddress } from "node:dns";
 import { lookup } from "node:dns/promises";
 import { connect, isIP, type Socket } from "node:net";
-import { asciiName } from "../../config/values/network.js";
+import { asciiName } from "../../base/values/network.js";
 import type { ServerRules } from "./addresses.js";
 
 /**

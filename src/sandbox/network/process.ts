@@ -3,8 +3,8 @@ import { readdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs
 import { createServer } from "node:net";
 import { basename, join } from "node:path";
 import { isMainThread, parentPort, Worker } from "node:worker_threads";
-import { LAUNCH_VARIABLE } from "../../model/server.js";
-import { type SeenProcess, system } from "../../system/system.js";
+import { LAUNCH_VARIABLE } from "../../base/server.js";
+import { type SeenProcess, system } from "../../base/system/system.js";
 import { ServerRules } from "./addresses.js";
 import { askProxy, EGRESS_SOCKET, type EgressStatus, rulesName, SERVERS_FOLDER, type ServerEntry } from "./egress.js";
 import { EgressProxy, type EgressServer, RefusalLog } from "./proxy.js";

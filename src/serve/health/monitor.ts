@@ -1,12 +1,12 @@
 import { setTimeout as delay } from "node:timers/promises";
+import { type Clock, deadline } from "../../base/clock.js";
+import type { ServerRecord } from "../../base/server.js";
 import type { Config } from "../../config/schema.js";
-import type { ServerRecord } from "../../model/server.js";
-import { endHung, recordHealth } from "../../pool/health.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
-import { type Clock, deadline } from "../../runtime/clock.js";
 import { ownLimit } from "../../runtime/launch/launch.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { isAlive } from "../../runtime/process/process-table.js";
+import { endHung, recordHealth } from "../../servers/health.js";
 import type { Operations, ServeContext } from "../context.js";
 import type { LoopTimer } from "../failures.js";
 import type { RestartReason } from "../report/metrics.js";

@@ -1,10 +1,10 @@
-import { isFleetError } from "../../errors.js";
-import type { Registry, ServerRecord } from "../../model/server.js";
-import { closedBy } from "../../pool/admission.js";
-import { recordCrashLoop } from "../../pool/health.js";
-import { isBroken, isClaimed, isDesired } from "../../pool/server.js";
-import { deadline } from "../../runtime/clock.js";
+import { deadline } from "../../base/clock.js";
+import { isFleetError } from "../../base/errors.js";
+import type { Registry, ServerRecord } from "../../base/server.js";
 import { ownLimit } from "../../runtime/launch/launch.js";
+import { closedBy } from "../../servers/admission.js";
+import { recordCrashLoop } from "../../servers/health.js";
+import { isBroken, isClaimed, isDesired } from "../../servers/server.js";
 import type { Operations, ServeContext } from "../context.js";
 import type { LoopTimer } from "../failures.js";
 import { Restarts, ServerMonitor } from "./monitor.js";

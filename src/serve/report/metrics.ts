@@ -1,13 +1,13 @@
 import type { Counter, Registry } from "prom-client";
-import { LIMITED, USER_LIMITS } from "../../config/limits.js";
-import { ERRORS, type FleetErrorCode } from "../../errors.js";
-import type { RequestReport } from "../../gateway/state/report.js";
+import { ERRORS, type FleetErrorCode } from "../../base/errors.js";
+import type { EventCounts } from "../../base/event.js";
+import { SERVER_STATES, type ServerState } from "../../base/server.js";
+import { TURN_OUTCOMES, type TurnOutcome } from "../../base/session.js";
+import { NO_USAGE, type UsageCounts } from "../../base/usage.js";
+import { LIMITED, USER_LIMITS } from "../../base/user-limits.js";
+import type { RequestReport } from "../../door/state/report.js";
 import { SIGN_ON_RESULTS, type SignOnReport, WAYS } from "../../identity/sign-on.js";
-import type { EventCounts } from "../../model/event.js";
-import { SERVER_STATES, type ServerState } from "../../model/server.js";
-import { TURN_OUTCOMES, type TurnOutcome } from "../../model/session.js";
-import { NO_USAGE, type UsageCounts } from "../../model/usage.js";
-import type { ModelRequests } from "../../models/gateway/exchange.js";
+import type { ModelRequests } from "../../providers/gateway/exchange.js";
 import { EGRESS_RESULTS, type EgressResult } from "../../sandbox/network/outbound.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 import { REQUEST_KINDS, REQUEST_OUTCOMES, type RequestChange } from "../../sessions/requests.js";
@@ -123,7 +123,7 @@ export class FleetMetrics {
     if (outcome !== null) this.#series.agentRequests.inc({ kind, outcome });
   }
 
-  /** Counts a refusal at the front door because of a limit. `limit` is one of the names in `config/limits.ts`. */
+  /** Counts a refusal at the front door because of a limit. `limit` is one of the names in `base/user-limits.ts`. */
   limited(limit: string): void {
     this.#series.limitsReached.inc({ limit });
   }

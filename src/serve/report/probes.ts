@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { abortable, deadline } from "../../base/clock.js";
 import type { Address } from "../../config/rules.js";
-import type { DoorEvent, DoorListeners } from "../../gateway/state/report.js";
-import { abortable, deadline } from "../../runtime/clock.js";
+import type { DoorEvent, DoorListeners } from "../../door/state/report.js";
 import { listenOn, stopListening } from "../../runtime/launch/listen.js";
 import type { LogLevel, ServeContext, ServeLog } from "../context.js";
 import { logFailure } from "../failures.js";

@@ -1,4 +1,4 @@
-import type { TurnOutcome } from "../../model/session.js";
+import type { TurnOutcome } from "../../base/session.js";
 import { openHistory, type SessionEvents } from "../../runtime/history/session-events.js";
 import type { EndedTurn, OpenTurn, TurnTracker } from "../../runtime/history/turn-tracker.js";
 

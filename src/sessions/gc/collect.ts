@@ -1,21 +1,21 @@
 import { randomBytes } from "node:crypto";
 import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import type { Duration } from "../../config/values/measures.js";
-import { printable } from "../../config/values/text.js";
-import { quote, systemCode } from "../../errors.js";
-import type { HostDirectory } from "../../hosts/directory.js";
-import type { ClearedRemain } from "../../hosts/remains.js";
-import type { Takeover } from "../../hosts/takeover.js";
-import type { OnProgress } from "../../model/progress.js";
-import { isRunning } from "../../pool/server.js";
-import { sessionsInTurn } from "../../pool/stop.js";
-import { type Budget, HeldFolder, removeTree } from "../../runtime/files/held-folder.js";
-import { ifThere, makeFolder } from "../../runtime/files/if-there.js";
+import { quote, systemCode } from "../../base/errors.js";
+import { type Budget, HeldFolder, removeTree } from "../../base/held-folder.js";
+import { ifThere, makeFolder } from "../../base/if-there.js";
+import type { OnProgress } from "../../base/progress.js";
+import type { Duration } from "../../base/values/measures.js";
+import { printable } from "../../base/values/text.js";
 import { unwritable } from "../../runtime/files/server-folder.js";
 import { claimedBy, isLoadedBy } from "../../runtime/history/session-state.js";
 import { ownIdentity } from "../../runtime/process/process-table.js";
+import type { HostDirectory } from "../../servers/directory.js";
+import { isRunning } from "../../servers/server.js";
+import { sessionsInTurn } from "../../servers/stop.js";
 import type { SessionsContext } from "../problems.js";
+import type { ClearedRemain } from "../remains.js";
+import type { Takeover } from "../takeover.js";
 import {
   deleteSessions,
   describeLeftover,

@@ -1,11 +1,11 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { isFleetError, systemCode } from "../../errors.js";
-import type { Registry } from "../../model/server.js";
-import type { SessionRecord } from "../../model/session.js";
-import { mapConcurrently } from "../../pool/admission.js";
-import { isRunning } from "../../pool/server.js";
-import { usedSessions } from "../../pool/use-markers.js";
+import { isFleetError, systemCode } from "../../base/errors.js";
+import type { Registry } from "../../base/server.js";
+import type { SessionRecord } from "../../base/session.js";
 import { claimedBy, ownPid } from "../../runtime/history/session-state.js";
+import { mapConcurrently } from "../../servers/admission.js";
+import { isRunning } from "../../servers/server.js";
+import { usedSessions } from "../../servers/use-markers.js";
 import { isFull } from "../../store/file/failures.js";
 import type { Store } from "../../store/ports.js";
 import type { Run } from "./collect.js";

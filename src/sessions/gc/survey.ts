@@ -1,14 +1,13 @@
 import { type Dirent, existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
-import { printable } from "../../config/values/text.js";
-import { quote, systemCode } from "../../errors.js";
-import { isSessionId } from "../../model/ids.js";
-import type { ProcessIdentity, Registry, ServerRecord } from "../../model/server.js";
-import type { SessionRecord, SessionUser } from "../../model/session.js";
-import { groupOfSession } from "../../pool/server.js";
-import { HeldFolder, walk } from "../../runtime/files/held-folder.js";
-import { ifThere } from "../../runtime/files/if-there.js";
+import { quote, systemCode } from "../../base/errors.js";
+import { HeldFolder, walk } from "../../base/held-folder.js";
+import { isSessionId } from "../../base/ids.js";
+import { ifThere } from "../../base/if-there.js";
+import type { ProcessIdentity, Registry, ServerRecord } from "../../base/server.js";
+import type { SessionRecord, SessionUser } from "../../base/session.js";
+import { printable } from "../../base/values/text.js";
 import { HOME } from "../../runtime/files/server-folder.js";
 import { SHARED_GROUP } from "../../runtime/files/shared-storage.js";
 import {
@@ -19,6 +18,7 @@ import {
   sessionStatePath,
 } from "../../runtime/history/session-state.js";
 import { identify, isAlive, ownIdentity } from "../../runtime/process/process-table.js";
+import { groupOfSession } from "../../servers/server.js";
 import type { UnreadableError } from "../../store/failures.js";
 import type { Store } from "../../store/ports.js";
 import type { UnusedOptions } from "./unused-servers.js";

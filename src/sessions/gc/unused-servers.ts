@@ -1,18 +1,18 @@
 import { randomBytes } from "node:crypto";
 import { lstatSync, readdirSync, readlinkSync, renameSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { systemCode } from "../../errors.js";
-import type { Registry, ServerRecord } from "../../model/server.js";
-import type { SessionRecord } from "../../model/session.js";
-import { launchesOf } from "../../pool/admission.js";
-import type { Pool } from "../../pool/pool.js";
-import { HeldClaim, isBroken, isClaimed, isRunning } from "../../pool/server.js";
-import { removeIfThere } from "../../runtime/files/held-folder.js";
-import { ifThere } from "../../runtime/files/if-there.js";
+import { systemCode } from "../../base/errors.js";
+import { removeIfThere } from "../../base/held-folder.js";
+import { ifThere } from "../../base/if-there.js";
+import type { Registry, ServerRecord } from "../../base/server.js";
+import type { SessionRecord } from "../../base/session.js";
 import { homeOf, serverFolder } from "../../runtime/files/server-folder.js";
 import { listSessionFolders, sessionStatePath } from "../../runtime/history/session-state.js";
 import { identify, type LaunchedProcess, ownIdentity, processesByLaunch } from "../../runtime/process/process-table.js";
 import { stopServer } from "../../runtime/process/stop.js";
+import { launchesOf } from "../../servers/admission.js";
+import type { Pool } from "../../servers/pool.js";
+import { HeldClaim, isBroken, isClaimed, isRunning } from "../../servers/server.js";
 import { type Store, sessionsOfThisHost } from "../../store/ports.js";
 
 export interface UnusedOptions {

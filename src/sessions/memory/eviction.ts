@@ -1,15 +1,15 @@
-import { isFleetError } from "../../errors.js";
-import type { EventLog } from "../../model/event.js";
-import type { OnProgress } from "../../model/progress.js";
-import type { ServerRecord } from "../../model/server.js";
-import { isRunning } from "../../pool/server.js";
-import { loadedSessions } from "../../pool/stop.js";
-import { setEvictionMarker } from "../../pool/use-markers.js";
+import { deadline } from "../../base/clock.js";
+import { isFleetError } from "../../base/errors.js";
+import type { EventLog } from "../../base/event.js";
+import type { OnProgress } from "../../base/progress.js";
+import type { ServerRecord } from "../../base/server.js";
 import { isInTurn, RawConnection } from "../../runtime/client/raw-connection.js";
-import { deadline } from "../../runtime/clock.js";
 import { isLoadedBy, lastWrite } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
+import { isRunning } from "../../servers/server.js";
+import { loadedSessions } from "../../servers/stop.js";
+import { setEvictionMarker } from "../../servers/use-markers.js";
 import type { Store } from "../../store/ports.js";
 import { knownLoaded } from "./open-notes.js";
 

@@ -3,13 +3,13 @@ import { closeSync, openSync, readdirSync, readFileSync, rmSync, statSync, utime
 import { dirname, join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import type { ProviderConfig } from "@github/copilot-sdk";
-import { systemCode } from "../../errors.js";
-import type { ServerRecord } from "../../model/server.js";
-import type { SessionRecord } from "../../model/session.js";
-import { loadedSessions } from "../../pool/stop.js";
-import { inFolder } from "../../pool/use-markers.js";
+import { systemCode } from "../../base/errors.js";
+import type { ServerRecord } from "../../base/server.js";
+import type { SessionRecord } from "../../base/session.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
 import { ownLimit } from "../../runtime/launch/launch.js";
+import { loadedSessions } from "../../servers/stop.js";
+import { inFolder } from "../../servers/use-markers.js";
 import type { SessionsContext } from "../problems.js";
 
 /*

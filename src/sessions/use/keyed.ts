@@ -1,11 +1,11 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { SessionEvent } from "@github/copilot-sdk";
-import { sha256 } from "../../config/values/text.js";
-import { FleetError, isFleetError } from "../../errors.js";
-import { newSessionId } from "../../model/ids.js";
-import type { KeyedTurn, SessionRecord, TurnOutcome, TurnUsage } from "../../model/session.js";
+import { abortable, either, NEVER, pause } from "../../base/clock.js";
+import { FleetError, isFleetError } from "../../base/errors.js";
+import { newSessionId } from "../../base/ids.js";
+import type { KeyedTurn, SessionRecord, TurnOutcome, TurnUsage } from "../../base/session.js";
+import { sha256 } from "../../base/values/text.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
-import { abortable, either, NEVER, pause } from "../../runtime/clock.js";
 import { TurnTracker } from "../../runtime/history/turn-tracker.js";
 import type { KeyedTurnStore, Store } from "../../store/ports.js";
 import { historyLacksTurn, isStoreTrouble, keyReused, recordedFailure, storedEnd, turnWasCut } from "../problems.js";

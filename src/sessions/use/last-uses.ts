@@ -1,6 +1,6 @@
-import { isFleetError } from "../../errors.js";
-import { titleOf } from "../../model/ids.js";
-import type { SessionRecord } from "../../model/session.js";
+import { isFleetError } from "../../base/errors.js";
+import { titleOf } from "../../base/ids.js";
+import type { SessionRecord } from "../../base/session.js";
 import type { Store } from "../../store/ports.js";
 
 /** How long to delay the write of a turn, so that later turns can share it, in milliseconds. */

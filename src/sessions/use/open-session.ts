@@ -5,16 +5,16 @@ import type {
   SessionEvent,
   SessionEventHandler,
 } from "@github/copilot-sdk";
-import { creditsUsedUp } from "../../config/limits.js";
+import { abortable, deadline, pause } from "../../base/clock.js";
+import { isFleetError } from "../../base/errors.js";
+import type { SessionRecord, SessionUser } from "../../base/session.js";
+import { creditLimit, creditsUsed, saysCut } from "../../base/usage.js";
+import { creditsUsedUp } from "../../base/user-limits.js";
 import type { Config } from "../../config/schema.js";
-import { isFleetError } from "../../errors.js";
-import type { HostDirectory } from "../../hosts/directory.js";
-import type { SessionRecord, SessionUser } from "../../model/session.js";
-import { creditLimit, creditsUsed, saysCut } from "../../model/usage.js";
 import { runTurn, type TurnOptions, type TurnReply } from "../../runtime/client/turn.js";
-import { abortable, deadline, pause } from "../../runtime/clock.js";
 import type { RecordedPrompt } from "../../runtime/history/session-events.js";
 import { ownIdentity } from "../../runtime/process/process-table.js";
+import type { HostDirectory } from "../../servers/directory.js";
 import { isStoreTrouble, type SessionsContext, unseen } from "../problems.js";
 import { Asker, type AskerOptions, type AskOptions } from "../requests.js";
 import type { SessionView } from "../view.js";

@@ -1,15 +1,15 @@
+import type { TurnAllowance } from "../../accounts/limits.js";
+import { deadline, pause } from "../../base/clock.js";
+import type { ServerRecord } from "../../base/server.js";
+import type { SessionRecord } from "../../base/session.js";
+import { type QuotaPart, refuseSuspended } from "../../base/usage.js";
 import type { Config } from "../../config/schema.js";
-import type { ServerRecord } from "../../model/server.js";
-import type { SessionRecord } from "../../model/session.js";
-import { type QuotaPart, refuseSuspended } from "../../model/usage.js";
-import { isRunning } from "../../pool/server.js";
-import type { SpawnOptions } from "../../pool/start.js";
-import type { UseMarker } from "../../pool/use-markers.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
-import { deadline, pause } from "../../runtime/clock.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
+import { isRunning } from "../../servers/server.js";
+import type { SpawnOptions } from "../../servers/start.js";
+import type { UseMarker } from "../../servers/use-markers.js";
 import type { Store } from "../../store/ports.js";
-import type { TurnAllowance } from "../../usage/limits.js";
 import { type LeaseWait, NOTICE_MS } from "../leases.js";
 import { type SessionsContext, sessionBusy } from "../problems.js";
 import type { TurnLease } from "../seen.js";
@@ -160,7 +160,7 @@ export async function untilAlone(
   }
 }
 
-let allowances: Promise<typeof import("../../usage/limits.js")> | undefined;
+let allowances: Promise<typeof import("../../accounts/limits.js")> | undefined;
 
 /**
  * Reserves a turn within the limits of a user. Null if no limit applies. In that case, it costs only one read of the
@@ -176,7 +176,7 @@ export async function allowanceFor(context: SessionsContext, user: string): Prom
   const isFree = [turnsPerMinute, concurrentTurns, tokensPerDay, tokensPerMonth].every((max) => max === null);
   if (record === null && isFree) return null;
   // Keep the promise. Every turn of a user with limits needs it, and an `import` takes time even for a loaded module.
-  allowances ??= import("../../usage/limits.js").catch((error: unknown) => {
+  allowances ??= import("../../accounts/limits.js").catch((error: unknown) => {
     allowances = undefined; // the next turn tries again
     throw error;
   });

@@ -1,8 +1,8 @@
-import { FleetError, quote } from "../../errors.js";
-import type { ServerRecord, TokenSource } from "../../model/server.js";
-import type { SessionRecord } from "../../model/session.js";
-import { tokenSourceFromConfig } from "../../models/github-token.js";
-import { tokensOf } from "../../models/github-tokens.js";
+import { FleetError, quote } from "../../base/errors.js";
+import type { ServerRecord, TokenSource } from "../../base/server.js";
+import type { SessionRecord } from "../../base/session.js";
+import { tokenSourceFromConfig } from "../../providers/github-token.js";
+import { tokensOf } from "../../providers/github-tokens.js";
 import type { SessionsContext } from "../problems.js";
 
 /*

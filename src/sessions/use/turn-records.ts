@@ -1,11 +1,11 @@
 import type { SessionEvent } from "@github/copilot-sdk";
-import { isFleetError } from "../../errors.js";
-import type { EventLog, NewEvent } from "../../model/event.js";
-import type { ServerRecord } from "../../model/server.js";
-import type { SessionRecord, TurnOutcome, TurnUsage } from "../../model/session.js";
-import { type BegunUse, type Consumer, creditsIn, type UsageNumbers } from "../../model/usage.js";
+import { isTimeout } from "../../base/clock.js";
+import { isFleetError } from "../../base/errors.js";
+import type { EventLog, NewEvent } from "../../base/event.js";
+import type { ServerRecord } from "../../base/server.js";
+import type { SessionRecord, TurnOutcome, TurnUsage } from "../../base/session.js";
+import { type BegunUse, type Consumer, creditsIn, type UsageNumbers } from "../../base/usage.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
-import { isTimeout } from "../../runtime/clock.js";
 import type { SessionsContext } from "../problems.js";
 
 type MeterContext = Pick<SessionsContext, "ledger" | "config" | "provider">;

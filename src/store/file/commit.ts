@@ -12,9 +12,9 @@ import {
 } from "node:fs";
 import { link, readdir, rename, rm, stat, unlink } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { isObject, parseObject, sha256 } from "../../config/values/text.js";
-import { FleetError, quote, systemCode } from "../../errors.js";
-import { SCHEMA } from "../../model/server.js";
+import { FleetError, quote, systemCode } from "../../base/errors.js";
+import { SCHEMA } from "../../base/server.js";
+import { isObject, parseObject, sha256 } from "../../base/values/text.js";
 import { busyError, newerError } from "../failures.js";
 import { type Base as AnyBase, UpdateQueue } from "../update-queue.js";
 import { closeQuietly, makeFolder, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "./durable.js";

@@ -12,8 +12,8 @@ import {
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
-import { parseObject } from "../../config/values/text.js";
-import { systemCode } from "../../errors.js";
+import { systemCode } from "../../base/errors.js";
+import { parseObject } from "../../base/values/text.js";
 import { busyError } from "../failures.js";
 import { closeQuietly, makeFolder, scratchName, syncFolder, unlinkQuietly, writeWhole } from "./durable.js";
 import { readIfThere, reason } from "./failures.js";

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { getSystemErrorMap } from "node:util";
-import { shellQuote } from "../../config/values/text.js";
-import { FleetError, quote, systemCode } from "../../errors.js";
-import { filesExhausted, lacksFiles } from "../../system/few-files.js";
+import { FleetError, quote, systemCode } from "../../base/errors.js";
+import { filesExhausted, lacksFiles } from "../../base/system/few-files.js";
+import { shellQuote } from "../../base/values/text.js";
 import type { Writes } from "../update-queue.js";
 import type { StepHook } from "./commit.js";
 import type { Instant } from "./records/lease-records.js";

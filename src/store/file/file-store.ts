@@ -1,10 +1,10 @@
 import { lstatSync, readdirSync, readFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { readRedisUrl } from "../../config/values/network.js";
-import { FleetError, quote, systemCode } from "../../errors.js";
-import type { Purge } from "../../model/host.js";
-import { userDigest } from "../../model/ids.js";
+import { FleetError, quote, systemCode } from "../../base/errors.js";
+import type { Purge } from "../../base/host.js";
+import { userDigest } from "../../base/ids.js";
+import { readRedisUrl } from "../../base/values/network.js";
 import type { PurgeStore, Store, StoreProbe } from "../ports.js";
 import { openRedisStore } from "../redis/redis-store.js";
 import { Writes } from "../update-queue.js";

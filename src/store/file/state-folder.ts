@@ -10,9 +10,9 @@ import {
   writeFileSync,
 } from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
-import { shellQuote } from "../../config/values/text.js";
-import { FleetError, quote, type Suggestion, systemCode } from "../../errors.js";
-import { system, type UnfitFileSystem } from "../../system/system.js";
+import { FleetError, quote, type Suggestion, systemCode } from "../../base/errors.js";
+import { system, type UnfitFileSystem } from "../../base/system/system.js";
+import { shellQuote } from "../../base/values/text.js";
 import { makeFolder, scratchName } from "./durable.js";
 import { mediumError, readIfThere } from "./failures.js";
 

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Redis } from "ioredis";
-import { type RedisUrl, showRedisUrl } from "../../config/values/network.js";
-import { FleetError } from "../../errors.js";
-import { SCHEMA } from "../../model/server.js";
+import { FleetError } from "../../base/errors.js";
+import { SCHEMA } from "../../base/server.js";
+import { type RedisUrl, showRedisUrl } from "../../base/values/network.js";
 import { EMPTY_REGISTRY } from "../ports.js";
 import {
   cli,

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
-import { isObject } from "../../config/values/text.js";
-import { isFleetError } from "../../errors.js";
-import { SCHEMA } from "../../model/server.js";
+import { isFleetError } from "../../base/errors.js";
+import { SCHEMA } from "../../base/server.js";
+import { isObject } from "../../base/values/text.js";
 import { isDamaged, newerError } from "../failures.js";
 import type { OnUnreadable } from "../ports.js";
 import { type Connection, FIRST_REGISTRY } from "./connection.js";

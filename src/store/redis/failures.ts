@@ -1,6 +1,6 @@
-import { type RedisUrl, showRedisUrl } from "../../config/values/network.js";
-import { redact } from "../../config/values/text.js";
-import { FleetError, quote, type Suggestion, systemCode } from "../../errors.js";
+import { FleetError, quote, type Suggestion, systemCode } from "../../base/errors.js";
+import { type RedisUrl, showRedisUrl } from "../../base/values/network.js";
+import { redact } from "../../base/values/text.js";
 import { corruptError as corrupt } from "../failures.js";
 
 /** Redis cannot answer at the moment. Trying again may help. Callers of the store never see this error. */

@@ -1,7 +1,7 @@
-import { parseObject as parseIfObject, printable } from "../../config/values/text.js";
-import { FleetError, isFleetError, quote } from "../../errors.js";
-import type { HostEntry, HostRecord } from "../../model/host.js";
-import type { Registry } from "../../model/server.js";
+import { FleetError, isFleetError, quote } from "../../base/errors.js";
+import type { HostEntry, HostRecord } from "../../base/host.js";
+import type { Registry } from "../../base/server.js";
+import { parseObject as parseIfObject, printable } from "../../base/values/text.js";
 import { EMPTY_REGISTRY, type Hosts, type RegistryStore, withoutPrototype } from "../ports.js";
 import { UpdateQueue, type Writes } from "../update-queue.js";
 import { type Connection, FIRST_REGISTRY } from "./connection.js";

@@ -1,8 +1,8 @@
-import { printable } from "../../config/values/text.js";
-import { isFleetError } from "../../errors.js";
-import { assertSessionId } from "../../model/ids.js";
-import { type Lease, type LeaseAnswer, type LeaseRequest, notHeld } from "../../model/session.js";
-import { hashToken, isSameHash } from "../../model/token.js";
+import { isFleetError } from "../../base/errors.js";
+import { assertSessionId } from "../../base/ids.js";
+import { type Lease, type LeaseAnswer, type LeaseRequest, notHeld } from "../../base/session.js";
+import { hashToken, isSameHash } from "../../base/token.js";
+import { printable } from "../../base/values/text.js";
 import type { LeaseStore } from "../ports.js";
 import type { Connection } from "./connection.js";
 import { COMMIT_KEY_MS, newId } from "./documents.js";

@@ -1,5 +1,4 @@
 import { isDeepStrictEqual } from "node:util";
-import { USER_LIMITS } from "../../config/limits.js";
 import {
   MINUTE_MS,
   type OwnLimits,
@@ -9,7 +8,8 @@ import {
   type SlotRequest,
   type SlotsUsed,
   type UserLimitRecord,
-} from "../../model/usage.js";
+} from "../../base/usage.js";
+import { USER_LIMITS } from "../../base/user-limits.js";
 import { hasGone, type LimitStore, NEAR_MS, ownHolder } from "../ports.js";
 import type { Connection } from "./connection.js";
 import { type Documents, newId, RecordSet } from "./documents.js";

@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from "node:util";
-import type { Placement, Purge, UserPlacement } from "../../model/host.js";
-import { keyDigest, userDigest } from "../../model/ids.js";
-import type { KeyedTurn } from "../../model/session.js";
+import type { Placement, Purge, UserPlacement } from "../../base/host.js";
+import { keyDigest, userDigest } from "../../base/ids.js";
+import type { KeyedTurn } from "../../base/session.js";
 import type { KeyedTurnStore, OnUnreadable, PlacementStore, PurgeStore } from "../ports.js";
 import { type Documents, parseObject, RecordSet } from "./documents.js";
 import { corruptError } from "./failures.js";

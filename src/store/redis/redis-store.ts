@@ -1,10 +1,10 @@
 import { createHash, randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type RedisUrl, showRedisUrl } from "../../config/values/network.js";
-import { shellQuote } from "../../config/values/text.js";
-import { FleetError, quote, systemCode } from "../../errors.js";
-import { SCHEMA } from "../../model/server.js";
+import { FleetError, quote, systemCode } from "../../base/errors.js";
+import { SCHEMA } from "../../base/server.js";
+import { type RedisUrl, showRedisUrl } from "../../base/values/network.js";
+import { shellQuote } from "../../base/values/text.js";
 import { newerError } from "../failures.js";
 import { reason } from "../file/failures.js";
 import { replaceStateFile } from "../file/state-folder.js";

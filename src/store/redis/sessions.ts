@@ -1,7 +1,7 @@
-import { sha256 } from "../../config/values/text.js";
-import { FleetError, quote } from "../../errors.js";
-import { assertSessionId, isSessionId } from "../../model/ids.js";
-import type { SessionRecord } from "../../model/session.js";
+import { FleetError, quote } from "../../base/errors.js";
+import { assertSessionId, isSessionId } from "../../base/ids.js";
+import type { SessionRecord } from "../../base/session.js";
+import { sha256 } from "../../base/values/text.js";
 import type { OnUnreadable, SessionStore } from "../ports.js";
 import { UpdateQueue, UpdateQueues, type Writes } from "../update-queue.js";
 import { AT_ONCE, type Documents, type Found, parseObject, RecordSet, type Stored } from "./documents.js";

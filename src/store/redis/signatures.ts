@@ -1,11 +1,11 @@
 import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { linkSync, rmSync, type Stats, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { FleetError, isFleetError, quote, systemCode } from "../../base/errors.js";
+import { SCHEMA } from "../../base/server.js";
+import type { TokenRecord } from "../../base/token.js";
+import { sha256, shellQuote } from "../../base/values/text.js";
 import { readValueFile } from "../../config/load/files.js";
-import { sha256, shellQuote } from "../../config/values/text.js";
-import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
-import { SCHEMA } from "../../model/server.js";
-import type { TokenRecord } from "../../model/token.js";
 import { mediumError } from "../file/failures.js";
 import { ensureStateFolder } from "../file/state-folder.js";
 import { FIRST_REGISTRY } from "./connection.js";

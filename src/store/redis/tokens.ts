@@ -1,8 +1,8 @@
 import { readdirSync, readFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
-import { parseObject } from "../../config/values/text.js";
-import { isFleetError } from "../../errors.js";
-import { assertTokenId, endedBy, isTokenId, type TokenEnd, type TokenRecord, tokenExists } from "../../model/token.js";
+import { isFleetError } from "../../base/errors.js";
+import { assertTokenId, endedBy, isTokenId, type TokenEnd, type TokenRecord, tokenExists } from "../../base/token.js";
+import { parseObject } from "../../base/values/text.js";
 import { closeQuietly, makeFolder, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../file/durable.js";
 import { mediumError, readIfThere } from "../file/failures.js";
 import { ensureStateFolder } from "../file/state-folder.js";

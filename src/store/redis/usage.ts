@@ -2,7 +2,7 @@ import { randomBytes, randomUUID } from "node:crypto";
 import { linkSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep, setImmediate as turn } from "node:timers/promises";
-import { isFleetError, quote, systemCode } from "../../errors.js";
+import { isFleetError, quote, systemCode } from "../../base/errors.js";
 import {
   countsOf,
   dayOf,
@@ -14,7 +14,7 @@ import {
   type UsagePart,
   UsageParts,
   type UsageQuery,
-} from "../../model/usage.js";
+} from "../../base/usage.js";
 import { isDamaged } from "../failures.js";
 import { scratchName, syncNow } from "../file/durable.js";
 import { mediumError, readIfThere } from "../file/failures.js";

@@ -12,8 +12,8 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { systemCode } from "../../errors.js";
-import { dayOf, type LedgerLine } from "../../model/usage.js";
+import { systemCode } from "../../base/errors.js";
+import { dayOf, type LedgerLine } from "../../base/usage.js";
 import { makeFolder } from "../file/durable.js";
 import { readIfThere } from "../file/failures.js";
 

@@ -11,7 +11,7 @@ import {
   type UsageBy,
   type UsageParts,
   type UsageQuery,
-} from "../../model/usage.js";
+} from "../../base/usage.js";
 import { closeQuietly, scratchName, writeNewFile } from "../file/durable.js";
 import type { Piece, SegmentFile, Segments } from "./segments.js";
 

@@ -9,7 +9,7 @@ import {
   type UsagePart,
   UsageParts,
   type UsageQuery,
-} from "../../model/usage.js";
+} from "../../base/usage.js";
 import { sweepFolder } from "../file/commit.js";
 import { closeQuietly, scratchName, writeNewFile } from "../file/durable.js";
 import { enterPolitely, mediumError } from "../file/failures.js";

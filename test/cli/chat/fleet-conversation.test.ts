@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
+import { NEVER } from "../../../src/base/clock.js";
+import { FleetError } from "../../../src/base/errors.js";
 import { FleetConversations } from "../../../src/cli/chat/fleet.js";
-import { FleetError } from "../../../src/errors.js";
 import type { Fleet } from "../../../src/fleet/fleet.js";
-import { NEVER } from "../../../src/runtime/clock.js";
 
 /** Replaces `fleet.sessions`. Rejects `resume` during a drain, and `send` and `leave` if no session is open. */
 class DrainingSessions {

@@ -1,10 +1,10 @@
 import { describe, expect, it } from "vitest";
+import { NEVER } from "../../../src/base/clock.js";
+import { FleetError } from "../../../src/base/errors.js";
 import { Chat, type ChatParts } from "../../../src/cli/chat/chat.js";
 import type { Conversation, Conversations } from "../../../src/cli/chat/conversation.js";
 import { MarkdownStream } from "../../../src/cli/chat/markdown.js";
 import { Cancelled, OwnTurn, type Window } from "../../../src/cli/chat/window.js";
-import { FleetError } from "../../../src/errors.js";
-import { NEVER } from "../../../src/runtime/clock.js";
 
 /** Runs a chat in a new session in which the user types these prompts, without a terminal. */
 async function chatOf(

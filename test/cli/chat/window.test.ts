@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
+import { abortable } from "../../../src/base/clock.js";
 import { Window } from "../../../src/cli/chat/window.js";
-import { abortable } from "../../../src/runtime/clock.js";
 
 /** A window on a fake terminal, which discards the output. */
 function testWindow(): Window {

@@ -1,6 +1,6 @@
 import { createInterface, emitKeypressEvents, type Key } from "node:readline";
 import { PassThrough, Readable, Writable } from "node:stream";
-import { printableLines } from "../../../config/values/text.js";
+import { printableLines } from "../../../base/values/text.js";
 import { wrap as hardWrap } from "../../render/table.js";
 import { widthOf } from "../layout.js";
 import type { LiveRows } from "../window.js";

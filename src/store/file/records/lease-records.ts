@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { FleetError, quote } from "../../../errors.js";
-import { type Lease, type LeaseAnswer, type LeaseRequest, notHeld } from "../../../model/session.js";
-import { hashToken, isSameHash as isSame } from "../../../model/token.js";
-import { system } from "../../../system/system.js";
+import { FleetError, quote } from "../../../base/errors.js";
+import { type Lease, type LeaseAnswer, type LeaseRequest, notHeld } from "../../../base/session.js";
+import { system } from "../../../base/system/system.js";
+import { hashToken, isSameHash as isSame } from "../../../base/token.js";
 import type { LeaseStore } from "../../ports.js";
 import type { StoreContext } from "../failures.js";
 import { RecordFolder } from "./record-folder.js";

@@ -12,8 +12,9 @@ import {
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
-import { systemCode } from "../../../errors.js";
-import { userDigest } from "../../../model/ids.js";
+import { systemCode } from "../../../base/errors.js";
+import { userDigest } from "../../../base/ids.js";
+import { system } from "../../../base/system/system.js";
 import {
   MINUTE_MS,
   type OwnLimits,
@@ -23,8 +24,7 @@ import {
   type SlotRequest,
   type SlotsUsed,
   type UserLimitRecord,
-} from "../../../model/usage.js";
-import { system } from "../../../system/system.js";
+} from "../../../base/usage.js";
 import { bootName, hasGone, type LimitStore, NEAR_MS, ownHolder, type SessionStore } from "../../ports.js";
 import { scratchName, unlinkQuietly } from "../durable.js";
 import { mediumError, type StoreContext } from "../failures.js";

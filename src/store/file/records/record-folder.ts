@@ -2,9 +2,9 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync 
 import { link, rename, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
-import { shellQuote } from "../../../config/values/text.js";
-import { isFleetError, type Suggestion, systemCode } from "../../../errors.js";
-import { assertSessionId, isSessionId } from "../../../model/ids.js";
+import { isFleetError, type Suggestion, systemCode } from "../../../base/errors.js";
+import { assertSessionId, isSessionId } from "../../../base/ids.js";
+import { shellQuote } from "../../../base/values/text.js";
 import { corruptError, isUnreadable, newerError } from "../../failures.js";
 import type { OnUnreadable } from "../../ports.js";
 import { type UpdateQueue, UpdateQueues } from "../../update-queue.js";

@@ -1,7 +1,7 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { quote, type Suggestion } from "../../../errors.js";
-import type { Registry } from "../../../model/server.js";
+import { quote, type Suggestion } from "../../../base/errors.js";
+import type { Registry } from "../../../base/server.js";
 import { corruptError } from "../../failures.js";
 import { EMPTY_REGISTRY, parseRegistry, type RegistryStore } from "../../ports.js";
 import type { UpdateQueue } from "../../update-queue.js";

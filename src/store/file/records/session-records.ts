@@ -1,8 +1,8 @@
 import { readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { FleetError, quote, systemCode } from "../../../errors.js";
-import { userDigest } from "../../../model/ids.js";
-import type { SessionRecord } from "../../../model/session.js";
+import { FleetError, quote, systemCode } from "../../../base/errors.js";
+import { userDigest } from "../../../base/ids.js";
+import type { SessionRecord } from "../../../base/session.js";
 import type { OnUnreadable, SessionStore } from "../../ports.js";
 import { makeFolder } from "../durable.js";
 import { mediumError, readIfThere, type StoreContext } from "../failures.js";

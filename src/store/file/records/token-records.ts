@@ -2,9 +2,9 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
-import type { Placement, UserPlacement } from "../../../model/host.js";
-import { keyDigest, userDigest } from "../../../model/ids.js";
-import type { KeyedTurn } from "../../../model/session.js";
+import type { Placement, UserPlacement } from "../../../base/host.js";
+import { keyDigest, userDigest } from "../../../base/ids.js";
+import type { KeyedTurn } from "../../../base/session.js";
 import {
   assertTokenId,
   endedBy,
@@ -12,7 +12,7 @@ import {
   type TokenEnd,
   type TokenRecord,
   tokenExists,
-} from "../../../model/token.js";
+} from "../../../base/token.js";
 import { isDamaged } from "../../failures.js";
 import type { KeyedTurnStore, OnUnreadable, PlacementStore, TokenStore } from "../../ports.js";
 import { closeQuietly, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../durable.js";

@@ -1,0 +1,209 @@
+import * as v from "valibot";
+import { count, tokens } from "../config/rules.js";
+import { FleetError, type Suggestion } from "./errors.js";
+import { writeDuration } from "./values/measures.js";
+import { countOf } from "./values/text.js";
+
+const limitsOf = (defaults: { connections: number; sessions: number | null }) =>
+  ({
+    // Open connections to the front door.
+    connections: v.optional(v.nullable(count()), defaults.connections),
+    // Sessions in any state.
+    sessions: v.optional(v.nullable(count({ example: defaults.sessions ?? 100_000 })), defaults.sessions),
+  }) as const;
+
+/** The limits that can be set for one group or one user, each with its rule. */
+const userLimits = {
+  turnsPerMinute: count,
+  concurrentTurns: count,
+  sessions: () => count({ example: 1000 }),
+  connections: count,
+  tokensPerDay: tokens,
+  tokensPerMonth: tokens,
+} as const;
+
+/** The limits that `limit set` can set for one user. */
+export const USER_LIMITS = [
+  "turnsPerMinute",
+  "concurrentTurns",
+  "sessions",
+  "connections",
+  "tokensPerDay",
+  "tokensPerMonth",
+] as const;
+export type UserLimit = (typeof USER_LIMITS)[number];
+
+/** The limits of one user, by their names; null: unlimited. */
+export type UserLimits = Readonly<Record<UserLimit, number | null>>;
+
+const ALLOWED_GROUPS =
+  'an object with the names of groups, each with limits of its own, such as {"interns": {"tokensPerDay": 100000}}';
+
+const ofGroup = v.strictObject(
+  {
+    turnsPerMinute: v.optional(v.nullable(userLimits.turnsPerMinute())),
+    concurrentTurns: v.optional(v.nullable(userLimits.concurrentTurns())),
+    sessions: v.optional(v.nullable(userLimits.sessions())),
+    connections: v.optional(v.nullable(userLimits.connections())),
+    tokensPerDay: v.optional(v.nullable(userLimits.tokensPerDay())),
+    tokensPerMonth: v.optional(v.nullable(userLimits.tokensPerMonth())),
+  },
+  ({ expected }) => (expected === "never" ? `the keys ${USER_LIMITS.join(", ")}` : ALLOWED_GROUPS),
+);
+
+/** A number of processors. The kernel cannot enforce a limit below 0.01. */
+export const processors = () => {
+  const allowed = "a number of processors from 0.01 to 1024, such as 0.5";
+  return v.pipe(v.number(allowed), v.minValue(0.01, allowed), v.maxValue(1024, allowed));
+};
+
+/** A limit of null means unlimited. */
+export const limits = v.strictObject({
+  // For each user.
+  default: v.optional(
+    v.strictObject({
+      ...limitsOf({ connections: 16, sessions: 1000 }),
+      // Turns that begin within a minute, and turns that run at once.
+      turnsPerMinute: v.optional(v.nullable(userLimits.turnsPerMinute()), null),
+      concurrentTurns: v.optional(v.nullable(userLimits.concurrentTurns()), null),
+      // Model tokens in a day and in a month of UTC.
+      tokensPerDay: v.optional(v.nullable(userLimits.tokensPerDay()), null),
+      tokensPerMonth: v.optional(v.nullable(userLimits.tokensPerMonth()), null),
+    }),
+    {},
+  ),
+  // For the members of groups. These limits replace those of `default`.
+  groups: v.optional(
+    v.pipe(
+      v.record(v.string(), ofGroup, ALLOWED_GROUPS),
+      v.metadata({ allowed: ALLOWED_GROUPS, json: true, kind: "object" }),
+    ),
+    {},
+  ),
+  // For all users together.
+  total: v.optional(v.strictObject(limitsOf({ connections: 1024, sessions: null })), {}),
+});
+
+/**
+ * The names of the limits that exist both for each user (`limits.default`) and for all users together (`limits.total`).
+ */
+export const LIMITED = ["connections", "sessions", "requestsInFlight", "unreadBytes"] as const;
+export type Limited = (typeof LIMITED)[number];
+
+export type LimitName = Limited | UserLimit | `total.${Limited}`;
+
+/** The highest allowed numbers, by the names of the limits; null: unlimited. */
+export type Limits = Readonly<Record<Limited, number | null>>;
+
+/** The limits that cannot be set, for each user and for all users together. */
+export const FIXED_LIMITS = {
+  default: { requestsInFlight: 2000, unreadBytes: 64 * 1024 * 1024 },
+  total: { requestsInFlight: 20_000, unreadBytes: 512 * 1024 * 1024 },
+} as const;
+
+/** The words for each limited thing in a message: the noun, and the text after the noun. */
+const WORDS: Record<Limited | UserLimit, readonly [noun: string, rest: string]> = {
+  connections: ["connection", " to the front door"],
+  sessions: ["session", ""],
+  requestsInFlight: ["unanswered request", ""],
+  unreadBytes: ["byte", " in the buffers of the front door"],
+  turnsPerMinute: ["turn", " per minute"],
+  concurrentTurns: ["turn", " at once"],
+  tokensPerDay: ["model token", " per day"],
+  tokensPerMonth: ["model token", " per month"],
+};
+const REMEDIES: Record<Limited | UserLimit, readonly Suggestion[]> = {
+  connections: ["Close a connection that is not needed."],
+  sessions: ["copilotfleet list --user USER", "copilotfleet delete SESSION"],
+  requestsInFlight: ["Wait for the answers to earlier requests."],
+  unreadBytes: ["Send less at the same time, and read the answers."],
+  turnsPerMinute: ["copilotfleet limit show --user USER"],
+  concurrentTurns: ["Wait until another turn of the user has ended.", "copilotfleet limit show --user USER"],
+  tokensPerDay: ["copilotfleet limit show --user USER"],
+  tokensPerMonth: ["copilotfleet limit show --user USER"],
+};
+
+/** Where a limit of a user comes from: the configuration, a group that the configuration names, or `limit set`. */
+export type LimitSource = "default" | `group:${string}` | "user";
+
+/** Further facts about a limit that was reached. */
+export interface Reached {
+  /** Where the limit comes from. Default: `limits.default`. */
+  source?: LimitSource;
+  /** How much of the limit is used. If undefined, the message states only that the limit is reached. */
+  used?: number;
+  /** When the same call may succeed, in milliseconds from now. */
+  retryAfterMs?: number;
+}
+
+export function limitReached(
+  limit: LimitName,
+  max: number,
+  { source = "default", used, retryAfterMs }: Reached = {},
+): FleetError {
+  const isTotal = limit.startsWith("total.");
+  const what = (isTotal ? limit.slice("total.".length) : limit) as Limited | UserLimit;
+  const whose = isTotal ? "All users together" : source === "user" ? "This user" : "A user";
+  const place = what in FIXED_LIMITS.default ? null : placeOf(isTotal ? limit : what, isTotal ? "total" : source);
+  const where = place === null ? "" : ` (${place.where})`;
+  const state = used === undefined ? "the limit is reached" : `${used} ${used === 1 ? "is" : "are"} used`;
+  const [noun, rest] = WORDS[what];
+  const remedies: readonly Suggestion[] = isTotal ? ["Try again in a moment."] : REMEDIES[what];
+  return new FleetError(
+    "FLEET_LIMIT_REACHED",
+    `${whose} may have ${countOf(max, noun)}${rest}${where}, and ${state}.`,
+    {
+      suggestions: [
+        ...(retryAfterMs === undefined ? [] : [tryAgainIn(retryAfterMs)]),
+        ...remedies,
+        ...(place === null ? [] : [place.raise]),
+      ],
+      limit,
+      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+    },
+  );
+}
+
+/**
+ * The error for a session that gets no more AI credits, because of the fleet's credit limit or a lower limit of its
+ * client.
+ *
+ * @param used null if only the runtime knows it
+ * @param max the fleet's credit limit; null if there is none
+ */
+export function creditsUsedUp(
+  sessionId: string,
+  { used, max, cause }: { used: number | null; max: number | null; cause?: unknown },
+): FleetError {
+  const ofClient = "the sessionLimits of its client";
+  const ofFleet = max !== null && (used === null || used >= max) ? `session.maxCredits is ${max}` : null;
+  const by = ofFleet === null ? ofClient : used === null ? `${ofFleet}, or ${ofClient}` : ofFleet;
+  return new FleetError(
+    "FLEET_LIMIT_REACHED",
+    `Session ${sessionId} has used ${used ?? "up its"} AI credits, and gets no more (${by}).`,
+    {
+      cause,
+      suggestions: [
+        "copilotfleet create --user USER # a new session has credits of its own",
+        "Raise session.maxCredits.",
+      ],
+      limit: "session.maxCredits",
+      retryable: false,
+    },
+  );
+}
+
+function tryAgainIn(ms: number): Suggestion {
+  return `Try again in ${writeDuration(Math.ceil(ms / 1_000) * 1_000)}.`;
+}
+
+/** Where a limit is set, and how to raise it. */
+function placeOf(limit: string, source: LimitSource | "total"): { where: string; raise: Suggestion } {
+  if (source === "user") {
+    const flag = limit.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    return { where: "set by limit set", raise: `copilotfleet limit set --user USER --${flag} N` };
+  }
+  const group = /^group:(.*)$/s.exec(source)?.[1];
+  const section = source === "total" ? "limits" : group === undefined ? "limits.default" : `limits.groups.${group}`;
+  return { where: `${section}.${limit}`, raise: `Raise ${section}.${limit}.` };
+}

@@ -1,0 +1,71 @@
+import { Args, Flags } from "@oclif/core";
+import { FleetCommand } from "../base-command.js";
+import { given, integerFlag, momentFlag, userFilter } from "../flags/flags.js";
+import { checkSelection, logReferences } from "../flags/select-servers.js";
+import { renderLogLine } from "../render/results.js";
+import { LogReader } from "../run/logs.js";
+
+/** The log of one server. */
+export interface ServerLog {
+  server: string;
+  log: string;
+  lines: string[];
+}
+
+/** With `--all`: the logs of all servers. */
+export interface ServerLogs {
+  logs: ServerLog[];
+}
+
+const MOST_LINES = 1_000_000;
+const LINES = "how many last lines to print first (default: 100, or with --since all)";
+
+export default class Logs extends FleetCommand {
+  static override summary = "Show the log of a server, or of all servers.";
+  static override description =
+    "The log has the output of the runtime, and a line with its time for each launch and each end of the server. The " +
+    "runtime prints no times.";
+  static override examples = [
+    "<%= config.bin %> logs alice-2bd806c97f0e -n 20",
+    "<%= config.bin %> logs --user alice -f",
+    "<%= config.bin %> logs --all --since 10m",
+  ];
+  static override args = {
+    server: Args.string({
+      description: "id of the server or of its user, or a unique prefix of the server's id",
+      ignoreStdin: true,
+    }),
+  };
+  static override flags = {
+    user: userFilter("show the log of this user's server"),
+    all: Flags.boolean({ description: "show the logs of all servers, each line with the id of its server" }),
+    follow: Flags.boolean({ char: "f", description: "keep printing new lines until interrupted" }),
+    lines: integerFlag("lines", LINES, [0, MOST_LINES], { example: 100, char: "n", aliases: ["tail"] }),
+    since: momentFlag("since", "print only lines that may have been written since then: 10m, or a time in ISO 8601"),
+    timestamps: Flags.boolean({ char: "t", description: "begin each line with its time, or with - if it has none" }),
+    previous: Flags.boolean({ char: "p", description: "show the launch before the last one", exclusive: ["follow"] }),
+  };
+
+  async run(): Promise<ServerLog | ServerLogs> {
+    const { args, flags } = await this.parse(Logs);
+    const { user, all, previous, timestamps, since, lines = since === undefined ? 100 : MOST_LINES } = flags;
+    checkSelection(args.server === undefined ? [] : [args.server], { user, all }, "logs");
+    return await this.withFleet(async (fleet) => {
+      using progress = this.progress("Reading the log");
+      const references = await logReferences(fleet, { server: args.server, user, all });
+      // Start to handle signals before printing the first line, because a user may interrupt from then on.
+      const signal = flags.follow && !this.jsonEnabled() ? this.interruptSignal() : undefined;
+      const width = Math.max(0, ...references.map((reference) => reference.length));
+      const render = (name: string, line: string) =>
+        renderLogLine(line, { timestamps, prefix: all ? { name, width } : undefined });
+      const reader = new LogReader(fleet, all);
+      const ends = await reader.ends(references, { lines, previous, ...given({ since }) });
+      progress.end();
+      for (const { reference, lines } of ends) for (const line of lines) this.log(render(reference, line));
+      const print = (name: string, line: string) => void process.stdout.write(`${render(name, line)}\n`);
+      if (signal !== undefined) await reader.follow(ends, signal, ({ reference }, line) => print(reference, line));
+      const logs = ends.map(({ server, log, lines }) => ({ server, log, lines }));
+      return all ? { logs } : (logs[0] as ServerLog);
+    });
+  }
+}

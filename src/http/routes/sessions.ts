@@ -1,0 +1,174 @@
+import { sha256 } from "../../base/values/text.js";
+import { sessionChanged } from "../../sessions/problems.js";
+import type { SessionView } from "../../sessions/view.js";
+import { type AnyRoute, route } from "../route.js";
+import { given, pageOf } from "./fields.js";
+import * as s from "./schemas.js";
+
+/** Creating a session may start a server, which may take half a minute. */
+const CREATE_MS = 60_000;
+const LOOK_MS = 30_000;
+
+export const SESSION_ROUTES: readonly AnyRoute[] = [
+  route({
+    method: "POST",
+    path: "/v1/sessions",
+    operation: "createSession",
+    action: "useAll",
+    about: "none",
+    isWork: true,
+    tag: "Sessions",
+    summary: "Create a session",
+    description:
+      "The session belongs to the caller. Starts the caller's server if it does not run. The caller's requests with the same " +
+      "`Idempotency-Key` create one session, and all get it as it is now.",
+    params: null,
+    query: null,
+    body: s.newSession,
+    isBodyOptional: true,
+    isRepeatable: true,
+    answer: { status: 201, description: "The new session.", schema: s.oneSession, headers: ["Location"] },
+    errors: [404, 409, 502, 504],
+    limitMs: CREATE_MS,
+    handle: async ({ fleet, identity, body: { id, tools, ...wanted }, gitHubToken, signal, idempotencyKey }) => {
+      const options = {
+        user: identity.user,
+        ...given({ sessionId: id, availableTools: tools, ...wanted, key: idempotencyKey }),
+        signal,
+      };
+      const session = await fleet.sessions.create(gitHubToken === null ? options : { ...options, gitHubToken });
+      return { headers: { Location: `/v1/sessions/${encodeURIComponent(session.id)}` }, body: { session } };
+    },
+  }),
+  route({
+    method: "GET",
+    path: "/v1/sessions",
+    operation: "listSessions",
+    action: "readAll",
+    about: "none",
+    isWork: false,
+    tag: "Sessions",
+    summary: "List sessions",
+    description:
+      "Lists the sessions that the caller owns or is a member of, the newest first. With the scope `admin`, also those of other users, without their titles and conversations.",
+    actionOf: ({ user, all }, identity) =>
+      all === undefined && (user ?? identity.user) === identity.user ? "readAll" : "manage",
+    params: null,
+    query: s.sessionFilter,
+    body: null,
+    answer: { status: 200, description: "One page of sessions.", schema: s.sessionPage },
+    errors: [],
+    limitMs: LOOK_MS,
+    handle: async ({ fleet, identity, query: { limit, cursor, all, user: given, state, purpose } }) => {
+      const user = given ?? (all === undefined ? identity.user : undefined);
+      const { page, next } = pageOf(await fleet.sessions.list({ user, state, purpose }), { limit, cursor });
+      // The title is a part of the conversation, which only the owner and the members may read.
+      const sessions = page.map((session) =>
+        [session.owner, ...session.members].includes(identity.user) ? session : { ...session, title: null },
+      );
+      return { body: { sessions, next } };
+    },
+  }),
+  route({
+    method: "GET",
+    path: "/v1/sessions/{id}",
+    operation: "getSession",
+    action: "read",
+    about: "session",
+    isWork: false,
+    tag: "Sessions",
+    summary: "Show one session",
+    description: "With the `ETag` of an earlier answer as `If-None-Match`, the answer is 304 if nothing has changed.",
+    params: s.path,
+    query: null,
+    body: null,
+    answer: { status: 200, description: "The session.", schema: s.oneSession, headers: ["ETag"] },
+    errors: [404],
+    limitMs: LOOK_MS,
+    handle: async ({ fleet, identity: { user }, params: { id }, ifNoneMatch }) => {
+      const session = await fleet.sessions.get(id, { user });
+      const etag = etagOf(session);
+      return isKnown(etag, ifNoneMatch)
+        ? { status: 304, headers: { ETag: etag } }
+        : { headers: { ETag: etag }, body: { session } };
+    },
+  }),
+  route({
+    method: "PATCH",
+    path: "/v1/sessions/{id}",
+    operation: "updateSession",
+    action: "useAll",
+    about: "session",
+    isWork: false,
+    tag: "Sessions",
+    summary: "Change the title, the members, the TTL or the purpose of a session",
+    description:
+      "Only the owner may do this. A field that is left out stays as it is. Null sets a field to its default. With the `ETag` of " +
+      "an earlier answer as `If-Match`, changes nothing if the session has changed since.",
+    takesIfMatch: true,
+    params: s.path,
+    query: null,
+    body: s.changedSession,
+    answer: { status: 200, description: "The session after the change.", schema: s.oneSession, headers: ["ETag"] },
+    errors: [404, 412],
+    limitMs: LOOK_MS,
+    handle: async ({ fleet, identity: { user }, params: { id }, body, ifMatch }) => {
+      const expected = await expectedBy(ifMatch, async () => await fleet.sessions.get(id, { user }));
+      const session = await fleet.sessions.update(id, { user, ...given({ expected }), ...body });
+      return { headers: { ETag: etagOf(session) }, body: { session } };
+    },
+  }),
+  route({
+    method: "DELETE",
+    path: "/v1/sessions/{id}",
+    operation: "deleteSession",
+    action: "useAll",
+    about: "session",
+    isWork: false,
+    tag: "Sessions",
+    summary: "Delete a session with its history",
+    description:
+      "Only the owner may do this, and not during a turn. With the `ETag` of an earlier answer as `If-Match`, deletes nothing if " +
+      "the session has changed since.",
+    takesIfMatch: true,
+    params: s.path,
+    query: null,
+    body: null,
+    answer: { status: 204, description: "The session is deleted.", schema: null },
+    errors: [404, 409, 412, 502, 504],
+    limitMs: LOOK_MS,
+    handle: async ({ fleet, identity: { user }, params: { id }, ifMatch }) => {
+      await expectedBy(ifMatch, async () => await fleet.sessions.get(id, { user }));
+      await fleet.sessions.delete([id], { user });
+      return {};
+    },
+  }),
+];
+
+/**
+ * The session, if it matches the header `If-Match`; undefined without the header. @throws FleetError
+ * `FLEET_SESSION_CHANGED`.
+ */
+async function expectedBy(
+  ifMatch: string | undefined,
+  get: () => Promise<SessionView>,
+): Promise<SessionView | undefined> {
+  if (ifMatch === undefined) return undefined;
+  const session = await get();
+  const known = ifMatch.split(",").map((each) => each.trim());
+  if (!known.includes("*") && !known.includes(etagOf(session))) throw sessionChanged(session.id);
+  return session;
+}
+
+/** The ETag of a session. It changes whenever anything in the answer changes, such as the size or the last use. */
+function etagOf(session: SessionView): string {
+  const { lease, ...rest } = session;
+  // Leave out the remaining time of the lease, because it is different in each answer.
+  const { remainingMs: _, ...held } = lease ?? { remainingMs: 0 };
+  return `"${sha256(JSON.stringify([rest, held])).slice(0, 32)}"`;
+}
+
+function isKnown(etag: string, ifNoneMatch: string | undefined): boolean {
+  const known = (ifNoneMatch ?? "").split(",").map((each) => each.trim().replace(/^W\//, ""));
+  return known.includes(etag) || known.includes("*");
+}

@@ -1,0 +1,174 @@
+import { existsSync, linkSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdtemp } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { Events } from "../../src/accounts/audit/events.js";
+import { hashHolds, type Line } from "../../src/accounts/audit/line.js";
+import { concealInEvents, Pseudonyms } from "../../src/accounts/audit/pseudonyms.js";
+import { readEvents } from "../../src/accounts/audit/query.js";
+import { verifyLog } from "../../src/accounts/audit/verify.js";
+import type { FleetEvent, NewEvent } from "../../src/base/event.js";
+import { compact, derive, LogFiles, linesIn, removeSegments } from "../../src/store/file/events.js";
+import { eventually } from "../fixtures/eventually.js";
+import { found } from "../fixtures/found.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+
+let root: string;
+let files: LogFiles;
+beforeEach(async () => {
+  root = await mkdtemp(join(tmpdir(), "copilotfleet-conceal-"));
+  files = new LogFiles(root);
+});
+afterEach(async () => {
+  vi.restoreAllMocks();
+  await removeFolder(root);
+});
+
+/** The store of a fleet whose pseudonym key is `key`, or else the first key that a host offers. */
+function fleetStore(key?: string) {
+  const fleet = { key };
+  const pseudonymKey = async (offered: string) => {
+    fleet.key ??= offered;
+    return fleet.key;
+  };
+  return { hosts: null, pseudonymKey };
+}
+
+async function write(events: readonly NewEvent[], stateRoot = root, store = fleetStore()): Promise<void> {
+  const config = { events: { retentionMs: 1e12 } };
+  const log = new Events({ store, config, stateRoot, via: "library", warn: () => undefined });
+  for (const event of events) {
+    log.note(event);
+    await log.flush();
+  }
+}
+
+async function conceal(user: string, stateRoot = root, store = fleetStore()): Promise<Pseudonyms> {
+  const pseudonyms = await Pseudonyms.open(stateRoot, store);
+  await concealInEvents(stateRoot, { user, names: [] }, pseudonyms);
+  return pseudonyms;
+}
+
+async function all(stateRoot = root): Promise<FleetEvent[]> {
+  return (await readEvents(stateRoot, { limit: 1_000 })).events;
+}
+
+describe("pseudonyms in the audit log", () => {
+  it("a purge replaces the user's session id `ben`, but not the name of another user, `ben`", async () => {
+    await write([
+      { type: "session.created", user: "zoe", actor: { user: "zoe" }, sessionId: "ben" },
+      { type: "session.created", user: "ben", actor: { user: "ben" }, sessionId: "other" },
+    ]);
+    const pseudonyms = await Pseudonyms.open(root, fleetStore());
+    await concealInEvents(root, { user: "zoe", names: ["ben"] }, pseudonyms);
+    const [ofZoe, ofBen] = await all();
+    expect(ofZoe).toMatchObject({ user: pseudonyms.of("zoe"), sessionId: pseudonyms.of("ben") });
+    expect(ofBen).toMatchObject({ user: "ben", actor: { user: "ben" }, sessionId: "other" });
+  });
+
+  it("a name has one pseudonym on all hosts of a fleet, and lines from before a host joined stay valid", async () => {
+    const [a, b] = [join(root, "a"), join(root, "b")];
+    const about = { type: "token.issued", user: "zoe" } as const;
+    await write([about, { ...about, detail: "for zoe" }], b);
+    const fleet = fleetStore();
+    for (const host of [a, b]) await write([about], host, fleet);
+    expect((await verifyLog(b)).brokenAt).toBeNull();
+    const pseudonyms = await Promise.all([a, b].map(async (host) => (await conceal("zoe", host, fleet)).of("zoe")));
+    expect(pseudonyms[0]).toBe(pseudonyms[1]);
+    expect(found(root, ["zoe"])).toEqual([]);
+    for (const host of [a, b]) {
+      expect((await all(host)).at(-1)?.user).toBe(pseudonyms[0]);
+      expect((await verifyLog(host)).brokenAt).toBeNull();
+    }
+  });
+
+  it("a detail is concealed if it has the user's name as a word, or if the user may have written it", async () => {
+    await write([
+      { type: "session.shared", user: "ann", detail: "initial al-2 al.b" },
+      { type: "session.stolen", user: "ann", detail: "from al: done" },
+      { type: "session.stolen", user: "ann", actor: { user: "al" }, detail: "from ben: my secret reason" },
+      { type: "session.shared", user: "al", detail: "al-talk" },
+    ]);
+    const { of } = await conceal("al");
+    expect((await all()).map(({ detail }) => detail)).toEqual([
+      "initial al-2 al.b",
+      of("from al: done"),
+      of("from ben: my secret reason"),
+      of("al-talk"),
+    ]);
+    expect((await verifyLog(root)).brokenAt).toBeNull();
+  });
+
+  it("no process can write back a concealed name that it read before, and no scratch file keeps it", async () => {
+    const events = Array.from({ length: 12 }, () => ({ type: "turn.begun", user: "zoe" }) as const);
+    await write(events);
+    await compact(files, 1e6);
+    const left = [join(files.open, ".tmp-999999999-aa"), join(files.segments, ".tmp-1-aa")];
+    for (const path of left) writeFileSync(path, "zoe");
+    const before = readFileSync(files.batchPath(12), "utf8");
+    const path = files.segmentPath(12, 12);
+    const late = derive(files, { make: () => ({ path, text: before }), place: linkSync });
+    await conceal("zoe");
+    // Either the other process was in time, so the purge saw its file, or it was too late and wrote nothing.
+    expect(await late).toBe(existsSync(path));
+    expect(left.filter((each) => existsSync(each))).toEqual([]);
+    expect(found(root, ["zoe"])).toEqual([]);
+    expect((await verifyLog(root)).brokenAt).toBeNull();
+  });
+
+  it("derive does not bring back a segment that was deleted while its replacement was written", async () => {
+    await write(Array.from({ length: 12 }, () => ({ type: "turn.begun", user: "zoe" }) as const));
+    await compact(files, 1e6);
+    const segments = files.listAllSegments();
+    const path = segments[0]?.path ?? "";
+    const place = (scratch: string) => {
+      removeSegments(files, segments);
+      renameSync(scratch, path);
+    };
+    expect(await derive(files, { make: () => ({ path, text: "" }), place })).toBe(false);
+    expect(existsSync(path)).toBe(false);
+  });
+
+  it("events use the fleet's pseudonym key once the store has answered", async () => {
+    const key = "0".repeat(64);
+    let isAway = true;
+    let asked = 0;
+    const pseudonymKey = async () => {
+      asked++;
+      if (isAway) throw new Error("no answer");
+      return key;
+    };
+    const config = { events: { retentionMs: 1e12 } };
+    const store = { hosts: null, pseudonymKey };
+    const log = new Events({ store, config, stateRoot: root, via: "library", warn: () => undefined });
+    const about = { type: "token.issued", user: "zoe" } as const;
+    await log.record(about);
+    isAway = false;
+    await log.record(about);
+    // The second event does not ask the store again, so that a short command does not wait twice for it.
+    expect(asked).toBe(1);
+    const now = performance.now.bind(performance);
+    vi.spyOn(performance, "now").mockImplementation(() => now() + 60_000);
+    const holds = () => {
+      const { of } = Pseudonyms.ofExisting(root);
+      const lines = files.listBatches().flatMap((first) => linesIn(files.batchPath(first)) ?? []);
+      return lines.map((line) => hashHolds(JSON.parse(line) as Line, of));
+    };
+    await eventually("a line with the key of the fleet", async () => {
+      await log.record(about);
+      return readFileSync(join(root, "pseudonym-key"), "utf8").startsWith(key) && holds().at(-1) === true;
+    });
+    expect(holds().slice(0, 2)).toEqual([false, false]);
+    expect((await verifyLog(root)).brokenAt).toBeNull();
+  });
+
+  it("concealing fails with FLEET_STATE_BUSY if other processes change the log all the time", async () => {
+    await write([{ type: "turn.begun", user: "zoe" }]);
+    mkdirSync(files.segments);
+    symlinkSync("nowhere", files.segmentPath(1, 1)); // It is listed, but cannot be read.
+    let now = 0;
+    vi.spyOn(performance, "now").mockImplementation(() => (now += 20_000));
+    await expect(conceal("zoe")).rejects.toMatchObject({ code: "FLEET_STATE_BUSY" });
+  });
+});

@@ -1,0 +1,163 @@
+import { once } from "node:events";
+import { request } from "node:http";
+import { describe, expect, it } from "vitest";
+import { readTurn, startEchoModel, stripWrappers } from "../../src/providers/echo.js";
+
+const user = (content: unknown) => ({ role: "user", content });
+
+function ask(baseUrl: string, body: unknown, init: RequestInit = {}): Promise<Response> {
+  const text = typeof body === "string" ? body : JSON.stringify({ model: "gpt-5", ...(body as object) });
+  return fetch(`${baseUrl}/chat/completions`, { method: "POST", body: text, ...init });
+}
+
+async function reply(baseUrl: string, messages: unknown[]): Promise<string> {
+  const response = await ask(baseUrl, { messages });
+  const { choices } = (await response.json()) as { choices: { message: { content: string } }[] };
+  return choices[0]?.message.content ?? "";
+}
+
+describe("the echo model", () => {
+  it("the echo model counts the user's turns and repeats the last prompt", async () => {
+    await using echo = await startEchoModel();
+    expect(await reply(echo.baseUrl, [user("hi")])).toBe("[turn 1] hi");
+    const history = [{ role: "system", content: "s" }, user("hi"), { role: "assistant", content: "x" }, user("again")];
+    expect(await reply(echo.baseUrl, history)).toBe("[turn 2] again");
+    expect(echo.requests).toBe(2);
+  });
+
+  it("the echo model streams a chunk for each word, with the usage at the end if the request asks for it", async () => {
+    await using echo = await startEchoModel();
+    const response = await ask(echo.baseUrl, {
+      messages: [user("one two")],
+      stream: true,
+      stream_options: { include_usage: true },
+    });
+    expect(response.headers.get("content-type")).toBe("text/event-stream");
+    const events = (await response.text()).split("\n\n").filter((line) => line !== "");
+    expect(events.pop()).toBe("data: [DONE]");
+    const chunks = events.map(
+      (line) => JSON.parse(line.replace(/^data: /, "")) as { choices: { delta: { content?: string } }[] },
+    );
+    const deltas = chunks.map(({ choices }) => choices[0]?.delta.content);
+    expect(deltas).toEqual(["[turn", " 1]", " one", " two", undefined, undefined]);
+    expect(chunks.at(-1)).toMatchObject({
+      choices: [],
+      usage: { prompt_tokens: expect.any(Number), completion_tokens: 4 },
+    });
+  });
+
+  it("the echo model lists its model", async () => {
+    await using echo = await startEchoModel();
+    expect(await (await fetch(`${echo.baseUrl}/models`)).json()).toMatchObject({ data: [{ id: "echo" }] });
+  });
+
+  it("the echo model delays its answer by delayMs or by !delay, streamed or not", async () => {
+    await using echo = await startEchoModel({ delayMs: 150 });
+    for (const stream of [true, false]) {
+      const began = performance.now();
+      await (await ask(echo.baseUrl, { messages: [user("slow")], stream })).text();
+      expect(performance.now() - began).toBeGreaterThan(140);
+    }
+    await using slow = await startEchoModel({ delayMs: 500_000 });
+    expect(await reply(slow.baseUrl, [user("!delay 0 quick one")])).toBe("[turn 1] quick one");
+  });
+
+  it("the echo model calls the tool that a !tool prompt names, and then answers with the tool's result", async () => {
+    await using echo = await startEchoModel();
+    const prompt = user('!tool bash {"command": "ls"}');
+    const whole = (await (await ask(echo.baseUrl, { messages: [prompt] })).json()) as { choices: unknown[] };
+    const call = { type: "function", function: { name: "bash", arguments: '{"command": "ls"}' } };
+    expect(whole.choices).toMatchObject([
+      { message: { content: null, tool_calls: [call] }, finish_reason: "tool_calls" },
+    ]);
+    const streamed = await (await ask(echo.baseUrl, { messages: [prompt], stream: true })).text();
+    expect(streamed).toContain('"name":"bash"');
+    expect(streamed).toContain('"finish_reason":"tool_calls"');
+    const after = [prompt, { role: "assistant", content: null }, { role: "tool", content: "a.txt" }];
+    expect(await reply(echo.baseUrl, after)).toBe("[turn 1] a.txt");
+    expect(await reply(echo.baseUrl, [user("!tool bash ls")])).toBe("[turn 1] !tool bash ls");
+  });
+
+  it("the echo model fails a turn whose prompt begins with !fail", async () => {
+    await using echo = await startEchoModel();
+    const response = await ask(echo.baseUrl, { messages: [user("!fail no such luck")] });
+    expect(response.status).toBe(400);
+    expect(await response.json()).toMatchObject({ error: { message: "no such luck" } });
+  });
+
+  it("the echo model ends a turn at once when its client disconnects, or when the model is closed", async () => {
+    const echo = await startEchoModel({ delayMs: 60_000 });
+    const abort = new AbortController();
+    const gone = ask(echo.baseUrl, { messages: [user("x")], stream: true }, { signal: abort.signal });
+    const streaming = await gone;
+    abort.abort();
+    await expect(streaming.text()).rejects.toThrow();
+    const waiting = ask(echo.baseUrl, { messages: [user("x")] });
+    const ended = expect(waiting).rejects.toThrow();
+    await expect.poll(() => echo.requests).toBe(2);
+    await echo.close();
+    await echo.close();
+    await ended; // the request fails at once; its reply was due only after a minute
+    await expect(fetch(`${echo.baseUrl}/models`)).rejects.toThrow();
+  });
+
+  it.each([
+    ["a body that is not JSON", "{", 400],
+    ["a body that is not an object", "[]", 400],
+    ["no messages", "{}", 400],
+    ["no message of a user", '{"messages":[{"role":"system","content":"x"}]}', 400],
+    ["messages that are not objects", '{"messages":[null, 3]}', 400],
+  ])("the echo model refuses a request with %s", async (_, body, status) => {
+    await using echo = await startEchoModel();
+    const response = await ask(echo.baseUrl, body);
+    expect(response.status).toBe(status);
+    expect(await response.json()).toMatchObject({ error: { message: expect.any(String) } });
+  });
+
+  it("the echo model refuses an unknown path with 404 and an unknown method with 405", async () => {
+    await using echo = await startEchoModel();
+    expect((await fetch(`${echo.baseUrl}/embeddings`)).status).toBe(404);
+    expect((await fetch(`${echo.baseUrl}/chat/completions`)).status).toBe(405);
+  });
+
+  it("the echo model refuses a body of more than 32 MB before the client sends it", async () => {
+    await using echo = await startEchoModel();
+    const sending = request(`${echo.baseUrl}/chat/completions`, {
+      method: "POST",
+      headers: { "content-length": 33 * 1024 * 1024 },
+    });
+    sending.flushHeaders();
+    const [response] = await once(sending, "response");
+    expect(response.statusCode).toBe(413);
+    sending.on("error", () => undefined).destroy();
+  });
+
+  it("startEchoModel rejects if its port is in use, and the error contains the port", async () => {
+    await using echo = await startEchoModel();
+    const port = Number(new URL(echo.baseUrl).port);
+    await expect(startEchoModel({ port })).rejects.toMatchObject({ code: "EADDRINUSE", port });
+  });
+});
+
+describe("the user's own words", () => {
+  it.each([
+    ["hi", "hi"],
+    ["<current_datetime>2026-01-01T00:00:00Z</current_datetime>\n\nhi", "hi"],
+    [
+      "<current_datetime>x</current_datetime>\n\n<b>bold</b>\nline two\n\n\n\n<tagged_files>\n* /a\n</tagged_files>",
+      "<b>bold</b>\nline two",
+    ],
+    ["say <reminder>x</reminder> twice", "say <reminder>x</reminder> twice"],
+    ["<p>kept</p>", "<p>kept</p>"],
+  ])("stripWrappers reduces %j to the user's own words", (text, own) => {
+    expect(stripWrappers(text)).toBe(own);
+  });
+
+  it("readTurn finds the user's own words when the prompt is a list of parts", () => {
+    const parts = [
+      { type: "text", text: "look" },
+      { type: "image_url", image_url: { url: "data:" } },
+    ];
+    expect(readTurn(JSON.stringify({ messages: [user(parts)] }))).toMatchObject({ reply: "[turn 1] look" });
+  });
+});

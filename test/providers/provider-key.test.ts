@@ -1,0 +1,145 @@
+import { chmodSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { keySourceOf, nameOfKeySource, ProviderKey } from "../../src/providers/provider-key.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+
+const folder = mkdtempSync(join(tmpdir(), "fleet-key-"));
+const file = join(folder, "key");
+const runs = join(folder, "runs");
+const env = { PATH: process.env.PATH };
+/** A command that counts how often it runs. */
+const command = `echo run >> ${runs}; cat ${file}`;
+
+afterAll(async () => await removeFolder(folder));
+// Fake only the clock, because reading a file and running a command need real timers.
+beforeEach(() => void vi.useFakeTimers({ toFake: ["performance"] }));
+afterEach(() => void vi.useRealTimers());
+
+function put(key: string): void {
+  writeFileSync(file, key, { mode: 0o600 });
+}
+
+function countRuns(): number {
+  return readFileSync(runs, "utf8").split("\n").length - 1;
+}
+
+async function refusal(answer: Promise<unknown>) {
+  return await answer.then(
+    () => expect.fail("nothing was refused"),
+    (error: unknown) => error as Error & { suggestions: readonly string[] },
+  );
+}
+
+describe("keySourceOf", () => {
+  it("keySourceOf finds the variable, the file or the command with the key", () => {
+    const none = { apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: null };
+    expect(keySourceOf(none)).toBeNull();
+    expect(keySourceOf({ ...none, apiKeyEnv: "A" })).toEqual({ from: "env", name: "A" });
+    expect(keySourceOf({ ...none, apiKeyFile: "/f" })).toEqual({ from: "file", path: "/f" });
+    expect(keySourceOf({ ...none, apiKeyCommand: "c" })).toEqual({ from: "command", command: "c" });
+  });
+
+  it("nameOfKeySource does not show a token that a command contains", () => {
+    expect(nameOfKeySource({ from: "command", command: "curl -H ghp_canary123456" })).toBe('the command "curl -H ***"');
+  });
+});
+
+describe("a key from a file", () => {
+  it("a new key in the file of provider.apiKeyFile is used a second later", async () => {
+    const key = new ProviderKey({ from: "file", path: file }, env);
+    put("first\n");
+    expect(await key.get()).toBe("first");
+    put("second\n");
+    expect(await key.get()).toBe("first");
+    vi.advanceTimersByTime(1_000);
+    expect(await key.get()).toBe("second");
+  });
+
+  it("after the service refused a key, a new key in the file is used at once", async () => {
+    const key = new ProviderKey({ from: "file", path: file }, env);
+    put("first");
+    await key.get();
+    put("second");
+    expect(await key.getAfterRefusal("first")).toBe("second");
+    expect(await key.get()).toBe("second");
+  });
+
+  it("a key file that others can use is refused", async () => {
+    put("canary");
+    chmodSync(file, 0o640);
+    const error = await refusal(new ProviderKey({ from: "file", path: file }, env).get());
+    chmodSync(file, 0o600);
+    expect(error).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED", suggestions: [`chmod 600 ${file}`] });
+    expect(error.message).toContain(`The key file ${file} has mode 640`);
+  });
+
+  it.each([
+    ["empty", "", "is empty"],
+    ["of two lines", "canary\ncanary\n", "contains spaces"],
+  ])("a key file (%s) is refused, and its content is not shown", async (_, content, fault) => {
+    put(content);
+    const error = await refusal(new ProviderKey({ from: "file", path: file }, env).get());
+    expect(error.message).toContain(
+      `the file "${file}", which provider.apiKeyFile names for the model's key, ${fault}`,
+    );
+    expect(JSON.stringify([error.message, error.suggestions, error.stack])).not.toContain("canary");
+  });
+
+  it("the error for a missing key file names the file", async () => {
+    const error = await refusal(new ProviderKey({ from: "file", path: join(folder, "none") }, env).get());
+    expect(error.message).toBe(`The key file ${join(folder, "none")} does not exist.`);
+  });
+});
+
+describe("a key from a command", () => {
+  beforeEach(() => writeFileSync(runs, ""));
+
+  it("the command of provider.apiKeyCommand runs once in five minutes for all requests", async () => {
+    const key = new ProviderKey({ from: "command", command }, env);
+    put("first");
+    expect(await Promise.all([key.get(), key.get()])).toEqual(["first", "first"]);
+    expect(countRuns()).toBe(1);
+    put("second");
+    vi.advanceTimersByTime(299_999);
+    expect(await key.get()).toBe("first");
+    vi.advanceTimersByTime(1);
+    expect(await key.get()).toBe("second");
+    expect(countRuns()).toBe(2);
+  });
+
+  it("the last key stays in use while the command of provider.apiKeyCommand fails", async () => {
+    const key = new ProviderKey({ from: "command", command }, env);
+    put("first");
+    await key.get();
+    put("");
+    vi.advanceTimersByTime(300_000);
+    expect(await key.get()).toBe("first");
+    put("second");
+    expect(await key.get()).toBe("second");
+  });
+
+  it("when the service refuses the key, the key command runs again, but at most once in 5 s", async () => {
+    const key = new ProviderKey({ from: "command", command }, env);
+    put("bad");
+    await key.get();
+    expect(await Promise.all([key.getAfterRefusal("bad"), key.getAfterRefusal("bad")])).toEqual(["bad", "bad"]);
+    expect(await key.getAfterRefusal("bad")).toBe("bad");
+    expect(countRuns()).toBe(2);
+    put("good");
+    vi.advanceTimersByTime(5_000);
+    expect(await key.getAfterRefusal("bad")).toBe("good");
+    expect(await key.getAfterRefusal("bad")).toBe("good");
+    expect(countRuns()).toBe(3);
+  });
+
+  it("the error for a failed key command quotes the command's stderr, but not its stdout", async () => {
+    const failing = new ProviderKey({ from: "command", command: "echo canary; echo locked >&2; exit 3" }, env);
+    const error = await refusal(failing.get());
+    expect(error).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED" });
+    expect(error.message).toContain("The key command");
+    expect(error.message).toContain("failed with exit code 3: locked");
+    expect(error.message).not.toMatch(/: .*canary/);
+  });
+});

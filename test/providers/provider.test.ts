@@ -1,0 +1,116 @@
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { FleetError } from "../../src/base/errors.js";
+import type { Provider } from "../../src/config/schema.js";
+import { ModelProvider } from "../../src/providers/provider.js";
+
+const remote = {
+  type: "openai",
+  baseUrl: "https://a.example/v1",
+  apiKeyEnv: "A_KEY",
+  apiKeyFile: null,
+  apiKeyCommand: null,
+  bearer: false,
+  wireApi: "responses",
+} as const;
+
+async function refused(answer: Promise<unknown>): Promise<FleetError> {
+  const error: unknown = await answer.then(
+    () => new Error("nothing was refused"),
+    (reason: unknown) => reason,
+  );
+  if (!(error instanceof FleetError)) throw error;
+  return error;
+}
+
+const settings = (provider: Provider | null) => ({
+  provider,
+  runtime: { path: null, args: [], env: [] },
+});
+
+const get = async (provider: Provider | null, env: Record<string, string | undefined>) => {
+  await using model = new ModelProvider(settings(provider), { env, networkFolder: "/nowhere" });
+  return await model.of("session", {});
+};
+
+describe("the key of a provider", () => {
+  it("ModelProvider gives no key if no source is set, and no wireApi for a provider type that has only one", async () => {
+    expect(await get({ ...remote, type: "anthropic", apiKeyEnv: null }, {})).toEqual({
+      type: "anthropic",
+      baseUrl: "https://a.example/v1",
+    });
+    expect(await get(null, {})).toBeNull();
+  });
+
+  it.each([
+    ["missing", undefined, "is not set"],
+    ["empty", "", "is empty"],
+    ["with a blank", "sk canary", "contains spaces"],
+    ["with a line break", "sk-canary\nX-Evil: 1", "contains spaces"],
+  ])("ModelProvider refuses a model key (%s), and never shows the key", async (_, key, fault) => {
+    const error = await refused(get(remote, { A_KEY: key }));
+    expect(error).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED", exit: 3 });
+    expect(error.message).toContain(`A_KEY, which provider.apiKeyEnv names for the model's key, ${fault}`);
+    expect(error.message + error.suggestions.join()).not.toContain("canary");
+  });
+});
+
+describe("ModelProvider", () => {
+  it("ModelProvider starts the echo model once, and its disposal stops the model for good", async () => {
+    const model = new ModelProvider(settings({ type: "echo" }), { env: {}, networkFolder: "/nowhere" });
+    const provider = await model.of("one", {});
+    expect(await model.of("another", {})).toEqual(provider);
+    const url = `${provider?.baseUrl}/models`;
+    expect((await fetch(url)).status).toBe(200);
+    await model[Symbol.asyncDispose]();
+    await expect(fetch(url)).rejects.toThrow();
+    await expect(model.of("one", {})).rejects.toMatchObject({ code: "FLEET_CLOSED" });
+  });
+
+  it("ModelProvider starts no gateway if no key is set, or if no provider is set", async () => {
+    await using keyless = new ModelProvider(settings({ ...remote, apiKeyEnv: null }), {
+      env: {},
+      networkFolder: "/nowhere",
+    });
+    expect(await keyless.of("session", {})).toMatchObject({ baseUrl: remote.baseUrl });
+    await using none = new ModelProvider(settings(null), { env: {}, networkFolder: "/nowhere" });
+    expect(await none.of("session", {})).toBeNull();
+  });
+
+  it("the model gateway gives a session its own token, never the key, and revokes it after the last use", async () => {
+    const model = new ModelProvider(settings(remote), { env: { A_KEY: "canary" }, networkFolder: "/nowhere" });
+    const first = model.keep("a");
+    const second = model.keep("a");
+    const a = await model.of("a", {});
+    expect(a).toMatchObject({ type: "openai", wireApi: "responses" });
+    expect(a?.baseUrl).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/v1$/);
+    expect(JSON.stringify(a)).not.toContain("canary");
+    expect(await model.of("a", {})).toEqual(a);
+    expect((await model.of("b", {}))?.apiKey).not.toBe(a?.apiKey);
+    first[Symbol.dispose]();
+    first[Symbol.dispose]();
+    expect(await model.of("a", {})).toEqual(a);
+    second[Symbol.dispose]();
+    expect((await model.of("a", {}))?.apiKey).not.toBe(a?.apiKey);
+    await model[Symbol.asyncDispose]();
+    await expect(fetch(`${a?.baseUrl}/responses`)).rejects.toThrow();
+  });
+
+  it("if the socket for servers with a restricted network cannot be made, the next use tries again", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "fleet-provider-"));
+    onTestFinished(() => rmSync(folder, { recursive: true }));
+    const networkFolder = join(folder, "network");
+    await using model = new ModelProvider(settings({ type: "echo" }), { env: {}, networkFolder });
+    const server = { sandbox: { mode: "landlock", not: [], network: "none" } } as const;
+    await expect(model.of("session", server)).rejects.toThrow("ENOENT");
+    mkdirSync(networkFolder);
+    expect(await model.of("session", server)).toMatchObject({ baseUrl: expect.stringMatching(/:3128\/v1$/) });
+  });
+
+  it("a key that cannot be read is refused before a session is opened", async () => {
+    await using model = new ModelProvider(settings(remote), { env: {}, networkFolder: "/nowhere" });
+    expect(await refused(model.check())).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED" });
+  });
+});
