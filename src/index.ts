@@ -15,7 +15,6 @@
 export type { EventsBreak } from "./accounts/audit/verify.js";
 export type { UsageReport, UsageRow, UsageTotal } from "./accounts/ledger.js";
 export type { LimitValue, LimitView } from "./accounts/limits.js";
-export type { Remain } from "./accounts/purge.js";
 export {
   ERRORS,
   type ErrorEntry,
@@ -67,6 +66,8 @@ export type {
 export type { TokenGroup } from "./fleet/groups/tokens.js";
 export type { LimitGroup, UsageGroup, UsageOptions } from "./fleet/groups/usage.js";
 export type { ExportedUser, ExportUserOptions, PurgeUserOptions, UserGroup } from "./fleet/groups/users.js";
+export type { BrokenAt, EventPositions, EventsFilter, EventsVerified } from "./hosts/all-events.js";
+export type { SuspendedUser, UserEntry } from "./hosts/gather.js";
 export type {
   AnswerOptions,
   ConnectInfo,
@@ -90,9 +91,7 @@ export type {
   TurnResult,
   UpdateSessionOptions,
   UseOptions,
-} from "./fleet/options.js";
-export type { BrokenAt, EventPositions, EventsFilter, EventsVerified } from "./hosts/all-events.js";
-export type { SuspendedUser, UserEntry } from "./hosts/gather.js";
+} from "./hosts/options.js";
 export type {
   BusyServer,
   Description,
@@ -130,6 +129,7 @@ export type { UnreadableRecord } from "./sessions/gc/survey.js";
 export type { ServerAction } from "./sessions/gc/unused-servers.js";
 export type { HeldLease, LeaseWait, LockOptions } from "./sessions/leases.js";
 export type { EvictionResult, KeptReason } from "./sessions/memory/eviction.js";
+export type { Remain } from "./sessions/purge.js";
 export type { ClearedRemain, RemainKind } from "./sessions/remains.js";
 export type {
   AgentRequest,

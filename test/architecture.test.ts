@@ -8,37 +8,12 @@ import { describe, expect, it } from "vitest";
 
 const SRC = fileURLToPath(new URL("../src/", import.meta.url));
 
-/** The layers from top to bottom. The parts on one line do not import each other. */
-const LAYERS: RegExp[][] = [
-  [/^main\.ts$/],
-  [/^commands\//],
-  [/^cli\//],
-  [/^fleet\/(smoke|doctor\/\w+|init|migrate|recorded-ids|trust|versions)\.ts$/, /^index\.ts$/],
-  [/^fleet\/(fleet|groups\/[\w/-]+)\.ts$/],
-  [/^fleet\/parts\.ts$/],
-  [/^api\//],
-  [/^peers\//],
-  [/^fleet\/(options|arguments)\.ts$/],
-  [/^serve\//],
-  [/^gateway\//],
-  [/^data\//],
-  [/^sessions\//],
-  [/^identity\//],
-  [/^usage\//],
-  [/^hosts\//],
-  [/^pool\//],
-  [/^models\//],
-  [/^runtime\//, /^events\//],
-  [/^sandbox\//],
-  [/^store\//],
-  [/^system\//],
-  [/^model\//],
-  [/^deploy\//],
-  [/^config\//],
-  [/^errors\.ts$/],
-  [/^errors\//],
+/** The rooms from top to bottom. A file in `src` itself is a room of its own. */
+const ROOMS = [
+  ..."main cli index fleet http hosts serve door sessions accounts identity servers".split(" "),
+  ..."providers runtime sandbox store deploy config base".split(" "),
   // The pages for browsers share no code with the fleet.
-  [/^console\//],
+  "console",
 ];
 
 /** The folders of the front door from top to bottom. Files that are not in a folder come first. */
@@ -84,10 +59,12 @@ function isTypeOnly(clause: string): boolean {
   return names?.every((name) => name.trim() === "" || name.trim().startsWith("type ")) === true;
 }
 
-function layerOf(file: string): number {
-  const layer = LAYERS.findIndex((patterns) => patterns.some((pattern) => pattern.test(file)));
-  if (layer === -1) throw new Error(`${file} is in no layer: give it one here and in docs/architecture.md`);
-  return layer;
+const roomOf = (file: string) => file.split("/")[0]?.replace(/\.ts$/, "") ?? "";
+
+function heightOf(file: string): number {
+  const room = ROOMS.indexOf(roomOf(file));
+  if (room === -1) throw new Error(`${file} is in no room: give it one here and in docs/architecture.md`);
+  return room;
 }
 
 /** Files that import `to`. Imports of types count only with `types`, and `import()` counts only with `lazy`. */
@@ -138,32 +115,26 @@ describe("the source", () => {
     expect(importers(/^node:/, { types: false }).length).toBeGreaterThan(20);
   });
 
-  it("each source file imports only from lower layers, or from its own part", () => {
+  it("each source file imports only from lower rooms, or from its own", () => {
     const known = new Set(files);
     const upward = imports
-      .filter(({ to }) => known.has(to))
-      .filter(({ from, to }) => {
-        const [above, below] = [layerOf(from), layerOf(to)];
-        if (above !== below) return above > below;
-        // Within a layer, files import each other only within one folder.
-        return dirname(from).split("/")[0] !== dirname(to).split("/")[0];
-      })
+      .filter(({ from, to }) => known.has(to) && heightOf(from) > heightOf(to))
       .map(({ from, to }) => `${from} imports ${to}`);
     expect(upward).toEqual([]);
   });
 
-  it("the folders of gateway/ import only from themselves and from lower layers, even types", () => {
+  it("the folders of door/ import only from themselves and from lower layers, even types", () => {
     const floorOf = (file: string) => DOOR.indexOf(file.split("/")[1] ?? "");
-    for (const file of files.filter((name) => /^gateway\/.*\//.test(name)))
+    for (const file of files.filter((name) => /^door\/.*\//.test(name)))
       expect(floorOf(file), file).toBeGreaterThanOrEqual(0);
-    const inside = imports.filter(({ from, to }) => from.startsWith("gateway/") && to.startsWith("gateway/"));
+    const inside = imports.filter(({ from, to }) => from.startsWith("door/") && to.startsWith("door/"));
     expect(inside.length).toBeGreaterThan(100);
     const upward = inside.filter(({ from, to }) => floorOf(from) > floorOf(to));
     expect(upward.map(({ from, to }) => `${from} imports ${to}`)).toEqual([]);
   });
 
   it("the constructors of the front door take no callbacks, except the listeners for its events", () => {
-    expect(callbacksInConstructors("gateway/", "DoorListeners")).toEqual([]);
+    expect(callbacksInConstructors("door/", "DoorListeners")).toEqual([]);
     // This shows that the check works: the constructors of serve/ do take callbacks.
     expect(callbacksInConstructors("serve/", "nothing").length).toBeGreaterThan(0);
   });
@@ -176,7 +147,7 @@ describe("the source", () => {
 
   it("only the command line imports oclif, colours and tables", () => {
     for (const file of importers(/^(@oclif\/core|chalk|cli-table3|fastest-levenshtein)/, { types: true })) {
-      expect(file).toMatch(/^(main\.ts$|cli\/|commands\/|config\/(keys|values\/names)\.ts$)/);
+      expect(file).toMatch(/^(main\.ts$|cli\/|config\/keys|base\/values\/names\.ts$)/);
     }
     expect(importers(/^(@oclif\/core|chalk|cli-table3)/, { types: true }).length).toBeGreaterThan(5);
   });
@@ -185,7 +156,7 @@ describe("the source", () => {
     expect(importers(/^@github\/copilot-sdk/, { types: false })).toEqual(["runtime/client/connect.ts"]);
     for (const file of importers(/^@github\/copilot-sdk/, { types: true })) {
       expect(file).toMatch(
-        /^(models\/|sessions\/|peers\/|pool\/clients\.ts$|runtime\/client\/|fleet\/|cli\/|index\.ts$)/,
+        /^(providers\/|sessions\/|hosts\/|servers\/clients\.ts$|runtime\/client\/|fleet\/|cli\/|index\.ts$)/,
       );
     }
   });
@@ -200,20 +171,20 @@ describe("the source", () => {
 
   it("each external package is imported only by the parts that need it", () => {
     for (const file of importers(/^valibot$/, { types: true }))
-      expect(file).toMatch(/^(api|config|data|peers\/calls)\//);
+      expect(file).toMatch(/^(http|config|sessions\/archive|hosts\/calls)\//);
     // Only a process that opens the HTTP API loads its code and its packages.
-    for (const file of importers(/^@?hono\b/, { types: true })) expect(file).toMatch(/^api\//);
-    const loadingApi = importers(/^api\//, { types: false, lazy: false }).filter((file) => !file.startsWith("api/"));
+    for (const file of importers(/^@?hono\b/, { types: true })) expect(file).toMatch(/^http\//);
+    const loadingApi = importers(/^http\//, { types: false, lazy: false }).filter((file) => !file.startsWith("http/"));
     expect(loadingApi).toEqual([]);
     // Commands load the schemas of the calls between hosts only if they need them, so that they start faster on one
     // host.
-    expect(importers(/^peers\/calls\/rpc-table\.ts$/, { types: false, lazy: false })).toEqual([]);
+    expect(importers(/^hosts\/calls\/rpc-table\.ts$/, { types: false, lazy: false })).toEqual([]);
     expect(importers(/^proper-lockfile$/, { types: true })).toEqual(["store/file/failures.ts"]);
     expect(importers(/^prom-client$/, { types: true })).toEqual(["serve/report/metrics.ts"]);
     for (const file of importers(/^ioredis$/, { types: true })) expect(file).toMatch(/^store\/redis\//);
     expect(importers(/^ioredis$/, { types: false })).toEqual(["store/redis/connection.ts"]);
     for (const file of importers(/^jose$/, { types: true }))
-      expect(file).toMatch(/^(identity\/(jwt|claims)\.ts$|models\/github-app\.ts)/);
+      expect(file).toMatch(/^(identity\/(jwt|claims)\.ts$|providers\/github-app\.ts)/);
     expect(importers(/^jose$/, { types: false, lazy: false })).toEqual([]);
     // A front door loads the code for GitHub tokens and JSON Web Tokens only when a client first presents one.
     expect(importers(/^identity\/github\.ts$/, { types: false, lazy: false })).toEqual([]);
@@ -223,18 +194,18 @@ describe("the source", () => {
     expect(importers(/^kubernetes-models\//, { types: true })).toEqual([]);
     expect(importers(/^parse-duration$/, { types: true })).toEqual(["base/values/measures.ts"]);
     for (const file of importers(/^execa$/, { types: true }))
-      expect(file).toMatch(/^(runtime\/launch\/launch|models\/(token-command|detect))\.ts$/);
+      expect(file).toMatch(/^(runtime\/launch\/launch|providers\/(token-command|detect))\.ts$/);
     for (const file of importers(/^node:child_process$/, { types: true }))
       expect(file).toMatch(
         /^(runtime\/|sandbox\/(landlock|network\/egress)\.ts$|cli\/run\/(console|under-lease)\.ts$)/,
       );
   });
 
-  it("only system/ and a few listed files use /proc or process.platform", () => {
+  it("only base/system/ and a few listed files use /proc or process.platform", () => {
     // These parts may also ask for the platform: the names of packages and of the state folder depend on it, and
     // errors, doctor and version print it. The sandbox mounts a server's own /proc.
     const others =
-      /^(system\/|errors\/|sandbox\/(bwrap|mounts)\.ts$|(runtime\/launch\/versions|config\/load\/paths|fleet\/(doctor\/installation|versions))\.ts$)/;
+      /^(base\/(system|errors)\/|sandbox\/(bwrap|mounts)\.ts$|(runtime\/launch\/versions|config\/load\/paths|fleet\/(doctor\/installation|versions))\.ts$)/;
     for (const file of files.filter((name) => !others.test(name))) {
       const source = readFileSync(join(SRC, file), "utf8").replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, "");
       expect(source, file).not.toMatch(/["'`]\/proc\b|process\.platform/);
@@ -245,9 +216,9 @@ describe("the source", () => {
     const using = (pattern: RegExp) => files.filter((file) => pattern.test(readFileSync(join(SRC, file), "utf8")));
     for (const file of using(/process\.exit\(/)) expect(file).toMatch(/^(main\.ts$|cli\/)/);
     for (const file of using(/console\.\w+\(|process\.std(out|err)\.write\(/)) {
-      expect(file).toMatch(/^(main\.ts$|cli\/|commands\/|sandbox\/network\/process\.ts$)/);
+      expect(file).toMatch(/^(main\.ts$|cli\/|sandbox\/network\/process\.ts$)/);
     }
-    for (const file of using(/process\.exitCode\s*=/)) expect(file).toMatch(/^(main\.ts$|cli\/|commands\/)/);
+    for (const file of using(/process\.exitCode\s*=/)) expect(file).toMatch(/^(main\.ts$|cli\/)/);
   });
 
   it("only one function asks a server whether a session is in a turn", () => {

@@ -2,7 +2,7 @@ import { Command, Errors, Flags, type Interfaces } from "@oclif/core";
 import { type FleetError, isFleetError } from "../base/errors.js";
 import { printableJson } from "../base/values/text.js";
 import { Fleet } from "../fleet/fleet.js";
-import type { FleetOptions } from "../fleet/options.js";
+import type { FleetOptions } from "../hosts/options.js";
 import { spoken } from "./command-id.js";
 import { ProgressLine } from "./progress.js";
 import { handleClosedOutput, Interrupted, onSignals } from "./prompt.js";

@@ -2,7 +2,7 @@ import type { CopilotSession } from "@github/copilot-sdk";
 import { type ErrorText, type FleetError, isFleetError, quote, type Suggestion } from "../base/errors.js";
 import { asSentence, printableLines } from "../base/values/text.js";
 import type { Fleet } from "../fleet/fleet.js";
-import type { SendOptions } from "../fleet/options.js";
+import type { SendOptions } from "../hosts/options.js";
 import { isStoreTrouble } from "../sessions/problems.js";
 import type { SessionView } from "../sessions/view.js";
 import { given } from "./flags/flags.js";

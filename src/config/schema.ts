@@ -1,6 +1,6 @@
 import * as v from "valibot";
-import { limits, processors } from "../base/user-limits.js";
 import { identity } from "./identity.js";
+import { limits, processors } from "./limits.js";
 import * as rules from "./rules.js";
 import * as lists from "./rules.js";
 

@@ -1,4 +1,5 @@
 import type { Config } from "../config/schema.js";
+import type { FleetOptions } from "../hosts/options.js";
 import { readFleetOptions } from "./arguments.js";
 import { ClientGroup, LeaseGroup } from "./groups/clients.js";
 import { DescriptionGroup } from "./groups/descriptions.js";
@@ -10,7 +11,6 @@ import { SessionGroup } from "./groups/sessions.js";
 import { TokenGroup } from "./groups/tokens.js";
 import { LimitGroup, UsageGroup } from "./groups/usage.js";
 import { UserGroup } from "./groups/users.js";
-import type { FleetOptions } from "./options.js";
 import { type FleetParts, openParts } from "./parts.js";
 
 /** The groups of a fleet's methods. */

@@ -9,6 +9,7 @@ import { ALLOWED_PLAINTEXT, isPlaintext } from "../config/checks.js";
 import { loadConfig } from "../config/load/load.js";
 import { invalidValue, type Origin } from "../config/problem.js";
 import type { Config } from "../config/schema.js";
+import type { FleetOptions } from "../hosts/options.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { liveSupervisor } from "../servers/admission.js";
 import { holderOf } from "../servers/claims.js";
@@ -16,7 +17,6 @@ import { type Contents, copyContents, isEmpty, readContents } from "../store/cop
 import { refuseErased, type Store } from "../store/ports.js";
 import type { RedisStore } from "../store/redis/redis-store.js";
 import type { SignatureFinding } from "../store/redis/signatures.js";
-import type { FleetOptions } from "./options.js";
 import { checkState, openState, storeUrl } from "./parts.js";
 
 /** The files and folders that this command writes in the state folder when it copies to the file store. */

@@ -7,7 +7,7 @@ import type { Config } from "../config/schema.js";
 import { DoorClients } from "../hosts/calls/control-link.js";
 import { FleetHosts } from "../hosts/fleet-hosts.js";
 import { LocalHost } from "../hosts/local-host.js";
-import { refuseOtherSettings } from "../hosts/serving-note.js";
+import type { FleetOptions } from "../hosts/options.js";
 import { HistoryFeeds } from "../hosts/sessions/feeds.js";
 import { RecordedEvents } from "../hosts/sessions/history.js";
 import { RemoteSessions } from "../hosts/sessions/remote-sessions.js";
@@ -16,6 +16,7 @@ import type { BudgetCheck } from "../providers/gateway/request-meter.js";
 import { ModelProvider } from "../providers/provider.js";
 import { instanceOf, ownHostName, refuseRenamed } from "../runtime/files/shared-storage.js";
 import { networkFolder } from "../sandbox/network/egress.js";
+import { refuseOtherSettings } from "../serve/serving-note.js";
 import { Clients } from "../servers/clients.js";
 import { HostDirectory } from "../servers/directory.js";
 import { Pool } from "../servers/pool.js";
@@ -28,7 +29,6 @@ import { SessionFinder } from "../sessions/view.js";
 import { openStore } from "../store/file/file-store.js";
 import { checkStateFolder } from "../store/file/state-folder.js";
 import type { Store } from "../store/ports.js";
-import type { FleetOptions } from "./options.js";
 
 /** The parts of one opened fleet. All of its groups use them. */
 export type FleetParts = ReturnType<typeof openParts>;

@@ -120,7 +120,7 @@ async function recordTrust(
 ): Promise<void> {
   const [{ Events }, { audited }] = await Promise.all([
     import("../accounts/audit/events.js"),
-    import("../accounts/audit/acting.js"),
+    import("../identity/acting.js"),
   ]);
   const config = { events: { retentionMs: Number.POSITIVE_INFINITY } };
   const events = new Events({ store: { hosts: null }, config, stateRoot: root, via: "command", warn: () => undefined });

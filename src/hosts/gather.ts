@@ -5,7 +5,6 @@ import type { Suspension } from "../base/usage.js";
 import { nearestOf } from "../base/values/names.js";
 import { compareText } from "../base/values/text.js";
 import type { Config } from "../config/schema.js";
-import type { ServerFilter, SessionFilter, SpawnManyRequest } from "../fleet/options.js";
 import { listTokens } from "../identity/tokens.js";
 import { ownHostName } from "../runtime/files/shared-storage.js";
 import { listSessionFolders } from "../runtime/history/session-state.js";
@@ -18,6 +17,7 @@ import { warnOfUnreadable } from "../sessions/problems.js";
 import { type SessionFinder, type SessionView, viewRecord } from "../sessions/view.js";
 import type { LinkContext } from "./calls/control-link.js";
 import { type FleetHosts, onEachHost, type Placed } from "./fleet-hosts.js";
+import type { ServerFilter, SessionFilter, SpawnManyRequest } from "./options.js";
 
 /** The servers of all hosts. For a host that does not answer, returns the servers that it recorded last. */
 export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {

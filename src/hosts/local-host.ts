@@ -1,14 +1,12 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { type EventPage, type EventQuery, newestEvent, readEvents } from "../accounts/audit/query.js";
 import { type Verified, verifyLog } from "../accounts/audit/verify.js";
-import type { Purged } from "../accounts/purge.js";
 import { deadline, NEVER } from "../base/clock.js";
 import { isFleetError } from "../base/errors.js";
 import type { EventLog } from "../base/event.js";
 import { addUp, counted, type OnProgress } from "../base/progress.js";
 import type { ServerRecord } from "../base/server.js";
 import { type QuotaPart, refuseSuspended } from "../base/usage.js";
-import type { SpawnRequest, StopRequest } from "../fleet/options.js";
 import { sweepTokens } from "../identity/tokens.js";
 import { logPath } from "../runtime/files/server-folder.js";
 import { awaitMore, followLog, type LogEnd, type LogPosition, lastLogLines } from "../serve/logs.js";
@@ -30,6 +28,7 @@ import {
   type ServerActivity,
 } from "../sessions/memory/eviction.js";
 import type { SessionsContext } from "../sessions/problems.js";
+import type { Purged } from "../sessions/purge.js";
 import { clearRemains } from "../sessions/remains.js";
 import type { AgentRequest } from "../sessions/requests.js";
 import type { Sessions } from "../sessions/sessions.js";
@@ -37,6 +36,7 @@ import { sweepKeyedTurns } from "../sessions/use/keyed.js";
 import type { SessionView } from "../sessions/view.js";
 import type { AnswerOf, Call, ParamsOf } from "./calls/rpc-table.js";
 import type { Host } from "./fleet-hosts.js";
+import type { SpawnRequest, StopRequest } from "./options.js";
 
 /** The methods of {@link LocalHost} whose code is loaded only when somebody calls them. */
 abstract class LocalData {
@@ -86,7 +86,7 @@ abstract class LocalData {
   }
 
   async purge({ user, dryRun }: ParamsOf<"purge">, { signal = NEVER }: Call = {}): Promise<Purged> {
-    const { foreseePurge, purgeHere } = await import("../accounts/purge.js");
+    const { foreseePurge, purgeHere } = await import("../sessions/purge.js");
     const context = { sessions: this.#sessions, stateRoot: this.#stateRoot, signal };
     if (dryRun) return await foreseePurge(context, user);
     const purged = await purgeHere(context, user);

@@ -1,8 +1,8 @@
-import type { Purged, Remain } from "../accounts/purge.js";
 import type { Purge } from "../base/host.js";
 import type { SessionRecord } from "../base/session.js";
 import { listTokens, revokeTokens } from "../identity/tokens.js";
 import type { SessionsContext } from "../sessions/problems.js";
+import type { Purged, Remain } from "../sessions/purge.js";
 import { gatherEvents } from "./all-events.js";
 import type { FleetHosts, Missing } from "./fleet-hosts.js";
 import { unknownUser } from "./gather.js";

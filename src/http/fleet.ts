@@ -3,6 +3,8 @@ import type { LimitValue, LimitView } from "../accounts/limits.js";
 import type { FleetEvent } from "../base/event.js";
 import type { UsageBy } from "../base/usage.js";
 import type { UserLimit } from "../base/user-limits.js";
+import type { EventPositions, EventsFilter } from "../hosts/all-events.js";
+import type { SuspendedUser, UserEntry } from "../hosts/gather.js";
 import type {
   AnswerOptions,
   CreateSessionOptions,
@@ -14,9 +16,7 @@ import type {
   TurnResult,
   UpdateSessionOptions,
   UseOptions,
-} from "../fleet/options.js";
-import type { EventPositions, EventsFilter } from "../hosts/all-events.js";
-import type { SuspendedUser, UserEntry } from "../hosts/gather.js";
+} from "../hosts/options.js";
 import type { BusyServer, HostView } from "../hosts/overview.js";
 import type { PurgeReceipt } from "../hosts/purge.js";
 import type { Identity, Relation, Scope } from "../identity/identity.js";

@@ -1,9 +1,9 @@
-import { actingAs } from "../accounts/audit/acting.js";
 import type { Clock } from "../base/clock.js";
 import type { EventLog } from "../base/event.js";
 import { refuseSuspended } from "../base/usage.js";
 import type { Config } from "../config/schema.js";
 import { isBeingErased, type Store } from "../store/ports.js";
+import { actingAs } from "./acting.js";
 import type { GitHubSignOn } from "./github.js";
 import { type HostIdentity, type Identity, isHost } from "./identity.js";
 import type { JwtSignOn } from "./jwt.js";

@@ -5,7 +5,6 @@ import { notRestricted, type SandboxReport } from "../base/sandbox.js";
 import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../base/values/measures.js";
 import { countOf } from "../base/values/text.js";
 import type { Address } from "../config/rules.js";
-import { forgetServing, noteServing } from "../hosts/serving-note.js";
 import { checkExposure } from "../identity/tls/exposure.js";
 import { showAddress } from "../runtime/launch/listen.js";
 import { ownVersion } from "../runtime/launch/versions.js";
@@ -19,6 +18,7 @@ import { HostLock } from "./host-lock.js";
 import { SupervisorLoop } from "./loop.js";
 import { FleetMetrics } from "./report/metrics.js";
 import { doorListeners, HealthEndpoint, HealthProbes } from "./report/probes.js";
+import { forgetServing, noteServing } from "./serving-note.js";
 import { placeSessions, Terms } from "./upkeep/place-sessions.js";
 
 export interface DrainRequest {

@@ -1,7 +1,7 @@
 import { appendFileSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
-import type { Transcript } from "../../src/fleet/options.js";
+import type { Transcript } from "../../src/hosts/options.js";
 import { Fleet } from "../../src/index.js";
 import { TIME, testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";

@@ -2,7 +2,7 @@ import { appendFileSync, readFileSync } from "node:fs";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { Fleet } from "../../src/fleet/fleet.js";
-import type { Transcript } from "../../src/fleet/options.js";
+import type { Transcript } from "../../src/hosts/options.js";
 import type { HostView, Overview } from "../../src/hosts/overview.js";
 import { issueToken } from "../../src/identity/tokens.js";
 import { historyPath } from "../../src/runtime/history/session-state.js";

@@ -1,11 +1,11 @@
 import { lstatSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { actingAs } from "../../src/accounts/audit/acting.js";
 import type { UsageReport } from "../../src/accounts/ledger.js";
 import type { FleetEvent } from "../../src/base/event.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import type { PurgeReceipt } from "../../src/hosts/purge.js";
+import { actingAs } from "../../src/identity/acting.js";
 import { rendezvousChoice } from "../../src/servers/placement.js";
 import { found } from "../fixtures/found.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";

@@ -1,6 +1,6 @@
 import { appendFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { RouteView } from "../../src/fleet/options.js";
+import type { RouteView } from "../../src/hosts/options.js";
 import type { EvictionResult } from "../../src/sessions/memory/eviction.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";

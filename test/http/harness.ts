@@ -4,7 +4,7 @@ import { connect, type Socket } from "node:net";
 import { createFinalURL, createQuerySerializer, defaultPathSerializer } from "openapi-fetch";
 import type { DoorEvent, RequestReport } from "../../src/door/state/report.js";
 import { Fleet } from "../../src/fleet/fleet.js";
-import type { FleetOptions } from "../../src/fleet/options.js";
+import type { FleetOptions } from "../../src/hosts/options.js";
 import type { HttpDoor } from "../../src/http/door.js";
 import type { Scope } from "../../src/identity/identity.js";
 import type { SignOnReport } from "../../src/identity/sign-on.js";

@@ -1,7 +1,7 @@
 import type { CopilotSession } from "@github/copilot-sdk";
 import { abortable, deadline } from "../../base/clock.js";
 import type { Fleet } from "../../fleet/fleet.js";
-import type { ResumeSessionOptions } from "../../fleet/options.js";
+import type { ResumeSessionOptions } from "../../hosts/options.js";
 import type { TranscriptEntry } from "../../runtime/history/transcript.js";
 import type { SessionView } from "../../sessions/view.js";
 import { given } from "../flags/flags.js";

@@ -1,4 +1,4 @@
-import type { ConnectInfo } from "../../fleet/options.js";
+import type { ConnectInfo } from "../../hosts/options.js";
 import { FleetCommand } from "../base-command.js";
 import { actingUserFlag } from "../flags/flags.js";
 

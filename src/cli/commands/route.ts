@@ -1,4 +1,4 @@
-import type { RouteView } from "../../fleet/options.js";
+import type { RouteView } from "../../hosts/options.js";
 import { FleetCommand } from "../base-command.js";
 import { actingUserFlag, choiceFlag, given } from "../flags/flags.js";
 import { warnOfClosedPool } from "../render/columns.js";

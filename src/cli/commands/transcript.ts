@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { Flags } from "@oclif/core";
-import type { Transcript as Conversation } from "../../fleet/options.js";
+import type { Transcript as Conversation } from "../../hosts/options.js";
 import { FleetCommand } from "../base-command.js";
 import { actingUserFlag, given, integerFlag } from "../flags/flags.js";
 import { sessionArg, wholeId } from "../flags/session.js";

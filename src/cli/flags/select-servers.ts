@@ -1,7 +1,7 @@
 import { Args, Flags, type Interfaces } from "@oclif/core";
 import { quote } from "../../base/errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
-import type { StopRequest } from "../../fleet/options.js";
+import type { StopRequest } from "../../hosts/options.js";
 import { referenceOf } from "../../servers/server.js";
 import { durationFlag, usage, userFilter } from "./flags.js";
 

@@ -7,7 +7,7 @@ import { countOf, printable, printableLines } from "../../base/values/text.js";
 import type { ConfigView, ValueOrigin, ValueView } from "../../config/load/inspect.js";
 import type { Check, CheckLevel } from "../../fleet/doctor/checks.js";
 import type { Written } from "../../fleet/init.js";
-import type { RouteView } from "../../fleet/options.js";
+import type { RouteView } from "../../hosts/options.js";
 import { isLaunchLine, NOT_RESTRICTED, timeOfLine, withoutTime } from "../../runtime/files/server-log.js";
 import type { Stopped } from "../../servers/stop.js";
 import type { GcResult } from "../../sessions/gc/collect.js";

@@ -1,7 +1,7 @@
 import { isFleetError } from "../../base/errors.js";
 import { printable } from "../../base/values/text.js";
 import type { Fleet } from "../../fleet/fleet.js";
-import type { LogEndOptions } from "../../fleet/options.js";
+import type { LogEndOptions } from "../../hosts/options.js";
 import type { LogEnd } from "../../serve/logs.js";
 import { linesOf } from "../render/results.js";
 

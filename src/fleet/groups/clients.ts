@@ -1,18 +1,18 @@
 import type { CopilotClient } from "@github/copilot-sdk";
-import { audited } from "../../accounts/audit/acting.js";
 import { FleetError, quote, type Suggestion } from "../../base/errors.js";
 import type { HostRecord } from "../../base/host.js";
 import type { Lease } from "../../base/session.js";
 import { refuseSuspended } from "../../base/usage.js";
 import { unknownOf } from "../../hosts/gather.js";
+import type { ConnectInfo, StopRequest } from "../../hosts/options.js";
 import { RemoteHost } from "../../hosts/remote-host.js";
+import { audited } from "../../identity/acting.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import type { ClientOptions } from "../../servers/clients.js";
 import type { Stopped } from "../../servers/stop.js";
 import { type AcquireOptions, acquireOptions, type HeldLease, type LockOptions } from "../../sessions/leases.js";
 import { sessionsNotFound } from "../../sessions/problems.js";
 import * as arg from "../arguments.js";
-import type { ConnectInfo, StopRequest } from "../options.js";
 import { Group } from "./group.js";
 
 const START_WAIT_MS = 30_000;

@@ -1,4 +1,3 @@
-import { actingAs } from "../../accounts/audit/acting.js";
 import { NEVER } from "../../base/clock.js";
 import { option } from "../../base/errors.js";
 import type { HostRecord } from "../../base/host.js";
@@ -7,7 +6,18 @@ import { SERVER_STATES } from "../../base/server.js";
 import { parseMoment } from "../../base/values/measures.js";
 import { groupByHost, onEachHost, type Placed } from "../../hosts/fleet-hosts.js";
 import { filterServers, gatherServers, spawnEverywhere, withSessionCounts } from "../../hosts/gather.js";
+import type {
+  LogEndOptions,
+  RollingRequest,
+  RouteView,
+  ServerFilter,
+  SpawnManyRequest,
+  SpawnRequest,
+  StopRequest,
+  SuperviseOptions,
+} from "../../hosts/options.js";
 import { lookAtAll, type Overview } from "../../hosts/overview.js";
+import { actingAs } from "../../identity/acting.js";
 import type { LogEnd, LogPosition } from "../../serve/logs.js";
 import type { Supervisor } from "../../serve/supervisor.js";
 import { closePool, liveSupervisor, openPool, type PoolState, poolState } from "../../servers/admission.js";
@@ -18,16 +28,6 @@ import { type ServerView, viewServer } from "../../servers/server.js";
 import type { Stopped } from "../../servers/stop.js";
 import { warnOfUnreadable } from "../../sessions/problems.js";
 import * as arg from "../arguments.js";
-import type {
-  LogEndOptions,
-  RollingRequest,
-  RouteView,
-  ServerFilter,
-  SpawnManyRequest,
-  SpawnRequest,
-  StopRequest,
-  SuperviseOptions,
-} from "../options.js";
 import type { FleetParts } from "../parts.js";
 import type { DoorGroup } from "./doors.js";
 import { Group } from "./group.js";

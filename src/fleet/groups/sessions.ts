@@ -14,6 +14,18 @@ import {
   gatherSessions,
   viewSessionOf,
 } from "../../hosts/gather.js";
+import type {
+  AnswerOptions,
+  CreateSessionOptions,
+  ResumeSessionOptions,
+  SendOptions,
+  SessionFilter,
+  SessionReply,
+  Transcript,
+  TurnResult,
+  UpdateSessionOptions,
+  UseOptions,
+} from "../../hosts/options.js";
 import { type ExportedSession, exportSession, importSession } from "../../hosts/sessions/archives.js";
 import { deleteEverywhere, meantSessions, onlyMeant } from "../../hosts/sessions/delete.js";
 import { followEvents, followTranscript, readTranscript } from "../../hosts/sessions/history.js";
@@ -28,18 +40,6 @@ import { updateSession } from "../../sessions/update.js";
 import { PendingReply } from "../../sessions/use/turn-records.js";
 import type { SessionView } from "../../sessions/view.js";
 import * as arg from "../arguments.js";
-import type {
-  AnswerOptions,
-  CreateSessionOptions,
-  ResumeSessionOptions,
-  SendOptions,
-  SessionFilter,
-  SessionReply,
-  Transcript,
-  TurnResult,
-  UpdateSessionOptions,
-  UseOptions,
-} from "../options.js";
 import { Group } from "./group.js";
 
 /* The arguments of the methods of `SessionGroup`. */

@@ -1,7 +1,7 @@
-import { audited } from "../../accounts/audit/acting.js";
 import { option, quote } from "../../base/errors.js";
 import { type Duration, parseDuration, parseLifetime } from "../../base/values/measures.js";
 import { parseLabel } from "../../base/values/names.js";
+import { audited } from "../../identity/acting.js";
 import { SCOPES, type Scope } from "../../identity/identity.js";
 import {
   type IssuedToken,

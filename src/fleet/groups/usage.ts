@@ -1,10 +1,10 @@
-import { audited } from "../../accounts/audit/acting.js";
 import { reportOf, type UsageReport } from "../../accounts/ledger.js";
 import { effectiveLimits, type LimitValue, type LimitView, type Period, periodOf } from "../../accounts/limits.js";
 import { FleetError, option, quote } from "../../base/errors.js";
 import { USAGE_BY, type UsageBy } from "../../base/usage.js";
 import { USER_LIMITS, type UserLimit } from "../../base/user-limits.js";
 import { type Moment, parseMoment } from "../../base/values/measures.js";
+import { audited } from "../../identity/acting.js";
 import * as arg from "../arguments.js";
 import { Group } from "./group.js";
 

@@ -1,6 +1,5 @@
 import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { audited } from "../../accounts/audit/acting.js";
 import { NEVER } from "../../base/clock.js";
 import { FleetError, isFleetError, option, quote, systemCode } from "../../base/errors.js";
 import type { Suspension } from "../../base/usage.js";
@@ -9,6 +8,7 @@ import { gatherEvents } from "../../hosts/all-events.js";
 import { listUsers, type SuspendedUser, type UserEntry, unknownUser } from "../../hosts/gather.js";
 import { describeUser, type UserDescription } from "../../hosts/overview.js";
 import { type PurgeReceipt, purgeUser } from "../../hosts/purge.js";
+import { audited } from "../../identity/acting.js";
 import { unwritable } from "../../runtime/files/server-folder.js";
 import { isRunning } from "../../servers/server.js";
 import * as arg from "../arguments.js";

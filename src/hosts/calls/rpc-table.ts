@@ -1,11 +1,11 @@
 import * as v from "valibot";
-import { actingAs } from "../../accounts/audit/acting.js";
 import { FleetError, quote } from "../../base/errors.js";
 import type { OnProgress } from "../../base/progress.js";
 import { LONGEST_MS, LONGEST_TIMER_MS } from "../../base/values/measures.js";
 import type { Config } from "../../config/schema.js";
-import type { SpawnRequest, StopRequest } from "../../fleet/options.js";
+import { actingAs } from "../../identity/acting.js";
 import { MORE_LOG_MS } from "../local-host.js";
+import type { SpawnRequest, StopRequest } from "../options.js";
 import * as e from "./event-schemas.js";
 import * as a from "./schemas.js";
 import * as r from "./schemas.js";

@@ -1,5 +1,4 @@
 import * as v from "valibot";
-import type { Purged } from "../../accounts/purge.js";
 import { validateSessionId, validateUser } from "../../base/ids.js";
 import type { LimitsReport, Protection, SandboxReport } from "../../base/sandbox.js";
 import type { TokenSource } from "../../base/server.js";
@@ -8,7 +7,6 @@ import { isTokenId, type TokenEnd } from "../../base/token.js";
 import type { QuotaPart } from "../../base/usage.js";
 import { LONGEST_TIMER_MS } from "../../base/values/measures.js";
 import { isObject } from "../../base/values/text.js";
-import type { RollingRequest, SpawnRequest, StopRequest } from "../../fleet/options.js";
 import type { HistoryFate, HistoryPart, HistoryPosition } from "../../runtime/history/line.js";
 import type { LogEnd, LogPosition } from "../../serve/logs.js";
 import type { Sample } from "../../serve/report/measurements.js";
@@ -18,11 +16,13 @@ import type { Stopped } from "../../servers/stop.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 import type { SessionPlace } from "../../sessions/history.js";
 import type { EvictionResult, KeptReason, ServerActivity } from "../../sessions/memory/eviction.js";
+import type { Purged } from "../../sessions/purge.js";
 import type { RemainKind } from "../../sessions/remains.js";
 import type { AgentRequest, AskedPermission, RequestAnswer, RequestChange } from "../../sessions/requests.js";
 import type { PromptHistory } from "../../sessions/use/open-session.js";
 import type { SessionView } from "../../sessions/view.js";
 import type { UnreadableError } from "../../store/failures.js";
+import type { RollingRequest, SpawnRequest, StopRequest } from "../options.js";
 
 /*
  * The schemas of the calls between hosts and of their answers. Hosts may have different versions of copilotfleet. So

@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import type { StopRequest } from "../../fleet/options.js";
+import type { StopRequest } from "../../hosts/options.js";
 import type { ServerView } from "../../servers/server.js";
 import { type AnyRoute, route } from "../route.js";
 import * as a from "./admin-schemas.js";

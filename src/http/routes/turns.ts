@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import type { TurnResult } from "../../fleet/options.js";
+import type { TurnResult } from "../../hosts/options.js";
 import type { RequestChange } from "../../sessions/requests.js";
 import type { ApiFleet, SessionEvent } from "../fleet.js";
 import { type AnyRoute, route } from "../route.js";

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
+import { concealInEvents, Pseudonyms } from "../accounts/audit/pseudonyms.js";
 import { pause } from "../base/clock.js";
 import { isFleetError } from "../base/errors.js";
 import { removeIfThere } from "../base/held-folder.js";
@@ -13,14 +14,13 @@ import { chatHistoryPath, removePlacesOf, removeTakenOf } from "../runtime/files
 import { listSessionFolders, sessionBytes } from "../runtime/history/session-state.js";
 import { networkFolder, SERVERS_FOLDER } from "../sandbox/network/egress.js";
 import { isRunning } from "../servers/server.js";
-import { abortTurnIn, deleteSessionState } from "../sessions/delete.js";
-import { measureFolder } from "../sessions/gc/survey.js";
-import { moveAway, sweepServers } from "../sessions/gc/unused-servers.js";
-import type { SessionsContext } from "../sessions/problems.js";
-import { removeBlocks } from "../sessions/remains.js";
-import type { Sessions } from "../sessions/sessions.js";
 import { scratchName } from "../store/file/durable.js";
-import { concealInEvents, Pseudonyms } from "./audit/pseudonyms.js";
+import { abortTurnIn, deleteSessionState } from "./delete.js";
+import { measureFolder } from "./gc/survey.js";
+import { moveAway, sweepServers } from "./gc/unused-servers.js";
+import type { SessionsContext } from "./problems.js";
+import { removeBlocks } from "./remains.js";
+import type { Sessions } from "./sessions.js";
 
 /** How long a session may stay in a turn after the turn was aborted, in milliseconds. */
 const TURN_MS = 10_000;

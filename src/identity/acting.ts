@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import { isFleetError } from "../../base/errors.js";
-import type { Actor, EventLog, NewEvent } from "../../base/event.js";
+import { isFleetError } from "../base/errors.js";
+import type { Actor, EventLog, NewEvent } from "../base/event.js";
 
 const current = new AsyncLocalStorage<Partial<Actor>>();
 
