@@ -456,7 +456,7 @@ describe("output", () => {
     for (const code of codes) expect(all).toContain(`  ${code} `);
     for (const [word, near] of [
       ["FLEET_SESION_LOCKED", ["FLEET_SESSION_LOCKED"]],
-      ["draining", ["FLEET_POOL_DRAINING", "FLEET_POOL_DRAINING", "FLEET_POOL_DRAINING"]],
+      ["draining", ["FLEET_POOL_DRAINING"]],
     ] as const) {
       const { message, suggestions } = await fleet.refusal(2, ["explain", word]);
       expect(message).toBe(`"${word}" is not an error code.`);
