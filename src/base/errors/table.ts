@@ -56,7 +56,7 @@ const INPUT_ERRORS = rows(2, UNCHANGED, {
 
 /**
  * Every error of the fleet. A code is part of the contract because scripts match on it: it is never renamed.
- * docs/errors.md and `copilotfleet explain` come from this table.
+ * `copilotfleet explain` and the page of error codes on the site come from this table.
  */
 export const ERRORS = {
   ...INTERNAL_ERRORS,
