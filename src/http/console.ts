@@ -342,5 +342,5 @@ function askingOf({ req, env }: Request): Asking {
 
 function foreignPage(): FleetError {
   const message = "A page of another origin made this request. Only the console may do that.";
-  return new FleetError("FLEET_ORIGIN_REFUSED", message, { suggestions: ["Open the console at its own address."] });
+  return new FleetError("FLEET_METHOD_DENIED", message, { suggestions: ["Open the console at its own address."] });
 }

@@ -131,7 +131,7 @@ describe("the sign-in", () => {
     ["a page of another origin in a browser without Sec-Fetch-Site", { Origin: "http://127.0.0.1:1" }],
   ])("the sign-in refuses a request from %s", async (_, headers) => {
     const { reply } = await signIn({ token: await at.token("alice") }, headers);
-    expect(codeOf(reply)).toBe("403 FLEET_ORIGIN_REFUSED");
+    expect(codeOf(reply)).toBe("403 FLEET_METHOD_DENIED");
     expect(reply.headers["set-cookie"]).toBeUndefined();
   });
 
