@@ -191,7 +191,7 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
       "The client is a member, and only the owner may do this.",
     ],
     fixes: [
-      "See the tables in docs/architecture.md, The front door.",
+      "See the tables in docs/front-door.md, Methods.",
       'An operator may set "session": {"host": "owner"}.',
     ],
   },
