@@ -115,6 +115,12 @@ describe("the source", () => {
     expect(importers(/^node:/, { types: false }).length).toBeGreaterThan(20);
   });
 
+  it("the map in docs/architecture.md has the rooms from top to bottom", () => {
+    const map = readFileSync(join(SRC, "../docs/architecture.md"), "utf8").split("\n## The map\n")[1] ?? "";
+    const rows = [...(map.split("\n\n| interface")[0] ?? "").matchAll(/^\| `(\w+)(?:\.ts|\/)` /gm)];
+    expect(rows.map(([, room]) => room)).toEqual(ROOMS);
+  });
+
   it("each source file imports only from lower rooms, or from its own", () => {
     const known = new Set(files);
     const upward = imports

@@ -75,7 +75,8 @@ export default withMermaid({
         page("Library reference", "/api/"),
       ]),
       group("Architecture", [
-        page("Architecture and glossary", "/architecture"),
+        page("Architecture", "/architecture"),
+        page("Words", "/words"),
         page("Decision records", "/decisions/"),
       ]),
     ],

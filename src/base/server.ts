@@ -92,7 +92,7 @@ export interface Replacement {
 
 /**
  * Identifies a process beyond its PID. PIDs are reused, but within one boot and one PID namespace no two processes have the
- * same PID and start time. `system/` reads these facts.
+ * same PID and start time. `base/system/` reads these facts.
  */
 export interface ProcessIdentity {
   host: string;

@@ -28,7 +28,8 @@ export interface DoorOptions extends DoorListeners {
   /**
    * An address, or the number of an inherited descriptor that already listens. Port 0 means any free port. The process
    * that passes the descriptor (systemd, or a parent) can pass it to the next front door too. Then no connection is
-   * refused while that door replaces this one.
+   * refused while that door replaces this one. There is no other way: Node.js 20 has no `SO_REUSEPORT`, and cannot hand a socket
+   * to a process that is not its child.
    */
   listen: Address | InheritedListener;
   /** If this signal aborts before the door listens, for example during a DNS lookup, `openFrontDoor` rejects. */

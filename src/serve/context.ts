@@ -59,7 +59,7 @@ interface ServedHttpOptions extends DoorListeners {
   signal: AbortSignal;
 }
 
-/** An open address of the HTTP API. `HttpDoor` in `api/` implements it, because `serve/` may not import `api/`. */
+/** An open address of the HTTP API. `HttpDoor` in `http/` implements it, because `serve/` may not import `http/`. */
 interface ServedHttp {
   readonly address: Address;
   readonly url: string;

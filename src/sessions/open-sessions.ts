@@ -66,7 +66,7 @@ interface TurnResult {
 }
 
 /**
- * Creates and opens sessions on other hosts. `RemoteSessions` in `peers/sessions/` implements this, because `sessions/` may
+ * Creates and opens sessions on other hosts. `RemoteSessions` in `hosts/sessions/` implements this, because `sessions/` may
  * not call other hosts itself.
  */
 export interface SessionsElsewhere {

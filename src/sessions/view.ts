@@ -105,7 +105,7 @@ interface FindContext {
   directory: HostDirectory;
 }
 
-/** Finds sessions that clients created on other hosts without the fleet. `peers/` implements this. */
+/** Finds sessions that clients created on other hosts without the fleet. `hosts/` implements this. */
 interface UnrecordedSessions {
   /**
    * Asks the host that has the user's unrecorded session to record it. Resolves with false if no other host has it.

@@ -172,7 +172,7 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
       "The HTTP request comes from a page of a site that is not in http.origins, or names a host that is neither an address, nor a name in the certificate, nor in http.origins.",
     ],
     fixes: [
-      "See the tables in docs/architecture.md, The front door.",
+      "See the tables in docs/front-door.md, Methods.",
       'An operator may set "session": {"host": "owner"}.',
       "Add the origin, such as https://app.example, to http.origins.",
     ],

@@ -111,7 +111,7 @@ export interface UserHandling extends Columns {
   readonly about: "user";
   /**
    * - `pass`: passed on to the server
-   * - `setUp`: passed on. Changes settings of the whole server, until the server ends: see `server-setup.ts`
+   * - `setUp`: passed on. Changes settings of the whole server, until the server ends: see `checkSetup`
    * - `create`, `list`, `last`: see `session-calls.ts`
    * - `deleteMany`, `prune`: delete several sessions, each like a `session.delete`: see `bulk-deletion.ts`
    */

@@ -108,7 +108,7 @@ export class ClientState implements Fellow {
   readonly unopened = new Mailbox<readonly Attachment[]>();
   /**
    * The link to the server that this client has set up. The client's connection ends with that server: see
-   * `server-setup.ts`.
+   * `checkSetup` in `policy/settings.ts`.
    */
   boundTo: Link | undefined;
   /** The server whose model requests this client answers. The server ends with the client. */

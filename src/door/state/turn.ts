@@ -365,7 +365,14 @@ const NO_ANSWER = "The turn ended without an answer.";
 
 /**
  * Decides which ends of turns one client gets, and when, so that the SDK's `sendAndWait` returns the answer to its own
- * prompt (measured with 1.0.14). "Ends of other turns" in docs/architecture.md has the rules and the reasons.
+ * prompt (measured with 1.0.14). After `sendAndWait` has sent its prompt, it takes the first `session.idle` or `session.error`
+ * for the end of its own turn, even if another client's turn has ended, and returns the last message until then. So:
+ *
+ * - A client whose prompt waits does not get the ends of other turns. If the prompt is refused, it gets the last of them first.
+ * - The client may send a prompt while the end of another turn is on its way to it. So the door asks after each such end whether
+ *   the client has read it ({@link ReadReceipts}). If a prompt arrives before the client's answer, the door delays the answer to
+ *   the prompt until the prompt's turn is over. It does the same for the `session.idle` that follows a `session.error` of the
+ *   client's own turn. It does not wait for clients that never answer such questions.
  *
  * `answer`, `takenAgain`, `idle`, `error`, `cut`, `lost`, `cutOther` and `over` may send frames to the client. The other
  * methods only record something, or answer a question.

@@ -24,7 +24,7 @@ export interface ConnectedClient {
 
 /**
  * Connects the SDK's client to a server. The caller must have checked the server's identity. Reads the client's socket
- * from a private field, and changes it to avoid Nagle delays (see `acknowledge.ts`). If the SDK no longer has that
+ * from a private field, and changes it to avoid Nagle delays (see `wire/frames.ts`). If the SDK no longer has that
  * field, the client still works, but more slowly.
  */
 export async function connectClient(

@@ -42,7 +42,10 @@ function packageOf(path: string): Package | null {
   return null;
 }
 
-/** The protocol versions that this fleet speaks. `door/policy/methods.ts` has the front door's tables for each. */
+/**
+ * The protocol versions that this fleet speaks. `PROTOCOLS` in `door/policy/methods.ts` has the front door's tables for each. The
+ * front door does not translate between versions: it connects a client only to servers of the same version.
+ */
 export const SUPPORTED_VERSIONS: ReadonlySet<number> = new Set([3]);
 
 /** The releases that speak each version. A client and a runtime must speak the same version. */

@@ -5,7 +5,7 @@ import { LAUNCH_VARIABLE, type ProcessIdentity } from "../../base/server.js";
 import { type ProcessExit, type ProcessVariables, type SeenProcess, system } from "../../base/system/system.js";
 
 /*
- * This file identifies processes by what `system/` reads from the operating system. Every result is a snapshot: check
+ * This file identifies processes by what `base/system/` reads from the operating system. Every result is a snapshot: check
  * an identity again right before you act on it.
  */
 

@@ -26,7 +26,7 @@ const ASK_MS = 30_000;
 export interface RpcListener {
   /**
    * True while nobody waits for data from this connection. As long as it is true, we save the work of acknowledging
-   * each chunk, so later chunks may arrive up to 40 ms late (see `acknowledge.ts`). A shared server sends the lifecycle
+   * each chunk, so later chunks may arrive up to 40 ms late (see `frames.ts`). A shared server sends the lifecycle
    * events of all its sessions to every connection, and most clients are idle.
    */
   readonly isIdle: boolean;

@@ -370,7 +370,13 @@ const INTERVALS = 12;
 /** How long a process may take to end after SIGTERM, in milliseconds. */
 const GRACE_MS = 2_000;
 
-/** Ends the processes that unloaded sessions left running: see "Background commands" in docs/architecture.md. */
+/**
+ * Ends the processes that unloaded sessions left running. The runtime (1.0.85) ends the MCP servers of a session that it
+ * unloads, but not the commands that run in the background. The full CLI (1.0.102) leaves those in process sessions of their own.
+ *
+ * A process belongs to the session that `COPILOT_AGENT_SESSION_ID` names in its environment or in that of an ancestor. The
+ * environment of commands from `session.shell.exec` names none. They end once the server has had no loaded session for as long.
+ */
 export class ProcessCleanup {
   readonly #context: ServeContext;
   readonly #operations: Operations;

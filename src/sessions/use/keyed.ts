@@ -13,7 +13,7 @@ import type { SessionView } from "../view.js";
 import type { OpenSession } from "./open-session.js";
 import { TurnWatch } from "./turn-records.js";
 
-/** The recorded events of sessions on all hosts. `RecordedEvents` in `peers/sessions/` implements this. */
+/** The recorded events of sessions on all hosts. `RecordedEvents` in `hosts/sessions/` implements this. */
 export interface Histories {
   events(id: string, options: { user: string; follow?: boolean; signal?: AbortSignal }): AsyncIterable<SessionEvent>;
 }

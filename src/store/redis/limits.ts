@@ -127,7 +127,7 @@ const KEPT_AT_ONCE = 500;
 const KINDS = ["turn", "session", "connection"] as const satisfies SlotKind[];
 
 /**
- * The slots that users have in use. The id of each slot ends with the text of its holder (usage/holder.ts), so that
+ * The slots that users have in use. The id of each slot ends with the text of its holder, so that
  * other processes of the same machine can free the slot once the holder has ended.
  */
 class RedisSlots {
