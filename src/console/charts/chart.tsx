@@ -1,5 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
+import type { HostSamples, Sample } from "../api/types.js";
 
 export interface ChartLine {
   title: string;
@@ -286,23 +287,6 @@ function clock(seconds: number, more: Intl.DateTimeFormatOptions): string {
 function day(seconds: number, more: Intl.DateTimeFormatOptions): string {
   const options = { day: "numeric", month: "short", timeZone: "UTC", ...more } as const;
   return new Date(seconds * 1_000).toLocaleDateString("en", options);
-}
-
-/** A sample of one host, as `/v1/samples` returns it. */
-export interface Sample {
-  at: string;
-  turns: { completed: number; failed: number; aborted: number; cut: number };
-  turnMs: { p50: number | null; p95: number | null };
-  turnsInFlight: number;
-  servers: number;
-  activeSessions: number;
-  evictions: number;
-  memoryBytes: number;
-}
-
-export interface HostSamples {
-  host: string;
-  samples: readonly Sample[];
 }
 
 const HOUR_MS = 3_600_000;

@@ -1,17 +1,9 @@
 import { useCallback, useMemo, useRef, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
+import type { Answer, HostSamples, Sample } from "../api/types.js";
 import { bytes, usePolled, useTitle } from "../parts/hooks.js";
-import { Empty, Loading, ProblemNotice } from "../parts/notice.js";
-import {
-  Chart,
-  type ChartLine,
-  type HostSamples,
-  linesOf,
-  merge,
-  newestOfAll,
-  perMinute,
-  type Sample,
-} from "./chart.js";
+import { Choice, Empty, Loaded } from "../parts/notice.js";
+import { Chart, type ChartLine, linesOf, merge, newestOfAll, perMinute } from "./chart.js";
 
 const EVERY_MS = 5_000;
 
@@ -23,36 +15,32 @@ export function Charts() {
   const load = useCallback(async (signal: AbortSignal) => {
     const after = newestOfAll(known.current);
     const query = after === undefined ? "" : `?after=${encodeURIComponent(after)}`;
-    const { hosts } = await ask<{ hosts: HostSamples[] }>("GET", `/v1/samples${query}`, { signal });
+    const { hosts } = await ask<Answer<"listSamples">>("GET", `/v1/samples${query}`, { signal });
     known.current = merge(known.current, hosts);
     return known.current;
   }, []);
   const { value, problem } = usePolled(load, EVERY_MS);
   const host = value?.find(({ host }) => host === chosen) ?? value?.find(({ samples }) => samples.length > 0);
   return (
-    <div class="page wide">
+    <div class="page">
       <div class="page-head">
         <h1>Charts</h1>
         <span class="quiet">The last hour{value?.length === 1 && host !== undefined && <> of {host.host}</>}</span>
         {value !== undefined && value.length > 1 && (
-          <label class="inline">
-            <span>Host</span>
-            <select value={host?.host} onChange={({ currentTarget }) => setChosen(currentTarget.value)}>
-              {value.map(({ host: name }) => (
-                <option key={name}>{name}</option>
-              ))}
-            </select>
-          </label>
+          <Choice label="Host" value={host?.host ?? ""} values={value.map(({ host }) => host)} choose={setChosen} />
         )}
       </div>
-      <ProblemNotice problem={problem} />
-      {value === undefined && problem === undefined && <Loading />}
-      {value !== undefined && (host === undefined || host.samples.length === 0) && (
-        <Empty title="There are no samples yet.">
-          <p class="quiet">serve takes one at each health.interval, and keeps those of the last hour in its memory.</p>
-        </Empty>
-      )}
-      {host !== undefined && host.samples.length > 0 && <ChartsOf key={host.host} samples={host.samples} />}
+      <Loaded of={{ value, problem }}>
+        {() =>
+          host === undefined || host.samples.length === 0 ? (
+            <Empty title="There are no samples yet.">
+              serve takes one at each health.interval, and keeps those of the last hour in its memory.
+            </Empty>
+          ) : (
+            <ChartsOf key={host.host} samples={host.samples} />
+          )
+        }
+      </Loaded>
     </div>
   );
 }
