@@ -37,7 +37,11 @@ export function Charts() {
               serve takes one at each health.interval, and keeps those of the last hour in its memory.
             </Empty>
           ) : (
-            <ChartsOf key={host.host} samples={host.samples} />
+            <div class="charts" key={host.host}>
+              {CHARTS.map((chart) => (
+                <ChartOf key={chart.title} samples={host.samples} chart={chart} />
+              ))}
+            </div>
           )
         }
       </Loaded>
@@ -45,56 +49,70 @@ export function Charts() {
   );
 }
 
-const TURNS: readonly ChartLine[] = [
-  { title: "ended", colour: "accent" },
-  { title: "failed or cut", colour: "bad" },
-];
-const TIMES: readonly ChartLine[] = [
-  { title: "95 %", colour: "warn" },
-  { title: "median", colour: "accent" },
-];
-const MEMORY: readonly ChartLine[] = [{ title: "servers", colour: "accent", isFilled: true }];
-const SESSIONS: readonly ChartLine[] = [
-  { title: "in memory", colour: "accent", isFilled: true },
-  { title: "in a turn", colour: "good" },
-];
-const EVICTIONS: readonly ChartLine[] = [{ title: "evicted", colour: "warn" }];
-const SERVERS: readonly ChartLine[] = [{ title: "running", colour: "accent", isFilled: true }];
+interface HostChart {
+  title: string;
+  lines: readonly (ChartLine & { of(sample: Sample): number | null })[];
+  /** Default: whole numbers. */
+  show?: (value: number) => string;
+  /** Whether each bar shows the sum of a minute. */
+  isPerMinute?: boolean;
+}
 
-function ChartsOf({ samples }: { samples: readonly Sample[] }) {
+const CHARTS: readonly HostChart[] = [
+  {
+    title: "Turns per minute",
+    isPerMinute: true,
+    lines: [
+      {
+        title: "ended",
+        colour: "accent",
+        of: ({ turns: { completed, failed, aborted, cut } }) => completed + failed + aborted + cut,
+      },
+      { title: "failed or cut", colour: "bad", of: ({ turns: { failed, cut } }) => failed + cut },
+    ],
+  },
+  {
+    title: "Time of a turn, with waits for people",
+    show: time,
+    lines: [
+      { title: "95 %", colour: "warn", of: ({ turnMs }) => turnMs.p95 },
+      { title: "median", colour: "accent", of: ({ turnMs }) => turnMs.p50 },
+    ],
+  },
+  {
+    title: "Memory",
+    show: bytes,
+    lines: [{ title: "servers", colour: "accent", isFilled: true, of: ({ memoryBytes }) => memoryBytes }],
+  },
+  {
+    title: "Sessions",
+    lines: [
+      { title: "in memory", colour: "accent", isFilled: true, of: ({ activeSessions }) => activeSessions },
+      { title: "in a turn", colour: "good", of: ({ turnsInFlight }) => turnsInFlight },
+    ],
+  },
+  {
+    title: "Evictions per minute",
+    isPerMinute: true,
+    lines: [{ title: "evicted", colour: "warn", of: ({ evictions }) => evictions }],
+  },
+  {
+    title: "Servers",
+    lines: [{ title: "running", colour: "accent", isFilled: true, of: ({ servers }) => servers }],
+  },
+];
+
+function ChartOf({ samples, chart }: { samples: readonly Sample[]; chart: HostChart }) {
+  const { title, lines, show = whole, isPerMinute = false } = chart;
   const data = useMemo(
-    () => ({
-      turns: perMinute(
+    () =>
+      (isPerMinute ? perMinute : linesOf)(
         samples,
-        ({ turns: { completed, failed, aborted, cut } }) => completed + failed + aborted + cut,
-        ({ turns: { failed, cut } }) => failed + cut,
+        lines.map(({ of }) => of),
       ),
-      times: linesOf(
-        samples,
-        ({ turnMs }) => turnMs.p95,
-        ({ turnMs }) => turnMs.p50,
-      ),
-      memory: linesOf(samples, ({ memoryBytes }) => memoryBytes),
-      sessions: linesOf(
-        samples,
-        ({ activeSessions }) => activeSessions,
-        ({ turnsInFlight }) => turnsInFlight,
-      ),
-      evictions: perMinute(samples, ({ evictions }) => evictions),
-      servers: linesOf(samples, ({ servers }) => servers),
-    }),
-    [samples],
+    [samples, lines, isPerMinute],
   );
-  return (
-    <div class="charts">
-      <Chart title="Turns per minute" lines={TURNS} data={data.turns} show={whole} isCount isBars />
-      <Chart title="Time of a turn, with waits for people" lines={TIMES} data={data.times} show={time} />
-      <Chart title="Memory" lines={MEMORY} data={data.memory} show={bytes} />
-      <Chart title="Sessions" lines={SESSIONS} data={data.sessions} show={whole} isCount />
-      <Chart title="Evictions per minute" lines={EVICTIONS} data={data.evictions} show={whole} isCount isBars />
-      <Chart title="Servers" lines={SERVERS} data={data.servers} show={whole} isCount />
-    </div>
-  );
+  return <Chart {...{ title, lines, data, show }} isBars={isPerMinute} isCount={show === whole} />;
 }
 
 /**
