@@ -171,22 +171,6 @@ export class ConsoleFiles {
   }
 }
 
-/**
- * Returns the names of missing files: those that the page refers to, directly or through other files, and the page
- * itself.
- */
-export async function missingFiles(files: Pick<ConsoleFiles, "find"> = new ConsoleFiles()): Promise<string[]> {
-  const missing: string[] = [];
-  const needed = new Set([PAGE]);
-  for (const name of needed) {
-    const file = await files.find(name);
-    if (file === null) missing.push(name);
-    const text = file === null ? "" : (await plain(file)).toString("utf8");
-    for (const [, other = ""] of text.matchAll(/"(?:\/console|\.)\/([\w-]+\.(?:css|js))"/g)) needed.add(other);
-  }
-  return missing;
-}
-
 async function read(name: string, type: string): Promise<ConsoleFile | null> {
   const root = dirname(createRequire(import.meta.url).resolve("copilotfleet/package.json"));
   try {

@@ -1,7 +1,5 @@
-import { brotliCompressSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { TokenRecord } from "../../src/base/token.js";
-import { missingFiles } from "../../src/http/console.js";
 import { issueCode, redeemCode } from "../../src/identity/tokens.js";
 import type { Store } from "../../src/store/ports.js";
 import { type Ask, type Reply, TestApi } from "./harness.js";
@@ -71,20 +69,6 @@ describe("the page of the console", () => {
       // `fetch` has already decompressed the body.
       expect(await response.text()).toBe(plain.text);
     }
-  });
-
-  it("missingFiles returns the names of the console's missing files, and an empty list after a build", async () => {
-    expect(await missingFiles()).toEqual([]);
-    const texts: Record<string, string> = {
-      "index.html": '<script src="/console/main-1.js"></script><link href="/console/main-1.css">',
-      "main-1.js": 'import("./pages-1.js")',
-    };
-    const find = async (name: string) => {
-      const text = texts[name];
-      return text === undefined ? null : { type: "text/plain", compressed: brotliCompressSync(text) };
-    };
-    expect(await missingFiles({ find })).toEqual(["main-1.css", "pages-1.js"]);
-    expect(await missingFiles({ find: async () => null })).toEqual(["index.html"]);
   });
 
   it.each(["/console/nothing-12345678.js", "/console/..%2f..%2fpackage.json", "/console/index.html.br", "/console/"])(
