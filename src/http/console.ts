@@ -267,7 +267,7 @@ export async function signIn(door: DoorState, c: Request): Promise<Response> {
   const given = await readBody(c, LARGEST_BODY, UNCOUNTED);
   const input = readInput({ params: null, query: null, body }, { params: {}, query: c.req.queries(), body: given });
   const credential = input.body as Given;
-  const owner = "code" in credential ? await door.fleet.tokens.ownerOf(credential.code) : null;
+  const owner = "code" in credential ? await door.fleet.ownerOf(credential.code) : null;
   if (owner !== null && !("user" in credential)) {
     visit.ended(200);
     return answer(visit, { user: owner });
@@ -316,7 +316,7 @@ export async function signOut(door: DoorState, c: Request): Promise<Response> {
  */
 async function tokenFor({ fleet }: DoorState, given: Given) {
   if ("token" in given) return { token: given.token.trim(), isIssued: false };
-  const issued = "user" in given ? await fleet.tokens.redeem(given.code, given.user) : null;
+  const issued = "user" in given ? await fleet.redeem(given.code, given.user) : null;
   return { token: issued?.token ?? `refused:${given.code}`, isIssued: issued !== null };
 }
 
