@@ -54,7 +54,6 @@ export type { DescriptionGroup } from "./fleet/groups/descriptions.js";
 export type { DoorGroup } from "./fleet/groups/doors.js";
 export type { EventGroup, FollowFilter } from "./fleet/groups/events.js";
 export type { Group } from "./fleet/groups/group.js";
-export type { RecordGroup, SessionTroubles, TroubledServer, WeakServer } from "./fleet/groups/records.js";
 export type { HostGroup, PoolGroup, ServerGroup, SupervisorView } from "./fleet/groups/servers.js";
 export type {
   ArchiveGroup,
@@ -144,4 +143,3 @@ export type { TurnLease } from "./sessions/seen.js";
 export type { SessionOptions } from "./sessions/use/load.js";
 export type { PendingReply } from "./sessions/use/turn-records.js";
 export type { SessionView } from "./sessions/view.js";
-export type { StoreProbe } from "./store/ports.js";

@@ -17,9 +17,7 @@ export const FLAGS_WITHOUT_CONFIG: Interfaces.FlagInput = {
 
 /** Commands that only show state. They add no event to the audit log, because scripts call them again and again. */
 const LOOKS: ReadonlySet<string> = new Set(
-  `describe doctor events events:verify host:key limit:show list logs ps route smoke token:list top user:list usage`.split(
-    " ",
-  ),
+  `describe doctor events events:verify limit:show list logs ps route smoke token:list top user:list usage`.split(" "),
 );
 
 /**
@@ -128,7 +126,7 @@ export abstract class FleetCommand extends Command {
     // If the user interrupted the command, report the interruption, because the error is only its consequence.
     if (this.#interrupt?.signal.aborted === true) throw this.#interrupt.signal.reason;
     const isOfOclif = error instanceof Errors.CLIError && !(error instanceof Errors.ExitError);
-    if (isOfOclif) throw await usageError(error, this.ctor);
+    if (isOfOclif) throw usageError(error, this.ctor);
     throw isFleetError(error) ? this.#withHelp(withGiven(error, this.given)) : error;
   }
 

@@ -58,19 +58,11 @@ export abstract class ListCommand extends FleetCommand {
   }
 
   #formatOf({ output, quiet, watch }: ListFlags): Format | "id" {
-    const asJson = this.jsonEnabled();
-    const asked = asJson ? "--json" : output === undefined ? null : `--output ${output}`;
-    if (quiet && asked !== null)
-      throw usage(`--quiet prints only ids, so it cannot be used with ${asked}.`, [`Leave out --quiet or ${asked}.`]);
-    if (asJson && output !== undefined)
-      throw usage(`--json and --output ${output} cannot be used together.`, [
-        `Leave out --json or --output ${output}.`,
-      ]);
     if (watch && output === "csv")
       throw usage("--watch and --output csv cannot be used together, because CSV can contain only one list.", [
         "Leave out --watch or --output csv.",
       ]);
-    if (asJson) return "json";
+    if (this.jsonEnabled()) return "json";
     return quiet ? "id" : (output ?? "table");
   }
 

@@ -5,7 +5,6 @@ import { ClientGroup, LeaseGroup } from "./groups/clients.js";
 import { DescriptionGroup } from "./groups/descriptions.js";
 import { DoorGroup } from "./groups/doors.js";
 import { EventGroup } from "./groups/events.js";
-import { RecordGroup } from "./groups/records.js";
 import { HostGroup, PoolGroup, ServerGroup } from "./groups/servers.js";
 import { SessionGroup } from "./groups/sessions.js";
 import { TokenGroup } from "./groups/tokens.js";
@@ -25,7 +24,6 @@ export interface Groups {
   readonly doors: DoorGroup;
   readonly pool: PoolGroup;
   readonly hosts: HostGroup;
-  readonly records: RecordGroup;
   readonly descriptions: DescriptionGroup;
   readonly usage: UsageGroup;
   readonly events: EventGroup;
@@ -57,7 +55,6 @@ export class Fleet implements Groups, AsyncDisposable {
   readonly doors: DoorGroup;
   readonly pool: PoolGroup;
   readonly hosts: HostGroup;
-  readonly records: RecordGroup;
   readonly descriptions: DescriptionGroup;
   readonly usage: UsageGroup;
   readonly events: EventGroup;
@@ -80,7 +77,6 @@ export class Fleet implements Groups, AsyncDisposable {
     const { users, usage } = this;
     this.doors = new DoorGroup(parts, { sessions, servers, hosts, tokens, limits, users, usage, events });
     this.pool = new PoolGroup(parts, this.doors);
-    this.records = new RecordGroup(parts);
     this.descriptions = new DescriptionGroup(parts);
     this.#parts = parts;
   }

@@ -94,7 +94,7 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
   work.share = share;
   const { action, about } = route;
   const id = c.req.param("id") ?? "";
-  const relation = about === "session" ? await door.fleet.sessions.relation(identity, id) : "none";
+  const relation = about === "session" ? await door.fleet.relation(identity, id) : "none";
   if (!permit(identity, action, relation, nameOf(route))) throw sessionNotFound(id);
   const maxBytes = route.path.endsWith("/turns") ? door.config.serve.maxFrameBytes : SMALL_BODY;
   const input = readInput(route, {

@@ -1,5 +1,4 @@
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { serveStatic } from "@hono/node-server/serve-static";
@@ -7,7 +6,7 @@ import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { generateCookie } from "hono/cookie";
 import { parse } from "hono/utils/cookie";
 import * as v from "valibot";
-import { FleetError, isFleetError, quote, systemCode } from "../base/errors.js";
+import { FleetError, isFleetError, quote } from "../base/errors.js";
 import type { Env } from "./app.js";
 import type { DoorState } from "./door-state.js";
 import { readBody, readInput } from "./input.js";
@@ -134,24 +133,6 @@ const PAGE = "index.html";
 /** The files of the console, each also compressed (`.br`). */
 const ROOT = join(dirname(createRequire(import.meta.url).resolve("copilotfleet/package.json")), "dist", "console");
 
-/**
- * Returns the names of missing files: those that the page refers to, directly or through other files, and the page
- * itself.
- */
-export async function missingFiles(root = ROOT): Promise<string[]> {
-  const missing: string[] = [];
-  const needed = new Set([PAGE]);
-  for (const name of needed) {
-    const text = await readFile(join(root, name), "utf8").catch((error: unknown) => {
-      if (systemCode(error) !== "ENOENT") throw error;
-      return null;
-    });
-    if (text === null) missing.push(name);
-    for (const [, other = ""] of text?.matchAll(/"(?:\/console|\.)\/([\w-]+\.(?:css|js))"/g) ?? []) needed.add(other);
-  }
-  return missing;
-}
-
 /** The Content-Security-Policy of the page. It allows only our own files, and no inline scripts or styles. */
 const POLICY = [
   "default-src 'none'",
@@ -235,7 +216,7 @@ export async function signIn(door: DoorState, c: Request): Promise<Response> {
   const given = await readBody(c, LARGEST_BODY, UNCOUNTED);
   const input = readInput({ params: null, query: null, body }, { params: {}, query: c.req.queries(), body: given });
   const credential = input.body as Given;
-  const owner = "code" in credential ? await door.fleet.tokens.ownerOf(credential.code) : null;
+  const owner = "code" in credential ? await door.fleet.ownerOf(credential.code) : null;
   if (owner !== null && !("user" in credential)) {
     visit.ended(200);
     return answer(visit, { user: owner });
@@ -284,7 +265,7 @@ export async function signOut(door: DoorState, c: Request): Promise<Response> {
  */
 async function tokenFor({ fleet }: DoorState, given: Given) {
   if ("token" in given) return { token: given.token.trim(), isIssued: false };
-  const issued = "user" in given ? await fleet.tokens.redeem(given.code, given.user) : null;
+  const issued = "user" in given ? await fleet.redeem(given.code, given.user) : null;
   return { token: issued?.token ?? `refused:${given.code}`, isIssued: issued !== null };
 }
 

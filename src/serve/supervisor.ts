@@ -111,7 +111,10 @@ export class Supervisor {
     if (http !== null) {
       const answers = new HealthProbes(probes, { hasMetrics: isShared });
       const listeners = doorListeners(this.#context, "HTTP API");
-      this.#stopCounting = requests.onOwn((change) => metrics.asked(change, requests.size));
+      this.#stopCounting = requests.onOwn(({ request: { kind, outcome } }) => {
+        metrics.series.agentRequestsWaiting.set(requests.size);
+        if (outcome !== null) metrics.series.agentRequests.inc({ kind, outcome });
+      });
       const api = await doors.openHttp({ ...listeners, listen: http, probes: answers, signal });
       state.http = api;
       if (isShared) this.#metricsAddress = api.address;
@@ -218,7 +221,7 @@ export class Supervisor {
   async #closePool(): Promise<void> {
     await this.#hostLock.closePool();
     this.#context.state.phase = "draining";
-    this.#context.metrics.drains();
+    this.#context.metrics.series.draining.set(1);
     const failure = "the drain could not be announced to the other hosts";
     await attempt(this.#context, failure, () => this.#heartbeat?.closeToUsers());
   }

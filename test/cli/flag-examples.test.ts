@@ -6,7 +6,6 @@ import { describe, expect, it } from "vitest";
 import { isFleetError } from "../../src/base/errors.js";
 import { readUser } from "../../src/base/values/names.js";
 import { readRedisUrl } from "../../src/base/values/network.js";
-import { missingValue } from "../../src/cli/usage-error.js";
 import { httpUrl, modelFault } from "../../src/config/rules.js";
 
 type Option = Interfaces.OptionFlag<unknown> & { parse: (text: string, context: object, flag: object) => unknown };
@@ -39,15 +38,6 @@ async function accepts({ parse, options, helpValue = "" }: Option, text: string)
 }
 
 describe("the example for a flag", () => {
-  it.each(OPTIONS)("$command --$name accepts the example in the error for a missing value", async (option) => {
-    const { name, definition } = option;
-    const { message, advice } = await missingValue(`--${name}`, definition);
-    const [, example] = new RegExp(`^For example, write --${name} (\\S+)\\.$`).exec(advice[0] ?? "") ?? [];
-    // There is no example for --token, because only the holder of a lease has its token.
-    expect(example === undefined, message).toBe(name === "token");
-    if (example !== undefined) expect(await accepts(definition, example)).toBe(true);
-  });
-
   it.each(OPTIONS)("$command --$name accepts the example in the error for a wrong value", async (option) => {
     const { definition } = option;
     try {
@@ -58,18 +48,5 @@ describe("the example for a flag", () => {
       const [, example] = / (?:such as|write) (?:--\S+ )?"?([^\s"]+?)"?(?:\.|, or.*)$/.exec(advice) ?? [];
       if (example !== undefined) expect(await accepts(definition, example), advice).toBe(true);
     }
-  });
-
-  it.each([
-    ["store/migrate", "to-env", "REDIS_URL"],
-    ["unlock", "token-env", "LEASE_TOKEN"],
-    ["chat", "token-env", "FLEET_TOKEN"],
-    ["spawn", "token-env", "GITHUB_TOKEN"],
-    ["init", "api-key-env", "OPENAI_API_KEY"],
-    ["deploy/kubernetes", "storage-class", "standard"],
-  ])("%s --%s gets the example %s, which fits its purpose", async (command, name, example) => {
-    const { definition } = OPTIONS.find((option) => option.command === command && option.name === name) ?? {};
-    const { advice } = await missingValue(`--${name}`, definition);
-    expect(advice).toEqual([`For example, write --${name} ${example}.`]);
   });
 });

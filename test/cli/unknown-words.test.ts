@@ -5,11 +5,7 @@ const fleet = testFleet();
 
 describe("an unknown or misplaced word", () => {
   it.each([
-    [["describe", "session", "team"], "copilotfleet describe session/team"],
-    [["send", "zz", "and", "now", "--user", "a"], "copilotfleet send zz 'and now' --user a"],
-    [["send", "zz", "--user", "a"], "copilotfleet send zz - --user a"],
-    [["create", "--user", "a", "--prompt", "and", "now"], "Put the whole prompt in quotes."],
-    [["unlock", "team", "4f1d"], "copilotfleet unlock team --token TOKEN"],
+    [["create", "--user", "a", "--prompt", "and", "now"], 'Leave out "now", or put a text with spaces in quotes.'],
     [["explain", "FLEET_NOPE"], "copilotfleet explain"],
     [["spwan"], "copilotfleet spawn"],
     [["ps", "--usr", "a"], "Did you mean --user?"],

@@ -272,11 +272,10 @@ it("serve replaces a killed egress proxy if a server needs it, and counts the re
   const launchId = randomUUID();
   await openEgress(stateRoot, launchId, { user: "alice", server: "alice-1", allow: [] });
   const counted: Record<string, number> = {};
-  const metrics = {
-    egressRequested: (result: string, count: number) => {
-      counted[result] = (counted[result] ?? 0) + count;
-    },
+  const inc = ({ result }: { result: string }, count: number) => {
+    counted[result] = (counted[result] ?? 0) + count;
   };
+  const metrics = { series: { egress: { inc } } };
   const egress = new EgressWatch({ stateRoot, metrics: metrics as unknown as FleetMetrics });
   const look = async () => await egress.look([{ sandbox: { mode: "landlock", not: [], network: "allow-list" } }]);
   await answerOf(folder, launchId, "before.example:443");

@@ -357,8 +357,8 @@ describe("usage errors of lock and unlock", () => {
     ["lock with a command but without --", ["lock", "s", "--user", "alice", "true"], 'Unexpected argument: "true".'],
     [
       "lock --show with other arguments",
-      ["lock", "s", "--show", "--ttl", "3s", "--", "x"],
-      "--show only shows the lease",
+      ["lock", "s", "--show", "--ttl", "3s"],
+      "--ttl and --show cannot be used together.",
     ],
     ["unlock without a token", ["unlock", "s"], "--token or --token-env is missing."],
     [

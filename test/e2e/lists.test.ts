@@ -132,9 +132,9 @@ describe("the format of a list", () => {
       ["--limit", "-1"],
       expect.stringMatching(/^--limit is "-1", which is less than 1\. Allowed: a whole number from 1 to /),
     ],
-    [["-q", "-o", "csv"], "--quiet prints only ids, so it cannot be used with --output csv."],
-    [["-q", "--json"], "--quiet prints only ids, so it cannot be used with --json."],
-    [["--json", "-o", "csv"], "--json and --output csv cannot be used together."],
+    [["-q", "-o", "csv"], "--quiet and --output cannot be used together."],
+    [["-q", "--json"], "--quiet and --json cannot be used together."],
+    [["--json", "-o", "csv"], "--output and --json cannot be used together."],
     [
       ["--watch", "-o", "csv"],
       "--watch and --output csv cannot be used together, because CSV can contain only one list.",

@@ -1,9 +1,5 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { TokenRecord } from "../../src/base/token.js";
-import { missingFiles } from "../../src/http/console.js";
 import { issueCode, redeemCode } from "../../src/identity/tokens.js";
 import type { Store } from "../../src/store/ports.js";
 import { type Ask, type Reply, TestApi } from "./harness.js";
@@ -73,17 +69,6 @@ describe("the page of the console", () => {
       // `fetch` has already decompressed the body.
       expect(await response.text()).toBe(plain.text);
     }
-  });
-
-  it("missingFiles returns the names of the console's missing files, and an empty list after a build", async () => {
-    expect(await missingFiles()).toEqual([]);
-    const folder = mkdtempSync(join(tmpdir(), "console-"));
-    expect(await missingFiles(folder)).toEqual(["index.html"]);
-    const page = '<script src="/console/main-1.js"></script><link href="/console/main-1.css">';
-    writeFileSync(join(folder, "index.html"), page);
-    writeFileSync(join(folder, "main-1.js"), 'import("./pages-1.js")');
-    expect(await missingFiles(folder)).toEqual(["main-1.css", "pages-1.js"]);
-    rmSync(folder, { recursive: true });
   });
 
   it.each(["/console/nothing-12345678.js", "/console/..%2f..%2fpackage.json", "/console/index.html.br", "/console/"])(

@@ -248,12 +248,12 @@ describe(`a real Prometheus ${NEEDS}`, () => {
 });
 
 function oneOfEverything(metrics: FleetMetrics): void {
-  metrics.restarted("crash");
-  metrics.crashLooped();
-  metrics.recycled("age");
+  metrics.series.restarts.inc({ reason: "crash" });
+  metrics.series.crashLoops.inc();
+  metrics.series.recycles.inc({ reason: "age" });
   metrics.probed("ok", 0.01);
   metrics.turnEnded("completed", 2);
-  metrics.evicted(1);
+  metrics.series.evictions.inc(1);
   metrics.signedOn("jwt", "accepted", 0.002);
   metrics.gcRan({ deleted: [], freedBytes: 1, unreadable: [] });
   metrics.failed("FLEET_INTERNAL");

@@ -1,6 +1,6 @@
 import type { Lease } from "../../base/session.js";
 import { FleetCommand } from "../base-command.js";
-import { lockFlags, lockOptions, refuseBesideShow, refuseNoCommand, splitCommand } from "../flags/lease.js";
+import { checkCommand, lockFlags, lockOptions, splitCommand } from "../flags/lease.js";
 import { sessionArg, wholeId } from "../flags/session.js";
 import { renderLease, waysToEnd } from "../render/results.js";
 import { LeaseSignals, runUnderLease } from "../run/under-lease.js";
@@ -35,10 +35,9 @@ export default class Lock extends FleetCommand {
   async run(): Promise<LockResult> {
     const { own, command } = splitCommand(this.argv);
     const { args, flags } = await this.parse(Lock, own);
-    refuseNoCommand(command);
+    checkCommand(command, flags.show);
     const resolving = { user: flags.user, json: this.jsonEnabled() };
     if (flags.show) {
-      refuseBesideShow(flags, command);
       return await this.withFleet(async (fleet) => {
         const session = await wholeId(fleet, args.session, { ...resolving, reads: true });
         const lease = await fleet.leases.get(session, { user: flags.user });

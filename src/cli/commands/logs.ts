@@ -49,7 +49,7 @@ export default class Logs extends FleetCommand {
   async run(): Promise<ServerLog | ServerLogs> {
     const { args, flags } = await this.parse(Logs);
     const { user, all, previous, timestamps, since, lines = since === undefined ? 100 : MOST_LINES } = flags;
-    checkSelection(args.server === undefined ? [] : [args.server], { user, all }, "logs");
+    checkSelection(args.server === undefined ? [] : [args.server], { user, all });
     return await this.withFleet(async (fleet) => {
       using progress = this.progress("Reading the log");
       const references = await logReferences(fleet, { server: args.server, user, all });

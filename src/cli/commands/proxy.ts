@@ -35,7 +35,7 @@ export default class OpenProxy extends FleetCommand {
   async run(): Promise<ProxyView> {
     const { flags } = await this.parse(OpenProxy);
     const { to, listen, ca, cert, key } = flags;
-    if (to === undefined) throw usage("proxy needs --to HOST:PORT.", ["For example, write --to fleet.example:4300."]);
+    if (to === undefined) throw usage("--to is missing.", ["For example, write --to fleet.example:4300."]);
     const token = await tokenOfDoor(flags);
     const signal = this.interruptSignal();
     const { openProxy } = await import("../../identity/tls/proxy.js");

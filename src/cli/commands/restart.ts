@@ -2,7 +2,7 @@ import { Flags } from "@oclif/core";
 import type { ServerView } from "../../servers/server.js";
 import type { Stopped } from "../../servers/stop.js";
 import { FleetCommand } from "../base-command.js";
-import { integerFlag, usage } from "../flags/flags.js";
+import { integerFlag, withRules } from "../flags/flags.js";
 import { leftOut, selectionArgs, selectionFlags, selectServers, stopRequest } from "../flags/select-servers.js";
 import { renderServers } from "../render/columns.js";
 import { exitCodeOf } from "../render/results.js";
@@ -20,19 +20,16 @@ export default class Restart extends FleetCommand {
     rolling: Flags.boolean({
       description:
         "replace one server after the other; start the new process before stopping the old one; end at the first failure",
+      exclusive: ["force"],
     }),
-    "max-unavailable": integerFlag(
-      "max-unavailable",
-      "with --rolling: how many servers to replace at a time (default: 1)",
-      [1, 1_000],
+    "max-unavailable": withRules(
+      integerFlag("max-unavailable", "with --rolling: how many servers to replace at a time (default: 1)", [1, 1_000]),
+      { dependsOn: ["rolling"] },
     ),
   };
 
   async run(): Promise<{ stopped: Stopped[]; servers: ServerView[]; away?: string[] }> {
     const { flags, argv } = await this.parse(Restart);
-    if (flags.rolling && flags.force) throw usage("--rolling waits for turns, and --force does not. Give one of them.");
-    if (!flags.rolling && flags["max-unavailable"] !== undefined)
-      throw usage("--max-unavailable needs --rolling.", ["copilotfleet restart --all --rolling"]);
     const { force = false, ...drain } = stopRequest(flags);
     return await this.withFleet(async (fleet) => {
       const { ids, away } = await selectServers(fleet, argv as string[], flags);

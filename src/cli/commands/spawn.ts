@@ -2,8 +2,16 @@ import { Flags } from "@oclif/core";
 import type { ServerView } from "../../servers/server.js";
 import { FleetCommand } from "../base-command.js";
 import { namingTokenFlag, tokenSourceFromFlags } from "../flags/door.js";
-import { actingUserFlagUnless, durationFlag, folderFlag, given, integerFlag, variableFlag } from "../flags/flags.js";
-import { checkSpawn } from "../flags/select-servers.js";
+import {
+  actingUserFlagUnless,
+  durationFlag,
+  folderFlag,
+  given,
+  integerFlag,
+  usage,
+  variableFlag,
+  withRules,
+} from "../flags/flags.js";
 import { renderServers } from "../render/columns.js";
 
 interface Spawned {
@@ -26,22 +34,30 @@ export default class Spawn extends FleetCommand {
   ];
   static override flags = {
     user: actingUserFlagUnless(["shared", "count"]),
-    count: integerFlag(
-      "count",
-      "start the servers of the users USER-1 to USER-N; 1 starts the server of USER",
-      [1, 1_000],
-      { example: 2 },
+    count: withRules(
+      integerFlag("count", "start the servers of the users USER-1 to USER-N; 1 starts the server of USER", [1, 1_000], {
+        example: 2,
+      }),
+      { dependsOn: ["user"] },
     ),
-    shared: Flags.boolean({ description: "start one more shared server" }),
-    "token-env": variableFlag("environment variable that holds the GitHub token", "GITHUB_TOKEN"),
-    "token-file": Flags.string({ description: "file (mode 0600) that holds the GitHub token", helpValue: "FILE" }),
+    shared: Flags.boolean({ description: "start one more shared server", exclusive: ["user", "count"] }),
+    "token-env": variableFlag("environment variable that holds the GitHub token"),
+    "token-file": Flags.string({
+      description: "file (mode 0600) that holds the GitHub token",
+      helpValue: "FILE",
+      exclusive: ["token-env"],
+    }),
     cwd: folderFlag("cwd", "working folder of the server"),
     wait: durationFlag("wait", "how long to wait until the server answers (default: 30s)"),
   };
 
   async run(): Promise<Spawned | SpawnedMany> {
     const { flags } = await this.parse(Spawn);
-    checkSpawn(flags);
+    if (flags.user === undefined && !flags.shared)
+      throw usage("--user or --shared is missing.", [
+        "copilotfleet spawn --user USER # starts the server of a user",
+        "copilotfleet spawn --shared # starts one more shared server",
+      ]);
     const token = tokenSourceFromFlags(flags["token-env"], flags["token-file"]);
     const request = given({ token, cwd: flags.cwd, wait: flags.wait });
     const spawn = this.withFleet(async (fleet) => {

@@ -1,6 +1,6 @@
 import { Flags } from "@oclif/core";
 import type { Overview } from "../../hosts/overview.js";
-import { listFlags, usage } from "../flags/flags.js";
+import { listFlags } from "../flags/flags.js";
 import { ListCommand } from "../list-command.js";
 import { BUSY_SERVERS, listingOf } from "../render/columns.js";
 
@@ -19,15 +19,13 @@ export default class Top extends ListCommand {
     "<%= config.bin %> top --json",
   ];
   static override flags = {
-    once: Flags.boolean({ description: "print the current state once" }),
+    once: Flags.boolean({ description: "print the current state once", exclusive: ["watch"] }),
     ...listFlags(BUSY_SERVERS),
   };
 
   async run(): Promise<Overview> {
     const { flags } = await this.parse(Top);
     const { once, output, quiet, limit, sort } = flags;
-    if (once && flags.watch)
-      throw usage("--once and --watch cannot be used together.", ["Leave out --once or --watch."]);
     const isPrinted = once || output !== undefined || quiet || flags["no-headers"] || limit !== undefined;
     const isLive = process.stdout.isTTY === true && process.stdin.isTTY === true && !isPrinted && !this.jsonEnabled();
     if (!isLive) {

@@ -1,5 +1,5 @@
 import { Args, Flags } from "@oclif/core";
-import { printable, redact, shellQuote } from "../../base/values/text.js";
+import { printable, redact } from "../../base/values/text.js";
 import { listTrusted, readProjectFile, revokeTrust, type TrustView, trustFile } from "../../fleet/trust.js";
 import { FLAGS_WITHOUT_CONFIG, FleetCommand } from "../base-command.js";
 import { usage } from "../flags/flags.js";
@@ -35,22 +35,18 @@ export default class Trust extends FleetCommand {
     }),
   };
   static override flags = {
-    list: Flags.boolean({ description: "show the files that you trust" }),
+    list: Flags.boolean({ description: "show the files that you trust", exclusive: ["revoke"] }),
     revoke: Flags.string({ description: "stop trusting this file", helpValue: "PATH" }),
   };
 
   async run(): Promise<Trusted | Revoked> {
     const { args, flags } = await this.parse(Trust);
     const { list, revoke } = flags;
-    const ways = [args.path && "PATH", list && "--list", revoke !== undefined && "--revoke"].filter(Boolean);
-    if (ways.length > 1)
-      throw usage(`${ways.join(" and ")} cannot be used together. Give one of them.`, [
-        "copilotfleet trust --list",
-        `copilotfleet trust --revoke ${revoke === undefined ? "PATH" : shellQuote(printable(redact(revoke)))}`,
-      ]);
+    if (args.path !== undefined && (list || revoke !== undefined))
+      throw usage(`PATH and ${list ? "--list" : "--revoke"} cannot be used together.`, ["copilotfleet trust --list"]);
     const options = { env: process.env, cwd: process.cwd() };
-    if (flags.list) return this.#list(listTrusted(options));
-    if (flags.revoke !== undefined) return this.#revoke(await revokeTrust(flags.revoke, options));
+    if (list) return this.#list(listTrusted(options));
+    if (revoke !== undefined) return this.#revoke(await revokeTrust(revoke, options));
     const file = readProjectFile(args.path, options);
     const sets = Object.entries(file.sets);
     if (sets.length === 0) {

@@ -6,7 +6,7 @@ import { addressFault, redactTokens, shellQuote } from "../../base/values/text.j
 import { type Address, parseAddress } from "../../config/rules.js";
 import { type PlainSource, resolveToken } from "../../providers/github-token.js";
 import type { PeerTls } from "../../runtime/wire/secure.js";
-import { readVariable, textFlag, usage, variableFlag, variableName } from "./flags.js";
+import { readVariable, textFlag, usage, variableFlag, variableName, withRules } from "./flags.js";
 
 /** A front door to connect to. */
 export interface Door {
@@ -28,17 +28,21 @@ export const doorFlags = {
   to: textFlag("to", "address of a front door", "HOST:PORT", (text, name) => {
     address(text, name);
   }),
-  "token-env": variableFlag("environment variable that holds the token for the front door", TOKEN_VARIABLE),
+  "token-env": withRules(variableFlag("environment variable that holds the token for the front door"), {
+    dependsOn: ["to"],
+  }),
   "token-file": Flags.string({
     description: "file (mode 0600) that holds the token for the front door",
     helpValue: "FILE",
+    dependsOn: ["to"],
+    exclusive: ["token-env"],
   }),
-  ca: fileFlag("authorities of a front door with TLS (default: those that Node.js trusts)"),
-  cert: fileFlag("certificate to show at the front door", ["key"]),
-  key: fileFlag("key of that certificate", ["cert"]),
+  ca: fileFlag("authorities of a front door with TLS (default: those that Node.js trusts)", ["to"]),
+  cert: fileFlag("certificate to show at the front door", ["to", "key"]),
+  key: fileFlag("key of that certificate", ["to", "cert"]),
 };
 
-function fileFlag(description: string, dependsOn: string[] = []) {
+function fileFlag(description: string, dependsOn: string[]) {
   return Flags.string({ description: `file with the ${description}`, helpValue: "FILE", dependsOn });
 }
 
@@ -73,10 +77,7 @@ async function tlsOfDoor({ to = "", ca, cert, key }: DoorFlags): Promise<PeerTls
 /** Returns the front door that the user named, with its token and TLS files read; undefined if the user named none. */
 export async function doorFromFlags(given: DoorFlags): Promise<Door | undefined> {
   const { to, "token-env": variable, "token-file": file, ca, cert, key } = given;
-  const source = tokenSourceFromFlags(variable, file, TOKEN_VARIABLE);
-  const needsDoor = [source, ca, cert].some((part) => part !== undefined);
-  if (to === undefined && !needsDoor) return undefined;
-  if (to === undefined) throw usage("--token-env, --token-file, --ca, --cert and --key need --to HOST:PORT.");
+  if (to === undefined) return undefined;
   const token = await tokenOfDoor(given);
   if (token === undefined) throw usage("--to needs --token-env VAR or --token-file FILE.");
   const files = { "token-file": file, ca, cert, key };
@@ -134,8 +135,6 @@ export function tokenSourceFromFlags(
   file: string | undefined,
   example = "GITHUB_TOKEN",
 ): PlainSource | undefined {
-  if (variable !== undefined && file !== undefined)
-    throw usage("--token-env and --token-file cannot be used together.", ["Leave out --token-env or --token-file."]);
   if (TOKEN.test(variable ?? file ?? "")) {
     throw usage(
       "--token-env takes the name of a variable and --token-file the path of a file, not the token itself. Revoke " +

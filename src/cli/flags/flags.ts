@@ -173,13 +173,9 @@ export function addressFlag(name: string, description: string, example: string) 
   });
 }
 
-/** A flag for the name of an environment variable. `example` is a usual name of that variable. */
-export function variableFlag(description: string, example: string) {
-  return Flags.custom<string, { example: string }>({
-    description,
-    helpValue: "VAR",
-    parse: async (value) => value,
-  })({ example });
+/** A flag for the name of an environment variable. */
+export function variableFlag(description: string) {
+  return Flags.string({ description, helpValue: "VAR" });
 }
 
 export function variableName(flag: string, value: string, example: string): string {
@@ -209,6 +205,11 @@ export function readVariable(
   throw new FleetError(code, message, {
     suggestions: [`Set ${redact(name)} to ${content}, or give ${flag} the name of another variable.`],
   });
+}
+
+/** A copy of a flag with oclif's rules about other flags. */
+export function withRules<F extends object>(flag: F, rules: { dependsOn?: string[]; exclusive?: string[] }): F {
+  return { ...flag, ...rules };
 }
 
 /** Removes the options that are undefined: those of the flags that the user did not give. */
@@ -305,8 +306,10 @@ const MOST_ROWS = 1_000_000;
 /** The flags of each command that prints a list. */
 export function listFlags<Row>(list: List<Row>) {
   return inGroup("OUTPUT", {
-    output: choiceFlag("format", "format of the list; wide has all columns", FORMATS, "o"),
-    quiet: Flags.boolean({ char: "q", description: "print only ids" }),
+    output: withRules(choiceFlag("format", "format of the list; wide has all columns", FORMATS, "o"), {
+      exclusive: ["json"],
+    }),
+    quiet: Flags.boolean({ char: "q", description: "print only ids", exclusive: ["output", "json"] }),
     "no-headers": Flags.boolean({ description: "print no headings" }),
     sort: sortFlag(list.columns.map(nameOf)),
     watch: Flags.boolean({
@@ -346,16 +349,13 @@ export const memberFlags = {
     description: "a user who may use the session; may be repeated",
     helpValue: "USER",
     multiple: true,
+    dependsOn: ["collaborative"],
   }),
 };
 
 /** The members of a new session; undefined if it is private. */
 export function membersOf(flags: { collaborative: boolean; member?: string[] | undefined }): string[] | undefined {
-  if (flags.collaborative) return flags.member ?? [];
-  if (flags.member === undefined) return undefined;
-  throw usage("--member needs --collaborative.", [
-    `copilotfleet create --user USER --collaborative${flags.member.map((id) => ` --member ${id}`).join("")}`,
-  ]);
+  return flags.collaborative ? (flags.member ?? []) : undefined;
 }
 
 const text = (description: string, helpValue: string) => Flags.string({ description, helpValue });
@@ -363,8 +363,8 @@ const text = (description: string, helpValue: string) => Flags.string({ descript
 export const initFlags = {
   provider: choiceFlag("provider", "source of the models", SOURCES),
   "base-url": text("URL of the model service", "URL"),
-  "api-key-env": variableFlag("variable that contains the key of the model service", "OPENAI_API_KEY"),
-  "token-env": variableFlag("variable that contains the GitHub token (default: the login of gh)", "GITHUB_TOKEN"),
+  "api-key-env": variableFlag("variable that contains the key of the model service"),
+  "token-env": variableFlag("variable that contains the GitHub token (default: the login of gh)"),
   model: text("model of sessions that name none", "MODEL"),
   isolation: choiceFlag("isolation", "whether users share servers (default: per-user)", ["per-user", "shared"]),
   yes: Flags.boolean({

@@ -125,7 +125,10 @@ function optionsOf(props: PlotProps, width: number): uPlot.Options {
     padding: [8, 8, 0, 0],
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
     scales: {
-      x: { time: time.isLocal, range: (_, from, to) => [Math.min(from, to - SHORTEST * time.unitS) - margin, to + margin] },
+      x: {
+        time: time.isLocal,
+        range: (_, from, to) => [Math.min(from, to - SHORTEST * time.unitS) - margin, to + margin],
+      },
       y: { range: (_, __, max) => [0, max > 0 ? max * 1.12 : 1] },
     },
     axes: [

@@ -1,6 +1,6 @@
 import { ignoredVariables, unknownVariables } from "../../config/load/environment.js";
 import { type LoadedConfig, loadConfig } from "../../config/load/load.js";
-import { Fleet } from "../fleet.js";
+import { openParts } from "../parts.js";
 import { type Check, Checks, type Finding, ok, warning } from "./checks.js";
 import { INSTALLATION, RUNTIME } from "./installation.js";
 import { HOSTS, OPERATION, STORE } from "./operation.js";
@@ -61,14 +61,18 @@ export async function examine(options: DoctorOptions): Promise<DoctorResult> {
     if (store.kind !== "file") records.push(HOSTS);
     if (storage.shared !== null) records.push(sharedStorage(storage.shared));
     if (checks.passed(STATE_FOLDER.name)) {
-      await using fleet = await Fleet.open(options);
-      const context = { fleet, fix, quick };
-      await checks.run([STORE], context);
-      // Files that cannot be written, for example on a full disk, may still be readable.
-      if (checks.passed(STORE.name) || store.kind === "file") await checks.run([REGISTRY], context);
-      else checks.skip([REGISTRY], STORE.name);
-      if (checks.passed(REGISTRY.name)) await checks.run(records, context);
-      else checks.skip(records, checks.passed(STORE.name) ? REGISTRY.name : STORE.name);
+      const parts = openParts(options);
+      const context = { parts, fix, quick };
+      try {
+        await checks.run([STORE], context);
+        // Files that cannot be written, for example on a full disk, may still be readable.
+        if (checks.passed(STORE.name) || store.kind === "file") await checks.run([REGISTRY], context);
+        else checks.skip([REGISTRY], STORE.name);
+        if (checks.passed(REGISTRY.name)) await checks.run(records, context);
+        else checks.skip(records, checks.passed(STORE.name) ? REGISTRY.name : STORE.name);
+      } finally {
+        await parts.close();
+      }
     } else checks.skip([STORE, REGISTRY, ...records], STATE_FOLDER.name);
   }
   return { ok: checks.exit === 0, checks: checks.all, exit: checks.exit };

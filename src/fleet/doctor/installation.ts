@@ -1,18 +1,11 @@
 import { accessSync, constants, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { isFleetError, systemCode } from "../../base/errors.js";
+import { systemCode } from "../../base/errors.js";
 import { ifThere } from "../../base/if-there.js";
-import {
-  findRuntime,
-  OLDEST_RUNTIME,
-  ownVersion,
-  packageVersion,
-  SUPPORTED_VERSIONS,
-  sdkVersion,
-} from "../../runtime/launch/versions.js";
+import { findRuntime, OLDEST_RUNTIME, packageVersion } from "../../runtime/launch/versions.js";
 import { packageFolder } from "../../sandbox/programs.js";
 import { askRuntime } from "../versions.js";
-import { type Finding, failed, ok, type Row, warning } from "./checks.js";
+import { type Finding, ok, type Row, warning } from "./checks.js";
 import type { SettingsContext } from "./settings.js";
 
 /** The last day of security fixes for each version of Node.js: https://github.com/nodejs/Release. */
@@ -28,7 +21,6 @@ const END_OF_LIFE: Readonly<Record<number, string>> = {
 /** The checks that need no configuration. */
 export const INSTALLATION: readonly Row<unknown>[] = [
   { name: "node", look: () => nodeIsSupported(process.versions.node, new Date()) },
-  { name: "versions", look: versionsFit },
   { name: "code", look: () => codeIsProtected(packageFolder(), process.getuid?.() ?? 0) },
 ];
 
@@ -40,16 +32,6 @@ export function nodeIsSupported(version: string, now: Date): Finding {
   if (end === undefined || now.toISOString().slice(0, 10) <= end) return ok(detail);
   const fix = "Install Node.js 22.12 or later, or 24, and then restart serve.";
   return warning(`${detail}; this version has had no security fixes since ${end}`, fix);
-}
-
-/** Reports the versions. The bundled runtime comes with the SDK, so it must have the SDK's version. */
-function versionsFit(): Finding {
-  const sdk = sdkVersion();
-  const detail = `copilotfleet ${ownVersion()}, SDK ${sdk ?? "not installed"}, protocol ${[...SUPPORTED_VERSIONS].join(" or ")}`;
-  if (sdk === null) return failed(detail, "npm install --include=optional");
-  const bundled = bundledVersion();
-  if (bundled === null || bundled === sdk) return ok(detail);
-  return warning(`${detail}; the bundled runtime comes from version ${bundled}`, "npm install --include=optional");
 }
 
 /**
@@ -75,18 +57,6 @@ function mayChange(path: string, uid: number): boolean {
   } catch (error) {
     if (systemCode(error) === undefined) throw error;
     return false;
-  }
-}
-
-/**
- * The version of the package with the bundled runtime. Null without that package: another runtime may be configured.
- */
-function bundledVersion(): string | null {
-  try {
-    return packageVersion(findRuntime(null, {}).path);
-  } catch (error) {
-    if (isFleetError(error, "FLEET_RUNTIME_UNUSABLE")) return null;
-    throw error;
   }
 }
 

@@ -3,21 +3,32 @@ import { dirname, join } from "node:path";
 import { type FleetError, isFleetError, type Suggestion, systemCode } from "../../base/errors.js";
 import type { HostRecord } from "../../base/host.js";
 import { ifThereLater } from "../../base/if-there.js";
+import { lackingIn, NO_SANDBOX } from "../../base/sandbox.js";
 import { system } from "../../base/system/system.js";
 import { asSentence, countOf, shellQuote } from "../../base/values/text.js";
 import type { LoadedConfig } from "../../config/load/load.js";
+import { gatherEvents } from "../../hosts/all-events.js";
+import { listTokens } from "../../identity/tokens.js";
 import { isLocal, problemsOf, usable } from "../../runtime/files/shared-storage.js";
+import { readSessionFolder } from "../../runtime/history/session-state.js";
+import { sandboxNow } from "../../sandbox/sandbox.js";
 import { unlikeHosts } from "../../serve/heartbeat.js";
+import { launchesOf } from "../../servers/admission.js";
+import { findServers } from "../../servers/repair.js";
+import { isBroken, isRunning } from "../../servers/server.js";
 import { endStrays, findStrays } from "../../sessions/gc/unused-servers.js";
 import { DAMAGE_ADVICE } from "../../store/file/commit.js";
 import { adviceForOwner } from "../../store/file/state-folder.js";
-import type { Fleet } from "../fleet.js";
-import { checkState } from "../parts.js";
+import { purgesUnderWay } from "../../store/ports.js";
+import { ServerGroup } from "../groups/servers.js";
+import { checkState, type FleetParts } from "../parts.js";
 import { CLOCK_ADVICE, type Finding, failed, ok, type Row, warning } from "./checks.js";
 import type { SettingsContext } from "./settings.js";
 
 const LITTLE_SPACE_BYTES = 1_000_000_000;
 const FEW_FILES = 10_000;
+/** How far in the future a last use may be before it is reported, in milliseconds. A clock may have been set back. */
+const CLOCK_TOLERANCE_MS = 60_000;
 
 export const STATE_FOLDER: Row<LoadedConfig> = {
   name: "state folder",
@@ -33,7 +44,7 @@ export const DISK_SPACE: Row<LoadedConfig> = { name: "disk space", look: diskSpa
 export function sharedStorage(shared: string): Row<RecordsContext> {
   return {
     name: "shared storage",
-    look: async ({ fleet }) => await sharedFolder(shared, await fleet.hosts.list()),
+    look: async ({ parts }) => await sharedFolder(shared, await parts.directory.list()),
   };
 }
 
@@ -101,7 +112,7 @@ async function sharedFolder(shared: string, hosts: readonly HostRecord[]): Promi
 }
 
 export interface RecordsContext {
-  fleet: Fleet;
+  parts: FleetParts;
   fix: boolean;
   /** Do not use the network, except for the store. */
   quick: boolean;
@@ -110,19 +121,19 @@ export interface RecordsContext {
 /** The check that all other checks of the recorded state depend on. */
 export const REGISTRY: Row<RecordsContext> = {
   name: "registry",
-  look: async ({ fleet, fix }) => {
+  look: async ({ parts, fix }) => {
     try {
-      return ok(`servers recorded: ${await fleet.records.servers()}`);
+      return ok(`servers recorded: ${Object.keys((await parts.store.registry.read()).servers).length}`);
     } catch (error) {
       if (!isFleetError(error, "FLEET_STATE_CORRUPT")) throw error;
-      return await rebuilt(error, { fleet, fix });
+      return await rebuilt(error, { parts, fix });
     }
   },
 };
 
 /** Rebuilds a registry of which neither a revision nor the copy is readable. Without `fix`, only advises it. */
-async function rebuilt(error: FleetError, { fleet, fix }: Pick<RecordsContext, "fleet" | "fix">): Promise<Finding> {
-  const found = fix ? await fleet.records.rebuildRegistry() : null;
+async function rebuilt(error: FleetError, { parts, fix }: Pick<RecordsContext, "parts" | "fix">): Promise<Finding> {
+  const found = fix ? await rebuildRegistry(parts) : null;
   if (found === null)
     throw error.reworded(({ suggestions }) => ({
       suggestions: fix ? suggestions : ["Add --fix to rebuild it from the folders and processes of the servers."],
@@ -137,8 +148,21 @@ async function rebuilt(error: FleetError, { fleet, fix }: Pick<RecordsContext, "
   };
 }
 
+/** Resolves with null if the store does not support it. `unknown`: ids of folders whose user is not known. */
+async function rebuildRegistry({ store, stateRoot, hosts }: FleetParts) {
+  const { registry } = store;
+  if (registry.rebuild === undefined) return null;
+  const owners = (await store.sessions.list()).map(({ owner }) => owner);
+  const started = await gatherEvents(hosts, { types: ["server.started"] });
+  const users = [...owners, ...started.flatMap(({ user }) => user ?? [])];
+  const { servers, unknown } = findServers(stateRoot, users);
+  await registry.rebuild({ servers: Object.fromEntries(servers.map((server) => [server.id, server])) });
+  await registry.update(() => undefined);
+  store.takeWarnings();
+  return { servers, unknown };
+}
+
 export const RECORDS: readonly Row<RecordsContext>[] = [
-  { name: "session records", look: async ({ fleet }) => ok(`sessions recorded: ${await fleet.records.sessions()}`) },
   { name: "damage", look: damage },
   { name: "sessions", look: sessionsAreUsable },
   { name: "purges", look: purgesAreComplete },
@@ -148,10 +172,14 @@ export const RECORDS: readonly Row<RecordsContext>[] = [
 ];
 
 /** Reports damaged records that the fleet replaced with older revisions, each with the changes that were lost. */
-async function damage({ fleet, fix }: RecordsContext): Promise<Finding> {
-  await fleet.tokens.list();
-  await fleet.records.readRest();
-  const texts = fleet.takeWarnings();
+async function damage({ parts, fix }: RecordsContext): Promise<Finding> {
+  const { store } = parts;
+  // Read all records, because damage in them adds a warning.
+  const sessions = await store.sessions.list();
+  await listTokens(store);
+  await store.placements.list();
+  for (const { id } of sessions) await store.leases.read(id);
+  const texts = parts.takeWarnings();
   const items = texts.filter(isDamage).map((text) => text.replace(DAMAGE_ADVICE, "").trim());
   const others = texts.filter((text) => !isDamage(text));
   if (items.length === 0) {
@@ -162,8 +190,15 @@ async function damage({ fleet, fix }: RecordsContext): Promise<Finding> {
     const advice = "Check the disk. Add --fix to write the records again; the damaged files are kept as corrupt-*.";
     return { ...warning(`${count}; the fleet uses older revisions or copies`, advice), items };
   }
-  await fleet.records.repairRegistry();
-  await fleet.records.repairSessions();
+  await store.registry.update(() => undefined);
+  for (const { id } of sessions) {
+    await store.sessions
+      .update(id, () => undefined)
+      .catch((error: unknown) => {
+        if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error; // deleted since the listing
+      });
+  }
+  store.takeWarnings(); // discard the warnings about damage that is now repaired
   return {
     level: "ok",
     detail: `${count}, written again; the damaged files are kept as corrupt-*`,
@@ -176,8 +211,23 @@ function isDamage(warning: string): boolean {
   return warning.endsWith(DAMAGE_ADVICE);
 }
 
-async function sessionsAreUsable({ fleet }: RecordsContext): Promise<Finding> {
-  const { lost, stranded, future } = await fleet.records.sessionTroubles();
+/** Reports sessions that users cannot use, or that were last used in the future by this machine's clock. */
+async function sessionsAreUsable({ parts: { store, directory } }: RecordsContext): Promise<Finding> {
+  await directory.assertStorage(); // while the shared storage is missing, all histories look deleted
+  const { servers } = await store.registry.read();
+  const isHere = await directory.holds();
+  const latest = Date.now() + CLOCK_TOLERANCE_MS;
+  const stranded: { id: string; host: string }[] = [];
+  const lost: string[] = [];
+  const future: string[] = [];
+  for (const record of await store.sessions.list()) {
+    const { id, host = "", serverId, turns, lastUsedAt } = record;
+    const home = servers[serverId]?.home;
+    const isLost = () => home === undefined || readSessionFolder(home, id)?.hasHistory !== true;
+    if (await directory.isStranded(record)) stranded.push({ id, host });
+    else if (isHere(record) && turns > 0 && isLost()) lost.push(id);
+    if (Date.parse(lastUsedAt) > latest) future.push(id);
+  }
   const items = [
     ...stranded.map(({ id, host }) => `${id}: on the disk of host ${host}, which does not serve`),
     ...lost.map((id) => `${id}: its history is no longer on disk`),
@@ -199,8 +249,8 @@ async function sessionsAreUsable({ fleet }: RecordsContext): Promise<Finding> {
  * Reports unfinished purges. A purge is finished when each host has erased its part, which a host does while it runs
  * `serve` or gc.
  */
-async function purgesAreComplete({ fleet }: RecordsContext): Promise<Finding> {
-  const purges = await fleet.records.purges();
+async function purgesAreComplete({ parts }: RecordsContext): Promise<Finding> {
+  const purges = await purgesUnderWay(parts.store);
   if (purges.length === 0) return ok("no erasure of a user's data is unfinished");
   const items = purges.map(({ user, begunAt, pending }) => {
     const hosts = pending.filter((host) => host !== null);
@@ -210,17 +260,18 @@ async function purgesAreComplete({ fleet }: RecordsContext): Promise<Finding> {
   return { ...failed(detail, `copilotfleet user purge ${purges[0]?.user}`), items };
 }
 
-async function runningServers({ fleet, fix }: RecordsContext): Promise<Finding> {
-  const broken = await fleet.records.brokenServers();
-  const notRunning = broken.map((id) => `${id}: recorded as running, but not running`);
+async function runningServers({ parts, fix }: RecordsContext): Promise<Finding> {
+  const servers = Object.values((await parts.store.registry.read()).servers);
+  const broken = servers.filter(isBroken);
+  const notRunning = broken.map(({ id }) => `${id}: recorded as running, but not running`);
   if (broken.length > 0 && !fix) {
     return { ...failed(`servers that do not run as recorded: ${broken.length}`, "copilotfleet ps"), items: notRunning };
   }
   if (broken.length > 0) {
-    await fleet.servers.list(); // repairs their records
+    await new ServerGroup(parts).list(); // repairs their records
     return { level: "ok", detail: "repaired the records of servers", items: notRunning, fixed: true };
   }
-  const troubled = await fleet.records.troubledServers();
+  const troubled = servers.filter(({ state }) => state === "failed" || state === "unhealthy");
   if (troubled.length === 0) return ok("every server is in its recorded state");
   const items = troubled.map(({ id, state, failure }) => `${id}: ${state}${failure === null ? "" : `: ${failure}`}`);
   const detail = `servers that have failed or do not answer: ${troubled.length}; the next prompt starts a failed one again`;
@@ -228,8 +279,13 @@ async function runningServers({ fleet, fix }: RecordsContext): Promise<Finding> 
 }
 
 /** Warns of running servers that would get a stronger sandbox now. A server gets its sandbox only when it starts. */
-async function sandboxesAreCurrent({ fleet }: RecordsContext): Promise<Finding> {
-  const weak = await fleet.records.weakServers();
+async function sandboxesAreCurrent({ parts: { store, config, env } }: RecordsContext): Promise<Finding> {
+  const { servers } = await store.registry.read();
+  const now = await sandboxNow(config, env);
+  const weak = Object.values(servers)
+    .filter(isRunning)
+    .map(({ id, sandbox = NO_SANDBOX }) => ({ id, mode: sandbox.mode, lacks: lackingIn(sandbox, now) }))
+    .filter(({ lacks }) => lacks.length > 0);
   if (weak.length === 0) return ok("no running server would get a stronger sandbox now");
   const items = weak.map(
     ({ id, mode, lacks }) => `${id}: sandbox ${mode}; a restart would also restrict ${lacks.join(", ")}`,
@@ -238,8 +294,8 @@ async function sandboxesAreCurrent({ fleet }: RecordsContext): Promise<Finding> 
   return { ...warning(detail, `copilotfleet restart ${weak.map(({ id }) => id).join(" ")}`), items };
 }
 
-async function strayProcesses({ fleet, fix }: RecordsContext): Promise<Finding> {
-  const strays = await findStrays(fleet.stateRoot, () => fleet.records.launchIds());
+async function strayProcesses({ parts: { stateRoot, store }, fix }: RecordsContext): Promise<Finding> {
+  const strays = await findStrays(stateRoot, async () => launchesOf(await store.registry.read()));
   if (strays.size === 0) return ok("none");
   if (fix) await endStrays(strays);
   const pids = [...strays.values()].flat().map(({ identity }) => identity.pid);

@@ -2,19 +2,27 @@ import { isFleetError } from "../../base/errors.js";
 import type { Address } from "../../config/rules.js";
 import type { FrontDoor } from "../../door/door.js";
 import type { HostCalls } from "../../door/entry/control.js";
-import type { OpenDoorOptions, OpenHttpDoorOptions } from "../../hosts/options.js";
+import type {
+  CreateSessionOptions,
+  OpenDoorOptions,
+  OpenHttpDoorOptions,
+  ServerFilter,
+  SessionFilter,
+  UseOptions,
+} from "../../hosts/options.js";
 import { withActivity } from "../../hosts/overview.js";
 import { readEvents } from "../../hosts/sessions/history.js";
 import { onRequests } from "../../hosts/sessions/requests.js";
 import type { HttpDoor } from "../../http/door.js";
 import type { HttpContext } from "../../http/door-state.js";
-import type { ApiFleet } from "../../http/fleet.js";
 import { actingAs } from "../../identity/acting.js";
-import { relationTo } from "../../identity/identity.js";
+import { type Identity, relationTo } from "../../identity/identity.js";
 import { readCode, redeemCode, tokenIdIn } from "../../identity/tokens.js";
 import { ownHostName } from "../../runtime/files/shared-storage.js";
 import { poolState } from "../../servers/admission.js";
 import { SessionExpired } from "../../sessions/problems.js";
+import type { RequestChange } from "../../sessions/requests.js";
+import type { SessionView } from "../../sessions/view.js";
 import * as arg from "../arguments.js";
 import type { FleetParts } from "../parts.js";
 import type { EventGroup } from "./events.js";
@@ -22,7 +30,7 @@ import { Group } from "./group.js";
 import type { HostGroup, ServerGroup } from "./servers.js";
 import type { SessionGroup } from "./sessions.js";
 import { recordIssue, type TokenGroup } from "./tokens.js";
-import type { LimitGroup, UsageGroup } from "./usage.js";
+import type { LimitGroup, UsageGroup, UsageOptions } from "./usage.js";
 import type { UserGroup } from "./users.js";
 
 const ANY_ADDRESS: Address = { host: "127.0.0.1", port: 0 };
@@ -87,7 +95,6 @@ export class DoorGroup extends Group {
   async openHttp(options: OpenHttpDoorOptions = {}): Promise<HttpDoor> {
     // Import these modules only here, because a process without the HTTP API must not load them.
     const { openHttpDoor } = await import("../../http/door.js");
-    const { apiFleet } = await import("./doors.js");
     const { config, clock, leases, endings, events } = this.parts;
     const { listen: given = config.serve.http ?? ANY_ADDRESS, ...rest } = options;
     const listen = arg.readListener(given, "listen");
@@ -159,100 +166,76 @@ class Turns {
   }
 }
 
-/** The library's functions, as the routes of the HTTP API call them. */
-export function apiFleet(parts: FleetParts, groups: ApiGroups): ApiFleet {
-  const { sessions, servers, hosts, tokens, limits, users, usage, events } = groups;
+/** The groups whose methods the routes of the HTTP API call, and what the routes need beyond them. */
+export function apiFleet(parts: FleetParts, groups: ApiGroups) {
+  const { sessions, servers, hosts, usage } = groups;
   const { config, store, finder, own } = parts;
   const lists = new Turns();
   const creations = new Turns();
   return {
-    sessions: {
-      create: async ({ key, ...options }) => {
-        const { user, signal: _, gitHubToken: __, ...content } = options;
-        const create = async (more: { sessionId?: string }) =>
-          await sessions.leave(await sessions.create({ ...options, ...more }), { park: true });
-        if (key === undefined) return await create({});
-        const { createKeyed } = await import("../../sessions/use/keyed.js");
-        const get = async (id: string) => await sessions.get(id, { user });
-        const asked = { user, key, content, get, create: async (sessionId: string) => await create({ sessionId }) };
-        // Calls with the same key run one after the other, because two calls in one process cannot create the same
-        // session at once.
-        return await creations.run(JSON.stringify([user, key]), async () => await createKeyed(store.keyedTurns, asked));
-      },
-      list: async (filter) => await lists.run(filter.user ?? "", async () => await sessions.list(filter)),
-      get: async (id, options) => await sessions.get(id, options),
-      update: async (id, options) => await sessions.update(id, options),
-      delete: async (ids, options) => await sessions.delete(ids, options),
-      turn: (id, prompt, options) =>
-        sessions.turn(id, prompt, { ...options, interactive: options.interactive ?? config.session.approve === "ask" }),
-      requests: async (id, options) => await sessions.requests(id, options),
-      answer: async (id, requestId, options) => await sessions.answer(id, requestId, options),
-      onRequests: (whose, listener) => onRequests(parts, whose, listener),
-      abort: async (id, options) => await sessions.abort(id, options),
-      // Call `readEvents` directly. `sessions.followEvents` would add a controller to each of many streams, which costs
-      // memory. It is not needed here, because the caller's signal already ends a stream at once.
-      followEvents: (id, options) => readEvents(parts, id, options),
-      transcript: async (id, options) => await sessions.transcript(id, options),
-      count: async (user) => await sessions.count(user),
-      relation: async (identity, id) => {
-        try {
-          return relationTo(identity, await finder.find(id, identity.user));
-        } catch (error) {
-          // A token for another session must not show that this one existed.
-          const isSeen = identity.sessionId === undefined || identity.sessionId === id;
-          if (error instanceof SessionExpired && isSeen) throw error;
-          if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) return "foreign";
-          throw error;
-        }
-      },
+    ...groups,
+    /** Creates a session, and does not keep it open. Several calls of a user with the same `key` create one session. */
+    createSession: async ({ key, ...options }: CreateSessionOptions & { key?: string }): Promise<SessionView> => {
+      const { user, signal: _, gitHubToken: __, ...content } = options;
+      const create = async (more: { sessionId?: string }) =>
+        await sessions.leave(await sessions.create({ ...options, ...more }), { park: true });
+      if (key === undefined) return await create({});
+      const { createKeyed } = await import("../../sessions/use/keyed.js");
+      const get = async (id: string) => await sessions.get(id, { user });
+      const asked = { user, key, content, get, create: async (sessionId: string) => await create({ sessionId }) };
+      // Calls with the same key run one after the other, because two calls in one process cannot create the same
+      // session at once.
+      return await creations.run(JSON.stringify([user, key]), async () => await createKeyed(store.keyedTurns, asked));
     },
-    servers: {
-      list: async (filter) => {
-        const [listed, asked] = await Promise.all([
-          servers.list(filter),
-          parts.hosts.everywhere(async (host) => await host.activity({})),
-        ]);
-        return listed.map((server) => withActivity(server, asked.answers));
-      },
-      stop: async (ids, request) => await servers.stop(ids, request),
-      spawn: async (user, options) => await servers.spawn(user, options),
-      restart: async (ids, request) => await servers.restart(ids, request),
+    listSessions: async (filter: SessionFilter) =>
+      await lists.run(filter.user ?? "", async () => await sessions.list(filter)),
+    turn: (id: string, prompt: string, options: UseOptions) =>
+      sessions.turn(id, prompt, { ...options, interactive: options.interactive ?? config.session.approve === "ask" }),
+    /** Calls the listener at each change of the user's agent requests. Returns a function that removes the listener. */
+    onRequests: (whose: { id: string; user: string }, listener: (change: RequestChange) => void) =>
+      onRequests(parts, whose, listener),
+    /**
+     * Yields the recorded events of a session and, with `follow`, also the events that are added later.
+     * `sessions.followEvents` would add a controller to each of many streams, which costs memory. It is not needed here,
+     * because the caller's signal already ends a stream at once.
+     */
+    readEvents: (id: string, options: Parameters<typeof readEvents>[2]) => readEvents(parts, id, options),
+    /** How the identity relates to the session with this id. */
+    relation: async (identity: Identity, id: string) => {
+      try {
+        return relationTo(identity, await finder.find(id, identity.user));
+      } catch (error) {
+        // A token for another session must not show that this one existed.
+        const isSeen = identity.sessionId === undefined || identity.sessionId === id;
+        if (error instanceof SessionExpired && isSeen) throw error;
+        if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) return "foreign";
+        throw error;
+      }
     },
-    events: {
-      list: async (filter) => await events.list(filter),
-      follow: (filter) => events.follow(filter),
+    busyServers: async (filter: ServerFilter) => {
+      const [listed, asked] = await Promise.all([
+        servers.list(filter),
+        parts.hosts.everywhere(async (host) => await host.activity({})),
+      ]);
+      return listed.map((server) => withActivity(server, asked.answers));
     },
-    pool: { state: async () => poolState(await store.registry.read()) },
-    hosts: {
-      list: async () => (await hosts.overview()).hosts,
-      samples: async (after) => {
-        const { answers } = await parts.hosts.everywhere(async (host) => await host.samples({ after }));
-        const ownName = own.name ?? ownHostName(parts.config, parts.stateRoot);
-        return answers.map(({ host, answer }) => ({ host: host.name ?? ownName, samples: answer }));
-      },
+    poolState: async () => poolState(await store.registry.read()),
+    hostViews: async () => (await hosts.overview()).hosts,
+    /** The samples after the given time, from each host that answers. Without a time, all samples that the hosts have. */
+    samples: async (after: string | undefined) => {
+      const { answers } = await parts.hosts.everywhere(async (host) => await host.samples({ after }));
+      const ownName = own.name ?? ownHostName(parts.config, parts.stateRoot);
+      return answers.map(({ host, answer }) => ({ host: host.name ?? ownName, samples: answer }));
     },
-    limits: {
-      get: async (user) => await limits.get(user),
-      set: async (user, wanted) => await limits.set(user, wanted),
+    /** The user of a one-time code. Does not use the code up. Null if the code is not valid. */
+    ownerOf: async (code: string) => (await readCode(store, code))?.user ?? null,
+    /** Exchanges a one-time code for a token. Null if the code is not valid, or does not belong to this user. */
+    redeem: async (code: string, user: string) => {
+      const issued = await redeemCode(store, code, user);
+      const actor = { user, tokenId: tokenIdIn(code) ?? null, via: "http" } as const;
+      if (issued !== null) await actingAs(actor, async () => await recordIssue(parts, issued));
+      return issued;
     },
-    tokens: {
-      list: async (filter) => await tokens.list(filter),
-      issue: async (user, options) => await tokens.issue(user, options),
-      revoke: async (which, options) => await tokens.revoke(which, options),
-      ownerOf: async (code) => (await readCode(store, code))?.user ?? null,
-      redeem: async (code, user) => {
-        const issued = await redeemCode(store, code, user);
-        const actor = { user, tokenId: tokenIdIn(code) ?? null, via: "http" } as const;
-        if (issued !== null) await actingAs(actor, async () => await recordIssue(parts, issued));
-        return issued;
-      },
-    },
-    users: {
-      list: async () => await users.list(),
-      suspend: async (user, options) => await users.suspend(user, options),
-      resume: async (user) => await users.resume(user),
-      purge: async (user, options) => await users.purge(user, options),
-    },
-    usage: { report: async (options) => await lists.run("usage", async () => await usage.report(options)) },
+    usageReport: async (options: UsageOptions) => await lists.run("usage", async () => await usage.report(options)),
   };
 }

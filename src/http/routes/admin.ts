@@ -42,7 +42,7 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     query: s.serverFilter,
     answer: { status: 200, description: "The servers.", schema: a.servers },
     handle: async ({ fleet, query }) => ({
-      body: { servers: shown(a.busyServer, await fleet.servers.list(query)), pool: await fleet.pool.state() },
+      body: { servers: shown(a.busyServer, await fleet.busyServers(query)), pool: await fleet.poolState() },
     }),
   }),
   route({
@@ -105,7 +105,7 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     summary: "List the hosts of the fleet",
     description: "Shows the state of each host, its servers and its sessions.",
     answer: { status: 200, description: "The hosts.", schema: a.hosts },
-    handle: async ({ fleet }) => ({ body: { hosts: await fleet.hosts.list() } }),
+    handle: async ({ fleet }) => ({ body: { hosts: await fleet.hostViews() } }),
   }),
   route({
     ...READS,
@@ -117,7 +117,7 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
       "Each `serve` with the HTTP API takes a sample at every `health.interval`, and keeps the last 720 in its memory. A host that does not answer is left out.",
     query: a.sampleFilter,
     answer: { status: 200, description: "The samples of each host, the oldest first.", schema: a.samples },
-    handle: async ({ fleet, query: { after } }) => ({ body: { hosts: await fleet.hosts.samples(after) } }),
+    handle: async ({ fleet, query: { after } }) => ({ body: { hosts: await fleet.samples(after) } }),
   }),
   route({
     ...READS,

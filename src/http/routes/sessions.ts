@@ -33,7 +33,7 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
         ...given({ sessionId: id, availableTools: tools, ...wanted, key: idempotencyKey }),
         signal,
       };
-      const session = await fleet.sessions.create(gitHubToken === null ? options : { ...options, gitHubToken });
+      const session = await fleet.createSession(gitHubToken === null ? options : { ...options, gitHubToken });
       return { headers: { Location: `/v1/sessions/${encodeURIComponent(session.id)}` }, body: { session } };
     },
   }),
@@ -53,7 +53,7 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     answer: { status: 200, description: "One page of sessions.", schema: s.sessionPage },
     handle: async ({ fleet, identity, query: { limit, cursor, all, user: given, state, purpose } }) => {
       const user = given ?? (all === undefined ? identity.user : undefined);
-      const { page, next } = pageOf(await fleet.sessions.list({ user, state, purpose }), { limit, cursor });
+      const { page, next } = pageOf(await fleet.listSessions({ user, state, purpose }), { limit, cursor });
       // The title is a part of the conversation, which only the owner and the members may read.
       const sessions = page.map((session) =>
         [session.owner, ...session.members].includes(identity.user) ? session : { ...session, title: null },

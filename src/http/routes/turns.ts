@@ -161,7 +161,7 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
       const { fleet, identity, params, query, body, gitHubToken, signal, lasting, draining } = call;
       const attachments = body.attachments?.map(({ displayName, ...each }) => ({ ...each, ...given({ displayName }) }));
       const begin = (listeners?: TurnListeners) =>
-        fleet.sessions.turn(params.id, body.prompt, {
+        fleet.turn(params.id, body.prompt, {
           user: identity.user,
           tokenId: identity.tokenId,
           signal: query.abort === "disconnect" ? signal : lasting,
@@ -202,10 +202,10 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
       const options = { user, ...given({ after: lastEventId }) };
       // Ask for one event, so that an unknown `Last-Event-ID` fails here, before the stream begins. After an error in a
       // stream, the client would connect with the same id again and again.
-      for await (const _ of fleet.sessions.followEvents(id, { ...options, signal })) break;
+      for await (const _ of fleet.readEvents(id, { ...options, signal })) break;
       const follow = query.follow !== "false";
       const isWanted = selection(query.events);
-      const events = recorded(fleet.sessions.followEvents(id, { ...options, follow, signal }), isWanted, signal);
+      const events = recorded(fleet.readEvents(id, { ...options, follow, signal }), isWanted, signal);
       const between = requestsOf(fleet, { id, user });
       return { stream: follow && isWanted("request.opened") ? { events, between } : { events } };
     },
@@ -271,7 +271,7 @@ async function* recorded(
 }
 
 function requestsOf(fleet: ApiFleet, whose: { id: string; user: string }): NonNullable<EventStream["between"]> {
-  return (send) => fleet.sessions.onRequests(whose, ({ type, request }) => send({ event: type, data: request }));
+  return (send) => fleet.onRequests(whose, ({ type, request }) => send({ event: type, data: request }));
 }
 
 /** The stream of a turn. `done` settles when the turn is over. The turn continues if the client leaves. */

@@ -58,7 +58,7 @@ export const USAGE_ROUTES: readonly AnyRoute[] = [
     answer: { status: 200, description: "The usage.", schema: report },
     handle: async ({ fleet, identity, query: { user, ...rest } }) => {
       const own = identity.scopes.includes("admin") ? undefined : identity.user;
-      return { body: await fleet.usage.report(given({ ...rest, user: user ?? own })) };
+      return { body: await fleet.usageReport(given({ ...rest, user: user ?? own })) };
     },
   }),
 ];

@@ -119,7 +119,7 @@ export class Reconciler {
     const { pool, metrics, log } = this.#context;
     const { id } = server;
     const reason = this.#restarts.begin(id);
-    if (server.state === "failed") metrics.restarted(reason);
+    if (server.state === "failed") metrics.series.restarts.inc({ reason });
     log("info", `starting server ${id}`, { server: id, crashes: server.crashes ?? 0 });
     using limit = deadline(STARTUP_MS, this.#stopping);
     try {
@@ -138,7 +138,7 @@ export class Reconciler {
     const { id, crashes } = server;
     if (this.#operations.isBusy(id) || !this.#restarts.giveUp(id)) return;
     const { store, config, metrics, log } = this.#context;
-    metrics.crashLooped();
+    metrics.series.crashLoops.inc();
     log("error", `server ${id} ended ${crashes} times in a row and is not started again`, {
       server: id,
       failure: server.failure,

@@ -1,16 +1,16 @@
-import type { Counter, Registry } from "prom-client";
+import type { Counter, LabelValues, Registry } from "prom-client";
 import { ERRORS, type FleetErrorCode } from "../../base/errors.js";
 import type { EventCounts } from "../../base/event.js";
 import { SERVER_STATES, type ServerState } from "../../base/server.js";
 import { TURN_OUTCOMES, type TurnOutcome } from "../../base/session.js";
-import { NO_USAGE, type UsageCounts } from "../../base/usage.js";
+import type { UsageCounts } from "../../base/usage.js";
 import { LIMITED, USER_LIMITS } from "../../base/user-limits.js";
 import type { RequestReport } from "../../door/state/report.js";
 import { SIGN_ON_RESULTS, type SignOnReport, WAYS } from "../../identity/sign-on.js";
 import type { ModelRequests } from "../../providers/gateway/exchange.js";
-import { EGRESS_RESULTS, type EgressResult } from "../../sandbox/network/outbound.js";
+import { EGRESS_RESULTS } from "../../sandbox/network/outbound.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
-import { REQUEST_KINDS, REQUEST_OUTCOMES, type RequestChange } from "../../sessions/requests.js";
+import { REQUEST_KINDS, REQUEST_OUTCOMES } from "../../sessions/requests.js";
 import type { StreamCounts } from "../context.js";
 
 /** Why a server was started again. `start`: its previous start failed. */
@@ -41,15 +41,8 @@ const TOKEN_KINDS = Object.keys(TOKENS) as (keyof typeof TOKENS)[];
 export class FleetMetrics {
   readonly contentType: string;
   readonly #registry: Registry;
-  readonly #series: ReturnType<typeof seriesOf>;
-  /**
-   * These four fields: the totals at the last call of {@link observe}, which adds only the increase to the counters.
-   */
-  #modelFailures = 0;
-  #streams = { events: 0, slow: 0 };
-  #usage: UsageCounts = NO_USAGE;
-  #events = { written: 0, lost: 0 };
-
+  /** The metrics by their names in {@link seriesOf}. */
+  readonly series: ReturnType<typeof seriesOf>;
   static async open(options: { version: string }): Promise<FleetMetrics> {
     // Import the library only here, because no command except `serve` uses it.
     return new FleetMetrics(await import("prom-client"), options.version);
@@ -59,136 +52,87 @@ export class FleetMetrics {
     // Do not use the library's global registry: it belongs to the program that imports this package.
     this.#registry = new library.Registry();
     this.contentType = this.#registry.contentType;
-    this.#series = seriesOf(library, this.#registry, version);
-    for (const state of SERVER_STATES) this.#series.servers.set({ state }, 0);
+    this.series = seriesOf(library, this.#registry, version);
+    for (const state of SERVER_STATES) this.series.servers.set({ state }, 0);
     // A zero would cause a false alarm, so these series exist only after their first measurement.
-    const { diskFreeBytes, healthy, ready } = this.#series;
+    const { diskFreeBytes, healthy, ready } = this.series;
     for (const unknown of [diskFreeBytes, healthy, ready]) unknown.remove();
   }
 
   /**
-   * Sets the gauges, and adds the increases to the counters. Each key of `gauges` is also the name of a series below.
+   * Sets the gauges, and the counters whose totals other parts keep. Each key of `gauges` is also the name of a series below.
    */
   observe({ serversByState, diskFreeBytes, modelRequests, streams, usage, events, ...gauges }: MetricsSnapshot): void {
-    this.#series.modelInFlight.set(modelRequests.inFlight);
-    this.#series.modelFailures.inc(modelRequests.failed - this.#modelFailures);
-    this.#modelFailures = modelRequests.failed;
-    this.#series.turnsCounted.inc(usage.turns - this.#usage.turns);
-    this.#series.modelRequests.inc(usage.requests - this.#usage.requests);
-    for (const kind of TOKEN_KINDS)
-      this.#series.modelTokens.inc({ kind }, (usage[TOKENS[kind]] ?? 0) - (this.#usage[TOKENS[kind]] ?? 0));
-    this.#usage = { ...usage };
-    this.#series.httpStreams.set(streams.open);
-    this.#series.streamEvents.inc(streams.events - this.#streams.events);
-    this.#series.slowStreams.inc(streams.slow - this.#streams.slow);
-    this.#streams = { ...streams };
-    for (const result of EVENT_RESULTS) this.#series.events.inc({ result }, events[result] - this.#events[result]);
-    this.#events = { ...events };
-    this.#series.eventsWaiting.set(events.waiting);
-    for (const state of SERVER_STATES) this.#series.servers.set({ state }, serversByState[state]);
-    if (diskFreeBytes === null) this.#series.diskFreeBytes.remove();
-    else this.#series.diskFreeBytes.set(diskFreeBytes);
-    for (const [name, value] of Object.entries(gauges)) this.#series[name as keyof typeof gauges].set(value);
-  }
-
-  /** Records that the supervisor is draining. */
-  drains(): void {
-    this.#series.draining.set(1);
+    const { series } = this;
+    series.modelInFlight.set(modelRequests.inFlight);
+    total(series.modelFailures, modelRequests.failed);
+    total(series.turnsCounted, usage.turns);
+    total(series.modelRequests, usage.requests);
+    for (const kind of TOKEN_KINDS) totalOf(series.modelTokens, { kind }, usage[TOKENS[kind]] ?? 0);
+    series.httpStreams.set(streams.open);
+    total(series.streamEvents, streams.events);
+    total(series.slowStreams, streams.slow);
+    for (const result of EVENT_RESULTS) totalOf(series.events, { result }, events[result]);
+    series.eventsWaiting.set(events.waiting);
+    for (const state of SERVER_STATES) series.servers.set({ state }, serversByState[state]);
+    if (diskFreeBytes === null) series.diskFreeBytes.remove();
+    else series.diskFreeBytes.set(diskFreeBytes);
+    for (const [name, value] of Object.entries(gauges)) series[name as keyof typeof gauges].set(value);
   }
 
   /** Records the results of `/healthz` and `/readyz`. */
   judged(verdict: { healthy: boolean; ready: boolean }): void {
-    this.#series.healthy.set(verdict.healthy ? 1 : 0);
-    this.#series.ready.set(verdict.ready ? 1 : 0);
+    this.series.healthy.set(verdict.healthy ? 1 : 0);
+    this.series.ready.set(verdict.ready ? 1 : 0);
   }
 
   /** Counts a finished request at the front door. `method` is one of the protocol's methods, or `unknown`. */
   requested(method: string, outcome: RequestReport["outcome"], seconds: number): void {
-    this.#series.requests.inc({ method, outcome });
-    if (outcome !== "abandoned") this.#series.requestSeconds.observe({ method }, seconds);
+    this.series.requests.inc({ method, outcome });
+    if (outcome !== "abandoned") this.series.requestSeconds.observe({ method }, seconds);
   }
 
   /** Counts a check of a credential at the front door. */
   signedOn(via: SignOnReport["via"], result: SignOnReport["result"], seconds: number): void {
-    this.#series.signOns.inc({ via, result });
-    this.#series.signOnSeconds.observe({ via }, seconds);
-  }
-
-  /**
-   * Records a change of an agent request, and counts the request once it has ended. @param waiting how many agent
-   * requests wait now
-   */
-  asked({ request: { kind, outcome } }: RequestChange, waiting: number): void {
-    this.#series.agentRequestsWaiting.set(waiting);
-    if (outcome !== null) this.#series.agentRequests.inc({ kind, outcome });
-  }
-
-  /** Counts a refusal at the front door because of a limit. `limit` is one of the names in `base/user-limits.ts`. */
-  limited(limit: string): void {
-    this.#series.limitsReached.inc({ limit });
-  }
-
-  /** Counts a limit that a server reached. The kernel counts `memory` and `processes`. */
-  limitReached(limit: (typeof SERVER_LIMITS)[number], count = 1): void {
-    this.#series.serverLimits.inc({ limit }, count);
-  }
-
-  /** Counts requests that servers made to the proxy. */
-  egressRequested(result: EgressResult, count: number): void {
-    this.#series.egress.inc({ result }, count);
-  }
-
-  /** Sets the number of running servers that accept no turns, because their files take more than `sandbox.disk`. */
-  overDisk(servers: number): void {
-    this.#series.overDisk.set(servers);
-  }
-
-  restarted(reason: RestartReason): void {
-    this.#series.restarts.inc({ reason });
-  }
-
-  recycled(reason: RecycleReason): void {
-    this.#series.recycles.inc({ reason });
-  }
-
-  /** Counts a server that has crashed so often that it is not started again. */
-  crashLooped(): void {
-    this.#series.crashLoops.inc();
+    this.series.signOns.inc({ via, result });
+    this.series.signOnSeconds.observe({ via }, seconds);
   }
 
   probed(outcome: (typeof OK_OR_FAILED)[number], seconds: number): void {
-    this.#series.probes.inc({ outcome });
-    this.#series.probeSeconds.observe(seconds);
+    this.series.probes.inc({ outcome });
+    this.series.probeSeconds.observe(seconds);
   }
 
   turnEnded(outcome: TurnOutcome, seconds: number): void {
-    this.#series.turns.inc({ outcome });
-    this.#series.turnSeconds.observe(seconds);
-  }
-
-  evicted(count: number): void {
-    this.#series.evictions.inc(count);
+    this.series.turns.inc({ outcome });
+    this.series.turnSeconds.observe(seconds);
   }
 
   /** Counts a completed run of gc. A run with unreadable sessions counts as failed, so that somebody repairs them. */
   gcRan({ deleted, freedBytes, unreadable }: Pick<GcResult, "deleted" | "freedBytes" | "unreadable">): void {
-    this.#series.gcDeleted.inc(deleted.length);
-    this.#series.gcFreedBytes.inc(freedBytes);
-    this.#series.gcRuns.inc({ outcome: unreadable.length > 0 ? "failed" : "ok" });
-    if (unreadable.length === 0) this.#series.gcLastSuccess.set(Date.now() / 1000);
-  }
-
-  gcFailed(): void {
-    this.#series.gcRuns.inc({ outcome: "failed" });
+    this.series.gcDeleted.inc(deleted.length);
+    this.series.gcFreedBytes.inc(freedBytes);
+    this.series.gcRuns.inc({ outcome: unreadable.length > 0 ? "failed" : "ok" });
+    if (unreadable.length === 0) this.series.gcLastSuccess.set(Date.now() / 1000);
   }
 
   failed(code: FleetErrorCode): void {
-    this.#series.errors.inc({ code });
+    this.series.errors.inc({ code });
   }
 
   async text(): Promise<string> {
     return await this.#registry.metrics();
   }
+}
+
+function total(counter: Counter, value: number): void {
+  counter.reset();
+  counter.inc(value);
+}
+
+function totalOf<L extends string>(counter: Counter<L>, labels: LabelValues<L>, value: number): void {
+  counter.remove(labels);
+  counter.inc(labels, value);
 }
 
 function seriesOf(library: typeof import("prom-client"), registry: Registry, version: string) {

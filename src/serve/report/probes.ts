@@ -240,7 +240,7 @@ export function doorListeners(
     onSignOn: ({ via, result, ms }) => metrics.signedOn(via, result, ms / 1000),
     onEvent: ({ event, ...fields }) => {
       if (event === "failed") metrics.failed(fields.code ?? "FLEET_INTERNAL");
-      if (fields.limit !== undefined) metrics.limited(fields.limit);
+      if (fields.limit !== undefined) metrics.series.limitsReached.inc({ limit: fields.limit });
       log(LEVELS[event], `${where}: ${event}`, fields);
     },
   };

@@ -54,7 +54,7 @@ export async function collectPeriodically(context: GcContext, stopping: AbortSig
       );
     } catch (error) {
       if (stopping.aborted) return;
-      metrics.gcFailed();
+      metrics.series.gcRuns.inc({ outcome: "failed" });
       logFailure(context, "gc failed", error);
     }
     for (const warning of context.takeWarnings()) log("warn", warning);
@@ -72,7 +72,7 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
     if (excess <= 0) return;
     const options = { store, events, answerMs: config.health.timeoutMs };
     const { evicted } = await unloadOldest(server, excess, new Set(), options);
-    metrics.evicted(evicted.length);
+    metrics.series.evictions.inc(evicted.length);
     host.ring.evicted(evicted.length);
     if (evicted.length > 0)
       log("info", `server ${id} had ${countOf(excess, "session")} too many`, { server: id, evicted: evicted.length });
@@ -136,7 +136,7 @@ export class EgressWatch {
     const before = this.#last === null ? now.counts : this.#last.id === now.id ? this.#last.counts : null;
     this.#last = now;
     for (const result of EGRESS_RESULTS) {
-      this.#context.metrics.egressRequested(result, now.counts[result] - (before?.[result] ?? 0));
+      this.#context.metrics.series.egress.inc({ result }, now.counts[result] - (before?.[result] ?? 0));
     }
   }
 }
@@ -217,7 +217,7 @@ export class ServerLimits {
       if (max === null || isClaimed(server) || this.#operations.isBusy(server.id)) continue;
       this.#operations.begin("its files could not be measured", server.id, async () => await this.#check(server, max));
     }
-    this.#context.metrics.overDisk(this.#over.size);
+    this.#context.metrics.series.overDisk.set(this.#over.size);
   }
 
   /** Counts and logs how often the kernel killed a process, or refused to start one, since the last look. */
@@ -232,7 +232,7 @@ export class ServerLimits {
     for (const limit of ["memory", "processes"] as const) {
       const count = now[limit] - before[limit];
       if (count <= 0) continue;
-      metrics.limitReached(limit, count);
+      metrics.series.serverLimits.inc({ limit }, count);
       log("warn", `server ${server.id} reached sandbox.${limit}`, { server: server.id, limit, count });
     }
   }
@@ -250,7 +250,7 @@ export class ServerLimits {
     this.#over.set(launch, bytes);
     const sizes = `its files take ${describeBytes(bytes)}, and sandbox.disk allows ${writeSize(max)}`;
     if (before === undefined) {
-      metrics.limitReached("disk");
+      metrics.series.serverLimits.inc({ limit: "disk" });
       log("warn", `server ${id} takes no new turns: ${sizes}`, { server: id, bytes, max });
     }
     if (before === undefined || bytes <= before) return;
@@ -347,7 +347,7 @@ export class Recycler {
     const drainTimeoutMs = config.drain.timeoutMs;
     const result = await pool.recycle(id, { drainTimeoutMs, late: "leave", signal: this.#stopping });
     if (result.kind === "replaced") {
-      metrics.recycled(reason);
+      metrics.series.recycles.inc({ reason });
       this.#resting.set(id, this.#context.clock.now() + PAUSE_MS);
       const { process, port } = result.server;
       log("info", `server ${id} was recycled`, { server: id, reason, serverPid: process?.pid, port });

@@ -3,7 +3,7 @@ import { countOf } from "../../../base/values/text.js";
 import type { Origin } from "../../../config/problem.js";
 import { type MigrateResult, migrateStore } from "../../../fleet/migrate.js";
 import { FleetCommand } from "../../base-command.js";
-import { readVariable, usage, variableFlag } from "../../flags/flags.js";
+import { readVariable, variableFlag } from "../../flags/flags.js";
 
 export default class StoreMigrate extends FleetCommand {
   static override summary = "Copy the recorded state to another store: from files to Redis, or back.";
@@ -19,8 +19,12 @@ export default class StoreMigrate extends FleetCommand {
     "<%= config.bin %> store migrate --to file",
   ];
   static override flags = {
-    to: Flags.string({ description: '"file", or a Redis URL without a password', helpValue: "STORE" }),
-    "to-env": variableFlag("environment variable that holds the Redis URL", "REDIS_URL"),
+    to: Flags.string({
+      description: '"file", or a Redis URL without a password',
+      helpValue: "STORE",
+      exactlyOne: ["to", "to-env"],
+    }),
+    "to-env": variableFlag("environment variable that holds the Redis URL"),
   };
 
   async run(): Promise<MigrateResult> {
@@ -49,20 +53,8 @@ export default class StoreMigrate extends FleetCommand {
  * Returns the store that the flags name, and the flag or variable that names it. A URL with a password must come from a
  * variable, because other users of the machine can read the flags of a command.
  */
-function storeTarget(to: string | undefined, variable: string | undefined): { to: string; origin: Origin } {
-  if (to !== undefined && variable === undefined) return { to, origin: { from: "flag", name: "--to" } };
-  if (to !== undefined || variable === undefined) {
-    throw usage(to === undefined ? "--to or --to-env is missing." : "--to and --to-env cannot be used together.", [
-      "copilotfleet store migrate --to redis://HOST:6379/0",
-      "copilotfleet store migrate --to-env VAR",
-    ]);
-  }
-  return {
-    to: readVariable("--to-env", variable, {
-      example: "REDIS_URL",
-      content: "the URL of a Redis",
-      code: "FLEET_CONFIG_INVALID",
-    }),
-    origin: { from: "variable", name: variable },
-  };
+function storeTarget(to: string | undefined, variable = ""): { to: string; origin: Origin } {
+  if (to !== undefined) return { to, origin: { from: "flag", name: "--to" } };
+  const about = { example: "REDIS_URL", content: "the URL of a Redis", code: "FLEET_CONFIG_INVALID" } as const;
+  return { to: readVariable("--to-env", variable, about), origin: { from: "variable", name: variable } };
 }
