@@ -17,7 +17,7 @@ const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const FOLDER = "schemas";
 const CONTRACT = "schemas/contract.txt";
 const PAGE = "docs/configuration-keys.md";
-const CLIENT = "test/fixtures/api/openapi.ts";
+const CLIENT = "schemas/openapi.ts";
 /** The version in the paths of the HTTP API. It does not change with releases. */
 const API_VERSION = "1";
 const LINE = 100;
