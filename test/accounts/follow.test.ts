@@ -89,31 +89,4 @@ describe("the events of several hosts", () => {
     const following = follow(hostsOf(["a", "b"]), { sinceMs: START + DAY_MS }, { a: 2 });
     expect([await next(following), await next(following), await next(following)]).toEqual(["a3", "b1", "b2"]);
   });
-
-  it("followEvents aborts its calls to the hosts when the caller stops following", async () => {
-    await write("a", START, "ann");
-    const signals: AbortSignal[] = [];
-    for await (const { user } of follow(
-      hostsOf(["a"], (signal) => signals.push(signal)),
-      {},
-    )) {
-      expect(user).toBe("ann");
-      break;
-    }
-    expect(signals.map(({ aborted }) => aborted)).toEqual([true]);
-  });
-
-  it("followEvents ends at once when the caller returns during a wait for the next event", async () => {
-    await write("a", START, "ann");
-    const signals: AbortSignal[] = [];
-    const following = follow(
-      hostsOf(["a"], (signal) => signals.push(signal)),
-      {},
-    );
-    expect(await next(following)).toBe("ann");
-    const waiting = following.next();
-    await following.return();
-    expect(await waiting).toEqual({ done: true, value: undefined });
-    expect(signals.map(({ aborted }) => aborted)).toEqual([true]);
-  });
 });

@@ -50,22 +50,6 @@ it("the ledger keeps lines that it cannot write to a full disk, and writes each 
   ]);
 });
 
-it("the ledger does not retry all waiting lines with each new line while the disk is full", () => {
-  let room = 0;
-  let tried = 0;
-  const lines: LedgerLine[] = [];
-  const { ledger } = ledgerOn((more) => {
-    tried += more.length;
-    if (room === 0) throw new FleetError("FLEET_STATE_UNWRITABLE", "no space left on device.");
-    return lines.push(...more) && more.length;
-  });
-  for (let index = 0; index < 2_000; index++) ledger.begin("request", ANN, String(index));
-  expect(tried).toBeLessThanOrEqual(2_000 * 100);
-  room = 1;
-  ledger.begin("request", ANN, "2000");
-  expect(lines.map(({ id }) => id)).toEqual(Array.from({ length: 2_001 }, (_, index) => String(index)));
-});
-
 it("the ledger cuts a model's name after 200 characters", () => {
   const lines: LedgerLine[] = [];
   const { ledger } = ledgerOn((more) => lines.push(...more) && more.length);

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { SessionRecord } from "../../src/base/session.js";
-import { SERVERS, SESSIONS, TOKENS } from "../../src/cli/render/columns.js";
-import { arrange, type List, renderList } from "../../src/cli/render/list.js";
+import { SESSIONS } from "../../src/cli/render/columns.js";
+import { type List, renderList } from "../../src/cli/render/list.js";
 import { type SessionView, viewRecord } from "../../src/sessions/view.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
@@ -53,13 +53,6 @@ function readCsv(text: string): string[][] {
 }
 
 describe("a list in CSV", () => {
-  it("a list in CSV has all columns, the JSON field names as headings, and a line break after each record", () => {
-    expect(renderList(LIST, [row("a", { size: null }), row("b", { note: "x" })], { format: "csv" })).toBe(
-      "id,bornAt,size,note\r\na,2026-01-01T00:00:00.000Z,,\r\nb,2026-01-01T00:00:00.000Z,0,x\r\n",
-    );
-    expect(renderList(LIST, [], { format: "csv" })).toBe("id,bornAt,size,note\r\n");
-  });
-
   it.each([
     ['say "hi", bob', '"say ""hi"", bob"'],
     ["two\r\nlines", "two\\u{d}\\u{a}lines"],
@@ -104,35 +97,6 @@ describe("a list in CSV", () => {
   });
 });
 
-describe("a list in other formats", () => {
-  const rows = [row("a"), row("b", { note: "line\nbreak" })];
-
-  it("the format `table` leaves out columns that are wide or unwanted, and the format `wide` shows all columns", () => {
-    expect(renderList(LIST, rows, { format: "table" }).split("\n")[0]).toBe("THING   AGE   SIZE ON DISK");
-    expect(renderList(LIST, rows, { format: "table", without: ["size-on-disk"] }).split("\n")[0]).toBe("THING   AGE");
-    expect(renderList(LIST, rows, { format: "wide", without: ["size-on-disk"] }).split("\n")).toEqual([
-      "THING   AGE   SIZE ON DISK   NOTE",
-      "a       1h    0              -",
-      "b       1h    0              line\\u{a}break",
-    ]);
-    expect(renderList(LIST, [row("x")], { format: "table", headless: true })).toBe("x       1h    0");
-  });
-
-  it("the format `name` prints each id with its kind, and the format `id` prints only the ids", () => {
-    expect(renderList(LIST, rows, { format: "name" })).toBe("thing/a\nthing/b");
-    expect(renderList(LIST, rows, { format: "id" })).toBe("a\nb");
-  });
-
-  it.each([
-    ["servers", SERVERS],
-    ["sessions", SESSIONS],
-    ["tokens", TOKENS],
-  ] as const)("no two columns and no two fields of the list of %s have the same name", (_, { columns }) => {
-    for (const names of [columns.map(({ heading }) => heading), columns.map(({ field }) => field)])
-      expect(new Set(names).size).toBe(columns.length);
-  });
-});
-
 describe("the list of sessions", () => {
   const HOUR_MS = 3_600_000;
   const surroundings = { lease: null, stranded: false, ttlMs: null };
@@ -147,33 +111,5 @@ describe("the list of sessions", () => {
     const wide = renderList(SESSIONS, [late], { format: "wide" });
     expect(wide).toMatch(/EXPIRES.*\n.* in 1d /);
     expect([late.expiresAt, session({}).expiresAt]).toEqual([expect.any(String), null]);
-  });
-});
-
-describe("a sorted list", () => {
-  const rows = [
-    row("b", { size: 10, bornAt: "2026-01-02T00:00:00.000Z" }),
-    row("c", { size: null, bornAt: "2026-01-03T00:00:00.000Z" }),
-    row("a", { size: 9, bornAt: "2026-01-01T00:00:00.000Z" }),
-  ];
-  const ids = (column: string | undefined, descending = false, limit?: number) =>
-    arrange(LIST, rows, { sort: column === undefined ? undefined : { column, descending }, limit }).map(({ id }) => id);
-
-  it("a sorted list has texts in alphabetical order, numbers by size, and rows without a value last", () => {
-    expect(ids("thing")).toEqual(["a", "b", "c"]);
-    expect(ids("thing", true)).toEqual(["c", "b", "a"]);
-    expect(ids("size-on-disk")).toEqual(["a", "b", "c"]);
-    expect(ids("size-on-disk", true)).toEqual(["b", "a", "c"]);
-  });
-
-  it("a list that is sorted by an age begins with the youngest row", () => {
-    expect(ids("age")).toEqual(["c", "b", "a"]);
-    expect(ids("age", true)).toEqual(["a", "b", "c"]);
-  });
-
-  it("a limit keeps the first rows after sorting, or the first rows as given if there is no sort key", () => {
-    expect(ids(undefined)).toEqual(["b", "c", "a"]);
-    expect(ids(undefined, false, 2)).toEqual(["b", "c"]);
-    expect(ids("thing", false, 1)).toEqual(["a"]);
   });
 });

@@ -3,7 +3,6 @@ import { beforeAll, describe, expect, it } from "vitest";
 import type { ServerView } from "../../src/servers/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { RAW, TIME, testFleet } from "../fixtures/commands/cli.js";
-import { eventually } from "../fixtures/eventually.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
@@ -73,42 +72,6 @@ describe("servers", () => {
     expect(server.url).toBe(`${server.host}:${server.port}`);
   });
 
-  it("spawn and ps print a table with one row for the server, with its URL and process id", async () => {
-    for (const args of [["spawn", "--user", "alice"], ["ps"]]) {
-      const [heading, row, ...more] = (await fleet.ok(args)).trimEnd().split("\n");
-      expect(heading?.split(/\s{2,}/)).toEqual([
-        "SERVER",
-        "USER",
-        "URL",
-        "PID",
-        "STATE",
-        "SANDBOX",
-        "UPTIME",
-        "MEMORY",
-        ...(args[0] === "ps" ? ["SESSIONS"] : []),
-        "LOADED",
-      ]);
-      expect(row?.split(/\s{2,}/)).toEqual([
-        server.id,
-        "alice",
-        server.url,
-        String(server.pid),
-        "ready",
-        server.sandbox.mode,
-        expect.stringMatching(/^\d+[smh]$/),
-        expect.stringMatching(/^\d+\.\d MB$/),
-        ...(args[0] === "ps" ? ["0"] : []),
-        "0",
-      ]);
-      expect(more).toEqual([]);
-    }
-  });
-
-  it("ps --json shows the running server with its uptime and memory", async () => {
-    const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"]);
-    expect(servers).toMatchObject([{ ...RUNNING, uptimeMs: expect.any(Number), memoryBytes: expect.any(Number) }]);
-  });
-
   it("connect prints the URL and the token of a user's server, as JSON and as shell exports", async () => {
     const info = await fleet.json<Record<string, string>>(["connect", "--user", "alice"]);
     expect(info).toEqual({
@@ -145,27 +108,6 @@ describe("servers", () => {
     expect(await fleet.ok(["logs", "alice", "-n", "0"])).toBe("");
     const suggestions = ["copilotfleet ps"];
     expect(await fleet.refusal(4, ["logs", "nobody"])).toMatchObject({ code: "FLEET_NAME_NOT_FOUND", suggestions });
-  });
-
-  it("logs -f runs until Ctrl-C, and then exits with 130", async () => {
-    const following = fleet.start(["logs", server.id, "-f"]);
-    let seen = "";
-    following.child.stdout?.on("data", (text: string) => {
-      seen += text;
-    });
-    await eventually("the first line", () => seen !== "");
-    following.child.kill("SIGINT");
-    expect(await following.done).toMatchObject({ code: 130, stderr: "" });
-  });
-
-  it("restart keeps the home and the port of a server, and reports what it stopped", async () => {
-    const restarted = await fleet.json<{ stopped: unknown; servers: ServerView[] }>(["restart", "--user", "alice"]);
-    expect(restarted).toMatchObject({
-      stopped: [{ id: server.id, outcome: "drained", cut: [] }],
-      servers: [{ ...RUNNING, port: server.port, home: server.home }],
-    });
-    expect(restarted.servers[0]?.pid).not.toBe(server.pid);
-    expect(await fleet.ok(["restart", server.id])).toMatch(/^SERVER .*\n.* ready /);
   });
 
   it("stop reports drained, then already-stopped when it is repeated, and exits with 4 for an unknown server", async () => {
@@ -213,20 +155,6 @@ describe("servers", () => {
     expect(second.server.id).not.toBe(first.server.id);
     expect(await fleet.ok(["stop", first.server.id, second.server.id])).toMatch(/drained.*\n.*drained/);
   });
-
-  it("ps shows a killed server as failed, with the reason", async () => {
-    const { pid } = await fleet.spawn("alice");
-    process.kill(pid ?? 0, "SIGKILL");
-    await eventually("the death", async () => (await fleet.server("alice")).state === "failed");
-    expect(await fleet.server("alice")).toMatchObject({
-      pid: null,
-      port: null,
-      // The reason may be unknown: the command that started the server has ended, so init may have reaped the server.
-      failure: expect.stringMatching(/^(killed by SIGKILL|its process ended in an unknown way)/),
-    });
-    expect(await fleet.ok(["ps"])).toMatch(/^alice-\w+ +alice +- +- +failed +\w+ +- +- +0 +0$/m);
-    expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "already-stopped" }] });
-  });
 });
 
 describe("sessions", () => {
@@ -267,27 +195,6 @@ describe("sessions", () => {
     expect(await fleet.ok(["create", "--user", "alice", "--id", "two", "--prompt", "hi"])).toBe("two\n[turn 1] hi\n");
   });
 
-  it("send and resume print the session and the reply", async () => {
-    const id = unused("talk");
-    await fleet.create("alice", id);
-    expect(await fleet.json(["send", id, "again", "--user", "alice"])).toMatchObject({
-      session: { ...SESSION, id, title: "again" },
-      reply: "[turn 1] again",
-    });
-    expect(await fleet.json(["resume", id, "--user", "alice", "--prompt", "more"])).toMatchObject({
-      session: { ...SESSION, id, title: "again" },
-      reply: "[turn 2] more",
-    });
-    expect(await fleet.json(["resume", id, "--user", "alice"])).toMatchObject({
-      session: { id },
-      reply: null,
-    });
-    expect(await fleet.ok(["send", id, "x", "--user", "alice"])).toBe("[turn 3] x\n");
-    expect(await fleet.ok(["resume", id, "--user", "alice", "--prompt", "y"])).toBe("[turn 4] y\n");
-    expect(await fleet.ok(["resume", id, "--user", "alice"])).toBe(`${id}\n`);
-    await fleet.ok(["delete", id]);
-  });
-
   it("list shows the most recently used session first, and filters by user and state", async () => {
     const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list"]);
     expect(sessions[0]).toMatchObject({ ...SESSION, id: "two", title: "hi" });
@@ -298,25 +205,6 @@ describe("sessions", () => {
     expect(await fleet.json(["list", "--user", "nobody"])).toEqual({ sessions: [] });
     expect(await fleet.json(["list", "--state", "active"])).toEqual({ sessions: [] });
     expect(await fleet.json(["list", "--state", "idle"])).toEqual({ sessions });
-  });
-
-  it("list prints a table with one row for each session", async () => {
-    const [heading, row] = (await fleet.ok(["list", "--user", "alice"])).split("\n");
-    expect(heading?.split(/\s{2,}/)).toEqual([
-      "SESSION",
-      "OWNER",
-      "SERVER",
-      "STATE",
-      "AGE",
-      "LAST USE",
-      "SIZE",
-      "LEASE",
-      "EXPIRES", // because one of them expires within a day
-      "TITLE",
-    ]);
-    expect(row).toMatch(
-      /^two {2,}alice {2,}alice-\w+ {2,}idle {2,}\d+s {2,}\d+s {2,}\d+\.\d kB {2,}- {2,}in 30d {2,}hi$/,
-    );
   });
 
   it("delete removes several sessions at once, from the list and from disk", async () => {
@@ -456,15 +344,6 @@ describe("output", () => {
       expect(message).toBe(`"${word}" is not an error code.`);
       expect(suggestions).toEqual([...near.map((code) => `copilotfleet explain ${code}`), "copilotfleet explain"]);
     }
-  });
-
-  it("logs exits with 0 and prints no error when the reader closes the pipe", async () => {
-    const { pid, log } = await fleet.spawn("alice");
-    expect(pid).not.toBeNull();
-    const following = fleet.start(["logs", "alice", "-n", "1000000"]);
-    following.child.stdout?.destroy();
-    expect(await following.done).toMatchObject({ code: 0, stderr: "" });
-    expect(existsSync(log)).toBe(true);
   });
 
   it("if send could only wait for ever, because its input neither ends nor keeps Node.js alive, it reports a bug", async () => {

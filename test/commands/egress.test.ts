@@ -3,7 +3,6 @@ import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import {
   closeSync,
-  existsSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -239,32 +238,6 @@ it("1,000 connections can wait while the egress proxy is busy", async () => {
   closeSync(held);
   process.kill(pid, "SIGCONT");
   expect(results.filter((result) => result !== null)).toEqual([]);
-});
-
-it("once the egress proxy has found its servers' processes, it reads no process environments while they live", async () => {
-  const { stateRoot, folder } = newFleet();
-  const launchId = randomUUID();
-  serverProcess(launchId);
-  const large = Object.fromEntries(Array.from({ length: 10 }, (_, n) => [`LARGE_${n}`, "x".repeat(100_000)]));
-  for (let count = 0; count < 30; count++) serverProcess(launchId, large);
-  await openEgress(stateRoot, launchId, { user: "alice", server: "alice-1", allow: [] });
-  old(rulesPath(folder, launchId));
-  const { pid } = await proxyIn(folder);
-  const readBytes = () => Number(/rchar: (\d+)/.exec(readFileSync(`/proc/${pid}/io`, "utf8"))?.[1]);
-  await vi.waitFor(() => expect(readBytes()).toBeGreaterThan(30_000_000), PATIENCE);
-  await delay(1_000); // until the check that reads all environments has ended
-  const before = readBytes();
-  await delay(6_000);
-  expect(readBytes() - before).toBeLessThan(1_000_000);
-});
-
-it("the egress proxy exits when its folder is deleted", async () => {
-  const { stateRoot, folder } = newFleet();
-  await openEgress(stateRoot, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
-  const pid = (await proxyIn(folder)).pid;
-  rmSync(folder, { recursive: true });
-  await vi.waitFor(() => expect(isRunning(pid)).toBe(false), PATIENCE);
-  expect(existsSync(folder)).toBe(false);
 });
 
 it("serve replaces a killed egress proxy if a server needs it, and counts the requests of both proxies", async () => {

@@ -144,18 +144,6 @@ describe("lock and unlock", () => {
 });
 
 describe("waiting", () => {
-  it("lock --wait ends with an error that names the holder and the remaining time", async () => {
-    const locked = await lock("--ttl", "1h");
-    for (const wait of ["0", "0s", "200ms"]) {
-      const error = await fleet.refusal(5, ["lock", "s", "--user", "bob", "--wait", wait]);
-      expect(error).toMatchObject({
-        code: "FLEET_SESSION_LOCKED",
-        message: expect.stringMatching(/^Session "s" is locked by "alice" for another 3\d{3} s/),
-      });
-    }
-    await unlock(locked);
-  });
-
   it("a lock that waits gets the lease when the holder releases it", async () => {
     const locked = await lock();
     const waiting = fleet.start(["lock", "s", "--user", "bob", "--json"]);
@@ -333,53 +321,6 @@ describe("usage errors of lock and unlock", () => {
       });
     },
   );
-
-  it.each(["-1s", "10", "00", "0h", "", "25d", "forever"])("lock refuses a wait of %j", async (wait) => {
-    expect(await fleet.refusal(2, ["lock", "s", "--user", "alice", `--wait=${wait}`])).toMatchObject({
-      code: "FLEET_USAGE_INVALID",
-      message: expect.stringMatching(
-        /^--wait is ".*", (?:which|and) .*\. Allowed: a number with a unit .* at most 24d, or 0/,
-      ),
-    });
-  });
-
-  it("lock refuses a TTL in the configuration that is too short for a lease", async () => {
-    const env = { COPILOTFLEET_LOCK_TTL: "10ms" };
-    expect(await fleet.refusal(3, ["lock", "s", "--user", "alice"], { env })).toMatchObject({
-      code: "FLEET_CONFIG_INVALID",
-      message: expect.stringContaining("from 1s to 24d"),
-    });
-  });
-
-  it.each([
-    ["lock without a user", ["lock", "s"], "--user is missing."],
-    ["lock without a command behind --", ["lock", "s", "--user", "alice", "--"], "COMMAND is missing after --."],
-    ["lock with a command but without --", ["lock", "s", "--user", "alice", "true"], 'Unexpected argument: "true".'],
-    [
-      "lock --show with other arguments",
-      ["lock", "s", "--show", "--ttl", "3s"],
-      "--ttl and --show cannot be used together.",
-    ],
-    ["unlock without a token", ["unlock", "s"], "--token or --token-env is missing."],
-    [
-      "unlock with two tokens",
-      ["unlock", "s", "--token", "x", "--token-env", "Y"],
-      "--token and --token-env cannot be used together.",
-    ],
-    ["unlock with an empty token", ["unlock", "s", "--token", ""], '--token is "", which is empty'],
-    [
-      "lock with an unknown flag before --",
-      ["lock", "s", "--user", "alice", "--stael", "--", "x"],
-      'There is no flag "--stael".',
-    ],
-  ])("%s is a usage error, and takes no lease", async (_, [command = "", ...args], message) => {
-    const end = args.indexOf("--");
-    const at = end === -1 ? args.length : end;
-    const ran = await fleet.run([command, ...args.slice(0, at), "--json", ...args.slice(at)]);
-    expect({ code: ran.code, stderr: ran.stderr }).toEqual({ code: 2, stderr: "" });
-    expect(ran.json<{ error: { message: string } }>().error.message).toContain(message);
-    expect(await openFileStore(fleet.root).leases.read("s")).toBeNull();
-  });
 
   it("unlock does not repeat a token that was given as the name of a variable", async () => {
     const token = "0123456789abcdef".repeat(4);

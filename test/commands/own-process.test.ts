@@ -281,18 +281,6 @@ describe("a command in its own process", () => {
     const names = Object.keys(commands).map((id) => id.replace(":", " "));
     expect([...Object.keys(EXAMPLES), "proxy", "serve"].toSorted()).toEqual(names.toSorted());
   });
-
-  it.each([
-    [["explain", "FLEET_INTERNAL"]],
-    [["create", "--help"]],
-    [["create"]],
-    [["spwan", "--json"]],
-    [["send", "nowhere", "x", ...ALICE, "--json"]],
-    [["deploy", "compose"]],
-    [["list", "--state", "idel"]],
-  ])("the command line %j prints the same in its own process as in the process of the test", async (args) => {
-    expect(outcome(await fleet.run(args))).toEqual(outcome(await fleet.start(args).done));
-  });
 });
 
 function outcome({ code, signal, stdout, stderr }: Ran) {

@@ -171,17 +171,3 @@ it("the front door resumes an unloaded session without turns even if a stale loc
   expect(await client.turn("bare", "hi")).toMatchObject({ result: {} });
   client.socket.destroy();
 });
-
-it("the front door reports no failure when a session is deleted before its last turn is recorded", async () => {
-  await using at = await DoorFleet.open();
-  const client = await RawClient.as(at.url, await at.token("alice"));
-  await client.requestOk("session.create", { sessionId: "deleted" });
-  await client.requestOk("session.send", { sessionId: "deleted", prompt: "!hold deleted" });
-  // Delete the record during the turn, as a client's own `session.delete` may do.
-  expect(await at.store.sessions.delete("deleted")).toBe(true);
-  at.model.letGo("deleted");
-  await eventually("the end of the turn", () => client.events("deleted").includes("session.idle"));
-  await eventually("the turn is given up", () => at.door.turns === 0);
-  await at.door.close();
-  expect(at.events.filter(({ event }) => event === "failed")).toEqual([]);
-});

@@ -116,18 +116,3 @@ it("the front door reports the method and the outcome of each request, without i
   for (const { ms } of at.requests) expect(ms).toBeGreaterThanOrEqual(0);
   expect(JSON.stringify([at.requests, at.events])).not.toContain("unspeakable");
 });
-
-it("the front door reports a request exactly once when its client hangs up before the answer", async () => {
-  await using at = await DoorFleet.open();
-  const client = await RawClient.as(at.url, await at.token("ann"));
-  await client.requestOk("session.create", { sessionId: "s" });
-  const lease = await at.fleet.leases.acquire("s", { user: "ann" });
-  client.send({ id: 1, method: "session.send", params: { sessionId: "s", prompt: "x" } });
-  await eventually("the prompt waits", () => at.door.turns === 1);
-  client.socket.destroy();
-  await eventually("the report", () => at.requests.length > 1);
-  await lease.release();
-  await eventually("the end of the wait", () => at.door.clients === 0);
-  const seen = at.requests.map(({ method, outcome }) => ({ method, outcome }));
-  expect(seen.slice(1)).toEqual([{ method: "session.send", outcome: "abandoned" }]);
-});

@@ -27,18 +27,6 @@ it("closing the library's Fleet object records every turn that the program ran",
   expect(await at.store.sessions.read("s")).toMatchObject({ turns: 3 });
 });
 
-it("closing the library's Fleet object also records turns that the program ran in a session after leaving it", async () => {
-  await using at = await DoorFleet.open();
-  const config = { ports: at.ports, provider: { type: "echo" as const } };
-  const library = await Fleet.open({ env: at.env, cwd: at.folder, config });
-  const session = await library.sessions.create({ user: "ann", sessionId: "s" });
-  await session.sendAndWait("one");
-  await library.sessions.leave(session);
-  for (const prompt of ["two", "three"]) await session.sendAndWait(prompt);
-  await library.close();
-  expect(await at.store.sessions.read("s")).toMatchObject({ turns: 3 });
-});
-
 it("the list of sessions shows the time of a turn that has just ended in the same process", async () => {
   await using at = await DoorFleet.open();
   const session = await at.fleet.sessions.create({ user: "ann", sessionId: "s" });

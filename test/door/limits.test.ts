@@ -1,6 +1,5 @@
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Shares } from "../../src/door/state/shares.js";
-import { TestFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
@@ -169,23 +168,5 @@ describe("the fleet, with one user's sessions,", () => {
     await at.fleet.sessions.delete([id]);
     await at.fleet.sessions.leave(await at.fleet.sessions.create({ user: "alice" }));
     client.socket.destroy();
-  });
-
-  it("refuses create --json at the limit of a user's sessions, and names the limit in the JSON", async () => {
-    const fleet = new TestFleet({ COPILOTFLEET_LIMITS_DEFAULT_SESSIONS: "1" });
-    onTestFinished(async () => await fleet.end());
-    await fleet.ok(["create", "--user", "alice", "--id", "one"]);
-    const { code, stdout } = await fleet.run(["create", "--user", "alice", "--id", "two", "--json"]);
-    expect({ code, error: JSON.parse(stdout).error }).toEqual({
-      code: 6,
-      error: {
-        code: "FLEET_LIMIT_REACHED",
-        message: "A user may have 1 session (limits.default.sessions), and the limit is reached.",
-        suggestions: expect.any(Array),
-        retryable: true,
-        limit: "sessions",
-      },
-    });
-    await fleet.ok(["create", "--user", "bob", "--id", "two"]);
   });
 });

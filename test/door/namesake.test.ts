@@ -42,15 +42,4 @@ describe("the front door, for a client of a shared server whose session was dele
       expect(lives(other, id)).toContain("session.created");
     },
   );
-
-  it("sends the client lifecycle events of its evicted session again after a turn has reloaded it", async () => {
-    const id = unused("own");
-    const client = await RawClient.as(at.url, await at.token("ann"));
-    await client.requestOk("session.create", { sessionId: id });
-    await client.turnOk(id, "one");
-    await eventually("the eviction", async () => (await at.fleet.sessions.evict({ ids: [id] })).evicted.length > 0);
-    const before = lives(client, id).length;
-    await client.turnOk(id, "two");
-    await eventually("its life goes on", () => lives(client, id).slice(before).includes("session.updated"));
-  });
 });

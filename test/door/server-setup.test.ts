@@ -115,13 +115,3 @@ it("a server ends when the client that answers its model requests leaves, and an
   expect((await second.request("llmInference.setProvider", {})).result).toMatchObject({ success: true });
   expect(await other.request("ping", { message: "on" })).toMatchObject({ result: { message: "pong: on" } });
 });
-
-it("closing the front door ends each server whose model requests a connected client answers", async () => {
-  const config = { provider: null, session: OPEN_TO_CLIENTS };
-  await using at = await DoorFleet.open({ config });
-  const client = await RawClient.as(at.url, await at.token("alice"));
-  expect((await client.request("llmInference.setProvider", {})).result).toMatchObject({ success: true });
-  const { pid } = await at.serverOf("alice");
-  await at.door.close();
-  expect(isRunning(pid)).toBe(false);
-});

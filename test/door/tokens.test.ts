@@ -57,30 +57,6 @@ describe("the fleet, with a token,", () => {
     expect(await isTokenGood(store, holder)).toBe(false);
   });
 
-  it("does not replace a token that is revoked during its rotation", async () => {
-    const { id } = await issueToken(store, "alice", null);
-    const create = store.tokens.create.bind(store.tokens);
-    vi.spyOn(store.tokens, "create").mockImplementationOnce(async (record) => {
-      await create(record);
-      await revokeTokens(store, { ids: [id] });
-    });
-    await expect(rotateToken(store, id, 0)).rejects.toMatchObject({ code: "FLEET_NAME_NOT_FOUND" });
-    expect(await listTokens(store)).toEqual([]);
-  });
-
-  it("revoking all tokens of a user also revokes a token that a concurrent rotation has just issued", async () => {
-    const { id } = await issueToken(store, "alice", null);
-    const { id: kept } = await issueToken(store, "bob", null);
-    const remove = store.tokens.delete.bind(store.tokens);
-    let replacement = "";
-    vi.spyOn(store.tokens, "delete").mockImplementationOnce(async (revoked) => {
-      replacement = (await rotateToken(store, id, 0)).id;
-      return await remove(revoked);
-    });
-    expect(await revokeTokens(store, { user: "alice" })).toEqual([id, replacement]);
-    expect((await listTokens(store)).map(({ id: left }) => left)).toEqual([kept]);
-  });
-
   it("remembers the revocation of a JSON Web Token for 30 days, and does not list that token", async () => {
     const ids = ["jwt:token-7", "jwt:a/b?c=d"];
     expect(await revokeTokens(store, { ids })).toEqual(ids);
@@ -188,28 +164,6 @@ describe("the fleet, with a token,", () => {
       expect(text).not.toContain(token.slice(-43));
     }
   });
-
-  it("lists a user's tokens without their secrets, and revokes all tokens of a user", async () => {
-    const alice = await issueToken(store, "alice", null);
-    const bob = await issueToken(store, "bob", 600_000);
-    expect((await listTokens(store)).map(({ id }) => id).sort()).toEqual([alice.id, bob.id].sort());
-    expect(await listTokens(store, "bob")).toEqual([
-      {
-        id: bob.id,
-        user: "bob",
-        createdAt: expect.any(String),
-        expiresAt: bob.expiresAt,
-        expired: false,
-        lastUsedAt: null,
-        scopes: ["use"],
-        sessionId: null,
-        label: null,
-      },
-    ]);
-    await issueToken(store, "bob", null);
-    expect(await revokeTokens(store, { user: "bob" })).toHaveLength(2);
-    expect(await listTokens(store)).toMatchObject([{ user: "alice" }]);
-  });
 });
 
 describe("the token commands", () => {
@@ -315,35 +269,6 @@ describe("the token commands", () => {
     expect(await own.ok(["token", "list", "-o", "wide"])).toMatch(
       /^TOKEN .* SCOPES +LABEL +SESSION +LAST USE\n.* never\n/,
     );
-  });
-
-  it.each([
-    [["token", "rotate"], "TOKEN is missing."],
-    [["token", "rotate", "A B"], '"A B" is not the id of a token'],
-    [["token", "rotate", "a", "--overlap", "x"], '--overlap is "x"'],
-    [
-      ["token", "issue", "--user", "a", "--scope", "all"],
-      '--scope "all" is not a scope. Allowed: use, read, admin or issue.',
-    ],
-    [
-      ["token", "issue", "--user", "a", "--label", " "],
-      '--label is " ", which contains only spaces. Allowed: 1 to 200',
-    ],
-    [["token", "issue", "--user", "a", "--label", "a\nb"], '--label is "a\\u{a}b", which contains "\\u{a}"'],
-    [["token", "issue", "--user", "a", "--label", "x".repeat(201)], "which has 201 characters"],
-    [["token", "issue", "--user", "a", "--ttl", "x"], "and at most 3650d, or never"],
-    [["token", "issue", "--user", "a", "--session", "../x"], '--session "../x" is not a session id'],
-    [["token", "issue"], "--user is missing"],
-    [["token", "issue", "--user", "../x"], '--user "../x"'],
-    [["token", "issue", "--user", "a", "--ttl", "10"], '--ttl is "10"'],
-    [["token", "issue", "--user", "a", "--ttl", "0s"], '--ttl is "0s"'],
-    [["token", "revoke"], "ID or --user is missing."],
-    [["token", "revoke", "x", "--user", "a"], "Ids of tokens and --user cannot be used together."],
-    [["token", "revoke", "A B"], '"A B" is not the id of a token'],
-    [["token", "bogus"], 'There is no command "token bogus"'],
-  ])("the command %j is refused with exit code 2, and issues no token", async (args, message) => {
-    expect((await fleet.refusal(2, args)).message).toContain(message);
-    expect(await fleet.json(["token", "list"])).toEqual({ tokens: [] });
   });
 
   it("the error of token revoke does not contain a token that was given in place of a token's id", async () => {

@@ -137,12 +137,6 @@ describe("init with flags", () => {
     expect(readdirSync(cwd)).toEqual([]);
   });
 
-  it("init --no-try writes the file without trying a prompt", async () => {
-    const cwd = project();
-    expect(await fleet.json(["init", ...ourOwn(), "--no-try"], { cwd })).toMatchObject({ reply: null });
-    expect(contentOf(cwd)).toMatchObject({ session: { model: "m-1" } });
-  });
-
   it("init refuses to replace a file without --force, and replaces it with --force", async () => {
     const cwd = project();
     writeFileSync(fileIn(cwd), "mine");
@@ -197,14 +191,6 @@ describe("init with flags", () => {
       overriddenBy: ["COPILOTFLEET_PROVIDER_TYPE"],
       replaces: fileIn(cwd),
     });
-  });
-
-  it("init writes nothing if a configuration variable has an invalid value", async () => {
-    const cwd = project();
-    const env = { COPILOTFLEET_PROVIDER: "echo" };
-    const error = await fleet.refusal(3, ["init", "--provider", "echo", "--no-try"], { cwd, env });
-    expect(error.message).toContain("COPILOTFLEET_PROVIDER");
-    expect(readdirSync(cwd)).toEqual([]);
   });
 
   it("init names the schema of a copilotfleet that is installed in the project", async () => {

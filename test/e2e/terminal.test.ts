@@ -1,6 +1,5 @@
 import stringWidth from "string-width";
 import { beforeAll, describe, expect, it } from "vitest";
-import type { ServerView } from "../../src/servers/server.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal, type TerminalOptions } from "../fixtures/commands/terminal.js";
@@ -88,25 +87,5 @@ describe("a table on a terminal", () => {
     expect(heading).toMatch(/^SERVER +USER +URL +PID +STATE +SANDBOX +UPTIME +MEMORY +SESSIONS +LOADED$/);
     expect(rows.filter((row) => row.includes(LONG))).toHaveLength(1);
     expect(await fleet.ok(["list"])).toMatch(new RegExp(`^0${UUID} +alice +alice-2bd806c97f0e +idle`, "m"));
-  });
-});
-
-describe("the output of top", () => {
-  it("top --once shows the hosts, the servers with their turns, and the totals", async () => {
-    const output = await fleet.ok(["top", "--once"]);
-    expect(output).toMatch(/^HOST +STATE/);
-    expect(output).toMatch(/^SERVER +USER +URL +PID +STATE +TURNS +LATENCY/m);
-    expect(output).toMatch(/^Sessions: 0 active, 4 idle {3}Turns: 0$/m);
-    expect(output).toMatch(/^Users: 40 {3}Servers: 0 of 40 running {3}Memory: 0 B$/m);
-  });
-});
-
-describe("ps", () => {
-  it("ps counts all sessions of a server, and separately those that it has in memory", async () => {
-    await fleet.create("counted", "one");
-    await fleet.ok(["create", "--user", "counted", "--id", "two", "--prompt", "hello"]);
-    const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"]);
-    expect(servers.find(({ user }) => user === "counted")).toMatchObject({ sessions: 2, activeSessions: 0 });
-    expect(await fleet.ok(["ps"])).toMatch(/^counted-.* 2 +0$/m);
   });
 });

@@ -213,15 +213,6 @@ describe("a one-time code", () => {
     ]);
   });
 
-  it("a one-time code signs in only one of five simultaneous requests", async () => {
-    const { token: code } = await at.fleet.tokens.issueCode("dave");
-    const replies = await Promise.all(
-      Array.from({ length: 5 }, async () => (await signIn({ code, user: "dave" })).reply.status),
-    );
-    expect(replies.filter((status) => status === 200)).toHaveLength(1);
-    expect(await at.fleet.tokens.list({ user: "dave" })).toHaveLength(1);
-  });
-
   it("a one-time code is refused after all tokens of its user were revoked", async () => {
     const { token: code } = await at.fleet.tokens.issueCode("heidi");
     await at.fleet.tokens.revoke({ user: "heidi" });

@@ -147,19 +147,6 @@ describe("a session over HTTP", () => {
     expect(statuses.toSorted()).toEqual([200, 412]);
   });
 
-  it("an update is refused if the TTL was reset to its default after the caller read the session", async () => {
-    const id = await created({ ttl: "2h" });
-    const { sessions } = at.fleet;
-    const expected = await sessions.get(id, { user: "alice" });
-    await sessions.update(id, { user: "alice", ttl: null });
-    const late = sessions.update(id, { user: "alice", purpose: "late", expected });
-    await expect(late).rejects.toMatchObject({ code: "FLEET_SESSION_CHANGED" });
-    const now = await sessions.get(id, { user: "alice" });
-    expect(await sessions.update(id, { user: "alice", purpose: "new", expected: now })).toMatchObject({
-      purpose: "new",
-    });
-  });
-
   it("the first prompt is the title of a session, unless it was created with a title, and a PATCH changes it", async () => {
     const titleNow = async (id: string) =>
       (await at.ok("GET", `/v1/sessions/${id}`, { token: alice })).json.session.title;
@@ -307,14 +294,6 @@ describe("a turn over HTTP", () => {
     const body = { prompt: "!hold on", timeout: "300ms" };
     const { status, json } = await at.ask("POST", `/v1/sessions/${id}/turns`, { token: alice, body });
     expect({ status, code: json.code }).toEqual({ status: 504, code: "FLEET_TURN_TIMEOUT" });
-  });
-
-  it("an abort ends the turn, and reports whether a turn was running", async () => {
-    const id = await created();
-    const { reply } = await heldTurn(id);
-    expect((await at.ok("POST", `/v1/sessions/${id}/abort`, { token: alice })).json).toEqual({ aborted: true });
-    expect(await reply).toMatchObject({ status: 200, json: { outcome: "aborted", reply: "" } });
-    expect((await at.ok("POST", `/v1/sessions/${id}/abort`, { token: alice })).json).toEqual({ aborted: false });
   });
 
   it("an aborted turn is aborted in the answer, the stream, the audit log and the transcript", async () => {

@@ -41,31 +41,6 @@ function read(client: Client): Client {
   return client;
 }
 
-it("an event is written with one line each for its id, its name and its data", async () => {
-  const client = read(
-    await reading(
-      (async function* () {
-        yield [{ id: "7", event: "user.message", data: { content: "a\nb\r\nid: 8" } }];
-        yield [
-          { event: "assistant.message_delta", data: null },
-          { event: "written.before", data: {}, json: '{"a":1}' },
-        ];
-      })(),
-    ),
-  );
-  await once(client.incoming, "end");
-  expect(client.text).toBe(
-    [
-      "retry: 1000",
-      'id: 7\nevent: user.message\ndata: {"content":"a\\nb\\r\\nid: 8"}',
-      "event: assistant.message_delta\ndata: null",
-      'event: written.before\ndata: {"a":1}',
-      "",
-    ].join("\n\n"),
-  );
-  expect(client.heartbeats.size).toBe(0);
-});
-
 it("a silent stream gets a comment within 15 s, and the next event is still sent", async () => {
   const clock = new TestClock();
   let release = (_: StreamEvent): void => undefined;
@@ -114,26 +89,6 @@ it("a stream whose client does not read takes only a few events from its source,
   client.incoming.destroy();
   await client.done;
   expect(client.heartbeats.size).toBe(0);
-});
-
-it("50 events that the source yields without a pause reach the client in fewer than five pieces", async () => {
-  let go = (): void => undefined;
-  const begun = new Promise<void>((resolve) => (go = resolve));
-  const client = read(
-    await reading(
-      (async function* () {
-        await begun;
-        for (let count = 0; count < 50; count++) yield [{ event: "small", data: count }];
-      })(),
-    ),
-  );
-  await expect.poll(() => client.text).toBe("retry: 1000\n\n");
-  let pieces = 0;
-  client.incoming.socket.on("data", () => pieces++);
-  go();
-  await client.done;
-  await expect.poll(() => client.text).toContain("data: 49\n");
-  expect(pieces).toBeLessThan(5);
 });
 
 /** A source for `between`. Its `send` sends an event to the stream, and is undefined while no stream listens. */

@@ -36,14 +36,6 @@ const get = async (provider: Provider | null, env: Record<string, string | undef
 };
 
 describe("the key of a provider", () => {
-  it("ModelProvider gives no key if no source is set, and no wireApi for a provider type that has only one", async () => {
-    expect(await get({ ...remote, type: "anthropic", apiKeyEnv: null }, {})).toEqual({
-      type: "anthropic",
-      baseUrl: "https://a.example/v1",
-    });
-    expect(await get(null, {})).toBeNull();
-  });
-
   it.each([
     ["missing", undefined, "is not set"],
     ["empty", "", "is empty"],
@@ -58,27 +50,6 @@ describe("the key of a provider", () => {
 });
 
 describe("ModelProvider", () => {
-  it("ModelProvider starts the echo model once, and its disposal stops the model for good", async () => {
-    const model = new ModelProvider(settings({ type: "echo" }), { env: {}, networkFolder: "/nowhere" });
-    const provider = await model.of("one", {});
-    expect(await model.of("another", {})).toEqual(provider);
-    const url = `${provider?.baseUrl}/models`;
-    expect((await fetch(url)).status).toBe(200);
-    await model[Symbol.asyncDispose]();
-    await expect(fetch(url)).rejects.toThrow();
-    await expect(model.of("one", {})).rejects.toMatchObject({ code: "FLEET_CLOSED" });
-  });
-
-  it("ModelProvider starts no gateway if no key is set, or if no provider is set", async () => {
-    await using keyless = new ModelProvider(settings({ ...remote, apiKeyEnv: null }), {
-      env: {},
-      networkFolder: "/nowhere",
-    });
-    expect(await keyless.of("session", {})).toMatchObject({ baseUrl: remote.baseUrl });
-    await using none = new ModelProvider(settings(null), { env: {}, networkFolder: "/nowhere" });
-    expect(await none.of("session", {})).toBeNull();
-  });
-
   it("the model gateway gives a session its own token, never the key, and revokes it after the last use", async () => {
     const model = new ModelProvider(settings(remote), { env: { A_KEY: "canary" }, networkFolder: "/nowhere" });
     const first = model.keep("a");

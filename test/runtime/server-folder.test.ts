@@ -36,9 +36,3 @@ it("writeConnectionToken replaces the temporary file of a killed start, and the 
   expect(readConnectionToken(home)).toBe(token);
   expect(statSync(join(dirname(home), "connection-token")).mode & 0o777).toBe(0o600);
 });
-
-it("writeConnectionToken throws FLEET_STATE_UNWRITABLE when its temporary path is a folder", async () => {
-  const { home, temporary } = await serverFolder();
-  mkdirSync(temporary);
-  expect(() => writeConnectionToken(home)).toThrow(expect.objectContaining({ code: "FLEET_STATE_UNWRITABLE" }));
-});

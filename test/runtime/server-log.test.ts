@@ -13,7 +13,7 @@ import { join } from "node:path";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { ALL_PROTECTIONS, NO_SANDBOX, notRestricted, type SandboxReport } from "../../src/base/sandbox.js";
 import { logPath } from "../../src/runtime/files/server-folder.js";
-import { appendToLog, endOfLog, isLaunchLine, launchText, timeOfLine } from "../../src/runtime/files/server-log.js";
+import { appendToLog, launchText } from "../../src/runtime/files/server-log.js";
 
 const LAUNCH = { port: 5000, runtimePath: "/x", sandbox: NO_SANDBOX };
 
@@ -29,22 +29,6 @@ beforeEach(() => {
 const AT = new Date("2026-01-02T03:04:05.678Z");
 
 describe("a line of the fleet in the log of a server", () => {
-  it("appendToLog writes each text as exactly one line, which begins with the time", () => {
-    appendFileSync(log, "half");
-    appendToLog(home, "one\ntwo\x1b[2J", AT);
-    appendToLog(home, launchText(LAUNCH), AT);
-    const lines = readFileSync(log, "utf8").split("\n");
-    expect(lines).toEqual([
-      "half",
-      "2026-01-02T03:04:05.678Z [copilotfleet] one\\u{a}two\\u{1b}[2J",
-      `2026-01-02T03:04:05.678Z [copilotfleet] Launch on port 5000 by process ${process.pid} (/x, without a sandbox).`,
-      "",
-    ]);
-    expect(lines.map(isLaunchLine)).toEqual([false, false, true, false]);
-    expect(lines.map(timeOfLine)).toEqual([null, AT.toISOString(), AT.toISOString(), null]);
-    expect(isLaunchLine("Launch on port 5000")).toBe(false);
-  });
-
   it("a launch line names what the sandbox leaves open, and never calls a server with an open network one without a network", () => {
     const words = (sandbox: SandboxReport) => /\(\/x, (.*)\)\.$/.exec(launchText({ ...LAUNCH, sandbox }))?.[1];
     expect(words({ mode: "bwrap", not: ["network", "resources"] })).toBe(
@@ -80,21 +64,5 @@ describe("a line of the fleet in the log of a server", () => {
     rmSync(log, { recursive: true });
     symlinkSync("/dev/full", log);
     appendToLog(home, "x");
-  });
-});
-
-describe("the end of a log as the reason of a failure", () => {
-  it("endOfLog leaves out the fleet's lines and the runtime's announcement of its port", () => {
-    appendFileSync(log, "earlier\n");
-    const logStart = statSync(log).size;
-    appendToLog(home, launchText(LAUNCH));
-    appendFileSync(log, "CLI server listening on port 5000\n");
-    appendToLog(home, "Process 5 answers");
-    expect(endOfLog({ home, logStart })).toBe("");
-    appendFileSync(log, "panic\tat x\n  line 2\n");
-    expect(endOfLog({ home, logStart })).toBe("; the end of its log: panic | at x |   line 2");
-    expect(endOfLog({ home })).toContain("earlier | panic");
-    appendFileSync(log, `${"y".repeat(1_990)}\n`);
-    expect(endOfLog({ home, logStart })).toBe(`; the end of its log: ${"y".repeat(1_990)}`);
   });
 });

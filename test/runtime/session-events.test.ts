@@ -15,7 +15,6 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import fc from "fast-check";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import {
   type HistoryEvent,
@@ -24,7 +23,7 @@ import {
   readEvent,
   readPart,
 } from "../../src/runtime/history/line.js";
-import { endsInsideTurn, openHistory, promptsSince, SessionEvents } from "../../src/runtime/history/session-events.js";
+import { endsInsideTurn, openHistory, promptsSince } from "../../src/runtime/history/session-events.js";
 import { historyPath } from "../../src/runtime/history/session-state.js";
 import { type EndedTurn, TurnTracker } from "../../src/runtime/history/turn-tracker.js";
 import {
@@ -161,23 +160,6 @@ describe("turns in a history", () => {
     expect(story(text())).toEqual(expected);
   });
 
-  it("a turn lasts until its background sub-agents have ended and the model has answered their report", () => {
-    const first = prompt() + toolStep("a") + line("subagent.started", {}, "agent") + finalStep();
-    expect(story(first)).toEqual(["open"]);
-    const done = first + line("subagent.completed", {}, "agent");
-    expect(story(done)).toEqual(["doubtful"]);
-    expect(story(done + line("system.notification") + finalStep())).toEqual(["completed"]);
-    expect(story(first + prompt())).toEqual(["completed", "open"]);
-    expect(story(first + shutdown())).toEqual(["cut"]);
-  });
-
-  it("a turn starts at the time of its first event in the history, and ends at the time of its last event", () => {
-    const text = prompt();
-    const startedAtMs = at();
-    const { ended } = turnsOf(text + toolStep("a") + finalStep());
-    expect(ended).toEqual([{ startedAtMs, endedAtMs: at(), outcome: "completed" }]);
-  });
-
   it("a turn counts as over when its history does not show whether it ended, and two seconds pass without an event", () => {
     const { tracker } = turnsOf(prompt() + toolStep("a", { error: { code: "rejected" } }));
     expect(tracker.endIfQuiet(at() + 1_999)).toBeNull();
@@ -188,60 +170,7 @@ describe("turns in a history", () => {
   });
 });
 
-const turn = fc.constantFrom(
-  () => prompt() + finalStep(),
-  () => prompt({ content: "p".repeat(70_000) }) + toolStep("a") + finalStep("\u00e9\u{1f600}"),
-  () => prompt() + stepStart() + stepEnd() + failed(),
-  () => prompt() + stepStart() + answer("", "a") + stepEnd() + aborted(),
-  () => prompt() + stepStart() + shutdown() + resumed(),
-  () => "not JSON\n\n{}\n[1]\nnull\n" + '{"type":"user.message","data":{}}\n{"type":"abort"',
-  () => prompt() + toolStep("a", { success: true, result: { content: "x".repeat(MEGABYTE + 5) } }) + finalStep(),
-  () => prompt({ content: '","delivery":"steering"},"id":"' }) + stepStart(),
-);
-
 describe("SessionEvents", () => {
-  it("SessionEvents returns the same turns, however the history is split into appends and reads", () => {
-    fc.assert(
-      fc.property(
-        fc.array(turn, { minLength: 1, maxLength: 8 }),
-        fc.array(fc.nat(), { maxLength: 12 }),
-        fc.constantFrom(1, 300_000, ENOUGH),
-        (turns, cuts, maxBytes) => {
-          const text = Buffer.from(turns.map((make) => make()).join(""));
-          const expected = turnsOf(text.toString("utf8"));
-          rmSync(path, { force: true });
-          const events = new SessionEvents(home, "s", null, new LineSplitter());
-          const tracker = new TurnTracker();
-          const ended: EndedTurn[] = [];
-          const places = [...new Set(cuts.map((cut) => cut % text.length))].sort((a, b) => a - b);
-          for (const [index, place] of [0, ...places].entries()) {
-            appendFileSync(path, text.subarray(place, [...places, text.length][index]));
-            for (let atEnd = false; !atEnd; ) {
-              const read = events.read(maxBytes);
-              expect(read.fate).toBe("there");
-              atEnd = read.atEnd;
-              ended.push(...read.events.flatMap((event) => tracker.push(event) ?? []));
-            }
-          }
-          expect(ended).toEqual(expected.ended);
-          expect(tracker.open).toEqual(expected.tracker.open);
-          expect(events.read(maxBytes)).toMatchObject({ events: [], bytes: 0, atEnd: true });
-        },
-      ),
-      { numRuns: 60 },
-    );
-  });
-
-  it("SessionEvents reads only appended text, and returns a half-written event once its line is complete", () => {
-    writeFileSync(path, prompt() + finalStep());
-    const { events } = openHistory(home, "s", ENOUGH);
-    const more = prompt();
-    appendFileSync(path, more.slice(0, 30));
-    expect(events.read(ENOUGH)).toEqual({ events: [], bytes: 30, atEnd: true, fate: "there" });
-    appendFileSync(path, more.slice(30));
-    expect(events.read(ENOUGH)).toMatchObject({ events: [{ type: "user.message" }], bytes: more.length - 30 });
-  });
-
   it("SessionEvents reports a truncated, rewritten, replaced or deleted history, and reads a history created after a deletion", () => {
     const text = prompt() + finalStep();
     const open = () => {
@@ -280,31 +209,6 @@ describe("SessionEvents", () => {
     rmSync(path);
     expect(spawnSync("mkfifo", [path]).status).toBe(0);
     expect(() => openHistory(home, "s", ENOUGH)).toThrow(/not a file/);
-  });
-});
-
-describe("openHistory", () => {
-  it("openHistory finds the same open turn as a full read does, and reads only as much of the end as it needs", () => {
-    fc.assert(
-      fc.property(fc.array(turn, { minLength: 1, maxLength: 6 }), fc.boolean(), (turns, isOpen) => {
-        const text = [started, ...turns, ...(isOpen ? [prompt, stepStart] : [])].map((make) => make()).join("");
-        writeFileSync(path, text);
-        expect(openHistory(home, "s", ENOUGH).tracker.open).toEqual(turnsOf(text).tracker.open);
-      }),
-      { numRuns: 60 },
-    );
-    writeFileSync(path, `${line("system.message", { content: "x".repeat(5 * MEGABYTE) })}${prompt()}${finalStep()}`);
-    expect(openHistory(home, "s", ENOUGH).bytes).toBe(4096);
-  });
-
-  it("openHistory finds an open turn that began before the part that it may read", () => {
-    const big = { success: true, result: { content: "x".repeat(2 * MEGABYTE) } };
-    writeFileSync(path, prompt() + toolStep("a", big) + stepStart());
-    expect(openHistory(home, "s", MEGABYTE).tracker.open).toMatchObject({ lastEventAtMs: at() });
-    writeFileSync(path, prompt() + stepStart() + answer("", "a") + tool("a", big));
-    expect(openHistory(home, "s", MEGABYTE).tracker.open).not.toBeNull();
-    writeFileSync(path, prompt() + stepStart() + answer("", "a") + tool("a", big) + stepEnd() + finalStep());
-    expect(openHistory(home, "s", MEGABYTE).tracker.open).toBeNull();
   });
 });
 

@@ -42,22 +42,6 @@ const toolEnd = (toolCallId: string, over: Record<string, unknown>) =>
   line("tool.execution_complete", { toolCallId, ...over });
 
 describe("the turns of a transcript", () => {
-  it("a transcript of a plain turn has the prompt, with its sender and time, and the reply", () => {
-    const text = started() + prompt({ content: "a\nb" }) + finalStep("c");
-    const { entries } = read(text, { user: "alice" });
-    const rest = { turn: 1, attachments: [], tool: null, failure: null, outcome: null };
-    expect(entries).toEqual([
-      {
-        ...rest,
-        at: expect.stringMatching(/^2026-\d\d-\d\dT[\d:]+\.000Z$/),
-        role: "user",
-        text: "a\nb",
-        user: "alice",
-      },
-      { ...rest, at: expect.any(String), role: "assistant", text: "c", user: null },
-    ]);
-  });
-
   it("the same history gives the same transcript, however it is cut into pieces", () => {
     const text =
       started() + prompt({ content: "ä€🙂" }) + toolStep("t1") + finalStep("ü") + prompt() + failed() + prompt();
@@ -77,32 +61,12 @@ describe("the turns of a transcript", () => {
     ]);
   });
 
-  it("a compaction neither changes the transcript nor adds to it", () => {
-    const compaction =
-      line("session.compaction_start", {}) + line("session.compaction_complete", { summaryContent: "s" });
-    const text = started() + prompt({ content: "a" }) + finalStep("b") + compaction + prompt({ content: "c" });
-    expect(told(text + finalStep("d"))).toEqual(["1 user a", "1 assistant b", "2 user c", "2 assistant d"]);
-  });
-
   it("a transcript leaves out the messages of sub-agents, skills and autopilot", () => {
     const ofAgent = line("user.message", { content: "x" }, "a1") + line("assistant.message", { content: "x" }, "a1");
     const ofRuntime = prompt({ content: "x", source: "skill-pdf", delivery: "steering" });
     const ofAutopilot = prompt({ content: "x", isAutopilotContinuation: true, delivery: "steering" });
     const text = started() + prompt({ content: "a" }) + stepStart() + ofAgent + ofRuntime + ofAutopilot + answer("b");
     expect(told(text + stepEnd())).toEqual(["1 user a", "1 assistant b"]);
-  });
-
-  it("a prompt in a transcript has the names of its attachments", () => {
-    const attachments = [
-      { type: "file", displayName: "notes.txt", path: "/x/notes.txt" },
-      { type: "file", displayName: "", path: "/x/y" },
-      { type: "github_reference", title: "A bug", number: 5 },
-      { type: "blob", mimeType: "image/png" },
-      "hostile",
-      { type: 5 },
-    ];
-    const { entries } = read(started() + prompt({ attachments }));
-    expect(entries[0]?.attachments).toEqual(["notes.txt", "/x/y", "A bug", "blob", "?"]);
   });
 });
 
@@ -135,15 +99,6 @@ describe("the end of a turn in a transcript", () => {
     ]);
     const cut = "1 assistant [The server ended, or unloaded the session, during the turn.]";
     expect(told(text, { isLoaded: false }).at(-1), "not loaded").toBe(cut);
-  });
-
-  it("Transcriber.pause does not report a running turn as ended, and a later push adds the turn's reply", () => {
-    const transcriber = new Transcriber(null);
-    const text = Buffer.from(started() + prompt({ content: "a" }) + finalStep("b"));
-    const first = [...transcriber.push(text.subarray(0, -300)), ...transcriber.pause(at() + LATER_MS)];
-    expect(first.map((entry) => entry.text)).toEqual(["a"]);
-    const rest = [...transcriber.push(text.subarray(-300)), ...transcriber.pause(at() + LATER_MS)];
-    expect(rest.map((entry) => entry.text)).toEqual(["b"]);
   });
 });
 
@@ -191,22 +146,6 @@ describe("a tool call in a transcript", () => {
 });
 
 describe("a damaged history", () => {
-  it("a transcript of a damaged history has the readable lines, and reports the number of the first unreadable line", () => {
-    const good = started() + prompt({ content: "a" });
-    const { entries, damage } = read(`${good}{"type":\n\0\0\0\n\n${finalStep("b")}nonsense\n`);
-    expect(entries.map(({ text }) => text)).toEqual(["a", "b"]);
-    expect(damage).toEqual({ lines: 3, firstLine: 3 });
-  });
-
-  it("a last line that is cut short counts as unreadable, but a last line that lacks only its newline is read", () => {
-    const text = started() + prompt({ content: "a" }) + stepStart() + answer("b");
-    expect(read(text.slice(0, -1))).toMatchObject({ entries: [{ text: "a" }, { text: "b" }, {}], damage: null });
-    expect(read(text.slice(0, -10))).toMatchObject({
-      entries: [{ text: "a" }, {}],
-      damage: { lines: 1, firstLine: 4 },
-    });
-  });
-
   it("a transcript treats a field of an unexpected type as missing", () => {
     const odd = [
       line("user.message", { content: 5, attachments: { a: 1 } }),

@@ -126,12 +126,6 @@ it.each([
   expect(grant(given(file)).hidden).toContain(file);
 });
 
-it("grantsOf ignores variables that name no file of a value", () => {
-  const cwd = temporaryFolder();
-  const env = { COPILOTFLEET_PROVIDER_API_KEY_FILE: "null", COPILOTFLEET_BACKUP_FILE: join(cwd, "backup") };
-  expect(grant({ cwd, env }).hidden).toHaveLength(grant({ cwd }).hidden.length);
-});
-
 it.each(["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"])("a server can read the file in %s and nothing beside it", (name) => {
   const folder = temporaryFolder();
   const [file, link] = [join(folder, "ca.pem"), join(folder, "link.pem")];

@@ -4,7 +4,7 @@ import { delimiter, join } from "node:path";
 import { expect, it, onTestFinished, vi } from "vitest";
 import { run } from "../../src/sandbox/landlock.js";
 import { machineProgram } from "../../src/sandbox/programs.js";
-import { reasonsOf, tryMechanisms } from "../../src/sandbox/sandbox.js";
+import { tryMechanisms } from "../../src/sandbox/sandbox.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
@@ -88,19 +88,3 @@ it.skipIf(bwrapProblem !== undefined || process.getuid?.() !== 0)(
     expect((await tryMechanisms("auto")).at(-1)).toMatchObject({ mode: "bwrap", not: ["network", "resources"] });
   },
 );
-
-it("a process tries the mechanisms again after a minute, because programs may have been installed or removed", async () => {
-  onTestFinished(() => void vi.restoreAllMocks());
-  const first = await tryMechanisms("landlock");
-  expect(await tryMechanisms("landlock")).toBe(first);
-  const now = performance.now();
-  vi.spyOn(performance, "now").mockReturnValue(now + 61_000);
-  expect(await tryMechanisms("landlock")).not.toBe(first);
-});
-
-it("reasonsOf lists a reason once if two mechanisms fail with it", () => {
-  expect(reasonsOf([{ why: "no launcher" }, { why: "no launcher" }, { why: "no bwrap" }])).toEqual([
-    "no launcher",
-    "no bwrap",
-  ]);
-});

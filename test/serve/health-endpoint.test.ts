@@ -1,5 +1,4 @@
 import dns from "node:dns";
-import { lookup } from "node:dns/promises";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { Agent, get, type IncomingMessage } from "node:http";
@@ -8,11 +7,10 @@ import { text } from "node:stream/consumers";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { type FleetError, isFleetError } from "../../src/base/errors.js";
 import type { Address } from "../../src/config/rules.js";
-import { listenOn, showAddress, stopListening } from "../../src/runtime/launch/listen.js";
+import { listenOn, showAddress } from "../../src/runtime/launch/listen.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
 import { type Health, HealthEndpoint, type HealthEndpointOptions } from "../../src/serve/report/probes.js";
 import { eventually } from "../fixtures/eventually.js";
-import { freePort } from "../fixtures/store/redis-server.js";
 
 const LOOPBACK = { host: "127.0.0.1", port: 0 };
 const NEVER = new AbortController().signal;
@@ -90,14 +88,6 @@ describe("the health endpoint", () => {
     },
   );
 
-  it("the health endpoint answers HEAD with the headers of GET and no body", async () => {
-    const { url } = await opened({ unhealthy: () => ["x"] });
-    const full = await fetch(url("/healthz"));
-    const head = await fetch(url("/healthz"), { method: "HEAD" });
-    expect([head.status, await head.text()]).toEqual([503, ""]);
-    expect(head.headers.get("content-length")).toBe(String((await full.text()).length));
-  });
-
   it.each(["/", "/metrics/", "/healthz/x", "//metrics", "/constructor", "/../metrics"])(
     "the health endpoint answers 404 to %s",
     async (path) => {
@@ -131,14 +121,6 @@ describe("the health endpoint", () => {
       "the health endpoint failed: no answer within 50 ms",
     ]);
     expect(await (await fetch(failing.url("/metrics"))).text()).toContain("\ncopilotfleet_healthy 0\n");
-  });
-
-  it("the health endpoint answers 500 when the metrics fail, and still answers other requests", async () => {
-    const text = () => Promise.reject(new Error("broken"));
-    const { url, errors } = await opened({ metrics: { ...FAKE_METRICS, text } });
-    expect((await fetch(url("/metrics"))).status).toBe(500);
-    expect(errors).toEqual(["the health endpoint failed: broken"]);
-    expect((await fetch(url("/healthz"))).status).toBe(200);
   });
 
   it("the health endpoint answers 200 concurrent requests for metrics while other clients send nothing", async () => {
@@ -225,36 +207,9 @@ describe("closing", () => {
     expect(await response.json()).toEqual({ ok: true, reasons: [] });
     await closing;
   });
-
-  it("the health endpoint cuts a running answer that takes too long when it closes", async () => {
-    let asked = false;
-    const unready = () => {
-      asked = true;
-      return new Promise<string[]>(() => undefined);
-    };
-    const { endpoint, url } = await opened({ unready, checkMs: 60_000, clientMs: 60_000 });
-    const answer = fetch(url("/readyz")).catch((error: Error) => error);
-    await eventually("the check runs", () => asked);
-    await endpoint.close();
-    expect(await answer).toBeInstanceOf(Error);
-  });
-
-  it("the health endpoint frees its port when it closes", async () => {
-    const { endpoint } = await opened();
-    await endpoint.close();
-    const again = await opened({ address: endpoint.address });
-    expect(again.endpoint.address).toEqual(endpoint.address);
-  });
 });
 
 describe("the address", () => {
-  it("the health endpoint listens on the configured address", async () => {
-    const address = { host: "127.0.0.1", port: await freePort() };
-    const { endpoint, url } = await opened({ address });
-    expect(endpoint.address).toEqual(address);
-    expect((await fetch(url("/healthz"))).status).toBe(200);
-  });
-
   it("the health endpoint refuses an address that is taken, and names the address and the setting", async () => {
     const holder = createServer().listen(LOOPBACK);
     onTestFinished(() => void holder.close());
@@ -311,28 +266,6 @@ describe("the address", () => {
     expect(error).toMatchObject({ code: "FLEET_ADDRESS_UNUSABLE", exit: 3 });
     expect(error.message).toContain(`on this machine, "localhost" is ${address}, which other machines may reach`);
     expect(server.listening).toBe(false);
-  });
-
-  it("listenOn listens on the loopback address to which the name localhost resolves", async () => {
-    const server = createServer();
-    onTestFinished(async () => await stopListening(server));
-    const { host } = await listenOn(server, "serve.listen", { host: "localhost", port: 0 }, NEVER);
-    expect(["127.0.0.1", "::1"]).toContain(host);
-  });
-
-  it("listenOn does not listen once its signal has aborted, even during the lookup of a name", async () => {
-    const server = createServer();
-    const events: string[] = [];
-    for (const event of ["listening", "close"]) server.on(event, () => events.push(event));
-    const controller = new AbortController();
-    // Node.js resolves this spelling of 127.0.0.1 like a name.
-    const opening = listenOn(server, "serve.metrics", { host: "127.1", port: 36003 }, controller.signal);
-    controller.abort(new Error("enough"));
-    await expect(opening).rejects.toThrow("enough");
-    await lookup("127.1"); // this lookup began after that of listenOn, so both have ended
-    await eventually("the server is closed", () => events.includes("close"));
-    expect([events, server.listening]).toEqual([["close"], false]);
-    await expect(opened({ signal: controller.signal })).rejects.toThrow("enough");
   });
 });
 

@@ -77,13 +77,6 @@ describe("the metrics", () => {
     expect(seen.get('probe_duration_seconds_bucket{le="5"}')).toBe(0);
   });
 
-  it("the metrics have the version of the fleet and Node, the start time, and the memory in use", async () => {
-    const seen = await samples(await open());
-    expect(seen.get(`build_info{version="1.2.3",node="${process.versions.node}"}`)).toBe(1);
-    expect(seen.get("supervisor_start_time_seconds")).toBeCloseTo(Date.now() / 1000 - process.uptime(), -1);
-    expect(seen.get("supervisor_memory_bytes")).toBeGreaterThan(10_000_000);
-  });
-
   it("the metrics omit values that were not measured, because a zero would raise a false alarm", async () => {
     const metrics = await open();
     for (const name of ["state_disk_free_bytes", "healthy", "ready"])
@@ -95,29 +88,6 @@ describe("the metrics", () => {
     expect((await samples(metrics)).get("ready")).toBe(0);
     metrics.observe({ ...SNAPSHOT, diskFreeBytes: null });
     expect((await samples(metrics)).has("state_disk_free_bytes")).toBe(false);
-  });
-
-  it("the metrics show a snapshot until the next one replaces it", async () => {
-    const metrics = await open();
-    expect(await changed(metrics, () => metrics.observe(SNAPSHOT))).toEqual({
-      'servers{state="starting"}': 1,
-      'servers{state="ready"}': 4,
-      'servers{state="unhealthy"}': 2,
-      'servers{state="draining"}': 3,
-      'servers{state="stopped"}': 6,
-      'servers{state="failed"}': 5,
-      servers_without_sandbox: 10,
-      sessions_active: 11,
-      turns_in_flight: 12,
-      turns_stalled: 13,
-      leases: 14,
-      servers_memory_bytes: 15,
-      state_disk_free_bytes: 16,
-      purges_unfinished: 17,
-      purges_oldest_timestamp_seconds: 18,
-    });
-    const next = { ...SNAPSHOT, serversByState: { ...SNAPSHOT.serversByState, ready: 0 } };
-    expect(await changed(metrics, () => metrics.observe(next))).toEqual({ 'servers{state="ready"}': 0 });
   });
 
   it("the metrics count each check of a credential by kind and result, with a histogram of durations", async () => {
@@ -153,17 +123,6 @@ describe("the metrics", () => {
     expect(seen).toEqual({ 'gc_runs_total{outcome="failed"}': 1, gc_freed_bytes_total: 42 });
   });
 
-  it("the metrics count turns and probes in the histogram buckets that match their durations", async () => {
-    const metrics = await open();
-    const turn = await changed(metrics, () => metrics.turnEnded("cut", 120));
-    expect(turn).toMatchObject({ 'turns_total{outcome="cut"}': 1, turn_duration_seconds_sum: 120 });
-    expect(turn).toMatchObject({ 'turn_duration_seconds_bucket{le="120"}': 1, turn_duration_seconds_count: 1 });
-    expect(turn).not.toHaveProperty('turn_duration_seconds_bucket{le="60"}');
-    const probe = await changed(metrics, () => metrics.probed("failed", 0.002));
-    expect(probe).toMatchObject({ 'probes_total{outcome="failed"}': 1, 'probe_duration_seconds_bucket{le="5"}': 1 });
-    expect(probe).not.toHaveProperty('probe_duration_seconds_bucket{le="0.001"}');
-  });
-
   it("the metrics contain no label value outside the fixed lists, such as a user's name", async () => {
     const metrics = await open();
     const foreign = { ...SNAPSHOT.serversByState, "alice-1": 1 };
@@ -183,14 +142,6 @@ describe("the metrics", () => {
       "version",
       "via",
     ]);
-  });
-
-  it("the metrics of two supervisors in one process are separate, and not in prom-client's global registry", async () => {
-    const [one, other] = [await open(), await open()];
-    one.series.crashLoops.inc();
-    expect((await samples(other)).get("server_crash_loops_total")).toBe(0);
-    const { register } = await import("prom-client");
-    expect(await register.metrics()).not.toContain("copilotfleet");
   });
 
   it("the metrics are in the Prometheus text format", async () => {

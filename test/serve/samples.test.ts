@@ -50,20 +50,4 @@ describe("the samples of a host", () => {
       { p50: null, p95: null },
     ]);
   });
-
-  it("a sample ring keeps the last 720 samples, and returns those after a given time", () => {
-    const ring = started();
-    for (let second = 1; second <= 721; second += 1) ring.take(GAUGES, second * 1_000);
-    const all = ring.after();
-    expect([all.length, all[0]?.at]).toEqual([720, "1970-01-01T00:00:02.000Z"]);
-    expect(ring.after("1970-01-01T00:12:00.000Z").map(({ at }) => at)).toEqual(["1970-01-01T00:12:01.000Z"]);
-  });
-
-  it("a sample ring that was not started keeps nothing", () => {
-    const ring = new SampleRing();
-    ring.turnEnded("completed", 1, 0);
-    ring.evicted(1);
-    ring.take(GAUGES, 0);
-    expect(ring.after()).toEqual([]);
-  });
 });

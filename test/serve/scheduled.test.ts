@@ -47,25 +47,6 @@ it("serve runs the first gc after a minute and later ones every hour, until serv
   expect(ranAt).toHaveLength(4);
 });
 
-it("serve reports each session that gc left alone because the session's record cannot be read", async () => {
-  const damaged = { id: "a", code: "FLEET_STATE_CORRUPT" as const, message: "The state is damaged.", suggestions: [] };
-  const { clock, failures, stop, ended } = schedule(async () => ({ ...NOTHING, unreadable: [damaged] }));
-  await clock.advance(MINUTE_MS);
-  expect(failures).toEqual(["gc left session a alone: The state is damaged."]);
-  stop.abort();
-  await ended;
-});
-
-it("serve logs each warning of gc only once, even if gc runs again", async () => {
-  const warnings = ["The folder cannot be read."];
-  const { clock, ranAt, failures, stop, ended } = schedule(async () => NOTHING, warnings);
-  await clock.advance(61 * MINUTE_MS);
-  expect(ranAt).toEqual([1, 61]);
-  expect(failures).toEqual(["The folder cannot be read."]);
-  stop.abort();
-  await ended;
-});
-
 it("serve reports a gc that fails, and runs the next one on time", async () => {
   const { clock, ranAt, failures, stop, ended } = schedule(async () => {
     throw new Error("the disk is full");

@@ -109,29 +109,6 @@ describe("the recycler", () => {
     },
   );
 
-  it("a server that is at its limits, or that has no limits, is not recycled", async () => {
-    const old = await server("s1");
-    const limits = { maxMemoryBytes: MEMORY_BYTES, maxAgeMs: 3_700_000 };
-    for (const { look, done } of [make(limits), make({})]) {
-      await look(old);
-      expect(done).toEqual([]);
-    }
-  });
-
-  it("a server in a turn is recycled when the turn has ended and a health interval has passed since the last look", async () => {
-    const { clock, done, look } = make({ maxAgeMs: 1 });
-    const old = await server("s1");
-    const turn = await used(old, "talk");
-    await look(old);
-    turn[Symbol.dispose]();
-    clock.jump(INTERVAL_MS - 1);
-    await look(old);
-    expect(done).toEqual([]);
-    clock.jump(1);
-    await look(old);
-    expect(done).toEqual(["recycle s1", "count age"]);
-  });
-
   it("a server that is always in a turn is recycled after five minutes", async () => {
     const { clock, done, look } = make({ maxAgeMs: 1 });
     const old = await server("s1");
@@ -181,24 +158,6 @@ describe("the idle stopper", () => {
     };
     return { ...parts, look, expectStop };
   }
-
-  it("a server is stopped once nobody has used it for longer than the idle timeout", async () => {
-    const { look, expectStop } = make();
-    const on = await server("s1");
-    await look(on);
-    await expectStop(on);
-  });
-
-  it("a server with a session in use is not stopped, and its idle time begins when the use ends", async () => {
-    const { clock, look, expectStop } = make();
-    const on = await server("s1");
-    const use = await used(on, "talk");
-    await look(on);
-    clock.jump(10 * IDLE_MS);
-    await look(on);
-    use[Symbol.dispose]();
-    await expectStop(on);
-  });
 
   it("the idle stopper spares a server with a connected client, but ignores connections of serve itself", async () => {
     const { clock, done, look } = make();
@@ -256,19 +215,6 @@ describe("the process cleanup", () => {
     };
     return { ...parts, look, child };
   }
-
-  it("a process of an unloaded session is ended after twelve health intervals, and not before", async () => {
-    const { clock, look, child } = make();
-    const on = await server("s1");
-    const [left, unknown] = [child("talk"), child(null)];
-    for (let interval = 0; interval < 12; interval++) {
-      await look(on);
-      clock.jump(INTERVAL_MS);
-    }
-    expect([left, unknown].map(isRunning)).toEqual([true, true]);
-    await look(on);
-    await eventually("their end", () => ![left, unknown].some(isRunning));
-  });
 
   it("the process cleanup ends a process of a session in use only twelve health intervals after the use ended", async () => {
     const { clock, look, child } = make();

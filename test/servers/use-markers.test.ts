@@ -1,4 +1,4 @@
-import { existsSync, lstatSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { setEvictionMarker, setUseMarker, usedSessions } from "../../src/servers/use-markers.js";
@@ -53,25 +53,6 @@ describe("use markers", () => {
     giveUp.abort(reason);
     await expect(waiting).rejects.toBe(reason);
     expect(markers(on)).toEqual(before);
-  });
-
-  it("a process makes every marker after its first as a hard link to one file, and makes the folder again if it is gone", async () => {
-    const on = await server();
-    const folder = join(dirname(on.home), "uses");
-    const inodeOfNext = async () => {
-      using _marker = await setUseMarker(on, "held", { waitMs: 0, signal: undefined });
-      expect([...usedSessions(on)]).toEqual(["held"]);
-      const [name = ""] = markers(on);
-      return lstatSync(join(folder, name)).ino;
-    };
-    await inodeOfNext();
-    expect(filesIn(on)).toEqual([]); // a process that sets only one marker leaves nothing
-    const second = await inodeOfNext();
-    expect(await inodeOfNext()).toBe(second);
-    rmSync(folder, { recursive: true });
-    await inodeOfNext();
-    expect([...usedSessions(on)]).toEqual([]);
-    expect(filesIn(on)).toHaveLength(1);
   });
 
   it("usedSessions removes the files that dead processes left in the folder", async () => {

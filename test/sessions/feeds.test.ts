@@ -1,4 +1,4 @@
-import { appendFileSync, mkdirSync, mkdtempSync, renameSync } from "node:fs";
+import { appendFileSync, mkdirSync, mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
@@ -9,8 +9,6 @@ import type { SessionPlace } from "../../src/sessions/history.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
-
-const NEVER = new AbortController().signal;
 
 /** Histories in a temporary folder, and a host that records each look at them. */
 class Histories {
@@ -137,58 +135,4 @@ it("a change that the kernel does not report wakes a follower within 2 s, each l
   at.append("a");
   await at.pass(LOOK_MS);
   expect(follower?.wakes).toBe(2);
-});
-
-it("many quick writes wake a follower twice: at the first write, and after the pause between wake-ups", async () => {
-  const at = new Histories();
-  at.make("a");
-  const [follower] = await followed(at, ["a"]);
-  at.append("a");
-  await expect.poll(() => follower?.wakes).toBe(1);
-  for (let count = 0; count < 100; count++) {
-    at.append("a");
-    await new Promise(setImmediate);
-  }
-  await settled();
-  expect(follower?.wakes).toBe(1);
-  at.clock.jump(20);
-  at.clock.runDue();
-  await settled();
-  expect(follower?.wakes).toBe(2);
-});
-
-it("a follower continues with the new folder when the folder of its session is replaced", async () => {
-  const at = new Histories();
-  at.make("a");
-  const [follower] = await followed(at, ["a"]);
-  renameSync(at.folder("a"), at.folder("old"));
-  await expect.poll(() => follower?.wakes).toBe(1);
-  at.make("a");
-  await at.pass(LOOK_REPORTED_MS); // nothing reports a new folder
-  const wakes = follower?.wakes ?? 0;
-  expect(wakes).toBeGreaterThan(1);
-  at.clock.jump(100);
-  at.append("a");
-  await expect.poll(() => follower?.wakes).toBeGreaterThan(wakes);
-});
-
-it("a follower reads again at each check while the host of its session does not answer", async () => {
-  const at = new Histories();
-  at.make("a");
-  const [follower] = await followed(at, ["a"]);
-  at.fails = true;
-  await at.pass(LOOK_REPORTED_MS);
-  const wakes = follower?.wakes ?? 0;
-  expect(wakes).toBeGreaterThan(0);
-  await at.pass(LOOK_REPORTED_MS);
-  expect(follower?.wakes).toBeGreaterThan(wakes);
-});
-
-it("a follower does not miss a change that comes between its reading and its wait", async () => {
-  const at = new Histories();
-  at.make("a");
-  using following = at.feeds.follow("a");
-  const version = await following.feed.aim(sessionRecord("a"), null);
-  following.feed.wake();
-  await following.feed.changed(version, NEVER, undefined);
 });

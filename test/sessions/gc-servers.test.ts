@@ -2,7 +2,6 @@ import { existsSync, lutimesSync, mkdirSync, readdirSync, symlinkSync, writeFile
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
-import { rotateLog } from "../../src/serve/logs.js";
 import { makeOld } from "../fixtures/sessions/gc-sessions.js";
 import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/sessions/gc-state.js";
 
@@ -74,18 +73,6 @@ describe("servers that gc removes", () => {
     expect(readdirSync(common)).toEqual(["young"]);
   });
 
-  it.each([1, 3])("gc removes an old server even if its log was rotated recently, with %i logs kept", async (keep) => {
-    const state = await gcState();
-    await state.server("s1", old);
-    const log = join(state.root, "servers", "s1", "server.log");
-    writeFileSync(log, "a line\n");
-    writeFileSync(`${log}.1`, "an older line\n");
-    age(state);
-    expect(await rotateLog(log, { maxBytes: 1, keep })).toBe(7);
-    expect((await state.gc()).servers).toEqual([{ id: "s1", action: "removed" }]);
-    expect(folders(state)).toEqual([]);
-  });
-
   it("gc removes the temporary folders of commands that were killed", async () => {
     const state = await gcState();
     await state.server("s1");
@@ -133,14 +120,6 @@ describe("servers that gc leaves", () => {
     expect(folders(state)).toEqual(["found", "recorded"]);
   });
 
-  it("gc with an infinite TTL keeps an unused server", async () => {
-    const state = await gcState();
-    await state.server("unused", old);
-    age(state);
-    expect((await state.gc({ ttlMs: Number.POSITIVE_INFINITY })).servers).toEqual([]);
-    expect(folders(state)).toEqual(["unused"]);
-  });
-
   it("gc for one user leaves the servers of other users and folders without a record", async () => {
     const state = await gcState();
     await state.server("a", { ...old, user: "alice" });
@@ -149,12 +128,5 @@ describe("servers that gc leaves", () => {
     age(state);
     expect((await state.gc({ user: "alice" })).servers).toEqual([{ id: "a", action: "removed" }]);
     expect(folders(state)).toEqual(["b", "orphan"]);
-  });
-
-  it("gc removes a server that a killed gc had claimed", async () => {
-    const state = await gcState();
-    await state.server("s1", { ...old, claim: { ...ownIdentity(), startTicks: "1" } });
-    age(state);
-    expect((await state.gc()).servers).toEqual([{ id: "s1", action: "removed" }]);
   });
 });

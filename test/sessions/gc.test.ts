@@ -6,12 +6,10 @@ import {
   renameSync,
   symlinkSync,
   truncateSync,
-  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { listSessionFolders } from "../../src/runtime/history/session-state.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { setUseMarker } from "../../src/servers/use-markers.js";
 import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/sessions/gc-state.js";
@@ -42,19 +40,6 @@ describe("sessions that gc finds", () => {
     expect(readdirSync(state.statePath("s1"))).toEqual(["young"]);
     expect(readdirSync(state.home("s1"))).toEqual(["session-state"]);
     expect(await recorded(state)).toEqual(["young"]);
-  });
-
-  it("gc does not mistake `.session-operation-locks`, which the full CLI puts beside the sessions, for a session", async () => {
-    const state = await gcState();
-    await state.server("s1");
-    await state.session("s1", "young", {}, HOUR_MS);
-    const folder = join(state.statePath("s1"), ".session-operation-locks");
-    mkdirSync(folder);
-    const old = new Date(Date.now() - OLD_MS);
-    utimesSync(folder, old, old);
-    expect((await state.gc()).deleted).toEqual([]);
-    expect(existsSync(folder)).toBe(true);
-    expect(listSessionFolders(state.home("s1"))).toEqual(["young"]);
   });
 
   it("gc keeps a session if either its record or a file in its folder shows a recent use", async () => {
@@ -94,27 +79,6 @@ describe("sessions that gc finds", () => {
     expect(readdirSync(state.statePath("s1"))).toEqual(["damaged"]);
     expect(readdirSync(join(state.root, "servers"))).toEqual(["s1", "s2"]);
     expect(idsOf(await state.store.sessions.list(() => undefined))).toEqual([]);
-  });
-
-  it("gc prefers a session's own TTL to the TTL that was given to gc", async () => {
-    const state = await gcState();
-    await state.server("s1");
-    await state.session("s1", "short", { ttlMs: HOUR_MS }, 2 * HOUR_MS);
-    await state.session("s1", "long", { ttlMs: 96 * HOUR_MS });
-    expect(idsOf((await state.gc()).deleted)).toEqual(["short"]);
-    expect(idsOf((await state.gc({ ttlMs: 1 })).deleted)).toEqual([]);
-    expect(await recorded(state)).toEqual(["long"]);
-  });
-
-  it("gc keeps sessions of any age with an infinite TTL, except sessions past their own TTL", async () => {
-    const state = await gcState();
-    await state.server("s1");
-    await state.session("s1", "old");
-    await state.session("s1", "short", { ttlMs: HOUR_MS });
-    state.plant("s1", "unrecorded", OLD_MS);
-    expect(idsOf((await state.gc({ ttlMs: Number.POSITIVE_INFINITY })).deleted)).toEqual(["short"]);
-    expect(await recorded(state)).toEqual(["old"]);
-    expect(readdirSync(state.statePath("s1")).sort()).toEqual(["old", "unrecorded"]);
   });
 
   it("gc deletes old records that have no folder, even if their server is not in the registry", async () => {
@@ -168,17 +132,6 @@ describe("sessions that gc finds", () => {
     expect(readdirSync(join(state.root, "servers", "shared"))).toEqual(["session-state"]);
   });
 
-  it("gc for one user deletes only the sessions of that user", async () => {
-    const state = await gcState();
-    await state.server("a", { user: "alice" });
-    await state.server("b", { user: "bob" });
-    await state.session("a", "a1", { owner: "alice" });
-    state.plant("a", "a2");
-    await state.session("b", "b1", { owner: "bob" });
-    expect(idsOf((await state.gc({ user: "alice" })).deleted)).toEqual(["a1", "a2"]);
-    expect(await recorded(state)).toEqual(["b1"]);
-  });
-
   it("gc deletes ephemeral sessions whose process is gone, whatever their age", async () => {
     const state = await gcState();
     await state.server("s1");
@@ -188,14 +141,6 @@ describe("sessions that gc finds", () => {
     await state.session("s1", "waiting", { persistence: "ephemeral", usedBy: null }, 0);
     expect(idsOf((await state.gc()).deleted)).toEqual(["abandoned"]);
     expect((await state.gc({ ttlMs: 1 })).skipped).toEqual([{ id: "used", reason: "in-use" }]);
-  });
-
-  it("gc leaves a folder whose name is not a session id", async () => {
-    const state = await gcState();
-    await state.server("s1");
-    state.plant("s1", "not a session");
-    expect((await state.gc()).deleted).toEqual([]);
-    expect(readdirSync(state.statePath("s1"))).toEqual(["not a session"]);
   });
 });
 

@@ -1,10 +1,9 @@
 import { mkdtemp, realpath } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { SessionEvent } from "@github/copilot-sdk";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { FleetError } from "../../src/base/errors.js";
-import { makeRoom, RecordedTurn, sweepKeyedTurns, TurnJournal } from "../../src/sessions/use/keyed.js";
+import { makeRoom, sweepKeyedTurns, TurnJournal } from "../../src/sessions/use/keyed.js";
 import type { OpenSession } from "../../src/sessions/use/open-session.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
@@ -78,11 +77,6 @@ describe("a failed prompt with an idempotency key", () => {
     await expect(journal.run(open, async () => await Promise.reject(failed))).rejects.toBe(failed);
   }
 
-  it("a prompt that fails before it begins leaves its idempotency key free", async () => {
-    await send(async () => []);
-    expect(await store.keyedTurns.read("alice", "k")).toBeNull();
-  });
-
   it("a failed prompt keeps its idempotency key if the history has the prompt, or cannot be read", async () => {
     await send(async () => [{ content: "hi", messageId: "m" }]);
     expect(await store.keyedTurns.read("alice", "k")).toMatchObject({ outcome: null });
@@ -90,52 +84,5 @@ describe("a failed prompt with an idempotency key", () => {
     let reads = 0;
     await send(async () => (reads++ === 0 ? [] : await Promise.reject(new Error("no history"))));
     expect(await store.keyedTurns.read("alice", "k")).toMatchObject({ outcome: null });
-  });
-});
-
-describe("a turn in the history", () => {
-  let last = 0;
-  const event = (type: string, data: object = {}): SessionEvent =>
-    ({ id: `e${++last}`, parentId: null, type, timestamp: new Date().toISOString(), data }) as unknown as SessionEvent;
-  const prompt = (messageId: string) => event("user.message", { messageId, content: "hi", delivery: "idle" });
-  const step = (content: string) => [
-    event("assistant.turn_start"),
-    event("assistant.message", { content, toolRequests: [] }),
-    event("assistant.turn_end"),
-  ];
-  const read = (events: SessionEvent[]) => {
-    const turn = new RecordedTurn("s", "m1");
-    const own = events.filter((each) => turn.push(each));
-    return { own, end: () => turn.end() };
-  };
-
-  it("RecordedTurn accepts only its own events, and returns the last text as the reply", () => {
-    const before = [event("session.start"), prompt("m0"), ...step("before")];
-    const turn = [prompt("m1"), ...step("reply")];
-    const { own, end } = read([...before, ...turn, prompt("m2"), ...step("after")]);
-    expect(own).toEqual(turn);
-    expect(end().text).toBe("reply");
-  });
-
-  it("RecordedTurn throws FLEET_SERVER_LOST for a turn that was cut, even if other turns follow", () => {
-    const cut = [prompt("m1"), event("assistant.turn_start")];
-    const lost = expect.objectContaining({ code: "FLEET_SERVER_LOST", retryable: false });
-    expect(read(cut).end).toThrow(lost);
-    const next = [event("session.resume", { sessionWasActive: false }), prompt("m2"), ...step("after")];
-    const { own, end } = read([...cut, ...next]);
-    expect(own).toEqual(cut);
-    expect(end).toThrow(lost);
-  });
-
-  it("RecordedTurn returns the text so far of an aborted turn, and throws the error of a failed turn", () => {
-    const aborted = [prompt("m1"), event("assistant.turn_start"), event("assistant.message", { content: "so far" })];
-    expect(read([...aborted, event("abort"), event("assistant.turn_end")]).end().text).toBe("so far");
-    const failed = [prompt("m1"), event("assistant.turn_start"), event("assistant.turn_end")];
-    const { end } = read([...failed, event("session.error", { message: "no quota" })]);
-    expect(end).toThrow(expect.objectContaining({ code: "FLEET_TURN_FAILED", message: "The turn failed: no quota" }));
-  });
-
-  it("RecordedTurn throws FLEET_SESSION_LOST for a turn that the history does not have", () => {
-    expect(read([prompt("m2"), ...step("other")]).end).toThrow(expect.objectContaining({ code: "FLEET_SESSION_LOST" }));
   });
 });

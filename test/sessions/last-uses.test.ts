@@ -58,16 +58,6 @@ describe("LastUses", () => {
     expect(await second).toMatchObject({ turns: 3, lastUsedAt: at(1_900) });
   });
 
-  it("LastUses records a turn that ends after a write with the next write, two seconds later", async () => {
-    const a = add(recent("a"));
-    void uses.note(a);
-    await vi.advanceTimersByTimeAsync(2_000);
-    void uses.note(a);
-    await vi.advanceTimersByTimeAsync(2_000);
-    expect(sessions.writes).toEqual(["a", "a"]);
-    expect(sessions.records.get("a")).toMatchObject({ turns: 3, lastUsedAt: at(2_000) });
-  });
-
   it.each([
     ["the first turn of a session", { turns: 0, lastUsedAt: at(-1_000) }],
     ["a turn after a pause of more than a minute", { turns: 4, lastUsedAt: at(-60_001) }],
@@ -85,44 +75,9 @@ describe("LastUses", () => {
     expect(sessions.records.get("a")).toMatchObject({ turns: 8, lastUsedAt: at(500) });
   });
 
-  it("flush(id) writes the waiting turns of one session at once, and leaves other sessions waiting", async () => {
-    void uses.note(add(recent("a")));
-    void uses.note(add(recent("b")));
-    await uses.flush("a");
-    expect(sessions.writes).toEqual(["a"]);
-    await uses.flush();
-    expect(sessions.writes).toEqual(["a", "b"]);
-    await vi.advanceTimersByTimeAsync(10_000);
-    expect(sessions.writes).toEqual(["a", "b"]);
-  });
-
-  it("a flush waits for a write that has already begun", async () => {
-    void uses.note(add(sessionRecord("a", { lastUsedAt: at(0) })));
-    await uses.flush();
-    expect(sessions.records.get("a")).toMatchObject({ turns: 1 });
-  });
-
-  it("LastUses reports a failed write to each turn that waited for the write, and not to the flush", async () => {
-    const a = add(recent("a"));
-    sessions.failure = new FleetError("FLEET_STATE_UNWRITABLE", "The disk is full.");
-    const turns = [uses.note(a), uses.note(a)];
-    const settled = Promise.allSettled(turns);
-    await uses.flush();
-    const failed = { status: "rejected", reason: sessions.failure };
-    expect(await settled).toEqual([failed, failed]);
-  });
-
   it("LastUses writes nothing for a session that was deleted", async () => {
     const noted = uses.note(recent("a"));
     await uses.flush();
     expect(await noted).toBeNull();
-  });
-
-  it("LastUses does not count the turns of a deleted session for a new session with the same id", async () => {
-    const before = uses.note(recent("a"));
-    add(sessionRecord("a", { createdAt: at(1), lastUsedAt: at(1) }));
-    await uses.flush();
-    expect(await before).toBeNull();
-    expect(sessions.records.get("a")).toMatchObject({ turns: 0, lastUsedAt: at(1) });
   });
 });

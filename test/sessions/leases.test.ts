@@ -1,10 +1,10 @@
-import { describe, expect, it, onTestFinished } from "vitest";
+import { describe, expect, it } from "vitest";
 import { FleetError } from "../../src/base/errors.js";
 import { type AcquireOptions, type HeldLease, LEASE_VARIABLES, Leases } from "../../src/sessions/leases.js";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
-import { altered, meddling } from "../fixtures/store/altered-store.js";
+import { altered } from "../fixtures/store/altered-store.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const LOST = { code: "FLEET_LEASE_LOST", exit: 5 };
@@ -75,33 +75,6 @@ describe("holding a lease", () => {
     await stolen.release();
   });
 
-  it("the check of a held lease fails as soon as the lease is taken over, even before the lease's signal aborts", async () => {
-    const { leases } = await setUp();
-    const lease = await leases.acquire(wants("alice"));
-    const stolen = await leases.acquire(wants("bob", { steal: { reason: "now" } }));
-    await expect(lease.check()).rejects.toMatchObject(LOST);
-    expect(lease.signal.aborted).toBe(true);
-    await stolen.release();
-  });
-
-  it("the check of a held lease fails at once after the event loop was blocked past the lease's TTL", async () => {
-    const { store, leases, clock } = await setUp();
-    const lease = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
-    clock.jump(TTL_MS + 200);
-    await expect(lease.check()).rejects.toMatchObject(LOST);
-    expect(lease.signal.aborted).toBe(true);
-    await expect(lease.release()).rejects.toMatchObject(LOST);
-    expect(await store.leases.read("s")).toBeNull();
-  });
-
-  it("the signal of a lease aborts when the event loop was blocked past its TTL", async () => {
-    const { leases, clock } = await setUp();
-    const { signal } = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
-    clock.jump(TTL_MS + 200);
-    clock.runDue();
-    expect(signal).toMatchObject({ aborted: true, reason: LOST });
-  });
-
   it("a lease survives a store that fails to renew it for a while", async () => {
     const { store, clock } = await setUp();
     let failures = 0;
@@ -164,16 +137,6 @@ describe("holding a lease", () => {
     const lease = await new Leases(slow, clock).acquire(wants("alice", { ttlMs: TTL_MS }));
     await expect(lease.check()).rejects.toMatchObject(LOST);
   });
-
-  it("a detached lease stays in force until its TTL ends, without being renewed", async () => {
-    const { store, leases, clock } = await setUp();
-    const lease = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
-    await lease.detach();
-    await clock.advance(TTL_MS - 1);
-    expect(await store.leases.check("s", lease.token)).toMatchObject({ holder: "alice" });
-    await clock.advance(1);
-    expect(await store.leases.read("s")).toBeNull();
-  });
 });
 
 describe("waiting for a lease", () => {
@@ -189,27 +152,6 @@ describe("waiting for a lease", () => {
     expect(performance.now() - begun).toBeGreaterThanOrEqual(299);
     expect(await store.leases.acquire(PROBE)).toMatchObject({ granted: false, ahead: 0 });
     await lease.release();
-  });
-
-  it("acquire asks for a lease only once when its wait is 0", async () => {
-    const { leases } = await setUpInRealTime();
-    const lease = await leases.acquire(wants("alice"));
-    await expect(leases.acquire(wants("bob"))).rejects.toMatchObject({ code: "FLEET_SESSION_LOCKED" });
-    await lease.release();
-  });
-
-  it("a released lease is granted to the waiters in the order of their requests", async () => {
-    const { store, leases } = await setUpInRealTime();
-    const order: string[] = [];
-    const first = await leases.acquire(wants("first"));
-    const turns = [];
-    for (const holder of ["a", "b", "c", "d"]) {
-      turns.push(leases.hold(wants(holder, { waitMs: 60_000 }), async () => void order.push(holder)));
-      await waiters(store, turns.length);
-    }
-    await first.release();
-    await Promise.all(turns);
-    expect(order).toEqual(["a", "b", "c", "d"]);
   });
 
   it("a wait for a lease that is aborted rejects with the reason, and leaves the queue", async () => {
@@ -243,18 +185,6 @@ describe("waiting for a lease", () => {
     expect(await store.leases.read("s")).toBeNull();
   });
 
-  it("acquire keeps a stolen lease even if the caller gave up during the request", async () => {
-    const { store, leases } = await setUpInRealTime();
-    const before = await leases.acquire(wants("alice"));
-    const giveUp = new AbortController();
-    const late = meddling(store, "leases", "acquire", () => giveUp.abort(new Error("enough")));
-    const steal = { steal: { reason: "mine" }, signal: giveUp.signal };
-    const lease = await new Leases(late).acquire(wants("bob", steal));
-    await expect(before.check()).rejects.toMatchObject(LOST);
-    await lease.check();
-    await lease.release();
-  });
-
   it("a caller who may no longer use a session stops waiting for the session's lease, and never gets the lease", async () => {
     const { store, leases } = await setUpInRealTime();
     const lease = await leases.acquire(wants("alice"));
@@ -284,23 +214,6 @@ describe("waiting for a lease", () => {
 });
 
 describe("work under a lease", () => {
-  it("hold returns the result of the work, and leaves the session without a lease", async () => {
-    const { store, leases } = await setUp();
-    const work = async (lease: HeldLease) => {
-      await lease.check();
-      return lease.fence;
-    };
-    expect(await leases.hold(wants("alice"), work)).toEqual(expect.any(Number));
-    expect(await store.leases.read("s")).toBeNull();
-  });
-
-  it("if the work under hold fails, hold rejects with that error and releases the lease", async () => {
-    const { store, leases } = await setUp();
-    const failure = new Error("mine");
-    await expect(leases.hold(wants("alice"), () => Promise.reject(failure))).rejects.toBe(failure);
-    expect(await store.leases.read("s")).toBeNull();
-  });
-
   it.each([
     ["expires", "ends"],
     ["expires", "fails"],
@@ -325,16 +238,6 @@ describe("work under a lease", () => {
       expect(await store.leases.read("s")).toBeNull();
     },
   );
-
-  it("hold rejects when its work outlives the lease, and a later hold can steal the lease from the next holder", async () => {
-    const { store, leases, clock } = await setUp();
-    const work = leases.hold(wants("alice", { ttlMs: TTL_MS }), async () => clock.jump(TTL_MS + 100));
-    await expect(work).rejects.toMatchObject(LOST);
-    const next = await leases.acquire(wants("bob"));
-    await leases.hold(wants("alice", { steal: { reason: "x" } }), async () => undefined);
-    expect(await store.leases.read("s")).toBeNull();
-    await expect(next.check()).rejects.toMatchObject(LOST);
-  });
 });
 
 describe("a lease that was taken elsewhere", () => {
@@ -348,52 +251,6 @@ describe("a lease that was taken elsewhere", () => {
     expect(inner.fence).toBe(outer.fence);
     await inner.release();
     expect(await store.leases.check("s", outer.token)).toMatchObject({ fence: outer.fence });
-  });
-
-  it("an adopted lease is not renewed after its release, even if the store failed during the release", async () => {
-    const { store, leases, clock } = await setUp();
-    const outer = await leases.acquire(wants("alice", { ttlMs: 3 * TTL_MS }));
-    await outer.detach();
-    let fails = false;
-    const failing = altered(store, {
-      leases: {
-        check: async (id, token) => {
-          if (fails) throw new FleetError("FLEET_STATE_UNWRITABLE", "The disk is full.");
-          return await store.leases.check(id, token);
-        },
-      },
-    });
-    const inner = await new Leases(failing, clock).adopt("s", outer.token);
-    onTestFinished(() => inner.detach());
-    fails = true;
-    await expect(inner.release()).rejects.toMatchObject({ code: "FLEET_STATE_UNWRITABLE" });
-    fails = false;
-    await clock.advance(4 * TTL_MS);
-    expect(await store.leases.read("s")).toBeNull();
-  });
-
-  it("an adopted lease is renewed at once when little of its TTL is left", async () => {
-    const { leases, clock } = await setUp();
-    const outer = await leases.acquire(wants("alice", { ttlMs: 9_000 }));
-    await outer.detach();
-    // Advance the clock until less than a third of the TTL is left.
-    await clock.advance(6_100);
-    const inner = await leases.adopt("s", outer.token);
-    onTestFinished(() => inner.detach());
-    expect(inner.lease.remainingMs).toBe(2_900);
-    await clock.advance(0);
-    expect(inner.lease.remainingMs).toBe(9_000);
-    await clock.advance(3_000);
-    await inner.check();
-  });
-
-  it("adopt refuses a lease with a wrong token or for another user", async () => {
-    const { leases } = await setUp();
-    await expect(leases.adopt("s", "wrong")).rejects.toMatchObject(LOST);
-    const outer = await leases.acquire(wants("alice"));
-    await expect(leases.adopt("s", "wrong")).rejects.toMatchObject(LOST);
-    await expect(leases.adopt("s", outer.token, "bob")).rejects.toMatchObject(LOST);
-    await outer.release();
   });
 
   it("enter() continues under the lease in the environment variables, but only in that lease's session", async () => {

@@ -26,21 +26,6 @@ it("a follower of requests also gets the requests that open before it reads its 
   expect(await changes.next()).toEqual({ done: true, value: undefined });
 });
 
-it("a follower of requests ends when its signal aborts, even before its first change", async () => {
-  const stop = new AbortController();
-  const { requests, changes } = following(stop.signal);
-  stop.abort();
-  requests.open("talk", "alice", QUESTION);
-  expect(await changes.next()).toEqual({ done: true, value: undefined });
-});
-
-it("a follower of requests ends at once when the caller returns while it waits for a change", async () => {
-  const { changes } = following(new AbortController().signal);
-  const waiting = changes.next();
-  await changes.return();
-  expect(await waiting).toEqual({ done: true, value: undefined });
-});
-
 it("a follower of requests fails at its first change if the user may not use the session", async () => {
   const { changes } = following(new AbortController().signal, async () => {
     throw sessionNotFound("talk");

@@ -1,7 +1,6 @@
 import { chmod, mkdir, readdir, readFile, rename, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { publish } from "../../src/store/file/commit.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -94,15 +93,6 @@ describe.each(DAMAGES)("the file store, with a registry whose head revision is %
   });
 });
 
-it("forgetOlder keeps the newest intact revision of a registry whose head is damaged", async () => {
-  const root = await filled(4);
-  await writeFile(join(root, "registry", "0000000000000004.json"), "");
-  await rm(join(root, "registry.json"));
-  await openFileStore(root).forgetOlder(['"s1"']);
-  expect(await serverIds(root)).toEqual(["s1", "s2", "s3"]);
-  expect((await revisions(root)).length).toBe(2);
-});
-
 describe.each(DAMAGES)("the file store, with a registry whose revisions are all %s,", (_, damage) => {
   it("a registry is recovered from registry.json when all its revisions are damaged", async () => {
     const root = await filled(3);
@@ -131,34 +121,6 @@ describe.each(DAMAGES)("the file store, with a registry whose revisions are all 
       expect(await contents(root)).toEqual(before);
     },
   );
-});
-
-it("the file store never uses a pruned registry revision that was linked again, even if all newer ones are damaged", async () => {
-  const root = await filled(1);
-  const late = join(root, "registry", "0000000000000001.json");
-  const bytes = await readFile(late);
-  for (let rev = 2; rev <= 20; rev++) await add(root, `s${rev}`);
-  await Promise.all((await revisions(root)).map((path) => truncate(path, 0)));
-  await rm(join(root, "registry.json"));
-  await writeFile(late, bytes);
-  await expect(openFileStore(root).registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
-});
-
-it("an update that changes nothing repairs a damaged registry, and writes nothing to an intact one", async () => {
-  const root = await filled(3);
-  await truncate(join(root, "registry", "0000000000000003.json"), 0);
-  for (let update = 1; update <= 2; update++) await openFileStore(root).registry.update(() => undefined);
-  const names = await readdir(join(root, "registry"));
-  expect(names.toSorted().at(-1)).toBe("corrupt-0000000000000003.json");
-  expect(
-    names
-      .filter((name) => /^\d+\.json$/.test(name))
-      .toSorted()
-      .at(-1),
-  ).toBe("0000000000000004.json");
-  const store = openFileStore(root);
-  expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1", "s2", "s3"]);
-  expect(store.takeWarnings()).toEqual([]);
 });
 
 describe("the file store, with its registry.json,", () => {
@@ -210,16 +172,6 @@ describe("the file store, with its registry.json,", () => {
     await rm(join(root, "registry"), { recursive: true });
     await rename(join(root, "registry.json"), join(root, "registry.json.corrupt-2026-01-01T00-00-00-000Z"));
     await expect(openFileStore(root).registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
-  });
-
-  it("publish stops after a few writes of registry.json even if others keep committing newer revisions", async () => {
-    const root = await filled(1);
-    let written = 0;
-    await publish(root, { rev: 1, data: '{"servers":{}}' }, (rev) => {
-      written++;
-      return { rev: rev + 1, data: '{"servers":{}}' };
-    });
-    expect(written).toBeLessThan(10);
   });
 
   it("the store refuses to recover from a registry.json that does not have the shape of a registry", async () => {

@@ -1,11 +1,9 @@
-import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import type { LeaseRequest } from "../../src/base/session.js";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
-import { now } from "../../src/store/file/records/lease-records.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
@@ -41,53 +39,6 @@ describe("the file store, with leases,", () => {
     for (const name of names) expect(readFileSync(join(folder(), name), "utf8")).not.toMatch(/secret/);
   });
 
-  it("repeated requests of a lease's holder and waiters write no new lease file", async () => {
-    await store.leases.acquire(request("holder"));
-    await store.leases.acquire(request("waiter"));
-    const before = newest();
-    for (let poll = 0; poll < 50; poll++) {
-      await store.leases.acquire(request("holder"));
-      await store.leases.acquire(request("waiter"));
-      await store.leases.leave("a", "nobody");
-      await store.leases.release("a", "nobody").catch(() => "refused");
-    }
-    expect(newest()).toBe(before);
-  });
-
-  it("a lease's folder contains at most two files, however often the lease changes hands", async () => {
-    for (let round = 0; round < 20; round++) {
-      await store.leases.acquire(request(`t${round}`));
-      await store.leases.release("a", `t${round}`);
-    }
-    expect(await readdir(folder())).toHaveLength(2);
-  });
-
-  it("a read, a check or a leave() of a lease that does not exist creates no folder", async () => {
-    await store.leases.read("a");
-    await store.leases.leave("a", "t");
-    await store.leases.check("a", "t").catch(() => "refused");
-    expect(await readdir(join(root, ".."))).toEqual([]);
-  });
-
-  it("a lease's files are deleted together with its session", async () => {
-    await store.sessions.create(sessionRecord("a"));
-    await store.leases.acquire(request("t"));
-    await store.sessions.delete("a");
-    // If the clock has not moved since the lease was taken, an empty document stays to remember the fence. Sweep deletes it.
-    await store.sweep();
-    expect((await readdir(root)).filter((name) => name.startsWith("."))).toEqual([]);
-    await expect.poll(swept).toEqual([]);
-  });
-
-  it("sweep() deletes the lease files of a session without a record, unless somebody holds that lease", async () => {
-    for (const sessionId of ["held", "free", "recorded"]) await store.leases.acquire(request("t", { sessionId }));
-    for (const sessionId of ["free", "recorded"]) await store.leases.release(sessionId, "t");
-    await store.sessions.create(sessionRecord("recorded"));
-    await mkdir(join(root, "leases", "unreadable"));
-    await expect.poll(swept).toEqual(["held", "recorded"]);
-    expect(await store.leases.check("held", "t")).toMatchObject({ sessionId: "held" });
-  });
-
   it.each([
     ["back", -365],
     ["ahead", 365],
@@ -115,14 +66,6 @@ describe("the file store, with leases,", () => {
     await store.leases.release("a", "t2");
     vi.useRealTimers();
     await expect.poll(swept).toEqual([]);
-  });
-
-  it("the TTL of a lease is measured with a monotonic clock that all processes share", async () => {
-    const other = execFileSync(process.execPath, ["-e", "console.log(process.hrtime().join())"], { encoding: "utf8" });
-    const [seconds = 0, nanoseconds = 0] = other.split(",").map(Number);
-    const there = seconds * 1_000 + nanoseconds / 1e6;
-    expect(now().monotonicMs).toBeGreaterThan(there);
-    expect(now().monotonicMs).toBeLessThan(there + 30_000);
   });
 
   it("a lease with a damaged newest revision goes back to the previous one, and reuses no fence", async () => {

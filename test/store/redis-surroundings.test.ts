@@ -19,14 +19,6 @@ function surroundings(facts: Record<string, string>, over: Partial<Surroundings>
 }
 
 describe("the check of a Redis server's settings", () => {
-  it("the check accepts a Redis of version 6.2 or later that has persistence or hides its settings", () => {
-    expect(judge(surroundings({}), WHERE)).toEqual([]);
-    expect(judge(surroundings({}, { save: "3600 1", appendOnly: "no" }), WHERE)).toEqual([]);
-    expect(judge(surroundings({}, { save: null, appendOnly: null }), WHERE)).toEqual([]);
-    expect(judge(surroundings({ redis_version: "6.2.0" }), WHERE)).toEqual([]);
-    expect(judge(surroundings({ redis_version: "10.0.1" }), WHERE)).toEqual([]);
-  });
-
   it.each([
     ["a Redis that is a replica", surroundings({ role: "slave" }), "is a replica"],
     ["a Redis that is a primary with replicas", surroundings({ connected_slaves: "2" }), "has replicas"],
@@ -44,23 +36,6 @@ describe("the check of a Redis server's settings", () => {
   ])("the check refuses Redis version %s as too old", (version, words) => {
     const refusal = expect.objectContaining({ code: "FLEET_STORE_UNUSABLE", message: expect.stringContaining(words) });
     expect(() => judge(surroundings({ redis_version: version }), WHERE)).toThrow(refusal);
-  });
-
-  it.each(["allkeys-lru", "allkeys-random", "volatile-lru", "volatile-ttl"])(
-    "the check refuses a Redis that may evict records under the policy %s",
-    (policy) => {
-      const refusal = expect.objectContaining({
-        code: "FLEET_STORE_UNUSABLE",
-        suggestions: expect.arrayContaining([
-          "redis-cli -h redis.example -p 6379 CONFIG SET maxmemory-policy noeviction",
-        ]),
-      });
-      expect(() => judge(surroundings({ maxmemory_policy: policy }), WHERE)).toThrow(refusal);
-    },
-  );
-
-  it("the check treats a Redis that is still loading its data as an interruption", () => {
-    expect(() => judge(surroundings({ loading: "1" }), WHERE)).toThrow(Interruption);
   });
 });
 

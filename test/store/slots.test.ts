@@ -5,7 +5,7 @@ import { afterEach, beforeEach, expect, it } from "vitest";
 import { userDigest } from "../../src/base/ids.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { SlotLog } from "../../src/store/file/records/limit-records.js";
-import { bootName, hasGone, ownHolder } from "../../src/store/ports.js";
+import { bootName, ownHolder } from "../../src/store/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 let root: string;
@@ -28,14 +28,6 @@ it("isFirst of the file store ignores a period that began far ahead, because a c
   expect(await limits.isFirst("alice", "tokensPerDay", 10 * day)).toBe(true);
   expect(await limits.isFirst("alice", "tokensPerDay", 10 * day)).toBe(false);
   expect(await limits.isFirst("alice", "tokensPerDay", 9 * day)).toBe(false);
-});
-
-it("hasGone returns false for a live holder, true for a dead one, and null for another boot or an invalid text", () => {
-  expect(hasGone(ownHolder())).toBe(false);
-  expect(hasGone(DEAD)).toBe(true);
-  expect(hasGone(ownHolder().replace(/\.[^.]+$/, ".1"))).toBe(true);
-  expect(hasGone(ownHolder().replace(/^\w+/, "00000000"))).toBeNull();
-  expect(hasGone("")).toBeNull();
 });
 
 it("the slots of a killed process become free as soon as another turn needs them", async () => {

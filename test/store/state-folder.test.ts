@@ -109,27 +109,6 @@ describe("the check of the state folder", () => {
       expect(() => checkStateFolder(root, { env: {} })).not.toThrow();
     });
 
-    it("restoreModes makes the files of servers usable and private again, keeps modes that let a group read, and passes over a file among servers", async () => {
-      const root = await temporaryRoot();
-      const [servers, server] = [join(root, "servers"), join(root, "servers", "alice")];
-      for (const folder of [root, servers, server]) await makeWithMode(folder, 0o750);
-      const files: [string, number, number][] = [
-        [join(root, "store-key"), 0o666, 0o640],
-        [join(servers, "note"), 0o604, 0o600],
-        [join(server, "server.log"), 0o640, 0o640],
-        [join(server, "connection-token"), 0o000, 0o600],
-      ];
-      for (const [path, mode] of files) {
-        await writeFile(path, "");
-        await chmod(path, mode);
-      }
-      const changed = files.filter(([, mode, right]) => mode !== right).map(([path]) => path);
-      const restored = restoreModes(root, { deep: true, env: { COPILOTFLEET_ALLOW_UNSAFE_PARENTS: "1" } });
-      expect(restored.map(({ path }) => path).sort()).toEqual(changed.sort());
-      for (const [path, , right] of files) expect((await stat(path)).mode & 0o7777, path).toBe(right);
-      expect((await stat(servers)).mode & 0o7777).toBe(0o750);
-    });
-
     it("a state folder below a sticky world-writable folder, such as /tmp, is accepted", async () => {
       const parent = await temporaryRoot();
       await makeWithMode(parent, 0o1777);
@@ -285,17 +264,4 @@ describe("the check of the state folder", () => {
     expect(Object.keys((await openFileStore(`${root}-moved`).registry.read()).servers)).toEqual(["s1"]);
     expect(await openFileStore(root).registry.read()).toEqual({ servers: {} });
   });
-});
-
-it("the file store writes each revision with mode 0600, whatever the umask is", async () => {
-  const root = await temporaryRoot();
-  const store = openFileStore(root);
-  await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
-  const umask = process.umask(0o277);
-  try {
-    await store.registry.update((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
-  } finally {
-    process.umask(umask);
-  }
-  expect((await stat(join(root, "registry", "0000000000000002.json"))).mode & 0o777).toBe(0o600);
 });

@@ -55,27 +55,6 @@ describe("the left-overs of killed writers", () => {
     expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1"]);
     expect(await store.sessions.list()).toEqual([sessionRecord("a")]);
   });
-
-  it("a registry update succeeds in a second attempt if its temporary file was deleted in the first one", async () => {
-    const swept = openFileStore(root, {
-      onStep: async (step) => {
-        if (step !== "written" || attempts++ > 0) return;
-        const { rm } = await import("node:fs/promises");
-        for (const name of await leftIn(join(root, "registry")))
-          await rm(join(root, "registry", name), { recursive: true });
-      },
-    });
-    let attempts = 0;
-    await swept.registry.update((draft) => void Object.assign(draft.servers, { s2: serverRecord("s2") }));
-    expect(attempts).toBe(2);
-    expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1", "s2"]);
-  });
-});
-
-it("sweep() creates no file in a store that was never written", async () => {
-  const root = await temporaryRoot();
-  await openFileStore(root).sweep();
-  expect(await readdir(join(root, ".."))).toEqual([]);
 });
 
 it("the file store ignores stray files and folders among the session records", async () => {
