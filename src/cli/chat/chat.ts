@@ -221,7 +221,7 @@ export class Chat {
     const { window } = this.#parts;
     const commands = CHAT_COMMANDS.map(({ name, argument, purpose }) => [`/${name} ${argument}`.trim(), purpose]);
     for (const [key = "", purpose = ""] of [...commands, ...KEYS]) {
-      window.print(wrap([{ text: purpose }], window.columns, " ".repeat(14), colour.bold(key.padEnd(14))));
+      window.print(wrap(purpose, window.columns, " ".repeat(14), colour.bold(key.padEnd(14))));
     }
   }
 
@@ -495,11 +495,10 @@ async function showText(
 ): Promise<void> {
   window.print([""]);
   markdown.add(text);
-  for (let more = true; more && !signal.aborted; ) {
-    const taken = markdown.take(window.columns);
-    window.print(taken.rows);
-    more = taken.more;
-    if (more) await yieldToOthers();
+  for (let rows = markdown.next(window.columns); rows !== null; rows = markdown.next(window.columns)) {
+    if (signal.aborted) break;
+    window.print(rows);
+    await yieldToOthers();
   }
   const rest = markdown.end(window.columns);
   signal.throwIfAborted();
