@@ -3,7 +3,7 @@ import { printableJson } from "../base/values/text.js";
 import type { Fleet } from "../fleet/fleet.js";
 import { FleetCommand } from "./base-command.js";
 import { type ListFlags, usage } from "./flags/flags.js";
-import { arrange, type Format, type List, renderList } from "./render/list.js";
+import { arrange, type Format, type List, renderList } from "./render/table.js";
 
 /** The current content of a list. */
 export interface Listing<Row, Result> {

@@ -10,7 +10,7 @@ import {
   shownState,
   withoutHost,
 } from "./render/columns.js";
-import { arrange, type List, nameOf, renderList, type SortKey, valueIn } from "./render/list.js";
+import { arrange, type List, nameOf, renderList, type SortKey, valueIn } from "./render/table.js";
 import { type Key, scrollSteps } from "./run/screen.js";
 
 export const VIEWS = ["servers", "sessions", "users", "hosts"] as const;
@@ -69,18 +69,8 @@ export function noticesOf({ overview, warnings }: Snapshot): string[] {
 /** The sessions as `list` shows them. A session in a turn has the state "in turn". */
 function sessionsIn({ turns }: Overview): List<SessionView> {
   const busy = new Set(turns);
-  const columns = SESSIONS.columns.map((column) =>
-    column.field !== "state" ? column : { ...column, value: stateOf(busy), cell: cellOf(column.cell, busy) },
-  );
-  return { ...SESSIONS, columns };
-}
-
-function stateOf(busy: ReadonlySet<string>) {
-  return (session: SessionView) => (busy.has(session.id) ? "in turn" : shownState(session));
-}
-
-function cellOf(cell: List<SessionView>["columns"][number]["cell"], busy: ReadonlySet<string>) {
-  return (session: SessionView) => (busy.has(session.id) ? "in turn" : (cell?.(session) ?? null));
+  const value = (session: SessionView) => (busy.has(session.id) ? "in turn" : shownState(session));
+  return { ...SESSIONS, columns: SESSIONS.columns.map((each) => (each.field === "state" ? { ...each, value } : each)) };
 }
 
 function table<Row>(

@@ -8,7 +8,7 @@ import type { Overview } from "../hosts/overview.js";
 import type { Stopped } from "../servers/stop.js";
 import { colour } from "./render/colour.js";
 import { sumsOf } from "./render/columns.js";
-import type { SortKey } from "./render/list.js";
+import type { SortKey } from "./render/table.js";
 import { wrap } from "./render/table.js";
 import { PlainTranscript } from "./render/transcript.js";
 import { clip, FullScreen, type Key, REFRESH_MS, type ScreenSize } from "./run/screen.js";

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { SessionRecord } from "../../src/base/session.js";
 import { SESSIONS } from "../../src/cli/render/columns.js";
-import { type List, renderList } from "../../src/cli/render/list.js";
+import { type List, renderList } from "../../src/cli/render/table.js";
+import type { SessionRecord } from "../../src/base/session.js";
 import { type SessionView, viewRecord } from "../../src/sessions/view.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
@@ -18,7 +18,7 @@ const LIST: List<Row> = {
   idOf: ({ id }) => id,
   columns: [
     { heading: "THING", field: "id", cut: "middle" },
-    { heading: "AGE", field: "bornAt", isAge: true, cell: () => "1h" },
+    { heading: "AGE", field: "bornAt", as: "since", cell: () => "1h" },
     { heading: "SIZE ON DISK", field: "size" },
     { heading: "NOTE", field: "note", wide: true },
   ],

@@ -381,7 +381,7 @@ describe("the screen of a chat", () => {
       await chat.send(pasted("你好世界 — مرحبا بالعالم — 😀 e\u0301"), /\[turn 1\] 你好世界/);
       await chat.send(
         pasted("List:\n\n- **one** two\n- `three` four\n\n> five\n\n| a | b |\n|---|---|\n| 1 | 二 |"),
-        /1 +│ 二/,
+        /1 +二/,
       );
       chat.type("你好ab");
       await chat.screenShows(/> 你好ab$/);

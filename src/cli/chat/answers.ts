@@ -3,7 +3,7 @@ import type { PermissionHandler, SessionConfig } from "@github/copilot-sdk";
 import { printableLines } from "../../base/values/text.js";
 import { colour } from "../render/colour.js";
 import { shorten } from "../render/table.js";
-import { onOneLine, type Span } from "./layout.js";
+import { onOneLine } from "./layout.js";
 import type { OwnTurn, Window } from "./window.js";
 
 type Decision = "once" | "session" | "no" | null;
@@ -76,10 +76,10 @@ export class Approvals {
   }
 
   async #ask({ question, body, notes, scope }: Described): Promise<Decision> {
-    const lines: Span[] = [
-      { text: onOneLine(question), style: colour.bold },
-      ...(body === "" ? [] : [{ text: printableLines(body) }]),
-      ...notes.map((note) => ({ text: shorten(onOneLine(note), LONGEST_NOTE, "end"), style: colour.dim })),
+    const lines = [
+      colour.bold(onOneLine(question)),
+      ...(body === "" ? [] : [printableLines(body)]),
+      ...notes.map((note) => colour.dim(shorten(onOneLine(note), LONGEST_NOTE, "end"))),
     ];
     const choices = [
       { key: "y", label: "yes, once" },
@@ -152,7 +152,7 @@ export class Questions {
       { key: "y", label: yes },
       { key: "n", label: "no" },
     ];
-    const answer = await this.#window.ask({ lines: lines.map(plain), choices });
+    const answer = await this.#window.ask({ lines: lines.map((line) => printableLines(line)), choices });
     return answer === "y" ? "accept" : answer === null ? "cancel" : "decline";
   }
 
@@ -181,14 +181,10 @@ export class Questions {
   }
 
   async #ask(intro: readonly string[], rest: readonly string[]): Promise<string | null> {
-    const lines = [...intro.map((text) => ({ ...plain(text), style: colour.bold })), ...rest.map(plain)];
+    const lines = [...intro.map((text) => colour.bold(printableLines(text))), ...rest.map(printableLines)];
     const answer = await this.#window.ask({ lines, choices: null });
     return answer === null ? null : answer.trim();
   }
-}
-
-function plain(text: string): Span {
-  return { text: printableLines(text) };
 }
 
 interface Option {

@@ -11,10 +11,11 @@ import { Interrupted } from "../prompt.js";
 import { colour } from "../render/colour.js";
 import { renderAge, renderUntil, shorten } from "../render/table.js";
 import { inChat } from "../report.js";
-import type { Conversation, Conversations } from "./conversation.js";
+import type { Backend } from "./backends.js";
 import type { InputHistory } from "./input-history.js";
 import { onOneLine, wrap } from "./layout.js";
 import type { MarkdownStream } from "./markdown.js";
+import { ChatSession } from "./session.js";
 import { SignOfLife, TurnView } from "./turn-view.js";
 import { Cancelled, type LivePart, type Window } from "./window.js";
 
@@ -60,7 +61,7 @@ const MOST_SESSIONS = 20;
 const OPENING = "Opening the session";
 
 export interface ChatParts extends Workplace {
-  conversations: Conversations;
+  backend: Backend;
   history: InputHistory;
   markdown: MarkdownStream;
   /** Returns the command that continues a session. */
@@ -71,25 +72,22 @@ export interface ChatParts extends Workplace {
 export class Chat {
   readonly #parts: ChatParts;
   readonly #usage = new ChatUsage();
-  #conversation: Conversation;
+  #conversation: ChatSession;
   /** Whether this chat created the session and has not tried to send a prompt to it. */
   #isUnused: boolean;
   #modelName: string | null = null;
   #lastTurn: TurnView | null = null;
 
-  private constructor(parts: ChatParts, conversation: Conversation, isUnused: boolean) {
+  private constructor(parts: ChatParts, conversation: ChatSession, isUnused: boolean) {
     this.#parts = parts;
     this.#conversation = conversation;
     this.#isUnused = isUnused;
   }
 
   static async run(parts: ChatParts, sessionId: string | null, model: string | undefined): Promise<void> {
-    const { conversations } = parts;
-    const opening = work(parts, OPENING, async (signal) =>
-      sessionId === null
-        ? await conversations.create(model, signal)
-        : await conversations.resume(sessionId, model, signal),
-    );
+    const { backend } = parts;
+    const open = async (signal: AbortSignal) => await ChatSession.open(backend, sessionId, model, signal);
+    const opening = work(parts, OPENING, open);
     const opened = await opening.catch((error: unknown) => {
       if (!(error instanceof Cancelled)) throw error;
       // The user cancelled the opening. Without an open session, the chat cannot go on, so end it.
@@ -129,7 +127,7 @@ export class Chat {
         // Do not send waiting prompts. They may be meant for the session or model that the command failed to choose.
         if (entered.kind !== "prompt") window.giveBack();
       }
-      for (const warning of this.#parts.conversations.takeWarnings()) window.say(`Warning: ${warning}`, colour.yellow);
+      for (const warning of this.#parts.backend.takeWarnings()) window.say(`Warning: ${warning}`, colour.yellow);
       window.print([""]);
       if (this.#parts.signal.aborted) return;
     }
@@ -137,9 +135,9 @@ export class Chat {
 
   /** Shows the model, the place and the session above the prompt, and waits for the user's next prompt. */
   async #next(): Promise<string | null> {
-    const { window, conversations } = this.#parts;
+    const { window, backend } = this.#parts;
     const view = await this.#conversation.view().catch(() => null);
-    const place = view === null ? conversations.place : `server ${view.serverId}`;
+    const place = view === null ? backend.place : `server ${view.serverId}`;
     window.status = [...this.#modelPart(), place, this.#sessionPart()].join(" · ");
     return await window.next();
   }
@@ -188,13 +186,13 @@ export class Chat {
   }
 
   async #command(name: Exclude<CommandName, "exit">, argument: string): Promise<void> {
-    const { window, markdown, conversations } = this.#parts;
+    const { window, markdown, backend } = this.#parts;
     switch (name) {
       case "help":
         return this.#help();
       case "new":
         return await this.#switch(
-          await work(this.#parts, OPENING, async (signal) => await conversations.create(undefined, signal)),
+          await work(this.#parts, OPENING, async (signal) => await ChatSession.open(backend, null, undefined, signal)),
           true,
         );
       case "resume":
@@ -221,22 +219,18 @@ export class Chat {
     const { window } = this.#parts;
     const commands = CHAT_COMMANDS.map(({ name, argument, purpose }) => [`/${name} ${argument}`.trim(), purpose]);
     for (const [key = "", purpose = ""] of [...commands, ...KEYS]) {
-      window.print(wrap([{ text: purpose }], window.columns, " ".repeat(14), colour.bold(key.padEnd(14))));
+      window.print(wrap(purpose, window.columns, " ".repeat(14), colour.bold(key.padEnd(14))));
     }
   }
 
   async #resume(argument: string): Promise<void> {
-    const { window, conversations } = this.#parts;
-    const sessions = await work(
-      this.#parts,
-      "Listing the sessions",
-      async (signal) => await conversations.list(signal),
-    );
+    const { window, backend } = this.#parts;
+    const sessions = await work(this.#parts, "Listing the sessions", async (signal) => await backend.list(signal));
     if (argument === "") {
       for (const { id, title, lastUsedAt } of sessions.slice(0, MOST_SESSIONS)) {
         const age = renderAge(Date.now() - Date.parse(lastUsedAt));
         window.say(
-          `${id === this.#conversation.id ? "*" : " "} ${title === null ? id : `${printableLines(title)}  ${id}`}  used ${age} ago`,
+          `${id === this.#conversation.id ? "*" : " "} ${title == null ? id : `${printableLines(title)}  ${id}`}  used ${age} ago`,
         );
       }
       if (sessions.length > MOST_SESSIONS) window.say(`… and ${sessions.length - MOST_SESSIONS} more`);
@@ -251,12 +245,12 @@ export class Chat {
       throw new Error(`Several sessions begin with ${quote(argument)}: ${[id, ...others].join(", ")}.`);
     }
     if (id === this.#conversation.id) return window.say("This session is already open.");
-    const opening = async (signal: AbortSignal) => await conversations.resume(id, undefined, signal);
+    const opening = async (signal: AbortSignal) => await ChatSession.open(backend, id, undefined, signal);
     await this.#switch(await work(this.#parts, OPENING, opening), false);
   }
 
   /** Leaves the present session and continues in `next`, which is already open. */
-  async #switch(next: Conversation, isUnused: boolean): Promise<void> {
+  async #switch(next: ChatSession, isUnused: boolean): Promise<void> {
     await this.#leave().catch((error: unknown) => this.#report(error));
     this.#conversation = next;
     this.#isUnused = isUnused;
@@ -269,12 +263,12 @@ export class Chat {
   }
 
   async #begin(): Promise<void> {
-    const { window, conversations, markdown } = this.#parts;
+    const { window, backend, markdown } = this.#parts;
     const conversation = this.#conversation;
     try {
       await work(this.#parts, "Reading the session", async (signal) => {
         this.#modelName = await conversation.model(signal).catch(() => null);
-        window.say([conversations.place, ...this.#modelPart(), this.#sessionPart()].join(" · "), colour.bold);
+        window.say([backend.place, ...this.#modelPart(), this.#sessionPart()].join(" · "), colour.bold);
         window.say("/help lists the commands. Ctrl-C cancels a turn. Ctrl-D ends the chat.", colour.dim);
         const view = await conversation.view().catch(() => null);
         if (view !== null && view.title !== null) window.say(printableLines(view.title));
@@ -290,7 +284,7 @@ export class Chat {
   }
 
   #modelPart(): string[] {
-    if (this.#parts.conversations.isEcho) return ["model echo"];
+    if (this.#parts.backend.isEcho) return ["model echo"];
     return this.#modelName === null ? [] : [`model ${this.#modelName}`];
   }
 
@@ -300,13 +294,13 @@ export class Chat {
 
   /** Shows an error of any class. The server, the front door and the SDK also throw errors that are not FleetErrors. */
   #report(error: unknown): void {
-    const { window, conversations } = this.#parts;
+    const { window, backend } = this.#parts;
     if (!isFleetError(error)) {
       const text = error instanceof Error ? error.message : String(error);
       window.say(text, colour.yellow);
       return;
     }
-    const { user } = conversations;
+    const { user } = backend;
     const { message, advice } = inChat(error, { SESSION: this.#conversation.id, ...given({ USER: user }) });
     window.say(message, colour.yellow);
     for (const line of advice) window.sayCommand(line);
@@ -370,8 +364,8 @@ const LEAVE_MS = 10_000;
 
 /** Leaves the session, and deletes it if it is unused and has no turn. The chat's signal does not interrupt this. */
 async function leaveSession(
-  { window, conversations, resumeWith }: Pick<ChatParts, "window" | "conversations" | "resumeWith">,
-  conversation: Conversation,
+  { window, backend, resumeWith }: Pick<ChatParts, "window" | "backend" | "resumeWith">,
+  conversation: ChatSession,
   isUnused: boolean,
 ): Promise<void> {
   const { id } = conversation;
@@ -381,7 +375,7 @@ async function leaveSession(
     await conversation.leave();
     if (!isEmpty) return false;
     try {
-      await conversations.delete(id, limit.signal);
+      await backend.delete(id, limit.signal);
       return true;
     } catch (error) {
       if (limit.signal.aborted) return false;
@@ -393,7 +387,7 @@ async function leaveSession(
 }
 
 /** Whether the session has no turn. Reads the history, because another client may have used the session. */
-async function hasNoTurn(conversation: Conversation, signal: AbortSignal): Promise<boolean> {
+async function hasNoTurn(conversation: ChatSession, signal: AbortSignal): Promise<boolean> {
   try {
     return (await conversation.past(signal, 1)).length === 0;
   } catch {
@@ -406,11 +400,11 @@ const MOST_MODELS = 12;
 
 /** Changes the model to `wanted` unless that is empty, and shows it. Resolves with its name; null if it is unknown. */
 async function chooseModel(
-  place: Workplace & { conversations: Conversations },
-  conversation: Conversation,
+  place: Workplace & { backend: Backend },
+  conversation: ChatSession,
   wanted: string,
 ): Promise<string | null> {
-  const { window, conversations } = place;
+  const { window, backend } = place;
   const what = wanted === "" ? "Asking for the models" : "Changing the model";
   const { name, offered } = await work(place, what, async (signal) => {
     if (wanted !== "") await change(conversation, wanted, signal);
@@ -418,13 +412,13 @@ async function chooseModel(
     return { name, offered: wanted === "" ? await conversation.models(signal) : [] };
   });
   window.say(`The model is ${name ?? "the provider's default"}.`);
-  if (conversations.isEcho) window.say("The echo model answers in its place.", colour.dim);
+  if (backend.isEcho) window.say("The echo model answers in its place.", colour.dim);
   if (offered.length > 0) window.say(`The provider offers: ${offered.join(", ")}.`);
   return name;
 }
 
 /** Changes the model. Refuses a model that the provider does not list. If it lists none, the server decides. */
-async function change(conversation: Conversation, wanted: string, signal: AbortSignal): Promise<void> {
+async function change(conversation: ChatSession, wanted: string, signal: AbortSignal): Promise<void> {
   const offered = await conversation.models(signal).catch((error: unknown): string[] => {
     if (signal.aborted) throw error;
     return [];
@@ -446,7 +440,7 @@ const LAST_TURNS = 3;
 const LONGEST = 4_000;
 
 interface Shown {
-  conversation: Conversation;
+  conversation: ChatSession;
   /** Aborts the reading and the rendering. */
   signal: AbortSignal;
 }
@@ -495,11 +489,10 @@ async function showText(
 ): Promise<void> {
   window.print([""]);
   markdown.add(text);
-  for (let more = true; more && !signal.aborted; ) {
-    const taken = markdown.take(window.columns);
-    window.print(taken.rows);
-    more = taken.more;
-    if (more) await yieldToOthers();
+  for (let rows = markdown.next(window.columns); rows !== null; rows = markdown.next(window.columns)) {
+    if (signal.aborted) break;
+    window.print(rows);
+    await yieldToOthers();
   }
   const rest = markdown.end(window.columns);
   signal.throwIfAborted();

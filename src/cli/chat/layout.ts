@@ -2,14 +2,6 @@ import stringWidth from "string-width-8";
 import wrapAnsi from "wrap-ansi";
 import { printableLines } from "../../base/values/text.js";
 
-export type Style = (text: string) => string;
-
-/** A piece of text with one style. */
-export interface Span {
-  text: string;
-  style?: Style;
-}
-
 /** Makes a text printable, and puts it on one line. */
 export function onOneLine(text: string): string {
   return printableLines(text).replace(/\s+/g, " ").trim();
@@ -24,8 +16,7 @@ export function widthOf(text: string): number {
  * Breaks text into rows of at most `width` columns: between words, and inside a word that is longer than a row. Keeps
  * line breaks and the spaces at the beginning of a line. `indent` begins each row but the first, which begins with `head`.
  */
-export function wrap(spans: readonly Span[], width: number, indent = "", head = ""): string[] {
-  const text = spans.map(({ text, style }) => style?.(text) ?? text).join("");
+export function wrap(text: string, width: number, indent = "", head = ""): string[] {
   return text
     .replaceAll("\t", "    ")
     .split("\n")

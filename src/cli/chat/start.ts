@@ -1,10 +1,8 @@
 import type { Fleet } from "../../fleet/fleet.js";
 import type { Door } from "../flags/door.js";
 import { Approvals, Questions } from "./answers.js";
+import { type Answers, type Backend, DoorBackend, FleetBackend } from "./backends.js";
 import { Chat } from "./chat.js";
-import type { Answers, Conversations } from "./conversation.js";
-import { DoorConversations } from "./door.js";
-import { FleetConversations } from "./fleet.js";
 import { InputHistory } from "./input-history.js";
 import { MarkdownStream } from "./markdown.js";
 import { Window } from "./window.js";
@@ -23,20 +21,20 @@ export interface ChatRequest {
 interface Place {
   /** The user, or the front door. Each user and each front door has a separate input history. */
   owner: string;
-  connect: (answers: Answers) => Conversations;
+  connect: (answers: Answers) => Backend;
   /** The flags that `copilotfleet chat` needs to continue a session in the same way. */
   flags: string;
 }
 
 /** Runs a chat as a user of this fleet until the person ends it. @throws the signal's reason if the signal ends it. */
 export async function chatAs(user: string, fleet: Fleet, request: ChatRequest): Promise<void> {
-  const connect = (answers: Answers) => new FleetConversations(fleet, user, answers, request.title);
+  const connect = (answers: Answers) => new FleetBackend(fleet, user, answers, request.title);
   await start({ owner: user, connect, flags: `--user ${user}` }, fleet, request);
 }
 
 /** Like {@link chatAs}, but runs the chat at a front door. */
 export async function chatAt(door: Door, fleet: Fleet, request: ChatRequest): Promise<void> {
-  const connect = (answers: Answers) => new DoorConversations(door, answers);
+  const connect = (answers: Answers) => new DoorBackend(door, answers);
   // Use the address, because only the front door knows the token's user. The spaces rule out a clash with a user's id.
   const owner = `front door ${door.address.host}:${door.address.port}`;
   await start({ owner, connect, flags: door.flags }, fleet, request);
@@ -50,15 +48,15 @@ async function start({ owner, connect, flags }: Place, { stateRoot }: Fleet, req
   {
     using window = new Window(history.load(), signal);
     const questions = new Questions(window);
-    const conversations = connect({
+    const backend = connect({
       onPermissionRequest: new Approvals(window).handler,
       onUserInputRequest: questions.onUserInput,
       onElicitationRequest: questions.onElicitation,
     });
     try {
-      await Chat.run({ window, conversations, history, markdown, signal, resumeWith }, sessionId, model);
+      await Chat.run({ window, backend, history, markdown, signal, resumeWith }, sessionId, model);
     } finally {
-      await conversations.close();
+      await backend.close();
     }
   }
   signal.throwIfAborted();

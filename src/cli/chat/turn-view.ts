@@ -157,9 +157,11 @@ export class TurnView implements LivePart {
 
   /** Renders a bounded part of what arrived. Returns false only if there was nothing left to render. */
   #step(columns: number, rows: string[]): boolean {
-    const { rows: text, more } = this.#markdown.take(columns);
-    this.#addRows("text", text, rows);
-    if (more) return true;
+    const text = this.#markdown.next(columns);
+    if (text !== null) {
+      this.#addRows("text", text, rows);
+      return true;
+    }
     const next = this.#arrived.shift();
     if (next?.kind === "text") this.#markdown.add(next.text);
     else if (next?.kind === "end") {
@@ -226,7 +228,7 @@ export class ShownCall {
     const text = result?.result?.content ?? result?.error?.message ?? "";
     const rest = text.length > LONGEST_RESULT ? `\n… ${text.length - LONGEST_RESULT} more characters` : "";
     const parts = [...named(args), ...(text === "" ? [] : [`→ ${text.slice(0, LONGEST_RESULT)}${rest}`])];
-    return [this.row(columns), ...parts.flatMap((part) => wrap([{ text: printableLines(part.trimEnd()) }], columns))];
+    return [this.row(columns), ...parts.flatMap((part) => wrap(printableLines(part.trimEnd()), columns))];
   }
 
   #remark(): { remark: string; isOk: boolean } {

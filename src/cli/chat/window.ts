@@ -3,7 +3,7 @@ import { stripVTControlCharacters } from "node:util";
 import { printableLines } from "../../base/values/text.js";
 import { colour } from "../render/colour.js";
 import { shorten } from "../render/table.js";
-import { onOneLine, type Span, type Style, widthOf, wrap } from "./layout.js";
+import { onOneLine, widthOf, wrap } from "./layout.js";
 import { Editor, Keyboard, type KeyListener } from "./terminal/input.js";
 
 /** Terminals that support these two sequences show everything between them at once. Other terminals ignore them. */
@@ -103,7 +103,8 @@ const LEAVING = "Ctrl-C again, or Ctrl-D, ends the chat.";
 
 /** A question that takes the place of the prompt until it is answered. */
 export interface Question {
-  lines: readonly Span[];
+  /** The lines, printable and styled. */
+  lines: readonly string[];
   /** The keys that answer the question; null if the user answers with a text. */
   choices: readonly { key: string; label: string }[] | null;
 }
@@ -187,12 +188,12 @@ export class Window implements KeyListener, Disposable {
   }
 
   /** Adds a text above the prompt, in rows that fit. */
-  say(text: string, style?: Style): void {
-    this.print(wrap([{ text: printableLines(text), ...(style === undefined ? {} : { style }) }], this.columns));
+  say(text: string, style = (plain: string) => plain): void {
+    this.print(wrap(style(printableLines(text)), this.columns));
   }
 
   printPrompt(prompt: string): void {
-    this.print(wrap([{ text: printableLines(prompt), style: colour.bold }], this.columns, "  ", colour.dim("> ")));
+    this.print(wrap(colour.bold(printableLines(prompt)), this.columns, "  ", colour.dim("> ")));
   }
 
   /** Waits for the next prompt. Resolves with null when the chat ends. */
@@ -442,14 +443,14 @@ export class Window implements KeyListener, Disposable {
  * The rows of a question. `all` has the complete rows if the question does not fit; otherwise it is empty.
  */
 function asked(question: Asked, columns: number, height: number): LiveRows & { all: string[] } {
-  const lines = question.lines.flatMap((line) => wrap([line], columns));
+  const lines = question.lines.flatMap((line) => wrap(line, columns));
   const choices = (question.choices ?? []).flatMap(({ key, label }) =>
-    wrap([{ text: label }], columns, "   ", `${colour.bold(key)}  `),
+    wrap(label, columns, "   ", `${colour.bold(key)}  `),
   );
   const isQuiet = question.editor !== null || performance.now() - question.quietSince >= QUIET_MS;
-  const hint = isQuiet ? [] : wrap([{ text: NOT_QUIET, style: colour.dim }], columns);
+  const hint = isQuiet ? [] : wrap(colour.dim(NOT_QUIET), columns);
   const answer = isQuiet && question.choices === null ? (question.editor ?? new Editor()).view("? ", columns, 3) : null;
-  const room = Math.max(1, height - choices.length - wrap([{ text: NOT_QUIET }], columns).length);
+  const room = Math.max(1, height - choices.length - wrap(NOT_QUIET, columns).length);
   const isCut = lines.length > room;
   const shown = isCut ? [...lines.slice(0, room - 1), colour.dim(CUT)] : lines;
   const above = [...shown, ...choices, ...hint];

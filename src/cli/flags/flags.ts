@@ -17,7 +17,7 @@ import { loadConfig } from "../../config/load/load.js";
 import { ALLOWED_MODEL, modelFault, parseAddress } from "../../config/rules.js";
 import { FIELD_FLAGS, type Field, SOURCES } from "../../fleet/init.js";
 import { SCOPES, type Scope } from "../../identity/identity.js";
-import { FORMATS, type List, nameOf, type SortKey } from "../render/list.js";
+import { FORMATS, type List, nameOf, type SortKey } from "../render/table.js";
 
 // The fleet checks these values, too. The checks here come first, so that the error message names the flag.
 

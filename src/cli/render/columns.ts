@@ -10,8 +10,17 @@ import { referenceOf, type ServerView } from "../../servers/server.js";
 import type { SessionView } from "../../sessions/view.js";
 import type { Listing } from "../list-command.js";
 import { colour } from "./colour.js";
-import { type List, renderList } from "./list.js";
-import { renderAge, renderBytes, renderSince, renderState, renderUntil, SERVER, SESSION, USER } from "./table.js";
+import {
+  type List,
+  renderAge,
+  renderBytes,
+  renderList,
+  renderSince,
+  renderUntil,
+  SERVER,
+  SESSION,
+  USER,
+} from "./table.js";
 
 export const SERVERS: List<ServerView> = {
   kind: "server",
@@ -22,10 +31,10 @@ export const SERVERS: List<ServerView> = {
     { ...USER, field: "user", cell: ({ user }) => user ?? "(shared)" },
     { heading: "URL", field: "url", yields: 5 },
     { heading: "PID", field: "pid", yields: 7 },
-    { heading: "STATE", field: "state", cell: ({ state }) => renderState(state) },
+    { heading: "STATE", field: "state", as: "state" },
     { heading: "SANDBOX", field: "sandbox", yields: 4, value: ({ sandbox }) => sandbox.mode },
-    { heading: "UPTIME", field: "uptimeMs", yields: 4, cell: ({ uptimeMs }) => renderAge(uptimeMs) },
-    { heading: "MEMORY", field: "memoryBytes", yields: 6, cell: ({ memoryBytes }) => renderBytes(memoryBytes) },
+    { heading: "UPTIME", field: "uptimeMs", yields: 4, as: "age" },
+    { heading: "MEMORY", field: "memoryBytes", yields: 6, as: "bytes" },
     { heading: "SESSIONS", field: "sessions", yields: 1 },
     { heading: "LOADED", field: "activeSessions", yields: 3 },
     {
@@ -95,21 +104,17 @@ export const SESSIONS: List<SessionView> = {
     { heading: "OWNER", field: "owner", cut: "middle" },
     { heading: "HOST", field: "host", yields: 4, cut: "middle" },
     { heading: "SERVER", field: "serverId", yields: 6, cut: "middle" },
-    { heading: "STATE", field: "state", value: shownState, cell: (session) => renderState(shownState(session)) },
-    { heading: "AGE", field: "createdAt", yields: 5, isAge: true, cell: ({ createdAt }) => renderSince(createdAt) },
-    {
-      ...{ heading: "LAST USE", field: "lastUsedAt", yields: 1, isAge: true },
-      cell: ({ lastUsedAt }) => renderSince(lastUsedAt),
-    },
-    { heading: "SIZE", field: "sizeBytes", yields: 3, cell: ({ sizeBytes }) => renderBytes(sizeBytes) },
+    { heading: "STATE", field: "state", value: shownState, as: "state" },
+    { heading: "AGE", field: "createdAt", yields: 5, as: "since" },
+    { heading: "LAST USE", field: "lastUsedAt", yields: 1, as: "since" },
+    { heading: "SIZE", field: "sizeBytes", yields: 3, as: "bytes" },
     { heading: "LEASE", field: "leaseHolder", yields: 2, cut: "middle", value: ({ lease }) => lease?.holder ?? null },
     { heading: "KIND", field: "kind", wide: true },
     { heading: "MEMBERS", field: "members", wide: true, value: ({ members }) => members.join(" ") },
     { heading: "PERSISTENCE", field: "persistence", wide: true },
     { heading: "MODEL", field: "model", wide: true },
     {
-      ...{ heading: "EXPIRES", field: "expiresAt", yields: 1 },
-      cell: ({ expiresAt }) => renderUntil(expiresAt),
+      ...{ heading: "EXPIRES", field: "expiresAt", yields: 1, as: "until" },
       when: ({ expiresAt }) => expiresAt !== null && Date.parse(expiresAt) - Date.now() < DAY_MS,
     },
     { heading: "PURPOSE", field: "purpose", wide: true },
@@ -134,10 +139,7 @@ export const USERS: List<UserEntry> = {
     { heading: "SESSIONS", field: "sessions" },
     { heading: "SERVERS", field: "servers" },
     { heading: "TOKENS", field: "tokens" },
-    {
-      ...{ heading: "SUSPENDED", field: "suspended", isAge: true, value: ({ suspended }) => suspended?.since ?? null },
-      cell: ({ suspended }) => (suspended === null ? null : renderSince(suspended.since)),
-    },
+    { heading: "SUSPENDED", field: "suspended", value: ({ suspended }) => suspended?.since ?? null, as: "since" },
     { heading: "REASON", field: "reason", wide: true, value: ({ suspended }) => suspended?.reason ?? null },
   ],
 };
@@ -161,14 +163,14 @@ export const TOKENS: List<TokenView> = {
   columns: [
     { heading: "TOKEN", field: "id", cut: "middle" },
     { ...USER, field: "user" },
-    { heading: "AGE", field: "createdAt", yields: 1, isAge: true, cell: ({ createdAt }) => renderSince(createdAt) },
+    { heading: "AGE", field: "createdAt", yields: 1, as: "since" },
     { heading: "EXPIRES", field: "expiresAt", cell: renderExpiry },
     { heading: "SCOPES", field: "scopes", yields: 2, value: ({ scopes }) => scopes.join(" ") },
     { heading: "LABEL", field: "label", yields: 3 },
     { heading: "SESSION", field: "sessionId", wide: true },
     {
-      ...{ heading: "LAST USE", field: "lastUsedAt", wide: true, isAge: true },
-      cell: ({ lastUsedAt }) => (lastUsedAt === null ? "never" : renderSince(lastUsedAt)),
+      ...{ heading: "LAST USE", field: "lastUsedAt", wide: true, as: "since" },
+      cell: ({ lastUsedAt }) => renderSince(lastUsedAt) ?? "never",
     },
   ],
 };
@@ -239,16 +241,13 @@ export const HOSTS: List<HostView> = {
   idOf: ({ name }) => name,
   columns: [
     { heading: "HOST", field: "name", cut: "middle" },
-    { heading: "STATE", field: "state", cell: (row) => renderState(row.state) },
+    { heading: "STATE", field: "state", as: "state" },
     { heading: "TERM", field: "term", yields: 6 },
-    {
-      ...{ heading: "HEARTBEAT", field: "heartbeatAgeMs", yields: 4 },
-      cell: ({ heartbeatAgeMs }) => renderAge(heartbeatAgeMs),
-    },
+    { heading: "HEARTBEAT", field: "heartbeatAgeMs", yields: 4, as: "age" },
     { heading: "FRONT DOOR", field: "door", yields: 5 },
     { heading: "SERVERS", field: "servers" },
     { heading: "LOADED", field: "sessions", yields: 2 },
-    { heading: "MEMORY", field: "memoryBytes", yields: 3, cell: ({ memoryBytes }) => renderBytes(memoryBytes) },
+    { heading: "MEMORY", field: "memoryBytes", yields: 3, as: "bytes" },
   ],
 };
 
@@ -257,15 +256,12 @@ export const OVERVIEW_OF_USERS: List<UserView> = {
   idOf: (row) => row.user,
   columns: [
     { ...USER, field: "user" },
-    { heading: "SERVER", field: "state", cell: (row) => (row.state === null ? null : renderState(row.state)) },
+    { heading: "SERVER", field: "state", as: "state" },
     { heading: "TURNS", field: "turns" },
     { heading: "SESSIONS", field: "sessions", yields: 1 },
     { heading: "LOADED", field: "active", yields: 3 },
-    { heading: "MEMORY", field: "memoryBytes", yields: 4, cell: ({ memoryBytes }) => renderBytes(memoryBytes) },
-    {
-      ...{ heading: "LAST USE", field: "lastUsedAt", yields: 2, isAge: true },
-      cell: ({ lastUsedAt }) => (lastUsedAt === null ? null : renderSince(lastUsedAt)),
-    },
+    { heading: "MEMORY", field: "memoryBytes", yields: 4, as: "bytes" },
+    { heading: "LAST USE", field: "lastUsedAt", yields: 2, as: "since" },
   ],
 };
 

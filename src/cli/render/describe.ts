@@ -12,8 +12,16 @@ import { referenceOf, type ServerView } from "../../servers/server.js";
 import type { SessionView } from "../../sessions/view.js";
 import { colour } from "./colour.js";
 import { SERVERS, SESSIONS, shownState, TOKENS, withoutHost } from "./columns.js";
-import { type List, renderList } from "./list.js";
-import { type Cell, renderAge, renderBytes, renderSince, renderState, renderUntil } from "./table.js";
+import {
+  type Cell,
+  type List,
+  renderAge,
+  renderBytes,
+  renderList,
+  renderSince,
+  renderState,
+  renderUntil,
+} from "./table.js";
 
 /** A line with a label. It is left out if its value is null or empty. */
 type Fact = readonly [label: string, value: Cell];

@@ -13,9 +13,9 @@ import type { Stopped } from "../../servers/stop.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 import { errorText, renderSuggestion } from "../report.js";
 import { colour } from "./colour.js";
-import type { List, ListColumn } from "./list.js";
 import {
   type Column,
+  type List,
   renderAge,
   renderBytes,
   renderState,
@@ -299,35 +299,24 @@ function sourceOf(source: LimitView["sources"][UserLimit], name: UserLimit): str
   return printable(`limits.groups.${source.slice("group:".length)}`);
 }
 
-const COUNTS: readonly ListColumn<UsageRow>[] = [
-  { heading: "TURNS", field: "turns" },
-  { heading: "REQUESTS", field: "requests", yields: 3 },
-  { heading: "INPUT", field: "inputTokens", cell: ({ inputTokens }) => renderCount(inputTokens) },
-  {
-    heading: "CACHED",
-    field: "cacheReadTokens",
-    yields: 4,
-    cell: ({ cacheReadTokens }) => renderCount(cacheReadTokens),
-  },
-  { heading: "OUTPUT", field: "outputTokens", cell: ({ outputTokens }) => renderCount(outputTokens) },
-  { heading: "CREDITS", field: "credits", yields: 2, cell: ({ credits }) => renderCount(credits) },
-  { heading: "COST", field: "cost", yields: 1, cell: ({ cost }) => renderCount(cost) },
-];
-
 /** The list of `usage`. Its first column contains the user, day, model or other key of each group. */
 export const USAGE: List<UsageRow> = {
   kind: "usage",
   idOf: ({ key }) => key ?? "",
-  columns: [{ heading: "KEY", field: "key", cut: "middle", cell: ({ key }) => key ?? "-" }, ...COUNTS],
+  columns: [
+    { heading: "KEY", field: "key", cut: "middle" },
+    { heading: "TURNS", field: "turns" },
+    { heading: "REQUESTS", field: "requests", yields: 3 },
+    { heading: "INPUT", field: "inputTokens" },
+    { heading: "CACHED", field: "cacheReadTokens", yields: 4 },
+    { heading: "OUTPUT", field: "outputTokens" },
+    { heading: "CREDITS", field: "credits", yields: 2 },
+    { heading: "COST", field: "cost", yields: 1 },
+  ],
 };
-
-/** A number that was neither reported nor estimated is shown as a dash. */
-function renderCount(count: number | null): string {
-  return count === null ? "-" : String(count);
-}
 
 /** The lines below the table: an empty line and the totals. */
 export function renderTotal({ turns, requests, inputTokens, outputTokens }: UsageTotal): string[] {
-  const tokens = `${renderCount(inputTokens)} input and ${renderCount(outputTokens)} output tokens`;
+  const tokens = `${inputTokens ?? "-"} input and ${outputTokens ?? "-"} output tokens`;
   return ["", `${countOf(turns, "turn")}, ${countOf(requests, "model request")}, ${tokens}`];
 }

@@ -1,3 +1,4 @@
+import { stripVTControlCharacters } from "node:util";
 import { describe, expect, it, vi } from "vitest";
 import { Approvals, type PermissionRequest, Questions } from "../../../src/cli/chat/answers.js";
 import { OwnTurn, type Question } from "../../../src/cli/chat/window.js";
@@ -29,7 +30,7 @@ class WindowDouble {
 }
 
 function shown({ lines, choices }: Question): string[] {
-  return [...lines.map(({ text }) => text), ...(choices ?? []).map(({ key, label }) => `${key}  ${label}`)];
+  return [...lines.map(stripVTControlCharacters), ...(choices ?? []).map(({ key, label }) => `${key}  ${label}`)];
 }
 
 const shell = (command: string, intention = "", toolCallId = "call_1"): PermissionRequest => ({

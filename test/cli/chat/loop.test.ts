@@ -1,43 +1,47 @@
+import type { CopilotSession } from "@github/copilot-sdk";
 import { describe, expect, it } from "vitest";
 import { NEVER } from "../../../src/base/clock.js";
 import { FleetError } from "../../../src/base/errors.js";
+import type { Backend } from "../../../src/cli/chat/backends.js";
 import { Chat, type ChatParts } from "../../../src/cli/chat/chat.js";
-import type { Conversation, Conversations } from "../../../src/cli/chat/conversation.js";
 import { MarkdownStream } from "../../../src/cli/chat/markdown.js";
 import { Cancelled, OwnTurn, type Window } from "../../../src/cli/chat/window.js";
 
+interface Server {
+  send?: (prompt: string) => Promise<void>;
+  models?: () => Promise<string[]>;
+  open?: (id: string | null, model: string | undefined) => void;
+}
+
 /** Runs a chat in a new session in which the user types these prompts, without a terminal. */
-async function chatOf(
-  prompts: string[],
-  conversation: Partial<Conversation>,
-  signal = new AbortController().signal,
-  others: Partial<Conversations> = {},
-) {
+async function chatOf(prompts: string[], server: Server, signal = new AbortController().signal) {
   const said: string[] = [];
   const deleted: string[] = [];
   const left = [...prompts];
-  const session: Conversation = {
-    id: "session",
-    send: async () => undefined,
-    view: async () => null,
-    model: async () => null,
-    models: async () => [],
-    useModel: async () => undefined,
-    past: async () => [],
-    leave: async () => undefined,
-    ...conversation,
-  };
-  const conversations: Conversations = {
+  const { send = async () => undefined, models = async () => [], open } = server;
+  const session = {
+    sessionId: "session",
+    rpc: {
+      model: { getCurrent: async () => ({}), list: async () => ({ list: (await models()).map((id) => ({ id })) }) },
+    },
+    getEvents: async () => [],
+  } as unknown as CopilotSession;
+  const backend: Backend = {
     place: "here",
     user: "alice",
     isEcho: false,
-    create: async () => session,
-    resume: async () => session,
+    outlivesConnection: false,
+    open: async (id, model) => {
+      open?.(id, model);
+      return { session, closed: new Promise(() => undefined) };
+    },
+    send: async (_, prompt) => await send(prompt),
+    leave: async () => undefined,
+    view: async () => null,
     list: async () => [],
     delete: async (id) => void deleted.push(id),
     takeWarnings: () => [],
     close: async () => undefined,
-    ...others,
   };
   const note = (text: string) => void said.push(text);
   const window = {
@@ -54,7 +58,7 @@ async function chatOf(
   } as unknown as Window;
   const parts: ChatParts = {
     window,
-    conversations,
+    backend,
     history: { add: () => undefined } as unknown as ChatParts["history"],
     markdown: await MarkdownStream.create(),
     signal,
@@ -101,25 +105,32 @@ describe("the loop of a chat", () => {
   });
 
   it("a failed chat command puts the waiting prompts back into the input instead of sending them", async () => {
-    const resume = () => Promise.reject(new FleetError("FLEET_SESSION_NOT_FOUND", "There is no such session."));
+    const open = (id: string | null) => {
+      if (id !== null) throw new FleetError("FLEET_SESSION_NOT_FOUND", "There is no such session.");
+    };
     for (const command of ["/resume other", "/nwe", "/model huge"]) {
       const models = async () => ["large", "small"];
-      const { said } = await chatOf([command], { models }, NEVER, { resume });
+      const { said } = await chatOf([command], { models, open });
       expect(said).toContain("given back: the prompts that wait");
     }
   });
 
   it("a chat exits with 130, as after SIGINT, if the user cancels the creation of its first session", async () => {
-    const create = () => Promise.reject(new Cancelled("The command was cancelled."));
-    await expect(chatOf([], {}, NEVER, { create })).rejects.toMatchObject({ exitCode: 130 });
+    const open = () => {
+      throw new Cancelled("The command was cancelled.");
+    };
+    await expect(chatOf([], { open })).rejects.toMatchObject({ exitCode: 130 });
   });
 });
 
 describe("the command /model of a chat", () => {
-  const withModels = async (wanted: string, conversation: Partial<Conversation>) => {
+  const withModels = async (wanted: string, server: Server) => {
     const used: string[] = [];
-    const useModel = async (model: string) => void used.push(model);
-    const { said } = await chatOf([`/model ${wanted}`], { useModel, ...conversation });
+    const open = (id: string | null, model: string | undefined) => {
+      server.open?.(id, model);
+      if (id !== null && model !== undefined) used.push(model);
+    };
+    const { said } = await chatOf([`/model ${wanted}`], { ...server, open });
     return { said: said.join("\n"), used };
   };
 
@@ -138,8 +149,10 @@ describe("the command /model of a chat", () => {
     const fails = () => Promise.reject(new Error("no list"));
     for (const models of [async () => [], fails]) {
       expect((await withModels("any", { models })).used).toEqual(["any"]);
-      const useModel = () => Promise.reject(new Error("The model is not supported."));
-      const { said } = await withModels("any", { models, useModel });
+      const open = (id: string | null) => {
+        if (id !== null) throw new Error("The model is not supported.");
+      };
+      const { said } = await withModels("any", { models, open });
       expect(said).toContain("The model is not supported.");
       expect(said).not.toContain("The model is any");
     }

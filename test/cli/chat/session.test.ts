@@ -1,0 +1,142 @@
+import type { SessionEvent } from "@github/copilot-sdk";
+import { describe, expect, it } from "vitest";
+import { type Answers, FleetBackend } from "../../../src/cli/chat/backends.js";
+import { ChatSession, missedEvents } from "../../../src/cli/chat/session.js";
+import { FleetError } from "../../../src/base/errors.js";
+import type { Fleet } from "../../../src/fleet/fleet.js";
+import { NEVER } from "../../../src/base/clock.js";
+
+/** Opens the session "one" with the model "small" in a fleet with these methods of `fleet.sessions`. */
+async function opened(sessions: object): Promise<ChatSession> {
+  const fleet = { sessions, config: { provider: null, session: { approve: "all" } } } as unknown as Fleet;
+  return await ChatSession.open(new FleetBackend(fleet, "alice", {} as Answers), "one", "small", NEVER);
+}
+
+/** Replaces `fleet.sessions`. Rejects `resume` during a drain, and `send` and `leave` if no session is open. */
+class DrainingSessions {
+  isDraining = false;
+  /** The calls so far, in order: the model of each `resume`, and the prompt of each `send`. */
+  readonly calls: (string | undefined)[] = [];
+  #isOpen = false;
+
+  readonly resume = async (_id: string, { model }: { model?: string }) => {
+    this.calls.push(model);
+    if (this.isDraining) throw new FleetError("FLEET_POOL_DRAINING", "The pool drains.");
+    this.#isOpen = true;
+    return { sessionId: "one", rpc: { model: { getCurrent: async () => ({ modelId: "small" }) } } };
+  };
+
+  readonly leave = async () => {
+    this.#assertOpen();
+    this.#isOpen = false;
+  };
+
+  readonly send = async (_session: unknown, prompt: string) => {
+    this.#assertOpen();
+    this.calls.push(prompt);
+  };
+
+  #assertOpen(): void {
+    if (!this.#isOpen) throw new FleetError("FLEET_USAGE_INVALID", "The session was not opened.");
+  }
+}
+
+describe("a chat whose session could not be opened again with another model", () => {
+  const ignore = () => undefined;
+  const options = { signal: NEVER, onEvent: ignore, onWait: ignore, onLost: ignore, onFound: ignore };
+  const drained = async () => {
+    const sessions = new DrainingSessions();
+    const session = await opened(sessions);
+    sessions.isDraining = true;
+    await expect(session.useModel("large", NEVER)).rejects.toMatchObject({ code: "FLEET_POOL_DRAINING" });
+    return { sessions, session };
+  };
+
+  it("after a failed change of the model, the next prompt opens the session with its earlier model", async () => {
+    const { sessions, session } = await drained();
+    await expect(session.send("hello", options)).rejects.toMatchObject({ code: "FLEET_POOL_DRAINING" });
+    sessions.isDraining = false;
+    await session.send("hello", options);
+    expect(await session.model(NEVER)).toBe("small");
+    expect(sessions.calls).toEqual(["small", "large", "small", "small", "hello"]);
+  });
+
+  it("after a failed change of the model, the chat can leave the session without an error", async () => {
+    const { session } = await drained();
+    await session.leave();
+  });
+});
+
+describe("a request of a chat to its server", () => {
+  /** A session whose server answers each request for the model with the next of these answers. */
+  async function asking(...answers: (Error | string)[]) {
+    let openings = 0;
+    const getCurrent = async () => {
+      const answer = answers.shift();
+      if (answer instanceof Error) throw answer;
+      return { modelId: answer };
+    };
+    const resume = async () => {
+      openings++;
+      return { sessionId: "one", rpc: { model: { getCurrent } } };
+    };
+    return { session: await opened({ resume, leave: async () => undefined }), openings: () => openings };
+  }
+  const rpcError = (code: number, message: string) => Object.assign(new Error(message), { code });
+
+  it("a chat reports an error response of its server, and does not open the session again", async () => {
+    const { session, openings } = await asking(rpcError(-32_603, "The model service is down."), "small");
+    await expect(session.model(NEVER)).rejects.toThrow("The model service is down.");
+    expect(openings()).toBe(1);
+  });
+
+  it.each([
+    ["the connection ended before the answer", rpcError(-32_097, "Pending response rejected")],
+    ["the connection had ended before", rpcError(2, "Connection is disposed.")],
+    ["the server had unloaded the session", rpcError(-32_603, "Session not found: one")],
+  ])("a chat opens the session again and asks the server again if %s", async (_, error) => {
+    const { session, openings } = await asking(error, "small");
+    expect(await session.model(NEVER)).toBe("small");
+    expect(openings()).toBe(2);
+  });
+
+  it("a chat does not open the session again after the user has cancelled the request", async () => {
+    const { session, openings } = await asking("small");
+    await expect(session.model(AbortSignal.abort(new Error("cancelled")))).rejects.toThrow("cancelled");
+    expect(openings()).toBe(1);
+  });
+});
+
+describe("the events of a turn that a chat missed while it had no connection", () => {
+  let number = 0;
+  const event = (type: string, data: object) =>
+    ({ id: `e${++number}`, type, data, ephemeral: false }) as unknown as SessionEvent;
+  const asked = (content: string, more: object = {}) => event("user.message", { content, ...more });
+  const answered = (content: string) => event("assistant.message", { content, toolRequests: [] });
+
+  it("missedEvents returns what follows the last event that the chat received", () => {
+    const [before, prompt, answer] = [answered("earlier"), asked("go"), answered("done")];
+    const history = [asked("go"), before, prompt, answer];
+    expect(missedEvents(history, prompt.id, { prompt: "go", hasBegun: true })).toEqual([answer]);
+  });
+
+  it("missedEvents finds the prompt by its text if no event arrived, and ignores an earlier equal prompt", () => {
+    const before = [asked("go"), answered("earlier")];
+    const later = [asked("go"), answered("later")];
+    const turn = { prompt: "go", hasBegun: false };
+    expect(missedEvents([...before, ...later], before[1]?.id, turn)).toEqual(later);
+    expect(missedEvents(before, before[1]?.id, turn)).toBeNull();
+  });
+
+  it("missedEvents leaves out the turn of another client, but not a skill's text or a sub-agent's messages", () => {
+    const own = [
+      asked("go"),
+      { ...asked("a task"), agentId: "agent" } as SessionEvent,
+      asked("the skill", { source: "skill-x" }),
+      answered("done"),
+    ];
+    const history = [...own, asked("theirs"), answered("for them")];
+    expect(missedEvents(history, undefined, { prompt: "go", hasBegun: false })).toEqual(own);
+    expect(missedEvents(history, own[0]?.id, { prompt: "go", hasBegun: true })).toEqual(own.slice(1));
+  });
+});
