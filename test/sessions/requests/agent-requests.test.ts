@@ -1,6 +1,10 @@
 import { describe, expect, it } from "vitest";
-import { AgentRequests, type Asked, type RequestChange } from "../../../src/sessions/requests.js";
+import type { ServerState } from "../../../src/model/server.js";
+import { AgentRequests, type Asked, isEnding, type RequestChange } from "../../../src/sessions/requests.js";
+import { openStore } from "../../../src/store/file/file-store.js";
 import { TestClock } from "../../fixtures/fleets/test-clock.js";
+import { serverRecord, sessionRecord } from "../../fixtures/store/store-records.js";
+import { temporaryRoot } from "../../fixtures/store/store-root.js";
 
 const PERMISSION: Asked = { permission: { kind: "shell" }, question: null };
 const CHOICE: Asked = { permission: null, question: { question: "Which?", choices: ["red", "blue"], freeform: false } };
@@ -46,6 +50,23 @@ describe("the requests of the agent", () => {
     isEnding = true;
     await clock.advance(1_000, 0);
     expect(await waiting.verdict).toEqual({ outcome: "expired" });
+  });
+
+  it("a request at a server that drains stays open if its user is suspended, because an answer would let the turn go on", async () => {
+    const store = openStore("file", await temporaryRoot());
+    await store.sessions.create(sessionRecord("s"));
+    const serverIs = async (state: ServerState) =>
+      await store.registry.update(({ servers }) => void Object.assign(servers, { s1: serverRecord("s1", { state }) }));
+    await serverIs("ready");
+    const isOver = async () => await isEnding({ store, directory: { own: null } }, { session: "s", user: "alice" });
+    expect(await isOver()).toBe(false);
+    await serverIs("draining");
+    expect(await isOver()).toBe(true);
+    await store.limits.set("alice", (own) => ({
+      ...own,
+      suspended: { since: "2026-01-01T00:00:00.000Z", reason: null },
+    }));
+    expect(await isOver()).toBe(false);
   });
 
   it("AgentRequests remembers only the last 1,000 requests that have ended", () => {
