@@ -135,7 +135,8 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   /**
-   * Takes no new clients or turns, refuses the prompts that wait, lets running turns end, and disconnects the clients.
+   * Takes no new clients or turns, refuses the prompts that wait, lets running turns end, waits until the clients have the
+   * answers to their requests, and disconnects the clients.
    * Sessions and servers stay, with one exception: if a client answers a server's model requests (`requestHandler`),
    * that server ends, because without the client no turn there can end.
    *
@@ -154,8 +155,8 @@ export class FrontDoor implements AsyncDisposable {
     if (this.#isInherited) this.#server.close();
     if (timeoutMs > 0) {
       using limit = deadline(timeoutMs);
-      const settled = Promise.all(this.#clients().map(async (client) => await client.state.settled(limit.signal)));
-      await abortable(settled, limit.signal).catch(() => "the time is up");
+      const settled = [...this.#connections].map(async (connection) => await connection.settled(limit.signal));
+      await abortable(Promise.all(settled), limit.signal).catch(() => "the time is up");
     }
     const cut = this.turns;
     state.close();

@@ -67,7 +67,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const takeover = new Takeover({ store, config, directory, placer: pool.placer });
   const base = { store, config, env, directory, events };
   const answerMs = config.session.answerTimeoutMs;
-  const requests = new AgentRequests({ answerMs, clock, isEnding: async (id) => await isEnding(base, id) });
+  const requests = new AgentRequests({ answerMs, clock, isEnding: async (request) => await isEnding(base, request) });
   const sessions = new Sessions({ ...base, takeover, pool, clients, leases, provider, requests, ledger, warn });
   const own = new LocalHost(sessions, stateRoot);
   const hosts = new FleetHosts({ ...base, own, warn });

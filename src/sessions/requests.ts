@@ -26,8 +26,8 @@ interface AgentRequestsContext {
   /** How long a request waits for its answer, in milliseconds. */
   answerMs: number;
   clock: Clock;
-  /** Whether the server of a session is about to end. */
-  isEnding: (sessionId: string) => Promise<boolean>;
+  /** As {@link isEnding}. */
+  isEnding: (request: AgentRequest) => Promise<boolean>;
 }
 
 /**
@@ -106,7 +106,7 @@ export class AgentRequests {
       await clock.wait(LOOK_MS, { ref: false });
       for (const { request, close } of [...this.#waiting.values()]) {
         // If the store does not answer, look again in the next round.
-        if (await isEnding(request.session).catch(() => false)) close({ outcome: "expired" });
+        if (await isEnding(request).catch(() => false)) close({ outcome: "expired" });
       }
     }
     this.#isLooking = false;
@@ -317,17 +317,20 @@ function outcomeOf(kind: string): RequestOutcome {
   return kind === "cancelled" ? "cancelled" : "denied";
 }
 
-/** Whether the session was deleted, or its server is being drained. */
+/** Whether a request has to expire because its session was deleted, or because its server is being drained. */
 export async function isEnding(
   { store, directory }: { store: Store; directory: Pick<HostDirectory, "own"> },
-  sessionId: string,
+  { session, user }: Pick<AgentRequest, "session" | "user">,
 ): Promise<boolean> {
-  const record = await store.sessions.read(sessionId);
+  const record = await store.sessions.read(session);
   if (record === null) return true;
   const { host = null, serverId } = record;
   const isHere = host === null || host === directory.own;
   const registry = isHere ? await store.registry.read() : await store.hosts?.registryOf(host);
-  return registry?.servers[serverId]?.state === "draining";
+  if (registry?.servers[serverId]?.state !== "draining") return false;
+  // A suspension drains the user's server, too. Then leave the request open until the suspension aborts the turn, because
+  // the turn would go on after an answer.
+  return (await store.limits.read(user))?.suspended === undefined;
 }
 
 const LIST = "GET /v1/sessions/{id}/requests lists the requests that wait.";

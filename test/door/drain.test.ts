@@ -1,5 +1,7 @@
+import { approveAll } from "@github/copilot-sdk";
 import { expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
+import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
@@ -26,6 +28,76 @@ it("a front door that closes lets running turns end, refuses new ones and new cl
   expect(client.events("s")).toContain("session.idle");
   expect(JSON.stringify(client.received)).toContain("last words");
   await expect(RawClient.open(at.url)).rejects.toThrow("ECONNREFUSED");
+});
+
+it("an SDK client gets the reply of a turn that ends while the front door drains", async () => {
+  await using at = await DoorFleet.open();
+  const client = await at.client("ann");
+  const session = await client.createSession({ sessionId: "s", onPermissionRequest: approveAll });
+  const reply = session.sendAndWait({ prompt: "!hold door last words" });
+  await eventually("the turn", () => at.model.shown("!hold door last words") === 1);
+  const closing = at.door.close({ timeout: 40_000 });
+  at.model.letGo("door");
+  expect((await reply)?.data.content).toContain("last words");
+  expect(await closing).toEqual({ cut: 0 });
+});
+
+/** A client with a session "s" that answers the questions of the front door, as an SDK does, only when `read` is called. */
+async function reader(at: DoorFleet) {
+  const client = await RawClient.as(at.url, await at.token("ann"));
+  let asked = 0;
+  const question = async () =>
+    await eventually("a question", () => {
+      const id = `fleet-read-${asked + 1}`;
+      return client.closed || client.received.some((message) => message.id === id) ? id : undefined;
+    });
+  const read = async () => {
+    client.send({ id: await question(), error: { code: -32601, message: "Unhandled method" } });
+    asked++;
+  };
+  await client.requestOk("session.create", { sessionId: "s" });
+  await read();
+  return { client, question, read };
+}
+
+it("a front door that closes hangs up only after a client has read the end of its turn", async () => {
+  await using at = await DoorFleet.open({ clock: new TestClock() });
+  const { client, question, read } = await reader(at);
+  await client.requestOk("session.send", { sessionId: "s", prompt: "!hold door last words" });
+  const closing = at.door.close({ timeout: 40_000 });
+  at.model.letGo("door");
+  await question();
+  expect([client.events("s").at(-1), client.closed]).toEqual(["session.idle", false]);
+  await read();
+  await read();
+  expect(await closing).toEqual({ cut: 0 });
+  await client.end();
+});
+
+it("a front door that closes does not wait for ever until a client reads", async () => {
+  const clock = new TestClock();
+  await using at = await DoorFleet.open({ clock });
+  const { client, question } = await reader(at);
+  const closing = at.door.close({ timeout: 40_000 });
+  await question();
+  clock.jump(5_000);
+  clock.runDue();
+  expect(await closing).toEqual({ cut: 0 });
+  await client.end();
+});
+
+it("a front door that closes waits for the answer to a request", async () => {
+  await using at = await DoorFleet.open();
+  const client = await RawClient.as(at.url, await at.token("ann"));
+  await client.requestOk("session.create", { sessionId: "s" });
+  const { pid } = await at.serverOf("ann");
+  process.kill(pid, "SIGSTOP");
+  const answer = client.requestOk("session.getMessages", { sessionId: "s" });
+  await client.request("made.up/label");
+  const closing = at.door.close({ timeout: 40_000 });
+  process.kill(pid, "SIGCONT");
+  await answer;
+  expect(await closing).toEqual({ cut: 0 });
 });
 
 it("a drained front door keeps its address and refuses clients until it closes", async () => {

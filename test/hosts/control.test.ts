@@ -1,4 +1,4 @@
-import { mkdtemp, realpath } from "node:fs/promises";
+import { appendFile, mkdtemp, realpath } from "node:fs/promises";
 import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -209,6 +209,25 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
       "the end of the connection",
       () => events.filter(({ event }) => event === "closed").length > before,
     );
+  });
+
+  it("gets the answer to its call from a front door that closes", async () => {
+    const { server } = await fleet.servers.spawn("bob");
+    const { at, log } = await fleet.servers.logEnd(server.id, { lines: 0 });
+    const closing = await fleet.doors.open({ listen: { host: "127.0.0.1", port: 0 } });
+    const { token } = await issueHostToken(store, "h2", "h1");
+    const raw = await RawClient.as(`127.0.0.1:${closing.address.port}`, token);
+    raw.send({
+      id: "more",
+      method: "fleet.call",
+      params: { ...CALL, method: "moreLog", params: { id: server.id, at } },
+    });
+    await raw.request("ping");
+    const closed = closing.close({ timeout: 40_000 });
+    await appendFile(log, "words\n");
+    expect((await raw.answerTo("more")).result).toMatchObject({ bytes: expect.any(String) });
+    expect(await closed).toEqual({ cut: 0 });
+    await raw.end();
   });
 
   it("rejects with FLEET_HOST_AWAY when the other host is gone or does not answer, and leaves no token", async () => {

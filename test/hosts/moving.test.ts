@@ -43,12 +43,14 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
     const { store } = hosts;
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     const [user = ""] = usersOf("h2", 1);
-    const [old, added] = [fresh("old"), fresh("added")];
+    const [old, other, added] = [fresh("old"), fresh("other"), fresh("added")];
     await h1.create(user, old);
+    await h1.create(user, other);
     expect(await h1.send(user, old, "one")).toBe("[turn 1] one");
     expect(await h1.json(["route", "--user", user])).toMatchObject({ host: "h2" });
     const last = h2.send(user, old, "!hold two");
-    await eventually("the turn", () => model.held("two") === 1);
+    const relayed = h1.run(["send", other, "!hold words", "--user", user]);
+    await eventually("the turns", () => model.held("two") + model.held("words") === 2);
     const stopped = h2.stopServing("SIGTERM");
     const isDraining = async () => (await store.hosts.list()).some(({ state }) => state === "draining");
     await eventually("the drain", isDraining);
@@ -57,6 +59,8 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
     expect(await store.sessions.read(added)).toMatchObject({ host: "h1" });
     model.release();
     expect(await last).toBe("[turn 2] two");
+    // The command may warn that the host was gone before it could read the session again.
+    expect(await relayed).toMatchObject({ code: 0, stdout: "[turn 1] words\n" });
     await stopped;
     expect(await h1.send(user, old, "three")).toBe("[turn 3] three");
     expect(await store.sessions.read(old)).toMatchObject({ host: "h1", turns: 3 });

@@ -65,8 +65,9 @@ describe("the API for users of an identity provider", () => {
     const { id } = (await at.ok("POST", "/v1/sessions", { token })).json.session;
     const body = { prompt: '!tool ask_user {"question": "Which colour?"}', interactive: true };
     const turn = at.ask("POST", `/v1/sessions/${id}/turns`, { token: jwt, body });
-    const waiting = async () => (await at.ok("GET", `/v1/sessions/${id}/requests`, { token })).json.requests.length;
-    await expect.poll(waiting).toBe(1);
+    const waiting = async () => (await at.ok("GET", `/v1/sessions/${id}/requests`, { token })).json.requests;
+    await expect.poll(waiting).toHaveLength(1);
+    const [{ id: question }] = await waiting();
 
     const path = `/v1/users/${encodeURIComponent(user)}`;
     const suspended = (await at.ok("POST", `${path}/suspend`, { token: admin, body: { reason: "lost laptop" } })).json;
@@ -77,15 +78,20 @@ describe("the API for users of an identity provider", () => {
       expect(refused.json.detail).toContain(suspended.since);
       expect(refused.text).not.toContain("laptop");
     }
-    // The front door refuses the request, or the turn notices the suspension first and is aborted.
+    // The turn is aborted. The address refuses the request if it notices the suspension before the turn does.
     const ended = await turn;
     expect(ended.status === 200 ? ended.json.outcome : ended.json.code).toBeOneOf(["aborted", "FLEET_USER_SUSPENDED"]);
+    const ends = async () =>
+      (await at.fleet.events.list({ user })).filter(({ type }) => /^turn\.(ended|cut)$/.test(type));
+    await expect.poll(ends).toMatchObject([{ type: "turn.ended", outcome: "aborted" }]);
     const { users } = (await at.ok("GET", "/v1/users", { token: admin })).json;
     const entry = { user, suspended: { since: suspended.since, reason: "lost laptop" } };
     expect(users).toContainEqual(expect.objectContaining(entry));
 
     await at.ok("POST", `${path}/resume`, { token: admin });
     for (const ask of asks) expect((await ask()).status).toBe(200);
+    const late = await at.ask("POST", `/v1/sessions/${id}/requests/${question}`, { token, body: { answer: "red" } });
+    expect(late.json).toMatchObject({ status: 409, detail: expect.stringContaining("its turn has ended") });
     const again = await at.ask("POST", `${path}/resume`, { token: admin });
     expect(again.json).toMatchObject({ status: 404, code: "FLEET_NAME_NOT_FOUND" });
     await at.ok("POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: "hello" } });

@@ -116,6 +116,11 @@ export class Connection {
     return this.#client === undefined && this.#control === undefined;
   }
 
+  /** Resolves when the other side has the answers to its requests. Rejects when the signal aborts. */
+  async settled(signal: AbortSignal): Promise<void> {
+    await (this.#control ?? this.#client?.state)?.settled(signal);
+  }
+
   destroy(): void {
     this.socket.destroy();
   }

@@ -32,7 +32,7 @@ export class ControlConnection {
   readonly #calls: HostCalls;
   readonly #report: Reporter;
   readonly #gone = new AbortController();
-  #open = 0;
+  readonly #open = new Set<Promise<void>>();
 
   constructor(socket: ClientSocket, calls: HostCalls, report: Reporter) {
     this.#socket = socket;
@@ -58,10 +58,10 @@ export class ControlConnection {
   take(message: ClientMessage): void {
     switch (message.kind) {
       case "request":
-        if (this.#open >= MAX_OPEN_CALLS) {
+        if (this.#open.size >= MAX_OPEN_CALLS) {
           throw new ProtocolError(`The connection has more than ${MAX_OPEN_CALLS} unanswered calls.`, -32600);
         }
-        void this.#call(message);
+        this.#begin(message);
         break;
       case "unfit":
         this.#socket.send(errorFrame(message.id, message.rpcCode, message.message));
@@ -75,13 +75,23 @@ export class ControlConnection {
     }
   }
 
+  /** Resolves when the calls that are unanswered now have been answered. */
+  async settled(): Promise<void> {
+    await Promise.all(this.#open);
+  }
+
   close(): void {
     this.#gone.abort(new Error("the other host has hung up"));
   }
 
+  #begin(request: ClientRequest): void {
+    const call = this.#call(request);
+    this.#open.add(call);
+    void call.then(() => this.#open.delete(call));
+  }
+
   /** Never rejects. */
   async #call({ id, method, params }: ClientRequest): Promise<void> {
-    this.#open += 1;
     try {
       if (method !== "fleet.call") throw methodDenied(method, 'another host may only send "fleet.call"');
       const call = readCall(params);
@@ -94,8 +104,6 @@ export class ControlConnection {
     } catch (error) {
       if (this.#gone.signal.aborted) return;
       this.#refuse(id, method, error);
-    } finally {
-      this.#open -= 1;
     }
   }
 

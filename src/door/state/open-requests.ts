@@ -84,6 +84,12 @@ export class OpenRequests {
     return this.#open.size;
   }
 
+  /** Whether a request has no answer that began before this time, by `performance.now()`. */
+  hasOpenBefore(ms: number): boolean {
+    const [oldest] = this.#open.values();
+    return oldest !== undefined && oldest.since < ms;
+  }
+
   /**
    * The length of all unanswered requests together, in bytes. The door keeps each of them in memory until it is answered.
    */
@@ -233,6 +239,7 @@ export class ReadReceipts {
    * client's answer proves that it has read that end.
    */
   readonly #unread = new Map<string, number>();
+  #onAnswer: (() => void) | undefined;
 
   /** @param isRelayed whether another front door relays the client. That door then asks the questions. */
   constructor(client: ClientSocket, { isRelayed }: { isRelayed: boolean }) {
@@ -259,12 +266,27 @@ export class ReadReceipts {
     return this.#answered > 0 && (this.#unread.get(sessionId) ?? 0) > this.#answered;
   }
 
+  /**
+   * Resolves when the client has read everything that the door has sent so far. Resolves at once for a client that has
+   * never answered a question. Only one call may wait at a time.
+   */
+  async allRead(): Promise<void> {
+    if (this.#answered === 0) return;
+    this.#ask();
+    while (this.#answered < this.#asked) {
+      await new Promise<void>((resolve) => {
+        this.#onAnswer = resolve;
+      });
+    }
+  }
+
   /** Records the client's answer to a question. @returns false if the response answers something else */
   take(id: RpcId): boolean {
     if (typeof id !== "string" || !id.startsWith(QUESTION)) return false;
     const answered = Number(id.slice(QUESTION.length));
     if (answered <= this.#asked) this.#answered = Math.max(this.#answered, answered);
     if (this.#answered === this.#asked) this.#unread.clear();
+    this.#onAnswer?.();
     return true;
   }
 

@@ -17,7 +17,7 @@ import { Group } from "./group.js";
 import type { SessionGroup } from "./sessions.js";
 
 /** How long a user's server waits for the turns that a suspension aborts, in milliseconds. Then they are cut. */
-const ABORT_MS = 5_000;
+const ABORT_MS = 10_000;
 
 export interface PurgeUserOptions {
   /** Erase nothing, and return what would be erased. */
