@@ -5,7 +5,6 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import {
   ERRORS,
-  type ErrorEntry,
   FleetError,
   fillIn,
   isCommand,
@@ -48,7 +47,7 @@ describe("the table of errors", () => {
   });
 
   it("the table of errors has an HTTP status, sentences, causes and next steps for each code", () => {
-    for (const [code, { httpStatus, title, data, causes, fixes, httpFix }] of Object.entries<ErrorEntry>(ERRORS)) {
+    for (const [code, { httpStatus, title, data, causes, fixes, httpFix }] of Object.entries(ERRORS)) {
       expect([401, 403, 404, 409, 412, 413, 422, 429, 500, 502, 503, 504], code).toContain(httpStatus);
       expect(title, code).toMatch(/^\S.*\.$/);
       expect(data, code).toMatch(/^[A-Z].*\.$/);
@@ -61,9 +60,7 @@ describe("the table of errors", () => {
   });
 
   it("the table of errors advises only commands and flags that exist, or complete sentences", () => {
-    const fixes = Object.entries<ErrorEntry>(ERRORS).flatMap(([code, entry]) =>
-      entry.fixes.map((fix) => ({ code, fix })),
-    );
+    const fixes = Object.entries(ERRORS).flatMap(([code, entry]) => entry.fixes.map((fix) => ({ code, fix })));
     expect(fixes.filter(({ fix }) => isCommand(fix)).length).toBeGreaterThan(50);
     for (const { code, fix } of fixes) {
       expect(faultsOf(fix), `${code}: ${fix}`).toEqual([]);

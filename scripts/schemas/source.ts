@@ -1,9 +1,9 @@
 import { join } from "node:path";
 import ts from "typescript";
+import { ERRORS } from "../../src/base/errors.js";
 import { type JsonSchema, schemaOf } from "./json-schema.js";
 
 const REPORT = "src/cli/report.ts";
-const TABLE = "src/base/errors/table.ts";
 
 export interface Outputs {
   /** The schema of each command's `--json` output, by the command's name. The key `error` has the schema of errors. */
@@ -13,13 +13,13 @@ export interface Outputs {
 }
 
 /**
- * Reads the types of the outputs from the source: the return type of each command's `run`, the type of a reported
- * error, and the table of errors.
+ * Reads the types of the outputs from the source: the return type of each command's `run`, and the type of a reported
+ * error.
  *
  * @param commands the names of the commands as a user types them, such as `token list`
  */
 export function readOutputs(root: string, commands: readonly string[]): Outputs {
-  const program = programOf(root, [REPORT, TABLE, ...commands.map(fileOf)]);
+  const program = programOf(root, [REPORT, ...commands.map(fileOf)]);
   const checker = program.getTypeChecker();
   const exportOf = (file: string, name: string): ts.Symbol => {
     const source = program.getSourceFile(join(root, file));
@@ -36,20 +36,13 @@ export function readOutputs(root: string, commands: readonly string[]): Outputs 
     if (result === undefined) throw new Error(`${fileOf(command)} has no method run.`);
     return result;
   };
-  const errors = checker.getTypeOfSymbol(exportOf(TABLE, "ERRORS")).getProperties();
-  const exitOf = (error: ts.Symbol): number => {
-    const exit = checker.getTypeOfSymbol(error).getProperty("exit");
-    const type = exit && checker.getTypeOfSymbol(exit);
-    if (type?.isNumberLiteral() !== true) throw new Error(`${error.name} has no exit code.`);
-    return type.value;
-  };
   const failure = checker.getDeclaredTypeOfSymbol(exportOf(REPORT, "Failure"));
   const results = commands.map(
     (command) => [command, schemaOf(`copilotfleet ${command} --json`, resultOf(command), checker)] as const,
   );
   return {
     schemas: { ...Object.fromEntries(results), error: schemaOf("A command with --json that fails", failure, checker) },
-    exitCodes: Object.fromEntries(errors.map((error) => [error.name, exitOf(error)])),
+    exitCodes: Object.fromEntries(Object.entries(ERRORS).map(([code, { exit }]) => [code, exit])),
   };
 }
 

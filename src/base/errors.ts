@@ -75,7 +75,7 @@ export class FleetError extends Error {
     this.outcome = options.outcome ?? {};
     this.limit = options.limit;
     this.retryAfterMs = options.retryAfterMs;
-    this.retryable = options.retryable ?? ERRORS[code].retryable === true;
+    this.retryable = options.retryable ?? ERRORS[code].retryable;
   }
 
   /** Returns the message and the suggestions, with options named by `naming`. */

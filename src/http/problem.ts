@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { STATUS_CODES } from "node:http";
 import { isTimeout } from "../base/clock.js";
-import { ERRORS, type ErrorEntry, FleetError, isCommand, isFleetError } from "../base/errors.js";
+import { ERRORS, FleetError, isCommand, isFleetError } from "../base/errors.js";
 
 /** An answer that reports an error, as RFC 9457 describes it. */
 interface Problem {
@@ -43,13 +43,13 @@ export class HttpError extends Error {
 }
 
 /** Matches the codes of errors about the host itself. Their texts contain paths and addresses of the host. */
-const OF_THE_MACHINE = /^FLEET_(?:STATE|STORE|STORAGE|FILES|PROCESSES)_/;
+const OF_THE_MACHINE = /^FLEET_(?:STATE|STORE|STORAGE|FILES)_/;
 
 /**
  * Whether only the log may contain the details of an error: it is a bug, or a fault that only the operator can repair.
  */
 export function isForLog({ code }: Pick<FleetError, "code">): boolean {
-  const { httpStatus }: ErrorEntry = ERRORS[code];
+  const { httpStatus } = ERRORS[code];
   return httpStatus === 500 || OF_THE_MACHINE.test(code);
 }
 
@@ -60,7 +60,7 @@ export function isForLog({ code }: Pick<FleetError, "code">): boolean {
  */
 export function problemOf(thrown: unknown, requestId: string): Problem {
   const error = fleetErrorOf(thrown);
-  const { title, httpStatus }: ErrorEntry = ERRORS[error.code];
+  const { title, httpStatus } = ERRORS[error.code];
   const status = thrown instanceof HttpError ? thrown.status : httpStatus;
   const { code, retryable, limit, retryAfterMs } = error;
   const known = { ...(limit === undefined ? {} : { limit }), ...(retryAfterMs === undefined ? {} : { retryAfterMs }) };
@@ -87,7 +87,7 @@ export function problemOf(thrown: unknown, requestId: string): Problem {
 
 /** The next steps for a client. Leaves out commands, because a client has no shell on the host. */
 function stepsAfter({ code, suggestions, retryable }: FleetError): string[] {
-  const { httpFix }: ErrorEntry = ERRORS[code];
+  const { httpFix } = ERRORS[code];
   const steps = suggestions.filter((step) => !isCommand(step) && !/\bcopilotfleet [a-z]/.test(step));
   const all = [...new Set([...(httpFix === undefined ? [] : [httpFix]), ...steps])];
   if (all.length > 0) return all;
@@ -108,7 +108,7 @@ const MALFORMED: Readonly<Record<string, { status: number; code: FleetError["cod
   },
   ERR_HTTP_REQUEST_TIMEOUT: {
     status: 408,
-    code: "FLEET_STATE_BUSY",
+    code: "FLEET_REQUEST_TIMEOUT",
     message: "The request did not arrive in time.",
   },
 };
@@ -146,7 +146,7 @@ export function fleetErrorOf(thrown: unknown): FleetError {
   if (thrown instanceof HttpError) return thrown.error;
   if (isFleetError(thrown)) return thrown;
   if (isTimeout(thrown)) {
-    return new FleetError("FLEET_STATE_BUSY", "The request took too long.", { cause: thrown });
+    return new FleetError("FLEET_REQUEST_TIMEOUT", "The request took too long.", { cause: thrown });
   }
   return new FleetError("FLEET_INTERNAL", "The fleet failed to handle this request.", { cause: thrown });
 }

@@ -4,8 +4,8 @@ export interface ErrorEntry {
   exit: 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8;
   /** The HTTP status with which an API reports this error. */
   httpStatus: number;
-  /** True if the same call may succeed in a moment, without any action by the caller. */
-  retryable?: true;
+  /** Whether the same call may succeed in a moment, without any action by the caller. */
+  retryable: boolean;
   /**
    * The meaning of the error, as a short sentence. The message of an error names the values of the call that failed.
    */
@@ -19,17 +19,19 @@ export interface ErrorEntry {
   httpFix?: Suggestion;
 }
 
-type Row = Omit<ErrorEntry, "exit" | "httpStatus" | "data"> & { httpStatus?: number; data?: string };
+type Row = Pick<ErrorEntry, "title" | "causes" | "fixes"> & Partial<Omit<ErrorEntry, "exit">>;
 
 /** Makes the rows that share an exit code. `shared` applies to rows that have no value of their own. */
-export function rows<Exit extends ErrorEntry["exit"], Code extends string>(
-  exit: Exit,
+export function rows<Code extends string>(
+  exit: ErrorEntry["exit"],
   shared: Pick<ErrorEntry, "httpStatus" | "data">,
   table: Record<Code, Row>,
-): Record<Code, ErrorEntry & { exit: Exit }> {
-  const complete = (row: Row) => ({ exit, ...shared, ...row });
-  const entries = Object.entries<Row>(table).map(([code, row]) => [code, complete(row)]);
-  return Object.fromEntries(entries) as Record<Code, ErrorEntry & { exit: Exit }>;
+): Record<Code, ErrorEntry> {
+  const entries = Object.entries<Row>(table).map(([code, row]) => [
+    code,
+    { exit, retryable: false, ...shared, ...row },
+  ]);
+  return Object.fromEntries(entries) as Record<Code, ErrorEntry>;
 }
 
 /** The programs that a suggested command may start. */

@@ -2,9 +2,8 @@ import type { ErrorEntry } from "./entry.js";
 import { ERRORS, type FleetErrorCode } from "./table.js";
 
 /** One error of the table, with its code. */
-export interface Explanation extends Omit<ErrorEntry, "retryable"> {
+export interface Explanation extends ErrorEntry {
   code: string;
-  retryable: boolean;
 }
 
 /** All codes that share an exit code. */
@@ -32,19 +31,17 @@ export function explain(text: string): Explanation | null {
   const word = text.toUpperCase();
   const code = [word, `FLEET_${word}`].find((name): name is FleetErrorCode => Object.hasOwn(ERRORS, name));
   if (code === undefined) return null;
-  const entry: ErrorEntry = ERRORS[code];
-  const { exit, httpStatus, retryable, title, data, causes, fixes } = entry;
-  return { code, exit, httpStatus, retryable: retryable === true, title, data, causes, fixes };
+  const { httpFix: _, ...entry } = ERRORS[code];
+  return { code, ...entry };
 }
 
 /** Lists all codes, in alphabetical order within each group. */
 export function errorGroups(): ErrorGroup[] {
-  const errors = Object.entries<ErrorEntry>(ERRORS).sort(([a], [b]) => (a < b ? -1 : 1));
+  const errors = Object.entries(ERRORS).map(([code, { exit, title, retryable }]) => ({ exit, code, title, retryable }));
+  errors.sort((a, b) => (a.code < b.code ? -1 : 1));
   return Object.entries(GROUPS).map(([key, title]) => ({
     exit: Number(key),
     title,
-    errors: errors
-      .filter(([, { exit }]) => exit === Number(key))
-      .map(([code, { title: meaning, retryable }]) => ({ code, title: meaning, retryable: retryable === true })),
+    errors: errors.flatMap(({ exit, ...error }) => (exit === Number(key) ? error : [])),
   }));
 }

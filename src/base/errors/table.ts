@@ -3,19 +3,6 @@ import { rows } from "./entry.js";
 import { CONFLICT_ERRORS, NOT_FOUND_ERRORS } from "./refused.js";
 import { CUT_ERRORS, EXHAUSTED_ERRORS, INTERNAL_ERRORS, UNAVAILABLE_ERRORS } from "./unavailable.js";
 
-const UNTOUCHED = { httpStatus: 503, data: "Sessions and histories are untouched." };
-
-/** The audit log cannot be written. */
-const EVENT_ERRORS = rows(7, UNTOUCHED, {
-  FLEET_EVENTS_UNWRITABLE: {
-    retryable: true,
-    title: "The audit log cannot be written.",
-    data: "The action was refused, because it must not happen without its event. Sessions and histories are untouched.",
-    causes: ["The disk of the state folder is full or read-only.", "The folder events belongs to another user."],
-    fixes: ["df -h PATH; df -i PATH", "ls -ld PATH", "copilotfleet doctor"],
-  },
-});
-
 const UNCHANGED = { httpStatus: 422, data: "Nothing was changed." };
 
 /** The call itself is wrong. */
@@ -66,7 +53,6 @@ export const ERRORS = {
   ...CONFLICT_ERRORS,
   ...EXHAUSTED_ERRORS,
   ...UNAVAILABLE_ERRORS,
-  ...EVENT_ERRORS,
   ...CUT_ERRORS,
 };
 

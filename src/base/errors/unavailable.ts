@@ -63,6 +63,14 @@ export const EXHAUSTED_ERRORS = rows(6, NOTHING_DONE, {
       "Raise the limit in the message.",
     ],
   },
+  FLEET_REQUEST_TIMEOUT: {
+    httpStatus: 503,
+    retryable: true,
+    title: "The HTTP request took too long.",
+    data: "Work that the request began may continue. Histories are kept.",
+    causes: ["The store, a server or another host does not answer in time."],
+    fixes: ["Try again in a moment.", "copilotfleet doctor"],
+  },
   FLEET_TURN_TIMEOUT: {
     httpStatus: 504,
     title: "The turn did not end in time.",
@@ -74,18 +82,21 @@ export const EXHAUSTED_ERRORS = rows(6, NOTHING_DONE, {
   FLEET_STATE_BUSY: {
     httpStatus: 503,
     retryable: true,
-    title: "The state could not be changed, or the HTTP request could not be answered, in time.",
-    data: "A command changed nothing. Work that an HTTP request began may continue. Histories are kept.",
-    causes: [
-      "Other commands kept changing the state, or it changed while it was being copied.",
-      "The store, a server or another host does not answer in time.",
-    ],
-    fixes: ["Try again in a moment, when fewer other commands are running.", "copilotfleet doctor"],
+    title: "The state could not be changed in time.",
+    causes: ["Other commands kept changing it.", "The fleet changed while it was being copied."],
+    fixes: ["Run the command again when fewer other commands are running."],
   },
 });
 
 /** The fleet cannot reach or use a part that it needs. */
 export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
+  FLEET_EVENTS_UNWRITABLE: {
+    retryable: true,
+    title: "The audit log cannot be written.",
+    data: "The action was refused, because it must not happen without its event. Sessions and histories are untouched.",
+    causes: ["The disk of the state folder is full or read-only.", "The folder events belongs to another user."],
+    fixes: ["df -h PATH; df -i PATH", "ls -ld PATH", "copilotfleet doctor"],
+  },
   FLEET_STATE_UNWRITABLE: {
     title: "The state, or a server's folder, cannot be written.",
     data: "Existing records and histories stay intact, and the change that failed was not made. A reply that came while the disk was full may be missing from its history.",
