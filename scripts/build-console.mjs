@@ -1,5 +1,5 @@
 // Builds dist/console/, the console's files, which the HTTP API serves: modules with hashed names, which browsers may
-// cache for ever, and a page that refers to them. Each file is compressed here, so that the API need not compress it.
+// cache for ever, and a page that refers to them. Each file is also compressed here, so that the API need not compress it.
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -11,9 +11,10 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const out = join(root, "dist", "console");
 const compress = promisify(brotliCompress);
 
-/** Writes only the compressed form, as `dist/console/NAME.br`. */
+/** Writes `dist/console/NAME`, and the compressed form as `NAME.br`. */
 async function write(name, content) {
   const params = { [constants.BROTLI_PARAM_QUALITY]: constants.BROTLI_MAX_QUALITY };
+  await writeFile(join(out, name), content);
   await writeFile(join(out, `${name}.br`), await compress(content, { params }));
 }
 

@@ -3,7 +3,6 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { errorGroups } from "../src/base/errors/explanation.js";
 import {
   ERRORS,
   type ErrorEntry,
@@ -31,51 +30,6 @@ const sources = readdirSync(join(ROOT, "src"), { recursive: true, encoding: "utf
   .map((name) => readFileSync(join(ROOT, "src", name), "utf8").replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, ""));
 const start = readFileSync(join(ROOT, "bin", "run.js"), "utf8");
 const used = new Set([...sources, start].flatMap(codesIn));
-
-/** Renders docs/errors.md from the table. */
-function errorsDocument(): string {
-  const groups = errorGroups().flatMap(({ exit, title, errors }) => [
-    `- ${title} (exit code ${exit}): ${errors.map(({ code }) => `[${code}](#${code.toLowerCase()})`).join(", ")}`,
-  ]);
-  const sections = Object.entries(ERRORS)
-    .sort(([a], [b]) => (a < b ? -1 : 1))
-    .map(([code, entry]) => {
-      const { exit, httpStatus, title, data, causes, fixes }: ErrorEntry = entry;
-      const again = "retryable" in entry ? " The same call may succeed in a moment." : "";
-      const list = (heading: string, items: readonly string[]) => [
-        `${heading}:`,
-        "",
-        ...items.map((item) => `- ${item}`),
-        "",
-      ];
-      return [
-        `## ${code}`,
-        "",
-        title,
-        "",
-        `Exit code ${exit}, HTTP status ${httpStatus}.${again}`,
-        "",
-        `Users' data: ${data}`,
-        "",
-        ...list("Possible causes", causes),
-        ...list(
-          "Next steps",
-          fixes.map((fix) => (isCommand(fix) ? `\`${fix}\`` : fix)),
-        ),
-      ].join("\n");
-    });
-  return [
-    "# Error codes",
-    "",
-    "Each error has a code that never changes, so scripts can match on it. `copilotfleet explain CODE` prints the same text,",
-    "and `copilotfleet explain` lists all codes. Words in capital letters, such as USER, stand for your own values. The table",
-    "in `src/base/errors/` is the source of this page: `npx vitest run test/errors.test.ts -u` writes it.",
-    "",
-    ...groups,
-    "",
-    ...sections,
-  ].join("\n");
-}
 
 describe("the table of errors", () => {
   it("each error code has the form FLEET_<NOUN>_<STATE>, and an exit code from 1 to 8", () => {
@@ -124,10 +78,6 @@ describe("the table of errors", () => {
     expect(faultsOf("Then: copilotfleet gc --dry --ttl 1h")).toEqual(["gc has no flag --dry"]);
     expect(faultsOf("ls; copilotfleet token issue --ttl 30d # --nothing")).toEqual(["token issue needs --user"]);
     expect(faultsOf("copilotfleet COMMAND --help")).toEqual([]);
-  });
-
-  it("the table of errors is the source of docs/errors.md", async () => {
-    await expect(errorsDocument()).toMatchFileSnapshot("../docs/errors.md");
   });
 
   it("a FleetError names an option as the library does (ttl), and describe() as its caller asks (--ttl)", () => {

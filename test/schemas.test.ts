@@ -27,7 +27,7 @@ function effectOf(change: (changed: ReturnType<typeof contract>) => void): { rem
   const changed = contract();
   change(changed);
   const [before, after] = [contract(), changed].map(
-    ({ ps, list, output, exit }) => new Set(promisesOf({ ps, list }, { ps: output }, { FLEET_SERVER_NOT_FOUND: exit })),
+    ({ ps, list, output, exit }) => new Set(promisesOf({ ps, list }, { ps: output }, { FLEET_NAME_NOT_FOUND: exit })),
   );
   if (before === undefined || after === undefined) throw new Error("no promises");
   return {
@@ -56,7 +56,7 @@ describe("the list of promises", () => {
     ],
     ["a flag", ({ list }) => delete list.flags.user, "list --user VALUE"],
     ["a choice", ({ list }) => list.flags.state?.options?.pop(), "list --state may be gone"],
-    ["an exit code", (changed) => (changed.exit = 1), "FLEET_SERVER_NOT_FOUND exits with 4"],
+    ["an exit code", (changed) => (changed.exit = 1), "FLEET_NAME_NOT_FOUND exits with 4"],
     [
       "a call that omits an optional flag",
       ({ list }) => (list.flags.user = { type: "option", required: true }),

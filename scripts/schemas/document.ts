@@ -18,5 +18,5 @@ export async function lint(document: object): Promise<string[]> {
 export async function clientTypes(document: object): Promise<string> {
   // Pass a copy, because the generator changes the document.
   const copy = JSON.parse(JSON.stringify(document)) as object;
-  return `${HEADING}${astToString(await openapiTS(copy as Parameters<typeof openapiTS>[0]))}`;
+  return `${HEADING}${astToString(await openapiTS(copy as Parameters<typeof openapiTS>[0], { enumValues: true }))}`;
 }

@@ -1,6 +1,6 @@
 // Derives schemas/ from the source: the JSON Schema of each command's --json output and of the configuration, the
 // commands with their flags, the description of the HTTP API, and the list of all promises. Also writes the page of all
-// configuration keys, and the types of the API client for the tests. With --check, it only compares.
+// configuration keys, and the types of an API client for the console and the tests. With --check, it only compares.
 // Run: npm run schemas
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -17,7 +17,7 @@ const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const FOLDER = "schemas";
 const CONTRACT = "schemas/contract.txt";
 const PAGE = "docs/configuration-keys.md";
-const CLIENT = "test/fixtures/api/openapi.ts";
+const CLIENT = "schemas/openapi.ts";
 /** The version in the paths of the HTTP API. It does not change with releases. */
 const API_VERSION = "1";
 const LINE = 100;

@@ -9,7 +9,7 @@ export function validateUser(value: string, name = option("user")): string {
   if (user !== null) return user;
   const text = String(value);
   throw new FleetError(
-    "FLEET_USER_INVALID",
+    "FLEET_USAGE_INVALID",
     `${name} ${quote(value)} is not a user id: it ${userFault(text)}. Allowed: ${allowedId(text, ALLOWED_USER)}`,
     {
       suggestions: [`Use an id such as "${similarId(text, "alice")}".`],
@@ -47,7 +47,7 @@ export function isSessionId(text: string): boolean {
 export function assertSessionId(id: string): void {
   if (isSessionId(id)) return;
   throw new FleetError(
-    "FLEET_SESSION_ID_INVALID",
+    "FLEET_USAGE_INVALID",
     `${quote(id)} is not a session id. Allowed: 1 to 128 letters, digits, ".", "_" and "-", other than "." and ".."`,
   );
 }
@@ -59,7 +59,7 @@ export function validateSessionId(value: string, name = option("sessionId")): st
     const why = idFault(text, /[A-Za-z0-9._-]/, `has ${text.length} characters`);
     const message = `${name} ${quote(value)} is not a session id: it ${why}. Allowed: ${allowedId(text, ALLOWED_SESSION)}`;
     const isNew = name === "--id";
-    throw new FleetError("FLEET_SESSION_ID_INVALID", message, {
+    throw new FleetError("FLEET_USAGE_INVALID", message, {
       suggestions: [
         isNew ? `Use an id such as "${similarId(text, "review-1")}", or leave it out.` : "copilotfleet list",
       ],

@@ -54,7 +54,7 @@ export function invalidValue(name: string, value: unknown, allowed: string, orig
   const mayBeNull = isOfRule && key?.nullable === true && key.name === name;
   const orNull = mayBeNull && origin?.from !== "flag" ? orNullOf(name, origin) : "";
   const rule = origin?.from === "variable" ? asVariable(allowed) : allowed;
-  return new FleetError(invalidCode([origin], key?.rule.flagCode), `${problem}. Allowed: ${rule}${orNull}`, {
+  return new FleetError(invalidCode([origin]), `${problem}. Allowed: ${rule}${orNull}`, {
     // A flag or a variable contains the whole list, so an example of a part of the list would mislead.
     suggestions: [
       correction(what, origin, isInObject && origin?.from !== "file" ? undefined : exampleFor(name, allowed)),
@@ -136,11 +136,10 @@ export function conflict(
   advice: Suggestion = `Change ${names.join(" or ")}.`,
 ): FleetError {
   const given = names.map((name) => origins.get(name));
-  const code = names.map((name) => findKey(name)?.rule.flagCode).find((flagCode) => flagCode !== undefined);
   const places = new Set(given.map(whence));
   const where =
     places.size === 1 ? [...places].join() : names.map((name, at) => `${name}: ${whence(given[at])}`).join("; ");
-  return new FleetError(invalidCode(given, code), `${problem} (${where}). Allowed: ${allowed}`, {
+  return new FleetError(invalidCode(given), `${problem} (${where}). Allowed: ${allowed}`, {
     suggestions: [advice],
   });
 }
@@ -158,20 +157,20 @@ export function unknownKey(name: string, origin: Origin): FleetError {
       : [`Did you mean ${[nearest, ...others].slice(0, 3).join(" or ")}?`];
   const known = nearest === undefined ? siblingsOf(name) : `; the nearest is ${nearest}`;
   const message = `${quote(name)} is not a key of the configuration (${whence(origin)})${known}`;
-  return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions });
+  return new FleetError("FLEET_CONFIG_INVALID", message, { suggestions });
 }
 
 /** The error for a key that no longer exists. */
 export function removedKey(name: string, replacement: string, origin: Origin): FleetError {
   const advice: Suggestion = origin.from === "variable" ? `Unset ${origin.name}.` : `Remove ${name}.`;
   const message = `${name} is no longer a key of the configuration (${whence(origin)}). ${replacement}`;
-  return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions: [advice] });
+  return new FleetError("FLEET_CONFIG_INVALID", message, { suggestions: [advice] });
 }
 
 /** The error for a key that does not exist, in an object in a list. `allowed` names the keys that exist. */
 export function unknownItemKey(name: string, allowed: string, origin: Origin): FleetError {
   const message = `${quote(name)} is not a key of the configuration (${whence(origin)}). Allowed: ${allowed}`;
-  return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, {
+  return new FleetError("FLEET_CONFIG_INVALID", message, {
     suggestions: [`Remove ${quote(name)}, or correct its name.`],
   });
 }
@@ -192,7 +191,7 @@ function secretInPlace(name: string, origin: Origin): FleetError {
   const isToken = /^auth|token$/i.test(name);
   const [key, content] = isToken ? ["auth.githubTokenEnv", "the token"] : ["provider.apiKeyEnv", "the API key"];
   const message = `${quote(name)} is not a setting, and the configuration must not contain secrets (${whence(origin)})`;
-  return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, {
+  return new FleetError("FLEET_CONFIG_INVALID", message, {
     suggestions: [`Remove ${name}, and set ${key} to the name of the environment variable that contains ${content}.`],
   });
 }
@@ -204,13 +203,9 @@ export function unusableFile(path: string, reason: string, suggestions: Suggesti
   });
 }
 
-function invalidCode(
-  origins: (Origin | undefined)[],
-  flagCode: FleetErrorCode = "FLEET_USAGE_INVALID",
-): FleetErrorCode {
-  return origins.some((origin) => origin?.from === "flag" || origin?.from === "option")
-    ? flagCode
-    : "FLEET_CONFIG_INVALID";
+function invalidCode(origins: (Origin | undefined)[]): FleetErrorCode {
+  const isUsage = origins.some((origin) => origin?.from === "flag" || origin?.from === "option");
+  return isUsage ? "FLEET_USAGE_INVALID" : "FLEET_CONFIG_INVALID";
 }
 
 function locate(name: string, origin: Origin): string {

@@ -1,6 +1,5 @@
 import { isIP } from "node:net";
 import * as v from "valibot";
-import type { FleetErrorCode } from "../base/errors.js";
 import * as duration from "../base/values/measures.js";
 import { ALLOWED_SIZE, readSize, SIZE_PATTERN, sizeFault } from "../base/values/measures.js";
 import { ALLOWED_USER, readUser, userFault } from "../base/values/names.js";
@@ -20,8 +19,6 @@ import {
  * The message of each schema is the text after "Allowed:", so that one place can build every message.
  */
 export interface Rule {
-  /** The error code when the value came from a flag. A value from a file or a variable gets `FLEET_CONFIG_INVALID`. */
-  flagCode?: FleetErrorCode;
   /** Users may put a secret here in place of the name of its variable, so messages never show the value. */
   concealed?: boolean;
   /** The value is a path. A relative path is resolved against the folder of the file that sets it. */
@@ -79,8 +76,8 @@ const measure = (
   text(allowed, read, {
     ...rule,
     ...(unit === "s"
-      ? { flagCode: "FLEET_DURATION_INVALID", kind: "duration", pattern: duration.DURATION_PATTERN }
-      : { flagCode: "FLEET_SIZE_INVALID", kind: "size", pattern: SIZE_PATTERN }),
+      ? { kind: "duration", pattern: duration.DURATION_PATTERN }
+      : { kind: "size", pattern: SIZE_PATTERN }),
     fault: (given) =>
       unit === "s" ? duration.durationFault(given, maxMs).problem : sizeFault(given, / to (\d+mb)$/.exec(allowed)?.[1]),
   });
@@ -105,7 +102,7 @@ export const choice = <const T extends readonly [string, ...string[]]>(options: 
 
 export const flag = () => v.boolean("true or false");
 
-const whole = (min: number, max: number, rule: Rule) => {
+const whole = (min: number, max: number, rule: Rule = {}) => {
   const allowed = `a whole number from ${min} to ${max}`;
   return v.pipe(
     v.number(allowed),
@@ -120,8 +117,8 @@ export const count = (rule: Rule = {}, least = 1) => whole(least, MAX_COUNT, rul
 /** A number of model tokens. */
 export const tokens = () => whole(1, Number.MAX_SAFE_INTEGER, { example: 100_000 });
 /** The number of an App or an installation at GitHub. */
-export const gitHubId = () => whole(1, Number.MAX_SAFE_INTEGER, {});
-export const port = () => whole(1, LARGEST_PORT, { flagCode: "FLEET_PORT_INVALID" });
+export const gitHubId = () => whole(1, Number.MAX_SAFE_INTEGER);
+export const port = () => whole(1, LARGEST_PORT);
 
 export const share = () => {
   const allowed = "a number above 0 and at most 1, such as 0.8";
@@ -202,7 +199,6 @@ export const httpUrl = () =>
 
 export const userId = () =>
   text(ALLOWED_USER, readUser, {
-    flagCode: "FLEET_USER_INVALID",
     fault: (given) => (readUser(given) === null ? `which ${userFault(given)}` : null),
     kind: "id of a user",
     harmless: true,

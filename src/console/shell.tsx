@@ -1,11 +1,11 @@
 import type { ComponentType } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { signOut } from "./api/client.js";
+import { Problem, signOut } from "./api/client.js";
 import type { Caller, Scope } from "./api/types.js";
 import { Chat } from "./chat/chat.js";
 import { Sessions } from "./pages/sessions.js";
 import { go, keepTheme, THEMES, themeOf, useRoute } from "./parts/hooks.js";
-import { Empty, Loading } from "./parts/notice.js";
+import { Button, Empty, Loading, ProblemNotice } from "./parts/notice.js";
 
 export interface PageProps {
   caller: Caller;
@@ -21,25 +21,17 @@ interface Page {
   load(): Promise<ComponentType<PageProps>> | ComponentType<PageProps>;
 }
 
+const admin = async () => await import("./admin/pages.js");
+
 /** The pages in the navigation. All but the first load their code on first use. */
 const PAGES: readonly Page[] = [
   { name: "sessions", title: "Sessions", scope: "read", load: () => Sessions },
   { name: "usage", title: "Usage", scope: "read", load: async () => (await import("./usage/usage.js")).Usage },
   { name: "events", title: "Events", scope: "read", load: async () => (await import("./events/events.js")).Events },
-  {
-    name: "servers",
-    title: "Servers",
-    scope: "admin",
-    load: async () => (await import("./admin/pages.js")).Servers,
-  },
-  { name: "users", title: "Users", scope: "admin", load: async () => (await import("./admin/pages.js")).Users },
-  {
-    name: "all-sessions",
-    title: "All sessions",
-    scope: "admin",
-    load: async () => (await import("./admin/pages.js")).AllSessions,
-  },
-  { name: "tokens", title: "Tokens", scope: "admin", load: async () => (await import("./admin/pages.js")).Tokens },
+  { name: "servers", title: "Servers", scope: "admin", load: async () => (await admin()).Servers },
+  { name: "users", title: "Users", scope: "admin", load: async () => (await admin()).Users },
+  { name: "all-sessions", title: "All sessions", scope: "admin", load: async () => (await admin()).AllSessions },
+  { name: "tokens", title: "Tokens", scope: "admin", load: async () => (await admin()).Tokens },
   { name: "charts", title: "Charts", scope: "admin", load: async () => (await import("./charts/charts.js")).Charts },
 ];
 
@@ -109,22 +101,21 @@ function PageFor({ pages, name, id, caller }: PageProps & { pages: readonly Page
   return <loaded.Content caller={caller} id={id} />;
 }
 
-/**
- * Reports that the code of a page could not be loaded: the fleet does not answer, or it has a newer console than this
- * tab.
- */
+/** The code of a page could not be loaded. */
+const NOT_LOADED = new Problem({
+  status: 0,
+  detail: "This page could not be loaded.",
+  suggestions: ["The fleet does not answer, or it was upgraded after you opened the console."],
+});
+
 function NotLoaded() {
   return (
     <div class="page">
-      <div class="notice bad" role="alert">
-        <p>This page could not be loaded.</p>
-        <p class="quiet">The fleet does not answer, or it was upgraded after you opened the console.</p>
+      <ProblemNotice problem={NOT_LOADED}>
         <p>
-          <button type="button" class="button" onClick={() => location.reload()}>
-            Reload the console
-          </button>
+          <Button act={() => location.reload()}>Reload the console</Button>
         </p>
-      </div>
+      </ProblemNotice>
     </div>
   );
 }
@@ -160,9 +151,9 @@ function UserMenu({ caller }: { caller: Caller }) {
             </label>
           ))}
         </fieldset>
-        <button type="button" class="button wide" onClick={() => void signOut()}>
+        <Button class="wide" act={() => void signOut()}>
           Sign out
-        </button>
+        </Button>
       </div>
     </details>
   );

@@ -144,7 +144,7 @@ export class FrontDoor implements AsyncDisposable {
    * it, so that the next front door gets these clients.
    *
    * @returns how many turns were cut because the time was up
-   * @throws FleetError `FLEET_DURATION_INVALID` when `timeout` is not a duration.
+   * @throws FleetError `FLEET_USAGE_INVALID` when `timeout` is not a duration.
    */
   async drain({ timeout = 0 }: DoorDrain = {}): Promise<{ cut: number }> {
     const timeoutMs = parseDuration(timeout, { name: option("timeout"), maxMs: LONGEST_TIMER_MS, orZero: true });

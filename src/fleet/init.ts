@@ -335,7 +335,7 @@ export function withoutFile(error: FleetError): FleetError {
 
 function exists({ path, kind }: InitTarget): FleetError {
   const again = `copilotfleet init ${kind === "user" ? "--user-config " : ""}--force # replaces it` as const;
-  return new FleetError("FLEET_CONFIG_EXISTS", `${printable(path)} already exists, so nothing was written.`, {
+  return new FleetError("FLEET_TARGET_EXISTS", `${printable(path)} already exists, so nothing was written.`, {
     suggestions: [`cat ${shellQuote(printable(path))}`, again],
   });
 }

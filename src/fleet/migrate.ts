@@ -191,7 +191,7 @@ function occupied(to: string, stateRoot: string): FleetError {
     target === null
       ? `mkdir ${shellQuote(`${stateRoot}/before`)} && cd ${shellQuote(stateRoot)} && mv ${kept} before/`
       : `Use another database, or another fleet in it, such as ${showRedisUrl({ ...target, fleet: "NAME" })}.`;
-  return new FleetError("FLEET_STORE_OCCUPIED", `The store ${quote(show(to))} is not empty: nothing was copied.`, {
+  return new FleetError("FLEET_TARGET_EXISTS", `The store ${quote(show(to))} is not empty: nothing was copied.`, {
     suggestions: [clear],
   });
 }

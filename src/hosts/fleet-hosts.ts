@@ -71,7 +71,7 @@ export class FleetHosts {
    * Finds the server that `reference` names: by its id, or else by the id of its user, or else by the beginning of its
    * id ({@link mayMean}). If a user has servers with the same id on several hosts, `ID@HOST` names one of them.
    *
-   * @throws FleetError `FLEET_SERVER_NOT_FOUND` when no server matches, or several do; `FLEET_HOST_AWAY` when the
+   * @throws FleetError `FLEET_NAME_NOT_FOUND` when no server matches, or several do; `FLEET_HOST_AWAY` when the
    * server's host is gone.
    */
   async find(reference: string): Promise<FoundServer> {
@@ -80,10 +80,10 @@ export class FleetHosts {
     return await this.#reach(onlyServer(matching, reference));
   }
 
-  /** @throws FleetError `FLEET_SERVER_NOT_FOUND` when this is the id of a session */
+  /** @throws FleetError `FLEET_NAME_NOT_FOUND` when this is the id of a session */
   async #refuseSession(id: string): Promise<void> {
     if ((await this.#context.store.sessions.read(id)) === null) return;
-    throw new FleetError("FLEET_SERVER_NOT_FOUND", `${quote(id)} is the id of a session, not of a server.`, {
+    throw new FleetError("FLEET_NAME_NOT_FOUND", `${quote(id)} is the id of a session, not of a server.`, {
       suggestions: [`copilotfleet describe session/${id} # shows the session and its server`, "copilotfleet ps"],
     });
   }
@@ -238,7 +238,7 @@ export interface RecordedServer {
   server: ServerRecord;
 }
 
-/** Returns the only match. @throws FleetError `FLEET_SERVER_NOT_FOUND` when there is none, or more than one. */
+/** Returns the only match. @throws FleetError `FLEET_NAME_NOT_FOUND` when there is none, or more than one. */
 export function onlyServer(matching: readonly RecordedServer[], text: string): RecordedServer {
   const [found] = matching;
   if (found === undefined) throw serverNotFound(`server ${quote(text)}`);

@@ -197,8 +197,7 @@ export async function viewSessionOf(
     const host = context.hosts.at(await context.directory.whereIs(record));
     return await host.sessionOf({ id, user });
   } catch (error) {
-    const isAway = isFleetError(error, "FLEET_HOST_AWAY") || isFleetError(error, "FLEET_SESSION_STRANDED");
-    if (!isAway) throw error;
+    if (!isFleetError(error, "FLEET_HOST_AWAY")) throw error;
     return await viewUnseen(context, record);
   }
 }
@@ -302,7 +301,7 @@ export async function listUsers({ store, hosts, warn }: SessionPlaces): Promise<
 
 export async function unknownUser(places: SessionPlaces, user: string): Promise<FleetError> {
   const near = nearestOf(user, await listUsers(places), (each) => each.user);
-  return new FleetError("FLEET_USER_NOT_FOUND", `The fleet knows nothing about user ${quote(user)}.`, {
+  return new FleetError("FLEET_NAME_NOT_FOUND", `The fleet knows nothing about user ${quote(user)}.`, {
     suggestions: [...near.map((each): Suggestion => `Did you mean ${each.user}?`), "copilotfleet user list"],
   });
 }

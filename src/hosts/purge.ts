@@ -34,7 +34,7 @@ type Context = Pick<SessionsContext, "store" | "config" | "directory" | "warn"> 
  * begin anything new. If this process is killed or a host is away, the next purge, gc or `serve` on each host finishes
  * the purge there.
  *
- * @throws FleetError `FLEET_USER_NOT_FOUND`
+ * @throws FleetError `FLEET_NAME_NOT_FOUND`
  */
 export async function purgeUser(context: Context, user: string, request: PurgeRequest): Promise<PurgeReceipt> {
   const { store, hosts } = context;

@@ -2,9 +2,10 @@ import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import { promisify } from "node:util";
-import { brotliDecompress } from "node:zlib";
-import { type Context, Hono } from "hono";
+import { serveStatic } from "@hono/node-server/serve-static";
+import { type Context, Hono, type MiddlewareHandler } from "hono";
+import { generateCookie } from "hono/cookie";
+import { parse } from "hono/utils/cookie";
 import * as v from "valibot";
 import { FleetError, isFleetError, quote, systemCode } from "../base/errors.js";
 import type { Env } from "./app.js";
@@ -23,9 +24,6 @@ export const KEY_HEADER = "X-Copilotfleet-Console";
 const LONGEST_MS = 8 * 3_600_000;
 /** The longest token that fits into the cookie, because browsers refuse a cookie of more than 4,096 bytes. */
 export const LONGEST_TOKEN = 2_900;
-
-/** A prefix for the cookie's name. Browsers accept a cookie with this prefix only over HTTPS and only for this host. */
-const SECURE = "__Host-";
 
 /**
  * Precedes the token in the encrypted text if the fleet issued the token for a one-time code. No token begins with this
@@ -108,19 +106,17 @@ export function removedCookie(asking: Asking): string {
   return written(asking, "", 0);
 }
 
-function written(asking: Asking, value: string, maxAgeS: number): string {
-  const secure = isSecure(asking) ? "; Secure" : "";
-  return `${secure === "" ? "" : SECURE}${nameOf(asking)}=${value}; Path=/; Max-Age=${maxAgeS}; HttpOnly; SameSite=Strict${secure}`;
+function written(asking: Asking, value: string, maxAge: number): string {
+  const options = { path: "/", maxAge, httpOnly: true, sameSite: "Strict" } as const;
+  return generateCookie(nameOf(asking), value, isSecure(asking) ? { ...options, prefix: "host" } : options);
 }
 
 function cookieOf(asking: Asking): string | undefined {
   const name = nameOf(asking);
-  const cookies = new Map(
-    (asking.header("Cookie") ?? "").split(/; */).map((pair) => pair.split("=", 2) as [string, string]),
-  );
+  const cookies = parse(asking.header("Cookie") ?? "");
   // The prefix shows that the browser received the cookie over HTTPS. So accept this cookie even on a connection
   // without TLS, because TLS may end at a proxy in front of the API.
-  return cookies.get(`${SECURE}${name}`) ?? (asking.isSecure ? undefined : cookies.get(name));
+  return cookies[`__Host-${name}`] ?? (asking.isSecure ? undefined : cookies[name]);
 }
 
 /** Browsers share cookies between all ports of a host, so the name contains the port. */
@@ -133,73 +129,27 @@ function isSecure({ header, isSecure: hasTls }: Asking): boolean {
   return hasTls || header("Origin")?.startsWith("https://") === true;
 }
 
-const decompress = promisify(brotliDecompress);
-
 /** The page itself. All other files have names with a hash of their content. */
-export const PAGE = "index.html";
-
-const TYPES: Readonly<Record<string, string>> = {
-  css: "text/css; charset=utf-8",
-  html: "text/html; charset=utf-8",
-  js: "text/javascript; charset=utf-8",
-};
-
-export interface ConsoleFile {
-  type: string;
-  /** The content, compressed with brotli. */
-  compressed: Buffer;
-}
-
-/** The files of the console, which the build has compressed. Each is read once. */
-export class ConsoleFiles {
-  readonly #read = new Map<string, Promise<ConsoleFile | null>>();
-
-  /** Returns the file with this name; null if it does not exist. */
-  async find(name: string): Promise<ConsoleFile | null> {
-    const ending = /^[\w-]+\.(css|html|js)$/.exec(name)?.[1];
-    const type = ending === undefined ? undefined : TYPES[ending];
-    if (type === undefined) return null;
-    const known = this.#read.get(name);
-    if (known !== undefined) return await known;
-    const reading = read(name, type);
-    // Store the promise, so that each file is read once. Delete the promise if the file does not exist, because clients
-    // could otherwise fill the memory with made-up names.
-    this.#read.set(name, reading);
-    const found = await reading.catch(() => null);
-    if (found === null) this.#read.delete(name);
-    return await reading;
-  }
-}
+const PAGE = "index.html";
+/** The files of the console, each also compressed (`.br`). */
+const ROOT = join(dirname(createRequire(import.meta.url).resolve("copilotfleet/package.json")), "dist", "console");
 
 /**
  * Returns the names of missing files: those that the page refers to, directly or through other files, and the page
  * itself.
  */
-export async function missingFiles(files: Pick<ConsoleFiles, "find"> = new ConsoleFiles()): Promise<string[]> {
+export async function missingFiles(root = ROOT): Promise<string[]> {
   const missing: string[] = [];
   const needed = new Set([PAGE]);
   for (const name of needed) {
-    const file = await files.find(name);
-    if (file === null) missing.push(name);
-    const text = file === null ? "" : (await plain(file)).toString("utf8");
-    for (const [, other = ""] of text.matchAll(/"(?:\/console|\.)\/([\w-]+\.(?:css|js))"/g)) needed.add(other);
+    const text = await readFile(join(root, name), "utf8").catch((error: unknown) => {
+      if (systemCode(error) !== "ENOENT") throw error;
+      return null;
+    });
+    if (text === null) missing.push(name);
+    for (const [, other = ""] of text?.matchAll(/"(?:\/console|\.)\/([\w-]+\.(?:css|js))"/g) ?? []) needed.add(other);
   }
   return missing;
-}
-
-async function read(name: string, type: string): Promise<ConsoleFile | null> {
-  const root = dirname(createRequire(import.meta.url).resolve("copilotfleet/package.json"));
-  try {
-    return { type, compressed: await readFile(join(root, "dist", "console", `${name}.br`)) };
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return null;
-    throw error;
-  }
-}
-
-/** Returns the decompressed content, for a client that does not accept brotli. */
-export async function plain({ compressed }: ConsoleFile): Promise<Buffer> {
-  return await decompress(compressed);
 }
 
 /** The Content-Security-Policy of the page. It allows only our own files, and no inline scripts or styles. */
@@ -220,32 +170,34 @@ const A_YEAR_S = 31_536_000;
 /** The console: the page with its files, and its sign-in. Everything else that the page needs is a route of the API. */
 export function consoleRoutes(door: DoorState): Hono<Env> {
   const app = new Hono<Env>();
-  const files = new ConsoleFiles();
-  app.get("/", async (c) => await serveFile(c, files, PAGE));
-  app.get("/console/:name", async (c) => await serveFile(c, files, c.req.param("name")));
+  const files = serveStatic<Env>({
+    root: ROOT,
+    precompressed: true,
+    rewriteRequestPath: (path) => (path === "/" ? PAGE : path.slice("/console".length)),
+  });
+  app.get("/", async (c) => await serveFile(c, files));
+  app.get("/console/:name{[\\w-]+\\.(?:css|html|js)}", async (c) => await serveFile(c, files));
   app.post("/console/session", async (c) => await signIn(door, c));
   app.delete("/console/session", async (c) => await signOut(door, c));
   return app;
 }
 
-async function serveFile(c: Context<Env>, files: ConsoleFiles, name: string): Promise<Response> {
+async function serveFile(c: Context<Env>, files: MiddlewareHandler<Env>): Promise<Response> {
   const visit = c.get("visit");
-  const file = await files.find(name);
-  if (file === null) throw new FleetError("FLEET_METHOD_UNKNOWN", `The console has no file ${quote(name)}.`);
+  const isPage = c.req.path === "/" || c.req.path === `/console/${PAGE}`;
+  const headers = {
+    ...visit.headers,
+    ...(isPage ? { "Content-Security-Policy": POLICY, "Cross-Origin-Opener-Policy": "same-origin" } : {}),
+    "Cache-Control": isPage ? "no-cache" : `public, max-age=${A_YEAR_S}, immutable`,
+    Vary: "Accept-Encoding, Origin",
+  };
+  for (const [header, value] of Object.entries(headers)) c.header(header, value);
+  const response = await files(c, async () => undefined);
+  if (!(response instanceof Response))
+    throw new FleetError("FLEET_METHOD_UNKNOWN", `The console has no file ${quote(c.req.path)}.`);
   visit.route = "GET /";
-  const isPage = name === PAGE;
-  const takesBrotli = /\bbr\b/.test(c.req.header("Accept-Encoding") ?? "");
-  visit.ended(200);
-  return new Response(new Uint8Array(takesBrotli ? file.compressed : await plain(file)), {
-    headers: {
-      ...visit.headers,
-      ...(isPage ? { "Content-Security-Policy": POLICY, "Cross-Origin-Opener-Policy": "same-origin" } : {}),
-      "Cache-Control": isPage ? "no-cache" : `public, max-age=${A_YEAR_S}, immutable`,
-      "Content-Type": file.type,
-      Vary: "Accept-Encoding, Origin",
-      ...(takesBrotli ? { "Content-Encoding": "br" } : {}),
-    },
-  });
+  visit.ended(response.status);
+  return response;
 }
 
 type Request = Context<Env>;
@@ -342,5 +294,5 @@ function askingOf({ req, env }: Request): Asking {
 
 function foreignPage(): FleetError {
   const message = "A page of another origin made this request. Only the console may do that.";
-  return new FleetError("FLEET_ORIGIN_REFUSED", message, { suggestions: ["Open the console at its own address."] });
+  return new FleetError("FLEET_METHOD_DENIED", message, { suggestions: ["Open the console at its own address."] });
 }

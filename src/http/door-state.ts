@@ -272,7 +272,7 @@ export class DoorState {
   }
 
   refusal(): FleetError {
-    return new FleetError("FLEET_DOOR_DRAINING", "This address is about to close and begins no new work. Try again.");
+    return new FleetError("FLEET_POOL_DRAINING", "This address is about to close and begins no new work. Try again.");
   }
 
   /** The description of the API, which `npm run schemas` derives from the table of routes. */
@@ -330,7 +330,7 @@ export class Origins {
 
   /**
    * @returns the headers that allow the requesting page to read the answer; none if the request has no `Origin`
-   * @throws FleetError `FLEET_ORIGIN_REFUSED`.
+   * @throws FleetError `FLEET_METHOD_DENIED`.
    */
   check({ hosts, origin }: { hosts: readonly string[]; origin: string | undefined }): Record<string, string> {
     const [host, ...others] = hosts;
@@ -433,13 +433,9 @@ function readHost(host: string | undefined): { name: string; host: string } | nu
 
 function refused(header: "Host" | "Origin", value: string | undefined): FleetError {
   const given = value === undefined ? "missing" : quote(value);
-  return new FleetError(
-    "FLEET_ORIGIN_REFUSED",
-    `The header ${header} is ${given}, which this address does not serve.`,
-    {
-      suggestions: ["An operator can add the origin to http.origins."],
-    },
-  );
+  return new FleetError("FLEET_METHOD_DENIED", `The header ${header} is ${given}, which this address does not serve.`, {
+    suggestions: ["An operator can add the origin to http.origins."],
+  });
 }
 
 const BEARER = /^Bearer +([\x21-\x7e]{1,16384})$/i;

@@ -108,7 +108,7 @@ const MALFORMED: Readonly<Record<string, { status: number; code: FleetError["cod
   },
   ERR_HTTP_REQUEST_TIMEOUT: {
     status: 408,
-    code: "FLEET_REQUEST_TIMEOUT",
+    code: "FLEET_STATE_BUSY",
     message: "The request did not arrive in time.",
   },
 };
@@ -146,7 +146,7 @@ export function fleetErrorOf(thrown: unknown): FleetError {
   if (thrown instanceof HttpError) return thrown.error;
   if (isFleetError(thrown)) return thrown;
   if (isTimeout(thrown)) {
-    return new FleetError("FLEET_REQUEST_TIMEOUT", "The request took too long.", { cause: thrown });
+    return new FleetError("FLEET_STATE_BUSY", "The request took too long.", { cause: thrown });
   }
   return new FleetError("FLEET_INTERNAL", "The fleet failed to handle this request.", { cause: thrown });
 }

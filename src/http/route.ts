@@ -67,14 +67,14 @@ interface Route<Params = unknown, Query = unknown, Body = unknown, Result = unkn
   /** `session`: the policy decides about the session whose id is `{id}` in the path. `none`: there is no session. */
   about: "session" | "none";
   /** Whether a draining door refuses the request. */
-  isWork: boolean;
+  isWork?: boolean;
   summary: string;
   description: string;
   tag: "Caller" | "Sessions" | "Turns" | "Requests" | "Servers" | "Tokens" | "Users" | "Events";
-  params: Schema<Params> | null;
-  query: Schema<Query> | null;
+  params?: Schema<Params> | null;
+  query?: Schema<Query> | null;
   /** Null if the request has no body. */
-  body: Schema<Body> | null;
+  body?: Schema<Body> | null;
   /** Whether the route reads the header `Idempotency-Key`. */
   isRepeatable?: true;
   /** Whether the body may be left out. The schema then gets an empty object. */
@@ -92,19 +92,24 @@ interface Route<Params = unknown, Query = unknown, Body = unknown, Result = unkn
     events?: Readonly<Record<string, Schema>>;
   };
   /** The status codes of the errors that are special to this route, for its description. */
-  errors: readonly (404 | 409 | 412 | 413 | 429 | 502 | 504)[];
+  errors?: readonly (404 | 409 | 412 | 413 | 429 | 502 | 504)[];
   /** How long the request may take, in milliseconds. Null: no limit. */
-  limitMs: number | null;
+  limitMs?: number | null;
   handle(call: Call<Params, Query, Body>): Promise<Answer<Result>>;
 }
 
-/** A route without the types of its input and answer, so that one table can contain all routes. */
+/** The values of the fields that a row leaves out. */
+const DEFAULTS = { isWork: false, params: null, query: null, body: null, errors: [], limitMs: 30_000 } as const;
+
 // biome-ignore lint/suspicious/noExplicitAny: the schemas of a route produce exactly what its handler takes
-export type AnyRoute = Route<any, any, any, any>;
+type Untyped = Route<any, any, any, any>;
+
+/** A complete route without the types of its input and answer, so that one table can contain all routes. */
+export type AnyRoute = Untyped & Required<Pick<Untyped, keyof typeof DEFAULTS>>;
 
 /** Lets the compiler infer the types of a route from its schemas. */
 export function route<Params, Query, Body, Result>(row: Route<Params, Query, Body, Result>): AnyRoute {
-  return row;
+  return { ...DEFAULTS, ...row };
 }
 
 /** The name of a route in errors, metrics and logs. */

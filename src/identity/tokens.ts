@@ -190,7 +190,7 @@ export interface RotatedToken extends IssuedToken {
  * Issues a new token with the user, the scopes, the session, the label and the lifetime of the old token `id`. Makes the old token
  * expire after `overlapMs` (milliseconds), unless it expires earlier anyway.
  *
- * @throws FleetError `FLEET_TOKEN_NOT_FOUND` when no token of a user has this id, or when the token has expired.
+ * @throws FleetError `FLEET_NAME_NOT_FOUND` when no token of a user has this id, or when the token has expired.
  */
 export async function rotateToken(
   store: Store,
@@ -231,7 +231,7 @@ export async function noSuchTokens(
 ): Promise<FleetError> {
   const known = (await listTokens(store)).map(({ id }) => id);
   const near = ids.flatMap((id) => nearestOf(id, known, (each) => each)).map((id): Suggestion => `Did you mean ${id}?`);
-  return new FleetError("FLEET_TOKEN_NOT_FOUND", `There is no valid token ${ids.map(quote).join(", ")}.`, {
+  return new FleetError("FLEET_NAME_NOT_FOUND", `There is no valid token ${ids.map(quote).join(", ")}.`, {
     suggestions: [...near, "copilotfleet token list"],
     outcome,
   });

@@ -35,8 +35,7 @@ export function gitHubApi(env: Environment): string {
  * Asks GitHub for a token of the App's installation. No message contains the key, the proof or the token.
  *
  * @throws FleetError `FLEET_CREDENTIAL_REFUSED` when GitHub refuses the App or its installation;
- * `FLEET_TOKEN_UNAVAILABLE` when the key cannot be read or GitHub cannot be asked; `FLEET_TOKEN_INVALID` when the file
- * contains no RSA key.
+ * `FLEET_TOKEN_UNAVAILABLE` when the key cannot be read, is no RSA key, or GitHub cannot be asked.
  */
 export async function mintInstallationToken(
   app: GitHubAppSettings,
@@ -79,7 +78,7 @@ async function readKey(path: string): Promise<KeyObject> {
     // Do not keep this error as the cause, because it may quote the file.
   }
   throw new FleetError(
-    "FLEET_TOKEN_INVALID",
+    "FLEET_TOKEN_UNAVAILABLE",
     `The file ${quote(path)} of auth.githubApp is not an RSA key in PEM form.`,
     {
       suggestions: ["Put the private key that GitHub generated for the App, unchanged, into this file."],

@@ -50,7 +50,7 @@ async function read(source: PlainSource, context: TokenContext): Promise<string>
 function checkToken(token: string, source: string): string {
   const fault = secretFault(token, TOKEN);
   if (fault === null) return token;
-  throw new FleetError("FLEET_TOKEN_INVALID", `The token from ${source} ${fault}`, {
+  throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `The token from ${source} ${fault}`, {
     suggestions: [`Put the token, and nothing else, into ${source}.`],
   });
 }
@@ -95,7 +95,7 @@ function fill(template: string, user: string | null): string {
   // Check the id again, because it may become part of a shell command or a path.
   if (!/^[\p{L}\p{M}\p{N}_@+][\p{L}\p{M}\p{N}._@+-]*$/u.test(user)) {
     throw new FleetError(
-      "FLEET_USER_INVALID",
+      "FLEET_USAGE_INVALID",
       `The user id ${quote(user)} cannot be filled in. Allowed: letters, digits and . _ @ + -`,
     );
   }

@@ -54,7 +54,7 @@ class GitHubTokens {
   /**
    * The current token of a source.
    *
-   * @throws FleetError `FLEET_TOKEN_UNAVAILABLE`, `FLEET_TOKEN_INVALID`; `FLEET_CREDENTIAL_REFUSED` when GitHub refuses
+   * @throws FleetError `FLEET_TOKEN_UNAVAILABLE`; `FLEET_CREDENTIAL_REFUSED` when GitHub refuses
    * an App; the signal's reason when it aborts. No message contains the token.
    */
   async get(source: TokenSource, { user, signal }: TokenRequest): Promise<string> {

@@ -8,17 +8,9 @@ import { isExposed } from "../config/load/files.js";
 const LONGEST_SECRET = 4096;
 const LARGEST_FILE_BYTES = 64 * 1024;
 
-/** A kind of secret: its word in messages, and the codes of the errors about it. */
-export const TOKEN = {
-  word: "token",
-  unavailable: "FLEET_TOKEN_UNAVAILABLE",
-  invalid: "FLEET_TOKEN_INVALID",
-} as const;
-export const KEY = {
-  word: "key",
-  unavailable: "FLEET_MODEL_UNCONFIGURED",
-  invalid: "FLEET_MODEL_UNCONFIGURED",
-} as const;
+/** A kind of secret: its word in messages, and the code of the errors about it. */
+export const TOKEN = { word: "token", code: "FLEET_TOKEN_UNAVAILABLE" } as const;
+export const KEY = { word: "key", code: "FLEET_MODEL_UNCONFIGURED" } as const;
 export const PRIVATE_KEY = { ...TOKEN, word: "private key" } as const;
 export type SecretKind = typeof TOKEN | typeof KEY | typeof PRIVATE_KEY;
 
@@ -35,7 +27,7 @@ export function secretFault(secret: string, { word }: SecretKind): string | null
  *
  * @throws FleetError if the file cannot be read, is not a regular file, is too large, or can be used by others
  */
-export async function readSecretFile(path: string, { word, unavailable, invalid }: SecretKind): Promise<string> {
+export async function readSecretFile(path: string, { word, code }: SecretKind): Promise<string> {
   const name = printable(path);
   let file: FileHandle;
   try {
@@ -43,7 +35,7 @@ export async function readSecretFile(path: string, { word, unavailable, invalid 
     file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
     if (systemCode(error) === "ENOENT") {
-      throw new FleetError(unavailable, `The ${word} file ${name} does not exist.`, {
+      throw new FleetError(code, `The ${word} file ${name} does not exist.`, {
         suggestions: [
           `Give the path of an existing file that contains the ${word} and that only you can read.`,
           `ls -l ${shellQuote(dirname(name))}`,
@@ -52,7 +44,7 @@ export async function readSecretFile(path: string, { word, unavailable, invalid 
       });
     }
     const reason = systemCode(error) ?? "unknown reason";
-    throw new FleetError(unavailable, `The ${word} file ${name} cannot be read: ${reason}`, {
+    throw new FleetError(code, `The ${word} file ${name} cannot be read: ${reason}`, {
       suggestions: [`Put the ${word} into ${name}.`, `chmod 600 ${shellQuote(name)}`],
       cause: error,
     });
@@ -62,12 +54,12 @@ export async function readSecretFile(path: string, { word, unavailable, invalid 
     const stats = await file.stat();
     if (!stats.isFile() || stats.size > LARGEST_FILE_BYTES) {
       const allowed = `Allowed: a regular file of at most ${LARGEST_FILE_BYTES} bytes`;
-      throw new FleetError(invalid, `The ${word} file ${name} cannot hold a ${word}. ${allowed}`);
+      throw new FleetError(code, `The ${word} file ${name} cannot hold a ${word}. ${allowed}`);
     }
     if (isExposed(stats)) {
       const mode = (stats.mode & 0o777).toString(8).padStart(3, "0");
       throw new FleetError(
-        invalid,
+        code,
         `The ${word} file ${name} has mode ${mode}, which lets others use it. Allowed: a file that only its owner can use`,
         { suggestions: [`chmod 600 ${shellQuote(name)}`] },
       );

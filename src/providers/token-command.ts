@@ -93,7 +93,7 @@ function killGroup(pid: number): void {
 export class NoAnswer extends Error {}
 
 function failed(
-  { word, unavailable }: SecretKind,
+  { word, code }: SecretKind,
   command: string,
   what: string,
   { stderr, cause }: { stderr: string; cause: NoAnswer | undefined },
@@ -105,7 +105,7 @@ function failed(
     .slice(0, SHOWN_CHARACTERS);
   // Do not keep execa's error as the cause, because it contains the standard output, and so perhaps the token.
   return new FleetError(
-    unavailable,
+    code,
     `The ${word} command ${quote(redact(command))} ${what}${said === "" ? "" : `: ${said}`}`,
     { cause, suggestions: [`Run the command by hand. It must print the ${word} on its first line and exit with 0.`] },
   );

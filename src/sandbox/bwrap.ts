@@ -215,7 +215,7 @@ function targetOf(path: string): string | null {
  * They do not check the machine's own folders, which only root can change.
  *
  * @param stat the path of the program `stat`
- * @throws FLEET_SANDBOX_UNSAFE if a path now leads through a link
+ * @throws FLEET_CONFIG_INVALID if a path now leads through a link
  */
 function mountCheck({ read, write }: Paths, stat: string): string {
   const isOfMachine = (path: string) => path === "/" || OF_THE_MACHINE.some((folder) => contains(folder, path));
@@ -230,7 +230,7 @@ function mountCheck({ read, write }: Paths, stat: string): string {
 }
 
 /**
- * The device and inode numbers of a path. @throws FLEET_SANDBOX_UNSAFE if the path is missing or leads through a link
+ * The device and inode numbers of a path. @throws FLEET_CONFIG_INVALID if the path is missing or leads through a link
  */
 function identityOf(path: string): string {
   const descriptor = open(path);
@@ -259,5 +259,5 @@ function open(path: string): number {
 
 function replaced(path: string, cause?: unknown): FleetError {
   const problem = `${quote(path)} was removed or replaced by a link after the fleet had checked it, perhaps by an agent.`;
-  return new FleetError("FLEET_SANDBOX_UNSAFE", problem, { cause, suggestions: [`ls -ld ${shellQuote(path)}`] });
+  return new FleetError("FLEET_CONFIG_INVALID", problem, { cause, suggestions: [`ls -ld ${shellQuote(path)}`] });
 }

@@ -118,7 +118,7 @@ export function reasonsOf(tried: readonly Attempt[]): string[] {
  * @throws FLEET_SANDBOX_UNUSABLE if `sandbox.mode` or `sandbox.network` names something that does not work on this
  * machine; if no sandbox works and the configuration allows tools; if only a weaker sandbox works than at
  * the last start
- * @throws FLEET_SANDBOX_UNSAFE if a folder would expose the fleet's state or the secrets of its users, or let the
+ * @throws FLEET_CONFIG_INVALID if a folder would expose the fleet's state or the secrets of its users, or let the
  * server change programs of the fleet or of the machine
  */
 export async function chooseSandbox(
@@ -325,7 +325,7 @@ const CERTIFICATES = ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"];
  * The paths outside of its home that a server can reach: its working folder, `sandbox.binds`, and files with
  * certificates.
  *
- * @throws FLEET_SANDBOX_UNSAFE if one of them would expose the fleet's state or the secrets of its users,
+ * @throws FLEET_CONFIG_INVALID if one of them would expose the fleet's state or the secrets of its users,
  * or if the server could change a program of the fleet or of the machine
  */
 export function grantsOf(
@@ -398,7 +398,7 @@ interface Folders {
 /**
  * The path with all links resolved.
  *
- * @throws FLEET_SANDBOX_UNSAFE if the path would expose a hidden folder, or leads through a folder of the server to a
+ * @throws FLEET_CONFIG_INVALID if the path would expose a hidden folder, or leads through a folder of the server to a
  * place outside
  */
 function checkedPath(path: string, setting: string, { hidden, own }: Folders): string {
@@ -408,7 +408,7 @@ function checkedPath(path: string, setting: string, { hidden, own }: Folders): s
   if (exposed !== undefined) {
     const problem = `${setting}: ${quote(path)} would give a server access to ${quote(exposed)}, which contains secrets of the fleet or of other users.`;
     throw new FleetError(
-      "FLEET_SANDBOX_UNSAFE",
+      "FLEET_CONFIG_INVALID",
       `${problem} Allowed: a folder that neither contains it nor is in it.`,
       {
         suggestions: ["Choose a folder that has only files for this user."],
@@ -420,7 +420,7 @@ function checkedPath(path: string, setting: string, { hidden, own }: Folders): s
   const through = own.find((folder) => isThrough(path, folder) && !contains(folder, real));
   if (through === undefined) return real;
   throw new FleetError(
-    "FLEET_SANDBOX_UNSAFE",
+    "FLEET_CONFIG_INVALID",
     `${setting}: ${quote(path)} leads out of ${quote(through)} by a link that the server itself may have made. Allowed: a path without such a link.`,
     { suggestions: [`ls -ld ${shellQuote(path)}`] },
   );
@@ -430,7 +430,7 @@ function refusePrograms(real: string, { folders, paths }: Programs, named: { pat
   const exposed = folders.find((folder) => contains(folder, real)) ?? paths.find((program) => contains(real, program));
   if (exposed === undefined) return;
   const problem = `${named.setting}: ${quote(named.path)} would let a server change ${quote(exposed)}, which has programs or settings of the machine or of the fleet.`;
-  throw new FleetError("FLEET_SANDBOX_UNSAFE", `${problem} Allowed: a folder that neither contains it nor is in it.`, {
+  throw new FleetError("FLEET_CONFIG_INVALID", `${problem} Allowed: a folder that neither contains it nor is in it.`, {
     suggestions: ["Choose a folder that has only files for this user."],
   });
 }

@@ -54,7 +54,7 @@ export class Heartbeat {
   /**
    * Registers this host. Other hosts send users here only after {@link announce}.
    *
-   * @throws FleetError `FLEET_HOST_TAKEN` when another host is alive under this name; the errors of {@link refuseUnlike}.
+   * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another host is alive under this name; the errors of {@link refuseUnlike}.
    */
   static async enter(context: HeartbeatContext, hosts: Hosts, terms: Terms): Promise<Heartbeat> {
     const { stateRoot } = context;

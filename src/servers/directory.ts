@@ -140,7 +140,7 @@ export class HostDirectory {
   /**
    * The host that has a session. If no host has the session, the host on which its owner is placed.
    *
-   * @throws FleetError `FLEET_SESSION_STRANDED` when the session is on the disk of another host, which is not alive;
+   * @throws FleetError `FLEET_HOST_AWAY` when the session is on the disk of another host, which is not alive;
    *   `FLEET_HOST_AWAY` when hosts share storage and no live host can have the session.
    */
   async whereIs(record: SessionRecord): Promise<Whereabouts> {
@@ -293,8 +293,9 @@ export function hostAway(name: string, cause?: unknown): FleetError {
 
 export function sessionStranded({ id, host = "" }: SessionRecord): FleetError {
   const message = `Session ${quote(id)} is on the disk of host ${quote(host)}, which does not serve.`;
-  return new FleetError("FLEET_SESSION_STRANDED", message, {
+  return new FleetError("FLEET_HOST_AWAY", message, {
     suggestions: [`copilotfleet serve  # on host ${host}`, "copilotfleet top --once"],
+    retryable: false,
   });
 }
 

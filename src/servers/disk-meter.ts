@@ -52,12 +52,12 @@ export class DiskMeter {
     }
   }
 
-  /** @throws FLEET_DISK_LIMIT_REACHED if the files of a server take more than `maxBytes`, the limit with which it started */
+  /** @throws FLEET_LIMIT_REACHED if the files of a server take more than `maxBytes`, the limit with which it started */
   async assertRoom(server: ServerRecord, maxBytes: number): Promise<void> {
     const bytes = await this.bytesOf(server);
     if (bytes <= maxBytes) return;
     throw new FleetError(
-      "FLEET_DISK_LIMIT_REACHED",
+      "FLEET_LIMIT_REACHED",
       `The files of server ${server.id} take ${describeBytes(bytes)}, and sandbox.disk allows ${writeSize(maxBytes)}.`,
       {
         suggestions: [
@@ -65,6 +65,8 @@ export class DiskMeter {
           `copilotfleet describe ${server.id} # shows its home, where other files may be`,
           "Raise sandbox.disk, and restart the server.",
         ],
+        limit: "sandbox.disk",
+        retryable: false,
       },
     );
   }

@@ -216,7 +216,7 @@ function notStarted(id: string, cause: unknown): FleetError {
 
 /** @param start a command that starts the server, as a further suggestion */
 export function serverNotFound(what: string, start?: Suggestion): FleetError {
-  return new FleetError("FLEET_SERVER_NOT_FOUND", `There is no ${what}.`, {
+  return new FleetError("FLEET_NAME_NOT_FOUND", `There is no ${what}.`, {
     suggestions: ["copilotfleet ps # lists servers", ...(start === undefined ? [] : [start])],
   });
 }
@@ -224,7 +224,7 @@ export function serverNotFound(what: string, start?: Suggestion): FleetError {
 /** @param candidates all servers that `reference` could mean */
 export function serverUnclear(reference: string, candidates: readonly string[]): FleetError {
   const message = `${quote(reference)} matches ${candidates.length} servers: ${candidates.join(", ")}.`;
-  return new FleetError("FLEET_SERVER_NOT_FOUND", message, {
+  return new FleetError("FLEET_NAME_NOT_FOUND", message, {
     suggestions: ["Give more of the id.", "copilotfleet ps"],
   });
 }

@@ -108,7 +108,7 @@ function noteStop(
 
 function busy(server: ServerRecord): FleetError {
   const message = `Server ${server.id} is ${server.state}, because ${holderOf(server)} is working on it.`;
-  return new FleetError("FLEET_SERVER_DRAINING", message, { suggestions: ["copilotfleet ps"] });
+  return new FleetError("FLEET_POOL_DRAINING", message, { suggestions: ["copilotfleet ps"] });
 }
 
 const POLL_MS = 50;

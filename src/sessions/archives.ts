@@ -99,7 +99,7 @@ export interface ExportRequest {
  * the export. Starts no server.
  *
  * @throws FleetError `FLEET_SESSION_NOT_FOUND`, also for a member; `FLEET_SESSION_LOST`, `FLEET_SESSION_LOCKED`,
- * `FLEET_SESSION_BUSY`, `FLEET_ARCHIVE_TOO_LARGE`, `FLEET_EVENTS_UNWRITABLE`.
+ * `FLEET_SESSION_BUSY`, `FLEET_CONTENT_TOO_LARGE`, `FLEET_EVENTS_UNWRITABLE`.
  */
 export async function exportHere(
   context: SessionsContext,
@@ -202,7 +202,7 @@ export interface ImportRequest {
   signal: AbortSignal;
 }
 
-/** Checks an entire archive without writing anything. @throws FleetError `FLEET_ARCHIVE_INVALID` */
+/** Checks an entire archive without writing anything. @throws FleetError `FLEET_USAGE_INVALID` */
 export async function checkArchive(path: string): Promise<Manifest> {
   await using archive = await openArchive(path);
   return await readArchive(archive);
@@ -212,7 +212,7 @@ export async function checkArchive(path: string): Promise<Manifest> {
  * Creates a session on this host from an archive. Checks the whole archive before it writes anything, and checks it again while
  * it unpacks.
  *
- * @throws FleetError `FLEET_ARCHIVE_INVALID`, `FLEET_SESSION_EXISTS`; `FLEET_EVENTS_UNWRITABLE`; the errors of
+ * @throws FleetError `FLEET_USAGE_INVALID`, `FLEET_SESSION_EXISTS`; `FLEET_EVENTS_UNWRITABLE`; the errors of
  * `Sessions.recordNew`.
  */
 export async function importHere(sessions: Sessions, path: string, request: ImportRequest): Promise<SessionRecord> {

@@ -488,7 +488,7 @@ export class Leases {
 
 function assertTtl(ttlMs: number): void {
   if (ttlMs >= SHORTEST_LEASE_MS && ttlMs <= LONGEST_TIMER_MS) return;
-  throw new FleetError("FLEET_DURATION_INVALID", `The TTL is ${writeDuration(ttlMs)}. Allowed: ${ALLOWED_LEASE_TTL}`);
+  throw new FleetError("FLEET_USAGE_INVALID", `The TTL is ${writeDuration(ttlMs)}. Allowed: ${ALLOWED_LEASE_TTL}`);
 }
 
 /**

@@ -107,7 +107,7 @@ export class OpenSessions {
   /**
    * Creates a session on the host that its user is placed on.
    *
-   * @throws FleetError `FLEET_SESSIONS_EXHAUSTED`, `FLEET_MODEL_UNCONFIGURED`; the errors of `Sessions.recordNew`.
+   * @throws FleetError `FLEET_LIMIT_REACHED`, `FLEET_MODEL_UNCONFIGURED`; the errors of `Sessions.recordNew`.
    */
   async create(options: CreateOptions): Promise<CopilotSession> {
     const where = await this.#context.directory.place(options.user);
@@ -135,7 +135,7 @@ export class OpenSessions {
    * Opens an existing session, even if its server was stopped or killed. The user must be its owner or a member.
    *
    * @throws FleetError `FLEET_SESSION_NOT_FOUND` when it does not exist or belongs to somebody else; `FLEET_SESSION_LOST`
-   * when it had turns and its history is gone; `FLEET_SESSIONS_EXHAUSTED`, `FLEET_HOST_AWAY`.
+   * when it had turns and its history is gone; `FLEET_LIMIT_REACHED`, `FLEET_HOST_AWAY`.
    */
   async resume(id: string, options: ResumeOptions): Promise<CopilotSession> {
     const open = await this.#finder.whereItIs(id, options.user, async (record, host) =>

@@ -80,14 +80,14 @@ export function sessionLost(record: SessionRecord): FleetError {
  * Throws a fleet error in place of a runtime error whose message does not show how to fix the problem in a fleet.
  * Throws any other error unchanged.
  *
- * @throws FleetError `FLEET_SESSION_ID_INVALID`, `FLEET_MODEL_UNCONFIGURED`; or `error` itself.
+ * @throws FleetError `FLEET_USAGE_INVALID`, `FLEET_MODEL_UNCONFIGURED`; or `error` itself.
  */
 export function explained(error: unknown): never {
   const message = error instanceof Error ? error.message : "";
   // Runtimes differ in the ids that they accept. Version 1.0.85 refuses a dot, which the fleet allows.
   const [, id] = /request with invalid sessionId: (.+)$/s.exec(message) ?? [];
   if (id !== undefined) {
-    throw new FleetError("FLEET_SESSION_ID_INVALID", `This runtime does not accept the session id ${quote(id)}.`, {
+    throw new FleetError("FLEET_USAGE_INVALID", `This runtime does not accept the session id ${quote(id)}.`, {
       cause: error,
       suggestions: ["Use letters, digits, _ and - only."],
     });
@@ -212,7 +212,7 @@ export function sessionBusy(id: string): FleetError {
 
 /** The error for a server that is about to be stopped or replaced. The user can try again. */
 export function serverDraining(id: string): FleetError {
-  return new FleetError("FLEET_SERVER_DRAINING", `Server ${id} is being drained and takes no new turns.`, {
+  return new FleetError("FLEET_POOL_DRAINING", `Server ${id} is being drained and takes no new turns.`, {
     suggestions: ["Try again in a moment.", "copilotfleet ps"],
   });
 }

@@ -136,7 +136,7 @@ export class AgentRequests {
   /**
    * Answers a request.
    *
-   * @throws FleetError `FLEET_REQUEST_NOT_FOUND` when this process does not have such a request of the user;
+   * @throws FleetError `FLEET_NAME_NOT_FOUND` when this process does not have such a request of the user;
    * `FLEET_REQUEST_CLOSED` when the request no longer waits; `FLEET_USAGE_INVALID` when the answer does not fit the
    * request.
    */
@@ -334,7 +334,7 @@ const LIST = "GET /v1/sessions/{id}/requests lists the requests that wait.";
 
 export function requestNotFound(session: string, id: string): FleetError {
   const message = `Session ${quote(session)} has no request ${quote(id)} of this user.`;
-  return new FleetError("FLEET_REQUEST_NOT_FOUND", message, { suggestions: [LIST] });
+  return new FleetError("FLEET_NAME_NOT_FOUND", message, { suggestions: [LIST] });
 }
 
 const ENDS: Readonly<Record<RequestOutcome, string>> = {

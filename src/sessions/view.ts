@@ -156,7 +156,7 @@ export class SessionFinder {
    * Calls `work` with the session's record and host. The host is null for this host. If the session has just moved, finds it
    * again and repeats `work`.
    *
-   * @throws whatever `work` throws; FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_STRANDED`, `FLEET_HOST_AWAY`.
+   * @throws whatever `work` throws; FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_HOST_AWAY`.
    */
   async whereItIs<T>(
     id: string,

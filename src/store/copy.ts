@@ -125,7 +125,7 @@ export async function copyContents(
   } catch (error) {
     await takeBack(contents, { ids, tokens, limits, keyedTurns }, to).catch((again: unknown) => {
       const why = [error, again].map((each) => (each instanceof Error ? each.message : String(each)));
-      throw new FleetError("FLEET_STORE_OCCUPIED", `The copy could not be removed: ${why.join(" / ")}`, {
+      throw new FleetError("FLEET_TARGET_EXISTS", `The copy could not be removed: ${why.join(" / ")}`, {
         suggestions: ["Clear the target, and run the command again."],
         cause: error,
       });

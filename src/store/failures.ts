@@ -5,7 +5,9 @@ import { isOwnLimit } from "../base/system/linux/proc.js";
 /** @param where a path, a Redis key or a database, here and in the other functions of this file */
 export function newerError(where: string, schema: number): FleetError {
   const message = `${quote(where)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was changed.`;
-  return new FleetError("FLEET_STATE_NEWER", message, { suggestions: ["npm install --global copilotfleet@latest"] });
+  return new FleetError("FLEET_PROTOCOL_UNSUPPORTED", message, {
+    suggestions: ["npm install --global copilotfleet@latest"],
+  });
 }
 
 export function corruptError(

@@ -290,7 +290,7 @@ export interface Hosts {
    *
    * @param instance The random id of this host's state folder.
    * @param ttlMs How long the host stays alive without another heartbeat, in milliseconds.
-   * @throws FleetError `FLEET_HOST_TAKEN` when another instance is alive under this name.
+   * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another instance is alive under this name.
    */
   beat(instance: string, entry: HostEntry, ttlMs: number): Promise<HostRecord>;
 

@@ -1,5 +1,6 @@
 import { expect, it } from "vitest";
-import { type FleetEvent, MOST, NO_FEED, resumed, withNew, withOlder } from "../../src/console/events/feed.js";
+import type { FleetEvent } from "../../src/console/api/types.js";
+import { MOST, NO_FEED, resumed, withNew, withOlder } from "../../src/console/events/feed.js";
 
 const event = (id: string, at: number) => ({ id, at: new Date(at).toISOString(), host: id, seq: 1 }) as FleetEvent;
 const ids = (events: readonly FleetEvent[] | undefined) => events?.map(({ id }) => id);

@@ -210,7 +210,7 @@ describe("the export of a user", () => {
     await talk("ann", "hello");
     const notEmpty = { code: "FLEET_USAGE_INVALID", message: expect.stringContaining("not empty") };
     await expect(fleet.users.export("ann", { output: folder })).rejects.toMatchObject(notEmpty);
-    const unknown = { code: "FLEET_USER_NOT_FOUND" };
+    const unknown = { code: "FLEET_NAME_NOT_FOUND" };
     await expect(fleet.users.export("nobody", { output: `${folder}-2` })).rejects.toMatchObject(unknown);
   });
 });

@@ -58,7 +58,7 @@ describe("the hosts and origins of requests", () => {
       const headers = { Origin: origin };
       for (const method of ["GET", "POST", "OPTIONS"]) {
         const reply = await at.ask(method, "/v1/sessions", { token: alice, headers });
-        expect(codeOf(reply)).toBe("403 FLEET_ORIGIN_REFUSED");
+        expect(codeOf(reply)).toBe("403 FLEET_METHOD_DENIED");
         expect(reply.headers["access-control-allow-origin"]).toBeUndefined();
       }
     },

@@ -109,7 +109,7 @@ describe("the front door, when a server speaks version 4 of the protocol,", () =
       message: expect.stringMatching(
         /speaks version 4 of .*; this fleet needs version 3\. Version 3 is spoken by SDK 1\.x .* Version 4 is spoken by SDK 2\.x/,
       ),
-      data: { code: "FLEET_RUNTIME_TOO_NEW" },
+      data: { code: "FLEET_RUNTIME_UNUSABLE" },
     });
     await client.end();
   });

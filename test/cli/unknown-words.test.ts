@@ -26,7 +26,7 @@ describe("an unknown or misplaced word", () => {
   });
 
   it("logs accepts --tail in place of --lines", async () => {
-    expect(await fleet.refusal(4, ["logs", "nobody", "--tail", "3"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
+    expect(await fleet.refusal(4, ["logs", "nobody", "--tail", "3"])).toMatchObject({ code: "FLEET_NAME_NOT_FOUND" });
   });
 
   it.each(["rn", "rmm", "gx", "gcc", "delte", "deleet", "gc2"])(

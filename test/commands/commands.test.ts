@@ -124,7 +124,7 @@ describe("servers", () => {
 
   it("connect suggests spawn when the user's server was stopped and when the user never had one", async () => {
     expect(await fleet.refusal(4, ["connect", "--user", "nobody"])).toMatchObject({
-      code: "FLEET_SERVER_NOT_FOUND",
+      code: "FLEET_NAME_NOT_FOUND",
       suggestions: expect.arrayContaining([expect.stringContaining("copilotfleet spawn")]),
     });
     await fleet.spawn("gone");
@@ -144,7 +144,7 @@ describe("servers", () => {
     expect(await fleet.ok(["logs", "alice", "-n", "1"])).toBe(`${lines.at(-1)}\n`);
     expect(await fleet.ok(["logs", "alice", "-n", "0"])).toBe("");
     const suggestions = ["copilotfleet ps"];
-    expect(await fleet.refusal(4, ["logs", "nobody"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND", suggestions });
+    expect(await fleet.refusal(4, ["logs", "nobody"])).toMatchObject({ code: "FLEET_NAME_NOT_FOUND", suggestions });
   });
 
   it("logs -f runs until Ctrl-C, and then exits with 130", async () => {
@@ -187,8 +187,8 @@ describe("servers", () => {
       memoryBytes: null,
       activeSessions: 0,
     });
-    expect(await fleet.refusal(4, ["stop", "nobody"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
-    expect(await fleet.refusal(4, ["stop", "--user", "nobody"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
+    expect(await fleet.refusal(4, ["stop", "nobody"])).toMatchObject({ code: "FLEET_NAME_NOT_FOUND" });
+    expect(await fleet.refusal(4, ["stop", "--user", "nobody"])).toMatchObject({ code: "FLEET_NAME_NOT_FOUND" });
   });
 
   it("stop accepts the beginnings of several ids, and refuses a beginning that matches several servers", async () => {
@@ -456,7 +456,7 @@ describe("output", () => {
     for (const code of codes) expect(all).toContain(`  ${code} `);
     for (const [word, near] of [
       ["FLEET_SESION_LOCKED", ["FLEET_SESSION_LOCKED"]],
-      ["draining", ["FLEET_DOOR_DRAINING", "FLEET_POOL_DRAINING", "FLEET_SERVER_DRAINING"]],
+      ["draining", ["FLEET_POOL_DRAINING"]],
     ] as const) {
       const { message, suggestions } = await fleet.refusal(2, ["explain", word]);
       expect(message).toBe(`"${word}" is not an error code.`);

@@ -51,7 +51,11 @@ describe("the cap on loaded sessions", () => {
     const turns = busy.map((session) => library.sessions.send(session, "!hold working"));
     await until(async () => model.held() === 2);
     const refused = await fleet.refusal(6, ["create", "--user", user, "--wait", "100ms"], { env: CAP });
-    expect(refused).toMatchObject({ code: "FLEET_SESSIONS_EXHAUSTED", message: expect.stringContaining("2 sessions") });
+    expect(refused).toMatchObject({
+      code: "FLEET_LIMIT_REACHED",
+      limit: "session.maxActive",
+      message: expect.stringContaining("2 sessions"),
+    });
     const waited = fleet.ok(["create", "--user", user, "--id", z, "--prompt", "mine"], { env: CAP });
     // active() runs another command. By the time that command ends, the create above is already waiting.
     expect(await active(user)).toEqual([x, y]);

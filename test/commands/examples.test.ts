@@ -247,7 +247,7 @@ describe("the service", () => {
     expect(await raw(`${url}${path}`, invalid)).toMatchObject({
       status: 422,
       ...json,
-      body: { error: { code: "FLEET_USER_INVALID" } },
+      body: { error: { code: "FLEET_USAGE_INVALID" } },
     });
   });
 

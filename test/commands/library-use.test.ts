@@ -216,7 +216,7 @@ describe("durations", () => {
       expect((await fleet.servers.stop([id], options)).stopped).toMatchObject([{ id }]);
     }
     expect(await fleet.sessions.gc({ ttl: 3_600_000, dryRun: true })).toMatchObject({ dryRun: true });
-    expect(await refusal(() => fleet.sessions.gc({ ttl: -1 }))).toMatchObject({ code: "FLEET_DURATION_INVALID" });
+    expect(await refusal(() => fleet.sessions.gc({ ttl: -1 }))).toMatchObject({ code: "FLEET_USAGE_INVALID" });
   });
 });
 

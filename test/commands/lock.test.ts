@@ -326,7 +326,7 @@ describe("usage errors of lock and unlock", () => {
     "lock refuses a TTL of %j",
     async (ttl) => {
       expect(await fleet.refusal(2, ["lock", "s", "--user", "alice", `--ttl=${ttl}`])).toMatchObject({
-        code: "FLEET_DURATION_INVALID",
+        code: "FLEET_USAGE_INVALID",
         message: expect.stringMatching(
           /^--ttl is ".*", (?:which|and) .*\. Allowed: a number with a unit .* from 1s to 24d/,
         ),
@@ -336,7 +336,7 @@ describe("usage errors of lock and unlock", () => {
 
   it.each(["-1s", "10", "00", "0h", "", "25d", "forever"])("lock refuses a wait of %j", async (wait) => {
     expect(await fleet.refusal(2, ["lock", "s", "--user", "alice", `--wait=${wait}`])).toMatchObject({
-      code: "FLEET_DURATION_INVALID",
+      code: "FLEET_USAGE_INVALID",
       message: expect.stringMatching(
         /^--wait is ".*", (?:which|and) .*\. Allowed: a number with a unit .* at most 24d, or 0/,
       ),

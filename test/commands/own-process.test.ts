@@ -98,7 +98,7 @@ const EXAMPLES: Record<string, Example> = {
     args: () => ["open", ...ALICE],
     stdout: /^$/,
     stderr:
-      /^Error: serve does not run on this host, .* \[FLEET_CONSOLE_CLOSED\]\n {2}Try: copilotfleet serve --http \S+\n$/,
+      /^Error: serve does not run on this host, .* \[FLEET_HOST_AWAY\]\n {2}Try: copilotfleet serve --http \S+\n$/,
     code: 7,
   },
   version: { args: () => ["version"], stdout: /^copilotfleet +\d+\.\d+\.\d+\n.*runtime +\S+, protocol \d .*\n$/s },

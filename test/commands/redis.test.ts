@@ -159,7 +159,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     // Nothing listens at this address, so ps fails before the time limit for an answer.
     expect(before.ms).toBeLessThan(4_900);
     const stranger = await fleet.refusal(3, ["ps"], { env: { COPILOTFLEET_STORE: redis.url("f") } });
-    expect(stranger).toMatchObject({ code: "FLEET_STORE_DENIED" });
+    expect(stranger).toMatchObject({ code: "FLEET_STORE_UNUSABLE" });
     const credentials = `redis://:${PASSWORD}@127.0.0.1:${redis.port}`;
     const unknown = await fleet.refusal(3, ["ps"], { env: { COPILOTFLEET_STORE: `${credentials}/99` } });
     expect(unknown).toMatchObject({

@@ -96,7 +96,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     });
     await fleet.ok(["unlock", "notes", "--token", held.lease.token], { env });
     const occupied = await fleet.refusal(5, ["store", "migrate", "--to", "file"], { env });
-    expect(occupied).toMatchObject({ code: "FLEET_STORE_OCCUPIED" });
+    expect(occupied).toMatchObject({ code: "FLEET_TARGET_EXISTS" });
     await promisify(execFile)("sh", ["-ec", occupied.suggestions[0] ?? "false"]);
 
     const note = { user: "~alice-1", begunAt: new Date().toISOString(), pending: ["h2"], partlyDone: true as const };
@@ -134,7 +134,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     await using_(url, (store) => store.sessions.create(sessionRecord("somebody")));
     const before = await contents(url);
     const error = await fleet.refusal(5, ["store", "migrate", "--to", url]);
-    expect(error).toMatchObject({ code: "FLEET_STORE_OCCUPIED", message: expect.stringContaining(url) });
+    expect(error).toMatchObject({ code: "FLEET_TARGET_EXISTS", message: expect.stringContaining(url) });
     expect(await contents(url)).toEqual(before);
   });
 

@@ -52,7 +52,7 @@ describe("parseDuration", () => {
     "5m\u202e",
   ])("parseDuration refuses the text %j", (text) => {
     const error = refusalOf(() => parseDuration(text, { name: "--ttl" }));
-    expect(error).toMatchObject({ code: "FLEET_DURATION_INVALID", exit: 2 });
+    expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID", exit: 2 });
     const allowed = 'a number with a unit (ms, s, m, h, d, w), such as "30s" or "1h30m", above 0 and at most 3650d';
     expect(error.message.startsWith(`--ttl is ${quote(text)}, `)).toBe(true);
     expect(error.message).toMatch(/, (?:which is |which has no unit|and "\p{L}+" is not a unit)/u);
@@ -119,7 +119,7 @@ describe("parseDuration", () => {
           expect(Number.isInteger(ms) && ms >= 1 && ms <= LONGEST_MS).toBe(true);
           expect(given).toMatch(/^[\d.mshdw]+$/);
         } catch (error) {
-          expect(error).toMatchObject({ code: "FLEET_DURATION_INVALID" });
+          expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID" });
         }
       }),
     );

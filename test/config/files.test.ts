@@ -73,7 +73,7 @@ describe("unknown keys", () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, content);
     const error = folder.refusal();
-    expect(error).toMatchObject({ code: "FLEET_CONFIG_KEY_UNKNOWN", exit: 3 });
+    expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
     expect(error.message).toMatch(new RegExp(`"${name}" is not a (?:key|setting)`));
     expect(error.message).toContain(folder.projectFile);
     for (const known of nearest) expect(error.suggestions[0]).toContain(known);
@@ -102,7 +102,7 @@ describe("unknown keys", () => {
     expect(config.session.model).toBe("m");
     expect([...given.keys()]).toEqual(["session.model"]);
     folder.write(folder.projectFile, { session: { $schema: "./schema.json" } });
-    expect(folder.refusal()).toMatchObject({ code: "FLEET_CONFIG_KEY_UNKNOWN" });
+    expect(folder.refusal()).toMatchObject({ code: "FLEET_CONFIG_INVALID" });
   });
 
   it.each(["__proto__", "constructor", "prototype", "toString"])(
@@ -111,7 +111,7 @@ describe("unknown keys", () => {
       await using folder = new Folder();
       for (const text of [`{"${name}": {"polluted": 1}}`, `{"session": {"${name}": {"polluted": 1}}}`]) {
         folder.write(folder.projectFile, text);
-        expect(folder.refusal()).toMatchObject({ code: "FLEET_CONFIG_KEY_UNKNOWN" });
+        expect(folder.refusal()).toMatchObject({ code: "FLEET_CONFIG_INVALID" });
         expect(({} as { polluted?: number }).polluted).toBeUndefined();
       }
     },

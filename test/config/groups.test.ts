@@ -31,7 +31,7 @@ describe("limits.groups", () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { limits: { groups: { interns: { tokens: 5 } } } });
     const { code, message } = folder.refusal();
-    expect(code).toBe("FLEET_CONFIG_KEY_UNKNOWN");
+    expect(code).toBe("FLEET_CONFIG_INVALID");
     expect(message).toContain('"limits.groups.interns.tokens" is not a key');
     expect(message).toContain("turnsPerMinute, concurrentTurns");
   });

@@ -60,7 +60,7 @@ describe("identity.jwt", () => {
       return folder.refusal();
     };
     const unknown = refusal([GOOD, { ...GOOD, isuer: "x" }]);
-    expect(unknown.code).toBe("FLEET_CONFIG_KEY_UNKNOWN");
+    expect(unknown.code).toBe("FLEET_CONFIG_INVALID");
     expect(unknown.message).toContain('"identity.jwt[1].isuer" is not a key of the configuration');
     expect(refusal([GOOD, { ...GOOD, audience: "other" }]).message).toContain("each with another issuer");
     expect(refusal(GOOD).message).toContain("identity.jwt in");

@@ -321,9 +321,9 @@ describe("environment", () => {
       const message = (subject: string, where: string) =>
         `${subject} is no longer a key of the configuration (${where}). ${replacement}`;
       expect([ofOption, ofVariable, folder.refusal()]).toMatchObject([
-        { code: "FLEET_CONFIG_KEY_UNKNOWN", message: message(`"${name}"`, `the option config.${name}`) },
-        { code: "FLEET_CONFIG_KEY_UNKNOWN", message: message(variable, `the variable ${variable}`) },
-        { code: "FLEET_CONFIG_KEY_UNKNOWN", message: message(`"${name}"`, `in ${folder.userFile}, line 1`) },
+        { code: "FLEET_CONFIG_INVALID", message: message(`"${name}"`, `the option config.${name}`) },
+        { code: "FLEET_CONFIG_INVALID", message: message(variable, `the variable ${variable}`) },
+        { code: "FLEET_CONFIG_INVALID", message: message(`"${name}"`, `in ${folder.userFile}, line 1`) },
       ]);
     },
   );

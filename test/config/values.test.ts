@@ -249,9 +249,9 @@ describe("a value that is not allowed", () => {
   });
 
   it.each([
-    ["FLEET_DURATION_INVALID", "session.ttl", "0"],
-    ["FLEET_SIZE_INVALID", "recycle.maxMemory", "0"],
-    ["FLEET_PORT_INVALID", "ports.from", 70_000],
+    ["FLEET_USAGE_INVALID", "session.ttl", "0"],
+    ["FLEET_USAGE_INVALID", "recycle.maxMemory", "0"],
+    ["FLEET_USAGE_INVALID", "ports.from", 70_000],
     ["FLEET_USAGE_INVALID", "isolation", "both"],
   ])("a flag with a value that is not allowed causes the usage error %s", async (code, name, value) => {
     await using folder = new Folder();
@@ -565,7 +565,7 @@ describe("values that do not go together", () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { ports: { to: 4500 } });
     const error = folder.refusal({ flags: { ports: { from: 4600 } }, flagNames: { "ports.from": "--port-from" } });
-    expect(error).toMatchObject({ code: "FLEET_PORT_INVALID", exit: 2 });
+    expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID", exit: 2 });
     expect(error.message).toContain(`(ports.from: the flag --port-from; ports.to: in ${folder.userFile}, line 1)`);
   });
 

@@ -6,7 +6,10 @@ import { describe, expect, it } from "vitest";
 const FOLDER = fileURLToPath(new URL("../../dist/console/", import.meta.url));
 const LARGEST_BYTES = 150_000;
 
-const files = readdirSync(FOLDER).map((name) => ({ name, compressed: readFileSync(FOLDER + name) }));
+const names = readdirSync(FOLDER);
+const files = names
+  .filter((name) => name.endsWith(".br"))
+  .map((name) => ({ name, compressed: readFileSync(FOLDER + name) }));
 
 describe("the files of the console", () => {
   it("the files of the console have at most 150 kB in total, compressed", () => {
@@ -17,6 +20,12 @@ describe("the files of the console", () => {
 
   it("all files of the console except the page have a hash in their names", () => {
     for (const { name } of files) expect(name).toMatch(/^(index\.html|[\w-]+-[A-Z0-9]{8}\.(js|css))\.br$/);
+  });
+
+  it("each file of the console exists as it is and compressed, for clients that do not accept brotli", () => {
+    expect(names).toHaveLength(2 * files.length);
+    for (const { name, compressed } of files)
+      expect(readFileSync(FOLDER + name.replace(/\.br$/, ""))).toEqual(brotliDecompressSync(compressed));
   });
 
   it("the files of the console contain no address from which a browser would load something", () => {

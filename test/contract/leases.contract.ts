@@ -278,7 +278,7 @@ export function describeLeases(stores: () => Stores): void {
   });
 
   it.each(["", "..", "../x", "a/b", "a\0"])("each lease call refuses the session id %j", async (sessionId) => {
-    const refusal = { code: "FLEET_SESSION_ID_INVALID" };
+    const refusal = { code: "FLEET_USAGE_INVALID" };
     await expect(store().leases.acquire(request("t1", { sessionId }))).rejects.toMatchObject(refusal);
     await expect(store().leases.read(sessionId)).rejects.toMatchObject(refusal);
     await expect(store().leases.check(sessionId, "t1")).rejects.toMatchObject(refusal);

@@ -332,7 +332,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
       it.each(["", ".", "..", "../x", "a/b", "a\\b", "a b", "a\0", "ä", "x".repeat(129), "%2e"])(
         "the store refuses the session id %j in every operation",
         async (id) => {
-          const refusal = { code: "FLEET_SESSION_ID_INVALID", exit: 2 };
+          const refusal = { code: "FLEET_USAGE_INVALID", exit: 2 };
           await expect(store.sessions.create(sessionRecord(id))).rejects.toMatchObject(refusal);
           await expect(store.sessions.read(id)).rejects.toMatchObject(refusal);
           await expect(store.sessions.update(id, () => undefined)).rejects.toMatchObject(refusal);

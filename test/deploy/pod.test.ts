@@ -66,7 +66,7 @@ it.skipIf(!POSSIBLE)(
     const asStream = ["-H", "Accept: text/event-stream", "-d", '{"prompt":"hello"}'];
     const streamed = await curl("fleet.example", "/v1/sessions/web/turns", ...fromPage, ...asStream);
     expect(streamed).toMatch(/\[turn 1\] hello[\s\S]*event: turn\.end/);
-    expect(await curl("evil.example", "/v1/me")).toContain("FLEET_ORIGIN_REFUSED");
+    expect(await curl("evil.example", "/v1/me")).toContain("FLEET_METHOD_DENIED");
 
     // The user's server has read the token from the file of the Secret. No process shows it in its environment.
     const holders = "for p in /proc/[0-9]*; do if grep -q gho_canary $p/environ; then echo $p; fi; done";

@@ -167,7 +167,7 @@ describe("the code blocks of the documents", () => {
       return file;
     });
     // A command in docs/http.md generates this file.
-    copyFileSync(join(ROOT, "test/fixtures/api/openapi.ts"), join(folder, "openapi.ts"));
+    copyFileSync(join(ROOT, "schemas/openapi.ts"), join(folder, "openapi.ts"));
     const { options } = ts.parseJsonConfigFileContent(
       ts.readConfigFile(join(ROOT, "tsconfig.json"), (path) => readFileSync(path, "utf8")).config,
       ts.sys,

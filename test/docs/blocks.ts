@@ -17,7 +17,7 @@ export interface Block {
 /** The pages for users and contributors. */
 export function pages(): string[] {
   const inDocs = (readdirSync(join(ROOT, "docs"), { recursive: true }) as string[])
-    .filter((path) => path.endsWith(".md") && !/^(api|node_modules)\//.test(path))
+    .filter((path) => path.endsWith(".md") && !/^(api\/|node_modules\/|errors\.md$)/.test(path))
     .map((path) => `docs/${path}`);
   return ["README.md", "CONTRIBUTING.md", "SECURITY.md", ...inDocs].sort();
 }

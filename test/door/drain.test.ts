@@ -14,10 +14,10 @@ it("a front door that closes lets running turns end, refuses new ones and new cl
   const closing = at.door.close({ timeout: 40_000 });
   const late = await RawClient.open(at.url);
   expect(await late.request("connect", { token })).toMatchObject({
-    error: { code: -32003, data: { code: "FLEET_DOOR_DRAINING", retryable: true } },
+    error: { code: -32003, data: { code: "FLEET_POOL_DRAINING", retryable: true } },
   });
   expect(await client.request("session.send", { sessionId: "t", prompt: "one more" })).toMatchObject({
-    error: { code: -32003, data: { code: "FLEET_DOOR_DRAINING", retryable: true } },
+    error: { code: -32003, data: { code: "FLEET_POOL_DRAINING", retryable: true } },
   });
   expect((await client.request("ping")).error).toBeUndefined();
   at.model.letGo("door");
@@ -35,7 +35,7 @@ it("a drained front door keeps its address and refuses clients until it closes",
   expect(await at.door.drain()).toEqual({ cut: 0 });
   const late = await RawClient.open(at.url);
   expect(await late.request("connect", { token })).toMatchObject({
-    error: { data: { code: "FLEET_DOOR_DRAINING", retryable: true } },
+    error: { data: { code: "FLEET_POOL_DRAINING", retryable: true } },
   });
   await expect(at.fleet.doors.open({ listen: address })).rejects.toMatchObject({ code: "FLEET_ADDRESS_TAKEN" });
   await at.door.close();
@@ -67,7 +67,7 @@ it("a front door that closes refuses a waiting prompt, and does not wait for the
   expect(watch.ms).toBeLessThan(5_000);
   await client.end();
   expect(client.received.find(({ id }) => id === 1)).toMatchObject({
-    error: { code: -32003, data: { code: "FLEET_DOOR_DRAINING", retryable: true } },
+    error: { code: -32003, data: { code: "FLEET_POOL_DRAINING", retryable: true } },
   });
   await lease.release();
 });

@@ -69,7 +69,7 @@ describe("the commands, for a suspended user,", () => {
     expect(await fleet.ok(["user", "resume", "newcomer"])).toBe("newcomer is no longer suspended.\n");
     const refused = await fleet.refusal(4, ["user", "resume", "newcomer"]);
     expect(refused).toMatchObject({
-      code: "FLEET_USER_NOT_SUSPENDED",
+      code: "FLEET_NAME_NOT_FOUND",
       message: 'User "newcomer" is not suspended.',
     });
     expect((await fleet.refusal(2, ["user", "suspend", "x", "--reason", "a\nb"])).message).toContain("--reason is ");

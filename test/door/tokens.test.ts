@@ -64,7 +64,7 @@ describe("the fleet, with a token,", () => {
       await create(record);
       await revokeTokens(store, { ids: [id] });
     });
-    await expect(rotateToken(store, id, 0)).rejects.toMatchObject({ code: "FLEET_TOKEN_NOT_FOUND" });
+    await expect(rotateToken(store, id, 0)).rejects.toMatchObject({ code: "FLEET_NAME_NOT_FOUND" });
     expect(await listTokens(store)).toEqual([]);
   });
 
@@ -159,8 +159,8 @@ describe("the fleet, with a token,", () => {
     const last = await rotateToken(store, endless.id, 0);
     expect(last.expiresAt).toBeNull();
     expect(await verifyToken(store, endless.token)).toBeNull();
-    await expect(rotateToken(store, endless.id, 0)).rejects.toMatchObject({ code: "FLEET_TOKEN_NOT_FOUND", exit: 4 });
-    await expect(rotateToken(store, "none", 0)).rejects.toMatchObject({ code: "FLEET_TOKEN_NOT_FOUND" });
+    await expect(rotateToken(store, endless.id, 0)).rejects.toMatchObject({ code: "FLEET_NAME_NOT_FOUND", exit: 4 });
+    await expect(rotateToken(store, "none", 0)).rejects.toMatchObject({ code: "FLEET_NAME_NOT_FOUND" });
   });
 
   it("lists when a client last signed on with a token, and records no use of a wrong token or of the fleet's own tokens", async () => {
@@ -241,7 +241,7 @@ describe("the token commands", () => {
     expect(events).toContain(JSON.stringify(`token ${issued.id}, scopes use, label "build server"`));
     expect(shown).not.toContain(issued.token.slice(-43));
     const { code, stdout } = await own.run(["token", "revoke", issued.id, "gone", "--json"]);
-    const outcome = { revoked: [issued.id], notFound: ["gone"], error: { code: "FLEET_TOKEN_NOT_FOUND" } };
+    const outcome = { revoked: [issued.id], notFound: ["gone"], error: { code: "FLEET_NAME_NOT_FOUND" } };
     expect([code, JSON.parse(stdout)]).toMatchObject([4, outcome]);
     expect(await own.ok(["token", "revoke", "--user", "alice"])).toBe("Nothing to revoke.\n");
     await own.ok(["token", "revoke", "--user", "bob"]);
@@ -309,7 +309,7 @@ describe("the token commands", () => {
     expect(hours).toBeLessThanOrEqual(24);
     expect(await own.ok(["token", "rotate", id, "--overlap", "0"])).toMatch(/^cft_[0-9a-f]{16}_[\w-]{43}\n$/);
     expect(await own.refusal(4, ["token", "rotate", id])).toMatchObject({
-      code: "FLEET_TOKEN_NOT_FOUND",
+      code: "FLEET_NAME_NOT_FOUND",
       suggestions: expect.arrayContaining(["copilotfleet token list"]),
     });
     expect(await own.ok(["token", "list", "-o", "wide"])).toMatch(

@@ -50,7 +50,7 @@ describe("config show", () => {
     const json = await fleet.run(["config", "show", "--json"]);
     expect(json).toMatchObject({ code: 3, stderr: "" });
     expect(json.json<{ problems: { code: string }[] }>().problems.map(({ code }) => code)).toEqual([
-      "FLEET_CONFIG_KEY_UNKNOWN",
+      "FLEET_CONFIG_INVALID",
       "FLEET_CONFIG_INVALID",
     ]);
   });

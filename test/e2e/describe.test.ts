@@ -186,8 +186,8 @@ describe("the name that describe takes", () => {
   it.each([
     ["alcie", "FLEET_NAME_NOT_FOUND", 'There is no server, session or user "alcie".', "user/alice"],
     ["session/nites", "FLEET_SESSION_NOT_FOUND", 'There is no session "nites".', "session/notes"],
-    ["server/secretive-2", "FLEET_SERVER_NOT_FOUND", 'There is no server "secretive-2".', "server/secretive-1"],
-    ["user/bop", "FLEET_USER_NOT_FOUND", 'There is no user "bop".', "user/bob"],
+    ["server/secretive-2", "FLEET_NAME_NOT_FOUND", 'There is no server "secretive-2".', "server/secretive-1"],
+    ["user/bop", "FLEET_NAME_NOT_FOUND", 'There is no user "bop".', "user/bob"],
   ])(
     "describe exits with 4 for the unknown name %s, and suggests the nearest known name",
     async (name, code, message, near) => {

@@ -115,7 +115,7 @@ describe("the configuration", () => {
     const file = join(project, ".copilotfleet.json");
     writeFileSync(file, JSON.stringify({ sesion: { ttl: "24h" } }), { mode: 0o644 });
     expect(await refusedByAll({}, cwd)).toMatchObject({
-      code: "FLEET_CONFIG_KEY_UNKNOWN",
+      code: "FLEET_CONFIG_INVALID",
       message: `"sesion" is not a key of the configuration (in ${file}, line 1); the nearest is "session"`,
     });
     writeFileSync(file, '{\n  "ports": { "from": 5000,, }\n}', { mode: 0o644 });
@@ -152,7 +152,7 @@ describe("the configuration", () => {
 
 describe("a runtime", () => {
   it.each([
-    ["is missing", () => join(fleet.folder, "nowhere"), "FLEET_RUNTIME_MISSING", 3, /there is no file/],
+    ["is missing", () => join(fleet.folder, "nowhere"), "FLEET_RUNTIME_UNUSABLE", 3, /there is no file/],
     [
       "is not executable",
       () => {
@@ -197,7 +197,7 @@ describe("a runtime", () => {
   it("spawn refuses and ends a runtime with a newer protocol, and names the versions that fit", async () => {
     const env = { COPILOT_CLI_PATH: fake("newer.mjs") };
     const error = await fleet.refusal(3, ["spawn", "--user", "new"], { env });
-    expect(error.code).toBe("FLEET_RUNTIME_TOO_NEW");
+    expect(error.code).toBe("FLEET_RUNTIME_UNUSABLE");
     expect(error.message).toMatch(
       /speaks version 4 of the Copilot protocol; this fleet needs version 3\. Version 3 is spoken by SDK 1\.x and CLI 1\.0\.112 or earlier\. Version 4 is spoken by SDK 2\.x and CLI 1\.0\.113 or later\.$/,
     );
@@ -213,7 +213,7 @@ describe("a runtime", () => {
     const env = { COPILOT_CLI_PATH: fake("older.mjs") };
     const error = await fleet.refusal(3, ["spawn", "--user", "older"], { env });
     expect(error).toMatchObject({
-      code: "FLEET_RUNTIME_TOO_OLD",
+      code: "FLEET_RUNTIME_UNUSABLE",
       message: expect.stringContaining(
         `is version 1.0.80. The oldest version that this fleet supports is ${OLDEST_RUNTIME}.`,
       ),
@@ -225,7 +225,7 @@ describe("a runtime", () => {
     const path = fileURLToPath(new URL("../fixtures/commands/cli-old-runtime.mjs", import.meta.url));
     const error = await fleet.refusal(3, ["spawn", "--user", "old"], { env: { COPILOT_CLI_PATH: path } });
     expect(error).toMatchObject({
-      code: "FLEET_RUNTIME_TOO_OLD",
+      code: "FLEET_RUNTIME_UNUSABLE",
       message: expect.stringMatching(/speaks version 1 of the Copilot protocol; this fleet needs version 3/),
     });
     expect(await fleet.server("old")).toMatchObject({ state: "failed", pid: null, port: null });
@@ -242,16 +242,16 @@ describe("a GitHub token", () => {
       "FLEET_TOKEN_UNAVAILABLE",
       /NOT_SET, which --token-env names, is not set/,
     ],
-    ["a variable that is empty", ["--token-env", "EMPTY"], { EMPTY: "" }, "FLEET_TOKEN_INVALID", /is empty/],
+    ["a variable that is empty", ["--token-env", "EMPTY"], { EMPTY: "" }, "FLEET_TOKEN_UNAVAILABLE", /is empty/],
     [
       "a variable with a blank in its value",
       ["--token-env", "BLANK"],
       { BLANK: "gho_ab cd" },
-      "FLEET_TOKEN_INVALID",
+      "FLEET_TOKEN_UNAVAILABLE",
       /contains spaces/,
     ],
     ["a file that is not there", ["--token-file", "/nowhere"], {}, "FLEET_TOKEN_UNAVAILABLE", /does not exist/],
-    ["a file that everybody can read", ["--token-file", "/etc/hostname"], {}, "FLEET_TOKEN_INVALID", /mode 644/],
+    ["a file that everybody can read", ["--token-file", "/etc/hostname"], {}, "FLEET_TOKEN_UNAVAILABLE", /mode 644/],
   ])("spawn refuses a GitHub token from %s, and does not record the source", async (_, flags, env, code, message) => {
     const error = await fleet.refusal(3, ["spawn", "--user", "tokens", ...flags], { env });
     expect(error).toMatchObject({ code, message: expect.stringMatching(message) });

@@ -272,12 +272,12 @@ describe("the command gc", () => {
     "gc refuses --ttl %j",
     async (ttl) => {
       const { code, message } = await fleet.refusal(2, ["gc", `--ttl=${ttl}`]);
-      expect(code).toBe("FLEET_DURATION_INVALID");
+      expect(code).toBe("FLEET_USAGE_INVALID");
       expect(message).toContain(`--ttl is ${JSON.stringify(ttl)}`);
     },
   );
 
   it("gc refuses an invalid --user", async () => {
-    expect((await fleet.refusal(2, ["gc", "--user", "../x"])).code).toBe("FLEET_USER_INVALID");
+    expect((await fleet.refusal(2, ["gc", "--user", "../x"])).code).toBe("FLEET_USAGE_INVALID");
   });
 });

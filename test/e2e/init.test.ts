@@ -147,7 +147,7 @@ describe("init with flags", () => {
     const cwd = project();
     writeFileSync(fileIn(cwd), "mine");
     const error = await fleet.refusal(5, ["init", "--provider", "echo"], { cwd });
-    expect(error).toMatchObject({ code: "FLEET_CONFIG_EXISTS" });
+    expect(error).toMatchObject({ code: "FLEET_TARGET_EXISTS" });
     expect(readFileSync(fileIn(cwd), "utf8")).toBe("mine");
     await fleet.ok(["init", "--provider", "echo", "--force", "--no-try"], { cwd });
     expect(contentOf(cwd)).toMatchObject({ provider: { type: "echo" } });
@@ -157,7 +157,7 @@ describe("init with flags", () => {
     const cwd = project();
     symlinkSync(join(cwd, "elsewhere.json"), fileIn(cwd));
     expect(await fleet.refusal(5, ["init", "--provider", "echo", "--no-try"], { cwd })).toMatchObject({
-      code: "FLEET_CONFIG_EXISTS",
+      code: "FLEET_TARGET_EXISTS",
     });
     expect(readdirSync(cwd)).toEqual([".copilotfleet.json"]);
   });
@@ -182,7 +182,7 @@ describe("init with flags", () => {
     expect(await fleet.ok(["config", "get", "session.model"], { cwd, env })).toBe("m-1\n");
     const echo = ["init", "--provider", "echo", "--user-config", "--no-try"];
     const error = await fleet.refusal(5, echo, { cwd, env });
-    expect(error).toMatchObject({ code: "FLEET_CONFIG_EXISTS" });
+    expect(error).toMatchObject({ code: "FLEET_TARGET_EXISTS" });
     expect(error.suggestions).toContain("copilotfleet init --user-config --force");
     await fleet.ok([...echo, "--force"], { cwd, env });
   });

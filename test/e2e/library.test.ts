@@ -101,7 +101,7 @@ describe("clients.connect", () => {
     expect(await released).toMatchObject({ stopped: [{ outcome: "drained", cut: [] }] });
     expect((await reply).text).toBe("[turn 1] in time");
     expect(await fleet.servers.ofUser("alice")).toMatchObject({ state: "stopped", pid: null });
-    expect((await refusal(fleet.clients.release("never"))).code).toBe("FLEET_SERVER_NOT_FOUND");
+    expect((await refusal(fleet.clients.release("never"))).code).toBe("FLEET_NAME_NOT_FOUND");
   });
 });
 
@@ -186,18 +186,18 @@ describe("sessions", () => {
   it("a refused call of the library rejects with a FleetError that has the exit code of the command", async () => {
     const session = await fleet.sessions.create({ user: "alice", sessionId: "typed" });
     const cases: [() => Promise<unknown>, string, number][] = [
-      [() => fleet.sessions.create({ user: "../x" }), "FLEET_USER_INVALID", 2],
-      [() => fleet.sessions.create({ user: "alice", sessionId: "a/b" }), "FLEET_SESSION_ID_INVALID", 2],
-      [() => fleet.sessions.create({ user: "alice", sessionId: "no.dots" }), "FLEET_SESSION_ID_INVALID", 2],
-      [() => fleet.sessions.create({ user: "alice", ttl: "10" }), "FLEET_DURATION_INVALID", 2],
+      [() => fleet.sessions.create({ user: "../x" }), "FLEET_USAGE_INVALID", 2],
+      [() => fleet.sessions.create({ user: "alice", sessionId: "a/b" }), "FLEET_USAGE_INVALID", 2],
+      [() => fleet.sessions.create({ user: "alice", sessionId: "no.dots" }), "FLEET_USAGE_INVALID", 2],
+      [() => fleet.sessions.create({ user: "alice", ttl: "10" }), "FLEET_USAGE_INVALID", 2],
       [() => fleet.sessions.create({ user: "bob", sessionId: "typed" }), "FLEET_SESSION_EXISTS", 5],
       [() => fleet.sessions.resume("typed", { user: "bob" }), "FLEET_SESSION_NOT_FOUND", 4],
       [() => fleet.sessions.resume("never", { user: "bob" }), "FLEET_SESSION_NOT_FOUND", 4],
-      [() => fleet.clients.connectInfo("nobody"), "FLEET_SERVER_NOT_FOUND", 4],
-      [() => fleet.servers.get("nothing"), "FLEET_SERVER_NOT_FOUND", 4],
+      [() => fleet.clients.connectInfo("nobody"), "FLEET_NAME_NOT_FOUND", 4],
+      [() => fleet.servers.get("nothing"), "FLEET_NAME_NOT_FOUND", 4],
       [() => fleet.sessions.send(session, "!fail nope"), "FLEET_TURN_FAILED", 7],
       [() => Fleet.open({ env: { ...command.env, COPILOTFLEET_HOME: "/etc/hostname" } }), "FLEET_STATE_UNSAFE", 3],
-      [() => Fleet.open({ env: command.env, config: { ports: { from: 0 } } }), "FLEET_PORT_INVALID", 2],
+      [() => Fleet.open({ env: command.env, config: { ports: { from: 0 } } }), "FLEET_USAGE_INVALID", 2],
     ];
     for (const [work, code, exit] of cases) {
       const error = await refusal(work());

@@ -85,7 +85,7 @@ it.skipIf(!isSandboxed)(
     rmSync(project);
     symlinkSync("/srv", project);
     expect(await fleet.refusal(3, ["spawn", "--user", "linked"], { env })).toMatchObject({
-      code: "FLEET_SANDBOX_UNSAFE",
+      code: "FLEET_CONFIG_INVALID",
       message: expect.stringContaining(`--cwd: "${project}" leads out of "${work}" by a link`),
     });
   },
@@ -132,13 +132,13 @@ it.skipIf(!isSandboxed).each(EXPOSING)(
     const folder = folderOf();
     const cwd = await fleet.refusal(3, ["spawn", "--user", "refused", "--cwd", folder]);
     expect(cwd).toMatchObject({
-      code: "FLEET_SANDBOX_UNSAFE",
+      code: "FLEET_CONFIG_INVALID",
       message: expect.stringContaining(`--cwd: "${folder}" would give a server access to "${fleet.folder}`),
     });
     const env = { COPILOTFLEET_SANDBOX_BINDS: folder };
     const bind = await fleet.refusal(3, ["spawn", "--user", "refused"], { env });
     expect(bind).toMatchObject({
-      code: "FLEET_SANDBOX_UNSAFE",
+      code: "FLEET_CONFIG_INVALID",
       message: expect.stringContaining(`sandbox.binds: "${folder}" would give`),
     });
     expect((await fleet.ps()).filter(({ user }) => user === "refused")).toEqual([]);
@@ -149,7 +149,7 @@ it.skipIf(!isSandboxed).each(["/etc", "/usr/local", CODE])(
   "spawn refuses %s as --cwd, because a server could change programs there that run outside its sandbox",
   async (folder) => {
     expect(await fleet.refusal(3, ["spawn", "--user", "refused", "--cwd", folder])).toMatchObject({
-      code: "FLEET_SANDBOX_UNSAFE",
+      code: "FLEET_CONFIG_INVALID",
       message: expect.stringContaining(`--cwd: "${folder}" would let a server change`),
     });
   },

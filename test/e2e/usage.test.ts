@@ -323,7 +323,7 @@ describe("a user id", () => {
   it.each(BAD)("spawn refuses the user id %j", async (user) => {
     const error = await refused(2, ["spawn", "--user", user]);
     expect(error).toMatchObject({
-      code: "FLEET_USER_INVALID",
+      code: "FLEET_USAGE_INVALID",
       message: expect.stringMatching(
         /^--user ".*" is not a user id: it (is|has|contains|starts|stands) .*\. Allowed: (an|another) id of letters/,
       ),
@@ -346,7 +346,7 @@ describe("a user id", () => {
       commands.map(async (args) => {
         const error = await fleet.refusal(2, [...args, "--user", "a/b"]);
         expect(error, args.join(" ")).toMatchObject({
-          code: "FLEET_USER_INVALID",
+          code: "FLEET_USAGE_INVALID",
           message: expect.stringMatching(/^--user "a\/b" is not a user id/),
         });
       }),
@@ -355,7 +355,7 @@ describe("a user id", () => {
 
   it("spawn --count refuses a user id that the numbers make too long, before it starts a server", async () => {
     const args = ["spawn", "--user", "a".repeat(127), "--count", "10"];
-    expect(await refused(2, args)).toMatchObject({ code: "FLEET_USER_INVALID" });
+    expect(await refused(2, args)).toMatchObject({ code: "FLEET_USAGE_INVALID" });
   });
 });
 
@@ -384,15 +384,15 @@ describe("a session id", () => {
     const allowed =
       /" is not a session id: it (is|has|contains|starts|stands) .*\. Allowed: (an|another) id of A-Z, a-z, 0-9/;
     for (const error of [create, resume]) {
-      expect(error).toMatchObject({ code: "FLEET_SESSION_ID_INVALID", message: expect.stringMatching(allowed) });
+      expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID", message: expect.stringMatching(allowed) });
     }
     expect(create.message).toMatch(/^--id "/);
     expect(resume.message).toMatch(/^SESSION "/);
   });
 
   it("send and delete refuse an invalid session id, even if it is the second of two ids", async () => {
-    expect(await refused(2, ["send", "a/b", "x", "--user", "a"])).toMatchObject({ code: "FLEET_SESSION_ID_INVALID" });
-    expect(await refused(2, ["delete", "fine", "a/b"])).toMatchObject({ code: "FLEET_SESSION_ID_INVALID" });
+    expect(await refused(2, ["send", "a/b", "x", "--user", "a"])).toMatchObject({ code: "FLEET_USAGE_INVALID" });
+    expect(await refused(2, ["delete", "fine", "a/b"])).toMatchObject({ code: "FLEET_USAGE_INVALID" });
   });
 });
 
@@ -407,7 +407,7 @@ describe("durations and counts", () => {
   it.each(flags)("the flag %s refuses everything but a number with a unit", async (flag, args) => {
     for (const value of ["0", "0s", "-5m", "10", "5 parsecs", "NaN", "Infinity", "1e3s", "", "5\u001bs", "99999d"]) {
       const error = await fleet.refusal(2, [...args, `${flag}=${value}`]);
-      expect(error.code).toBe("FLEET_DURATION_INVALID");
+      expect(error.code).toBe("FLEET_USAGE_INVALID");
       expect(error.message).toMatch(new RegExp(`^${flag} is ".*", (?:which|and) .*\\. Allowed: a number with a unit`));
       expect(error.message + error.suggestions.join("")).not.toMatch(RAW);
     }

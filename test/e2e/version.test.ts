@@ -77,7 +77,7 @@ it("version warns about a wrong configuration or runtime, and still shows the ve
   const wrong = await fleet.run(["version", "--json", "--config", file]);
   expect(wrong).toMatchObject({
     code: 0,
-    stderr: expect.stringMatching(/^Warning: .*\[FLEET_CONFIG_KEY_UNKNOWN\]\n$/),
+    stderr: expect.stringMatching(/^Warning: .*\[FLEET_CONFIG_INVALID\]\n$/),
   });
   expect(wrong.json()).toEqual(VERSIONS);
   const variable = await fleet.run(["version", "--json"], { env: { COPILOTFLEET_PORTS_FROM: "x" } });

@@ -31,7 +31,7 @@ it.skipIf(problem !== undefined)(
     for (const args of commands) {
       const { code, stdout } = await two.run([...args, "--json"], { env });
       const { error } = JSON.parse(stdout) as { error?: { code: string } };
-      expect({ args, code, error: error?.code }).toEqual({ args, code: 5, error: "FLEET_HOST_TAKEN" });
+      expect({ args, code, error: error?.code }).toEqual({ args, code: 5, error: "FLEET_SUPERVISOR_RUNNING" });
     }
     const examined = await two.run(["doctor", "--fix", "--json"], { env });
     expect(examined.stdout).toContain(`is called \\"${one.name}\\"`);

@@ -38,7 +38,7 @@ interface Prompt {
 
 /** Codes that ask the client to send the request again. */
 const AGAIN = new Set([
-  "FLEET_DOOR_DRAINING",
+  "FLEET_POOL_DRAINING",
   "FLEET_HOST_AWAY",
   "FLEET_POOL_DRAINING",
   "FLEET_SESSION_BUSY",

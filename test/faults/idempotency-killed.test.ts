@@ -18,7 +18,7 @@ const AROUND_MS = 450;
 const ANSWER_MS = 120_000;
 const SESSIONS = Array.from({ length: LANES }, (_, lane) => `keyed-${lane}`);
 /** Codes that ask the client to try again. After such a refusal, the client may use the same idempotency key. */
-const AGAIN = new Set(["FLEET_DOOR_DRAINING", "FLEET_SESSION_BUSY", "FLEET_SESSION_LOCKED", "FLEET_POOL_DRAINING"]);
+const AGAIN = new Set(["FLEET_POOL_DRAINING", "FLEET_SESSION_BUSY", "FLEET_SESSION_LOCKED"]);
 
 /** A `serve` with the HTTP API that a test kills and starts again. */
 class Api {

@@ -206,7 +206,7 @@ it.skipIf(!ROOT)(
     const files = 'mkdir -p "$HOME/files" && for i in 1 2 3 4; do head -c 9000000 /dev/zero > "$HOME/files/$i"; done';
     expect(await work(fleet, files)).toBe("done");
     expect(await fleet.refusal(6, ["send", "of-alice", "hello", "--user", "alice"])).toMatchObject({
-      code: "FLEET_DISK_LIMIT_REACHED",
+      code: "FLEET_LIMIT_REACHED",
       message: expect.stringMatching(/^The files of server alice-\w+ take 3\d\.\dmb, and sandbox\.disk allows 20mb\.$/),
     });
     expect(await fleet.send("bob", "of-bob", "hello")).toBe("done");
@@ -224,7 +224,7 @@ it.skipIf(!ROOT)("deleting a session whose files exceed sandbox.disk lets its us
   const files = 'cd "$HOME/session-state/of-alice" && for i in 1 2 3; do head -c 9000000 /dev/zero > "$i"; done';
   await work(fleet, files);
   const refused = await fleet.refusal(6, ["send", "another", "hello", "--user", "alice"]);
-  expect(refused.code).toBe("FLEET_DISK_LIMIT_REACHED");
+  expect(refused.code).toBe("FLEET_LIMIT_REACHED");
   await fleet.ok(["delete", "of-alice", "--yes"]);
   expect(await fleet.send("alice", "another", "hello")).toBe("done");
 });
@@ -253,7 +253,7 @@ it.skipIf(!ROOT)("serve stops a server that keeps writing beyond sandbox.disk, a
   expect(await fleet.pidOf("bob")).toBe(bob);
   expect(await fleet.send("bob", "of-bob", "hello")).toBe("done");
   const refused = await fleet.refusal(6, ["send", "of-alice", "hello", "--user", "alice"]);
-  expect(refused).toMatchObject({ code: "FLEET_DISK_LIMIT_REACHED", message: expect.stringContaining(String(server)) });
+  expect(refused).toMatchObject({ code: "FLEET_LIMIT_REACHED", message: expect.stringContaining(String(server)) });
 });
 
 it.skipIf(!ROOT)("an agent cannot hide files from sandbox.disk in a folder that its account cannot read", async () => {
@@ -263,7 +263,7 @@ it.skipIf(!ROOT)("an agent cannot hide files from sandbox.disk in a folder that 
   const call = { command: 'mkdir "$HOME/hidden"; chmod 0 "$HOME/hidden"', description: "hides" };
   await fleet.ok(["send", "of-alice", `!tool bash ${JSON.stringify(call)}`, "--user", "alice"], run);
   expect(await fleet.refusal(6, ["send", "of-alice", "hello", "--user", "alice"], run)).toMatchObject({
-    code: "FLEET_DISK_LIMIT_REACHED",
+    code: "FLEET_LIMIT_REACHED",
     message: expect.stringContaining("an unknown amount, because a folder cannot be read,"),
   });
 });

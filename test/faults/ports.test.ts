@@ -96,7 +96,7 @@ it("a draining serve keeps all its addresses and refuses clients itself until it
   for (const host of LOOPBACK) {
     const client = await RawClient.open(showAddress({ host, port: ports.door }));
     expect(await client.request("connect", { token })).toMatchObject({
-      error: { data: { code: "FLEET_DOOR_DRAINING", retryable: true } },
+      error: { data: { code: "FLEET_POOL_DRAINING", retryable: true } },
     });
     const url = `http://${showAddress({ host, port: ports.http })}`;
     const refused = await fetch(`${url}/v1/sessions`, {

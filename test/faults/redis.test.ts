@@ -257,7 +257,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       await expect(store.sessions.update("a", () => 1)).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
       await redis.client.set(`copilotfleet:{${fleet}}:epoch`, "2 whatever-it-will-be");
       const refused = await codes(everything(await open(url)));
-      expect(new Set(Object.values(refused))).toEqual(new Set(["FLEET_STATE_NEWER"]));
+      expect(new Set(Object.values(refused))).toEqual(new Set(["FLEET_PROTOCOL_UNSUPPORTED"]));
     });
 
     it("an unreadable session record in Redis can only be deleted, and list fails unless told to skip it", async () => {
@@ -337,7 +337,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
         const store = await open(redis.url());
         try {
           const refused = await codes(everything(store));
-          expect(new Set(Object.values(refused))).toEqual(new Set(["FLEET_STORE_UNSAFE"]));
+          expect(new Set(Object.values(refused))).toEqual(new Set(["FLEET_STORE_UNUSABLE"]));
           const error = (await store.registry.read().catch((each: unknown) => each)) as {
             exit: number;
             suggestions: string[];
@@ -361,7 +361,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       const withUser = (credentials: string) => url.replace("redis://", `redis://${credentials}@`);
       const wrong = await open(withUser("fleet:wrong-canary"));
       const error = (await wrong.registry.read().catch((each: unknown) => each)) as Error & { suggestions: string[] };
-      expect(error).toMatchObject({ code: "FLEET_STORE_DENIED", exit: 3 });
+      expect(error).toMatchObject({ code: "FLEET_STORE_UNUSABLE", exit: 3 });
       const shown = JSON.stringify([error.message, error.suggestions, error.stack, String(error.cause), error.cause]);
       expect(shown + Object.values(Object(error.cause)).map(String).join()).not.toContain("canary");
 
@@ -636,7 +636,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     using took = new Stopwatch();
     const store = openStore(`redis://127.0.0.1:${port}/0`, await keyedRoot());
     await expect(store.registry.read()).rejects.toMatchObject({
-      code: "FLEET_STORE_DENIED",
+      code: "FLEET_STORE_UNUSABLE",
       exit: 3,
       message: expect.stringContaining("protected mode is enabled and no password is set"),
       suggestions: [expect.stringContaining("requirepass")],

@@ -57,7 +57,7 @@ it("stop gives up after its deadline when it waits for a suspended spawn", async
     env: { COPILOTFLEET_DRAIN_TIMEOUT: "10m" },
   });
   expect(stop.code).toBe(5);
-  expect(errorOf(stop)).toMatchObject({ code: "FLEET_SERVER_DRAINING" });
+  expect(errorOf(stop)).toMatchObject({ code: "FLEET_POOL_DRAINING" });
   expect(errorOf(stop).message).toContain(`process ${stuck.pid}`);
   stuck.child.kill("SIGCONT");
   expect(await stuck.done).toMatchObject({ code: 0 });

@@ -42,14 +42,14 @@ it("revoking a token and purging a user that do not exist fails, names what is c
   const { id: other } = await fleet.tokens.issue("alice");
   const wrong = id.slice(0, -1);
   await expect(fleet.tokens.revoke({ ids: [wrong, other] })).rejects.toMatchObject({
-    code: "FLEET_TOKEN_NOT_FOUND",
+    code: "FLEET_NAME_NOT_FOUND",
     exit: 4,
     suggestions: expect.arrayContaining([`Did you mean ${id}?`]),
     outcome: { revoked: [other], notFound: [wrong] },
   });
   expect((await fleet.tokens.list()).map((token) => token.id)).toEqual([id]);
   const refusal = {
-    code: "FLEET_USER_NOT_FOUND",
+    code: "FLEET_NAME_NOT_FOUND",
     exit: 4,
     suggestions: expect.arrayContaining(["Did you mean alice?"]),
   };

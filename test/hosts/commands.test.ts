@@ -474,7 +474,7 @@ describe.skipIf(problem !== undefined).each([
     expect(again.servers[0]?.pid).not.toBe(bob?.pid);
     const rolled = await h1.json<{ servers: ServerView[] }>(["restart", "--rolling", `${bob?.id}@h2`]);
     expect(rolled.servers).toMatchObject([{ user: "bob", hostName: "h2", state: "ready" }]);
-    expect(await h1.refusal(4, ["stop", `${bob?.id}@h1`])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
+    expect(await h1.refusal(4, ["stop", `${bob?.id}@h1`])).toMatchObject({ code: "FLEET_NAME_NOT_FOUND" });
     const { stopped } = await h1.json<{ stopped: Stopped[] }>(["stop", "--all"]);
     expect(new Set(stopped.map(({ hostName }) => hostName))).toEqual(new Set(["h1", "h2"]));
     const after = await h1.json<{ servers: ServerView[] }>(["ps"]);
@@ -504,7 +504,7 @@ describe.skipIf(problem !== undefined).each([
     expect(server.hostName).toBe("h2");
     const error = await h1.refusal(4, ["stop", server.id]);
     expect(error).toMatchObject({
-      code: "FLEET_SERVER_NOT_FOUND",
+      code: "FLEET_NAME_NOT_FOUND",
       message: expect.stringContaining(`${server.id}@h1`),
     });
     expect(error.message).toContain(`${server.id}@h2`);
@@ -627,7 +627,7 @@ describe.skipIf(problem !== undefined).each([
       ["delete", notes],
       ["transcript", notes, "--user", ben],
     ]) {
-      expect(await h1.refusal(7, args)).toMatchObject({ code: "FLEET_SESSION_STRANDED" });
+      expect(await h1.refusal(7, args)).toMatchObject({ code: "FLEET_HOST_AWAY" });
     }
     await h2.serve(hosts.store);
     expect(await said()).toEqual(["one", "[turn 1] one"]);

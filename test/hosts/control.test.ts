@@ -135,14 +135,14 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     const raw = await RawClient.as(url(), token);
     const refused = async (method: string, params: object) =>
       (await raw.request("fleet.call", { ...CALL, method, params })).error?.data?.code;
-    expect(await refused("spawn", { user: "../x", request: {} })).toBe("FLEET_USER_INVALID");
+    expect(await refused("spawn", { user: "../x", request: {} })).toBe("FLEET_USAGE_INVALID");
     expect(await refused("spawn", { user: "bob", request: { token: { from: "command", command: "id" } } })).toBe(
       "FLEET_USAGE_INVALID",
     );
     expect(await refused("spawn", { user: "bob", request: { waitMs: "5" } })).toBe("FLEET_USAGE_INVALID");
-    expect(await refused("sessionOf", { user: "bob", id: "a/b" })).toBe("FLEET_SESSION_ID_INVALID");
+    expect(await refused("sessionOf", { user: "bob", id: "a/b" })).toBe("FLEET_USAGE_INVALID");
     expect(await refused("logEnd", { id: "nobody", lines: -1 })).toBe("FLEET_USAGE_INVALID");
-    expect(await refused("logEnd", { id: "nobody", lines: 5 })).toBe("FLEET_SERVER_NOT_FOUND");
+    expect(await refused("logEnd", { id: "nobody", lines: 5 })).toBe("FLEET_NAME_NOT_FOUND");
     expect(await refused("moreLog", { id: "nobody", at: { offset: 1.5 } })).toBe("FLEET_USAGE_INVALID");
     expect(await refused("gc", { ttlMs: 1, dryRun: "yes" })).toBe("FLEET_USAGE_INVALID");
     for (const method of CALL_NAMES.filter(
@@ -188,7 +188,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     await beat();
     await using link = await ControlLink.open({ store, directory, config }, host());
     await expect(link.call("logEnd", { id: "nobody", lines: 1 }, { limitMs: 5_000 })).rejects.toMatchObject({
-      code: "FLEET_SERVER_NOT_FOUND",
+      code: "FLEET_NAME_NOT_FOUND",
       suggestions: expect.arrayContaining(["copilotfleet ps # lists servers"]),
     });
   });

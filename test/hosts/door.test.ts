@@ -275,10 +275,10 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         await client.turnOk(notes, "one");
         await eventually("the turn is recorded", async () => (await at.session(notes)).turns === 1);
         await at.hosts.lose("h2");
-        const stranded = { error: { data: { code: "FLEET_SESSION_STRANDED" } } };
+        const stranded = { error: { data: { code: "FLEET_HOST_AWAY" } } };
         await eventually("the refusal", async () => {
           const { error } = await client.request("session.name.get", { sessionId: notes });
-          return error?.data?.code === "FLEET_SESSION_STRANDED";
+          return error?.data?.code === "FLEET_HOST_AWAY";
         });
         expect(await client.request("session.send", { sessionId: notes, prompt: "x" })).toMatchObject(stranded);
         expect(await client.request("session.create", { sessionId: young })).toMatchObject({ result: {} });

@@ -59,7 +59,7 @@ describe.skipIf(problem !== undefined)("commands that need an answer from anothe
 
     await h2.stopServing("SIGTERM");
     await hosts.gone("h2");
-    expect(await refused(["evict", "notes"])).toMatchObject({ exit: 7, code: "FLEET_SESSION_STRANDED" });
+    expect(await refused(["evict", "notes"])).toMatchObject({ exit: 7, code: "FLEET_HOST_AWAY" });
   });
 
   it("logs --all -f names a host that stops answering, and continues with the logs of the other host", async () => {

@@ -184,7 +184,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     for (const request of [1, 2, 3, 4]) {
       ben.send({ id: request, method: "session.send", params: { sessionId: id, prompt } });
     }
-    const refused = { error: { code: -32003, data: { code: "FLEET_REQUESTS_EXHAUSTED", retryable: true } } };
+    const refused = { error: { code: -32003, data: { code: "FLEET_LIMIT_REACHED", retryable: true } } };
     expect(await ben.answerTo(4)).toMatchObject(refused);
     // Short requests are still accepted.
     expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({ result: { success: true } });

@@ -1,4 +1,6 @@
-import { brotliCompressSync } from "node:zlib";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { TokenRecord } from "../../src/base/token.js";
 import { missingFiles } from "../../src/http/console.js";
@@ -75,16 +77,13 @@ describe("the page of the console", () => {
 
   it("missingFiles returns the names of the console's missing files, and an empty list after a build", async () => {
     expect(await missingFiles()).toEqual([]);
-    const texts: Record<string, string> = {
-      "index.html": '<script src="/console/main-1.js"></script><link href="/console/main-1.css">',
-      "main-1.js": 'import("./pages-1.js")',
-    };
-    const find = async (name: string) => {
-      const text = texts[name];
-      return text === undefined ? null : { type: "text/plain", compressed: brotliCompressSync(text) };
-    };
-    expect(await missingFiles({ find })).toEqual(["main-1.css", "pages-1.js"]);
-    expect(await missingFiles({ find: async () => null })).toEqual(["index.html"]);
+    const folder = mkdtempSync(join(tmpdir(), "console-"));
+    expect(await missingFiles(folder)).toEqual(["index.html"]);
+    const page = '<script src="/console/main-1.js"></script><link href="/console/main-1.css">';
+    writeFileSync(join(folder, "index.html"), page);
+    writeFileSync(join(folder, "main-1.js"), 'import("./pages-1.js")');
+    expect(await missingFiles(folder)).toEqual(["main-1.css", "pages-1.js"]);
+    rmSync(folder, { recursive: true });
   });
 
   it.each(["/console/nothing-12345678.js", "/console/..%2f..%2fpackage.json", "/console/index.html.br", "/console/"])(
@@ -99,7 +98,7 @@ describe("the sign-in", () => {
     const { cookie, key, reply } = await signIn({ token });
     expect(reply.headers["set-cookie"]).toHaveLength(1);
     expect(reply.headers["set-cookie"]?.[0]).toMatch(
-      /^copilotfleet-\d+=[\w-]{80,}; Path=\/; Max-Age=28800; HttpOnly; SameSite=Strict$/,
+      /^copilotfleet-\d+=[\w-]{80,}; Max-Age=28800; Path=\/; HttpOnly; SameSite=Strict$/,
     );
     expect(cookie).not.toContain(token);
     expect(Buffer.from(cookie.split("=")[1] ?? "", "base64url").toString("latin1")).not.toContain(token.slice(4, 20));
@@ -131,7 +130,7 @@ describe("the sign-in", () => {
     ["a page of another origin in a browser without Sec-Fetch-Site", { Origin: "http://127.0.0.1:1" }],
   ])("the sign-in refuses a request from %s", async (_, headers) => {
     const { reply } = await signIn({ token: await at.token("alice") }, headers);
-    expect(codeOf(reply)).toBe("403 FLEET_ORIGIN_REFUSED");
+    expect(codeOf(reply)).toBe("403 FLEET_METHOD_DENIED");
     expect(reply.headers["set-cookie"]).toBeUndefined();
   });
 
@@ -181,7 +180,7 @@ describe("the cookie", () => {
     const body = { token: await own.token("alice") };
     const reply = await own.ask("POST", "/console/session", { body, headers: proxied });
     const cookie = reply.headers["set-cookie"]?.[0] ?? "";
-    expect(cookie).toMatch(/^__Host-copilotfleet=[\w-]+; Path=\/; Max-Age=\d+; HttpOnly; SameSite=Strict; Secure$/);
+    expect(cookie).toMatch(/^__Host-copilotfleet=[\w-]+; Max-Age=\d+; Path=\/; HttpOnly; Secure; SameSite=Strict$/);
     const headers = { ...FROM_PAGE, Host: "fleet.example", Cookie: cookie.split(";")[0] ?? "" };
     const asked = await own.ask("GET", "/v1/me", { headers: { ...headers, "X-Copilotfleet-Console": reply.json.key } });
     expect(asked.json).toMatchObject({ user: "alice" });
@@ -208,7 +207,7 @@ describe("a one-time code", () => {
 
     const { status, headers } = await at.ask("DELETE", "/console/session", { headers: by(signedIn) });
     expect(status).toBe(204);
-    expect(headers["set-cookie"]?.[0]).toMatch(/^copilotfleet-\d+=; Path=\/; Max-Age=0; /);
+    expect(headers["set-cookie"]?.[0]).toMatch(/^copilotfleet-\d+=; Max-Age=0; Path=\/; /);
     expect(await at.fleet.tokens.list({ user: "carol" })).toEqual([]);
     expect((await me(by(signedIn))).status).toBe(401);
   });

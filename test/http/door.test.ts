@@ -81,7 +81,7 @@ describe("a door that closes", () => {
     await eventually("the model", () => model.held() > 0);
     const closed = at.door.close({ timeout: "60s" });
     const refused = await at.ask("POST", path, { token, body: { prompt: "new" } });
-    expect({ status: refused.status, code: refused.json.code }).toEqual({ status: 503, code: "FLEET_DOOR_DRAINING" });
+    expect({ status: refused.status, code: refused.json.code }).toEqual({ status: 503, code: "FLEET_POOL_DRAINING" });
     expect(refused.json.retryable).toBe(true);
     expect(refused.headers["retry-after"]).toMatch(/^\d+$/);
     expect((await at.ask("GET", "/readyz")).status).toBe(503);

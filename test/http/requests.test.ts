@@ -166,9 +166,9 @@ describe("answers that do not fit", () => {
       expect([status, text]).toEqual([422, expect.stringContaining(detail)]);
     }
     const unknown = await answer(id, "nothing", { decision: "approve" });
-    expect(unknown).toMatchObject({ status: 404, json: { code: "FLEET_REQUEST_NOT_FOUND" } });
+    expect(unknown).toMatchObject({ status: 404, json: { code: "FLEET_NAME_NOT_FOUND" } });
     const elsewhere = await answer(await session(), request.id, { decision: "approve" });
-    expect(elsewhere).toMatchObject({ status: 404, json: { code: "FLEET_REQUEST_NOT_FOUND" } });
+    expect(elsewhere).toMatchObject({ status: 404, json: { code: "FLEET_NAME_NOT_FOUND" } });
     expect(await requestsOf(id)).toHaveLength(1);
     await answer(id, request.id, { decision: "deny" });
     await running;
@@ -289,7 +289,7 @@ describe("a collaborative session", () => {
     const first = await asked(id);
     expect(await requestsOf(id, bob)).toEqual([]);
     const stolen = await answer(id, first.id, { answer: "mine" }, bob);
-    expect(stolen).toMatchObject({ status: 404, json: { code: "FLEET_REQUEST_NOT_FOUND" } });
+    expect(stolen).toMatchObject({ status: 404, json: { code: "FLEET_NAME_NOT_FOUND" } });
     await answer(id, first.id, { answer: "from alice" });
     expect((await ofAlice).json.reply).toContain("from alice");
     const ofBob = turn(id, QUESTION, { by: bob });

@@ -87,7 +87,7 @@ describe("the API for users of an identity provider", () => {
     await at.ok("POST", `${path}/resume`, { token: admin });
     for (const ask of asks) expect((await ask()).status).toBe(200);
     const again = await at.ask("POST", `${path}/resume`, { token: admin });
-    expect(again.json).toMatchObject({ status: 404, code: "FLEET_USER_NOT_SUSPENDED" });
+    expect(again.json).toMatchObject({ status: 404, code: "FLEET_NAME_NOT_FOUND" });
     await at.ok("POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: "hello" } });
   });
 

@@ -279,7 +279,7 @@ describe("the events of a session", () => {
     const ended = once(response, "end");
     expect(await door.close({ timeout: "1h" })).toEqual({ cut: 0 });
     await ended;
-    expect(eventsIn(text).at(-1)).toMatchObject({ event: "problem", data: { code: "FLEET_DOOR_DRAINING" } });
+    expect(eventsIn(text).at(-1)).toMatchObject({ event: "problem", data: { code: "FLEET_POOL_DRAINING" } });
   });
 
   it("a session's stream ends when its token is revoked", async () => {

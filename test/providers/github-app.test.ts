@@ -80,7 +80,7 @@ describe("mintInstallationToken", () => {
   it("a file without an RSA key, and a file that others can read, are refused before GitHub is asked", async () => {
     const { mints } = github;
     const noKey = await refusal(mintInstallationToken(app("canary"), github.env, NEVER));
-    expect(noKey).toMatchObject({ code: "FLEET_TOKEN_INVALID" });
+    expect(noKey).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE" });
     expect(noKey.message).toContain("is not an RSA key");
     expect(noKey.message).not.toContain("canary");
     const exposed = await refusal(mintInstallationToken(app(github.key, 0o644), github.env, NEVER));

@@ -71,7 +71,7 @@ describe("tokenSourceFromConfig", () => {
     "tokenSourceFromConfig refuses the user id %j, which is not safe in a shell or a path",
     (user) => {
       const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenCommand: "pass {user}" }, user));
-      expect(error).toMatchObject({ code: "FLEET_USER_INVALID" });
+      expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID" });
     },
   );
 });
@@ -96,7 +96,7 @@ describe("a token from a variable or a file", () => {
       { from: "file", path: await file(token) },
     ] as const) {
       const error = await refusal(source, { env: { GH: token } });
-      expect(error).toMatchObject({ code: "FLEET_TOKEN_INVALID", exit: 3 });
+      expect(error).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
       expect(error.message).toContain(fault);
       expect(error.message).toContain(source.from === "env" ? "GH" : source.path);
       expect(JSON.stringify([error.message, error.suggestions, error.stack])).not.toMatch(/canary|can ary/);
@@ -119,7 +119,7 @@ describe("a token from a variable or a file", () => {
   it.each(["640", "604", "644", "660", "620"])("a token file of mode 0%s is refused", async (mode) => {
     const path = await file("gho_canary", Number.parseInt(mode, 8));
     const error = await refusal({ from: "file", path });
-    expect(error).toMatchObject({ code: "FLEET_TOKEN_INVALID", exit: 3, suggestions: [`chmod 600 ${path}`] });
+    expect(error).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3, suggestions: [`chmod 600 ${path}`] });
     expect(error.message).toContain(`has mode ${mode}`);
   });
 

@@ -14,7 +14,7 @@ it("launchServer kills the process that it has started if it cannot read the pro
   ensureStateFolder(stateRoot);
   const home = homeOf(stateRoot, "alice");
   createServerFolder(home);
-  const unreadable = new FleetError("FLEET_PROCESSES_UNREADABLE", "The processes cannot be read.");
+  const unreadable = new FleetError("FLEET_FILES_EXHAUSTED", "The processes cannot be read.");
   const look = vi.spyOn(system().processes, "find").mockImplementationOnce(() => {
     throw unreadable;
   });

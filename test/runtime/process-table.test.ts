@@ -11,7 +11,7 @@ it.skipIf(spawnSync("prlimit", ["--version"]).error !== undefined)(
     const args = ["--nofile=64", process.execPath, looker];
     const { stdout, stderr } = spawnSync("prlimit", args, { encoding: "utf8" });
     expect(stderr).toBe("");
-    const refusal = "FLEET_PROCESSES_UNREADABLE";
+    const refusal = "FLEET_FILES_EXHAUSTED";
     expect(JSON.parse(stdout)).toEqual({
       identify: refusal,
       isAlive: refusal,

@@ -87,7 +87,7 @@ it.each([
     ] as const) {
       expect(() => grant(given), setting).toThrow(
         expect.objectContaining({
-          code: "FLEET_SANDBOX_UNSAFE",
+          code: "FLEET_CONFIG_INVALID",
           message: expect.stringContaining(`${setting}: "${folder}" would `),
         }),
       );
@@ -149,7 +149,7 @@ it("a certificate file may be neither in the fleet's state nor behind a link tha
   symlinkSync(secret, join(cwd, "ca.pem"));
   for (const path of [secret, join(cwd, "ca.pem")]) {
     expect(() => grant({ state, cwd, env: { SSL_CERT_FILE: path } })).toThrow(
-      expect.objectContaining({ code: "FLEET_SANDBOX_UNSAFE", message: expect.stringContaining("SSL_CERT_FILE") }),
+      expect.objectContaining({ code: "FLEET_CONFIG_INVALID", message: expect.stringContaining("SSL_CERT_FILE") }),
     );
   }
 });

@@ -139,7 +139,7 @@ describe("archives of sessions", () => {
   });
 
   it("an import refuses a path that does not exist, and the path of a folder", async () => {
-    const invalid = { code: "FLEET_ARCHIVE_INVALID" };
+    const invalid = { code: "FLEET_USAGE_INVALID" };
     await expect(target.sessions.import("/nonexistent", { user: "ann" })).rejects.toMatchObject(invalid);
     await expect(target.sessions.import(to.folder, { user: "ann" })).rejects.toMatchObject(invalid);
   });
@@ -149,7 +149,7 @@ describe("archives of sessions", () => {
     writeFileSync(file, archive);
     const before = tree(target);
     await expect(target.sessions.import(file, { user: "mallory" })).rejects.toMatchObject({
-      code: "FLEET_ARCHIVE_INVALID",
+      code: "FLEET_USAGE_INVALID",
       message: expect.stringMatching(refusal),
     });
     expect(tree(target)).toEqual(before);

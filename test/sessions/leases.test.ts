@@ -274,7 +274,7 @@ describe("waiting for a lease", () => {
     async (ttlMs) => {
       const { store, leases } = await setUpInRealTime();
       await expect(leases.acquire(wants("alice", { ttlMs }))).rejects.toMatchObject({
-        code: "FLEET_DURATION_INVALID",
+        code: "FLEET_USAGE_INVALID",
         exit: 2,
         message: expect.stringContaining("from 1s to 24d"),
       });

@@ -264,7 +264,7 @@ describe("the file store, with a newer schema,", () => {
       const path = join(root, name);
       await writeFile(path, (await readFile(path, "utf8")).replace(/"schema":( ?)1/, '"schema":$199'));
       const before = await contents(root);
-      const refusal = { code: "FLEET_STATE_NEWER", exit: 3 };
+      const refusal = { code: "FLEET_PROTOCOL_UNSUPPORTED", exit: 3 };
       await expect(openFileStore(root).registry.read()).rejects.toMatchObject(refusal);
       await expect(add(root, "s3")).rejects.toMatchObject(refusal);
       expect(await contents(root)).toEqual(before);
@@ -279,7 +279,7 @@ describe("the file store, with a newer schema,", () => {
     const path = join(folder, (await readdir(folder))[0] ?? "");
     await writeFile(path, (await readFile(path, "utf8")).replace('"schema":1', '"schema":2'));
     const before = await contents(root);
-    const refusal = { code: "FLEET_STATE_NEWER" };
+    const refusal = { code: "FLEET_PROTOCOL_UNSUPPORTED" };
     await expect(store.sessions.read("a")).rejects.toMatchObject(refusal);
     await expect(store.sessions.update("a", (draft) => void draft.turns++)).rejects.toMatchObject(refusal);
     await expect(store.sessions.delete("a")).rejects.toMatchObject(refusal);

@@ -78,7 +78,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
   it("a second instance under a host's name is refused until the first has left", async () => {
     const store = await open(redis.url(), "a");
     const { term } = await store.hosts.beat("one", ENTRY, TTL_MS);
-    const refusal = { code: "FLEET_HOST_TAKEN", message: expect.stringContaining("10.0.0.1:4300") };
+    const refusal = { code: "FLEET_SUPERVISOR_RUNNING", message: expect.stringContaining("10.0.0.1:4300") };
     await expect(store.hosts.beat("two", ENTRY, TTL_MS)).rejects.toMatchObject(refusal);
     await store.hosts.leave("two");
     expect(await store.hosts.list()).toMatchObject([{ instance: "one", term, gone: false }]);

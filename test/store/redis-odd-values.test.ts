@@ -44,13 +44,13 @@ describe.skipIf(problem !== undefined)("values in Redis that the fleet never wri
     }
   });
 
-  it("a heartbeat fails with FLEET_HOST_TAKEN even if the other instance's entry in Redis is damaged", async () => {
+  it("a heartbeat fails with FLEET_SUPERVISOR_RUNNING even if the other instance's entry in Redis is damaged", async () => {
     await store.hosts?.beat("i-h1", ENTRY, 60_000);
     const taken = { instance: "other", until: Date.now() + 60_000 };
     for (const entry of ["no JSON", "[]", '{"door":"\\u001b[2J"}']) {
       await redis.client.hset(key("host:h1"), { ...taken, entry });
       const error = await store.hosts?.beat("i-h1", ENTRY, 60_000).catch((thrown: unknown) => thrown);
-      expect(error, entry).toMatchObject({ code: "FLEET_HOST_TAKEN" });
+      expect(error, entry).toMatchObject({ code: "FLEET_SUPERVISOR_RUNNING" });
       expect(String((error as Error).message)).not.toContain("\u001b");
     }
   });

@@ -123,7 +123,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     const content = "99 1-abc\n{}";
     const text = content.replace("\n", ` ${new Signer(root, null, "").sign(key("token:newer"), content)}\n`);
     await redis.client.set(key("token:newer"), text);
-    const newer = { code: "FLEET_STATE_NEWER" };
+    const newer = { code: "FLEET_PROTOCOL_UNSUPPORTED" };
     await expect(store.tokens.read("newer")).rejects.toMatchObject(newer);
     await expect(store.tokens.delete("newer")).rejects.toMatchObject(newer);
     expect(await redis.client.get(key("token:newer"))).toBe(text);
@@ -238,7 +238,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     await issueToken(store, "alice", null);
     const second = await temporaryRoot();
     const refused = open({ root: second, host: "h2" });
-    await expect(refused.tokens.list()).rejects.toMatchObject({ code: "FLEET_STORE_KEY_UNUSABLE" });
+    await expect(refused.tokens.list()).rejects.toMatchObject({ code: "FLEET_STORE_UNUSABLE" });
     expect(existsSync(join(second, "store-key"))).toBe(false);
     expect(await open({ root: second, host: "h2", keyFile: join(root, "store-key") }).tokens.list()).toHaveLength(1);
   });
@@ -329,7 +329,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     await issueToken(store, "alice", null);
     const env = { COPILOTFLEET_HOME: await temporaryRoot(), COPILOTFLEET_STORE: redis.url(fleet) };
     const signing = signRecords({ env, cwd: tmpdir(), all: false, confirm: async () => undefined });
-    await expect(signing).rejects.toMatchObject({ code: "FLEET_STORE_KEY_UNUSABLE" });
+    await expect(signing).rejects.toMatchObject({ code: "FLEET_STORE_UNUSABLE" });
     expect(await store.tokens.list()).toHaveLength(1);
   });
 });

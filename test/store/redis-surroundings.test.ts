@@ -42,7 +42,7 @@ describe("the check of a Redis server's settings", () => {
     ["5.0.14", "is version 5.0.14"],
     ["6.0.20", "6.2 or later"],
   ])("the check refuses Redis version %s as too old", (version, words) => {
-    const refusal = expect.objectContaining({ code: "FLEET_STORE_UNSAFE", message: expect.stringContaining(words) });
+    const refusal = expect.objectContaining({ code: "FLEET_STORE_UNUSABLE", message: expect.stringContaining(words) });
     expect(() => judge(surroundings({ redis_version: version }), WHERE)).toThrow(refusal);
   });
 
@@ -50,7 +50,7 @@ describe("the check of a Redis server's settings", () => {
     "the check refuses a Redis that may evict records under the policy %s",
     (policy) => {
       const refusal = expect.objectContaining({
-        code: "FLEET_STORE_UNSAFE",
+        code: "FLEET_STORE_UNUSABLE",
         suggestions: expect.arrayContaining([
           "redis-cli -h redis.example -p 6379 CONFIG SET maxmemory-policy noeviction",
         ]),
@@ -76,12 +76,12 @@ describe("the explanation of a Redis error", () => {
     ["ERR Error running script: @user_script: 3: -OOM command not allowed when used memory", "FLEET_STATE_UNWRITABLE"],
     ["MISCONF Redis is configured to save RDB snapshots, but", "FLEET_STATE_UNWRITABLE"],
     ["NOREPLICAS Not enough good replicas to write.", "FLEET_STATE_UNWRITABLE"],
-    ["WRONGPASS invalid username-password pair or user is disabled.", "FLEET_STORE_DENIED"],
-    ["NOAUTH Authentication required.", "FLEET_STORE_DENIED"],
-    ["NOPERM User fleet has no permissions to run the 'evalsha' command", "FLEET_STORE_DENIED"],
-    ["DENIED Redis is running in protected mode", "FLEET_STORE_DENIED"],
-    ["MOVED 3999 10.0.0.2:6381", "FLEET_STORE_UNSAFE"],
-    ["CLUSTERDOWN The cluster is down", "FLEET_STORE_UNSAFE"],
+    ["WRONGPASS invalid username-password pair or user is disabled.", "FLEET_STORE_UNUSABLE"],
+    ["NOAUTH Authentication required.", "FLEET_STORE_UNUSABLE"],
+    ["NOPERM User fleet has no permissions to run the 'evalsha' command", "FLEET_STORE_UNUSABLE"],
+    ["DENIED Redis is running in protected mode", "FLEET_STORE_UNUSABLE"],
+    ["MOVED 3999 10.0.0.2:6381", "FLEET_STORE_UNUSABLE"],
+    ["CLUSTERDOWN The cluster is down", "FLEET_STORE_UNUSABLE"],
     ["WRONGTYPE Operation against a key holding the wrong kind of value", "FLEET_STATE_CORRUPT"],
     ["ERR something else", "FLEET_INTERNAL"],
   ])("explain maps the Redis reply “%s” to %s", (message, code) => {

@@ -5,25 +5,16 @@ const UNTOUCHED = { httpStatus: 500, data: "Nothing was changed. Sessions and th
 /** The configuration, the installation or the machine does not meet the fleet's needs. */
 export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
   FLEET_CONFIG_INVALID: {
-    title: "A setting has a value that is not allowed, or a configuration file cannot be read.",
-    causes: ["The message names the key or the variable, where it was set, its value and the values that are allowed."],
-    fixes: ["Correct the value in the place that the message names.", "copilotfleet config check"],
-  },
-  FLEET_CONFIG_KEY_UNKNOWN: {
-    title: "A configuration file has a key that does not exist.",
-    causes: ["The key is misspelled, or a newer version of copilotfleet knows it."],
-    fixes: [
-      "Correct the key, or remove it.",
-      "copilotfleet config show # lists all keys",
-      "npm install --global copilotfleet@latest",
+    title: "A setting has a value that is not allowed, or a configuration file cannot be read or has an unknown key.",
+    causes: [
+      "The message names the key or the variable, where it was set, its value and the values that are allowed.",
+      "A key is misspelled, or a newer version of copilotfleet knows it.",
+      "--cwd or sandbox.binds names a folder that has the fleet's state, configuration or token files, or programs or settings of the machine, such as /usr or /etc.",
     ],
-  },
-  FLEET_STORE_KEY_UNUSABLE: {
-    title: "This host has no key for the records in Redis, or the file of the key cannot be used.",
-    causes: ["Another host made the key, and it was not copied to this host.", "A line of the file is not a key."],
     fixes: [
-      "Copy the file store-key from the state folder of another host, and name the copy in storeOptions.keyFile.",
-      "copilotfleet store sign --all # only if no host has the key",
+      "Correct the value in the place that the message names.",
+      "copilotfleet config check",
+      "copilotfleet config show # lists all keys",
     ],
   },
   FLEET_CONFIG_UNTRUSTED: {
@@ -38,35 +29,27 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
       "Set the keys in your own configuration file instead.",
     ],
   },
-  FLEET_NODE_UNSUPPORTED: {
-    title: "This version of Node.js is not supported.",
-    causes: ["copilotfleet runs on Node.js 20.19 or later, or 22.12 or later."],
-    fixes: ["node --version", "Install Node.js 22.12 or later."],
-  },
   FLEET_PLATFORM_UNSUPPORTED: {
-    title: "This operating system is not supported.",
-    causes: ["The fleet identifies processes and reads the folders of servers in ways that only Linux supports."],
-    fixes: ["Run it in a Linux container or virtual machine."],
-  },
-  FLEET_RUNTIME_MISSING: {
-    title: "The Copilot runtime was not found.",
+    title: "This operating system or this version of Node.js is not supported.",
     causes: [
-      "runtime.path or COPILOT_CLI_PATH names a file that does not exist.",
+      "copilotfleet runs on Linux, because it identifies processes and reads the folders of servers in ways that only Linux supports.",
+      "It runs on Node.js 20.19 or later, or 22.12 or later.",
+    ],
+    fixes: ["Run it in a Linux container or virtual machine.", "node --version", "Install Node.js 22.12 or later."],
+  },
+  FLEET_RUNTIME_UNUSABLE: {
+    title: "The Copilot runtime was not found, cannot be started, or has a version that the fleet does not support.",
+    causes: [
+      "runtime.path or COPILOT_CLI_PATH names a file that does not exist, that this user may not run on this machine, or that is too old or too new.",
       "The SDK was installed without its optional package for this platform.",
+      "The machine has no processes, file descriptors or memory left.",
     ],
     fixes: [
       "copilotfleet doctor",
-      "unset COPILOT_CLI_PATH",
+      "Remove runtime.path and COPILOT_CLI_PATH to use the bundled runtime.",
       "npm install --include=optional # add --global if copilotfleet is installed globally",
+      "ulimit -n; ulimit -u; free -m",
     ],
-  },
-  FLEET_RUNTIME_UNUSABLE: {
-    title: "The Copilot runtime cannot be started.",
-    causes: [
-      "The file is not a program that this user may run on this machine.",
-      "The machine has no processes, file descriptors or memory left.",
-    ],
-    fixes: ["copilotfleet doctor", "ulimit -n; ulimit -u; free -m"],
   },
   FLEET_SANDBOX_UNUSABLE: {
     title: "The sandbox that the settings need, or that the last server had, does not work on this machine.",
@@ -92,37 +75,17 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
       'For sandbox.network "public": install the package passt.',
     ],
   },
-  FLEET_SANDBOX_UNSAFE: {
-    title: "A folder for a server would expose secrets, or let the server change programs outside of its sandbox.",
-    causes: [
-      "--cwd or sandbox.binds names a folder that contains the fleet's state, configuration or token files, or is in one of them.",
-      "The server could change programs or settings of the machine, such as /usr or /etc, or the code of the fleet.",
-    ],
-    fixes: ["Choose a folder that has only files for this user.", "copilotfleet config path"],
-  },
-  FLEET_RUNTIME_TOO_OLD: {
-    title: "The Copilot runtime is older than the oldest version that the fleet supports.",
-    causes: ["runtime.path or COPILOT_CLI_PATH names an old Copilot program."],
-    fixes: ["Remove runtime.path and COPILOT_CLI_PATH to use the bundled runtime.", "Update the Copilot program."],
-  },
-  FLEET_RUNTIME_TOO_NEW: {
-    title: "The Copilot runtime speaks a newer protocol than the fleet.",
-    causes: ["runtime.path or COPILOT_CLI_PATH names a newer Copilot program than this version knows."],
-    fixes: [
-      "Remove runtime.path and COPILOT_CLI_PATH to use the bundled runtime.",
-      "npm install --global copilotfleet@latest",
-    ],
-  },
   FLEET_PROTOCOL_UNSUPPORTED: {
-    httpStatus: 422,
-    title: "The client speaks a protocol version that the front door does not speak.",
+    title: "Two versions do not understand each other.",
     causes: [
       "The client's SDK is older or newer than the ones that the front door knows.",
       "Two hosts have versions of copilotfleet that do not understand each other.",
+      "A newer version of copilotfleet wrote the state. The older one changed nothing.",
     ],
     fixes: [
       "npm install @github/copilot-sdk@1 # in the client's project",
       "copilotfleet --version # on each host; the versions must be the same",
+      "npm install --global copilotfleet@latest",
     ],
   },
   FLEET_STATE_UNSAFE: {
@@ -135,11 +98,6 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
       "Choose another folder: COPILOTFLEET_HOME.",
     ],
   },
-  FLEET_STATE_NEWER: {
-    title: "A newer version of copilotfleet wrote the state.",
-    causes: ["Commands of two versions work on the same state. The older one changed nothing."],
-    fixes: ["npm install --global copilotfleet@latest", "copilotfleet --version # on each host"],
-  },
   FLEET_ADDRESS_UNUSABLE: {
     title: "serve cannot listen on the configured address.",
     causes: ["The address does not belong to this machine.", "This user may not open the port."],
@@ -149,40 +107,36 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
       "COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve # to start at once, at a free port",
     ],
   },
-  FLEET_STORE_UNSAFE: {
-    title: "This Redis could lose or hide parts of the state.",
+  FLEET_STORE_UNUSABLE: {
+    title: "This Redis, or this host's key for its records, cannot be used.",
     data: "Nothing was changed. The histories are in files and not in Redis.",
     causes: [
-      "It evicts keys when its memory is full.",
-      "It is too old.",
-      "It is a cluster node without the fleet's slot.",
+      "Redis could lose or hide parts of the state: it evicts keys when its memory is full, is too old, or is a cluster node without the fleet's slot.",
+      "The user or the password in the store's URL is wrong, or Redis forbids the user a command that is needed.",
+      "Another host made the key for the records, and it was not copied to this host.",
+      "A line of the file with the key is not a key.",
     ],
     fixes: [
       "redis-cli -u URL CONFIG SET maxmemory-policy noeviction # and set it in redis.conf, too",
-      "Use a single Redis of a version that the message names.",
-    ],
-  },
-  FLEET_STORE_DENIED: {
-    title: "Redis does not let this user in.",
-    data: "Nothing was changed. The histories are in files and not in Redis.",
-    causes: [
-      "The user or the password in the store's URL is wrong, or Redis forbids the user a command that is needed.",
-    ],
-    fixes: [
       "redis-cli -u URL PING",
-      "Correct the user and the password in the store's URL.",
-      "Allow the user the commands in docs/redis.md.",
+      "Correct the user and the password in the store's URL, and allow the user the commands in docs/redis.md.",
+      "Copy the file store-key from the state folder of another host, and name the copy in storeOptions.keyFile.",
+      "copilotfleet store sign --all # only if no host has the key",
     ],
   },
   FLEET_TOKEN_UNAVAILABLE: {
-    title: "The token could not be read from its source.",
-    causes: ["The variable is not set, the file cannot be read, or the command that prints the token failed."],
-    fixes: ["Set the variable, or correct auth.githubTokenFile or auth.githubTokenCommand.", "copilotfleet doctor"],
-  },
-  FLEET_TOKEN_INVALID: {
-    title: "The source of the token did not give a valid token.",
-    causes: ["It has more than one line, other characters, or is too long.", "Others may read the file."],
-    fixes: ["Put one token, and nothing else, into the source.", "chmod 600 FILE"],
+    title: "The source of the token gave no valid token.",
+    causes: [
+      "The variable is not set, the file cannot be read, or the command that prints the token failed.",
+      "The text has more than one line, other characters, or is too long.",
+      "Others may read the file.",
+    ],
+    fixes: [
+      "Set the variable, or correct auth.githubTokenFile or auth.githubTokenCommand.",
+      "Put one token, and nothing else, into the source.",
+      "chmod 600 FILE",
+      "copilotfleet doctor",
+    ],
   },
   FLEET_MODEL_UNCONFIGURED: {
     title: "The server has no model to answer with.",

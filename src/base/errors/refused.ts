@@ -8,18 +8,8 @@ const AS_BEFORE = { httpStatus: 409, data: "Nothing was changed. Sessions and th
 const KEPT =
   "Running turns can end, and histories are kept. The fleet did not send the prompt that was refused, so you can send it again.";
 
-/** A server or session does not exist, or the user may not know of it. */
+/** Something does not exist, or the user may not know of it. */
 export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
-  FLEET_SERVER_NOT_FOUND: {
-    title: "There is no such server.",
-    causes: [
-      "The id or the user is misspelled.",
-      "The server was removed.",
-      "The ids of several servers begin with this text.",
-    ],
-    fixes: ["copilotfleet ps", "copilotfleet spawn --user USER"],
-    httpFix: "GET /v1/servers lists the servers.",
-  },
   FLEET_SESSION_NOT_FOUND: {
     title: "There is no such session for this user.",
     causes: [
@@ -29,16 +19,6 @@ export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
     ],
     fixes: ["copilotfleet list --user USER"],
     httpFix: "GET /v1/sessions lists your sessions.",
-  },
-  FLEET_REQUEST_NOT_FOUND: {
-    title: "The agent has no such request of this user.",
-    data: "Nothing was changed. If the agent waits for another answer, it still waits.",
-    causes: [
-      "The id is misspelled.",
-      "The request belongs to the turn of another member. Only the user whose turn asks may answer.",
-      "The process that ran the turn has ended, or the request ended long ago.",
-    ],
-    fixes: ["GET /v1/sessions/{id}/requests lists the requests that wait."],
   },
   FLEET_SCOPE_MISSING: {
     httpStatus: 403,
@@ -50,29 +30,22 @@ export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
     fixes: ["copilotfleet token list --user USER -o wide", "copilotfleet token issue --user USER --scope use"],
     httpFix: "Use a token that has the scope. GET /v1/me shows the scopes of this one.",
   },
-  FLEET_TOKEN_NOT_FOUND: {
-    title: "There is no such token.",
-    causes: ["The id is misspelled.", "The token has expired or was revoked."],
-    fixes: ["copilotfleet token list", "copilotfleet token issue --user USER"],
-  },
-  FLEET_USER_NOT_FOUND: {
-    title: "The fleet knows nothing about this user.",
+  FLEET_NAME_NOT_FOUND: {
+    title: "There is no such server, session, user or token, or the agent has no such request of this user.",
     causes: [
       "The id is misspelled. Upper and lower case differ.",
-      "The user has no server, session, token or placement, or no longer has one.",
+      "It was removed or revoked, or has expired.",
+      "The ids of several servers begin with this text.",
+      "The user has no server, session, token or placement, or is not suspended.",
+      "The agent's request belongs to the turn of another member, or ended long ago. Only the user whose turn asks may answer.",
     ],
-    fixes: ["copilotfleet list", "copilotfleet ps"],
-  },
-  FLEET_USER_NOT_SUSPENDED: {
-    title: "The user is not suspended.",
-    causes: ["The id is misspelled. Upper and lower case differ.", "Somebody else has ended the suspension."],
-    fixes: ["copilotfleet user list"],
-    httpFix: "GET /v1/users shows who is suspended.",
-  },
-  FLEET_NAME_NOT_FOUND: {
-    title: "No server, session or user has this id.",
-    causes: ["The id is misspelled. Upper and lower case differ.", "The server, session or user was deleted."],
-    fixes: ["copilotfleet ps", "copilotfleet list"],
+    fixes: [
+      "copilotfleet ps # lists servers",
+      "copilotfleet list # lists sessions",
+      "copilotfleet user list",
+      "copilotfleet token list",
+    ],
+    httpFix: "GET at the collection in the path, such as /v1/servers, lists what there is.",
   },
 });
 
@@ -105,10 +78,17 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
     httpFix: "Choose another id, or leave it out.",
     fixes: ["Choose another id, or leave it out.", "copilotfleet resume SESSION --user USER # if it is the user's own"],
   },
-  FLEET_CONFIG_EXISTS: {
-    title: "There is already a configuration file.",
-    causes: ["init does not replace a file that somebody may need."],
-    fixes: ["copilotfleet config show --changed # shows its values", "copilotfleet init --force # replaces the file"],
+  FLEET_TARGET_EXISTS: {
+    title: "The target already exists.",
+    causes: [
+      "init does not replace a configuration file that somebody may need.",
+      "The target of store migrate is not empty: another fleet uses it, or an earlier copy was not removed.",
+    ],
+    fixes: [
+      "copilotfleet config show --changed # shows the values of the configuration file",
+      "copilotfleet init --force # replaces the file",
+      "Choose an empty store, or clear this one and run the command again.",
+    ],
   },
   FLEET_SESSION_LOST: {
     title: "The session is recorded, but its history is missing or cannot be read.",
@@ -184,25 +164,18 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
   },
   FLEET_METHOD_DENIED: {
     httpStatus: 403,
-    title: "The front door does not allow this request.",
+    title: "The front door or the HTTP API does not allow this request.",
     causes: [
       "The method or a parameter concerns the server as a whole, another user, or the machine.",
       "session.host or session.approve does not allow it.",
       "The client is a member, and only the owner may do this.",
+      "The HTTP request comes from a page of a site that is not in http.origins, or names a host that is neither an address, nor a name in the certificate, nor in http.origins.",
     ],
     fixes: [
       "See the tables in docs/front-door.md, Methods.",
       'An operator may set "session": {"host": "owner"}.',
+      "Add the origin, such as https://app.example, to http.origins.",
     ],
-  },
-  FLEET_ORIGIN_REFUSED: {
-    httpStatus: 403,
-    title: "The HTTP API does not serve this host name or this origin.",
-    causes: [
-      "A page of a site that is not in http.origins sent the request.",
-      "The request names a host that is neither an address, nor a name in the certificate, nor in http.origins.",
-    ],
-    fixes: ["copilotfleet config get http.origins", "Add the origin, such as https://app.example, to http.origins."],
   },
   FLEET_METHOD_UNKNOWN: {
     httpStatus: 404,
@@ -232,29 +205,16 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
       "copilotfleet doctor # checks whether the issuers' keys can be had",
     ],
   },
-  FLEET_DOOR_DRAINING: {
-    httpStatus: 503,
-    retryable: true,
-    title: "The front door is about to close.",
-    data: KEPT,
-    causes: ["serve is being stopped or replaced. It takes no new turns and lets the running ones end."],
-    fixes: ["Connect again in a moment.", "copilotfleet doctor # shows whether serve runs"],
-  },
-  FLEET_SERVER_DRAINING: {
-    httpStatus: 503,
-    retryable: true,
-    title: "The server is being stopped and takes no new turns.",
-    data: KEPT,
-    causes: ["Somebody stops or restarts it, or serve replaces it."],
-    fixes: ["Try again in a moment.", "copilotfleet ps"],
-  },
   FLEET_POOL_DRAINING: {
     httpStatus: 503,
     retryable: true,
-    title: "The pool takes no new servers or turns.",
+    title: "The server, the pool or the front door takes no new turns.",
     data: KEPT,
-    causes: ["Somebody ran copilotfleet drain, or serve is about to end."],
-    fixes: ["copilotfleet drain --undo", "Try again in a moment, when serve runs again."],
+    causes: [
+      "Somebody ran copilotfleet drain, or stops or restarts the server.",
+      "serve is being stopped or replaced, or replaces the server. It lets running turns end.",
+    ],
+    fixes: ["Try again in a moment.", "copilotfleet drain --undo", "copilotfleet doctor # shows whether serve runs"],
   },
   FLEET_ADDRESS_TAKEN: {
     httpStatus: 500,
@@ -276,23 +236,18 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
     ],
     fixes: ["copilotfleet ps", "copilotfleet stop SERVER"],
   },
-  FLEET_STORE_OCCUPIED: {
-    title: "The target of store migrate is not empty.",
-    causes: ["Another fleet uses it, or an earlier copy was not removed."],
-    fixes: ["Choose an empty target, or clear this one and run the command again."],
-  },
   FLEET_SUPERVISOR_RUNNING: {
-    title: "Another process supervises this fleet.",
+    title: "Another process supervises this host, or another host of the fleet has its name.",
     data: "Nothing was changed. The other serve continues its work.",
-    causes: ["copilotfleet serve is already running on this host, for this state folder."],
+    causes: [
+      "copilotfleet serve is already running on this host, for this state folder.",
+      "Two machines have the same host name, or one state folder was copied to another machine.",
+    ],
     fixes: [
       "copilotfleet doctor # names its process",
       "kill -TERM PID # ends it, but first waits for turns and stops its servers",
+      "copilotfleet top --once # shows the hosts",
+      "export COPILOTFLEET_HOST_NAME=NAME # another name on each host",
     ],
-  },
-  FLEET_HOST_TAKEN: {
-    title: "Another host of this fleet has this name.",
-    causes: ["Two machines have the same host name, or one state folder was copied to another machine."],
-    fixes: ["copilotfleet top --once", "export COPILOTFLEET_HOST_NAME=NAME # another name on each host"],
   },
 });

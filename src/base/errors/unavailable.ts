@@ -39,63 +39,29 @@ export const EXHAUSTED_ERRORS = rows(6, NOTHING_DONE, {
     causes: ["The machine is busy.", "Another command starts or stops the same server and takes long."],
     fixes: ["copilotfleet spawn --user USER --wait 60s", "copilotfleet logs SERVER"],
   },
-  FLEET_SESSIONS_EXHAUSTED: {
-    retryable: true,
-    title: "The server has no room for another session in memory.",
-    causes: ["It has as many sessions loaded as session.maxActive allows, and all of them are in use."],
-    fixes: [
-      "copilotfleet list --user USER --state active",
-      "copilotfleet evict --max 10 # unloads idle sessions; their state stays",
-      "Raise session.maxActive.",
-    ],
-  },
-  FLEET_REQUESTS_EXHAUSTED: {
-    retryable: true,
-    title: "The connection has too many unanswered requests.",
-    causes: [
-      "The unanswered requests of this connection are larger in total than serve.maxFrame, or there are too many of them.",
-    ],
-    fixes: ["Wait for the answers to earlier requests.", "Raise serve.maxFrame."],
-  },
   FLEET_LIMIT_REACHED: {
     retryable: true,
     title: "A limit is reached.",
-    data: "The prompt was not sent, and the refusal does not count as a turn. Turns that run go on.",
+    data: "The prompt was not sent, and the refusal does not count as a turn. Turns that run go on, unless the files of their server still grow beyond sandbox.disk.",
     causes: [
+      "The user has begun as many turns, runs as many at once, or has used as many model tokens as limits.default, limits.groups or limit set allows.",
       "The user has as many connections, sessions, requests or bytes as limits.default or limits.total allows.",
       "The session has used as many AI credits as session.maxCredits allows.",
-      "The user has begun as many turns, runs as many at once, or has used as many model tokens as limits.default, limits.groups or limit set allows.",
+      "The server has as many sessions in memory as session.maxActive allows, and all of them are in use.",
+      "The files of the server take more disk space than sandbox.disk allows, or an agent made a folder that cannot be measured.",
+      "The unanswered requests of the connection are larger in total than serve.maxFrame.",
     ],
     fixes: [
       "Wait for the time in retryAfterMs, or in the header Retry-After.",
       "copilotfleet limit show --user USER # what is used of each limit, and where it is set",
       "copilotfleet limit set --user USER --turns-per-minute N # a higher limit for this user alone; there is one flag for each limit",
       "copilotfleet list --user USER",
+      "copilotfleet evict --max 10 # unloads idle sessions; their state stays",
       "copilotfleet delete SESSION # a session that the user no longer needs; its history is deleted, too",
       "Close connections of this user that nobody uses.",
+      "copilotfleet describe SERVER # shows its home, where files may fill sandbox.disk",
       "Raise the limit in the message.",
     ],
-  },
-  FLEET_DISK_LIMIT_REACHED: {
-    title: "The files of the server take more disk space than sandbox.disk allows.",
-    data: "The prompt was not sent, and no file was changed. Running turns can end, unless the files still grow while serve runs.",
-    causes: [
-      "The user's sessions, or files that an agent wrote to the server's home or its temporary folder, are too large.",
-      "An agent made a folder that cannot be read, so the fleet cannot measure it.",
-    ],
-    fixes: [
-      "copilotfleet delete SESSION # a session that the user no longer needs; its history is deleted, too",
-      "copilotfleet describe SERVER # shows its home, where other files may be",
-      "Raise sandbox.disk, and restart the server.",
-    ],
-  },
-  FLEET_REQUEST_TIMEOUT: {
-    httpStatus: 503,
-    retryable: true,
-    title: "The HTTP request took too long.",
-    data: "Work that the request began may continue. Histories are kept.",
-    causes: ["The store, a server or another host does not answer in time."],
-    fixes: ["Try again in a moment.", "copilotfleet doctor"],
   },
   FLEET_TURN_TIMEOUT: {
     httpStatus: 504,
@@ -108,9 +74,13 @@ export const EXHAUSTED_ERRORS = rows(6, NOTHING_DONE, {
   FLEET_STATE_BUSY: {
     httpStatus: 503,
     retryable: true,
-    title: "The state could not be changed in time.",
-    causes: ["Other commands kept changing it.", "The fleet changed while it was being copied."],
-    fixes: ["Run the command again when fewer other commands are running."],
+    title: "The state could not be changed, or the HTTP request could not be answered, in time.",
+    data: "A command changed nothing. Work that an HTTP request began may continue. Histories are kept.",
+    causes: [
+      "Other commands kept changing the state, or it changed while it was being copied.",
+      "The store, a server or another host does not answer in time.",
+    ],
+    fixes: ["Try again in a moment, when fewer other commands are running.", "copilotfleet doctor"],
   },
 });
 
@@ -131,13 +101,17 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
     ],
   },
   FLEET_STATE_CORRUPT: {
-    title: "The state is damaged.",
+    title: "The state, or the audit log, is damaged.",
     data: "The fleet changed nothing, because it does not guess. The histories are in other files, below COPILOTFLEET_HOME/servers or in the shared storage.",
-    causes: ["A disk lost data, or somebody changed the files or the keys by hand."],
+    causes: [
+      "A disk lost data, for example when the machine lost its power.",
+      "Somebody changed the files, the keys or lines of the audit log by hand, or restored them from a backup.",
+    ],
     fixes: [
       "copilotfleet doctor # shows what is damaged and what was lost",
       "copilotfleet doctor --fix # uses an older revision or a copy, or rebuilds the registry from the servers' folders",
       "Restore the file in the message from a backup.",
+      "copilotfleet events verify # names the first damaged place in the audit log of each host",
     ],
   },
   FLEET_STATE_UNSIGNED: {
@@ -155,17 +129,14 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
       "If Redis lost changes: restart serve on all hosts, then set the members of the session again.",
     ],
   },
-  FLEET_PROCESSES_UNREADABLE: {
-    retryable: true,
-    title: "The fleet cannot read which processes run.",
-    data: "Nothing was changed. Servers, sessions and their histories are untouched.",
-    causes: ["This process has no file descriptors left.", "/proc is not mounted, or hides processes."],
-    fixes: ["ulimit -n", "findmnt /proc"],
-  },
   FLEET_FILES_EXHAUSTED: {
-    title: "This process may open too few files.",
+    title: "This process or the machine has too few open files, processes or memory left.",
     data: "Nothing was changed, except for what the command had finished before.",
-    causes: ["The limit of open files is too low (ulimit -n).", "A program started the command with few files left."],
+    causes: [
+      "The limit of open files is too low (ulimit -n).",
+      "A program started the command with few files left.",
+      "The machine has no processes or memory left, so the fleet cannot read which processes run.",
+    ],
     fixes: ["ulimit -n 1024", "Set LimitNOFILE= in the systemd unit, or nofile in /etc/security/limits.conf."],
   },
   FLEET_STATE_LOST: {
@@ -179,26 +150,19 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
   },
   FLEET_HOST_AWAY: {
     retryable: true,
-    title: "A host cannot be reached.",
+    title: "A host or its console cannot be reached.",
     data: "The histories are on that host's disk or in the shared storage, and are not lost. A turn that ran there may be cut.",
-    causes: ["It is down or busy, the network is cut, or copilotfleet serve does not run there."],
+    causes: [
+      "It is down or busy, the network is cut, or copilotfleet serve does not run there.",
+      "The session is on the disk of a host that is gone, and without shared storage nobody else has its history.",
+      "serve runs without serve.http, so nobody serves the console.",
+    ],
     fixes: [
       "copilotfleet top --once",
+      "copilotfleet serve # on that host; add --http 127.0.0.1:4380 for the console",
       "copilotfleet doctor # on that host",
       "Try again in a minute: with shared storage, another host takes over.",
     ],
-  },
-  FLEET_CONSOLE_CLOSED: {
-    title: "Nobody serves the console on this host.",
-    data: "Nothing was changed.",
-    causes: ["serve does not run here, runs without serve.http, or is about to end."],
-    fixes: ["copilotfleet serve --http 127.0.0.1:4380", "copilotfleet doctor"],
-  },
-  FLEET_SESSION_STRANDED: {
-    title: "The session is on the disk of a host that does not serve.",
-    data: "The history is on that host's disk, and nothing is lost unless the disk is.",
-    causes: ["The host is gone, and without shared storage nobody else has the session's history."],
-    fixes: ["copilotfleet top --once", "copilotfleet serve # on that host"],
   },
   FLEET_STORAGE_UNUSABLE: {
     title: "The shared storage cannot be used.",

@@ -92,7 +92,7 @@ export function parseLifetime(given: Duration, name: string): number | null {
 /** The error for a value that is not a duration, or not in the range. */
 export function invalidDuration(given: Duration, name: string, allowed: string, maxMs: number): FleetError {
   const { problem, advice } = durationFault(given, maxMs);
-  return new FleetError("FLEET_DURATION_INVALID", `${name} is ${quote(given)}, ${problem}. Allowed: ${allowed}`, {
+  return new FleetError("FLEET_USAGE_INVALID", `${name} is ${quote(given)}, ${problem}. Allowed: ${allowed}`, {
     suggestions: [advice],
   });
 }

@@ -87,7 +87,7 @@ export async function withWholeIds(
   fleet: Fleet,
   { ids, user, isWhole }: { ids: readonly string[]; user: string | undefined; isWhole: boolean },
 ): Promise<FleetError> {
-  if (!["FLEET_SESSION_NOT_FOUND", "FLEET_SESSION_ID_INVALID"].includes(error.code)) return error;
+  if (!["FLEET_SESSION_NOT_FOUND", "FLEET_USAGE_INVALID"].includes(error.code)) return error;
   const missing = ids.filter((id) => !((error.outcome.deleted ?? []) as string[]).includes(id));
   const found = isWhole ? [] : await fleet.sessions.matching(missing, given({ user }));
   const whole = found.flatMap((meant, at) => (meant.length === 1 && meant[0] !== missing[at] ? meant : []));

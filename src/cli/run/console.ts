@@ -9,7 +9,7 @@ const ANSWER_MS = 2_000;
 /** How long the program that opens browsers may take, in milliseconds. */
 const OPEN_MS = 5_000;
 
-/** The address of the console on this host. @throws FleetError `FLEET_CONSOLE_CLOSED` if it cannot be reached. */
+/** The address of the console on this host. @throws FleetError `FLEET_HOST_AWAY` if it cannot be reached. */
 export async function consoleAddress(fleet: Fleet): Promise<string> {
   const supervisor = await fleet.pool.supervisor();
   const start = "copilotfleet serve --http 127.0.0.1:4380" as const;
@@ -52,5 +52,5 @@ export async function openInBrowser(stateFolder: string, url: string): Promise<b
 }
 
 function closed(message: string, suggestions: FleetError["suggestions"]): FleetError {
-  return new FleetError("FLEET_CONSOLE_CLOSED", message, { suggestions });
+  return new FleetError("FLEET_HOST_AWAY", message, { suggestions, retryable: false });
 }

@@ -1,67 +1,59 @@
-import { useCallback, useMemo, useState } from "preact/hooks";
+import { useCallback, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
-import { ago, bytes, exact, plural, usePolled, useTitle } from "../parts/hooks.js";
-import { Badge, Empty, Loading, Name, ProblemNotice, Tiles } from "../parts/notice.js";
-import { type Column, Search, Table } from "../parts/table.js";
+import type { Answer, Session } from "../api/types.js";
+import { ago, bytes, exact, plural, usePolled } from "../parts/hooks.js";
+import { Badge, More, Name, Tiles } from "../parts/notice.js";
+import { type Column, ListPage, number, Table, time } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
-import type { AnySession, Lease } from "./operations.js";
 
 const EVERY_MS = 5_000;
 const PAGE = 200;
 const MOST_PAGES = 10;
 
-interface Loaded {
-  sessions: readonly AnySession[];
+interface Found {
+  sessions: readonly Session[];
   isAll: boolean;
 }
 
 /** The page with the sessions of all users, or of the user that the address names. It shows no conversations. */
 export function AllSessions({ id: user }: PageProps) {
-  const [search, setSearch] = useState("");
   const [pages, setPages] = useState(1);
-  useTitle(user === "" ? "All sessions" : `Sessions of ${user}`);
   const load = useCallback(async (signal: AbortSignal) => await loadPages(user, pages, signal), [user, pages]);
-  const { value, problem } = usePolled(load, EVERY_MS);
-  const found = useMemo(() => matching(value?.sessions ?? [], search), [value, search]);
   return (
-    <div class="page wide">
-      <div class="page-head">
-        <h1 dir="auto">{user === "" ? "All sessions" : `Sessions of ${user}`}</h1>
-        {user !== "" && (
+    <ListPage
+      title={user === "" ? "All sessions" : `Sessions of ${user}`}
+      noun="session"
+      polled={usePolled(load, EVERY_MS)}
+      rowsOf={({ sessions }) => sessions}
+      wordsOf={({ id, owner, purpose, state, model, members, serverId, host, lease }) => [
+        ...[id, owner, purpose, state, model, serverId, host, lease?.holder],
+        ...members,
+      ]}
+      none="There are no sessions."
+      buttons={
+        user !== "" && (
           <a class="button" href="#/all-sessions">
             Show all users
           </a>
-        )}
-        <Search label="Search the sessions" value={search} onValue={setSearch} />
-      </div>
-      <ProblemNotice problem={problem} />
-      {value === undefined && problem === undefined && <Loading />}
-      {value !== undefined && <Summary {...value} />}
-      {value !== undefined && found.length === 0 && (
-        <Empty title={search === "" ? "There are no sessions." : "No session matches."} />
-      )}
-      {found.length > 0 && (
-        <Table label="Sessions" columns={COLUMNS} rows={found} idOf={({ id }) => id} sortedBy="Owner" />
-      )}
-      {value?.isAll === false && (
-        <p class="more">
-          {pages < MOST_PAGES ? (
-            <button type="button" class="button" onClick={() => setPages(pages * 2)}>
-              Show more
-            </button>
-          ) : (
-            <span class="quiet">
-              The {value.sessions.length} newest sessions are shown. Choose an owner to see all of one.
-            </span>
-          )}
-        </p>
-      )}
-    </div>
+        )
+      }
+      above={(value) => <Summary {...value} />}
+      below={({ sessions, isAll }) =>
+        !isAll &&
+        (pages < MOST_PAGES ? (
+          <More act={() => setPages(pages * 2)}>Show more</More>
+        ) : (
+          <More>The {sessions.length} newest sessions are shown. Choose an owner to see all of one.</More>
+        ))
+      }
+    >
+      {(found) => <Table label="Sessions" columns={COLUMNS} rows={found} idOf={({ id }) => id} sortedBy="Owner" />}
+    </ListPage>
   );
 }
 
-function Summary({ sessions, isAll }: Loaded) {
-  const count = (of: (session: AnySession) => boolean) => sessions.filter(of).length;
+function Summary({ sessions, isAll }: Found) {
+  const count = (of: (session: Session) => boolean) => sessions.filter(of).length;
   const more = isAll ? "" : "+";
   return (
     <Tiles
@@ -76,7 +68,7 @@ function Summary({ sessions, isAll }: Loaded) {
   );
 }
 
-const COLUMNS: readonly Column<AnySession>[] = [
+const COLUMNS: readonly Column<Session>[] = [
   {
     title: "Session",
     by: ({ id }) => id,
@@ -123,19 +115,11 @@ const COLUMNS: readonly Column<AnySession>[] = [
       </>
     ),
   },
-  { title: "Size", isNumber: true, by: ({ sizeBytes }) => sizeBytes, cell: ({ sizeBytes }) => bytes(sizeBytes) },
-  {
-    title: "Last use",
-    by: ({ lastUsedAt }) => -Date.parse(lastUsedAt),
-    cell: ({ lastUsedAt }) => (
-      <time dateTime={lastUsedAt} title={exact(lastUsedAt)}>
-        {ago(lastUsedAt)}
-      </time>
-    ),
-  },
+  number("Size", ({ sizeBytes }) => sizeBytes, { show: bytes }),
+  time("Last use", ({ lastUsedAt }) => lastUsedAt),
 ];
 
-function Held({ lease }: { lease: Lease | null }) {
+function Held({ lease }: Pick<Session, "lease">) {
   if (lease === null) return <span class="quiet">–</span>;
   return (
     <>
@@ -147,27 +131,17 @@ function Held({ lease }: { lease: Lease | null }) {
   );
 }
 
-async function loadPages(user: string, pages: number, signal: AbortSignal): Promise<Loaded> {
+async function loadPages(user: string, pages: number, signal: AbortSignal): Promise<Found> {
   const whose = user === "" ? "all=true" : `user=${encodeURIComponent(user)}`;
-  const sessions: AnySession[] = [];
+  const sessions: Session[] = [];
   let cursor: string | null = null;
   for (let page = 0; page < pages; page += 1) {
     const from: string = cursor === null ? "" : `&cursor=${encodeURIComponent(cursor)}`;
     const path = `/v1/sessions?${whose}&limit=${PAGE}${from}`;
-    const answer: { sessions: AnySession[]; next: string | null } = await ask("GET", path, { signal });
+    const answer: Answer<"listSessions"> = await ask("GET", path, { signal });
     sessions.push(...answer.sessions);
     cursor = answer.next;
     if (cursor === null) break;
   }
   return { sessions, isAll: cursor === null };
-}
-
-function matching(sessions: readonly AnySession[], search: string): readonly AnySession[] {
-  const wanted = search.trim().toLowerCase();
-  return sessions.filter(({ id, owner, purpose, state, model, members, serverId, host, lease }) =>
-    [id, owner, purpose, state, model, serverId, host, lease?.holder, ...members]
-      .join(" ")
-      .toLowerCase()
-      .includes(wanted),
-  );
 }

@@ -1,8 +1,9 @@
 import { useEffect, useState } from "preact/hooks";
 import { ask, problemFrom } from "../api/client.js";
-import type { Scope, Session } from "../api/types.js";
-import { Dialog, Field } from "../parts/dialog.js";
+import type { Answer, Server } from "../api/types.js";
+import { Dialog, Field, type Values } from "../parts/dialog.js";
 import { plural } from "../parts/hooks.js";
+import { Button } from "../parts/notice.js";
 
 export type Verb = "restart" | "drain" | "stop";
 
@@ -34,9 +35,13 @@ function begin(server: Server, verb: Verb, body: object): void {
   };
   note(operation);
   const path = `/v1/servers/${encodeURIComponent(reference)}/${verb}`;
-  void ask<{ stopped: Stopped[]; servers?: Server[] }>("POST", path, { body }).then(
+  void ask<Partial<Answer<"restartServer">>>("POST", path, { body }).then(
     ({ stopped, servers }) =>
-      note({ ...operation, state: "done", text: resultOf(reference, stopped[0], servers?.[0]) }),
+      note({
+        ...operation,
+        state: "done",
+        text: resultOf(reference, stopped?.[0]?.cut.length ?? 0, servers?.[0]?.pid),
+      }),
     (error: unknown) => {
       const { message } = problemFrom(error);
       note({ ...operation, state: "failed", text: `${reference}: ${message}` });
@@ -67,9 +72,9 @@ export function Operations() {
         <p key={operation.key} class={`operation ${operation.state}`}>
           <span class="operation-text">{operation.text}</span>
           {operation.state !== "running" && (
-            <button type="button" class="button small plain" onClick={() => dismiss(operation)}>
+            <Button class="small plain" act={() => dismiss(operation)}>
               Dismiss
-            </button>
+            </Button>
           )}
         </p>
       ))}
@@ -77,11 +82,9 @@ export function Operations() {
   );
 }
 
-function resultOf(reference: string, stopped: Stopped | undefined, again: Server | undefined): string {
-  const cut = stopped?.cut.length ?? 0;
+function resultOf(reference: string, cut: number, again: number | null | undefined): string {
   const turns = cut === 0 ? "" : ` ${plural(cut, "turn")} had to be cut.`;
-  if (again !== undefined) return `${reference} runs again, as process ${again.pid}.${turns}`;
-  return `${reference} has stopped.${turns}`;
+  return again == null ? `${reference} has stopped.${turns}` : `${reference} runs again, as process ${again}.${turns}`;
 }
 
 function note(operation: Operation): void {
@@ -99,30 +102,22 @@ const ENDS = {
 /** Asks for confirmation before an action on a server, and states what will happen to turns and sessions. */
 export function ServerAction({ server, verb, close }: { server: Server; verb: Verb; close(): void }) {
   const [isForced, setForced] = useState(false);
-  const [drainTimeout, setDrainTimeout] = useState("");
   const isStart = verb === "restart" && server.pid === null;
   const title = isStart ? "Start" : TITLES[verb];
-  const act = async () => {
-    const wait = drainTimeout.trim() === "" || isForced ? {} : { drainTimeout: drainTimeout.trim() };
-    begin(server, verb, { ...wait, ...(isForced ? { force: true } : {}) });
-  };
+  const act = async (given: Values) => begin(server, verb, isForced ? { force: true } : given);
   return (
     <Dialog
       title={`${title} ${referenceOf(server)}?`}
       action={isForced ? `${title} now` : title}
       isDangerous={verb !== "restart" || isForced}
+      effects={
+        isStart
+          ? ["The server starts with the same home and sessions."]
+          : [turnsText(server, isForced), sessionsText(server), ENDS[verb]]
+      }
       act={act}
       close={close}
     >
-      {isStart ? (
-        <p>The server starts with the same home and sessions.</p>
-      ) : (
-        <ul class="effects">
-          <li>{turnsText(server, isForced)}</li>
-          <li>{sessionsText(server)}</li>
-          <li>{ENDS[verb]}</li>
-        </ul>
-      )}
       {verb !== "drain" && !isStart && (
         <label class="check">
           <input type="checkbox" checked={isForced} onChange={() => setForced(!isForced)} />
@@ -131,9 +126,8 @@ export function ServerAction({ server, verb, close }: { server: Server; verb: Ve
       )}
       {!isForced && !isStart && (
         <Field
+          name="drainTimeout"
           label="Wait for turns at most"
-          value={drainTimeout}
-          onValue={setDrainTimeout}
           placeholder="30s"
           hint="A duration. If you leave it out, the fleet's setting drain.timeout counts."
         />
@@ -144,7 +138,7 @@ export function ServerAction({ server, verb, close }: { server: Server; verb: Ve
 
 function turnsText({ turns }: Server, isForced: boolean): string {
   if (isForced)
-    return turns === null || turns === 0 ? "Turns are cut." : `${upper(plural(turns, "turn"))} in flight will be cut.`;
+    return turns === null || turns === 0 ? "Turns are cut." : `${plural(turns, "turn")} in flight will be cut.`;
   if (turns === null)
     return "The server takes no new turns. Turns in flight may end first. What still runs after that is cut.";
   if (turns === 0) return "No turn is in flight. The server takes no new turns.";
@@ -154,98 +148,6 @@ function turnsText({ turns }: Server, isForced: boolean): string {
 function sessionsText({ sessions }: Server): string {
   if (sessions === null || sessions === 0) return "All sessions stay on disk.";
   return sessions === 1 ? "Its session stays on disk." : `Its ${sessions} sessions stay on disk.`;
-}
-
-function upper(text: string): string {
-  return text.charAt(0).toUpperCase() + text.slice(1);
-}
-
-/** The answers of the API's routes for operators. `/openapi.json` describes them in full. */
-
-export interface Server {
-  id: string;
-  user: string | null;
-  isolation: "per-user" | "shared";
-  hostName: string | null;
-  away: boolean;
-  url: string | null;
-  pid: number | null;
-  state: string;
-  failure: string | null;
-  startedAt: string | null;
-  memoryBytes: number | null;
-  sessions: number | null;
-  activeSessions: number;
-  version: string | null;
-  sandbox: { mode: string; not: readonly string[] };
-  turns: number | null;
-  latencyMs: number | null;
-}
-
-export interface Servers {
-  servers: readonly Server[];
-  pool: { state: "open" | "closed"; reason: string | null };
-}
-
-export interface Host {
-  name: string;
-  state: string;
-  heartbeatAgeMs: number | null;
-  door: string | null;
-  startedAt: string | null;
-  servers: number;
-  sessions: number;
-  memoryBytes: number;
-}
-
-export interface Lease {
-  holder: string;
-  fence: number;
-  acquiredAt: string;
-  expiresAt: string;
-}
-
-export interface AnySession extends Session {
-  serverId: string;
-  host: string | null;
-  lease: Lease | null;
-}
-
-export interface Token {
-  id: string;
-  user: string;
-  expiresAt: string | null;
-  scopes: readonly Scope[];
-  sessionId: string | null;
-  label: string | null;
-  createdAt: string;
-  expired: boolean;
-  lastUsedAt: string | null;
-}
-
-export interface User {
-  user: string;
-  sessions: number;
-  servers: number;
-  tokens: number;
-  suspended: { since: string; reason: string | null } | null;
-}
-
-/** The outcome of a purge. */
-export interface Receipt {
-  user: string;
-  /** The parts that could not be erased, and the reasons. */
-  remains: readonly { host: string | null; what: string; why: string }[];
-}
-
-export interface IssuedToken extends Pick<Token, "id" | "user" | "expiresAt" | "scopes" | "sessionId"> {
-  token: string;
-}
-
-interface Stopped {
-  id: string;
-  outcome: "drained" | "killed" | "already-stopped";
-  cut: readonly string[];
 }
 
 /** The name of a server in the API, which is unique even if several hosts have a server with this id. */

@@ -1,91 +1,79 @@
-import { useCallback, useMemo, useState } from "preact/hooks";
+import { useCallback, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
-import type { Scope } from "../api/types.js";
-import { Dialog, Field } from "../parts/dialog.js";
-import { ago, exact, plural, usePolled, useTitle } from "../parts/hooks.js";
-import { Badge, Empty, Loading, Name, ProblemNotice } from "../parts/notice.js";
-import { type Column, Search, Table } from "../parts/table.js";
+import type { Answer, IssuedToken, Scope, Token } from "../api/types.js";
+import { Dialog, Field, type Values } from "../parts/dialog.js";
+import { ago, exact, plural, usePolled } from "../parts/hooks.js";
+import { Ago, Badge, Button, Choice, More, Name } from "../parts/notice.js";
+import { type Column, ListPage, Table, time } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
-import type { IssuedToken, Token } from "./operations.js";
 
 const EVERY_MS = 5_000;
 const PAGE = 200;
-const DAY_MS = 86_400_000;
-/** A token that expires sooner than this is shown as a warning. In milliseconds. */
-const SOON_MS = 7 * DAY_MS;
-
-interface TokenPage {
-  tokens: readonly Token[];
-  next: string | null;
-}
+/** A token that expires sooner than this is shown as a warning: 7 days. */
+const SOON_MS = 7 * 86_400_000;
 
 /** The page with the tokens of all users, where an operator issues and revokes tokens. */
 export function Tokens({ caller }: PageProps) {
-  const [search, setSearch] = useState("");
   const [isNew, setNew] = useState(false);
   const [issued, setIssued] = useState<IssuedToken | null>(null);
   const [revoked, setRevoked] = useState<Token | null>(null);
-  useTitle("Tokens");
   const load = useCallback(
-    async (signal: AbortSignal) => await ask<TokenPage>("GET", `/v1/tokens?limit=${PAGE}`, { signal }),
+    async (signal: AbortSignal) => await ask<Answer<"listTokens">>("GET", `/v1/tokens?limit=${PAGE}`, { signal }),
     [],
   );
-  const { value, problem, reload } = usePolled(load, EVERY_MS);
-  const found = useMemo(() => matching(value?.tokens ?? [], search), [value, search]);
-  const closeIssued = useCallback(() => setIssued(null), []);
-  const take = (token: IssuedToken) => {
-    setIssued(token);
-    void reload();
+  const polled = usePolled(load, EVERY_MS);
+  const actions: Column<Token> = {
+    title: "Actions",
+    cell: (token) => (
+      <span class="actions">
+        <Button class="small" about={`token ${token.id} of ${token.user}`} act={() => setRevoked(token)}>
+          Revoke
+        </Button>
+      </span>
+    ),
   };
-  const columns = [
-    ...COLUMNS,
-    {
-      title: "Actions",
-      cell: (token: Token) => (
-        <span class="actions">
-          <button
-            type="button"
-            class="button small"
-            onClick={() => setRevoked(token)}
-            aria-label={`Revoke token ${token.id} of ${token.user}`}
-          >
-            Revoke
-          </button>
-        </span>
-      ),
-    },
-  ];
   return (
-    <div class="page wide">
-      <div class="page-head">
-        <h1>Tokens</h1>
-        <Search label="Search the tokens" value={search} onValue={setSearch} />
-        {caller.scopes.includes("issue") && (
-          <button type="button" class="button primary" onClick={() => setNew(true)}>
-            Issue a token
-          </button>
+    <>
+      <ListPage
+        title="Tokens"
+        noun="token"
+        polled={polled}
+        rowsOf={({ tokens }) => tokens}
+        wordsOf={({ id, user, label, scopes, sessionId }) => [id, user, label, sessionId, ...scopes]}
+        none="No token was issued."
+        buttons={
+          caller.scopes.includes("issue") && (
+            <Button class="primary" act={() => setNew(true)}>
+              Issue a token
+            </Button>
+          )
+        }
+        above={({ tokens }) => <Warning endless={tokens.filter(({ expiresAt }) => expiresAt === null).length} />}
+        below={({ next }) => next !== null && <More>The {PAGE} newest tokens are shown.</More>}
+      >
+        {(found) => (
+          <Table label="Tokens" columns={[...COLUMNS, actions]} rows={found} idOf={({ id }) => id} sortedBy="User" />
         )}
-      </div>
-      <ProblemNotice problem={problem} />
-      {value === undefined && problem === undefined && <Loading />}
-      {value !== undefined && <Warnings tokens={value.tokens} />}
-      {value !== undefined && found.length === 0 && (
-        <Empty title={search === "" ? "No token was issued." : "No token matches."} />
+      </ListPage>
+      {isNew && (
+        <NewToken
+          close={() => setNew(false)}
+          issued={(token) => {
+            setIssued(token);
+            void polled.reload();
+          }}
+        />
       )}
-      {found.length > 0 && (
-        <Table label="Tokens" columns={columns} rows={found} idOf={({ id }) => id} sortedBy="User" />
-      )}
-      {value?.next != null && (
-        <p class="more">
-          <span class="quiet">The {PAGE} newest tokens are shown.</span>
-        </p>
-      )}
-      {isNew && <NewToken close={() => setNew(false)} issued={take} />}
-      {issued !== null && <IssuedDialog token={issued} close={closeIssued} />}
+      {issued !== null && <IssuedDialog token={issued} close={() => setIssued(null)} />}
       {revoked !== null && (
-        <Revocation token={revoked} isOwn={revoked.user === caller.user} close={() => setRevoked(null)} done={reload} />
+        <Revocation
+          token={revoked}
+          isOwn={revoked.user === caller.user}
+          close={() => setRevoked(null)}
+          done={polled.reload}
+        />
       )}
-    </div>
+    </>
   );
 }
 
@@ -122,42 +110,16 @@ const COLUMNS: readonly Column<Token>[] = [
   {
     title: "Expires",
     by: ({ expiresAt }) => (expiresAt === null ? Number.MAX_SAFE_INTEGER : Date.parse(expiresAt)),
-    cell: (token) => <Expiry token={token} />,
+    cell: ({ expiresAt, expired }) => {
+      if (expiresAt === null || expired) return <Badge word={expired ? "expired" : "never"} />;
+      return <Ago at={expiresAt} class={Date.parse(expiresAt) - Date.now() < SOON_MS ? "warn" : ""} />;
+    },
   },
-  {
-    title: "Last used",
-    by: ({ lastUsedAt }) => (lastUsedAt === null ? null : -Date.parse(lastUsedAt)),
-    cell: ({ lastUsedAt }) => <When time={lastUsedAt} />,
-  },
-  {
-    title: "Issued",
-    by: ({ createdAt }) => -Date.parse(createdAt),
-    cell: ({ createdAt }) => <When time={createdAt} />,
-  },
+  time("Last used", ({ lastUsedAt }) => lastUsedAt, "never"),
+  time("Issued", ({ createdAt }) => createdAt),
 ];
 
-function When({ time }: { time: string | null }) {
-  if (time === null) return <span class="quiet">never</span>;
-  return (
-    <time dateTime={time} title={exact(time)}>
-      {ago(time)}
-    </time>
-  );
-}
-
-function Expiry({ token: { expiresAt, expired } }: { token: Token }) {
-  if (expiresAt === null) return <Badge word="never" />;
-  if (expired) return <Badge word="expired" />;
-  const isSoon = Date.parse(expiresAt) - Date.now() < SOON_MS;
-  return (
-    <time dateTime={expiresAt} title={exact(expiresAt)} class={isSoon ? "warn" : ""}>
-      {ago(expiresAt)}
-    </time>
-  );
-}
-
-function Warnings({ tokens }: { tokens: readonly Token[] }) {
-  const endless = tokens.filter(({ expiresAt }) => expiresAt === null).length;
+function Warning({ endless }: { endless: number }) {
   if (endless === 0) return null;
   return (
     <p class="notice warn">
@@ -180,22 +142,19 @@ function Revocation({ token: { id, user, lastUsedAt }, isOwn, close, done }: Rev
     await ask("DELETE", `/v1/tokens/${encodeURIComponent(id)}`);
     await done();
   };
+  const effects = [
+    "Programs that use it are refused from now on. Their connections end within seconds.",
+    lastUsedAt === null ? "It was never used." : `It was last used ${ago(lastUsedAt)}.`,
+    "There is no way back. Sessions stay.",
+    ...(isOwn ? ["This token is yours. If this page uses it, you will be signed out."] : []),
+  ];
   return (
-    <Dialog title={`Revoke token ${id} of ${user}?`} action="Revoke the token" isDangerous act={act} close={close}>
-      <ul class="effects">
-        <li>Programs that use it are refused from now on. Their connections end within seconds.</li>
-        <li>{lastUsedAt === null ? "It was never used." : `It was last used ${ago(lastUsedAt)}.`}</li>
-        <li>There is no way back. Sessions stay.</li>
-        {isOwn && <li>This token is yours. If this page uses it, you will be signed out.</li>}
-      </ul>
-    </Dialog>
-  );
-}
-
-function matching(tokens: readonly Token[], search: string): readonly Token[] {
-  const wanted = search.trim().toLowerCase();
-  return tokens.filter(({ id, user, label, scopes, sessionId }) =>
-    [id, user, label, sessionId, ...scopes].join(" ").toLowerCase().includes(wanted),
+    <Dialog
+      title={`Revoke token ${id} of ${user}?`}
+      action="Revoke the token"
+      isDangerous
+      {...{ effects, act, close }}
+    />
   );
 }
 
@@ -215,57 +174,29 @@ const LIFETIMES: readonly (readonly [value: string, title: string])[] = [
 ];
 
 function NewToken({ close, issued }: { close(): void; issued(token: IssuedToken): void }) {
-  const [user, setUser] = useState("");
-  const [scope, setScope] = useState<Scope>("use");
   const [ttl, setTtl] = useState("");
-  const [sessionId, setSessionId] = useState("");
-  const [label, setLabel] = useState("");
-  const act = async () => {
-    const body = {
-      user: user.trim(),
-      scopes: [scope],
-      ...(ttl === "" ? {} : { ttl }),
-      ...(sessionId.trim() === "" ? {} : { sessionId: sessionId.trim() }),
-      ...(label.trim() === "" ? {} : { label: label.trim() }),
-    };
-    issued(await ask<IssuedToken>("POST", "/v1/tokens", { body }));
-  };
+  const act = async ({ scope, ...given }: Values) =>
+    issued(await ask<IssuedToken>("POST", "/v1/tokens", { body: { user: "", ...given, scopes: [scope] } }));
   return (
     <Dialog title="Issue a token" action="Issue" act={act} close={close}>
-      <Field
-        label="User"
-        isFirst
-        value={user}
-        onValue={setUser}
-        hint="The user as whom programs with this token act."
-      />
-      <Field label="Label" value={label} onValue={setLabel} hint="What the token is for. Lists show it." />
+      <Field name="user" label="User" isFirst hint="The user as whom programs with this token act." />
+      <Field name="label" label="Label" hint="What the token is for. Lists show it." />
       <fieldset class="choices">
         <legend>Scope</legend>
         {SCOPES.map(([value, meaning]) => (
           <label key={value} class="choice">
-            <input type="radio" name="scope" checked={scope === value} onChange={() => setScope(value)} />
+            <input type="radio" name="scope" value={value} defaultChecked={value === "use"} />
             <span>
               {value} <span class="quiet">{meaning}</span>
             </span>
           </label>
         ))}
       </fieldset>
-      <div class="field">
-        <label for="token-ttl">Expires after</label>
-        <select id="token-ttl" value={ttl} onChange={({ currentTarget }) => setTtl(currentTarget.value)}>
-          {LIFETIMES.map(([value, title]) => (
-            <option key={value} value={value}>
-              {title}
-            </option>
-          ))}
-        </select>
-      </div>
+      <Choice label="Expires after" class="field" name="ttl" value={ttl} values={LIFETIMES} choose={setTtl} />
       {ttl === "never" && <p class="notice warn">Whoever steals this token can use it until somebody revokes it.</p>}
       <Field
+        name="sessionId"
         label="Session"
-        value={sessionId}
-        onValue={setSessionId}
         hint="The only session that the token is valid for. If you leave it out: all sessions of the user."
       />
     </Dialog>
@@ -284,9 +215,9 @@ function IssuedDialog({ token, close }: { token: IssuedToken; close(): void }) {
       <p>Copy the token now. The fleet keeps only a hash of it, and nobody can see it again.</p>
       <div class="secret">
         <code>{token.token}</code>
-        <button type="button" class="button small" onClick={() => void copy()}>
+        <Button class="small" act={() => void copy()}>
           {isCopied ? "Copied" : "Copy"}
-        </button>
+        </Button>
       </div>
       <p class="quiet" role="status">
         {isCopied && "The token is in the clipboard. "}

@@ -1,12 +1,13 @@
-import { useCallback, useMemo, useState } from "preact/hooks";
+import { useCallback, useState } from "preact/hooks";
 import { ask, type Problem, problemFrom, segment } from "../api/client.js";
+import type { Answer, Receipt, Server, User, UserLimits } from "../api/types.js";
 import { Dialog } from "../parts/dialog.js";
-import { ago, plural, usePolled, useTitle } from "../parts/hooks.js";
-import { Badge, Empty, Loading, Name, ProblemNotice } from "../parts/notice.js";
-import { type Column, Search, Table } from "../parts/table.js";
+import { ago, plural, usePolled } from "../parts/hooks.js";
+import { Badge, Button, Name, ProblemNotice } from "../parts/notice.js";
+import { type Column, ListPage, number, Table } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
-import { limitsPath, SetLimits, type UserLimits } from "../usage/limits.js";
-import { Operations, type Receipt, type Server, ServerAction, type Servers, type User } from "./operations.js";
+import { limitsPath, SetLimits } from "../usage/limits.js";
+import { Operations, ServerAction } from "./operations.js";
 
 const EVERY_MS = 5_000;
 
@@ -19,26 +20,20 @@ type Chosen = { verb: UserVerb; entry: Entry } | { stop: Server } | { limits: Us
 
 /** The users who have a session, a server or a token, with the actions of an operator. */
 export function Users({ caller }: PageProps) {
-  const [search, setSearch] = useState("");
   const [chosen, setChosen] = useState<Chosen | null>(null);
   const [receipt, setReceipt] = useState<Receipt | null>(null);
   const [failure, setFailure] = useState<Problem>();
-  useTitle("Users");
   const load = useCallback(async (signal: AbortSignal) => {
     const [{ users }, { servers }] = await Promise.all([
-      ask<{ users: User[] }>("GET", "/v1/users", { signal }),
-      ask<Servers>("GET", "/v1/servers", { signal }),
+      ask<Answer<"listUsers">>("GET", "/v1/users", { signal }),
+      ask<Answer<"listServers">>("GET", "/v1/servers", { signal }),
     ]);
     return users.map((each): Entry => {
       const own = servers.filter(({ user }) => user === each.user);
       return { ...each, server: own.find(({ pid }) => pid !== null) ?? own[0] };
     });
   }, []);
-  const { value, problem, reload } = usePolled(load, EVERY_MS);
-  const found = useMemo(
-    () => (value ?? []).filter(({ user }) => user.toLowerCase().includes(search.trim().toLowerCase())),
-    [value, search],
-  );
+  const polled = usePolled(load, EVERY_MS);
   const close = useCallback(() => setChosen(null), []);
   const setLimits = (user: string) => {
     setFailure(undefined);
@@ -49,56 +44,51 @@ export function Users({ caller }: PageProps) {
   };
   const done = async (purged: Receipt | null) => {
     setReceipt(purged);
-    await reload();
+    await polled.reload();
   };
-  const columns: Column<Entry>[] = [
-    ...COLUMNS,
-    {
-      title: "Actions",
-      cell: (entry) => {
-        const { user, suspended, server } = entry;
-        const button = (title: string, act: () => void, isDisabled = false) => (
-          <button
-            type="button"
-            class="button small"
-            disabled={isDisabled}
-            aria-label={`${title} ${user}`}
-            onClick={act}
-          >
-            {title}
-          </button>
-        );
-        const choose = (verb: UserVerb) => () => setChosen({ verb, entry });
-        return (
-          <span class="actions">
-            {server !== undefined && server.pid !== null
-              ? button("Stop", () => setChosen({ stop: server }), server.away)
-              : button("Start", choose("start"), suspended !== null)}
-            {button("Limits", () => setLimits(user))}
-            {suspended === null && button("Suspend", choose("suspend"))}
-            {suspended !== null && button("Resume", choose("resume"))}
-            {button("Purge", choose("purge"))}
-          </span>
-        );
-      },
+  const actions: Column<Entry> = {
+    title: "Actions",
+    cell: (entry) => {
+      const { user, suspended, server } = entry;
+      const button = (title: string, act: () => void, isDisabled = false) => (
+        <Button class="small" about={user} isDisabled={isDisabled} act={act}>
+          {title}
+        </Button>
+      );
+      const choose = (verb: UserVerb) => () => setChosen({ verb, entry });
+      return (
+        <span class="actions">
+          {server !== undefined && server.pid !== null
+            ? button("Stop", () => setChosen({ stop: server }), server.away)
+            : button("Start", choose("start"), suspended !== null)}
+          {button("Limits", () => setLimits(user))}
+          {suspended === null ? button("Suspend", choose("suspend")) : button("Resume", choose("resume"))}
+          {button("Purge", choose("purge"))}
+        </span>
+      );
     },
-  ];
+  };
   return (
-    <div class="page wide">
-      <div class="page-head">
-        <h1>Users</h1>
-        <Search label="Search the users" value={search} onValue={setSearch} />
-      </div>
-      <Operations />
-      {receipt !== null && <Purged {...receipt} />}
-      <ProblemNotice problem={failure ?? problem} />
-      {value === undefined && problem === undefined && <Loading />}
-      {value !== undefined && found.length === 0 && (
-        <Empty title={search === "" ? "There are no users." : "No user matches."} />
-      )}
-      {found.length > 0 && (
-        <Table label="Users" columns={columns} rows={found} idOf={({ user }) => user} sortedBy="User" />
-      )}
+    <>
+      <ListPage
+        title="Users"
+        noun="user"
+        polled={polled}
+        rowsOf={(users) => users}
+        wordsOf={({ user }) => [user]}
+        none="There are no users."
+        notices={
+          <>
+            <Operations />
+            {receipt !== null && <Purged {...receipt} />}
+            <ProblemNotice problem={failure} />
+          </>
+        }
+      >
+        {(found) => (
+          <Table label="Users" columns={[...COLUMNS, actions]} rows={found} idOf={({ user }) => user} sortedBy="User" />
+        )}
+      </ListPage>
       {chosen !== null && "verb" in chosen && (
         <UserAction
           verb={chosen.verb}
@@ -109,8 +99,8 @@ export function Users({ caller }: PageProps) {
         />
       )}
       {chosen !== null && "stop" in chosen && <ServerAction server={chosen.stop} verb="stop" close={close} />}
-      {chosen !== null && "limits" in chosen && <SetLimits limits={chosen.limits} close={close} done={reload} />}
-    </div>
+      {chosen !== null && "limits" in chosen && <SetLimits limits={chosen.limits} close={close} done={polled.reload} />}
+    </>
   );
 }
 
@@ -136,7 +126,7 @@ const COLUMNS: readonly Column<Entry>[] = [
     by: ({ sessions }) => sessions,
     cell: ({ user, sessions }) => <a href={`#/all-sessions/${encodeURIComponent(user)}`}>{sessions}</a>,
   },
-  { title: "Tokens", isNumber: true, by: ({ tokens }) => tokens, cell: ({ tokens }) => tokens },
+  number("Tokens", ({ tokens }) => tokens),
   { title: "Usage", cell: ({ user }) => <a href={`#/usage/${encodeURIComponent(user)}`}>Show</a> },
 ];
 
@@ -207,15 +197,14 @@ function UserAction({ verb, user, isOwn, close, done }: UserActionProps) {
     if (verb !== "purge") await ask("POST", `${path}/${verb}`);
     await done(receipt);
   };
-  const of = verb === "start" ? "Start the server of" : title;
   return (
-    <Dialog title={`${of} ${user.user}?`} action={title} isDangerous={isDangerous} act={act} close={close}>
-      <ul class="effects">
-        {effects(user).map((effect) => (
-          <li key={effect}>{effect}</li>
-        ))}
-        {isOwn && isDangerous && <li>This user is you. You will be signed out.</li>}
-      </ul>
-    </Dialog>
+    <Dialog
+      title={`${verb === "start" ? "Start the server of" : title} ${user.user}?`}
+      action={title}
+      isDangerous={isDangerous}
+      effects={[...effects(user), ...(isOwn && isDangerous ? ["This user is you. You will be signed out."] : [])]}
+      act={act}
+      close={close}
+    />
   );
 }

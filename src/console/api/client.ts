@@ -1,4 +1,4 @@
-import type { Caller } from "./types.js";
+import type { Caller, ProblemFields } from "./types.js";
 
 interface Ask {
   body?: unknown;
@@ -30,7 +30,7 @@ export async function send(method: string, path: string, { body, headers = {}, s
     acceptedAt = performance.now();
     return response;
   }
-  if (response.status === 401) signedOut();
+  if (response.status === 401) forget();
   throw await problemOf(response);
 }
 
@@ -77,10 +77,6 @@ function keyOf(): string | null {
   return sessionStorage.getItem(NAME);
 }
 
-function keepKey(key: string): void {
-  sessionStorage.setItem(NAME, key);
-}
-
 /** The key of this tab, or else that of another tab; null if no tab has a key. */
 async function findKey(): Promise<string | null> {
   const own = keyOf();
@@ -96,7 +92,7 @@ async function findKey(): Promise<string | null> {
       resolve(null);
     }, ANSWER_MS);
   });
-  if (given !== null) keepKey(given);
+  if (given !== null) sessionStorage.setItem(NAME, given);
   return given;
 }
 
@@ -106,17 +102,7 @@ export function onSignedOut(listener: () => void): () => void {
   return () => void listeners.delete(listener);
 }
 
-/** Signs this tab out, because the API no longer accepts the cookie. */
-function signedOut(): void {
-  forget();
-}
-
-/** Signs all tabs out, because the user has signed out. */
-function signedOutEverywhere(): void {
-  channel.postMessage({ signedOut: true } satisfies Message);
-  forget();
-}
-
+/** Signs this tab out. */
 function forget(): void {
   sessionStorage.removeItem(NAME);
   for (const listener of listeners) listener();
@@ -125,25 +111,15 @@ function forget(): void {
 /** An error of the API, as RFC 9457 describes it, or a failure to reach the API. */
 export class Problem extends Error {
   readonly status: number;
-  readonly code: string;
   readonly suggestions: readonly string[];
   readonly requestId: string;
 
-  constructor({ status, code = "", detail, suggestions = [], requestId = "" }: ProblemFields) {
+  constructor({ status, detail, suggestions = [], requestId = "" }: ProblemFields) {
     super(detail);
     this.status = status;
-    this.code = code;
     this.suggestions = suggestions;
     this.requestId = requestId;
   }
-}
-
-interface ProblemFields {
-  status: number;
-  code?: string;
-  detail: string;
-  suggestions?: readonly string[];
-  requestId?: string;
 }
 
 /** Turns anything that was thrown into a problem. */
@@ -172,15 +148,17 @@ export async function ownerOf(code: string): Promise<string> {
 /** Signs in with a token, or with a one-time code that was issued for `user`. */
 export async function signIn(credential: { token: string } | { code: string; user: string }): Promise<Caller> {
   const { key } = await ask<{ key: string }>("POST", "/console/session", { body: credential });
-  keepKey(key);
+  sessionStorage.setItem(NAME, key);
   return await whoAmI();
 }
 
+/** Signs out, in all tabs. */
 export async function signOut(): Promise<void> {
   try {
     await send("DELETE", "/console/session");
   } finally {
-    signedOutEverywhere();
+    channel.postMessage({ signedOut: true } satisfies Message);
+    forget();
   }
 }
 

@@ -1,3 +1,4 @@
+import { EventSourceParserStream } from "eventsource-parser/stream";
 import { Problem, problemFrom, send } from "./client.js";
 
 const FIRST_WAIT_MS = 1_000;
@@ -27,7 +28,8 @@ export async function follow({ path, begin }: Source, listener: Listener, signal
   let lastId: string | null | undefined;
   let waitMs = FIRST_WAIT_MS;
   while (!signal.aborted) {
-    await visible(signal);
+    if (document.hidden)
+      await until(signal, (seen) => document.addEventListener("visibilitychange", seen, { once: true }));
     const stop = hiddenOr(signal);
     try {
       if (lastId === undefined) lastId = (await begin?.(stop.signal)) ?? null;
@@ -47,55 +49,36 @@ export async function follow({ path, begin }: Source, listener: Listener, signal
       if (FINAL.has(problem.status)) return listener.failed(problem);
       listener.trouble(problem);
     } finally {
-      stop.end();
+      stop.abort();
     }
-    await pause(waitMs, signal);
+    await until(signal, (over) => setTimeout(over, waitMs));
     waitMs = Math.min(waitMs * 2, LONGEST_WAIT_MS);
   }
 }
 
-/** Resolves when the user sees the page, or when the signal aborts. */
-async function visible(signal: AbortSignal): Promise<void> {
-  if (!document.hidden) return;
+/** Resolves when `start` calls its argument, or when the signal aborts. */
+async function until(signal: AbortSignal, start: (done: () => void) => void): Promise<void> {
+  if (signal.aborted) return;
+  const over = new AbortController();
   await new Promise<void>((resolve) => {
-    document.addEventListener("visibilitychange", seen);
-    signal.addEventListener("abort", seen);
-    function seen() {
-      document.removeEventListener("visibilitychange", seen);
-      signal.removeEventListener("abort", seen);
-      resolve();
-    }
+    signal.addEventListener("abort", () => resolve(), { signal: over.signal });
+    start(resolve);
   });
+  over.abort();
 }
 
 /**
- * A signal that aborts when `signal` does, or when the user no longer sees the page. A hidden page must not occupy a
- * connection, because a browser has only six connections to an address for all of its tabs.
+ * Aborts when `signal` does, or when the user no longer sees the page. A hidden page must not occupy a connection,
+ * because a browser has only six connections to an address for all of its tabs.
  */
-function hiddenOr(signal: AbortSignal): { signal: AbortSignal; end(): void } {
-  const controller = new AbortController();
-  const abort = () => {
-    if (document.hidden || signal.aborted) controller.abort();
+function hiddenOr(signal: AbortSignal): AbortController {
+  const stop = new AbortController();
+  const look = () => {
+    if (document.hidden || signal.aborted) stop.abort();
   };
-  document.addEventListener("visibilitychange", abort);
-  signal.addEventListener("abort", abort);
-  const end = () => {
-    document.removeEventListener("visibilitychange", abort);
-    signal.removeEventListener("abort", abort);
-  };
-  return { signal: controller.signal, end };
-}
-
-async function pause(ms: number, signal: AbortSignal): Promise<void> {
-  await new Promise<void>((resolve) => {
-    const timer = setTimeout(end, ms);
-    signal.addEventListener("abort", end);
-    function end() {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", end);
-      resolve();
-    }
-  });
+  document.addEventListener("visibilitychange", look, { signal: stop.signal });
+  signal.addEventListener("abort", look, { signal: stop.signal });
+  return stop;
 }
 
 /** A server-sent event. */
@@ -106,38 +89,19 @@ export interface StreamEvent {
   data: any;
 }
 
-/**
- * Reads the server-sent events of an answer (WHATWG HTML, section 9.2). The browser's `EventSource` does not work
- * here, because it cannot send our headers.
- */
-export async function* eventsOf(response: Response): AsyncGenerator<StreamEvent, void, undefined> {
-  if (response.body === null) return;
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
+/** Reads the server-sent events of an answer. The browser's `EventSource` cannot send our headers. */
+export async function* eventsOf({ body }: Response): AsyncGenerator<StreamEvent, void, undefined> {
+  if (body === null) return;
+  const events = body.pipeThrough(new TextDecoderStream()).pipeThrough(new EventSourceParserStream());
+  const reader = events.getReader();
   try {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
-      const blocks = (rest + value).split("\n\n");
-      rest = blocks.pop() ?? "";
-      for (const block of blocks) {
-        const event = parse(block);
-        if (event !== null) yield event;
-      }
+      const { id = null, event = "message", data } = value;
+      yield { id, event, data: JSON.parse(data) };
     }
   } finally {
     await reader.cancel().catch(() => "it has failed");
   }
-}
-
-function parse(block: string): StreamEvent | null {
-  const fields = new Map(block.split("\n").map((line) => split(line)));
-  const data = fields.get("data");
-  if (data === undefined) return null;
-  return { id: fields.get("id") ?? null, event: fields.get("event") ?? "message", data: JSON.parse(data) };
-}
-
-function split(line: string): [string, string] {
-  const colon = line.indexOf(": ");
-  return colon === -1 ? [line, ""] : [line.slice(0, colon), line.slice(colon + 2)];
 }

@@ -1,58 +1,37 @@
-/** The answers of the API that the console uses. `/openapi.json` describes them in full. */
+/** The answers of the API that the console uses, in the types that are generated from `/openapi.json`. */
+import type { components, operations } from "../../../schemas/openapi.js";
 
-export type Scope = "read" | "use" | "admin" | "issue";
+export {
+  pathsV1EventsGetParametersQueryTypeValues as EVENT_TYPES,
+  pathsV1UsageGetParametersQueryByValues as USAGE_BY,
+} from "../../../schemas/openapi.js";
 
-export interface Caller {
-  user: string;
-  scopes: readonly Scope[];
-  sessionId: string | null;
-  expiresAt: string | null;
-  limits: LimitNumbers;
-  used: LimitNumbers;
-}
+type Success<Responses> = Responses[keyof Responses & (200 | 201)];
+/** The JSON with which an operation of the API succeeds. */
+export type Answer<Name extends keyof operations> =
+  Success<operations[Name]["responses"]> extends { content: { "application/json": infer Body } } ? Body : never;
 
-/** A number for each limit of a user. Null in `limits` means no limit; null in `used` means that nobody counts it. */
-export type LimitNumbers = Readonly<Record<LimitName, number | null>>;
-
-export type LimitName =
-  | "turnsPerMinute"
-  | "concurrentTurns"
-  | "sessions"
-  | "connections"
-  | "tokensPerDay"
-  | "tokensPerMonth";
-
-export interface Session {
-  id: string;
-  owner: string;
-  purpose: string | null;
-  title: string | null;
-  kind: "private" | "collaborative";
-  members: readonly string[];
-  persistence: "persistent" | "ephemeral";
-  state: string;
-  model: string | null;
-  createdAt: string;
-  lastUsedAt: string;
-  expiresAt: string | null;
-  sizeBytes: number;
-  stranded: boolean;
-}
-
-export interface SessionPage {
-  sessions: readonly Session[];
-  next: string | null;
-}
-
+type Schemas = components["schemas"];
+export type ProblemFields = Pick<Schemas["Problem"], "status" | "detail"> &
+  Partial<Pick<Schemas["Problem"], "suggestions" | "requestId">>;
+export type Caller = Schemas["Caller"];
+export type Scope = Caller["scopes"][number];
+export type Session = Schemas["Session"];
+export type Server = Schemas["BusyServer"];
+export type Host = Schemas["Host"];
+export type Token = Schemas["Token"];
+export type IssuedToken = Answer<"issueToken">;
+export type User = Answer<"listUsers">["users"][number];
+export type Receipt = Answer<"purgeUser">;
+export type UserLimits = Answer<"getUserLimits">;
+export type LimitName = keyof UserLimits["limits"];
+export type Report = Answer<"getUsage">;
+export type FleetEvent = Answer<"listEvents">["events"][number];
+export type Sample = Schemas["Sample"];
+export type HostSamples = Answer<"listSamples">["hosts"][number];
 /** A permission or a question of the agent. */
-export interface AgentRequest {
-  id: string;
-  kind: "permission" | "question";
-  openedAt: string;
-  expiresAt: string | null;
-  permission: ({ kind: string } & Record<string, unknown>) | null;
-  question: { question: string; choices: readonly string[] | null; freeform: boolean } | null;
-}
+export type AgentRequest = Schemas["AgentRequest"];
+export type TranscriptEntry = Schemas["TranscriptEntry"];
 
 /** An event of a session, with the fields that the console reads. */
 export interface SessionEvent {
@@ -62,11 +41,4 @@ export interface SessionEvent {
   agentId?: string;
   // biome-ignore lint/suspicious/noExplicitAny: each type of event has its own fields
   data: any;
-}
-
-/** A part of a transcript, with the fields that the console reads. */
-export interface TranscriptEntry {
-  role: "user" | "assistant" | "tool";
-  /** Why the turn ended without a complete reply; null for all other entries. */
-  failure: string | null;
 }

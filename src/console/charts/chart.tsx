@@ -1,5 +1,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
+import type { HostSamples, Sample } from "../api/types.js";
+import { type Column, Table } from "../parts/table.js";
 
 export interface ChartLine {
   title: string;
@@ -25,23 +27,18 @@ interface ChartProps {
 }
 
 const HEIGHT = 180;
+/** The axis of time has room for at least this many bars, so that a few values are not stretched over its width. */
+const SHORTEST = 8;
+/** In pixels. */
+const WIDEST_BAR = 30;
 /** The distances between labels from which a chart of counts may choose. */
 const COUNT_STEPS = Array.from({ length: 13 }, (_, power) => 10 ** power).flatMap((one) => [one, 2 * one, 5 * one]);
 /** The most rows in the table of a chart. */
 const MOST_ROWS = 60;
 
 /** A chart with a table of its values. Text above it shows the newest values, or the values under the pointer. */
-export function Chart({
-  title,
-  lines,
-  data,
-  show,
-  tick = show,
-  axis = LAST_HOUR,
-  missing = "–",
-  isBars = false,
-  isCount = false,
-}: ChartProps) {
+export function Chart(props: ChartProps) {
+  const { title, lines, data, show, axis = LAST_HOUR, missing = "–" } = props;
   const [at, setAt] = useState<number | null>(null);
   const index = at ?? data.times.length - 1;
   const shown = (line: number, of = index) => {
@@ -50,6 +47,10 @@ export function Chart({
   };
   const timeOf = (of: number) => axis.full(data.times[of] ?? 0);
   const newest = axis.newest ?? timeOf(data.times.length - 1);
+  const columns: Column<number>[] = [
+    { title: "Time", cell: timeOf },
+    ...lines.map(({ title: name }, line) => ({ title: name, isNumber: true, cell: (row: number) => shown(line, row) })),
+  ];
   const summary = lines.map(({ title: name }, line) => `${name} ${shown(line, data.times.length - 1)}`).join(", ");
   return (
     <section class="chart" aria-label={title}>
@@ -62,54 +63,25 @@ export function Chart({
         ))}
         <span class="quiet chart-time">{at === null ? newest : timeOf(at)}</span>
       </p>
-      <Plot
-        {...{ lines, data, tick, axis, isBars, isCount, setAt }}
-        label={`${title} ${axis.span}. ${newest}: ${summary}.`}
-      />
+      <Plot {...props} axis={axis} label={`${title} ${axis.span}. ${newest}: ${summary}.`} setAt={setAt} />
       <details class="chart-table">
         <summary>Values as a table</summary>
         <div class="chart-rows">
-          <table>
-            <caption class="sr-only">{title}</caption>
-            <thead>
-              <tr>
-                <th scope="col">Time</th>
-                {lines.map(({ title: name }) => (
-                  <th key={name} scope="col" class="number">
-                    {name}
-                  </th>
-                ))}
-              </tr>
-            </thead>
-            <tbody>
-              {rowsOf(data).map((row) => (
-                <tr key={data.times[row]}>
-                  <th scope="row">{timeOf(row)}</th>
-                  {lines.map(({ title: name }, line) => (
-                    <td key={name} class="number">
-                      {shown(line, row)}
-                    </td>
-                  ))}
-                </tr>
-              ))}
-            </tbody>
-          </table>
+          <Table label={title} columns={columns} rows={rowsOf(data)} idOf={String} />
         </div>
       </details>
     </section>
   );
 }
 
-interface PlotProps extends Pick<ChartProps, "lines" | "data"> {
-  tick: (value: number) => string;
+interface PlotProps extends ChartProps {
   axis: TimeAxis;
-  isBars: boolean;
-  isCount: boolean;
   label: string;
   setAt(index: number | null): void;
 }
 
-function Plot({ lines, data, tick, axis, isBars, isCount, label, setAt }: PlotProps) {
+function Plot(props: PlotProps) {
+  const { data, label } = props;
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot>();
   const latest = useRef(data);
@@ -118,11 +90,7 @@ function Plot({ lines, data, tick, axis, isBars, isCount, label, setAt }: PlotPr
   useEffect(() => {
     const { current } = place;
     if (current === null) return;
-    const made = new uPlot(
-      optionsOf({ lines, tick, axis, isBars, isCount, setAt }, current.clientWidth),
-      aligned(latest.current),
-      current,
-    );
+    const made = new uPlot(optionsOf(props, current.clientWidth), aligned(latest.current), current);
     plot.current = made;
     const resized = new ResizeObserver(() => made.setSize({ width: current.clientWidth, height: HEIGHT }));
     resized.observe(current);
@@ -139,20 +107,11 @@ function aligned({ times, lines }: Data): uPlot.AlignedData {
   return [times, ...lines] as unknown as uPlot.AlignedData;
 }
 
-function optionsOf(
-  {
-    lines,
-    tick,
-    axis: { unitS, shortestS, steps, label, isLocal, widestBar },
-    isBars,
-    isCount,
-    setAt,
-  }: Omit<PlotProps, "data" | "label">,
-  width: number,
-): uPlot.Options {
+function optionsOf(props: PlotProps, width: number): uPlot.Options {
+  const { lines, show, tick = show, axis: time, isBars = false, isCount = false, setAt } = props;
   const style = getComputedStyle(document.documentElement);
   const colour = (name: string) => style.getPropertyValue(`--${name}`).trim();
-  const margin = isBars ? unitS / 2 : 0;
+  const margin = isBars ? time.unitS / 2 : 0;
   const axis = {
     stroke: colour("quiet"),
     grid: { stroke: colour("line"), width: 1 },
@@ -166,7 +125,7 @@ function optionsOf(
     padding: [8, 8, 0, 0],
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
     scales: {
-      x: { time: isLocal, range: (_, from, to) => [Math.min(from, to - shortestS) - margin, to + margin] },
+      x: { time: time.isLocal, range: (_, from, to) => [Math.min(from, to - SHORTEST * time.unitS) - margin, to + margin] },
       y: { range: (_, __, max) => [0, max > 0 ? max * 1.12 : 1] },
     },
     axes: [
@@ -175,15 +134,10 @@ function optionsOf(
         grid: { show: false },
         size: 28,
         space: 70,
-        incrs: steps,
-        values: (_, times) => times.map(label),
+        incrs: time.steps,
+        values: (_, times) => times.map(time.label),
       },
-      {
-        ...axis,
-        size: 62,
-        ...(isCount ? { incrs: COUNT_STEPS } : {}),
-        values: (_, values) => values.map((value) => tick(value)),
-      },
+      { ...axis, size: 62, ...(isCount ? { incrs: COUNT_STEPS } : {}), values: (_, values) => values.map(tick) },
     ],
     series: [
       {},
@@ -194,7 +148,10 @@ function optionsOf(
         spanGaps: true,
         points: { show: false },
         ...(isBars
-          ? { fill: colour(name), paths: uPlot.paths.bars?.({ size: [0.7, widestBar] }) as uPlot.Series.PathBuilder }
+          ? {
+              fill: colour(name),
+              paths: uPlot.paths.bars?.({ size: [0.7, WIDEST_BAR] }) as uPlot.Series.PathBuilder,
+            }
           : {}),
         ...(isFilled === true ? { fill: `color-mix(in srgb, ${colour(name)} 14%, transparent)` } : {}),
       })),
@@ -235,17 +192,13 @@ interface TimeAxis {
   span: string;
   /** The label of the newest values; null if their time is the label. */
   newest: string | null;
-  /** The time that one bar covers, in a chart with bars. */
+  /** The time that one bar covers. */
   unitS: number;
-  /** The axis is at least this long, so that a few values are not stretched over its width. */
-  shortestS: number;
   /** The distances between labels from which the chart may choose, in seconds. */
   steps: number[];
   /** Whether labels are at full minutes and hours of the user's time zone, and not at those of UTC. */
   isLocal: boolean;
-  /** The width of the widest bar, in pixels. */
-  widestBar: number;
-  label(seconds: number): string;
+  label: (seconds: number) => string;
   /** The text for a time in a table. */
   full(seconds: number): string;
 }
@@ -257,10 +210,8 @@ const LAST_HOUR: TimeAxis = {
   span: "in the last hour",
   newest: "Now",
   unitS: MINUTE_S,
-  shortestS: 10 * MINUTE_S,
   steps: [1, 2, 5, 10, 15, 20, 30, 60].map((minutes) => minutes * MINUTE_S),
   isLocal: true,
-  widestBar: 14,
   label: (seconds) => clock(seconds, {}),
   full: (seconds) => clock(seconds, { second: "2-digit" }),
 };
@@ -270,10 +221,8 @@ export const LAST_DAYS: TimeAxis = {
   span: "of UTC",
   newest: null,
   unitS: DAY_S,
-  shortestS: 6 * DAY_S,
   steps: [1, 2, 5, 10].map((days) => days * DAY_S),
   isLocal: false,
-  widestBar: 40,
   label: (seconds) => day(seconds, {}),
   full: (seconds) => day(seconds, { weekday: "short" }),
 };
@@ -286,23 +235,6 @@ function clock(seconds: number, more: Intl.DateTimeFormatOptions): string {
 function day(seconds: number, more: Intl.DateTimeFormatOptions): string {
   const options = { day: "numeric", month: "short", timeZone: "UTC", ...more } as const;
   return new Date(seconds * 1_000).toLocaleDateString("en", options);
-}
-
-/** A sample of one host, as `/v1/samples` returns it. */
-export interface Sample {
-  at: string;
-  turns: { completed: number; failed: number; aborted: number; cut: number };
-  turnMs: { p50: number | null; p95: number | null };
-  turnsInFlight: number;
-  servers: number;
-  activeSessions: number;
-  evictions: number;
-  memoryBytes: number;
-}
-
-export interface HostSamples {
-  host: string;
-  samples: readonly Sample[];
 }
 
 const HOUR_MS = 3_600_000;
@@ -329,15 +261,15 @@ export function newestOfAll(hosts: readonly HostSamples[]): string | undefined {
   return ends[0] === "" ? undefined : ends[0];
 }
 
-type Line = (number | null)[];
-
 /** The content of a chart: times in seconds, and a value of each line for each time. */
 export interface Data {
   times: number[];
-  lines: Line[];
+  lines: (number | null)[][];
 }
 
-export function linesOf(samples: readonly Sample[], ...values: ((sample: Sample) => number | null)[]): Data {
+type ValueOf = (sample: Sample) => number | null;
+
+export function linesOf(samples: readonly Sample[], values: readonly ValueOf[]): Data {
   return {
     times: samples.map(({ at }) => Date.parse(at) / 1_000),
     lines: values.map((value) => samples.map(value)),
@@ -345,19 +277,19 @@ export function linesOf(samples: readonly Sample[], ...values: ((sample: Sample)
 }
 
 /** The sums of counts for each minute, including the last one, which may be incomplete. */
-export function perMinute(samples: readonly Sample[], ...values: ((sample: Sample) => number)[]): Data {
+export function perMinute(samples: readonly Sample[], values: readonly ValueOf[]): Data {
   const minuteOf = ({ at }: Sample) => Math.floor(Date.parse(at) / 1_000 / MINUTE_S);
   const [first, last] = [samples[0], samples.at(-1)];
   if (first === undefined || last === undefined) return { times: [], lines: values.map(() => []) };
   const from = minuteOf(first);
   const minutes = Array.from({ length: minuteOf(last) - from + 1 }, (_, index) => from + index);
-  const lines = values.map((value) => {
-    const sums = minutes.map(() => 0);
-    for (const sample of samples) {
-      const index = minuteOf(sample) - from;
-      sums[index] = (sums[index] ?? 0) + value(sample);
-    }
-    return sums;
-  });
-  return { times: minutes.map((minute) => minute * MINUTE_S), lines };
+  const sums = minutes.map(() => values.map(() => 0));
+  for (const sample of samples) {
+    const at = minuteOf(sample) - from;
+    sums[at] = values.map((value, line) => (sums[at]?.[line] ?? 0) + (value(sample) ?? 0));
+  }
+  return {
+    times: minutes.map((minute) => minute * MINUTE_S),
+    lines: values.map((_, line) => sums.map((each) => each[line] ?? 0)),
+  };
 }

@@ -1,17 +1,9 @@
 import { useCallback, useMemo, useRef, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
+import type { Answer, HostSamples, Sample } from "../api/types.js";
 import { bytes, usePolled, useTitle } from "../parts/hooks.js";
-import { Empty, Loading, ProblemNotice } from "../parts/notice.js";
-import {
-  Chart,
-  type ChartLine,
-  type HostSamples,
-  linesOf,
-  merge,
-  newestOfAll,
-  perMinute,
-  type Sample,
-} from "./chart.js";
+import { Choice, Empty, Loaded } from "../parts/notice.js";
+import { Chart, type ChartLine, linesOf, merge, newestOfAll, perMinute } from "./chart.js";
 
 const EVERY_MS = 5_000;
 
@@ -23,90 +15,104 @@ export function Charts() {
   const load = useCallback(async (signal: AbortSignal) => {
     const after = newestOfAll(known.current);
     const query = after === undefined ? "" : `?after=${encodeURIComponent(after)}`;
-    const { hosts } = await ask<{ hosts: HostSamples[] }>("GET", `/v1/samples${query}`, { signal });
+    const { hosts } = await ask<Answer<"listSamples">>("GET", `/v1/samples${query}`, { signal });
     known.current = merge(known.current, hosts);
     return known.current;
   }, []);
   const { value, problem } = usePolled(load, EVERY_MS);
   const host = value?.find(({ host }) => host === chosen) ?? value?.find(({ samples }) => samples.length > 0);
   return (
-    <div class="page wide">
+    <div class="page">
       <div class="page-head">
         <h1>Charts</h1>
         <span class="quiet">The last hour{value?.length === 1 && host !== undefined && <> of {host.host}</>}</span>
         {value !== undefined && value.length > 1 && (
-          <label class="inline">
-            <span>Host</span>
-            <select value={host?.host} onChange={({ currentTarget }) => setChosen(currentTarget.value)}>
-              {value.map(({ host: name }) => (
-                <option key={name}>{name}</option>
-              ))}
-            </select>
-          </label>
+          <Choice label="Host" value={host?.host ?? ""} values={value.map(({ host }) => host)} choose={setChosen} />
         )}
       </div>
-      <ProblemNotice problem={problem} />
-      {value === undefined && problem === undefined && <Loading />}
-      {value !== undefined && (host === undefined || host.samples.length === 0) && (
-        <Empty title="There are no samples yet.">
-          <p class="quiet">serve takes one at each health.interval, and keeps those of the last hour in its memory.</p>
-        </Empty>
-      )}
-      {host !== undefined && host.samples.length > 0 && <ChartsOf key={host.host} samples={host.samples} />}
+      <Loaded of={{ value, problem }}>
+        {() =>
+          host === undefined || host.samples.length === 0 ? (
+            <Empty title="There are no samples yet.">
+              serve takes one at each health.interval, and keeps those of the last hour in its memory.
+            </Empty>
+          ) : (
+            <div class="charts" key={host.host}>
+              {CHARTS.map((chart) => (
+                <ChartOf key={chart.title} samples={host.samples} chart={chart} />
+              ))}
+            </div>
+          )
+        }
+      </Loaded>
     </div>
   );
 }
 
-const TURNS: readonly ChartLine[] = [
-  { title: "ended", colour: "accent" },
-  { title: "failed or cut", colour: "bad" },
-];
-const TIMES: readonly ChartLine[] = [
-  { title: "95 %", colour: "warn" },
-  { title: "median", colour: "accent" },
-];
-const MEMORY: readonly ChartLine[] = [{ title: "servers", colour: "accent", isFilled: true }];
-const SESSIONS: readonly ChartLine[] = [
-  { title: "in memory", colour: "accent", isFilled: true },
-  { title: "in a turn", colour: "good" },
-];
-const EVICTIONS: readonly ChartLine[] = [{ title: "evicted", colour: "warn" }];
-const SERVERS: readonly ChartLine[] = [{ title: "running", colour: "accent", isFilled: true }];
+interface HostChart {
+  title: string;
+  lines: readonly (ChartLine & { of(sample: Sample): number | null })[];
+  /** Default: whole numbers. */
+  show?: (value: number) => string;
+  /** Whether each bar shows the sum of a minute. */
+  isPerMinute?: boolean;
+}
 
-function ChartsOf({ samples }: { samples: readonly Sample[] }) {
+const CHARTS: readonly HostChart[] = [
+  {
+    title: "Turns per minute",
+    isPerMinute: true,
+    lines: [
+      {
+        title: "ended",
+        colour: "accent",
+        of: ({ turns: { completed, failed, aborted, cut } }) => completed + failed + aborted + cut,
+      },
+      { title: "failed or cut", colour: "bad", of: ({ turns: { failed, cut } }) => failed + cut },
+    ],
+  },
+  {
+    title: "Time of a turn, with waits for people",
+    show: time,
+    lines: [
+      { title: "95 %", colour: "warn", of: ({ turnMs }) => turnMs.p95 },
+      { title: "median", colour: "accent", of: ({ turnMs }) => turnMs.p50 },
+    ],
+  },
+  {
+    title: "Memory",
+    show: bytes,
+    lines: [{ title: "servers", colour: "accent", isFilled: true, of: ({ memoryBytes }) => memoryBytes }],
+  },
+  {
+    title: "Sessions",
+    lines: [
+      { title: "in memory", colour: "accent", isFilled: true, of: ({ activeSessions }) => activeSessions },
+      { title: "in a turn", colour: "good", of: ({ turnsInFlight }) => turnsInFlight },
+    ],
+  },
+  {
+    title: "Evictions per minute",
+    isPerMinute: true,
+    lines: [{ title: "evicted", colour: "warn", of: ({ evictions }) => evictions }],
+  },
+  {
+    title: "Servers",
+    lines: [{ title: "running", colour: "accent", isFilled: true, of: ({ servers }) => servers }],
+  },
+];
+
+function ChartOf({ samples, chart }: { samples: readonly Sample[]; chart: HostChart }) {
+  const { title, lines, show = whole, isPerMinute = false } = chart;
   const data = useMemo(
-    () => ({
-      turns: perMinute(
+    () =>
+      (isPerMinute ? perMinute : linesOf)(
         samples,
-        ({ turns: { completed, failed, aborted, cut } }) => completed + failed + aborted + cut,
-        ({ turns: { failed, cut } }) => failed + cut,
+        lines.map(({ of }) => of),
       ),
-      times: linesOf(
-        samples,
-        ({ turnMs }) => turnMs.p95,
-        ({ turnMs }) => turnMs.p50,
-      ),
-      memory: linesOf(samples, ({ memoryBytes }) => memoryBytes),
-      sessions: linesOf(
-        samples,
-        ({ activeSessions }) => activeSessions,
-        ({ turnsInFlight }) => turnsInFlight,
-      ),
-      evictions: perMinute(samples, ({ evictions }) => evictions),
-      servers: linesOf(samples, ({ servers }) => servers),
-    }),
-    [samples],
+    [samples, lines, isPerMinute],
   );
-  return (
-    <div class="charts">
-      <Chart title="Turns per minute" lines={TURNS} data={data.turns} show={whole} isCount isBars />
-      <Chart title="Time of a turn, with waits for people" lines={TIMES} data={data.times} show={time} />
-      <Chart title="Memory" lines={MEMORY} data={data.memory} show={bytes} />
-      <Chart title="Sessions" lines={SESSIONS} data={data.sessions} show={whole} isCount />
-      <Chart title="Evictions per minute" lines={EVICTIONS} data={data.evictions} show={whole} isCount isBars />
-      <Chart title="Servers" lines={SERVERS} data={data.servers} show={whole} isCount />
-    </div>
-  );
+  return <Chart {...{ title, lines, data, show }} isBars={isPerMinute} isCount={show === whole} />;
 }
 
 /**

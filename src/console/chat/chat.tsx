@@ -2,9 +2,9 @@ import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preac
 import { ask, type Problem, problemFrom, sessionPath } from "../api/client.js";
 import type { Caller, Session } from "../api/types.js";
 import { Deletion, Expiry, namesIn } from "../pages/sessions.js";
-import { Dialog, Field } from "../parts/dialog.js";
+import { Dialog, Field, type Values } from "../parts/dialog.js";
 import { go, plural, useTitle } from "../parts/hooks.js";
-import { Badge, Empty, Loading, ProblemNotice } from "../parts/notice.js";
+import { Badge, Button, Empty, Loading, ProblemNotice } from "../parts/notice.js";
 import { ItemView } from "./item.js";
 import { RequestCard } from "./request-card.js";
 import { useConversation } from "./use-conversation.js";
@@ -72,9 +72,7 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
       >
         <div class="chat-column">
           {items.length === 0 && !isRunning && (
-            <Empty title="This conversation is empty.">
-              <p class="quiet">Write the first prompt below.</p>
-            </Empty>
+            <Empty title="This conversation is empty.">Write the first prompt below.</Empty>
           )}
           {items.map((item) => (
             <ItemView key={`${item.kind} ${item.id}`} item={item} isShared={isShared} />
@@ -94,9 +92,9 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
           {isRunning && requests.length === 0 && <Working isOwn={isOwnTurn} />}
           {!isCut && (trouble === undefined || problem?.status !== 0) && <ProblemNotice problem={problem} />}
           {failed?.kind === "prompt" && failed.attachments.length === 0 && mayUse && !isRunning && (
-            <button type="button" class="button small again" onClick={() => void send(failed.text)}>
+            <Button class="small again" act={() => void send(failed.text)}>
               Send again
-            </button>
+            </Button>
           )}
           {trouble !== undefined && (
             <p class="notice" role="status">
@@ -153,32 +151,37 @@ function ChatHead({ session, caller, isRunning, mayUse, open }: HeadProps) {
         </p>
       </div>
       <Badge word={isRunning ? "active" : state} />
-      <button type="button" class="button small" onClick={() => open("members")}>
+      <Button class="small" act={() => open("members")}>
         {kind === "private" ? "Share" : plural(members.length, "member")}
-      </button>
+      </Button>
       {isOwner && mayUse && (
-        <button type="button" class="button small" onClick={() => open("title")}>
-          Rename
-        </button>
-      )}
-      {isOwner && mayUse && (
-        <button type="button" class="button small" onClick={() => open("delete")}>
-          Delete
-        </button>
+        <>
+          <Button class="small" act={() => open("title")}>
+            Rename
+          </Button>
+          <Button class="small" act={() => open("delete")}>
+            Delete
+          </Button>
+        </>
       )}
     </div>
   );
 }
 
 function Title({ session, close, changed }: { session: Session; close(): void; changed(): Promise<unknown> }) {
-  const [title, setTitle] = useState(session.title ?? "");
-  const save = async () => {
-    await ask("PATCH", sessionPath(session.id), { body: { title: title.trim() === "" ? null : title.trim() } });
+  const save = async ({ title }: Values) => {
+    await ask("PATCH", sessionPath(session.id), { body: { title: title ?? null } });
     await changed();
   };
   return (
     <Dialog title="Rename the session" action="Save" act={save} close={close}>
-      <Field label="Title" isFirst value={title} onValue={setTitle} hint="One line of at most 80 characters." />
+      <Field
+        name="title"
+        label="Title"
+        isFirst
+        initial={session.title ?? ""}
+        hint="One line of at most 80 characters."
+      />
     </Dialog>
   );
 }
@@ -311,9 +314,7 @@ function Composer({ isRunning, isOwnTurn, past, send, stop }: ComposerProps) {
           onKeyDown={press}
         />
         {isRunning ? (
-          <button type="button" class="button" onClick={stop}>
-            Stop
-          </button>
+          <Button act={stop}>Stop</Button>
         ) : (
           <button type="submit" class="button primary" disabled={isBlank}>
             Send
@@ -339,8 +340,7 @@ interface MembersProps {
 /** Shows the members of a session. The owner can change them. */
 function Members({ session, isOwner, close, changed }: MembersProps) {
   const { id, owner, members } = session;
-  const [names, setNames] = useState(members.join(", "));
-  const save = async () => {
+  const save = async ({ names = "" }: Values) => {
     if (!isOwner) return;
     await ask("PATCH", sessionPath(id), { body: { members: namesIn(names) } });
     await changed();
@@ -351,7 +351,13 @@ function Members({ session, isOwner, close, changed }: MembersProps) {
         <bdi>{owner}</bdi> owns this session. Members can read all of it, and begin turns.
       </p>
       {isOwner ? (
-        <Field label="Members" isFirst value={names} onValue={setNames} hint="User ids, separated by commas." />
+        <Field
+          name="names"
+          label="Members"
+          isFirst
+          initial={members.join(", ")}
+          hint="User ids, separated by commas."
+        />
       ) : (
         <ul class="names">
           {members.map((name) => (

@@ -1,40 +1,20 @@
 import type { AgentRequest, SessionEvent, TranscriptEntry } from "../api/types.js";
 
-export interface Prompt {
-  id: string;
-  kind: "prompt";
-  text: string;
-  /** ISO 8601, UTC. */
-  at: string;
-  /** Whether this page sent the prompt. */
-  isOwn: boolean;
-  attachments: readonly string[];
-}
-
-export interface Reply {
-  id: string;
-  kind: "reply";
-  text: string;
-  at: string;
-  state: "growing" | "whole" | "unfinished";
-}
-
-export interface ToolUse {
-  id: string;
-  kind: "tool";
-  call: ToolCall;
-}
-
-export interface Note {
-  id: string;
-  kind: "note";
-  text: string;
+/** One part of a conversation, as the page shows it. Times are in ISO 8601, UTC. */
+export type Item = { id: string } & (
+  | {
+      kind: "prompt";
+      text: string;
+      at: string;
+      /** Whether this page sent the prompt. */
+      isOwn: boolean;
+      attachments: readonly string[];
+    }
+  | { kind: "reply"; text: string; at: string; state: "growing" | "whole" | "unfinished" }
+  | { kind: "tool"; call: ToolCall }
   /** `bad`: the turn failed. `warn`: the reply is incomplete. */
-  tone: "" | "warn" | "bad";
-}
-
-/** One part of a conversation, as the page shows it. */
-export type Item = Prompt | Reply | ToolUse | Note;
+  | { kind: "note"; text: string; tone: "" | "warn" | "bad" }
+);
 
 export interface ToolCall {
   name: string;

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { ask, type Problem, problemFrom, segment, sessionPath } from "../api/client.js";
 import type { AgentRequest } from "../api/types.js";
-import { ProblemNotice } from "../parts/notice.js";
+import { Button, ProblemNotice } from "../parts/notice.js";
 
 interface RequestCardProps {
   sessionId: string;
@@ -95,22 +95,15 @@ function Permission({
         </pre>
       ))}
       <div class="request-buttons">
-        <button
-          type="button"
-          class="button primary"
-          disabled={isDisabled}
-          onClick={() => void answer({ decision: "approve" })}
-        >
+        <Button class="primary" isDisabled={isDisabled} act={() => void answer({ decision: "approve" })}>
           Approve
-        </button>
-        <button
-          type="button"
-          class="button"
-          disabled={isDisabled}
-          onClick={() => void answer({ decision: "deny", ...(reason.trim() === "" ? {} : { reason: reason.trim() }) })}
+        </Button>
+        <Button
+          isDisabled={isDisabled}
+          act={() => void answer({ decision: "deny", ...(reason.trim() === "" ? {} : { reason: reason.trim() }) })}
         >
           Deny
-        </button>
+        </Button>
         <input
           class="request-reason"
           dir="auto"
@@ -137,16 +130,9 @@ function Question({ question, isDisabled, answer }: AnswerProps & { question: No
       <h2 dir="auto">{question.question}</h2>
       <div class="request-buttons">
         {choices?.map((choice) => (
-          <button
-            key={choice}
-            type="button"
-            class="button"
-            dir="auto"
-            disabled={isDisabled}
-            onClick={() => void answer({ answer: choice })}
-          >
-            {choice}
-          </button>
+          <Button key={choice} isDisabled={isDisabled} act={() => void answer({ answer: choice })}>
+            <bdi>{choice}</bdi>
+          </Button>
         ))}
       </div>
       {(question.freeform || choices === null) && (

@@ -19,31 +19,18 @@ const LOOK_MS = 2_500;
 /** The same after the page's own turn has failed. */
 const LOOK_SOON_MS = 300;
 
-interface Chatting {
-  conversation: Conversation;
-  /** Null until it is loaded. */
-  session: Session | null;
-  /** Whether a turn that this page began is running. */
-  isOwnTurn: boolean;
-  /** Why the session cannot be shown; undefined if it can. */
-  failure: Problem | undefined;
-  /** Why the connection is lost at the moment; undefined if it is not. */
-  trouble: Problem | undefined;
-  /** Runs a turn. Never rejects. */
-  send(prompt: string): Promise<{ isAccepted: boolean; problem: Problem | undefined }>;
-  stop(): Promise<void>;
-  reload(): Promise<void>;
-  answered(requestId: string): void;
-}
-
 /** The conversation of a session. Follows the events of the session, including those of turns that others begin. */
-export function useConversation(id: string): Chatting {
+export function useConversation(id: string) {
   const [conversation, setConversation] = useState<Conversation>(EMPTY);
+  /** Null until it is loaded. */
   const [session, setSession] = useState<Session | null>(null);
+  /** Whether a turn that this page began is running. */
   const [isOwnTurn, setOwnTurn] = useState(false);
   /** Whether the last turn that this page began has failed, until the page has looked how it ended. */
   const [isFailed, setFailed] = useState(false);
+  /** Why the session cannot be shown; undefined if it can. */
   const [failure, setFailure] = useState<Problem>();
+  /** Why the connection is lost at the moment; undefined if it is not. */
   const [trouble, setTrouble] = useState<Problem>();
   const gathered = useRef<Arrived[]>([]);
   const timer = useRef<ReturnType<typeof setTimeout>>();
@@ -112,6 +99,7 @@ export function useConversation(id: string): Chatting {
     return () => clearInterval(timer);
   }, [items, isRunning, turns, isOwnTurn, isFailed, id, reload]);
 
+  /** Runs a turn. Never rejects. */
   const send = useCallback(
     async (prompt: string) => {
       setOwnTurn(true);

@@ -1,11 +1,12 @@
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
+import { EVENT_TYPES, type FleetEvent } from "../api/types.js";
 import { ChooseUser } from "../parts/choose-user.js";
 import { exact, plural, useTitle } from "../parts/hooks.js";
-import { Badge, Empty, Loading, Name, ProblemNotice, type Tone } from "../parts/notice.js";
+import { Badge, Button, Choice, Empty, Loaded, More, Name, type Tone } from "../parts/notice.js";
 import { type Column, Table } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
-import { EVENT_TYPES, type FleetEvent, MOST, useFeed } from "./feed.js";
+import { MOST, useFeed } from "./feed.js";
 
 /**
  * The page that shows events live. Callers see their own events. An operator sees those of all users, or of the user in
@@ -18,19 +19,11 @@ export function Events({ caller, id }: PageProps) {
   const title = !isAdmin ? "Events" : user === "" ? "Events of all users" : `Events of ${user}`;
   useTitle(title);
   return (
-    <div class="page wide">
+    <div class="page">
       <div class="page-head">
         <h1 dir="auto">{title}</h1>
         {isAdmin && <ChooseUser page="events" user={user} />}
-        <label class="inline">
-          <span>Type</span>
-          <select value={type} onChange={({ currentTarget }) => setType(currentTarget.value)}>
-            <option value="">all</option>
-            {EVENT_TYPES.map((each) => (
-              <option key={each}>{each}</option>
-            ))}
-          </select>
-        </label>
+        <Choice label="Type" value={type} values={[["", "all"], ...EVENT_TYPES]} choose={setType} />
       </div>
       <FeedTable key={`${type} of ${user}`} user={user} type={type} linksUsers={isAdmin} />
     </div>
@@ -42,45 +35,28 @@ function FeedTable({ user, type, linksUsers }: { user: string; type: string; lin
   const feed = useFeed(query("user", user) + query("type", type));
   const { shown, waiting, older, problem, isPaused, pause, resume, loadOlder } = feed;
   return (
-    <>
-      <ProblemNotice problem={problem} />
-      {shown === undefined && problem === undefined && <Loading />}
-      {shown !== undefined && (
+    <Loaded of={{ value: shown, problem }}>
+      {(events) => (
         <>
           <div class="section-head">
             <p class="quiet" role="status">
               {isPaused ? "Paused." : "New events appear at the top."}
             </p>
-            {isPaused ? (
-              <button type="button" class="button small" onClick={resume}>
-                Resume{waiting.length > 0 && ` and show ${plural(waiting.length, "new event")}`}
-              </button>
-            ) : (
-              <button type="button" class="button small" onClick={pause}>
-                Pause
-              </button>
-            )}
+            <Button class="small" act={isPaused ? resume : pause}>
+              {isPaused ? "Resume" : "Pause"}
+              {waiting.length > 0 && ` and show ${plural(waiting.length, "new event")}`}
+            </Button>
           </div>
-          {shown.length === 0 ? (
+          {events.length === 0 ? (
             <Empty title="There are no events of the last 24 hours." />
           ) : (
-            <EventTable events={shown} linksUsers={linksUsers} />
+            <EventTable events={events} linksUsers={linksUsers} />
           )}
-          {older !== null && (
-            <p class="more">
-              <button type="button" class="button" onClick={() => void loadOlder()}>
-                Show older events
-              </button>
-            </p>
-          )}
-          {shown.length >= MOST && (
-            <p class="more">
-              <span class="quiet">The {MOST} newest events are shown.</span>
-            </p>
-          )}
+          {older !== null && <More act={() => void loadOlder()}>Show older events</More>}
+          {events.length >= MOST && <More>The {MOST} newest events are shown.</More>}
         </>
       )}
-    </>
+    </Loaded>
   );
 }
 
@@ -111,15 +87,10 @@ const WAYS: Readonly<Record<string, string>> = {
 };
 
 /** The events, the newest first. With `linksUsers`, the name of a user links to the events of this user. */
-export function EventTable({ events, linksUsers }: { events: readonly FleetEvent[]; linksUsers: boolean }) {
-  const name = (user: string) =>
-    linksUsers ? (
-      <a href={`#/events/${encodeURIComponent(user)}`}>
-        <Name text={user} />
-      </a>
-    ) : (
-      <Name text={user} />
-    );
+function EventTable({ events, linksUsers }: { events: readonly FleetEvent[]; linksUsers: boolean }) {
+  const name = (user: string) => (
+    <Name text={user} href={linksUsers ? `#/events/${encodeURIComponent(user)}` : undefined} />
+  );
   const columns: Column<FleetEvent>[] = [
     { title: "Time", cell: ({ at }) => <Time at={at} /> },
     {
@@ -169,24 +140,18 @@ export function EventTable({ events, linksUsers }: { events: readonly FleetEvent
 
 function About({ event, name }: { event: FleetEvent; name(user: string): ComponentChildren }) {
   const { user, sessionId, serverId, host } = event;
-  if (user === null && sessionId === null && serverId === null && host === null) return <span class="quiet">–</span>;
+  const notes = Object.entries({ session: sessionId, server: serverId, on: host });
+  if (user === null && notes.every(([, text]) => text === null)) return <span class="quiet">–</span>;
   return (
     <>
       {user !== null && name(user)}
-      {sessionId !== null && (
-        <span class="cell-note">
-          session <Name text={sessionId} />
-        </span>
-      )}
-      {serverId !== null && (
-        <span class="cell-note">
-          server <Name text={serverId} />
-        </span>
-      )}
-      {host !== null && (
-        <span class="cell-note">
-          on <bdi>{host}</bdi>
-        </span>
+      {notes.map(
+        ([word, text]) =>
+          text !== null && (
+            <span key={word} class="cell-note">
+              {word} <Name text={text} />
+            </span>
+          ),
       )}
     </>
   );

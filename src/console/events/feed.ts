@@ -1,6 +1,7 @@
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 import { ask, type Problem, problemFrom } from "../api/client.js";
 import { follow, type StreamEvent } from "../api/follow.js";
+import type { Answer, FleetEvent } from "../api/types.js";
 
 /** The most events that the page keeps. */
 export const MOST = 500;
@@ -55,79 +56,12 @@ function unknownTo(known: readonly FleetEvent[], events: readonly FleetEvent[]):
   return [...new Map(events.map((event) => [event.id, event])).values()].filter(({ id }) => !ids.has(id));
 }
 
-/** A line of the audit log: who did what to what, and why. */
-export interface FleetEvent {
-  id: string;
-  seq: number;
-  at: string;
-  type: string;
-  actor: { user: string | null; tokenId: string | null; via: string; os: string | null };
-  user: string | null;
-  sessionId: string | null;
-  serverId: string | null;
-  host: string | null;
-  outcome: string;
-  reason: string | null;
-  detail: string | null;
-}
-
-interface EventPage {
-  events: readonly FleetEvent[];
-  next: string | null;
-}
-
-/** The kinds of events by which the page can filter. */
-export const EVENT_TYPES = [
-  "token.issued",
-  "token.revoked",
-  "token.rotated",
-  "signon.accepted",
-  "signon.refused",
-  "session.created",
-  "session.shared",
-  "session.imported",
-  "session.exported",
-  "session.evicted",
-  "session.deleted",
-  "session.stolen",
-  "turn.begun",
-  "turn.ended",
-  "turn.cut",
-  "server.started",
-  "server.crashed",
-  "server.recycled",
-  "server.drained",
-  "server.stopped",
-  "limit.set",
-  "limit.cleared",
-  "limit.near",
-  "limit.reached",
-  "config.trusted",
-  "sandbox.weakened",
-  "user.suspended",
-  "user.resumed",
-  "user.purged",
-  "user.exported",
-  "command.run",
-  "events.shortened",
-  "events.lost",
-] as const;
-
 const PAGE = 100;
 /** How long to collect events, so that the page shows many at once, in milliseconds. */
 const GATHER_MS = 150;
 
-interface Followed extends Feed {
-  problem: Problem | undefined;
-  isPaused: boolean;
-  pause(): void;
-  resume(): void;
-  /** Loads a page of older events. Never rejects. */
-  loadOlder(): Promise<void>;
-}
-
 /** The events of the last day, and new ones as they come. `filter` is added to the query of the API. */
-export function useFeed(filter: string): Followed {
+export function useFeed(filter: string) {
   const [feed, setFeed] = useState<Feed>(NO_FEED);
   const [problem, setProblem] = useState<Problem>();
   const [isPaused, setPaused] = useState(false);
@@ -144,7 +78,7 @@ export function useFeed(filter: string): Followed {
       setFeed((before) => withNew(before, events, paused.current));
     };
     const begin = async (signal: AbortSignal) => {
-      const { events, next } = await ask<EventPage>("GET", path, { signal });
+      const { events, next } = await ask<Answer<"listEvents">>("GET", path, { signal });
       setFeed((before) => withOlder(before, events, next));
       return events[0]?.id ?? null;
     };
@@ -174,10 +108,14 @@ export function useFeed(filter: string): Followed {
     setPaused(false);
     setFeed(resumed);
   }, []);
+  /** Loads a page of older events. Never rejects. */
   const loadOlder = async () => {
     if (feed.older === null) return;
     try {
-      const { events, next } = await ask<EventPage>("GET", `${path}&cursor=${encodeURIComponent(feed.older)}`);
+      const { events, next } = await ask<Answer<"listEvents">>(
+        "GET",
+        `${path}&cursor=${encodeURIComponent(feed.older)}`,
+      );
       setFeed((before) => withOlder(before, events, next));
     } catch (error) {
       setProblem(problemFrom(error));

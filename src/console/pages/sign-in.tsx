@@ -47,10 +47,10 @@ export function SignIn({ problem: initial, isOver, enter }: SignInProps) {
         )}
         {isRefused ? <Refused isCode={isFromCode} /> : <ProblemNotice problem={problem} />}
         <Field
+          name="token"
           label="Token"
           type="password"
           isFirst
-          value={token}
           onValue={setToken}
           hint="A token of the fleet, or of your identity provider."
         />

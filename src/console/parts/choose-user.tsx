@@ -1,5 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
+import type { Answer } from "../api/types.js";
 import { go } from "./hooks.js";
 
 /** How many names to propose. */
@@ -49,6 +50,6 @@ export function ChooseUser({ page, user }: { page: string; user: string }) {
 
 /** The users to propose; empty if the API does not return them. The operator can type any other name. */
 async function knownUsers(): Promise<string[]> {
-  const { users } = await ask<{ users: { user: string }[] }>("GET", "/v1/users").catch(() => ({ users: [] }));
+  const { users } = await ask<Answer<"listUsers">>("GET", "/v1/users").catch(() => ({ users: [] }));
   return users.map(({ user }) => user).slice(0, MOST);
 }

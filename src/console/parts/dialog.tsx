@@ -1,7 +1,10 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { type Problem, problemFrom } from "../api/client.js";
-import { ProblemNotice } from "./notice.js";
+import { Button, ProblemNotice } from "./notice.js";
+
+/** The fields of a form that are filled in, without blanks around their texts. */
+export type Values = Readonly<Record<string, string>>;
 
 interface DialogProps {
   title: string;
@@ -10,14 +13,17 @@ interface DialogProps {
   isDangerous?: boolean;
   /** Whether the dialog only shows something, so that there is nothing to cancel. */
   isNotice?: boolean;
+  /** What the action does, one sentence or two in each line. */
+  effects?: readonly string[];
   children?: ComponentChildren;
   /** Runs the action. The dialog closes when this resolves. */
-  act(): Promise<void>;
+  act(values: Values): Promise<void>;
   close(): void;
 }
 
 /** A modal dialog with one action. It is also the confirmation of a dangerous action. */
-export function Dialog({ title, action, isDangerous = false, isNotice = false, children, act, close }: DialogProps) {
+export function Dialog(props: DialogProps) {
+  const { title, action, isDangerous = false, isNotice = false, effects = [], children, act, close } = props;
   const dialog = useRef<HTMLDialogElement>(null);
   const [problem, setProblem] = useState<Problem>();
   const [isBusy, setBusy] = useState(false);
@@ -28,11 +34,11 @@ export function Dialog({ title, action, isDangerous = false, isNotice = false, c
       if (before instanceof HTMLElement && before.isConnected) before.focus();
     };
   }, []);
-  const submit = async (event: Event) => {
-    event.preventDefault();
+  const submit = async (form: HTMLFormElement) => {
     setBusy(true);
     try {
-      await act();
+      const fields = [...new FormData(form)].map(([name, value]) => [name, String(value).trim()] as const);
+      await act(Object.fromEntries(fields.filter(([, value]) => value !== "")));
       close();
     } catch (error) {
       setProblem(problemFrom(error));
@@ -41,18 +47,26 @@ export function Dialog({ title, action, isDangerous = false, isNotice = false, c
   };
   return (
     <dialog ref={dialog} aria-labelledby="dialog-title" onClose={close}>
-      <form onSubmit={(event) => void submit(event)}>
+      <form
+        onSubmit={(event) => {
+          event.preventDefault();
+          void submit(event.currentTarget);
+        }}
+      >
         <h2 id="dialog-title" dir="auto">
           {title}
         </h2>
+        {effects.length > 0 && (
+          <ul class="effects">
+            {effects.map((effect) => (
+              <li key={effect}>{effect}</li>
+            ))}
+          </ul>
+        )}
         {children}
         <ProblemNotice problem={problem} />
         <div class="dialog-buttons">
-          {!isNotice && (
-            <button type="button" class="button" onClick={close}>
-              Cancel
-            </button>
-          )}
+          {!isNotice && <Button act={close}>Cancel</Button>}
           <button type="submit" class={`button ${isDangerous ? "danger" : "primary"}`} disabled={isBusy}>
             {action}
           </button>
@@ -63,35 +77,47 @@ export function Dialog({ title, action, isDangerous = false, isNotice = false, c
 }
 
 interface FieldProps {
+  name: string;
   label: string;
   hint?: string;
-  value: string;
-  onValue(value: string): void;
+  /** The text at first. */
+  initial?: string;
+  onValue?(value: string): void;
   type?: string;
-  placeholder?: string;
+  placeholder?: string | undefined;
   isFirst?: boolean;
 }
 
-export function Field({ label, hint, value, onValue, type = "text", placeholder, isFirst = false }: FieldProps) {
+export function Field({
+  name,
+  label,
+  hint,
+  initial,
+  onValue,
+  type = "text",
+  placeholder,
+  isFirst = false,
+}: FieldProps) {
   const input = useRef<HTMLInputElement>(null);
   useEffect(() => {
     if (isFirst) input.current?.focus();
   }, [isFirst]);
-  const id = `field-${label.toLowerCase().replaceAll(/\W+/g, "-")}`;
+  const id = `field-${name}`;
   return (
     <div class="field">
       <label for={id}>{label}</label>
       <input
         ref={input}
         id={id}
+        name={name}
         type={type}
         dir="auto"
-        value={value}
+        defaultValue={initial}
         placeholder={placeholder}
         autocomplete="off"
         spellcheck={false}
         aria-describedby={hint === undefined ? undefined : `${id}-hint`}
-        onInput={({ currentTarget }) => onValue(currentTarget.value)}
+        onInput={({ currentTarget }) => onValue?.(currentTarget.value)}
       />
       {hint !== undefined && (
         <p id={`${id}-hint`} class="quiet">

@@ -21,7 +21,7 @@ export function go(route: string): void {
   location.hash = route;
 }
 
-interface Polled<T> {
+export interface Polled<T> {
   value: T | undefined;
   problem: Problem | undefined;
   reload: () => Promise<void>;

@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import type { Problem } from "../api/client.js";
-import { short } from "./hooks.js";
+import { ago, exact, type Polled, short } from "./hooks.js";
 
 /** An error in plain words, with the next step. */
 export function ProblemNotice({ problem, children }: { problem: Problem | undefined; children?: ComponentChildren }) {
@@ -51,7 +51,7 @@ export function Empty({ title, children }: { title: string; children?: Component
   return (
     <div class="empty">
       <p class="empty-title">{title}</p>
-      {children}
+      {children !== undefined && <p class="quiet">{children}</p>}
     </div>
   );
 }
@@ -64,12 +64,45 @@ export function Loading() {
   );
 }
 
-/** A user, a session or a server. A long name is cut in the middle, as in the terminal; the tooltip has all of it. */
-export function Name({ text, class: style }: { text: string; class?: string }) {
+/** Shows a polled value once it is loaded, and above it why the last request failed. */
+export function Loaded<T>({
+  of: { value, problem },
+  children,
+}: {
+  of: Pick<Polled<T>, "value" | "problem">;
+  children(value: T): ComponentChildren;
+}) {
   return (
-    <bdi class={`name ${style ?? ""}`} title={text === short(text) ? undefined : text}>
+    <>
+      <ProblemNotice problem={problem} />
+      {value !== undefined ? children(value) : problem === undefined && <Loading />}
+    </>
+  );
+}
+
+interface NameProps {
+  text: string;
+  class?: string;
+  href?: string | undefined;
+}
+
+/** A user, a session or a server. A long name is cut in the middle, as in the terminal; the tooltip has all of it. */
+export function Name({ text, class: style = "", href }: NameProps) {
+  const name = (
+    <bdi class={`name ${style}`} title={text === short(text) ? undefined : text}>
       {short(text)}
     </bdi>
+  );
+  return href === undefined ? name : <a href={href}>{name}</a>;
+}
+
+/** How long ago a time was. The tooltip has the time in full. */
+export function Ago({ at, class: style, none = "–" }: { at: string | null; class?: string; none?: string }) {
+  if (at === null) return <span class="quiet">{none}</span>;
+  return (
+    <time class={style} dateTime={at} title={exact(at)}>
+      {ago(at)}
+    </time>
   );
 }
 
@@ -84,5 +117,73 @@ export function Tiles({ tiles }: { tiles: readonly (readonly [label: string, val
         </div>
       ))}
     </dl>
+  );
+}
+
+interface ButtonProps {
+  class?: string;
+  /** What the button acts on, for screen readers. */
+  about?: string;
+  isDisabled?: boolean;
+  act(): void;
+  children: ComponentChildren;
+}
+
+export function Button({ class: style = "", about, isDisabled = false, act, children }: ButtonProps) {
+  return (
+    <button
+      type="button"
+      class={`button ${style}`}
+      disabled={isDisabled}
+      aria-label={about === undefined ? undefined : `${children} ${about}`}
+      onClick={act}
+    >
+      {children}
+    </button>
+  );
+}
+
+interface ChoiceProps<T extends string> {
+  label: string;
+  class?: string;
+  name?: string;
+  value: T;
+  /** The values, each with its title if that is another word. */
+  values: readonly (T | readonly [T, string])[];
+  choose: (value: NoInfer<T>) => void;
+}
+
+/** One of several values, chosen from a list. */
+export function Choice<T extends string>({
+  label,
+  class: style = "inline",
+  name,
+  value,
+  values,
+  choose,
+}: ChoiceProps<T>) {
+  return (
+    <label class={style}>
+      <span>{label}</span>
+      <select name={name} value={value} onChange={({ currentTarget }) => choose(currentTarget.value as T)}>
+        {values.map((each) => {
+          const [key, title] = typeof each === "string" ? [each, each] : each;
+          return (
+            <option key={key} value={key}>
+              {title}
+            </option>
+          );
+        })}
+      </select>
+    </label>
+  );
+}
+
+/** The end of a list that shows only a part: a button that shows more, or the reason why there is none. */
+export function More({ act, children }: { act?: (() => void) | undefined; children: ComponentChildren }) {
+  return (
+    <p class="more">
+      {act === undefined ? <span class="quiet">{children}</span> : <Button act={act}>{children}</Button>}
+    </p>
   );
 }

@@ -1,6 +1,7 @@
 import type { ComponentChildren } from "preact";
 import { useCallback, useRef, useState } from "preact/hooks";
-import { useKey } from "./hooks.js";
+import { amount, type Polled, useKey, useTitle } from "./hooks.js";
+import { Ago, Choice, Empty, Loaded } from "./notice.js";
 
 export interface Column<T> {
   title: string;
@@ -8,6 +9,28 @@ export interface Column<T> {
   /** The value to sort by. Without it, the column cannot be sorted. Null comes last. */
   by?: (row: T) => string | number | null;
   cell: (row: T) => ComponentChildren;
+}
+
+/** A column of numbers. `none` takes the place of null. */
+export function number<T>(
+  title: string,
+  of: (row: T) => number | null,
+  { show = amount, none = "–" }: { show?: (value: number) => string; none?: string } = {},
+): Column<T> {
+  const cell = (row: T) => {
+    const value = of(row);
+    return value === null ? <span class="quiet">{none}</span> : show(value);
+  };
+  return { title, isNumber: true, by: of, cell };
+}
+
+/** A column of times, the newest first. `none` takes the place of null. */
+export function time<T>(title: string, of: (row: T) => string | null, none = "–"): Column<T> {
+  const by = (row: T) => {
+    const at = of(row);
+    return at === null ? null : -Date.parse(at);
+  };
+  return { title, by, cell: (row) => <Ago at={of(row)} none={none} /> };
 }
 
 interface TableProps<T> {
@@ -44,23 +67,18 @@ export function Table<T>({ label, columns, rows, idOf, sortedBy }: TableProps<T>
     kept.set(label, next);
     setSort(next);
   };
-  const sortable = columns.filter(({ by }) => by !== undefined);
+  const sortable = columns.flatMap(({ by, title }) => (by === undefined ? [] : [title]));
   const sorted = sortRows(rows, columns.find(({ title }) => title === sort.title)?.by, sort.isDown);
   return (
     <div class="table">
       {sortable.length > 0 && (
-        <label class="table-sort">
-          <span class="quiet">Sort by</span>
-          <select
-            value={sort.title ?? ""}
-            onChange={({ currentTarget }) => choose({ title: currentTarget.value, isDown: false })}
-          >
-            {sort.title === undefined && <option value="">–</option>}
-            {sortable.map(({ title }) => (
-              <option key={title}>{title}</option>
-            ))}
-          </select>
-        </label>
+        <Choice
+          label="Sort by"
+          class="table-sort"
+          value={sort.title ?? ""}
+          values={sort.title === undefined ? [["", "–"], ...sortable] : sortable}
+          choose={(title) => choose({ title, isDown: false })}
+        />
       )}
       <table {...TABLE} aria-label={label}>
         <thead {...GROUP}>
@@ -119,23 +137,71 @@ function sortRows<T>(rows: readonly T[], by: Column<T>["by"], isDown: boolean): 
   });
 }
 
-export function Search({ label, value, onValue }: { label: string; value: string; onValue(value: string): void }) {
+interface ListPageProps<V, T> {
+  title: string;
+  /** The word for a row, such as `token`. */
+  noun: string;
+  polled: Polled<V>;
+  rowsOf(value: V): readonly T[];
+  /** The words of a row among which the user can search. */
+  wordsOf(row: T): readonly (string | null | undefined)[];
+  /** Shown if there are no rows. */
+  none: string;
+  hint?: string;
+  buttons?: ComponentChildren;
+  notices?: ComponentChildren;
+  /** Shown above the rows. */
+  above?(value: V): ComponentChildren;
+  /** Draws the rows that match the search. */
+  children(found: readonly T[]): ComponentChildren;
+  /** Shown below the rows. */
+  below?(value: V): ComponentChildren;
+}
+
+/** A page with a list that the user can search. */
+export function ListPage<V, T>(props: ListPageProps<V, T>) {
+  const { title, noun, polled, rowsOf, wordsOf, none, hint, buttons, notices, above, children, below } = props;
+  const [search, setSearch] = useState("");
   const field = useRef<HTMLInputElement>(null);
+  useTitle(title);
   useKey(
     "/",
     useCallback(() => field.current?.focus(), []),
   );
+  const wanted = search.trim().toLowerCase();
+  const matches = (row: T) => wordsOf(row).join(" ").toLowerCase().includes(wanted);
   return (
-    <input
-      ref={field}
-      type="search"
-      class="search"
-      placeholder="Search  /"
-      aria-label={label}
-      aria-keyshortcuts="/"
-      dir="auto"
-      value={value}
-      onInput={({ currentTarget }) => onValue(currentTarget.value)}
-    />
+    <div class="page">
+      <div class="page-head">
+        <h1 dir="auto">{title}</h1>
+        <input
+          ref={field}
+          type="search"
+          class="search"
+          placeholder="Search  /"
+          aria-label={`Search the ${noun}s`}
+          aria-keyshortcuts="/"
+          dir="auto"
+          value={search}
+          onInput={({ currentTarget }) => setSearch(currentTarget.value)}
+        />
+        {buttons}
+      </div>
+      {notices}
+      <Loaded of={polled}>
+        {(value) => {
+          const found = rowsOf(value).filter(matches);
+          return (
+            <>
+              {above?.(value)}
+              {found.length > 0 && children(found)}
+              {found.length === 0 && wanted !== "" && <Empty title={`No ${noun} matches.`} />}
+              {found.length === 0 && wanted === "" && <Empty title={none}>{hint}</Empty>}
+              {below?.(value)}
+            </>
+          );
+        }}
+      </Loaded>
+    </div>
   );
 }

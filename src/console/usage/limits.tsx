@@ -1,9 +1,9 @@
 import { useCallback, useState } from "preact/hooks";
 import { ask, Problem } from "../api/client.js";
-import type { LimitName, LimitNumbers } from "../api/types.js";
-import { Dialog, Field } from "../parts/dialog.js";
+import type { Caller, LimitName, UserLimits } from "../api/types.js";
+import { Dialog, Field, type Values } from "../parts/dialog.js";
 import { amount, usePolled } from "../parts/hooks.js";
-import { ProblemNotice, type Tone } from "../parts/notice.js";
+import { Button, ProblemNotice, type Tone } from "../parts/notice.js";
 
 const EVERY_MS = 5_000;
 /** The fraction of a limit at which the fleet begins to warn. */
@@ -13,28 +13,26 @@ const NEAR = 0.8;
 export function LimitsOf({ user, isAdmin }: { user: string; isAdmin: boolean }) {
   const [dialog, setDialog] = useState<"set" | "clear" | null>(null);
   const load = useCallback(
-    async (signal: AbortSignal): Promise<Limits> =>
-      isAdmin
-        ? await ask<UserLimits>("GET", limitsPath(user), { signal })
-        : await ask<Limits>("GET", "/v1/me", { signal }),
+    async (signal: AbortSignal): Promise<Caller | UserLimits> =>
+      await ask("GET", isAdmin ? limitsPath(user) : "/v1/me", { signal }),
     [user, isAdmin],
   );
   const { value, problem, reload } = usePolled(load, EVERY_MS);
   const close = useCallback(() => setDialog(null), []);
-  const hasOwn = LIMITS.some(([name]) => value?.sources?.[name] === "user");
-  const given = value?.sources === undefined ? null : { user, ...value, sources: value.sources };
+  const given = value !== undefined && "sources" in value ? value : null;
+  const hasOwn = LIMITS.some(([name]) => given?.sources[name] === "user");
   return (
     <section class="limits" aria-label="Limits">
       <div class="section-head">
         <h2>Limits</h2>
         {given !== null && (
           <span class="actions">
-            <button type="button" class="button small" onClick={() => setDialog("set")}>
+            <Button class="small" act={() => setDialog("set")}>
               Set limits
-            </button>
-            <button type="button" class="button small" disabled={!hasOwn} onClick={() => setDialog("clear")}>
+            </Button>
+            <Button class="small" isDisabled={!hasOwn} act={() => setDialog("clear")}>
               Clear limits
-            </button>
+            </Button>
           </span>
         )}
       </div>
@@ -42,7 +40,13 @@ export function LimitsOf({ user, isAdmin }: { user: string; isAdmin: boolean }) 
       {value !== undefined && (
         <ul class="bars">
           {LIMITS.map(([name, title]) => (
-            <Bar key={name} {...{ name, title, ...value }} />
+            <Bar
+              key={name}
+              {...{ name, title }}
+              most={value.limits[name]}
+              has={value.used[name]}
+              source={given?.sources[name]}
+            />
           ))}
         </ul>
       )}
@@ -52,9 +56,17 @@ export function LimitsOf({ user, isAdmin }: { user: string; isAdmin: boolean }) 
   );
 }
 
+interface BarProps {
+  name: LimitName;
+  title: string;
+  most: number | null;
+  has: number | null;
+  /** Only operators see this. */
+  source: string | undefined;
+}
+
 /** How much of a limit is used, as a bar and in words. */
-function Bar({ name, title, limits, used, sources }: Limits & { name: LimitName; title: string }) {
-  const [most, has] = [limits[name], used[name]];
+function Bar({ name, title, most, has, source }: BarProps) {
   const { words, tone } = stateOf(most, has);
   return (
     <li class="bar">
@@ -72,7 +84,7 @@ function Bar({ name, title, limits, used, sources }: Limits & { name: LimitName;
           value={Math.min(has, most)}
         />
       )}
-      {sources !== undefined && <span class="quiet">{sourceOf(sources[name])}</span>}
+      {source !== undefined && <span class="quiet">{sourceOf(source)}</span>}
     </li>
   );
 }
@@ -104,11 +116,16 @@ interface LimitsDialogProps {
 export function SetLimits({ limits: { user, limits, sources }, close, done }: LimitsDialogProps) {
   const before = (name: LimitName) => (sources[name] === "user" ? (limits[name]?.toString() ?? UNLIMITED) : "");
   const [texts, setTexts] = useState<Partial<Record<LimitName, string>>>({});
-  const textOf = (name: LimitName) => (texts[name] ?? before(name)).trim();
-  const changed = LIMITS.filter(([name]) => textOf(name) !== before(name));
-  const act = async () => {
-    const set = LIMITS.filter(([name]) => textOf(name) !== "");
-    const body = Object.fromEntries(set.map(([name, title]) => [name, limitIn(textOf(name), title)]));
+  const changes = LIMITS.flatMap(([name, title]) => {
+    const text = (texts[name] ?? before(name)).trim();
+    return text === before(name) ? [] : [{ name, title, text }];
+  });
+  const act = async (given: Values) => {
+    const set = LIMITS.flatMap(([name, title]) => {
+      const text = given[name];
+      return text === undefined ? [] : [[name, limitIn(text, title)]];
+    });
+    const body = Object.fromEntries(set);
     await ask("PUT", limitsPath(user), { body });
     await done();
   };
@@ -121,24 +138,24 @@ export function SetLimits({ limits: { user, limits, sources }, close, done }: Li
         {LIMITS.map(([name, title], index) => (
           <Field
             key={name}
+            name={name}
             label={title}
             isFirst={index === 0}
-            value={texts[name] ?? before(name)}
+            initial={before(name)}
             onValue={(text) => setTexts((all) => ({ ...all, [name]: text }))}
-            {...(sources[name] === "user" ? {} : { placeholder: shown(limits[name]) })}
+            placeholder={sources[name] === "user" ? undefined : shown(limits[name])}
           />
         ))}
       </div>
       <div role="status">
         <ul class="effects">
-          {changed.map(([name, title]) => (
+          {changes.map(({ name, title, text }) => (
             <li key={name}>
-              {title}: {shown(limits[name])} →{" "}
-              {textOf(name) === "" ? "as for the groups or for everybody" : textOf(name)}
+              {title}: {shown(limits[name])} → {text === "" ? "as for the groups or for everybody" : text}
             </li>
           ))}
           <li>
-            {changed.length === 0 ? "Nothing changes." : "All hosts follow within a second. Turns that run go on."}
+            {changes.length === 0 ? "Nothing changes." : "All hosts follow within a second. Turns that run go on."}
           </li>
         </ul>
       </div>
@@ -152,18 +169,14 @@ function ClearLimits({ limits: { user, limits, sources }, close, done }: LimitsD
     await ask("PUT", limitsPath(user), { body: {} });
     await done();
   };
+  const own = LIMITS.filter(([name]) => sources[name] === "user");
+  const effects = [
+    ...own.map(([name, title]) => `${title}: ${shown(limits[name])} no longer counts.`),
+    "The limits of the user's groups, or of everybody, count again.",
+    "All hosts follow within a second. Turns that run go on.",
+  ];
   return (
-    <Dialog title={`Clear the limits of ${user}?`} action="Clear the limits" isDangerous act={act} close={close}>
-      <ul class="effects">
-        {LIMITS.filter(([name]) => sources[name] === "user").map(([name, title]) => (
-          <li key={name}>
-            {title}: {shown(limits[name])} no longer counts.
-          </li>
-        ))}
-        <li>The limits of the user's groups, or of everybody, count again.</li>
-        <li>All hosts follow within a second. Turns that run go on.</li>
-      </ul>
-    </Dialog>
+    <Dialog title={`Clear the limits of ${user}?`} action="Clear the limits" isDangerous {...{ effects, act, close }} />
   );
 }
 
@@ -180,45 +193,6 @@ function limitIn(text: string, title: string): number | null {
     detail: `${title}: "${text}" is not a limit.`,
     suggestions: [`Enter a whole number from 1, or ${UNLIMITED}.`],
   });
-}
-
-export const USAGE_BY = ["user", "session", "model", "token", "day"] as const;
-export type UsageBy = (typeof USAGE_BY)[number];
-
-/** A number is null if neither reported nor estimated. */
-export interface Counts {
-  turns: number;
-  requests: number;
-  inputTokens: number | null;
-  outputTokens: number | null;
-  cacheReadTokens: number | null;
-  credits: number | null;
-  cost: number | null;
-}
-
-export interface Row extends Counts {
-  key: string | null;
-}
-
-export interface Report {
-  from: string;
-  to: string;
-  by: UsageBy;
-  usage: readonly Row[];
-  total: Counts;
-}
-
-/** The limits of a user. */
-interface Limits {
-  limits: LimitNumbers;
-  used: LimitNumbers;
-  /** Where each limit comes from: `default`, `group:` and the name of the group, or `user`. Only operators see this. */
-  sources?: Readonly<Record<LimitName, string>>;
-}
-
-export interface UserLimits extends Limits {
-  user: string;
-  sources: NonNullable<Limits["sources"]>;
 }
 
 const LIMITS: readonly (readonly [LimitName, title: string])[] = [

@@ -1,12 +1,16 @@
 import { useCallback, useMemo, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
+import { type Report, USAGE_BY } from "../api/types.js";
 import { Chart, type ChartLine, type Data, LAST_DAYS } from "../charts/chart.js";
 import { ChooseUser } from "../parts/choose-user.js";
 import { amount, exact, usePolled, useTitle } from "../parts/hooks.js";
-import { Empty, Loading, Name, ProblemNotice, Tiles } from "../parts/notice.js";
-import { type Column, Table } from "../parts/table.js";
+import { Choice, Empty, Loaded, More, Name, Tiles } from "../parts/notice.js";
+import { type Column, number, Table } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
-import { type Counts, LimitsOf, type Report, type Row, USAGE_BY, type UsageBy } from "./limits.js";
+import { LimitsOf } from "./limits.js";
+
+type UsageBy = Report["by"];
+type Row = Report["usage"][number];
 
 const EVERY_MS = 15_000;
 const PERIODS = [
@@ -26,7 +30,7 @@ export function Usage({ caller, id }: PageProps) {
   const title = user === "" ? "Usage of all users" : isAdmin ? `Usage of ${user}` : "Usage";
   useTitle(title);
   return (
-    <div class="page wide">
+    <div class="page">
       <div class="page-head">
         <h1 dir="auto">{title}</h1>
         {isAdmin && <ChooseUser page="usage" user={user} />}
@@ -51,55 +55,28 @@ function UsageOf({ user, isAdmin }: { user: string; isAdmin: boolean }) {
     },
     [user, by, period],
   );
-  const { value, problem } = usePolled(load, EVERY_MS);
+  const polled = usePolled(load, EVERY_MS);
   return (
     <>
       <div class="section-head">
         <h2>Used</h2>
-        <Choice label="Time" value={period} values={PERIODS} choose={(chosen) => setPeriod(chosen)} />
-        <Choice
-          label="By"
-          value={by}
-          values={ways.map((each) => [each, each] as const)}
-          choose={(chosen) => setBy(chosen)}
-        />
+        <Choice label="Time" value={period} values={PERIODS} choose={setPeriod} />
+        <Choice label="By" value={by} values={ways} choose={setBy} />
       </div>
-      <ProblemNotice problem={problem} />
-      {value === undefined && problem === undefined && <Loading />}
-      {value !== undefined && (
-        <>
-          <Total {...value.table} />
-          <DayChart days={value.days} />
-          {value.table.usage.length === 0 ? (
-            <Empty title="Nothing was used in this time." />
-          ) : (
-            <UsageTable report={value.table} linksUsers={isAdmin} />
-          )}
-        </>
-      )}
+      <Loaded of={polled}>
+        {({ table, days }) => (
+          <>
+            <Total {...table} />
+            <DayChart days={days} />
+            {table.usage.length === 0 ? (
+              <Empty title="Nothing was used in this time." />
+            ) : (
+              <UsageTable report={table} linksUsers={isAdmin} />
+            )}
+          </>
+        )}
+      </Loaded>
     </>
-  );
-}
-
-interface ChoiceProps<T extends string> {
-  label: string;
-  value: T;
-  values: readonly (readonly [T, string])[];
-  choose(value: T): void;
-}
-
-function Choice<T extends string>({ label, value, values, choose }: ChoiceProps<T>) {
-  return (
-    <label class="inline">
-      <span>{label}</span>
-      <select value={value} onChange={({ currentTarget }) => choose(currentTarget.value as T)}>
-        {values.map(([name, title]) => (
-          <option key={name} value={name}>
-            {title}
-          </option>
-        ))}
-      </select>
-    </label>
   );
 }
 
@@ -157,12 +134,12 @@ function DayChart({ days: { usage } }: { days: Report }) {
   );
 }
 
-function tokensOf({ inputTokens, outputTokens }: Counts): number | null {
+function tokensOf({ inputTokens, outputTokens }: Row): number | null {
   return inputTokens === null && outputTokens === null ? null : (inputTokens ?? 0) + (outputTokens ?? 0);
 }
 
 /** The text for a number that was neither reported nor estimated. */
-export const UNREPORTED = "not reported";
+const UNREPORTED = "not reported";
 /** How many rows to show. The report begins with the largest rows. */
 const MOST = 200;
 
@@ -183,7 +160,7 @@ const NO_KEY: Readonly<Record<UsageBy, string>> = {
 };
 
 /** The rows of a report. With `linksUsers`, the name of a user links to the usage of this user. */
-export function UsageTable({ report: { by, usage }, linksUsers }: { report: Report; linksUsers: boolean }) {
+function UsageTable({ report: { by, usage }, linksUsers }: { report: Report; linksUsers: boolean }) {
   const rows = by === "day" ? usage.toReversed() : usage.slice(0, MOST);
   const hasCost = rows.some(({ cost }) => cost !== null);
   const columns: Column<Row>[] = [
@@ -193,44 +170,30 @@ export function UsageTable({ report: { by, usage }, linksUsers }: { report: Repo
       cell: ({ key }) =>
         key === null ? (
           <span class="quiet">{NO_KEY[by]}</span>
-        ) : by === "user" && linksUsers ? (
-          <a href={`#/usage/${encodeURIComponent(key)}`}>
-            <Name class="cell-title" text={key} />
-          </a>
         ) : (
-          <Name class="cell-title" text={key} />
+          <Name
+            class="cell-title"
+            text={key}
+            href={by === "user" && linksUsers ? `#/usage/${encodeURIComponent(key)}` : undefined}
+          />
         ),
     },
     number("Turns", ({ turns }) => turns),
     number("Requests", ({ requests }) => requests),
-    number("Input tokens", ({ inputTokens }) => inputTokens),
-    number("Output tokens", ({ outputTokens }) => outputTokens),
-    number("Cached tokens", ({ cacheReadTokens }) => cacheReadTokens),
-    number("Credits", ({ credits }) => credits),
-    ...(hasCost ? [number("Cost", ({ cost }) => cost)] : []),
+    number("Input tokens", ({ inputTokens }) => inputTokens, { none: UNREPORTED }),
+    number("Output tokens", ({ outputTokens }) => outputTokens, { none: UNREPORTED }),
+    number("Cached tokens", ({ cacheReadTokens }) => cacheReadTokens, { none: UNREPORTED }),
+    number("Credits", ({ credits }) => credits, { none: UNREPORTED }),
+    ...(hasCost ? [number<Row>("Cost", ({ cost }) => cost, { none: UNREPORTED })] : []),
   ];
   return (
     <>
       <Table key={by} label={`Usage by ${by}`} columns={columns} rows={rows} idOf={({ key }) => `${key}`} />
       {rows.length < usage.length && (
-        <p class="more">
-          <span class="quiet">
-            The {MOST} largest of {amount(usage.length)} rows are shown.
-          </span>
-        </p>
+        <More>
+          The {MOST} largest of {amount(usage.length)} rows are shown.
+        </More>
       )}
     </>
   );
-}
-
-function number(title: string, of: (counts: Counts) => number | null): Column<Row> {
-  return {
-    title,
-    isNumber: true,
-    by: of,
-    cell: (row) => {
-      const value = of(row);
-      return value === null ? <span class="quiet">{UNREPORTED}</span> : amount(value);
-    },
-  };
 }

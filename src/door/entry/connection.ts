@@ -300,13 +300,14 @@ export class Connection {
   }
 }
 
+const DENIED: readonly string[] = ["FLEET_LIMIT_REACHED", "FLEET_USER_SUSPENDED", "FLEET_PROTOCOL_UNSUPPORTED"];
+
 /**
- * The event for a refused connection. A client over a limit, or of a suspended user, is `denied`; all other errors are
- * failures of the door.
+ * The event for a refused connection. A client over a limit, of a suspended user or with another protocol is `denied`;
+ * all other errors are failures of the door.
  */
 function refusal(error: unknown): ConnectionEvent {
-  const isDenied = isFleetError(error, "FLEET_LIMIT_REACHED") || isFleetError(error, "FLEET_USER_SUSPENDED");
-  if (!isDenied) return { event: "failed", ...failure(error) };
+  if (!isFleetError(error) || !DENIED.includes(error.code)) return { event: "failed", ...failure(error) };
   const { code, limit, message } = error;
   return { event: "denied", code, ...(limit === undefined ? {} : { limit }), detail: message };
 }

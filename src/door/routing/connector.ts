@@ -114,7 +114,7 @@ export class Connector {
  * @param endpoint a server whose identity was proved, with the server's connection token; or a front door, with the client's
  * token
  * @param dial how to connect. Its `hello` has the parameters of the client's own `connect`, without the client's token
- * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_TOO_OLD`, `FLEET_RUNTIME_TOO_NEW`.
+ * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_UNUSABLE`.
  */
 export async function openUpstream(endpoint: Endpoint, dial: RpcDial, signal: AbortSignal): Promise<OpenUpstream> {
   const where = `${endpoint.address}:${endpoint.port}`;
@@ -194,7 +194,7 @@ export class PeerDialer {
       const refusal = error instanceof Error ? error.cause : undefined;
       if (refusal instanceof RpcError && refusal.rpcCode === AUTHENTICATION_FAILED) throw tokenEnded();
       const isOfClient = refusal instanceof RpcError && refusal.fleetCode !== undefined;
-      throw isOfClient && refusal.fleetCode !== "FLEET_DOOR_DRAINING" ? refusal : hostAway(host.name, error);
+      throw isOfClient && refusal.fleetCode !== "FLEET_POOL_DRAINING" ? refusal : hostAway(host.name, error);
     }
   }
 

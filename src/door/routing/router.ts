@@ -266,7 +266,7 @@ export class Opener {
   /**
    * Records a new session for the user, before anything else uses its id.
    *
-   * @throws FleetError `FLEET_SESSION_ID_INVALID`, and the errors of `Sessions.recordNew`.
+   * @throws FleetError `FLEET_USAGE_INVALID`, and the errors of `Sessions.recordNew`.
    */
   async recordNew(asked: Params): Promise<SessionRecord> {
     const { user, door, gone } = this.#state;
@@ -280,7 +280,7 @@ export class Opener {
    * Loads a session into its server's memory for this client, if `session.maxActive` allows one more session there.
    *
    * @param isNew whether the session was just recorded, so that no disk can have any state of it
-   * @throws FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_LOST`, `FLEET_SESSIONS_EXHAUSTED`, `FLEET_METHOD_DENIED`;
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_LOST`, `FLEET_LIMIT_REACHED`, `FLEET_METHOD_DENIED`;
    * `FLEET_SERVER_UNREACHABLE` when the server takes too long; the errors of `Pool.serverOf`; and `RpcError` with the
    * server's refusal.
    */

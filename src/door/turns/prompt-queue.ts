@@ -41,7 +41,7 @@ export class PromptQueue {
   /**
    * Accepts a prompt. Resolves once the prompt has been sent or refused, or has to wait for a turn.
    *
-   * @throws FleetError `FLEET_TURN_FAILED` when the client has gone; `FLEET_DOOR_DRAINING` when the door is about to close.
+   * @throws FleetError `FLEET_TURN_FAILED` when the client has gone; `FLEET_POOL_DRAINING` when the door is about to close.
    */
   async send(request: ClientRequest, record: SessionRecord): Promise<void> {
     const { gone, door, lines } = this.#state;

@@ -64,7 +64,7 @@ export function noSuchSession(sessionId: string): FleetError {
 
 export function doorDraining(): FleetError {
   const message = "The front door is about to close and takes no new turns. Connect again.";
-  return new FleetError("FLEET_DOOR_DRAINING", message);
+  return new FleetError("FLEET_POOL_DRAINING", message);
 }
 
 export function tokenEnded(): FleetError {
@@ -74,9 +74,9 @@ export function tokenEnded(): FleetError {
 /** @param limitBytes how many bytes all unanswered requests of a client may have together */
 export function requestsExhausted(limitBytes: number): FleetError {
   return new FleetError(
-    "FLEET_REQUESTS_EXHAUSTED",
+    "FLEET_LIMIT_REACHED",
     `The unanswered requests of this connection have more than ${limitBytes} bytes (serve.maxFrame).`,
-    { suggestions: ["Wait for the answers to earlier requests.", "Raise serve.maxFrame."] },
+    { suggestions: ["Wait for the answers to earlier requests.", "Raise serve.maxFrame."], limit: "serve.maxFrame" },
   );
 }
 

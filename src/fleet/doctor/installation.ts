@@ -85,7 +85,7 @@ function bundledVersion(): string | null {
   try {
     return packageVersion(findRuntime(null, {}).path);
   } catch (error) {
-    if (isFleetError(error, "FLEET_RUNTIME_MISSING")) return null;
+    if (isFleetError(error, "FLEET_RUNTIME_UNUSABLE")) return null;
     throw error;
   }
 }

@@ -55,7 +55,7 @@ export class ClientGroup extends Group {
    * Returns the address and the token with which an SDK client in any language can use the user's running server
    * directly, on the same host. First proves that the process behind the port is that server.
    *
-   * @throws FleetError `FLEET_SERVER_NOT_FOUND` or `FLEET_SERVER_LOST` when the server does not run;
+   * @throws FleetError `FLEET_NAME_NOT_FOUND` or `FLEET_SERVER_LOST` when the server does not run;
    * `FLEET_SERVER_UNREACHABLE` when it runs on another host; `FLEET_USER_SUSPENDED`.
    */
   async connectInfo(user: string): Promise<ConnectInfo> {

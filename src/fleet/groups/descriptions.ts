@@ -1,6 +1,6 @@
-import { FleetError, isFleetError, quote, type Suggestion } from "../../base/errors.js";
-import { isSessionId, validateUser } from "../../base/ids.js";
-import { nearestOf } from "../../base/values/names.js";
+import { FleetError, quote, type Suggestion } from "../../base/errors.js";
+import { isSessionId } from "../../base/ids.js";
+import { nearestOf, readUser } from "../../base/values/names.js";
 import { onlyServer } from "../../hosts/fleet-hosts.js";
 import {
   type Description,
@@ -21,12 +21,6 @@ import { Group } from "./group.js";
 
 type Kind = Description["kind"];
 
-const CODES = {
-  server: "FLEET_SERVER_NOT_FOUND",
-  session: "FLEET_SESSION_NOT_FOUND",
-  user: "FLEET_USER_NOT_FOUND",
-} as const;
-
 /** Detailed descriptions of single servers, sessions and users, for people who operate the fleet. */
 export class DescriptionGroup extends Group {
   /**
@@ -34,9 +28,8 @@ export class DescriptionGroup extends Group {
    * or `user/ID` selects one.
    *
    * @param name an id; for a server or a session also a unique prefix of its id; for a server also `ID@HOST`
-   * @throws FleetError `FLEET_NAME_NOT_FOUND` when nothing has this id; instead `FLEET_SERVER_NOT_FOUND`,
-   * `FLEET_SESSION_NOT_FOUND` or `FLEET_USER_NOT_FOUND` if `name` begins with a kind; `FLEET_USAGE_INVALID` when
-   * several kinds have this id.
+   * @throws FleetError `FLEET_NAME_NOT_FOUND` when nothing has this id; `FLEET_SESSION_NOT_FOUND` if `name` begins
+   * with `session/`; `FLEET_USAGE_INVALID` when several kinds have this id.
    */
   async get(name: string): Promise<Description> {
     const [, kind, id = name] = /^(server|session|user)\/(.*)$/s.exec(name) ?? [];
@@ -86,12 +79,8 @@ export class DescriptionGroup extends Group {
   }
 
   async #user(id: string): Promise<UserDescription | null> {
-    try {
-      return await describeUser(this.parts, validateUser(id));
-    } catch (error) {
-      if (isFleetError(error, "FLEET_USER_INVALID")) return null;
-      throw error;
-    }
+    const user = readUser(id);
+    return user === null ? null : await describeUser(this.parts, user);
   }
 
   async #notFound(kind: Kind | undefined, id: string): Promise<FleetError> {
@@ -101,7 +90,7 @@ export class DescriptionGroup extends Group {
     const known = (await this.#names()).filter((name) => kind === undefined || name.kind === kind);
     const near = nearestOf(id, known, (name) => name.id);
     const message = `There is no ${kind ?? "server, session or user"} ${quote(id)}.`;
-    return new FleetError(kind === undefined ? "FLEET_NAME_NOT_FOUND" : CODES[kind], message, {
+    return new FleetError(kind === "session" ? "FLEET_SESSION_NOT_FOUND" : "FLEET_NAME_NOT_FOUND", message, {
       suggestions: [
         ...near.map((name): Suggestion => `copilotfleet describe ${name.kind}/${name.id}`),
         "copilotfleet ps # lists servers and their users",

@@ -36,15 +36,15 @@ import { Group } from "./group.js";
  * The servers of all hosts. A method accepts a server's id or a unique prefix of it. If a user has servers with the
  * same id on several hosts, `ID@HOST` names one of them.
  *
- * A method that takes an id throws `FLEET_SERVER_NOT_FOUND` when the server does not exist, and `FLEET_HOST_AWAY` when
+ * A method that takes an id throws `FLEET_NAME_NOT_FOUND` when the server does not exist, and `FLEET_HOST_AWAY` when
  * its host cannot be reached.
  */
 export class ServerGroup extends Group {
   /**
    * Returns the user's own server on the host where the user is placed. Starts the server if it is not running.
    *
-   * @throws FleetError such as `FLEET_USER_INVALID`, `FLEET_PORTS_EXHAUSTED`, `FLEET_SERVER_START_TIMEOUT`,
-   * `FLEET_SERVER_EXITED` or `FLEET_RUNTIME_MISSING`.
+   * @throws FleetError such as `FLEET_USAGE_INVALID`, `FLEET_PORTS_EXHAUSTED`, `FLEET_SERVER_START_TIMEOUT`,
+   * `FLEET_SERVER_EXITED` or `FLEET_RUNTIME_UNUSABLE`.
    */
   async spawn(
     user: string,
@@ -282,7 +282,7 @@ export class PoolGroup extends Group {
    * {@link undrain} opens the pool again. The next supervisor also does so when it starts, and starts the stopped
    * servers.
    *
-   * @throws FleetError `FLEET_DURATION_INVALID` when a timeout is malformed or out of bounds.
+   * @throws FleetError `FLEET_USAGE_INVALID` when a timeout is malformed or out of bounds.
    */
   async drain(options: StopRequest = {}): Promise<{ stopped: Stopped[] }> {
     const { store, pool, own, config } = this.parts;

@@ -192,7 +192,7 @@ export abstract class RequestGroup extends Group {
    * outcome.
    *
    * @param options.reason for a denial: the text that the model reads
-   * @throws FleetError `FLEET_REQUEST_NOT_FOUND`; `FLEET_REQUEST_CLOSED` when the request no longer waits;
+   * @throws FleetError `FLEET_NAME_NOT_FOUND`; `FLEET_REQUEST_CLOSED` when the request no longer waits;
    * `FLEET_USAGE_INVALID` when the answer does not fit the request.
    */
   async answer(id: string, requestId: string, options: AnswerOptions): Promise<AgentRequest> {
@@ -239,7 +239,7 @@ export abstract class ArchiveGroup extends RequestGroup {
    * Waits until no turn runs, and makes new turns wait during the export. Starts no server.
    *
    * @throws FleetError `FLEET_SESSION_LOCKED` or `FLEET_SESSION_BUSY` when the session is not free in time;
-   * `FLEET_SESSION_LOST` when the history is missing; `FLEET_ARCHIVE_TOO_LARGE`; `FLEET_USAGE_INVALID` when the file exists.
+   * `FLEET_SESSION_LOST` when the history is missing; `FLEET_CONTENT_TOO_LARGE`; `FLEET_USAGE_INVALID` when the file exists.
    */
   async export(id: string, options: ExportSessionOptions): Promise<ExportedSession> {
     return await exportSession(this.parts, id, { ...options, signal: options.signal ?? NEVER });
@@ -249,7 +249,7 @@ export abstract class ArchiveGroup extends RequestGroup {
    * Creates a session from a file that {@link export} wrote, in this fleet or in another one. The session belongs to
    * `user` and continues its history. Writes nothing if any part of the file is invalid.
    *
-   * @throws FleetError `FLEET_ARCHIVE_INVALID`; `FLEET_SESSION_EXISTS` when a session has that id; `FLEET_LIMIT_REACHED`.
+   * @throws FleetError `FLEET_USAGE_INVALID`; `FLEET_SESSION_EXISTS` when a session has that id; `FLEET_LIMIT_REACHED`.
    */
   async import(file: string, options: ImportSessionOptions): Promise<SessionView> {
     const { user, sessionId, signal = NEVER } = options;
@@ -429,7 +429,7 @@ export class SessionGroup extends ArchiveGroup {
    *
    * @param options.turns how many of the last turns to return; by default all
    * @throws FleetError `FLEET_SESSION_LOST` when the history is missing or too long; `FLEET_USAGE_INVALID` when
-   * the transcript is too long to be returned at once; `FLEET_HOST_AWAY` or `FLEET_SESSION_STRANDED` when
+   * the transcript is too long to be returned at once; `FLEET_HOST_AWAY` when
    * the host that has it cannot be reached.
    */
   async transcript(id: string, options: { user: string; turns?: number; signal?: AbortSignal }): Promise<Transcript> {
@@ -502,7 +502,7 @@ export class SessionGroup extends ArchiveGroup {
    * Makes each reachable host delete its unused sessions that are past their TTL, and its dead servers with their
    * folders. Can run at any time, even in parallel with another gc. If it is killed, the next run completes its work.
    *
-   * @throws FleetError `FLEET_DURATION_INVALID` or `FLEET_USER_INVALID` when an option is not allowed.
+   * @throws FleetError `FLEET_USAGE_INVALID` when an option is not allowed.
    */
   async gc(options: GcRequest = {}): Promise<GcResult> {
     const { ttl, dryRun = false, user, sessionIds, signal = NEVER, onProgress } = options;

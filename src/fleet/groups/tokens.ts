@@ -71,7 +71,7 @@ export class TokenGroup extends Group {
    * are valid for a while, so that clients can change from the old token to the new one.
    *
    * @param options.overlap how long the old token stays valid, unless it expires earlier. Default: `24h`
-   * @throws FleetError `FLEET_TOKEN_NOT_FOUND` when the old token does not exist or has expired.
+   * @throws FleetError `FLEET_NAME_NOT_FOUND` when the old token does not exist or has expired.
    */
   async rotate(id: string, { overlap = "24h" }: { overlap?: Duration } = {}): Promise<RotatedToken> {
     const overlapMs = parseDuration(overlap, { name: option("overlap"), orZero: true });
@@ -103,7 +103,7 @@ export class TokenGroup extends Group {
    * write to Redis cannot undo it. A warning names the hosts that could not be reached.
    *
    * @param options.ignoreNotFound whether to ignore ids of tokens that do not exist
-   * @throws FleetError `FLEET_TOKEN_NOT_FOUND` when the store has no record of a token. The others are then revoked,
+   * @throws FleetError `FLEET_NAME_NOT_FOUND` when the store has no record of a token. The others are then revoked,
    * and each host remembers the revocation of all.
    */
   async revoke(

@@ -78,11 +78,11 @@ export class UserGroup extends Group {
     };
   }
 
-  /** Ends the suspension of a user. @throws FleetError `FLEET_USER_NOT_SUSPENDED` */
+  /** Ends the suspension of a user. @throws FleetError `FLEET_NAME_NOT_FOUND` */
   async resume(user: string): Promise<{ user: string }> {
     const { store, events } = this.parts;
     if ((await store.limits.read(user))?.suspended === undefined)
-      throw new FleetError("FLEET_USER_NOT_SUSPENDED", `User ${quote(user)} is not suspended.`, {
+      throw new FleetError("FLEET_NAME_NOT_FOUND", `User ${quote(user)} is not suspended.`, {
         suggestions: ["copilotfleet user list"],
       });
     await audited(events, { type: "user.resumed", user }, async () => {
@@ -99,7 +99,7 @@ export class UserGroup extends Group {
    *
    * The result lists what remains and why.
    *
-   * @throws FleetError `FLEET_USER_NOT_FOUND`
+   * @throws FleetError `FLEET_NAME_NOT_FOUND`
    */
   async purge(
     user: string,
@@ -111,7 +111,7 @@ export class UserGroup extends Group {
   /**
    * Writes all data of a user to a folder: each session as an archive, and everything else as JSON.
    *
-   * @throws FleetError `FLEET_USER_NOT_FOUND`; `FLEET_USAGE_INVALID` when the folder is not empty.
+   * @throws FleetError `FLEET_NAME_NOT_FOUND`; `FLEET_USAGE_INVALID` when the folder is not empty.
    */
   async export(user: string, { output, signal = NEVER }: ExportUserOptions): Promise<ExportedUser> {
     const { exportUser } = await import("./users.js");

@@ -30,7 +30,7 @@ export async function listRequests(
 /**
  * Answers a request on the host that runs the turn.
  *
- * @throws FleetError `FLEET_REQUEST_NOT_FOUND` when no host that answers has the request; and the errors of
+ * @throws FleetError `FLEET_NAME_NOT_FOUND` when no host that answers has the request; and the errors of
  * `SessionFinder.find` and `AgentRequests.answer`.
  */
 export async function answerRequest(

@@ -6,7 +6,6 @@ import * as a from "./admin-schemas.js";
 import { given, pageOf } from "./fields.js";
 import * as s from "./schemas.js";
 
-const LOOK_MS = 30_000;
 /**
  * How long a stop or restart may take, in milliseconds: a drain of up to `drain.timeout`, and a start of half a minute.
  */
@@ -19,7 +18,6 @@ const WAITS = {
   about: "none",
   tag: "Servers",
   params: s.path,
-  query: null,
   body: s.stopBody,
   isBodyOptional: true,
   errors: [404, 409, 502, 504],
@@ -31,11 +29,6 @@ const READS = {
   method: "GET",
   action: "manage",
   about: "none",
-  isWork: false,
-  params: null,
-  body: null,
-  errors: [],
-  limitMs: LOOK_MS,
 } as const;
 
 export const ADMIN_ROUTES: readonly AnyRoute[] = [
@@ -83,7 +76,6 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     ...WAITS,
     path: "/v1/servers/{id}/stop",
     operation: "stopServer",
-    isWork: false,
     summary: "Stop a server",
     description:
       "Waits for the turns of the server, and stops it. The next use of one of its sessions starts it again.",
@@ -96,7 +88,6 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     ...WAITS,
     path: "/v1/servers/{id}/drain",
     operation: "drainServer",
-    isWork: false,
     summary: "Drain a server",
     description:
       "Closes the server to new turns, waits for the turns that run, and stops it. Cuts no turn before the time is up.",
@@ -113,7 +104,6 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     tag: "Servers",
     summary: "List the hosts of the fleet",
     description: "Shows the state of each host, its servers and its sessions.",
-    query: null,
     answer: { status: 200, description: "The hosts.", schema: a.hosts },
     handle: async ({ fleet }) => ({ body: { hosts: await fleet.hosts.list() } }),
   }),
@@ -150,16 +140,12 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     operation: "issueToken",
     action: "issue",
     about: "none",
-    isWork: false,
     tag: "Tokens",
     summary: "Issue a token",
     description: "The answer is the only place that ever shows the token.",
-    params: null,
-    query: null,
     body: s.newToken,
     answer: { status: 201, description: "The token.", schema: s.issued },
     errors: [404],
-    limitMs: LOOK_MS,
     handle: async ({ fleet, body: { user, ...options } }) => ({ body: await fleet.tokens.issue(user, given(options)) }),
   }),
   route({
@@ -168,16 +154,12 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     operation: "revokeToken",
     action: "manage",
     about: "none",
-    isWork: false,
     tag: "Tokens",
     summary: "Revoke a token",
     description: "Connections with the token end within seconds.",
     params: s.path,
-    query: null,
-    body: null,
     answer: { status: 204, description: "The token is no longer valid.", schema: null },
     errors: [404],
-    limitMs: LOOK_MS,
     handle: async ({ fleet, params: { id } }) => {
       await fleet.tokens.revoke({ ids: [id] });
       return {};

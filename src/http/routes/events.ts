@@ -20,7 +20,6 @@ export const EVENT_ROUTES: readonly AnyRoute[] = [
     action: "readAll",
     actionOf: ({ user }, identity) => (user === undefined || user === identity.user ? "readAll" : "manage"),
     about: "none",
-    isWork: false,
     tag: "Events",
     summary: "List the events of the caller",
     description:
@@ -29,16 +28,13 @@ export const EVENT_ROUTES: readonly AnyRoute[] = [
       "id of an event of a stream as `Last-Event-ID`, the next stream goes on after that event on each host that had events in the " +
       "stream so far, and a minute before it on the others. The `id` in an event's data is allowed, too. It stands for the " +
       "event's time, so the stream may repeat events.",
-    params: null,
     query: s.eventFilter,
-    body: null,
     answer: {
       status: 200,
       description: "The events.",
       schema: s.events,
       stream: "The events, each with its id. If the stream fails, its last event is `problem`, with the error.",
     },
-    errors: [],
     limitMs: null,
     handle: async ({ fleet, identity, query, acceptsStream, lastEventId, signal }) => {
       const { limit, cursor, type, since } = query;

@@ -7,7 +7,6 @@ import * as s from "./schemas.js";
 
 /** Creating a session may start a server, which may take half a minute. */
 const CREATE_MS = 60_000;
-const LOOK_MS = 30_000;
 
 export const SESSION_ROUTES: readonly AnyRoute[] = [
   route({
@@ -22,8 +21,6 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     description:
       "The session belongs to the caller. Starts the caller's server if it does not run. The caller's requests with the same " +
       "`Idempotency-Key` create one session, and all get it as it is now.",
-    params: null,
-    query: null,
     body: s.newSession,
     isBodyOptional: true,
     isRepeatable: true,
@@ -46,19 +43,14 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     operation: "listSessions",
     action: "readAll",
     about: "none",
-    isWork: false,
     tag: "Sessions",
     summary: "List sessions",
     description:
       "Lists the sessions that the caller owns or is a member of, the newest first. With the scope `admin`, also those of other users, without their titles and conversations.",
     actionOf: ({ user, all }, identity) =>
       all === undefined && (user ?? identity.user) === identity.user ? "readAll" : "manage",
-    params: null,
     query: s.sessionFilter,
-    body: null,
     answer: { status: 200, description: "One page of sessions.", schema: s.sessionPage },
-    errors: [],
-    limitMs: LOOK_MS,
     handle: async ({ fleet, identity, query: { limit, cursor, all, user: given, state, purpose } }) => {
       const user = given ?? (all === undefined ? identity.user : undefined);
       const { page, next } = pageOf(await fleet.sessions.list({ user, state, purpose }), { limit, cursor });
@@ -75,16 +67,12 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     operation: "getSession",
     action: "read",
     about: "session",
-    isWork: false,
     tag: "Sessions",
     summary: "Show one session",
     description: "With the `ETag` of an earlier answer as `If-None-Match`, the answer is 304 if nothing has changed.",
     params: s.path,
-    query: null,
-    body: null,
     answer: { status: 200, description: "The session.", schema: s.oneSession, headers: ["ETag"] },
     errors: [404],
-    limitMs: LOOK_MS,
     handle: async ({ fleet, identity: { user }, params: { id }, ifNoneMatch }) => {
       const session = await fleet.sessions.get(id, { user });
       const etag = etagOf(session);
@@ -99,7 +87,6 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     operation: "updateSession",
     action: "useAll",
     about: "session",
-    isWork: false,
     tag: "Sessions",
     summary: "Change the title, the members, the TTL or the purpose of a session",
     description:
@@ -107,11 +94,9 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
       "an earlier answer as `If-Match`, changes nothing if the session has changed since.",
     takesIfMatch: true,
     params: s.path,
-    query: null,
     body: s.changedSession,
     answer: { status: 200, description: "The session after the change.", schema: s.oneSession, headers: ["ETag"] },
     errors: [404, 412],
-    limitMs: LOOK_MS,
     handle: async ({ fleet, identity: { user }, params: { id }, body, ifMatch }) => {
       const expected = await expectedBy(ifMatch, async () => await fleet.sessions.get(id, { user }));
       const session = await fleet.sessions.update(id, { user, ...given({ expected }), ...body });
@@ -124,7 +109,6 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     operation: "deleteSession",
     action: "useAll",
     about: "session",
-    isWork: false,
     tag: "Sessions",
     summary: "Delete a session with its history",
     description:
@@ -132,11 +116,8 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
       "the session has changed since.",
     takesIfMatch: true,
     params: s.path,
-    query: null,
-    body: null,
     answer: { status: 204, description: "The session is deleted.", schema: null },
     errors: [404, 409, 412, 502, 504],
-    limitMs: LOOK_MS,
     handle: async ({ fleet, identity: { user }, params: { id }, ifMatch }) => {
       await expectedBy(ifMatch, async () => await fleet.sessions.get(id, { user }));
       await fleet.sessions.delete([id], { user });

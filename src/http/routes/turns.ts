@@ -126,7 +126,6 @@ export const SESSION_EVENTS = {
   "turn.end": turn,
 };
 
-const LOOK_MS = 30_000;
 /** The runtime does not record deltas, and the end of a turn has no event of ours. */
 const { "assistant.message_delta": _, "turn.end": __, ...RECORDED_EVENTS } = SESSION_EVENTS;
 
@@ -182,7 +181,6 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     operation: "streamEvents",
     action: "read",
     about: "session",
-    isWork: false,
     tag: "Turns",
     summary: "Stream the events of a session",
     description:
@@ -191,7 +189,6 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
       "the stream of a turn has them. Starts no server.",
     params: s.path,
     query: eventsQuery,
-    body: null,
     answer: {
       status: 200,
       description: "The events.",
@@ -219,19 +216,16 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     operation: "abortTurn",
     action: "use",
     about: "session",
-    isWork: false,
     tag: "Turns",
     summary: "Abort the turn that runs in a session",
     description:
       "Aborts the turn, whichever client began it. In a collaborative session, nobody can abort the turn of another member. The " +
       "request that began the turn is answered with what the model had written so far.",
     params: s.path,
-    query: null,
     body: s.nothing,
     isBodyOptional: true,
     answer: { status: 202, description: "The server was told to abort the turn.", schema: s.aborted },
     errors: [404, 409, 502, 504],
-    limitMs: LOOK_MS,
     handle: async ({ fleet, identity: { user }, params: { id } }) => ({
       body: await fleet.sessions.abort(id, { user }),
     }),
@@ -242,16 +236,13 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     operation: "getTranscript",
     action: "read",
     about: "session",
-    isWork: false,
     tag: "Turns",
     summary: "Read the conversation so far",
     description: "Starts no server, and works during a turn, too.",
     params: s.path,
     query: s.transcriptQuery,
-    body: null,
     answer: { status: 200, description: "The conversation.", schema: s.transcript },
     errors: [404, 409],
-    limitMs: LOOK_MS,
     handle: async ({ fleet, identity: { user }, params: { id }, query: { turns }, signal }) => ({
       body: await fleet.sessions.transcript(id, { user, turns, signal }),
     }),

@@ -4,7 +4,6 @@ import { type AnyRoute, route } from "../route.js";
 import { given, object, text } from "./fields.js";
 import * as s from "./schemas.js";
 
-const LOOK_MS = 30_000;
 const ALLOWED_BY = "user, session, model, token or day";
 const ALLOWED_SINCE = 'how long ago, such as "24h", or a time in ISO 8601';
 
@@ -52,16 +51,11 @@ export const USAGE_ROUTES: readonly AnyRoute[] = [
     actionOf: ({ user }, identity) => (user === undefined || user === identity.user ? "readAll" : "manage"),
     action: "readAll",
     about: "none",
-    isWork: false,
     tag: "Caller",
     summary: "Show what was used: turns, model requests and tokens",
     description: "Shows the caller's own usage. With scope `admin`, shows that of all users.",
-    params: null,
     query,
-    body: null,
     answer: { status: 200, description: "The usage.", schema: report },
-    errors: [],
-    limitMs: LOOK_MS,
     handle: async ({ fleet, identity, query: { user, ...rest } }) => {
       const own = identity.scopes.includes("admin") ? undefined : identity.user;
       return { body: await fleet.usage.report(given({ ...rest, user: user ?? own })) };

@@ -7,7 +7,6 @@ import { given, object } from "./fields.js";
 import * as s from "./schemas.js";
 import { path } from "./schemas.js";
 
-const LOOK_MS = 30_000;
 /** A suspension waits for the user's servers to stop. */
 const SUSPEND_MS = 60_000;
 /** A purge stops the user's servers, and erases files on all hosts. */
@@ -53,16 +52,10 @@ export const USER_ROUTES: readonly AnyRoute[] = [
     operation: "listUsers",
     action: "manage",
     about: "none",
-    isWork: false,
     tag: "Users",
     summary: "List the users",
     description: "Lists the users who have a session, a server or a token, or are suspended, by name.",
-    params: null,
-    query: null,
-    body: null,
     answer: { status: 200, description: "The users.", schema: users },
-    errors: [],
-    limitMs: LOOK_MS,
     handle: async ({ fleet }) => ({ body: { users: await fleet.users.list() } }),
   }),
   route({
@@ -71,17 +64,14 @@ export const USER_ROUTES: readonly AnyRoute[] = [
     operation: "suspendUser",
     action: "manage",
     about: "none",
-    isWork: false,
     tag: "Users",
     summary: "Suspend a user",
     description:
       "Refuses the user at every entry point, with all credentials (403, `FLEET_USER_SUSPENDED`). The user's turns and connections end within seconds, on all hosts, and the user's own servers stop. Data stays. The fleet need not know the user.",
     params: s.path,
-    query: null,
     body: suspendBody,
     isBodyOptional: true,
     answer: { status: 200, description: "The user is suspended.", schema: suspended },
-    errors: [],
     limitMs: SUSPEND_MS,
     handle: async ({ fleet, params: { id }, body }) => ({ body: await fleet.users.suspend(id, given(body)) }),
   }),
@@ -91,16 +81,12 @@ export const USER_ROUTES: readonly AnyRoute[] = [
     operation: "resumeUser",
     action: "manage",
     about: "none",
-    isWork: false,
     tag: "Users",
     summary: "End the suspension of a user",
     description: "The user's credentials are valid again.",
     params: s.path,
-    query: null,
-    body: null,
     answer: { status: 200, description: "The user is no longer suspended.", schema: v.object({ user: v.string() }) },
     errors: [404],
-    limitMs: LOOK_MS,
     handle: async ({ fleet, params: { id } }) => ({ body: await fleet.users.resume(id) }),
   }),
   route({
@@ -109,14 +95,11 @@ export const USER_ROUTES: readonly AnyRoute[] = [
     operation: "purgeUser",
     action: "manage",
     about: "none",
-    isWork: false,
     tag: "Users",
     summary: "Erase all data of a user",
     description:
       "Stops the user's servers at once and erases sessions, histories, homes and tokens on all hosts. In usage and events, a pseudonym replaces the name. If it is interrupted, the same request finishes it.",
     params: s.path,
-    query: null,
-    body: null,
     answer: { status: 200, description: "The receipt, with everything that remains.", schema: receipt },
     errors: [404],
     limitMs: PURGE_MS,
@@ -163,16 +146,11 @@ export const LIMIT_ROUTES: readonly AnyRoute[] = [
     operation: "getUserLimits",
     action: "manage",
     about: "none",
-    isWork: false,
     tag: "Users",
     summary: "Show the limits of a user",
     description: "Also shows what is used of them, and where each comes from.",
     params: path,
-    query: null,
-    body: null,
     answer: { status: 200, description: "The limits.", schema: userLimits },
-    errors: [],
-    limitMs: LOOK_MS,
     handle: async ({ fleet, params: { id } }) => ({ body: await shown(fleet.limits.get(id)) }),
   }),
   route({
@@ -181,17 +159,13 @@ export const LIMIT_ROUTES: readonly AnyRoute[] = [
     operation: "setUserLimits",
     action: "manage",
     about: "none",
-    isWork: false,
     tag: "Users",
     summary: "Replace the limits of a user",
     description:
       "A limit that is left out is again that of the user's groups, or that of everybody. An empty object removes all limits of this user alone. All hosts follow within a second.",
     params: path,
-    query: null,
     body: object(each(limit)),
     answer: { status: 200, description: "The limits.", schema: userLimits },
-    errors: [],
-    limitMs: LOOK_MS,
     handle: async ({ fleet, params: { id }, body }) => {
       const wanted = { ...each("default" as const), ...given(body) };
       return { body: await shown(fleet.limits.set(id, wanted)) };
@@ -210,16 +184,11 @@ export const CALLER_ROUTES: readonly AnyRoute[] = [
     operation: "getCaller",
     action: "read",
     about: "none",
-    isWork: false,
     tag: "Caller",
     summary: "Show who the caller is",
     description:
       "Shows the caller's user id, the scopes of the token, the limits of the user, and what is used of them.",
-    params: null,
-    query: null,
-    body: null,
     answer: { status: 200, description: "The caller.", schema: s.caller },
-    errors: [],
     limitMs: 10_000,
     handle: async ({ fleet, identity, limits }) => {
       const { user, scopes, groups, via, tokenId, sessionId = null, expiresAt } = identity;

@@ -60,10 +60,9 @@ const RELEASES: Readonly<Record<number, { sdk: number; names: string }>> = {
  */
 export function runtimeMismatch(where: string, version: unknown, cause?: unknown): FleetError {
   const supported = [...SUPPORTED_VERSIONS];
-  const isNewer = typeof version === "number" && version > Math.max(...supported);
   const what = version === undefined ? "an older version" : `version ${String(version)}`;
   return new FleetError(
-    isNewer ? "FLEET_RUNTIME_TOO_NEW" : "FLEET_RUNTIME_TOO_OLD",
+    "FLEET_RUNTIME_UNUSABLE",
     `The runtime at ${where} speaks ${what} of the Copilot protocol; this fleet needs version ${supported.join(" or ")}. ${releases(supported, version)}`,
     { cause, suggestions: ["Remove runtime.path and COPILOT_CLI_PATH to use the bundled runtime."] },
   );
@@ -86,7 +85,7 @@ export function namesPrompts(version: unknown): boolean {
 export function checkRuntimeVersion(where: string, version: string): void {
   if (!isBefore(version, OLDEST_RUNTIME)) return;
   throw new FleetError(
-    "FLEET_RUNTIME_TOO_OLD",
+    "FLEET_RUNTIME_UNUSABLE",
     `The runtime at ${where} is version ${version}. The oldest version that this fleet supports is ${OLDEST_RUNTIME}.`,
     { suggestions: ["Remove runtime.path and COPILOT_CLI_PATH to use the bundled runtime."] },
   );
@@ -154,7 +153,7 @@ function usable(path: string, setting: string): string {
     if (systemCode(cause) !== "ENOENT") {
       throw unusable(`${setting}: ${quote(path)} cannot be read. ${use}.`, useBundled, cause);
     }
-    throw new FleetError("FLEET_RUNTIME_MISSING", `${setting}: there is no file ${quote(path)}. ${use}.`, {
+    throw new FleetError("FLEET_RUNTIME_UNUSABLE", `${setting}: there is no file ${quote(path)}. ${use}.`, {
       cause,
       suggestions: useBundled,
     });
@@ -201,7 +200,7 @@ function bundledRuntime(): string {
     if (existsSync(path) && existsSync(join(prebuilds, "runtime.node"))) return path;
   }
   throw new FleetError(
-    "FLEET_RUNTIME_MISSING",
+    "FLEET_RUNTIME_UNUSABLE",
     `@github/copilot-sdk brought no runtime for ${process.platform}-${process.arch}: its optional package is not installed.`,
     { suggestions: ["npm install --include=optional", "Set COPILOT_CLI_PATH to an installed Copilot program."] },
   );

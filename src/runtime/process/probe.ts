@@ -35,7 +35,7 @@ export function provenEndpoint(server: ServerRecord): Endpoint {
  * Pings a server. A connection alone proves nothing, because the kernel accepts connections even for a process that
  * hangs. Resolves with the server's version.
  *
- * @throws FleetError `FLEET_RUNTIME_TOO_OLD`, also for a version before `OLDEST_RUNTIME`
+ * @throws FleetError `FLEET_RUNTIME_UNUSABLE`, also for a version before `OLDEST_RUNTIME`
  */
 export async function probe(endpoint: Endpoint, signal: AbortSignal): Promise<string> {
   await using connection = await RawConnection.open(endpoint, signal);

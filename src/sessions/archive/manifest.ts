@@ -46,7 +46,7 @@ export interface Manifest {
 }
 
 export function invalidArchive(why: string, suggestions: Suggestion[] = [], cause?: unknown): FleetError {
-  return new FleetError("FLEET_ARCHIVE_INVALID", `The file cannot be imported: ${why}. Nothing was written.`, {
+  return new FleetError("FLEET_USAGE_INVALID", `The file cannot be imported: ${why}. Nothing was written.`, {
     suggestions: [...suggestions, "copilotfleet export SESSION --user USER --output FILE"],
     cause,
   });
@@ -77,7 +77,7 @@ const shape: v.GenericSchema<unknown, Manifest> = v.strictObject({
   ),
 });
 
-/** @throws FleetError `FLEET_ARCHIVE_INVALID` */
+/** @throws FleetError `FLEET_USAGE_INVALID` */
 export function readManifest(bytes: Buffer): Manifest {
   let given: unknown;
   try {

@@ -22,7 +22,7 @@ const CHUNK_BYTES = 64 * 1024;
  * Reads an archive from its beginning to its last byte, and checks all of it: the manifest, each header, the content of each
  * file, and that nothing follows. Without a receiver, writes nothing.
  *
- * @throws FleetError `FLEET_ARCHIVE_INVALID`
+ * @throws FleetError `FLEET_USAGE_INVALID`
  */
 export async function readArchive(archive: FileHandle, receiver?: Receiver): Promise<Manifest> {
   const stats = await archive.stat();

@@ -61,7 +61,7 @@ export function sizeIn(header: Buffer): number {
   return /^[0-7]{11}$/.test(digits) ? Number.parseInt(digits, 8) : Number.NaN;
 }
 
-/** @throws FleetError `FLEET_ARCHIVE_INVALID` when the header is not exactly that of this entry */
+/** @throws FleetError `FLEET_USAGE_INVALID` when the header is not exactly that of this entry */
 export function checkHeader(header: Buffer, name: string, bytes: number): void {
   if (header.equals(headerOf(name, bytes))) return;
   const type = TYPES[String.fromCharCode(header[TYPE] ?? 0)];

@@ -28,7 +28,7 @@ export interface Written {
  * Writes the archive of a session to a new file, and syncs it to disk. The session must not change during the call.
  *
  * @param folder the session's folder; null if the session had no turn
- * @throws FleetError `FLEET_SESSION_BUSY` when a file changed; `FLEET_ARCHIVE_TOO_LARGE`.
+ * @throws FleetError `FLEET_SESSION_BUSY` when a file changed; `FLEET_CONTENT_TOO_LARGE`.
  */
 export async function writeArchive(path: string, record: SessionRecord, folder: HeldFolder | null): Promise<Written> {
   const found: Found = { folders: [], files: [], leftOut: 0, bytes: 0 };
@@ -155,7 +155,7 @@ function below(top: HeldFolder, names: readonly string[]): (Disposable & { held:
 }
 
 function tooLarge(id: string, why: string): FleetError {
-  return new FleetError("FLEET_ARCHIVE_TOO_LARGE", `Session ${quote(id)} ${why}, which an archive cannot hold.`, {
+  return new FleetError("FLEET_CONTENT_TOO_LARGE", `Session ${quote(id)} ${why}, which an archive cannot hold.`, {
     suggestions: ["Delete files that the session no longer needs."],
   });
 }

@@ -490,11 +490,12 @@ export async function makeRoom(
 
 function exhausted(server: ServerRecord, maxActive: number): FleetError {
   const message = `Server ${server.id} has ${countOf(maxActive, "session")} in memory (session.maxActive), and none of them is idle.`;
-  return new FleetError("FLEET_SESSIONS_EXHAUSTED", message, {
+  return new FleetError("FLEET_LIMIT_REACHED", message, {
     suggestions: [
       "copilotfleet list --state active",
       `Wait longer with ${option("wait", "2m")}.`,
       "Raise session.maxActive.",
     ],
+    limit: "session.maxActive",
   });
 }

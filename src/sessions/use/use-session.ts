@@ -24,9 +24,9 @@ import { MeteredTurn } from "./turn-records.js";
  * a private session unused needs no lease. A turn that finds the session in use takes the session's lease, for which it
  * waits in a queue.
  *
- * @throws FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_SESSIONS_EXHAUSTED`,
- * `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_MOVED`, `FLEET_LIMIT_REACHED`, `FLEET_SERVER_DRAINING`,
- * `FLEET_POOL_DRAINING`, `FLEET_DISK_LIMIT_REACHED`, `FLEET_USER_SUSPENDED`; the errors of `Pool.serverOf`; the signal's own reason when it
+ * @throws FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_LIMIT_REACHED`,
+ * `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_MOVED`, `FLEET_LIMIT_REACHED`, `FLEET_POOL_DRAINING`,
+ * `FLEET_USER_SUSPENDED`; the errors of `Pool.serverOf`; the signal's own reason when it
  * aborts.
  */
 export async function useSession(context: SessionsContext, request: UseRequest): Promise<SessionUse> {

@@ -468,7 +468,7 @@ const OLDEST = [6, 2] as const;
  * Decides whether a Redis can be trusted with the state.
  *
  * @returns warnings, each as a sentence
- * @throws FleetError `FLEET_STORE_UNSAFE` when the server is too old, or evicts keys when its memory is full.
+ * @throws FleetError `FLEET_STORE_UNUSABLE` when the server is too old, or evicts keys when its memory is full.
  * @throws Interruption while the server loads its data.
  */
 export function judge({ info, save, appendOnly }: Surroundings, where: string): string[] {
@@ -519,13 +519,13 @@ function refuseOld(version: string | undefined, where: string): void {
   const [major = 0, minor = 0] = (version ?? "").split(".").map(Number);
   if (version === undefined || major > OLDEST[0] || (major === OLDEST[0] && minor >= OLDEST[1])) return;
   const what = `Redis at ${where} is version ${version}: ${OLDEST.join(".")} or later is needed.`;
-  throw new FleetError("FLEET_STORE_UNSAFE", what, { suggestions: [`Install Redis ${OLDEST.join(".")} or later.`] });
+  throw new FleetError("FLEET_STORE_UNUSABLE", what, { suggestions: [`Install Redis ${OLDEST.join(".")} or later.`] });
 }
 
 function refuseEviction(policy: string | undefined, where: string): void {
   if (policy === undefined || policy === "noeviction") return;
   const what = `Redis at ${where} evicts keys when its memory is full (maxmemory-policy ${policy}): it would forget servers, sessions and leases.`;
-  throw new FleetError("FLEET_STORE_UNSAFE", what, {
+  throw new FleetError("FLEET_STORE_UNUSABLE", what, {
     suggestions: [
       `${cli(where)} CONFIG SET maxmemory-policy noeviction`,
       "Set maxmemory-policy in redis.conf too, or the old value is back after a restart. Use a separate Redis for caches.",

@@ -312,7 +312,7 @@ export class WriterLock {
     try {
       return await this.#connection.listen(this.#channel, onMessage);
     } catch (error) {
-      if (!isFleetError(error, "FLEET_STORE_DENIED")) throw error;
+      if (!isFleetError(error, "FLEET_STORE_UNUSABLE")) throw error;
       this.#listens = false;
       return false;
     }

@@ -106,12 +106,12 @@ function denied(where: string, message: string, cause: Error): FleetError {
     ? "Give Redis a password (requirepass, or a user for the fleet) and put it into the store's URL."
     : "Correct the user and the password in the store's URL, or the permissions of that user in Redis (ACL).";
   const what = `Redis at ${where} does not let this user in: ${message.replace(/\.$/, "")}.`;
-  return new FleetError("FLEET_STORE_DENIED", what, { suggestions: [mend], cause });
+  return new FleetError("FLEET_STORE_UNUSABLE", what, { suggestions: [mend], cause });
 }
 
 function elsewhere(where: string, message: string, cause: Error): FleetError {
   const what = `Redis at ${where} is a node of a cluster that does not hold this fleet: ${message}.`;
-  return new FleetError("FLEET_STORE_UNSAFE", what, {
+  return new FleetError("FLEET_STORE_UNUSABLE", what, {
     suggestions: ["Set the store to a single Redis, or to the one node that holds the fleet's slot."],
     cause,
   });

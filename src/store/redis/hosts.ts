@@ -162,7 +162,7 @@ function taken(name: string, { startedAt, door = null }: Partial<HostEntry>): Fl
   const where = door === null ? "" : `, and its front door is at ${printable(String(door))}`;
   const since = printable(String(startedAt ?? "an unknown time"));
   const message = `Another host of this fleet is called ${quote(name)}. It has served since ${since}${where}.`;
-  return new FleetError("FLEET_HOST_TAKEN", message, {
+  return new FleetError("FLEET_SUPERVISOR_RUNNING", message, {
     suggestions: ["export COPILOTFLEET_HOST_NAME=NAME", "copilotfleet top --once"],
   });
 }

@@ -43,7 +43,7 @@ interface RedisStoreOptions {
  * Opens the store in a Redis database, for one host or many. The first operation connects.
  *
  * Besides the errors in the contract, every method may throw FleetError `FLEET_STORE_UNAVAILABLE` (within 5 seconds),
- * `FLEET_STORE_UNSAFE`, `FLEET_STORE_DENIED`, and `FLEET_STATE_LOST` when the database has lost its data.
+ * `FLEET_STORE_UNUSABLE`, and `FLEET_STATE_LOST` when the database has lost its data.
  *
  * @param root the state folder of this host, which has a file with the epoch of the database
  */

@@ -218,7 +218,7 @@ export class Signer {
   mayMakeKey = false;
 
   /**
-   * @throws FleetError `FLEET_STORE_KEY_UNUSABLE` when this host has no key and may not make one. It may make a key
+   * @throws FleetError `FLEET_STORE_UNUSABLE` when this host has no key and may not make one. It may make a key
    * only in the state folder, and only if the database is empty or `mayMakeKey` is set.
    */
   assertKey({ isEmpty }: { isEmpty: boolean }): void {
@@ -230,7 +230,7 @@ export class Signer {
   /**
    * Makes a key if this host has none.
    *
-   * @throws FleetError `FLEET_STORE_KEY_UNUSABLE` if the key belongs in `keyFile`
+   * @throws FleetError `FLEET_STORE_UNUSABLE` if the key belongs in `keyFile`
    */
   ensureKey(): void {
     if (this.#read().length === 0) this.#make();
@@ -302,7 +302,7 @@ export class Signer {
 
   missing(): FleetError {
     const message = `The records in ${quote(this.#where)} are signed, and this host has no key for them in ${quote(this.path)}.`;
-    return new FleetError("FLEET_STORE_KEY_UNUSABLE", message, {
+    return new FleetError("FLEET_STORE_UNUSABLE", message, {
       suggestions: [
         `Copy the file store-key from the state folder of another host to ${quote(this.path)}, with mode 0600.`,
         "copilotfleet store sign --all # only if no host has the key",
@@ -334,7 +334,7 @@ function readKeys(path: string): SigningKey[] {
   if (lines.length === 0 || wrong !== -1) {
     const what = lines.length === 0 ? "is empty" : `has something else than a key on line ${wrong + 1}`;
     const message = `The file ${quote(path)} ${what}. Allowed: keys of 64 hexadecimal digits, one on each line`;
-    throw new FleetError("FLEET_STORE_KEY_UNUSABLE", message, { suggestions: [`ls -l ${shellQuote(path)}`] });
+    throw new FleetError("FLEET_STORE_UNUSABLE", message, { suggestions: [`ls -l ${shellQuote(path)}`] });
   }
   return lines.map((line) => ({
     id: createHash("sha256").update(line).digest("hex").slice(0, 8),

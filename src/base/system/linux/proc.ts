@@ -13,7 +13,7 @@ export function isOwnLimit(error: unknown): boolean {
 /**
  * Returns the result of `look`, or null if its target does not exist or belongs to another user.
  *
- * @throws FleetError `FLEET_PROCESSES_UNREADABLE` when a limit of this process or machine prevents the look
+ * @throws FleetError `FLEET_FILES_EXHAUSTED` when a limit of this process or machine prevents the look
  */
 export function seen<T>(look: () => T): T | null {
   try {
@@ -21,6 +21,6 @@ export function seen<T>(look: () => T): T | null {
   } catch (error) {
     if (!isOwnLimit(error)) return null;
     const message = `The processes of this machine cannot be listed, because this process has reached a limit (${systemCode(error)}).`;
-    throw new FleetError("FLEET_PROCESSES_UNREADABLE", message, { cause: error, suggestions: ["ulimit -n"] });
+    throw new FleetError("FLEET_FILES_EXHAUSTED", message, { cause: error, suggestions: ["ulimit -n"] });
   }
 }

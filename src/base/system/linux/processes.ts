@@ -22,7 +22,7 @@ import { connectedPorts, listensOn, openFiles } from "./sockets.js";
  * on it. Zombies count as gone. Lists leave out this process, and processes of other users about which the kernel does not
  * answer.
  *
- * Every function throws FleetError `FLEET_PROCESSES_UNREADABLE` when it cannot look, because a process that we cannot look
+ * Every function throws FleetError `FLEET_FILES_EXHAUSTED` when it cannot look, because a process that we cannot look
  * at must not count as dead.
  */
 export const linuxProcesses = {

@@ -21,7 +21,7 @@ export default class EventsVerify extends FleetCommand {
         this.log(`${host === null ? "" : `Host ${host}: `}${problem}${file === null ? "" : ` (${file})`}.`);
       for (const host of missing) this.log(`Host ${host} does not answer, so its log was not verified.`);
       if (breaks.length === 0) this.log(`${countOf(events, "event")}, and no line was changed, removed or moved.`);
-      if (!ok) process.exitCode = ERRORS.FLEET_EVENTS_BROKEN.exit;
+      if (!ok) process.exitCode = ERRORS.FLEET_STATE_CORRUPT.exit;
       return verified;
     });
   }
