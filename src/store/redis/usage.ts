@@ -33,7 +33,10 @@ const LINES_AT_ONCE = 2_000;
 /** Sums without the table of cells to which their rows refer. */
 type Rows = Pick<Sums, "buckets" | "rows">;
 
-/** The table of a day's cells. A cell is one combination of user, session, model and token, as JSON. */
+/**
+ * The table of a day's cells. A cell is one combination of user, session, model and token, as JSON. The rows of the sums refer to
+ * cells by number. So a query reads each name once, and a purge need not touch the sums.
+ */
 interface DayCells {
   version: string;
   /** A random id. It changes if the cells are lost and then written again. Empty if there are no cells. */
