@@ -3,7 +3,6 @@ import { given } from "./fields.js";
 import * as r from "./request-schemas.js";
 import * as s from "./schemas.js";
 
-
 export const REQUEST_ROUTES: readonly AnyRoute[] = [
   route({
     method: "GET",
