@@ -25,6 +25,7 @@ type ModelUser = Pick<ServerRecord, "sandbox">;
 
 interface ModelProviderContext {
   env: Environment;
+  /** The folder of Unix sockets for servers with a restricted network. */
   networkFolder: string;
   ledger?: UsageRecorder;
   checkBudget?: BudgetCheck;
@@ -43,26 +44,19 @@ export class ModelProvider implements AsyncDisposable {
   #echo: Promise<EchoModel> | undefined;
   #starting: Promise<ModelGateway> | undefined;
   #gateway: ModelGateway | undefined;
-  /** The folder of Unix sockets for servers with a restricted network. */
-  readonly #networkFolder: string;
+  readonly #context: ModelProviderContext;
   #socket: Promise<GatewaySocket> | undefined;
   /** How many uses of each session in this process are not over: the results of {@link keep} that are not disposed. */
   readonly #users = new Map<string, number>();
   readonly #given = new Map<string, GivenProvider>();
-  readonly #ledger: UsageRecorder | undefined;
-  readonly #checkBudget: BudgetCheck | undefined;
   readonly #consumers = new Map<string, MeteredConsumer>();
   #isClosed = false;
 
-  constructor(
-    { provider, runtime }: Pick<Config, "provider" | "runtime">,
-    { env, networkFolder, ledger, checkBudget }: ModelProviderContext,
-  ) {
+  constructor({ provider, runtime }: Pick<Config, "provider" | "runtime">, context: ModelProviderContext) {
+    const { env } = context;
     this.#provider = provider;
-    this.#networkFolder = networkFolder;
-    this.#ledger = ledger;
-    this.#checkBudget = checkBudget;
-    this.#serverEnv = { ...Object.fromEntries([...runtime.env, ...CERTIFICATES].map((name) => [name, env[name]])) };
+    this.#context = context;
+    this.#serverEnv = Object.fromEntries([...runtime.env, ...CERTIFICATES].map((name) => [name, env[name]]));
     const source = provider === null || provider.type === "echo" ? null : keySourceOf(provider);
     this.#key = source === null ? null : new ProviderKey(source, env);
   }
@@ -92,7 +86,7 @@ export class ModelProvider implements AsyncDisposable {
     await this.check();
     if (server.sandbox?.network === "allow-list") {
       const { ensureProxy } = await import("../sandbox/network/egress.js");
-      await ensureProxy(this.#networkFolder);
+      await ensureProxy(this.#context.networkFolder);
     }
     const provider = this.#provider;
     if (provider === null) return null;
@@ -113,7 +107,8 @@ export class ModelProvider implements AsyncDisposable {
     if (!isRestricted(server)) return model.baseUrl;
     this.#socket ??= import("./gateway/gateway-socket.js")
       .then(
-        async ({ GatewaySocket }) => await GatewaySocket.open(this.#networkFolder, (socket) => model.accept(socket)),
+        async ({ GatewaySocket }) =>
+          await GatewaySocket.open(this.#context.networkFolder, (socket) => model.accept(socket)),
       )
       .catch((error: unknown) => {
         this.#socket = undefined; // the next use tries again
@@ -126,8 +121,8 @@ export class ModelProvider implements AsyncDisposable {
 
   async #start(provider: RemoteProvider, key: ProviderKey | null): Promise<ModelGateway> {
     const { ModelGateway } = await import("./gateway/gateway.js");
-    const checking = this.#checkBudget && { checkBudget: this.#checkBudget };
-    const metering = this.#ledger && { ledger: this.#ledger, consumers: this.#consumers, ...checking };
+    const { ledger, checkBudget } = this.#context;
+    const metering = ledger && { ledger, consumers: this.#consumers, ...(checkBudget && { checkBudget }) };
     this.#gateway = await ModelGateway.start(provider, key, this.#serverEnv, { metering });
     return this.#gateway;
   }
@@ -238,33 +233,18 @@ export class ModelProvider implements AsyncDisposable {
 export class ModelUse implements Disposable {
   readonly #kept: Disposable;
   readonly #turn: Disposable;
-  #isGiven = false;
+  /**
+   * Whether the server has the provider and the token of this use. Each use has to check that, because another process
+   * may have run the last turn. The server may then still have that process's token, and the address of its model
+   * gateway, which ends with it. Set it to false when the service has refused the credential, because another prompt of
+   * the same turn may follow, which needs a new one.
+   */
+  isGiven = false;
 
   /** @param isTurn whether the use takes a turn, as for {@link ModelProvider.attribute} */
   constructor(provider: Pick<ModelProvider, "keep" | "attribute">, consumer: Consumer, isTurn: boolean) {
     this.#kept = provider.keep(consumer.sessionId);
     this.#turn = provider.attribute(consumer, isTurn);
-  }
-
-  /**
-   * Whether the server has the provider and the token of this use. Each use has to check that, because another process
-   * may have run the last turn. The server may then still have that process's token, and the address of its model
-   * gateway, which ends with it.
-   */
-  get isGiven(): boolean {
-    return this.#isGiven;
-  }
-
-  given(): void {
-    this.#isGiven = true;
-  }
-
-  /**
-   * Call it when the service has refused the credential. Another prompt of the same turn may follow, and the server
-   * needs a new credential for it.
-   */
-  refused(): void {
-    this.#isGiven = false;
   }
 
   [Symbol.dispose](): void {

@@ -36,7 +36,7 @@ async function loadOne<T>(
   const config = { auth: null } as unknown as SessionsContext["config"];
   const provider = { of: async () => null };
   const context = { directory, config, env: {}, provider, pool: { tokenSourceOf: () => null } };
-  const used = { record: sessionRecord("one", record), server, model: { given: () => undefined } };
+  const used = { record: sessionRecord("one", record), server, model: { isGiven: false } };
   return await load(context, used, transport, { isNew, isAlone: true, signal: NEVER });
 }
 

@@ -1,8 +1,8 @@
-import { useCallback, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { ask } from "../api/client.js";
 import type { Answer, IssuedToken, Scope, Token } from "../api/types.js";
 import { Dialog, Field, type Values } from "../parts/dialog.js";
-import { ago, exact, plural, usePolled } from "../parts/hooks.js";
+import { ago, exact, plural, useAnswer } from "../parts/hooks.js";
 import { Ago, Badge, Button, Choice, More, Name } from "../parts/notice.js";
 import { type Column, ListPage, Table, time } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
@@ -17,11 +17,7 @@ export function Tokens({ caller }: PageProps) {
   const [isNew, setNew] = useState(false);
   const [issued, setIssued] = useState<IssuedToken | null>(null);
   const [revoked, setRevoked] = useState<Token | null>(null);
-  const load = useCallback(
-    async (signal: AbortSignal) => await ask<Answer<"listTokens">>("GET", `/v1/tokens?limit=${PAGE}`, { signal }),
-    [],
-  );
-  const polled = usePolled(load, EVERY_MS);
+  const polled = useAnswer<Answer<"listTokens">>(`/v1/tokens?limit=${PAGE}`, EVERY_MS);
   const actions: Column<Token> = {
     title: "Actions",
     cell: (token) => (

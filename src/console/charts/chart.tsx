@@ -125,10 +125,8 @@ function optionsOf(props: PlotProps, width: number): uPlot.Options {
     padding: [8, 8, 0, 0],
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
     scales: {
-      x: {
-        time: time.isLocal,
-        range: (_, from, to) => [Math.min(from, to - SHORTEST * time.unitS) - margin, to + margin],
-      },
+      // The bounds that uPlot passes span a whole day if there is only one time.
+      x: { time: time.isLocal, range: ({ data: [times] }) => boundsOf(times, time.unitS, margin) },
       y: { range: (_, __, max) => [0, max > 0 ? max * 1.12 : 1] },
     },
     axes: [
@@ -161,6 +159,11 @@ function optionsOf(props: PlotProps, width: number): uPlot.Options {
     ],
     hooks: { setCursor: [({ cursor: { idx, left = -1 } }) => setAt(left < 0 ? null : (idx ?? null))] },
   };
+}
+
+function boundsOf(times: ArrayLike<number>, unitS: number, margin: number): [number, number] {
+  const to = times[times.length - 1] ?? 0;
+  return [Math.min(times[0] ?? to, to - SHORTEST * unitS) - margin, to + margin];
 }
 
 /** Returns a text that changes with the colours, so that `Plot` knows when to draw again in new colours. */

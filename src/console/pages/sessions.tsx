@@ -2,7 +2,7 @@ import { useCallback, useState } from "preact/hooks";
 import { ask, sessionPath } from "../api/client.js";
 import type { Answer, Session } from "../api/types.js";
 import { Dialog, Field, type Values } from "../parts/dialog.js";
-import { ago, bytes, exact, go, plural, usePolled } from "../parts/hooks.js";
+import { ago, bytes, exact, go, plural, useAnswer } from "../parts/hooks.js";
 import { Ago, Badge, Button, More } from "../parts/notice.js";
 import { ListPage } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
@@ -15,11 +15,7 @@ const MOST = 200;
 export function Sessions({ caller }: PageProps) {
   const [limit, setLimit] = useState(PAGE);
   const [dialog, setDialog] = useState<"new" | Session | null>(null);
-  const load = useCallback(
-    async (signal: AbortSignal) => await ask<Answer<"listSessions">>("GET", `/v1/sessions?limit=${limit}`, { signal }),
-    [limit],
-  );
-  const polled = usePolled(load, EVERY_MS);
+  const polled = useAnswer<Answer<"listSessions">>(`/v1/sessions?limit=${limit}`, EVERY_MS);
   const close = useCallback(() => setDialog(null), []);
   const mayUse = caller.scopes.some((scope) => scope !== "read");
   return (

@@ -1,5 +1,5 @@
 import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { type Problem, problemFrom } from "../api/client.js";
+import { ask, type Problem, problemFrom } from "../api/client.js";
 
 /** The part of the address after `#`, such as `/sessions/demo`. */
 export function useRoute(): string {
@@ -63,6 +63,12 @@ export function usePolled<T>(load: (signal: AbortSignal) => Promise<T>, everyMs:
     };
   }, [reload, everyMs]);
   return { value, problem, reload };
+}
+
+/** Polls the answer of the API to a GET of this path. */
+export function useAnswer<T>(path: string, everyMs: number): Polled<T> {
+  const load = useCallback(async (signal: AbortSignal) => await ask<T>("GET", path, { signal }), [path]);
+  return usePolled(load, everyMs);
 }
 
 /** Calls the function when the user presses the key outside of fields and dialogs. */

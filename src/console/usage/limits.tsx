@@ -2,7 +2,7 @@ import { useCallback, useState } from "preact/hooks";
 import { ask, Problem } from "../api/client.js";
 import type { Caller, LimitName, UserLimits } from "../api/types.js";
 import { Dialog, Field, type Values } from "../parts/dialog.js";
-import { amount, usePolled } from "../parts/hooks.js";
+import { amount, useAnswer } from "../parts/hooks.js";
 import { Button, ProblemNotice, type Tone } from "../parts/notice.js";
 
 const EVERY_MS = 5_000;
@@ -12,12 +12,8 @@ const NEAR = 0.8;
 /** The limits of a user. Operators may set them. */
 export function LimitsOf({ user, isAdmin }: { user: string; isAdmin: boolean }) {
   const [dialog, setDialog] = useState<"set" | "clear" | null>(null);
-  const load = useCallback(
-    async (signal: AbortSignal): Promise<Caller | UserLimits> =>
-      await ask("GET", isAdmin ? limitsPath(user) : "/v1/me", { signal }),
-    [user, isAdmin],
-  );
-  const { value, problem, reload } = usePolled(load, EVERY_MS);
+  const path = isAdmin ? limitsPath(user) : "/v1/me";
+  const { value, problem, reload } = useAnswer<Caller | UserLimits>(path, EVERY_MS);
   const close = useCallback(() => setDialog(null), []);
   const given = value !== undefined && "sources" in value ? value : null;
   const hasOwn = LIMITS.some(([name]) => given?.sources[name] === "user");

@@ -120,7 +120,7 @@ export class Incoming implements RpcListener {
         // Forget the refused credential, so that the next turn reads it again from its source.
         if (isRefused && use !== undefined) {
           forgetToken(door.sessions.context, use);
-          use.model.refused();
+          use.model.isGiven = false;
         }
         ends.error(sessionId, frame, { message: String(data.message), isJudged });
         return;

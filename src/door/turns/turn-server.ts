@@ -152,7 +152,7 @@ async function provideModel(state: ClientState, { use, record }: Turn, { upstrea
     const given = ask("session.gitHubAuth.setCredentials", credentialsOf(context, gitHubToken));
     assertAccepted(context, use, await given.catch(ignoreLoss));
   }
-  use.model.given();
+  use.model.isGiven = true;
 }
 
 /** How long a server may be idle without beginning a prompt that it took, in milliseconds. Then the turn is over. */

@@ -62,7 +62,7 @@ export interface Transport<Opened> {
  */
 export async function load<T>(
   context: LoadContext,
-  { record, server, model }: Pick<SessionUse, "record" | "server"> & { model: Pick<ModelUse, "given"> },
+  { record, server, model }: Pick<SessionUse, "record" | "server"> & { model: Pick<ModelUse, "isGiven"> },
   transport: Transport<T>,
   { isNew, isAlone, signal }: { isNew: boolean; isAlone: boolean; signal: AbortSignal },
 ): Promise<T> {
@@ -80,7 +80,7 @@ export async function load<T>(
     const provider = how === "resume" && keepsProvider ? null : access.provider;
     try {
       const opened = await transport.load({ how, record, server, access: { ...access, provider } }, signal);
-      model.given();
+      model.isGiven = true;
       return opened;
     } finally {
       // Replace the stamp of a process that gave the server its provider at the same time.

@@ -306,6 +306,6 @@ class SdkTransport implements Transport<LocalAttached> {
       const given = session.rpc.gitHubAuth.setCredentials(credentialsOf(context, token));
       assertAccepted(context, use, await answer(given, connection, signal));
     }
-    use.model.given();
+    use.model.isGiven = true;
   }
 }
