@@ -364,7 +364,7 @@ describe("usage errors of lock and unlock", () => {
     [
       "unlock with two tokens",
       ["unlock", "s", "--token", "x", "--token-env", "Y"],
-      "--token and --token-env cannot be used together.",
+      "--token-env and --token cannot be used together.",
     ],
     ["unlock with an empty token", ["unlock", "s", "--token", ""], '--token is "", which is empty'],
     [
