@@ -30,6 +30,7 @@ export abstract class FleetCommand extends Command {
     config: Flags.string({
       description: "configuration file to read instead of the project's .copilotfleet.json",
       helpValue: "FILE",
+      helpGroup: "GLOBAL",
     }),
     ...FLAGS_WITHOUT_CONFIG,
   };

@@ -1,4 +1,4 @@
-import type { Command, Config } from "@oclif/core";
+import type { Command, Config, Interfaces } from "@oclif/core";
 
 const MOST_WORDS = 2;
 
@@ -28,8 +28,8 @@ export function commandOf(args: readonly string[], config: Config): { id: string
 }
 
 /** All commands, each only once. `config.commands` contains a command again under each of its aliases. */
-export function ownCommands(config: Config): Command.Loadable[] {
-  return config.commands.filter((command) => !isAlias(command));
+export function ownCommands(config: Interfaces.Config): Command.Loadable[] {
+  return (config.commands as Command.Loadable[]).filter((command) => !isAlias(command));
 }
 
 function isAlias({ id, aliases }: Command.Loadable): boolean {
@@ -37,6 +37,9 @@ function isAlias({ id, aliases }: Command.Loadable): boolean {
 }
 
 /** The topic with this name, such as `token` for commands such as `token issue`; undefined if there is none. */
-export function topicOf(name: string, config: Config): { name: string; description?: string | undefined } | undefined {
+export function topicOf(
+  name: string,
+  config: Interfaces.Config,
+): { name: string; description?: string | undefined } | undefined {
   return name.includes(":") ? undefined : config.findTopic(name);
 }

@@ -145,7 +145,7 @@ function example({ examples = [] }: typeof Command): Suggestion[] {
 }
 
 /** Turns ["a", "b", "c"] into "a, b or c". */
-function oneOf(values: readonly string[]): string {
+export function oneOf(values: readonly string[]): string {
   return values.join(", ").replace(/, (?=[^,]*$)/, " or ");
 }
 

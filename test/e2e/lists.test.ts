@@ -93,7 +93,7 @@ describe("the format of a list", () => {
     });
     expect(await fleet.run(["status", "--watch"])).toMatchObject({
       code: 2,
-      stderr: expect.stringMatching(/^Error: --once and --watch cannot be used together\. \[FLEET_USAGE_INVALID\]\n/),
+      stderr: expect.stringMatching(/^Error: --watch and --once cannot be used together\. \[FLEET_USAGE_INVALID\]\n/),
     });
   });
 
@@ -132,9 +132,9 @@ describe("the format of a list", () => {
       ["--limit", "-1"],
       expect.stringMatching(/^--limit is "-1", which is less than 1\. Allowed: a whole number from 1 to /),
     ],
-    [["-q", "-o", "csv"], "--quiet and --output cannot be used together."],
-    [["-q", "--json"], "--quiet and --json cannot be used together."],
-    [["--json", "-o", "csv"], "--output and --json cannot be used together."],
+    [["-q", "-o", "csv"], "--output and --quiet cannot be used together."],
+    [["-q", "--json"], "--json and --quiet cannot be used together."],
+    [["--json", "-o", "csv"], "--json and --output cannot be used together."],
     [
       ["--watch", "-o", "csv"],
       "--watch and --output csv cannot be used together, because CSV can contain only one list.",
