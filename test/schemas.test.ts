@@ -7,7 +7,6 @@ import { promisesOf } from "../scripts/schemas/contract.js";
 import { lint } from "../scripts/schemas/document.js";
 import { breaksOf, httpPromises, type OpenApi } from "../scripts/schemas/http-contract.js";
 import type { JsonSchema } from "../scripts/schemas/json-schema.js";
-import { described } from "./fixtures/commands/output-schema.js";
 
 const FOLDER = fileURLToPath(new URL("../schemas/", import.meta.url));
 
@@ -64,19 +63,6 @@ describe("the list of promises", () => {
     ],
   ])("the list of promises loses a line when a change breaks %s", (_, change, line) => {
     expect(effectOf(change).removed).toContain(line);
-  });
-
-  it.each<[string, Parameters<typeof effectOf>[0], string]>([
-    ["field", ({ server }) => (server.properties.colour = { type: "string" }), "ps --json servers[].colour?: string"],
-    ["state", ({ server }) => server.properties.state?.enum?.push("lost"), 'ps --json servers[].state may be "lost"'],
-    ["flag", ({ ps }) => (ps.flags.host = { type: "option", char: "H" }), "ps --host is also -H"],
-    [
-      "second name of a command",
-      ({ list }) => (list.aliases = [...(list.aliases ?? []), "catalogue"]),
-      "list is also catalogue",
-    ],
-  ])("the list of promises keeps all lines when a change adds a %s", (_, change, line) => {
-    expect(effectOf(change)).toEqual({ removed: [], added: expect.arrayContaining([line]) });
   });
 });
 
@@ -206,75 +192,11 @@ describe("the check of the HTTP API for breaking changes", () => {
   ])("the check of the HTTP API finds that a request now %s", (_, change, line) => {
     expect(breaksWhen(change)).toContain(`POST /v1/sessions ${line}`);
   });
-
-  it.each<[string, Parameters<typeof breaksWhen>[0]]>([
-    ["a path", (paths) => (paths["/v1/more"] = structuredClone(paths["/v1/sessions"]))],
-    [
-      "a field that may be left out, with limits and with fields of its own that it requires",
-      (paths) =>
-        (newSession(paths).properties.plan = {
-          type: "object",
-          properties: { name: { type: "string", maxLength: 5 } },
-          required: ["name"],
-        }),
-    ],
-    ["a longer limit", (paths) => (newSession(paths).properties.purpose.maxLength = 300)],
-    ["nothing in place of a limit", (paths) => delete newSession(paths).properties.purpose.maxLength],
-    ["a field that may now be left out", (paths) => bodyOf(paths["/v1/tokens"].post).required.pop()],
-    [
-      "a type of an input",
-      (paths) => (newSession(paths).properties.ttl = { anyOf: [{ type: "string" }, { type: "number" }] }),
-    ],
-    ["any text in place of some", (paths) => (listed(paths, "state").schema = { type: "string" })],
-    ["a field of an answer", (_, { schemas }) => (schemas.Session.properties.colour = { type: "string" })],
-    ["a status", (paths) => (paths["/v1/me"].get.responses[418] = { description: "It is a teapot." })],
-  ])("the check of the HTTP API accepts an addition: %s", (_, change) => {
-    expect(breaksWhen(change)).toEqual([]);
-  });
 });
 
 describe("the linter of the description of the HTTP API", () => {
   it("the linter finds nothing in the committed openapi.json", async () => {
     expect(await lint(read<object>("openapi.json"))).toEqual([]);
-  });
-
-  it("the linter names the place and the rule of each finding", async () => {
-    const document = read<Changed>("openapi.json");
-    delete document.paths["/v1/me"].get.operationId;
-    expect(await lint(document)).toEqual([
-      expect.stringMatching(/^#\/paths\/~1v1~1me\/get\S* operation-operationId: /),
-    ]);
-  });
-});
-
-describe("a test that reads the output of a command", () => {
-  const print = async (args: string[], output: object, code: number | null = 0) =>
-    await described(args, Promise.resolve({ code, stdout: JSON.stringify(output) }));
-  const revoke = ["token", "revoke", "--user", "alice", "--json"];
-  const error = { code: "FLEET_STATE_BUSY", message: "Busy.", suggestions: [], retryable: true };
-
-  it.each<[string, string[], object]>([
-    ["a result", revoke, { revoked: ["a"] }],
-    ["an error", revoke, { error }],
-    ["an error of a command that does not exist", ["fly", "--json"], { error }],
-    ["an error with the work that was done in spite of it", ["delete", "a", "--json"], { error, deleted: ["a"] }],
-    ["the output of a command without --json", ["lock", "s", "--", "run", "--json"], { anything: 1 }],
-  ])("the check of a command's output accepts %s", async (_, args, output) => {
-    await expect(print(args, output)).resolves.toBeDefined();
-  });
-
-  it.each<[string, string[], object]>([
-    ["a result without a field", revoke, {}],
-    ["a result with a field of another type", revoke, { revoked: "a" }],
-    ["a result with a field that the schema lacks", revoke, { revoked: [], left: [] }],
-    ["an error with a code that does not exist", revoke, { error: { ...error, code: "FLEET_UNKNOWN" } }],
-    ["an error with a field that the schema lacks", revoke, { error, tokens: [] }],
-  ])("the check of a command's output refuses %s", async (_, args, output) => {
-    await expect(print(args, output)).rejects.toThrow("schemas/ does not describe the output of token revoke");
-  });
-
-  it("the check of a command's output accepts anything from a command that was killed", async () => {
-    await expect(print(revoke, { revo: 1 }, null)).resolves.toBeDefined();
   });
 });
 

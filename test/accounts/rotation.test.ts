@@ -1,10 +1,9 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { Events, trimEvents } from "../../src/accounts/audit/events.js";
-import { readEvents } from "../../src/accounts/audit/query.js";
 import { verifyLog } from "../../src/accounts/audit/verify.js";
 import { ownEvents } from "../../src/hosts/local-host.js";
 import { compact, LogFiles } from "../../src/store/file/events.js";
@@ -74,28 +73,6 @@ describe("the rotation of the audit log", () => {
     await trimEvents({ config, events, stateRoot: root });
     expect(files.listSegments()[0]?.first).toBeGreaterThan(1);
     expect((await verifyLog(root)).brokenAt).toBeNull();
-  });
-
-  it("a reader misses no line even if batches that it is about to read become part of a segment", async () => {
-    const events = openEvents();
-    await write(events, 10);
-    await write(events, 10);
-    mkdirSync(files.segments);
-    /** Moves batches into a segment as `compact` does, but synchronously. */
-    const move = (first: number, last: number) => {
-      const paths = files.listBatches().flatMap((at) => (at < first || at > last ? [] : files.batchPath(at)));
-      writeFileSync(files.segmentPath(first, last), paths.map((path) => readFileSync(path, "utf8")).join(""));
-      for (const path of paths) rmSync(path);
-    };
-    // A reader lists the files, reads the first one, and pauses.
-    const reading = readEvents(root, { limit: 100 });
-    move(1, 12);
-    const first = await reading;
-    expect(first.hasMore).toBe(true);
-    const second = await readEvents(root, { limit: 100, after: first.next });
-    expect(second.hasMore).toBe(false);
-    const seen = [...first.events, ...second.events].map(({ seq }) => seq);
-    expect(seen).toEqual(Array.from({ length: 20 }, (_, at) => at + 1));
   });
 });
 

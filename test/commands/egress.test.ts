@@ -110,44 +110,6 @@ it("the egress proxy applies each server's own rules, and logs each refusal with
   expect(readFileSync(`/proc/${status.pid}/environ`, "utf8")).not.toContain("canary");
 });
 
-it("if four processes start the egress proxy at the same time, all succeed, and one proxy is left", async () => {
-  const { stateRoot, folder } = newFleet();
-  await openEgress(stateRoot, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
-  const first = await proxyIn(folder);
-  process.kill(first.pid, "SIGKILL");
-  const starter = `
-    import { openEgress } from ${JSON.stringify(join(import.meta.dirname, "../../src/sandbox/network/egress.ts"))};
-    await openEgress(${JSON.stringify(stateRoot)}, process.argv[1], { user: null, server: "s", allow: [] });`;
-  const starters = [1, 2, 3, 4].map((n) =>
-    spawn(process.execPath, ["--import", "tsx", "--input-type=module", "-e", starter, `launch-${n}`], {
-      stdio: "inherit",
-    }),
-  );
-  const ends = await Promise.all(starters.map(async (child) => await once(child, "exit")));
-  expect(ends).toEqual(starters.map(() => [0, null]));
-  const now = await proxyIn(folder);
-  expect(now.pid).not.toBe(first.pid);
-  expect(readdirSync(join(folder, "servers"))).toHaveLength(5);
-  await vi.waitFor(() => expect(proxiesIn(folder)).toEqual([now.pid]), PATIENCE);
-});
-
-/** The PIDs of all proxies that work in a folder. */
-function proxiesIn(folder: string): number[] {
-  return readdirSync("/proc")
-    .filter((name) => /^\d+$/.test(name))
-    .filter((pid) => {
-      try {
-        return (
-          readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("egress.js") &&
-          statSync(`/proc/${pid}/cwd`).ino === statSync(folder).ino
-        );
-      } catch {
-        return false;
-      }
-    })
-    .map(Number);
-}
-
 it("an egress proxy that replaces a killed proxy has the rules of the servers that already run", async () => {
   const { stateRoot, folder } = newFleet();
   const launchId = randomUUID();
@@ -217,27 +179,6 @@ it("the egress proxy keeps running even if an agent sets the modification time o
   old(join(folder, "egress"));
   await delay(6_000); // longer than the time between two of the proxy's checks
   expect((await proxyIn(folder)).id).toBe(first.id);
-});
-
-it("1,000 connections can wait while the egress proxy is busy", async () => {
-  const { stateRoot, folder } = newFleet();
-  const launchId = randomUUID();
-  await openEgress(stateRoot, launchId, { user: "alice", server: "alice-1", allow: [] });
-  const { pid } = await proxyIn(folder);
-  process.kill(pid, "SIGSTOP");
-  const held = openSync(folder, "r");
-  const results = await Promise.all(
-    Array.from({ length: 1_000 }, async () => {
-      const socket = connect(`/proc/self/fd/${held}/egress`);
-      return await Promise.race([once(socket, "connect"), once(socket, "error")]).then(
-        () => socket.destroy() && null,
-        (error: Error) => error.message,
-      );
-    }),
-  );
-  closeSync(held);
-  process.kill(pid, "SIGCONT");
-  expect(results.filter((result) => result !== null)).toEqual([]);
 });
 
 it("serve replaces a killed egress proxy if a server needs it, and counts the requests of both proxies", async () => {

@@ -146,30 +146,6 @@ describe("a caller in JavaScript", () => {
     expect(await fleet.servers.list()).toEqual(expect.any(Array));
   });
 
-  it.each([
-    ["sessions.create", [{}], /^user must be a string \(got undefined\)\.$/],
-    ["sessions.create", [], /^options must be an object \(got undefined\)\.$/],
-    [
-      "sessions.create",
-      [{ user: "a", wait: "soon" }],
-      /^wait is "soon", which is not a number with a unit\. Allowed: a number with a unit/,
-    ],
-    ["servers.stop", ["x"], /^ids must be a list of strings \(got "x"\)\.$/],
-    ["servers.spawn", ["a", { cwd: 5 }], /^cwd must be a string \(got 5\)\.$/],
-    ["sessions.evict", [{}], /^what must be an object with either ids or max/],
-    [
-      "sessions.gc",
-      [{ ttl: {} }],
-      /^ttl must be a duration such as "30s", or a number of milliseconds \(got an object\)\.$/,
-    ],
-    ["sessions.send", ["s", "hi"], /^session must be a session of this fleet \(got "s"\)\.$/],
-    ["leases.hold", ["s", { user: "a" }, "work"], /^work must be a function \(got "work"\)\.$/],
-    ["doors.open", [{ listen: "nowhere" }], /^listen must be host:port, such as "127\.0\.0\.1:4300"/],
-  ])("%s with the arguments %j is a usage error that names the expected type", async (method, args, message) => {
-    const error = await call(method, ...args);
-    expect(error).toMatchObject({ exit: 2, message: expect.stringMatching(message) });
-  });
-
   it("Fleet.open refuses options of the wrong type with a usage error", async () => {
     const untyped = Fleet.open as unknown as (options: unknown) => Promise<Fleet>;
     for (const options of ["x", null, { config: 5 }, { cwd: 1 }]) {

@@ -6,8 +6,6 @@ import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { RAW, TIME, testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
-import { eventually } from "../fixtures/eventually.js";
-import { unused } from "../fixtures/sessions/unused.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
 const fleet = testFleet();
@@ -262,18 +260,6 @@ describe("lock -- COMMAND", () => {
     // The shell may report on standard error that the signal ended its sleep.
     expect(await running.done).toMatchObject({ code: 9, stdout: `ready\ngot ${name}\n` });
     expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
-  });
-
-  it("lock -- COMMAND renews the lease while the command runs, so a waiting lock does not get it", async () => {
-    const gate = join(fleet.folder, unused("gate"));
-    const script = 'until [ -e "$1" ]; do sleep 0.05; done';
-    const running = fleet.start(["lock", "s", "--user", "alice", "--ttl", "4s", "--", "sh", "-c", script, "sh", gate]);
-    await eventually("the lease", async () => (await openFileStore(fleet.root).leases.read("s")) !== null);
-    const fence = (await openFileStore(fleet.root).leases.read("s"))?.fence;
-    await fleet.refusal(5, ["lock", "s", "--user", "bob", "--wait", "5s"]);
-    expect(await openFileStore(fleet.root).leases.read("s")).toMatchObject({ fence });
-    writeFileSync(gate, "");
-    expect(await running.done).toMatchObject({ code: 0, stderr: "" });
   });
 
   it("if five processes run lock -- COMMAND on one session at once, their commands run one after another", async () => {

@@ -578,37 +578,11 @@ class Handler extends CopilotRequestHandler {
       this.calledOff++;
       throw new Error("called off");
     }
-    if (request.url.endsWith("/messages")) return citing();
     const chunk = (choice: object) => `data: ${JSON.stringify({ id: "c", choices: [{ index: 0, ...choice }] })}\n\n`;
     const said = chunk({ delta: { role: "assistant", content: "from the handler" }, finish_reason: null });
     const end = chunk({ delta: {}, finish_reason: "stop" });
     return new Response(`${said}${end}data: [DONE]\n\n`, { headers: { "content-type": "text/event-stream" } });
   }
-}
-
-/** A streamed answer of an Anthropic model that cites the client's document. */
-function citing(): Response {
-  const citation = {
-    type: "char_location",
-    cited_text: "The sky is green.",
-    document_index: 0,
-    document_title: "facts.txt",
-    start_char_index: 0,
-    end_char_index: 17,
-  };
-  const usage = { input_tokens: 1, output_tokens: 1 };
-  const message = { id: "m", type: "message", role: "assistant", model: "m", content: [], stop_reason: null, usage };
-  const events = [
-    { type: "message_start", message },
-    { type: "content_block_start", index: 0, content_block: { type: "text", text: "", citations: [] } },
-    { type: "content_block_delta", index: 0, delta: { type: "text_delta", text: "green" } },
-    { type: "content_block_delta", index: 0, delta: { type: "citations_delta", citation } },
-    { type: "content_block_stop", index: 0 },
-    { type: "message_delta", delta: { stop_reason: "end_turn", stop_sequence: null }, usage },
-    { type: "message_stop" },
-  ];
-  const body = events.map((event) => `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`).join("");
-  return new Response(body, { headers: { "content-type": "text/event-stream" } });
 }
 
 /** Tests a client whose `requestHandler` answers model requests, on a server without model credentials. */
@@ -649,26 +623,6 @@ export function describeRequestHandler(
       for (const prompt of ["one", "two"]) await session.sendAndWait(prompt, 20_000);
       const keys = handler.asked.filter(({ sessionId }) => sessionId === session.sessionId).map(({ key }) => key);
       expect(keys).toEqual(expect.arrayContaining(["Bearer token-1", "Bearer token-2"]));
-    });
-
-    it("gives the client the citations of a model's answer", async () => {
-      const session = await client.createSession({
-        onPermissionRequest: approveAll,
-        provider: { type: "anthropic", baseUrl: "http://model.invalid", apiKey: "own-key" },
-        model: "claude-sonnet-4.5",
-        streaming: true,
-        enableCitations: true,
-      });
-      const data = Buffer.from("The sky is green.").toString("base64");
-      const attachments = [{ type: "blob" as const, data, mimeType: "text/plain", displayName: "facts.txt" }];
-      const reply = await session.sendAndWait({ prompt: "Which colour?", attachments }, 20_000);
-      expect(reply?.data).toMatchObject({
-        content: "green",
-        citations: {
-          sources: [{ provider: "anthropic", title: "facts.txt" }],
-          spans: [{ startIndex: 0, endIndex: 5, references: [{ citedText: "The sky is green." }] }],
-        },
-      });
     });
 
     it("tells the client's own model handler to cancel its request when the client aborts the turn", async () => {

@@ -1,8 +1,14 @@
+import { execFile, spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Fleet } from "../../src/fleet/fleet.js";
 import { eventually } from "../fixtures/eventually.js";
 import { innerPidOf } from "../fixtures/processes.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -171,3 +177,165 @@ it("the front door resumes an unloaded session without turns even if a stale loc
   expect(await client.turn("bare", "hi")).toMatchObject({ result: {} });
   client.socket.destroy();
 });
+
+async function begun(client: RawClient, ...ids: string[]): Promise<void> {
+  for (const sessionId of ids) {
+    expect((await client.request("session.create", { sessionId })).error).toBeUndefined();
+    expect((await client.turn(sessionId, "hi")).error).toBeUndefined();
+  }
+}
+
+it("the front door deletes in bulk only the sessions that the user may delete, together with their records", async () => {
+  await using at = await DoorFleet.open();
+  const alice = await RawClient.as(at.url, await at.token("alice"));
+  const mallory = await RawClient.as(at.url, await at.token("mallory"));
+  await begun(alice, "secret", "locked", "old");
+  await begun(mallory, "mallorys");
+  const lease = await at.fleet.leases.acquire("locked", { user: "alice" });
+  const sessionIds = ["secret", "locked", "old", "mallorys"];
+  const foreign = await mallory.request("sessions.bulkDelete", { sessionIds: ["secret", "nobodys"] });
+  expect(foreign.result).toEqual({ freedBytes: { secret: 0, nobodys: 0 } });
+  expect(await at.store.sessions.read("secret")).not.toBeNull();
+
+  const { result } = await alice.request("sessions.bulkDelete", { sessionIds });
+  expect(result).toEqual({ freedBytes: { secret: expect.any(Number), old: expect.any(Number), mallorys: 0 } });
+  expect(at.events).toContainEqual(
+    expect.objectContaining({ event: "denied", sessionId: "locked", code: "FLEET_SESSION_LOCKED", user: "alice" }),
+  );
+  expect((await at.store.sessions.list()).map(({ id }) => id).sort()).toEqual(["locked", "mallorys"]);
+
+  const pruned = await alice.request("sessions.pruneOld", { olderThanDays: 0, includeNamed: true });
+  expect(pruned.result).toMatchObject({ deleted: [], skipped: ["locked"], freedBytes: 0 });
+  await lease.release();
+  const again = await alice.request("sessions.pruneOld", { olderThanDays: 0, includeNamed: true });
+  expect(again.result).toMatchObject({ deleted: ["locked"], skipped: [] });
+  expect((await at.store.sessions.list()).map(({ id }) => id)).toEqual(["mallorys"]);
+});
+
+it("the front door refuses to delete sessions in bulk on a shared server", async () => {
+  await using at = await DoorFleet.open({ config: { isolation: "shared" } });
+  const alice = await RawClient.as(at.url, await at.token("alice"));
+  await begun(alice, "kept");
+  const denied = { error: { code: -32003, data: { code: "FLEET_METHOD_DENIED" } } };
+  expect(await alice.request("sessions.bulkDelete", { sessionIds: ["kept"] })).toMatchObject(denied);
+  expect(await alice.request("sessions.pruneOld", { olderThanDays: 0 })).toMatchObject(denied);
+  expect(await at.store.sessions.read("kept")).not.toBeNull();
+});
+
+it("closing the front door records every turn of its clients", async () => {
+  await using at = await DoorFleet.open();
+  const client = await RawClient.as(at.url, await at.token("ann"));
+  await client.requestOk("session.create", { sessionId: "s" });
+  await client.turnOk("s", "one");
+  await client.turnOk("s", "two");
+  const beforeLastMs = Date.now();
+  await client.turnOk("s", "three");
+  await at.door.close({ timeout: 20_000 });
+  const record = await at.store.sessions.read("s");
+  expect(record).toMatchObject({ turns: 3 });
+  expect(Date.parse(record?.lastUsedAt ?? "")).toBeGreaterThanOrEqual(beforeLastMs);
+});
+
+it("closing the library's Fleet object records every turn that the program ran", async () => {
+  await using at = await DoorFleet.open();
+  const config = { ports: at.ports, provider: { type: "echo" as const } };
+  const library = await Fleet.open({ env: at.env, cwd: at.folder, config });
+  const session = await library.sessions.create({ user: "ann", sessionId: "s" });
+  for (const prompt of ["one", "two", "three"]) await library.sessions.send(session, prompt);
+  await library.close();
+  expect(await at.store.sessions.read("s")).toMatchObject({ turns: 3 });
+});
+
+it("the list of sessions shows the time of a turn that has just ended in the same process", async () => {
+  await using at = await DoorFleet.open();
+  const session = await at.fleet.sessions.create({ user: "ann", sessionId: "s" });
+  for (const prompt of ["one", "two"]) await at.fleet.sessions.send(session, prompt);
+  const beforeLastMs = Date.now();
+  await at.fleet.sessions.send(session, "three");
+  const [listed] = await at.fleet.sessions.list({ user: "ann" });
+  expect(Date.parse(listed?.lastUsedAt ?? "")).toBeGreaterThanOrEqual(beforeLastMs);
+  const shown = await at.fleet.sessions.get("s", { user: "ann" });
+  expect(Date.parse(shown.lastUsedAt)).toBeGreaterThanOrEqual(beforeLastMs);
+});
+
+describe("the front door, for a client of a shared server whose session was deleted or evicted,", () => {
+  let at: DoorFleet;
+  beforeAll(async () => {
+    at = await DoorFleet.open({ config: { isolation: "shared" } });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  const lives = ({ received }: RawClient, id: string) =>
+    received.flatMap(({ method, params }) =>
+      method === "session.lifecycle" && params?.sessionId === id ? [String(params.type)] : [],
+    );
+
+  it.each(["loaded", "evicted"])(
+    "sends the client no event of another user's new session with the same id (old session: %s)",
+    async (how) => {
+      const id = unused("namesake");
+      const listener = await RawClient.as(at.url, await at.token("ann"));
+      await listener.requestOk("session.create", { sessionId: id });
+      await listener.turnOk(id, "hello");
+      if (how === "evicted") {
+        await eventually("the eviction", async () => (await at.fleet.sessions.evict({ ids: [id] })).evicted.length > 0);
+      }
+      await at.fleet.sessions.delete([id]);
+      await eventually("it is told", () => lives(listener, id).includes("session.deleted"));
+      // All other events about the deletion arrive before the answer to this ping.
+      await listener.requestOk("ping");
+      const before = listener.received.length;
+      const other = await RawClient.as(at.url, await at.token("bob"));
+      expect(await other.request("session.create", { sessionId: id })).toMatchObject({ result: { sessionId: id } });
+      await other.turnOk(id, "a secret");
+      // All events that the server sends to all clients arrive before the answer to this ping.
+      await listener.requestOk("ping");
+      expect(listener.received.slice(before).filter(({ params }) => params?.sessionId === id)).toEqual([]);
+      expect(lives(other, id)).toContain("session.created");
+    },
+  );
+});
+
+const SCRIPT = fileURLToPath(new URL("../fixtures/sessions/client.py", import.meta.url));
+
+const hasPython = spawnSync("python3", ["--version"], { stdio: "ignore" }).status === 0;
+if (!hasPython) console.warn("the client in Python is skipped: there is no python3");
+
+it.skipIf(!hasPython)("the front door serves a Python client that uses only sockets and no SDK", async () => {
+  await using at = await DoorFleet.open();
+  const token = await at.token("zoë");
+  const running = promisify(execFile)("python3", [SCRIPT, at.url], { timeout: 30_000 });
+  running.child.stdin?.end(`${token}\n`);
+  const { stdout } = await running;
+  expect(JSON.parse(stdout)).toEqual({
+    protocolVersion: 3,
+    replies: ["you said: hello", "tool said: python says früh", "you said: and again"],
+    prompts: 3,
+    refused: "FLEET_METHOD_DENIED",
+  });
+  expect(await at.store.sessions.read("from-python")).toBeNull();
+});
+
+it.skipIf(process.platform !== "linux")(
+  "a server and its agent's programs have the score 500, above that of serve",
+  async () => {
+    await using at = await DoorFleet.open({ config: { session: { host: "owner" } } });
+    const client = await RawClient.as(at.url, await at.token("alice"));
+    await client.requestOk("session.create", { sessionId: "s" });
+    const { pid, home } = await at.serverOf("alice");
+    expect(readFileSync(`/proc/${pid}/oom_score_adj`, "utf8")).toBe("500\n");
+    const out = join(home, "score");
+    await client.requestOk("session.shell.exec", { sessionId: "s", command: `cat /proc/self/oom_score_adj > ${out}` });
+    const written = () => {
+      try {
+        return readFileSync(out, "utf8") || false;
+      } catch {
+        return false; // not yet
+      }
+    };
+    expect(await eventually("the score", written)).toBe("500\n");
+    expect(Number(readFileSync("/proc/self/oom_score_adj", "utf8"))).toBeLessThan(500);
+  },
+);

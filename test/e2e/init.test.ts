@@ -193,15 +193,6 @@ describe("init with flags", () => {
     });
   });
 
-  it("init names the schema of a copilotfleet that is installed in the project", async () => {
-    const cwd = project();
-    const schemas = join(cwd, "node_modules", "copilotfleet", "schemas");
-    mkdirSync(schemas, { recursive: true });
-    writeFileSync(join(schemas, "config.json"), "{}");
-    await fleet.ok(["init", "--provider", "echo", "--no-try"], { cwd });
-    expect(contentOf(cwd).$schema).toBe("./node_modules/copilotfleet/schemas/config.json");
-  });
-
   it.each([
     [[], "--provider is missing"],
     [["--provider", "azure"], "--base-url and --model are missing for --provider azure."],
@@ -383,21 +374,6 @@ describe("init on a terminal", () => {
     expect(await terminal.done).toBe(0);
     expect(terminal.text).not.toContain("--token-env");
     expect(contentOf(cwd)).toMatchObject({ auth: { githubTokenEnv: "MY_TOKEN" } });
-  });
-
-  it.each([
-    ["--api-key-env", "a b", []],
-    ["--api-key-env", "a b", ["--provider", "openai"]],
-    ["--base-url", "nowhere", []],
-    ["--token-env", "a b", []],
-    ["--model", "a b", ["--provider", "github"]],
-  ])("init %s %j with the other flags %j is refused on a terminal before any question", async (flag, value, others) => {
-    const cwd = project();
-    await using terminal = new Terminal(fleet, ["init", flag, value, ...others], { cwd });
-    expect(await terminal.done).toBe(2);
-    expect(terminal.text).toMatch(new RegExp(`^Error: (?:The value of )?${flag} is `));
-    expect(terminal.text).not.toMatch(/Which models|URL of the service|Name of the variable|Model\b/);
-    expect(readdirSync(cwd)).toEqual([]);
   });
 
   it("Ctrl-C or Ctrl-D at a question ends init, and init writes nothing", async () => {

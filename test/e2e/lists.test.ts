@@ -120,32 +120,6 @@ describe("the format of a list", () => {
       "id,user,createdAt,expiresAt,scopes,label,sessionId,lastUsedAt\r\n",
     );
   });
-
-  it.each([
-    [["-o", "jsn"], '--output "jsn" is not a format. Allowed: table, wide, json, yaml, name or csv.'],
-    [
-      ["--sort", "age"],
-      expect.stringMatching(/^--sort "age" is not a column\. Allowed: server, .* or failure, with :desc /),
-    ],
-    [["--sort", "user:up"], expect.stringMatching(/^--sort "user:up" is not a column\. Allowed: server, /)],
-    [
-      ["--limit", "-1"],
-      expect.stringMatching(/^--limit is "-1", which is less than 1\. Allowed: a whole number from 1 to /),
-    ],
-    [["-q", "-o", "csv"], "--output and --quiet cannot be used together."],
-    [["-q", "--json"], "--json and --quiet cannot be used together."],
-    [["--json", "-o", "csv"], "--json and --output cannot be used together."],
-    [
-      ["--watch", "-o", "csv"],
-      "--watch and --output csv cannot be used together, because CSV can contain only one list.",
-    ],
-  ])("ps refuses %j, and the message names the flag, the value and what is allowed", async (flags, message) => {
-    const ran = await fleet.run(["ps", ...flags]);
-    const shown = flags.includes("--json")
-      ? ran.json<{ error: { message: string } }>().error.message
-      : (/^Error: (.*) \[FLEET_USAGE_INVALID\]$/m.exec(ran.stderr)?.[1] ?? ran.stderr);
-    expect({ code: ran.code, shown }).toEqual({ code: 2, shown: message });
-  });
 });
 
 describe("an unreadable session record", () => {

@@ -115,22 +115,6 @@ describe("an id that a table has cut", () => {
   });
 });
 
-it("logs and stop suggest describe when they are given the id of a session", async () => {
-  for (const command of ["logs", "stop"]) {
-    const { message, suggestions } = await fleet.refusal(4, [command, "ab"]);
-    expect(message).toBe('"ab" is the id of a session, not of a server.');
-    expect(suggestions[0]).toContain("copilotfleet describe session/ab");
-  }
-});
-
-it("drain and the error of a closed pool suggest only the command that opens the pool again", async () => {
-  expect(await fleet.ok(["drain"])).toContain("Open it again: copilotfleet drain --undo\n");
-  const { code, suggestions } = await fleet.refusal(ERRORS.FLEET_POOL_DRAINING.exit, ["send", "ab", "hello", ...ALICE]);
-  expect(code).toBe("FLEET_POOL_DRAINING");
-  expect(suggestions).toEqual(["copilotfleet drain --undo"]);
-  await fleet.ok(["drain", "--undo"]);
-});
-
 describe("delete with the beginning of an id", () => {
   it.each([
     [["--yes"], 4, START],

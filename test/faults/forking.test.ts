@@ -1,53 +1,12 @@
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { bareRuntime, SETTINGS } from "../fixtures/hosts/pod-runtime.js";
 import { Pods, podsProblem } from "../fixtures/hosts/pods.js";
-import { judgeHistory, readHistory } from "../fixtures/sessions/session-history.js";
+import { readHistory } from "../fixtures/sessions/session-history.js";
 
 const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
-
-describe("judgeHistory", () => {
-  const event = (id: string, parentId: string | null, type: string, content?: string) =>
-    `${JSON.stringify({ id, parentId, type, data: { content } })}\n`;
-  const begin = event("1", null, "session.start") + event("2", "1", "user.message", "one");
-  const whole = `${begin}${event("3", "2", "assistant.message", "[turn 1] one")}${event("4", "3", "user.message", "two")}`;
-  const sound = { forks: [], orphans: [], jumps: [], torn: 0, lost: [] };
-
-  it("judgeHistory finds no fault in a complete history, with or without an older copy of it", () => {
-    const turns = [
-      { prompt: "one", reply: "[turn 1] one" },
-      { prompt: "two", reply: null },
-    ];
-    expect(judgeHistory(whole)).toEqual({ ...sound, turns });
-    expect(judgeHistory(whole, begin)).toEqual({ ...sound, turns });
-  });
-
-  it("judgeHistory finds a fork within one file, and the prompt that the fork loses", () => {
-    const forked = whole + event("5", "3", "user.message", "other");
-    expect(judgeHistory(forked)).toMatchObject({ forks: ["3"], jumps: ["5"], lost: ["two"], orphans: [] });
-    expect(judgeHistory(forked).turns.map(({ prompt }) => prompt)).toEqual(["one", "other"]);
-  });
-
-  it("judgeHistory finds a fork between two copies, and a branch whose parent exists nowhere", () => {
-    expect(judgeHistory(whole, begin + event("6", "2", "user.message", "else"))).toMatchObject({
-      forks: ["2"],
-      jumps: [],
-      lost: ["else"],
-    });
-    expect(judgeHistory(whole, event("7", "gone", "user.message", "late"))).toMatchObject({
-      forks: [],
-      orphans: ["7"],
-      lost: ["late"],
-    });
-    expect(judgeHistory(whole, event("8", null, "session.start"))).toMatchObject({ forks: ["the beginning"] });
-  });
-
-  it("judgeHistory counts the truncated lines of a history", () => {
-    expect(judgeHistory(`${begin}{"id":"3","par`)).toMatchObject({ ...sound, torn: 1 });
-  });
-});
 
 it.skipIf(problem !== undefined)(
   "without the fleet, two runtimes on two hosts with a common home fork the histories of their sessions",

@@ -59,20 +59,6 @@ it.skipIf(!grouped)(
   },
 );
 
-it.skipIf(!grouped)("a recycled server gets new control groups, and its old groups are removed", async () => {
-  const fleet = await faultFleet({ ...FAST_HEALTH, ...LIMITS });
-  await fleet.create("alice", "talk");
-  await fleet.send("alice", "talk", "hello");
-  const old = await heldGroups(fleet);
-  const serving = await serve(fleet, { env: { COPILOTFLEET_RECYCLE_MAX_AGE: "1s" } });
-  await serving.logged(/ was recycled$/, { withinMs: 30_000 });
-  const groups = await heldGroups(fleet);
-  expect(old.filter(existsSync)).toEqual([]);
-  expect(await fleet.send("alice", "talk", "again")).toBe("[turn 2] again");
-  await fleet.ok(["stop", "--user", "alice"]);
-  expect(groups.filter(existsSync)).toEqual([]);
-});
-
 it.skipIf(!grouped).each([
   ["ps", ["ps"]],
   ["gc", ["gc", "--ttl", "1d"]],

@@ -156,18 +156,6 @@ it.skipIf(!hasBwrap)("a program that takes the port of a dead bridge gets no con
   expect(connections).toBe(0);
 });
 
-it.skipIf(!hasBwrap)("serve does not end the bridge of a server without sessions", async () => {
-  const fleet = await faultFleet({ ...RESTRICTED, ...FAST_HEALTH });
-  await fleet.spawn("alice");
-  const pair = await pairOf(fleet);
-  const serving = await serve(fleet);
-  // Wait, because serve ends a process that belongs to no loaded session only after 12 health intervals.
-  await eventually("probes", async () => (await serving.metric("probes_total")) > 20);
-  expect(await pairOf(fleet)).toEqual(pair);
-  expect(isRunning(pair.bridge)).toBe(true);
-  await serving.end();
-});
-
 it.skipIf(!hasBwrap)("serve restarts a server whose bridge has died", async () => {
   const fleet = await faultFleet({ ...RESTRICTED, ...FAST_HEALTH });
   await fleet.ok(["create", "--user", "alice", "--id", "one", "--prompt", "hello"]);
@@ -198,17 +186,6 @@ it.skipIf(!hasBwrap)(
     expect([pair.runtime, pair.bridge].filter(isRunning)).toEqual([]);
   },
 );
-
-it.skipIf(!hasBwrap)("when a server without a network is restarted, its old bridge ends", async () => {
-  const fleet = await faultFleet(RESTRICTED);
-  await fleet.ok(["create", "--user", "alice", "--id", "one", "--prompt", "hello"]);
-  const first = await pairOf(fleet);
-  await fleet.ok(["restart", serverIdOf("alice")]);
-  const second = await pairOf(fleet);
-  expect(second.runtime).not.toBe(first.runtime);
-  expect([first.runtime, first.bridge].filter(isRunning)).toEqual([]);
-  expect(await fleet.ok(["send", "one", "again", "--user", "alice"])).toContain("[turn 2] again");
-});
 
 it.skipIf(!hasBwrap)("a later command removes the model gateway socket that a killed command left", async () => {
   const fleet = await faultFleet(RESTRICTED);

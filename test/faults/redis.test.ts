@@ -1,6 +1,5 @@
-import { spawn, spawnSync } from "node:child_process";
-import { readFile, rename } from "node:fs/promises";
-import { createServer } from "node:net";
+import { spawnSync } from "node:child_process";
+import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import type { HostEntry } from "../../src/base/host.js";
@@ -193,22 +192,6 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       },
     );
 
-    it("the command suggested after Redis lost its data lets this host start with an empty pool", async () => {
-      const url = redis.url();
-      const root = await keyedRoot();
-      const store = openStore(url, root);
-      await populate(store);
-      await redis.client.flushall();
-      const error = (await store.registry.read().catch((each: unknown) => each)) as { suggestions: string[] };
-      await store.close();
-      const [, note = ""] = /mv (\S+\.json) /.exec(error.suggestions.join("\n")) ?? [];
-      expect(JSON.parse(await readFile(note, "utf8"))).toEqual({ database: url, epoch: expect.any(String) });
-      await rename(note, `${note}.lost`);
-      const again = openStore(url, root);
-      expect(await again.registry.read()).toEqual({ servers: {} });
-      await again.close();
-    });
-
     it("a Redis that lost only the registry or only the epoch does not count as an empty pool", async () => {
       for (const [key, code] of [
         ["registry", "FLEET_STATE_LOST"],
@@ -395,32 +378,6 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       for (const store of stores) expect(store.takeWarnings()).toEqual([]);
       const log = (await redis.client.call("ACL", "LOG")) as unknown[];
       expect(JSON.stringify(log)).not.toContain('"limited"');
-    });
-
-    it("the store refuses a database number that Redis does not have, and does not use another database", async () => {
-      const store = await open(redis.url("nowhere").replace("/0?", "/999?"));
-      using took = new Stopwatch();
-      await expect(store.sessions.create(sessionRecord("a"))).rejects.toMatchObject({
-        code: "FLEET_CONFIG_INVALID",
-        exit: 3,
-        message: expect.stringMatching(
-          /^The setting "store" names "redis:\/\/127\.0\.0\.1:\d+\/999\?fleet=nowhere", .* no database 999: .*DB index is out of range/,
-        ),
-      });
-      expect(took.ms).toBeLessThan(1_000);
-      expect(await contents(redis, "nowhere")).toEqual({});
-    });
-
-    it("an open connection to Redis does not keep the process alive", async () => {
-      const url = redis.url();
-      await populate(await open(url));
-      const child = spawn(process.execPath, [program, url, await keyedRoot()], {
-        stdio: ["ignore", "pipe", "inherit"],
-      });
-      onTestFinished(() => void child.kill("SIGKILL"));
-      child.stdout.resume();
-      const code = await new Promise((resolve) => child.once("close", resolve));
-      expect(code).toBe(0); // the process exits although its connection to Redis is open
     });
   });
 
@@ -623,38 +580,4 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       expect(refused.stderr).toMatch(/self-signed certificate/);
     },
   );
-
-  it("when Redis in protected mode rejects a connection, the store fails at once with Redis's message", async () => {
-    // Redis 8 sends this text and closes. We imitate it because Redis accepts every connection from its own machine.
-    const denial =
-      "-DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the " +
-      "default user. In this mode connections are only accepted from the loopback interface.\r\n";
-    const closed = createServer((socket) => socket.on("error", () => undefined).end(denial));
-    const port = await freePort();
-    await new Promise<void>((resolve) => closed.listen(port, "127.0.0.1", resolve));
-    onTestFinished(() => void closed.close());
-    using took = new Stopwatch();
-    const store = openStore(`redis://127.0.0.1:${port}/0`, await keyedRoot());
-    await expect(store.registry.read()).rejects.toMatchObject({
-      code: "FLEET_STORE_UNUSABLE",
-      exit: 3,
-      message: expect.stringContaining("protected mode is enabled and no password is set"),
-      suggestions: [expect.stringContaining("requirepass")],
-    });
-    expect(took.ms).toBeLessThan(2_000);
-    await store.close();
-  });
-
-  it("an address that accepts connections but never answers fails as FLEET_STORE_UNAVAILABLE within 5 s", async () => {
-    const silent = createServer();
-    const port = await freePort();
-    await new Promise<void>((resolve) => silent.listen(port, "127.0.0.1", resolve));
-    onTestFinished(() => void silent.close());
-    silent.on("connection", (socket) => onTestFinished(() => void socket.destroy()));
-    using took = new Stopwatch();
-    const store = openStore(`redis://127.0.0.1:${port}/0`, await keyedRoot());
-    await expect(store.registry.read()).rejects.toMatchObject({ code: "FLEET_STORE_UNAVAILABLE" });
-    expect(took.ms).toBeLessThan(BOUND_MS);
-    await store.close();
-  });
 });

@@ -1,9 +1,7 @@
-import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import { isFleetError } from "../../src/base/errors.js";
-import { logPath } from "../../src/runtime/files/server-folder.js";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, type FaultFleet, fake, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
+import { expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, serve, startServe } from "../fixtures/fleets/serve.js";
 import { directSession, directTurn, echoModel, openLibrary, turnsBefore } from "../fixtures/fleets/turns.js";
 import { isRunning } from "../fixtures/processes.js";
@@ -87,19 +85,3 @@ it(
   },
   rounds(300_000, 1_800_000),
 );
-
-it("ps finishes a rolling restart that was killed while the old process was ending", async () => {
-  const runtime = { COPILOTFLEET_RUNTIME_PATH: fake("lingers.mjs") };
-  const fleet = await faultFleet(runtime);
-  const { pid, home } = await fleet.spawn("alice");
-  const { child, done } = fleet.start(["restart", "--user", "alice", "--rolling"]);
-  // After the signal to end, the old process still answers for two seconds.
-  await eventually("the signal", () => readFileSync(logPath(home), "utf8").includes("ending"));
-  child.kill("SIGKILL");
-  await done;
-  const [server] = await fleet.ps();
-  expect(server).toMatchObject({ state: "ready" });
-  expect(server?.pid).not.toBe(pid);
-  expect(fleet.servers()).toEqual([server?.pid]);
-  await expectConsistent(fleet);
-});

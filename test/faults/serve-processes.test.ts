@@ -48,30 +48,6 @@ async function startedAgain(fleet: FaultFleet, user: string, before: number | nu
   );
 }
 
-it("serve restarts a dead server whose recorded PID belongs to another process, and does not signal that process", async () => {
-  const fleet = await faultFleet(FAST_HEALTH);
-  const { pid, home } = await fleet.spawn("alice");
-  await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
-  const other = sleeper();
-  const serving = await serve(fleet);
-  await behindItsBack(serving, async () => {
-    await killed(pid);
-    const found = identityOf(other);
-    await fleet.tamper("alice", (record) => {
-      record.process = { ...found, startTicks: String(Number(found.startTicks) - 1) };
-    });
-  });
-  const again = await startedAgain(fleet, "alice", other);
-  expect(again).toMatchObject({ home, crashes: 1 });
-  expect(again.process?.pid).not.toBe(pid);
-  expect(isRunning(other)).toBe(true);
-  expect(await serving.metric("server_restarts_total", { reason: "crash" })).toBe(1);
-  expect(await fleet.json(["send", "talk", "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
-  await expectConsistent(fleet);
-  expect(await serving.end()).toMatchObject({ code: 0 });
-  expect(isRunning(other)).toBe(true);
-});
-
 it("serve does not end a process to which the kernel gave the PID of a dead server", async (ctx) => {
   const reuse = `
     set -e

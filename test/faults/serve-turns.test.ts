@@ -1,59 +1,10 @@
-import { setTimeout as delay } from "node:timers/promises";
-import type { CopilotSession } from "@github/copilot-sdk";
 import { expect, it } from "vitest";
-import type { Fleet } from "../../src/fleet/fleet.js";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
+import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
 import { heldModel, openLibrary } from "../fixtures/fleets/turns.js";
 import { killed } from "../fixtures/processes.js";
 import { stepInHistory } from "../fixtures/sessions/session-history.js";
-
-const USERS = ["alice", "bob", "carol", "dave"].slice(0, rounds(2, 4));
-
-/** Sends prompts until the signal aborts, and expects an answer to each. Resolves with the number of turns. */
-async function sendOn(library: Fleet, session: CopilotSession, pauseMs: number, until: AbortSignal): Promise<number> {
-  for (let turn = 1; ; turn++) {
-    const { text } = await library.sessions.send(session, `!delay ${(turn * 37) % 200} done`);
-    expect(text).toBe(`[turn ${turn}] done`);
-    if (until.aborted) return turn;
-    await delay(((turn * 61) % 100) * (pauseMs / 100));
-  }
-}
-
-async function commandOn(fleet: FaultFleet, user: string, until: AbortSignal): Promise<number> {
-  await fleet.json(["create", "--user", user, "--id", "by-command"]);
-  for (let turn = 1; ; turn++) {
-    const sent = await fleet.json(["send", "by-command", "!delay 50 done", "--user", user]);
-    expect(sent).toMatchObject({ reply: `[turn ${turn}] done` });
-    if (until.aborted) return turn;
-    await delay(rounds(1_000, 0));
-  }
-}
-
-/**
- * Runs `work` while clients send all the time: two library sessions per user, with pauses of up to `pauseMs`
- * milliseconds, and commands of one user.
- */
-async function underLoad(fleet: FaultFleet, pauseMs: number, work: () => Promise<void>): Promise<void> {
-  const library = await openLibrary(fleet);
-  for (const user of USERS) await library.servers.spawn(user);
-  const sessions = await Promise.all(
-    USERS.flatMap((user) => [0, 1].map((n) => library.sessions.create({ user, sessionId: `${user}-${n}` }))),
-  );
-  const stop = new AbortController();
-  const load = Promise.all([
-    ...sessions.map((session) => sendOn(library, session, pauseMs, stop.signal)),
-    commandOn(fleet, "alice", stop.signal),
-  ]);
-  try {
-    await Promise.race([work(), load]);
-  } finally {
-    stop.abort();
-  }
-  const turns = await load;
-  console.log(`${turns.reduce((sum, count) => sum + count, 0)} turns answered`);
-}
 
 async function recycled(serving: Serving, reason: string, times: number): Promise<void> {
   await eventually(
@@ -62,42 +13,6 @@ async function recycled(serving: Serving, reason: string, times: number): Promis
     60_000 + times * 15_000, // one recycle took 4.4 s on a busy machine with two cores
   );
 }
-
-it("no turn is lost and none fails when serve recycles servers under load", async () => {
-  const fleet = await faultFleet({
-    COPILOTFLEET_HEALTH_INTERVAL: "300ms",
-    COPILOTFLEET_HEALTH_TIMEOUT: "2s", // answers are slow under this load
-    COPILOTFLEET_HEALTH_FAILURES: "10",
-    COPILOTFLEET_RECYCLE_MAX_AGE: "1s",
-  });
-  const serving = await serve(fleet);
-  // The clients pause between turns, because a recycle would otherwise wait minutes for a moment without a turn.
-  const servers = () => serving.log().flatMap(({ msg, server }) => (/ was recycled$/.test(msg) ? [server] : []));
-  await underLoad(fleet, rounds(2_000, 1_000), async () => {
-    await recycled(serving, "age", rounds(2, 12));
-    await eventually("more than one server was recycled", () => new Set(servers()).size > 1, 60_000);
-  });
-  expect(serving.log().filter(({ level }) => level === "error")).toEqual([]);
-  expect((await serving.end()).code).toBe(0);
-});
-
-it("no turn is lost and none fails during a rolling restart under load", async () => {
-  const fleet = await faultFleet();
-  const serving = await serve(fleet);
-  // In the long form, the clients send without pauses, so that each server always has a turn.
-  await underLoad(fleet, rounds(1_000, 0), async () => {
-    for (let round = 0; round < rounds(2, 20); round++) {
-      const before = new Set((await fleet.ps()).map(({ pid }) => pid));
-      const args = ["restart", "--all", "--rolling", "--max-unavailable", "2"];
-      const { stopped, servers } = await fleet.json<{ stopped: unknown[]; servers: { pid: number }[] }>(args);
-      expect(stopped).toHaveLength(USERS.length);
-      for (const server of stopped) expect(server).toMatchObject({ outcome: "drained", cut: [] });
-      expect(servers.filter(({ pid }) => before.has(pid))).toEqual([]);
-    }
-  });
-  await expectConsistent(fleet);
-  await serving.end();
-});
 
 it("serve counts a turn of a killed server as cut once, but not a turn that was cut before serve started", async () => {
   const model = await heldModel();

@@ -1,9 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
-import { readdir } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { dirname, join } from "node:path";
 import { expect, it } from "vitest";
-import { serverIdOf } from "../../src/base/ids.js";
-import { serverFolder } from "../../src/runtime/files/server-folder.js";
 import { ownPid } from "../../src/runtime/history/session-state.js";
 import { COMMAND, type Running } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
@@ -61,18 +58,6 @@ it.for(POINTS)(
     await expectConsistent(fleet);
   },
 );
-
-it("spawn deletes the temporary connection token of an earlier spawn that was killed before the rename", async (ctx) => {
-  if (problem !== undefined) return ctx.skip(problem);
-  const fleet = await faultFleet();
-  const folder = serverFolder(fleet.root, serverIdOf("alice"));
-  const scratch = join(folder, "connection-token.tmp");
-  await killedUnder(fleet, traceSpawn(fleet, ["-P", scratch, "-e", "inject=rename:signal=SIGKILL"]));
-  expect(await readdir(folder)).toContain(basename(scratch));
-  await expectConsistent(fleet);
-  await fleet.spawn("alice");
-  expect((await readdir(folder)).sort()).toEqual(["connection-token", "home", "log-key", "server.log", "tmp"]);
-});
 
 function traceSpawn(fleet: FaultFleet, options: readonly string[]): Running {
   return fleet.start(["spawn", "--user", "alice"], { under: ["strace", "-f", "-q", "-o", traceOf(fleet), ...options] });

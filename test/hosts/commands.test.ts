@@ -6,7 +6,6 @@ import type { Transcript } from "../../src/hosts/options.js";
 import type { HostView, Overview } from "../../src/hosts/overview.js";
 import { issueToken } from "../../src/identity/tokens.js";
 import { historyPath } from "../../src/runtime/history/session-state.js";
-import { rendezvousChoice } from "../../src/servers/placement.js";
 import type { ServerView } from "../../src/servers/server.js";
 import type { Stopped } from "../../src/servers/stop.js";
 import type { GcResult } from "../../src/sessions/gc/collect.js";
@@ -58,13 +57,6 @@ describe.skipIf(problem !== undefined).each([
   beforeEach(async () => {
     tries++;
     await hosts.serve(); // the test before this one may have killed a serve
-  });
-
-  anyStorage("serve on each of two hosts warns that other machines cannot reach a front door on loopback", () => {
-    const warning = { level: "warn", listen: expect.stringMatching(/^127\.0\.0\.1:\d+$/) };
-    const lines = (h1.printed + h2.printed).split("\n");
-    const warnings = lines.filter((line) => line.includes("host.advertise")).map((line) => JSON.parse(line) as object);
-    expect(warnings).toMatchObject([warning, warning]);
   });
 
   anyStorage(
@@ -124,37 +116,6 @@ describe.skipIf(problem !== undefined).each([
       await h1.json(["stop", "--user", ben]);
     },
   );
-
-  anyStorage("spawn --count starts each user's server on that user's host", async () => {
-    // The first of these users belongs on h1, and the second on h2.
-    const isMeant = (name: string) =>
-      ["h1", "h2"].every((host, index) => rendezvousChoice(`${name}-${index + 1}`, ["h1", "h2"]) === host);
-    const names = Array.from({ length: 100 }, (_, index) => fresh(`many-${index}`));
-    const many = names.find(isMeant) ?? "";
-    const both = await h1.json<{ servers: ServerView[] }>(["spawn", "--user", many, "--count", "2"]);
-    expect(both.servers).toMatchObject([
-      { user: `${many}-1`, hostName: "h1", state: "ready" },
-      { user: `${many}-2`, hostName: "h2", state: "ready" },
-    ]);
-    for (const { user, hostName } of both.servers) {
-      expect(await hosts.store.placements.read(user ?? "")).toMatchObject({ host: hostName });
-    }
-  });
-
-  anyStorage("logs -f follows the log of a server on another host through a restart, until Ctrl-C", async () => {
-    await h1.json(["spawn", "--user", "bob"]);
-    const following = h1.start(["logs", "bob", "-f", "-n", "1"]);
-    let seen = "";
-    following.child.stdout?.on("data", (text: string) => {
-      seen += text;
-    });
-    await eventually("the log so far", () => seen !== "");
-    seen = "";
-    await h1.json(["restart", "--user", "bob"]);
-    await eventually("the log of the new process", () => /listening on port \d+/.test(seen));
-    following.child.kill("SIGINT");
-    expect((await following.done).code).toBe(130);
-  });
 
   it("create, send, resume and list work with a session on another host as with a session on this host", async () => {
     const [notes, later] = [fresh("notes"), fresh("later")];
@@ -342,15 +303,6 @@ describe.skipIf(problem !== undefined).each([
     const made = await h1.json<Turn>(["create", "--user", "bob", "--id", brief, "--ephemeral", "--prompt", "x"]);
     expect(made).toMatchObject({ reply: "[turn 1] x", session: { state: "gone", persistence: "ephemeral" } });
     expect(await hosts.store.sessions.read(brief)).toBeNull();
-  });
-
-  it("an ephemeral session on another host is deleted when its turn fails", async () => {
-    const failing = fresh("failing");
-    await using fleet = await Fleet.open({ env: h1.env, cwd: h1.folder });
-    await fleet.sessions.create({ user: "bob", sessionId: failing, ephemeral: true });
-    const failed = fleet.sessions.use(failing, "!fail no model", { user: "bob" });
-    await expect(failed).rejects.toMatchObject({ code: "FLEET_TURN_FAILED" });
-    expect(await hosts.store.sessions.read(failing)).toBeNull();
   });
 
   it("listeners of another host's session still get events after the program connects again to use a lease", async () => {
@@ -545,16 +497,6 @@ describe.skipIf(problem !== undefined).each([
     const text = await h1.ok(["top", "--once"]);
     expect(text).toMatch(/^HOST +STATE +TERM +HEARTBEAT +FRONT DOOR/);
     expect(text).toMatch(/^Sessions: \d+ active, \d+ idle {3}Turns: \d+$/m);
-  });
-
-  it("commands that reach another host leave no token in the store, and print none", async () => {
-    const id = fresh("secret");
-    const made = await h1.json<Turn>(["create", "--user", "bob", "--id", id, "--prompt", "one"]);
-    expect(made).toMatchObject({ reply: "[turn 1] one", session: { host: "h2" } });
-    expect(await hosts.store.tokens.list()).toEqual([]);
-    expect(await h1.json(["token", "list"])).toEqual({ tokens: [] });
-    expect(h1.printed).toContain(id);
-    for (const text of hosts.said()) expect(text).not.toContain("cft_");
   });
 
   it("commands on one host still work while the other host is dead, and report what they cannot reach", async () => {

@@ -1,28 +1,22 @@
 import { appendFile, mkdtemp, realpath } from "node:fs/promises";
-import { connect, createServer, type Socket } from "node:net";
+import { createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { FleetError } from "../../src/base/errors.js";
 import type { HostRecord } from "../../src/base/host.js";
-import { LONGEST_TIMER_MS } from "../../src/base/values/measures.js";
 import type { FrontDoor } from "../../src/door/door.js";
 import type { DoorEvent } from "../../src/door/state/report.js";
 import { Fleet } from "../../src/fleet/fleet.js";
 import { ControlLink } from "../../src/hosts/calls/control-link.js";
 import { CALL_NAMES } from "../../src/hosts/calls/rpc-table.js";
-import { RemoteHost } from "../../src/hosts/remote-host.js";
 import { issueHostToken, issueToken, listTokens, revokeTokens, sweepTokens } from "../../src/identity/tokens.js";
-import { ensureNote } from "../../src/runtime/files/shared-storage.js";
 import { HostDirectory } from "../../src/servers/directory.js";
 import { openStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { portVariables, testPorts } from "../fixtures/fleets/ports.js";
-import { noEvents } from "../fixtures/no-events.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
-import { altered } from "../fixtures/store/altered-store.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { storeKeyFile, withStoreKey } from "../fixtures/store/store-root.js";
 
@@ -98,12 +92,6 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     remainingMs: 60_000,
     ...over,
   });
-  /** Enters h1 in the directory, so that a caller that waits for h1 finds it alive. */
-  const beat = async () => {
-    const h1 = openStore(redis.url("control"), withStoreKey(join(folder, "state")), "h1");
-    await h1.hosts?.beat(ensureNote(fleet.stateRoot, "h1").instance, host(), 60_000);
-    await h1.close();
-  };
 
   it("answers another host's calls, and deletes the token that opened the control connection", async () => {
     const link = await ControlLink.open({ store, directory, config }, host());
@@ -184,33 +172,6 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     await revokeTokens(store, { ids: [id, hosts.id] });
   });
 
-  it("rejects a failed call with the error code and the suggestions of the called host", async () => {
-    await beat();
-    await using link = await ControlLink.open({ store, directory, config }, host());
-    await expect(link.call("logEnd", { id: "nobody", lines: 1 }, { limitMs: 5_000 })).rejects.toMatchObject({
-      code: "FLEET_NAME_NOT_FOUND",
-      suggestions: expect.arrayContaining(["copilotfleet ps # lists servers"]),
-    });
-  });
-
-  it("rejects an aborted call with the caller's reason, and closes the control connection when it is disposed", async () => {
-    await beat();
-    const { server } = await fleet.servers.spawn("bob");
-    const { at } = await fleet.servers.logEnd(server.id, { lines: 0 });
-    const before = events.filter(({ event }) => event === "closed").length;
-    const stop = new AbortController();
-    await using link = await ControlLink.open({ store, directory, config }, host());
-    const waiting = link.call("moreLog", { id: server.id, at }, { limitMs: 60_000, signal: stop.signal });
-    const reason = new Error("enough");
-    setImmediate(() => stop.abort(reason));
-    await expect(waiting).rejects.toBe(reason);
-    await link[Symbol.asyncDispose]();
-    await eventually(
-      "the end of the connection",
-      () => events.filter(({ event }) => event === "closed").length > before,
-    );
-  });
-
   it("gets the answer to its call from a front door that closes", async () => {
     const { server } = await fleet.servers.spawn("bob");
     const { at, log } = await fleet.servers.logEnd(server.id, { lines: 0 });
@@ -256,70 +217,5 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
       for (const socket of sockets) socket.destroy();
       deaf.close();
     }
-  });
-
-  it("rejects a call that exceeds its time limit, and logs no failure on the other host", async () => {
-    await beat();
-    const { server } = await fleet.servers.spawn("bob");
-    const { at } = await fleet.servers.logEnd(server.id, { lines: 0 });
-    const before = events.filter(({ event }) => event === "failed").length;
-    await using link = await ControlLink.open({ store, directory, config }, host());
-    await expect(link.call("moreLog", { id: server.id, at }, { limitMs: 50 })).rejects.toMatchObject({
-      code: "FLEET_HOST_AWAY",
-      exit: 7,
-      message: expect.stringContaining('"moreLog" within 50 ms'),
-    });
-    expect(events.filter(({ event }) => event === "failed")).toHaveLength(before);
-  });
-
-  it("caps the time limit of a call about many servers at the longest possible timer", async () => {
-    await beat();
-    const other = new RemoteHost(host(), { store, directory, config: fleet.config, events: noEvents });
-    const ids = Array.from({ length: 30 }, (_, index) => `nobody-${index}`);
-    const nothing = { stopped: [], servers: [] };
-    expect(await other.restartRolling({ ids, request: { drainTimeoutMs: 24 * 3_600_000 } })).toEqual(nothing);
-    expect(await other.stop({ ids: [], request: { drainTimeoutMs: LONGEST_TIMER_MS } })).toEqual([]);
-  });
-
-  it("opens and closes normally even if the store fails to delete its token", async () => {
-    const failing = altered(store, {
-      tokens: { delete: async () => Promise.reject(new FleetError("FLEET_STORE_UNAVAILABLE", "No.")) },
-    });
-    const callers: Socket[] = [];
-    const relay = createServer((socket) => {
-      callers.push(socket);
-      socket.pipe(connect(door.address.port, "127.0.0.1")).pipe(socket);
-    }).listen(0, "127.0.0.1");
-    await eventually("the relay", () => relay.listening);
-    const address = relay.address();
-    const port = typeof address === "object" ? address?.port : 0;
-    try {
-      const link = await ControlLink.open({ store: failing, directory, config }, host({ door: `127.0.0.1:${port}` }));
-      expect(await link.call("loaded", {}, { limitMs: 5_000 })).toEqual([]);
-      await link[Symbol.asyncDispose]();
-      // An open connection would keep a command from exiting.
-      await eventually("the end of the connection", () => callers.every(({ readableEnded }) => readableEnded));
-      expect(callers).toHaveLength(1);
-      // The store's error does not hide that the host is away.
-      relay.close();
-      const away = ControlLink.open({ store: failing, directory, config }, host({ door: "127.0.0.1:1" }));
-      await expect(away).rejects.toMatchObject({ code: "FLEET_HOST_AWAY" });
-    } finally {
-      for (const socket of callers) socket.destroy();
-      relay.close();
-    }
-  });
-
-  it("rejects a waiting call when the other host leaves the directory during the call", async () => {
-    await beat();
-    const { id } = (await fleet.servers.spawn("bob")).server;
-    const { at } = await fleet.servers.logEnd(id, { lines: 0 });
-    await using link = await ControlLink.open({ store, directory, config }, host());
-    const waiting = link.call("moreLog", { id, at }, { limitMs: 60_000 });
-    const outcome = expect(waiting).rejects.toMatchObject({ code: "FLEET_HOST_AWAY" });
-    const h1 = openStore(redis.url("control"), withStoreKey(join(folder, "state")), "h1");
-    await h1.hosts?.leave(ensureNote(fleet.stateRoot, "h1").instance);
-    await h1.close();
-    await outcome;
   });
 });

@@ -6,7 +6,6 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { isLocal, problemsOf } from "../../src/runtime/files/shared-storage.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
-import { readOnly } from "../fixtures/hosts/shared-folder.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
 const problem = redisProblem();
@@ -90,40 +89,4 @@ describe.skipIf(problem !== undefined)("the fleet, with the folder that hosts sh
     delete h3.env.COPILOTFLEET_STORAGE_SHARED;
     expect((await h3.run(["serve"])).stderr).toContain("Set storage.shared on all hosts");
   });
-
-  it.skipIf(!isRoot)(
-    "serve does not add its host to the directory if it cannot write to the shared folder",
-    async () => {
-      await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
-      const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
-      await h1.serve(hosts.store);
-      const listed = async () => (await hosts.store.hosts.list()).map(({ name, gone }) => [name, gone]);
-      const fail = async () => {
-        using _ = readOnly(hosts.shared);
-        const refused = await h2.run(["serve", "--json"]);
-        expect({ code: refused.code, stdout: refused.stdout }).toMatchObject({
-          code: 7,
-          stdout: expect.stringMatching(/FLEET_STORAGE_UNUSABLE.*read-only/s),
-        });
-        expect((await hosts.store.hosts.registryOf("h2")).supervisors ?? []).toEqual([]);
-      };
-      await fail();
-      expect(await listed()).toEqual([["h1", false]]);
-      expect(existsSync(join(h2.root, "host.json"))).toBe(false);
-      await h1.ok(["ps"]);
-      // If h2 has been in the directory before, a failed start leaves its entry there.
-      await h2.serve(hosts.store);
-      await h2.stopServing("SIGTERM");
-      await fail();
-      expect(await listed()).toEqual([
-        ["h1", false],
-        ["h2", true],
-      ]);
-      await h2.serve(hosts.store);
-      expect(await listed()).toEqual([
-        ["h1", false],
-        ["h2", false],
-      ]);
-    },
-  );
 });

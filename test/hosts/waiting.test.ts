@@ -1,5 +1,4 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { usedSessions } from "../../src/servers/use-markers.js";
 import { DoorFleet } from "../door/harness.js";
 import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
@@ -34,10 +33,6 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     return client;
   };
   const holder = async (sessionId: string) => (await at.store.leases.read(sessionId))?.holder;
-  const marks = async () => {
-    const { servers } = await at.store.registry.read();
-    return Object.values(servers).flatMap((server) => [...usedSessions(server)]);
-  };
   /** The prompts and the idle events of a session, in order. */
   const course = ({ received }: RawClient, sessionId: string) =>
     received.flatMap(({ method, params }) => {
@@ -91,33 +86,6 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     expect((await ben.answerTo(3)).error).toBeUndefined();
     await eventually("its turn", () => course(ann, id).length === 4);
     expect(course(ann, id)).toEqual([`!hold ${id} a`, "idle", "c", "idle"]);
-  });
-
-  it("gives a waiting prompt its own lease and use marker when the prompt before it is refused", async () => {
-    const [id, ann, ben] = await team();
-    await ann.requestOk("session.send", { sessionId: id, prompt: `!hold ${id} a` });
-    const attachments = [{ type: "file", path: "/etc/passwd" }];
-    ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "b", attachments } });
-    ben.send({ id: 2, method: "session.send", params: { sessionId: id, prompt: "!delay 60000 c" } });
-    await eventually("they wait", () => at.door.turns === 2);
-    at.model.letGo(id);
-    expect(await ben.answerTo(1)).toMatchObject({ error: { data: { code: "FLEET_METHOD_DENIED" } } });
-    expect(await ben.answerTo(2)).toMatchObject({ result: {} });
-    // This turn ends only when it is aborted. The lease and the use marker must stay until then.
-    for (let look = 0; look < 20; look += 1) {
-      expect(await holder(id)).toBe("ben");
-      expect(await marks()).toContain(id);
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-    expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({
-      result: { success: true },
-    });
-    await eventually("the end of that turn", () => course(ann, id).length === 4);
-    await ann.turnOk(id, "d");
-    expect(course(ann, id)).toEqual([`!hold ${id} a`, "idle", "!delay 60000 c", "idle", "d", "idle"]);
-    await eventually("neither is kept", async () => {
-      return (await holder(id)) === undefined && !(await marks()).includes(id);
-    });
   });
 
   it("removes a waiting prompt from the lease queue when its client hangs up, even right after sending the prompt", async () => {

@@ -63,34 +63,6 @@ it("a silent stream gets a comment within 15 s, and the next event is still sent
   await client.done;
 });
 
-it("a stream whose client does not read takes only a few events from its source, and sends no comments", async () => {
-  const clock = new TestClock();
-  let taken = 0;
-  const client = await reading(
-    (async function* () {
-      for (;;) {
-        taken++;
-        yield [{ event: "large", data: "x".repeat(10_000) }];
-        await new Promise(setImmediate);
-      }
-    })(),
-    clock,
-  );
-  const held = () => client.response?.writableLength ?? 0;
-  await expect.poll(held).toBeGreaterThan(64 * 1024);
-  const before = taken;
-  for (let turn = 0; turn < 50; turn++) await new Promise(setImmediate);
-  expect(taken).toBe(before);
-  const bytes = held();
-  expect(bytes).toBeLessThan(100 * 1024);
-  clock.jump(60_000);
-  clock.runDue();
-  expect(held()).toBe(bytes);
-  client.incoming.destroy();
-  await client.done;
-  expect(client.heartbeats.size).toBe(0);
-});
-
 /** A source for `between`. Its `send` sends an event to the stream, and is undefined while no stream listens. */
 function source() {
   const between: EventStream["between"] = (send) => {

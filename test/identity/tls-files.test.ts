@@ -2,9 +2,12 @@ import { generateKeyPairSync } from "node:crypto";
 import { chmodSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, describe, expect, it } from "vitest";
-import { loadConfig } from "../../src/config/load/load.js";
+import { afterAll, describe, expect, it, onTestFinished } from "vitest";
+import { loadConfig, type PartialConfig } from "../../src/config/load/load.js";
+import type { Address } from "../../src/config/rules.js";
+import { CERTIFICATES } from "../../src/fleet/doctor/settings.js";
 import { DoorCertificates, doorFiles } from "../../src/identity/tls/certificates.js";
+import { checkExposure } from "../../src/identity/tls/exposure.js";
 import { CertificateFiles, TestAuthority } from "../fixtures/tls/authority.js";
 
 const folder = mkdtempSync(join(tmpdir(), "copilotfleet-tls-"));
@@ -110,4 +113,73 @@ it.each([
 ])("the configuration refuses %j in serve.tls", (tls, problem) => {
   const load = () => loadConfig({ flags: { serve: { tls } }, env: {}, home: folder, cwd: folder });
   expect(load).toThrow(expect.objectContaining({ message: expect.stringContaining(problem) }));
+});
+
+const DAY_MS = 24 * 3_600_000;
+
+it.each([
+  [100, "ok", /^serve\.tls\.cert is valid until |^valid$/],
+  [10, "warning", /^serve\.tls\.cert expires in (9|10) days, on /],
+  [-1, "failed", /^The certificate in .* \(serve\.tls\.cert\) expired on /],
+] as const)("doctor judges a certificate that is valid for %s more days as %s", async (days, level, detail) => {
+  const folder = mkdtempSync(join(tmpdir(), "copilotfleet-doctor-"));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  const authority = new TestAuthority();
+  const to = new Date(Date.now() + days * DAY_MS);
+  const { cert, key } = new CertificateFiles(
+    folder,
+    authority.issue({ to, from: new Date(to.getTime() - 200 * DAY_MS) }),
+  );
+  const ca = join(folder, "ca.crt");
+  writeFileSync(ca, authority.cert);
+  const flags = { serve: { tls: { cert, key } }, host: { tls: { ca } } };
+  const { config } = loadConfig({ flags, env: {}, home: folder, cwd: folder });
+  expect(await CERTIFICATES.look({ config })).toMatchObject({ level, detail: expect.stringMatching(detail) });
+});
+
+const REDIS = { store: "redis://127.0.0.1:6379/0" } as const;
+
+function check(config: PartialConfig, listen?: Address | { fd: number }): void {
+  const loaded = loadConfig({ flags: config, env: {}, home: "/none", cwd: "/none" }).config;
+  const where = listen ?? loaded.serve.listen;
+  if (where !== null) checkExposure(loaded, where, { hasPeers: loaded.store.kind === "redis" });
+}
+
+describe("a front door without TLS", () => {
+  it.each(["127.0.0.1:4300", "127.8.9.1:0", "[::1]:4300", "localhost:4300"])(
+    "a front door without TLS may listen on %s",
+    (listen) => {
+      expect(() => check({ serve: { listen } })).not.toThrow();
+    },
+  );
+
+  it("without TLS, a front door may use any address if insecure is set, or an inherited descriptor", () => {
+    expect(() => check({}, { fd: 3 })).not.toThrow();
+    expect(() => check({ serve: { listen: "0.0.0.0:4300" }, insecure: true })).not.toThrow();
+  });
+
+  it.each(["0.0.0.0:4300", "[::]:4300", "10.0.0.1:0", "fleet.example:4300"])(
+    "a front door without TLS may not listen on %s, and the error names serve.listen, serve.tls and insecure",
+    (listen) => {
+      expect(() => check({ serve: { listen } })).toThrow(
+        expect.objectContaining({
+          code: "FLEET_CONFIG_INVALID",
+          exit: 3,
+          message: expect.stringMatching(/^serve\.listen is ".*", which.*serve\.tls is not set.*; or insecure/),
+        }),
+      );
+    },
+  );
+
+  it("without TLS, insecure is needed if hosts are to use a host.advertise that is not a loopback address", () => {
+    const host = { advertise: "10.0.0.1:4300" };
+    expect(() => check({ ...REDIS, host })).toThrow(/^host\.advertise is .* or insecure/);
+    expect(() => check({ ...REDIS, host, insecure: true })).not.toThrow();
+    expect(() => check({ host })).not.toThrow();
+  });
+});
+
+it("checkExposure reports a file of serve.tls that cannot be used", () => {
+  const serve = { listen: "0.0.0.0:4300", tls: { cert: "/none/a", key: "/none/b" } };
+  expect(() => check({ serve })).toThrow(/^serve\.tls\.cert names the file \/none\/a, which does not exist/);
 });

@@ -134,10 +134,6 @@ describe("a token from a variable or a file", () => {
       );
     }
   });
-
-  it("a GitHub token that a program gave only as text cannot be read a second time", async () => {
-    expect(await refusal({ from: "caller" })).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE" });
-  });
 });
 
 describe("a token from a command", () => {
@@ -169,11 +165,6 @@ describe("a token from a command", () => {
     expect((await refusal({ from: "command", command })).message).toContain(fault);
   });
 
-  it("the error for a failed token command shows at most 300 characters of the command's stderr", async () => {
-    const error = await refusal({ from: "command", command: "printf 'word %.0s' $(seq 500) >&2; exit 1" });
-    expect(error.message.length).toBeLessThan(450);
-  });
-
   it.runIf(process.platform === "linux")("a token command ends at its deadline and leaves no process", async () => {
     const user = unused("sleeper");
     const command = "sleep 300 & wait";
@@ -198,12 +189,4 @@ describe("a token from a command", () => {
       expect(children()).toHaveLength(1);
     },
   );
-
-  it("when the caller's signal aborts, resolveToken ends the token command and rejects with the signal's reason", async () => {
-    const abort = new AbortController();
-    const reading = resolveToken({ from: "command", command: "sleep 300" }, { user: null, env, signal: abort.signal });
-    const ended = expect(reading).rejects.toThrow("enough");
-    setTimeout(() => abort.abort(new Error("enough")), 200);
-    await ended;
-  });
 });

@@ -2,7 +2,7 @@ import { chmodSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { keySourceOf, nameOfKeySource, ProviderKey } from "../../src/providers/provider-key.js";
+import { keySourceOf, ProviderKey } from "../../src/providers/provider-key.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 const folder = mkdtempSync(join(tmpdir(), "fleet-key-"));
@@ -40,10 +40,6 @@ describe("keySourceOf", () => {
     expect(keySourceOf({ ...none, apiKeyFile: "/f" })).toEqual({ from: "file", path: "/f" });
     expect(keySourceOf({ ...none, apiKeyCommand: "c" })).toEqual({ from: "command", command: "c" });
   });
-
-  it("nameOfKeySource does not show a token that a command contains", () => {
-    expect(nameOfKeySource({ from: "command", command: "curl -H ghp_canary123456" })).toBe('the command "curl -H ***"');
-  });
 });
 
 describe("a key from a file", () => {
@@ -54,15 +50,6 @@ describe("a key from a file", () => {
     put("second\n");
     expect(await key.get()).toBe("first");
     vi.advanceTimersByTime(1_000);
-    expect(await key.get()).toBe("second");
-  });
-
-  it("after the service refused a key, a new key in the file is used at once", async () => {
-    const key = new ProviderKey({ from: "file", path: file }, env);
-    put("first");
-    await key.get();
-    put("second");
-    expect(await key.getAfterRefusal("first")).toBe("second");
     expect(await key.get()).toBe("second");
   });
 
@@ -85,11 +72,6 @@ describe("a key from a file", () => {
       `the file "${file}", which provider.apiKeyFile names for the model's key, ${fault}`,
     );
     expect(JSON.stringify([error.message, error.suggestions, error.stack])).not.toContain("canary");
-  });
-
-  it("the error for a missing key file names the file", async () => {
-    const error = await refusal(new ProviderKey({ from: "file", path: join(folder, "none") }, env).get());
-    expect(error.message).toBe(`The key file ${join(folder, "none")} does not exist.`);
   });
 });
 
@@ -132,14 +114,5 @@ describe("a key from a command", () => {
     expect(await key.getAfterRefusal("bad")).toBe("good");
     expect(await key.getAfterRefusal("bad")).toBe("good");
     expect(countRuns()).toBe(3);
-  });
-
-  it("the error for a failed key command quotes the command's stderr, but not its stdout", async () => {
-    const failing = new ProviderKey({ from: "command", command: "echo canary; echo locked >&2; exit 3" }, env);
-    const error = await refusal(failing.get());
-    expect(error).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED" });
-    expect(error.message).toContain("The key command");
-    expect(error.message).toContain("failed with exit code 3: locked");
-    expect(error.message).not.toMatch(/: .*canary/);
   });
 });

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { encodeBody, encodeMessage, FrameSplitter, ProtocolError } from "../../src/runtime/wire/frames.js";
+import { encodeBody, FrameSplitter, ProtocolError } from "../../src/runtime/wire/frames.js";
 
 const LIMIT = 1_000;
 const frame = (text: string) => encodeBody(Buffer.from(text));
@@ -24,15 +24,6 @@ describe("the frame splitter", () => {
         expect(splitter.incomplete).toBe(false);
       }),
     );
-  });
-
-  it("FrameSplitter splits a stream into its messages, whether they arrive in one chunk or byte by byte", () => {
-    const message = { jsonrpc: "2.0", text: "h\u00e9llo \u{1f600} \u043c\u0438\u0440" };
-    const encoded = encodeMessage({ text: message.text });
-    const text = JSON.stringify(message);
-    expect(bodies(new FrameSplitter(LIMIT).push(Buffer.concat([encoded, encoded])))).toEqual([text, text]);
-    const splitter = new FrameSplitter(LIMIT);
-    expect([...encoded].flatMap((byte) => bodies(splitter.push(Buffer.from([byte]))))).toEqual([text]);
   });
 
   it("FrameSplitter reports a frame as incomplete from the frame's first byte until its last", () => {
@@ -86,12 +77,5 @@ describe("the frame splitter", () => {
     expect(() => {
       for (let index = 0; index < 100; index++) splitter.push(Buffer.alloc(100, "x"));
     }).toThrow("does not end");
-  });
-
-  it("FrameSplitter returns a frame of the maximum length as soon as its last byte has arrived", () => {
-    const splitter = new FrameSplitter(LIMIT);
-    expect(splitter.push(Buffer.from("Content-Length: 1000\r\n\r\n"))).toEqual([]);
-    expect(splitter.push(Buffer.alloc(999, 0x20))).toEqual([]);
-    expect(splitter.push(Buffer.alloc(1, 0x20))).toHaveLength(1);
   });
 });

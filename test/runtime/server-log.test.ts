@@ -7,13 +7,21 @@ import {
   statSync,
   symlinkSync,
   utimesSync,
+  writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { ALL_PROTECTIONS, NO_SANDBOX, notRestricted, type SandboxReport } from "../../src/base/sandbox.js";
-import { logPath } from "../../src/runtime/files/server-folder.js";
+import {
+  createServerFolder,
+  homeOf,
+  logPath,
+  readConnectionToken,
+  writeConnectionToken,
+} from "../../src/runtime/files/server-folder.js";
 import { appendToLog, launchText } from "../../src/runtime/files/server-log.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const LAUNCH = { port: 5000, runtimePath: "/x", sandbox: NO_SANDBOX };
 
@@ -65,4 +73,32 @@ describe("a line of the fleet in the log of a server", () => {
     symlinkSync("/dev/full", log);
     appendToLog(home, "x");
   });
+});
+
+/** Creates a server's folder. `temporary` is the path to which a new connection token is first written. */
+async function serverFolder(): Promise<{ home: string; temporary: string }> {
+  const root = await temporaryRoot();
+  mkdirSync(join(root, "servers"), { recursive: true });
+  const home = homeOf(root, "alice");
+  createServerFolder(home);
+  return { home, temporary: join(dirname(home), "connection-token.tmp") };
+}
+
+it("writeConnectionToken replaces a link at its temporary path, and does not write to the link's target", async () => {
+  const { home, temporary } = await serverFolder();
+  const elsewhere = join(dirname(home), "elsewhere");
+  writeFileSync(elsewhere, "untouched", { mode: 0o644 });
+  symlinkSync(elsewhere, temporary);
+  const token = writeConnectionToken(home);
+  expect(readFileSync(elsewhere, "utf8")).toBe("untouched");
+  expect(readConnectionToken(home)).toBe(token);
+  expect(statSync(join(dirname(home), "connection-token")).mode & 0o777).toBe(0o600);
+});
+
+it("writeConnectionToken replaces the temporary file of a killed start, and the token file has mode 0600", async () => {
+  const { home, temporary } = await serverFolder();
+  writeFileSync(temporary, "half", { mode: 0o644 });
+  const token = writeConnectionToken(home);
+  expect(readConnectionToken(home)).toBe(token);
+  expect(statSync(join(dirname(home), "connection-token")).mode & 0o777).toBe(0o600);
 });

@@ -1,7 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { ERRORS } from "../../src/base/errors.js";
 import { NO_USAGE } from "../../src/base/usage.js";
+import type { DoorEvent } from "../../src/door/state/report.js";
+import { type Gauges, SampleRing } from "../../src/serve/report/measurements.js";
 import { FleetMetrics, type MetricsSnapshot } from "../../src/serve/report/metrics.js";
+import { doorListeners } from "../../src/serve/report/probes.js";
+import { DoorFleet } from "../door/harness.js";
+import { RawClient } from "../door/raw-client.js";
+import { eventually } from "../fixtures/eventually.js";
 
 const SNAPSHOT: MetricsSnapshot = {
   serversByState: { starting: 1, ready: 4, unhealthy: 2, draining: 3, stopped: 6, failed: 5 },
@@ -150,4 +156,102 @@ describe("the metrics", () => {
     for (const line of (await metrics.text()).split("\n"))
       expect(line).toMatch(/^$|^# (HELP|TYPE) copilotfleet_[a-z_]+ \S|^copilotfleet_[a-z_]+(\{.*\})? \S+$/);
   });
+});
+
+const GAUGES: Gauges = { turnsInFlight: 1, servers: 2, activeSessions: 3, memoryBytes: 4 };
+const NONE = { completed: 0, failed: 0, aborted: 0, cut: 0 };
+
+function started(): SampleRing {
+  const ring = new SampleRing();
+  ring.start();
+  return ring;
+}
+
+describe("the samples of a host", () => {
+  it("a sample counts what happened since the previous one, and has the gauges' values of its moment", () => {
+    const ring = started();
+    ring.turnEnded("completed", 100, 1_000);
+    ring.turnEnded("cut", 300, 1_000);
+    ring.evicted(5);
+    ring.take(GAUGES, 2_000);
+    ring.take({ ...GAUGES, servers: 0 }, 3_000);
+    expect(ring.after()).toEqual([
+      {
+        at: "1970-01-01T00:00:02.000Z",
+        turns: { ...NONE, completed: 1, cut: 1 },
+        turnMs: { p50: 100, p95: 300 },
+        evictions: 5,
+        ...GAUGES,
+      },
+      {
+        at: "1970-01-01T00:00:03.000Z",
+        turns: NONE,
+        turnMs: { p50: 100, p95: 300 },
+        evictions: 0,
+        ...GAUGES,
+        servers: 0,
+      },
+    ]);
+  });
+
+  it("the percentiles of a sample cover only the turns of the last minute", () => {
+    const ring = started();
+    for (let ms = 1; ms <= 100; ms += 1) ring.turnEnded("completed", ms, 0);
+    ring.turnEnded("completed", 7, 30_000);
+    ring.take(GAUGES, 59_999);
+    ring.take(GAUGES, 60_000);
+    ring.take(GAUGES, 90_000);
+    expect(ring.after().map(({ turnMs }) => turnMs)).toEqual([
+      { p50: 50, p95: 95 },
+      { p50: 7, p95: 7 },
+      { p50: null, p95: null },
+    ]);
+  });
+});
+
+/** The codes under which the metrics count the errors among these events. */
+function counted(events: readonly DoorEvent[]): string[] {
+  const codes: string[] = [];
+  const metrics = { failed: (code: string) => codes.push(code) };
+  const context = { config: {}, metrics, log: () => undefined } as unknown as Parameters<typeof doorListeners>[0];
+  const { onEvent } = doorListeners(context);
+  for (const event of events) onEvent?.(event);
+  return codes;
+}
+
+it("a failure of the front door is counted under its own error code, and as FLEET_INTERNAL only if it is a bug", async () => {
+  expect(counted([{ event: "failed", address: "", detail: "TypeError: x is undefined" }])).toEqual(["FLEET_INTERNAL"]);
+  await using at = await DoorFleet.open();
+  await at.fleet.pool.drain();
+  await expect(at.client("ann")).rejects.toThrow();
+  await eventually("the report", () => at.events.some(({ event }) => event === "failed"));
+  expect(counted(at.events)).toEqual(["FLEET_POOL_DRAINING"]);
+});
+
+it("a refusal by a limit is counted under the name of the limit, and not as an error", async () => {
+  const limits: string[] = [];
+  const levels: string[] = [];
+  const metrics = { failed: (code: string) => limits.push(code), limited: (limit: string) => limits.push(limit) };
+  const log = (level: string) => levels.push(level);
+  const context = { config: {}, metrics, log } as unknown as Parameters<typeof doorListeners>[0];
+  await using at = await DoorFleet.open({ config: { limits: { default: { connections: 1 } } } });
+  const { onEvent } = doorListeners(context);
+  await at.client("ann");
+  await expect(at.client("ann")).rejects.toThrow("A user may have 1 connection to");
+  for (const event of at.events.filter(({ event }) => event !== "connected" && event !== "closed")) onEvent?.(event);
+  expect({ limits, levels }).toEqual({ limits: ["connections"], levels: ["warn"] });
+});
+
+it("an accepted sign-on at the front door is counted as accepted, and a refused sign-on as refused", async () => {
+  const counted: string[] = [];
+  const metrics = { signedOn: (...labels: string[]) => counted.push(labels.slice(0, 2).join(" ")) };
+  const context = { config: { serve: {} }, metrics, log: () => undefined } as unknown;
+  await using at = await DoorFleet.open();
+  const listen = { host: "127.0.0.1", port: 0 };
+  const listeners = doorListeners(context as Parameters<typeof doorListeners>[0]);
+  await using door = await at.fleet.doors.open({ listen, ...listeners });
+  const { token } = await at.fleet.tokens.issue("ann");
+  await RawClient.as(door.url, token);
+  await expect(RawClient.as(door.url, `${token}x`)).rejects.toThrow("AUTHENTICATION_FAILED");
+  expect(counted).toEqual(["token accepted", "token refused"]);
 });

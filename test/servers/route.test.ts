@@ -1,5 +1,4 @@
 import { describe, expect, it, onTestFinished } from "vitest";
-import { rendezvousChoice } from "../../src/servers/placement.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { unused } from "../fixtures/sessions/unused.js";
@@ -85,15 +84,4 @@ describe("route", () => {
   ])("the command line %j is refused", async (args, message) => {
     expect((await fleet.refusal(2, args)).message).toContain(message);
   });
-});
-
-it("rendezvousChoice spreads users evenly, and gives a new fourth name a quarter of each other name's users", () => {
-  const users = Array.from({ length: 10_000 }, (_, index) => `user-${index}`);
-  const of = (names: readonly string[]) => users.map((user) => rendezvousChoice(user, names));
-  const [before, after] = [of(["a", "b", "c"]), of(["a", "b", "c", "d"])];
-  for (const name of ["a", "b", "c", "d"]) {
-    const count = after.filter((each) => each === name).length;
-    expect(Math.abs(count - 2_500), name).toBeLessThan(250);
-  }
-  expect(after.filter((name, index) => name !== before[index]).every((name) => name === "d")).toBe(true);
 });

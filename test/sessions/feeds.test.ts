@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import type { FleetHosts } from "../../src/hosts/fleet-hosts.js";
-import { CHECK_MS, HistoryFeeds, LOOK_MS, LOOK_REPORTED_MS } from "../../src/hosts/sessions/feeds.js";
+import { HistoryFeeds, LOOK_MS, LOOK_REPORTED_MS } from "../../src/hosts/sessions/feeds.js";
 import { historyState } from "../../src/runtime/history/session-state.js";
 import type { SessionPlace } from "../../src/sessions/history.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
@@ -100,28 +100,6 @@ it("a follower wakes as soon as the kernel reports a change, without waiting for
   const [follower] = await followed(at, ["a"]);
   at.append("a");
   await expect.poll(() => follower?.wakes).toBe(1);
-  expect(at.looks).toEqual([]);
-});
-
-it("all idle sessions of a host are checked in one call every two seconds, however many followers they have", async () => {
-  const at = new Histories();
-  const ids = ["a", "b", "c"];
-  for (const id of ids) at.make(id);
-  const followers = await followed(at, ["a", "a", "a", "b", "b", "c"]);
-  expect(at.feeds.size).toBe(3);
-  await at.pass(2 * LOOK_REPORTED_MS);
-  expect(at.looks).toEqual([ids, ids]);
-  expect(followers.map(({ wakes }) => wakes)).toEqual([0, 0, 0, 0, 0, 0]);
-  await at.pass(CHECK_MS);
-  expect(
-    followers.map(({ wakes }) => wakes),
-    "they check that the user may still read",
-  ).toEqual([1, 1, 1, 1, 1, 1]);
-  for (const follower of followers) follower.end();
-  await settled();
-  expect(at.feeds.size).toBe(0);
-  at.looks.length = 0;
-  await at.pass(2 * LOOK_REPORTED_MS);
   expect(at.looks).toEqual([]);
 });
 

@@ -213,33 +213,6 @@ describe("waiting for a lease", () => {
   );
 });
 
-describe("work under a lease", () => {
-  it.each([
-    ["expires", "ends"],
-    ["expires", "fails"],
-    ["is stolen", "ends"],
-    ["is stolen", "fails"],
-  ])(
-    "hold leaves the lease of the next holder in force when its own lease %s and its work %s after that",
-    async (how, then) => {
-      const { store, leases, clock } = await setUp();
-      const failure = new Error("mine");
-      let next: HeldLease | undefined;
-      const work = leases.hold(wants("alice", { ttlMs: TTL_MS }), async () => {
-        if (how === "expires") clock.jump(TTL_MS + 100);
-        next = await leases.acquire(wants("bob", how === "expires" ? {} : { steal: { reason: "x" } }));
-        if (then === "fails") throw failure;
-      });
-      await expect(work).rejects.toEqual(then === "fails" ? failure : expect.objectContaining(LOST));
-      await next?.check();
-      expect(await store.leases.read("s")).toMatchObject({ holder: "bob", fence: next?.fence });
-      expect(next?.signal.aborted).toBe(false);
-      await next?.release();
-      expect(await store.leases.read("s")).toBeNull();
-    },
-  );
-});
-
 describe("a lease that was taken elsewhere", () => {
   it("an adopted lease is renewed while it is held, and stays in force when its adopter releases it", async () => {
     const { store, leases, clock } = await setUp();

@@ -1,17 +1,17 @@
 import { mkdtemp, realpath } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, it, vi } from "vitest";
+import type { Tool } from "@github/copilot-sdk";
+import { afterAll, beforeAll, expect, it } from "vitest";
 import { NEVER } from "../../src/base/clock.js";
-import type { ServerRecord } from "../../src/base/server.js";
+import { Fleet } from "../../src/fleet/fleet.js";
 import { type FleetParts, openParts } from "../../src/fleet/parts.js";
-import { HeldClaim } from "../../src/servers/server.js";
-import { usedSessions } from "../../src/servers/use-markers.js";
 import type { Transport } from "../../src/sessions/use/load.js";
 import { useSession } from "../../src/sessions/use/use-session.js";
 import { recordFor } from "../../src/sessions/view.js";
 import { eventually } from "../fixtures/eventually.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
+import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { killed } from "../fixtures/processes.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { unused } from "../fixtures/sessions/unused.js";
@@ -30,15 +30,6 @@ afterAll(async () => {
   await removeFolder(folder);
 });
 
-/** A promise, and the function that resolves it. */
-function gate() {
-  let open = (): void => undefined;
-  const opened = new Promise<void>((resolve) => {
-    open = resolve;
-  });
-  return { open, opened };
-}
-
 /** A turn of `ann` in a new session that nobody has open. */
 async function turnIn(id: string) {
   await parts.open.create({ user: "ann", id, signal: NEVER });
@@ -46,27 +37,6 @@ async function turnIn(id: string) {
   const record = await recordFor(parts, id, "ann");
   return await useSession(parts.sessions.context, { record, user: "ann", isTurn: true });
 }
-
-it("a session keeps its use marker while it is being loaded, even if the turn that began to load it has ended", async () => {
-  const id = unused("loading");
-  const use = await turnIn(id);
-  const { server } = use;
-  const [begun, answer] = [gate(), gate()];
-  const slow: Transport<string> = {
-    load: async () => {
-      begun.open();
-      await answer.opened;
-      return "loaded";
-    },
-  };
-  const loading = use.reopen(slow);
-  await begun.opened;
-  expect(await use.end()).toBeNull();
-  expect(usedSessions(server)).toContain(id);
-  answer.open();
-  expect(await loading).toBe("loaded");
-  expect(usedSessions(server)).not.toContain(id);
-});
 
 it("a running turn can load its session again on a draining server, because the drain waits for the turn", async () => {
   const use = await turnIn(unused("drained"));
@@ -119,33 +89,69 @@ it("a turn begins at once on a server recorded as draining if the process that w
   await use.end();
 });
 
-it("a turn that waits for a drain to end has no use marker, because otherwise the drain would wait for the turn", async () => {
-  const id = unused("patient");
-  const before = await turnIn(id);
-  const { record, server } = before;
-  await before.end();
-  using held = new HeldClaim();
-  const change = async (state: ServerRecord["state"], claim: ServerRecord["claim"]) =>
-    await parts.store.registry.update(({ servers }) => {
-      const recorded = servers[server.id];
-      if (recorded !== undefined) Object.assign(recorded, { state, claim });
-    });
-  await change("draining", held.claim);
-  const { registry } = parts.store;
-  const read = registry.read.bind(registry);
-  const marked: boolean[] = [];
-  const looks = vi.spyOn(registry, "read").mockImplementation(async () => {
-    marked.push(usedSessions(server).has(id));
-    return await read();
+let model: ScriptedModel;
+let fleet: Fleet;
+beforeAll(async () => {
+  folder = await realpath(await mkdtemp(join(tmpdir(), "copilotfleet-open-")));
+  model = await startScriptedModel();
+  fleet = await Fleet.open({
+    env: { PATH: process.env.PATH, HOME: process.env.HOME, COPILOT_OFFLINE: "true", COPILOTFLEET_HOME: folder },
+    cwd: folder,
+    config: {
+      ports: testPorts(),
+      provider: { type: "openai", baseUrl: model.baseUrl, wireApi: "completions" },
+      session: { model: "m", approve: "all" },
+      sandbox: { mode: "none" },
+    },
   });
-  try {
-    const turn = useSession(parts.sessions.context, { record, user: "ann", isTurn: true, at: server });
-    await eventually("the turn has looked several times", () => marked.length >= 6);
-    expect(marked).toEqual([true, ...marked.slice(1).fill(false)]);
-    await change("ready", null);
-    await (await turn).end();
-    expect(marked.at(-1)).toBe(true);
-  } finally {
-    looks.mockRestore();
-  }
+});
+afterAll(async () => {
+  const servers = await fleet.servers.list();
+  await fleet.servers.stop(
+    servers.map(({ id }) => id),
+    { force: true },
+  );
+  await fleet.close();
+  await model[Symbol.asyncDispose]();
+  await removeFolder(folder);
+});
+
+/** A tool that runs in this process and answers with `name`. */
+const whoAmI = (name: string): Tool => ({
+  name: "who_am_i",
+  description: "Tells whose tool runs.",
+  parameters: { type: "object", properties: {} },
+  handler: () => name,
+});
+
+it("a session object keeps its own options when another user opens the session and the server reloads it", async () => {
+  const members = ["ben"];
+  const id = unused("both");
+  const ann = await fleet.sessions.create({ user: "ann", sessionId: id, members, tools: [whoAmI("ann's")] });
+  await ann.sendAndWait("first");
+  await fleet.sessions.resume(id, { user: "ben", tools: [whoAmI("ben's")] });
+  expect(await fleet.sessions.evict({ ids: [id] })).toMatchObject({ evicted: [id] });
+  const reply = await ann.sendAndWait("!tool who_am_i {}");
+  expect(reply?.data.content).toContain("ann's");
+});
+
+it("after a session's server was killed, the listeners of the session object get the events of the next turn", async () => {
+  const session = await fleet.sessions.create({ user: "cleo", sessionId: unused("listened") });
+  const all: string[] = [];
+  const replies: string[] = [];
+  session.on(({ type }) => void all.push(type));
+  const stop = session.on("assistant.message", ({ data }) => void replies.push(data.content));
+  await session.sendAndWait("first");
+  const server = (await fleet.servers.list()).find(({ user }) => user === "cleo");
+  await killed(server?.pid ?? null);
+  all.length = 0;
+  await session.sendAndWait("second");
+  expect(replies).toEqual(["you said: first", "you said: second"]);
+  expect(all).toContain("session.idle");
+  const late: string[] = [];
+  session.on("assistant.message", ({ data }) => void late.push(data.content));
+  stop();
+  await session.sendAndWait("third");
+  expect(late).toEqual(["you said: third"]);
+  expect(replies).toEqual(["you said: first", "you said: second"]);
 });

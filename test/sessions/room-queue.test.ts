@@ -1,12 +1,10 @@
-import { mkdirSync, mkdtempSync, readdirSync, utimesSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, it } from "vitest";
 import type { ServerRecord } from "../../src/base/server.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
-import { setUseMarker } from "../../src/servers/use-markers.js";
-import type { EvictionContext } from "../../src/sessions/memory/eviction.js";
-import { makeRoom, RoomQueue } from "../../src/sessions/use/server.js";
+import { RoomQueue } from "../../src/sessions/use/server.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 let folder: string;
@@ -24,13 +22,6 @@ const waiters = (user: string, count: number) =>
     return queue;
   });
 const waiting = () => readdirSync(join(folder, "waits")).filter((name) => !name.startsWith("served"));
-
-it("while nobody waits for room, any use may look for room, and leaves no file behind", () => {
-  const queue = new RoomQueue("alice");
-  expect(queue.mayEnter(server)).toBe(true);
-  queue.enter();
-  expect(readdirSync(folder)).toEqual([]);
-});
 
 it("only one use at a time may look for room: the first of the user who has gone longest without room", () => {
   const alices = waiters("alice", 100);
@@ -62,19 +53,6 @@ it("a use stops waiting for room when it becomes first in the queue, at its time
   second?.leave();
 });
 
-it("once nobody waits, the queue deletes its records of users who got room more than a minute ago", () => {
-  const served = () => readdirSync(join(folder, "waits"));
-  const [first, second] = waiters("alice", 2);
-  first?.enter();
-  const [name = ""] = served().filter((each) => each.startsWith("served"));
-  utimesSync(join(folder, "waits", name), new Date(0), new Date(0));
-  expect(second?.mayEnter(server)).toBe(true);
-  expect(served()).toContain(name);
-  second?.leave();
-  expect(new RoomQueue("bob").mayEnter(server)).toBe(true);
-  expect(served()).toEqual([]);
-});
-
 it("a waiting use does not block others if it gives up, if its process has ended, or if it hangs", () => {
   const { bootId, startTicks } = ownIdentity();
   const [first, second] = waiters("alice", 2);
@@ -90,17 +68,4 @@ it("a waiting use does not block others if it gives up, if its process has ended
   expect([second, third].map((each) => each?.mayEnter(server))).toEqual([true, false]);
   expect(waiting()).not.toContain(gone);
   for (const each of [second, third]) each?.leave();
-});
-
-it("makeRoom does not ask the server to unload a session if that would not make enough room", async () => {
-  const process = ownIdentity();
-  // No server listens, so a request to it would fail.
-  const busy: ServerRecord = { ...server, process, startedAt: new Date().toISOString() };
-  mkdirSync(join(busy.home, "session-state", "idle"), { recursive: true });
-  writeFileSync(join(busy.home, "session-state", "idle", `inuse.${process.pid}.lock`), "");
-  using _ = await setUseMarker(busy, "used", { waitMs: 0, signal: undefined });
-  const room = async (maxActive: number) => await makeRoom(busy, "new", maxActive, {} as EvictionContext);
-  expect(await room(3)).toBe(true);
-  expect(await room(1)).toBe(false);
-  await expect(room(2)).rejects.toThrow();
 });

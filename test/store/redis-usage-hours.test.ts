@@ -94,49 +94,6 @@ describe.skipIf(redisProblem() !== undefined)("the hours of the ledger in Redis"
     return () => !isFirst;
   };
 
-  it("a usage query gives the same answer from lines and from sums, in every process", async () => {
-    const hour = hourStart(hourOf(Date.now()));
-    const lines: LedgerLine[] = [];
-    const write = (store: Store, first: number, last: number) => {
-      for (let index = first; index < last; index++) {
-        const at = new Date(hour - (index % 100) * 7 * 60_000 - index).toISOString();
-        const [user, sessionId] = [`u${index % 3}`, `s${index % 7}`];
-        const model = index % 2 === 0 ? "gpt-5" : null;
-        const added = requestLines(String(index), {
-          at,
-          user,
-          sessionId,
-          model,
-          tokenId: index % 5 === 0 ? "k" : null,
-        });
-        store.usage.append(added);
-        lines.push(...added);
-      }
-    };
-    const queries = USAGE_BY.flatMap((by) => [
-      { ...all, by },
-      { ...all, by, user: "u1" },
-      { by, from: hour - 7.31 * HOUR_MS, to: hour - 2.22 * HOUR_MS },
-      { by, from: hour - 1.5 * HOUR_MS, to: hour - 1.25 * HOUR_MS },
-    ]);
-    const read = async (store: Store) =>
-      await Promise.all(queries.map(async (query) => sorted(await store.usage.read(query))));
-    const one = open();
-    write(one, 0, 300);
-    const first = await read(one);
-    expect(await isAddedUp(hourOf(hour) - 2)).toBe(true);
-    expect(await read(one)).toEqual(first);
-    expect(await read(open())).toEqual(first);
-    write(one, 300, 500);
-    const second = await read(open());
-    const other = openStore(redis.url(), await temporaryRoot());
-    onTestFinished(async () => await other.close());
-    other.usage.append(lines);
-    expect(second).toEqual(await read(other));
-    await one.usage.upkeep(YEAR_MS);
-    expect(await read(one)).toEqual(second);
-  });
-
   it("usage sums are right after random appends, queries, renames and upkeep by several processes", async () => {
     const random = seededRandom("usage hours");
     const pick = <T>(...from: readonly T[]): T => from[Math.floor(random() * from.length)] as T;

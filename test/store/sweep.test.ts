@@ -1,4 +1,5 @@
 import { spawnSync } from "node:child_process";
+import { renameSync } from "node:fs";
 import { mkdir, readdir, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
@@ -64,4 +65,17 @@ it("the file store ignores stray files and folders among the session records", a
   await writeFile(join(root, "sessions", ".DS_Store"), "");
   await mkdir(join(root, "sessions", "lost + found"));
   expect(await store.sessions.list()).toEqual([sessionRecord("a")]);
+});
+
+it("the file store does not find a session under an id that differs only in case, even if the disk ignores case", async () => {
+  const root = await temporaryRoot();
+  const store = openFileStore(root);
+  await store.sessions.create(sessionRecord("talk"));
+  expect(await store.sessions.read("talk")).toMatchObject({ id: "talk" });
+  // On a disk that ignores case, both names open the same folder.
+  renameSync(join(root, "sessions", "talk"), join(root, "sessions", "Talk"));
+  expect(await store.sessions.read("Talk")).toBeNull();
+  await expect(store.sessions.update("Talk", (draft) => ++draft.turns)).rejects.toMatchObject({
+    code: "FLEET_SESSION_NOT_FOUND",
+  });
 });

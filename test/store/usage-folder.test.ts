@@ -1,4 +1,4 @@
-import { appendFileSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { appendFileSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
 import type { UsagePart } from "../../src/base/usage.js";
@@ -106,32 +106,6 @@ describe("the ledger on the disk of one host", () => {
     expect(contents.join("")).not.toContain("canary");
     expect(await requests()).toBe(1);
     for (const name of files()) expect(statSync(join(root, "usage", name)).mode & 0o077).toBe(0);
-  });
-
-  const sumsPath = () => usage.segments.pathOf(1).replace("jsonl", "sums");
-
-  it("a query reads the lines if the sums are damaged, outdated, or cover more than the segment", async () => {
-    usage.append([...requestLines("1", { user: "canary" }), ...requestLines("2")]);
-    usage.segments.seal();
-    expect(await requests()).toBe(2);
-    const sums = readFileSync(sumsPath());
-    for (const bytes of [
-      sums.subarray(0, sums.length - 1),
-      sums.subarray(0, 300),
-      Buffer.from("{}\n"),
-      Buffer.alloc(0),
-    ]) {
-      writeFileSync(sumsPath(), bytes);
-      expect(await requests()).toBe(2);
-    }
-    await usage.rename(renaming([["canary", "~canary-of-another-length"]]));
-    writeFileSync(sumsPath(), sums);
-    expect((await usage.read(all)).map(({ user }) => user).sort()).toEqual(["ann", "~canary-of-another-length"]);
-    // Cut off the last line, as a power failure may.
-    const { size } = statSync(usage.segments.pathOf(1));
-    truncateSync(usage.segments.pathOf(1), size - 10);
-    expect(await requests()).toBe(2);
-    expect((await usage.read(all)).find(({ user }) => user === "ann")).toMatchObject({ inputTokens: null });
   });
 
   it("renaming a user in the ledger also removes the name from a line that a full disk has cut off", async () => {
