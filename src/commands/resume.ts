@@ -28,7 +28,7 @@ export default class Resume extends FleetCommand {
         return await useOnce(fleet, id, prompt, { user: flags.user, waitMs: flags.wait, output });
       }
       if (!output.json && canChat()) {
-        const { chatAs } = await import("../cli/chat/start.js");
+        const { chatAs } = await import("../cli/chat/chat.js");
         await chatAs(flags.user, fleet, { sessionId: id, signal: output.signal });
         return { session: await fleet.sessions.get(id, { user: flags.user }), reply: null };
       }

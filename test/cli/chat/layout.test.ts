@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { widthOf, wrap } from "../../../src/cli/chat/layout.js";
+import { widthOf, wrap } from "../../../src/cli/render/layout.js";
 import { printableLines } from "../../../src/config/values/text.js";
 
 const WORDS = fc
