@@ -76,7 +76,8 @@ export abstract class ListCommand extends FleetCommand {
         shown = await look();
         const above = shown.notice == null ? [] : [shown.notice, ""];
         const below = fleet.takeWarnings().map((warning) => `Warning: ${warning}`);
-        return { above, sections: [(await textOf(shown)).trimEnd().split("\n")], below: ["", ...below] };
+        const [heading = "", ...lines] = (await textOf(shown)).trimEnd().split("\n");
+        return { above, heading, lines, below: ["", ...below] };
       };
       await showLive(view, REFRESH_MS, signal);
       signal.throwIfAborted();

@@ -170,7 +170,7 @@ export class TopModel {
   }
 
   #command(key: Key, table: ViewTable): Request | null {
-    const { text = "", name } = key;
+    const { text, name } = key;
     const number = VIEWS[Number(text) - 1];
     if (name === "tab") return this.#show(VIEWS[(VIEWS.indexOf(this.view) + 1) % VIEWS.length] ?? "servers");
     if (number !== undefined) return this.#show(number);
@@ -207,7 +207,7 @@ export class TopModel {
       this.input = null;
       state.filter = "";
     } else if (name === "backspace") state.filter = Array.from(state.filter).slice(0, -1).join("");
-    else if (text !== undefined && printable(text) === text) state.filter += text;
+    else if (printable(text) === text) state.filter += text;
     return null;
   }
 
@@ -253,7 +253,7 @@ function reversed(view: ViewName, sort: SortKey | null): SortKey | null {
 }
 
 /** How many rows down a key moves the selection or the page; negative for up, 0 for any other key. */
-function stepsOf({ name = "" }: Key, pageRows: number, all: number): number {
+function stepsOf({ name }: Key, pageRows: number, all: number): number {
   const ends: Record<string, number> = { home: -all, end: all };
   return ends[name] ?? scrollSteps(name, pageRows);
 }
@@ -293,7 +293,7 @@ const ACTIONS: Readonly<Record<string, ActionKey>> = {
   t: { action: "transcript", views: ["sessions"], label: "transcript" },
 };
 
-function actionOf({ text = "" }: Key, view: ViewName): ActionKey | undefined {
+function actionOf({ text }: Key, view: ViewName): ActionKey | undefined {
   const found = Object.hasOwn(ACTIONS, text) ? ACTIONS[text] : undefined;
   return found?.views.includes(view) === true ? found : undefined;
 }

@@ -8,10 +8,10 @@ import type { Overview } from "../hosts/overview.js";
 import type { Stopped } from "../servers/stop.js";
 import { colour } from "./render/colour.js";
 import { sumsOf } from "./render/columns.js";
+import { wrap } from "./render/layout.js";
 import type { SortKey } from "./render/table.js";
-import { wrap } from "./render/table.js";
 import { PlainTranscript } from "./render/transcript.js";
-import { clip, FullScreen, type Key, REFRESH_MS, type ScreenSize } from "./run/screen.js";
+import { clip, type Key, REFRESH_MS, Screen, type ScreenSize } from "./run/screen.js";
 import {
   type Action,
   firstOf,
@@ -41,7 +41,7 @@ export async function showTop(fleet: Fleet, signal: AbortSignal, sort?: SortKey)
 class Top implements AsyncDisposable {
   readonly #fleet: Fleet;
   readonly #model: TopModel;
-  readonly #screen = new FullScreen();
+  readonly #screen = new Screen({ full: true });
   readonly #quit = new AbortController();
   readonly #end: ReturnType<typeof either>;
   readonly #actions = new Set<Promise<void>>();
@@ -79,7 +79,7 @@ class Top implements AsyncDisposable {
   #draw(): void {
     if (this.#snapshot === undefined || this.#end.signal.aborted) return;
     this.#shown = layOutTop(this.#model, this.#snapshot, this.#screen.size);
-    this.#screen.draw(this.#shown.lines);
+    this.#screen.draw({ rows: this.#shown.lines, cursor: null });
   }
 
   #press(key: Key): void {

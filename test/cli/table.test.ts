@@ -1,6 +1,6 @@
 import stringWidth from "string-width";
 import { describe, expect, it } from "vitest";
-import { type Column, renderTable, shorten, wrap } from "../../src/cli/render/table.js";
+import { type Column, renderTable, shorten } from "../../src/cli/render/table.js";
 import { layOut } from "../../src/cli/run/screen.js";
 
 const COLUMNS: Column[] = [
@@ -51,51 +51,36 @@ describe("a shortened text", () => {
   });
 });
 
-describe("wrap", () => {
-  it.each([
-    ["", 5, [""]],
-    ["abcdef", 3, ["abc", "def"]],
-    ["abcdefg", 3, ["abc", "def", "g"]],
-    ["李雷韩梅", 5, ["李雷", "韩梅"]],
-    ["李雷", 1, ["李", "雷"]],
-  ])("wrap breaks %j at %i columns, and never within a character", (text, width, lines) => {
-    expect(wrap(text, width)).toEqual(lines);
-  });
-});
-
 describe("a live view", () => {
   const view = {
     above: ["closed"],
-    sections: [
-      ["HOST", "h1"],
-      ["SERVER", ...Array.from({ length: 20 }, (_, index) => `s${index}`)],
-    ],
+    heading: "SERVER",
+    lines: Array.from({ length: 20 }, (_, index) => `s${index}`),
     below: ["sum"],
   };
-  const screen = { rows: 10, columns: 60 };
+  const screen = { rows: 8, columns: 60 };
 
   it("a live view fills the screen with lines, and shows the keys and the scroll position in the last row", () => {
     const { lines } = layOut(view, 0, screen);
     expect(lines).toEqual([
-      ...["closed", "HOST", "h1", "", "SERVER", "s0", "s1", "s2", "sum"],
-      "q: quit   ↑ ↓ PgUp PgDn: scroll   7 of 24 lines",
+      ...["closed", "SERVER", "s0", "s1", "s2", "s3", "sum"],
+      "q: quit   ↑ ↓ PgUp PgDn: scroll   4 of 20 lines",
     ]);
   });
 
-  it("a live view that was scrolled still shows the heading of the section at the top of the screen", () => {
-    expect(layOut(view, 9, screen).lines.slice(1, 4)).toEqual(["SERVER", "s6", "s7"]);
-    expect(layOut(view, 1, screen).lines.slice(1, 4)).toEqual(["HOST", "", "SERVER"]);
+  it("a live view that was scrolled still shows its heading", () => {
+    expect(layOut(view, 9, screen).lines.slice(1, 4)).toEqual(["SERVER", "s9", "s10"]);
   });
 
   it("a live view does not scroll past its ends", () => {
     expect(layOut(view, -5, screen).offset).toBe(0);
     const end = layOut(view, 1_000, screen);
-    expect(end.offset).toBe(17);
-    expect(end.lines.slice(-3)).toEqual(["s19", "sum", "q: quit   ↑ ↓ PgUp PgDn: scroll   24 of 24 lines"]);
+    expect(end.offset).toBe(16);
+    expect(end.lines.slice(-3)).toEqual(["s19", "sum", "q: quit   ↑ ↓ PgUp PgDn: scroll   20 of 20 lines"]);
   });
 
   it("a live view shortens text that is too long for a line", () => {
-    const long = { above: ["x".repeat(100)], sections: [], below: [] };
+    const long = { above: ["x".repeat(100)], heading: "", lines: [], below: [] };
     expect(layOut(long, 0, { rows: 10, columns: 20 }).lines[0]).toBe(`${"x".repeat(19)}…`);
   });
 });

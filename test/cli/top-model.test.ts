@@ -13,7 +13,7 @@ const TEN = tableWith(..."abcdefghij");
 /** A model in which these keys were pressed. Each key is a name, such as `down`. */
 function pressed(table: ViewTable, ...names: string[]): TopModel {
   const model = new TopModel();
-  for (const name of names) model.press({ name, text: undefined }, table, ROWS);
+  for (const name of names) model.press({ name, text: "", raw: {} }, table, ROWS);
   return model;
 }
 
@@ -50,7 +50,7 @@ describe("the selected row in top", () => {
     const empty = tableWith();
     const model = pressed(empty, "down", "end");
     expect(model.scroll(empty, ROWS)).toBe(0);
-    expect(model.press({ text: "D", name: "d" }, empty, ROWS)).toBeNull();
+    expect(model.press({ text: "D", name: "d", raw: {} }, empty, ROWS)).toBeNull();
     expect(model.input).toBeNull();
   });
 });

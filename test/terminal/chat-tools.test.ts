@@ -36,10 +36,8 @@ describe("tool calls in a chat", () => {
     );
     await expect(await chat.stableRows()).toMatchFileSnapshot("../cli/screens/chat-permission.txt");
     chat.type("y");
-    const shown = await chat.waits(/⏺ bash echo a; echo b ok\n\ntool said: a/);
-    expect(shown).not.toContain("Run this command?");
-    // Expect only the first line of the output. On a busy machine, the runtime loses the rest (seen with 1.0.85).
-    await chat.send("/tools", /⏺ bash echo a; echo b ok\ncommand: echo a; echo b\ndescription: does something\n→ a\n/);
+    const shown = await chat.waits(/⏺ bash: echo a; echo b \(completed\)\n\ntool said: a/);
+    expect(shown).not.toContain("yes, once");
   });
 
   it("if the user refuses a tool call, the tool does not run, and the model receives the refusal", async () => {
@@ -48,9 +46,8 @@ describe("tool calls in a chat", () => {
     chat.type(`${bash(`touch ${file}; exit 3`)}\r`);
     await chat.screenShows(/n {2}no$/);
     chat.type("n");
-    await chat.waits(/⏺ bash touch \S+; exit 3 refused\n\ntool said: The user rejected this tool call\./);
+    await chat.waits(/⏺ bash: touch .*\(refused.*\)\n\ntool said: The user rejected this tool call\./);
     expect(existsSync(file)).toBe(false);
-    await chat.send("/tools", /The user does not allow this\./);
   });
 
   it("if the user types the next prompt below a permission question, the keys do not answer the question", async () => {
@@ -74,13 +71,12 @@ describe("tool calls in a chat", () => {
     chat.type(`${view}\r`);
     await chat.screenShows(/Read \/etc\/hostname\?.*do not ask again about reading files/s);
     await chat.answer("a");
-    await chat.waits(/⏺ view \/etc\/hostname ok/);
-    await chat.send(tool("view", { path: "/etc/passwd" }), /⏺ view \/etc\/passwd ok/);
-    await chat.send("/tools", /⏺ view \/etc\/passwd ok\npath: \/etc\/passwd\n→ root:.*\n\w+:/);
+    await chat.waits(/⏺ view: \/etc\/hostname \(completed\)/);
+    await chat.send(tool("view", { path: "/etc/passwd" }), /⏺ view: \/etc\/passwd \(completed\)/);
     chat.type(`${bash("id")}\r`);
     await chat.screenShows(/Run this command\?\nid/);
     await chat.answer("n");
-    await chat.waits(/⏺ bash id refused/);
+    await chat.waits(/⏺ bash: id \(refused/);
     await chat.send("/new", /\/help lists/);
     const from = (await chat.rows()).length;
     chat.type(`${view}\r`);
@@ -88,17 +84,17 @@ describe("tool calls in a chat", () => {
       (await chat.rows()).slice(from).join("\n").includes("Read /etc/hostname?"),
     );
     await chat.answer("n");
-    await chat.waits(/⏺ view \/etc\/hostname refused/, from);
+    await chat.waits(/⏺ view: \/etc\/hostname \(refused/, from);
   });
 
-  it("a long command is shown completely above the question", async () => {
+  it("a long command is shown completely", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100 });
     const lines = Array.from({ length: 40 }, (_, index) => `echo line-${index}`).join("\n");
     chat.type(`${bash(lines)}\r`);
-    const shown = await chat.screenShows(/… all of it is above.*n {2}no$/s);
+    const shown = await chat.screenShows(/echo line-39.*n {2}no$/s);
     expect(shown).toContain("echo line-39");
     chat.type("n");
-    await chat.waits(/⏺ bash echo line-0 echo line-1 .* refused/);
+    await chat.waits(/⏺ bash: echo line-0 echo line-1 .*\(refused/);
   });
 
   it("Ctrl-C during a question cancels the turn without running the tool", async () => {
@@ -107,7 +103,7 @@ describe("tool calls in a chat", () => {
     chat.type(`${bash(`touch ${file}; exit 3`)}\r`);
     await chat.screenShows(/n {2}no$/);
     chat.type(CTRL_C);
-    await chat.waits(/⏺ bash touch .* unfinished\nThe turn was cancelled\./);
+    await chat.waits(/⏺ bash: touch .*\(unfinished\)\nThe turn was cancelled\./);
     await chat.send("go on", /you said: go on/);
     expect(existsSync(file)).toBe(false);
   });
@@ -117,12 +113,12 @@ describe("tool calls in a chat", () => {
     chat.type(`${bash("exit 3")}\r`);
     await chat.screenShows(/n {2}no$/);
     chat.type("y");
-    await chat.waits(/⏺ bash exit 3 exit code 3/);
+    await chat.waits(/⏺ bash: exit 3 \(exit code 3\)/);
   });
 
   it.each([
-    ["all", / ok\n\ntool said: hi/],
-    ["none", / refused\n\ntool said: .*Tools are not allowed here \(session\.approve is "none"\)/],
+    ["all", / \(completed\)\n\ntool said: hi/],
+    ["none", / \(refused.*\)\n\ntool said: .*Tools are not allowed here \(session\.approve is "none"\)/],
   ])("with session.approve %j, a chat does not ask about tool calls", async (approve, outcome) => {
     await using chat = await ChatTerminal.open(fleet, CHAT, {
       env: { COPILOTFLEET_SESSION_APPROVE: approve },
@@ -145,7 +141,7 @@ describe("questions of the agent in a chat", () => {
     chat.type(typed);
     await chat.screenShows(new RegExp(`\\? ${typed}$`));
     chat.type("\r");
-    await chat.waits(new RegExp(`⏺ ask_user Which colour\\? ok\n\ntool said: .*${answer}`));
+    await chat.waits(new RegExp(`⏺ ask_user: Which colour\\? \\(completed\\)\n\ntool said: .*${answer}`));
   });
 });
 
@@ -161,7 +157,7 @@ describe("two chats in one session", () => {
     first.type("2");
     await first.screenShows(/\? 2$/);
     first.type("\r");
-    await first.waits(/⏺ ask_user Which colour\? ok\n\ntool said: .*User selected: blue/);
+    await first.waits(/⏺ ask_user: Which colour\? \(completed\)\n\ntool said: .*User selected: blue/);
     // The second chat's prompt has to wait until the first chat's turn is over.
     first.type(`!hold first ${bash("echo a; echo b")}\r`);
     await eventually("the turn", () => model.shown("!hold first") > 0);
@@ -169,7 +165,7 @@ describe("two chats in one session", () => {
     await second.screenShows(/Waiting for "two-chats"/);
     model.letGo("first");
     await first.answer("y");
-    await first.waits(/⏺ bash echo a; echo b ok/);
+    await first.waits(/⏺ bash: echo a; echo b \(completed\)/);
     await eventually("the turn", () => model.shown("!hold second") > 0);
     // If the second chat showed the question of the first chat's turn, the question would hide this row.
     const shown = await second.screenShows(/Waiting for the model/);
@@ -186,7 +182,7 @@ describe("two chats in one session", () => {
     owner.type(`${bash("echo a; echo b")}\r`);
     await owner.screenShows(/Run this command\?/);
     await owner.answer("y");
-    await owner.waits(/⏺ bash echo a; echo b ok/);
+    await owner.waits(/⏺ bash: echo a; echo b \(completed\)/);
   });
 });
 
@@ -202,7 +198,6 @@ describe("output of a malicious model", () => {
     await chat.screenShows(/Run this command\?\ntrue # \\u\{1b\}\]52/);
     await chat.answer("n");
     await chat.waits(/refused/);
-    await chat.send("/tools", /command: true # \\u\{1b\}/);
     await chat.send("/history", /Text \\u\{1b\}/);
     for (const sequence of ["\x1b]52", "\x1b]0", "\x1b[2J", "\x1b[?1049h", "\x9b", "\u202e"]) {
       expect(chat.raw.includes(sequence), JSON.stringify(sequence)).toBe(false);

@@ -1,101 +1,118 @@
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import type { SessionEvent } from "@github/copilot-sdk";
-import { deadline, either } from "../../base/clock.js";
-import { isFleetError, quote } from "../../base/errors.js";
-import { meantIds } from "../../base/ids.js";
 import { nearestOf } from "../../base/values/names.js";
-import { printableLines } from "../../base/values/text.js";
+import { countOf, printableLines } from "../../base/values/text.js";
+import { isFleetError, quote } from "../../base/errors.js";
+import type { Fleet } from "../../fleet/fleet.js";
+import { meantIds } from "../../base/ids.js";
+import { deadline, either } from "../../base/clock.js";
 import type { TranscriptEntry } from "../../runtime/history/transcript.js";
+import type { LeaseWait } from "../../sessions/leases.js";
+import type { Door } from "../flags/door.js";
 import { given } from "../flags/flags.js";
 import { Interrupted } from "../prompt.js";
 import { colour } from "../render/colour.js";
-import { renderAge, renderUntil, shorten } from "../render/table.js";
+import { wrap } from "../render/layout.js";
+import { renderSince, renderUntil } from "../render/table.js";
 import { inChat } from "../report.js";
-import type { Backend } from "./backends.js";
-import type { InputHistory } from "./input-history.js";
-import { onOneLine, wrap } from "./layout.js";
-import type { MarkdownStream } from "./markdown.js";
-import { ChatSession } from "./session.js";
-import { SignOfLife, TurnView } from "./turn-view.js";
-import { Cancelled, type LivePart, type Window } from "./window.js";
+import { OwnTurn, Questions } from "./answers.js";
+import { InputHistory } from "./input-history.js";
+import { MarkdownStream } from "./markdown.js";
+import { type Answers, type Backend, ChatSession, DoorBackend, FleetBackend } from "./session.js";
+import { callRow, TurnView } from "./turn-view.js";
+import { Cancelled, Window, Work } from "./window.js";
 
-interface Sum {
-  requests: number;
-  input: number;
-  output: number;
-  cached: number;
+interface ChatRequest {
+  /** Null for a new session. */
+  sessionId: string | null;
+  model?: string | undefined;
+  /** The title of a new session. */
+  title?: string | undefined;
+  /** Ends the chat. */
+  signal: AbortSignal;
 }
 
-/** Counts the model requests and tokens of this chat's turns, as the model service reported them. */
-class ChatUsage {
-  readonly #models = new Map<string, Sum>();
-
-  push(event: SessionEvent): void {
-    if (event.type !== "assistant.usage") return;
-    const { model, inputTokens = 0, outputTokens = 0, cacheReadTokens = 0 } = event.data;
-    const { requests, input, output, cached } = this.#models.get(model) ?? {
-      requests: 0,
-      input: 0,
-      output: 0,
-      cached: 0,
-    };
-    this.#models.set(model, {
-      requests: requests + 1,
-      input: input + inputTokens,
-      output: output + outputTokens,
-      cached: cached + cacheReadTokens,
-    });
-  }
-
-  /** One row for each model. */
-  rows(): string[] {
-    if (this.#models.size === 0) return ["Nothing yet."];
-    return [...this.#models].map(([model, { requests, input, output, cached }]) => {
-      const calls = requests === 1 ? "1 request" : `${requests} requests`;
-      return `${model}: ${calls}, ${input} input tokens (${cached} of them from the cache), ${output} output tokens`;
-    });
-  }
+/** Runs a chat as a user of this fleet until the person ends it. @throws the signal's reason if the signal ends it. */
+export async function chatAs(user: string, fleet: Fleet, request: ChatRequest): Promise<void> {
+  const connect = (answers: Answers) => new FleetBackend(fleet, user, answers, request.title);
+  await start({ connect, owner: user, flags: `--user ${user}` }, fleet, request);
 }
 
-const MOST_SESSIONS = 20;
-const OPENING = "Opening the session";
+/** Like {@link chatAs}, but runs the chat at a front door. */
+export async function chatAt(door: Door, fleet: Fleet, request: ChatRequest): Promise<void> {
+  // Use the address, because only the front door knows the token's user. The spaces rule out a clash with a user's id.
+  const owner = `front door ${door.address.host}:${door.address.port}`;
+  await start({ connect: (answers) => new DoorBackend(door, answers), owner, flags: door.flags }, fleet, request);
+}
 
-export interface ChatParts extends Workplace {
+interface Place {
+  connect: (answers: Answers) => Backend;
+  /** The user, or the front door. Each has a separate input history. */
+  owner: string;
+  /** The flags that `copilotfleet chat` needs to continue a session in the same way. */
+  flags: string;
+}
+
+async function start({ connect, owner, flags }: Place, fleet: Fleet, request: ChatRequest): Promise<void> {
+  const { sessionId, model, signal } = request;
+  const history = new InputHistory(fleet.stateRoot, owner);
+  const markdown = await MarkdownStream.create();
+  {
+    using window = new Window(history.load(), signal);
+    const questions = new Questions(window);
+    await using backend = connect(questions);
+    const resumeWith = (id: string) => `copilotfleet chat ${id} ${flags}`;
+    await Chat.run({ window, questions, backend, fleet, history, markdown, signal, resumeWith }, sessionId, model);
+  }
+  signal.throwIfAborted();
+}
+
+export interface ChatParts {
+  window: Window;
+  questions: Pick<Questions, "turn">;
   backend: Backend;
-  history: InputHistory;
+  fleet: Pick<Fleet, "takeWarnings">;
+  history: Pick<InputHistory, "add">;
   markdown: MarkdownStream;
+  /** Ends the chat. */
+  signal: AbortSignal;
   /** Returns the command that continues a session. */
   resumeWith: (id: string) => string;
 }
 
-/** A chat on a terminal: reads prompts and commands until the user ends the chat. A failed turn does not end it. */
+const OPENING = "Opening the session";
+/** How many sessions `/resume` lists. */
+const MOST_SESSIONS = 20;
+/** How long checking and deleting an unused session may take, in milliseconds. */
+const LEAVE_MS = 10_000;
+/** How many turns a resumed chat shows. */
+const LAST_TURNS = 3;
+
+/** Reads prompts and commands until the user ends the chat. A failed turn does not end it. */
 export class Chat {
   readonly #parts: ChatParts;
-  readonly #usage = new ChatUsage();
-  #conversation: ChatSession;
+  /** The requests and tokens of this chat's turns by model, as the model service reported them. */
+  readonly #usage = new Map<string, { requests: number; input: number; output: number; cached: number }>();
+  #session: ChatSession;
   /** Whether this chat created the session and has not tried to send a prompt to it. */
   #isUnused: boolean;
-  #modelName: string | null = null;
-  #lastTurn: TurnView | null = null;
+  #model: string | null = null;
 
-  private constructor(parts: ChatParts, conversation: ChatSession, isUnused: boolean) {
+  private constructor(parts: ChatParts, session: ChatSession, isUnused: boolean) {
     this.#parts = parts;
-    this.#conversation = conversation;
+    this.#session = session;
     this.#isUnused = isUnused;
   }
 
-  static async run(parts: ChatParts, sessionId: string | null, model: string | undefined): Promise<void> {
-    const { backend } = parts;
-    const open = async (signal: AbortSignal) => await ChatSession.open(backend, sessionId, model, signal);
-    const opening = work(parts, OPENING, open);
-    const opened = await opening.catch((error: unknown) => {
+  static async run(parts: ChatParts, id: string | null, model: string | undefined): Promise<void> {
+    const opened = await open(parts, id, model).catch((error: unknown) => {
       if (!(error instanceof Cancelled)) throw error;
       // The user cancelled the opening. Without an open session, the chat cannot go on, so end it.
       const interrupted = new Interrupted("SIGINT");
-      if (sessionId === null) interrupted.note = "Interrupted: no session was created.";
+      if (id === null) interrupted.note = "Interrupted: no session was created.";
       throw interrupted;
     });
-    const chat = new Chat(parts, opened, sessionId === null);
+    const chat = new Chat(parts, opened, id === null);
     try {
       await chat.#begin();
       parts.window.print([""]);
@@ -106,176 +123,183 @@ export class Chat {
   }
 
   async #loop(): Promise<void> {
-    const { window } = this.#parts;
+    const { window, signal, fleet } = this.#parts;
     for (let text = await this.#next(); text !== null; text = await this.#next()) {
       this.#remember(text);
       const entered = parseEntered(text);
       try {
         if (entered.kind === "prompt") await this.#turn(entered.text);
-        else if (entered.kind === "command") {
-          if (entered.name === "exit") return;
-          await this.#command(entered.name, entered.argument);
-        } else {
-          const meant = entered.nearest === undefined ? "" : ` Did you mean /${entered.nearest}?`;
-          throw new Error(
-            `There is no command /${entered.word}.${meant} /help lists all. To send this as a prompt, write //.`,
-          );
-        }
+        else if (entered.kind === "unknown") throw new Error(entered.message);
+        else if (entered.name === "exit") return;
+        else await this.#command(entered.name, entered.argument);
       } catch (error) {
-        if (this.#parts.signal.aborted) return;
+        if (signal.aborted) return;
         this.#report(error);
         // Do not send waiting prompts. They may be meant for the session or model that the command failed to choose.
         if (entered.kind !== "prompt") window.giveBack();
       }
-      for (const warning of this.#parts.backend.takeWarnings()) window.say(`Warning: ${warning}`, colour.yellow);
+      for (const warning of fleet.takeWarnings()) window.say(`Warning: ${warning}`, colour.yellow);
       window.print([""]);
-      if (this.#parts.signal.aborted) return;
+      if (signal.aborted) return;
     }
   }
 
   /** Shows the model, the place and the session above the prompt, and waits for the user's next prompt. */
   async #next(): Promise<string | null> {
     const { window, backend } = this.#parts;
-    const view = await this.#conversation.view().catch(() => null);
+    const view = await backend.view(this.#session.id).catch(() => null);
     const place = view === null ? backend.place : `server ${view.serverId}`;
-    window.status = [...this.#modelPart(), place, this.#sessionPart()].join(" · ");
+    window.status = [...this.#modelPart(), place, `session ${this.#session.id}`].join(" · ");
     return await window.next();
   }
 
+  #modelPart(): string[] {
+    const model = this.#parts.backend.isEcho ? "echo" : this.#model;
+    return model === null ? [] : [`model ${model}`];
+  }
+
   async #turn(prompt: string): Promise<void> {
-    const { window, markdown, signal } = this.#parts;
+    const { window, markdown, signal, questions } = this.#parts;
     const view = new TurnView(window, markdown);
-    this.#lastTurn = view;
-    let hasBegun = false;
+    const turn = new OwnTurn();
     // Do not delete the session as unused, because it may contain the prompt even if sending fails.
     this.#isUnused = false;
+    questions.turn = turn;
     try {
-      await window.during(view, async (turn) => {
-        using stop = either(signal, turn.signal);
+      await window.during(view, "The turn was cancelled.", async (cancelled) => {
+        using stop = either(signal, cancelled);
+        const onEvent = (event: SessionEvent) => {
+          turn.hasBegun = true;
+          if (event.type === "assistant.usage") this.#count(event.data);
+          if (event.type === "tool.execution_complete") {
+            turn.decided.clear();
+            // After a cancellation, the runtime may report a tool call that still waits for the user's permission
+            // as refused. Do not show this, because nobody refused the call.
+            if (cancelled.aborted && !event.data.success) return;
+          }
+          if (!("agentId" in event) || event.agentId === undefined) view.push(event);
+        };
+        const onWait = (wait: LeaseWait) => {
+          view.reason = wait;
+        };
         try {
-          await this.#conversation.send(prompt, {
-            signal: stop.signal,
-            onEvent: (event) => {
-              hasBegun = true;
-              turn.begin();
-              this.#usage.push(event);
-              if (event.type === "tool.execution_complete") {
-                turn.endCall(event.data.toolCallId);
-                // After a cancellation, the runtime may report a tool call that still waits for the user's permission
-                // as refused. Do not show this, because nobody refused the call.
-                if (turn.signal.aborted && !event.data.success) return;
-              }
-              if (!("agentId" in event) || event.agentId === undefined) view.push(event);
-            },
-            onWait: (wait) => view.report(wait),
-            onLost: () => view.report("the connection ended, and is made again"),
-            onFound: () => {
-              hasBegun = true;
-              turn.find();
-            },
-          });
+          await this.#session.send(prompt, { signal: stop.signal, onEvent, onWait });
         } finally {
           await view.finish();
         }
       });
     } catch (error) {
       // Nothing shows that the prompt reached the session, so put it back into the input. The user may send it again.
-      if (!hasBegun) window.giveBack(prompt);
+      if (!turn.hasBegun) window.giveBack(prompt);
       throw error;
+    } finally {
+      questions.turn = null;
     }
   }
 
-  async #command(name: Exclude<CommandName, "exit">, argument: string): Promise<void> {
-    const { window, markdown, backend } = this.#parts;
+  #count(data: Extract<SessionEvent, { type: "assistant.usage" }>["data"]): void {
+    const { model, inputTokens = 0, outputTokens = 0, cacheReadTokens = 0 } = data;
+    const sum = this.#usage.get(model) ?? { requests: 0, input: 0, output: 0, cached: 0 };
+    this.#usage.set(model, {
+      requests: sum.requests + 1,
+      input: sum.input + inputTokens,
+      output: sum.output + outputTokens,
+      cached: sum.cached + cacheReadTokens,
+    });
+  }
+
+  async #command(name: CommandName, argument: string): Promise<void> {
+    const { window } = this.#parts;
     switch (name) {
       case "help":
-        return this.#help();
+        for (const [key, purpose] of [...COMMANDS, ...KEYS])
+          window.print(wrap(purpose, window.columns, " ".repeat(14), colour.bold(key.padEnd(14))));
+        return;
       case "new":
-        return await this.#switch(
-          await work(this.#parts, OPENING, async (signal) => await ChatSession.open(backend, null, undefined, signal)),
-          true,
-        );
+        return await this.#switch(await open(this.#parts, null, undefined), true);
       case "resume":
         return await this.#resume(argument);
       case "model":
-        this.#modelName = await chooseModel(this.#parts, this.#conversation, argument);
-        return;
-      case "history":
-        return await work(this.#parts, "Reading the history", async (signal) => {
-          await showHistory(window, markdown, { conversation: this.#conversation, signal });
-        });
-      case "tools": {
-        const calls = this.#lastTurn?.calls ?? [];
-        if (calls.length === 0) window.say("The last turn called no tool.");
-        for (const call of calls) window.print(call.details(window.columns));
-        return;
+        return await this.#chooseModel(argument);
+      case "history": {
+        const read = async (signal: AbortSignal) => await this.#show(await this.#session.past(signal), signal);
+        return await work(this.#parts, "Reading the history", read);
       }
       case "usage":
-        for (const row of this.#usage.rows()) window.say(row);
-    }
-  }
-
-  #help(): void {
-    const { window } = this.#parts;
-    const commands = CHAT_COMMANDS.map(({ name, argument, purpose }) => [`/${name} ${argument}`.trim(), purpose]);
-    for (const [key = "", purpose = ""] of [...commands, ...KEYS]) {
-      window.print(wrap(purpose, window.columns, " ".repeat(14), colour.bold(key.padEnd(14))));
+        if (this.#usage.size === 0) window.say("Nothing yet.");
+        for (const [model, { requests, input, output, cached }] of this.#usage) {
+          const tokens = `${input} input tokens (${cached} of them from the cache), ${output} output tokens`;
+          window.say(`${model}: ${countOf(requests, "request")}, ${tokens}`);
+        }
     }
   }
 
   async #resume(argument: string): Promise<void> {
     const { window, backend } = this.#parts;
-    const sessions = await work(this.#parts, "Listing the sessions", async (signal) => await backend.list(signal));
+    const list = async (signal: AbortSignal) => await backend.list(signal);
+    const sessions = await work(this.#parts, "Listing the sessions", list);
     if (argument === "") {
       for (const { id, title, lastUsedAt } of sessions.slice(0, MOST_SESSIONS)) {
-        const age = renderAge(Date.now() - Date.parse(lastUsedAt));
-        window.say(
-          `${id === this.#conversation.id ? "*" : " "} ${title == null ? id : `${printableLines(title)}  ${id}`}  used ${age} ago`,
-        );
+        const name = title === null ? id : `${printableLines(title)}  ${id}`;
+        window.say(`${id === this.#session.id ? "*" : " "} ${name}  used ${renderSince(lastUsedAt)} ago`);
       }
       if (sessions.length > MOST_SESSIONS) window.say(`… and ${sessions.length - MOST_SESSIONS} more`);
       return window.say("/resume ID continues one. The beginning of an ID is enough.", colour.dim);
     }
-    // If no session matches, take the argument as an id. If no such session exists, resume() reports it.
-    const [id = argument, ...others] = meantIds(
-      argument,
-      sessions.map((session) => session.id),
-    );
-    if (others.length > 0) {
+    // If no session matches, take the argument as an id. If no such session exists, opening it reports it.
+    const ids = sessions.map((session) => session.id);
+    const [id = argument, ...others] = meantIds(argument, ids);
+    if (others.length > 0)
       throw new Error(`Several sessions begin with ${quote(argument)}: ${[id, ...others].join(", ")}.`);
-    }
-    if (id === this.#conversation.id) return window.say("This session is already open.");
-    const opening = async (signal: AbortSignal) => await ChatSession.open(backend, id, undefined, signal);
-    await this.#switch(await work(this.#parts, OPENING, opening), false);
+    if (id === this.#session.id) return window.say("This session is already open.");
+    await this.#switch(await open(this.#parts, id, undefined), false);
   }
 
   /** Leaves the present session and continues in `next`, which is already open. */
   async #switch(next: ChatSession, isUnused: boolean): Promise<void> {
     await this.#leave().catch((error: unknown) => this.#report(error));
-    this.#conversation = next;
+    this.#session = next;
     this.#isUnused = isUnused;
-    this.#lastTurn = null;
     await this.#begin();
   }
 
+  /** Leaves the session, and deletes it if it is unused and has no turn. The chat's signal does not interrupt this. */
   async #leave(): Promise<void> {
-    await leaveSession(this.#parts, this.#conversation, this.#isUnused);
+    const { window, backend, resumeWith } = this.#parts;
+    const session = this.#session;
+    const leave = async (cancelled: AbortSignal) => {
+      using limit = deadline(LEAVE_MS, cancelled);
+      // Read the history, because another client may have used the session. If that fails, keep the session.
+      const turns = this.#isUnused ? await session.past(limit.signal, 1).catch(() => null) : null;
+      await session.leave();
+      if (turns === null || turns.length > 0) return false;
+      try {
+        await backend.delete(session.id, limit.signal);
+        return true;
+      } catch (error) {
+        if (limit.signal.aborted) return false;
+        throw error;
+      }
+    };
+    const isDeleted = await window.during(new Work("Leaving the session"), CANCELLED, leave);
+    if (isDeleted) window.say("The session had no prompt, so it is deleted.", colour.dim);
+    else window.sayCommand(`Continue this session: ${resumeWith(session.id)}`);
   }
 
   async #begin(): Promise<void> {
-    const { window, backend, markdown } = this.#parts;
-    const conversation = this.#conversation;
+    const { window, backend } = this.#parts;
+    const session = this.#session;
     try {
       await work(this.#parts, "Reading the session", async (signal) => {
-        this.#modelName = await conversation.model(signal).catch(() => null);
-        window.say([backend.place, ...this.#modelPart(), this.#sessionPart()].join(" · "), colour.bold);
+        this.#model = await session.model(signal).catch(() => null);
+        window.say([backend.place, ...this.#modelPart(), `session ${session.id}`].join(" · "), colour.bold);
         window.say("/help lists the commands. Ctrl-C cancels a turn. Ctrl-D ends the chat.", colour.dim);
-        const view = await conversation.view().catch(() => null);
-        if (view !== null && view.title !== null) window.say(printableLines(view.title));
+        const view = await backend.view(session.id).catch(() => null);
+        if (view?.title != null) window.say(printableLines(view.title));
         const expiry = renderUntil(view?.expiresAt ?? null);
         if (expiry !== null)
           window.say(`If nobody uses this session, it expires ${expiry === "due" ? "soon" : expiry}.`, colour.dim);
-        if (!this.#isUnused) await showLastTurns(window, markdown, { conversation, signal });
+        if (!this.#isUnused) await this.#showLastTurns(signal);
       });
     } catch (error) {
       if (!(error instanceof Cancelled)) throw error;
@@ -283,25 +307,72 @@ export class Chat {
     }
   }
 
-  #modelPart(): string[] {
-    if (this.#parts.backend.isEcho) return ["model echo"];
-    return this.#modelName === null ? [] : [`model ${this.#modelName}`];
+  async #showLastTurns(signal: AbortSignal): Promise<void> {
+    const { window } = this.#parts;
+    const entries = await this.#session.past(signal, LAST_TURNS);
+    if (entries.length === 0) return;
+    window.print([""]);
+    const hidden = (entries[0]?.turn ?? 1) - 1;
+    if (hidden > 0) window.say(`${countOf(hidden, "earlier turn")}: /history shows everything.`, colour.dim);
+    await this.#show(entries, signal);
   }
 
-  #sessionPart(): string {
-    return `session ${this.#conversation.id}`;
+  async #show(entries: readonly TranscriptEntry[], signal: AbortSignal): Promise<void> {
+    const { window, markdown } = this.#parts;
+    if (entries.length === 0) window.say("The session has no turns.");
+    for (const [index, { role, text, attachments, failure }] of entries.entries()) {
+      if (role === "tool" ? entries[index - 1]?.role !== "tool" : failure === null && index > 0) window.print([""]);
+      if (role === "user") {
+        window.printPrompt(text);
+        if (attachments.length > 0) window.say(`  attached: ${attachments.join(", ")}`, colour.dim);
+      } else if (role === "tool") {
+        window.print([callRow(text, window.columns)]);
+      } else if (failure !== null) window.say(failure, colour.yellow);
+      else {
+        markdown.add(text);
+        for (let rows = markdown.next(window.columns); rows !== null; rows = markdown.next(window.columns)) {
+          if (signal.aborted) break;
+          window.print(rows);
+          await yieldToOthers();
+        }
+        const rest = markdown.end(window.columns);
+        signal.throwIfAborted();
+        window.print(rest);
+      }
+    }
+  }
+
+  /** Changes the model to `wanted` unless that is empty, and shows it. */
+  async #chooseModel(wanted: string): Promise<void> {
+    const { window, backend } = this.#parts;
+    const session = this.#session;
+    const what = wanted === "" ? "Asking for the models" : "Changing the model";
+    const offered = await work(this.#parts, what, async (signal) => {
+      const models = await session.models(signal).catch((error: unknown): string[] => {
+        // Without a list, the server decides whether it accepts the model.
+        if (signal.aborted || wanted === "") throw error;
+        return [];
+      });
+      if (wanted !== "" && models.length > 0 && !models.includes(wanted)) {
+        const [nearest] = nearestOf(wanted, models, (each) => each);
+        const meant = nearest === undefined ? "" : ` Did you mean ${nearest}?`;
+        throw new Error(`The provider does not offer the model ${quote(wanted)}.${meant} /model lists what it offers.`);
+      }
+      if (wanted !== "") await session.useModel(wanted, signal);
+      this.#model = await session.model(signal);
+      return models;
+    });
+    window.say(`The model is ${this.#model ?? "the provider's default"}.`);
+    if (backend.isEcho) window.say("The echo model answers in its place.", colour.dim);
+    if (wanted === "" && offered.length > 0) window.say(`The provider offers: ${offered.join(", ")}.`);
   }
 
   /** Shows an error of any class. The server, the front door and the SDK also throw errors that are not FleetErrors. */
   #report(error: unknown): void {
     const { window, backend } = this.#parts;
-    if (!isFleetError(error)) {
-      const text = error instanceof Error ? error.message : String(error);
-      window.say(text, colour.yellow);
-      return;
-    }
-    const { user } = backend;
-    const { message, advice } = inChat(error, { SESSION: this.#conversation.id, ...given({ USER: user }) });
+    const { message, advice } = isFleetError(error)
+      ? inChat(error, { SESSION: this.#session.id, ...given({ USER: backend.user }) })
+      : { message: error instanceof Error ? error.message : String(error), advice: [] };
     window.say(message, colour.yellow);
     for (const line of advice) window.sayCommand(line);
   }
@@ -315,19 +386,40 @@ export class Chat {
   }
 }
 
-/** The commands of the chat, as `/help` lists them. */
-const CHAT_COMMANDS = [
-  { name: "help", argument: "", purpose: "shows the commands and the keys" },
-  { name: "new", argument: "", purpose: "begins a new session" },
-  { name: "resume", argument: "[ID]", purpose: "lists your sessions, or continues one" },
-  { name: "model", argument: "[NAME]", purpose: "shows the model, or changes it for this session" },
-  { name: "history", argument: "", purpose: "shows the whole conversation" },
-  { name: "tools", argument: "", purpose: "shows the tool calls of the last turn with their results" },
-  { name: "usage", argument: "", purpose: "shows the tokens that this chat has used" },
-  { name: "exit", argument: "", purpose: "ends the chat" },
-] as const;
+const CANCELLED = "The command was cancelled.";
 
-type CommandName = (typeof CHAT_COMMANDS)[number]["name"];
+/** Runs an operation other than a turn, and shows it. @throws Cancelled if the user cancels it; the signal's reason */
+async function work<T>(
+  { window, signal }: Pick<ChatParts, "window" | "signal">,
+  what: string,
+  run: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  return await window.during(new Work(what), CANCELLED, async (cancelled) => {
+    using stop = either(signal, cancelled);
+    try {
+      stop.signal.throwIfAborted();
+      return await run(stop.signal);
+    } catch (error) {
+      // A cancelled operation may fail with any error, so throw the reason of the cancellation instead.
+      throw stop.signal.aborted ? stop.signal.reason : error;
+    }
+  });
+}
+
+async function open(parts: ChatParts, id: string | null, model: string | undefined): Promise<ChatSession> {
+  return await work(parts, OPENING, async (signal) => await ChatSession.open(parts.backend, id, model, signal));
+}
+
+/** The commands of the chat, as `/help` lists them. */
+const COMMANDS = [
+  ["/help", "shows the commands and the keys"],
+  ["/new", "begins a new session"],
+  ["/resume [ID]", "lists your sessions, or continues one"],
+  ["/model [NAME]", "shows the model, or changes it for this session"],
+  ["/history", "shows the whole conversation, with its tool calls"],
+  ["/usage", "shows the tokens that this chat has used"],
+  ["/exit", "ends the chat"],
+] as const;
 
 const KEYS = [
   ["Enter", "sends the prompt"],
@@ -338,10 +430,13 @@ const KEYS = [
   ["//text", "sends a prompt that begins with a slash"],
 ] as const;
 
+const NAMES = ["help", "new", "resume", "model", "history", "usage", "exit"] as const;
+type CommandName = (typeof NAMES)[number];
+
 type Entered =
   | { kind: "prompt"; text: string }
   | { kind: "command"; name: CommandName; argument: string }
-  | { kind: "unknown"; word: string; nearest: CommandName | undefined };
+  | { kind: "unknown"; message: string };
 
 /** Tells commands from prompts: a single line that begins with `/` is a command. `//text` is the prompt `/text`. */
 export function parseEntered(text: string): Entered {
@@ -349,202 +444,13 @@ export function parseEntered(text: string): Entered {
   if (trimmed.includes("\n")) return { kind: "prompt", text };
   if (trimmed.startsWith("//")) return { kind: "prompt", text: trimmed.slice(1) };
   // Users type `exit` to leave a shell, and nobody sends this word to a model on purpose.
-  if (trimmed === "exit") return { kind: "command", name: "exit", argument: "" };
+  if (trimmed === "exit" || trimmed === "/quit") return { kind: "command", name: "exit", argument: "" };
   if (!trimmed.startsWith("/")) return { kind: "prompt", text };
   const [, word = "", argument = ""] = /^\/(\S*)\s*(.*)$/s.exec(trimmed) ?? [];
-  const names = CHAT_COMMANDS.map(({ name }) => name);
-  const name = names.find((each) => each === word) ?? (word === "quit" ? "exit" : undefined);
+  const name = NAMES.find((each) => each === word);
   if (name !== undefined) return { kind: "command", name, argument };
-  const [nearest] = nearestOf(word, names, (each) => each);
-  return { kind: "unknown", word, nearest };
-}
-
-/** How long checking and deleting an unused session may take, in milliseconds. */
-const LEAVE_MS = 10_000;
-
-/** Leaves the session, and deletes it if it is unused and has no turn. The chat's signal does not interrupt this. */
-async function leaveSession(
-  { window, backend, resumeWith }: Pick<ChatParts, "window" | "backend" | "resumeWith">,
-  conversation: ChatSession,
-  isUnused: boolean,
-): Promise<void> {
-  const { id } = conversation;
-  const isDeleted = await window.working(new WorkView("Leaving the session"), async (cancelled) => {
-    using limit = deadline(LEAVE_MS, cancelled);
-    const isEmpty = isUnused && (await hasNoTurn(conversation, limit.signal));
-    await conversation.leave();
-    if (!isEmpty) return false;
-    try {
-      await backend.delete(id, limit.signal);
-      return true;
-    } catch (error) {
-      if (limit.signal.aborted) return false;
-      throw error;
-    }
-  });
-  if (isDeleted) window.say("The session had no prompt, so it is deleted.", colour.dim);
-  else window.sayCommand(`Continue this session: ${resumeWith(id)}`);
-}
-
-/** Whether the session has no turn. Reads the history, because another client may have used the session. */
-async function hasNoTurn(conversation: ChatSession, signal: AbortSignal): Promise<boolean> {
-  try {
-    return (await conversation.past(signal, 1)).length === 0;
-  } catch {
-    return false; // do not delete a session whose history cannot be read
-  }
-}
-
-/** The most models that the error about an unknown model lists. */
-const MOST_MODELS = 12;
-
-/** Changes the model to `wanted` unless that is empty, and shows it. Resolves with its name; null if it is unknown. */
-async function chooseModel(
-  place: Workplace & { backend: Backend },
-  conversation: ChatSession,
-  wanted: string,
-): Promise<string | null> {
-  const { window, backend } = place;
-  const what = wanted === "" ? "Asking for the models" : "Changing the model";
-  const { name, offered } = await work(place, what, async (signal) => {
-    if (wanted !== "") await change(conversation, wanted, signal);
-    const name = await conversation.model(signal);
-    return { name, offered: wanted === "" ? await conversation.models(signal) : [] };
-  });
-  window.say(`The model is ${name ?? "the provider's default"}.`);
-  if (backend.isEcho) window.say("The echo model answers in its place.", colour.dim);
-  if (offered.length > 0) window.say(`The provider offers: ${offered.join(", ")}.`);
-  return name;
-}
-
-/** Changes the model. Refuses a model that the provider does not list. If it lists none, the server decides. */
-async function change(conversation: ChatSession, wanted: string, signal: AbortSignal): Promise<void> {
-  const offered = await conversation.models(signal).catch((error: unknown): string[] => {
-    if (signal.aborted) throw error;
-    return [];
-  });
-  if (offered.length > 0 && !offered.includes(wanted)) throw notOffered(wanted, offered);
-  await conversation.useModel(wanted, signal);
-}
-
-function notOffered(wanted: string, offered: readonly string[]): Error {
-  const [nearest] = nearestOf(wanted, offered, (each) => each);
-  const meant = nearest === undefined ? "" : ` Did you mean ${nearest}?`;
-  const some = offered.slice(0, MOST_MODELS).join(", ");
-  const more = offered.length > MOST_MODELS ? ", and more, which /model lists" : "";
-  return new Error(`The provider does not offer the model ${quote(wanted)}.${meant} It offers: ${some}${more}.`);
-}
-
-/** How many turns a resumed chat shows, and how much of each text, in characters. */
-const LAST_TURNS = 3;
-const LONGEST = 4_000;
-
-interface Shown {
-  conversation: ChatSession;
-  /** Aborts the reading and the rendering. */
-  signal: AbortSignal;
-}
-
-/** Shows the last turns of a resumed session. */
-async function showLastTurns(window: Window, markdown: MarkdownStream, { conversation, signal }: Shown) {
-  const entries = await conversation.past(signal, LAST_TURNS);
-  if (entries.length > 0) window.print([""]);
-  const hidden = (entries[0]?.turn ?? 1) - 1;
-  if (hidden > 0) {
-    window.say(`${hidden} earlier ${hidden === 1 ? "turn" : "turns"}: /history shows everything.`, colour.dim);
-  }
-  await show(window, markdown, { entries: entries.map(shortened), signal });
-}
-
-/** Shows all turns of a session. */
-async function showHistory(window: Window, markdown: MarkdownStream, { conversation, signal }: Shown) {
-  const entries = await conversation.past(signal);
-  if (entries.length === 0) window.say("The session has no turns.");
-  await show(window, markdown, { entries, signal });
-}
-
-interface Read {
-  entries: readonly TranscriptEntry[];
-  signal: AbortSignal;
-}
-
-async function show(window: Window, markdown: MarkdownStream, { entries, signal }: Read): Promise<void> {
-  for (const [index, { role, text, attachments, failure }] of entries.entries()) {
-    if (role === "user") {
-      if (index > 0) window.print([""]);
-      window.printPrompt(text);
-      if (attachments.length > 0) window.say(`  attached: ${attachments.join(", ")}`, colour.dim);
-    } else if (role === "tool") {
-      if (entries[index - 1]?.role !== "tool") window.print([""]);
-      window.print([colour.dim(shorten(`⏺ ${onOneLine(text)}`, window.columns, "end"))]);
-    } else if (failure !== null) window.say(failure, colour.yellow);
-    else await showText(window, markdown, { text, signal });
-  }
-}
-
-async function showText(
-  window: Window,
-  markdown: MarkdownStream,
-  { text, signal }: { text: string; signal: AbortSignal },
-): Promise<void> {
-  window.print([""]);
-  markdown.add(text);
-  for (let rows = markdown.next(window.columns); rows !== null; rows = markdown.next(window.columns)) {
-    if (signal.aborted) break;
-    window.print(rows);
-    await yieldToOthers();
-  }
-  const rest = markdown.end(window.columns);
-  signal.throwIfAborted();
-  window.print(rest);
-}
-
-function shortened(entry: TranscriptEntry): TranscriptEntry {
-  if (entry.text.length <= LONGEST) return entry;
-  return { ...entry, text: `${entry.text.slice(0, LONGEST)}\n\n… /history shows the rest.` };
-}
-
-/** How long work runs before it is shown, in milliseconds. */
-const AFTER_MS = 1_000;
-
-/** Shows that the chat works on something other than a turn, and for how long. */
-class WorkView implements LivePart {
-  readonly #what: string;
-  readonly #sign = new SignOfLife();
-
-  constructor(what: string) {
-    this.#what = what;
-  }
-
-  take(): string[] {
-    return [];
-  }
-
-  live(columns: number, height: number): string[] {
-    return this.#sign.ageMs < AFTER_MS ? [] : ["", this.#sign.row(this.#what, columns)].slice(-height);
-  }
-}
-
-/** The window, in which the user can cancel work, and the signal that ends the chat. */
-interface Workplace {
-  window: Window;
-  signal: AbortSignal;
-}
-
-/** Runs an operation other than a turn, and shows it. @throws Cancelled if the user cancels it; the signal's reason */
-async function work<T>(
-  { window, signal }: Workplace,
-  what: string,
-  run: (signal: AbortSignal) => Promise<T>,
-): Promise<T> {
-  return await window.working(new WorkView(what), async (cancelled) => {
-    using stop = either(signal, cancelled);
-    try {
-      stop.signal.throwIfAborted();
-      return await run(stop.signal);
-    } catch (error) {
-      // A cancelled operation may fail with any error, so throw the reason of the cancellation instead.
-      throw stop.signal.aborted ? stop.signal.reason : error;
-    }
-  });
+  const [nearest] = nearestOf(word, NAMES, (each) => each);
+  const meant = nearest === undefined ? "" : ` Did you mean /${nearest}?`;
+  const message = `There is no command /${word}.${meant} /help lists all. To send this as a prompt, write //.`;
+  return { kind: "unknown", message };
 }

@@ -1,8 +1,8 @@
 import type { Lexer, Token, Tokens } from "marked";
 import { printableLines } from "../../base/values/text.js";
 import { colour } from "../render/colour.js";
+import { widthOf, wrap } from "../render/layout.js";
 import { renderTable } from "../render/table.js";
-import { widthOf, wrap } from "./layout.js";
 
 /** The most characters to parse at once, because the parser takes quadratic time for some texts. */
 const MOST_AT_ONCE = 4_096;

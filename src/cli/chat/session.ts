@@ -1,22 +1,244 @@
-import type { CopilotSession, SessionEvent } from "@github/copilot-sdk";
+import type { CopilotSession, SessionConfig, SessionEvent } from "@github/copilot-sdk";
 import { FleetError, isFleetError } from "../../base/errors.js";
+import type { Fleet } from "../../fleet/fleet.js";
 import { errorOfDoor } from "../../hosts/calls/control-link.js";
-import { abortable, deadline, pause } from "../../base/clock.js";
+import { type ConnectedClient, connectClient } from "../../runtime/client/connect.js";
+import { runTurn } from "../../runtime/client/turn.js";
+import { abortable, deadline, isTimeout, pause } from "../../base/clock.js";
 import { Transcriber, type TranscriptEntry } from "../../runtime/history/transcript.js";
-import { reasonOf } from "../../runtime/history/turn-tracker.js";
-import { isUnloaded } from "../../sessions/use/load.js";
+import type { LeaseWait } from "../../sessions/leases.js";
 import type { SessionView } from "../../sessions/view.js";
-import type { Backend, OpenSession, TurnOptions } from "./backends.js";
+import type { Door } from "../flags/door.js";
+import { given } from "../flags/flags.js";
 
-export interface PromptOptions extends TurnOptions {
-  /** Called when the chat has lost the connection, before or during the turn, and is about to connect again. */
-  onLost: () => void;
-  /** Called when the chat has connected again and found the prompt in the history, so the turn has begun. */
-  onFound: () => void;
+/** The functions that answer the permission requests and questions of the agent. */
+export type Answers = Required<Pick<SessionConfig, "onPermissionRequest" | "onUserInputRequest">>;
+
+export interface TurnOptions {
+  signal: AbortSignal;
+  onEvent: (event: SessionEvent) => void;
+  /** Called if the wait for a lease takes longer than a second, and again when the lease or its queue changes. */
+  onWait: (wait: LeaseWait) => void;
 }
 
-/** How long to wait before asking again whether a turn has ended, and for the abort of a turn, in milliseconds. */
-const [RETRY_MS, ABORT_MS] = [500, 2_000];
+interface OpenSession {
+  session: CopilotSession;
+  /** Resolves when the connection has ended. Never rejects. Never resolves in a fleet, which connects again itself. */
+  closed: Promise<void>;
+}
+
+interface SessionSummary {
+  id: string;
+  title: string | null;
+  /** ISO 8601 in UTC. */
+  lastUsedAt: string;
+}
+
+/** How long a server may take to start and to open a session, in milliseconds. */
+const OPEN_MS = 30_000;
+
+/**
+ * The sessions of one user, reached through the local fleet or through a front door. If a signal aborts, a call rejects
+ * with the signal's reason, and leaves no new session behind.
+ */
+export type Backend = FleetBackend | DoorBackend;
+
+export class FleetBackend {
+  /** Where the sessions are, as the chat shows it. */
+  readonly place: string;
+  /** The user to name in suggestions. */
+  readonly user: string;
+  /** Whether the echo model answers. */
+  readonly isEcho: boolean;
+  readonly #fleet: Fleet;
+  readonly #answers: Partial<Answers>;
+  #title: string | undefined;
+
+  /** @param title the title of the first session that is created; the others have the default */
+  constructor(fleet: Fleet, user: string, { onPermissionRequest, ...answers }: Answers, title?: string) {
+    this.place = `user ${user}`;
+    this.user = user;
+    this.isEcho = fleet.config.provider?.type === "echo";
+    this.#fleet = fleet;
+    this.#title = title;
+    // With session.approve "all" or "none", the fleet itself decides about tools, so leave out the user's handler.
+    this.#answers = fleet.config.session.approve === "ask" ? { ...answers, onPermissionRequest } : answers;
+  }
+
+  /** Opens a session; creates one if `id` is null. */
+  async open(id: string | null, model: string | undefined, signal: AbortSignal): Promise<OpenSession> {
+    const { sessions } = this.#fleet;
+    using limit = deadline(OPEN_MS, signal);
+    const options = { user: this.user, ...this.#answers, ...given({ model }), signal: limit.signal };
+    const closed = new Promise<void>(() => undefined);
+    if (id !== null) return { session: await sessions.resume(id, options), closed };
+    const session = await sessions.create({ ...options, ...given({ title: this.#title }) });
+    this.#title = undefined;
+    return { session, closed };
+  }
+
+  async send({ session }: OpenSession, prompt: string, options: TurnOptions): Promise<void> {
+    await this.#fleet.sessions.send(session, prompt, options);
+  }
+
+  /** Leaves the session. Its state stays. */
+  async leave({ session }: OpenSession): Promise<void> {
+    await this.#fleet.sessions.leave(session, { park: true });
+  }
+
+  async view(id: string): Promise<SessionView | null> {
+    return await this.#fleet.sessions.get(id, { user: this.user });
+  }
+
+  /** The sessions, the most recently used first. */
+  async list(signal: AbortSignal): Promise<SessionSummary[]> {
+    return await abortable(this.#fleet.sessions.list({ user: this.user }), signal);
+  }
+
+  async delete(id: string, signal: AbortSignal): Promise<void> {
+    await abortable(this.#fleet.sessions.delete([id], { user: this.user, ignoreNotFound: true }), signal);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    // There is nothing to do, because the command closes the fleet.
+  }
+}
+
+const [CONNECT_MS, GOODBYE_MS] = [10_000, 2_000];
+/** How long to try to connect again, and the pause between two tries, in milliseconds. */
+const [RECONNECT_MS, RETRY_MS] = [20_000, 500];
+
+/** The sessions that a token gives access to at a front door. If the connection has ended, the next call connects again. */
+export class DoorBackend {
+  readonly place: string;
+  /** Undefined, because only the token identifies the user. */
+  readonly user = undefined;
+  /** False, because a front door does not report the provider. */
+  readonly isEcho = false;
+  readonly #door: Door;
+  readonly #answers: Answers;
+  /** Undefined before the first connection; null after a connection has ended. */
+  #connection: ConnectedClient | null | undefined;
+  /** Settles when a session that opened after the chat gave up on it is deleted or left. */
+  #unwanted: Promise<unknown> = Promise.resolve();
+
+  constructor(door: Door, answers: Answers) {
+    this.place = `front door ${door.name}`;
+    this.#door = door;
+    this.#answers = answers;
+  }
+
+  async open(id: string | null, model: string | undefined, signal: AbortSignal): Promise<OpenSession> {
+    const { client, closed } = await this.#connected(signal);
+    const settings = { streaming: true, ...this.#answers, ...given({ model }) };
+    const opening = id === null ? client.createSession(settings) : client.resumeSession(id, settings);
+    using limit = deadline(OPEN_MS, signal);
+    try {
+      return { session: await abortable(opening, limit.signal), closed };
+    } catch (error) {
+      if (limit.signal.aborted) {
+        const drop = async (session: CopilotSession) =>
+          id === null ? await client.deleteSession(session.sessionId) : await session.disconnect();
+        this.#unwanted = opening.then(drop).catch(() => undefined);
+      }
+      if (!isTimeout(error)) throw errorOfDoor(error) ?? error;
+      const message = `The front door at ${this.#door.name} did not open the session in time.`;
+      throw new FleetError("FLEET_SERVER_UNREACHABLE", message, { cause: error });
+    }
+  }
+
+  async send({ session, closed }: OpenSession, prompt: string, options: TurnOptions): Promise<void> {
+    try {
+      await runTurn(session, closed, { prompt }, options);
+    } catch (error) {
+      if (!isFleetError(error, "FLEET_SERVER_LOST"))
+        throw (isFleetError(error, "FLEET_TURN_FAILED") && errorOfDoor(error.cause)) || error;
+      const message = "The connection to the front door ended during the turn.";
+      const suggestions = ["Look with /history whether the prompt arrived, before you send it again."] as const;
+      throw new FleetError("FLEET_SERVER_LOST", message, { cause: error, suggestions });
+    }
+  }
+
+  async leave({ session }: OpenSession): Promise<void> {
+    using limit = deadline(GOODBYE_MS);
+    await abortable(session.disconnect(), limit.signal).catch(() => undefined);
+  }
+
+  async view(_id: string): Promise<SessionView | null> {
+    return null; // a front door does not report it
+  }
+
+  async list(signal: AbortSignal): Promise<SessionSummary[]> {
+    const { client } = await this.#connected(signal);
+    const sessions = await abortable(client.listSessions(), signal);
+    return sessions
+      .map(({ sessionId, modifiedTime }) => ({ id: sessionId, title: null, lastUsedAt: modifiedTime.toISOString() }))
+      .sort((a, b) => (a.lastUsedAt < b.lastUsedAt ? 1 : -1));
+  }
+
+  async delete(id: string, signal: AbortSignal): Promise<void> {
+    const { client } = await this.#connected(signal);
+    await abortable(client.deleteSession(id), signal);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const connection = this.#connection;
+    if (connection == null) return;
+    using limit = deadline(GOODBYE_MS);
+    const goodbye = this.#unwanted.then(async () => await connection.client.stop());
+    await abortable(Promise.race([goodbye, connection.closed]), limit.signal).catch(() => undefined);
+    await connection.client.forceStop();
+    connection.destroy();
+  }
+
+  /** Retries after a lost connection, because the front door may only be restarting. */
+  async #connected(signal: AbortSignal): Promise<ConnectedClient> {
+    const until = performance.now() + (this.#connection === undefined ? 0 : RECONNECT_MS);
+    for (;;) {
+      if (this.#connection != null) return this.#connection;
+      try {
+        return await this.#connect(signal);
+      } catch (error) {
+        signal.throwIfAborted();
+        if (!isFleetError(error, "FLEET_SERVER_UNREACHABLE") || performance.now() > until) throw error;
+      }
+      await pause(RETRY_MS, signal);
+    }
+  }
+
+  /** @throws FleetError `FLEET_TOKEN_REFUSED`, `FLEET_SERVER_UNREACHABLE`. */
+  async #connect(signal: AbortSignal): Promise<ConnectedClient> {
+    const { address, name, token, tls } = this.#door;
+    using limit = deadline(CONNECT_MS, signal);
+    try {
+      const endpoint = { address: address.host, port: address.port, token, tls };
+      const connection = await connectClient(endpoint, {}, limit.signal);
+      this.#connection = connection;
+      void connection.closed.then(() => {
+        this.#connection = null;
+      });
+      return connection;
+    } catch (error) {
+      if (!isFleetError(error, "FLEET_SERVER_UNREACHABLE")) throw error;
+      const { cause } = error;
+      const reason = cause instanceof Error ? cause.message : "it does not answer";
+      if (reason.includes("AUTHENTICATION_FAILED")) {
+        const suggestions = [
+          "Ask the operator of the fleet for a token. The log of serve there has the reason.",
+        ] as const;
+        throw new FleetError("FLEET_TOKEN_REFUSED", `The front door at ${name} refused the token.`, {
+          cause,
+          suggestions,
+        });
+      }
+      const suggestions = [
+        "Check that copilotfleet serve runs there, and that its serve.listen has this address.",
+      ] as const;
+      const message = `The front door at ${name} cannot be used: ${reason}.`;
+      throw new FleetError("FLEET_SERVER_UNREACHABLE", message, { cause, suggestions });
+    }
+  }
+}
 
 /**
  * A session that the chat has open. If the server or the connection has ended, the next call opens the session again.
@@ -28,8 +250,6 @@ export class ChatSession {
   #model: string | undefined;
   /** Null if the session must be opened again. */
   #open: OpenSession | null = null;
-  /** The id of the last recorded event that this chat has received; undefined if it has received none. */
-  #lastKnown: string | undefined;
 
   private constructor(backend: Backend, id: string, model: string | undefined) {
     this.id = id;
@@ -46,27 +266,8 @@ export class ChatSession {
   }
 
   /** Runs one turn. @throws the errors of `fleet.sessions.send`. */
-  async send(prompt: string, options: PromptOptions): Promise<void> {
-    if (this.#open === null) options.onLost();
-    const session = await this.#opened(options.signal);
-    const turn = { prompt, known: this.#lastKnown, hasBegun: false, isAnswered: false };
-    const onEvent = (event: SessionEvent) => {
-      turn.hasBegun = true;
-      turn.isAnswered ||= isAnswer(event);
-      if (event.ephemeral !== true) this.#lastKnown = event.id;
-      options.onEvent(event);
-    };
-    try {
-      await this.#backend.send(session, prompt, { ...options, onEvent });
-    } catch (error) {
-      if (!isFleetError(error, "FLEET_SERVER_LOST") || !this.#backend.outlivesConnection) throw error;
-      options.onLost();
-      await this.#catchUp(turn, { ...options, onEvent });
-    }
-  }
-
-  async view(): Promise<SessionView | null> {
-    return await this.#backend.view(this.id);
+  async send(prompt: string, options: TurnOptions): Promise<void> {
+    await this.#backend.send(this.#open ?? (await this.#reopen(options.signal)), prompt, options);
   }
 
   /** The model of the next turn; null if the server does not report it. */
@@ -89,7 +290,6 @@ export class ChatSession {
   /** Reads the conversation so far. @param turns how many of the latest turns to read */
   async past(signal: AbortSignal, turns = Number.POSITIVE_INFINITY): Promise<TranscriptEntry[]> {
     const events = await this.#asked(async (session) => await session.getEvents(), signal);
-    this.#lastKnown = events.at(-1)?.id ?? this.#lastKnown;
     const transcriber = new Transcriber(null);
     const entries = events.flatMap((event) => [...transcriber.push(Buffer.from(`${JSON.stringify(event)}\n`))]);
     entries.push(...transcriber.end(Date.now(), true));
@@ -104,20 +304,14 @@ export class ChatSession {
     if (open !== null) await this.#backend.leave(open);
   }
 
-  /** After an error other than a refusal or an abort, opens the session again and asks once more. */
+  /** After an error other than an abort, opens the session again and asks once more. */
   async #asked<T>(ask: (session: CopilotSession) => Promise<T>, signal: AbortSignal): Promise<T> {
-    const open = await this.#opened(signal);
-    try {
-      return await abortable(ask(open.session), signal);
-    } catch (error) {
-      if (signal.aborted || isRefusal(error)) throw errorOfDoor(error) ?? error;
+    const open = this.#open ?? (await this.#reopen(signal));
+    return await abortable(ask(open.session), signal).catch(async (error: unknown) => {
+      if (signal.aborted) throw error;
       const again = await this.#reopen(signal);
       return await abortable(ask(again.session), signal);
-    }
-  }
-
-  async #opened(signal: AbortSignal): Promise<OpenSession> {
-    return this.#open ?? (await this.#reopen(signal));
+    });
   }
 
   async #reopen(signal: AbortSignal, model = this.#model): Promise<OpenSession> {
@@ -132,84 +326,4 @@ export class ChatSession {
     });
     return open;
   }
-
-  /** Connects again, waits until the turn has ended, and reports the events that the chat missed. */
-  async #catchUp(turn: FollowedTurn, { signal, onEvent, onFound }: PromptOptions): Promise<void> {
-    let missed: SessionEvent[] | null;
-    try {
-      const { session } = await this.#opened(signal);
-      const read = async () => missedEvents(await abortable(session.getEvents(), signal), this.#lastKnown, turn);
-      if (turn.hasBegun || (await read()) !== null) onFound();
-      while ((await abortable(session.rpc.metadata.activity(), signal)).hasActiveWork) await pause(RETRY_MS, signal);
-      missed = await read();
-    } catch (cause) {
-      // Cancel the turn if there is a connection. Without one, the turn may go on, so do not report it as cancelled.
-      if (signal.aborted && this.#open !== null) {
-        using limit = deadline(ABORT_MS);
-        await abortable(this.#open.session.abort(), limit.signal).catch(() => undefined);
-        throw signal.reason;
-      }
-      const reason = signal.aborted || !(cause instanceof Error) ? "" : ` ${cause.message}`;
-      const message = `The connection ended during the turn. Nobody knows whether the prompt arrived.${reason}`;
-      throw new FleetError("FLEET_SERVER_LOST", message, {
-        cause,
-        suggestions: ["Look with /history when it is back."],
-      });
-    }
-    if (missed === null) throw lost("The connection ended before the prompt reached the session.");
-    for (const event of missed) onEvent(event);
-    if (turn.isAnswered) return;
-    const failure = missed.findLast((event) => event.type === "session.error" && isOfMainAgent(event));
-    if (failure?.type === "session.error")
-      throw new FleetError("FLEET_TURN_FAILED", `The turn failed: ${reasonOf(failure.data.message)}`);
-    throw lost("The connection ended during the turn, and the turn ended without an answer.");
-  }
-}
-
-interface FollowedTurn {
-  prompt: string;
-  hasBegun: boolean;
-  isAnswered: boolean;
-}
-
-/** The events of the turn that come after the last known event in the history; null if its prompt is not there. */
-export function missedEvents(
-  history: readonly SessionEvent[],
-  lastKnown: string | undefined,
-  { prompt, hasBegun }: Pick<FollowedTurn, "prompt" | "hasBegun">,
-): SessionEvent[] | null {
-  const after = history.slice(history.findIndex(({ id }) => id === lastKnown) + 1);
-  const isPrompt = (event: SessionEvent) =>
-    event.type === "user.message" && isOfMainAgent(event) && (event.data.source ?? "user") === "user";
-  const start = hasBegun
-    ? 0
-    : after.findIndex((event) => isPrompt(event) && event.type === "user.message" && event.data.content === prompt);
-  if (start === -1) return null;
-  const end = after.findIndex((event, at) => isPrompt(event) && (hasBegun || at > start));
-  return after.slice(start, end === -1 ? undefined : end);
-}
-
-/** Whether the event is the main agent's answer in a turn: its only message that calls no tools. */
-function isAnswer(event: SessionEvent): boolean {
-  return event.type === "assistant.message" && isOfMainAgent(event) && (event.data.toolRequests ?? []).length === 0;
-}
-
-function isOfMainAgent(event: SessionEvent): boolean {
-  return !("agentId" in event) || event.agentId === undefined;
-}
-
-function lost(message: string): FleetError {
-  return new FleetError("FLEET_SERVER_LOST", message, { suggestions: ["Send the prompt again."] });
-}
-
-/** The codes of the errors with which vscode-jsonrpc rejects a request whose connection has ended. */
-const UNANSWERED: ReadonlySet<unknown> = new Set([-32_099, -32_098, -32_097, -32_096]);
-
-/**
- * Whether the server refused a request of the SDK, so that repeating the request cannot help. False if the connection
- * has ended or the server has unloaded the session.
- */
-function isRefusal(error: unknown): boolean {
-  if (!(error instanceof Error) || !("code" in error) || isUnloaded(error)) return false;
-  return typeof error.code === "number" && error.code < 0 && !UNANSWERED.has(error.code);
 }

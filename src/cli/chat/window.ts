@@ -1,109 +1,66 @@
-import type { Key } from "node:readline";
-import { stripVTControlCharacters } from "node:util";
+import { createInterface } from "node:readline";
+import { PassThrough, Writable } from "node:stream";
+import wrapAnsi from "wrap-ansi";
 import { printableLines } from "../../base/values/text.js";
 import { colour } from "../render/colour.js";
+import { onOneLine, widthOf, wrap } from "../render/layout.js";
+import { type Report, renderProgress } from "../render/progress.js";
 import { shorten } from "../render/table.js";
-import { onOneLine, widthOf, wrap } from "./layout.js";
-import { Editor, Keyboard, type KeyListener } from "./terminal/input.js";
+import { type Key, type LiveRows, Screen } from "../run/screen.js";
 
-/** Terminals that support these two sequences show everything between them at once. Other terminals ignore them. */
-const BEGIN = "\x1b[?2026h\x1b[?25l";
-const END = "\x1b[?25h\x1b[?2026l";
-const CLEAR_BELOW = "\x1b[J";
-
-interface Cursor {
-  row: number;
-  column: number;
-}
-
-/** The rows that may still change, and the cursor in them. No row is wider than the terminal. */
-export interface LiveRows {
-  rows: readonly string[];
-  cursor: Cursor;
-}
-
-const NOTHING: { widths: number[]; cursor: Cursor } = { widths: [], cursor: { row: 0, column: 0 } };
-
-/**
- * Draws a chat at the end of the text on a terminal. Finished rows scroll away and are never drawn again. The live rows
- * below them are drawn again with each change.
- */
-class Screen {
-  /** The widths of the live rows, and the position of the cursor in them, as they were last drawn. */
-  #drawn = NOTHING;
-
-  /** The width of the terminal. Some terminals report 0 columns or rows. */
-  get columns(): number {
-    return process.stdout.columns > 0 ? process.stdout.columns : 80;
-  }
-
-  get rows(): number {
-    return process.stdout.rows > 0 ? process.stdout.rows : 24;
-  }
-
-  /** Adds rows above the live rows, and draws the live rows again. */
-  draw(above: readonly string[], live: LiveRows): void {
-    const { rows, cursor } = fitted(live, this.rows);
-    const up = rows.length - 1 - cursor.row;
-    process.stdout.write(
-      [
-        BEGIN,
-        this.#toTop(),
-        CLEAR_BELOW,
-        ...above.map((row) => `${row}\r\n`),
-        rows.join("\r\n"),
-        up > 0 ? `\x1b[${up}A` : "",
-        "\r",
-        cursor.column > 0 ? `\x1b[${cursor.column}C` : "",
-        END,
-      ].join(""),
-    );
-    this.#drawn = { widths: rows.map((row) => widthOf(stripVTControlCharacters(row))), cursor };
-  }
-
-  /** Makes the next `draw` begin at the cursor, because another program may have used the terminal. */
-  restart(): void {
-    this.#drawn = NOTHING;
-  }
-
-  /** The sequence that moves the cursor to the first live row. On a narrower terminal, a row may take several rows. */
-  #toTop(): string {
-    const { widths, cursor } = this.#drawn;
-    const rowsOf = (width: number) => Math.max(1, Math.ceil(width / this.columns));
-    const up = widths.slice(0, cursor.row).reduce((sum, width) => sum + rowsOf(width), 0);
-    return up > 0 ? `\r\x1b[${up}A` : "\r";
-  }
-}
-
-/** If not all live rows fit on the terminal, keeps only the last ones, but always the row with the cursor. */
-function fitted({ rows, cursor }: LiveRows, height: number): LiveRows {
-  const most = Math.max(1, height - 1);
-  if (rows.length <= most) return { rows, cursor };
-  const first = Math.min(cursor.row, rows.length - most);
-  return { rows: rows.slice(first, first + most), cursor: { ...cursor, row: cursor.row - first } };
-}
-
-/** Something that changes above the prompt while the chat works. */
-export interface LivePart {
-  /** Returns the rows that are final, each of them once. */
-  take(columns: number): string[];
-  /** At most `height` rows that may still change. @param isAsked whether the turn waits for an answer of the user */
-  live(columns: number, height: number, isAsked: boolean): string[];
-}
-
-/** The least time between two drawings while text arrives, in milliseconds. */
-const DRAW_MS = 40;
-/** The longest time between two drawings while the chat works, so that the user sees progress, in milliseconds. */
-const TICK_MS = 120;
+/** The time between a change and its drawing, and between two drawings while the chat works, in milliseconds. */
+const [DRAW_MS, TICK_MS] = [20, 120];
 /** How long the user must have paused before a key answers a question, in milliseconds. */
 const QUIET_MS = 500;
 const NOT_QUIET = "Keys go to the prompt until you stop typing.";
-const CUT = "… all of it is above";
 const LEAVING = "Ctrl-C again, or Ctrl-D, ends the chat.";
+const FRAMES = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 
-/** A question that takes the place of the prompt until it is answered. */
+/** Work was cancelled, because the user pressed Ctrl-C or the terminal is gone. */
+export class Cancelled extends Error {}
+
+/** Something that the chat does, with a row that shows for how long. */
+export class Work {
+  readonly #begunAt = performance.now();
+  #reported: { report: Report; at: number } | null = null;
+  protected what: string;
+  readonly #afterMs: number;
+
+  /** @param afterMs how long the work runs before the row appears */
+  constructor(what: string, afterMs = 1_000) {
+    this.what = what;
+    this.#afterMs = afterMs;
+  }
+
+  /** The reason for a wait, which the row shows; null if nothing waits. */
+  set reason(report: Report | null) {
+    this.#reported = report === null ? null : { report, at: performance.now() };
+  }
+
+  /** Returns the rows that are final, each of them once. */
+  take(_columns: number): string[] {
+    return [];
+  }
+
+  /** The rows that may still change. */
+  live(columns: number): string[] {
+    const row = this.row(columns);
+    return row.length === 0 ? [] : ["", ...row];
+  }
+
+  protected row(columns: number): string[] {
+    const now = performance.now();
+    const { report = null, at = now } = this.#reported ?? {};
+    if (now - this.#begunAt < this.#afterMs) return [];
+    const text = renderProgress(this.what, report, { begunMs: now - this.#begunAt, reportedMs: now - at });
+    const hint = text.includes("Ctrl-C") ? "" : ". Ctrl-C cancels.";
+    return [colour.dim(shorten(`${FRAMES[Math.floor(now / 100) % 10]} ${text}${hint}`, columns, "end"))];
+  }
+}
+
+/** A question. Its answer takes the place of the prompt. */
 export interface Question {
-  /** The lines, printable and styled. */
+  /** The lines to show above the answer, printable and styled. */
   lines: readonly string[];
   /** The keys that answer the question; null if the user answers with a text. */
   choices: readonly { key: string; label: string }[] | null;
@@ -115,71 +72,69 @@ interface Asked extends Question {
   editor: Editor | null;
   /** The time of the last key that was not for the question, or the time when the question appeared. */
   quietSince: number;
-  /** Whether the question did not fit, and was therefore printed above in full. */
-  isPrinted: boolean;
 }
 
-/**
- * The window of a chat: the conversation, which scrolls away, and the prompt below it, where the user can always type.
- */
-export class Window implements KeyListener, Disposable {
-  readonly #screen = new Screen();
+/** The conversation, which scrolls away, and the prompt below it, where the user can always type. */
+export class Window implements Disposable {
+  readonly #screen: Screen;
   readonly #input = new Editor();
   /** The prompts that Up and Down show, the oldest first, and the place in them. */
   readonly #history: string[];
   #at: number;
   /** The text of the new prompt while the editor shows an earlier prompt. */
   #draft = "";
-  readonly #keyboard: Keyboard;
   readonly #signal: AbortSignal;
   /** Prompts that the user has sent and that wait until the chat is idle. */
   readonly #sent: string[] = [];
   #above: string[] = [];
   #status = "";
-  #part: LivePart | null = null;
-  #turn: OwnTurn | null = null;
-  /** Cancels what the chat works on; null while the chat is idle. */
-  #cancel: (() => void) | null = null;
+  #work: { shown: Work; stop: AbortController; cancelled: string } | null = null;
   /** The questions that wait for an answer. The oldest one is on the screen. */
   readonly #asked: Asked[] = [];
   #isLeaving = false;
   #hasEnded = false;
-  #isGone = false;
   #wake: () => void = () => undefined;
   #drawing: NodeJS.Timeout | null = null;
-  #next: NodeJS.Immediate | undefined;
-  readonly #onResize = () => this.#draw();
-  readonly #onAbort = () => this.onEnd();
+  readonly #end = () => {
+    this.#hasEnded = true;
+    this.#wake();
+  };
 
   /** @param history the prompts of earlier chats, the oldest first */
-  constructor(history: readonly string[], signal: AbortSignal) {
+  constructor(history: readonly string[], signal: AbortSignal, screen = new Screen({ full: false })) {
     this.#history = [...history];
     this.#at = history.length;
     this.#signal = signal;
-    signal.addEventListener("abort", this.#onAbort, { once: true });
-    process.stdout.on("resize", this.#onResize);
-    this.#keyboard = new Keyboard(this);
+    this.#screen = screen;
+    signal.addEventListener("abort", this.#end, { once: true });
+    screen.on("key", (key) => this.#press(key));
+    screen.on("paste", (text) => this.#paste(text));
+    screen.on("resize", () => this.#draw());
+    let isGone = false;
+    screen.on("gone", () => {
+      // Each later drawing reports it again. Leaving the session must not be cancelled.
+      if (isGone) return;
+      isGone = true;
+      this.#sent.length = 0;
+      this.#cancel();
+      this.#end();
+    });
   }
 
   get columns(): number {
-    return this.#screen.columns;
-  }
-
-  /** The present turn of this chat; null between two turns. */
-  get turn(): OwnTurn | null {
-    return this.#turn;
+    return this.#screen.size.columns;
   }
 
   /** The row above the prompt. */
   set status(text: string) {
     this.#status = onOneLine(text);
-    this.#drawSoon();
+    this.changed();
   }
 
   /** Adds rows above the prompt. */
   print(rows: readonly string[]): void {
     this.#above.push(...rows);
-    this.#drawSoon();
+    this.changed();
   }
 
   /** Adds a line with a command, not broken into rows, so that the user can copy it. */
@@ -198,75 +153,66 @@ export class Window implements KeyListener, Disposable {
 
   /** Waits for the next prompt. Resolves with null when the chat ends. */
   async next(): Promise<string | null> {
-    for (;;) {
-      const prompt = this.#sent.shift();
-      if (prompt !== undefined) {
-        this.printPrompt(prompt);
-        return prompt;
-      }
-      if (this.#hasEnded) return null;
+    while (this.#sent.length === 0 && !this.#hasEnded) {
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
       });
     }
+    const prompt = this.#sent.shift() ?? null;
+    if (prompt !== null) this.printPrompt(prompt);
+    return prompt;
   }
 
   /** Puts `prompt` and all waiting prompts back into the input, where the user can change them and send them again. */
   giveBack(...prompt: [] | [string]): void {
     const texts = [...prompt, ...this.#sent.splice(0), this.#input.text];
     this.#input.text = texts.filter((text) => text !== "").join("\n");
-    this.#drawSoon();
+    this.changed();
   }
 
-  /** Shows `part` above the prompt while `run` runs a turn. Ctrl-C cancels the turn. */
-  async during<T>(part: LivePart, run: (turn: OwnTurn) => Promise<T>): Promise<T> {
-    const turn = new OwnTurn();
-    this.#turn = turn;
+  /** Shows `work` above the prompt while `run` runs. Ctrl-C aborts the signal of `run`, with `cancelled` as the reason. */
+  async during<T>(work: Work, cancelled: string, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const stop = new AbortController();
+    stop.signal.addEventListener("abort", () => this.#dismiss(), { once: true });
+    this.#work = { shown: work, stop, cancelled };
+    const ticking = setInterval(() => this.changed(), TICK_MS);
     try {
-      const cancel = () => turn.cancel(new Cancelled("The turn was cancelled."));
-      return await this.#show(part, cancel, async () => await run(turn));
-    } finally {
-      turn.end();
-      this.#turn = null;
-      this.#dismiss();
-    }
-  }
-
-  /** Shows `part` above the prompt while `run` does something other than a turn. Ctrl-C aborts the signal of `run`. */
-  async working<T>(part: LivePart, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const work = new AbortController();
-    const cancel = () => work.abort(new Cancelled("The command was cancelled."));
-    return await this.#show(part, cancel, async () => await run(work.signal));
-  }
-
-  async #show<T>(part: LivePart, cancel: () => void, run: () => Promise<T>): Promise<T> {
-    this.#cancel = cancel;
-    this.#part = part;
-    const ticking = setInterval(() => this.#drawNext(), TICK_MS);
-    try {
-      return await run();
+      return await run(stop.signal);
     } finally {
       clearInterval(ticking);
-      this.#cancel = null;
-      this.#part = null;
-      this.#drawSoon();
+      this.#work = null;
+      this.#dismiss();
+      this.changed();
     }
   }
 
-  /**
-   * Shows a question in place of the prompt, once all earlier questions are answered. Resolves with null if nobody
-   * answers it before the turn ends.
-   */
+  #cancel(): void {
+    this.#work?.stop.abort(new Cancelled(this.#work.cancelled));
+  }
+
+  /** Shows a question in place of the prompt, after earlier questions. Null if the work ends without an answer. */
   async ask(question: Question): Promise<string | null> {
-    if (this.#turn?.takesAnswers !== true) return null;
+    if (this.#work === null || this.#work.stop.signal.aborted) return null;
     const answer = await new Promise<string | null>((resolve) => {
-      this.#asked.push({ ...question, answer: resolve, editor: null, quietSince: performance.now(), isPrinted: false });
-      this.#draw();
+      this.#asked.push({ ...question, answer: resolve, editor: null, quietSince: performance.now() });
+      if (this.#asked.length === 1) this.#show(question);
     });
     this.#asked.shift();
-    for (const next of this.#asked.slice(0, 1)) next.quietSince = performance.now();
-    this.#drawSoon();
+    const [next] = this.#asked;
+    if (next !== undefined) {
+      next.quietSince = performance.now();
+      this.#show(next);
+    }
+    this.changed();
     return answer;
+  }
+
+  #show({ lines }: Question): void {
+    this.print([
+      ...(this.#work?.shown.take(this.columns) ?? []),
+      "",
+      ...lines.flatMap((line) => wrap(line, this.columns)),
+    ]);
   }
 
   /** Ends all questions without an answer. */
@@ -274,67 +220,56 @@ export class Window implements KeyListener, Disposable {
     for (const { answer } of this.#asked) answer(null);
   }
 
-  /** Call this when the part has changed. Draws soon, but not more often than a person can see changes. */
+  /** Draws soon, but not more often than a person can see changes. */
   changed(): void {
-    this.#drawSoon();
+    this.#drawing ??= setTimeout(() => this.#draw(), DRAW_MS);
   }
 
-  onKey(text: string, key: Key): void {
+  #press(key: Key): void {
     const isLeaving = this.#isLeaving;
     this.#isLeaving = false;
-    const name = `${key.ctrl === true ? "ctrl-" : ""}${key.meta === true ? "meta-" : ""}${key.name ?? ""}`;
     const [question] = this.#asked;
-    if (name === "ctrl-c") this.#interrupt(isLeaving);
-    else if (name === "ctrl-z") this.#keyboard.suspend();
-    else if (question === undefined && name === "ctrl-d" && this.#input.text === "") this.onEnd();
-    else if (question === undefined || !this.#answers(question, text, key)) this.#edit(name, text, key);
-    this.#drawNext();
+    if (key.name === "ctrl-c") this.#interrupt(isLeaving);
+    else if (question === undefined && key.name === "ctrl-d" && this.#input.text === "") this.#end();
+    else if (question === undefined || !this.#answer(question, key)) this.#edit(key);
+    this.changed();
   }
 
-  onPaste(text: string): void {
-    this.#isLeaving = false;
+  #paste(text: string): void {
     const [question] = this.#asked;
-    const editor = question === undefined ? this.#input : this.#editorOf(question);
-    if (editor !== null) editor.insert(text);
-    else this.#input.insert(text);
-    this.#drawNext();
-  }
-
-  onContinue(): void {
-    this.#screen.restart();
-    this.#drawNext();
+    (question === undefined ? this.#input : (this.#editorOf(question) ?? this.#input)).insert(text);
+    this.changed();
   }
 
   /** The editor for the answer to a question; null if the key or text belongs to the prompt instead. */
   #editorOf(question: Asked): Editor | null {
-    const isQuiet = performance.now() - question.quietSince >= QUIET_MS;
-    if (question.choices === null && isQuiet) question.editor ??= new Editor();
+    if (question.choices === null && isQuiet(question)) question.editor ??= new Editor();
     if (question.editor === null) question.quietSince = performance.now();
     return question.editor;
   }
 
   /** Handles a key for a question. Returns false if the key belongs to the prompt instead. */
-  #answers(question: Asked, text: string, key: Key): boolean {
-    const isQuiet = performance.now() - question.quietSince >= QUIET_MS;
-    const chosen = isQuiet ? question.choices?.find((choice) => choice.key === text.toLowerCase()) : undefined;
-    if (chosen !== undefined) {
-      question.answer(chosen.key);
+  #answer(question: Asked, key: Key): boolean {
+    const isChoice = question.choices?.some((choice) => choice.key === key.text.toLowerCase()) === true;
+    if (isChoice && isQuiet(question)) {
+      question.answer(key.text.toLowerCase());
       return true;
     }
     const editor = this.#editorOf(question);
     if (editor === null) return false;
     if (key.name === "return" || key.name === "enter") question.answer(editor.text);
-    else if (key.ctrl === true && key.name === "d" && editor.text === "") question.answer(null);
-    else editor.press(text, key);
+    else if (key.name === "ctrl-d" && editor.text === "") question.answer(null);
+    else editor.press(key);
     return true;
   }
 
-  #edit(name: string, text: string, key: Key): void {
+  #edit(key: Key): void {
+    const { name } = key;
     if (name === "return" || name === "enter") this.#send();
     else if (name === "meta-return" || name === "meta-enter") this.#input.insert("\n");
     else if (name === "up" || name === "ctrl-p") this.#recall(this.#at - 1);
     else if (name === "down" || name === "ctrl-n") this.#recall(this.#at + 1);
-    else this.#input.press(text, key);
+    else this.#input.press(key);
   }
 
   /** Shows an earlier prompt. */
@@ -343,22 +278,6 @@ export class Window implements KeyListener, Disposable {
     if (this.#at === this.#history.length) this.#draft = this.#input.text;
     this.#at = at;
     this.#input.text = this.#history[at] ?? this.#draft;
-  }
-
-  /** Ends the chat after the running turn and the waiting prompts have their replies. */
-  onEnd(): void {
-    this.#hasEnded = true;
-    this.#wake();
-  }
-
-  /** The terminal is gone. Drops prompts and questions that wait, cancels the turn, and ends the chat. */
-  onGone(): void {
-    if (this.#isGone) return;
-    this.#isGone = true;
-    this.#sent.length = 0;
-    this.#dismiss();
-    this.#cancel?.();
-    this.onEnd();
   }
 
   /** Sends the prompt, or replaces a backslash at its end with a line break. */
@@ -379,150 +298,110 @@ export class Window implements KeyListener, Disposable {
 
   /** Ctrl-C cancels the chat's current work, or clears the prompt. At an empty prompt, the second one ends the chat. */
   #interrupt(isLeaving: boolean): void {
-    if (this.#cancel !== null || this.#sent.length > 0) {
+    if (this.#work !== null || this.#sent.length > 0) {
       this.giveBack();
-      this.#dismiss();
-      this.#cancel?.();
+      this.#cancel();
     } else if (this.#input.text !== "") this.#input.text = "";
-    else if (isLeaving) this.onEnd();
+    else if (isLeaving) this.#end();
     else this.#isLeaving = true;
-  }
-
-  #drawSoon(): void {
-    this.#drawing ??= setTimeout(() => this.#drawNext(), DRAW_MS);
-  }
-
-  /** Draws after Node.js has handled pending signals, because a signal may report a new size of the terminal. */
-  #drawNext(): void {
-    this.#next ??= setImmediate(() => this.#draw());
   }
 
   #draw(): void {
     if (this.#drawing !== null) clearTimeout(this.#drawing);
     this.#drawing = null;
-    clearImmediate(this.#next);
-    this.#next = undefined;
-    const { columns } = this.#screen;
-    const height = this.#screen.rows - 1;
-    const above = [...this.#above.splice(0), ...(this.#part?.take(columns) ?? [])];
-    const [question] = this.#asked;
-    const asking = question === undefined ? null : asked(question, columns, height - 1);
-    if (question !== undefined && asking !== null && asking.all.length > 0 && !question.isPrinted) {
-      question.isPrinted = true;
-      above.push(...asking.all);
-    }
-    this.#screen.draw(above, this.#live(columns, height, asking));
+    const { columns, rows } = this.#screen.size;
+    const above = [...this.#above.splice(0), ...(this.#work?.shown.take(columns) ?? [])];
+    this.#screen.draw(this.#live(columns, rows - 1), above);
   }
 
-  #live(columns: number, height: number, asking: LiveRows | null): LiveRows {
-    const waiting = this.#sent.map((text) =>
-      colour.dim(shorten(`> ${onOneLine(text.slice(0, 1_000))}`, columns, "end")),
-    );
-    const half = Math.max(1, Math.floor(height / 2));
-    const { rows, cursor } = asking ?? this.#input.view("> ", columns, half);
-    const status = this.#status === "" || asking !== null ? [] : [colour.dim(shorten(this.#status, columns, "end"))];
-    const hint = this.#isLeaving ? [colour.dim(shorten(LEAVING, columns, "end"))] : [];
-    const room = Math.max(1, height - rows.length - waiting.length - status.length - hint.length);
-    const part = this.#part?.live(columns, room, asking !== null) ?? [];
-    const before = [...part, ...waiting, ...status];
+  #live(columns: number, height: number): LiveRows {
+    const dim = (text: string) => colour.dim(shorten(text, columns, "end"));
+    const [question] = this.#asked;
+    const { rows, cursor } =
+      question === undefined
+        ? this.#input.view("> ", columns, Math.max(1, Math.floor(height / 2)))
+        : answerRows(question, columns);
+    const hint = this.#isLeaving ? [dim(LEAVING)] : [];
+    const status = this.#status === "" || question !== undefined ? [] : [dim(this.#status)];
+    const waiting = this.#sent.map((text) => dim(`> ${onOneLine(text.slice(0, 1_000))}`));
+    const work = question === undefined ? (this.#work?.shown.live(columns) ?? []) : [];
+    const room = Math.max(1, height - rows.length - status.length - hint.length);
+    const before = [...[...work, ...waiting].slice(-room), ...status];
     return { rows: [...before, ...rows, ...hint], cursor: { ...cursor, row: before.length + cursor.row } };
   }
 
   /** Draws the remaining rows, and leaves the cursor below them. */
   [Symbol.dispose](): void {
-    this.#signal.removeEventListener("abort", this.#onAbort);
-    process.stdout.off("resize", this.#onResize);
+    this.#signal.removeEventListener("abort", this.#end);
     if (this.#drawing !== null) clearTimeout(this.#drawing);
-    clearImmediate(this.#next);
-    this.#screen.draw(this.#above, { rows: [""], cursor: { row: 0, column: 0 } });
-    this.#keyboard[Symbol.dispose]();
+    this.#screen.draw({ rows: [""], cursor: { row: 0, column: 0 } }, this.#above);
+    this.#screen[Symbol.dispose]();
   }
 }
 
-/**
- * The rows of a question. `all` has the complete rows if the question does not fit; otherwise it is empty.
- */
-function asked(question: Asked, columns: number, height: number): LiveRows & { all: string[] } {
-  const lines = question.lines.flatMap((line) => wrap(line, columns));
-  const choices = (question.choices ?? []).flatMap(({ key, label }) =>
-    wrap(label, columns, "   ", `${colour.bold(key)}  `),
-  );
-  const isQuiet = question.editor !== null || performance.now() - question.quietSince >= QUIET_MS;
-  const hint = isQuiet ? [] : wrap(colour.dim(NOT_QUIET), columns);
-  const answer = isQuiet && question.choices === null ? (question.editor ?? new Editor()).view("? ", columns, 3) : null;
-  const room = Math.max(1, height - choices.length - wrap(NOT_QUIET, columns).length);
-  const isCut = lines.length > room;
-  const shown = isCut ? [...lines.slice(0, room - 1), colour.dim(CUT)] : lines;
-  const above = [...shown, ...choices, ...hint];
-  const all = isCut ? ["", ...lines] : [];
-  if (answer === null) return { all, rows: above, cursor: { row: above.length - 1, column: 0 } };
-  return { all, rows: [...above, ...answer.rows], cursor: { ...answer.cursor, row: above.length + answer.cursor.row } };
+function isQuiet({ editor, quietSince }: Asked): boolean {
+  return editor !== null || performance.now() - quietSince >= QUIET_MS;
 }
 
-/** Work was cancelled, because the user pressed Ctrl-C or the terminal is gone. */
-export class Cancelled extends Error {}
+type EditedRows = LiveRows & { cursor: NonNullable<LiveRows["cursor"]> };
 
-/**
- * A turn of this chat. The server sends the agent's questions to all clients of the session, and each client answers
- * only those of its own turns. While this chat's prompt waits, the turn of another client may still run.
- */
-export class OwnTurn {
-  readonly #cancelled = new AbortController();
-  /** How many tool calls with each id have ended. A model may give later calls the same id. */
-  readonly #endedCalls = new Map<string, number>();
-  #state: "waits" | "runs" | "is over" = "waits";
-  #decide: (isOwn: boolean) => void = () => undefined;
-  /** Whether questions that arrived before `begin` or `find` belong to this turn. Settles when it begins or ends. */
-  readonly #early = new Promise<boolean>((resolve) => {
-    this.#decide = resolve;
+/** The rows in which the user answers a question. */
+function answerRows(question: Asked, columns: number): EditedRows {
+  if (question.choices === null && isQuiet(question)) return (question.editor ?? new Editor()).view("? ", columns, 3);
+  const rows = [
+    ...(question.choices ?? []).flatMap(({ key, label }) => wrap(label, columns, "   ", `${colour.bold(key)}  `)),
+    ...(isQuiet(question) ? [] : wrap(colour.dim(NOT_QUIET), columns)),
+  ];
+  return { rows, cursor: { row: rows.length - 1, column: 0 } };
+}
+
+/** A text that a person edits with the keys of node:readline. */
+class Editor {
+  readonly #readline = createInterface({
+    input: new PassThrough(),
+    output: new Writable({ write: (_chunk, _encoding, done) => done() }),
+    terminal: true,
+    historySize: 0,
   });
 
-  /** Aborts when the user cancels the turn. */
-  get signal(): AbortSignal {
-    return this.#cancelled.signal;
+  get text(): string {
+    return this.#readline.line;
   }
 
-  /** Whether the user can still answer questions of the turn. */
-  get takesAnswers(): boolean {
-    return this.#state === "runs" && !this.signal.aborted;
+  set text(text: string) {
+    Object.assign(this.#readline, { line: text, cursor: text.length });
   }
 
-  cancel(reason: Error): void {
-    this.#cancelled.abort(reason);
+  get isAtEnd(): boolean {
+    return this.#readline.cursor === this.text.length;
   }
 
-  /** Call this when the server has begun the turn. Questions that arrived earlier belong to another turn. */
-  begin(): void {
-    this.#run(false);
+  insert(text: string): void {
+    const { line, cursor } = this.#readline;
+    const before = line.slice(0, cursor) + text;
+    Object.assign(this.#readline, { line: before + line.slice(cursor), cursor: before.length });
   }
 
-  /** Call this if the turn began while the connection was lost. Questions that arrived earlier belong to this turn. */
-  find(): void {
-    this.#run(true);
+  press({ text, name, raw }: Key): void {
+    if (text !== "") this.insert(text);
+    else if (name !== "ctrl-d" || this.text !== "") this.#readline.write(null, raw);
   }
 
-  end(): void {
-    this.#state = "is over";
-    this.#decide(false);
-  }
-
-  endCall(id: string): void {
-    this.#endedCalls.set(id, this.endedCalls(id) + 1);
-  }
-
-  /** How many tool calls with this id have ended in this turn. */
-  endedCalls(id: string): number {
-    return this.#endedCalls.get(id) ?? 0;
-  }
-
-  /** Whether a question that arrives now belongs to this turn. Before the turn, waits until the turn begins or ends. */
-  async asks(): Promise<boolean> {
-    return this.#state === "runs" || (await this.#early);
-  }
-
-  #run(hasEarly: boolean): void {
-    if (this.#state !== "waits") return;
-    this.#state = "runs";
-    this.#decide(hasEarly);
+  view(prompt: string, columns: number, height: number): EditedRows {
+    const indent = " ".repeat(prompt.length);
+    // The last column stays free for the cursor.
+    const options = { hard: true, wordWrap: false, trim: false };
+    const rowsOf = (text: string) =>
+      wrapAnsi(printableLines(text.replaceAll("\t", "    ")), Math.max(2, columns - prompt.length - 1), options)
+        .split("\n")
+        .map((row, index) => (index === 0 ? prompt : indent) + row);
+    const rows = rowsOf(this.text);
+    const before = rowsOf(this.text.slice(0, this.#readline.cursor));
+    const row = before.length - 1;
+    const first = Math.max(0, Math.min(row, rows.length - height));
+    return {
+      rows: rows.slice(first, first + height),
+      cursor: { row: row - first, column: widthOf(before.at(-1) ?? "") },
+    };
   }
 }

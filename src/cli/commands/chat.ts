@@ -37,7 +37,7 @@ export default class Chat extends FleetCommand {
     assertCanChat(this.jsonEnabled(), args.session, user);
     const door = await doorFromFlags(flags);
     if (door !== undefined) warnOfPlainText(door);
-    const { chatAs, chatAt } = await import("../chat/start.js");
+    const { chatAs, chatAt } = await import("../chat/chat.js");
     await this.withFleet(async (fleet) => {
       const { session = null } = args;
       const request = { sessionId: session, model, title: flags.title, signal: this.interruptSignal() };

@@ -104,22 +104,6 @@ export function shorten(text: string, width: number, cut: "middle" | "end" | und
   return `${take(characters, width - 1 - stringWidth(end)).join("")}…${end}`;
 }
 
-/** Breaks a text without colours into lines that are at most `width` columns wide. An empty text is one empty line. */
-export function wrap(text: string, width: number): string[] {
-  const lines = [""];
-  let used = 0;
-  for (const { segment } of new Intl.Segmenter().segment(text)) {
-    const needed = stringWidth(segment);
-    if (used > 0 && used + needed > width) {
-      lines.push("");
-      used = 0;
-    }
-    lines[lines.length - 1] += segment;
-    used += needed;
-  }
-  return lines;
-}
-
 function take(characters: readonly string[], width: number): string[] {
   let left = width;
   const end = characters.findIndex((character) => {

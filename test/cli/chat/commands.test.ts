@@ -9,8 +9,8 @@ describe("the text that a user enters in a chat", () => {
     ["/quit", { kind: "command", name: "exit", argument: "" }],
     ["exit", { kind: "command", name: "exit", argument: "" }],
     ["exit the loop", { kind: "prompt", text: "exit the loop" }],
-    ["/modle", { kind: "unknown", word: "modle", nearest: "model" }],
-    ["/usr/bin/env", { kind: "unknown", word: "usr/bin/env", nearest: undefined }],
+    ["/modle", { kind: "unknown", message: expect.stringContaining("no command /modle. Did you mean /model?") }],
+    ["/usr/bin/env", { kind: "unknown", message: expect.stringContaining("no command /usr/bin/env. /help") }],
     ["//help", { kind: "prompt", text: "/help" }],
     ["/* a comment */\nint x;", { kind: "prompt", text: "/* a comment */\nint x;" }],
   ])("parseEntered reads %j as %j", (text, entered) => {

@@ -1,11 +1,11 @@
 import type { CopilotSession } from "@github/copilot-sdk";
 import { describe, expect, it } from "vitest";
-import { NEVER } from "../../../src/base/clock.js";
-import { FleetError } from "../../../src/base/errors.js";
-import type { Backend } from "../../../src/cli/chat/backends.js";
 import { Chat, type ChatParts } from "../../../src/cli/chat/chat.js";
 import { MarkdownStream } from "../../../src/cli/chat/markdown.js";
-import { Cancelled, OwnTurn, type Window } from "../../../src/cli/chat/window.js";
+import type { Backend } from "../../../src/cli/chat/session.js";
+import { Cancelled, type Window } from "../../../src/cli/chat/window.js";
+import { FleetError } from "../../../src/base/errors.js";
+import { NEVER } from "../../../src/base/clock.js";
 
 interface Server {
   send?: (prompt: string) => Promise<void>;
@@ -26,23 +26,20 @@ async function chatOf(prompts: string[], server: Server, signal = new AbortContr
     },
     getEvents: async () => [],
   } as unknown as CopilotSession;
-  const backend: Backend = {
+  const backend = {
     place: "here",
     user: "alice",
     isEcho: false,
-    outlivesConnection: false,
-    open: async (id, model) => {
+    open: async (id: string | null, model: string | undefined) => {
       open?.(id, model);
       return { session, closed: new Promise(() => undefined) };
     },
-    send: async (_, prompt) => await send(prompt),
+    send: async (_: unknown, prompt: string) => await send(prompt),
     leave: async () => undefined,
     view: async () => null,
     list: async () => [],
-    delete: async (id) => void deleted.push(id),
-    takeWarnings: () => [],
-    close: async () => undefined,
-  };
+    delete: async (id: string) => void deleted.push(id),
+  } as unknown as Backend;
   const note = (text: string) => void said.push(text);
   const window = {
     columns: 80,
@@ -53,13 +50,15 @@ async function chatOf(prompts: string[], server: Server, signal = new AbortContr
     changed: () => undefined,
     giveBack: (prompt = "the prompts that wait") => note(`given back: ${prompt}`),
     next: async () => left.shift() ?? null,
-    during: async (_: unknown, run: (turn: OwnTurn) => Promise<unknown>) => await run(new OwnTurn()),
-    working: async (_: unknown, run: (signal: AbortSignal) => Promise<unknown>) => await run(NEVER),
+    during: async (_work: unknown, _cancelled: string, run: (signal: AbortSignal) => Promise<unknown>) =>
+      await run(NEVER),
   } as unknown as Window;
   const parts: ChatParts = {
     window,
+    questions: { turn: null },
     backend,
-    history: { add: () => undefined } as unknown as ChatParts["history"],
+    fleet: { takeWarnings: () => [] },
+    history: { add: () => undefined },
     markdown: await MarkdownStream.create(),
     signal,
     resumeWith: (id) => `chat ${id}`,
@@ -134,14 +133,13 @@ describe("the command /model of a chat", () => {
     return { said: said.join("\n"), used };
   };
 
-  it("/model refuses a model that the provider does not offer, and names some that it offers", async () => {
+  it("/model refuses a model that the provider does not offer, and suggests one that it offers", async () => {
     const offered = Array.from({ length: 20 }, (_, index) => `model-${index}`);
     const { said, used } = await withModels("modl-1", { models: async () => offered });
     expect(used).toEqual([]);
     expect(said).toContain(
-      'The provider does not offer the model "modl-1". Did you mean model-1? It offers: model-0, ',
+      'The provider does not offer the model "modl-1". Did you mean model-1? /model lists what it offers.',
     );
-    expect(said).toContain(", and more, which /model lists.");
     expect((await withModels("model-19", { models: async () => offered })).used).toEqual(["model-19"]);
   });
 

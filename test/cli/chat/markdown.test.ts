@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { widthOf } from "../../../src/cli/chat/layout.js";
 import { MarkdownStream } from "../../../src/cli/chat/markdown.js";
+import { widthOf } from "../../../src/cli/render/layout.js";
 
 const SAMPLE = `# Title **x**
 
