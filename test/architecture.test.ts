@@ -170,7 +170,8 @@ describe("the source", () => {
 
   it("the source imports only files that exist", () => {
     const known = new Set(files);
-    const lost = imports.filter(({ to }) => to.endsWith(".ts") && !known.has(to));
+    // The generated types of the API are outside of src/.
+    const lost = imports.filter(({ to }) => to.endsWith(".ts") && to !== "../schemas/openapi.ts" && !known.has(to));
     expect(lost).toEqual([]);
   });
 
