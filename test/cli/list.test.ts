@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import type { SessionRecord } from "../../src/base/session.js";
 import { SESSIONS } from "../../src/cli/render/columns.js";
 import { type List, renderList } from "../../src/cli/render/table.js";
-import type { SessionRecord } from "../../src/base/session.js";
 import { type SessionView, viewRecord } from "../../src/sessions/view.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 

@@ -1,11 +1,11 @@
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import type { SessionEvent } from "@github/copilot-sdk";
+import { deadline, either } from "../../base/clock.js";
+import { isFleetError, quote } from "../../base/errors.js";
+import { meantIds } from "../../base/ids.js";
 import { nearestOf } from "../../base/values/names.js";
 import { countOf, printableLines } from "../../base/values/text.js";
-import { isFleetError, quote } from "../../base/errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
-import { meantIds } from "../../base/ids.js";
-import { deadline, either } from "../../base/clock.js";
 import type { TranscriptEntry } from "../../runtime/history/transcript.js";
 import type { LeaseWait } from "../../sessions/leases.js";
 import type { Door } from "../flags/door.js";

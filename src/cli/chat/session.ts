@@ -1,10 +1,10 @@
 import type { CopilotSession, SessionConfig, SessionEvent } from "@github/copilot-sdk";
+import { abortable, deadline, isTimeout, pause } from "../../base/clock.js";
 import { FleetError, isFleetError } from "../../base/errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import { errorOfDoor } from "../../hosts/calls/control-link.js";
 import { type ConnectedClient, connectClient } from "../../runtime/client/connect.js";
 import { runTurn } from "../../runtime/client/turn.js";
-import { abortable, deadline, isTimeout, pause } from "../../base/clock.js";
 import { Transcriber, type TranscriptEntry } from "../../runtime/history/transcript.js";
 import type { LeaseWait } from "../../sessions/leases.js";
 import type { SessionView } from "../../sessions/view.js";

@@ -1,9 +1,9 @@
+import type { SessionView } from "../../sessions/view.js";
 import { FleetCommand } from "../base-command.js";
 import { actingUserFlag, leaseWaitFlag, promptFlag } from "../flags/flags.js";
 import { sessionArg, wholeId } from "../flags/session.js";
 import { canChat, markPrompts, readPrompt } from "../prompt.js";
 import { useOnce } from "../turn.js";
-import type { SessionView } from "../../sessions/view.js";
 
 export default class Resume extends FleetCommand {
   static override summary = "Resume a session: send one prompt, or chat if run on a terminal without --prompt.";

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { widthOf, wrap } from "../../../src/cli/render/layout.js";
 import { printableLines } from "../../../src/base/values/text.js";
+import { widthOf, wrap } from "../../../src/cli/render/layout.js";
 
 const WORDS = fc
   .array(

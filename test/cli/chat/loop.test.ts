@@ -1,11 +1,11 @@
 import type { CopilotSession } from "@github/copilot-sdk";
 import { describe, expect, it } from "vitest";
+import { NEVER } from "../../../src/base/clock.js";
+import { FleetError } from "../../../src/base/errors.js";
 import { Chat, type ChatParts } from "../../../src/cli/chat/chat.js";
 import { MarkdownStream } from "../../../src/cli/chat/markdown.js";
 import type { Backend } from "../../../src/cli/chat/session.js";
 import { Cancelled, type Window } from "../../../src/cli/chat/window.js";
-import { FleetError } from "../../../src/base/errors.js";
-import { NEVER } from "../../../src/base/clock.js";
 
 interface Server {
   send?: (prompt: string) => Promise<void>;

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { type Answers, ChatSession, FleetBackend } from "../../../src/cli/chat/session.js";
-import { FleetError } from "../../../src/base/errors.js";
-import type { Fleet } from "../../../src/fleet/fleet.js";
 import { NEVER } from "../../../src/base/clock.js";
+import { FleetError } from "../../../src/base/errors.js";
+import { type Answers, ChatSession, FleetBackend } from "../../../src/cli/chat/session.js";
+import type { Fleet } from "../../../src/fleet/fleet.js";
 
 /** Opens the session "one" with the model "small" in a fleet with these methods of `fleet.sessions`. */
 async function opened(sessions: object): Promise<ChatSession> {

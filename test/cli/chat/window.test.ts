@@ -1,8 +1,8 @@
 import { EventEmitter } from "node:events";
 import { afterEach, describe, expect, it, vi } from "vitest";
+import { abortable } from "../../../src/base/clock.js";
 import { Window, Work } from "../../../src/cli/chat/window.js";
 import type { Screen } from "../../../src/cli/run/screen.js";
-import { abortable } from "../../../src/base/clock.js";
 
 /** A terminal that shows nothing. */
 class FakeScreen extends EventEmitter {
