@@ -35,7 +35,7 @@ export function gitHubApi(env: Environment): string {
  * Asks GitHub for a token of the App's installation. No message contains the key, the proof or the token.
  *
  * @throws FleetError `FLEET_CREDENTIAL_REFUSED` when GitHub refuses the App or its installation;
- * `FLEET_TOKEN_UNAVAILABLE` when the key cannot be read, is no RSA key, or GitHub cannot be asked.
+ * `FLEET_TOKEN_UNAVAILABLE` when the key cannot be read or is not an RSA key, or when GitHub cannot be asked.
  */
 export async function mintInstallationToken(
   app: GitHubAppSettings,
