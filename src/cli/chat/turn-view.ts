@@ -19,7 +19,7 @@ export class TurnView extends Work {
   readonly #calls = new Map<string, ToolCall>();
   /** How many characters of each message have arrived in pieces. */
   readonly #streamed = new Map<string, number>();
-  /** Text and rows of tool calls that are not rendered yet, and null at the end of each message. */
+  /** Arrived, and not rendered yet: text, rows of tool calls, and null at the end of each message. */
   readonly #arrived: (string | { call: string } | null)[] = [];
   /** The kind of the last finished row; null at the beginning and after the end of a message. */
   #last: "text" | "tool" | null = null;

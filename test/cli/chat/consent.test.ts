@@ -68,7 +68,7 @@ describe("a permission request", () => {
   it("a permission request that cannot be shown gets no decision, and the next request is shown", async () => {
     const window = new WindowDouble();
     const { onPermissionRequest: handler } = questionsOf(window);
-    const broken = { kind: "shell", fullCommandText: "ls" } as unknown as PermissionRequest;
+    const broken = { kind: "read" } as unknown as PermissionRequest;
     expect(await handler(broken, SESSION)).toEqual({ kind: "user-not-available" });
     const next = handler(shell("ls"), SESSION);
     await window.answer("y");
