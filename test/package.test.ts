@@ -96,7 +96,7 @@ describe("the published package", () => {
     const declarations = pack().files.filter(({ path }) => path.endsWith(".d.ts"));
     const paths = declarations.map(({ path }) => path);
     expect(paths).toContain("dist/index.d.ts");
-    expect(paths).toContain("dist/fleet/options.d.ts");
+    expect(paths).toContain("dist/hosts/options.d.ts");
     expect(paths.filter((path) => /^dist\/(store\/redis|serve\/upkeep|cli)\//.test(path))).toEqual([]);
   });
 

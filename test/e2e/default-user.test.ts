@@ -72,7 +72,7 @@ describe("the default user", () => {
     const { deleted, skipped } = await fleet.json<GcResult>(["gc", "--ttl", "1s", "--dry-run"], ALICE);
     const examined = [...deleted, ...skipped].map(({ id }) => id);
     expect(examined).toEqual(expect.arrayContaining(["hers", "his"]));
-    expect((await fleet.refusal(2, ["spawn", "--count", "2"], ALICE)).message).toBe("--count needs --user USER.");
+    expect((await fleet.refusal(2, ["spawn", "--count", "2"], ALICE)).message).toBe("--count needs --user.");
     expect(
       await fleet.json(["spawn", "--shared"], { env: { ...ALICE.env, COPILOTFLEET_ISOLATION: "shared" } }),
     ).toMatchObject({ server: { user: null } });

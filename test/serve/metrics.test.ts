@@ -231,7 +231,8 @@ it("a failure of the front door is counted under its own error code, and as FLEE
 it("a refusal by a limit is counted under the name of the limit, and not as an error", async () => {
   const limits: string[] = [];
   const levels: string[] = [];
-  const metrics = { failed: (code: string) => limits.push(code), limited: (limit: string) => limits.push(limit) };
+  const limitsReached = { inc: ({ limit }: { limit: string }) => limits.push(limit) };
+  const metrics = { failed: (code: string) => limits.push(code), series: { limitsReached } };
   const log = (level: string) => levels.push(level);
   const context = { config: {}, metrics, log } as unknown as Parameters<typeof doorListeners>[0];
   await using at = await DoorFleet.open({ config: { limits: { default: { connections: 1 } } } });

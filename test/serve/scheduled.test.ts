@@ -34,7 +34,11 @@ function schedule(gc: () => Promise<GcResult>, warnings: string[] = []) {
         return await gc();
       },
     },
-    metrics: { gcRan: () => undefined, gcFailed: () => void failures.push("counted"), failed: () => undefined },
+    metrics: {
+      gcRan: () => undefined,
+      series: { gcRuns: { inc: () => void failures.push("counted") } },
+      failed: () => undefined,
+    },
     takeWarnings: () => warnings.splice(0),
     log: (level: string, message: string) => void (level === "debug" || failures.push(message)),
   } as unknown as ServeContext;

@@ -65,7 +65,10 @@ function upkeep(recycle: Partial<Config["recycle"]> = {}) {
         return { outcome: "drained" };
       },
     },
-    metrics: { recycled: (reason: string) => done.push(`count ${reason}`), failed: () => undefined },
+    metrics: {
+      series: { recycles: { inc: ({ reason }: { reason: string }) => done.push(`count ${reason}`) } },
+      failed: () => undefined,
+    },
     log: (level: string, message: string) => void (level === "error" && done.push(message)),
   } as unknown as ServeContext;
   const operations = new Operations(context, new LoopTimer(clock), stopping);
