@@ -53,7 +53,7 @@ export interface Deadline extends Disposable {
  * during the wait.
  *
  * Do not use `AbortSignal.any([outer, AbortSignal.timeout(ms)])`: on Node 20, a garbage collection can prevent such a
- * signal from ever aborting (measured with 20.20: `test/runtime/deadline.test.ts`).
+ * signal from ever aborting (measured with 20.20).
  */
 export function deadline(ms: number | undefined, ...others: (AbortSignal | undefined)[]): Deadline {
   return deadlineOn(systemClock, ms, ...others);
