@@ -66,7 +66,9 @@ it("the error for an unexpected argument suggests --user if the command only sho
 it.each(["gc", "delete", "rm", "token:revoke"])(
   "the error for an unexpected argument of %s does not suggest --user, because the command deletes",
   async (id) => {
-    expect((await suggestionsOf(id)).join("\n")).not.toContain("--user");
+    const [advice, ...others] = await suggestionsOf(id);
+    expect(advice).toBe('Leave out "alice", or put a text with spaces in quotes.');
+    expect(others.join("\n")).not.toContain("alice");
   },
 );
 

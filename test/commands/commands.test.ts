@@ -401,7 +401,7 @@ describe("an error as text", () => {
         "  Try (lists the sessions of this user): copilotfleet list --user bob\n",
     );
     const { error } = await failed(2, ["lock", "hers", "--user", "bob", "--steal"]);
-    expect(error.suggestions).toContain("Add --reason, or leave out --steal.");
+    expect(error.suggestions).toEqual(["Add --reason, or leave out --steal.", "copilotfleet lock --help"]);
     expect((await failed(4, ["stop", "--user", "nobody"])).error.suggestions).toContain(
       "copilotfleet spawn --user nobody",
     );

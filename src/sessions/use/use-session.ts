@@ -25,8 +25,7 @@ import { MeteredTurn } from "./turn-records.js";
  * waits in a queue.
  *
  * @throws FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_LIMIT_REACHED`,
- * `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_MOVED`, `FLEET_LIMIT_REACHED`, `FLEET_POOL_DRAINING`,
- * `FLEET_USER_SUSPENDED`; the errors of `Pool.serverOf`; the signal's own reason when it
+ * `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_MOVED`, `FLEET_POOL_DRAINING`, `FLEET_USER_SUSPENDED`; the errors of `Pool.serverOf`; the signal's own reason when it
  * aborts.
  */
 export async function useSession(context: SessionsContext, request: UseRequest): Promise<SessionUse> {
