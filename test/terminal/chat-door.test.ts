@@ -123,15 +123,15 @@ describe("a chat through a front door", () => {
   it("chat --to reports that the front door died in a turn, and connects again for the next prompt", async () => {
     await using terminal = await chat();
     await terminal.send("one", /you said: one/);
-    terminal.type("!hold door-dies\r");
-    await eventually("the turn", () => model.shown("!hold door-dies") > 0);
+    terminal.type("!pause door-dies the first words\r");
+    await terminal.screenShows(/you said: .*the first/);
     serving.kill("SIGKILL");
     await serving.done;
     await terminal.waits(/The connection to the front door ended during the turn\..*Look with \/history/);
     await serveAgain();
     await terminal.send("two", /you said: two/);
-    await terminal.send("/history", /> one.*> !hold door-dies.*> two/);
-    expect(model.shown("!hold door-dies")).toBe(1);
+    await terminal.send("/history", /> one.*> !pause door-dies.*> two/);
+    expect(model.shown("!pause door-dies")).toBe(1);
   });
 
   it("Ctrl-C puts a prompt that chat --to could not send back into the input, and Enter sends it later", async () => {
