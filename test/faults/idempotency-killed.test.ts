@@ -82,7 +82,7 @@ async function keyed(
     expect(again.json.reply, about).toBe(`you said: ${prompt}`);
     expect(model.shown(prompt), about).toBe(1);
     if (first.status === 200) expect(again.json.turn, about).toBe(first.json.turn);
-    else expect(first.json, about).toMatchObject({ code: "FLEET_SERVER_LOST", retryable: false });
+    else expect(first.json, about).toMatchObject({ code: "FLEET_SERVER_LOST", retryable: true });
     return first.status === 200 ? "answered" : "answered again";
   }
   expect(again.status, about).toBe(first.status);
