@@ -15,10 +15,11 @@ type Decision = "once" | "session" | "no" | null;
 export class OwnTurn {
   hasBegun = false;
   /**
-   * The user's decisions about tool calls that have not ended. A second request about the same call gets the same
-   * decision: the runtime asks twice about some calls, both times before the call ends (measured with 1.0.85).
+   * The user's decisions about tool calls that have not ended, by the id of the call and by the request. A second request
+   * about the same call gets the same decision: the runtime asks twice about some calls, both times before the call ends
+   * (measured with 1.0.85).
    */
-  readonly decided = new Map<string, Decision>();
+  readonly decided = new Map<string, Map<string, Decision>>();
 }
 
 /** The longest reason or warning in a question, in columns. A long text must not push the command off the screen. */
@@ -56,11 +57,13 @@ export class Questions {
     const { scope } = described;
     const allowed = this.#allowed.get(sessionId) ?? new Set();
     if (scope?.keys.every((key) => allowed.has(key)) === true) return "session";
-    const call = JSON.stringify([sessionId, request]);
-    const known = turn.decided.get(call);
+    const { toolCallId } = request;
+    const what = JSON.stringify([sessionId, request]);
+    const earlier = toolCallId === undefined ? undefined : turn.decided.get(toolCallId);
+    const known = earlier?.get(what);
     if (known !== undefined) return known;
     const decision = await this.#askFor(described);
-    if (request.toolCallId !== undefined) turn.decided.set(call, decision);
+    if (toolCallId !== undefined) turn.decided.set(toolCallId, new Map(earlier).set(what, decision));
     if (decision === "session") this.#allowed.set(sessionId, new Set([...allowed, ...(scope?.keys ?? [])]));
     return decision;
   }

@@ -172,7 +172,7 @@ export class Chat {
           turn.hasBegun = true;
           if (event.type === "assistant.usage") this.#count(event.data);
           if (event.type === "tool.execution_complete") {
-            turn.decided.clear();
+            turn.decided.delete(event.data.toolCallId);
             // After a cancellation, the runtime may report a tool call that still waits for the user's permission
             // as refused. Do not show this, because nobody refused the call.
             if (cancelled.aborted && !event.data.success) return;

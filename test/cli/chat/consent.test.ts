@@ -98,8 +98,10 @@ describe("a permission request", () => {
     const later = vi.spyOn(performance, "now").mockReturnValue(performance.now() + 60_000);
     expect(await push()).toEqual({ kind: "approve-once" });
     later.mockRestore();
+    questions.turn?.decided.delete("call_2"); // another call has ended
+    expect(await push()).toEqual({ kind: "approve-once" });
     expect(window.asked).toHaveLength(1);
-    questions.turn?.decided.clear(); // the call has ended
+    questions.turn?.decided.delete("call_1"); // the call has ended
     await answered(push()); // a later call of the same turn
     questions.turn = begun();
     await answered(push()); // the next turn
