@@ -18,11 +18,11 @@ it.each([
   ["auto", without("files"), FILE, false],
   ["auto", without("processes"), FILE, false],
   ["auto", without("unix-sockets"), FILE, false],
-  ["auto", HOLDS, { kind: "redis", url: "redis://127.0.0.1:6379/0" }, false],
-  ["auto", HOLDS, { kind: "redis", url: "redis://:secret@127.0.0.1:6379/0" }, true],
+  ["auto", HOLDS, { kind: "redis", password: null }, false],
+  ["auto", HOLDS, { kind: "redis", password: { from: "env", name: "PASSWORD" } }, true],
 ] as const)("with session.host %j, sandbox %j and store %j, a client may use files and programs: %j", (...given) => {
   const [host, sandbox, store, reaches] = given;
-  const config = { session: { host }, store, provider: null } as unknown as Config;
+  const config = { session: { host }, store, storeOptions: store, provider: null } as unknown as Config;
   expect(reachesHost({ own: true, config, sandbox })).toBe(reaches);
   expect(reachesHost({ own: false, config, sandbox })).toBe(false);
 });

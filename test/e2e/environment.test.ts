@@ -102,7 +102,8 @@ describe("the configuration", () => {
   });
 
   it("the error for a Redis store that cannot be reached does not contain the store's password", async () => {
-    const env = { COPILOTFLEET_STORE: "redis://user:hunter2@127.0.0.1:1/0" };
+    const password = { COPILOTFLEET_STORE_OPTIONS_PASSWORD: '{"env":"PASSWORD"}', PASSWORD: "hunter2" };
+    const env = { COPILOTFLEET_STORE: "redis://user@127.0.0.1:1/0", ...password };
     const error = await fleet.refusal(7, ["ps"], { env });
     expect(error).toMatchObject({ code: "FLEET_STORE_UNAVAILABLE", message: expect.stringContaining("127.0.0.1:1") });
     expect(JSON.stringify(error)).not.toContain("hunter2");

@@ -110,7 +110,12 @@ it("clients at the front door, the library and the command each get their own an
   const sessionId = "mixed";
   await at.fleet.sessions.leave(await at.fleet.sessions.create({ user: "ann", members: ["ben"], sessionId }));
   const provider = { COPILOTFLEET_PROVIDER_TYPE: "openai", COPILOTFLEET_PROVIDER_BASE_URL: at.model.baseUrl };
-  const env = { ...at.env, ...portVariables(at.ports), ...provider, COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY" };
+  const env = {
+    ...at.env,
+    ...portVariables(at.ports),
+    ...provider,
+    COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
+  };
   const byCommand = async (): Promise<Said[]> => {
     const said: Said[] = [];
     for (let index = 0; index < COMMANDS; index++) {

@@ -39,10 +39,10 @@ const OPTIONS = { streaming: true, onPermissionRequest: () => ({ kind: "reject" 
 describe("sessions of the library and of the front door whose credentials expire in real time", () => {
   it("sessions run turns while GitHub App tokens expire every 5 s, and fail once the App is suspended", async () => {
     await using github = await FakeGitHub.start({ lifetimeMs: LIFETIME_MS });
-    const privateKeyFile = join(temporaryFolder(), "key");
-    writeFileSync(privateKeyFile, github.key, { mode: 0o600 });
+    const file = join(temporaryFolder(), "key");
+    writeFileSync(file, github.key, { mode: 0o600 });
     const { appId, installationId } = github;
-    const auth = { githubApp: { appId, installationId, privateKeyFile } };
+    const auth = { githubApp: { appId, installationId, privateKey: { file } } };
     const config = { provider: null, auth, session: { model: "gpt-5" } };
     await using at = await DoorFleet.open({ env: github.env, config });
     const session = await at.fleet.sessions.create({ user: "ann" });
@@ -73,7 +73,7 @@ describe("sessions of the library and of the front door whose credentials expire
       };
       await using model = await startWireModel("");
       next();
-      const source = from === "command" ? { apiKeyCommand: `cat ${file}` } : { apiKeyFile: file };
+      const source = from === "command" ? { apiKey: { command: `cat ${file}` } } : { apiKey: { file: file } };
       const provider = { type: "openai", baseUrl: `${model.origin}/v1`, ...source };
       await using at = await DoorFleet.open({ config: { provider } });
       const session = await at.fleet.sessions.create({ user: "ann" });
@@ -102,7 +102,7 @@ describe("sessions of the library and of the front door whose credentials expire
       const file = join(temporaryFolder(), "token");
       const put = (token: string) => writeFileSync(file, token, { mode: 0o600 });
       put(github.accept("gho_one"));
-      const auth = kind === "file" ? { githubTokenFile: file } : { githubTokenCommand: `cat ${file}` };
+      const auth = kind === "file" ? { githubToken: { file: file } } : { githubToken: { command: `cat ${file}` } };
       await using at = await DoorFleet.open({
         env: github.env,
         config: { provider: null, auth, session: { model: "gpt-5" } },

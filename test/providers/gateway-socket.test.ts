@@ -54,9 +54,13 @@ it("GatewaySocket.open does not delete an old socket whose process is still aliv
 
 it("with each kind of provider, a server with a restricted network gets an address in its own namespace", async () => {
   const folder = networkFolder();
-  const key = { apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: null, bearer: false };
+  const key = { apiKey: null, bearer: false };
   const remote = { type: "openai", baseUrl: "http://192.0.2.1:1/v1", wireApi: "completions", ...key } as const;
-  for (const provider of [remote, { ...remote, apiKeyEnv: "KEY" }, { type: "echo" } as const]) {
+  for (const provider of [
+    remote,
+    { ...remote, apiKey: { from: "env", name: "KEY" } as const },
+    { type: "echo" } as const,
+  ]) {
     const settings = {
       provider,
       runtime: { path: null, args: [], env: [] },

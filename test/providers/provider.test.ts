@@ -9,9 +9,7 @@ import { ModelProvider } from "../../src/providers/provider.js";
 const remote = {
   type: "openai",
   baseUrl: "https://a.example/v1",
-  apiKeyEnv: "A_KEY",
-  apiKeyFile: null,
-  apiKeyCommand: null,
+  apiKey: { from: "env", name: "A_KEY" } as const,
   bearer: false,
   wireApi: "responses",
 } as const;
@@ -37,7 +35,7 @@ const get = async (provider: Provider | null, env: Record<string, string | undef
 
 describe("the key of a provider", () => {
   it("ModelProvider gives no key if no source is set, and no wireApi for a provider type that has only one", async () => {
-    expect(await get({ ...remote, type: "anthropic", apiKeyEnv: null }, {})).toEqual({
+    expect(await get({ ...remote, type: "anthropic", apiKey: null }, {})).toEqual({
       type: "anthropic",
       baseUrl: "https://a.example/v1",
     });
@@ -52,7 +50,7 @@ describe("the key of a provider", () => {
   ])("ModelProvider refuses a model key (%s), and never shows the key", async (_, key, fault) => {
     const error = await refused(get(remote, { A_KEY: key }));
     expect(error).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED", exit: 3 });
-    expect(error.message).toContain(`A_KEY, which provider.apiKeyEnv names for the model's key, ${fault}`);
+    expect(error.message).toContain(`A_KEY ${fault}`);
     expect(error.message + error.suggestions.join()).not.toContain("canary");
   });
 });
@@ -70,7 +68,7 @@ describe("ModelProvider", () => {
   });
 
   it("ModelProvider starts no gateway if no key is set, or if no provider is set", async () => {
-    await using keyless = new ModelProvider(settings({ ...remote, apiKeyEnv: null }), {
+    await using keyless = new ModelProvider(settings({ ...remote, apiKey: null }), {
       env: {},
       networkFolder: "/nowhere",
     });

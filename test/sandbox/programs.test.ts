@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, it, onTestFinished } from "vitest";
+import type { NamedSource } from "../../src/base/server.js";
 import { grantsOf } from "../../src/sandbox/sandbox.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
@@ -19,8 +20,8 @@ interface Grant {
   cwd?: string;
   bind?: string;
   runtimePath?: string;
-  apiKeyFile?: string;
-  keyFile?: string;
+  apiKey?: NamedSource;
+  storeKey?: NamedSource;
   tlsKey?: string;
   hostKey?: string;
   env?: NodeJS.ProcessEnv;
@@ -28,25 +29,23 @@ interface Grant {
 }
 
 function grant(given: Grant) {
-  const { cwd, bind, runtimePath = "/nowhere/copilot", apiKeyFile, env, state = temporaryFolder() } = given;
-  const { keyFile = null, tlsKey = null, hostKey = null } = given;
+  const { cwd, bind, runtimePath = "/nowhere/copilot", apiKey, env, state = temporaryFolder() } = given;
+  const { storeKey = null, tlsKey = null, hostKey = null } = given;
   const home = join(state, "home");
   const config = {
-    auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null, githubApp: null },
+    auth: { githubToken: null, githubApp: null },
     provider:
-      apiKeyFile === undefined
+      apiKey === undefined
         ? null
         : ({
             type: "openai",
             baseUrl: "",
-            apiKeyEnv: null,
-            apiKeyFile,
-            apiKeyCommand: null,
+            apiKey,
             bearer: false,
             wireApi: "responses",
           } as const),
     storage: { shared: null },
-    storeOptions: { keyFile },
+    storeOptions: { key: storeKey, password: null },
     serve: { tls: { cert: null, key: tlsKey, clientCa: null } },
     host: { tls: { cert: null, key: hostKey, ca: null } },
   };
@@ -112,8 +111,8 @@ it("a server may read folders with programs, and change a folder of its user bel
 });
 
 it.each([
-  ["provider.apiKeyFile", (file: string) => ({ apiKeyFile: file })],
-  ["storeOptions.keyFile", (file: string) => ({ keyFile: file })],
+  ["provider.apiKey", (path: string) => ({ apiKey: { from: "file", path } as const })],
+  ["storeOptions.key", (path: string) => ({ storeKey: { from: "file", path } as const })],
   ["serve.tls.key", (file: string) => ({ tlsKey: file })],
   ["host.tls.key", (file: string) => ({ hostKey: file })],
   ["COPILOTFLEET_STORE_FILE", (file: string) => ({ env: { COPILOTFLEET_STORE_FILE: file } })],
@@ -128,7 +127,7 @@ it.each([
 
 it("grantsOf ignores variables that name no file of a value", () => {
   const cwd = temporaryFolder();
-  const env = { COPILOTFLEET_PROVIDER_API_KEY_FILE: "null", COPILOTFLEET_BACKUP_FILE: join(cwd, "backup") };
+  const env = { COPILOTFLEET_BACKUP_FILE: join(cwd, "backup") };
   expect(grant({ cwd, env }).hidden).toHaveLength(grant({ cwd }).hidden.length);
 });
 

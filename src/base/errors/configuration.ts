@@ -22,7 +22,7 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     title: "This host has no key for the records in Redis, or the file of the key cannot be used.",
     causes: ["Another host made the key, and it was not copied to this host.", "A line of the file is not a key."],
     fixes: [
-      "Copy the file store-key from the state folder of another host, and name the copy in storeOptions.keyFile.",
+      "Copy the file store-key from the state folder of another host, and name the copy in storeOptions.key.",
       "copilotfleet store sign --all # only if no host has the key",
     ],
   },
@@ -177,7 +177,7 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
   FLEET_TOKEN_UNAVAILABLE: {
     title: "The token could not be read from its source.",
     causes: ["The variable is not set, the file cannot be read, or the command that prints the token failed."],
-    fixes: ["Set the variable, or correct auth.githubTokenFile or auth.githubTokenCommand.", "copilotfleet doctor"],
+    fixes: ["Set the variable, or correct auth.githubToken.", "copilotfleet doctor"],
   },
   FLEET_TOKEN_INVALID: {
     title: "The source of the token did not give a valid token.",
