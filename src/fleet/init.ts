@@ -146,14 +146,14 @@ export function settingsOf(answers: Answers): PartialConfig {
     ...(source === "github"
       ? // Set the provider to null, because a provider in the user's own file must not get these prompts.
         {
-          auth: tokenEnv == null ? { githubTokenCommand: "gh auth token" } : { githubTokenEnv: tokenEnv },
+          auth: { githubToken: tokenEnv == null ? { command: "gh auth token" } : { env: tokenEnv } },
           provider: null,
         }
       : {
           provider: {
             type: source === "ollama" ? "openai" : source,
             ...(baseUrl == null ? {} : { baseUrl }),
-            ...(apiKeyEnv == null ? {} : { apiKeyEnv }),
+            ...(apiKeyEnv == null ? {} : { apiKey: { env: apiKeyEnv } }),
           },
         }),
     ...(model == null ? {} : { session: { model } }),
@@ -191,9 +191,9 @@ export interface Written {
 const PROMPT = "Say hello in one short sentence.";
 const TRIAL_MS = 60_000;
 const FLAG_NAMES = {
-  "auth.githubTokenEnv": FIELD_FLAGS.tokenEnv,
+  "auth.githubToken": FIELD_FLAGS.tokenEnv,
   "provider.baseUrl": FIELD_FLAGS.baseUrl,
-  "provider.apiKeyEnv": FIELD_FLAGS.apiKeyEnv,
+  "provider.apiKey": FIELD_FLAGS.apiKeyEnv,
   "session.model": FIELD_FLAGS.model,
 };
 
@@ -218,11 +218,14 @@ export function checkSettings(settings: PartialConfig, asked?: Field): void {
 
 /** The models that the chosen service lists, as far as the configuration may name them; empty if it lists none. */
 export async function listedModels(settings: PartialConfig, env: NodeJS.ProcessEnv): Promise<string[]> {
-  const { type, baseUrl, apiKeyEnv } = settings.provider ?? {};
+  const { type, baseUrl, apiKey } = settings.provider ?? {};
   // Azure lists models, and a configuration names deployments.
   if (baseUrl == null || (type !== "openai" && type !== "anthropic")) return [];
   const { listModels } = await import("./doctor/settings.js");
-  const list = await listModels({ type, baseUrl, bearer: false }, env[apiKeyEnv ?? ""] || null);
+  const list = await listModels(
+    { type, baseUrl, bearer: false },
+    (apiKey !== null && apiKey !== undefined && "env" in apiKey && env[`${apiKey.env}`]) || null,
+  );
   const models = list.status === null ? null : list.models;
   return (models ?? []).filter((model) => {
     try {
