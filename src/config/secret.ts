@@ -49,7 +49,7 @@ export interface SecretKind {
   invalid: FleetErrorCode;
   /** Whether the secret has several lines. */
   isText?: boolean;
-  /** What to do for somebody who needs no such secret. */
+  /** The next step for a user who needs no such secret. */
   advice?: Suggestion;
 }
 export const TOKEN: SecretKind = {

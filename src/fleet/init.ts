@@ -2,13 +2,14 @@ import { randomUUID } from "node:crypto";
 import { existsSync, linkSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { FleetError, isFleetError, quote, systemCode } from "../base/errors.js";
-import { asSentence, printable, shellQuote } from "../base/values/text.js";
+import { asSentence, NOT_A_VARIABLE, printable, shellQuote } from "../base/values/text.js";
 import { environmentLayer, withoutSettings } from "../config/load/environment.js";
 import { findProjectFile, PROJECT_FILE } from "../config/load/files.js";
 import { checkFlags, type PartialConfig } from "../config/load/load.js";
 import { homeFolder, userConfigFile } from "../config/load/paths.js";
 import { unusableFile } from "../config/problem.js";
 import { DEFAULT_MODEL } from "../config/schema.js";
+import { isVariable } from "../config/secret.js";
 import { type Detected, KEY_VARIABLES } from "../providers/detect.js";
 import { readProjectFile, type TrustView, trustFile } from "./trust.js";
 import { withTrialFleet } from "./versions.js";
@@ -212,6 +213,17 @@ export function initTarget({ env, cwd, userConfig, force }: InitOptions): InitTa
  */
 export function checkSettings(settings: PartialConfig, asked?: Field): void {
   const isAsked = (flag: string) => asked !== undefined && flag === FIELD_FLAGS[asked];
+  for (const [field, reference] of [
+    ["tokenEnv", settings.auth?.githubToken],
+    ["apiKeyEnv", settings.provider?.apiKey],
+  ] as const) {
+    if (reference == null || !("env" in reference) || isVariable(reference.env.replaceAll("{user}", "u"))) continue;
+    const flag = FIELD_FLAGS[field];
+    const message = `${isAsked(flag) ? "Your answer" : `The value of ${flag}`} ${NOT_A_VARIABLE}. Allowed: letters, digits and _`;
+    throw new FleetError("FLEET_USAGE_INVALID", message, {
+      suggestions: [`Give the name of the variable, not its value, such as ${flag} OPENAI_API_KEY.`],
+    });
+  }
   const names = Object.entries(FLAG_NAMES).map(([key, flag]) => [key, isAsked(flag) ? "Your answer" : flag]);
   checkFlags(settings, Object.fromEntries(names) as Record<string, string>);
 }

@@ -123,7 +123,7 @@ describe("trust", () => {
     const shown = await fleet.ok(["trust"], { cwd });
     expect(shown).toContain(`${file} sets:\n  ports.from = `);
     expect(shown).toContain(`  runtime.path = "${join(clone, "x")}"\n`);
-    expect(shown).toContain('  provider.apiKey = "AWS_SECRET_ACCESS_KEY"\n');
+    expect(shown).toContain('  provider.apiKey = {"env":"AWS_SECRET_ACCESS_KEY"}\n');
     expect(shown).not.toContain("session.model");
     // Now ps connects to the store that the file names.
     expect(await fleet.refusal(7, ["ps"], { cwd })).toMatchObject({ code: "FLEET_STORE_UNAVAILABLE" });

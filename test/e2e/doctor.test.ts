@@ -212,7 +212,7 @@ describe("doctor", () => {
       detail: expect.stringMatching(/to installation 42 of App 4712 \(401/),
     });
     writeFileSync(file, "no key");
-    const noKey = expect.stringMatching(/github-app\.pem" of auth\.githubApp is not an RSA key/);
+    const noKey = expect.stringMatching(/github-app\.pem" is not an RSA key/);
     expect(await model()).toMatchObject({ level: "warning", detail: noKey });
   });
 
