@@ -42,25 +42,19 @@ export const secret = (example: string, isOfUser = false) => {
 const LONGEST_SECRET = 4096;
 const LARGEST_FILE_BYTES = 64 * 1024;
 
-/** A kind of secret: its word in messages, and the codes of the errors about it. */
+/** A kind of secret: its word in messages, and the code of the errors about it. */
 export interface SecretKind {
   word: string;
-  unavailable: FleetErrorCode;
-  invalid: FleetErrorCode;
+  code: FleetErrorCode;
   /** Whether the secret has several lines. */
   isText?: boolean;
   /** The next step for a user who needs no such secret. */
   advice?: Suggestion;
 }
-export const TOKEN: SecretKind = {
-  word: "token",
-  unavailable: "FLEET_TOKEN_UNAVAILABLE",
-  invalid: "FLEET_TOKEN_UNAVAILABLE",
-};
+export const TOKEN: SecretKind = { word: "token", code: "FLEET_TOKEN_UNAVAILABLE" };
 export const KEY: SecretKind = {
   word: "key",
-  unavailable: "FLEET_MODEL_UNCONFIGURED",
-  invalid: "FLEET_MODEL_UNCONFIGURED",
+  code: "FLEET_MODEL_UNCONFIGURED",
   advice: "Set provider.apiKey to null for a service that needs none.",
 };
 export const PRIVATE_KEY: SecretKind = { ...TOKEN, word: "private key", isText: true };
@@ -83,8 +77,8 @@ export async function readSecret(source: NamedSource, kind: SecretKind, context:
   const fault = secretFault(secret, kind);
   if (fault === null) return secret;
   const name = nameOfSource(source);
-  const { word, invalid, advice } = kind;
-  throw new FleetError(invalid, `The ${word} from ${name} ${fault}`, {
+  const { word, code, advice } = kind;
+  throw new FleetError(code, `The ${word} from ${name} ${fault}`, {
     suggestions: [`Put the ${word}, and nothing else, into ${name}.`, ...(advice === undefined ? [] : [advice])],
   });
 }
@@ -94,7 +88,7 @@ async function readSource(source: NamedSource, kind: SecretKind, context: Secret
   if (source.from === "command") return await runSecretCommand(source.command, kind, context);
   const value = context.env[source.name];
   if (value !== undefined) return value;
-  throw new FleetError(kind.unavailable, `The environment variable ${source.name} is not set.`, {
+  throw new FleetError(kind.code, `The environment variable ${source.name} is not set.`, {
     suggestions: [`Set ${source.name} to the ${kind.word}.`, ...(kind.advice === undefined ? [] : [kind.advice])],
   });
 }
@@ -134,7 +128,7 @@ export function secretFault(secret: string, { word, isText = false }: SecretKind
  *
  * @throws FleetError if the file cannot be read, is not a regular file, is too large, or can be used by others
  */
-async function readSecretFile(path: string, { word, unavailable, invalid }: SecretKind): Promise<string> {
+async function readSecretFile(path: string, { word, code }: SecretKind): Promise<string> {
   const name = printable(path);
   let file: FileHandle;
   try {
@@ -142,7 +136,7 @@ async function readSecretFile(path: string, { word, unavailable, invalid }: Secr
     file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
     if (systemCode(error) === "ENOENT") {
-      throw new FleetError(unavailable, `The ${word} file ${name} does not exist.`, {
+      throw new FleetError(code, `The ${word} file ${name} does not exist.`, {
         suggestions: [
           `Give the path of an existing file that contains the ${word} and that only you can read.`,
           `ls -l ${shellQuote(dirname(name))}`,
@@ -151,7 +145,7 @@ async function readSecretFile(path: string, { word, unavailable, invalid }: Secr
       });
     }
     const reason = systemCode(error) ?? "unknown reason";
-    throw new FleetError(unavailable, `The ${word} file ${name} cannot be read: ${reason}`, {
+    throw new FleetError(code, `The ${word} file ${name} cannot be read: ${reason}`, {
       suggestions: [`Put the ${word} into ${name}.`, `chmod 600 ${shellQuote(name)}`],
       cause: error,
     });
@@ -161,12 +155,12 @@ async function readSecretFile(path: string, { word, unavailable, invalid }: Secr
     const stats = await file.stat();
     if (!stats.isFile() || stats.size > LARGEST_FILE_BYTES) {
       const allowed = `Allowed: a regular file of at most ${LARGEST_FILE_BYTES} bytes`;
-      throw new FleetError(invalid, `The ${word} file ${name} cannot hold a ${word}. ${allowed}`);
+      throw new FleetError(code, `The ${word} file ${name} cannot hold a ${word}. ${allowed}`);
     }
     if (isExposed(stats)) {
       const mode = (stats.mode & 0o777).toString(8).padStart(3, "0");
       throw new FleetError(
-        invalid,
+        code,
         `The ${word} file ${name} has mode ${mode}, which lets others use it. Allowed: a file that only its owner can use`,
         { suggestions: [`chmod 600 ${shellQuote(name)}`] },
       );
@@ -181,8 +175,9 @@ const DEADLINE_MS = 10_000;
 const SHOWN_CHARACTERS = 300;
 
 /**
- * Runs a command in a shell and returns the first line that it prints, or all lines of a text. The command gets no standard input, and finds
- * the user's id in `COPILOTFLEET_USER`. At the deadline, and when the signal aborts, its whole process group is killed.
+ * Runs a command in a shell and returns the first line that it prints, or all lines of a text. The command gets no
+ * standard input, and finds the user's id in `COPILOTFLEET_USER`. At the deadline, and when the signal aborts, its whole
+ * process group is killed.
  */
 export async function runSecretCommand(
   command: string,
@@ -258,7 +253,7 @@ function killGroup(pid: number): void {
 export class NoAnswer extends Error {}
 
 function failed(
-  { word, unavailable }: SecretKind,
+  { word, code }: SecretKind,
   command: string,
   what: string,
   { stderr, cause }: { stderr: string; cause: NoAnswer | undefined },
@@ -270,7 +265,7 @@ function failed(
     .slice(0, SHOWN_CHARACTERS);
   // Do not keep execa's error as the cause, because it contains the standard output, and so perhaps the token.
   return new FleetError(
-    unavailable,
+    code,
     `The ${word} command ${quote(redact(command))} ${what}${said === "" ? "" : `: ${said}`}`,
     { cause, suggestions: [`Run the command by hand. It must print the ${word} on its first line and exit with 0.`] },
   );

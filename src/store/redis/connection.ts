@@ -22,11 +22,7 @@ import type { Signer } from "./signatures.js";
 /** How long one operation may take, including the time to connect, before Redis counts as unavailable. In milliseconds. */
 const OPERATION_MS = 5_000;
 const LONGEST_PAUSE_MS = 200;
-const PASSWORD: SecretKind = {
-  word: "password",
-  unavailable: "FLEET_CONFIG_INVALID",
-  invalid: "FLEET_CONFIG_INVALID",
-};
+const PASSWORD: SecretKind = { word: "password", code: "FLEET_CONFIG_INVALID" };
 
 export const FIRST_REGISTRY = `${SCHEMA} 0-0\n${EMPTY_REGISTRY}`;
 

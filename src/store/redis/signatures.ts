@@ -174,12 +174,7 @@ function digestOf({ content, signature = "" }: SignedRecord): string {
 }
 
 const KEY = /^[0-9a-f]{64}$/;
-const STORE_KEY: SecretKind = {
-  word: "store key",
-  unavailable: "FLEET_STORE_UNUSABLE",
-  invalid: "FLEET_STORE_UNUSABLE",
-  isText: true,
-};
+const STORE_KEY: SecretKind = { word: "store key", code: "FLEET_STORE_UNUSABLE", isText: true };
 /** How often the signer checks whether the key file has changed, in milliseconds. */
 const LOOK_MS = 1_000;
 
