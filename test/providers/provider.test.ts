@@ -175,7 +175,11 @@ it("with each kind of provider, a server with a restricted network gets an addre
   const folder = networkFolder();
   const key = { apiKey: null, bearer: false };
   const remote = { type: "openai", baseUrl: "http://192.0.2.1:1/v1", wireApi: "completions", ...key } as const;
-  for (const provider of [remote, { ...remote, apiKey: { from: "env", name: "KEY" } as const }, { type: "echo" } as const]) {
+  for (const provider of [
+    remote,
+    { ...remote, apiKey: { from: "env", name: "KEY" } as const },
+    { type: "echo" } as const,
+  ]) {
     const settings = {
       provider,
       runtime: { path: null, args: [], env: [] },
