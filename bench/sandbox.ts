@@ -61,7 +61,7 @@ await withState(async (env, folder) => {
   });
   await using none = await Fleet.open({ env: withGateway("none", {}), cwd: folder });
   await using auto = await Fleet.open({
-    env: withGateway("auto", { COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY", MODEL_KEY: "bench" }),
+    env: withGateway("auto", { COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}', MODEL_KEY: "bench" }),
     cwd: folder,
   });
   await none.sessions.create({ user: "none", purpose: "bench" });

@@ -68,7 +68,7 @@ async function measureReport(url: string, state: NodeJS.ProcessEnv): Promise<voi
 async function measureTurns(env: NodeJS.ProcessEnv): Promise<void> {
   const model = await startEchoModel();
   const config = {
-    provider: { type: "openai", baseUrl: model.baseUrl, apiKeyEnv: "BENCH_KEY", wireApi: "completions" } as const,
+    provider: { type: "openai", baseUrl: model.baseUrl, apiKey: { env: "BENCH_KEY" }, wireApi: "completions" } as const,
   };
   const parts = openParts({ env: { ...env, BENCH_KEY: "bench" }, config });
   const { usage, limits } = parts.store;

@@ -20,6 +20,14 @@ export interface ConfigJsonSchema {
   additionalProperties?: boolean;
 }
 
+const REFERENCE = {
+  type: "object" as const,
+  propertyNames: { enum: ["env", "file", "command"] },
+  additionalProperties: { type: "string" as const },
+  minProperties: 1,
+  maxProperties: 1,
+};
+
 const descriptions: Readonly<Record<string, KeyDescription>> = DESCRIPTIONS;
 const sections: Readonly<Record<string, { meaning: string }>> = SECTIONS;
 
@@ -29,6 +37,8 @@ export function configSchema(): ConfigJsonSchema {
     target: "draft-2020-12",
     typeMode: "input",
     ignoreActions: ["raw_transform", "transform", "check", "metadata"],
+    // The only custom schema is that of references to secrets.
+    overrideSchema: ({ valibotSchema }) => (valibotSchema.type === "custom" ? REFERENCE : undefined),
   }) as ConfigJsonSchema;
   const { properties, ...rest } = complete(keyTree(), derived);
   return {
@@ -110,7 +120,10 @@ the [JSON Schema](../schemas/config.json) in \`$schema\`.
   [you trust the file](configuration.md#project-files-need-your-trust). The values in "needs no trust" are exceptions.
 - A duration is a number with a unit: \`ms\`, \`s\`, \`m\`, \`h\`, \`d\` or \`w\`, such as \`30s\` or \`1h30m\`. A size has the unit
   \`kb\`, \`mb\` or \`gb\`, and counts by 1024.
-- In a variable, commas separate the items of a list, and \`null\` means null.
+- In a variable, commas separate the items of a list, objects are JSON, and \`null\` means null.
+- A secret is a reference: \`{"env": "NAME"}\` for a variable, \`{"file": "PATH"}\` for a file that only its owner can use, or
+  \`{"command": "…"}\` for a command that prints the secret within 10 s. With \`_FILE\` at its end, the variable of such a key
+  contains the path of the file.
 `;
 
 /** The Markdown page with every key. */

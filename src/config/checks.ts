@@ -85,7 +85,6 @@ const CHECKS = [
   checkPorts,
   checkAuth,
   checkGitHub,
-  checkProvider,
   checkTools,
   checkNetwork,
   checkHealth,
@@ -175,14 +174,6 @@ function checkGitHub({ identity, auth }: Config, origins: Map<string, Origin>): 
   throw conflict(["identity.github.api", ...names], [problem, allowed], origins);
 }
 
-function checkProvider({ provider }: Config, origins: Map<string, Origin>): void {
-  if (provider === null || provider.type === "echo") return;
-  const named = (["apiKeyEnv", "apiKeyFile", "apiKeyCommand"] as const).filter((part) => provider[part] !== null);
-  if (named.length < 2) return;
-  const names = named.map((part) => `provider.${part}`);
-  throw conflict(names, [`${names.join(" and ")} are both set`, "one source for the key"], origins);
-}
-
 /**
  * On shared servers, refuses tools that reach files if every use is approved, because such a tool reaches the histories
  * of all users.
@@ -237,20 +228,11 @@ function isSamePort(a: Address, b: Address): boolean {
   return covers(a, b) || covers(b, a);
 }
 
-/**
- * Refuses a password in a flag, because every user of the machine can read flags in the process table, but not a
- * private file or a variable. Also refuses a Redis without TLS on another host.
- */
+/** Refuses a Redis without TLS on another host. */
 function checkStore({ store, insecure }: Config, origins: Map<string, Origin>): void {
-  const origin = origins.get("store");
   if (store.kind !== "redis") return;
-  if (origin?.from === "flag" && new URL(store.url).password !== "") {
-    const allowed =
-      "a URL without a password, because other users can read flags. Put the password into COPILOTFLEET_STORE or a file";
-    throw invalidValue("store", store.url, allowed, origin);
-  }
   if (insecure || !isPlaintext(store.url)) return;
-  throw invalidValue("store", store.url, ALLOWED_PLAINTEXT, origin);
+  throw invalidValue("store", store.url, ALLOWED_PLAINTEXT, origins.get("store"));
 }
 
 /** The text after "Allowed:" in a message about a Redis without TLS. */

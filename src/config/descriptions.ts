@@ -1,4 +1,5 @@
 import type { ConfigInput } from "./schema.js";
+import type { SecretReference } from "./secret.js";
 
 /** The keys of `serve`, of hosts, and of the state. */
 const OF_OPERATION = {
@@ -146,11 +147,14 @@ const OF_OPERATION = {
     meaning: "The place of the recorded state: files, or a Redis database. See [State in Redis](redis.md).",
     examples: ["file", "rediss://redis.example:6379/0"],
   },
-  "storeOptions.keyFile": {
+  "storeOptions.key": {
     meaning:
-      "The file with the key that signs the records in Redis, the same on all hosts. `null`: `store-key` in the state " +
-      "folder. See [State in Redis](redis.md#signatures).",
-    examples: ["/etc/copilotfleet/store-key", null],
+      "The key that signs the records in Redis, the same on all hosts. `null`: the file `store-key` in the state folder. See [Signatures](redis.md#signatures).",
+    examples: [{ file: "/run/secrets/store-key" }, null],
+  },
+  "storeOptions.password": {
+    meaning: "The password of Redis. The user's name belongs in the URL, as in `redis://NAME@HOST`.",
+    examples: [{ env: "REDIS_PASSWORD" }, null],
   },
 
   "host.name": {
@@ -228,27 +232,18 @@ const OF_SERVERS = {
     examples: [["HTTPS_PROXY", "NO_PROXY"]],
   },
 
-  "auth.githubTokenEnv": {
-    meaning: "The variable that contains the GitHub token. `{user}` stands for the user's id.",
-    examples: ["GITHUB_TOKEN_{user}", "GH_TOKEN"],
-  },
-  "auth.githubTokenFile": {
-    meaning: "The file that contains the GitHub token. `{user}` stands for the user's id.",
-    examples: ["/run/secrets/copilot/{user}"],
-  },
-  "auth.githubTokenCommand": {
-    meaning:
-      "The command that prints the GitHub token. It has 10 s, and gets the user's id as `{user}` and in `COPILOTFLEET_USER`.",
-    examples: ["vault read -field=token copilot/{user}", "gh auth token"],
+  "auth.githubToken": {
+    meaning: "The GitHub token of each user. `{user}` stands for the user's id.",
+    examples: [{ env: "GITHUB_TOKEN_{user}" }, { command: "gh auth token" }, null],
   },
   "auth.githubApp.appId": { meaning: "The App ID, from the settings of the App.", examples: [123456] },
   "auth.githubApp.installationId": {
     meaning: "The number of the App's installation. It ends the address of the installation's page at GitHub.",
     examples: [7654321],
   },
-  "auth.githubApp.privateKeyFile": {
-    meaning: "The file with the App's private key (PEM), for its owner alone.",
-    examples: ["/run/secrets/github-app.pem"],
+  "auth.githubApp.privateKey": {
+    meaning: "The App's private key (PEM).",
+    examples: [{ file: "/run/secrets/github-app.pem" }],
   },
 
   "provider.type": {
@@ -259,15 +254,10 @@ const OF_SERVERS = {
     meaning: "The URL of the model service. Required, unless the type is `echo`.",
     examples: ["http://127.0.0.1:11434/v1", "https://api.openai.com/v1"],
   },
-  "provider.apiKeyEnv": {
-    meaning: "The variable that contains the key of the model service. `null`: the service needs none.",
-    examples: ["OPENAI_API_KEY", null],
-  },
-  "provider.apiKeyFile": { meaning: "A file with the key, for its owner alone.", examples: ["/run/secrets/model-key"] },
-  "provider.apiKeyCommand": {
+  "provider.apiKey": {
     meaning:
-      "The command that prints the key of the model service. It has 10 s. The fleet runs it again after five minutes, and when the service refuses the key.",
-    examples: ["vault read -field=key models/openai"],
+      "The key of the model service. The fleet runs a command again after five minutes, and when the service refuses the key. `null`: the service needs none.",
+    examples: [{ env: "OPENAI_API_KEY" }, { command: "vault read -field=key models/openai" }, null],
   },
   "provider.bearer": {
     meaning:
@@ -409,7 +399,7 @@ export interface KeyDescription extends SectionDescription {
 }
 
 /** Whether a key has a value, and is not a section. Also true for an object whose keys the user chooses. */
-type IsValue<Input> = Input extends string | number | boolean | readonly unknown[]
+type IsValue<Input> = Input extends string | number | boolean | readonly unknown[] | SecretReference
   ? true
   : string extends keyof Input
     ? true

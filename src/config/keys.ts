@@ -10,7 +10,7 @@ export interface Key {
   name: string;
   /** The environment variable: "COPILOTFLEET_SESSION_MAX_ACTIVE". */
   variable: string;
-  kind: "text" | "number" | "boolean" | "list" | "section";
+  kind: "text" | "number" | "boolean" | "list" | "secret" | "section";
   nullable: boolean;
   /** The default as a file contains it. Undefined if it depends on other keys. */
   initial: unknown;
@@ -23,6 +23,7 @@ const KINDS: Record<string, Key["kind"]> = {
   number: "number",
   boolean: "boolean",
   array: "list",
+  custom: "secret",
   strict_object: "section",
 };
 

@@ -1,5 +1,5 @@
 import { FleetError, type FleetErrorCode, isFleetError, quote, type Suggestion } from "../base/errors.js";
-import { isObject, NOT_A_VARIABLE, printable, redact, redactTokens } from "../base/values/text.js";
+import { isObject, printable, redact, redactTokens } from "../base/values/text.js";
 import { findKey, type Key, keyTree, nearestKeys } from "./keys.js";
 import { replacementOf } from "./removed.js";
 import type { Rule } from "./rules.js";
@@ -42,14 +42,13 @@ export function invalidValue(name: string, value: unknown, allowed: string, orig
   // Whether the value breaks its key's own rule. If not, it does not fit another value.
   const isOfRule = key?.rule.allowed === allowed || key?.rule.allowed === undefined;
   const isInObject = name.includes("].");
-  const isConcealed = key?.rule.concealed === true && typeof value === "string";
   const problem =
     origin === undefined
       ? `${what} is not set`
       : value === undefined
         ? `${locate(what, origin)} is missing`
-        : isConcealed
-          ? `The value of ${locate(what, origin)} ${NOT_A_VARIABLE}`
+        : key?.rule.concealed === true && isOfRule
+          ? `The value of ${locate(what, origin)} is not a reference to a secret, and is not shown, because it may be the secret`
           : `${locate(what, origin)} is ${describeValue(value, origin, { key, isOfRule })}`;
   const mayBeNull = isOfRule && key?.nullable === true && key.name === name;
   const orNull = mayBeNull && origin?.from !== "flag" ? orNullOf(name, origin) : "";
@@ -91,10 +90,8 @@ function describeValue(
 const NULLS: Readonly<Record<string, string>> = {
   "auth.githubApp.appId": "none",
   "auth.githubApp.installationId": "none",
-  "auth.githubApp.privateKeyFile": "none",
-  "auth.githubTokenCommand": "none",
-  "auth.githubTokenEnv": "none",
-  "auth.githubTokenFile": "none",
+  "auth.githubApp.privateKey": "none",
+  "auth.githubToken": "none",
   "identity.github.api": "no sign-on with GitHub",
   "host.advertise": "the address of serve.listen",
   "host.tls.ca": "the authorities that Node.js trusts",
@@ -102,9 +99,7 @@ const NULLS: Readonly<Record<string, string>> = {
   "host.tls.key": "no certificate",
   "host.name": "its present name (a new host: the name of the machine)",
   provider: "GitHub's own models",
-  "provider.apiKeyCommand": "none",
-  "provider.apiKeyEnv": "a service that needs no key",
-  "provider.apiKeyFile": "none",
+  "provider.apiKey": "a service that needs no key",
   "provider.baseUrl": 'the type "echo"',
   "runtime.path": "the program that the SDK brings",
   "serve.listen": "none, so that no client can connect",
@@ -116,7 +111,8 @@ const NULLS: Readonly<Record<string, string>> = {
   "session.ttl": "sessions that are never deleted",
   "session.tools": "all tools (none on a shared server)",
   "storage.shared": "each host's own disk",
-  "storeOptions.keyFile": "the key in the state folder",
+  "storeOptions.key": "the key in the state folder",
+  "storeOptions.password": "no password",
   user: "no default user",
 };
 
@@ -186,13 +182,12 @@ function siblingsOf(name: string): string {
 /** Matches the names of settings that would contain a secret. */
 const SECRET = /(?:key|token|secret|password|bearer)$/i;
 
-/** The error for a secret in the configuration, which may only name the variable that contains the secret. */
+/** The error for a secret in the configuration, which may only contain references to secrets. */
 function secretInPlace(name: string, origin: Origin): FleetError {
-  const isToken = /^auth|token$/i.test(name);
-  const [key, content] = isToken ? ["auth.githubTokenEnv", "the token"] : ["provider.apiKeyEnv", "the API key"];
+  const key = /^auth/i.test(name) ? "auth.githubToken" : "provider.apiKey";
   const message = `${quote(name)} is not a setting, and the configuration must not contain secrets (${whence(origin)})`;
   return new FleetError("FLEET_CONFIG_INVALID", message, {
-    suggestions: [`Remove ${name}, and set ${key} to the name of the environment variable that contains ${content}.`],
+    suggestions: [`Remove ${name}, and set ${key} to {"env": "NAME"} with the name of the variable that contains it.`],
   });
 }
 

@@ -19,10 +19,10 @@ import {
  * The message of each schema is the text after "Allowed:", so that one place can build every message.
  */
 export interface Rule {
-  /** Users may put a secret here in place of the name of its variable, so messages never show the value. */
+  /** Users may put a secret here in place of a reference to it, so messages never show the value. */
   concealed?: boolean;
   /** The value is a path. A relative path is resolved against the folder of the file that sets it. */
-  path?: "always" | "with-slash";
+  path?: "always" | "with-slash" | "in-reference";
   /** States why a value, or an item of a list, is refused: "which has no unit". Null if it finds no reason. */
   fault?: (given: string) => string | null;
   /** An allowed value, for a key whose default depends on other keys. */
@@ -41,9 +41,6 @@ export interface Rule {
   harmless?: boolean;
 }
 
-const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
-const allowedVariable = (secret: string, example: string) =>
-  `the name (letters, digits, _) of the environment variable that contains the ${secret}, such as ${example}`;
 const MAX_COUNT = 1_000_000;
 const LARGEST_PORT = 65_535;
 
@@ -88,8 +85,6 @@ const within =
     const value = read(given);
     return value !== null && value >= min && value <= max ? value : null;
   };
-
-const isVariable = (name: string) => VARIABLE.test(name) && !holdsGitHubToken(name);
 
 export const choice = <const T extends readonly [string, ...string[]]>(options: T) =>
   v.picklist(
@@ -167,23 +162,9 @@ export const modelName = () =>
 const isFilled = (given: string) => given.trim() !== "" && !given.includes("\0");
 const aPath = (allowed: string, path: "always" | "with-slash") =>
   textThat(allowed, isFilled, { fault: blankFault, path, kind: "path", harmless: true });
-export const file = (example = "/etc/copilotfleet/token") =>
-  aPath(`the path of a file, such as "${example}"`, "always");
+export const file = (example: string) => aPath(`the path of a file, such as "${example}"`, "always");
 export const program = () => aPath('the path or the name of a program, such as "/usr/local/bin/copilot"', "with-slash");
 export const folder = () => aPath('the path of a folder, such as "/mnt/copilotfleet"', "always");
-export const command = (example = "gh auth token") =>
-  textThat(`a command for the shell, such as "${example}"`, isFilled, { fault: blankFault, kind: "command" });
-
-const NAME_OF_VARIABLE: Rule = { concealed: true, kind: "name of a variable" };
-export const variable = () => textThat(allowedVariable("key", '"OPENAI_API_KEY"'), isVariable, NAME_OF_VARIABLE);
-
-/** The name of a variable. The user's id replaces `{user}` in it. */
-export const userVariable = () =>
-  textThat(
-    allowedVariable("token", '"GITHUB_TOKEN", or "GITHUB_TOKEN_{user}" with the id of the user in place of {user}'),
-    (name) => isVariable(name.replaceAll("{user}", "u")),
-    NAME_OF_VARIABLE,
-  );
 
 export const httpUrl = () =>
   textThat(
@@ -264,7 +245,7 @@ export function parseAddress(given: string): Address | null {
   return URL.canParse(`http://${given}`) ? { host, port: Number(digits) } : null;
 }
 
-/** The store and its address. `url` may contain a password: never print it without `redact()`. */
+/** The store and its address. */
 export type StoreConfig = { kind: "file" } | { kind: "redis"; url: string };
 
 export const store = () =>

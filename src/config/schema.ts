@@ -1,19 +1,20 @@
 import * as v from "valibot";
+import type { NamedSource } from "../base/server.js";
 import { identity } from "./identity.js";
 import { limits, processors } from "./limits.js";
 import * as rules from "./rules.js";
 import * as lists from "./rules.js";
+import { secret } from "./secret.js";
 
 const githubApp = v.pipe(
   v.strictObject({
     appId: v.optional(v.nullable(rules.gitHubId()), null),
     installationId: v.optional(v.nullable(rules.gitHubId()), null),
-    privateKeyFile: v.optional(v.nullable(rules.file()), null),
+    privateKey: v.optional(v.nullable(secret('{"file": "/run/secrets/github-app.pem"}')), null),
   }),
   v.rawTransform(({ dataset, addIssue, NEVER }) => {
-    const { appId, installationId, privateKeyFile } = dataset.value;
-    if (appId !== null && installationId !== null && privateKeyFile !== null)
-      return { appId, installationId, privateKeyFile };
+    const { appId, installationId, privateKey } = dataset.value;
+    if (appId !== null && installationId !== null && privateKey !== null) return { appId, installationId, privateKey };
     const [missing] = Object.entries(dataset.value).find(([, value]) => value === null) ?? [""];
     if (Object.values(dataset.value).every((value) => value === null)) return null;
     const item = { type: "object", origin: "value", input: dataset.value, key: missing, value: null } as const;
@@ -24,9 +25,7 @@ const githubApp = v.pipe(
 
 /** The sources of GitHub tokens. */
 const auth = v.strictObject({
-  githubTokenEnv: v.optional(v.nullable(rules.userVariable()), null),
-  githubTokenFile: v.optional(v.nullable(rules.file()), null),
-  githubTokenCommand: v.optional(v.nullable(rules.command()), null),
+  githubToken: v.optional(v.nullable(secret('{"env": "GITHUB_TOKEN_{user}"}', true)), null),
   // Null if no key of the App is set. If only some are set, the configuration is refused.
   githubApp: v.optional(githubApp, {}),
 });
@@ -48,8 +47,10 @@ const doorTls = v.strictObject({ cert: file("tls.crt"), key: file("tls.key"), cl
 const hostTls = v.strictObject({ cert: file("host.crt"), key: file("host.key"), ca: file("ca.crt") });
 
 const storeOptions = v.strictObject({
-  // The file with the key that signs the records in Redis. If null, the file `store-key` in the state folder.
-  keyFile: v.optional(v.nullable(rules.file()), null),
+  // The key that signs the records in Redis. If null, the file `store-key` in the state folder.
+  key: v.optional(v.nullable(secret('{"file": "/run/secrets/store-key"}')), null),
+  // The password of Redis.
+  password: v.optional(v.nullable(secret('{"env": "REDIS_PASSWORD"}')), null),
 });
 
 /** Settings of this host, for a fleet of several hosts that share a Redis. */
@@ -137,13 +138,8 @@ const runtime = v.strictObject({
 export interface RemoteProvider {
   type: "openai" | "azure" | "anthropic";
   baseUrl: string;
-  /**
-   * The variable, the file or the command with the key. At most one is set; none is set for a service that needs no
-   * key.
-   */
-  apiKeyEnv: string | null;
-  apiKeyFile: string | null;
-  apiKeyCommand: string | null;
+  /** Null for a service that needs no key. */
+  apiKey: NamedSource | null;
   /** Whether the key goes into the header `Authorization: Bearer`. With the type "openai", it always does. */
   bearer: boolean;
   /** Only the types "openai" and "azure" use this. */
@@ -157,9 +153,7 @@ export type Provider = RemoteProvider | { type: "echo" };
 const providerKeys = v.strictObject({
   type: v.optional(rules.choice(["openai", "azure", "anthropic", "echo"]), "openai"),
   baseUrl: v.optional(v.nullable(rules.httpUrl()), null),
-  apiKeyEnv: v.optional(v.nullable(rules.variable()), null),
-  apiKeyFile: v.optional(v.nullable(rules.file()), null),
-  apiKeyCommand: v.optional(v.nullable(rules.command("pass show openai/key")), null),
+  apiKey: v.optional(v.nullable(secret('{"env": "OPENAI_API_KEY"}')), null),
   bearer: v.optional(rules.flag(), false),
   wireApi: v.optional(rules.choice(["completions", "responses"]), "completions"),
   prices: v.optional(v.nullable(prices), null),

@@ -112,7 +112,7 @@ function folderOf({ source }: SecretFile): string | null {
   const folder = source?.slice(0, source.lastIndexOf("/")) ?? null;
   if (folder?.includes("{user}") === true) {
     throw unfit(
-      'auth.githubTokenFile has "{user}" in the name of a folder, but only one folder with all token files is mounted',
+      'auth.githubToken has "{user}" in the name of a folder, but only one folder with all token files is mounted',
       ['Use "{user}" only in the name of the file.'],
     );
   }

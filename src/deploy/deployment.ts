@@ -27,8 +27,8 @@ export interface DeployOptions {
 
 /** The properties of an orchestrator. */
 interface Orchestrator {
-  /** Whether the Redis URL comes from a secret, which overrides the configuration. */
-  secretStore?: boolean;
+  /** Whether the password of Redis comes from a secret, which overrides the configuration. */
+  secretPassword?: boolean;
   /** Whether it can start a Redis if the configuration does not name one that all hosts can reach. */
   startsRedis?: boolean;
   /** Whether to serve the HTTP API even if `serve.http` is not set. */
@@ -53,13 +53,12 @@ export function graceSecondsOf({ drain }: Config): number {
 /** Describes the fleet of this configuration as hosts in containers. Both orchestrators use it. */
 export function describe({ config, given }: Loaded, options: DeployOptions, orchestrator: Orchestrator) {
   const url = config.store.kind === "redis" ? readRedisUrl(config.store.url) : null;
-  const fromSecret = orchestrator.secretStore === true;
-  const reachable = fromSecret || (url !== null && !isLoopback(url));
+  const reachable = url !== null && !isLoopback(url);
   const ownRedis = !reachable && orchestrator.startsRedis === true && (url !== null || (options.replicas ?? 1) > 1);
   if (url !== null && !reachable && !ownRedis) {
     throw unfit(
       `store is ${quote(showRedisUrl(url))}. In a pod, this address is the pod itself, so the hosts would not share the store`,
-      ["Set store to a Redis that all pods reach.", "Give its URL in a Secret, with --redis-secret NAME."],
+      ["Set store to a Redis that all pods reach."],
     );
   }
   const hasRedis = reachable || ownRedis;
@@ -70,9 +69,11 @@ export function describe({ config, given }: Loaded, options: DeployOptions, orch
     without: [...PER_HOST, ...(servesHttp ? HTTP_KEYS : []), "runtime.path", ...(ownRedis ? ["storeOptions"] : [])],
     // The front door listens on all addresses of its container. The orchestrator's network protects it and the
     // orchestrator's own Redis.
-    with: ownRedis || !withTls ? { insecure: true } : {},
-    // The URL of the orchestrator's own Redis contains a password.
-    secretStore: fromSecret || ownRedis,
+    with: {
+      ...(ownRedis || !withTls ? { insecure: true } : {}),
+      ...(ownRedis ? { store: "redis://redis:6379/0" } : {}),
+    },
+    secretPassword: ownRedis || orchestrator.secretPassword === true,
     secretStoreKey: hasRedis,
     moveFiles: true,
   });
@@ -84,8 +85,8 @@ export function describe({ config, given }: Loaded, options: DeployOptions, orch
     capacity,
     settings,
     hasRedis,
-    /** The address of Redis, which is null if it is in a secret. */
-    redis: ownRedis || fromSecret ? null : url,
+    /** The address of a Redis that is not the orchestrator's own. */
+    redis: ownRedis ? null : url,
     origins: http.origins,
     /** The values of the templates. */
     view: {
@@ -110,8 +111,7 @@ function replicasOf({ replicas }: DeployOptions, hasRedis: boolean): number {
   const message = `--replicas ${replicas} needs a store in Redis, but the store is "file", which works on one host only.`;
   throw new FleetError("FLEET_USAGE_INVALID", message, {
     suggestions: [
-      `copilotfleet deploy kubernetes --replicas ${replicas} --redis-secret NAME # if a Kubernetes Secret contains the Redis URL`,
-      'Or set "store" in the configuration file to a Redis that all hosts reach, such as "redis://HOST:6379/0".',
+      'Set "store" in the configuration file to a Redis that all hosts reach, such as "redis://HOST:6379/0".',
       "copilotfleet deploy kubernetes --replicas 1 # without Redis",
     ],
   });
@@ -139,7 +139,7 @@ function noticesOf({ provider, auth, runtime }: Config, given: Layer, settings: 
   return {
     newStoreKey: settings.secrets.some(({ name }) => name === NEW_STORE_KEY),
     runtimePath: given.has("runtime.path"),
-    tokenCommand: auth.githubTokenCommand !== null,
+    tokenCommand: auth.githubToken?.from === "command",
     userVariable: settings.secrets.find(({ perUser, source }) => perUser && source === null)?.name,
     noModel: provider === null && Object.values(auth).every((source) => source === null),
     localModel:

@@ -13,7 +13,7 @@ import {
   servicesOf,
   unfit,
 } from "./deployment.js";
-import { configText, inVariables, type SecretFile, STORE_VARIABLE, secretPath } from "./settings.js";
+import { configText, inVariables, REDIS_PASSWORD, type SecretFile, secretPath } from "./settings.js";
 import { diskGib, processorMillis } from "./sizing.js";
 import { commented, escapeUnicode, fill, fillNotices, inYaml } from "./template.js";
 
@@ -45,7 +45,10 @@ export function renderKubernetes(loaded: Loaded, options: KubernetesOptions) {
   const { name, namespace, "ingress-host": ingressHost, "redis-secret": redisSecret } = options;
   // Do not check this for another RuntimeClass, because its runtime may have its own kernel and allow namespaces.
   if (options["runtime-class"] === undefined) checkSandbox(config, "the runtime's filter of system calls");
-  const fleet = describe(loaded, options, { secretStore: redisSecret !== undefined, http: ingressHost !== undefined });
+  const fleet = describe(loaded, options, {
+    secretPassword: redisSecret !== undefined,
+    http: ingressHost !== undefined,
+  });
   const { capacity, settings, view } = fleet;
   const { secrets } = settings;
   checkNames(secrets);
@@ -55,7 +58,7 @@ export function renderKubernetes(loaded: Loaded, options: KubernetesOptions) {
   const secret = options.secret ?? name;
   const userTokens = `${secret}-user-tokens`;
   const secretOf = ({ name: key, perUser }: SecretFile) =>
-    perUser ? userTokens : key === STORE_VARIABLE ? (redisSecret ?? secret) : secret;
+    perUser ? userTokens : key === REDIS_PASSWORD ? (redisSecret ?? secret) : secret;
   const forFleet = secrets.filter(({ perUser }) => !perUser);
   const stateSize = `${diskGib(capacity, !view.shared)}Gi`;
   const sharedSize = `${maxReplicas * diskGib({ servers: 0, sessions: capacity.sessions }, true)}Gi`;
@@ -122,7 +125,7 @@ export function renderKubernetes(loaded: Loaded, options: KubernetesOptions) {
 function checkNames(secrets: readonly SecretFile[]): void {
   const wrong = secrets.find(({ name }) => !SECRET_KEY.test(name.replaceAll("{user}", "u")));
   if (wrong === undefined) return;
-  const key = wrong.variable === "COPILOTFLEET_PROVIDER_API_KEY_FILE" ? "provider.apiKeyFile" : "auth.githubTokenFile";
+  const key = wrong.variable === "COPILOTFLEET_PROVIDER_API_KEY_FILE" ? "provider.apiKey" : "auth.githubToken";
   throw unfit(`${key} ends in ${quote(wrong.name)}, which is not a valid key of a Secret`, [
     "Use only letters, digits, -, _ and . in the name of the file.",
   ]);

@@ -1,5 +1,6 @@
 import { basename } from "node:path";
-import { readRedisUrl } from "../base/values/network.js";
+import { FleetError } from "../base/errors.js";
+import type { NamedSource } from "../base/server.js";
 import { holdsGitHubToken, redact } from "../base/values/text.js";
 import { findKey } from "../config/keys.js";
 import { type Layer, unflatten } from "../config/load/layers.js";
@@ -30,8 +31,8 @@ export interface SettingsOptions {
   without: readonly string[];
   /** Keys to set in addition to the given ones. */
   with?: Readonly<Record<string, unknown>>;
-  /** Whether the store's URL comes from a secret, which overrides the configuration. */
-  secretStore: boolean;
+  /** Whether the password of Redis comes from a secret {@link REDIS_PASSWORD}, which overrides the configuration. */
+  secretPassword: boolean;
   /** Whether all hosts need the same key for the records in Redis. If so, this key comes from a secret. */
   secretStoreKey?: boolean;
   /** Whether to turn the files that the configuration names into secrets. */
@@ -39,10 +40,11 @@ export interface SettingsOptions {
 }
 
 const variableOf = (key: string) => findKey(key)?.variable ?? key;
-/** The name of the secret with the store's key if the configuration names no file for it. */
+/** The name of the secret with the store's key if the configuration does not refer to one. */
 export const NEW_STORE_KEY = "COPILOTFLEET_STORE_KEY";
-const STORE_KEY = "storeOptions.keyFile";
-export const STORE_VARIABLE = variableOf("store");
+const STORE_KEY = "storeOptions.key";
+const PASSWORD = "storeOptions.password";
+export const REDIS_PASSWORD = "REDIS_PASSWORD";
 
 /** Splits the configuration into the settings of every host, and the secrets. */
 export function settingsOf(config: Config, given: Layer, options: SettingsOptions): Settings {
@@ -56,16 +58,22 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
     const variable = variableOf(key);
     secrets.push({ name: variable, variable: `${variable}_FILE`, source: null, perUser: false });
   };
-  /** Replaces a key that names a variable with the key that names a file. */
-  const moveVariable = (key: string, name: string | null, fileKey: string) => {
-    if (name === null) return;
+  const mayBeSecret = (text: string) => redact(text) !== text || holdsGitHubToken(text);
+  /** Replaces a reference to a secret, except a command, with a file on each host. */
+  const moveSecret = (key: string, source: NamedSource | null | undefined) => {
+    if (source?.from === "command" && mayBeSecret(source.command)) throw secretInCommand(key);
+    if (source?.from === "file") moveFile(key, source.path);
+    if (source?.from !== "env") return;
     values.delete(key);
-    secrets.push({ name, variable: variableOf(fileKey), source: null, perUser: name.includes("{user}") });
+    const { name } = source;
+    secrets.push({ name, variable: `${variableOf(key)}_FILE`, source: null, perUser: name.includes("{user}") });
   };
   const moveFile = (key: string, source: string | null) => {
     if (source === null || !options.moveFiles) return;
     values.delete(key);
-    secrets.push({ ...fileOf(source), variable: variableOf(key), source });
+    const variable = variableOf(key);
+    const isReference = findKey(key)?.kind === "secret";
+    secrets.push({ ...fileOf(source), variable: isReference ? `${variable}_FILE` : variable, source });
   };
   /** Turns the file with the keys of an identity provider into a secret. */
   const moveKeys = (issuer: { jwks?: unknown }, at: number): object => {
@@ -75,19 +83,13 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
     secrets.push({ ...secret, variable: null, source: jwks });
     return { ...issuer, jwks: secretPath(secret) };
   };
-  const { auth, provider, store, runtime } = config;
-  const mayBeSecret = (text: string | null) => text !== null && (redact(text) !== text || holdsGitHubToken(text));
-  if (options.secretStore || (store.kind === "redis" && hasCredentials(store.url))) conceal("store");
-  if (options.secretStoreKey === true) {
-    values.delete(STORE_KEY);
-    const source = config.storeOptions.keyFile;
-    const name = source === null ? NEW_STORE_KEY : basename(source);
-    secrets.push({ name, variable: variableOf(STORE_KEY), source, perUser: false });
-  }
+  const { auth, provider, storeOptions, runtime } = config;
+  const { key: storeKey, password } = storeOptions;
+  if (options.secretPassword) moveSecret(PASSWORD, { from: "env", name: REDIS_PASSWORD });
+  else moveSecret(PASSWORD, password);
+  if (options.secretStoreKey === true) moveSecret(STORE_KEY, storeKey ?? { from: "env", name: NEW_STORE_KEY });
   if (provider !== null && provider.type !== "echo") {
-    moveVariable("provider.apiKeyEnv", provider.apiKeyEnv, "provider.apiKeyFile");
-    moveFile("provider.apiKeyFile", provider.apiKeyFile);
-    if (mayBeSecret(provider.apiKeyCommand)) conceal("provider.apiKeyCommand");
+    moveSecret("provider.apiKey", provider.apiKey);
     // Some services expect the key in the query of the URL, so the URL may be a secret.
     if (new URL(provider.baseUrl).search !== "") conceal("provider.baseUrl");
   }
@@ -95,11 +97,9 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
   for (const [part, path] of Object.entries(config.host.tls)) moveFile(`host.tls.${part}`, path);
   const issuers = values.get("identity.jwt")?.value;
   if (options.moveFiles && Array.isArray(issuers)) values.set("identity.jwt", { value: issuers.map(moveKeys) });
-  if (mayBeSecret(auth.githubTokenCommand)) conceal("auth.githubTokenCommand");
   if (runtime.args.some(mayBeSecret)) conceal("runtime.args");
-  moveVariable("auth.githubTokenEnv", auth.githubTokenEnv, "auth.githubTokenFile");
-  moveFile("auth.githubTokenFile", auth.githubTokenFile);
-  moveFile("auth.githubApp.privateKeyFile", auth.githubApp?.privateKeyFile ?? null);
+  moveSecret("auth.githubToken", auth.githubToken);
+  moveSecret("auth.githubApp.privateKey", auth.githubApp?.privateKey);
   for (const key of values.keys()) {
     if (options.without.some((left) => key === left || key.startsWith(`${left}.`))) values.delete(key);
   }
@@ -127,9 +127,11 @@ export function isFile(jwks: string): boolean {
   return jwks.startsWith("/");
 }
 
-function hasCredentials(url: string): boolean {
-  const parts = readRedisUrl(url);
-  return parts === null || parts.username !== null || parts.password !== null;
+function secretInCommand(key: string): FleetError {
+  const message = `The command of ${key} seems to contain a secret, which the manifests would show`;
+  return new FleetError("FLEET_CONFIG_INVALID", message, {
+    suggestions: ["Put the secret into a file that the command reads, or refer to the file in place of the command."],
+  });
 }
 
 /** Turns "/keys/{user}/github" into "{user}-github", because a mounted Secret has no subfolders. */

@@ -27,14 +27,14 @@ export interface UnitFile {
 export function renderSystemd({ config, given }: Loaded, options: SystemdOptions) {
   checkSandbox(config, "the unit");
   for (const key of ["listen", "http"] as const) checkExposed(key, config, "so serve would not start");
-  const settings = settingsOf(config, given, { without: [], secretStore: false, moveFiles: false });
+  const settings = settingsOf(config, given, { without: [], secretPassword: false, moveFiles: false });
   const { secrets, passedOn } = settings;
   const { auth, provider, storage } = config;
   const [door, http] = [streamOf(config.serve.listen), streamOf(config.serve.http)];
   const sockets = [door === null ? [] : "copilotfleet.socket", http === null ? [] : "copilotfleet-http.socket"].flat();
   const named = [...new Set(secrets.filter(({ perUser }) => !perUser).map(({ name }) => name))];
   const ofUsers = secrets.filter(({ perUser }) => perUser).map(({ name }) => name);
-  const keyFile = provider === null || provider.type === "echo" ? null : provider.apiKeyFile;
+  const apiKey = provider === null || provider.type === "echo" ? null : provider.apiKey;
   const view = {
     ...options,
     door,
@@ -48,8 +48,8 @@ export function renderSystemd({ config, given }: Loaded, options: SystemdOptions
     named: named.join(", "),
     userNames: ofUsers.join(", "),
     passedOn: passedOn.join(", "),
-    keyFiles: [auth.githubTokenFile, auth.githubApp?.privateKeyFile, keyFile].some((file) => file != null),
-    tokenCommand: auth.githubTokenCommand !== null,
+    keyFiles: [auth.githubToken, auth.githubApp?.privateKey, apiKey].some((source) => source?.from === "file"),
+    tokenCommand: auth.githubToken?.from === "command",
     weakened: weakened(settings),
   };
   const units = ["copilotfleet.service", ...sockets, "copilotfleet-gc.service", "copilotfleet-gc.timer"];

@@ -2,13 +2,14 @@ import { randomUUID } from "node:crypto";
 import { existsSync, linkSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { FleetError, isFleetError, quote, systemCode } from "../base/errors.js";
-import { asSentence, printable, shellQuote } from "../base/values/text.js";
+import { asSentence, NOT_A_VARIABLE, printable, shellQuote } from "../base/values/text.js";
 import { environmentLayer, withoutSettings } from "../config/load/environment.js";
 import { findProjectFile, PROJECT_FILE } from "../config/load/files.js";
 import { checkFlags, type PartialConfig } from "../config/load/load.js";
 import { homeFolder, userConfigFile } from "../config/load/paths.js";
 import { unusableFile } from "../config/problem.js";
 import { DEFAULT_MODEL } from "../config/schema.js";
+import { isVariable } from "../config/secret.js";
 import { type Detected, KEY_VARIABLES } from "../providers/detect.js";
 import { readProjectFile, type TrustView, trustFile } from "./trust.js";
 import { withTrialFleet } from "./versions.js";
@@ -146,14 +147,14 @@ export function settingsOf(answers: Answers): PartialConfig {
     ...(source === "github"
       ? // Set the provider to null, because a provider in the user's own file must not get these prompts.
         {
-          auth: tokenEnv == null ? { githubTokenCommand: "gh auth token" } : { githubTokenEnv: tokenEnv },
+          auth: { githubToken: tokenEnv == null ? { command: "gh auth token" } : { env: tokenEnv } },
           provider: null,
         }
       : {
           provider: {
             type: source === "ollama" ? "openai" : source,
             ...(baseUrl == null ? {} : { baseUrl }),
-            ...(apiKeyEnv == null ? {} : { apiKeyEnv }),
+            ...(apiKeyEnv == null ? {} : { apiKey: { env: apiKeyEnv } }),
           },
         }),
     ...(model == null ? {} : { session: { model } }),
@@ -191,9 +192,9 @@ export interface Written {
 const PROMPT = "Say hello in one short sentence.";
 const TRIAL_MS = 60_000;
 const FLAG_NAMES = {
-  "auth.githubTokenEnv": FIELD_FLAGS.tokenEnv,
+  "auth.githubToken": FIELD_FLAGS.tokenEnv,
   "provider.baseUrl": FIELD_FLAGS.baseUrl,
-  "provider.apiKeyEnv": FIELD_FLAGS.apiKeyEnv,
+  "provider.apiKey": FIELD_FLAGS.apiKeyEnv,
   "session.model": FIELD_FLAGS.model,
 };
 
@@ -212,17 +213,31 @@ export function initTarget({ env, cwd, userConfig, force }: InitOptions): InitTa
  */
 export function checkSettings(settings: PartialConfig, asked?: Field): void {
   const isAsked = (flag: string) => asked !== undefined && flag === FIELD_FLAGS[asked];
+  for (const [field, reference] of [
+    ["tokenEnv", settings.auth?.githubToken],
+    ["apiKeyEnv", settings.provider?.apiKey],
+  ] as const) {
+    if (reference == null || !("env" in reference) || isVariable(reference.env.replaceAll("{user}", "u"))) continue;
+    const flag = FIELD_FLAGS[field];
+    const message = `${isAsked(flag) ? "Your answer" : `The value of ${flag}`} ${NOT_A_VARIABLE}. Allowed: letters, digits and _`;
+    throw new FleetError("FLEET_USAGE_INVALID", message, {
+      suggestions: [`Give the name of the variable, not its value, such as ${flag} OPENAI_API_KEY.`],
+    });
+  }
   const names = Object.entries(FLAG_NAMES).map(([key, flag]) => [key, isAsked(flag) ? "Your answer" : flag]);
   checkFlags(settings, Object.fromEntries(names) as Record<string, string>);
 }
 
 /** The models that the chosen service lists, as far as the configuration may name them; empty if it lists none. */
 export async function listedModels(settings: PartialConfig, env: NodeJS.ProcessEnv): Promise<string[]> {
-  const { type, baseUrl, apiKeyEnv } = settings.provider ?? {};
+  const { type, baseUrl, apiKey } = settings.provider ?? {};
   // Azure lists models, and a configuration names deployments.
   if (baseUrl == null || (type !== "openai" && type !== "anthropic")) return [];
   const { listModels } = await import("./doctor/settings.js");
-  const list = await listModels({ type, baseUrl, bearer: false }, env[apiKeyEnv ?? ""] || null);
+  const list = await listModels(
+    { type, baseUrl, bearer: false },
+    (apiKey !== null && apiKey !== undefined && "env" in apiKey && env[`${apiKey.env}`]) || null,
+  );
   const models = list.status === null ? null : list.models;
   return (models ?? []).filter((model) => {
     try {

@@ -22,14 +22,14 @@ import { checkState, openState, storeUrl } from "./parts.js";
 /** The files and folders that this command writes in the state folder when it copies to the file store. */
 const RECORDS = ["registry", "registry.json", "sessions", "leases", "tokens", "limits", "limit-groups", "keyed-turns"];
 
+const origin: Origin = { from: "flag", name: "--to" };
+
 interface MigrateOptions {
   env: NodeJS.ProcessEnv;
   cwd: string;
   configFile?: string;
   /** "file", or a Redis URL. */
   to: string;
-  /** The flag or the variable in which `to` was given, for messages. */
-  origin: Origin;
   /** Called while session and token records are being copied. */
   onProgress?: OnProgress;
   signal: AbortSignal;
@@ -59,12 +59,15 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
   assertTarget(options, config);
   const [from, to] = [show(storeUrl(config)), show(options.to)];
   if (from === to) {
-    const message = `${options.origin.name} is ${quote(to)}, the store that the fleet uses now, so there is nothing to copy. Allowed: another store`;
+    const message = `--to is ${quote(to)}, the store that the fleet uses now, so there is nothing to copy. Allowed: another store`;
     throw new FleetError("FLEET_USAGE_INVALID", message, {
       suggestions: [`copilotfleet store migrate --to ${to === "file" ? "redis://HOST:6379/0" : "file"}`],
     });
   }
-  const [origin, target] = [openState(config, stateRoot), openState(config, stateRoot, options.to)];
+  const [origin, target] = [
+    openState(config, stateRoot, options.env),
+    openState(config, stateRoot, options.env, options.to),
+  ];
   try {
     await refusePurging(origin);
     const leftOut: string[] = [];
@@ -91,20 +94,14 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
   }
 }
 
-function assertTarget({ to, origin }: MigrateOptions, config: Config): void {
+function assertTarget({ to }: MigrateOptions, config: Config): void {
   const target = readRedisUrl(to);
   if (to === "file") return;
   if (target === null) {
     const error = invalidValue("store", to, `"file", or ${ALLOWED_REDIS_URL}`, origin);
-    if (origin.from !== "flag") throw error;
     // Suggest the other kind of store, because the store in use cannot be the target.
     const example = config.store.kind === "file" ? "redis://127.0.0.1:6379/0" : "file";
-    throw error.reworded(() => ({ suggestions: [`For example, write ${origin.name} ${example}.`] }));
-  }
-  if (origin.from === "flag" && target.password !== null) {
-    const allowed =
-      "a URL without a password, because other users can read flags. To use a password, put the URL into a variable and name it with --to-env";
-    throw invalidValue("store", to, allowed, origin);
+    throw error.reworded(() => ({ suggestions: [`For example, write --to ${example}.`] }));
   }
   if (isPlaintext(to) && !config.insecure) throw invalidValue("store", to, ALLOWED_PLAINTEXT, origin);
 }
@@ -218,7 +215,7 @@ export async function signRecords({ all, confirm, ...options }: SignOptions): Pr
       suggestions: ["copilotfleet config get store"],
     });
   }
-  const store = openState(config, stateRoot) as RedisStore;
+  const store = openState(config, stateRoot, options.env ?? process.env) as RedisStore;
   try {
     const { signatures } = store;
     signatures.allowNewKey();

@@ -3,6 +3,7 @@ import { Ledger } from "../accounts/ledger.js";
 import { systemClock } from "../base/clock.js";
 import { fleetClosed } from "../base/errors.js";
 import { loadConfig } from "../config/load/load.js";
+import type { Environment } from "../config/load/paths.js";
 import type { Config } from "../config/schema.js";
 import { DoorClients } from "../hosts/calls/control-link.js";
 import { FleetHosts } from "../hosts/fleet-hosts.js";
@@ -51,7 +52,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const warnings = new Set<string>();
   const warn = (message: string) => void warnings.add(message);
 
-  const store = openState(config, stateRoot);
+  const store = openState(config, stateRoot, env);
   const events = new Events({ store, config, stateRoot, via: options.via ?? "library", warn });
   const clients = new Clients();
   const doorClients = new DoorClients();
@@ -149,13 +150,10 @@ export function storeUrl({ store }: Config): string {
   return store.kind === "file" ? "file" : store.url;
 }
 
-export function openState(config: Config, stateRoot: string, url = storeUrl(config)): Store {
+export function openState(config: Config, stateRoot: string, env: Environment, url = storeUrl(config)): Store {
   if (url === "file") return openStore("file", stateRoot);
-  return openStore(
-    url,
-    stateRoot,
-    ownHostName(config, stateRoot),
-    () => instanceOf(stateRoot),
-    config.storeOptions.keyFile,
-  );
+  return openStore(url, stateRoot, ownHostName(config, stateRoot), () => instanceOf(stateRoot), {
+    ...config.storeOptions,
+    env,
+  });
 }

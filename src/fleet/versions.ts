@@ -89,7 +89,7 @@ async function versionOfServe(options: VersionsOptions): Promise<string | null> 
 }
 
 /** Contains every key as null, because a configuration file could set a key that is left out. */
-const NO_APP = { appId: null, installationId: null, privateKeyFile: null };
+const NO_APP = { appId: null, installationId: null, privateKey: null };
 
 /**
  * Starts the runtime and asks for its version and its protocol, because a file that exists may still not run. When the signal
@@ -101,7 +101,7 @@ export async function askRuntime(
   signal: AbortSignal,
 ): Promise<{ version: string; protocol: number }> {
   // The trial must not use the fleet's tokens.
-  const auth = { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null, githubApp: NO_APP };
+  const auth = { githubToken: null, githubApp: NO_APP };
   return await withTrialFleet({ env, config: { runtime: { path }, auth } }, async (trial) => {
     const { server } = await trial.servers.spawn(TRIAL_USER, { signal });
     const { token } = await trial.clients.connectInfo(TRIAL_USER);

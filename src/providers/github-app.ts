@@ -1,11 +1,12 @@
 import { createPrivateKey, type KeyObject } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import { FleetError, quote } from "../base/errors.js";
+import type { NamedSource } from "../base/server.js";
 import { isLoopback } from "../base/values/network.js";
 import type { Environment } from "../config/load/paths.js";
 import type { Config } from "../config/schema.js";
+import { nameOfSource, PRIVATE_KEY, readSecret, type SecretContext, secretFault, TOKEN } from "../config/secret.js";
 import { openUpstreams } from "./gateway/upstream.js";
-import { PRIVATE_KEY, readSecretFile, secretFault, TOKEN } from "./secret.js";
 
 export type GitHubAppSettings = NonNullable<Config["auth"]["githubApp"]>;
 
@@ -42,7 +43,7 @@ export async function mintInstallationToken(
   env: Environment,
   signal: AbortSignal,
 ): Promise<Minted> {
-  const key = await readKey(app.privateKeyFile);
+  const key = await readKey(app.privateKey, { env, signal });
   const api = gitHubApi(env);
   const url = URL.canParse(api) ? new URL(api) : null;
   if (
@@ -69,20 +70,18 @@ export async function mintInstallationToken(
   );
 }
 
-async function readKey(path: string): Promise<KeyObject> {
-  const pem = await readSecretFile(path, PRIVATE_KEY);
+async function readKey(source: NamedSource, context: SecretContext): Promise<KeyObject> {
+  const pem = await readSecret(source, PRIVATE_KEY, context);
   try {
     const key = createPrivateKey(pem);
     if (key.asymmetricKeyType === "rsa") return key;
   } catch {
-    // Do not keep this error as the cause, because it may quote the file.
+    // Do not keep this error as the cause, because it may quote the key.
   }
   throw new FleetError(
     "FLEET_TOKEN_UNAVAILABLE",
-    `The file ${quote(path)} of auth.githubApp is not an RSA key in PEM form.`,
-    {
-      suggestions: ["Put the private key that GitHub generated for the App, unchanged, into this file."],
-    },
+    `The private key from ${nameOfSource(source)} is not an RSA key in PEM form.`,
+    { suggestions: ["Set auth.githubApp.privateKey to the private key that GitHub generated for the App."] },
   );
 }
 

@@ -2,8 +2,7 @@ import { FleetError, option, quote } from "../base/errors.js";
 import type { TokenSource } from "../base/server.js";
 import { redact } from "../base/values/text.js";
 import type { Config } from "../config/schema.js";
-import { readSecretFile, secretFault, TOKEN } from "./secret.js";
-import { readTokenCommand, type TokenContext } from "./token-command.js";
+import { isVariable, readSecret, type SecretContext, TOKEN } from "../config/secret.js";
 
 /**
  * The configured source of the user's token, with the user's id in place of `{user}`. Null if no source is configured.
@@ -17,61 +16,33 @@ export function tokenSourceFromConfig(auth: Config["auth"], user: string | null)
 export type PlainSource = Exclude<TokenSource, { from: "app" }>;
 
 /** Reads a token, such as a user's GitHub token or one for a front door. No message quotes the token. */
-export async function resolveToken(given: PlainSource, context: TokenContext): Promise<string> {
+export async function resolveToken(
+  given: PlainSource,
+  context: SecretContext & { user: string | null },
+): Promise<string> {
   context.signal?.throwIfAborted();
   const source = fillIn(given, context.user);
-  const raw = await read(source, context);
-  // Remove the line break that `echo` writes into a file. `checkToken` refuses other white space.
-  return checkToken(raw.replace(/\r?\n$/, ""), nameOf(source));
+  if (source.from !== "caller") return await readSecret(source, TOKEN, context);
+  throw new FleetError(
+    "FLEET_TOKEN_UNAVAILABLE",
+    "The program that started this server gave it a token in memory, and that token is not recorded",
+    { suggestions: [`Start the server from that program, or name a source with ${option("token")}.`] },
+  );
 }
 
-async function read(source: PlainSource, context: TokenContext): Promise<string> {
-  switch (source.from) {
-    case "env": {
-      const value = context.env[source.name];
-      if (value !== undefined) return value;
-      throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `The environment variable ${source.name} is not set.`, {
-        suggestions: [`Set ${source.name} to the token.`],
-      });
-    }
-    case "file":
-      return readSecretFile(source.path, TOKEN);
-    case "command":
-      return readTokenCommand(source.command, context);
-    case "caller":
-      throw new FleetError(
-        "FLEET_TOKEN_UNAVAILABLE",
-        "The program that started this server gave it a token in memory, and that token is not recorded",
-        { suggestions: [`Start the server from that program, or name a source with ${option("token")}.`] },
-      );
-  }
-}
-
-function checkToken(token: string, source: string): string {
-  const fault = secretFault(token, TOKEN);
-  if (fault === null) return token;
-  throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `The token from ${source} ${fault}`, {
-    suggestions: [`Put the token, and nothing else, into ${source}.`],
-  });
-}
-
-function configuredSource(auth: Config["auth"]): TokenSource | null {
-  if (auth.githubTokenEnv !== null) return { from: "env", name: auth.githubTokenEnv };
-  if (auth.githubTokenFile !== null) return { from: "file", path: auth.githubTokenFile };
-  if (auth.githubTokenCommand !== null) return { from: "command", command: auth.githubTokenCommand };
-  if (auth.githubApp !== null) return { from: "app" };
-  return null;
+function configuredSource({ githubToken, githubApp }: Config["auth"]): TokenSource | null {
+  return githubToken ?? (githubApp === null ? null : { from: "app" });
 }
 
 function fillIn(source: PlainSource, user: string | null): PlainSource {
   switch (source.from) {
     case "env": {
       const name = fill(source.name, user);
-      if (/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) return { from: "env", name };
+      if (isVariable(name)) return { from: "env", name };
       throw new FleetError(
         "FLEET_TOKEN_UNAVAILABLE",
         `${quote(redact(name))} cannot be an environment variable. Allowed: letters, digits and "_"`,
-        { suggestions: ["Use auth.githubTokenFile or auth.githubTokenCommand, where any user id can be filled in."] },
+        { suggestions: ["Set auth.githubToken to a file or a command, where any user id can be filled in."] },
       );
     }
     case "file":
@@ -100,17 +71,4 @@ function fill(template: string, user: string | null): string {
     );
   }
   return template.replaceAll("{user}", () => user);
-}
-
-function nameOf(source: PlainSource): string {
-  switch (source.from) {
-    case "env":
-      return `the environment variable ${source.name}`;
-    case "file":
-      return `the file ${quote(source.path)}`;
-    case "command":
-      return `the command ${quote(redact(source.command))}`;
-    case "caller":
-      return "the caller";
-  }
 }

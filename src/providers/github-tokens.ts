@@ -2,8 +2,8 @@ import { FleetError, isFleetError } from "../base/errors.js";
 import type { TokenSource } from "../base/server.js";
 import type { Environment } from "../config/load/paths.js";
 import type { Config } from "../config/schema.js";
+import { NoAnswer } from "../config/secret.js";
 import { resolveToken } from "./github-token.js";
-import { NoAnswer } from "./token-command.js";
 
 /** For how many milliseconds the output of a token command is reused before the command runs again. */
 const COMMAND_FRESH_MS = 5_000;

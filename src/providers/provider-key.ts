@@ -1,62 +1,23 @@
 import type { ProviderConfig } from "@github/copilot-sdk";
-import { FleetError, quote } from "../base/errors.js";
-import type { TokenSource } from "../base/server.js";
-import { redact } from "../base/values/text.js";
+import type { NamedSource } from "../base/server.js";
 import type { Environment } from "../config/load/paths.js";
 import type { RemoteProvider } from "../config/schema.js";
-import { KEY, readSecretFile, secretFault } from "./secret.js";
-import { readTokenCommand } from "./token-command.js";
-
-export type KeySource = Exclude<TokenSource, { from: "caller" | "app" }>;
+import { KEY, readSecret } from "../config/secret.js";
 
 /** How long a key is used before its source is read again, in milliseconds. */
 const FRESH_MS = { env: 0, file: 1_000, command: 5 * 60_000 };
 /** If the service keeps refusing keys, the key is read again at most once in this time, in milliseconds. */
 const REFUSAL_PAUSE_MS = 5_000;
 
-/** The configured source of the model service's key. Null if the service needs none. */
-export function keySourceOf({
-  apiKeyEnv,
-  apiKeyFile,
-  apiKeyCommand,
-}: Pick<RemoteProvider, "apiKeyEnv" | "apiKeyFile" | "apiKeyCommand">): KeySource | null {
-  if (apiKeyEnv !== null) return { from: "env", name: apiKeyEnv };
-  if (apiKeyFile !== null) return { from: "file", path: apiKeyFile };
-  if (apiKeyCommand !== null) return { from: "command", command: apiKeyCommand };
-  return null;
-}
-
-/** Describes the source of a key for a message. Hides parts of a command that may be secrets. */
-export function nameOfKeySource(source: KeySource): string {
-  switch (source.from) {
-    case "env":
-      return source.name;
-    case "file":
-      return `the file ${quote(source.path)}`;
-    case "command":
-      return `the command ${quote(redact(source.command))}`;
-  }
-}
-
-const KEY_SETTINGS = {
-  env: "provider.apiKeyEnv",
-  file: "provider.apiKeyFile",
-  command: "provider.apiKeyCommand",
-} as const;
-
-export function keySettingOf({ from }: KeySource): (typeof KEY_SETTINGS)[KeySource["from"]] {
-  return KEY_SETTINGS[from];
-}
-
 /** The key of the model service. Reads it again when it may have changed, so a new key needs no restart. */
 export class ProviderKey {
-  readonly #source: KeySource;
+  readonly #source: NamedSource;
   readonly #env: Environment;
   #known: { key: string; readMs: number } | undefined;
   #reading: Promise<string> | undefined;
   #refusedMs = Number.NEGATIVE_INFINITY;
 
-  constructor(source: KeySource, env: Environment) {
+  constructor(source: NamedSource, env: Environment) {
     this.#source = source;
     this.#env = env;
   }
@@ -93,37 +54,10 @@ export class ProviderKey {
   }
 
   async #read(): Promise<string> {
-    const source = this.#source;
-    const raw = await readSource(source, this.#env);
-    // Remove the line break that `echo` writes into a file.
-    const key = raw?.replace(/\r?\n$/, "");
-    const fault = key === undefined ? "is not set" : secretFault(key, KEY);
-    if (key === undefined || fault !== null) throw keyFault(source, fault);
+    const key = await readSecret(this.#source, KEY, { env: this.#env });
     this.#known = { key, readMs: performance.now() };
     return key;
   }
-}
-
-async function readSource(source: KeySource, env: Environment): Promise<string | undefined> {
-  switch (source.from) {
-    case "env":
-      return env[source.name];
-    case "file":
-      return await readSecretFile(source.path, KEY);
-    case "command":
-      return await readTokenCommand(source.command, { user: null, env, kind: KEY });
-  }
-}
-
-function keyFault(source: KeySource, fault: string | null): FleetError {
-  const name = nameOfKeySource(source);
-  const setting = keySettingOf(source);
-  return new FleetError("FLEET_MODEL_UNCONFIGURED", `${name}, which ${setting} names for the model's key, ${fault}`, {
-    suggestions: [
-      source.from === "env" ? `Set ${source.name} to the key.` : `Put the key, and nothing else, into ${name}.`,
-      `Set ${setting} to null for a service that needs none.`,
-    ],
-  });
 }
 
 /** The SDK's form of a remote provider, without its key. */

@@ -9,7 +9,7 @@ import type { ModelRequests } from "./gateway/exchange.js";
 import type { ModelGateway } from "./gateway/gateway.js";
 import type { GatewaySocket } from "./gateway/gateway-socket.js";
 import type { BudgetCheck, MeteredConsumer } from "./gateway/request-meter.js";
-import { describeProvider, keySourceOf, ProviderKey } from "./provider-key.js";
+import { describeProvider, ProviderKey } from "./provider-key.js";
 
 /** A provider that a server got for a session. */
 interface GivenProvider {
@@ -57,7 +57,7 @@ export class ModelProvider implements AsyncDisposable {
     this.#provider = provider;
     this.#context = context;
     this.#serverEnv = Object.fromEntries([...runtime.env, ...CERTIFICATES].map((name) => [name, env[name]]));
-    const source = provider === null || provider.type === "echo" ? null : keySourceOf(provider);
+    const source = provider === null || provider.type === "echo" ? null : provider.apiKey;
     this.#key = source === null ? null : new ProviderKey(source, env);
   }
 

@@ -376,11 +376,12 @@ function isFile(path: string): boolean {
  */
 function hiddenFolders({ stateRoot, config, env }: Secrets): string[] {
   const { auth, provider, storage, storeOptions, serve, host } = config;
-  const tokens = auth.githubTokenFile?.replace(/[^/]*\{user\}.*$/s, "");
-  const key = provider === null || provider.type === "echo" ? null : provider.apiKeyFile;
-  const appKey = auth.githubApp?.privateKeyFile;
-  const keys = [appKey, key, storeOptions.keyFile, serve.tls.key, host.tls.key];
-  const all = [stateRoot, dirname(userConfigFile(env)), storage.shared, tokens, ...keys, ...valueFiles(env)];
+  const apiKey = provider === null || provider.type === "echo" ? null : provider.apiKey;
+  const secrets = [auth.githubToken, auth.githubApp?.privateKey, apiKey, storeOptions.key, storeOptions.password].map(
+    (source) => (source?.from === "file" ? source.path.replace(/[^/]*\{user\}.*$/s, "") : null),
+  );
+  const keys = [...secrets, serve.tls.key, host.tls.key];
+  const all = [stateRoot, dirname(userConfigFile(env)), storage.shared, ...keys, ...valueFiles(env)];
   return all.flatMap((path) => (path == null || path === "" ? [] : [resolve(path)]));
 }
 

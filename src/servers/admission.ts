@@ -2,7 +2,6 @@ import { availableParallelism } from "node:os";
 import { FleetError } from "../base/errors.js";
 import { type SandboxReport, separates } from "../base/sandbox.js";
 import type { Registry, ServerRecord, SupervisorRecord } from "../base/server.js";
-import { readRedisUrl } from "../base/values/network.js";
 import type { Config } from "../config/schema.js";
 import { isAlive } from "../runtime/process/process-table.js";
 import type { Store } from "../store/ports.js";
@@ -134,8 +133,8 @@ export function reachesHost({ own, config, sandbox }: Reach): boolean {
 }
 
 /** Whether the fleet uses a Redis without a password. */
-export function hasOpenStore({ store }: Pick<Config, "store">): boolean {
-  return store.kind === "redis" && readRedisUrl(store.url)?.password == null;
+export function hasOpenStore({ store, storeOptions }: Pick<Config, "store" | "storeOptions">): boolean {
+  return store.kind === "redis" && storeOptions.password === null;
 }
 
 export const OPEN_STORE =

@@ -360,6 +360,6 @@ export function tokenSourceOf({ config, stateRoot }: PoolContext, server: Known)
   if (source?.from === token.from) return source;
   const why = "the source of its GitHub token was given at its start, and this host has no note of it";
   throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `Server ${quote(id)} does not start, because ${why}.`, {
-    suggestions: ["copilotfleet spawn --user USER --token-env VAR", "Set auth.githubTokenEnv or auth.githubTokenFile."],
+    suggestions: ["copilotfleet spawn --user USER --token-env VAR", "Set auth.githubToken."],
   });
 }

@@ -4,7 +4,7 @@ import { DoorFleet } from "../door/harness.js";
 import { RawClient } from "../door/raw-client.js";
 import { FakeGitHub } from "../fixtures/models/fake-github.js";
 
-const CONFIG = { provider: null, auth: { githubTokenEnv: "GITHUB_TOKEN_OF_ALL" }, session: { model: "gpt-5" } };
+const CONFIG = { provider: null, auth: { githubToken: { env: "GITHUB_TOKEN_OF_ALL" } }, session: { model: "gpt-5" } };
 const REJECT = { onPermissionRequest: () => ({ kind: "reject" as const }) };
 
 /** A fleet that uses GitHub's models. Each answer costs 20 AI credits. */

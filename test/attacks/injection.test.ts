@@ -13,7 +13,7 @@ const WAITS_FOR_CLIENT = ["session.tasks.waitForPending", "session.ui.elicitatio
 describe("the front door, in the parameters of a session,", () => {
   const config = {
     provider: null,
-    auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null, githubApp: null },
+    auth: { githubToken: null, githubApp: null },
     session: {
       model: "gpt-5",
       maxCredits: null,

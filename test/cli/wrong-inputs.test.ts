@@ -240,7 +240,6 @@ const WRONG: Readonly<Record<string, readonly Wrong[]>> = {
     })),
     { args: ["spawn", ...USER, "--token-env", "NOT_SET"], names: "NOT_SET", exit: 3 },
     { args: ["unlock", "s", "--token-env", "NOT_SET"], names: "--token-env", exit: 3 },
-    { args: ["store", "migrate", "--to-env", "NOT_SET"], names: "--to-env", exit: 3 },
     { args: ["spawn", ...USER, "--token-env", "1X"], names: "--token-env" },
     { args: ["spawn", ...USER, "--token-file", "missing"], names: "missing", exit: 3 },
     { args: ["spawn", ...USER, "--token-file", join(files, "token")], names: "token", exit: 3 },

@@ -53,7 +53,7 @@ function environment(type = "openai", path = "/v1"): NodeJS.ProcessEnv {
   return {
     COPILOTFLEET_PROVIDER_TYPE: type,
     COPILOTFLEET_PROVIDER_BASE_URL: `http://${address}${path}`,
-    COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+    COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
     MODEL_KEY: KEY,
   };
 }
@@ -139,7 +139,7 @@ describe("the model check of doctor", () => {
 
   it("the model check sends no key to a service that needs none", async () => {
     answers(200, list("gpt-5"));
-    const env = { ...environment(), COPILOTFLEET_PROVIDER_API_KEY_ENV: "null" };
+    const env = { ...environment(), COPILOTFLEET_PROVIDER_API_KEY: "null" };
     expect(await modelCheck(env)).toMatchObject({ level: "ok", detail: expect.stringMatching(/ answers$/) });
     expect(seen).toMatchObject([{ key: undefined }]);
   });

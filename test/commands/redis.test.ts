@@ -22,6 +22,7 @@ const SKIPPED =
 /** How much longer `doctor` may take, because it also tries the runtime. */
 const TRIAL_MS = 2_500;
 const PASSWORD = "canary-of-redis";
+const CREDENTIALS = { COPILOTFLEET_STORE_OPTIONS_PASSWORD: '{"env":"REDIS_PASSWORD"}', REDIS_PASSWORD: PASSWORD };
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`the command on Redis is not tested: ${problem}`);
 
@@ -40,8 +41,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
   async function started(): Promise<[RedisServer, TestFleet]> {
     const server = await RedisServer.start();
     await server.client.config("SET", "requirepass", PASSWORD);
-    const store = server.url("f").replace("redis://", `redis://:${PASSWORD}@`);
-    return [server, new TestFleet({ COPILOTFLEET_STORE: store })];
+    return [server, new TestFleet({ COPILOTFLEET_STORE: server.url("f"), ...CREDENTIALS })];
   }
 
   async function ended(server: RedisServer, onIt: TestFleet): Promise<void> {
@@ -151,15 +151,16 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     }
     using before = new Stopwatch();
     const nobody = await fleet.refusal(7, ["ps"], {
-      env: { COPILOTFLEET_STORE: `redis://:${PASSWORD}@127.0.0.1:1/0` },
+      env: { COPILOTFLEET_STORE: `redis://127.0.0.1:1/0` },
     });
     expect(nobody).toMatchObject({ code: "FLEET_STORE_UNAVAILABLE", message: expect.stringContaining("127.0.0.1:1 ") });
     // Nothing listens at this address, so ps fails before the time limit for an answer.
     expect(before.ms).toBeLessThan(4_900);
-    const stranger = await fleet.refusal(3, ["ps"], { env: { COPILOTFLEET_STORE: redis.url("f") } });
+    const stranger = await fleet.refusal(3, ["ps"], { env: { COPILOTFLEET_STORE_OPTIONS_PASSWORD: "null" } });
     expect(stranger).toMatchObject({ code: "FLEET_STORE_UNUSABLE" });
-    const credentials = `redis://:${PASSWORD}@127.0.0.1:${redis.port}`;
-    const unknown = await fleet.refusal(3, ["ps"], { env: { COPILOTFLEET_STORE: `${credentials}/99` } });
+    const unknown = await fleet.refusal(3, ["ps"], {
+      env: { COPILOTFLEET_STORE: `redis://127.0.0.1:${redis.port}/99` },
+    });
     expect(unknown).toMatchObject({
       code: "FLEET_CONFIG_INVALID",
       message: expect.stringContaining(`"store" names "redis://127.0.0.1:${redis.port}/99"`),

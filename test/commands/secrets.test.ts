@@ -24,14 +24,14 @@ const fleet = testFleet({
   MODEL_KEY: secrets.modelKey,
   AWS_SECRET_ACCESS_KEY: secrets.unlisted,
   COPILOTFLEET_PROVIDER_TYPE: undefined,
-  COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+  COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
   // Without this address, at which no server listens, a runtime with a token would connect to GitHub.
   COPILOT_API_URL: "http://127.0.0.1:9",
   COPILOT_DEBUG_GITHUB_API_URL: "http://127.0.0.1:9",
 });
 const tokenFile = join(fleet.folder, "token");
 const commandFile = join(fleet.folder, "command-token");
-const AUTH_COMMAND = { COPILOTFLEET_AUTH_GITHUB_TOKEN_COMMAND: `cat ${commandFile}` };
+const AUTH_COMMAND = { COPILOTFLEET_AUTH_GITHUB_TOKEN: JSON.stringify({ command: `cat ${commandFile}` }) };
 
 let model: EchoModel;
 let connectionTokens: string[] = [];
@@ -90,7 +90,7 @@ beforeAll(async () => {
   await use(["create", "--user", "nokey"], { MODEL_KEY: `${secrets.modelKey} x` });
   await use(["spawn", "--user", "exits", "--token-env", "GITHUB_CANARY"], { COPILOT_CLI_PATH: "/bin/false" });
   await use(["spawn", "--user", "fails"], {
-    COPILOTFLEET_AUTH_GITHUB_TOKEN_COMMAND: `cat ${commandFile}; cat ${commandFile} >&2; exit 3`,
+    COPILOTFLEET_AUTH_GITHUB_TOKEN: JSON.stringify({ command: `cat ${commandFile}; cat ${commandFile} >&2; exit 3` }),
   });
   const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"]);
   for (const { user, pid } of servers) {

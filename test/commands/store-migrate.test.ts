@@ -102,8 +102,8 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     const note = { user: "~alice-1", begunAt: new Date().toISOString(), pending: ["h2"], partlyDone: true as const };
     await using_(url, async (store) => await store.purges.begin(note));
     const there = await contents(url);
-    const back = ["store", "migrate", "--to-env", "TARGET"];
-    const { stdout: text, stderr } = await fleet.run(back, { env: { ...env, TARGET: "file" } });
+    const back = ["store", "migrate", "--to", "file"];
+    const { stdout: text, stderr } = await fleet.run(back, { env });
     expect(stderr.trimEnd().split("\n")).toEqual([
       expect.stringMatching(/^Warning: The ledger stays in "redis:.*budgets of tokens begin again\.$/),
       expect.stringMatching(/^Warning: The records of purges for hosts that are gone \("h2"\) stay in "redis:/),
@@ -176,8 +176,9 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
   });
 
   it("store migrate reports a Redis that refuses the user or cannot be reached, and shows no password", async () => {
-    const env = { TARGET: `redis://nobody:canary@127.0.0.1:${redis.port}/0?fleet=secret` };
-    const ran = await fleet.run(["store", "migrate", "--to-env", "TARGET"], { env });
+    const env = { COPILOTFLEET_STORE_OPTIONS_PASSWORD: '{"env":"PASSWORD"}', PASSWORD: "canary" };
+    const to = `redis://nobody@127.0.0.1:${redis.port}/0?fleet=secret`;
+    const ran = await fleet.run(["store", "migrate", "--to", to], { env });
     expect(ran.code).toBe(3);
     expect(ran.stdout + ran.stderr).toMatch(/does not let this user in/);
     expect(ran.stdout + ran.stderr).not.toContain("canary");

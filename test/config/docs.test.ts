@@ -67,7 +67,7 @@ describe("schemas/config.json", () => {
       ...(name === "sandbox.allow" ? { sandbox: { network: "allow-list" }, provider: { type: "echo" } } : {}),
       ...(/^(serve|host)\.tls\./.test(name) ? { [name.split(".")[0] ?? ""]: { tls: { cert: "/a", key: "/b" } } } : {}),
       ...(name.startsWith("auth.githubApp.")
-        ? { auth: { githubApp: { appId: 1, installationId: 2, privateKeyFile: "/key" } } }
+        ? { auth: { githubApp: { appId: 1, installationId: 2, privateKey: { file: "/key" } } } }
         : {}),
       ...(name.startsWith("storage.") ? { store: "redis://127.0.0.1" } : {}),
     };

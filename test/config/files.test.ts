@@ -68,7 +68,7 @@ describe("unknown keys", () => {
     [{ ttl: "1h" }, "ttl", ["session.ttl", "lock.ttl"]],
     [{ session: { infinite: { enable: true } } }, "session.infinite.enable", ["session.infinite.enabled"]],
     [{ maxactive: 3 }, "maxactive", ["session.maxActive"]],
-    [{ provider: { type: "openai", apiKey: "sk-canary" } }, "provider.apiKey", ["provider.apiKeyEnv"]],
+    [{ provider: { type: "openai", token: "sk-canary" } }, "provider.token", ["provider.apiKey"]],
   ])("the error for the unknown key in %j suggests the nearest keys", async (content, name, nearest) => {
     await using folder = new Folder();
     folder.write(folder.projectFile, content);
@@ -79,11 +79,11 @@ describe("unknown keys", () => {
     for (const known of nearest) expect(error.suggestions[0]).toContain(known);
   });
 
-  it("the error for the unknown key provider.apiKey suggests provider.apiKeyEnv, and hides the API key", async () => {
+  it("the error for the unknown key provider.secret suggests provider.apiKey, and hides the secret", async () => {
     await using folder = new Folder();
-    folder.write(folder.projectFile, { provider: { type: "openai", apiKey: "sk-canary" } });
+    folder.write(folder.projectFile, { provider: { type: "openai", secret: "sk-canary" } });
     const error = folder.refusal();
-    expect(error.suggestions.join()).toContain("set provider.apiKeyEnv to the name of the environment variable");
+    expect(error.suggestions.join()).toContain('set provider.apiKey to {"env": "NAME"}');
     expect(JSON.stringify([error.message, error.suggestions, error.stack])).not.toContain("canary");
   });
 

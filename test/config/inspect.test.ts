@@ -78,7 +78,7 @@ describe("the values in force", () => {
           {
             type: fc.constantFrom("openai", "azure", "anthropic"),
             baseUrl: fc.constantFrom("http://a.example", "http://b.example"),
-            apiKeyEnv: fc.constantFrom("KEY", null),
+            apiKey: fc.constantFrom({ env: "KEY" }, null),
             wireApi: fc.constantFrom("responses"),
           },
           { requiredKeys: ["baseUrl"] },
@@ -111,10 +111,10 @@ describe("the values in force", () => {
   it("inspectConfig hides passwords and tokens, but shows long names of variables and models", async () => {
     await using folder = new Folder();
     const env = {
-      COPILOTFLEET_STORE: "rediss://user:canary@redis.example:6379/0",
-      COPILOTFLEET_AUTH_GITHUB_TOKEN_COMMAND: "echo ghp_canary0123456789",
+      COPILOTFLEET_STORE: "rediss://canary@redis.example:6379/0",
+      COPILOTFLEET_AUTH_GITHUB_TOKEN: JSON.stringify({ command: "echo ghp_canary0123456789" }),
       COPILOTFLEET_PROVIDER_BASE_URL: "https://a.example/v1?key=canary0123456789abcdef",
-      COPILOTFLEET_PROVIDER_API_KEY_ENV: "AZURE_OPENAI_API_KEY_2",
+      COPILOTFLEET_PROVIDER_API_KEY: '{"env":"AZURE_OPENAI_API_KEY_2"}',
       COPILOTFLEET_RUNTIME_ARGS: "--log-level,canary0123456789abcdef",
       COPILOTFLEET_SESSION_MODEL: "claude-sonnet-4-20250514",
     };
@@ -123,10 +123,10 @@ describe("the values in force", () => {
     expect(JSON.stringify(values)).not.toContain("canary");
     expect(values.store?.value).toBe("rediss://***@redis.example:6379/0");
     expect(values["runtime.args"]?.value).toEqual(["--log-level", "***"]);
-    expect(values["provider.apiKeyEnv"]?.value).toBe("AZURE_OPENAI_API_KEY_2");
+    expect(values["provider.apiKey"]?.value).toEqual({ env: "AZURE_OPENAI_API_KEY_2" });
     expect(values["session.model"]?.value).toBe("claude-sonnet-4-20250514");
     const key = inspect(folder, {
-      env: { COPILOTFLEET_PROVIDER_API_KEY_ENV: "a94a8fe5ccb19ba61c4c0873d391e987982fbbd3" },
+      env: { COPILOTFLEET_PROVIDER_API_KEY: '{"env":"a94a8fe5ccb19ba61c4c0873d391e987982fbbd3"}' },
     });
     expect(JSON.stringify(key)).not.toContain("a94a8fe5");
     const model = inspect(folder, { env: { COPILOTFLEET_SESSION_MODEL: "ghp_canary0123456789" } });
@@ -176,13 +176,13 @@ describe("a configuration with problems", () => {
     await using folder = new Folder();
     folder.write(folder.userFile, {
       ports: { from: 5000, to: 4000 },
-      auth: { githubTokenEnv: "A", githubTokenCommand: "b" },
+      auth: { githubToken: { env: "A" }, githubApp: { appId: 1, installationId: 2, privateKey: { file: "/key" } } },
       provider: { type: "azure" },
     });
     expect(messages(inspect(folder))).toEqual([expect.stringContaining("provider.baseUrl is not set")]);
     folder.write(folder.userFile, {
       ports: { from: 5000, to: 4000 },
-      auth: { githubTokenEnv: "A", githubTokenCommand: "b" },
+      auth: { githubToken: { env: "A" }, githubApp: { appId: 1, installationId: 2, privateKey: { file: "/key" } } },
     });
     expect(messages(inspect(folder))).toEqual([
       expect.stringContaining("which is more than ports.to"),

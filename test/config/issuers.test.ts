@@ -83,11 +83,11 @@ describe("identity.jwt", () => {
     expect(wrong.suggestions).toEqual(["Correct or unset COPILOTFLEET_IDENTITY_JWT."]);
   });
 
-  it("identity.github.api is refused together with auth.githubTokenEnv, and with an http:// URL", async () => {
+  it("identity.github.api is refused together with auth.githubToken, and with an http:// URL", async () => {
     await using folder = new Folder();
     const identity = { github: { api: "https://api.github.com" } };
-    const refusal = folder.refusal({ flags: { identity, auth: { githubTokenEnv: "GH_TOKEN" } } });
-    expect(refusal.message).toContain("identity.github.api and auth.githubTokenEnv are both set");
+    const refusal = folder.refusal({ flags: { identity, auth: { githubToken: { env: "GH_TOKEN" } } } });
+    expect(refusal.message).toContain("identity.github.api and auth.githubToken are both set");
     expect(folder.refusal({ flags: { identity: { github: { api: "http://github.example" } } } }).message).toContain(
       "an https:// URL",
     );

@@ -3,10 +3,10 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { keyVariables } from "../../src/config/keys.js";
 import { environmentLayer, unknownVariables } from "../../src/config/load/environment.js";
-import { isExposed } from "../../src/config/load/files.js";
+import { isExposed } from "../../src/config/secret.js";
 import { Folder } from "./folder.js";
 
-const URL = "rediss://:canary-password@redis.example/0";
+const URL = "rediss://canary@redis.example/0";
 
 /** Writes a file with the mode that a secret needs, and returns its path. */
 function secret(folder: Folder, content: string, mode = 0o600): string {

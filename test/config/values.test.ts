@@ -25,11 +25,8 @@ const VALUES: Record<string, unknown[]> = {
   "pool.servers": [0, -1, 1.5, "2", null],
   "pool.strategy": ["random", "Sticky"],
   "runtime.path": ["", "a\0b", 3],
-  "auth.githubTokenFile": ["", 3],
-  "auth.githubTokenCommand": [" ", 3],
   "auth.githubApp.appId": [0, "4711", 1.5],
   "auth.githubApp.installationId": [-1, "42"],
-  "auth.githubApp.privateKeyFile": ["", 3],
   "session.model": ["", "a b", "a\nb", 5],
   "session.maxActive": [0, -3, "all"],
   "session.maxCredits": [0, 29, 30.5, "all"],
@@ -50,8 +47,6 @@ const VALUES: Record<string, unknown[]> = {
   "provider.wireApi": ["chat"],
   "provider.prices": ["free", true],
   "usage.retention": ["0s", "never", 400, null],
-  "provider.apiKeyFile": ["", 3],
-  "provider.apiKeyCommand": [" ", 3],
   "provider.bearer": ["yes", 1],
   "serve.listen": [
     "4300",
@@ -98,8 +93,7 @@ const CASES = Object.entries(VALUES).flatMap(([name, values]) => values.map((val
 
 const EXAMPLES = [...keysBelow(keyTree())].filter(({ kind }) => kind !== "section");
 /** Keys that refuse only a blank text. */
-const ACCEPTS_ANY_TEXT =
-  /^(?:runtime\.path|auth\.githubToken(?:File|Command)|auth\.githubApp\.privateKeyFile|provider\.apiKey(?:File|Command)|storage\.shared|storeOptions\.keyFile|host\.ca|(?:serve|host)\.tls\.\w+)$/;
+const ACCEPTS_ANY_TEXT = /^(?:runtime\.path|storage\.shared|(?:serve|host)\.tls\.\w+)$/;
 
 describe("a value that is not allowed", () => {
   it.each(CASES)("the error for the value $value of $name lists the allowed values", async ({ name, value }) => {
@@ -149,14 +143,12 @@ describe("a value that is not allowed", () => {
       const tls = { cert: "/a", key: "/b" };
       // Other settings that a key needs to be allowed, or to have an effect.
       const others: Record<string, object> = {
-        "auth.githubApp.appId": { auth: { githubApp: { installationId: 2, privateKeyFile: "/key" } } },
-        "auth.githubApp.installationId": { auth: { githubApp: { appId: 1, privateKeyFile: "/key" } } },
-        "auth.githubApp.privateKeyFile": { auth: { githubApp: { appId: 1, installationId: 2 } } },
+        "auth.githubApp.appId": { auth: { githubApp: { installationId: 2, privateKey: { file: "/key" } } } },
+        "auth.githubApp.installationId": { auth: { githubApp: { appId: 1, privateKey: { file: "/key" } } } },
+        "auth.githubApp.privateKey": { auth: { githubApp: { appId: 1, installationId: 2 } } },
         "provider.baseUrl": {},
         "provider.type": { provider: { baseUrl: "http://m.example" } },
-        "provider.apiKeyEnv": { provider: { baseUrl: "http://m.example" } },
-        "provider.apiKeyFile": { provider: { baseUrl: "http://m.example" } },
-        "provider.apiKeyCommand": { provider: { baseUrl: "http://m.example" } },
+        "provider.apiKey": { provider: { baseUrl: "http://m.example" } },
         "provider.bearer": { provider: { baseUrl: "http://m.example" } },
         "provider.prices": { provider: { baseUrl: "http://m.example" } },
         "provider.wireApi": { provider: { baseUrl: "http://m.example" } },
@@ -216,9 +208,9 @@ describe("a value that is not allowed", () => {
 
   it("the error for a variable with a possible secret starts with “The value of”, and hides the value", async () => {
     await using folder = new Folder();
-    const { message } = folder.refusal({ env: { COPILOTFLEET_PROVIDER_API_KEY_ENV: "sk-canary" } });
+    const { message } = folder.refusal({ env: { COPILOTFLEET_PROVIDER_API_KEY: '{"env":"sk-canary"}' } });
     expect(message).toMatch(
-      /^The value of COPILOTFLEET_PROVIDER_API_KEY_ENV \(provider\.apiKeyEnv\) is not the name of a variable, and is not shown/,
+      /^The value of COPILOTFLEET_PROVIDER_API_KEY \(provider\.apiKey\) is not a reference to a secret, and is not shown/,
     );
   });
 
@@ -355,9 +347,17 @@ describe("secrets", () => {
   it.each([
     ["runtime.args", ["--x=ghp_canary0123456789"]],
     ["runtime.args", ["github_pat_canary"]],
-    ["auth.githubTokenEnv", "ghp_canary0123456789"],
-    ["auth.githubTokenEnv", "my canary"],
-    ["provider.apiKeyEnv", "sk-canary"],
+    ["auth.githubToken", "ghp_canary0123456789"],
+    ["auth.githubToken", "my canary"],
+    ["auth.githubToken", { env: "ghp_canary0123456789" }],
+    ["auth.githubApp.privateKey", { pem: "canary" }],
+    ["provider.apiKey", "sk-canary"],
+    ["provider.apiKey", { env: "sk-canary" }],
+    ["provider.apiKey", { env: "KEY", command: "echo canary" }],
+    ["provider.apiKey", ["canary"]],
+    ["storeOptions.key", "canary"],
+    ["storeOptions.password", { value: "canary" }],
+    ["store", "rediss://user:canary@a.example:6379/0"],
     ["provider.baseUrl", "https://user:canary@a.example/v1"],
     ["provider.baseUrl", "https://canary@a.example/v1"],
     ["store", "http://user:canary@a.example"],
@@ -390,19 +390,17 @@ describe("secrets", () => {
     );
   });
 
-  it("a store's password is refused in a flag, where others could read it, and allowed in a variable", async () => {
+  it("a store's password is refused in the URL, and the error names storeOptions.password", async () => {
     await using folder = new Folder();
-    const store = "rediss://user:canary@a.example:6379/0";
-    const error = folder.refusal({ flags: { store }, flagNames: { store: "--store" } });
-    expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID", exit: 2 });
-    expect(error.message).toContain('--store is "rediss://***@a.example:6379/0". Allowed: a URL without a password');
-    expect(folder.load({ env: { COPILOTFLEET_STORE: store } }).config.store).toEqual({ kind: "redis", url: store });
+    const error = folder.refusal({ env: { COPILOTFLEET_STORE: "rediss://user:canary@a.example:6379/0" } });
+    expect(error.message).toContain('"rediss://***@a.example:6379/0", which contains a password. Allowed: "file", or');
+    expect(error.message).toContain("see storeOptions.password");
   });
 
   it("a store on another host is refused without TLS unless insecure is true", async () => {
     await using folder = new Folder();
     const env = (url: string) => ({ env: { COPILOTFLEET_STORE: url } });
-    const error = folder.refusal(env("redis://:canary@redis.example"));
+    const error = folder.refusal(env("redis://canary@redis.example"));
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
     expect(error.message).toContain("Allowed: rediss:// (TLS)");
     expect(error.message).not.toContain("canary");
@@ -429,21 +427,9 @@ describe("values that do not go together", () => {
       "at least one port for each",
     ],
     [
-      "a second way to get a token",
-      { auth: { githubTokenEnv: "A", githubTokenCommand: "b" } },
-      "auth.githubTokenEnv and auth.githubTokenCommand are both set",
-      "one source",
-    ],
-    [
       "an App beside another way to get a token",
-      { auth: { githubTokenEnv: "A", githubApp: { appId: 1, installationId: 2, privateKeyFile: "/key" } } },
-      "auth.githubTokenEnv and auth.githubApp are both set",
-      "one source",
-    ],
-    [
-      "a second source of the provider's key",
-      { provider: { baseUrl: "http://m.example", apiKeyEnv: "A", apiKeyFile: "/key" } },
-      "provider.apiKeyEnv and provider.apiKeyFile are both set",
+      { auth: { githubToken: { env: "A" }, githubApp: { appId: 1, installationId: 2, privateKey: { file: "/key" } } } },
+      "auth.githubToken and auth.githubApp are both set",
       "one source",
     ],
     [

@@ -36,7 +36,7 @@ describe("hostile values in the files of deploy", () => {
 
   const settings = (value: string): PartialConfig => ({
     provider: { type: "echo" },
-    auth: { githubTokenCommand: value },
+    auth: { githubToken: { command: value } },
     runtime: { args: [value] },
   });
 
@@ -46,12 +46,14 @@ describe("hostile values in the files of deploy", () => {
     for (const manifest of manifests) validate(manifest);
     expect(manifests.map(({ kind }) => kind)).not.toContain("Evil");
     const config = JSON.parse(String(find(manifests, "ConfigMap").data?.["config.json"])) as object;
-    expect(config).toMatchObject({ auth: { githubTokenCommand: value }, runtime: { args: [value] } });
+    expect(config).toMatchObject({ auth: { githubToken: { command: value } }, runtime: { args: [value] } });
     if (value.includes(",")) return;
     const { compose } = renderCompose(loaded, CONTAINERS);
     expect(Object.keys(compose)).toEqual(["name", "services", "volumes"]);
     expect(compose.services).toMatchObject({
-      "host-1": { environment: { COPILOTFLEET_AUTH_GITHUB_TOKEN_COMMAND: value.replaceAll("$", "$$$$") } },
+      "host-1": {
+        environment: { COPILOTFLEET_AUTH_GITHUB_TOKEN: JSON.stringify({ command: value }).replaceAll("$", "$$$$") },
+      },
     });
     const { files } = renderSystemd(loaded, UNITS);
     expect(JSON.parse(files.at(-1)?.content ?? "")).toMatchObject(settings(value));

@@ -35,9 +35,10 @@ it.skipIf(problem !== undefined)(
     const [door, http, metrics] = await freePorts(3);
     const { files, notices } = renderSystemd(
       configured({
-        COPILOTFLEET_STORE: `redis://:x@127.0.0.1:${redis.port}/0`,
+        COPILOTFLEET_STORE: `redis://127.0.0.1:${redis.port}/0`,
+        COPILOTFLEET_STORE_OPTIONS_PASSWORD: '{"env":"REDIS_PASSWORD"}',
         COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
-        COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+        COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
         COPILOTFLEET_SESSION_APPROVE: "all",
         COPILOTFLEET_SERVE_LISTEN: `127.0.0.1:${door}`,
         COPILOTFLEET_SERVE_HTTP: `127.0.0.1:${http}`,
@@ -52,7 +53,7 @@ it.skipIf(problem !== undefined)(
     });
     await using machine = await BootedMachine.boot(folder, [
       ...files,
-      secret("COPILOTFLEET_STORE", `redis://:canary-redis@127.0.0.1:${redis.port}/0\n`),
+      secret("REDIS_PASSWORD", "canary-redis\n"),
       secret("MODEL_KEY", "canary-key\n"),
       // The machine has no journal, so let the units append to a file.
       {
@@ -104,7 +105,9 @@ it.skipIf(problem !== undefined)(
     });
     // No process has a secret in its environment.
     const environments = await ok("cat /proc/[0-9]*/environ");
-    expect(environments).toContain("COPILOTFLEET_STORE_FILE=/run/credentials/copilotfleet.service/COPILOTFLEET_STORE");
+    expect(environments).toContain(
+      "COPILOTFLEET_STORE_OPTIONS_PASSWORD_FILE=/run/credentials/copilotfleet.service/REDIS_PASSWORD",
+    );
     expect(environments).not.toContain("canary");
 
     await ok("systemctl start copilotfleet-gc.service");

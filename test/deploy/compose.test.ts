@@ -66,7 +66,7 @@ describe("a Compose file", () => {
     const { services, environment } = at("localhost:4390", { COPILOTFLEET_STORE: "redis://127.0.0.1/0" });
     expect(services["host-1"]?.ports).toEqual(["127.0.0.1:4300:4300", "127.0.0.1:4390:4380"]);
     expect(services["host-2"]?.ports).toEqual(["127.0.0.1:4301:4300", "127.0.0.1:4391:4380"]);
-    const others = Object.entries(environment).filter(([name]) => name !== "COPILOTFLEET_STORE_FILE");
+    const others = Object.entries(environment).filter(([name]) => name !== "COPILOTFLEET_STORE");
     const { serve, http } = configured(Object.fromEntries(others)).config;
     expect({ http: serve.http, origins: http.origins }).toEqual({
       http: { host: "0.0.0.0", port: 4380 },
@@ -133,37 +133,40 @@ describe("a Compose file", () => {
       });
       expect(Object.keys(volumes)).toEqual(["host-1", "host-2", "shared", "redis"]);
       // Hosts and Redis read the password in separate files, because each refuses or cannot read the files of the other.
-      expect(Object.keys(secrets ?? {})).toEqual(["COPILOTFLEET_STORE", "COPILOTFLEET_STORE_KEY", "redis.conf"]);
+      expect(Object.keys(secrets ?? {})).toEqual(["REDIS_PASSWORD", "COPILOTFLEET_STORE_KEY", "redis.conf"]);
       expect(services.redis?.secrets).toEqual(["redis.conf"]);
       expect(services["host-1"]?.secrets).not.toContainEqual(expect.objectContaining({ source: "redis.conf" }));
       const folder = mkdtempSync(join(tmpdir(), "copilotfleet-compose-"));
       onTestFinished(() => rmSync(folder, { recursive: true }));
       execFileSync("sh", ["-ec", notices.find((notice) => notice.startsWith("umask")) ?? ""], { cwd: folder });
-      const { COPILOTFLEET_STORE_FILE, ...others } = environment;
-      expect(COPILOTFLEET_STORE_FILE).toBe("/run/secrets/copilotfleet/COPILOTFLEET_STORE");
-      const inContainer = { ...others, COPILOTFLEET_STORE_FILE: join(folder, "COPILOTFLEET_STORE") };
-      const { store, storeOptions, insecure } = configured(inContainer).config;
-      expect(storeOptions).toEqual({ keyFile: "/run/secrets/copilotfleet/COPILOTFLEET_STORE_KEY" });
+      const { store, storeOptions, insecure } = configured(environment).config;
+      expect(storeOptions).toEqual({
+        key: { from: "file", path: "/run/secrets/copilotfleet/COPILOTFLEET_STORE_KEY" },
+        password: { from: "file", path: "/run/secrets/copilotfleet/REDIS_PASSWORD" },
+      });
       expect(insecure).toBe(true);
       const password = /^requirepass ([0-9a-f]{64})\n$/.exec(readFileSync(join(folder, "redis.conf"), "utf8"))?.[1];
-      expect(store).toEqual({ kind: "redis", url: `redis://:${password}@redis:6379/0` });
+      expect(readFileSync(join(folder, "REDIS_PASSWORD"), "utf8")).toBe(`${password}\n`);
+      expect(store).toEqual({ kind: "redis", url: "redis://redis:6379/0" });
     },
   );
 
   it("a Compose file contains no secret, and escapes each $ so that Compose does not take it for a variable", () => {
     const env = {
-      COPILOTFLEET_STORE: "rediss://:canary@redis.example/0",
+      COPILOTFLEET_STORE: "rediss://redis.example/0",
+      COPILOTFLEET_STORE_OPTIONS_PASSWORD: '{"env":"STORE_PASSWORD"}',
+      STORE_PASSWORD: "canary",
       COPILOTFLEET_PROVIDER_TYPE: "openai",
       COPILOTFLEET_PROVIDER_BASE_URL: "https://models.example/v1",
-      COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+      COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
       MODEL_KEY: "canary",
-      COPILOTFLEET_AUTH_GITHUB_TOKEN_COMMAND: "cat $HOME/{user}",
+      COPILOTFLEET_AUTH_GITHUB_TOKEN: JSON.stringify({ command: "cat $HOME/{user}" }),
     };
     const { yaml, notices, services, secrets, environment } = compose(env);
     expect(yaml + JSON.stringify({ services, notices })).not.toContain("canary");
     expect(secrets).toEqual({
       // biome-ignore lint/suspicious/noTemplateCurlyInString: filled in by docker compose
-      COPILOTFLEET_STORE: { file: "${COPILOTFLEET_SECRETS:-./secrets}/COPILOTFLEET_STORE" },
+      STORE_PASSWORD: { file: "${COPILOTFLEET_SECRETS:-./secrets}/STORE_PASSWORD" },
       // biome-ignore lint/suspicious/noTemplateCurlyInString: likewise
       COPILOTFLEET_STORE_KEY: { file: "${COPILOTFLEET_SECRETS:-./secrets}/COPILOTFLEET_STORE_KEY" },
       // biome-ignore lint/suspicious/noTemplateCurlyInString: likewise
@@ -174,15 +177,15 @@ describe("a Compose file", () => {
       target: "/run/secrets/copilotfleet/MODEL_KEY",
     });
     expect(environment).toMatchObject({
-      COPILOTFLEET_STORE_FILE: "/run/secrets/copilotfleet/COPILOTFLEET_STORE",
+      COPILOTFLEET_STORE_OPTIONS_PASSWORD_FILE: "/run/secrets/copilotfleet/STORE_PASSWORD",
       COPILOTFLEET_PROVIDER_API_KEY_FILE: "/run/secrets/copilotfleet/MODEL_KEY",
-      COPILOTFLEET_AUTH_GITHUB_TOKEN_COMMAND: "cat $$HOME/{user}",
+      COPILOTFLEET_AUTH_GITHUB_TOKEN: JSON.stringify({ command: "cat $$HOME/{user}" }),
       // biome-ignore lint/suspicious/noTemplateCurlyInString: filled in by docker compose
       HTTPS_PROXY: "${HTTPS_PROXY:-}",
     });
-    expect(environment).not.toHaveProperty("COPILOTFLEET_PROVIDER_API_KEY_ENV");
+    expect(environment).not.toHaveProperty("COPILOTFLEET_PROVIDER_API_KEY");
     expect(notices.join()).toContain(
-      "secrets beside this file must hold COPILOTFLEET_STORE, COPILOTFLEET_STORE_KEY, MODEL_KEY, with",
+      "secrets beside this file must hold STORE_PASSWORD, COPILOTFLEET_STORE_KEY, MODEL_KEY, with",
     );
   });
 
@@ -193,7 +196,7 @@ describe("a Compose file", () => {
     expect(() => compose({ ...ECHO, COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/{user}/token" })).toThrow(
       /name of a folder/,
     );
-    const ofUsers = compose({ ...ECHO, COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "T_{user}" });
+    const ofUsers = compose({ ...ECHO, COPILOTFLEET_AUTH_GITHUB_TOKEN: '{"env":"T_{user}"}' });
     expect(ofUsers.services["host-1"]?.volumes).toContain(
       // biome-ignore lint/suspicious/noTemplateCurlyInString: filled in by docker compose
       "${COPILOTFLEET_SECRETS:-./secrets}/users:/run/secrets/copilotfleet-users:ro",

@@ -223,7 +223,6 @@ describe("rendered manifests", () => {
       expect(isOpen({}, {}, "10.0.0.1", 6380)).toBe(true);
       expect(isOpen({}, {}, "10.0.0.1", 443)).toBe(false);
       for (const address of METADATA) expect(isOpen({}, {}, address, 6380), address).toBe(false);
-      expect(isOpen({}, { "redis-secret": "r" }, "10.0.0.1", 6379)).toBe(true);
       const literal = { COPILOTFLEET_STORE: "rediss://10.0.0.9:6380/0" };
       expect(isOpen(literal, {}, "10.0.0.9", 6380)).toBe(true);
       expect(isOpen(literal, {}, "10.0.0.8", 6380)).toBe(false);
@@ -294,24 +293,24 @@ describe("rendered manifests", () => {
 
 describe("secrets", () => {
   const SECRET = {
-    COPILOTFLEET_STORE: "rediss://fleet:canary-redis@redis.example:6379/0",
+    COPILOTFLEET_STORE: "rediss://fleet@redis.example:6379/0",
     COPILOTFLEET_PROVIDER_TYPE: "azure",
     COPILOTFLEET_PROVIDER_BASE_URL: "https://models.example/v1?code=canary-query",
-    COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+    COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
     MODEL_KEY: "canary-key",
-    COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TEAM_TOKEN",
+    COPILOTFLEET_AUTH_GITHUB_TOKEN: '{"env":"TEAM_TOKEN"}',
     TEAM_TOKEN: "canary-token",
     HTTPS_PROXY: "http://proxy:canary-proxy@proxy.example",
   };
 
   it("secrets in manifests are references, and their values appear nowhere", () => {
-    const { manifests, yaml, notices } = kubernetes(SECRET, { secret: "keys", "redis-secret": "redis-url" });
+    const { manifests, yaml, notices } = kubernetes(SECRET, { secret: "keys", "redis-secret": "redis" });
     expect(yaml + JSON.stringify({ manifests, notices })).not.toContain("canary");
     expect(notices.join()).toMatch(/The Secret keys must hold COPILOTFLEET_STORE_KEY, MODEL_KEY, .*TEAM_TOKEN/);
     const { env, volumeMounts } = hostContainer(manifests);
     const files = env.filter(({ name }) => name.endsWith("_FILE")).map(({ name, value }) => [name, value]);
     expect(files).toEqual([
-      ["COPILOTFLEET_STORE_FILE", "/run/secrets/copilotfleet/COPILOTFLEET_STORE"],
+      ["COPILOTFLEET_STORE_OPTIONS_PASSWORD_FILE", "/run/secrets/copilotfleet/REDIS_PASSWORD"],
       ["COPILOTFLEET_STORE_OPTIONS_KEY_FILE", "/run/secrets/copilotfleet/COPILOTFLEET_STORE_KEY"],
       ["COPILOTFLEET_PROVIDER_API_KEY_FILE", "/run/secrets/copilotfleet/MODEL_KEY"],
       ["COPILOTFLEET_PROVIDER_BASE_URL_FILE", "/run/secrets/copilotfleet/COPILOTFLEET_PROVIDER_BASE_URL"],
@@ -327,7 +326,7 @@ describe("secrets", () => {
       name: "secrets",
       projected: {
         sources: [
-          item("redis-url", "COPILOTFLEET_STORE"),
+          item("redis", "REDIS_PASSWORD"),
           item("keys", "COPILOTFLEET_STORE_KEY"),
           item("keys", "MODEL_KEY"),
           item("keys", "COPILOTFLEET_PROVIDER_BASE_URL"),
@@ -339,7 +338,7 @@ describe("secrets", () => {
   });
 
   it.each([
-    ["variables", { COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TOKEN_{user}" }, "TOKEN_{user}"],
+    ["variables", { COPILOTFLEET_AUTH_GITHUB_TOKEN: '{"env":"TOKEN_{user}"}' }, "TOKEN_{user}"],
     ["files", { COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/{user}/github" }, "{user}-github"],
   ])("each user's own GitHub token from %s is a file of a separate Secret", (_, variables, name) => {
     const { manifests, notices } = kubernetes({ ...REDIS, ...variables });

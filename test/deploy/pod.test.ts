@@ -17,7 +17,7 @@ it.skipIf(!POSSIBLE)(
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "copilotfleet-pod-"));
     const { manifests } = kubernetes(
-      { COPILOTFLEET_PROVIDER_TYPE: "echo", COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TEAM_TOKEN" },
+      { COPILOTFLEET_PROVIDER_TYPE: "echo", COPILOTFLEET_AUTH_GITHUB_TOKEN: '{"env":"TEAM_TOKEN"}' },
       { "ingress-host": "fleet.example" },
     );
     const secrets = { TEAM_TOKEN: "gho_canary" };

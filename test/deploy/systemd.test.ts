@@ -84,26 +84,29 @@ describe("the systemd units", () => {
 
   it("the systemd units get each secret as a credential, and no secret in an environment", () => {
     const rendered = systemd({
-      COPILOTFLEET_STORE: "redis://:canary@127.0.0.1:6379/0",
+      COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0",
+      COPILOTFLEET_STORE_OPTIONS_PASSWORD: '{"env":"REDIS_PASSWORD"}',
+      REDIS_PASSWORD: "canary",
       COPILOTFLEET_PROVIDER_TYPE: "openai",
       COPILOTFLEET_PROVIDER_BASE_URL: "https://models.example/v1",
-      COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
-      COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TOKEN_{user}",
+      COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
+      COPILOTFLEET_AUTH_GITHUB_TOKEN: '{"env":"TOKEN_{user}"}',
     });
     expect(JSON.stringify(rendered)).not.toContain("canary");
     expect(JSON.parse(unit(rendered, "config.json"))).toEqual({
       provider: { type: "openai", baseUrl: "https://models.example/v1" },
+      store: "redis://127.0.0.1:6379/0",
     });
     for (const name of ["copilotfleet.service", "copilotfleet-gc.service"]) {
       const lines = unit(rendered, name).split("\n");
       expect(lines.filter((line) => line.startsWith("LoadCredential="))).toEqual([
-        "LoadCredential=COPILOTFLEET_STORE:/etc/copilotfleet/secrets/COPILOTFLEET_STORE",
+        "LoadCredential=REDIS_PASSWORD:/etc/copilotfleet/secrets/REDIS_PASSWORD",
         "LoadCredential=MODEL_KEY:/etc/copilotfleet/secrets/MODEL_KEY",
         "LoadCredential=users:/etc/copilotfleet/secrets/users",
       ]);
       expect(lines).toEqual(
         expect.arrayContaining([
-          "Environment=COPILOTFLEET_STORE_FILE=%d/COPILOTFLEET_STORE",
+          "Environment=COPILOTFLEET_STORE_OPTIONS_PASSWORD_FILE=%d/REDIS_PASSWORD",
           "Environment=COPILOTFLEET_PROVIDER_API_KEY_FILE=%d/MODEL_KEY",
           "Environment=COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE=%d/users_TOKEN_{user}",
           "EnvironmentFile=-/etc/copilotfleet/secrets.env",
@@ -111,10 +114,10 @@ describe("the systemd units", () => {
       );
     }
     const notices = rendered.notices.join("\n");
-    expect(notices).toContain("owned by root) must hold COPILOTFLEET_STORE, MODEL_KEY, with");
+    expect(notices).toContain("owned by root) must hold REDIS_PASSWORD, MODEL_KEY, with");
     expect(notices).toContain("/etc/copilotfleet/secrets/users must be a folder that holds TOKEN_{user}, with");
     expect(rendered.notices.at(-1)).toContain(
-      "sudo -u copilotfleet env COPILOTFLEET_HOME=/var/lib/copilotfleet/state XDG_CONFIG_HOME=/etc COPILOTFLEET_STORE_FILE=/run/credentials/copilotfleet.service/COPILOTFLEET_STORE ",
+      "sudo -u copilotfleet env COPILOTFLEET_HOME=/var/lib/copilotfleet/state XDG_CONFIG_HOME=/etc COPILOTFLEET_STORE_OPTIONS_PASSWORD_FILE=/run/credentials/copilotfleet.service/REDIS_PASSWORD ",
     );
     expect(unit(systemd(), "copilotfleet.service")).not.toMatch(/LoadCredential|_FILE=/);
   });
@@ -128,7 +131,7 @@ describe("the systemd units", () => {
     "the systemd units have an exposure of at most 1.5 for systemd-analyze security (skipped without systemd-analyze)",
     async () => {
       const root = scratch();
-      const rendered = systemd({ COPILOTFLEET_STORE: "redis://:x@127.0.0.1:6379/0" });
+      const rendered = systemd({ COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0" });
       const services = rendered.files.filter(({ path }) => path.endsWith(".service"));
       expect(services).toHaveLength(2);
       const written = await writeFiles(root, services);

@@ -76,7 +76,7 @@ export class DoorFleet implements AsyncDisposable {
     const provider = {
       type: "openai" as const,
       baseUrl: model.baseUrl,
-      apiKeyEnv: options.hasKey === false ? null : "MODEL_KEY",
+      apiKey: options.hasKey === false ? null : { env: "MODEL_KEY" },
     };
     // A busy machine may pause for seconds. The fleet must not take a server for hung because of that.
     const health = { timeout: "10s" };

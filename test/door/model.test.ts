@@ -57,7 +57,7 @@ it("a client's turn succeeds after another Fleet object ran a turn in the sessio
   const client = await RawClient.as(at.url, await at.token("alice"));
   await client.requestOk("session.create", { sessionId: "shared" });
   await client.turnOk("shared", "one");
-  const provider = { type: "openai" as const, baseUrl: at.model.baseUrl, apiKeyEnv: "MODEL_KEY" };
+  const provider = { type: "openai" as const, baseUrl: at.model.baseUrl, apiKey: { env: "MODEL_KEY" } };
   const other = await Fleet.open({ env: at.env, cwd: at.folder, config: { ports: at.ports, provider } });
   await other.sessions.use("shared", "two", { user: "alice" });
   await other.close();

@@ -43,7 +43,7 @@ it("a client may answer model requests if each user has their own GitHub token, 
     { name: "TOKEN_{user}", expected: { result: { success: true } } },
     { name: "TOKEN", expected: denied("requestHandler", "credentials") },
   ]) {
-    const config = { provider: null, auth: { githubTokenEnv: name }, session: OPEN_TO_CLIENTS };
+    const config = { provider: null, auth: { githubToken: { env: name } }, session: OPEN_TO_CLIENTS };
     await using at = await DoorFleet.open({ env, config });
     const client = await RawClient.as(at.url, await at.token("alice"));
     expect(await client.request("llmInference.setProvider", {}), name).toMatchObject(expected);

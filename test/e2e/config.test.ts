@@ -7,7 +7,7 @@ import { Terminal } from "../fixtures/commands/terminal.js";
 
 const fleet = testFleet();
 /** Nothing listens at this address, so a command that opened the store would fail. */
-const STORE = { env: { COPILOTFLEET_STORE: "rediss://user:canary@127.0.0.1:1/0" } };
+const STORE = { env: { COPILOTFLEET_STORE: "rediss://canary@127.0.0.1:1/0" } };
 const FILE = join(fleet.folder, "home", ".config", "copilotfleet", "config.json");
 mkdirSync(dirname(FILE), { recursive: true });
 const write = (text: string) => writeFileSync(FILE, text, { mode: 0o644 });

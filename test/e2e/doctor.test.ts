@@ -69,14 +69,14 @@ describe("doctor", () => {
     ],
     [
       "that the variable with the model's key is not set",
-      { ...OWN_MODEL, COPILOTFLEET_PROVIDER_API_KEY_ENV: "NO_SUCH_KEY" },
+      { ...OWN_MODEL, COPILOTFLEET_PROVIDER_API_KEY: '{"env":"NO_SUCH_KEY"}' },
       "model",
-      /^NO_SUCH_KEY, which provider\.apiKeyEnv names .* is not set$/,
+      /^The environment variable NO_SUCH_KEY is not set\.$/,
       /^Set NO_SUCH_KEY to the key\.$/,
     ],
     [
       "that the variable with the GitHub token is not set",
-      { ...NO_MODEL, COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "NO_SUCH_TOKEN" },
+      { ...NO_MODEL, COPILOTFLEET_AUTH_GITHUB_TOKEN: '{"env":"NO_SUCH_TOKEN"}' },
       "model",
       /^The environment variable NO_SUCH_TOKEN is not set\.$/,
       /^Set NO_SUCH_TOKEN/,
@@ -212,7 +212,7 @@ describe("doctor", () => {
       detail: expect.stringMatching(/to installation 42 of App 4712 \(401/),
     });
     writeFileSync(file, "no key");
-    const noKey = expect.stringMatching(/github-app\.pem" of auth\.githubApp is not an RSA key/);
+    const noKey = expect.stringMatching(/github-app\.pem" is not an RSA key/);
     expect(await model()).toMatchObject({ level: "warning", detail: noKey });
   });
 

@@ -92,7 +92,7 @@ describe("init with flags", () => {
     });
     expect(model.keys).toContain("Bearer key-1");
     expect(contentOf(cwd)).toMatchObject({
-      provider: { type: "openai", baseUrl: model.baseUrl, apiKeyEnv: "MODEL_KEY" },
+      provider: { type: "openai", baseUrl: model.baseUrl, apiKey: { env: "MODEL_KEY" } },
       session: { model: "m-1" },
     });
     expect(await fleet.ok(["config", "get", "provider.baseUrl"], { cwd })).toBe(`${model.baseUrl}\n`);
@@ -110,7 +110,7 @@ describe("init with flags", () => {
     const flags = ["--base-url", `http://${addressOf(refusing)}/v1`, "--model", "m", "--api-key-env", "MODEL_KEY"];
     const refused = await fleet.refusal(7, ["init", "--provider", "openai", ...flags], { cwd, env: KEY });
     expect(refused.message).toBe(
-      `The turn failed: http://${addressOf(refusing)}/v1 refused the key in MODEL_KEY (provider.apiKeyEnv), status 401: "bad key". No file was written.`,
+      `The turn failed: http://${addressOf(refusing)}/v1 refused the key in MODEL_KEY (provider.apiKey), status 401: "bad key". No file was written.`,
     );
     expect(refused.suggestions).toEqual(["Add --no-try to write the file without trying a prompt."]);
     expect(readdirSync(cwd)).toEqual([]);
@@ -233,11 +233,11 @@ describe("init --yes", () => {
     const cwd = project();
     const env = { PATH: `${programs}:${fleet.env.PATH}` };
     await fleet.ok(["init", "--yes", "--no-try"], { cwd, env });
-    expect(contentOf(cwd)).toMatchObject({ auth: { githubTokenCommand: "gh auth token" }, provider: null });
+    expect(contentOf(cwd)).toMatchObject({ auth: { githubToken: { command: "gh auth token" } }, provider: null });
     expect(readFileSync(fileIn(cwd), "utf8")).not.toContain("canary");
     const token = project();
     await fleet.ok(["init", "--yes", "--no-try"], { cwd: token, env: { ...env, GH_TOKEN: "ghp_canary" } });
-    expect(contentOf(token)).toMatchObject({ auth: { githubTokenEnv: "GH_TOKEN" }, provider: null });
+    expect(contentOf(token)).toMatchObject({ auth: { githubToken: { env: "GH_TOKEN" } }, provider: null });
     expect(readFileSync(fileIn(token), "utf8")).not.toContain("canary");
   });
 
@@ -246,7 +246,7 @@ describe("init --yes", () => {
     const env = { OPENAI_API_KEY: "canary" };
     await fleet.ok(["init", "--yes", "--no-try"], { cwd, env });
     expect(contentOf(cwd)).toMatchObject({
-      provider: { type: "openai", baseUrl: "https://api.openai.com/v1", apiKeyEnv: "OPENAI_API_KEY" },
+      provider: { type: "openai", baseUrl: "https://api.openai.com/v1", apiKey: { env: "OPENAI_API_KEY" } },
       session: { model: "gpt-5" },
     });
     const other = project();
@@ -311,7 +311,7 @@ describe("init on a terminal", () => {
     expect(await terminal.done).toBe(0);
     expect(contentOf(cwd)).toMatchObject({
       isolation: "shared",
-      provider: { type: "openai", baseUrl: model.baseUrl, apiKeyEnv: "MODEL_KEY" },
+      provider: { type: "openai", baseUrl: model.baseUrl, apiKey: { env: "MODEL_KEY" } },
       session: { model: "m-2" },
     });
   });
@@ -373,7 +373,7 @@ describe("init on a terminal", () => {
     terminal.type("\r");
     expect(await terminal.done).toBe(0);
     expect(terminal.text).not.toContain("--token-env");
-    expect(contentOf(cwd)).toMatchObject({ auth: { githubTokenEnv: "MY_TOKEN" } });
+    expect(contentOf(cwd)).toMatchObject({ auth: { githubToken: { env: "MY_TOKEN" } } });
   });
 
   it("Ctrl-C or Ctrl-D at a question ends init, and init writes nothing", async () => {

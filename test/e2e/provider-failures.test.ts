@@ -44,7 +44,7 @@ afterAll(() => {
 
 const portOf = (server: Server) => (server.address() as AddressInfo).port;
 const status = (of: number) => () => `http://127.0.0.1:${portOf(plain)}/${of}/v1`;
-const OUR_KEY = "the key in MODEL_KEY (provider.apiKeyEnv)";
+const OUR_KEY = "the key in MODEL_KEY (provider.apiKey)";
 const WORDS = '"Not with Bearer ***"';
 const AGAIN = " The server gave up after 6 tries.";
 
@@ -105,7 +105,7 @@ const CASES: Readonly<Record<string, Case>> = {
 const environmentFor = (url: string) => ({
   COPILOTFLEET_PROVIDER_TYPE: "openai",
   COPILOTFLEET_PROVIDER_BASE_URL: url,
-  COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+  COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
   COPILOTFLEET_SESSION_MODEL: "m-1",
   MODEL_KEY: KEY,
 });

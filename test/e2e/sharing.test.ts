@@ -84,7 +84,7 @@ describe("GitHub tokens on a shared server", () => {
       ...SHARED,
       COPILOTFLEET_HOME: `${fleet.root}-tokens`,
       COPILOTFLEET_PROVIDER_TYPE: undefined,
-      COPILOTFLEET_AUTH_GITHUB_TOKEN_COMMAND: "echo canary_of_{user}",
+      COPILOTFLEET_AUTH_GITHUB_TOKEN: JSON.stringify({ command: "echo canary_of_{user}" }),
       COPILOT_API_URL: url,
       COPILOT_DEBUG_GITHUB_API_URL: url,
       COPILOT_OFFLINE: undefined,

@@ -130,7 +130,7 @@ async function modelled(more: NodeJS.ProcessEnv = {}): Promise<void> {
   const fleet = await faultFleet({
     COPILOTFLEET_PROVIDER_TYPE: "openai",
     COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
-    COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+    COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
     COPILOTFLEET_SESSION_MODEL: "gpt-5",
     MODEL_KEY: "key",
     ...more,

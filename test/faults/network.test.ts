@@ -113,7 +113,7 @@ it.skipIf(!isPossible)("a server without a network can use a model provider that
     ...RESTRICTED,
     COPILOTFLEET_PROVIDER_TYPE: "openai",
     COPILOTFLEET_PROVIDER_BASE_URL: `${model.origin}/v1`,
-    COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+    COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
     MODEL_KEY: "the-key",
   });
   expect(await fleet.ok(["create", "--user", "alice", "--id", "one", "--prompt", "ping"])).toContain("pong");

@@ -54,7 +54,7 @@ it.skipIf(process.getuid?.() !== 0)("the memory of a server does not contain the
   const fleet = await faultFleet({
     COPILOTFLEET_PROVIDER_TYPE: "openai",
     COPILOTFLEET_PROVIDER_BASE_URL: `${model.origin}/v1`,
-    COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+    COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
     MODEL_KEY: key,
   });
   await using library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });

@@ -99,8 +99,10 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     });
     afterAll(() => redis.end());
 
-    async function open(url: string, operationMs?: number): Promise<Store> {
-      const options = operationMs === undefined ? {} : { operationMs };
+    async function open(url: string, { operationMs = 5_000, password = "" } = {}): Promise<Store> {
+      const source = password === "" ? null : ({ from: "env", name: "PASSWORD" } as const);
+      const secrets = { key: null, password: source, env: { PASSWORD: password } };
+      const options = { operationMs, secrets };
       const store = openRedisStore(parsed(url), await keyedRoot(), options);
       onTestFinished(() => store.close());
       return store;
@@ -341,20 +343,20 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     it("a wrong Redis password is refused and appears nowhere in the error", async () => {
       await redis.client.call("ACL", "SETUSER", "fleet", "on", ">right-canary", "~*", "+@all", "-@dangerous", "+keys");
       const url = redis.url();
-      const withUser = (credentials: string) => url.replace("redis://", `redis://${credentials}@`);
-      const wrong = await open(withUser("fleet:wrong-canary"));
+      const withUser = (password: string) => open(url.replace("redis://", "redis://fleet@"), { password });
+      const wrong = await withUser("wrong-canary");
       const error = (await wrong.registry.read().catch((each: unknown) => each)) as Error & { suggestions: string[] };
       expect(error).toMatchObject({ code: "FLEET_STORE_UNUSABLE", exit: 3 });
       const shown = JSON.stringify([error.message, error.suggestions, error.stack, String(error.cause), error.cause]);
       expect(shown + Object.values(Object(error.cause)).map(String).join()).not.toContain("canary");
 
       // Managed services forbid INFO and CONFIG. The store works without them and warns about what it could not check.
-      const store = await open(withUser("fleet:right-canary"));
+      const store = await withUser("right-canary");
       await populate(store);
       expect(store.takeWarnings()).toEqual([expect.stringContaining("INFO is forbidden")]);
       expect(store.takeWarnings()).toEqual([]);
       // This user may not use channels either, so writers that wait for the writer lock get no notification and poll.
-      const stores = [store, await open(withUser("fleet:right-canary")), await open(withUser("fleet:right-canary"))];
+      const stores = [store, await withUser("right-canary"), await withUser("right-canary")];
       await Promise.all(
         Array.from({ length: 30 }, (_, index) =>
           stores[index % 3]?.registry.update((draft) => Object.assign(draft, { placed: (draft.placed ?? 0) + 1 })),
@@ -368,9 +370,9 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       const rule = /^ACL SETUSER fleet on >PASSWORD (.*)$/m.exec(text)?.[1]?.split(" ") ?? [];
       expect(rule.length).toBeGreaterThan(5);
       await redis.client.call("ACL", "SETUSER", "limited", "reset", "on", ">secret", ...rule);
-      const url = redis.url().replace("redis://", "redis://limited:secret@");
-      const stores = await Promise.all([open(url), open(url), open(url)]);
-      await populate(stores[0] ?? (await open(url)));
+      const url = redis.url().replace("redis://", "redis://limited@");
+      const stores = await Promise.all([1, 2, 3].map(() => open(url, { password: "secret" })));
+      await populate(stores[0] ?? (await open(url, { password: "secret" })));
       const done = await Promise.all(stores.map(async (store) => await codes(everything(store))));
       for (const code of done.flatMap((each) => Object.values(each))) {
         expect(["done", "FLEET_SESSION_EXISTS", "FLEET_LEASE_LOST"]).toContain(code);

@@ -42,7 +42,7 @@ class Secrets implements AsyncDisposable {
 
 function appOf(github: FakeGitHub, secrets: Secrets): Auth {
   const { appId, installationId, key } = github;
-  return { githubApp: { appId, installationId, privateKeyFile: secrets.put("app.pem", key) } };
+  return { githubApp: { appId, installationId, privateKey: { file: secrets.put("app.pem", key) } } };
 }
 
 async function refusalOf(turn: Promise<unknown>) {
@@ -128,7 +128,7 @@ describe("a user's token", () => {
     await using github = await FakeGitHub.start();
     await using secrets = new Secrets();
     const path = secrets.put("ann", github.accept("gho_one"));
-    await using at = await openFleet(github, { githubTokenFile: path.replace(/ann$/, "{user}") });
+    await using at = await openFleet(github, { githubToken: { file: path.replace(/ann$/, "{user}") } });
     const session = await at.fleet.sessions.create({ user: "ann" });
     const client = await at.client("ann");
     const other = await client.createSession({ onPermissionRequest: () => ({ kind: "reject" }) });
@@ -146,7 +146,7 @@ describe("a user's token", () => {
     await using github = await FakeGitHub.start();
     await using secrets = new Secrets();
     const path = secrets.put("ann", github.accept("gho_one"));
-    await using at = await openFleet(github, { githubTokenFile: path });
+    await using at = await openFleet(github, { githubToken: { file: path } });
     const session = await at.fleet.sessions.create({ user: "ann" });
     const client = await at.client("ann");
     const other = await client.createSession({ onPermissionRequest: () => ({ kind: "reject" }) });
@@ -181,12 +181,12 @@ describe("a user's token", () => {
     expect(github.asked.map(({ token }) => token)).toEqual(["gho_own", "gho_own"]);
   });
 
-  it("githubTokenCommand runs at most once in 5 s, but again at once after GitHub refused its token", async () => {
+  it("the command of auth.githubToken runs at most once in 5 s, but again at once after GitHub refused its token", async () => {
     await using github = await FakeGitHub.start();
     await using secrets = new Secrets();
     const runs = secrets.put("runs", "");
     const script = secrets.put("script", `echo >> ${runs}; echo ${github.accept("gho_one")}`);
-    await using at = await openFleet(github, { githubTokenCommand: `sh ${script}` });
+    await using at = await openFleet(github, { githubToken: { command: `sh ${script}` } });
     vi.useFakeTimers({ toFake: ["performance"] });
     const session = await at.fleet.sessions.create({ user: "ann" });
     const turn = async (prompt: string) => (await at.fleet.sessions.send(session, prompt)).text;
@@ -204,12 +204,12 @@ describe("a user's token", () => {
     expect(timesRun()).toBe(before + 2);
   });
 
-  it("a turn fails if githubTokenCommand fails, and uses the last token if the command was killed", async () => {
+  it("a turn fails if the command of auth.githubToken fails, and uses the last token if the command was killed", async () => {
     await using github = await FakeGitHub.start();
     await using secrets = new Secrets();
     const script = secrets.put("script", `echo ${github.accept("gho_one")}`);
     chmodSync(script, 0o700);
-    await using at = await openFleet(github, { githubTokenCommand: `sh ${script}` });
+    await using at = await openFleet(github, { githubToken: { command: `sh ${script}` } });
     vi.useFakeTimers({ toFake: ["performance"] });
     const session = await at.fleet.sessions.create({ user: "ann" });
     const turn = async (prompt: string) => {

@@ -180,7 +180,7 @@ it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
     const env: NodeJS.ProcessEnv = {
       ...model.env,
       COPILOTFLEET_SANDBOX_MODE: mode,
-      COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+      COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
       MODEL_KEY: KEY,
       // No server listens at this address. Without the setting, a runtime with a token would connect to GitHub.
       COPILOT_API_URL: "http://127.0.0.1:9",

@@ -77,7 +77,7 @@ it.skipIf(!ROOT).each(CASES)(
     const key = canary("sk");
     const env: NodeJS.ProcessEnv = {
       ...model.env,
-      COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+      COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
       MODEL_KEY: key,
       COPILOTFLEET_SANDBOX_MODE: mode,
       // No server listens at this address. Without the setting, a runtime with a token would connect to GitHub.

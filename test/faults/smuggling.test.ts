@@ -300,7 +300,7 @@ afterAll(async () => {
 });
 
 async function modelGateway(baseUrl: string): Promise<ModelGateway> {
-  const source = { apiKeyEnv: "KEY", apiKeyFile: null, apiKeyCommand: null, bearer: false };
+  const source = { apiKey: { from: "env", name: "KEY" } as const, bearer: false };
   const key = new ProviderKey({ from: "env", name: "KEY" }, { KEY });
   return await ModelGateway.start({ type: "openai", baseUrl, wireApi: "completions", ...source }, key, {});
 }

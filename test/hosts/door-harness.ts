@@ -49,7 +49,7 @@ export class HostDoors implements AsyncDisposable {
       env: {
         COPILOTFLEET_PROVIDER_TYPE: "openai",
         COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
-        COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+        COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
         COPILOTFLEET_SERVE_ACCESS_LOG: "true",
         COPILOTFLEET_SANDBOX_BINDS: READABLE.join(","),
         MODEL_KEY,

@@ -59,7 +59,7 @@ describe.skipIf(problem !== undefined)("between two hosts of a fleet,", () => {
       env: {
         COPILOTFLEET_PROVIDER_TYPE: "openai",
         COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
-        COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+        COPILOTFLEET_PROVIDER_API_KEY: '{"env":"MODEL_KEY"}',
         MODEL_KEY: "canary-model-key",
       },
     });

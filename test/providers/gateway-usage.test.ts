@@ -129,7 +129,7 @@ describe("the model gateway", () => {
     });
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-    const source = { apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: null, bearer: false };
+    const source = { apiKey: null, bearer: false };
     const ann = { user: "ann", sessionId: "one", model: "default", tokenId: "k1" };
     const ledger = {
       begin: (_: string, consumer: Consumer, id?: string) => {

@@ -21,9 +21,10 @@ afterAll(async () => {
 });
 
 function app(key: string, mode = 0o600) {
-  const privateKeyFile = join(folder, `key-${Math.random()}`);
-  writeFileSync(privateKeyFile, key, { mode });
-  return { appId: github.appId, installationId: github.installationId, privateKeyFile };
+  const path = join(folder, `key-${Math.random()}`);
+  writeFileSync(path, key, { mode });
+  const privateKey = { from: "file", path } as const;
+  return { appId: github.appId, installationId: github.installationId, privateKey };
 }
 
 async function refusal(work: Promise<unknown>): Promise<FleetError> {
@@ -75,6 +76,18 @@ describe("mintInstallationToken", () => {
     const error = await refusal(mintInstallationToken(app(other.key), github.env, NEVER));
     expect(error).toMatchObject({ code: "FLEET_CREDENTIAL_REFUSED" });
     expect(JSON.stringify([error.message, error.suggestions, error.cause])).not.toContain("PRIVATE KEY");
+  });
+
+  it("the App's key may come from a variable or a command, which has all its lines", async () => {
+    const { appId, installationId } = github;
+    const env = { ...github.env, PATH: process.env.PATH, APP_KEY: github.key };
+    for (const privateKey of [
+      { from: "env", name: "APP_KEY" },
+      { from: "command", command: 'printf "%s" "$APP_KEY"' },
+    ] as const) {
+      const minted = await mintInstallationToken({ appId, installationId, privateKey }, env, NEVER);
+      expect(minted.token).toMatch(/^ghs_minted/);
+    }
   });
 
   it("a file without an RSA key, and a file that others can read, are refused before GitHub is asked", async () => {

@@ -4,13 +4,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { FleetError } from "../../src/base/errors.js";
+import { runSecretCommand, TOKEN } from "../../src/config/secret.js";
 import { type PlainSource, resolveToken, tokenSourceFromConfig } from "../../src/providers/github-token.js";
-import { readTokenCommand } from "../../src/providers/token-command.js";
 import { refusalOf } from "../config/folder.js";
 import { processesWith, signalAll } from "../fixtures/processes.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
-const NONE = { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null, githubApp: null };
+const NONE = { githubToken: null, githubApp: null };
 const env = { PATH: process.env.PATH };
 let folder: string;
 
@@ -41,36 +41,49 @@ async function file(content: string, mode = 0o600): Promise<string> {
 describe("tokenSourceFromConfig", () => {
   it("tokenSourceFromConfig fills the user's id into the name of a variable, the path of a file, or a command", () => {
     expect(tokenSourceFromConfig(NONE, "ann")).toBeNull();
-    expect(tokenSourceFromConfig({ ...NONE, githubTokenEnv: "GH_{user}" }, "ann")).toEqual({
+    expect(tokenSourceFromConfig({ ...NONE, githubToken: { from: "env", name: "GH_{user}" } }, "ann")).toEqual({
       from: "env",
       name: "GH_ann",
     });
-    expect(tokenSourceFromConfig({ ...NONE, githubTokenFile: "/t/{user}/{user}" }, "ann@x")).toEqual({
+    expect(
+      tokenSourceFromConfig({ ...NONE, githubToken: { from: "file", path: "/t/{user}/{user}" } }, "ann@x"),
+    ).toEqual({
       from: "file",
       path: "/t/ann@x/ann@x",
     });
-    expect(tokenSourceFromConfig({ ...NONE, githubTokenCommand: "pass gh/{user}" }, "zoë+1")).toEqual({
+    expect(
+      tokenSourceFromConfig({ ...NONE, githubToken: { from: "command", command: "pass gh/{user}" } }, "zoë+1"),
+    ).toEqual({
       from: "command",
       command: "pass gh/zoë+1",
     });
-    expect(tokenSourceFromConfig({ ...NONE, githubTokenEnv: "GH" }, null)).toEqual({ from: "env", name: "GH" });
+    expect(tokenSourceFromConfig({ ...NONE, githubToken: { from: "env", name: "GH" } }, null)).toEqual({
+      from: "env",
+      name: "GH",
+    });
   });
 
   it("tokenSourceFromConfig refuses a user id that cannot be part of the name of a variable", () => {
-    const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenEnv: "GH_{user}" }, "ann@x"));
+    const error = refusalOf(() =>
+      tokenSourceFromConfig({ ...NONE, githubToken: { from: "env", name: "GH_{user}" } }, "ann@x"),
+    );
     expect(error).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
     expect(error.message).toContain('"GH_ann@x" cannot be an environment variable. Allowed: letters');
   });
 
   it("tokenSourceFromConfig refuses a source with {user} for a shared server, which has no user", () => {
-    const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenCommand: "pass {user}" }, null));
+    const error = refusalOf(() =>
+      tokenSourceFromConfig({ ...NONE, githubToken: { from: "command", command: "pass {user}" } }, null),
+    );
     expect(error.message).toContain('no user to fill into "pass {user}"');
   });
 
   it.each(["$(id)", "a;b", "a b", "`id`", "../../etc", "-x", "a/b", "a'b", "", "a\nb", "$&"])(
     "tokenSourceFromConfig refuses the user id %j, which is not safe in a shell or a path",
     (user) => {
-      const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenCommand: "pass {user}" }, user));
+      const error = refusalOf(() =>
+        tokenSourceFromConfig({ ...NONE, githubToken: { from: "command", command: "pass {user}" } }, user),
+      );
       expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID" });
     },
   );
@@ -168,7 +181,9 @@ describe("a token from a command", () => {
   it.runIf(process.platform === "linux")("a token command ends at its deadline and leaves no process", async () => {
     const user = unused("sleeper");
     const command = "sleep 300 & wait";
-    const error: unknown = await readTokenCommand(command, { user, env }, 300).catch((reason: unknown) => reason);
+    const error: unknown = await runSecretCommand(command, TOKEN, { user, env }, 300).catch(
+      (reason: unknown) => reason,
+    );
     expect(error).toMatchObject({
       code: "FLEET_TOKEN_UNAVAILABLE",
       message: expect.stringContaining("has not finished after 0.3 s"),
@@ -182,7 +197,7 @@ describe("a token from a command", () => {
       const user = unused("setsid");
       const children = () => processesWith(`COPILOTFLEET_USER=${user}`);
       onTestFinished(() => signalAll(children(), "SIGKILL"));
-      const error: unknown = await readTokenCommand("setsid sleep 300 &", { user, env }, 1_000).catch(
+      const error: unknown = await runSecretCommand("setsid sleep 300 &", TOKEN, { user, env }, 1_000).catch(
         (reason: unknown) => reason,
       );
       expect(error).toMatchObject({ message: expect.stringContaining("has not finished after 1 s") });

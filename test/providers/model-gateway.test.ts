@@ -46,7 +46,7 @@ interface GatewayOptions extends Partial<Pick<RemoteProvider, "type">> {
 
 /** Starts a gateway in front of the service, with a session `one`. */
 async function gatewayTo(baseUrl: string, { type = "openai", key, silenceMs }: GatewayOptions = {}) {
-  const source = { apiKeyEnv: "KEY", apiKeyFile: null, apiKeyCommand: null, bearer: false };
+  const source = { apiKey: { from: "env", name: "KEY" } as const, bearer: false };
   const provider = { type, baseUrl, wireApi: "completions", ...source } as const;
   const envKey = new ProviderKey({ from: "env", name: "KEY" }, { KEY });
   const gateway = await ModelGateway.start(provider, key ?? envKey, {}, { silenceMs });
@@ -283,7 +283,7 @@ it("if the service refuses the key and there is no newer key, the refusal reache
   });
   const { ask } = await gatewayTo(`${model.url}/v1`);
   const answer = await ask("/chat/completions");
-  const message = `${model.url}/v1 refused the key in KEY (provider.apiKeyEnv), status 401: "no".`;
+  const message = `${model.url}/v1 refused the key in KEY (provider.apiKey), status 401: "no".`;
   expect([answer.status, await answer.json(), requests]).toEqual([
     424,
     { error: { message, type: "api_error", param: null, code: null } },
@@ -299,7 +299,7 @@ it.each([
   ["control characters", 403, { error: "a\u001b[2J\u202eb\nc" }, 'status 403: "a\\u{1b}[2J\\u{202e}b c".'],
   ["very long words", 503, { detail: "no ".repeat(500) }, `failed, status 503: "${"no ".repeat(99)}…".`],
   ["a page in HTML", 502, "<html><h1>Bad</h1>\n<p>gateway</p>", 'failed, status 502: "Bad gateway".'],
-  ["no words", 429, "", "limits the use of the key in KEY (provider.apiKeyEnv), status 429."],
+  ["no words", 429, "", "limits the use of the key in KEY (provider.apiKey), status 429."],
 ] as const)("the message about a failure of the service is safe if it has %s", async (_, status, body, end) => {
   const text = typeof body === "string" ? body : JSON.stringify(body);
   const model = await service((_request, response) => response.writeHead(status).end(text));

@@ -2,7 +2,8 @@ import { chmodSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { keySourceOf, ProviderKey } from "../../src/providers/provider-key.js";
+import { nameOfSource } from "../../src/config/secret.js";
+import { ProviderKey } from "../../src/providers/provider-key.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 const folder = mkdtempSync(join(tmpdir(), "fleet-key-"));
@@ -32,18 +33,12 @@ async function refusal(answer: Promise<unknown>) {
   );
 }
 
-describe("keySourceOf", () => {
-  it("keySourceOf finds the variable, the file or the command with the key", () => {
-    const none = { apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: null };
-    expect(keySourceOf(none)).toBeNull();
-    expect(keySourceOf({ ...none, apiKeyEnv: "A" })).toEqual({ from: "env", name: "A" });
-    expect(keySourceOf({ ...none, apiKeyFile: "/f" })).toEqual({ from: "file", path: "/f" });
-    expect(keySourceOf({ ...none, apiKeyCommand: "c" })).toEqual({ from: "command", command: "c" });
-  });
+it("nameOfSource does not show a token that a command contains", () => {
+  expect(nameOfSource({ from: "command", command: "curl -H ghp_canary123456" })).toBe('the command "curl -H ***"');
 });
 
 describe("a key from a file", () => {
-  it("a new key in the file of provider.apiKeyFile is used a second later", async () => {
+  it("a new key in the file of provider.apiKey is used a second later", async () => {
     const key = new ProviderKey({ from: "file", path: file }, env);
     put("first\n");
     expect(await key.get()).toBe("first");
@@ -68,9 +63,7 @@ describe("a key from a file", () => {
   ])("a key file (%s) is refused, and its content is not shown", async (_, content, fault) => {
     put(content);
     const error = await refusal(new ProviderKey({ from: "file", path: file }, env).get());
-    expect(error.message).toContain(
-      `the file "${file}", which provider.apiKeyFile names for the model's key, ${fault}`,
-    );
+    expect(error.message).toContain(`The key from the file "${file}" ${fault}`);
     expect(JSON.stringify([error.message, error.suggestions, error.stack])).not.toContain("canary");
   });
 });
@@ -78,7 +71,7 @@ describe("a key from a file", () => {
 describe("a key from a command", () => {
   beforeEach(() => writeFileSync(runs, ""));
 
-  it("the command of provider.apiKeyCommand runs once in five minutes for all requests", async () => {
+  it("the command of provider.apiKey runs once in five minutes for all requests", async () => {
     const key = new ProviderKey({ from: "command", command }, env);
     put("first");
     expect(await Promise.all([key.get(), key.get()])).toEqual(["first", "first"]);
@@ -91,7 +84,7 @@ describe("a key from a command", () => {
     expect(countRuns()).toBe(2);
   });
 
-  it("the last key stays in use while the command of provider.apiKeyCommand fails", async () => {
+  it("the last key stays in use while the command of provider.apiKey fails", async () => {
     const key = new ProviderKey({ from: "command", command }, env);
     put("first");
     await key.get();

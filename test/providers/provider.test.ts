@@ -24,9 +24,7 @@ import { removeFolder } from "../fixtures/remove-folder.js";
 const remote = {
   type: "openai",
   baseUrl: "https://a.example/v1",
-  apiKeyEnv: "A_KEY",
-  apiKeyFile: null,
-  apiKeyCommand: null,
+  apiKey: { from: "env", name: "A_KEY" } as const,
   bearer: false,
   wireApi: "responses",
 } as const;
@@ -51,6 +49,14 @@ const get = async (provider: Provider | null, env: Record<string, string | undef
 };
 
 describe("the key of a provider", () => {
+  it("ModelProvider gives no key if no source is set, and no wireApi for a provider type that has only one", async () => {
+    expect(await get({ ...remote, type: "anthropic", apiKey: null }, {})).toEqual({
+      type: "anthropic",
+      baseUrl: "https://a.example/v1",
+    });
+    expect(await get(null, {})).toBeNull();
+  });
+
   it.each([
     ["missing", undefined, "is not set"],
     ["empty", "", "is empty"],
@@ -59,12 +65,33 @@ describe("the key of a provider", () => {
   ])("ModelProvider refuses a model key (%s), and never shows the key", async (_, key, fault) => {
     const error = await refused(get(remote, { A_KEY: key }));
     expect(error).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED", exit: 3 });
-    expect(error.message).toContain(`A_KEY, which provider.apiKeyEnv names for the model's key, ${fault}`);
+    expect(error.message).toContain(`A_KEY ${fault}`);
     expect(error.message + error.suggestions.join()).not.toContain("canary");
   });
 });
 
 describe("ModelProvider", () => {
+  it("ModelProvider starts the echo model once, and its disposal stops the model for good", async () => {
+    const model = new ModelProvider(settings({ type: "echo" }), { env: {}, networkFolder: "/nowhere" });
+    const provider = await model.of("one", {});
+    expect(await model.of("another", {})).toEqual(provider);
+    const url = `${provider?.baseUrl}/models`;
+    expect((await fetch(url)).status).toBe(200);
+    await model[Symbol.asyncDispose]();
+    await expect(fetch(url)).rejects.toThrow();
+    await expect(model.of("one", {})).rejects.toMatchObject({ code: "FLEET_CLOSED" });
+  });
+
+  it("ModelProvider starts no gateway if no key is set, or if no provider is set", async () => {
+    await using keyless = new ModelProvider(settings({ ...remote, apiKey: null }), {
+      env: {},
+      networkFolder: "/nowhere",
+    });
+    expect(await keyless.of("session", {})).toMatchObject({ baseUrl: remote.baseUrl });
+    await using none = new ModelProvider(settings(null), { env: {}, networkFolder: "/nowhere" });
+    expect(await none.of("session", {})).toBeNull();
+  });
+
   it("the model gateway gives a session its own token, never the key, and revokes it after the last use", async () => {
     const model = new ModelProvider(settings(remote), { env: { A_KEY: "canary" }, networkFolder: "/nowhere" });
     const first = model.keep("a");
@@ -146,9 +173,13 @@ it("GatewaySocket.open does not delete an old socket whose process is still aliv
 
 it("with each kind of provider, a server with a restricted network gets an address in its own namespace", async () => {
   const folder = networkFolder();
-  const key = { apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: null, bearer: false };
+  const key = { apiKey: null, bearer: false };
   const remote = { type: "openai", baseUrl: "http://192.0.2.1:1/v1", wireApi: "completions", ...key } as const;
-  for (const provider of [remote, { ...remote, apiKeyEnv: "KEY" }, { type: "echo" } as const]) {
+  for (const provider of [
+    remote,
+    { ...remote, apiKey: { from: "env", name: "KEY" } as const },
+    { type: "echo" } as const,
+  ]) {
     const settings = {
       provider,
       runtime: { path: null, args: [], env: [] },

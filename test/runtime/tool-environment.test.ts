@@ -8,7 +8,7 @@ it("a server's GitHub token and connection token do not appear in its own enviro
   await using at = await DoorFleet.open({
     // Without these URLs, a runtime with a token would contact GitHub.
     env: { TOKEN: token, COPILOT_API_URL: "http://127.0.0.1:9", COPILOT_DEBUG_GITHUB_API_URL: "http://127.0.0.1:9" },
-    config: { auth: { githubTokenEnv: "TOKEN" }, session: { approve: "all" } },
+    config: { auth: { githubToken: { env: "TOKEN" } }, session: { approve: "all" } },
   });
   const session = await at.fleet.sessions.create({ user: "alice" });
   const { text } = await at.fleet.sessions.send(session, '!tool bash {"command":"env","description":"shows it"}');

@@ -92,21 +92,19 @@ function grant(given: Grant) {
   const { keyFile = null, tlsKey = null, hostKey = null } = given;
   const home = join(state, "home");
   const config = {
-    auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null, githubApp: null },
+    auth: { githubToken: null, githubApp: null },
     provider:
       apiKeyFile === undefined
         ? null
         : ({
             type: "openai",
             baseUrl: "",
-            apiKeyEnv: null,
-            apiKeyFile,
-            apiKeyCommand: null,
+            apiKey: { from: "file", path: apiKeyFile } as const,
             bearer: false,
             wireApi: "responses",
           } as const),
     storage: { shared: null },
-    storeOptions: { keyFile },
+    storeOptions: { key: keyFile === null ? null : ({ from: "file", path: keyFile } as const), password: null },
     serve: { tls: { cert: null, key: tlsKey, clientCa: null } },
     host: { tls: { cert: null, key: hostKey, ca: null } },
   };
@@ -172,8 +170,8 @@ it("a server may read folders with programs, and change a folder of its user bel
 });
 
 it.each([
-  ["provider.apiKeyFile", (file: string) => ({ apiKeyFile: file })],
-  ["storeOptions.keyFile", (file: string) => ({ keyFile: file })],
+  ["provider.apiKey", (file: string) => ({ apiKeyFile: file })],
+  ["storeOptions.key", (file: string) => ({ keyFile: file })],
   ["serve.tls.key", (file: string) => ({ tlsKey: file })],
   ["host.tls.key", (file: string) => ({ hostKey: file })],
   ["COPILOTFLEET_STORE_FILE", (file: string) => ({ env: { COPILOTFLEET_STORE_FILE: file } })],

@@ -45,7 +45,7 @@ describe("the model gateway behind the real runtime", () => {
     async (type, wireApi, base, path, header) => {
       await using model = await startWireModel(KEY);
       const baseUrl = `${model.origin}${base}`;
-      const provider = { type, baseUrl, apiKeyEnv: "MODEL_KEY", ...(wireApi === undefined ? {} : { wireApi }) };
+      const provider = { type, baseUrl, apiKey: { env: "MODEL_KEY" }, ...(wireApi === undefined ? {} : { wireApi }) };
       await using fleet = await openFleet(provider);
       const session = await fleet.sessions.create({ user: "ann", sessionId: unused("format") });
       expect(await fleet.sessions.send(session, "ping")).toMatchObject({ text: "pong" });
@@ -58,10 +58,10 @@ describe("the model gateway behind the real runtime", () => {
     "a service of type %s gets bearer tokens only in Authorization, even when the token changes",
     async (type) => {
       await using model = await startWireModel("entra-one");
-      const apiKeyFile = join(folder, unused("bearer"));
-      const put = async () => await writeFile(apiKeyFile, model.key, { mode: 0o600 });
+      const file = join(folder, unused("bearer"));
+      const put = async () => await writeFile(file, model.key, { mode: 0o600 });
       await put();
-      await using fleet = await openFleet({ type, baseUrl: model.origin, apiKeyFile, bearer: true });
+      await using fleet = await openFleet({ type, baseUrl: model.origin, apiKey: { file }, bearer: true });
       const session = await fleet.sessions.create({ user: "ann", sessionId: unused("bearer") });
       expect(await fleet.sessions.send(session, "ping")).toMatchObject({ text: "pong" });
       model.key = "entra-two";
@@ -74,7 +74,11 @@ describe("the model gateway behind the real runtime", () => {
 
   it("a turn fails with the error of the service", async () => {
     await using model = await startWireModel("another key");
-    await using fleet = await openFleet({ type: "openai", baseUrl: `${model.origin}/v1`, apiKeyEnv: "MODEL_KEY" });
+    await using fleet = await openFleet({
+      type: "openai",
+      baseUrl: `${model.origin}/v1`,
+      apiKey: { env: "MODEL_KEY" },
+    });
     const session = await fleet.sessions.create({ user: "ann", sessionId: unused("refused") });
     await expect(fleet.sessions.send(session, "ping")).rejects.toThrow(/401/);
   });
@@ -92,7 +96,7 @@ describe("the model gateway behind the real runtime", () => {
 describe.each(["remote", "echo"] as const)("two processes in one session (%s)", (kind) => {
   it("a turn gets its reply after another process has run a turn in the session and ended", async () => {
     await using model = await startWireModel(KEY);
-    const remote = { type: "openai", baseUrl: `${model.origin}/v1`, apiKeyEnv: "MODEL_KEY" } as const;
+    const remote = { type: "openai", baseUrl: `${model.origin}/v1`, apiKey: { env: "MODEL_KEY" } } as const;
     const open = async () => await (kind === "echo" ? openFleet({ type: "echo" }) : openFleet(remote));
     const id = unused("shared");
     await using first = await open();
@@ -108,7 +112,7 @@ describe.each(["remote", "echo"] as const)("two processes in one session (%s)", 
     "a sub-agent of a running turn reaches its model after another process has opened the session and ended",
     async () => {
       await using model = await startScriptedModel();
-      const remote = { type: "openai", baseUrl: model.baseUrl, apiKeyEnv: "MODEL_KEY" } as const;
+      const remote = { type: "openai", baseUrl: model.baseUrl, apiKey: { env: "MODEL_KEY" } } as const;
       const id = unused("opened");
       await using first = await openFleet(remote);
       const session = await first.sessions.create({ user: "ann", sessionId: id });

@@ -2,6 +2,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import type { NamedSource } from "../../src/base/server.js";
 import { hashToken } from "../../src/base/token.js";
 import { signRecords } from "../../src/fleet/migrate.js";
 import { issueHostToken, issueToken, revokeTokens, verifyToken } from "../../src/identity/tokens.js";
@@ -37,9 +38,10 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     store = open();
   });
 
-  function open(options: { root?: string; host?: string; keyFile?: string } = {}): RedisStore {
-    const { root: at = root, host = "h1", keyFile = null } = options;
-    const opened = openRedisStore(parsed(redis.url(fleet)), at, { host, instance: () => `i-${host}`, keyFile });
+  function open(options: { root?: string; host?: string; key?: NamedSource } = {}): RedisStore {
+    const { root: at = root, host = "h1", key: source = null } = options;
+    const secrets = { key: source, password: null, env: process.env };
+    const opened = openRedisStore(parsed(redis.url(fleet)), at, { host, instance: () => `i-${host}`, secrets });
     onTestFinished(async () => await opened.close());
     return opened;
   }
@@ -240,7 +242,13 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     const refused = open({ root: second, host: "h2" });
     await expect(refused.tokens.list()).rejects.toMatchObject({ code: "FLEET_STORE_UNUSABLE" });
     expect(existsSync(join(second, "store-key"))).toBe(false);
-    expect(await open({ root: second, host: "h2", keyFile: join(root, "store-key") }).tokens.list()).toHaveLength(1);
+    expect(
+      await open({
+        root: second,
+        host: "h2",
+        key: { from: "command", command: `cat ${join(root, "store-key")}` },
+      }).tokens.list(),
+    ).toHaveLength(1);
   });
 
   it("signed records stay valid while a new key replaces the old one, and sign() makes the old key unnecessary", async () => {

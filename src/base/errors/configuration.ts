@@ -112,15 +112,15 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     data: "Nothing was changed. The histories are in files and not in Redis.",
     causes: [
       "Redis could lose or hide parts of the state: it evicts keys when its memory is full, is too old, or is a cluster node without the fleet's slot.",
-      "The user or the password in the store's URL is wrong, or Redis forbids the user a command that is needed.",
+      "The user or the password (storeOptions.password) is wrong, or Redis forbids the user a command that is needed.",
       "Another host made the key for the records, and it was not copied to this host.",
       "A line of the file with the key is not a key.",
     ],
     fixes: [
       "redis-cli -u URL CONFIG SET maxmemory-policy noeviction # and set it in redis.conf, too",
       "redis-cli -u URL PING",
-      "Correct the user and the password in the store's URL, and allow the user the commands in docs/redis.md.",
-      "Copy the file store-key from the state folder of another host, and name the copy in storeOptions.keyFile.",
+      "Correct the user and the password (storeOptions.password), and allow the user the commands in docs/redis.md.",
+      "Copy the file store-key from the state folder of another host, and name the copy in storeOptions.key.",
       "copilotfleet store sign --all # only if no host has the key",
     ],
   },
@@ -132,7 +132,7 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
       "Others may read the file.",
     ],
     fixes: [
-      "Set the variable, or correct auth.githubTokenFile or auth.githubTokenCommand.",
+      "Set the variable, or correct auth.githubToken.",
       "Put one token, and nothing else, into the source.",
       "chmod 600 FILE",
       "copilotfleet doctor",

@@ -135,7 +135,7 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
     ],
     fixes: [
       "copilotfleet doctor",
-      "Give all hosts the same key: storeOptions.keyFile, or the file store-key in the state folder.",
+      "Give all hosts the same key: storeOptions.key, or the file store-key in the state folder.",
       "copilotfleet store sign --all # only if the key is lost: lists the records, and signs them",
       "If Redis lost changes: restart serve on all hosts, then set the members of the session again.",
     ],

@@ -75,20 +75,19 @@ export function networkRuleFault(text: string): string | null {
   return "which is neither a name nor an address";
 }
 
-/** The parts of a Redis URL. The username and password are secrets, so no message shows them. */
+/** The parts of a Redis URL. No message shows the user's name. */
 export interface RedisUrl {
   host: string;
   port: number;
   tls: boolean;
   username: string | null;
-  password: string | null;
   db: number;
   /** The name of the fleet. All hosts with the same name are one fleet. One database can hold several fleets. */
   fleet: string;
 }
 
 export const ALLOWED_REDIS_URL =
-  'a redis:// or rediss:// URL such as "redis://127.0.0.1:6379/0", with "?fleet=NAME" at the end if several fleets share the database';
+  'a redis:// or rediss:// URL without a password (see storeOptions.password), such as "redis://127.0.0.1:6379/0", with "?fleet=NAME" at the end if several fleets share the database';
 
 const DEFAULT_PORT = 6379;
 const FLEET = /^[A-Za-z0-9._-]{1,64}$/;
@@ -105,14 +104,13 @@ export function readRedisUrl(text: string): RedisUrl | null {
   const others = [...url.searchParams.keys()].filter((name, at, all) => name !== "fleet" || all.indexOf(name) !== at);
   if (url.hostname === "" || url.hash !== "" || db === undefined || others.length > 0 || !FLEET.test(fleet))
     return null;
-  const credentials = { username: decode(url.username), password: decode(url.password) };
-  if (credentials.username === undefined || credentials.password === undefined) return null;
+  const username = decode(url.username);
+  if (username === undefined || url.password !== "") return null;
   return {
     host: url.hostname.replace(/^\[|\]$/g, ""),
     port: url.port === "" ? DEFAULT_PORT : Number(url.port),
     tls: url.protocol === "rediss:",
-    username: credentials.username,
-    password: credentials.password,
+    username,
     db: Number(db),
     fleet,
   };

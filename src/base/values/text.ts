@@ -169,5 +169,7 @@ export function urlFault(text: string): string | null {
 
 export function storeFault(text: string): string | null {
   const fault = textFault(text, { characters: /\S/ });
-  return fault ?? (/^rediss?:\/\//.test(text) ? null : 'which is neither "file" nor the URL of a Redis');
+  if (fault !== null) return fault;
+  if (!/^rediss?:\/\//.test(text)) return 'which is neither "file" nor the URL of a Redis';
+  return /^[^/]*\/\/[^/@]*:[^/]*@/.test(text) ? "which contains a password" : null;
 }

@@ -106,8 +106,8 @@ export const kubernetesFlags = {
   "redis-secret": Flags.string(
     subdomain(
       "redis-secret",
-      "Secret whose key COPILOTFLEET_STORE holds the Redis URL; overrides store",
-      `${SECRET} that contains the Redis URL`,
+      "Secret whose key REDIS_PASSWORD holds the password of Redis; overrides storeOptions.password",
+      `${SECRET} that contains the password of Redis`,
       "copilotfleet-redis",
     ),
   ),

@@ -24,8 +24,8 @@ const OTHER_VARIABLES = new Set([
 /**
  * Reads the configuration from the environment. Each key has one variable: `session.maxActive` is
  * `COPILOTFLEET_SESSION_MAX_ACTIVE`. Commas separate the items of a list of texts; a list of objects is JSON. "null"
- * means null if the key allows it. With `_FILE` at the end of its name, a variable names a file with the value, so that
- * a secret need not be in the environment.
+ * means null if the key allows it. With `_FILE` at the end of its name, a variable names a file with the value; for a
+ * key that takes a reference to a secret, it names the file with the secret.
  *
  * Unlike unknown keys in a file, other `COPILOTFLEET_*` variables are ignored on purpose. Kubernetes adds
  * `COPILOTFLEET_SERVICE_HOST`, `COPILOTFLEET_PORT` and more to every pod in the namespace of a Service named
@@ -48,11 +48,11 @@ export function environmentLayer(
   }
   for (const key of keysBelow(keyTree())) {
     const name = env[key.variable] === undefined ? `${key.variable}${FILE}` : key.variable;
+    const origin: Origin = { from: "variable", name };
     const text = attempt(() => textOf(key, env), report);
     if (text === undefined) continue;
-    const origin: Origin = { from: "variable", name };
-    if (key.kind !== "section")
-      layer.set(key.name, { value: absolute(key, read(text, key), { folder, home }), origin });
+    const value = key.kind === "secret" && name !== key.variable ? { file: text } : read(text, key);
+    if (key.kind !== "section") layer.set(key.name, { value: absolute(key, value, { folder, home }), origin });
     else if (key.nullable && text === "null") layer.set(key.name, { value: null, origin });
     else if (key.nullable)
       report(invalidValue(key.name, text, `"null"; ${key.variable}_TYPE and so on set its parts`, origin));
@@ -65,13 +65,13 @@ export function environmentLayer(
 
 /**
  * The value of a key as text, from its variable or from the file that its `_FILE` variable names; undefined if neither
- * is set. Throws if both are set.
+ * is set. For a reference to a secret, the path of the file. Throws if both are set.
  */
-function textOf({ variable }: Key, env: Environment): string | undefined {
+function textOf({ variable, kind }: Key, env: Environment): string | undefined {
   const file = variable + FILE;
   const path = env[file];
   if (path === undefined || path === "") return env[variable];
-  if (env[variable] === undefined) return readValueFile(path, file);
+  if (env[variable] === undefined) return kind === "secret" ? path : readValueFile(path, file);
   throw new FleetError("FLEET_CONFIG_INVALID", `${variable} and ${file} are both set. Allowed: one of the two`, {
     suggestions: [`Unset ${variable} or ${file}.`],
   });

@@ -3,6 +3,7 @@ import { dirname, join } from "node:path";
 import { FleetError, type Suggestion, systemCode } from "../../base/errors.js";
 import { printable, shellQuote } from "../../base/values/text.js";
 import { unusableFile } from "../problem.js";
+import { isExposed } from "../secret.js";
 import type { Layer } from "./layers.js";
 
 export const PROJECT_FILE = ".copilotfleet.json";
@@ -202,15 +203,6 @@ function explain(text: string, at: number, expected: Expected, open: string[]): 
 }
 
 const LARGEST_VALUE_BYTES = 64 * 1024;
-
-/**
- * Whether anybody but its owner can use a file with a secret. A group may read a file of root, because root decides who
- * is in the group. systemd (`LoadCredential=`) and Kubernetes (Secrets with `fsGroup`) provide secrets in this way.
- */
-export function isExposed({ mode, uid }: Pick<Stats, "mode" | "uid">, euid = process.geteuid?.()): boolean {
-  const isGivenByRoot = uid === 0 && euid !== 0;
-  return (mode & (isGivenByRoot ? 0o037 : 0o077)) !== 0;
-}
 
 /**
  * Reads the value of a key from the file that a variable names. This function is synchronous, because every command

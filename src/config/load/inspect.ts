@@ -99,6 +99,10 @@ function dependentDefaults(given: Layer): Record<string, unknown> {
 
 function withoutSecrets(value: unknown, key: Key): unknown {
   if (Array.isArray(value)) return value.map((item: unknown) => withoutSecrets(item, key));
+  if (isObject(value) && key.kind === "secret") {
+    const shown = ([kind, text]: [string, unknown]) => [kind, kind === "file" ? text : withoutSecrets(text, key)];
+    return Object.fromEntries(Object.entries(value).map(shown));
+  }
   if (isObject(value)) return withoutQueries(value);
   if (typeof value !== "string") return value;
   // Show the name of a variable, such as OPENAI_API_KEY_2. A token in capital letters would have no "_".

@@ -75,10 +75,17 @@ function collect(key: Key, value: unknown, collection: Collection): void {
 /** Resolves a path against the folder of its file, because the file may be found from many working folders. */
 export function absolute(key: Key, value: unknown, source: Pick<Source, "folder" | "home">): unknown {
   const kind = key.rule.path;
+  if (kind === "in-reference" && isObject(value)) {
+    const { file } = value;
+    return typeof file === "string" && file.trim() !== "" ? { ...value, file: resolvePath(file, source) } : value;
+  }
   if (kind === undefined || typeof value !== "string" || value.trim() === "") return value;
-  if (value.startsWith("~/")) return join(source.home ?? homedir(), value.slice(2));
   // The bare name of a program stays as it is, because the system looks it up on PATH.
-  return kind === "always" || value.includes("/") ? resolve(source.folder, value) : value;
+  return kind === "always" || value.includes("/") ? resolvePath(value, source) : value;
+}
+
+function resolvePath(path: string, { folder, home }: Pick<Source, "folder" | "home">): string {
+  return path.startsWith("~/") ? join(home ?? homedir(), path.slice(2)) : resolve(folder, path);
 }
 
 /** Merges `layers`. The last one wins, key by key, with the exceptions of {@link dropReplaced}. */
@@ -93,8 +100,8 @@ export function merge(layers: readonly Layer[]): Layer {
 
 /**
  * Drops values that a higher layer replaces as a group. A provider of another type replaces the complete lower
- * provider, because the old URL and key must not be used for a different service. Only one source of the token may be
- * set, so a layer that sets one drops the sources of lower layers.
+ * provider, because the old URL and key must not be used for a different service. A layer that sets the GitHub token
+ * drops the App of lower layers, and the other way round.
  */
 function dropReplaced(merged: Map<string, Given>, layer: Layer): void {
   const type = layer.get("provider.type")?.value;
@@ -102,12 +109,8 @@ function dropReplaced(merged: Map<string, Given>, layer: Layer): void {
   if (replaced || layer.has("provider")) removeBelow(merged, "provider");
   if ([...layer.keys()].some((name) => name.startsWith("provider."))) merged.delete("provider");
   const sets = (start: string) => [...layer].some(([name, { value }]) => name.startsWith(start) && value !== null);
-  if (sets("auth.githubToken")) removeBelow(merged, "auth");
-  // A layer may set only some keys of the App, so keep the App's keys of lower layers, and drop only their other token
-  // sources.
-  else if (sets("auth.githubApp.")) {
-    for (const name of merged.keys()) if (name.startsWith("auth.githubToken")) merged.delete(name);
-  }
+  if (sets("auth.githubToken")) removeBelow(merged, "auth.githubApp");
+  else if (sets("auth.githubApp.")) merged.delete("auth.githubToken");
 }
 
 function removeBelow(merged: Map<string, Given>, section: string): void {

@@ -15,6 +15,7 @@ import {
   unusableFile,
 } from "../problem.js";
 import { type Config, type ConfigInput, ConfigSchema } from "../schema.js";
+import type { SecretReference } from "../secret.js";
 import { environmentLayer } from "./environment.js";
 import { findProjectFile, guardedKeys, PROJECT_FILE, readConfigFile } from "./files.js";
 import { fileSource, flatten, type Layer, merge, type Source, unflatten } from "./layers.js";
@@ -23,7 +24,7 @@ import { type Environment, homeFolder, stateRoot, userConfigFile } from "./paths
 /** A part of the configuration. A value of undefined counts as not given. */
 export type PartialConfig = DeepPartial<ConfigInput>;
 
-type DeepPartial<T> = T extends readonly unknown[]
+type DeepPartial<T> = T extends readonly unknown[] | SecretReference
   ? T
   : T extends object
     ? { [K in keyof T]?: DeepPartial<T[K]> | undefined }

@@ -358,7 +358,7 @@ function isGivenCredentials({ token, user }: Credentialed, { provider, auth }: C
   if (provider !== null) return true;
   const configured = tokenSourceFromConfig(auth, user);
   if (token !== null && !isDeepStrictEqual(token, configured)) return true;
-  const isForEachUser = Object.values(auth).some((source) => typeof source === "string" && source.includes("{user}"));
+  const isForEachUser = JSON.stringify(auth.githubToken).includes("{user}");
   return configured !== null && !isForEachUser;
 }
 

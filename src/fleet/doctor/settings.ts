@@ -3,9 +3,11 @@ import { join } from "node:path";
 import { Events } from "../../accounts/audit/events.js";
 import { isFleetError, quote, type Suggestion } from "../../base/errors.js";
 import { limitTexts, NO_SANDBOX, PROTECTIONS, type SandboxReport, separates } from "../../base/sandbox.js";
+import type { NamedSource } from "../../base/server.js";
 import { parseObject } from "../../base/values/text.js";
 import type { LoadedConfig } from "../../config/load/load.js";
 import type { Config, RemoteProvider } from "../../config/schema.js";
+import { nameOfSource } from "../../config/secret.js";
 import { fetchJson } from "../../identity/fetch-json.js";
 import { IssuerKeys } from "../../identity/jwt.js";
 import { doorFiles } from "../../identity/tls/certificates.js";
@@ -13,7 +15,7 @@ import { hostFiles } from "../../identity/tls/exposure.js";
 import { readTls, type TlsFiles, validityFault } from "../../identity/tls/files.js";
 import { tokenSourceFromConfig } from "../../providers/github-token.js";
 import { tokensOf } from "../../providers/github-tokens.js";
-import { type KeySource, keySourceOf, nameOfKeySource, ProviderKey } from "../../providers/provider-key.js";
+import { ProviderKey } from "../../providers/provider-key.js";
 import { connectProblem } from "../../runtime/launch/launch.js";
 import { chooseLimits } from "../../sandbox/limits.js";
 import { askProxy, networkFolder, SERVERS_FOLDER } from "../../sandbox/network/egress.js";
@@ -135,7 +137,7 @@ async function modelAnswers({ config, env, quick, signal }: SettingsContext): Pr
   try {
     if (provider?.type === "echo") return ok("the built-in echo model");
     if (provider !== null) {
-      const key = keySourceOf(provider);
+      const key = provider.apiKey;
       const apiKey = key === null || key.from === "command" ? null : await new ProviderKey(key, env).get();
       const proxy = config.runtime.env.find((name) => /^https_proxy$/i.test(name) && (env[name] ?? "") !== "");
       return await serviceAnswers({ provider, key, apiKey, model: config.session.model, proxy, quick });
@@ -148,8 +150,8 @@ async function modelAnswers({ config, env, quick, signal }: SettingsContext): Pr
       );
     }
     if (auth.githubApp !== null && quick) return ok("GitHub App from auth.githubApp; --quick does not ask GitHub");
-    const isOfUsers = auth.githubTokenFile !== null || auth.githubTokenCommand !== null;
-    if (!isOfUsers && auth.githubTokenEnv?.includes("{user}") !== true) {
+    const { githubToken } = auth;
+    if (githubToken === null || (githubToken.from === "env" && !githubToken.name.includes("{user}"))) {
       const source = tokenSourceFromConfig(auth, null);
       if (source !== null) await tokensOf(config, env).get(source, { user: null, signal });
     }
@@ -186,7 +188,7 @@ export async function networkProblem(
 export interface ServiceRequest {
   provider: RemoteProvider;
   /** Null for a service that needs no key. */
-  key: KeySource | null;
+  key: NamedSource | null;
   /** Null if there is no key, or if a command would have to print it. */
   apiKey: string | null;
   /** The model that sessions use by default. */
@@ -211,7 +213,8 @@ export async function serviceAnswers({ provider, key, apiKey, model, proxy, quic
   const isSecure = url.protocol === "https:";
   const service = `provider of type ${type} at ${url.host}`;
   if (quick) return ok(`${service}; not tried, because of --quick`);
-  if (key?.from === "command") return ok(`${service}; not tried, because doctor does not run provider.apiKeyCommand`);
+  if (key?.from === "command")
+    return ok(`${service}; not tried, because doctor does not run the command of provider.apiKey`);
   if (isSecure && proxy !== undefined) return ok(`${service}; not tried, because servers reach it through ${proxy}`);
   const port = url.port === "" ? (isSecure ? 443 : 80) : Number(url.port);
   const problem = await connectProblem({ host: url.hostname.replace(/^\[|\]$/g, ""), port }, CONNECT_MS);
@@ -222,11 +225,11 @@ export async function serviceAnswers({ provider, key, apiKey, model, proxy, quic
   if (list.status === null) return warning(`${service} accepts connections, but did not answer: ${list.why}`, correct);
   const { status, models } = list;
   if (status === 401 || status === 403) {
-    const refused = key === null ? "a request without a key" : `the key in ${nameOfKeySource(key)}`;
+    const refused = key === null ? "a request without a key" : `the key in ${nameOfSource(key)}`;
     const fix: Suggestion =
       key === null
-        ? "Name the variable with the key in provider.apiKeyEnv."
-        : `Put a valid key into ${nameOfKeySource(key)}.`;
+        ? 'Set provider.apiKey, for example to {"env": "OPENAI_API_KEY"}.'
+        : `Put a valid key into ${nameOfSource(key)}.`;
     return warning(`${service} refuses ${refused} (status ${status})`, fix);
   }
   if (status === 429 || status >= 500) return warning(`${service} answers with status ${status}`);
@@ -237,7 +240,7 @@ export async function serviceAnswers({ provider, key, apiKey, model, proxy, quic
   if (status !== 200 || models === null) {
     return ok(`${service} answers; it does not list its models (status ${status}), so the key was not checked`);
   }
-  const accepts = key === null ? "answers" : `accepts the key in ${nameOfKeySource(key)}`;
+  const accepts = key === null ? "answers" : `accepts the key in ${nameOfSource(key)}`;
   // On Azure, the names cannot be compared: sessions name a deployment, and the list has the names of models.
   if (type === "azure" && model !== null) {
     return ok(

@@ -4,7 +4,7 @@ import { createSecureContext, type TlsOptions } from "node:tls";
 import type { Clock } from "../../base/clock.js";
 import { FleetError, type Suggestion, systemCode } from "../../base/errors.js";
 import { printable, shellQuote } from "../../base/values/text.js";
-import { isExposed } from "../../config/load/files.js";
+import { isExposed } from "../../config/secret.js";
 import type { DoorCertificates } from "./certificates.js";
 
 /** The largest file to read, in bytes. No list of authorities is that large. */

@@ -4,9 +4,10 @@ import { pipeline } from "node:stream/promises";
 import { isFleetError, quote, quoteUpTo, systemCode } from "../../base/errors.js";
 import { asSentence, isObject, parseObject, redactTokens } from "../../base/values/text.js";
 import type { RemoteProvider } from "../../config/schema.js";
+import { nameOfSource } from "../../config/secret.js";
 import { shownStatus } from "../../runtime/history/turn-tracker.js";
 import { reachProblem } from "../../runtime/launch/launch.js";
-import { keySettingOf, keySourceOf, nameOfKeySource, type ProviderKey } from "../provider-key.js";
+import type { ProviderKey } from "../provider-key.js";
 import type { GatewayOptions } from "./gateway.js";
 import { type MeteredConsumer, modelIn, RequestMeter, TOKEN_BYTES } from "./request-meter.js";
 import type { Upstream } from "./upstream.js";
@@ -376,11 +377,10 @@ export class FailureReport {
     const { origin, pathname, searchParams, password } = new URL(provider.baseUrl);
     this.#url = `${origin}${pathname.replace(/\/+$/, "")}`;
     this.#secrets = [...searchParams.values(), password].filter((secret) => secret !== "");
-    const source = keySourceOf(provider);
     this.#key =
-      source === null
-        ? "a request without a key (provider.apiKeyEnv)"
-        : `the key in ${nameOfKeySource(source)} (${keySettingOf(source)})`;
+      provider.apiKey === null
+        ? "a request without a key (provider.apiKey)"
+        : `the key in ${nameOfSource(provider.apiKey)} (provider.apiKey)`;
   }
 
   get waiting(): string {

@@ -305,7 +305,6 @@ const RETRIED = /^Failed to get response from the AI model; retried (\d+) times?
 /** The status that the runtime puts before a message of the model gateway, which contains the service's own status. */
 const STATUS = /^(?:42[24]|\d{3}(?= https?:\/\/)) /;
 const VARIABLES = "COPILOT_PROVIDER_API_KEY, COPILOT_PROVIDER_API_KEY_COMMAND, or COPILOT_PROVIDER_BEARER_TOKEN";
-const SETTINGS = "provider.apiKeyEnv, provider.apiKeyFile or provider.apiKeyCommand";
 
 /** Returns the reason in the message of a `session.error`, with settings of the fleet instead of the runtime's. */
 export function reasonOf(message: string): string {
@@ -313,7 +312,7 @@ export function reasonOf(message: string): string {
   const text = message
     .replace(RETRIED, "")
     .replace(STATUS, "")
-    .replace(VARIABLES, SETTINGS)
+    .replace(VARIABLES, "provider.apiKey")
     .replace(/\s*\n\s*/g, " ");
   return retries === undefined ? text : `${asSentence(text)} The server gave up after ${Number(retries) + 1} tries.`;
 }

@@ -6,7 +6,7 @@ import type { Purge } from "../../base/host.js";
 import { userDigest } from "../../base/ids.js";
 import { readRedisUrl } from "../../base/values/network.js";
 import type { PurgeStore, Store, StoreProbe } from "../ports.js";
-import { openRedisStore } from "../redis/redis-store.js";
+import { openRedisStore, type StoreSecrets } from "../redis/redis-store.js";
 import { Writes } from "../update-queue.js";
 import { UsageFolder } from "../usage/usage-folder.js";
 import { decodeRevision, isQuarantined, listFolder, revisionName, type StepHook, sweepFolder } from "./commit.js";
@@ -210,11 +210,11 @@ export function openStore(
   root: string,
   host?: string,
   instance?: () => string | null,
-  keyFile: string | null = null,
+  secrets?: StoreSecrets,
 ): Store {
   if (url === "file") return openFileStore(root);
   const target = readRedisUrl(url);
-  if (target !== null) return openRedisStore(target, root, { host, instance, keyFile });
+  if (target !== null) return openRedisStore(target, root, { host, instance, secrets });
   // The URL may contain a password, so show only its scheme.
   const named = /^[a-z][a-z0-9+.-]*:/i.exec(url)?.[0] ?? url;
   throw new FleetError("FLEET_CONFIG_INVALID", `The store ${quote(named)} is not supported. Use "file" or Redis.`, {

@@ -3,6 +3,7 @@ import type { Redis } from "ioredis";
 import { FleetError } from "../../base/errors.js";
 import { SCHEMA } from "../../base/server.js";
 import { type RedisUrl, showRedisUrl } from "../../base/values/network.js";
+import { readSecret, type SecretKind } from "../../config/secret.js";
 import { EMPTY_REGISTRY } from "../ports.js";
 import {
   cli,
@@ -14,13 +15,14 @@ import {
   type Keys,
   unavailable,
 } from "./failures.js";
-import type { Epoch } from "./redis-store.js";
+import type { Epoch, StoreSecrets } from "./redis-store.js";
 import { COMMON_KEYS, type Script } from "./scripts.js";
 import type { Signer } from "./signatures.js";
 
 /** How long one operation may take, including the time to connect, before Redis counts as unavailable. In milliseconds. */
 const OPERATION_MS = 5_000;
 const LONGEST_PAUSE_MS = 200;
+const PASSWORD: SecretKind = { word: "password", code: "FLEET_CONFIG_INVALID" };
 
 export const FIRST_REGISTRY = `${SCHEMA} 0-0\n${EMPTY_REGISTRY}`;
 
@@ -31,6 +33,7 @@ interface ConnectionOptions {
   keys: Keys;
   epoch: Epoch;
   signer: Signer;
+  secrets: StoreSecrets;
   warn: (message: string) => void;
   /** How long one operation may take, in milliseconds. Tests set it. */
   operationMs: number | undefined;
@@ -186,11 +189,13 @@ export class Connection {
   }
 
   async #connect(): Promise<Link> {
-    const { target, keys, epoch, signer, warn } = this.#options;
+    const { target, keys, epoch, signer, secrets, warn } = this.#options;
     epoch.recall();
     const { expected } = epoch;
     try {
-      const link = await Link.to(target);
+      const { password, env } = secrets;
+      await signer.load(env);
+      const link = await Link.to(target, password === null ? null : await readSecret(password, PASSWORD, { env }));
       this.#opening = link;
       // Do not use the deadline of the first operation, because other operations share this link.
       const [surroundings, found] = await link.open(keys.epoch, performance.now() + 2 * ANSWER_MS);
@@ -256,8 +261,8 @@ class Link {
     this.#where = placeOf(target);
   }
 
-  static async to(target: RedisUrl): Promise<Link> {
-    return new Link(await makeClient(target), target);
+  static async to(target: RedisUrl, password: string | null): Promise<Link> {
+    return new Link(await makeClient(target, password), target);
   }
 
   /**
@@ -395,7 +400,7 @@ function placeOf({ host, port }: RedisUrl): string {
   return `${host.includes(":") ? `[${host}]` : host}:${port}`;
 }
 
-async function makeClient({ host, port, db, username, password, tls }: RedisUrl): Promise<Redis> {
+async function makeClient({ host, port, db, username, tls }: RedisUrl, password: string | null): Promise<Redis> {
   const { Redis } = await import("ioredis");
   return new Redis({
     host,

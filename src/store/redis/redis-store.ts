@@ -2,9 +2,10 @@ import { createHash, randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { FleetError, quote, systemCode } from "../../base/errors.js";
-import { SCHEMA } from "../../base/server.js";
+import { type NamedSource, SCHEMA } from "../../base/server.js";
 import { type RedisUrl, showRedisUrl } from "../../base/values/network.js";
 import { shellQuote } from "../../base/values/text.js";
+import type { Environment } from "../../config/load/paths.js";
 import { newerError } from "../failures.js";
 import { reason } from "../file/failures.js";
 import { replaceStateFile } from "../file/state-folder.js";
@@ -26,13 +27,22 @@ import { UsageSums } from "./usage.js";
 const DEADLINE_MS = 30_000;
 const MOST_WARNINGS = 1_000;
 
+/** `storeOptions`, and the variables to which it refers. */
+export interface StoreSecrets {
+  /** The key that signs the records. Null: the file `store-key` in the state folder. */
+  key: NamedSource | null;
+  password: NamedSource | null;
+  env: Environment;
+}
+
+const NO_SECRETS: StoreSecrets = { key: null, password: null, env: {} };
+
 interface RedisStoreOptions {
   /** The name of this host among the hosts that share the fleet. Without it, the fleet serves a single host. */
   host?: string | undefined;
   /** Reads the random id of this host's state folder. With it, the store fails if another host has the same name. */
   instance?: (() => string | null) | undefined;
-  /** The file with the key that signs the records. Null: the file `store-key` in the state folder. */
-  keyFile?: string | null | undefined;
+  secrets?: StoreSecrets | undefined;
   /** How long an update competes with other writers before it fails with `FLEET_STATE_BUSY`, in milliseconds. */
   deadlineMs?: number;
   /** How long one operation waits for Redis before it fails with `FLEET_STORE_UNAVAILABLE`, in milliseconds. */
@@ -73,12 +83,12 @@ export class RedisStore implements Store {
   readonly #warned = new Set<string>();
 
   constructor(target: RedisUrl, root: string, options: RedisStoreOptions) {
-    const { host = null, instance, keyFile = null, deadlineMs = DEADLINE_MS, operationMs } = options;
+    const { host = null, instance, secrets = NO_SECRETS, deadlineMs = DEADLINE_MS, operationMs } = options;
     const keys = keysOf(target.fleet, host);
     const warn = (message: string) => this.#warn(message);
     const epoch = new Epoch(showRedisUrl(target), root, warn);
-    const signer = new Signer(root, keyFile, showRedisUrl(target));
-    const connection = new Connection({ target, keys, epoch, signer, warn, operationMs });
+    const signer = new Signer(root, secrets.key, showRedisUrl(target));
+    const connection = new Connection({ target, keys, epoch, signer, secrets, warn, operationMs });
     const documents = new Documents(connection, keys, signer);
     this.#connection = connection;
     this.#documents = documents;

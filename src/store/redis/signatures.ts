@@ -2,10 +2,12 @@ import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypt
 import { linkSync, rmSync, type Stats, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { FleetError, isFleetError, quote, systemCode } from "../../base/errors.js";
-import { SCHEMA } from "../../base/server.js";
+import { type NamedSource, SCHEMA } from "../../base/server.js";
 import type { TokenRecord } from "../../base/token.js";
-import { sha256, shellQuote } from "../../base/values/text.js";
+import { sha256 } from "../../base/values/text.js";
 import { readValueFile } from "../../config/load/files.js";
+import type { Environment } from "../../config/load/paths.js";
+import { nameOfSource, readSecret, type SecretKind } from "../../config/secret.js";
 import { mediumError } from "../file/failures.js";
 import { ensureStateFolder } from "../file/state-folder.js";
 import { FIRST_REGISTRY } from "./connection.js";
@@ -172,6 +174,7 @@ function digestOf({ content, signature = "" }: SignedRecord): string {
 }
 
 const KEY = /^[0-9a-f]{64}$/;
+const STORE_KEY: SecretKind = { word: "store key", code: "FLEET_STORE_UNUSABLE", isText: true };
 /** How often the signer checks whether the key file has changed, in milliseconds. */
 const LOOK_MS = 1_000;
 
@@ -190,23 +193,33 @@ type Verdict = "good" | "outdated" | "unsigned" | "unknown-key" | "wrong";
  * line. The first key signs, and all keys verify, so that the key can be replaced while the fleet is running.
  */
 export class Signer {
-  readonly path: string;
+  /** The file with the key; null if a variable or a command provides the key. */
+  readonly #path: string | null;
+  /** Names the place of the key in messages. */
+  readonly #place: string;
   readonly #root: string;
-  readonly #isOwn: boolean;
+  readonly #source: NamedSource | null;
   readonly #where: string;
   #keys: readonly SigningKey[] = [];
   #seen: string | undefined;
   #lookedAt = Number.NEGATIVE_INFINITY;
 
   /**
-   * @param root the state folder, which has the key if `keyFile` is null
+   * @param root the state folder, which has the key if `source` is null
    * @param where the database, for messages
    */
-  constructor(root: string, keyFile: string | null, where: string) {
-    this.path = keyFile ?? join(root, "store-key");
+  constructor(root: string, source: NamedSource | null, where: string) {
+    this.#path = source === null ? join(root, "store-key") : source.from === "file" ? source.path : null;
     this.#root = root;
-    this.#isOwn = keyFile === null;
+    this.#source = source;
+    this.#place = this.#path === null ? nameOfSource(source as NamedSource) : quote(this.#path);
     this.#where = where;
+  }
+
+  /** Reads the key from a variable or a command. A key in a file is read again whenever the file changes. */
+  async load(env: Environment): Promise<void> {
+    if (this.#path !== null || this.#source === null) return;
+    this.#keys = parseKeys(await readSecret(this.#source, STORE_KEY, { env }), this.#place);
   }
 
   /** The id of the key that signs; null if there is no key. */
@@ -222,7 +235,7 @@ export class Signer {
    * only in the state folder, and only if the database is empty or `mayMakeKey` is set.
    */
   assertKey({ isEmpty }: { isEmpty: boolean }): void {
-    if (this.#read().length === 0 && !((isEmpty || this.mayMakeKey) && this.#isOwn)) {
+    if (this.#read().length === 0 && !((isEmpty || this.mayMakeKey) && this.#source === null)) {
       throw this.missing();
     }
   }
@@ -230,7 +243,7 @@ export class Signer {
   /**
    * Makes a key if this host has none.
    *
-   * @throws FleetError `FLEET_STORE_UNUSABLE` if the key belongs in `keyFile`
+   * @throws FleetError `FLEET_STORE_UNUSABLE` if `storeOptions.key` names the key
    */
   ensureKey(): void {
     if (this.#read().length === 0) this.#make();
@@ -267,13 +280,14 @@ export class Signer {
   }
 
   #read(): readonly SigningKey[] {
+    if (this.#path === null) return this.#keys;
     const now = performance.now();
     if (now - this.#lookedAt < LOOK_MS && this.#keys.length > 0) return this.#keys;
     this.#lookedAt = now;
-    const state = stateOf(this.path);
+    const state = stateOf(this.#path);
     if (state === this.#seen) return this.#keys;
     try {
-      this.#keys = state === undefined ? this.#keys : readKeys(this.path);
+      this.#keys = state === undefined ? this.#keys : readKeys(this.#path);
       this.#seen = state;
     } catch (error) {
       // If the file is being replaced, the keys that this process knows stay in force.
@@ -283,15 +297,16 @@ export class Signer {
   }
 
   #make(): void {
-    if (!this.#isOwn) throw this.missing();
-    const temp = `${this.path}.${randomBytes(4).toString("hex")}.tmp`;
+    const path = this.#path;
+    if (this.#source !== null || path === null) throw this.missing();
+    const temp = `${path}.${randomBytes(4).toString("hex")}.tmp`;
     try {
       ensureStateFolder(this.#root);
       writeFileSync(temp, `${randomBytes(32).toString("hex")}\n`, { mode: 0o600, flag: "wx" });
-      linkSync(temp, this.path);
+      linkSync(temp, path);
     } catch (error) {
       // If another process made the key first, use that key.
-      if (systemCode(error) !== "EEXIST") throw mediumError("write", this.path, error);
+      if (systemCode(error) !== "EEXIST") throw mediumError("write", path, error);
     } finally {
       rmSync(temp, { force: true });
     }
@@ -301,10 +316,10 @@ export class Signer {
   }
 
   missing(): FleetError {
-    const message = `The records in ${quote(this.#where)} are signed, and this host has no key for them in ${quote(this.path)}.`;
+    const message = `The records in ${quote(this.#where)} are signed, and this host has no key for them in ${this.#place}.`;
     return new FleetError("FLEET_STORE_UNUSABLE", message, {
       suggestions: [
-        `Copy the file store-key from the state folder of another host to ${quote(this.path)}, with mode 0600.`,
+        `Copy the file store-key from the state folder of another host to ${this.#place}, with mode 0600.`,
         "copilotfleet store sign --all # only if no host has the key",
       ],
     });
@@ -327,14 +342,18 @@ function stateOf(path: string): string | undefined {
 }
 
 function readKeys(path: string): SigningKey[] {
-  const lines = readValueFile(path, "storeOptions.keyFile")
-    .split(/\r?\n/)
-    .filter((line) => line !== "");
+  return parseKeys(readValueFile(path, "storeOptions.key"), `The file ${quote(path)}`);
+}
+
+function parseKeys(text: string, place: string): SigningKey[] {
+  const lines = text.split(/\r?\n/).filter((line) => line !== "");
   const wrong = lines.findIndex((line) => !KEY.test(line));
   if (lines.length === 0 || wrong !== -1) {
     const what = lines.length === 0 ? "is empty" : `has something else than a key on line ${wrong + 1}`;
-    const message = `The file ${quote(path)} ${what}. Allowed: keys of 64 hexadecimal digits, one on each line`;
-    throw new FleetError("FLEET_STORE_UNUSABLE", message, { suggestions: [`ls -l ${shellQuote(path)}`] });
+    const message = `${place} ${what}. Allowed: keys of 64 hexadecimal digits, one on each line`;
+    throw new FleetError("FLEET_STORE_UNUSABLE", message, {
+      suggestions: ["copilotfleet config get storeOptions.key"],
+    });
   }
   return lines.map((line) => ({
     id: createHash("sha256").update(line).digest("hex").slice(0, 8),
@@ -354,7 +373,7 @@ function unsigned(key: string, verdict: Verdict, signature: string | undefined):
   return new FleetError("FLEET_STATE_UNSIGNED", message, {
     suggestions: [
       verdict === "unknown-key"
-        ? "Give all hosts the same key: storeOptions.keyFile, or the file store-key in the state folder."
+        ? "Give all hosts the same key: storeOptions.key, or the file store-key in the state folder."
         : "copilotfleet store sign --all # only if the fleet wrote the record with a key that is lost",
       "copilotfleet doctor",
     ],

@@ -1,9 +1,7 @@
 import { Flags } from "@oclif/core";
 import { countOf } from "../../../base/values/text.js";
-import type { Origin } from "../../../config/problem.js";
 import { type MigrateResult, migrateStore } from "../../../fleet/migrate.js";
 import { FleetCommand } from "../../base-command.js";
-import { readVariable, variableFlag } from "../../flags/flags.js";
 
 export default class StoreMigrate extends FleetCommand {
   static override summary = "Copy the recorded state to another store: from files to Redis, or back.";
@@ -15,16 +13,15 @@ export default class StoreMigrate extends FleetCommand {
   ].join(" ");
   static override examples = [
     "<%= config.bin %> store migrate --to redis://127.0.0.1:6379/0",
-    "<%= config.bin %> store migrate --to-env REDIS_URL --json",
+    "<%= config.bin %> store migrate --to rediss://redis.example:6379/0 --json",
     "<%= config.bin %> store migrate --to file",
   ];
   static override flags = {
     to: Flags.string({
-      description: '"file", or a Redis URL without a password',
+      description: '"file", or a Redis URL; storeOptions.password is its password',
       helpValue: "STORE",
-      exactlyOne: ["to", "to-env"],
+      required: true,
     }),
-    "to-env": variableFlag("environment variable that holds the Redis URL"),
   };
 
   async run(): Promise<MigrateResult> {
@@ -35,26 +32,15 @@ export default class StoreMigrate extends FleetCommand {
       env: process.env,
       cwd: process.cwd(),
       ...this.configSource,
-      ...storeTarget(flags.to, flags["to-env"]),
+      to: flags.to,
       onProgress: progress.report,
       signal,
     });
     for (const warning of result.warnings) process.stderr.write(`Warning: ${warning}\n`);
     this.log(
       `Copied ${countOf(result.servers, "server")} and ${countOf(result.sessions, "session")} from ${result.from} to ${result.to}.\n` +
-        `Nothing uses the copy yet. Set "store": "${result.to}" in the configuration of every host, or COPILOTFLEET_STORE,\n` +
-        "with user and password if it has any.",
+        `Nothing uses the copy yet. Set "store": "${result.to}" in the configuration of every host, or COPILOTFLEET_STORE.`,
     );
     return result;
   }
-}
-
-/**
- * Returns the store that the flags name, and the flag or variable that names it. A URL with a password must come from a
- * variable, because other users of the machine can read the flags of a command.
- */
-function storeTarget(to: string | undefined, variable = ""): { to: string; origin: Origin } {
-  if (to !== undefined) return { to, origin: { from: "flag", name: "--to" } };
-  const about = { example: "REDIS_URL", content: "the URL of a Redis", code: "FLEET_CONFIG_INVALID" } as const;
-  return { to: readVariable("--to-env", variable, about), origin: { from: "variable", name: variable } };
 }
