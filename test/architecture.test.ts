@@ -204,7 +204,7 @@ describe("the source", () => {
     expect(importers(/^kubernetes-models\//, { types: true })).toEqual([]);
     expect(importers(/^parse-duration$/, { types: true })).toEqual(["base/values/measures.ts"]);
     for (const file of importers(/^execa$/, { types: true }))
-      expect(file).toMatch(/^(runtime\/launch\/launch|providers\/(token-command|detect))\.ts$/);
+      expect(file).toMatch(/^(runtime\/launch\/launch|config\/secret|providers\/detect)\.ts$/);
     for (const file of importers(/^node:child_process$/, { types: true }))
       expect(file).toMatch(
         /^(runtime\/|sandbox\/(landlock|network\/egress)\.ts$|cli\/run\/(console|under-lease)\.ts$)/,

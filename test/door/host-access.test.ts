@@ -347,7 +347,11 @@ describe("the front door, for a client on its user's own server with session.hos
   it.each(CASES.filter(({ sandbox }) => sandbox !== "bwrap" || bwrapProblem === undefined))(
     "with sandbox $sandbox and key $key, allows shell commands: $reaches, because $why",
     async (given) => {
-      const provider = { type: "openai" as const, baseUrl: "http://127.0.0.1:9/v1", apiKey: { env: given.key } };
+      const provider = {
+        type: "openai" as const,
+        baseUrl: "http://127.0.0.1:9/v1",
+        apiKey: given.key === null ? null : { env: given.key },
+      };
       await using at = await DoorFleet.open({ config: { sandbox: { mode: given.sandbox }, provider } });
       const client = await RawClient.as(at.url, await at.token("alice"), true);
       await client.requestOk("session.create", { sessionId: "mine" });

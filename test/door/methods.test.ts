@@ -87,7 +87,11 @@ describe("the table of methods", () => {
   });
 });
 
-const FILE = { kind: "file" };
+const FILE = { store: { kind: "file" } };
+const OPEN_REDIS = {
+  store: { kind: "redis", url: "redis://127.0.0.1:6379/0" },
+  storeOptions: { password: null as object | null },
+};
 const without = (...not: Protection[]): SandboxReport => ({ mode: "landlock", not });
 const HOLDS = without("network", "process-list");
 
@@ -102,11 +106,11 @@ it.each([
   ["auto", without("files"), FILE, false],
   ["auto", without("processes"), FILE, false],
   ["auto", without("unix-sockets"), FILE, false],
-  ["auto", HOLDS, { kind: "redis", url: "redis://127.0.0.1:6379/0" }, false],
-  ["auto", HOLDS, { kind: "redis", url: "redis://:secret@127.0.0.1:6379/0" }, true],
-] as const)("with session.host %j, sandbox %j and store %j, a client may use files and programs: %j", (...given) => {
+  ["auto", HOLDS, OPEN_REDIS, false],
+  ["auto", HOLDS, { ...OPEN_REDIS, storeOptions: { password: { env: "REDIS_PASSWORD" } } }, true],
+] as const)("with session.host %j, sandbox %j and %j, a client may use files and programs: %j", (...given) => {
   const [host, sandbox, store, reaches] = given;
-  const config = { session: { host }, store, provider: null } as unknown as Config;
+  const config = { session: { host }, provider: null, ...store } as unknown as Config;
   expect(reachesHost({ own: true, config, sandbox })).toBe(reaches);
   expect(reachesHost({ own: false, config, sandbox })).toBe(false);
 });
