@@ -56,10 +56,8 @@ export type { EventGroup, FollowFilter } from "./fleet/groups/events.js";
 export type { Group } from "./fleet/groups/group.js";
 export type { HostGroup, PoolGroup, ServerGroup, SupervisorView } from "./fleet/groups/servers.js";
 export type {
-  ArchiveGroup,
   ExportSessionOptions,
   ImportSessionOptions,
-  RequestGroup,
   SessionGroup,
 } from "./fleet/groups/sessions.js";
 export type { TokenGroup } from "./fleet/groups/tokens.js";

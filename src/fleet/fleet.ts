@@ -89,7 +89,7 @@ export class Fleet implements Groups, AsyncDisposable {
    * state folder.
    */
   static async open(options: FleetOptions = {}): Promise<Fleet> {
-    readFleetOptions(options, "options");
+    readFleetOptions(options);
     return new Fleet(openParts(options));
   }
 

@@ -120,25 +120,7 @@ export class DoorGroup extends Group {
   }
 
   static {
-    Group.guard(DoorGroup.prototype, {
-      openHttp: [
-        arg.optional({
-          ...arg.LISTEN,
-          onRequest: { check: arg.callback },
-          onEvent: { check: arg.callback },
-          probes: { check: arg.object },
-          ...arg.SIGNAL,
-        }),
-      ],
-      open: [
-        arg.optional({
-          ...arg.LISTEN,
-          onRequest: { check: arg.callback },
-          onEvent: { check: arg.callback },
-          ...arg.SIGNAL,
-        }),
-      ],
-    });
+    Group.guard(DoorGroup.prototype, { openHttp: ["options"], open: ["options"] });
   }
 }
 

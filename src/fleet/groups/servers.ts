@@ -212,37 +212,20 @@ export class ServerGroup extends Group {
   }
 
   static {
-    const id = ["id", arg.text] as const;
-    const spawnOptions = { token: { check: arg.object }, cwd: { check: arg.text }, ...arg.WAIT };
-    const [spawn, spawnMany] = [arg.optional(spawnOptions), arg.optional({ ...spawnOptions, ...arg.PROGRESS })];
-    const logEnd = {
-      lines: arg.required(arg.whole),
-      since: { check: arg.moment },
-      previous: { check: arg.flag },
-    };
-    const log = arg.options({ at: arg.required(arg.object), signal: { ...arg.SIGNAL.signal, required: true } });
     Group.guard(ServerGroup.prototype, {
-      spawn: [arg.user, arg.optional({ ...spawnOptions, ...arg.SIGNAL })],
-      spawnMany: [["users", arg.userIds], spawnMany],
-      spawnShared: [spawn],
-      list: [arg.optional({ ...arg.USER, state: { check: arg.choice(SERVER_STATES) }, host: { check: arg.text } })],
-      get: [id],
-      ofUser: [arg.user],
-      place: [arg.user, spawn],
-      route: [arg.user, arg.optional({ strategy: { check: arg.text } })],
-      stop: [arg.ids, arg.optional(arg.STOP)],
-      restart: [arg.ids, arg.optional(arg.STOP)],
-      restartRolling: [
-        arg.ids,
-        arg.optional({
-          ...arg.DRAIN_TIMEOUT,
-          maxUnavailable: { check: arg.whole },
-          ...arg.PROGRESS,
-          ...arg.SIGNAL,
-        }),
-      ],
-      logEnd: [id, ["options", arg.options(logEnd)]],
-      followLog: [id, ["options", log]],
+      spawn: ["user", "options"],
+      spawnMany: ["users", "options"],
+      spawnShared: ["options"],
+      list: [arg.options({ state: arg.choice(SERVER_STATES) })],
+      get: ["id"],
+      ofUser: ["user"],
+      place: ["user", "options"],
+      route: ["user", "options"],
+      stop: ["ids", "options"],
+      restart: ["ids", "options"],
+      restartRolling: ["ids", "options"],
+      logEnd: ["id", arg.needs(["lines"])],
+      followLog: ["id", arg.needs(["at", "signal"])],
     });
   }
 }
@@ -334,11 +317,9 @@ export class PoolGroup extends Group {
   static {
     Group.guard(PoolGroup.prototype, {
       state: [],
-      drain: [arg.optional(arg.STOP)],
+      drain: ["options"],
       undrain: [],
-      supervise: [
-        ["options", arg.options({ log: arg.required(arg.callback), ...arg.LISTEN, ...arg.HTTP, ...arg.SIGNAL })],
-      ],
+      supervise: [arg.needs(["log"])],
       supervisorPid: [],
       supervisor: [],
     });

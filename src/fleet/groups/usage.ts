@@ -1,7 +1,7 @@
 import { reportOf, type UsageReport } from "../../accounts/ledger.js";
 import { effectiveLimits, type LimitValue, type LimitView, type Period, periodOf } from "../../accounts/limits.js";
 import { FleetError, option, quote } from "../../base/errors.js";
-import { USAGE_BY, type UsageBy } from "../../base/usage.js";
+import type { UsageBy } from "../../base/usage.js";
 import { USER_LIMITS, type UserLimit } from "../../base/user-limits.js";
 import { type Moment, parseMoment } from "../../base/values/measures.js";
 import { audited } from "../../identity/acting.js";
@@ -43,7 +43,7 @@ export class UsageGroup extends Group {
 
   static {
     Group.guard(UsageGroup.prototype, {
-      report: [arg.optional({ ...arg.USER, by: { check: arg.choice(USAGE_BY) }, since: { check: arg.moment } })],
+      report: ["options"],
     });
   }
 }
@@ -98,9 +98,9 @@ export class LimitGroup extends Group {
 
   static {
     Group.guard(LimitGroup.prototype, {
-      get: [arg.user],
-      set: [arg.user, ["limits", readLimits]],
-      clear: [arg.user],
+      get: ["user"],
+      set: ["user", ["limits", readLimits]],
+      clear: ["user"],
     });
   }
 }

@@ -3,7 +3,6 @@ import { join, resolve } from "node:path";
 import { NEVER } from "../../base/clock.js";
 import { FleetError, isFleetError, option, quote, systemCode } from "../../base/errors.js";
 import type { Suspension } from "../../base/usage.js";
-import { parseLabel } from "../../base/values/names.js";
 import { gatherEvents } from "../../hosts/all-events.js";
 import { listUsers, type SuspendedUser, type UserEntry, unknownUser } from "../../hosts/gather.js";
 import { describeUser, type UserDescription } from "../../hosts/overview.js";
@@ -121,20 +120,10 @@ export class UserGroup extends Group {
   static {
     Group.guard(UserGroup.prototype, {
       list: [],
-      suspend: [
-        arg.user,
-        arg.optional({ reason: { check: (value, name) => parseLabel(arg.text(value, name), option(name)) } }),
-      ],
-      resume: [arg.user],
-      purge: [
-        arg.user,
-        arg.optional({
-          dryRun: { check: arg.flag },
-          ignoreNotFound: { check: arg.flag },
-          ...arg.SIGNAL,
-        }),
-      ],
-      export: [arg.user, ["options", arg.options({ output: arg.required(arg.text), ...arg.SIGNAL })]],
+      suspend: ["user", arg.options({ reason: arg.label })],
+      resume: ["user"],
+      purge: ["user", "options"],
+      export: ["user", arg.needs(["output"])],
     });
   }
 }
