@@ -24,37 +24,22 @@ import { SessionExpired } from "../../sessions/problems.js";
 import type { RequestChange } from "../../sessions/requests.js";
 import type { SessionView } from "../../sessions/view.js";
 import * as arg from "../arguments.js";
+import type { Fleet } from "../fleet.js";
 import type { FleetParts } from "../parts.js";
-import type { EventGroup } from "./events.js";
 import { Group } from "./group.js";
-import type { HostGroup, ServerGroup } from "./servers.js";
-import type { SessionGroup } from "./sessions.js";
-import { recordIssue, type TokenGroup } from "./tokens.js";
-import type { LimitGroup, UsageGroup, UsageOptions } from "./usage.js";
-import type { UserGroup } from "./users.js";
+import { recordIssue } from "./tokens.js";
+import type { UsageOptions } from "./usage.js";
 
 const ANY_ADDRESS: Address = { host: "127.0.0.1", port: 0 };
 
-/** The groups whose methods the HTTP API calls. */
-export interface ApiGroups {
-  sessions: SessionGroup;
-  servers: ServerGroup;
-  hosts: HostGroup;
-  tokens: TokenGroup;
-  usage: UsageGroup;
-  limits: LimitGroup;
-  users: UserGroup;
-  events: EventGroup;
-}
-
 /** The front doors of this process, and the addresses at which it serves the HTTP API. */
 export class DoorGroup extends Group {
-  readonly #groups: ApiGroups;
+  readonly #fleet: Fleet;
   #common: Promise<Pick<HttpContext, "signOn" | "shares">> | undefined;
 
-  constructor(parts: FleetParts, groups: ApiGroups) {
+  constructor(parts: FleetParts, fleet: Fleet) {
     super(parts);
-    this.#groups = groups;
+    this.#fleet = fleet;
   }
 
   /**
@@ -98,7 +83,7 @@ export class DoorGroup extends Group {
     const { config, clock, leases, endings, events } = this.parts;
     const { listen: given = config.serve.http ?? ANY_ADDRESS, ...rest } = options;
     const listen = arg.readListener(given, "listen");
-    const fleet = apiFleet(this.parts, this.#groups);
+    const fleet = apiFleet(this.parts, this.#fleet);
     const context = { config, clock, fleet, events, ...(await this.#sharedState()) };
     // The caller may hold a lease, but the clients must not use it.
     const door = await leases.ambient.outside(() => openHttpDoor(context, { ...rest, listen }));
@@ -149,13 +134,18 @@ class Turns {
 }
 
 /** The groups whose methods the routes of the HTTP API call, and what the routes need beyond them. */
-export function apiFleet(parts: FleetParts, groups: ApiGroups) {
-  const { sessions, servers, hosts, usage } = groups;
+export function apiFleet(parts: FleetParts, fleet: Fleet) {
+  const { sessions, servers, tokens, limits, users, events, usage } = fleet;
   const { config, store, finder, own } = parts;
   const lists = new Turns();
   const creations = new Turns();
   return {
-    ...groups,
+    sessions,
+    servers,
+    tokens,
+    limits,
+    users,
+    events,
     /** Creates a session, and does not keep it open. Several calls of a user with the same `key` create one session. */
     createSession: async ({ key, ...options }: CreateSessionOptions & { key?: string }): Promise<SessionView> => {
       const { user, signal: _, gitHubToken: __, ...content } = options;
@@ -202,7 +192,7 @@ export function apiFleet(parts: FleetParts, groups: ApiGroups) {
       return listed.map((server) => withActivity(server, asked.answers));
     },
     poolState: async () => poolState(await store.registry.read()),
-    hostViews: async () => (await hosts.overview()).hosts,
+    hostViews: async () => (await fleet.hosts.overview()).hosts,
     /** The samples after the given time, from each host that answers. Without a time, all samples that the hosts have. */
     samples: async (after: string | undefined) => {
       const { answers } = await parts.hosts.everywhere(async (host) => await host.samples({ after }));

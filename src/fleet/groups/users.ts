@@ -113,8 +113,15 @@ export class UserGroup extends Group {
    * @throws FleetError `FLEET_NAME_NOT_FOUND`; `FLEET_USAGE_INVALID` when the folder is not empty.
    */
   async export(user: string, { output, signal = NEVER }: ExportUserOptions): Promise<ExportedUser> {
-    const { exportUser } = await import("./users.js");
-    return await exportUser({ parts: this.parts, sessions: this.#sessions }, user, { output, signal });
+    const folder = resolve(output);
+    const description = await describeUser(this.parts, user);
+    if (description === null) throw await unknownUser(this.parts, user);
+    await makeEmpty(folder);
+    return await audited(
+      this.parts.events,
+      { type: "user.exported", user },
+      async () => await fill({ parts: this.parts, sessions: this.#sessions }, folder, description, signal),
+    );
   }
 
   static {
@@ -138,31 +145,8 @@ export interface ExportedUser {
   remains: { session: string; why: string }[];
 }
 
-interface Context {
-  parts: FleetParts;
-  sessions: SessionGroup;
-}
-
-interface Request {
-  output: string;
-  signal: AbortSignal;
-}
-
-/** Unix time 0, so that the export contains the usage from all lines of the ledger. */
-const FROM = 0;
-
-export async function exportUser(context: Context, user: string, request: Request): Promise<ExportedUser> {
-  const { parts } = context;
-  const folder = resolve(request.output);
-  const description = await describeUser(parts, user);
-  if (description === null) throw await unknownUser(parts, user);
-  await makeEmpty(folder);
-  const about = { type: "user.exported", user } as const;
-  return await audited(parts.events, about, async () => await fill(context, folder, description, request.signal));
-}
-
 async function fill(
-  { parts, sessions }: Context,
+  { parts, sessions }: { parts: FleetParts; sessions: SessionGroup },
   folder: string,
   description: UserDescription,
   signal: AbortSignal,
@@ -182,7 +166,7 @@ async function fill(
       remains.push({ session: id, why: error.message });
     }
   }
-  const usage = await parts.store.usage.read({ from: FROM, to: Date.now(), by: "day", user });
+  const usage = await parts.store.usage.read({ from: 0, to: Date.now(), by: "day", user });
   const keyedTurns = await parts.store.keyedTurns.list(user);
   const own = await parts.store.limits.read(user);
   const { suspended = null, limits: max, groups } = own ?? {};
