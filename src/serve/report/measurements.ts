@@ -13,8 +13,6 @@ import type { ServeContext } from "../context.js";
 import { logFailure } from "../failures.js";
 import { TurnWatch } from "./turn-watch.js";
 
-const NO_STREAMS = { open: 0, events: 0, slow: 0 };
-
 /** Makes the measurements that the metrics show as current values, once per health interval. */
 export class Measurements {
   readonly #context: ServeContext;
@@ -37,18 +35,19 @@ export class Measurements {
 
   async look(registry: Registry, running: readonly ServerRecord[]): Promise<void> {
     const { store, metrics, state, provider, ledger, host, events } = this.#context;
-    const serversByState = Object.fromEntries(SERVER_STATES.map((each) => [each, 0])) as Record<ServerState, number>;
-    for (const { state } of Object.values(registry.servers)) serversByState[state] += 1;
+    const servers = Object.fromEntries(SERVER_STATES.map((each) => [each, 0])) as Record<ServerState, number>;
+    for (const server of Object.values(registry.servers)) servers[server.state] += 1;
     const loaded = running.flatMap(knownLoaded);
     const { inFlight, stalled } = this.#lookAtTurns(running);
     const leases = await Promise.all(loaded.map(async (id) => await store.leases.read(id)));
     const purges = await purgesUnderWay(store);
     const begun = purges.map(({ begunAt }) => Date.parse(begunAt) / 1000);
-    const memory = running.map((server) => this.#processes.memoryOf(server));
+    const memoryBytes = running.reduce((sum, server) => sum + this.#processes.memoryOf(server), 0);
     await this.#disks.checkLogs(running);
-    const memoryBytes = memory.reduce((sum, bytes) => sum + bytes, 0);
+    const { inputTokens, cacheReadTokens, outputTokens } = ledger.counted;
+    const streams = state.http?.streams;
     metrics.observe({
-      serversByState,
+      servers,
       unrestricted: running.filter(({ sandbox = NO_SANDBOX }) => sandbox.mode === "none").length,
       activeSessions: loaded.length,
       turnsInFlight: inFlight,
@@ -60,10 +59,16 @@ export class Measurements {
       diskFreeBytes: await this.#disks.checkState(),
       doorClients: state.door?.clients ?? 0,
       doorTurns: state.door?.turns ?? 0,
-      streams: state.http?.streams ?? NO_STREAMS,
-      modelRequests: provider.requests,
-      usage: ledger.counted,
+      httpStreams: streams?.open ?? 0,
+      streamEvents: streams?.events ?? 0,
+      slowStreams: streams?.slow ?? 0,
+      modelInFlight: provider.requests.inFlight,
+      modelFailures: provider.requests.failed,
+      turnsCounted: ledger.counted.turns,
+      modelRequests: ledger.counted.requests,
+      modelTokens: { input: inputTokens ?? 0, cached: cacheReadTokens ?? 0, output: outputTokens ?? 0 },
       events: events.counts,
+      eventsWaiting: events.counts.waiting,
     });
     const gauges = { turnsInFlight: inFlight, servers: running.length, activeSessions: loaded.length, memoryBytes };
     host.ring.take(gauges, Date.now());
