@@ -5,8 +5,7 @@ import { ifThere } from "../../base/if-there.js";
 import { findRuntime, OLDEST_RUNTIME, packageVersion } from "../../runtime/launch/versions.js";
 import { packageFolder } from "../../sandbox/programs.js";
 import { askRuntime } from "../versions.js";
-import { type Finding, ok, type Row, warning } from "./checks.js";
-import type { SettingsContext } from "./settings.js";
+import { type Context, type Finding, ok, type Row, warning } from "./checks.js";
 
 /** The last day of security fixes for each version of Node.js: https://github.com/nodejs/Release. */
 const END_OF_LIFE: Readonly<Record<number, string>> = {
@@ -19,12 +18,12 @@ const END_OF_LIFE: Readonly<Record<number, string>> = {
 };
 
 /** The checks that need no configuration. */
-export const INSTALLATION: readonly Row<unknown>[] = [
+export const INSTALLATION: readonly Row[] = [
   { name: "node", look: () => nodeIsSupported(process.versions.node, new Date()) },
   { name: "code", look: () => codeIsProtected(packageFolder(), process.getuid?.() ?? 0) },
 ];
 
-export const RUNTIME: Row<SettingsContext> = { name: "runtime", look: runtimeStarts, isSlow: true, cleansUp: true };
+export const RUNTIME: Row = { name: "runtime", look: runtimeStarts, isSlow: true, cleansUp: true };
 
 export function nodeIsSupported(version: string, now: Date): Finding {
   const detail = `Node.js ${version} on ${process.platform}-${process.arch}`;
@@ -46,7 +45,7 @@ export function codeIsProtected(folder: string | null, uid: number): Finding {
   const items = paths.filter((path) => mayChange(path, uid));
   if (items.length === 0) return ok(`${folder}, which this account cannot change`);
   const detail = `this account can change the fleet's code in ${folder}, so an agent might`;
-  return { ...warning(detail, "Install the package as another user, such as root."), items };
+  return warning(detail, "Install the package as another user, such as root.", items);
 }
 
 function mayChange(path: string, uid: number): boolean {
@@ -61,7 +60,7 @@ function mayChange(path: string, uid: number): boolean {
 }
 
 /** Starts the runtime, because a file that exists may still not run. */
-async function runtimeStarts({ config, env, signal }: SettingsContext): Promise<Finding> {
+async function runtimeStarts({ config, env, signal }: Context): Promise<Finding> {
   const { path, origin } = findRuntime(config.runtime.path, env);
   const answer = await askRuntime(path, env, signal);
   const version = packageVersion(path);

@@ -5,7 +5,6 @@ import { isFleetError, quote, type Suggestion } from "../../base/errors.js";
 import { limitTexts, NO_SANDBOX, PROTECTIONS, type SandboxReport, separates } from "../../base/sandbox.js";
 import type { NamedSource } from "../../base/server.js";
 import { parseObject } from "../../base/values/text.js";
-import type { LoadedConfig } from "../../config/load/load.js";
 import type { Config, RemoteProvider } from "../../config/schema.js";
 import { nameOfSource } from "../../config/secret.js";
 import { fetchJson } from "../../identity/fetch-json.js";
@@ -22,19 +21,10 @@ import { askProxy, networkFolder, SERVERS_FOLDER } from "../../sandbox/network/e
 import { findPossible, sandboxNow, toolSettings, withNetwork } from "../../sandbox/sandbox.js";
 import { ACCEPT_WEAKER, acceptWeaker, refuseWeaker } from "../../sandbox/trials.js";
 import { readIfThere } from "../../store/file/failures.js";
-import { adviceOf, type Finding, failed, ok, type Row, warning } from "./checks.js";
-
-export interface SettingsContext extends LoadedConfig {
-  env: NodeJS.ProcessEnv;
-  /** Do not use the network. */
-  quick: boolean;
-  /** Let servers start in the sandbox that works now, even if it is weaker than the one of the last start. */
-  acceptWeakerSandbox: boolean;
-  signal: AbortSignal;
-}
+import { adviceOf, type Context, type Finding, failed, ok, type Row, warning } from "./checks.js";
 
 /** The checks of the configuration, without the fleet's state. */
-export const SETTINGS: readonly Row<SettingsContext>[] = [
+export const SETTINGS: readonly Row[] = [
   { name: "isolation", look: isolationOf },
   { name: "sandbox", look: sandboxWorks },
   { name: "limits", look: limitsHold },
@@ -42,7 +32,7 @@ export const SETTINGS: readonly Row<SettingsContext>[] = [
 ];
 
 /** Reports how users are separated. Warns if a user's agent or client can run programs that read the state of others. */
-async function isolationOf({ config, env }: SettingsContext): Promise<Finding> {
+async function isolationOf({ config, env }: Context): Promise<Finding> {
   const { isolation } = config;
   if (isolation === "shared") return ok("shared: clients of one server are separated by the front door's rules");
   const own = "per-user: each server has its own home, history and token";
@@ -59,7 +49,7 @@ async function isolationOf({ config, env }: SettingsContext): Promise<Finding> {
 }
 
 /** Reports the sandbox that servers get, and what an agent in this sandbox can still do. */
-async function sandboxWorks(context: SettingsContext): Promise<Finding> {
+async function sandboxWorks(context: Context): Promise<Finding> {
   const { config, env, stateRoot } = context;
   const { mode } = config.sandbox;
   if (mode === "none") return ok('none, because sandbox.mode is "none"');
@@ -82,12 +72,12 @@ async function sandboxWorks(context: SettingsContext): Promise<Finding> {
     ];
     const restricted = report.network === undefined ? "" : `, and sandbox.network "${report.network}"`;
     const detail = `${report.mode} works${restricted}`;
-    if (!report.not.includes("unix-sockets")) return { level: "ok", detail, items };
+    if (!report.not.includes("unix-sockets")) return ok(detail, items);
     // Through a socket of tmux, systemd or Docker, an agent starts programs outside of its sandbox.
     const fix = config.sandbox.unixSockets
       ? 'Set sandbox.unixSockets to false, or install bubblewrap and set sandbox.mode to "auto".'
       : "Run the fleet under an account with no other programs: no tmux, no systemd session, not in the group docker.";
-    return { level: "warning", detail: `${detail}, but agents reach the Unix sockets of other programs`, items, fix };
+    return warning(`${detail}, but agents reach the Unix sockets of other programs`, fix, items);
   }
   const fix =
     mode === "bwrap"
@@ -95,12 +85,12 @@ async function sandboxWorks(context: SettingsContext): Promise<Finding> {
       : "cat /sys/kernel/security/lsm  # must contain landlock; then update the kernel to 6.12 or later";
   const what = mode === "auto" ? "no sandbox works" : `${mode} does not work`;
   const why = mode === "auto" && isNeeded ? `, and ${needing.join(" and ")}, so no server starts` : "";
-  return { level: isNeeded ? "failed" : "warning", detail: `${what} on this machine${why}`, items: reasons, fix };
+  return (isNeeded ? failed : warning)(`${what} on this machine${why}`, fix, reasons);
 }
 
 /** The problem that only a weaker sandbox works than at the last start; null if there is none. */
 async function weakerSandbox(
-  { config, env, stateRoot, acceptWeakerSandbox }: SettingsContext,
+  { config, env, stateRoot, acceptWeakerSandbox }: Context,
   found: Pick<SandboxReport, "mode" | "not">,
   reasons: readonly string[],
 ): Promise<Finding | null> {
@@ -122,7 +112,7 @@ async function weakerSandbox(
 }
 
 /** Reports the limits of each server, and warns of those that nothing on this machine can enforce. */
-function limitsHold({ config }: LoadedConfig): Finding {
+function limitsHold({ config }: Context): Finding {
   const limits = chooseLimits(config.sandbox.limits, "doctor")?.report;
   if (limits === undefined) return ok("none: a server may use as much as the machine has");
   const detail = `${limitTexts(limits).join(", ")} (by ${limits.by})`;
@@ -132,7 +122,7 @@ function limitsHold({ config }: LoadedConfig): Finding {
 }
 
 /** Checks that prompts can reach a model. Runs no token command. */
-async function modelAnswers({ config, env, quick, signal }: SettingsContext): Promise<Finding> {
+async function modelAnswers({ config, env, quick, signal }: Context): Promise<Finding> {
   const { provider, auth } = config;
   try {
     if (provider?.type === "echo") return ok("the built-in echo model");
@@ -312,7 +302,7 @@ const DAY_MS = 24 * 3_600_000;
 const SOON_DAYS = 14;
 
 /** Checks the files of `serve.tls` and `host.tls`. Runs only if the configuration names such files. */
-export const CERTIFICATES: Row<{ config: Config }> = {
+export const CERTIFICATES: Row = {
   name: "certificates",
   look: ({ config }) => {
     const sides = [doorFiles(config.serve.tls), hostFiles(config.host.tls)].filter((files) => files !== null);
@@ -337,15 +327,10 @@ function validityOf(files: TlsFiles, now: Date): Finding {
   return ok(`${files.cert.name} is valid until ${own.validTo}`);
 }
 
-/** Whether users can sign on with credentials that an identity provider or GitHub issued. */
-export function hasSignOn({ identity }: Pick<Config, "identity">): boolean {
-  return identity.jwt.length > 0 || identity.github.api !== null;
-}
-
-export const SIGN_ON: Row<SettingsContext> = { name: "sign-on", look: signOnWorks, isSlow: true };
+export const SIGN_ON: Row = { name: "sign-on", look: signOnWorks, isSlow: true };
 
 /** Fetches the keys of each issuer, and checks that GitHub answers. */
-async function signOnWorks({ config: { identity } }: SettingsContext): Promise<Finding> {
+async function signOnWorks({ config: { identity } }: Context): Promise<Finding> {
   const issuers = identity.jwt.map(async (issuer) => {
     const { issuer: name } = issuer;
     return await new IssuerKeys(issuer).count().then(
