@@ -135,7 +135,10 @@ it.each([
   writeFileSync(ca, authority.cert);
   const flags = { serve: { tls: { cert, key } }, host: { tls: { ca } } };
   const { config } = loadConfig({ flags, env: {}, home: folder, cwd: folder });
-  expect(await CERTIFICATES.look({ config } as Context)).toMatchObject({ level, detail: expect.stringMatching(detail) });
+  expect(await CERTIFICATES.look({ config } as Context)).toMatchObject({
+    level,
+    detail: expect.stringMatching(detail),
+  });
 });
 
 const REDIS = { store: "redis://127.0.0.1:6379/0" } as const;

@@ -226,25 +226,29 @@ class Prober {
   }
 }
 
-/** Decides when to restart a server that has ended, and when to give up on it. The keys of all maps are server ids. */
-export class Restarts {
-  readonly #clock: Clock;
-  readonly #health: Config["health"];
-  readonly #timer: LoopTimer;
-  /** The time (`clock.now()`) at which to restart each server. */
-  readonly #due = new Map<string, number>();
-  /** For each server that we are about to restart, the reason why it ended. The metrics show it. */
-  readonly #reasons = new Map<string, RestartReason>();
-  /**
-   * How many starts in a row failed. The server's record does not count a start that failed before anything was recorded.
-   */
-  readonly #refused = new Map<string, number>();
+/** What we know about the starts of one server. */
+interface Starts {
+  /** The time (`clock.now()`) at which to start the server. */
+  due?: number | undefined;
+  /** Why the server ended, if we are about to restart it. The metrics show it. */
+  reason?: RestartReason | undefined;
+  /** How many starts in a row failed. The server's record does not count a start that failed before anything was recorded. */
+  refused?: number;
   /**
    * How many starts in a row failed because of a limit of this machine. Such starts are not a reason to give up on a
    * server.
    */
-  readonly #starved = new Map<string, number>();
-  readonly #givenUp = new Set<string>();
+  starved: number;
+  isGivenUp: boolean;
+}
+
+/** Decides when to restart a server that has ended, and when to give up on it. */
+export class Restarts {
+  readonly #clock: Clock;
+  readonly #health: Config["health"];
+  readonly #timer: LoopTimer;
+  /** By server id. */
+  readonly #starts = new Map<string, Starts>();
 
   constructor({ clock, config }: Pick<ServeContext, "clock" | "config">, timer: LoopTimer) {
     this.#clock = clock;
@@ -252,20 +256,28 @@ export class Restarts {
     this.#timer = timer;
   }
 
-  /** Records why a server has ended. */
-  note(id: string, reason: RestartReason): void {
-    this.#reasons.set(id, reason);
+  #of(id: string): Starts {
+    const starts = this.#starts.get(id) ?? { starved: 0, isGivenUp: false };
+    this.#starts.set(id, starts);
+    return starts;
   }
 
-  /** Forgets the failures of a server that somebody started by hand. */
-  forgive(id: string): void {
-    this.#refused.delete(id);
-    this.#givenUp.delete(id);
+  /** Records why a server has ended. */
+  note(id: string, reason: RestartReason): void {
+    this.#of(id).reason = reason;
   }
 
   /** Cancels the next start of a server, because it already runs or should not run. */
   cancel(id: string): void {
-    this.#due.delete(id);
+    this.#of(id).due = undefined;
+  }
+
+  /** Forgets the failures of a server that runs. */
+  forgive(id: string): void {
+    const starts = this.#of(id);
+    delete starts.refused;
+    starts.starved = 0;
+    starts.isGivenUp = false;
   }
 
   isHopeless(server: ServerRecord): boolean {
@@ -274,46 +286,44 @@ export class Restarts {
 
   /** @returns false if we had already given up on the server */
   giveUp(id: string): boolean {
-    if (this.#givenUp.has(id)) return false;
-    this.#givenUp.add(id);
-    return true;
+    const starts = this.#of(id);
+    const isNew = !starts.isGivenUp;
+    starts.isGivenUp = true;
+    return isNew;
   }
 
   /** Whether it is time to start the server. The first call sets that time. */
   isDue(server: ServerRecord): boolean {
     const crashes = server.state === "failed" ? this.#inARow(server) : 0;
-    return this.#clock.now() >= (this.#due.get(server.id) ?? this.#schedule(server.id, crashes));
+    return this.#clock.now() >= (this.#of(server.id).due ?? this.#schedule(server.id, crashes));
   }
 
   #inARow({ id, crashes }: ServerRecord): number {
-    return Math.max(crashes ?? 0, this.#refused.get(id) ?? 0);
+    return Math.max(crashes ?? 0, this.#of(id).refused ?? 0);
   }
 
   begin(id: string): RestartReason {
-    const reason = this.#reasons.get(id) ?? "start";
-    this.#due.delete(id);
-    this.#reasons.delete(id);
+    const starts = this.#of(id);
+    const { reason = "start" } = starts;
+    starts.due = undefined;
+    starts.reason = undefined;
     return reason;
-  }
-
-  succeeded(id: string): void {
-    this.#refused.delete(id);
-    this.#starved.delete(id);
   }
 
   /**
    * Schedules the next start after a failed start. @param isStarved whether a limit of this machine made the start fail
    */
   failed({ id, crashes }: ServerRecord, isStarved: boolean): void {
-    const count = isStarved ? (this.#starved.get(id) ?? 0) + 1 : (this.#refused.get(id) ?? crashes ?? 0) + 1;
-    (isStarved ? this.#starved : this.#refused).set(id, count);
-    this.#schedule(id, isStarved ? count + 1 : count);
+    const starts = this.#of(id);
+    if (isStarved) starts.starved += 1;
+    else starts.refused = (starts.refused ?? crashes ?? 0) + 1;
+    this.#schedule(id, isStarved ? starts.starved + 1 : (starts.refused ?? 0));
   }
 
   #schedule(id: string, crashes: number): number {
     const waitMs = backoffMs(crashes, Math.min(FIRST_MS, this.#health.intervalMs / 3));
     const due = this.#clock.now() + waitMs;
-    this.#due.set(id, due);
+    this.#of(id).due = due;
     if (waitMs > 0) this.#timer.wakeAfter(waitMs);
     return due;
   }

@@ -125,7 +125,7 @@ export class Reconciler {
     try {
       const how = { signal: limit.signal, calledOff: this.#stopping, supervised: true };
       const { server: started } = await pool.startAgain(server, how);
-      this.#restarts.succeeded(id);
+      this.#restarts.forgive(id);
       log("info", `server ${id} is ready`, { server: id, serverPid: started.process?.pid, port: started.port });
     } catch (error) {
       const isStarved = ownLimit(error) !== undefined || isFleetError(error, "FLEET_STORAGE_UNUSABLE");
