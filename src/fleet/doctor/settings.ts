@@ -3,7 +3,6 @@ import { join } from "node:path";
 import { Events } from "../../accounts/audit/events.js";
 import { isFleetError, quote, type Suggestion } from "../../base/errors.js";
 import { limitTexts, NO_SANDBOX, PROTECTIONS, type SandboxReport, separates } from "../../base/sandbox.js";
-import type { NamedSource } from "../../base/server.js";
 import { parseObject } from "../../base/values/text.js";
 import type { Config, RemoteProvider } from "../../config/schema.js";
 import { nameOfSource } from "../../config/secret.js";
@@ -122,16 +121,12 @@ function limitsHold({ config }: Context): Finding {
 }
 
 /** Checks that prompts can reach a model. Runs no token command. */
-async function modelAnswers({ config, env, quick, signal }: Context): Promise<Finding> {
+async function modelAnswers(context: Context): Promise<Finding> {
+  const { config, env, quick, signal } = context;
   const { provider, auth } = config;
   try {
     if (provider?.type === "echo") return ok("the built-in echo model");
-    if (provider !== null) {
-      const key = provider.apiKey;
-      const apiKey = key === null || key.from === "command" ? null : await new ProviderKey(key, env).get();
-      const proxy = config.runtime.env.find((name) => /^https_proxy$/i.test(name) && (env[name] ?? "") !== "");
-      return await serviceAnswers({ provider, key, apiKey, model: config.session.model, proxy, quick });
-    }
+    if (provider !== null) return await serviceAnswers(provider, context);
     const [setting] = Object.entries(auth).find(([, value]) => value !== null) ?? [];
     if (setting === undefined) {
       return warning(
@@ -158,7 +153,7 @@ async function modelAnswers({ config, env, quick, signal }: Context): Promise<Fi
  *
  * @param failure why this machine cannot restrict the network in this way; null if it can
  */
-export async function networkProblem(
+async function networkProblem(
   { sandbox }: Pick<Config, "sandbox">,
   { failure, stateRoot }: { failure: string | null; stateRoot: string },
 ): Promise<Finding | null> {
@@ -175,19 +170,6 @@ export async function networkProblem(
   return warning(detail, "copilotfleet serve # starts it again within seconds");
 }
 
-export interface ServiceRequest {
-  provider: RemoteProvider;
-  /** Null for a service that needs no key. */
-  key: NamedSource | null;
-  /** Null if there is no key, or if a command would have to print it. */
-  apiKey: string | null;
-  /** The model that sessions use by default. */
-  model: string | null;
-  /** The name of the environment variable that sets a proxy for HTTPS; undefined if servers use none. */
-  proxy: string | undefined;
-  quick: boolean;
-}
-
 const CONNECT_MS = 2_000;
 const ANSWER_MS = 5_000;
 /** The size of the largest list of models to read, in bytes. */
@@ -197,8 +179,11 @@ const LARGEST_LIST = 4 * 1024 * 1024;
  * Asks the model service for its list of models. That costs nothing, and shows whether the service accepts the key. The
  * key is sent only to the address to which sessions send it.
  */
-export async function serviceAnswers({ provider, key, apiKey, model, proxy, quick }: ServiceRequest): Promise<Finding> {
-  const { type, baseUrl } = provider;
+async function serviceAnswers(provider: RemoteProvider, { config, env, quick }: Context): Promise<Finding> {
+  const { type, baseUrl, apiKey: key } = provider;
+  const { model } = config.session;
+  const apiKey = key === null || key.from === "command" ? null : await new ProviderKey(key, env).get();
+  const proxy = config.runtime.env.find((name) => /^https_proxy$/i.test(name) && (env[name] ?? "") !== "");
   const url = new URL(baseUrl);
   const isSecure = url.protocol === "https:";
   const service = `provider of type ${type} at ${url.host}`;
@@ -214,13 +199,14 @@ export async function serviceAnswers({ provider, key, apiKey, model, proxy, quic
   const list = await listModels(provider, apiKey);
   if (list.status === null) return warning(`${service} accepts connections, but did not answer: ${list.why}`, correct);
   const { status, models } = list;
+  const variable = key === null ? null : nameOfSource(key);
   if (status === 401 || status === 403) {
-    const refused = key === null ? "a request without a key" : `the key in ${nameOfSource(key)}`;
-    const fix: Suggestion =
-      key === null
-        ? 'Set provider.apiKey, for example to {"env": "OPENAI_API_KEY"}.'
-        : `Put a valid key into ${nameOfSource(key)}.`;
-    return warning(`${service} refuses ${refused} (status ${status})`, fix);
+    return variable === null
+      ? warning(
+          `${service} refuses a request without a key (status ${status})`,
+          'Set provider.apiKey, for example to {"env": "OPENAI_API_KEY"}.',
+        )
+      : warning(`${service} refuses the key in ${variable} (status ${status})`, `Put a valid key into ${variable}.`);
   }
   if (status === 429 || status >= 500) return warning(`${service} answers with status ${status}`);
   if (status === 404) {
@@ -230,20 +216,20 @@ export async function serviceAnswers({ provider, key, apiKey, model, proxy, quic
   if (status !== 200 || models === null) {
     return ok(`${service} answers; it does not list its models (status ${status}), so the key was not checked`);
   }
-  const accepts = key === null ? "answers" : `accepts the key in ${nameOfSource(key)}`;
+  const accepts = `${service} ${variable === null ? "answers" : `accepts the key in ${variable}`}`;
+  if (model === null || models.includes(model)) return ok(accepts);
   // On Azure, the names cannot be compared: sessions name a deployment, and the list has the names of models.
-  if (type === "azure" && model !== null) {
-    return ok(
-      `${service} ${accepts}; it does not list its deployments, so session.model ${quote(model)} was not checked`,
-    );
-  }
-  if (model === null || models.includes(model)) return ok(`${service} ${accepts}`);
+  if (type === "azure")
+    return ok(`${accepts}; it does not list its deployments, so session.model ${quote(model)} was not checked`);
+  const has = models.length === 0 ? "" : `; it has ${someOf(models)}`;
+  const detail = `${accepts}, but does not list the model ${quote(model)}${has}`;
+  return warning(detail, "Set session.model to a model of this service.");
+}
+
+/** The first models of a list, for a message. */
+export function someOf(models: readonly string[]): string {
   const some = models.slice(0, 5).map(quote).join(", ");
-  const has = models.length > 5 ? `${some} and ${models.length - 5} more` : some;
-  return warning(
-    `${service} ${accepts}, but does not list the model ${quote(model)}${has === "" ? "" : `; it has ${has}`}`,
-    "Set session.model to a model of this service.",
-  );
+  return models.length > 5 ? `${some} and ${models.length - 5} more` : some;
 }
 
 type ModelList = { status: number; models: string[] | null } | { status: null; why: string };
@@ -265,9 +251,9 @@ export async function listModels({ type, baseUrl, bearer }: Service, apiKey: str
       redirect: "manual", // never pass the key on to another address
       signal: AbortSignal.timeout(ANSWER_MS),
     });
-    const text = response.status === 200 ? await textOf(response) : "";
-    if (response.status !== 200) await response.body?.cancel();
-    return { status: response.status, models: modelsIn(text) };
+    if (response.status === 200) return { status: 200, models: modelsIn(await textOf(response)) };
+    await response.body?.cancel();
+    return { status: response.status, models: null };
   } catch (error) {
     const isLate = error instanceof Error && error.name === "TimeoutError";
     const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
@@ -307,11 +293,8 @@ export const CERTIFICATES: Row = {
   look: ({ config }) => {
     const sides = [doorFiles(config.serve.tls), hostFiles(config.host.tls)].filter((files) => files !== null);
     const findings = sides.map((files) => validityOf(files, new Date()));
-    return (
-      findings.find(({ level }) => level === "failed") ??
-      findings.find(({ level }) => level === "warning") ??
-      ok("valid")
-    );
+    const worst = (wanted: string) => findings.find(({ level }) => level === wanted);
+    return worst("failed") ?? worst("warning") ?? ok("valid");
   },
 };
 
@@ -331,28 +314,24 @@ export const SIGN_ON: Row = { name: "sign-on", look: signOnWorks, isSlow: true }
 
 /** Fetches the keys of each issuer, and checks that GitHub answers. */
 async function signOnWorks({ config: { identity } }: Context): Promise<Finding> {
-  const issuers = identity.jwt.map(async (issuer) => {
-    const { issuer: name } = issuer;
-    return await new IssuerKeys(issuer).count().then(
-      (count) => ({ text: `${name}: ${count} ${count === 1 ? "key" : "keys"}`, isGood: true }),
-      ({ message }: Error) => ({ text: message, isGood: false }),
+  const { api, organizations } = identity.github;
+  const good: string[] = [];
+  const wrong: string[] = [];
+  for (const issuer of identity.jwt) {
+    await new IssuerKeys(issuer).count().then(
+      (count) => good.push(`${issuer.issuer}: ${count} ${count === 1 ? "key" : "keys"}`),
+      ({ message }: Error) => wrong.push(message),
     );
-  });
-  const found = await Promise.all([...issuers, ...(await gitHub(identity.github.api))]);
-  const wrong = found.filter(({ isGood }) => !isGood).map(({ text }) => text);
+  }
+  if (api !== null) {
+    await fetchJson(`${api.replace(/\/$/, "")}/rate_limit`).then(
+      ({ status }) => (status < 400 ? good : wrong).push(`${api} answers with status ${status}`),
+      ({ message }: Error) => wrong.push(`${api}: ${message}`),
+    );
+  }
   if (wrong.length > 0) return failed(wrong.join("; "), "Correct identity.jwt or identity.github, or the network.");
-  const detail = found.map(({ text }) => text).join("; ");
-  if (identity.github.api === null || identity.github.organizations.length > 0) return ok(detail);
+  const detail = good.join("; ");
+  if (api === null || organizations.length > 0) return ok(detail);
   const fix = 'Set "identity": {"github": {"organizations": ["YOUR-ORGANIZATION"]}}.';
   return warning(`${detail}. Every account on GitHub may sign on`, fix);
-}
-
-async function gitHub(api: string | null): Promise<{ text: string; isGood: boolean }[]> {
-  if (api === null) return [];
-  try {
-    const { status } = await fetchJson(`${api.replace(/\/$/, "")}/rate_limit`);
-    return [{ text: `${api} answers with status ${status}`, isGood: status < 400 }];
-  } catch (error) {
-    return [{ text: `${api}: ${(error as Error).message}`, isGood: false }];
-  }
 }
