@@ -23,6 +23,7 @@ export class SupervisorLoop {
   readonly #timer: LoopTimer;
   readonly #operations: Operations;
   readonly #reconciler: Reconciler;
+  readonly #processes: ServerProcesses;
   readonly #upkeep: Upkeep;
   readonly #measurements: Measurements;
   readonly #checks: RegularChecks;
@@ -40,9 +41,9 @@ export class SupervisorLoop {
     this.#checkedAt = context.clock.now();
     this.#operations = new Operations(context, this.#timer, signal);
     this.#reconciler = new Reconciler(context, this.#operations, this.#timer, signal);
-    const processes = new ServerProcesses(context.stateRoot, context.config.health.intervalMs);
-    this.#upkeep = new Upkeep(context, this.#operations, processes, signal);
-    this.#measurements = new Measurements(context, processes);
+    this.#processes = new ServerProcesses(context.stateRoot);
+    this.#upkeep = new Upkeep(context, this.#operations, this.#processes, signal);
+    this.#measurements = new Measurements(context, this.#processes);
     this.#checks = new RegularChecks(context);
   }
 
@@ -135,6 +136,7 @@ export class SupervisorLoop {
   async #survey(registry: Registry): Promise<void> {
     const running = Object.values(registry.servers).filter((server) => isUp(server) && isRunning(server));
     const ownPorts = new Set(this.#reconciler.monitors.flatMap(({ localPort }) => localPort ?? []));
+    this.#processes.read();
     this.#upkeep.keepOnly(running);
     this.#upkeep.recycle(running);
     this.#upkeep.endLeftovers(running);

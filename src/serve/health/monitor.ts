@@ -20,14 +20,6 @@ const RETRY_MS = 1_000;
 /** After a server has closed our connection, we check its process again after each of these times, in milliseconds. */
 const STILL_ENDING_MS = [20, 60, 200];
 
-type Probed =
-  | { kind: "ok"; seconds: number }
-  /** The server gave no answer or a wrong answer. */
-  | { kind: "failed"; reason: string; seconds: number }
-  | { kind: "gone" }
-  /** We learned nothing about the server: this process was suspended during the probe, or has reached a limit. */
-  | { kind: "unknown"; reason: string };
-
 /** Watches one launch of one server until {@link close}: records whether the server answers, and ends it if it hangs. */
 export class ServerMonitor {
   readonly server: ServerRecord;
@@ -35,11 +27,13 @@ export class ServerMonitor {
   readonly #operations: Operations;
   readonly #restarts: Restarts;
   readonly #timer: LoopTimer;
-  readonly #prober: Prober;
   readonly #closed = new AbortController();
   /** Resolves after the first probe, whatever its result. */
   readonly first: Promise<void>;
   readonly #ended: Promise<void>;
+  #connection: RawConnection | null = null;
+  /** How many pings were sent over the connection. */
+  #pings = 0;
   /** How many probes in a row failed. */
   #failures = 0;
   #answered = false;
@@ -56,14 +50,13 @@ export class ServerMonitor {
     this.#operations = operations;
     this.#restarts = restarts;
     this.#timer = timer;
-    this.#prober = new Prober(server, context.config.health, timer);
     this.first = this.#probe();
     this.#ended = this.#run();
   }
 
   /** The local port of the monitor's own connection. Other connections to the server belong to clients. */
   get localPort(): number | undefined {
-    return this.#prober.localPort;
+    return this.#connection?.localPort;
   }
 
   /** Whether the server answered the last probe. */
@@ -84,50 +77,98 @@ export class ServerMonitor {
   }
 
   async #probe(): Promise<void> {
-    const result = await this.#prober.probe(this.#closed.signal);
+    const begun = performance.now();
+    const problem = await this.#ping();
     if (this.#closed.signal.aborted) return;
     const { metrics, log } = this.#context;
     const { id } = this.server;
-    switch (result.kind) {
-      case "ok":
-        metrics.probed("ok", result.seconds);
-        if (this.#failures > 0) {
-          log("info", `server ${id} answers again`, { server: id });
-          this.record(null);
-        }
-        this.#failures = 0;
-        this.#answered = true;
-        break;
-      case "failed":
-        metrics.probed("failed", result.seconds);
-        this.#failures += 1;
-        this.#answered = false;
-        this.#failed(result.reason);
-        break;
-      case "gone":
-        wakeUntilEnded(this.#timer);
-        break;
-      case "unknown":
-        log("warn", `server ${id} could not be probed: ${result.reason}`, { server: id });
+    const seconds = (performance.now() - begun) / 1000;
+    if (problem === null) {
+      metrics.probed("ok", seconds);
+      if (this.#failures > 0) {
+        log("info", `server ${id} answers again`, { server: id });
+        this.record(null);
+      }
+      this.#failures = 0;
+      this.#answered = true;
+      return;
     }
+    const verdict = this.#explain(problem.error, seconds);
+    if (verdict === "gone") wakeUntilEnded(this.#timer);
+    else if ("unknown" in verdict) log("warn", `server ${id} could not be probed: ${verdict.unknown}`, { server: id });
+    else {
+      metrics.probed("failed", seconds);
+      this.#failures += 1;
+      this.#answered = false;
+      this.#failed(verdict.failed);
+    }
+  }
+
+  /** Pings the server once. @returns null if it answered in time */
+  async #ping(): Promise<{ error: unknown } | null> {
+    using limit = deadline(this.#context.config.health.timeoutMs, this.#closed.signal);
+    try {
+      const connection = await this.#connected(limit.signal);
+      await connection.request("ping", { message: "probe" }, limit.signal);
+      this.#pings += 1;
+      return null;
+    } catch (error) {
+      await this.#disconnect();
+      return { error };
+    }
+  }
+
+  /**
+   * Why a probe failed. `unknown`: we learned nothing about the server, because this process was suspended during the
+   * probe, or has reached a limit.
+   */
+  #explain(error: unknown, seconds: number): "gone" | { failed: string } | { unknown: string } {
+    const { process } = this.server;
+    const own = ownLimit(error);
+    if (own !== undefined) return { unknown: `this process has reached a limit (${own})` };
+    try {
+      if (process === null || !isAlive(process)) return "gone";
+    } catch (failure) {
+      return { unknown: failure instanceof Error ? failure.message : String(failure) };
+    }
+    if (seconds * 1000 > this.#context.config.health.timeoutMs + LATE_MS)
+      return { unknown: "this process was suspended for a while" };
+    return { failed: error instanceof Error ? error.message : String(error) };
+  }
+
+  async #connected(signal: AbortSignal): Promise<RawConnection> {
+    if (this.#connection !== null && this.#pings < PINGS_PER_CONNECTION) return this.#connection;
+    const connection = await RawConnection.open(provenEndpoint(this.server), signal, { lasting: true });
+    await this.#disconnect();
+    this.#connection = connection;
+    this.#pings = 0;
+    void connection.closed.then(() => {
+      if (this.#connection !== connection) return; // we closed it ourselves
+      this.#connection = null;
+      wakeUntilEnded(this.#timer); // the process has probably ended
+    });
+    return connection;
+  }
+
+  async #disconnect(): Promise<void> {
+    const connection = this.#connection;
+    this.#connection = null;
+    await connection?.[Symbol.asyncDispose]();
   }
 
   #failed(reason: string): void {
-    const most = this.#context.config.health.failures;
-    if (this.#failures >= most) this.#endHung(reason);
-    else {
-      const { id } = this.server;
-      const count = `${this.#failures} of ${most}`;
-      this.#context.log("warn", `server ${id} did not answer (${count})`, { server: id, reason });
-      this.record(`${reason} (${count})`);
-    }
-  }
-
-  #endHung(reason: string): void {
+    const { log, config } = this.#context;
     const { id, process } = this.server;
+    const most = config.health.failures;
+    if (this.#failures < most) {
+      const count = `${this.#failures} of ${most}`;
+      log("warn", `server ${id} did not answer (${count})`, { server: id, reason });
+      this.record(`${reason} (${count})`);
+      return;
+    }
     this.#operations.begin("it hangs and could not be ended", id, async () => {
       if (!(await endHung(this.#context, this.server, reason))) return;
-      this.#context.log("error", `server ${id} hung and was ended: ${reason}`, { server: id, serverPid: process?.pid });
+      log("error", `server ${id} hung and was ended: ${reason}`, { server: id, serverPid: process?.pid });
       this.#restarts.note(id, "hang");
     });
   }
@@ -141,7 +182,7 @@ export class ServerMonitor {
 
   async close(): Promise<void> {
     this.#closed.abort();
-    await this.#prober.close();
+    await this.#disconnect();
     await this.#ended;
   }
 }
@@ -150,80 +191,6 @@ export class ServerMonitor {
 function wakeUntilEnded(timer: LoopTimer): void {
   timer.wake();
   for (const ms of STILL_ENDING_MS) timer.wakeAfter(ms);
-}
-
-class Prober {
-  readonly #server: ServerRecord;
-  readonly #health: Config["health"];
-  readonly #timer: LoopTimer;
-  #connection: RawConnection | null = null;
-  #pings = 0;
-
-  constructor(server: ServerRecord, health: Config["health"], timer: LoopTimer) {
-    this.#server = server;
-    this.#health = health;
-    this.#timer = timer;
-  }
-
-  get localPort(): number | undefined {
-    return this.#connection?.localPort;
-  }
-
-  /** Probes the server once. If the signal has aborted, the result has no meaning. */
-  async probe(signal: AbortSignal): Promise<Probed> {
-    const begun = performance.now();
-    const seconds = () => (performance.now() - begun) / 1000;
-    using limit = deadline(this.#health.timeoutMs, signal);
-    try {
-      await this.#ask(limit.signal);
-      return { kind: "ok", seconds: seconds() };
-    } catch (error) {
-      await this.close();
-      try {
-        return this.#explain(error, seconds());
-      } catch (own) {
-        // This process could not check the server's process, so it does not know whether that process is alive.
-        return { kind: "unknown", reason: own instanceof Error ? own.message : String(own) };
-      }
-    }
-  }
-
-  #explain(error: unknown, seconds: number): Probed {
-    const { process } = this.#server;
-    const own = ownLimit(error);
-    if (own !== undefined) return { kind: "unknown", reason: `this process has reached a limit (${own})` };
-    if (process === null || !isAlive(process)) return { kind: "gone" };
-    if (seconds * 1000 > this.#health.timeoutMs + LATE_MS)
-      return { kind: "unknown", reason: "this process was suspended for a while" };
-    const reason = error instanceof Error ? error.message : String(error);
-    return { kind: "failed", reason, seconds };
-  }
-
-  async #ask(signal: AbortSignal): Promise<void> {
-    const connection = await this.#connected(signal);
-    await connection.request("ping", { message: "probe" }, signal);
-    this.#pings += 1;
-  }
-
-  async #connected(signal: AbortSignal): Promise<RawConnection> {
-    if (this.#connection !== null && this.#pings < PINGS_PER_CONNECTION) return this.#connection;
-    const connection = await RawConnection.open(provenEndpoint(this.#server), signal, { lasting: true });
-    await this.close();
-    this.#connection = connection;
-    this.#pings = 0;
-    void connection.closed.then(() => {
-      if (this.#connection !== connection) return; // we closed it ourselves
-      this.#connection = null;
-      wakeUntilEnded(this.#timer); // the process has probably ended
-    });
-    return connection;
-  }
-
-  async close(): Promise<void> {
-    const connection = this.#connection;
-    this.#connection = null;
-    await connection?.[Symbol.asyncDispose]();
-  }
 }
 
 /** What we know about the starts of one server. */
