@@ -79,9 +79,8 @@ export function refuseOtherSettings(config: Config, stateRoot: string): void {
 
 function isSame(name: keyof Settings, one: string | null, other: string | null): boolean {
   if (one === other) return true;
-  if (one === null || other === null) return false;
-  if (name === "store") return isSameStore(one, other);
-  return name === "storage.shared" && isSameFolder(one, other);
+  if (one === null || other === null || name === "host.name") return false;
+  return name === "store" ? isSameStore(one, other) : isSameFolder(one, other);
 }
 
 /**
