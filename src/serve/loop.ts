@@ -3,12 +3,11 @@ import type { Registry } from "../base/server.js";
 import { closedBy } from "../servers/admission.js";
 import { isRunning } from "../servers/server.js";
 import { restoreModes } from "../store/file/state-folder.js";
-import { Operations, type ServeContext } from "./context.js";
-import { LoopTimer, RegularChecks } from "./failures.js";
-import { isUp, Reconciler } from "./health/reconciler.js";
+import { LoopTimer, Operations, RegularChecks, type ServeContext } from "./context.js";
+import { isUp, Reconciler } from "./health.js";
 import type { HostLock } from "./host-lock.js";
 import { Measurements, ServerProcesses } from "./report/measurements.js";
-import { PERIODIC, repeat, Upkeep } from "./upkeep/upkeep.js";
+import { PERIODIC, repeat, Upkeep } from "./upkeep.js";
 
 /** The interval between two checks of the registry and the process table when nothing happens, in milliseconds. */
 const TICK_MS = 1_000;

@@ -30,7 +30,7 @@ import {
   rulesName,
 } from "../../src/sandbox/network/egress.js";
 import type { ServeContext } from "../../src/serve/context.js";
-import { Upkeep } from "../../src/serve/upkeep/upkeep.js";
+import { Upkeep } from "../../src/serve/upkeep.js";
 import { isRunning } from "../fixtures/processes.js";
 
 const PATIENCE = { timeout: 30_000, interval: 50 };

@@ -2,9 +2,8 @@ import { ignoredVariables, unknownVariables } from "../../config/load/environmen
 import { loadConfig } from "../../config/load/load.js";
 import { openParts } from "../parts.js";
 import { type Check, Checks, type Context, type DoctorOptions, type Finding, ok, warning } from "./checks.js";
-import { INSTALLATION, RUNTIME } from "./installation.js";
 import { HOSTS, OPERATION, STORE } from "./operation.js";
-import { CERTIFICATES, SETTINGS, SIGN_ON } from "./settings.js";
+import { CERTIFICATES, INSTALLATION, RUNTIME, SETTINGS, SIGN_ON } from "./settings.js";
 import { DISK_SPACE, PERMISSIONS, RECORDS, REGISTRY, SHARED_STORAGE } from "./storage.js";
 
 export interface DoctorResult {

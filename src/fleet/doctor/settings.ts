@@ -1,7 +1,8 @@
-import { readdirSync } from "node:fs";
+import { accessSync, constants, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { Events } from "../../accounts/audit/events.js";
-import { isFleetError, quote, type Suggestion } from "../../base/errors.js";
+import { isFleetError, quote, type Suggestion, systemCode } from "../../base/errors.js";
+import { ifThere } from "../../base/if-there.js";
 import { limitTexts, NO_SANDBOX, PROTECTIONS, type SandboxReport, separates } from "../../base/sandbox.js";
 import { parseObject } from "../../base/values/text.js";
 import type { Config, RemoteProvider } from "../../config/schema.js";
@@ -15,12 +16,78 @@ import { tokenSourceFromConfig } from "../../providers/github-token.js";
 import { tokensOf } from "../../providers/github-tokens.js";
 import { ProviderKey } from "../../providers/provider-key.js";
 import { connectProblem } from "../../runtime/launch/launch.js";
+import { findRuntime, OLDEST_RUNTIME, packageVersion } from "../../runtime/launch/versions.js";
 import { chooseLimits } from "../../sandbox/limits.js";
 import { askProxy, networkFolder, SERVERS_FOLDER } from "../../sandbox/network/egress.js";
+import { packageFolder } from "../../sandbox/programs.js";
 import { findPossible, sandboxNow, toolSettings, withNetwork } from "../../sandbox/sandbox.js";
 import { ACCEPT_WEAKER, acceptWeaker, refuseWeaker } from "../../sandbox/trials.js";
 import { readIfThere } from "../../store/file/failures.js";
+import { askRuntime } from "../versions.js";
 import { adviceOf, type Context, type Finding, failed, ok, type Row, warning } from "./checks.js";
+
+/** The last day of security fixes for each version of Node.js: https://github.com/nodejs/Release. */
+const END_OF_LIFE: Readonly<Record<number, string>> = {
+  20: "2026-04-30",
+  22: "2027-04-30",
+  23: "2025-06-01",
+  24: "2028-04-30",
+  25: "2026-06-01",
+  26: "2029-04-30",
+};
+
+/** The checks that need no configuration. */
+export const INSTALLATION: readonly Row[] = [
+  { name: "node", look: () => nodeIsSupported(process.versions.node, new Date()) },
+  { name: "code", look: () => codeIsProtected(packageFolder(), process.getuid?.() ?? 0) },
+];
+
+export const RUNTIME: Row = { name: "runtime", look: runtimeStarts, isSlow: true, cleansUp: true };
+
+export function nodeIsSupported(version: string, now: Date): Finding {
+  const detail = `Node.js ${version} on ${process.platform}-${process.arch}`;
+  const end = END_OF_LIFE[Number.parseInt(version, 10)];
+  if (end === undefined || now.toISOString().slice(0, 10) <= end) return ok(detail);
+  const fix = "Install Node.js 22.12 or later, or 24, and then restart serve.";
+  return warning(`${detail}; this version has had no security fixes since ${end}`, fix);
+}
+
+/**
+ * Warns if the fleet's account owns the fleet's code or may write to it. An agent without a sandbox could then change the
+ * code, and one under Landlock could change its modes.
+ */
+export function codeIsProtected(folder: string | null, uid: number): Finding {
+  if (folder === null || uid === 0) return ok(folder ?? "part of another package");
+  const native = join(folder, "native", `linux-${process.arch}`);
+  const programs = (ifThere(() => readdirSync(native)) ?? []).map((name) => join(native, name));
+  const paths = [folder, join(folder, "package.json"), join(folder, "bin"), join(folder, "dist"), native, ...programs];
+  const items = paths.filter((path) => mayChange(path, uid));
+  if (items.length === 0) return ok(`${folder}, which this account cannot change`);
+  const detail = `this account can change the fleet's code in ${folder}, so an agent might`;
+  return warning(detail, "Install the package as another user, such as root.", items);
+}
+
+function mayChange(path: string, uid: number): boolean {
+  if (ifThere(() => statSync(path))?.uid === uid) return true;
+  try {
+    accessSync(path, constants.W_OK);
+    return true;
+  } catch (error) {
+    if (systemCode(error) === undefined) throw error;
+    return false;
+  }
+}
+
+/** Starts the runtime, because a file that exists may still not run. */
+async function runtimeStarts({ config, env, signal }: Context): Promise<Finding> {
+  const { path, origin } = findRuntime(config.runtime.path, env);
+  const answer = await askRuntime(path, env, signal);
+  const version = packageVersion(path);
+  const from = version === null ? origin : `${origin}, package ${version}`;
+  return ok(
+    `${path} (${from}) starts and answers as version ${answer.version}; the oldest supported version is ${OLDEST_RUNTIME}`,
+  );
+}
 
 /** The checks of the configuration, without the fleet's state. */
 export const SETTINGS: readonly Row[] = [

@@ -1,29 +1,29 @@
-import { NEVER } from "../../base/clock.js";
-import { FleetError, isFleetError } from "../../base/errors.js";
-import { isSessionId } from "../../base/ids.js";
-import type { LimitsReached } from "../../base/sandbox.js";
-import type { ServerRecord } from "../../base/server.js";
-import { system } from "../../base/system/system.js";
-import { writeSize } from "../../base/values/measures.js";
-import { countOf } from "../../base/values/text.js";
-import { logPath } from "../../runtime/files/server-folder.js";
-import { isLoadedBy } from "../../runtime/history/session-state.js";
-import type { LaunchedProcess } from "../../runtime/process/process-table.js";
-import { endProcesses } from "../../runtime/process/stop.js";
-import { limitsReached } from "../../sandbox/limits.js";
-import { type EgressStatus, networkFolder } from "../../sandbox/network/egress.js";
-import { EGRESS_RESULTS } from "../../sandbox/network/outbound.js";
-import { describeBytes } from "../../servers/disk-meter.js";
-import { isClaimed, isRunning } from "../../servers/server.js";
-import { loadedSessions, sessionsInTurn } from "../../servers/stop.js";
-import { usedSessions } from "../../servers/use-markers.js";
-import { unloadOldest } from "../../sessions/memory/eviction.js";
-import { knownLoaded } from "../../sessions/memory/open-notes.js";
-import type { Operations, ServeContext } from "../context.js";
-import { attempt, logFailure } from "../failures.js";
-import { rotateLog } from "../logs.js";
-import type { ServerProcesses } from "../report/measurements.js";
-import type { RecycleReason } from "../report/metrics.js";
+import { NEVER } from "../base/clock.js";
+import { FleetError, isFleetError } from "../base/errors.js";
+import { isSessionId } from "../base/ids.js";
+import type { LimitsReached } from "../base/sandbox.js";
+import type { ServerRecord } from "../base/server.js";
+import { system } from "../base/system/system.js";
+import { writeSize } from "../base/values/measures.js";
+import { countOf } from "../base/values/text.js";
+import { logPath } from "../runtime/files/server-folder.js";
+import { isLoadedBy } from "../runtime/history/session-state.js";
+import type { LaunchedProcess } from "../runtime/process/process-table.js";
+import { endProcesses } from "../runtime/process/stop.js";
+import { limitsReached } from "../sandbox/limits.js";
+import { type EgressStatus, networkFolder } from "../sandbox/network/egress.js";
+import { EGRESS_RESULTS } from "../sandbox/network/outbound.js";
+import { describeBytes } from "../servers/disk-meter.js";
+import { isClaimed, isRunning } from "../servers/server.js";
+import { loadedSessions, sessionsInTurn } from "../servers/stop.js";
+import { usedSessions } from "../servers/use-markers.js";
+import { unloadOldest } from "../sessions/memory/eviction.js";
+import { knownLoaded } from "../sessions/memory/open-notes.js";
+import type { Operations, ServeContext } from "./context.js";
+import { attempt, logFailure } from "./context.js";
+import { rotateLog } from "./logs.js";
+import type { ServerProcesses } from "./report/measurements.js";
+import type { RecycleReason } from "./report/metrics.js";
 
 /** The size at which a server's log is rotated, and the number of rotated logs to keep in addition to the current one. */
 const LOG_BYTES = 10 * 1024 * 1024;
@@ -176,7 +176,7 @@ export class Upkeep {
   /** Restarts the proxy of the servers with an allow-list if the proxy has died, and counts the requests to it. */
   async watchEgress(servers: readonly Pick<ServerRecord, "sandbox">[]): Promise<void> {
     if (!servers.some(({ sandbox }) => sandbox?.network === "allow-list")) return;
-    const { ensureProxy } = await import("../../sandbox/network/egress.js");
+    const { ensureProxy } = await import("../sandbox/network/egress.js");
     const now = await ensureProxy(networkFolder(this.#context.stateRoot));
     // On the first look of this process, count none of the earlier requests. A new proxy has counted from zero, so
     // count all its requests.
