@@ -12,11 +12,10 @@ import { describeEnd, logStop, stopServer, UNFINISHED } from "../runtime/process
 import { limitsReached } from "../sandbox/limits.js";
 import type { Store } from "../store/ports.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./admission.js";
-import { adoptServer } from "./adopt.js";
 import { changeClaimed, countCrash, endingProcess, giveUpStop, isServing, recordEnd } from "./claims.js";
 import { finishReplacement } from "./recycle.js";
 import { HeldClaim, isBroken, isHeld, isRunning } from "./server.js";
-import { newRecord } from "./start.js";
+import { adoptServer, newRecord } from "./start.js";
 import { TERMINATE_GRACE_MS } from "./stop.js";
 import type { PoolContext } from "./surroundings.js";
 
