@@ -55,10 +55,10 @@ export class DoorGroup extends Group {
     // Import these modules only here, because commands that open no front door start faster without them.
     const { openFrontDoor } = await import("../../door/door.js");
     const { answerCall } = await import("../../hosts/calls/rpc-table.js");
-    const { config, store, sessions, pool, directory, clock, own, leases, endings } = this.parts;
+    const { config, own, leases, endings } = this.parts;
     const { listen: given = config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
     const listen = arg.readListener(given, "listen");
-    const context = { config, store, sessions, pool, directory, clock, ...(await this.#sharedState()) };
+    const context = { ...this.parts, ...(await this.#sharedState()) };
     const calls: HostCalls = {
       answer: async (method, params, signal) => await answerCall(own, method, params, signal),
     };
@@ -80,11 +80,11 @@ export class DoorGroup extends Group {
   async openHttp(options: OpenHttpDoorOptions = {}): Promise<HttpDoor> {
     // Import these modules only here, because a process without the HTTP API must not load them.
     const { openHttpDoor } = await import("../../http/door.js");
-    const { config, clock, leases, endings, events } = this.parts;
+    const { config, leases, endings } = this.parts;
     const { listen: given = config.serve.http ?? ANY_ADDRESS, ...rest } = options;
     const listen = arg.readListener(given, "listen");
     const fleet = apiFleet(this.parts, this.#fleet);
-    const context = { config, clock, fleet, events, ...(await this.#sharedState()) };
+    const context = { ...this.parts, fleet, ...(await this.#sharedState()) };
     // The caller may hold a lease, but the clients must not use it.
     const door = await leases.ambient.outside(() => openHttpDoor(context, { ...rest, listen }));
     endings.push(async () => await door.close());

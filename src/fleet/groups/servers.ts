@@ -289,13 +289,11 @@ export class PoolGroup extends Group {
   async supervise(options: SuperviseOptions): Promise<Supervisor> {
     // Import the supervisor only here, because every command except `serve` starts faster without it.
     const { Supervisor } = await import("../../serve/supervisor.js");
-    const { store, pool, directory, clock, config, stateRoot, provider, requests, events } = this.parts;
-    const { ledger, own, hosts, endings, takeWarnings } = this.parts;
+    const { config, own, endings } = this.parts;
     const { log, listen: given = config.serve.listen, http: givenHttp = config.serve.http, signal = NEVER } = options;
     const listen = given === null ? null : arg.readListener(given, "listen");
     const http = givenHttp === null ? null : arg.readListener(givenHttp, "http");
-    const parts = { store, pool, directory, clock, config, stateRoot, provider, requests, events, ledger };
-    const fleet = { ...parts, takeWarnings, log, listen, http, doors: this.#doors, host: own, hosts };
+    const fleet = { ...this.parts, log, listen, http, doors: this.#doors, host: own };
     const supervisor = await actingAs({ via: "fleet" }, async () => await Supervisor.start(fleet, signal));
     endings.unshift(async () => await supervisor.leave());
     return supervisor;

@@ -108,23 +108,15 @@ export class LimitGroup extends Group {
 function readLimits(value: unknown, name: string): unknown {
   const given = arg.object(value, name);
   for (const [limit, max] of Object.entries(given)) {
-    if (!USER_LIMITS.some((known) => known === limit)) throw unknownLimit(limit);
-    if (max !== undefined && !isLimitValue(max)) throw wrongLimit(option(limit), max);
+    if (!USER_LIMITS.some((known) => known === limit)) {
+      const message = `${quote(limit)} is not a limit. Allowed: ${USER_LIMITS.join(", ")}`;
+      throw new FleetError("FLEET_USAGE_INVALID", message);
+    }
+    const isWord = max == null || max === "unlimited" || max === "default";
+    if (!isWord && !(Number.isSafeInteger(max) && (max as number) >= 1)) {
+      const message = `${option(limit)} is ${quote(max)}. Allowed: a whole number from 1, "unlimited" or "default"`;
+      throw new FleetError("FLEET_USAGE_INVALID", message);
+    }
   }
   return given;
-}
-
-function isLimitValue(max: unknown): boolean {
-  if (max === null || max === "unlimited" || max === "default") return true;
-  return Number.isSafeInteger(max) && (max as number) >= 1;
-}
-
-function unknownLimit(limit: string): FleetError {
-  const message = `${quote(limit)} is not a limit. Allowed: ${USER_LIMITS.join(", ")}`;
-  return new FleetError("FLEET_USAGE_INVALID", message);
-}
-
-function wrongLimit(name: string, value: unknown): FleetError {
-  const message = `${name} is ${quote(value)}. Allowed: a whole number from 1, "unlimited" or "default"`;
-  return new FleetError("FLEET_USAGE_INVALID", message);
 }
