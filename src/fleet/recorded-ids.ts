@@ -22,15 +22,14 @@ export async function recordedIds(kinds: readonly IdKind[], options: RecordedIds
   const user = options.user === undefined ? null : validateUser(options.user);
   const parts = openParts({ env, cwd, ...(configFile === undefined ? {} : { configFile }) });
   try {
-    const found = await Promise.all(kinds.map(async (kind) => await ID_READERS[kind](parts, user)));
+    const found = await Promise.all(kinds.map(async (kind) => await READERS[kind](parts, user)));
     return [...new Set(found.flat())].sort();
   } finally {
     await parts.close();
   }
 }
 
-/** For each kind, lists the ids, perhaps more than once. */
-export const ID_READERS: Record<IdKind, (parts: FleetParts, user: string | null) => Promise<string[]>> = {
+const READERS: Record<IdKind, (parts: FleetParts, user: string | null) => Promise<string[]>> = {
   server: async ({ hosts }) =>
     (await hosts.recorded()).map(({ server, hostName }) => referenceOf({ id: server.id, hostName })),
   // If the user has no sessions of their own, offer all sessions, because the user may be a member of some.

@@ -345,7 +345,7 @@ function wakeUntilEnded(timer: LoopTimer): void {
   for (const ms of STILL_ENDING_MS) timer.wakeAfter(ms);
 }
 
-/** What we know about the starts of one server. */
+/** The planned start of one server, and the starts before it. */
 interface Starts {
   /** The time (`clock.now()`) at which to start the server. */
   due?: number | undefined;

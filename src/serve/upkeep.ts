@@ -103,14 +103,14 @@ const INTERVALS = 12;
 /** How long a process may take to end after SIGTERM, in milliseconds. */
 const GRACE_MS = 2_000;
 
-/** What the upkeep knows about one launch of a server. All times are by `clock.now()`. */
+/** The state of one launch of a server, as the upkeep knows it. All times are by `clock.now()`. */
 interface LaunchState {
   /** When the launch was last seen in use. */
   usedAt?: number;
   /** Since when the server should be recycled. */
   overdueSince?: number;
   /** The earliest time of the next attempt to recycle it. */
-  notBefore: number;
+  notBefore?: number;
   /** The size of its files in bytes, if it is over its disk limit. */
   overDisk?: number;
   /** How many times each limit of the kernel had been reached at the last look. */
@@ -146,7 +146,7 @@ export class Upkeep {
   }
 
   #launchOf({ launchId }: ServerRecord): LaunchState {
-    const state = this.#launches.get(launchId ?? "") ?? { notBefore: 0, reached: { memory: 0, processes: 0 } };
+    const state = this.#launches.get(launchId ?? "") ?? { reached: { memory: 0, processes: 0 } };
     this.#launches.set(launchId ?? "", state);
     return state;
   }
@@ -292,14 +292,15 @@ export class Upkeep {
       if (reason === null || isClaimed(server)) return [];
       const launch = this.#launchOf(server);
       launch.overdueSince ??= now;
-      return [{ server, reason, launch, overdueMs: now - launch.overdueSince }];
+      launch.notBefore ??= now;
+      return [{ server, reason, launch, notBefore: launch.notBefore, overdueMs: now - launch.overdueSince }];
     });
     // Begin with the server that was tried longest ago, because a server that always has turns must not block the
     // others.
-    due.sort((a, b) => a.launch.notBefore - b.launch.notBefore);
-    for (const { server, reason, launch, overdueMs } of due) {
-      const notBefore = Math.max(launch.notBefore, this.#resting.get(server.id) ?? 0);
-      if (this.#isRecycling || now < notBefore || this.#operations.isBusy(server.id)) continue;
+    due.sort((a, b) => a.notBefore - b.notBefore);
+    for (const { server, reason, launch, notBefore, overdueMs } of due) {
+      const earliest = Math.max(notBefore, this.#resting.get(server.id) ?? 0);
+      if (this.#isRecycling || now < earliest || this.#operations.isBusy(server.id)) continue;
       this.#isRecycling = true;
       this.#operations.begin("it could not be recycled", server.id, async () => {
         launch.notBefore = this.#context.clock.now() + PAUSE_MS;

@@ -61,7 +61,10 @@ export interface DoctorOptions {
   onCheck?: (name: string) => void;
 }
 
-/** What the checks look at. The configuration exists after the check "configuration", the parts after "state folder". */
+/**
+ * The options, the configuration and the parts of the examined fleet. The configuration exists after the check
+ * "configuration", the parts after "state folder".
+ */
 export interface Context extends DoctorOptions, LoadedConfig {
   parts: FleetParts;
 }

@@ -13,9 +13,9 @@ import {
 } from "../../hosts/overview.js";
 import { meantSessions, onlyMeant } from "../../hosts/sessions/delete.js";
 import { lastExpiry } from "../../hosts/sessions/remote-sessions.js";
+import { listTokens } from "../../identity/tokens.js";
 import { referenceOf } from "../../servers/server.js";
-import { SessionExpired } from "../../sessions/problems.js";
-import { ID_READERS } from "../recorded-ids.js";
+import { SessionExpired, warnOfUnreadable } from "../../sessions/problems.js";
 import { Group } from "./group.js";
 
 type Kind = Description["kind"];
@@ -86,11 +86,7 @@ export class DescriptionGroup extends Group {
     const isOfSession = (kind === undefined || kind === "session") && isSessionId(id);
     const expiredAt = isOfSession ? await lastExpiry(this.parts.hosts, id, undefined) : null;
     if (expiredAt !== null) return new SessionExpired(expiredAt);
-    const kinds = kind === undefined ? (["user", "session", "server"] as const) : [kind];
-    const named = kinds.map(async (of) =>
-      [...new Set(await ID_READERS[of](this.parts, null))].map((name) => ({ kind: of, id: name })),
-    );
-    const known = (await Promise.all(named)).flat();
+    const known = (await this.#names()).filter((name) => kind === undefined || name.kind === kind);
     const near = nearestOf(id, known, (name) => name.id);
     const message = `There is no ${kind ?? "server, session or user"} ${quote(id)}.`;
     return new FleetError(kind === "session" ? "FLEET_SESSION_NOT_FOUND" : "FLEET_NAME_NOT_FOUND", message, {
@@ -100,6 +96,26 @@ export class DescriptionGroup extends Group {
         "copilotfleet list # lists sessions and their owners",
       ],
     });
+  }
+
+  /** The names of all recorded users, sessions and servers, each once. */
+  async #names(): Promise<{ kind: Kind; id: string }[]> {
+    const { hosts, store, warn } = this.parts;
+    const [servers, sessions, tokens] = await Promise.all([
+      hosts.recorded(),
+      store.sessions.list(warnOfUnreadable(warn)),
+      listTokens(store),
+    ]);
+    const users = new Set([
+      ...servers.flatMap(({ server }) => server.user ?? []),
+      ...sessions.flatMap(({ owner, members }) => [owner, ...members]),
+      ...tokens.map(({ user }) => user),
+    ]);
+    return [
+      ...Array.from(users, (id) => ({ kind: "user" as const, id })),
+      ...sessions.map(({ id }) => ({ kind: "session" as const, id })),
+      ...Array.from(new Set(servers.map(({ server }) => server.id)), (id) => ({ kind: "server" as const, id })),
+    ];
   }
 
   static {

@@ -110,35 +110,30 @@ export class DoorGroup extends Group {
 }
 
 /**
- * Runs calls with the same key (such as the user) one after the other. To list sessions, for example, the fleet reads
- * every record, which takes thousands of disk accesses. Many such calls of one user at once would delay the requests of
- * other users for seconds.
+ * Returns a function that runs calls with the same key (such as the user) one after the other. To list sessions, for
+ * example, the fleet reads every record, which takes thousands of disk accesses. Many such calls of one user at once
+ * would delay the requests of other users for seconds.
  */
-class Turns {
-  readonly #last = new Map<string, Promise<unknown>>();
-
-  async run<T>(key: string, work: () => Promise<T>): Promise<T> {
-    const before = this.#last.get(key) ?? Promise.resolve();
-    const done = before.then(work);
-    const over = done.then(
-      () => undefined,
-      () => undefined,
-    );
-    this.#last.set(key, over);
+function inTurn() {
+  const last = new Map<string, Promise<unknown>>();
+  return async <T>(key: string, work: () => Promise<T>): Promise<T> => {
+    const done = (last.get(key) ?? Promise.resolve()).then(work);
+    const over = done.catch(() => undefined);
+    last.set(key, over);
     try {
       return await done;
     } finally {
-      if (this.#last.get(key) === over) this.#last.delete(key);
+      if (last.get(key) === over) last.delete(key);
     }
-  }
+  };
 }
 
 /** The groups whose methods the routes of the HTTP API call, and what the routes need beyond them. */
 export function apiFleet(parts: FleetParts, fleet: Fleet) {
   const { sessions, servers, tokens, limits, users, events, usage } = fleet;
   const { config, store, finder, own } = parts;
-  const lists = new Turns();
-  const creations = new Turns();
+  const listing = inTurn();
+  const creating = inTurn();
   return {
     sessions,
     servers,
@@ -157,10 +152,10 @@ export function apiFleet(parts: FleetParts, fleet: Fleet) {
       const asked = { user, key, content, get, create: async (sessionId: string) => await create({ sessionId }) };
       // Calls with the same key run one after the other, because two calls in one process cannot create the same
       // session at once.
-      return await creations.run(JSON.stringify([user, key]), async () => await createKeyed(store.keyedTurns, asked));
+      return await creating(JSON.stringify([user, key]), async () => await createKeyed(store.keyedTurns, asked));
     },
     listSessions: async (filter: SessionFilter) =>
-      await lists.run(filter.user ?? "", async () => await sessions.list(filter)),
+      await listing(filter.user ?? "", async () => await sessions.list(filter)),
     turn: (id: string, prompt: string, options: UseOptions) =>
       sessions.turn(id, prompt, { ...options, interactive: options.interactive ?? config.session.approve === "ask" }),
     /** Calls the listener at each change of the user's agent requests. Returns a function that removes the listener. */
@@ -208,6 +203,6 @@ export function apiFleet(parts: FleetParts, fleet: Fleet) {
       if (issued !== null) await actingAs(actor, async () => await recordIssue(parts, issued));
       return issued;
     },
-    usageReport: async (options: UsageOptions) => await lists.run("usage", async () => await usage.report(options)),
+    usageReport: async (options: UsageOptions) => await listing("usage", async () => await usage.report(options)),
   };
 }
