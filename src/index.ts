@@ -48,7 +48,7 @@ export type { Address } from "./config/rules.js";
 export type { Config } from "./config/schema.js";
 export type { DoorDrain, FrontDoor } from "./door/door.js";
 export type { DoorEvent, DoorListeners, RequestReport } from "./door/state/report.js";
-export { Fleet, type Groups } from "./fleet/fleet.js";
+export { Fleet } from "./fleet/fleet.js";
 export type { ClientGroup, LeaseGroup } from "./fleet/groups/clients.js";
 export type { DescriptionGroup } from "./fleet/groups/descriptions.js";
 export type { DoorGroup } from "./fleet/groups/doors.js";
@@ -56,10 +56,8 @@ export type { EventGroup, FollowFilter } from "./fleet/groups/events.js";
 export type { Group } from "./fleet/groups/group.js";
 export type { HostGroup, PoolGroup, ServerGroup, SupervisorView } from "./fleet/groups/servers.js";
 export type {
-  ArchiveGroup,
   ExportSessionOptions,
   ImportSessionOptions,
-  RequestGroup,
   SessionGroup,
 } from "./fleet/groups/sessions.js";
 export type { TokenGroup } from "./fleet/groups/tokens.js";

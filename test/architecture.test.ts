@@ -215,7 +215,7 @@ describe("the source", () => {
     // These parts may also ask for the platform: the names of packages and of the state folder depend on it, and
     // errors, doctor and version print it. The sandbox mounts a server's own /proc.
     const others =
-      /^(base\/(system|errors)\/|sandbox\/(bwrap|mounts)\.ts$|(runtime\/launch\/versions|config\/load\/paths|fleet\/(doctor\/installation|versions))\.ts$)/;
+      /^(base\/(system|errors)\/|sandbox\/(bwrap|mounts)\.ts$|(runtime\/launch\/versions|config\/load\/paths|fleet\/(doctor\/settings|versions))\.ts$)/;
     for (const file of files.filter((name) => !others.test(name))) {
       const source = readFileSync(join(SRC, file), "utf8").replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, "");
       expect(source, file).not.toMatch(/["'`]\/proc\b|process\.platform/);

@@ -1,17 +1,28 @@
 import { FleetError, option, quote } from "../base/errors.js";
-import { IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_ALLOWED, validateSessionId, validateUser } from "../base/ids.js";
-import { type DurationBounds, LONGEST_TIMER_MS, parseDuration } from "../base/values/measures.js";
+import { EVENT_TYPES } from "../base/event.js";
+import {
+  IDEMPOTENCY_KEY,
+  IDEMPOTENCY_KEY_ALLOWED,
+  validateSessionId,
+  validateTitle,
+  validateUser,
+} from "../base/ids.js";
+import { USAGE_BY } from "../base/usage.js";
+import { LONGEST_TIMER_MS, parseDuration } from "../base/values/measures.js";
+import { parseLabel } from "../base/values/names.js";
 import { isObject } from "../base/values/text.js";
 import { type Address, parseAddress } from "../config/rules.js";
+import { SCOPES } from "../identity/identity.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
 
 /*
  * The checks of arguments at run time, for callers in JavaScript. A wrong argument causes a usage error before anything
- * changes. Each group of `Fleet` has a table of its methods' arguments, which `groups/group.ts` applies. A check
- * returns the value that the method reads. For example, `wait: "30s"` becomes `waitMs: 30000`.
+ * changes. An argument or option of a name has the same check in all methods (`CHECKS`). Each group of `Fleet` has a
+ * table of its methods' arguments, which `groups/group.ts` applies.
  */
 
 type Check = (value: unknown, name: string) => unknown;
+type Checks = Readonly<Record<string, Check>>;
 
 export type Argument = readonly [name: string, check: Check];
 
@@ -34,68 +45,58 @@ function kind<T>(must: string, is: (value: unknown) => value is T): (value: unkn
 }
 
 const isText = (value: unknown): value is string => typeof value === "string";
+const isWhole = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
+const isListOf = <T>(value: unknown, is: (each: unknown) => each is T): value is T[] =>
+  Array.isArray(value) && value.every(is);
 
 export const text = kind("a string", isText);
-export const texts = kind(
-  "a list of strings",
-  (value): value is string[] => Array.isArray(value) && value.every(isText),
-);
-export const objects = kind(
-  "a list of objects",
-  (value): value is object[] => Array.isArray(value) && value.every(isObject),
-);
+export const texts = kind("a list of strings", (value) => isListOf(value, isText));
 export const object = kind("an object", isObject);
-export const flag = kind("true or false", (value): value is boolean => typeof value === "boolean");
-export function choice(values: readonly string[]): Check {
-  return kind(`one of ${values.join(", ")}`, (value): value is string => values.includes(value as string));
-}
-/** Checks a list that has at least one value, and only values from `values`. */
-export function someOf(values: readonly string[]): Check {
-  return kind(`a list of at least one of ${values.join(", ")}`, (value): value is string[] => {
-    return Array.isArray(value) && value.length > 0 && value.every((each) => values.includes(each as string));
-  });
-}
-export const callback = kind("a function", (value): value is () => unknown => typeof value === "function");
-export const whole = kind(
-  "a whole number from 0",
-  (value): value is number => Number.isSafeInteger(value) && (value as number) >= 0,
-);
+const flag = kind("true or false", (value) => typeof value === "boolean");
+const callback = kind("a function", (value) => typeof value === "function");
+export const whole = kind("a whole number from 0", isWhole);
 export const counts = kind(
   "an object with whole numbers from 0",
-  (value): value is Record<string, number> =>
-    isObject(value) && Object.values(value).every((each) => Number.isSafeInteger(each) && (each as number) >= 0),
+  (value): value is Record<string, number> => isObject(value) && Object.values(value).every(isWhole),
 );
 export const span = kind(
   'a duration such as "30s", or a number of milliseconds',
-  (value): value is string | number => isText(value) || typeof value === "number",
+  (value) => isText(value) || typeof value === "number",
 );
-export const moment = kind(
+const moment = kind(
   'a Date, a time in ISO 8601, or how long ago, such as "10m"',
-  (value): value is string | Date => isText(value) || value instanceof Date,
+  (value) => isText(value) || value instanceof Date,
 );
 const signal = kind(
   "an AbortSignal",
   (value): value is AbortSignal => isObject(value) && typeof value.aborted === "boolean" && "addEventListener" in value,
 );
-export const userId: Check = (value, name) => validateUser(text(value, name));
-export const userIds: Check = (value, name) => texts(value, name).map((user) => validateUser(user));
-export const sessionId: Check = (value, name) => validateSessionId(text(value, name));
-export const sessionIds: Check = (value, name) =>
-  texts(value, name).map((id) => validateSessionId(id, option("sessionIds")));
-export const session: Check = (value, name) => {
-  if (isObject(value) && isText(value.sessionId)) return value;
-  throw wrong(name, "a session of this fleet", value);
-};
-
-export const idempotencyKey = kind(
+const key = kind(
   `a text of ${IDEMPOTENCY_KEY_ALLOWED}`,
   (value): value is string => isText(value) && IDEMPOTENCY_KEY.test(value),
 );
 
-export function timer(bounds: Pick<DurationBounds, "orZero">): Check {
-  return (value, name) => parseDuration(span(value, name), { name: option(name), maxMs: LONGEST_TIMER_MS, ...bounds });
+export function choice(values: readonly string[]): Check {
+  return kind(`one of ${values.join(", ")}`, (value): value is string => values.includes(value as string));
 }
-export const wait = timer({ orZero: true });
+
+export const sessionIds: Check = (value, name) =>
+  texts(value, name).map((id) => validateSessionId(id, option("sessionIds")));
+export const title: Check = (value, name) => validateTitle(text(value, name), option(name));
+export const label: Check = (value, name) => parseLabel(text(value, name), option(name));
+
+/** A session that a method of this fleet returned. */
+export const openSession: Argument = [
+  "session",
+  kind(
+    "a session of this fleet",
+    (value): value is { sessionId: string } => isObject(value) && isText(value.sessionId),
+  ),
+];
+
+export function orNull(check: Check): Check {
+  return (value, name) => (value === null ? null : check(value, name));
+}
 
 export function readListener(value: unknown, name: string): Address | InheritedListener {
   const address = isText(value) ? parseAddress(value) : value;
@@ -105,65 +106,99 @@ export function readListener(value: unknown, name: string): Address | InheritedL
   throw wrong(name, 'host:port, such as "127.0.0.1:4300" (port 0 is any free one), or an inherited descriptor', value);
 }
 
-export interface Field {
-  check: Check;
-  required?: true;
-  /** The name under which the method reads the option, if the caller uses another name. */
-  as?: string;
+function time(orZero: boolean): Check {
+  return (value, name) => parseDuration(span(value, name), { name: option(name), maxMs: LONGEST_TIMER_MS, orZero });
 }
 
-/** Checks an object with options. Options that are not in `fields` pass unchecked, because they are for the SDK. */
-export function options(fields: Readonly<Record<string, Field>>): Check {
-  return (value, name) => {
-    const given = object(value, name);
-    const result: Record<string, unknown> = { ...given };
-    for (const [field, { check, required, as }] of Object.entries(fields)) {
-      const before = given[field];
-      if (before === undefined && required === undefined) continue;
-      const after = check(before, field);
-      if (as !== undefined) delete result[field];
-      result[as ?? field] = after;
-    }
-    return result;
-  };
+/** The method reads these options in milliseconds: `wait: "30s"` becomes `waitMs: 30000`. */
+const TIMES: Checks = { wait: time(true), timeout: time(false), drainTimeout: time(true) };
+
+const CHECKS: Checks = {
+  ...TIMES,
+  ...all(text, "after", "answer", "cwd", "file", "gitHubToken", "host", "id", "model", "name", "output", "prompt"),
+  ...all(text, "purpose", "reason", "requestId", "strategy", "text"),
+  ...all(texts, "availableTools", "ids", "members", "texts"),
+  ...all(flag, "detached", "dryRun", "ephemeral", "follow", "force", "ignoreNotFound", "interactive", "needsModel"),
+  ...all(flag, "park", "previous"),
+  ...all(callback, "log", "onDelta", "onEvent", "onProgress", "onRequest", "onWait", "work"),
+  ...all(object, "at", "config", "env", "expected", "lease", "probes", "session", "token"),
+  ...all(whole, "lines", "max", "maxUnavailable", "turns"),
+  ...all(span, "overlap", "ttl"),
+  ...all(signal, "askUntil", "signal"),
+  ...all(readListener, "http", "listen"),
+  attachments: kind("a list of objects", (value) => isListOf(value, isObject)),
+  by: choice(USAGE_BY),
+  decision: choice(["approve", "deny"]),
+  key,
+  label,
+  scopes: kind(
+    `a list of at least one of ${SCOPES.join(", ")}`,
+    (value): value is string[] =>
+      Array.isArray(value) && value.length > 0 && value.every((each) => SCOPES.includes(each)),
+  ),
+  sessionId: (value, name) => validateSessionId(text(value, name)),
+  sessionIds,
+  since: moment,
+  steal: (value, name) => read(value, name, { required: ["reason"] }),
+  title,
+  type: choice(EVENT_TYPES),
+  user: (value, name) => validateUser(text(value, name)),
+  users: (value, name) => texts(value, name).map((user) => validateUser(user)),
+  via: choice(["command", "library", "door", "http", "fleet"]),
+};
+
+function all(check: Check, ...names: string[]): Checks {
+  return Object.fromEntries(names.map((name) => [name, check]));
+}
+
+interface Expected {
+  required?: readonly string[];
+  /** The checks of options that have another meaning in this method than in others. */
+  special?: Checks;
+}
+
+/** Checks an object with options. Options without a check pass, because they are for the SDK. */
+function read(value: unknown, name: string, { required = [], special = {} }: Expected): Record<string, unknown> {
+  const given = object(value, name);
+  const result: Record<string, unknown> = {};
+  for (const field of new Set([...required, ...Object.keys(given)])) {
+    const before = given[field];
+    const check = special[field] ?? (Object.hasOwn(CHECKS, field) ? CHECKS[field] : undefined);
+    const after =
+      check === undefined || (before === undefined && !required.includes(field)) ? before : check(before, field);
+    result[field in TIMES && !(field in special) ? `${field}Ms` : field] = after;
+  }
+  return result;
+}
+
+/** The argument with this name. `options` may be left out. */
+export function named(name: string): Argument {
+  return name === "options" ? options() : [name, CHECKS[name] as Check];
 }
 
 /** The last argument of most methods: an object with options, which the caller may leave out. */
-export function optional(fields: Readonly<Record<string, Field>>): Argument {
-  const read = options(fields);
-  return ["options", (value, name) => (value === undefined ? undefined : read(value, name))];
+export function options(special: Checks = {}): Argument {
+  return ["options", (value, name) => (value === undefined ? undefined : read(value, name, { special }))];
 }
 
-/** Checks options of which exactly one must be given. */
-export function oneOf(fields: Readonly<Record<string, Field>>): Check {
-  const read = options(fields);
-  return (value, name) => {
-    const result = read(value, name) as Record<string, unknown>;
-    const names = Object.keys(fields);
-    if (names.filter((field) => result[field] !== undefined).length === 1) return result;
-    throw wrong(name, `an object with either ${names.map((field) => option(field)).join(" or ")}`, value);
-  };
+/** An object with options, of which these must be given. */
+export function needs(required: readonly string[], special: Checks = {}): Argument {
+  return ["options", (value, name) => read(value, name, { required, special })];
 }
 
-export const required = (check: Check): Field => ({ check, required: true });
-export const SIGNAL = { signal: { check: signal } };
-export const USER = { user: { check: userId } };
-export const OWN_USER = { user: required(userId) };
-export const WAIT = { wait: { check: wait, as: "waitMs" } };
-export const TIMEOUT = { timeout: { check: timer({}), as: "timeoutMs" } };
-export const DRAIN_TIMEOUT = { drainTimeout: { check: wait, as: "drainTimeoutMs" } };
-export const PROGRESS = { onProgress: { check: callback } };
-export const STOP = { ...DRAIN_TIMEOUT, force: { check: flag }, ...PROGRESS, ...SIGNAL };
-export const LISTEN = { listen: { check: readListener } };
-export const HTTP = { http: { check: readListener } };
-
-export const user: Argument = ["user", userId];
-export const ids: Argument = ["ids", texts];
+/** Checks an object of which exactly one field must be given. */
+export function oneOf(name: string, fields: readonly string[], special: Checks = {}): Argument {
+  return [
+    name,
+    (value) => {
+      const result = read(value, name, { special });
+      if (fields.filter((field) => result[field] !== undefined).length === 1) return result;
+      throw wrong(name, `an object with either ${fields.map((field) => option(field)).join(" or ")}`, value);
+    },
+  ];
+}
 
 /** Checks the options of `Fleet.open`. The content of `config` is checked when the configuration is loaded. */
-export const readFleetOptions: Check = options({
-  config: { check: object },
-  env: { check: object },
-  cwd: { check: text },
-  via: { check: choice(["command", "library", "door", "http", "fleet"]) },
-});
+export function readFleetOptions(value: unknown): void {
+  read(value, "options", {});
+}

@@ -12,23 +12,6 @@ import { LimitGroup, UsageGroup } from "./groups/usage.js";
 import { UserGroup } from "./groups/users.js";
 import { type FleetParts, openParts } from "./parts.js";
 
-/** The groups of a fleet's methods. */
-export interface Groups {
-  readonly servers: ServerGroup;
-  readonly sessions: SessionGroup;
-  readonly leases: LeaseGroup;
-  readonly clients: ClientGroup;
-  readonly tokens: TokenGroup;
-  readonly limits: LimitGroup;
-  readonly users: UserGroup;
-  readonly doors: DoorGroup;
-  readonly pool: PoolGroup;
-  readonly hosts: HostGroup;
-  readonly descriptions: DescriptionGroup;
-  readonly usage: UsageGroup;
-  readonly events: EventGroup;
-}
-
 /**
  * The fleet of one state folder. It has the same servers, sessions and rules as the command `copilotfleet`. Any number
  * of processes may have it open at once.
@@ -40,7 +23,7 @@ export interface Groups {
  * method that lists something returns an array. A method that changes something returns an object with named fields, as
  * the command prints it with `--json`.
  */
-export class Fleet implements Groups, AsyncDisposable {
+export class Fleet implements AsyncDisposable {
   /** The configuration in force. */
   readonly config: Config;
   /** The absolute path of the folder with all state of this host. */
@@ -71,11 +54,9 @@ export class Fleet implements Groups, AsyncDisposable {
     this.limits = new LimitGroup(parts);
     this.hosts = new HostGroup(parts);
     this.events = new EventGroup(parts);
-    const { sessions, servers, hosts, tokens, limits, events } = this;
     this.usage = new UsageGroup(parts);
-    this.users = new UserGroup(parts, sessions);
-    const { users, usage } = this;
-    this.doors = new DoorGroup(parts, { sessions, servers, hosts, tokens, limits, users, usage, events });
+    this.users = new UserGroup(parts, this.sessions);
+    this.doors = new DoorGroup(parts, this);
     this.pool = new PoolGroup(parts, this.doors);
     this.descriptions = new DescriptionGroup(parts);
     this.#parts = parts;
@@ -89,7 +70,7 @@ export class Fleet implements Groups, AsyncDisposable {
    * state folder.
    */
   static async open(options: FleetOptions = {}): Promise<Fleet> {
-    readFleetOptions(options, "options");
+    readFleetOptions(options);
     return new Fleet(openParts(options));
   }
 

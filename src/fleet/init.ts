@@ -234,12 +234,9 @@ export async function listedModels(settings: PartialConfig, env: NodeJS.ProcessE
   // Azure lists models, and a configuration names deployments.
   if (baseUrl == null || (type !== "openai" && type !== "anthropic")) return [];
   const { listModels } = await import("./doctor/settings.js");
-  const list = await listModels(
-    { type, baseUrl, bearer: false },
-    (apiKey !== null && apiKey !== undefined && "env" in apiKey && env[`${apiKey.env}`]) || null,
-  );
-  const models = list.status === null ? null : list.models;
-  return (models ?? []).filter((model) => {
+  const key = apiKey != null && "env" in apiKey ? env[apiKey.env] : undefined;
+  const list = await listModels({ type, baseUrl, bearer: false }, key || null);
+  return (list.status === null ? [] : (list.models ?? [])).filter((model) => {
     try {
       checkSettings({ ...settings, session: { model } });
       return true;
@@ -254,9 +251,8 @@ export async function unlistedModel(settings: PartialConfig, env: NodeJS.Process
   const model = settings.session?.model;
   const models = typeof model === "string" ? await listedModels(settings, env) : [];
   if (models.length === 0 || models.includes(`${model}`)) return null;
-  const some = models.slice(0, 5).map(quote).join(", ");
-  const more = models.length > 5 ? ` and ${models.length - 5} more` : "";
-  return `${quote(settings.provider?.baseUrl)} does not list the model ${quote(model)}. It lists ${some}${more}.`;
+  const { someOf } = await import("./doctor/settings.js");
+  return `${quote(settings.provider?.baseUrl)} does not list the model ${quote(model)}. It lists ${someOf(models)}.`;
 }
 
 /** Sends one prompt on a temporary fleet with these settings, and returns the reply. */

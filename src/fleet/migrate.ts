@@ -2,7 +2,6 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { FleetError, quote, type Suggestion } from "../base/errors.js";
 import type { OnProgress } from "../base/progress.js";
-import type { ServerRecord } from "../base/server.js";
 import { ALLOWED_REDIS_URL, readRedisUrl, showRedisUrl } from "../base/values/network.js";
 import { shellQuote } from "../base/values/text.js";
 import { ALLOWED_PLAINTEXT, isPlaintext } from "../config/checks.js";
@@ -64,21 +63,17 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
       suggestions: [`copilotfleet store migrate --to ${to === "file" ? "redis://HOST:6379/0" : "file"}`],
     });
   }
-  const [origin, target] = [
-    openState(config, stateRoot, options.env),
-    openState(config, stateRoot, options.env, options.to),
-  ];
+  const source = openState(config, stateRoot, options.env);
+  const target = openState(config, stateRoot, options.env, options.to);
   try {
-    await refusePurging(origin);
+    // The other store would not record an unfinished purge, so the user's data would come back.
+    for (const { user } of await source.purges.list()) await refuseErased(source, user);
     const leftOut: string[] = [];
-    const contents = await readContents(origin, (message) => void leftOut.push(message));
-    await refuseOtherHosts(contents, origin);
-    refuseSupervised(contents);
-    refuseMoving(contents);
-    await refuseHeld(contents, origin);
+    const contents = await readContents(source, (message) => void leftOut.push(message));
+    await refuseUsed(contents, source);
     if (!isEmpty(await readContents(target))) throw occupied(options.to, stateRoot);
-    const left = await leftBehind(origin, from);
-    await copyContents(contents, origin, target, options);
+    const left = await leftBehind(source, from);
+    await copyContents(contents, source, target, options);
     return {
       from,
       to,
@@ -87,17 +82,16 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
       tokens: contents.tokens.length,
       highestFence: contents.highestFence,
       setting: { store: to },
-      warnings: [...left, ...leftOut, ...origin.takeWarnings(), ...target.takeWarnings()],
+      warnings: [...left, ...leftOut, ...source.takeWarnings(), ...target.takeWarnings()],
     };
   } finally {
-    await Promise.all([origin.close(), target.close()]);
+    await Promise.all([source.close(), target.close()]);
   }
 }
 
 function assertTarget({ to }: MigrateOptions, config: Config): void {
-  const target = readRedisUrl(to);
   if (to === "file") return;
-  if (target === null) {
+  if (readRedisUrl(to) === null) {
     const error = invalidValue("store", to, `"file", or ${ALLOWED_REDIS_URL}`, origin);
     // Suggest the other kind of store, because the store in use cannot be the target.
     const example = config.store.kind === "file" ? "redis://127.0.0.1:6379/0" : "file";
@@ -109,13 +103,6 @@ function assertTarget({ to }: MigrateOptions, config: Config): void {
 function show(url: string): string {
   const target = readRedisUrl(url);
   return target === null ? url : showRedisUrl(target);
-}
-
-/**
- * Refuses while a purge is unfinished. The other store would not record the purge, so the user's data would come back.
- */
-async function refusePurging(store: Store): Promise<void> {
-  for (const { user } of await store.purges.list()) await refuseErased(store, user);
 }
 
 /** Returns warnings about the parts of the state that are not copied. */
@@ -131,49 +118,40 @@ async function leftBehind({ kind, usage, purges }: Store, name: string): Promise
   return left;
 }
 
-function refuseSupervised({ registry }: Contents): void {
-  const supervisor = liveSupervisor(registry);
-  if (supervisor === undefined) return;
-  const { pid } = supervisor.process;
-  const message = `The fleet is supervised by process ${pid}, which would keep using the old store.`;
-  throw new FleetError("FLEET_SUPERVISOR_RUNNING", message, {
-    suggestions: [`kill -TERM ${pid}`, "Run the command again when it has ended."],
-  });
-}
-
-/** Refuses a fleet with several hosts, because this host cannot copy the registries and local files of the others. */
-async function refuseOtherHosts({ sessions }: Contents, { hosts }: Store): Promise<void> {
-  if (hosts === null) return;
-  const others = (await hosts.list()).filter(({ name }) => name !== hosts.own).map(({ name }) => name);
-  const named = sessions.flatMap(({ host, from }) => [host, from?.host]).filter((name) => name !== undefined);
-  const names = [...new Set([...others, ...named])].filter((name) => name !== hosts.own).sort();
-  if (names.length === 0) return;
-  const list = names.map(quote).join(", ");
-  const message = `The fleet is also on other hosts (${list}). Only a fleet on one host can be copied.`;
-  const advice = "Move their users to this host, and then run copilotfleet drain on the other hosts.";
-  throw new FleetError("FLEET_SERVER_CONFLICT", message, { suggestions: ["copilotfleet top --once", advice] });
-}
-
-function refuseMoving({ registry }: Contents): void {
-  const moving = Object.values(registry.servers).filter(isMoving);
-  if (moving.length === 0) return;
-  const names = moving.map((server) => `${server.id} (${holderOf(server)})`).join(", ");
-  throw new FleetError("FLEET_SERVER_CONFLICT", `Servers are being started or stopped at the moment: ${names}.`, {
-    suggestions: ["copilotfleet ps", "Run the command again when they have started or stopped."],
-  });
-}
-
-/**
- * Whether a process may be working on the server. A process with another boot id counts, because it may be alive on
- * another machine.
- */
-function isMoving({ claim }: ServerRecord): boolean {
-  return claim !== null && (claim.bootId !== ownIdentity().bootId || isAlive(claim));
-}
-
-async function refuseHeld({ sessions }: Contents, store: Store): Promise<void> {
+/** Refuses to copy a fleet that other hosts or processes use. */
+async function refuseUsed({ registry, sessions }: Contents, { hosts, leases }: Store): Promise<void> {
+  if (hosts !== null) {
+    // This host cannot copy the registries and local files of other hosts.
+    const others = [
+      ...(await hosts.list()).map(({ name }) => name),
+      ...sessions.flatMap(({ host, from }) => [host, from?.host].filter((name) => name !== undefined)),
+    ].filter((name) => name !== hosts.own);
+    if (others.length > 0) {
+      const list = [...new Set(others)].sort().map(quote).join(", ");
+      const message = `The fleet is also on other hosts (${list}). Only a fleet on one host can be copied.`;
+      const advice = "Move their users to this host, and then run copilotfleet drain on the other hosts.";
+      throw new FleetError("FLEET_SERVER_CONFLICT", message, { suggestions: ["copilotfleet top --once", advice] });
+    }
+  }
+  const pid = liveSupervisor(registry)?.process.pid;
+  if (pid !== undefined) {
+    const message = `The fleet is supervised by process ${pid}, which would keep using the old store.`;
+    throw new FleetError("FLEET_SUPERVISOR_RUNNING", message, {
+      suggestions: [`kill -TERM ${pid}`, "Run the command again when it has ended."],
+    });
+  }
+  // A process with another boot id counts, because it may be alive on another machine.
+  const moving = Object.values(registry.servers).filter(
+    ({ claim }) => claim !== null && (claim.bootId !== ownIdentity().bootId || isAlive(claim)),
+  );
+  if (moving.length > 0) {
+    const names = moving.map((server) => `${server.id} (${holderOf(server)})`).join(", ");
+    throw new FleetError("FLEET_SERVER_CONFLICT", `Servers are being started or stopped at the moment: ${names}.`, {
+      suggestions: ["copilotfleet ps", "Run the command again when they have started or stopped."],
+    });
+  }
   for (const { id } of sessions) {
-    const lease = await store.leases.read(id);
+    const lease = await leases.read(id);
     if (lease === null) continue;
     throw new FleetError("FLEET_SESSION_LOCKED", `Session ${quote(id)} is locked by ${quote(lease.holder)}.`, {
       suggestions: [`copilotfleet lock ${id} --show`, "Run the command again when nobody uses the fleet."],

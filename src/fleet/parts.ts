@@ -17,7 +17,7 @@ import type { BudgetCheck } from "../providers/gateway/request-meter.js";
 import { ModelProvider } from "../providers/provider.js";
 import { instanceOf, ownHostName, refuseRenamed } from "../runtime/files/shared-storage.js";
 import { networkFolder } from "../sandbox/network/egress.js";
-import { refuseOtherSettings } from "../serve/serving-note.js";
+import { refuseOtherSettings } from "../serve/host-lock.js";
 import { Clients } from "../servers/clients.js";
 import { HostDirectory } from "../servers/directory.js";
 import { Pool } from "../servers/pool.js";

@@ -1,11 +1,10 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { CopilotSession } from "@github/copilot-sdk";
 import { isFleetError } from "../base/errors.js";
 import { withoutSettings } from "../config/load/environment.js";
+import type { PartialConfig } from "../config/load/load.js";
 import { Fleet } from "./fleet.js";
+import { withTrialFleet } from "./versions.js";
 
 export interface SmokeStep {
   name: string;
@@ -38,23 +37,16 @@ export interface SmokeOptions {
  * fails. The built-in echo model counts the turns that it receives, so its replies prove that no history is lost.
  */
 export async function smoke({ env, signal }: SmokeOptions, onStep: (step: SmokeStep) => void): Promise<SmokeResult> {
-  const stateRoot = await mkdtemp(join(tmpdir(), "copilotfleet-smoke-"));
-  const open = () =>
-    Fleet.open({
-      cwd: stateRoot,
-      env: { ...withoutSettings(env), COPILOTFLEET_HOME: join(stateRoot, "state"), COPILOT_OFFLINE: "true" },
-      config: {
-        provider: { type: "echo" },
-        isolation: "per-user",
-        store: "file",
-        serve: { metrics: "127.0.0.1:0", listen: "127.0.0.1:0" },
-      },
-    });
-  // Like two commands, these two fleets share only the state folder.
-  const first = await open();
-  const second = await open();
-  const steps: SmokeStep[] = [];
-  try {
+  const config: PartialConfig = {
+    provider: { type: "echo" },
+    isolation: "per-user",
+    serve: { metrics: "127.0.0.1:0", listen: "127.0.0.1:0" },
+  };
+  const offline = { ...withoutSettings(env), COPILOT_OFFLINE: "true" };
+  return await withTrialFleet({ env: offline, config }, async (first, options) => {
+    // Like two commands, these two fleets share only the state folder.
+    await using second = await Fleet.open(options);
+    const steps: SmokeStep[] = [];
     for (const [name, run] of Object.entries(walk(first, second, signal))) {
       signal.throwIfAborted();
       const start = performance.now();
@@ -68,16 +60,8 @@ export async function smoke({ env, signal }: SmokeOptions, onStep: (step: SmokeS
       onStep(step);
       if (!step.ok) break;
     }
-  } finally {
-    const running = (await second.servers.list()).filter(({ pid }) => pid !== null);
-    await second.servers.stop(
-      running.map(({ id }) => id),
-      { force: true },
-    );
-    await Promise.all([first.close(), second.close()]);
-    await rm(stateRoot, { recursive: true, force: true });
-  }
-  return { ok: steps.every(({ ok }) => ok), steps };
+    return { ok: steps.every(({ ok }) => ok), steps };
+  });
 }
 
 function walk(first: Fleet, second: Fleet, signal: AbortSignal): Record<string, () => Promise<string>> {

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { deadline } from "../base/clock.js";
 import { type FleetError, isFleetError } from "../base/errors.js";
 import { loadConfig, type PartialConfig } from "../config/load/load.js";
+import type { FleetOptions } from "../hosts/options.js";
 import { RawConnection } from "../runtime/client/raw-connection.js";
 import { findRuntime, ownVersion, sdkVersion } from "../runtime/launch/versions.js";
 import { Fleet } from "./fleet.js";
@@ -115,18 +116,19 @@ export async function askRuntime(
 /** Runs `use` with a fleet whose state is in a temporary folder. Afterwards, stops its servers and deletes the folder. */
 export async function withTrialFleet<T>(
   { env, config }: { env: NodeJS.ProcessEnv; config: PartialConfig },
-  use: (fleet: Fleet) => Promise<T>,
+  use: (fleet: Fleet, options: FleetOptions) => Promise<T>,
 ): Promise<T> {
   const folder = await mkdtemp(join(tmpdir(), "copilotfleet-trial-"));
   try {
-    await using fleet = await Fleet.open({
+    const options: FleetOptions = {
       cwd: folder,
       env: { ...env, COPILOTFLEET_HOME: join(folder, "state") },
       // The trial must not touch the store or the storage of a real fleet.
       config: { ...config, store: "file", storage: { shared: null } },
-    });
+    };
+    await using fleet = await Fleet.open(options);
     try {
-      return await use(fleet);
+      return await use(fleet, options);
     } finally {
       const running = (await fleet.servers.list()).filter(({ pid }) => pid !== null);
       await fleet.servers.stop(

@@ -3,22 +3,11 @@ import type { Registry } from "../base/server.js";
 import { closedBy } from "../servers/admission.js";
 import { isRunning } from "../servers/server.js";
 import { restoreModes } from "../store/file/state-folder.js";
-import { Operations, type ServeContext } from "./context.js";
-import { LoopTimer, RegularChecks } from "./failures.js";
-import { isUp, Reconciler } from "./health/reconciler.js";
+import { LoopTimer, Operations, RegularChecks, type ServeContext } from "./context.js";
+import { isUp, Reconciler } from "./health.js";
 import type { HostLock } from "./host-lock.js";
 import { Measurements, ServerProcesses } from "./report/measurements.js";
-import {
-  collectPeriodically,
-  EgressWatch,
-  enforceCap,
-  IdleStopper,
-  ProcessCleanup,
-  Recycler,
-  rotatePeriodically,
-  ServerLimits,
-  sendUsage,
-} from "./upkeep/upkeep.js";
+import { PERIODIC, repeat, Upkeep } from "./upkeep.js";
 
 /** The interval between two checks of the registry and the process table when nothing happens, in milliseconds. */
 const TICK_MS = 1_000;
@@ -33,11 +22,8 @@ export class SupervisorLoop {
   readonly #timer: LoopTimer;
   readonly #operations: Operations;
   readonly #reconciler: Reconciler;
-  readonly #recycler: Recycler;
-  readonly #processCleanup: ProcessCleanup;
-  readonly #idleStopper: IdleStopper;
-  readonly #serverLimits: ServerLimits;
-  readonly #egress: EgressWatch;
+  readonly #processes: ServerProcesses;
+  readonly #upkeep: Upkeep;
   readonly #measurements: Measurements;
   readonly #checks: RegularChecks;
   readonly #lost = new AbortController();
@@ -54,13 +40,9 @@ export class SupervisorLoop {
     this.#checkedAt = context.clock.now();
     this.#operations = new Operations(context, this.#timer, signal);
     this.#reconciler = new Reconciler(context, this.#operations, this.#timer, signal);
-    const processes = new ServerProcesses(context.stateRoot, context.config.health.intervalMs);
-    this.#recycler = new Recycler(context, this.#operations, processes, signal);
-    this.#processCleanup = new ProcessCleanup(context, this.#operations, processes);
-    this.#idleStopper = new IdleStopper(context, this.#operations, signal);
-    this.#serverLimits = new ServerLimits(context, this.#operations);
-    this.#egress = new EgressWatch(context);
-    this.#measurements = new Measurements(context, processes);
+    this.#processes = new ServerProcesses(context.stateRoot);
+    this.#upkeep = new Upkeep(context, this.#operations, this.#processes, signal);
+    this.#measurements = new Measurements(context, this.#processes);
     this.#checks = new RegularChecks(context);
   }
 
@@ -82,12 +64,8 @@ export class SupervisorLoop {
 
   start(): void {
     const { signal } = this.#stopping;
-    this.#running = Promise.all([
-      this.#run(),
-      collectPeriodically(this.#context, signal),
-      rotatePeriodically(this.#context, signal),
-      sendUsage(this.#context, signal),
-    ]);
+    const periodic = Object.values(PERIODIC).map(async (task) => await repeat(task, this.#context, signal));
+    this.#running = Promise.all([this.#run(), ...periodic]);
   }
 
   /** Ends the regular work. Resolves when no operation on a server is in progress and no server has a monitor. */
@@ -157,13 +135,18 @@ export class SupervisorLoop {
   async #survey(registry: Registry): Promise<void> {
     const running = Object.values(registry.servers).filter((server) => isUp(server) && isRunning(server));
     const ownPorts = new Set(this.#reconciler.monitors.flatMap(({ localPort }) => localPort ?? []));
-    this.#recycler.look(running);
-    this.#processCleanup.look(running);
-    this.#idleStopper.look(running, ownPorts);
-    this.#serverLimits.look(running);
+    this.#processes.read();
+    this.#upkeep.keepOnly(running);
+    this.#upkeep.recycle(running);
+    this.#upkeep.endLeftovers(running);
+    this.#upkeep.stopIdle(running, ownPorts);
+    this.#upkeep.checkLimits(running);
     for (const warning of this.#context.store.takeWarnings()) this.#context.log("warn", warning);
-    for (const server of running) await enforceCap(this.#context, server);
+    for (const server of running) await this.#upkeep.enforceCap(server);
     await this.#measurements.look(registry, running);
-    await this.#checks.run("the proxy of servers could not be started", async () => await this.#egress.look(running));
+    await this.#checks.run(
+      "the proxy of servers could not be started",
+      async () => await this.#upkeep.watchEgress(running),
+    );
   }
 }

@@ -11,15 +11,12 @@ import { ownVersion } from "../runtime/launch/versions.js";
 import { hasOpenStore, OPEN_STORE } from "../servers/admission.js";
 import { SEEN_MS } from "../servers/directory.js";
 import type { Stopped } from "../servers/stop.js";
-import { type ServeContext, type ServedFleet, ServeState } from "./context.js";
-import { attempt, logFailure } from "./failures.js";
-import { Heartbeat } from "./heartbeat.js";
-import { HostLock } from "./host-lock.js";
+import { attempt, logFailure, type ServeContext, type ServedFleet, ServeState } from "./context.js";
+import { Heartbeat, placeSessions, Terms } from "./heartbeat.js";
+import { forgetServing, HostLock, noteServing } from "./host-lock.js";
 import { SupervisorLoop } from "./loop.js";
 import { FleetMetrics } from "./report/metrics.js";
 import { doorListeners, HealthEndpoint, HealthProbes } from "./report/probes.js";
-import { forgetServing, noteServing } from "./serving-note.js";
-import { placeSessions, Terms } from "./upkeep/place-sessions.js";
 
 export interface DrainRequest {
   /** How long turns in flight may take to end. Default: `drain.timeout` of the configuration. */

@@ -32,19 +32,19 @@ export class ServerPlacer {
    * placement (`sticky`), or the number of choices (`round-robin`).
    */
   async place(user: string): Promise<string> {
-    const { strategy, servers } = this.#config.pool;
+    const { strategy } = this.#config.pool;
     if (strategy === "round-robin") {
       return await this.#store.registry.update((draft) => {
-        const turn = draft.placed ?? 0;
-        draft.placed = turn + 1;
-        return inTurn(sharedServerIds(draft, servers), turn);
+        const { serverId } = this.#choose(user, strategy, draft, null);
+        draft.placed = (draft.placed ?? 0) + 1;
+        return serverId;
       });
     }
     const registry = await this.#store.registry.read();
     const before = strategy === "sticky" ? await this.#store.placements.read(user) : null;
-    const { serverId } = this.#choose(user, strategy, registry, this.#serverOn(before));
+    const { serverId } = this.#choose(user, strategy, registry, before);
     // Record the choice, so that the user stays on this server when servers are added.
-    if (strategy === "sticky" && this.#isOn(before) && before?.serverId !== serverId)
+    if (strategy === "sticky" && isOn(before, this.#store.hosts?.own) && before?.serverId !== serverId)
       await this.#store.placements.record(user, before, { ...before, serverId });
     return serverId;
   }
@@ -65,44 +65,41 @@ export class ServerPlacer {
     }
     const registry = on?.registry ?? (await this.#store.registry.read());
     const placement = strategy === "sticky" ? await this.#store.placements.read(user) : null;
-    return { ...this.#choose(user, strategy, registry, this.#serverOn(placement, on?.host)), strategy };
+    return { ...this.#choose(user, strategy, registry, placement, on?.host), strategy };
   }
 
   #choose(
     user: string,
     strategy: Strategy,
     registry: Registry,
-    recorded: string | null,
+    placement: Placement | null,
+    host = this.#store.hosts?.own,
   ): { serverId: string; reason: string } {
     const ids = sharedServerIds(registry, this.#config.pool.servers);
     switch (strategy) {
-      case "sticky":
-        if (recorded !== null && ids.includes(recorded))
+      case "sticky": {
+        const recorded = isOn(placement, host) ? placement?.serverId : null;
+        if (recorded != null && ids.includes(recorded))
           return { serverId: recorded, reason: "the user was placed there before" };
-        return {
-          serverId: rendezvousChoice(user, ids),
-          reason: `it has the highest score for this user among ${ids.length}`,
-        };
-      case "least-loaded":
-        return {
-          serverId: leastLoadedServer(registry, ids),
-          reason: `it has the fewest sessions in memory among ${ids.length}`,
-        };
+        const reason = `it has the highest score for this user among ${ids.length}`;
+        return { serverId: rendezvousChoice(user, ids), reason };
+      }
+      case "least-loaded": {
+        const reason = `it has the fewest sessions in memory among ${ids.length}`;
+        return { serverId: leastLoadedServer(registry, ids), reason };
+      }
       case "round-robin": {
         const turn = registry.placed ?? 0;
-        return { serverId: inTurn(ids, turn), reason: `it is next in turn, after ${turn} placements` };
+        const serverId = ids[turn % ids.length] ?? sharedServerId(1);
+        return { serverId, reason: `it is next in turn, after ${turn} placements` };
       }
     }
   }
+}
 
-  /** The server that a placement names, if the placement is for `host` (default: this host). Null otherwise. */
-  #serverOn(placement: Placement | null, host?: string): string | null {
-    return this.#isOn(placement, host) ? (placement?.serverId ?? null) : null;
-  }
-
-  #isOn(placement: Placement | null, host = this.#store.hosts?.own): boolean {
-    return placement?.host === undefined || placement.host === host;
-  }
+/** Whether a placement is for this host, if it names a host at all. */
+function isOn(placement: Placement | null, host: string | undefined): boolean {
+  return placement?.host === undefined || placement.host === host;
 }
 
 function sharedServerId(index: number): string {
@@ -121,10 +118,6 @@ export function nextSharedServer(registry: Registry): string {
     const server = registry.servers[sharedServerId(index)];
     if (server === undefined || (!isRunning(server) && server.claim === null)) return sharedServerId(index);
   }
-}
-
-function inTurn(ids: readonly string[], turn: number): string {
-  return ids[turn % ids.length] ?? sharedServerId(1);
 }
 
 /** The id of the first server with the fewest sessions in memory. A server that does not run has no sessions in memory. */

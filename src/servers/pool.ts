@@ -138,7 +138,10 @@ export class Pool {
     try {
       return await abortable(starting, signal);
     } catch (error) {
-      throw signal.aborted && isTimeout(error) ? notStarted(id, error) : error;
+      if (!signal.aborted || !isTimeout(error)) throw error;
+      const suggestions: Suggestion[] = ["copilotfleet ps"];
+      const message = `Server ${id} did not start in time.`;
+      throw new FleetError("FLEET_SERVER_START_TIMEOUT", message, { cause: error, suggestions });
     }
   }
 
@@ -205,13 +208,6 @@ export class Pool {
       return await counted(progressOf(id), 1, async (onProgress) => await this.stop(id, { ...options, onProgress }));
     });
   }
-}
-
-function notStarted(id: string, cause: unknown): FleetError {
-  return new FleetError("FLEET_SERVER_START_TIMEOUT", `Server ${id} did not start in time.`, {
-    cause,
-    suggestions: ["copilotfleet ps"],
-  });
 }
 
 /** @param start a command that starts the server, as a further suggestion */

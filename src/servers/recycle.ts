@@ -12,11 +12,10 @@ import { hasPort } from "../runtime/process/probe.js";
 import { isAlive } from "../runtime/process/process-table.js";
 import { logStop, stopServer } from "../runtime/process/stop.js";
 import { closedBy, mapConcurrently, poolDraining } from "./admission.js";
-import { answerOf } from "./adopt.js";
 import { changeClaimed, endingProcess, isServing, recordReady, serverTaken } from "./claims.js";
 import type { Pool } from "./pool.js";
 import { HeldClaim, isHeld, isRunning, type ServerView, viewServer } from "./server.js";
-import { githubToken, launchOnFreePort, tokenSourceOf } from "./start.js";
+import { answerOf, githubToken, launchOnFreePort, tokenSourceOf } from "./start.js";
 import { allCut, drainForGood, type Stopped, TERMINATE_GRACE_MS } from "./stop.js";
 import { choosePort, type PoolContext, sandboxOf } from "./surroundings.js";
 

@@ -1,19 +1,21 @@
 import { existsSync, readdirSync } from "node:fs";
+import type { EventLog } from "../base/event.js";
 import { serverIdOf } from "../base/ids.js";
 import { ifThere } from "../base/if-there.js";
-import type { ServerRecord } from "../base/server.js";
+import type { Registry, ServerRecord } from "../base/server.js";
 import { writeSize } from "../base/values/measures.js";
+import type { Config } from "../config/schema.js";
 import { homeOf, logPath, serverFolder } from "../runtime/files/server-folder.js";
 import { appendToLog, endOfLog, portOfLaunch } from "../runtime/files/server-log.js";
 import { processesByLaunch, writersOf } from "../runtime/process/process-table.js";
 import { describeEnd, logStop, stopServer, UNFINISHED } from "../runtime/process/stop.js";
 import { limitsReached } from "../sandbox/limits.js";
+import type { Store } from "../store/ports.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./admission.js";
-import { adoptServer } from "./adopt.js";
-import { changeClaimed, countCrash, endingProcess, giveUpStop, recordEnd } from "./claims.js";
+import { changeClaimed, countCrash, endingProcess, giveUpStop, isServing, recordEnd } from "./claims.js";
 import { finishReplacement } from "./recycle.js";
 import { HeldClaim, isBroken, isHeld, isRunning } from "./server.js";
-import { newRecord } from "./start.js";
+import { adoptServer, newRecord } from "./start.js";
 import { TERMINATE_GRACE_MS } from "./stop.js";
 import type { PoolContext } from "./surroundings.js";
 
@@ -124,4 +126,60 @@ export function findServers(
 function userIn(id: string): string | null {
   const user = id.replace(/-[0-9a-f]{12}$/, "");
   return serverIdOf(user) === id ? user : null;
+}
+
+const CRASH_LOOP = "crash loop: ";
+
+/**
+ * Records why this launch of the server does not answer. With null, records that it answers again. Does nothing if the
+ * launch does not run, or while a command has a claim on the server.
+ */
+export async function recordHealth(store: Store, { id, launchId }: ServerRecord, reason: string | null): Promise<void> {
+  await store.registry.update((registry) => {
+    const server = idle(registry, id, launchId);
+    if (server === null) return;
+    if (server.state === "ready" && reason === null) return;
+    server.state = reason === null ? "ready" : "unhealthy";
+    server.failure = reason;
+  });
+}
+
+/** Kills a server that hangs, and counts this as a crash. Resolves with true if this call ended the server. */
+export async function endHung(
+  { store, config, events }: { store: Store; config: Config; events: EventLog },
+  { id, launchId }: ServerRecord,
+  reason: string,
+): Promise<boolean> {
+  using held = new HeldClaim();
+  const claimed = await store.registry.update((registry) => {
+    const server = idle(registry, id, launchId);
+    if (server === null) return null;
+    server.state = "draining";
+    server.claim = held.claim;
+    return { ...server };
+  });
+  if (claimed === null) return false;
+  logStop(claimed, await stopServer(claimed, { graceMs: 0, force: true }), { because: `it hung (${reason})` });
+  const words = endOfLog(claimed);
+  await changeClaimed(store, claimed, (server) => {
+    countCrash(server, Date.now(), config.health);
+    recordEnd(server, "failed", `it hung (${reason})${words}`);
+  });
+  events.note({ type: "server.crashed", user: claimed.user, serverId: id, reason: "hung" });
+  return true;
+}
+
+export async function recordCrashLoop(store: Store, { id, crashes }: ServerRecord, restarts: number): Promise<void> {
+  await store.registry.update(({ servers }) => {
+    const server = servers[id];
+    if (server === undefined || server.state !== "failed" || server.crashes !== crashes) return;
+    if (server.failure?.startsWith(CRASH_LOOP) === true) return; // an earlier supervisor recorded it
+    server.failure = `${CRASH_LOOP}it ended ${crashes} times in a row, and is not started again (health.restarts is ${restarts}). Last time: ${server.failure ?? "the reason is unknown"}`;
+  });
+}
+
+/** The record of a running launch. Null if the launch does not run, or a command has a claim on the server. */
+function idle(registry: Registry, id: string, launchId: string | null): ServerRecord | null {
+  const server = registry.servers[id];
+  return server !== undefined && server.launchId === launchId && isServing(server) ? server : null;
 }

@@ -1,6 +1,5 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
-import { threadId } from "node:worker_threads";
 import { serverIdOf } from "../base/ids.js";
 import { NO_SANDBOX, type SandboxReport } from "../base/sandbox.js";
 import type { Claim, Isolation, ServerRecord, ServerState } from "../base/server.js";
@@ -165,15 +164,10 @@ export function viewServerOf(hostName: string, server: ServerRecord): ServerView
   return { ...view, ...(isUnknown ? unknown : {}), hostName, away: true };
 }
 
-/**
- * The moves of this thread: changes of a server's state that have begun and not ended. The set is a property of
- * `globalThis`, because a program may load this package twice. Each thread has its own set, so each move contains its
- * thread's id. A thread then never mistakes another thread's move for one that has ended.
- */
-const KEY = Symbol.for("copilotfleet.moves");
-const shared = globalThis as { [KEY]?: Set<string> };
-shared[KEY] ??= new Set();
-const moves = shared[KEY];
+/** The changes of a server's state that this copy of the module has begun and not ended. */
+const moves = new Set<string>();
+/** Distinguishes the moves of other threads, and of another copy of this package in this process. */
+const INSTANCE = randomUUID();
 
 /**
  * A claim of this process. It counts until it is disposed. If `serve` cannot record a failure, for example on a full disk,
@@ -182,7 +176,7 @@ const moves = shared[KEY];
  */
 export class HeldClaim implements Disposable {
   readonly claim: Claim;
-  readonly #move = `${threadId}:${randomUUID()}`;
+  readonly #move = `${INSTANCE}:${randomUUID()}`;
 
   /**
    * Adds the move here, before anybody can record the claim, because a recorded claim whose move is not in the set does
@@ -198,13 +192,10 @@ export class HeldClaim implements Disposable {
   }
 }
 
-/**
- * Whether a claim counts: its process is alive. If this thread made the claim, its move must also still be in progress.
- */
+/** Whether a claim counts: its process is alive. If this module made the claim, its move must also still be in progress. */
 export function isHeld(claim: Claim | null): claim is Claim {
   if (claim === null || !isAlive(claim)) return false;
-  const { pid, move } = claim;
-  return pid !== process.pid || move === undefined || !move.startsWith(`${threadId}:`) || moves.has(move);
+  return claim.move?.startsWith(`${INSTANCE}:`) !== true || moves.has(claim.move);
 }
 
 /** Whether a command is moving the server from one state to the next. */

@@ -10,7 +10,6 @@ import { endsInsideTurn } from "../runtime/history/session-events.js";
 import { listLoaded } from "../runtime/history/session-state.js";
 import { provenEndpoint } from "../runtime/process/probe.js";
 import { logStop, stopServer } from "../runtime/process/stop.js";
-import type { Store } from "../store/ports.js";
 import { changeClaimed, claimStop, giveUpStop, holderOf, recordEnd } from "./claims.js";
 import { HeldClaim, untilUnclaimed } from "./server.js";
 import type { PoolContext } from "./surroundings.js";
@@ -209,49 +208,42 @@ export async function drainForGood(
   { store, config }: Pick<PoolContext, "store" | "config">,
   server: ServerRecord,
   from: ServerState,
-  options: LastDrainOptions,
+  { late, stays, timeoutMs, ...options }: LastDrainOptions,
 ): Promise<DrainResult> {
-  const giveUp = async () => await changeClaimed(store, server, (record) => giveUpStop(record, from));
-  let result: DrainResult;
-  try {
-    result = await drainAndRecord(store, server, { ...options, answerMs: config.health.timeoutMs });
-  } catch (error) {
-    await giveUp();
-    throw error;
-  }
-  if (result.cut.length > 0 && options.late === "leave") await giveUp();
-  return result;
-}
-
-async function drainAndRecord(
-  store: Store,
-  server: ServerRecord,
-  { late, stays, ...options }: LastDrainOptions & DrainOptions,
-): Promise<DrainResult> {
-  const until = performance.now() + options.timeoutMs;
+  const until = performance.now() + timeoutMs;
+  const answerMs = config.health.timeoutMs;
+  const change = async (how: (record: ServerRecord) => void) => await changeClaimed(store, server, how);
   const unloaded = new Set<string>();
-  for (;;) {
-    const timeoutMs = Math.max(0, until - performance.now());
-    const drained = await drainServer(server, { ...options, timeoutMs });
-    for (const session of drained.unloaded) unloaded.add(session);
-    const result = { cut: drained.cut, unloaded: [...unloaded] };
-    if (drained.cut.length > 0 && late === "leave") return result;
-    await changeClaimed(store, server, (record) => {
-      if (server.process !== null) record.ending = server.process;
-      record.process = null;
-      if (!stays) record.desired = "stopped";
-    });
-    if (drained.cut.length > 0 || options.hurry.aborted || performance.now() >= until) return result;
-    // Do not check for use markers again. The drain found none, and the fleet refuses every later use.
-    await using asked = new AskedServer(server);
-    const underWay = (await asked.turnsUnderWay(options.answerMs)) ?? loadedSessions(server);
-    if (underWay.length === 0) return result;
-    await changeClaimed(store, server, (record) => {
-      record.process = server.process;
-      delete record.ending;
-      if (server.desired === undefined) delete record.desired;
-      else record.desired = server.desired;
-    });
+  try {
+    for (;;) {
+      const leftMs = Math.max(0, until - performance.now());
+      const drained = await drainServer(server, { ...options, answerMs, timeoutMs: leftMs });
+      for (const session of drained.unloaded) unloaded.add(session);
+      const result = { cut: drained.cut, unloaded: [...unloaded] };
+      if (drained.cut.length > 0 && late === "leave") {
+        await change((record) => giveUpStop(record, from));
+        return result;
+      }
+      await change((record) => {
+        if (server.process !== null) record.ending = server.process;
+        record.process = null;
+        if (!stays) record.desired = "stopped";
+      });
+      if (drained.cut.length > 0 || options.hurry.aborted || performance.now() >= until) return result;
+      // Do not check for use markers again. The drain found none, and the fleet refuses every later use.
+      await using asked = new AskedServer(server);
+      const underWay = (await asked.turnsUnderWay(answerMs)) ?? loadedSessions(server);
+      if (underWay.length === 0) return result;
+      await change((record) => {
+        record.process = server.process;
+        delete record.ending;
+        if (server.desired === undefined) delete record.desired;
+        else record.desired = server.desired;
+      });
+    }
+  } catch (error) {
+    await change((record) => giveUpStop(record, from));
+    throw error;
   }
 }
 

@@ -2,6 +2,7 @@ import { closeSync, linkSync, mkdirSync, openSync, readdirSync, unlinkSync } fro
 import { dirname, join } from "node:path";
 import { pause } from "../base/clock.js";
 import { systemCode } from "../base/errors.js";
+import { ifThere } from "../base/if-there.js";
 import type { ProcessIdentity, ServerRecord } from "../base/server.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 
@@ -52,16 +53,10 @@ export async function setUseMarker(
 ): Promise<UseMarker | null> {
   const until = performance.now() + waitMs;
   const marker = writeMarker(server, sessionId, "use");
+  const others = () => kindsOf(server, sessionId, marker.name);
   try {
-    for (;;) {
-      const kinds = new Set<string | undefined>();
-      // Every turn passes here, so list the folder once for both kinds of markers.
-      const others = liveMarkers(server, (id, _kind, name) => id === sessionId && name !== marker.name);
-      for (const { kind } of others) kinds.add(kind);
-      if (!kinds.has("evict")) {
-        const isShared = () => hasMarker(server, sessionId, "use", marker.name);
-        return { ...marker, foundOthers: kinds.has("use"), isShared };
-      }
+    for (let kinds = others(); ; kinds = others()) {
+      if (!kinds.has("evict")) return { ...marker, foundOthers: kinds.has("use"), isShared: () => others().has("use") };
       if (performance.now() > until) break;
       await pause(EVICTION_POLL_MS, signal);
     }
@@ -77,7 +72,7 @@ export async function setUseMarker(
 export function setEvictionMarker(server: ServerRecord, sessionId: string): Disposable | null {
   const marker = writeMarker(server, sessionId, "evict");
   try {
-    if (!hasMarker(server, sessionId, "use")) return marker;
+    if (!isUsed(server, sessionId)) return marker;
   } catch (error) {
     // A marker left behind would block the session for as long as this process lives.
     marker[Symbol.dispose]();
@@ -88,7 +83,7 @@ export function setEvictionMarker(server: ServerRecord, sessionId: string): Disp
 }
 
 export function isUsed(server: ServerRecord, sessionId: string): boolean {
-  return hasMarker(server, sessionId, "use");
+  return kindsOf(server, sessionId).has("use");
 }
 
 /** The sessions that have a use marker, because they are being opened or are in a turn. */
@@ -99,12 +94,12 @@ export function usedSessions(server: ServerRecord): Set<string> {
 }
 
 /**
- * Whether the session has a marker of this kind from a live process. Skips the markers of other sessions without
- * checking their processes.
+ * The kinds of the session's markers from live processes. Skips the markers of other sessions without checking their
+ * processes.
  */
-function hasMarker(server: ServerRecord, sessionId: string, wanted: Kind, except?: string): boolean {
-  const markers = liveMarkers(server, (id, kind, name) => id === sessionId && kind === wanted && name !== except);
-  return markers.next().done !== true;
+function kindsOf(server: ServerRecord, sessionId: string, except?: string): Set<string> {
+  const markers = [...liveMarkers(server, (id, name) => id === sessionId && name !== except)];
+  return new Set(markers.map(({ kind }) => kind));
 }
 
 function writeMarker(server: ServerRecord, sessionId: string, kind: Kind): Disposable & { name: string } {
@@ -150,14 +145,14 @@ function link(file: string, path: string): boolean {
 /** Yields the wanted markers of live processes. Removes the wanted markers of dead processes. */
 function* liveMarkers(
   server: ServerRecord,
-  isWanted: (sessionId: string, kind: string | undefined, name: string) => boolean,
-): Generator<{ sessionId: string; kind: string | undefined }> {
+  isWanted: (sessionId: string, name: string) => boolean,
+): Generator<{ sessionId: string; kind: string }> {
   const folder = folderOf(server);
   // Check each process only once, however many markers it has.
   const alive = new Map<string, boolean>();
-  for (const name of namesIn(folder)) {
-    const [sessionId = "", kind, pid, startTicks = "", bootId = ""] = name.split(SEPARATOR);
-    if (!isWanted(sessionId, kind, name)) continue;
+  for (const name of ifThere(() => readdirSync(folder)) ?? []) {
+    const [sessionId = "", kind = "", pid, startTicks = "", bootId = ""] = name.split(SEPARATOR);
+    if (!isWanted(sessionId, name)) continue;
     const maker: ProcessIdentity = { ...ownIdentity(), pid: Number(pid), startTicks, bootId };
     const key = `${pid} ${startTicks} ${bootId}`;
     const lives = alive.get(key) ?? isAlive(maker);
@@ -169,18 +164,5 @@ function* liveMarkers(
 
 /** Deletes a file by `unlinkSync`, because every turn removes its marker, and `rmSync` costs many times as much. */
 function remove(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch (error) {
-    if (systemCode(error) !== "ENOENT") throw error;
-  }
-}
-
-function namesIn(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return [];
-    throw error;
-  }
+  ifThere(() => unlinkSync(path));
 }

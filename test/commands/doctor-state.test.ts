@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import type { Check } from "../../src/fleet/doctor/checks.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
-import { nodeIsSupported } from "../../src/fleet/doctor/installation.js";
+import { nodeIsSupported } from "../../src/fleet/doctor/settings.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { killed, sleeper } from "../fixtures/processes.js";

@@ -29,8 +29,8 @@ import {
   openEgress,
   rulesName,
 } from "../../src/sandbox/network/egress.js";
-import type { FleetMetrics } from "../../src/serve/report/metrics.js";
-import { EgressWatch } from "../../src/serve/upkeep/upkeep.js";
+import type { ServeContext } from "../../src/serve/context.js";
+import { Upkeep } from "../../src/serve/upkeep.js";
 import { isRunning } from "../fixtures/processes.js";
 
 const PATIENCE = { timeout: 30_000, interval: 50 };
@@ -190,8 +190,10 @@ it("serve replaces a killed egress proxy if a server needs it, and counts the re
     counted[result] = (counted[result] ?? 0) + count;
   };
   const metrics = { series: { egress: { inc } } };
-  const egress = new EgressWatch({ stateRoot, metrics: metrics as unknown as FleetMetrics });
-  const look = async () => await egress.look([{ sandbox: { mode: "landlock", not: [], network: "allow-list" } }]);
+  const unused = undefined as never;
+  const egress = new Upkeep({ stateRoot, metrics } as unknown as ServeContext, unused, unused, unused);
+  const look = async () =>
+    await egress.watchEgress([{ sandbox: { mode: "landlock", not: [], network: "allow-list" } }]);
   await answerOf(folder, launchId, "before.example:443");
   await look();
   await answerOf(folder, launchId, "a.example:443");
@@ -199,7 +201,7 @@ it("serve replaces a killed egress proxy if a server needs it, and counts the re
   expect(counted).toMatchObject({ refused: 1, allowed: 0 });
   process.kill((await proxyIn(folder)).pid, "SIGKILL");
   await vi.waitFor(async () => expect(await askProxy(folder)).toBeNull(), PATIENCE);
-  await egress.look([{ sandbox: { mode: "landlock", not: [], network: "none" } }]);
+  await egress.watchEgress([{ sandbox: { mode: "landlock", not: [], network: "none" } }]);
   expect(await askProxy(folder)).toBeNull();
   await look();
   await answerOf(folder, launchId, "b.example:443");

@@ -14,7 +14,7 @@ import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { endsInsideTurn } from "../../src/runtime/history/session-events.js";
 import { historyPath, isLoadedBy, listSessionFolders } from "../../src/runtime/history/session-state.js";
 import { findRuntime } from "../../src/runtime/launch/versions.js";
-import { type LoadedSession, type Look, TurnWatch, type WatchedTurn } from "../../src/serve/report/turn-watch.js";
+import { type LoadedSession, type Look, TurnWatch, type WatchedTurn } from "../../src/serve/report/measurements.js";
 import { eventually } from "../fixtures/eventually.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
 import { startToolModel, type ToolModel } from "../fixtures/models/tool-model.js";

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterAll, describe, expect, it, onTestFinished } from "vitest";
 import { loadConfig, type PartialConfig } from "../../src/config/load/load.js";
 import type { Address } from "../../src/config/rules.js";
+import type { Context } from "../../src/fleet/doctor/checks.js";
 import { CERTIFICATES } from "../../src/fleet/doctor/settings.js";
 import { DoorCertificates, doorFiles } from "../../src/identity/tls/certificates.js";
 import { checkExposure } from "../../src/identity/tls/exposure.js";
@@ -134,7 +135,10 @@ it.each([
   writeFileSync(ca, authority.cert);
   const flags = { serve: { tls: { cert, key } }, host: { tls: { ca } } };
   const { config } = loadConfig({ flags, env: {}, home: folder, cwd: folder });
-  expect(await CERTIFICATES.look({ config })).toMatchObject({ level, detail: expect.stringMatching(detail) });
+  expect(await CERTIFICATES.look({ config } as Context)).toMatchObject({
+    level,
+    detail: expect.stringMatching(detail),
+  });
 });
 
 const REDIS = { store: "redis://127.0.0.1:6379/0" } as const;

@@ -1,8 +1,8 @@
 import { expect, it } from "vitest";
 import type { HostEntry, HostRecord } from "../../src/base/host.js";
 import type { ServeContext } from "../../src/serve/context.js";
+import type { Terms } from "../../src/serve/heartbeat.js";
 import { Heartbeat } from "../../src/serve/heartbeat.js";
-import type { Terms } from "../../src/serve/upkeep/place-sessions.js";
 import type { Hosts } from "../../src/store/ports.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";

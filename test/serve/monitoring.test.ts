@@ -4,7 +4,6 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { beforeAll, describe, expect, it } from "vitest";
 import { parse } from "yaml";
-import { NO_USAGE } from "../../src/base/usage.js";
 import { showAddress } from "../../src/runtime/launch/listen.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
 import { HealthEndpoint } from "../../src/serve/report/probes.js";
@@ -64,22 +63,12 @@ function filledIn(expr: string): string {
 async function supervisor(): Promise<{ endpoint: HealthEndpoint; metrics: FleetMetrics }> {
   const metrics = await FleetMetrics.open({ version: "1.2.3" });
   metrics.observe({
-    serversByState: { starting: 0, ready: 3, unhealthy: 0, draining: 0, stopped: 2, failed: 0 },
-    unrestricted: 0,
+    servers: { starting: 0, ready: 3, unhealthy: 0, draining: 0, stopped: 2, failed: 0 },
     activeSessions: 5,
     turnsInFlight: 2,
-    turnsStalled: 0,
     leases: 1,
-    purges: 0,
-    oldestPurge: 0,
     memoryBytes: 300_000_000,
     diskFreeBytes: 50_000_000_000,
-    doorClients: 0,
-    streams: { open: 0, events: 0, slow: 0 },
-    doorTurns: 0,
-    modelRequests: { inFlight: 0, failed: 0 },
-    usage: NO_USAGE,
-    events: { written: 0, lost: 0, waiting: 0 },
   });
   const endpoint = await HealthEndpoint.open({
     address: { host: "127.0.0.1", port: 0 },

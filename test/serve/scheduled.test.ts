@@ -1,9 +1,9 @@
 import { expect, it } from "vitest";
 import type { Config } from "../../src/config/schema.js";
 import type { ServeContext } from "../../src/serve/context.js";
-import { LoopTimer } from "../../src/serve/failures.js";
-import { Restarts } from "../../src/serve/health/monitor.js";
-import { collectPeriodically } from "../../src/serve/upkeep/upkeep.js";
+import { LoopTimer } from "../../src/serve/context.js";
+import { Restarts } from "../../src/serve/health.js";
+import { PERIODIC, repeat } from "../../src/serve/upkeep.js";
 import type { GcResult } from "../../src/sessions/gc/collect.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
@@ -42,7 +42,7 @@ function schedule(gc: () => Promise<GcResult>, warnings: string[] = []) {
     takeWarnings: () => warnings.splice(0),
     log: (level: string, message: string) => void (level === "debug" || failures.push(message)),
   } as unknown as ServeContext;
-  return { clock, ranAt, failures, stop, ended: collectPeriodically(context, stop.signal) };
+  return { clock, ranAt, failures, stop, ended: repeat(PERIODIC.gc, context, stop.signal) };
 }
 
 it("serve runs the first gc after a minute and later ones every hour, until serve ends", async () => {

@@ -5,10 +5,9 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import type { ServerRecord } from "../../src/base/server.js";
 import type { Config } from "../../src/config/schema.js";
 import { identify, type LaunchedProcess } from "../../src/runtime/process/process-table.js";
-import { Operations, type ServeContext } from "../../src/serve/context.js";
-import { LoopTimer } from "../../src/serve/failures.js";
+import { LoopTimer, Operations, type ServeContext } from "../../src/serve/context.js";
 import type { ServerProcesses } from "../../src/serve/report/measurements.js";
-import { IdleStopper, ProcessCleanup, Recycler } from "../../src/serve/upkeep/upkeep.js";
+import { Upkeep } from "../../src/serve/upkeep.js";
 import { setUseMarker } from "../../src/servers/use-markers.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
@@ -72,7 +71,8 @@ function upkeep(recycle: Partial<Config["recycle"]> = {}) {
     log: (level: string, message: string) => void (level === "error" && done.push(message)),
   } as unknown as ServeContext;
   const operations = new Operations(context, new LoopTimer(clock), stopping);
-  return { clock, context, done, gates, operations, processes, started, stopping };
+  const upkeep = new Upkeep(context, operations, processes, stopping);
+  return { clock, done, gates, operations, started, upkeep };
 }
 
 async function used(on: ServerRecord, sessionId: string): Promise<Disposable> {
@@ -84,12 +84,12 @@ async function used(on: ServerRecord, sessionId: string): Promise<Disposable> {
 describe("the recycler", () => {
   function make(limits: Partial<Config["recycle"]>) {
     const parts = upkeep(limits);
-    const recycler = new Recycler(parts.context, parts.operations, parts.processes, parts.stopping);
     const look = async (...servers: ServerRecord[]) => {
-      recycler.look(servers);
+      parts.upkeep.keepOnly(servers);
+      parts.upkeep.recycle(servers);
       await parts.operations.settled();
     };
-    return { ...parts, recycler, look };
+    return { ...parts, look };
   }
 
   it.each([
@@ -126,13 +126,13 @@ describe("the recycler", () => {
   });
 
   it("servers are recycled one at a time", async () => {
-    const { done, gates, look, operations, recycler } = make({ maxAgeMs: 1 });
+    const { done, gates, look, operations, upkeep } = make({ maxAgeMs: 1 });
     const [one, two] = [await server("one"), await server("two")];
     let open: () => void = () => undefined;
     gates.set("one", new Promise<void>((resolve) => (open = resolve)));
-    recycler.look([one, two]);
+    upkeep.recycle([one, two]);
     await eventually("the first", () => done.includes("recycle one"));
-    recycler.look([one, two]);
+    upkeep.recycle([one, two]);
     expect(done).toEqual(["recycle one"]);
     open();
     await operations.settled();
@@ -144,9 +144,9 @@ describe("the recycler", () => {
 describe("the idle stopper", () => {
   function make() {
     const parts = upkeep();
-    const stopper = new IdleStopper(parts.context, parts.operations, parts.stopping);
     const look = async (on: ServerRecord, ownPorts: ReadonlySet<number> = new Set()) => {
-      stopper.look([on], ownPorts);
+      parts.upkeep.keepOnly([on]);
+      parts.upkeep.stopIdle([on], ownPorts);
       await parts.operations.settled();
     };
     /** Expects that the server is stopped after the idle timeout, and not before. */
@@ -204,9 +204,8 @@ async function listening(): Promise<Server> {
 describe("the process cleanup", () => {
   function make() {
     const parts = upkeep();
-    const cleanup = new ProcessCleanup(parts.context, parts.operations, parts.processes);
     const look = async (on: ServerRecord) => {
-      cleanup.look([on]);
+      parts.upkeep.endLeftovers([on]);
       await parts.operations.settled();
     };
     const child = (sessionId: string | null) => {

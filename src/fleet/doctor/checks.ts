@@ -1,5 +1,7 @@
 import { abortable } from "../../base/clock.js";
 import { isFleetError, type Suggestion } from "../../base/errors.js";
+import type { LoadedConfig } from "../../config/load/load.js";
+import type { FleetParts } from "../parts.js";
 
 /** `warning`: there may be trouble later. `skipped`: this check was not made; its detail has the reason. */
 export type CheckLevel = "ok" | "warning" | "failed" | "skipped";
@@ -27,14 +29,47 @@ export interface Finding extends Pick<Check, "level" | "detail"> {
   fixed?: boolean;
 }
 
-export const ok = (detail: string): Finding => ({ level: "ok", detail });
-export const warning = (detail: string, fix?: Suggestion): Finding => ({ level: "warning", detail, fix });
-export const failed = (detail: string, fix?: Suggestion): Finding => ({ level: "failed", detail, fix });
-export const skipped = (reason: string): Finding => ({ level: "skipped", detail: `not checked, because ${reason}` });
+type Items = readonly string[];
+
+export const ok = (detail: string, items: Items = []): Finding => ({ level: "ok", detail, items });
+export const warning = (detail: string, fix?: Suggestion, items: Items = []): Finding => {
+  return { level: "warning", detail, fix, items };
+};
+export const failed = (detail: string, fix?: Suggestion, items: Items = []): Finding => {
+  return { level: "failed", detail, fix, items };
+};
+/** The problem was repaired, because of `--fix`. */
+export const mended = (detail: string, items: Items = []): Finding => ({ level: "ok", detail, items, fixed: true });
+const skipped = (reason: string): Finding => ({ level: "skipped", detail: `not checked, because ${reason}` });
 
 export const CLOCK_ADVICE = "date  # then set the clock, or start its synchronization: timedatectl set-ntp true";
 
-export interface Row<Context> {
+export interface DoctorOptions {
+  env: NodeJS.ProcessEnv;
+  cwd: string;
+  /** The configuration file that the user named with `--config`. */
+  configFile?: string;
+  /** Repair what can be repaired without losing anything. */
+  fix: boolean;
+  /** Let servers start in the sandbox that works now, even if it is weaker than the one of the last start. */
+  acceptWeakerSandbox: boolean;
+  /** Skip checks that start a server or use the network, except for the store. */
+  quick: boolean;
+  /** When it aborts, the current check ends, and the examination rejects with the signal's reason. */
+  signal: AbortSignal;
+  /** Called with the name of each check when it begins. */
+  onCheck?: (name: string) => void;
+}
+
+/**
+ * The options, the configuration and the parts of the examined fleet. The configuration exists after the check
+ * "configuration", the parts after "state folder".
+ */
+export interface Context extends DoctorOptions, LoadedConfig {
+  parts: FleetParts;
+}
+
+export interface Row {
   name: string;
   look: (context: Context) => Finding | Promise<Finding>;
   /** Whether the check starts a server or uses the network, so that `--quick` skips it. */
@@ -48,38 +83,41 @@ export interface Row<Context> {
 
 const PROBLEM_EXIT = 3;
 
-export interface ChecksOptions {
-  /** Skip slow checks. */
-  quick: boolean;
-  /** When it aborts, the current check ends, and {@link Checks.run} rejects with the signal's reason. */
-  signal: AbortSignal;
-  /** Called with the name of each check when it begins. */
-  onCheck?: ((name: string) => void) | undefined;
-}
-
 /** The results of the checks so far. */
 export class Checks {
   readonly all: Check[] = [];
   /** The exit code for the first failed check, as the public contract defines it; 0 if none has failed. */
   exit = 0;
-  readonly #options: ChecksOptions;
+  readonly #context: Context;
+  /** For each check that was skipped because of another one: the check that failed. */
+  readonly #causes = new Map<string, string>();
 
-  constructor(options: ChecksOptions) {
-    this.#options = options;
+  constructor(context: Context) {
+    this.#context = context;
   }
 
-  /** Runs checks, one after the other. A check that throws has failed. */
-  async run<Context>(rows: readonly Row<Context>[], context: Context): Promise<void> {
-    const { signal } = this.#options;
+  /**
+   * Runs checks, one after the other. A check that throws has failed.
+   *
+   * @param needed the check without which these cannot be made
+   */
+  async run(rows: readonly Row[], needed?: string): Promise<void> {
+    const { signal, quick, onCheck } = this.#context;
     for (const { name, look, isSlow = false, cleansUp = false } of rows) {
       signal.throwIfAborted();
-      if (isSlow && this.#options.quick) {
+      if (needed !== undefined && !this.all.some((check) => check.name === needed && check.ok)) {
+        const cause = this.#causes.get(needed) ?? needed;
+        this.#causes.set(name, cause);
+        this.#add(name, skipped(`the check "${cause}" failed`));
+        continue;
+      }
+      if (isSlow && quick) {
         this.#add(name, skipped("--quick skips checks that start a server or use the network"));
         continue;
       }
-      this.#options.onCheck?.(name);
+      onCheck?.(name);
       try {
-        const finding = (async () => await look(context))();
+        const finding = (async () => await look(this.#context))();
         this.#add(name, await (cleansUp ? finding : abortable(finding, signal)));
       } catch (error) {
         signal.throwIfAborted();
@@ -88,16 +126,6 @@ export class Checks {
         this.#add(name, finding, isFleetError(error) ? error.exit : PROBLEM_EXIT);
       }
     }
-  }
-
-  /** Reports these checks as skipped, because the check with the name `because` failed. */
-  skip(rows: readonly { name: string }[], because: string): void {
-    for (const { name } of rows) this.#add(name, skipped(`the check "${because}" failed`));
-  }
-
-  /** Whether the check was run and has not failed, possibly with a warning. */
-  passed(name: string): boolean {
-    return this.all.some((check) => check.name === name && check.ok);
   }
 
   #add(name: string, { level, detail, items = [], fix, fixed = false }: Finding, exit = PROBLEM_EXIT): void {

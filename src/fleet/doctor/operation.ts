@@ -11,8 +11,7 @@ import { hasOpenStore, liveSupervisor, OPEN_STORE, poolState } from "../../serve
 import { ADDRESS } from "../../servers/start.js";
 import { heldPorts, isBindable } from "../../servers/surroundings.js";
 import { TokenGroup } from "../groups/tokens.js";
-import { CLOCK_ADVICE, type Finding, failed, ok, type Row, warning } from "./checks.js";
-import type { RecordsContext } from "./storage.js";
+import { CLOCK_ADVICE, type Context, type Finding, failed, mended, ok, type Row, warning } from "./checks.js";
 
 /** The check warns if fewer ports than this are free. In a small range, it warns only below a tenth of the range. */
 const FEW_PORTS = 10;
@@ -31,10 +30,10 @@ const ANSWER_MS = 2_000;
 const UNUSED_MS = 90 * 24 * 3_600_000;
 
 /** Checks that the store answers. All checks of the state in the store depend on this one. */
-export const STORE: Row<RecordsContext> = { name: "store", look: storeAnswers };
+export const STORE: Row = { name: "store", look: storeAnswers };
 
 /** The checks of the running fleet. */
-export const OPERATION: readonly Row<RecordsContext>[] = [
+export const OPERATION: readonly Row[] = [
   { name: "pool", look: poolAdmits },
   { name: "serve", look: supervision },
   { name: "events", look: eventLog },
@@ -43,9 +42,9 @@ export const OPERATION: readonly Row<RecordsContext>[] = [
 ];
 
 /** The check of all hosts, in a fleet with several hosts. */
-export const HOSTS: Row<RecordsContext> = { name: "hosts", look: hosts };
+export const HOSTS: Row = { name: "hosts", look: hosts };
 
-async function storeAnswers({ parts }: RecordsContext): Promise<Finding> {
+async function storeAnswers({ parts }: Context): Promise<Finding> {
   const { store, config, stateRoot } = parts;
   const { kind } = config.store;
   const { durationMs, clockAheadMs } = await store.probe();
@@ -56,21 +55,18 @@ async function storeAnswers({ parts }: RecordsContext): Promise<Finding> {
   if (Math.abs(clockAheadMs) > CLOCK_DIFFERENCE_MS) {
     const seconds = Math.round(Math.abs(clockAheadMs) / 1000);
     const clock = `its clock is ${seconds} s ${clockAheadMs > 0 ? "ahead of" : "behind"} this machine's`;
-    return {
-      ...warning(`${detail}; ${clock}, so tokens and sessions expire at wrong times`, CLOCK_ADVICE),
-      items,
-    };
+    return warning(`${detail}; ${clock}, so tokens and sessions expire at wrong times`, CLOCK_ADVICE, items);
   }
   if (durationMs !== null && durationMs > SLOW_STORE_MS[kind]) {
     const fix: Suggestion = kind === "file" ? `df -h ${shellQuote(stateRoot)}` : "redis-cli -u URL --latency";
-    return { ...warning(`${detail}, which makes every command slow`, fix), items };
+    return warning(`${detail}, which makes every command slow`, fix, items);
   }
   if (items.length === 0) return ok(detail);
   const fix = isOpen ? "Set requirepass in Redis, and put the password into the URL in store." : undefined;
-  return { ...warning(`${detail}; it is not as safe as it should be`, fix), items };
+  return warning(`${detail}; it is not as safe as it should be`, fix, items);
 }
 
-async function poolAdmits({ parts }: RecordsContext): Promise<Finding> {
+async function poolAdmits({ parts }: Context): Promise<Finding> {
   const { state, reason, drainedAt } = poolState(await parts.store.registry.read());
   if (state === "open") return ok("open");
   const fix = drainedAt === null ? undefined : "copilotfleet drain --undo";
@@ -81,7 +77,7 @@ async function poolAdmits({ parts }: RecordsContext): Promise<Finding> {
  * Checks that `serve` runs, has the version of this command, and reports that it is healthy and ready. `serve` does not
  * notice that `serve.http` was set after its start.
  */
-async function supervision({ parts, quick }: RecordsContext): Promise<Finding> {
+async function supervision({ parts, quick }: Context): Promise<Finding> {
   const supervisor = liveSupervisor(await parts.store.registry.read());
   if (supervisor === undefined) {
     const detail = "not running: nothing restarts crashed servers, deletes expired sessions or opens the front door";
@@ -112,7 +108,7 @@ async function problemOf({ metrics, process: { pid } }: SupervisorRecord): Promi
     try {
       const response = await fetch(url, { signal: AbortSignal.timeout(ANSWER_MS) });
       const { reasons = [] } = (await response.json()) as { reasons?: string[] };
-      if (!response.ok) return { ...level(`/${path} answers ${response.status}`, `curl ${url}`), items: reasons };
+      if (!response.ok) return level(`/${path} answers ${response.status}`, `curl ${url}`, reasons);
     } catch (error) {
       const isLate = error instanceof Error && error.name === "TimeoutError";
       const code = systemCode(error instanceof Error ? error.cause : undefined);
@@ -128,7 +124,7 @@ async function problemOf({ metrics, process: { pid } }: SupervisorRecord): Promi
  * Warns of expired tokens, of tokens that nobody has used for a long time, and of tokens that never expire, because a
  * thief could use them forever.
  */
-async function tokens({ parts, fix }: RecordsContext): Promise<Finding> {
+async function tokens({ parts, fix }: Context): Promise<Finding> {
   const all = await listTokens(parts.store);
   const expired = all.filter((token) => token.expired);
   const endless = all.filter(({ expiresAt }) => expiresAt === null);
@@ -145,7 +141,7 @@ async function tokens({ parts, fix }: RecordsContext): Promise<Finding> {
   const counts = `issued: ${all.length}, expired: ${expired.length}, without an end: ${endless.length}${idle}`;
   if (left.length === 0) {
     if (expired.length === 0) return ok(`issued: ${all.length}`);
-    return { level: "ok", detail: `issued: ${all.length}; deleted the expired ones`, items, fixed: true };
+    return mended(`issued: ${all.length}; deleted the expired ones`, items);
   }
   const done = fix && expired.length > 0 ? "; deleted the expired ones" : "";
   const advice: Suggestion =
@@ -154,14 +150,14 @@ async function tokens({ parts, fix }: RecordsContext): Promise<Finding> {
       : endless[0] === undefined
         ? "Add --fix to delete the expired tokens."
         : `copilotfleet token issue --user ${endless[0].user} --ttl 90d  # then give it to the client, and revoke the old one`;
-  return { ...warning(`${counts}${done}`, advice), items, fixed: done !== "" };
+  return { ...warning(`${counts}${done}`, advice, items), fixed: done !== "" };
 }
 
 /**
  * Checks that enough ports are free. Stops when it has found enough, because a range may have tens of thousands of
  * ports.
  */
-async function freePorts({ parts }: RecordsContext): Promise<Finding> {
+async function freePorts({ parts }: Context): Promise<Finding> {
   const { from, to } = parts.config.ports;
   const held = heldPorts(await parts.store.registry.read());
   const size = to - from + 1;
@@ -184,16 +180,13 @@ async function freePorts({ parts }: RecordsContext): Promise<Finding> {
 }
 
 /** Checks that every host serves, has the version of this command, and accepts connections. */
-async function hosts({ parts, quick }: RecordsContext): Promise<Finding> {
+async function hosts({ parts, quick }: Context): Promise<Finding> {
   const all = await parts.directory.list();
   const found = await Promise.all(all.map(async (host) => await troubleOf(host, quick)));
   const items = found.filter((trouble) => trouble !== null);
   const names = all.map(({ name }) => name).join(", ");
   if (items.length === 0) return ok(all.length === 0 ? "no host has served so far" : `all serve: ${names}`);
-  return {
-    ...warning(`hosts that need attention: ${items.length} of ${all.length}`, "copilotfleet top --once"),
-    items,
-  };
+  return warning(`hosts that need attention: ${items.length} of ${all.length}`, "copilotfleet top --once", items);
 }
 
 async function troubleOf({ name, gone, state, door, version }: HostRecord, quick: boolean): Promise<string | null> {
@@ -207,7 +200,7 @@ async function troubleOf({ name, gone, state, door, version }: HostRecord, quick
   return `${name}: runs version ${version}, and this command is version ${ownVersion()}`;
 }
 
-async function eventLog({ parts }: RecordsContext): Promise<Finding> {
+async function eventLog({ parts }: Context): Promise<Finding> {
   const { verifyLog } = await import("../../accounts/audit/verify.js");
   const { events, brokenAt } = await verifyLog(parts.stateRoot);
   if (brokenAt === null) return ok(`events in the log: ${events}`);

@@ -1,11 +1,10 @@
-import { readdirSync } from "node:fs";
+import { accessSync, constants, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { Events } from "../../accounts/audit/events.js";
-import { isFleetError, quote, type Suggestion } from "../../base/errors.js";
+import { isFleetError, quote, type Suggestion, systemCode } from "../../base/errors.js";
+import { ifThere } from "../../base/if-there.js";
 import { limitTexts, NO_SANDBOX, PROTECTIONS, type SandboxReport, separates } from "../../base/sandbox.js";
-import type { NamedSource } from "../../base/server.js";
 import { parseObject } from "../../base/values/text.js";
-import type { LoadedConfig } from "../../config/load/load.js";
 import type { Config, RemoteProvider } from "../../config/schema.js";
 import { nameOfSource } from "../../config/secret.js";
 import { fetchJson } from "../../identity/fetch-json.js";
@@ -17,24 +16,81 @@ import { tokenSourceFromConfig } from "../../providers/github-token.js";
 import { tokensOf } from "../../providers/github-tokens.js";
 import { ProviderKey } from "../../providers/provider-key.js";
 import { connectProblem } from "../../runtime/launch/launch.js";
+import { findRuntime, OLDEST_RUNTIME, packageVersion } from "../../runtime/launch/versions.js";
 import { chooseLimits } from "../../sandbox/limits.js";
 import { askProxy, networkFolder, SERVERS_FOLDER } from "../../sandbox/network/egress.js";
+import { packageFolder } from "../../sandbox/programs.js";
 import { findPossible, sandboxNow, toolSettings, withNetwork } from "../../sandbox/sandbox.js";
 import { ACCEPT_WEAKER, acceptWeaker, refuseWeaker } from "../../sandbox/trials.js";
 import { readIfThere } from "../../store/file/failures.js";
-import { adviceOf, type Finding, failed, ok, type Row, warning } from "./checks.js";
+import { askRuntime } from "../versions.js";
+import { adviceOf, type Context, type Finding, failed, ok, type Row, warning } from "./checks.js";
 
-export interface SettingsContext extends LoadedConfig {
-  env: NodeJS.ProcessEnv;
-  /** Do not use the network. */
-  quick: boolean;
-  /** Let servers start in the sandbox that works now, even if it is weaker than the one of the last start. */
-  acceptWeakerSandbox: boolean;
-  signal: AbortSignal;
+/** The last day of security fixes for each version of Node.js: https://github.com/nodejs/Release. */
+const END_OF_LIFE: Readonly<Record<number, string>> = {
+  20: "2026-04-30",
+  22: "2027-04-30",
+  23: "2025-06-01",
+  24: "2028-04-30",
+  25: "2026-06-01",
+  26: "2029-04-30",
+};
+
+/** The checks that need no configuration. */
+export const INSTALLATION: readonly Row[] = [
+  { name: "node", look: () => nodeIsSupported(process.versions.node, new Date()) },
+  { name: "code", look: () => codeIsProtected(packageFolder(), process.getuid?.() ?? 0) },
+];
+
+export const RUNTIME: Row = { name: "runtime", look: runtimeStarts, isSlow: true, cleansUp: true };
+
+export function nodeIsSupported(version: string, now: Date): Finding {
+  const detail = `Node.js ${version} on ${process.platform}-${process.arch}`;
+  const end = END_OF_LIFE[Number.parseInt(version, 10)];
+  if (end === undefined || now.toISOString().slice(0, 10) <= end) return ok(detail);
+  const fix = "Install Node.js 22.12 or later, or 24, and then restart serve.";
+  return warning(`${detail}; this version has had no security fixes since ${end}`, fix);
+}
+
+/**
+ * Warns if the fleet's account owns the fleet's code or may write to it. An agent without a sandbox could then change the
+ * code, and one under Landlock could change its modes.
+ */
+export function codeIsProtected(folder: string | null, uid: number): Finding {
+  if (folder === null || uid === 0) return ok(folder ?? "part of another package");
+  const native = join(folder, "native", `linux-${process.arch}`);
+  const programs = (ifThere(() => readdirSync(native)) ?? []).map((name) => join(native, name));
+  const paths = [folder, join(folder, "package.json"), join(folder, "bin"), join(folder, "dist"), native, ...programs];
+  const items = paths.filter((path) => mayChange(path, uid));
+  if (items.length === 0) return ok(`${folder}, which this account cannot change`);
+  const detail = `this account can change the fleet's code in ${folder}, so an agent might`;
+  return warning(detail, "Install the package as another user, such as root.", items);
+}
+
+function mayChange(path: string, uid: number): boolean {
+  if (ifThere(() => statSync(path))?.uid === uid) return true;
+  try {
+    accessSync(path, constants.W_OK);
+    return true;
+  } catch (error) {
+    if (systemCode(error) === undefined) throw error;
+    return false;
+  }
+}
+
+/** Starts the runtime, because a file that exists may still not run. */
+async function runtimeStarts({ config, env, signal }: Context): Promise<Finding> {
+  const { path, origin } = findRuntime(config.runtime.path, env);
+  const answer = await askRuntime(path, env, signal);
+  const version = packageVersion(path);
+  const from = version === null ? origin : `${origin}, package ${version}`;
+  return ok(
+    `${path} (${from}) starts and answers as version ${answer.version}; the oldest supported version is ${OLDEST_RUNTIME}`,
+  );
 }
 
 /** The checks of the configuration, without the fleet's state. */
-export const SETTINGS: readonly Row<SettingsContext>[] = [
+export const SETTINGS: readonly Row[] = [
   { name: "isolation", look: isolationOf },
   { name: "sandbox", look: sandboxWorks },
   { name: "limits", look: limitsHold },
@@ -42,7 +98,7 @@ export const SETTINGS: readonly Row<SettingsContext>[] = [
 ];
 
 /** Reports how users are separated. Warns if a user's agent or client can run programs that read the state of others. */
-async function isolationOf({ config, env }: SettingsContext): Promise<Finding> {
+async function isolationOf({ config, env }: Context): Promise<Finding> {
   const { isolation } = config;
   if (isolation === "shared") return ok("shared: clients of one server are separated by the front door's rules");
   const own = "per-user: each server has its own home, history and token";
@@ -59,7 +115,7 @@ async function isolationOf({ config, env }: SettingsContext): Promise<Finding> {
 }
 
 /** Reports the sandbox that servers get, and what an agent in this sandbox can still do. */
-async function sandboxWorks(context: SettingsContext): Promise<Finding> {
+async function sandboxWorks(context: Context): Promise<Finding> {
   const { config, env, stateRoot } = context;
   const { mode } = config.sandbox;
   if (mode === "none") return ok('none, because sandbox.mode is "none"');
@@ -82,12 +138,12 @@ async function sandboxWorks(context: SettingsContext): Promise<Finding> {
     ];
     const restricted = report.network === undefined ? "" : `, and sandbox.network "${report.network}"`;
     const detail = `${report.mode} works${restricted}`;
-    if (!report.not.includes("unix-sockets")) return { level: "ok", detail, items };
+    if (!report.not.includes("unix-sockets")) return ok(detail, items);
     // Through a socket of tmux, systemd or Docker, an agent starts programs outside of its sandbox.
     const fix = config.sandbox.unixSockets
       ? 'Set sandbox.unixSockets to false, or install bubblewrap and set sandbox.mode to "auto".'
       : "Run the fleet under an account with no other programs: no tmux, no systemd session, not in the group docker.";
-    return { level: "warning", detail: `${detail}, but agents reach the Unix sockets of other programs`, items, fix };
+    return warning(`${detail}, but agents reach the Unix sockets of other programs`, fix, items);
   }
   const fix =
     mode === "bwrap"
@@ -95,12 +151,12 @@ async function sandboxWorks(context: SettingsContext): Promise<Finding> {
       : "cat /sys/kernel/security/lsm  # must contain landlock; then update the kernel to 6.12 or later";
   const what = mode === "auto" ? "no sandbox works" : `${mode} does not work`;
   const why = mode === "auto" && isNeeded ? `, and ${needing.join(" and ")}, so no server starts` : "";
-  return { level: isNeeded ? "failed" : "warning", detail: `${what} on this machine${why}`, items: reasons, fix };
+  return (isNeeded ? failed : warning)(`${what} on this machine${why}`, fix, reasons);
 }
 
 /** The problem that only a weaker sandbox works than at the last start; null if there is none. */
 async function weakerSandbox(
-  { config, env, stateRoot, acceptWeakerSandbox }: SettingsContext,
+  { config, env, stateRoot, acceptWeakerSandbox }: Context,
   found: Pick<SandboxReport, "mode" | "not">,
   reasons: readonly string[],
 ): Promise<Finding | null> {
@@ -122,7 +178,7 @@ async function weakerSandbox(
 }
 
 /** Reports the limits of each server, and warns of those that nothing on this machine can enforce. */
-function limitsHold({ config }: LoadedConfig): Finding {
+function limitsHold({ config }: Context): Finding {
   const limits = chooseLimits(config.sandbox.limits, "doctor")?.report;
   if (limits === undefined) return ok("none: a server may use as much as the machine has");
   const detail = `${limitTexts(limits).join(", ")} (by ${limits.by})`;
@@ -132,16 +188,12 @@ function limitsHold({ config }: LoadedConfig): Finding {
 }
 
 /** Checks that prompts can reach a model. Runs no token command. */
-async function modelAnswers({ config, env, quick, signal }: SettingsContext): Promise<Finding> {
+async function modelAnswers(context: Context): Promise<Finding> {
+  const { config, env, quick, signal } = context;
   const { provider, auth } = config;
   try {
     if (provider?.type === "echo") return ok("the built-in echo model");
-    if (provider !== null) {
-      const key = provider.apiKey;
-      const apiKey = key === null || key.from === "command" ? null : await new ProviderKey(key, env).get();
-      const proxy = config.runtime.env.find((name) => /^https_proxy$/i.test(name) && (env[name] ?? "") !== "");
-      return await serviceAnswers({ provider, key, apiKey, model: config.session.model, proxy, quick });
-    }
+    if (provider !== null) return await serviceAnswers(provider, context);
     const [setting] = Object.entries(auth).find(([, value]) => value !== null) ?? [];
     if (setting === undefined) {
       return warning(
@@ -168,7 +220,7 @@ async function modelAnswers({ config, env, quick, signal }: SettingsContext): Pr
  *
  * @param failure why this machine cannot restrict the network in this way; null if it can
  */
-export async function networkProblem(
+async function networkProblem(
   { sandbox }: Pick<Config, "sandbox">,
   { failure, stateRoot }: { failure: string | null; stateRoot: string },
 ): Promise<Finding | null> {
@@ -185,19 +237,6 @@ export async function networkProblem(
   return warning(detail, "copilotfleet serve # starts it again within seconds");
 }
 
-export interface ServiceRequest {
-  provider: RemoteProvider;
-  /** Null for a service that needs no key. */
-  key: NamedSource | null;
-  /** Null if there is no key, or if a command would have to print it. */
-  apiKey: string | null;
-  /** The model that sessions use by default. */
-  model: string | null;
-  /** The name of the environment variable that sets a proxy for HTTPS; undefined if servers use none. */
-  proxy: string | undefined;
-  quick: boolean;
-}
-
 const CONNECT_MS = 2_000;
 const ANSWER_MS = 5_000;
 /** The size of the largest list of models to read, in bytes. */
@@ -207,8 +246,11 @@ const LARGEST_LIST = 4 * 1024 * 1024;
  * Asks the model service for its list of models. That costs nothing, and shows whether the service accepts the key. The
  * key is sent only to the address to which sessions send it.
  */
-export async function serviceAnswers({ provider, key, apiKey, model, proxy, quick }: ServiceRequest): Promise<Finding> {
-  const { type, baseUrl } = provider;
+async function serviceAnswers(provider: RemoteProvider, { config, env, quick }: Context): Promise<Finding> {
+  const { type, baseUrl, apiKey: key } = provider;
+  const { model } = config.session;
+  const apiKey = key === null || key.from === "command" ? null : await new ProviderKey(key, env).get();
+  const proxy = config.runtime.env.find((name) => /^https_proxy$/i.test(name) && (env[name] ?? "") !== "");
   const url = new URL(baseUrl);
   const isSecure = url.protocol === "https:";
   const service = `provider of type ${type} at ${url.host}`;
@@ -224,13 +266,14 @@ export async function serviceAnswers({ provider, key, apiKey, model, proxy, quic
   const list = await listModels(provider, apiKey);
   if (list.status === null) return warning(`${service} accepts connections, but did not answer: ${list.why}`, correct);
   const { status, models } = list;
+  const variable = key === null ? null : nameOfSource(key);
   if (status === 401 || status === 403) {
-    const refused = key === null ? "a request without a key" : `the key in ${nameOfSource(key)}`;
-    const fix: Suggestion =
-      key === null
-        ? 'Set provider.apiKey, for example to {"env": "OPENAI_API_KEY"}.'
-        : `Put a valid key into ${nameOfSource(key)}.`;
-    return warning(`${service} refuses ${refused} (status ${status})`, fix);
+    return variable === null
+      ? warning(
+          `${service} refuses a request without a key (status ${status})`,
+          'Set provider.apiKey, for example to {"env": "OPENAI_API_KEY"}.',
+        )
+      : warning(`${service} refuses the key in ${variable} (status ${status})`, `Put a valid key into ${variable}.`);
   }
   if (status === 429 || status >= 500) return warning(`${service} answers with status ${status}`);
   if (status === 404) {
@@ -240,20 +283,20 @@ export async function serviceAnswers({ provider, key, apiKey, model, proxy, quic
   if (status !== 200 || models === null) {
     return ok(`${service} answers; it does not list its models (status ${status}), so the key was not checked`);
   }
-  const accepts = key === null ? "answers" : `accepts the key in ${nameOfSource(key)}`;
+  const accepts = `${service} ${variable === null ? "answers" : `accepts the key in ${variable}`}`;
+  if (model === null || models.includes(model)) return ok(accepts);
   // On Azure, the names cannot be compared: sessions name a deployment, and the list has the names of models.
-  if (type === "azure" && model !== null) {
-    return ok(
-      `${service} ${accepts}; it does not list its deployments, so session.model ${quote(model)} was not checked`,
-    );
-  }
-  if (model === null || models.includes(model)) return ok(`${service} ${accepts}`);
+  if (type === "azure")
+    return ok(`${accepts}; it does not list its deployments, so session.model ${quote(model)} was not checked`);
+  const has = models.length === 0 ? "" : `; it has ${someOf(models)}`;
+  const detail = `${accepts}, but does not list the model ${quote(model)}${has}`;
+  return warning(detail, "Set session.model to a model of this service.");
+}
+
+/** The first models of a list, for a message. */
+export function someOf(models: readonly string[]): string {
   const some = models.slice(0, 5).map(quote).join(", ");
-  const has = models.length > 5 ? `${some} and ${models.length - 5} more` : some;
-  return warning(
-    `${service} ${accepts}, but does not list the model ${quote(model)}${has === "" ? "" : `; it has ${has}`}`,
-    "Set session.model to a model of this service.",
-  );
+  return models.length > 5 ? `${some} and ${models.length - 5} more` : some;
 }
 
 type ModelList = { status: number; models: string[] | null } | { status: null; why: string };
@@ -275,9 +318,9 @@ export async function listModels({ type, baseUrl, bearer }: Service, apiKey: str
       redirect: "manual", // never pass the key on to another address
       signal: AbortSignal.timeout(ANSWER_MS),
     });
-    const text = response.status === 200 ? await textOf(response) : "";
-    if (response.status !== 200) await response.body?.cancel();
-    return { status: response.status, models: modelsIn(text) };
+    if (response.status === 200) return { status: 200, models: modelsIn(await textOf(response)) };
+    await response.body?.cancel();
+    return { status: response.status, models: null };
   } catch (error) {
     const isLate = error instanceof Error && error.name === "TimeoutError";
     const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
@@ -312,16 +355,13 @@ const DAY_MS = 24 * 3_600_000;
 const SOON_DAYS = 14;
 
 /** Checks the files of `serve.tls` and `host.tls`. Runs only if the configuration names such files. */
-export const CERTIFICATES: Row<{ config: Config }> = {
+export const CERTIFICATES: Row = {
   name: "certificates",
   look: ({ config }) => {
     const sides = [doorFiles(config.serve.tls), hostFiles(config.host.tls)].filter((files) => files !== null);
     const findings = sides.map((files) => validityOf(files, new Date()));
-    return (
-      findings.find(({ level }) => level === "failed") ??
-      findings.find(({ level }) => level === "warning") ??
-      ok("valid")
-    );
+    const worst = (wanted: string) => findings.find(({ level }) => level === wanted);
+    return worst("failed") ?? worst("warning") ?? ok("valid");
   },
 };
 
@@ -337,37 +377,28 @@ function validityOf(files: TlsFiles, now: Date): Finding {
   return ok(`${files.cert.name} is valid until ${own.validTo}`);
 }
 
-/** Whether users can sign on with credentials that an identity provider or GitHub issued. */
-export function hasSignOn({ identity }: Pick<Config, "identity">): boolean {
-  return identity.jwt.length > 0 || identity.github.api !== null;
-}
-
-export const SIGN_ON: Row<SettingsContext> = { name: "sign-on", look: signOnWorks, isSlow: true };
+export const SIGN_ON: Row = { name: "sign-on", look: signOnWorks, isSlow: true };
 
 /** Fetches the keys of each issuer, and checks that GitHub answers. */
-async function signOnWorks({ config: { identity } }: SettingsContext): Promise<Finding> {
-  const issuers = identity.jwt.map(async (issuer) => {
-    const { issuer: name } = issuer;
-    return await new IssuerKeys(issuer).count().then(
-      (count) => ({ text: `${name}: ${count} ${count === 1 ? "key" : "keys"}`, isGood: true }),
-      ({ message }: Error) => ({ text: message, isGood: false }),
+async function signOnWorks({ config: { identity } }: Context): Promise<Finding> {
+  const { api, organizations } = identity.github;
+  const good: string[] = [];
+  const wrong: string[] = [];
+  for (const issuer of identity.jwt) {
+    await new IssuerKeys(issuer).count().then(
+      (count) => good.push(`${issuer.issuer}: ${count} ${count === 1 ? "key" : "keys"}`),
+      ({ message }: Error) => wrong.push(message),
     );
-  });
-  const found = await Promise.all([...issuers, ...(await gitHub(identity.github.api))]);
-  const wrong = found.filter(({ isGood }) => !isGood).map(({ text }) => text);
+  }
+  if (api !== null) {
+    await fetchJson(`${api.replace(/\/$/, "")}/rate_limit`).then(
+      ({ status }) => (status < 400 ? good : wrong).push(`${api} answers with status ${status}`),
+      ({ message }: Error) => wrong.push(`${api}: ${message}`),
+    );
+  }
   if (wrong.length > 0) return failed(wrong.join("; "), "Correct identity.jwt or identity.github, or the network.");
-  const detail = found.map(({ text }) => text).join("; ");
-  if (identity.github.api === null || identity.github.organizations.length > 0) return ok(detail);
+  const detail = good.join("; ");
+  if (api === null || organizations.length > 0) return ok(detail);
   const fix = 'Set "identity": {"github": {"organizations": ["YOUR-ORGANIZATION"]}}.';
   return warning(`${detail}. Every account on GitHub may sign on`, fix);
-}
-
-async function gitHub(api: string | null): Promise<{ text: string; isGood: boolean }[]> {
-  if (api === null) return [];
-  try {
-    const { status } = await fetchJson(`${api.replace(/\/$/, "")}/rate_limit`);
-    return [{ text: `${api} answers with status ${status}`, isGood: status < 400 }];
-  } catch (error) {
-    return [{ text: `${api}: ${(error as Error).message}`, isGood: false }];
-  }
 }

@@ -1,12 +1,10 @@
 import { chmod, lstat, readdir, statfs } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type FleetError, isFleetError, type Suggestion, systemCode } from "../../base/errors.js";
-import type { HostRecord } from "../../base/host.js";
 import { ifThereLater } from "../../base/if-there.js";
 import { lackingIn, NO_SANDBOX } from "../../base/sandbox.js";
 import { system } from "../../base/system/system.js";
 import { asSentence, countOf, shellQuote } from "../../base/values/text.js";
-import type { LoadedConfig } from "../../config/load/load.js";
 import { gatherEvents } from "../../hosts/all-events.js";
 import { listTokens } from "../../identity/tokens.js";
 import { isLocal, problemsOf, usable } from "../../runtime/files/shared-storage.js";
@@ -21,34 +19,20 @@ import { DAMAGE_ADVICE } from "../../store/file/commit.js";
 import { adviceForOwner } from "../../store/file/state-folder.js";
 import { purgesUnderWay } from "../../store/ports.js";
 import { ServerGroup } from "../groups/servers.js";
-import { checkState, type FleetParts } from "../parts.js";
-import { CLOCK_ADVICE, type Finding, failed, ok, type Row, warning } from "./checks.js";
-import type { SettingsContext } from "./settings.js";
+import type { FleetParts } from "../parts.js";
+import { CLOCK_ADVICE, type Context, type Finding, failed, mended, ok, type Row, warning } from "./checks.js";
 
 const LITTLE_SPACE_BYTES = 1_000_000_000;
 const FEW_FILES = 10_000;
 /** How far in the future a last use may be before it is reported, in milliseconds. A clock may have been set back. */
 const CLOCK_TOLERANCE_MS = 60_000;
 
-export const STATE_FOLDER: Row<LoadedConfig> = {
-  name: "state folder",
-  look: ({ config, stateRoot }) => {
-    checkState(config, stateRoot);
-    return ok(stateRoot);
-  },
-};
-
-export const DISK_SPACE: Row<LoadedConfig> = { name: "disk space", look: diskSpace };
+export const DISK_SPACE: Row = { name: "disk space", look: diskSpace };
 
 /** The check of the folder that all hosts share. Runs only if the configuration names such a folder. */
-export function sharedStorage(shared: string): Row<RecordsContext> {
-  return {
-    name: "shared storage",
-    look: async ({ parts }) => await sharedFolder(shared, await parts.directory.list()),
-  };
-}
+export const SHARED_STORAGE: Row = { name: "shared storage", look: sharedFolder };
 
-async function diskSpace({ config, stateRoot }: LoadedConfig): Promise<Finding> {
+async function diskSpace({ config, stateRoot }: Context): Promise<Finding> {
   const { shared } = config.storage;
   const spaces = await Promise.all([stateRoot, ...(shared === null ? [] : [shared])].map(freeSpace));
   const little = spaces.filter(({ bytes, files }) => bytes < LITTLE_SPACE_BYTES || files < FEW_FILES);
@@ -87,7 +71,9 @@ function megabytes(bytes: number): string {
   return bytes < LITTLE_SPACE_BYTES ? `${Math.floor(bytes / 1e6)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
 }
 
-async function sharedFolder(shared: string, hosts: readonly HostRecord[]): Promise<Finding> {
+async function sharedFolder({ config, parts }: Context): Promise<Finding> {
+  const shared = config.storage.shared ?? "";
+  const hosts = await parts.directory.list();
   const fileSystem = await usable(shared, async () => system().files.of(shared));
   const at = `${shared} on ${fileSystem.type} (${fileSystem.source} at ${fileSystem.mountPoint})`;
   const problems = await problemsOf(shared);
@@ -111,15 +97,8 @@ async function sharedFolder(shared: string, hosts: readonly HostRecord[]): Promi
   return ok(`${at}: writable, and renames and links work; ${proof}${doubt}`);
 }
 
-export interface RecordsContext {
-  parts: FleetParts;
-  fix: boolean;
-  /** Do not use the network, except for the store. */
-  quick: boolean;
-}
-
 /** The check that all other checks of the recorded state depend on. */
-export const REGISTRY: Row<RecordsContext> = {
+export const REGISTRY: Row = {
   name: "registry",
   look: async ({ parts, fix }) => {
     try {
@@ -132,7 +111,7 @@ export const REGISTRY: Row<RecordsContext> = {
 };
 
 /** Rebuilds a registry of which neither a revision nor the copy is readable. Without `fix`, only advises it. */
-async function rebuilt(error: FleetError, { parts, fix }: Pick<RecordsContext, "parts" | "fix">): Promise<Finding> {
+async function rebuilt(error: FleetError, { parts, fix }: Pick<Context, "parts" | "fix">): Promise<Finding> {
   const found = fix ? await rebuildRegistry(parts) : null;
   if (found === null)
     throw error.reworded(({ suggestions }) => ({
@@ -140,12 +119,10 @@ async function rebuilt(error: FleetError, { parts, fix }: Pick<RecordsContext, "
     }));
   const { servers, unknown } = found;
   const lost = "The working folders of servers (--cwd) are not known any more, and the pool is open";
-  return {
-    level: "ok",
-    detail: `${asSentence(error.message)} Rebuilt it from the folders and processes of ${countOf(servers.length, "server")}. ${lost}`,
-    items: unknown.map((id) => `${id}: left out, because its user is not known; it is back when that user needs it`),
-    fixed: true,
-  };
+  return mended(
+    `${asSentence(error.message)} Rebuilt it from the folders and processes of ${countOf(servers.length, "server")}. ${lost}`,
+    unknown.map((id) => `${id}: left out, because its user is not known; it is back when that user needs it`),
+  );
 }
 
 /** Resolves with null if the store does not support it. `unknown`: ids of folders whose user is not known. */
@@ -162,7 +139,7 @@ async function rebuildRegistry({ store, stateRoot, hosts }: FleetParts) {
   return { servers, unknown };
 }
 
-export const RECORDS: readonly Row<RecordsContext>[] = [
+export const RECORDS: readonly Row[] = [
   { name: "damage", look: damage },
   { name: "sessions", look: sessionsAreUsable },
   { name: "purges", look: purgesAreComplete },
@@ -172,7 +149,7 @@ export const RECORDS: readonly Row<RecordsContext>[] = [
 ];
 
 /** Reports damaged records that the fleet replaced with older revisions, each with the changes that were lost. */
-async function damage({ parts, fix }: RecordsContext): Promise<Finding> {
+async function damage({ parts, fix }: Context): Promise<Finding> {
   const { store } = parts;
   // Read all records, because damage in them adds a warning.
   const sessions = await store.sessions.list();
@@ -183,12 +160,12 @@ async function damage({ parts, fix }: RecordsContext): Promise<Finding> {
   const items = texts.filter(isDamage).map((text) => text.replace(DAMAGE_ADVICE, "").trim());
   const others = texts.filter((text) => !isDamage(text));
   if (items.length === 0) {
-    return others.length === 0 ? ok("none") : { ...warning("none; but the store reports a problem"), items: others };
+    return others.length === 0 ? ok("none") : warning("none; but the store reports a problem", undefined, others);
   }
   const count = `damaged records: ${items.length}`;
   if (!fix) {
     const advice = "Check the disk. Add --fix to write the records again; the damaged files are kept as corrupt-*.";
-    return { ...warning(`${count}; the fleet uses older revisions or copies`, advice), items };
+    return warning(`${count}; the fleet uses older revisions or copies`, advice, items);
   }
   await store.registry.update(() => undefined);
   for (const { id } of sessions) {
@@ -199,12 +176,7 @@ async function damage({ parts, fix }: RecordsContext): Promise<Finding> {
       });
   }
   store.takeWarnings(); // discard the warnings about damage that is now repaired
-  return {
-    level: "ok",
-    detail: `${count}, written again; the damaged files are kept as corrupt-*`,
-    items,
-    fixed: true,
-  };
+  return mended(`${count}, written again; the damaged files are kept as corrupt-*`, items);
 }
 
 function isDamage(warning: string): boolean {
@@ -212,7 +184,7 @@ function isDamage(warning: string): boolean {
 }
 
 /** Reports sessions that users cannot use, or that were last used in the future by this machine's clock. */
-async function sessionsAreUsable({ parts: { store, directory } }: RecordsContext): Promise<Finding> {
+async function sessionsAreUsable({ parts: { store, directory } }: Context): Promise<Finding> {
   await directory.assertStorage(); // while the shared storage is missing, all histories look deleted
   const { servers } = await store.registry.read();
   const isHere = await directory.holds();
@@ -237,19 +209,19 @@ async function sessionsAreUsable({ parts: { store, directory } }: RecordsContext
       stranded.length > 0
         ? `copilotfleet serve  # on host ${stranded[0]?.host}`
         : "Restore the histories from a backup. Delete a session only to give its history up.";
-    return { ...failed(`sessions that cannot be used: ${items.length}`, fix), items };
+    return failed(`sessions that cannot be used: ${items.length}`, fix, items);
   }
   if (future.length === 0) return ok("every recorded session can be used");
   const detail =
     "the clock of this machine was set back: these sessions were last used in the future, so gc keeps them too long";
-  return { ...warning(detail, CLOCK_ADVICE), items: future };
+  return warning(detail, CLOCK_ADVICE, future);
 }
 
 /**
  * Reports unfinished purges. A purge is finished when each host has erased its part, which a host does while it runs
  * `serve` or gc.
  */
-async function purgesAreComplete({ parts }: RecordsContext): Promise<Finding> {
+async function purgesAreComplete({ parts }: Context): Promise<Finding> {
   const purges = await purgesUnderWay(parts.store);
   if (purges.length === 0) return ok("no erasure of a user's data is unfinished");
   const items = purges.map(({ user, begunAt, pending }) => {
@@ -257,29 +229,29 @@ async function purgesAreComplete({ parts }: RecordsContext): Promise<Finding> {
     return `${user}: begun ${begunAt}${hosts.length === 0 ? "" : `, not complete on ${hosts.join(", ")}`}`;
   });
   const detail = `users whose data is not erased completely: ${purges.length}; they can do nothing until it is`;
-  return { ...failed(detail, `copilotfleet user purge ${purges[0]?.user}`), items };
+  return failed(detail, `copilotfleet user purge ${purges[0]?.user}`, items);
 }
 
-async function runningServers({ parts, fix }: RecordsContext): Promise<Finding> {
+async function runningServers({ parts, fix }: Context): Promise<Finding> {
   const servers = Object.values((await parts.store.registry.read()).servers);
   const broken = servers.filter(isBroken);
   const notRunning = broken.map(({ id }) => `${id}: recorded as running, but not running`);
   if (broken.length > 0 && !fix) {
-    return { ...failed(`servers that do not run as recorded: ${broken.length}`, "copilotfleet ps"), items: notRunning };
+    return failed(`servers that do not run as recorded: ${broken.length}`, "copilotfleet ps", notRunning);
   }
   if (broken.length > 0) {
     await new ServerGroup(parts).list(); // repairs their records
-    return { level: "ok", detail: "repaired the records of servers", items: notRunning, fixed: true };
+    return mended("repaired the records of servers", notRunning);
   }
   const troubled = servers.filter(({ state }) => state === "failed" || state === "unhealthy");
   if (troubled.length === 0) return ok("every server is in its recorded state");
   const items = troubled.map(({ id, state, failure }) => `${id}: ${state}${failure === null ? "" : `: ${failure}`}`);
   const detail = `servers that have failed or do not answer: ${troubled.length}; the next prompt starts a failed one again`;
-  return { ...warning(detail, `copilotfleet restart ${troubled.map(({ id }) => id).join(" ")}`), items };
+  return warning(detail, `copilotfleet restart ${troubled.map(({ id }) => id).join(" ")}`, items);
 }
 
 /** Warns of running servers that would get a stronger sandbox now. A server gets its sandbox only when it starts. */
-async function sandboxesAreCurrent({ parts: { store, config, env } }: RecordsContext): Promise<Finding> {
+async function sandboxesAreCurrent({ parts: { store, config, env } }: Context): Promise<Finding> {
   const { servers } = await store.registry.read();
   const now = await sandboxNow(config, env);
   const weak = Object.values(servers)
@@ -291,21 +263,17 @@ async function sandboxesAreCurrent({ parts: { store, config, env } }: RecordsCon
     ({ id, mode, lacks }) => `${id}: sandbox ${mode}; a restart would also restrict ${lacks.join(", ")}`,
   );
   const detail = `running servers with a weaker sandbox than they would get now: ${weak.length}`;
-  return { ...warning(detail, `copilotfleet restart ${weak.map(({ id }) => id).join(" ")}`), items };
+  return warning(detail, `copilotfleet restart ${weak.map(({ id }) => id).join(" ")}`, items);
 }
 
-async function strayProcesses({ parts: { stateRoot, store }, fix }: RecordsContext): Promise<Finding> {
+async function strayProcesses({ parts: { stateRoot, store }, fix }: Context): Promise<Finding> {
   const strays = await findStrays(stateRoot, async () => launchesOf(await store.registry.read()));
   if (strays.size === 0) return ok("none");
   if (fix) await endStrays(strays);
   const pids = [...strays.values()].flat().map(({ identity }) => identity.pid);
   const found = `processes of this fleet that are not in any record: pid ${pids.join(", ")}`;
-  if (fix) return { level: "ok", detail: `ended ${found}`, fixed: true };
+  if (fix) return mended(`ended ${found}`);
   return failed(found, "Add --fix to end these processes.");
-}
-
-interface StateContext extends SettingsContext {
-  fix: boolean;
 }
 
 /** How many files to check. More would take long, and the first files usually show a mistake already. */
@@ -314,9 +282,9 @@ const MOST_FILES = 20_000;
 const OF_AGENTS = new Set(["home", "session-state"]);
 
 /** Checks that the files of the state belong to the fleet's account, and that no other account can read them. */
-export const PERMISSIONS: Row<StateContext> = { name: "permissions", look: stateIsPrivate };
+export const PERMISSIONS: Row = { name: "permissions", look: stateIsPrivate };
 
-async function stateIsPrivate({ stateRoot, fix }: StateContext): Promise<Finding> {
+async function stateIsPrivate({ stateRoot, fix }: Context): Promise<Finding> {
   const root = await ifThereLater(async () => await lstat(stateRoot));
   if (root === null) return ok("nothing is stored so far");
   const foreign = await foreignFiles(stateRoot);
@@ -325,10 +293,7 @@ async function stateIsPrivate({ stateRoot, fix }: StateContext): Promise<Finding
     const detail = `files of the state that belong to another user, perhaps because somebody ran a command with sudo: ${foreign.length}`;
     const [ofOwner] = adviceForOwner(stateRoot, root);
     // Never take the state from its owner.
-    return {
-      ...failed(detail, root.uid === uid ? `sudo chown -R ${uid} ${shellQuote(stateRoot)}` : ofOwner),
-      items: foreign,
-    };
+    return failed(detail, root.uid === uid ? `sudo chown -R ${uid} ${shellQuote(stateRoot)}` : ofOwner, foreign);
   }
   // If only its owner may enter the state folder, nobody else can reach the files in it, whatever their modes.
   if ((root.mode & 0o077) === 0) return ok("only this account can read the state");
@@ -336,7 +301,7 @@ async function stateIsPrivate({ stateRoot, fix }: StateContext): Promise<Finding
   const open = `other users may read the state folder (mode ${mode}), which shows the ids of users and sessions`;
   if (!fix) return warning(open, `chmod go-rwx ${shellQuote(stateRoot)}`);
   await chmod(stateRoot, root.mode & 0o700);
-  return { level: "ok", detail: `${open}; it is private again`, fixed: true };
+  return mended(`${open}; it is private again`);
 }
 
 /** The paths of the state's files that belong to somebody else. */

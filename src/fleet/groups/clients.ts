@@ -68,9 +68,9 @@ export class ClientGroup extends Group {
 
   static {
     Group.guard(ClientGroup.prototype, {
-      connect: [arg.user, arg.optional({ gitHubToken: { check: arg.text }, ...arg.SIGNAL })],
-      release: [arg.user, arg.optional(arg.STOP)],
-      connectInfo: [arg.user],
+      connect: ["user", "options"],
+      release: ["user", "options"],
+      connectInfo: ["user"],
     });
   }
 }
@@ -159,21 +159,13 @@ export class LeaseGroup extends Group {
   }
 
   static {
-    const id = ["sessionId", arg.sessionId] as const;
-    const lock = arg.options({
-      ...arg.OWN_USER,
-      ttl: { check: arg.span },
-      wait: { check: arg.span },
-      steal: { check: arg.options({ reason: arg.required(arg.text) }) },
-      detached: { check: arg.flag },
-      onWait: { check: arg.callback },
-      ...arg.SIGNAL,
-    });
+    // The lease has its own bounds for `wait`, and reads it as it is.
+    const lock = arg.needs(["user"], { wait: arg.span });
     Group.guard(LeaseGroup.prototype, {
-      hold: [id, ["options", lock], ["work", arg.callback]],
-      acquire: [id, ["options", lock]],
-      release: [id, ["options", arg.options({ token: arg.required(arg.text) })]],
-      get: [id, arg.optional(arg.USER)],
+      hold: ["sessionId", lock, "work"],
+      acquire: ["sessionId", lock],
+      release: ["sessionId", arg.needs(["token"], { token: arg.text })],
+      get: ["sessionId", "options"],
     });
   }
 }

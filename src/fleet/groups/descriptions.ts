@@ -16,7 +16,6 @@ import { lastExpiry } from "../../hosts/sessions/remote-sessions.js";
 import { listTokens } from "../../identity/tokens.js";
 import { referenceOf } from "../../servers/server.js";
 import { SessionExpired, warnOfUnreadable } from "../../sessions/problems.js";
-import * as arg from "../arguments.js";
 import { Group } from "./group.js";
 
 type Kind = Description["kind"];
@@ -120,7 +119,7 @@ export class DescriptionGroup extends Group {
   }
 
   static {
-    Group.guard(DescriptionGroup.prototype, { get: [["name", arg.text]] });
+    Group.guard(DescriptionGroup.prototype, { get: ["name"] });
   }
 }
 

@@ -24,37 +24,22 @@ import { SessionExpired } from "../../sessions/problems.js";
 import type { RequestChange } from "../../sessions/requests.js";
 import type { SessionView } from "../../sessions/view.js";
 import * as arg from "../arguments.js";
+import type { Fleet } from "../fleet.js";
 import type { FleetParts } from "../parts.js";
-import type { EventGroup } from "./events.js";
 import { Group } from "./group.js";
-import type { HostGroup, ServerGroup } from "./servers.js";
-import type { SessionGroup } from "./sessions.js";
-import { recordIssue, type TokenGroup } from "./tokens.js";
-import type { LimitGroup, UsageGroup, UsageOptions } from "./usage.js";
-import type { UserGroup } from "./users.js";
+import { recordIssue } from "./tokens.js";
+import type { UsageOptions } from "./usage.js";
 
 const ANY_ADDRESS: Address = { host: "127.0.0.1", port: 0 };
 
-/** The groups whose methods the HTTP API calls. */
-export interface ApiGroups {
-  sessions: SessionGroup;
-  servers: ServerGroup;
-  hosts: HostGroup;
-  tokens: TokenGroup;
-  usage: UsageGroup;
-  limits: LimitGroup;
-  users: UserGroup;
-  events: EventGroup;
-}
-
 /** The front doors of this process, and the addresses at which it serves the HTTP API. */
 export class DoorGroup extends Group {
-  readonly #groups: ApiGroups;
+  readonly #fleet: Fleet;
   #common: Promise<Pick<HttpContext, "signOn" | "shares">> | undefined;
 
-  constructor(parts: FleetParts, groups: ApiGroups) {
+  constructor(parts: FleetParts, fleet: Fleet) {
     super(parts);
-    this.#groups = groups;
+    this.#fleet = fleet;
   }
 
   /**
@@ -70,10 +55,10 @@ export class DoorGroup extends Group {
     // Import these modules only here, because commands that open no front door start faster without them.
     const { openFrontDoor } = await import("../../door/door.js");
     const { answerCall } = await import("../../hosts/calls/rpc-table.js");
-    const { config, store, sessions, pool, directory, clock, own, leases, endings } = this.parts;
+    const { config, own, leases, endings } = this.parts;
     const { listen: given = config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
     const listen = arg.readListener(given, "listen");
-    const context = { config, store, sessions, pool, directory, clock, ...(await this.#sharedState()) };
+    const context = { ...this.parts, ...(await this.#sharedState()) };
     const calls: HostCalls = {
       answer: async (method, params, signal) => await answerCall(own, method, params, signal),
     };
@@ -95,11 +80,11 @@ export class DoorGroup extends Group {
   async openHttp(options: OpenHttpDoorOptions = {}): Promise<HttpDoor> {
     // Import these modules only here, because a process without the HTTP API must not load them.
     const { openHttpDoor } = await import("../../http/door.js");
-    const { config, clock, leases, endings, events } = this.parts;
+    const { config, leases, endings } = this.parts;
     const { listen: given = config.serve.http ?? ANY_ADDRESS, ...rest } = options;
     const listen = arg.readListener(given, "listen");
-    const fleet = apiFleet(this.parts, this.#groups);
-    const context = { config, clock, fleet, events, ...(await this.#sharedState()) };
+    const fleet = apiFleet(this.parts, this.#fleet);
+    const context = { ...this.parts, fleet, ...(await this.#sharedState()) };
     // The caller may hold a lease, but the clients must not use it.
     const door = await leases.ambient.outside(() => openHttpDoor(context, { ...rest, listen }));
     endings.push(async () => await door.close());
@@ -120,60 +105,42 @@ export class DoorGroup extends Group {
   }
 
   static {
-    Group.guard(DoorGroup.prototype, {
-      openHttp: [
-        arg.optional({
-          ...arg.LISTEN,
-          onRequest: { check: arg.callback },
-          onEvent: { check: arg.callback },
-          probes: { check: arg.object },
-          ...arg.SIGNAL,
-        }),
-      ],
-      open: [
-        arg.optional({
-          ...arg.LISTEN,
-          onRequest: { check: arg.callback },
-          onEvent: { check: arg.callback },
-          ...arg.SIGNAL,
-        }),
-      ],
-    });
+    Group.guard(DoorGroup.prototype, { openHttp: ["options"], open: ["options"] });
   }
 }
 
 /**
- * Runs calls with the same key (such as the user) one after the other. To list sessions, for example, the fleet reads
- * every record, which takes thousands of disk accesses. Many such calls of one user at once would delay the requests of
- * other users for seconds.
+ * Returns a function that runs calls with the same key (such as the user) one after the other. To list sessions, for
+ * example, the fleet reads every record, which takes thousands of disk accesses. Many such calls of one user at once
+ * would delay the requests of other users for seconds.
  */
-class Turns {
-  readonly #last = new Map<string, Promise<unknown>>();
-
-  async run<T>(key: string, work: () => Promise<T>): Promise<T> {
-    const before = this.#last.get(key) ?? Promise.resolve();
-    const done = before.then(work);
-    const over = done.then(
-      () => undefined,
-      () => undefined,
-    );
-    this.#last.set(key, over);
+function inTurn() {
+  const last = new Map<string, Promise<unknown>>();
+  return async <T>(key: string, work: () => Promise<T>): Promise<T> => {
+    const done = (last.get(key) ?? Promise.resolve()).then(work);
+    const over = done.catch(() => undefined);
+    last.set(key, over);
     try {
       return await done;
     } finally {
-      if (this.#last.get(key) === over) this.#last.delete(key);
+      if (last.get(key) === over) last.delete(key);
     }
-  }
+  };
 }
 
 /** The groups whose methods the routes of the HTTP API call, and what the routes need beyond them. */
-export function apiFleet(parts: FleetParts, groups: ApiGroups) {
-  const { sessions, servers, hosts, usage } = groups;
+export function apiFleet(parts: FleetParts, fleet: Fleet) {
+  const { sessions, servers, tokens, limits, users, events, usage } = fleet;
   const { config, store, finder, own } = parts;
-  const lists = new Turns();
-  const creations = new Turns();
+  const listing = inTurn();
+  const creating = inTurn();
   return {
-    ...groups,
+    sessions,
+    servers,
+    tokens,
+    limits,
+    users,
+    events,
     /** Creates a session, and does not keep it open. Several calls of a user with the same `key` create one session. */
     createSession: async ({ key, ...options }: CreateSessionOptions & { key?: string }): Promise<SessionView> => {
       const { user, signal: _, gitHubToken: __, ...content } = options;
@@ -185,10 +152,10 @@ export function apiFleet(parts: FleetParts, groups: ApiGroups) {
       const asked = { user, key, content, get, create: async (sessionId: string) => await create({ sessionId }) };
       // Calls with the same key run one after the other, because two calls in one process cannot create the same
       // session at once.
-      return await creations.run(JSON.stringify([user, key]), async () => await createKeyed(store.keyedTurns, asked));
+      return await creating(JSON.stringify([user, key]), async () => await createKeyed(store.keyedTurns, asked));
     },
     listSessions: async (filter: SessionFilter) =>
-      await lists.run(filter.user ?? "", async () => await sessions.list(filter)),
+      await listing(filter.user ?? "", async () => await sessions.list(filter)),
     turn: (id: string, prompt: string, options: UseOptions) =>
       sessions.turn(id, prompt, { ...options, interactive: options.interactive ?? config.session.approve === "ask" }),
     /** Calls the listener at each change of the user's agent requests. Returns a function that removes the listener. */
@@ -220,7 +187,7 @@ export function apiFleet(parts: FleetParts, groups: ApiGroups) {
       return listed.map((server) => withActivity(server, asked.answers));
     },
     poolState: async () => poolState(await store.registry.read()),
-    hostViews: async () => (await hosts.overview()).hosts,
+    hostViews: async () => (await fleet.hosts.overview()).hosts,
     /** The samples after the given time, from each host that answers. Without a time, all samples that the hosts have. */
     samples: async (after: string | undefined) => {
       const { answers } = await parts.hosts.everywhere(async (host) => await host.samples({ after }));
@@ -236,6 +203,6 @@ export function apiFleet(parts: FleetParts, groups: ApiGroups) {
       if (issued !== null) await actingAs(actor, async () => await recordIssue(parts, issued));
       return issued;
     },
-    usageReport: async (options: UsageOptions) => await lists.run("usage", async () => await usage.report(options)),
+    usageReport: async (options: UsageOptions) => await listing("usage", async () => await usage.report(options)),
   };
 }

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import type { EventFilter } from "../../accounts/audit/query.js";
 import { NEVER } from "../../base/clock.js";
 import { isFleetError, option } from "../../base/errors.js";
-import { EVENT_TYPES, type FleetEvent } from "../../base/event.js";
+import type { FleetEvent } from "../../base/event.js";
 import { parseMoment } from "../../base/values/measures.js";
 import {
   type EventPositions,
@@ -62,16 +62,11 @@ export class EventGroup extends Group {
   }
 
   static {
-    const filter = {
-      ...arg.USER,
-      type: { check: arg.choice(EVENT_TYPES) },
-      since: { check: arg.moment },
-    };
     Group.guard(EventGroup.prototype, {
-      list: [arg.optional(filter)],
-      follow: [arg.optional({ ...filter, after: { check: arg.counts }, ...arg.SIGNAL })],
+      list: ["options"],
+      follow: [arg.options({ after: arg.counts })],
       verify: [],
-      ran: [["name", arg.text], arg.optional({ ...arg.USER, error: { check: (value) => value } })],
+      ran: ["name", "options"],
     });
   }
 }

@@ -1,9 +1,9 @@
 import { PendingReply } from "../../sessions/use/turn-records.js";
-import type { Argument } from "../arguments.js";
+import { type Argument, named } from "../arguments.js";
 import type { FleetParts } from "../parts.js";
 
 /** The arguments of each method of a group. The compiler reports a method that is missing in such a table. */
-type Arguments<T> = { readonly [Name in keyof T]: readonly Argument[] };
+type Arguments<T> = { readonly [Name in keyof T]: readonly (string | Argument)[] };
 
 type Method = (this: Group, ...args: unknown[]) => unknown;
 
@@ -16,41 +16,32 @@ export abstract class Group {
 
   /** Makes each method of a group check its arguments, and refuse calls after the fleet is closed. */
   protected static guard<T extends Group>(prototype: T, table: Arguments<T>): void {
-    for (const [name, parameters] of Object.entries<readonly Argument[]>(table)) {
+    for (const [name, row] of Object.entries<readonly (string | Argument)[]>(table)) {
+      const parameters = row.map((each) => (typeof each === "string" ? named(each) : each));
       const method = (prototype as unknown as Record<string, Method>)[name] as Method;
-      const read = (group: Group, given: readonly unknown[]) => {
-        group.parts.assertOpen();
-        return parameters.map(([parameter, check], at) => check(given[at], parameter));
+      const fail = failureOf(name);
+      const value = function (this: Group, ...given: unknown[]) {
+        try {
+          this.parts.assertOpen();
+          return method.apply(
+            this,
+            parameters.map(([parameter, check], at) => check(given[at], parameter)),
+          );
+        } catch (error) {
+          return fail(error);
+        }
       };
-      const value = Object.defineProperty(guarded(name, method, read), "length", { value: parameters.length });
+      Object.defineProperty(value, "length", { value: parameters.length });
       Object.defineProperty(prototype, name, { value, writable: true, configurable: true });
     }
   }
 }
 
-/** Wraps a method. A failed check makes the method's iterator, {@link PendingReply} or promise fail. */
-function guarded(name: string, method: Method, read: (group: Group, given: readonly unknown[]) => unknown[]): Method {
-  if (name.startsWith("follow")) {
-    return function (...given) {
-      try {
-        return method.apply(this, read(this, given));
-      } catch (error) {
-        return failing(error);
-      }
-    };
-  }
-  if (["send", "use", "turn"].includes(name)) {
-    return function (...given) {
-      try {
-        return method.apply(this, read(this, given));
-      } catch (error) {
-        return new PendingReply(async () => await Promise.reject(error));
-      }
-    };
-  }
-  return async function (...given) {
-    return await method.apply(this, read(this, given));
-  };
+/** Returns how a method fails if a check fails: its iterator, {@link PendingReply} or promise fails. */
+function failureOf(name: string): (error: unknown) => unknown {
+  if (name.startsWith("follow")) return failing;
+  const fail = async (error: unknown) => await Promise.reject(error);
+  return ["send", "use", "turn"].includes(name) ? (error) => new PendingReply(async () => await fail(error)) : fail;
 }
 
 // biome-ignore lint/correctness/useYield: the iterator fails at its first step

@@ -212,37 +212,20 @@ export class ServerGroup extends Group {
   }
 
   static {
-    const id = ["id", arg.text] as const;
-    const spawnOptions = { token: { check: arg.object }, cwd: { check: arg.text }, ...arg.WAIT };
-    const [spawn, spawnMany] = [arg.optional(spawnOptions), arg.optional({ ...spawnOptions, ...arg.PROGRESS })];
-    const logEnd = {
-      lines: arg.required(arg.whole),
-      since: { check: arg.moment },
-      previous: { check: arg.flag },
-    };
-    const log = arg.options({ at: arg.required(arg.object), signal: { ...arg.SIGNAL.signal, required: true } });
     Group.guard(ServerGroup.prototype, {
-      spawn: [arg.user, arg.optional({ ...spawnOptions, ...arg.SIGNAL })],
-      spawnMany: [["users", arg.userIds], spawnMany],
-      spawnShared: [spawn],
-      list: [arg.optional({ ...arg.USER, state: { check: arg.choice(SERVER_STATES) }, host: { check: arg.text } })],
-      get: [id],
-      ofUser: [arg.user],
-      place: [arg.user, spawn],
-      route: [arg.user, arg.optional({ strategy: { check: arg.text } })],
-      stop: [arg.ids, arg.optional(arg.STOP)],
-      restart: [arg.ids, arg.optional(arg.STOP)],
-      restartRolling: [
-        arg.ids,
-        arg.optional({
-          ...arg.DRAIN_TIMEOUT,
-          maxUnavailable: { check: arg.whole },
-          ...arg.PROGRESS,
-          ...arg.SIGNAL,
-        }),
-      ],
-      logEnd: [id, ["options", arg.options(logEnd)]],
-      followLog: [id, ["options", log]],
+      spawn: ["user", "options"],
+      spawnMany: ["users", "options"],
+      spawnShared: ["options"],
+      list: [arg.options({ state: arg.choice(SERVER_STATES) })],
+      get: ["id"],
+      ofUser: ["user"],
+      place: ["user", "options"],
+      route: ["user", "options"],
+      stop: ["ids", "options"],
+      restart: ["ids", "options"],
+      restartRolling: ["ids", "options"],
+      logEnd: ["id", arg.needs(["lines"])],
+      followLog: ["id", arg.needs(["at", "signal"])],
     });
   }
 }
@@ -306,13 +289,11 @@ export class PoolGroup extends Group {
   async supervise(options: SuperviseOptions): Promise<Supervisor> {
     // Import the supervisor only here, because every command except `serve` starts faster without it.
     const { Supervisor } = await import("../../serve/supervisor.js");
-    const { store, pool, directory, clock, config, stateRoot, provider, requests, events } = this.parts;
-    const { ledger, own, hosts, endings, takeWarnings } = this.parts;
+    const { config, own, endings } = this.parts;
     const { log, listen: given = config.serve.listen, http: givenHttp = config.serve.http, signal = NEVER } = options;
     const listen = given === null ? null : arg.readListener(given, "listen");
     const http = givenHttp === null ? null : arg.readListener(givenHttp, "http");
-    const parts = { store, pool, directory, clock, config, stateRoot, provider, requests, events, ledger };
-    const fleet = { ...parts, takeWarnings, log, listen, http, doors: this.#doors, host: own, hosts };
+    const fleet = { ...this.parts, log, listen, http, doors: this.#doors, host: own };
     const supervisor = await actingAs({ via: "fleet" }, async () => await Supervisor.start(fleet, signal));
     endings.unshift(async () => await supervisor.leave());
     return supervisor;
@@ -334,11 +315,9 @@ export class PoolGroup extends Group {
   static {
     Group.guard(PoolGroup.prototype, {
       state: [],
-      drain: [arg.optional(arg.STOP)],
+      drain: ["options"],
       undrain: [],
-      supervise: [
-        ["options", arg.options({ log: arg.required(arg.callback), ...arg.LISTEN, ...arg.HTTP, ...arg.SIGNAL })],
-      ],
+      supervise: [arg.needs(["log"])],
       supervisorPid: [],
       supervisor: [],
     });

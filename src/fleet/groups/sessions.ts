@@ -1,7 +1,7 @@
 import type { CopilotSession, SessionEvent } from "@github/copilot-sdk";
 import { NEVER } from "../../base/clock.js";
 import { FleetError, option, quote } from "../../base/errors.js";
-import { isSessionId, validateTitle, validateUser } from "../../base/ids.js";
+import { isSessionId, validateUser } from "../../base/ids.js";
 import type { OnProgress } from "../../base/progress.js";
 import { SESSION_STATES } from "../../base/session.js";
 import { type Duration, parseDuration } from "../../base/values/measures.js";
@@ -42,115 +42,6 @@ import type { SessionView } from "../../sessions/view.js";
 import * as arg from "../arguments.js";
 import { Group } from "./group.js";
 
-/* The arguments of the methods of `SessionGroup`. */
-
-const id = ["sessionId", arg.sessionId] as const;
-const prompt = ["prompt", arg.text] as const;
-const open = ["session", arg.session] as const;
-const turn = {
-  ...arg.TIMEOUT,
-  ...arg.WAIT,
-  ...arg.SIGNAL,
-  onDelta: { check: arg.callback },
-  onEvent: { check: arg.callback },
-  onWait: { check: arg.callback },
-  lease: { check: arg.object },
-};
-const use = {
-  ...arg.OWN_USER,
-  session: { check: arg.object },
-  key: { check: arg.idempotencyKey },
-  interactive: { check: arg.flag },
-  onRequest: { check: arg.callback },
-  askUntil: arg.SIGNAL.signal,
-  attachments: { check: arg.objects },
-  ...turn,
-};
-const answer = {
-  decision: { check: arg.choice(["approve", "deny"]) },
-  reason: { check: arg.text },
-  answer: { check: arg.text },
-};
-const filter = {
-  ...arg.USER,
-  state: { check: arg.choice(SESSION_STATES) },
-  purpose: { check: arg.text },
-  host: { check: arg.text },
-  model: { check: arg.text },
-};
-const title = (value: unknown, name: string) => validateTitle(arg.text(value, name), option(name));
-const create = {
-  ...arg.OWN_USER,
-  sessionId: { check: arg.sessionId },
-  purpose: { check: arg.text },
-  title: { check: title },
-  model: { check: arg.text },
-  ttl: { check: arg.span },
-  members: { check: arg.texts },
-  availableTools: { check: arg.texts },
-  ephemeral: { check: arg.flag },
-  needsModel: { check: arg.flag },
-  ...arg.WAIT,
-  ...arg.SIGNAL,
-};
-const orNull = (check: (value: unknown, name: string) => unknown) => ({
-  check: (value: unknown, name: string) => (value === null ? null : check(value, name)),
-});
-const update = {
-  ...arg.OWN_USER,
-  purpose: orNull(arg.text),
-  title: orNull(title),
-  ttl: orNull(arg.span),
-  members: { check: arg.texts },
-  expected: { check: arg.object },
-};
-const reading = { ...arg.OWN_USER, after: { check: arg.text }, follow: { check: arg.flag }, ...arg.SIGNAL };
-const following = { turns: { check: arg.whole }, follow: { check: arg.flag }, ...arg.SIGNAL };
-const SESSION_ARGUMENTS: { readonly [Name in keyof SessionGroup]: readonly arg.Argument[] } = {
-  create: [["options", arg.options(create)]],
-  resume: [id, ["options", arg.options({ ...arg.OWN_USER, ...arg.WAIT, ...arg.SIGNAL })]],
-  send: [open, prompt, arg.optional(turn)],
-  use: [id, prompt, ["options", arg.options(use)]],
-  turn: [id, prompt, ["options", arg.options(use)]],
-  requests: [id, ["options", arg.options(arg.OWN_USER)]],
-  answer: [id, ["requestId", arg.text], ["options", arg.options({ ...arg.OWN_USER, ...answer })]],
-  followRequests: [id, ["options", arg.options({ ...arg.OWN_USER, ...arg.SIGNAL })]],
-  export: [
-    id,
-    ["options", arg.options({ ...arg.OWN_USER, output: arg.required(arg.text), ...arg.WAIT, ...arg.SIGNAL })],
-  ],
-  import: [
-    ["file", arg.text],
-    ["options", arg.options({ ...arg.OWN_USER, sessionId: { check: arg.sessionId }, ...arg.SIGNAL })],
-  ],
-  leave: [open, arg.optional({ park: { check: arg.flag } })],
-  list: [arg.optional(filter)],
-  find: [["text", arg.text], arg.optional(arg.USER)],
-  matching: [["texts", arg.texts], arg.optional(arg.USER)],
-  get: [id, ["options", arg.options(arg.OWN_USER)]],
-  count: [arg.user],
-  update: [id, ["options", arg.options(update)]],
-  abort: [id, ["options", arg.options(arg.OWN_USER)]],
-  transcript: [id, ["options", arg.options({ ...arg.OWN_USER, turns: { check: arg.whole }, ...arg.SIGNAL })]],
-  followTranscript: [id, ["options", arg.options({ ...arg.OWN_USER, ...following })]],
-  followEvents: [id, ["options", arg.options(reading)]],
-  evict: [
-    ["what", arg.oneOf({ ids: { check: arg.sessionIds }, max: { check: arg.whole } })],
-    arg.optional(arg.PROGRESS),
-  ],
-  gc: [
-    arg.optional({
-      ttl: { check: arg.span },
-      dryRun: { check: arg.flag },
-      ...arg.USER,
-      sessionIds: { check: arg.sessionIds },
-      ...arg.PROGRESS,
-      ...arg.SIGNAL,
-    }),
-  ],
-  delete: [["sessionIds", arg.sessionIds], arg.optional({ ...arg.USER, ignoreNotFound: { check: arg.flag } })],
-};
-
 /**
  * Checks the tools of a new session. @throws FleetError `FLEET_USAGE_INVALID` when the configuration does not allow one
  * of them.
@@ -174,44 +65,6 @@ function validateMembers(members: readonly string[], owner: string): string[] {
   throw new FleetError("FLEET_USAGE_INVALID", message);
 }
 
-/**
- * The methods of `fleet.sessions` for agent requests: the permissions and questions for which the agent asks a user.
- */
-export abstract class RequestGroup extends Group {
-  /**
-   * Lists the agent requests that wait for the user's answer in a session, on any host, oldest first. Only turns with
-   * `interactive` make such requests, and only the user of the turn sees them. Leaves out requests that are put to a
-   * client of the front door, to `chat` or to the caller's own handler.
-   */
-  async requests(id: string, { user }: { user: string }): Promise<AgentRequest[]> {
-    return await listRequests(this.parts, id, user);
-  }
-
-  /**
-   * Answers one of {@link requests}: a permission with `decision`, a question with `answer`. Resolves with the request and its
-   * outcome.
-   *
-   * @param options.reason for a denial: the text that the model reads
-   * @throws FleetError `FLEET_NAME_NOT_FOUND`; `FLEET_REQUEST_CLOSED` when the request no longer waits;
-   * `FLEET_USAGE_INVALID` when the answer does not fit the request.
-   */
-  async answer(id: string, requestId: string, options: AnswerOptions): Promise<AgentRequest> {
-    const { user, ...answer } = options;
-    return await answerRequest(this.parts, { id, user, request: requestId, answer });
-  }
-
-  /**
-   * Yields a change whenever one of {@link requests} is opened or closed, until the signal aborts. To miss none, begin
-   * to follow before you list the requests.
-   */
-  followRequests(
-    id: string,
-    { user, signal = NEVER }: { user: string; signal?: AbortSignal },
-  ): AsyncGenerator<RequestChange, void, undefined> {
-    return followRequests(this.parts, id, { user, signal });
-  }
-}
-
 export interface ExportSessionOptions {
   /** The owner of the session. */
   user: string;
@@ -232,31 +85,6 @@ export interface ImportSessionOptions {
   signal?: AbortSignal;
 }
 
-/** The methods of `fleet.sessions` for archives. */
-export abstract class ArchiveGroup extends RequestGroup {
-  /**
-   * Writes a session of any host, with its history and files, to one new file on this machine. Only the owner may do that.
-   * Waits until no turn runs, and makes new turns wait during the export. Starts no server.
-   *
-   * @throws FleetError `FLEET_SESSION_LOCKED` or `FLEET_SESSION_BUSY` when the session is not free in time;
-   * `FLEET_SESSION_LOST` when the history is missing; `FLEET_CONTENT_TOO_LARGE`; `FLEET_USAGE_INVALID` when the file exists.
-   */
-  async export(id: string, options: ExportSessionOptions): Promise<ExportedSession> {
-    return await exportSession(this.parts, id, { ...options, signal: options.signal ?? NEVER });
-  }
-
-  /**
-   * Creates a session from a file that {@link export} wrote, in this fleet or in another one. The session belongs to
-   * `user` and continues its history. Writes nothing if any part of the file is invalid.
-   *
-   * @throws FleetError `FLEET_USAGE_INVALID`; `FLEET_SESSION_EXISTS` when a session has that id; `FLEET_LIMIT_REACHED`.
-   */
-  async import(file: string, options: ImportSessionOptions): Promise<SessionView> {
-    const { user, sessionId, signal = NEVER } = options;
-    return await importSession(this.parts, file, { user, id: sessionId, signal });
-  }
-}
-
 const START_WAIT_MS = 30_000;
 
 /**
@@ -265,7 +93,7 @@ const START_WAIT_MS = 30_000;
  * A method that takes an id throws `FLEET_SESSION_NOT_FOUND` when the session does not exist, and also when the user
  * may not use it.
  */
-export class SessionGroup extends ArchiveGroup {
+export class SessionGroup extends Group {
   /**
    * Creates a session that belongs to the user, on the user's server, and starts the server if necessary. Also accepts
    * settings of the SDK's `createSession`. The fleet's configuration supplies provider, model and permissions.
@@ -510,8 +338,90 @@ export class SessionGroup extends ArchiveGroup {
     return await gatherGarbage(this.parts.hosts, { ttlMs, dryRun, user, sessionIds, signal, onProgress });
   }
 
+  /**
+   * Lists the agent requests that wait for the user's answer in a session, on any host, oldest first. Only turns with
+   * `interactive` make such requests, and only the user of the turn sees them. Leaves out requests that are put to a
+   * client of the front door, to `chat` or to the caller's own handler.
+   */
+  async requests(id: string, { user }: { user: string }): Promise<AgentRequest[]> {
+    return await listRequests(this.parts, id, user);
+  }
+
+  /**
+   * Answers one of {@link requests}: a permission with `decision`, a question with `answer`. Resolves with the request and its
+   * outcome.
+   *
+   * @param options.reason for a denial: the text that the model reads
+   * @throws FleetError `FLEET_NAME_NOT_FOUND`; `FLEET_REQUEST_CLOSED` when the request no longer waits;
+   * `FLEET_USAGE_INVALID` when the answer does not fit the request.
+   */
+  async answer(id: string, requestId: string, options: AnswerOptions): Promise<AgentRequest> {
+    const { user, ...answer } = options;
+    return await answerRequest(this.parts, { id, user, request: requestId, answer });
+  }
+
+  /**
+   * Yields a change whenever one of {@link requests} is opened or closed, until the signal aborts. To miss none, begin
+   * to follow before you list the requests.
+   */
+  followRequests(
+    id: string,
+    { user, signal = NEVER }: { user: string; signal?: AbortSignal },
+  ): AsyncGenerator<RequestChange, void, undefined> {
+    return followRequests(this.parts, id, { user, signal });
+  }
+
+  /**
+   * Writes a session of any host, with its history and files, to one new file on this machine. Only the owner may do that.
+   * Waits until no turn runs, and makes new turns wait during the export. Starts no server.
+   *
+   * @throws FleetError `FLEET_SESSION_LOCKED` or `FLEET_SESSION_BUSY` when the session is not free in time;
+   * `FLEET_SESSION_LOST` when the history is missing; `FLEET_CONTENT_TOO_LARGE`; `FLEET_USAGE_INVALID` when the file exists.
+   */
+  async export(id: string, options: ExportSessionOptions): Promise<ExportedSession> {
+    return await exportSession(this.parts, id, { ...options, signal: options.signal ?? NEVER });
+  }
+
+  /**
+   * Creates a session from a file that {@link export} wrote, in this fleet or in another one. The session belongs to
+   * `user` and continues its history. Writes nothing if any part of the file is invalid.
+   *
+   * @throws FleetError `FLEET_USAGE_INVALID`; `FLEET_SESSION_EXISTS` when a session has that id; `FLEET_LIMIT_REACHED`.
+   */
+  async import(file: string, options: ImportSessionOptions): Promise<SessionView> {
+    const { user, sessionId, signal = NEVER } = options;
+    return await importSession(this.parts, file, { user, id: sessionId, signal });
+  }
+
   static {
-    Group.guard(SessionGroup.prototype, SESSION_ARGUMENTS);
+    const ofUser = arg.needs(["user"]);
+    const nulls = { purpose: arg.orNull(arg.text), title: arg.orNull(arg.title), ttl: arg.orNull(arg.span) };
+    Group.guard(SessionGroup.prototype, {
+      create: [ofUser],
+      resume: ["sessionId", ofUser],
+      send: [arg.openSession, "prompt", "options"],
+      use: ["sessionId", "prompt", ofUser],
+      turn: ["sessionId", "prompt", ofUser],
+      requests: ["sessionId", ofUser],
+      answer: ["sessionId", "requestId", ofUser],
+      followRequests: ["sessionId", ofUser],
+      export: ["sessionId", arg.needs(["user", "output"])],
+      import: ["file", ofUser],
+      leave: [arg.openSession, "options"],
+      list: [arg.options({ state: arg.choice(SESSION_STATES) })],
+      find: ["text", "options"],
+      matching: ["texts", "options"],
+      get: ["sessionId", ofUser],
+      count: ["user"],
+      update: ["sessionId", arg.needs(["user"], nulls)],
+      abort: ["sessionId", ofUser],
+      transcript: ["sessionId", ofUser],
+      followTranscript: ["sessionId", ofUser],
+      followEvents: ["sessionId", ofUser],
+      evict: [arg.oneOf("what", ["ids", "max"], { ids: arg.sessionIds }), "options"],
+      gc: ["options"],
+      delete: ["sessionIds", "options"],
+    });
   }
 }
 

@@ -1,8 +1,7 @@
 import { option, quote } from "../../base/errors.js";
 import { type Duration, parseDuration, parseLifetime } from "../../base/values/measures.js";
-import { parseLabel } from "../../base/values/names.js";
 import { audited } from "../../identity/acting.js";
-import { SCOPES, type Scope } from "../../identity/identity.js";
+import type { Scope } from "../../identity/identity.js";
 import {
   type IssuedToken,
   isForeignId,
@@ -135,27 +134,14 @@ export class TokenGroup extends Group {
   }
 
   static {
-    const ids = { check: (value: unknown, name: string) => arg.texts(value, name).map((id) => validateTokenId(id)) };
+    const tokenId = (value: unknown, name: string) => validateTokenId(arg.text(value, name));
+    const ids = (value: unknown, name: string) => arg.texts(value, name).map((id) => validateTokenId(id));
     Group.guard(TokenGroup.prototype, {
-      issue: [
-        arg.user,
-        arg.optional({
-          ttl: { check: arg.span },
-          scopes: { check: arg.someOf(SCOPES) },
-          sessionId: { check: arg.sessionId },
-          label: { check: (value, name) => parseLabel(arg.text(value, name), option(name)) },
-        }),
-      ],
-      issueCode: [
-        arg.user,
-        arg.optional({ scopes: { check: arg.someOf(SCOPES) }, sessionId: { check: arg.sessionId } }),
-      ],
-      rotate: [
-        ["id", (value, name) => validateTokenId(arg.text(value, name))],
-        arg.optional({ overlap: { check: arg.span } }),
-      ],
-      list: [arg.optional(arg.USER)],
-      revoke: [["which", arg.oneOf({ ids, ...arg.USER })], arg.optional({ ignoreNotFound: { check: arg.flag } })],
+      issue: ["user", "options"],
+      issueCode: ["user", "options"],
+      rotate: [["id", tokenId], "options"],
+      list: ["options"],
+      revoke: [arg.oneOf("which", ["ids", "user"], { ids }), "options"],
     });
   }
 }

@@ -1,7 +1,7 @@
 import { reportOf, type UsageReport } from "../../accounts/ledger.js";
 import { effectiveLimits, type LimitValue, type LimitView, type Period, periodOf } from "../../accounts/limits.js";
 import { FleetError, option, quote } from "../../base/errors.js";
-import { USAGE_BY, type UsageBy } from "../../base/usage.js";
+import type { UsageBy } from "../../base/usage.js";
 import { USER_LIMITS, type UserLimit } from "../../base/user-limits.js";
 import { type Moment, parseMoment } from "../../base/values/measures.js";
 import { audited } from "../../identity/acting.js";
@@ -43,7 +43,7 @@ export class UsageGroup extends Group {
 
   static {
     Group.guard(UsageGroup.prototype, {
-      report: [arg.optional({ ...arg.USER, by: { check: arg.choice(USAGE_BY) }, since: { check: arg.moment } })],
+      report: ["options"],
     });
   }
 }
@@ -98,9 +98,9 @@ export class LimitGroup extends Group {
 
   static {
     Group.guard(LimitGroup.prototype, {
-      get: [arg.user],
-      set: [arg.user, ["limits", readLimits]],
-      clear: [arg.user],
+      get: ["user"],
+      set: ["user", ["limits", readLimits]],
+      clear: ["user"],
     });
   }
 }
@@ -108,23 +108,15 @@ export class LimitGroup extends Group {
 function readLimits(value: unknown, name: string): unknown {
   const given = arg.object(value, name);
   for (const [limit, max] of Object.entries(given)) {
-    if (!USER_LIMITS.some((known) => known === limit)) throw unknownLimit(limit);
-    if (max !== undefined && !isLimitValue(max)) throw wrongLimit(option(limit), max);
+    if (!USER_LIMITS.some((known) => known === limit)) {
+      const message = `${quote(limit)} is not a limit. Allowed: ${USER_LIMITS.join(", ")}`;
+      throw new FleetError("FLEET_USAGE_INVALID", message);
+    }
+    const isWord = max == null || max === "unlimited" || max === "default";
+    if (!isWord && !(Number.isSafeInteger(max) && (max as number) >= 1)) {
+      const message = `${option(limit)} is ${quote(max)}. Allowed: a whole number from 1, "unlimited" or "default"`;
+      throw new FleetError("FLEET_USAGE_INVALID", message);
+    }
   }
   return given;
-}
-
-function isLimitValue(max: unknown): boolean {
-  if (max === null || max === "unlimited" || max === "default") return true;
-  return Number.isSafeInteger(max) && (max as number) >= 1;
-}
-
-function unknownLimit(limit: string): FleetError {
-  const message = `${quote(limit)} is not a limit. Allowed: ${USER_LIMITS.join(", ")}`;
-  return new FleetError("FLEET_USAGE_INVALID", message);
-}
-
-function wrongLimit(name: string, value: unknown): FleetError {
-  const message = `${name} is ${quote(value)}. Allowed: a whole number from 1, "unlimited" or "default"`;
-  return new FleetError("FLEET_USAGE_INVALID", message);
 }

@@ -3,7 +3,6 @@ import { join, resolve } from "node:path";
 import { NEVER } from "../../base/clock.js";
 import { FleetError, isFleetError, option, quote, systemCode } from "../../base/errors.js";
 import type { Suspension } from "../../base/usage.js";
-import { parseLabel } from "../../base/values/names.js";
 import { gatherEvents } from "../../hosts/all-events.js";
 import { listUsers, type SuspendedUser, type UserEntry, unknownUser } from "../../hosts/gather.js";
 import { describeUser, type UserDescription } from "../../hosts/overview.js";
@@ -114,27 +113,24 @@ export class UserGroup extends Group {
    * @throws FleetError `FLEET_NAME_NOT_FOUND`; `FLEET_USAGE_INVALID` when the folder is not empty.
    */
   async export(user: string, { output, signal = NEVER }: ExportUserOptions): Promise<ExportedUser> {
-    const { exportUser } = await import("./users.js");
-    return await exportUser({ parts: this.parts, sessions: this.#sessions }, user, { output, signal });
+    const folder = resolve(output);
+    const description = await describeUser(this.parts, user);
+    if (description === null) throw await unknownUser(this.parts, user);
+    await makeEmpty(folder);
+    return await audited(
+      this.parts.events,
+      { type: "user.exported", user },
+      async () => await fill({ parts: this.parts, sessions: this.#sessions }, folder, description, signal),
+    );
   }
 
   static {
     Group.guard(UserGroup.prototype, {
       list: [],
-      suspend: [
-        arg.user,
-        arg.optional({ reason: { check: (value, name) => parseLabel(arg.text(value, name), option(name)) } }),
-      ],
-      resume: [arg.user],
-      purge: [
-        arg.user,
-        arg.optional({
-          dryRun: { check: arg.flag },
-          ignoreNotFound: { check: arg.flag },
-          ...arg.SIGNAL,
-        }),
-      ],
-      export: [arg.user, ["options", arg.options({ output: arg.required(arg.text), ...arg.SIGNAL })]],
+      suspend: ["user", arg.options({ reason: arg.label })],
+      resume: ["user"],
+      purge: ["user", "options"],
+      export: ["user", arg.needs(["output"])],
     });
   }
 }
@@ -149,31 +145,8 @@ export interface ExportedUser {
   remains: { session: string; why: string }[];
 }
 
-interface Context {
-  parts: FleetParts;
-  sessions: SessionGroup;
-}
-
-interface Request {
-  output: string;
-  signal: AbortSignal;
-}
-
-/** Unix time 0, so that the export contains the usage from all lines of the ledger. */
-const FROM = 0;
-
-export async function exportUser(context: Context, user: string, request: Request): Promise<ExportedUser> {
-  const { parts } = context;
-  const folder = resolve(request.output);
-  const description = await describeUser(parts, user);
-  if (description === null) throw await unknownUser(parts, user);
-  await makeEmpty(folder);
-  const about = { type: "user.exported", user } as const;
-  return await audited(parts.events, about, async () => await fill(context, folder, description, request.signal));
-}
-
 async function fill(
-  { parts, sessions }: Context,
+  { parts, sessions }: { parts: FleetParts; sessions: SessionGroup },
   folder: string,
   description: UserDescription,
   signal: AbortSignal,
@@ -193,7 +166,7 @@ async function fill(
       remains.push({ session: id, why: error.message });
     }
   }
-  const usage = await parts.store.usage.read({ from: FROM, to: Date.now(), by: "day", user });
+  const usage = await parts.store.usage.read({ from: 0, to: Date.now(), by: "day", user });
   const keyedTurns = await parts.store.keyedTurns.list(user);
   const own = await parts.store.limits.read(user);
   const { suspended = null, limits: max, groups } = own ?? {};

@@ -4,7 +4,7 @@ import type { Address } from "../../config/rules.js";
 import type { DoorEvent, DoorListeners } from "../../door/state/report.js";
 import { listenOn, stopListening } from "../../runtime/launch/listen.js";
 import type { LogLevel, ServeContext, ServeLog } from "../context.js";
-import { logFailure } from "../failures.js";
+import { logFailure } from "../context.js";
 import type { FleetMetrics } from "./metrics.js";
 
 /** Each reason is a sentence for people. An empty list means that all is well. */
