@@ -35,6 +35,8 @@ export interface GatewayOptions {
 interface Session extends GatewaySession {
   readonly id: string;
   readonly token: string;
+  /** The work for which all requests of the session wait. */
+  before?: (() => Promise<void>) | undefined;
 }
 
 /**
@@ -54,8 +56,6 @@ export class ModelGateway {
    * is right.
    */
   readonly #byToken = new Map<string, Session>();
-  /** The work for which all requests of a session wait, by session id. */
-  readonly #before = new Map<string, () => Promise<void>>();
 
   private constructor(server: Server, provider: RemoteProvider, open: () => Upstream) {
     const { port } = server.address() as AddressInfo;
@@ -85,14 +85,12 @@ export class ModelGateway {
     server.on("request", (request: IncomingMessage, response: ServerResponse) => {
       const secret = wire.secretOf(request.headers);
       const session = secret === null ? undefined : gateway.#byToken.get(digest(secret));
-      const { id = "" } = session ?? {};
       const { requests } = gateway;
       const context = { wire, report, key, requests, underWay, silenceMs, metering: metering ?? null };
       const exchange = new Exchange(context, request, response);
-      const consumer = metering?.consumers.get(id);
-      const before = gateway.#before.get(id);
-      if (before === undefined) void exchange.run(session, consumer);
-      else void before().then(async () => await exchange.run(session, consumer));
+      const consumer = metering?.consumers.get(session?.id ?? "");
+      if (session?.before === undefined) void exchange.run(session, consumer);
+      else void session.before().then(async () => await exchange.run(session, consumer));
     });
     return gateway;
   }
@@ -125,10 +123,11 @@ export class ModelGateway {
 
   /** Makes each request of the session wait for `work`, until the result is disposed. `work` must never reject. */
   before(sessionId: string, work: () => Promise<void>): Disposable {
-    this.#before.set(sessionId, work);
+    const session = this.#sessionOf(sessionId);
+    session.before = work;
     return {
       [Symbol.dispose]: () => {
-        if (this.#before.get(sessionId) === work) this.#before.delete(sessionId);
+        if (session.before === work) session.before = undefined;
       },
     };
   }
