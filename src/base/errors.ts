@@ -4,6 +4,7 @@ import { ERRORS, type FleetErrorCode } from "./errors/table.js";
 export type { ErrorEntry } from "./errors/entry.js";
 export { fillIn, isCommand, type Placeholder, type Suggestion, withoutComment } from "./errors/entry.js";
 export { ERRORS, type FleetErrorCode } from "./errors/table.js";
+export { quote, quoteUpTo } from "./values/text.js";
 
 export interface FleetErrorOptions {
   /** The next steps, the most useful one first. */
@@ -125,28 +126,4 @@ export function fleetClosed(): FleetError {
 export function systemCode(error: unknown): string | undefined {
   if (!(error instanceof Error) || !("code" in error)) return undefined;
   return typeof error.code === "string" ? error.code : undefined;
-}
-
-/** The secret parts of the fleet's own tokens, and of the tokens of its proxies. */
-const SECRET = /(?<=cft_[a-z0-9]{16}_|cfp_)[\w-]{43}/g;
-
-/**
- * Quotes a value from outside for a message. Escapes control, zero-width and bidirectional characters, so that the
- * value cannot forge a log line or reorder the text on a terminal. Shortens long values. Hides tokens of the fleet,
- * because a user may give one in place of an id.
- */
-export function quote(value: unknown): string {
-  return quoteUpTo(80, value);
-}
-
-/** Like {@link quote}, with a length of your own. @param longest in characters */
-export function quoteUpTo(longest: number, value: unknown): string {
-  const given = typeof value === "string" ? value : (JSON.stringify(value) ?? String(value));
-  const text = given.replace(SECRET, "***");
-  const short = text.length > longest ? `${text.slice(0, longest - 3)}…` : text;
-  return `"${short.replace(/["\\]/g, "\\$&").replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, escapeCharacter)}"`;
-}
-
-function escapeCharacter(character: string): string {
-  return `\\u{${character.codePointAt(0)?.toString(16)}}`;
 }
