@@ -40,10 +40,10 @@ export function chooseLimits(
   if (RESOURCES.every((resource) => settings[resource] === null)) return null;
   const { memory, openFiles, disk } = settings;
   const bases = GROUPED.some((resource) => settings[resource] !== null) ? findBases() : new Map();
-  const name = `${serverId}.${randomBytes(6).toString("hex")}`;
+  const name = `${PREFIX}${serverId}.${randomBytes(6).toString("hex")}`;
   const groups = GROUPED.flatMap((resource): GroupLimit[] => {
     const [max, base] = [settings[resource], bases.get(resource)];
-    return max === null || base === undefined ? [] : [{ folder: groupFolder(base, name), by: base.by, resource, max }];
+    return max === null || base === undefined ? [] : [{ folder: join(base.folder, name), by: base.by, resource, max }];
   });
   const isGrouped = (resource: Resource) => groups.some((group) => group.resource === resource);
   const rlimits: Rlimit[] = [
@@ -186,11 +186,6 @@ interface GroupLimit {
   max: number;
 }
 
-/** @param name the name of the group, which differs for each start of a server */
-function groupFolder({ folder }: GroupBase, name: string): string {
-  return join(folder, `${PREFIX}${name}`);
-}
-
 /**
  * Makes the groups and sets their limits.
  *
@@ -223,12 +218,7 @@ export function processesInGroup(folder: string): number[] {
 /** Removes a group that has no processes, and the groups below it. @returns whether the group no longer exists */
 export function removeGroup(folder: string): boolean {
   for (const group of groupsIn(folder)) removeGroup(group);
-  try {
-    rmdirSync(folder);
-    return true;
-  } catch (error) {
-    return systemCode(error) === "ENOENT";
-  }
+  return [null, "ENOENT"].includes(attempt(() => rmdirSync(folder)));
 }
 
 /**
@@ -239,13 +229,8 @@ export function removeGroup(folder: string): boolean {
 export function groupsOf({ cgroups }: LimitsReport, pid: number | null): string[] {
   const ours = cgroups.filter(isServerGroup);
   const names = new Set(ours.map((folder) => basename(folder)));
-  const own =
-    pid === null
-      ? []
-      : system()
-          .processes.controlGroups(pid)
-          .map(({ folder }) => folder);
-  const seen = own.filter((folder) => names.has(basename(folder)));
+  const own = pid === null ? [] : system().processes.controlGroups(pid);
+  const seen = own.map(({ folder }) => folder).filter((folder) => names.has(basename(folder)));
   return seen.length > 0 ? seen : ours;
 }
 
@@ -279,22 +264,17 @@ function isServerGroup(folder: string): boolean {
 }
 
 function groupsIn(folder: string): string[] {
-  try {
-    const entries = readdirSync(folder, { withFileTypes: true });
-    return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(folder, name));
-  } catch (error) {
-    if (systemCode(error) === undefined) throw error;
-    return [];
-  }
+  const entries = orNull(() => readdirSync(folder, { withFileTypes: true })) ?? [];
+  return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(folder, name));
 }
 
-function read(path: string): string | null {
-  try {
-    return readFileSync(path, "utf8");
-  } catch (error) {
-    if (systemCode(error) === undefined) throw error;
-    return null;
-  }
+const read = (path: string) => orNull(() => readFileSync(path, "utf8"));
+
+/** The result of `work`; null if the system refuses it. */
+function orNull<T>(work: () => T): T | null {
+  let result: T | null = null;
+  attempt(() => (result = work()));
+  return result;
 }
 
 /** @returns the code of the system error; null if there was none */
