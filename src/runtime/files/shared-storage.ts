@@ -399,10 +399,7 @@ export async function removePlacesOf(shared: string, hosts: readonly string[], s
       const path = join(shared, "hosts", host, serverId);
       using folder = HeldFolder.open(path);
       if (folder === null) continue;
-      walk(folder, { left: Number.POSITIVE_INFINITY }, ({ size }) => {
-        bytes += size;
-        return true;
-      });
+      for (const { size } of walk(folder, { left: Number.POSITIVE_INFINITY })) bytes += size;
       await removeIfThere(path);
     }
   });
