@@ -59,6 +59,7 @@ export class FleetError extends Error {
   readonly code: FleetErrorCode;
   readonly suggestions: readonly Suggestion[];
   readonly #text: ErrorText;
+  readonly #options: FleetErrorOptions;
   /** The work that was done before the call failed, such as `{ deleted: ["a"] }`; empty if no work was done. */
   readonly outcome: Readonly<Record<string, unknown>>;
   /** The limit that was reached; undefined for other errors. */
@@ -71,6 +72,7 @@ export class FleetError extends Error {
   constructor(code: FleetErrorCode, message: string, options: FleetErrorOptions = {}) {
     super(nameOptions(message, asOption), options.cause === undefined ? {} : { cause: options.cause });
     this.code = code;
+    this.#options = options;
     this.#text = { message, suggestions: [...(options.suggestions ?? [])] };
     this.suggestions = this.describe(asOption).suggestions;
     this.outcome = options.outcome ?? {};
@@ -90,15 +92,9 @@ export class FleetError extends Error {
 
   /** Returns the same error with other texts. `change` gets texts in which options are still marked. */
   reworded(change: (text: ErrorText) => Partial<ErrorText>, outcome = this.outcome): FleetError {
-    const { code, limit, retryAfterMs, cause, stack } = this;
     const { message, suggestions } = { ...this.#text, ...change(this.#text) };
-    const known = {
-      ...(limit === undefined ? {} : { limit }),
-      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
-      ...(this.retryable ? {} : { retryable: false as const }),
-    };
-    const error = new FleetError(code, message, { suggestions, cause, outcome, ...known });
-    if (stack !== undefined) error.stack = stack;
+    const error = new FleetError(this.code, message, { ...this.#options, suggestions, outcome });
+    if (this.stack !== undefined) error.stack = this.stack;
     return error;
   }
 

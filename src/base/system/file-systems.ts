@@ -49,19 +49,6 @@ const KERNEL: ReadonlyMap<number, string> = new Map([
   [0x62656572, "sysfs"],
   [0x27e0eb, "cgroup"],
   [0x63677270, "cgroup2"],
-  [0x64626720, "debugfs"],
-  [0x74726163, "tracefs"],
-  [0x73636673, "securityfs"],
-  [0x62656570, "configfs"],
-  [0xcafe4a11, "bpf"],
-  [0x1cd1, "devpts"],
-  [0xde5e81e4, "efivarfs"],
-  [0x6165676c, "pstore"],
-  [0xf97cff8c, "selinuxfs"],
-  [0x43415d53, "smackfs"],
-  [0x42494e4d, "binfmt_misc"],
-  [0x19800202, "mqueue"],
-  [0x958458f6, "hugetlbfs"],
 ]);
 
 /**

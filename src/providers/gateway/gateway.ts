@@ -1,22 +1,15 @@
 import { createHash, randomBytes } from "node:crypto";
-import { once } from "node:events";
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo, Socket } from "node:net";
+import type { Socket } from "node:net";
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { UsageRecorder } from "../../base/usage.js";
 import type { Environment } from "../../config/load/paths.js";
 import type { RemoteProvider } from "../../config/schema.js";
+import { type LoopbackServer, listenOnLoopback } from "../loopback.js";
 import { describeProvider, type ProviderKey, withKey } from "../provider-key.js";
 import { Exchange, FailureReport, type GatewaySession, type ModelRequests } from "./exchange.js";
 import type { BudgetCheck, Consumers } from "./request-meter.js";
 import { openUpstreams, type Upstream } from "./upstream.js";
 import { WireFormat } from "./wire.js";
-
-/**
- * How long an unused connection of a server stays open, in milliseconds. It is longer than usual pauses between turns,
- * because a request fails if it arrives just when its connection is being closed.
- */
-const KEEP_ALIVE_MS = 10 * 60 * 1000;
 
 /**
  * How long the model service may be silent, in milliseconds. It is shorter than the 10 minutes that the runtime (1.0.85)
@@ -45,7 +38,7 @@ interface Session extends GatewaySession {
  */
 export class ModelGateway {
   readonly requests: ModelRequests = { inFlight: 0, failed: 0 };
-  readonly #server: Server;
+  readonly #server: LoopbackServer;
   readonly baseUrl: string;
   readonly #provider: RemoteProvider;
   readonly #open: () => Upstream;
@@ -57,13 +50,12 @@ export class ModelGateway {
    */
   readonly #byToken = new Map<string, Session>();
 
-  private constructor(server: Server, provider: RemoteProvider, open: () => Upstream) {
-    const { port } = server.address() as AddressInfo;
+  private constructor(server: LoopbackServer, provider: RemoteProvider, open: () => Upstream) {
     this.#server = server;
     this.#provider = provider;
     this.#open = open;
     // Keep the path of the provider's URL, because the runtime makes the paths of its requests from it.
-    this.baseUrl = `http://127.0.0.1:${port}${new URL(provider.baseUrl).pathname.replace(/\/+$/, "")}`;
+    this.baseUrl = `http://127.0.0.1:${server.port}${new URL(provider.baseUrl).pathname.replace(/\/+$/, "")}`;
   }
 
   /** @param env the variables that servers get. They name the proxy and the certificates for the model service. */
@@ -76,13 +68,8 @@ export class ModelGateway {
     const wire = new WireFormat(provider);
     const open = openUpstreams(provider.baseUrl, env);
     const report = new FailureReport(provider);
-    // Set `noDelay`, because Nagle's algorithm would delay the small pieces of an answer.
-    const server = createServer({ noDelay: true, keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0 });
-    server.listen(0, "127.0.0.1");
-    await once(server, "listening");
-    const gateway = new ModelGateway(server, provider, open);
     const underWay = new Map<string, number>();
-    server.on("request", (request: IncomingMessage, response: ServerResponse) => {
+    const server = await listenOnLoopback((request, response) => {
       const secret = wire.secretOf(request.headers);
       const session = secret === null ? undefined : gateway.#byToken.get(digest(secret));
       const { requests } = gateway;
@@ -92,12 +79,13 @@ export class ModelGateway {
       if (session?.before === undefined) void exchange.run(session, consumer);
       else void session.before().then(async () => await exchange.run(session, consumer));
     });
+    const gateway = new ModelGateway(server, provider, open);
     return gateway;
   }
 
   /** Serves a connection that another listener has accepted, such as a Unix socket. */
   accept(connection: Socket): void {
-    this.#server.emit("connection", connection);
+    this.#server.accept(connection);
   }
 
   /**
@@ -143,10 +131,7 @@ export class ModelGateway {
 
   /** Stops listening and cuts all requests. May be called twice. */
   async close(): Promise<void> {
-    if (!this.#server.listening) return;
-    const closed = once(this.#server, "close");
-    this.#server.close();
-    this.#server.closeAllConnections();
+    const closed = this.#server.close();
     for (const id of [...this.#sessions.keys()]) this.forget(id);
     await closed;
   }
