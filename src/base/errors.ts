@@ -14,9 +14,9 @@ export interface FleetErrorOptions {
   /** The work that was done before the call failed, under the names that it would have in the result. */
   outcome?: Readonly<Record<string, unknown>>;
   /** The limit that was reached: `connections` for the limit of one user, `total.connections` for that of all users. */
-  limit?: string;
+  limit?: string | undefined;
   /** The number of milliseconds after which the same call may succeed, if it is known. */
-  retryAfterMs?: number;
+  retryAfterMs?: number | undefined;
   /** False if the same call cannot succeed, although other errors with this code can pass. Default: that of the code. */
   retryable?: false;
 }

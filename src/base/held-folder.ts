@@ -76,22 +76,18 @@ export class HeldFolder implements Disposable {
   }
 
   /** Opens a folder. Null if the path does not exist, or is a link or a file. */
-  static open(path: string): HeldFolder | null {
-    return HeldFolder.#open(path, FOLDER);
-  }
-
-  /** Like {@link open}, but follows links. Check the {@link realPath} of the result before you use the folder. */
-  static follow(path: string): HeldFolder | null {
-    return HeldFolder.#open(path, FOLDER & ~constants.O_NOFOLLOW);
-  }
-
-  static #open(path: string, flags: number): HeldFolder | null {
+  static open(path: string, flags = FOLDER): HeldFolder | null {
     try {
       return new HeldFolder(openSync(path, flags));
     } catch (error) {
       if (NOT_THERE.has(systemCode(error) ?? "")) return null;
       throw error;
     }
+  }
+
+  /** Like {@link open}, but follows links. Check the {@link realPath} of the result before you use the folder. */
+  static follow(path: string): HeldFolder | null {
+    return HeldFolder.open(path, FOLDER & ~constants.O_NOFOLLOW);
   }
 
   get realPath(): string {

@@ -72,17 +72,18 @@ export function limitReached(
   const where = place === null ? "" : ` (${place.where})`;
   const state = used === undefined ? "the limit is reached" : `${used} ${used === 1 ? "is" : "are"} used`;
   const [noun, rest, ...remedies] = WORDS[what];
+  const wait = writeDuration(Math.ceil((retryAfterMs ?? 0) / 1_000) * 1_000);
   return new FleetError(
     "FLEET_LIMIT_REACHED",
     `${whose} may have ${countOf(max, noun)}${rest}${where}, and ${state}.`,
     {
       suggestions: [
-        ...(retryAfterMs === undefined ? [] : [tryAgainIn(retryAfterMs)]),
+        ...(retryAfterMs === undefined ? [] : [`Try again in ${wait}.` as const]),
         ...(isTotal ? (["Try again in a moment."] as const) : remedies),
         ...(place === null ? [] : [place.raise]),
       ],
       limit,
-      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+      retryAfterMs,
     },
   );
 }
@@ -114,10 +115,6 @@ export function creditsUsedUp(
       retryable: false,
     },
   );
-}
-
-function tryAgainIn(ms: number): Suggestion {
-  return `Try again in ${writeDuration(Math.ceil(ms / 1_000) * 1_000)}.`;
 }
 
 /** Where a limit is set, and how to raise it. */
