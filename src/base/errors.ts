@@ -4,6 +4,7 @@ import { ERRORS, type FleetErrorCode } from "./errors/table.js";
 export type { ErrorEntry } from "./errors/entry.js";
 export { fillIn, isCommand, type Placeholder, type Suggestion, withoutComment } from "./errors/entry.js";
 export { ERRORS, type FleetErrorCode } from "./errors/table.js";
+export { quote, quoteUpTo } from "./values/text.js";
 
 export interface FleetErrorOptions {
   /** The next steps, the most useful one first. */
@@ -13,9 +14,9 @@ export interface FleetErrorOptions {
   /** The work that was done before the call failed, under the names that it would have in the result. */
   outcome?: Readonly<Record<string, unknown>>;
   /** The limit that was reached: `connections` for the limit of one user, `total.connections` for that of all users. */
-  limit?: string;
+  limit?: string | undefined;
   /** The number of milliseconds after which the same call may succeed, if it is known. */
-  retryAfterMs?: number;
+  retryAfterMs?: number | undefined;
   /** False if the same call cannot succeed, although other errors with this code can pass. Default: that of the code. */
   retryable?: false;
 }
@@ -58,6 +59,7 @@ export class FleetError extends Error {
   readonly code: FleetErrorCode;
   readonly suggestions: readonly Suggestion[];
   readonly #text: ErrorText;
+  readonly #options: FleetErrorOptions;
   /** The work that was done before the call failed, such as `{ deleted: ["a"] }`; empty if no work was done. */
   readonly outcome: Readonly<Record<string, unknown>>;
   /** The limit that was reached; undefined for other errors. */
@@ -70,6 +72,7 @@ export class FleetError extends Error {
   constructor(code: FleetErrorCode, message: string, options: FleetErrorOptions = {}) {
     super(nameOptions(message, asOption), options.cause === undefined ? {} : { cause: options.cause });
     this.code = code;
+    this.#options = options;
     this.#text = { message, suggestions: [...(options.suggestions ?? [])] };
     this.suggestions = this.describe(asOption).suggestions;
     this.outcome = options.outcome ?? {};
@@ -89,15 +92,9 @@ export class FleetError extends Error {
 
   /** Returns the same error with other texts. `change` gets texts in which options are still marked. */
   reworded(change: (text: ErrorText) => Partial<ErrorText>, outcome = this.outcome): FleetError {
-    const { code, limit, retryAfterMs, cause, stack } = this;
     const { message, suggestions } = { ...this.#text, ...change(this.#text) };
-    const known = {
-      ...(limit === undefined ? {} : { limit }),
-      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
-      ...(this.retryable ? {} : { retryable: false as const }),
-    };
-    const error = new FleetError(code, message, { suggestions, cause, outcome, ...known });
-    if (stack !== undefined) error.stack = stack;
+    const error = new FleetError(this.code, message, { ...this.#options, suggestions, outcome });
+    if (this.stack !== undefined) error.stack = this.stack;
     return error;
   }
 
@@ -125,28 +122,4 @@ export function fleetClosed(): FleetError {
 export function systemCode(error: unknown): string | undefined {
   if (!(error instanceof Error) || !("code" in error)) return undefined;
   return typeof error.code === "string" ? error.code : undefined;
-}
-
-/** The secret parts of the fleet's own tokens, and of the tokens of its proxies. */
-const SECRET = /(?<=cft_[a-z0-9]{16}_|cfp_)[\w-]{43}/g;
-
-/**
- * Quotes a value from outside for a message. Escapes control, zero-width and bidirectional characters, so that the
- * value cannot forge a log line or reorder the text on a terminal. Shortens long values. Hides tokens of the fleet,
- * because a user may give one in place of an id.
- */
-export function quote(value: unknown): string {
-  return quoteUpTo(80, value);
-}
-
-/** Like {@link quote}, with a length of your own. @param longest in characters */
-export function quoteUpTo(longest: number, value: unknown): string {
-  const given = typeof value === "string" ? value : (JSON.stringify(value) ?? String(value));
-  const text = given.replace(SECRET, "***");
-  const short = text.length > longest ? `${text.slice(0, longest - 3)}…` : text;
-  return `"${short.replace(/["\\]/g, "\\$&").replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, escapeCharacter)}"`;
-}
-
-function escapeCharacter(character: string): string {
-  return `\\u{${character.codePointAt(0)?.toString(16)}}`;
 }

@@ -33,7 +33,10 @@ export const DEEPEST = 64;
 const READ_AT_ONCE = 1_000;
 
 export interface Budget {
+  /** How many more entries may be handled. */
   left: number;
+  /** Set if that was not enough. */
+  isCut?: boolean;
 }
 
 /** The path of an entry of an open folder. "" means the folder itself. */
@@ -73,22 +76,18 @@ export class HeldFolder implements Disposable {
   }
 
   /** Opens a folder. Null if the path does not exist, or is a link or a file. */
-  static open(path: string): HeldFolder | null {
-    return HeldFolder.#open(path, FOLDER);
-  }
-
-  /** Like {@link open}, but follows links. Check the {@link realPath} of the result before you use the folder. */
-  static follow(path: string): HeldFolder | null {
-    return HeldFolder.#open(path, FOLDER & ~constants.O_NOFOLLOW);
-  }
-
-  static #open(path: string, flags: number): HeldFolder | null {
+  static open(path: string, flags = FOLDER): HeldFolder | null {
     try {
       return new HeldFolder(openSync(path, flags));
     } catch (error) {
       if (NOT_THERE.has(systemCode(error) ?? "")) return null;
       throw error;
     }
+  }
+
+  /** Like {@link open}, but follows links. Check the {@link realPath} of the result before you use the folder. */
+  static follow(path: string): HeldFolder | null {
+    return HeldFolder.open(path, FOLDER & ~constants.O_NOFOLLOW);
   }
 
   get realPath(): string {
@@ -173,32 +172,26 @@ export class HeldFolder implements Disposable {
 }
 
 /**
- * Calls `visit` for everything in the folder and its subfolders that is not a folder. Returns `stopped` once `visit`
- * returns false, `cut` if the budget ran out or a folder was too deep, and otherwise `whole`.
+ * Yields the facts about everything in the folder and its subfolders that is not a folder. Sets `isCut` if the budget ran
+ * out or a folder was too deep.
  */
-export function walk(
-  folder: HeldFolder,
-  budget: Budget,
-  visit: (stats: Stats) => boolean,
-  depth = 0,
-): "whole" | "cut" | "stopped" {
+export function* walk(folder: HeldFolder, budget: Budget, depth = 0): Generator<Stats, void> {
   const { entries, more } = folder.entries(Math.max(0, budget.left));
   budget.left -= entries.length;
-  let result: "whole" | "cut" = more ? "cut" : "whole";
+  if (more) budget.isCut = true;
   for (const entry of entries) {
-    if (entry.isDirectory()) continue;
-    const stats = folder.lstat(entry.name);
-    if (stats !== undefined && !visit(stats)) return "stopped";
+    const stats = entry.isDirectory() ? undefined : folder.lstat(entry.name);
+    if (stats !== undefined) yield stats;
   }
   for (const entry of entries) {
     if (!entry.isDirectory()) continue;
-    if (budget.left <= 0 || depth === DEEPEST) return "cut";
+    if (budget.left <= 0 || depth === DEEPEST) {
+      budget.isCut = true;
+      return;
+    }
     using child = folder.folder(entry.name);
-    const below = child === null ? "whole" : walk(child, budget, visit, depth + 1);
-    if (below === "stopped") return "stopped";
-    if (below === "cut") result = "cut";
+    if (child !== null) yield* walk(child, budget, depth + 1);
   }
-  return result;
 }
 
 /**

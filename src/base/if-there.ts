@@ -42,8 +42,13 @@ export function readAt(fd: number, position: number, length: number): Buffer {
  * on a read-only disk.
  */
 export function makeFolder(path: string): void {
+  unlessThere(() => mkdirSync(path, { mode: 0o700 }));
+}
+
+/** Makes a file, a folder or a link. Does nothing if something is already at its path. */
+export function unlessThere(make: () => void): void {
   try {
-    mkdirSync(path, { mode: 0o700 });
+    make();
   } catch (error) {
     if (systemCode(error) !== "EEXIST") throw error;
   }

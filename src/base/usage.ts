@@ -124,10 +124,7 @@ export function countsOf(line: LedgerLine): UsageCounts {
 export function addUsage(to: UsageCounts, from: UsageCounts): void {
   to.turns += from.turns;
   to.requests += from.requests;
-  to.inputTokens = sum(to.inputTokens, from.inputTokens);
-  to.outputTokens = sum(to.outputTokens, from.outputTokens);
-  to.cacheReadTokens = sum(to.cacheReadTokens, from.cacheReadTokens);
-  to.credits = sum(to.credits, from.credits);
+  for (const name of NUMBERS) to[name] = sum(to[name], from[name]);
 }
 
 function sum(a: number | null, b: number | null): number | null {
@@ -142,14 +139,8 @@ export function keyOf(line: Pick<LedgerLine, "user" | "sessionId" | "model" | "t
   return by === "model" ? line.model : line.at.slice(0, 10);
 }
 
-export const USAGE_COUNTS = [
-  "turns",
-  "requests",
-  "inputTokens",
-  "outputTokens",
-  "cacheReadTokens",
-  "credits",
-] as const satisfies (keyof UsageCounts)[];
+const NUMBERS = ["inputTokens", "outputTokens", "cacheReadTokens", "credits"] as const satisfies (keyof UsageNumbers)[];
+export const USAGE_COUNTS = ["turns", "requests", ...NUMBERS] as const;
 
 /** Adds two numbers. NaN stands for a number that nobody reported. */
 export function plus(a = Number.NaN, b = Number.NaN): number {
@@ -213,17 +204,10 @@ export class UsageParts {
         const value = this.counts[place + offset] ?? Number.NaN;
         return Number.isNaN(value) ? null : value;
       };
-      return {
-        turns: count(0) ?? 0,
-        requests: count(1) ?? 0,
-        inputTokens: count(2),
-        outputTokens: count(3),
-        cacheReadTokens: count(4),
-        credits: count(5),
-        key,
-        user,
-        model,
-      };
+      const [turns, requests, inputTokens = null, outputTokens = null, cacheReadTokens = null, credits = null] =
+        USAGE_COUNTS.map((_, offset) => count(offset));
+      const numbers = { inputTokens, outputTokens, cacheReadTokens, credits };
+      return { turns: turns ?? 0, requests: requests ?? 0, ...numbers, key, user, model };
     });
   }
 }

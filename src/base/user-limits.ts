@@ -33,26 +33,18 @@ export const FIXED_LIMITS = {
   total: { requestsInFlight: 20_000, unreadBytes: 512 * 1024 * 1024 },
 } as const;
 
-/** The words for each limited thing in a message: the noun, and the text after the noun. */
-const WORDS: Record<Limited | UserLimit, readonly [noun: string, rest: string]> = {
-  connections: ["connection", " to the front door"],
-  sessions: ["session", ""],
-  requestsInFlight: ["unanswered request", ""],
-  unreadBytes: ["byte", " in the buffers of the front door"],
-  turnsPerMinute: ["turn", " per minute"],
-  concurrentTurns: ["turn", " at once"],
-  tokensPerDay: ["model token", " per day"],
-  tokensPerMonth: ["model token", " per month"],
-};
-const REMEDIES: Record<Limited | UserLimit, readonly Suggestion[]> = {
-  connections: ["Close a connection that is not needed."],
-  sessions: ["copilotfleet list --user USER", "copilotfleet delete SESSION"],
-  requestsInFlight: ["Wait for the answers to earlier requests."],
-  unreadBytes: ["Send less at the same time, and read the answers."],
-  turnsPerMinute: ["copilotfleet limit show --user USER"],
-  concurrentTurns: ["Wait until another turn of the user has ended.", "copilotfleet limit show --user USER"],
-  tokensPerDay: ["copilotfleet limit show --user USER"],
-  tokensPerMonth: ["copilotfleet limit show --user USER"],
+const SHOW: Suggestion = "copilotfleet limit show --user USER";
+
+/** The words for each limited thing in a message: the noun, the text after the noun, and the next steps. */
+const WORDS: Record<Limited | UserLimit, readonly [noun: string, rest: string, ...remedies: Suggestion[]]> = {
+  connections: ["connection", " to the front door", "Close a connection that is not needed."],
+  sessions: ["session", "", "copilotfleet list --user USER", "copilotfleet delete SESSION"],
+  requestsInFlight: ["unanswered request", "", "Wait for the answers to earlier requests."],
+  unreadBytes: ["byte", " in the buffers of the front door", "Send less at the same time, and read the answers."],
+  turnsPerMinute: ["turn", " per minute", SHOW],
+  concurrentTurns: ["turn", " at once", "Wait until another turn of the user has ended.", SHOW],
+  tokensPerDay: ["model token", " per day", SHOW],
+  tokensPerMonth: ["model token", " per month", SHOW],
 };
 
 /** Where a limit of a user comes from: the configuration, a group that the configuration names, or `limit set`. */
@@ -79,19 +71,19 @@ export function limitReached(
   const place = what in FIXED_LIMITS.default ? null : placeOf(isTotal ? limit : what, isTotal ? "total" : source);
   const where = place === null ? "" : ` (${place.where})`;
   const state = used === undefined ? "the limit is reached" : `${used} ${used === 1 ? "is" : "are"} used`;
-  const [noun, rest] = WORDS[what];
-  const remedies: readonly Suggestion[] = isTotal ? ["Try again in a moment."] : REMEDIES[what];
+  const [noun, rest, ...remedies] = WORDS[what];
+  const wait = writeDuration(Math.ceil((retryAfterMs ?? 0) / 1_000) * 1_000);
   return new FleetError(
     "FLEET_LIMIT_REACHED",
     `${whose} may have ${countOf(max, noun)}${rest}${where}, and ${state}.`,
     {
       suggestions: [
-        ...(retryAfterMs === undefined ? [] : [tryAgainIn(retryAfterMs)]),
-        ...remedies,
+        ...(retryAfterMs === undefined ? [] : [`Try again in ${wait}.` as const]),
+        ...(isTotal ? (["Try again in a moment."] as const) : remedies),
         ...(place === null ? [] : [place.raise]),
       ],
       limit,
-      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+      retryAfterMs,
     },
   );
 }
@@ -123,10 +115,6 @@ export function creditsUsedUp(
       retryable: false,
     },
   );
-}
-
-function tryAgainIn(ms: number): Suggestion {
-  return `Try again in ${writeDuration(Math.ceil(ms / 1_000) * 1_000)}.`;
 }
 
 /** Where a limit is set, and how to raise it. */

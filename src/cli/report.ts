@@ -9,7 +9,7 @@ import {
   type Placeholder,
   withoutComment,
 } from "../base/errors.js";
-import { filesExhausted, lacksFiles, mayLackFiles } from "../base/system/few-files.js";
+import { filesExhausted, lacksFiles, mayLackFiles } from "../base/system/own-limits.js";
 import { printable, printableJson, shellQuote } from "../base/values/text.js";
 import type { EvictionResult } from "../sessions/memory/eviction.js";
 import type { SessionView } from "../sessions/view.js";

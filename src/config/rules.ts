@@ -76,7 +76,7 @@ const measure = (
       ? { kind: "duration", pattern: duration.DURATION_PATTERN }
       : { kind: "size", pattern: SIZE_PATTERN }),
     fault: (given) =>
-      unit === "s" ? duration.durationFault(given, maxMs).problem : sizeFault(given, / to (\d+mb)$/.exec(allowed)?.[1]),
+      unit === "s" ? duration.durationFault(given, maxMs) : sizeFault(given, / to (\d+mb)$/.exec(allowed)?.[1]),
   });
 
 const within =

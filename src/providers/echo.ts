@@ -1,17 +1,10 @@
 import { randomUUID } from "node:crypto";
-import { once } from "node:events";
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import type { AddressInfo, Socket } from "node:net";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import { isObject, parseObject } from "../base/values/text.js";
+import { type LoopbackServer, listenOnLoopback } from "./loopback.js";
 
 const LARGEST_BODY_BYTES = 32 * 1024 * 1024;
-
-/**
- * How long an unused connection stays open, in milliseconds. It is longer than usual pauses between turns, because a
- * request fails if it arrives just when its connection is being closed.
- */
-const KEEP_ALIVE_MS = 10 * 60 * 1000;
 
 export interface EchoModelOptions {
   port?: number;
@@ -19,14 +12,10 @@ export interface EchoModelOptions {
   delayMs?: number;
 }
 
-export interface EchoModel extends AsyncDisposable {
+export interface EchoModel extends LoopbackServer, AsyncDisposable {
   /** The `baseUrl` for a provider: `http://127.0.0.1:PORT/v1`. */
   readonly baseUrl: string;
   readonly requests: number;
-  /** Serves a connection that another listener has accepted, such as a Unix socket. */
-  accept(connection: Socket): void;
-  /** Stops listening and closes all connections. May be called twice. */
-  close(): Promise<void>;
 }
 
 /**
@@ -41,8 +30,7 @@ export interface EchoModel extends AsyncDisposable {
  */
 export async function startEchoModel(options: EchoModelOptions = {}): Promise<EchoModel> {
   let requests = 0;
-  // Set `noDelay`, because Nagle's algorithm would delay the small replies.
-  const server = createServer({ noDelay: true, keepAliveTimeout: KEEP_ALIVE_MS }, (request, response) => {
+  const server = await listenOnLoopback((request, response) => {
     const path = (request.url ?? "").split("?")[0];
     if (path !== "/v1/chat/completions" || request.method !== "POST") return answerOther(path, request, response);
     const gone = new AbortController();
@@ -51,25 +39,14 @@ export async function startEchoModel(options: EchoModelOptions = {}): Promise<Ec
     complete(request, response, options.delayMs ?? 0, gone.signal).catch((error: unknown) => {
       if (!gone.signal.aborted) refuse(response, 500, String(error));
     });
-  });
-  server.listen(options.port ?? 0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  const close = async () => {
-    if (!server.listening) return;
-    const closed = once(server, "close");
-    server.close();
-    server.closeAllConnections();
-    await closed;
-  };
+  }, options.port);
   return {
-    baseUrl: `http://127.0.0.1:${port}/v1`,
+    ...server,
+    baseUrl: `http://127.0.0.1:${server.port}/v1`,
     get requests() {
       return requests;
     },
-    accept: (connection) => void server.emit("connection", connection),
-    close,
-    [Symbol.asyncDispose]: close,
+    [Symbol.asyncDispose]: server.close,
   };
 }
 

@@ -3,6 +3,7 @@ import type { IncomingMessage } from "node:http";
 import { FleetError, quote } from "../base/errors.js";
 import type { NamedSource } from "../base/server.js";
 import { isLoopback } from "../base/values/network.js";
+import { parseObject } from "../base/values/text.js";
 import type { Environment } from "../config/load/paths.js";
 import type { Config } from "../config/schema.js";
 import { nameOfSource, PRIVATE_KEY, readSecret, type SecretContext, secretFault, TOKEN } from "../config/secret.js";
@@ -137,7 +138,7 @@ async function post(
 }
 
 function readMinted(text: string, date: string | undefined): Minted {
-  const { token, expires_at: end } = parsed(text);
+  const { token, expires_at: end } = parseObject(text) ?? {};
   if (typeof token !== "string" || secretFault(token, TOKEN) !== null)
     throw unavailable("GitHub's answer has no token");
   // Count from the time in GitHub's header `Date`, because this machine's clock may be wrong.
@@ -147,17 +148,8 @@ function readMinted(text: string, date: string | undefined): Minted {
 }
 
 function messageOf(text: string): string {
-  const { message } = parsed(text);
+  const { message } = parseObject(text) ?? {};
   return typeof message === "string" && message !== "" ? `: ${quote(message.slice(0, 200))}` : "";
-}
-
-function parsed(text: string): Record<string, unknown> {
-  try {
-    const value: unknown = JSON.parse(text);
-    return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
-  } catch {
-    return {};
-  }
 }
 
 function unavailable(problem: string, cause?: unknown): FleetError {

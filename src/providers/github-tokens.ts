@@ -1,9 +1,12 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { abortable, NEVER } from "../base/clock.js";
 import { FleetError, isFleetError } from "../base/errors.js";
 import type { TokenSource } from "../base/server.js";
 import type { Environment } from "../config/load/paths.js";
 import type { Config } from "../config/schema.js";
 import { NoAnswer } from "../config/secret.js";
-import { resolveToken } from "./github-token.js";
+import { type PlainSource, resolveToken } from "./github-token.js";
+import { CachedSecret } from "./provider-key.js";
 
 /** For how many milliseconds the output of a token command is reused before the command runs again. */
 const COMMAND_FRESH_MS = 5_000;
@@ -12,9 +15,7 @@ const COMMAND_FRESH_MS = 5_000;
  * for a moment while another program replaces it.
  */
 const [FILE_TRIES, FILE_PAUSE_MS] = [3, 100];
-/**
- * How many tokens from files and commands stay in memory, because a command's last token is used if the command hangs.
- */
+/** How many tokens stay in memory, because a command's last token is used if the command hangs. */
 const MAX_KEPT = 1_000;
 /** How long GitHub may take to answer, in milliseconds. */
 const MINT_MS = 10_000;
@@ -42,8 +43,8 @@ interface TokenRequest {
 class GitHubTokens {
   readonly #auth: Config["auth"];
   readonly #env: Environment;
-  readonly #read = new Map<string, { token: string; readMs: number }>();
-  readonly #reading = new Map<string, Promise<string>>();
+  /** The tokens from variables, files and commands. The one that was used last is at the end. */
+  readonly #secrets = new Map<string, CachedSecret>();
   #app: AppToken | undefined;
 
   constructor(auth: Config["auth"], env: Environment) {
@@ -59,17 +60,9 @@ class GitHubTokens {
    */
   async get(source: TokenSource, { user, signal }: TokenRequest): Promise<string> {
     signal?.throwIfAborted();
-    switch (source.from) {
-      case "env":
-      case "caller":
-        return await resolveToken(source, { user, env: this.#env });
-      case "file":
-        return await untilAborted(this.#ofFile(source, user), signal);
-      case "command":
-        return await untilAborted(this.#ofCommand(source, user), signal);
-      case "app":
-        return await untilAborted(this.#ofApp(), signal);
-    }
+    // The work continues after an abort, because other callers may wait for it, too.
+    const token = source.from === "app" ? this.#ofApp() : this.#secretOf(source, user).get();
+    return await abortable(token, signal ?? NEVER);
   }
 
   /**
@@ -77,50 +70,40 @@ class GitHubTokens {
    */
   forget(source: TokenSource, user: string | null): void {
     if (source.from === "app") this.#app?.forget();
-    else this.#read.delete(keyOf(source, user));
+    else this.#secrets.delete(keyOf(source, user));
   }
 
-  async #ofFile(source: TokenSource & { from: "file" }, user: string | null): Promise<string> {
+  #secretOf(source: PlainSource, user: string | null): CachedSecret {
     const key = keyOf(source, user);
-    for (let tries = 1; ; tries++) {
-      try {
-        const token = await resolveToken(source, { user, env: this.#env });
-        this.#keep(key, token);
-        return token;
-      } catch (error) {
-        if (!this.#read.has(key)) throw error;
-        if (tries < FILE_TRIES) await new Promise((resolve) => setTimeout(resolve, FILE_PAUSE_MS));
-        else {
-          this.#read.delete(key);
-          throw error;
+    const secret = this.#secrets.get(key) ?? this.#newSecret(source, user);
+    this.#secrets.delete(key);
+    this.#secrets.set(key, secret);
+    const oldest = this.#secrets.keys().next().value;
+    if (this.#secrets.size > MAX_KEPT && oldest !== undefined) this.#secrets.delete(oldest);
+    return secret;
+  }
+
+  #newSecret(source: PlainSource, user: string | null): CachedSecret {
+    const read = async () => await resolveToken(source, { user, env: this.#env });
+    if (source.from === "command") {
+      // If the command does not answer, use its last token, and do not wait for it again soon. If it fails, its last
+      // token may be revoked.
+      const outlives = (error: unknown) => isFleetError(error) && error.cause instanceof NoAnswer;
+      return new CachedSecret(read, { freshMs: COMMAND_FRESH_MS, outlives, renews: true });
+    }
+    return new CachedSecret(
+      async (isKnown) => {
+        for (let tries = 1; ; tries++) {
+          try {
+            return await read();
+          } catch (error) {
+            if (source.from !== "file" || !isKnown || tries === FILE_TRIES) throw error;
+            await delay(FILE_PAUSE_MS);
+          }
         }
-      }
-    }
-  }
-
-  /** If the command does not answer, returns its last token. If it fails, throws: the last token may be revoked. */
-  async #ofCommand(source: TokenSource & { from: "command" }, user: string | null): Promise<string> {
-    const key = keyOf(source, user);
-    const known = this.#read.get(key);
-    if (known !== undefined && performance.now() - known.readMs < COMMAND_FRESH_MS) return known.token;
-    let reading = this.#reading.get(key);
-    if (reading === undefined) {
-      reading = resolveToken(source, { user, env: this.#env }).finally(() => this.#reading.delete(key));
-      this.#reading.set(key, reading);
-    }
-    try {
-      const token = await reading;
-      this.#keep(key, token);
-      return token;
-    } catch (error) {
-      if (known === undefined || !isFleetError(error) || !(error.cause instanceof NoAnswer)) {
-        this.#read.delete(key);
-        throw error;
-      }
-      // Treat the last token as just read. Otherwise, each turn would wait for the command's time limit.
-      this.#keep(key, known.token);
-      return known.token;
-    }
+      },
+      { freshMs: 0 },
+    );
   }
 
   async #ofApp(): Promise<string> {
@@ -135,13 +118,6 @@ class GitHubTokens {
       return await mintInstallationToken(githubApp, this.#env, signal);
     });
     return await this.#app.get();
-  }
-
-  #keep(key: string, token: string): void {
-    this.#read.delete(key);
-    this.#read.set(key, { token, readMs: performance.now() });
-    const oldest = this.#read.keys().next().value;
-    if (this.#read.size > MAX_KEPT && oldest !== undefined) this.#read.delete(oldest);
   }
 }
 
@@ -224,22 +200,4 @@ export class AppToken {
 
 function keyOf(source: TokenSource, user: string | null): string {
   return JSON.stringify([source, user]);
-}
-
-/**
- * Waits for `work`, or throws the signal's reason when it aborts. The work continues, because other callers may wait
- * for it, too.
- */
-async function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return await work;
-  let onAbort = (): void => undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(signal.reason);
-    signal.addEventListener("abort", onAbort, { once: true });
-  });
-  try {
-    return await Promise.race([work, aborted]);
-  } finally {
-    signal.removeEventListener("abort", onAbort);
-  }
 }

@@ -6,57 +6,83 @@ import { KEY, readSecret } from "../config/secret.js";
 
 /** How long a key is used before its source is read again, in milliseconds. */
 const FRESH_MS = { env: 0, file: 1_000, command: 5 * 60_000 };
-/** If the service keeps refusing keys, the key is read again at most once in this time, in milliseconds. */
+/** If the service keeps refusing a secret, the secret is read again at most once in this time, in milliseconds. */
 const REFUSAL_PAUSE_MS = 5_000;
 
-/** The key of the model service. Reads it again when it may have changed, so a new key needs no restart. */
-export class ProviderKey {
-  readonly #source: NamedSource;
-  readonly #env: Environment;
-  #known: { key: string; readMs: number } | undefined;
+interface CacheRules {
+  /** How long the secret is used before it is read again, in milliseconds. */
+  freshMs: number;
+  /** Whether the last secret stays in use after this failure. Default: it does not. */
+  outlives?: (error: unknown) => boolean;
+  /** Whether the last secret counts as just read after such a failure. */
+  renews?: boolean;
+}
+
+/** A secret that is read again when it may have changed, so that a new secret needs no restart. */
+export class CachedSecret {
+  readonly #read: () => Promise<string>;
+  readonly #rules: CacheRules;
+  #known: { secret: string; readMs: number } | undefined;
   #reading: Promise<string> | undefined;
   #refusedMs = Number.NEGATIVE_INFINITY;
 
-  constructor(source: NamedSource, env: Environment) {
-    this.#source = source;
-    this.#env = env;
+  /** @param read reads the secret from its source; `isKnown` tells whether an earlier read succeeded */
+  constructor(read: (isKnown: boolean) => Promise<string>, rules: CacheRules) {
+    this.#read = async () => await read(this.#known !== undefined);
+    this.#rules = rules;
   }
 
-  /**
-   * The current key. If a command fails, this is the key that it printed last, because the failure may be short.
-   *
-   * @throws FleetError `FLEET_MODEL_UNCONFIGURED` when the key cannot be read. No message contains the key.
-   */
+  /** The current secret. Throws the error of its source. */
   async get(): Promise<string> {
     const known = this.#known;
-    if (known !== undefined && performance.now() - known.readMs < FRESH_MS[this.#source.from]) return known.key;
-    const reading = this.#readOnce();
-    if (known === undefined || this.#source.from !== "command") return await reading;
-    return await reading.catch(() => known.key);
+    const { freshMs, outlives, renews } = this.#rules;
+    if (known !== undefined && performance.now() - known.readMs < freshMs) return known.secret;
+    try {
+      return await this.#readOnce();
+    } catch (error) {
+      if (known !== undefined && outlives?.(error) === true) {
+        if (renews === true) known.readMs = performance.now();
+        return known.secret;
+      }
+      this.#known = undefined;
+      throw error;
+    }
   }
 
   /**
-   * The key to use after the service has refused the key `refused`: a newer key, or `refused` if there is no newer one.
+   * The secret to use after a service has refused `refused`: a newer one, or `refused` if there is no newer one.
    */
   async getAfterRefusal(refused: string): Promise<string> {
-    if (this.#known !== undefined && this.#known.key !== refused) return this.#known.key;
-    // A service that refuses every key must not make the fleet run a command for each request.
+    if (this.#known !== undefined && this.#known.secret !== refused) return this.#known.secret;
+    // A service that refuses every secret must not make the fleet run a command for each request.
     if (this.#reading === undefined && performance.now() - this.#refusedMs < REFUSAL_PAUSE_MS) return refused;
     this.#refusedMs = performance.now();
     return await this.#readOnce();
+  }
+
+  /** Makes the next {@link get} read the source again. */
+  forget(): void {
+    this.#known = undefined;
   }
 
   async #readOnce(): Promise<string> {
     this.#reading ??= this.#read().finally(() => {
       this.#reading = undefined;
     });
-    return await this.#reading;
+    const secret = await this.#reading;
+    this.#known = { secret, readMs: performance.now() };
+    return secret;
   }
+}
 
-  async #read(): Promise<string> {
-    const key = await readSecret(this.#source, KEY, { env: this.#env });
-    this.#known = { key, readMs: performance.now() };
-    return key;
+/**
+ * The key of the model service. If a command fails, the key that it printed last stays in use, because the failure may be
+ * short. Throws `FLEET_MODEL_UNCONFIGURED` when the key cannot be read. No message contains the key.
+ */
+export class ProviderKey extends CachedSecret {
+  constructor(source: NamedSource, env: Environment) {
+    const outlives = () => source.from === "command";
+    super(async () => await readSecret(source, KEY, { env }), { freshMs: FRESH_MS[source.from], outlives });
   }
 }
 

@@ -46,9 +46,8 @@ export class ModelProvider implements AsyncDisposable {
   #gateway: ModelGateway | undefined;
   readonly #context: ModelProviderContext;
   #socket: Promise<GatewaySocket> | undefined;
-  /** How many uses of each session in this process are not over: the results of {@link keep} that are not disposed. */
-  readonly #users = new Map<string, number>();
-  readonly #given = new Map<string, GivenProvider>();
+  /** For each session with uses in this process: how many are not over, and what a server got for it last. */
+  readonly #uses = new Map<string, { count: number; given: GivenProvider | null }>();
   readonly #consumers = new Map<string, MeteredConsumer>();
   #isClosed = false;
 
@@ -132,19 +131,16 @@ export class ModelProvider implements AsyncDisposable {
    * is valid while at least one use is recorded.
    */
   keep(sessionId: string): Disposable {
-    this.#users.set(sessionId, (this.#users.get(sessionId) ?? 0) + 1);
+    const use = this.#uses.get(sessionId) ?? { count: 0, given: null };
+    this.#uses.set(sessionId, use);
+    use.count++;
     let isKept = true;
     return {
       [Symbol.dispose]: () => {
-        if (!isKept) return;
+        if (isKept) use.count--;
         isKept = false;
-        const left = (this.#users.get(sessionId) ?? 1) - 1;
-        if (left > 0) {
-          this.#users.set(sessionId, left);
-          return;
-        }
-        this.#users.delete(sessionId);
-        this.#given.delete(sessionId);
+        if (use.count > 0 || this.#uses.get(sessionId) !== use) return;
+        this.#uses.delete(sessionId);
         this.#consumers.delete(sessionId);
         this.#gateway?.forget(sessionId);
       },
@@ -193,13 +189,13 @@ export class ModelProvider implements AsyncDisposable {
    * left, or if {@link noteGiven} was not called or was called with null.
    */
   lastGiven(sessionId: string): GivenProvider | null {
-    return this.#given.get(sessionId) ?? null;
+    return this.#uses.get(sessionId)?.given ?? null;
   }
 
   /** @param given null if the server may have another provider now, or none */
   noteGiven(sessionId: string, given: GivenProvider | null): void {
-    if (given !== null && this.#users.has(sessionId)) this.#given.set(sessionId, given);
-    else this.#given.delete(sessionId);
+    const use = this.#uses.get(sessionId);
+    if (use !== undefined) use.given = given;
   }
 
   /** Whether model requests of the session have passed the gateway since the last {@link attribute} of a turn. */

@@ -40,10 +40,10 @@ export function chooseLimits(
   if (RESOURCES.every((resource) => settings[resource] === null)) return null;
   const { memory, openFiles, disk } = settings;
   const bases = GROUPED.some((resource) => settings[resource] !== null) ? findBases() : new Map();
-  const name = `${serverId}.${randomBytes(6).toString("hex")}`;
+  const name = `${PREFIX}${serverId}.${randomBytes(6).toString("hex")}`;
   const groups = GROUPED.flatMap((resource): GroupLimit[] => {
     const [max, base] = [settings[resource], bases.get(resource)];
-    return max === null || base === undefined ? [] : [{ folder: groupFolder(base, name), by: base.by, resource, max }];
+    return max === null || base === undefined ? [] : [{ folder: join(base.folder, name), by: base.by, resource, max }];
   });
   const isGrouped = (resource: Resource) => groups.some((group) => group.resource === resource);
   const rlimits: Rlimit[] = [
@@ -186,11 +186,6 @@ interface GroupLimit {
   max: number;
 }
 
-/** @param name the name of the group, which differs for each start of a server */
-function groupFolder({ folder }: GroupBase, name: string): string {
-  return join(folder, `${PREFIX}${name}`);
-}
-
 /**
  * Makes the groups and sets their limits.
  *
@@ -199,11 +194,10 @@ function groupFolder({ folder }: GroupBase, name: string): string {
  */
 export function makeGroups(limits: readonly GroupLimit[]): void {
   for (const { folder, by, resource, max } of limits) {
-    const files = limitFiles(by, resource, max);
     const failures = [
       make(folder),
-      ...files.map(([name, text]) => {
-        const failure = write(join(folder, name), text);
+      ...Object.entries(FILES[by][resource].set(max)).map(([name, content]) => {
+        const failure = write(join(folder, name), `${content}`);
         return failure === "ENOENT" && OPTIONAL.has(name) ? null : failure;
       }),
     ];
@@ -223,12 +217,7 @@ export function processesInGroup(folder: string): number[] {
 /** Removes a group that has no processes, and the groups below it. @returns whether the group no longer exists */
 export function removeGroup(folder: string): boolean {
   for (const group of groupsIn(folder)) removeGroup(group);
-  try {
-    rmdirSync(folder);
-    return true;
-  } catch (error) {
-    return systemCode(error) === "ENOENT";
-  }
+  return [null, "ENOENT"].includes(attempt(() => rmdirSync(folder)));
 }
 
 /**
@@ -239,13 +228,8 @@ export function removeGroup(folder: string): boolean {
 export function groupsOf({ cgroups }: LimitsReport, pid: number | null): string[] {
   const ours = cgroups.filter(isServerGroup);
   const names = new Set(ours.map((folder) => basename(folder)));
-  const own =
-    pid === null
-      ? []
-      : system()
-          .processes.controlGroups(pid)
-          .map(({ folder }) => folder);
-  const seen = own.filter((folder) => names.has(basename(folder)));
+  const own = pid === null ? [] : system().processes.controlGroups(pid);
+  const seen = own.map(({ folder }) => folder).filter((folder) => names.has(basename(folder)));
   return seen.length > 0 ? seen : ours;
 }
 
@@ -260,7 +244,7 @@ export function limitsReached(limits: LimitsReport, pid: number | null): LimitsR
   if (by === "rlimits") return reached;
   const groups = groupsOf(limits, pid);
   for (const resource of GROUPED) {
-    const [file, word] = countOf(by, resource);
+    const [file, word] = FILES[by][resource].counts;
     for (const folder of groups) {
       const line = new RegExp(`^${word} (\\d+)$`, "m").exec(read(join(folder, file)) ?? "");
       reached[resource] += Number(line?.[1] ?? 0);
@@ -279,22 +263,17 @@ function isServerGroup(folder: string): boolean {
 }
 
 function groupsIn(folder: string): string[] {
-  try {
-    const entries = readdirSync(folder, { withFileTypes: true });
-    return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(folder, name));
-  } catch (error) {
-    if (systemCode(error) === undefined) throw error;
-    return [];
-  }
+  const entries = orNull(() => readdirSync(folder, { withFileTypes: true })) ?? [];
+  return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(folder, name));
 }
 
-function read(path: string): string | null {
-  try {
-    return readFileSync(path, "utf8");
-  } catch (error) {
-    if (systemCode(error) === undefined) throw error;
-    return null;
-  }
+const read = (path: string) => orNull(() => readFileSync(path, "utf8"));
+
+/** The result of `work`; null if the system refuses it. */
+function orNull<T>(work: () => T): T | null {
+  let result: T | null = null;
+  attempt(() => (result = work()));
+  return result;
 }
 
 /** @returns the code of the system error; null if there was none */
@@ -333,48 +312,34 @@ const PERIOD_US = 100_000;
 /** The files that may be missing, because a kernel without swap does not have them. */
 const OPTIONAL: ReadonlySet<string> = new Set(["memory.swap.max", "memory.memsw.limit_in_bytes"]);
 
-/** The files that set a limit, each with its text, in the order in which they must be written. */
-function limitFiles(
-  version: GroupVersion,
-  resource: GroupedResource,
-  max: number,
-): readonly (readonly [name: string, text: string])[] {
-  const quota = Math.round(max * PERIOD_US);
-  switch (resource) {
-    case "memory":
-      return version === "cgroup-v2"
-        ? [
-            ["memory.max", `${max}`],
-            ["memory.swap.max", "0"],
-          ]
-        : [
-            ["memory.limit_in_bytes", `${max}`],
-            ["memory.memsw.limit_in_bytes", `${max}`],
-          ];
-    case "processes":
-      return [["pids.max", `${max}`]];
-    case "cpu":
-      return version === "cgroup-v2"
-        ? [["cpu.max", `${quota} ${PERIOD_US}`]]
-        : [
-            ["cpu.cfs_period_us", `${PERIOD_US}`],
-            ["cpu.cfs_quota_us", `${quota}`],
-          ];
-  }
-}
+const quotaOf = (processors: number) => Math.round(processors * PERIOD_US);
 
 /**
- * The file in which the kernel counts how often a limit was reached, and the word before the count. For memory, the
- * kernel counts the processes that it killed; for processes, those that it refused to start; for cpu, the periods of a
- * tenth of a second in which it made processes wait.
+ * For each version and resource: the files that set a limit, each with its content, in the order in which they must be
+ * written; then the file in which the kernel counts how often the limit was reached, and the word before the count. For
+ * memory, the kernel counts the processes that it killed; for processes, those that it refused to start; for cpu, the
+ * periods of a tenth of a second in which it made processes wait.
  */
-function countOf(version: GroupVersion, resource: GroupedResource): readonly [file: string, word: string] {
-  switch (resource) {
-    case "memory":
-      return [version === "cgroup-v2" ? "memory.events" : "memory.oom_control", "oom_kill"];
-    case "processes":
-      return ["pids.events", "max"];
-    case "cpu":
-      return ["cpu.stat", "nr_throttled"];
-  }
+const FILES: Readonly<Record<GroupVersion, Readonly<Record<GroupedResource, GroupFiles>>>> = {
+  "cgroup-v2": {
+    memory: { set: (max) => ({ "memory.max": max, "memory.swap.max": 0 }), counts: ["memory.events", "oom_kill"] },
+    processes: { set: (max) => ({ "pids.max": max }), counts: ["pids.events", "max"] },
+    cpu: { set: (max) => ({ "cpu.max": `${quotaOf(max)} ${PERIOD_US}` }), counts: ["cpu.stat", "nr_throttled"] },
+  },
+  "cgroup-v1": {
+    memory: {
+      set: (max) => ({ "memory.limit_in_bytes": max, "memory.memsw.limit_in_bytes": max }),
+      counts: ["memory.oom_control", "oom_kill"],
+    },
+    processes: { set: (max) => ({ "pids.max": max }), counts: ["pids.events", "max"] },
+    cpu: {
+      set: (max) => ({ "cpu.cfs_period_us": PERIOD_US, "cpu.cfs_quota_us": quotaOf(max) }),
+      counts: ["cpu.stat", "nr_throttled"],
+    },
+  },
+};
+
+interface GroupFiles {
+  set: (max: number) => Readonly<Record<string, number | string>>;
+  counts: readonly [file: string, word: string];
 }

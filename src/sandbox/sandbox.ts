@@ -381,12 +381,9 @@ function hiddenFolders({ stateRoot, config, env }: Secrets): string[] {
     (source) => (source?.from === "file" ? source.path.replace(/[^/]*\{user\}.*$/s, "") : null),
   );
   const keys = [...secrets, serve.tls.key, host.tls.key];
-  const all = [stateRoot, dirname(userConfigFile(env)), storage.shared, ...keys, ...valueFiles(env)];
+  const valueFiles = keyVariables().map((variable) => env[`${variable}_FILE`]);
+  const all = [stateRoot, dirname(userConfigFile(env)), storage.shared, ...keys, ...valueFiles];
   return all.flatMap((path) => (path == null || path === "" ? [] : [resolve(path)]));
-}
-
-function valueFiles(env: NodeJS.ProcessEnv): (string | undefined)[] {
-  return keyVariables().map((variable) => env[`${variable}_FILE`]);
 }
 
 /** Paths of folders, with all links resolved. */
@@ -407,14 +404,8 @@ function checkedPath(path: string, setting: string, { hidden, own }: Folders): s
   if (contains(own[0] ?? "", real)) return real;
   const exposed = hidden.find((secret) => contains(real, secret) || contains(secret, real));
   if (exposed !== undefined) {
-    const problem = `${setting}: ${quote(path)} would give a server access to ${quote(exposed)}, which contains secrets of the fleet or of other users.`;
-    throw new FleetError(
-      "FLEET_CONFIG_INVALID",
-      `${problem} Allowed: a folder that neither contains it nor is in it.`,
-      {
-        suggestions: ["Choose a folder that has only files for this user."],
-      },
-    );
+    const problem = `give a server access to ${quote(exposed)}, which contains secrets of the fleet or of other users`;
+    throw exposing(`${setting}: ${quote(path)} would ${problem}.`);
   }
   // The agent can change everything in these folders. So if the path leads through one of them to a place outside, the
   // agent may have made the link that leads out.
@@ -430,8 +421,12 @@ function checkedPath(path: string, setting: string, { hidden, own }: Folders): s
 function refusePrograms(real: string, { folders, paths }: Programs, named: { path: string; setting: string }): void {
   const exposed = folders.find((folder) => contains(folder, real)) ?? paths.find((program) => contains(real, program));
   if (exposed === undefined) return;
-  const problem = `${named.setting}: ${quote(named.path)} would let a server change ${quote(exposed)}, which has programs or settings of the machine or of the fleet.`;
-  throw new FleetError("FLEET_CONFIG_INVALID", `${problem} Allowed: a folder that neither contains it nor is in it.`, {
+  const problem = `let a server change ${quote(exposed)}, which has programs or settings of the machine or of the fleet`;
+  throw exposing(`${named.setting}: ${quote(named.path)} would ${problem}.`);
+}
+
+function exposing(problem: string): FleetError {
+  return new FleetError("FLEET_CONFIG_INVALID", `${problem} Allowed: a folder that neither contains it nor is in it.`, {
     suggestions: ["Choose a folder that has only files for this user."],
   });
 }

@@ -4,8 +4,7 @@ import { FleetError, isFleetError, quote, type Suggestion, systemCode } from "..
 import type { EventLog } from "../base/event.js";
 import type { Registry, ServerRecord } from "../base/server.js";
 import { type Lease, mayUse, type NewSession, newSessionRecord, type SessionRecord } from "../base/session.js";
-import { filesExhausted, lacksFiles } from "../base/system/few-files.js";
-import { isOwnLimit } from "../base/system/linux/proc.js";
+import { filesExhausted, isOwnLimit, lacksFiles } from "../base/system/own-limits.js";
 import { refuseSuspended, type Slot } from "../base/usage.js";
 import { type LimitSource, limitReached } from "../base/user-limits.js";
 import { compareText } from "../base/values/text.js";

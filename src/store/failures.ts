@@ -1,6 +1,6 @@
 import { FleetError, isFleetError, quote, type Suggestion } from "../base/errors.js";
 import { SCHEMA } from "../base/server.js";
-import { isOwnLimit } from "../base/system/linux/proc.js";
+import { isOwnLimit } from "../base/system/own-limits.js";
 
 /** @param where a path, a Redis key or a database, here and in the other functions of this file */
 export function newerError(where: string, schema: number): FleetError {

@@ -55,7 +55,7 @@ describe("parseDuration", () => {
     expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID", exit: 2 });
     const allowed = 'a number with a unit (ms, s, m, h, d, w), such as "30s" or "1h30m", above 0 and at most 3650d';
     expect(error.message.startsWith(`--ttl is ${quote(text)}, `)).toBe(true);
-    expect(error.message).toMatch(/, (?:which is |which has no unit|and "\p{L}+" is not a unit)/u);
+    expect(error.message).toMatch(/, which (?:is |has no unit)/);
     expect(error.message.endsWith(`. Allowed: ${allowed}`)).toBe(true);
     expect(error.suggestions).not.toEqual([]);
   });
@@ -82,22 +82,21 @@ describe("parseDuration", () => {
   });
 
   it.each([
-    ["5", "which has no unit", "Add a unit: s, m, h, d, w or ms, such as 5h."],
-    ["0", "which has no unit", "Add a unit: s, m, h, d, w or ms, such as 24h."],
-    ["86400", "which has no unit", "Add a unit: s, m, h, d, w or ms, such as 24h."],
-    ["", "which is empty", "Write a number with a unit, such as 24h."],
-    ["-1s", "which is negative", "Write a number above 0 with a unit, such as 24h."],
-    ["soon", "which is not a number with a unit", "Write a number with a unit, such as 24h."],
-    ["1y", 'and "y" is not a unit', "Use a unit: s, m, h, d, w or ms, such as 24h."],
-    ["5 parsecs", 'and "parsecs" is not a unit', "Use a unit: s, m, h, d, w or ms, such as 24h."],
-    ["3651d", "which is longer than 3650d", "Write a number with a unit, such as 24h."],
-    ["0s", "which is too short", "Write a number with a unit, such as 24h."],
+    ["5", "which has no unit"],
+    ["0", "which has no unit"],
+    ["", "which is not a number with a unit"],
+    ["-1s", "which is not a number with a unit"],
+    ["soon", "which is not a number with a unit"],
+    ["1y", "which is not a number with a unit"],
+    ["5 parsecs", "which is not a number with a unit"],
+    ["3651d", "which is longer than 3650d"],
+    ["0s", "which is too short"],
   ])(
     "the error for the duration %j describes the fault with “%s”, and gives an example that is allowed",
-    (text, problem, advice) => {
+    (text, problem) => {
       const error = refusalOf(() => parseDuration(text, { name: "--ttl" }));
       expect(error.message).toContain(`${quote(text)}, ${problem}. Allowed: `);
-      expect(error.suggestions).toEqual([advice]);
+      expect(error.suggestions).toEqual(["Write a number with a unit, such as 24h."]);
     },
   );
 

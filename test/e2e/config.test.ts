@@ -117,8 +117,8 @@ describe("config check", () => {
     expect(heads).toEqual([
       expect.stringContaining(`"pol" is not a key of the configuration (in ${FILE}, line 3)`),
       expect.stringContaining(`session.ttl in ${FILE}, line 2, is 3600, which has no unit.`),
-      expect.stringContaining(`lock.ttl in ${FILE}, line 4, is "1y", and "y" is not a unit.`),
-      expect.stringContaining(`COPILOTFLEET_PORTS_FROM (ports.from) is "x", which is not a number.`),
+      expect.stringContaining(`lock.ttl in ${FILE}, line 4, is "1y", which is not a number with a unit.`),
+      expect.stringContaining(`COPILOTFLEET_PORTS_FROM (ports.from) is "x", which is not a whole number.`),
     ]);
     write("{\n");
     const broken = await fleet.run(["config", "check", "--json"]);

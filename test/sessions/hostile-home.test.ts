@@ -13,7 +13,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { HeldFolder, removeTree, walk } from "../../src/base/held-folder.js";
+import { type Budget, HeldFolder, removeTree, walk } from "../../src/base/held-folder.js";
 import {
   isLoadedBy,
   lastWrite,
@@ -237,15 +237,13 @@ describe("a tree of very many or very deep folders", () => {
     for (let index = 0; index < 50; index++) writeFileSync(join(root, `f${index}`), "x");
     deep(join(root, "deep"));
     using folder = HeldFolder.open(root);
-    let seen = 0;
-    const visit = () => {
-      seen += 1;
-      return true;
-    };
     if (folder === null) throw new Error("there is no folder");
-    expect(walk(folder, { left: 20 }, visit)).toBe("cut");
-    expect(seen).toBe(20);
-    expect(walk(folder, { left: 10_000 }, visit)).toBe("cut");
+    const few: Budget = { left: 20 };
+    expect([...walk(folder, few)]).toHaveLength(20);
+    expect(few.isCut).toBe(true);
+    const many: Budget = { left: 10_000 };
+    expect([...walk(folder, many)]).toHaveLength(50);
+    expect(many.isCut).toBe(true);
     await removeTree(root, { left: 10_000 });
   });
 

@@ -105,10 +105,10 @@ describe("a session id", () => {
     ["constructor", "a reserved word"],
     ["__proto__", "a reserved word"],
     ["..", "stands for a folder"],
-  ])("the error for the session id %j states the reason, and asks for another id", (id, why) => {
+  ])("the error for the session id %j states the reason, and what an id may be", (id, why) => {
     const { refused } = outcome(validateSessionId, id);
     expect(refused).toContain(why);
-    expect(refused).toContain("Allowed: another id of ");
+    expect(refused).toContain("Allowed: an id of ");
   });
 
   it.each([

@@ -1,7 +1,7 @@
 import { chmod, chown, lchown, mkdir, readdir, rename, stat, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { unfitType } from "../../src/base/system/linux/file-systems.js";
+import { unfitType } from "../../src/base/system/file-systems.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { checkStateFolder, ensureStateFolder, restoreModes } from "../../src/store/file/state-folder.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";

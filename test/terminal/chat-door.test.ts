@@ -86,7 +86,7 @@ describe("a chat through a front door", () => {
       [["--to", door, "--token-env", token], /--token-env takes the name of a variable/],
       [["--to", door], /--to needs --token-env VAR or --token-file FILE\./],
       [["--to", door, "--token-env", "T", "--user", "alice"], /Give either --user USER or --to HOST:PORT\./],
-      [["--to", "nowhere", "--token-env", "T"], /--to is "nowhere", which has no port\. Allowed: host:port/],
+      [["--to", "nowhere", "--token-env", "T"], /--to is "nowhere", which is not host:port\. Allowed: host:port/],
     ];
     for (const [flags, message] of refusals) {
       const refused = new Terminal(laptop, ["chat", ...flags], { columns: 200, env: { T: token } });

@@ -1,7 +1,9 @@
+import { readFileSync } from "node:fs";
 import { FleetError } from "../errors.js";
-import { linux } from "./linux/linux.js";
+import { linuxFiles } from "./file-systems.js";
+import { linuxProcesses } from "./processes.js";
 
-/* The questions to the operating system that Node.js does not answer. `linux/` reads `/proc`. */
+/* The questions to the operating system that Node.js does not answer. The other files of this folder read `/proc`. */
 
 /**
  * The flag O_PATH of fcntl.h, which has this value on all processors that the runtime supports. Node.js has no constant
@@ -52,6 +54,20 @@ export interface UnfitFileSystem {
   kind: "kernel" | "network";
   name: string;
 }
+
+let boot: string | undefined;
+
+export const linux = {
+  processes: linuxProcesses,
+  files: linuxFiles,
+  /** A clock that all processes of the machine share, and that nobody can set. */
+  clock: {
+    /** Differs after each start of the machine. Times of different boots are not comparable. */
+    bootId: () => (boot ??= readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()),
+    /** Milliseconds since a moment of this boot: CLOCK_MONOTONIC, which stops while the machine sleeps. */
+    nowMs: () => Number(process.hrtime.bigint()) / 1e6,
+  },
+};
 
 /** Answers the questions on this machine. @throws FleetError `FLEET_PLATFORM_UNSUPPORTED` on any system but Linux */
 export function system(platform: NodeJS.Platform = process.platform): typeof linux {

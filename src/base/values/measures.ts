@@ -1,5 +1,5 @@
 import parse from "parse-duration";
-import { FleetError, quote, type Suggestion } from "../errors.js";
+import { FleetError, quote } from "../errors.js";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 
@@ -91,23 +91,19 @@ export function parseLifetime(given: Duration, name: string): number | null {
 
 /** The error for a value that is not a duration, or not in the range. */
 export function invalidDuration(given: Duration, name: string, allowed: string, maxMs: number): FleetError {
-  const { problem, advice } = durationFault(given, maxMs);
-  return new FleetError("FLEET_USAGE_INVALID", `${name} is ${quote(given)}, ${problem}. Allowed: ${allowed}`, {
-    suggestions: [advice],
+  const message = `${name} is ${quote(given)}, ${durationFault(given, maxMs)}. Allowed: ${allowed}`;
+  const example = maxMs > LONGEST_TIMER_MS ? "24h" : "30s";
+  return new FleetError("FLEET_USAGE_INVALID", message, {
+    suggestions: [`Write a number with a unit, such as ${example}.`],
   });
 }
 
 /** States why a value is not a duration of at most `maxMs`. */
-export function durationFault(given: Duration, maxMs: number): Fault {
-  const example = maxMs > LONGEST_TIMER_MS ? "24h" : "30s";
-  const outOfRange = (ms: number) =>
-    ms > maxMs ? `which is longer than ${writeDuration(maxMs)}` : "which is too short";
-  if (typeof given === "string") {
-    const read = (text: string) => outOfRange(parse(text) ?? 0);
-    return measureFault(given, { units: ["s", "m", "h", "d", "w", "ms"], example, outOfRange: read });
-  }
-  const problem = Number.isNaN(given) ? "which is not a number" : outOfRange(given);
-  return { problem, advice: `Write a number with a unit, such as ${example}.` };
+export function durationFault(given: Duration, maxMs: number): string {
+  if (typeof given === "string" && !DURATION_GRAMMAR.test(given)) return formFault(given);
+  const ms = typeof given === "string" ? (parse(given) ?? 0) : given;
+  if (Number.isNaN(ms)) return "which is not a number";
+  return ms > maxMs ? `which is longer than ${writeDuration(maxMs)}` : "which is too short";
 }
 
 function readMilliseconds(given: number, maxMs: number): number | null {
@@ -115,49 +111,9 @@ function readMilliseconds(given: number, maxMs: number): number | null {
   return ms >= 1 && ms <= maxMs ? ms : null;
 }
 
-/** The part of a message that states why a value is refused ("which has no unit"), and the next step. */
-export interface Fault {
-  problem: string;
-  advice: Suggestion;
-}
-
-/** How a duration or a size is written. */
-interface Notation {
-  units: readonly string[];
-  /** A usual value, such as "24h". */
-  example: string;
-  /** States why a text of the right form is out of range. */
-  outOfRange: (text: string) => string;
-}
-
-/** Matches a number that the advice may repeat with a unit. A longer number could be out of range. */
-const USUAL_NUMBER = /^[1-9][\d.]{0,3}$/;
-
-/** Finds out why a text is not a duration or a size. Never guesses a unit: `gc --ttl 5` could delete everything. */
-export function measureFault(given: string, { units, example, outOfRange }: Notation): Fault {
-  const text = given.trim();
-  const write: Suggestion = `Write a number with a unit, such as ${example}.`;
-  if (text === "") return { problem: "which is empty", advice: write };
-  if (/^\d+(?:\.\d+)?$/.test(text)) {
-    const unit = example.replace(/^\d+/, "");
-    const own = USUAL_NUMBER.test(text) ? `${text}${unit}` : example;
-    return { problem: "which has no unit", advice: `Add a unit: ${listed(units)}, such as ${own}.` };
-  }
-  if (/^-\s*\d/.test(text))
-    return { problem: "which is negative", advice: `Write a number above 0 with a unit, such as ${example}.` };
-  if (!/^\d+(?:\.\d+)?\s*\p{L}/u.test(text)) return { problem: "which is not a number with a unit", advice: write };
-  const written = Array.from(text.matchAll(/\p{L}+/gu), ([unit]) => unit);
-  const unknown = written.find((unit) => !units.includes(unit));
-  // Do not show a long word, because it may be a secret in the wrong place.
-  if (unknown !== undefined && unknown.length <= 12) {
-    return { problem: `and "${unknown}" is not a unit`, advice: `Use a unit: ${listed(units)}, such as ${example}.` };
-  }
-  const isWhole = unknown === undefined && /^(?:\d+(?:\.\d+)?\p{L}+)+$/u.test(text) && text.length <= 64;
-  return { problem: isWhole ? outOfRange(text) : "which is not a number with a unit", advice: write };
-}
-
-function listed(units: readonly string[]): string {
-  return units.join(", ").replace(/, (?=[^,]*$)/, " or ");
+/** Never guesses a unit: `gc --ttl 5` could delete everything. */
+function formFault(given: string): string {
+  return /^\d+(?:\.\d+)?$/.test(given) ? "which has no unit" : "which is not a number with a unit";
 }
 
 const BYTES = { kb: 1024, mb: 1024 ** 2, gb: 1024 ** 3 };
@@ -172,12 +128,9 @@ export const ALLOWED_SIZE = 'a number with a unit (kb, mb, gb), such as "512mb",
 
 /** States why a text is not a size of at most `most`, such as "256mb". */
 export function sizeFault(given: string, most = `${LARGEST_BYTES / BYTES.gb}gb`): string {
-  const outOfRange = (text: string) => {
-    const bytes = bytesOf(text);
-    if (bytes === null) return "which is not a number with a unit";
-    return bytes > (bytesOf(most) ?? 0) ? `which is more than ${most}` : "which is too small";
-  };
-  return measureFault(given, { units: ["kb", "mb", "gb", "KB", "MB", "GB"], example: most, outOfRange }).problem;
+  const bytes = bytesOf(given);
+  if (bytes === null) return formFault(given);
+  return bytes > (bytesOf(most) ?? 0) ? `which is more than ${most}` : "which is too small";
 }
 
 /** Returns whole bytes from 1 to 1024 gb, or null if `text` is anything else. Units are powers of 1024. */

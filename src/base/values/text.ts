@@ -1,10 +1,29 @@
 import { createHash } from "node:crypto";
-import { quote } from "../errors.js";
 
 /*
- * Prepares text for a message: makes it harmless to a terminal, and removes possible secrets. `quote()` of base/errors.ts is
- * for short values. These functions are for paths and the output of other programs, which must not be shortened.
+ * Prepares text for a message: makes it harmless to a terminal, and removes possible secrets. `quote()` is for short
+ * values. The other functions are for paths and the output of other programs, which must not be shortened.
  */
+
+/** The secret parts of the fleet's own tokens, and of the tokens of its proxies. */
+const SECRET = /(?<=cft_[a-z0-9]{16}_|cfp_)[\w-]{43}/g;
+
+/**
+ * Quotes a value from outside for a message. Escapes control, zero-width and bidirectional characters, so that the
+ * value cannot forge a log line or reorder the text on a terminal. Shortens long values. Hides tokens of the fleet,
+ * because a user may give one in place of an id.
+ */
+export function quote(value: unknown): string {
+  return quoteUpTo(80, value);
+}
+
+/** Like {@link quote}, with a length of your own. @param longest in characters */
+export function quoteUpTo(longest: number, value: unknown): string {
+  const given = typeof value === "string" ? value : (JSON.stringify(value) ?? String(value));
+  const text = given.replace(SECRET, "***");
+  const short = text.length > longest ? `${text.slice(0, longest - 3)}…` : text;
+  return `"${printable(short.replace(/["\\]/g, "\\$&"))}"`;
+}
 
 /** Escapes control, zero-width and bidirectional characters. */
 export function printable(text: string): string {
@@ -142,34 +161,26 @@ export function blankFault(text: string): string | null {
 export const NOT_A_VARIABLE = "is not the name of a variable, and is not shown, because it may be a secret";
 
 export function wholeNumberFault(text: string, [min, max]: readonly [number, number]): string | null {
-  if (/^-?\d+$/.test(text)) {
-    if (Number(text) > max) return `which is more than ${max}`;
-    return Number(text) < min ? `which is less than ${min}` : null;
-  }
-  if (/^-?\d+\.\d+$/.test(text)) return "which is not a whole number";
-  const isOtherNotation = text.trim() !== "" && !Number.isNaN(Number(text));
-  return isOtherNotation ? "which is not written in digits alone" : (blankFault(text) ?? "which is not a number");
+  if (!/^-?\d+$/.test(text)) return blankFault(text) ?? "which is not a whole number";
+  if (Number(text) > max) return `which is more than ${max}`;
+  return Number(text) < min ? `which is less than ${min}` : null;
 }
 
+const WITHOUT_SPACE = { characters: /\S/ };
+
 /** States why a text is not `host:port`. */
-export function addressFault(text: string): string | null {
-  const fault = textFault(text, { characters: /\S/ });
-  if (fault !== null) return fault;
-  if (/^\d+$/.test(text)) return "which has no host";
-  if (!/:[^:\]]*$/.test(text)) return "which has no port";
-  return text.startsWith(":") ? "which has no host" : "which is not host:port";
+export function addressFault(text: string): string {
+  return textFault(text, WITHOUT_SPACE) ?? "which is not host:port";
 }
 
 export function urlFault(text: string): string | null {
-  const fault = textFault(text, { characters: /\S/ });
-  if (fault !== null) return fault;
-  if (!/^https?:\/\//.test(text)) return "which does not start with http:// or https://";
-  return /^[^/]*\/\/[^/]*@/.test(text) ? "which contains a user or a password" : null;
+  const fault = /^https?:\/\//.test(text) ? null : "which does not start with http:// or https://";
+  const login = /^[^/]*\/\/[^/]*@/.test(text) ? "which contains a user or a password" : null;
+  return textFault(text, WITHOUT_SPACE) ?? fault ?? login;
 }
 
 export function storeFault(text: string): string | null {
-  const fault = textFault(text, { characters: /\S/ });
-  if (fault !== null) return fault;
-  if (!/^rediss?:\/\//.test(text)) return 'which is neither "file" nor the URL of a Redis';
-  return /^[^/]*\/\/[^/@]*:[^/]*@/.test(text) ? "which contains a password" : null;
+  const fault = /^rediss?:\/\//.test(text) ? null : 'which is neither "file" nor the URL of a Redis';
+  const login = /^[^/]*\/\/[^/@]*:[^/]*@/.test(text) ? "which contains a password" : null;
+  return textFault(text, WITHOUT_SPACE) ?? fault ?? login;
 }

@@ -1,22 +1,15 @@
 import { createHash, randomBytes } from "node:crypto";
-import { once } from "node:events";
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo, Socket } from "node:net";
+import type { Socket } from "node:net";
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { UsageRecorder } from "../../base/usage.js";
 import type { Environment } from "../../config/load/paths.js";
 import type { RemoteProvider } from "../../config/schema.js";
+import { type LoopbackServer, listenOnLoopback } from "../loopback.js";
 import { describeProvider, type ProviderKey, withKey } from "../provider-key.js";
 import { Exchange, FailureReport, type GatewaySession, type ModelRequests } from "./exchange.js";
 import type { BudgetCheck, Consumers } from "./request-meter.js";
 import { openUpstreams, type Upstream } from "./upstream.js";
 import { WireFormat } from "./wire.js";
-
-/**
- * How long an unused connection of a server stays open, in milliseconds. It is longer than usual pauses between turns,
- * because a request fails if it arrives just when its connection is being closed.
- */
-const KEEP_ALIVE_MS = 10 * 60 * 1000;
 
 /**
  * How long the model service may be silent, in milliseconds. It is shorter than the 10 minutes that the runtime (1.0.85)
@@ -35,6 +28,8 @@ export interface GatewayOptions {
 interface Session extends GatewaySession {
   readonly id: string;
   readonly token: string;
+  /** The work for which all requests of the session wait. */
+  before?: (() => Promise<void>) | undefined;
 }
 
 /**
@@ -43,7 +38,7 @@ interface Session extends GatewaySession {
  */
 export class ModelGateway {
   readonly requests: ModelRequests = { inFlight: 0, failed: 0 };
-  readonly #server: Server;
+  readonly #server: LoopbackServer;
   readonly baseUrl: string;
   readonly #provider: RemoteProvider;
   readonly #open: () => Upstream;
@@ -54,16 +49,13 @@ export class ModelGateway {
    * is right.
    */
   readonly #byToken = new Map<string, Session>();
-  /** The work for which all requests of a session wait, by session id. */
-  readonly #before = new Map<string, () => Promise<void>>();
 
-  private constructor(server: Server, provider: RemoteProvider, open: () => Upstream) {
-    const { port } = server.address() as AddressInfo;
+  private constructor(server: LoopbackServer, provider: RemoteProvider, open: () => Upstream) {
     this.#server = server;
     this.#provider = provider;
     this.#open = open;
     // Keep the path of the provider's URL, because the runtime makes the paths of its requests from it.
-    this.baseUrl = `http://127.0.0.1:${port}${new URL(provider.baseUrl).pathname.replace(/\/+$/, "")}`;
+    this.baseUrl = `http://127.0.0.1:${server.port}${new URL(provider.baseUrl).pathname.replace(/\/+$/, "")}`;
   }
 
   /** @param env the variables that servers get. They name the proxy and the certificates for the model service. */
@@ -76,30 +68,24 @@ export class ModelGateway {
     const wire = new WireFormat(provider);
     const open = openUpstreams(provider.baseUrl, env);
     const report = new FailureReport(provider);
-    // Set `noDelay`, because Nagle's algorithm would delay the small pieces of an answer.
-    const server = createServer({ noDelay: true, keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0 });
-    server.listen(0, "127.0.0.1");
-    await once(server, "listening");
-    const gateway = new ModelGateway(server, provider, open);
     const underWay = new Map<string, number>();
-    server.on("request", (request: IncomingMessage, response: ServerResponse) => {
+    const server = await listenOnLoopback((request, response) => {
       const secret = wire.secretOf(request.headers);
       const session = secret === null ? undefined : gateway.#byToken.get(digest(secret));
-      const { id = "" } = session ?? {};
       const { requests } = gateway;
       const context = { wire, report, key, requests, underWay, silenceMs, metering: metering ?? null };
       const exchange = new Exchange(context, request, response);
-      const consumer = metering?.consumers.get(id);
-      const before = gateway.#before.get(id);
-      if (before === undefined) void exchange.run(session, consumer);
-      else void before().then(async () => await exchange.run(session, consumer));
+      const consumer = metering?.consumers.get(session?.id ?? "");
+      if (session?.before === undefined) void exchange.run(session, consumer);
+      else void session.before().then(async () => await exchange.run(session, consumer));
     });
+    const gateway = new ModelGateway(server, provider, open);
     return gateway;
   }
 
   /** Serves a connection that another listener has accepted, such as a Unix socket. */
   accept(connection: Socket): void {
-    this.#server.emit("connection", connection);
+    this.#server.accept(connection);
   }
 
   /**
@@ -125,10 +111,11 @@ export class ModelGateway {
 
   /** Makes each request of the session wait for `work`, until the result is disposed. `work` must never reject. */
   before(sessionId: string, work: () => Promise<void>): Disposable {
-    this.#before.set(sessionId, work);
+    const session = this.#sessionOf(sessionId);
+    session.before = work;
     return {
       [Symbol.dispose]: () => {
-        if (this.#before.get(sessionId) === work) this.#before.delete(sessionId);
+        if (session.before === work) session.before = undefined;
       },
     };
   }
@@ -144,10 +131,7 @@ export class ModelGateway {
 
   /** Stops listening and cuts all requests. May be called twice. */
   async close(): Promise<void> {
-    if (!this.#server.listening) return;
-    const closed = once(this.#server, "close");
-    this.#server.close();
-    this.#server.closeAllConnections();
+    const closed = this.#server.close();
     for (const id of [...this.#sessions.keys()]) this.forget(id);
     await closed;
   }

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import { type BegunUse, type Consumer, UNREPORTED, type UsageNumbers, type UsageRecorder } from "../../base/usage.js";
-import { isObject } from "../../base/values/text.js";
+import { isObject, parseObject } from "../../base/values/text.js";
 
 /** About how many bytes a token has. */
 export const TOKEN_BYTES = 4;
@@ -112,22 +112,14 @@ export class AnswerUsage {
   readonly #isStream: boolean;
   #rest: Buffer[] = [];
   #restBytes = 0;
-  #numbers: UsageNumbers = { inputTokens: null, outputTokens: null, cacheReadTokens: null, credits: null };
-  #hasLast = false;
+  /** A number is null if the service has not reported it. */
+  numbers: UsageNumbers = UNREPORTED;
+  /** Whether the last event of the stream has arrived. */
+  hasLast = false;
 
   /** @param contentType the answer's header `Content-Type` */
   constructor(contentType: string | undefined) {
     this.#isStream = contentType?.startsWith("text/event-stream") === true;
-  }
-
-  /** A number is null if the service has not reported it. */
-  get numbers(): UsageNumbers {
-    return this.#numbers;
-  }
-
-  /** Whether the last event of the stream has arrived. */
-  get hasLast(): boolean {
-    return this.#hasLast;
   }
 
   push(piece: Buffer): void {
@@ -165,22 +157,17 @@ export class AnswerUsage {
     for (const line of text.split("\n")) {
       if (!line.startsWith("data:")) continue;
       if (USAGE.test(line)) this.#take(line.slice("data:".length));
-      if (LAST.test(line)) this.#hasLast = true;
+      if (LAST.test(line)) this.hasLast = true;
     }
   }
 
   #take(json: string): void {
-    let value: unknown;
-    try {
-      value = JSON.parse(json);
-    } catch {
-      return; // a text that only looks like usage
-    }
-    const usage = usageIn(value);
+    const value = parseObject(json); // a text may only look like usage
+    const usage = value === undefined ? null : usageIn(value);
     if (usage === null) return;
-    const known = this.#numbers;
+    const known = this.numbers;
     // Keep known numbers, because Anthropic reports the input first and the output last.
-    this.#numbers = {
+    this.numbers = {
       inputTokens: usage.inputTokens ?? known.inputTokens,
       outputTokens: usage.outputTokens ?? known.outputTokens,
       cacheReadTokens: usage.cacheReadTokens ?? known.cacheReadTokens,
@@ -194,8 +181,7 @@ export class AnswerUsage {
  * (Anthropic's messages). Null if there is none. Anthropic's `input_tokens` do not include the tokens that its cache
  * served or stored. The runtime (1.0.85) adds them, and so does this function.
  */
-function usageIn(value: unknown): Omit<UsageNumbers, "credits"> | null {
-  if (!isObject(value)) return null;
+function usageIn(value: Record<string, unknown>): Omit<UsageNumbers, "credits"> | null {
   const holder = [value, value.response, value.message].find((each) => isObject(each) && isObject(each.usage));
   const usage = (holder as { usage?: Record<string, unknown> } | undefined)?.usage;
   if (usage === undefined) return null;
@@ -228,16 +214,8 @@ export function modelIn(body: Buffer): string | null {
     // a key.
     if (!"{, \n".includes(String.fromCharCode(body[at - 1] ?? 0))) continue;
     const name = /^\s*("(?:[^"\\]|\\.)*")/.exec(body.toString("utf8", at + MODEL.length, at + MODEL.length + 300))?.[1];
-    if (name !== undefined) return textIn(name);
+    // The name may be no valid JSON, because an agent may send anything.
+    if (name !== undefined) return (parseObject(`{"name":${name}}`)?.name as string | undefined) ?? null;
   }
   return null;
-}
-
-/** The string that a JSON text contains. Null if the text is not JSON, because an agent may send anything. */
-function textIn(json: string): string | null {
-  try {
-    return JSON.parse(json) as string;
-  } catch {
-    return null;
-  }
 }

@@ -30,40 +30,38 @@ export interface Upstream extends Disposable {
  */
 export function openUpstreams(baseUrl: string, env: Environment): () => Upstream {
   const url = new URL(baseUrl);
+  const isTls = url.protocol === "https:";
   const proxy = proxyFor(url, env);
   const pool = { keepAlive: true, timeout: UNUSED_MS, scheduling: "lifo" } as const;
-  const origin = { host: url.hostname.replace(/^\[|\]$/g, ""), port: url.port };
-  if (url.protocol === "https:") {
-    // Read the certificates once, because that takes long.
-    const tls = { ...pool, secureContext: createSecureContext({ ca: trustedCertificates(env) }) };
-    return () => {
-      const agent = proxy === null ? new HttpsAgent(tls) : new TunnelAgent(proxy, tls);
-      return upstream(agent, (method, path, headers) => httpsRequest({ ...origin, agent, method, path, headers }));
-    };
-  }
-  if (proxy === null) {
-    return () => {
-      const agent = new HttpAgent(pool);
-      return upstream(agent, (method, path, headers) => httpRequest({ ...origin, agent, method, path, headers }));
-    };
-  }
+  // Read the certificates once, because that takes long.
+  const tls = isTls ? { ...pool, secureContext: createSecureContext({ ca: trustedCertificates(env) }) } : pool;
+  const newAgent = () => {
+    if (!isTls) return new HttpAgent(pool);
+    return proxy === null ? new HttpsAgent(tls) : new TunnelAgent(proxy, tls);
+  };
+  const begin = isTls ? httpsRequest : httpRequest;
   // If a request is not encrypted, the proxy needs its complete URL.
-  const target = { host: proxy.hostname, port: proxy.port === "" ? 80 : proxy.port };
+  const plainProxy = isTls ? null : proxy;
+  const target =
+    plainProxy === null ? { host: url.hostname.replace(/^\[|\]$/g, ""), port: url.port } : addressOf(plainProxy);
   return () => {
-    const agent = new HttpAgent(pool);
-    return upstream(agent, (method, path, headers) => {
-      const all = { ...headers, host: url.host, ...authorization(proxy) };
-      return httpRequest({ ...target, agent, method, path: `${url.origin}${path}`, headers: all });
-    });
+    const agent = newAgent();
+    return {
+      request: (method, path, headers) => {
+        if (plainProxy === null) return begin({ ...target, agent, method, path, headers });
+        const all = { ...headers, host: url.host, ...authorization(plainProxy) };
+        return begin({ ...target, agent, method, path: `${url.origin}${path}`, headers: all });
+      },
+      [Symbol.dispose]: () => {
+        agent.maxFreeSockets = 0;
+        for (const socket of Object.values(agent.freeSockets).flatMap((sockets) => sockets ?? [])) socket.destroy();
+      },
+    };
   };
 }
 
-function upstream(agent: HttpAgent, request: Upstream["request"]): Upstream {
-  const close = () => {
-    agent.maxFreeSockets = 0;
-    for (const socket of Object.values(agent.freeSockets).flatMap((sockets) => sockets ?? [])) socket.destroy();
-  };
-  return { request, [Symbol.dispose]: close };
+function addressOf(proxy: URL): { host: string; port: string | number } {
+  return { host: proxy.hostname, port: proxy.port === "" ? 80 : proxy.port };
 }
 
 /** Opens TLS connections through a proxy, by its method CONNECT. */
@@ -84,8 +82,7 @@ class TunnelAgent extends HttpsAgent {
     const target = `${name}:${port === "" || port == null ? 443 : port}`;
     const fail = (error: Error) => done?.(error, undefined as unknown as Duplex);
     const connect = httpRequest({
-      host: this.#proxy.hostname,
-      port: this.#proxy.port === "" ? 80 : this.#proxy.port,
+      ...addressOf(this.#proxy),
       method: "CONNECT",
       path: target,
       headers: { host: target, ...authorization(this.#proxy) },
@@ -131,25 +128,18 @@ const SYSTEM_FILES = [
  * Node.js trusts only its own list. The runtime also trusts the machine's list and the files that these variables name.
  */
 function trustedCertificates(env: Environment): string[] {
-  const named = [env.SSL_CERT_FILE ?? "", env.NODE_EXTRA_CA_CERTS ?? "", ...filesIn(env.SSL_CERT_DIR ?? "")];
-  return [...rootCertificates, ...[...SYSTEM_FILES, ...named].flatMap(contentOf)];
+  const folder = env.SSL_CERT_DIR ?? "";
+  const inFolder = folder === "" ? [] : (ifReadable(() => readdirSync(folder)) ?? []).map((name) => join(folder, name));
+  const files = [...SYSTEM_FILES, env.SSL_CERT_FILE ?? "", env.NODE_EXTRA_CA_CERTS ?? "", ...inFolder];
+  return [...rootCertificates, ...files.flatMap((path) => ifReadable(() => readFileSync(path, "utf8")) ?? [])];
 }
 
-function filesIn(folder: string): string[] {
-  if (folder === "") return [];
+/** Like the runtime, ignores a file or folder that cannot be read. */
+function ifReadable<T>(read: () => T): T | null {
   try {
-    return readdirSync(folder).map((name) => join(folder, name));
+    return read();
   } catch {
-    return [];
-  }
-}
-
-function contentOf(path: string): string[] {
-  if (path === "") return [];
-  try {
-    return [readFileSync(path, "utf8")];
-  } catch {
-    return []; // like the runtime, ignore a file that cannot be read
+    return null;
   }
 }
 

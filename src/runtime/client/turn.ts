@@ -39,9 +39,8 @@ const [ABORT_WAIT_MS, BEGIN_WAIT_MS] = [2_000, 10_000];
  * never begins. After an abort, we ask for less than two seconds, because the server has probably dropped the prompt,
  * and a user is waiting.
  */
-const ASKED_AFTER_ERROR_MS = [0, 250];
-const ASKED_AFTER_ABORT_MS = [0, 250, 500, 1_000];
 const ASKED_MS = [0, 250, 500, 1_000, 2_000, 4_000];
+const [ASKED_AFTER_ERROR, ASKED_AFTER_ABORT] = [2, 4];
 
 /**
  * Runs one turn: sends the prompt and waits for `session.idle`, which arrives when everything that the prompt started
@@ -224,8 +223,7 @@ class SentPrompt {
   }
 
   #pauses(): readonly number[] {
-    if (this.#failure !== undefined) return ASKED_AFTER_ERROR_MS;
-    return this.#isAborted ? ASKED_AFTER_ABORT_MS : ASKED_MS;
+    return ASKED_MS.slice(0, this.#failure !== undefined ? ASKED_AFTER_ERROR : this.#isAborted ? ASKED_AFTER_ABORT : 6);
   }
 
   async #isAtWork(): Promise<boolean> {

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { closeSync, type Stats } from "node:fs";
+import { closeSync } from "node:fs";
 import { copyFile, mkdir, open, rename, rm, utimes } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type Budget, DEEPEST, HeldFolder, walk } from "../../base/held-folder.js";
@@ -79,12 +79,11 @@ function tooLarge(path: string): Error {
 
 export function assertCopyable(path: string): void {
   using folder = HeldFolder.open(path);
-  const bytes = { left: MOST_BYTES };
-  const isCopyable = (stats: Stats) => {
-    if (stats.isFile()) bytes.left -= stats.size;
-    return bytes.left >= 0;
-  };
-  if (folder !== null && walk(folder, { left: MOST_COPIED }, isCopyable) !== "whole") throw tooLarge(path);
+  if (folder === null) return;
+  const budget: Budget = { left: MOST_COPIED };
+  let bytes = 0;
+  for (const stats of walk(folder, budget)) if (stats.isFile()) bytes += stats.size;
+  if (budget.isCut === true || bytes > MOST_BYTES) throw tooLarge(path);
 }
 
 export async function sync(path: string): Promise<void> {

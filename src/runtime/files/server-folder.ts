@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { FleetError, quote, systemCode } from "../../base/errors.js";
-import { makeFolder } from "../../base/if-there.js";
+import { makeFolder, unlessThere } from "../../base/if-there.js";
 import { shellQuote } from "../../base/values/text.js";
 
 /** The name of a server's `COPILOT_HOME`. The token and the log are beside it. */
@@ -32,13 +32,7 @@ function tokenPath(home: string): string {
 }
 
 export function createServerFolder(home: string): void {
-  for (const folder of [dirname(dirname(home)), dirname(home), home]) {
-    try {
-      makeFolder(folder);
-    } catch (cause) {
-      throw unwritable(folder, cause);
-    }
-  }
+  for (const folder of [dirname(dirname(home)), dirname(home), home]) writing(folder, makeFolder);
 }
 
 /** The folder in which all shared servers keep their session state. */
@@ -53,11 +47,7 @@ export function sharedStatePath(stateRoot: string): string {
 export function shareSessionState(stateRoot: string, home: string): void {
   const common = sharedStatePath(stateRoot);
   mkdirSync(common, { recursive: true, mode: 0o700 });
-  try {
-    symlinkSync(common, join(home, "session-state"));
-  } catch (error) {
-    if (systemCode(error) !== "EEXIST") throw error; // an earlier start made it
-  }
+  unlessThere(() => symlinkSync(common, join(home, "session-state")));
 }
 
 /**
@@ -66,13 +56,17 @@ export function shareSessionState(stateRoot: string, home: string): void {
  */
 export function writeConnectionToken(home: string): string {
   const token = randomBytes(32).toString("base64url");
-  const path = tokenPath(home);
+  writing(tokenPath(home), (path) => replaceServerFile(path, token));
+  return token;
+}
+
+/** Runs `write`. @throws FleetError `FLEET_STATE_UNWRITABLE` when it fails */
+export function writing<Result>(path: string, write: (path: string) => Result): Result {
   try {
-    replaceServerFile(path, token);
+    return write(path);
   } catch (cause) {
     throw unwritable(path, cause);
   }
-  return token;
 }
 
 /** Replaces a server's file atomically. The caller must be the only process that writes it. */
@@ -87,12 +81,9 @@ export function replaceServerFile(path: string, text: string): void {
 export function unwritable(path: string, cause: unknown): FleetError {
   const code = systemCode(cause);
   const why = cause instanceof Error ? cause.message.replace(/, \w+ '.*$/s, "") : String(cause);
+  const look = code === "ENOSPC" || code === "EDQUOT" ? ("df -h" as const) : ("ls -ld" as const);
   return new FleetError("FLEET_STATE_UNWRITABLE", `${quote(path)} cannot be written: ${why}.`, {
-    suggestions: [
-      code === "ENOSPC" || code === "EDQUOT"
-        ? `df -h ${shellQuote(dirname(path))}`
-        : `ls -ld ${shellQuote(dirname(path))}`,
-    ],
+    suggestions: [`${look} ${shellQuote(dirname(path))}`],
     cause,
   });
 }

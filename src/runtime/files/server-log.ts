@@ -16,7 +16,7 @@ import { ifThere, readAt } from "../../base/if-there.js";
 import { limitTexts, notRestricted, type SandboxReport } from "../../base/sandbox.js";
 import type { ServerRecord } from "../../base/server.js";
 import { printable } from "../../base/values/text.js";
-import { logPath, replaceServerFile, unwritable } from "./server-folder.js";
+import { logPath, replaceServerFile, writing } from "./server-folder.js";
 
 const LAST_WORDS_BYTES = 2_000;
 const NEWLINE = 10;
@@ -180,11 +180,8 @@ function keyPath(log: string): string {
 /** Makes the key of a log if it has none. The caller must hold the claim on the server. */
 export function makeLogKey(log: string): void {
   const path = keyPath(log);
-  try {
-    if (!existsSync(path)) replaceServerFile(path, randomBytes(KEY_BYTES).toString("base64url"));
-  } catch (cause) {
-    throw unwritable(path, cause);
-  }
+  if (existsSync(path)) return;
+  writing(path, () => replaceServerFile(path, randomBytes(KEY_BYTES).toString("base64url")));
 }
 
 /** The key of a log. Null before the first launch of its server, so no agent has written to the log. */

@@ -113,9 +113,7 @@ export async function linkToPlace(home: string, place: StatePlace): Promise<void
       await moveInto(link, target);
       await rename(link, `${link}.before-${randomBytes(4).toString("hex")}`);
     }
-    await symlink(target, link).catch((error: unknown) => {
-      if (systemCode(error) !== "EEXIST") throw error; // another start in this home made the link
-    });
+    await symlink(target, link).catch(ignoreExisting); // another start in this home may have made the link
   });
 }
 
@@ -135,9 +133,11 @@ async function makePlace(place: StatePlace): Promise<void> {
 
 /** Makes a folder unless it exists. Does not block this process, because the storage may be slow or hang. */
 async function makeFolder(path: string): Promise<void> {
-  await mkdir(path, { mode: 0o700 }).catch((error: unknown) => {
-    if (systemCode(error) !== "EEXIST") throw error;
-  });
+  await mkdir(path, { mode: 0o700 }).catch(ignoreExisting);
+}
+
+function ignoreExisting(error: unknown): void {
+  if (systemCode(error) !== "EEXIST") throw error;
 }
 
 async function assertThere(folder: string): Promise<void> {
@@ -399,10 +399,7 @@ export async function removePlacesOf(shared: string, hosts: readonly string[], s
       const path = join(shared, "hosts", host, serverId);
       using folder = HeldFolder.open(path);
       if (folder === null) continue;
-      walk(folder, { left: Number.POSITIVE_INFINITY }, ({ size }) => {
-        bytes += size;
-        return true;
-      });
+      for (const { size } of walk(folder, { left: Number.POSITIVE_INFINITY })) bytes += size;
       await removeIfThere(path);
     }
   });

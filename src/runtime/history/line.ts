@@ -115,18 +115,6 @@ export interface HistoryEvent {
   data: Record<string, unknown>;
 }
 
-/**
- * The types of events whose data we need. We do not parse long events of other types, such as a system prompt of 20 KB.
- */
-const TELLING = new Set([
-  "user.message",
-  "assistant.message",
-  "tool.execution_start",
-  "tool.execution_complete",
-  "session.resume",
-  "session.shutdown",
-]);
-const SHORT_BYTES = 8192;
 const HEAD = /^\{"type":"([^"\\]+)"/;
 /**
  * Matches the fields after `data`. It cannot match text inside `data`, because JSON escapes the quotation marks there.
@@ -137,11 +125,6 @@ const TRAILER = /\},(?:"agentId":"([^"\\]*)",)?"id":"[^"\\]*","timestamp":"([^"\
 export function readEvent(line: Line): HistoryEvent | null {
   if (!("whole" in line)) return abridged(line.head, line.tail);
   const { whole } = line;
-  if (whole.length > SHORT_BYTES) {
-    const type = HEAD.exec(whole.toString("utf8", 0, 100))?.[1];
-    const event = type === undefined || TELLING.has(type) ? null : abridged(whole, whole);
-    if (event !== null) return event;
-  }
   const value = parseLine(whole);
   if (value === null || typeof value.type !== "string") return null;
   const agentId = typeof value.agentId === "string" ? value.agentId : null;
@@ -153,8 +136,7 @@ export function readEvent(line: Line): HistoryEvent | null {
  * writes the fields: type, data, agentId, id, timestamp, parentId.
  */
 function abridged(head: Buffer, tail: Buffer): HistoryEvent | null {
-  const begin = head.toString("utf8", 0, Math.min(head.length, SHORT_BYTES));
-  const end = tail.toString("utf8", Math.max(0, tail.length - SHORT_BYTES));
+  const [begin, end] = [head.toString("utf8"), tail.toString("utf8")];
   const [, type] = HEAD.exec(begin) ?? [];
   const [, agentId = null, timestamp] = TRAILER.exec(end) ?? [];
   if (type === undefined) return null;
@@ -227,14 +209,14 @@ export function markOf(bytes: Buffer): string {
 }
 
 /** Whether this is still the file that was read up to this position. */
-export function isContinued(fd: number, { ino, offset, mark }: HistoryPosition, stat: Stats): boolean {
+function isContinued(fd: number, { ino, offset, mark }: HistoryPosition, stat: Stats): boolean {
   if (stat.ino !== ino || stat.size < offset) return false;
   const before = Buffer.from(mark, "base64");
   return before.length <= offset && readAt(fd, offset - before.length, before.length).equals(before);
 }
 
 /** Reads at most `maxBytes`, and advances the position by the bytes read. */
-export function readNext(fd: number, position: HistoryPosition, maxBytes: number): Buffer {
+function readNext(fd: number, position: HistoryPosition, maxBytes: number): Buffer {
   const bytes = readAt(fd, position.offset, maxBytes);
   position.offset += bytes.length;
   position.mark = markOf(Buffer.concat([Buffer.from(position.mark, "base64"), bytes.subarray(-MARK_BYTES)]));

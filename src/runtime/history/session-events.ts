@@ -5,7 +5,6 @@ import {
   type HistoryEvent,
   type HistoryFate,
   type HistoryPosition,
-  isContinued,
   type Line,
   LineSplitter,
   LONGEST_LINE_BYTES,
@@ -13,7 +12,7 @@ import {
   nextPiece,
   PIECE_BYTES,
   readEvent,
-  readNext,
+  readPart,
 } from "./line.js";
 import { historyPath, openHistoryFile } from "./session-state.js";
 import { type EndedTurn, TurnTracker } from "./turn-tracker.js";
@@ -67,37 +66,29 @@ export class SessionEvents {
    */
   read(maxBytes: number): Appended {
     const seen = lstatSync(historyPath(this.#home, this.#sessionId), { throwIfNoEntry: false });
-    if (this.#position !== null && seen !== undefined && isUnchanged(this.#position, seen)) return nothing("there");
+    if (this.#position !== null && seen !== undefined && isUnchanged(this.#position, seen))
+      return { events: [], bytes: 0, atEnd: true, fate: "there" };
     const fd = seen === undefined ? null : openHistoryFile(this.#home, this.#sessionId);
+    const read: Appended = { events: [], bytes: 0, atEnd: true, fate: "gone" };
     if (fd === null) {
       this.#position = null;
       this.#splitter = new LineSplitter();
-      return nothing("gone");
+      return read;
     }
     try {
-      const stat = fstatSync(fd);
-      this.#position ??= { ino: stat.ino, offset: 0, mtimeMs: 0, mark: "" };
-      return isContinued(fd, this.#position, stat)
-        ? this.#append(fd, this.#position, stat, maxBytes)
-        : nothing("replaced");
+      const until = performance.now() + READ_MS;
+      do {
+        const part = readPart(fd, this.#sessionId, this.#position, CHUNK_BYTES);
+        Object.assign(read, { atEnd: part.atEnd, fate: part.fate });
+        if (part.at === null || part.fate === "replaced") break;
+        this.#position = { ...part.at, mtimeMs: part.atEnd ? (seen?.mtimeMs ?? 0) : 0 };
+        read.bytes += part.bytes.length;
+        for (const event of eventsOf(this.#splitter, part.bytes)) read.events.push(event);
+      } while (!read.atEnd && read.bytes < maxBytes && performance.now() <= until);
+      return read;
     } finally {
       closeSync(fd);
     }
-  }
-
-  #append(fd: number, position: Position, stat: Stats, maxBytes: number): Appended {
-    const from = position.offset;
-    const events: HistoryEvent[] = [];
-    const until = performance.now() + READ_MS;
-    while (position.offset < stat.size && position.offset - from < maxBytes) {
-      if (position.offset > from && performance.now() > until) break;
-      const chunk = readNext(fd, position, Math.min(CHUNK_BYTES, stat.size - position.offset));
-      if (chunk.length === 0) break; // the file has just been truncated; the next call checks this
-      for (const event of eventsOf(this.#splitter, chunk)) events.push(event);
-    }
-    const atEnd = position.offset >= stat.size;
-    position.mtimeMs = atEnd ? stat.mtimeMs : 0;
-    return { events, bytes: position.offset - from, atEnd, fate: "there" };
   }
 }
 
@@ -241,8 +232,4 @@ function eventsOf(splitter: LineSplitter, chunk: Buffer): HistoryEvent[] {
 
 function isUnchanged(position: Position, seen: Stats): boolean {
   return seen.ino === position.ino && seen.size === position.offset && seen.mtimeMs === position.mtimeMs;
-}
-
-function nothing(fate: Appended["fate"]): Appended {
-  return { events: [], bytes: 0, atEnd: true, fate };
 }

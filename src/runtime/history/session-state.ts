@@ -1,7 +1,7 @@
 import { type Dirent, existsSync, lstatSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { systemCode } from "../../base/errors.js";
-import { type Budget, HeldFolder, regain, walk } from "../../base/held-folder.js";
+import { HeldFolder, regain, walk } from "../../base/held-folder.js";
 import type { OwnView } from "../../base/server.js";
 
 /*
@@ -276,12 +276,7 @@ export function historyBytes(home: string, sessionId: string): number {
 export function sessionBytes(home: string, sessionId: string): number {
   using folder = openSession(home, sessionId);
   let bytes = 0;
-  const budget: Budget = { left: MOST_ENTRIES };
-  if (folder !== null) {
-    walk(folder, budget, (stats) => {
-      if (stats.isFile()) bytes += stats.size;
-      return true;
-    });
-  }
+  if (folder === null) return bytes;
+  for (const stats of walk(folder, { left: MOST_ENTRIES })) if (stats.isFile()) bytes += stats.size;
   return bytes;
 }

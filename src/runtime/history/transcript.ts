@@ -48,18 +48,14 @@ export class Transcriber {
   readonly #calls = new Map<string, ToolCall>();
   #turn = 0;
   #line = 0;
-  #damage: Damage | null = null;
+  /** Null if all lines could be read. */
+  damage: Damage | null = null;
   #lastError: string | null = null;
   #lastAtMs = 0;
 
   /** @param user the sender of the prompts; null if it is not known */
   constructor(user: string | null) {
     this.#user = user;
-  }
-
-  /** Null if all lines could be read. */
-  get damage(): Damage | null {
-    return this.#damage;
   }
 
   /** Whether the last turn has no end in the bytes that were read so far. */
@@ -111,8 +107,8 @@ export class Transcriber {
     const event = readEvent(line);
     if (event !== null) return yield* this.#take(event);
     if ("whole" in line && line.whole.length === 0) return;
-    this.#damage ??= { lines: 0, firstLine: this.#line };
-    this.#damage.lines++;
+    this.damage ??= { lines: 0, firstLine: this.#line };
+    this.damage.lines++;
   }
 
   *#take(event: HistoryEvent): Generator<TranscriptEntry> {

@@ -150,7 +150,7 @@ export class TurnTracker {
     this.#turn.presumed = null;
     this.#turn.answeredAtMs = null;
     this.#turn.failed = false;
-    this.#turn.step = newStep();
+    this.#turn.step = { answered: null, wantsTools: false, pending: new Set(), refused: false };
     return null;
   }
 
@@ -259,10 +259,6 @@ function newTurn(atMs: number, interactionId: unknown, fromPrompt: boolean): Tur
     answeredAtMs: null,
     presumed: null,
   };
-}
-
-function newStep(): Step {
-  return { answered: null, wantsTools: false, pending: new Set(), refused: false };
 }
 
 /**

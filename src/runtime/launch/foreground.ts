@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
 import { constants } from "node:os";
 import { quote, systemCode } from "../../base/errors.js";
 import { identify, isAlive, processesOfSession } from "../process/process-table.js";
@@ -66,10 +67,7 @@ export class ForegroundCommand {
 
 async function endOf(child: ChildProcess, file: string): Promise<Ended> {
   try {
-    const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve, reject) => {
-      child.once("error", reject);
-      child.once("exit", (...end) => resolve(end));
-    });
+    const [code, signal] = (await once(child, "exit")) as [number | null, NodeJS.Signals | null]; // rejects on "error"
     return { exitCode: code ?? (signal === null ? 1 : 128 + constants.signals[signal]), problem: null };
   } catch (error) {
     const exitCode = systemCode(error) === "ENOENT" ? NOT_FOUND : NOT_EXECUTABLE;

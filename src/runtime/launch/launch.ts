@@ -1,16 +1,17 @@
 import { type ChildProcess, type StdioOptions, spawn } from "node:child_process";
-import { closeSync, fstatSync, mkdirSync, constants as modes, openSync, symlinkSync } from "node:fs";
+import { once } from "node:events";
+import { closeSync, fstatSync, constants as modes, openSync, symlinkSync } from "node:fs";
 import { connect } from "node:net";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, isFleetError, option, systemCode } from "../../base/errors.js";
-import { makeFolder } from "../../base/if-there.js";
+import { makeFolder, unlessThere } from "../../base/if-there.js";
 import { EGRESS_ADDRESS, GATEWAY_END, type RestrictedNetwork, WAY_OUT_PORT } from "../../base/sandbox.js";
 import { LAUNCH_VARIABLE, type ProcessIdentity, type ServerRecord } from "../../base/server.js";
 import { system } from "../../base/system/system.js";
 import type { Config } from "../../config/schema.js";
 import type { Command, Sandbox } from "../../sandbox/sandbox.js";
-import { logPath, unwritable } from "../files/server-folder.js";
+import { logPath, writing } from "../files/server-folder.js";
 import { appendLine, appendToLog, lastWords, launchText, makeLogKey, readLogKey } from "../files/server-log.js";
 import { probe, withBridge } from "../process/probe.js";
 import {
@@ -134,11 +135,9 @@ function prepareForAgents(server: ProcessIdentity, { server: { home } }: Launch)
 }
 
 /** Resolves when the process ends. Rejects if it could not be started. */
-function endOf(child: ChildProcess): Promise<{ code: number | null; signal: NodeJS.Signals | null }> {
-  return new Promise((resolve, reject) => {
-    child.once("error", reject);
-    child.once("exit", (code, signal) => resolve({ code, signal }));
-  });
+async function endOf(child: ChildProcess): Promise<{ code: number | null; signal: NodeJS.Signals | null }> {
+  const [code, signal] = (await once(child, "exit")) as [number | null, NodeJS.Signals | null]; // rejects on "error"
+  return { code, signal };
 }
 
 function start(launch: Launch): { child: ChildProcess; logStart: number } {
@@ -195,17 +194,9 @@ function sandboxed(launch: Launch): Command {
 /** Makes a {@link closedFolder}. */
 function linkSessions(folder: string, home: string): void {
   makeFolder(folder);
-  for (const make of [
-    // The runtime does not make the folder of sessions through a link.
-    () => mkdirSync(join(home, "session-state"), { mode: 0o700 }),
-    () => symlinkSync(join("..", basename(home), "session-state"), join(folder, "session-state")),
-  ]) {
-    try {
-      make();
-    } catch (error) {
-      if (systemCode(error) !== "EEXIST") throw error; // an earlier start made it
-    }
-  }
+  // The runtime does not make the folder of sessions through a link.
+  makeFolder(join(home, "session-state"));
+  unlessThere(() => symlinkSync(join("..", basename(home), "session-state"), join(folder, "session-state")));
 }
 
 function commandLine({ server, port, githubToken, settings: { args } }: Launch): string[] {
@@ -231,11 +222,7 @@ async function firstAnswer(launch: Launch, signal: AbortSignal): Promise<string 
 }
 
 function openLog(path: string, access: number): number {
-  try {
-    return openSync(path, access | modes.O_CREAT | modes.O_APPEND | modes.O_NOFOLLOW, 0o600);
-  } catch (cause) {
-    throw unwritable(path, cause);
-  }
+  return writing(path, () => openSync(path, access | modes.O_CREAT | modes.O_APPEND | modes.O_NOFOLLOW, 0o600));
 }
 
 function cannotStart(launch: Launch, cause: unknown): FleetError {

@@ -2,7 +2,7 @@ import dns from "node:dns";
 import { once } from "node:events";
 import { createServer, type Server } from "node:net";
 import { abortable } from "../../base/clock.js";
-import { FleetError, type FleetErrorCode, option, quote, type Suggestion, systemCode } from "../../base/errors.js";
+import { FleetError, option, quote, type Suggestion, systemCode } from "../../base/errors.js";
 import { isLoopback } from "../../base/values/network.js";
 import type { Address } from "../../config/rules.js";
 
@@ -122,35 +122,27 @@ function cannotListen(key: AddressKey, address: Address | InheritedListener, cau
     const message = `Descriptor ${address.fd} (${key}), which was handed to this process, does not listen: ${why}.`;
     return new FleetError("FLEET_ADDRESS_UNUSABLE", message, { cause });
   }
-  const { code = "FLEET_ADDRESS_UNUSABLE", because, look } = explain(address, cause);
-  if (key === "proxy") {
-    const message = `The proxy cannot listen on ${quote(showAddress(address))}: ${because}`;
-    const elsewhere: Suggestion = `Use ${option("listen", "127.0.0.1:0")}.`;
-    throw new FleetError(code, message, { cause, suggestions: [look ?? [], elsewhere].flat() });
-  }
-  const message = `serve cannot listen on ${quote(showAddress(address))} (${key}): ${because}`;
+  const { because, look = [] } = explain(address, cause);
   const variable = `COPILOTFLEET_${key.replace(".", "_").toUpperCase()}` as const;
-  const elsewhere: Suggestion = `${variable}=127.0.0.1:0 copilotfleet serve`;
-  return new FleetError(code, message, { cause, suggestions: [look ?? [], elsewhere].flat() });
+  const elsewhere: Suggestion =
+    key === "proxy" ? `Use ${option("listen", "127.0.0.1:0")}.` : `${variable}=127.0.0.1:0 copilotfleet serve`;
+  const who = key === "proxy" ? "The proxy" : "serve";
+  const message = `${who} cannot listen on ${quote(showAddress(address))}${key === "proxy" ? "" : ` (${key})`}: ${because}`;
+  const code = systemCode(cause) === "EADDRINUSE" ? "FLEET_ADDRESS_TAKEN" : "FLEET_ADDRESS_UNUSABLE";
+  return new FleetError(code, message, { cause, suggestions: [look, elsewhere].flat() });
 }
 
 /** Explains why listening on the address failed. `look` is a command that shows more about the problem. */
-function explain(
-  { host, port }: Address,
-  cause: unknown,
-): { code?: FleetErrorCode; because: string; look?: Suggestion } {
+function explain({ host, port }: Address, cause: unknown): { because: string; look?: Suggestion } {
   switch (systemCode(cause)) {
-    case "EADDRINUSE": {
-      const look: Suggestion = `ss -ltnp 'sport = :${port}'`;
-      return { code: "FLEET_ADDRESS_TAKEN", because: "another process listens there", look };
-    }
+    case "EADDRINUSE":
+      return { because: "another process listens there", look: `ss -ltnp 'sport = :${port}'` };
     case "EACCES":
       return { because: `this user may not open port ${port}. Allowed: a port from 1024 on, or 0 for any free port` };
     case "EADDRNOTAVAIL":
     case "EAFNOSUPPORT": {
       const allowed = 'an address of this host, such as "127.0.0.1", or "0.0.0.0" for all';
-      const because = `this host does not have the address ${quote(host)}. Allowed: ${allowed}`;
-      return { because, look: "ip address" };
+      return { because: `this host does not have the address ${quote(host)}. Allowed: ${allowed}`, look: "ip address" };
     }
     case "ENOTFOUND":
     case "EAI_AGAIN":

@@ -102,23 +102,13 @@ export function clientMismatch(version: number, spoken: readonly number[]): Flee
   return new FleetError(
     "FLEET_PROTOCOL_UNSUPPORTED",
     `This front door speaks version ${spoken.join(" and ")} of the Copilot protocol; the client speaks version ${version}. ${releases(spoken, version)}`,
-    {
-      suggestions: spoken.flatMap((known): Suggestion[] => {
-        const release = RELEASES[known];
-        return release === undefined ? [] : [`npm install @github/copilot-sdk@${release.sdk}`];
-      }),
-    },
+    { suggestions: spoken.map((known): Suggestion => `npm install @github/copilot-sdk@${RELEASES[known]?.sdk}`) },
   );
 }
 
 function releases(spoken: readonly number[], version: unknown): string {
-  const others = typeof version === "number" && !spoken.includes(version) ? [version] : [];
-  return [...spoken, ...others]
-    .flatMap((known) => {
-      const release = RELEASES[known];
-      return release === undefined ? [] : [`Version ${known} is spoken by ${release.names}.`];
-    })
-    .join(" ");
+  const known = [...spoken, Number(version)].filter((each, at, all) => all.indexOf(each) === at && each in RELEASES);
+  return known.map((each) => `Version ${each} is spoken by ${RELEASES[each]?.names}.`).join(" ");
 }
 
 interface Runtime {
@@ -141,39 +131,28 @@ export function findRuntime(configuredPath: string | null, env: NodeJS.ProcessEn
 }
 
 function usable(path: string, setting: string): string {
-  const absolute = resolve(path);
-  const useBundled: Suggestion[] = [
-    setting === "runtime.path" ? "Leave runtime.path and COPILOTFLEET_RUNTIME_PATH out." : `unset ${setting}`,
-  ];
   const use = `${setting} must name the native Copilot program, or be left out to use the bundled runtime`;
+  const useBundled: Suggestion =
+    setting === "runtime.path" ? "Leave runtime.path and COPILOTFLEET_RUNTIME_PATH out." : `unset ${setting}`;
+  const refused = (problem: string, cause?: unknown, suggestion: Suggestion = useBundled) =>
+    new FleetError("FLEET_RUNTIME_UNUSABLE", `${setting}: ${problem}.`, { cause, suggestions: [suggestion] });
   let real: string;
   try {
-    real = realpathSync(absolute);
+    real = realpathSync(resolve(path));
   } catch (cause) {
-    if (systemCode(cause) !== "ENOENT") {
-      throw unusable(`${setting}: ${quote(path)} cannot be read. ${use}.`, useBundled, cause);
-    }
-    throw new FleetError("FLEET_RUNTIME_UNUSABLE", `${setting}: there is no file ${quote(path)}. ${use}.`, {
-      cause,
-      suggestions: useBundled,
-    });
+    const isMissing = systemCode(cause) === "ENOENT";
+    throw refused(`${isMissing ? `there is no file ${quote(path)}` : `${quote(path)} cannot be read`}. ${use}`, cause);
   }
   const native = basename(real) === "npm-loader.js" ? nativeBesideWrapper(real) : real;
-  if (native === null) {
-    const message = `${setting}: ${quote(path)} is the npm wrapper, and the native program it runs is not installed.`;
-    throw unusable(message, useBundled);
-  }
-  if (!statSync(native).isFile()) throw unusable(`${setting}: ${quote(path)} is not a file. ${use}.`, useBundled);
+  if (native === null)
+    throw refused(`${quote(path)} is the npm wrapper, and the native program it runs is not installed`);
+  if (!statSync(native).isFile()) throw refused(`${quote(path)} is not a file. ${use}`);
   try {
     accessSync(native, constants.X_OK);
   } catch (cause) {
-    throw unusable(`${setting}: ${quote(path)} is not executable. ${use}.`, [`chmod +x ${shellQuote(native)}`], cause);
+    throw refused(`${quote(path)} is not executable. ${use}`, cause, `chmod +x ${shellQuote(native)}`);
   }
   return native;
-}
-
-function unusable(message: string, suggestions: Suggestion[], cause?: unknown): FleetError {
-  return new FleetError("FLEET_RUNTIME_UNUSABLE", message, { cause, suggestions });
 }
 
 /**

@@ -5,6 +5,7 @@ import { FleetError, systemCode } from "../../base/errors.js";
 import type { SandboxReport } from "../../base/sandbox.js";
 import type { ProcessIdentity, ServerRecord } from "../../base/server.js";
 import { type ProcessExit, system } from "../../base/system/system.js";
+import { parseObject } from "../../base/values/text.js";
 import { groupsOf, processesInGroup, removeGroup } from "../../sandbox/limits.js";
 import { logPath, replaceServerFile } from "../files/server-folder.js";
 import { appendToLog } from "../files/server-log.js";
@@ -73,29 +74,29 @@ export async function stopServer(
     await allGone(bwrap, BWRAP_END_MS);
   }
   if (identity === null && home !== null) await kill(writersOf(logPath(home)));
-  if (launchId !== null) await killLaunch(launchId);
+  if (launchId !== null) await killAll(() => processesOfLaunch(launchId));
   for (const folder of groups) await endGroup(folder);
   return outcome;
 }
 
 /**
- * Kills the processes in a control group, and removes the group. Finds even processes that `killLaunch` misses, because they
- * changed their environment and our launcher gave them no mark.
+ * Kills the processes in a control group, and removes the group. Finds even processes that carry no sign of the launch,
+ * because they changed their environment and our launcher gave them no mark.
  */
 async function endGroup(folder: string): Promise<void> {
   const deadline = performance.now() + KILL_WAIT_MS;
-  while (!removeGroup(folder)) {
-    const left = processesInGroup(folder).flatMap((pid) => identify(pid) ?? []);
-    if (performance.now() > deadline) {
-      if (left.length > 0) throw stillThere(left);
-      return;
-    }
-    // Read the group again. If a PID is still in the group, it belongs to the process that we identified, and not to a
-    // later process with the same PID.
-    const members = new Set(processesInGroup(folder));
-    await kill(left.filter(({ pid }) => members.has(pid)));
+  while (!removeGroup(folder) && performance.now() <= deadline) {
+    await killAll(() => membersOf(folder));
     await delay(POLL_MS);
   }
+}
+
+function membersOf(folder: string): ProcessIdentity[] {
+  const found = processesInGroup(folder).flatMap((pid) => identify(pid) ?? []);
+  // Read the group again. If a PID is still in the group, it belongs to the process that we identified, and not to a
+  // later process with the same PID.
+  const members = new Set(processesInGroup(folder));
+  return found.filter(({ pid }) => members.has(pid));
 }
 
 /** Ends processes: SIGTERM, a grace period in milliseconds, SIGKILL. */
@@ -103,12 +104,10 @@ export async function endProcesses(processes: ProcessIdentity[], graceMs: number
   if (!(await signalAndWait(processes, "SIGTERM", graceMs))) await kill(processes);
 }
 
-/**
- * Kills all processes of a launch. Repeats until no process is left, because a process may start others before it is killed.
- */
-async function killLaunch(launchId: string): Promise<void> {
+/** Kills what `find` returns, until it returns nothing, because a process may start others before it is killed. */
+async function killAll(find: () => ProcessIdentity[]): Promise<void> {
   const deadline = performance.now() + KILL_WAIT_MS;
-  for (let left = processesOfLaunch(launchId); left.length > 0; left = processesOfLaunch(launchId)) {
+  for (let left = find(); left.length > 0; left = find()) {
     if (performance.now() > deadline) throw stillThere(left);
     await kill(left);
   }
@@ -191,7 +190,7 @@ type Ended = Pick<ServerRecord, "home" | "launchId" | "process">;
  */
 function endOf({ home, launchId, process }: Ended): { how: string | null; at: string | null } {
   const note = readNote(home);
-  const seen = note?.launchId === launchId ? note : null;
+  const seen = note.launchId === launchId && note.code !== undefined ? (note as EndNote) : null;
   const exit = seen ?? (process === null ? null : exitOfZombie(process));
   if (exit === null) {
     const isRestarted = process !== null && process.bootId !== system().clock.bootId();
@@ -225,9 +224,8 @@ export function logEnd(ended: Ended, { stopping = false }: EndOptions = {}): voi
     appendToLog(ended.home, `The launch ended ${text}.`, null);
     return;
   }
-  const stopped = `ended while a command was stopping it${how === null ? "" : `: ${how}`}`;
-  const alone = how === null ? UNKNOWN : `ended: ${how}`;
-  const text = stopping ? stopped : alone;
+  const known = how === null ? "" : `: ${how}`;
+  const text = stopping ? `ended while a command was stopping it${known}` : how === null ? UNKNOWN : `ended${known}`;
   appendToLog(ended.home, `Process ${ended.process.pid} ${text}.`, at === null ? null : new Date(at));
 }
 
@@ -250,11 +248,11 @@ export function logStop(ended: Ended, outcome: StopOutcome, { because, stopping 
   appendToLog(ended.home, `Process ${ended.process.pid} was stopped by process ${process.pid}${why}: ${how}.`);
 }
 
-function readNote(home: string): EndNote | null {
+function readNote(home: string): Partial<EndNote> {
   try {
-    return JSON.parse(readFileSync(notePath(home), "utf8")) as EndNote;
+    return parseObject(readFileSync(notePath(home), "utf8")) ?? {};
   } catch (error) {
-    if (systemCode(error) === undefined && !(error instanceof SyntaxError)) throw error;
-    return null;
+    if (systemCode(error) === undefined) throw error;
+    return {};
   }
 }

@@ -191,21 +191,13 @@ export type ServerMessage =
   | { kind: "notification"; method: string; sessionId: string | undefined; eventType: string | undefined };
 
 /**
- * How most of the runtime's frames begin, and a pattern for the two names that follow. The pattern accepts only names
- * in printable ASCII without escapes, so that their bytes can be used as they are. The rest of such a frame need not be
- * read.
+ * How most of the runtime's frames begin: an event of a session, or a lifecycle notification. The rest of such a frame is
+ * not read, because an event may have megabytes. The pattern accepts only names in printable ASCII without escapes, so
+ * that their bytes can be used as they are.
  */
-const EVENT = Buffer.from('{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"');
-const EVENT_NAMES = /^([\x20\x21\x23-\x5b\x5d-\x7e]*)","event":\{"type":"([\x20\x21\x23-\x5b\x5d-\x7e]*)"/;
-/**
- * How a lifecycle notification begins. On a server with several users, most frames are such notifications, because
- * every client gets the lifecycle events of every session.
- */
-const LIFECYCLE = Buffer.from('{"jsonrpc":"2.0","method":"session.lifecycle","params":{"type":"');
-const LIFECYCLE_NAMES = /^([\x20\x21\x23-\x5b\x5d-\x7e]*)","sessionId":"([\x20\x21\x23-\x5b\x5d-\x7e]*)"/;
-/** The offset of the first byte in which the two beginnings differ. */
-const DIFFERS_AT = EVENT.findIndex((byte, at) => byte !== LIFECYCLE[at]);
-const LONGEST_NAME = 200;
+const NOTIFICATION =
+  /^\{"jsonrpc":"2\.0","method":"session\.(?:event","params":\{"sessionId":"([ !#-[\]-~]*)","event":\{"type":"([ !#-[\]-~]*)"|lifecycle","params":\{"type":"([ !#-[\]-~]*)","sessionId":"([ !#-[\]-~]*)")/;
+const BEGINNING_BYTES = 512;
 const MAX_ID_LENGTH = 256;
 
 /**
@@ -214,27 +206,12 @@ const MAX_ID_LENGTH = 256;
  */
 export function readServerFrame(body: Buffer): ServerMessage | null {
   // JSON writers do not write a key twice, so the beginning is enough to identify the message.
-  if (body[DIFFERS_AT] === EVENT[DIFFERS_AT]) {
-    const names = readNames(body, EVENT, EVENT_NAMES);
-    if (names !== null) {
-      return { kind: "notification", method: "session.event", sessionId: names[1], eventType: names[2] };
-    }
-  } else if (body[DIFFERS_AT] === LIFECYCLE[DIFFERS_AT]) {
-    const names = readNames(body, LIFECYCLE, LIFECYCLE_NAMES);
-    if (names !== null) {
-      return { kind: "notification", method: "session.lifecycle", sessionId: names[2], eventType: names[1] };
-    }
+  const names = NOTIFICATION.exec(body.toString("latin1", 0, BEGINNING_BYTES));
+  if (names !== null) {
+    const [, sessionId, eventType, lifecycleType, itsSession] = names;
+    if (sessionId !== undefined) return { kind: "notification", method: "session.event", sessionId, eventType };
+    return { kind: "notification", method: "session.lifecycle", sessionId: itsSession, eventType: lifecycleType };
   }
-  return readAny(body);
-}
-
-/** Null if the body differs from the pattern, or a name has escapes. */
-function readNames(body: Buffer, beginning: Buffer, names: RegExp): RegExpExecArray | null {
-  if (body.length < beginning.length || beginning.compare(body, 0, beginning.length) !== 0) return null;
-  return names.exec(body.toString("latin1", beginning.length, beginning.length + 2 * LONGEST_NAME));
-}
-
-function readAny(body: Buffer): ServerMessage | null {
   const found = scanObject(body);
   if (found === null) parse(body);
   const members = byKey(found);

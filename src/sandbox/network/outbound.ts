@@ -1,6 +1,7 @@
 import type { LookupAddress } from "node:dns";
 import { lookup } from "node:dns/promises";
 import { connect, isIP, type Socket } from "node:net";
+import { abortable } from "../../base/clock.js";
 import { asciiName } from "../../base/values/network.js";
 import type { ServerRules } from "./addresses.js";
 
@@ -148,8 +149,8 @@ export async function connectTo(
   lookups: Lookups,
   signal: AbortSignal,
 ): Promise<Socket> {
-  const addresses = await Promise.race([allowedAddresses(target, rules, lookups, signal), aborted(signal)]);
-  return await Promise.race([open(target, addresses, signal), aborted(signal)]);
+  const addresses = await abortable(allowedAddresses(target, rules, lookups, signal), signal);
+  return await abortable(open(target, addresses, signal), signal);
 }
 
 async function allowedAddresses(
@@ -202,13 +203,5 @@ async function open({ host, port }: Target, addresses: readonly string[], signal
       const why = error.code ?? error.message;
       reject(new Refusal("failed", 502, `${host} at port ${port} did not answer (${why}).`));
     });
-  });
-}
-
-async function aborted(signal: AbortSignal): Promise<never> {
-  return await new Promise((_, reject) => {
-    const stop = () => reject(signal.reason);
-    if (signal.aborted) stop();
-    else signal.addEventListener("abort", stop, { once: true });
   });
 }

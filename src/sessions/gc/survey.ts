@@ -298,13 +298,11 @@ export function measureFolder(path: string, youngAfterMs: number): Measured | "y
   const total: Measured = { bytes: 0, newestMs: Number.NEGATIVE_INFINITY };
   const history = folder.lstat(HISTORY);
   if (history !== undefined && history.mtimeMs > youngAfterMs) return "young";
-  const result = walk(folder, { left: MOST_ENTRIES }, (stat) => {
-    if (stat.mtimeMs > youngAfterMs) return false;
-    total.bytes += stat.size;
-    total.newestMs = Math.max(total.newestMs, stat.mtimeMs);
-    return true;
-  });
-  if (result === "stopped") return "young";
+  for (const { mtimeMs, size } of walk(folder, { left: MOST_ENTRIES })) {
+    if (mtimeMs > youngAfterMs) return "young";
+    total.bytes += size;
+    total.newestMs = Math.max(total.newestMs, mtimeMs);
+  }
   if (total.newestMs === Number.NEGATIVE_INFINITY) total.newestMs = folder.stats.mtimeMs;
   return total.newestMs > youngAfterMs ? "young" : total;
 }

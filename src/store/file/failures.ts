@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { getSystemErrorMap } from "node:util";
 import { FleetError, quote, systemCode } from "../../base/errors.js";
-import { filesExhausted, lacksFiles } from "../../base/system/few-files.js";
+import { filesExhausted, lacksFiles } from "../../base/system/own-limits.js";
 import { shellQuote } from "../../base/values/text.js";
 import type { Writes } from "../update-queue.js";
 import type { StepHook } from "./commit.js";

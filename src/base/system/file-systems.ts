@@ -1,5 +1,6 @@
 import { readFileSync, realpathSync, statfsSync } from "node:fs";
-import type { FileSystem, UnfitFileSystem } from "../system.js";
+import { join } from "node:path";
+import type { ControlGroup, FileSystem, UnfitFileSystem } from "./system.js";
 
 export const linuxFiles = {
   of,
@@ -30,7 +31,7 @@ function of(path: string): FileSystem {
 }
 
 /** Decodes the octal numbers that stand for spaces and similar characters in `mountinfo`. */
-export function withoutEscapes(text: string): string {
+function withoutEscapes(text: string): string {
   return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
 }
 
@@ -48,19 +49,6 @@ const KERNEL: ReadonlyMap<number, string> = new Map([
   [0x62656572, "sysfs"],
   [0x27e0eb, "cgroup"],
   [0x63677270, "cgroup2"],
-  [0x64626720, "debugfs"],
-  [0x74726163, "tracefs"],
-  [0x73636673, "securityfs"],
-  [0x62656570, "configfs"],
-  [0xcafe4a11, "bpf"],
-  [0x1cd1, "devpts"],
-  [0xde5e81e4, "efivarfs"],
-  [0x6165676c, "pstore"],
-  [0xf97cff8c, "selinuxfs"],
-  [0x43415d53, "smackfs"],
-  [0x42494e4d, "binfmt_misc"],
-  [0x19800202, "mqueue"],
-  [0x958458f6, "hugetlbfs"],
 ]);
 
 /**
@@ -76,4 +64,44 @@ export function unfitType(type: number): UnfitFileSystem | null {
   if (kernel !== undefined) return { kind: "kernel", name: kernel };
   const network = NETWORK.get(type >>> 0);
   return network === undefined ? null : { kind: "network", name: network };
+}
+
+/**
+ * The control groups of the process `pid`, from `/proc/<pid>/cgroup` (cgroups(7)) and `/proc/self/mountinfo` (proc(5)).
+ * The paths in both files are relative to the cgroup namespace of the process that reads them.
+ */
+export function controlGroupsOf(pid: number | "self"): ControlGroup[] {
+  const memberships = readFileSync(`/proc/${pid}/cgroup`, "utf8").trim().split("\n").map(readMembership);
+  return readFileSync("/proc/self/mountinfo", "utf8")
+    .split("\n")
+    .flatMap((line) => {
+      const [before = "", after = ""] = line.split(" - ");
+      const [, , , root = "", mountPoint = ""] = before.split(" ").map(withoutEscapes);
+      const [type, , options = ""] = after.split(" ");
+      if (type !== "cgroup" && type !== "cgroup2") return [];
+      const mounted = options.split(",");
+      const own = memberships.find(({ isUnified, controllers }) =>
+        type === "cgroup2" ? isUnified : !isUnified && controllers.every((name) => mounted.includes(name)),
+      );
+      const below = own === undefined ? null : pathBelow(root, own.path);
+      if (own === undefined || below === null) return [];
+      const version = type === "cgroup2" ? 2 : 1;
+      return [{ version, controllers: own.controllers, mountPoint, folder: join(mountPoint, below) }];
+    });
+}
+
+/** A line such as `4:cpu,cpuacct:/path`, or `0::/path` for version 2. */
+function readMembership(line: string) {
+  const [, id, names = "", path = "/"] = /^(\d+):([^:]*):(.*)$/s.exec(line) ?? [];
+  return { isUnified: id === "0", controllers: names === "" ? [] : names.split(","), path };
+}
+
+/**
+ * The path of a group below the mounted folder. Null if the group is not below it, as in some containers. The path of a
+ * group outside of the cgroup namespace begins with "/..".
+ */
+function pathBelow(root: string, path: string): string | null {
+  const folder = root.endsWith("/") ? root : `${root}/`;
+  const below = `${path}/`.startsWith(folder) ? path.slice(folder.length) : "..";
+  return below.split("/").includes("..") ? null : below;
 }

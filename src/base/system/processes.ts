@@ -6,16 +6,16 @@ import {
   readdirSync,
   readFileSync,
   readlinkSync,
+  readSync,
   realpathSync,
   statSync,
   writeFileSync,
   writeSync,
 } from "node:fs";
 import { constants as osConstants } from "node:os";
-import type { ProcessExit, ProcessVariables, SeenProcess } from "../system.js";
-import { controlGroupsOf } from "./cgroups.js";
-import { seen } from "./proc.js";
-import { connectedPorts, listensOn, openFiles } from "./sockets.js";
+import { controlGroupsOf } from "./file-systems.js";
+import { seen } from "./own-limits.js";
+import type { ProcessExit, ProcessVariables, SeenProcess } from "./system.js";
 
 /**
  * The processes that the kernel knows, from `/proc` (proc(5)). Every answer is a snapshot: look again right before you act
@@ -112,6 +112,11 @@ function exitOfZombie(pid: number, started: string, when: "then" | "then or befo
   return signal === undefined ? null : { signal, code: null };
 }
 
+/** The content of a file of the kernel. Empty if its process is gone or belongs to another user, or if it is missing. */
+function textOf(path: string): string {
+  return seen(() => readFileSync(path, "utf8")) ?? "";
+}
+
 /** The PIDs of all other processes, including processes that we may not look at. */
 function others(): number[] {
   return (seen(() => readdirSync("/proc")) ?? [])
@@ -142,8 +147,7 @@ function withEnvironment(names: readonly string[]): ProcessVariables[] {
   return others().flatMap((pid) => {
     const found = linuxProcesses.find(pid);
     if (found === null) return [];
-    const text = seen(() => readFileSync(`/proc/${pid}/environ`, "utf8")) ?? ""; // "": it ended, or is another user's
-    const entries = text.split("\0");
+    const entries = textOf(`/proc/${pid}/environ`).split("\0");
     const variables: Record<string, string> = {};
     for (const name of names) {
       const entry = entries.find((text) => text.startsWith(`${name}=`));
@@ -158,8 +162,7 @@ function withLockLimit(limit: number): SeenProcess[] {
   const line = new RegExp(`^Max file locks\\s+${limit}\\s`, "m");
   return othersWith(
     (pid) =>
-      seen(() => statSync(`/proc/${pid}`).uid) === process.getuid?.() &&
-      line.test(seen(() => readFileSync(`/proc/${pid}/limits`, "utf8")) ?? ""),
+      seen(() => statSync(`/proc/${pid}`).uid) === process.getuid?.() && line.test(textOf(`/proc/${pid}/limits`)),
   );
 }
 
@@ -225,8 +228,7 @@ function writes(pid: number, fd: string, path: string): boolean {
 
 /** The flags of an open descriptor, as in open(2). Null if it was just closed. */
 function flagsOf(pid: number, fd: string): number | null {
-  const info = seen(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8")) ?? "";
-  const flags = /^flags:\s+(\d+)$/m.exec(info)?.[1];
+  const flags = /^flags:\s+(\d+)$/m.exec(textOf(`/proc/${pid}/fdinfo/${fd}`))?.[1];
   return flags === undefined ? null : Number.parseInt(flags, 8);
 }
 
@@ -235,10 +237,8 @@ function flagsOf(pid: number, fd: string): number | null {
  * without a limit on a kind has no file for it.
  */
 function allowsNamespaces(): boolean {
-  return ["user", "pid", "mnt", "ipc", "uts", "net"].every((kind) => {
-    const limit = seen(() => readFileSync(`/proc/sys/user/max_${kind}_namespaces`, "utf8"));
-    return Number(limit ?? 1) > 0;
-  });
+  const kinds = ["user", "pid", "mnt", "ipc", "uts", "net"];
+  return kinds.every((kind) => Number(textOf(`/proc/sys/user/max_${kind}_namespaces`) || 1) > 0);
 }
 
 const O_CLOEXEC = 0o2000000;
@@ -249,8 +249,7 @@ const O_CLOEXEC = 0o2000000;
  * limit of open files, because no process can use their numbers.
  */
 function inheritedDescriptors(): number[] {
-  const limits = seen(() => readFileSync("/proc/self/limits", "utf8")) ?? "";
-  const limit = Number(/^Max open files\s+(\d+)/m.exec(limits)?.[1] ?? Number.POSITIVE_INFINITY);
+  const limit = Number(/^Max open files\s+(\d+)/m.exec(textOf("/proc/self/limits"))?.[1] ?? Number.POSITIVE_INFINITY);
   const passedOn = (fd: string) => ((flagsOf(process.pid, fd) ?? O_CLOEXEC) & O_CLOEXEC) === 0;
   return openFiles(process.pid)
     .filter((fd) => Number(fd) > 2 && Number(fd) < limit && passedOn(fd))
@@ -258,20 +257,100 @@ function inheritedDescriptors(): number[] {
 }
 
 /**
- * The PID of the process in its own PID namespace, or null if it is gone: the last value of `NSpid` in `/proc/<pid>/status`, which has the PID in each namespace from ours to that of the
- * process.
+ * The PID of the process in its own PID namespace, or null if it is gone: the last value of `NSpid`, which has the PID in
+ * each namespace from ours to that of the process.
  */
 function innerPid(pid: number): number | null {
-  const status = seen(() => readFileSync(`/proc/${pid}/status`, "utf8")) ?? "";
-  const inner = /^NSpid:.*\s(\d+)$/m.exec(status)?.[1];
-  return inner === undefined ? null : Number(inner);
+  return statusOf(pid, /^NSpid:.*\s(\d+)$/m);
+}
+
+/** How many bytes of memory the end of the process would free. Null when it is gone. */
+function privateMemoryBytes(pid: number): number | null {
+  const kilobytes = statusOf(pid, /^RssAnon:\s+(\d+) kB$/m);
+  return kilobytes === null ? null : kilobytes * 1024;
+}
+
+function statusOf(pid: number, line: RegExp): number | null {
+  const value = line.exec(textOf(`/proc/${pid}/status`))?.[1];
+  return value === undefined ? null : Number(value);
 }
 
 /**
- * How many bytes of memory the end of the process would free: `RssAnon` in `/proc/<pid>/status`. Null when it is gone.
+ * Whether the process itself has a TCP socket that listens on the port. Looks in the network namespace of the process
+ * `seenFrom`. Default: the process itself.
  */
-function privateMemoryBytes(pid: number): number | null {
-  const status = seen(() => readFileSync(`/proc/${pid}/status`, "utf8")) ?? "";
-  const kilobytes = /^RssAnon:\s+(\d+) kB$/m.exec(status)?.[1];
-  return kilobytes === undefined ? null : Number(kilobytes) * 1024;
+function listensOn(pid: number, port: number, seenFrom = pid): boolean {
+  return ["tcp", "tcp6"].some((table) => {
+    // Stop at the first match, because the kernel needs milliseconds to get past the last listening socket.
+    for (const listener of listeners(`/proc/${seenFrom}/net/${table}`))
+      if (listener.port === port && holdsSocket(pid, listener.inode)) return true;
+    return false;
+  });
+}
+
+/**
+ * Whether a process has the socket open. Stops at the first match: a server opens its listening socket early, so its
+ * descriptors for clients come later. False if the process is gone or belongs to another user.
+ */
+function holdsSocket(pid: number, inode: string): boolean {
+  return openFiles(pid).some((fd) => seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) === `socket:[${inode}]`);
+}
+
+/** The numbers of a process's open descriptors, as text. Empty if the process is gone or belongs to another user. */
+function openFiles(pid: number): string[] {
+  return seen(() => readdirSync(`/proc/${pid}/fd`)) ?? [];
+}
+
+const LISTENING = "0A";
+const ESTABLISHED = "01";
+
+/** The length of a line in the kernel's table of sockets: `tcp4_seq_show` pads each to 149 bytes and adds a newline. */
+const SOCKET_LINE_BYTES = 150;
+
+/**
+ * The listening sockets of a network namespace. The kernel lists them first. We read line by line and stop after them,
+ * because the kernel needs milliseconds for the other sockets.
+ */
+function* listeners(table: string): Generator<{ port: number; inode: string }> {
+  const fd = seen(() => openSync(table, "r"));
+  if (fd === null) return; // the process is gone, or the kernel has no IPv6
+  try {
+    const chunk = Buffer.alloc(SOCKET_LINE_BYTES);
+    let text = "";
+    for (let heading = true; ; ) {
+      const bytes = readSync(fd, chunk);
+      if (bytes === 0) return;
+      text += chunk.toString("latin1", 0, bytes);
+      for (let end = text.indexOf("\n"); end !== -1; end = text.indexOf("\n")) {
+        const [, local = "", , state, , , , , , inode = ""] = text.slice(0, end).trim().split(/\s+/);
+        text = text.slice(end + 1);
+        if (!heading && state !== LISTENING) return;
+        if (!heading) yield { port: portOf(local), inode };
+        heading = false;
+      }
+    }
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * Returns those of `ports` to which a client is connected. Ignores clients whose own port is in `except`. Reads the
+ * kernel's whole table of sockets, which takes milliseconds.
+ */
+function connectedPorts(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number> {
+  const found = new Set<number>();
+  for (const table of ["tcp", "tcp6"]) {
+    // The table is missing if the kernel has no IPv6.
+    for (const line of textOf(`/proc/self/net/${table}`).split("\n").slice(1)) {
+      const [, local = "", remote = "", state] = line.trim().split(/\s+/);
+      const port = portOf(local);
+      if (state === ESTABLISHED && ports.has(port) && !except.has(portOf(remote))) found.add(port);
+    }
+  }
+  return found;
+}
+
+function portOf(address: string): number {
+  return Number.parseInt(address.slice(address.lastIndexOf(":") + 1), 16);
 }
