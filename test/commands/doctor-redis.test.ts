@@ -26,8 +26,8 @@ describe.skipIf(problem !== undefined)("doctor on Redis", () => {
     await redis.end();
   });
 
-  async function storeCheck(url: string) {
-    const ran = await fleet.run(["doctor", "--quick", "--json"], { env: { COPILOTFLEET_STORE: url } });
+  async function storeCheck(url: string, env: NodeJS.ProcessEnv = {}) {
+    const ran = await fleet.run(["doctor", "--quick", "--json"], { env: { ...env, COPILOTFLEET_STORE: url } });
     return { code: ran.code, check: ran.json<DoctorResult>().checks.find(({ name }) => name === "store") };
   }
 
@@ -93,20 +93,23 @@ describe.skipIf(problem !== undefined)("doctor on Redis", () => {
   it("doctor and serve warn of a Redis without a password, and not of one with a password", async () => {
     const own = await RedisServer.start();
     onTestFinished(() => own.end());
-    const warnings = async (url: string) => {
-      const serving = await serve(fleet, { env: { COPILOTFLEET_STORE: url } });
+    const open = own.url("f");
+    const warnings = async (env: NodeJS.ProcessEnv = {}) => {
+      const serving = await serve(fleet, { env: { ...env, COPILOTFLEET_STORE: open } });
       await serving.end();
       return serving.log().filter(({ level, msg }) => level === "warn" && /password/.test(String(msg)));
     };
-    const open = own.url("f");
     expect(await storeCheck(open)).toMatchObject({
       code: 0,
       check: { ok: true, level: "warning", items: [NO_PASSWORD], fix: expect.stringContaining("requirepass") },
     });
-    expect(await warnings(open)).toHaveLength(1);
+    expect(await warnings()).toHaveLength(1);
     await own.client.config("SET", "requirepass", "secret");
-    const closed = open.replace("//", "//:secret@");
-    expect(await storeCheck(closed)).toMatchObject({ code: 0, check: { level: "ok", items: [], fix: null } });
-    expect(await warnings(closed)).toEqual([]);
+    const password = { COPILOTFLEET_STORE_OPTIONS_PASSWORD: '{"env":"REDIS_PASSWORD"}', REDIS_PASSWORD: "secret" };
+    expect(await storeCheck(open, password)).toMatchObject({
+      code: 0,
+      check: { level: "ok", items: [], fix: null },
+    });
+    expect(await warnings(password)).toEqual([]);
   });
 });
