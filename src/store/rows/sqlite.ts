@@ -1,0 +1,300 @@
+import { closeSync, openSync, readFileSync, statSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { DatabaseSyncInstance, StatementSyncInstance } from "@photostructure/sqlite";
+import { FleetError, quote, systemCode } from "../../base/errors.js";
+import { SCHEMA } from "../../base/server.js";
+import { shellQuote } from "../../base/values/text.js";
+import { busyError, corruptError, newerError } from "../failures.js";
+import { mediumError } from "../file/failures.js";
+import type { Change, Kind, Row, Rows, Selection } from "./rows.js";
+
+export interface SqliteOptions {
+  /** Whether a commit must survive a power failure, and not only the death of a process. */
+  durable: boolean;
+  /** The database's clock, in milliseconds. */
+  now: () => number;
+  /**
+   * Names the clock. When it changes, the times in the database mean nothing any more, and records with an end are deleted.
+   * For a clock that counts from the start of the machine, this is the boot.
+   */
+  clockId: () => string;
+  /** Throws if the folder of the database is unsafe. Called before each use. */
+  checkFolder: () => void;
+  /** Like `checkFolder`, but creates the folder if necessary. */
+  ensureFolder: () => void;
+  /** How long a call waits for another process that holds the database, in milliseconds. Default: 5 s. */
+  patienceMs?: number;
+}
+
+const PATIENCE_MS = 5_000;
+/** How long SQLite itself waits for another process, in milliseconds. It blocks this process meanwhile. */
+const BLOCKED_MS = 10;
+/** How often a commit also deletes the records that have ended, in milliseconds. */
+const SWEEP_MS = 60_000;
+
+const TABLES = `
+CREATE TABLE rows (
+  kind TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, ends INTEGER, data TEXT NOT NULL,
+  PRIMARY KEY (kind, id)
+) WITHOUT ROWID;
+CREATE INDEX row_ids ON rows (kind, id);
+CREATE INDEX ending ON rows (ends) WHERE ends IS NOT NULL;
+CREATE TABLE found (
+  kind TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, id TEXT NOT NULL,
+  PRIMARY KEY (kind, name, value, id)
+) WITHOUT ROWID;
+CREATE INDEX found_of ON found (kind, id);
+CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+INSERT INTO facts VALUES ('version', 0), ('clock', '');
+`;
+
+interface Open {
+  database: DatabaseSyncInstance;
+  inode: number;
+  statements: Map<string, StatementSyncInstance>;
+}
+
+/** Rows in an SQLite file. All processes of one host may use the same file. */
+export class SqliteRows implements Rows {
+  readonly #path: string;
+  readonly #options: SqliteOptions;
+  #open: Open | undefined;
+  #sweptAt = Number.NEGATIVE_INFINITY;
+
+  /** @param path the file, which the first commit creates */
+  constructor(path: string, options: SqliteOptions) {
+    this.#path = path;
+    this.#options = options;
+  }
+
+  async read<T extends object>(kind: Kind<T>, ids: readonly string[]): Promise<(Row<T> | null)[]> {
+    const found = new Map<string, { version: number; data: string }>();
+    await this.#use("read", (sql) => {
+      const rows = sql(
+        "SELECT id, version, data FROM rows WHERE kind = ? AND id IN (SELECT value FROM json_each(?)) AND (ends IS NULL OR ends > ?)",
+      ).all(kind.name, JSON.stringify(ids), this.#options.now());
+      for (const row of rows) found.set(row.id, row);
+    });
+    return ids.map((id) => {
+      const row = found.get(id);
+      if (row === undefined) return null;
+      return { id, version: String(row.version), record: JSON.parse(row.data) as T };
+    });
+  }
+
+  async commit(changes: readonly Change<object>[]): Promise<boolean> {
+    const done = await this.#use("write", (sql) => {
+      const now = this.#options.now();
+      this.#sweep(sql, now);
+      for (const { kind, id, from } of changes) {
+        const row = sql("SELECT version, ends FROM rows WHERE kind = ? AND id = ?").get(kind.name, id);
+        const version = row === undefined || (row.ends !== null && row.ends <= now) ? null : String(row.version);
+        if (version !== (from?.version ?? null)) return false;
+      }
+      const next = sql("UPDATE facts SET value = value + 1 WHERE name = 'version' RETURNING value AS version").get();
+      for (const { kind, id, to } of changes) {
+        const indexes = Object.entries(kind.by);
+        if (indexes.length > 0) sql("DELETE FROM found WHERE kind = ? AND id = ?").run(kind.name, id);
+        if (to === null) {
+          sql("DELETE FROM rows WHERE kind = ? AND id = ?").run(kind.name, id);
+          continue;
+        }
+        const values = [kind.name, id, next.version, kind.endsAt(to), JSON.stringify(to)];
+        sql("INSERT OR REPLACE INTO rows (kind, id, version, ends, data) VALUES (?, ?, ?, ?, ?)").run(...values);
+        for (const [name, valueOf] of indexes) {
+          const value = valueOf(to);
+          if (value !== null) sql("INSERT INTO found VALUES (?, ?, ?, ?)").run(kind.name, name, value, id);
+        }
+      }
+      return true;
+    });
+    return done ?? false;
+  }
+
+  async ids<T extends object>(
+    kind: Kind<T>,
+    { after = "", limit = -1, ...selection }: Selection = {},
+  ): Promise<string[]> {
+    const { from, values } = selected(kind, selection);
+    const rows = await this.#use("read", (sql) =>
+      sql(`SELECT id FROM ${from} AND id > ? ORDER BY id LIMIT ?`).all(...values, after, limit),
+    );
+    return (rows ?? []).map(({ id }) => id as string);
+  }
+
+  async count<T extends object>(kind: Kind<T>, selection: Pick<Selection, "by" | "value"> = {}): Promise<number> {
+    const { from, values } = selected(kind, selection);
+    const row = await this.#use("read", (sql) => sql(`SELECT count(*) AS count FROM ${from}`).get(...values));
+    return row?.count ?? 0;
+  }
+
+  /** Runs `work` while no other process can commit. It must be short, because this process does nothing else meanwhile. */
+  async alone<T>(work: () => T): Promise<T> {
+    return (await this.#use("write", work)) as T;
+  }
+
+  async now(): Promise<number> {
+    return this.#options.now();
+  }
+
+  async close(): Promise<void> {
+    this.#open?.database.close();
+    this.#open = undefined;
+  }
+
+  #sweep(sql: Sql, now: number): void {
+    if (performance.now() - this.#sweptAt < SWEEP_MS) return;
+    this.#sweptAt = performance.now();
+    for (const { kind, id } of sql("DELETE FROM rows WHERE ends <= ? RETURNING kind, id").all(now))
+      sql("DELETE FROM found WHERE kind = ? AND id = ?").run(kind, id);
+  }
+
+  /**
+   * Runs `work` in one transaction. Waits if another process holds the database.
+   *
+   * @returns undefined if `work` only reads and there is no database so far
+   */
+  async #use<T>(action: "read" | "write", work: (sql: Sql) => T): Promise<T | undefined> {
+    const { patienceMs = PATIENCE_MS } = this.#options;
+    const until = performance.now() + patienceMs;
+    for (;;) {
+      try {
+        const open = await this.#opened(action);
+        return open === null ? undefined : transact(open, action, work);
+      } catch (error) {
+        if (!isBusy(error)) throw this.#explained(action, error);
+        if (performance.now() >= until) throw this.#busy(patienceMs);
+      }
+      await sleep(1 + Math.random() * 9);
+    }
+  }
+
+  async #opened(action: "read" | "write"): Promise<Open | null> {
+    if (action === "write") this.#options.ensureFolder();
+    else this.#options.checkFolder();
+    const inode = statSync(this.#path, { throwIfNoEntry: false })?.ino;
+    if (this.#open !== undefined && this.#open.inode === inode) return this.#open;
+    await this.close();
+    if (inode === undefined && action === "read") return null;
+    const { DatabaseSync } = await import("@photostructure/sqlite");
+    // SQLite gives its other files the mode of this one.
+    if (inode === undefined) closeSync(openSync(this.#path, "a", 0o600));
+    const database = new DatabaseSync(this.#path, { timeout: BLOCKED_MS });
+    try {
+      database.exec("PRAGMA journal_mode = WAL");
+      database.exec(`PRAGMA synchronous = ${this.#options.durable ? "FULL" : "OFF"}`);
+      const open = { database, inode: statSync(this.#path).ino, statements: new Map() };
+      this.#prepare(open);
+      this.#open = open;
+      return open;
+    } catch (error) {
+      database.close();
+      throw error;
+    }
+  }
+
+  /** Creates the tables of a new database, and deletes what an earlier clock has ended. */
+  #prepare(open: Open): void {
+    const clock = this.#options.clockId();
+    const isReady = (sql: Sql): boolean => {
+      const { user_version: schema } = sql("PRAGMA user_version").get();
+      if (schema > SCHEMA) throw newerError(this.#path, schema);
+      return schema !== 0 && sql("SELECT value FROM facts WHERE name = 'clock'").get().value === clock;
+    };
+    if (transact(open, "read", isReady)) return;
+    transact(open, "write", (sql) => {
+      if (isReady(sql)) return;
+      if (sql("PRAGMA user_version").get().user_version === 0)
+        open.database.exec(`${TABLES}PRAGMA user_version = ${SCHEMA}`);
+      this.#sweep(sql, Number.MAX_SAFE_INTEGER);
+      sql("UPDATE facts SET value = ? WHERE name = 'clock'").run(clock);
+    });
+  }
+
+  #busy(waitedMs: number): FleetError {
+    const pid = lockHolder(`${this.#path}-shm`);
+    const holder = pid === null ? "another process" : `process ${pid}`;
+    const error = busyError(this.#path, `is held by ${holder}, which did not release it within ${waitedMs / 1_000} s`);
+    return pid === null
+      ? error
+      : error.reworded(({ message }) => ({ message, suggestions: [`Look at process ${pid}: it may be suspended.`] }));
+  }
+
+  #explained(action: "read" | "write", error: unknown): unknown {
+    const code = sqliteCode(error);
+    if (code === null) return mediumError(action, this.#path, error);
+    const text = error instanceof Error ? error.message : String(error);
+    if (code === CORRUPT || code === NOT_A_DATABASE)
+      return corruptError(this.#path, text, "copilotfleet doctor --fix", error);
+    const verb = action === "read" ? "read" : "written";
+    return new FleetError("FLEET_STATE_UNWRITABLE", `The state in ${quote(this.#path)} cannot be ${verb}: ${text}.`, {
+      suggestions: [code === FULL ? `df -h ${shellQuote(this.#path)}` : `ls -ld ${shellQuote(this.#path)}`],
+      cause: error,
+    });
+  }
+}
+
+function selected({ name }: { name: string }, { by, value = "" }: Selection): { from: string; values: string[] } {
+  if (by === undefined) return { from: "rows WHERE kind = ?", values: [name] };
+  return { from: "found WHERE kind = ? AND name = ? AND value = ?", values: [name, by, value] };
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: a row of SQLite has any columns
+type Statement = {
+  get(...values: unknown[]): any;
+  all(...values: unknown[]): any[];
+  run(...values: unknown[]): unknown;
+};
+/** Prepares a statement, or takes it from the cache. */
+type Sql = (text: string) => Statement;
+
+function transact<T>({ database, statements }: Open, action: "read" | "write", work: (sql: Sql) => T): T {
+  const sql: Sql = (text) => {
+    const statement = statements.get(text) ?? database.prepare(text);
+    statements.set(text, statement);
+    return statement;
+  };
+  // IMMEDIATE takes the lock for writing at once. A transaction that reads first and writes later can fail in between.
+  database.exec(action === "write" ? "BEGIN IMMEDIATE" : "BEGIN");
+  try {
+    const result = work(sql);
+    database.exec("COMMIT");
+    return result;
+  } catch (error) {
+    // SQLite may have ended the transaction by itself, for example because the disk is full.
+    if (database.isTransaction) database.exec("ROLLBACK");
+    throw error;
+  }
+}
+
+/** Result codes (sqlite.org/rescode.html). */
+const [BUSY, LOCKED, CORRUPT, FULL, NOT_A_DATABASE] = [5, 6, 11, 13, 26];
+
+/** The primary result code of an error of SQLite; null for any other error. */
+function sqliteCode(error: unknown): number | null {
+  const code = error instanceof Error && "errcode" in error ? error.errcode : undefined;
+  return typeof code === "number" ? code & 0xff : null;
+}
+
+function isBusy(error: unknown): boolean {
+  const code = sqliteCode(error);
+  return code === BUSY || code === LOCKED;
+}
+
+/** The byte of the file `-shm` that a writer locks (sqlite.org/walformat.html, "WAL Locks"). */
+const WRITE_LOCK = 120;
+
+/** The process that holds the lock for writing. Null if it cannot be seen, for example from another PID namespace. */
+function lockHolder(path: string): number | null {
+  try {
+    const { ino } = statSync(path);
+    for (const line of readFileSync("/proc/locks", "utf8").split("\n")) {
+      const [, , , mode, pid, place = "", from, to] = line.trim().split(/\s+/);
+      const isHeld = mode === "WRITE" && Number(from) <= WRITE_LOCK && (to === "EOF" || Number(to) >= WRITE_LOCK);
+      if (isHeld && place.split(":")[2] === String(ino) && Number(pid) > 0) return Number(pid);
+    }
+  } catch (error) {
+    if (systemCode(error) === undefined) throw error;
+  }
+  return null;
+}
