@@ -20,8 +20,8 @@ import { RedisServer } from "../fixtures/store/redis-server.js";
 
 function open(root: string, url?: string): Store {
   const folder = { checkFolder: stateFolderCheck(root), ensureFolder: () => ensureStateFolder(root) };
-  const clock = { now: () => Math.round(system().clock.nowMs()), clockId: () => system().clock.bootId() };
-  const state = new SqliteRows(join(root, "state.db"), { ...folder, durable: true, now: Date.now, clockId: () => "" });
+  const clock = { now: () => Math.round(system().clock.nowMs()), clockId: system().clock.bootId() };
+  const state = new SqliteRows(join(root, "state.db"), { ...folder, durable: true, now: Date.now, clockId: "" });
   const host = new SqliteRows(join(root, "host.db"), { ...folder, ...clock, durable: false });
   const old = url === undefined ? openFileStore(root) : openStore(url, root);
   // biome-ignore lint/suspicious/noExplicitAny: for a while

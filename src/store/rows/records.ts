@@ -172,8 +172,9 @@ export class Purges implements PurgeStore {
   async begin(purge: Purge): Promise<Purge> {
     return await this.#table.update(purge.user, (draft) => {
       const known = draft.record;
-      if (known?.partlyDone !== undefined) draft.record = joined(purge, known);
-      return (draft.record ??= purge);
+      if (known !== null && known.partlyDone === undefined) return known;
+      draft.record = known === null ? purge : joined(purge, known);
+      return draft.record;
     });
   }
 

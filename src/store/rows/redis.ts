@@ -150,8 +150,8 @@ export class RedisRows implements Rows {
   }
 
   #setsOf(kind: Kind<object>, record: object): string[] {
-    const found = Object.entries(kind.by).flatMap(([by, valueOf]) => {
-      const value = valueOf(record);
+    const found = Object.entries(kind.by).flatMap(([by, find]) => {
+      const value = find(record);
       return value === null ? [] : this.#setOf(kind, { by, value });
     });
     return [this.#setOf(kind, {}), ...found];
