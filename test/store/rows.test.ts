@@ -8,6 +8,7 @@ import { openFileStore, openStore } from "../../src/store/file/file-store.js";
 import { ensureStateFolder, stateFolderCheck } from "../../src/store/file/state-folder.js";
 import type { Store } from "../../src/store/ports.js";
 import { Leases } from "../../src/store/rows/leases.js";
+import { SqliteLedger } from "../../src/store/rows/ledger.js";
 import { Limits } from "../../src/store/rows/limits.js";
 import { KeyedTurns, Placements, Purges, Tokens } from "../../src/store/rows/records.js";
 import { RedisRows } from "../../src/store/rows/redis.js";
@@ -27,6 +28,7 @@ function open(root: string, url?: string): Store {
   // biome-ignore lint/suspicious/noExplicitAny: for a while
   const redis = url === undefined ? null : new RedisRows((old as any).documents, readRedisUrl(url)?.fleet ?? "");
   const rows = new FleetRows({ fleet: redis ?? state, use: redis ?? host, host });
+  const ledger = new SqliteLedger(join(root, "ledger.db"), folder);
   const leases = new Leases(rows);
   const sessions = new Sessions(rows, leases);
   const limits = new Limits(rows, sessions);
@@ -41,7 +43,20 @@ function open(root: string, url?: string): Store {
     placements: new Placements(rows),
     keyedTurns: new KeyedTurns(rows),
     purges: new Purges(rows),
-    usage: old.usage,
+    usage:
+      url !== undefined
+        ? old.usage
+        : {
+            append: (lines) => {
+              ledger.append(lines);
+              return lines.length;
+            },
+            settled: async () => undefined,
+            read: async (query) => await ledger.read(query),
+            tokensSince: async (user, from) => await ledger.tokensSince(user, from),
+            rename: async (names) => await ledger.rename(names),
+            upkeep: async (keepMs) => await ledger.deleteBefore(Date.now() - keepMs),
+          },
     pseudonymKey: async (offered) => offered,
     now: async () => redis?.now() ?? Date.now(),
     probe: async () => ({ durationMs: 1, clockAheadMs: 0 }),
@@ -51,6 +66,7 @@ function open(root: string, url?: string): Store {
     close: async () => {
       limits.stop();
       await rows.close();
+      await ledger.close();
       await old.close();
     },
   };

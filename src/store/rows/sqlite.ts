@@ -166,6 +166,8 @@ export class SqliteFile {
     const text = error instanceof Error ? error.message : String(error);
     if (code === CORRUPT || code === NOT_A_DATABASE)
       return corruptError(this.#path, text, "copilotfleet doctor --fix", error);
+    // Any other code shows an error in our statements.
+    if (!MEDIUM.has(code)) return error;
     const verb = action === "read" ? "read" : "written";
     return new FleetError("FLEET_STATE_UNWRITABLE", `The state in ${quote(this.#path)} cannot be ${verb}: ${text}.`, {
       suggestions: [code === FULL ? `df -h ${shellQuote(this.#path)}` : `ls -ld ${shellQuote(this.#path)}`],
@@ -340,7 +342,12 @@ function transact<T>({ database, statements }: Open, action: "read" | "write", w
 }
 
 /** Result codes (sqlite.org/rescode.html). */
-const [BUSY, LOCKED, CORRUPT, FULL, NOT_A_DATABASE] = [5, 6, 11, 13, 26];
+const [BUSY, LOCKED, READONLY, IO_ERROR, CORRUPT, FULL, CANNOT_OPEN, NOT_A_DATABASE] = [
+  5, 6, 8, 10, 11, 13, 14, 26,
+] as const;
+
+/** The codes that say that the medium refused a call. */
+const MEDIUM: ReadonlySet<number> = new Set([READONLY, IO_ERROR, FULL, CANNOT_OPEN]);
 
 /** The primary result code of an error of SQLite; null for any other error. */
 function sqliteCode(error: unknown): number | null {
