@@ -12,10 +12,12 @@ import { SqliteLedger } from "../../src/store/rows/ledger.js";
 import { Limits } from "../../src/store/rows/limits.js";
 import { KeyedTurns, Placements, Purges, Tokens } from "../../src/store/rows/records.js";
 import { RedisRows } from "../../src/store/rows/redis.js";
+import { RedisLedger } from "../../src/store/rows/redis-ledger.js";
 import { RegistryFile } from "../../src/store/rows/registry.js";
 import { FleetRows } from "../../src/store/rows/rows.js";
 import { Sessions } from "../../src/store/rows/sessions.js";
 import { SqliteRows } from "../../src/store/rows/sqlite.js";
+import { Usage } from "../../src/store/rows/usage.js";
 import { describeStore } from "../contract/store.contract.js";
 import { RedisServer } from "../fixtures/store/redis-server.js";
 
@@ -24,11 +26,14 @@ function open(root: string, url?: string): Store {
   const clock = { now: () => Math.round(system().clock.nowMs()), clockId: system().clock.bootId() };
   const state = new SqliteRows(join(root, "state.db"), { ...folder, durable: true, now: Date.now, clockId: "" });
   const host = new SqliteRows(join(root, "host.db"), { ...folder, ...clock, durable: false });
+  const fleet = url === undefined ? "" : (readRedisUrl(url)?.fleet ?? "");
   const old = url === undefined ? openFileStore(root) : openStore(url, root);
   // biome-ignore lint/suspicious/noExplicitAny: for a while
-  const redis = url === undefined ? null : new RedisRows((old as any).documents, readRedisUrl(url)?.fleet ?? "");
+  const redis = url === undefined ? null : new RedisRows((old as any).documents, fleet);
   const rows = new FleetRows({ fleet: redis ?? state, use: redis ?? host, host });
-  const ledger = new SqliteLedger(join(root, "ledger.db"), folder);
+  // biome-ignore lint/suspicious/noExplicitAny: for a while
+  const shared = url === undefined ? null : new RedisLedger((old as any).documents.connection, fleet);
+  const usage = new Usage(new SqliteLedger(join(root, "ledger.db"), folder), shared);
   const leases = new Leases(rows);
   const sessions = new Sessions(rows, leases);
   const limits = new Limits(rows, sessions);
@@ -43,20 +48,7 @@ function open(root: string, url?: string): Store {
     placements: new Placements(rows),
     keyedTurns: new KeyedTurns(rows),
     purges: new Purges(rows),
-    usage:
-      url !== undefined
-        ? old.usage
-        : {
-            append: (lines) => {
-              ledger.append(lines);
-              return lines.length;
-            },
-            settled: async () => undefined,
-            read: async (query) => await ledger.read(query),
-            tokensSince: async (user, from) => await ledger.tokensSince(user, from),
-            rename: async (names) => await ledger.rename(names),
-            upkeep: async (keepMs) => await ledger.deleteBefore(Date.now() - keepMs),
-          },
+    usage,
     pseudonymKey: async (offered) => offered,
     now: async () => redis?.now() ?? Date.now(),
     probe: async () => ({ durationMs: 1, clockAheadMs: 0 }),
@@ -66,7 +58,7 @@ function open(root: string, url?: string): Store {
     close: async () => {
       limits.stop();
       await rows.close();
-      await ledger.close();
+      await usage.close();
       await old.close();
     },
   };

@@ -126,12 +126,46 @@ WHERE user IN (SELECT id FROM names WHERE kind = 'user' AND name = ?) AND hour >
     });
   }
 
+  /** The lines that were appended first, and the number of the last of them. */
+  async oldest(limit: number): Promise<{ lines: LedgerLine[]; last: number }> {
+    const rows = await this.#file.use("read", (sql) =>
+      sql(`SELECT number, lines.id AS id, at, users.name AS user, sessions.name AS session, model, token, rest,
+input, output, cached, credits FROM lines
+JOIN names AS users ON users.id = user JOIN names AS sessions ON sessions.id = session ORDER BY number LIMIT ?`).all(
+        limit,
+      ),
+    );
+    const lines = (rows ?? []).map(({ id, at, user, session, model, token, rest, input, output, cached, credits }) => ({
+      id,
+      at: new Date(at).toISOString(),
+      user,
+      sessionId: session,
+      model: model === NONE ? null : model,
+      tokenId: token === NONE ? null : token,
+      inputTokens: input,
+      outputTokens: output,
+      cacheReadTokens: cached,
+      credits,
+      ...JSON.parse(rest),
+    }));
+    return { lines, last: rows?.at(-1)?.number ?? 0 };
+  }
+
+  /** Deletes lines by their numbers, and all sums. */
+  async deleteUntil(number: number): Promise<void> {
+    await this.#file.use("write", (sql) => {
+      sql("DELETE FROM lines WHERE number <= ?").run(number);
+      sql("DELETE FROM sums").run();
+    });
+  }
+
   /** Deletes the lines of the hours before a time, in milliseconds since the epoch. */
   async deleteBefore(time: number): Promise<void> {
     const hour = Math.floor(time / HOUR_MS);
     await this.#file.use("write", (sql) => {
       sql("DELETE FROM lines WHERE at < ?").run(hour * HOUR_MS);
       sql("DELETE FROM sums WHERE hour < ?").run(hour);
+      sql("DELETE FROM names WHERE id NOT IN (SELECT user FROM sums UNION SELECT session FROM sums)").run();
     });
   }
 
