@@ -81,6 +81,12 @@ export class Tokens implements TokenStore {
     return (await this.#ends?.list()) ?? [];
   }
 
+  /** Forgets ends of tokens that would have expired by now anyway. @param now in milliseconds since the epoch */
+  async forgetEnds(now: number): Promise<void> {
+    const over = (await this.notedEnds()).filter(({ until }) => until !== null && Date.parse(until) < now);
+    for (const { id } of over) await this.#ends?.delete(id);
+  }
+
   async isNotedRevoked(id: string): Promise<boolean> {
     return (await this.#ends?.read(id))?.at === null;
   }
@@ -199,3 +205,6 @@ function joined(purge: Purge, { pending, sessions = [] }: Purge): Purge {
     sessions: [...new Set([...(purge.sessions ?? []), ...sessions])],
   };
 }
+
+/** One record, with the key for the pseudonyms on all hosts. */
+export const PSEUDONYM_KEYS = kind<{ key: string }>("pseudonym-key");

@@ -98,6 +98,12 @@ export class SqliteFile {
     }
   }
 
+  /** Moves all commits into the file itself, so that what was deleted is nowhere any more. */
+  async checkpoint(): Promise<void> {
+    const open = await this.use("read", () => this.#open);
+    open?.database.exec("PRAGMA wal_checkpoint(TRUNCATE)");
+  }
+
   /** Waits for the uses under way. The next use opens the file again. */
   async close(): Promise<void> {
     while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
@@ -127,7 +133,7 @@ export class SqliteFile {
     const database = new DatabaseSync(this.#path, { timeout: BLOCKED_MS });
     try {
       database.exec("PRAGMA journal_mode = WAL");
-      database.exec(`PRAGMA synchronous = ${this.#options.synchronous}`);
+      database.exec(`PRAGMA synchronous = ${this.#options.synchronous}; PRAGMA secure_delete = ON`);
       const open = { database, inode: statSync(this.#path).ino, statements: new Map() };
       if (!this.#hasTables(open)) transact(open, "write", () => this.#hasTables(open) || this.#makeTables(open));
       this.#open = open;
@@ -284,6 +290,11 @@ export class SqliteRows implements Rows {
 
   async now(): Promise<number> {
     return this.#options.now();
+  }
+
+  /** Overwrites what was deleted. */
+  async eraseDeleted(): Promise<void> {
+    await this.#file.checkpoint();
   }
 
   async close(): Promise<void> {
