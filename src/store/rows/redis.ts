@@ -2,7 +2,7 @@ import { SCHEMA } from "../../base/server.js";
 import type { Connection } from "../redis/connection.js";
 import { COMMIT_KEY_MS, type Documents, newId, parseObject } from "../redis/documents.js";
 import { foundingScript, script, TELL_TIME } from "../redis/scripts.js";
-import type { Change, Kind, Row, Rows, Selection } from "./rows.js";
+import type { Changes, Kind, Row, Rows, Selection } from "./rows.js";
 
 /*
  * A row is a text under its own key. It begins with a header line: schema, revision, the random id of the commit that wrote it,
@@ -81,7 +81,7 @@ export class RedisRows implements Rows {
     });
   }
 
-  async commit(changes: readonly Change<object>[]): Promise<boolean> {
+  async commit(changes: Changes): Promise<boolean> {
     const commit = newId();
     const keys = [`${this.#prefix}commit:${commit}`];
     const numberOf = (key: string) => {

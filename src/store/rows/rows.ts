@@ -58,6 +58,10 @@ export interface Change<T extends object> {
   readonly to: T | null;
 }
 
+/** The changes of one commit, which may have different kinds. */
+// biome-ignore lint/suspicious/noExplicitAny: a kind of any records is not a kind of objects, because its functions take them
+export type Changes = readonly Change<any>[];
+
 /** Which records of a kind a call is about. */
 export interface Selection {
   /** Only the records that this index finds under `value`. Default: all records. */
@@ -88,8 +92,7 @@ export interface Rows {
    * @param changes all of one `home`, and at most one for each row
    * @returns whether the changes were made
    */
-  // biome-ignore lint/suspicious/noExplicitAny: the changes of one commit have different kinds
-  commit(changes: readonly Change<any>[]): Promise<boolean>;
+  commit(changes: Changes): Promise<boolean>;
 
   /**
    * The ids of records, sorted by their UTF-8 bytes. May contain ids of records that have ended or that were created or
@@ -123,8 +126,7 @@ export class FleetRows implements Omit<Rows, "now"> {
     return await this.#homes[kind.home].read(kind, ids);
   }
 
-  // biome-ignore lint/suspicious/noExplicitAny: as in the interface
-  async commit(changes: readonly Change<any>[]): Promise<boolean> {
+  async commit(changes: Changes): Promise<boolean> {
     const [home = "fleet", ...others] = new Set(changes.map(({ kind }) => kind.home));
     if (others.length === 0) return await this.#homes[home].commit(changes);
     throw new RangeError("the changes of a commit belong to several databases");

@@ -7,7 +7,7 @@ import { SCHEMA } from "../../base/server.js";
 import { shellQuote } from "../../base/values/text.js";
 import { busyError, corruptError, newerError } from "../failures.js";
 import { mediumError } from "../file/failures.js";
-import type { Change, Kind, Row, Rows, Selection } from "./rows.js";
+import type { Changes, Kind, Row, Rows, Selection } from "./rows.js";
 
 export interface FileOptions {
   /**
@@ -237,7 +237,7 @@ export class SqliteRows implements Rows {
     });
   }
 
-  async commit(changes: readonly Change<object>[]): Promise<boolean> {
+  async commit(changes: Changes): Promise<boolean> {
     const done = await this.#file.use("write", (sql) => {
       this.#sweep(sql);
       const now = this.#options.now();
