@@ -36,7 +36,15 @@ async function refusedByAll(env: NodeJS.ProcessEnv, cwd?: string): Promise<Error
 describe("a state folder", () => {
   it.each([
     ["a file", (path: string) => writeFileSync(path, ""), /is not a folder/, /^Set COPILOTFLEET_HOME to a folder\.$/],
-    ["a symbolic link", (path: string) => symlinkSync(fleet.folder, path), /is a symbolic link/, /realpath/],
+    [
+      "a symbolic link",
+      (path: string) => {
+        mkdirSync(`${path}-target`);
+        symlinkSync(`${path}-target`, path);
+      },
+      /is a symbolic link/,
+      /realpath/,
+    ],
     [
       "writable for everybody",
       (path: string) => {

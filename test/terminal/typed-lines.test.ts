@@ -33,6 +33,7 @@ const STAND_INS = { kubectl: "cat >/dev/null", fish: "cat >/dev/null", git: "ech
 const REPLACED: readonly (readonly [string, string])[] = [
   ["fleet.example:4300", closed ?? ""],
   ["--to redis://127.0.0.1:6379/0", `--to redis://${closed}/0`],
+  ["--to rediss://redis.example:6379/0", `--to rediss://${closed}/0`],
   ["https://models.example/v1", `http://${closed}/v1`],
   ["127.0.0.1:4380", http ?? ""],
   ["--output /", "--output units"],
@@ -78,7 +79,7 @@ const REFUSED: readonly { line: RegExp; pipe: number; terminal: number }[] = [
   { line: / open /, pipe: 7, terminal: 7 },
   { line: / proxy .*--ca /, pipe: 3, terminal: 3 },
   { line: / (spawn .*--token-env) /, pipe: 5, terminal: 5 },
-  { line: / store migrate .*(redis:|REDIS)/, pipe: 7, terminal: 7 },
+  { line: / store migrate .*(rediss?:|REDIS)/, pipe: 7, terminal: 7 },
   { line: / store (migrate --to file|sign)/, pipe: 2, terminal: 2 },
 ];
 

@@ -9,7 +9,7 @@ export default class DeployKubernetes extends FleetCommand {
     "with a password are references to Secrets, which comments at the top name. More than one host needs a Redis store.";
   static override examples = [
     "<%= config.bin %> deploy kubernetes --image registry.example/copilotfleet:1 | kubectl apply -f -",
-    "<%= config.bin %> deploy kubernetes --replicas 3 --redis-secret fleet-redis --storage shared --storage-class nfs",
+    "COPILOTFLEET_STORE=rediss://redis.example:6379/0 <%= config.bin %> deploy kubernetes --replicas 3 --redis-secret fleet-redis --storage shared --storage-class nfs",
     "<%= config.bin %> deploy kubernetes --ingress-host fleet.example --ingress-class nginx",
   ];
   static override flags = kubernetesFlags;
