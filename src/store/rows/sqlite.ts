@@ -1,9 +1,10 @@
-import { closeSync, openSync, readFileSync, statSync } from "node:fs";
+import { closeSync, openSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { DatabaseSyncInstance, StatementSyncInstance } from "@photostructure/sqlite";
-import { FleetError, quote, systemCode } from "../../base/errors.js";
+import { FleetError, quote } from "../../base/errors.js";
 import { SCHEMA } from "../../base/server.js";
+import { lockHolder } from "../../base/system/file-locks.js";
 import { shellQuote } from "../../base/values/text.js";
 import { busyError, corruptError, newerError } from "../failures.js";
 import { mediumError } from "../file/failures.js";
@@ -156,7 +157,7 @@ export class SqliteFile {
 
   #busy(): FleetError {
     const waitedMs = this.#options.patienceMs ?? PATIENCE_MS;
-    const pid = lockHolder(`${this.#path}-shm`);
+    const pid = lockHolder(`${this.#path}-shm`, WRITE_LOCK);
     const holder = pid === null ? "another process" : `process ${pid}`;
     const error = busyError(this.#path, `is held by ${holder}, which did not release it within ${waitedMs / 1_000} s`);
     if (pid === null) return error;
@@ -373,18 +374,3 @@ function isBusy(error: unknown): boolean {
 
 /** The byte of the file `-shm` that a writer locks (sqlite.org/walformat.html, "WAL Locks"). */
 const WRITE_LOCK = 120;
-
-/** The process that holds the lock for writing. Null if it cannot be seen, for example from another PID namespace. */
-function lockHolder(path: string): number | null {
-  try {
-    const { ino } = statSync(path);
-    for (const line of readFileSync("/proc/locks", "utf8").split("\n")) {
-      const [, , , mode, pid, place = "", from, to] = line.trim().split(/\s+/);
-      const isHeld = mode === "WRITE" && Number(from) <= WRITE_LOCK && (to === "EOF" || Number(to) >= WRITE_LOCK);
-      if (isHeld && place.split(":")[2] === String(ino) && Number(pid) > 0) return Number(pid);
-    }
-  } catch (error) {
-    if (systemCode(error) === undefined) throw error;
-  }
-  return null;
-}
