@@ -6,7 +6,7 @@ import { type Hosts, type RegistryStore, withoutPrototype } from "../ports.js";
 import { type FleetRows, kind } from "./rows.js";
 import { Table } from "./table.js";
 
-/** What the store knows about a host. Its times are of the database's clock, in milliseconds. */
+/** The state of a host. Its times are of the database's clock, in milliseconds. */
 interface HostState {
   instance: string;
   term: number;

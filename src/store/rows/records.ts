@@ -47,7 +47,7 @@ export class Tokens implements TokenStore {
   async used(id: string, at: string): Promise<void> {
     if ((await this.read(id)) === null) return;
     await this.#uses.put(id, { at });
-    // If the token was deleted meanwhile, nobody else would delete this record.
+    // If the token was deleted before this record was written, nobody else would delete the record.
     if ((await this.read(id)) === null) await this.#uses.delete(id);
   }
 

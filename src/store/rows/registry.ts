@@ -9,9 +9,8 @@ import { EMPTY_REGISTRY, parseRegistry, type RegistryStore } from "../ports.js";
 import type { SqliteRows } from "./sqlite.js";
 
 /**
- * The registry of this host, in a file of its own, so that a command that only lists servers loads no database. Writers
- * replace the file one after another. The lock beside the file makes them wait without blocking their process. What keeps
- * them apart is the database's lock for writing, because nobody can take that from a suspended process.
+ * The registry of this host, in a file of its own, so that a command that only lists servers loads no database. A writer
+ * replaces the file while it holds the database's lock for writing, which nobody can take from a suspended process.
  */
 export class RegistryFile implements RegistryStore {
   readonly #path: string;

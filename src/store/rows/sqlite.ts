@@ -12,8 +12,8 @@ import type { Changes, Kind, Row, Rows, Selection } from "./rows.js";
 
 export interface FileOptions {
   /**
-   * What a commit survives: `FULL` also a power failure, `NORMAL` the death of the process, `OFF` the same, but a power failure may
-   * damage the whole file (sqlite.org/pragma.html, "synchronous").
+   * `FULL`: a commit survives a power failure. `NORMAL`: it survives the death of the process. `OFF`: the same, but a power
+   * failure may damage the whole file (sqlite.org/pragma.html, "synchronous").
    */
   synchronous: "FULL" | "NORMAL" | "OFF";
   /** Throws if the folder of the file is unsafe. Called before each use. */
@@ -25,7 +25,7 @@ export interface FileOptions {
 }
 
 const PATIENCE_MS = 5_000;
-/** How long SQLite itself waits for another process, in milliseconds. It blocks this process meanwhile. */
+/** How long SQLite itself waits for another process, in milliseconds. This process is blocked during the wait. */
 const BLOCKED_MS = 10;
 /** How often a commit also deletes the records that have ended, in milliseconds. */
 const SWEEP_MS = 60_000;
@@ -284,7 +284,7 @@ export class SqliteRows implements Rows {
     return row?.count ?? 0;
   }
 
-  /** Runs `work` while no other process can commit. It must be short, because this process does nothing else meanwhile. */
+  /** Runs `work` while no other process can commit. It must be short, because it blocks this process. */
   async alone<T>(work: () => T): Promise<T> {
     return (await this.#file.use("write", work)) as T;
   }

@@ -69,7 +69,7 @@ export class Table<T extends object> {
    *
    * @param change gets the newest record, the time of the database's clock in milliseconds, and the result of `look`
    * @param look reads what else the change depends on. It runs after the record was read. So if somebody changes the record
-   * meanwhile, both run again.
+   * before the commit, both run again.
    * @returns the value that the last run of `change` returned
    * @throws FleetError `FLEET_STATE_BUSY` if other writers commit first again and again
    */
