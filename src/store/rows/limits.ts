@@ -98,18 +98,15 @@ export class Limits implements LimitStore {
     const look = async () => (kind === "session" && most !== null ? await this.#sessions.ids(user) : []);
     const take = (draft: { record: SlotsRecord | null }, now: number, recorded: readonly string[]): SlotAnswer => {
       const record = current(draft.record, now);
-      const { slots, begun } = record;
-      if (perMinute !== null && begun.length >= perMinute) {
-        // The start of the turn that must become more than a minute old before another turn may begin.
-        const leaving = begun[begun.length - perMinute]?.at ?? now;
-        const retryAfterMs = Math.max(1, Math.ceil(leaving + MINUTE_MS - now));
-        return { granted: false, reached: "perMinute", used: begun.length, retryAfterMs };
+      let refusal = reached(record, { kind, most, perMinute }, now, recorded);
+      // Look for the processes of the slots only before a refusal, because that takes longer than everything else.
+      if (refusal !== null) {
+        record.slots = record.slots.filter(isHeld);
+        refusal = reached(record, { kind, most, perMinute }, now, recorded);
       }
-      const taken = slots.filter((slot) => slot.kind === kind).map((slot) => slot.id);
-      const used = kind === "session" ? new Set([...recorded, ...taken.map(sessionOf)]).size : taken.length;
-      if (most !== null && used >= most) return { granted: false, reached: "most", used, retryAfterMs: null };
-      if (kind !== "prompt") slots.push({ id, kind, holder: ownHolder(), endsAt: now + TTL_MS });
-      if (kind === "turn" || kind === "prompt") begun.push({ id, at: now });
+      if (refusal !== null) return refusal;
+      if (kind !== "prompt") record.slots.push({ id, kind, holder: ownHolder(), endsAt: now + TTL_MS });
+      if (kind === "turn" || kind === "prompt") record.begun.push({ id, at: now });
       draft.record = record;
       return { granted: true };
     };
@@ -137,7 +134,7 @@ export class Limits implements LimitStore {
   async used(user: string): Promise<SlotsUsed> {
     const [record, now] = await Promise.all([this.#slots.read(nameOf(user)), this.#slots.rows.now(SLOTS)]);
     const { slots, begun } = current(record, now);
-    const count = (kind: SlotKind) => slots.filter((slot) => slot.kind === kind).length;
+    const count = (kind: SlotKind) => slots.filter((slot) => slot.kind === kind && isHeld(slot)).length;
     return { turnsPerMinute: begun.length, concurrentTurns: count("turn"), connections: count("connection") };
   }
 
@@ -208,12 +205,36 @@ function sessionOf(slotId: string): string {
   return slotId.split("~")[0] ?? slotId;
 }
 
-/** The record without slots that have ended or whose process has ended, and without turns that began earlier. */
+/** The record without slots that have ended, and without turns that began more than a minute ago. */
 function current(record: SlotsRecord | null, now: number): SlotsRecord {
   const { slots, begun, ...rest } = record ?? { slots: [], begun: [], near: {}, nearUntil: 0 };
   return {
     ...rest,
-    slots: slots.filter(({ endsAt, holder }) => endsAt > now && hasGone(holder) !== true),
+    slots: slots.filter(({ endsAt }) => endsAt > now),
     begun: begun.filter(({ at }) => at > now - MINUTE_MS),
   };
+}
+
+/** Whether the process that has the slot may still run. */
+function isHeld({ holder }: { holder: string }): boolean {
+  return hasGone(holder) !== true;
+}
+
+/** @param recorded the ids of the user's sessions, if sessions are limited */
+function reached(
+  { slots, begun }: SlotsRecord,
+  { kind, most, perMinute }: Pick<SlotRequest, "kind" | "most" | "perMinute">,
+  now: number,
+  recorded: readonly string[],
+): Extract<SlotAnswer, { granted: false }> | null {
+  if (perMinute !== null && begun.length >= perMinute) {
+    // The start of the turn that must become more than a minute old before another turn may begin.
+    const leaving = begun[begun.length - perMinute]?.at ?? now;
+    const retryAfterMs = Math.max(1, Math.ceil(leaving + MINUTE_MS - now));
+    return { granted: false, reached: "perMinute", used: begun.length, retryAfterMs };
+  }
+  if (most === null) return null;
+  const taken = slots.filter((slot) => slot.kind === kind).map((slot) => slot.id);
+  const used = kind === "session" ? new Set([...recorded, ...taken.map(sessionOf)]).size : taken.length;
+  return used < most ? null : { granted: false, reached: "most", used, retryAfterMs: null };
 }
