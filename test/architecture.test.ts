@@ -192,6 +192,7 @@ describe("the source", () => {
     expect(importers(/^proper-lockfile$/, { types: true })).toEqual(["store/file/failures.ts"]);
     expect(importers(/^prom-client$/, { types: true })).toEqual(["serve/report/metrics.ts"]);
     for (const file of importers(/^ioredis$/, { types: true })) expect(file).toMatch(/^store\/redis\//);
+    expect(importers(/^@photostructure\/sqlite$/, { types: true })).toEqual(["store/rows/sqlite.ts"]);
     expect(importers(/^ioredis$/, { types: false })).toEqual(["store/redis/connection.ts"]);
     for (const file of importers(/^jose$/, { types: true }))
       expect(file).toMatch(/^(identity\/(jwt|claims)\.ts$|providers\/github-app\.ts)/);

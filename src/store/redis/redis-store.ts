@@ -76,7 +76,7 @@ export class RedisStore implements Store {
   /** Finds records without a valid signature, and signs them. */
   readonly signatures: Signatures;
   readonly #connection: Connection;
-  readonly #documents: Documents;
+  readonly documents: Documents;
   readonly #writes = new Writes();
   readonly #warnings = new Set<string>();
   /** All warnings so far. A new connection repeats warnings, and {@link takeWarnings} returns each only once. */
@@ -91,7 +91,7 @@ export class RedisStore implements Store {
     const connection = new Connection({ target, keys, epoch, signer, secrets, warn, operationMs });
     const documents = new Documents(connection, keys, signer);
     this.#connection = connection;
-    this.#documents = documents;
+    this.documents = documents;
     this.hosts = host === null ? null : new RedisHosts(host, instance, documents, warn);
     this.registry = new RegistryDocument({
       hosts: this.hosts,
@@ -113,7 +113,7 @@ export class RedisStore implements Store {
   }
 
   async pseudonymKey(offered: string): Promise<string> {
-    return await pseudonymKey(this.#documents, offered);
+    return await pseudonymKey(this.documents, offered);
   }
 
   async now(): Promise<number> {

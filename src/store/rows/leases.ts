@@ -1,0 +1,187 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { FleetError } from "../../base/errors.js";
+import { assertSessionId } from "../../base/ids.js";
+import { type Lease, type LeaseAnswer, type LeaseRequest, notHeld } from "../../base/session.js";
+import { hashToken, isSameHash } from "../../base/token.js";
+import type { LeaseStore } from "../ports.js";
+import { type FleetRows, kind } from "./rows.js";
+import { type Draft, Table } from "./table.js";
+
+/** How long the last fence of a deleted session is remembered, in milliseconds. */
+const REMEMBERED_MS = 24 * 3_600_000;
+/** Fences that come from another store may be ahead of this machine's clock by at most this much, in milliseconds. */
+const LONGEST_WAIT_MS = 10_000;
+
+/** The lease on one session, and the queue for it. All times are of the database's clock, in milliseconds. */
+interface LeaseState {
+  /** The highest fence of this session's leases so far. */
+  fence: number;
+  /** The last lease that was granted, even if it has ended. */
+  lease: Granted | null;
+  /** The waiters, in the order of their first request. */
+  queue: Place[];
+  /** When the state may be forgotten. Absent while its session may exist. */
+  forgottenAt?: number;
+}
+
+interface Granted extends Omit<Lease, "sessionId" | "remainingMs"> {
+  tokenHash: string;
+  endsAt: number;
+}
+
+interface Place {
+  tokenHash: string;
+  /** When the waiter loses its place if it does not ask again. */
+  endsAt: number;
+}
+
+export const LEASES = kind<LeaseState>("lease", {
+  home: "use",
+  assertId: assertSessionId,
+  endsAt: ({ forgottenAt = null }) => forgottenAt,
+  isVital: true,
+});
+
+/** The leases on sessions, and the queues for them. */
+export class Leases implements LeaseStore {
+  readonly #table: Table<LeaseState>;
+
+  constructor(rows: FleetRows) {
+    this.#table = new Table(rows, LEASES);
+  }
+
+  async acquire(request: LeaseRequest): Promise<LeaseAnswer> {
+    const { sessionId } = request;
+    return await this.#table.update(sessionId, (draft, now) => {
+      const state = stateOf(draft);
+      const tokenHash = hashToken(request.token);
+      const current = inForce(state, now);
+      const granted = () => ({ granted: true as const, lease: view(sessionId, grant(state, request, now), now) });
+      if (current !== null && isSameHash(current.tokenHash, tokenHash))
+        return { granted: true, lease: view(sessionId, current, now) };
+      if (request.steal !== undefined) return granted();
+
+      const waiting = state.queue.filter(({ endsAt }) => endsAt > now);
+      if (waiting.length !== state.queue.length) state.queue = waiting;
+      const found = waiting.findIndex((place) => isSameHash(place.tokenHash, tokenHash));
+      const ahead = found === -1 ? waiting.length : found;
+      if (current === null && ahead === 0) return granted();
+      const endsAt = now + request.placeMs;
+      const place = waiting[found];
+      if (place === undefined) state.queue.push({ tokenHash, endsAt });
+      // To save writes, renew the place only after a third of its time.
+      else if (place.endsAt - now < (request.placeMs * 2) / 3) place.endsAt = endsAt;
+      return { granted: false, lease: current && view(sessionId, current, now), ahead };
+    });
+  }
+
+  async leave(sessionId: string, token: string): Promise<void> {
+    await this.#table.update(sessionId, ({ record }) => {
+      if (record !== null) leave(record, hashToken(token));
+    });
+  }
+
+  async renew(sessionId: string, token: string, ttlMs: number): Promise<Lease> {
+    return await this.#table.update(sessionId, ({ record }, now) => {
+      const lease = held(sessionId, record, token, now);
+      Object.assign(lease, { endsAt: now + ttlMs, ttlMs, expiresAt: new Date(Date.now() + ttlMs).toISOString() });
+      return view(sessionId, lease, now);
+    });
+  }
+
+  async release(sessionId: string, token: string): Promise<void> {
+    await this.#table.update(sessionId, ({ record }, now) => {
+      held(sessionId, record, token, now);
+      if (record !== null) record.lease = null;
+    });
+  }
+
+  async read(sessionId: string): Promise<Lease | null> {
+    const [state, now] = await this.#look(sessionId);
+    const lease = state && inForce(state, now);
+    return lease && view(sessionId, lease, now);
+  }
+
+  async check(sessionId: string, token: string): Promise<Lease> {
+    const [state, now] = await this.#look(sessionId);
+    return view(sessionId, held(sessionId, state, token, now), now);
+  }
+
+  async highestFence(): Promise<number> {
+    let highest = 0;
+    for await (const { record } of this.#table.each()) highest = Math.max(highest, record.fence);
+    return highest;
+  }
+
+  /**
+   * Waits until the current time is above `fence`. That suffices, because every new fence is at least the current time.
+   * The wait is necessary only if `fence` came from a clock that is ahead of this machine's.
+   */
+  async raiseFences(fence: number): Promise<void> {
+    const aheadMs = fence + 1 - Date.now();
+    if (aheadMs > LONGEST_WAIT_MS) {
+      const message = `Earlier leases were numbered by a clock that is ${aheadMs} ms ahead of this machine's, so new leases would be refused as old.`;
+      throw new FleetError("FLEET_STATE_BUSY", message, {
+        suggestions: ["Set the clocks of both machines right, and wait until this one has caught up."],
+      });
+    }
+    if (aheadMs > 0) await sleep(aheadMs);
+  }
+
+  /** Ends the lease on a deleted session. Remembers the last fence, because a session with the same id may be created. */
+  async forget(sessionId: string): Promise<void> {
+    await this.#table.update(sessionId, (draft, now) => {
+      if (draft.record === null) return;
+      draft.record = { fence: draft.record.fence, lease: null, queue: [], forgottenAt: now + REMEMBERED_MS };
+    });
+  }
+
+  async #look(sessionId: string): Promise<[LeaseState | null, number]> {
+    return await Promise.all([this.#table.read(sessionId), this.#table.rows.now(LEASES)]);
+  }
+}
+
+function stateOf(draft: Draft<LeaseState>): LeaseState {
+  draft.record ??= { fence: 0, lease: null, queue: [] };
+  delete draft.record.forgottenAt;
+  return draft.record;
+}
+
+function inForce({ lease }: LeaseState, now: number): Granted | null {
+  return lease !== null && lease.endsAt > now ? lease : null;
+}
+
+function grant(state: LeaseState, { holder, token, ttlMs, steal, detached }: LeaseRequest, now: number): Granted {
+  const isTaken = inForce(state, now) !== null;
+  const wallMs = Date.now();
+  // The fence follows the clock, so that it grows even if the database has lost its data.
+  state.fence = Math.max(state.fence + 1, wallMs);
+  state.lease = {
+    holder,
+    fence: state.fence,
+    tokenHash: hashToken(token),
+    acquiredAt: new Date(wallMs).toISOString(),
+    expiresAt: new Date(wallMs + ttlMs).toISOString(),
+    endsAt: now + ttlMs,
+    ttlMs,
+    stealReason: isTaken ? (steal?.reason ?? null) : null,
+    ...(detached === undefined ? {} : { detached }),
+  };
+  leave(state, state.lease.tokenHash);
+  return state.lease;
+}
+
+function leave(state: LeaseState, tokenHash: string): void {
+  state.queue = state.queue.filter((place) => !isSameHash(place.tokenHash, tokenHash));
+}
+
+/** The lease in force. @throws FleetError `FLEET_LEASE_LOST` unless it belongs to the token */
+function held(sessionId: string, state: LeaseState | null, token: string, now: number): Granted {
+  const lease = state && inForce(state, now);
+  if (lease !== null && isSameHash(lease.tokenHash, hashToken(token))) return lease;
+  throw notHeld(sessionId);
+}
+
+function view(sessionId: string, { tokenHash: _, endsAt, ...lease }: Granted, now: number): Lease {
+  return { sessionId, ...lease, remainingMs: Math.max(0, Math.floor(endsAt - now)) };
+}

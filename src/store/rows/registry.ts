@@ -1,0 +1,93 @@
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { FleetError, systemCode } from "../../base/errors.js";
+import type { Registry } from "../../base/server.js";
+import { corruptError } from "../failures.js";
+import { scratchName, syncNow } from "../file/durable.js";
+import { mediumError } from "../file/failures.js";
+import { EMPTY_REGISTRY, parseRegistry, type RegistryStore } from "../ports.js";
+import type { SqliteRows } from "./sqlite.js";
+
+/**
+ * The registry of this host, in a file of its own, so that a command that only lists servers loads no database. A writer
+ * replaces the file while it holds the database's lock for writing, which nobody can take from a suspended process.
+ */
+export class RegistryFile implements RegistryStore {
+  readonly #path: string;
+  readonly #rows: SqliteRows;
+  readonly #checkFolder: () => void;
+
+  constructor(root: string, rows: SqliteRows, checkFolder: () => void) {
+    this.#path = join(root, "registry.json");
+    this.#rows = rows;
+    this.#checkFolder = checkFolder;
+  }
+
+  async read(): Promise<Registry> {
+    this.#checkFolder();
+    return this.#parse(this.#load());
+  }
+
+  async update<T>(change: (draft: Registry) => T): Promise<T> {
+    return await this.#rows.alone(() => {
+      const before = this.#load();
+      const draft = this.#parse(before);
+      const result = change(draft);
+      if (result instanceof Promise) {
+        result.catch(() => "the caller gets the next error instead");
+        throw new FleetError(
+          "FLEET_INTERNAL",
+          "A change to the store must be synchronous; this one returned a promise.",
+        );
+      }
+      const after = JSON.stringify(draft);
+      if (after !== before) this.#replace(after);
+      return result;
+    });
+  }
+
+  async rebuild(registry: Registry): Promise<void> {
+    await this.#rows.alone(() => this.#replace(JSON.stringify(registry)));
+  }
+
+  #load(): string {
+    try {
+      return readFileSync(this.#path, "utf8");
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return EMPTY_REGISTRY;
+      throw mediumError("read", this.#path, error);
+    }
+  }
+
+  #parse(text: string): Registry {
+    try {
+      return parseRegistry(text);
+    } catch (error) {
+      const detail = error instanceof Error ? error.message : String(error);
+      throw corruptError(this.#path, detail, [
+        "copilotfleet doctor --fix # rebuilds the registry from the folders and processes of the servers",
+        `Or put a backup in place as ${this.#path}.`,
+      ]);
+    }
+  }
+
+  #replace(text: string): void {
+    const folder = dirname(this.#path);
+    const temp = join(folder, scratchName("tmp"));
+    try {
+      const file = openSync(temp, "wx", 0o600);
+      try {
+        writeFileSync(file, text);
+        fsyncSync(file);
+      } finally {
+        closeSync(file);
+      }
+      renameSync(temp, this.#path);
+      syncNow(folder);
+    } catch (error) {
+      throw mediumError("write", this.#path, error);
+    } finally {
+      rmSync(temp, { force: true });
+    }
+  }
+}

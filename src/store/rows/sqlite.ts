@@ -1,0 +1,376 @@
+import { closeSync, openSync, statSync } from "node:fs";
+import { createRequire } from "node:module";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { DatabaseSyncInstance, StatementSyncInstance } from "@photostructure/sqlite";
+import { FleetError, quote } from "../../base/errors.js";
+import { SCHEMA } from "../../base/server.js";
+import { lockHolder } from "../../base/system/file-locks.js";
+import { shellQuote } from "../../base/values/text.js";
+import { busyError, corruptError, newerError } from "../failures.js";
+import { mediumError } from "../file/failures.js";
+import type { Changes, Kind, Row, Rows, Selection } from "./rows.js";
+
+export interface FileOptions {
+  /**
+   * `FULL`: a commit survives a power failure. `NORMAL`: it survives the death of the process. `OFF`: the same, but a power
+   * failure may damage the whole file (sqlite.org/pragma.html, "synchronous").
+   */
+  synchronous: "FULL" | "NORMAL" | "OFF";
+  /** Throws if the folder of the file is unsafe. Called before each use. */
+  checkFolder: () => void;
+  /** Like `checkFolder`, but creates the folder if necessary. */
+  ensureFolder: () => void;
+  /** How long a call waits for another process that holds the database, in milliseconds. Default: 5 s. */
+  patienceMs?: number;
+}
+
+const PATIENCE_MS = 5_000;
+/** How long SQLite itself waits for another process, in milliseconds. This process is blocked during the wait. */
+const BLOCKED_MS = 10;
+/** How often a commit also deletes the records that have ended, in milliseconds. */
+const SWEEP_MS = 60_000;
+
+/** Loaded only when a database is opened. */
+const load = createRequire(import.meta.url);
+
+interface Open {
+  database: DatabaseSyncInstance;
+  inode: number;
+  statements: Map<string, StatementSyncInstance>;
+}
+
+/** An SQLite file. All processes of one host may use it at the same time. */
+export class SqliteFile {
+  readonly #path: string;
+  readonly #tables: string;
+  readonly #options: FileOptions;
+  readonly #underWay = new Set<Promise<unknown>>();
+  #open: Open | undefined;
+
+  /**
+   * @param path the file, which the first write creates
+   * @param tables the statements that create its tables
+   */
+  constructor(path: string, tables: string, options: FileOptions) {
+    this.#path = path;
+    this.#tables = tables;
+    this.#options = options;
+  }
+
+  /** Like {@link useNow}. While another process holds the database, waits without blocking this process. */
+  async use<T>(action: "read" | "write", work: (sql: Sql) => T): Promise<T | undefined> {
+    const using = this.#use(action, work);
+    this.#underWay.add(using);
+    try {
+      return await using;
+    } finally {
+      this.#underWay.delete(using);
+    }
+  }
+
+  async #use<T>(action: "read" | "write", work: (sql: Sql) => T): Promise<T | undefined> {
+    const until = performance.now() + (this.#options.patienceMs ?? PATIENCE_MS);
+    for (;;) {
+      try {
+        return this.#attempt(action, work);
+      } catch (error) {
+        if (!isBusy(error)) throw this.#explained(action, error);
+        if (performance.now() >= until) throw this.#busy();
+      }
+      await sleep(1 + Math.random() * 9);
+    }
+  }
+
+  /**
+   * Runs `work` in one transaction.
+   *
+   * @returns the result of `work`; undefined if it only reads, and there is no file so far
+   * @throws FleetError as the methods of {@link Rows}
+   */
+  useNow<T>(action: "read" | "write", work: (sql: Sql) => T): T | undefined {
+    const until = performance.now() + (this.#options.patienceMs ?? PATIENCE_MS);
+    for (;;) {
+      try {
+        return this.#attempt(action, work);
+      } catch (error) {
+        if (!isBusy(error)) throw this.#explained(action, error);
+        if (performance.now() >= until) throw this.#busy();
+      }
+    }
+  }
+
+  /** Moves all commits into the file itself, so that what was deleted is nowhere any more. */
+  async checkpoint(): Promise<void> {
+    const open = await this.use("read", () => this.#open);
+    open?.database.exec("PRAGMA wal_checkpoint(TRUNCATE)");
+  }
+
+  /** Waits for the uses under way. The next use opens the file again. */
+  async close(): Promise<void> {
+    while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
+    this.#forget();
+  }
+
+  #forget(): void {
+    this.#open?.database.close();
+    this.#open = undefined;
+  }
+
+  #attempt<T>(action: "read" | "write", work: (sql: Sql) => T): T | undefined {
+    const open = this.#opened(action);
+    return open === null ? undefined : transact(open, action, work);
+  }
+
+  #opened(action: "read" | "write"): Open | null {
+    if (action === "write") this.#options.ensureFolder();
+    else this.#options.checkFolder();
+    const inode = statSync(this.#path, { throwIfNoEntry: false })?.ino;
+    if (this.#open !== undefined && this.#open.inode === inode) return this.#open;
+    this.#forget();
+    if (inode === undefined && action === "read") return null;
+    const { DatabaseSync } = load("@photostructure/sqlite") as typeof import("@photostructure/sqlite");
+    // SQLite gives its other files the mode of this one.
+    if (inode === undefined) closeSync(openSync(this.#path, "a", 0o600));
+    const database = new DatabaseSync(this.#path, { timeout: BLOCKED_MS });
+    try {
+      database.exec("PRAGMA journal_mode = WAL");
+      database.exec(`PRAGMA synchronous = ${this.#options.synchronous}; PRAGMA secure_delete = ON`);
+      const open = { database, inode: statSync(this.#path).ino, statements: new Map() };
+      if (!this.#hasTables(open)) transact(open, "write", () => this.#hasTables(open) || this.#makeTables(open));
+      this.#open = open;
+      return open;
+    } catch (error) {
+      database.close();
+      throw error;
+    }
+  }
+
+  #hasTables({ database }: Open): boolean {
+    const { user_version: schema } = database.prepare("PRAGMA user_version").get();
+    if (schema > SCHEMA) throw newerError(this.#path, schema);
+    return schema !== 0;
+  }
+
+  #makeTables({ database }: Open): void {
+    database.exec(`${this.#tables}; PRAGMA user_version = ${SCHEMA}`);
+  }
+
+  #busy(): FleetError {
+    const waitedMs = this.#options.patienceMs ?? PATIENCE_MS;
+    const pid = lockHolder(`${this.#path}-shm`, WRITE_LOCK);
+    const holder = pid === null ? "another process" : `process ${pid}`;
+    const error = busyError(this.#path, `is held by ${holder}, which did not release it within ${waitedMs / 1_000} s`);
+    if (pid === null) return error;
+    return error.reworded(({ message }) => ({
+      message,
+      suggestions: [`Look at process ${pid}: it may be suspended.`],
+    }));
+  }
+
+  #explained(action: "read" | "write", error: unknown): unknown {
+    const code = sqliteCode(error);
+    if (code === null) return mediumError(action, this.#path, error);
+    const text = error instanceof Error ? error.message : String(error);
+    if (code === CORRUPT || code === NOT_A_DATABASE)
+      return corruptError(this.#path, text, "copilotfleet doctor --fix", error);
+    // Any other code shows an error in our statements.
+    if (!MEDIUM.has(code)) return error;
+    const verb = action === "read" ? "read" : "written";
+    return new FleetError("FLEET_STATE_UNWRITABLE", `The state in ${quote(this.#path)} cannot be ${verb}: ${text}.`, {
+      suggestions: [code === FULL ? `df -h ${shellQuote(this.#path)}` : `ls -ld ${shellQuote(this.#path)}`],
+      cause: error,
+    });
+  }
+}
+
+const TABLES = `
+CREATE TABLE rows (
+  kind TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, ends INTEGER, data TEXT NOT NULL,
+  PRIMARY KEY (kind, id)
+) WITHOUT ROWID;
+CREATE INDEX row_ids ON rows (kind, id);
+CREATE INDEX ending ON rows (ends) WHERE ends IS NOT NULL;
+CREATE TABLE found (
+  kind TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, id TEXT NOT NULL,
+  PRIMARY KEY (kind, name, value, id)
+) WITHOUT ROWID;
+CREATE INDEX found_of ON found (kind, id);
+CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+INSERT INTO facts VALUES ('version', 0), ('clock', '');
+`;
+
+export interface RowsOptions extends Omit<FileOptions, "synchronous"> {
+  /** Whether a commit must survive a power failure, and not only the death of a process. */
+  durable: boolean;
+  /** The database's clock, in milliseconds. */
+  now: () => number;
+  /**
+   * Names the clock. When the name changes, the times in the database mean nothing any more, and records with an end are
+   * deleted. For a clock that counts from the start of the machine, this is the boot.
+   */
+  clockId: string;
+}
+
+/** Rows in an SQLite file. */
+export class SqliteRows implements Rows {
+  readonly #options: RowsOptions;
+  readonly #file: SqliteFile;
+  #sweptAt = Number.NEGATIVE_INFINITY;
+
+  /** @param path the file, which the first commit creates */
+  constructor(path: string, { durable, ...options }: RowsOptions) {
+    this.#options = { durable, ...options };
+    this.#file = new SqliteFile(path, TABLES, { ...options, synchronous: durable ? "FULL" : "OFF" });
+  }
+
+  async read<T extends object>(kind: Kind<T>, ids: readonly string[]): Promise<(Row<T> | null)[]> {
+    const found = new Map<string, { version: number; data: string }>();
+    await this.#file.use("read", (sql) => {
+      const rows = sql(
+        "SELECT id, version, data FROM rows WHERE kind = ? AND id IN (SELECT value FROM json_each(?)) AND (ends IS NULL OR ends > ?)",
+      ).all(kind.name, JSON.stringify(ids), this.#now(sql));
+      for (const row of rows) found.set(row.id, row);
+    });
+    return ids.map((id) => {
+      const row = found.get(id);
+      if (row === undefined) return null;
+      return { id, version: String(row.version), record: JSON.parse(row.data) as T };
+    });
+  }
+
+  async commit(changes: Changes): Promise<boolean> {
+    const done = await this.#file.use("write", (sql) => {
+      this.#sweep(sql);
+      const now = this.#options.now();
+      for (const { kind, id, from } of changes) {
+        const row = sql("SELECT version, ends FROM rows WHERE kind = ? AND id = ?").get(kind.name, id);
+        const version = row === undefined || (row.ends !== null && row.ends <= now) ? null : String(row.version);
+        if (version !== (from?.version ?? null)) return false;
+      }
+      const next = sql("UPDATE facts SET value = value + 1 WHERE name = 'version' RETURNING value AS version").get();
+      for (const { kind, id, to } of changes) {
+        const indexes = Object.entries(kind.by);
+        if (indexes.length > 0) sql("DELETE FROM found WHERE kind = ? AND id = ?").run(kind.name, id);
+        if (to === null) {
+          sql("DELETE FROM rows WHERE kind = ? AND id = ?").run(kind.name, id);
+          continue;
+        }
+        const values = [kind.name, id, next.version, kind.endsAt(to), JSON.stringify(to)];
+        sql("INSERT OR REPLACE INTO rows (kind, id, version, ends, data) VALUES (?, ?, ?, ?, ?)").run(...values);
+        for (const [name, find] of indexes) {
+          const value = find(to);
+          if (value !== null) sql("INSERT INTO found VALUES (?, ?, ?, ?)").run(kind.name, name, value, id);
+        }
+      }
+      return true;
+    });
+    return done ?? false;
+  }
+
+  async ids<T extends object>(
+    kind: Kind<T>,
+    { after = "", limit = -1, ...selection }: Selection = {},
+  ): Promise<string[]> {
+    const { from, values } = selected(kind, selection);
+    const rows = await this.#file.use("read", (sql) =>
+      sql(`SELECT id FROM ${from} AND id > ? ORDER BY id LIMIT ?`).all(...values, after, limit),
+    );
+    return (rows ?? []).map(({ id }) => id as string);
+  }
+
+  async count<T extends object>(kind: Kind<T>, selection: Pick<Selection, "by" | "value"> = {}): Promise<number> {
+    const { from, values } = selected(kind, selection);
+    const row = await this.#file.use("read", (sql) => sql(`SELECT count(*) AS count FROM ${from}`).get(...values));
+    return row?.count ?? 0;
+  }
+
+  /** Runs `work` while no other process can commit. It must be short, because it blocks this process. */
+  async alone<T>(work: () => T): Promise<T> {
+    return (await this.#file.use("write", work)) as T;
+  }
+
+  async now(): Promise<number> {
+    return this.#options.now();
+  }
+
+  /** Overwrites what was deleted. */
+  async eraseDeleted(): Promise<void> {
+    await this.#file.checkpoint();
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close();
+  }
+
+  /** The time by which records have ended. If an earlier clock set their ends, all that have one have ended. */
+  #now(sql: Sql): number {
+    const clock = sql("SELECT value FROM facts WHERE name = 'clock'").get().value;
+    return clock === this.#options.clockId ? this.#options.now() : Number.MAX_SAFE_INTEGER;
+  }
+
+  #sweep(sql: Sql): void {
+    if (performance.now() - this.#sweptAt < SWEEP_MS) return;
+    this.#sweptAt = performance.now();
+    for (const { kind, id } of sql("DELETE FROM rows WHERE ends <= ? RETURNING kind, id").all(this.#now(sql)))
+      sql("DELETE FROM found WHERE kind = ? AND id = ?").run(kind, id);
+    sql("UPDATE facts SET value = ? WHERE name = 'clock'").run(this.#options.clockId);
+  }
+}
+
+function selected({ name }: { name: string }, { by, value = "" }: Selection): { from: string; values: string[] } {
+  if (by === undefined) return { from: "rows WHERE kind = ?", values: [name] };
+  return { from: "found WHERE kind = ? AND name = ? AND value = ?", values: [name, by, value] };
+}
+
+/** The columns of a row, as the statement names them. */
+// biome-ignore lint/suspicious/noExplicitAny: only the statement knows the types of its columns
+type Columns = any;
+
+interface Statement {
+  get(...values: unknown[]): Columns;
+  all(...values: unknown[]): Columns[];
+  run(...values: unknown[]): unknown;
+}
+/** Prepares a statement, or takes it from the cache. */
+export type Sql = (text: string) => Statement;
+
+function transact<T>({ database, statements }: Open, action: "read" | "write", work: (sql: Sql) => T): T {
+  const sql: Sql = (text) => {
+    const statement = statements.get(text) ?? database.prepare(text);
+    statements.set(text, statement);
+    return statement;
+  };
+  // IMMEDIATE takes the lock for writing at once. A transaction that reads first and writes later can fail in between.
+  database.exec(action === "write" ? "BEGIN IMMEDIATE" : "BEGIN");
+  try {
+    const result = work(sql);
+    database.exec("COMMIT");
+    return result;
+  } catch (error) {
+    // SQLite may have ended the transaction by itself, for example because the disk is full.
+    if (database.isTransaction) database.exec("ROLLBACK");
+    throw error;
+  }
+}
+
+/** Result codes (sqlite.org/rescode.html). */
+const [BUSY, LOCKED, READONLY, IO_ERROR, CORRUPT, FULL, CANNOT_OPEN, NOT_A_DATABASE] = [
+  5, 6, 8, 10, 11, 13, 14, 26,
+] as const;
+
+/** The codes that say that the medium refused a call. */
+const MEDIUM: ReadonlySet<number> = new Set([READONLY, IO_ERROR, FULL, CANNOT_OPEN]);
+
+/** The primary result code of an error of SQLite; null for any other error. */
+function sqliteCode(error: unknown): number | null {
+  const code = error instanceof Error && "errcode" in error ? error.errcode : undefined;
+  return typeof code === "number" ? code & 0xff : null;
+}
+
+function isBusy(error: unknown): boolean {
+  const code = sqliteCode(error);
+  return code === BUSY || code === LOCKED;
+}
+
+/** The byte of the file `-shm` that a writer locks (sqlite.org/walformat.html, "WAL Locks"). */
+const WRITE_LOCK = 120;
