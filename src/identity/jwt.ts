@@ -5,7 +5,7 @@ import type { createRemoteJWKSet, errors, JSONWebKeySet, JWKSCacheInput, JWTVeri
 import { quote, systemCode } from "../base/errors.js";
 import { isSafeUrl } from "../base/values/network.js";
 import { isObject, parseObject } from "../base/values/text.js";
-import type { IssuerConfig } from "../config/identity.js";
+import type { IssuerConfig } from "../config/schema.js";
 import { scanObject } from "../runtime/wire/scan.js";
 import type { Store } from "../store/ports.js";
 import { type Claims, identityOf, Refused } from "./claims.js";

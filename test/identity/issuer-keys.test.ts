@@ -1,7 +1,7 @@
 import { createSign, generateKeyPairSync } from "node:crypto";
 import type { JWK } from "jose";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import type { IssuerConfig } from "../../src/config/identity.js";
+import type { IssuerConfig } from "../../src/config/schema.js";
 import { Refused } from "../../src/identity/claims.js";
 import { JwtVerifier } from "../../src/identity/jwt.js";
 import { eventually } from "../fixtures/eventually.js";

@@ -107,7 +107,7 @@ function withoutSecrets(value: unknown, key: Key): unknown {
   if (typeof value !== "string") return value;
   // Show the name of a variable, such as OPENAI_API_KEY_2. A token in capital letters would have no "_".
   const isName = /^[A-Z][A-Z0-9]*(?:_(?:[A-Z0-9]+|\{user\}))+$/.test(value);
-  return isName ? redactTokens(value) : withoutSecret(value, key.rule);
+  return isName ? redactTokens(value) : withoutSecret(value, key);
 }
 
 /** Removes secrets from an object, such as an issuer in a list. The query of an address may contain one. */

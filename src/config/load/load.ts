@@ -4,16 +4,8 @@ import * as v from "valibot";
 import { FleetError, systemCode } from "../../base/errors.js";
 import { parseObject, printable, sha256, shellQuote } from "../../base/values/text.js";
 import { checkTogether } from "../checks.js";
-import { findKey } from "../keys.js";
-import {
-  attempt,
-  invalidValue,
-  type Origin,
-  type Report,
-  throwProblem,
-  unknownItemKey,
-  unusableFile,
-} from "../problem.js";
+import { keyAt } from "../keys.js";
+import { attempt, invalidValue, type Origin, type Report, throwProblem, unknownKey, unusableFile } from "../problem.js";
 import { type Config, type ConfigInput, ConfigSchema } from "../schema.js";
 import type { SecretReference } from "../secret.js";
 import { environmentLayer } from "./environment.js";
@@ -162,25 +154,19 @@ function resolveConfig(given: Layer): Config {
   throw problemOf(result.issues[0], given).problem;
 }
 
-/**
- * Whether the dotted name is a key with a value, and not a section. Names below such a key are parts of its value.
- */
-const isValue = (name: string) => name !== "" && findKey(name)?.kind !== "section";
-
 /** The key that an issue is about, and the error. */
 export function problemOf(issue: v.BaseIssue<unknown>, given: Layer): { name: string; problem: FleetError } {
-  let name = "";
-  // The path in the value of the key: in a list, or in an object whose keys the user chooses. For example "[0].issuer".
-  let item = "";
-  for (const { key } of issue.path ?? []) {
-    if (typeof key === "number") item += `[${key}]`;
-    else if (item !== "" || isValue(name)) item += `.${String(key)}`;
-    else name += name === "" ? String(key) : `.${String(key)}`;
-  }
+  const path = (issue.path ?? []).map(({ key }) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`));
+  const whole = path.join("").replace(/^\./, "");
+  // The path may lead into the value of the key: into a list, or into an object whose keys the user chooses.
+  const { name } = keyAt(whole);
   const origin = given.get(name)?.origin;
-  const isUnknown = item !== "" && issue.type === "strict_object" && issue.expected === "never";
-  if (isUnknown && origin !== undefined) return { name, problem: unknownItemKey(name + item, issue.message, origin) };
-  return { name, problem: invalidValue(name + item, issue.input, issue.message, origin) };
+  const isUnknown = name !== whole && issue.type === "strict_object" && issue.expected === "never";
+  const problem =
+    isUnknown && origin !== undefined
+      ? unknownKey(whole, origin, issue.message)
+      : invalidValue(whole, issue.input, issue.message, origin);
+  return { name, problem };
 }
 
 /** A project file that the user trusts. Stored in `trusted/` of the state folder. */

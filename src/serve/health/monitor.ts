@@ -6,7 +6,7 @@ import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { ownLimit } from "../../runtime/launch/launch.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { isAlive } from "../../runtime/process/process-table.js";
-import { endHung, recordHealth } from "../../servers/health.js";
+import { endHung, MOST_RESTARTS, recordHealth } from "../../servers/health.js";
 import type { Operations, ServeContext } from "../context.js";
 import type { LoopTimer } from "../failures.js";
 import type { RestartReason } from "../report/metrics.js";
@@ -269,7 +269,7 @@ export class Restarts {
   }
 
   isHopeless(server: ServerRecord): boolean {
-    return server.state === "failed" && this.#inARow(server) > this.#health.restarts;
+    return server.state === "failed" && this.#inARow(server) > MOST_RESTARTS;
   }
 
   /** @returns false if we had already given up on the server */

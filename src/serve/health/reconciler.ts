@@ -137,14 +137,14 @@ export class Reconciler {
   #giveUp(server: ServerRecord): void {
     const { id, crashes } = server;
     if (this.#operations.isBusy(id) || !this.#restarts.giveUp(id)) return;
-    const { store, config, metrics, log } = this.#context;
+    const { store, metrics, log } = this.#context;
     metrics.series.crashLoops.inc();
     log("error", `server ${id} ended ${crashes} times in a row and is not started again`, {
       server: id,
       failure: server.failure,
     });
     this.#operations.begin("its crash loop could not be recorded", id, async () => {
-      await recordCrashLoop(store, server, config.health.restarts);
+      await recordCrashLoop(store, server);
     });
   }
 

@@ -13,6 +13,9 @@ import type { ServeContext } from "../context.js";
 import { logFailure } from "../failures.js";
 import { TurnWatch } from "./turn-watch.js";
 
+/** The silence after which a turn counts as stalled in the metrics. */
+const STALLED_TURN_MS = 10 * 60_000;
+
 const NO_STREAMS = { open: 0, events: 0, slow: 0 };
 
 /** Makes the measurements that the metrics show as current values, once per health interval. */
@@ -70,7 +73,7 @@ export class Measurements {
   }
 
   #lookAtTurns(running: readonly ServerRecord[]): { inFlight: number; stalled: number } {
-    const { config, metrics, host, log } = this.#context;
+    const { metrics, host, log } = this.#context;
     const nowMs = Date.now();
     const sessions = running.flatMap((server) =>
       lately(server).map((session) => ({
@@ -94,7 +97,7 @@ export class Measurements {
         server: serverId,
         session: sessionId,
       });
-    const stalled = look.inFlight.filter(({ lastEventAtMs }) => nowMs - lastEventAtMs > config.health.stalledTurnMs);
+    const stalled = look.inFlight.filter(({ lastEventAtMs }) => nowMs - lastEventAtMs > STALLED_TURN_MS);
     const known = this.#stalled;
     this.#stalled = new Set(stalled.map(({ sessionId }) => sessionId));
     for (const { serverId, sessionId, startedAtMs, lastEventAtMs } of stalled) {
