@@ -49,6 +49,10 @@ export interface Rule {
 
 const metadata = <T>(rule: Rule) => v.metadata<T, Record<string, unknown>>({ ...rule });
 
+/** Marks a schema whose output has a unit. The resolved name of its key ends with it: `ttlMs`, `maxMemoryBytes`. */
+const measured = <U extends "Ms" | "Bytes", S extends object>(unit: U, schema: S): S & { readonly unit: U } =>
+  Object.assign(schema, { unit });
+
 /** A text that `read` converts to `T`. If `read` returns null, the text is refused. */
 function text<T>(allowed: string, read: (text: string) => T | null, rule: Omit<Rule, "allowed">) {
   return v.pipe(
@@ -103,32 +107,29 @@ export const tokens = () => whole(1, Number.MAX_SAFE_INTEGER, 100_000);
 export const gitHubId = () => whole(1, Number.MAX_SAFE_INTEGER, 123_456);
 export const port = () => whole(1, LARGEST_PORT, 5000);
 
-export const share = () => {
-  const allowed = "a number above 0 and at most 1, such as 0.8";
-  return v.pipe(v.number(allowed), v.gtValue(0, allowed), v.maxValue(1, allowed), metadata({ allowed, example: 0.8 }));
+/** A number that need not be whole. */
+const fraction = (what: string, min: number, max: number, example: number) => {
+  const allowed = `${what} from ${min} to ${max}, such as ${example}`;
+  return v.pipe(v.number(allowed), v.minValue(min, allowed), v.maxValue(max, allowed), metadata({ allowed, example }));
 };
+export const share = () => fraction("a number", 0.01, 1, 0.8);
 /** A number of processors. The kernel cannot enforce a limit below 0.01. */
-export const processors = () => {
-  const allowed = "a number of processors from 0.01 to 1024, such as 0.5";
-  return v.pipe(
-    v.number(allowed),
-    v.minValue(0.01, allowed),
-    v.maxValue(1024, allowed),
-    metadata({ allowed, example: 0.5 }),
-  );
-};
+export const processors = () => fraction("a number of processors", 0.01, 1024, 0.5);
 
 /** A duration from `least` to `most`, in milliseconds. */
 const duration = (most: number, allowed = measures.allowedDuration(most), least = 1, example = "24h") =>
-  text(
-    allowed,
-    within(least, most, (given) => measures.readDuration(given, most)),
-    {
-      kind: "duration",
-      pattern: measures.DURATION_PATTERN,
-      fault: (given) => measures.durationFault(given, most).problem,
-      example,
-    },
+  measured(
+    "Ms",
+    text(
+      allowed,
+      within(least, most, (given) => measures.readDuration(given, most)),
+      {
+        kind: "duration",
+        pattern: measures.DURATION_PATTERN,
+        fault: (given) => measures.durationFault(given, most).problem,
+        example,
+      },
+    ),
   );
 /** The age at which something expires. */
 export const age = () => duration(measures.LONGEST_MS);
@@ -146,12 +147,15 @@ export const clockSkew = () => duration(300_000, 'a duration with a unit (s, m),
 
 /** A size. Without `least`, it is at least a byte. */
 const sizeOf = (allowed: string, example: string, least = "", most = "1024gb") =>
-  text(allowed, within(measures.readSize(least) ?? 1, measures.readSize(most) ?? 1, measures.readSize), {
-    kind: "size",
-    pattern: measures.SIZE_PATTERN,
-    fault: (given) => measures.sizeFault(given, most),
-    example,
-  });
+  measured(
+    "Bytes",
+    text(allowed, within(measures.readSize(least) ?? 1, measures.readSize(most) ?? 1, measures.readSize), {
+      kind: "size",
+      pattern: measures.SIZE_PATTERN,
+      fault: (given) => measures.sizeFault(given, most),
+      example,
+    }),
+  );
 export const size = () => sizeOf(measures.ALLOWED_SIZE, "512mb");
 export const sizeFrom = (least: string, example: string) =>
   sizeOf(`a size with a unit (kb, mb, gb), such as "${example}", from ${least} to 1024gb`, example, least);

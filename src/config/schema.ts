@@ -46,30 +46,46 @@ const orNull = <S extends v.GenericSchema, D extends v.InferInput<S> | null = nu
 ): v.OptionalSchema<v.NullableSchema<S, undefined>, NoInfer<D>> =>
   key(v.nullable(schema), initial, meaning, { nothing });
 
-type Entries<E extends v.ObjectEntries> = v.StrictObjectSchema<E, undefined>;
-type Section<E extends v.ObjectEntries, O> = v.BaseSchema<v.InferInput<Entries<E>>, O, v.BaseIssue<unknown>>;
-type Resolve<E extends v.ObjectEntries, O> = (values: v.InferOutput<Entries<E>>, refuse: Refuse) => O;
+type UnitOf<S> = S extends { unit: infer U extends string } ? U : S extends { wrapped: infer W } ? UnitOf<W> : "";
+/** The resolved values of a section. The name of a duration ends with `Ms`, and the name of a size with `Bytes`. */
+type Values<E extends v.ObjectEntries> = {
+  [K in keyof E & string as `${K}${UnitOf<E[K]>}`]: v.InferOutput<E[K]>;
+};
 /** Refuses the value of a key that does not fit the other values of the section. */
 type Refuse = (key: string, allowed: string) => never;
+type Resolve<E extends v.ObjectEntries, O> = (values: Values<E>, refuse: Refuse) => O;
+type Section<E extends v.ObjectEntries, O> = v.BaseSchema<
+  v.InferInput<v.StrictObjectSchema<E, undefined>>,
+  O,
+  v.BaseIssue<unknown>
+>;
+
+function unitOf(schema: object): string {
+  return "unit" in schema ? String(schema.unit) : "wrapped" in schema ? unitOf(schema.wrapped as object) : "";
+}
 
 /** A section. `resolve` makes the output from its values. */
 function object<E extends v.ObjectEntries, O>(meaning: string, entries: E, resolve: Resolve<E, O>): Section<E, O> {
-  const resolved = v.rawTransform<v.InferOutput<Entries<E>>, O>(({ dataset: { value }, addIssue, NEVER }) =>
-    resolve(value, (name, message) => {
-      const input = (value as Record<string, unknown>)[name];
-      addIssue({ message, input, path: [{ type: "object", origin: "value", input: {}, key: name, value: input }] });
+  const names = Object.entries(entries).map(([name, schema]) => [name, `${name}${unitOf(schema)}`] as const);
+  const resolved = v.rawTransform<unknown, O>(({ dataset: { value: given }, addIssue, NEVER }) => {
+    const values = given as Record<string, unknown>;
+    const refuse = (key: string, message: string) => {
+      const value = values[key];
+      addIssue({ message, input: value, path: [{ type: "object", origin: "value", input: values, key, value }] });
       return NEVER;
-    }),
-  );
-  return v.pipe(described(v.strictObject(entries), { meaning }), resolved) as unknown as Section<E, O>;
+    };
+    return resolve(Object.fromEntries(names.map(([name, to]) => [to, values[name]])) as Values<E>, refuse);
+  });
+  const schema: v.GenericSchema = described(v.strictObject(entries), { meaning });
+  return v.pipe(schema, resolved) as unknown as Section<E, O>;
 }
 
 /** A section whose keys all have a default. */
-const section = <E extends v.ObjectEntries, O = v.InferOutput<Entries<E>>>(
+const section = <E extends v.ObjectEntries, O = Values<E>>(
   meaning: string,
   entries: E,
   resolve: Resolve<E, O> = (values) => values as O,
-): v.OptionalSchema<Section<E, NoInfer<O>>, v.InferInput<Entries<E>>> =>
+): v.OptionalSchema<Section<E, NoInfer<O>>, v.InferInput<Section<E, O>>> =>
   v.optional(object(meaning, entries, resolve), {} as never) as never;
 
 const ports = section("The ports that servers may use.", {
@@ -77,19 +93,11 @@ const ports = section("The ports that servers may use.", {
   to: key(is.port(), 5999, "The last port that servers may use."),
 });
 
-const pool = section(
-  "The servers as a group.",
-  {
-    servers: key(is.count(), 1, "The number of shared servers."),
-    strategy: key(
-      is.choice("sticky", "round-robin", "least-loaded"),
-      "sticky",
-      "How a user gets one of the shared servers.",
-    ),
-    idleTimeout: orNull(is.wait(), "How long `serve` keeps a user's unused server running."),
-  },
-  ({ idleTimeout, ...rest }) => ({ ...rest, idleTimeoutMs: idleTimeout }),
-);
+const pool = section("The servers as a group.", {
+  servers: key(is.count(), 1, "The number of shared servers."),
+  strategy: key(is.choice("sticky", "round-robin", "least-loaded"), "sticky", "How users share servers."),
+  idleTimeout: orNull(is.wait(), "How long `serve` keeps a user's unused server running."),
+});
 
 const runtime = section("The Copilot program that each server runs.", {
   path: orNull(is.program(), "The program to start.", "the program that the SDK brings"),
@@ -115,11 +123,7 @@ const githubApp = section(
 );
 
 const auth = section("The source of users' GitHub tokens, for GitHub's own models. Set at most one source.", {
-  githubToken: orNull(
-    secret({ env: "GITHUB_TOKEN_{user}" }, true),
-    "The GitHub token of each user. `{user}` stands for the user's id.",
-    "none",
-  ),
+  githubToken: orNull(secret({ env: "GITHUB_TOKEN_{user}" }, true), "The token of each `{user}`.", "none"),
   githubApp,
 });
 
@@ -179,23 +183,16 @@ const provider = object(
   "Your own model service.",
   {
     // The echo model sends nothing.
-    type: key(
-      is.choice("openai", "azure", "anthropic", "echo"),
-      "openai",
-      "The protocol of the model service. `echo` is built in.",
-      { untrusted: ["echo"] },
-    ),
+    type: key(is.choice("openai", "azure", "anthropic", "echo"), "openai", "The protocol. `echo` is built in.", {
+      untrusted: ["echo"],
+    }),
     baseUrl: orNull(is.httpUrl(), "The URL of the model service.", 'the type "echo"'),
     apiKey: orNull(
       secret({ env: "OPENAI_API_KEY" }),
-      "The key of the model service. The fleet reads it again when the service refuses it.",
+      "The service's key. A refused key is read again.",
       "a service that needs no key",
     ),
-    bearer: key(
-      is.flag(),
-      false,
-      "Whether the key is a bearer token. With the type `openai`, each key is sent like one.",
-    ),
+    bearer: key(is.flag(), false, "Whether the key is sent as a bearer token, as with the type `openai`."),
     wireApi: key(is.choice("completions", "responses"), "completions", "The API, for the types `openai` and `azure`."),
     prices: orNull(prices, "The prices of a million tokens of each model, in any currency, for `usage`.", "no costs"),
   },
@@ -210,49 +207,36 @@ const provider = object(
   },
 );
 
-const session = section(
-  "Sessions and their turns. See [Tools and files](configuration.md#tools-and-files).",
-  {
-    // The default depends on the provider: see `withModel`.
-    model: key(v.nullable(is.modelName()), undefined, "The model of sessions whose creator names none.", {
-      nothing: "a model that the runtime chooses",
-      inWords: '`"gpt-5"` with a provider, `null` without one',
-      // It chooses among the models of the user's own account or provider.
-      untrusted: "all",
-    }),
-    ttl: orNull(
-      is.age(),
-      "How long after its last use `gc` keeps a session.",
-      "sessions that are never deleted",
-      "30d",
-    ),
-    maxActive: key(is.count(), 50, "The number of sessions that one server may have in memory."),
-    // The runtime accepts no less than 30.
-    maxCredits: orNull(is.count(1000, 30), "The [AI credits](limits.md#credits) that a session may use."),
-    // "none" is the strictest value.
-    approve: key(is.choice("none", "ask", "all"), "none", "Which tool calls of a model run.", {
-      untrusted: ["none"],
-    }),
-    answerTimeout: key(is.wait(), "5m", "How long a permission or a question waits for the user's answer over HTTP."),
-    // "auto" depends on the server's sandbox. "none" is the strictest value.
-    host: key(
-      is.choice("owner", "none", "auto"),
-      "auto",
-      "Whether clients may reach files and start programs on their own servers.",
-      { untrusted: ["none"] },
-    ),
-    tools: orNull(is.toolNames(), "The tools of all sessions.", "all tools (none on a shared server)"),
-    infinite: section("The SDK's `infiniteSessions`. It is always off for ephemeral sessions.", {
-      enabled: key(is.flag(), true, "Whether the runtime shortens a long history."),
-      backgroundCompactionThreshold: key(
-        is.share(),
-        0.8,
-        "How full the model's context is when this begins, from 0 to 1.",
-      ),
-    }),
-  },
-  ({ ttl, answerTimeout, ...rest }) => ({ ...rest, ttlMs: ttl, answerTimeoutMs: answerTimeout }),
-);
+const session = section("Sessions and their turns. See [Tools and files](configuration.md#tools-and-files).", {
+  // The default depends on the provider: see `withModel`.
+  model: key(v.nullable(is.modelName()), undefined, "The model of sessions whose creator names none.", {
+    nothing: "a model that the runtime chooses",
+    inWords: '`"gpt-5"` with a provider, `null` without one',
+    // It chooses among the models of the user's own account or provider.
+    untrusted: "all",
+  }),
+  ttl: orNull(is.age(), "How long `gc` keeps an unused session.", "sessions that are never deleted", "30d"),
+  maxActive: key(is.count(), 50, "The number of sessions that one server may have in memory."),
+  // The runtime accepts no less than 30.
+  maxCredits: orNull(is.count(1000, 30), "The [AI credits](limits.md#credits) that a session may use."),
+  // "none" is the strictest value.
+  approve: key(is.choice("none", "ask", "all"), "none", "Which tool calls of a model run.", {
+    untrusted: ["none"],
+  }),
+  answerTimeout: key(is.wait(), "5m", "How long a permission or a question waits for the user's answer over HTTP."),
+  // "auto" depends on the server's sandbox. "none" is the strictest value.
+  host: key(
+    is.choice("owner", "none", "auto"),
+    "auto",
+    "Whether clients may reach files and start programs on their own servers.",
+    { untrusted: ["none"] },
+  ),
+  tools: orNull(is.toolNames(), "The tools of all sessions.", "all tools (none on a shared server)"),
+  infinite: section("The SDK's `infiniteSessions`. It is always off for ephemeral sessions.", {
+    enabled: key(is.flag(), true, "Whether the runtime shortens a long history."),
+    backgroundCompactionThreshold: key(is.share(), 0.8, "How full the context is when this begins."),
+  }),
+});
 
 // Below the lowest values that the limits allow, no server would start.
 const sandbox = section(
@@ -272,7 +256,10 @@ const sandbox = section(
     cpu: orNull(is.processors(), "The processor time of each server, as a number of processors."),
     disk: orNull(is.sizeFrom("1mb", "2gb"), "The size of each server's home and temporary folder."),
   },
-  ({ mode, binds, network, allow, ...limits }) => ({ mode, binds, network, allow, limits }),
+  ({ mode, binds, network, allow, memoryBytes: memory, diskBytes: disk, ...limits }) => ({
+    ...{ mode, binds, network, allow },
+    limits: { ...limits, memory, disk },
+  }),
 );
 
 /** Only asymmetric algorithms. With a symmetric algorithm, everybody who can verify a token could also make one. */
@@ -330,25 +317,19 @@ const issuers = is.asJson(
   { allowed: ALLOWED_ISSUERS, kind: "list of issuers", example: ISSUERS },
 );
 
-const identity = section(
-  "How users prove to the front door who they are. See [Identity](identity.md).",
-  {
-    tokenTtl: key(is.age(), "90d", "How long a token is valid if `token issue` gets no `--ttl`."),
-    jwt: key(issuers, [], "The [issuers](identity.md#company-sso) of JSON Web Tokens that the front door accepts."),
-    github: section("Users who sign on with their own GitHub tokens. See [GitHub](identity.md#github).", {
-      api: orNull(is.safeUrl(), "The address of GitHub's API, which checks clients' tokens.", "no sign-on with GitHub"),
-      // If empty, every account on GitHub may sign on.
-      organizations: key(is.organizations(), [], "A user must be an active member of one of these. Empty: anybody."),
-    }),
-  },
-  ({ tokenTtl, ...rest }) => ({ ...rest, tokenTtlMs: tokenTtl }),
-);
+const identity = section("How users prove to the front door who they are. See [Identity](identity.md).", {
+  tokenTtl: key(is.age(), "90d", "How long a token is valid if `token issue` gets no `--ttl`."),
+  jwt: key(issuers, [], "The [issuers](identity.md#company-sso) of JSON Web Tokens that the front door accepts."),
+  github: section("Users who sign on with their own GitHub tokens. See [GitHub](identity.md#github).", {
+    api: orNull(is.safeUrl(), "The address of GitHub's API, which checks clients' tokens.", "no sign-on with GitHub"),
+    // If empty, every account on GitHub may sign on.
+    organizations: key(is.organizations(), [], "A user must be an active member of one of these. Empty: anybody."),
+  }),
+});
 
-const lock = section(
-  "Leases on sessions.",
-  { ttl: key(is.leaseTtl(), "300s", "How long a lease outlives its holder, from 1 s to 24 days.") },
-  ({ ttl }) => ({ ttlMs: ttl }),
-);
+const lock = section("Leases on sessions.", {
+  ttl: key(is.leaseTtl(), "300s", "How long a lease outlives its holder, from 1 s to 24 days."),
+});
 
 /** The default of `health.timeout`, unless the interval is shorter. */
 export const LONGEST_DEFAULT_PROBE_MS = 2000;
@@ -362,88 +343,57 @@ const health = section(
     }),
     failures: key(is.count(), 3, "The number of unanswered probes in a row that make a server count as hung."),
   },
-  ({ interval, timeout, ...rest }) => ({
+  ({ timeoutMs, ...rest }) => ({
     ...rest,
-    intervalMs: interval,
-    timeoutMs: timeout ?? Math.min(LONGEST_DEFAULT_PROBE_MS, interval),
+    timeoutMs: timeoutMs ?? Math.min(LONGEST_DEFAULT_PROBE_MS, rest.intervalMs),
   }),
 );
 
-const recycle = section(
-  "When `serve` replaces a server by a fresh process with the same home.",
-  {
-    maxMemory: orNull(is.size(), "The private memory above which a server is replaced.", "no limit", "1gb"),
-    maxAge: orNull(is.age(), "The age above which a server is replaced.", "no limit", "24h"),
-  },
-  ({ maxMemory, maxAge }) => ({ maxMemoryBytes: maxMemory, maxAgeMs: maxAge }),
-);
+const recycle = section("When `serve` replaces a server by a fresh process with the same home.", {
+  maxMemory: orNull(is.size(), "The private memory above which a server is replaced.", "no limit", "1gb"),
+  maxAge: orNull(is.age(), "The age above which a server is replaced.", "no limit", "24h"),
+});
 
-const drain = section(
-  "How servers stop.",
-  { timeout: key(is.wait(), "30s", "How long running turns may take to end.") },
-  ({ timeout }) => ({ timeoutMs: timeout }),
-);
+const drain = section("How servers stop.", {
+  timeout: key(is.wait(), "30s", "How long running turns may take to end."),
+});
 
-const serve = section(
-  "The supervisor, the front door and the HTTP API.",
-  {
-    listen: orNull(
-      is.address(),
-      "The address of the front door.",
-      "none, so that no client can connect",
-      "127.0.0.1:4300",
-    ),
-    http: orNull(is.address(4380), "The address of the [HTTP API](http.md).", "no HTTP API"),
-    metrics: key(is.address(), "127.0.0.1:9464", "The address of metrics and health checks."),
-    maxFrame: key(is.frameSize(), "8mb", "The size of the longest message of a client, from 64 kB to 256 MB."),
-    proxyProtocol: key(
-      is.flag(),
-      false,
-      "Whether connections to the front door begin with a PROXY protocol v2 header.",
-    ),
-    tls: section("TLS at the front door and the HTTP API. See [TLS](front-door.md#tls).", {
-      cert: orNull(is.file("tls.crt"), "The file with the front door's chain of certificates (PEM).", "plain TCP"),
-      key: orNull(is.file("tls.key"), "The file with the certificate's key (PEM), for its owner alone.", "plain TCP"),
-      clientCa: orNull(is.file("ca.crt"), "The file with clients' authorities (PEM).", "clients without certificates"),
-    }),
-    turnWait: key(is.wait(), "30s", "How long a prompt may wait at the front door while others use its session."),
-  },
-  ({ maxFrame, turnWait, ...rest }) => ({ ...rest, maxFrameBytes: maxFrame, turnWaitMs: turnWait }),
-);
+const serve = section("The supervisor, the front door and the HTTP API.", {
+  listen: orNull(
+    is.address(),
+    "The address of the front door.",
+    "none, so that no client can connect",
+    "127.0.0.1:4300",
+  ),
+  http: orNull(is.address(4380), "The address of the [HTTP API](http.md).", "no HTTP API"),
+  metrics: key(is.address(), "127.0.0.1:9464", "The address of metrics and health checks."),
+  maxFrame: key(is.frameSize(), "8mb", "The size of the longest message of a client, from 64 kB to 256 MB."),
+  proxyProtocol: key(is.flag(), false, "Whether the front door expects PROXY protocol v2 headers."),
+  tls: section("TLS at the front door and the HTTP API. See [TLS](front-door.md#tls).", {
+    cert: orNull(is.file("tls.crt"), "The file with the front door's chain of certificates (PEM).", "plain TCP"),
+    key: orNull(is.file("tls.key"), "The file with the certificate's key (PEM), for its owner alone.", "plain TCP"),
+    clientCa: orNull(is.file("ca.crt"), "The file with clients' authorities (PEM).", "clients without certificates"),
+  }),
+  turnWait: key(is.wait(), "30s", "How long a prompt may wait at the front door while others use its session."),
+});
 
 const http = section("The [HTTP API](http.md), whose address is `serve.http`.", {
   origins: key(is.origins(), [], "The [origins](http.md#origins-and-hosts) whose pages may use the HTTP API."),
-  proxies: key(
-    is.proxies(),
-    [],
-    "The addresses and networks of [proxies](http.md#behind-a-proxy) in front of the HTTP API.",
-  ),
+  proxies: key(is.proxies(), [], "The [proxies](http.md#behind-a-proxy) in front of the HTTP API."),
 });
 
 /** The limits that a user may have. Null: unlimited. */
 const userLimits = {
-  turnsPerMinute: is.count(20),
-  concurrentTurns: is.count(4),
-  sessions: is.count(1000),
-  connections: is.count(16),
-  tokensPerDay: is.tokens(),
-  tokensPerMonth: is.tokens(),
+  turnsPerMinute: v.nullable(is.count(20)),
+  concurrentTurns: v.nullable(is.count(4)),
+  sessions: v.nullable(is.count(1000)),
+  connections: v.nullable(is.count(16)),
+  tokensPerDay: v.nullable(is.tokens()),
+  tokensPerMonth: v.nullable(is.tokens()),
 };
-const optional = <S extends v.GenericSchema>(schema: S) => v.optional(v.nullable(schema));
 const GROUPS = { interns: { tokensPerDay: 100_000 } };
 const ALLOWED_GROUPS = `an object with the names of groups, each with limits of its own, such as ${JSON.stringify(GROUPS)}`;
-
-const ofGroup = inner(
-  {
-    turnsPerMinute: optional(userLimits.turnsPerMinute),
-    concurrentTurns: optional(userLimits.concurrentTurns),
-    sessions: optional(userLimits.sessions),
-    connections: optional(userLimits.connections),
-    tokensPerDay: optional(userLimits.tokensPerDay),
-    tokensPerMonth: optional(userLimits.tokensPerMonth),
-  },
-  ALLOWED_GROUPS,
-);
+const ofGroup = v.partial(inner(userLimits, ALLOWED_GROUPS));
 const groups = is.asJson(v.record(v.string(), ofGroup, ALLOWED_GROUPS), { allowed: ALLOWED_GROUPS, example: GROUPS });
 const connections = "The number of open connections to the front door, and of HTTP requests.";
 
@@ -462,50 +412,34 @@ const limits = section("How much users may have at once. `null` removes a limit.
   }),
 });
 
-const events = section(
-  "The [audit log](events.md): who did what, and why.",
-  { retention: key(is.age(), "90d", "How long the log keeps an event on its host.") },
-  ({ retention }) => ({ retentionMs: retention }),
-);
+const events = section("The [audit log](events.md): who did what, and why.", {
+  retention: key(is.age(), "90d", "How long the log keeps an event on its host."),
+});
 
-const usage = section(
-  "The [ledger](usage.md) of turns, model requests and tokens.",
-  { retention: key(is.age(), "400d", "How long the ledger keeps what users have used.") },
-  ({ retention }) => ({ retentionMs: retention }),
-);
+const usage = section("The [ledger](usage.md) of turns, model requests and tokens.", {
+  retention: key(is.age(), "400d", "How long the ledger keeps what users have used."),
+});
 
 const storeOptions = section("The connection to a store in Redis.", {
   key: orNull(
     secret({ file: "/run/secrets/store-key" }),
-    "The key that [signs the records](redis.md#signatures) in Redis, the same on all hosts.",
+    "The key that [signs records](redis.md#signatures).",
     "the key in the state folder",
   ),
   password: orNull(secret({ env: "REDIS_PASSWORD" }), "The password of Redis.", "no password"),
 });
 
-const host = section(
-  "This host, in a [fleet of several hosts](hosts.md) that share a Redis.",
-  {
-    name: orNull(is.hostName(), "The name of this host.", "its present name (a new host: the name of the machine)"),
-    advertise: orNull(
-      is.advertised(),
-      "The address at which other hosts reach this host's front door.",
-      "the address of serve.listen",
-    ),
-    tls: section("TLS from this host to other front doors. See [Many hosts](hosts.md#tls-between-hosts).", {
-      cert: orNull(is.file("host.crt"), "The file with this host's certificate (PEM).", "no certificate"),
-      key: orNull(is.file("host.key"), "The file with its key (PEM), for its owner alone.", "no certificate"),
-      ca: orNull(
-        is.file("ca.crt"),
-        "The file with the authorities of other hosts' front doors (PEM).",
-        "the authorities that Node.js trusts",
-      ),
-    }),
-    // Other hosts take over the users and sessions of a host that counts as gone.
-    ttl: key(is.hostTtl(), "15s", "How long after its last heartbeat a host counts as gone, from 3 s to 10 minutes."),
-  },
-  ({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl }),
-);
+const host = section("This host, in a [fleet of several hosts](hosts.md) that share a Redis.", {
+  name: orNull(is.hostName(), "The name of this host.", "its present name (a new host: the name of the machine)"),
+  advertise: orNull(is.advertised(), "The address for other hosts.", "the address of serve.listen"),
+  tls: section("TLS from this host to other front doors. See [Many hosts](hosts.md#tls-between-hosts).", {
+    cert: orNull(is.file("host.crt"), "The file with this host's certificate (PEM).", "no certificate"),
+    key: orNull(is.file("host.key"), "The file with its key (PEM), for its owner alone.", "no certificate"),
+    ca: orNull(is.file("ca.crt"), "The authorities of other hosts (PEM).", "those that Node.js trusts"),
+  }),
+  // Other hosts take over the users and sessions of a host that counts as gone.
+  ttl: key(is.hostTtl(), "15s", "How long after its last heartbeat a host counts as gone, from 3 s to 10 minutes."),
+});
 
 const storage = section("The session state of a fleet of several hosts.", {
   shared: orNull(is.folder(), "The folder that all hosts mount for session state.", "each host's own disk"),
