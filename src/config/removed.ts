@@ -20,7 +20,6 @@ export const REMOVED: Readonly<Record<string, string>> = {
   "health.stalledTurn": "A turn without an event for 10 minutes counts as stalled.",
   "limits.total.sessions": "limits.default.sessions limits the sessions of each user.",
   "sandbox.unixSockets": 'Under sandbox.mode "bwrap", servers may use Unix sockets.',
-  "serve.accessLog": "The metrics count requests, and the audit log has what users did.",
   "host.peers": "A host proves itself by its TLS certificate and by the key of the records.",
   "host.ca": "A host proves itself by its TLS certificate and by the key of the records.",
   "auth.githubTokenEnv": 'Set auth.githubToken to {"env": "NAME"}.',

@@ -366,6 +366,7 @@ const serve = section("The supervisor, the front door and the HTTP API.", {
     "127.0.0.1:4300",
   ),
   http: orNull(is.address(4380), "The address of the [HTTP API](http.md).", "no HTTP API"),
+  accessLog: key(is.flag(), false, "Whether the log has a line for each request, without its content."),
   metrics: key(is.address(), "127.0.0.1:9464", "The address of metrics and health checks."),
   maxFrame: key(is.frameSize(), "8mb", "The size of the longest message of a client, from 64 kB to 256 MB."),
   proxyProtocol: key(is.flag(), false, "Whether the front door expects PROXY protocol v2 headers."),

@@ -55,6 +55,7 @@ describe("defaults", () => {
         serve: {
           listen: { host: "127.0.0.1", port: 4300 },
           http: null,
+          accessLog: false,
           metrics: { host: "127.0.0.1", port: 9464 },
           maxFrameBytes: 8_388_608,
           proxyProtocol: false,

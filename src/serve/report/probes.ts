@@ -229,12 +229,13 @@ const LEVELS: Record<DoorEvent["event"], LogLevel> = {
 
 /** Reports requests and events at the front door or at the HTTP API to the metrics and the log. */
 export function doorListeners(
-  { metrics, log }: Pick<ServeContext, "metrics" | "log">,
+  { config, metrics, log }: Pick<ServeContext, "config" | "metrics" | "log">,
   where: "front door" | "HTTP API" = "front door",
 ): DoorListeners {
   return {
     onRequest: (report) => {
       metrics.requested(report.method, report.outcome, report.ms / 1000);
+      if (config.serve.accessLog) log("info", "request", { ...report });
     },
     onSignOn: ({ via, result, ms }) => metrics.signedOn(via, result, ms / 1000),
     onEvent: ({ event, ...fields }) => {
