@@ -332,7 +332,7 @@ const lock = section("Leases on sessions.", {
 });
 
 /** The default of `health.timeout`, unless the interval is shorter. */
-export const LONGEST_DEFAULT_PROBE_MS = 2000;
+const LONGEST_DEFAULT_PROBE_MS = 2000;
 
 const health = section(
   "How `serve` checks and restarts servers.",

@@ -160,7 +160,7 @@ export function readNamedFile(path: string, subject: string, { code, mostBytes, 
     if (isPrivate && isExposed(stats)) {
       const mode = (stats.mode & 0o777).toString(8).padStart(3, "0");
       throw refuse(
-        `has mode ${mode}, which lets others use it`,
+        `has mode ${mode}, so that others can use it`,
         "a file that only its owner can use",
         `chmod 600 ${shown}`,
       );
@@ -181,6 +181,15 @@ export function readValueFile(path: string, name: string): string {
   });
   // Remove the line break that `echo` writes at the end of a file.
   return text.replace(/\r?\n$/, "");
+}
+
+interface Result {
+  exitCode?: number | undefined;
+  signal?: string | undefined;
+  isMaxBuffer: boolean;
+  failed: boolean;
+  stdout: string;
+  stderr: string;
 }
 
 const DEADLINE_MS = 10_000;
@@ -211,7 +220,12 @@ export async function runSecretCommand(
   });
   let late = false;
   const kill = () => {
-    if (child.pid !== undefined) killGroup(child.pid);
+    try {
+      // The PID of the child is the id of its group. No other process gets this id while a member is alive.
+      if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL");
+    } catch {
+      // The group has no processes left.
+    }
     // Do not wait for a process that has left the group and still has the pipes open.
     child.stdout.destroy();
     child.stderr.destroy();
@@ -222,9 +236,10 @@ export async function runSecretCommand(
   }, deadlineMs);
   signal?.addEventListener("abort", kill, { once: true });
   try {
-    const result = await child;
+    const result: Result = await child;
     signal?.throwIfAborted();
-    const cause = late || !isExit(result.exitCode) ? new NoAnswer() : undefined;
+    // If a signal ends the command, its shell exits with a code above 128.
+    const cause = late || (result.exitCode ?? 255) > 128 ? new NoAnswer() : undefined;
     if (late) throw failed(kind, command, `has not finished after ${deadlineMs / 1000} s`, { ...result, cause });
     if (result.failed) throw failed(kind, command, describeEnd(result), { ...result, cause });
     return kind.isText === true ? result.stdout : (result.stdout.split(/\r?\n/, 1)[0] ?? "");
@@ -234,28 +249,10 @@ export async function runSecretCommand(
   }
 }
 
-/** Whether a command has exited by itself. If a signal ends the command, its shell exits with a code above 128. */
-function isExit(exitCode: number | undefined): boolean {
-  return exitCode !== undefined && exitCode <= 128;
-}
-
-function describeEnd(result: {
-  exitCode?: number | undefined;
-  signal?: string | undefined;
-  isMaxBuffer: boolean;
-}): string {
-  if (result.isMaxBuffer) return "printed too much";
-  if (result.signal !== undefined) return `was ended by ${result.signal}`;
-  return result.exitCode === undefined ? "cannot be started" : `failed with exit code ${result.exitCode}`;
-}
-
-/** The PID of the child is the id of its group. No other process gets this id while a member is alive. */
-function killGroup(pid: number): void {
-  try {
-    process.kill(-pid, "SIGKILL");
-  } catch {
-    // The group has no processes left.
-  }
+function describeEnd({ exitCode, signal, isMaxBuffer }: Result): string {
+  if (isMaxBuffer) return "printed too much";
+  if (signal !== undefined) return `was ended by ${signal}`;
+  return exitCode === undefined ? "cannot be started" : `failed with exit code ${exitCode}`;
 }
 
 /**

@@ -39,16 +39,9 @@ export interface TokenView {
   label: string | null;
 }
 
-export interface IssuedToken {
+export interface IssuedToken extends Pick<TokenView, "id" | "user" | "expiresAt" | "scopes" | "sessionId" | "label"> {
   /** The token itself. Nobody can read it again later. */
   token: string;
-  id: string;
-  user: string;
-  expiresAt: string | null;
-  scopes: Scope[];
-  /** The only session that the token is valid for; null: all sessions of the user. */
-  sessionId: string | null;
-  label: string | null;
 }
 
 /** Precedes a host's name in the field `user` of a host's token. User ids have no colons, so none begins with it. */

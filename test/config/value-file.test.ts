@@ -55,7 +55,7 @@ describe("a variable that ends with _FILE", () => {
     const named = `The file ${path}, which COPILOTFLEET_STORE_FILE names,`;
     chmodSync(path, 0o604);
     expect(refused({ COPILOTFLEET_STORE_FILE: path })).toEqual({
-      message: `${named} has mode 604, which lets others use it. Allowed: a file that only its owner can use`,
+      message: `${named} has mode 604, so that others can use it. Allowed: a file that only its owner can use`,
       suggestions: [`chmod 600 ${path}`],
     });
     const none = join(folder.root, "none");
