@@ -397,15 +397,16 @@ const ALLOWED_GROUPS = `an object with the names of groups, each with limits of 
 const ofGroup = v.partial(inner(userLimits, ALLOWED_GROUPS));
 const groups = is.asJson(v.record(v.string(), ofGroup, ALLOWED_GROUPS), { allowed: ALLOWED_GROUPS, example: GROUPS });
 const connections = "The number of open connections to the front door, and of HTTP requests.";
+const noLimit = { nothing: "no limit" };
 
 const limits = section("How much users may have at once. `null` removes a limit. See [Limits](limits.md).", {
   default: section("The limits of each user.", {
-    turnsPerMinute: orNull(userLimits.turnsPerMinute, "The number of turns that begin within a minute."),
-    concurrentTurns: orNull(userLimits.concurrentTurns, "The number of turns that run at once."),
-    sessions: orNull(userLimits.sessions, "The number of sessions in all states.", "no limit", 1000),
-    connections: orNull(userLimits.connections, connections, "no limit", 16),
-    tokensPerDay: orNull(userLimits.tokensPerDay, "The number of model tokens in a day of UTC."),
-    tokensPerMonth: orNull(userLimits.tokensPerMonth, "The number of model tokens in a month of UTC."),
+    turnsPerMinute: key(userLimits.turnsPerMinute, null, "The number of turns that begin within a minute.", noLimit),
+    concurrentTurns: key(userLimits.concurrentTurns, null, "The number of turns that run at once.", noLimit),
+    sessions: key(userLimits.sessions, 1000, "The number of sessions in all states.", noLimit),
+    connections: key(userLimits.connections, 16, connections, noLimit),
+    tokensPerDay: key(userLimits.tokensPerDay, null, "The number of model tokens in a day of UTC.", noLimit),
+    tokensPerMonth: key(userLimits.tokensPerMonth, null, "The number of model tokens in a month of UTC.", noLimit),
   }),
   groups: key(groups, {}, "The limits of groups' members. They replace those of `limits.default`."),
   total: section("The limits of all users together.", {
