@@ -16,7 +16,7 @@ interface Machine {
   env: Environment;
 }
 
-/** What a check gets besides the configuration. Both methods throw. */
+/** The surroundings of a check, and its two ways to refuse. Both throw. */
 interface Context extends Machine {
   /** Refuses values that do not fit together. */
   refuse: (names: readonly string[], problem: string, allowed: string) => never;
