@@ -79,7 +79,7 @@ export function* keysBelow(key: Key): Generator<Key> {
 
 export function findKey(name: string): Key | undefined {
   const key = keyAt(name);
-  return key.name === name ? key : undefined;
+  return name !== "" && key.name === name ? key : undefined;
 }
 
 /** The key to which a dotted name belongs. The name may lead into the key's value: "runtime.args[0]". */
