@@ -127,6 +127,8 @@ async function buildCommandLine() {
     // With `NODE_OPTIONS=--enable-source-maps`, stack traces are still readable.
     minify: true,
     define: { "import.meta.url": "__importMetaUrl" },
+    // The other build of this package loads its parts by a function, which the bundler does not recognize.
+    alias: { "jsonc-parser": `${root}/node_modules/jsonc-parser/lib/esm/main.js` },
     // typescript and ejs are optional dependencies of oclif that an installed command never uses.
     external: [...AT_RUN_TIME, ...REQUIRED_BY_PARTS, "typescript", "ejs"],
     plugins: [lazyOclif, debugOnDemand],

@@ -203,6 +203,7 @@ describe("the source", () => {
     for (const file of importers(/^(mustache|yaml)$/, { types: true, lazy: false })) expect(file).toMatch(/^deploy\//);
     // `kubernetes-models` is a development dependency: the tests use its schemas.
     expect(importers(/^kubernetes-models\//, { types: true })).toEqual([]);
+    expect(importers(/^jsonc-parser$/, { types: true })).toEqual(["config/load/json.ts"]);
     expect(importers(/^parse-duration$/, { types: true })).toEqual(["base/values/measures.ts"]);
     for (const file of importers(/^execa$/, { types: true }))
       expect(file).toMatch(/^(runtime\/launch\/launch|config\/secret|providers\/detect)\.ts$/);

@@ -1,5 +1,4 @@
 import { toJsonSchema } from "@valibot/to-json-schema";
-import { DESCRIPTIONS, type KeyDescription, SECTIONS } from "../../src/config/descriptions.js";
 import { type Key, keyTree } from "../../src/config/keys.js";
 import { valuesWithoutTrust } from "../../src/config/load/files.js";
 import { ConfigSchema } from "../../src/config/schema.js";
@@ -28,9 +27,6 @@ const REFERENCE = {
   maxProperties: 1,
 };
 
-const descriptions: Readonly<Record<string, KeyDescription>> = DESCRIPTIONS;
-const sections: Readonly<Record<string, { meaning: string }>> = SECTIONS;
-
 /** The JSON Schema of a configuration file. */
 export function configSchema(): ConfigJsonSchema {
   const derived = toJsonSchema(ConfigSchema, {
@@ -57,20 +53,19 @@ export function configSchema(): ConfigJsonSchema {
 function complete(key: Key, derived: ConfigJsonSchema): ConfigJsonSchema {
   const { default: initial, ...schema } = simplified(derived);
   if (key.kind !== "section") {
-    const { meaning, examples } = descriptionOf(key);
-    const description = plain(`${meaning}${guardedWords(key)}`);
+    const description = plain(`${meaningOf(key)}${guardedWords(key)}`);
     return {
       ...schema,
       ...(key.rule.pattern === undefined ? {} : { pattern: key.rule.pattern }),
       description,
       ...(initial === undefined ? {} : { default: initial }),
-      examples,
+      examples: [key.example],
     };
   }
   const children = [...key.children].map(
     ([part, child]) => [part, complete(child, schema.properties?.[part] ?? {})] as const,
   );
-  const description = key.name === "" ? {} : { description: plain(`${sectionOf(key)}${guardedWords(key)}`) };
+  const description = key.name === "" ? {} : { description: plain(`${meaningOf(key)}${guardedWords(key)}`) };
   return { ...schema, ...description, properties: Object.fromEntries(children) };
 }
 
@@ -94,22 +89,18 @@ function guardedWords(key: Key): string {
 
 /** Removes the links and code marks of Markdown, because not every editor renders them. */
 function plain(markdown: string): string {
-  return markdown.replace(/ See \[[^\]]*\]\([^)]*\)\./g, "").replaceAll("`", "");
+  return markdown
+    .replace(/ See \[[^\]]*\]\([^)]*\)\./g, "")
+    .replace(/\[([^\]]*)\]\([^)]*\)/g, "$1")
+    .replaceAll("`", "");
 }
 
-function descriptionOf({ name }: Key): KeyDescription {
-  const found = descriptions[name];
-  if (found === undefined) throw new Error(`src/config/descriptions.ts does not describe the key ${name}.`);
-  return found;
+function meaningOf({ name, rule }: Key): string {
+  if (rule.meaning === undefined) throw new Error(`src/config/schema.ts does not describe the key ${name}.`);
+  return `${rule.meaning}${rule.nothing === undefined ? "" : ` \`null\`: ${rule.nothing}.`}`;
 }
 
-function sectionOf({ name }: Key): string {
-  const found = sections[name];
-  if (found === undefined) throw new Error(`src/config/descriptions.ts does not describe the section ${name}.`);
-  return found.meaning;
-}
-
-const PAGE_HEAD = `<!-- "npm run schemas" writes this page. Edit src/config/descriptions.ts instead. -->
+const PAGE_HEAD = `<!-- "npm run schemas" writes this page. Edit src/config/schema.ts instead. -->
 
 # Configuration keys
 
@@ -130,7 +121,7 @@ the [JSON Schema](../schemas/config.json) in \`$schema\`.
 export function configPage(schema: ConfigJsonSchema): string {
   const parts = [...keyTree().children.values()].map((key) => {
     const rows = rowsOf(key, schema.properties?.[key.name] ?? {});
-    const intro = key.kind === "section" ? `\n${[sectionOf(key), ...innerSections(key)].join("\n")}\n` : "";
+    const intro = key.kind === "section" ? `\n${[meaningOf(key), ...innerSections(key)].join("\n")}\n` : "";
     const head = "| key | type | default | meaning | variable |\n| --- | --- | --- | --- | --- |";
     return `\n## ${key.name}\n${intro}\n${[head, ...rows].join("\n")}\n`;
   });
@@ -140,16 +131,16 @@ export function configPage(schema: ConfigJsonSchema): string {
 /** The descriptions of the sections in a section, as a list. */
 function innerSections(key: Key): string[] {
   const inner = [...key.children.values()].filter(({ kind }) => kind === "section");
-  const lines = inner.map((section) => `- \`${section.name}\`: ${sectionOf(section)}`);
+  const lines = inner.map((section) => `- \`${section.name}\`: ${meaningOf(section)}`);
   return lines.length === 0 ? [] : ["", ...lines];
 }
 
 function rowsOf(key: Key, schema: ConfigJsonSchema): string[] {
   if (key.kind !== "section") {
-    const { meaning, default: inWords } = descriptionOf(key);
-    return [row(key, typeOf(key, schema), inWords ?? code(schema.default), `${meaning}${exceptions(key)}`)];
+    const initial = key.rule.inWords ?? code(schema.default);
+    return [row(key, typeOf(key, schema), initial, `${meaningOf(key)}${exceptions(key)}`)];
   }
-  const own = key.nullable ? [row(key, "object or `null`", code(null), sectionOf(key))] : [];
+  const own = key.nullable ? [row(key, "object or `null`", code(null), meaningOf(key))] : [];
   const below = [...key.children].flatMap(([part, child]) => rowsOf(child, schema.properties?.[part] ?? {}));
   return [...own, ...below];
 }

@@ -6,42 +6,121 @@ import { allowsName, asciiName, isLoopback, readNetworkRule, readRedisUrl } from
 import { countOf } from "../base/values/text.js";
 import type { Layer } from "./load/layers.js";
 import type { Environment } from "./load/paths.js";
-import { attempt, conflict, invalidValue, type Origin, throwProblem } from "./problem.js";
+import { attempt, conflict, invalidValue, throwProblem } from "./problem.js";
 import type { Address } from "./rules.js";
 import type { Config } from "./schema.js";
+
+interface Machine {
+  uid: number | undefined;
+  stateRoot: string;
+  env: Environment;
+}
+
+/** The surroundings of a check, and its two ways to refuse. Both throw. */
+interface Context extends Machine {
+  /** Refuses values that do not fit together. */
+  refuse: (names: readonly string[], problem: string, allowed: string) => never;
+  /** Refuses one value. */
+  refuseOne: (name: string, value: unknown, allowed: string) => never;
+}
+
+const CHECKS = [
+  checkPorts,
+  checkAuth,
+  checkTools,
+  checkNetwork,
+  checkHealth,
+  checkServe,
+  checkTls,
+  checkStore,
+  checkHosts,
+] as const;
+
+/** Checks whether the values fit together and suit this machine and account. Passes each problem to `report`. */
+export function checkTogether(config: Config, given: Layer, machine: Machine, report = throwProblem): void {
+  const context: Context = {
+    ...machine,
+    refuse: (names, problem, allowed) => {
+      throw conflict(names, problem, allowed, given);
+    },
+    refuseOne: (name, value, allowed) => {
+      throw invalidValue(name, value, allowed, given.get(name)?.origin);
+    },
+  };
+  for (const check of CHECKS) attempt(() => check(config, context), report);
+}
+
+function checkPorts({ ports, pool }: Config, context: Context): void {
+  const { from, to } = ports;
+  if (from > to) {
+    const allowed = `a ports.from of ${to} or less, or a ports.to of ${from} or more`;
+    context.refuse(["ports.from", "ports.to"], `ports.from is ${from}, which is more than ports.to, ${to}`, allowed);
+  }
+  checkPrivilege("ports.from", from, context);
+  const size = to - from + 1;
+  if (pool.servers <= size) return;
+  const problem = `The port range ${from}-${to} has ${countOf(size, "port")} for ${countOf(pool.servers, "server")}`;
+  context.refuse(["ports.from", "ports.to", "pool.servers"], problem, "at least one port for each server");
+}
+
+const FIRST_FREE_PORT = 1024;
+
+function checkPrivilege(name: string, port: number, { uid, refuseOne }: Context): void {
+  if (port === 0 || port >= FIRST_FREE_PORT || uid === undefined || uid === 0) return;
+  refuseOne(name, port, `a port from ${FIRST_FREE_PORT} to 65535, because only root may use lower ports`);
+}
+
+/** Refuses more than one source of GitHub tokens. Users who sign on with GitHub bring their own. */
+function checkAuth({ auth, identity }: Config, { refuse }: Context): void {
+  const names = Object.entries(auth).flatMap(([part, value]) => (value === null ? [] : [`auth.${part}`]));
+  if (names.length > 1) refuse(names, `${names.join(" and ")} are both set`, "one source for the token");
+  if (identity.github.api === null || names.length === 0) return;
+  const all = ["identity.github.api", ...names];
+  const allowed = "one of them, because sessions of users who sign on with GitHub run with their own tokens";
+  refuse(all, `${all.join(" and ")} are both set`, allowed);
+}
+
+/**
+ * On shared servers, refuses tools that reach files if every use is approved, because such a tool reaches the histories
+ * of all users.
+ */
+function checkTools({ isolation, session }: Config, { refuse }: Context): void {
+  if (isolation !== "shared" || session.approve !== "all") return;
+  const reaching = session.tools?.filter(reachesFiles) ?? [];
+  if (reaching.length === 0) return;
+  const tools = reaching.map((name) => quote(name)).join(", ");
+  refuse(
+    ["session.approve", "session.tools", "isolation"],
+    `session.approve is "all", and session.tools has ${tools}, which reach every user's history on a shared server`,
+    'session.approve "none", or session.tools with "custom:*" and tools that do not reach files',
+  );
+}
 
 const HTTPS_PORT = 443;
 
 /** Refuses network settings that contradict other settings, or with which no turn could reach a model. */
-function checkNetwork(
-  { sandbox, provider }: Pick<Config, "sandbox" | "provider">,
-  origins: ReadonlyMap<string, Origin>,
-  { env }: { env: Environment },
-): void {
+function checkNetwork({ sandbox, provider }: Config, { env, refuse }: Context): void {
   const { network, allow, mode } = sandbox;
   const restriction = `sandbox.network is "${network}"`;
   if (allow.length > 0 && network !== "allow-list") {
     const allowed = 'sandbox.network "allow-list", or no hosts in sandbox.allow';
-    throw conflict(
-      ["sandbox.allow", "sandbox.network"],
-      [`sandbox.allow has hosts, but ${restriction}`, allowed],
-      origins,
-    );
+    refuse(["sandbox.allow", "sandbox.network"], `sandbox.allow has hosts, but ${restriction}`, allowed);
   }
   if (network === "open" || network === "auto") return;
   if (mode === "none") {
     const problem = `${restriction}, which needs a sandbox, but sandbox.mode is "none"`;
-    const allowed = 'another sandbox.mode, or sandbox.network "open"';
-    throw conflict(["sandbox.network", "sandbox.mode"], [problem, allowed], origins);
+    refuse(["sandbox.network", "sandbox.mode"], problem, 'another sandbox.mode, or sandbox.network "open"');
   }
   if (provider !== null || network === "public") return;
   const rules = network === "none" ? [] : allow.map(readNetworkRule).filter((rule) => rule !== null);
   const missing = gitHubHosts(env).filter(({ name, port }) => !rules.some((rule) => allowsName(rule, name, port)));
   if (missing.length === 0) return;
   const entries = missing.map(({ name, port }) => `"${name}${port === HTTPS_PORT ? "" : `:${port}`}"`).join(" and ");
-  const problem = `${restriction} and provider is null, so that servers could not reach GitHub's models`;
-  const allowed = `sandbox.network "allow-list" with ${entries} in sandbox.allow, or a provider`;
-  throw conflict(["sandbox.network", "sandbox.allow", "provider"], [problem, allowed], origins);
+  refuse(
+    ["sandbox.network", "sandbox.allow", "provider"],
+    `${restriction} and provider is null, so that servers could not reach GitHub's models`,
+    `sandbox.network "allow-list" with ${entries} in sandbox.allow, or a provider`,
+  );
 }
 
 /** The hosts that the runtime needs for GitHub's models. Every server gets the variables that this reads. */
@@ -58,149 +137,18 @@ function gitHubHosts(env: Environment): { name: string; port: number }[] {
   });
 }
 
-/** Refuses a certificate or a key without the other one, and `serve.tls.clientCa` without `serve.tls.cert`. */
-function checkTls({ serve, host }: Pick<Config, "serve" | "host">, origins: ReadonlyMap<string, Origin>): void {
-  checkPair("serve", serve.tls, origins);
-  checkPair("host", host.tls, origins);
-  if (serve.tls.clientCa === null || serve.tls.cert !== null) return;
-  const problem = "serve.tls.clientCa is set without serve.tls.cert";
-  const allowed = "serve.tls.cert and serve.tls.key together";
-  throw conflict(["serve.tls.clientCa", "serve.tls.cert"], [problem, allowed], origins);
-}
-
-function checkPair(
-  section: "serve" | "host",
-  { cert, key }: { cert: string | null; key: string | null },
-  origins: ReadonlyMap<string, Origin>,
-): void {
-  if ((cert === null) === (key === null)) return;
-  const names = [`${section}.tls.cert`, `${section}.tls.key`] as const;
-  const [set, missing] = cert === null ? names.toReversed() : names;
-  throw conflict([...names], [`${set} is set without ${missing}`, `${names.join(" and ")} together`], origins);
-}
-
-const FIRST_FREE_PORT = 1024;
-
-const CHECKS = [
-  checkPorts,
-  checkAuth,
-  checkGitHub,
-  checkTools,
-  checkNetwork,
-  checkHealth,
-  checkServe,
-  checkTls,
-  checkStore,
-  checkStorage,
-  checkSharedFolder,
-] as const;
-
-interface Machine {
-  uid: number | undefined;
-  stateRoot: string;
-  env: Environment;
-}
-
-/** Checks whether the values fit together and suit this machine and account. Passes each problem to `report`. */
-export function checkTogether(config: Config, given: Layer, machine: Machine, report = throwProblem): void {
-  const origins = new Map([...given].map(([name, { origin }]) => [name, origin]));
-  for (const check of CHECKS) attempt(() => check(config, origins, machine), report);
-}
-
-/** Refuses a shared folder that is in the state folder or contains it, because the state folder belongs to one host. */
-function checkSharedFolder({ storage }: Config, origins: Map<string, Origin>, { stateRoot }: Machine): void {
-  if (storage.shared === null) return;
-  const shared = resolve(storage.shared);
-  const isWithin = (path: string, folder: string) => path === folder || path.startsWith(folder.replace(/\/*$/, "/"));
-  if (!isWithin(shared, stateRoot) && !isWithin(stateRoot, shared)) return;
-  const allowed = `a folder that all hosts mount, neither in the state folder ${quote(stateRoot)} nor around it`;
-  throw invalidValue("storage.shared", storage.shared, allowed, origins.get("storage.shared"));
-}
-
-function checkStorage({ storage, store, host }: Config, origins: Map<string, Origin>): void {
-  if (storage.shared !== null && store.kind === "file") {
-    const problem = 'storage.shared is set, but the store "file" belongs to one host';
-    throw conflict(["storage.shared", "store"], [problem, "a Redis store"], origins);
-  }
-  if (host.advertise === null) return;
-  const { host: name, port } = host.advertise;
-  const refuse = (allowed: string) => {
-    const given = `${name.includes(":") ? `[${name}]` : name}:${port}`;
-    throw invalidValue("host.advertise", given, allowed, origins.get("host.advertise"));
-  };
-  if (port === 0)
-    refuse('the host:port at which other hosts reach this one, with a port other than 0, such as "10.0.0.1:4300"');
-  // Refuse an unspecified address, such as 0.0.0.0, because a host that connects to it reaches itself.
-  if (/^[0.]+$/.test(name) || /^[0:]+$/.test(name)) {
-    refuse('the address at which other hosts reach this one, such as "10.0.0.1:4300"');
-  }
-}
-
-function checkPorts({ ports, pool }: Config, origins: Map<string, Origin>, { uid }: Machine): void {
-  if (ports.from > ports.to) {
-    const problem = `ports.from is ${ports.from}, which is more than ports.to, ${ports.to}`;
-    const advice = `For example, set ports.from=${ports.to} and ports.to=${ports.from}.` as const;
-    const allowed = `a ports.from of ${ports.to} or less, or a ports.to of ${ports.from} or more`;
-    throw conflict(["ports.from", "ports.to"], [problem, allowed], origins, advice);
-  }
-  checkPrivilege("ports.from", ports.from, origins, uid);
-  const size = ports.to - ports.from + 1;
-  if (pool.servers > size) {
-    const problem = `The port range ${ports.from}-${ports.to} has ${countOf(size, "port")} for ${countOf(pool.servers, "server")}`;
-    throw conflict(["ports.from", "ports.to", "pool.servers"], [problem, "at least one port for each server"], origins);
-  }
-}
-
-function checkPrivilege(name: string, port: number, origins: Map<string, Origin>, uid: number | undefined): void {
-  if (port === 0 || port >= FIRST_FREE_PORT || uid === undefined || uid === 0) return;
-  const allowed = `a port from ${FIRST_FREE_PORT} to 65535, because only root may use lower ports`;
-  throw invalidValue(name, port, allowed, origins.get(name));
-}
-
-function checkAuth({ auth }: Config, origins: Map<string, Origin>): void {
-  const named = Object.entries(auth).filter(([, value]) => value !== null);
-  if (named.length < 2) return;
-  const names = named.map(([part]) => `auth.${part}`);
-  throw conflict(names, [`${names.join(" and ")} are both set`, "one source for the token"], origins);
-}
-
-/** Refuses sign-on with GitHub together with `auth`, because each of them provides the GitHub tokens of users. */
-function checkGitHub({ identity, auth }: Config, origins: Map<string, Origin>): void {
-  const { api } = identity.github;
-  const names = Object.entries(auth).flatMap(([part, value]) => (value === null ? [] : [`auth.${part}`]));
-  if (api === null || names.length === 0) return;
-  const problem = `identity.github.api and ${names.join(" and ")} are both set`;
-  const allowed = "one of them, because sessions of users who sign on with GitHub run with their own tokens";
-  throw conflict(["identity.github.api", ...names], [problem, allowed], origins);
-}
-
-/**
- * On shared servers, refuses tools that reach files if every use is approved, because such a tool reaches the histories
- * of all users.
- */
-function checkTools({ isolation, session }: Config, origins: Map<string, Origin>): void {
-  if (isolation !== "shared" || session.approve !== "all") return;
-  const reaching = session.tools?.filter(reachesFiles) ?? [];
-  if (reaching.length === 0) return;
-  const tools = reaching.map((name) => quote(name)).join(", ");
-  const problem = `session.approve is "all", and session.tools has ${tools}, which reach every user's history on a shared server`;
-  const allowed = 'session.approve "none", or session.tools with "custom:*" and tools that do not reach files';
-  throw conflict(["session.approve", "session.tools", "isolation"], [problem, allowed], origins);
-}
-
-function checkHealth({ health }: Config, origins: Map<string, Origin>): void {
+function checkHealth({ health }: Config, { refuse }: Context): void {
   // With a longer timeout, the first missed probe alone would take longer than all allowed failures together.
   const limitMs = health.intervalMs * health.failures;
   if (health.timeoutMs <= limitMs) return;
-  const problem = `health.timeout is ${writeDuration(health.timeoutMs)}`;
   const allowed = `at most health.interval × health.failures, which is ${writeDuration(limitMs)}`;
-  throw conflict(["health.timeout", "health.interval", "health.failures"], [problem, allowed], origins);
+  const names = ["health.timeout", "health.interval", "health.failures"];
+  refuse(names, `health.timeout is ${writeDuration(health.timeoutMs)}`, allowed);
 }
 
-function checkServe({ serve }: Config, origins: Map<string, Origin>, { uid }: Machine): void {
-  checkPrivilege("serve.metrics", serve.metrics.port, origins, uid);
-  if (serve.http !== null) checkPrivilege("serve.http", serve.http.port, origins, uid);
-  if (serve.listen !== null) checkPrivilege("serve.listen", serve.listen.port, origins, uid);
+function checkServe({ serve }: Config, context: Context): void {
+  for (const part of ["metrics", "http", "listen"] as const)
+    checkPrivilege(`serve.${part}`, serve[part]?.port ?? 0, context);
   for (const [one, other] of [
     ["listen", "metrics"],
     ["listen", "http"],
@@ -211,9 +159,9 @@ function checkServe({ serve }: Config, origins: Map<string, Origin>, { uid }: Ma
     // The HTTP API and the metrics may share an address.
     const mayShare = one === "metrics";
     if (mayShare && a.host === b.host) continue;
-    const problem = `serve.${one} and serve.${other} both use port ${a.port}`;
     const allowed = `a different port for each${mayShare ? ", or the same host for both" : ""}`;
-    throw conflict([`serve.${one}`, `serve.${other}`], [problem, allowed], origins);
+    const names = [`serve.${one}`, `serve.${other}`];
+    context.refuse(names, `${names.join(" and ")} both use port ${a.port}`, allowed);
   }
 }
 
@@ -228,11 +176,20 @@ function isSamePort(a: Address, b: Address): boolean {
   return covers(a, b) || covers(b, a);
 }
 
-/** Refuses a Redis without TLS on another host. */
-function checkStore({ store, insecure }: Config, origins: Map<string, Origin>): void {
-  if (store.kind !== "redis") return;
-  if (insecure || !isPlaintext(store.url)) return;
-  throw invalidValue("store", store.url, ALLOWED_PLAINTEXT, origins.get("store"));
+/** Refuses a certificate or a key without the other one, and `serve.tls.clientCa` without `serve.tls.cert`. */
+function checkTls({ serve, host }: Config, { refuse }: Context): void {
+  for (const [section, { cert, key }] of [
+    ["serve", serve.tls],
+    ["host", host.tls],
+  ] as const) {
+    if ((cert === null) === (key === null)) continue;
+    const names = [`${section}.tls.cert`, `${section}.tls.key`];
+    const [set, missing] = cert === null ? names.toReversed() : names;
+    refuse(names, `${set} is set without ${missing}`, `${names.join(" and ")} together`);
+  }
+  if (serve.tls.clientCa === null || serve.tls.cert !== null) return;
+  const names = ["serve.tls.clientCa", "serve.tls.cert"];
+  refuse(names, names.join(" is set without "), "serve.tls.cert and serve.tls.key together");
 }
 
 /** The text after "Allowed:" in a message about a Redis without TLS. */
@@ -242,4 +199,30 @@ export const ALLOWED_PLAINTEXT =
 export function isPlaintext(url: string): boolean {
   const target = readRedisUrl(url);
   return target !== null && !target.tls && !isLoopback(target);
+}
+
+/** Refuses a Redis without TLS on another host, and a shared folder that one host has for itself. */
+function checkStore({ store, insecure, storage }: Config, { refuse, refuseOne, stateRoot }: Context): void {
+  if (store.kind === "redis" && !insecure && isPlaintext(store.url)) refuseOne("store", store.url, ALLOWED_PLAINTEXT);
+  if (storage.shared === null) return;
+  if (store.kind === "file")
+    refuse(
+      ["storage.shared", "store"],
+      'storage.shared is set, but the store "file" belongs to one host',
+      "a Redis store",
+    );
+  const shared = resolve(storage.shared);
+  const isWithin = (path: string, folder: string) => path === folder || path.startsWith(folder.replace(/\/*$/, "/"));
+  if (!isWithin(shared, stateRoot) && !isWithin(stateRoot, shared)) return;
+  const allowed = `a folder that all hosts mount, neither in the state folder ${quote(stateRoot)} nor around it`;
+  refuseOne("storage.shared", storage.shared, allowed);
+}
+
+/** Refuses an address at which other hosts cannot reach this one. At 0.0.0.0 and ::, a host reaches itself. */
+function checkHosts({ host: { advertise } }: Config, { refuseOne }: Context): void {
+  if (advertise === null) return;
+  const { host, port } = advertise;
+  if (port !== 0 && !/^[0.]+$/.test(host) && !/^[0:]+$/.test(host)) return;
+  const allowed = 'the address at which other hosts reach this one, with a port other than 0, such as "10.0.0.1:4300"';
+  refuseOne("host.advertise", `${host.includes(":") ? `[${host}]` : host}:${port}`, allowed);
 }

@@ -2,7 +2,7 @@ import { distance } from "fastest-levenshtein";
 import * as v from "valibot";
 import { mostSlips, nearestOf, slips } from "../base/values/names.js";
 import type { Rule } from "./rules.js";
-import { ConfigSchema } from "./schema.js";
+import { type About, ConfigSchema } from "./schema.js";
 
 /** A configuration key. The keys are derived from the schema, so that there is only one list of them. */
 export interface Key {
@@ -14,7 +14,9 @@ export interface Key {
   nullable: boolean;
   /** The default as a file contains it. Undefined if it depends on other keys. */
   initial: unknown;
-  rule: Rule;
+  /** An allowed value: the default, or another one if the default is null, empty, or depends on other keys. */
+  example: unknown;
+  rule: Partial<Rule & About>;
   /** The keys of a section by the last part of their names; empty for a value. */
   children: ReadonlyMap<string, Key>;
 }
@@ -38,19 +40,23 @@ export function keyTree(): Key {
 function describe(name: string, given: v.GenericSchema): Key {
   let schema = given;
   let nullable = false;
+  let rule: Key["rule"] = v.getMetadata(schema);
   while ("wrapped" in schema) {
     nullable ||= schema.type === "nullable";
     schema = schema.wrapped as v.GenericSchema;
+    rule = { ...v.getMetadata(schema), ...rule };
   }
   const entries = "entries" in schema ? (schema.entries as Record<string, v.GenericSchema>) : {};
   const prefix = name === "" ? "" : `${name}.`;
+  const initial = v.getDefault(given);
   return {
     name,
     variable: `COPILOTFLEET_${asVariable(name)}`,
     kind: KINDS[schema.type] ?? "text",
     nullable,
-    initial: v.getDefault(given),
-    rule: v.getMetadata(schema) as Rule,
+    initial,
+    example: typeof (initial ?? {}) === "object" ? rule.example : initial,
+    rule,
     children: new Map(Object.entries(entries).map(([part, child]) => [part, describe(prefix + part, child)])),
   };
 }
@@ -72,8 +78,18 @@ export function* keysBelow(key: Key): Generator<Key> {
 }
 
 export function findKey(name: string): Key | undefined {
-  let key: Key | undefined = keyTree();
-  for (const part of name.split(".")) key = key?.children.get(part);
+  const key = keyAt(name);
+  return name !== "" && key.name === name ? key : undefined;
+}
+
+/** The key to which a dotted name belongs. The name may lead into the key's value: "runtime.args[0]". */
+export function keyAt(name: string): Key {
+  let key = keyTree();
+  for (const part of name.split(/[.[]/)) {
+    const child = key.children.get(part);
+    if (child === undefined) break;
+    key = child;
+  }
   return key;
 }
 
@@ -87,19 +103,13 @@ export function nearestKeys(name: string): string[] {
   const last = written.slice(written.lastIndexOf(".") + 1);
   const ranked = [...keysBelow(keyTree())].map((key) => {
     const known = key.name.toLowerCase();
-    const whole = distance(written, known);
-    const part = distance(last, known.slice(known.lastIndexOf(".") + 1));
+    const end = known.slice(known.lastIndexOf(".") + 1);
+    const isSlip = slips(last, end) <= mostSlips(last) || (last.length > 2 && end.startsWith(last));
     // A match of the last part alone costs one more, because the section differs.
-    return { name: key.name, cost: Math.min(whole, part + 1) };
+    return { name: key.name, isSlip, cost: Math.min(distance(written, known), distance(last, end) + 1) };
   });
   const least = Math.min(...ranked.map(({ cost }) => cost));
-  return ranked.filter(({ name: known, cost }) => cost === least && isSlip(written, known)).map((key) => key.name);
-}
-
-/** Whether the last part of an unknown name may be a misspelling or the beginning of the last part of a known one. */
-function isSlip(written: string, known: string): boolean {
-  const [word = "", other = ""] = [written, known].map((name) => name.slice(name.lastIndexOf(".") + 1).toLowerCase());
-  return slips(word, other) <= mostSlips(word) || (word.length > 2 && other.startsWith(word));
+  return ranked.filter(({ cost, isSlip }) => cost === least && isSlip).map((key) => key.name);
 }
 
 /** The variables of all keys. A section has a variable only if it can be null. */

@@ -1,8 +1,7 @@
 import { FleetError, type FleetErrorCode, isFleetError, quote, type Suggestion } from "../base/errors.js";
-import { isObject, printable, redact, redactTokens } from "../base/values/text.js";
-import { findKey, type Key, keyTree, nearestKeys } from "./keys.js";
+import { printable, redact, redactTokens } from "../base/values/text.js";
+import { type Key, keyAt, nearestKeys } from "./keys.js";
 import { replacementOf } from "./removed.js";
-import type { Rule } from "./rules.js";
 
 /** The source of a value. `name` is a flag ("--ttl"), an option ("config.session.ttl"), a variable, or a path. */
 export interface Origin {
@@ -37,28 +36,26 @@ export function attempt<T>(run: () => T, report: Report): T | undefined {
  * @param allowed the text after "Allowed:"
  */
 export function invalidValue(name: string, value: unknown, allowed: string, origin: Origin | undefined): FleetError {
-  const what = name === "" ? "The configuration" : name;
-  const key = findKey(name.replace(/\[.*/, ""));
+  const key = keyAt(name);
+  const isPart = key.name !== name;
   // Whether the value breaks its key's own rule. If not, it does not fit another value.
-  const isOfRule = key?.rule.allowed === allowed || key?.rule.allowed === undefined;
-  const isInObject = name.includes("].");
-  const problem =
-    origin === undefined
-      ? `${what} is not set`
-      : value === undefined
-        ? `${locate(what, origin)} is missing`
-        : key?.rule.concealed === true && isOfRule
-          ? `The value of ${locate(what, origin)} is not a reference to a secret, and is not shown, because it may be the secret`
-          : `${locate(what, origin)} is ${describeValue(value, origin, { key, isOfRule })}`;
-  const mayBeNull = isOfRule && key?.nullable === true && key.name === name;
-  const orNull = mayBeNull && origin?.from !== "flag" ? orNullOf(name, origin) : "";
+  const isOfRule = key.rule.allowed === allowed;
+  const orNull = isOfRule && !isPart && key.nullable && origin?.from !== "flag" ? orNullOf(key, origin) : "";
   const rule = origin?.from === "variable" ? asVariable(allowed) : allowed;
-  return new FleetError(invalidCode([origin]), `${problem}. Allowed: ${rule}${orNull}`, {
-    // A flag or a variable contains the whole list, so an example of a part of the list would mislead.
-    suggestions: [
-      correction(what, origin, isInObject && origin?.from !== "file" ? undefined : exampleFor(name, allowed)),
-    ],
+  const problem = problemOf(name, value, origin, isOfRule ? key.rule : {});
+  return new FleetError(codeOf([origin]), `${problem}. Allowed: ${rule}${orNull}`, {
+    suggestions: [correction(name, origin, isOfRule || isPart ? key : { ...key, example: undefined })],
   });
+}
+
+function problemOf(name: string, value: unknown, origin: Origin | undefined, rule: Partial<Key["rule"]>): string {
+  if (origin === undefined) return `${name} is not set`;
+  if (value === undefined) return `${locate(name, origin)} is missing`;
+  if (rule.concealed === true)
+    return `The value of ${locate(name, origin)} is not a reference to a secret, and is not shown, because it may be the secret`;
+  const isScalar = typeof value === "number" || typeof value === "string";
+  const fault = isScalar ? (rule.fault?.(String(value)) ?? null) : null;
+  return `${locate(name, origin)} is ${show(value, origin, keyAt(name))}${fault === null ? "" : `, ${fault}`}`;
 }
 
 /** The text after "Allowed:" for a variable, in which a list has another form than in a file. */
@@ -70,55 +67,9 @@ function asVariable(allowed: string): string {
   });
 }
 
-/** Describes a refused value: the value as it was given, and the reason if it is known. */
-function describeValue(
-  value: unknown,
-  origin: Origin,
-  { key, isOfRule }: { key: Key | undefined; isOfRule: boolean },
-): string {
-  const { fault } = key?.rule ?? {};
-  const shown = show(value, origin, key?.rule ?? {});
-  if (!isOfRule || (typeof value !== "number" && typeof value !== "string")) return shown;
-  // Variables are always text.
-  const otherKind = origin.from === "variable" ? "which is not a number" : "which is a text";
-  const isText = key?.kind === "number" && typeof value === "string";
-  const problem = fault?.(String(value)) ?? (isText ? otherKind : null);
-  return problem === null ? shown : `${shown}, ${problem}`;
-}
-
-/** The meaning of null, by key. In the other keys that may be null, it means "no limit". */
-const NULLS: Readonly<Record<string, string>> = {
-  "auth.githubApp.appId": "none",
-  "auth.githubApp.installationId": "none",
-  "auth.githubApp.privateKey": "none",
-  "auth.githubToken": "none",
-  "identity.github.api": "no sign-on with GitHub",
-  "host.advertise": "the address of serve.listen",
-  "host.tls.ca": "the authorities that Node.js trusts",
-  "host.tls.cert": "no certificate",
-  "host.tls.key": "no certificate",
-  "host.name": "its present name (a new host: the name of the machine)",
-  provider: "GitHub's own models",
-  "provider.apiKey": "a service that needs no key",
-  "provider.baseUrl": 'the type "echo"',
-  "runtime.path": "the program that the SDK brings",
-  "serve.listen": "none, so that no client can connect",
-  "serve.http": "no HTTP API",
-  "serve.tls.cert": "plain TCP",
-  "serve.tls.clientCa": "clients without certificates",
-  "serve.tls.key": "plain TCP",
-  "session.model": "a model that the runtime chooses",
-  "session.ttl": "sessions that are never deleted",
-  "session.tools": "all tools (none on a shared server)",
-  "storage.shared": "each host's own disk",
-  "storeOptions.key": "the key in the state folder",
-  "storeOptions.password": "no password",
-  user: "no default user",
-};
-
 /** The part of "Allowed:" about null. In a variable, null is a word. */
-export function orNullOf(name: string, origin?: Origin): string {
-  return `, or ${origin?.from === "variable" ? "the word null" : "null"} for ${NULLS[name] ?? "no limit"}`;
+export function orNullOf({ rule }: Key, origin?: Origin): string {
+  return `, or ${origin?.from === "variable" ? "the word null" : "null"} for ${rule.nothing}`;
 }
 
 /**
@@ -126,34 +77,51 @@ export function orNullOf(name: string, origin?: Origin): string {
  * text after "Allowed:".
  */
 export function conflict(
-  names: string[],
-  [problem, allowed]: readonly [problem: string, allowed: string],
-  origins: ReadonlyMap<string, Origin>,
-  advice: Suggestion = `Change ${names.join(" or ")}.`,
+  names: readonly string[],
+  problem: string,
+  allowed: string,
+  origins: ReadonlyMap<string, { origin: Origin }>,
 ): FleetError {
-  const given = names.map((name) => origins.get(name));
+  const given = names.map((name) => origins.get(name)?.origin);
   const places = new Set(given.map(whence));
   const where =
     places.size === 1 ? [...places].join() : names.map((name, at) => `${name}: ${whence(given[at])}`).join("; ");
-  return new FleetError(invalidCode(given), `${problem} (${where}). Allowed: ${allowed}`, {
-    suggestions: [advice],
+  return new FleetError(codeOf(given), `${problem} (${where}). Allowed: ${allowed}`, {
+    suggestions: [`Change ${names.join(" or ")}.`],
   });
 }
 
-/** The error for a key that does not exist. Does not show the value, which may be a secret. */
-export function unknownKey(name: string, origin: Origin): FleetError {
+/** Matches the names of settings that would contain a secret. */
+const SECRET = /(?:key|token|secret|password|bearer)$/i;
+
+/**
+ * The error for a key that does not exist. Does not show the value, which may be a secret.
+ *
+ * @param allowed the keys that exist, if the key is in an object in the value of another key
+ */
+export function unknownKey(name: string, origin: Origin, allowed?: string): FleetError {
   const replacement = replacementOf(name);
   if (replacement !== undefined) return removedKey(quote(name), replacement, origin);
-  if (SECRET.test(name)) return secretInPlace(name, origin);
-  const [nearest, ...others] = nearestKeys(name).map((key) => `"${key}"`);
+  const unknown = `${quote(name)} is not a key of the configuration (${whence(origin)})`;
+  const refuse = (message: string, ...suggestions: Suggestion[]) =>
+    new FleetError("FLEET_CONFIG_INVALID", message, { suggestions });
   const at = origin.from === "file" ? ` in ${place(origin)}` : "";
-  const suggestions: Suggestion[] =
-    nearest === undefined
-      ? [`Remove ${quote(name)}${at}, or correct its name.`, "copilotfleet config show # lists all keys"]
-      : [`Did you mean ${[nearest, ...others].slice(0, 3).join(" or ")}?`];
-  const known = nearest === undefined ? siblingsOf(name) : `; the nearest is ${nearest}`;
-  const message = `${quote(name)} is not a key of the configuration (${whence(origin)})${known}`;
-  return new FleetError("FLEET_CONFIG_INVALID", message, { suggestions });
+  const remove: Suggestion = `Remove ${quote(name)}${at}, or correct its name.`;
+  if (allowed !== undefined) return refuse(`${unknown}. Allowed: ${allowed}`, remove);
+  if (SECRET.test(name)) {
+    const key = /^auth/i.test(name) ? "auth.githubToken" : "provider.apiKey";
+    return refuse(
+      `${quote(name)} is not a setting, and the configuration must not contain secrets (${whence(origin)})`,
+      `Remove ${name}, and set ${key} to {"env": "NAME"} with the name of the variable that contains it.`,
+    );
+  }
+  const near = nearestKeys(name).map((key) => `"${key}"`);
+  if (near.length > 0)
+    return refuse(`${unknown}; the nearest is ${near[0]}`, `Did you mean ${near.slice(0, 3).join(" or ")}?`);
+  const section = keyAt(name);
+  const where = section.name === "" ? "at the top level" : `in ${section.name}`;
+  const known = section.children.size === 0 ? "" : `. Allowed ${where}: ${[...section.children.keys()].join(", ")}`;
+  return refuse(`${unknown}${known}`, remove, "copilotfleet config show # lists all keys");
 }
 
 /** The error for a key that no longer exists. */
@@ -163,34 +131,6 @@ export function removedKey(name: string, replacement: string, origin: Origin): F
   return new FleetError("FLEET_CONFIG_INVALID", message, { suggestions: [advice] });
 }
 
-/** The error for a key that does not exist, in an object in a list. `allowed` names the keys that exist. */
-export function unknownItemKey(name: string, allowed: string, origin: Origin): FleetError {
-  const message = `${quote(name)} is not a key of the configuration (${whence(origin)}). Allowed: ${allowed}`;
-  return new FleetError("FLEET_CONFIG_INVALID", message, {
-    suggestions: [`Remove ${quote(name)}, or correct its name.`],
-  });
-}
-
-/** Lists the keys of the section of an unknown key. */
-function siblingsOf(name: string): string {
-  const section = name.slice(0, Math.max(0, name.lastIndexOf(".")));
-  const { children } = (section === "" ? keyTree() : findKey(section)) ?? { children: new Map() };
-  if (children.size === 0) return "";
-  return `. Allowed ${section === "" ? "at the top level" : `in ${section}`}: ${[...children.keys()].join(", ")}`;
-}
-
-/** Matches the names of settings that would contain a secret. */
-const SECRET = /(?:key|token|secret|password|bearer)$/i;
-
-/** The error for a secret in the configuration, which may only contain references to secrets. */
-function secretInPlace(name: string, origin: Origin): FleetError {
-  const key = /^auth/i.test(name) ? "auth.githubToken" : "provider.apiKey";
-  const message = `${quote(name)} is not a setting, and the configuration must not contain secrets (${whence(origin)})`;
-  return new FleetError("FLEET_CONFIG_INVALID", message, {
-    suggestions: [`Remove ${name}, and set ${key} to {"env": "NAME"} with the name of the variable that contains it.`],
-  });
-}
-
 export function unusableFile(path: string, reason: string, suggestions: Suggestion[], cause?: unknown): FleetError {
   return new FleetError("FLEET_CONFIG_INVALID", `The configuration file ${printable(path)} ${reason}`, {
     suggestions,
@@ -198,7 +138,7 @@ export function unusableFile(path: string, reason: string, suggestions: Suggesti
   });
 }
 
-function invalidCode(origins: (Origin | undefined)[]): FleetErrorCode {
+function codeOf(origins: (Origin | undefined)[]): FleetErrorCode {
   const isUsage = origins.some((origin) => origin?.from === "flag" || origin?.from === "option");
   return isUsage ? "FLEET_USAGE_INVALID" : "FLEET_CONFIG_INVALID";
 }
@@ -215,7 +155,7 @@ function locate(name: string, origin: Origin): string {
 
 /** The name of a key in a sentence. Quotes a name such as "user" that could be a word of the sentence. */
 function nameKey(name: string): string {
-  return name.includes(".") || name === "The configuration" ? name : `"${name}"`;
+  return name === "" ? "The configuration" : name.includes(".") ? name : `"${name}"`;
 }
 
 /** A path, with the line if it is known. */
@@ -230,59 +170,35 @@ function whence(origin: Origin | undefined): string {
   return `the ${origin.from} ${origin.name}`;
 }
 
-/** The next step for a value that is not allowed. `example` is an allowed value, or undefined if none is known. */
-function correction(name: string, origin: Origin | undefined, example: unknown): Suggestion {
+/** The next step for a value that is not allowed, with an allowed value for the whole key if one is known. */
+function correction(name: string, origin: Origin | undefined, { example, ...key }: Key): Suggestion {
   if (origin === undefined) return `Set ${name}.`;
+  const suchAs = (text: string) => (example === undefined ? ("." as const) : (`, for example ${text}.` as const));
   const json = JSON.stringify(example);
-  if (origin.from === "file" && name === "The configuration")
-    return 'Put the settings between { and }, for example {"isolation": "per-user"}.';
-  if (origin.from === "file") {
-    // In `limits.groups` and `provider.prices`, the user chooses the keys. The example shows the whole object, so give
-    // it the object's name.
-    const key = isObject(example) ? name.replace(/(?<=^limits\.groups|^provider\.prices)\..*/, "") : name;
-    const entry = example === undefined ? "" : `, for example ${quoteKey(key)}: ${json}`;
-    return `Correct ${nameKey(name)} in ${place(origin)}${entry}.`;
-  }
-  if (origin.from === "option") return `Correct ${origin.name}${example === undefined ? "" : `, for example ${json}`}.`;
   const isListOfTexts = Array.isArray(example) && example.every((item) => typeof item === "string");
-  const text = isListOfTexts ? example.join() : typeof example === "object" ? json : String(example);
-  const variable = findKey(name.replace(/\[.*/, ""))?.variable;
-  if (origin.from === "variable" && variable !== undefined && origin.name !== variable)
-    return `Correct the content of the file that ${origin.name} names${example === undefined ? "" : `, for example ${text}`}.`;
-  const value = example === undefined ? "" : `, for example ${origin.name}${origin.from === "flag" ? " " : "="}${text}`;
-  return origin.from === "variable" ? `Correct or unset ${origin.name}${value}.` : `Correct ${origin.name}${value}.`;
-}
-
-/** The last part of a dotted name, in quotes as in a JSON file. */
-function quoteKey(name: string): string {
-  return JSON.stringify(name.slice(name.lastIndexOf(".") + 1).replace(/\[.*/, ""));
-}
-
-/** A value that the key allows: its default, or else one that the text after "Allowed:" names. */
-function exampleFor(name: string, allowed: string): unknown {
-  const key = findKey(name.replace(/\[.*/, ""));
-  const initial = key?.rule.example ?? key?.initial;
-  if (typeof initial === "string" || typeof initial === "number" || typeof initial === "boolean") return initial;
-  const [, json] = /(?:such as |^)(\[.*?\]|"[^"]*"|\d+\.\d+)/.exec(allowed) ?? [];
-  if (json !== undefined) return JSON.parse(json);
-  const [, object] = /such as (\{.*\})$/.exec(allowed) ?? [];
-  if (object !== undefined) return JSON.parse(object);
-  const [, least] = /^a whole number from (\d+)/.exec(allowed) ?? [];
-  return least === undefined ? undefined : Math.max(Number(least), 1);
+  const text = isListOfTexts ? example.join() : typeof example === "string" ? example : json;
+  if (origin.from === "option") return `Correct ${origin.name}${suchAs(json)}`;
+  if (origin.from === "flag") return `Correct ${origin.name}${suchAs(`${origin.name} ${text}`)}`;
+  if (origin.from === "variable")
+    return origin.name === key.variable
+      ? `Correct or unset ${origin.name}${suchAs(`${origin.name}=${text}`)}`
+      : `Correct the content of the file that ${origin.name} names${suchAs(text)}`;
+  if (name === "") return 'Put the settings between { and }, for example {"isolation": "per-user"}.';
+  return `Correct ${nameKey(name)} in ${place(origin)}${suchAs(`"${key.name.split(".").at(-1)}": ${json}`)}`;
 }
 
 /**
  * Hides parts of a text value that may be secrets. Long parts stay visible only if values of the key are never secret.
  */
-export function withoutSecret(text: string, { harmless = false }: Pick<Rule, "harmless">): string {
-  return harmless ? redactTokens(text) : redact(text);
+export function withoutSecret(text: string, { rule }: Key): string {
+  return rule.harmless === true ? redactTokens(text) : redact(text);
 }
 
 /** Shows a value in a message as it was given, without secrets. Shows only the kind of a list or object. */
-function show(value: unknown, { from }: Origin, rule: Rule): string {
+function show(value: unknown, { from }: Origin, key: Key): string {
   if (Array.isArray(value)) return "a list";
   if (typeof value === "object" && value !== null) return "an object";
   // Flags and variables are always text.
   if (typeof value !== "string") return from === "flag" || from === "variable" ? quote(value) : String(value);
-  return quote(withoutSecret(value, rule));
+  return quote(withoutSecret(value, key));
 }

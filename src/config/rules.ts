@@ -1,9 +1,15 @@
 import { isIP } from "node:net";
 import * as v from "valibot";
-import * as duration from "../base/values/measures.js";
-import { ALLOWED_SIZE, readSize, SIZE_PATTERN, sizeFault } from "../base/values/measures.js";
+import * as measures from "../base/values/measures.js";
 import { ALLOWED_USER, readUser, userFault } from "../base/values/names.js";
-import { ALLOWED_NETWORK_RULES, ALLOWED_REDIS_URL, networkRuleFault, readRedisUrl } from "../base/values/network.js";
+import {
+  ALLOWED_NETWORK_RULES,
+  ALLOWED_REDIS_URL,
+  ALLOWED_SAFE_URL,
+  isSafeUrl,
+  networkRuleFault,
+  readRedisUrl,
+} from "../base/values/network.js";
 import {
   addressFault,
   blankFault,
@@ -15,37 +21,40 @@ import {
 } from "../base/values/text.js";
 
 /**
- * The metadata of a key's value that the loader needs. The functions below create one schema for each kind of value.
+ * Everything about a kind of value that its schema cannot express. The functions below create one schema for each kind.
  * The message of each schema is the text after "Allowed:", so that one place can build every message.
  */
 export interface Rule {
-  /** Users may put a secret here in place of a reference to it, so messages never show the value. */
-  concealed?: boolean;
-  /** The value is a path. A relative path is resolved against the folder of the file that sets it. */
-  path?: "always" | "with-slash" | "in-reference";
-  /** States why a value, or an item of a list, is refused: "which has no unit". Null if it finds no reason. */
-  fault?: (given: string) => string | null;
-  /** An allowed value, for a key whose default depends on other keys. */
-  example?: string | number;
   /** The text after "Allowed:" for a value that breaks this rule. */
-  allowed?: string;
-  /** The kind of text, for the reference of all keys: "duration", "URL". */
+  allowed: string;
+  /** An allowed value. */
+  example?: unknown;
+  /** The kind of value, for the reference of all keys: "duration", "URL". */
   kind?: string;
   /** A regular expression that all allowed values match, for editors. */
   pattern?: string;
+  /** States why a value, or an item of a list, is refused: "which has no unit". Null if it finds no reason. */
+  fault?: (given: string) => string | null;
+  /** The value is a path. A relative path is resolved against the folder of the file that sets it. */
+  path?: "always" | "with-slash" | "in-reference";
   /** Whether a variable contains the value as JSON, because the value is an object or a list of objects. */
   json?: boolean;
+  /** Users may put a secret here in place of a reference to it, so messages never show the value. */
+  concealed?: boolean;
   /**
    * Values of this key are never secret. So `config` and messages show even long ones, which they hide for other keys.
    */
   harmless?: boolean;
 }
 
-const MAX_COUNT = 1_000_000;
-const LARGEST_PORT = 65_535;
+const metadata = <T>(rule: Rule) => v.metadata<T, Record<string, unknown>>({ ...rule });
+
+/** Marks a schema whose output has a unit. The resolved name of its key ends with it: `ttlMs`, `maxMemoryBytes`. */
+const measured = <U extends "Ms" | "Bytes", S extends object>(unit: U, schema: S): S & { readonly unit: U } =>
+  Object.assign(schema, { unit });
 
 /** A text that `read` converts to `T`. If `read` returns null, the text is refused. */
-function text<T>(allowed: string, read: (text: string) => T | null, rule: Rule = {}) {
+function text<T>(allowed: string, read: (text: string) => T | null, rule: Omit<Rule, "allowed">) {
   return v.pipe(
     v.string(allowed),
     v.rawTransform<string, T>(({ dataset, addIssue, NEVER }) => {
@@ -54,101 +63,108 @@ function text<T>(allowed: string, read: (text: string) => T | null, rule: Rule =
       addIssue({ message: allowed });
       return NEVER;
     }),
-    v.metadata({ ...rule, allowed } as Record<string, unknown>),
+    metadata({ ...rule, allowed }),
   );
 }
 
 /** A text that is used unchanged. If `isAllowed` returns false, the text is refused. */
-const textThat = (allowed: string, isAllowed: (text: string) => boolean, rule?: Rule) =>
+const textThat = (allowed: string, isAllowed: (text: string) => boolean, rule: Omit<Rule, "allowed">) =>
   text(allowed, (given) => (isAllowed(given) ? given : null), rule);
 
-/** A duration or a size: a text with a unit, which `read` converts to a number. */
-const measure = (
-  allowed: string,
-  read: (text: string) => number | null,
-  unit: "s" | "mb",
-  maxMs = duration.LONGEST_MS,
-  rule: Rule = {},
-) =>
-  text(allowed, read, {
-    ...rule,
-    ...(unit === "s"
-      ? { kind: "duration", pattern: duration.DURATION_PATTERN }
-      : { kind: "size", pattern: SIZE_PATTERN }),
-    fault: (given) =>
-      unit === "s" ? duration.durationFault(given, maxMs) : sizeFault(given, / to (\d+mb)$/.exec(allowed)?.[1]),
-  });
-
 const within =
-  ([min, max]: [number, number], read: (text: string) => number | null) =>
-  (given: string) => {
+  (min: number, max: number, read: (text: string) => number | null) =>
+  (given: string): number | null => {
     const value = read(given);
     return value !== null && value >= min && value <= max ? value : null;
   };
 
-export const choice = <const T extends readonly [string, ...string[]]>(options: T) =>
-  v.picklist(
-    options,
-    options
-      .map((option) => `"${option}"`)
-      .join(", ")
-      .replace(/, (?=[^,]*$)/, " or "),
-  );
+export const choice = <const T extends readonly [string, ...string[]]>(...options: T) => {
+  const names = options.map((option) => `"${option}"`);
+  const allowed = `${names.slice(0, -1).join(", ")} or ${names.at(-1)}`;
+  return v.pipe(v.picklist(options, allowed), metadata({ allowed }));
+};
 
-export const flag = () => v.boolean("true or false");
+export const flag = () => v.pipe(v.boolean("true or false"), metadata({ allowed: "true or false" }));
 
-const whole = (min: number, max: number, rule: Rule = {}) => {
+const MAX_COUNT = 1_000_000;
+const LARGEST_PORT = 65_535;
+
+const whole = (min: number, max: number, example: number) => {
   const allowed = `a whole number from ${min} to ${max}`;
+  const fault = (given: string) => wholeNumberFault(given, [min, max]);
   return v.pipe(
     v.number(allowed),
     v.integer(allowed),
     v.minValue(min, allowed),
     v.maxValue(max, allowed),
-    v.metadata({ ...rule, allowed, fault: (given: string) => wholeNumberFault(given, [min, max]) }),
+    metadata({ allowed, fault, example }),
   );
 };
-
-export const count = (rule: Rule = {}, least = 1) => whole(least, MAX_COUNT, rule);
+export const count = (example = 1, least = 1) => whole(least, MAX_COUNT, example);
 /** A number of model tokens. */
-export const tokens = () => whole(1, Number.MAX_SAFE_INTEGER, { example: 100_000 });
+export const tokens = () => whole(1, Number.MAX_SAFE_INTEGER, 100_000);
 /** The number of an App or an installation at GitHub. */
-export const gitHubId = () => whole(1, Number.MAX_SAFE_INTEGER);
-export const port = () => whole(1, LARGEST_PORT);
+export const gitHubId = () => whole(1, Number.MAX_SAFE_INTEGER, 123_456);
+export const port = () => whole(1, LARGEST_PORT, 5000);
 
-export const share = () => {
-  const allowed = "a number above 0 and at most 1, such as 0.8";
-  return v.pipe(v.number(allowed), v.gtValue(0, allowed), v.maxValue(1, allowed));
+/** A number that need not be whole. */
+const fraction = (what: string, min: number, max: number, example: number) => {
+  const allowed = `${what} from ${min} to ${max}, such as ${example}`;
+  return v.pipe(v.number(allowed), v.minValue(min, allowed), v.maxValue(max, allowed), metadata({ allowed, example }));
 };
+export const share = () => fraction("a number", 0.01, 1, 0.8);
+/** A number of processors. The kernel cannot enforce a limit below 0.01. */
+export const processors = () => fraction("a number of processors", 0.01, 1024, 0.5);
 
-const span = (maxMs: number, rule?: Rule) =>
-  measure(duration.allowedDuration(maxMs), (given) => duration.readDuration(given, maxMs), "s", maxMs, rule);
-
-/** The age at which something expires. */
-export const age = () => span(duration.LONGEST_MS);
-/** A duration that a timer can wait for. */
-export const wait = (rule?: Rule) => span(duration.LONGEST_TIMER_MS, rule);
-export const leaseTtl = () =>
-  measure(duration.ALLOWED_LEASE_TTL, duration.readLeaseTtl, "s", duration.LONGEST_TIMER_MS);
-export const size = () => measure(ALLOWED_SIZE, readSize, "mb");
-
-/** A size with a lower bound. */
-export const sizeFrom = (least: string, example: string) =>
-  measure(
-    `a size with a unit (kb, mb, gb), such as "${example}", from ${least} to 1024gb`,
-    within([readSize(least) ?? 0, Number.POSITIVE_INFINITY], readSize),
-    "mb",
+/** A duration from `least` to `most`, in milliseconds. */
+const duration = (most: number, allowed = measures.allowedDuration(most), least = 1, example = "24h") =>
+  measured(
+    "Ms",
+    text(
+      allowed,
+      within(least, most, (given) => measures.readDuration(given, most)),
+      {
+        kind: "duration",
+        pattern: measures.DURATION_PATTERN,
+        fault: (given) => measures.durationFault(given, most),
+        example,
+      },
+    ),
   );
+/** The age at which something expires. */
+export const age = () => duration(measures.LONGEST_MS);
+/** A duration that a timer can wait for. */
+export const wait = (example?: string) => duration(measures.LONGEST_TIMER_MS, undefined, 1, example);
+export const leaseTtl = () =>
+  duration(measures.LONGEST_TIMER_MS, measures.ALLOWED_LEASE_TTL, measures.SHORTEST_LEASE_MS);
+/**
+ * How long a host lives without a heartbeat. With a shorter TTL, other hosts would mistake a short stall of the host for
+ * its death.
+ */
+export const hostTtl = () => duration(600_000, 'a duration with a unit (s, m), such as "15s", from 3s to 10m', 3_000);
+/** How far an issuer's clock may differ from this machine's clock. */
+export const clockSkew = () => duration(300_000, 'a duration with a unit (s, m), such as "30s", from 1s to 5m', 1_000);
 
+/** A size. Without `least`, it is at least a byte. */
+const sizeOf = (allowed: string, example: string, least = "", most = "1024gb") =>
+  measured(
+    "Bytes",
+    text(allowed, within(measures.readSize(least) ?? 1, measures.readSize(most) ?? 1, measures.readSize), {
+      kind: "size",
+      pattern: measures.SIZE_PATTERN,
+      fault: (given) => measures.sizeFault(given, most),
+      example,
+    }),
+  );
+export const size = () => sizeOf(measures.ALLOWED_SIZE, "512mb");
+export const sizeFrom = (least: string, example: string) =>
+  sizeOf(`a size with a unit (kb, mb, gb), such as "${example}", from ${least} to 1024gb`, example, least);
 /**
  * The size of the largest message. It has an upper bound, because several copies of a message must fit in memory, as
  * text.
  */
 export const frameSize = () =>
-  measure(
-    'a size with a unit (kb, mb), such as "8mb", from 64kb to 256mb',
-    within([64 * 1024, 256 * 1024 * 1024], readSize),
-    "mb",
-  );
+  sizeOf('a size with a unit (kb, mb), such as "8mb", from 64kb to 256mb', "8mb", "64kb", "256mb");
 
 export const ALLOWED_MODEL = 'the name of a model (1 to 200 ASCII characters without spaces), such as "gpt-5"';
 export const modelFault = (name: string) => textFault(name, { characters: /[\x21-\x7e]/, longest: 200 });
@@ -156,32 +172,38 @@ export const modelName = () =>
   textThat(ALLOWED_MODEL, (name) => modelFault(name) === null, {
     fault: modelFault,
     kind: "name of a model",
+    example: "gpt-5",
     harmless: true,
   });
 
-const isFilled = (given: string) => given.trim() !== "" && !given.includes("\0");
-const aPath = (allowed: string, path: "always" | "with-slash") =>
-  textThat(allowed, isFilled, { fault: blankFault, path, kind: "path", harmless: true });
-export const file = (example: string) => aPath(`the path of a file, such as "${example}"`, "always");
-export const program = () => aPath('the path or the name of a program, such as "/usr/local/bin/copilot"', "with-slash");
-export const folder = () => aPath('the path of a folder, such as "/mnt/copilotfleet"', "always");
+const aPath = (what: string, example: string, path: "always" | "with-slash" = "always") =>
+  textThat(`${what}, such as "${example}"`, (given) => given.trim() !== "" && !given.includes("\0"), {
+    ...{ fault: blankFault, path, kind: "path", example, harmless: true },
+  });
+export const file = (name: string) => aPath("the path of a file", `/etc/copilotfleet/${name}`);
+export const program = () => aPath("the path or the name of a program", "/usr/local/bin/copilot", "with-slash");
+export const folder = () => aPath("the path of a folder", "/mnt/copilotfleet");
 
+function isPublicUrl(given: string): boolean {
+  if (/[\s\p{Cc}]/u.test(given) || !URL.canParse(given)) return false;
+  const { protocol, username, password } = new URL(given);
+  if (protocol !== "http:" && protocol !== "https:") return false;
+  return username === "" && password === "" && !holdsGitHubToken(given);
+}
 export const httpUrl = () =>
   textThat(
     'an http:// or https:// URL without a user, a password or a key in it, such as "https://api.openai.com/v1"',
-    (given) => {
-      if (/[\s\p{Cc}]/u.test(given) || !URL.canParse(given)) return false;
-      const { protocol, username, password } = new URL(given);
-      if (protocol !== "http:" && protocol !== "https:") return false;
-      return username === "" && password === "" && !holdsGitHubToken(given);
-    },
-    { fault: urlFault, kind: "URL" },
+    isPublicUrl,
+    { fault: urlFault, kind: "URL", example: "https://api.openai.com/v1" },
   );
+/** An https:// URL, whose host proves its identity with a certificate, or an http:// URL of this machine. */
+export const safeUrl = () => textThat(ALLOWED_SAFE_URL, isSafeUrl, { kind: "URL", example: "https://api.github.com" });
 
 export const userId = () =>
   text(ALLOWED_USER, readUser, {
     fault: (given) => (readUser(given) === null ? `which ${userFault(given)}` : null),
     kind: "id of a user",
+    example: "alice",
     harmless: true,
   });
 
@@ -194,32 +216,9 @@ export const hostName = () =>
       textFault(name, { characters: /[a-z0-9.-]/, first: /[a-z0-9]/, last: /[a-z0-9]/, longest: 63 }) ??
       (name.includes("..") ? 'which contains ".."' : null),
     kind: "name of a host",
+    example: "host-1",
     harmless: true,
   });
-
-/**
- * The shortest TTL of a host, in milliseconds. With a shorter TTL, other hosts would mistake a short stall of the host
- * for its death.
- */
-const SHORTEST_HOST_TTL_MS = 3_000;
-const LONGEST_HOST_TTL_MS = 600_000;
-export const hostTtl = () =>
-  measure(
-    'a duration with a unit (s, m), such as "15s", from 3s to 10m',
-    within([SHORTEST_HOST_TTL_MS, LONGEST_HOST_TTL_MS], (given) => duration.readDuration(given, duration.LONGEST_MS)),
-    "s",
-    LONGEST_HOST_TTL_MS,
-  );
-
-/** How far an issuer's clock may differ from this machine's clock. */
-export const clockSkew = () => {
-  const allowed = 'a duration with a unit (s, m), such as "30s", from 1s to 5m';
-  return measure(
-    allowed,
-    within([1_000, 300_000], (given) => duration.readDuration(given, duration.LONGEST_MS)),
-    "s",
-  );
-};
 
 /** An address to listen on. Port 0 asks the system for a free port. */
 export interface Address {
@@ -227,16 +226,17 @@ export interface Address {
   port: number;
 }
 
-const addressThat = (allowed: string) =>
+const addressThat = (allowed: string, example: string) =>
   text(allowed, parseAddress, {
     fault: (given) => (parseAddress(given) === null ? addressFault(given) : null),
     kind: "host:port",
+    example,
   });
 export const address = (port = 4300) =>
-  addressThat(`host:port, such as "127.0.0.1:${port}" or "[::1]:${port}" (port 0: any free one)`);
+  addressThat(`host:port, such as "127.0.0.1:${port}" or "[::1]:${port}" (port 0: any free one)`, `127.0.0.1:${port}`);
 /** The address at which other hosts reach this one. */
 export const advertised = () =>
-  addressThat('the host:port at which other hosts reach this one, such as "10.0.0.1:4300"');
+  addressThat('the host:port at which other hosts reach this one, such as "10.0.0.1:4300"', "10.0.0.1:4300");
 
 export function parseAddress(given: string): Address | null {
   const [, ipv6, name, digits = ""] = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):(0|[1-9]\d{0,4})$/.exec(given) ?? [];
@@ -258,41 +258,60 @@ export const store = () =>
     { fault: storeFault, kind: '`"file"` or a Redis URL' },
   );
 
-/* The schemas of lists, with the metadata that `rules.ts` describes. */
+/** A text that must equal a text in a token, so it is used exactly as it was given. */
+export const exact = (allowed: string) =>
+  textThat(allowed, (given) => given.length >= 1 && given.length <= 512 && !/\p{Cc}/u.test(given), {});
+
+/** An object or a list of objects. In a variable, it is JSON. */
+export const asJson = <S extends v.GenericSchema>(schema: S, rule: Rule) =>
+  v.pipe(schema, metadata({ json: true, kind: "object", ...rule }));
+
+/** A list of texts. `faultOf` states why an item is refused. The example is a part of `allowed`. */
+function list(allowed: string, faultOf: (item: string) => string | null = () => null) {
+  const fault = (item: string) => textFault(item, { characters: /[^\0]/ }) ?? faultOf(item);
+  const item = v.pipe(
+    v.string(allowed),
+    v.check((text) => fault(text) === null, allowed),
+  );
+  const [, example = ""] = /such as (\[.*?\])/.exec(allowed) ?? [];
+  return v.pipe(v.array(item, allowed), metadata({ fault, allowed, example: JSON.parse(example) }));
+}
 
 /**
  * Flags that the fleet passes to every server. If `runtime.args` contained one of them, it would break the pool, or put
  * a token on the command line.
  */
 const OWN_FLAGS = ["--headless", "--port", "--host", "--stdio", "--auth-token-env", "--no-auto-login"];
-const ALLOWED_ARGS = `a list of flags for the runtime, without tokens and without the flags that the fleet sets (${OWN_FLAGS.join(", ")}), such as ["--log-level", "debug"]`;
+
+/** Flags for the runtime. Everybody can read them in the process table, so they must not contain a token. */
+export const runtimeArgs = () =>
+  list(
+    `a list of flags for the runtime, without tokens and without the flags that the fleet sets (${OWN_FLAGS.join(", ")}), such as ["--log-level", "debug"]`,
+    (arg) => {
+      if (holdsGitHubToken(arg)) return "which contains a token";
+      const isOwn = OWN_FLAGS.some((flag) => arg === flag || arg.startsWith(`${flag}=`));
+      return isOwn ? "which the fleet sets" : null;
+    },
+  );
 
 /**
  * Variables that the fleet sets for each server. A server that inherited the fleet's own values would get the identity
  * of another server.
  */
 const OWN_VARIABLE = /^(?:COPILOT_CONNECTION_TOKEN|COPILOT_HOME|COPILOTFLEET_.*)$/;
-const ALLOWED_ENV =
-  'a list of the names of environment variables (letters, digits, _), such as ["HTTPS_PROXY", "NO_PROXY"], without COPILOT_HOME, COPILOT_CONNECTION_TOKEN and COPILOTFLEET_*';
-
-const isForeignFlag = (arg: string) => !OWN_FLAGS.some((flag) => arg === flag || arg.startsWith(`${flag}=`));
-
-/** Flags for the runtime. Everybody can read them in the process table, so they must not contain a token. */
-export const runtimeArgs = () =>
-  list(ALLOWED_ARGS, (arg) => {
-    if (holdsGitHubToken(arg)) return "which contains a token";
-    return isForeignFlag(arg) ? null : "which the fleet sets";
-  });
 
 /** Names of the variables that a server gets in addition to the fleet's own allow-list. */
 export const runtimeEnv = () =>
-  list(ALLOWED_ENV, (name) => {
-    if (OWN_VARIABLE.test(name)) return "which the fleet sets";
-    return textFault(name, { characters: /[A-Za-z0-9_]/, first: /[A-Za-z_]/ });
-  });
+  list(
+    'a list of the names of environment variables (letters, digits, _), such as ["HTTPS_PROXY", "NO_PROXY"], without COPILOT_HOME, COPILOT_CONNECTION_TOKEN and COPILOTFLEET_*',
+    (name) => {
+      if (OWN_VARIABLE.test(name)) return "which the fleet sets";
+      return textFault(name, { characters: /[A-Za-z0-9_]/, first: /[A-Za-z_]/ });
+    },
+  );
 
 /** Names or patterns of tools, in the format of the SDK's `availableTools`. */
-export const toolNames = () => list('a list of tool names or patterns, such as ["builtin:view"]', () => null);
+export const toolNames = () => list('a list of tool names or patterns, such as ["builtin:view"]');
 
 /** Folders that servers reach in addition to their homes. */
 export const binds = () =>
@@ -327,13 +346,3 @@ export const proxies = () =>
       ? null
       : "which is not an address or a network";
   });
-
-/** A list of texts. `faultOf` states why an item is refused. */
-function list(allowed: string, faultOf: (item: string) => string | null) {
-  const fault = (item: string) => textFault(item, { characters: /[^\0]/ }) ?? faultOf(item);
-  const item = v.pipe(
-    v.string(allowed),
-    v.check((text) => fault(text) === null, allowed),
-  );
-  return v.pipe(v.array(item, allowed), v.metadata({ fault, allowed }));
-}

@@ -1,85 +1,131 @@
 import * as v from "valibot";
 import type { NamedSource } from "../base/server.js";
-import { identity } from "./identity.js";
-import { limits, processors } from "./limits.js";
-import * as rules from "./rules.js";
-import * as lists from "./rules.js";
+import { ALLOWED_SAFE_URL, isSafeUrl } from "../base/values/network.js";
+import * as is from "./rules.js";
 import { secret } from "./secret.js";
 
-const githubApp = v.pipe(
-  v.strictObject({
-    appId: v.optional(v.nullable(rules.gitHubId()), null),
-    installationId: v.optional(v.nullable(rules.gitHubId()), null),
-    privateKey: v.optional(v.nullable(secret('{"file": "/run/secrets/github-app.pem"}')), null),
-  }),
-  v.rawTransform(({ dataset, addIssue, NEVER }) => {
-    const { appId, installationId, privateKey } = dataset.value;
+/*
+ * Every key of the configuration, as in the public contract, with its type, its default and its description. The loader,
+ * the messages, the JSON Schema and docs/configuration-keys.md all read this file. The output is resolved: durations are
+ * in milliseconds, sizes are in bytes, and addresses and the store are objects. Resolved names contain the unit.
+ */
+
+/** The description of a key, in one sentence of Markdown, and what else only people and the loader need. */
+export interface About {
+  meaning: string;
+  /** The meaning of null: "or null for no limit". */
+  nothing?: string;
+  /** The default in words, if it depends on other keys. */
+  inWords?: string;
+  /**
+   * The values that a project's `.copilotfleet.json` may set without the user's trust. A stranger may have written the
+   * file, because it may be part of a cloned repository. So all other values are guarded (`fleet/trust.ts`). A value
+   * belongs here only if it runs or sends nothing, deletes nothing, weakens no protection or limit, opens no address,
+   * and stops no server.
+   */
+  untrusted?: "all" | readonly unknown[];
+}
+
+const described = <S extends v.GenericSchema>(schema: S, about: About) =>
+  v.pipe(schema, v.metadata({ ...about })) as unknown as S;
+
+/** A key with its default. A default of undefined depends on other keys. */
+const key = <S extends v.GenericSchema, D extends v.InferInput<S> | undefined>(
+  schema: S,
+  initial: D,
+  meaning: string,
+  about: Partial<About> = {},
+): v.OptionalSchema<S, NoInfer<D>> => v.optional(described(schema, { meaning, ...about }), initial);
+
+/** A key that may be null, which stands for `nothing`. */
+const orNull = <S extends v.GenericSchema, D extends v.InferInput<S> | null = null>(
+  schema: S,
+  meaning: string,
+  nothing = "no limit",
+  initial: D = null as D,
+): v.OptionalSchema<v.NullableSchema<S, undefined>, NoInfer<D>> =>
+  key(v.nullable(schema), initial, meaning, { nothing });
+
+type UnitOf<S> = S extends { unit: infer U extends string } ? U : S extends { wrapped: infer W } ? UnitOf<W> : "";
+/** The resolved values of a section. The name of a duration ends with `Ms`, and the name of a size with `Bytes`. */
+type Values<E extends v.ObjectEntries> = {
+  [K in keyof E & string as `${K}${UnitOf<E[K]>}`]: v.InferOutput<E[K]>;
+};
+/** Refuses the value of a key that does not fit the other values of the section. */
+type Refuse = (key: string, allowed: string) => never;
+type Resolve<E extends v.ObjectEntries, O> = (values: Values<E>, refuse: Refuse) => O;
+type Section<E extends v.ObjectEntries, O> = v.BaseSchema<
+  v.InferInput<v.StrictObjectSchema<E, undefined>>,
+  O,
+  v.BaseIssue<unknown>
+>;
+
+function unitOf(schema: object): string {
+  return "unit" in schema ? String(schema.unit) : "wrapped" in schema ? unitOf(schema.wrapped as object) : "";
+}
+
+/** A section. `resolve` makes the output from its values. */
+function object<E extends v.ObjectEntries, O>(meaning: string, entries: E, resolve: Resolve<E, O>): Section<E, O> {
+  const names = Object.entries(entries).map(([name, schema]) => [name, `${name}${unitOf(schema)}`] as const);
+  const resolved = v.rawTransform<unknown, O>(({ dataset: { value: given }, addIssue, NEVER }) => {
+    const values = given as Record<string, unknown>;
+    const refuse = (key: string, message: string) => {
+      const value = values[key];
+      addIssue({ message, input: value, path: [{ type: "object", origin: "value", input: values, key, value }] });
+      return NEVER;
+    };
+    return resolve(Object.fromEntries(names.map(([name, to]) => [to, values[name]])) as Values<E>, refuse);
+  });
+  const schema: v.GenericSchema = described(v.strictObject(entries), { meaning });
+  return v.pipe(schema, resolved) as unknown as Section<E, O>;
+}
+
+/** A section whose keys all have a default. */
+const section = <E extends v.ObjectEntries, O = Values<E>>(
+  meaning: string,
+  entries: E,
+  resolve: Resolve<E, O> = (values) => values as O,
+): v.OptionalSchema<Section<E, NoInfer<O>>, v.InferInput<Section<E, O>>> =>
+  v.optional(object(meaning, entries, resolve), {} as never) as never;
+
+const ports = section("The ports that servers may use.", {
+  from: key(is.port(), 5000, "The first port that servers may use."),
+  to: key(is.port(), 5999, "The last port that servers may use."),
+});
+
+const pool = section("The servers as a group.", {
+  servers: key(is.count(), 1, "The number of shared servers."),
+  strategy: key(is.choice("sticky", "round-robin", "least-loaded"), "sticky", "How users share servers."),
+  idleTimeout: orNull(is.wait(), "How long `serve` keeps a user's unused server running."),
+});
+
+const runtime = section("The Copilot program that each server runs.", {
+  path: orNull(is.program(), "The program to start.", "the program that the SDK brings"),
+  args: key(is.runtimeArgs(), [], "Further flags for the program."),
+  env: key(is.runtimeEnv(), ["HTTPS_PROXY"], "The variables that servers get in addition to the fleet's own list."),
+});
+
+const githubApp = section(
+  "A GitHub App whose installation pays for all users. The fleet renews its tokens. Set all three keys.",
+  {
+    appId: orNull(is.gitHubId(), "The App ID, from the settings of the App.", "none"),
+    installationId: orNull(is.gitHubId(), "The number at the end of the address of the installation's page.", "none"),
+    privateKey: orNull(secret({ file: "/run/secrets/github-app.pem" }), "The App's private key (PEM).", "none"),
+  },
+  (values, refuse) => {
+    const { appId, installationId, privateKey } = values;
     if (appId !== null && installationId !== null && privateKey !== null) return { appId, installationId, privateKey };
-    const [missing] = Object.entries(dataset.value).find(([, value]) => value === null) ?? [""];
-    if (Object.values(dataset.value).every((value) => value === null)) return null;
-    const item = { type: "object", origin: "value", input: dataset.value, key: missing, value: null } as const;
-    addIssue({ message: "a value, because other keys of auth.githubApp are set", input: null, path: [item] });
-    return NEVER;
-  }),
+    const [missing = ""] = Object.entries(values).find(([, value]) => value === null) ?? [];
+    return Object.values(values).every((value) => value === null)
+      ? null
+      : refuse(missing, "a value, because other keys of auth.githubApp are set");
+  },
 );
 
-/** The sources of GitHub tokens. */
-const auth = v.strictObject({
-  githubToken: v.optional(v.nullable(secret('{"env": "GITHUB_TOKEN_{user}"}', true)), null),
-  // Null if no key of the App is set. If only some are set, the configuration is refused.
-  githubApp: v.optional(githubApp, {}),
+const auth = section("The source of users' GitHub tokens, for GitHub's own models. Set at most one source.", {
+  githubToken: orNull(secret({ env: "GITHUB_TOKEN_{user}" }, true), "The token of each `{user}`.", "none"),
+  githubApp,
 });
-
-/** The audit log: what people and the fleet do. */
-const events = v.pipe(
-  v.strictObject({
-    retention: v.optional(rules.age(), "90d"),
-  }),
-  v.transform(({ retention }) => ({ retentionMs: retention })),
-);
-
-const file = (name: string) => v.optional(v.nullable(rules.file(`/etc/copilotfleet/${name}`)), null);
-
-/** The certificate of the front door, and the authorities of its clients. */
-const doorTls = v.strictObject({ cert: file("tls.crt"), key: file("tls.key"), clientCa: file("ca.crt") });
-
-/** The certificate that this host shows to other front doors, and the authorities of those doors. */
-const hostTls = v.strictObject({ cert: file("host.crt"), key: file("host.key"), ca: file("ca.crt") });
-
-const storeOptions = v.strictObject({
-  // The key that signs the records in Redis. If null, the file `store-key` in the state folder.
-  key: v.optional(v.nullable(secret('{"file": "/run/secrets/store-key"}')), null),
-  // The password of Redis.
-  password: v.optional(v.nullable(secret('{"env": "REDIS_PASSWORD"}')), null),
-});
-
-/** Settings of this host, for a fleet of several hosts that share a Redis. */
-const host = v.pipe(
-  v.strictObject({
-    // If null, the host keeps its previous name or takes the machine's name.
-    name: v.optional(v.nullable(rules.hostName()), null),
-    // The address at which other hosts reach the front door of this host. If null, the address at which the door
-    // listens.
-    advertise: v.optional(v.nullable(rules.advertised()), null),
-    // The certificate with which this host identifies itself to other front doors, and the authorities with which it
-    // verifies theirs. If `ca` is null, it trusts the authorities that Node.js trusts.
-    tls: v.optional(hostTls, {}),
-    // How long after this host's last heartbeat the other hosts consider it dead, and take over its users and sessions.
-    ttl: v.optional(rules.hostTtl(), "15s"),
-  }),
-  v.transform(({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl })),
-);
-
-const storage = v.strictObject({
-  // A folder that all hosts mount, for the state of sessions. If null, each host stores the state on its own disk.
-  shared: v.optional(v.nullable(rules.folder()), null),
-});
-
-/** The ledger of turns and model requests. */
-const usage = v.pipe(
-  v.strictObject({ retention: v.optional(rules.age(), "400d") }),
-  v.transform(({ retention }) => ({ retentionMs: retention })),
-);
 
 /** The prices of a million tokens of a model, in any currency. */
 interface Price {
@@ -91,48 +137,31 @@ interface Price {
 
 export type Prices = Readonly<Record<string, Price>>;
 
-const ALLOWED =
-  'an object with the names of models, each with its prices, such as {"gpt-5": {"input": 1.25, "cached": 0.125, "output": 10}}';
+const PRICES = { "gpt-5": { input: 1.25, cached: 0.125, output: 10 } };
+const ALLOWED_PRICES = `an object with the names of models, each with its prices, such as ${JSON.stringify(PRICES)}`;
 const MOST = 1_000_000;
 const ALLOWED_PRICE = `a number from 0 to ${MOST}, which is the price of a million tokens`;
+const price = () => v.pipe(v.number(ALLOWED_PRICE), v.minValue(0, ALLOWED_PRICE), v.maxValue(MOST, ALLOWED_PRICE));
 
-const amount = () => v.pipe(v.number(ALLOWED_PRICE), v.minValue(0, ALLOWED_PRICE), v.maxValue(MOST, ALLOWED_PRICE));
+/** An object in the value of a key. `whole` is the text after "Allowed:" for a value that is not an object. */
+const inner = <E extends v.ObjectEntries>(entries: E, whole: string) =>
+  v.strictObject(entries, ({ expected, received }) => {
+    if (expected === "never") return `the keys ${Object.keys(entries).join(", ")}`;
+    return received === "undefined" ? "a value, because it has no default" : whole;
+  });
 
-const price = v.pipe(
-  v.strictObject({ input: amount(), cached: v.optional(amount()), output: amount() }, ({ expected }) =>
-    expected === "never" ? "the keys input, cached and output" : ALLOWED,
+const prices = is.asJson(
+  v.record(
+    v.string(),
+    v.pipe(
+      inner({ input: price(), cached: v.optional(price()), output: price() }, ALLOWED_PRICES),
+      // Without a price of their own, cached tokens cost as much as other input tokens.
+      v.transform(({ cached, ...rest }): Price => ({ ...rest, cached: cached ?? rest.input })),
+    ),
+    ALLOWED_PRICES,
   ),
-  // Without a price of their own, cached tokens cost as much as other input tokens.
-  v.transform(({ cached, ...rest }): Price => ({ ...rest, cached: cached ?? rest.input })),
+  { allowed: ALLOWED_PRICES, example: PRICES },
 );
-
-const prices = v.pipe(
-  v.record(v.string(), price, ALLOWED),
-  v.metadata({ allowed: ALLOWED, json: true, kind: "object" }),
-);
-
-/**
- * Every key of the configuration with its default, as in the public contract. The output is resolved: durations are in
- * milliseconds, sizes are in bytes, and addresses and the store are objects. Resolved names contain the unit.
- */
-
-const ports = v.strictObject({ from: v.optional(rules.port(), 5000), to: v.optional(rules.port(), 5999) });
-
-const pool = v.pipe(
-  v.strictObject({
-    servers: v.optional(rules.count(), 1),
-    strategy: v.optional(rules.choice(["sticky", "round-robin", "least-loaded"]), "sticky"),
-    // After which idle time `serve` stops a user's own server.
-    idleTimeout: v.optional(v.nullable(rules.wait()), null),
-  }),
-  v.transform(({ idleTimeout, ...rest }) => ({ ...rest, idleTimeoutMs: idleTimeout })),
-);
-
-const runtime = v.strictObject({
-  path: v.optional(v.nullable(rules.program()), null),
-  args: v.optional(lists.runtimeArgs(), []),
-  env: v.optional(lists.runtimeEnv(), ["HTTPS_PROXY"]),
-});
 
 /** A model service that uses one of the known protocols. */
 export interface RemoteProvider {
@@ -150,185 +179,306 @@ export interface RemoteProvider {
 /** A model service, or the built-in echo model, which needs no network. */
 export type Provider = RemoteProvider | { type: "echo" };
 
-const providerKeys = v.strictObject({
-  type: v.optional(rules.choice(["openai", "azure", "anthropic", "echo"]), "openai"),
-  baseUrl: v.optional(v.nullable(rules.httpUrl()), null),
-  apiKey: v.optional(v.nullable(secret('{"env": "OPENAI_API_KEY"}')), null),
-  bearer: v.optional(rules.flag(), false),
-  wireApi: v.optional(rules.choice(["completions", "responses"]), "completions"),
-  prices: v.optional(v.nullable(prices), null),
+const provider = object(
+  "Your own model service.",
+  {
+    // The echo model sends nothing.
+    type: key(is.choice("openai", "azure", "anthropic", "echo"), "openai", "The protocol. `echo` is built in.", {
+      untrusted: ["echo"],
+    }),
+    baseUrl: orNull(is.httpUrl(), "The URL of the model service.", 'the type "echo"'),
+    apiKey: orNull(
+      secret({ env: "OPENAI_API_KEY" }),
+      "The service's key. A refused key is read again.",
+      "a service that needs no key",
+    ),
+    bearer: key(is.flag(), false, "Whether the key is sent as a bearer token, as with the type `openai`."),
+    wireApi: key(is.choice("completions", "responses"), "completions", "The API, for the types `openai` and `azure`."),
+    prices: orNull(prices, "The prices of a million tokens of each model, in any currency, for `usage`.", "no costs"),
+  },
+  ({ type, baseUrl, ...rest }, refuse): Provider => {
+    if (type !== "echo")
+      return baseUrl === null
+        ? refuse("baseUrl", `the URL of a model service, because provider.type is "${type}"`)
+        : { type, baseUrl, ...rest };
+    return baseUrl === null
+      ? { type }
+      : refuse("baseUrl", 'no value when provider.type is "echo", because the echo model is built in');
+  },
+);
+
+const session = section("Sessions and their turns. See [Tools and files](configuration.md#tools-and-files).", {
+  // The default depends on the provider: see `withModel`.
+  model: key(v.nullable(is.modelName()), undefined, "The model of sessions whose creator names none.", {
+    nothing: "a model that the runtime chooses",
+    inWords: '`"gpt-5"` with a provider, `null` without one',
+    // It chooses among the models of the user's own account or provider.
+    untrusted: "all",
+  }),
+  ttl: orNull(is.age(), "How long `gc` keeps an unused session.", "sessions that are never deleted", "30d"),
+  maxActive: key(is.count(), 50, "The number of sessions that one server may have in memory."),
+  // The runtime accepts no less than 30.
+  maxCredits: orNull(is.count(1000, 30), "The [AI credits](limits.md#credits) that a session may use."),
+  // "none" is the strictest value.
+  approve: key(is.choice("none", "ask", "all"), "none", "Which tool calls of a model run.", {
+    untrusted: ["none"],
+  }),
+  answerTimeout: key(is.wait(), "5m", "How long a permission or a question waits for the user's answer over HTTP."),
+  // "auto" depends on the server's sandbox. "none" is the strictest value.
+  host: key(
+    is.choice("owner", "none", "auto"),
+    "auto",
+    "Whether clients may reach files and start programs on their own servers.",
+    { untrusted: ["none"] },
+  ),
+  tools: orNull(is.toolNames(), "The tools of all sessions.", "all tools (none on a shared server)"),
+  infinite: section("The SDK's `infiniteSessions`. It is always off for ephemeral sessions.", {
+    enabled: key(is.flag(), true, "Whether the runtime shortens a long history."),
+    backgroundCompactionThreshold: key(is.share(), 0.8, "How full the context is when this begins."),
+  }),
 });
 
-const provider = v.pipe(
-  providerKeys,
-  v.rawTransform<v.InferOutput<typeof providerKeys>, Provider>(({ dataset, addIssue, NEVER }) => {
-    const { type, baseUrl, ...rest } = dataset.value;
-    const refuse = (allowed: string) => {
-      const item = { type: "object", origin: "value", input: dataset.value, key: "baseUrl", value: baseUrl } as const;
-      addIssue({ message: allowed, input: baseUrl, path: [item] });
-      return NEVER;
-    };
-    if (type === "echo") {
-      return baseUrl === null
-        ? { type }
-        : refuse('no value when provider.type is "echo", because the echo model is built in');
-    }
-    return baseUrl === null
-      ? refuse(`the URL of a model service, because provider.type is "${type}"`)
-      : { type, baseUrl, ...rest };
-  }),
-);
-
-const session = v.pipe(
-  v.strictObject({
-    // If null, the runtime chooses a model. The default depends on the provider: see `withModel`.
-    model: v.optional(v.nullable(rules.modelName())),
-    // Null: sessions are kept for ever.
-    ttl: v.optional(v.nullable(rules.age()), "30d"),
-    maxActive: v.optional(rules.count(), 50),
-    // The AI credits of GitHub that one session may use. Null: unlimited. The runtime accepts no less than 30.
-    maxCredits: v.optional(v.nullable(rules.count({ example: 1000 }, 30)), null),
-    approve: v.optional(rules.choice(["none", "ask", "all"]), "none"),
-    // How long a permission or a question waits for the user's answer over HTTP.
-    answerTimeout: v.optional(rules.wait(), "5m"),
-    // Whether a user's clients may reach files and start programs on the user's own server. `auto` depends on the
-    // server's sandbox.
-    host: v.optional(rules.choice(["owner", "none", "auto"]), "auto"),
-    // Null: all tools of the runtime on a user's own server, and none on a shared one.
-    tools: v.optional(v.nullable(lists.toolNames()), null),
-    infinite: v.optional(
-      v.strictObject({
-        enabled: v.optional(rules.flag(), true),
-        backgroundCompactionThreshold: v.optional(rules.share(), 0.8),
-      }),
-      {},
+// Below the lowest values that the limits allow, no server would start.
+const sandbox = section(
+  "The boundary that the operating system puts around each server. See [The sandbox](security.md#the-sandbox).",
+  {
+    mode: key(is.choice("auto", "landlock", "bwrap", "none"), "auto", "The sandbox. `auto`: the strongest that works."),
+    binds: key(is.binds(), [], "Further folders that servers reach. `{user}` stands for the user's id."),
+    network: key(
+      is.choice("auto", "public", "allow-list", "none", "open"),
+      "auto",
+      "The hosts that servers reach. `auto`: public addresses where that works, or else every address.",
     ),
+    allow: key(is.networkRules(), [], "The hosts of `allow-list`, as `HOST[:PORT]`."),
+    memory: orNull(is.sizeFrom("64mb", "1gb"), "The memory of each server."),
+    processes: orNull(is.count(200, 32), "The number of processes and threads of each server."),
+    openFiles: orNull(is.count(1024, 64), "The number of open files of each process of a server."),
+    cpu: orNull(is.processors(), "The processor time of each server, as a number of processors."),
+    disk: orNull(is.sizeFrom("1mb", "2gb"), "The size of each server's home and temporary folder."),
+  },
+  ({ mode, binds, network, allow, memoryBytes: memory, diskBytes: disk, ...limits }) => ({
+    ...{ mode, binds, network, allow },
+    limits: { ...limits, memory, disk },
   }),
-  v.transform(({ ttl, answerTimeout, ...rest }) => ({ ...rest, ttlMs: ttl, answerTimeoutMs: answerTimeout })),
 );
 
-const sandbox = v.pipe(
-  v.strictObject({
-    mode: v.optional(rules.choice(["auto", "landlock", "bwrap", "none"]), "auto"),
-    // Further folders that servers can reach.
-    binds: v.optional(lists.binds(), []),
-    // Whether servers reach every address, all public ones, the hosts in `allow`, or none. `auto`: the public ones where
-    // that works, or else every address.
-    network: v.optional(rules.choice(["auto", "public", "allow-list", "none", "open"]), "auto"),
-    allow: v.optional(lists.networkRules(), []),
-    // Whether servers may make Unix sockets even if the sandbox cannot hide those of other programs.
-    unixSockets: v.optional(rules.flag(), false),
-    // The limits of each server, together with everything that it starts. Null: unlimited. Below the lowest allowed
-    // values, no server would start.
-    memory: v.optional(v.nullable(rules.sizeFrom("64mb", "1gb")), null),
-    processes: v.optional(v.nullable(rules.count({ example: 200 }, 32)), null),
-    openFiles: v.optional(v.nullable(rules.count({ example: 1024 }, 64)), null),
-    cpu: v.optional(v.nullable(processors()), null),
-    disk: v.optional(v.nullable(rules.sizeFrom("1mb", "2gb")), null),
-  }),
-  v.transform(({ mode, binds, network, allow, unixSockets, ...limits }) => ({
-    ...{ mode, binds, network, allow, unixSockets },
-    limits,
-  })),
+/** Only asymmetric algorithms. With a symmetric algorithm, everybody who can verify a token could also make one. */
+const ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"] as const;
+const ALLOWED_ALGORITHMS = `a list with one or more of ${ALGORITHMS.join(", ")}`;
+const ALLOWED_JWKS = `${ALLOWED_SAFE_URL}, or the absolute path of a file with a JSON Web Key Set`;
+const ALLOWED_CLAIMS = 'an object with the names of claims and the text that each must have, such as "acme"';
+const ISSUERS = [{ issuer: "https://login.example", audience: "copilotfleet" }];
+const ALLOWED_ISSUERS = `a list of objects, each with another issuer, such as ${JSON.stringify(ISSUERS)}`;
+const claim = () => is.exact('the name of a claim, such as "sub"');
+
+const issuer = v.pipe(
+  inner(
+    {
+      issuer: is.safeUrl(),
+      audience: is.exact('the text that the claim "aud" must have, such as "copilotfleet"'),
+      // If null, the fleet finds the address by OpenID Connect Discovery: the issuer publishes it.
+      jwks: v.optional(
+        v.nullable(
+          v.pipe(
+            v.string(ALLOWED_JWKS),
+            v.check((text) => text.startsWith("/") || isSafeUrl(text), ALLOWED_JWKS),
+          ),
+        ),
+        null,
+      ),
+      algorithms: v.optional(
+        v.pipe(
+          v.array(v.picklist(ALGORITHMS, ALLOWED_ALGORITHMS), ALLOWED_ALGORITHMS),
+          v.minLength(1, ALLOWED_ALGORITHMS),
+        ),
+        ["RS256", "ES256", "EdDSA"],
+      ),
+      user: v.optional(claim(), "sub"),
+      groups: v.optional(v.nullable(claim()), "groups"),
+      scopes: v.optional(v.nullable(claim()), "scope"),
+      // Claims that a token must have. They are necessary for an issuer that gives tokens to everybody, such as GitHub
+      // Actions.
+      claims: v.optional(v.record(v.string(), is.exact(ALLOWED_CLAIMS), ALLOWED_CLAIMS), {}),
+      clockSkew: v.optional(is.clockSkew(), "30s"),
+    },
+    "an object with the keys issuer and audience",
+  ),
+  v.transform(({ clockSkew, ...rest }) => ({ ...rest, clockSkewMs: clockSkew })),
 );
 
-const lock = v.pipe(
-  v.strictObject({ ttl: v.optional(rules.leaseTtl(), "300s") }),
-  v.transform(({ ttl }) => ({ ttlMs: ttl })),
+/** An identity provider whose tokens the front door accepts. */
+export type IssuerConfig = v.InferOutput<typeof issuer>;
+
+const issuers = is.asJson(
+  v.pipe(
+    v.array(issuer, ALLOWED_ISSUERS),
+    v.check((list) => new Set(list.map((item) => item.issuer)).size === list.length, ALLOWED_ISSUERS),
+  ),
+  { allowed: ALLOWED_ISSUERS, kind: "list of issuers", example: ISSUERS },
 );
+
+const identity = section("How users prove to the front door who they are. See [Identity](identity.md).", {
+  tokenTtl: key(is.age(), "90d", "How long a token is valid if `token issue` gets no `--ttl`."),
+  jwt: key(issuers, [], "The [issuers](identity.md#company-sso) of JSON Web Tokens that the front door accepts."),
+  github: section("Users who sign on with their own GitHub tokens. See [GitHub](identity.md#github).", {
+    api: orNull(is.safeUrl(), "The address of GitHub's API, which checks clients' tokens.", "no sign-on with GitHub"),
+    // If empty, every account on GitHub may sign on.
+    organizations: key(is.organizations(), [], "A user must be an active member of one of these. Empty: anybody."),
+  }),
+});
+
+const lock = section("Leases on sessions.", {
+  ttl: key(is.leaseTtl(), "300s", "How long a lease outlives its holder, from 1 s to 24 days."),
+});
 
 /** The default of `health.timeout`, unless the interval is shorter. */
-export const LONGEST_DEFAULT_PROBE_MS = 2000;
+const LONGEST_DEFAULT_PROBE_MS = 2000;
 
-const health = v.pipe(
-  v.strictObject({
-    interval: v.optional(rules.wait(), "5s"),
-    timeout: v.optional(rules.wait({ example: "2s" })),
-    failures: v.optional(rules.count(), 3),
-    restarts: v.optional(rules.count(), 5),
-    stalledTurn: v.optional(rules.wait(), "10m"),
-  }),
-  // The default of the timeout is never longer than the interval.
-  v.transform(({ interval, timeout, stalledTurn, ...rest }) => ({
+const health = section(
+  "How `serve` checks and restarts servers.",
+  {
+    interval: key(is.wait(), "5s", "The time between two probes of a server."),
+    timeout: key(is.wait("2s"), undefined, "The deadline of a probe.", {
+      inWords: '`"2s"`, or `health.interval` if that is shorter',
+    }),
+    failures: key(is.count(), 3, "The number of unanswered probes in a row that make a server count as hung."),
+  },
+  ({ timeoutMs, ...rest }) => ({
     ...rest,
-    intervalMs: interval,
-    timeoutMs: timeout ?? Math.min(LONGEST_DEFAULT_PROBE_MS, interval),
-    stalledTurnMs: stalledTurn,
-  })),
-);
-
-const recycle = v.pipe(
-  v.strictObject({
-    maxMemory: v.optional(v.nullable(rules.size()), "1gb"),
-    maxAge: v.optional(v.nullable(rules.age()), "24h"),
+    timeoutMs: timeoutMs ?? Math.min(LONGEST_DEFAULT_PROBE_MS, rest.intervalMs),
   }),
-  v.transform(({ maxMemory, maxAge }) => ({ maxMemoryBytes: maxMemory, maxAgeMs: maxAge })),
 );
 
-const drain = v.pipe(
-  v.strictObject({ timeout: v.optional(rules.wait(), "30s") }),
-  v.transform(({ timeout }) => ({ timeoutMs: timeout })),
-);
+const recycle = section("When `serve` replaces a server by a fresh process with the same home.", {
+  maxMemory: orNull(is.size(), "The private memory above which a server is replaced.", "no limit", "1gb"),
+  maxAge: orNull(is.age(), "The age above which a server is replaced.", "no limit", "24h"),
+});
 
-const serve = v.pipe(
-  v.strictObject({
-    // If null, there is no front door.
-    listen: v.optional(v.nullable(rules.address()), "127.0.0.1:4300"),
-    // The address of the HTTP API. If null, there is none.
-    http: v.optional(v.nullable(rules.address(4380)), null),
-    // Whether the log gets a line for each request at the front door and at the HTTP API, without its content.
-    accessLog: v.optional(rules.flag(), false),
-    metrics: v.optional(rules.address(), "127.0.0.1:9464"),
-    // The largest message that a client may send to the front door.
-    maxFrame: v.optional(rules.frameSize(), "8mb"),
-    // Whether each connection to the front door begins with a header (PROXY protocol v2) in which a proxy names the
-    // client.
-    proxyProtocol: v.optional(rules.flag(), false),
-    // With a certificate, the front door speaks TLS only. With `clientCa`, clients need a certificate, too.
-    tls: v.optional(doorTls, {}),
-    // How long a prompt may wait at the front door while other users use its session.
-    turnWait: v.optional(rules.wait(), "30s"),
+const drain = section("How servers stop.", {
+  timeout: key(is.wait(), "30s", "How long running turns may take to end."),
+});
+
+const serve = section("The supervisor, the front door and the HTTP API.", {
+  listen: orNull(
+    is.address(),
+    "The address of the front door.",
+    "none, so that no client can connect",
+    "127.0.0.1:4300",
+  ),
+  http: orNull(is.address(4380), "The address of the [HTTP API](http.md).", "no HTTP API"),
+  accessLog: key(is.flag(), false, "Whether the log has a line for each request, without its content."),
+  metrics: key(is.address(), "127.0.0.1:9464", "The address of metrics and health checks."),
+  maxFrame: key(is.frameSize(), "8mb", "The size of the longest message of a client, from 64 kB to 256 MB."),
+  proxyProtocol: key(is.flag(), false, "Whether the front door expects PROXY protocol v2 headers."),
+  tls: section("TLS at the front door and the HTTP API. See [TLS](front-door.md#tls).", {
+    cert: orNull(is.file("tls.crt"), "The file with the front door's chain of certificates (PEM).", "plain TCP"),
+    key: orNull(is.file("tls.key"), "The file with the certificate's key (PEM), for its owner alone.", "plain TCP"),
+    clientCa: orNull(is.file("ca.crt"), "The file with clients' authorities (PEM).", "clients without certificates"),
   }),
-  v.transform(({ maxFrame, turnWait, ...rest }) => ({
-    ...rest,
-    maxFrameBytes: maxFrame,
-    turnWaitMs: turnWait,
-  })),
-);
+  turnWait: key(is.wait(), "30s", "How long a prompt may wait at the front door while others use its session."),
+});
 
-/**
- * `origins`: pages from these origins may use the HTTP API. The header `Host` of a request may name their hosts.
- * `proxies`: the proxies in front of the HTTP API.
- */
-const http = v.strictObject({ origins: v.optional(lists.origins(), []), proxies: v.optional(lists.proxies(), []) });
+const http = section("The [HTTP API](http.md), whose address is `serve.http`.", {
+  origins: key(is.origins(), [], "The [origins](http.md#origins-and-hosts) whose pages may use the HTTP API."),
+  proxies: key(is.proxies(), [], "The [proxies](http.md#behind-a-proxy) in front of the HTTP API."),
+});
+
+/** The limits that a user may have. Null: unlimited. */
+const userLimits = {
+  turnsPerMinute: v.nullable(is.count(20)),
+  concurrentTurns: v.nullable(is.count(4)),
+  sessions: v.nullable(is.count(1000)),
+  connections: v.nullable(is.count(16)),
+  tokensPerDay: v.nullable(is.tokens()),
+  tokensPerMonth: v.nullable(is.tokens()),
+};
+const GROUPS = { interns: { tokensPerDay: 100_000 } };
+const ALLOWED_GROUPS = `an object with the names of groups, each with limits of its own, such as ${JSON.stringify(GROUPS)}`;
+const ofGroup = v.partial(inner(userLimits, ALLOWED_GROUPS));
+const groups = is.asJson(v.record(v.string(), ofGroup, ALLOWED_GROUPS), { allowed: ALLOWED_GROUPS, example: GROUPS });
+const connections = "The number of open connections to the front door, and of HTTP requests.";
+const noLimit = { nothing: "no limit" };
+
+const limits = section("How much users may have at once. `null` removes a limit. See [Limits](limits.md).", {
+  default: section("The limits of each user.", {
+    turnsPerMinute: key(userLimits.turnsPerMinute, null, "The number of turns that begin within a minute.", noLimit),
+    concurrentTurns: key(userLimits.concurrentTurns, null, "The number of turns that run at once.", noLimit),
+    sessions: key(userLimits.sessions, 1000, "The number of sessions in all states.", noLimit),
+    connections: key(userLimits.connections, 16, connections, noLimit),
+    tokensPerDay: key(userLimits.tokensPerDay, null, "The number of model tokens in a day of UTC.", noLimit),
+    tokensPerMonth: key(userLimits.tokensPerMonth, null, "The number of model tokens in a month of UTC.", noLimit),
+  }),
+  groups: key(groups, {}, "The limits of groups' members. They replace those of `limits.default`."),
+  total: section("The limits of all users together.", {
+    connections: orNull(is.count(), connections, "no limit", 1024),
+  }),
+});
+
+const events = section("The [audit log](events.md): who did what, and why.", {
+  retention: key(is.age(), "90d", "How long the log keeps an event on its host."),
+});
+
+const usage = section("The [ledger](usage.md) of turns, model requests and tokens.", {
+  retention: key(is.age(), "400d", "How long the ledger keeps what users have used."),
+});
+
+const storeOptions = section("The connection to a store in Redis.", {
+  key: orNull(
+    secret({ file: "/run/secrets/store-key" }),
+    "The key that [signs records](redis.md#signatures).",
+    "the key in the state folder",
+  ),
+  password: orNull(secret({ env: "REDIS_PASSWORD" }), "The password of Redis.", "no password"),
+});
+
+const host = section("This host, in a [fleet of several hosts](hosts.md) that share a Redis.", {
+  name: orNull(is.hostName(), "The name of this host.", "its present name (a new host: the name of the machine)"),
+  advertise: orNull(is.advertised(), "The address for other hosts.", "the address of serve.listen"),
+  tls: section("TLS from this host to other front doors. See [Many hosts](hosts.md#tls-between-hosts).", {
+    cert: orNull(is.file("host.crt"), "The file with this host's certificate (PEM).", "no certificate"),
+    key: orNull(is.file("host.key"), "The file with its key (PEM), for its owner alone.", "no certificate"),
+    ca: orNull(is.file("ca.crt"), "The authorities of other hosts (PEM).", "those that Node.js trusts"),
+  }),
+  // Other hosts take over the users and sessions of a host that counts as gone.
+  ttl: key(is.hostTtl(), "15s", "How long after its last heartbeat a host counts as gone, from 3 s to 10 minutes."),
+});
+
+const storage = section("The session state of a fleet of several hosts.", {
+  shared: orNull(is.folder(), "The folder that all hosts mount for session state.", "each host's own disk"),
+});
 
 const keys = v.strictObject({
-  isolation: v.optional(rules.choice(["per-user", "shared"]), "per-user"),
-  ports: v.optional(ports, {}),
-  pool: v.optional(pool, {}),
-  runtime: v.optional(runtime, {}),
-  auth: v.optional(auth, {}),
-  provider: v.optional(v.nullable(provider), null),
-  session: v.optional(session, {}),
-  sandbox: v.optional(sandbox, {}),
-  identity: v.optional(identity, {}),
-  lock: v.optional(lock, {}),
-  health: v.optional(health, {}),
-  recycle: v.optional(recycle, {}),
-  drain: v.optional(drain, {}),
-  serve: v.optional(serve, {}),
-  http: v.optional(http, {}),
-  limits: v.optional(limits, {}),
-  events: v.optional(events, {}),
-  usage: v.optional(usage, {}),
-  store: v.optional(rules.store(), "file"),
-  storeOptions: v.optional(storeOptions, {}),
-  host: v.optional(host, {}),
-  storage: v.optional(storage, {}),
-  // Allows connections to other machines without TLS: clients, other hosts and Redis.
-  insecure: v.optional(rules.flag(), false),
-  // The user for commands that need a user and get none. The library does not read this key.
-  user: v.optional(v.nullable(rules.userId()), null),
+  isolation: key(is.choice("per-user", "shared"), "per-user", "Whether each user gets their own server."),
+  ports,
+  pool,
+  runtime,
+  auth,
+  provider: orNull(provider, "Your own model service.", "GitHub's own models"),
+  session,
+  sandbox,
+  identity,
+  lock,
+  health,
+  recycle,
+  drain,
+  serve,
+  http,
+  limits,
+  events,
+  usage,
+  store: key(is.store(), "file", "The place of the recorded state: files, or [a Redis database](redis.md)."),
+  storeOptions,
+  host,
+  storage,
+  insecure: key(
+    is.flag(),
+    false,
+    "Whether connections of clients, between hosts and to Redis may leave the machine without TLS.",
+    // It is the strictest value.
+    { untrusted: [false] },
+  ),
+  // The library does not read it.
+  user: orNull(is.userId(), "The default for `--user` in commands that act as a user.", "no default user"),
 });
 
 export const DEFAULT_MODEL = "gpt-5";

@@ -1,6 +1,4 @@
-import { constants, type Stats } from "node:fs";
-import { type FileHandle, open } from "node:fs/promises";
-import { dirname } from "node:path";
+import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats } from "node:fs";
 import * as v from "valibot";
 import { FleetError, type FleetErrorCode, quote, type Suggestion, systemCode } from "../base/errors.js";
 import type { NamedSource } from "../base/server.js";
@@ -30,12 +28,13 @@ function sourceOf(value: unknown, isOfUser: boolean): NamedSource | null {
 }
 
 /** A reference to a secret. @param isOfUser whether `{user}` in it stands for the id of the user who needs the secret */
-export const secret = (example: string, isOfUser = false) => {
-  const allowed = `{"env": "NAME"}, {"file": "PATH"} or {"command": "…"}, such as ${example}`;
+export const secret = (example: SecretReference, isOfUser = false) => {
+  const shown = JSON.stringify(example).replace(":", ": ");
+  const allowed = `{"env": "NAME"}, {"file": "PATH"} or {"command": "…"}, such as ${shown}`;
   return v.pipe(
     v.custom<SecretReference>((value) => sourceOf(value, isOfUser) !== null, allowed),
     v.transform((reference) => sourceOf(reference, isOfUser) as NamedSource),
-    v.metadata({ allowed, concealed: true, json: true, path: "in-reference", kind: "secret" }),
+    v.metadata({ allowed, example, concealed: true, json: true, path: "in-reference", kind: "secret" }),
   );
 };
 
@@ -84,7 +83,10 @@ export async function readSecret(source: NamedSource, kind: SecretKind, context:
 }
 
 async function readSource(source: NamedSource, kind: SecretKind, context: SecretContext): Promise<string> {
-  if (source.from === "file") return await readSecretFile(source.path, kind);
+  if (source.from === "file") {
+    const rule = { code: kind.code, mostBytes: LARGEST_FILE_BYTES, isPrivate: true };
+    return readNamedFile(source.path, `The ${kind.word} file ${printable(source.path)}`, rule);
+  }
   if (source.from === "command") return await runSecretCommand(source.command, kind, context);
   const value = context.env[source.name];
   if (value !== undefined) return value;
@@ -123,52 +125,71 @@ export function secretFault(secret: string, { word, isText = false }: SecretKind
   return `contains spaces, line breaks or other characters that no ${word} has`;
 }
 
+interface FileRule {
+  /** The code of the errors. */
+  code: FleetErrorCode;
+  mostBytes: number;
+  /** Whether the file contains a secret, so that only its owner may use it. */
+  isPrivate: boolean;
+}
+
 /**
- * Reads a secret from a file that only its owner can use.
+ * Reads a file that the configuration names. This function is synchronous, because commands wait for it at their start.
  *
+ * @param subject the beginning of messages: "The key file /run/key"
  * @throws FleetError if the file cannot be read, is not a regular file, is too large, or can be used by others
  */
-async function readSecretFile(path: string, { word, code }: SecretKind): Promise<string> {
-  const name = printable(path);
-  let file: FileHandle;
+export function readNamedFile(path: string, subject: string, { code, mostBytes, isPrivate }: FileRule): string {
+  const shown = shellQuote(printable(path));
+  const refuse = (problem: string, allowed: string, suggestion: Suggestion, cause?: unknown) =>
+    new FleetError(code, `${subject} ${problem}. Allowed: ${allowed}`, { suggestions: [suggestion], cause });
+  let handle: number;
   try {
     // Without O_NONBLOCK, opening a named pipe would wait for a writer indefinitely.
-    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    handle = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
-    if (systemCode(error) === "ENOENT") {
-      throw new FleetError(code, `The ${word} file ${name} does not exist.`, {
-        suggestions: [
-          `Give the path of an existing file that contains the ${word} and that only you can read.`,
-          `ls -l ${shellQuote(dirname(name))}`,
-        ],
-        cause: error,
-      });
-    }
-    const reason = systemCode(error) ?? "unknown reason";
-    throw new FleetError(code, `The ${word} file ${name} cannot be read: ${reason}`, {
-      suggestions: [`Put the ${word} into ${name}.`, `chmod 600 ${shellQuote(name)}`],
-      cause: error,
-    });
+    const reason = systemCode(error) ?? (error instanceof Error ? error.message : String(error));
+    const problem = reason === "ENOENT" ? "does not exist" : `cannot be read: ${reason}`;
+    throw refuse(problem, "a file that this account can read", `ls -lL ${shown}`, error);
   }
   try {
     // Check the open file, not the path, because another file may replace it at that path.
-    const stats = await file.stat();
-    if (!stats.isFile() || stats.size > LARGEST_FILE_BYTES) {
-      const allowed = `Allowed: a regular file of at most ${LARGEST_FILE_BYTES} bytes`;
-      throw new FleetError(code, `The ${word} file ${name} cannot hold a ${word}. ${allowed}`);
-    }
-    if (isExposed(stats)) {
+    const stats = fstatSync(handle);
+    if (!stats.isFile() || stats.size > mostBytes)
+      throw refuse("cannot be used", `a regular file of at most ${mostBytes} bytes`, `ls -lL ${shown}`);
+    if (isPrivate && isExposed(stats)) {
       const mode = (stats.mode & 0o777).toString(8).padStart(3, "0");
-      throw new FleetError(
-        code,
-        `The ${word} file ${name} has mode ${mode}, which lets others use it. Allowed: a file that only its owner can use`,
-        { suggestions: [`chmod 600 ${shellQuote(name)}`] },
+      throw refuse(
+        `has mode ${mode}, so that others can use it`,
+        "a file that only its owner can use",
+        `chmod 600 ${shown}`,
       );
     }
-    return await file.readFile("utf8");
+    return readFileSync(handle, "utf8");
   } finally {
-    await file.close();
+    closeSync(handle);
   }
+}
+
+/** Reads the value of a key from the file that a variable or another key names. */
+export function readValueFile(path: string, name: string): string {
+  const subject = `The file ${printable(path)}, which ${name} names,`;
+  const text = readNamedFile(path, subject, {
+    code: "FLEET_CONFIG_INVALID",
+    mostBytes: LARGEST_FILE_BYTES,
+    isPrivate: true,
+  });
+  // Remove the line break that `echo` writes at the end of a file.
+  return text.replace(/\r?\n$/, "");
+}
+
+interface Result {
+  exitCode?: number | undefined;
+  signal?: string | undefined;
+  isMaxBuffer: boolean;
+  failed: boolean;
+  stdout: string;
+  stderr: string;
 }
 
 const DEADLINE_MS = 10_000;
@@ -199,7 +220,12 @@ export async function runSecretCommand(
   });
   let late = false;
   const kill = () => {
-    if (child.pid !== undefined) killGroup(child.pid);
+    try {
+      // The PID of the child is the id of its group. No other process gets this id while a member is alive.
+      if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL");
+    } catch {
+      // The group has no processes left.
+    }
     // Do not wait for a process that has left the group and still has the pipes open.
     child.stdout.destroy();
     child.stderr.destroy();
@@ -210,9 +236,10 @@ export async function runSecretCommand(
   }, deadlineMs);
   signal?.addEventListener("abort", kill, { once: true });
   try {
-    const result = await child;
+    const result: Result = await child;
     signal?.throwIfAborted();
-    const cause = late || !isExit(result.exitCode) ? new NoAnswer() : undefined;
+    // If a signal ends the command, its shell exits with a code above 128.
+    const cause = late || (result.exitCode ?? 255) > 128 ? new NoAnswer() : undefined;
     if (late) throw failed(kind, command, `has not finished after ${deadlineMs / 1000} s`, { ...result, cause });
     if (result.failed) throw failed(kind, command, describeEnd(result), { ...result, cause });
     return kind.isText === true ? result.stdout : (result.stdout.split(/\r?\n/, 1)[0] ?? "");
@@ -222,28 +249,10 @@ export async function runSecretCommand(
   }
 }
 
-/** Whether a command has exited by itself. If a signal ends the command, its shell exits with a code above 128. */
-function isExit(exitCode: number | undefined): boolean {
-  return exitCode !== undefined && exitCode <= 128;
-}
-
-function describeEnd(result: {
-  exitCode?: number | undefined;
-  signal?: string | undefined;
-  isMaxBuffer: boolean;
-}): string {
-  if (result.isMaxBuffer) return "printed too much";
-  if (result.signal !== undefined) return `was ended by ${result.signal}`;
-  return result.exitCode === undefined ? "cannot be started" : `failed with exit code ${result.exitCode}`;
-}
-
-/** The PID of the child is the id of its group. No other process gets this id while a member is alive. */
-function killGroup(pid: number): void {
-  try {
-    process.kill(-pid, "SIGKILL");
-  } catch {
-    // The group has no processes left.
-  }
+function describeEnd({ exitCode, signal, isMaxBuffer }: Result): string {
+  if (isMaxBuffer) return "printed too much";
+  if (signal !== undefined) return `was ended by ${signal}`;
+  return exitCode === undefined ? "cannot be started" : `failed with exit code ${exitCode}`;
 }
 
 /**

@@ -159,7 +159,6 @@ const WEAKER: Readonly<Record<string, readonly [value: unknown, effect: string]>
   "session.host": ["owner", "users reach files and start programs on their own servers"],
   "sandbox.mode": ["none", "agents can read and change whatever the fleet's account can"],
   "sandbox.network": ["open", "agents reach every address that the host reaches"],
-  "sandbox.unixSockets": [true, "agents may act through the Unix sockets of other programs"],
 };
 
 /** The settings that are weaker than their defaults, for the reader of the output. */

@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import mustache from "mustache";
+import wrapAnsi from "wrap-ansi";
 import { quote } from "../base/errors.js";
 import { unfit } from "./deployment.js";
 
@@ -52,17 +53,6 @@ export function escapeUnicode(json: string): string {
 
 /** Renders notices as comment lines of limited width. */
 export function commented(notices: readonly string[]): string {
-  let text = "";
-  for (const notice of notices) {
-    let line = "#";
-    for (const word of notice.split(" ")) {
-      if (line.length + word.length >= 120 && line !== "#") {
-        text += `${line}\n`;
-        line = "#";
-      }
-      line += ` ${word}`;
-    }
-    text += `${line}\n`;
-  }
-  return text;
+  const lines = notices.flatMap((notice) => wrapAnsi(notice, 118).split("\n"));
+  return lines.map((line) => `# ${line}\n`).join("");
 }

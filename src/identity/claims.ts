@@ -1,7 +1,7 @@
 import { quote } from "../base/errors.js";
 import { readUser, userFault } from "../base/values/names.js";
 import { sha256 } from "../base/values/text.js";
-import type { IssuerConfig } from "../config/identity.js";
+import type { IssuerConfig } from "../config/schema.js";
 import { type Identity, SCOPES, type Scope } from "./identity.js";
 
 /** The claims of a token whose signature is good. */

@@ -4,7 +4,7 @@ import { readUser, userFault } from "../base/values/names.js";
 import { sha256 } from "../base/values/text.js";
 import type { Config } from "../config/schema.js";
 import { fetchJson, type JsonAnswer, NoAnswer } from "./fetch-json.js";
-import type { Identity } from "./identity.js";
+import { type Identity, remember } from "./identity.js";
 import type { Refusal } from "./sign-on.js";
 
 /** How many tokens may be checked at the same time, so that strangers cannot make the fleet flood GitHub. */
@@ -148,7 +148,10 @@ export class GitHubApi {
    * @throws NotAdmitted when GitHub or the configuration refuses the account; NoAnswer when GitHub gives no answer now.
    */
   async accountOf(token: string): Promise<Account> {
-    const { body, headers } = await this.#ask("/user", token);
+    const { status, body, headers } = await this.#ask("/user", token);
+    if (status === 401) throw new NotAdmitted("GitHub does not know the token");
+    if (status === 403) throw new NotAdmitted("GitHub does not let the token read its account");
+    if (status !== 200) throw new NoAnswer(`${this.#url}/user answers with status ${status}`);
     const login = body?.login;
     if (typeof login !== "string") throw new NoAnswer("it names no account");
     if (readUser(login) !== login) throw new NotAdmitted(`the login ${quote(login)} ${userFault(login)}`);
@@ -163,30 +166,17 @@ export class GitHubApi {
 
   /** Asks GitHub in two ways, because a token without the scope `read:org` may use only the second. */
   async #isMember(organization: string, login: string, token: string): Promise<boolean> {
-    const own = await this.#membership(`/user/memberships/orgs/${organization}`, token);
+    const own = await this.#ask(`/user/memberships/orgs/${organization}`, token);
     if (own.status === 200) return own.body?.state === "active";
-    return (await this.#membership(`/orgs/${organization}/members/${login}`, token)).status === 204;
+    return (await this.#ask(`/orgs/${organization}/members/${login}`, token)).status === 204;
   }
 
-  async #membership(path: string, token: string): Promise<JsonAnswer> {
-    const answer = await this.#get(path, token);
-    const { status } = answer;
-    if (status >= 500 || isRateLimited(answer)) throw new NoAnswer(`it answers with status ${status}`);
-    return answer;
-  }
-
+  /**
+   * Tries twice, because most failures of the network and of GitHub are short.
+   *
+   * @throws NoAnswer when GitHub does not decide now
+   */
   async #ask(path: string, token: string): Promise<JsonAnswer> {
-    const answer = await this.#get(path, token);
-    const { status } = answer;
-    if (status === 200) return answer;
-    if (isRateLimited(answer)) throw new NoAnswer("its rate limit is reached");
-    if (status === 401) throw new NotAdmitted("GitHub does not know the token");
-    if (status === 403) throw new NotAdmitted("GitHub does not let the token read its account");
-    throw new NoAnswer(`${this.#url}${path} answers with status ${status}`);
-  }
-
-  /** Tries twice, because most failures of the network and of GitHub are short. */
-  async #get(path: string, token: string): Promise<JsonAnswer> {
     const headers = {
       authorization: `Bearer ${token}`,
       accept: "application/vnd.github+json",
@@ -198,7 +188,10 @@ export class GitHubApi {
       if (error instanceof NoAnswer) return null;
       throw error;
     });
-    return first === null || first.status >= 500 ? await ask() : first;
+    const answer = first === null || first.status >= 500 ? await ask() : first;
+    if (isRateLimited(answer)) throw new NoAnswer("its rate limit is reached");
+    if (answer.status >= 500) throw new NoAnswer(`${this.#url}${path} answers with status ${answer.status}`);
+    return answer;
   }
 }
 
@@ -222,8 +215,6 @@ const REFUSED_MS = 30_000;
 const LAST_MS = 60 * 60_000;
 /** The shortest time between two attempts while GitHub does not answer, in milliseconds. */
 const AGAIN_MS = 2_000;
-/** How many accounts, and how many refusals, are remembered. */
-const MOST_ANSWERS = 10_000;
 
 interface Answer {
   account: Account | null;
@@ -329,10 +320,7 @@ export class GitHubSignOn {
     const [place, other] =
       answer.account === null ? [this.#refusals, this.#accounts] : [this.#accounts, this.#refusals];
     other.delete(hash);
-    place.delete(hash);
-    place.set(hash, answer);
-    const oldest = place.keys().next().value;
-    if (place.size > MOST_ANSWERS && oldest !== undefined) place.delete(oldest);
+    remember(place, hash, answer);
   }
 
   #known(hash: string): Answer | undefined {

@@ -144,3 +144,14 @@ function notPermitted(
       : `${quote(name)} reaches more than session ${quote(sessionId)}, and this credential is valid only for that session.`;
   return new FleetError("FLEET_SCOPE_MISSING", message);
 }
+
+/** How many entries of one kind are remembered, because strangers can cause any number of them. */
+const MOST_REMEMBERED = 10_000;
+
+/** Stores a value as the newest entry of a map, and drops the oldest entry of a full map. */
+export function remember<T>(map: Map<string, T>, key: string, value: T): void {
+  map.delete(key);
+  map.set(key, value);
+  const [oldest] = map.keys();
+  if (map.size > MOST_REMEMBERED && oldest !== undefined) map.delete(oldest);
+}

@@ -5,7 +5,7 @@ import type { createRemoteJWKSet, errors, JSONWebKeySet, JWKSCacheInput, JWTVeri
 import { quote, systemCode } from "../base/errors.js";
 import { isSafeUrl } from "../base/values/network.js";
 import { isObject, parseObject } from "../base/values/text.js";
-import type { IssuerConfig } from "../config/identity.js";
+import type { IssuerConfig } from "../config/schema.js";
 import { scanObject } from "../runtime/wire/scan.js";
 import type { Store } from "../store/ports.js";
 import { type Claims, identityOf, Refused } from "./claims.js";
@@ -13,40 +13,6 @@ import { fetchJson, NoAnswer } from "./fetch-json.js";
 import type { Identity } from "./identity.js";
 import type { Refusal, SignOnContext } from "./sign-on.js";
 import { isRevoked } from "./tokens.js";
-
-/** Finds out who presents a JSON Web Token. */
-export class JwtSignOn {
-  readonly #store: Store;
-  readonly #verifier: JwtVerifier;
-
-  constructor({ store, config }: SignOnContext) {
-    this.#store = store;
-    this.#verifier = new JwtVerifier(config.identity.jwt);
-  }
-
-  async identify(token: string): Promise<Identity | Refusal> {
-    try {
-      const identity = await this.#verifier.verify(token);
-      const { tokenId, user } = identity;
-      if (await isRevoked(this.#store, tokenId)) return { refused: `The token ${tokenId} of ${user} was revoked.` };
-      return identity;
-    } catch (error) {
-      if (error instanceof Refused) return { refused: `The JSON Web Token is refused: ${error.message}.` };
-      if (error instanceof NoKeys) {
-        return { refused: `The JSON Web Token cannot be checked now: ${error.message}.`, isUnchecked: true };
-      }
-      throw error;
-    }
-  }
-
-  async isStillGood({ tokenId, expiresAt }: Identity): Promise<boolean> {
-    return Date.now() < Date.parse(expiresAt ?? "") && !(await isRevoked(this.#store, tokenId));
-  }
-
-  takeWarnings(): string[] {
-    return this.#verifier.takeWarnings();
-  }
-}
 
 interface Issuer {
   config: IssuerConfig;
@@ -65,16 +31,35 @@ const BRINGS_KEY = ["jku", "x5u", "jwk"];
 /** The module, once it is loaded. A repeated `import()` would make each check a tenth slower. */
 let jose: typeof import("jose") | undefined;
 
-/** Verifies JSON Web Tokens of the configured issuers. */
-export class JwtVerifier {
+/** Finds out who presents a JSON Web Token of a configured issuer. */
+export class JwtSignOn {
+  readonly #store: Store;
   readonly #issuers: ReadonlyMap<string, Issuer>;
 
-  constructor(issuers: readonly IssuerConfig[]) {
-    this.#issuers = new Map(issuers.map((config) => [config.issuer, { config, keys: new IssuerKeys(config) }]));
+  constructor({ store, config }: Pick<SignOnContext, "store" | "config">) {
+    this.#store = store;
+    this.#issuers = new Map(
+      config.identity.jwt.map((each) => [each.issuer, { config: each, keys: new IssuerKeys(each) }]),
+    );
+  }
+
+  async identify(token: string): Promise<Identity | Refusal> {
+    try {
+      const identity = await this.verify(token);
+      const { tokenId, user } = identity;
+      if (await isRevoked(this.#store, tokenId)) return { refused: `The token ${tokenId} of ${user} was revoked.` };
+      return identity;
+    } catch (error) {
+      if (error instanceof Refused) return { refused: `The JSON Web Token is refused: ${error.message}.` };
+      if (error instanceof NoKeys) {
+        return { refused: `The JSON Web Token cannot be checked now: ${error.message}.`, isUnchecked: true };
+      }
+      throw error;
+    }
   }
 
   /**
-   * The user who presents the token.
+   * The user whom a token names, without asking whether the token was revoked.
    *
    * @throws Refused when the token is not valid; NoKeys when it cannot be checked, because there are no usable keys of
    * the issuer. The messages are for the operator's log.
@@ -84,6 +69,10 @@ export class JwtVerifier {
     const issuer = this.#issuerOf(parts);
     checkHeader(parts, issuer.config);
     return identityOf(await verified(token, issuer), issuer.config, parts.signed, Date.now());
+  }
+
+  async isStillGood({ tokenId, expiresAt }: Identity): Promise<boolean> {
+    return Date.now() < Date.parse(expiresAt ?? "") && !(await isRevoked(this.#store, tokenId));
   }
 
   /** The unreported problems with getting the keys of issuers. */

@@ -5,7 +5,7 @@ import type { Config } from "../config/schema.js";
 import { isBeingErased, type Store } from "../store/ports.js";
 import { actingAs } from "./acting.js";
 import type { GitHubSignOn } from "./github.js";
-import { type HostIdentity, type Identity, isHost } from "./identity.js";
+import { type HostIdentity, type Identity, isHost, remember } from "./identity.js";
 import type { JwtSignOn } from "./jwt.js";
 import { isTokenGood, PassingTokens, type Seen, TokenUses, verifyToken } from "./tokens.js";
 
@@ -196,7 +196,6 @@ const TOGETHER_MS = 2_000;
  * address, in milliseconds.
  */
 const AGAIN_MS = 3_600_000;
-const MOST_REMEMBERED = 10_000;
 const MOST_ADDRESSES = 5;
 
 interface Together {
@@ -246,9 +245,7 @@ export class SignOnEvents {
     const last = this.#noted.get(key);
     if (last !== undefined && now - last < AGAIN_MS) return;
     await this.accepted(identity, address);
-    const [oldest] = this.#noted.keys();
-    if (this.#noted.size >= MOST_REMEMBERED && oldest !== undefined) this.#noted.delete(oldest);
-    this.#noted.set(key, now);
+    remember(this.#noted, key, now);
   }
 
   /**

@@ -6,7 +6,7 @@ import { compareText, sha256 } from "../base/values/text.js";
 import { isDamaged } from "../store/failures.js";
 import type { Store, TokenStore } from "../store/ports.js";
 import { LONGEST_LIFE_MS } from "./claims.js";
-import { type HostIdentity, type Identity, SCOPES, type Scope } from "./identity.js";
+import { type HostIdentity, type Identity, remember, SCOPES, type Scope } from "./identity.js";
 
 /** `cft_<id>_<secret>`. The store keeps a hash of the whole token. */
 const TOKEN = /^cft_([a-z0-9]{16})_[A-Za-z0-9_-]{43}$/;
@@ -39,16 +39,9 @@ export interface TokenView {
   label: string | null;
 }
 
-export interface IssuedToken {
+export interface IssuedToken extends Pick<TokenView, "id" | "user" | "expiresAt" | "scopes" | "sessionId" | "label"> {
   /** The token itself. Nobody can read it again later. */
   token: string;
-  id: string;
-  user: string;
-  expiresAt: string | null;
-  scopes: Scope[];
-  /** The only session that the token is valid for; null: all sessions of the user. */
-  sessionId: string | null;
-  label: string | null;
 }
 
 /** Precedes a host's name in the field `user` of a host's token. User ids have no colons, so none begins with it. */
@@ -277,7 +270,10 @@ async function revokeEach(store: Store, ids: readonly string[], tellHosts?: Tell
 }
 
 async function revocationOf(store: Store, id: string): Promise<TokenEnd> {
-  if (isForeignId(id)) return await foreignEnd(store, id);
+  if (isForeignId(id)) {
+    const until = new Date((await store.now()) + LONGEST_LIFE_MS).toISOString();
+    return { id: recordId(id), at: null, until };
+  }
   // If the record is damaged, nobody knows when the token would expire, so the hosts remember its revocation forever.
   const record = await store.tokens.read(id).catch((error: unknown) => {
     if (!isDamaged(error)) throw error;
@@ -396,8 +392,6 @@ export class PassingTokens {
 
 /** The shortest time between two recorded uses of a token, in milliseconds. */
 const EVERY_MS = 60_000;
-/** How many tokens are remembered. A further token evicts the oldest, whose next use is then recorded at once. */
-const MAX_TOKENS = 10_000;
 
 interface Context {
   tokens: Pick<TokenStore, "used">;
@@ -421,22 +415,10 @@ export class TokenUses {
     const now = this.#clock.now();
     const before = this.#recordedAt.get(id);
     if (before !== undefined && now - before < everyMs) return;
-    this.#recordedAt.delete(id);
-    this.#recordedAt.set(id, now);
-    const oldest = this.#recordedAt.keys().next().value;
-    if (this.#recordedAt.size > MAX_TOKENS && oldest !== undefined) this.#recordedAt.delete(oldest);
-    this.#record(id).catch(() => "the next use is recorded");
+    remember(this.#recordedAt, id, now);
+    const record = async () => await this.#store.tokens.used(id, new Date(await this.#store.now()).toISOString());
+    record().catch(() => "the next use is recorded");
   }
-
-  async #record(id: string): Promise<void> {
-    await this.#store.tokens.used(id, new Date(await this.#store.now()).toISOString());
-  }
-}
-
-/** The entry with which each host remembers the revocation of a credential that the fleet did not make. */
-async function foreignEnd(store: Store, tokenId: string): Promise<TokenEnd> {
-  const until = new Date((await store.now()) + LONGEST_LIFE_MS).toISOString();
-  return { id: recordId(tokenId), at: null, until };
 }
 
 /**
@@ -447,10 +429,10 @@ async function revokeForeign(store: Store, tokenId: string): Promise<void> {
   const id = recordId(tokenId);
   if ((await store.tokens.read(id)) !== null) return;
   const now = await store.now();
-  const [createdAt, expiresAt] = [now, now + LONGEST_LIFE_MS].map((ms) => new Date(ms).toISOString());
+  const createdAt = new Date(now).toISOString();
+  const expiresAt = new Date(now + LONGEST_LIFE_MS).toISOString();
   // Nobody can present this record as a token, because no token has an empty hash.
-  const record = { role: "revoked" as const, id, user: "revoked:", sha256: "", createdAt: createdAt ?? "" };
-  await store.tokens.create({ ...record, expiresAt: expiresAt ?? null });
+  await store.tokens.create({ role: "revoked", id, user: "revoked:", sha256: "", createdAt, expiresAt });
 }
 
 export async function isRevoked(store: Store, tokenId: string): Promise<boolean> {

@@ -7,7 +7,6 @@ import {
   NO_SANDBOX,
   type Protection,
   type RestrictedNetwork,
-  type SandboxMode,
   type SandboxReport,
 } from "../base/sandbox.js";
 import { shellQuote } from "../base/values/text.js";
@@ -128,7 +127,7 @@ export async function chooseSandbox(
   const settings = secrets.config.sandbox;
   const { mechanism, network } = await choose(secrets);
   const limits = chooseLimits(settings.limits, grantee.id);
-  const report = reportOf(mechanism ?? NO_SANDBOX, { limits, network }, secrets.config);
+  const report = reportOf(mechanism ?? NO_SANDBOX, { limits, network });
   const found = withNetwork(mechanism ?? NO_SANDBOX, network);
   const chosen = { ...report, remember: async () => await remember(secrets.stateRoot, found, events) };
   if (mechanism === null) return { ...chosen, wrap: (command) => limited(command, limits, null) };
@@ -140,8 +139,7 @@ export async function chooseSandbox(
       const own = [home, temporary, ...(sessionState === null ? [] : [sessionState])];
       const read = copilotHome === home ? grants.read : [...grants.read, copilotHome];
       const paths = serverPaths({ ...grants, read, hidden, runtimePath: command[0], own, temporary });
-      const sockets = settings.unixSockets ? ["--allow", "sockets"] : [];
-      const inner = mechanism.wrap(command, paths, [...sockets, ...markOption(mark)]);
+      const inner = mechanism.wrap(command, paths, markOption(mark));
       if (network === undefined) return limited(inner, limits, mechanism);
       const cgroups = limits?.report.cgroups ?? [];
       const { stateRoot } = secrets;
@@ -162,7 +160,7 @@ interface Surroundings extends Secrets {
 export async function checkSandbox(surroundings: Surroundings): Promise<SandboxReport> {
   const { config } = surroundings;
   const { mechanism, network } = await choose(surroundings);
-  return reportOf(mechanism ?? NO_SANDBOX, { limits: chooseLimits(config.sandbox.limits, "serve"), network }, config);
+  return reportOf(mechanism ?? NO_SANDBOX, { limits: chooseLimits(config.sandbox.limits, "serve"), network });
 }
 
 /** The sandbox and the network that work on this machine. */
@@ -217,15 +215,12 @@ export function withNetwork(
 function reportOf(
   { mode, not: lacking }: SandboxReport,
   { limits, network }: { limits: ChosenLimits | null; network: RestrictedNetwork | undefined },
-  config: { sandbox: Pick<Config["sandbox"], "unixSockets"> },
 ): SandboxReport {
   const given = new Set<Protection>(network === undefined ? [] : ["network"]);
   // Do not report `resources` as protected without a filter of system calls, because an agent can then change how the
   // kernel schedules other processes.
   if (limits !== null && limitsResources(limits.report) && !lacking.includes("system-calls")) given.add("resources");
-  const not = [...new Set([...lacking, ...givenUp(mode, config.sandbox)])].filter(
-    (protection) => !given.has(protection),
-  );
+  const not = lacking.filter((protection) => !given.has(protection));
   return {
     ...{ mode, not },
     ...(network === undefined ? {} : { network }),
@@ -258,12 +253,7 @@ function limited(
  */
 export async function sandboxNow(config: PossibleConfig, env: NodeJS.ProcessEnv): Promise<SandboxReport> {
   const { mechanism, network } = await findPossible(config, env);
-  return reportOf(mechanism ?? NO_SANDBOX, { limits: chooseLimits(config.sandbox.limits, "doctor"), network }, config);
-}
-
-/** The protections that the configuration gives up. */
-function givenUp(mode: SandboxMode, { unixSockets }: Pick<Config["sandbox"], "unixSockets">): Protection[] {
-  return mode === "landlock" && unixSockets ? ["unix-sockets"] : [];
+  return reportOf(mechanism ?? NO_SANDBOX, { limits: chooseLimits(config.sandbox.limits, "doctor"), network });
 }
 
 /** @throws FLEET_SANDBOX_UNUSABLE if the configuration needs a sandbox on this machine, where none works */

@@ -5,7 +5,7 @@ import type { EventLog } from "../base/event.js";
 import type { Registry, ServerRecord } from "../base/server.js";
 import { type Lease, mayUse, type NewSession, newSessionRecord, type SessionRecord } from "../base/session.js";
 import { filesExhausted, isOwnLimit, lacksFiles } from "../base/system/own-limits.js";
-import { refuseSuspended, type Slot } from "../base/usage.js";
+import { refuseSuspended } from "../base/usage.js";
 import { type LimitSource, limitReached } from "../base/user-limits.js";
 import { compareText } from "../base/values/text.js";
 import type { Config } from "../config/schema.js";
@@ -314,10 +314,9 @@ export function noteShared(events: EventLog, { id, owner, members }: Omit<Shared
   events.note({ type: "session.shared", user: owner, sessionId: id, detail });
 }
 
-/** A limit on new sessions of `owner`. `user` is null in the limit for all users together. */
+/** A limit on new sessions of `owner`. */
 interface Limit {
   owner: string;
-  user: string | null;
   most: number;
   source: LimitSource;
 }
@@ -336,10 +335,9 @@ class SessionLimits {
 
   /** @throws FleetError `FLEET_LIMIT_REACHED` when the user may have no more sessions; `FLEET_USER_SUSPENDED`. */
   async assertRoom(owner: string): Promise<void> {
-    for (const limit of await this.#limitsOf(owner)) {
-      const used = await this.#store.sessions.count(limit.user, limit.most);
-      if (used >= limit.most) throw await this.#reached(limit);
-    }
+    const limit = await this.#limitOf(owner);
+    if (limit !== null && (await this.#store.sessions.count(owner, limit.most)) >= limit.most)
+      throw await this.#reached(limit);
   }
 
   /**
@@ -350,37 +348,33 @@ class SessionLimits {
    */
   async add(record: SessionRecord): Promise<void> {
     const { limits } = this.#store;
-    const taken: Slot[] = [];
+    const limit = await this.#limitOf(record.owner);
+    if (limit === null) {
+      await this.#store.sessions.create(record);
+      return;
+    }
+    const slot = { user: record.owner, kind: "session", id: `${record.id}~${randomUUID()}` } as const;
+    const answer = await limits.take({ ...slot, most: limit.most, perMinute: null });
+    if (!answer.granted) throw await this.#reached(limit);
     try {
-      for (const limit of await this.#limitsOf(record.owner)) {
-        const slot = { user: limit.user, kind: "session", id: `${record.id}~${randomUUID()}` } as const;
-        const answer = await limits.take({ ...slot, most: limit.most, perMinute: null });
-        if (!answer.granted) throw await this.#reached(limit);
-        taken.push(slot);
-      }
       await this.#store.sessions.create(record);
     } finally {
-      for (const slot of taken) await limits.giveBack(slot, true);
+      await limits.giveBack(slot, true);
     }
   }
 
-  /** The limits that apply to a new session of the user. */
-  async #limitsOf(owner: string): Promise<Limit[]> {
+  /** The limit that applies to a new session of the user. */
+  async #limitOf(owner: string): Promise<Limit | null> {
     const record = await this.#store.limits.read(owner);
     refuseSuspended(record);
     const { effectiveLimits } = await import("../accounts/limits.js");
     const { limits, sources } = effectiveLimits(this.#limits, record);
-    const total = this.#limits.total.sessions;
-    return [
-      ...(limits.sessions === null ? [] : [{ owner, user: owner, most: limits.sessions, source: sources.sessions }]),
-      ...(total === null ? [] : [{ owner, user: null, most: total, source: "default" as const }]),
-    ];
+    return limits.sessions === null ? null : { owner, most: limits.sessions, source: sources.sessions };
   }
 
-  async #reached({ owner, user, most, source }: Limit): Promise<FleetError> {
-    const limit = user === null ? "total.sessions" : "sessions";
+  async #reached({ owner, most, source }: Limit): Promise<FleetError> {
     const { LimitEvents } = await import("../accounts/limits.js");
-    LimitEvents.of({ events: this.#events, store: this.#store }).reached(owner, limit, most);
-    return limitReached(limit, most, { source });
+    LimitEvents.of({ events: this.#events, store: this.#store }).reached(owner, "sessions", most);
+    return limitReached("sessions", most, { source });
   }
 }

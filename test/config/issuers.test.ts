@@ -80,7 +80,9 @@ describe("identity.jwt", () => {
     expect(folder.refusal(load("login.example")).message).toContain("COPILOTFLEET_IDENTITY_JWT");
     const wrong = folder.refusal(load('[{"issuer": "x", "audience": "a"}]'));
     expect(wrong.message).toContain("COPILOTFLEET_IDENTITY_JWT (identity.jwt[0].issuer)");
-    expect(wrong.suggestions).toEqual(["Correct or unset COPILOTFLEET_IDENTITY_JWT."]);
+    expect(wrong.suggestions).toEqual([
+      'Correct or unset COPILOTFLEET_IDENTITY_JWT, for example COPILOTFLEET_IDENTITY_JWT=[{"issuer":"https://login.example","audience":"copilotfleet"}].',
+    ]);
   });
 
   it("identity.github.api is refused together with auth.githubToken, and with an http:// URL", async () => {

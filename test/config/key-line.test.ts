@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { lineOfKey } from "../../src/config/load/layers.js";
+import { lineOfKey } from "../../src/config/load/json.js";
 
 const TEXT = `{
   "$schema": "./{\\"session\\": {\\"ttl\\": 1}}",

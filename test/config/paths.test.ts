@@ -3,13 +3,11 @@ import { describe, expect, it } from "vitest";
 import { stateRoot, userConfigFile } from "../../src/config/load/paths.js";
 import { refusalOf } from "./folder.js";
 
-const linux = { home: "/home/ann", platform: "linux", cwd: "/work" } as const;
-const macos = { home: "/Users/ann", platform: "darwin", cwd: "/work" } as const;
+const linux = { home: "/home/ann", cwd: "/work" } as const;
 
 describe("stateRoot", () => {
   it.each([
     ["Linux", {}, linux, "/home/ann/.local/state/copilotfleet"],
-    ["macOS", {}, macos, "/Users/ann/Library/Application Support/copilotfleet"],
     ["XDG_STATE_HOME", { XDG_STATE_HOME: "/var/x" }, linux, "/var/x/copilotfleet"],
     [
       "a relative XDG_STATE_HOME, which the specification says to ignore",
@@ -20,8 +18,8 @@ describe("stateRoot", () => {
     ["an empty XDG_STATE_HOME", { XDG_STATE_HOME: "" }, linux, "/home/ann/.local/state/copilotfleet"],
     ["COPILOTFLEET_HOME", { COPILOTFLEET_HOME: "/srv/fleet", XDG_STATE_HOME: "/var/x" }, linux, "/srv/fleet"],
     ["a relative COPILOTFLEET_HOME", { COPILOTFLEET_HOME: "fleet" }, linux, "/work/fleet"],
-    ["HOME", { HOME: "/h" }, { platform: "linux" as const }, "/h/.local/state/copilotfleet"],
-    ["no HOME at all", {}, { platform: "linux" as const }, `${homedir()}/.local/state/copilotfleet`],
+    ["HOME", { HOME: "/h" }, {}, "/h/.local/state/copilotfleet"],
+    ["no HOME at all", {}, {}, `${homedir()}/.local/state/copilotfleet`],
   ])("stateRoot returns the right state folder for %s", (_, env, options, expected) => {
     expect(stateRoot(env, options)).toBe(expected);
   });
@@ -37,7 +35,6 @@ describe("userConfigFile", () => {
   it.each([
     [{}, linux, "/home/ann/.config/copilotfleet/config.json"],
     [{ XDG_CONFIG_HOME: "/etc/ann" }, linux, "/etc/ann/copilotfleet/config.json"],
-    [{}, macos, "/Users/ann/Library/Application Support/copilotfleet/config.json"],
   ])("userConfigFile with the variables %j and the options %j returns %s", (env, options, expected) => {
     expect(userConfigFile(env, options)).toBe(expected);
   });

@@ -55,13 +55,15 @@ describe("a variable that ends with _FILE", () => {
     const named = `The file ${path}, which COPILOTFLEET_STORE_FILE names,`;
     chmodSync(path, 0o604);
     expect(refused({ COPILOTFLEET_STORE_FILE: path })).toEqual({
-      message: `${named} has mode 604, which lets others use it. Allowed: a file that is for its owner alone`,
+      message: `${named} has mode 604, so that others can use it. Allowed: a file that only its owner can use`,
       suggestions: [`chmod 600 ${path}`],
     });
     const none = join(folder.root, "none");
     expect(refused({ COPILOTFLEET_STORE_FILE: none }).message).toContain(`${none}, which`);
     mkdirSync(none);
-    expect(refused({ COPILOTFLEET_STORE_FILE: none }).message).toContain("regular, and of at most 65536 bytes");
+    expect(refused({ COPILOTFLEET_STORE_FILE: none }).message).toContain(
+      "cannot be used. Allowed: a regular file of at most 65536 bytes",
+    );
     expect(refused({ COPILOTFLEET_SESSION_TTL_FILE: secret(folder, "1 day") }).suggestions).toEqual([
       "Correct the content of the file that COPILOTFLEET_SESSION_TTL_FILE names, for example 30d.",
     ]);

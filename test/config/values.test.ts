@@ -184,7 +184,7 @@ describe("a value that is not allowed", () => {
       expect(folder.refusal().message).toMatch(/, or null for (?:no limit$|(?!no limit))/);
       expect(
         /^(?:limits|recycle)\.|^sandbox\.[^mb]|^sandbox.memory|^pool\.idleTimeout$|^session\.maxCredits$/.test(name),
-      ).toBe(orNullOf(name).endsWith(" for no limit"));
+      ).toBe(orNullOf(findKey(name) ?? keyTree()).endsWith(" for no limit"));
     },
   );
 

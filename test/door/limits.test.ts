@@ -140,7 +140,7 @@ it("the front door reports a prompt that it refuses because of a limit on turns,
 
 describe("the fleet, with one user's sessions,", () => {
   it("limits a user's sessions at the front door and in the library, and allows a new one after a deletion", async () => {
-    const limits = { default: { sessions: 3 }, total: { sessions: 5 } };
+    const limits = { default: { sessions: 3 } };
     await using at = await DoorFleet.open({ config: { limits } });
     const client = await RawClient.as(at.url, await at.token("alice"), true);
     const created = await Promise.all(
@@ -162,9 +162,6 @@ describe("the fleet, with one user's sessions,", () => {
       limit: "sessions",
       suggestions: ["copilotfleet list --user USER", "copilotfleet delete SESSION", "Raise limits.default.sessions."],
     });
-    for (let count = 0; count < 2; count++)
-      await at.fleet.sessions.leave(await at.fleet.sessions.create({ user: "bob" }));
-    await expect(at.fleet.sessions.create({ user: "bob" })).rejects.toMatchObject({ limit: "total.sessions" });
     await at.fleet.sessions.delete([id]);
     await at.fleet.sessions.leave(await at.fleet.sessions.create({ user: "alice" }));
     client.socket.destroy();

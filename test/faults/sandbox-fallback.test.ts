@@ -138,23 +138,6 @@ it.skipIf(!isRoot)("as root, the fleet refuses to start a server if sandbox.mode
   expect(await fleet.ps()).toEqual([]);
 });
 
-it.skipIf(!isRoot)(
-  "with sandbox.unixSockets, a server under landlock can use Unix sockets, and the server's record and doctor say so",
-  async () => {
-    const { fleet, under } = await userFleet({
-      COPILOTFLEET_SANDBOX_MODE: "landlock",
-      COPILOTFLEET_SANDBOX_UNIX_SOCKETS: "true",
-    });
-    const { server } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"], { under });
-    expect(server.sandbox.not).toContain("unix-sockets");
-    const { checks } = await fleet.json<Doctor>(["doctor", "--quick"], { under });
-    expect(checks.find(({ name }) => name === "sandbox")).toMatchObject({
-      level: "warning",
-      fix: expect.stringContaining("sandbox.unixSockets"),
-    });
-  },
-);
-
 it.skipIf(!isRoot || bwrapProblem !== undefined)(
   "without the program bwrap, auto chooses landlock, and doctor names the reason",
   async () => {

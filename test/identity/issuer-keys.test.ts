@@ -1,9 +1,10 @@
 import { createSign, generateKeyPairSync } from "node:crypto";
 import type { JWK } from "jose";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import type { IssuerConfig } from "../../src/config/identity.js";
+import type { Config, IssuerConfig } from "../../src/config/schema.js";
 import { Refused } from "../../src/identity/claims.js";
-import { JwtVerifier } from "../../src/identity/jwt.js";
+import { JwtSignOn } from "../../src/identity/jwt.js";
+import type { Store } from "../../src/store/ports.js";
 import { eventually } from "../fixtures/eventually.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
 
@@ -23,7 +24,7 @@ afterEach(async () => {
   await issuer[Symbol.asyncDispose]();
 });
 
-function verifier(config: Partial<IssuerConfig> = {}): JwtVerifier {
+function verifier(config: Partial<IssuerConfig> = {}): JwtSignOn {
   const all: IssuerConfig = {
     issuer: issuer.url,
     audience: "copilotfleet",
@@ -36,7 +37,9 @@ function verifier(config: Partial<IssuerConfig> = {}): JwtVerifier {
     clockSkewMs: 30_000,
     ...config,
   };
-  return new JwtVerifier([all]);
+  const limits = { groups: {} };
+  // Verifying a token does not use the store.
+  return new JwtSignOn({ store: {} as Store, config: { identity: { jwt: [all] } as Config["identity"], limits } });
 }
 
 describe("the keys of an issuer", () => {
@@ -189,7 +192,7 @@ describe("the keys of an issuer", () => {
     await expect(verifier().verify(await issuer.token())).resolves.toMatchObject({ user: "alice" });
   });
 
-  it.each(["RS256", "EdDSA"])("JwtVerifier verifies tokens with the algorithm %s", async (alg) => {
+  it.each(["RS256", "EdDSA"])("JwtSignOn verifies tokens with the algorithm %s", async (alg) => {
     await issuer.rotate(alg);
     await expect(verifier().verify(await issuer.token({}, { alg }))).resolves.toMatchObject({ user: "alice" });
   });

@@ -45,7 +45,7 @@ describe("the files of serve.tls", () => {
     ["cert", join(folder, "none"), "which does not exist"],
     ["key", join(folder, "none"), "which does not exist"],
     ["clientCa", join(folder, "none"), "which does not exist"],
-    ["cert", folder, "which cannot hold a certificate or a key"],
+    ["cert", folder, "which cannot be used"],
     ["cert", put("text", "hello"), "which has no certificate"],
     ["cert", put("damaged", damaged), "which has a damaged certificate"],
     ["clientCa", put("text", "hello"), "which has no certificate"],

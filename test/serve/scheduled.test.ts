@@ -67,7 +67,7 @@ it("serve reports a gc that fails, and runs the next one on time", async () => {
   await ended;
 });
 
-const config = { health: { restarts: 5, intervalMs: 5_000 } } as Config;
+const config = { health: { intervalMs: 5_000 } } as Config;
 const failed = (crashes: number) => serverRecord("s1", { state: "failed", crashes });
 
 function make() {

@@ -2,7 +2,7 @@ import { FleetError } from "../../base/errors.js";
 import { asVariable, type Key, keysBelow, keyTree, keyVariables, nearestVariable } from "../keys.js";
 import { attempt, invalidValue, type Origin, removedKey, throwProblem } from "../problem.js";
 import { replacementOf } from "../removed.js";
-import { readValueFile } from "./files.js";
+import { readValueFile } from "../secret.js";
 import { absolute, type Given, type Layer } from "./layers.js";
 import type { Environment } from "./paths.js";
 

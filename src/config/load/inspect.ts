@@ -1,11 +1,11 @@
 import * as v from "valibot";
 import type { FleetError } from "../../base/errors.js";
-import { LONGEST_TIMER_MS, readDuration } from "../../base/values/measures.js";
+import { writeDuration } from "../../base/values/measures.js";
 import { isObject, redactTokens } from "../../base/values/text.js";
 import { checkTogether } from "../checks.js";
 import { type Key, keysBelow, keyTree } from "../keys.js";
 import { type Origin, withoutSecret } from "../problem.js";
-import { ConfigSchema, DEFAULT_MODEL, LONGEST_DEFAULT_PROBE_MS } from "../schema.js";
+import { ConfigSchema } from "../schema.js";
 import { type Given, type Layer, unflatten } from "./layers.js";
 import { type ConfigFile, gather, type LoadOptions, problemOf } from "./load.js";
 
@@ -58,7 +58,10 @@ export function inspectConfig(options: LoadOptions = {}): ConfigView {
   for (const { name, problem } of issuesOf(allowed)) if (!wrong.includes(name)) report(problem);
   const result = v.safeParse(ConfigSchema, unflatten(allowed));
   if (result.success) checkTogether(result.output, allowed, { uid, stateRoot, env }, report);
-  const values = [...valuesOf(allowed)].filter(([name]) => !wrong.includes(name));
+  const { session, health } = result.success ? result.output : v.parse(ConfigSchema, {});
+  // The defaults that depend on other keys.
+  const defaults = { "session.model": session.model, "health.timeout": writeDuration(health.timeoutMs) };
+  const values = [...valuesOf(allowed, defaults)].filter(([name]) => !wrong.includes(name));
   const problems = found.filter(({ message }, at) => found.findIndex((other) => other.message === message) === at);
   return { values: Object.fromEntries(values), wrong, problems, files };
 }
@@ -68,12 +71,11 @@ function issuesOf(layer: Layer): { name: string; problem: FleetError }[] {
   return (v.safeParse(ConfigSchema, unflatten(layer)).issues ?? []).map((issue) => problemOf(issue, layer));
 }
 
-function* valuesOf(given: Layer): Generator<[string, ValueView]> {
-  const dependent = dependentDefaults(given);
+function* valuesOf(given: Layer, defaults: Readonly<Record<string, unknown>>): Generator<[string, ValueView]> {
   for (const key of keysBelow(keyTree())) {
     if (!isInForce(key, given)) continue;
     const found = given.get(key.name);
-    const value = found === undefined ? (key.initial ?? dependent[key.name] ?? null) : found.value;
+    const value = found === undefined ? (key.initial ?? defaults[key.name] ?? null) : found.value;
     yield [key.name, { value: withoutSecrets(value, key), origin: viewOf(found?.origin) }];
   }
 }
@@ -87,16 +89,6 @@ function isInForce(key: Key, given: Layer): boolean {
   return has(section) && (key.name === "provider.type" || given.get("provider.type")?.value !== "echo");
 }
 
-function dependentDefaults(given: Layer): Record<string, unknown> {
-  const interval = given.get("health.interval")?.value;
-  const intervalMs = typeof interval === "string" ? readDuration(interval, LONGEST_TIMER_MS) : null;
-  const isShort = intervalMs !== null && intervalMs < LONGEST_DEFAULT_PROBE_MS;
-  return {
-    "session.model": [...given.keys()].some((name) => name.startsWith("provider.")) ? DEFAULT_MODEL : null,
-    "health.timeout": isShort ? interval : `${LONGEST_DEFAULT_PROBE_MS / 1000}s`,
-  };
-}
-
 function withoutSecrets(value: unknown, key: Key): unknown {
   if (Array.isArray(value)) return value.map((item: unknown) => withoutSecrets(item, key));
   if (isObject(value) && key.kind === "secret") {
@@ -107,7 +99,7 @@ function withoutSecrets(value: unknown, key: Key): unknown {
   if (typeof value !== "string") return value;
   // Show the name of a variable, such as OPENAI_API_KEY_2. A token in capital letters would have no "_".
   const isName = /^[A-Z][A-Z0-9]*(?:_(?:[A-Z0-9]+|\{user\}))+$/.test(value);
-  return isName ? redactTokens(value) : withoutSecret(value, key.rule);
+  return isName ? redactTokens(value) : withoutSecret(value, key);
 }
 
 /** Removes secrets from an object, such as an issuer in a list. The query of an address may contain one. */

@@ -3,6 +3,7 @@ import { dirname, join, resolve } from "node:path";
 import { isObject } from "../../base/values/text.js";
 import { type Key, keyTree } from "../keys.js";
 import { invalidValue, type Origin, orNullOf, type Report, throwProblem, unknownKey } from "../problem.js";
+import { lineOfKey } from "./json.js";
 
 export interface Given {
   value: unknown;
@@ -36,56 +37,43 @@ export function fileSource(path: string, text: string, home: string): Source {
 }
 
 /** Flattens the input from a file or a caller. A key whose value is undefined counts as not given. */
-export function flatten(input: unknown, source: Source, report = throwProblem): Layer {
+export function flatten(input: unknown, source: Source, report: Report = throwProblem): Layer {
   const layer = new Map<string, Given>();
+  const collect = (key: Key, value: unknown): void => {
+    if (value === undefined) return;
+    const origin = source.originOf(key.name);
+    if (key.kind !== "section" || (value === null && key.nullable)) {
+      layer.set(key.name, { value: absolute(key, value, source), origin });
+      return;
+    }
+    if (!isObject(value)) {
+      report(invalidValue(key.name, value, `an object${key.nullable ? orNullOf(key) : ""}`, origin));
+      return;
+    }
+    for (const [part, item] of Object.entries(value)) {
+      // Ignore this key, from which editors read the address of the schema.
+      if (key.name === "" && part === "$schema") continue;
+      const child = key.children.get(part);
+      const name = key.name === "" ? part : `${key.name}.${part}`;
+      if (child === undefined) report(unknownKey(name, source.originOf(name)));
+      else collect(child, item);
+    }
+  };
   // Most commands set nothing. Skipping the walk through the schema saves 0.5 ms at start.
-  if (isObject(input) && Object.keys(input).length === 0) return layer;
-  collect(keyTree(), input, { source, report, layer });
+  if (!isObject(input) || Object.keys(input).length > 0) collect(keyTree(), input);
   return layer;
 }
 
-interface Collection {
-  source: Source;
-  report: Report;
-  layer: Map<string, Given>;
-}
-
-function collect(key: Key, value: unknown, collection: Collection): void {
-  const { source, report, layer } = collection;
-  if (value === undefined) return;
-  const origin = source.originOf(key.name);
-  if (key.kind !== "section" || (value === null && key.nullable)) {
-    layer.set(key.name, { value: absolute(key, value, source), origin });
-    return;
-  }
-  if (!isObject(value)) {
-    report(invalidValue(key.name, value, `an object${key.nullable ? orNullOf(key.name) : ""}`, origin));
-    return;
-  }
-  for (const [part, item] of Object.entries(value)) {
-    // Ignore this key, from which editors read the address of the schema.
-    if (key.name === "" && part === "$schema") continue;
-    const child = key.children.get(part);
-    const name = key.name === "" ? part : `${key.name}.${part}`;
-    if (child === undefined) report(unknownKey(name, source.originOf(name)));
-    else collect(child, item, collection);
-  }
-}
-
 /** Resolves a path against the folder of its file, because the file may be found from many working folders. */
-export function absolute(key: Key, value: unknown, source: Pick<Source, "folder" | "home">): unknown {
+export function absolute(key: Key, value: unknown, { folder, home }: Pick<Source, "folder" | "home">): unknown {
   const kind = key.rule.path;
-  if (kind === "in-reference" && isObject(value)) {
-    const { file } = value;
-    return typeof file === "string" && file.trim() !== "" ? { ...value, file: resolvePath(file, source) } : value;
-  }
-  if (kind === undefined || typeof value !== "string" || value.trim() === "") return value;
+  const at = (path: string) => (path.startsWith("~/") ? join(home ?? homedir(), path.slice(2)) : resolve(folder, path));
+  const isFilled = (path: unknown) => typeof path === "string" && path.trim() !== "";
+  if (kind === "in-reference" && isObject(value) && isFilled(value.file))
+    return { ...value, file: at(String(value.file)) };
   // The bare name of a program stays as it is, because the system looks it up on PATH.
-  return kind === "always" || value.includes("/") ? resolvePath(value, source) : value;
-}
-
-function resolvePath(path: string, { folder, home }: Pick<Source, "folder" | "home">): string {
-  return path.startsWith("~/") ? join(home ?? homedir(), path.slice(2)) : resolve(folder, path);
+  const isPath = isFilled(value) && (kind === "always" || (kind === "with-slash" && String(value).includes("/")));
+  return isPath ? at(String(value)) : value;
 }
 
 /** Merges `layers`. The last one wins, key by key, with the exceptions of {@link dropReplaced}. */
@@ -129,53 +117,4 @@ export function unflatten(layer: ReadonlyMap<string, Pick<Given, "value">>): Rec
     at[parts.at(-1) ?? name] = value;
   }
   return root;
-}
-
-// Matches a string, a punctuation character, or a number or literal, in a text that is JSON.
-const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g;
-
-/** An open object or list. `index` is the position of the current item of a list, and null in an object. */
-interface Open {
-  name: string;
-  index: number | null;
-}
-
-/**
- * Returns the line of a key in a text that `JSON.parse` accepts, or undefined if the key is not there. If a key is
- * there twice, the last one counts, as for `JSON.parse`.
- *
- * @param name the dotted key, with an index ("runtime.args[0]") for an item of a list
- */
-export function lineOfKey(text: string, name: string): number | undefined {
-  const open: Open[] = [];
-  /** The name of the next value. */
-  let next = "";
-  let expectsName = false;
-  let found: number | undefined;
-  for (const { 0: token, index: at } of text.matchAll(TOKEN)) {
-    const inside = open.at(-1);
-    if (token === "," && inside !== undefined) {
-      if (inside.index === null) expectsName = true;
-      else next = `${inside.name}[${++inside.index}]`;
-    } else if (token === "}" || token === "]") {
-      open.pop();
-      expectsName = false;
-    } else if (token !== ":") {
-      if (expectsName) {
-        const part = JSON.parse(token) as string;
-        next = inside === undefined || inside.name === "" ? part : `${inside.name}.${part}`;
-      }
-      // A key is on the line of its name. An item of a list has no name, so it is on the line of its value.
-      if ((expectsName || inside?.index != null) && next === name) found = at;
-      if (expectsName) expectsName = false;
-      else if (token === "{") {
-        open.push({ name: next, index: null });
-        expectsName = true;
-      } else if (token === "[") {
-        open.push({ name: next, index: 0 });
-        next = `${next}[0]`;
-      }
-    }
-  }
-  return found === undefined ? undefined : text.slice(0, found).split("\n").length;
 }

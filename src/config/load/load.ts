@@ -4,16 +4,8 @@ import * as v from "valibot";
 import { FleetError, systemCode } from "../../base/errors.js";
 import { parseObject, printable, sha256, shellQuote } from "../../base/values/text.js";
 import { checkTogether } from "../checks.js";
-import { findKey } from "../keys.js";
-import {
-  attempt,
-  invalidValue,
-  type Origin,
-  type Report,
-  throwProblem,
-  unknownItemKey,
-  unusableFile,
-} from "../problem.js";
+import { keyAt } from "../keys.js";
+import { attempt, invalidValue, type Origin, type Report, throwProblem, unknownKey, unusableFile } from "../problem.js";
 import { type Config, type ConfigInput, ConfigSchema } from "../schema.js";
 import type { SecretReference } from "../secret.js";
 import { environmentLayer } from "./environment.js";
@@ -60,20 +52,6 @@ export interface ConfigFile {
   state: "read" | "missing" | "unusable" | "untrusted";
 }
 
-/** Everything that the sources contain, before it is validated. */
-interface Gathered {
-  /** All files, whether they exist or not. The first one takes precedence. */
-  files: ConfigFile[];
-  /** The values of each source. The last one takes precedence. */
-  layers: Layer[];
-  /** All values of files that the user does not trust. Only for messages, because the guarded keys do not count. */
-  untrusted: Layer[];
-  given: Layer;
-  stateRoot: string;
-  uid: number | undefined;
-  env: Environment;
-}
-
 /**
  * Loads the configuration. A value comes from the first of these sources that has it: flag, `COPILOTFLEET_*` variable,
  * `.copilotfleet.json` (the nearest one upward from the working folder), the user's own file, default. This function is
@@ -87,73 +65,58 @@ export function loadConfig(options: LoadOptions = {}): LoadedConfig {
   return { config, given, sources, stateRoot };
 }
 
-/** Reads all sources. `report` gets every value and file that cannot be used. */
-export function gather(options: LoadOptions, report: Report): Gathered {
-  const env = options.env ?? process.env;
-  const cwd = options.cwd ?? process.cwd();
-  const home = options.home ?? homeFolder(env);
-  const uid = options.uid ?? process.geteuid?.();
+/**
+ * Reads all sources. The first file takes precedence, and the last layer. `untrusted` has all values of files that the
+ * user does not trust. It is only for messages, because the guarded keys do not count.
+ *
+ * @param report gets every value and file that cannot be used
+ */
+export function gather(options: LoadOptions, report: Report) {
+  const { env = process.env, cwd = process.cwd(), home = homeFolder(env), uid = process.geteuid?.() } = options;
   const root =
     attempt(() => stateRoot(env, { cwd, home }), report) ??
     stateRoot({ ...env, COPILOTFLEET_HOME: undefined }, { home });
-  const named = options.configFile === undefined ? undefined : resolve(cwd, options.configFile);
-  const places: [ConfigFile["kind"], string][] = [
-    named === undefined ? ["project", findProjectFile(cwd) ?? join(cwd, PROJECT_FILE)] : ["named", named],
-    ["user", userConfigFile(env, { home })],
-  ];
-  const read = places.map(([kind, path]) => readFile(kind, path, { uid, home, stateRoot: root, report }));
+  const untrusted: Layer[] = [];
+  const read = (kind: ConfigFile["kind"], path: string): { file: ConfigFile; layer: Layer } => {
+    const as = (state: ConfigFile["state"], layer: Layer = new Map()) => ({ file: { path, kind, state }, layer });
+    const content = attempt(() => readConfigFile(path, uid) ?? null, report);
+    if (content === undefined) return as("unusable");
+    if (content === null) {
+      if (kind !== "named") return as("missing");
+      const reason = "does not exist. Allowed: the path of an existing file";
+      report(unusableFile(path, reason, ["copilotfleet init # writes a configuration", "copilotfleet config path"]));
+      return as("missing");
+    }
+    const layer = flatten(content.content, fileSource(path, content.text, home), report);
+    const guarded = kind === "project" ? guardedKeys(layer) : [];
+    const problem = untrustedProblem(path, content.text, guarded, root);
+    if (problem === null) return as("read", layer);
+    report(problem);
+    untrusted.push(layer);
+    return as("untrusted", new Map([...layer].filter(([name]) => !guarded.includes(name))));
+  };
+  const near =
+    options.configFile === undefined
+      ? read("project", findProjectFile(cwd) ?? join(cwd, PROJECT_FILE))
+      : read("named", resolve(cwd, options.configFile));
+  const own = read("user", userConfigFile(env, { home }));
   const flags = flatten(options.flags ?? {}, flagSource(options.flagNames, { folder: cwd, home }), report);
   const variables = environmentLayer(env, { folder: cwd, home }, report);
-  const layers = [...read.map(({ layer }) => layer).reverse(), variables, flags];
-  const untrusted = read.flatMap(({ whole }) => whole ?? []);
-  return { files: read.map(({ file }) => file), layers, untrusted, given: merge(layers), stateRoot: root, uid, env };
+  const layers = [own.layer, near.layer, variables, flags];
+  return { files: [near.file, own.file], layers, untrusted, given: merge(layers), stateRoot: root, uid, env };
 }
 
-function flagSource(
-  flagNames: LoadOptions["flagNames"] = {},
-  { folder, home }: { folder: string; home: string },
-): Source {
+function flagSource(flagNames: LoadOptions["flagNames"] = {}, folders: { folder: string; home: string }): Source {
   const originOf = (name: string): Origin => {
     const flag = flagNames[name];
     return flag === undefined ? { from: "option", name: `config.${name}` } : { from: "flag", name: flag };
   };
-  return { originOf, folder, home };
+  return { originOf, ...folders };
 }
 
 /** Checks settings from flags by themselves, without the other sources. @throws FleetError for a wrong value */
 export function checkFlags(flags: PartialConfig, flagNames: Readonly<Record<string, string>>): void {
   resolveConfig(flatten(flags, flagSource(flagNames, { folder: "/", home: "/" })));
-}
-
-interface Reading {
-  uid: number | undefined;
-  home: string;
-  stateRoot: string;
-  report: Report;
-}
-
-function readFile(
-  kind: ConfigFile["kind"],
-  path: string,
-  { uid, home, stateRoot: root, report }: Reading,
-): { file: ConfigFile; layer: Layer; whole?: Layer } {
-  const without = (state: ConfigFile["state"]) => ({ file: { path, kind, state }, layer: new Map() });
-  const content = attempt(() => readConfigFile(path, uid) ?? null, report);
-  if (content === undefined) return without("unusable");
-  if (content === null) {
-    if (kind === "named") {
-      const reason = "does not exist. Allowed: the path of an existing file";
-      report(unusableFile(path, reason, ["copilotfleet init # writes a configuration", "copilotfleet config path"]));
-    }
-    return without("missing");
-  }
-  const layer = flatten(content.content, fileSource(path, content.text, home), report);
-  const guarded = kind === "project" ? guardedKeys(layer) : [];
-  const problem = untrustedProblem(path, content.text, guarded, root);
-  if (problem === null) return { file: { path, kind, state: "read" }, layer };
-  report(problem);
-  const open = new Map([...layer].filter(([name]) => !guarded.includes(name)));
-  return { file: { path, kind, state: "untrusted" }, layer: open, whole: layer };
 }
 
 function resolveConfig(given: Layer): Config {
@@ -162,25 +125,19 @@ function resolveConfig(given: Layer): Config {
   throw problemOf(result.issues[0], given).problem;
 }
 
-/**
- * Whether the dotted name is a key with a value, and not a section. Names below such a key are parts of its value.
- */
-const isValue = (name: string) => name !== "" && findKey(name)?.kind !== "section";
-
 /** The key that an issue is about, and the error. */
 export function problemOf(issue: v.BaseIssue<unknown>, given: Layer): { name: string; problem: FleetError } {
-  let name = "";
-  // The path in the value of the key: in a list, or in an object whose keys the user chooses. For example "[0].issuer".
-  let item = "";
-  for (const { key } of issue.path ?? []) {
-    if (typeof key === "number") item += `[${key}]`;
-    else if (item !== "" || isValue(name)) item += `.${String(key)}`;
-    else name += name === "" ? String(key) : `.${String(key)}`;
-  }
+  const path = (issue.path ?? []).map(({ key }) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`));
+  const whole = path.join("").replace(/^\./, "");
+  // The path may lead into the value of the key: into a list, or into an object whose keys the user chooses.
+  const { name } = keyAt(whole);
   const origin = given.get(name)?.origin;
-  const isUnknown = item !== "" && issue.type === "strict_object" && issue.expected === "never";
-  if (isUnknown && origin !== undefined) return { name, problem: unknownItemKey(name + item, issue.message, origin) };
-  return { name, problem: invalidValue(name + item, issue.input, issue.message, origin) };
+  const isUnknown = name !== whole && issue.type === "strict_object" && issue.expected === "never";
+  const problem =
+    isUnknown && origin !== undefined
+      ? unknownKey(whole, origin, issue.message)
+      : invalidValue(whole, issue.input, issue.message, origin);
+  return { name, problem };
 }
 
 /** A project file that the user trusts. Stored in `trusted/` of the state folder. */

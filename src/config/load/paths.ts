@@ -9,7 +9,6 @@ export type Environment = Readonly<Record<string, string | undefined>>;
 export interface PathOptions {
   cwd?: string;
   home?: string;
-  platform?: NodeJS.Platform;
 }
 
 export function homeFolder(env: Environment): string {
@@ -38,14 +37,11 @@ export function userConfigFile(env: Environment, options: PathOptions = {}): str
 }
 
 /**
- * Returns the platform's standard folder: the XDG base directory, or Application Support on macOS. The XDG variables
- * take precedence on macOS, too, because nobody sets them by chance. A relative path in such a variable is ignored, as
- * the standard demands (https://specifications.freedesktop.org/basedir-spec/latest/).
+ * Returns the XDG base directory. A relative path in its variable is ignored, as the standard demands
+ * (https://specifications.freedesktop.org/basedir-spec/latest/).
  */
-function standardFolder(env: Environment, variable: string, fallback: string[], options: PathOptions): string {
+function standardFolder(env: Environment, variable: string, fallback: string[], { home }: PathOptions): string {
   const chosen = env[variable];
   if (chosen !== undefined && isAbsolute(chosen)) return join(chosen, NAME);
-  const home = options.home ?? homeFolder(env);
-  if ((options.platform ?? process.platform) === "darwin") return join(home, "Library", "Application Support", NAME);
-  return join(home, ...fallback, NAME);
+  return join(home ?? homeFolder(env), ...fallback, NAME);
 }

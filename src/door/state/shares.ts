@@ -18,9 +18,9 @@ import type { Store } from "../../store/ports.js";
 type Counted = Exclude<Limited, "sessions">;
 type Use = Record<Counted, number>;
 /** The limits of each user, and those of all users together. */
-type AllLimits = { default: Limits; total: Limits };
+type AllLimits = Record<"default" | "total", Readonly<Record<Counted, number | null>>>;
 /** The configured limits. Those that are missing are {@link FIXED_LIMITS}. */
-type Configured = Pick<Limits, "connections" | "sessions"> & Partial<Limits>;
+type Configured = Pick<Limits, "connections"> & Partial<Limits>;
 
 /** The connection limit of a user for whom the store has a record of limits. `max` is null without a limit. */
 interface OwnLimit {

@@ -140,9 +140,8 @@ async function sandboxWorks(context: Context): Promise<Finding> {
     const detail = `${report.mode} works${restricted}`;
     if (!report.not.includes("unix-sockets")) return ok(detail, items);
     // Through a socket of tmux, systemd or Docker, an agent starts programs outside of its sandbox.
-    const fix = config.sandbox.unixSockets
-      ? 'Set sandbox.unixSockets to false, or install bubblewrap and set sandbox.mode to "auto".'
-      : "Run the fleet under an account with no other programs: no tmux, no systemd session, not in the group docker.";
+    const fix =
+      "Run the fleet under an account with no other programs: no tmux, no systemd session, not in the group docker.";
     return warning(`${detail}, but agents reach the Unix sockets of other programs`, fix, items);
   }
   const fix =

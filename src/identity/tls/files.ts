@@ -1,10 +1,10 @@
 import { createPrivateKey, type KeyObject, X509Certificate } from "node:crypto";
-import { closeSync, constants, fstatSync, openSync, readFileSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import { createSecureContext, type TlsOptions } from "node:tls";
 import type { Clock } from "../../base/clock.js";
-import { FleetError, type Suggestion, systemCode } from "../../base/errors.js";
+import { FleetError, systemCode } from "../../base/errors.js";
 import { printable, shellQuote } from "../../base/values/text.js";
-import { isExposed } from "../../config/secret.js";
+import { readNamedFile } from "../../config/secret.js";
 import type { DoorCertificates } from "./certificates.js";
 
 /** The largest file to read, in bytes. No list of authorities is that large. */
@@ -44,7 +44,7 @@ export function readTls(files: TlsFiles): TlsMaterial {
   const { cert, key } = files;
   const [first = "", ...others] = certificatesIn(cert);
   const own = new X509Certificate(first);
-  const keyText = read(key, { isSecret: true });
+  const keyText = read(key, { isPrivate: true });
   if (!own.checkPrivateKey(privateKey(key, keyText))) {
     throw unusable(key, `which does not fit the certificate in ${printable(cert.path)}`, "the key of this certificate");
   }
@@ -102,43 +102,15 @@ function privateKey(file: NamedFile, text: string): KeyObject {
   }
 }
 
-function read(file: NamedFile, { isSecret = false } = {}): string {
-  let handle: number;
-  try {
-    // Without O_NONBLOCK, opening a named pipe would wait for a writer forever.
-    handle = openSync(file.path, constants.O_RDONLY | constants.O_NONBLOCK);
-  } catch (error) {
-    const problem =
-      systemCode(error) === "ENOENT" ? "which does not exist" : `which cannot be read: ${reasonOf(error)}`;
-    throw unusable(file, problem, "a file that this user can read", error);
-  }
-  try {
-    // Check the open file, not the path, because another file may replace it at that path.
-    const stats = fstatSync(handle);
-    if (!stats.isFile() || stats.size > LARGEST_BYTES) {
-      throw unusable(
-        file,
-        "which cannot hold a certificate or a key",
-        `a regular file of at most ${LARGEST_BYTES} bytes`,
-      );
-    }
-    if (isSecret && isExposed(stats)) {
-      const mode = (stats.mode & 0o777).toString(8).padStart(3, "0");
-      throw unusable(file, `which has mode ${mode}, so that others can use it`, "a file that only its owner can use");
-    }
-    return readFileSync(handle, "utf8");
-  } finally {
-    closeSync(handle);
-  }
+function read({ name, path }: NamedFile, { isPrivate = false } = {}): string {
+  const subject = `${name} names the file ${printable(path)}, which`;
+  return readNamedFile(path, subject, { code: "FLEET_CONFIG_INVALID", mostBytes: LARGEST_BYTES, isPrivate });
 }
 
 function unusable({ name, path }: NamedFile, problem: string, allowed: string, cause?: unknown): FleetError {
   const file = printable(path);
-  const suggestion: Suggestion = problem.includes("mode")
-    ? `chmod 600 ${shellQuote(file)}`
-    : `ls -lL ${shellQuote(file)}`;
   return new FleetError("FLEET_CONFIG_INVALID", `${name} names the file ${file}, ${problem}. Allowed: ${allowed}`, {
-    suggestions: [suggestion],
+    suggestions: [`ls -lL ${shellQuote(file)}`],
     cause,
   });
 }

@@ -5,9 +5,8 @@ import { FleetError, isFleetError, quote, systemCode } from "../../base/errors.j
 import { type NamedSource, SCHEMA } from "../../base/server.js";
 import type { TokenRecord } from "../../base/token.js";
 import { sha256 } from "../../base/values/text.js";
-import { readValueFile } from "../../config/load/files.js";
 import type { Environment } from "../../config/load/paths.js";
-import { nameOfSource, readSecret, type SecretKind } from "../../config/secret.js";
+import { nameOfSource, readSecret, readValueFile, type SecretKind } from "../../config/secret.js";
 import { mediumError } from "../file/failures.js";
 import { ensureStateFolder } from "../file/state-folder.js";
 import { FIRST_REGISTRY } from "./connection.js";
