@@ -24,7 +24,7 @@ export default class Export extends FleetCommand {
     return await this.withFleet(async (fleet) => {
       const id = await wholeId(fleet, args.session, { user, json: this.jsonEnabled(), reads: true });
       const signal = this.interruptSignal();
-      using _ = this.progress("Exporting the session", signal);
+      using _ = this.progress("Exporting the session");
       const exported = await fleet.sessions.export(id, { user, output, signal, ...given({ wait: flags.wait }) });
       this.log(`${exported.file} (${countOf(exported.bytes, "byte")})`);
       return exported;

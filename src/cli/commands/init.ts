@@ -65,7 +65,7 @@ export default class Init extends FleetCommand {
     try {
       const warning = await unlistedModel(settings, process.env);
       if (warning !== null) process.stderr.write(`Warning: ${warning}\n`);
-      using _ = this.progress("Trying a prompt", signal);
+      using _ = this.progress("Trying a prompt");
       return await tryPrompt(settings, process.env, signal);
     } catch (error) {
       if (!isFleetError(error) || signal.aborted) throw error;

@@ -50,7 +50,7 @@ export default class Lock extends FleetCommand {
       const session = await wholeId(fleet, args.session, resolving);
       if (command === undefined) {
         const signal = this.interruptSignal();
-        using progress = this.progress("Waiting for the lease", signal);
+        using progress = this.progress("Waiting for the lease");
         const wait = { ...options, detached: true as const, signal, onWait: progress.report };
         const held = await fleet.leases.acquire(session, wait);
         await held.detach();

@@ -34,7 +34,7 @@ export default class Restart extends FleetCommand {
     return await this.withFleet(async (fleet) => {
       const { ids, away } = await selectServers(fleet, argv as string[], flags);
       const signal = this.interruptSignal();
-      using progress = this.progress(flags.rolling ? "Replacing servers" : "Restarting servers", signal);
+      using progress = this.progress(flags.rolling ? "Replacing servers" : "Restarting servers");
       const request = { ...drain, signal, onProgress: progress.report };
       const result = flags.rolling
         ? await fleet.servers.restartRolling(ids, { ...request, maxUnavailable: flags["max-unavailable"] ?? 1 })

@@ -19,7 +19,7 @@ export default class Stop extends FleetCommand {
     return await this.withFleet(async (fleet) => {
       const { ids, away } = await selectServers(fleet, argv as string[], flags);
       const signal = this.interruptSignal();
-      using progress = this.progress("Stopping servers", signal);
+      using progress = this.progress("Stopping servers");
       const { stopped } = await fleet.servers.stop(ids, { ...request, signal, onProgress: progress.report });
       this.log(renderStopped(stopped));
       process.exitCode = exitCodeOf(stopped, away);

@@ -2,6 +2,7 @@ import { Flags } from "@oclif/core";
 import { validateSessionId } from "../../../base/ids.js";
 import { parseLifetime } from "../../../base/values/measures.js";
 import { parseLabel } from "../../../base/values/names.js";
+import type { Fleet } from "../../../fleet/fleet.js";
 import type { IssuedToken } from "../../../identity/tokens.js";
 import { FleetCommand } from "../../base-command.js";
 import { actingUserFlag, given, scopeFlag, textFlag } from "../../flags/flags.js";
@@ -37,11 +38,8 @@ export default class TokenIssue extends FleetCommand {
   async run(): Promise<IssuedToken> {
     const { flags } = await this.parse(TokenIssue);
     const { ttl, scope: scopes, session: sessionId, label } = flags;
-    return await this.withFleet(async (fleet) => {
-      using _ = this.progress("Issuing the token");
-      const issued = await fleet.tokens.issue(flags.user, given({ ttl, scopes, sessionId, label }));
-      this.log(issued.token);
-      return issued;
-    });
+    const options = given({ ttl, scopes, sessionId, label });
+    const issue = async (fleet: Fleet) => await fleet.tokens.issue(flags.user, options);
+    return await this.act("Issuing the token", issue, ({ token }) => token);
   }
 }

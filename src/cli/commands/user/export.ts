@@ -19,7 +19,7 @@ export default class UserExport extends FleetCommand {
     const { args, flags } = await this.parse(UserExport);
     return await this.withFleet(async (fleet) => {
       const signal = this.interruptSignal();
-      using _ = this.progress("Exporting the data of the user", signal);
+      using _ = this.progress("Exporting the data of the user");
       const exported = await fleet.users.export(args.user, { output: flags.output, signal });
       this.log(`${exported.folder} (${countOf(exported.sessions.length, "session")})`);
       for (const { session, why } of exported.remains) this.log(`Not exported: ${session}: ${why}`);
