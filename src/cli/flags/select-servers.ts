@@ -69,16 +69,6 @@ export function checkSelection(
   throw usage(`${fault} Give ids of servers, or --user USER, or --all.`, ["copilotfleet ps # lists servers"]);
 }
 
-/** Returns references of the servers whose logs to show. With `all`, leaves out servers on unreachable hosts. */
-export async function logReferences(
-  fleet: Fleet,
-  { server, user, all }: { server: string | undefined; user: string | undefined; all: boolean },
-): Promise<string[]> {
-  if (user !== undefined) return [referenceOf(await fleet.servers.ofUser(user))];
-  if (!all) return [server ?? ""];
-  return (await fleet.servers.list()).filter(({ away }) => !away).map(referenceOf);
-}
-
 /** Warns about servers on hosts that cannot be reached. Returns the field of the `--json` output that lists them. */
 export function leftOut(away: readonly string[]): { away?: string[] } {
   if (away.length === 0) return {};
