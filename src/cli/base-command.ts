@@ -122,7 +122,7 @@ export abstract class FleetCommand extends Command {
    *
    * @param signal the signal that Ctrl-C aborts; by default that of {@link interruptSignal}, if the command uses it
    */
-  protected progress(what: string, signal = this.#interrupt?.signal): ProgressLine {
+  protected progress(what: string, signal: AbortSignal | undefined = this.#interrupt?.signal): ProgressLine {
     this.#progress?.end();
     this.#progress = new ProgressLine(what, { json: this.jsonEnabled(), signal });
     return this.#progress;

@@ -43,6 +43,11 @@ function filledIn(text: string): string {
 class FleetCommandHelp extends CommandHelp {
   override render = (text: string) => filledIn(text).replaceAll("<%= command.id %>", this.command.id);
 
+  /** Not "(required)" beside a flag whose default depends on the person who runs the command. */
+  protected override flags(flags: Command.Flag.Any[]): [string, string | undefined][] | undefined {
+    return super.flags(flags.map((flag) => (flag.noCacheDefault ? { ...flag, required: false } : flag)));
+  }
+
   /** oclif's usage line lists all flags. */
   protected override defaultUsage(): string {
     const required = Object.values(this.command.flags).filter((flag) => flag.required);

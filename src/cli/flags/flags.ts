@@ -270,7 +270,7 @@ export const namedUserFlag = Flags.string({ ...user, description: "id of the use
 
 const acting = {
   ...user,
-  description: "id of the user (default: user)",
+  description: "id of the user (default: COPILOTFLEET_USER, or the key user)",
   // The default depends on the person who runs the command, so oclif's manifest must not contain it.
   noCacheDefault: true,
 };
