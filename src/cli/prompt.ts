@@ -143,8 +143,11 @@ export class Interview implements Disposable {
   readonly #signals = onSignals(["SIGTERM"], (name) => this.#interrupt(name));
 
   constructor() {
-    // The terminal sends Ctrl-C as a key.
-    this.#lines.once("SIGINT", () => this.#interrupt("SIGINT"));
+    // The terminal sends Ctrl-C as a key, and does not show it.
+    this.#lines.once("SIGINT", () => {
+      process.stdout.write("^C");
+      this.#interrupt("SIGINT");
+    });
   }
 
   /** Reads one line. Resolves with null at the end of the input. @throws Interrupted on Ctrl-C and SIGTERM */

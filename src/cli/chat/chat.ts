@@ -196,7 +196,7 @@ export class Chat {
     });
   }
 
-  async #command(name: CommandName, argument: string): Promise<void> {
+  async #command(name: string, argument: string): Promise<void> {
     const { window } = this.#parts;
     switch (name) {
       case "help":
@@ -418,12 +418,11 @@ const KEYS = [
   ["//text", "sends a prompt that begins with a slash"],
 ] as const;
 
-const NAMES = ["help", "new", "resume", "model", "history", "usage", "exit"] as const;
-type CommandName = (typeof NAMES)[number];
+const NAMES = COMMANDS.map(([usage]) => /\w+/.exec(usage)?.[0] ?? "");
 
 type Entered =
   | { kind: "prompt"; text: string }
-  | { kind: "command"; name: CommandName; argument: string }
+  | { kind: "command"; name: string; argument: string }
   | { kind: "unknown"; message: string };
 
 /** Tells commands from prompts: a single line that begins with `/` is a command. `//text` is the prompt `/text`. */

@@ -3,12 +3,11 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Flags } from "@oclif/core";
 import { FleetError } from "../../base/errors.js";
-import { validateSessionId } from "../../base/ids.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { Scope } from "../../identity/identity.js";
 import { connectProblem } from "../../runtime/launch/launch.js";
 import { FleetCommand } from "../base-command.js";
-import { actingUserFlag, given, scopeFlag } from "../flags/flags.js";
+import { actingUserFlag, given, onlySessionFlag, scopeFlag } from "../flags/flags.js";
 
 interface OpenedConsole {
   /** The address with the one-time code. */
@@ -35,11 +34,7 @@ export default class Open extends FleetCommand {
   static override flags = {
     user: actingUserFlag,
     scope: scopeFlag,
-    session: Flags.string({
-      description: "the only session that the console shows; the user owns it or is a member",
-      helpValue: "SESSION",
-      parse: async (value) => validateSessionId(value, "--session"),
-    }),
+    session: onlySessionFlag("console shows"),
     print: Flags.boolean({ description: "print the address, also if this machine has a display" }),
   };
 

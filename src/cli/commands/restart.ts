@@ -2,7 +2,7 @@ import { Flags } from "@oclif/core";
 import type { ServerView } from "../../servers/server.js";
 import type { Stopped } from "../../servers/stop.js";
 import { integerFlag, withRules } from "../flags/flags.js";
-import { SelectionCommand, selectionFlags } from "../flags/select-servers.js";
+import { SelectionCommand, selectionArgs, selectionFlags } from "../flags/select-servers.js";
 import { renderServers } from "../render/columns.js";
 
 export default class Restart extends SelectionCommand {
@@ -11,6 +11,8 @@ export default class Restart extends SelectionCommand {
     "<%= config.bin %> restart --user alice",
     "<%= config.bin %> restart --all --rolling --max-unavailable 2",
   ];
+  static override strict = false;
+  static override args = selectionArgs;
   static override flags = {
     ...selectionFlags,
     rolling: Flags.boolean({

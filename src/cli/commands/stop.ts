@@ -1,5 +1,5 @@
 import type { Stopped } from "../../servers/stop.js";
-import { SelectionCommand, selectionFlags } from "../flags/select-servers.js";
+import { SelectionCommand, selectionArgs, selectionFlags } from "../flags/select-servers.js";
 import { renderStopped } from "../render/results.js";
 
 export default class Stop extends SelectionCommand {
@@ -8,6 +8,8 @@ export default class Stop extends SelectionCommand {
     "Exits with 8 when a turn had to be cut, and lists the sessions. With --all, exits with 7 when a host with possibly " +
     "running servers could not be reached.";
   static override examples = ["<%= config.bin %> stop --user alice", "<%= config.bin %> stop --all --drain-timeout 2m"];
+  static override strict = false;
+  static override args = selectionArgs;
   static override flags = selectionFlags;
 
   async run(): Promise<{ stopped: Stopped[]; away?: string[] }> {

@@ -30,9 +30,6 @@ type SelectionFlags = Interfaces.InferredFlags<typeof selectionFlags>;
 
 /** The base of the commands that stop servers which the user selects. */
 export abstract class SelectionCommand extends FleetCommand {
-  static override strict = false;
-  static override args = selectionArgs;
-
   /** Runs an operation on the selected servers, prints its result, and sets the exit code. */
   protected async onServers<Result extends { stopped: Stopped[] }>(
     what: string,

@@ -1,30 +1,26 @@
-import { Flags } from "@oclif/core";
 import type { LimitValue, LimitView } from "../../../accounts/limits.js";
 import { quote } from "../../../base/errors.js";
 import { USER_LIMITS, type UserLimit } from "../../../base/user-limits.js";
 import { wholeNumberFault } from "../../../base/values/text.js";
 import type { Fleet } from "../../../fleet/fleet.js";
 import { FleetCommand } from "../../base-command.js";
-import { namedUserFlag, usage } from "../../flags/flags.js";
+import { namedUserFlag, parsedFlag, usage } from "../../flags/flags.js";
 import { renderLimits } from "../../render/results.js";
 
 const MOST = Number.MAX_SAFE_INTEGER;
 
 /** A flag for a limit: a whole number, `unlimited` or `default`. */
-function limitFlag(name: string, description: string, example: number) {
-  return Flags.custom<LimitValue>({
-    description,
-    helpValue: "N",
-    parse: async (value) => {
-      if (value === "unlimited" || value === "default") return value;
-      const number = /^\d{1,16}$/.test(value) ? Number(value) : Number.NaN;
-      if (number >= 1 && number <= MOST) return number;
-      const fault = wholeNumberFault(value, [1, MOST]) ?? "which is too long";
-      throw usage(`--${name} is ${quote(value)}, ${fault}. Allowed: a whole number from 1, unlimited, or default`, [
-        `For example, write --${name} ${example}.`,
-      ]);
-    },
-  })();
+function limitFlag(flag: string, description: string, example: number) {
+  return parsedFlag(flag, description, "N", (value, name): LimitValue => {
+    if (value === "unlimited" || value === "default") return value;
+    const number = /^\d{1,16}$/.test(value) ? Number(value) : Number.NaN;
+    if (number >= 1 && number <= MOST) return number;
+    const fault = wholeNumberFault(value, [1, MOST]) ?? "which is too long";
+    const allowed = "a whole number from 1, unlimited, or default";
+    throw usage(`${name} is ${quote(value)}, ${fault}. Allowed: ${allowed}`, [
+      `For example, write ${name} ${example}.`,
+    ]);
+  });
 }
 
 const limitFlags = {

@@ -1,11 +1,9 @@
-import { Flags } from "@oclif/core";
-import { validateSessionId } from "../../../base/ids.js";
 import { parseLifetime } from "../../../base/values/measures.js";
 import { parseLabel } from "../../../base/values/names.js";
 import type { Fleet } from "../../../fleet/fleet.js";
 import type { IssuedToken } from "../../../identity/tokens.js";
 import { FleetCommand } from "../../base-command.js";
-import { actingUserFlag, given, scopeFlag, textFlag } from "../../flags/flags.js";
+import { actingUserFlag, given, onlySessionFlag, scopeFlag, textFlag } from "../../flags/flags.js";
 
 export default class TokenIssue extends FleetCommand {
   static override summary = "Issue a token that lets a user's clients connect to the front door.";
@@ -21,11 +19,7 @@ export default class TokenIssue extends FleetCommand {
   static override flags = {
     user: actingUserFlag,
     scope: scopeFlag,
-    session: Flags.string({
-      description: "the only session that the token is valid for; the user owns it or is a member",
-      helpValue: "SESSION",
-      parse: async (value) => validateSessionId(value, "--session"),
-    }),
+    session: onlySessionFlag("token is valid for"),
     ttl: textFlag(
       "ttl",
       "how long the token is valid, such as 30d, or never (default: identity.tokenTtl)",
