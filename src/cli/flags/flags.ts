@@ -161,7 +161,7 @@ export function variableFlag(description: string) {
   return Flags.string({ description, helpValue: "VAR" });
 }
 
-export function variableName(flag: string, value: string, example: string): string {
+function variableName(flag: string, value: string, example: string): string {
   if (/^[A-Za-z_][A-Za-z0-9_]*$/.test(value)) return value;
   const allowed = `Allowed: letters, digits and _, not starting with a digit, such as ${example}`;
   throw usage(`The value of ${flag} ${NOT_A_VARIABLE}. ${allowed}`, [
