@@ -27,12 +27,11 @@ interface Place {
   files?: boolean;
 }
 
-export interface Found {
+export interface Candidates {
+  /** The words that the user may type at the cursor. */
   candidates: Candidate[];
-  /** Whether the shell should offer names of files. */
+  /** Whether the user may type the name of a file at the cursor. */
   files: boolean;
-  /** Whether the fleet did not answer in time. It may then keep the process alive. */
-  isLate: boolean;
 }
 
 /** The kinds of ids that a flag or an argument with this name takes. */
@@ -45,8 +44,14 @@ const IDS: Readonly<Record<string, readonly IdKind[]>> = {
   session: ["session"],
 };
 
-/** Finds the candidates for the last word. Never rejects, because an error would disturb the user's prompt. */
-export async function findCandidates(words: readonly string[], config: Config): Promise<Found> {
+/**
+ * Finds the candidates for the last word. Never rejects, because an error would disturb the user's prompt. `isLate`
+ * means that the fleet did not answer in time. It may then keep the process alive.
+ */
+export async function findCandidates(
+  words: readonly string[],
+  config: Config,
+): Promise<Candidates & { isLate: boolean }> {
   const before = words.slice(0, -1);
   const current = words.at(-1) ?? "";
   const { place, prefix = "", flags } = placeAt(before, current, config);

@@ -1,6 +1,6 @@
 import { Args } from "@oclif/core";
 import { FLAGS_WITHOUT_CONFIG, FleetCommand } from "../base-command.js";
-import { type Found, findCandidates } from "../completion.js";
+import { type Candidates, findCandidates } from "../completion.js";
 
 const SHELLS = ["bash", "zsh", "fish"] as const;
 type Shell = (typeof SHELLS)[number];
@@ -100,7 +100,7 @@ export default class Autocomplete extends FleetCommand {
     }),
   };
 
-  async run(): Promise<Script | Pick<Found, "candidates" | "files">> {
+  async run(): Promise<Script | Candidates> {
     const end = this.argv.indexOf("--");
     // Read these words before parsing, because `parse` sets `this.argv` to the words that it parses.
     const given = end === -1 ? undefined : this.argv.slice(end + 1);
