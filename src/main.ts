@@ -2,10 +2,9 @@ import { once } from "node:events";
 import { userInfo } from "node:os";
 import { fileURLToPath } from "node:url";
 import { Config, flush } from "@oclif/core";
-import { commandOf } from "./cli/command-id.js";
+import { commandOf, standardCommand, withJsonFlag } from "./cli/command-id.js";
 import { outputClosed } from "./cli/prompt.js";
 import { reportError } from "./cli/report.js";
-import { standardCommand, withJsonFlag } from "./cli/standard-flags.js";
 import { unknownCommand } from "./cli/usage-error.js";
 
 /** Runs one command of the command line and sets the exit code. */

@@ -58,6 +58,20 @@ export abstract class FleetCommand extends Command {
     }
   }
 
+  /** Runs one operation of the fleet. Shows its progress as `what`, and prints the text of its result. */
+  protected async act<T>(
+    what: string,
+    operation: (fleet: Fleet, onProgress: ProgressLine["report"]) => Promise<T>,
+    textOf: (result: T) => string,
+  ): Promise<T> {
+    return await this.withFleet(async (fleet) => {
+      using progress = this.progress(what);
+      const result = await operation(fleet, progress.report);
+      this.log(textOf(result));
+      return result;
+    });
+  }
+
   /** Records in the audit log that this command ran, with the error if it failed. */
   async #noteRun(fleet: Fleet, error: unknown): Promise<void> {
     const id = this.ctor.id;
@@ -106,9 +120,9 @@ export abstract class FleetCommand extends Command {
    * Shows a line on a terminal if the operation `what` takes more than a second. The line disappears when the returned
    * object is disposed, or when the command prints its result. Pass the object's `report` to the operation.
    *
-   * @param signal the signal that Ctrl-C aborts. Without it, Ctrl-C ends the process at once.
+   * @param signal the signal that Ctrl-C aborts; by default that of {@link interruptSignal}, if the command uses it
    */
-  protected progress(what: string, signal?: AbortSignal): ProgressLine {
+  protected progress(what: string, signal: AbortSignal | undefined = this.#interrupt?.signal): ProgressLine {
     this.#progress?.end();
     this.#progress = new ProgressLine(what, { json: this.jsonEnabled(), signal });
     return this.#progress;

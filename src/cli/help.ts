@@ -43,6 +43,11 @@ function filledIn(text: string): string {
 class FleetCommandHelp extends CommandHelp {
   override render = (text: string) => filledIn(text).replaceAll("<%= command.id %>", this.command.id);
 
+  /** Not "(required)" beside a flag whose default depends on the person who runs the command. */
+  protected override flags(flags: Command.Flag.Any[]): [string, string | undefined][] | undefined {
+    return super.flags(flags.map((flag) => (flag.noCacheDefault ? { ...flag, required: false } : flag)));
+  }
+
   /** oclif's usage line lists all flags. */
   protected override defaultUsage(): string {
     const required = Object.values(this.command.flags).filter((flag) => flag.required);
@@ -99,9 +104,9 @@ class FleetHelp extends Help {
           [`${config.bin} help COMMAND`, "flags and examples of a command"],
           [`${config.bin} explain CODE`, "meaning of an error code"],
           // Before the first release, package.json has a placeholder in capital letters.
-          ...(homepage === undefined || homepage.includes("REPLACE")
-            ? []
-            : ([["Documentation", homepage]] as [string, string][])),
+          ...[["Documentation", homepage] as [string, string]].filter(
+            ([, page]) => !(page ?? "REPLACE").includes("REPLACE"),
+          ),
         ]),
       ),
     ];
@@ -125,32 +130,12 @@ const HELP: Command.Flag.Cached = {
 };
 
 /** The commands in the order in which help lists them. The name of a topic stands for all its commands. */
-export const GROUPS: readonly { title: string; commands: readonly string[] }[] = [
-  { title: "SERVERS", commands: ["spawn", "ps", "logs", "stop", "restart", "drain", "route", "connect"] },
-  {
-    title: "SESSIONS",
-    commands: [
-      "create",
-      "send",
-      "chat",
-      "resume",
-      "list",
-      "transcript",
-      "delete",
-      "export",
-      "import",
-      "evict",
-      "lock",
-      "unlock",
-    ],
-  },
-  { title: "USERS", commands: ["user", "token", "limit", "usage"] },
-  {
-    title: "OPERATION",
-    commands: ["serve", "open", "proxy", "top", "describe", "doctor", "gc", "events", "store"],
-  },
-  {
-    title: "SET-UP",
-    commands: ["init", "smoke", "config", "trust", "deploy", "explain", "autocomplete", "version", "help"],
-  },
-];
+const LISTED = {
+  SERVERS: "spawn ps logs stop restart drain route connect",
+  SESSIONS: "create send chat resume list transcript delete export import evict lock unlock",
+  USERS: "user token limit usage",
+  OPERATION: "serve open proxy top describe doctor gc events store",
+  "SET-UP": "init smoke config trust deploy explain autocomplete version help",
+};
+
+export const GROUPS = Object.entries(LISTED).map(([title, names]) => ({ title, commands: names.split(" ") }));

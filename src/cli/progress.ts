@@ -1,17 +1,18 @@
 import { onSignals } from "./prompt.js";
 import { colour } from "./render/colour.js";
-import { type Report, renderProgress } from "./render/progress.js";
+import { FRAMES, type Report, renderProgress } from "./render/progress.js";
 import { shorten } from "./render/table.js";
 
-/** How long an operation runs before the line appears, in milliseconds. */
-const AFTER_MS = 1_000;
-/** How often the line is rendered again to update its times, in milliseconds. */
-const EVERY_MS = 500;
+/** How long an operation runs before the line appears, and how often the line is drawn again, in milliseconds. */
+const [AFTER_MS, EVERY_MS] = [1_000, 80];
 /**
  * The columns to leave free for the spinner, the space after it, and the `^C` that a terminal adds. Otherwise, the line
  * might wrap, and removing it would leave a part on the screen.
  */
 const RESERVED_WIDTH = 4;
+const [HIDE_CURSOR, SHOW_CURSOR] = ["\x1b[?25l", "\x1b[?25h"];
+/** Moves the cursor to the beginning of the line, and deletes the line. */
+const CLEAR_LINE = "\r\x1b[2K";
 
 interface ProgressOptions {
   /** Whether the command has `--json`. If so, the line is never shown. */
@@ -28,23 +29,23 @@ export class ProgressLine implements Disposable {
   readonly #what: string;
   readonly #isInterruptible: boolean;
   readonly #begun = performance.now();
-  readonly #timers: NodeJS.Timeout[] = [];
-  readonly #cleanups: (() => void)[] = [];
+  readonly #onExit = () => void this.end();
   #reported: { report: Report; at: number } | null = null;
-  #spinner: Spinner | undefined;
-  #isOver = false;
+  #timer: NodeJS.Timeout | undefined;
+  #signals: Disposable | undefined;
+  #isShown = false;
+  #frame = 0;
 
   constructor(what: string, { json, signal }: ProgressOptions) {
     this.#what = what;
     this.#isInterruptible = signal !== undefined;
-    if (json || process.stderr.isTTY !== true) this.#isOver = true;
-    else this.#timers.push(setTimeout(() => this.#show(), AFTER_MS).unref());
+    if (!json && process.stderr.isTTY === true) this.#timer = setTimeout(() => this.#show(), AFTER_MS).unref();
   }
 
   /** Receives the reports of the operation. The line shows the last report. */
   readonly report = (report: Report): void => {
     this.#reported = { report, at: performance.now() };
-    if (this.#spinner !== undefined) this.#spinner.text = this.#text();
+    if (this.#isShown) this.#draw();
   };
 
   /**
@@ -53,14 +54,14 @@ export class ProgressLine implements Disposable {
    * @returns whether there was a line
    */
   end(): boolean {
-    this.#isOver = true;
-    for (const timer of this.#timers) clearTimeout(timer);
-    for (const cleanUp of this.#cleanups.splice(0)) cleanUp();
-    // Stop a spinner only once. Otherwise, the cursor would move to the start of a line that the command has written.
-    const spinner = this.#spinner;
-    this.#spinner = undefined;
-    spinner?.stop();
-    return spinner !== undefined;
+    clearTimeout(this.#timer);
+    // Clear the line only once. Later, the cursor may be on a line that the command has written.
+    if (!this.#isShown) return false;
+    this.#isShown = false;
+    process.off("exit", this.#onExit);
+    this.#signals?.[Symbol.dispose]();
+    process.stderr.write(`${CLEAR_LINE}${SHOW_CURSOR}`);
+    return true;
   }
 
   [Symbol.dispose](): void {
@@ -68,76 +69,26 @@ export class ProgressLine implements Disposable {
   }
 
   #show(): void {
-    if (this.#isOver) return;
-    const spinner = new Spinner(process.stderr, this.#text());
-    this.#spinner = spinner;
-    this.#clearAtEnd();
-    const update = () => {
-      spinner.text = this.#text();
-    };
-    this.#timers.push(setInterval(update, EVERY_MS).unref());
+    this.#isShown = true;
+    // Remove the line and show the cursor again if the process ends before the operation.
+    process.once("exit", this.#onExit);
+    if (!this.#isInterruptible) {
+      this.#signals = onSignals(["SIGINT", "SIGTERM"], (name) => {
+        this.end();
+        process.kill(process.pid, name);
+      });
+    }
+    process.stderr.write(HIDE_CURSOR);
+    this.#draw();
+    this.#timer = setInterval(() => this.#draw(), EVERY_MS).unref();
   }
 
-  /** Removes the line and shows the cursor again if the process ends before the operation. */
-  #clearAtEnd(): void {
-    const end = () => void this.end();
-    process.once("exit", end);
-    this.#cleanups.push(() => process.off("exit", end));
-    if (this.#isInterruptible) return;
-    const signals = onSignals(["SIGINT", "SIGTERM"], (name) => {
-      this.end();
-      process.kill(process.pid, name);
-    });
-    this.#cleanups.push(() => signals[Symbol.dispose]());
-  }
-
-  #text(): string {
+  #draw(): void {
     const now = performance.now();
     const { report = null, at = now } = this.#reported ?? {};
     const text = renderProgress(this.#what, report, { begunMs: now - this.#begun, reportedMs: now - at });
     const { columns } = process.stderr;
-    return shorten(text, (columns > 0 ? columns : 80) - RESERVED_WIDTH, "end");
-  }
-}
-
-const FRAMES = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
-const FRAME_MS = 80;
-const HIDE_CURSOR = "\x1b[?25l";
-const SHOW_CURSOR = "\x1b[?25h";
-/** Moves the cursor to the beginning of the line, and deletes the line. */
-const CLEAR_LINE = "\r\x1b[2K";
-
-/** A line on a terminal that shows a turning symbol and a text until it is stopped. The text must fit in one line. */
-class Spinner {
-  readonly #terminal: NodeJS.WritableStream;
-  readonly #timer: NodeJS.Timeout;
-  #frame = 0;
-  #text: string;
-
-  constructor(terminal: NodeJS.WritableStream, text: string) {
-    this.#terminal = terminal;
-    this.#text = text;
-    this.#draw(HIDE_CURSOR);
-    this.#timer = setInterval(() => this.#turn(), FRAME_MS).unref();
-  }
-
-  set text(text: string) {
-    this.#text = text;
-    this.#draw();
-  }
-
-  /** Removes the line, and shows the cursor again. */
-  stop(): void {
-    clearInterval(this.#timer);
-    this.#terminal.write(`${CLEAR_LINE}${SHOW_CURSOR}`);
-  }
-
-  #turn(): void {
-    this.#frame = (this.#frame + 1) % FRAMES.length;
-    this.#draw();
-  }
-
-  #draw(before = ""): void {
-    this.#terminal.write(`${before}${CLEAR_LINE}${colour.cyan(FRAMES[this.#frame])} ${this.#text}`);
+    const line = shorten(text, (columns > 0 ? columns : 80) - RESERVED_WIDTH, "end");
+    process.stderr.write(`${CLEAR_LINE}${colour.cyan(FRAMES[this.#frame++ % FRAMES.length])} ${line}`);
   }
 }

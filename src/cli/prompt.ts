@@ -1,6 +1,5 @@
-import { once } from "node:events";
 import { constants } from "node:os";
-import { createInterface, type Interface } from "node:readline";
+import { createInterface } from "node:readline";
 import { FleetError, quote } from "../base/errors.js";
 import { blankFault, countOf, printable } from "../base/values/text.js";
 import { usage } from "./flags/flags.js";
@@ -67,31 +66,11 @@ export function isAsked({ json, yes = false }: { json: boolean; yes?: boolean | 
  * Ctrl-C, because both stop the command before it changes anything.
  */
 export async function confirm(question: string): Promise<void> {
-  const answer = await readAnswer(`${question} [y/N] `);
-  if (/^\s*y(es)?\s*$/i.test(answer)) return;
+  using interview = new Interview();
+  const answer = await interview.line(`${question} [y/N] `);
+  if (/^\s*y(es)?\s*$/i.test(answer ?? "")) return;
   process.stdout.write("Nothing was changed.\n");
   throw new Interrupted("SIGINT");
-}
-
-/** Reads one line from the terminal. At the end of the input, resolves with an empty text. */
-async function readAnswer(prompt: string): Promise<string> {
-  const { stdin, stdout } = process;
-  const lines = createInterface({ input: stdin, output: stdout, terminal: false });
-  const stopped = new AbortController();
-  using _ = onSignals(["SIGINT", "SIGTERM"], (name) => stopped.abort(new Interrupted(name)));
-  stdout.write(prompt);
-  let answer: string | undefined;
-  try {
-    const line: Promise<string[]> = once(lines, "line", { signal: stopped.signal });
-    [answer] = await Promise.race([line, once(lines, "close") as Promise<[]>]);
-    return answer ?? "";
-  } catch (error) {
-    throw stopped.signal.reason ?? error;
-  } finally {
-    lines.close();
-    // Ctrl-C and Ctrl-D leave the cursor on the line of the question.
-    if (answer === undefined) stdout.write("\n");
-  }
 }
 
 interface Owned {
@@ -156,29 +135,30 @@ interface Choice {
   title: string;
 }
 
-/** Asks a person questions on the terminal. */
+/** Asks a person questions on the terminal. Answers that the person typed before their question count, too. */
 export class Interview implements Disposable {
-  readonly #lines: Interface;
-  /** Lines that the person typed before the next question was asked. */
-  readonly #early: string[] = [];
-  #waiting: { answer: (line: string) => void; fail: (reason: Error) => void } | undefined;
-  #end: Error | undefined;
+  readonly #lines = createInterface({ input: process.stdin, output: process.stdout });
+  readonly #answers = this.#lines[Symbol.asyncIterator]();
+  readonly #interrupted = new AbortController();
+  readonly #signals = onSignals(["SIGTERM"], (name) => this.#interrupt(name));
 
   constructor() {
-    this.#lines = createInterface({ input: process.stdin, output: process.stdout });
-    this.#lines.on("line", (line) => {
-      if (this.#waiting === undefined) this.#early.push(line);
-      else this.#waiting.answer(line);
-    });
+    // The terminal sends Ctrl-C as a key, and does not show it.
     this.#lines.once("SIGINT", () => {
-      process.stdout.write("\n");
-      this.#close(new Interrupted("SIGINT"));
+      process.stdout.write("^C");
+      this.#interrupt("SIGINT");
     });
-    this.#lines.once("close", () => {
-      process.stdout.write("\n");
-      const message = "The input ended before all questions were answered. Nothing was written.";
-      this.#close(new FleetError("FLEET_USAGE_INVALID", message));
-    });
+  }
+
+  /** Reads one line. Resolves with null at the end of the input. @throws Interrupted on Ctrl-C and SIGTERM */
+  async line(prompt: string): Promise<string | null> {
+    this.#lines.setPrompt(prompt);
+    this.#lines.prompt();
+    const { done, value } = await this.#answers.next();
+    // Ctrl-C and Ctrl-D leave the cursor on the line of the question.
+    if (done === true) process.stdout.write("\n");
+    this.#interrupted.signal.throwIfAborted();
+    return done === true ? null : value;
   }
 
   /**
@@ -189,7 +169,12 @@ export class Interview implements Disposable {
    */
   async ask(text: string, initial: string | undefined, problemOf: (answer: string) => string | null): Promise<string> {
     for (;;) {
-      const answer = (await this.#line(`${text}${initial ? ` [${initial}]` : ""}: `)).trim() || (initial ?? "");
+      const line = await this.line(`${text}${initial ? ` [${initial}]` : ""}: `);
+      if (line === null) {
+        const message = "The input ended before all questions were answered. Nothing was written.";
+        throw new FleetError("FLEET_USAGE_INVALID", message);
+      }
+      const answer = line.trim() || (initial ?? "");
       const problem = problemOf(answer);
       if (problem === null) return answer;
       process.stdout.write(`${problem}\n`);
@@ -212,27 +197,14 @@ export class Interview implements Disposable {
     process.stdout.write(`${text}\n`);
   }
 
-  [Symbol.dispose](): void {
-    this.#lines.removeAllListeners("close");
+  #interrupt(name: NodeJS.Signals): void {
+    this.#interrupted.abort(new Interrupted(name));
     this.#lines.close();
   }
 
-  async #line(prompt: string): Promise<string> {
-    if (this.#end !== undefined) throw this.#end;
-    this.#lines.setPrompt(prompt);
-    this.#lines.prompt();
-    const early = this.#early.shift();
-    if (early !== undefined) return early;
-    return await new Promise<string>((answer, fail) => {
-      this.#waiting = { answer, fail };
-    }).finally(() => {
-      this.#waiting = undefined;
-    });
-  }
-
-  #close(reason: Error): void {
-    this.#end ??= reason;
-    this.#waiting?.fail(this.#end);
+  [Symbol.dispose](): void {
+    this.#signals[Symbol.dispose]();
+    this.#lines.close();
   }
 }
 

@@ -1,6 +1,6 @@
 import type { CopilotSession } from "@github/copilot-sdk";
 import { type ErrorText, type FleetError, isFleetError, quote, type Suggestion } from "../base/errors.js";
-import { asSentence, printableLines } from "../base/values/text.js";
+import { asSentence } from "../base/values/text.js";
 import type { Fleet } from "../fleet/fleet.js";
 import type { SendOptions } from "../hosts/options.js";
 import { isStoreTrouble } from "../sessions/problems.js";
@@ -8,6 +8,7 @@ import type { SessionView } from "../sessions/view.js";
 import { given } from "./flags/flags.js";
 import { ProgressLine } from "./progress.js";
 import { Interrupted } from "./prompt.js";
+import { PrintablePieces } from "./render/layout.js";
 import { renderUntil } from "./render/table.js";
 
 interface TurnOutput {
@@ -31,6 +32,10 @@ export async function printTurn<Taken extends { text: string; outcome: string }>
   const stream = !output.json && process.stdout.isTTY === true;
   using progress = new ProgressLine("Waiting for the reply", output);
   const shown = new ShownReply();
+  const onDelta = (delta: string) => {
+    progress.end();
+    shown.add(delta);
+  };
   let hasWaited = false;
   const taken = await take({
     signal: output.signal,
@@ -39,19 +44,12 @@ export async function printTurn<Taken extends { text: string; outcome: string }>
       progress.report(wait);
     },
     ...given({ timeout: output.timeoutMs }),
-    ...(stream
-      ? {
-          onDelta: (delta: string) => {
-            progress.end();
-            shown.add(delta);
-          },
-        }
-      : {}),
+    ...given({ onDelta: stream ? onDelta : undefined }),
   }).catch((error: unknown) => {
     const isLineRemoved = progress.end();
     shown.end();
     // Start the error on a new line, because the cursor may be after half a reply or after the terminal's ^C.
-    const isLineOpen = shown.isEmpty ? output.signal.aborted && !isLineRemoved : shown.isLineOpen;
+    const isLineOpen = shown.last === "" ? output.signal.aborted && !isLineRemoved : shown.last !== "\n";
     if (stream && isLineOpen) process.stdout.write("\n");
     const { reason } = output.signal;
     if (reason instanceof Interrupted) reason.note = noteOf(sessionId, output, hasWaited);
@@ -59,8 +57,9 @@ export async function printTurn<Taken extends { text: string; outcome: string }>
   });
   progress.end();
   if (stream) {
+    shown.end();
     // Also show the reply of a model that does not stream.
-    if (shown.isEmpty) shown.add(taken.text);
+    if (shown.last === "") shown.add(taken.text);
     shown.end();
     process.stdout.write("\n");
   }
@@ -87,36 +86,22 @@ function noteOf(sessionId: string, { isEphemeral = false }: TurnOutput, hasWaite
 
 /** A reply on a terminal. It is made printable, because text from a model must not control the terminal. */
 class ShownReply {
-  #last = "";
-  /** The end of the last piece if the next piece may complete it: half a line break (`\r`) or half a character. */
-  #held = "";
+  readonly #pieces = new PrintablePieces();
+  /** The last character so far; empty before the first one. */
+  last = "";
 
   add(piece: string): void {
-    const text = this.#held + piece;
-    const end = /[\r\ud800-\udbff]$/.test(text) ? text.length - 1 : text.length;
-    this.#held = text.slice(end);
-    this.#write(text.slice(0, end));
+    this.#write(this.#pieces.add(piece));
   }
 
   /** Call this after the last piece. */
   end(): void {
-    this.#write(this.#held);
-    this.#held = "";
-  }
-
-  get isEmpty(): boolean {
-    return this.#last === "" && this.#held === "";
-  }
-
-  /** Whether the text so far does not end with a line break. */
-  get isLineOpen(): boolean {
-    return this.#last !== "\n";
+    this.#write(this.#pieces.end());
   }
 
   #write(text: string): void {
-    if (text === "") return;
-    process.stdout.write(printableLines(text));
-    this.#last = text.slice(-1);
+    process.stdout.write(text);
+    this.last = text.slice(-1) || this.last;
   }
 }
 

@@ -18,7 +18,7 @@ import { inChat } from "../report.js";
 import { OwnTurn, Questions } from "./answers.js";
 import { InputHistory } from "./input-history.js";
 import { MarkdownStream } from "./markdown.js";
-import { type Answers, type Backend, ChatSession, DoorBackend, FleetBackend } from "./session.js";
+import { type Backend, ChatSession, DoorBackend, FleetBackend } from "./session.js";
 import { callRow, TurnView } from "./turn-view.js";
 import { Cancelled, Window, Work } from "./window.js";
 
@@ -32,35 +32,23 @@ interface ChatRequest {
   signal: AbortSignal;
 }
 
-/** Runs a chat as a user of this fleet until the person ends it. @throws the signal's reason if the signal ends it. */
-export async function chatAs(user: string, fleet: Fleet, request: ChatRequest): Promise<void> {
-  const connect = (answers: Answers) => new FleetBackend(fleet, user, answers, request.title);
-  await start({ connect, owner: user, flags: `--user ${user}` }, fleet, request);
-}
-
-/** Like {@link chatAs}, but runs the chat at a front door. */
-export async function chatAt(door: Door, fleet: Fleet, request: ChatRequest): Promise<void> {
-  // Use the address, because only the front door knows the token's user. The spaces rule out a clash with a user's id.
-  const owner = `front door ${door.address.host}:${door.address.port}`;
-  await start({ connect: (answers) => new DoorBackend(door, answers), owner, flags: door.flags }, fleet, request);
-}
-
-interface Place {
-  connect: (answers: Answers) => Backend;
-  /** The user, or the front door. Each has a separate input history. */
-  owner: string;
-  /** The flags that `copilotfleet chat` needs to continue a session in the same way. */
-  flags: string;
-}
-
-async function start({ connect, owner, flags }: Place, fleet: Fleet, request: ChatRequest): Promise<void> {
-  const { sessionId, model, signal } = request;
+/**
+ * Runs a chat until the person ends it: at a front door, or as a user of this fleet.
+ *
+ * @throws the signal's reason if the signal ends it
+ */
+export async function chat(fleet: Fleet, as: { user: string } | { door: Door }, request: ChatRequest): Promise<void> {
+  const { sessionId, model, title, signal } = request;
+  const flags = "door" in as ? as.door.flags : `--user ${as.user}`;
+  // Only the front door knows the token's user, so its prompts belong to its address. The spaces rule out a user's id.
+  const owner = "door" in as ? `front door ${as.door.address.host}:${as.door.address.port}` : as.user;
   const history = new InputHistory(fleet.stateRoot, owner);
   const markdown = await MarkdownStream.create();
   {
     using window = new Window(history.load(), signal);
     const questions = new Questions(window);
-    await using backend = connect(questions);
+    await using backend =
+      "door" in as ? new DoorBackend(as.door, questions) : new FleetBackend(fleet, as.user, questions, title);
     const resumeWith = (id: string) => `copilotfleet chat ${id} ${flags}`;
     await Chat.run({ window, questions, backend, fleet, history, markdown, signal, resumeWith }, sessionId, model);
   }
@@ -208,7 +196,7 @@ export class Chat {
     });
   }
 
-  async #command(name: CommandName, argument: string): Promise<void> {
+  async #command(name: string, argument: string): Promise<void> {
     const { window } = this.#parts;
     switch (name) {
       case "help":
@@ -430,12 +418,11 @@ const KEYS = [
   ["//text", "sends a prompt that begins with a slash"],
 ] as const;
 
-const NAMES = ["help", "new", "resume", "model", "history", "usage", "exit"] as const;
-type CommandName = (typeof NAMES)[number];
+const NAMES = COMMANDS.map(([usage]) => /\w+/.exec(usage)?.[0] ?? "");
 
 type Entered =
   | { kind: "prompt"; text: string }
-  | { kind: "command"; name: CommandName; argument: string }
+  | { kind: "command"; name: string; argument: string }
   | { kind: "unknown"; message: string };
 
 /** Tells commands from prompts: a single line that begins with `/` is a command. `//text` is the prompt `/text`. */

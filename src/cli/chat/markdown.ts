@@ -1,7 +1,7 @@
 import type { Lexer, Token, Tokens } from "marked";
 import { printableLines } from "../../base/values/text.js";
 import { colour } from "../render/colour.js";
-import { widthOf, wrap } from "../render/layout.js";
+import { PrintablePieces, widthOf, wrap } from "../render/layout.js";
 import { renderTable } from "../render/table.js";
 
 /** The most characters to parse at once, because the parser takes quadratic time for some texts. */
@@ -20,8 +20,7 @@ const FENCE = /^( {0,3})(`{3,}|~{3,})([^\n`]*)\n/;
 export class MarkdownStream {
   readonly #lexer: typeof Lexer;
   #text = "";
-  /** The end of the last piece if the next piece may complete it: half a line break (`\r`) or half a character. */
-  #held = "";
+  readonly #pieces = new PrintablePieces();
   /** The code block that has begun and not ended. */
   #fence: { mark: string; indent: number } | null = null;
   /** Whether an empty row must come before the next block. */
@@ -38,10 +37,7 @@ export class MarkdownStream {
   }
 
   add(piece: string): void {
-    const text = this.#held + piece;
-    const end = /[\r\ud800-\udbff]$/.test(text) ? text.length - 1 : text.length;
-    this.#held = text.slice(end);
-    this.#text += printableLines(text.slice(0, end));
+    this.#text += this.#pieces.add(piece);
   }
 
   /** The rows of the next finished part, in a bounded time; null if nothing else is finished. */
@@ -74,8 +70,7 @@ export class MarkdownStream {
 
   /** Ends the text, and returns its remaining rows. The next `add` begins a new text. */
   end(width: number): string[] {
-    this.#text += printableLines(this.#held);
-    this.#held = "";
+    this.#text += this.#pieces.end();
     const rows: string[] = [];
     for (let next = this.next(width); next !== null; next = this.next(width)) rows.push(...next);
     const rest = this.#take(this.#text.length);

@@ -105,6 +105,8 @@ export class FleetBackend {
 }
 
 const [CONNECT_MS, GOODBYE_MS] = [10_000, 2_000];
+const ASK_OPERATOR = "Ask the operator of the fleet for a token. The log of serve there has the reason.";
+const CHECK_SERVE = "Check that copilotfleet serve runs there, and that its serve.listen has this address.";
 /** How long to try to connect again, and the pause between two tries, in milliseconds. */
 const [RECONNECT_MS, RETRY_MS] = [20_000, 500];
 
@@ -222,20 +224,10 @@ export class DoorBackend {
       if (!isFleetError(error, "FLEET_SERVER_UNREACHABLE")) throw error;
       const { cause } = error;
       const reason = cause instanceof Error ? cause.message : "it does not answer";
-      if (reason.includes("AUTHENTICATION_FAILED")) {
-        const suggestions = [
-          "Ask the operator of the fleet for a token. The log of serve there has the reason.",
-        ] as const;
-        throw new FleetError("FLEET_TOKEN_REFUSED", `The front door at ${name} refused the token.`, {
-          cause,
-          suggestions,
-        });
-      }
-      const suggestions = [
-        "Check that copilotfleet serve runs there, and that its serve.listen has this address.",
-      ] as const;
-      const message = `The front door at ${name} cannot be used: ${reason}.`;
-      throw new FleetError("FLEET_SERVER_UNREACHABLE", message, { cause, suggestions });
+      const [code, message, advice] = reason.includes("AUTHENTICATION_FAILED")
+        ? (["FLEET_TOKEN_REFUSED", "refused the token", ASK_OPERATOR] as const)
+        : (["FLEET_SERVER_UNREACHABLE", `cannot be used: ${reason}`, CHECK_SERVE] as const);
+      throw new FleetError(code, `The front door at ${name} ${message}.`, { cause, suggestions: [advice] });
     }
   }
 }

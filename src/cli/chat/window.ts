@@ -4,7 +4,7 @@ import wrapAnsi from "wrap-ansi";
 import { printableLines } from "../../base/values/text.js";
 import { colour } from "../render/colour.js";
 import { onOneLine, widthOf, wrap } from "../render/layout.js";
-import { type Report, renderProgress } from "../render/progress.js";
+import { FRAMES, type Report, renderProgress } from "../render/progress.js";
 import { shorten } from "../render/table.js";
 import { type Key, type LiveRows, Screen } from "../run/screen.js";
 
@@ -14,7 +14,6 @@ const [DRAW_MS, TICK_MS] = [20, 120];
 const QUIET_MS = 500;
 const NOT_QUIET = "Keys go to the prompt until you stop typing.";
 const LEAVING = "Ctrl-C again, or Ctrl-D, ends the chat.";
-const FRAMES = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 
 /** Work was cancelled, because the user pressed Ctrl-C or the terminal is gone. */
 export class Cancelled extends Error {}

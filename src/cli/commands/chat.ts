@@ -37,14 +37,14 @@ export default class Chat extends FleetCommand {
     assertCanChat(this.jsonEnabled(), args.session, user);
     const door = await doorFromFlags(flags);
     if (door !== undefined) warnOfPlainText(door);
-    const { chatAs, chatAt } = await import("../chat/chat.js");
+    const { chat } = await import("../chat/chat.js");
     await this.withFleet(async (fleet) => {
       const { session = null } = args;
       const request = { sessionId: session, model, title: flags.title, signal: this.interruptSignal() };
-      if (door !== undefined) return await chatAt(door, fleet, request);
+      if (door !== undefined) return await chat(fleet, { door }, request);
       if (user === undefined) return;
       const sessionId = session === null ? null : await wholeId(fleet, session, { user, json: false });
-      await chatAs(user, fleet, { ...request, sessionId });
+      await chat(fleet, { user }, { ...request, sessionId });
     });
     return {};
   }

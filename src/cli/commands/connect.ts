@@ -15,12 +15,11 @@ export default class Connect extends FleetCommand {
 
   async run(): Promise<ConnectInfo> {
     const { flags } = await this.parse(Connect);
-    return await this.withFleet(async (fleet) => {
-      using _ = this.progress("Looking for the server");
-      const info = await fleet.clients.connectInfo(flags.user);
+    return await this.act(
+      "Looking for the server",
+      async (fleet) => await fleet.clients.connectInfo(flags.user),
       // The address and the token contain only characters that no shell treats specially.
-      this.log(`export COPILOT_CLI_URL=${info.url}\nexport COPILOT_CONNECTION_TOKEN=${info.token}`);
-      return info;
-    });
+      ({ url, token }) => `export COPILOT_CLI_URL=${url}\nexport COPILOT_CONNECTION_TOKEN=${token}`,
+    );
   }
 }

@@ -49,7 +49,7 @@ export default class Create extends FleetCommand {
     const prompt = flags.prompt === undefined ? undefined : await readPrompt(flags.prompt);
     return await this.withFleet(async (fleet) => {
       const signal = this.interruptSignal();
-      using _ = this.progress("Creating the session", signal);
+      using _ = this.progress("Creating the session");
       using limit = deadline(CREATE_MS, signal);
       const creating = createInterruptibly(fleet, { user: flags.user, signal }, async () =>
         fleet.sessions.create({

@@ -23,7 +23,7 @@ export default class Doctor extends FleetCommand {
     const { flags } = await this.parse(Doctor);
     const { fix, quick, "accept-weaker-sandbox": acceptWeakerSandbox } = flags;
     const signal = this.interruptSignal({ cleansUp: true });
-    using progress = this.progress("Checking", signal);
+    using progress = this.progress("Checking");
     const source = { env: process.env, cwd: process.cwd(), ...this.configSource };
     const options = { ...source, fix, quick, acceptWeakerSandbox, signal };
     const { ok, checks, exit } = await examine({ ...options, onCheck: progress.report });

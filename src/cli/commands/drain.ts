@@ -34,7 +34,7 @@ export default class Drain extends FleetCommand {
       }
       const drainTimeout = flags["drain-timeout"] ?? fleet.config.drain.timeoutMs;
       const signal = this.interruptSignal();
-      using progress = this.progress("Draining servers", signal);
+      using progress = this.progress("Draining servers");
       const request = { drainTimeout, signal, onProgress: progress.report };
       const result =
         names.length === 0

@@ -1,5 +1,6 @@
 import { Flags } from "@oclif/core";
 import { countOf } from "../../base/values/text.js";
+import type { Fleet } from "../../fleet/fleet.js";
 import type { ExportedSession } from "../../hosts/sessions/archives.js";
 import { FleetCommand } from "../base-command.js";
 import { actingUserFlag, given, leaseWaitFlag } from "../flags/flags.js";
@@ -21,13 +22,11 @@ export default class Export extends FleetCommand {
   async run(): Promise<ExportedSession> {
     const { args, flags } = await this.parse(Export);
     const { user, output } = flags;
-    return await this.withFleet(async (fleet) => {
+    const options = { user, output, signal: this.interruptSignal(), ...given({ wait: flags.wait }) };
+    const write = async (fleet: Fleet) => {
       const id = await wholeId(fleet, args.session, { user, json: this.jsonEnabled(), reads: true });
-      const signal = this.interruptSignal();
-      using _ = this.progress("Exporting the session", signal);
-      const exported = await fleet.sessions.export(id, { user, output, signal, ...given({ wait: flags.wait }) });
-      this.log(`${exported.file} (${countOf(exported.bytes, "byte")})`);
-      return exported;
-    });
+      return await fleet.sessions.export(id, options);
+    };
+    return await this.act("Exporting the session", write, ({ file, bytes }) => `${file} (${countOf(bytes, "byte")})`);
   }
 }

@@ -32,7 +32,7 @@ export default class Gc extends FleetCommand {
       const request = { signal, ...given({ ttl: flags.ttl, user: flags.user }) };
       const isToAsk = !dryRun && isAsked({ json: this.jsonEnabled(), yes: flags.yes });
       const sessionIds = isToAsk ? await this.#agreedIds(fleet, request) : undefined;
-      using progress = this.progress(dryRun ? LOOKING : "Deleting unused sessions", signal);
+      using progress = this.progress(dryRun ? LOOKING : "Deleting unused sessions");
       const { report: onProgress } = progress;
       const result = await fleet.sessions.gc({ ...request, ...given({ sessionIds }), dryRun, onProgress });
       this.log(renderGc(result));

@@ -22,13 +22,11 @@ export default class Import extends FleetCommand {
 
   async run(): Promise<{ session: SessionView }> {
     const { args, flags } = await this.parse(Import);
-    return await this.withFleet(async (fleet) => {
-      const signal = this.interruptSignal();
-      using _ = this.progress("Importing the session", signal);
-      const options = { user: flags.user, signal, ...given({ sessionId: flags.id }) };
-      const session = await fleet.sessions.import(args.file, options);
-      this.log(session.id);
-      return { session };
-    });
+    const options = { user: flags.user, signal: this.interruptSignal(), ...given({ sessionId: flags.id }) };
+    return await this.act(
+      "Importing the session",
+      async (fleet) => ({ session: await fleet.sessions.import(args.file, options) }),
+      ({ session }) => session.id,
+    );
   }
 }

@@ -1,13 +1,11 @@
 import { Flags } from "@oclif/core";
 import type { ServerView } from "../../servers/server.js";
 import type { Stopped } from "../../servers/stop.js";
-import { FleetCommand } from "../base-command.js";
 import { integerFlag, withRules } from "../flags/flags.js";
-import { leftOut, selectionArgs, selectionFlags, selectServers, stopRequest } from "../flags/select-servers.js";
+import { SelectionCommand, selectionArgs, selectionFlags } from "../flags/select-servers.js";
 import { renderServers } from "../render/columns.js";
-import { exitCodeOf } from "../render/results.js";
 
-export default class Restart extends FleetCommand {
+export default class Restart extends SelectionCommand {
   static override summary = "Stop servers as `stop` does, and start them again with the same home and port.";
   static override examples = [
     "<%= config.bin %> restart --user alice",
@@ -30,18 +28,15 @@ export default class Restart extends FleetCommand {
 
   async run(): Promise<{ stopped: Stopped[]; servers: ServerView[]; away?: string[] }> {
     const { flags, argv } = await this.parse(Restart);
-    const { force = false, ...drain } = stopRequest(flags);
-    return await this.withFleet(async (fleet) => {
-      const { ids, away } = await selectServers(fleet, argv as string[], flags);
-      const signal = this.interruptSignal();
-      using progress = this.progress(flags.rolling ? "Replacing servers" : "Restarting servers", signal);
-      const request = { ...drain, signal, onProgress: progress.report };
-      const result = flags.rolling
-        ? await fleet.servers.restartRolling(ids, { ...request, maxUnavailable: flags["max-unavailable"] ?? 1 })
-        : await fleet.servers.restart(ids, { ...request, force });
-      this.log(renderServers(result.servers, await fleet.hosts.names()));
-      process.exitCode = exitCodeOf(result.stopped, away);
-      return { ...result, ...leftOut(away) };
-    });
+    const { rolling, force = false, "max-unavailable": maxUnavailable = 1 } = flags;
+    return await this.onServers(
+      rolling ? "Replacing servers" : "Restarting servers",
+      [argv as string[], flags],
+      async ({ servers }, ids, request) =>
+        rolling
+          ? await servers.restartRolling(ids, { ...request, maxUnavailable })
+          : await servers.restart(ids, { ...request, force }),
+      async ({ servers }, fleet) => renderServers(servers, await fleet.hosts.names()),
+    );
   }
 }

@@ -28,8 +28,8 @@ export default class Resume extends FleetCommand {
         return await useOnce(fleet, id, prompt, { user: flags.user, waitMs: flags.wait, output });
       }
       if (!output.json && canChat()) {
-        const { chatAs } = await import("../chat/chat.js");
-        await chatAs(flags.user, fleet, { sessionId: id, signal: output.signal });
+        const { chat } = await import("../chat/chat.js");
+        await chat(fleet, { user: flags.user }, { sessionId: id, signal: output.signal });
         return { session: await fleet.sessions.get(id, { user: flags.user }), reply: null };
       }
       using _ = this.progress("Opening the session");

@@ -1,7 +1,7 @@
 import { Flags } from "@oclif/core";
 import type { ServerView } from "../../servers/server.js";
 import { FleetCommand } from "../base-command.js";
-import { namingTokenFlag, tokenSourceFromFlags } from "../flags/door.js";
+import { tokenSourceFromFlags } from "../flags/door.js";
 import {
   actingUserFlagUnless,
   durationFlag,
@@ -58,9 +58,10 @@ export default class Spawn extends FleetCommand {
         "copilotfleet spawn --user USER # starts the server of a user",
         "copilotfleet spawn --shared # starts one more shared server",
       ]);
-    const token = tokenSourceFromFlags(flags["token-env"], flags["token-file"]);
+    const about = { example: "GITHUB_TOKEN", content: "the user's GitHub token" };
+    const token = tokenSourceFromFlags(flags["token-env"], flags["token-file"], about);
     const request = given({ token, cwd: flags.cwd, wait: flags.wait });
-    const spawn = this.withFleet(async (fleet) => {
+    return await this.withFleet(async (fleet) => {
       if (flags.count !== undefined) {
         const user = flags.user ?? "";
         const numbered = Array.from({ length: flags.count }, (_, index) => `${user}-${index + 1}`);
@@ -79,10 +80,6 @@ export default class Spawn extends FleetCommand {
           : await fleet.servers.spawn(flags.user, request);
       this.log(renderServers([result.server], await fleet.hosts.names()));
       return result;
-    });
-    return await namingTokenFlag(flags["token-env"], spawn, {
-      example: "GITHUB_TOKEN",
-      content: "the user's GitHub token",
     });
   }
 }

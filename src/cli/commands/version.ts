@@ -11,7 +11,7 @@ export default class Version extends FleetCommand {
   async run(): Promise<Versions> {
     await this.parse(Version);
     const signal = this.interruptSignal({ cleansUp: true });
-    using _ = this.progress("Asking the runtime for its version", signal);
+    using _ = this.progress("Asking the runtime for its version");
     const options = { env: process.env, cwd: process.cwd(), ...this.configSource, signal };
     const { versions, problems } = await findVersions(options);
     this.log(renderVersions(versions));

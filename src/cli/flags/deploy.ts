@@ -2,34 +2,64 @@ import { isIP } from "node:net";
 import { Flags } from "@oclif/core";
 import { quote } from "../../base/errors.js";
 import { blankFault, textFault, wholeNumberFault } from "../../base/values/text.js";
-import { choiceFlag, integerFlag, usage } from "./flags.js";
+import { choiceFlag, integerFlag, usage, withRules } from "./flags.js";
+
+/** What the value of a flag must be. */
+interface Kind {
+  helpValue: string;
+  pattern: RegExp;
+  /** The characters that a value may have, for the message. */
+  characters: RegExp;
+  allowed: string;
+  example: string;
+}
 
 // At most 40 characters, because Kubernetes appends to the name and the result must fit in a label:
 // https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
-const NAME = /^[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?$/;
-const NAME_ALLOWED =
-  "1 to 40 lower-case letters, digits and hyphens, starting with a letter and not ending with a hyphen";
-const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
-const LABEL_ALLOWED = "1 to 63 lower-case letters, digits and hyphens, not starting or ending with a hyphen";
-const SUBDOMAIN = /^[a-z0-9](?:[a-z0-9.-]{0,198}[a-z0-9])?$/;
-const SUBDOMAIN_ALLOWED = "lower-case letters, digits, hyphens and dots, not starting or ending with a hyphen or dot";
-const DNS_NAME = /^(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)+$/;
-/** Matches registry and path, with an optional tag and digest: https://pkg.go.dev/github.com/distribution/reference */
-const IMAGE =
-  /^[A-Za-z0-9](?:[A-Za-z0-9.:-]*[A-Za-z0-9])?(?:\/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$/;
-const QUANTITY = /^[1-9]\d{0,5}(?:Mi|Gi|Ti)$/;
-const ACCOUNT = /^[a-z_][a-z0-9_-]{0,30}$/;
-/** systemd gives blanks, quotes, "%" and "$" in a command line a special meaning, so the path must not contain them. */
-const PROGRAM = /^\/[\w.+/-]+$/;
+const NAME: Kind = {
+  helpValue: "NAME",
+  pattern: /^[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?$/,
+  characters: /[a-z0-9-]/,
+  allowed: "1 to 40 lower-case letters, digits and hyphens, starting with a letter and not ending with a hyphen",
+  example: "copilotfleet",
+};
+const NAMESPACE: Kind = {
+  ...NAME,
+  pattern: /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/,
+  allowed: "1 to 63 lower-case letters, digits and hyphens, not starting or ending with a hyphen",
+};
+/** The name of a Secret or a class. */
+const OBJECT: Kind = {
+  ...NAME,
+  pattern: /^[a-z0-9](?:[a-z0-9.-]{0,198}[a-z0-9])?$/,
+  characters: /[a-z0-9.-]/,
+  allowed: "lower-case letters, digits, hyphens and dots, not starting or ending with a hyphen or dot",
+};
+const DNS_NAME: Kind = {
+  ...OBJECT,
+  pattern: /^(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)+$/,
+  allowed: "a full name in the DNS, in lower-case letters, such as fleet.example",
+  example: "fleet.example",
+};
+const IMAGE: Kind = {
+  helpValue: "IMAGE",
+  // Registry and path, with an optional tag and digest: https://pkg.go.dev/github.com/distribution/reference
+  pattern:
+    /^[A-Za-z0-9](?:[A-Za-z0-9.:-]*[A-Za-z0-9])?(?:\/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$/,
+  characters: /\S/,
+  allowed: "the name of an image, such as registry.example/copilotfleet:1.0",
+  example: "registry.example/copilotfleet:1.0",
+};
+const SIZE: Kind = {
+  helpValue: "SIZE",
+  pattern: /^[1-9]\d{0,5}(?:Mi|Gi|Ti)$/,
+  characters: /\S/,
+  allowed: "a number with Mi, Gi or Ti, such as 10Gi",
+  example: "10Gi",
+};
 
-/** Makes a flag whose value matches a pattern. @param characters those that it may have, for the message */
-function checked(
-  name: string,
-  description: string,
-  [helpValue, pattern, characters]: readonly [helpValue: string, pattern: RegExp, characters: RegExp],
-  allowed: string,
-  example: string,
-) {
+/** Makes a flag whose value must be of a kind. */
+function checked(name: string, description: string, { helpValue, pattern, characters, allowed, example }: Kind) {
   return {
     description,
     helpValue,
@@ -42,11 +72,9 @@ function checked(
   };
 }
 
-const namespace = (name: string, description: string, example: string) =>
-  checked(name, description, ["NAME", LABEL, /[a-z0-9-]/], `the name of a namespace (${LABEL_ALLOWED})`, example);
-/** @param thing the thing that the value names, such as "a Kubernetes Secret" */
-const subdomain = (name: string, description: string, thing: string, example: string) =>
-  checked(name, description, ["NAME", SUBDOMAIN, /[a-z0-9.-]/], `the name of ${thing} (${SUBDOMAIN_ALLOWED})`, example);
+const text = (name: string, description: string, kind = OBJECT) => Flags.string(checked(name, description, kind));
+const textOr = (usual: string, name: string, description: string, kind = NAMESPACE) =>
+  Flags.string({ ...checked(name, description, kind), default: usual });
 const number = (name: string, description: string, max: number, example: number) =>
   integerFlag(name, description, [1, max], { example });
 
@@ -58,19 +86,8 @@ function isNetwork(value: string): boolean {
 
 /** Flags that Kubernetes and Compose share. */
 export const containerFlags = {
-  name: Flags.string({
-    ...checked("name", "name of all objects", ["NAME", NAME, /[a-z0-9-]/], NAME_ALLOWED, "copilotfleet"),
-    default: "copilotfleet",
-  }),
-  image: Flags.string(
-    checked(
-      "image",
-      "image to run (default: copilotfleet:VERSION with the version of this command)",
-      ["IMAGE", IMAGE, /\S/],
-      "the name of an image, such as registry.example/copilotfleet:1.0",
-      "registry.example/copilotfleet:1.0",
-    ),
-  ),
+  name: textOr("copilotfleet", "name", "name of all objects", NAME),
+  image: text("image", "image to run (default: copilotfleet:VERSION with the version of this command)", IMAGE),
   replicas: number("replicas", "number of hosts (default: 1 with the file store, otherwise 2)", 100, 2),
   storage: choiceFlag(
     "kind of storage",
@@ -86,57 +103,30 @@ export const containerFlags = {
   sessions: number("sessions", "sessions to plan for in the memory of each host (default: 50)", 100_000, 50),
 };
 
-const SECRET = "a Kubernetes Secret";
+const INGRESS = { dependsOn: ["ingress-host"] };
 
 export const kubernetesFlags = {
   ...containerFlags,
-  namespace: Flags.string({
-    ...namespace("namespace", "namespace of all objects", "copilotfleet"),
-    default: "copilotfleet",
-  }),
+  namespace: textOr("copilotfleet", "namespace", "namespace of all objects"),
   "max-replicas": number(
     "max-replicas",
     "highest number of hosts when scaling by active sessions (default: twice --replicas)",
     200,
     4,
   ),
-  secret: Flags.string(
-    subdomain("secret", "Secret that holds keys and tokens (default: the value of --name)", SECRET, "copilotfleet"),
+  secret: text("secret", "Secret that holds keys and tokens (default: the value of --name)"),
+  "redis-secret": text(
+    "redis-secret",
+    "Secret whose key REDIS_PASSWORD holds the password of Redis; overrides storeOptions.password",
   ),
-  "redis-secret": Flags.string(
-    subdomain(
-      "redis-secret",
-      "Secret whose key REDIS_PASSWORD holds the password of Redis; overrides storeOptions.password",
-      `${SECRET} that contains the password of Redis`,
-      "copilotfleet-redis",
-    ),
-  ),
-  "storage-size": Flags.string(
-    checked(
-      "storage-size",
-      "size of the volume claims for sessions",
-      ["SIZE", QUANTITY, /\S/],
-      "a number with Mi, Gi or Ti, such as 10Gi",
-      "10Gi",
-    ),
-  ),
-  "storage-class": Flags.string(
-    subdomain(
-      "storage-class",
-      "storage class of the volume claims (default: the cluster's)",
-      "a StorageClass of the cluster",
-      "standard",
-    ),
-  ),
-  "monitoring-namespace": Flags.string({
-    ...namespace("monitoring-namespace", "namespace whose pods may read the metrics", "monitoring"),
-    default: "monitoring",
-  }),
+  "storage-size": text("storage-size", "size of the volume claims for sessions", SIZE),
+  "storage-class": text("storage-class", "storage class of the volume claims (default: the cluster's)"),
+  "monitoring-namespace": textOr("monitoring", "monitoring-namespace", "namespace whose pods may read the metrics"),
   "client-namespace": Flags.string({
-    ...namespace(
+    ...checked(
       "client-namespace",
       "namespace whose pods may connect to the front door; may be repeated (default: all)",
-      "default",
+      NAMESPACE,
     ),
     multiple: true,
     default: [],
@@ -154,49 +144,21 @@ export const kubernetesFlags = {
       ]);
     },
   }),
-  "ingress-host": Flags.string(
-    checked(
-      "ingress-host",
-      "public name of the HTTP API; adds an Ingress, and turns the API on",
-      ["NAME", DNS_NAME, /[a-z0-9.-]/],
-      "a full name in the DNS, in lower-case letters, such as fleet.example",
-      "fleet.example",
-    ),
-  ),
-  "ingress-class": Flags.string({
-    ...subdomain(
-      "ingress-class",
-      "class of the Ingress (default: the cluster's)",
-      "an IngressClass of the cluster",
-      "nginx",
-    ),
-    dependsOn: ["ingress-host"],
-  }),
-  "ingress-secret": Flags.string({
-    ...subdomain(
+  "ingress-host": text("ingress-host", "public name of the HTTP API; adds an Ingress, and turns the API on", DNS_NAME),
+  "ingress-class": withRules(text("ingress-class", "class of the Ingress (default: the cluster's)"), INGRESS),
+  "ingress-secret": withRules(
+    text(
       "ingress-secret",
       "Secret with the certificate for --ingress-host (default: the value of --name with -http-tls)",
-      `${SECRET} of the type kubernetes.io/tls`,
-      "fleet-tls",
     ),
-    dependsOn: ["ingress-host"],
-  }),
-  "ingress-namespace": Flags.string({
-    ...namespace(
-      "ingress-namespace",
-      "namespace of the Ingress controller, which --client-namespace does not shut out",
-      "ingress-nginx",
-    ),
-    default: "ingress-nginx",
-  }),
-  "runtime-class": Flags.string(
-    subdomain(
-      "runtime-class",
-      "RuntimeClass of all pods, such as gvisor (default: the cluster's)",
-      "a RuntimeClass of the cluster",
-      "gvisor",
-    ),
+    INGRESS,
   ),
+  "ingress-namespace": textOr(
+    "ingress-nginx",
+    "ingress-namespace",
+    "namespace of the Ingress controller, which --client-namespace does not shut out",
+  ),
+  "runtime-class": text("runtime-class", "RuntimeClass of all pods, such as gvisor (default: the cluster's)"),
   "egress-port": Flags.custom<number>({
     description: "TCP port that hosts may reach, in addition to those of the model, GitHub and Redis; may be repeated",
     helpValue: "PORT",
@@ -212,27 +174,25 @@ export const kubernetesFlags = {
   })(),
 };
 
+const ACCOUNT: Kind = {
+  helpValue: "USER",
+  pattern: /^[a-z_][a-z0-9_-]{0,30}$/,
+  characters: /[a-z0-9_-]/,
+  allowed: "the name of a Linux account (lower-case letters, digits, _ and -), such as copilotfleet",
+  example: "copilotfleet",
+};
+/** systemd gives blanks, quotes, "%" and "$" in a command line a special meaning, so the path must not contain them. */
+const PROGRAM: Kind = {
+  helpValue: "PATH",
+  pattern: /^\/[\w.+/-]+$/,
+  characters: /[\w.+/-]/,
+  allowed: "a path that starts with / and has only letters, digits and the characters /._+-",
+  example: "/usr/local/bin/copilotfleet",
+};
+
 export const systemdFlags = {
-  command: Flags.string({
-    ...checked(
-      "command",
-      "path of the installed command",
-      ["PATH", PROGRAM, /[\w.+/-]/],
-      "a path that starts with / and has only letters, digits and the characters /._+-, such as /usr/local/bin/copilotfleet",
-      "/usr/local/bin/copilotfleet",
-    ),
-    default: "/usr/local/bin/copilotfleet",
-  }),
-  "run-as": Flags.string({
-    ...checked(
-      "run-as",
-      "account that the units run as",
-      ["USER", ACCOUNT, /[a-z0-9_-]/],
-      "the name of a Linux account (lower-case letters, digits, _ and -), such as copilotfleet",
-      "copilotfleet",
-    ),
-    default: "copilotfleet",
-  }),
+  command: textOr(PROGRAM.example, "command", "path of the installed command", PROGRAM),
+  "run-as": textOr(ACCOUNT.example, "run-as", "account that the units run as", ACCOUNT),
   output: Flags.string({
     description: "write the files below this folder instead of printing them; / writes them where systemd expects them",
     helpValue: "DIR",

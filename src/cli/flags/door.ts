@@ -1,12 +1,12 @@
 import { resolve } from "node:path";
 import { Flags } from "@oclif/core";
-import { isFleetError, option, quote } from "../../base/errors.js";
+import { option, quote } from "../../base/errors.js";
 import { isLoopback } from "../../base/values/network.js";
 import { addressFault, redactTokens, shellQuote } from "../../base/values/text.js";
 import { type Address, parseAddress } from "../../config/rules.js";
 import { type PlainSource, resolveToken } from "../../providers/github-token.js";
 import type { PeerTls } from "../../runtime/wire/secure.js";
-import { readVariable, textFlag, usage, variableFlag, variableName, withRules } from "./flags.js";
+import { readVariable, textFlag, usage, variableFlag, withRules } from "./flags.js";
 
 /** A front door to connect to. */
 export interface Door {
@@ -20,7 +20,6 @@ export interface Door {
   flags: string;
 }
 
-const TOKEN_VARIABLE = "FLEET_TOKEN";
 /** The prefix of the address of a front door with TLS. */
 const TLS = "tls://";
 
@@ -58,12 +57,9 @@ interface DoorFlags {
 /** Reads the token for the front door from the variable or file that the user named; undefined without either. */
 export async function tokenOfDoor(given: DoorFlags): Promise<string | undefined> {
   const { "token-env": variable, "token-file": file } = given;
-  const source = tokenSourceFromFlags(variable, file, TOKEN_VARIABLE);
-  if (source === undefined) return undefined;
-  return await namingTokenFlag(variable, resolveToken(source, { user: null, env: process.env }), {
-    example: TOKEN_VARIABLE,
-    content: "the token for the front door",
-  });
+  const about = { example: "FLEET_TOKEN", content: "the token for the front door" };
+  const source = tokenSourceFromFlags(variable, file, about);
+  return source && (await resolveToken(source, { user: null, env: process.env }));
 }
 
 /** Reads the files for TLS. Undefined for plain TCP: the address has no `tls://`, and no file for TLS is given. */
@@ -108,32 +104,13 @@ function address(text: string, name: string): Address {
 const TOKEN = /^(gh[pousr]_|github_pat_|cft_)/;
 
 /**
- * Waits for `work`, which reads a token. If it fails because the variable is not set, the error names the flag.
- *
- * @param variable the value of `--token-env`
- */
-export async function namingTokenFlag<Result>(
-  variable: string | undefined,
-  work: Promise<Result>,
-  about: Parameters<typeof readVariable>[2],
-): Promise<Result> {
-  try {
-    return await work;
-  } catch (error) {
-    const isUnset = variable !== undefined && process.env[variable] === undefined;
-    if (isUnset && isFleetError(error, "FLEET_TOKEN_UNAVAILABLE")) readVariable("--token-env", variable, about);
-    throw error;
-  }
-}
-
-/**
  * Returns the token source that the flags name; undefined if they name none. Refuses the token itself as a value,
  * because every user of the machine can read command lines.
  */
 export function tokenSourceFromFlags(
   variable: string | undefined,
   file: string | undefined,
-  example = "GITHUB_TOKEN",
+  about: Parameters<typeof readVariable>[2],
 ): PlainSource | undefined {
   if (TOKEN.test(variable ?? file ?? "")) {
     throw usage(
@@ -146,5 +123,7 @@ export function tokenSourceFromFlags(
     return { from: "file", path: resolve(file) };
   }
   if (variable === undefined) return undefined;
-  return { from: "env", name: variableName("--token-env", variable, example) };
+  // Check the variable here, so that the error names the flag.
+  readVariable("--token-env", variable, about);
+  return { from: "env", name: variable };
 }

@@ -15,7 +15,6 @@ import {
 } from "../../base/values/text.js";
 import { loadConfig } from "../../config/load/load.js";
 import { ALLOWED_MODEL, modelFault, parseAddress } from "../../config/rules.js";
-import { FIELD_FLAGS, type Field, SOURCES } from "../../fleet/init.js";
 import { SCOPES, type Scope } from "../../identity/identity.js";
 import { FORMATS, type List, nameOf, type SortKey } from "../render/table.js";
 
@@ -27,11 +26,7 @@ export const sessionIdFlag = newSessionIdFlag("id of the session (default: a ran
 
 /** A flag for the id of a session that the command creates. */
 export function newSessionIdFlag(description: string) {
-  return Flags.string({
-    description,
-    helpValue: "SESSION",
-    parse: async (value) => validateSessionId(value, "--id"),
-  });
+  return parsedFlag("id", description, "SESSION", validateSessionId);
 }
 
 /** A flag whose text the fleet parses later. For a wrong text, `check` already throws an error that names the flag. */
@@ -41,13 +36,9 @@ export function textFlag(
   helpValue: string,
   check: (text: string, name: string) => unknown,
 ) {
-  return Flags.string({
-    description,
-    helpValue,
-    parse: async (value) => {
-      check(value, `--${name}`);
-      return value;
-    },
+  return parsedFlag(name, description, helpValue, (text, flag) => {
+    check(text, flag);
+    return text;
   });
 }
 
@@ -81,22 +72,30 @@ export function promptFlag(description: string) {
   });
 }
 
+/** A flag whose text `parse` turns into a value. `parse` gets the name of the flag for its error messages. */
+export function parsedFlag<Value>(
+  name: string,
+  description: string,
+  helpValue: string,
+  parse: (text: string, name: string) => Value,
+  rest: { char?: "n"; aliases?: string[] } = {},
+): Interfaces.OptionFlag<Value | undefined> {
+  const flag = Flags.string({ description, helpValue, ...rest });
+  // The types of `Flags.custom` need a type that is known not to be a list.
+  return { ...flag, parse: async (text: string) => parse(text, `--${name}`) } as unknown as Interfaces.OptionFlag<
+    Value | undefined
+  >;
+}
+
 /** A flag for a waiting time such as `30s`. Parses to milliseconds. */
-export function durationFlag(name: string, description: string) {
-  return Flags.custom<number>({
-    description,
-    helpValue: "DURATION",
-    parse: async (value) => parseDuration(value, { name: `--${name}`, maxMs: LONGEST_TIMER_MS }),
-  })();
+export function durationFlag(flag: string, description: string) {
+  const parse = (text: string, name: string) => parseDuration(text, { name, maxMs: LONGEST_TIMER_MS });
+  return parsedFlag(flag, description, "DURATION", parse);
 }
 
 /** A flag for a time in the past: how long ago, or a time in ISO 8601. */
-export function momentFlag(name: string, description: string) {
-  return Flags.custom<Date>({
-    description,
-    helpValue: "TIME",
-    parse: async (value) => new Date(parseMoment(value, `--${name}`)),
-  })();
+export function momentFlag(flag: string, description: string) {
+  return parsedFlag(flag, description, "TIME", (text, name) => new Date(parseMoment(text, name)));
 }
 
 /** A flag for a whole number within bounds, written in plain digits. `example` is a usual number. */
@@ -104,22 +103,16 @@ export function integerFlag(
   name: string,
   description: string,
   [min, max]: [number, number],
-  { example = Math.max(min, 1), char, aliases = [] }: { example?: number; char?: "n"; aliases?: string[] } = {},
+  { example = Math.max(min, 1), ...rest }: { example?: number; char?: "n"; aliases?: string[] } = {},
 ) {
-  return Flags.custom<number>({
-    description,
-    helpValue: "N",
-    aliases,
-    ...(char === undefined ? {} : { char }),
-    parse: async (value) => {
-      const number = /^\d{1,9}$/.test(value) ? Number(value) : Number.NaN;
-      if (number >= min && number <= max) return number;
-      const fault = wholeNumberFault(value, [min, max]) ?? "which is too long";
-      throw usage(`--${name} is ${quote(value)}, ${fault}. Allowed: a whole number from ${min} to ${max}`, [
-        `For example, write --${name} ${example}.`,
-      ]);
-    },
-  })();
+  const parse = (text: string, flag: string) => {
+    const number = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
+    if (number >= min && number <= max) return number;
+    const fault = wholeNumberFault(text, [min, max]) ?? "which is too long";
+    const allowed = `a whole number from ${min} to ${max}`;
+    throw usage(`${flag} is ${quote(text)}, ${fault}. Allowed: ${allowed}`, [`For example, write ${flag} ${example}.`]);
+  };
+  return parsedFlag(name, description, "N", parse, rest);
 }
 
 /** A flag that takes one of a few values. Error messages use `kind`, as in: "idel" is not a state. */
@@ -138,38 +131,28 @@ export function choiceFlag<Value extends string>(
 }
 
 /** A flag for a folder that exists. Parses to its absolute path. */
-export function folderFlag(name: string, description: string) {
-  return Flags.string({
-    description,
-    helpValue: "DIR",
-    parse: async (value) => {
-      if (statSync(value, { throwIfNoEntry: false })?.isDirectory() === true) return resolve(value);
-      const found = statSync(value, { throwIfNoEntry: false }) !== undefined;
-      const why = found ? "is a file, not a folder" : `does not exist (${printable(resolve(value))})`;
-      throw usage(`--${name} ${quote(value)} ${why}. Allowed: an existing folder`, [
-        ...(found || value === ""
-          ? ([`Give an existing folder, such as --${name} /tmp.`] as const)
-          : (["Correct the path, or create the folder.", `mkdir -p ${shellQuote(printable(value))}`] as const)),
-      ]);
-    },
+export function folderFlag(flag: string, description: string) {
+  return parsedFlag(flag, description, "DIR", (value, name) => {
+    const found = statSync(value, { throwIfNoEntry: false });
+    if (found?.isDirectory() === true) return resolve(value);
+    const why = found === undefined ? `does not exist (${printable(resolve(value))})` : "is a file, not a folder";
+    const advice: Suggestion[] =
+      found !== undefined || value === ""
+        ? [`Give an existing folder, such as ${name} /tmp.`]
+        : ["Correct the path, or create the folder.", `mkdir -p ${shellQuote(printable(value))}`];
+    throw usage(`${name} ${quote(value)} ${why}. Allowed: an existing folder`, advice);
   });
 }
 
 /** A flag for an address at which this machine listens. `example` is a usual address. */
-export function addressFlag(name: string, description: string, example: string) {
-  return Flags.string({
-    description,
-    helpValue: "HOST:PORT",
-    parse: async (value) => {
-      if (parseAddress(value) !== null) return value;
-      const fault = addressFault(value) ?? "which is not host:port";
-      const withHost = `127.0.0.1:${value}`;
-      const meant = parseAddress(withHost) === null ? example : withHost;
-      throw usage(
-        `--${name} is ${quote(value)}, ${fault}. Allowed: host:port, such as ${example} (port 0: any free one)`,
-        [`For example, write --${name} ${meant}.`],
-      );
-    },
+export function addressFlag(flag: string, description: string, example: string) {
+  return textFlag(flag, description, "HOST:PORT", (value, name) => {
+    if (parseAddress(value) !== null) return;
+    const fault = addressFault(value) ?? "which is not host:port";
+    const withHost = `127.0.0.1:${value}`;
+    const meant = parseAddress(withHost) === null ? example : withHost;
+    const allowed = `host:port, such as ${example} (port 0: any free one)`;
+    throw usage(`${name} is ${quote(value)}, ${fault}. Allowed: ${allowed}`, [`For example, write ${name} ${meant}.`]);
   });
 }
 
@@ -178,7 +161,7 @@ export function variableFlag(description: string) {
   return Flags.string({ description, helpValue: "VAR" });
 }
 
-export function variableName(flag: string, value: string, example: string): string {
+function variableName(flag: string, value: string, example: string): string {
   if (/^[A-Za-z_][A-Za-z0-9_]*$/.test(value)) return value;
   const allowed = `Allowed: letters, digits and _, not starting with a digit, such as ${example}`;
   throw usage(`The value of ${flag} ${NOT_A_VARIABLE}. ${allowed}`, [
@@ -229,6 +212,12 @@ export const leaseWaitFlag = durationFlag(
   "how long to wait while another user holds the session (default: 30s)",
 );
 
+/** A flag for the only session that a token gives access to. */
+export function onlySessionFlag(what: string) {
+  const description = `the only session that the ${what}; the user owns it or is a member`;
+  return parsedFlag("session", description, "SESSION", validateSessionId);
+}
+
 /** `--scope read --scope admin`, or `--scope read,admin`. */
 export const scopeFlag = Flags.custom<Scope, { kind: string }>({
   description: "what the token allows; may be repeated (default: use)",
@@ -270,7 +259,7 @@ export const namedUserFlag = Flags.string({ ...user, description: "id of the use
 
 const acting = {
   ...user,
-  description: "id of the user (default: user)",
+  description: "id of the user (default: COPILOTFLEET_USER, or the key user)",
   // The default depends on the person who runs the command, so oclif's manifest must not contain it.
   noCacheDefault: true,
 };
@@ -323,19 +312,17 @@ export function listFlags<Row>(list: List<Row>) {
 export type ListFlags = Interfaces.InferredFlags<ReturnType<typeof listFlags>>;
 
 function sortFlag(columns: readonly string[]) {
-  return Flags.custom<SortKey>({
-    description: `column to sort by: ${columns.join(", ")}; with :desc in descending order`,
-    helpValue: "COLUMN[:desc]",
-    parse: async (value) => {
-      const [column = "", order = "asc", ...rest] = value.split(":");
-      const isOrder = rest.length === 0 && (order === "asc" || order === "desc");
-      if (columns.includes(column) && isOrder) return { column, descending: order === "desc" };
-      throw usage(
-        `--sort ${quote(value)} is not a column. Allowed: ${columns.join(", ").replace(/, (?=[^,]*$)/, " or ")}, with :desc after it for descending order.`,
-        [`For example, write --sort ${columns[0]} or --sort ${columns[0]}:desc.`],
-      );
-    },
-  })();
+  const description = `column to sort by: ${columns.join(", ")}; with :desc in descending order`;
+  return parsedFlag("sort", description, "COLUMN[:desc]", (value): SortKey => {
+    const [column = "", order = "asc", ...rest] = value.split(":");
+    const isOrder = rest.length === 0 && (order === "asc" || order === "desc");
+    if (columns.includes(column) && isOrder) return { column, descending: order === "desc" };
+    const allowed = columns.join(", ").replace(/, (?=[^,]*$)/, " or ");
+    throw usage(
+      `--sort ${quote(value)} is not a column. Allowed: ${allowed}, with :desc after it for descending order.`,
+      [`For example, write --sort ${columns[0]} or --sort ${columns[0]}:desc.`],
+    );
+  });
 }
 
 function inGroup<F extends Interfaces.FlagInput>(helpGroup: string, flags: F): F {
@@ -356,28 +343,4 @@ export const memberFlags = {
 /** The members of a new session; undefined if it is private. */
 export function membersOf(flags: { collaborative: boolean; member?: string[] | undefined }): string[] | undefined {
   return flags.collaborative ? (flags.member ?? []) : undefined;
-}
-
-const text = (description: string, helpValue: string) => Flags.string({ description, helpValue });
-
-export const initFlags = {
-  provider: choiceFlag("provider", "source of the models", SOURCES),
-  "base-url": text("URL of the model service", "URL"),
-  "api-key-env": variableFlag("variable that contains the key of the model service"),
-  "token-env": variableFlag("variable that contains the GitHub token (default: the login of gh)"),
-  model: text("model of sessions that name none", "MODEL"),
-  isolation: choiceFlag("isolation", "whether users share servers (default: per-user)", ["per-user", "shared"]),
-  yes: Flags.boolean({
-    char: "y",
-    description: "ask nothing: take the first source that is found, and the usual answers",
-  }),
-  force: Flags.boolean({ description: "replace an existing file" }),
-  "user-config": Flags.boolean({ description: "write your own configuration file instead of the project's" }),
-  "no-try": Flags.boolean({ description: "do not try a prompt before writing" }),
-};
-
-/** Returns the answers that the flags give to questions of `init`. */
-export function fieldsIn(flags: Readonly<Record<string, unknown>>): Partial<Record<Field, string>> {
-  const entries = Object.entries(FIELD_FLAGS).map(([field, flag]) => [field, flags[flag.slice("--".length)]]);
-  return Object.fromEntries(entries.filter(([, value]) => value !== undefined)) as Partial<Record<Field, string>>;
 }

@@ -3,6 +3,9 @@ import { quote } from "../../base/errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { StopRequest } from "../../hosts/options.js";
 import { referenceOf } from "../../servers/server.js";
+import type { Stopped } from "../../servers/stop.js";
+import { FleetCommand } from "../base-command.js";
+import { exitCodeOf } from "../render/results.js";
 import { durationFlag, given, usage, userFilter } from "./flags.js";
 
 /** The arguments and flags with which `stop` and `restart` select servers and wait for turns. */
@@ -25,11 +28,29 @@ export const selectionFlags = {
 
 type SelectionFlags = Interfaces.InferredFlags<typeof selectionFlags>;
 
-export function stopRequest({
-  force,
-  "drain-timeout": drainTimeout,
-}: Pick<SelectionFlags, "force" | "drain-timeout">): Pick<StopRequest, "force" | "drainTimeout"> {
-  return { force, ...given({ drainTimeout }) };
+/** The base of the commands that stop servers which the user selects. */
+export abstract class SelectionCommand extends FleetCommand {
+  /** Runs an operation on the selected servers, prints its result, and sets the exit code. */
+  protected async onServers<Result extends { stopped: Stopped[] }>(
+    what: string,
+    [servers, flags]: [servers: string[], flags: SelectionFlags],
+    operation: (fleet: Fleet, ids: string[], request: Omit<StopRequest, "force">) => Promise<Result>,
+    textOf: (result: Result, fleet: Fleet) => string | Promise<string>,
+  ): Promise<Result & { away?: string[] }> {
+    return await this.withFleet(async (fleet) => {
+      const { ids, away } = await selectServers(fleet, servers, flags);
+      const signal = this.interruptSignal();
+      using progress = this.progress(what);
+      const drainTimeout = flags["drain-timeout"];
+      const result = await operation(fleet, ids, { signal, onProgress: progress.report, ...given({ drainTimeout }) });
+      this.log(await textOf(result, fleet));
+      process.exitCode = exitCodeOf(result.stopped, away);
+      if (away.length === 0) return result;
+      const unchanged = `These servers are unchanged, because their hosts cannot be reached: ${away.join(", ")}`;
+      process.stderr.write(`Warning: ${unchanged}\n`);
+      return { ...result, away };
+    });
+  }
 }
 
 /**
@@ -67,23 +88,4 @@ export function checkSelection(
   if (ways.length === 1) return;
   const fault = ways.length === 0 ? "SERVER is missing." : `${ways.join(" and ")} cannot be used together.`;
   throw usage(`${fault} Give ids of servers, or --user USER, or --all.`, ["copilotfleet ps # lists servers"]);
-}
-
-/** Returns references of the servers whose logs to show. With `all`, leaves out servers on unreachable hosts. */
-export async function logReferences(
-  fleet: Fleet,
-  { server, user, all }: { server: string | undefined; user: string | undefined; all: boolean },
-): Promise<string[]> {
-  if (user !== undefined) return [referenceOf(await fleet.servers.ofUser(user))];
-  if (!all) return [server ?? ""];
-  return (await fleet.servers.list()).filter(({ away }) => !away).map(referenceOf);
-}
-
-/** Warns about servers on hosts that cannot be reached. Returns the field of the `--json` output that lists them. */
-export function leftOut(away: readonly string[]): { away?: string[] } {
-  if (away.length === 0) return {};
-  process.stderr.write(
-    `Warning: These servers are unchanged, because their hosts cannot be reached: ${away.join(", ")}\n`,
-  );
-  return { away: [...away] };
 }

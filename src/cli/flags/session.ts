@@ -77,8 +77,7 @@ export function meantAmong(sessions: readonly { id: string }[], texts: readonly 
 }
 
 /**
- * Adds to an error of `delete` the full ids that the user may have meant, because `delete` needs full ids. If the user
- * typed `delete server ID`, suggests `stop` instead.
+ * Adds to an error of `delete` the full ids that the user may have meant, because `delete` needs full ids.
  *
  * @param isWhole whether the caller has already replaced the texts with full ids
  */
@@ -91,14 +90,11 @@ export async function withWholeIds(
   const missing = ids.filter((id) => !((error.outcome.deleted ?? []) as string[]).includes(id));
   const found = isWhole ? [] : await fleet.sessions.matching(missing, given({ user }));
   const whole = found.flatMap((meant, at) => (meant.length === 1 && meant[0] !== missing[at] ? meant : []));
-  const [kind = "", name] = missing;
   const advice: Suggestion[] = [];
   if (whole.length > 0) {
     const only = user === undefined ? "" : ` --user ${user}`;
     advice.push("A script and --yes need whole ids, because nobody is asked.");
     advice.push(`copilotfleet delete ${whole.join(" ")}${only}`);
-  } else if (kind === "server" && name !== undefined && isSessionId(name)) {
-    advice.push(`copilotfleet stop ${name} # stops a server and keeps its sessions`);
   }
   return error.reworded(({ suggestions }) => ({ suggestions: [...advice, ...suggestions] }));
 }

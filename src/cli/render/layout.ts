@@ -7,6 +7,26 @@ export function onOneLine(text: string): string {
   return printableLines(text).replace(/\s+/g, " ").trim();
 }
 
+/** Makes text printable that arrives in pieces. */
+export class PrintablePieces {
+  /** The end of the last piece if the next piece may complete it: half a line break (`\r`) or half a character. */
+  #held = "";
+
+  add(piece: string): string {
+    const text = this.#held + piece;
+    const end = /[\r\ud800-\udbff]$/.test(text) ? text.length - 1 : text.length;
+    this.#held = text.slice(end);
+    return printableLines(text.slice(0, end));
+  }
+
+  /** Returns what is left after the last piece. */
+  end(): string {
+    const rest = printableLines(this.#held);
+    this.#held = "";
+    return rest;
+  }
+}
+
 /** The number of columns that the text takes on a terminal. The text must not contain line breaks or tabs. */
 export function widthOf(text: string): number {
   return stringWidth(text);

@@ -2,6 +2,8 @@ import { quote } from "../../base/errors.js";
 import type { AwaitedTurns, Progress } from "../../base/progress.js";
 import type { LeaseWait } from "../../sessions/leases.js";
 
+export const FRAMES = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
+
 /** Something that an operation reports while it runs. A string names its present step. */
 export type Report = Progress | LeaseWait | string;
 

@@ -159,7 +159,7 @@ export function renderBytes(bytes: number | null): Cell {
   return kilobytes < 1024 ? `${kilobytes.toFixed(1)} kB` : `${(kilobytes / 1024).toFixed(1)} MB`;
 }
 
-/** The formats of a list. `cli/standard-flags.ts` turns `--output json` into `--json`. */
+/** The formats of a list. `cli/command-id.ts` turns `--output json` into `--json`. */
 export const FORMATS = ["table", "wide", "json", "yaml", "name", "csv"] as const;
 export type Format = (typeof FORMATS)[number];
 

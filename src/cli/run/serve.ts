@@ -28,14 +28,19 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
   const log = await openServeLog();
   const ignored = ignoredVariables(process.env);
   if (ignored !== null) log("warn", ignored);
-  using signals = new ServeSignals();
+  // The first signal ends the supervision, and a second signal cuts the drain short.
+  const [first, second] = [new AbortController(), new AbortController()];
+  let signalName: NodeJS.Signals | undefined;
+  using _ = onSignals(["SIGTERM", "SIGINT"], (name) => {
+    if (signalName !== undefined) return second.abort();
+    signalName = name;
+    first.abort(new Error(`the process received ${name}`));
+  });
   const inherited = inheritedListeners(process.env, process.pid);
-  const supervisor = await fleet.pool
-    .supervise({ log, signal: signals.first, ...inherited })
-    .catch((error: unknown) => {
-      // A signal during the start ends the command at once, because there is nothing to drain.
-      throw signals.name === undefined ? error : new Interrupted(signals.name);
-    });
+  const supervisor = await fleet.pool.supervise({ log, signal: first.signal, ...inherited }).catch((error: unknown) => {
+    // A signal during the start ends the command at once, because there is nothing to drain.
+    throw signalName === undefined ? error : new Interrupted(signalName);
+  });
   const { watched, metricsAddress, doorAddress, httpUrl } = supervisor;
   const api = httpUrl === null ? {} : { http: httpUrl };
   log("info", "serving", { servers: watched, metrics: metricsAddress, door: doorAddress, ...api });
@@ -44,7 +49,7 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
   options.ready(
     `Supervising ${countOf(watched, "server")}.${door}${http} Metrics and health: http://${metricsAddress}/metrics`,
   );
-  await Promise.race([aborted(signals.first), aborted(supervisor.lost)]);
+  await Promise.race([aborted(first.signal), aborted(supervisor.lost)]);
   if (supervisor.lost.aborted) {
     await supervisor.leave();
     throw new FleetError("FLEET_SUPERVISOR_RUNNING", "Another supervisor took over while this one was suspended.", {
@@ -52,13 +57,13 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
     });
   }
   log("info", options.leaveRunning ? "leaving the servers to the next supervisor" : "draining", {
-    signal: signals.name,
+    signal: signalName,
   });
   if (options.leaveRunning) {
     await supervisor.leave({ doorTimeout: options.drainTimeoutMs });
     return { leftRunning: true, stopped: [], failed: [] };
   }
-  const { stopped, failed } = await supervisor.drain({ drainTimeout: options.drainTimeoutMs, hurry: signals.second });
+  const { stopped, failed } = await supervisor.drain({ drainTimeout: options.drainTimeoutMs, hurry: second.signal });
   log("info", "drained", { servers: stopped.length, cut: stopped.flatMap(({ cut }) => cut) });
   return {
     leftRunning: false,
@@ -106,29 +111,6 @@ export function exitCodeOfServe({ stopped, failed }: Served): number {
 async function aborted(signal: AbortSignal): Promise<void> {
   if (signal.aborted) return;
   await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
-}
-
-/** The signals that end `serve`. The first signal ends the supervision, and a second signal cuts the drain short. */
-class ServeSignals implements Disposable {
-  name: NodeJS.Signals | undefined;
-  readonly #first = new AbortController();
-  readonly #second = new AbortController();
-  readonly #handler = onSignals(["SIGTERM", "SIGINT"], (name) => this.#receive(name));
-  readonly first = this.#first.signal;
-  readonly second = this.#second.signal;
-
-  #receive(name: NodeJS.Signals): void {
-    if (this.first.aborted) {
-      this.#second.abort();
-      return;
-    }
-    this.name = name;
-    this.#first.abort(new Error(`the process received ${name}`));
-  }
-
-  [Symbol.dispose](): void {
-    this.#handler[Symbol.dispose]();
-  }
 }
 
 /**

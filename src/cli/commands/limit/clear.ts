@@ -11,11 +11,6 @@ export default class LimitClear extends FleetCommand {
 
   async run(): Promise<LimitView> {
     const { flags } = await this.parse(LimitClear);
-    return await this.withFleet(async (fleet) => {
-      using _ = this.progress("Clearing the limits");
-      const view = await fleet.limits.clear(flags.user);
-      this.log(renderLimits(view));
-      return view;
-    });
+    return await this.act("Clearing the limits", async (fleet) => await fleet.limits.clear(flags.user), renderLimits);
   }
 }

@@ -1,8 +1,36 @@
-import type { LimitView } from "../../../accounts/limits.js";
+import type { LimitValue, LimitView } from "../../../accounts/limits.js";
+import { quote } from "../../../base/errors.js";
+import { USER_LIMITS, type UserLimit } from "../../../base/user-limits.js";
+import { wholeNumberFault } from "../../../base/values/text.js";
+import type { Fleet } from "../../../fleet/fleet.js";
 import { FleetCommand } from "../../base-command.js";
-import { namedUserFlag, usage } from "../../flags/flags.js";
-import { limitFlags, limitsIn } from "../../flags/limits.js";
+import { namedUserFlag, parsedFlag, usage } from "../../flags/flags.js";
 import { renderLimits } from "../../render/results.js";
+
+const MOST = Number.MAX_SAFE_INTEGER;
+
+/** A flag for a limit: a whole number, `unlimited` or `default`. */
+function limitFlag(flag: string, description: string, example: number) {
+  return parsedFlag(flag, description, "N", (value, name): LimitValue => {
+    if (value === "unlimited" || value === "default") return value;
+    const number = /^\d{1,16}$/.test(value) ? Number(value) : Number.NaN;
+    if (number >= 1 && number <= MOST) return number;
+    const fault = wholeNumberFault(value, [1, MOST]) ?? "which is too long";
+    const allowed = "a whole number from 1, unlimited, or default";
+    throw usage(`${name} is ${quote(value)}, ${fault}. Allowed: ${allowed}`, [
+      `For example, write ${name} ${example}.`,
+    ]);
+  });
+}
+
+const limitFlags = {
+  "turns-per-minute": limitFlag("turns-per-minute", "turns that begin within a minute", 20),
+  "concurrent-turns": limitFlag("concurrent-turns", "turns that run at once", 4),
+  sessions: limitFlag("sessions", "sessions in all states", 100),
+  connections: limitFlag("connections", "open connections to front doors", 16),
+  "tokens-per-day": limitFlag("tokens-per-day", "model tokens in a day of UTC", 100_000),
+  "tokens-per-month": limitFlag("tokens-per-month", "model tokens in a month of UTC", 1_000_000),
+};
 
 export default class LimitSet extends FleetCommand {
   static override summary = "Set limits of one user. They replace those of the configuration.";
@@ -24,11 +52,14 @@ export default class LimitSet extends FleetCommand {
         "copilotfleet limit set --help",
       ]);
     }
-    return await this.withFleet(async (fleet) => {
-      using _ = this.progress("Setting the limits");
-      const view = await fleet.limits.set(flags.user, limits);
-      this.log(renderLimits(view));
-      return view;
-    });
+    const set = async (fleet: Fleet) => await fleet.limits.set(flags.user, limits);
+    return await this.act("Setting the limits", set, renderLimits);
   }
+}
+
+/** The limits that the flags give, by their names in the configuration. */
+function limitsIn(flags: Readonly<Record<string, unknown>>): Partial<Record<UserLimit, LimitValue>> {
+  const flagOf = (limit: UserLimit) => limit.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+  const given = USER_LIMITS.map((limit) => [limit, flags[flagOf(limit)]]).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(given) as Partial<Record<UserLimit, LimitValue>>;
 }

@@ -13,11 +13,6 @@ export default class LimitShow extends FleetCommand {
 
   async run(): Promise<LimitView> {
     const { flags } = await this.parse(LimitShow);
-    return await this.withFleet(async (fleet) => {
-      using _ = this.progress("Looking it up");
-      const view = await fleet.limits.get(flags.user);
-      this.log(renderLimits(view));
-      return view;
-    });
+    return await this.act("Looking it up", async (fleet) => await fleet.limits.get(flags.user), renderLimits);
   }
 }

@@ -27,7 +27,7 @@ export default class StoreMigrate extends FleetCommand {
   async run(): Promise<MigrateResult> {
     const { flags } = await this.parse(StoreMigrate);
     const signal = this.interruptSignal();
-    using progress = this.progress("Copying records", signal);
+    using progress = this.progress("Copying records");
     const result = await migrateStore({
       env: process.env,
       cwd: process.cwd(),

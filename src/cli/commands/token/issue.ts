@@ -1,10 +1,9 @@
-import { Flags } from "@oclif/core";
-import { validateSessionId } from "../../../base/ids.js";
 import { parseLifetime } from "../../../base/values/measures.js";
 import { parseLabel } from "../../../base/values/names.js";
+import type { Fleet } from "../../../fleet/fleet.js";
 import type { IssuedToken } from "../../../identity/tokens.js";
 import { FleetCommand } from "../../base-command.js";
-import { actingUserFlag, given, scopeFlag, textFlag } from "../../flags/flags.js";
+import { actingUserFlag, given, onlySessionFlag, scopeFlag, textFlag } from "../../flags/flags.js";
 
 export default class TokenIssue extends FleetCommand {
   static override summary = "Issue a token that lets a user's clients connect to the front door.";
@@ -20,11 +19,7 @@ export default class TokenIssue extends FleetCommand {
   static override flags = {
     user: actingUserFlag,
     scope: scopeFlag,
-    session: Flags.string({
-      description: "the only session that the token is valid for; the user owns it or is a member",
-      helpValue: "SESSION",
-      parse: async (value) => validateSessionId(value, "--session"),
-    }),
+    session: onlySessionFlag("token is valid for"),
     ttl: textFlag(
       "ttl",
       "how long the token is valid, such as 30d, or never (default: identity.tokenTtl)",
@@ -37,11 +32,8 @@ export default class TokenIssue extends FleetCommand {
   async run(): Promise<IssuedToken> {
     const { flags } = await this.parse(TokenIssue);
     const { ttl, scope: scopes, session: sessionId, label } = flags;
-    return await this.withFleet(async (fleet) => {
-      using _ = this.progress("Issuing the token");
-      const issued = await fleet.tokens.issue(flags.user, given({ ttl, scopes, sessionId, label }));
-      this.log(issued.token);
-      return issued;
-    });
+    const options = given({ ttl, scopes, sessionId, label });
+    const issue = async (fleet: Fleet) => await fleet.tokens.issue(flags.user, options);
+    return await this.act("Issuing the token", issue, ({ token }) => token);
   }
 }

@@ -1,5 +1,6 @@
 import { Args } from "@oclif/core";
 import { parseDuration } from "../../../base/values/measures.js";
+import type { Fleet } from "../../../fleet/fleet.js";
 import type { RotatedToken } from "../../../identity/tokens.js";
 import { FleetCommand } from "../../base-command.js";
 import { given, textFlag } from "../../flags/flags.js";
@@ -27,11 +28,7 @@ export default class TokenRotate extends FleetCommand {
 
   async run(): Promise<RotatedToken> {
     const { args, flags } = await this.parse(TokenRotate);
-    return await this.withFleet(async (fleet) => {
-      using _ = this.progress("Rotating the token");
-      const rotated = await fleet.tokens.rotate(args.token, given({ overlap: flags.overlap }));
-      this.log(rotated.token);
-      return rotated;
-    });
+    const rotate = async (fleet: Fleet) => await fleet.tokens.rotate(args.token, given({ overlap: flags.overlap }));
+    return await this.act("Rotating the token", rotate, ({ token }) => token);
   }
 }

@@ -17,13 +17,14 @@ export default class UserExport extends FleetCommand {
 
   async run(): Promise<ExportedUser> {
     const { args, flags } = await this.parse(UserExport);
-    return await this.withFleet(async (fleet) => {
-      const signal = this.interruptSignal();
-      using _ = this.progress("Exporting the data of the user", signal);
-      const exported = await fleet.users.export(args.user, { output: flags.output, signal });
-      this.log(`${exported.folder} (${countOf(exported.sessions.length, "session")})`);
-      for (const { session, why } of exported.remains) this.log(`Not exported: ${session}: ${why}`);
-      return exported;
-    });
+    const options = { output: flags.output, signal: this.interruptSignal() };
+    return await this.act(
+      "Exporting the data of the user",
+      async (fleet) => await fleet.users.export(args.user, options),
+      ({ folder, sessions, remains }) => {
+        const left = remains.map(({ session, why }) => `Not exported: ${session}: ${why}`);
+        return [`${folder} (${countOf(sessions.length, "session")})`, ...left].join("\n");
+      },
+    );
   }
 }

@@ -33,7 +33,7 @@ export default class UserPurge extends FleetCommand {
       if (!dryRun && isAsked({ json: this.jsonEnabled(), yes: flags.yes })) {
         await confirm(askToPurge(await fleet.users.purge(user, { ...options, dryRun: true, signal })));
       }
-      using _ = this.progress("Erasing the data of the user", signal);
+      using _ = this.progress("Erasing the data of the user");
       const receipt = await fleet.users.purge(user, { ...options, dryRun, signal });
       this.log(renderReceipt(receipt));
       return receipt;

@@ -1,4 +1,5 @@
 import { printable } from "../../../base/values/text.js";
+import type { Fleet } from "../../../fleet/fleet.js";
 import { FleetCommand } from "../../base-command.js";
 import { userArg } from "../../flags/flags.js";
 
@@ -12,10 +13,7 @@ export default class UserResume extends FleetCommand {
 
   async run(): Promise<{ user: string }> {
     const { args } = await this.parse(UserResume);
-    return await this.withFleet(async (fleet) => {
-      const resumed = await fleet.users.resume(args.user);
-      this.log(`${printable(resumed.user)} is no longer suspended.`);
-      return resumed;
-    });
+    const resume = async (fleet: Fleet) => await fleet.users.resume(args.user);
+    return await this.act("Ending the suspension", resume, ({ user }) => `${printable(user)} is no longer suspended.`);
   }
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { firstOf, TopModel, type ViewTable } from "../../src/cli/top-model.js";
+import { firstOf, TopModel, type ViewTable } from "../../src/cli/top.js";
 
 const ROWS = 4;
 
