@@ -153,7 +153,7 @@ function operation(route: AnyRoute): Json {
           requestBody: { required: isBodyOptional !== true, content: { "application/json": { schema: input(body) } } },
         }),
     responses: {
-      [answer.status]: answerOf(route),
+      [answer.status ?? 200]: answerOf(route),
       ...(route.method === "GET" && answer.headers?.includes("ETag") === true
         ? { 304: { description: "Nothing has changed." } }
         : {}),

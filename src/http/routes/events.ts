@@ -13,14 +13,10 @@ const POSITION = /^([^:]{0,63}):(\d{1,15})$/;
 const LATE_MS = 60_000;
 
 export const EVENT_ROUTES: readonly AnyRoute[] = [
-  route({
-    method: "GET",
-    path: "/v1/events",
+  route("Events", "GET /v1/events", {
     operation: "listEvents",
     action: "readAll",
     actionOf: ({ user }, identity) => (user === undefined || user === identity.user ? "readAll" : "manage"),
-    about: "none",
-    tag: "Events",
     summary: "List the events of the caller",
     description:
       "Lists what the caller did, and what concerns the caller, from the logs of all hosts, the newest first, and those of each host in " +
@@ -30,18 +26,18 @@ export const EVENT_ROUTES: readonly AnyRoute[] = [
       "event's time, so the stream may repeat events.",
     query: s.eventFilter,
     answer: {
-      status: 200,
       description: "The events.",
       schema: s.events,
       stream: "The events, each with its id. If the stream fails, its last event is `problem`, with the error.",
     },
     limitMs: null,
-    handle: async ({ fleet, identity, query, acceptsStream, lastEventId, signal }) => {
+    handle: async ({ fleet, identity, query, acceptsStream, header, signal }) => {
       const { limit, cursor, type, since } = query;
       const isAdmin = identity.scopes.includes("admin");
       const user = isAdmin ? query.user : identity.user;
       const filter = given({ user, type });
       if (acceptsStream) {
+        const lastEventId = header("Last-Event-ID");
         const { id, after } = placeOf(lastEventId ?? "");
         const from = lastEventId === undefined ? (since ?? new Date()) : beginningOf(id, after);
         return {

@@ -19,6 +19,8 @@ export const label = v.pipe(
 
 export const object = <Entries extends v.ObjectEntries>(entries: Entries) => v.strictObject(entries, "a JSON object");
 
+export const id = text("an id", 512);
+
 const ALLOWED_BASE64 = "base64";
 const ALLOWED_ATTACHMENTS = "a list of at most 20 attachments";
 const attachment = object({

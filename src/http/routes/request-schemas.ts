@@ -3,9 +3,6 @@ import { REQUEST_KINDS, REQUEST_OUTCOMES } from "../../sessions/requests.js";
 
 /* The schemas of the agent's permissions and questions. */
 
-const ALLOWED_ID = "an id";
-const id = v.pipe(v.string(ALLOWED_ID), v.minLength(1, ALLOWED_ID), v.maxLength(512, ALLOWED_ID));
-
 /** The field `interactive` of a prompt. */
 export const interactive = v.optional(
   v.pipe(
@@ -25,8 +22,6 @@ const answerText = v.pipe(
   v.maxLength(LONGEST_ANSWER, ALLOWED_TEXT),
   v.check((text) => text.trim() !== "", ALLOWED_TEXT),
 );
-
-export const requestPath = v.strictObject({ id, requestId: id }, "a JSON object");
 
 export const requestAnswer = v.strictObject({
   decision: v.optional(

@@ -3,10 +3,10 @@ import { ALLOWED_TITLE, LONGEST_TITLE, titleFault } from "../../base/ids.js";
 import { SERVER_STATES } from "../../base/server.js";
 import { SESSION_STATES, TURN_OUTCOMES } from "../../base/session.js";
 import { SCOPES } from "../../identity/identity.js";
-import { attachments, LONGEST_TEXT, label, object, text, tools, turnTimeout } from "./fields.js";
+import { attachments, id, LONGEST_TEXT, label, object, text, tools, turnTimeout } from "./fields.js";
 import { interactive } from "./request-schemas.js";
 
-export { label, object };
+export { id, label, object };
 
 /*
  * The schemas of requests and answers. The schemas of requests refuse unknown fields. Their messages complete an error
@@ -17,9 +17,6 @@ const MOST_MEMBERS = 1_000;
 const LARGEST_PAGE = 200;
 const DEFAULT_PAGE = 50;
 
-const LONGEST_ID = 512;
-
-export const id = text("an id", LONGEST_ID);
 const duration = v.pipe(
   text('a duration, such as "24h"', LONGEST_TEXT),
   v.description("A number with a unit: `30s`, `15m`, `24h` or `7d`."),
@@ -37,7 +34,6 @@ const title = v.pipe(
   v.check((given) => titleFault(given) === null, ALLOWED_TITLE),
 );
 
-export const path = object({ id });
 export const nothing = object({});
 
 /** A number in a query. It arrives as a text, but the API's description presents it to clients as a number. */

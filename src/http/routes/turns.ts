@@ -130,32 +130,26 @@ export const SESSION_EVENTS = {
 const { "assistant.message_delta": _, "turn.end": __, ...RECORDED_EVENTS } = SESSION_EVENTS;
 
 export const TURN_ROUTES: readonly AnyRoute[] = [
-  route({
-    method: "POST",
-    path: "/v1/sessions/{id}/turns",
+  route("Turns", "POST /v1/sessions/{id}/turns", {
     operation: "runTurn",
     action: "use",
-    about: "session",
     isWork: true,
-    tag: "Turns",
     summary: "Run one turn",
     description:
       "Sends the prompt, and answers when the turn is over. If somebody else's turn runs in the session, the prompt waits up to " +
       "30 seconds for its end. The turn continues if the client disconnects, unless the client asks otherwise with `abort`. " +
       "With `Accept: text/event-stream`, the answer is the stream of the turn's events, which begins with the turn. The caller's " +
       "requests with the same `Idempotency-Key` are one turn, and all get its reply.",
-    params: s.path,
     query: turnQuery,
     body: s.prompt,
     isRepeatable: true,
     answer: {
-      status: 200,
       description: "The reply.",
       schema: s.turn,
       stream: "The events of the turn. The last one is `turn.end`, with the reply, or `problem`, with the error.",
       events: SESSION_EVENTS,
     },
-    errors: [404, 409, 413, 429, 502, 504],
+    errors: [409, 413, 429, 502, 504],
     limitMs: TURN_MS,
     handle: async (call) => {
       const { fleet, identity, params, query, body, gitHubToken, signal, lasting, draining } = call;
@@ -175,31 +169,25 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
       return { body: turnOf(await begin()) };
     },
   }),
-  route({
-    method: "GET",
-    path: "/v1/sessions/{id}/events",
+  route("Turns", "GET /v1/sessions/{id}/events", {
     operation: "streamEvents",
     action: "read",
-    about: "session",
-    tag: "Turns",
     summary: "Stream the events of a session",
     description:
       "Streams the recorded events of the session, from its beginning, and then those that are added. With the id of an event " +
       "as `Last-Event-ID`, begins after that event, at any host of the fleet. Each event comes once. The stream has no deltas: " +
       "the stream of a turn has them. Starts no server.",
-    params: s.path,
     query: eventsQuery,
     answer: {
-      status: 200,
       description: "The events.",
       schema: null,
       stream: "The events, each with its id. If the stream fails, its last event is `problem`, with the error.",
       events: RECORDED_EVENTS,
     },
-    errors: [404, 409],
+    errors: [409],
     limitMs: null,
-    handle: async ({ fleet, identity: { user }, params: { id }, query, lastEventId, signal }) => {
-      const options = { user, ...given({ after: lastEventId }) };
+    handle: async ({ fleet, identity: { user }, params: { id }, query, header, signal }) => {
+      const options = { user, ...given({ after: header("Last-Event-ID") }) };
       // Ask for one event, so that an unknown `Last-Event-ID` fails here, before the stream begins. After an error in a
       // stream, the client would connect with the same id again and again.
       for await (const _ of fleet.readEvents(id, { ...options, signal })) break;
@@ -210,39 +198,29 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
       return { stream: follow && isWanted("request.opened") ? { events, between } : { events } };
     },
   }),
-  route({
-    method: "POST",
-    path: "/v1/sessions/{id}/abort",
+  route("Turns", "POST /v1/sessions/{id}/abort", {
     operation: "abortTurn",
     action: "use",
-    about: "session",
-    tag: "Turns",
     summary: "Abort the turn that runs in a session",
     description:
       "Aborts the turn, whichever client began it. In a collaborative session, nobody can abort the turn of another member. The " +
       "request that began the turn is answered with what the model had written so far.",
-    params: s.path,
     body: s.nothing,
     isBodyOptional: true,
     answer: { status: 202, description: "The server was told to abort the turn.", schema: s.aborted },
-    errors: [404, 409, 502, 504],
+    errors: [409, 502, 504],
     handle: async ({ fleet, identity: { user }, params: { id } }) => ({
       body: await fleet.sessions.abort(id, { user }),
     }),
   }),
-  route({
-    method: "GET",
-    path: "/v1/sessions/{id}/transcript",
+  route("Turns", "GET /v1/sessions/{id}/transcript", {
     operation: "getTranscript",
     action: "read",
-    about: "session",
-    tag: "Turns",
     summary: "Read the conversation so far",
     description: "Starts no server, and works during a turn, too.",
-    params: s.path,
     query: s.transcriptQuery,
-    answer: { status: 200, description: "The conversation.", schema: s.transcript },
-    errors: [404, 409],
+    answer: { description: "The conversation.", schema: s.transcript },
+    errors: [409],
     handle: async ({ fleet, identity: { user }, params: { id }, query: { turns }, signal }) => ({
       body: await fleet.sessions.transcript(id, { user, turns, signal }),
     }),

@@ -44,18 +44,14 @@ const report = v.object({
 });
 
 export const USAGE_ROUTES: readonly AnyRoute[] = [
-  route({
-    method: "GET",
-    path: "/v1/usage",
+  route("Caller", "GET /v1/usage", {
     operation: "getUsage",
     actionOf: ({ user }, identity) => (user === undefined || user === identity.user ? "readAll" : "manage"),
     action: "readAll",
-    about: "none",
-    tag: "Caller",
     summary: "Show what was used: turns, model requests and tokens",
     description: "Shows the caller's own usage. With scope `admin`, shows that of all users.",
     query,
-    answer: { status: 200, description: "The usage.", schema: report },
+    answer: { description: "The usage.", schema: report },
     handle: async ({ fleet, identity, query: { user, ...rest } }) => {
       const own = identity.scopes.includes("admin") ? undefined : identity.user;
       return { body: await fleet.usageReport(given({ ...rest, user: user ?? own })) };

@@ -5,7 +5,6 @@ import { FIXED_LIMITS, USER_LIMITS, type UserLimit } from "../../base/user-limit
 import { type AnyRoute, route } from "../route.js";
 import { given, object } from "./fields.js";
 import * as s from "./schemas.js";
-import { path } from "./schemas.js";
 
 /** A suspension waits for the user's servers to stop. */
 const SUSPEND_MS = 60_000;
@@ -46,62 +45,41 @@ const receipt = v.object({
 });
 
 export const USER_ROUTES: readonly AnyRoute[] = [
-  route({
-    method: "GET",
-    path: "/v1/users",
+  route("Users", "GET /v1/users", {
     operation: "listUsers",
     action: "manage",
-    about: "none",
-    tag: "Users",
     summary: "List the users",
     description: "Lists the users who have a session, a server or a token, or are suspended, by name.",
-    answer: { status: 200, description: "The users.", schema: users },
+    answer: { description: "The users.", schema: users },
     handle: async ({ fleet }) => ({ body: { users: await fleet.users.list() } }),
   }),
-  route({
-    method: "POST",
-    path: "/v1/users/{id}/suspend",
+  route("Users", "POST /v1/users/{id}/suspend", {
     operation: "suspendUser",
     action: "manage",
-    about: "none",
-    tag: "Users",
     summary: "Suspend a user",
     description:
       "Refuses the user at every entry point, with all credentials (403, `FLEET_USER_SUSPENDED`). The user's turns and connections end within seconds, on all hosts, and the user's own servers stop. Data stays. The fleet need not know the user.",
-    params: s.path,
     body: suspendBody,
     isBodyOptional: true,
-    answer: { status: 200, description: "The user is suspended.", schema: suspended },
+    answer: { description: "The user is suspended.", schema: suspended },
     limitMs: SUSPEND_MS,
     handle: async ({ fleet, params: { id }, body }) => ({ body: await fleet.users.suspend(id, given(body)) }),
   }),
-  route({
-    method: "POST",
-    path: "/v1/users/{id}/resume",
+  route("Users", "POST /v1/users/{id}/resume", {
     operation: "resumeUser",
     action: "manage",
-    about: "none",
-    tag: "Users",
     summary: "End the suspension of a user",
     description: "The user's credentials are valid again.",
-    params: s.path,
-    answer: { status: 200, description: "The user is no longer suspended.", schema: v.object({ user: v.string() }) },
-    errors: [404],
+    answer: { description: "The user is no longer suspended.", schema: v.object({ user: v.string() }) },
     handle: async ({ fleet, params: { id } }) => ({ body: await fleet.users.resume(id) }),
   }),
-  route({
-    method: "DELETE",
-    path: "/v1/users/{id}",
+  route("Users", "DELETE /v1/users/{id}", {
     operation: "purgeUser",
     action: "manage",
-    about: "none",
-    tag: "Users",
     summary: "Erase all data of a user",
     description:
       "Stops the user's servers at once and erases sessions, histories, homes and tokens on all hosts. In usage and events, a pseudonym replaces the name. If it is interrupted, the same request finishes it.",
-    params: s.path,
-    answer: { status: 200, description: "The receipt, with everything that remains.", schema: receipt },
-    errors: [404],
+    answer: { description: "The receipt, with everything that remains.", schema: receipt },
     limitMs: PURGE_MS,
     handle: async ({ fleet, params: { id }, lasting }) => ({
       body: await fleet.users.purge(validateUser(id), { signal: lasting }),
@@ -140,32 +118,22 @@ const userLimits = v.object({
 });
 
 export const LIMIT_ROUTES: readonly AnyRoute[] = [
-  route({
-    method: "GET",
-    path: "/v1/users/{id}/limits",
+  route("Users", "GET /v1/users/{id}/limits", {
     operation: "getUserLimits",
     action: "manage",
-    about: "none",
-    tag: "Users",
     summary: "Show the limits of a user",
     description: "Also shows what is used of them, and where each comes from.",
-    params: path,
-    answer: { status: 200, description: "The limits.", schema: userLimits },
+    answer: { description: "The limits.", schema: userLimits },
     handle: async ({ fleet, params: { id } }) => ({ body: await shown(fleet.limits.get(id)) }),
   }),
-  route({
-    method: "PUT",
-    path: "/v1/users/{id}/limits",
+  route("Users", "PUT /v1/users/{id}/limits", {
     operation: "setUserLimits",
     action: "manage",
-    about: "none",
-    tag: "Users",
     summary: "Replace the limits of a user",
     description:
       "A limit that is left out is again that of the user's groups, or that of everybody. An empty object removes all limits of this user alone. All hosts follow within a second.",
-    params: path,
     body: object(each(limit)),
-    answer: { status: 200, description: "The limits.", schema: userLimits },
+    answer: { description: "The limits.", schema: userLimits },
     handle: async ({ fleet, params: { id }, body }) => {
       const wanted = { ...each("default" as const), ...given(body) };
       return { body: await shown(fleet.limits.set(id, wanted)) };
@@ -178,17 +146,13 @@ async function shown(view: Promise<LimitView>): Promise<v.InferOutput<typeof use
 }
 
 export const CALLER_ROUTES: readonly AnyRoute[] = [
-  route({
-    method: "GET",
-    path: "/v1/me",
+  route("Caller", "GET /v1/me", {
     operation: "getCaller",
     action: "read",
-    about: "none",
-    tag: "Caller",
     summary: "Show who the caller is",
     description:
       "Shows the caller's user id, the scopes of the token, the limits of the user, and what is used of them.",
-    answer: { status: 200, description: "The caller.", schema: s.caller },
+    answer: { description: "The caller.", schema: s.caller },
     limitMs: 10_000,
     handle: async ({ fleet, identity, limits }) => {
       const { user, scopes, groups, via, tokenId, sessionId = null, expiresAt } = identity;
