@@ -10,7 +10,7 @@ import { consoleRoutes, credentialIn } from "./console.js";
 import { type DoorState, hostsOf, refuseTokenIn } from "./door-state.js";
 import { idempotencyKeyIn, readBody, readInput } from "./input.js";
 import { fleetErrorOf, HttpError, PROBLEM_TYPE, problemOf } from "./problem.js";
-import type { Answer, AnyRoute } from "./route.js";
+import { type AnyRoute, Reply } from "./route.js";
 import { ADMIN_ROUTES } from "./routes/admin.js";
 import { EVENT_ROUTES } from "./routes/events.js";
 import { REQUEST_ROUTES } from "./routes/requests.js";
@@ -70,7 +70,8 @@ async function serveRoute(door: DoorState, route: AnyRoute, c: Request): Promise
   visit.begin();
   let done: Promise<void> | undefined;
   try {
-    const answer = await answerTo(door, route, c);
+    const given = await answerTo(door, route, c);
+    const answer = given instanceof Reply ? given.fields : { body: given };
     done = answer.done;
     if (answer.stream !== undefined && !route.isWork) door.endWithDrain(visit);
     return respond(door, route, c, answer);
@@ -85,9 +86,9 @@ function onceClosed(outgoing: HttpBindings["outgoing"], action: () => void): voi
   else outgoing.on("close", action); // `once` would cost more memory
 }
 
-async function answerTo(door: DoorState, route: AnyRoute, c: Request): Promise<Answer<unknown>> {
+async function answerTo(door: DoorState, route: AnyRoute, c: Request): Promise<unknown> {
   const visit = c.get("visit");
-  const identity = await visit.signOn(await authorizationOf(c));
+  const identity = await visit.signOn(authorizationOf(c));
   const here = { relayed: false, everywhere: false };
   const admitted = actingFor(identity, "http", async () => await door.shares.admitUser(identity.user, here));
   const share = visit.keep(await admitted);
@@ -127,12 +128,12 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request): Promise<A
  * The credential of a request, in the form of an Authorization header. If the console sent the request, this is the
  * token in the console's cookie; otherwise, it is the request's own Authorization header.
  */
-async function authorizationOf(c: Request): Promise<string | undefined> {
-  const token = (await credentialIn(c))?.token;
+function authorizationOf(c: Request): string | undefined {
+  const token = credentialIn(c)?.token;
   return token === undefined ? c.req.header("Authorization") : `Bearer ${token}`;
 }
 
-function respond(door: DoorState, route: AnyRoute, c: Request, answer: Answer<unknown>): Response {
+function respond(door: DoorState, route: AnyRoute, c: Request, answer: Reply["fields"]): Response {
   const { status = route.answer.status ?? 200, headers = {}, body, stream } = answer;
   if (stream !== undefined) return sendStream(door, c, status, stream);
   if (body === undefined) return reply(c, status, headers);

@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { serveStatic } from "@hono/node-server/serve-static";
@@ -11,10 +11,10 @@ import { readBody, readInput } from "./input.js";
 import { invalid } from "./problem.js";
 import { type Env, JSON_TYPE, type Request, reply } from "./visit.js";
 
-/* The cookie is an encrypted JSON Web Token without claims (RFC 7516). */
-const ALGORITHM = "dir";
-const CIPHER = "A256GCM";
+const CIPHER = "aes-256-gcm";
 const KEY_BYTES = 32;
+const IV_BYTES = 12;
+const TAG_BYTES = 16;
 
 /**
  * The header in which each request of the console sends the key that decrypts its cookie. A page of another origin
@@ -38,21 +38,24 @@ interface Credential {
  * token. A cookie with a plain token would be unsafe: browsers send cookies to all ports of a host, and programs of
  * other users may listen there.
  */
-async function seal(credential: Credential): Promise<{ sealed: string; key: string }> {
-  const { CompactEncrypt } = await import("jose");
+function seal(credential: Credential): { sealed: string; key: string } {
   const key = randomBytes(KEY_BYTES);
-  const content = new CompactEncrypt(Buffer.from(JSON.stringify(credential)));
-  const sealed = await content.setProtectedHeader({ alg: ALGORITHM, enc: CIPHER }).encrypt(key);
-  return { sealed, key: key.toString("base64url") };
+  const iv = randomBytes(IV_BYTES);
+  const cipher = createCipheriv(CIPHER, key, iv);
+  const parts = [iv, cipher.update(JSON.stringify(credential), "utf8"), cipher.final(), cipher.getAuthTag()];
+  return { sealed: Buffer.concat(parts).toString("base64url"), key: key.toString("base64url") };
 }
 
 /** Decrypts a cookie. @returns undefined if the key does not belong to the cookie */
-async function unseal(sealed: string, key: string): Promise<Credential | undefined> {
-  const { compactDecrypt } = await import("jose");
-  const allowed = { keyManagementAlgorithms: [ALGORITHM], contentEncryptionAlgorithms: [CIPHER] };
+function unseal(sealed: string, key: string): Credential | undefined {
+  const bytes = Buffer.from(sealed, "base64url");
   try {
-    const { plaintext } = await compactDecrypt(sealed, Buffer.from(key, "base64url"), allowed);
-    return JSON.parse(Buffer.from(plaintext).toString("utf8"));
+    const decipher = createDecipheriv(CIPHER, Buffer.from(key, "base64url"), bytes.subarray(0, IV_BYTES), {
+      authTagLength: TAG_BYTES,
+    });
+    decipher.setAuthTag(bytes.subarray(-TAG_BYTES));
+    const content = [decipher.update(bytes.subarray(IV_BYTES, -TAG_BYTES)), decipher.final()];
+    return JSON.parse(Buffer.concat(content).toString("utf8"));
   } catch {
     return undefined;
   }
@@ -62,13 +65,13 @@ async function unseal(sealed: string, key: string): Promise<Credential | undefin
  * Returns the credential in the cookie of a request. Undefined if the cookie or its key is missing, if they do not
  * belong together, or if a page of another origin makes the request. Only our own page has the key.
  */
-export async function credentialIn(c: Request): Promise<Credential | undefined> {
+export function credentialIn(c: Request): Credential | undefined {
   const key = c.req.header(KEY_HEADER);
   if (key === undefined || !isOwnPage(c)) return undefined;
   // The prefix shows that the browser received the cookie over HTTPS. So accept this cookie even on a connection
   // without TLS, because TLS may end at a proxy in front of the API.
   const sealed = getCookie(c, nameOf(c), "host") ?? (hasTls(c) ? undefined : getCookie(c, nameOf(c)));
-  return sealed === undefined ? undefined : await unseal(sealed, key);
+  return sealed === undefined ? undefined : unseal(sealed, key);
 }
 
 /** Whether the request comes from our own page, judging by the browser's headers. */
@@ -188,7 +191,7 @@ async function signIn(door: DoorState, c: Request): Promise<Response> {
   visit.keep(await door.shares.admitUser(user, { relayed: false, everywhere: false }));
   if (token.length > LONGEST_TOKEN)
     throw invalid(`The token has ${token.length} characters. The console takes at most ${LONGEST_TOKEN}.`);
-  const { sealed, key } = await seal({ token, isIssued });
+  const { sealed, key } = seal({ token, isIssued });
   const leftMs = expiresAt === null ? LONGEST_MS : Math.min(LONGEST_MS, Date.parse(expiresAt) - Date.now());
   const cookie = setCookie(c, sealed, Math.max(1, Math.floor(leftMs / 1_000)));
   return reply(c, 200, { ...JSON_TYPE, ...cookie }, JSON.stringify({ key }));
@@ -199,7 +202,7 @@ async function signOut(door: DoorState, c: Request): Promise<Response> {
   const visit = c.get("visit");
   visit.route = "DELETE /console/session";
   if (!isOwnPage(c)) throw foreignPage();
-  const credential = await credentialIn(c);
+  const credential = credentialIn(c);
   if (credential?.isIssued === true) {
     using _ = visit.begin();
     // If the token has expired or was revoked, there is nothing left to revoke, so only remove the cookie.

@@ -131,7 +131,7 @@ export class HttpDoor implements AsyncDisposable {
   }
 
   get streams(): StreamCounts {
-    return this.#state.streams;
+    return { ...this.#state.streams };
   }
 
   /** The address as a URL. If the door listens on all addresses of this machine, the host is the loopback address. */

@@ -38,11 +38,19 @@ interface Call<Params, Query, Body> {
   draining: AbortSignal;
 }
 
-export interface Answer<Result> {
+/** The answer of a route that is not only a body with the status of the route. */
+export class Reply<Result = unknown> {
+  readonly fields: ReplyFields<Result>;
+
+  constructor(fields: ReplyFields<Result>) {
+    this.fields = fields;
+  }
+}
+
+interface ReplyFields<Result> {
   /** Default: the status of the route's answer. */
   status?: 304;
   headers?: Readonly<Record<string, string>>;
-  /** Undefined for an answer without a body. */
   body?: Result;
   /** The events that are sent in place of a body. */
   stream?: EventStream;
@@ -99,7 +107,8 @@ interface Row<Path extends string = string, Query = unknown, Body = unknown, Res
   errors?: readonly (404 | 409 | 412 | 413 | 429 | 502 | 504)[];
   /** How long the request may take, in milliseconds. Null: no limit. */
   limitMs?: number | null;
-  handle(call: Call<Record<Params<Path>, string>, Query, Body>): Promise<Answer<Result>>;
+  /** Returns the body of the answer; undefined if it has none. */
+  handle(call: Call<Record<Params<Path>, string>, Query, Body>): Promise<Result | Reply<Result>>;
 }
 
 /** The values of the fields that a row leaves out. */

@@ -1,7 +1,7 @@
 import { sha256 } from "../../base/values/text.js";
 import { sessionChanged } from "../../sessions/problems.js";
 import type { SessionView } from "../../sessions/view.js";
-import { type AnyRoute, route } from "../route.js";
+import { type AnyRoute, Reply, route } from "../route.js";
 import { given, pageOf } from "./fields.js";
 import * as s from "./schemas.js";
 
@@ -30,7 +30,7 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
         signal,
       };
       const session = await fleet.createSession(gitHubToken === null ? options : { ...options, gitHubToken });
-      return { headers: { Location: `/v1/sessions/${encodeURIComponent(session.id)}` }, body: { session } };
+      return new Reply({ headers: { Location: `/v1/sessions/${encodeURIComponent(session.id)}` }, body: { session } });
     },
   }),
   route("Sessions", "GET /v1/sessions", {
@@ -50,7 +50,7 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
       const sessions = page.map((session) =>
         [session.owner, ...session.members].includes(identity.user) ? session : { ...session, title: null },
       );
-      return { body: { sessions, next } };
+      return { sessions, next };
     },
   }),
   route("Sessions", "GET /v1/sessions/{id}", {
@@ -63,8 +63,8 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
       const session = await fleet.sessions.get(id, { user });
       const etag = etagOf(session);
       return isKnown(etag, header("If-None-Match"))
-        ? { status: 304, headers: { ETag: etag } }
-        : { headers: { ETag: etag }, body: { session } };
+        ? new Reply({ status: 304, headers: { ETag: etag } })
+        : new Reply({ headers: { ETag: etag }, body: { session } });
     },
   }),
   route("Sessions", "PATCH /v1/sessions/{id}", {
@@ -81,7 +81,7 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     handle: async ({ fleet, identity: { user }, params: { id }, body, header }) => {
       const expected = await expectedBy(header("If-Match"), async () => await fleet.sessions.get(id, { user }));
       const session = await fleet.sessions.update(id, { user, ...given({ expected }), ...body });
-      return { headers: { ETag: etagOf(session) }, body: { session } };
+      return new Reply({ headers: { ETag: etagOf(session) }, body: { session } });
     },
   }),
   route("Sessions", "DELETE /v1/sessions/{id}", {
@@ -97,7 +97,6 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     handle: async ({ fleet, identity: { user }, params: { id }, header }) => {
       await expectedBy(header("If-Match"), async () => await fleet.sessions.get(id, { user }));
       await fleet.sessions.delete([id], { user });
-      return {};
     },
   }),
 ];

@@ -2,10 +2,10 @@ import * as v from "valibot";
 import type { TurnResult } from "../../hosts/options.js";
 import type { RequestChange } from "../../sessions/requests.js";
 import type { ApiFleet, SessionEvent } from "../fleet.js";
-import { type AnyRoute, route } from "../route.js";
+import { type AnyRoute, Reply, route } from "../route.js";
 import { type EventStream, MOST_WAITING_BYTES, type StreamEvent, tooSlow } from "../sse.js";
-import { given, TURN_MS } from "./fields.js";
-import { request } from "./request-schemas.js";
+import { described, given, TURN_MS } from "./fields.js";
+import { request } from "./requests.js";
 import * as s from "./schemas.js";
 import { object, time, turn } from "./schemas.js";
 
@@ -42,9 +42,9 @@ const events = v.optional(
 const turnQuery = object({
   events,
   abort: v.optional(
-    v.pipe(
+    described(
       v.picklist(["disconnect"], "disconnect"),
-      v.description("With `disconnect`, the turn is aborted when the client closes the connection."),
+      "With `disconnect`, the turn is aborted when the client closes the connection.",
     ),
   ),
 });
@@ -52,9 +52,9 @@ const turnQuery = object({
 const eventsQuery = object({
   events,
   follow: v.optional(
-    v.pipe(
+    described(
       v.picklist(["true", "false"], "true, false"),
-      v.description("With `false`, the stream ends with the last event that is recorded. Default: `true`."),
+      "With `false`, the stream ends with the last event that is recorded. Default: `true`.",
     ),
   ),
 });
@@ -72,36 +72,34 @@ const open = <Entries extends v.ObjectEntries>(entries: Entries) => v.objectWith
 
 /** The schema of an event of the runtime, with the fields that clients need. */
 function runtimeEvent(type: string, description: string, data: v.ObjectEntries) {
-  return v.pipe(
+  return described(
     open({
       type: v.picklist([type]),
       id: string,
       timestamp: time,
-      agentId: v.optional(v.pipe(string, v.description("The sub-agent whose event this is."))),
+      agentId: v.optional(described(string, "The sub-agent whose event this is.")),
       data: open(data),
     }),
-    v.description(description),
+    description,
   );
 }
 
-const toolCallId = v.pipe(string, v.description("The same in both events of a call."));
+const toolCallId = described(string, "The same in both events of a call.");
 
 /** The schemas of the events' data, for the OpenAPI document. `problem` is missing, because its schema is there. */
 export const SESSION_EVENTS = {
   "user.message": runtimeEvent("user.message", "A prompt.", {
     content: string,
-    messageId: v.optional(v.pipe(string, v.description("The id of the turn."))),
-    source: v.optional(
-      v.pipe(string, v.description("The sender, if it is not the user, such as a part of the runtime.")),
-    ),
+    messageId: v.optional(described(string, "The id of the turn.")),
+    source: v.optional(described(string, "The sender, if it is not the user, such as a part of the runtime.")),
   }),
   "assistant.message_delta": runtimeEvent("assistant.message_delta", "A piece of a reply. Not recorded.", {
-    messageId: v.pipe(string, v.description("The message that the piece belongs to.")),
+    messageId: described(string, "The message that the piece belongs to."),
     deltaContent: string,
   }),
   "assistant.message": runtimeEvent("assistant.message", "A message of the model, in full.", {
     messageId: string,
-    content: v.pipe(string, v.description("Empty if the model only calls tools.")),
+    content: described(string, "Empty if the model only calls tools."),
     toolRequests: v.optional(v.array(open({ toolCallId: string, name: string }))),
   }),
   "tool.execution_start": runtimeEvent("tool.execution_start", "A tool call begins.", {
@@ -119,7 +117,7 @@ export const SESSION_EVENTS = {
   "request.closed": request,
   "session.error": runtimeEvent("session.error", "The turn failed.", {
     message: string,
-    statusCode: v.optional(v.pipe(v.number(), v.description("The status of the model service's answer."))),
+    statusCode: v.optional(described(v.number(), "The status of the model service's answer.")),
   }),
   abort: runtimeEvent("abort", "The turn was aborted.", { reason: string }),
   "session.shutdown": runtimeEvent("session.shutdown", "The session was unloaded. A turn that runs is cut.", {}),
@@ -165,8 +163,8 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
           askUntil: draining,
           ...listeners,
         });
-      if (call.acceptsStream) return await streamTurn(begin, selection(query.events));
-      return { body: turnOf(await begin()) };
+      if (call.acceptsStream) return new Reply(await streamTurn(begin, selection(query.events)));
+      return turnOf(await begin());
     },
   }),
   route("Turns", "GET /v1/sessions/{id}/events", {
@@ -195,7 +193,7 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
       const isWanted = selection(query.events);
       const events = recorded(fleet.readEvents(id, { ...options, follow, signal }), isWanted, signal);
       const between = requestsOf(fleet, { id, user });
-      return { stream: follow && isWanted("request.opened") ? { events, between } : { events } };
+      return new Reply({ stream: follow && isWanted("request.opened") ? { events, between } : { events } });
     },
   }),
   route("Turns", "POST /v1/sessions/{id}/abort", {
@@ -209,9 +207,7 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     isBodyOptional: true,
     answer: { status: 202, description: "The server was told to abort the turn.", schema: s.aborted },
     errors: [409, 502, 504],
-    handle: async ({ fleet, identity: { user }, params: { id } }) => ({
-      body: await fleet.sessions.abort(id, { user }),
-    }),
+    handle: async ({ fleet, identity: { user }, params: { id } }) => await fleet.sessions.abort(id, { user }),
   }),
   route("Turns", "GET /v1/sessions/{id}/transcript", {
     operation: "getTranscript",
@@ -221,9 +217,8 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     query: s.transcriptQuery,
     answer: { description: "The conversation.", schema: s.transcript },
     errors: [409],
-    handle: async ({ fleet, identity: { user }, params: { id }, query: { turns }, signal }) => ({
-      body: await fleet.sessions.transcript(id, { user, turns, signal }),
-    }),
+    handle: async ({ fleet, identity: { user }, params: { id }, query: { turns }, signal }) =>
+      await fleet.sessions.transcript(id, { user, turns, signal }),
   }),
 ];
 
@@ -252,12 +247,6 @@ function requestsOf(fleet: ApiFleet, whose: { id: string; user: string }): NonNu
   return (send) => fleet.onRequests(whose, ({ type, request }) => send({ event: type, data: request }));
 }
 
-/** The stream of a turn. `done` settles when the turn is over. The turn continues if the client leaves. */
-interface TurnStream {
-  stream: EventStream;
-  done: Promise<void>;
-}
-
 export interface TurnListeners {
   onEvent: (event: SessionEvent) => void;
   onRequest?: (change: RequestChange) => void;
@@ -268,12 +257,13 @@ export interface TurnListeners {
  * last event is `turn.end`.
  *
  * @param isWanted whether the client gets an event of this type
+ * @returns also `done`, which settles when the turn is over. The turn continues if the client leaves.
  * @throws the error of a turn that fails before its first event
  */
 export async function streamTurn(
   begin: (listeners: TurnListeners) => PromiseLike<TurnResult>,
   isWanted: (type: string) => boolean,
-): Promise<TurnStream> {
+): Promise<{ stream: EventStream; done: Promise<void> }> {
   const waiting = new WaitingEvents();
   const done = (async () => {
     try {
