@@ -100,7 +100,7 @@ const ENDS = {
 } as const;
 
 /** Asks for confirmation before an action on a server, and states what will happen to turns and sessions. */
-export function ServerAction({ server, verb, close }: { server: Server; verb: Verb; close(): void }) {
+export function ServerAction({ server, verb }: { server: Server; verb: Verb }) {
   const [isForced, setForced] = useState(false);
   const isStart = verb === "restart" && server.pid === null;
   const title = isStart ? "Start" : TITLES[verb];
@@ -116,7 +116,6 @@ export function ServerAction({ server, verb, close }: { server: Server; verb: Ve
           : [turnsText(server, isForced), sessionsText(server), ENDS[verb]]
       }
       act={act}
-      close={close}
     >
       {verb !== "drain" && !isStart && (
         <label class="check">

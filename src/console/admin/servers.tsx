@@ -1,6 +1,7 @@
-import { useCallback, useState } from "preact/hooks";
+import { useCallback } from "preact/hooks";
 import { ask } from "../api/client.js";
 import type { Answer, Host, Server } from "../api/types.js";
+import { useDialog } from "../parts/dialog.js";
 import { bytes, usePolled } from "../parts/hooks.js";
 import { Badge, Button, Name, Tiles } from "../parts/notice.js";
 import { type Column, ListPage, number, Table, time } from "../parts/table.js";
@@ -8,14 +9,8 @@ import { Operations, referenceOf, ServerAction, useOperations, type Verb } from 
 
 const EVERY_MS = 3_000;
 
-interface Chosen {
-  server: Server;
-  verb: Verb;
-}
-
 /** The hosts and their servers, with the actions of an operator. */
 export function Servers() {
-  const [chosen, setChosen] = useState<Chosen | null>(null);
   const load = useCallback(async (signal: AbortSignal) => {
     const [{ servers, pool }, { hosts }] = await Promise.all([
       ask<Answer<"listServers">>("GET", "/v1/servers", { signal }),
@@ -24,6 +19,7 @@ export function Servers() {
     return { servers, pool, hosts };
   }, []);
   const polled = usePolled(load, EVERY_MS);
+  const [dialog, show] = useDialog(polled.reload);
   const busy = new Set(useOperations().flatMap(({ state, server }) => (state === "running" ? [server] : [])));
   const hasHosts = (polled.value?.hosts.length ?? 0) > 1;
   const columns: Column<Server>[] = [
@@ -37,7 +33,7 @@ export function Servers() {
         <Actions
           server={server}
           isBusy={busy.has(referenceOf(server))}
-          choose={(verb) => setChosen({ server, verb })}
+          choose={(verb) => show(<ServerAction server={server} verb={verb} />)}
         />
       ),
     },
@@ -57,7 +53,7 @@ export function Servers() {
       >
         {(found) => <Table label="Servers" columns={columns} rows={found} idOf={referenceOf} sortedBy="Server" />}
       </ListPage>
-      {chosen !== null && <ServerAction {...chosen} close={() => setChosen(null)} />}
+      {dialog}
     </>
   );
 }

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { ask } from "../api/client.js";
 import type { Answer, IssuedToken, Scope, Token } from "../api/types.js";
-import { Dialog, Field, type Values } from "../parts/dialog.js";
+import { Dialog, Field, useDialog, type Values } from "../parts/dialog.js";
 import { ago, exact, plural, useAnswer } from "../parts/hooks.js";
 import { Ago, Badge, Button, Choice, More, Name } from "../parts/notice.js";
 import { type Column, ListPage, Table, time } from "../parts/table.js";
@@ -14,15 +14,17 @@ const SOON_MS = 7 * 86_400_000;
 
 /** The page with the tokens of all users, where an operator issues and revokes tokens. */
 export function Tokens({ caller }: PageProps) {
-  const [isNew, setNew] = useState(false);
-  const [issued, setIssued] = useState<IssuedToken | null>(null);
-  const [revoked, setRevoked] = useState<Token | null>(null);
   const polled = useAnswer<Answer<"listTokens">>(`/v1/tokens?limit=${PAGE}`, EVERY_MS);
+  const [dialog, show] = useDialog(polled.reload);
   const actions: Column<Token> = {
     title: "Actions",
     cell: (token) => (
       <span class="actions">
-        <Button class="small" about={`token ${token.id} of ${token.user}`} act={() => setRevoked(token)}>
+        <Button
+          class="small"
+          about={`token ${token.id} of ${token.user}`}
+          act={() => show(<Revocation token={token} isOwn={token.user === caller.user} />)}
+        >
           Revoke
         </Button>
       </span>
@@ -39,7 +41,7 @@ export function Tokens({ caller }: PageProps) {
         none="No token was issued."
         buttons={
           caller.scopes.includes("issue") && (
-            <Button class="primary" act={() => setNew(true)}>
+            <Button class="primary" act={() => show(<NewToken />)}>
               Issue a token
             </Button>
           )
@@ -51,24 +53,7 @@ export function Tokens({ caller }: PageProps) {
           <Table label="Tokens" columns={[...COLUMNS, actions]} rows={found} idOf={({ id }) => id} sortedBy="User" />
         )}
       </ListPage>
-      {isNew && (
-        <NewToken
-          close={() => setNew(false)}
-          issued={(token) => {
-            setIssued(token);
-            void polled.reload();
-          }}
-        />
-      )}
-      {issued !== null && <IssuedDialog token={issued} close={() => setIssued(null)} />}
-      {revoked !== null && (
-        <Revocation
-          token={revoked}
-          isOwn={revoked.user === caller.user}
-          close={() => setRevoked(null)}
-          done={polled.reload}
-        />
-      )}
+      {dialog}
     </>
   );
 }
@@ -129,15 +114,10 @@ interface RevocationProps {
   token: Token;
   /** Whether the token belongs to the operator who is signed in, so that it may be the token that this page uses. */
   isOwn: boolean;
-  close(): void;
-  done(): Promise<void>;
 }
 
-function Revocation({ token: { id, user, lastUsedAt }, isOwn, close, done }: RevocationProps) {
-  const act = async () => {
-    await ask("DELETE", `/v1/tokens/${encodeURIComponent(id)}`);
-    await done();
-  };
+function Revocation({ token: { id, user, lastUsedAt }, isOwn }: RevocationProps) {
+  const act = async () => await ask("DELETE", `/v1/tokens/${encodeURIComponent(id)}`);
   const effects = [
     "Programs that use it are refused from now on. Their connections end within seconds.",
     lastUsedAt === null ? "It was never used." : `It was last used ${ago(lastUsedAt)}.`,
@@ -145,12 +125,7 @@ function Revocation({ token: { id, user, lastUsedAt }, isOwn, close, done }: Rev
     ...(isOwn ? ["This token is yours. If this page uses it, you will be signed out."] : []),
   ];
   return (
-    <Dialog
-      title={`Revoke token ${id} of ${user}?`}
-      action="Revoke the token"
-      isDangerous
-      {...{ effects, act, close }}
-    />
+    <Dialog title={`Revoke token ${id} of ${user}?`} action="Revoke the token" isDangerous {...{ effects, act }} />
   );
 }
 
@@ -169,12 +144,14 @@ const LIFETIMES: readonly (readonly [value: string, title: string])[] = [
   ["never", "Never"],
 ];
 
-function NewToken({ close, issued }: { close(): void; issued(token: IssuedToken): void }) {
+function NewToken() {
   const [ttl, setTtl] = useState("");
-  const act = async ({ scope, ...given }: Values) =>
-    issued(await ask<IssuedToken>("POST", "/v1/tokens", { body: { user: "", ...given, scopes: [scope] } }));
+  const act = async ({ scope, ...given }: Values) => {
+    const body = { user: "", ...given, scopes: [scope] };
+    return <IssuedDialog token={await ask<IssuedToken>("POST", "/v1/tokens", { body })} />;
+  };
   return (
-    <Dialog title="Issue a token" action="Issue" act={act} close={close}>
+    <Dialog title="Issue a token" action="Issue" act={act}>
       <Field name="user" label="User" isFirst hint="The user as whom programs with this token act." />
       <Field name="label" label="Label" hint="What the token is for. Lists show it." />
       <fieldset class="choices">
@@ -200,14 +177,14 @@ function NewToken({ close, issued }: { close(): void; issued(token: IssuedToken)
 }
 
 /** Shows the secret of a new token, which the console never shows again. */
-function IssuedDialog({ token, close }: { token: IssuedToken; close(): void }) {
+function IssuedDialog({ token }: { token: IssuedToken }) {
   const [isCopied, setCopied] = useState(false);
   const copy = async () => {
     await navigator.clipboard?.writeText(token.token);
     setCopied(true);
   };
   return (
-    <Dialog title={`The token of ${token.user}`} action="Done" isNotice act={async () => undefined} close={close}>
+    <Dialog title={`The token of ${token.user}`} action="Done" isNotice>
       <p>Copy the token now. The fleet keeps only a hash of it, and nobody can see it again.</p>
       <div class="secret">
         <code>{token.token}</code>

@@ -1,7 +1,7 @@
 import { useCallback, useState } from "preact/hooks";
 import { ask, type Problem, problemFrom, segment } from "../api/client.js";
 import type { Answer, Receipt, Server, User, UserLimits } from "../api/types.js";
-import { Dialog } from "../parts/dialog.js";
+import { Dialog, useDialog } from "../parts/dialog.js";
 import { ago, plural, usePolled } from "../parts/hooks.js";
 import { Badge, Button, Name, ProblemNotice } from "../parts/notice.js";
 import { type Column, ListPage, number, Table } from "../parts/table.js";
@@ -16,11 +16,8 @@ interface Entry extends User {
   server: Server | undefined;
 }
 
-type Chosen = { verb: UserVerb; entry: Entry } | { stop: Server } | { limits: UserLimits };
-
 /** The users who have a session, a server or a token, with the actions of an operator. */
 export function Users({ caller }: PageProps) {
-  const [chosen, setChosen] = useState<Chosen | null>(null);
   const [receipt, setReceipt] = useState<Receipt | null>(null);
   const [failure, setFailure] = useState<Problem>();
   const load = useCallback(async (signal: AbortSignal) => {
@@ -34,17 +31,13 @@ export function Users({ caller }: PageProps) {
     });
   }, []);
   const polled = usePolled(load, EVERY_MS);
-  const close = useCallback(() => setChosen(null), []);
+  const [dialog, show] = useDialog(polled.reload);
   const setLimits = (user: string) => {
     setFailure(undefined);
     void ask<UserLimits>("GET", limitsPath(user)).then(
-      (limits) => setChosen({ limits }),
+      (limits) => show(<SetLimits limits={limits} />),
       (error: unknown) => setFailure(problemFrom(error)),
     );
-  };
-  const done = async (purged: Receipt | null) => {
-    setReceipt(purged);
-    await polled.reload();
   };
   const actions: Column<Entry> = {
     title: "Actions",
@@ -55,11 +48,13 @@ export function Users({ caller }: PageProps) {
           {title}
         </Button>
       );
-      const choose = (verb: UserVerb) => () => setChosen({ verb, entry });
+      const isOwn = user === caller.user;
+      const choose = (verb: UserVerb) => () =>
+        show(<UserAction verb={verb} user={entry} isOwn={isOwn} purged={setReceipt} />);
       return (
         <span class="actions">
           {server !== undefined && server.pid !== null
-            ? button("Stop", () => setChosen({ stop: server }), server.away)
+            ? button("Stop", () => show(<ServerAction server={server} verb="stop" />), server.away)
             : button("Start", choose("start"), suspended !== null)}
           {button("Limits", () => setLimits(user))}
           {suspended === null ? button("Suspend", choose("suspend")) : button("Resume", choose("resume"))}
@@ -89,17 +84,7 @@ export function Users({ caller }: PageProps) {
           <Table label="Users" columns={[...COLUMNS, actions]} rows={found} idOf={({ user }) => user} sortedBy="User" />
         )}
       </ListPage>
-      {chosen !== null && "verb" in chosen && (
-        <UserAction
-          verb={chosen.verb}
-          user={chosen.entry}
-          isOwn={chosen.entry.user === caller.user}
-          close={close}
-          done={done}
-        />
-      )}
-      {chosen !== null && "stop" in chosen && <ServerAction server={chosen.stop} verb="stop" close={close} />}
-      {chosen !== null && "limits" in chosen && <SetLimits limits={chosen.limits} close={close} done={polled.reload} />}
+      {dialog}
     </>
   );
 }
@@ -183,19 +168,18 @@ interface UserActionProps {
   user: User;
   /** Whether this user is the operator who is signed in. */
   isOwn: boolean;
-  close(): void;
   /** @param receipt null unless the action was a purge */
-  done(receipt: Receipt | null): Promise<void>;
+  purged(receipt: Receipt | null): void;
 }
 
 /** Asks for confirmation before an action on a user, and lists its effects. */
-function UserAction({ verb, user, isOwn, close, done }: UserActionProps) {
+function UserAction({ verb, user, isOwn, purged }: UserActionProps) {
   const { title, isDangerous = false, effects } = ACTIONS[verb];
   const act = async () => {
     const path = `/v1/users/${segment(user.user)}`;
     const receipt = verb === "purge" ? await ask<Receipt>("DELETE", path) : null;
     if (verb !== "purge") await ask("POST", `${path}/${verb}`);
-    await done(receipt);
+    purged(receipt);
   };
   return (
     <Dialog
@@ -204,7 +188,6 @@ function UserAction({ verb, user, isOwn, close, done }: UserActionProps) {
       isDangerous={isDangerous}
       effects={[...effects(user), ...(isOwn && isDangerous ? ["This user is you. You will be signed out."] : [])]}
       act={act}
-      close={close}
     />
   );
 }

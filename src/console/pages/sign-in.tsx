@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { type Problem, problemFrom, signIn } from "../api/client.js";
 import type { Caller } from "../api/types.js";
-import { Dialog, Field } from "../parts/dialog.js";
+import { Dialog, DialogPlace, Field } from "../parts/dialog.js";
 import { useTitle } from "../parts/hooks.js";
 import { ProblemNotice } from "../parts/notice.js";
 
@@ -77,17 +77,14 @@ export function ConfirmCode({ code, user, close }: ConfirmCodeProps) {
   useTitle("Sign in");
   return (
     <main class="sign-in">
-      <Dialog
-        title={`Sign in as ${user}?`}
-        action="Sign in"
-        act={async () => void (await signIn({ code, user }))}
-        close={close}
-      >
-        <p>
-          This link signs you in as <bdi>{user}</bdi>, who then sees everything that you write. Continue only if you
-          asked for the link.
-        </p>
-      </Dialog>
+      <DialogPlace.Provider value={{ done: async () => undefined, show: close }}>
+        <Dialog title={`Sign in as ${user}?`} action="Sign in" act={async () => await signIn({ code, user })}>
+          <p>
+            This link signs you in as <bdi>{user}</bdi>, who then sees everything that you write. Continue only if you
+            asked for the link.
+          </p>
+        </Dialog>
+      </DialogPlace.Provider>
     </main>
   );
 }
