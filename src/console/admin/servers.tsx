@@ -3,8 +3,8 @@ import { ask } from "../api/client.js";
 import type { Answer, Host, Server } from "../api/types.js";
 import { useDialog } from "../parts/dialog.js";
 import { bytes, usePolled } from "../parts/hooks.js";
-import { Badge, Button, Name, Tiles } from "../parts/notice.js";
-import { type Column, ListPage, number, Table, time } from "../parts/table.js";
+import { Badge, Name, Tiles } from "../parts/notice.js";
+import { actions, type Column, ListPage, number, Table, time } from "../parts/table.js";
 import { Operations, referenceOf, ServerAction, useOperations, type Verb } from "./operations.js";
 
 const EVERY_MS = 3_000;
@@ -27,34 +27,36 @@ export function Servers() {
     { title: "State", by: ({ state }) => state, cell: (server) => <State server={server} /> },
     ...(hasHosts ? [HOST] : []),
     ...COLUMNS,
-    {
-      title: "Actions",
-      cell: (server) => (
-        <Actions
-          server={server}
-          isBusy={busy.has(referenceOf(server))}
-          choose={(verb) => show(<ServerAction server={server} verb={verb} />)}
-        />
-      ),
-    },
+    actions<Server>(referenceOf, (server) => {
+      const isDown = server.pid === null;
+      const isBusy = server.away || busy.has(referenceOf(server));
+      const act = (verb: Verb) => () => show(<ServerAction server={server} verb={verb} />);
+      return [
+        { title: isDown ? "Start" : "Restart", isDisabled: isBusy, act: act("restart") },
+        { title: "Drain", isDisabled: isBusy || isDown, act: act("drain") },
+        { title: "Stop", isDisabled: isBusy || isDown, act: act("stop") },
+      ];
+    }),
   ];
   return (
-    <>
-      <ListPage
-        title="Servers"
-        noun="server"
-        polled={polled}
-        rowsOf={({ servers }) => servers}
-        wordsOf={({ id, user, hostName, state, sandbox }) => [id, user, hostName, state, sandbox.mode]}
-        none="There are no servers."
-        hint="The fleet starts a server when a user creates or uses a session."
-        notices={<Operations />}
-        above={(value) => <Overview {...value} />}
-      >
-        {(found) => <Table label="Servers" columns={columns} rows={found} idOf={referenceOf} sortedBy="Server" />}
-      </ListPage>
-      {dialog}
-    </>
+    <ListPage
+      title="Servers"
+      noun="server"
+      polled={polled}
+      rowsOf={({ servers }) => servers}
+      wordsOf={({ id, user, hostName, state, sandbox }) => [id, user, hostName, state, sandbox.mode]}
+      none="There are no servers."
+      hint="The fleet starts a server when a user creates or uses a session."
+      notices={
+        <>
+          {dialog}
+          <Operations />
+        </>
+      }
+      above={(value) => <Overview {...value} />}
+    >
+      {(found) => <Table label="Servers" columns={columns} rows={found} idOf={referenceOf} sortedBy="Server" />}
+    </ListPage>
   );
 }
 
@@ -130,27 +132,6 @@ function Sandbox({ mode, not }: Server["sandbox"]) {
       {mode}
       {gaps.length > 0 && <span class="cell-note warn">{gaps.join(", ")}</span>}
     </>
-  );
-}
-
-function Actions({ server, isBusy, choose }: { server: Server; isBusy: boolean; choose(verb: Verb): void }) {
-  const isDown = server.pid === null;
-  const button = (verb: Verb, title: string, isDisabled: boolean) => (
-    <Button
-      class="small"
-      isDisabled={isBusy || server.away || isDisabled}
-      about={referenceOf(server)}
-      act={() => choose(verb)}
-    >
-      {title}
-    </Button>
-  );
-  return (
-    <span class="actions">
-      {button("restart", isDown ? "Start" : "Restart", false)}
-      {button("drain", "Drain", isDown)}
-      {button("stop", "Stop", isDown)}
-    </span>
   );
 }
 

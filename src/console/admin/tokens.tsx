@@ -4,7 +4,7 @@ import type { Answer, IssuedToken, Scope, Token } from "../api/types.js";
 import { Dialog, Field, useDialog, type Values } from "../parts/dialog.js";
 import { ago, exact, plural, useAnswer } from "../parts/hooks.js";
 import { Ago, Badge, Button, Choice, More, Name } from "../parts/notice.js";
-import { type Column, ListPage, Table, time } from "../parts/table.js";
+import { actions, type Column, ListPage, Table, time } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
 
 const EVERY_MS = 5_000;
@@ -16,45 +16,33 @@ const SOON_MS = 7 * 86_400_000;
 export function Tokens({ caller }: PageProps) {
   const polled = useAnswer<Answer<"listTokens">>(`/v1/tokens?limit=${PAGE}`, EVERY_MS);
   const [dialog, show] = useDialog(polled.reload);
-  const actions: Column<Token> = {
-    title: "Actions",
-    cell: (token) => (
-      <span class="actions">
-        <Button
-          class="small"
-          about={`token ${token.id} of ${token.user}`}
-          act={() => show(<Revocation token={token} isOwn={token.user === caller.user} />)}
-        >
-          Revoke
-        </Button>
-      </span>
-    ),
-  };
+  const buttons = actions<Token>(
+    ({ id, user }) => `token ${id} of ${user}`,
+    (token) => [{ title: "Revoke", act: () => show(<Revocation token={token} isOwn={token.user === caller.user} />) }],
+  );
   return (
-    <>
-      <ListPage
-        title="Tokens"
-        noun="token"
-        polled={polled}
-        rowsOf={({ tokens }) => tokens}
-        wordsOf={({ id, user, label, scopes, sessionId }) => [id, user, label, sessionId, ...scopes]}
-        none="No token was issued."
-        buttons={
-          caller.scopes.includes("issue") && (
-            <Button class="primary" act={() => show(<NewToken />)}>
-              Issue a token
-            </Button>
-          )
-        }
-        above={({ tokens }) => <Warning endless={tokens.filter(({ expiresAt }) => expiresAt === null).length} />}
-        below={({ next }) => next !== null && <More>The {PAGE} newest tokens are shown.</More>}
-      >
-        {(found) => (
-          <Table label="Tokens" columns={[...COLUMNS, actions]} rows={found} idOf={({ id }) => id} sortedBy="User" />
-        )}
-      </ListPage>
-      {dialog}
-    </>
+    <ListPage
+      title="Tokens"
+      noun="token"
+      polled={polled}
+      rowsOf={({ tokens }) => tokens}
+      wordsOf={({ id, user, label, scopes, sessionId }) => [id, user, label, sessionId, ...scopes]}
+      notices={dialog}
+      none="No token was issued."
+      buttons={
+        caller.scopes.includes("issue") && (
+          <Button class="primary" act={() => show(<NewToken />)}>
+            Issue a token
+          </Button>
+        )
+      }
+      above={({ tokens }) => <Warning endless={tokens.filter(({ expiresAt }) => expiresAt === null).length} />}
+      below={({ next }) => next !== null && <More>The {PAGE} newest tokens are shown.</More>}
+    >
+      {(found) => (
+        <Table label="Tokens" columns={[...COLUMNS, buttons]} rows={found} idOf={({ id }) => id} sortedBy="User" />
+      )}
+    </ListPage>
   );
 }
 
@@ -152,7 +140,7 @@ function NewToken() {
   };
   return (
     <Dialog title="Issue a token" action="Issue" act={act}>
-      <Field name="user" label="User" isFirst hint="The user as whom programs with this token act." />
+      <Field name="user" label="User" hint="The user as whom programs with this token act." />
       <Field name="label" label="Label" hint="What the token is for. Lists show it." />
       <fieldset class="choices">
         <legend>Scope</legend>

@@ -3,8 +3,8 @@ import { ask, type Problem, problemFrom, segment } from "../api/client.js";
 import type { Answer, Receipt, Server, User, UserLimits } from "../api/types.js";
 import { Dialog, useDialog } from "../parts/dialog.js";
 import { ago, plural, usePolled } from "../parts/hooks.js";
-import { Badge, Button, Name, ProblemNotice } from "../parts/notice.js";
-import { type Column, ListPage, number, Table } from "../parts/table.js";
+import { Badge, Name, ProblemNotice } from "../parts/notice.js";
+import { actions, type Column, ListPage, number, Table } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
 import { limitsPath, SetLimits } from "../usage/limits.js";
 import { Operations, ServerAction } from "./operations.js";
@@ -39,53 +39,44 @@ export function Users({ caller }: PageProps) {
       (error: unknown) => setFailure(problemFrom(error)),
     );
   };
-  const actions: Column<Entry> = {
-    title: "Actions",
-    cell: (entry) => {
+  const buttons = actions<Entry>(
+    ({ user }) => user,
+    (entry) => {
       const { user, suspended, server } = entry;
-      const button = (title: string, act: () => void, isDisabled = false) => (
-        <Button class="small" about={user} isDisabled={isDisabled} act={act}>
-          {title}
-        </Button>
-      );
       const isOwn = user === caller.user;
       const choose = (verb: UserVerb) => () =>
         show(<UserAction verb={verb} user={entry} isOwn={isOwn} purged={setReceipt} />);
-      return (
-        <span class="actions">
-          {server !== undefined && server.pid !== null
-            ? button("Stop", () => show(<ServerAction server={server} verb="stop" />), server.away)
-            : button("Start", choose("start"), suspended !== null)}
-          {button("Limits", () => setLimits(user))}
-          {suspended === null ? button("Suspend", choose("suspend")) : button("Resume", choose("resume"))}
-          {button("Purge", choose("purge"))}
-        </span>
-      );
+      return [
+        server !== undefined && server.pid !== null
+          ? { title: "Stop", isDisabled: server.away, act: () => show(<ServerAction server={server} verb="stop" />) }
+          : { title: "Start", isDisabled: suspended !== null, act: choose("start") },
+        { title: "Limits", act: () => setLimits(user) },
+        suspended === null ? { title: "Suspend", act: choose("suspend") } : { title: "Resume", act: choose("resume") },
+        { title: "Purge", act: choose("purge") },
+      ];
     },
-  };
+  );
   return (
-    <>
-      <ListPage
-        title="Users"
-        noun="user"
-        polled={polled}
-        rowsOf={(users) => users}
-        wordsOf={({ user }) => [user]}
-        none="There are no users."
-        notices={
-          <>
-            <Operations />
-            {receipt !== null && <Purged {...receipt} />}
-            <ProblemNotice problem={failure} />
-          </>
-        }
-      >
-        {(found) => (
-          <Table label="Users" columns={[...COLUMNS, actions]} rows={found} idOf={({ user }) => user} sortedBy="User" />
-        )}
-      </ListPage>
-      {dialog}
-    </>
+    <ListPage
+      title="Users"
+      noun="user"
+      polled={polled}
+      rowsOf={(users) => users}
+      wordsOf={({ user }) => [user]}
+      none="There are no users."
+      notices={
+        <>
+          {dialog}
+          <Operations />
+          {receipt !== null && <Purged {...receipt} />}
+          <ProblemNotice problem={failure} />
+        </>
+      }
+    >
+      {(found) => (
+        <Table label="Users" columns={[...COLUMNS, buttons]} rows={found} idOf={({ user }) => user} sortedBy="User" />
+      )}
+    </ListPage>
   );
 }
 

@@ -5,7 +5,7 @@ import type { Caller, Session } from "../api/types.js";
 import { Deletion, Expiry, namesIn } from "../pages/sessions.js";
 import { Dialog, Field, useDialog, type Values } from "../parts/dialog.js";
 import { plural, useTitle } from "../parts/hooks.js";
-import { Badge, Button, Empty, Loading, ProblemNotice } from "../parts/notice.js";
+import { Badge, Button, Empty, Loading, ProblemNotice, ProblemPage } from "../parts/notice.js";
 import { ItemView } from "./item.js";
 import { RequestCard } from "./request-card.js";
 import { useConversation } from "./use-conversation.js";
@@ -35,7 +35,13 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
   useEffect(() => {
     if (trouble === undefined) setProblem((before) => (before?.status === 0 ? undefined : before));
   }, [trouble]);
-  if (failure !== undefined) return <Failure problem={failure} />;
+  if (failure !== undefined) {
+    return (
+      <ProblemPage problem={failure}>
+        <a href="#/sessions">Back to the sessions</a>
+      </ProblemPage>
+    );
+  }
   if (session === null) return <Loading />;
   const isRunning = isOwnTurn || conversation.isRunning;
   const mayUse = caller.scopes.some((scope) => scope !== "read");
@@ -169,13 +175,7 @@ function Title({ session }: { session: Session }) {
     await ask("PATCH", sessionPath(session.id), { body: { title: title ?? null } });
   return (
     <Dialog title="Rename the session" action="Save" act={save}>
-      <Field
-        name="title"
-        label="Title"
-        isFirst
-        initial={session.title ?? ""}
-        hint="One line of at most 80 characters."
-      />
+      <Field name="title" label="Title" initial={session.title ?? ""} hint="One line of at most 80 characters." />
     </Dialog>
   );
 }
@@ -209,18 +209,6 @@ function Announcer({
     <p class="sr-only" aria-live="polite">
       {waits > 0 ? "The agent waits for your answer." : isRunning ? "The agent is working." : isNew ? end : ""}
     </p>
-  );
-}
-
-function Failure({ problem }: { problem: Problem }) {
-  return (
-    <div class="page">
-      <ProblemNotice problem={problem}>
-        <p>
-          <a href="#/sessions">Back to the sessions</a>
-        </p>
-      </ProblemNotice>
-    </div>
   );
 }
 
@@ -335,13 +323,7 @@ function Members({ session: { id, owner, members }, mayChange }: { session: Sess
         <bdi>{owner}</bdi> owns this session. Members can read all of it, and begin turns.
       </p>
       {mayChange ? (
-        <Field
-          name="names"
-          label="Members"
-          isFirst
-          initial={members.join(", ")}
-          hint="User ids, separated by commas."
-        />
+        <Field name="names" label="Members" initial={members.join(", ")} hint="User ids, separated by commas." />
       ) : (
         <ul class="names">
           {members.map((name) => (

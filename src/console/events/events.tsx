@@ -2,8 +2,8 @@ import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import { EVENT_TYPES, type FleetEvent } from "../api/types.js";
 import { ChooseUser } from "../parts/choose-user.js";
-import { exact, plural, useTitle } from "../parts/hooks.js";
-import { Badge, Button, Choice, Empty, Loaded, More, Name, type Tone } from "../parts/notice.js";
+import { exact, plural } from "../parts/hooks.js";
+import { Badge, Button, Choice, Empty, Loaded, More, Name, PageFrame, type Tone } from "../parts/notice.js";
 import { type Column, Table } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
 import { MOST, useFeed } from "./feed.js";
@@ -17,16 +17,16 @@ export function Events({ caller, id }: PageProps) {
   const user = isAdmin ? id : "";
   const [type, setType] = useState("");
   const title = !isAdmin ? "Events" : user === "" ? "Events of all users" : `Events of ${user}`;
-  useTitle(title);
+  const head = (
+    <>
+      {isAdmin && <ChooseUser page="events" user={user} />}
+      <Choice label="Type" value={type} values={[["", "all"], ...EVENT_TYPES]} choose={setType} />
+    </>
+  );
   return (
-    <div class="page">
-      <div class="page-head">
-        <h1 dir="auto">{title}</h1>
-        {isAdmin && <ChooseUser page="events" user={user} />}
-        <Choice label="Type" value={type} values={[["", "all"], ...EVENT_TYPES]} choose={setType} />
-      </div>
+    <PageFrame title={title} head={head}>
       <FeedTable key={`${type} of ${user}`} user={user} type={type} linksUsers={isAdmin} />
-    </div>
+    </PageFrame>
   );
 }
 

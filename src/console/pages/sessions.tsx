@@ -18,49 +18,47 @@ export function Sessions({ caller }: PageProps) {
   const [dialog, show] = useDialog(polled.reload);
   const mayUse = caller.scopes.some((scope) => scope !== "read");
   return (
-    <>
-      <ListPage
-        title="Sessions"
-        noun="session"
-        polled={polled}
-        rowsOf={({ sessions }) => sessions.toSorted((a, b) => (a.lastUsedAt < b.lastUsedAt ? 1 : -1))}
-        wordsOf={({ id, title, purpose, owner, members, state, model }) => [
-          ...[id, title, purpose, owner, state, model],
-          ...members,
-        ]}
-        none="You have no sessions."
-        hint="Create one to talk to your agent."
-        buttons={
-          mayUse && (
-            <Button class="primary" act={() => show(<NewSession />)}>
-              New session
-            </Button>
-          )
-        }
-        below={({ next }) =>
-          next !== null &&
-          (limit < MOST ? (
-            <More act={() => setLimit(MOST)}>Show more</More>
-          ) : (
-            <More>The {MOST} newest sessions are shown.</More>
-          ))
-        }
-      >
-        {(found) => (
-          <ul class="rows" aria-label="Sessions">
-            {found.map((session) => (
-              <Row
-                key={session.id}
-                session={session}
-                user={caller.user}
-                remove={mayUse && session.owner === caller.user ? () => show(<Deletion session={session} />) : null}
-              />
-            ))}
-          </ul>
-        )}
-      </ListPage>
-      {dialog}
-    </>
+    <ListPage
+      title="Sessions"
+      noun="session"
+      polled={polled}
+      rowsOf={({ sessions }) => sessions.toSorted((a, b) => (a.lastUsedAt < b.lastUsedAt ? 1 : -1))}
+      wordsOf={({ id, title, purpose, owner, members, state, model }) => [
+        ...[id, title, purpose, owner, state, model],
+        ...members,
+      ]}
+      notices={dialog}
+      none="You have no sessions."
+      hint="Create one to talk to your agent."
+      buttons={
+        mayUse && (
+          <Button class="primary" act={() => show(<NewSession />)}>
+            New session
+          </Button>
+        )
+      }
+      below={({ next }) =>
+        next !== null &&
+        (limit < MOST ? (
+          <More act={() => setLimit(MOST)}>Show more</More>
+        ) : (
+          <More>The {MOST} newest sessions are shown.</More>
+        ))
+      }
+    >
+      {(found) => (
+        <ul class="rows" aria-label="Sessions">
+          {found.map((session) => (
+            <Row
+              key={session.id}
+              session={session}
+              user={caller.user}
+              remove={mayUse && session.owner === caller.user ? () => show(<Deletion session={session} />) : null}
+            />
+          ))}
+        </ul>
+      )}
+    </ListPage>
   );
 }
 
@@ -125,7 +123,7 @@ function NewSession() {
   };
   return (
     <Dialog title="New session" action="Create" act={create}>
-      <Field name="purpose" label="Purpose" isFirst placeholder="review" />
+      <Field name="purpose" label="Purpose" placeholder="review" />
       <Field name="id" label="Id" hint="If you leave it out, the fleet chooses one." />
       <Field name="members" label="Members" hint="User ids, separated by commas. They may use the session, too." />
       <Field

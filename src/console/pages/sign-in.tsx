@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { type Problem, problemFrom, signIn } from "../api/client.js";
 import type { Caller } from "../api/types.js";
 import { Dialog, DialogPlace, Field } from "../parts/dialog.js";
@@ -20,6 +20,7 @@ export function SignIn({ problem: initial, isOver, enter }: SignInProps) {
   const [isBusy, setBusy] = useState(false);
   const [isFromCode, setFromCode] = useState(initial !== undefined);
   useTitle("Sign in");
+  useEffect(() => document.getElementById("field-token")?.focus(), []);
   const submit = async (event: Event) => {
     event.preventDefault();
     setBusy(true);
@@ -50,7 +51,6 @@ export function SignIn({ problem: initial, isOver, enter }: SignInProps) {
           name="token"
           label="Token"
           type="password"
-          isFirst
           onValue={setToken}
           hint="A token of the fleet, or of your identity provider."
         />

@@ -104,29 +104,14 @@ interface FieldProps {
   onValue?(value: string): void;
   type?: string;
   placeholder?: string | undefined;
-  isFirst?: boolean;
 }
 
-export function Field({
-  name,
-  label,
-  hint,
-  initial,
-  onValue,
-  type = "text",
-  placeholder,
-  isFirst = false,
-}: FieldProps) {
-  const input = useRef<HTMLInputElement>(null);
-  useEffect(() => {
-    if (isFirst) input.current?.focus();
-  }, [isFirst]);
+export function Field({ name, label, hint, initial, onValue, type = "text", placeholder }: FieldProps) {
   const id = `field-${name}`;
   return (
     <div class="field">
       <label for={id}>{label}</label>
       <input
-        ref={input}
         id={id}
         name={name}
         type={type}

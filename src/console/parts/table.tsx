@@ -1,7 +1,7 @@
 import type { ComponentChildren } from "preact";
-import { useCallback, useRef, useState } from "preact/hooks";
-import { amount, type Polled, useKey, useTitle } from "./hooks.js";
-import { Ago, Choice, Empty, Loaded } from "./notice.js";
+import { useState } from "preact/hooks";
+import { amount, type Polled, useFocusKey } from "./hooks.js";
+import { Ago, Button, Choice, Empty, Loaded, PageFrame } from "./notice.js";
 
 export interface Column<T> {
   title: string;
@@ -31,6 +31,26 @@ export function time<T>(title: string, of: (row: T) => string | null, none = "â€
     return at === null ? null : -Date.parse(at);
   };
   return { title, by, cell: (row) => <Ago at={of(row)} none={none} /> };
+}
+
+interface RowAction {
+  title: string;
+  isDisabled?: boolean;
+  act(): void;
+}
+
+/** The column with the buttons of each row. `about` names the row for screen readers. */
+export function actions<T>(about: (row: T) => string, of: (row: T) => readonly RowAction[]): Column<T> {
+  const cell = (row: T) => (
+    <span class="actions">
+      {of(row).map(({ title, ...button }) => (
+        <Button key={title} class="small" about={about(row)} {...button}>
+          {title}
+        </Button>
+      ))}
+    </span>
+  );
+  return { title: "Actions", cell };
 }
 
 interface TableProps<T> {
@@ -149,6 +169,7 @@ interface ListPageProps<V, T> {
   none: string;
   hint?: string;
   buttons?: ComponentChildren;
+  /** Dialogs, and what is shown above the list even if it is not loaded. */
   notices?: ComponentChildren;
   /** Shown above the rows. */
   above?(value: V): ComponentChildren;
@@ -162,31 +183,26 @@ interface ListPageProps<V, T> {
 export function ListPage<V, T>(props: ListPageProps<V, T>) {
   const { title, noun, polled, rowsOf, wordsOf, none, hint, buttons, notices, above, children, below } = props;
   const [search, setSearch] = useState("");
-  const field = useRef<HTMLInputElement>(null);
-  useTitle(title);
-  useKey(
-    "/",
-    useCallback(() => field.current?.focus(), []),
-  );
   const wanted = search.trim().toLowerCase();
   const matches = (row: T) => wordsOf(row).join(" ").toLowerCase().includes(wanted);
+  const head = (
+    <>
+      <input
+        ref={useFocusKey("/")}
+        type="search"
+        class="search"
+        placeholder="Search  /"
+        aria-label={`Search the ${noun}s`}
+        aria-keyshortcuts="/"
+        dir="auto"
+        value={search}
+        onInput={({ currentTarget }) => setSearch(currentTarget.value)}
+      />
+      {buttons}
+    </>
+  );
   return (
-    <div class="page">
-      <div class="page-head">
-        <h1 dir="auto">{title}</h1>
-        <input
-          ref={field}
-          type="search"
-          class="search"
-          placeholder="Search  /"
-          aria-label={`Search the ${noun}s`}
-          aria-keyshortcuts="/"
-          dir="auto"
-          value={search}
-          onInput={({ currentTarget }) => setSearch(currentTarget.value)}
-        />
-        {buttons}
-      </div>
+    <PageFrame title={title} head={head}>
       {notices}
       <Loaded of={polled}>
         {(value) => {
@@ -202,6 +218,6 @@ export function ListPage<V, T>(props: ListPageProps<V, T>) {
           );
         }}
       </Loaded>
-    </div>
+    </PageFrame>
   );
 }

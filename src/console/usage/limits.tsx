@@ -121,12 +121,11 @@ export function SetLimits({ limits: { user, limits, sources } }: { limits: UserL
         A whole number, or {UNLIMITED}. If a field is empty, the limit of the user's groups or of everybody counts.
       </p>
       <div class="limit-fields">
-        {LIMITS.map(([name, title], index) => (
+        {LIMITS.map(([name, title]) => (
           <Field
             key={name}
             name={name}
             label={title}
-            isFirst={index === 0}
             initial={before(name)}
             onValue={(text) => setTexts((all) => ({ ...all, [name]: text }))}
             placeholder={sources[name] === "user" ? undefined : shown(limits[name])}
