@@ -73,7 +73,8 @@ async function serveRoute(door: DoorState, route: AnyRoute, c: Request): Promise
     const given = await answerTo(door, route, c);
     const answer = given instanceof Reply ? given.fields : { body: given };
     done = answer.done;
-    if (answer.stream !== undefined && !route.isWork) door.endWithDrain(visit);
+    visit.endsWithDrain = answer.stream !== undefined && !route.isWork;
+    if (visit.endsWithDrain && door.isDraining) visit.cut(door.refusal());
     return respond(door, route, c, answer);
   } finally {
     onceClosed(c.env.outgoing, () => void Promise.resolve(done).then(() => visit[Symbol.dispose]()));

@@ -110,7 +110,6 @@ export class DoorState {
   readonly streams: StreamCounts = { open: 0, events: 0, slow: 0 };
   readonly #visits = new Set<Visit>();
   #onIdle: (() => void)[] = [];
-  readonly #endingWithDrain = new Set<Visit>();
   readonly #draining = new AbortController();
   #document: Promise<string> | undefined;
 
@@ -146,13 +145,7 @@ export class DoorState {
 
   beginDrain(): void {
     this.#draining.abort(this.refusal());
-    for (const visit of this.#endingWithDrain) visit.cut(this.refusal());
-  }
-
-  /** Makes the door abort this request as soon as it drains. Used for streams, which would not end by themselves. */
-  endWithDrain(visit: Visit): void {
-    this.#endingWithDrain.add(visit);
-    if (this.isDraining) visit.cut(this.refusal());
+    for (const visit of this.#visits) if (visit.endsWithDrain) visit.cut(this.refusal());
   }
 
   /** Counts a request until {@link ended} is called with it. */
@@ -162,7 +155,6 @@ export class DoorState {
 
   ended(visit: Visit): void {
     this.#visits.delete(visit);
-    this.#endingWithDrain.delete(visit);
     if (this.#visits.size === 0) for (const resolve of this.#onIdle.splice(0)) resolve();
   }
 

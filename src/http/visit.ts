@@ -40,6 +40,8 @@ export class Visit implements Disposable {
   identity: Identity | null = null;
   /** The part of the user's limits that the request uses. */
   share: Share | null = null;
+  /** Whether a draining door ends the request. Streams would not end by themselves. */
+  endsWithDrain = false;
   readonly #door: DoorState;
   readonly #request: IncomingMessage;
   readonly #response: ServerResponse;

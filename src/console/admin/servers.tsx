@@ -23,8 +23,7 @@ export function Servers() {
   const busy = new Set(useOperations().flatMap(({ state, server }) => (state === "running" ? [server] : [])));
   const hasHosts = (polled.value?.hosts.length ?? 0) > 1;
   const columns: Column<Server>[] = [
-    { title: "Server", by: referenceOf, cell: (server) => <ServerName server={server} /> },
-    { title: "State", by: ({ state }) => state, cell: (server) => <State server={server} /> },
+    ...NAMES,
     ...(hasHosts ? [HOST] : []),
     ...COLUMNS,
     actions<Server>(referenceOf, (server) => {
@@ -82,6 +81,27 @@ function Overview({ servers, pool, hosts }: Answer<"listServers"> & Answer<"list
   );
 }
 
+const NAMES: readonly Column<Server>[] = [
+  {
+    title: "Server",
+    by: referenceOf,
+    cell: ({ id, user }) => <Name class="cell-title" text={user ?? id} />,
+    note: ({ id, user, pid, url, version }) => (
+      <span title={version === null ? undefined : `Copilot ${version}`}>
+        {user === null ? "shared" : <Name text={id} />}
+        {pid !== null && <span> · process {pid}</span>}
+        {url !== null && <span class="sr-only"> · {url}</span>}
+      </span>
+    ),
+  },
+  {
+    title: "State",
+    by: ({ state }) => state,
+    cell: ({ state, away }) => <Badge word={away ? "away" : state} />,
+    note: ({ failure }) => failure !== null && <span class="bad">{failure}</span>,
+  },
+];
+
 const HOST: Column<Server> = { title: "Host", by: ({ hostName }) => hostName, cell: ({ hostName }) => hostName };
 
 const COLUMNS: readonly Column<Server>[] = [
@@ -98,42 +118,17 @@ const COLUMNS: readonly Column<Server>[] = [
     ),
   },
   number("Memory", ({ memoryBytes }) => memoryBytes, { show: bytes }),
-  { title: "Sandbox", by: ({ sandbox }) => sandbox.mode, cell: ({ sandbox }) => <Sandbox {...sandbox} /> },
+  {
+    title: "Sandbox",
+    by: ({ sandbox }) => sandbox.mode,
+    cell: ({ sandbox: { mode } }) => (mode === "none" ? <Badge word="no sandbox" /> : mode),
+    note: ({ sandbox: { mode, not } }) => {
+      const gaps = not.map((word) => `${word}: ${word === "resources" ? "unlimited" : "open"}`);
+      return mode !== "none" && gaps.length > 0 && <span class="warn">{gaps.join(", ")}</span>;
+    },
+  },
   time("Started", ({ startedAt }) => startedAt),
 ];
-
-function ServerName({ server: { id, user, pid, url, version } }: { server: Server }) {
-  return (
-    <>
-      <Name class="cell-title" text={user ?? id} />
-      <span class="cell-note" title={version === null ? undefined : `Copilot ${version}`}>
-        {user === null ? "shared" : <Name text={id} />}
-        {pid !== null && <span> · process {pid}</span>}
-        {url !== null && <span class="sr-only"> · {url}</span>}
-      </span>
-    </>
-  );
-}
-
-function State({ server: { state, failure, away } }: { server: Server }) {
-  return (
-    <>
-      <Badge word={away ? "away" : state} />
-      {failure !== null && <span class="cell-note bad">{failure}</span>}
-    </>
-  );
-}
-
-function Sandbox({ mode, not }: Server["sandbox"]) {
-  if (mode === "none") return <Badge word="no sandbox" />;
-  const gaps = not.map((word) => `${word}: ${word === "resources" ? "unlimited" : "open"}`);
-  return (
-    <>
-      {mode}
-      {gaps.length > 0 && <span class="cell-note warn">{gaps.join(", ")}</span>}
-    </>
-  );
-}
 
 const HOST_COLUMNS: readonly Column<Host>[] = [
   { title: "Host", by: ({ name }) => name, cell: ({ name }) => <bdi class="cell-title">{name}</bdi> },

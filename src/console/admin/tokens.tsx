@@ -50,31 +50,20 @@ const COLUMNS: readonly Column<Token>[] = [
   {
     title: "User",
     by: ({ user }) => user,
-    cell: ({ user, id }) => (
-      <>
-        <Name class="cell-title" text={user} />
-        <span class="cell-note">
-          <code>{id}</code>
-        </span>
-      </>
-    ),
+    cell: ({ user }) => <Name class="cell-title" text={user} />,
+    note: ({ id }) => <code>{id}</code>,
   },
   { title: "Label", by: ({ label }) => label, cell: ({ label }) => label !== null && <bdi>{label}</bdi> },
   {
     title: "Scope",
     by: ({ scopes }) => scopes.join(" "),
-    cell: ({ scopes, sessionId }) => (
-      <>
-        {scopes.map((scope) => (
-          <Badge key={scope} word={scope} />
-        ))}
-        {sessionId !== null && (
-          <span class="cell-note">
-            only session <Name text={sessionId} />
-          </span>
-        )}
-      </>
-    ),
+    cell: ({ scopes }) => scopes.map((scope) => <Badge key={scope} word={scope} />),
+    note: ({ sessionId }) =>
+      sessionId !== null && (
+        <>
+          only session <Name text={sessionId} />
+        </>
+      ),
   },
   {
     title: "Expires",

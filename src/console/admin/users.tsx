@@ -85,16 +85,13 @@ const COLUMNS: readonly Column<Entry>[] = [
   {
     title: "State",
     by: ({ suspended, server }) => (suspended === null ? (server?.state ?? null) : "suspended"),
-    cell: ({ suspended, server }) => (
-      <>
-        <Badge word={suspended === null ? (server?.state ?? "no server") : "suspended"} />
-        {suspended !== null && (
-          <span class="cell-note">
-            {ago(suspended.since)} <bdi>{suspended.reason}</bdi>
-          </span>
-        )}
-      </>
-    ),
+    cell: ({ suspended, server }) => <Badge word={suspended === null ? (server?.state ?? "no server") : "suspended"} />,
+    note: ({ suspended }) =>
+      suspended !== null && (
+        <>
+          {ago(suspended.since)} <bdi>{suspended.reason}</bdi>
+        </>
+      ),
   },
   {
     title: "Sessions",

@@ -1,4 +1,4 @@
-import type { ComponentChildren } from "preact";
+import { type ComponentChildren, toChildArray } from "preact";
 import { useState } from "preact/hooks";
 import { amount, type Polled, useFocusKey } from "./hooks.js";
 import { Ago, Button, Choice, Empty, Loaded, PageFrame } from "./notice.js";
@@ -9,6 +9,8 @@ export interface Column<T> {
   /** The value to sort by. Without it, the column cannot be sorted. Null comes last. */
   by?: (row: T) => string | number | null;
   cell: (row: T) => ComponentChildren;
+  /** A second line in the cell, in small letters. None if it is empty. */
+  note?: (row: T) => ComponentChildren;
 }
 
 /** A column of numbers. `none` takes the place of null. */
@@ -129,7 +131,7 @@ export function Table<T>({ label, columns, rows, idOf, sortedBy }: TableProps<T>
         <tbody {...GROUP}>
           {sorted.map((row) => (
             <tr key={idOf(row)} {...ROW}>
-              {columns.map(({ title, isNumber, cell }, index) => (
+              {columns.map(({ title, isNumber, cell, note }, index) => (
                 <td
                   key={title}
                   {...CELL}
@@ -137,6 +139,7 @@ export function Table<T>({ label, columns, rows, idOf, sortedBy }: TableProps<T>
                   data-label={title}
                 >
                   {cell(row)}
+                  <Note of={note?.(row)} />
                 </td>
               ))}
             </tr>
@@ -145,6 +148,10 @@ export function Table<T>({ label, columns, rows, idOf, sortedBy }: TableProps<T>
       </table>
     </div>
   );
+}
+
+function Note({ of }: { of: ComponentChildren }) {
+  return toChildArray(of).length === 0 ? null : <span class="cell-note">{of}</span>;
 }
 
 function sortRows<T>(rows: readonly T[], by: Column<T>["by"], isDown: boolean): readonly T[] {

@@ -312,7 +312,7 @@ class WaitingEvents {
   #isOver = false;
   #failure: unknown;
   #wake = (): void => undefined;
-  #stopGathering = (): void => undefined;
+  #endGathering = (): void => undefined;
 
   push(event: StreamEvent): void {
     if (this.#isOver || (event.event === null && event.id === undefined)) return;
@@ -329,20 +329,8 @@ class WaitingEvents {
   end(failure?: unknown): void {
     if (!this.#isOver) this.#failure = failure;
     this.#isOver = true;
-    this.#stopGathering();
+    this.#endGathering();
     this.#wake();
-  }
-
-  /** Waits for {@link GATHER_MS}, so that more events can be added, or until the turn ends. */
-  async #gathered(): Promise<void> {
-    if (this.#isOver) return;
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, GATHER_MS);
-      this.#stopGathering = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
   }
 
   /** Resolves when there is an event, or when the turn is over. @throws the turn's error if there is no event */
@@ -360,7 +348,11 @@ class WaitingEvents {
         this.#events = [];
         this.#bytes = 0;
         yield events;
-        if (events.some(({ event }) => event === DELTA)) await this.#gathered();
+        if (this.#isOver || !events.some(({ event }) => event === DELTA)) continue;
+        await new Promise<void>((resolve) => {
+          this.#endGathering = resolve;
+          setTimeout(resolve, GATHER_MS);
+        });
       }
     } finally {
       this.end();
