@@ -2,8 +2,8 @@ import { toJsonSchema } from "@valibot/to-json-schema";
 import { type GenericSchema, getMetadata } from "valibot";
 import { ROUTES } from "../../src/http/app.js";
 import type { AnyRoute } from "../../src/http/route.js";
-import * as a from "../../src/http/routes/admin-schemas.js";
-import { request } from "../../src/http/routes/request-schemas.js";
+import * as a from "../../src/http/routes/admin.js";
+import { request } from "../../src/http/routes/requests.js";
 import * as s from "../../src/http/routes/schemas.js";
 import { SESSION_EVENTS } from "../../src/http/routes/turns.js";
 import { type Action, decide, type Scope } from "../../src/identity/identity.js";
@@ -153,7 +153,7 @@ function operation(route: AnyRoute): Json {
           requestBody: { required: isBodyOptional !== true, content: { "application/json": { schema: input(body) } } },
         }),
     responses: {
-      [answer.status]: answerOf(route),
+      [answer.status ?? 200]: answerOf(route),
       ...(route.method === "GET" && answer.headers?.includes("ETag") === true
         ? { 304: { description: "Nothing has changed." } }
         : {}),

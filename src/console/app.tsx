@@ -1,22 +1,9 @@
 import { useCallback, useEffect, useState } from "preact/hooks";
-import {
-  acceptedAt,
-  onSignedOut,
-  ownerOf,
-  type Problem,
-  problemFrom,
-  signedIn,
-  signIn,
-  takeCode,
-  whoAmI,
-} from "./api/client.js";
+import { onSignedOut, ownerOf, type Problem, problemFrom, signedIn, signIn, takeCode } from "./api/client.js";
 import type { Caller } from "./api/types.js";
 import { ConfirmCode, SignIn } from "./pages/sign-in.js";
 import { Loading } from "./parts/notice.js";
 import { Shell } from "./shell.js";
-
-/** How often the page checks whether its token is still valid, in milliseconds. */
-const CHECK_MS = 3_000;
 
 type State =
   | { is: "starting" }
@@ -60,16 +47,6 @@ export function App() {
       ),
     [],
   );
-  const isSignedIn = state.is === "signed in";
-  useEffect(() => {
-    if (!isSignedIn) return;
-    const timer = setInterval(() => {
-      const isFresh = performance.now() - acceptedAt < CHECK_MS;
-      // An answer of 401 signs the page out. Ignore other errors: the pages show that the fleet cannot be reached.
-      if (!document.hidden && !isFresh) void whoAmI().catch(() => undefined);
-    }, CHECK_MS);
-    return () => clearInterval(timer);
-  }, [isSignedIn]);
   const enter = useCallback((caller: Caller) => setState({ is: "signed in", caller }), []);
   if (state.is === "starting") return <Loading />;
   if (state.is === "asking") {

@@ -4,14 +4,17 @@ import { Problem, signOut } from "./api/client.js";
 import type { Caller, Scope } from "./api/types.js";
 import { Chat } from "./chat/chat.js";
 import { Sessions } from "./pages/sessions.js";
-import { go, keepTheme, THEMES, themeOf, useRoute } from "./parts/hooks.js";
-import { Button, Empty, Loading, ProblemNotice } from "./parts/notice.js";
+import { go, keepTheme, THEMES, themeOf, useAnswer, useRoute } from "./parts/hooks.js";
+import { Button, Empty, Loading, ProblemPage } from "./parts/notice.js";
 
 export interface PageProps {
   caller: Caller;
   /** The part of the address after the page's name, decoded. */
   id: string;
 }
+
+/** How often the page checks whether its token is still valid, in milliseconds. */
+const CHECK_MS = 3_000;
 
 interface Page {
   /** The first part of the address. */
@@ -21,17 +24,20 @@ interface Page {
   load(): Promise<ComponentType<PageProps>> | ComponentType<PageProps>;
 }
 
-const admin = async () => await import("./admin/pages.js");
-
 /** The pages in the navigation. All but the first load their code on first use. */
 const PAGES: readonly Page[] = [
   { name: "sessions", title: "Sessions", scope: "read", load: () => Sessions },
   { name: "usage", title: "Usage", scope: "read", load: async () => (await import("./usage/usage.js")).Usage },
   { name: "events", title: "Events", scope: "read", load: async () => (await import("./events/events.js")).Events },
-  { name: "servers", title: "Servers", scope: "admin", load: async () => (await admin()).Servers },
-  { name: "users", title: "Users", scope: "admin", load: async () => (await admin()).Users },
-  { name: "all-sessions", title: "All sessions", scope: "admin", load: async () => (await admin()).AllSessions },
-  { name: "tokens", title: "Tokens", scope: "admin", load: async () => (await admin()).Tokens },
+  { name: "servers", title: "Servers", scope: "admin", load: async () => (await import("./admin/servers.js")).Servers },
+  { name: "users", title: "Users", scope: "admin", load: async () => (await import("./admin/users.js")).Users },
+  {
+    name: "all-sessions",
+    title: "All sessions",
+    scope: "admin",
+    load: async () => (await import("./admin/all-sessions.js")).AllSessions,
+  },
+  { name: "tokens", title: "Tokens", scope: "admin", load: async () => (await import("./admin/tokens.js")).Tokens },
   { name: "charts", title: "Charts", scope: "admin", load: async () => (await import("./charts/charts.js")).Charts },
 ];
 
@@ -97,7 +103,13 @@ function PageFor({ pages, name, id, caller }: PageProps & { pages: readonly Page
   }, [page, name]);
   if (page === undefined && name !== "") return <Empty title="There is no such page." />;
   if (loaded?.name !== name) return <Loading />;
-  if (loaded.Content === null) return <NotLoaded />;
+  if (loaded.Content === null) {
+    return (
+      <ProblemPage problem={NOT_LOADED}>
+        <Button act={() => location.reload()}>Reload the console</Button>
+      </ProblemPage>
+    );
+  }
   return <loaded.Content caller={caller} id={id} />;
 }
 
@@ -108,19 +120,9 @@ const NOT_LOADED = new Problem({
   suggestions: ["The fleet does not answer, or it was upgraded after you opened the console."],
 });
 
-function NotLoaded() {
-  return (
-    <div class="page">
-      <ProblemNotice problem={NOT_LOADED}>
-        <p>
-          <Button act={() => location.reload()}>Reload the console</Button>
-        </p>
-      </ProblemNotice>
-    </div>
-  );
-}
-
 function UserMenu({ caller }: { caller: Caller }) {
+  // If the token is no longer valid, the answer is 401, which signs the page out.
+  useAnswer("/v1/me", CHECK_MS);
   const [theme, setTheme] = useState(themeOf());
   return (
     <details class="menu">

@@ -2,16 +2,19 @@ import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { serveStatic } from "@hono/node-server/serve-static";
-import { type Context, Hono, type MiddlewareHandler } from "hono";
-import { generateCookie } from "hono/cookie";
-import { parse } from "hono/utils/cookie";
+import { Hono, type MiddlewareHandler } from "hono";
+import { generateCookie, getCookie } from "hono/cookie";
 import * as v from "valibot";
 import { FleetError, isFleetError, quote } from "../base/errors.js";
-import type { Env } from "./app.js";
 import type { DoorState } from "./door-state.js";
 import { readBody, readInput } from "./input.js";
 import { invalid } from "./problem.js";
-import type { Visit } from "./visit.js";
+import { type Env, JSON_TYPE, type Request, reply } from "./visit.js";
+
+const CIPHER = "aes-256-gcm";
+const KEY_BYTES = 32;
+const IV_BYTES = 12;
+const TAG_BYTES = 16;
 
 /**
  * The header in which each request of the console sends the key that decrypts its cookie. A page of another origin
@@ -24,27 +27,10 @@ const LONGEST_MS = 8 * 3_600_000;
 /** The longest token that fits into the cookie, because browsers refuse a cookie of more than 4,096 bytes. */
 export const LONGEST_TOKEN = 2_900;
 
-/**
- * Precedes the token in the encrypted text if the fleet issued the token for a one-time code. No token begins with this
- * text.
- */
-const ISSUED = "issued ";
-
-const CIPHER = "aes-256-gcm";
-const KEY_BYTES = 32;
-const IV_BYTES = 12;
-const TAG_BYTES = 16;
-
-export interface Credential {
+interface Credential {
   token: string;
   /** Whether the fleet issued the token for a one-time code. Such a token is revoked when the user signs out. */
   isIssued: boolean;
-}
-
-/** The parts of a request that decide which cookie counts. */
-export interface Asking {
-  header(name: string): string | undefined;
-  isSecure: boolean;
 }
 
 /**
@@ -52,25 +38,24 @@ export interface Asking {
  * token. A cookie with a plain token would be unsafe: browsers send cookies to all ports of a host, and programs of
  * other users may listen there.
  */
-export function seal({ token, isIssued }: Credential): { sealed: string; key: string } {
+function seal(credential: Credential): { sealed: string; key: string } {
   const key = randomBytes(KEY_BYTES);
   const iv = randomBytes(IV_BYTES);
   const cipher = createCipheriv(CIPHER, key, iv);
-  const parts = [iv, cipher.update(`${isIssued ? ISSUED : ""}${token}`, "utf8"), cipher.final(), cipher.getAuthTag()];
+  const parts = [iv, cipher.update(JSON.stringify(credential), "utf8"), cipher.final(), cipher.getAuthTag()];
   return { sealed: Buffer.concat(parts).toString("base64url"), key: key.toString("base64url") };
 }
 
 /** Decrypts a cookie. @returns undefined if the key does not belong to the cookie */
-export function unseal(sealed: string, key: string): Credential | undefined {
-  const [bytes, secret] = [Buffer.from(sealed, "base64url"), Buffer.from(key, "base64url")];
-  if (secret.length !== KEY_BYTES || bytes.length <= IV_BYTES + TAG_BYTES) return undefined;
-  const decipher = createDecipheriv(CIPHER, secret, bytes.subarray(0, IV_BYTES), { authTagLength: TAG_BYTES });
-  decipher.setAuthTag(bytes.subarray(-TAG_BYTES));
+function unseal(sealed: string, key: string): Credential | undefined {
+  const bytes = Buffer.from(sealed, "base64url");
   try {
+    const decipher = createDecipheriv(CIPHER, Buffer.from(key, "base64url"), bytes.subarray(0, IV_BYTES), {
+      authTagLength: TAG_BYTES,
+    });
+    decipher.setAuthTag(bytes.subarray(-TAG_BYTES));
     const content = [decipher.update(bytes.subarray(IV_BYTES, -TAG_BYTES)), decipher.final()];
-    const text = Buffer.concat(content).toString("utf8");
-    const isIssued = text.startsWith(ISSUED);
-    return { token: isIssued ? text.slice(ISSUED.length) : text, isIssued };
+    return JSON.parse(Buffer.concat(content).toString("utf8"));
   } catch {
     return undefined;
   }
@@ -80,52 +65,38 @@ export function unseal(sealed: string, key: string): Credential | undefined {
  * Returns the credential in the cookie of a request. Undefined if the cookie or its key is missing, if they do not
  * belong together, or if a page of another origin makes the request. Only our own page has the key.
  */
-export function credentialIn(asking: Asking): Credential | undefined {
-  const key = asking.header(KEY_HEADER);
-  if (key === undefined || !isOwnPage(asking)) return undefined;
-  const sealed = cookieOf(asking);
+export function credentialIn(c: Request): Credential | undefined {
+  const key = c.req.header(KEY_HEADER);
+  if (key === undefined || !isOwnPage(c)) return undefined;
+  // The prefix shows that the browser received the cookie over HTTPS. So accept this cookie even on a connection
+  // without TLS, because TLS may end at a proxy in front of the API.
+  const sealed = getCookie(c, nameOf(c), "host") ?? (hasTls(c) ? undefined : getCookie(c, nameOf(c)));
   return sealed === undefined ? undefined : unseal(sealed, key);
 }
 
 /** Whether the request comes from our own page, judging by the browser's headers. */
-export function isOwnPage({ header }: Pick<Asking, "header">): boolean {
-  const [site, origin, host] = [header("Sec-Fetch-Site"), header("Origin"), header("Host")];
+function isOwnPage({ req }: Request): boolean {
+  const [site, origin, host] = [req.header("Sec-Fetch-Site"), req.header("Origin"), req.header("Host")];
   // Browsers send `Sec-Fetch-Site` only to HTTPS and loopback addresses. If it is missing, compare the origin.
   if (site !== undefined) return site === "same-origin";
   return origin === undefined || (URL.canParse(origin) && new URL(origin).host === host?.toLowerCase());
 }
 
-/** The value of `Set-Cookie` for a sealed token. @param expiresAt when the token expires (ISO 8601); null: never */
-export function cookieFor(asking: Asking, sealed: string, expiresAt: string | null, now: number): string {
-  const leftMs = expiresAt === null ? LONGEST_MS : Math.min(LONGEST_MS, Date.parse(expiresAt) - now);
-  return written(asking, sealed, Math.max(1, Math.floor(leftMs / 1_000)));
-}
-
-export function removedCookie(asking: Asking): string {
-  return written(asking, "", 0);
-}
-
-function written(asking: Asking, value: string, maxAge: number): string {
+/** The header that sets or removes the cookie. @param maxAge how long the browser keeps it, in seconds */
+function setCookie(c: Request, value: string, maxAge: number): { "Set-Cookie": string } {
   const options = { path: "/", maxAge, httpOnly: true, sameSite: "Strict" } as const;
-  return generateCookie(nameOf(asking), value, isSecure(asking) ? { ...options, prefix: "host" } : options);
-}
-
-function cookieOf(asking: Asking): string | undefined {
-  const name = nameOf(asking);
-  const cookies = parse(asking.header("Cookie") ?? "");
-  // The prefix shows that the browser received the cookie over HTTPS. So accept this cookie even on a connection
-  // without TLS, because TLS may end at a proxy in front of the API.
-  return cookies[`__Host-${name}`] ?? (asking.isSecure ? undefined : cookies[name]);
+  const isSecure = hasTls(c) || c.req.header("Origin")?.startsWith("https://") === true;
+  return { "Set-Cookie": generateCookie(nameOf(c), value, isSecure ? { ...options, prefix: "host" } : options) };
 }
 
 /** Browsers share cookies between all ports of a host, so the name contains the port. */
-function nameOf({ header }: Asking): string {
-  const port = /:(\d+)$/.exec(header("Host") ?? "")?.[1];
+function nameOf({ req }: Request): string {
+  const port = /:(\d+)$/.exec(req.header("Host") ?? "")?.[1];
   return port === undefined ? "copilotfleet" : `copilotfleet-${port}`;
 }
 
-function isSecure({ header, isSecure: hasTls }: Asking): boolean {
-  return hasTls || header("Origin")?.startsWith("https://") === true;
+function hasTls({ env }: Request): boolean {
+  return "encrypted" in env.incoming.socket;
 }
 
 /** The page itself. All other files have names with a hash of their content. */
@@ -163,7 +134,7 @@ export function consoleRoutes(door: DoorState): Hono<Env> {
   return app;
 }
 
-async function serveFile(c: Context<Env>, files: MiddlewareHandler<Env>): Promise<Response> {
+async function serveFile(c: Request, files: MiddlewareHandler<Env>): Promise<Response> {
   const visit = c.get("visit");
   const isPage = c.req.path === "/" || c.req.path === `/console/${PAGE}`;
   const headers = {
@@ -180,8 +151,6 @@ async function serveFile(c: Context<Env>, files: MiddlewareHandler<Env>): Promis
   visit.ended(response.status);
   return response;
 }
-
-type Request = Context<Env>;
 
 const LARGEST_BODY = 20_000;
 const WAYS = "a JSON object with a token, with a code, or with a code and its user";
@@ -207,55 +176,43 @@ const UNCOUNTED = { buffers: () => undefined, overBytes: null };
  * asks whether to sign in as this user. Otherwise, a stranger could send a link that signs people in to the stranger's
  * account, and read what they write there.
  */
-export async function signIn(door: DoorState, c: Request): Promise<Response> {
+async function signIn(door: DoorState, c: Request): Promise<Response> {
   const visit = c.get("visit");
   visit.route = "POST /console/session";
-  const asking = askingOf(c);
-  if (!isOwnPage(asking)) throw foreignPage();
-  using work = door.begin();
+  if (!isOwnPage(c)) throw foreignPage();
+  using _ = visit.begin();
   const given = await readBody(c, LARGEST_BODY, UNCOUNTED);
   const input = readInput({ params: null, query: null, body }, { params: {}, query: c.req.queries(), body: given });
   const credential = input.body as Given;
   const owner = "code" in credential ? await door.fleet.ownerOf(credential.code) : null;
-  if (owner !== null && !("user" in credential)) {
-    visit.ended(200);
-    return answer(visit, { user: owner });
-  }
+  if (owner !== null && !("user" in credential)) return reply(c, 200, JSON_TYPE, JSON.stringify({ user: owner }));
   const { token, isIssued } = await tokenFor(door, credential);
-  const identity = await visit.signOn(`Bearer ${token}`, work);
-  work.keep(await door.shares.admitUser(identity.user, { relayed: false, everywhere: false }));
+  const { user, expiresAt } = await visit.signOn(`Bearer ${token}`);
+  visit.keep(await door.shares.admitUser(user, { relayed: false, everywhere: false }));
   if (token.length > LONGEST_TOKEN)
     throw invalid(`The token has ${token.length} characters. The console takes at most ${LONGEST_TOKEN}.`);
   const { sealed, key } = seal({ token, isIssued });
-  visit.ended(200);
-  const cookie = cookieFor(asking, sealed, identity.expiresAt, Date.now());
-  return answer(visit, { key }, { "Set-Cookie": cookie });
-}
-
-function answer(visit: Visit, body: object, headers: Readonly<Record<string, string>> = {}): Response {
-  return new Response(JSON.stringify(body), {
-    headers: { ...visit.headers, "Content-Type": "application/json", ...headers },
-  });
+  const leftMs = expiresAt === null ? LONGEST_MS : Math.min(LONGEST_MS, Date.parse(expiresAt) - Date.now());
+  const cookie = setCookie(c, sealed, Math.max(1, Math.floor(leftMs / 1_000)));
+  return reply(c, 200, { ...JSON_TYPE, ...cookie }, JSON.stringify({ key }));
 }
 
 /** Signs a browser out: removes its cookie, and revokes the token if the fleet issued it for a code. */
-export async function signOut(door: DoorState, c: Request): Promise<Response> {
+async function signOut(door: DoorState, c: Request): Promise<Response> {
   const visit = c.get("visit");
   visit.route = "DELETE /console/session";
-  const asking = askingOf(c);
-  if (!isOwnPage(asking)) throw foreignPage();
-  const credential = credentialIn(asking);
+  if (!isOwnPage(c)) throw foreignPage();
+  const credential = credentialIn(c);
   if (credential?.isIssued === true) {
-    using work = door.begin();
+    using _ = visit.begin();
     // If the token has expired or was revoked, there is nothing left to revoke, so only remove the cookie.
-    const identity = await visit.signOn(`Bearer ${credential.token}`, work).catch((error: unknown) => {
+    const identity = await visit.signOn(`Bearer ${credential.token}`).catch((error: unknown) => {
       if (isFleetError(error, "FLEET_TOKEN_REFUSED")) return null;
       throw error;
     });
     if (identity !== null) await door.fleet.tokens.revoke({ ids: [identity.tokenId] }, { ignoreNotFound: true });
   }
-  visit.ended(204);
-  return new Response(null, { status: 204, headers: { ...visit.headers, "Set-Cookie": removedCookie(asking) } });
+  return reply(c, 204, setCookie(c, "", 0));
 }
 
 /**
@@ -267,10 +224,6 @@ async function tokenFor({ fleet }: DoorState, given: Given) {
   if ("token" in given) return { token: given.token.trim(), isIssued: false };
   const issued = "user" in given ? await fleet.redeem(given.code, given.user) : null;
   return { token: issued?.token ?? `refused:${given.code}`, isIssued: issued !== null };
-}
-
-function askingOf({ req, env }: Request): Asking {
-  return { header: (name) => req.header(name), isSecure: "encrypted" in env.incoming.socket };
 }
 
 function foreignPage(): FleetError {

@@ -8,22 +8,25 @@ import type { EventLog } from "../base/event.js";
 import type { Config } from "../config/schema.js";
 import { Attempts } from "../door/entry/connection.js";
 import type { DoorListeners } from "../door/state/report.js";
-import type { Share, Shares } from "../door/state/shares.js";
-import { type Identity, isHost } from "../identity/identity.js";
+import type { Shares } from "../door/state/shares.js";
+import type { Identity } from "../identity/identity.js";
 import { type SignOn, SignOnEvents } from "../identity/sign-on.js";
-import { tokenIdIn } from "../identity/tokens.js";
+import type { StreamCounts } from "../serve/context.js";
 import type { ProbeAnswer, Probes } from "../serve/report/probes.js";
 import type { ApiFleet } from "./fleet.js";
 import { invalid, unauthenticated } from "./problem.js";
-import { Heartbeats } from "./sse.js";
+import type { Visit } from "./visit.js";
 
 /** The largest number of open connections without a running request of a signed-on user. One more closes the oldest. */
 const MOST = 2_048;
 
-/** A connection on which requests of a signed-on user run, and how many of them run. */
-interface Known {
+/** A connection to the door. */
+interface Connection {
   socket: Socket;
+  /** How many requests of a signed-on user run on it. If none does, the connection counts as a stranger. */
   requests: number;
+  /** How many of its requests have a token that is being looked up. */
+  lookups: number;
 }
 
 /**
@@ -32,60 +35,46 @@ interface Known {
  * remote address and port, because Node.js does not link a TLS socket to the socket below it.
  */
 export class Strangers {
-  readonly #sockets = new Map<string, Socket>();
-  readonly #known = new Map<string, Known>();
-  /**
-   * The connections whose tokens are being looked up. They are not closed, because they may be admitted at any moment.
-   */
-  readonly #held = new Set<string>();
+  /** The open connections. The one that has been a stranger for the longest time comes first. */
+  readonly #connections = new Map<string, Connection>();
   readonly #most: number;
 
   constructor(most = MOST) {
     this.#most = most;
   }
 
+  /** Closes the oldest stranger if there are too many, unless its token is being looked up and may be valid. */
   arrived(socket: Socket): void {
-    if (this.#sockets.size >= this.#most) this.#closeOldest();
+    const strangers = [...this.#connections].filter(([, { requests }]) => requests === 0);
+    const oldest = strangers.find(([, { lookups }]) => lookups === 0);
+    if (strangers.length >= this.#most && oldest !== undefined) {
+      this.#connections.delete(oldest[0]);
+      oldest[1].socket.destroy();
+    }
     const name = nameOf(socket);
-    this.#sockets.set(name, socket);
+    this.#connections.set(name, { socket, requests: 0, lookups: 0 });
     socket.on("close", () => {
-      if (this.#sockets.get(name) === socket) this.#sockets.delete(name);
-      if (this.#known.get(name)?.socket === socket) this.#known.delete(name);
+      if (this.#connections.get(name)?.socket === socket) this.#connections.delete(name);
     });
   }
 
-  /** Keeps a connection from being closed until the returned object is disposed. */
-  hold(socket: Socket): Disposable {
-    const name = nameOf(socket);
-    this.#held.add(name);
-    return { [Symbol.dispose]: () => void this.#held.delete(name) };
-  }
-
   /**
-   * Call this when a user has signed on with a request on this connection, and dispose the returned object when the
-   * request is answered. As long as such a request runs, the connection does not count as a stranger and is not closed.
+   * Counts a request of a signed-on user, or the look-up of a token, until the returned object is disposed. So this
+   * connection is not closed in that time.
    */
-  admit(socket: Socket): Disposable {
+  hold(socket: Socket, by: "requests" | "lookups"): Disposable {
     const name = nameOf(socket);
-    const stranger = this.#sockets.get(name);
-    if (stranger !== undefined) this.#known.set(name, { socket: stranger, requests: 0 });
-    this.#sockets.delete(name);
-    const known = this.#known.get(name);
-    if (known !== undefined) known.requests++;
+    const connection = this.#connections.get(name);
+    if (connection === undefined) return { [Symbol.dispose]: () => undefined };
+    connection[by]++;
     return {
       [Symbol.dispose]: () => {
-        if (known === undefined || --known.requests > 0 || this.#known.get(name) !== known) return;
-        this.#known.delete(name);
-        this.#sockets.set(name, known.socket);
+        connection[by]--;
+        if (by === "lookups" || connection.requests > 0 || this.#connections.get(name) !== connection) return;
+        this.#connections.delete(name);
+        this.#connections.set(name, connection);
       },
     };
-  }
-
-  #closeOldest(): void {
-    const [name] = [...this.#sockets.keys()].filter((each) => !this.#held.has(each));
-    if (name === undefined) return;
-    this.#sockets.get(name)?.destroy();
-    this.#sockets.delete(name);
   }
 }
 
@@ -103,84 +92,24 @@ export interface HttpContext {
   events: EventLog;
 }
 
-/** One request, from its admission until its turn is over and its answer is sent (or its client has gone). */
-export class Work implements Disposable {
-  /** Null until the user is known. */
-  identity: Identity | null = null;
-  /** The part of the user's limits that the request uses. */
-  share: Share | null = null;
-  readonly #cut = new AbortController();
-  readonly #kept: Disposable[] = [];
-  #isOverWithClient = false;
-  readonly #onEnd: (work: Work) => void;
-
-  constructor(onEnd: (work: Work) => void) {
-    this.#onEnd = onEnd;
-  }
-
-  /** Aborts when the door closes, or when the token of the request is no longer valid. */
-  get signal(): AbortSignal {
-    return this.#cut.signal;
-  }
-
-  /** Disposes `thing` when the work ends. Returns `thing`. */
-  keep<T extends Disposable>(thing: T): T {
-    this.#kept.push(thing);
-    return thing;
-  }
-
-  /**
-   * Counts the bytes of the answer against the user's limits, in place of the bytes of the request's body, until the
-   * client has received the answer or has disconnected.
-   *
-   * @throws FleetError `FLEET_LIMIT_REACHED` if `orRefuse` is set and the user's clients leave too many bytes unread.
-   */
-  unread(bytes: number, { orRefuse }: { orRefuse: boolean }): void {
-    this.share?.buffers(0);
-    const over = this.share?.overBytes ?? null;
-    if (orRefuse && over !== null) throw over;
-    this.share?.buffers(bytes);
-  }
-
-  /**
-   * Returns {@link signal}. Makes it also abort when the work is disposed, which happens when the client has received
-   * the answer or has disconnected.
-   */
-  endingWithClient(): AbortSignal {
-    this.#isOverWithClient = true;
-    return this.signal;
-  }
-
-  cut(reason: FleetError): void {
-    this.#cut.abort(reason);
-  }
-
-  [Symbol.dispose](): void {
-    if (this.#isOverWithClient) this.#cut.abort(new Error("The client has gone."));
-    for (const each of this.#kept.splice(0)) each[Symbol.dispose]();
-    this.#onEnd(this);
-  }
-}
-
 /** The state that all requests at one HTTP door share. */
 export class DoorState {
   readonly config: Config;
   readonly clock: Clock;
   readonly fleet: ApiFleet;
+  readonly shares: Shares;
   readonly signOn: SignOn;
-  readonly authenticator: Authenticator;
+  readonly attempts = new Attempts();
+  readonly signOnEvents: SignOnEvents;
   readonly listeners: DoorListeners;
   readonly origins: Origins;
   readonly addresses: ClientAddresses;
-  readonly shares: Shares;
-  readonly strangers = new Strangers();
-  readonly heartbeats: Heartbeats;
-  /** The number of streams that were ended because their clients read too slowly. */
-  slowClients = 0;
   readonly probes: Probes;
-  readonly #work = new Set<Work>();
+  readonly strangers = new Strangers();
+  /** How many streams are open, how many events were sent, and how many streams were ended because of slow clients. */
+  readonly streams: StreamCounts = { open: 0, events: 0, slow: 0 };
+  readonly #visits = new Set<Visit>();
   #onIdle: (() => void)[] = [];
-  readonly #endingWithDrain = new Set<Work>();
   readonly #draining = new AbortController();
   #document: Promise<string> | undefined;
 
@@ -188,23 +117,21 @@ export class DoorState {
     context: HttpContext,
     { listeners, origins, probes }: Pick<DoorState, "listeners" | "origins"> & { probes: Probes | null },
   ) {
-    const { config, clock, fleet, signOn, shares } = context;
-    this.config = config;
-    this.clock = clock;
-    this.fleet = fleet;
+    this.config = context.config;
+    this.clock = context.clock;
+    this.fleet = context.fleet;
+    this.shares = context.shares;
+    this.signOn = context.signOn.reportingTo(listeners.onSignOn);
+    this.signOnEvents = new SignOnEvents(context.events, "http");
     this.listeners = listeners;
     this.origins = origins;
-    this.addresses = new ClientAddresses(config.http.proxies);
-    this.signOn = signOn.reportingTo(listeners.onSignOn);
-    this.authenticator = new Authenticator(this.signOn, new Attempts(), new SignOnEvents(context.events, "http"));
-    this.heartbeats = new Heartbeats(clock);
-    this.shares = shares;
+    this.addresses = new ClientAddresses(context.config.http.proxies);
     this.probes = probes ?? { answer: async (path) => this.#ownAnswer(path) };
   }
 
   /** The number of requests that have been admitted and not answered, including those whose clients have gone. */
   get working(): number {
-    return this.#work.size;
+    return this.#visits.size;
   }
 
   /** Aborts when the door begins to drain. */
@@ -218,48 +145,41 @@ export class DoorState {
 
   beginDrain(): void {
     this.#draining.abort(this.refusal());
-    for (const work of this.#endingWithDrain) work.cut(this.refusal());
+    for (const visit of this.#visits) if (visit.endsWithDrain) visit.cut(this.refusal());
   }
 
-  /** Makes the door abort this work as soon as it drains. Used for streams, which would not end by themselves. */
-  endWithDrain(work: Work): void {
-    this.#endingWithDrain.add(work);
-    if (this.isDraining) work.cut(this.refusal());
+  /** Counts a request until {@link ended} is called with it. */
+  begun(visit: Visit): void {
+    this.#visits.add(visit);
   }
 
-  /** Counts a request until the returned object is disposed. */
-  begin(): Work {
-    const work = new Work(() => {
-      this.#work.delete(work);
-      this.#endingWithDrain.delete(work);
-      if (this.#work.size === 0) for (const resolve of this.#onIdle.splice(0)) resolve();
-    });
-    this.#work.add(work);
-    return work;
+  ended(visit: Visit): void {
+    this.#visits.delete(visit);
+    if (this.#visits.size === 0) for (const resolve of this.#onIdle.splice(0)) resolve();
   }
 
   /** Resolves when no request is left. */
   async idle(): Promise<void> {
-    if (this.#work.size > 0) await new Promise<void>((resolve) => this.#onIdle.push(resolve));
+    if (this.#visits.size > 0) await new Promise<void>((resolve) => this.#onIdle.push(resolve));
   }
 
   /** Aborts all requests that are left. */
   cut(): void {
-    for (const work of this.#work) work.cut(this.refusal());
+    for (const visit of this.#visits) visit.cut(this.refusal());
   }
 
   /** Aborts the requests of suspended users, and those whose tokens were revoked or have expired. Never rejects. */
   async recheckTokens(): Promise<void> {
     for (const detail of this.signOn.takeWarnings()) this.listeners.onEvent?.({ event: "failed", address: "", detail });
     const identities = new Map(
-      [...this.#work].flatMap(({ identity }) => (identity ? [[identity.tokenId, identity]] : [])),
+      [...this.#visits].flatMap(({ identity }) => (identity ? [[identity.tokenId, identity]] : [])),
     );
     for (const identity of identities.values()) {
       // If the store does not answer, ask it again in the next round.
       if (await this.signOn.isStillGood(identity).catch(() => true)) continue;
       this.listeners.onEvent?.({ event: "token-refused", address: "", user: identity.user });
       const error = await this.signOn.refuseSuspended(identity).then(unauthenticated, (reason: FleetError) => reason);
-      for (const work of this.#work) if (work.identity?.tokenId === identity.tokenId) work.cut(error);
+      for (const visit of this.#visits) if (visit.identity?.tokenId === identity.tokenId) visit.cut(error);
     }
   }
 
@@ -438,7 +358,6 @@ function refused(header: "Host" | "Origin", value: string | undefined): FleetErr
   });
 }
 
-const BEARER = /^Bearer +([\x21-\x7e]{1,16384})$/i;
 /** Matches a token of the fleet, of an identity provider or of GitHub, and a query parameter named like a token. */
 const TOKEN_IN_URL =
   /cft_[a-z0-9]{16}_|\beyJ[\w-]+\.[\w-]+\.|\b(?:gh[a-z]_|github_pat_)\w{16}|[?&](?:access_token|token|authorization|bearer)=/i;
@@ -448,39 +367,4 @@ export function refuseTokenIn(url: string): void {
   const decoded = url.replace(/%[2-7][0-9a-f]/gi, (code) => String.fromCharCode(Number.parseInt(code.slice(1), 16)));
   if (!TOKEN_IN_URL.test(decoded)) return;
   throw invalid("The URL contains a token. Revoke that token, and send a new one in the header Authorization.");
-}
-
-/** Finds out who makes a request, from its header Authorization. */
-class Authenticator {
-  readonly #signOn: SignOn;
-  readonly #attempts: Attempts;
-  readonly #events: SignOnEvents;
-
-  constructor(signOn: SignOn, attempts: Attempts, events: SignOnEvents) {
-    this.#signOn = signOn;
-    this.#attempts = attempts;
-    this.#events = events;
-  }
-
-  /**
-   * Returns the user who makes a request.
-   *
-   * @param address the client's address, for events and for the queue of GitHub checks, which serves the networks of
-   * clients in rotation
-   * @param onRefused is called with the reason of a refusal, for the log
-   * @throws FleetError `FLEET_TOKEN_REFUSED`, always with the same text
-   */
-  async identify(header: string | undefined, address: string, onRefused: (reason: string) => void): Promise<Identity> {
-    const token = BEARER.exec(header ?? "")?.[1];
-    if (token === undefined) throw unauthenticated();
-    const identity = await this.#signOn.identify(token, address);
-    if (!("refused" in identity) && !isHost(identity)) {
-      await this.#events.acceptedAgain(identity, address);
-      return identity;
-    }
-    onRefused("refused" in identity ? identity.refused : "It is the token of another host.");
-    const id = tokenIdIn(token);
-    await Promise.all([this.#attempts.failed(id), this.#events.refused(id, address)]);
-    throw unauthenticated();
-  }
 }

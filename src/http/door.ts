@@ -130,10 +130,8 @@ export class HttpDoor implements AsyncDisposable {
     return this.#address;
   }
 
-  /** How many streams are open, how many events were sent, and how many streams were ended because of slow clients. */
   get streams(): StreamCounts {
-    const { heartbeats, slowClients } = this.#state;
-    return { open: heartbeats.size, events: heartbeats.events, slow: slowClients };
+    return { ...this.#state.streams };
   }
 
   /** The address as a URL. If the door listens on all addresses of this machine, the host is the loopback address. */

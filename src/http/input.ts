@@ -1,15 +1,14 @@
 import { isUtf8 } from "node:buffer";
 import { once } from "node:events";
 import type { IncomingMessage } from "node:http";
-import type { Context } from "hono";
 import * as v from "valibot";
 import { FleetError, quote } from "../base/errors.js";
 import { IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_ALLOWED } from "../base/ids.js";
 import type { Share } from "../door/state/shares.js";
 import { type ScanLimits, scanWithin } from "../runtime/wire/scan.js";
-import type { Env } from "./app.js";
 import { invalid } from "./problem.js";
 import type { AnyRoute } from "./route.js";
+import type { Request } from "./visit.js";
 
 type Inputs = Pick<AnyRoute, "params" | "query" | "body" | "isBodyOptional">;
 
@@ -24,7 +23,7 @@ export function readInput(route: Inputs, { params, query, body }: Given) {
   const given = body ?? (route.isBodyOptional === true ? {} : body);
   if (route.body !== null && given === null) throw invalid("The request needs a body: a JSON object.");
   return {
-    params: read(route.params, params, "The path"),
+    params: read(route.params, params, "The path") as Record<string, string>,
     query: read(route.query ?? NO_QUERY, single(query), "The query"),
     body: read(route.body, given, "The body"),
   };
@@ -89,7 +88,7 @@ type Counted = Pick<Share, "buffers" | "overBytes">;
  * @throws FleetError `FLEET_CONTENT_TOO_LARGE`, `FLEET_USAGE_INVALID`, `FLEET_LIMIT_REACHED`; another error when the
  * client disconnects before the end of the body.
  */
-export async function readBody({ req, env }: Context<Env>, maxBytes: number, share: Counted): Promise<unknown> {
+export async function readBody({ req, env }: Request, maxBytes: number, share: Counted): Promise<unknown> {
   if (Number(req.header("Content-Length") ?? 0) > maxBytes) throw tooLarge(maxBytes);
   const chunks: Buffer[] = [];
   let bytes = 0;

@@ -2,6 +2,7 @@ import { once } from "node:events";
 import type { ServerResponse } from "node:http";
 import type { Clock } from "../base/clock.js";
 import { FleetError } from "../base/errors.js";
+import type { StreamCounts } from "../serve/context.js";
 
 /** A server-sent event. */
 export interface StreamEvent {
@@ -33,17 +34,20 @@ export const STREAM_TYPE = "text/event-stream";
 const READY_BYTES = 64 * 1024;
 /** How many bytes of events may wait for a client that reads slowly. A stream with more bytes is ended. */
 export const MOST_WAITING_BYTES = 8 * 1024 * 1024;
+/** How often to write a comment, in milliseconds. Proxies close connections that are silent for longer. */
+const HEARTBEAT_MS = 15_000;
 /** How long a client waits before it connects again, in milliseconds. */
 const RETRY_MS = 1_000;
 
 interface Surroundings {
-  heartbeats: Heartbeats;
+  clock: Clock;
+  counts: StreamCounts;
   /** Returns the last event of a stream that fails. */
   problem: (error: unknown) => StreamEvent;
 }
 
 /**
- * Writes events as a stream of server-sent events (WHATWG HTML, section 9.2), with comments in long silences. Requests
+ * Writes events as a stream of server-sent events (WHATWG HTML, section 9.2), with a comment every 15 s. Requests
  * the next batch only when the client has read most of the batches before it. Ends the response. Never rejects.
  *
  * `between` is a callback, because a second generator would cost memory in each idle stream.
@@ -54,14 +58,21 @@ interface Surroundings {
 export async function writeStream(
   response: ServerResponse,
   { events, between }: EventStream,
-  { heartbeats, problem }: Surroundings,
+  { clock, counts, problem }: Surroundings,
 ): Promise<void> {
   response.write(`retry: ${RETRY_MS}\n\n`);
-  heartbeats.begin(response);
+  counts.open++;
   const send = (batch: readonly StreamEvent[]) => {
     response.write(batch.map(written).join(""));
-    heartbeats.written(response, batch.length);
+    counts.events += batch.length;
   };
+  const beat = (): (() => void) =>
+    clock.after(HEARTBEAT_MS, () => {
+      // Skip a client that still has bytes to read: another comment would only add to them.
+      if (response.writableLength === 0) response.write(":\n\n");
+      stopBeat = beat();
+    });
+  let stopBeat = beat();
   const stop = between?.((event) => {
     if (response.destroyed) return;
     send([event]);
@@ -80,7 +91,8 @@ export async function writeStream(
     response.write(written(problem(error)));
   } finally {
     stop?.();
-    heartbeats.end(response);
+    stopBeat();
+    counts.open--;
   }
   response.end();
 }
@@ -116,64 +128,4 @@ export function tooSlow(message: string): FleetError {
     suggestions: ["GET /v1/sessions/{id}/events has the events after the last one that you have read."],
     retryable: false,
   });
-}
-
-/** How long a stream may be silent, in milliseconds. Proxies close connections that are silent for longer. */
-const SILENCE_MS = 15_000;
-/** How often to look for silent streams, in milliseconds. */
-const LOOK_MS = 3_000;
-
-/** Writes comments to silent streams, so that proxies do not close them. One timer serves all streams. */
-export class Heartbeats {
-  readonly #clock: Clock;
-  /** When each stream was last written to. */
-  readonly #writtenMs = new Map<ServerResponse, number>();
-  #cancel: (() => void) | undefined;
-  /** The number of events that were sent. */
-  events = 0;
-
-  constructor(clock: Clock) {
-    this.#clock = clock;
-  }
-
-  /** The number of open streams. */
-  get size(): number {
-    return this.#writtenMs.size;
-  }
-
-  /** Begins to watch and to count a stream. */
-  begin(response: ServerResponse): void {
-    this.#touch(response);
-    this.#cancel ??= this.#lookLater();
-  }
-
-  /** Records that events were written to the stream. */
-  written(response: ServerResponse, events: number): void {
-    this.events += events;
-    this.#touch(response);
-  }
-
-  end(response: ServerResponse): void {
-    this.#writtenMs.delete(response);
-    if (this.#writtenMs.size > 0) return;
-    this.#cancel?.();
-    this.#cancel = undefined;
-  }
-
-  #touch(response: ServerResponse): void {
-    this.#writtenMs.set(response, this.#clock.now());
-  }
-
-  #lookLater(): () => void {
-    return this.#clock.after(LOOK_MS, () => {
-      this.#cancel = this.#lookLater();
-      const nowMs = this.#clock.now();
-      for (const [response, writtenMs] of this.#writtenMs) {
-        if (nowMs - writtenMs < SILENCE_MS - LOOK_MS) continue;
-        this.#writtenMs.set(response, nowMs);
-        // Skip a client that still has bytes to read: another comment would only add to them.
-        if (response.writableLength === 0) response.write(":\n\n");
-      }
-    });
-  }
 }

@@ -385,7 +385,7 @@ it("if there are too many strangers, a new one closes the oldest whose token is 
   const [first, second, third] = sockets as [Socket, Socket, Socket];
   strangers.arrived(first);
   strangers.arrived(second);
-  using _ = strangers.hold(first);
+  using _ = strangers.hold(first, "lookups");
   strangers.arrived(third);
   expect(sockets.map(({ destroyed }) => destroyed)).toEqual([false, true, false]);
   for (const socket of sockets) socket.destroy();

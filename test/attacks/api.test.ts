@@ -208,7 +208,7 @@ it("a user's connection counts as a stranger again only after all its running re
   const [first, second, third] = sockets as [Socket, Socket, Socket];
   const destroyed = () => sockets.map((socket) => socket.destroyed);
   strangers.arrived(first);
-  const requests = [strangers.admit(first), strangers.admit(first)];
+  const requests = [strangers.hold(first, "requests"), strangers.hold(first, "requests")];
   requests[0]?.[Symbol.dispose]();
   strangers.arrived(second);
   expect(destroyed()).toEqual([false, false, false]);

@@ -2,7 +2,6 @@ import { readFileSync } from "node:fs";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { expect, it } from "vitest";
 import { ROUTES } from "../../src/http/app.js";
-import { nameOf } from "../../src/http/route.js";
 
 const read = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), "utf8");
 
@@ -22,7 +21,7 @@ it("the OpenAPI document describes exactly the routes of the API, with unique op
   const described = Object.entries(document.paths).flatMap(([path, item]) =>
     Object.keys(item).map((method) => `${method.toUpperCase()} ${path}`),
   );
-  expect(described.sort()).toEqual(ROUTES.map(nameOf).sort());
+  expect(described.sort()).toEqual(ROUTES.map(({ name }) => name).sort());
   const ids = Object.values(document.paths).flatMap((item) =>
     Object.values(item).map(({ operationId }) => operationId),
   );
@@ -65,7 +64,7 @@ it("docs/http.md has a curl command for each route", () => {
     };
     expect(
       commands.some((line) => path.test(line) && isMethod(line)),
-      nameOf(route),
+      route.name,
     ).toBe(true);
   }
 });

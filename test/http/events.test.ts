@@ -46,8 +46,7 @@ it("GET /v1/events lists each host's events in reverse log order, even if its cl
   while (cursor !== null) {
     const query = { limit: 2, ...(cursor === undefined ? {} : { cursor }) };
     const asked = { fleet: { events: { list: async () => events } }, identity: { scopes: ["admin"] }, query };
-    const { body } = (await EVENT_ROUTES[0]?.handle(asked as never)) ?? {};
-    const page = body as { events: FleetEvent[]; next: string | null };
+    const page = (await EVENT_ROUTES[0]?.handle(asked as never)) as { events: FleetEvent[]; next: string | null };
     seen.push(...page.events.map(({ host, seq }) => `${host}${seq}`));
     cursor = page.next;
   }

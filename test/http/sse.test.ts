@@ -3,20 +3,20 @@ import { createServer, get, type IncomingMessage, type ServerResponse } from "no
 import type { AddressInfo } from "node:net";
 import { expect, it, onTestFinished, vi } from "vitest";
 import { streamTurn, type TurnListeners } from "../../src/http/routes/turns.js";
-import { type EventStream, Heartbeats, type StreamEvent, writeStream } from "../../src/http/sse.js";
+import { type EventStream, type StreamEvent, writeStream } from "../../src/http/sse.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 
 type Events = EventStream["events"];
 
 /** Serves a stream of these events, and connects a client, which reads nothing until {@link read} is called. */
 async function reading(events: Events, clock = new TestClock(), between?: EventStream["between"]) {
-  const heartbeats = new Heartbeats(clock);
+  const counts = { open: 0, events: 0, slow: 0 };
   let response: ServerResponse | undefined;
   let done: Promise<void> | undefined;
   const server = createServer((_, answer) => {
     response = answer;
     const stream = between === undefined ? { events } : { events, between };
-    done = writeStream(answer, stream, { heartbeats, problem: () => ({ event: "problem", data: null }) });
+    done = writeStream(answer, stream, { clock, counts, problem: () => ({ event: "problem", data: null }) });
   });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -28,7 +28,7 @@ async function reading(events: Events, clock = new TestClock(), between?: EventS
   sent.on("error", () => undefined);
   const [incoming] = (await once(sent, "response")) as [IncomingMessage];
   incoming.on("error", () => undefined);
-  const client = { text: "", incoming, heartbeats, response, done };
+  const client = { text: "", incoming, response, done };
   return client;
 }
 

@@ -3,7 +3,6 @@ import { describe, expect, it } from "vitest";
 import { newSessionRecord } from "../../src/base/session.js";
 import { actionOf, handlingOf, knownMethods } from "../../src/door/policy/methods.js";
 import { ROUTES } from "../../src/http/app.js";
-import { nameOf } from "../../src/http/route.js";
 import {
   type Action,
   type Decision,
@@ -90,8 +89,8 @@ describe("the policy", () => {
   it("the policy decides about every HTTP route, and only routes about a session depend on the session", () => {
     expect(ROUTES.length).toBeGreaterThan(10);
     for (const route of ROUTES) {
-      expectCells(route.action, nameOf(route));
-      expect(route.about === "session", nameOf(route)).toBe(
+      expectCells(route.action, route.name);
+      expect(route.about === "session", route.name).toBe(
         route.action === "use" || route.path.includes("/sessions/{id}"),
       );
     }

@@ -72,64 +72,43 @@ const COLUMNS: readonly Column<Session>[] = [
   {
     title: "Session",
     by: ({ id }) => id,
-    cell: ({ id, purpose, model }) => (
-      <>
-        <Name class="cell-title" text={id} />
-        {(purpose !== null || model !== null) && (
-          <span class="cell-note">
-            {purpose !== null && <bdi>{purpose}</bdi>} {model !== null && <bdi>{model}</bdi>}
-          </span>
-        )}
-      </>
-    ),
+    cell: ({ id }) => <Name class="cell-title" text={id} />,
+    note: ({ purpose, model }) => [purpose, model].map((text) => text !== null && <bdi key={text}>{text} </bdi>),
   },
   {
     title: "Owner",
     by: ({ owner }) => owner,
-    cell: ({ owner, members, kind }) => (
-      <>
-        <a href={`#/all-sessions/${encodeURIComponent(owner)}`}>
-          <Name text={owner} />
-        </a>
-        {kind === "collaborative" && (
-          <span class="cell-note" title={members.join(", ")}>
-            {members.length === 0 ? "shared" : `and ${plural(members.length, "member")}`}
-          </span>
-        )}
-      </>
-    ),
+    cell: ({ owner }) => <Name text={owner} href={`#/all-sessions/${encodeURIComponent(owner)}`} />,
+    note: ({ members, kind }) =>
+      kind === "collaborative" && (
+        <span title={members.join(", ")}>
+          {members.length === 0 ? "shared" : `and ${plural(members.length, "member")}`}
+        </span>
+      ),
   },
   {
     title: "State",
     by: ({ state }) => state,
     cell: ({ state, stranded }) => <Badge word={stranded ? "stranded" : state} />,
   },
-  { title: "Lease", by: ({ lease }) => lease?.holder ?? null, cell: ({ lease }) => <Held lease={lease} /> },
+  {
+    title: "Lease",
+    by: ({ lease }) => lease?.holder ?? null,
+    cell: ({ lease }) => (lease === null ? <span class="quiet">–</span> : <Name text={lease.holder} />),
+    note: ({ lease }) =>
+      lease !== null && (
+        <span title={`fence ${lease.fence}, until ${exact(lease.expiresAt)}`}>since {ago(lease.acquiredAt)}</span>
+      ),
+  },
   {
     title: "Server",
     by: ({ serverId, host }) => `${serverId} ${host ?? ""}`,
-    cell: ({ serverId, host }) => (
-      <>
-        <Name text={serverId} />
-        {host !== null && <span class="cell-note">on {host}</span>}
-      </>
-    ),
+    cell: ({ serverId }) => <Name text={serverId} />,
+    note: ({ host }) => host !== null && `on ${host}`,
   },
   number("Size", ({ sizeBytes }) => sizeBytes, { show: bytes }),
   time("Last use", ({ lastUsedAt }) => lastUsedAt),
 ];
-
-function Held({ lease }: Pick<Session, "lease">) {
-  if (lease === null) return <span class="quiet">–</span>;
-  return (
-    <>
-      <Name text={lease.holder} />
-      <span class="cell-note" title={`fence ${lease.fence}, until ${exact(lease.expiresAt)}`}>
-        since {ago(lease.acquiredAt)}
-      </span>
-    </>
-  );
-}
 
 async function loadPages(user: string, pages: number, signal: AbortSignal): Promise<Found> {
   const whose = user === "" ? "all=true" : `user=${encodeURIComponent(user)}`;

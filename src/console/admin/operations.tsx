@@ -11,58 +11,44 @@ export type Verb = "restart" | "drain" | "stop";
 interface Operation {
   key: number;
   server: string;
-  verb: Verb;
   state: "running" | "done" | "failed";
   text: string;
 }
 
 const DOING = { restart: "Restarting", drain: "Draining", stop: "Stopping" } as const;
 
-const operations = new Map<number, Operation>();
-const listeners = new Set<() => void>();
-let last = 0;
+/** The running actions, and the ended ones whose message the operator has not dismissed, the newest first. */
+let operations: readonly Operation[] = [];
+const listeners = new Set<(now: readonly Operation[]) => void>();
+
+/** Shows an operation in this state, or removes it if the state is null. */
+function note(key: number, operation: Operation | null): void {
+  const others = operations.filter((each) => each.key !== key);
+  operations = operation === null ? others : [operation, ...others].sort((a, b) => b.key - a.key);
+  for (const listener of listeners) listener(operations);
+}
 
 /** Starts an action on a server. `Operations` shows that it runs, and then its outcome. */
 function begin(server: Server, verb: Verb, body: object): void {
   const reference = referenceOf(server);
-  last += 1;
-  const operation: Operation = {
-    key: last,
-    server: reference,
-    verb,
-    state: "running",
-    text: `${DOING[verb]} ${reference}…`,
-  };
-  note(operation);
+  const key = (operations[0]?.key ?? 0) + 1;
+  const show = (state: Operation["state"], text: string) => note(key, { key, server: reference, state, text });
+  show("running", `${DOING[verb]} ${reference}…`);
   const path = `/v1/servers/${encodeURIComponent(reference)}/${verb}`;
   void ask<Partial<Answer<"restartServer">>>("POST", path, { body }).then(
-    ({ stopped, servers }) =>
-      note({
-        ...operation,
-        state: "done",
-        text: resultOf(reference, stopped?.[0]?.cut.length ?? 0, servers?.[0]?.pid),
-      }),
-    (error: unknown) => {
-      const { message } = problemFrom(error);
-      note({ ...operation, state: "failed", text: `${reference}: ${message}` });
-    },
+    ({ stopped, servers }) => show("done", resultOf(reference, stopped?.[0]?.cut.length ?? 0, servers?.[0]?.pid)),
+    (error: unknown) => show("failed", `${reference}: ${problemFrom(error).message}`),
   );
 }
 
-function dismiss({ key }: Operation): void {
-  operations.delete(key);
-  for (const listener of listeners) listener();
-}
-
-/** The running actions, and the ended actions whose message the operator has not dismissed, the newest first. */
 export function useOperations(): readonly Operation[] {
-  const [, look] = useState(0);
+  const [now, setNow] = useState(operations);
   useEffect(() => {
-    const listener = () => look((count) => count + 1);
-    listeners.add(listener);
-    return () => void listeners.delete(listener);
+    setNow(operations);
+    listeners.add(setNow);
+    return () => void listeners.delete(setNow);
   }, []);
-  return [...operations.values()].toReversed();
+  return now;
 }
 
 export function Operations() {
@@ -72,7 +58,7 @@ export function Operations() {
         <p key={operation.key} class={`operation ${operation.state}`}>
           <span class="operation-text">{operation.text}</span>
           {operation.state !== "running" && (
-            <Button class="small plain" act={() => dismiss(operation)}>
+            <Button class="small plain" act={() => note(operation.key, null)}>
               Dismiss
             </Button>
           )}
@@ -87,11 +73,6 @@ function resultOf(reference: string, cut: number, again: number | null | undefin
   return again == null ? `${reference} has stopped.${turns}` : `${reference} runs again, as process ${again}.${turns}`;
 }
 
-function note(operation: Operation): void {
-  operations.set(operation.key, operation);
-  for (const listener of listeners) listener();
-}
-
 const TITLES = { restart: "Restart", drain: "Drain", stop: "Stop" } as const;
 const ENDS = {
   restart: "Then the server starts again, with the same home.",
@@ -100,7 +81,7 @@ const ENDS = {
 } as const;
 
 /** Asks for confirmation before an action on a server, and states what will happen to turns and sessions. */
-export function ServerAction({ server, verb, close }: { server: Server; verb: Verb; close(): void }) {
+export function ServerAction({ server, verb }: { server: Server; verb: Verb }) {
   const [isForced, setForced] = useState(false);
   const isStart = verb === "restart" && server.pid === null;
   const title = isStart ? "Start" : TITLES[verb];
@@ -116,7 +97,6 @@ export function ServerAction({ server, verb, close }: { server: Server; verb: Ve
           : [turnsText(server, isForced), sessionsText(server), ENDS[verb]]
       }
       act={act}
-      close={close}
     >
       {verb !== "drain" && !isStart && (
         <label class="check">

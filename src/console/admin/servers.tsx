@@ -1,21 +1,16 @@
-import { useCallback, useState } from "preact/hooks";
+import { useCallback } from "preact/hooks";
 import { ask } from "../api/client.js";
 import type { Answer, Host, Server } from "../api/types.js";
+import { useDialog } from "../parts/dialog.js";
 import { bytes, usePolled } from "../parts/hooks.js";
-import { Badge, Button, Name, Tiles } from "../parts/notice.js";
-import { type Column, ListPage, number, Table, time } from "../parts/table.js";
+import { Badge, Name, Tiles } from "../parts/notice.js";
+import { actions, type Column, ListPage, number, Table, time } from "../parts/table.js";
 import { Operations, referenceOf, ServerAction, useOperations, type Verb } from "./operations.js";
 
 const EVERY_MS = 3_000;
 
-interface Chosen {
-  server: Server;
-  verb: Verb;
-}
-
 /** The hosts and their servers, with the actions of an operator. */
 export function Servers() {
-  const [chosen, setChosen] = useState<Chosen | null>(null);
   const load = useCallback(async (signal: AbortSignal) => {
     const [{ servers, pool }, { hosts }] = await Promise.all([
       ask<Answer<"listServers">>("GET", "/v1/servers", { signal }),
@@ -24,41 +19,43 @@ export function Servers() {
     return { servers, pool, hosts };
   }, []);
   const polled = usePolled(load, EVERY_MS);
+  const [dialog, show] = useDialog(polled.reload);
   const busy = new Set(useOperations().flatMap(({ state, server }) => (state === "running" ? [server] : [])));
   const hasHosts = (polled.value?.hosts.length ?? 0) > 1;
   const columns: Column<Server>[] = [
-    { title: "Server", by: referenceOf, cell: (server) => <ServerName server={server} /> },
-    { title: "State", by: ({ state }) => state, cell: (server) => <State server={server} /> },
+    ...NAMES,
     ...(hasHosts ? [HOST] : []),
     ...COLUMNS,
-    {
-      title: "Actions",
-      cell: (server) => (
-        <Actions
-          server={server}
-          isBusy={busy.has(referenceOf(server))}
-          choose={(verb) => setChosen({ server, verb })}
-        />
-      ),
-    },
+    actions<Server>(referenceOf, (server) => {
+      const isDown = server.pid === null;
+      const isBusy = server.away || busy.has(referenceOf(server));
+      const act = (verb: Verb) => () => show(<ServerAction server={server} verb={verb} />);
+      return [
+        { title: isDown ? "Start" : "Restart", isDisabled: isBusy, act: act("restart") },
+        { title: "Drain", isDisabled: isBusy || isDown, act: act("drain") },
+        { title: "Stop", isDisabled: isBusy || isDown, act: act("stop") },
+      ];
+    }),
   ];
   return (
-    <>
-      <ListPage
-        title="Servers"
-        noun="server"
-        polled={polled}
-        rowsOf={({ servers }) => servers}
-        wordsOf={({ id, user, hostName, state, sandbox }) => [id, user, hostName, state, sandbox.mode]}
-        none="There are no servers."
-        hint="The fleet starts a server when a user creates or uses a session."
-        notices={<Operations />}
-        above={(value) => <Overview {...value} />}
-      >
-        {(found) => <Table label="Servers" columns={columns} rows={found} idOf={referenceOf} sortedBy="Server" />}
-      </ListPage>
-      {chosen !== null && <ServerAction {...chosen} close={() => setChosen(null)} />}
-    </>
+    <ListPage
+      title="Servers"
+      noun="server"
+      polled={polled}
+      rowsOf={({ servers }) => servers}
+      wordsOf={({ id, user, hostName, state, sandbox }) => [id, user, hostName, state, sandbox.mode]}
+      none="There are no servers."
+      hint="The fleet starts a server when a user creates or uses a session."
+      notices={
+        <>
+          {dialog}
+          <Operations />
+        </>
+      }
+      above={(value) => <Overview {...value} />}
+    >
+      {(found) => <Table label="Servers" columns={columns} rows={found} idOf={referenceOf} sortedBy="Server" />}
+    </ListPage>
   );
 }
 
@@ -84,6 +81,27 @@ function Overview({ servers, pool, hosts }: Answer<"listServers"> & Answer<"list
   );
 }
 
+const NAMES: readonly Column<Server>[] = [
+  {
+    title: "Server",
+    by: referenceOf,
+    cell: ({ id, user }) => <Name class="cell-title" text={user ?? id} />,
+    note: ({ id, user, pid, url, version }) => (
+      <span title={version === null ? undefined : `Copilot ${version}`}>
+        {user === null ? "shared" : <Name text={id} />}
+        {pid !== null && <span> · process {pid}</span>}
+        {url !== null && <span class="sr-only"> · {url}</span>}
+      </span>
+    ),
+  },
+  {
+    title: "State",
+    by: ({ state }) => state,
+    cell: ({ state, away }) => <Badge word={away ? "away" : state} />,
+    note: ({ failure }) => failure !== null && <span class="bad">{failure}</span>,
+  },
+];
+
 const HOST: Column<Server> = { title: "Host", by: ({ hostName }) => hostName, cell: ({ hostName }) => hostName };
 
 const COLUMNS: readonly Column<Server>[] = [
@@ -100,63 +118,17 @@ const COLUMNS: readonly Column<Server>[] = [
     ),
   },
   number("Memory", ({ memoryBytes }) => memoryBytes, { show: bytes }),
-  { title: "Sandbox", by: ({ sandbox }) => sandbox.mode, cell: ({ sandbox }) => <Sandbox {...sandbox} /> },
+  {
+    title: "Sandbox",
+    by: ({ sandbox }) => sandbox.mode,
+    cell: ({ sandbox: { mode } }) => (mode === "none" ? <Badge word="no sandbox" /> : mode),
+    note: ({ sandbox: { mode, not } }) => {
+      const gaps = not.map((word) => `${word}: ${word === "resources" ? "unlimited" : "open"}`);
+      return mode !== "none" && gaps.length > 0 && <span class="warn">{gaps.join(", ")}</span>;
+    },
+  },
   time("Started", ({ startedAt }) => startedAt),
 ];
-
-function ServerName({ server: { id, user, pid, url, version } }: { server: Server }) {
-  return (
-    <>
-      <Name class="cell-title" text={user ?? id} />
-      <span class="cell-note" title={version === null ? undefined : `Copilot ${version}`}>
-        {user === null ? "shared" : <Name text={id} />}
-        {pid !== null && <span> · process {pid}</span>}
-        {url !== null && <span class="sr-only"> · {url}</span>}
-      </span>
-    </>
-  );
-}
-
-function State({ server: { state, failure, away } }: { server: Server }) {
-  return (
-    <>
-      <Badge word={away ? "away" : state} />
-      {failure !== null && <span class="cell-note bad">{failure}</span>}
-    </>
-  );
-}
-
-function Sandbox({ mode, not }: Server["sandbox"]) {
-  if (mode === "none") return <Badge word="no sandbox" />;
-  const gaps = not.map((word) => `${word}: ${word === "resources" ? "unlimited" : "open"}`);
-  return (
-    <>
-      {mode}
-      {gaps.length > 0 && <span class="cell-note warn">{gaps.join(", ")}</span>}
-    </>
-  );
-}
-
-function Actions({ server, isBusy, choose }: { server: Server; isBusy: boolean; choose(verb: Verb): void }) {
-  const isDown = server.pid === null;
-  const button = (verb: Verb, title: string, isDisabled: boolean) => (
-    <Button
-      class="small"
-      isDisabled={isBusy || server.away || isDisabled}
-      about={referenceOf(server)}
-      act={() => choose(verb)}
-    >
-      {title}
-    </Button>
-  );
-  return (
-    <span class="actions">
-      {button("restart", isDown ? "Start" : "Restart", false)}
-      {button("drain", "Drain", isDown)}
-      {button("stop", "Stop", isDown)}
-    </span>
-  );
-}
 
 const HOST_COLUMNS: readonly Column<Host>[] = [
   { title: "Host", by: ({ name }) => name, cell: ({ name }) => <bdi class="cell-title">{name}</bdi> },

@@ -1,10 +1,10 @@
 import { useState } from "preact/hooks";
 import { ask } from "../api/client.js";
 import type { Answer, IssuedToken, Scope, Token } from "../api/types.js";
-import { Dialog, Field, type Values } from "../parts/dialog.js";
+import { Dialog, Field, useDialog, type Values } from "../parts/dialog.js";
 import { ago, exact, plural, useAnswer } from "../parts/hooks.js";
 import { Ago, Badge, Button, Choice, More, Name } from "../parts/notice.js";
-import { type Column, ListPage, Table, time } from "../parts/table.js";
+import { actions, type Column, ListPage, Table, time } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
 
 const EVERY_MS = 5_000;
@@ -14,62 +14,35 @@ const SOON_MS = 7 * 86_400_000;
 
 /** The page with the tokens of all users, where an operator issues and revokes tokens. */
 export function Tokens({ caller }: PageProps) {
-  const [isNew, setNew] = useState(false);
-  const [issued, setIssued] = useState<IssuedToken | null>(null);
-  const [revoked, setRevoked] = useState<Token | null>(null);
   const polled = useAnswer<Answer<"listTokens">>(`/v1/tokens?limit=${PAGE}`, EVERY_MS);
-  const actions: Column<Token> = {
-    title: "Actions",
-    cell: (token) => (
-      <span class="actions">
-        <Button class="small" about={`token ${token.id} of ${token.user}`} act={() => setRevoked(token)}>
-          Revoke
-        </Button>
-      </span>
-    ),
-  };
+  const [dialog, show] = useDialog(polled.reload);
+  const buttons = actions<Token>(
+    ({ id, user }) => `token ${id} of ${user}`,
+    (token) => [{ title: "Revoke", act: () => show(<Revocation token={token} isOwn={token.user === caller.user} />) }],
+  );
   return (
-    <>
-      <ListPage
-        title="Tokens"
-        noun="token"
-        polled={polled}
-        rowsOf={({ tokens }) => tokens}
-        wordsOf={({ id, user, label, scopes, sessionId }) => [id, user, label, sessionId, ...scopes]}
-        none="No token was issued."
-        buttons={
-          caller.scopes.includes("issue") && (
-            <Button class="primary" act={() => setNew(true)}>
-              Issue a token
-            </Button>
-          )
-        }
-        above={({ tokens }) => <Warning endless={tokens.filter(({ expiresAt }) => expiresAt === null).length} />}
-        below={({ next }) => next !== null && <More>The {PAGE} newest tokens are shown.</More>}
-      >
-        {(found) => (
-          <Table label="Tokens" columns={[...COLUMNS, actions]} rows={found} idOf={({ id }) => id} sortedBy="User" />
-        )}
-      </ListPage>
-      {isNew && (
-        <NewToken
-          close={() => setNew(false)}
-          issued={(token) => {
-            setIssued(token);
-            void polled.reload();
-          }}
-        />
+    <ListPage
+      title="Tokens"
+      noun="token"
+      polled={polled}
+      rowsOf={({ tokens }) => tokens}
+      wordsOf={({ id, user, label, scopes, sessionId }) => [id, user, label, sessionId, ...scopes]}
+      notices={dialog}
+      none="No token was issued."
+      buttons={
+        caller.scopes.includes("issue") && (
+          <Button class="primary" act={() => show(<NewToken />)}>
+            Issue a token
+          </Button>
+        )
+      }
+      above={({ tokens }) => <Warning endless={tokens.filter(({ expiresAt }) => expiresAt === null).length} />}
+      below={({ next }) => next !== null && <More>The {PAGE} newest tokens are shown.</More>}
+    >
+      {(found) => (
+        <Table label="Tokens" columns={[...COLUMNS, buttons]} rows={found} idOf={({ id }) => id} sortedBy="User" />
       )}
-      {issued !== null && <IssuedDialog token={issued} close={() => setIssued(null)} />}
-      {revoked !== null && (
-        <Revocation
-          token={revoked}
-          isOwn={revoked.user === caller.user}
-          close={() => setRevoked(null)}
-          done={polled.reload}
-        />
-      )}
-    </>
+    </ListPage>
   );
 }
 
@@ -77,31 +50,20 @@ const COLUMNS: readonly Column<Token>[] = [
   {
     title: "User",
     by: ({ user }) => user,
-    cell: ({ user, id }) => (
-      <>
-        <Name class="cell-title" text={user} />
-        <span class="cell-note">
-          <code>{id}</code>
-        </span>
-      </>
-    ),
+    cell: ({ user }) => <Name class="cell-title" text={user} />,
+    note: ({ id }) => <code>{id}</code>,
   },
   { title: "Label", by: ({ label }) => label, cell: ({ label }) => label !== null && <bdi>{label}</bdi> },
   {
     title: "Scope",
     by: ({ scopes }) => scopes.join(" "),
-    cell: ({ scopes, sessionId }) => (
-      <>
-        {scopes.map((scope) => (
-          <Badge key={scope} word={scope} />
-        ))}
-        {sessionId !== null && (
-          <span class="cell-note">
-            only session <Name text={sessionId} />
-          </span>
-        )}
-      </>
-    ),
+    cell: ({ scopes }) => scopes.map((scope) => <Badge key={scope} word={scope} />),
+    note: ({ sessionId }) =>
+      sessionId !== null && (
+        <>
+          only session <Name text={sessionId} />
+        </>
+      ),
   },
   {
     title: "Expires",
@@ -129,15 +91,10 @@ interface RevocationProps {
   token: Token;
   /** Whether the token belongs to the operator who is signed in, so that it may be the token that this page uses. */
   isOwn: boolean;
-  close(): void;
-  done(): Promise<void>;
 }
 
-function Revocation({ token: { id, user, lastUsedAt }, isOwn, close, done }: RevocationProps) {
-  const act = async () => {
-    await ask("DELETE", `/v1/tokens/${encodeURIComponent(id)}`);
-    await done();
-  };
+function Revocation({ token: { id, user, lastUsedAt }, isOwn }: RevocationProps) {
+  const act = async () => await ask("DELETE", `/v1/tokens/${encodeURIComponent(id)}`);
   const effects = [
     "Programs that use it are refused from now on. Their connections end within seconds.",
     lastUsedAt === null ? "It was never used." : `It was last used ${ago(lastUsedAt)}.`,
@@ -145,12 +102,7 @@ function Revocation({ token: { id, user, lastUsedAt }, isOwn, close, done }: Rev
     ...(isOwn ? ["This token is yours. If this page uses it, you will be signed out."] : []),
   ];
   return (
-    <Dialog
-      title={`Revoke token ${id} of ${user}?`}
-      action="Revoke the token"
-      isDangerous
-      {...{ effects, act, close }}
-    />
+    <Dialog title={`Revoke token ${id} of ${user}?`} action="Revoke the token" isDangerous {...{ effects, act }} />
   );
 }
 
@@ -169,13 +121,15 @@ const LIFETIMES: readonly (readonly [value: string, title: string])[] = [
   ["never", "Never"],
 ];
 
-function NewToken({ close, issued }: { close(): void; issued(token: IssuedToken): void }) {
+function NewToken() {
   const [ttl, setTtl] = useState("");
-  const act = async ({ scope, ...given }: Values) =>
-    issued(await ask<IssuedToken>("POST", "/v1/tokens", { body: { user: "", ...given, scopes: [scope] } }));
+  const act = async ({ scope, ...given }: Values) => {
+    const body = { user: "", ...given, scopes: [scope] };
+    return <IssuedDialog token={await ask<IssuedToken>("POST", "/v1/tokens", { body })} />;
+  };
   return (
-    <Dialog title="Issue a token" action="Issue" act={act} close={close}>
-      <Field name="user" label="User" isFirst hint="The user as whom programs with this token act." />
+    <Dialog title="Issue a token" action="Issue" act={act}>
+      <Field name="user" label="User" hint="The user as whom programs with this token act." />
       <Field name="label" label="Label" hint="What the token is for. Lists show it." />
       <fieldset class="choices">
         <legend>Scope</legend>
@@ -200,14 +154,14 @@ function NewToken({ close, issued }: { close(): void; issued(token: IssuedToken)
 }
 
 /** Shows the secret of a new token, which the console never shows again. */
-function IssuedDialog({ token, close }: { token: IssuedToken; close(): void }) {
+function IssuedDialog({ token }: { token: IssuedToken }) {
   const [isCopied, setCopied] = useState(false);
   const copy = async () => {
     await navigator.clipboard?.writeText(token.token);
     setCopied(true);
   };
   return (
-    <Dialog title={`The token of ${token.user}`} action="Done" isNotice act={async () => undefined} close={close}>
+    <Dialog title={`The token of ${token.user}`} action="Done" isNotice>
       <p>Copy the token now. The fleet keeps only a hash of it, and nobody can see it again.</p>
       <div class="secret">
         <code>{token.token}</code>

@@ -1,10 +1,10 @@
 import { useCallback, useState } from "preact/hooks";
 import { ask, type Problem, problemFrom, segment } from "../api/client.js";
 import type { Answer, Receipt, Server, User, UserLimits } from "../api/types.js";
-import { Dialog } from "../parts/dialog.js";
+import { Dialog, useDialog } from "../parts/dialog.js";
 import { ago, plural, usePolled } from "../parts/hooks.js";
-import { Badge, Button, Name, ProblemNotice } from "../parts/notice.js";
-import { type Column, ListPage, number, Table } from "../parts/table.js";
+import { Badge, Name, ProblemNotice } from "../parts/notice.js";
+import { actions, type Column, ListPage, number, Table } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
 import { limitsPath, SetLimits } from "../usage/limits.js";
 import { Operations, ServerAction } from "./operations.js";
@@ -16,11 +16,8 @@ interface Entry extends User {
   server: Server | undefined;
 }
 
-type Chosen = { verb: UserVerb; entry: Entry } | { stop: Server } | { limits: UserLimits };
-
 /** The users who have a session, a server or a token, with the actions of an operator. */
 export function Users({ caller }: PageProps) {
-  const [chosen, setChosen] = useState<Chosen | null>(null);
   const [receipt, setReceipt] = useState<Receipt | null>(null);
   const [failure, setFailure] = useState<Problem>();
   const load = useCallback(async (signal: AbortSignal) => {
@@ -34,73 +31,52 @@ export function Users({ caller }: PageProps) {
     });
   }, []);
   const polled = usePolled(load, EVERY_MS);
-  const close = useCallback(() => setChosen(null), []);
+  const [dialog, show] = useDialog(polled.reload);
   const setLimits = (user: string) => {
     setFailure(undefined);
     void ask<UserLimits>("GET", limitsPath(user)).then(
-      (limits) => setChosen({ limits }),
+      (limits) => show(<SetLimits limits={limits} />),
       (error: unknown) => setFailure(problemFrom(error)),
     );
   };
-  const done = async (purged: Receipt | null) => {
-    setReceipt(purged);
-    await polled.reload();
-  };
-  const actions: Column<Entry> = {
-    title: "Actions",
-    cell: (entry) => {
+  const buttons = actions<Entry>(
+    ({ user }) => user,
+    (entry) => {
       const { user, suspended, server } = entry;
-      const button = (title: string, act: () => void, isDisabled = false) => (
-        <Button class="small" about={user} isDisabled={isDisabled} act={act}>
-          {title}
-        </Button>
-      );
-      const choose = (verb: UserVerb) => () => setChosen({ verb, entry });
-      return (
-        <span class="actions">
-          {server !== undefined && server.pid !== null
-            ? button("Stop", () => setChosen({ stop: server }), server.away)
-            : button("Start", choose("start"), suspended !== null)}
-          {button("Limits", () => setLimits(user))}
-          {suspended === null ? button("Suspend", choose("suspend")) : button("Resume", choose("resume"))}
-          {button("Purge", choose("purge"))}
-        </span>
-      );
+      const isOwn = user === caller.user;
+      const choose = (verb: UserVerb) => () =>
+        show(<UserAction verb={verb} user={entry} isOwn={isOwn} purged={setReceipt} />);
+      return [
+        server !== undefined && server.pid !== null
+          ? { title: "Stop", isDisabled: server.away, act: () => show(<ServerAction server={server} verb="stop" />) }
+          : { title: "Start", isDisabled: suspended !== null, act: choose("start") },
+        { title: "Limits", act: () => setLimits(user) },
+        suspended === null ? { title: "Suspend", act: choose("suspend") } : { title: "Resume", act: choose("resume") },
+        { title: "Purge", act: choose("purge") },
+      ];
     },
-  };
+  );
   return (
-    <>
-      <ListPage
-        title="Users"
-        noun="user"
-        polled={polled}
-        rowsOf={(users) => users}
-        wordsOf={({ user }) => [user]}
-        none="There are no users."
-        notices={
-          <>
-            <Operations />
-            {receipt !== null && <Purged {...receipt} />}
-            <ProblemNotice problem={failure} />
-          </>
-        }
-      >
-        {(found) => (
-          <Table label="Users" columns={[...COLUMNS, actions]} rows={found} idOf={({ user }) => user} sortedBy="User" />
-        )}
-      </ListPage>
-      {chosen !== null && "verb" in chosen && (
-        <UserAction
-          verb={chosen.verb}
-          user={chosen.entry}
-          isOwn={chosen.entry.user === caller.user}
-          close={close}
-          done={done}
-        />
+    <ListPage
+      title="Users"
+      noun="user"
+      polled={polled}
+      rowsOf={(users) => users}
+      wordsOf={({ user }) => [user]}
+      none="There are no users."
+      notices={
+        <>
+          {dialog}
+          <Operations />
+          {receipt !== null && <Purged {...receipt} />}
+          <ProblemNotice problem={failure} />
+        </>
+      }
+    >
+      {(found) => (
+        <Table label="Users" columns={[...COLUMNS, buttons]} rows={found} idOf={({ user }) => user} sortedBy="User" />
       )}
-      {chosen !== null && "stop" in chosen && <ServerAction server={chosen.stop} verb="stop" close={close} />}
-      {chosen !== null && "limits" in chosen && <SetLimits limits={chosen.limits} close={close} done={polled.reload} />}
-    </>
+    </ListPage>
   );
 }
 
@@ -109,16 +85,13 @@ const COLUMNS: readonly Column<Entry>[] = [
   {
     title: "State",
     by: ({ suspended, server }) => (suspended === null ? (server?.state ?? null) : "suspended"),
-    cell: ({ suspended, server }) => (
-      <>
-        <Badge word={suspended === null ? (server?.state ?? "no server") : "suspended"} />
-        {suspended !== null && (
-          <span class="cell-note">
-            {ago(suspended.since)} <bdi>{suspended.reason}</bdi>
-          </span>
-        )}
-      </>
-    ),
+    cell: ({ suspended, server }) => <Badge word={suspended === null ? (server?.state ?? "no server") : "suspended"} />,
+    note: ({ suspended }) =>
+      suspended !== null && (
+        <>
+          {ago(suspended.since)} <bdi>{suspended.reason}</bdi>
+        </>
+      ),
   },
   {
     title: "Sessions",
@@ -183,19 +156,18 @@ interface UserActionProps {
   user: User;
   /** Whether this user is the operator who is signed in. */
   isOwn: boolean;
-  close(): void;
   /** @param receipt null unless the action was a purge */
-  done(receipt: Receipt | null): Promise<void>;
+  purged(receipt: Receipt | null): void;
 }
 
 /** Asks for confirmation before an action on a user, and lists its effects. */
-function UserAction({ verb, user, isOwn, close, done }: UserActionProps) {
+function UserAction({ verb, user, isOwn, purged }: UserActionProps) {
   const { title, isDangerous = false, effects } = ACTIONS[verb];
   const act = async () => {
     const path = `/v1/users/${segment(user.user)}`;
     const receipt = verb === "purge" ? await ask<Receipt>("DELETE", path) : null;
     if (verb !== "purge") await ask("POST", `${path}/${verb}`);
-    await done(receipt);
+    purged(receipt);
   };
   return (
     <Dialog
@@ -204,7 +176,6 @@ function UserAction({ verb, user, isOwn, close, done }: UserActionProps) {
       isDangerous={isDangerous}
       effects={[...effects(user), ...(isOwn && isDangerous ? ["This user is you. You will be signed out."] : [])]}
       act={act}
-      close={close}
     />
   );
 }

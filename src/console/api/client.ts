@@ -6,9 +6,6 @@ interface Ask {
   signal?: AbortSignal;
 }
 
-/** When the API last accepted a request of this page, in milliseconds of `performance.now()`. */
-export let acceptedAt = 0;
-
 /** Makes a request. @throws Problem if it fails, or the signal's reason if the signal aborts */
 export async function send(method: string, path: string, { body, headers = {}, signal }: Ask = {}): Promise<Response> {
   const response = await fetch(path, {
@@ -26,10 +23,7 @@ export async function send(method: string, path: string, { body, headers = {}, s
   }).catch((error: unknown) => {
     throw signal?.aborted ? error : problemFrom(error);
   });
-  if (response.ok) {
-    acceptedAt = performance.now();
-    return response;
-  }
+  if (response.ok) return response;
   if (response.status === 401) forget();
   throw await problemOf(response);
 }
@@ -162,7 +156,7 @@ export async function signOut(): Promise<void> {
   }
 }
 
-export async function whoAmI(): Promise<Caller> {
+async function whoAmI(): Promise<Caller> {
   return await ask<Caller>("GET", "/v1/me");
 }
 

@@ -1,8 +1,8 @@
 import { useCallback, useMemo, useRef, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
 import type { Answer, HostSamples, Sample } from "../api/types.js";
-import { bytes, usePolled, useTitle } from "../parts/hooks.js";
-import { Choice, Empty, Loaded } from "../parts/notice.js";
+import { bytes, usePolled } from "../parts/hooks.js";
+import { Choice, Empty, Loaded, PageFrame } from "../parts/notice.js";
 import { Chart, type ChartLine, linesOf, merge, newestOfAll, perMinute } from "./chart.js";
 
 const EVERY_MS = 5_000;
@@ -11,7 +11,6 @@ const EVERY_MS = 5_000;
 export function Charts() {
   const [chosen, setChosen] = useState<string>();
   const known = useRef<HostSamples[]>([]);
-  useTitle("Charts");
   const load = useCallback(async (signal: AbortSignal) => {
     const after = newestOfAll(known.current);
     const query = after === undefined ? "" : `?after=${encodeURIComponent(after)}`;
@@ -21,15 +20,16 @@ export function Charts() {
   }, []);
   const { value, problem } = usePolled(load, EVERY_MS);
   const host = value?.find(({ host }) => host === chosen) ?? value?.find(({ samples }) => samples.length > 0);
+  const head = (
+    <>
+      <span class="quiet">The last hour{value?.length === 1 && host !== undefined && <> of {host.host}</>}</span>
+      {value !== undefined && value.length > 1 && (
+        <Choice label="Host" value={host?.host ?? ""} values={value.map(({ host }) => host)} choose={setChosen} />
+      )}
+    </>
+  );
   return (
-    <div class="page">
-      <div class="page-head">
-        <h1>Charts</h1>
-        <span class="quiet">The last hour{value?.length === 1 && host !== undefined && <> of {host.host}</>}</span>
-        {value !== undefined && value.length > 1 && (
-          <Choice label="Host" value={host?.host ?? ""} values={value.map(({ host }) => host)} choose={setChosen} />
-        )}
-      </div>
+    <PageFrame title="Charts" head={head}>
       <Loaded of={{ value, problem }}>
         {() =>
           host === undefined || host.samples.length === 0 ? (
@@ -45,7 +45,7 @@ export function Charts() {
           )
         }
       </Loaded>
-    </div>
+    </PageFrame>
   );
 }
 

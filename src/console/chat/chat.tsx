@@ -1,10 +1,11 @@
-import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import type { VNode } from "preact";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { ask, type Problem, problemFrom, sessionPath } from "../api/client.js";
 import type { Caller, Session } from "../api/types.js";
 import { Deletion, Expiry, namesIn } from "../pages/sessions.js";
-import { Dialog, Field, type Values } from "../parts/dialog.js";
-import { go, plural, useTitle } from "../parts/hooks.js";
-import { Badge, Button, Empty, Loading, ProblemNotice } from "../parts/notice.js";
+import { Dialog, Field, useDialog, type Values } from "../parts/dialog.js";
+import { plural, useTitle } from "../parts/hooks.js";
+import { Badge, Button, Empty, Loading, ProblemNotice, ProblemPage } from "../parts/notice.js";
 import { ItemView } from "./item.js";
 import { RequestCard } from "./request-card.js";
 import { useConversation } from "./use-conversation.js";
@@ -17,11 +18,10 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
   const { conversation, session, isOwnTurn, failure, trouble } = chat;
   const { items, requests } = conversation;
   const [problem, setProblem] = useState<Problem>();
-  const [dialog, setDialog] = useState<"members" | "title" | "delete" | null>(null);
+  const [dialog, show] = useDialog(chat.reload);
   const scroller = useRef<HTMLDivElement>(null);
   const isAtEnd = useRef(true);
   const hasAnswered = useRef(false);
-  const close = useCallback(() => setDialog(null), []);
   useTitle(session?.title ?? id);
   useEffect(() => {
     const { current } = scroller;
@@ -35,10 +35,15 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
   useEffect(() => {
     if (trouble === undefined) setProblem((before) => (before?.status === 0 ? undefined : before));
   }, [trouble]);
-  if (failure !== undefined) return <Failure problem={failure} />;
+  if (failure !== undefined) {
+    return (
+      <ProblemPage problem={failure}>
+        <a href="#/sessions">Back to the sessions</a>
+      </ProblemPage>
+    );
+  }
   if (session === null) return <Loading />;
   const isRunning = isOwnTurn || conversation.isRunning;
-  const isOwner = session.owner === caller.user;
   const mayUse = caller.scopes.some((scope) => scope !== "read");
   const send = async (prompt: string) => {
     setProblem(undefined);
@@ -56,7 +61,7 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
   const stop = () => void chat.stop().catch((error: unknown) => setProblem(problemFrom(error)));
   return (
     <div class="chat">
-      <ChatHead session={session} caller={caller} isRunning={isRunning} open={setDialog} mayUse={mayUse} />
+      <ChatHead session={session} caller={caller} isRunning={isRunning} show={show} mayUse={mayUse} />
       <div
         ref={scroller}
         class="chat-scroll"
@@ -109,11 +114,7 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
       ) : (
         <p class="chat-note quiet">Your token has the scope read, so you can read this conversation but not write.</p>
       )}
-      {dialog === "members" && (
-        <Members session={session} isOwner={isOwner && mayUse} close={close} changed={chat.reload} />
-      )}
-      {dialog === "title" && <Title session={session} close={close} changed={chat.reload} />}
-      {dialog === "delete" && <Deletion session={session} close={close} deleted={() => go("/sessions")} />}
+      {dialog}
     </div>
   );
 }
@@ -123,12 +124,13 @@ interface HeadProps {
   caller: Caller;
   isRunning: boolean;
   mayUse: boolean;
-  open(dialog: "members" | "title" | "delete"): void;
+  show(dialog: VNode): void;
 }
 
-function ChatHead({ session, caller, isRunning, mayUse, open }: HeadProps) {
+function ChatHead({ session, caller, isRunning, mayUse, show }: HeadProps) {
   const { id, title, purpose, kind, owner, members, model, state } = session;
   const isOwner = owner === caller.user;
+  const mayChange = isOwner && mayUse;
   return (
     <div class="chat-head">
       {caller.sessionId === null && (
@@ -151,15 +153,15 @@ function ChatHead({ session, caller, isRunning, mayUse, open }: HeadProps) {
         </p>
       </div>
       <Badge word={isRunning ? "active" : state} />
-      <Button class="small" act={() => open("members")}>
+      <Button class="small" act={() => show(<Members session={session} mayChange={mayChange} />)}>
         {kind === "private" ? "Share" : plural(members.length, "member")}
       </Button>
-      {isOwner && mayUse && (
+      {mayChange && (
         <>
-          <Button class="small" act={() => open("title")}>
+          <Button class="small" act={() => show(<Title session={session} />)}>
             Rename
           </Button>
-          <Button class="small" act={() => open("delete")}>
+          <Button class="small" act={() => show(<Deletion session={session} />)}>
             Delete
           </Button>
         </>
@@ -168,20 +170,12 @@ function ChatHead({ session, caller, isRunning, mayUse, open }: HeadProps) {
   );
 }
 
-function Title({ session, close, changed }: { session: Session; close(): void; changed(): Promise<unknown> }) {
-  const save = async ({ title }: Values) => {
+function Title({ session }: { session: Session }) {
+  const save = async ({ title }: Values) =>
     await ask("PATCH", sessionPath(session.id), { body: { title: title ?? null } });
-    await changed();
-  };
   return (
-    <Dialog title="Rename the session" action="Save" act={save} close={close}>
-      <Field
-        name="title"
-        label="Title"
-        isFirst
-        initial={session.title ?? ""}
-        hint="One line of at most 80 characters."
-      />
+    <Dialog title="Rename the session" action="Save" act={save}>
+      <Field name="title" label="Title" initial={session.title ?? ""} hint="One line of at most 80 characters." />
     </Dialog>
   );
 }
@@ -215,18 +209,6 @@ function Announcer({
     <p class="sr-only" aria-live="polite">
       {waits > 0 ? "The agent waits for your answer." : isRunning ? "The agent is working." : isNew ? end : ""}
     </p>
-  );
-}
-
-function Failure({ problem }: { problem: Problem }) {
-  return (
-    <div class="page">
-      <ProblemNotice problem={problem}>
-        <p>
-          <a href="#/sessions">Back to the sessions</a>
-        </p>
-      </ProblemNotice>
-    </div>
   );
 }
 
@@ -330,34 +312,18 @@ function Composer({ isRunning, isOwnTurn, past, send, stop }: ComposerProps) {
   );
 }
 
-interface MembersProps {
-  session: Session;
-  isOwner: boolean;
-  close(): void;
-  changed(): Promise<void>;
-}
-
 /** Shows the members of a session. The owner can change them. */
-function Members({ session, isOwner, close, changed }: MembersProps) {
-  const { id, owner, members } = session;
+function Members({ session: { id, owner, members }, mayChange }: { session: Session; mayChange: boolean }) {
   const save = async ({ names = "" }: Values) => {
-    if (!isOwner) return;
-    await ask("PATCH", sessionPath(id), { body: { members: namesIn(names) } });
-    await changed();
+    if (mayChange) await ask("PATCH", sessionPath(id), { body: { members: namesIn(names) } });
   };
   return (
-    <Dialog title={`Members of ${id}`} action={isOwner ? "Save" : "Close"} act={save} close={close}>
+    <Dialog title={`Members of ${id}`} action={mayChange ? "Save" : "Close"} act={save}>
       <p>
         <bdi>{owner}</bdi> owns this session. Members can read all of it, and begin turns.
       </p>
-      {isOwner ? (
-        <Field
-          name="names"
-          label="Members"
-          isFirst
-          initial={members.join(", ")}
-          hint="User ids, separated by commas."
-        />
+      {mayChange ? (
+        <Field name="names" label="Members" initial={members.join(", ")} hint="User ids, separated by commas." />
       ) : (
         <ul class="names">
           {members.map((name) => (

@@ -133,7 +133,8 @@ export function useConversation(id: string) {
     send,
     stop,
     answered,
-    reload: async () => void (await reload()),
+    /** Never rejects. */
+    reload: async () => await reload().catch(() => undefined),
   };
 }
 

@@ -2,8 +2,8 @@ import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import { EVENT_TYPES, type FleetEvent } from "../api/types.js";
 import { ChooseUser } from "../parts/choose-user.js";
-import { exact, plural, useTitle } from "../parts/hooks.js";
-import { Badge, Button, Choice, Empty, Loaded, More, Name, type Tone } from "../parts/notice.js";
+import { exact, plural } from "../parts/hooks.js";
+import { Badge, Button, Choice, Empty, Loaded, More, Name, PageFrame, type Tone } from "../parts/notice.js";
 import { type Column, Table } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
 import { MOST, useFeed } from "./feed.js";
@@ -17,16 +17,16 @@ export function Events({ caller, id }: PageProps) {
   const user = isAdmin ? id : "";
   const [type, setType] = useState("");
   const title = !isAdmin ? "Events" : user === "" ? "Events of all users" : `Events of ${user}`;
-  useTitle(title);
+  const head = (
+    <>
+      {isAdmin && <ChooseUser page="events" user={user} />}
+      <Choice label="Type" value={type} values={[["", "all"], ...EVENT_TYPES]} choose={setType} />
+    </>
+  );
   return (
-    <div class="page">
-      <div class="page-head">
-        <h1 dir="auto">{title}</h1>
-        {isAdmin && <ChooseUser page="events" user={user} />}
-        <Choice label="Type" value={type} values={[["", "all"], ...EVENT_TYPES]} choose={setType} />
-      </div>
+    <PageFrame title={title} head={head}>
       <FeedTable key={`${type} of ${user}`} user={user} type={type} linksUsers={isAdmin} />
-    </div>
+    </PageFrame>
   );
 }
 
@@ -92,47 +92,27 @@ function EventTable({ events, linksUsers }: { events: readonly FleetEvent[]; lin
     <Name text={user} href={linksUsers ? `#/events/${encodeURIComponent(user)}` : undefined} />
   );
   const columns: Column<FleetEvent>[] = [
-    { title: "Time", cell: ({ at }) => <Time at={at} /> },
+    { title: "Time", cell: ({ at }) => <Time at={at} />, note: dayOf },
     {
       title: "Event",
-      cell: ({ type, detail }) => (
-        <>
-          <Badge word={type} tone={TONES[type] ?? ""} />
-          {detail !== null && <bdi class="cell-note">{detail}</bdi>}
-        </>
-      ),
+      cell: ({ type }) => <Badge word={type} tone={TONES[type] ?? ""} />,
+      note: ({ detail }) => detail !== null && <bdi>{detail}</bdi>,
     },
     {
       title: "By",
-      cell: ({ actor: { user, os, via, tokenId } }) => (
-        <>
-          {user !== null ? name(user) : via === "fleet" ? "the fleet" : <bdi>{os ?? "somebody"}</bdi>}
-          <span class="cell-note">
-            {WAYS[via] ?? via}
-            {user !== null && os !== null && via === "command" && (
-              <>
-                {" "}
-                of <bdi>{os}</bdi>
-              </>
-            )}
-            {tokenId !== null && (
-              <>
-                , token <code>{tokenId}</code>
-              </>
-            )}
-          </span>
-        </>
-      ),
+      cell: ({ actor: { user, os, via } }) =>
+        user !== null ? name(user) : via === "fleet" ? "the fleet" : <bdi>{os ?? "somebody"}</bdi>,
+      note: ({ actor: { user, os, via, tokenId } }) => [
+        WAYS[via] ?? via,
+        user !== null && os !== null && via === "command" && [" of ", <bdi key="os">{os}</bdi>],
+        tokenId !== null && [", token ", <code key="token">{tokenId}</code>],
+      ],
     },
     { title: "About", cell: (event) => <About event={event} name={name} /> },
     {
       title: "Outcome",
-      cell: ({ outcome, reason }) => (
-        <>
-          <Badge word={outcome} tone={OUTCOMES[outcome] ?? ""} />
-          {reason !== null && <span class="cell-note">{reason}</span>}
-        </>
-      ),
+      cell: ({ outcome }) => <Badge word={outcome} tone={OUTCOMES[outcome] ?? ""} />,
+      note: ({ reason }) => reason,
     },
   ];
   return <Table label="Events" columns={columns} rows={events} idOf={({ id }) => id} />;
@@ -158,12 +138,16 @@ function About({ event, name }: { event: FleetEvent; name(user: string): Compone
 }
 
 function Time({ at }: { at: string }) {
-  const date = new Date(at);
-  const isToday = date.toDateString() === new Date().toDateString();
   return (
     <time dateTime={at} title={exact(at)}>
-      {date.toLocaleTimeString("en", { hour12: false })}
-      {!isToday && <span class="cell-note">{date.toLocaleDateString("en", { day: "numeric", month: "short" })}</span>}
+      {new Date(at).toLocaleTimeString("en", { hour12: false })}
     </time>
   );
+}
+
+/** The day of an event, unless that is today. */
+function dayOf({ at }: FleetEvent): string | null {
+  const date = new Date(at);
+  const isToday = date.toDateString() === new Date().toDateString();
+  return isToday ? null : date.toLocaleDateString("en", { day: "numeric", month: "short" });
 }

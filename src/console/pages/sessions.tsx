@@ -1,7 +1,7 @@
-import { useCallback, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { ask, sessionPath } from "../api/client.js";
 import type { Answer, Session } from "../api/types.js";
-import { Dialog, Field, type Values } from "../parts/dialog.js";
+import { Dialog, Field, useDialog, type Values } from "../parts/dialog.js";
 import { ago, bytes, exact, go, plural, useAnswer } from "../parts/hooks.js";
 import { Ago, Badge, Button, More } from "../parts/notice.js";
 import { ListPage } from "../parts/table.js";
@@ -14,55 +14,51 @@ const MOST = 200;
 /** The user's own sessions, and those that the user is a member of. */
 export function Sessions({ caller }: PageProps) {
   const [limit, setLimit] = useState(PAGE);
-  const [dialog, setDialog] = useState<"new" | Session | null>(null);
   const polled = useAnswer<Answer<"listSessions">>(`/v1/sessions?limit=${limit}`, EVERY_MS);
-  const close = useCallback(() => setDialog(null), []);
+  const [dialog, show] = useDialog(polled.reload);
   const mayUse = caller.scopes.some((scope) => scope !== "read");
   return (
-    <>
-      <ListPage
-        title="Sessions"
-        noun="session"
-        polled={polled}
-        rowsOf={({ sessions }) => sessions.toSorted((a, b) => (a.lastUsedAt < b.lastUsedAt ? 1 : -1))}
-        wordsOf={({ id, title, purpose, owner, members, state, model }) => [
-          ...[id, title, purpose, owner, state, model],
-          ...members,
-        ]}
-        none="You have no sessions."
-        hint="Create one to talk to your agent."
-        buttons={
-          mayUse && (
-            <Button class="primary" act={() => setDialog("new")}>
-              New session
-            </Button>
-          )
-        }
-        below={({ next }) =>
-          next !== null &&
-          (limit < MOST ? (
-            <More act={() => setLimit(MOST)}>Show more</More>
-          ) : (
-            <More>The {MOST} newest sessions are shown.</More>
-          ))
-        }
-      >
-        {(found) => (
-          <ul class="rows" aria-label="Sessions">
-            {found.map((session) => (
-              <Row
-                key={session.id}
-                session={session}
-                user={caller.user}
-                remove={mayUse && session.owner === caller.user ? () => setDialog(session) : null}
-              />
-            ))}
-          </ul>
-        )}
-      </ListPage>
-      {dialog === "new" && <NewSession close={close} />}
-      {dialog !== null && dialog !== "new" && <Deletion session={dialog} close={close} deleted={polled.reload} />}
-    </>
+    <ListPage
+      title="Sessions"
+      noun="session"
+      polled={polled}
+      rowsOf={({ sessions }) => sessions.toSorted((a, b) => (a.lastUsedAt < b.lastUsedAt ? 1 : -1))}
+      wordsOf={({ id, title, purpose, owner, members, state, model }) => [
+        ...[id, title, purpose, owner, state, model],
+        ...members,
+      ]}
+      notices={dialog}
+      none="You have no sessions."
+      hint="Create one to talk to your agent."
+      buttons={
+        mayUse && (
+          <Button class="primary" act={() => show(<NewSession />)}>
+            New session
+          </Button>
+        )
+      }
+      below={({ next }) =>
+        next !== null &&
+        (limit < MOST ? (
+          <More act={() => setLimit(MOST)}>Show more</More>
+        ) : (
+          <More>The {MOST} newest sessions are shown.</More>
+        ))
+      }
+    >
+      {(found) => (
+        <ul class="rows" aria-label="Sessions">
+          {found.map((session) => (
+            <Row
+              key={session.id}
+              session={session}
+              user={caller.user}
+              remove={mayUse && session.owner === caller.user ? () => show(<Deletion session={session} />) : null}
+            />
+          ))}
+        </ul>
+      )}
+    </ListPage>
   );
 }
 
@@ -107,41 +103,27 @@ export function Expiry({ at }: { at: string | null }) {
   return <span title={exact(at)}>expires {isSoon ? "soon" : ago(at)}</span>;
 }
 
-export function Deletion({
-  session,
-  close,
-  deleted,
-}: {
-  session: Session;
-  close(): void;
-  deleted(): Promise<void> | void;
-}) {
+export function Deletion({ session }: { session: Session }) {
   const act = async () => {
     await ask("DELETE", sessionPath(session.id));
-    await deleted();
+    go("/sessions");
   };
   return (
-    <Dialog
-      title={`Delete ${session.title ?? session.id}?`}
-      action="Delete the session"
-      isDangerous
-      act={act}
-      close={close}
-    >
+    <Dialog title={`Delete ${session.title ?? session.id}?`} action="Delete the session" isDangerous act={act}>
       <p>This deletes the conversation for good, also for its members. There is no way back.</p>
     </Dialog>
   );
 }
 
-function NewSession({ close }: { close(): void }) {
+function NewSession() {
   const create = async ({ members, ...given }: Values) => {
     const body = { ...given, ...(members === undefined ? {} : { members: namesIn(members) }) };
     const { session } = await ask<Answer<"createSession">>("POST", "/v1/sessions", { body });
     go(`/sessions/${encodeURIComponent(session.id)}`);
   };
   return (
-    <Dialog title="New session" action="Create" act={create} close={close}>
-      <Field name="purpose" label="Purpose" isFirst placeholder="review" />
+    <Dialog title="New session" action="Create" act={create}>
+      <Field name="purpose" label="Purpose" placeholder="review" />
       <Field name="id" label="Id" hint="If you leave it out, the fleet chooses one." />
       <Field name="members" label="Members" hint="User ids, separated by commas. They may use the session, too." />
       <Field

@@ -1,7 +1,7 @@
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { type Problem, problemFrom, signIn } from "../api/client.js";
 import type { Caller } from "../api/types.js";
-import { Dialog, Field } from "../parts/dialog.js";
+import { Dialog, DialogPlace, Field } from "../parts/dialog.js";
 import { useTitle } from "../parts/hooks.js";
 import { ProblemNotice } from "../parts/notice.js";
 
@@ -20,6 +20,7 @@ export function SignIn({ problem: initial, isOver, enter }: SignInProps) {
   const [isBusy, setBusy] = useState(false);
   const [isFromCode, setFromCode] = useState(initial !== undefined);
   useTitle("Sign in");
+  useEffect(() => document.getElementById("field-token")?.focus(), []);
   const submit = async (event: Event) => {
     event.preventDefault();
     setBusy(true);
@@ -50,7 +51,6 @@ export function SignIn({ problem: initial, isOver, enter }: SignInProps) {
           name="token"
           label="Token"
           type="password"
-          isFirst
           onValue={setToken}
           hint="A token of the fleet, or of your identity provider."
         />
@@ -77,17 +77,14 @@ export function ConfirmCode({ code, user, close }: ConfirmCodeProps) {
   useTitle("Sign in");
   return (
     <main class="sign-in">
-      <Dialog
-        title={`Sign in as ${user}?`}
-        action="Sign in"
-        act={async () => void (await signIn({ code, user }))}
-        close={close}
-      >
-        <p>
-          This link signs you in as <bdi>{user}</bdi>, who then sees everything that you write. Continue only if you
-          asked for the link.
-        </p>
-      </Dialog>
+      <DialogPlace.Provider value={{ done: async () => undefined, show: close }}>
+        <Dialog title={`Sign in as ${user}?`} action="Sign in" act={async () => await signIn({ code, user })}>
+          <p>
+            This link signs you in as <bdi>{user}</bdi>, who then sees everything that you write. Continue only if you
+            asked for the link.
+          </p>
+        </Dialog>
+      </DialogPlace.Provider>
     </main>
   );
 }

@@ -1,10 +1,27 @@
-import type { ComponentChildren } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { type ComponentChildren, createContext, isValidElement } from "preact";
+import { useCallback, useContext, useEffect, useRef, useState } from "preact/hooks";
 import { type Problem, problemFrom } from "../api/client.js";
 import { Button, ProblemNotice } from "./notice.js";
 
 /** The fields of a form that are filled in, without blanks around their texts. */
 export type Values = Readonly<Record<string, string>>;
+
+/** The place of a dialog: what happens when its action has succeeded, and how it closes or gives way to another. */
+export const DialogPlace = createContext({
+  done: async (): Promise<unknown> => undefined,
+  show: (_: ComponentChildren): void => undefined,
+});
+
+/**
+ * The place of the dialogs of a page: the dialog that is open, and a function that opens one.
+ *
+ * @param done is called after the action of a dialog
+ */
+export function useDialog(done: () => Promise<unknown>) {
+  const [content, show] = useState<ComponentChildren>(null);
+  const dialog = content !== null && <DialogPlace.Provider value={{ done, show }}>{content}</DialogPlace.Provider>;
+  return [dialog, show] as const;
+}
 
 interface DialogProps {
   title: string;
@@ -16,14 +33,15 @@ interface DialogProps {
   /** What the action does, one sentence or two in each line. */
   effects?: readonly string[];
   children?: ComponentChildren;
-  /** Runs the action. The dialog closes when this resolves. */
-  act(values: Values): Promise<void>;
-  close(): void;
+  /** Runs the action. Then the dialog closes. If this resolves with another dialog, that one follows. */
+  act?(values: Values): Promise<unknown>;
 }
 
 /** A modal dialog with one action. It is also the confirmation of a dangerous action. */
 export function Dialog(props: DialogProps) {
-  const { title, action, isDangerous = false, isNotice = false, effects = [], children, act, close } = props;
+  const { title, action, isDangerous = false, isNotice = false, effects = [], children, act } = props;
+  const { done, show } = useContext(DialogPlace);
+  const close = useCallback(() => show(null), [show]);
   const dialog = useRef<HTMLDialogElement>(null);
   const [problem, setProblem] = useState<Problem>();
   const [isBusy, setBusy] = useState(false);
@@ -38,8 +56,9 @@ export function Dialog(props: DialogProps) {
     setBusy(true);
     try {
       const fields = [...new FormData(form)].map(([name, value]) => [name, String(value).trim()] as const);
-      await act(Object.fromEntries(fields.filter(([, value]) => value !== "")));
-      close();
+      const next = await act?.(Object.fromEntries(fields.filter(([, value]) => value !== "")));
+      await done();
+      show(isValidElement(next) ? next : null);
     } catch (error) {
       setProblem(problemFrom(error));
       setBusy(false);
@@ -85,29 +104,14 @@ interface FieldProps {
   onValue?(value: string): void;
   type?: string;
   placeholder?: string | undefined;
-  isFirst?: boolean;
 }
 
-export function Field({
-  name,
-  label,
-  hint,
-  initial,
-  onValue,
-  type = "text",
-  placeholder,
-  isFirst = false,
-}: FieldProps) {
-  const input = useRef<HTMLInputElement>(null);
-  useEffect(() => {
-    if (isFirst) input.current?.focus();
-  }, [isFirst]);
+export function Field({ name, label, hint, initial, onValue, type = "text", placeholder }: FieldProps) {
   const id = `field-${name}`;
   return (
     <div class="field">
       <label for={id}>{label}</label>
       <input
-        ref={input}
         id={id}
         name={name}
         type={type}

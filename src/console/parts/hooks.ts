@@ -1,3 +1,4 @@
+import type { RefObject } from "preact";
 import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { ask, type Problem, problemFrom } from "../api/client.js";
 
@@ -71,8 +72,9 @@ export function useAnswer<T>(path: string, everyMs: number): Polled<T> {
   return usePolled(load, everyMs);
 }
 
-/** Calls the function when the user presses the key outside of fields and dialogs. */
-export function useKey(key: string, act: () => void): void {
+/** Returns a reference to a field, which gets the focus when the user presses the key outside of fields and dialogs. */
+export function useFocusKey(key: string): RefObject<HTMLInputElement> {
+  const field = useRef<HTMLInputElement>(null);
   // Listen before the page is shown, so that no key is missed.
   useLayoutEffect(() => {
     const listen = (event: KeyboardEvent) => {
@@ -80,11 +82,12 @@ export function useKey(key: string, act: () => void): void {
         event.target instanceof Element && event.target.closest("input, textarea, select, dialog") !== null;
       if (event.key !== key || isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
-      act();
+      field.current?.focus();
     };
     addEventListener("keydown", listen);
     return () => removeEventListener("keydown", listen);
-  }, [key, act]);
+  }, [key]);
+  return field;
 }
 
 export function useTitle(title: string): void {

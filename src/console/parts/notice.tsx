@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import type { Problem } from "../api/client.js";
-import { ago, exact, type Polled, short } from "./hooks.js";
+import { ago, exact, type Polled, short, useTitle } from "./hooks.js";
 
 /** An error in plain words, with the next step. */
 export function ProblemNotice({ problem, children }: { problem: Problem | undefined; children?: ComponentChildren }) {
@@ -16,6 +16,17 @@ export function ProblemNotice({ problem, children }: { problem: Problem | undefi
       ))}
       {status >= 500 && requestId !== "" && <p class="quiet">For the operator: request {requestId}.</p>}
       {children}
+    </div>
+  );
+}
+
+/** A page that cannot be shown, and the way on. */
+export function ProblemPage({ problem, children }: { problem: Problem; children: ComponentChildren }) {
+  return (
+    <div class="page">
+      <ProblemNotice problem={problem}>
+        <p>{children}</p>
+      </ProblemNotice>
     </div>
   );
 }
@@ -52,6 +63,27 @@ export function Empty({ title, children }: { title: string; children?: Component
     <div class="empty">
       <p class="empty-title">{title}</p>
       {children !== undefined && <p class="quiet">{children}</p>}
+    </div>
+  );
+}
+
+interface PageFrameProps {
+  title: string;
+  /** Shown beside the title. */
+  head?: ComponentChildren;
+  children: ComponentChildren;
+}
+
+/** The frame of a page with a title. */
+export function PageFrame({ title, head, children }: PageFrameProps) {
+  useTitle(title);
+  return (
+    <div class="page">
+      <div class="page-head">
+        <h1 dir="auto">{title}</h1>
+        {head}
+      </div>
+      {children}
     </div>
   );
 }
@@ -154,14 +186,8 @@ interface ChoiceProps<T extends string> {
 }
 
 /** One of several values, chosen from a list. */
-export function Choice<T extends string>({
-  label,
-  class: style = "inline",
-  name,
-  value,
-  values,
-  choose,
-}: ChoiceProps<T>) {
+export function Choice<T extends string>(props: ChoiceProps<T>) {
+  const { label, class: style = "inline", name, value, values, choose } = props;
   return (
     <label class={style}>
       <span>{label}</span>

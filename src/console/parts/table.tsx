@@ -1,7 +1,7 @@
-import type { ComponentChildren } from "preact";
-import { useCallback, useRef, useState } from "preact/hooks";
-import { amount, type Polled, useKey, useTitle } from "./hooks.js";
-import { Ago, Choice, Empty, Loaded } from "./notice.js";
+import { type ComponentChildren, toChildArray } from "preact";
+import { useState } from "preact/hooks";
+import { amount, type Polled, useFocusKey } from "./hooks.js";
+import { Ago, Button, Choice, Empty, Loaded, PageFrame } from "./notice.js";
 
 export interface Column<T> {
   title: string;
@@ -9,6 +9,8 @@ export interface Column<T> {
   /** The value to sort by. Without it, the column cannot be sorted. Null comes last. */
   by?: (row: T) => string | number | null;
   cell: (row: T) => ComponentChildren;
+  /** A second line in the cell, in small letters. None if it is empty. */
+  note?: (row: T) => ComponentChildren;
 }
 
 /** A column of numbers. `none` takes the place of null. */
@@ -31,6 +33,26 @@ export function time<T>(title: string, of: (row: T) => string | null, none = "â€
     return at === null ? null : -Date.parse(at);
   };
   return { title, by, cell: (row) => <Ago at={of(row)} none={none} /> };
+}
+
+interface RowAction {
+  title: string;
+  isDisabled?: boolean;
+  act(): void;
+}
+
+/** The column with the buttons of each row. `about` names the row for screen readers. */
+export function actions<T>(about: (row: T) => string, of: (row: T) => readonly RowAction[]): Column<T> {
+  const cell = (row: T) => (
+    <span class="actions">
+      {of(row).map(({ title, ...button }) => (
+        <Button key={title} class="small" about={about(row)} {...button}>
+          {title}
+        </Button>
+      ))}
+    </span>
+  );
+  return { title: "Actions", cell };
 }
 
 interface TableProps<T> {
@@ -109,7 +131,7 @@ export function Table<T>({ label, columns, rows, idOf, sortedBy }: TableProps<T>
         <tbody {...GROUP}>
           {sorted.map((row) => (
             <tr key={idOf(row)} {...ROW}>
-              {columns.map(({ title, isNumber, cell }, index) => (
+              {columns.map(({ title, isNumber, cell, note }, index) => (
                 <td
                   key={title}
                   {...CELL}
@@ -117,6 +139,7 @@ export function Table<T>({ label, columns, rows, idOf, sortedBy }: TableProps<T>
                   data-label={title}
                 >
                   {cell(row)}
+                  <Note of={note?.(row)} />
                 </td>
               ))}
             </tr>
@@ -125,6 +148,10 @@ export function Table<T>({ label, columns, rows, idOf, sortedBy }: TableProps<T>
       </table>
     </div>
   );
+}
+
+function Note({ of }: { of: ComponentChildren }) {
+  return toChildArray(of).length === 0 ? null : <span class="cell-note">{of}</span>;
 }
 
 function sortRows<T>(rows: readonly T[], by: Column<T>["by"], isDown: boolean): readonly T[] {
@@ -149,6 +176,7 @@ interface ListPageProps<V, T> {
   none: string;
   hint?: string;
   buttons?: ComponentChildren;
+  /** Dialogs, and what is shown above the list even if it is not loaded. */
   notices?: ComponentChildren;
   /** Shown above the rows. */
   above?(value: V): ComponentChildren;
@@ -162,31 +190,26 @@ interface ListPageProps<V, T> {
 export function ListPage<V, T>(props: ListPageProps<V, T>) {
   const { title, noun, polled, rowsOf, wordsOf, none, hint, buttons, notices, above, children, below } = props;
   const [search, setSearch] = useState("");
-  const field = useRef<HTMLInputElement>(null);
-  useTitle(title);
-  useKey(
-    "/",
-    useCallback(() => field.current?.focus(), []),
-  );
   const wanted = search.trim().toLowerCase();
   const matches = (row: T) => wordsOf(row).join(" ").toLowerCase().includes(wanted);
+  const head = (
+    <>
+      <input
+        ref={useFocusKey("/")}
+        type="search"
+        class="search"
+        placeholder="Search  /"
+        aria-label={`Search the ${noun}s`}
+        aria-keyshortcuts="/"
+        dir="auto"
+        value={search}
+        onInput={({ currentTarget }) => setSearch(currentTarget.value)}
+      />
+      {buttons}
+    </>
+  );
   return (
-    <div class="page">
-      <div class="page-head">
-        <h1 dir="auto">{title}</h1>
-        <input
-          ref={field}
-          type="search"
-          class="search"
-          placeholder="Search  /"
-          aria-label={`Search the ${noun}s`}
-          aria-keyshortcuts="/"
-          dir="auto"
-          value={search}
-          onInput={({ currentTarget }) => setSearch(currentTarget.value)}
-        />
-        {buttons}
-      </div>
+    <PageFrame title={title} head={head}>
       {notices}
       <Loaded of={polled}>
         {(value) => {
@@ -202,6 +225,6 @@ export function ListPage<V, T>(props: ListPageProps<V, T>) {
           );
         }}
       </Loaded>
-    </div>
+    </PageFrame>
   );
 }

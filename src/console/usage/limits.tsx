@@ -1,7 +1,7 @@
-import { useCallback, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { ask, Problem } from "../api/client.js";
 import type { Caller, LimitName, UserLimits } from "../api/types.js";
-import { Dialog, Field, type Values } from "../parts/dialog.js";
+import { Dialog, Field, useDialog, type Values } from "../parts/dialog.js";
 import { amount, useAnswer } from "../parts/hooks.js";
 import { Button, ProblemNotice, type Tone } from "../parts/notice.js";
 
@@ -11,10 +11,9 @@ const NEAR = 0.8;
 
 /** The limits of a user. Operators may set them. */
 export function LimitsOf({ user, isAdmin }: { user: string; isAdmin: boolean }) {
-  const [dialog, setDialog] = useState<"set" | "clear" | null>(null);
   const path = isAdmin ? limitsPath(user) : "/v1/me";
   const { value, problem, reload } = useAnswer<Caller | UserLimits>(path, EVERY_MS);
-  const close = useCallback(() => setDialog(null), []);
+  const [dialog, show] = useDialog(reload);
   const given = value !== undefined && "sources" in value ? value : null;
   const hasOwn = LIMITS.some(([name]) => given?.sources[name] === "user");
   return (
@@ -23,10 +22,10 @@ export function LimitsOf({ user, isAdmin }: { user: string; isAdmin: boolean }) 
         <h2>Limits</h2>
         {given !== null && (
           <span class="actions">
-            <Button class="small" act={() => setDialog("set")}>
+            <Button class="small" act={() => show(<SetLimits limits={given} />)}>
               Set limits
             </Button>
-            <Button class="small" isDisabled={!hasOwn} act={() => setDialog("clear")}>
+            <Button class="small" isDisabled={!hasOwn} act={() => show(<ClearLimits limits={given} />)}>
               Clear limits
             </Button>
           </span>
@@ -46,8 +45,7 @@ export function LimitsOf({ user, isAdmin }: { user: string; isAdmin: boolean }) 
           ))}
         </ul>
       )}
-      {given !== null && dialog === "set" && <SetLimits limits={given} close={close} done={reload} />}
-      {given !== null && dialog === "clear" && <ClearLimits limits={given} close={close} done={reload} />}
+      {dialog}
     </section>
   );
 }
@@ -102,14 +100,8 @@ function sourceOf(source: string): string {
 
 const UNLIMITED = "unlimited";
 
-interface LimitsDialogProps {
-  limits: UserLimits;
-  close(): void;
-  done(): Promise<void>;
-}
-
 /** Sets the limits of a user, after the dialog has shown the changes. */
-export function SetLimits({ limits: { user, limits, sources }, close, done }: LimitsDialogProps) {
+export function SetLimits({ limits: { user, limits, sources } }: { limits: UserLimits }) {
   const before = (name: LimitName) => (sources[name] === "user" ? (limits[name]?.toString() ?? UNLIMITED) : "");
   const [texts, setTexts] = useState<Partial<Record<LimitName, string>>>({});
   const changes = LIMITS.flatMap(([name, title]) => {
@@ -121,22 +113,19 @@ export function SetLimits({ limits: { user, limits, sources }, close, done }: Li
       const text = given[name];
       return text === undefined ? [] : [[name, limitIn(text, title)]];
     });
-    const body = Object.fromEntries(set);
-    await ask("PUT", limitsPath(user), { body });
-    await done();
+    await ask("PUT", limitsPath(user), { body: Object.fromEntries(set) });
   };
   return (
-    <Dialog title={`Set the limits of ${user}`} action="Set the limits" act={act} close={close}>
+    <Dialog title={`Set the limits of ${user}`} action="Set the limits" act={act}>
       <p class="quiet">
         A whole number, or {UNLIMITED}. If a field is empty, the limit of the user's groups or of everybody counts.
       </p>
       <div class="limit-fields">
-        {LIMITS.map(([name, title], index) => (
+        {LIMITS.map(([name, title]) => (
           <Field
             key={name}
             name={name}
             label={title}
-            isFirst={index === 0}
             initial={before(name)}
             onValue={(text) => setTexts((all) => ({ ...all, [name]: text }))}
             placeholder={sources[name] === "user" ? undefined : shown(limits[name])}
@@ -160,20 +149,15 @@ export function SetLimits({ limits: { user, limits, sources }, close, done }: Li
 }
 
 /** Removes the limits that were set for this user alone, after a confirmation. */
-function ClearLimits({ limits: { user, limits, sources }, close, done }: LimitsDialogProps) {
-  const act = async () => {
-    await ask("PUT", limitsPath(user), { body: {} });
-    await done();
-  };
+function ClearLimits({ limits: { user, limits, sources } }: { limits: UserLimits }) {
+  const act = async () => await ask("PUT", limitsPath(user), { body: {} });
   const own = LIMITS.filter(([name]) => sources[name] === "user");
   const effects = [
     ...own.map(([name, title]) => `${title}: ${shown(limits[name])} no longer counts.`),
     "The limits of the user's groups, or of everybody, count again.",
     "All hosts follow within a second. Turns that run go on.",
   ];
-  return (
-    <Dialog title={`Clear the limits of ${user}?`} action="Clear the limits" isDangerous {...{ effects, act, close }} />
-  );
+  return <Dialog title={`Clear the limits of ${user}?`} action="Clear the limits" isDangerous {...{ effects, act }} />;
 }
 
 function shown(limit: number | null): string {

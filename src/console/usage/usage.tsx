@@ -3,8 +3,8 @@ import { ask } from "../api/client.js";
 import { type Report, USAGE_BY } from "../api/types.js";
 import { Chart, type ChartLine, type Data, LAST_DAYS } from "../charts/chart.js";
 import { ChooseUser } from "../parts/choose-user.js";
-import { amount, exact, usePolled, useTitle } from "../parts/hooks.js";
-import { Choice, Empty, Loaded, More, Name, Tiles } from "../parts/notice.js";
+import { amount, exact, usePolled } from "../parts/hooks.js";
+import { Choice, Empty, Loaded, More, Name, PageFrame, Tiles } from "../parts/notice.js";
 import { type Column, number, Table } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
 import { LimitsOf } from "./limits.js";
@@ -28,16 +28,11 @@ export function Usage({ caller, id }: PageProps) {
   const isAdmin = caller.scopes.includes("admin");
   const user = isAdmin ? id : caller.user;
   const title = user === "" ? "Usage of all users" : isAdmin ? `Usage of ${user}` : "Usage";
-  useTitle(title);
   return (
-    <div class="page">
-      <div class="page-head">
-        <h1 dir="auto">{title}</h1>
-        {isAdmin && <ChooseUser page="usage" user={user} />}
-      </div>
+    <PageFrame title={title} head={isAdmin && <ChooseUser page="usage" user={user} />}>
       {user !== "" && <LimitsOf key={user} user={user} isAdmin={isAdmin} />}
       <UsageOf key={`usage of ${user}`} user={user} isAdmin={isAdmin} />
-    </div>
+    </PageFrame>
   );
 }
 

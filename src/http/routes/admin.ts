@@ -2,9 +2,69 @@ import * as v from "valibot";
 import type { StopRequest } from "../../hosts/options.js";
 import type { ServerView } from "../../servers/server.js";
 import { type AnyRoute, route } from "../route.js";
-import * as a from "./admin-schemas.js";
-import { given, pageOf } from "./fields.js";
+import { described, given, pageOf } from "./fields.js";
 import * as s from "./schemas.js";
+
+const ALLOWED_TIME = 'a time, such as "2026-01-31T12:00:00Z"';
+
+const sampleFilter = s.object({
+  after: v.optional(
+    v.pipe(
+      v.string(ALLOWED_TIME),
+      v.isoTimestamp(ALLOWED_TIME),
+      v.description("The time of the last sample that the client has. Default: all samples."),
+    ),
+  ),
+});
+
+const number = v.number();
+const count = (what: string) => described(number, what);
+const numberOrNull = v.nullable(number);
+
+export const busyServer = v.object({
+  ...s.server.entries,
+  turns: described(numberOrNull, "The sessions in a turn. Null if the server does not run or does not answer."),
+  latencyMs: described(numberOrNull, "The time from a ping to its answer, in milliseconds."),
+});
+
+const servers = v.object({ servers: v.array(busyServer), pool: s.pool });
+
+const started = v.object({
+  server: s.server,
+  created: described(v.boolean(), "False if the server already ran."),
+});
+
+export const host = v.object({
+  name: v.string(),
+  state: v.picklist(["serving", "draining", "unattended", "gone"]),
+  term: numberOrNull,
+  heartbeatAgeMs: numberOrNull,
+  door: v.nullable(v.string()),
+  startedAt: v.nullable(s.time),
+  servers: number,
+  sessions: number,
+  memoryBytes: number,
+});
+const hosts = v.object({ hosts: v.array(host) });
+
+export const sample = v.object({
+  at: s.time,
+  turns: described(
+    v.object({ completed: number, failed: number, aborted: number, cut: number }),
+    "The turns that ended since the sample before.",
+  ),
+  turnMs: described(
+    v.object({ p50: numberOrNull, p95: numberOrNull }),
+    "How long the turns took that ended in the last minute, with the time that they waited for people. Null if none did.",
+  ),
+  turnsInFlight: number,
+  servers: count("Servers that run."),
+  activeSessions: count("Sessions in the memory of these servers."),
+  evictions: count("Sessions that were unloaded since the sample before, because a server had too many."),
+  memoryBytes: count("The private memory of the servers and of everything that their sessions started."),
+});
+
+const samples = v.object({ hosts: v.array(v.object({ host: v.string(), samples: v.array(sample) })) });
 
 /**
  * How long a stop or restart may take, in milliseconds: a drain of up to `drain.timeout`, and a start of half a minute.
@@ -13,156 +73,121 @@ const STOP_MS = 3_600_000;
 
 /** The common fields of the routes that wait for the turns of one server. */
 const WAITS = {
-  method: "POST",
   action: "manage",
-  about: "none",
-  tag: "Servers",
-  params: s.path,
   body: s.stopBody,
   isBodyOptional: true,
-  errors: [404, 409, 502, 504],
+  errors: [409, 502, 504],
   limitMs: STOP_MS,
 } as const;
 
-/** The common fields of the routes that only read. */
-const READS = {
-  method: "GET",
-  action: "manage",
-  about: "none",
-} as const;
-
 export const ADMIN_ROUTES: readonly AnyRoute[] = [
-  route({
-    ...READS,
-    path: "/v1/servers",
+  route("Servers", "GET /v1/servers", {
+    action: "manage",
     operation: "listServers",
-    tag: "Servers",
     summary: "List the servers of all hosts",
     description: "Also shows whether the pool of this host admits new servers and turns.",
     query: s.serverFilter,
-    answer: { status: 200, description: "The servers.", schema: a.servers },
+    answer: { description: "The servers.", schema: servers },
     handle: async ({ fleet, query }) => ({
-      body: { servers: shown(a.busyServer, await fleet.busyServers(query)), pool: await fleet.poolState() },
+      servers: shown(busyServer, await fleet.busyServers(query)),
+      pool: await fleet.poolState(),
     }),
   }),
-  route({
+  route("Servers", "POST /v1/users/{id}/start", {
     ...WAITS,
-    path: "/v1/users/{id}/start",
     operation: "startUserServer",
     isWork: true,
     summary: "Start the server of a user",
     description: "Answers when the server runs. Changes nothing if it runs already.",
     body: s.nothing,
-    answer: { status: 200, description: "The server runs.", schema: a.started },
+    answer: { description: "The server runs.", schema: started },
     handle: async ({ fleet, params: { id }, lasting: signal }) => {
       const { server, created } = await fleet.servers.spawn(id, { signal });
-      return { body: { server: v.parse(s.server, server), created } };
+      return { server: v.parse(s.server, server), created };
     },
   }),
-  route({
+  route("Servers", "POST /v1/servers/{id}/restart", {
     ...WAITS,
-    path: "/v1/servers/{id}/restart",
     operation: "restartServer",
     isWork: true,
     summary: "Restart a server",
     description: "Waits for the turns of the server, stops it, and starts it again with the same home.",
-    answer: { status: 200, description: "The server runs again.", schema: s.restarted },
+    answer: { description: "The server runs again.", schema: s.restarted },
     handle: async ({ fleet, params: { id }, body, lasting }) => {
       const { stopped, servers } = await fleet.servers.restart([id], stopRequest(body, lasting));
-      return { body: { stopped, servers: shown(s.server, servers) } };
+      return { stopped, servers: shown(s.server, servers) };
     },
   }),
-  route({
+  route("Servers", "POST /v1/servers/{id}/stop", {
     ...WAITS,
-    path: "/v1/servers/{id}/stop",
     operation: "stopServer",
     summary: "Stop a server",
     description:
       "Waits for the turns of the server, and stops it. The next use of one of its sessions starts it again.",
-    answer: { status: 200, description: "The server has stopped.", schema: s.stopped },
-    handle: async ({ fleet, params: { id }, body, lasting }) => ({
-      body: await fleet.servers.stop([id], stopRequest(body, lasting)),
-    }),
+    answer: { description: "The server has stopped.", schema: s.stopped },
+    handle: async ({ fleet, params: { id }, body, lasting }) =>
+      await fleet.servers.stop([id], stopRequest(body, lasting)),
   }),
-  route({
+  route("Servers", "POST /v1/servers/{id}/drain", {
     ...WAITS,
-    path: "/v1/servers/{id}/drain",
     operation: "drainServer",
     summary: "Drain a server",
     description:
       "Closes the server to new turns, waits for the turns that run, and stops it. Cuts no turn before the time is up.",
     body: s.drainBody,
-    answer: { status: 200, description: "The server has stopped.", schema: s.stopped },
-    handle: async ({ fleet, params: { id }, body, lasting }) => ({
-      body: await fleet.servers.stop([id], stopRequest(body, lasting)),
-    }),
+    answer: { description: "The server has stopped.", schema: s.stopped },
+    handle: async ({ fleet, params: { id }, body, lasting }) =>
+      await fleet.servers.stop([id], stopRequest(body, lasting)),
   }),
-  route({
-    ...READS,
-    path: "/v1/hosts",
+  route("Servers", "GET /v1/hosts", {
+    action: "manage",
     operation: "listHosts",
-    tag: "Servers",
     summary: "List the hosts of the fleet",
     description: "Shows the state of each host, its servers and its sessions.",
-    answer: { status: 200, description: "The hosts.", schema: a.hosts },
-    handle: async ({ fleet }) => ({ body: { hosts: await fleet.hostViews() } }),
+    answer: { description: "The hosts.", schema: hosts },
+    handle: async ({ fleet }) => ({ hosts: await fleet.hostViews() }),
   }),
-  route({
-    ...READS,
-    path: "/v1/samples",
+  route("Servers", "GET /v1/samples", {
+    action: "manage",
     operation: "listSamples",
-    tag: "Servers",
     summary: "Show how the hosts were used in the last hour",
     description:
       "Each `serve` with the HTTP API takes a sample at every `health.interval`, and keeps the last 720 in its memory. A host that does not answer is left out.",
-    query: a.sampleFilter,
-    answer: { status: 200, description: "The samples of each host, the oldest first.", schema: a.samples },
-    handle: async ({ fleet, query: { after } }) => ({ body: { hosts: await fleet.samples(after) } }),
+    query: sampleFilter,
+    answer: { description: "The samples of each host, the oldest first.", schema: samples },
+    handle: async ({ fleet, query: { after } }) => ({ hosts: await fleet.samples(after) }),
   }),
-  route({
-    ...READS,
-    path: "/v1/tokens",
+  route("Tokens", "GET /v1/tokens", {
+    action: "manage",
     operation: "listTokens",
-    tag: "Tokens",
     summary: "List the tokens of users",
     description: "Lists the tokens that were issued and not revoked, the newest first. Never shows a token itself.",
     query: s.tokenFilter,
-    answer: { status: 200, description: "One page of tokens.", schema: s.tokens },
+    answer: { description: "One page of tokens.", schema: s.tokens },
     handle: async ({ fleet, query: { user, limit, cursor } }) => {
       const tokens = await fleet.tokens.list({ user });
       const { page, next } = pageOf(tokens, { limit, cursor });
-      return { body: { tokens: page, next } };
+      return { tokens: page, next };
     },
   }),
-  route({
-    method: "POST",
-    path: "/v1/tokens",
+  route("Tokens", "POST /v1/tokens", {
     operation: "issueToken",
     action: "issue",
-    about: "none",
-    tag: "Tokens",
     summary: "Issue a token",
     description: "The answer is the only place that ever shows the token.",
     body: s.newToken,
     answer: { status: 201, description: "The token.", schema: s.issued },
     errors: [404],
-    handle: async ({ fleet, body: { user, ...options } }) => ({ body: await fleet.tokens.issue(user, given(options)) }),
+    handle: async ({ fleet, body: { user, ...options } }) => await fleet.tokens.issue(user, given(options)),
   }),
-  route({
-    method: "DELETE",
-    path: "/v1/tokens/{id}",
+  route("Tokens", "DELETE /v1/tokens/{id}", {
     operation: "revokeToken",
     action: "manage",
-    about: "none",
-    tag: "Tokens",
     summary: "Revoke a token",
     description: "Connections with the token end within seconds.",
-    params: s.path,
     answer: { status: 204, description: "The token is no longer valid.", schema: null },
-    errors: [404],
     handle: async ({ fleet, params: { id } }) => {
       await fleet.tokens.revoke({ ids: [id] });
-      return {};
     },
   }),
 ];

@@ -1,9 +1,50 @@
-import type { FleetEvent } from "../../base/event.js";
+import * as v from "valibot";
+import { EVENT_TYPES, type FleetEvent } from "../../base/event.js";
 import { type EventPositions, timedInOrder } from "../../hosts/all-events.js";
-import { type AnyRoute, route } from "../route.js";
+import { type AnyRoute, Reply, route } from "../route.js";
 import type { StreamEvent } from "../sse.js";
-import * as s from "./event-schemas.js";
-import { given, pageOf } from "./fields.js";
+import { described, given, id, LONGEST_TEXT, object, pageOf, text } from "./fields.js";
+import { paging, time } from "./schemas.js";
+
+const word = v.string();
+const orNull = v.nullable(word);
+
+const eventFilter = object({
+  ...paging,
+  user: v.optional(
+    described(
+      id,
+      "Only what this user did, or what concerns this user. Another user than the caller needs the scope `admin`.",
+    ),
+  ),
+  type: v.optional(v.picklist(EVENT_TYPES, EVENT_TYPES.join(", "))),
+  since: v.optional(
+    described(
+      text('a duration, such as "1h", or a time', LONGEST_TEXT),
+      "How long ago, such as `1h`, or a time in ISO 8601. Default: a day ago; for a stream: now.",
+    ),
+  ),
+});
+
+const event = v.object({
+  id: word,
+  seq: described(v.number(), "Counts the events of a host, from 1."),
+  at: time,
+  type: described(word, "The kind of event, such as `token.issued`. Later versions may have more kinds."),
+  actor: v.object({ user: orNull, tokenId: orNull, via: word, os: orNull }),
+  user: orNull,
+  sessionId: orNull,
+  serverId: orNull,
+  host: orNull,
+  outcome: described(
+    word,
+    "`ok`, `refused` or `failed`; for the end of a turn `completed`, `failed`, `aborted` or `cut`.",
+  ),
+  reason: orNull,
+  detail: orNull,
+});
+
+const eventPage = v.object({ events: v.array(event), next: orNull });
 
 const DAY = "24h";
 /** An event's id begins with this many digits: the event's time in milliseconds since the epoch, in base 36. */
@@ -13,14 +54,10 @@ const POSITION = /^([^:]{0,63}):(\d{1,15})$/;
 const LATE_MS = 60_000;
 
 export const EVENT_ROUTES: readonly AnyRoute[] = [
-  route({
-    method: "GET",
-    path: "/v1/events",
+  route("Events", "GET /v1/events", {
     operation: "listEvents",
     action: "readAll",
     actionOf: ({ user }, identity) => (user === undefined || user === identity.user ? "readAll" : "manage"),
-    about: "none",
-    tag: "Events",
     summary: "List the events of the caller",
     description:
       "Lists what the caller did, and what concerns the caller, from the logs of all hosts, the newest first, and those of each host in " +
@@ -28,32 +65,32 @@ export const EVENT_ROUTES: readonly AnyRoute[] = [
       "id of an event of a stream as `Last-Event-ID`, the next stream goes on after that event on each host that had events in the " +
       "stream so far, and a minute before it on the others. The `id` in an event's data is allowed, too. It stands for the " +
       "event's time, so the stream may repeat events.",
-    query: s.eventFilter,
+    query: eventFilter,
     answer: {
-      status: 200,
       description: "The events.",
-      schema: s.events,
+      schema: eventPage,
       stream: "The events, each with its id. If the stream fails, its last event is `problem`, with the error.",
     },
     limitMs: null,
-    handle: async ({ fleet, identity, query, acceptsStream, lastEventId, signal }) => {
+    handle: async ({ fleet, identity, query, acceptsStream, header, signal }) => {
       const { limit, cursor, type, since } = query;
       const isAdmin = identity.scopes.includes("admin");
       const user = isAdmin ? query.user : identity.user;
       const filter = given({ user, type });
       if (acceptsStream) {
-        const { id, after } = placeOf(lastEventId ?? "");
-        const from = lastEventId === undefined ? (since ?? new Date()) : beginningOf(id, after);
-        return {
-          stream: { events: streamed(fleet.events.follow({ ...filter, since: from, after, signal }), id, after) },
-        };
+        const lastEventId = header("Last-Event-ID");
+        const { id: last, after } = placeOf(lastEventId ?? "");
+        const from = lastEventId === undefined ? (since ?? new Date()) : beginningOf(last, after);
+        return new Reply({
+          stream: { events: streamed(fleet.events.follow({ ...filter, since: from, after, signal }), last, after) },
+        });
       }
       const events = await fleet.events.list({ ...filter, since: since ?? DAY });
       const { page, next } = pageOf(
         timedInOrder(events).map(({ event, time }) => ({ event, id: placeAt(event), createdAt: time })),
         { limit, cursor },
       );
-      return { body: { events: page.map(({ event }) => event), next } };
+      return { events: page.map(({ event }) => event), next };
     },
   }),
 ];

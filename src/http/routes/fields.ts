@@ -11,6 +11,10 @@ const ALLOWED_LABEL = `a text of at most ${LONGEST_TEXT} characters without cont
 export const text = (allowed: string, longest: number) =>
   v.pipe(v.string(allowed), v.minLength(1, allowed), v.maxLength(longest, allowed));
 
+/** Adds a description, which the OpenAPI document shows. */
+export const described = <T extends v.GenericSchema>(schema: T, description: string) =>
+  v.pipe(schema, v.description(description));
+
 export const label = v.pipe(
   v.string(ALLOWED_LABEL),
   v.maxLength(LONGEST_TEXT, ALLOWED_LABEL),
@@ -19,10 +23,12 @@ export const label = v.pipe(
 
 export const object = <Entries extends v.ObjectEntries>(entries: Entries) => v.strictObject(entries, "a JSON object");
 
+export const id = text("an id", 512);
+
 const ALLOWED_BASE64 = "base64";
 const ALLOWED_ATTACHMENTS = "a list of at most 20 attachments";
 const attachment = object({
-  type: v.pipe(v.picklist(["blob"], "blob"), v.description("The content itself. No route reads files of the server.")),
+  type: described(v.picklist(["blob"], "blob"), "The content itself. No route reads files of the server."),
   data: v.pipe(v.string(ALLOWED_BASE64), v.base64(ALLOWED_BASE64), v.description("The content, in base64.")),
   mimeType: v.pipe(
     v.string("a MIME type"),

@@ -3,10 +3,9 @@ import { ALLOWED_TITLE, LONGEST_TITLE, titleFault } from "../../base/ids.js";
 import { SERVER_STATES } from "../../base/server.js";
 import { SESSION_STATES, TURN_OUTCOMES } from "../../base/session.js";
 import { SCOPES } from "../../identity/identity.js";
-import { attachments, LONGEST_TEXT, label, object, text, tools, turnTimeout } from "./fields.js";
-import { interactive } from "./request-schemas.js";
+import { attachments, described, id, LONGEST_TEXT, label, object, text, tools, turnTimeout } from "./fields.js";
 
-export { label, object };
+export { id, label, object };
 
 /*
  * The schemas of requests and answers. The schemas of requests refuse unknown fields. Their messages complete an error
@@ -17,12 +16,9 @@ const MOST_MEMBERS = 1_000;
 const LARGEST_PAGE = 200;
 const DEFAULT_PAGE = 50;
 
-const LONGEST_ID = 512;
-
-export const id = text("an id", LONGEST_ID);
-const duration = v.pipe(
+const duration = described(
   text('a duration, such as "24h"', LONGEST_TEXT),
-  v.description("A number with a unit: `30s`, `15m`, `24h` or `7d`."),
+  "A number with a unit: `30s`, `15m`, `24h` or `7d`.",
 );
 const ALLOWED_MEMBERS = `a list of at most ${MOST_MEMBERS} user ids`;
 export const members = v.pipe(
@@ -37,7 +33,6 @@ const title = v.pipe(
   v.check((given) => titleFault(given) === null, ALLOWED_TITLE),
 );
 
-export const path = object({ id });
 export const nothing = object({});
 
 /** A number in a query. It arrives as a text, but the API's description presents it to clients as a number. */
@@ -54,24 +49,19 @@ const whole = (min: number, max: number, initial: number) => {
 };
 
 export const paging = {
-  limit: v.pipe(whole(1, LARGEST_PAGE, DEFAULT_PAGE), v.description("The largest number of entries in the answer.")),
+  limit: described(whole(1, LARGEST_PAGE, DEFAULT_PAGE), "The largest number of entries in the answer."),
   cursor: v.optional(
-    v.pipe(
-      text("the next of an earlier answer", 1_000),
-      v.description("`next` of the page before. Default: the first page."),
-    ),
+    described(text("the next of an earlier answer", 1_000), "`next` of the page before. Default: the first page."),
   ),
 };
 
 export const sessionFilter = object({
   ...paging,
-  user: v.optional(
-    v.pipe(id, v.description("The owner or a member. Default: the caller. Another user needs the scope `admin`.")),
-  ),
+  user: v.optional(described(id, "The owner or a member. Default: the caller. Another user needs the scope `admin`.")),
   all: v.optional(
-    v.pipe(
+    described(
       v.picklist(["true"], "true"),
-      v.description("With `true`, lists the sessions of all users. This needs the scope `admin`."),
+      "With `true`, lists the sessions of all users. This needs the scope `admin`.",
     ),
   ),
   state: v.optional(v.picklist(SESSION_STATES, SESSION_STATES.join(", "))),
@@ -79,13 +69,13 @@ export const sessionFilter = object({
 });
 
 export const newSession = object({
-  id: v.optional(v.pipe(id, v.description("Default: a random id."))),
+  id: v.optional(described(id, "Default: a random id.")),
   purpose: v.optional(label),
-  title: v.optional(v.pipe(title, v.description("Default: the first line of the first prompt."))),
+  title: v.optional(described(title, "Default: the first line of the first prompt.")),
   model: v.optional(label),
   ttl: v.optional(duration),
   members: v.optional(members),
-  ephemeral: v.optional(v.pipe(flag, v.description("Whether to delete the session after its first turn."))),
+  ephemeral: v.optional(described(flag, "Whether to delete the session after its first turn.")),
   tools: v.optional(tools),
 });
 
@@ -95,6 +85,15 @@ export const changedSession = object({
   ttl: v.optional(v.nullable(duration)),
   members: v.optional(members),
 });
+
+/** The field `interactive` of a prompt. */
+const interactive = v.optional(
+  described(
+    v.boolean("true or false"),
+    "Whether the client answers the permissions and questions of the agent (`/requests`). Default: true if " +
+      "`session.approve` is `ask`. With false, nobody is asked.",
+  ),
+);
 
 export const prompt = object({
   prompt: v.pipe(
@@ -107,16 +106,14 @@ export const prompt = object({
 });
 
 export const transcriptQuery = object({
-  turns: v.pipe(whole(1, 100_000, 100_000), v.description("How many of the last turns to return. Default: all.")),
+  turns: described(whole(1, 100_000, 100_000), "How many of the last turns to return. Default: all."),
 });
 
-const drainTimeout = v.optional(
-  v.pipe(duration, v.description("How long to wait for turns. Default: `drain.timeout`.")),
-);
+const drainTimeout = v.optional(described(duration, "How long to wait for turns. Default: `drain.timeout`."));
 export const drainBody = object({ drainTimeout });
 export const stopBody = object({
   drainTimeout,
-  force: v.optional(v.pipe(flag, v.description("Whether to kill the server at once, even during a turn."))),
+  force: v.optional(described(flag, "Whether to kill the server at once, even during a turn.")),
 });
 
 export const tokenFilter = object({ ...paging, user: v.optional(id) });
@@ -126,13 +123,13 @@ const ALLOWED_SCOPES = `a list of at least one of ${SCOPES.join(", ")}`;
 export const newToken = object({
   user: id,
   ttl: v.optional(
-    v.pipe(text('a duration, such as "30d", or "never"', LONGEST_TEXT), v.description("Default: `identity.tokenTtl`.")),
+    described(text('a duration, such as "30d", or "never"', LONGEST_TEXT), "Default: `identity.tokenTtl`."),
   ),
   scopes: v.optional(
     v.pipe(v.array(v.picklist(SCOPES, ALLOWED_SCOPES), ALLOWED_SCOPES), v.minLength(1, ALLOWED_SCOPES)),
   ),
-  sessionId: v.optional(v.pipe(id, v.description("The only session that the token is valid for."))),
-  label: v.optional(v.pipe(label, v.description("The purpose of the token. Not blank."))),
+  sessionId: v.optional(described(id, "The only session that the token is valid for.")),
+  label: v.optional(described(label, "The purpose of the token. Not blank.")),
 });
 
 // Answers. Clients ignore fields that they do not know.
@@ -141,9 +138,9 @@ const string = v.string();
 const number = v.number();
 const stringOrNull = v.nullable(string);
 const numberOrNull = v.nullable(number);
-export const time = v.pipe(string, v.description("ISO 8601, in UTC."));
+export const time = described(string, "ISO 8601, in UTC.");
 const timeOrNull = v.nullable(time);
-const next = v.pipe(stringOrNull, v.description("The cursor of the next page. Null: this is the last page."));
+const next = described(stringOrNull, "The cursor of the next page. Null: this is the last page.");
 
 export const lease = v.object({
   sessionId: string,
@@ -157,11 +154,9 @@ export const session = v.object({
   id: string,
   owner: string,
   purpose: stringOrNull,
-  title: v.pipe(
+  title: described(
     stringOrNull,
-    v.description(
-      "The given title, or the first line of the first prompt. Null if there is none, and in lists of the sessions of other users.",
-    ),
+    "The given title, or the first line of the first prompt. Null if there is none, and in lists of the sessions of other users.",
   ),
   kind: v.picklist(["private", "collaborative"]),
   members: v.array(string),
@@ -173,11 +168,8 @@ export const session = v.object({
   model: stringOrNull,
   createdAt: time,
   lastUsedAt: time,
-  ttlMs: v.pipe(numberOrNull, v.description("How long the session is kept after its last use. Null: for ever.")),
-  expiresAt: v.pipe(
-    timeOrNull,
-    v.description("When the session may be deleted if nobody uses it until then. Null: never."),
-  ),
+  ttlMs: described(numberOrNull, "How long the session is kept after its last use. Null: for ever."),
+  expiresAt: described(timeOrNull, "When the session may be deleted if nobody uses it until then. Null: never."),
   sizeBytes: number,
   lease: v.nullable(lease),
 });
@@ -186,40 +178,37 @@ export const oneSession = v.object({ session });
 export const sessionPage = v.object({ sessions: v.array(session), next });
 
 export const usage = v.object({
-  requests: v.pipe(number, v.description("Requests to the model.")),
+  requests: described(number, "Requests to the model."),
   inputTokens: number,
   outputTokens: number,
   cacheReadTokens: number,
-  credits: v.pipe(numberOrNull, v.description("Null if nothing reported it.")),
+  credits: described(numberOrNull, "Null if nothing reported it."),
 });
 
 export const turn = v.object({
-  turn: v.pipe(string, v.description("The id of the turn: that of its prompt in the session's history.")),
-  outcome: v.pipe(
+  turn: described(string, "The id of the turn: that of its prompt in the session's history."),
+  outcome: described(
     v.picklist(["completed", "aborted"]),
-    v.description("`aborted`: somebody aborted the turn, and `reply` is what the model had written so far."),
+    "`aborted`: somebody aborted the turn, and `reply` is what the model had written so far.",
   ),
   reply: string,
-  usage: v.pipe(
-    v.nullable(usage),
-    v.description("Null if it is not known, because the process that ran the turn died."),
-  ),
+  usage: described(v.nullable(usage), "Null if it is not known, because the process that ran the turn died."),
 });
 
-export const aborted = v.object({ aborted: v.pipe(v.boolean(), v.description("Whether a turn was running.")) });
+export const aborted = v.object({ aborted: described(v.boolean(), "Whether a turn was running.") });
 
 export const transcriptEntry = v.object({
   at: time,
   role: v.picklist(["user", "assistant", "tool"]),
   text: string,
-  turn: v.pipe(number, v.description("The number of the turn in the session, from 1.")),
+  turn: described(number, "The number of the turn in the session, from 1."),
   user: stringOrNull,
   attachments: v.array(string),
   tool: v.nullable(v.object({ name: string, outcome: string })),
   failure: stringOrNull,
-  outcome: v.pipe(
+  outcome: described(
     v.nullable(v.picklist(TURN_OUTCOMES)),
-    v.description("How the turn ended, in the entry that has `failure`. Null for all other entries."),
+    "How the turn ended, in the entry that has `failure`. Null for all other entries.",
   ),
 });
 
@@ -242,12 +231,12 @@ export const caller = v.object({
   groups: v.array(string),
   via: v.picklist(["token", "jwt", "github"]),
   tokenId: string,
-  sessionId: v.pipe(stringOrNull, v.description("The only session that the token is valid for. Null: all.")),
+  sessionId: described(stringOrNull, "The only session that the token is valid for. Null: all."),
   expiresAt: timeOrNull,
-  limits: v.pipe(limits, v.description("The limits of the user. Null: unlimited.")),
+  limits: described(limits, "The limits of the user. Null: unlimited."),
   used: v.object({
     sessions: number,
-    connections: v.pipe(number, v.description("Connections at the front door of this host, and requests in flight.")),
+    connections: described(number, "Connections at the front door of this host, and requests in flight."),
     turnsPerMinute: numberOrNull,
     concurrentTurns: numberOrNull,
     tokensPerDay: numberOrNull,
@@ -281,7 +270,7 @@ export const pool = v.object({ state: v.picklist(["open", "closed"]), reason: st
 export const stoppedServer = v.object({
   id: string,
   outcome: v.picklist(["drained", "killed", "already-stopped"]),
-  cut: v.pipe(v.array(string), v.description("Sessions whose turn was cut.")),
+  cut: described(v.array(string), "Sessions whose turn was cut."),
 });
 export const stopped = v.object({ stopped: v.array(stoppedServer) });
 export const restarted = v.object({ ...stopped.entries, servers: v.array(server) });
@@ -292,11 +281,11 @@ const tokenFields = {
   expiresAt: timeOrNull,
   scopes: v.array(v.picklist(SCOPES)),
   sessionId: stringOrNull,
-  label: v.pipe(stringOrNull, v.description("The purpose of the token, as its issuer wrote it.")),
+  label: described(stringOrNull, "The purpose of the token, as its issuer wrote it."),
 };
 export const token = v.object({ ...tokenFields, createdAt: time, expired: v.boolean(), lastUsedAt: timeOrNull });
 export const tokens = v.object({ tokens: v.array(token), next });
 export const issued = v.object({
-  token: v.pipe(string, v.description("The token itself. No other answer ever shows it.")),
+  token: described(string, "The token itself. No other answer ever shows it."),
   ...tokenFields,
 });

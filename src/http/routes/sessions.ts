@@ -1,7 +1,7 @@
 import { sha256 } from "../../base/values/text.js";
 import { sessionChanged } from "../../sessions/problems.js";
 import type { SessionView } from "../../sessions/view.js";
-import { type AnyRoute, route } from "../route.js";
+import { type AnyRoute, Reply, route } from "../route.js";
 import { given, pageOf } from "./fields.js";
 import * as s from "./schemas.js";
 
@@ -9,14 +9,10 @@ import * as s from "./schemas.js";
 const CREATE_MS = 60_000;
 
 export const SESSION_ROUTES: readonly AnyRoute[] = [
-  route({
-    method: "POST",
-    path: "/v1/sessions",
+  route("Sessions", "POST /v1/sessions", {
     operation: "createSession",
     action: "useAll",
-    about: "none",
     isWork: true,
-    tag: "Sessions",
     summary: "Create a session",
     description:
       "The session belongs to the caller. Starts the caller's server if it does not run. The caller's requests with the same " +
@@ -34,23 +30,19 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
         signal,
       };
       const session = await fleet.createSession(gitHubToken === null ? options : { ...options, gitHubToken });
-      return { headers: { Location: `/v1/sessions/${encodeURIComponent(session.id)}` }, body: { session } };
+      return new Reply({ headers: { Location: `/v1/sessions/${encodeURIComponent(session.id)}` }, body: { session } });
     },
   }),
-  route({
-    method: "GET",
-    path: "/v1/sessions",
+  route("Sessions", "GET /v1/sessions", {
     operation: "listSessions",
     action: "readAll",
-    about: "none",
-    tag: "Sessions",
     summary: "List sessions",
     description:
       "Lists the sessions that the caller owns or is a member of, the newest first. With the scope `admin`, also those of other users, without their titles and conversations.",
     actionOf: ({ user, all }, identity) =>
       all === undefined && (user ?? identity.user) === identity.user ? "readAll" : "manage",
     query: s.sessionFilter,
-    answer: { status: 200, description: "One page of sessions.", schema: s.sessionPage },
+    answer: { description: "One page of sessions.", schema: s.sessionPage },
     handle: async ({ fleet, identity, query: { limit, cursor, all, user: given, state, purpose } }) => {
       const user = given ?? (all === undefined ? identity.user : undefined);
       const { page, next } = pageOf(await fleet.listSessions({ user, state, purpose }), { limit, cursor });
@@ -58,70 +50,53 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
       const sessions = page.map((session) =>
         [session.owner, ...session.members].includes(identity.user) ? session : { ...session, title: null },
       );
-      return { body: { sessions, next } };
+      return { sessions, next };
     },
   }),
-  route({
-    method: "GET",
-    path: "/v1/sessions/{id}",
+  route("Sessions", "GET /v1/sessions/{id}", {
     operation: "getSession",
     action: "read",
-    about: "session",
-    tag: "Sessions",
     summary: "Show one session",
     description: "With the `ETag` of an earlier answer as `If-None-Match`, the answer is 304 if nothing has changed.",
-    params: s.path,
-    answer: { status: 200, description: "The session.", schema: s.oneSession, headers: ["ETag"] },
-    errors: [404],
-    handle: async ({ fleet, identity: { user }, params: { id }, ifNoneMatch }) => {
+    answer: { description: "The session.", schema: s.oneSession, headers: ["ETag"] },
+    handle: async ({ fleet, identity: { user }, params: { id }, header }) => {
       const session = await fleet.sessions.get(id, { user });
       const etag = etagOf(session);
-      return isKnown(etag, ifNoneMatch)
-        ? { status: 304, headers: { ETag: etag } }
-        : { headers: { ETag: etag }, body: { session } };
+      return isKnown(etag, header("If-None-Match"))
+        ? new Reply({ status: 304, headers: { ETag: etag } })
+        : new Reply({ headers: { ETag: etag }, body: { session } });
     },
   }),
-  route({
-    method: "PATCH",
-    path: "/v1/sessions/{id}",
+  route("Sessions", "PATCH /v1/sessions/{id}", {
     operation: "updateSession",
     action: "useAll",
-    about: "session",
-    tag: "Sessions",
     summary: "Change the title, the members, the TTL or the purpose of a session",
     description:
       "Only the owner may do this. A field that is left out stays as it is. Null sets a field to its default. With the `ETag` of " +
       "an earlier answer as `If-Match`, changes nothing if the session has changed since.",
     takesIfMatch: true,
-    params: s.path,
     body: s.changedSession,
-    answer: { status: 200, description: "The session after the change.", schema: s.oneSession, headers: ["ETag"] },
-    errors: [404, 412],
-    handle: async ({ fleet, identity: { user }, params: { id }, body, ifMatch }) => {
-      const expected = await expectedBy(ifMatch, async () => await fleet.sessions.get(id, { user }));
+    answer: { description: "The session after the change.", schema: s.oneSession, headers: ["ETag"] },
+    errors: [412],
+    handle: async ({ fleet, identity: { user }, params: { id }, body, header }) => {
+      const expected = await expectedBy(header("If-Match"), async () => await fleet.sessions.get(id, { user }));
       const session = await fleet.sessions.update(id, { user, ...given({ expected }), ...body });
-      return { headers: { ETag: etagOf(session) }, body: { session } };
+      return new Reply({ headers: { ETag: etagOf(session) }, body: { session } });
     },
   }),
-  route({
-    method: "DELETE",
-    path: "/v1/sessions/{id}",
+  route("Sessions", "DELETE /v1/sessions/{id}", {
     operation: "deleteSession",
     action: "useAll",
-    about: "session",
-    tag: "Sessions",
     summary: "Delete a session with its history",
     description:
       "Only the owner may do this, and not during a turn. With the `ETag` of an earlier answer as `If-Match`, deletes nothing if " +
       "the session has changed since.",
     takesIfMatch: true,
-    params: s.path,
     answer: { status: 204, description: "The session is deleted.", schema: null },
-    errors: [404, 409, 412, 502, 504],
-    handle: async ({ fleet, identity: { user }, params: { id }, ifMatch }) => {
-      await expectedBy(ifMatch, async () => await fleet.sessions.get(id, { user }));
+    errors: [409, 412, 502, 504],
+    handle: async ({ fleet, identity: { user }, params: { id }, header }) => {
+      await expectedBy(header("If-Match"), async () => await fleet.sessions.get(id, { user }));
       await fleet.sessions.delete([id], { user });
-      return {};
     },
   }),
 ];

@@ -2,10 +2,10 @@ import * as v from "valibot";
 import type { TurnResult } from "../../hosts/options.js";
 import type { RequestChange } from "../../sessions/requests.js";
 import type { ApiFleet, SessionEvent } from "../fleet.js";
-import { type AnyRoute, route } from "../route.js";
+import { type AnyRoute, Reply, route } from "../route.js";
 import { type EventStream, MOST_WAITING_BYTES, type StreamEvent, tooSlow } from "../sse.js";
-import { given, TURN_MS } from "./fields.js";
-import { request } from "./request-schemas.js";
+import { described, given, TURN_MS } from "./fields.js";
+import { request } from "./requests.js";
 import * as s from "./schemas.js";
 import { object, time, turn } from "./schemas.js";
 
@@ -42,9 +42,9 @@ const events = v.optional(
 const turnQuery = object({
   events,
   abort: v.optional(
-    v.pipe(
+    described(
       v.picklist(["disconnect"], "disconnect"),
-      v.description("With `disconnect`, the turn is aborted when the client closes the connection."),
+      "With `disconnect`, the turn is aborted when the client closes the connection.",
     ),
   ),
 });
@@ -52,9 +52,9 @@ const turnQuery = object({
 const eventsQuery = object({
   events,
   follow: v.optional(
-    v.pipe(
+    described(
       v.picklist(["true", "false"], "true, false"),
-      v.description("With `false`, the stream ends with the last event that is recorded. Default: `true`."),
+      "With `false`, the stream ends with the last event that is recorded. Default: `true`.",
     ),
   ),
 });
@@ -72,36 +72,34 @@ const open = <Entries extends v.ObjectEntries>(entries: Entries) => v.objectWith
 
 /** The schema of an event of the runtime, with the fields that clients need. */
 function runtimeEvent(type: string, description: string, data: v.ObjectEntries) {
-  return v.pipe(
+  return described(
     open({
       type: v.picklist([type]),
       id: string,
       timestamp: time,
-      agentId: v.optional(v.pipe(string, v.description("The sub-agent whose event this is."))),
+      agentId: v.optional(described(string, "The sub-agent whose event this is.")),
       data: open(data),
     }),
-    v.description(description),
+    description,
   );
 }
 
-const toolCallId = v.pipe(string, v.description("The same in both events of a call."));
+const toolCallId = described(string, "The same in both events of a call.");
 
 /** The schemas of the events' data, for the OpenAPI document. `problem` is missing, because its schema is there. */
 export const SESSION_EVENTS = {
   "user.message": runtimeEvent("user.message", "A prompt.", {
     content: string,
-    messageId: v.optional(v.pipe(string, v.description("The id of the turn."))),
-    source: v.optional(
-      v.pipe(string, v.description("The sender, if it is not the user, such as a part of the runtime.")),
-    ),
+    messageId: v.optional(described(string, "The id of the turn.")),
+    source: v.optional(described(string, "The sender, if it is not the user, such as a part of the runtime.")),
   }),
   "assistant.message_delta": runtimeEvent("assistant.message_delta", "A piece of a reply. Not recorded.", {
-    messageId: v.pipe(string, v.description("The message that the piece belongs to.")),
+    messageId: described(string, "The message that the piece belongs to."),
     deltaContent: string,
   }),
   "assistant.message": runtimeEvent("assistant.message", "A message of the model, in full.", {
     messageId: string,
-    content: v.pipe(string, v.description("Empty if the model only calls tools.")),
+    content: described(string, "Empty if the model only calls tools."),
     toolRequests: v.optional(v.array(open({ toolCallId: string, name: string }))),
   }),
   "tool.execution_start": runtimeEvent("tool.execution_start", "A tool call begins.", {
@@ -119,7 +117,7 @@ export const SESSION_EVENTS = {
   "request.closed": request,
   "session.error": runtimeEvent("session.error", "The turn failed.", {
     message: string,
-    statusCode: v.optional(v.pipe(v.number(), v.description("The status of the model service's answer."))),
+    statusCode: v.optional(described(v.number(), "The status of the model service's answer.")),
   }),
   abort: runtimeEvent("abort", "The turn was aborted.", { reason: string }),
   "session.shutdown": runtimeEvent("session.shutdown", "The session was unloaded. A turn that runs is cut.", {}),
@@ -130,32 +128,26 @@ export const SESSION_EVENTS = {
 const { "assistant.message_delta": _, "turn.end": __, ...RECORDED_EVENTS } = SESSION_EVENTS;
 
 export const TURN_ROUTES: readonly AnyRoute[] = [
-  route({
-    method: "POST",
-    path: "/v1/sessions/{id}/turns",
+  route("Turns", "POST /v1/sessions/{id}/turns", {
     operation: "runTurn",
     action: "use",
-    about: "session",
     isWork: true,
-    tag: "Turns",
     summary: "Run one turn",
     description:
       "Sends the prompt, and answers when the turn is over. If somebody else's turn runs in the session, the prompt waits up to " +
       "30 seconds for its end. The turn continues if the client disconnects, unless the client asks otherwise with `abort`. " +
       "With `Accept: text/event-stream`, the answer is the stream of the turn's events, which begins with the turn. The caller's " +
       "requests with the same `Idempotency-Key` are one turn, and all get its reply.",
-    params: s.path,
     query: turnQuery,
     body: s.prompt,
     isRepeatable: true,
     answer: {
-      status: 200,
       description: "The reply.",
       schema: s.turn,
       stream: "The events of the turn. The last one is `turn.end`, with the reply, or `problem`, with the error.",
       events: SESSION_EVENTS,
     },
-    errors: [404, 409, 413, 429, 502, 504],
+    errors: [409, 413, 429, 502, 504],
     limitMs: TURN_MS,
     handle: async (call) => {
       const { fleet, identity, params, query, body, gitHubToken, signal, lasting, draining } = call;
@@ -171,35 +163,29 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
           askUntil: draining,
           ...listeners,
         });
-      if (call.acceptsStream) return await streamTurn(begin, selection(query.events));
-      return { body: turnOf(await begin()) };
+      if (call.acceptsStream) return new Reply(await streamTurn(begin, selection(query.events)));
+      return turnOf(await begin());
     },
   }),
-  route({
-    method: "GET",
-    path: "/v1/sessions/{id}/events",
+  route("Turns", "GET /v1/sessions/{id}/events", {
     operation: "streamEvents",
     action: "read",
-    about: "session",
-    tag: "Turns",
     summary: "Stream the events of a session",
     description:
       "Streams the recorded events of the session, from its beginning, and then those that are added. With the id of an event " +
       "as `Last-Event-ID`, begins after that event, at any host of the fleet. Each event comes once. The stream has no deltas: " +
       "the stream of a turn has them. Starts no server.",
-    params: s.path,
     query: eventsQuery,
     answer: {
-      status: 200,
       description: "The events.",
       schema: null,
       stream: "The events, each with its id. If the stream fails, its last event is `problem`, with the error.",
       events: RECORDED_EVENTS,
     },
-    errors: [404, 409],
+    errors: [409],
     limitMs: null,
-    handle: async ({ fleet, identity: { user }, params: { id }, query, lastEventId, signal }) => {
-      const options = { user, ...given({ after: lastEventId }) };
+    handle: async ({ fleet, identity: { user }, params: { id }, query, header, signal }) => {
+      const options = { user, ...given({ after: header("Last-Event-ID") }) };
       // Ask for one event, so that an unknown `Last-Event-ID` fails here, before the stream begins. After an error in a
       // stream, the client would connect with the same id again and again.
       for await (const _ of fleet.readEvents(id, { ...options, signal })) break;
@@ -207,45 +193,32 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
       const isWanted = selection(query.events);
       const events = recorded(fleet.readEvents(id, { ...options, follow, signal }), isWanted, signal);
       const between = requestsOf(fleet, { id, user });
-      return { stream: follow && isWanted("request.opened") ? { events, between } : { events } };
+      return new Reply({ stream: follow && isWanted("request.opened") ? { events, between } : { events } });
     },
   }),
-  route({
-    method: "POST",
-    path: "/v1/sessions/{id}/abort",
+  route("Turns", "POST /v1/sessions/{id}/abort", {
     operation: "abortTurn",
     action: "use",
-    about: "session",
-    tag: "Turns",
     summary: "Abort the turn that runs in a session",
     description:
       "Aborts the turn, whichever client began it. In a collaborative session, nobody can abort the turn of another member. The " +
       "request that began the turn is answered with what the model had written so far.",
-    params: s.path,
     body: s.nothing,
     isBodyOptional: true,
     answer: { status: 202, description: "The server was told to abort the turn.", schema: s.aborted },
-    errors: [404, 409, 502, 504],
-    handle: async ({ fleet, identity: { user }, params: { id } }) => ({
-      body: await fleet.sessions.abort(id, { user }),
-    }),
+    errors: [409, 502, 504],
+    handle: async ({ fleet, identity: { user }, params: { id } }) => await fleet.sessions.abort(id, { user }),
   }),
-  route({
-    method: "GET",
-    path: "/v1/sessions/{id}/transcript",
+  route("Turns", "GET /v1/sessions/{id}/transcript", {
     operation: "getTranscript",
     action: "read",
-    about: "session",
-    tag: "Turns",
     summary: "Read the conversation so far",
     description: "Starts no server, and works during a turn, too.",
-    params: s.path,
     query: s.transcriptQuery,
-    answer: { status: 200, description: "The conversation.", schema: s.transcript },
-    errors: [404, 409],
-    handle: async ({ fleet, identity: { user }, params: { id }, query: { turns }, signal }) => ({
-      body: await fleet.sessions.transcript(id, { user, turns, signal }),
-    }),
+    answer: { description: "The conversation.", schema: s.transcript },
+    errors: [409],
+    handle: async ({ fleet, identity: { user }, params: { id }, query: { turns }, signal }) =>
+      await fleet.sessions.transcript(id, { user, turns, signal }),
   }),
 ];
 
@@ -274,12 +247,6 @@ function requestsOf(fleet: ApiFleet, whose: { id: string; user: string }): NonNu
   return (send) => fleet.onRequests(whose, ({ type, request }) => send({ event: type, data: request }));
 }
 
-/** The stream of a turn. `done` settles when the turn is over. The turn continues if the client leaves. */
-interface TurnStream {
-  stream: EventStream;
-  done: Promise<void>;
-}
-
 export interface TurnListeners {
   onEvent: (event: SessionEvent) => void;
   onRequest?: (change: RequestChange) => void;
@@ -290,12 +257,13 @@ export interface TurnListeners {
  * last event is `turn.end`.
  *
  * @param isWanted whether the client gets an event of this type
+ * @returns also `done`, which settles when the turn is over. The turn continues if the client leaves.
  * @throws the error of a turn that fails before its first event
  */
 export async function streamTurn(
   begin: (listeners: TurnListeners) => PromiseLike<TurnResult>,
   isWanted: (type: string) => boolean,
-): Promise<TurnStream> {
+): Promise<{ stream: EventStream; done: Promise<void> }> {
   const waiting = new WaitingEvents();
   const done = (async () => {
     try {
@@ -344,7 +312,7 @@ class WaitingEvents {
   #isOver = false;
   #failure: unknown;
   #wake = (): void => undefined;
-  #stopGathering = (): void => undefined;
+  #endGathering = (): void => undefined;
 
   push(event: StreamEvent): void {
     if (this.#isOver || (event.event === null && event.id === undefined)) return;
@@ -361,20 +329,8 @@ class WaitingEvents {
   end(failure?: unknown): void {
     if (!this.#isOver) this.#failure = failure;
     this.#isOver = true;
-    this.#stopGathering();
+    this.#endGathering();
     this.#wake();
-  }
-
-  /** Waits for {@link GATHER_MS}, so that more events can be added, or until the turn ends. */
-  async #gathered(): Promise<void> {
-    if (this.#isOver) return;
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, GATHER_MS);
-      this.#stopGathering = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
   }
 
   /** Resolves when there is an event, or when the turn is over. @throws the turn's error if there is no event */
@@ -392,7 +348,11 @@ class WaitingEvents {
         this.#events = [];
         this.#bytes = 0;
         yield events;
-        if (events.some(({ event }) => event === DELTA)) await this.#gathered();
+        if (this.#isOver || !events.some(({ event }) => event === DELTA)) continue;
+        await new Promise<void>((resolve) => {
+          this.#endGathering = resolve;
+          setTimeout(resolve, GATHER_MS);
+        });
       }
     } finally {
       this.end();

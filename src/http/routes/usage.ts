@@ -1,22 +1,19 @@
 import * as v from "valibot";
 import { USAGE_BY } from "../../base/usage.js";
 import { type AnyRoute, route } from "../route.js";
-import { given, object, text } from "./fields.js";
+import { described, given, object, text } from "./fields.js";
 import * as s from "./schemas.js";
 
 const ALLOWED_BY = "user, session, model, token or day";
 const ALLOWED_SINCE = 'how long ago, such as "24h", or a time in ISO 8601';
 
 const query = object({
-  by: v.pipe(v.optional(v.picklist(USAGE_BY, ALLOWED_BY)), v.description("The meaning of a row. Default: `user`.")),
-  since: v.pipe(
+  by: described(v.optional(v.picklist(USAGE_BY, ALLOWED_BY)), "The meaning of a row. Default: `user`."),
+  since: described(
     v.optional(text(ALLOWED_SINCE, 100)),
-    v.description("The beginning: how long ago, such as `24h`, or a time in ISO 8601. Default: 24 hours ago."),
+    "The beginning: how long ago, such as `24h`, or a time in ISO 8601. Default: 24 hours ago.",
   ),
-  user: v.pipe(
-    v.optional(s.id),
-    v.description("Only the usage of this user. Needs scope `admin`, unless it is the caller."),
-  ),
+  user: described(v.optional(s.id), "Only the usage of this user. Needs scope `admin`, unless it is the caller."),
 });
 
 const numberOrNull = v.nullable(v.number());
@@ -27,38 +24,32 @@ const counts = {
   outputTokens: numberOrNull,
   cacheReadTokens: numberOrNull,
   credits: numberOrNull,
-  cost: v.pipe(numberOrNull, v.description("By `provider.prices`. Null if a model has no price.")),
+  cost: described(numberOrNull, "By `provider.prices`. Null if a model has no price."),
 };
 
 const report = v.object({
   from: v.string(),
   to: v.string(),
   by: v.picklist(USAGE_BY),
-  usage: v.pipe(
+  usage: described(
     v.array(v.object({ key: v.nullable(v.string()), ...counts })),
-    v.description(
-      "A row for each user, session, model, token id or day. The model gateway estimates numbers that the model service does not report. A number is null if neither reported nor estimated.",
-    ),
+    "A row for each user, session, model, token id or day. The model gateway estimates numbers that the model service does not report. A number is null if neither reported nor estimated.",
   ),
   total: v.object(counts),
 });
 
 export const USAGE_ROUTES: readonly AnyRoute[] = [
-  route({
-    method: "GET",
-    path: "/v1/usage",
+  route("Caller", "GET /v1/usage", {
     operation: "getUsage",
     actionOf: ({ user }, identity) => (user === undefined || user === identity.user ? "readAll" : "manage"),
     action: "readAll",
-    about: "none",
-    tag: "Caller",
     summary: "Show what was used: turns, model requests and tokens",
     description: "Shows the caller's own usage. With scope `admin`, shows that of all users.",
     query,
-    answer: { status: 200, description: "The usage.", schema: report },
+    answer: { description: "The usage.", schema: report },
     handle: async ({ fleet, identity, query: { user, ...rest } }) => {
       const own = identity.scopes.includes("admin") ? undefined : identity.user;
-      return { body: await fleet.usageReport(given({ ...rest, user: user ?? own })) };
+      return await fleet.usageReport(given({ ...rest, user: user ?? own }));
     },
   }),
 ];

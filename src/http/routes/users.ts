@@ -3,9 +3,8 @@ import type { LimitView } from "../../accounts/limits.js";
 import { validateUser } from "../../base/ids.js";
 import { FIXED_LIMITS, USER_LIMITS, type UserLimit } from "../../base/user-limits.js";
 import { type AnyRoute, route } from "../route.js";
-import { given, object } from "./fields.js";
+import { described, given, object } from "./fields.js";
 import * as s from "./schemas.js";
-import { path } from "./schemas.js";
 
 /** A suspension waits for the user's servers to stop. */
 const SUSPEND_MS = 60_000;
@@ -13,23 +12,23 @@ const SUSPEND_MS = 60_000;
 const PURGE_MS = 10 * 60_000;
 
 const number = v.number();
-const count = (what: string) => v.pipe(number, v.description(what));
+const count = (what: string) => described(number, what);
 const suspension = { since: s.time, reason: v.nullable(v.string()) };
 const suspendBody = object({
-  reason: v.optional(v.pipe(s.label, v.description("Why, for other operators. Not blank."))),
+  reason: v.optional(described(s.label, "Why, for other operators. Not blank.")),
 });
 const suspended = v.object({
   user: v.string(),
   ...suspension,
-  known: v.pipe(v.boolean(), v.description("Whether the user has a session, a server or a token.")),
-  stopped: v.pipe(s.stopped.entries.stopped, v.description("The servers of the user that were stopped.")),
+  known: described(v.boolean(), "Whether the user has a session, a server or a token."),
+  stopped: described(s.stopped.entries.stopped, "The servers of the user that were stopped."),
 });
 const user = v.object({
   user: v.string(),
   sessions: count("The sessions that the user owns."),
   servers: count("The servers that belong to the user, running or not, on all hosts."),
   tokens: count("The tokens that were issued and not revoked."),
-  suspended: v.pipe(v.nullable(v.object(suspension)), v.description("Null unless the user is suspended.")),
+  suspended: described(v.nullable(v.object(suspension)), "Null unless the user is suspended."),
 });
 const users = v.object({ users: v.array(user) });
 const receipt = v.object({
@@ -38,74 +37,52 @@ const receipt = v.object({
   servers: number,
   tokens: number,
   bytes: count("The bytes of the files that were erased."),
-  remains: v.pipe(
+  remains: described(
     v.array(v.object({ host: v.nullable(v.string()), what: v.string(), why: v.string() })),
-    v.description("The parts that could not be erased, and the reasons. Empty if the erasure is complete."),
+    "The parts that could not be erased, and the reasons. Empty if the erasure is complete.",
   ),
   dryRun: v.boolean(),
 });
 
 export const USER_ROUTES: readonly AnyRoute[] = [
-  route({
-    method: "GET",
-    path: "/v1/users",
+  route("Users", "GET /v1/users", {
     operation: "listUsers",
     action: "manage",
-    about: "none",
-    tag: "Users",
     summary: "List the users",
     description: "Lists the users who have a session, a server or a token, or are suspended, by name.",
-    answer: { status: 200, description: "The users.", schema: users },
-    handle: async ({ fleet }) => ({ body: { users: await fleet.users.list() } }),
+    answer: { description: "The users.", schema: users },
+    handle: async ({ fleet }) => ({ users: await fleet.users.list() }),
   }),
-  route({
-    method: "POST",
-    path: "/v1/users/{id}/suspend",
+  route("Users", "POST /v1/users/{id}/suspend", {
     operation: "suspendUser",
     action: "manage",
-    about: "none",
-    tag: "Users",
     summary: "Suspend a user",
     description:
       "Refuses the user at every entry point, with all credentials (403, `FLEET_USER_SUSPENDED`). The user's turns and connections end within seconds, on all hosts, and the user's own servers stop. Data stays. The fleet need not know the user.",
-    params: s.path,
     body: suspendBody,
     isBodyOptional: true,
-    answer: { status: 200, description: "The user is suspended.", schema: suspended },
+    answer: { description: "The user is suspended.", schema: suspended },
     limitMs: SUSPEND_MS,
-    handle: async ({ fleet, params: { id }, body }) => ({ body: await fleet.users.suspend(id, given(body)) }),
+    handle: async ({ fleet, params: { id }, body }) => await fleet.users.suspend(id, given(body)),
   }),
-  route({
-    method: "POST",
-    path: "/v1/users/{id}/resume",
+  route("Users", "POST /v1/users/{id}/resume", {
     operation: "resumeUser",
     action: "manage",
-    about: "none",
-    tag: "Users",
     summary: "End the suspension of a user",
     description: "The user's credentials are valid again.",
-    params: s.path,
-    answer: { status: 200, description: "The user is no longer suspended.", schema: v.object({ user: v.string() }) },
-    errors: [404],
-    handle: async ({ fleet, params: { id } }) => ({ body: await fleet.users.resume(id) }),
+    answer: { description: "The user is no longer suspended.", schema: v.object({ user: v.string() }) },
+    handle: async ({ fleet, params: { id } }) => await fleet.users.resume(id),
   }),
-  route({
-    method: "DELETE",
-    path: "/v1/users/{id}",
+  route("Users", "DELETE /v1/users/{id}", {
     operation: "purgeUser",
     action: "manage",
-    about: "none",
-    tag: "Users",
     summary: "Erase all data of a user",
     description:
       "Stops the user's servers at once and erases sessions, histories, homes and tokens on all hosts. In usage and events, a pseudonym replaces the name. If it is interrupted, the same request finishes it.",
-    params: s.path,
-    answer: { status: 200, description: "The receipt, with everything that remains.", schema: receipt },
-    errors: [404],
+    answer: { description: "The receipt, with everything that remains.", schema: receipt },
     limitMs: PURGE_MS,
-    handle: async ({ fleet, params: { id }, lasting }) => ({
-      body: await fleet.users.purge(validateUser(id), { signal: lasting }),
-    }),
+    handle: async ({ fleet, params: { id }, lasting }) =>
+      await fleet.users.purge(validateUser(id), { signal: lasting }),
   }),
 ];
 
@@ -131,44 +108,34 @@ const userLimits = v.object({
     v.readonly(),
     v.description("The groups of the user that `limits.groups` names, as of the last sign-on that named groups."),
   ),
-  limits: v.pipe(v.object(each(numberOrNull)), v.description("The limits in force. Null: unlimited.")),
-  used: v.pipe(v.object(each(numberOrNull)), v.description("The used part of each limit. Null: nobody counts it.")),
-  sources: v.pipe(
+  limits: described(v.object(each(numberOrNull)), "The limits in force. Null: unlimited."),
+  used: described(v.object(each(numberOrNull)), "The used part of each limit. Null: nobody counts it."),
+  sources: described(
     v.object(each(v.string())),
-    v.description("Where each limit comes from: `default`, `group:` and the name of a group, or `user`."),
+    "Where each limit comes from: `default`, `group:` and the name of a group, or `user`.",
   ),
 });
 
 export const LIMIT_ROUTES: readonly AnyRoute[] = [
-  route({
-    method: "GET",
-    path: "/v1/users/{id}/limits",
+  route("Users", "GET /v1/users/{id}/limits", {
     operation: "getUserLimits",
     action: "manage",
-    about: "none",
-    tag: "Users",
     summary: "Show the limits of a user",
     description: "Also shows what is used of them, and where each comes from.",
-    params: path,
-    answer: { status: 200, description: "The limits.", schema: userLimits },
-    handle: async ({ fleet, params: { id } }) => ({ body: await shown(fleet.limits.get(id)) }),
+    answer: { description: "The limits.", schema: userLimits },
+    handle: async ({ fleet, params: { id } }) => await shown(fleet.limits.get(id)),
   }),
-  route({
-    method: "PUT",
-    path: "/v1/users/{id}/limits",
+  route("Users", "PUT /v1/users/{id}/limits", {
     operation: "setUserLimits",
     action: "manage",
-    about: "none",
-    tag: "Users",
     summary: "Replace the limits of a user",
     description:
       "A limit that is left out is again that of the user's groups, or that of everybody. An empty object removes all limits of this user alone. All hosts follow within a second.",
-    params: path,
     body: object(each(limit)),
-    answer: { status: 200, description: "The limits.", schema: userLimits },
+    answer: { description: "The limits.", schema: userLimits },
     handle: async ({ fleet, params: { id }, body }) => {
       const wanted = { ...each("default" as const), ...given(body) };
-      return { body: await shown(fleet.limits.set(id, wanted)) };
+      return await shown(fleet.limits.set(id, wanted));
     },
   }),
 ];
@@ -178,34 +145,28 @@ async function shown(view: Promise<LimitView>): Promise<v.InferOutput<typeof use
 }
 
 export const CALLER_ROUTES: readonly AnyRoute[] = [
-  route({
-    method: "GET",
-    path: "/v1/me",
+  route("Caller", "GET /v1/me", {
     operation: "getCaller",
     action: "read",
-    about: "none",
-    tag: "Caller",
     summary: "Show who the caller is",
     description:
       "Shows the caller's user id, the scopes of the token, the limits of the user, and what is used of them.",
-    answer: { status: 200, description: "The caller.", schema: s.caller },
+    answer: { description: "The caller.", schema: s.caller },
     limitMs: 10_000,
     handle: async ({ fleet, identity, limits }) => {
       const { user, scopes, groups, via, tokenId, sessionId = null, expiresAt } = identity;
       const view = await fleet.limits.get(user);
       const used = { ...view.used, sessions: view.used.sessions ?? 0, connections: limits.connections };
       return {
-        body: {
-          user,
-          scopes: [...scopes],
-          groups: [...groups],
-          via,
-          tokenId,
-          sessionId,
-          expiresAt,
-          limits: { ...view.limits, ...FIXED_LIMITS.default },
-          used,
-        },
+        user,
+        scopes: [...scopes],
+        groups: [...groups],
+        via,
+        tokenId,
+        sessionId,
+        expiresAt,
+        limits: { ...view.limits, ...FIXED_LIMITS.default },
+        used,
       };
     },
   }),
