@@ -20,7 +20,7 @@ interface Candidate {
   description: string | null;
 }
 
-/** What may be typed at the cursor: fixed words, ids of these kinds, or names of files. */
+/** The possible words at the cursor: fixed words, ids of these kinds, or names of files. */
 interface Place {
   fixed?: Candidate[];
   ids?: readonly IdKind[];

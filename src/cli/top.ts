@@ -422,7 +422,7 @@ const [LOG_LINES, TRANSCRIPT_TURNS] = [1_000, 50];
 interface Action {
   view: ViewName;
   label: string;
-  /** What the action does, while it runs. */
+  /** The name of the action while it runs. */
   doing: string;
   /** The question before an action that interrupts somebody; undefined for an action that only reads. */
   question?: (target: string) => string;

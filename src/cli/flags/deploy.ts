@@ -4,7 +4,7 @@ import { quote } from "../../base/errors.js";
 import { blankFault, textFault, wholeNumberFault } from "../../base/values/text.js";
 import { choiceFlag, integerFlag, usage, withRules } from "./flags.js";
 
-/** What the value of a flag must be. */
+/** The rule for the value of a flag. */
 interface Kind {
   helpValue: string;
   pattern: RegExp;
