@@ -16,8 +16,6 @@ export const REMOVED: Readonly<Record<string, string>> = {
   "events.maxSize": "The audit log of a host takes at most 256 MB.",
   "limits.*.requestsInFlight": "A user may have 2000 unanswered requests, and all users together 20000.",
   "limits.*.unreadBytes": "The front door holds 64 MB for a user, and 512 MB for all users together.",
-  "health.restarts": "A server that crashes is started again five times in a row.",
-  "health.stalledTurn": "A turn without an event for 10 minutes counts as stalled.",
   "limits.total.sessions": "limits.default.sessions limits the sessions of each user.",
   "sandbox.unixSockets": 'Under sandbox.mode "bwrap", servers may use Unix sockets.',
   "host.peers": "A host proves itself by its TLS certificate and by the key of the records.",

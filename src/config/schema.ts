@@ -342,6 +342,12 @@ const health = section(
       inWords: '`"2s"`, or `health.interval` if that is shorter',
     }),
     failures: key(is.count(), 3, "The number of unanswered probes in a row that make a server count as hung."),
+    restarts: key(
+      is.count(),
+      5,
+      "How many times in a row a server that crashes is started again. The next crash abandons it.",
+    ),
+    stalledTurn: key(is.wait(), "10m", "How long a turn may be silent before it counts as stalled in the metrics."),
   },
   ({ timeoutMs, ...rest }) => ({
     ...rest,

@@ -8,7 +8,7 @@ import { ownLimit } from "../runtime/launch/launch.js";
 import { provenEndpoint } from "../runtime/process/probe.js";
 import { isAlive } from "../runtime/process/process-table.js";
 import { closedBy } from "../servers/admission.js";
-import { endHung, MOST_RESTARTS, recordCrashLoop, recordHealth } from "../servers/repair.js";
+import { endHung, recordCrashLoop, recordHealth } from "../servers/repair.js";
 import { isBroken, isClaimed, isDesired } from "../servers/server.js";
 import type { LoopTimer, Operations, ServeContext } from "./context.js";
 import type { RestartReason } from "./report/metrics.js";
@@ -141,14 +141,14 @@ export class Reconciler {
   #giveUp(server: ServerRecord): void {
     const { id, crashes } = server;
     if (this.#operations.isBusy(id) || !this.#restarts.giveUp(id)) return;
-    const { store, metrics, log } = this.#context;
+    const { store, config, metrics, log } = this.#context;
     metrics.series.crashLoops.inc();
     log("error", `server ${id} ended ${crashes} times in a row and is not started again`, {
       server: id,
       failure: server.failure,
     });
     this.#operations.begin("its crash loop could not be recorded", id, async () => {
-      await recordCrashLoop(store, server);
+      await recordCrashLoop(store, server, config.health.restarts);
     });
   }
 
@@ -400,7 +400,7 @@ export class Restarts {
   }
 
   isHopeless(server: ServerRecord): boolean {
-    return server.state === "failed" && this.#inARow(server) > MOST_RESTARTS;
+    return server.state === "failed" && this.#inARow(server) > this.#health.restarts;
   }
 
   /** @returns false if we had already given up on the server */

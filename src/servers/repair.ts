@@ -169,15 +169,12 @@ export async function endHung(
   return true;
 }
 
-/** How many times in a row a server that crashes is started again. The next crash abandons it. */
-export const MOST_RESTARTS = 5;
-
-export async function recordCrashLoop(store: Store, { id, crashes }: ServerRecord): Promise<void> {
+export async function recordCrashLoop(store: Store, { id, crashes }: ServerRecord, restarts: number): Promise<void> {
   await store.registry.update(({ servers }) => {
     const server = servers[id];
     if (server === undefined || server.state !== "failed" || server.crashes !== crashes) return;
     if (server.failure?.startsWith(CRASH_LOOP) === true) return; // an earlier supervisor recorded it
-    server.failure = `${CRASH_LOOP}it ended ${crashes} times in a row, and is not started again. Last time: ${server.failure ?? "the reason is unknown"}`;
+    server.failure = `${CRASH_LOOP}it ended ${crashes} times in a row, and is not started again (health.restarts is ${restarts}). Last time: ${server.failure ?? "the reason is unknown"}`;
   });
 }
 

@@ -49,6 +49,8 @@ describe("defaults", () => {
           intervalMs: 5000,
           timeoutMs: 2000,
           failures: 3,
+          restarts: 5,
+          stalledTurnMs: 600_000,
         },
         recycle: { maxMemoryBytes: 1_073_741_824, maxAgeMs: 86_400_000 },
         drain: { timeoutMs: 30_000 },

@@ -13,9 +13,6 @@ import { knownLoaded, lately } from "../../sessions/memory/open-notes.js";
 import { purgesUnderWay } from "../../store/ports.js";
 import { logFailure, type ServeContext } from "../context.js";
 
-/** The silence after which a turn counts as stalled in the metrics. */
-const STALLED_TURN_MS = 10 * 60_000;
-
 /** Makes the measurements that the metrics show as current values, once per health interval. */
 export class Measurements {
   readonly #context: ServeContext;
@@ -78,7 +75,7 @@ export class Measurements {
   }
 
   #lookAtTurns(running: readonly ServerRecord[]): { inFlight: number; stalled: number } {
-    const { metrics, host, log } = this.#context;
+    const { config, metrics, host, log } = this.#context;
     const nowMs = Date.now();
     const sessions = running.flatMap((server) =>
       lately(server).map((session) => ({
@@ -102,7 +99,7 @@ export class Measurements {
         server: serverId,
         session: sessionId,
       });
-    const stalled = look.inFlight.filter(({ lastEventAtMs }) => nowMs - lastEventAtMs > STALLED_TURN_MS);
+    const stalled = look.inFlight.filter(({ lastEventAtMs }) => nowMs - lastEventAtMs > config.health.stalledTurnMs);
     const known = this.#stalled;
     this.#stalled = new Set(stalled.map(({ sessionId }) => sessionId));
     for (const { serverId, sessionId, startedAtMs, lastEventAtMs } of stalled) {
