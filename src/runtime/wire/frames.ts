@@ -21,6 +21,9 @@ export class ProtocolError extends Error {
 
 const MAX_HEADER_BYTES = 1024;
 const HEADER_END = Buffer.from("\r\n\r\n");
+const USUAL = Buffer.from("Content-Length: ");
+const MAX_DIGITS = 10;
+const ZERO = 0x30;
 const LENGTH = /^content-length: ?(\d{1,10})$/i;
 const TYPE = /^content-type: ?[\x20-\x7e]{1,200}$/i;
 /** JSON-RPC 2.0's code for text that is not JSON. Also used for bytes that are not a frame. */
@@ -96,6 +99,25 @@ export class FrameSplitter {
   /** @returns the length of the frame at `from`, header and body, in bytes; null until its header is complete */
   #readHeader(joined: Buffer, from: number): number | null {
     if (from === joined.length) return null;
+    return this.#readUsualHeader(joined, from) ?? this.#readAnyHeader(joined, from);
+  }
+
+  /**
+   * Reads a header that is only the line with the length, as nearly every header is. A turn has dozens of frames, and
+   * reading this line byte by byte is many times as fast as `#readAnyHeader`. Null for any other or incomplete header.
+   */
+  #readUsualHeader(joined: Buffer, from: number): number | null {
+    for (let at = 0; at < USUAL.length; at++) if (joined[from + at] !== USUAL[at]) return null;
+    let at = from + USUAL.length;
+    let bodyBytes = 0;
+    for (let byte = joined[at]; isDigit(byte); byte = joined[++at]) bodyBytes = bodyBytes * 10 + byte - ZERO;
+    const digits = at - from - USUAL.length;
+    if (digits < 1 || digits > MAX_DIGITS) return null;
+    for (const byte of HEADER_END) if (joined[at++] !== byte) return null;
+    return this.#accept(at - from, bodyBytes);
+  }
+
+  #readAnyHeader(joined: Buffer, from: number): number | null {
     const end = joined.indexOf(HEADER_END, from);
     const headerBytes = (end === -1 ? joined.length : end) - from;
     if (headerBytes > MAX_HEADER_BYTES) throw new ProtocolError("The header of a frame does not end.", PARSE_ERROR);
@@ -122,6 +144,10 @@ export class FrameSplitter {
     this.#pending = rest.length === 0 ? [] : [rest];
     this.#pendingBytes = rest.length;
   }
+}
+
+function isDigit(byte: number | undefined): byte is number {
+  return byte !== undefined && byte >= ZERO && byte <= ZERO + 9;
 }
 
 /** Reads the length strictly, so that no other reader can find a different length in the same header. */

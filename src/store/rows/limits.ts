@@ -152,7 +152,6 @@ export class Limits implements LimitStore {
 
   async forget(user: string): Promise<void> {
     await this.#change(user, () => ({ limits: {}, groups: [] }));
-    // Do not renew these slots any more, because a renewal would find nothing.
     this.#held.delete(nameOf(user));
     await this.#slots.delete(nameOf(user));
   }

@@ -57,7 +57,12 @@ export class SqliteFile {
     this.#options = options;
   }
 
-  /** Like {@link useNow}. While another process holds the database, waits without blocking this process. */
+  /**
+   * Runs `work` in one transaction. While another process holds the database, waits without blocking this process.
+   *
+   * @returns the result of `work`; undefined if it only reads, and there is no file so far
+   * @throws FleetError as the methods of {@link Rows}
+   */
   async use<T>(action: "read" | "write", work: (sql: Sql) => T): Promise<T | undefined> {
     const using = this.#use(action, work);
     this.#underWay.add(using);
@@ -69,37 +74,24 @@ export class SqliteFile {
   }
 
   async #use<T>(action: "read" | "write", work: (sql: Sql) => T): Promise<T | undefined> {
-    const until = performance.now() + (this.#options.patienceMs ?? PATIENCE_MS);
+    const until = performance.now() + this.#patienceMs;
     for (;;) {
-      try {
-        return this.#attempt(action, work);
-      } catch (error) {
-        if (!isBusy(error)) throw this.#explained(action, error);
-        if (performance.now() >= until) throw this.#busy();
-      }
+      const done = this.#attempt(action, work, until);
+      if (done !== null) return done.result;
       await sleep(1 + Math.random() * 9);
     }
   }
 
-  /**
-   * Runs `work` in one transaction.
-   *
-   * @returns the result of `work`; undefined if it only reads, and there is no file so far
-   * @throws FleetError as the methods of {@link Rows}
-   */
+  /** Like {@link use}, but blocks this process during the wait. */
   useNow<T>(action: "read" | "write", work: (sql: Sql) => T): T | undefined {
-    const until = performance.now() + (this.#options.patienceMs ?? PATIENCE_MS);
+    const until = performance.now() + this.#patienceMs;
     for (;;) {
-      try {
-        return this.#attempt(action, work);
-      } catch (error) {
-        if (!isBusy(error)) throw this.#explained(action, error);
-        if (performance.now() >= until) throw this.#busy();
-      }
+      const done = this.#attempt(action, work, until);
+      if (done !== null) return done.result;
     }
   }
 
-  /** Moves all commits into the file itself, so that what was deleted is nowhere any more. */
+  /** Moves all commits into the file itself, and empties the file of commits, which still contains deleted data. */
   async checkpoint(): Promise<void> {
     const open = await this.use("read", () => this.#open);
     open?.database.exec("PRAGMA wal_checkpoint(TRUNCATE)");
@@ -116,9 +108,20 @@ export class SqliteFile {
     this.#open = undefined;
   }
 
-  #attempt<T>(action: "read" | "write", work: (sql: Sql) => T): T | undefined {
-    const open = this.#opened(action);
-    return open === null ? undefined : transact(open, action, work);
+  get #patienceMs(): number {
+    return this.#options.patienceMs ?? PATIENCE_MS;
+  }
+
+  /** @returns null if another process holds the database and the time is not up */
+  #attempt<T>(action: "read" | "write", work: (sql: Sql) => T, until: number): { result: T | undefined } | null {
+    try {
+      const open = this.#opened(action);
+      return { result: open === null ? undefined : transact(open, action, work) };
+    } catch (error) {
+      if (!isBusy(error)) throw this.#explained(action, error);
+      if (performance.now() < until) return null;
+      throw this.#busy();
+    }
   }
 
   #opened(action: "read" | "write"): Open | null {
@@ -156,10 +159,12 @@ export class SqliteFile {
   }
 
   #busy(): FleetError {
-    const waitedMs = this.#options.patienceMs ?? PATIENCE_MS;
     const pid = lockHolder(`${this.#path}-shm`, WRITE_LOCK);
     const holder = pid === null ? "another process" : `process ${pid}`;
-    const error = busyError(this.#path, `is held by ${holder}, which did not release it within ${waitedMs / 1_000} s`);
+    const error = busyError(
+      this.#path,
+      `is held by ${holder}, which did not release it within ${this.#patienceMs / 1_000} s`,
+    );
     if (pid === null) return error;
     return error.reworded(({ message }) => ({
       message,
@@ -205,8 +210,8 @@ export interface RowsOptions extends Omit<FileOptions, "synchronous"> {
   /** The database's clock, in milliseconds. */
   now: () => number;
   /**
-   * Names the clock. When the name changes, the times in the database mean nothing any more, and records with an end are
-   * deleted. For a clock that counts from the start of the machine, this is the boot.
+   * Names the clock. Once another clock has written to the database, all records with an end have ended. For a clock that
+   * counts from the start of the machine, this is the boot.
    */
   clockId: string;
 }
