@@ -7,7 +7,6 @@ import { compareText } from "../base/values/text.js";
 import type { Config } from "../config/schema.js";
 import { listTokens } from "../identity/tokens.js";
 import { ownHostName } from "../runtime/files/shared-storage.js";
-import { listSessionFolders } from "../runtime/history/session-state.js";
 import { sessionStranded } from "../servers/directory.js";
 import { type ServerView, viewServerOf } from "../servers/server.js";
 import type { Stopped } from "../servers/stop.js";
@@ -26,26 +25,6 @@ export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
     Object.values((await hosts.registryOf(host)).servers).map((server) => viewServerOf(host, server)),
   );
   return [...answers.flatMap(({ answer }) => answer), ...(await Promise.all(recorded)).flat()];
-}
-
-/** Adds the number of sessions to each server. On this host, includes sessions that have no record. */
-export function withSessionCounts(
-  servers: readonly ServerView[],
-  records: readonly SessionRecord[],
-  own: string | null,
-): ServerView[] {
-  const counts = new Map<string, number>();
-  const keyOf = (host: string | null, id: string) => JSON.stringify([host, id]);
-  for (const { host, serverId } of records) {
-    const key = keyOf(host ?? own, serverId);
-    counts.set(key, (counts.get(key) ?? 0) + 1);
-  }
-  const recorded = new Set(records.map(({ id }) => id));
-  return servers.map((server) => {
-    const isHere = server.user !== null && server.hostName === own;
-    const found = isHere ? listSessionFolders(server.home).filter((id) => !recorded.has(id)).length : 0;
-    return { ...server, sessions: (counts.get(keyOf(server.hostName, server.id)) ?? 0) + found };
-  });
 }
 
 export interface SessionPlaces extends LinkContext {

@@ -9,6 +9,7 @@ import type { ServerRecord } from "../base/server.js";
 import { type QuotaPart, refuseSuspended } from "../base/usage.js";
 import { sweepTokens } from "../identity/tokens.js";
 import { logPath } from "../runtime/files/server-folder.js";
+import { listSessionFolders } from "../runtime/history/session-state.js";
 import { awaitMore, followLog, type LogEnd, type LogPosition, lastLogLines } from "../serve/logs.js";
 import { type Sample, SampleRing } from "../serve/report/measurements.js";
 import { forgetEmptyHosts } from "../servers/directory.js";
@@ -175,7 +176,8 @@ export class LocalHost extends LocalData implements Host {
 
   async servers(_: unknown, { signal }: Call = {}): Promise<ServerView[]> {
     using limit = deadline(START_WAIT_MS, signal);
-    return (await this.#context.pool.list(limit.signal)).map((view) => this.#named(view));
+    const views = await this.#context.pool.list(limit.signal);
+    return views.map((view) => ({ ...this.#named(view), sessions: listSessionFolders(view.home).length }));
   }
 
   async server({ id }: ParamsOf<"server">): Promise<ServerView> {

@@ -20,7 +20,6 @@ import {
   gatherSessions,
   type SessionPlaces,
   viewSessionOf,
-  withSessionCounts,
 } from "./gather.js";
 
 export interface HostView {
@@ -98,8 +97,7 @@ export async function lookAtAll(context: OverviewContext): Promise<Overview> {
     hosts.everywhere(async (host) => await host.activity({})),
     store.sessions.list(warnOfUnreadable(warn)),
   ]);
-  const counted = withSessionCounts(views, records, context.directory.own);
-  const servers = counted.map((server) => withActivity(server, asked.answers));
+  const servers = views.map((server) => withActivity(server, asked.answers));
   const turns = asked.answers.flatMap(({ answer }) => answer.flatMap((each) => each.turns ?? [])).sort(compareText);
   const active = new Set(loaded.answers.flatMap(({ answer }) => answer.map(({ id }) => id)));
   const idle = records.filter(({ id }) => !active.has(id)).length;

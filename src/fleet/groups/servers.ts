@@ -5,7 +5,7 @@ import { addUp, counted } from "../../base/progress.js";
 import { SERVER_STATES } from "../../base/server.js";
 import { parseMoment } from "../../base/values/measures.js";
 import { groupByHost, onEachHost, type Placed } from "../../hosts/fleet-hosts.js";
-import { filterServers, gatherServers, spawnEverywhere, withSessionCounts } from "../../hosts/gather.js";
+import { filterServers, gatherServers, spawnEverywhere } from "../../hosts/gather.js";
 import type {
   LogEndOptions,
   RollingRequest,
@@ -26,7 +26,6 @@ import type { Strategy } from "../../servers/placement.js";
 import type { RollingResult } from "../../servers/recycle.js";
 import { type ServerView, viewServer } from "../../servers/server.js";
 import type { Stopped } from "../../servers/stop.js";
-import { warnOfUnreadable } from "../../sessions/problems.js";
 import * as arg from "../arguments.js";
 import type { FleetParts } from "../parts.js";
 import type { DoorGroup } from "./doors.js";
@@ -75,9 +74,7 @@ export class ServerGroup extends Group {
    * @throws FleetError `FLEET_USAGE_INVALID` when the fleet does not have the host of the filter.
    */
   async list(filter: ServerFilter = {}): Promise<ServerView[]> {
-    const { hosts, store, directory, warn } = this.parts;
-    const [servers, records] = await Promise.all([gatherServers(hosts), store.sessions.list(warnOfUnreadable(warn))]);
-    return withSessionCounts(await filterServers(this.parts, servers, filter), records, directory.own);
+    return await filterServers(this.parts, await gatherServers(this.parts.hosts), filter);
   }
 
   /** Returns one server on any host. */
