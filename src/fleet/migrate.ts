@@ -12,14 +12,13 @@ import type { FleetOptions } from "../hosts/options.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { liveSupervisor } from "../servers/admission.js";
 import { holderOf } from "../servers/claims.js";
-import { type Contents, copyContents, isEmpty, readContents } from "../store/copy.js";
+import { type Contents, copyContents, countOfTokens, isEmpty, readContents, sessionsIn } from "../store/copy.js";
 import { refuseErased, type Store } from "../store/ports.js";
-import type { RedisStore } from "../store/redis/redis-store.js";
 import type { SignatureFinding } from "../store/redis/signatures.js";
 import { checkState, openState, storeUrl } from "./parts.js";
 
 /** The files and folders that this command writes in the state folder when it copies to the file store. */
-const RECORDS = ["registry", "registry.json", "sessions", "leases", "tokens", "limits", "limit-groups", "keyed-turns"];
+const RECORDS = ["registry.json", ...["state.db", "host.db"].flatMap((name) => [name, `${name}-wal`, `${name}-shm`])];
 
 const origin: Origin = { from: "flag", name: "--to" };
 
@@ -78,8 +77,8 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
       from,
       to,
       servers: Object.keys(contents.registry.servers).length,
-      sessions: contents.sessions.length,
-      tokens: contents.tokens.length,
+      sessions: sessionsIn(contents).length,
+      tokens: countOfTokens(contents),
       highestFence: contents.highestFence,
       setting: { store: to },
       warnings: [...left, ...leftOut, ...source.takeWarnings(), ...target.takeWarnings()],
@@ -119,7 +118,9 @@ async function leftBehind({ kind, usage, purges }: Store, name: string): Promise
 }
 
 /** Refuses to copy a fleet that other hosts or processes use. */
-async function refuseUsed({ registry, sessions }: Contents, { hosts, leases }: Store): Promise<void> {
+async function refuseUsed(contents: Contents, { hosts, leases }: Store): Promise<void> {
+  const { registry } = contents;
+  const sessions = sessionsIn(contents);
   if (hosts !== null) {
     // This host cannot copy the registries and local files of other hosts.
     const others = [
@@ -188,14 +189,14 @@ export interface SignResult {
 export async function signRecords({ all, confirm, ...options }: SignOptions): Promise<SignResult> {
   const { config, stateRoot } = loadConfig({ env: process.env, cwd: process.cwd(), ...options });
   checkState(config, stateRoot);
-  if (config.store.kind === "file") {
+  const store = openState(config, stateRoot, options.env ?? process.env);
+  const { signatures } = store;
+  if (signatures === null) {
     throw new FleetError("FLEET_USAGE_INVALID", "The store is in files, and only records in Redis are signed.", {
       suggestions: ["copilotfleet config get store"],
     });
   }
-  const store = openState(config, stateRoot, options.env ?? process.env) as RedisStore;
   try {
-    const { signatures } = store;
     signatures.allowNewKey();
     const found = await signatures.find();
     const isForeign = ({ verdict }: SignatureFinding) => verdict !== "outdated";

@@ -27,9 +27,8 @@ import { AgentRequests, isEnding } from "../sessions/requests.js";
 import { Sessions } from "../sessions/sessions.js";
 import { Takeover } from "../sessions/takeover.js";
 import { SessionFinder } from "../sessions/view.js";
-import { openStore } from "../store/file/file-store.js";
 import { checkStateFolder } from "../store/file/state-folder.js";
-import type { Store } from "../store/ports.js";
+import { type FleetStore, openStore } from "../store/store.js";
 
 /** The parts of one opened fleet. All of its groups use them. */
 export type FleetParts = ReturnType<typeof openParts>;
@@ -150,10 +149,11 @@ export function storeUrl({ store }: Config): string {
   return store.kind === "file" ? "file" : store.url;
 }
 
-export function openState(config: Config, stateRoot: string, env: Environment, url = storeUrl(config)): Store {
+export function openState(config: Config, stateRoot: string, env: Environment, url = storeUrl(config)): FleetStore {
   if (url === "file") return openStore("file", stateRoot);
-  return openStore(url, stateRoot, ownHostName(config, stateRoot), () => instanceOf(stateRoot), {
-    ...config.storeOptions,
-    env,
+  return openStore(url, stateRoot, {
+    host: ownHostName(config, stateRoot),
+    instance: () => instanceOf(stateRoot),
+    secrets: { ...config.storeOptions, env },
   });
 }

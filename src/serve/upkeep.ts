@@ -43,6 +43,8 @@ export const PERIODIC = {
   // Adds up the lines of the ledger, and sends the lines that processes of this host could not send to the store, for
   // example because they were killed.
   usage: { firstMs: 0, everyMs: 30_000, run: async ({ store }) => await store.usage.settled() },
+  /** `doctor --fix` restores damaged records from this copy. */
+  copy: { firstMs: 90_000, everyMs: 3_600_000, run: copyRecords },
 } satisfies Record<string, PeriodicTask>;
 
 /** Repeats a task until `stopping` aborts. */
@@ -71,6 +73,10 @@ async function collectGarbage(context: ServeContext, stopping: AbortSignal): Pro
     logFailure(context, "gc failed", error);
   }
   for (const warning of takeWarnings()) log("warn", warning);
+}
+
+async function copyRecords(context: ServeContext): Promise<void> {
+  await attempt(context, "the records could not be copied", async () => await context.store.copy());
 }
 
 async function rotateLogs(context: ServeContext, stopping: AbortSignal): Promise<void> {

@@ -10,6 +10,12 @@ export function newerError(where: string, schema: number): FleetError {
   });
 }
 
+/** State from before there was a release is not converted. @param mend what to do instead */
+export function olderError(where: string, mend: Suggestion): FleetError {
+  const message = `${quote(where)} was written by a copilotfleet from before the release of 0.2.0, and this version cannot read it. Nothing was changed.`;
+  return new FleetError("FLEET_PROTOCOL_UNSUPPORTED", message, { suggestions: [mend] });
+}
+
 export function corruptError(
   where: string,
   detail: string,

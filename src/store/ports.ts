@@ -57,19 +57,34 @@ export interface Store {
   /** Measures one small operation on the store, for `doctor`. Leaves nothing behind. @throws like every other method */
   probe(): Promise<StoreProbe>;
 
-  /** Removes the scratch files of killed writers everywhere in the store. A write removes only those in its folder. */
+  /** Removes what killed writers and ended records have left. */
   sweep(): Promise<void>;
 
-  /** Removes old revisions of records, and copies of damaged records, if they contain one of the texts. */
+  /** Overwrites deleted records everywhere on this host, and deletes damaged files that contain one of the texts. */
   forgetOlder(texts: readonly string[]): Promise<void>;
 
-  /**
-   * Returns the problems that reads have found since the last call. The store has repaired each problem or worked around it.
-   */
+  /** Replaces this host's copy of the records, from which {@link repair} restores them. */
+  copy(): Promise<void>;
+
+  /** Looks for damage in the files of this host's state folder. */
+  damage(): Promise<{ file: string; detail: string }[]>;
+
+  /** Replaces damaged files by their last copies. A file without a copy begins empty. */
+  repair(): Promise<RepairedFile[]>;
+
+  /** Returns the problems that reads have found since the last call. They did not make the reads fail. */
   takeWarnings(): string[];
 
   /** Waits for the writes under way, and then closes everything that the adapter has open. */
   close(): Promise<void>;
+}
+
+export interface RepairedFile {
+  file: string;
+  /** The new path of the damaged file. */
+  keptAs: string;
+  /** When the copy was made that is now in its place. Null: there was none. */
+  copiedAt: Date | null;
 }
 
 export interface StoreProbe {
@@ -129,14 +144,11 @@ export interface SessionStore {
 
   /**
    * Counts the sessions of a user, or of all users if `owner` is null. The cost does not depend on the sessions of other
-   * users. A session is not counted until its next change if the process that recorded it was killed right afterwards.
-   *
-   * @param limit After a process was killed while it deleted a session, the count may be too high. If it is at least
-   * `limit`, the store corrects it after at most 5 s. If it is smaller, it may stay too high.
+   * users.
    */
-  count(owner: string | null, limit: number): Promise<number>;
+  count(owner: string | null): Promise<number>;
 
-  /** The ids of the sessions that {@link count} counts. Reads no records, so some may not exist after a crash. */
+  /** The ids of the sessions that {@link count} counts. Reads no records. */
   ids(owner: string | null): Promise<string[]>;
 
   /**

@@ -5,8 +5,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { systemCode } from "../../base/errors.js";
 import { parseObject } from "../../base/values/text.js";
 import { busyError } from "../../store/failures.js";
-import { sweepFolder } from "../../store/file/commit.js";
-import { closeQuietly, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../../store/file/durable.js";
+import {
+  closeQuietly,
+  scratchName,
+  sweepFolder,
+  syncFolder,
+  unlinkQuietly,
+  writeNewFile,
+} from "../../store/file/durable.js";
 import { type Derived, derive, dropDerived, LogFiles } from "../../store/file/events.js";
 import { readIfThere, writing } from "../../store/file/failures.js";
 import { ensureStateFolder } from "../../store/file/state-folder.js";

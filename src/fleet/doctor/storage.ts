@@ -15,7 +15,6 @@ import { launchesOf } from "../../servers/admission.js";
 import { findServers } from "../../servers/repair.js";
 import { isBroken, isRunning } from "../../servers/server.js";
 import { endStrays, findStrays } from "../../sessions/gc/unused-servers.js";
-import { DAMAGE_ADVICE } from "../../store/file/commit.js";
 import { adviceForOwner } from "../../store/file/state-folder.js";
 import { purgesUnderWay } from "../../store/ports.js";
 import { ServerGroup } from "../groups/servers.js";
@@ -148,39 +147,26 @@ export const RECORDS: readonly Row[] = [
   { name: "stray processes", look: strayProcesses },
 ];
 
-/** Reports damaged records that the fleet replaced with older revisions, each with the changes that were lost. */
-async function damage({ parts, fix }: Context): Promise<Finding> {
-  const { store } = parts;
-  // Read all records, because damage in them adds a warning.
-  const sessions = await store.sessions.list();
-  await listTokens(store);
-  await store.placements.list();
-  for (const { id } of sessions) await store.leases.read(id);
-  const texts = parts.takeWarnings();
-  const items = texts.filter(isDamage).map((text) => text.replace(DAMAGE_ADVICE, "").trim());
-  const others = texts.filter((text) => !isDamage(text));
-  if (items.length === 0) {
-    return others.length === 0 ? ok("none") : warning("none; but the store reports a problem", undefined, others);
+/** Reports damaged files of the state, and restores them from their copies. */
+async function damage({ parts: { store, takeWarnings }, fix }: Context): Promise<Finding> {
+  const found = await store.damage();
+  if (found.length === 0) {
+    // Reads of other records add warnings, too.
+    await store.sessions.list();
+    await listTokens(store);
+    await store.placements.list();
+    const warnings = takeWarnings();
+    return warnings.length === 0 ? ok("none") : warning("none; but the store reports a problem", undefined, warnings);
   }
-  const count = `damaged records: ${items.length}`;
-  if (!fix) {
-    const advice = "Check the disk. Add --fix to write the records again; the damaged files are kept as corrupt-*.";
-    return warning(`${count}; the fleet uses older revisions or copies`, advice, items);
-  }
-  await store.registry.update(() => undefined);
-  for (const { id } of sessions) {
-    await store.sessions
-      .update(id, () => undefined)
-      .catch((error: unknown) => {
-        if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error; // deleted since the listing
-      });
-  }
-  store.takeWarnings(); // discard the warnings about damage that is now repaired
-  return mended(`${count}, written again; the damaged files are kept as corrupt-*`, items);
-}
-
-function isDamage(warning: string): boolean {
-  return warning.endsWith(DAMAGE_ADVICE);
+  const items = found.map(({ file, detail }) => `${file}: ${detail}`);
+  const count = `damaged files: ${found.length}`;
+  if (!fix) return failed(count, "Check the disk. Add --fix to restore them from their copies.", items);
+  const repaired = (await store.repair()).map(({ file, keptAs, copiedAt }) => {
+    const source =
+      copiedAt === null ? "begun again, because there is no copy" : `restored from ${copiedAt.toISOString()}`;
+    return `${file}: ${source}; the damaged file is kept as ${keptAs}`;
+  });
+  return mended(`${count}; changes since the copies were made are lost`, repaired);
 }
 
 /** Reports sessions that users cannot use, or that were last used in the future by this machine's clock. */

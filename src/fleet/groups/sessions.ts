@@ -207,7 +207,7 @@ export class SessionGroup extends Group {
 
   /** Returns how many sessions the user owns, as `limits.default.sessions` counts them. */
   async count(user: string): Promise<number> {
-    return await this.parts.store.sessions.count(user, Number.MAX_SAFE_INTEGER);
+    return await this.parts.store.sessions.count(user);
   }
 
   /**

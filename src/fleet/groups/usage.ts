@@ -55,7 +55,7 @@ export class LimitGroup extends Group {
     const { store, config } = this.parts;
     const record = await store.limits.read(user);
     const { limits, sources } = effectiveLimits(config.limits, record);
-    const sessions = await store.sessions.count(user, limits.sessions ?? Number.MAX_SAFE_INTEGER);
+    const sessions = await store.sessions.count(user);
     const now = Date.now();
     const tokens = async (period: Period) => await store.usage.tokensSince(user, periodOf(period, now).from);
     const used = {

@@ -1,7 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { closeSync, fchmodSync, fsync, fsyncSync, mkdirSync, openSync, unlinkSync, writeSync } from "node:fs";
-import { dirname } from "node:path";
+import { readdir, rm, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { promisify } from "node:util";
+import { systemCode } from "../../base/errors.js";
 
 /*
  * Only `fsync` waits for the disk, so only `fsync` runs in Node's thread pool. The other calls take microseconds. In
@@ -22,7 +24,7 @@ export function scratchName(kind: "tmp" | "trash"): string {
 export async function writeNewFile(path: string, bytes: Buffer): Promise<number> {
   const fd = openSync(path, "wx", 0o600);
   try {
-    // The umask may have removed bits from the mode above, and commit.ts depends on the exact mode.
+    // The umask may have removed bits from the mode above.
     fchmodSync(fd, 0o600);
     writeWhole(fd, bytes);
     await syncToDisk(fd);
@@ -72,6 +74,42 @@ export function makeFolder(path: string): void {
   for (let made = path; ; made = dirname(made)) {
     syncNow(dirname(made));
     if (made === first || made === dirname(made)) return;
+  }
+}
+
+const SCRATCH = /^\.(?:tmp|trash)-(\d+)-[0-9a-f]+$/;
+/** No write takes this many milliseconds. So an older file is a left-over, even if the PID in its name is in use. */
+const MAX_AGE_MS = 10 * 60_000;
+
+/**
+ * Removes the temporary files of killed writers in `folder`. Does nothing if the folder does not exist. It may remove the file of
+ * a live writer in another PID namespace, which then tries again.
+ */
+export async function sweepFolder(folder: string): Promise<void> {
+  const names = await readdir(folder).catch(() => [] as string[]); // the next sweep tries again
+  for (const name of names) {
+    const pid = SCRATCH.exec(name)?.[1];
+    if (pid === undefined) continue;
+    const path = join(folder, name);
+    if (isAlive(Number(pid)) && !(await isOld(path))) continue;
+    await rm(path, { recursive: true, force: true }).catch(() => "left for the next sweep");
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return systemCode(error) !== "ESRCH";
+  }
+}
+
+async function isOld(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).mtimeMs < Date.now() - MAX_AGE_MS;
+  } catch {
+    return false;
   }
 }
 

@@ -1,11 +1,7 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { getSystemErrorMap } from "node:util";
 import { FleetError, quote, systemCode } from "../../base/errors.js";
 import { filesExhausted, lacksFiles } from "../../base/system/own-limits.js";
 import { shellQuote } from "../../base/values/text.js";
-import type { Writes } from "../update-queue.js";
-import type { StepHook } from "./commit.js";
-import type { Instant } from "./records/lease-records.js";
 
 /**
  * Converts a system error of a read or a write into `FLEET_STATE_UNWRITABLE`, or into `FLEET_FILES_EXHAUSTED` if this process
@@ -63,58 +59,4 @@ export async function writing<T>(path: string, write: () => Promise<T>): Promise
   } catch (error) {
     throw mediumError("write", path, error);
   }
-}
-
-export interface StoreContext {
-  /** The path of the state folder. */
-  root: string;
-  /** How long one update retries before it fails with `FLEET_STATE_BUSY`, in milliseconds. */
-  deadlineMs: number;
-  onStep: StepHook | undefined;
-  /** Reads the clock for leases. */
-  leaseNow: () => Instant;
-  writes: Writes;
-  /** Reports a problem that did not make the operation fail. */
-  warn: (message: string) => void;
-  /** Throws if the state folder is unsafe. */
-  checkRoot: () => void;
-  /** Like `checkRoot`, but creates the state folder if necessary. */
-  ensureRoot: () => void;
-}
-
-const STALE_MS = 2_000;
-const MAX_WAIT_MS = 80;
-
-type Release = () => Promise<void>;
-
-/**
- * Acquires a lock, with which writers commit one after another. This saves retries. After `waitMs`, a writer continues
- * without the lock, because correctness does not depend on it (decision 1). Never rejects.
- */
-export async function enterPolitely(folder: string, waitMs = MAX_WAIT_MS): Promise<Release> {
-  const until = performance.now() + waitMs;
-  for (;;) {
-    try {
-      return await acquire(folder);
-    } catch (error) {
-      // Continue without the lock when the time is up, or when the folder cannot be locked (an error other than
-      // ELOCKED). In that case the commit probably fails, too, and its error gives the reason.
-      if (systemCode(error) !== "ELOCKED" || performance.now() >= until) return async () => undefined;
-    }
-    await sleep(4 + Math.random() * 8);
-  }
-}
-
-async function acquire(folder: string): Promise<Release> {
-  // Import it only here, so that commands that only read start faster.
-  const { default: lockfile } = await import("proper-lockfile");
-  const release = await lockfile.lock(folder, {
-    lockfilePath: `${folder}.lock`,
-    realpath: false,
-    stale: STALE_MS,
-    // The library's default throws from a timer, which ends the process.
-    onCompromised: () => undefined,
-  });
-  // Releasing fails if another process has removed the lock because it looked stale. Then there is nothing to release.
-  return () => release().catch(() => undefined);
 }

@@ -1,22 +1,13 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Redis } from "ioredis";
 import { FleetError } from "../../base/errors.js";
-import { SCHEMA } from "../../base/server.js";
+import type { NamedSource } from "../../base/server.js";
 import { type RedisUrl, showRedisUrl } from "../../base/values/network.js";
+import type { Environment } from "../../config/load/paths.js";
 import { readSecret, type SecretKind } from "../../config/secret.js";
-import { EMPTY_REGISTRY } from "../ports.js";
-import {
-  cli,
-  corruptError,
-  Demotion,
-  explain,
-  explainOpening,
-  Interruption,
-  type Keys,
-  unavailable,
-} from "./failures.js";
-import type { Epoch, StoreSecrets } from "./redis-store.js";
-import { COMMON_KEYS, type Script } from "./scripts.js";
+import type { Epoch } from "./epoch.js";
+import { cli, Demotion, explain, explainOpening, Interruption, unavailable } from "./failures.js";
+import type { Script } from "./scripts.js";
 import type { Signer } from "./signatures.js";
 
 /** How long one operation may take, including the time to connect, before Redis counts as unavailable. In milliseconds. */
@@ -24,13 +15,18 @@ const OPERATION_MS = 5_000;
 const LONGEST_PAUSE_MS = 200;
 const PASSWORD: SecretKind = { word: "password", code: "FLEET_CONFIG_INVALID" };
 
-export const FIRST_REGISTRY = `${SCHEMA} 0-0\n${EMPTY_REGISTRY}`;
-
-const NO_REGISTRY = "its registry is gone";
+/** `storeOptions`, and the variables to which it refers. */
+export interface StoreSecrets {
+  /** The key that signs the records. Null: the file `store-key` in the state folder. */
+  key: NamedSource | null;
+  password: NamedSource | null;
+  env: Environment;
+}
 
 interface ConnectionOptions {
   target: RedisUrl;
-  keys: Keys;
+  /** The key of the epoch. */
+  epochKey: string;
   epoch: Epoch;
   signer: Signer;
   secrets: StoreSecrets;
@@ -71,51 +67,23 @@ export class Connection {
   /** Reads several keys as they are at one moment, and verifies the epoch. */
   async read(keys: readonly string[]): Promise<(string | null)[]> {
     return await this.#operate(async (link) => {
-      const { epoch, keys: names } = this.#options;
+      const { epoch, epochKey } = this.#options;
       const { expected } = epoch;
-      const [found = null, ...values] = await link.read([names.epoch, ...keys]);
+      const [found = null, ...values] = await link.read([epochKey, ...keys]);
       epoch.meet(found, expected);
       return values;
     });
   }
 
-  /** Reads the registry under this key. Null if it was never written. */
-  async readRegistry(key: string): Promise<string | null> {
-    return await this.#operate(async (link) => {
-      const { epoch, keys } = this.#options;
-      const { expected } = epoch;
-      const [found = null, founding = null, registry = null] = await link.read([keys.epoch, keys.founding, key]);
-      epoch.meet(found, expected);
-      if (found === null && founding !== null) throw this.#orphan();
-      if (found !== null && founding === null) throw epoch.lost(NO_REGISTRY);
-      return registry;
-    });
-  }
-
-  /** Yields the members of a set, about `atOnce` at a time. A member may appear twice. */
-  async *membersOf(set: string, atOnce: number): AsyncGenerator<string[]> {
-    let cursor = "0";
-    do {
-      const [next, members] = await this.#operate((link) => link.scan(set, cursor, atOnce));
-      yield members;
-      cursor = next;
-    } while (cursor !== "0");
-  }
-
-  /** See {@link Link.listen}. */
-  async listen(channel: string, onMessage: (message: string) => void): Promise<boolean> {
-    return await this.#operate((link) => link.listen(channel, onMessage));
-  }
-
   /** Runs a script. Appends `keys` and `args` to the keys and arguments that all scripts have. */
   async run(script: Script, keys: readonly string[], args: readonly (string | number)[]): Promise<unknown[]> {
-    const { epoch, keys: names, signer } = this.#options;
+    const { epoch, epochKey, signer } = this.#options;
     return await this.#operate(async (link, until) => {
       const { expected, known } = epoch;
       if (script.founds && known === undefined) signer.ensureKey();
       const notAfter = link.serverTime(Math.min(until, performance.now() + ANSWER_MS));
-      const common = [known ?? "", notAfter, epoch.fresh, FIRST_REGISTRY];
-      const [word, ...rest] = await link.run(script, [names.epoch, names.founding, ...keys], [...common, ...args]);
+      const common = [known ?? "", notAfter, epoch.fresh];
+      const [word, ...rest] = await link.run(script, [epochKey, ...keys], [...common, ...args]);
       if (word === "late") {
         link.setClock(Number(rest[0]));
         return undefined;
@@ -124,8 +92,6 @@ export class Connection {
         epoch.meet(rest[0] === "" ? null : String(rest[0]), expected);
         return undefined;
       }
-      if (word === "orphan") throw this.#orphan();
-      if (word === "gone") throw epoch.lost(NO_REGISTRY);
       if (script.founds && known === undefined) epoch.meet(epoch.fresh, undefined);
       return [word, ...rest];
     });
@@ -189,7 +155,7 @@ export class Connection {
   }
 
   async #connect(): Promise<Link> {
-    const { target, keys, epoch, signer, secrets, warn } = this.#options;
+    const { target, epochKey, epoch, signer, secrets, warn } = this.#options;
     epoch.recall();
     const { expected } = epoch;
     try {
@@ -198,7 +164,7 @@ export class Connection {
       const link = await Link.to(target, password === null ? null : await readSecret(password, PASSWORD, { env }));
       this.#opening = link;
       // Do not use the deadline of the first operation, because other operations share this link.
-      const [surroundings, found] = await link.open(keys.epoch, performance.now() + 2 * ANSWER_MS);
+      const [surroundings, found] = await link.open(epochKey, performance.now() + 2 * ANSWER_MS);
       try {
         for (const doubt of judge(surroundings, this.#where)) warn(doubt);
         epoch.meet(found, expected);
@@ -225,10 +191,6 @@ export class Connection {
     return unavailable(this.#where, `no answer within ${this.#operationMs} ms${last}`, error);
   }
 
-  #orphan(): Error {
-    return corruptError(this.database, "it has a registry, but no epoch");
-  }
-
   /** Forgets a link, unless a newer link has already replaced it. */
   #forget(link: Link | undefined): Link | undefined {
     if (link === undefined || link !== this.#open) return undefined;
@@ -251,7 +213,6 @@ class Link {
   readonly #client: Redis;
   readonly #target: RedisUrl;
   readonly #where: string;
-  readonly #channels = new Set<string>();
   /** The clock of Redis minus `performance.now()`, in milliseconds. May be too low by the duration of one answer. */
   #clockMs = 0;
 
@@ -318,24 +279,7 @@ class Link {
     return await this.#answered(this.#client.mget(...keys));
   }
 
-  /** Reads some members of a set, and the cursor for the next members. The cursor is "0" after the last members. */
-  async scan(set: string, cursor: string, count: number): Promise<[cursor: string, members: string[]]> {
-    return await this.#answered(this.#client.sscan(set, cursor, "COUNT", count));
-  }
-
-  /** Subscribes to a channel until the connection ends. @returns false if this link was already subscribed to the channel */
-  async listen(channel: string, onMessage: (message: string) => void): Promise<boolean> {
-    if (this.#channels.has(channel)) return false;
-    this.#channels.add(channel);
-    this.#client.on("message", (on: string, message: string) => {
-      if (on === channel) onMessage(message);
-    });
-    await this.#answered(this.#client.subscribe(channel));
-    return true;
-  }
-
   async run(script: Script, keys: readonly string[], args: readonly (string | number)[]): Promise<Answer> {
-    if (keys.length < COMMON_KEYS) throw new RangeError("a script's first keys are missing");
     const rest = [keys.length, ...keys, ...args] as const;
     try {
       return (await this.#answered(this.#client.evalsha(script.sha, ...rest))) as Answer;

@@ -1,8 +1,8 @@
-import { FleetError, quote } from "../../base/errors.js";
-import { assertSessionId } from "../../base/ids.js";
-import type { SessionRecord } from "../../base/session.js";
-import type { OnUnreadable, SessionStore } from "../ports.js";
+import { FleetError, quote } from "../base/errors.js";
+import { assertSessionId } from "../base/ids.js";
+import type { SessionRecord } from "../base/session.js";
 import type { Leases } from "./leases.js";
+import type { OnUnreadable, SessionStore } from "./ports.js";
 import { type FleetRows, kind } from "./rows.js";
 import { Table } from "./table.js";
 

@@ -10,8 +10,8 @@ import {
   type UsageQuery,
 } from "../../base/usage.js";
 import type { Renaming } from "../ports.js";
-import type { Connection } from "../redis/connection.js";
-import { foundingScript, script } from "../redis/scripts.js";
+import type { Connection } from "./connection.js";
+import { foundingScript, script } from "./scripts.js";
 
 /*
  * The ledger of a fleet that shares a Redis. The names of users and sessions stand only in two hashes. Everything else has
@@ -22,22 +22,22 @@ import { foundingScript, script } from "../redis/scripts.js";
  */
 
 /**
- * KEYS[3] the number of each name, [4] the name of each number, [5] the last hour of each number, [6] the hours, and for each hour
- * of the lines, from [7] on: its lines, its sums, and the tokens of its day. ARGV[5] the lines as JSON.
+ * KEYS[2] the number of each name, [3] the name of each number, [4] the last hour of each number, [5] the hours, and for each hour
+ * of the lines, from [6] on: its lines, its sums, and the tokens of its day. ARGV[4] the lines as JSON.
  */
 const APPEND = foundingScript(`
 local function number_of(name, hour)
-  local number = redis.call('HGET', KEYS[3], name)
+  local number = redis.call('HGET', KEYS[2], name)
   if not number then
-    number = tostring(redis.call('HINCRBY', KEYS[3], '', 1))
-    redis.call('HSET', KEYS[3], name, number)
-    redis.call('HSET', KEYS[4], number, name)
+    number = tostring(redis.call('HINCRBY', KEYS[2], '', 1))
+    redis.call('HSET', KEYS[2], name, number)
+    redis.call('HSET', KEYS[3], number, name)
   end
-  redis.call('ZADD', KEYS[5], 'GT', hour, number)
+  redis.call('ZADD', KEYS[4], 'GT', hour, number)
   return number
 end
 
-for _, line in ipairs(cjson.decode(ARGV[5])) do
+for _, line in ipairs(cjson.decode(ARGV[4])) do
   local lines, sums, tokens = KEYS[line.key], KEYS[line.key + 1], KEYS[line.key + 2]
   if redis.call('HEXISTS', lines, line.id) == 0 then
     local user, session = number_of(line.user, line.hour), number_of(line.session, line.hour)
@@ -52,52 +52,52 @@ for _, line in ipairs(cjson.decode(ARGV[5])) do
       end
     end
     redis.call('HSET', sums, cell, cjson.encode(total))
-    redis.call('ZADD', KEYS[6], line.hour, line.hour)
+    redis.call('ZADD', KEYS[5], line.hour, line.hour)
     if line.tokens > 0 then redis.call('HINCRBY', tokens, user, line.tokens) end
   end
 end
 return {'ok'}
 `);
 
-/** KEYS[3] the hours. ARGV[5] the first and [6] the last hour. */
-const HOURS = script("return {'hours', unpack(redis.call('ZRANGEBYSCORE', KEYS[3], ARGV[5], ARGV[6]))}");
+/** KEYS[2] the hours. ARGV[4] the first and [5] the last hour. */
+const HOURS = script("return {'hours', unpack(redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[4], ARGV[5]))}");
 
-/** KEYS[3] and later: hashes. Answers the fields and values of each. */
+/** KEYS[2] and later: hashes. Answers the fields and values of each. */
 const ALL = script(`
 local answer = {'all'}
-for index = 3, #KEYS do answer[#answer + 1] = redis.call('HGETALL', KEYS[index]) end
+for index = 2, #KEYS do answer[#answer + 1] = redis.call('HGETALL', KEYS[index]) end
 return answer
 `);
 
-/** KEYS[3] a hash. ARGV[5] and later: fields. Answers the value of each. */
+/** KEYS[2] a hash. ARGV[4] and later: fields. Answers the value of each. */
 const SOME = script(`
 local fields = {}
-for index = 5, #ARGV do fields[#fields + 1] = ARGV[index] end
-return {'some', unpack(redis.call('HMGET', KEYS[3], unpack(fields)))}
+for index = 4, #ARGV do fields[#fields + 1] = ARGV[index] end
+return {'some', unpack(redis.call('HMGET', KEYS[2], unpack(fields)))}
 `);
 
-/** KEYS[3] and [4] as in APPEND. ARGV[5] and later: pairs of a name and its new name. */
+/** KEYS[2] and [3] as in APPEND. ARGV[4] and later: pairs of a name and its new name. */
 const RENAME = script(`
-for index = 5, #ARGV, 2 do
-  local number = redis.call('HGET', KEYS[3], ARGV[index])
+for index = 4, #ARGV, 2 do
+  local number = redis.call('HGET', KEYS[2], ARGV[index])
   if number then
-    redis.call('HDEL', KEYS[3], ARGV[index])
-    redis.call('HSETNX', KEYS[3], ARGV[index + 1], number)
-    redis.call('HSET', KEYS[4], number, ARGV[index + 1])
+    redis.call('HDEL', KEYS[2], ARGV[index])
+    redis.call('HSETNX', KEYS[2], ARGV[index + 1], number)
+    redis.call('HSET', KEYS[3], number, ARGV[index + 1])
   end
 end
 return {'ok'}
 `);
 
-/** KEYS[3] to [6] as in APPEND, and later keys: what to delete. ARGV[5] the first hour that stays. */
+/** KEYS[2] to [5] as in APPEND, and later keys: what to delete. ARGV[4] the first hour that stays. */
 const TRIM = script(`
-for index = 7, #KEYS do redis.call('DEL', KEYS[index]) end
-redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', '(' .. ARGV[5])
-for _, number in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', '(' .. ARGV[5])) do
-  local name = redis.call('HGET', KEYS[4], number)
-  if name and redis.call('HGET', KEYS[3], name) == number then redis.call('HDEL', KEYS[3], name) end
-  redis.call('HDEL', KEYS[4], number)
-  redis.call('ZREM', KEYS[5], number)
+for index = 6, #KEYS do redis.call('DEL', KEYS[index]) end
+redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', '(' .. ARGV[4])
+for _, number in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', '(' .. ARGV[4])) do
+  local name = redis.call('HGET', KEYS[3], number)
+  if name and redis.call('HGET', KEYS[2], name) == number then redis.call('HDEL', KEYS[2], name) end
+  redis.call('HDEL', KEYS[3], number)
+  redis.call('ZREM', KEYS[4], number)
 end
 return {'ok'}
 `);
@@ -116,9 +116,10 @@ export class RedisLedger {
   /** The keys with which {@link APPEND} and {@link TRIM} begin. */
   readonly #common: readonly string[];
 
-  constructor(connection: Connection, fleet: string) {
+  /** @param prefix as `keyPrefix` returns it */
+  constructor(connection: Connection, prefix: string) {
     this.#connection = connection;
-    this.#prefix = `copilotfleet:{${fleet}}:ledger-`;
+    this.#prefix = `${prefix}ledger-`;
     this.#common = ["numbers", "names", "last", "hours"].map((name) => this.#prefix + name);
   }
 
@@ -131,8 +132,8 @@ export class RedisLedger {
         const hour = hourOf(line.at);
         const counts = countsOf(line);
         return {
-          // The first two keys are those of every script.
-          key: 3 + this.#common.length + 3 * hours.indexOf(hour),
+          // The first key is that of every script.
+          key: 2 + this.#common.length + 3 * hours.indexOf(hour),
           id: `${line.outcome === "begun" ? "b" : "e"}${line.id}`,
           at: Date.parse(line.at),
           hour,

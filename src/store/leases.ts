@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { FleetError } from "../../base/errors.js";
-import { assertSessionId } from "../../base/ids.js";
-import { type Lease, type LeaseAnswer, type LeaseRequest, notHeld } from "../../base/session.js";
-import { hashToken, isSameHash } from "../../base/token.js";
-import type { LeaseStore } from "../ports.js";
+import { FleetError } from "../base/errors.js";
+import { assertSessionId } from "../base/ids.js";
+import { type Lease, type LeaseAnswer, type LeaseRequest, notHeld } from "../base/session.js";
+import { hashToken, isSameHash } from "../base/token.js";
+import type { LeaseStore } from "./ports.js";
 import { type FleetRows, kind } from "./rows.js";
 import { type Draft, Table } from "./table.js";
 

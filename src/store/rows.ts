@@ -25,6 +25,10 @@ export interface Kind<T extends object> {
   readonly isVital: boolean;
 }
 
+/** A kind of any records. */
+// biome-ignore lint/suspicious/noExplicitAny: a kind of any records is not a kind of objects, because its functions take them
+export type AnyKind = Kind<any>;
+
 /** Declares a kind of record. Without further options, its rows belong to the fleet, have no index and do not end. */
 export function kind<T extends object>(
   name: string,
@@ -113,13 +117,18 @@ export interface Rows {
 /** The databases that have the rows of each home. Two homes may share one. */
 export type Homes = Readonly<Record<Kind<object>["home"], Rows>>;
 
+const DEADLINE_MS = 30_000;
+
 /** All rows of a fleet, in the databases of their homes. */
 export class FleetRows implements Omit<Rows, "now"> {
   readonly #homes: Homes;
   readonly #underWay = new Set<Promise<unknown>>();
+  /** How long an update competes with other writers, in milliseconds. */
+  readonly deadlineMs: number;
 
-  constructor(homes: Homes) {
+  constructor(homes: Homes, deadlineMs = DEADLINE_MS) {
     this.#homes = homes;
+    this.deadlineMs = deadlineMs;
   }
 
   async read<T extends object>(kind: Kind<T>, ids: readonly string[]): Promise<(Row<T> | null)[]> {

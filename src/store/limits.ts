@@ -1,4 +1,4 @@
-import { userDigest } from "../../base/ids.js";
+import { userDigest } from "../base/ids.js";
 import {
   MINUTE_MS,
   type OwnLimits,
@@ -8,8 +8,8 @@ import {
   type SlotRequest,
   type SlotsUsed,
   type UserLimitRecord,
-} from "../../base/usage.js";
-import { hasGone, type LimitStore, NEAR_MS, ownHolder, type SessionStore } from "../ports.js";
+} from "../base/usage.js";
+import { hasGone, type LimitStore, NEAR_MS, ownHolder, type SessionStore } from "./ports.js";
 import { type FleetRows, kind } from "./rows.js";
 import { Table } from "./table.js";
 

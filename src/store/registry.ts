@@ -1,12 +1,12 @@
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { FleetError, systemCode } from "../../base/errors.js";
-import type { Registry } from "../../base/server.js";
-import { corruptError } from "../failures.js";
-import { scratchName, syncNow } from "../file/durable.js";
-import { mediumError } from "../file/failures.js";
-import { EMPTY_REGISTRY, parseRegistry, type RegistryStore } from "../ports.js";
-import type { SqliteRows } from "./sqlite.js";
+import { FleetError, systemCode } from "../base/errors.js";
+import type { Registry } from "../base/server.js";
+import { corruptError } from "./failures.js";
+import { scratchName, syncNow } from "./file/durable.js";
+import { mediumError } from "./file/failures.js";
+import { EMPTY_REGISTRY, parseRegistry, type RegistryStore } from "./ports.js";
+import type { SqliteRows } from "./sqlite/rows.js";
 
 /**
  * The registry of this host, in a file of its own, so that a command that only lists servers loads no database. A writer

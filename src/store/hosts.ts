@@ -1,8 +1,8 @@
-import { FleetError, isFleetError, quote } from "../../base/errors.js";
-import type { HostEntry, HostRecord } from "../../base/host.js";
-import type { Registry } from "../../base/server.js";
-import { printable } from "../../base/values/text.js";
-import { type Hosts, type RegistryStore, withoutPrototype } from "../ports.js";
+import { FleetError, isFleetError, quote } from "../base/errors.js";
+import type { HostEntry, HostRecord } from "../base/host.js";
+import type { Registry } from "../base/server.js";
+import { printable } from "../base/values/text.js";
+import { type Hosts, type RegistryStore, withoutPrototype } from "./ports.js";
 import { type FleetRows, kind } from "./rows.js";
 import { Table } from "./table.js";
 

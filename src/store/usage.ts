@@ -1,7 +1,7 @@
-import type { LedgerLine, UsagePart, UsageQuery } from "../../base/usage.js";
-import type { Renaming, UsageStore } from "../ports.js";
-import type { SqliteLedger } from "./ledger.js";
-import type { RedisLedger } from "./redis-ledger.js";
+import type { LedgerLine, UsagePart, UsageQuery } from "../base/usage.js";
+import type { Renaming, UsageStore } from "./ports.js";
+import type { RedisLedger } from "./redis/ledger.js";
+import type { SqliteLedger } from "./sqlite/ledger.js";
 
 /** How long after a line the process sends it to Redis, in milliseconds. */
 const SOON_MS = 200;

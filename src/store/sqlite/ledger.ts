@@ -1,6 +1,6 @@
 import { countsOf, hourOf, type LedgerLine, type UsageBy, type UsagePart, type UsageQuery } from "../../base/usage.js";
 import type { Renaming } from "../ports.js";
-import { type FileOptions, type Sql, SqliteFile } from "./sqlite.js";
+import { type FileOptions, type Sql, SqliteFile } from "./rows.js";
 
 /*
  * The names of users and sessions stand only in the table `names`. Everything else has their numbers, so a purge changes
@@ -48,15 +48,15 @@ ON CONFLICT DO UPDATE SET ${COUNTS.map(
 
 /** The ledger of one host, in an SQLite file of its own, because it grows, and its writes need not survive a power failure. */
 export class SqliteLedger {
-  readonly #file: SqliteFile;
+  readonly file: SqliteFile;
 
   constructor(path: string, options: Omit<FileOptions, "synchronous">) {
-    this.#file = new SqliteFile(path, TABLES, { ...options, synchronous: "NORMAL" });
+    this.file = new SqliteFile(path, TABLES, { ...options, synchronous: "NORMAL" });
   }
 
   /** Appends all lines, or none. A line that is already there, by its id and whether it is the first half, counts only once. */
   append(lines: readonly LedgerLine[]): void {
-    this.#file.useNow("write", (sql) => {
+    this.file.useNow("write", (sql) => {
       for (const line of lines) {
         const { id, at, user, sessionId, model, tokenId, kind, host, ms, outcome } = line;
         const { turns, requests, inputTokens, outputTokens, cacheReadTokens, credits } = countsOf(line);
@@ -78,7 +78,7 @@ export class SqliteLedger {
     const [first, end] = [Math.ceil(from / HOUR_MS), Math.floor(to / HOUR_MS)];
     // If the period contains no whole hour, read all lines of it.
     const [begin, last] = first < end ? [first * HOUR_MS, end * HOUR_MS] : [to, to];
-    const rows = await this.#file.use("read", (sql) => {
+    const rows = await this.file.use("read", (sql) => {
       const ofUser = user === undefined ? "" : " AND user IN (SELECT id FROM names WHERE kind = 'user' AND name = ?)";
       const users = user === undefined ? [] : [user];
       const columns = `user, session, model, token, ${COUNTS.join(", ")}`;
@@ -105,7 +105,7 @@ FROM grouped JOIN names ON names.id = user GROUP BY 1, 2, 3`).all(
 
   /** The input and output tokens of a user since the start of an hour, in milliseconds since the epoch. */
   async tokensSince(user: string, from: number): Promise<number> {
-    const row = await this.#file.use("read", (sql) =>
+    const row = await this.file.use("read", (sql) =>
       sql(
         `SELECT coalesce(sum(coalesce(input, 0) + coalesce(output, 0)), 0) AS tokens FROM sums
 WHERE user IN (SELECT id FROM names WHERE kind = 'user' AND name = ?) AND hour >= ?`,
@@ -116,7 +116,7 @@ WHERE user IN (SELECT id FROM names WHERE kind = 'user' AND name = ?) AND hour >
 
   /** Gives users and sessions other names, everywhere. */
   async rename({ users, sessions }: Renaming): Promise<void> {
-    await this.#file.use("write", (sql) => {
+    await this.file.use("write", (sql) => {
       for (const [kind, names] of [
         ["user", users],
         ["session", sessions],
@@ -128,7 +128,7 @@ WHERE user IN (SELECT id FROM names WHERE kind = 'user' AND name = ?) AND hour >
 
   /** The lines that were appended first, and the number of the last of them. */
   async oldest(limit: number): Promise<{ lines: LedgerLine[]; last: number }> {
-    const rows = await this.#file.use("read", (sql) =>
+    const rows = await this.file.use("read", (sql) =>
       sql(`SELECT number, lines.id AS id, at, users.name AS user, sessions.name AS session, model, token, rest,
 input, output, cached, credits FROM lines
 JOIN names AS users ON users.id = user JOIN names AS sessions ON sessions.id = session ORDER BY number LIMIT ?`).all(
@@ -153,7 +153,7 @@ JOIN names AS users ON users.id = user JOIN names AS sessions ON sessions.id = s
 
   /** Deletes lines by their numbers, and all sums. */
   async deleteUntil(number: number): Promise<void> {
-    await this.#file.use("write", (sql) => {
+    await this.file.use("write", (sql) => {
       sql("DELETE FROM lines WHERE number <= ?").run(number);
       sql("DELETE FROM sums").run();
     });
@@ -162,7 +162,7 @@ JOIN names AS users ON users.id = user JOIN names AS sessions ON sessions.id = s
   /** Deletes the lines of the hours before a time, in milliseconds since the epoch. */
   async deleteBefore(time: number): Promise<void> {
     const hour = Math.floor(time / HOUR_MS);
-    await this.#file.use("write", (sql) => {
+    await this.file.use("write", (sql) => {
       sql("DELETE FROM lines WHERE at < ?").run(hour * HOUR_MS);
       sql("DELETE FROM sums WHERE hour < ?").run(hour);
       sql("DELETE FROM names WHERE id NOT IN (SELECT user FROM sums UNION SELECT session FROM sums)").run();
@@ -170,7 +170,7 @@ JOIN names AS users ON users.id = user JOIN names AS sessions ON sessions.id = s
   }
 
   async close(): Promise<void> {
-    await this.#file.close();
+    await this.file.close();
   }
 }
 

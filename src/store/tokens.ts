@@ -1,14 +1,14 @@
 import { isDeepStrictEqual } from "node:util";
-import type { Placement, Purge, UserPlacement } from "../../base/host.js";
-import { keyDigest, userDigest } from "../../base/ids.js";
-import type { KeyedTurn } from "../../base/session.js";
-import { assertTokenId, endedBy, isTokenId, type TokenEnd, type TokenRecord, tokenExists } from "../../base/token.js";
-import type { KeyedTurnStore, OnUnreadable, PlacementStore, PurgeStore, TokenStore } from "../ports.js";
+import type { Placement, Purge, UserPlacement } from "../base/host.js";
+import { keyDigest, userDigest } from "../base/ids.js";
+import type { KeyedTurn } from "../base/session.js";
+import { assertTokenId, endedBy, isTokenId, type TokenEnd, type TokenRecord, tokenExists } from "../base/token.js";
+import type { KeyedTurnStore, OnUnreadable, PlacementStore, PurgeStore, TokenStore } from "./ports.js";
 import { type FleetRows, kind } from "./rows.js";
 import { Table } from "./table.js";
 
 export const TOKENS = kind<TokenRecord>("token");
-const TOKEN_USES = kind<{ at: string }>("token-use", { home: "use" });
+export const TOKEN_USES = kind<{ at: string }>("token-use", { home: "use" });
 const TOKEN_ENDS = kind<TokenEnd>("token-end", { home: "host" });
 
 /** The tokens, when each was used last, and which of them this host knows to have ended. */

@@ -1,10 +1,8 @@
-import { FleetError } from "../../base/errors.js";
-import { busyError, isUnreadable } from "../failures.js";
-import type { OnUnreadable } from "../ports.js";
+import { FleetError } from "../base/errors.js";
+import { busyError, isUnreadable } from "./failures.js";
+import type { OnUnreadable } from "./ports.js";
 import type { Change, FleetRows, Kind, Row, Selection } from "./rows.js";
 
-/** How long one update competes with other writers, in milliseconds. */
-const DEADLINE_MS = 30_000;
 /** How many rows one read or one commit contains. */
 const AT_ONCE = 200;
 
@@ -24,14 +22,12 @@ interface Pending<T> {
 export class Table<T extends object> {
   readonly rows: FleetRows;
   readonly kind: Kind<T>;
-  readonly #deadlineMs: number;
   /** The updates that wait for each row that this process is updating. */
   readonly #pending = new Map<string, Pending<T>[]>();
 
-  constructor(rows: FleetRows, kind: Kind<T>, deadlineMs = DEADLINE_MS) {
+  constructor(rows: FleetRows, kind: Kind<T>) {
     this.rows = rows;
     this.kind = kind;
-    this.#deadlineMs = deadlineMs;
   }
 
   async read(id: string): Promise<T | null> {
@@ -177,7 +173,7 @@ export class Table<T extends object> {
 
   /** @returns functions that settle the promises of the callers */
   async #commit(id: string, waiting: readonly Pending<T>[]): Promise<(() => void)[]> {
-    const until = performance.now() + this.#deadlineMs;
+    const until = performance.now() + this.rows.deadlineMs;
     do {
       const [[row = null], now] = await Promise.all([this.rows.read(this.kind, [id]), this.rows.now(this.kind)]);
       const before = JSON.stringify(row?.record ?? null);
@@ -189,7 +185,7 @@ export class Table<T extends object> {
     } while (performance.now() < until);
     throw busyError(
       `${this.kind.name} ${id}`,
-      `did not become free within ${this.#deadlineMs / 1_000} s: other writers kept changing it`,
+      `did not become free within ${this.rows.deadlineMs / 1_000} s: other writers kept changing it`,
     );
   }
 }

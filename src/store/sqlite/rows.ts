@@ -1,21 +1,23 @@
-import { closeSync, openSync, statSync } from "node:fs";
+import { closeSync, copyFileSync, existsSync, openSync, renameSync, rmSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
+import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { DatabaseSyncInstance, StatementSyncInstance } from "@photostructure/sqlite";
-import { FleetError, quote } from "../../base/errors.js";
+import { FleetError, isFleetError, quote } from "../../base/errors.js";
 import { SCHEMA } from "../../base/server.js";
 import { lockHolder } from "../../base/system/file-locks.js";
 import { shellQuote } from "../../base/values/text.js";
 import { busyError, corruptError, newerError } from "../failures.js";
+import { scratchName, syncNow } from "../file/durable.js";
 import { mediumError } from "../file/failures.js";
-import type { Changes, Kind, Row, Rows, Selection } from "./rows.js";
+import type { Changes, Kind, Row, Rows, Selection } from "../rows.js";
 
 export interface FileOptions {
   /**
-   * `FULL`: a commit survives a power failure. `NORMAL`: it survives the death of the process. `OFF`: the same, but a power
-   * failure may damage the whole file (sqlite.org/pragma.html, "synchronous").
+   * `FULL`: a commit survives a power failure. `NORMAL`: it survives the death of the process, and a power failure may undo
+   * the last commits (sqlite.org/pragma.html, "synchronous").
    */
-  synchronous: "FULL" | "NORMAL" | "OFF";
+  synchronous: "FULL" | "NORMAL";
   /** Throws if the folder of the file is unsafe. Called before each use. */
   checkFolder: () => void;
   /** Like `checkFolder`, but creates the folder if necessary. */
@@ -29,6 +31,9 @@ const PATIENCE_MS = 5_000;
 const BLOCKED_MS = 10;
 /** How often a commit also deletes the records that have ended, in milliseconds. */
 const SWEEP_MS = 60_000;
+
+/** The beginning of the name of a damaged file that was replaced. */
+export const DAMAGED = "corrupt-";
 
 /** Loaded only when a database is opened. */
 const load = createRequire(import.meta.url);
@@ -91,10 +96,91 @@ export class SqliteFile {
     }
   }
 
-  /** Moves all commits into the file itself, and empties the file of commits, which still contains deleted data. */
-  async checkpoint(): Promise<void> {
+  /** Erases what was deleted: from the file of commits, which still contains it, and from the copy. */
+  async eraseDeleted(): Promise<void> {
+    const until = performance.now() + this.#patienceMs;
+    for (;;) {
+      const open = await this.use("read", () => this.#open);
+      if (open === undefined) return;
+      const { busy } = open.database.prepare("PRAGMA wal_checkpoint(TRUNCATE)").get();
+      if (busy === 0) break;
+      // Another process is reading.
+      if (performance.now() > until) throw this.#busy();
+      await sleep(1 + Math.random() * 9);
+    }
+    if (existsSync(this.#copyPath)) await this.copy();
+  }
+
+  /** Looks for damage in the whole file. @returns what it found; null for an undamaged file, or none */
+  async damage(): Promise<string | null> {
+    try {
+      const rows = await this.use("read", (sql) => sql("PRAGMA quick_check(1)").all());
+      const text = rows?.[0]?.quick_check ?? "ok";
+      return text === "ok" ? null : text;
+    } catch (error) {
+      if (!isFleetError(error, "FLEET_STATE_CORRUPT")) throw error;
+      return error.message;
+    }
+  }
+
+  /** Replaces the copy from which {@link restore} restores the file. */
+  async copy(): Promise<void> {
+    const copying = this.#copy();
+    this.#underWay.add(copying);
+    try {
+      await copying;
+    } finally {
+      this.#underWay.delete(copying);
+    }
+  }
+
+  async #copy(): Promise<void> {
+    const found = await this.damage();
+    if (found !== null) throw corruptError(this.#path, found, "copilotfleet doctor --fix");
     const open = await this.use("read", () => this.#open);
-    open?.database.exec("PRAGMA wal_checkpoint(TRUNCATE)");
+    if (open === undefined) return;
+    const temp = join(dirname(this.#path), scratchName("tmp"));
+    try {
+      closeSync(openSync(temp, "wx", 0o600));
+      const { backup } = load("@photostructure/sqlite") as typeof import("@photostructure/sqlite");
+      await backup(open.database, temp);
+      syncNow(temp);
+      renameSync(temp, this.#copyPath);
+    } catch (error) {
+      throw this.#explained("write", error);
+    } finally {
+      rmSync(temp, { force: true });
+    }
+  }
+
+  /**
+   * Replaces a damaged file by its last copy or, if there is none, by nothing.
+   *
+   * @returns the new path of the damaged file, and when the copy was made; null without a copy
+   */
+  restore(): { keptAs: string; copiedAt: Date | null } {
+    this.#forget();
+    const time = new Date().toISOString().replaceAll(/[:.]/g, "-");
+    const keptAs = join(dirname(this.#path), `${DAMAGED}${basename(this.#path)}-${time}`);
+    const temp = join(dirname(this.#path), scratchName("tmp"));
+    const copiedAt = statSync(this.#copyPath, { throwIfNoEntry: false })?.mtime ?? null;
+    try {
+      if (copiedAt !== null) copyFileSync(this.#copyPath, temp);
+      renameSync(this.#path, keptAs);
+      // They belong to the damaged file.
+      for (const end of ["-wal", "-shm"]) rmSync(`${this.#path}${end}`, { force: true });
+      if (copiedAt !== null) renameSync(temp, this.#path);
+      syncNow(dirname(this.#path));
+    } catch (error) {
+      throw mediumError("write", this.#path, error);
+    } finally {
+      rmSync(temp, { force: true });
+    }
+    return { keptAs, copiedAt };
+  }
+
+  get #copyPath(): string {
+    return `${this.#path}.copy`;
   }
 
   /** Waits for the uses under way. The next use opens the file again. */
@@ -218,19 +304,19 @@ export interface RowsOptions extends Omit<FileOptions, "synchronous"> {
 
 /** Rows in an SQLite file. */
 export class SqliteRows implements Rows {
+  readonly file: SqliteFile;
   readonly #options: RowsOptions;
-  readonly #file: SqliteFile;
   #sweptAt = Number.NEGATIVE_INFINITY;
 
   /** @param path the file, which the first commit creates */
   constructor(path: string, { durable, ...options }: RowsOptions) {
     this.#options = { durable, ...options };
-    this.#file = new SqliteFile(path, TABLES, { ...options, synchronous: durable ? "FULL" : "OFF" });
+    this.file = new SqliteFile(path, TABLES, { ...options, synchronous: durable ? "FULL" : "NORMAL" });
   }
 
   async read<T extends object>(kind: Kind<T>, ids: readonly string[]): Promise<(Row<T> | null)[]> {
     const found = new Map<string, { version: number; data: string }>();
-    await this.#file.use("read", (sql) => {
+    await this.file.use("read", (sql) => {
       const rows = sql(
         "SELECT id, version, data FROM rows WHERE kind = ? AND id IN (SELECT value FROM json_each(?)) AND (ends IS NULL OR ends > ?)",
       ).all(kind.name, JSON.stringify(ids), this.#now(sql));
@@ -244,7 +330,7 @@ export class SqliteRows implements Rows {
   }
 
   async commit(changes: Changes): Promise<boolean> {
-    const done = await this.#file.use("write", (sql) => {
+    const done = await this.file.use("write", (sql) => {
       this.#sweep(sql);
       const now = this.#options.now();
       for (const { kind, id, from } of changes) {
@@ -277,7 +363,7 @@ export class SqliteRows implements Rows {
     { after = "", limit = -1, ...selection }: Selection = {},
   ): Promise<string[]> {
     const { from, values } = selected(kind, selection);
-    const rows = await this.#file.use("read", (sql) =>
+    const rows = await this.file.use("read", (sql) =>
       sql(`SELECT id FROM ${from} AND id > ? ORDER BY id LIMIT ?`).all(...values, after, limit),
     );
     return (rows ?? []).map(({ id }) => id as string);
@@ -285,26 +371,21 @@ export class SqliteRows implements Rows {
 
   async count<T extends object>(kind: Kind<T>, selection: Pick<Selection, "by" | "value"> = {}): Promise<number> {
     const { from, values } = selected(kind, selection);
-    const row = await this.#file.use("read", (sql) => sql(`SELECT count(*) AS count FROM ${from}`).get(...values));
+    const row = await this.file.use("read", (sql) => sql(`SELECT count(*) AS count FROM ${from}`).get(...values));
     return row?.count ?? 0;
   }
 
   /** Runs `work` while no other process can commit. It must be short, because it blocks this process. */
   async alone<T>(work: () => T): Promise<T> {
-    return (await this.#file.use("write", work)) as T;
+    return (await this.file.use("write", work)) as T;
   }
 
   async now(): Promise<number> {
     return this.#options.now();
   }
 
-  /** Overwrites what was deleted. */
-  async eraseDeleted(): Promise<void> {
-    await this.#file.checkpoint();
-  }
-
   async close(): Promise<void> {
-    await this.#file.close();
+    await this.file.close();
   }
 
   /** The time by which records have ended. If an earlier clock set their ends, all that have one have ended. */

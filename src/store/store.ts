@@ -1,0 +1,275 @@
+import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { FleetError, quote, systemCode } from "../base/errors.js";
+import { system } from "../base/system/system.js";
+import { type RedisUrl, readRedisUrl, showRedisUrl } from "../base/values/network.js";
+import { shellQuote } from "../base/values/text.js";
+import { olderError } from "./failures.js";
+import { closeQuietly, scratchName, sweepFolder, writeNewFile } from "./file/durable.js";
+import { readIfThere, writing } from "./file/failures.js";
+import { ensureStateFolder, stateFolderCheck } from "./file/state-folder.js";
+import { HOSTS, HostTable, REGISTRIES, RegistryRow } from "./hosts.js";
+import { LEASES, Leases } from "./leases.js";
+import { LIMITS, Limits, SLOTS } from "./limits.js";
+import type { Hosts, RegistryStore, RepairedFile, Store, StoreProbe } from "./ports.js";
+import { Connection, type StoreSecrets } from "./redis/connection.js";
+import { Epoch } from "./redis/epoch.js";
+import { RedisLedger } from "./redis/ledger.js";
+import { keyPrefix, RedisRows } from "./redis/rows.js";
+import { Signatures, Signer } from "./redis/signatures.js";
+import { RegistryFile } from "./registry.js";
+import { type AnyKind, FleetRows } from "./rows.js";
+import { SESSIONS, Sessions } from "./sessions.js";
+import { SqliteLedger } from "./sqlite/ledger.js";
+import { DAMAGED, type SqliteFile, SqliteRows } from "./sqlite/rows.js";
+import { Table } from "./table.js";
+import {
+  KEYED_TURNS,
+  KeyedTurns,
+  PLACEMENTS,
+  Placements,
+  PSEUDONYM_KEYS,
+  PURGES,
+  Purges,
+  TOKEN_USES,
+  TOKENS,
+  Tokens,
+} from "./tokens.js";
+import { Usage } from "./usage.js";
+
+const MOST_WARNINGS = 1_000;
+const NO_SECRETS: StoreSecrets = { key: null, password: null, env: {} };
+
+/** The kinds of records that hosts share. */
+const SHARED: readonly AnyKind[] = [
+  REGISTRIES,
+  HOSTS,
+  SESSIONS,
+  LEASES,
+  TOKENS,
+  TOKEN_USES,
+  PLACEMENTS,
+  KEYED_TURNS,
+  LIMITS,
+  SLOTS,
+  PURGES,
+  PSEUDONYM_KEYS,
+];
+
+export interface StoreOptions {
+  /** The name of this host among the hosts that share the fleet. Without it, the fleet serves a single host. */
+  host?: string | undefined;
+  /** Reads the random id of this host's state folder. With it, the store fails if another host has the same name. */
+  instance?: (() => string | null) | undefined;
+  secrets?: StoreSecrets | undefined;
+  /** How long an update competes with other writers before it fails with `FLEET_STATE_BUSY`, in milliseconds. */
+  deadlineMs?: number | undefined;
+  /** How long one operation waits for Redis before it fails with `FLEET_STORE_UNAVAILABLE`, in milliseconds. */
+  operationMs?: number | undefined;
+  /** The clock of leases and other records that only survive the death of a process, in milliseconds. Tests set it. */
+  clock?: { now: () => number; clockId: string } | undefined;
+}
+
+/**
+ * Opens the state of a fleet. The first use checks the state folder, and the first write creates it.
+ *
+ * @param url "file", or the URL of a Redis database. Then, besides the errors in the contract, every method may throw FleetError
+ * `FLEET_STORE_UNAVAILABLE` (within 5 seconds), `FLEET_STORE_UNUSABLE`, and `FLEET_STATE_LOST` when the database has lost its data.
+ * @param root the state folder
+ */
+export function openStore(url: string, root: string, options: StoreOptions = {}): FleetStore {
+  if (url === "file") return new FleetStore(root, null, options);
+  const target = readRedisUrl(url);
+  if (target !== null) return new FleetStore(root, target, options);
+  // The URL may contain a password, so show only its scheme.
+  const named = /^[a-z][a-z0-9+.-]*:/i.exec(url)?.[0] ?? url;
+  throw new FleetError("FLEET_CONFIG_INVALID", `The store ${quote(named)} is not supported. Use "file" or Redis.`, {
+    suggestions: ['Set "store" to "file" or to a redis:// URL in the configuration.'],
+  });
+}
+
+/** The state of a fleet: in SQLite files in the state folder and, if hosts share it, in Redis. */
+export class FleetStore implements Store {
+  readonly kind: "file" | "redis";
+  readonly hosts: Hosts | null;
+  readonly registry: RegistryStore;
+  readonly sessions: Sessions;
+  readonly leases: Leases;
+  readonly tokens: Tokens;
+  readonly placements: Placements;
+  readonly keyedTurns: KeyedTurns;
+  readonly purges: Purges;
+  readonly usage: Usage;
+  readonly limits: Limits;
+  /** Finds records in Redis without a valid signature, and signs them. Null for a fleet without Redis. */
+  readonly signatures: Signatures | null;
+  readonly rows: FleetRows;
+  readonly #root: string;
+  readonly #shared: SqliteRows | RedisRows;
+  readonly #files: Record<"state.db" | "host.db" | "ledger.db", SqliteFile>;
+  readonly #local: readonly SqliteRows[];
+  readonly #checkFolder: () => void;
+  readonly #warnings = new Set<string>();
+  /** All warnings so far. A new connection repeats warnings, and {@link takeWarnings} returns each only once. */
+  readonly #warned = new Set<string>();
+
+  constructor(root: string, target: RedisUrl | null, options: StoreOptions) {
+    const { host: own = null, instance, secrets = NO_SECRETS, deadlineMs, operationMs } = options;
+    this.#root = root;
+    this.#checkFolder = stateFolderCheck(root);
+    const folder = { checkFolder: this.#checkFolder, ensureFolder: () => ensureStateFolder(root) };
+    // Nobody can set the clock that counts from the start of the machine.
+    const clock = options.clock ?? { now: () => Math.round(system().clock.nowMs()), clockId: system().clock.bootId() };
+    const state = new SqliteRows(join(root, "state.db"), { ...folder, durable: true, now: Date.now, clockId: "" });
+    const host = new SqliteRows(join(root, "host.db"), { ...folder, ...clock, durable: false });
+    const ledger = new SqliteLedger(join(root, "ledger.db"), folder);
+    const warn = (message: string) => this.#warn(message);
+    this.#local = [state, host];
+    this.#files = { "state.db": state.file, "host.db": host.file, "ledger.db": ledger.file };
+    if (target === null) {
+      refuseOlder(root);
+      this.kind = "file";
+      this.#shared = state;
+      this.rows = new FleetRows({ fleet: state, use: host, host }, deadlineMs);
+      this.hosts = null;
+      this.registry = new RegistryFile(root, state, this.#checkFolder);
+      this.usage = new Usage(ledger, null);
+      this.signatures = null;
+    } else {
+      const where = showRedisUrl(target);
+      const prefix = keyPrefix(target.fleet);
+      const epoch = new Epoch(where, root, warn);
+      const signer = new Signer(root, secrets.key, where);
+      const connection = new Connection({
+        target,
+        epochKey: `${prefix}epoch`,
+        epoch,
+        signer,
+        secrets,
+        warn,
+        operationMs,
+      });
+      const redis = new RedisRows(connection, signer, prefix, warn);
+      this.kind = "redis";
+      this.#shared = redis;
+      this.rows = new FleetRows({ fleet: redis, use: redis, host }, deadlineMs);
+      const hosts = own === null ? null : new HostTable(own, instance, this.rows, warn);
+      this.hosts = hosts;
+      this.registry = new RegistryRow(this.rows, hosts);
+      this.usage = new Usage(ledger, new RedisLedger(connection, prefix));
+      this.signatures = new Signatures(redis, signer, SHARED);
+    }
+    this.leases = new Leases(this.rows);
+    this.sessions = new Sessions(this.rows, this.leases);
+    this.tokens = new Tokens(this.rows, { isShared: target !== null });
+    this.placements = new Placements(this.rows);
+    this.keyedTurns = new KeyedTurns(this.rows);
+    this.purges = new Purges(this.rows);
+    this.limits = new Limits(this.rows, this.sessions);
+  }
+
+  async pseudonymKey(offered: string): Promise<string> {
+    // With only one host, there is no other key to agree on.
+    if (this.kind === "file") return offered;
+    return await new Table(this.rows, PSEUDONYM_KEYS).update("", (draft) => {
+      draft.record ??= { key: offered };
+      return draft.record.key;
+    });
+  }
+
+  async now(): Promise<number> {
+    return await this.#shared.now();
+  }
+
+  async probe(): Promise<StoreProbe> {
+    if (this.kind === "file") return { durationMs: await this.#syncMs(), clockAheadMs: 0 };
+    await this.now(); // connects
+    const begun = performance.now();
+    const theirs = await this.now();
+    const durationMs = performance.now() - begun;
+    // Redis read its clock about half way between the request and the answer.
+    return { durationMs, clockAheadMs: theirs - (Date.now() - durationMs / 2) };
+  }
+
+  async sweep(): Promise<void> {
+    this.#checkFolder();
+    await sweepFolder(this.#root);
+    await this.tokens.forgetEnds(await this.now());
+    if (this.#shared instanceof RedisRows) for (const kind of [LEASES, SLOTS]) await this.#shared.forgetEnded(kind);
+  }
+
+  async forgetOlder(texts: readonly string[]): Promise<void> {
+    this.#checkFolder();
+    for (const file of Object.values(this.#files)) await file.eraseDeleted();
+    const names = readIfThere(this.#root, () => readdirSync(this.#root)) ?? [];
+    for (const name of names.filter((each) => each.startsWith(DAMAGED))) {
+      const path = join(this.#root, name);
+      const bytes = readIfThere(path, () => readFileSync(path));
+      if (bytes !== undefined && texts.some((text) => bytes.includes(text))) rmSync(path, { force: true });
+    }
+  }
+
+  async copy(): Promise<void> {
+    await this.#files["state.db"].copy();
+  }
+
+  async damage(): Promise<{ file: string; detail: string }[]> {
+    const found: { file: string; detail: string }[] = [];
+    for (const [file, database] of Object.entries(this.#files)) {
+      const detail = await database.damage();
+      if (detail !== null) found.push({ file, detail });
+    }
+    return found;
+  }
+
+  async repair(): Promise<RepairedFile[]> {
+    const repaired: RepairedFile[] = [];
+    for (const [file, database] of Object.entries(this.#files))
+      if ((await database.damage()) !== null) repaired.push({ file, ...database.restore() });
+    return repaired;
+  }
+
+  takeWarnings(): string[] {
+    const warnings = [...this.#warnings];
+    this.#warnings.clear();
+    return warnings;
+  }
+
+  async close(): Promise<void> {
+    this.limits.stop();
+    await this.usage.close();
+    await this.rows.close();
+    for (const rows of this.#local) await rows.close();
+  }
+
+  /** How long a small write with a sync to disk takes, in milliseconds. Null if there is no state folder so far. */
+  async #syncMs(): Promise<number | null> {
+    this.#checkFolder();
+    const path = join(this.#root, scratchName("tmp"));
+    const begun = performance.now();
+    try {
+      const fd = await writing(this.#root, async () => await writeNewFile(path, Buffer.from("{}")));
+      const durationMs = performance.now() - begun;
+      closeQuietly(fd);
+      return durationMs;
+    } catch (error) {
+      if (error instanceof Error && systemCode(error.cause) === "ENOENT") return null;
+      throw error;
+    } finally {
+      rmSync(path, { force: true });
+    }
+  }
+
+  #warn(message: string): void {
+    // Somebody with write access to Redis could cause any number of different warnings.
+    if (this.#warned.has(message) || this.#warned.size >= MOST_WARNINGS) return;
+    this.#warned.add(message);
+    this.#warnings.add(message);
+  }
+}
+
+/** Refuses a state folder with records in files, as a development version wrote them. */
+function refuseOlder(root: string): void {
+  if (!existsSync(join(root, "registry")) || existsSync(join(root, "state.db"))) return;
+  throw olderError(root, `mv ${shellQuote(root)} ${shellQuote(`${root}.old`)} # begins with an empty fleet`);
+}
