@@ -6,7 +6,7 @@
  */
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
-import { openFileStore } from "../src/store/file/file-store.js";
+import { openStore } from "../src/store/store.js";
 import { serverRecord, sessionRecord } from "../test/fixtures/store/store-records.js";
 import { claim, compare, fleetCommand, printMachine, ratio, withState } from "./measure.js";
 
@@ -18,7 +18,7 @@ const LINES = ["copilotfleet describe ", "copilotfleet send --user user-7 "];
 printMachine();
 await withState(async (env) => {
   const numbers = Array.from({ length: count }, (_, number) => number);
-  const store = openFileStore(env.COPILOTFLEET_HOME ?? "");
+  const store = openStore("file", env.COPILOTFLEET_HOME ?? "");
   await store.registry.update(({ servers }) => {
     for (const number of numbers) {
       const id = `server-${number}`;

@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { Fleet } from "../src/index.js";
 import { RawConnection } from "../src/runtime/client/raw-connection.js";
-import { openFileStore } from "../src/store/file/file-store.js";
+import { openStore } from "../src/store/store.js";
 import { plantSessions, recordSessions, type Template } from "../test/fixtures/sessions/gc-sessions.js";
 import { claim, compare, fleetCommand, printMachine, ratio, withState } from "./measure.js";
 
@@ -28,7 +28,7 @@ const STOPPED = `copilotfleet gc, server stopped, ${count}`;
 printMachine();
 await withState(async (env, folder) => {
   await using fleet = await Fleet.open({ env });
-  await using store = disposable(openFileStore(env.COPILOTFLEET_HOME ?? ""));
+  await using store = disposable(openStore("file", env.COPILOTFLEET_HOME ?? ""));
   const template = await makeTemplate(fleet, folder);
   const { server: running } = await fleet.servers.spawn("running");
   const { server: stopped } = await fleet.servers.spawn("stopped");

@@ -18,7 +18,7 @@ import { systemClock } from "../src/base/clock.js";
 import { loadConfig } from "../src/config/load/load.js";
 import { SignOn } from "../src/identity/sign-on.js";
 import { Fleet } from "../src/index.js";
-import { openFileStore } from "../src/store/file/file-store.js";
+import { openStore } from "../src/store/store.js";
 import { Issuer } from "../test/fixtures/identity/issuer.js";
 import { claim, printMachine } from "./measure.js";
 import type { SignOns } from "./sign-on-clients.js";
@@ -55,7 +55,7 @@ function p(times: readonly number[], share: number): number {
 }
 
 async function measureChecks(alg: string): Promise<void> {
-  const store = openFileStore(join(folder, "state"));
+  const store = openStore("file", join(folder, "state"));
   const { config } = loadConfig({ env, cwd: folder, flags: options.config });
   const signOn = new SignOn({ store, config, clock: systemClock });
   const check = async (token: string) => {

@@ -10,7 +10,7 @@ import { type LedgerLine, UNREPORTED, USAGE_BY } from "../src/base/usage.js";
 import { openParts } from "../src/fleet/parts.js";
 import { Fleet } from "../src/index.js";
 import { startEchoModel } from "../src/providers/echo.js";
-import { openStore } from "../src/store/file/file-store.js";
+import { openStore } from "../src/store/store.js";
 import { RedisServer } from "../test/fixtures/store/redis-server.js";
 import { COMMAND, claim, median, printMachine, withState } from "./measure.js";
 

@@ -2,7 +2,7 @@ import { cpSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { Fleet } from "../../src/index.js";
-import { openStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { startBuilt } from "../gateway/processes.js";
 import { claim, processorSeconds } from "../measure.js";
 import { openStream, type RawStream } from "./raw-stream.js";

@@ -12,7 +12,7 @@ import type { UserEntry } from "../../src/hosts/gather.js";
 import type { PurgeReceipt } from "../../src/hosts/purge.js";
 import { chatHistoryPath } from "../../src/runtime/files/shared-storage.js";
 import { PURGE_STEPS } from "../../src/sessions/purge.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
@@ -93,7 +93,7 @@ describe("a purge", () => {
   it("an unfinished purge keeps the user out and makes doctor fail until gc finishes it", async () => {
     const { user, words } = leaver();
     await talk(user, "hello");
-    const store = openFileStore(fleet.stateRoot);
+    const store = openStore("file", fleet.stateRoot);
     await store.purges.begin({ user, begunAt: new Date().toISOString(), pending: [null] });
     await store.close();
     await fleet.servers.stop([(await at.record(user)).id], { force: true });
@@ -119,7 +119,7 @@ describe("a purge", () => {
     const events = new Events({ store: { hosts: null }, config, stateRoot, via: "library", warn });
     await events.record({ type: "session.evicted", sessionId: id });
     expect(found(join(fleet.stateRoot, "events"), [id])).not.toEqual([]);
-    const store = openFileStore(fleet.stateRoot);
+    const store = openStore("file", fleet.stateRoot);
     // Since then, ann has used the id of another of these sessions again.
     const again = unused("used-again");
     await fleet.sessions.leave(await fleet.sessions.create({ user: "ann", sessionId: again }));
@@ -137,7 +137,7 @@ describe("a purge", () => {
   it("a purge that is not complete appears in the metrics of serve, with the time when it began", async () => {
     const { user } = leaver();
     const begunAt = new Date(Date.now() - 3_600_000).toISOString();
-    const store = openFileStore(fleet.stateRoot);
+    const store = openStore("file", fleet.stateRoot);
     await store.purges.begin({ user, begunAt, pending: ["lost-host"] });
     await store.close();
     const serving = await serve(at, { env: FAST_HEALTH });
@@ -164,7 +164,7 @@ describe("a purge", () => {
 
 it("if gc cannot finish the purge of one user, it warns, finishes that of another, and retries next time", async () => {
   const [kept, erased] = [leaver(), leaver()];
-  const store = openFileStore(fleet.stateRoot);
+  const store = openStore("file", fleet.stateRoot);
   for (const { user, canary } of [kept, erased]) {
     await talk(user, canary);
     await store.purges.begin({ user, begunAt: new Date().toISOString(), pending: [null] });

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ROUTES } from "../../src/http/app.js";
 import { Strangers } from "../../src/http/door-state.js";
 import { issueHostToken } from "../../src/identity/tokens.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { rawReply } from "../fixtures/api/raw-reply.js";
 import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
@@ -87,7 +87,7 @@ describe("the hosts and origins of requests", () => {
 
 describe("tokens", () => {
   it("every request without a valid token gets the same answer, and the log has the reason", async () => {
-    const own = openFileStore(at.commands.root);
+    const own = openStore("file", at.commands.root);
     const { token: hosts } = await issueHostToken(own, "other", "this");
     const revoked = await at.fleet.tokens.issue("alice");
     await at.fleet.tokens.revoke({ ids: [revoked.id] });

@@ -4,7 +4,7 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import type { Check } from "../../src/fleet/doctor/checks.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { nodeIsSupported } from "../../src/fleet/doctor/settings.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { killed, sleeper } from "../fixtures/processes.js";
 import { straceProblem } from "../fixtures/store/store-strace.js";
@@ -147,7 +147,7 @@ describe("sessions", () => {
 
   it("doctor warns when sessions were last used in the future, because the clock was set back since then", async () => {
     await fleet.create("alice", "later");
-    const store = openFileStore(fleet.root);
+    const store = openStore("file", fleet.root);
     await store.sessions.update("later", (record) => {
       record.lastUsedAt = new Date(Date.now() + 3_600_000).toISOString();
     });
@@ -161,7 +161,7 @@ describe("sessions", () => {
 
 describe("tokens", () => {
   it("doctor warns of tokens that are expired, endless or unused, and --fix deletes only expired tokens", async () => {
-    const store = openFileStore(fleet.root).tokens;
+    const store = openStore("file", fleet.root).tokens;
     onTestFinished(async () => {
       for (const { id } of await store.list()) await store.delete(id);
     });

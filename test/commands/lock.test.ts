@@ -3,7 +3,7 @@ import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { RAW, TIME, testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
@@ -36,7 +36,7 @@ interface Locked {
 
 /** Records sessions without starting a server, because a lease needs only the record of its session. */
 beforeAll(async () => {
-  const store = openFileStore(fleet.root);
+  const store = openStore("file", fleet.root);
   await store.sessions.create(sessionRecord("s", { kind: "collaborative", members: ["bob"] }));
   await store.sessions.create(sessionRecord("foreign", { owner: "eve" }));
 });
@@ -145,7 +145,7 @@ describe("waiting", () => {
   it("a lock that waits gets the lease when the holder releases it", async () => {
     const locked = await lock();
     const waiting = fleet.start(["lock", "s", "--user", "bob", "--json"]);
-    const queued = () => openFileStore(fleet.root).leases.acquire(probe);
+    const queued = () => openStore("file", fleet.root).leases.acquire(probe);
     const probe = { sessionId: "s", holder: "p", token: "p", ttlMs: 1, placeMs: 1 };
     await expect.poll(queued).toMatchObject({ granted: false, ahead: 1 });
     await unlock(locked);
@@ -164,10 +164,10 @@ describe("waiting", () => {
       const waiting = fleet.start(["lock", "s", "--user", "bob", ...args]);
       const probe = { sessionId: "s", holder: "p", token: "p", ttlMs: 1, placeMs: 1 };
       const ahead = (n: number) => ({ granted: false, ahead: n });
-      await expect.poll(() => openFileStore(fleet.root).leases.acquire(probe)).toMatchObject(ahead(1));
+      await expect.poll(() => openStore("file", fleet.root).leases.acquire(probe)).toMatchObject(ahead(1));
       waiting.child.kill(signal);
       expect(await waiting.done).toMatchObject({ code, stdout: "" });
-      expect(await openFileStore(fleet.root).leases.acquire(probe)).toMatchObject(ahead(0));
+      expect(await openStore("file", fleet.root).leases.acquire(probe)).toMatchObject(ahead(0));
     }
     expect(existsSync(never)).toBe(false);
     await unlock(locked);
@@ -292,7 +292,7 @@ describe("usage errors of lock and unlock", () => {
     expect(ran).toMatchObject({ code: 4, stderr: "" });
     expect(ran.json()).toMatchObject({ error: { code: "FLEET_SESSION_NOT_FOUND" } });
     expect(existsSync(join(fleet.folder, "foreign"))).toBe(false);
-    expect(await openFileStore(fleet.root).leases.read("foreign")).toBeNull();
+    expect(await openStore("file", fleet.root).leases.read("foreign")).toBeNull();
     expect(existsSync(join(fleet.root, "leases", "unknown"))).toBe(false);
   });
 

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { RawClient } from "../door/raw-client.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
@@ -268,7 +268,7 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
 
   long("the runbook of CopilotfleetPurgeUnfinished works as printed", async () => {
     const cause = async () => {
-      const store = openFileStore(fleet.root);
+      const store = openStore("file", fleet.root);
       await store.purges.begin({ user: "leaver", begunAt: new Date().toISOString(), pending: ["lost-host"] });
       await store.close();
       return { USER: "leaver" };

@@ -7,7 +7,7 @@ import type { MigrateResult } from "../../src/fleet/migrate.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import type { ServerView } from "../../src/servers/server.js";
 import { readContents } from "../../src/store/copy.js";
-import { openStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import type { RunOptions } from "../fixtures/commands/command.js";
@@ -38,7 +38,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
   }
 
   async function using_<T>(url: string, work: (store: Store) => Promise<T>): Promise<T> {
-    const store = openStore(url, fleet.root, HOST);
+    const store = openStore(url, fleet.root, { host: HOST });
     try {
       return await work(store);
     } finally {

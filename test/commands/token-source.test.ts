@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { RecordedSource } from "../../src/base/server.js";
-import { openStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import { memoryHas } from "../fixtures/processes.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
@@ -27,7 +27,7 @@ describe.skipIf(problem !== undefined)("the source of a server's GitHub token", 
   });
 
   async function rewrite(token: object): Promise<void> {
-    const store = openStore(redis.url("f"), fleet.root, "h1");
+    const store = openStore(redis.url("f"), fleet.root, { host: "h1" });
     const { id } = await fleet.record("alice");
     await store.registry.update(({ servers }) => {
       const server = servers[id];

@@ -3,7 +3,7 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { makeOld } from "../fixtures/sessions/gc-sessions.js";
@@ -96,7 +96,7 @@ describe("in the clone of a hostile repository", () => {
     const other = await faultFleet();
     mkdirSync(impatient);
     await other.json(["create", "--user", "a", "--id", "kept", "--prompt", "hello"]);
-    await openFileStore(other.root).sessions.update("kept", (record) => {
+    await openStore("file", other.root).sessions.update("kept", (record) => {
       record.lastUsedAt = new Date(Date.now() - 60_000).toISOString();
     });
     makeOld(join((await other.server("a")).home, "session-state", "kept"), 60_000);

@@ -11,7 +11,7 @@ import { Fleet } from "../../src/fleet/fleet.js";
 import { openParts } from "../../src/fleet/parts.js";
 import type { FleetOptions } from "../../src/hosts/options.js";
 import type { ModelProvider } from "../../src/providers/provider.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
 import { type PortRange, testPorts } from "../fixtures/fleets/ports.js";
 import { RUNTIME_VARIABLES } from "../fixtures/fleets/runtime.js";
@@ -103,7 +103,7 @@ export class DoorFleet implements AsyncDisposable {
 
   /** The recorded state, read directly and not through the fleet. */
   get store(): Store {
-    return openFileStore(join(this.folder, "state"));
+    return openStore("file", join(this.folder, "state"));
   }
 
   get url(): string {

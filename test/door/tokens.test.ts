@@ -13,7 +13,7 @@ import {
   sweepTokens,
   verifyToken,
 } from "../../src/identity/tokens.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
 import { TestFleet, testFleet } from "../fixtures/commands/cli.js";
 
@@ -22,7 +22,7 @@ let store: Store;
 
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), "copilotfleet-tokens-"));
-  store = openFileStore(join(folder, "state"));
+  store = openStore("file", join(folder, "state"));
 });
 
 afterEach(async () => {

@@ -4,7 +4,7 @@ import { beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import type { ServerDescription, SessionDescription, UserDescription } from "../../src/hosts/overview.js";
 import type { IssuedToken } from "../../src/identity/tokens.js";
 import type { ServerView } from "../../src/servers/server.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
@@ -60,7 +60,7 @@ describe("describe server", () => {
   it("describe prints neither the connection token of a server nor the command that gets the server's GitHub token", async () => {
     const { token } = await fleet.json<{ token: string }>(["connect", "--user", "alice"]);
     const stopped = { state: "stopped", process: null, port: null, startedAt: null, user: "secretive" } as const;
-    await openFileStore(fleet.root).registry.update(({ servers }) => {
+    await openStore("file", fleet.root).registry.update(({ servers }) => {
       servers["secretive-1"] = serverRecord("secretive-1", {
         ...stopped,
         token: { from: "command", command: "echo s3cret" } as { from: "command" },
@@ -128,7 +128,7 @@ describe("describe session", () => {
 
   it("describe escapes control characters in the purpose of a session", async () => {
     const purpose = "a\x1b[31mb";
-    await openFileStore(fleet.root).sessions.create(sessionRecord("red", { owner: "alice", purpose }));
+    await openStore("file", fleet.root).sessions.create(sessionRecord("red", { owner: "alice", purpose }));
     expect(await fleet.ok(["describe", "red"])).toContain("a\\u{1b}[31mb");
     expect(await fleet.json(["describe", "red"])).toMatchObject({ session: { purpose }, server: null, folder: null });
   });

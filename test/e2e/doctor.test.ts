@@ -7,7 +7,7 @@ import { isCommand } from "../../src/base/errors.js";
 import type { Check } from "../../src/fleet/doctor/checks.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { OLDEST_RUNTIME, ownVersion } from "../../src/runtime/launch/versions.js";
-import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
+import { type FileStore, openStore } from "../../src/store/store.js";
 import { TIME, testFleet } from "../fixtures/commands/cli.js";
 import { COMMAND, type Ran } from "../fixtures/commands/command.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
@@ -49,7 +49,7 @@ async function findings(env: NodeJS.ProcessEnv = {}): Promise<Map<string, Check>
 }
 
 function store(): FileStore {
-  return openFileStore(fleet.root);
+  return openStore("file", fleet.root);
 }
 
 async function listen(port = 0): Promise<Server> {

@@ -4,7 +4,7 @@ import { join, relative } from "node:path";
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { afterAll, afterEach, describe, expect, it, onTestFinished } from "vitest";
 import { Fleet, type GcResult } from "../../src/index.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
@@ -18,7 +18,7 @@ afterAll(() => model.close());
 /** Ends the turns that a failed test left running. */
 afterEach(() => model.release());
 const fleet = testFleet(model.env);
-const store = openFileStore(fleet.root);
+const store = openStore("file", fleet.root);
 const OLD_MS = 48 * 3_600_000;
 
 const gc = async (...args: string[]) => await fleet.json<GcResult>(["gc", "--ttl", "24h", ...args]);

@@ -3,7 +3,7 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { parse } from "yaml";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
@@ -14,14 +14,14 @@ const fleet = testFleet();
 /** Records a stopped server, which needs no process. */
 async function addServer(user: string): Promise<void> {
   const stopped = { state: "stopped", desired: "stopped", process: null, port: null, startedAt: null } as const;
-  await openFileStore(fleet.root).registry.update(({ servers }) => {
+  await openStore("file", fleet.root).registry.update(({ servers }) => {
     const createdAt = `2026-01-0${Object.keys(servers).length + 1}T00:00:00.000Z`;
     servers[`${user}-1`] = serverRecord(`${user}-1`, { ...stopped, user, createdAt });
   });
 }
 
 beforeAll(async () => {
-  const store = openFileStore(fleet.root);
+  const store = openStore("file", fleet.root);
   for (const user of ["bob", "alice"]) await addServer(user);
   for (const [id, owner, day] of [
     ["old", "alice", 1],
@@ -173,7 +173,7 @@ describe("the filters of a list", () => {
   });
 
   it("list --purpose, --host and --model show only the sessions that match all of them", async () => {
-    const store = openFileStore(fleet.root);
+    const store = openStore("file", fleet.root);
     await store.sessions.create(sessionRecord("own", { purpose: "review", model: "gpt-5" }));
     await store.sessions.create(sessionRecord("plain", { purpose: "review" }));
     const env = { COPILOTFLEET_SESSION_MODEL: "gpt-5-mini" };

@@ -1,6 +1,6 @@
 import stringWidth from "string-width";
 import { beforeAll, describe, expect, it } from "vitest";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal, type TerminalOptions } from "../fixtures/commands/terminal.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
@@ -14,7 +14,7 @@ const UUID = "0ba2d2f0-6ab5-4a2c-9d3a-5c58452b9ddf";
 
 /** Records servers and sessions as if the fleet had been used. The servers are stopped, so they need no process. */
 beforeAll(async () => {
-  const store = openFileStore(fleet.root);
+  const store = openStore("file", fleet.root);
   await store.registry.update(({ servers }) => {
     const stopped = { state: "stopped", desired: "stopped", process: null, port: null, startedAt: null } as const;
     for (const user of [...USERS, ...Array.from({ length: 36 }, (_, index) => `user-${index}`)]) {

@@ -6,7 +6,7 @@ import type { ServerRecord } from "../../src/base/server.js";
 import type { SessionRecord } from "../../src/base/session.js";
 import { Fleet, type GcResult } from "../../src/index.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
 import type { Ran } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
@@ -42,7 +42,7 @@ class Scene {
   constructor(fleet: FaultFleet, library: Fleet, server: ServerRecord, template: Template) {
     this.fleet = fleet;
     this.library = library;
-    this.store = openFileStore(fleet.root);
+    this.store = openStore("file", fleet.root);
     this.server = server;
     this.template = template;
     this.statePath = join(server.home, "session-state");

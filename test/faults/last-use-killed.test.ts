@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
@@ -15,7 +15,7 @@ it("gc keeps a session whose last turn was not recorded because serve was killed
   const client = await RawClient.as(String(door), token);
   await client.requestOk("session.create", { sessionId: "notes" });
   await client.turnOk("notes", "one");
-  const { sessions } = openFileStore(fleet.root);
+  const { sessions } = openStore("file", fleet.root);
   await eventually("the record of the first turn", async () => (await sessions.read("notes"))?.turns === 1);
   await client.turnOk("notes", "two");
   serving.kill("SIGKILL");

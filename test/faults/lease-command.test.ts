@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { Leases } from "../../src/sessions/leases.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { isRunning, processesWith } from "../fixtures/processes.js";
@@ -12,7 +12,7 @@ import { Stopwatch } from "../fixtures/stopwatch.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
 const fleet = testFleet();
-const leases = new Leases(openFileStore(fleet.root));
+const leases = new Leases(openStore("file", fleet.root));
 
 /**
  * Starts `lock SESSION -- sh -c SCRIPT` on a new session. Resolves when the script has written its PID and that of its
@@ -21,7 +21,7 @@ const leases = new Leases(openFileStore(fleet.root));
 async function lockRunning(script: string, flags: string[] = []) {
   const session = unused("notes");
   // The session has no server, because a lease does not need one.
-  await openFileStore(fleet.root).sessions.create(sessionRecord(session));
+  await openStore("file", fleet.root).sessions.create(sessionRecord(session));
   const pids = join(fleet.folder, `${session}.pids`);
   onTestFinished(() => {
     for (const pid of processesWith(`PIDS=${pids}`)) process.kill(pid, "SIGKILL");

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { seededRandom } from "../fixtures/random.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
@@ -21,7 +21,7 @@ const program = bundleFixture("lease-waiter");
 it(`exactly one of ${WAITERS} waiters gets the lease within two TTLs of the holder's death (${ROUNDS} kills)`, async () => {
   const random = seededRandom("lease herd");
   const root = await temporaryRoot();
-  await openFileStore(root).sessions.create(sessionRecord("shared"));
+  await openStore("file", root).sessions.create(sessionRecord("shared"));
   const log = new LeaseLog(join(root, "..", "log"));
   onTestFinished(() => log.close());
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { Leases } from "../../src/sessions/leases.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { seededRandom } from "../fixtures/random.js";
 import { machineMs } from "../fixtures/store/lease-clock.js";
@@ -33,7 +33,7 @@ class FencedResource {
 
 async function setUp() {
   const root = await temporaryRoot();
-  const store = openFileStore(root);
+  const store = openStore("file", root);
   await store.sessions.create(sessionRecord("shared"));
   const log = new LeaseLog(join(root, "..", "log"));
   onTestFinished(() => log.close());

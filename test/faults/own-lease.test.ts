@@ -4,7 +4,7 @@ import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sd
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { Lease } from "../../src/base/session.js";
 import { Fleet } from "../../src/index.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 
@@ -195,7 +195,7 @@ describe("leases.hold", () => {
 /** Resolves when somebody waits for the lease on a session. */
 async function queued(session: string): Promise<void> {
   const probe = { sessionId: session, holder: "p", token: "p", ttlMs: 1, placeMs: 1 };
-  const ask = () => openFileStore(command.root).leases.acquire(probe);
+  const ask = () => openStore("file", command.root).leases.acquire(probe);
   await expect.poll(ask, { timeout: 20_000 }).toMatchObject({ granted: false, ahead: 1 });
 }
 

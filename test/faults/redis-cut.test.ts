@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import type { HostEntry } from "../../src/base/host.js";
 import type { LeaseRequest } from "../../src/base/session.js";
-import { openStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
-import { openRedisStore } from "../../src/store/redis/redis-store.js";
+import { openStore } from "../../src/store/store.js";
 import { CuttingProxy } from "../fixtures/store/cutting-proxy.js";
 import { parsed, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
@@ -29,7 +29,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     const url = redis.url();
     const through = parsed(url.replace(String(redis.port), String(proxy.port)));
     // The limit is high, because a test delays operations, and a slow machine can make the delay long.
-    const store = openRedisStore(through, await keyedRoot(), { operationMs: 60_000 });
+    const store = openStore(through, await keyedRoot(), { operationMs: 60_000 });
     const direct = openStore(url, await keyedRoot());
     onTestFinished(async () => {
       await store.close();
@@ -137,8 +137,8 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     const url = redis.url();
     const options = { host: "h1", instance: () => "i1" };
     const through = parsed(url.replace(String(redis.port), String(proxy.port)));
-    const store = openRedisStore(through, await keyedRoot(), options);
-    const direct = openRedisStore(parsed(url), await keyedRoot(), options);
+    const store = openStore(through, await keyedRoot(), options);
+    const direct = openStore(url, await keyedRoot(), options);
     onTestFinished(async () => void (await Promise.all([store.close(), direct.close()])));
     const [hosts, watcher] = [store.hosts, direct.hosts];
     if (hosts === null || watcher === null) throw new Error("the store knows no hosts");

@@ -2,7 +2,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
-import { openStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { seededRandom } from "../fixtures/random.js";
 import { CuttingProxy } from "../fixtures/store/cutting-proxy.js";

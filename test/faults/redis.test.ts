@@ -4,9 +4,9 @@ import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import type { HostEntry } from "../../src/base/host.js";
 import type { LeaseRequest } from "../../src/base/session.js";
-import { openStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
-import { openRedisStore } from "../../src/store/redis/redis-store.js";
+import { openStore } from "../../src/store/store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { eventually } from "../fixtures/eventually.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
@@ -103,7 +103,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       const source = password === "" ? null : ({ from: "env", name: "PASSWORD" } as const);
       const secrets = { key: null, password: source, env: { PASSWORD: password } };
       const options = { operationMs, secrets };
-      const store = openRedisStore(parsed(url), await keyedRoot(), options);
+      const store = openStore(url, await keyedRoot(), options);
       onTestFinished(() => store.close());
       return store;
     }
@@ -301,7 +301,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     });
 
     it("a host keeps its term and can leave while Redis is full", async () => {
-      const store = openRedisStore(parsed(redis.url()), await keyedRoot(), { host: "h1", instance: () => "i1" });
+      const store = openStore(redis.url(), await keyedRoot(), { host: "h1", instance: () => "i1" });
       onTestFinished(() => store.close());
       const { hosts } = store;
       if (hosts === null) throw new Error("the store knows no hosts");
@@ -461,7 +461,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
 
     it("calls fail in time when Redis is gone for good, and a new store's first call fails at once", async () => {
       const redis = await started([]);
-      const store = openRedisStore(parsed(redis.url("f")), await keyedRoot(), { operationMs: SHORT_MS });
+      const store = openStore(redis.url("f"), await keyedRoot(), { operationMs: SHORT_MS });
       onTestFinished(() => store.close());
       await populate(store);
       await redis.kill();
@@ -513,11 +513,11 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     const address = await CuttingProxy.start(old.port);
     onTestFinished(() => address.end());
     const url = old.url("f").replace(String(old.port), String(address.port));
-    const store = openRedisStore(parsed(url), await keyedRoot(), { operationMs: 2_000 });
+    const store = openStore(url, await keyedRoot(), { operationMs: 2_000 });
     onTestFinished(() => store.close());
     const fence = await populate(store);
     // This store has a high time limit, for operations that must succeed in the end, however slow the machine is.
-    const patient = openRedisStore(parsed(url), await keyedRoot(), { operationMs: 20_000 });
+    const patient = openStore(url, await keyedRoot(), { operationMs: 20_000 });
     onTestFinished(() => patient.close());
     expect(await patient.sessions.update("a", (draft) => ++draft.turns)).toBe(1);
     expect(await old.client.wait(1, 10_000)).toBe(1);

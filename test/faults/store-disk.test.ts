@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { isUnreadable } from "../../src/store/failures.js";
 import { mediumError } from "../../src/store/file/failures.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import { COMMAND } from "../fixtures/commands/command.js";
@@ -62,7 +62,7 @@ it.skipIf(problem !== undefined)(
   "the file store reads from a read-only folder, and refuses every write with the reason",
   async () => {
     const root = await temporaryRoot();
-    const store = openFileStore(root);
+    const store = openStore("file", root);
     await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
     await store.sessions.create(sessionRecord("a"));
     const script = 'mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; exec "$2" "$3" "$1"';
@@ -132,7 +132,7 @@ it.skipIf(!hasLimit)(
   "listing sessions fails with FLEET_FILES_EXHAUSTED, and skips no record, when the process runs out of files",
   async () => {
     const root = await temporaryRoot();
-    const store = openFileStore(root);
+    const store = openStore("file", root);
     for (let at = 0; at < RECORDS; at++) await store.sessions.create(sessionRecord(`session-${at}`));
     await store.close();
     const output = execFileSync("prlimit", ["--nofile=64", process.execPath, TAKER, root], { encoding: "utf8" });
@@ -177,7 +177,7 @@ describe("the lock of the file store", () => {
     const usual: number[] = [];
     const commit = async (trial: number) => {
       using passed = new Stopwatch();
-      await openFileStore(root).registry.update(
+      await openStore("file", root).registry.update(
         (draft) => void Object.assign(draft.servers, { [trial]: server(trial) }),
       );
       return passed.ms;
@@ -189,7 +189,7 @@ describe("the lock of the file store", () => {
       expect(await scratchNames(root)).toHaveLength(1);
       took.push(await commit(trial));
       expect(await scratchNames(root)).toEqual([]);
-      expect(Object.keys((await openFileStore(root).registry.read()).servers)).toHaveLength(trial + 1);
+      expect(Object.keys((await openStore("file", root).registry.read()).servers)).toHaveLength(trial + 1);
       // Delete the killed holder's lock. Otherwise the next holder would wait until that lock is stale.
       await rm(join(root, "registry.lock"), { recursive: true, force: true });
       usual.push(await commit(trial));
@@ -204,9 +204,9 @@ describe("the lock of the file store", () => {
     const { child } = await startHolder(root);
     child.kill("SIGSTOP");
     using passed = new Stopwatch();
-    await openFileStore(root).registry.update((draft) => void Object.assign(draft.servers, { a: serverRecord("a") }));
+    await openStore("file", root).registry.update((draft) => void Object.assign(draft.servers, { a: serverRecord("a") }));
     expect(passed.ms).toBeLessThan(2_000);
-    expect(Object.keys((await openFileStore(root).registry.read()).servers)).toEqual(["a"]);
+    expect(Object.keys((await openStore("file", root).registry.read()).servers)).toEqual(["a"]);
   });
 });
 

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
+import { type FileStore, openStore } from "../../src/store/store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { parseCounts, stringifyCounts } from "../fixtures/store/store-counts.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
@@ -60,7 +60,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
     root = join(await mkdtemp(join(tmpdir(), "copilotfleet-syscalls-")), "state");
     log = join(root, "..", "strace.log");
     // Commit so many revisions that each later commit also deletes an old revision.
-    for (let rev = 0; rev < 20; rev++) await addTo(openFileStore(root), `filler${rev}`);
+    for (let rev = 0; rev < 20; rev++) await addTo(openStore("file", root), `filler${rev}`);
     const committer = await start();
     const detach = await attach(committer.child.pid ?? 0, log, [`trace=${CALLS.join(",")}`]);
     expect(await committer.count("baseline")).toBe("acked 0");
@@ -75,7 +75,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
       await exited;
     }
     // An injected error may leave files behind. sweep() deletes them only now, because their writer has ended.
-    await openFileStore(root).sweep();
+    await openStore("file", root).sweep();
     expect(await scratchNames()).toEqual([]);
   });
 
@@ -105,7 +105,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
     const key = `key${number++}`;
     // An earlier case may have killed the lock's holder. Delete the lock, so that this case does not wait for it.
     await rm(join(root, "registry.lock"), { recursive: true, force: true });
-    const other = openFileStore(root);
+    const other = openStore("file", root);
     const expressions = [`trace=${CALLS.join(",")}`, `inject=${call}:${injection}`];
     const detach = await attach(committer.child.pid ?? 0, log, expressions);
     let finished = false;
@@ -138,7 +138,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
       expect(answer, at).toBeUndefined();
       expect([0, 1], at).toContain(times);
       outcomes[times === 0 ? "old" : "new"]++;
-      await addTo(openFileStore(root), "next");
+      await addTo(openStore("file", root), "next");
       expect(await scratchNames(), at).toEqual([]);
     }
     console.log(`store system calls: killed ${JSON.stringify(outcomes)}`);

@@ -2,7 +2,7 @@ import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { seededRandom } from "../fixtures/random.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
@@ -26,7 +26,7 @@ it(`${WORKERS * QUOTA} increments in the file store count exactly once if worker
   const root = await temporaryRoot();
   const ackFolder = join(root, "..", "acks");
   await mkdir(ackFolder);
-  const store = openFileStore(root);
+  const store = openStore("file", root);
   await store.sessions.create(sessionRecord("shared"));
   const options = { program, url: "file", root, ackFolder, quota: QUOTA / 2 };
   const workers = Array.from({ length: WORKERS }, (_, index) => new Worker(options, index));

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it, vi } from "vitest";
 import { effectiveLimits, LimitEvents } from "../../src/accounts/limits.js";
 import { Fleet } from "../../src/fleet/fleet.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
@@ -80,7 +80,7 @@ type Noted = Parameters<NonNullable<Parameters<typeof LimitEvents.of>[0]["events
 
 function opened(): { store: Store; noted: Noted[]; events: LimitEvents } {
   const noted: Noted[] = [];
-  const store = openFileStore(root);
+  const store = openStore("file", root);
   return { store, noted, events: LimitEvents.of({ store, events: { note: (event) => void noted.push(event) } }) };
 }
 

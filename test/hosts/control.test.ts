@@ -11,7 +11,7 @@ import { ControlLink } from "../../src/hosts/calls/control-link.js";
 import { CALL_NAMES } from "../../src/hosts/calls/rpc-table.js";
 import { issueHostToken, issueToken, listTokens, revokeTokens, sweepTokens } from "../../src/identity/tokens.js";
 import { HostDirectory } from "../../src/servers/directory.js";
-import { openStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
 import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
@@ -57,7 +57,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
       onEvent: (event) => events.push(event),
       onRequest: (report) => requests.push(report),
     });
-    store = openStore(url, withStoreKey(join(folder, "other")), "h2");
+    store = openStore(url, withStoreKey(join(folder, "other")), { host: "h2" });
     directory = new HostDirectory({ store, config: { storage: { shared: null } } });
     // The first write makes the database belong to a fleet.
     await revokeTokens(store, { ids: [(await issueToken(store, "nobody", null)).id] });

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createKeyed } from "../../src/sessions/use/keyed.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { eventually } from "../fixtures/eventually.js";
 import { startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { unused } from "../fixtures/sessions/unused.js";
@@ -154,7 +154,7 @@ describe("new sessions with an Idempotency-Key", () => {
 
   it("a repeated Idempotency-Key creates the session if the first try crashed after recording the key", async () => {
     const parts = { user: "dora", key: "cut", content: {} };
-    const store = openFileStore(at.fleet.stateRoot);
+    const store = openStore("file", at.fleet.stateRoot);
     const crash = createKeyed(store.keyedTurns, {
       ...parts,
       create: async () => await Promise.reject(new Error("killed")),

@@ -1,5 +1,5 @@
 import { describe, expect, it, onTestFinished } from "vitest";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
@@ -48,7 +48,7 @@ describe("route", () => {
     await fleet.ok(["create", "--user", user]);
     const placed = await route("--user", user);
     expect(placed).toMatchObject({ reason: "the user was placed there before", server: { state: "ready" } });
-    const store = openFileStore(fleet.root);
+    const store = openStore("file", fleet.root);
     const added = Array.from({ length: 30 }, (_, index) => `shared-${10 + index}`);
     onTestFinished(async () => {
       await store.registry.update(({ servers }) => {

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { FleetError } from "../../src/base/errors.js";
 import { makeRoom, sweepKeyedTurns, TurnJournal } from "../../src/sessions/use/keyed.js";
 import type { OpenSession } from "../../src/sessions/use/open-session.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { keyedTurn, sessionRecord } from "../fixtures/store/store-records.js";
@@ -14,7 +14,7 @@ let root: string;
 let store: Store;
 beforeEach(async () => {
   root = await realpath(await mkdtemp(join(tmpdir(), "copilotfleet-keyed-")));
-  store = openFileStore(join(root, "state"));
+  store = openStore("file", join(root, "state"));
 });
 afterEach(async () => {
   await store.close();

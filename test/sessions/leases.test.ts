@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { FleetError } from "../../src/base/errors.js";
 import { type AcquireOptions, type HeldLease, LEASE_VARIABLES, Leases } from "../../src/sessions/leases.js";
-import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
+import { type FileStore, openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { altered } from "../fixtures/store/altered-store.js";
@@ -14,13 +14,13 @@ const TTL_MS = 1_000;
 /** Leases whose store and holders share a clock that the test advances. */
 async function setUp(): Promise<{ store: FileStore; leases: Leases; clock: TestClock }> {
   const clock = new TestClock();
-  const store = openFileStore(await temporaryRoot(), { leaseNow: clock.leaseNow });
+  const store = openStore("file", await temporaryRoot(), { leaseNow: clock.leaseNow });
   return { store, leases: new Leases(store, clock), clock };
 }
 
 /** Leases in real time, for tests of waiters, because a test clock does not control in which order waiters ask. */
 async function setUpInRealTime(): Promise<{ store: FileStore; leases: Leases }> {
-  const store = openFileStore(await temporaryRoot());
+  const store = openStore("file", await temporaryRoot());
   return { store, leases: new Leases(store) };
 }
 

@@ -2,7 +2,7 @@ import { readdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { CommitStep } from "../../src/store/file/commit.js";
-import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
+import { type FileStore, openStore } from "../../src/store/store.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
@@ -19,7 +19,7 @@ const MANY = 40;
 /** A store whose next commit is suspended after `step` until `work` has run. */
 function sleeper(root: string, step: CommitStep, work: () => Promise<void>): FileStore {
   let slept = false;
-  return openFileStore(root, {
+  return openStore("file", root, {
     onStep: async (reached) => {
       if (slept || reached !== step) return;
       slept = true;
@@ -39,14 +39,14 @@ async function addServers(store: FileStore, prefix: string, count: number): Prom
 }
 
 async function serverIds(root: string): Promise<string[]> {
-  return Object.keys((await openFileStore(root).registry.read()).servers).toSorted();
+  return Object.keys((await openStore("file", root).registry.read()).servers).toSorted();
 }
 
 describe("the registry, when a writer is suspended in its commit", () => {
   describe.each([1, 2, 15, 16, 17, MANY])("while others commit %d times", (commits) => {
     it.each(STEPS)("a registry update applies exactly once when its writer is suspended after %s", async (_, step) => {
       const root = await temporaryRoot();
-      const others = openFileStore(root);
+      const others = openStore("file", root);
       const ids = await addServers(others, "before", 1);
       let runs = 0;
       const late = sleeper(root, step, async () => void ids.push(...(await addServers(others, "meanwhile", commits))));
@@ -64,10 +64,10 @@ describe("the registry, when a writer is suspended in its commit", () => {
 
   it("a registry update rejects with FLEET_STATE_BUSY when other writers keep committing first", async () => {
     const root = await temporaryRoot();
-    const others = openFileStore(root);
+    const others = openStore("file", root);
     await addServers(others, "before", 1);
     let round = 0;
-    const unlucky = openFileStore(root, {
+    const unlucky = openStore("file", root, {
       deadlineMs: 150,
       onStep: async (step) => void (step === "accepted" && (await addServers(others, `round${round++}-`, 1))),
     });
@@ -85,7 +85,7 @@ describe("a session record, when a writer is suspended in its commit", () => {
     "a deleted session does not come back when a writer of its record was suspended after %s",
     async (_, step) => {
       const root = await temporaryRoot();
-      const others = openFileStore(root);
+      const others = openStore("file", root);
       await others.sessions.create(sessionRecord("a"));
       const late = sleeper(root, step, async () => void (await others.sessions.delete("a")));
       await expect(touch(late)).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
@@ -98,7 +98,7 @@ describe("a session record, when a writer is suspended in its commit", () => {
     "a re-created session contains no old data when a writer of the old record was suspended after %s",
     async (_, step) => {
       const root = await temporaryRoot();
-      const others = openFileStore(root);
+      const others = openStore("file", root);
       await others.sessions.create(sessionRecord("a", { purpose: "former life", turns: 100 }));
       const late = sleeper(root, step, async () => {
         await others.sessions.delete("a");

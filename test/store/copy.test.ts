@@ -4,7 +4,7 @@ import { expect, it } from "vitest";
 import { keyDigest, userDigest } from "../../src/base/ids.js";
 import type { Progress } from "../../src/base/progress.js";
 import { copyContents, isEmpty, readContents } from "../../src/store/copy.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
 import { altered } from "../fixtures/store/altered-store.js";
 import { keyedTurn, serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
@@ -18,7 +18,7 @@ const SUSPENDED = { since: "2026-01-01T00:00:00.000Z", reason: null };
 const KEYED = ["k1", "k2"].map((key) => keyedTurn("ann", key));
 
 async function filled(): Promise<Store> {
-  const store = openFileStore(await temporaryRoot());
+  const store = openStore("file", await temporaryRoot());
   await store.registry.update((draft) => {
     draft.servers.s1 = serverRecord("s1");
     draft.placed = 7;
@@ -32,7 +32,7 @@ async function filled(): Promise<Store> {
 }
 
 it("copyContents copies a whole store, reports its progress, and leaves the source unchanged", async () => {
-  const [from, to] = [await filled(), openFileStore(await temporaryRoot())];
+  const [from, to] = [await filled(), openStore("file", await temporaryRoot())];
   const contents = await readContents(from);
   expect([isEmpty(contents), isEmpty(await readContents(to))]).toEqual([false, true]);
   const seen: Progress[] = [];
@@ -49,7 +49,7 @@ it("copyContents copies a whole store, reports its progress, and leaves the sour
 
 it("readContents reports a damaged record of an idempotency key, and still reads all others", async () => {
   const root = await temporaryRoot();
-  const store = openFileStore(root);
+  const store = openStore("file", root);
   for (const turn of KEYED) await store.keyedTurns.create(turn);
   writeFileSync(join(root, "keyed-turns", userDigest("ann"), `${keyDigest("k1")}.json`), "damaged");
   const leftOut: string[] = [];
@@ -120,7 +120,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
     ],
   ],
 ])("copyContents deletes its copies from the target store when %s", async (_, message, meddle) => {
-  const [source, target] = [await filled(), openFileStore(await temporaryRoot())];
+  const [source, target] = [await filled(), openStore("file", await temporaryRoot())];
   const contents = await readContents(source);
   const stop = new AbortController();
   const [from, to] = meddle(source, target, stop);
@@ -132,7 +132,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
 });
 
 it("copyContents refuses to copy if the target has a session with the same id, and keeps that session", async () => {
-  const [from, to] = [await filled(), openFileStore(await temporaryRoot())];
+  const [from, to] = [await filled(), openStore("file", await temporaryRoot())];
   const contents = await readContents(from);
   const theirs = sessionRecord("a30", { owner: "bob" });
   await to.sessions.create(theirs);

@@ -1,7 +1,7 @@
 import { chmod, mkdir, readdir, readFile, rename, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
@@ -27,14 +27,14 @@ async function flipBit(path: string, at: number): Promise<void> {
 /** Adds `count` servers in separate commits, so that revision N holds the servers s1 to sN. */
 async function filled(count: number): Promise<string> {
   const root = await temporaryRoot();
-  const store = openFileStore(root);
+  const store = openStore("file", root);
   for (let rev = 1; rev <= count; rev++) await add(root, `s${rev}`);
   await store.close();
   return root;
 }
 
 async function add(root: string, id: string): Promise<void> {
-  await openFileStore(root).registry.update((draft) => {
+  await openStore("file", root).registry.update((draft) => {
     draft.servers[id] = serverRecord(id);
   });
 }
@@ -45,7 +45,7 @@ async function revisions(root: string): Promise<string[]> {
 }
 
 async function serverIds(root: string): Promise<string[]> {
-  return Object.keys((await openFileStore(root).registry.read()).servers);
+  return Object.keys((await openStore("file", root).registry.read()).servers);
 }
 
 /** The contents of every file below a folder. */
@@ -61,7 +61,7 @@ describe.each(DAMAGES)("the file store, with a registry whose head revision is %
   it("a damaged head revision is recovered from registry.json, with one warning and without a loss", async () => {
     const root = await filled(3);
     await damage(join(root, "registry", "0000000000000003.json"));
-    const store = openFileStore(root);
+    const store = openStore("file", root);
     expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1", "s2", "s3"]);
     expect(store.takeWarnings()).toEqual([
       expect.stringMatching(
@@ -79,7 +79,7 @@ describe.each(DAMAGES)("the file store, with a registry whose head revision is %
     await damage(damaged);
     const evidence = await readFile(damaged);
     await rm(join(root, "registry.json"));
-    const store = openFileStore(root);
+    const store = openStore("file", root);
     expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1", "s2"]);
     expect(store.takeWarnings()).toEqual([
       expect.stringMatching(
@@ -97,7 +97,7 @@ describe.each(DAMAGES)("the file store, with a registry whose revisions are all 
   it("a registry is recovered from registry.json when all its revisions are damaged", async () => {
     const root = await filled(3);
     await Promise.all((await revisions(root)).map(damage));
-    const store = openFileStore(root);
+    const store = openStore("file", root);
     expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1", "s2", "s3"]);
     expect(store.takeWarnings()).toEqual([
       expect.stringMatching(/^The newest 3 revisions of the registry are damaged \(it.*recovered revision 3/),
@@ -116,7 +116,7 @@ describe.each(DAMAGES)("the file store, with a registry whose revisions are all 
       else await truncate(join(root, "registry.json"), 10);
       const before = await contents(root);
       const corrupt = { code: "FLEET_STATE_CORRUPT", exit: 7 };
-      await expect(openFileStore(root).registry.read()).rejects.toMatchObject(corrupt);
+      await expect(openStore("file", root).registry.read()).rejects.toMatchObject(corrupt);
       await expect(add(root, "s4")).rejects.toMatchObject(corrupt);
       expect(await contents(root)).toEqual(before);
     },
@@ -137,7 +137,7 @@ describe("the file store, with its registry.json,", () => {
       const path = join(root, "registry.json");
       await damage(path);
       const evidence = await readFile(path);
-      const store = openFileStore(root);
+      const store = openStore("file", root);
       expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1", "s2"]);
       expect(store.takeWarnings()).toEqual([expect.stringMatching(/registry\.json.*is damaged/)]);
       await add(root, "s3");
@@ -159,7 +159,7 @@ describe("the file store, with its registry.json,", () => {
   it("a registry without revisions is recovered from registry.json, and reuses no revision number", async () => {
     const root = await filled(3);
     await rm(join(root, "registry"), { recursive: true });
-    const store = openFileStore(root);
+    const store = openStore("file", root);
     expect(Object.keys((await store.registry.read()).servers)).toEqual(["s1", "s2", "s3"]);
     expect(store.takeWarnings()).toEqual([expect.stringContaining("recovered revision 3")]);
     await add(root, "s4");
@@ -171,7 +171,7 @@ describe("the file store, with its registry.json,", () => {
     const root = await filled(1);
     await rm(join(root, "registry"), { recursive: true });
     await rename(join(root, "registry.json"), join(root, "registry.json.corrupt-2026-01-01T00-00-00-000Z"));
-    await expect(openFileStore(root).registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
+    await expect(openStore("file", root).registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
   });
 
   it("the store refuses to recover from a registry.json that does not have the shape of a registry", async () => {
@@ -179,7 +179,7 @@ describe("the file store, with its registry.json,", () => {
     await rm(join(root, "registry"), { recursive: true });
     for (const servers of [null, [], { s1: null }, { s1: { id: "other" } }]) {
       await writeFile(join(root, "registry.json"), JSON.stringify({ schema: 1, rev: 1, servers }));
-      await expect(openFileStore(root).registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
+      await expect(openStore("file", root).registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
     }
   });
 });
@@ -217,7 +217,7 @@ describe("the file store, with a newer schema,", () => {
       await writeFile(path, (await readFile(path, "utf8")).replace(/"schema":( ?)1/, '"schema":$199'));
       const before = await contents(root);
       const refusal = { code: "FLEET_PROTOCOL_UNSUPPORTED", exit: 3 };
-      await expect(openFileStore(root).registry.read()).rejects.toMatchObject(refusal);
+      await expect(openStore("file", root).registry.read()).rejects.toMatchObject(refusal);
       await expect(add(root, "s3")).rejects.toMatchObject(refusal);
       expect(await contents(root)).toEqual(before);
     },
@@ -225,7 +225,7 @@ describe("the file store, with a newer schema,", () => {
 
   it("the store refuses a session record with a newer schema in every operation, and changes no file", async () => {
     const root = await temporaryRoot();
-    const store = openFileStore(root);
+    const store = openStore("file", root);
     await store.sessions.create(sessionRecord("a"));
     const folder = join(root, "sessions", "a");
     const path = join(folder, (await readdir(folder))[0] ?? "");
@@ -243,7 +243,7 @@ describe("the file store, with a newer schema,", () => {
 describe.each(DAMAGES)("the file store, with a session record that is %s,", (_, damage) => {
   it("a session record with a damaged newest revision goes back to the previous revision, with a warning", async () => {
     const root = await temporaryRoot();
-    const store = openFileStore(root);
+    const store = openStore("file", root);
     await store.sessions.create(sessionRecord("a"));
     for (let turn = 0; turn < 3; turn++) await store.sessions.update("a", (draft) => void draft.turns++);
     const folder = join(root, "sessions", "a");
@@ -260,7 +260,7 @@ describe.each(DAMAGES)("the file store, with a session record that is %s,", (_, 
 
   it("a session record whose revisions are all damaged is refused, and can only be deleted", async () => {
     const root = await temporaryRoot();
-    const store = openFileStore(root);
+    const store = openStore("file", root);
     await store.sessions.create(sessionRecord("a"));
     const folder = join(root, "sessions", "a");
     await damage(join(folder, (await readdir(folder))[0] ?? ""));

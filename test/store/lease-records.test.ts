@@ -3,7 +3,7 @@ import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import type { LeaseRequest } from "../../src/base/session.js";
-import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
+import { type FileStore, openStore } from "../../src/store/store.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
@@ -19,7 +19,7 @@ describe("the file store, with leases,", () => {
 
   beforeEach(async () => {
     root = await temporaryRoot();
-    store = openFileStore(root);
+    store = openStore("file", root);
   });
 
   const folder = () => join(root, "leases", "a");
@@ -47,7 +47,7 @@ describe("the file store, with leases,", () => {
     await store.leases.acquire(request("long", { sessionId: "b" }));
     vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + days * 86_400_000 });
     onTestFinished(() => void vi.useRealTimers());
-    expect(await openFileStore(root).leases.check("b", "long")).toMatchObject({ remainingMs: expect.any(Number) });
+    expect(await openStore("file", root).leases.check("b", "long")).toMatchObject({ remainingMs: expect.any(Number) });
     await expect.poll(() => store.leases.read("a")).toBeNull();
   });
 
@@ -87,7 +87,7 @@ describe("the file store, with leases,", () => {
 
   it("a lease that cannot be read is refused, and not treated as free, until its session is deleted", async () => {
     await mkdir(folder(), { recursive: true, mode: 0o700 });
-    await openFileStore(root).sessions.create(sessionRecord("a"));
+    await openStore("file", root).sessions.create(sessionRecord("a"));
     const corrupt = { code: "FLEET_STATE_CORRUPT" };
     await expect(store.leases.read("a")).rejects.toMatchObject(corrupt);
     await expect(store.leases.acquire(request("t"))).rejects.toMatchObject(corrupt);

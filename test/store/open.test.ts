@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { openStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 
 it("openStore opens the file store without creating its folder", () => {
   expect(openStore("file", "/nonexistent/state").kind).toBe("file");

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { HostEntry } from "../../src/base/host.js";
-import { openStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { Hosts, Store } from "../../src/store/ports.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
@@ -30,7 +30,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
   });
 
   async function open(url: string, host: string): Promise<Store & { hosts: Hosts }> {
-    const store = openStore(url, await keyedRoot(), host);
+    const store = openStore(url, await keyedRoot(), { host: host });
     stores.push(store);
     if (store.hosts === null) throw new Error("the store knows no hosts");
     return store as Store & { hosts: Hosts };

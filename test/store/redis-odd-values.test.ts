@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { issueToken } from "../../src/identity/tokens.js";
-import { openRedisStore, type RedisStore } from "../../src/store/redis/redis-store.js";
+import { openStore, type RedisStore } from "../../src/store/store.js";
 import { parsed, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
@@ -20,7 +20,7 @@ describe.skipIf(problem !== undefined)("values in Redis that the fleet never wri
   afterAll(async () => await redis.end());
   beforeEach(async () => {
     fleet = `o${fleets++}`;
-    store = openRedisStore(parsed(redis.url(fleet)), await temporaryRoot(), { host: "h1", instance: () => "i-h1" });
+    store = openStore(redis.url(fleet), await temporaryRoot(), { host: "h1", instance: () => "i-h1" });
     onTestFinished(async () => await store.close());
   });
 

@@ -6,7 +6,7 @@ import type { NamedSource } from "../../src/base/server.js";
 import { hashToken } from "../../src/base/token.js";
 import { signRecords } from "../../src/fleet/migrate.js";
 import { issueHostToken, issueToken, revokeTokens, verifyToken } from "../../src/identity/tokens.js";
-import { openRedisStore, type RedisStore } from "../../src/store/redis/redis-store.js";
+import { openStore, type RedisStore } from "../../src/store/store.js";
 import { Signer } from "../../src/store/redis/signatures.js";
 import { parsed, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { keyedTurn, serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
@@ -41,7 +41,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
   function open(options: { root?: string; host?: string; key?: NamedSource } = {}): RedisStore {
     const { root: at = root, host = "h1", key: source = null } = options;
     const secrets = { key: source, password: null, env: process.env };
-    const opened = openRedisStore(parsed(redis.url(fleet)), at, { host, instance: () => `i-${host}`, secrets });
+    const opened = openStore(redis.url(fleet), at, { host, instance: () => `i-${host}`, secrets });
     onTestFinished(async () => await opened.close());
     return opened;
   }

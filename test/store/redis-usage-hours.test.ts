@@ -11,7 +11,7 @@ import {
   UsageParts,
 } from "../../src/base/usage.js";
 import { readRedisUrl } from "../../src/base/values/network.js";
-import { openStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
 import { Connection } from "../../src/store/redis/connection.js";
 import { keysOf } from "../../src/store/redis/failures.js";

@@ -2,7 +2,7 @@ import fs, { appendFileSync, existsSync, statSync } from "node:fs";
 import { syncBuiltinESMExports } from "node:module";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import { openStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
 import { Connection } from "../../src/store/redis/connection.js";
 import { COUNT_USAGE } from "../../src/store/redis/scripts.js";

@@ -3,9 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe } from "vitest";
 import { readRedisUrl } from "../../src/base/values/network.js";
-import { openStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
-import { RowStore } from "../../src/store/rows/store.js";
+import { RowStore } from "../../src/store/store.js";
 import { describeStore } from "../contract/store.contract.js";
 import { RedisServer } from "../fixtures/store/redis-server.js";
 

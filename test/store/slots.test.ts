@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, it } from "vitest";
 import { userDigest } from "../../src/base/ids.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { SlotLog } from "../../src/store/file/records/limit-records.js";
 import { bootName, ownHolder } from "../../src/store/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
@@ -22,7 +22,7 @@ const DEAD = ownHolder().replace(/\.\d+\.[^.]+$/, ".4194303.1");
 const logs = () => readdirSync(folder).filter((name) => name.endsWith(".log"));
 
 it("isFirst of the file store ignores a period that began far ahead, because a clock was wrong", async () => {
-  const { limits } = openFileStore(root);
+  const { limits } = openStore("file", root);
   const day = 24 * 3_600_000;
   expect(await limits.isFirst("alice", "tokensPerDay", 400 * day)).toBe(true);
   expect(await limits.isFirst("alice", "tokensPerDay", 10 * day)).toBe(true);
@@ -31,7 +31,7 @@ it("isFirst of the file store ignores a period that began far ahead, because a c
 });
 
 it("the slots of a killed process become free as soon as another turn needs them", async () => {
-  const store = openFileStore(root);
+  const store = openStore("file", root);
   expect(await store.limits.take(turn("own", 2))).toEqual({ granted: true });
   new SlotLog(folder, bootName()).append(["take", "dead", "turn", DEAD, 1, null, null]);
   expect(await store.limits.used("alice")).toMatchObject({ concurrentTurns: 1 });
@@ -41,7 +41,7 @@ it("the slots of a killed process become free as soon as another turn needs them
 });
 
 it("the slots of a process in another PID namespace (an earlier container) are free for another turn", async () => {
-  const store = openFileStore(root);
+  const store = openStore("file", root);
   const before = DEAD.replace(/^(\w+)\.\d+/, "$1.1");
   new SlotLog(folder, bootName()).append(["take", "before", "turn", before, 1, null, null]);
   expect(await store.limits.take(turn("next", 1))).toEqual({ granted: true });
@@ -49,7 +49,7 @@ it("the slots of a process in another PID namespace (an earlier container) are f
 });
 
 it("a user's slot log stays short, and every process continues from the state in it", async () => {
-  const [one, other] = [openFileStore(root), openFileStore(root)];
+  const [one, other] = [openStore("file", root), openStore("file", root)];
   await one.limits.take(turn("lasting", null));
   for (let count = 0; count < 1_500; count++) {
     const at = count % 2 === 0 ? one : other;
@@ -59,13 +59,13 @@ it("a user's slot log stays short, and every process continues from the state in
   }
   expect(logs().length).toBeLessThanOrEqual(2);
   for (const log of logs()) expect(statSync(join(folder, log)).size).toBeLessThan(200_000);
-  const fresh = openFileStore(root);
+  const fresh = openStore("file", root);
   expect(await fresh.limits.used("alice")).toMatchObject({ concurrentTurns: 1, turnsPerMinute: 1 });
   for (const store of [one, other, fresh]) await store.close();
 });
 
 it("a user's slot log is not rewritten while most of its entries still count", async () => {
-  const store = openFileStore(root);
+  const store = openStore("file", root);
   for (let count = 0; count < 1_500; count++) {
     await store.limits.take(turn(`slot-${count}`, null));
     await store.limits.giveBack({ user: "alice", kind: "turn", id: `slot-${count}` }, true);
@@ -77,17 +77,17 @@ it("a user's slot log is not rewritten while most of its entries still count", a
 });
 
 it("a slot log line that a full disk has cut off does not affect the slots before and after it", async () => {
-  const store = openFileStore(root);
+  const store = openStore("file", root);
   await store.limits.take(turn("first", 2));
   appendFileSync(join(folder, logs()[0] ?? ""), '\n["take","torn","tu');
   expect(await store.limits.take(turn("second", 2))).toEqual({ granted: true });
-  expect(await openFileStore(root).limits.take(turn("third", 2))).toMatchObject({ granted: false, used: 2 });
+  expect(await openStore("file", root).limits.take(turn("third", 2))).toMatchObject({ granted: false, used: 2 });
   await store.close();
 });
 
 it("slots that were in use before the machine restarted no longer count", async () => {
   new SlotLog(folder, "00000000").append(["take", "old", "turn", ownHolder(), 1, null, null]);
-  const store = openFileStore(root);
+  const store = openStore("file", root);
   expect(await store.limits.take(turn("new", 1))).toEqual({ granted: true });
   expect(logs()).toHaveLength(1);
   await store.close();

@@ -2,7 +2,7 @@ import { chmod, chown, lchown, mkdir, readdir, rename, stat, symlink, writeFile 
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { unfitType } from "../../src/base/system/file-systems.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { checkStateFolder, ensureStateFolder, restoreModes } from "../../src/store/file/state-folder.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -44,7 +44,7 @@ describe("the check of the state folder", () => {
         message: expect.stringMatching(message),
         suggestions: expect.arrayContaining([expect.stringMatching(wayOut)]),
       };
-      const store = openFileStore(root);
+      const store = openStore("file", root);
       await expect(store.registry.read()).rejects.toMatchObject(refusal);
       await expect(store.registry.update((draft) => void Object.assign(draft.servers, {}))).rejects.toMatchObject(
         refusal,
@@ -227,7 +227,7 @@ describe("the check of the state folder", () => {
     const root = await temporaryRoot();
     const umask = process.umask(0o000);
     try {
-      const store = openFileStore(root);
+      const store = openStore("file", root);
       await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
       await store.sessions.create(sessionRecord("a"));
       await store.sessions.update("a", (draft) => void draft.turns++);
@@ -244,7 +244,7 @@ describe("the check of the state folder", () => {
 
   it("a state folder is refused at once if others can write to it, and soon if they can write to its parent", async () => {
     const root = await temporaryRoot();
-    const store = openFileStore(root);
+    const store = openStore("file", root);
     await store.sessions.create(sessionRecord("a"));
     await store.sessions.read("a");
     await chmod(root, 0o777);
@@ -259,9 +259,9 @@ describe("the check of the state folder", () => {
 
   it("the same state is found after the state folder has been moved", async () => {
     const root = await temporaryRoot();
-    await openFileStore(root).registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
+    await openStore("file", root).registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
     await rename(root, `${root}-moved`);
-    expect(Object.keys((await openFileStore(`${root}-moved`).registry.read()).servers)).toEqual(["s1"]);
-    expect(await openFileStore(root).registry.read()).toEqual({ servers: {} });
+    expect(Object.keys((await openStore("file", `${root}-moved`).registry.read()).servers)).toEqual(["s1"]);
+    expect(await openStore("file", root).registry.read()).toEqual({ servers: {} });
   });
 });

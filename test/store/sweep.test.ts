@@ -3,7 +3,7 @@ import { renameSync } from "node:fs";
 import { mkdir, readdir, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
-import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
+import { type FileStore, openStore } from "../../src/store/store.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
@@ -23,8 +23,8 @@ describe("the left-overs of killed writers", () => {
 
   beforeEach(async () => {
     root = await temporaryRoot();
-    store = openFileStore(root);
-    await openFileStore(root).registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
+    store = openStore("file", root);
+    await openStore("file", root).registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
     await store.sessions.create(sessionRecord("a"));
     for (const folder of [root, join(root, "registry"), join(root, "sessions", "a")]) await litter(folder);
   });
@@ -60,7 +60,7 @@ describe("the left-overs of killed writers", () => {
 
 it("the file store ignores stray files and folders among the session records", async () => {
   const root = await temporaryRoot();
-  const store = openFileStore(root);
+  const store = openStore("file", root);
   await store.sessions.create(sessionRecord("a"));
   await writeFile(join(root, "sessions", ".DS_Store"), "");
   await mkdir(join(root, "sessions", "lost + found"));
@@ -69,7 +69,7 @@ it("the file store ignores stray files and folders among the session records", a
 
 it("the file store does not find a session under an id that differs only in case, even if the disk ignores case", async () => {
   const root = await temporaryRoot();
-  const store = openFileStore(root);
+  const store = openStore("file", root);
   await store.sessions.create(sessionRecord("talk"));
   expect(await store.sessions.read("talk")).toMatchObject({ id: "talk" });
   // On a disk that ignores case, both names open the same folder.

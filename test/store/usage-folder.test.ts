@@ -2,7 +2,7 @@ import { appendFileSync, readdirSync, readFileSync, statSync, writeFileSync } fr
 import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
 import type { UsagePart } from "../../src/base/usage.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import type { UsageFolder } from "../../src/store/usage/usage-folder.js";
 import { requestLines } from "../contract/usage.contract.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -26,7 +26,7 @@ describe("the ledger on the disk of one host", () => {
 
   beforeEach(async () => {
     root = await temporaryRoot();
-    usage = openFileStore(root).usage;
+    usage = openStore("file", root).usage;
   });
 
   it("a usage query gives the same answers from the lines and from the sums of a sealed segment", async () => {

@@ -1,7 +1,7 @@
 import fs, { statSync } from "node:fs";
 import { syncBuiltinESMExports } from "node:module";
 import { afterEach, expect, it, vi } from "vitest";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { requestLines } from "../contract/usage.contract.js";
 import { eventually } from "../fixtures/eventually.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -25,7 +25,7 @@ function watchSyncs(): number[] {
 
 it("the ledger syncs a segment to disk when it begins the next one, and the last segment in close()", async () => {
   const synced = watchSyncs();
-  const { usage } = openFileStore(await temporaryRoot());
+  const { usage } = openStore("file", await temporaryRoot());
   const inoOf = (number: number) => statSync(usage.segments.pathOf(number)).ino;
   usage.append(requestLines("1"));
   usage.segments.seal();

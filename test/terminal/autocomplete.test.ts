@@ -1,7 +1,7 @@
 import { mkdirSync, readdirSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { has } from "../deploy/render.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import { COMMAND } from "../fixtures/commands/command.js";
@@ -14,7 +14,7 @@ const TOKEN = "0123456789abcdef";
 const fleet = new TestFleet();
 
 beforeAll(async () => {
-  const store = openFileStore(fleet.root);
+  const store = openStore("file", fleet.root);
   await store.registry.update((registry) => {
     for (const [id, user] of [
       ["alice-2bd806c97f0e", "alice"],

@@ -1,7 +1,7 @@
 import stringWidth from "string-width";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { ServerRecord } from "../../src/base/server.js";
-import { openFileStore } from "../../src/store/file/file-store.js";
+import { openStore } from "../../src/store/store.js";
 import { TestFleet, testFleet } from "../fixtures/commands/cli.js";
 import { Terminal, type TerminalOptions } from "../fixtures/commands/terminal.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
@@ -33,7 +33,7 @@ function recorded(user: string, index: number): ServerRecord {
 }
 
 beforeAll(async () => {
-  const store = openFileStore(fleet.root);
+  const store = openStore("file", fleet.root);
   const servers = USERS.map(recorded);
   await store.registry.update((registry) => {
     for (const server of servers) registry.servers[server.id] = server;

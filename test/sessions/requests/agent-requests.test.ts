@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import type { ServerState } from "../../../src/base/server.js";
 import { isEnding } from "../../../src/sessions/requests.js";
-import { openStore } from "../../../src/store/file/file-store.js";
+import { openStore } from "../../../src/store/store.js";
 import { serverRecord, sessionRecord } from "../../fixtures/store/store-records.js";
 import { temporaryRoot } from "../../fixtures/store/store-root.js";
 
